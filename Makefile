@@ -1,0 +1,22 @@
+# The environment is .venv here; every target makes it first, so a fresh machine needs only
+# Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PY := .venv/bin/python
+# What the demo and the tests need alike: no telemetry, no look-ups on a model hub.
+export RAY_USAGE_STATS_ENABLED := 0
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check chaos bench lock clean
+
+.venv/runtime: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "visrec needs Python 3.11 or 3.12, found %d.%d: make PYTHON=/path/to/python3.11" % v)'
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --constraint requirements.lock --editable .
+	@touch $@
+
+.venv/dev: .venv/runtime
+	$(PY) -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+lock: .venv/dev  ## write the versions that are installed now
+	$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
