@@ -1,0 +1,118 @@
+"""Pictures to features: reads new pictures, runs a pretrained network on them, commits the table.
+
+    python jobs/extract_features.py --local true
+    python jobs/extract_features.py --images s3://shop/pictures --workspace s3://shop/visrec
+"""
+
+from dataclasses import dataclass, field
+
+import ray
+
+from jobs.launch import JobConfig, Summary, launch, require_resources
+from jobs.progress import follow
+from visrec.errors import InputError
+from visrec.features.backbones import BackboneConfig
+from visrec.features.extract import (
+    ExtractResources,
+    Plan,
+    commit,
+    describe_backbone,
+    extract_chain,
+    make_plan,
+)
+from visrec.features.pictures import PictureLimits
+from visrec.storage import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractJob(JobConfig):
+    """Pictures to features.
+
+    Attributes:
+        images: directory or prefix of <item_id>.jpg (.png, .webp, .gif), or Parquet with item_id
+            and image (bytes) or uri; by default images of the workspace.
+        features: where the features go; by default features of the workspace.
+        backbone: the network.
+        limits: pictures beyond these are rejected before they are decoded.
+        max_rejected: share of the pictures that may be rejected; above it nothing is committed.
+        resources: what the network may take of the cluster.
+    """
+
+    images: str | None = None
+    features: str | None = None
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    limits: PictureLimits = field(default_factory=PictureLimits)
+    max_rejected: float = 0.05
+    resources: ExtractResources = field(default_factory=ExtractResources)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_rejected <= 1:
+            raise InputError(f"Found --max_rejected {self.max_rejected}; expected 0 to 1.")
+
+
+def main(config: ExtractJob, summary: Summary) -> None:
+    images = config.place(config.images, "images")
+    store = Store.at(config.place(config.features, "features"))
+    store.check_writable()
+    with summary.phase("plan"):
+        identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
+        plan_ref = ray.remote(make_plan).remote(images, store, identity, config.limits)
+        listed, todo = ray.get(_counts.remote(plan_ref))
+    print(f"{listed:,} pictures, {listed - todo:,} known, {todo:,} to read ({identity})", flush=True)
+
+    written, computed = [], 0
+    if todo:
+        actors = _actors(config)
+        summary.begun = True
+        with follow("extract", todo, summary) as tally:
+            chain = extract_chain(
+                plan_ref, todo, store, config.backbone, config.limits, identity, preprocessing,
+                config.resources, actors, tally,
+            )  # fmt: skip
+            for row in chain.iter_rows():
+                written.append(row["name"])
+                computed += row["computed"]
+    with summary.phase("commit"):
+        manifest, rejected = ray.get(
+            ray.remote(commit).remote(
+                plan_ref, written, store, identity, config.limits, config.max_rejected
+            )
+        )
+    summary.rows = {
+        "pictures": listed,
+        "run through the network": computed,
+        "features": manifest.rows,
+        "rejected": sum(rejected.values()),
+        "rejected by reason": rejected,
+        "backbone": str(identity),
+        "features at": store.root,
+        "digest": manifest.digest,
+    }
+    if computed:
+        summary.rows["pictures per second"] = round(computed / summary.phases["extract"], 1)
+
+
+@ray.remote
+def _counts(plan: Plan) -> tuple[int, int]:
+    return plan.listed, plan.todo.num_rows
+
+
+def _actors(config: ExtractJob) -> int:
+    """How many copies of the network run; leaves room for the tasks that feed them."""
+    resources, there = config.resources, ray.cluster_resources()
+    if resources.actors:
+        actors = resources.actors
+    elif resources.gpus_per_actor:
+        actors = int(there.get("GPU", 0)) // resources.gpus_per_actor or 1
+    else:
+        actors = max(1, min(8, int(there["CPU"]) // (2 * resources.cpus_per_actor)))
+    # One more CPU for the tasks that read and decode, and one for those that write.
+    wanted = {"CPU": actors * resources.cpus_per_actor + 2.0}
+    if resources.gpus_per_actor:
+        wanted["GPU"] = float(actors * resources.gpus_per_actor)
+    require_resources(wanted, config, "resources.actors")
+    return actors
+
+
+if __name__ == "__main__":
+    launch(main, ExtractJob)

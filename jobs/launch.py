@@ -1,0 +1,297 @@
+"""What all jobs share: flags, the Ray session, the summary, errors as exit codes.
+
+A job is a config dataclass and a `main(config, summary)`; `launch(main, Config)` does the rest.
+Exit codes: 0 done; 2 bad configuration or input, nothing written; 3 held back by a gate; 1 else.
+"""
+
+import dataclasses
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+import ray
+import ray.data
+import ray.exceptions
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from visrec.errors import GateError, InputError, StorageError, VisrecError
+from visrec.models import MODELS
+from visrec.storage import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """What every job has.
+
+    Attributes:
+        workspace: directory or s3:// prefix under which inputs and outputs lie by default.
+        local: start Ray in this process, on this machine alone; otherwise the job joins the cluster
+            that it was submitted to.
+        debug: show stack traces.
+    """
+
+    workspace: str = "runs/demo"
+    local: bool = False
+    debug: bool = False
+
+    def place(self, given: str | None, name: str) -> str:
+        """A path that was given, or the one of that name in the workspace."""
+        return given or f"{self.workspace.rstrip('/')}/{name}"
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model by name, and its own configuration."""
+
+    name: str = "curatornet"
+    config: Any = field(default_factory=MODELS["curatornet"].Config)
+
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+@dataclass
+class Summary:
+    """What a job did, shown at its end and written as JSON.
+
+    Args:
+        job: its name.
+        rows: label and value of each line.
+        phases: seconds of wall time, in order.
+        worker_seconds: seconds of work by phase, all workers together.
+        begun: whether anything may have been written.
+    """
+
+    job: str
+    rows: dict[str, Any] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
+    worker_seconds: dict[str, float] = field(default_factory=dict)
+    begun: bool = False
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Books the wall time spent inside under a name."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases[name] = self.phases.get(name, 0.0) + time.perf_counter() - start
+
+    def worked(self, amounts: dict[str, float]) -> None:
+        """Takes the seconds by phase out of what a tally has counted."""
+        for name, amount in sorted(amounts.items()):
+            if name.endswith("_s"):
+                self.worker_seconds[name.removesuffix("_s")] = amount
+
+    def show(self) -> str:
+        lines = [f"\n{self.job}"]
+        lines += [f"  {label:<22} {_shown(value)}" for label, value in self.rows.items()]
+        for label, seconds in (("wall time", self.phases), ("in the workers", self.worker_seconds)):
+            if seconds:
+                parts = ", ".join(f"{name} {s:.1f}" for name, s in seconds.items())
+                lines.append(f"  {label:<22} {sum(seconds.values()):.1f} s: {parts}")
+        return "\n".join(lines)
+
+    def as_json(self) -> dict[str, Any]:
+        rounded = lambda seconds: {name: round(s, 3) for name, s in seconds.items()}
+        return {
+            "job": self.job,
+            **self.rows,
+            "wall_s": rounded(self.phases),
+            "worker_s": rounded(self.worker_seconds),
+        }
+
+
+def _shown(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def launch(main: Callable[[Config, Summary], None], config_type: type[Config]) -> NoReturn:
+    """Runs a job from the command line and exits with its code.
+
+    Args:
+        main: the job.
+        config_type: its configuration; every field is a flag.
+    """
+    arguments = sys.argv[1:]
+    summary = Summary(os.path.basename(sys.argv[0]).removesuffix(".py"))
+    try:
+        config = parse(config_type, arguments)
+        _check_workspace(config)
+        with summary.phase("start"):
+            _start_ray(config)
+        try:
+            main(config, summary)
+        finally:
+            ray.shutdown()
+        Store.at(config.workspace).write_json(f"summaries/{summary.job}.json", summary.as_json())
+        print(summary.show())
+    except (Exception, KeyboardInterrupt) as error:
+        code, text = _verdict(error, summary)
+        if "--debug" in " ".join(arguments):
+            traceback.print_exc()
+        print(f"\n{summary.job}: {text}", file=sys.stderr)
+        sys.exit(code)
+    sys.exit(0)
+
+
+# Flags.
+
+
+def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
+    """The configuration from flags and YAML.
+
+    Raises:
+        InputError, ArgumentError: a key or a value is not known.
+    """
+    parser = ArgumentParser(
+        exit_on_error=False,
+        description=sys.modules[config_type.__module__].__doc__,
+        default_env=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of these keys")
+    parser.add_class_arguments(config_type, skip={"model"})
+    if any(f.name == "model" for f in dataclasses.fields(config_type)):
+        name = _model_name(arguments)
+        parser.add_argument(
+            "--model.name", default=name, help=f"one of {', '.join(sorted(MODELS))}"
+        )
+        parser.add_class_arguments(MODELS[name].Config, "model")
+        values = parser.parse_args(list(arguments))
+        values["model"].pop("name")
+        found = parser.instantiate(values)
+        taken = {**vars(found), "model": ModelChoice(name, found.pop("model"))}
+    else:
+        taken = vars(parser.instantiate(parser.parse_args(list(arguments))))
+    taken.pop("config")
+    return config_type(**taken)
+
+
+def _model_name(arguments: Sequence[str]) -> str:
+    """The model that flags or YAML ask for: it decides which keys there are."""
+    name = ModelChoice().name
+    for flag, value in _flags(arguments):
+        if flag == "--config" and os.path.exists(value):
+            with open(value) as file:
+                name = ((yaml.safe_load(file) or {}).get("model") or {}).get("name", name)
+    for flag, value in _flags(arguments):
+        if flag == "--model.name":
+            name = value
+    if name not in MODELS:
+        raise InputError(
+            f"Found --model.name {name!r}; expected one of {', '.join(sorted(MODELS))}."
+        )
+    return name
+
+
+def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for this, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, equals, value = this.partition("=")
+        yield flag, value if equals else following
+
+
+def _check_workspace(config: JobConfig) -> None:
+    """A submitted job runs in a copy of the code that goes away with it, results and all."""
+    submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    if submitted and "://" not in config.workspace and not os.path.isabs(config.workspace):
+        raise InputError(
+            f"Found --workspace {config.workspace} in a job submitted to a cluster, where a "
+            "relative path means a temporary copy of the code; expected s3://bucket/prefix or an "
+            "absolute path that every node shares."
+        )
+
+
+# Ray.
+
+
+def _start_ray(config: JobConfig) -> None:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if config.local:
+        # At least four logical CPUs: an actor pool, its readers and its writers each want one, and
+        # with two of them a chain can wait for itself for ever.
+        cpus = max(4, os.cpu_count() or 1)
+        ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+    else:
+        try:
+            ray.init(address="auto", **quiet)
+        except ConnectionError as error:
+            raise InputError(
+                "Found no Ray cluster to join; expected one, as under `ray job submit`. Pass "
+                "--local true to run on this machine alone, or start one with `ray start --head`."
+            ) from error
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def require_resources(wanted: dict[str, float], config: JobConfig, key: str) -> None:
+    """Refuses what this machine can never give, instead of waiting for it.
+
+    A cluster may grow, so there it is only said.
+
+    Args:
+        wanted: CPUs and GPUs at once.
+        config: whether the job is local.
+        key: the configuration key that asks for them.
+
+    Raises:
+        InputError: the local machine has less.
+    """
+    there = ray.cluster_resources()
+    short = {name: n for name, n in wanted.items() if n > there.get(name, 0)}
+    if not short:
+        return
+    asked = ", ".join(f"{n:g} {name}" for name, n in short.items())
+    found = ", ".join(f"{there.get(name, 0):g} {name}" for name in short)
+    text = f"--{key} asks for {asked} at once; found {found}"
+    if config.local:
+        raise InputError(f"{text} on this machine. Ask for less, or run on a cluster.")
+    print(f"{text} in the cluster now. Waiting for it to grow.", flush=True)
+
+
+# Errors.
+
+
+def _verdict(error: BaseException, summary: Summary) -> tuple[int, str]:
+    """An exit code and one paragraph."""
+    if isinstance(error, KeyboardInterrupt):
+        return 1, "stopped from the keyboard."
+    cause = own_cause(error)
+    if isinstance(cause, StorageError):
+        return (1 if summary.begun else 2), str(cause)
+    if isinstance(cause, InputError | ArgumentError):
+        text = " ".join(str(cause).split())
+        return 2, text if isinstance(cause, InputError) else f"{text} (--help lists every key.)"
+    if isinstance(cause, VisrecError):
+        return (3 if isinstance(cause, GateError) else 1), str(cause)
+    last = str(error).strip().splitlines() or [""]
+    return 1, (
+        f"an error that visrec did not foresee: {type(error).__name__}: {last[-1]} "
+        "(--debug true shows where.)"
+    )
+
+
+def own_cause(error: BaseException) -> BaseException | None:
+    """The error that visrec raised on purpose below those of Ray, if that is what it was."""
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        found = queue.pop(0)
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        # Ray raises a task's error as one that is of both types and prints the remote stack.
+        if isinstance(found, ray.exceptions.RayTaskError):
+            queue.append(found.cause)
+        elif isinstance(found, VisrecError | ArgumentError):
+            return found
+        queue += [found.__cause__, found.__context__]
+        queue += getattr(found, "worker_failures", {}).values()
+    return None

@@ -1,0 +1,74 @@
+"""Progress of a long step on the terminal: rows done, rate, time left."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from jobs.launch import Summary
+from visrec.progress import Tally
+
+_SECONDS = 5.0  # between lines where the output is no terminal
+
+
+@contextmanager
+def follow(label: str, total: int, summary: Summary, unit: str = "rows") -> Iterator[Any]:
+    """Gives a tally for the workers and shows what they tell it until the step ends.
+
+    Args:
+        label: what the step does.
+        total: how many rows there will be.
+        summary: takes the wall time and the workers' seconds.
+        unit: what the rows are, and the name the workers count them under.
+    """
+    tally = Tally.remote()
+    done = threading.Event()
+    watcher = threading.Thread(target=_watch, args=(tally, label, total, unit, done), daemon=True)
+    watcher.start()
+    try:
+        with summary.phase(label):
+            yield tally
+    finally:
+        done.set()
+        watcher.join()
+    amounts, lines = ray.get(tally.read.remote())
+    for line in lines:
+        print(f"  {line}", flush=True)
+    summary.worked(amounts)
+
+
+def _watch(tally: Any, label: str, total: int, unit: str, done: threading.Event) -> None:
+    start, terminal = time.perf_counter(), sys.stdout.isatty()
+    shown = 0.0
+    while not done.wait(0.5):
+        try:
+            amounts, lines = ray.get(tally.read.remote())
+        except ray.exceptions.RayError:
+            return  # the step's own error says more than its progress can
+        for line in lines:
+            print(f"{_clear(terminal)}  {line}", flush=True)
+        now = time.perf_counter() - start
+        if total and (terminal or now - shown >= _SECONDS):
+            shown = now
+            line = _line(label, amounts.get(unit, 0), total, unit, now)
+            print(f"{_clear(terminal)}  {line}", end="" if terminal else "\n", flush=True)
+    if terminal:
+        print(_clear(terminal), end="", flush=True)
+
+
+def _line(label: str, rows: float, total: int, unit: str, seconds: float) -> str:
+    if not rows:
+        return f"{label}: starting, {seconds:.0f} s"
+    rate = rows / seconds
+    return (
+        f"{label}: {rows:,.0f} of {total:,} {unit}, {rate:,.0f} a second, "
+        f"{max(total - rows, 0) / rate:,.0f} s left"
+    )
+
+
+def _clear(terminal: bool) -> str:
+    return "\r\x1b[K" if terminal else ""

@@ -1,0 +1,107 @@
+"""Fixtures shared by all tests. The servers start with the first test that asks for them."""
+
+import os
+import secrets
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import pytest
+
+from tests.servers import SeaweedFS
+
+CHECKOUT = Path(__file__).parents[1]
+# No test may reach an account or a cluster of whoever runs it.
+FOREIGN = (
+    *("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT_URL_S3"),
+    *("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"),
+)
+NO_AWS_CONFIG = {
+    "AWS_CONFIG_FILE": "/dev/null",
+    "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables of this process, and put everything back at the end."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_environment() -> Iterator[None]:
+    """Keep accounts and clusters of the machine out of the tests."""
+    with environment({**NO_AWS_CONFIG, "RAY_USAGE_STATS_ENABLED": "0"}):
+        for name in FOREIGN:
+            os.environ.pop(name, None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[SeaweedFS]:
+    """One S3 server for the session. Tests that kill a server start their own `SeaweedFS`."""
+    with SeaweedFS() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_env(monkeypatch: pytest.MonkeyPatch, s3: SeaweedFS) -> str:
+    """A fresh bucket as a URI, `s3://t-<id>`, with the variables set by which it is found."""
+    for name, value in {**NO_AWS_CONFIG, **s3.env()}.items():
+        monkeypatch.setenv(name, value)
+    # `boto3.client` keeps the keys that its first call found; `boto3.Session()` looks again.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    bucket = f"t-{uuid.uuid4().hex[:8]}"
+    s3.client().create_bucket(Bucket=bucket)
+    return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One Ray in this process for the session, whose workers reach the `s3` server.
+
+    Workers get the environment that was there at `ray.init`: what a test sets later does not reach
+    them, so the server comes first. Its keys are the ones that `s3_env` gives.
+    """
+    import ray
+    import ray.data
+
+    token = tmp_path_factory.mktemp("ray") / "token"
+    token.write_text(secrets.token_hex(32))
+    start = {
+        **s3.env(),
+        # A local Ray wants a token, and would write one to the home directory if it had none.
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        # Workers find visrec, jobs and tests wherever pytest was started.
+        "PYTHONPATH": os.pathsep.join([str(CHECKOUT), os.environ.get("PYTHONPATH", "")]),
+    }
+    with environment(start):
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data; tests that use it are marked `data`."""
+    path = Path(os.environ.get("VISREC_DATA", CHECKOUT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"The real data folder {path} is absent; VISREC_DATA names another.")
+    return path

@@ -1,0 +1,442 @@
+"""Real servers for tests, each on its own loopback ports with its own data.
+
+`SeaweedFS` is an S3 store, `TokenCluster` a Ray cluster with token authentication. Both are context
+managers, touch nothing outside their temporary directory, end only processes that they started, and
+end by themselves when the process that holds them dies, however it dies.
+
+By hand, to try the S3 commands of the README:
+
+    python -m tests.servers --bucket gallery
+"""
+
+import argparse
+import json
+import os
+import random
+import secrets
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+REGION = "us-east-1"
+# Runs a command and kills its process group when the command ends or when standard input closes,
+# which is when the process holding the other end is gone, by SIGKILL too.
+GUARD = '{ "$@" </dev/null; kill -9 0; } & read -r _; kill -9 0'
+
+
+class ServerError(RuntimeError):
+    """A test server is missing or did not start."""
+
+
+def program(name: str) -> str:
+    """Path of a program installed beside this Python, or else on PATH."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        raise ServerError(
+            f"The program '{name}' is neither in {beside.parent} nor on PATH. "
+            "Install the test dependencies: pip install -e '.[dev]'."
+        )
+    return found
+
+
+def is_free(port: int) -> bool:
+    """Whether a TCP port of the loopback address can be bound."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports free now whose partner, 10,000 higher (SeaweedFS takes it for gRPC), is free too.
+
+    Both stay below 32,768, where Linux starts to give ports to outgoing connections. They are drawn
+    at random, since several test sessions may choose at the same time.
+    """
+    chosen: list[int] = []
+    for port in random.SystemRandom().sample(range(11_000, 22_700), 2_000):
+        if is_free(port) and is_free(port + 10_000):
+            chosen.append(port)
+        if len(chosen) == count:
+            return chosen
+    raise ServerError(f"No {count} free ports between 11,000 and 22,700.")
+
+
+def spawn(command: list[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a command in its own session, guarded, its output in `cwd`/log."""
+    with (cwd / "log").open("ab") as log:
+        return subprocess.Popen(
+            ["sh", "-c", GUARD, "guard", *command],
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def wait_until(
+    ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float
+) -> None:
+    """Wait until `ready()`; say what the log says when the process ends or time runs out."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        ended = process.poll() is not None
+        if ended or time.monotonic() > deadline:
+            state = "ended" if ended else f"was not ready after {seconds:.0f} s"
+            tail = log.read_text(errors="replace")[-2000:]
+            raise ServerError(f"The server {state}. End of its log:\n{tail}")
+        time.sleep(0.1)
+
+
+class SeaweedFS:
+    """An S3 server on loopback: `with SeaweedFS() as server: server.client().list_buckets()`.
+
+    Args:
+        port: Port of the S3 endpoint; a free one by default.
+    """
+
+    region = REGION
+
+    def __init__(self, port: int | None = None) -> None:
+        self._weed = program("weed")
+        self._wanted_port = port
+        self._process: subprocess.Popen[bytes] | None = None
+        self.access_key, self.secret_key = "visrec", secrets.token_hex(16)
+        self.readonly_access_key, self.readonly_secret_key = "reader", secrets.token_hex(16)
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the S3 service."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start on an empty store and wait until an object can be written."""
+        self.directory = Path(tempfile.mkdtemp(prefix="visrec-s3-"))
+        (self.directory / "data").mkdir()
+        (self.directory / "s3.json").write_text(json.dumps(self._identities()))
+        # Somebody may take a port between its choice and its use: choose again then.
+        for attempts_left in (2, 1, 0):
+            self._ports = free_ports(4)
+            self.port = self._wanted_port or self._ports[3]
+            try:
+                self.restart()
+                return
+            except ServerError:
+                if not attempts_left:
+                    self.stop()
+                    raise
+
+    def restart(self) -> None:
+        """Start (again) on the same ports and data, and wait until an object can be written."""
+        self.kill9()
+        # The first write to a bucket makes seven volumes by default: with 60 buckets a restart then
+        # took 18 s. The environment of this process, with its keys and proxies, stays out of it.
+        env = {"HOME": str(self.directory), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
+        env["PATH"] = os.environ.get("PATH", os.defpath)
+        self._process = spawn(self._command(), self.directory, env)
+        wait_until(self._writable, self._process, self.directory / "log", seconds=30)
+
+    def kill9(self) -> None:
+        """Kill the server at once, as a crash does; data and ports are kept for `restart`."""
+        if self._process is None:
+            return
+        # By its group, which is the server and its guard: SIGTERM would take 15 s.
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process = None
+        # What was waited for is the guard: the server itself is gone when its ports are free.
+        deadline = time.monotonic() + 5
+        while not all(map(is_free, self._all_ports())) and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Kill the server and delete its data."""
+        self.kill9()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        for port in self._all_ports():  # sockets whose place cannot be chosen
+            for socket_file in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
+                socket_file.unlink(missing_ok=True)
+
+    def env(self) -> dict[str, str]:
+        """The variables by which a client finds this server, with every right."""
+        return self._env(self.access_key, self.secret_key)
+
+    def readonly_env(self) -> dict[str, str]:
+        """The same for an identity that may read and list, and nothing else."""
+        return self._env(self.readonly_access_key, self.readonly_secret_key)
+
+    def client(self) -> Any:
+        """A boto3 client with every right, which does not look at the environment."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=REGION,
+            config=Config(retries={"total_max_attempts": 1}, connect_timeout=2, read_timeout=10),
+        )
+
+    def _all_ports(self) -> list[int]:
+        http = (*self._ports[:3], self.port)
+        return [port + above for port in http for above in (0, 10_000)]
+
+    def _env(self, access_key: str, secret_key: str) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": access_key,
+            "AWS_SECRET_ACCESS_KEY": secret_key,
+            "AWS_DEFAULT_REGION": REGION,
+        }
+
+    def _identities(self) -> dict[str, Any]:
+        def identity(name: str, access: str, secret: str, actions: list[str]) -> dict[str, Any]:
+            keys = [{"accessKey": access, "secretKey": secret}]
+            return {"name": name, "credentials": keys, "actions": actions}
+
+        every = ["Admin", "Read", "Write", "List", "Tagging"]
+        return {
+            "identities": [
+                identity("admin", self.access_key, self.secret_key, every),
+                identity(
+                    "reader", self.readonly_access_key, self.readonly_secret_key, ["Read", "List"]
+                ),
+            ]
+        }
+
+    def _command(self) -> list[str]:
+        master, volume, filer, _ = self._ports
+        place = self.directory
+        return [
+            *(self._weed, "-logtostderr=true", "server", f"-dir={place / 'data'}"),
+            *("-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
+            # The automatic limit, free disk over volume size, would bound the number of buckets,
+            # though their volumes are small files.
+            *("-master.volumeSizeLimitMB=256", "-volume.max=10000", "-volume.minFreeSpace=1GiB"),
+            *("-master.telemetry=false", "-volume.preStopSeconds=0"),
+            # The defaults are made for real networks and make a restart take over 10 s.
+            *("-master.electionTimeout=1s", "-master.heartbeatInterval=200ms"),
+            *("-filer", f"-filer.localSocket={place / 'filer.sock'}"),
+            *("-s3", f"-s3.port={self.port}", f"-s3.config={place / 's3.json'}"),
+            *(f"-s3.localSocket={place / 's3.sock'}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+        ]
+
+    def _writable(self) -> bool:
+        """Whether a bucket can be made and an object written to it."""
+        client = self.client()
+        try:
+            existing = [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
+            if "visrec-ready" not in existing:
+                client.create_bucket(Bucket="visrec-ready")
+            client.put_object(Bucket="visrec-ready", Key="ready", Body=b"ready")
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+
+class TokenCluster:
+    """A Ray cluster of one node on loopback that wants a token, as in production.
+
+    Clients get its address and token from `env()`:
+    `subprocess.run([program("ray"), "job", "submit", ...], env={**os.environ, **cluster.env()})`.
+
+    Args:
+        num_cpus: CPUs that the node offers.
+        env: Variables for the node and so for every job on it, such as `SeaweedFS.env()`.
+    """
+
+    def __init__(self, num_cpus: int = 4, env: Mapping[str, str] | None = None) -> None:
+        self._ray = program("ray")
+        self._num_cpus = num_cpus
+        self._extra_env = dict(env or {})
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the head node and wait until its Jobs API answers."""
+        # Ray makes Unix sockets below it, whose paths may have 107 characters: keep it short.
+        self.directory = Path(tempfile.mkdtemp(prefix="vr-", dir="/tmp"))
+        self.token_path = self.directory / "token"
+        self.token_path.write_text(secrets.token_hex(32))
+        self.token_path.chmod(0o600)
+        for attempts_left in (2, 1, 0):
+            try:
+                self._start_once()
+                return
+            except ServerError:
+                self._kill()
+                if not attempts_left:
+                    self.stop()
+                    raise
+
+    def stop(self) -> None:
+        """Kill every process of this cluster, and no other, and delete its files.
+
+        Not by `ray stop`, which ends every Ray process of the machine.
+        """
+        self._kill()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def env(self) -> dict[str, str]:
+        """The variables by which `ray job submit` finds this cluster and is let in."""
+        return {
+            "RAY_ADDRESS": self.dashboard,
+            "RAY_AUTH_MODE": "token",
+            # An inherited one would go before the file; an empty one counts as absent.
+            "RAY_AUTH_TOKEN": "",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_path),
+        }
+
+    def _start_once(self) -> None:
+        port, dashboard, client, agent, *metrics = free_ports(6)
+        self.dashboard = f"http://127.0.0.1:{dashboard}"
+        command = [
+            *(self._ray, "start", "--head", "--block", "--disable-usage-stats"),
+            *(f"--port={port}", f"--dashboard-port={dashboard}", "--dashboard-host=127.0.0.1"),
+            # These have fixed defaults, on which clusters of one machine would collide; 0 is any.
+            *(f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}"),
+            *("--min-worker-port=0", "--max-worker-port=0"),
+            *(f"--num-cpus={self._num_cpus}", "--node-ip-address=127.0.0.1"),
+            *(f"--temp-dir={self.directory}", f"--object-store-memory={256 * 2**20}"),
+        ]
+        self._process = spawn(command, self.directory, self._server_env(metrics))
+        wait_until(self._answers, self._process, self.directory / "log", seconds=90)
+
+    def _server_env(self, metrics: list[int]) -> dict[str, str]:
+        # A cluster this process may be part of must not reach the new one.
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+        return {
+            **inherited,
+            **self._extra_env,
+            "HOME": str(self.directory),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_path),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "AUTOSCALER_METRIC_PORT": str(metrics[0]),
+            "DASHBOARD_METRIC_PORT": str(metrics[1]),
+            # By this mark `_processes` knows its own, whatever sessions they open.
+            "VISREC_TEST_CLUSTER": str(self.directory),
+        }
+
+    def _answers(self) -> bool:
+        request = urllib.request.Request(f"{self.dashboard}/api/jobs/")
+        request.add_header("Authorization", f"Bearer {self.token_path.read_text()}")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def _processes(self) -> list[int]:
+        """Processes in the session started by `spawn` or carrying the cluster's mark."""
+        mark = f"VISREC_TEST_CLUSTER={self.directory}\0".encode()
+        leader = self._process.pid if self._process else -1
+        mine = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and _belongs(entry, leader, mark):
+                mine.append(int(entry.name))
+        return mine
+
+    def _kill(self) -> None:
+        # Again until none is left: one that is being killed may just have started another.
+        deadline = time.monotonic() + 30
+        while (alive := self._processes()) and time.monotonic() < deadline:
+            for pid in alive:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            if self._process is not None:
+                self._process.poll()  # reaps the guard
+            time.sleep(0.05)
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process = None
+
+
+def _belongs(entry: Path, session: int, mark: bytes) -> bool:
+    """Whether a living process is of this session or has this mark in its environment."""
+    try:
+        # The name, in parentheses, may contain anything: state and numbers follow the last one.
+        state, _, _, its_session = (entry / "stat").read_text().rpartition(")")[2].split()[:4]
+        marked = mark in (entry / "environ").read_bytes()
+    except (OSError, ValueError):
+        return False
+    return state not in "ZX" and (int(its_session) == session or marked)
+
+
+def main() -> None:
+    """Serve S3 until Ctrl-C and print how to reach it."""
+    parser = argparse.ArgumentParser(
+        description="A local S3 server for trying visrec with s3:// paths."
+    )
+    parser.add_argument("--port", type=int, help="port of the S3 endpoint; a free one by default")
+    parser.add_argument(
+        "--bucket", default="visrec", help="bucket to create (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with SeaweedFS(port=arguments.port) as server:
+        server.client().create_bucket(Bucket=arguments.bucket)
+        for name, value in server.env().items():
+            print(f"export {name}={shlex.quote(value)}")  # noqa: T201
+        print(  # noqa: T201
+            f"# s3://{arguments.bucket} is empty and lives until Ctrl-C. "
+            "Paste the lines above into another terminal.",
+            flush=True,
+        )
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            print("# stopped", flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

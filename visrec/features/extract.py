@@ -1,0 +1,424 @@
+"""The Ray Data step from pictures to features: plan, fetch and decode, embed, write, commit.
+
+    plan    what is listed against what is known: a picture whose source mark is known is not read
+    chain   fetch, hash and decode in tasks (uint8 pixels), the network in actors, parts in tasks
+    commit  the manifest names exactly the listed pictures; parts with others are cut down
+
+A picture whose digest is known under another id is copied, not computed. What a killed run wrote
+stays known to the next one.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy, Dataset
+
+from visrec.config import plain
+from visrec.errors import ConflictError, InputError, StorageError
+from visrec.features.backbones import BackboneConfig, load_backbone
+from visrec.features.pictures import PictureError, PictureLimits, Preprocessing, decode
+from visrec.features.table import (
+    MANIFEST,
+    REJECTED_FOLDER,
+    Identity,
+    Manifest,
+    feature_matrix,
+    features_table,
+    part_name,
+    read_index,
+    read_manifest,
+    read_part_rows,
+    rejected_table,
+    require_same,
+    table_digest,
+)
+from visrec.progress import Timer
+from visrec.schemas import REJECTED
+from visrec.sources.pictures import fetch, list_pictures
+from visrec.storage import Store, to_json
+
+# Pictures a task fetches and decodes: 64 x 224 x 224 x 3 bytes are a block of 10 MB, and a task of
+# about half a second on one core.
+_CHUNK = 64
+_PART_ROWS = 4096  # 10 MB of float16 features at D = 1280
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractResources:
+    """What the network may take of the cluster.
+
+    Attributes:
+        actors: processes that run the network; by default one a GPU where there are GPUs, else one
+            a CPU core of this cluster (at most 8).
+        gpus_per_actor: whole GPUs of each.
+        cpus_per_actor: CPU cores of each, and threads of its network on a CPU.
+    """
+
+    actors: int | None = None
+    gpus_per_actor: int = 0
+    cpus_per_actor: int = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Args:
+        listing: every picture, one an item id, as `visrec.sources.pictures.LISTING`.
+        todo: those to read.
+        known: item_id, digest, source, part and place of every feature that is on disk.
+        parts: names of the parts that `known` numbers.
+        listed: how many pictures there are, those that share an item id too.
+        kept: how many of them need not be read.
+        rejected: rejections that still stand.
+    """
+
+    listing: pa.Table
+    todo: pa.Table
+    known: pa.Table
+    parts: list[str]
+    listed: int
+    kept: int
+    rejected: pa.Table
+
+
+def describe_backbone(config: BackboneConfig) -> tuple[Identity, Preprocessing]:
+    """Loads a backbone to say what it makes; for a worker to run, since weights may be large."""
+    backbone = load_backbone(config)
+    identity = Identity(
+        backbone=backbone.name,
+        weights_digest=backbone.weights_digest,
+        preprocessing=backbone.preprocessing.to_dict(),
+        precision=backbone.precision,
+        dim=backbone.dim,
+    )
+    return identity, backbone.preprocessing
+
+
+def make_plan(images: str, store: Store, identity: Identity, limits: PictureLimits) -> Plan:
+    """Compares the pictures with the features on disk.
+
+    Raises:
+        InputError: there is no picture, or the features are another backbone's.
+    """
+    listing, twins = _without_twins(pa.concat_tables(list_pictures(images)))
+    same_limits = False
+    if store.exists(MANIFEST):
+        manifest = read_manifest(store)
+        require_same(manifest.identity, identity, store, "backbone.name")
+        same_limits = manifest.limits == plain(limits)
+    parts = part_files(store)
+    known = read_index(store, parts, identity, ["item_id", "digest", "source"])
+    old = read_index(store, rejected_files(store), identity, REJECTED.names) if same_limits else None
+    rejected = _rejections(old, listing, twins)
+    done = pc.or_(_is_among(listing, known), _is_among(listing, rejected))
+    todo = listing.filter(pc.invert(done))
+    return Plan(
+        listing=listing,
+        todo=todo,
+        known=known,
+        parts=parts,
+        listed=listing.num_rows + twins.num_rows,
+        kept=listing.num_rows - todo.num_rows,
+        rejected=rejected,
+    )
+
+
+def part_files(store: Store) -> list[str]:
+    """Every part that is on disk, in the manifest or not."""
+    return [e.name for e in store.list("part-") if e.name.endswith(".parquet")]
+
+
+def rejected_files(store: Store) -> list[str]:
+    return [e.name for e in store.list(f"{REJECTED_FOLDER}/") if e.name.endswith(".parquet")]
+
+
+def _without_twins(listing: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The first picture of each item id by URI and row, and the others."""
+    order = [(name, "ascending") for name in ("item_id", "uri", "row_group", "row")]
+    listing = listing.sort_by(order).combine_chunks()
+    if not listing.num_rows:
+        return listing, listing
+    ids = listing["item_id"]
+    first = pc.fill_null(pc.not_equal(ids[1:], ids[:-1]), True).combine_chunks()
+    first = pa.concat_arrays([pa.array([True]), first])
+    return listing.filter(first), listing.filter(pc.invert(first))
+
+
+def _rejections(old: pa.Table | None, listing: pa.Table, twins: pa.Table) -> pa.Table:
+    """The rejections that need no second look: earlier ones of the same files, and twins."""
+    reason = pa.repeat(pa.scalar("duplicate_id"), twins.num_rows)
+    detail = pc.binary_join_element_wise("another picture has this item id:", twins["uri"], " ")
+    columns = [twins["item_id"], reason, detail, twins["source"]]
+    rejected = [pa.table(columns, schema=REJECTED)]
+    if old is not None:
+        old = old.filter(pc.not_equal(old["reason"], "duplicate_id"))
+        rejected.append(old.filter(_is_among(old, listing)).select(REJECTED.names).cast(REJECTED))
+    return pa.concat_tables(rejected)
+
+
+def _is_among(rows: pa.Table, others: pa.Table) -> pa.Array:
+    """Which rows have the item id and the (known) source mark of one of the others."""
+    keys = [
+        pc.binary_join_element_wise(table["item_id"], table["source"], "\0")
+        for table in (rows, others)
+    ]
+    return pc.and_(pc.is_in(keys[0], value_set=pc.drop_null(keys[1])), pc.is_valid(keys[0]))
+
+
+def extract_chain(
+    plan: "ray.ObjectRef[Plan]",
+    todo: int,
+    store: Store,
+    config: BackboneConfig,
+    limits: PictureLimits,
+    identity: Identity,
+    preprocessing: Preprocessing,
+    resources: ExtractResources,
+    actors: int,
+    tally: Any,
+) -> Dataset:
+    """The chain over what is to be done; its rows name the parts that were written."""
+    return (
+        ray.data.range(-(-todo // _CHUNK), override_num_blocks=-(-todo // _CHUNK))
+        .map_batches(FetchAndDecode(plan, preprocessing, limits, tally), batch_size=1, num_cpus=1)
+        .map_batches(
+            Embed,
+            fn_constructor_args=(config, resources.gpus_per_actor, resources.cpus_per_actor, tally),
+            batch_size=_CHUNK,
+            compute=ActorPoolStrategy(size=actors),
+            num_cpus=resources.cpus_per_actor,
+            num_gpus=resources.gpus_per_actor or None,
+        )
+        .map_batches(WriteParts(plan, store, identity, tally), batch_size=_PART_ROWS, num_cpus=1)
+    )
+
+
+Batch = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class FetchAndDecode:
+    """Chunk numbers in; item_id, source, digest, pixels, reason and detail out.
+
+    A rejected picture has a reason, one whose digest is known the reason "known"; both have blank
+    pixels.
+    """
+
+    plan: "ray.ObjectRef[Plan]"
+    preprocessing: Preprocessing
+    limits: PictureLimits
+    tally: Any
+
+    def __call__(self, batch: Batch) -> Batch:
+        timer, plan = Timer(self.tally), ray.get(self.plan)
+        rows = plan.todo.slice(int(batch["id"][0]) * _CHUNK, _CHUNK)
+        with timer.phase("fetch"):
+            fetched = fetch(rows)
+        digests = [
+            "" if isinstance(data, StorageError) else hashlib.sha256(data).hexdigest()
+            for data in fetched
+        ]
+        known = pc.is_in(pa.array(digests), value_set=plan.known["digest"]).to_pylist()
+        pixels_BHWC = np.zeros((len(fetched), *self.preprocessing.shape), np.uint8)
+        reasons, details = [""] * len(fetched), [""] * len(fetched)
+        with timer.phase("decode"):
+            for b, data in enumerate(fetched):
+                try:
+                    if known[b]:
+                        reasons[b] = _KNOWN
+                    elif isinstance(data, StorageError):
+                        raise PictureError("unreadable", str(data))
+                    else:
+                        pixels_BHWC[b] = decode(data, self.preprocessing, self.limits)
+                except PictureError as error:
+                    reasons[b], details[b] = error.reason, error.detail
+        timer.done()
+        return {
+            "item_id": _objects(rows["item_id"].to_pylist()),
+            "source": _objects(rows["source"].to_pylist()),
+            "digest": _objects(digests),
+            "pixels": pixels_BHWC,
+            "reason": _objects(reasons),
+            "detail": _objects(details),
+        }
+
+
+_KNOWN = "known"
+
+
+def _objects(values: list[Any]) -> npt.NDArray[np.object_]:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+class Embed:
+    """Pixels in, features out; the network is loaded once."""
+
+    def __init__(self, config: BackboneConfig, gpus: int, threads: int, tally: Any) -> None:
+        torch.set_num_threads(threads)
+        self._backbone = load_backbone(config, "cuda" if gpus else "cpu")
+        self._timer = Timer(tally)
+
+    def __call__(self, batch: Batch) -> Batch:
+        pixels_BHWC = batch.pop("pixels")
+        chosen = np.flatnonzero(batch["reason"] == "")
+        feature_BD = np.zeros((len(pixels_BHWC), self._backbone.dim), np.float16)
+        with self._timer.phase("network"):
+            features = self._backbone(torch.from_numpy(np.array(pixels_BHWC[chosen])))
+            feature_BD[chosen] = features.cpu().numpy()
+        finite_B = np.isfinite(feature_BD).all(axis=1)
+        reason, detail = batch["reason"].copy(), batch["detail"].copy()
+        reason[~finite_B] = "feature_not_finite"
+        detail[~finite_B] = "the network's output does not fit into float16"
+        self._timer.done(rows=len(pixels_BHWC), network=len(chosen))
+        return {**batch, "reason": reason, "detail": detail, "feature": feature_BD}
+
+
+@dataclass(frozen=True)
+class WriteParts:
+    """Features in, the names of the written files out."""
+
+    plan: "ray.ObjectRef[Plan]"
+    store: Store
+    identity: Identity
+    tally: Any
+
+    def __call__(self, batch: Batch) -> Batch:
+        timer = Timer(self.tally)
+        feature_BD = np.array(batch.pop("feature"))
+        rows = pa.table({name: pa.array(values, pa.string()) for name, values in batch.items()})
+        copied = np.flatnonzero(batch["reason"] == _KNOWN)
+        if len(copied):
+            feature_BD[copied] = self._copies(rows["digest"].take(copied))
+        good = (batch["reason"] == "") | (batch["reason"] == _KNOWN)
+        names, counts = [], []
+        with timer.phase("write"):
+            if good.any():
+                part = rows.filter(pa.array(good))
+                names.append(part_name(part))
+                counts.append(int(good.sum()) - len(copied))
+                table = features_table(part, feature_BD[good], self.identity)
+                self.store.write_table(names[-1], table)
+            if not good.all():
+                part = rows.filter(pa.array(~good))
+                names.append(f"{REJECTED_FOLDER}/{part_name(part)}")
+                counts.append(0)
+                self.store.write_table(names[-1], rejected_table(part, self.identity))
+        timer.done()
+        return {"name": _objects(names), "computed": np.array(counts, np.int64)}
+
+    def _copies(self, digests: pa.ChunkedArray) -> npt.NDArray[np.float16]:
+        """The features that are on disk for pictures of these digests."""
+        plan: Plan = ray.get(self.plan)
+        place = pc.index_in(digests, value_set=plan.known["digest"])
+        return read_part_rows(self.store, plan.parts, plan.known.take(place), self.identity.dim)
+
+
+def commit(
+    plan: Plan,
+    written: list[str],
+    store: Store,
+    identity: Identity,
+    limits: PictureLimits,
+    max_rejected: float,
+) -> tuple[Manifest, dict[str, int]]:
+    """Makes the features directory hold exactly the listed pictures, then removes what is left over.
+
+    Returns:
+        The manifest, and rejected pictures by reason.
+
+    Raises:
+        InputError: more than `max_rejected` of the pictures were rejected; nothing was committed.
+        ConflictError: another run committed in the meantime.
+    """
+    version = store.read_versioned(MANIFEST)[1] if store.exists(MANIFEST) else None
+    names = part_files(store)
+    index = read_index(store, names, identity, ["item_id", "digest", "source"])
+    live = _live(plan.listing, index, [names.index(name) for name in written if name in names])
+    rejected = _all_rejected(plan, store, identity, live)
+    reasons = {r["values"]: r["counts"] for r in rejected["reason"].value_counts().to_pylist()}
+    if rejected.num_rows > max_rejected * plan.listed:
+        raise InputError(
+            f"{rejected.num_rows} of {plan.listed} pictures were rejected ({_in_words(reasons)}); "
+            f"expected at most {max_rejected:.1%}. The features are as they were. Look at "
+            f"{store.uri(REJECTED_FOLDER)}, or raise --max_rejected."
+        )
+    files = dict(_cut_parts(store, names, index, live, identity))
+    manifest = Manifest(
+        identity=identity,
+        files=files,
+        rejected=_write_rejected(store, rejected, identity),
+        limits=plain(limits),
+        digest=table_digest(live, identity),
+    )
+    data = to_json(plain(manifest))
+    moved = store.create(MANIFEST, data) if version is None else store.replace(MANIFEST, data, version)
+    if not moved:
+        raise ConflictError(f"Another run committed features to {store.root} first; run again.")
+    store.delete(set(part_files(store)) - manifest.files.keys())
+    store.delete(set(rejected_files(store)) - manifest.rejected.keys())
+    return manifest, reasons
+
+
+def _live(listing: pa.Table, index: pa.Table, written: list[int]) -> pa.Table:
+    """The one row of the index for each listed picture that has any: what this run wrote goes first.
+
+    Pictures without a source mark are read and written every time, so that the newest row is known.
+    """
+    keys = [
+        pc.binary_join_element_wise(t["item_id"], pc.fill_null(t["source"], ""), "\0")
+        for t in (index, listing)
+    ]
+    index = index.filter(pc.is_in(keys[0], value_set=keys[1]))
+    is_old = pc.invert(pc.is_in(index["part"], value_set=pa.array(written, pa.int32())))
+    order = [(name, "ascending") for name in ("item_id", "old", "part", "place")]
+    index = index.append_column("old", is_old).sort_by(order).combine_chunks()
+    ids = index["item_id"].to_numpy()
+    return index.filter(pa.array(np.append([True], ids[1:] != ids[:-1])[: len(ids)]))
+
+
+def _all_rejected(plan: Plan, store: Store, identity: Identity, live: pa.Table) -> pa.Table:
+    """Rejections that still stood, and this run's, of pictures that have no feature."""
+    found = read_index(store, rejected_files(store), identity, REJECTED.names)
+    found = found.filter(_is_among(found, plan.todo)).select(REJECTED.names).cast(REJECTED)
+    fresh = found.filter(pc.invert(pc.is_in(found["item_id"], value_set=live["item_id"])))
+    return pa.concat_tables([plan.rejected, fresh]).sort_by("item_id")
+
+
+def _cut_parts(
+    store: Store, names: list[str], index: pa.Table, live: pa.Table, identity: Identity
+) -> Iterator[tuple[str, int]]:
+    """Names and rows of the parts that hold the live rows and no others."""
+    rows_P = np.bincount(index["part"].to_numpy(), minlength=len(names))
+    live_P = np.bincount(live["part"].to_numpy(), minlength=len(names))
+    for number, name in enumerate(names):
+        if live_P[number] == rows_P[number] > 0:
+            yield name, int(rows_P[number])
+        elif live_P[number]:
+            rows = live.filter(pc.equal(live["part"], number))
+            feature_BD = read_part_rows(store, names, rows, identity.dim)
+            store.write_table(part_name(rows), features_table(rows, feature_BD, identity))
+            yield part_name(rows), rows.num_rows
+
+
+def _write_rejected(store: Store, rejected: pa.Table, identity: Identity) -> dict[str, int]:
+    if not rejected.num_rows:
+        return {}
+    name = f"{REJECTED_FOLDER}/{part_name(rejected)}"
+    store.write_table(name, rejected_table(rejected, identity))
+    return {name: rejected.num_rows}
+
+
+def _in_words(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))

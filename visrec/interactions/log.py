@@ -1,0 +1,144 @@
+"""The interactions as numbers: who took what, in which order, in which basket."""
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrec.errors import InputError
+from visrec.ragged import Ragged, offsets_of
+
+
+@dataclass(frozen=True)
+class Log:
+    """Coded interactions, each user's in time order, each (user, item) once: the first time.
+
+    A repeat adds nothing to a profile, and a held-out item that is in the profile already could not
+    be ranked.
+
+    Args:
+        user_ids: (U,) sorted strings.
+        offsets: (U + 1,) where each user's rows begin.
+        item_R: (R,) int32 rows of the catalogue.
+        time_R: (R,) int64 seconds.
+        evaluation_R: (R,) bool, the `evaluation` column, or None where there is none.
+        without_item: rows left out because their item has no feature.
+    """
+
+    user_ids: pa.StringArray
+    offsets: npt.NDArray[np.int64]
+    item_R: npt.NDArray[np.int32]
+    time_R: npt.NDArray[np.int64]
+    evaluation_R: npt.NDArray[np.bool_] | None
+    without_item: int
+
+    @property
+    def items(self) -> Ragged:
+        """Each user's items, oldest first."""
+        return Ragged(self.item_R, self.offsets)
+
+    @property
+    def user_R(self) -> npt.NDArray[np.int64]:
+        """(R,) the user of each row."""
+        return np.repeat(np.arange(len(self.user_ids)), np.diff(self.offsets))
+
+    def basket_R(self) -> npt.NDArray[np.int64]:
+        """(R,) each row's basket: 0 for the user's first moment, 1 for the next, and so on."""
+        user_R = self.user_R
+        starts = np.ones(len(user_R), bool)
+        starts[1:] = (user_R[1:] != user_R[:-1]) | (self.time_R[1:] != self.time_R[:-1])
+        number_R = np.cumsum(starts) - 1
+        first_U = number_R[np.minimum(self.offsets[:-1], max(len(number_R) - 1, 0))]
+        return np.asarray(number_R - first_U[user_R] if len(number_R) else number_R)
+
+    def where(self, mask_R: npt.NDArray[np.bool_]) -> Ragged:
+        """Each user's items among the rows of a mask."""
+        return Ragged.group(self.user_R[mask_R], self.item_R[mask_R], len(self.user_ids))
+
+
+def build_log(
+    batches: Iterable[pa.Table], item_ids: pa.Array, other_users: pa.Array | None = None
+) -> Log:
+    """Codes interactions against a catalogue.
+
+    Args:
+        batches: tables with user_id, item_id, timestamp and perhaps evaluation.
+        item_ids: (N,) the catalogue's ids, whose places are the rows.
+        other_users: users to know beside those of the interactions.
+
+    Raises:
+        InputError: there is no interaction, or none with an item of the catalogue.
+    """
+    users: list[pa.Array] = []
+    items: list[npt.NDArray[np.int32]] = []
+    times: list[npt.NDArray[np.int64]] = []
+    marks: list[npt.NDArray[np.bool_]] = []
+    for batch in batches:
+        coded = pc.fill_null(pc.index_in(batch["item_id"], value_set=item_ids), -1)
+        users += batch["user_id"].dictionary_encode().chunks
+        items.append(coded.to_numpy().astype(np.int32))
+        times.append(batch["timestamp"].to_numpy())
+        if "evaluation" in batch.column_names:
+            marks.append(pc.fill_null(batch["evaluation"], False).to_numpy())
+    if not sum(map(len, items)):
+        raise InputError(
+            "The interactions are empty; expected at least one row. Check --interactions.path, "
+            "--interactions.min_rating and --interactions.as_of."
+        )
+    user_R, user_ids = _code_users(users, other_users)
+    item_R, time_R = np.concatenate(items), np.concatenate(times)
+    known_R = item_R >= 0
+    if not known_R.any():
+        raise InputError(
+            f"None of the {len(item_R)} interactions is with an item that has a feature; expected "
+            "the same item ids in --interactions.path and --features."
+        )
+    evaluation_R = np.concatenate(marks)[known_R] if marks else None
+    return _sorted(
+        user_ids, user_R[known_R], item_R[known_R], time_R[known_R], evaluation_R,
+        int((~known_R).sum()),
+    )  # fmt: skip
+
+
+def _code_users(
+    users: list[pa.Array], others: pa.Array | None
+) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
+    coded = pa.chunked_array(users).unify_dictionaries()
+    found = coded.chunk(0).dictionary.cast(pa.string())
+    every = pc.unique(pa.concat_arrays([found, others.cast(pa.string())]) if others is not None else found)
+    user_ids = every.take(pc.sort_indices(every))
+    row_of_code = pc.index_in(found, value_set=user_ids).to_numpy()
+    codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])
+    return row_of_code[codes], user_ids
+
+
+def _sorted(
+    user_ids: pa.StringArray,
+    user_R: npt.NDArray[np.int32],
+    item_R: npt.NDArray[np.int32],
+    time_R: npt.NDArray[np.int64],
+    evaluation_R: npt.NDArray[np.bool_] | None,
+    without_item: int,
+) -> Log:
+    order = np.lexsort((time_R, item_R, user_R))
+    pair = user_R[order].astype(np.int64) << 32 | item_R[order]
+    first = order[np.concatenate([[True], pair[1:] != pair[:-1]])]
+    order = first[np.lexsort((item_R[first], time_R[first], user_R[first]))]
+    return Log(
+        user_ids=user_ids,
+        offsets=offsets_of(np.bincount(user_R[order], minlength=len(user_ids))),
+        item_R=item_R[order],
+        time_R=time_R[order],
+        evaluation_R=None if evaluation_R is None else evaluation_R[order],
+        without_item=without_item,
+    )
+
+
+def shard_of(user_ids: pa.Array, shards: int) -> npt.NDArray[np.int64]:
+    """(U,) each user's shard: CRC-32 of the id's UTF-8 modulo `shards`, the same everywhere."""
+    codes = (zlib.crc32(user.as_py().encode()) % shards for user in user_ids)
+    return np.fromiter(codes, np.int64, len(user_ids))

@@ -1,0 +1,86 @@
+"""The honest split: what training sees, what it is chosen by, what it is judged by."""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from visrec.interactions.log import Log
+from visrec.ragged import Ragged
+
+
+class Part(IntEnum):
+    """Where a row of the log belongs."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitConfig:
+    """What is held out from training.
+
+    Attributes:
+        test: hold out the last basket of each user with at least two, for jobs/evaluate.py.
+        validation: hold out the basket before it (where there are three), to choose the epoch by.
+    """
+
+    test: bool = True
+    validation: bool = True
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Users to rank for, what is known of them, and what they went on to take.
+
+    Args:
+        user_E: (E,) rows of the log's users.
+        profiles: E lists of items known before.
+        targets: E lists of held-out items.
+    """
+
+    user_E: npt.NDArray[np.int64]
+    profiles: Ragged
+    targets: Ragged
+
+    def __len__(self) -> int:
+        return len(self.user_E)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "HeldOut":
+        return HeldOut(self.user_E[rows], self.profiles.take(rows), self.targets.take(rows))
+
+
+def split(log: Log, config: SplitConfig) -> npt.NDArray[np.int8]:
+    """(R,) the `Part` of each row, per user in time order.
+
+    An `evaluation` column decides the test rows where there is one; validation then is the last
+    basket of the rest. Users with one basket train only.
+    """
+    part_R = np.full(len(log.item_R), Part.TRAIN, np.int8)
+    marked = log.evaluation_R is not None
+    if config.test:
+        part_R[log.evaluation_R if marked else _last_baskets(log, part_R)] = Part.TEST
+    if config.validation:
+        part_R[_last_baskets(log, part_R)] = Part.VALIDATION
+    return part_R
+
+
+def _last_baskets(log: Log, part_R: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    """(R,) rows of the last training basket of each user who has at least two."""
+    training_R = part_R == Part.TRAIN
+    basket_R = log.basket_R()
+    last_U = np.full(len(log.user_ids), -1)
+    first_U = np.full(len(log.user_ids), len(basket_R))
+    users = log.user_R[training_R]
+    np.maximum.at(last_U, users, basket_R[training_R])
+    np.minimum.at(first_U, users, basket_R[training_R])
+    return training_R & (basket_R == last_U[log.user_R]) & (last_U > first_U)[log.user_R]
+
+
+def held_out(log: Log, part_R: npt.NDArray[np.int8], part: Part) -> HeldOut:
+    """The users with rows in `part` and with a profile from the parts before it."""
+    targets, profiles = log.where(part_R == part), log.where(part_R < part)
+    user_E = np.flatnonzero((targets.lengths > 0) & (profiles.lengths > 0))
+    return HeldOut(user_E, profiles.take(user_E), targets.take(user_E))

@@ -1,0 +1,146 @@
+"""A model on disk: weights, JSON that tells everything, the ids it knows. Complete or absent.
+
+`_manifest.json` is written last and holds the SHA-256 of every file and one digest over all. The
+weights are safetensors: loading a model runs no code of the file's.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from visrec.config import plain
+from visrec.errors import InputError
+from visrec.models import MODELS
+from visrec.models.contract import Model, Sizes
+from visrec.storage import Store, to_json
+
+MANIFEST = "_manifest.json"
+_WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.json", "metrics.json"
+_ITEMS, _USERS = "item_ids.parquet", "user_ids.parquet"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model and what it was made from.
+
+    Args:
+        name: its entry in `MODELS`.
+        model: the fitted model.
+        config: its config dataclass.
+        sizes: what its parameters are sized by.
+        item_ids: (I,) the items of its training.
+        user_ids: (U,) the users of its training, for a model that cannot score others; else None.
+        made_from: features (backbone, weights digest, D), data digests, split, training config.
+        metrics: what training measured.
+        model_id: its name in the workspace.
+        digest: over all files; empty before it is saved.
+    """
+
+    name: str
+    model: Model
+    config: Any
+    sizes: Sizes
+    item_ids: pa.Array
+    user_ids: pa.Array | None
+    made_from: Mapping[str, Any]
+    metrics: Mapping[str, Any]
+    model_id: str
+    digest: str = ""
+
+
+def save_artifact(artifact: Artifact, store: Store) -> str:
+    """Writes a model's directory, manifest last; returns the digest over all files."""
+    files = {
+        _WEIGHTS: save({k: v.contiguous().cpu() for k, v in artifact.model.state_dict().items()}),
+        _CONFIG: to_json(
+            {
+                "model": {"name": artifact.name, **plain(artifact.config)},
+                "model_id": artifact.model_id,
+                "sizes": plain(artifact.sizes),
+                "made_from": plain(artifact.made_from),
+            }
+        ),
+        _METRICS: to_json(artifact.metrics),
+        _ITEMS: _ids_file("item_id", artifact.item_ids),
+    }
+    if artifact.user_ids is not None:
+        files[_USERS] = _ids_file("user_id", artifact.user_ids)
+    for name, data in files.items():
+        store.write(name, data)
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
+    digest = hashlib.sha256(to_json(hashes)).hexdigest()
+    store.write_json(MANIFEST, {"files": hashes, "digest": digest})
+    return digest
+
+
+def load_artifact(store: Store) -> Artifact:
+    """Reads a model's directory and checks every file against the manifest.
+
+    Raises:
+        InputError: there is no complete model, a file is not the one that was written, or the model
+            is one that this version does not know.
+    """
+    files = _checked_files(store)
+    described = json.loads(files[_CONFIG])
+    settings = dict(described["model"])
+    name = settings.pop("name")
+    if name not in MODELS:
+        raise InputError(
+            f"The model at {store.root} is a {name!r}; expected one of {', '.join(sorted(MODELS))}."
+        )
+    config, sizes = MODELS[name].Config(**settings), Sizes(**described["sizes"])
+    model = MODELS[name](config, sizes)
+    try:
+        model.load_state_dict(load(files[_WEIGHTS]))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"The weights at {store.uri(_WEIGHTS)} do not load as a {name}: {error}"
+        ) from error
+    model.eval()
+    return Artifact(
+        name=name,
+        model=model,
+        config=config,
+        sizes=sizes,
+        item_ids=_ids(files[_ITEMS]),
+        user_ids=_ids(files[_USERS]) if _USERS in files else None,
+        made_from=described["made_from"],
+        metrics=json.loads(files[_METRICS]),
+        model_id=described["model_id"],
+        digest=json.loads(store.read(MANIFEST))["digest"],
+    )
+
+
+def _checked_files(store: Store) -> dict[str, bytes]:
+    if not store.exists(MANIFEST):
+        raise InputError(
+            f"Found no complete model at {store.root} (no {MANIFEST}); expected one that "
+            "jobs/train.py wrote. Change --model, or train first."
+        )
+    hashes = store.read_json(MANIFEST)["files"]
+    files = {name: store.read(name) for name in hashes}
+    changed = [n for n, data in files.items() if hashlib.sha256(data).hexdigest() != hashes[n]]
+    missing = {_WEIGHTS, _CONFIG, _METRICS, _ITEMS} - files.keys()
+    if changed or missing:
+        raise InputError(
+            f"The model at {store.root} is not the one that was written: "
+            f"{', '.join(sorted([*changed, *missing]))} changed or missing. Train it again."
+        )
+    return files
+
+
+def _ids_file(column: str, ids: pa.Array) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({column: ids.cast(pa.string())}), sink)
+    return bytes(sink.getvalue())
+
+
+def _ids(data: bytes) -> pa.Array:
+    return pq.read_table(pa.BufferReader(data)).column(0).combine_chunks()

@@ -1,0 +1,219 @@
+"""What every model is to the jobs: how it is built, what it trains on, how it scores.
+
+A model is a `torch.nn.Module` with a `Config` dataclass in its own file, and an entry in
+`visrec.models.MODELS`. The jobs know nothing else about it:
+
+    needs       which facts it wants beside the interactions, and whether it can score what it has
+                not seen
+    trains_on   which kind of batch `forward` takes: "triples", or "nothing" for a model that is
+                fitted by `fit` alone
+    fit         takes what can be computed in closed form (feature statistics, counts)
+    forward     the mean loss of one batch
+    item_arrays what scoring needs about the items, computed once and shared by every worker
+    scorer      a scorer over those arrays: vectors for a dot product, or any tile of scores
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from visrec.ragged import Ragged
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+# Item rows are encoded in blocks of one size, the last one padded, so that a vector never depends on
+# how many others are computed beside it: a matrix product may add up in another order for another
+# shape.
+ENCODE_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a model wants of the data, and what it can do without.
+
+    Args:
+        features: visual features of the items.
+        categories: the category of each item.
+        cold_items: it scores items that training has not seen.
+        cold_users: it scores users that training has not seen, from their profile.
+    """
+
+    features: bool = False
+    categories: bool = False
+    cold_items: bool = True
+    cold_users: bool = True
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The items to train on or to score.
+
+    Args:
+        feature_ND: (N, D) visual features, float16 or float32.
+        trained_N: (N,) each item's row in the model's own items, -1 for one it has not seen.
+        category_N: (N,) the code of each item's category, None where there are none.
+    """
+
+    feature_ND: npt.NDArray[Any]
+    trained_N: npt.NDArray[np.int64]
+    category_N: npt.NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.feature_ND)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What a model's parameters are sized by: trained items, trained users, feature length."""
+
+    items: int
+    users: int
+    feature_dim: int
+    categories: int = 0
+
+
+@dataclass(frozen=True)
+class Bags:
+    """`Ragged` as tensors: B lists of rows, flat."""
+
+    values: Tensor
+    offsets: Tensor
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Tensor:
+        return self.offsets.diff()
+
+    @staticmethod
+    def of(lists: Ragged, device: str | torch.device = "cpu") -> "Bags":
+        return Bags(
+            torch.as_tensor(np.asarray(lists.values, np.int64), device=device),
+            torch.as_tensor(np.asarray(lists.offsets, np.int64), device=device),
+        )
+
+
+@dataclass(frozen=True)
+class TripleBatch:
+    """B triples over the M distinct items of the batch; item fields point into those.
+
+    Args:
+        item_M: (M,) rows of the catalogue.
+        feature_MD: (M, D) their raw features, float32.
+        user_B: (B,) trained user rows.
+        profiles: B lists of positions in M.
+        positive_B: (B,) positions in M.
+        negative_B: (B,) positions in M.
+    """
+
+    item_M: Tensor
+    feature_MD: Tensor
+    user_B: Tensor
+    profiles: Bags
+    positive_B: Tensor
+    negative_B: Tensor
+
+
+class Scorer(Protocol):
+    """The scores of any users over any tile of the catalogue.
+
+    `space_Nd` is the space in which one item is near another, for `because_item_id`; None where the
+    model has none.
+    """
+
+    @property
+    def num_items(self) -> int: ...
+
+    @property
+    def space_Nd(self) -> Tensor | None: ...
+
+    def prepare(self, profiles: Bags, user_B: Tensor) -> Any:
+        """What `tile` wants about B users: their profiles, and trained user rows (-1: unseen)."""
+
+    def tile(self, state: Any, start: int, stop: int) -> Tensor:
+        """(B, stop - start) scores of the items from `start` to `stop`."""
+
+
+class DotScorer:
+    """A scorer of dot products: vectors of the items and a function that gives the users'.
+
+    Args:
+        vectors_Nd: (N, d) float32.
+        users: from profiles and trained user rows to (B, d).
+        is_space: whether near vectors mean alike items.
+    """
+
+    def __init__(
+        self, vectors_Nd: Tensor, users: "UserVectors", *, is_space: bool = True
+    ) -> None:
+        self.vectors_Nd = vectors_Nd
+        self.space_Nd = vectors_Nd if is_space else None
+        self._users = users
+
+    @property
+    def num_items(self) -> int:
+        return len(self.vectors_Nd)
+
+    def prepare(self, profiles: Bags, user_B: Tensor) -> Tensor:
+        return self._users(profiles, user_B)
+
+    def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
+        return state @ self.vectors_Nd[start:stop].T
+
+
+class UserVectors(Protocol):
+    def __call__(self, profiles: Bags, user_B: Tensor, /) -> Tensor:
+        """(B, d) the vectors of B users."""
+
+
+class Model(Protocol):
+    """See the module's docstring. Constructed as `Model(config, sizes)`."""
+
+    needs: Needs
+    trains_on: Literal["nothing", "triples"]
+
+    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+        """Takes from the catalogue and each user's training items what needs no gradient."""
+
+    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+        """What scoring needs about the N items; first axis N, computed once."""
+
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Scorer: ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+def pool(vector_Md: Tensor, bags: Bags, how: Literal["max", "mean"]) -> Tensor:
+    """(B, d) maxima or means of the vectors at each list's rows; zeros for an empty list.
+
+    The rows are read in place: no (V, d) copy of the vectors of all lists is made.
+    """
+    return functional.embedding_bag(
+        bags.values, vector_Md, bags.offsets, mode=how, include_last_offset=True
+    )
+
+
+def in_blocks(rows: npt.NDArray[Any], encode: Any) -> npt.NDArray[np.float32]:
+    """(N, d) float32 of (N, ...) rows, `ENCODE_ROWS` at a time, each block of that size exactly.
+
+    Args:
+        rows: the catalogue's rows.
+        encode: from a (ENCODE_ROWS, ...) float32 tensor to (ENCODE_ROWS, d).
+    """
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), ENCODE_ROWS):
+            block = torch.from_numpy(np.array(rows[start : start + ENCODE_ROWS], np.float32))
+            padding = ENCODE_ROWS - len(block)
+            padded = torch.cat([block, block.new_zeros(padding, *block.shape[1:])])
+            parts.append(encode(padded)[: len(block)].float().cpu().numpy())
+    return np.concatenate(parts)

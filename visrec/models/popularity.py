@@ -1,0 +1,52 @@
+"""Popularity: an item's score is how many users took it in training. A floor every table needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from visrec.models.contract import Arrays, Bags, Catalogue, DotScorer, Needs, Sizes
+from visrec.ragged import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class PopularityConfig:
+    """Nothing to set."""
+
+
+class Popularity(nn.Module):
+    """See the module's docstring. An item that training has not seen counts zero."""
+
+    Config = PopularityConfig
+    needs = Needs(cold_items=False)
+    trains_on: Literal["nothing"] = "nothing"
+    count_I: Tensor
+
+    def __init__(self, config: PopularityConfig, sizes: Sizes) -> None:
+        del config
+        super().__init__()
+        self.register_buffer("count_I", torch.zeros(sizes.items))
+
+    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+        """Counts the users of each item."""
+        del catalogue
+        counts = np.bincount(train.values, minlength=len(self.count_I))
+        self.count_I.copy_(torch.from_numpy(counts))
+
+    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+        """`counts`: (N, 1) float32."""
+        counts = np.append(self.count_I.numpy(), np.float32(0))[catalogue.trained_N]
+        return {"counts": counts[:, None]}
+
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+        counts_N1 = torch.from_numpy(np.asarray(arrays["counts"]))
+        return DotScorer(counts_N1, _same_for_all, is_space=False)
+
+
+def _same_for_all(profiles: Bags, user_B: Tensor) -> Tensor:
+    del user_B
+    return torch.ones(len(profiles), 1)

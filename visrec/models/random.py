@@ -1,0 +1,78 @@
+"""Random: a seeded score per user and item, the other floor every table needs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from visrec.models.contract import Arrays, Bags, Catalogue, Needs, Sizes
+from visrec.ragged import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomConfig:
+    """Where the noise begins.
+
+    Attributes:
+        seed: another seed, another order.
+    """
+
+    seed: int = 0
+
+
+class Random(nn.Module):
+    """See the module's docstring."""
+
+    Config = RandomConfig
+    needs = Needs()
+    trains_on: Literal["nothing"] = "nothing"
+
+    def __init__(self, config: RandomConfig, sizes: Sizes) -> None:
+        del sizes
+        super().__init__()
+        self._seed = config.seed
+
+    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+        """There is nothing to take."""
+
+    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+        """`rows`: (N,) the items' own numbers."""
+        return {"rows": np.arange(len(catalogue))}
+
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_NoiseScorer":
+        return _NoiseScorer(len(arrays["rows"]), self._seed)
+
+
+class _NoiseScorer:
+    """A hash of (seed, user, item) in [0, 1), so that no score depends on tiles or workers.
+
+    A user is the hash of the profile: it is the same wherever the user is scored.
+    """
+
+    space_Nd = None
+
+    def __init__(self, num_items: int, seed: int) -> None:
+        self.num_items = num_items
+        self._seed = seed
+
+    def prepare(self, profiles: Bags, user_B: Tensor) -> Tensor:
+        del user_B
+        noise_V = _mixed(profiles.values + 1)
+        owner_V = torch.repeat_interleave(torch.arange(len(profiles)), profiles.lengths)
+        sums_B = torch.zeros(len(profiles), dtype=torch.int64).index_add_(0, owner_V, noise_V)
+        return _mixed(sums_B + self._seed)
+
+    def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
+        noise_BT = _mixed(state[:, None] ^ _mixed(torch.arange(start, stop) + 1)[None, :])
+        return (noise_BT & 0xFFFFFF).float() / 2**24
+
+
+def _mixed(value: Tensor) -> Tensor:
+    """A 64-bit finaliser in the manner of splitmix64 (Steele et al. 2014), wrapping."""
+    value = (value ^ ((value >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
+    value = (value ^ ((value >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
+    return value ^ ((value >> 31) & 0x1FFFFFFFF)

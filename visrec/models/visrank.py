@@ -1,0 +1,113 @@
+"""VisRank (section 5.2 of the CuratorNet paper): what looks like the profile. Nothing is trained.
+
+With s_ip the cosine similarity of the features of items i and p, a user's score of i is over the
+items p of the profile: `max` the largest s_ip, `mean` their mean, `mean_top_k` the mean of the k
+largest.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from visrec.models.contract import (
+    Arrays,
+    Bags,
+    Catalogue,
+    DotScorer,
+    Needs,
+    Scorer,
+    Sizes,
+    in_blocks,
+    pool,
+)
+from visrec.ragged import Ragged
+
+
+_SIMILAR_ROWS = 256  # profile items compared with a tile at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisRankConfig:
+    """How the similarities to the profile become one score.
+
+    Attributes:
+        mode: max, mean, or mean_top_k of the similarities.
+        top_k: k of mean_top_k.
+    """
+
+    mode: Literal["max", "mean", "mean_top_k"] = "mean"
+    top_k: int = 3
+
+
+class VisRank(nn.Module):
+    """See the module's docstring."""
+
+    Config = VisRankConfig
+    needs = Needs(features=True)
+    trains_on: Literal["nothing"] = "nothing"
+
+    def __init__(self, config: VisRankConfig, sizes: Sizes) -> None:
+        del sizes
+        super().__init__()
+        self.config = config
+
+    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+        """There is nothing to take."""
+
+    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+        """`unit`: (N, D) float32 features of length 1."""
+        return {"unit": in_blocks(catalogue.feature_ND, nn.functional.normalize)}
+
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Scorer:
+        unit_ND = torch.from_numpy(np.asarray(arrays["unit"]))
+        if self.config.mode == "mean":
+            # The mean of cosines is the cosine part of a dot product with the mean of unit vectors.
+            return DotScorer(unit_ND, lambda bags, _: pool(unit_ND, bags, "mean"))
+        top_k = 1 if self.config.mode == "max" else self.config.top_k
+        return _NearestScorer(unit_ND, top_k)
+
+
+class _NearestScorer:
+    """Scores by the mean of the `top_k` largest similarities to the profile."""
+
+    def __init__(self, unit_ND: Tensor, top_k: int) -> None:
+        self.space_Nd = unit_ND
+        self._top_k = top_k
+
+    @property
+    def num_items(self) -> int:
+        return len(self.space_Nd)
+
+    def prepare(self, profiles: Bags, user_B: Tensor) -> Bags:
+        del user_B
+        return profiles
+
+    def tile(self, state: Bags, start: int, stop: int) -> Tensor:
+        tile_TD = self.space_Nd[start:stop]
+        # In blocks of one shape, so that no sum depends on how many profile items share the block.
+        parts_VT = [
+            (_padded(self.space_Nd[rows]) @ tile_TD.T)[: len(rows)]
+            for rows in state.values.split(_SIMILAR_ROWS)
+        ]
+        similar_VT = torch.cat(parts_VT)
+        if self._top_k == 1:
+            own = Bags(torch.arange(len(similar_VT)), state.offsets)
+            return pool(similar_VT, own, "max")
+        lists = similar_VT.split(state.lengths.tolist())
+        return torch.stack([_mean_top(rows_PT, self._top_k) for rows_PT in lists])
+
+
+def _padded(rows_VD: Tensor) -> Tensor:
+    return nn.functional.pad(rows_VD, (0, 0, 0, _SIMILAR_ROWS - len(rows_VD)))
+
+
+def _mean_top(similar_PT: Tensor, k: int) -> Tensor:
+    """(T,) means of the k largest of each column, of all P where P < k, zeros where P = 0."""
+    if not len(similar_PT):
+        return similar_PT.new_zeros(similar_PT.shape[1])
+    return similar_PT.topk(min(k, len(similar_PT)), dim=0).values.mean(dim=0)

@@ -1,0 +1,56 @@
+"""How far the workers are: they add to one counter, the job reads it and shows it."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+
+@ray.remote(num_cpus=0)
+class Tally:
+    """Amounts by name (rows done, seconds of a phase) and lines to show."""
+
+    def __init__(self) -> None:
+        self._amounts: Counter[str] = Counter()
+        self._lines: list[str] = []
+
+    def add(self, amounts: dict[str, float]) -> None:
+        self._amounts.update(amounts)
+
+    def say(self, line: str) -> None:
+        self._lines.append(line)
+
+    def read(self) -> tuple[dict[str, float], list[str]]:
+        """All amounts so far, and the lines since the last call."""
+        lines, self._lines = self._lines, []
+        return dict(self._amounts), lines
+
+
+class Timer:
+    """Seconds by phase in one worker, told to the tally at once.
+
+    Args:
+        tally: a handle of a `Tally`.
+    """
+
+    def __init__(self, tally: Any) -> None:
+        self._tally = tally
+        self._amounts: Counter[str] = Counter()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the seconds spent inside to `<name>_s`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._amounts[f"{name}_s"] += time.perf_counter() - start
+
+    def done(self, **amounts: float) -> None:
+        """Sends what was measured since the last call, with amounts such as `rows=64`."""
+        self._amounts.update(amounts)
+        self._tally.add.remote(dict(self._amounts))
+        self._amounts.clear()

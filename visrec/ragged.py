@@ -1,0 +1,72 @@
+"""Lists of different lengths without padding: one flat array and the offsets of its parts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """B lists as one array.
+
+    Args:
+        values: (V,) integers, list after list.
+        offsets: (B + 1,) int64; list b is `values[offsets[b]:offsets[b + 1]]`.
+    """
+
+    values: Ints
+    offsets: Ints
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, b: int) -> Ints:
+        return self.values[self.offsets[b] : self.offsets[b + 1]]
+
+    @property
+    def lengths(self) -> Ints:
+        """(B,) the length of each list."""
+        return np.diff(self.offsets)
+
+    @property
+    def owners(self) -> Ints:
+        """(V,) the list that each value is in."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def take(self, rows: Ints) -> "Ragged":
+        """The lists at `rows`, in that order."""
+        starts, lengths = self.offsets[:-1][rows], self.lengths[rows]
+        offsets = offsets_of(lengths)
+        return Ragged(self.values[positions(starts, offsets)], offsets)
+
+    def slice(self, start: int, stop: int) -> "Ragged":
+        """The lists from `start` to `stop`; no values are copied."""
+        offsets = self.offsets[start : stop + 1]
+        return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+    def pad_to(self, count: int) -> "Ragged":
+        """The same lists with empty ones behind, `count` in all."""
+        return Ragged(self.values, np.pad(self.offsets, (0, count - len(self)), mode="edge"))
+
+    @staticmethod
+    def group(owners: Ints, values: Ints, count: int) -> "Ragged":
+        """`count` lists from values and their owners, which must be sorted."""
+        return Ragged(values, offsets_of(np.bincount(owners, minlength=count)))
+
+
+def offsets_of(lengths: Ints) -> npt.NDArray[np.int64]:
+    """(B + 1,) offsets of lists with these (B,) lengths."""
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets
+
+
+def positions(starts: Ints, offsets: Ints) -> npt.NDArray[np.int64]:
+    """(V,) start, start + 1, ... for each list: the arange of every part, in one go."""
+    within: npt.NDArray[np.int64] = np.arange(offsets[-1]) + np.repeat(
+        starts - offsets[:-1], np.diff(offsets)
+    )
+    return within

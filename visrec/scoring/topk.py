@@ -1,0 +1,142 @@
+"""The k best items for each of many users: exact, tile by tile, the same for any batch.
+
+Users are scored in blocks of `USER_ROWS` and items in tiles of `ITEM_COLUMNS`, padded to exactly
+that: a matrix product may add up in another order for another shape, and then results would change
+with the batch size or the number of workers. Ties go to the lower row, which is the smaller id.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from visrec.models.contract import Bags, Scorer
+from visrec.ragged import Ragged
+
+USER_ROWS = 128
+ITEM_COLUMNS = 8192  # 4 MB of float32 scores a block: about a core's share of the last cache
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best items of B users, best first.
+
+    Args:
+        row_BK: (B, K) catalogue rows, -1 where a user has fewer candidates.
+        score_BK: (B, K) float32, -inf there.
+    """
+
+    row_BK: npt.NDArray[np.int64]
+    score_BK: npt.NDArray[np.float32]
+
+
+def user_blocks(
+    scorer: Scorer, profiles: Ragged, user_B: npt.NDArray[np.int64]
+) -> Iterator[tuple[slice, object]]:
+    """Slices of at most `USER_ROWS` users and the scorer's state for each, padded to that many."""
+    for start in range(0, len(user_B), USER_ROWS):
+        block = slice(start, min(start + USER_ROWS, len(user_B)))
+        rows = np.full(USER_ROWS, -1, np.int64)
+        rows[: block.stop - start] = user_B[block]
+        bags = Bags.of(profiles.slice(block.start, block.stop).pad_to(USER_ROWS))
+        yield block, scorer.prepare(bags, torch.from_numpy(rows))
+
+
+def item_tiles(scorer: Scorer, state: object) -> Iterator[tuple[int, Tensor]]:
+    """The first item of each tile and the tile's (USER_ROWS, T) scores.
+
+    The last tile ends at the last item and so may overlap the one before; what overlaps is cut off.
+    """
+    count = scorer.num_items
+    for start in range(0, count, ITEM_COLUMNS):
+        stop = min(start + ITEM_COLUMNS, count)
+        first = max(0, stop - ITEM_COLUMNS)
+        yield start, scorer.tile(state, first, stop)[:, start - first :]
+
+
+@torch.inference_mode()
+def top_k(
+    scorer: Scorer,
+    profiles: Ragged,
+    user_B: npt.NDArray[np.int64],
+    excluded: Ragged,
+    available_N: npt.NDArray[np.bool_] | None,
+    k: int,
+) -> Best:
+    """The k best items of each of B users.
+
+    Args:
+        scorer: the scores.
+        profiles: B lists of catalogue rows.
+        user_B: (B,) trained user rows, -1 for users that training has not seen.
+        excluded: B lists of rows that are no candidates for that user.
+        available_N: which items are candidates at all; None for all.
+        k: how many.
+    """
+    rows = np.full((len(user_B), k), -1, np.int64)
+    scores = np.full((len(user_B), k), -np.inf, np.float32)
+    closed_N = None if available_N is None else torch.from_numpy(~available_N)
+    for block, state in user_blocks(scorer, profiles, user_B):
+        size = block.stop - block.start
+        owner_V, item_V = _sorted_by_item(excluded.slice(block.start, block.stop))
+        best_row = torch.empty(size, 0, dtype=torch.int64)
+        best_score = torch.empty(size, 0)
+        for start, tile in item_tiles(scorer, state):
+            score_BT = tile[:size]
+            stop = start + score_BT.shape[1]
+            inside = slice(*np.searchsorted(item_V, [start, stop]))
+            score_BT[owner_V[inside], item_V[inside] - start] = -torch.inf
+            if closed_N is not None:
+                score_BT.masked_fill_(closed_N[start:stop], -torch.inf)
+            score, place = _best(score_BT, k)
+            best_row = torch.cat([best_row, place + start], dim=1)
+            best_score, place = _best(torch.cat([best_score, score], dim=1), k)
+            best_row = best_row.gather(1, place)
+        found = best_row.shape[1]
+        rows[block, :found] = best_row.masked_fill(best_score == -torch.inf, -1).numpy()
+        scores[block, :found] = best_score.numpy()
+    return Best(rows, scores)
+
+
+def _sorted_by_item(lists: Ragged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    order = np.argsort(lists.values, kind="stable")
+    return lists.owners[order], np.asarray(lists.values[order], np.int64)
+
+
+def _best(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their places, best first, ties to the lower place.
+
+    `torch.topk` breaks ties as it likes. Within the k, sorting mends that; where the tie runs
+    across the k-th place, that row is sorted whole.
+    """
+    wide = min(k + 1, score_BT.shape[1])
+    score, place = score_BT.topk(wide, dim=1)
+    k = min(k, score_BT.shape[1])
+    if wide > k:
+        for row in (score[:, k] == score[:, k - 1]).nonzero().flatten().tolist():
+            order = score_BT[row].argsort(descending=True, stable=True)[:wide]
+            score[row], place[row] = score_BT[row][order], order
+    place, by_place = place[:, :k].sort(dim=1)
+    score, by_score = score[:, :k].gather(1, by_place).sort(dim=1, descending=True, stable=True)
+    return score, place.gather(1, by_score)
+
+
+@torch.inference_mode()
+def nearest_of_profile(
+    space_Nd: Tensor, profiles: Ragged, row_BK: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """(B, K) the profile item nearest, by cosine, to each recommended item; -1 where there is none.
+
+    Ties go to the item that comes first in the profile.
+    """
+    nearest = np.full(row_BK.shape, -1, np.int64)
+    unit = torch.nn.functional.normalize
+    for b, row_K in enumerate(row_BK):
+        row_K, profile = row_K[row_K >= 0], profiles[b]
+        if len(row_K) and len(profile):
+            profile_Pd, item_Kd = (unit(space_Nd[np.asarray(r, np.int64)]) for r in (profile, row_K))
+            nearest[b, : len(row_K)] = profile[(item_Kd @ profile_Pd.T).argmax(dim=1).numpy()]
+    return nearest

@@ -1,0 +1,419 @@
+"""Where bytes live: a local directory or an `s3://` prefix, behind one small class.
+
+Credentials come from the boto3 chain and an endpoint other than AWS from `AWS_ENDPOINT_URL`; boto3
+(small objects, conditional writes), pyarrow (tables) and Ray (checkpoints) all get theirs here. A
+`Store` holds no secret: it can be pickled to a worker, which asks its own chain, so credentials that
+expire are renewed wherever they are used.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from visrec.errors import InputError, StorageError
+
+_WRITE_ID = "visrec-write-id"
+_MISSING = {"404", "NoSuchKey", "NotFound"}
+_LOST = {"412", "PreconditionFailed"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a listing: its name below the store, its bytes, and a mark that changes with it."""
+
+    name: str
+    size: int
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """A directory or an S3 prefix. `store / "x"` is the one below it.
+
+    Args:
+        root: an absolute local path, or `s3://bucket[/prefix]`, without a slash at the end.
+        endpoint: the S3 endpoint where it is not AWS's.
+    """
+
+    root: str
+    endpoint: str | None = None
+
+    @staticmethod
+    def at(uri: str) -> "Store":
+        """The store at a path or URI.
+
+        Raises:
+            InputError: the scheme is neither `s3://` nor a local path, or the bucket is missing.
+        """
+        scheme, separator, rest = uri.partition("://")
+        if not separator:
+            return Store(os.path.abspath(os.path.expanduser(uri)))
+        if scheme == "file":
+            return Store(os.path.abspath(rest))
+        if scheme != "s3" or not rest.strip("/"):
+            raise InputError(
+                f"Found the location {uri!r}; expected a local path or s3://bucket/prefix."
+            )
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        return Store(uri.rstrip("/"), endpoint)
+
+    def __truediv__(self, name: str) -> "Store":
+        return Store(f"{self.root}/{name}", self.endpoint)
+
+    @property
+    def is_s3(self) -> bool:
+        return self.root.startswith("s3://")
+
+    @property
+    def path(self) -> str:
+        """The root as pyarrow's file systems want it: no scheme."""
+        return self.root.removeprefix("s3://")
+
+    def uri(self, name: str) -> str:
+        return f"{self.root}/{name}" if name else self.root
+
+    def filesystem(self) -> pafs.FileSystem:
+        """The pyarrow file system, with credentials that are fresh now."""
+        return _arrow_s3(*_credentials(), self.endpoint) if self.is_s3 else pafs.LocalFileSystem()
+
+    # Small objects, whole.
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one file.
+
+        Raises:
+            StorageError: it is not there, or the store refuses.
+        """
+        return self.read_versioned(name)[0]
+
+    def read_versioned(self, name: str) -> tuple[bytes, str]:
+        """The bytes of one file and its version, for `replace`."""
+        with translated("read", self.uri(name)):
+            if self.is_s3:
+                reply = self._s3().get_object(Bucket=self._bucket, Key=self._key(name))
+                return reply["Body"].read(), reply["ETag"]
+            data = Path(self.root, name).read_bytes()
+            return data, hashlib.sha256(data).hexdigest()
+
+    def read_json(self, name: str) -> Any:
+        return json.loads(self.read(name))
+
+    def exists(self, name: str) -> bool:
+        with translated("look at", self.uri(name)):
+            if not self.is_s3:
+                return Path(self.root, name).is_file()
+            try:
+                self._s3().head_object(Bucket=self._bucket, Key=self._key(name))
+            except ClientError as error:
+                if _code(error) in _MISSING:
+                    return False
+                raise
+            return True
+
+    def write(self, name: str, data: bytes) -> None:
+        """Writes one file, whole or not at all, in place of any other of that name."""
+        with translated("write", self.uri(name)):
+            if self.is_s3:
+                self._s3().put_object(Bucket=self._bucket, Key=self._key(name), Body=data)
+            else:
+                with _local_draft(Path(self.root, name)) as draft:
+                    draft.write_bytes(data)
+
+    def write_json(self, name: str, value: Any) -> None:
+        self.write(name, to_json(value))
+
+    # Conditional writes: the commits.
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes a file that must not exist yet; False where another writer was first."""
+        with translated("create", self.uri(name)):
+            if self.is_s3:
+                return self._conditional_put(name, data, {"IfNoneMatch": "*"})
+            target = Path(self.root, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+            try:
+                _write_synced(draft, data)
+                os.link(draft, target)  # atomic, and refuses where the target exists
+                return True
+            except FileExistsError:
+                return False
+            finally:
+                draft.unlink(missing_ok=True)
+
+    def replace(self, name: str, data: bytes, version: str) -> bool:
+        """Writes a file that must still have `version`; False where it has changed since."""
+        with translated("replace", self.uri(name)):
+            if self.is_s3:
+                return self._conditional_put(name, data, {"IfMatch": version})
+            target = Path(self.root, name)
+            with open(target.with_name(f".{target.name}.lock"), "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it if this process dies
+                if self.read_versioned(name)[1] != version:
+                    return False
+                with _local_draft(target) as draft:
+                    draft.write_bytes(data)
+                return True
+
+    def _conditional_put(self, name: str, data: bytes, condition: dict[str, Any]) -> bool:
+        """A conditional put whose lost reply is neither a lost nor a doubled write.
+
+        A retry of a put that did succeed answers 412, so the object's own mark decides whose it is.
+        """
+        mark = uuid.uuid4().hex
+        where = {"Bucket": self._bucket, "Key": self._key(name)}
+        try:
+            self._s3().put_object(**where, Body=data, Metadata={_WRITE_ID: mark}, **condition)
+            return True
+        except (ClientError, BotoCoreError) as error:
+            try:
+                found = self._s3().head_object(**where)["Metadata"].get(_WRITE_ID)
+            except ClientError as missing:
+                if _code(missing) not in _MISSING:
+                    raise
+                found = None
+            if found == mark:
+                return True
+            if isinstance(error, ClientError) and _code(error) in _LOST:
+                return False
+            raise
+
+    # Listings and removal.
+
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Every file below the store whose name starts with `prefix`, a page at a time; no dotfiles.
+
+        Local names come sorted; S3 lists in key order. A store that is not there lists nothing.
+        """
+        with translated("list", self.uri(prefix)):
+            yield from self._list_s3(prefix) if self.is_s3 else self._list_local(prefix)
+
+    def _list_s3(self, prefix: str) -> Iterator[Entry]:
+        base = self._key("")
+        pages = self._s3().get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self._bucket, Prefix=base + prefix):
+            for entry in page.get("Contents", []):
+                name = entry["Key"][len(base) :]
+                if name and not name.endswith("/") and not _hidden(name):
+                    yield Entry(name, entry["Size"], entry["ETag"].strip('"'))
+
+    def _list_local(self, prefix: str) -> Iterator[Entry]:
+        folder = prefix.rpartition("/")[0]
+        for directory, folders, files in os.walk(os.path.join(self.root, folder)):
+            folders.sort()
+            for file in sorted(files):
+                path = os.path.join(directory, file)
+                name = os.path.relpath(path, self.root).replace(os.sep, "/")
+                if name.startswith(prefix) and not _hidden(name):
+                    stat = os.stat(path)
+                    yield Entry(name, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Removes files; those that are gone already are no error."""
+        for name in names:
+            with translated("delete", self.uri(name)):
+                if self.is_s3:
+                    self._s3().delete_object(Bucket=self._bucket, Key=self._key(name))
+                else:
+                    Path(self.root, name).unlink(missing_ok=True)
+
+    # Tables.
+
+    def read_table(self, name: str, columns: Iterable[str] | None = None) -> pa.Table:
+        """One Parquet file."""
+        with translated("read", self.uri(name)):
+            chosen = None if columns is None else list(columns)
+            source = self.filesystem().open_input_file(f"{self.path}/{name}")
+            with source, pq.ParquetFile(source) as file:
+                return file.read(columns=chosen)
+
+    def write_table(self, name: str, table: pa.Table) -> int:
+        """Writes one Parquet file, whole or not at all; returns its bytes."""
+        with translated("write", self.uri(name)):
+            if self.is_s3:
+                with self.filesystem().open_output_stream(f"{self.path}/{name}") as sink:
+                    pq.write_table(table, sink, compression="zstd")
+                    return int(sink.tell())
+            target = Path(self.root, name)
+            with _local_draft(target) as draft:
+                pq.write_table(table, draft, compression="zstd")
+                return draft.stat().st_size
+
+    # S3 plumbing.
+
+    @property
+    def _bucket(self) -> str:
+        return self.path.partition("/")[0]
+
+    def _key(self, name: str) -> str:
+        prefix = self.path.partition("/")[2]
+        return f"{prefix}/{name}" if prefix else name
+
+    def _s3(self) -> Any:
+        return _boto_s3(os.getpid(), self.endpoint)
+
+    def check_writable(self) -> None:
+        """Writes and removes a small file, so that a refusal is known before any work.
+
+        Raises:
+            InputError: the store refuses.
+        """
+        probe = f".visrec-probe-{uuid.uuid4().hex}"
+        try:
+            self.write(probe, b"may visrec write here?")
+            self.delete([probe])
+        except StorageError as error:
+            raise InputError(str(error)) from error
+
+
+def read_uri(uri: str) -> bytes:
+    """The bytes of one file named by a local path or an `s3://` URI."""
+    folder, _, name = uri.rpartition("/")
+    return Store.at(folder or ".").read(name)
+
+
+def _hidden(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(".")
+
+
+def to_json(value: Any) -> bytes:
+    """JSON as every artifact has it: sorted keys, two spaces, a newline at the end."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def _local_draft(target: Path) -> Iterator[Path]:
+    """A hidden neighbour of `target` that takes its place at the end, or is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        yield draft
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)
+def _session(_pid: int) -> boto3.Session:
+    return boto3.Session()
+
+
+def _credentials() -> tuple[str | None, str | None, str | None, str | None]:
+    """Access key, secret key, token and region as boto3 finds (and renews) them."""
+    session = _session(os.getpid())
+    found = session.get_credentials()
+    if found is None:
+        raise StorageError(
+            "Found no S3 credentials; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an AWS "
+            "profile, or a role of this machine."
+        )
+    frozen = found.get_frozen_credentials()
+    return frozen.access_key, frozen.secret_key, frozen.token, session.region_name
+
+
+@lru_cache(maxsize=4)
+def _arrow_s3(
+    access: str | None,
+    secret: str | None,
+    token: str | None,
+    region: str | None,
+    endpoint: str | None,
+) -> pafs.S3FileSystem:
+    scheme, _, host = (endpoint or "").partition("://")
+    return pafs.S3FileSystem(
+        access_key=access,
+        secret_key=secret,
+        session_token=token,
+        region=region or "us-east-1",
+        endpoint_override=host or None,
+        scheme=scheme or "https",
+        connect_timeout=5,
+        request_timeout=60,
+    )
+
+
+@lru_cache(maxsize=4)
+def _boto_s3(pid: int, endpoint: str | None) -> Any:
+    # A store that cannot be reached must not hold a job for minutes; five attempts ride out a
+    # short outage (botocore's "standard" mode backs off up to 20 s between them). Stores other than
+    # AWS seldom serve a host name per bucket, nor AWS's newer default checksums.
+    config = Config(
+        connect_timeout=5,
+        read_timeout=60,
+        retries={"mode": "standard", "total_max_attempts": 5},
+        max_pool_connections=32,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    return _session(pid).client("s3", endpoint_url=endpoint, config=config)
+
+
+def forget_credentials() -> None:
+    """Drops cached clients, so that a changed environment is read again."""
+    for cached in (_session, _arrow_s3, _boto_s3):
+        cached.cache_clear()
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+@contextmanager
+def translated(action: str, uri: str) -> Iterator[None]:
+    """Any failure of a store as one paragraph that says what to look at."""
+    try:
+        yield
+    except (ClientError, BotoCoreError, OSError) as error:
+        raise StorageError(f"Could not {action} {uri}: {_explain(error, uri)}") from error
+
+
+def _explain(error: Exception, uri: str) -> str:
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full; free some space, or point --workspace at another disk."
+    if isinstance(error, FileNotFoundError) or (
+        isinstance(error, ClientError) and _code(error) in {*_MISSING, "NoSuchBucket"}
+    ):
+        what = "bucket" if "NoSuchBucket" in text else "file"
+        return f"there is no such {what}."
+    if not uri.startswith("s3://"):
+        if isinstance(error, PermissionError):
+            return "permission denied for this user; check the folder's owner and mode."
+        return text
+    refusals = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ACCESS_DENIED")
+    if any(word in text for word in (*refusals, "403", "Forbidden")):
+        endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS")
+        return (
+            f"the store at {endpoint} refused these credentials (access denied). Expected an access "
+            "key that may do this here: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the "
+            "profile or role, and the bucket's policy."
+        )
+    if "EndpointConnection" in text or "ConnectTimeout" in text or "NETWORK_CONNECTION" in text:
+        return f"no answer from {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}; check AWS_ENDPOINT_URL."
+    return text

@@ -1,0 +1,84 @@
+"""What training reads, put together once and shared by the workers of a node."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from visrec.features.table import load_features, read_manifest
+from visrec.interactions.log import build_log
+from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
+from visrec.models.contract import Catalogue, Sizes
+from visrec.ragged import Ragged
+from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.sources.tables import digest_files
+from visrec.storage import Store
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Training items of each user, and users to validate with; all items as catalogue rows.
+
+    Args:
+        item_ids: (N,) sorted.
+        user_ids: (U,) sorted.
+        feature_ND: (N, D) float16.
+        train: U lists.
+        validation: users with a held-out basket.
+        test_users: how many users have a test basket, which is not here.
+        without_item: interactions left out because their item has no feature.
+        made_from: digests and settings, for the model's config.json.
+    """
+
+    item_ids: pa.StringArray
+    user_ids: pa.StringArray
+    feature_ND: npt.NDArray[np.float16]
+    train: Ragged
+    validation: HeldOut
+    test_users: int
+    without_item: int
+    made_from: Mapping[str, Any]
+
+    @property
+    def catalogue(self) -> Catalogue:
+        return Catalogue(feature_ND=self.feature_ND, trained_N=np.arange(len(self.item_ids)))
+
+    @property
+    def sizes(self) -> Sizes:
+        n, dim = self.feature_ND.shape
+        return Sizes(items=n, users=len(self.user_ids), feature_dim=dim)
+
+
+def load_training_data(
+    features: Store, interactions: InteractionsConfig, uri: str, held: SplitConfig
+) -> TrainingData:
+    """Reads features and interactions and splits them; the test basket stays out.
+
+    Raises:
+        InputError: either is missing, empty, or does not fit the other.
+    """
+    manifest = read_manifest(features)
+    item_ids, feature_ND = load_features(features)
+    log = build_log(read_interactions(interactions, uri), item_ids)
+    part_R = split(log, held)
+    return TrainingData(
+        item_ids=item_ids,
+        user_ids=log.user_ids,
+        feature_ND=feature_ND,
+        train=log.where(part_R == Part.TRAIN),
+        validation=held_out(log, part_R, Part.VALIDATION),
+        test_users=len(held_out(log, part_R, Part.TEST)),
+        without_item=log.without_item,
+        made_from={
+            "features": {"digest": manifest.digest, **manifest.identity.__dict__},
+            "interactions": {
+                "digest": digest_files(uri, "interactions.path"),
+                "min_rating": interactions.min_rating,
+                "as_of": interactions.as_of,
+            },
+            "split": held.__dict__,
+        },
+    )

@@ -1,0 +1,274 @@
+"""The training loop: triples, steps, exact validation AUC, one report an epoch. No Ray in here.
+
+One process or one of several under `torch.distributed`: every worker draws its share of the streams
+of a step, gradients are averaged, and the validation AUC is that of all workers' users, so that the
+schedule and the early stop are the same everywhere.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from visrec.errors import InputError
+from visrec.evaluation.metrics import per_user
+from visrec.evaluation.ranking import stand
+from visrec.interactions.split import HeldOut
+from visrec.interactions.triples import (
+    SamplingConfig,
+    Triples,
+    TripleSampler,
+    stream_count,
+)
+from visrec.models.contract import Bags, Catalogue, TripleBatch
+from visrec.training.data import TrainingData
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a model is fitted. The optimiser is Adam, the loss a sum over the batch as in the paper.
+
+    Attributes:
+        epochs: at most this many.
+        triples_per_epoch: drawn anew each epoch.
+        batch_size: triples a step, all workers together.
+        learning_rate: of Adam, at the start.
+        weight_decay: times the parameters, added to the gradient of the batch's summed loss.
+        lr_factor: the learning rate is multiplied by this when validation AUC stands still,
+        lr_patience: that is, for more than this many epochs.
+        stop_patience: training ends when it has not risen for this many epochs.
+        validation_users: at most this many users, drawn once, are validated with.
+        precision: bfloat16 computes the towers in autocast; float32 does not.
+        seed: of weights and triples.
+    """
+
+    epochs: int = 20
+    triples_per_epoch: int = 40_960
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    lr_factor: float = 0.6
+    lr_patience: int = 2
+    stop_patience: int = 6
+    validation_users: int = 10_000
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "triples_per_epoch", "batch_size", "validation_users"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"Found --train.{name} {getattr(self, name)}; expected at least 1."
+                )
+        if not self.learning_rate > 0:
+            raise InputError(
+                f"Found --train.learning_rate {self.learning_rate}; expected above 0."
+            )
+
+
+# The threshold below which a rise of the AUC is none: ReduceLROnPlateau's in the reference run.
+_THRESHOLD = 1e-4
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which worker of how many this process is, and where it computes."""
+
+    rank: int = 0
+    workers: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+
+@dataclass
+class Progress:
+    """Everything that a checkpoint has to bring back besides weights and optimiser.
+
+    Args:
+        epoch: epochs done.
+        history: one entry an epoch: loss, val_auc, learning_rate, seconds, triples.
+        best_auc: the highest validation AUC so far.
+        stale: epochs since.
+    """
+
+    epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_auc: float = -math.inf
+    stale: int = 0
+
+
+class Trainer:
+    """One worker's training of one model.
+
+    Args:
+        model: built and fitted, the same on every worker, on `place.device`.
+        data: shared, read only.
+        config: how to fit.
+        sampling: how to draw.
+        place: which worker this is.
+        wrap: makes the module whose gradients are averaged (DDP), or returns it as it is.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        data: TrainingData,
+        config: TrainConfig,
+        sampling: SamplingConfig,
+        place: Place,
+        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    ) -> None:
+        self.model, self.data, self.config, self.place = model, data, config, place
+        self.wrapped = wrap(model)
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.scheduler = ReduceLROnPlateau(
+            self.optimizer,
+            mode="max",
+            factor=config.lr_factor,
+            patience=config.lr_patience,
+            threshold=_THRESHOLD,
+            threshold_mode="abs",
+        )
+        self.sampler = TripleSampler(data.train, len(data.item_ids), sampling, config.seed)
+        self.validation = _some(data.validation, config.validation_users, config.seed)
+        self.progress = Progress()
+        self.best: dict[str, Tensor] = {}
+        self._streams = stream_count(place.workers)
+        if config.batch_size % self._streams:
+            raise InputError(
+                f"Found --train.batch_size {config.batch_size}; expected a multiple of "
+                f"{self._streams} for {place.workers} workers."
+            )
+
+    def run(self, report: Callable[["Trainer"], None]) -> None:
+        """Trains to the end, from where `progress` stands, with a report after each epoch."""
+        while not self.finished:
+            start, epoch = time.perf_counter(), self.progress.epoch
+            loss = self._epoch(epoch)
+            self._judge(loss, validation_auc(self.model, self.data, self.validation, self.place))
+            self.progress.history[-1]["seconds"] = time.perf_counter() - start
+            self.progress.epoch = epoch + 1
+            report(self)
+
+    @property
+    def finished(self) -> bool:
+        return (
+            self.progress.epoch >= self.config.epochs
+            or self.progress.stale >= self.config.stop_patience
+        )
+
+    def _epoch(self, epoch: int) -> float:
+        """One epoch's steps; returns the mean loss of its triples, all workers together."""
+        self.model.train()
+        self.sampler.start_epoch(epoch)
+        torch.manual_seed(hash((self.config.seed, epoch, self.place.rank)))
+        size = self.config.batch_size // self._streams
+        mine = range(self.place.rank, self._streams, self.place.workers)
+        steps = max(1, self.config.triples_per_epoch // self.config.batch_size)
+        losses = torch.zeros((), dtype=torch.float64, device=self.place.device)
+        for step in range(steps):
+            batch = make_batch(self.sampler.step(step, size, mine), self.data, self.place.device)
+            with self._autocast():
+                loss = self.wrapped(batch)
+            self.optimizer.zero_grad(set_to_none=True)
+            # Workers' gradients are averaged: of means over equal shares, the mean over the batch.
+            (loss * self.config.batch_size).backward()
+            self.optimizer.step()
+            losses += loss.detach()
+        return float(_mean_over_workers(losses / steps, self.place))
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(
+            self.place.device.type,
+            torch.bfloat16,
+            enabled=self.config.precision == "bfloat16",
+        )
+
+    def _judge(self, loss: float, auc: float) -> None:
+        """Books the epoch, keeps the best weights, moves the learning rate."""
+        progress = self.progress
+        learning_rate = self.optimizer.param_groups[0]["lr"]
+        progress.history.append(
+            {
+                "loss": loss,
+                "val_auc": auc,
+                "learning_rate": learning_rate,
+                "triples": float(self.config.triples_per_epoch),
+            }
+        )
+        # Without anybody to validate with, the last weights are the best there are.
+        if math.isnan(auc) or auc > progress.best_auc + _THRESHOLD:
+            progress.best_auc, progress.stale = auc, 0
+            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        else:
+            progress.stale += 1
+        if not math.isnan(auc):
+            self.scheduler.step(auc)
+
+
+def make_batch(triples: Triples, data: TrainingData, device: torch.device) -> TripleBatch:
+    """Triples over their distinct items, with features, on the device."""
+    parts = [triples.profiles.values, triples.positive_B, triples.negative_B]
+    item_M, place = np.unique(np.concatenate(parts), return_inverse=True)
+    profile_V, positive_B, negative_B = np.split(place, np.cumsum([len(p) for p in parts])[:-1])
+    tensor = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    return TripleBatch(
+        item_M=tensor(item_M),
+        feature_MD=tensor(data.feature_ND[item_M]).float(),
+        user_B=tensor(triples.user_B),
+        profiles=Bags(tensor(profile_V), tensor(triples.profiles.offsets)),
+        positive_B=tensor(positive_B),
+        negative_B=tensor(negative_B),
+    )
+
+
+def validation_auc(model: Any, data: TrainingData, held: HeldOut, place: Place) -> float:
+    """The exact AUC, mean over the users of all workers; NaN where nobody is held out.
+
+    Args:
+        model: scored as it stands.
+        data: its catalogue is ranked.
+        held: all users; this worker takes its share.
+        place: which share.
+    """
+    mine = held.take(np.arange(place.rank, len(held), place.workers))
+    total = torch.zeros(2, dtype=torch.float64, device=place.device)
+    if len(mine):
+        auc_E = score_held_out(model, data.catalogue, mine)
+        total += torch.tensor([auc_E.sum(), len(auc_E)], dtype=torch.float64)
+    total = _mean_over_workers(total, place)
+    return float(total[0] / total[1])
+
+
+def score_held_out(
+    model: Any, catalogue: Catalogue, held: HeldOut
+) -> npt.NDArray[np.float64]:
+    """(E,) the AUC of each held-out user."""
+    model.eval()
+    scorer = model.scorer(model.item_arrays(catalogue))
+    return per_user(stand(scorer, held.profiles, held.user_E, held.targets), ())["auc"]
+
+
+def _some(held: HeldOut, most: int, seed: int) -> HeldOut:
+    """At most that many of the users, drawn without replacement, in their order."""
+    if len(held) <= most:
+        return held
+    rows = np.random.default_rng(seed).choice(len(held), most, replace=False)
+    return held.take(np.sort(rows))
+
+
+def _mean_over_workers(value: Tensor, place: Place) -> Tensor:
+    if place.workers > 1:
+        torch.distributed.all_reduce(value)
+    return value / place.workers
+
