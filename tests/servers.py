@@ -422,7 +422,9 @@ def main() -> None:
         "--bucket", default="visrec", help="bucket to create (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    # SIGINT by hand too: a process started in the background of a script is born ignoring it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: sys.exit(0))
     with SeaweedFS(port=arguments.port) as server:
         server.client().create_bucket(Bucket=arguments.bucket)
         for name, value in server.env().items():
@@ -432,10 +434,7 @@ def main() -> None:
             "Paste the lines above into another terminal.",
             flush=True,
         )
-        try:
-            signal.pause()
-        except KeyboardInterrupt:
-            print("# stopped", flush=True)  # noqa: T201
+        signal.pause()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from botocore.exceptions import ClientError
 
 from tests import servers
 from tests.servers import SeaweedFS, ServerError, TokenCluster
+
+CHECKOUT = Path(__file__).parents[1]
 
 
 def test_missing_program_is_named() -> None:
@@ -86,24 +89,31 @@ def test_objects_outlive_a_kill() -> None:
     assert servers.is_free(server.port)
 
 
-@pytest.mark.s3
-def test_served_by_hand() -> None:
+@pytest.fixture
+def served_by_hand() -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "tests.servers", "--bucket", "by-hand"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(5)]
-        env = dict(shlex.split(line)[1].split("=", 1) for line in lines[:4])
-        client = boto3.client(
-            "s3",
-            endpoint_url=env["AWS_ENDPOINT_URL"],
-            aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
-            region_name=env["AWS_DEFAULT_REGION"],
-        )
-        assert "s3://by-hand" in lines[4]
-        assert client.list_objects_v2(Bucket="by-hand")["KeyCount"] == 0
-        process.send_signal(servers.signal.SIGINT)
-        assert process.wait(timeout=10) == 0
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.s3
+def test_served_by_hand(served_by_hand: subprocess.Popen[str]) -> None:
+    assert served_by_hand.stdout is not None
+    lines = [served_by_hand.stdout.readline() for _ in range(5)]
+    env = dict(shlex.split(line)[1].split("=", 1) for line in lines[:4])
+    client = boto3.client(
+        "s3",
+        endpoint_url=env["AWS_ENDPOINT_URL"],
+        aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+        region_name=env["AWS_DEFAULT_REGION"],
+    )
+    assert "s3://by-hand" in lines[4]
+    assert client.list_objects_v2(Bucket="by-hand")["KeyCount"] == 0
+    served_by_hand.send_signal(signal.SIGINT)
+    assert served_by_hand.wait(timeout=10) == 0
 
 
 @pytest.mark.ray

@@ -22,17 +22,14 @@ ORACLE = "oracle"
 VISRANK = "visrank"
 BASELINES = ("popularity", "random")
 
-# The columns in the order of reading, with their short names for the terminal.
-COLUMNS = {
-    "auc": ("AUC", "AUC"),
-    "rr": ("Reciprocal rank", "RR"),
-    "recall@20": ("Recall@20", "R@20"),
-    "precision@20": ("Precision@20", "P@20"),
-    "ndcg@20": ("nDCG@20", "nDCG@20"),
-    "recall@100": ("Recall@100", "R@100"),
-    "precision@100": ("Precision@100", "P@100"),
-    "ndcg@100": ("nDCG@100", "nDCG@100"),
-}
+# The columns of the terminal's table, and the first ones of the page, in the order of reading.
+COLUMNS = (
+    *("auc", "rr"),
+    *("recall@20", "precision@20", "ndcg@20"),
+    *("recall@100", "precision@100", "ndcg@100"),
+)
+LABELS = {"auc": "AUC", "rr": "RR", "recall": "Recall", "precision": "Precision", "ndcg": "nDCG"}
+SHORT_LABELS = {**LABELS, "recall": "R", "precision": "P"}
 ABSENT = "–"
 
 # Control characters, which a browser would drop or break lines at, as the signs made for them.
@@ -76,7 +73,8 @@ class Report:
 
     Attributes:
         title: Its heading.
-        metrics: `{model: {metric: {"mean", "low", "high", "n"}}}`; higher is better in all.
+        metrics: `{model: {metric: {"mean", "low", "high", "n"}}}`, as `metrics.summarise` gives
+            them: low and high bound the 95 % interval. Higher is better in all.
         examples: A few users.
         facts: Model id, data digest, date and the like, by name.
         notes: Paragraphs on how to read the figures.
@@ -125,7 +123,7 @@ def render(report: Report) -> str:
     models = _ranked(report.metrics)
     page = _template().render(
         report=report,
-        columns=[COLUMNS.get(name, (name,))[0] for name in columns],
+        columns=[_label(name, LABELS) for name in columns],
         rows=[_row(report.metrics, m, columns) for m in models if m != ORACLE],
         oracle=[_row(report.metrics, m, columns) for m in models if m == ORACLE],
         plot=_plot(report.metrics),
@@ -136,7 +134,7 @@ def render(report: Report) -> str:
 
 
 def thumbnail(data: bytes, size: int = 96) -> bytes | None:
-    """A square JPEG from the middle of a picture of unknown origin; None where it cannot be read."""
+    """A square JPEG from the middle of any picture; None where it cannot be read."""
     square = Preprocessing(
         resize=size,
         crop=(size, size),
@@ -155,12 +153,12 @@ def thumbnail(data: bytes, size: int = 96) -> bytes | None:
 
 def text_table(metrics: Metrics) -> str:
     """The figures as an aligned table for the terminal, best AUC first, the oracle last."""
-    header = ["model", "AUC [low, high]", *(short for _, short in list(COLUMNS.values())[1:])]
+    header = ["model", "AUC [low, high]", *(_label(name, SHORT_LABELS) for name in COLUMNS[1:])]
     lines = [header]
     for model in _ranked(metrics):
         auc = _number(metrics, model, "auc")
         interval = _interval(metrics, model, "auc")
-        others = [_number(metrics, model, name) for name in list(COLUMNS)[1:]]
+        others = [_number(metrics, model, name) for name in COLUMNS[1:]]
         lines.append([_visible(model), f"{auc} [{interval}]" if interval else auc, *others])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(_aligned(line, widths) for line in lines)
@@ -187,6 +185,12 @@ def _columns(metrics: Metrics) -> list[str]:
     return [name for name in COLUMNS if name in present] + [
         name for name in present if name not in COLUMNS
     ]
+
+
+def _label(name: str, labels: Mapping[str, str]) -> str:
+    """`recall@20` as `Recall@20`; a metric not known here under its own name."""
+    kind, at, cutoff = name.partition("@")
+    return labels.get(kind, kind) + at + cutoff
 
 
 def _value(metrics: Metrics, model: str, name: str, part: str = "mean") -> float | None:
@@ -228,7 +232,8 @@ def _plot(metrics: Metrics) -> _Plot | None:
         mean = _value(metrics, model, "auc")
         if mean is not None:
             low, high = (_value(metrics, model, "auc", part) for part in ("low", "high"))
-            spans.append((model, mean, min(mean, low or mean), max(mean, high or mean)))
+            ends = [mean, *(end for end in (low, high) if end is not None)]
+            spans.append((model, mean, min(ends), max(ends)))
     if not spans:
         return None
     left = math.floor(min(0.5, *(low for _, _, low, _ in spans)) * 10) / 10

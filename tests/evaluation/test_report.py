@@ -1,0 +1,210 @@
+"""The report: every figure is there, and nothing that others wrote steers the page."""
+
+import io
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visrec.evaluation.report import ItemCard, Report, UserExample, render, text_table, thumbnail
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "'; DROP TABLE users; --",
+    "{{ 7 * 7 }}{% include '/etc/passwd' %}",
+    "\u202egnp.exe",
+    "a\nb\x00c",
+    "\ud800",
+    "https://example.com/?a=1&b=2",
+    "x" * 2048,
+]
+NAMES = ["auc", "rr", "recall@20", "precision@20", "ndcg@20", "recall@100", "precision@100"]
+
+
+def figure(mean: float) -> dict[str, float]:
+    return {"mean": mean, "low": mean - 0.01, "high": mean + 0.02, "n": 50}
+
+
+METRICS = {
+    model: {name: figure(auc - 0.03 * place) for place, name in enumerate(NAMES)}
+    for model, auc in {
+        "random": 0.5,
+        "oracle": 0.95,
+        "visrank-max": 0.7,
+        "curatornet": 0.85,
+        "visrank-mean": 0.75,
+    }.items()
+}
+
+
+class Page(HTMLParser):
+    """Tags with attributes, visible text, and the cells of every table row."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self._inside: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        while self._inside and self._inside.pop() != tag:
+            pass
+
+    def handle_data(self, data: str) -> None:
+        if "style" in self._inside:
+            return
+        self.text += data
+        if "td" in self._inside or "th" in self._inside:
+            self.rows[-1][-1] += data.strip() + " "
+
+
+def report(**changes: object) -> Report:
+    given = {"title": "A title", "metrics": METRICS, "examples": [], "facts": {"users": "50"}}
+    return Report(**{**given, **changes})  # type: ignore[arg-type]
+
+
+def picture(width: int, height: int, kind: str = "PNG") -> bytes:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = 200
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+def table(html: str) -> list[list[str]]:
+    """Rows of the table of metrics, which is the first one."""
+    first = html.partition("</table>")[0]
+    return [[cell.strip() for cell in row] for row in Page(first).rows]
+
+
+def test_table_holds_every_model_and_metric_by_falling_auc() -> None:
+    header, *rows = table(render(report()))
+    assert header[:4] == ["Model", "AUC", "RR", "Recall@20"]
+    assert len(header) == 1 + len(NAMES)
+    order = ["curatornet", "visrank-mean", "visrank-max", "random", "oracle"]
+    assert [row[0] for row in rows] == order
+    for row in rows:
+        figures = [METRICS[row[0]][name] for name in NAMES]
+        assert row[1:] == [f"{f['mean']:.3f} {f['low']:.3f}–{f['high']:.3f}" for f in figures]
+
+
+def test_best_of_each_column_is_marked_and_the_oracle_does_not_compete() -> None:
+    html = render(report())
+    marked = re.findall(r'<td class="best">([\d.]+)', html)
+    assert marked == [f"{METRICS['curatornet'][name]['mean']:.3f}" for name in NAMES]
+
+
+def test_distance_to_the_oracle() -> None:
+    # From 0.75 to 0.95, 0.85 is half way.
+    text = Page(render(report())).text
+    assert "curatornet (0.850) closes 50% of the distance" in text
+    assert "best VisRank (visrank-mean, 0.750) to the oracle (0.950)" in text
+
+
+def test_model_below_visrank_is_not_said_to_close_anything() -> None:
+    metrics = {**METRICS, "curatornet": {"auc": figure(0.6)}}
+    assert (
+        "curatornet (0.600) closes none of the distance"
+        in Page(render(report(metrics=metrics))).text
+    )
+
+
+@pytest.mark.parametrize("absent", ["oracle", "visrank", "curatornet"])
+def test_no_distance_without_its_ends(absent: str) -> None:
+    metrics = {name: value for name, value in METRICS.items() if not name.startswith(absent)}
+    assert "of the distance" not in render(report(metrics=metrics))
+
+
+def test_missing_figures_and_unknown_metrics() -> None:
+    metrics = {
+        "curatornet": {"auc": {"mean": 0.8, "n": 3}, "coverage": figure(0.4)},
+        "empty": {},
+        "broken": {"auc": figure(float("nan"))},
+    }
+    header, *rows = table(render(report(metrics=metrics)))
+    assert header == ["Model", "AUC", "coverage"]
+    assert rows[0] == ["curatornet", "0.800", "0.400 0.390–0.420"]
+    assert {row[0]: row[1:] for row in rows[1:]} == {"empty": ["–", "–"], "broken": ["–", "–"]}
+
+
+def test_nothing_to_show_still_makes_a_page() -> None:
+    text = Page(render(report(metrics={}, facts={}))).text
+    assert "No figures." in text
+    assert "Examples" not in text
+    empty = UserExample(user_id="u", profile=[], held_out=[], recommended=[])
+    assert Page(render(report(examples=[empty]))).text.count("None.") == 3
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
+def test_hostile_text_is_shown_and_steers_nothing(hostile: str) -> None:
+    def filled(text: str) -> str:
+        card = ItemCard(item_id=text, title=text, because=text, score=1.0, hit=True)
+        bare = ItemCard(item_id=text)
+        user = UserExample(user_id=text, profile=[bare], held_out=[card], recommended=[card, bare])
+        metrics = {**METRICS, text: {text: figure(0.5), "auc": figure(0.5)}}
+        return render(
+            Report(title=text, metrics=metrics, examples=[user], facts={text: text}, notes=[text])
+        )
+
+    html = filled(hostile)
+    page, plain = Page(html), Page(filled("plain"))
+    assert html.encode() is not None
+    assert [tag for tag, _ in page.tags] == [tag for tag, _ in plain.tags]
+    assert [set(attrs) for _, attrs in page.tags] == [set(attrs) for _, attrs in plain.tags]
+    shown = hostile.replace("\n", "␊").replace("\0", "␀").replace("\ud800", "?")
+    assert page.text.count(shown) >= 8
+
+
+def test_page_asks_for_nothing_outside() -> None:
+    card = ItemCard(item_id="a", thumbnail=thumbnail(picture(40, 30)))
+    user = UserExample(user_id="u", profile=[card], held_out=[card], recommended=[card])
+    html = render(report(examples=[user]))
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[^\"]*", "", html))
+    page = Page(html)
+    assert not {"script", "link", "iframe", "object", "form"} & {tag for tag, _ in page.tags}
+    sources = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
+    assert len(sources) == 3
+    assert all(src is not None and src.startswith("data:image/jpeg;base64,") for src in sources)
+
+
+@pytest.mark.parametrize("shape", [(640, 480), (30, 400), (96, 96), (5, 5)])
+def test_thumbnail_is_a_small_square_jpeg(shape: tuple[int, int]) -> None:
+    small = thumbnail(picture(*shape))
+    assert small is not None
+    with Image.open(io.BytesIO(small)) as opened:
+        assert (opened.format, opened.size, opened.mode) == ("JPEG", (96, 96), "RGB")
+        red, green, blue = opened.getpixel((48, 48))
+    assert abs(red - 200) < 5
+    assert max(green, blue) < 5
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", picture(64, 64)[:80], b"<svg></svg>"])
+def test_thumbnail_of_what_is_no_picture(data: bytes) -> None:
+    assert thumbnail(data) is None
+
+
+def test_text_table() -> None:
+    lines = text_table({**METRICS, "unmeasured": {}}).splitlines()
+    header = "model AUC [low, high] RR R@20 P@20 nDCG@20 R@100 P@100 nDCG@100"
+    assert lines[0].split() == header.split()
+    first = "curatornet 0.850 [0.840, 0.870] 0.820 0.790 0.760 0.730 0.700 0.670 –"
+    assert lines[1].split() == first.split()
+    assert [line.split()[0] for line in lines[-2:]] == ["unmeasured", "oracle"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_text_table_of_nothing_is_its_header() -> None:
+    assert text_table({}).split()[0] == "model"
