@@ -20,3 +20,21 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 lock: .venv/dev  ## write the versions that are installed now
 	$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
+
+demo: .venv/runtime  ## the whole chain on the sample gallery, on this machine
+	@start=$$(date +%s); set -e; \
+	for job in make_gallery extract_features train recommend evaluate; do \
+	  $(PY) jobs/$$job.py --local true; \
+	done; \
+	echo; echo "The demo took $$(( $$(date +%s) - start )) s after the install. Report: runs/demo/evaluation/report.html"
+
+check: .venv/dev  ## lint, format and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+test: .venv/dev  ## all tests but the long form of the chaos suite
+	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=85
+
+clean:
+	rm -rf .venv runs

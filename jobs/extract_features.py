@@ -1,7 +1,7 @@
 """Pictures to features: reads new pictures, runs a pretrained network on them, commits the table.
 
-    python jobs/extract_features.py --local true
-    python jobs/extract_features.py --images s3://shop/pictures --workspace s3://shop/visrec
+python jobs/extract_features.py --local true
+python jobs/extract_features.py --images s3://shop/pictures --workspace s3://shop/visrec
 """
 
 from dataclasses import dataclass, field
@@ -58,7 +58,9 @@ def main(config: ExtractJob, summary: Summary) -> None:
         identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
         plan_ref = ray.remote(make_plan).remote(images, store, identity, config.limits)
         listed, todo = ray.get(_counts.remote(plan_ref))
-    print(f"{listed:,} pictures, {listed - todo:,} known, {todo:,} to read ({identity})", flush=True)
+    print(
+        f"{listed:,} pictures, {listed - todo:,} known, {todo:,} to read ({identity})", flush=True
+    )
 
     written, computed = [], 0
     if todo:

@@ -8,6 +8,7 @@ import dataclasses
 import logging
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -44,6 +45,11 @@ class JobConfig:
     def place(self, given: str | None, name: str) -> str:
         """A path that was given, or the one of that name in the workspace."""
         return given or f"{self.workspace.rstrip('/')}/{name}"
+
+    def place_if_there(self, given: str | None, name: str) -> str | None:
+        """The same for a table that need not be: None where none was given and none is there."""
+        there = given is not None or Store.at(self.workspace).exists(name)
+        return self.place(given, name) if there else None
 
 
 @dataclass(frozen=True)
@@ -113,20 +119,24 @@ def _shown(value: Any) -> str:
     return f"{value:,}" if type(value) is int else str(value)
 
 
-def launch(main: Callable[[Config, Summary], None], config_type: type[Config]) -> NoReturn:
+def launch(
+    main: Callable[[Config, Summary], None], config_type: type[Config], *, needs_ray: bool = True
+) -> NoReturn:
     """Runs a job from the command line and exits with its code.
 
     Args:
         main: the job.
         config_type: its configuration; every field is a flag.
+        needs_ray: whether the job runs on Ray at all.
     """
     arguments = sys.argv[1:]
     summary = Summary(os.path.basename(sys.argv[0]).removesuffix(".py"))
     try:
         config = parse(config_type, arguments)
         _check_workspace(config)
-        with summary.phase("start"):
-            _start_ray(config)
+        if needs_ray:
+            with summary.phase("start"):
+                _start_ray(config)
         try:
             main(config, summary)
         finally:
@@ -157,8 +167,9 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
         default_env=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these keys")
-    parser.add_class_arguments(config_type, skip={"model"})
-    if any(f.name == "model" for f in dataclasses.fields(config_type)):
+    chooses = any(f.type is ModelChoice for f in dataclasses.fields(config_type))
+    parser.add_class_arguments(config_type, skip={"model"} if chooses else None)
+    if chooses:
         name = _model_name(arguments)
         parser.add_argument(
             "--model.name", default=name, help=f"one of {', '.join(sorted(MODELS))}"
@@ -167,9 +178,11 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
         values = parser.parse_args(list(arguments))
         values["model"].pop("name")
         found = parser.instantiate(values)
-        taken = {**vars(found), "model": ModelChoice(name, found.pop("model"))}
+        choice = {"model": ModelChoice(name, found.pop("model"))}
     else:
-        taken = vars(parser.instantiate(parser.parse_args(list(arguments))))
+        found, choice = parser.instantiate(parser.parse_args(list(arguments))), {}
+    # A namespace hides keys that are its own methods' names, such as items; a dict does not.
+    taken = {**found.as_dict(), **choice}
     taken.pop("config")
     return config_type(**taken)
 
@@ -213,15 +226,19 @@ def _check_workspace(config: JobConfig) -> None:
 
 def _start_ray(config: JobConfig) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's C++ side writes warnings about its own pools straight to our standard error.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if config.local:
         # At least four logical CPUs: an actor pool, its readers and its writers each want one, and
         # with two of them a chain can wait for itself for ever.
         cpus = max(4, os.cpu_count() or 1)
-        ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        with _quiet_stderr():
+            ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
     else:
         try:
-            ray.init(address="auto", **quiet)
+            with _quiet_stderr():
+                ray.init(address="auto", **quiet)
         except ConnectionError as error:
             raise InputError(
                 "Found no Ray cluster to join; expected one, as under `ray job submit`. Pass "
@@ -229,6 +246,24 @@ def _start_ray(config: JobConfig) -> None:
             ) from error
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+@contextmanager
+def _quiet_stderr() -> Iterator[None]:
+    """Keeps what Ray's C++ side says while it starts, and shows it only where the start fails."""
+    sys.stderr.flush()
+    kept, held = os.dup(2), tempfile.TemporaryFile()
+    os.dup2(held.fileno(), 2)
+    try:
+        yield
+    except BaseException:
+        held.seek(0)
+        os.write(kept, held.read())
+        raise
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        held.close()
 
 
 def require_resources(wanted: dict[str, float], config: JobConfig, key: str) -> None:

@@ -415,5 +415,7 @@ def _explain(error: Exception, uri: str) -> str:
             "profile or role, and the bucket's policy."
         )
     if "EndpointConnection" in text or "ConnectTimeout" in text or "NETWORK_CONNECTION" in text:
-        return f"no answer from {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}; check AWS_ENDPOINT_URL."
+        return (
+            f"no answer from {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}; check AWS_ENDPOINT_URL."
+        )
     return text

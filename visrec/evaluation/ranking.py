@@ -55,16 +55,16 @@ def stand(
         profile = profiles.slice(block.start, block.stop)
         target = targets.slice(block.start, block.stop)
         own_P = _own_scores(scorer, state, target)
-        counts = [torch.zeros(len(own_P), dtype=torch.int64) for _ in range(3)]
+        counts = [torch.zeros_like(own_P, dtype=torch.int64) for _ in range(3)]
         for start, tile in item_tiles(scorer, state):
             score_BT = tile[:size]
             for higher, part in zip(
                 counts, _count(score_BT, start, own_P, profile, target), strict=True
             ):
                 higher += part
-        above.append(counts[0].numpy())
-        others_above.append(counts[1].numpy())
-        others_equal.append(counts[2].numpy())
+        above.append(counts[0].cpu().numpy())
+        others_above.append(counts[1].cpu().numpy())
+        others_equal.append(counts[2].cpu().numpy())
     return Standing(
         offsets=targets.offsets.astype(np.int64),
         ranked_B=scorer.num_items - profiles.lengths,
@@ -77,7 +77,7 @@ def stand(
 def _own_scores(scorer: Scorer, state: object, target: Ragged) -> Tensor:
     """(P,) the scores of the held-out items themselves."""
     owner_P, item_P = target.owners, np.asarray(target.values, np.int64)
-    own_P = torch.empty(len(item_P))
+    own_P = torch.empty(len(item_P), device=scorer.device)
     for start, tile in item_tiles(scorer, state):
         inside = np.flatnonzero((item_P >= start) & (item_P < start + tile.shape[1]))
         own_P[inside] = tile[owner_P[inside], item_P[inside] - start]
@@ -92,10 +92,12 @@ def _count(
     _mark(ranked_BT, profile, start)
     others_BT = ranked_BT.clone()
     _mark(others_BT, target, start)
-    owner_P, item_P = target.owners, torch.from_numpy(np.asarray(target.values, np.int64))
-    columns = torch.arange(start, start + score_BT.shape[1])
+    device = score_BT.device
+    item_P = torch.from_numpy(np.asarray(target.values, np.int64)).to(device)
+    owner_P = torch.from_numpy(target.owners).to(device)
+    columns = torch.arange(start, start + score_BT.shape[1], device=device)
     above, others_above, others_equal = [], [], []
-    for part in torch.arange(len(own_P)).split(_PAIR_ROWS):
+    for part in torch.arange(len(own_P), device=device).split(_PAIR_ROWS):
         ranked_PT, others_PT = ranked_BT[owner_P[part]], others_BT[owner_P[part]]
         own = own_P[part, None]
         before_PT = columns[None, :] < item_P[part, None]

@@ -31,7 +31,6 @@ from visrec.features.table import (
     REJECTED_FOLDER,
     Identity,
     Manifest,
-    feature_matrix,
     features_table,
     part_name,
     read_index,
@@ -49,6 +48,7 @@ from visrec.storage import Store, to_json
 # Pictures a task fetches and decodes: 64 x 224 x 224 x 3 bytes are a block of 10 MB, and a task of
 # about half a second on one core.
 _CHUNK = 64
+_DECODE_BYTES = 512 << 20  # the largest picture that the limits let through, and a chunk of pixels
 _PART_ROWS = 4096  # 10 MB of float16 features at D = 1280
 
 
@@ -118,7 +118,9 @@ def make_plan(images: str, store: Store, identity: Identity, limits: PictureLimi
         same_limits = manifest.limits == plain(limits)
     parts = part_files(store)
     known = read_index(store, parts, identity, ["item_id", "digest", "source"])
-    old = read_index(store, rejected_files(store), identity, REJECTED.names) if same_limits else None
+    old = (
+        read_index(store, rejected_files(store), identity, REJECTED.names) if same_limits else None
+    )
     rejected = _rejections(old, listing, twins)
     done = pc.or_(_is_among(listing, known), _is_among(listing, rejected))
     todo = listing.filter(pc.invert(done))
@@ -190,7 +192,14 @@ def extract_chain(
     """The chain over what is to be done; its rows name the parts that were written."""
     return (
         ray.data.range(-(-todo // _CHUNK), override_num_blocks=-(-todo // _CHUNK))
-        .map_batches(FetchAndDecode(plan, preprocessing, limits, tally), batch_size=1, num_cpus=1)
+        # The memory that is asked for keeps decoding out of the network's processes, too: Ray fuses
+        # steps that ask for the same.
+        .map_batches(
+            FetchAndDecode(plan, preprocessing, limits, tally),
+            batch_size=1,
+            num_cpus=1,
+            memory=_DECODE_BYTES,
+        )
         .map_batches(
             Embed,
             fn_constructor_args=(config, resources.gpus_per_actor, resources.cpus_per_actor, tally),
@@ -363,7 +372,9 @@ def commit(
         digest=table_digest(live, identity),
     )
     data = to_json(plain(manifest))
-    moved = store.create(MANIFEST, data) if version is None else store.replace(MANIFEST, data, version)
+    moved = (
+        store.create(MANIFEST, data) if version is None else store.replace(MANIFEST, data, version)
+    )
     if not moved:
         raise ConflictError(f"Another run committed features to {store.root} first; run again.")
     store.delete(set(part_files(store)) - manifest.files.keys())

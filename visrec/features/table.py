@@ -192,7 +192,9 @@ def read_index(store: Store, names: list[str], identity: Identity, columns: list
         parts.append(table.append_column("part", part).append_column("place", place))
     if not parts:
         empty = {name: pa.array([], pa.string()) for name in columns}
-        return pa.table({**empty, "part": pa.array([], pa.int32()), "place": pa.array([], pa.int32())})
+        return pa.table(
+            {**empty, "part": pa.array([], pa.int32()), "place": pa.array([], pa.int32())}
+        )
     return pa.concat_tables(parts).replace_schema_metadata(None)
 
 

@@ -109,7 +109,9 @@ def _code_users(
 ) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
     coded = pa.chunked_array(users).unify_dictionaries()
     found = coded.chunk(0).dictionary.cast(pa.string())
-    every = pc.unique(pa.concat_arrays([found, others.cast(pa.string())]) if others is not None else found)
+    every = pc.unique(
+        pa.concat_arrays([found, others.cast(pa.string())]) if others is not None else found
+    )
     user_ids = every.take(pc.sort_indices(every))
     row_of_code = pc.index_in(found, value_set=user_ids).to_numpy()
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])

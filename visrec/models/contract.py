@@ -132,6 +132,9 @@ class Scorer(Protocol):
     def num_items(self) -> int: ...
 
     @property
+    def device(self) -> torch.device: ...
+
+    @property
     def space_Nd(self) -> Tensor | None: ...
 
     def prepare(self, profiles: Bags, user_B: Tensor) -> Any:
@@ -150,9 +153,7 @@ class DotScorer:
         is_space: whether near vectors mean alike items.
     """
 
-    def __init__(
-        self, vectors_Nd: Tensor, users: "UserVectors", *, is_space: bool = True
-    ) -> None:
+    def __init__(self, vectors_Nd: Tensor, users: "UserVectors", *, is_space: bool = True) -> None:
         self.vectors_Nd = vectors_Nd
         self.space_Nd = vectors_Nd if is_space else None
         self._users = users
@@ -160,6 +161,10 @@ class DotScorer:
     @property
     def num_items(self) -> int:
         return len(self.vectors_Nd)
+
+    @property
+    def device(self) -> torch.device:
+        return self.vectors_Nd.device
 
     def prepare(self, profiles: Bags, user_B: Tensor) -> Tensor:
         return self._users(profiles, user_B)

@@ -54,6 +54,7 @@ class _NoiseScorer:
     """
 
     space_Nd = None
+    device = torch.device("cpu")
 
     def __init__(self, num_items: int, seed: int) -> None:
         self.num_items = num_items

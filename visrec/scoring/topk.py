@@ -41,8 +41,9 @@ def user_blocks(
         block = slice(start, min(start + USER_ROWS, len(user_B)))
         rows = np.full(USER_ROWS, -1, np.int64)
         rows[: block.stop - start] = user_B[block]
-        bags = Bags.of(profiles.slice(block.start, block.stop).pad_to(USER_ROWS))
-        yield block, scorer.prepare(bags, torch.from_numpy(rows))
+        padded = profiles.slice(block.start, block.stop).pad_to(USER_ROWS)
+        bags = Bags.of(padded, scorer.device)
+        yield block, scorer.prepare(bags, torch.from_numpy(rows).to(scorer.device))
 
 
 def item_tiles(scorer: Scorer, state: object) -> Iterator[tuple[int, Tensor]]:
@@ -78,12 +79,12 @@ def top_k(
     """
     rows = np.full((len(user_B), k), -1, np.int64)
     scores = np.full((len(user_B), k), -np.inf, np.float32)
-    closed_N = None if available_N is None else torch.from_numpy(~available_N)
+    closed_N = None if available_N is None else torch.from_numpy(~available_N).to(scorer.device)
     for block, state in user_blocks(scorer, profiles, user_B):
         size = block.stop - block.start
         owner_V, item_V = _sorted_by_item(excluded.slice(block.start, block.stop))
-        best_row = torch.empty(size, 0, dtype=torch.int64)
-        best_score = torch.empty(size, 0)
+        best_row = torch.empty(size, 0, dtype=torch.int64, device=scorer.device)
+        best_score = torch.empty(size, 0, device=scorer.device)
         for start, tile in item_tiles(scorer, state):
             score_BT = tile[:size]
             stop = start + score_BT.shape[1]
@@ -96,8 +97,8 @@ def top_k(
             best_score, place = _best(torch.cat([best_score, score], dim=1), k)
             best_row = best_row.gather(1, place)
         found = best_row.shape[1]
-        rows[block, :found] = best_row.masked_fill(best_score == -torch.inf, -1).numpy()
-        scores[block, :found] = best_score.numpy()
+        rows[block, :found] = best_row.masked_fill(best_score == -torch.inf, -1).cpu().numpy()
+        scores[block, :found] = best_score.cpu().numpy()
     return Best(rows, scores)
 
 
@@ -137,6 +138,8 @@ def nearest_of_profile(
     for b, row_K in enumerate(row_BK):
         row_K, profile = row_K[row_K >= 0], profiles[b]
         if len(row_K) and len(profile):
-            profile_Pd, item_Kd = (unit(space_Nd[np.asarray(r, np.int64)]) for r in (profile, row_K))
-            nearest[b, : len(row_K)] = profile[(item_Kd @ profile_Pd.T).argmax(dim=1).numpy()]
+            profile_Pd, item_Kd = (
+                unit(space_Nd[np.asarray(r, np.int64)]) for r in (profile, row_K)
+            )
+            nearest[b, : len(row_K)] = profile[(item_Kd @ profile_Pd.T).argmax(dim=1).cpu().numpy()]
     return nearest

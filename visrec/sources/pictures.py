@@ -15,10 +15,12 @@ from visrec.storage import Store, read_uri, translated
 # What counts as a picture in a directory; formats that visrec does not open are listed too, so that
 # they are rejected by name instead of missing without a word.
 _SUFFIXES = frozenset(
-    "jpg jpeg jpe jfif png webp gif bmp tif tiff heic heif avif jp2 svg eps psd ico".split()
+    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif", "jp2", "svg", "eps", "psd", "ico"]
 )
 _PAGE = 10_000
-_FETCHES = 16  # requests under way at once from one task: S3 answers in some 20 ms, one core decodes 100/s
+_FETCHES = (
+    16  # requests under way at once from one task: S3 answers in some 20 ms, one core decodes 100/s
+)
 
 LISTING = pa.schema(
     [

@@ -87,7 +87,9 @@ def read_whole(uri: str, columns: Sequence[Column], key: str) -> pa.Table:
     try:
         return pa.concat_tables(batches)
     except pa.ArrowInvalid as error:
-        raise SchemaError(f"The files of {uri} (--{key}) have different columns: {error}") from error
+        raise SchemaError(
+            f"The files of {uri} (--{key}) have different columns: {error}"
+        ) from error
 
 
 def digest_files(uri: str, key: str) -> str:

@@ -20,7 +20,9 @@ def save_checkpoint(trainer: Trainer, folder: Path) -> None:
         **{f"best.{name}": value for name, value in trainer.best.items()},
         **{f"adam.{i}.{key}": v for i, state in moments.items() for key, v in state.items()},
     }
-    save_file({name: value.contiguous().cpu() for name, value in tensors.items()}, folder / _TENSORS)
+    save_file(
+        {name: value.contiguous().cpu() for name, value in tensors.items()}, folder / _TENSORS
+    )
     state = {
         "progress": asdict(trainer.progress),
         "learning_rate": trainer.optimizer.param_groups[0]["lr"],

@@ -70,9 +70,7 @@ class TrainConfig:
                     f"Found --train.{name} {getattr(self, name)}; expected at least 1."
                 )
         if not self.learning_rate > 0:
-            raise InputError(
-                f"Found --train.learning_rate {self.learning_rate}; expected above 0."
-            )
+            raise InputError(f"Found --train.learning_rate {self.learning_rate}; expected above 0.")
 
 
 # The threshold below which a rise of the AUC is none: ReduceLROnPlateau's in the reference run.
@@ -250,9 +248,7 @@ def validation_auc(model: Any, data: TrainingData, held: HeldOut, place: Place) 
     return float(total[0] / total[1])
 
 
-def score_held_out(
-    model: Any, catalogue: Catalogue, held: HeldOut
-) -> npt.NDArray[np.float64]:
+def score_held_out(model: Any, catalogue: Catalogue, held: HeldOut) -> npt.NDArray[np.float64]:
     """(E,) the AUC of each held-out user."""
     model.eval()
     scorer = model.scorer(model.item_arrays(catalogue))
@@ -271,4 +267,3 @@ def _mean_over_workers(value: Tensor, place: Place) -> Tensor:
     if place.workers > 1:
         torch.distributed.all_reduce(value)
     return value / place.workers
-

@@ -189,4 +189,3 @@ def fit_at_once(job: Job) -> None:
         metrics["val_auc"] = float(score_held_out(model, data.catalogue, held).mean())
     save_artifact(artifact_of(job, data, model, metrics), job.artifact_store)
     job.tally.say.remote(f"{job.model_name} fitted: it needs no training")
-

@@ -1,0 +1,33 @@
+"""The demo's data: paints the sample gallery into the workspace.
+
+python jobs/make_gallery.py
+"""
+
+from dataclasses import dataclass, field
+
+from jobs.launch import JobConfig, Summary, launch
+from visrec.sources.gallery import GalleryConfig, write_gallery
+from visrec.storage import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryJob(JobConfig):
+    """The sample gallery.
+
+    Attributes:
+        gallery: how much of everything, and the seed.
+    """
+
+    gallery: GalleryConfig = field(default_factory=GalleryConfig)
+
+
+def main(config: GalleryJob, summary: Summary) -> None:
+    store = Store.at(config.workspace)
+    store.check_writable()
+    summary.begun = True
+    with summary.phase("paint"):
+        summary.rows = {**write_gallery(config.gallery, store.write), "workspace": store.root}
+
+
+if __name__ == "__main__":
+    launch(main, GalleryJob, needs_ray=False)

@@ -1,0 +1,233 @@
+"""A model to lists: scores every user against every available item, publishes the best 100 each.
+
+python jobs/recommend.py --local true
+python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+
+from jobs.launch import JobConfig, Summary, launch, require_resources
+from jobs.progress import follow
+from visrec.config import digest
+from visrec.errors import InputError
+from visrec.features.table import read_manifest
+from visrec.models.artifact import load_artifact
+from visrec.publish import Gate, complete, point_to, read_published, run_store
+from visrec.scoring.lists import Layout
+from visrec.scoring.recommend import (
+    ScoreResources,
+    ScoringData,
+    ScoringInputs,
+    Target,
+    prepare_scoring,
+    recommend_chain,
+)
+from visrec.sources.interactions import InteractionsConfig
+from visrec.sources.tables import digest_files
+from visrec.storage import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecommendJob(JobConfig):
+    """A model to lists.
+
+    Attributes:
+        model: the model's directory; by default the one that was trained last in the workspace.
+        features: features directory; by default features of the workspace.
+        interactions: what was taken by whom; taken items are not recommended.
+        items: items table with an available column; by default items.parquet of the workspace,
+            where it is there. Items it marks as not available are not recommended.
+        users: users table, for users without any interaction; by default users.parquet of the
+            workspace, where it is there. They get the most popular available items.
+        recommendations: where the run goes; by default recommendations of the workspace.
+        run_id: name of the run; by default a digest of all inputs. A second start of a run does
+            what is missing.
+        k: entries a user.
+        layout: nested, one row a user; or long, one row an entry.
+        shards: files of the run; users are dealt to them by a hash of their id.
+        resources: what scoring may take of the cluster.
+    """
+
+    model: str | None = None
+    features: str | None = None
+    interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
+    items: str | None = None
+    users: str | None = None
+    recommendations: str | None = None
+    run_id: str | None = None
+    k: int = 100
+    layout: Layout = "nested"
+    shards: int = 8
+    resources: ScoreResources = field(default_factory=ScoreResources)
+
+    def __post_init__(self) -> None:
+        for name in ("k", "shards"):
+            if getattr(self, name) < 1:
+                raise InputError(f"Found --{name} {getattr(self, name)}; expected at least 1.")
+
+
+def main(config: RecommendJob, summary: Summary) -> None:
+    inputs = ScoringInputs(
+        model=Store.at(config.model) if config.model else latest_model(config),
+        features=Store.at(config.place(config.features, "features")),
+        interactions=config.interactions,
+        interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
+        items_uri=config.place_if_there(config.items, "items.parquet"),
+        users_uri=config.place_if_there(config.users, "users.parquet"),
+    )
+    recommendations = Store.at(config.place(config.recommendations, "recommendations"))
+    recommendations.check_writable()
+    with summary.phase("read"):
+        described = ray.get(ray.remote(_describe).remote(inputs, config))
+        run_id = config.run_id or described["digest"]
+        run = run_store(recommendations, run_id)
+        manifest = read_published(run)
+    if manifest is None:
+        manifest = _score(config, summary, inputs, described, run_id, run)
+    elif manifest["inputs"] != described["inputs"]:
+        raise InputError(
+            f"The run {run_id} at {run.root} is complete and was made from other inputs or "
+            "settings; choose another --run_id."
+        )
+    else:
+        print(f"The run {run_id} is complete already: nothing to score.", flush=True)
+    with summary.phase("publish"):
+        moved = point_to(recommendations, run_id)
+    summary.rows = {
+        "run": run_id,
+        "model": described["model_id"],
+        "users": manifest["users"],
+        "cold users": manifest["cold_users"],
+        "rows": manifest["rows"],
+        "files": len(manifest["files"]),
+        "shards scored now": described.get("scored", 0),
+        "published": "now" if moved else "before",
+        "run at": run.root,
+    }
+    if described.get("scored") and "score" in summary.phases:
+        summary.rows["users per second"] = round(manifest["users"] / summary.phases["score"], 1)
+
+
+def _score(
+    config: RecommendJob,
+    summary: Summary,
+    inputs: ScoringInputs,
+    described: dict[str, Any],
+    run_id: str,
+    run: Store,
+) -> Any:
+    """Scores the shards that are missing and completes the run; returns its manifest."""
+    prepare = ray.remote(prepare_scoring).options(num_returns=2)
+    with summary.phase("prepare"):
+        data, arrays = prepare.remote(inputs, config.shards, config.k)
+        counts = ray.get(_counts.remote(data))
+    print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
+    summary.begun = True
+    target = Target(
+        run=run,
+        shards=config.shards,
+        k=config.k,
+        layout=config.layout,
+        marks={
+            "visrec.model_id": described["model_id"],
+            "visrec.run_id": run_id,
+            "visrec.inputs": described["digest"],
+        },
+    )
+    with follow("score", counts["users"], summary, unit="users") as tally:
+        actors = _actors(config)
+        chain = recommend_chain(data, arrays, inputs, target, config.resources, actors, tally)
+        found = {row.pop("name"): row for row in chain.iter_rows()}
+    files = {name: _plain(found[name], ("rows", "bytes", "sha256")) for name in sorted(found)}
+    total = lambda key: sum(int(facts[key]) for facts in found.values())
+    described["scored"] = len(found) - total("kept")
+    users, rows = total("users"), total("rows")
+    gates = [Gate("users", users, counts["users"], users == counts["users"])]
+    if config.layout == "nested":
+        gates.append(Gate("rows, one a user", rows, users, rows == users))
+    facts = {
+        "run_id": run_id,
+        "model_id": described["model_id"],
+        "inputs": described["inputs"],
+        "config_digest": described["digest"],
+        "layout": config.layout,
+        "k": config.k,
+        "users": users,
+        "cold_users": total("cold"),
+        "rows": rows,
+        "files": files,
+        "seconds": {name: round(s, 2) for name, s in summary.phases.items()},
+    }
+    with summary.phase("publish"):
+        return complete(run, facts, gates)
+
+
+def _plain(facts: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: getattr(facts[key], "item", lambda key=key: facts[key])() for key in keys}
+
+
+def latest_model(config: JobConfig) -> Store:
+    """The model of the workspace that was trained last.
+
+    Raises:
+        InputError: there is none.
+    """
+    models = Store.at(config.place(None, "models"))
+    if not models.exists("_latest.json"):
+        raise InputError(
+            f"Found no trained model at {models.root}; expected one that jobs/train.py wrote. Train "
+            "first, or name a model's directory with --model."
+        )
+    return models / models.read_json("_latest.json")["model_id"]
+
+
+def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
+    """Digests of all that decides the lists."""
+    artifact = load_artifact(inputs.model)
+    tables = {"items": inputs.items_uri, "users": inputs.users_uri}
+    facts = {
+        "model": artifact.digest,
+        "features": read_manifest(inputs.features).digest,
+        "interactions": digest_files(inputs.interactions_uri, "interactions.path"),
+        **{name: digest_files(uri, name) if uri else None for name, uri in tables.items()},
+        "min_rating": inputs.interactions.min_rating,
+        "as_of": inputs.interactions.as_of,
+        "k": config.k,
+        "shards": config.shards,
+        "layout": config.layout,
+    }
+    return {"model_id": artifact.model_id, "inputs": facts, "digest": digest(facts)}
+
+
+@ray.remote
+def _counts(data: ScoringData) -> dict[str, int]:
+    return {
+        "users": len(data.user_ids),
+        "items": len(data.item_ids),
+        "available": int(data.available_N.sum()),
+    }
+
+
+def _actors(config: RecommendJob) -> int:
+    """How many processes score: all cores but one, which reads and writes."""
+    resources = config.resources
+    if resources.actors:
+        actors = resources.actors
+    elif resources.use_gpu:
+        actors = max(1, int(ray.cluster_resources().get("GPU", 0)))
+    else:
+        cores = int(ray.cluster_resources()["CPU"])
+        actors = max(1, min(64, cores // (2 * resources.cpus_per_actor)))
+    actors = min(actors, config.shards)
+    wanted = {"CPU": actors * resources.cpus_per_actor + 1.0}
+    if resources.use_gpu:
+        wanted["GPU"] = float(actors)
+    require_resources(wanted, config, "resources.actors")
+    return actors
+
+
+if __name__ == "__main__":
+    launch(main, RecommendJob)

@@ -1,0 +1,132 @@
+"""Features and interactions to a model: samples triples, fits with Ray Train, keeps the best epoch.
+
+python jobs/train.py --local true
+python jobs/train.py --workspace s3://shop/visrec --resources.workers 4 --resources.use_gpu true
+"""
+
+from dataclasses import dataclass, field
+
+import ray
+
+from jobs.launch import JobConfig, ModelChoice, Summary, launch, require_resources
+from jobs.progress import follow
+from visrec.config import digest
+from visrec.interactions.split import SplitConfig
+from visrec.interactions.triples import SamplingConfig
+from visrec.models import MODELS
+from visrec.models.artifact import MANIFEST, load_artifact
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import Store
+from visrec.training.data import TrainingData, load_training_data
+from visrec.training.loop import TrainConfig
+from visrec.training.ray_train import Job, TrainResources, fit_at_once, fit_with_ray
+
+LATEST = "_latest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(JobConfig):
+    """Features and interactions to a model.
+
+    Attributes:
+        features: features directory; by default features of the workspace.
+        interactions: what was taken by whom.
+        models: where the model's directory goes; by default models of the workspace.
+        model_id: name of the model; by default made of its name and of a digest of data and
+            settings, so that the same command goes on with the same model.
+        model: which model; its other keys are the model's own.
+        split: what is held out.
+        sampling: how triples are drawn.
+        train: how the model is fitted.
+        resources: what training may take of the cluster.
+    """
+
+    features: str | None = None
+    interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
+    models: str | None = None
+    model_id: str | None = None
+    model: ModelChoice = field(default_factory=ModelChoice)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    resources: TrainResources = field(default_factory=TrainResources)
+
+
+def main(config: TrainJob, summary: Summary) -> None:
+    features = Store.at(config.place(config.features, "features"))
+    models = Store.at(config.place(config.models, "models"))
+    interactions = config.place(config.interactions.path, "interactions.parquet")
+    models.check_writable()
+    with summary.phase("read"):
+        data = ray.remote(load_training_data).remote(
+            features, config.interactions, interactions, config.split
+        )
+        facts = ray.get(_describe.remote(data))
+    print("  ".join(f"{value:,} {name}" for name, value in facts["counts"].items()), flush=True)
+
+    settings = digest(facts["made_from"], config.model, config.train, config.sampling)
+    model_id = config.model_id or f"{config.model.name}-{settings[:12]}"
+    store = models / model_id
+    if store.exists(MANIFEST):
+        print(f"{model_id} is trained already: nothing to do.", flush=True)
+    else:
+        _fit(config, summary, data, model_id, store)
+    artifact = load_artifact(store)
+    models.write_json(LATEST, {"model_id": model_id, "digest": artifact.digest})
+    summary.rows = {
+        "model": model_id,
+        "validation AUC": round(artifact.metrics.get("val_auc", float("nan")), 4),
+        "epochs": artifact.metrics["epochs"],
+        **facts["counts"],
+        "model at": store.root,
+        "digest": artifact.digest,
+    }
+
+
+def _fit(
+    config: TrainJob,
+    summary: Summary,
+    data: "ray.ObjectRef[TrainingData]",
+    model_id: str,
+    store: Store,
+) -> None:
+    resources = config.resources
+    summary.begun = True
+    with follow("train", 0, summary) as tally:
+        job = Job(
+            model_name=config.model.name,
+            model_config=config.model.config,
+            train=config.train,
+            sampling=config.sampling,
+            data=data,
+            artifact_store=store,
+            model_id=model_id,
+            threads=resources.cpus_per_worker,
+            tally=tally,
+        )
+        if MODELS[config.model.name].trains_on == "nothing":
+            ray.get(ray.remote(fit_at_once).remote(job))
+        else:
+            wanted = {"CPU": float(resources.workers * resources.cpus_per_worker)}
+            if resources.use_gpu:
+                wanted["GPU"] = float(resources.workers)
+            require_resources(wanted, config, "resources.workers")
+            fit_with_ray(job, resources, Store.at(config.place(None, "training")))
+
+
+@ray.remote
+def _describe(data: TrainingData) -> dict[str, dict[str, int]]:
+    counts = {
+        "items": len(data.item_ids),
+        "users": len(data.user_ids),
+        "training interactions": len(data.train.values),
+        "validation users": len(data.validation),
+        "test users held out": data.test_users,
+    }
+    if data.without_item:
+        counts["interactions without a feature"] = data.without_item
+    return {"counts": counts, "made_from": dict(data.made_from)}
+
+
+if __name__ == "__main__":
+    launch(main, TrainJob)

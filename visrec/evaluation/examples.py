@@ -1,0 +1,104 @@
+"""A few users for the report: what they took, what was held out, what the model recommends."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrec import schemas
+from visrec.errors import InputError, StorageError
+from visrec.evaluation.evaluate import EvaluationData, scorer_of
+from visrec.evaluation.report import ItemCard, UserExample, thumbnail
+from visrec.scoring.topk import nearest_of_profile, top_k
+from visrec.sources.pictures import fetch, list_pictures
+from visrec.sources.tables import read_whole
+
+_SHOWN = 12  # items a row of pictures holds on a wide screen
+_PROFILE = 8
+
+
+def make_examples(
+    data: EvaluationData, users: int, images: str, items_uri: str | None
+) -> list[UserExample]:
+    """Examples for some held-out users, drawn with a fixed seed, by the table's first model.
+
+    Args:
+        data: as evaluation prepared it.
+        users: how many.
+        images: where pictures are looked for; those that are not there are left out.
+        items_uri: an items table with titles, or None.
+    """
+    chosen = np.random.default_rng(0).permutation(len(data.held))[:users]
+    held, trained = data.held.take(chosen), data.contestants[0]
+    scorer = scorer_of(trained, data)
+    user_B = data.user_rows[trained.label][chosen]
+    best = top_k(scorer, held.profiles, user_B, held.profiles, None, _SHOWN)
+    because_BK = np.full(best.row_BK.shape, -1)
+    if scorer.space_Nd is not None:
+        because_BK = nearest_of_profile(scorer.space_Nd, held.profiles, best.row_BK)
+    profiles = [held.profiles[b][-_PROFILE:] for b in range(len(chosen))]
+    targets = [held.targets[b] for b in range(len(chosen))]
+    rows = np.unique(np.concatenate([*profiles, *targets, *best.row_BK, *because_BK]))
+    cards = _cards(data.item_ids.take(pa.array(rows[rows >= 0])), images, items_uri)
+    ids = data.item_ids
+    card = lambda row, **facts: _card(ids[int(row)].as_py(), cards, **facts)
+    return [
+        UserExample(
+            user_id=data.user_ids[int(chosen[b])].as_py(),
+            profile=[card(row) for row in profiles[b]],
+            held_out=[card(row) for row in targets[b]],
+            recommended=[
+                card(
+                    row,
+                    score=float(score),
+                    hit=bool(row in targets[b]),
+                    because=_title(ids[int(because)].as_py(), cards) if because >= 0 else None,
+                )
+                for row, score, because in zip(
+                    best.row_BK[b], best.score_BK[b], because_BK[b], strict=True
+                )
+                if row >= 0
+            ],
+        )
+        for b in range(len(chosen))
+    ]
+
+
+Cards = dict[str, tuple[str | None, bytes | None]]
+
+
+def _card(item_id: str, cards: Cards, **facts: object) -> ItemCard:
+    title, picture = cards.get(item_id, (None, None))
+    return ItemCard(item_id=item_id, title=title, thumbnail=picture, **facts)  # type: ignore[arg-type]
+
+
+def _title(item_id: str, cards: Cards) -> str:
+    return cards.get(item_id, (None, None))[0] or item_id
+
+
+def _cards(item_ids: pa.Array, images: str, items_uri: str | None) -> Cards:
+    """Titles and thumbnails of some items, as far as there are any."""
+    titles = _titles(item_ids, items_uri)
+    pictures = dict(_pictures(item_ids, images))
+    return {key: (titles.get(key), pictures.get(key)) for key in item_ids.to_pylist()}
+
+
+def _titles(item_ids: pa.Array, items_uri: str | None) -> dict[str, str | None]:
+    if not items_uri:
+        return {}
+    items = read_whole(items_uri, schemas.ITEMS, "items")
+    if "title" not in items.column_names:
+        return {}
+    items = items.filter(pc.is_in(items["item_id"], value_set=item_ids))
+    return dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+
+
+def _pictures(item_ids: pa.Array, images: str) -> Iterable[tuple[str, bytes | None]]:
+    try:
+        for page in list_pictures(images):
+            wanted = page.filter(pc.is_in(page["item_id"], value_set=item_ids))
+            for item_id, data in zip(wanted["item_id"].to_pylist(), fetch(wanted), strict=True):
+                yield item_id, None if isinstance(data, StorageError) else thumbnail(data)
+    except InputError:
+        return  # features may come without pictures, as from a table

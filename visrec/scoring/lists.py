@@ -1,0 +1,54 @@
+"""Recommendation tables: one row a user, or one a user and rank."""
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from visrec.ragged import offsets_of
+from visrec.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG, RECOMMENDED
+
+Layout = Literal["nested", "long"]
+
+
+def lists_table(
+    user_ids: pa.StringArray,
+    item_ids: pa.StringArray,
+    row_BK: npt.NDArray[np.int64],
+    score_BK: npt.NDArray[np.float32],
+    because_BK: npt.NDArray[np.int64],
+    cold_B: npt.NDArray[np.bool_],
+    layout: Layout,
+) -> pa.Table:
+    """The lists of B users as a table.
+
+    Args:
+        user_ids: (B,).
+        item_ids: (N,) what the rows mean.
+        row_BK: (B, K) rows best first, -1 behind the last.
+        score_BK: (B, K).
+        because_BK: (B, K) rows of the profile, -1 for none.
+        cold_B: (B,) whether the list is the fallback.
+        layout: `nested`, one row a user, or `long`, one row an entry.
+    """
+    filled_BK = row_BK >= 0
+    because_V = because_BK[filled_BK]
+    fields = [
+        item_ids.take(pa.array(row_BK[filled_BK])),
+        pa.array(score_BK[filled_BK], pa.float32()),
+        item_ids.take(pa.array(because_V, mask=because_V < 0)),
+    ]
+    if layout == "nested":
+        entries = pa.StructArray.from_arrays(fields, fields=list(RECOMMENDED))
+        offsets = offsets_of(filled_BK.sum(axis=1)).astype(np.int32)
+        items = pa.ListArray.from_arrays(offsets, entries)
+        return pa.table([user_ids, items, pa.array(cold_B)], schema=RECOMMENDATIONS)
+    owner_V, rank_V = np.nonzero(filled_BK)
+    columns = [
+        user_ids.take(pa.array(owner_V)),
+        pa.array(rank_V + 1, pa.int32()),
+        *fields,
+        pa.array(cold_B[owner_V]),
+    ]
+    return pa.table(columns, schema=RECOMMENDATIONS_LONG)

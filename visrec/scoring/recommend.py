@@ -1,0 +1,309 @@
+"""The Ray Data step from users to lists: one shard of users a row, one Parquet file a shard.
+
+Item vectors and coded interactions are computed once and shared through the object store; an actor
+scores one shard at a time and writes its file. A shard that is there already, made from the same
+inputs, is left as it is.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import ray.data
+import torch
+from ray.data import ActorPoolStrategy, Dataset
+
+from visrec import schemas
+from visrec.errors import InputError
+from visrec.features.table import Identity, load_features, read_manifest, require_same
+from visrec.interactions.log import build_log, shard_of
+from visrec.models.artifact import Artifact, load_artifact
+from visrec.models.contract import Arrays, Catalogue
+from visrec.progress import Timer
+from visrec.ragged import Ragged, offsets_of
+from visrec.scoring.lists import Layout, lists_table
+from visrec.scoring.topk import nearest_of_profile, top_k
+from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.sources.tables import read_whole
+from visrec.storage import Store
+
+_BLOCK = 1024  # users scored between two progress reports; 100 lists of them are 2 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreResources:
+    """What scoring may take of the cluster.
+
+    Attributes:
+        actors: processes that score; by default one a CPU core of this cluster (at most 64).
+        use_gpu: one GPU for each.
+        cpus_per_actor: CPU cores of each, and threads of its products.
+    """
+
+    actors: int | None = None
+    use_gpu: bool = False
+    cpus_per_actor: int = 1
+
+
+@dataclass(frozen=True)
+class ScoringInputs:
+    """Where scoring reads.
+
+    Args:
+        model: the model's directory.
+        features: the features directory.
+        interactions: which of them count.
+        interactions_uri: where they are.
+        items_uri: the items table, or None.
+        users_uri: the users table, or None.
+    """
+
+    model: Store
+    features: Store
+    interactions: InteractionsConfig
+    interactions_uri: str
+    items_uri: str | None
+    users_uri: str | None
+
+
+@dataclass(frozen=True)
+class ScoringData:
+    """Users and items to score, shared by the workers of a node.
+
+    Args:
+        item_ids: (N,) sorted.
+        available_N: (N,) which may be recommended.
+        user_ids: (U,) shard after shard, sorted in each.
+        shard_offsets: (S + 1,) where each shard's users begin.
+        profiles: U lists of consumed items, oldest first.
+        trained_U: (U,) the model's user rows, -1 for users it has not seen.
+        fallback_K: available rows, most popular first, for users without a profile.
+        fallback_score_K: how many users took them.
+        without_item: interactions left out because their item has no feature.
+    """
+
+    item_ids: pa.StringArray
+    available_N: npt.NDArray[np.bool_]
+    user_ids: pa.StringArray
+    shard_offsets: npt.NDArray[np.int64]
+    profiles: Ragged
+    trained_U: npt.NDArray[np.int64]
+    fallback_K: npt.NDArray[np.int64]
+    fallback_score_K: npt.NDArray[np.float32]
+    without_item: int
+
+
+def prepare_scoring(inputs: ScoringInputs, shards: int, k: int) -> tuple[ScoringData, Arrays]:
+    """Reads everything once: users, profiles, availability, and what the model says of the items.
+
+    Raises:
+        InputError: something is missing or does not fit the model.
+    """
+    artifact = load_artifact(inputs.model)
+    item_ids, catalogue = load_catalogue(artifact, inputs.features)
+    others = None
+    if inputs.users_uri:
+        others = read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"].combine_chunks()
+    batches = read_interactions(inputs.interactions, inputs.interactions_uri)
+    log = build_log(batches, item_ids, others)
+    available_N = _available(inputs.items_uri, item_ids)
+    shard_U = shard_of(log.user_ids, shards)
+    order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
+    count_N = np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32)
+    ranked = np.argsort(-count_N, kind="stable")
+    fallback_K = ranked[available_N[ranked]][:k]
+    data = ScoringData(
+        item_ids=item_ids,
+        available_N=available_N,
+        user_ids=log.user_ids.take(pa.array(order)),
+        shard_offsets=offsets_of(np.bincount(shard_U, minlength=shards)),
+        profiles=log.items.take(order),
+        trained_U=trained_users(artifact, log.user_ids)[order],
+        fallback_K=fallback_K,
+        fallback_score_K=count_N[fallback_K],
+        without_item=log.without_item,
+    )
+    return data, artifact.model.item_arrays(catalogue)
+
+
+def load_catalogue(artifact: Artifact, features: Store) -> tuple[pa.StringArray, Catalogue]:
+    """All items that have features now, as the model sees them.
+
+    Raises:
+        InputError: the features are of another backbone than the model's.
+    """
+    identity = {k: v for k, v in artifact.made_from["features"].items() if k != "digest"}
+    require_same(
+        read_manifest(features).identity, Identity(**identity), features, "model, or --features"
+    )
+    item_ids, feature_ND = load_features(features)
+    return item_ids, Catalogue(feature_ND=feature_ND, trained_N=_rows(item_ids, artifact.item_ids))
+
+
+def trained_users(artifact: Artifact, user_ids: pa.Array) -> npt.NDArray[np.int64]:
+    """(U,) the model's rows of these users, -1 for those it has not seen or need not know."""
+    known = artifact.user_ids
+    return np.full(len(user_ids), -1) if known is None else _rows(user_ids, known)
+
+
+def _rows(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int64]:
+    found = pc.fill_null(pc.index_in(ids, value_set=known), -1)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
+
+def _available(uri: str | None, item_ids: pa.StringArray) -> npt.NDArray[np.bool_]:
+    """(N,) whether an item may be recommended: yes, unless the items table says otherwise."""
+    available_N = np.ones(len(item_ids), bool)
+    if uri:
+        items = read_whole(uri, schemas.ITEMS, "items")
+        if "available" in items.column_names:
+            gone = items.filter(pc.invert(pc.fill_null(items["available"], True)))
+            row = _rows(gone["item_id"].combine_chunks(), item_ids)
+            available_N[row[row >= 0]] = False
+    if not available_N.any():
+        raise InputError(f"None of the {len(item_ids)} items is available in {uri} (--items).")
+    return available_N
+
+
+def recommend_chain(
+    data: "ray.ObjectRef[ScoringData]",
+    arrays: "ray.ObjectRef[Arrays]",
+    inputs: ScoringInputs,
+    target: "Target",
+    resources: ScoreResources,
+    actors: int,
+    tally: Any,
+) -> Dataset:
+    """The chain over shard numbers; its rows say what each shard's file is."""
+    return ray.data.range(target.shards, override_num_blocks=target.shards).map_batches(
+        ScoreShards,
+        fn_constructor_args=(data, arrays, inputs.model, target, resources, tally),
+        batch_size=1,
+        compute=ActorPoolStrategy(size=actors),
+        num_cpus=resources.cpus_per_actor,
+        num_gpus=1 if resources.use_gpu else None,
+    )
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is written where.
+
+    Args:
+        run: the run's own directory.
+        shards: how many files.
+        k: entries a user.
+        layout: of the tables.
+        marks: file metadata: model id, run id, digest of all inputs.
+    """
+
+    run: Store
+    shards: int
+    k: int
+    layout: Layout
+    marks: Mapping[str, str]
+
+
+class ScoreShards:
+    """A shard's number in, its file written, what the file is out."""
+
+    def __init__(
+        self,
+        data: "ray.ObjectRef[ScoringData]",
+        arrays: "ray.ObjectRef[Arrays]",
+        model: Store,
+        target: Target,
+        resources: ScoreResources,
+        tally: Any,
+    ) -> None:
+        torch.set_num_threads(resources.cpus_per_actor)
+        self._data, self._target, self._timer = ray.get(data), target, Timer(tally)
+        artifact = load_artifact(model)
+        module: Any = artifact.model
+        if resources.use_gpu:
+            module = module.cuda()
+        self._needs = artifact.model.needs
+        self._scorer = module.scorer(ray.get(arrays))
+
+    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        shard = int(batch["id"][0])
+        name = f"part-{shard:05d}.parquet"
+        marks = {**self._target.marks, "visrec.shard": str(shard)}
+        found = existing_shard(self._target.run, name, marks)
+        kept = found is not None
+        if found is None:
+            table = self._lists(shard).replace_schema_metadata(marks)
+            with self._timer.phase("write"):
+                self._target.run.write_table(name, table)
+                found = existing_shard(self._target.run, name, marks)
+            if found is None:
+                raise RuntimeError(f"{self._target.run.uri(name)} is not what was written there")
+        self._timer.done()
+        return {key: np.array([value]) for key, value in {**found, "kept": kept}.items()}
+
+    def _lists(self, shard: int) -> pa.Table:
+        data = self._data
+        first, last = data.shard_offsets[shard : shard + 2]
+        blocks = [
+            self._block(start, min(start + _BLOCK, last)) for start in range(first, last, _BLOCK)
+        ]
+        return pa.concat_tables(blocks or [self._block(first, first)])
+
+    def _block(self, start: int, stop: int) -> pa.Table:
+        """The lists of the users from `start` to `stop`."""
+        data, k = self._data, self._target.k
+        profiles, trained_B = data.profiles.slice(start, stop), data.trained_U[start:stop]
+        with self._timer.phase("score"):
+            best = top_k(self._scorer, profiles, trained_B, profiles, data.available_N, k)
+        cold_B = profiles.lengths == 0
+        if not self._needs.cold_users:
+            cold_B |= trained_B < 0
+        best.row_BK[cold_B], best.score_BK[cold_B] = -1, -np.inf
+        width = len(data.fallback_K)
+        best.row_BK[cold_B, :width] = data.fallback_K
+        best.score_BK[cold_B, :width] = data.fallback_score_K
+        with self._timer.phase("explain"):
+            because_BK = self._because(profiles, np.where(cold_B[:, None], -1, best.row_BK))
+        self._timer.done(users=stop - start)
+        user_ids = data.user_ids.slice(start, stop - start)
+        return lists_table(
+            user_ids, data.item_ids, best.row_BK, best.score_BK, because_BK, cold_B,
+            self._target.layout,
+        )  # fmt: skip
+
+    def _because(self, profiles: Ragged, row_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        space_Nd = self._scorer.space_Nd
+        if space_Nd is None:
+            return np.full(row_BK.shape, -1, np.int64)
+        return nearest_of_profile(space_Nd, profiles, row_BK)
+
+
+def existing_shard(run: Store, name: str, marks: Mapping[str, str]) -> dict[str, Any] | None:
+    """What a shard's file is, read back whole; None where it is missing or of other inputs."""
+    if not run.exists(name):
+        return None
+    data = run.read(name)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+    except pa.ArrowInvalid:
+        return None
+    found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
+    if any(found.get(key) != value for key, value in marks.items()):
+        return None
+    table = file.read(columns=["user_id", "cold"])
+    users = table.group_by("user_id").aggregate([("cold", "max")])
+    return {
+        "name": name,
+        "rows": table.num_rows,
+        "users": users.num_rows,
+        "cold": int(pc.sum(users["cold_max"]).as_py() or 0),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
