@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import ray
 
-from jobs.launch import JobConfig, Summary, launch, require_resources
+from jobs.launch import JobConfig, Summary, cluster_has, launch, require_resources
 from jobs.progress import follow
 from jobs.recommend import latest_model
 from visrec.errors import InputError
@@ -82,9 +82,10 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     )
     summary.begun = True
     with follow("rank", users, summary, unit="users") as tally:
-        cpus = int(ray.cluster_resources()["CPU"])
         blocks = -(-users // USERS)
-        workers = min(config.workers or max(1, min(64, cpus // (2 * config.threads))), blocks)
+        workers = min(
+            config.workers or max(1, min(64, cluster_has("CPU") // (2 * config.threads))), blocks
+        )
         require_resources({"CPU": workers * config.threads + 1.0}, config, "workers")
         chain = evaluate_chain(data, users, config.threads, workers, tally)
         tables = chain.to_arrow_refs()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import ray
 
-from jobs.launch import JobConfig, Summary, launch, require_resources
+from jobs.launch import JobConfig, Summary, cluster_has, launch, require_resources
 from jobs.progress import follow
 from visrec.errors import InputError
 from visrec.features.backbones import BackboneConfig
@@ -101,13 +101,13 @@ def _counts(plan: Plan) -> tuple[int, int]:
 
 def _actors(config: ExtractJob) -> int:
     """How many copies of the network run; leaves room for the tasks that feed them."""
-    resources, there = config.resources, ray.cluster_resources()
+    resources = config.resources
     if resources.actors:
         actors = resources.actors
     elif resources.gpus_per_actor:
-        actors = int(there.get("GPU", 0)) // resources.gpus_per_actor or 1
+        actors = max(1, cluster_has("GPU") // resources.gpus_per_actor)
     else:
-        actors = max(1, min(8, int(there["CPU"]) // (2 * resources.cpus_per_actor)))
+        actors = max(1, min(8, cluster_has("CPU") // (2 * resources.cpus_per_actor)))
     # One more CPU for the tasks that read and decode, and one for those that write.
     wanted = {"CPU": actors * resources.cpus_per_actor + 2.0}
     if resources.gpus_per_actor:

@@ -106,12 +106,11 @@ class Summary:
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
-        rounded = lambda seconds: {name: round(s, 3) for name, s in seconds.items()}
         return {
             "job": self.job,
             **self.rows,
-            "wall_s": rounded(self.phases),
-            "worker_s": rounded(self.worker_seconds),
+            "wall_s": {name: round(s, 3) for name, s in self.phases.items()},
+            "worker_s": {name: round(s, 3) for name, s in self.worker_seconds.items()},
         }
 
 
@@ -252,18 +251,23 @@ def _start_ray(config: JobConfig) -> None:
 def _quiet_stderr() -> Iterator[None]:
     """Keeps what Ray's C++ side says while it starts, and shows it only where the start fails."""
     sys.stderr.flush()
-    kept, held = os.dup(2), tempfile.TemporaryFile()
-    os.dup2(held.fileno(), 2)
-    try:
-        yield
-    except BaseException:
-        held.seek(0)
-        os.write(kept, held.read())
-        raise
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        held.close()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def cluster_has(resource: str) -> int:
+    """How much of a resource the cluster has now, in whole units."""
+    return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
 
 
 def require_resources(wanted: dict[str, float], config: JobConfig, key: str) -> None:
@@ -279,12 +283,11 @@ def require_resources(wanted: dict[str, float], config: JobConfig, key: str) -> 
     Raises:
         InputError: the local machine has less.
     """
-    there = ray.cluster_resources()
-    short = {name: n for name, n in wanted.items() if n > there.get(name, 0)}
+    short = {name: n for name, n in wanted.items() if n > cluster_has(name)}
     if not short:
         return
     asked = ", ".join(f"{n:g} {name}" for name, n in short.items())
-    found = ", ".join(f"{there.get(name, 0):g} {name}" for name in short)
+    found = ", ".join(f"{cluster_has(name)} {name}" for name in short)
     text = f"--{key} asks for {asked} at once; found {found}"
     if config.local:
         raise InputError(f"{text} on this machine. Ask for less, or run on a cluster.")

@@ -25,7 +25,7 @@ def follow(label: str, total: int, summary: Summary, unit: str = "rows") -> Iter
         summary: takes the wall time and the workers' seconds.
         unit: what the rows are, and the name the workers count them under.
     """
-    tally = Tally.remote()
+    tally: Any = Tally.remote()  # type: ignore[attr-defined]  # put there by the decorator
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(tally, label, total, unit, done), daemon=True)
     watcher.start()

@@ -4,12 +4,13 @@ python jobs/recommend.py --local true
 python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 import ray
 
-from jobs.launch import JobConfig, Summary, launch, require_resources
+from jobs.launch import JobConfig, Summary, cluster_has, launch, require_resources
 from jobs.progress import follow
 from visrec.config import digest
 from visrec.errors import InputError
@@ -120,7 +121,8 @@ def _score(
     run: Store,
 ) -> Any:
     """Scores the shards that are missing and completes the run; returns its manifest."""
-    prepare = ray.remote(prepare_scoring).options(num_returns=2)
+    # Two results, so that the item arrays are an object of their own; Ray's types know of one.
+    prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
     with summary.phase("prepare"):
         data, arrays = prepare.remote(inputs, config.shards, config.k)
         counts = ray.get(_counts.remote(data))
@@ -141,14 +143,15 @@ def _score(
         actors = _actors(config)
         chain = recommend_chain(data, arrays, inputs, target, config.resources, actors, tally)
         found = {row.pop("name"): row for row in chain.iter_rows()}
-    files = {name: _plain(found[name], ("rows", "bytes", "sha256")) for name in sorted(found)}
-    total = lambda key: sum(int(facts[key]) for facts in found.values())
-    described["scored"] = len(found) - total("kept")
-    users, rows = total("users"), total("rows")
+    total = Counter[str]()
+    for facts in found.values():
+        total.update({key: int(facts[key]) for key in ("kept", "users", "rows", "cold")})
+    described["scored"] = len(found) - total["kept"]
+    users, rows = total["users"], total["rows"]
     gates = [Gate("users", users, counts["users"], users == counts["users"])]
     if config.layout == "nested":
         gates.append(Gate("rows, one a user", rows, users, rows == users))
-    facts = {
+    manifest = {
         "run_id": run_id,
         "model_id": described["model_id"],
         "inputs": described["inputs"],
@@ -156,17 +159,20 @@ def _score(
         "layout": config.layout,
         "k": config.k,
         "users": users,
-        "cold_users": total("cold"),
+        "cold_users": total["cold"],
         "rows": rows,
-        "files": files,
+        "files": {
+            name: {
+                "rows": int(found[name]["rows"]),
+                "bytes": int(found[name]["bytes"]),
+                "sha256": str(found[name]["sha256"]),
+            }
+            for name in sorted(found)
+        },
         "seconds": {name: round(s, 2) for name, s in summary.phases.items()},
     }
     with summary.phase("publish"):
-        return complete(run, facts, gates)
-
-
-def _plain(facts: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: getattr(facts[key], "item", lambda key=key: facts[key])() for key in keys}
+        return complete(run, manifest, gates)
 
 
 def latest_model(config: JobConfig) -> Store:
@@ -178,10 +184,10 @@ def latest_model(config: JobConfig) -> Store:
     models = Store.at(config.place(None, "models"))
     if not models.exists("_latest.json"):
         raise InputError(
-            f"Found no trained model at {models.root}; expected one that jobs/train.py wrote. Train "
-            "first, or name a model's directory with --model."
+            f"Found no trained model at {models.root}; expected one that jobs/train.py wrote. "
+            "Train first, or name a model's directory with --model."
         )
-    return models / models.read_json("_latest.json")["model_id"]
+    return models / str(models.read_json("_latest.json")["model_id"])
 
 
 def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
@@ -217,10 +223,9 @@ def _actors(config: RecommendJob) -> int:
     if resources.actors:
         actors = resources.actors
     elif resources.use_gpu:
-        actors = max(1, int(ray.cluster_resources().get("GPU", 0)))
+        actors = max(1, cluster_has("GPU"))
     else:
-        cores = int(ray.cluster_resources()["CPU"])
-        actors = max(1, min(64, cores // (2 * resources.cpus_per_actor)))
+        actors = max(1, min(64, cluster_has("CPU") // (2 * resources.cpus_per_actor)))
     actors = min(actors, config.shards)
     wanted = {"CPU": actors * resources.cpus_per_actor + 1.0}
     if resources.use_gpu:

@@ -38,7 +38,7 @@ class Timer:
 
     def __init__(self, tally: Any) -> None:
         self._tally = tally
-        self._amounts: Counter[str] = Counter()
+        self._amounts: dict[str, float] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -47,10 +47,14 @@ class Timer:
         try:
             yield
         finally:
-            self._amounts[f"{name}_s"] += time.perf_counter() - start
+            self._add(f"{name}_s", time.perf_counter() - start)
 
     def done(self, **amounts: float) -> None:
         """Sends what was measured since the last call, with amounts such as `rows=64`."""
-        self._amounts.update(amounts)
-        self._tally.add.remote(dict(self._amounts))
-        self._amounts.clear()
+        for name, amount in amounts.items():
+            self._add(name, amount)
+        self._tally.add.remote(self._amounts)
+        self._amounts = {}
+
+    def _add(self, name: str, amount: float) -> None:
+        self._amounts[name] = self._amounts.get(name, 0.0) + amount

@@ -1,8 +1,8 @@
 """Publication: a run is its shards, then its manifest, then the pointer. Never half.
 
 Shards lie under the run's own prefix. The manifest is created where there is none, the pointer
-`_latest.json` replaced only if it is still the one that was read. Whoever follows the pointer sees a
-whole run, or the one before.
+`_latest.json` replaced only if it is still the one that was read. Whoever follows the pointer sees
+a whole run, or the one before.
 """
 
 import hashlib

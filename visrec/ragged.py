@@ -1,11 +1,12 @@
 """Lists of different lengths without padding: one flat array and the offsets of its parts."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.integer]
+Ints = npt.NDArray[Any]  # of int32 or int64
 
 
 @dataclass(frozen=True)

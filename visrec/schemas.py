@@ -12,7 +12,7 @@ _ID = pa.string()
 
 
 def _is_id(kind: pa.DataType) -> bool:
-    return (
+    return bool(
         pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
         or pa.types.is_string_view(kind)
@@ -22,15 +22,15 @@ def _is_id(kind: pa.DataType) -> bool:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
 
 
 def _is_time(kind: pa.DataType) -> bool:
-    return _is_number(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
+    return _is_number(kind) or bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,8 @@
 
 Credentials come from the boto3 chain and an endpoint other than AWS from `AWS_ENDPOINT_URL`; boto3
 (small objects, conditional writes), pyarrow (tables) and Ray (checkpoints) all get theirs here. A
-`Store` holds no secret: it can be pickled to a worker, which asks its own chain, so credentials that
-expire are renewed wherever they are used.
+`Store` holds no secret: it can be pickled to a worker, which asks its own chain, so credentials
+that expire are renewed wherever they are used.
 """
 
 import errno
@@ -35,7 +35,7 @@ _LOST = {"412", "PreconditionFailed"}
 
 @dataclass(frozen=True)
 class Entry:
-    """One file of a listing: its name below the store, its bytes, and a mark that changes with it."""
+    """One file of a listing: its name below the store, its bytes, a mark that changes with it."""
 
     name: str
     size: int
@@ -197,7 +197,7 @@ class Store:
     # Listings and removal.
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every file below the store whose name starts with `prefix`, a page at a time; no dotfiles.
+        """Every file whose name below the store starts with `prefix`, by pages; no dotfiles.
 
         Local names come sorted; S3 lists in key order. A store that is not there lists nothing.
         """
@@ -410,8 +410,8 @@ def _explain(error: Exception, uri: str) -> str:
     if any(word in text for word in (*refusals, "403", "Forbidden")):
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS")
         return (
-            f"the store at {endpoint} refused these credentials (access denied). Expected an access "
-            "key that may do this here: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the "
+            f"the store at {endpoint} refused these credentials (access denied). Expected an "
+            "access key that may do this here: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the "
             "profile or role, and the bucket's policy."
         )
     if "EndpointConnection" in text or "ConnectTimeout" in text or "NETWORK_CONNECTION" in text:

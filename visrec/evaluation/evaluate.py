@@ -1,7 +1,7 @@
 """The Ray Data step of evaluation: every model ranks every held-out user, exactly.
 
-What is shared is computed once: the split, the catalogue, each model's item arrays. An actor takes a
-block of users through all models; the per-user metrics go to one task that sums them up.
+What is shared is computed once: the split, the catalogue, each model's item arrays. An actor takes
+a block of users through all models; the per-user metrics go to one task that sums them up.
 """
 
 from collections.abc import Mapping, Sequence

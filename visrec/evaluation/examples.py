@@ -1,8 +1,10 @@
 """A few users for the report: what they took, what was held out, what the model recommends."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -40,48 +42,45 @@ def make_examples(
     profiles = [held.profiles[b][-_PROFILE:] for b in range(len(chosen))]
     targets = [held.targets[b] for b in range(len(chosen))]
     rows = np.unique(np.concatenate([*profiles, *targets, *best.row_BK, *because_BK]))
-    cards = _cards(data.item_ids.take(pa.array(rows[rows >= 0])), images, items_uri)
-    ids = data.item_ids
-    card = lambda row, **facts: _card(ids[int(row)].as_py(), cards, **facts)
-    return [
-        UserExample(
-            user_id=data.user_ids[int(chosen[b])].as_py(),
-            profile=[card(row) for row in profiles[b]],
-            held_out=[card(row) for row in targets[b]],
-            recommended=[
-                card(
-                    row,
-                    score=float(score),
-                    hit=bool(row in targets[b]),
-                    because=_title(ids[int(because)].as_py(), cards) if because >= 0 else None,
-                )
-                for row, score, because in zip(
-                    best.row_BK[b], best.score_BK[b], because_BK[b], strict=True
-                )
-                if row >= 0
-            ],
+    cards = _cards(rows[rows >= 0], data.item_ids, images, items_uri)
+    examples = []
+    for b, user in enumerate(chosen):
+        entries = zip(best.row_BK[b], best.score_BK[b], because_BK[b], strict=True)
+        recommended = [
+            replace(
+                cards[row],
+                score=float(score),
+                hit=bool(row in targets[b]),
+                because=_name(cards[because]) if because >= 0 else None,
+            )
+            for row, score, because in entries
+            if row >= 0
+        ]
+        examples.append(
+            UserExample(
+                user_id=data.user_ids[int(user)].as_py(),
+                profile=[cards[row] for row in profiles[b]],
+                held_out=[cards[row] for row in targets[b]],
+                recommended=recommended,
+            )
         )
-        for b in range(len(chosen))
-    ]
+    return examples
 
 
-Cards = dict[str, tuple[str | None, bytes | None]]
+def _name(card: ItemCard) -> str:
+    return card.title or card.item_id
 
 
-def _card(item_id: str, cards: Cards, **facts: object) -> ItemCard:
-    title, picture = cards.get(item_id, (None, None))
-    return ItemCard(item_id=item_id, title=title, thumbnail=picture, **facts)  # type: ignore[arg-type]
-
-
-def _title(item_id: str, cards: Cards) -> str:
-    return cards.get(item_id, (None, None))[0] or item_id
-
-
-def _cards(item_ids: pa.Array, images: str, items_uri: str | None) -> Cards:
-    """Titles and thumbnails of some items, as far as there are any."""
-    titles = _titles(item_ids, items_uri)
-    pictures = dict(_pictures(item_ids, images))
-    return {key: (titles.get(key), pictures.get(key)) for key in item_ids.to_pylist()}
+def _cards(
+    rows: npt.NDArray[np.int64], item_ids: pa.Array, images: str, items_uri: str | None
+) -> dict[int, ItemCard]:
+    """A card for each catalogue row, with title and thumbnail as far as there are any."""
+    ids = item_ids.take(pa.array(rows))
+    titles, pictures = _titles(ids, items_uri), dict(_pictures(ids, images))
+    return {
+        int(row): ItemCard(item_id=key, title=titles.get(key), thumbnail=pictures.get(key))
+        for row, key in zip(rows, ids.to_pylist(), strict=True)
+    }
 
 
 def _titles(item_ids: pa.Array, items_uri: str | None) -> dict[str, str | None]:

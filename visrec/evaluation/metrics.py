@@ -10,6 +10,7 @@ With n held-out items at 0-based ranks r_1 < ... < r_n among M ranked items:
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,20 +27,26 @@ def per_user(standing: Standing, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, 
     """Each metric's (B,) values, one a user; every user has at least one held-out item."""
     starts = standing.offsets[:-1]
     n_B = np.diff(standing.offsets)
-    add = lambda value_P: np.add.reduceat(value_P.astype(np.float64), starts)
     rank_P = standing.above_P
     negatives_B = standing.ranked_B - n_B
     lost_P = standing.others_above_P + 0.5 * standing.others_equal_P
     # With nothing to rank below, every order is right.
-    auc_B = 1 - add(lost_P) / n_B / np.maximum(negatives_B, 1)
+    auc_B = 1 - _sums(lost_P, starts) / n_B / np.maximum(negatives_B, 1)
     metrics = {"auc": auc_B, "rr": 1 / (np.minimum.reduceat(rank_P, starts) + 1.0)}
     for k in cutoffs:
         hit_P = rank_P < k
-        hits_B = add(hit_P)
+        hits_B = _sums(hit_P, starts)
         metrics[f"precision@{k}"] = hits_B / k
         metrics[f"recall@{k}"] = hits_B / n_B
-        metrics[f"ndcg@{k}"] = add(hit_P / np.log2(rank_P + 2.0)) / _ideal(np.minimum(n_B, k))
+        metrics[f"ndcg@{k}"] = _sums(hit_P / np.log2(rank_P + 2.0), starts) / _ideal(
+            np.minimum(n_B, k)
+        )
     return metrics
+
+
+def _sums(value_P: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> Floats:
+    """(B,) each user's sum of the P values."""
+    return np.asarray(np.add.reduceat(value_P.astype(np.float64), starts))
 
 
 def _ideal(hits_B: npt.NDArray[np.int64]) -> Floats:

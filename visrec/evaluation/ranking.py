@@ -97,7 +97,7 @@ def _count(
     owner_P = torch.from_numpy(target.owners).to(device)
     columns = torch.arange(start, start + score_BT.shape[1], device=device)
     above, others_above, others_equal = [], [], []
-    for part in torch.arange(len(own_P), device=device).split(_PAIR_ROWS):
+    for part in torch.split(torch.arange(len(own_P), device=device), _PAIR_ROWS):
         ranked_PT, others_PT = ranked_BT[owner_P[part]], others_BT[owner_P[part]]
         own = own_P[part, None]
         before_PT = columns[None, :] < item_P[part, None]

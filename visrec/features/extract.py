@@ -228,7 +228,7 @@ class FetchAndDecode:
     limits: PictureLimits
     tally: Any
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Any) -> Batch:
         timer, plan = Timer(self.tally), ray.get(self.plan)
         rows = plan.todo.slice(int(batch["id"][0]) * _CHUNK, _CHUNK)
         with timer.phase("fetch"):
@@ -303,7 +303,7 @@ class WriteParts:
     identity: Identity
     tally: Any
 
-    def __call__(self, batch: Batch) -> Batch:
+    def __call__(self, batch: Any) -> Batch:
         timer = Timer(self.tally)
         feature_BD = np.array(batch.pop("feature"))
         rows = pa.table({name: pa.array(values, pa.string()) for name, values in batch.items()})
@@ -342,7 +342,7 @@ def commit(
     limits: PictureLimits,
     max_rejected: float,
 ) -> tuple[Manifest, dict[str, int]]:
-    """Makes the features directory hold exactly the listed pictures, then removes what is left over.
+    """Makes the features directory hold exactly the listed pictures, removes what is left over.
 
     Returns:
         The manifest, and rejected pictures by reason.
@@ -383,7 +383,7 @@ def commit(
 
 
 def _live(listing: pa.Table, index: pa.Table, written: list[int]) -> pa.Table:
-    """The one row of the index for each listed picture that has any: what this run wrote goes first.
+    """The one row of the index for each listed picture that has any; this run's goes first.
 
     Pictures without a source mark are read and written every time, so that the newest row is known.
     """

@@ -133,7 +133,7 @@ def feature_matrix(table: pa.Table) -> npt.NDArray[np.float16]:
 def features_table(
     rows: pa.Table, feature_BD: npt.NDArray[np.float16], identity: Identity
 ) -> pa.Table:
-    """A part: item_id, digest and source of `rows` with their features, marked with who made them."""
+    """A part: ids, digests and sources of `rows` with their features, marked with who made them."""
     values = pa.array(feature_BD.reshape(-1), pa.float16())
     schema = features_schema(identity.dim)
     column = pa.FixedSizeListArray.from_arrays(values, type=schema.field("feature").type)

@@ -76,7 +76,8 @@ def _last_baskets(log: Log, part_R: npt.NDArray[np.int8]) -> npt.NDArray[np.bool
     users = log.user_R[training_R]
     np.maximum.at(last_U, users, basket_R[training_R])
     np.minimum.at(first_U, users, basket_R[training_R])
-    return training_R & (basket_R == last_U[log.user_R]) & (last_U > first_U)[log.user_R]
+    last_R = (basket_R == last_U[log.user_R]) & (last_U > first_U)[log.user_R]
+    return np.asarray(training_R & last_R)
 
 
 def held_out(log: Log, part_R: npt.NDArray[np.int8], part: Part) -> HeldOut:

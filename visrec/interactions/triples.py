@@ -87,8 +87,8 @@ class TripleSampler:
         self._row_S = np.flatnonzero(usable_U[self._user_R])
         if not len(self._row_S):
             raise InputError(
-                f"None of the {len(train)} users has {least} training items or more (and fewer than "
-                f"all {num_items}); a triple needs them. Hold out less (--split.test, "
+                f"None of the {len(train)} users has {least} training items or more (and fewer "
+                f"than all {num_items}); a triple needs them. Hold out less (--split.test, "
                 "--split.validation), lower --interactions.min_rating, or add interactions."
             )
         self._taken = np.sort(self._user_R * num_items + train.values)

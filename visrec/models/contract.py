@@ -13,7 +13,7 @@ A model is a `torch.nn.Module` with a `Config` dataclass in its own file, and an
     scorer      a scorer over those arrays: vectors for a dot product, or any tile of scores
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -27,9 +27,9 @@ from visrec.ragged import Ragged
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-# Item rows are encoded in blocks of one size, the last one padded, so that a vector never depends on
-# how many others are computed beside it: a matrix product may add up in another order for another
-# shape.
+# Item rows are encoded in blocks of one size, the last one padded, so that a vector never depends
+# on how many others are computed beside it: a matrix product may add up in another order for
+# another shape.
 ENCODE_ROWS = 4096
 
 
@@ -207,12 +207,15 @@ def pool(vector_Md: Tensor, bags: Bags, how: Literal["max", "mean"]) -> Tensor:
     )
 
 
-def in_blocks(rows: npt.NDArray[Any], encode: Any) -> npt.NDArray[np.float32]:
+def in_blocks(
+    rows: npt.NDArray[Any], encode: Callable[[Tensor], Tensor], device: str | torch.device = "cpu"
+) -> npt.NDArray[np.float32]:
     """(N, d) float32 of (N, ...) rows, `ENCODE_ROWS` at a time, each block of that size exactly.
 
     Args:
         rows: the catalogue's rows.
         encode: from a (ENCODE_ROWS, ...) float32 tensor to (ENCODE_ROWS, d).
+        device: where it computes.
     """
     parts = []
     with torch.inference_mode():
@@ -220,5 +223,5 @@ def in_blocks(rows: npt.NDArray[Any], encode: Any) -> npt.NDArray[np.float32]:
             block = torch.from_numpy(np.array(rows[start : start + ENCODE_ROWS], np.float32))
             padding = ENCODE_ROWS - len(block)
             padded = torch.cat([block, block.new_zeros(padding, *block.shape[1:])])
-            parts.append(encode(padded)[: len(block)].float().cpu().numpy())
+            parts.append(encode(padded.to(device))[: len(block)].float().cpu().numpy())
     return np.concatenate(parts)

@@ -14,6 +14,7 @@ parameter of a user or of an item, so new users and new items are scored without
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -111,20 +112,18 @@ class CuratorNet(nn.Module):
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, d) float32."""
         device = next(self.parameters()).device
-        encode = lambda block: self.encode_items(block.to(device))
-        return {"vectors": in_blocks(catalogue.feature_ND, encode)}
+        return {"vectors": in_blocks(catalogue.feature_ND, self.encode_items, device)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         device = next(self.parameters()).device
         vectors_Nd = torch.from_numpy(np.asarray(arrays["vectors"])).to(device)
-        users = lambda bags, _: self.encode_users(vectors_Nd, bags)
-        return DotScorer(vectors_Nd, users)
+        return DotScorer(vectors_Nd, lambda bags, _: self.encode_users(vectors_Nd, bags))
 
 
 def _selu_tower(*widths: int) -> nn.Sequential:
     """Linear and SELU from each width to the next; Xavier-uniform weights, zero biases."""
     layers: list[nn.Module] = []
-    for wide_in, wide_out in zip(widths[:-1], widths[1:], strict=True):
+    for wide_in, wide_out in pairwise(widths):
         linear = nn.Linear(wide_in, wide_out)
         nn.init.xavier_uniform_(linear.weight)
         nn.init.zeros_(linear.bias)

@@ -2,8 +2,8 @@
 
 With s_ip the cosine similarity of the z-scored features of items i and p, a user's score of i is
 over the items p of the profile: `max` the largest s_ip, `mean` their mean, `mean_top_k` the mean of
-the k largest. The features of a rectifier are all positive, and without the z-score their common part
-outweighs what tells pictures apart: test AUC .75 instead of .85 (mean) on the clothing data.
+the k largest. The features of a rectifier are all positive, and without the z-score their common
+part outweighs what tells pictures apart: test AUC .75 instead of .85 (mean) on the clothing data.
 """
 
 from collections.abc import Mapping
@@ -64,8 +64,10 @@ class VisRank(nn.Module):
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`unit`: (N, D) float32, z-scored features of length 1."""
-        encode = lambda block: nn.functional.normalize(self.feature_scale(block))
-        return {"unit": in_blocks(catalogue.feature_ND, encode)}
+        return {"unit": in_blocks(catalogue.feature_ND, self._unit)}
+
+    def _unit(self, feature_MD: Tensor) -> Tensor:
+        return nn.functional.normalize(self.feature_scale(feature_MD))
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Scorer:
         unit_ND = torch.from_numpy(np.asarray(arrays["unit"]))
@@ -100,13 +102,13 @@ class _NearestScorer:
         # In blocks of one shape, so that no sum depends on how many profile items share the block.
         parts_VT = [
             (_padded(self.space_Nd[rows]) @ tile_TD.T)[: len(rows)]
-            for rows in state.values.split(_SIMILAR_ROWS)
+            for rows in torch.split(state.values, _SIMILAR_ROWS)
         ]
         similar_VT = torch.cat(parts_VT)
         if self._top_k == 1:
             own = Bags(torch.arange(len(similar_VT), device=self.device), state.offsets)
             return pool(similar_VT, own, "max")
-        lists = similar_VT.split(state.lengths.tolist())
+        lists = torch.split(similar_VT, state.lengths.tolist())
         return torch.stack([_mean_top(rows_PT, self._top_k) for rows_PT in lists])
 
 

@@ -15,7 +15,26 @@ from visrec.storage import Store, read_uri, translated
 # What counts as a picture in a directory; formats that visrec does not open are listed too, so that
 # they are rejected by name instead of missing without a word.
 _SUFFIXES = frozenset(
-    ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff", "heic", "heif", "avif", "jp2", "svg", "eps", "psd", "ico"]
+    [
+        "jpg",
+        "jpeg",
+        "jpe",
+        "jfif",
+        "png",
+        "webp",
+        "gif",
+        "bmp",
+        "tif",
+        "tiff",
+        "heic",
+        "heif",
+        "avif",
+        "jp2",
+        "svg",
+        "eps",
+        "psd",
+        "ico",
+    ]
 )
 _PAGE = 10_000
 _FETCHES = (
@@ -46,8 +65,8 @@ def list_pictures(uri: str) -> Iterator[pa.Table]:
         yield page
     if not found:
         raise InputError(
-            f"Found no picture at {uri}; expected files named <item_id>.jpg (or .png, .webp, .gif), "
-            "or Parquet with item_id and image or uri. Change --images."
+            f"Found no picture at {uri}; expected files named <item_id>.jpg (.png, .webp, .gif) or "
+            "Parquet with item_id and image or uri. Change --images."
         )
 
 
@@ -117,8 +136,9 @@ def _of_rows(item_ids: pa.ChunkedArray, uri: str, group: int, mark: str) -> pa.T
 
 
 def _table(rows: list[tuple[str, str, None, None, str]]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [[]] * len(LISTING)
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, LISTING, strict=True)], LISTING)
+    return pa.Table.from_pylist(
+        [dict(zip(LISTING.names, row, strict=True)) for row in rows], LISTING
+    )
 
 
 def fetch(listing: pa.Table) -> list[bytes | StorageError]:

@@ -219,7 +219,10 @@ def make_batch(triples: Triples, data: TrainingData, device: torch.device) -> Tr
     parts = [triples.profiles.values, triples.positive_B, triples.negative_B]
     item_M, place = np.unique(np.concatenate(parts), return_inverse=True)
     profile_V, positive_B, negative_B = np.split(place, np.cumsum([len(p) for p in parts])[:-1])
-    tensor = lambda array: torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    def tensor(array: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
     return TripleBatch(
         item_M=tensor(item_M),
         feature_MD=tensor(data.feature_ND[item_M]).float(),

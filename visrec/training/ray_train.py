@@ -149,8 +149,9 @@ def _report(trainer: Trainer, job: Job, timer: Timer) -> None:
         ray.train.report(metrics)
         return
     job.tally.say.remote(
-        f"epoch {trainer.progress.epoch:>3}  loss {last['loss']:.4f}  val AUC {last['val_auc']:.4f}  "
-        f"lr {last['learning_rate']:.1e}  {last['triples'] / last['seconds']:,.0f} triples/s"
+        f"epoch {trainer.progress.epoch:>3}  loss {last['loss']:.4f}  "
+        f"val AUC {last['val_auc']:.4f}  lr {last['learning_rate']:.1e}  "
+        f"{last['triples'] / last['seconds']:,.0f} triples/s"
     )
     timer.done(triples=last["triples"], epochs=1, train_s=last["seconds"])
     with tempfile.TemporaryDirectory() as folder:
