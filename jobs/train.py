@@ -4,6 +4,7 @@ python jobs/train.py --local true
 python jobs/train.py --workspace s3://shop/visrec --resources.workers 4 --resources.use_gpu true
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 
 import ray
@@ -11,6 +12,7 @@ import ray
 from jobs.launch import JobConfig, ModelChoice, Summary, launch, require_resources
 from jobs.progress import follow
 from visrec.config import digest
+from visrec.errors import InputError
 from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
 from visrec.models import MODELS
@@ -70,8 +72,11 @@ def main(config: TrainJob, summary: Summary) -> None:
     if store.exists(MANIFEST):
         print(f"{model_id} is trained already: nothing to do.", flush=True)
     else:
-        _fit(config, summary, data, model_id, store)
+        _start_or_go_on(config, model_id, facts["made_from"])
+        _fit(config, summary, data, model_id, settings, store)
     artifact = load_artifact(store)
+    if artifact.made_from["settings"] != settings:
+        raise _other_settings(store, model_id)
     models.write_json(LATEST, {"model_id": model_id, "digest": artifact.digest})
     summary.rows = {
         "model": model_id,
@@ -83,11 +88,32 @@ def main(config: TrainJob, summary: Summary) -> None:
     }
 
 
+def _start_or_go_on(config: TrainJob, model_id: str, made_from: object) -> None:
+    """Marks a training folder with its settings; checkpoints of others are never gone on from.
+
+    More epochs than before are no other settings: training goes on.
+    """
+    training = Store.at(config.place(None, "training"))
+    train = dataclasses.replace(config.train, epochs=1)
+    mark = digest(made_from, config.model, train, config.sampling).encode()
+    name = f"{model_id}.settings"
+    if not training.create(name, mark) and training.read(name) != mark:
+        raise _other_settings(training / model_id, model_id)
+
+
+def _other_settings(store: Store, model_id: str) -> InputError:
+    return InputError(
+        f"{store.root} was made from other data or with other settings than these; expected the "
+        f"same, or a new name. Change --model_id {model_id}, or leave it out."
+    )
+
+
 def _fit(
     config: TrainJob,
     summary: Summary,
     data: "ray.ObjectRef[TrainingData]",
     model_id: str,
+    settings: str,
     store: Store,
 ) -> None:
     resources = config.resources
@@ -101,6 +127,7 @@ def _fit(
             data=data,
             artifact_store=store,
             model_id=model_id,
+            settings=settings,
             threads=resources.cpus_per_worker,
             tally=tally,
         )

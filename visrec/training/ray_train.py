@@ -57,6 +57,7 @@ class Job:
         data: shared by the workers of a node.
         artifact_store: where rank 0 writes the model.
         model_id: its name.
+        settings: a digest of data and settings, kept with the model.
         threads: of a CPU worker.
         tally: what the workers tell their progress to.
     """
@@ -68,6 +69,7 @@ class Job:
     data: "ray.ObjectRef[TrainingData]"
     artifact_store: Store
     model_id: str
+    settings: str
     threads: int
     tally: Any
 
@@ -174,7 +176,12 @@ def artifact_of(job: Job, data: TrainingData, model: Any, metrics: dict[str, Any
         sizes=data.sizes,
         item_ids=data.item_ids,
         user_ids=None if model.needs.cold_users else data.user_ids,
-        made_from={**data.made_from, "train": job.train, "sampling": job.sampling},
+        made_from={
+            **data.made_from,
+            "train": job.train,
+            "sampling": job.sampling,
+            "settings": job.settings,
+        },
         metrics=metrics,
         model_id=job.model_id,
     )
