@@ -75,9 +75,8 @@ def save_artifact(artifact: Artifact, store: Store) -> str:
     for name, data in files.items():
         store.write(name, data)
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
-    digest = hashlib.sha256(to_json(hashes)).hexdigest()
-    store.write_json(MANIFEST, {"files": hashes, "digest": digest})
-    return digest
+    store.write(MANIFEST, _manifest(hashes))
+    return _digest(hashes)
 
 
 def load_artifact(store: Store) -> Artifact:
@@ -95,7 +94,12 @@ def load_artifact(store: Store) -> Artifact:
         raise InputError(
             f"The model at {store.root} is a {name!r}; expected one of {', '.join(sorted(MODELS))}."
         )
-    config, sizes = MODELS[name].Config(**settings), Sizes(**described["sizes"])
+    try:
+        config, sizes = MODELS[name].Config(**settings), Sizes(**described["sizes"])
+    except TypeError as error:
+        raise InputError(
+            f"The {store.uri(_CONFIG)} is not that of a {name} of this version: {error}"
+        ) from error
     model = MODELS[name](config, sizes)
     try:
         model.load_state_dict(load(files[_WEIGHTS]))
@@ -124,16 +128,35 @@ def _checked_files(store: Store) -> dict[str, bytes]:
             f"Found no complete model at {store.root} (no {MANIFEST}); expected one that "
             "jobs/train.py wrote. Change --model, or train first."
         )
-    hashes = store.read_json(MANIFEST)["files"]
-    files = {name: store.read(name) for name in hashes}
+    hashes = _hashes(store.read(MANIFEST))
+    files = {name: store.read(name) for name in hashes if store.exists(name)}
     changed = [n for n, data in files.items() if hashlib.sha256(data).hexdigest() != hashes[n]]
-    missing = {_WEIGHTS, _CONFIG, _METRICS, _ITEMS} - files.keys()
+    missing = {_WEIGHTS, _CONFIG, _METRICS, _ITEMS, *hashes} - files.keys()
+    if not hashes:
+        changed, missing = [MANIFEST], set()
     if changed or missing:
         raise InputError(
             f"The model at {store.root} is not the one that was written: "
             f"{', '.join(sorted([*changed, *missing]))} changed or missing. Train it again."
         )
     return files
+
+
+def _hashes(manifest: bytes) -> dict[str, str]:
+    """The files' hashes; none where the manifest is not, to the byte, one that was written."""
+    try:
+        hashes = dict(json.loads(manifest)["files"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return hashes if manifest == _manifest(hashes) else {}
+
+
+def _manifest(hashes: Mapping[str, str]) -> bytes:
+    return to_json({"files": hashes, "digest": _digest(hashes)})
+
+
+def _digest(hashes: Mapping[str, str]) -> str:
+    return hashlib.sha256(to_json(hashes)).hexdigest()
 
 
 def _ids_file(column: str, ids: pa.Array) -> bytes:
