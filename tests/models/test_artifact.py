@@ -1,0 +1,232 @@
+"""A model on disk: complete or absent, what was written or refused, and never code."""
+
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from tests.training import checkerboard
+from visrec.errors import InputError
+from visrec.models import MODELS
+from visrec.models.artifact import MANIFEST, Artifact, load_artifact, save_artifact
+from visrec.models.contract import Sizes
+from visrec.storage import Store, to_json
+
+FILES = ["config.json", "item_ids.parquet", "metrics.json", "model.safetensors", "user_ids.parquet"]
+HOSTILE = [
+    "", " ", "a,b", 'quo"te', "new\nline", "../../up", "s3://b/k", "0", "-1", "1e5", "null", "NaN",
+    "été", "绘画", "\U0001f3a8", "e\u0301", "\u202egpj", "tab\t", "x" * 5000, "a\x00b",
+]  # fmt: skip
+
+
+def _artifact(**changed: Any) -> Artifact:
+    torch.manual_seed(0)
+    data = checkerboard(items=8, users=4, dim=3)
+    config = MODELS["curatornet"].Config(item_width=4, user_width=5, temperature=2.5)
+    model = MODELS["curatornet"](config, data.sizes)
+    model.fit(data.catalogue, data.train)
+    facts: dict[str, Any] = {
+        "name": "curatornet",
+        "model": model,
+        "config": config,
+        "sizes": data.sizes,
+        "item_ids": data.item_ids,
+        "user_ids": data.user_ids,
+        "made_from": {"features": {"digest": "abc", "dim": 3}, "train": config},
+        "metrics": {"val_auc": 0.75, "history": [{"loss": 0.5}]},
+        "model_id": "m1",
+    }
+    return Artifact(**{**facts, **changed})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A folder with a whole model."""
+    store = Store.at(str(tmp_path / "model"))
+    save_artifact(_artifact(), store)
+    return store
+
+
+def _replaced(store: Store, name: str, data: bytes) -> None:
+    """Puts a file in place, with a manifest that vouches for it."""
+    store.write(name, data)
+    hashes = store.read_json(MANIFEST)["files"]
+    hashes[name] = hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(to_json(hashes)).hexdigest()
+    store.write_json(MANIFEST, {"files": hashes, "digest": digest})
+
+
+def test_round_trip(store: Store) -> None:
+    written, read = _artifact(), load_artifact(store)
+    assert read.name == "curatornet"
+    assert read.config == written.config
+    assert read.sizes == Sizes(items=8, users=4, feature_dim=3)
+    assert read.item_ids.equals(written.item_ids)
+    assert read.user_ids is not None
+    assert read.user_ids.equals(written.user_ids)
+    assert read.model_id == "m1"
+    assert read.metrics == written.metrics
+    assert read.made_from["features"] == {"digest": "abc", "dim": 3}
+    assert read.made_from["train"]["temperature"] == 2.5
+    weights, expected = read.model.state_dict(), written.model.state_dict()
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def test_loaded_model_scores_without_dropout(store: Store) -> None:
+    model: Any = load_artifact(store).model
+    assert not model.training
+
+
+def test_files_are_the_declared_ones(store: Store) -> None:
+    assert sorted(entry.name for entry in store.list()) == sorted([*FILES, MANIFEST])
+
+
+def test_digest_is_over_all_files_and_stable(store: Store, tmp_path: Path) -> None:
+    def digest(name: str, **changed: Any) -> str:
+        return save_artifact(_artifact(**changed), Store.at(str(tmp_path / name)))
+
+    again = digest("again")
+    assert load_artifact(store).digest == again
+    different = {
+        again,
+        digest("metrics", metrics={"val_auc": 0.76}),
+        digest("config", made_from={}),
+        digest("items", item_ids=pa.array([f"j{n}" for n in range(8)])),
+        digest("users", user_ids=None),
+        digest("weights", model=MODELS["curatornet"](_artifact().config, _artifact().sizes)),
+    }
+    assert len(different) == 6
+
+
+def test_ids_round_trip_whatever_they_look_like(tmp_path: Path) -> None:
+    store = Store.at(str(tmp_path / "model"))
+    save_artifact(_artifact(item_ids=pa.array(HOSTILE), user_ids=pa.array(HOSTILE[::-1])), store)
+    read = load_artifact(store)
+    assert read.item_ids.to_pylist() == HOSTILE
+    assert read.user_ids is not None
+    assert read.user_ids.to_pylist() == HOSTILE[::-1]
+
+
+@pytest.mark.parametrize("name", [*FILES, MANIFEST])
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_flipped_byte_is_seen_and_the_file_named(store: Store, name: str, part: float) -> None:
+    data = bytearray(store.read(name))
+    data[int(part * len(data))] ^= 0x04
+    store.write(name, bytes(data))
+    with pytest.raises(InputError, match=name):
+        load_artifact(store)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_missing_file_is_named(store: Store, name: str) -> None:
+    store.delete([name])
+    with pytest.raises(InputError, match=name):
+        load_artifact(store)
+
+
+def test_manifest_that_leaves_a_file_out_is_refused(store: Store) -> None:
+    hashes = store.read_json(MANIFEST)["files"]
+    del hashes["model.safetensors"]
+    digest = hashlib.sha256(to_json(hashes)).hexdigest()
+    store.write_json(MANIFEST, {"files": hashes, "digest": digest})
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_artifact(store)
+
+
+def test_without_a_manifest_there_is_no_model(store: Store) -> None:
+    store.delete([MANIFEST])
+    with pytest.raises(InputError, match="no complete model"):
+        load_artifact(store)
+
+
+def test_interrupted_writing_leaves_no_model(tmp_path: Path, monkeypatch: Any) -> None:
+    store = Store.at(str(tmp_path / "model"))
+    kept = Store.write
+
+    def dies_at_the_items(self: Store, name: str, data: bytes) -> None:
+        if name == "item_ids.parquet":
+            raise OSError("the disk is full")
+        kept(self, name, data)
+
+    monkeypatch.setattr(Store, "write", dies_at_the_items)
+    with pytest.raises(OSError, match="full"):
+        save_artifact(_artifact(), store)
+    with pytest.raises(InputError, match="no complete model"):
+        load_artifact(store)
+
+
+def test_unknown_model_is_refused_with_the_known_ones(store: Store) -> None:
+    config = store.read_json("config.json")
+    config["model"]["name"] = "os.system"
+    _replaced(store, "config.json", to_json(config))
+    with pytest.raises(InputError, match=r"'os\.system'.*curatornet.*visrank"):
+        load_artifact(store)
+
+
+def test_weights_of_other_sizes_are_refused(store: Store) -> None:
+    config = store.read_json("config.json")
+    config["model"]["item_width"] = 6
+    _replaced(store, "config.json", to_json(config))
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_artifact(store)
+
+
+def test_config_key_of_another_version_is_refused(store: Store) -> None:
+    config = store.read_json("config.json")
+    config["model"]["learned_temperature"] = True
+    _replaced(store, "config.json", to_json(config))
+    with pytest.raises(InputError, match="learned_temperature"):
+        load_artifact(store)
+
+
+class _Payload:
+    """Whoever unpickles it creates a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self._trace = trace
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (self._trace,)
+
+
+def _as_pickle(payload: _Payload) -> bytes:
+    return pickle.dumps(payload)
+
+
+def _as_torch_zip(payload: _Payload) -> bytes:
+    sink = io.BytesIO()
+    torch.save({"item_tower.0.weight": payload}, sink)
+    return sink.getvalue()
+
+
+def _as_npz(payload: _Payload) -> bytes:
+    sink = io.BytesIO()
+    np.savez(sink, weight=np.array([payload], dtype=object))
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("disguise", [_as_pickle, _as_torch_zip, _as_npz])
+def test_file_that_could_run_code_is_refused_and_does_not(
+    store: Store, tmp_path: Path, disguise: Callable[[_Payload], bytes]
+) -> None:
+    trace = tmp_path / "trace"
+    _replaced(store, "model.safetensors", disguise(_Payload(trace)))
+    with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_artifact(store)
+    assert not trace.exists()
+
+
+def test_the_payload_is_one() -> None:
+    # Else the test before would pass whatever the loader does.
+    path = Path(json.loads(json.dumps(str(Path(__file__).parent / "never-made"))))
+    reduced = _Payload(path).__reduce__()
+    assert reduced == (Path.touch, (path,))

@@ -1,0 +1,85 @@
+"""Recommendation tables: the declared columns, and the same lists in both layouts."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from visrec.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG
+from visrec.scoring.lists import Layout, lists_table
+
+USERS = pa.array(["u1", "u2", "u3", "u4"])
+ITEMS = pa.array(["a", "b", "c", "d"])
+# Who gets what: (item, score, because), and whether it is the fallback.
+EXPECTED: list[tuple[str, list[tuple[str, float, str | None]], bool]] = [
+    ("u1", [("d", 3.5, "a"), ("b", 1.0, "c"), ("a", -2.0, None)], False),
+    ("u2", [("c", 0.25, None)], True),
+    ("u3", [], False),
+    ("u4", [("a", 9.0, "a"), ("b", 8.0, "b"), ("c", 7.0, "d")], False),
+]
+
+
+def _table(layout: Layout, rows: slice = slice(None)) -> pa.Table:
+    none = -np.inf
+    return lists_table(
+        USERS[rows],
+        ITEMS,
+        np.array([[3, 1, 0], [2, -1, -1], [-1, -1, -1], [0, 1, 2]])[rows],
+        np.array([[3.5, 1, -2], [0.25, none, none], [none] * 3, [9, 8, 7]], np.float32)[rows],
+        np.array([[0, 2, -1], [-1, -1, -1], [-1, -1, -1], [0, 1, 3]])[rows],
+        np.array([False, True, False, False])[rows],
+        layout,
+    )
+
+
+def test_nested_is_one_row_a_user() -> None:
+    table = _table("nested")
+    assert table.schema.equals(RECOMMENDATIONS)
+    table.validate(full=True)
+    found = [
+        (row["user_id"], [tuple(entry.values()) for entry in row["items"]], row["cold"])
+        for row in table.to_pylist()
+    ]
+    assert found == EXPECTED
+
+
+def test_long_is_one_row_an_entry_with_ranks_from_one() -> None:
+    table = _table("long")
+    assert table.schema.equals(RECOMMENDATIONS_LONG)
+    table.validate(full=True)
+    expected: list[dict[str, Any]] = [
+        {
+            "user_id": user,
+            "rank": place + 1,
+            "item_id": item,
+            "score": score,
+            "because_item_id": because,
+            "cold": cold,
+        }
+        for user, entries, cold in EXPECTED
+        for place, (item, score, because) in enumerate(entries)
+    ]
+    assert table.to_pylist() == expected
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+def test_nobody_gives_an_empty_table_of_the_same_columns(layout: Layout) -> None:
+    table = _table(layout, slice(0, 0))
+    assert table.num_rows == 0
+    assert table.schema.equals(_table(layout).schema)
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+def test_users_and_items_may_be_slices_of_longer_arrays(layout: Layout) -> None:
+    users = pa.concat_arrays([pa.array(["x"]), USERS]).slice(1)
+    items = pa.concat_arrays([pa.array(["y", "z"]), ITEMS]).slice(2)
+    rows = np.array([[1], [0], [3], [2]])
+    table = lists_table(
+        users, items, rows, rows.astype(np.float32), rows, np.zeros(4, bool), layout
+    )
+    flat = table if layout == "long" else pa.table({"items": table["items"]})
+    text = str(flat.to_pylist())
+    assert "'y'" not in text
+    assert "'z'" not in text
+    assert table["user_id"].to_pylist() == ["u1", "u2", "u3", "u4"]
