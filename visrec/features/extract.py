@@ -254,7 +254,8 @@ class FetchAndDecode:
         timer.done()
         return {
             "item_id": _objects(rows["item_id"].to_pylist()),
-            "source": _objects(rows["source"].to_pylist()),
+            # A chunk of nothing but nulls would come out as a column of floats.
+            "source": _objects([mark or "" for mark in rows["source"].to_pylist()]),
             "digest": _objects(digests),
             "pixels": pixels_BHWC,
             "reason": _objects(reasons),
@@ -306,6 +307,7 @@ class WriteParts:
     def __call__(self, batch: Any) -> Batch:
         timer = Timer(self.tally)
         feature_BD = np.array(batch.pop("feature"))
+        batch["source"] = _objects([mark or None for mark in batch["source"]])
         rows = pa.table({name: pa.array(values, pa.string()) for name, values in batch.items()})
         copied = np.flatnonzero(batch["reason"] == _KNOWN)
         if len(copied):
