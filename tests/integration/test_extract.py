@@ -1,0 +1,226 @@
+"""Extraction through Ray: what is computed, what is known already, what is rejected."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from jobs.launch import Summary, own_cause
+from tests.integration.workspace import BACKBONE, copy, run_extract
+from visrec.errors import InputError
+from visrec.features.backbones import BackboneConfig, load_backbone
+from visrec.features.pictures import PictureLimits, decode
+from visrec.features.table import load_features, read_manifest
+from visrec.storage import Store
+
+pytestmark = pytest.mark.ray
+
+
+def features(workspace: Path) -> dict[str, bytes]:
+    """Each item's feature, as the bytes that are stored."""
+    item_ids, feature_ND = load_features(Store.at(str(workspace / "features")))
+    return {
+        item_id: row.tobytes()
+        for item_id, row in zip(item_ids.to_pylist(), feature_ND, strict=True)
+    }
+
+
+def rejected(workspace: Path) -> dict[str, str]:
+    """The reason of each rejected picture, as the manifest's files tell it."""
+    manifest = read_manifest(Store.at(str(workspace / "features")))
+    rows = [
+        row
+        for name in manifest.rejected
+        for row in pq.read_table(workspace / "features" / name).to_pylist()
+    ]
+    assert all(row["detail"] for row in rows)
+    return {row["item_id"]: row["reason"] for row in rows}
+
+
+def bytes_below(folder: Path) -> dict[str, bytes]:
+    """Every file but hidden ones, which are locks."""
+    files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    return {str(p): p.read_bytes() for p in files}
+
+
+def computed_directly(picture: Path) -> bytes:
+    """The feature of one picture by the backbone alone, in float16 as stored."""
+    backbone = load_backbone(BACKBONE)
+    pixels_HWC = decode(picture.read_bytes(), backbone.preprocessing, PictureLimits())
+    feature_BD = backbone(torch.from_numpy(np.array(pixels_HWC))[None])
+    return bytes(feature_BD[0].numpy().astype(np.float16).tobytes())
+
+
+def test_each_picture_gets_the_feature_that_the_backbone_gives_it(featured: Path) -> None:
+    found = features(featured)
+    pictures = sorted((featured / "images").iterdir())
+    assert sorted(found) == [picture.stem for picture in pictures]
+    for picture in pictures[::20]:
+        assert found[picture.stem] == computed_directly(picture)
+
+
+def test_parts_and_manifest_are_what_the_contract_says(featured: Path) -> None:
+    store = Store.at(str(featured / "features"))
+    manifest = store.read_json("_manifest.json")
+    assert manifest["identity"]["backbone"] == "random-conv"
+    assert manifest["identity"]["dim"] == 64
+    assert {"weights_digest", "preprocessing", "precision"} <= manifest["identity"].keys()
+    assert sum(manifest["files"].values()) == 200
+    assert manifest["rejected"] == {}
+    for name, rows in manifest["files"].items():
+        part = store.read_table(name)
+        assert part.num_rows == rows
+        assert part.schema.field("item_id").type == pa.string()
+        assert part.schema.field("digest").type == pa.string()
+        kind = part.schema.field("feature").type
+        assert pa.types.is_fixed_size_list(kind)
+        assert (kind.list_size, kind.value_type) == (64, pa.float16())
+
+
+def test_second_run_computes_nothing_and_changes_nothing(featured: Path) -> None:
+    before = bytes_below(featured / "features")
+    summary = run_extract(featured)
+    assert summary.rows["run through the network"] == 0
+    assert bytes_below(featured / "features") == before
+
+
+@pytest.fixture(scope="module")
+def changed(featured: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
+    """One run after one change of every kind. Works 0 and 1 go, 2 gets a new name, 3 a new picture."""
+    workspace = tmp_path_factory.mktemp("changed")
+    copy(featured, workspace, "images", "features")
+    images = workspace / "images"
+    for number in (0, 1):
+        (images / f"work-{number:05d}.jpg").unlink()
+    (images / "work-00002.jpg").rename(images / "renamed.jpg")
+    (images / "work-00003.jpg").write_bytes(blue_picture(3))
+    os.utime(images / "work-00004.jpg", (1, 1))
+    (images / "work-00005.png").write_bytes(blue_picture(5))
+    (images / "new.jpg").write_bytes(blue_picture(99))
+    whole = (images / "work-00006.jpg").read_bytes()
+    (images / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    (images / "words.jpg").write_text("This is no picture.")
+    return workspace, run_extract(workspace)
+
+
+def blue_picture(seed: int) -> bytes:
+    noise_HWC = np.random.default_rng(seed).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    noise_HWC[..., 2] = 255
+    sink = io.BytesIO()
+    Image.fromarray(noise_HWC).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def test_only_new_and_changed_pictures_are_computed(
+    featured: Path, changed: tuple[Path, Summary]
+) -> None:
+    workspace, summary = changed
+    assert summary.rows["run through the network"] == 2
+    before, now = features(featured), features(workspace)
+    for name in ("new", "work-00003"):
+        assert now[name] == computed_directly(workspace / "images" / f"{name}.jpg")
+    assert now["work-00003"] != before["work-00003"]
+
+
+def test_deleted_pictures_are_gone_and_all_others_are_untouched(
+    featured: Path, changed: tuple[Path, Summary]
+) -> None:
+    workspace, summary = changed
+    before, now = features(featured), features(workspace)
+    gone = {"work-00000", "work-00001", "work-00002"}
+    assert now.keys() == before.keys() - gone | {"renamed", "new"}
+    assert summary.rows["features"] == len(now) == 199
+    kept = now.keys() - {"renamed", "new", "work-00003"}
+    assert {name: now[name] for name in kept} == {name: before[name] for name in kept}
+
+
+def test_renamed_picture_keeps_its_feature(featured: Path, changed: tuple[Path, Summary]) -> None:
+    assert features(changed[0])["renamed"] == features(featured)["work-00002"]
+
+
+def test_bad_pictures_are_rejected_with_their_reasons(changed: tuple[Path, Summary]) -> None:
+    workspace, summary = changed
+    assert rejected(workspace) == {
+        "truncated": "truncated",
+        "words": "not_a_picture",
+        "work-00005": "duplicate_id",
+    }
+    assert summary.rows["rejected"] == 3
+
+
+def test_rejections_need_no_second_look(changed: tuple[Path, Summary]) -> None:
+    workspace, _ = changed
+    before = bytes_below(workspace / "features")
+    summary = run_extract(workspace)
+    assert (summary.rows["run through the network"], summary.rows["rejected"]) == (0, 3)
+    assert "extract" not in summary.phases
+    assert bytes_below(workspace / "features") == before
+
+
+def test_refused_run_leaves_the_table_and_its_work_is_taken_up(
+    featured: Path, tmp_path: Path
+) -> None:
+    copy(featured, tmp_path, "images", "features")
+    (tmp_path / "images" / "new.jpg").write_bytes(blue_picture(1))
+    (tmp_path / "images" / "words.jpg").write_text("This is no picture.")
+    before = (tmp_path / "features" / "_manifest.json").read_bytes()
+    with pytest.raises(Exception, match="--max_rejected") as refusal:
+        run_extract(tmp_path, max_rejected=0.0)
+    assert isinstance(own_cause(refusal.value), InputError)
+    assert (tmp_path / "features" / "_manifest.json").read_bytes() == before
+    # What it wrote without a commit is what a killed run leaves behind.
+    summary = run_extract(tmp_path)
+    assert summary.rows["run through the network"] == 0
+    assert features(tmp_path)["new"] == computed_directly(tmp_path / "images" / "new.jpg")
+    assert rejected(tmp_path) == {"words": "not_a_picture"}
+
+
+def test_parts_without_a_manifest_are_taken_up(featured: Path, tmp_path: Path) -> None:
+    copy(featured, tmp_path, "images", "features")
+    manifest = (tmp_path / "features" / "_manifest.json").read_bytes()
+    (tmp_path / "features" / "_manifest.json").unlink()
+    # Copied pictures keep their time, and so are known.
+    summary = run_extract(tmp_path)
+    assert summary.rows["run through the network"] == 0
+    assert (tmp_path / "features" / "_manifest.json").read_bytes() == manifest
+
+
+def test_features_of_two_backbones_are_never_mixed(featured: Path) -> None:
+    before = bytes_below(featured / "features")
+    other = BackboneConfig(name="random-conv", precision="bfloat16")
+    with pytest.raises(Exception, match=r"(?s)float32.*bfloat16.*--backbone.name") as refusal:
+        run_extract(featured, backbone=other)
+    assert isinstance(own_cause(refusal.value), InputError)
+    assert bytes_below(featured / "features") == before
+
+
+def test_parquet_of_bytes_and_of_uris_gives_the_same_features(
+    featured: Path, tmp_path: Path
+) -> None:
+    pictures = sorted((featured / "images").iterdir())
+    ids = [picture.stem for picture in pictures]
+    (tmp_path / "images").mkdir()
+    images = pa.array([picture.read_bytes() for picture in pictures[:100]])
+    pq.write_table(
+        pa.table({"item_id": ids[:100], "image": images}),
+        tmp_path / "images" / "bytes.parquet",
+        row_group_size=30,
+    )
+    uris = [str(picture) for picture in pictures[100:]]
+    pq.write_table(
+        pa.table({"item_id": ids[100:], "uri": uris}), tmp_path / "images" / "uris.parquet"
+    )
+    first = run_extract(tmp_path)
+    assert first.rows["run through the network"] == 200
+    assert features(tmp_path) == features(featured)
+    # A URI says nothing of its bytes: they are read again, and found to be known.
+    second = run_extract(tmp_path)
+    assert second.rows["run through the network"] == 0
+    assert second.rows["digest"] == first.rows["digest"]
+    assert features(tmp_path) == features(featured)

@@ -1,0 +1,89 @@
+"""A small workspace for tests of whole jobs, and the jobs as functions.
+
+The gallery is the demo's, only smaller; the backbone is the untrained one, which is fast.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.parquet as pq
+
+from jobs import evaluate, extract_features, recommend, train
+from jobs.evaluate import EvaluateJob
+from jobs.extract_features import ExtractJob
+from jobs.launch import JobConfig, ModelChoice, Summary
+from jobs.recommend import RecommendJob
+from jobs.train import TrainJob
+from visrec.features.backbones import BackboneConfig
+from visrec.models.curatornet import CuratorNetConfig
+from visrec.sources.gallery import GalleryConfig, write_gallery
+from visrec.storage import Store
+from visrec.training.loop import TrainConfig
+from visrec.training.ray_train import TrainResources
+
+GALLERY = GalleryConfig(paintings=200, artists=20, users=200, picture_size=64)
+BACKBONE = BackboneConfig(name="random-conv", precision="float32")
+QUICK = TrainConfig(epochs=3, triples_per_epoch=2048, batch_size=256)
+# Dropout draws from each worker's own generator: without it, the number of workers changes nothing.
+SURE = ModelChoice("curatornet", CuratorNetConfig(feature_dropout=0.0))
+
+Config = TypeVar("Config", bound=JobConfig)
+
+
+def paint(workspace: str | Path) -> None:
+    """The gallery's pictures and tables in a workspace, local or on S3."""
+    write_gallery(GALLERY, Store.at(str(workspace)).write)
+
+
+def copy(source: Path, target: Path, *names: str) -> str:
+    """Some folders and files of one workspace in another, which is returned."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
+        else:
+            shutil.copy2(source / name, target / name)
+    return str(target)
+
+
+def run_extract(workspace: str | Path, **keys: Any) -> Summary:
+    keys.setdefault("backbone", BACKBONE)
+    return _run(extract_features.main, ExtractJob(workspace=str(workspace), **keys))
+
+
+def run_train(
+    workspace: str | Path, train_config: TrainConfig = QUICK, *, workers: int = 1, **keys: Any
+) -> Summary:
+    resources = TrainResources(workers=workers, cpus_per_worker=1)
+    keys = {"resources": resources, "model": SURE, **keys}
+    return _run(train.main, TrainJob(workspace=str(workspace), train=train_config, **keys))
+
+
+def run_recommend(workspace: str | Path, **keys: Any) -> Summary:
+    keys = {"k": 10, "shards": 3, **keys}
+    return _run(recommend.main, RecommendJob(workspace=str(workspace), **keys))
+
+
+def run_evaluate(workspace: str | Path, **keys: Any) -> Summary:
+    keys = {"examples": 2, **keys}
+    return _run(evaluate.main, EvaluateJob(workspace=str(workspace), **keys))
+
+
+def _run(main: Callable[[Config, Summary], None], config: Config) -> Summary:
+    summary = Summary(type(config).__name__)
+    main(config, summary)
+    return summary
+
+
+def published_rows(recommendations: Path) -> list[dict[str, Any]]:
+    """Every row of the run that the pointer names, by user and rank."""
+    store = Store.at(str(recommendations))
+    run = store / f"run={store.read_json('_latest.json')['run_id']}"
+    rows = [
+        row
+        for name in run.read_json("_manifest.json")["files"]
+        for row in pq.read_table(f"{run.root}/{name}").to_pylist()
+    ]
+    return sorted(rows, key=lambda row: (row["user_id"], row.get("rank", 0)))
