@@ -24,13 +24,28 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+    NoCredentialsError,
+)
 
 from visrec.errors import InputError, StorageError
 
 _WRITE_ID = "visrec-write-id"
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _LOST = {"412", "PreconditionFailed"}
+_REFUSED = {
+    *("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"),
+    *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH"),  # pyarrow's names
+}
+_NO_CREDENTIALS = (
+    "there are no S3 credentials; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an AWS "
+    "profile, or a role of this machine."
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +81,7 @@ class Store:
             return Store(os.path.abspath(os.path.expanduser(uri)))
         if scheme == "file":
             return Store(os.path.abspath(rest))
-        if scheme != "s3" or not rest.strip("/"):
+        if scheme != "s3" or not rest.partition("/")[0]:
             raise InputError(
                 f"Found the location {uri!r}; expected a local path or s3://bucket/prefix."
             )
@@ -199,7 +214,8 @@ class Store:
     def list(self, prefix: str = "") -> Iterator[Entry]:
         """Every file whose name below the store starts with `prefix`, by pages; no dotfiles.
 
-        Local names come sorted; S3 lists in key order. A store that is not there lists nothing.
+        Local names come folder by folder, sorted in each; S3 lists in key order. A store that is
+        not there lists nothing.
         """
         with translated("list", self.uri(prefix)):
             yield from self._list_s3(prefix) if self.is_s3 else self._list_local(prefix)
@@ -215,7 +231,8 @@ class Store:
 
     def _list_local(self, prefix: str) -> Iterator[Entry]:
         folder = prefix.rpartition("/")[0]
-        for directory, folders, files in os.walk(os.path.join(self.root, folder)):
+        top = os.path.join(self.root, folder)
+        for directory, folders, files in os.walk(top, onerror=_raise_unless_absent):
             folders.sort()
             for file in sorted(files):
                 path = os.path.join(directory, file)
@@ -247,9 +264,12 @@ class Store:
         """Writes one Parquet file, whole or not at all; returns its bytes."""
         with translated("write", self.uri(name)):
             if self.is_s3:
-                with self.filesystem().open_output_stream(f"{self.path}/{name}") as sink:
-                    pq.write_table(table, sink, compression="zstd")
-                    return int(sink.tell())
+                # In memory first: a stream to S3 that ends in an error still leaves what it has.
+                sink = pa.BufferOutputStream()
+                pq.write_table(table, sink, compression="zstd")
+                data = sink.getvalue().to_pybytes()
+                self.write(name, data)
+                return len(data)
             target = Path(self.root, name)
             with _local_draft(target) as draft:
                 pq.write_table(table, draft, compression="zstd")
@@ -286,6 +306,11 @@ def read_uri(uri: str) -> bytes:
     """The bytes of one file named by a local path or an `s3://` URI."""
     folder, _, name = uri.rpartition("/")
     return Store.at(folder or ".").read(name)
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _hidden(name: str) -> bool:
@@ -328,10 +353,7 @@ def _credentials() -> tuple[str | None, str | None, str | None, str | None]:
     session = _session(os.getpid())
     found = session.get_credentials()
     if found is None:
-        raise StorageError(
-            "Found no S3 credentials; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an AWS "
-            "profile, or a role of this machine."
-        )
+        raise StorageError(f"Could not reach S3: {_NO_CREDENTIALS}")
     frozen = found.get_frozen_credentials()
     return frozen.access_key, frozen.secret_key, frozen.token, session.region_name
 
@@ -394,7 +416,7 @@ def translated(action: str, uri: str) -> Iterator[None]:
 
 
 def _explain(error: Exception, uri: str) -> str:
-    text = f"{type(error).__name__}: {error}"
+    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".") + "."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full; free some space, or point --workspace at another disk."
     if isinstance(error, FileNotFoundError) or (
@@ -406,16 +428,25 @@ def _explain(error: Exception, uri: str) -> str:
         if isinstance(error, PermissionError):
             return "permission denied for this user; check the folder's owner and mode."
         return text
-    refusals = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "AccessDenied", "ACCESS_DENIED")
-    if any(word in text for word in (*refusals, "403", "Forbidden")):
+    if _is_refusal(error):
         endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS")
         return (
             f"the store at {endpoint} refused these credentials (access denied). Expected an "
             "access key that may do this here: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the "
             "profile or role, and the bucket's policy."
         )
-    if "EndpointConnection" in text or "ConnectTimeout" in text or "NETWORK_CONNECTION" in text:
+    if isinstance(error, NoCredentialsError):
+        return _NO_CREDENTIALS
+    silences = (EndpointConnectionError, ConnectTimeoutError, HTTPClientError)
+    if isinstance(error, silences) or "NETWORK_CONNECTION" in text:
         return (
             f"no answer from {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}; check AWS_ENDPOINT_URL."
         )
     return text
+
+
+def _is_refusal(error: Exception) -> bool:
+    # By the code alone: a 403 elsewhere in the message may be part of a file's name or a port.
+    if isinstance(error, ClientError):
+        return _code(error) in _REFUSED
+    return any(f"AWS Error {code}" in str(error) for code in _REFUSED)
