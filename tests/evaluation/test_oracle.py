@@ -1,0 +1,59 @@
+"""The oracle scores by the planted vectors, in the order of the catalogue it is asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+
+from tests.training import ragged
+from visrec.errors import InputError
+from visrec.evaluation.oracle import Oracle, read_oracle
+from visrec.scoring.topk import top_k
+from visrec.storage import Store
+
+ITEM_VECTORS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [2.0, 2.0], "d": [-1.0, 3.0]}
+USER_VECTORS = {"u": [1.0, 0.5], "v": [-1.0, 2.0], "w": [0.0, -1.0]}
+
+
+def _table(kind: str, vectors: dict[str, list[float]]) -> pa.Table:
+    values = pa.array(list(vectors.values()), pa.list_(pa.float32(), 2))
+    return pa.table({f"{kind}_id": list(vectors), "vector": values})
+
+
+@pytest.fixture
+def truth(tmp_path: Path) -> Store:
+    store = Store.at(str(tmp_path))
+    store.write_table("items.parquet", _table("item", ITEM_VECTORS))
+    store.write_table("users.parquet", _table("user", USER_VECTORS))
+    return store
+
+
+def _scores(truth: Store, items: list[str], users: list[str]) -> npt.NDArray[np.float64]:
+    """(B, N) the scores, put back in the order that was asked for."""
+    arrays, user_B = read_oracle(truth, pa.array(items), pa.array(users))
+    nothing = ragged([[]] * len(users))
+    best = top_k(Oracle.scorer(arrays), nothing, user_B, nothing, None, len(items))
+    scores = np.empty((len(users), len(items)))
+    np.put_along_axis(scores, best.row_BK, best.score_BK.astype(np.float64), axis=1)
+    return scores
+
+
+@pytest.mark.parametrize("items", [["a", "b", "c", "d"], ["d", "b"], ["c", "a", "d"]])
+@pytest.mark.parametrize("users", [["u", "v", "w"], ["w", "u"], ["v"]])
+def test_scores_are_dot_products_in_the_order_asked_for(
+    truth: Store, items: list[str], users: list[str]
+) -> None:
+    expected = [[np.dot(USER_VECTORS[u], ITEM_VECTORS[i]) for i in items] for u in users]
+    np.testing.assert_allclose(_scores(truth, items, users), expected)
+
+
+def test_unknown_item_is_refused(truth: Store) -> None:
+    with pytest.raises(InputError, match="lacks 1 of 2 items"):
+        read_oracle(truth, pa.array(["a", "x"]), pa.array(["u"]))
+
+
+def test_unknown_users_are_refused(truth: Store) -> None:
+    with pytest.raises(InputError, match="lacks 2 of 3 users"):
+        read_oracle(truth, pa.array(["a"]), pa.array(["x", "u", "y"]))

@@ -1,0 +1,115 @@
+"""Where held-out items stand: the counts of a full sort, whatever the tiles and the batch."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.scoring import TableScorer
+from tests.training import ragged
+from visrec.evaluation.ranking import Standing, stand
+from visrec.scoring import topk
+
+
+@dataclass(frozen=True)
+class Case:
+    score_BN: npt.NDArray[np.float32]
+    profiles: list[list[int]]
+    targets: list[list[int]]
+
+
+def _case(users: int, items: int, levels: int, seed: int) -> Case:
+    random = np.random.default_rng(seed)
+    profiles, targets = [], []
+    for _ in range(users):
+        order = random.permutation(items)
+        held = int(random.integers(1, items + 1))
+        known = int(random.integers(0, items - held + 1))
+        targets.append(order[:held].tolist())
+        profiles.append(order[held : held + known].tolist())
+    score_BN = random.integers(0, levels, (users, items)).astype(np.float32)
+    return Case(score_BN, profiles, targets)
+
+
+def _stand(
+    case: Case, users: slice = slice(None), *, rows: int = 128, columns: int = 8192
+) -> Standing:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "USER_ROWS", rows)
+        patch.setattr(topk, "ITEM_COLUMNS", columns)
+        return stand(
+            TableScorer(case.score_BN),
+            ragged(case.profiles[users]),
+            np.arange(len(case.score_BN))[users],
+            ragged(case.targets[users]),
+        )
+
+
+def _sorted_whole(case: Case) -> list[tuple[int, int, int]]:
+    """(above, others above, others equal) of each held-out item, by sorting and counting."""
+    counts = []
+    for user, score_N in enumerate(case.score_BN.tolist()):
+        ranked = [r for r in range(len(score_N)) if r not in case.profiles[user]]
+        ranked.sort(key=lambda r, s=score_N: (-s[r], r))
+        others = [r for r in ranked if r not in case.targets[user]]
+        for row in case.targets[user]:
+            counts.append(
+                (
+                    ranked.index(row),
+                    sum(score_N[r] > score_N[row] for r in others),
+                    sum(score_N[r] == score_N[row] for r in others),
+                )
+            )
+    return counts
+
+
+def _counts(standing: Standing) -> list[tuple[int, int, int]]:
+    columns = (standing.above_P, standing.others_above_P, standing.others_equal_P)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+@given(
+    users=st.integers(1, 9),
+    items=st.integers(1, 40),
+    levels=st.sampled_from([1, 2, 5, 10**6]),
+    seed=st.integers(0, 2**32),
+    rows=st.sampled_from([1, 4, 128]),
+    columns=st.sampled_from([1, 5, 39, 8192]),
+)
+@settings(max_examples=200, deadline=None)
+def test_equals_a_full_sort(
+    users: int, items: int, levels: int, seed: int, rows: int, columns: int
+) -> None:
+    case = _case(users, items, levels, seed)
+    standing = _stand(case, rows=rows, columns=columns)
+    assert _counts(standing) == _sorted_whole(case)
+    assert standing.ranked_B.tolist() == [items - len(profile) for profile in case.profiles]
+    assert np.diff(standing.offsets).tolist() == [len(targets) for targets in case.targets]
+
+
+def test_more_held_out_items_than_are_compared_at_a_time() -> None:
+    case = _case(8, 200, 20, seed=3)
+    assert sum(map(len, case.targets)) > 2 * 128
+    assert _counts(_stand(case, columns=64)) == _sorted_whole(case)
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_batch_of_users_does_not_matter(size: int) -> None:
+    case = _case(21, 30, 4, seed=1)
+    whole = _counts(_stand(case))
+    parts = [
+        _counts(_stand(case, slice(b, b + size), rows=4, columns=8)) for b in range(0, 21, size)
+    ]
+    assert [count for part in parts for count in part] == whole
+
+
+def test_held_out_items_at_the_borders_of_tiles() -> None:
+    # Tiles of 8 over 20 items: 0-7, 8-15, 16-19, the last one read from 12.
+    borders = [0, 7, 8, 11, 12, 15, 16, 19]
+    random = np.random.default_rng(0)
+    score_BN = random.permutation(20)[None].astype(np.float32)
+    case = Case(score_BN, [[1, 9, 13, 17]], [borders])
+    assert _counts(_stand(case, columns=8)) == _sorted_whole(case)
