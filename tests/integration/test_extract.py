@@ -92,7 +92,7 @@ def test_second_run_computes_nothing_and_changes_nothing(featured: Path) -> None
 
 @pytest.fixture(scope="module")
 def changed(featured: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
-    """One run after one change of every kind. Works 0 and 1 go, 2 gets a new name, 3 a new picture."""
+    """One run after a change of every kind: 0 and 1 go, 2 has a new name, 3 a new picture, ..."""
     workspace = tmp_path_factory.mktemp("changed")
     copy(featured, workspace, "images", "features")
     images = workspace / "images"

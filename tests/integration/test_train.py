@@ -1,0 +1,81 @@
+"""Training through Ray Train: any number of workers, any interruption, the same model."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.integration.workspace import QUICK, SURE, copy, run_train
+from visrec.models.artifact import load_artifact
+from visrec.storage import Store
+from visrec.training.loop import TrainConfig
+
+pytestmark = pytest.mark.ray
+
+
+def history(workspace: Path, model_id: str) -> list[dict[str, float]]:
+    metrics = json.loads((workspace / "models" / model_id / "metrics.json").read_text())
+    epochs: list[dict[str, float]] = metrics["history"]
+    return epochs
+
+
+def test_artifact_is_complete_and_describes_itself(trained: Path) -> None:
+    folder = trained / "models" / "one"
+    files = {path.name for path in folder.iterdir()}
+    wanted = {"model.safetensors", "config.json", "metrics.json", "item_ids.parquet"}
+    assert files == wanted | {"_manifest.json"}
+    described = json.loads((folder / "config.json").read_text())
+    assert described["model"] == {
+        "name": "curatornet",
+        "item_width": 200,
+        "user_width": 300,
+        "feature_dropout": 0.0,
+        "temperature": SURE.config.temperature,
+    }
+    made_from = described["made_from"]
+    features = json.loads((trained / "features" / "_manifest.json").read_text())
+    assert made_from["features"]["digest"] == features["digest"]
+    assert made_from["train"]["epochs"] == QUICK.epochs
+    artifact = load_artifact(Store.at(str(folder)))
+    assert artifact.model_id == "one"
+    assert artifact.item_ids.to_pylist() == sorted(p.stem for p in (trained / "images").iterdir())
+    latest = json.loads((trained / "models" / "_latest.json").read_text())
+    assert latest == {"model_id": "one", "digest": artifact.digest}
+
+
+def test_training_learns_the_planted_taste(trained: Path) -> None:
+    first, *_, last = history(trained, "one")
+    assert last["loss"] < first["loss"]
+    assert load_artifact(Store.at(str(trained / "models/one"))).metrics["val_auc"] > 0.6
+
+
+def test_rerun_does_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p.name: p.read_bytes() for p in (trained / "models" / "one").iterdir()}
+    summary = run_train(trained, model_id="one")
+    assert "trained already" in capsys.readouterr().out
+    assert "train" not in summary.phases
+    assert {p.name: p.read_bytes() for p in (trained / "models" / "one").iterdir()} == before
+
+
+def test_two_workers_train_as_one_and_a_later_job_goes_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two epochs by two workers; the driver ends; one worker does the third."""
+    copy(trained, tmp_path, "features", "interactions.parquet")
+    shorter = TrainConfig(**{**QUICK.__dict__, "epochs": 2})
+    run_train(tmp_path, shorter, workers=2, model_id="two")
+    alone, together = history(trained, "one"), history(tmp_path, "two")
+    assert len(together) == 2
+    for one, two in zip(alone, together, strict=False):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["val_auc"] == pytest.approx(one["val_auc"], abs=2e-3)
+        assert two["triples"] == one["triples"]
+
+    shutil.rmtree(tmp_path / "models" / "two")  # as if it had been interrupted before its end
+    capsys.readouterr()
+    run_train(tmp_path, QUICK, model_id="two")
+    assert "resumed after epoch 2" in capsys.readouterr().out
+    resumed = history(tmp_path, "two")
+    assert resumed[:2] == together
+    assert resumed[2]["loss"] == pytest.approx(alone[2]["loss"], rel=1e-4)
