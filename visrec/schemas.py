@@ -195,21 +195,24 @@ def conform(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:
 
 
 def _cast(values: pa.ChunkedArray, column: Column, where: str) -> pa.ChunkedArray:
-    if column.required and values.null_count:
-        raise SchemaError(
-            f"{where}: {values.null_count} of {len(values)} values of the column {column.name} are "
-            "null; expected none."
-        )
     try:
-        if column.to == pa.int64() and not pa.types.is_integer(values.type):
-            return _seconds(values)
-        return values.cast(column.to)
+        counted = column.to == pa.int64() and not pa.types.is_integer(values.type)
+        cast = _seconds(values) if counted else values.cast(column.to)
     except pa.ArrowInvalid as error:
         raise SchemaError(f"{where}: the column {column.name}: {error}") from error
+    # Now, since the nulls of a dictionary are seen only in what it stands for.
+    if column.required and cast.null_count:
+        raise SchemaError(
+            f"{where}: {cast.null_count} of {len(cast)} values of the column {column.name} are "
+            "null; expected none."
+        )
+    return cast
 
 
 def _seconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
     """Whole seconds since 1970, rounded down."""
     if _is_number(times.type):
         return pc.floor(times).cast(pa.int64())
-    return times.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
+    if pa.types.is_timestamp(times.type):
+        times = pc.floor_temporal(times, unit="second")  # a cast rounds towards 1970
+    return times.cast(pa.timestamp("s")).cast(pa.int64())

@@ -449,4 +449,5 @@ def _is_refusal(error: Exception) -> bool:
     # By the code alone: a 403 elsewhere in the message may be part of a file's name or a port.
     if isinstance(error, ClientError):
         return _code(error) in _REFUSED
-    return any(f"AWS Error {code}" in str(error) for code in _REFUSED)
+    marks = [*(f"AWS Error {code}" for code in _REFUSED), "(HTTP status 403)"]
+    return any(mark in str(error) for mark in marks)
