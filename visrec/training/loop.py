@@ -246,7 +246,7 @@ def validation_auc(model: Any, data: TrainingData, held: HeldOut, place: Place) 
     total = torch.zeros(2, dtype=torch.float64, device=place.device)
     if len(mine):
         auc_E = score_held_out(model, data.catalogue, mine)
-        total += torch.tensor([auc_E.sum(), len(auc_E)], dtype=torch.float64)
+        total += torch.tensor([auc_E.sum(), len(auc_E)], dtype=total.dtype, device=total.device)
     total = _mean_over_workers(total, place)
     return float(total[0] / total[1])
 
