@@ -204,5 +204,5 @@ def table_digest(index: pa.Table, identity: Identity) -> str:
     ordered = index.select(["item_id", "digest"]).take(pc.sort_indices(index["item_id"]))
     for batch in ordered.to_batches(max_chunksize=65536):
         for column in batch.columns:
-            seen.update("\0".join(column.to_pylist()).encode())
+            seen.update("".join(f"{value}\0" for value in column.to_pylist()).encode())
     return seen.hexdigest()
