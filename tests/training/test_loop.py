@@ -1,0 +1,285 @@
+"""The training loop: reproducible, the same on one worker and on two, and it learns."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.training import checkerboard, ragged
+from visrec.errors import InputError
+from visrec.evaluation.metrics import per_user
+from visrec.evaluation.ranking import stand
+from visrec.interactions.split import HeldOut
+from visrec.interactions.triples import SamplingConfig, Triples
+from visrec.models.contract import TripleBatch
+from visrec.models.curatornet import CuratorNet, CuratorNetConfig
+from visrec.models.random import Random, RandomConfig
+from visrec.training import loop
+from visrec.training.data import TrainingData
+from visrec.training.loop import Place, TrainConfig, Trainer, make_batch, validation_auc
+
+DATA = checkerboard()
+TRAIN = TrainConfig(epochs=3, triples_per_epoch=1280, batch_size=64)
+
+
+def _trainer(
+    config: TrainConfig = TRAIN,
+    data: TrainingData = DATA,
+    place: Place | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+    dropout: float = 0.0,
+) -> Trainer:
+    torch.manual_seed(config.seed)
+    settings = CuratorNetConfig(
+        item_width=16, user_width=24, feature_dropout=dropout, temperature=4.0
+    )
+    model = CuratorNet(settings, data.sizes)
+    model.fit(data.catalogue, data.train)
+    return Trainer(model, data, config, SamplingConfig(), place or Place(), wrap)
+
+
+def _trained(*args: Any, **kwargs: Any) -> Trainer:
+    trainer = _trainer(*args, **kwargs)
+    trainer.run(lambda _: None)
+    return trainer
+
+
+def _with(**changes: Any) -> TrainConfig:
+    return dataclasses.replace(TRAIN, **changes)
+
+
+def _history(trainer: Trainer, key: str) -> list[float]:
+    return [entry[key] for entry in trainer.progress.history]
+
+
+def _weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in trainer.model.state_dict().items()}
+
+
+def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_it_learns_the_planted_taste() -> None:
+    trainer = _trained(_with(epochs=5))
+    losses = _history(trainer, "loss")
+    assert losses[-1] < 0.8 * losses[0]
+    assert max(_history(trainer, "val_auc")) > 0.95
+
+
+def test_same_seed_gives_the_same_weights_to_the_bit() -> None:
+    one, other = _trained(dropout=0.5), _trained(dropout=0.5)
+    assert _equal(_weights(one), _weights(other))
+    assert _history(one, "loss") == _history(other, "loss")
+
+
+def test_another_seed_gives_other_triples() -> None:
+    losses = []
+    for seed in (0, 1):
+        trainer = _trainer(_with(seed=seed, epochs=1))
+        trainer.model.load_state_dict(_trainer().model.state_dict())  # the same start
+        trainer.run(lambda _: None)
+        losses.append(_history(trainer, "loss"))
+    assert losses[0] != losses[1]
+
+
+def test_dropout_is_drawn_anew_each_epoch() -> None:
+    trainer = _trainer(_with(epochs=2, learning_rate=1e-12), dropout=0.5)
+    same = trainer.sampler.step(0, 8, range(8))
+    trainer.sampler.step = lambda *_: same  # type: ignore[method-assign]
+    trainer.run(lambda _: None)
+    one, other = _history(trainer, "loss")
+    assert one != other
+
+
+def test_first_step_is_adams_on_the_summed_loss() -> None:
+    # Adam is blind to the loss's scale but for its epsilon and the weight decay, which the sum
+    # makes small beside the gradient: with a decay this large, mean and sum part ways.
+    config = _with(epochs=1, triples_per_epoch=64, weight_decay=3.0)
+    trainer, by_hand = _trainer(config), _trainer(config).model
+    trainer.run(lambda _: None)
+    by_hand.train()
+    sampler = _trainer(config).sampler
+    loss = by_hand(make_batch(sampler.step(0, 8, range(8)), DATA, torch.device("cpu")))
+    (64 * loss).backward()
+    for name, parameter in by_hand.named_parameters():
+        gradient = parameter.grad + 3.0 * parameter.detach()
+        expected = parameter.detach() - 1e-3 * gradient / (gradient.abs() + 1e-8)
+        found = trainer.model.get_parameter(name).detach()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16_learns_too() -> None:
+    trainer = _trained(_with(precision="bfloat16", epochs=5))
+    assert max(_history(trainer, "val_auc")) > 0.95
+    assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
+
+
+def test_best_weights_are_those_of_the_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The last but one is not higher by the threshold of 1e-4.
+    aucs = [0.5, 0.7, 0.6, 0.9, 0.90005, 0.8]
+    told = iter(aucs)
+    monkeypatch.setattr(loop, "validation_auc", lambda *_: next(told))
+    seen: list[dict[str, Tensor]] = []
+    trainer = _trainer(_with(epochs=6, triples_per_epoch=128))
+    trainer.run(lambda t: seen.append(_weights(t)))
+    assert _history(trainer, "val_auc") == aucs
+    assert _equal(trainer.best, seen[3])
+    assert not _equal(seen[3], seen[5])
+    assert (trainer.progress.best_auc, trainer.progress.stale) == (0.9, 2)
+
+
+class Standstill(Random):
+    """Trains without effect on its scores, so that the AUC never rises."""
+
+    def __init__(self) -> None:
+        super().__init__(RandomConfig(), DATA.sizes)
+        self.weight = nn.Parameter(torch.ones(3))
+
+    def forward(self, batch: TripleBatch) -> Tensor:
+        del batch
+        return (self.weight**2).mean()
+
+
+def _standstill(config: TrainConfig, data: TrainingData = DATA) -> Trainer:
+    trainer = Trainer(Standstill(), data, config, SamplingConfig(), Place())
+    trainer.run(lambda _: None)
+    return trainer
+
+
+def test_stops_when_the_auc_stands_still() -> None:
+    trainer = _standstill(_with(epochs=50, stop_patience=4))
+    assert trainer.progress.epoch == len(trainer.progress.history) == 1 + 4
+
+
+def test_learning_rate_falls_when_the_auc_stands_still() -> None:
+    config = _with(epochs=7, stop_patience=50, lr_patience=1, lr_factor=0.5, learning_rate=0.01)
+    rates = _history(_standstill(config), "learning_rate")
+    assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025])
+
+
+def test_with_nobody_to_validate_with_the_last_weights_are_kept() -> None:
+    nobody = HeldOut(np.zeros(0, np.int64), ragged([]), ragged([]))
+    trainer = _trained(_with(stop_patience=1), dataclasses.replace(DATA, validation=nobody))
+    assert len(trainer.progress.history) == TRAIN.epochs
+    assert all(math.isnan(auc) for auc in _history(trainer, "val_auc"))
+    assert set(_history(trainer, "learning_rate")) == {TRAIN.learning_rate}
+    assert _equal(trainer.best, _weights(trainer))
+
+
+def test_validation_auc_is_that_of_the_metrics() -> None:
+    trainer, held = _trainer(), DATA.validation
+    model = trainer.model.eval()
+    scorer = model.scorer(model.item_arrays(DATA.catalogue))
+    auc_E = per_user(stand(scorer, held.profiles, held.user_E, held.targets))["auc"]
+    assert validation_auc(trainer.model, DATA, held, Place()) == pytest.approx(auc_E.mean())
+
+
+def test_validation_users_are_at_most_so_many_and_drawn_by_seed() -> None:
+    drawn = [
+        _trainer(_with(validation_users=9, seed=seed)).validation.user_E.tolist()
+        for seed in (0, 0, 1)
+    ]
+    assert len(set(drawn[0])) == 9
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_batch_points_at_the_features_of_its_triples() -> None:
+    triples = Triples(
+        user_B=np.array([4, 5]),
+        profiles=ragged([[30, 7, 9], [7]]),
+        positive_B=np.array([9, 30]),
+        negative_B=np.array([50, 8]),
+    )
+    batch = make_batch(triples, DATA, torch.device("cpu"))
+    assert batch.item_M.tolist() == [7, 8, 9, 30, 50]
+    np.testing.assert_array_equal(batch.feature_MD, DATA.feature_ND[[7, 8, 9, 30, 50]])
+    assert batch.feature_MD.dtype == torch.float32
+    assert batch.item_M[batch.profiles.values].tolist() == [30, 7, 9, 7]
+    assert batch.profiles.lengths.tolist() == [3, 1]
+    assert batch.item_M[batch.positive_B].tolist() == [9, 30]
+    assert batch.item_M[batch.negative_B].tolist() == [50, 8]
+    assert batch.user_B.tolist() == [4, 5]
+
+
+@pytest.mark.parametrize(("batch_size", "workers"), [(60, 1), (64, 3), (12, 8)])
+def test_batch_that_workers_cannot_share_is_refused(batch_size: int, workers: int) -> None:
+    with pytest.raises(InputError, match=f"batch_size {batch_size}.*multiple of .*{workers} work"):
+        _trainer(_with(batch_size=batch_size), place=Place(0, workers))
+
+
+@pytest.mark.parametrize("key", ["epochs", "triples_per_epoch", "batch_size", "validation_users"])
+def test_counts_below_one_are_refused(key: str) -> None:
+    with pytest.raises(InputError, match=f"train.{key} 0"):
+        _with(**{key: 0})
+
+
+def test_learning_rate_of_zero_is_refused() -> None:
+    with pytest.raises(InputError, match="learning_rate"):
+        _with(learning_rate=0.0)
+
+
+def _train_as_one_of_two(rank: int, folder: str) -> None:
+    """A process of its own: trains with DDP and writes what it ended with."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    # 39 users to validate with: shares of 20 and 19.
+    data = _odd_users()
+    trainer = _trainer(TRAIN, data, Place(rank, 2), DistributedDataParallel)
+    before = validation_auc(trainer.model, data, trainer.validation, trainer.place)
+    trainer.run(lambda _: None)
+    found = {"before": before, "history": trainer.progress.history}
+    Path(folder, f"{rank}.json").write_text(json.dumps(found))
+    save_file(_weights(trainer), Path(folder, f"{rank}.safetensors"))
+    torch.distributed.destroy_process_group()
+
+
+def _odd_users() -> TrainingData:
+    return dataclasses.replace(DATA, validation=DATA.validation.take(np.arange(39)))
+
+
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with what each of two workers ended with."""
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(_train_as_one_of_two, (str(folder),), nprocs=2)
+    return folder
+
+
+def _found(folder: Path, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / f"{rank}.json").read_text())
+    return found
+
+
+def test_two_workers_train_as_one_does(two_workers: Path) -> None:
+    alone = _trained(data=_odd_users())
+    for rank in range(2):
+        history = _found(two_workers, rank)["history"]
+        for key in ("loss", "val_auc", "learning_rate"):
+            found = [entry[key] for entry in history]
+            assert found == pytest.approx(_history(alone, key), rel=1e-4)
+        for name, value in load_file(two_workers / f"{rank}.safetensors").items():
+            torch.testing.assert_close(value, _weights(alone)[name], rtol=1e-3, atol=1e-4)
+
+
+def test_two_workers_end_with_the_same_weights(two_workers: Path) -> None:
+    one, other = (load_file(two_workers / f"{rank}.safetensors") for rank in range(2))
+    assert _equal(one, other)
+
+
+def test_validation_auc_of_two_workers_is_over_the_users_of_both(two_workers: Path) -> None:
+    data = _odd_users()
+    alone = validation_auc(_trainer(data=data).model, data, data.validation, Place())
+    for rank in range(2):
+        assert _found(two_workers, rank)["before"] == pytest.approx(alone, rel=1e-12)
