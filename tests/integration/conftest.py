@@ -19,7 +19,7 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def featured(gallery: Path, ray_cluster: None) -> Path:  # noqa: ARG001
     """The same, with features."""
     summary = run_extract(gallery)
-    assert summary.rows["run through the network"] == 200
+    assert summary.rows["run through the network"] == 300
     return gallery
 
 

@@ -71,7 +71,7 @@ def test_parts_and_manifest_are_what_the_contract_says(featured: Path) -> None:
     assert manifest["identity"]["backbone"] == "random-conv"
     assert manifest["identity"]["dim"] == 64
     assert {"weights_digest", "preprocessing", "precision"} <= manifest["identity"].keys()
-    assert sum(manifest["files"].values()) == 200
+    assert sum(manifest["files"].values()) == 300
     assert manifest["rejected"] == {}
     for name, rows in manifest["files"].items():
         part = store.read_table(name)
@@ -135,7 +135,7 @@ def test_deleted_pictures_are_gone_and_all_others_are_untouched(
     before, now = features(featured), features(workspace)
     gone = {"work-00000", "work-00001", "work-00002"}
     assert now.keys() == before.keys() - gone | {"renamed", "new"}
-    assert summary.rows["features"] == len(now) == 199
+    assert summary.rows["features"] == len(now) == 299
     kept = now.keys() - {"renamed", "new", "work-00003"}
     assert {name: now[name] for name in kept} == {name: before[name] for name in kept}
 
@@ -206,18 +206,18 @@ def test_parquet_of_bytes_and_of_uris_gives_the_same_features(
     pictures = sorted((featured / "images").iterdir())
     ids = [picture.stem for picture in pictures]
     (tmp_path / "images").mkdir()
-    images = pa.array([picture.read_bytes() for picture in pictures[:100]])
+    images = pa.array([picture.read_bytes() for picture in pictures[:150]])
     pq.write_table(
-        pa.table({"item_id": ids[:100], "image": images}),
+        pa.table({"item_id": ids[:150], "image": images}),
         tmp_path / "images" / "bytes.parquet",
         row_group_size=30,
     )
-    uris = [str(picture) for picture in pictures[100:]]
+    uris = [str(picture) for picture in pictures[150:]]
     pq.write_table(
-        pa.table({"item_id": ids[100:], "uri": uris}), tmp_path / "images" / "uris.parquet"
+        pa.table({"item_id": ids[150:], "uri": uris}), tmp_path / "images" / "uris.parquet"
     )
     first = run_extract(tmp_path)
-    assert first.rows["run through the network"] == 200
+    assert first.rows["run through the network"] == 300
     assert features(tmp_path) == features(featured)
     # A URI says nothing of its bytes: they are read again, and found to be known.
     second = run_extract(tmp_path)

@@ -23,7 +23,7 @@ from visrec.storage import Store
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import TrainResources
 
-GALLERY = GalleryConfig(paintings=200, artists=20, users=200, picture_size=64)
+GALLERY = GalleryConfig(paintings=300, artists=30, users=160, picture_size=64)
 BACKBONE = BackboneConfig(name="random-conv", precision="float32")
 QUICK = TrainConfig(epochs=3, triples_per_epoch=2048, batch_size=256)
 # Dropout draws from each worker's own generator: without it, the number of workers changes nothing.

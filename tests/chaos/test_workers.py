@@ -1,0 +1,88 @@
+"""Workers are killed in the middle of their work; what comes out is what would have come out."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.integration.workspace import QUICK, copy, paint, run_extract, run_train
+from visrec.training.loop import TrainConfig
+
+pytestmark = [pytest.mark.ray, pytest.mark.chaos]
+
+# Long enough that a worker is found and killed before its last epoch ends.
+LONGER = TrainConfig(**{**QUICK.__dict__, "epochs": 6, "triples_per_epoch": 16_384})
+
+
+def train_workers() -> list[int]:
+    """Processes of this test's Ray that train: Ray names them by what they run."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if command.startswith(b"ray::") and b"RayTrainWorker" in command and is_ours(entry):
+            found.append(int(entry.name))
+    return found
+
+
+def is_ours(entry: Path) -> bool:
+    """Whether this process is an ancestor: other clusters of the machine are left alone."""
+    pid = int(entry.name)
+    while pid > 1:
+        if pid == os.getpid():
+            return True
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return False
+
+
+def kill_after_first_checkpoint(training: Path, killed: list[int], give_up: float) -> None:
+    while time.monotonic() < give_up and not killed:
+        if any(training.rglob("state.json")):
+            for pid in train_workers():
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+        time.sleep(0.05)
+
+
+def test_killed_train_worker_costs_nothing_but_time(
+    ray_cluster: None,  # noqa: ARG001
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    calm, stormy = tmp_path / "calm", tmp_path / "stormy"
+    paint(calm)
+    run_extract(calm)
+    copy(calm, stormy, "features", "interactions.parquet")
+    run_train(calm, LONGER, model_id="model")
+
+    killed: list[int] = []
+    killer = threading.Thread(
+        target=kill_after_first_checkpoint,
+        args=(stormy / "training", killed, time.monotonic() + 120),
+    )
+    killer.start()
+    capsys.readouterr()
+    run_train(stormy, LONGER, model_id="model")
+    killer.join()
+    assert len(killed) == 1
+    assert "resumed after epoch" in capsys.readouterr().out
+    weights = [(w / "models/model/model.safetensors").read_bytes() for w in (calm, stormy)]
+    assert weights[0] == weights[1]
+    curves = [
+        [
+            (epoch["loss"], epoch["val_auc"])
+            for epoch in json.loads((w / "models/model/metrics.json").read_text())["history"]
+        ]
+        for w in (calm, stormy)
+    ]
+    assert curves[0] == curves[1]
+    assert len(curves[0]) == LONGER.epochs

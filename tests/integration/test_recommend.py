@@ -1,0 +1,208 @@
+"""Recommendation through Ray: the lists, the run's files, the pointer."""
+
+import hashlib
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from jobs.launch import own_cause
+from tests.integration.workspace import copy, published_rows, run_recommend
+from visrec.errors import InputError
+from visrec.features.table import load_features
+from visrec.models.artifact import load_artifact
+from visrec.storage import Store
+
+pytestmark = pytest.mark.ray
+
+K, SHARDS = 10, 8
+
+
+def profiles(workspace: Path) -> dict[str, list[str]]:
+    """Each user's items, users without any included."""
+    found: dict[str, list[str]] = {
+        user: [] for user in pq.read_table(workspace / "users.parquet")["user_id"].to_pylist()
+    }
+    for row in pq.read_table(workspace / "interactions.parquet").to_pylist():
+        found[row["user_id"]].append(row["item_id"])
+    return found
+
+
+def unavailable(workspace: Path) -> set[str]:
+    items = pq.read_table(workspace / "items.parquet").to_pylist()
+    return {row["item_id"] for row in items if not row["available"]}
+
+
+def run_of(workspace: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
+    folder = workspace / "recommendations" / f"run={run_id}"
+    manifest: dict[str, Any] = json.loads((folder / "_manifest.json").read_text())
+    return folder, manifest
+
+
+def test_every_user_has_one_list_of_k_new_available_items(recommended: Path) -> None:
+    rows, taken = published_rows(recommended / "recommendations"), profiles(recommended)
+    assert [row["user_id"] for row in rows] == sorted(taken)
+    gone = unavailable(recommended)
+    for row in rows:
+        items = [entry["item_id"] for entry in row["items"]]
+        assert len(set(items)) == len(items) == K
+        assert not set(items) & set(taken[row["user_id"]])
+        assert not set(items) & gone
+        scores = [entry["score"] for entry in row["items"]]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_lists_are_the_plain_top_k_of_the_models_vectors(recommended: Path) -> None:
+    """By a loop over users in float64 that only borrows the two towers."""
+    artifact = load_artifact(Store.at(str(recommended / "models" / "one")))
+    model: Any = artifact.model.double()
+    item_ids, feature_ND = load_features(Store.at(str(recommended / "features")))
+    row_of = {item_id: row for row, item_id in enumerate(item_ids.to_pylist())}
+    with torch.inference_mode():
+        scale = model.feature_scale
+        vector_Nd = model.item_tower(scale(torch.from_numpy(feature_ND.astype(np.float64)))).numpy()
+    taken, gone = profiles(recommended), unavailable(recommended)
+    for row in published_rows(recommended / "recommendations"):
+        if row["cold"]:
+            continue
+        mine = vector_Nd[[row_of[item] for item in taken[row["user_id"]]]]
+        pooled = np.concatenate([mine.max(axis=0), mine.mean(axis=0)])
+        with torch.inference_mode():
+            user_d = model.user_tower(torch.from_numpy(pooled)[None])[0].numpy()
+        score_N = vector_Nd @ user_d
+        closed = [row_of[item] for item in {*gone, *taken[row["user_id"]]}]
+        score_N[closed] = -np.inf
+        best = np.sort(score_N)[::-1][:K]
+        found = np.array([entry["score"] for entry in row["items"]])
+        np.testing.assert_allclose(found, best, rtol=1e-4, atol=1e-4)
+        listed = np.array([score_N[row_of[entry["item_id"]]] for entry in row["items"]])
+        np.testing.assert_allclose(listed, best, rtol=1e-4, atol=1e-4)
+
+
+def test_users_without_a_profile_get_what_most_users_took(recommended: Path) -> None:
+    taken, gone = profiles(recommended), unavailable(recommended)
+    buyers: dict[str, set[str]] = defaultdict(set)
+    for user, items in taken.items():
+        for item in items:
+            buyers[item].add(user)
+    every = sorted(p.stem for p in (recommended / "images").iterdir())
+    popular = sorted(set(every) - gone, key=lambda item: (-len(buyers[item]), item))[:K]
+    fallback = [
+        {"item_id": item, "score": float(len(buyers[item])), "because_item_id": None}
+        for item in popular
+    ]
+    cold = {
+        row["user_id"] for row in published_rows(recommended / "recommendations") if row["cold"]
+    }
+    assert cold == {user for user, items in taken.items() if not items}
+    assert cold
+    for row in published_rows(recommended / "recommendations"):
+        if row["cold"]:
+            assert row["items"] == fallback
+
+
+def test_each_entry_names_the_nearest_item_of_the_profile(recommended: Path) -> None:
+    artifact = load_artifact(Store.at(str(recommended / "models" / "one")))
+    item_ids, feature_ND = load_features(Store.at(str(recommended / "features")))
+    row_of = {item_id: row for row, item_id in enumerate(item_ids.to_pylist())}
+    model: Any = artifact.model
+    with torch.inference_mode():
+        vector_Nd = model.encode_items(torch.from_numpy(feature_ND).float()).double().numpy()
+    unit_Nd = vector_Nd / np.linalg.norm(vector_Nd, axis=1, keepdims=True)
+    taken = profiles(recommended)
+    for row in published_rows(recommended / "recommendations"):
+        for entry in [] if row["cold"] else row["items"]:
+            mine = taken[row["user_id"]]
+            assert entry["because_item_id"] in mine
+            nearness = unit_Nd[[row_of[i] for i in mine]] @ unit_Nd[row_of[entry["item_id"]]]
+            because = nearness[mine.index(entry["because_item_id"])]
+            assert because == pytest.approx(nearness.max(), abs=1e-5)
+
+
+def test_items_that_nobody_took_are_recommended_too(recommended: Path) -> None:
+    sold = {item for items in profiles(recommended).values() for item in items}
+    shown = {
+        entry["item_id"]
+        for row in published_rows(recommended / "recommendations")
+        if not row["cold"]
+        for entry in row["items"]
+    }
+    assert shown - sold
+
+
+def test_manifest_pointer_and_file_marks_are_what_the_contract_says(recommended: Path) -> None:
+    folder, manifest = run_of(recommended, "first")
+    assert len(manifest["files"]) == SHARDS
+    assert {p.name for p in folder.glob("part-*")} == manifest["files"].keys()
+    for name, facts in manifest["files"].items():
+        data = (folder / name).read_bytes()
+        assert facts["sha256"] == hashlib.sha256(data).hexdigest()
+        assert facts["bytes"] == len(data)
+        file = pq.read_table(folder / name)
+        assert facts["rows"] == file.num_rows
+        assert file.schema.metadata[b"visrec.model_id"] == b"one"
+        assert file.schema.metadata[b"visrec.run_id"] == b"first"
+    assert manifest["rows"] == manifest["users"] == 160
+    assert all(gate["passed"] for gate in manifest["gates"])
+    assert {"config_digest", "inputs", "seconds", "model_id"} <= manifest.keys()
+    pointer = json.loads((recommended / "recommendations" / "_latest.json").read_text())
+    assert pointer["run_id"] == "first"
+    assert pointer["manifest"] == "run=first/_manifest.json"
+    whole = (folder / "_manifest.json").read_bytes()
+    assert pointer["manifest_sha256"] == hashlib.sha256(whole).hexdigest()
+
+
+def test_complete_run_is_not_scored_again(recommended: Path) -> None:
+    folder, _ = run_of(recommended, "first")
+    before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    summary = run_recommend(recommended, run_id="first", shards=SHARDS)
+    assert summary.rows["shards scored now"] == 0
+    assert "score" not in summary.phases
+    assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
+
+
+def test_complete_run_is_not_given_other_inputs(recommended: Path) -> None:
+    with pytest.raises(InputError, match=r"first.*other inputs.*--run_id"):
+        run_recommend(recommended, run_id="first", shards=SHARDS, k=5)
+
+
+def test_rerun_scores_the_missing_shards_only(recommended: Path, tmp_path: Path) -> None:
+    tables = ("interactions.parquet", "items.parquet", "users.parquet")
+    copy(recommended, tmp_path, "features", "models", "recommendations", *tables)
+    folder, manifest = run_of(tmp_path, "first")
+    (folder / "_manifest.json").unlink()
+    for shard in (1, 4, 7):
+        (folder / f"part-{shard:05d}.parquet").unlink()
+    summary = run_recommend(tmp_path, run_id="first", shards=SHARDS)
+    assert summary.rows["shards scored now"] == 3
+    assert run_of(tmp_path, "first")[1]["files"] == manifest["files"]
+
+
+def test_long_layout_of_other_shards_holds_the_same_lists(
+    recommended: Path, tmp_path: Path
+) -> None:
+    run_recommend(
+        recommended, recommendations=str(tmp_path), run_id="long", layout="long", shards=3
+    )
+    nested = [
+        {"user_id": row["user_id"], "rank": rank, **entry, "cold": row["cold"]}
+        for row in published_rows(recommended / "recommendations")
+        for rank, entry in enumerate(row["items"], start=1)
+    ]
+    assert published_rows(tmp_path) == nested
+
+
+def test_model_and_features_of_two_backbones_are_refused(recommended: Path, tmp_path: Path) -> None:
+    copy(recommended, tmp_path, "features", "interactions.parquet")
+    manifest = json.loads((tmp_path / "features" / "_manifest.json").read_text())
+    manifest["identity"]["weights_digest"] = "0" * 64
+    (tmp_path / "features" / "_manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(Exception, match=r"weights 00000000.*--model, or --features") as refusal:
+        run_recommend(tmp_path, model=str(recommended / "models" / "one"))
+    assert isinstance(own_cause(refusal.value), InputError)
+    assert not list((tmp_path / "recommendations").rglob("part-*"))

@@ -1,0 +1,59 @@
+"""`ray job submit` to a cluster that wants a token."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from tests.integration.workspace import copy
+from tests.servers import TokenCluster, program
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[TokenCluster]:
+    with TokenCluster() as running:
+        yield running
+
+
+def submit(cluster: TokenCluster, *job: str) -> subprocess.CompletedProcess[str]:
+    """Submits a job of this checkout and follows it to its end."""
+    command = [program("ray"), "job", "submit", "--working-dir", ".", "--", "python", *job]
+    env = {**os.environ, **cluster.env()}
+    return subprocess.run(
+        command,
+        cwd=CHECKOUT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_submitted_job_trains(cluster: TokenCluster, featured: Path, tmp_path: Path) -> None:
+    copy(featured, tmp_path, "features", "interactions.parquet")
+    done = submit(
+        cluster,
+        *("jobs/train.py", "--workspace", str(tmp_path), "--model_id", "sent"),
+        *("--train.epochs", "1", "--train.triples_per_epoch", "1024"),
+        *("--resources.cpus_per_worker", "1"),
+    )
+    assert done.returncode == 0, done.stdout
+    assert "validation AUC" in done.stdout
+    assert (tmp_path / "models" / "sent" / "_manifest.json").exists()
+    assert json.loads((tmp_path / "summaries" / "train.json").read_text())["model"] == "sent"
+
+
+def test_submitted_job_refuses_a_workspace_that_goes_away_with_it(cluster: TokenCluster) -> None:
+    done = submit(cluster, "jobs/train.py", "--workspace", "runs/here")
+    assert done.returncode != 0
+    assert "Found --workspace runs/here in a job submitted to a cluster" in done.stdout
+    assert "exit code 2" in done.stdout
+    assert "Traceback" not in done.stdout

@@ -1,0 +1,104 @@
+"""Flags to configurations, and errors out of Ray back to their own."""
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import pytest
+from jsonargparse import ArgumentError
+
+from jobs.evaluate import EvaluateJob
+from jobs.extract_features import ExtractJob
+from jobs.launch import JobConfig, Summary, own_cause, parse
+from jobs.recommend import RecommendJob
+from jobs.train import TrainJob
+from visrec.errors import InputError, VisrecError
+from visrec.models.visrank import VisRankConfig
+
+
+@pytest.mark.parametrize("job", [ExtractJob, TrainJob, RecommendJob, EvaluateJob])
+def test_no_flags_give_the_defaults(job: type[JobConfig]) -> None:
+    assert parse(job, []) == job()
+
+
+def test_flags_go_before_yaml_and_yaml_before_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("workspace: s3://a/b\ntrain: {epochs: 3, seed: 4}\nmodel: {item_width: 9}\n")
+    config = parse(TrainJob, ["--config", str(path), "--train.seed", "5"])
+    assert (config.workspace, config.train.epochs, config.train.seed) == ("s3://a/b", 3, 5)
+    assert config.model.config.item_width == 9
+    assert config.train.batch_size == TrainJob().train.batch_size
+
+
+def test_model_name_decides_which_keys_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("model: {name: visrank, mode: mean}\n")
+    config = parse(TrainJob, ["--config", str(path)])
+    assert (config.model.name, config.model.config) == ("visrank", VisRankConfig(mode="mean"))
+    with pytest.raises((ArgumentError, InputError), match="item_width"):
+        parse(TrainJob, [f"--config={path}", "--model.item_width", "3"])
+    with pytest.raises(InputError, match="expected one of curatornet"):
+        parse(TrainJob, ["--model.name=nothing"])
+
+
+def test_key_that_is_also_a_method_of_a_namespace_is_taken() -> None:
+    assert parse(RecommendJob, ["--items", "a.parquet"]).items == "a.parquet"
+
+
+def test_places_are_below_the_workspace_unless_given(tmp_path: Path) -> None:
+    config = JobConfig(workspace=f"{tmp_path}/")
+    assert config.place(None, "features") == f"{tmp_path}/features"
+    assert config.place("s3://x/y", "features") == "s3://x/y"
+    assert config.place_if_there(None, "items.parquet") is None
+    assert config.place_if_there("given", "items.parquet") == "given"
+    (tmp_path / "items.parquet").touch()
+    assert config.place_if_there(None, "items.parquet") == f"{tmp_path}/items.parquet"
+
+
+@pytest.mark.parametrize("job", [ExtractJob, TrainJob, RecommendJob, EvaluateJob])
+def test_configs_reach_workers(job: type[JobConfig]) -> None:
+    config = job()
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301
+    assert dataclasses.is_dataclass(config)
+
+
+@pytest.mark.ray
+def test_own_error_is_found_below_those_of_ray(ray_cluster: None) -> None:  # noqa: ARG001
+    import ray
+
+    @ray.remote
+    def inner() -> None:
+        raise InputError("the one that counts")
+
+    @ray.remote
+    def outer() -> None:
+        try:
+            ray.get(inner.remote())
+        except Exception as error:
+            raise RuntimeError("on the way") from error
+
+    for task in (inner, outer):
+        with pytest.raises(Exception, match="that counts|on the way") as caught:
+            ray.get(task.remote())
+        cause = own_cause(caught.value)
+        assert type(cause) is InputError
+        assert str(cause) == "the one that counts"
+
+
+def test_errors_of_others_have_no_own_cause() -> None:
+    assert own_cause(ValueError("not ours")) is None
+    error = ValueError("not ours")
+    error.__context__ = error  # such loops exist, and must end
+    assert own_cause(error) is None
+    assert isinstance(own_cause(VisrecError("ours")), VisrecError)
+
+
+def test_summary_adds_up_phases_and_worker_seconds() -> None:
+    summary = Summary("train", rows={"items": 12_345})
+    for _ in range(2):
+        with summary.phase("fit"):
+            pass
+    summary.worked({"fit_s": 2.5, "rows": 7})
+    assert summary.phases.keys() == {"fit"}
+    assert summary.as_json()["worker_s"] == {"fit": 2.5}
+    assert "12,345" in summary.show()
