@@ -172,10 +172,13 @@ def check(found: pa.Schema, columns: Sequence[Column], where: str) -> None:
             + "."
         )
     for column in columns:
-        if column.name in names and not column.accepts(found.field(column.name).type):
+        if column.name not in names:
+            continue
+        kind = found.field(column.name).type
+        if not pa.types.is_null(kind) and not column.accepts(kind):  # null: no value to judge by
             raise SchemaError(
-                f"{where}: the column {column.name} has the type {found.field(column.name).type}; "
-                f"expected {column.expected}."
+                f"{where}: the column {column.name} has the type {kind}; expected "
+                f"{column.expected}."
             )
 
 
@@ -196,8 +199,7 @@ def conform(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:
 
 def _cast(values: pa.ChunkedArray, column: Column, where: str) -> pa.ChunkedArray:
     try:
-        counted = column.to == pa.int64() and not pa.types.is_integer(values.type)
-        cast = _seconds(values) if counted else values.cast(column.to)
+        cast = _seconds(values) if column.to == pa.int64() else values.cast(column.to)
     except pa.ArrowInvalid as error:
         raise SchemaError(f"{where}: the column {column.name}: {error}") from error
     # Now, since the nulls of a dictionary are seen only in what it stands for.
@@ -211,8 +213,10 @@ def _cast(values: pa.ChunkedArray, column: Column, where: str) -> pa.ChunkedArra
 
 def _seconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
     """Whole seconds since 1970, rounded down."""
-    if _is_number(times.type):
+    if pa.types.is_floating(times.type):
         return pc.floor(times).cast(pa.int64())
     if pa.types.is_timestamp(times.type):
         times = pc.floor_temporal(times, unit="second")  # a cast rounds towards 1970
-    return times.cast(pa.timestamp("s")).cast(pa.int64())
+    if pa.types.is_temporal(times.type):
+        times = times.cast(pa.timestamp("s"))
+    return times.cast(pa.int64())

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from visrec import schemas
 from visrec.errors import InputError, StorageError
-from visrec.sources.tables import table_files
+from visrec.sources.tables import table_errors, table_files
 from visrec.storage import Store, read_uri, translated
 
 # What counts as a picture in a directory; formats that visrec does not open are listed too, so that
@@ -71,9 +71,11 @@ def list_pictures(uri: str) -> Iterator[pa.Table]:
 
 
 def _is_parquet(uri: str) -> bool:
-    return uri.endswith(".parquet") or any(
-        entry.name.endswith(".parquet") for entry, _ in zip(Store.at(uri).list(), [0], strict=False)
-    )
+    """By the first file that is either: a `_SUCCESS` or a README may come before it."""
+    if uri.endswith(".parquet"):
+        return True
+    suffixes = (entry.name.rpartition(".")[2].lower() for entry in Store.at(uri).list())
+    return next((s for s in suffixes if s == "parquet" or s in _SUFFIXES), None) == "parquet"
 
 
 def _list_files(uri: str) -> Iterator[pa.Table]:
@@ -93,12 +95,15 @@ def _list_parquet(uri: str) -> Iterator[pa.Table]:
     store, names = table_files(uri, "images")
     fingerprints = {entry.name: entry.fingerprint for entry in store.list() if entry.name in names}
     for name in names:
+        if not name.endswith(".parquet"):
+            continue
+        where = f"{store.uri(name)} (--images)"
         with (
             translated("read", store.uri(name)),
+            table_errors(where),
             store.filesystem().open_input_file(f"{store.path}/{name}") as source,
         ):
             file = pq.ParquetFile(source)
-            where = f"{store.uri(name)} (--images)"
             schemas.check(file.schema_arrow, schemas.PICTURES, where)
             has = [c for c in ("image", "uri") if c in file.schema_arrow.names]
             if not has:
@@ -159,6 +164,8 @@ def _fetch_one(
         return read_uri(str(row["uri"]))
     except StorageError as error:
         return error
+    except InputError as error:  # not a location: of one picture, so no reason to stop the run
+        return StorageError(str(error))
 
 
 def _row_group(uri: str, group: int) -> pa.ChunkedArray:
@@ -166,6 +173,7 @@ def _row_group(uri: str, group: int) -> pa.ChunkedArray:
     store = Store.at(folder)
     with (
         translated("read", uri),
+        table_errors(f"{uri} (--images)"),
         store.filesystem().open_input_file(f"{store.path}/{name}") as source,
     ):
         return pq.ParquetFile(source).read_row_group(group, columns=["image"])["image"]

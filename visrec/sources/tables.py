@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -24,13 +25,10 @@ def table_files(uri: str, key: str) -> tuple[Store, list[str]]:
     """
     if uri.endswith(_SUFFIXES):
         folder, _, name = uri.rpartition("/")
-        store, names = Store.at(folder or "."), [name]
-        if not store.exists(name):
-            raise InputError(
-                f"Found no file at {uri}; expected a Parquet or CSV file. Change --{key}."
-            )
-        return store, names
-    store = Store.at(uri)
+        store = Store.at(folder or ".")
+        if store.exists(name):
+            return store, [name]
+    store = Store.at(uri)  # which may end in .parquet too: Spark writes such directories
     names = [entry.name for entry in store.list() if entry.name.endswith(_SUFFIXES)]
     if not names:
         raise InputError(
@@ -55,20 +53,39 @@ def read_batches(uri: str, columns: Sequence[Column], key: str) -> Iterator[pa.T
     store, names = table_files(uri, key)
     for name in names:
         where = f"{store.uri(name)} (--{key})"
-        with translated("read", store.uri(name)):
-            try:
-                yield from _read_file(store, name, columns, where)
-            except pa.ArrowInvalid as error:
-                raise InputError(f"{where} cannot be read as a table: {error}") from error
+        with translated("read", store.uri(name)), table_errors(where):
+            yield from _read_file(store, name, columns, where)
+
+
+@contextmanager
+def table_errors(where: str) -> Iterator[None]:
+    """Tells a file that is no table, or a damaged one, from a store that fails.
+
+    Args:
+        where: the file and the key that named it.
+
+    Raises:
+        InputError: the file's bytes are not what they should be.
+    """
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        # Of damaged Parquet pyarrow says OSError without a number; a disk's has one, S3's a name.
+        numbered = isinstance(error, OSError) and error.errno is not None
+        if numbered or "AWS Error" in str(error):
+            raise
+        text = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"{where} cannot be read as a table: {text}.") from error
 
 
 def _read_file(
     store: Store, name: str, columns: Sequence[Column], where: str
 ) -> Iterator[pa.Table]:
-    # Ids are text even where they look like numbers: "007" must come back as "007".
-    text = {column.name: pa.string() for column in columns if column.to == pa.string()}
+    # Ids are text even where they look like numbers: "007" must come back as "007". Numbers may get
+    # their first fraction after the first megabyte, by which the types are guessed.
+    known = {c.name: c.to for c in columns if c.to in (pa.string(), pa.float64())}
     form: pads.FileFormat = (
-        pads.CsvFileFormat(convert_options=pacsv.ConvertOptions(column_types=text))
+        pads.CsvFileFormat(convert_options=pacsv.ConvertOptions(column_types=known))
         if name.endswith(".csv")
         else pads.ParquetFileFormat()
     )
@@ -82,7 +99,7 @@ def _read_file(
 def read_whole(uri: str, columns: Sequence[Column], key: str) -> pa.Table:
     """The same as one table, for tables that a worker holds whole (items, users)."""
     batches = list(read_batches(uri, columns, key))
-    if not batches:
+    if not any(map(len, batches)):
         raise InputError(f"{uri} (--{key}) has no rows; expected at least one.")
     try:
         return pa.concat_tables(batches)
