@@ -177,6 +177,13 @@ def test_an_optional_column_of_another_type_is_refused(
     )
 
 
+def test_a_column_of_nulls_alone_has_the_type_declared() -> None:
+    column = conformed(log(rating=pa.nulls(2)))["rating"]
+    assert column.type == pa.float64()
+    assert column.null_count == 2
+    assert "2 of 2 values of the column timestamp are null" in refusal(log(timestamp=pa.nulls(2)))
+
+
 def test_a_table_without_rows_conforms() -> None:
     assert conformed(log().slice(0, 0)).num_rows == 0
 

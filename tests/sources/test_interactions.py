@@ -1,0 +1,96 @@
+"""Which interactions count."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from visrec.errors import InputError
+from visrec.sources.interactions import InteractionsConfig, read_interactions
+
+DAY = 86_400
+MIDNIGHT = int(datetime(2021, 3, 2, tzinfo=UTC).timestamp())
+ALL = InteractionsConfig()
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    """Five interactions around a midnight, one a rating, the item's name saying when."""
+    rows = {
+        "day before": (-DAY, 5.0),
+        "last second": (-1, 4.0),
+        "midnight": (0, 3.0),
+        "three": (3 * 3_600, 2.0),
+        "day after": (DAY, None),
+    }
+    table = pa.table(
+        {
+            "user_id": ["u"] * len(rows),
+            "item_id": list(rows),
+            "timestamp": [MIDNIGHT + seconds for seconds, _ in rows.values()],
+            "rating": [rating for _, rating in rows.values()],
+        }
+    )
+    pq.write_table(table, tmp_path / "log.parquet")
+    return str(tmp_path / "log.parquet")
+
+
+def items(config: InteractionsConfig, uri: str) -> list[str]:
+    return [
+        item for batch in read_interactions(config, uri) for item in batch["item_id"].to_pylist()
+    ]
+
+
+def test_everything_counts_by_default(uri: str) -> None:
+    assert items(ALL, uri) == ["day before", "last second", "midnight", "three", "day after"]
+
+
+def test_only_what_is_rated_high_enough_counts(uri: str) -> None:
+    assert items(replace(ALL, min_rating=4.0), uri) == ["day before", "last second"]
+    assert items(replace(ALL, min_rating=4.1), uri) == ["day before"]
+    # A row without a rating is not known to be rated high enough.
+    assert "day after" not in items(replace(ALL, min_rating=0.0), uri)
+
+
+@pytest.mark.parametrize(
+    ("as_of", "last"),
+    [
+        ("2021-03-02", "last second"),
+        ("2021-03-02T00:00:01", "midnight"),
+        ("2021-03-02 03:00", "midnight"),
+        ("2021-03-02T03:00:01Z", "three"),
+        ("2021-03-02T01:00+01:00", "last second"),
+        ("2021-03-01T20:00:01-04:00", "midnight"),
+        ("2099-01-01", "day after"),
+    ],
+)
+def test_only_what_happened_before_counts(uri: str, as_of: str, last: str) -> None:
+    assert items(replace(ALL, as_of=as_of), uri)[-1] == last
+
+
+def test_both_conditions_hold_together(uri: str) -> None:
+    config = InteractionsConfig(min_rating=4.0, as_of="2021-03-01T12:00")
+    assert items(config, uri) == ["day before"]
+
+
+def test_nothing_may_be_left(uri: str) -> None:
+    assert items(replace(ALL, as_of="1999-01-01"), uri) == []
+
+
+@pytest.mark.parametrize("as_of", ["yesterday", "2021-13-01", "", "01/03/2021"])
+def test_a_bad_date_is_refused_when_it_is_given(as_of: str) -> None:
+    with pytest.raises(InputError) as caught:
+        InteractionsConfig(as_of=as_of)
+    assert f"Found --interactions.as_of {as_of!r}; expected an ISO date" in str(caught.value)
+
+
+def test_a_rating_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp\nu,a,1\n")
+    assert items(ALL, str(path)) == ["a"]
+    with pytest.raises(InputError) as caught:
+        items(replace(ALL, min_rating=4.0), str(path))
+    assert f"Found no rating column in {path}; --interactions.min_rating 4.0" in str(caught.value)

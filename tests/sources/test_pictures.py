@@ -1,0 +1,218 @@
+"""Where pictures are, and their bytes, from every form they may come in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from visrec import storage
+from visrec.errors import InputError, SchemaError, StorageError
+from visrec.sources.pictures import LISTING, fetch, list_pictures
+from visrec.storage import Store
+
+
+@pytest.fixture(autouse=True)
+def fresh_clients() -> Iterator[None]:
+    storage.forget_credentials()
+    yield
+    storage.forget_credentials()
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    on_s3 = request.param == "s3"
+    return Store.at(request.getfixturevalue("s3_env") if on_s3 else str(tmp_path))
+
+
+def listed(uri: str) -> pa.Table:
+    pages = list(list_pictures(uri))
+    assert all(page.schema == LISTING for page in pages)
+    return pa.concat_tables(pages)
+
+
+def pictures(uri: str) -> dict[str, Any]:
+    """Item id to bytes, or to the error in their place."""
+    listing = listed(uri)
+    assert len(set(listing["item_id"].to_pylist())) == len(listing)
+    return dict(zip(listing["item_id"].to_pylist(), fetch(listing), strict=True))
+
+
+def sources(uri: str) -> dict[str, str | None]:
+    listing = listed(uri)
+    return dict(zip(listing["item_id"].to_pylist(), listing["source"].to_pylist(), strict=True))
+
+
+def write_parquet(store: Store, name: str, table: pa.Table, rows_a_group: int) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=rows_a_group)
+    store.write(name, bytes(sink.getvalue()))
+
+
+def images(*item_ids: str, kind: pa.DataType | None = None) -> pa.Table:
+    data = [f"bytes of {item_id}".encode() for item_id in item_ids]
+    return pa.table({"item_id": item_ids, "image": pa.array(data, kind or pa.binary())})
+
+
+# --------------------------------------------------------------------------------------- directory
+
+
+def test_files_are_named_by_their_item(store: Store) -> None:
+    files = {"a.jpg": "a", "b.PNG": "b", "two words 50%.webp": "two words 50%", "v1.2.jpeg": "v1.2"}
+    for file, item_id in files.items():
+        store.write(f"images/{file}", f"bytes of {item_id}".encode())
+    expected = {item_id: f"bytes of {item_id}".encode() for item_id in files.values()}
+    assert pictures(store.uri("images")) == expected
+    assert pictures(store.uri("images/")) == expected
+
+
+def test_files_in_folders_keep_the_folder_in_their_name(store: Store) -> None:
+    for name in ("2021/a.jpg", "2022/spring/a.jpg", "a.jpg"):
+        store.write(f"images/{name}", name.encode())
+    assert pictures(store.uri("images")) == {
+        "2021/a": b"2021/a.jpg",
+        "2022/spring/a": b"2022/spring/a.jpg",
+        "a": b"a.jpg",
+    }
+
+
+def test_other_files_are_ignored(store: Store) -> None:
+    others = ("notes.txt", "Thumbs.db", ".hidden.jpg", "no-suffix", "a.jpg.part", ".jpg")
+    for name in ("a.jpg", *others):
+        store.write(f"images/{name}", b"x")
+    assert set(pictures(store.uri("images"))) == {"a"}
+
+
+def test_formats_that_are_not_opened_are_listed_all_the_same(store: Store) -> None:
+    store.write("images/a.heic", b"x")
+    assert set(pictures(store.uri("images"))) == {"a"}
+
+
+def test_the_source_of_a_file_changes_with_it(store: Store) -> None:
+    for name in ("a", "b"):
+        store.write(f"images/{name}.jpg", b"one")
+    before = sources(store.uri("images"))
+    assert sources(store.uri("images")) == before
+    store.write("images/a.jpg", b"two")
+    after = sources(store.uri("images"))
+    assert after["a"] != before["a"]
+    assert after["b"] == before["b"]
+
+
+def test_a_picture_that_went_away_is_an_error_in_its_place(store: Store) -> None:
+    for name in ("a", "b"):
+        store.write(f"images/{name}.jpg", name.encode())
+    listing = listed(store.uri("images"))
+    store.delete(["images/a.jpg"])
+    gone, there = fetch(listing)
+    assert isinstance(gone, StorageError)
+    assert "a.jpg" in str(gone)
+    assert there == b"b"
+
+
+# ----------------------------------------------------------------------------------------- Parquet
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_bytes_are_found_over_row_groups_and_files(store: Store, kind: pa.DataType) -> None:
+    first, second = [f"a{n}" for n in range(7)], [f"b{n}" for n in range(3)]
+    write_parquet(store, "images/0.parquet", images(*first, kind=kind), rows_a_group=3)
+    write_parquet(store, "images/1.parquet", images(*second, kind=kind), rows_a_group=2)
+    every = {item_id: f"bytes of {item_id}".encode() for item_id in first + second}
+    assert pictures(store.uri("images")) == every
+    assert pictures(store.uri("images/1.parquet")) == {name: every[name] for name in second}
+
+
+def test_any_rows_of_a_listing_can_be_fetched_in_any_order(store: Store) -> None:
+    write_parquet(store, "x.parquet", images(*"abcdefg"), rows_a_group=3)
+    listing = listed(store.uri("x.parquet")).take([6, 0, 4, 0])
+    expected = [b"bytes of g", b"bytes of a", b"bytes of e", b"bytes of a"]
+    assert fetch(listing) == expected
+
+
+def test_ids_of_parquet_may_be_integers(store: Store) -> None:
+    table = pa.table({"item_id": [7, 12], "image": [b"x", b"y"]})
+    write_parquet(store, "x.parquet", table, rows_a_group=1)
+    assert pictures(store.uri("x.parquet")) == {"7": b"x", "12": b"y"}
+
+
+def test_a_null_in_place_of_a_picture_is_no_bytes(store: Store) -> None:
+    table = pa.table({"item_id": ["a", "b"], "image": [None, b"y"]})
+    write_parquet(store, "x.parquet", table, rows_a_group=9)
+    assert pictures(store.uri("x.parquet")) == {"a": b"", "b": b"y"}
+
+
+def test_the_source_of_bytes_changes_with_their_file(store: Store) -> None:
+    write_parquet(store, "x.parquet", images("a", "b"), rows_a_group=1)
+    before = sources(store.uri("x.parquet"))
+    assert sources(store.uri("x.parquet")) == before
+    assert before["a"] != before["b"]
+    write_parquet(store, "x.parquet", images("a", "c"), rows_a_group=1)
+    assert sources(store.uri("x.parquet"))["a"] != before["a"]
+
+
+def test_other_files_beside_parquet_are_ignored(store: Store) -> None:
+    write_parquet(store, "images/part-0.parquet", images("a"), rows_a_group=1)
+    for other in ("_SUCCESS", "README.md", "items.csv"):
+        store.write(f"images/{other}", b"item_id\nb\n")
+    assert set(pictures(store.uri("images"))) == {"a"}
+
+
+def test_uris_are_followed_to_either_kind_of_store(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "local.jpg").write_bytes(b"local")
+    store.write("in store/é.jpg", b"store")
+    uris = [str(tmp_path / "local.jpg"), store.uri("in store/é.jpg"), store.uri("not-there.jpg")]
+    table = pa.table({"item_id": ["local", "store", "gone"], "uri": uris})
+    write_parquet(store, "x.parquet", table, rows_a_group=2)
+    found = pictures(store.uri("x.parquet"))
+    assert found["local"] == b"local"
+    assert found["store"] == b"store"
+    assert isinstance(found["gone"], StorageError)
+    assert "not-there.jpg" in str(found["gone"])
+
+
+def test_one_uri_that_cannot_be_followed_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    uris = [str(tmp_path / "a.jpg"), "https://shop.example/b.jpg", None]
+    table = pa.table({"item_id": ["a", "web", "null"], "uri": uris})
+    pq.write_table(table, tmp_path / "x.parquet")
+    found = pictures(str(tmp_path / "x.parquet"))
+    assert found["a"] == b"a"
+    assert isinstance(found["web"], StorageError)
+    assert "s3://bucket/prefix" in str(found["web"])
+    assert isinstance(found["null"], StorageError)
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("name", ["nothing", "others", "empty.parquet"])
+def test_no_picture_at_all_is_bad_input(store: Store, name: str) -> None:
+    store.write("others/readme.txt", b"x")
+    write_parquet(store, "empty.parquet", images("a").slice(0, 0), rows_a_group=1)
+    with pytest.raises(InputError) as caught:
+        list(list_pictures(store.uri(name)))
+    assert store.uri(name) in str(caught.value)
+    assert "--images" in str(caught.value)
+
+
+def test_parquet_with_neither_bytes_nor_uris_is_refused(store: Store) -> None:
+    write_parquet(store, "x.parquet", pa.table({"item_id": ["a"], "size": [1]}), rows_a_group=1)
+    with pytest.raises(InputError, match="neither an image nor a uri column; found item_id, size"):
+        list(list_pictures(store.uri("x.parquet")))
+
+
+def test_parquet_without_ids_is_refused(store: Store) -> None:
+    write_parquet(store, "x.parquet", images("a").drop_columns("item_id"), rows_a_group=1)
+    with pytest.raises(SchemaError, match=r"x.parquet \(--images\) lacks the column item_id"):
+        list(list_pictures(store.uri("x.parquet")))
+
+
+def test_corrupted_parquet_is_bad_input(store: Store) -> None:
+    store.write("x.parquet", b"PARDON" * 50)
+    with pytest.raises(InputError) as caught:
+        list(list_pictures(store.uri("x.parquet")))
+    assert store.uri("x.parquet") in str(caught.value)
+    assert "--images" in str(caught.value)
