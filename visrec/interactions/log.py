@@ -77,13 +77,19 @@ def build_log(
     items: list[npt.NDArray[np.int32]] = []
     times: list[npt.NDArray[np.int64]] = []
     marks: list[npt.NDArray[np.bool_]] = []
+    any_marked = False
     for batch in batches:
         coded = pc.fill_null(pc.index_in(batch["item_id"], value_set=item_ids), -1)
         users += batch["user_id"].dictionary_encode().chunks
         items.append(coded.to_numpy().astype(np.int32))
         times.append(batch["timestamp"].to_numpy())
-        if "evaluation" in batch.column_names:
-            marks.append(pc.fill_null(batch["evaluation"], False).to_numpy())
+        marked = "evaluation" in batch.column_names
+        any_marked |= marked  # of several files, some may have the column
+        marks.append(
+            pc.fill_null(batch["evaluation"], False).to_numpy()
+            if marked
+            else np.zeros(len(batch), np.bool_)
+        )
     if not sum(map(len, items)):
         raise InputError(
             "The interactions are empty; expected at least one row. Check --interactions.path, "
@@ -97,7 +103,7 @@ def build_log(
             f"None of the {len(item_R)} interactions is with an item that has a feature; expected "
             "the same item ids in --interactions.path and --features."
         )
-    evaluation_R = np.concatenate(marks)[known_R] if marks else None
+    evaluation_R = np.concatenate(marks)[known_R] if any_marked else None
     return _sorted(
         user_ids, user_R[known_R], item_R[known_R], time_R[known_R], evaluation_R,
         int((~known_R).sum()),
