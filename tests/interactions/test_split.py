@@ -1,0 +1,201 @@
+"""What is held out, against plain loops and planted users."""
+
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visrec.interactions.log import Log, build_log
+from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
+
+BOTH = SplitConfig()
+ITEMS = pa.array([f"{n:02}" for n in range(40)])
+Baskets = dict[str, list[list[int]]]  # each user's baskets of items, oldest first
+
+
+def logged(users: Baskets, marked: set[int] | None = None) -> Log:
+    """The log of some baskets, an hour apart; `marked` items are for evaluation."""
+    rows = [
+        (user, f"{item:02}", 3_600 * hour, item in (marked or ()))
+        for user, baskets in users.items()
+        for hour, basket in enumerate(baskets)
+        for item in basket
+    ]
+    user_id, item_id, timestamp, evaluation = map(list, zip(*rows, strict=True))
+    table = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
+    if marked is not None:
+        table = table.append_column("evaluation", [evaluation])
+    return build_log([table], ITEMS)
+
+
+def items_of(log: Log, part_R: npt.NDArray[np.int8], part: Part) -> dict[str, list[int]]:
+    lists = log.where(part_R == part)
+    return {user: lists[u].tolist() for u, user in enumerate(log.user_ids.to_pylist())}
+
+
+PLANTED: Baskets = {
+    "five": [[1], [2, 3], [4], [5], [6, 7]],
+    "one": [[10, 11]],
+    "three": [[20], [21, 22], [23]],
+    "two": [[30, 31], [32]],
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "train", "validation", "test"),
+    [
+        (
+            BOTH,
+            {"five": [1, 2, 3, 4], "one": [10, 11], "three": [20], "two": [30, 31]},
+            {"five": [5], "one": [], "three": [21, 22], "two": []},
+            {"five": [6, 7], "one": [], "three": [23], "two": [32]},
+        ),
+        (
+            SplitConfig(validation=False),
+            {"five": [1, 2, 3, 4, 5], "one": [10, 11], "three": [20, 21, 22], "two": [30, 31]},
+            {},
+            {"five": [6, 7], "one": [], "three": [23], "two": [32]},
+        ),
+        (
+            SplitConfig(test=False),
+            {"five": [1, 2, 3, 4, 5], "one": [10, 11], "three": [20, 21, 22], "two": [30, 31]},
+            {"five": [6, 7], "one": [], "three": [23], "two": [32]},
+            {},
+        ),
+        (
+            SplitConfig(test=False, validation=False),
+            {user: [*chain(*baskets)] for user, baskets in PLANTED.items()},
+            {},
+            {},
+        ),
+    ],
+)
+def test_the_last_baskets_are_held_out_of_those_who_have_enough(
+    config: SplitConfig,
+    train: dict[str, list[int]],
+    validation: dict[str, list[int]],
+    test: dict[str, list[int]],
+) -> None:
+    log = logged(PLANTED)
+    part_R = split(log, config)
+    nothing: dict[str, list[int]] = {user: [] for user in PLANTED}
+    assert items_of(log, part_R, Part.TRAIN) == train
+    assert items_of(log, part_R, Part.VALIDATION) == (validation or nothing)
+    assert items_of(log, part_R, Part.TEST) == (test or nothing)
+
+
+def test_an_evaluation_column_decides_the_test_rows() -> None:
+    log = logged(PLANTED, marked={2, 10, 11, 23})
+    part_R = split(log, BOTH)
+    assert items_of(log, part_R, Part.TEST) == {
+        "five": [2], "one": [10, 11], "three": [23], "two": [],
+    }  # fmt: skip
+    # Validation is the last basket of the rest, where the rest has two.
+    assert items_of(log, part_R, Part.VALIDATION) == {
+        "five": [6, 7], "one": [], "three": [21, 22], "two": [32],
+    }  # fmt: skip
+
+
+def test_an_evaluation_column_is_training_data_where_no_test_is_asked_for() -> None:
+    log = logged(PLANTED, marked={1})
+    assert items_of(log, split(log, SplitConfig(test=False)), Part.TRAIN)["five"][0] == 1
+
+
+def test_held_out_users_have_a_profile_and_targets() -> None:
+    log = logged(PLANTED)
+    part_R = split(log, BOTH)
+    validation, test = (held_out(log, part_R, p) for p in (Part.VALIDATION, Part.TEST))
+
+    def shown(held: HeldOut) -> dict[str, tuple[list[int], list[int]]]:
+        assert len(held) == len(held.user_E)
+        return {
+            log.user_ids[int(u)].as_py(): (held.profiles[e].tolist(), held.targets[e].tolist())
+            for e, u in enumerate(held.user_E)
+        }
+
+    assert shown(validation) == {"five": ([1, 2, 3, 4], [5]), "three": ([20], [21, 22])}
+    assert shown(test) == {
+        "five": ([1, 2, 3, 4, 5], [6, 7]),
+        "three": ([20, 21, 22], [23]),
+        "two": ([30, 31], [32]),
+    }
+    assert shown(test.take(np.array([2, 0]))) == {
+        "two": ([30, 31], [32]),
+        "five": ([1, 2, 3, 4, 5], [6, 7]),
+    }
+
+
+def test_who_has_nothing_before_the_held_out_rows_is_not_judged() -> None:
+    log = logged({"new": [[1, 2]], "old": [[3], [4]]}, marked={1, 2, 4})
+    test = held_out(log, split(log, BOTH), Part.TEST)
+    assert log.user_ids.take(pa.array(test.user_E)).to_pylist() == ["old"]
+
+
+ROWS = st.lists(
+    st.tuples(st.sampled_from("uvw"), st.integers(0, 9), st.integers(0, 5), st.booleans()),
+    min_size=1,
+    max_size=40,
+)
+CONFIGS = st.builds(SplitConfig, test=st.booleans(), validation=st.booleans())
+
+
+def random_log(rows: list[tuple[str, int, int, bool]], evaluation: bool) -> Log:
+    users, items, times, marks = map(list, zip(*rows, strict=True))
+    table = pa.table({"user_id": users, "item_id": [f"{i:02}" for i in items], "timestamp": times})
+    return build_log([table.append_column("evaluation", [marks]) if evaluation else table], ITEMS)
+
+
+@given(ROWS, CONFIGS, st.booleans())
+def test_parts_are_a_partition_and_what_is_held_out_is_unseen(
+    rows: list[tuple[str, int, int, bool]], config: SplitConfig, evaluation: bool
+) -> None:
+    log = random_log(rows, evaluation)
+    part_R = split(log, config)
+    sets = {part: items_of(log, part_R, part) for part in Part}
+    for u, user in enumerate(log.user_ids.to_pylist()):
+        together = chain.from_iterable(sets[part][user] for part in Part)
+        assert sorted(together) == sorted(log.items[u].tolist())
+    for part in (Part.VALIDATION, Part.TEST):
+        held = held_out(log, part_R, part)
+        for e, u in enumerate(held.user_E):
+            user = log.user_ids[int(u)].as_py()
+            profile, targets = set(held.profiles[e].tolist()), set(held.targets[e].tolist())
+            assert profile
+            assert targets == set(sets[part][user])
+            assert not profile & targets
+            assert not profile & set(sets[Part.TEST][user])
+            known = set(sets[Part.TRAIN][user])
+            if part is Part.TEST:
+                known |= set(sets[Part.VALIDATION][user])
+            assert profile == known
+
+
+@given(ROWS, CONFIGS)
+def test_nothing_held_out_happened_before_what_is_known(
+    rows: list[tuple[str, int, int, bool]], config: SplitConfig
+) -> None:
+    log = random_log(rows, evaluation=False)
+    part_R = split(log, config)
+    for u in range(len(log.user_ids)):
+        mine = log.user_R == u
+        times = [log.time_R[mine & (part_R == part)].tolist() for part in Part]
+        known: list[int] = []
+        for later in times:
+            # Strictly: a basket is one moment and never cut.
+            assert not known or not later or max(known) < min(later)
+            known += later
+        assert not mine.any() or times[Part.TRAIN]
+        assert len(set(times[Part.TEST])) <= 1
+        assert len(set(times[Part.VALIDATION])) <= 1
+
+
+def test_a_split_is_the_same_for_rows_in_any_order() -> None:
+    rows = [
+        (u, i, t, False) for u, i, t in zip("uvuuvw", range(6), [3, 1, 2, 1, 5, 4], strict=True)
+    ]
+    forth, back = (random_log(order, evaluation=False) for order in (rows, rows[::-1]))
+    assert split(forth, BOTH).tolist() == split(back, BOTH).tolist()
