@@ -93,6 +93,11 @@ def test_another_seed_gives_other_triples() -> None:
     assert losses[0] != losses[1]
 
 
+def test_triples_are_drawn_anew_each_epoch() -> None:
+    one, other = _history(_trained(_with(epochs=2, learning_rate=1e-12)), "loss")
+    assert abs(one - other) > 1e-4
+
+
 def test_dropout_is_drawn_anew_each_epoch() -> None:
     trainer = _trainer(_with(epochs=2, learning_rate=1e-12), dropout=0.5)
     same = trainer.sampler.step(0, 8, range(8))
@@ -170,7 +175,9 @@ def test_learning_rate_falls_when_the_auc_stands_still() -> None:
 
 def test_with_nobody_to_validate_with_the_last_weights_are_kept() -> None:
     nobody = HeldOut(np.zeros(0, np.int64), ragged([]), ragged([]))
-    trainer = _trained(_with(stop_patience=1), dataclasses.replace(DATA, validation=nobody))
+    trainer = _trained(
+        _with(stop_patience=1, lr_patience=0), dataclasses.replace(DATA, validation=nobody)
+    )
     assert len(trainer.progress.history) == TRAIN.epochs
     assert all(math.isnan(auc) for auc in _history(trainer, "val_auc"))
     assert set(_history(trainer, "learning_rate")) == {TRAIN.learning_rate}
