@@ -204,7 +204,7 @@ def _model_name(arguments: Sequence[str]) -> str:
 
 
 def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for this, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for this, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, equals, value = this.partition("=")
         yield flag, value if equals else following
 
@@ -243,7 +243,10 @@ def _start_ray(config: JobConfig) -> None:
                 "Found no Ray cluster to join; expected one, as under `ray job submit`. Pass "
                 "--local true to run on this machine alone, or start one with `ray start --head`."
             ) from error
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    # Else Ray Data wraps what a step raises, and the wrapped error does not survive the way back.
+    context.raise_original_map_exception = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 

@@ -124,7 +124,7 @@ def _score(
     # Two results, so that the item arrays are an object of their own; Ray's types know of one.
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
     with summary.phase("prepare"):
-        data, arrays = prepare.remote(inputs, config.shards, config.k)
+        data, arrays = prepare.remote(inputs, config.shards)
         counts = ray.get(_counts.remote(data))
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
     summary.begun = True

@@ -122,7 +122,6 @@ RECOMMENDATIONS_LONG = pa.schema(
         pa.field("user_id", _ID, nullable=False),
         pa.field("rank", pa.int32(), nullable=False),
         *RECOMMENDED,
-        pa.field("cold", pa.bool_(), nullable=False),
     ]
 )
 REJECTED = pa.schema(

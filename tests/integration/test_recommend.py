@@ -190,7 +190,7 @@ def test_long_layout_of_other_shards_holds_the_same_lists(
         recommended, recommendations=str(tmp_path), run_id="long", layout="long", shards=3
     )
     nested = [
-        {"user_id": row["user_id"], "rank": rank, **entry, "cold": row["cold"]}
+        {"user_id": row["user_id"], "rank": rank, **entry}
         for row in published_rows(recommended / "recommendations")
         for rank, entry in enumerate(row["items"], start=1)
     ]

@@ -55,9 +55,8 @@ def test_long_is_one_row_an_entry_with_ranks_from_one() -> None:
             "item_id": item,
             "score": score,
             "because_item_id": because,
-            "cold": cold,
         }
-        for user, entries, cold in EXPECTED
+        for user, entries, _ in EXPECTED
         for place, (item, score, because) in enumerate(entries)
     ]
     assert table.to_pylist() == expected

@@ -16,7 +16,7 @@ from visrec.scoring.topk import nearest_of_profile, top_k
 from visrec.sources.pictures import fetch, list_pictures
 from visrec.sources.tables import read_whole
 
-_SHOWN = 12  # items a row of pictures holds on a wide screen
+_SHOWN = 10  # items a row of pictures holds on a wide screen
 _PROFILE = 8
 
 

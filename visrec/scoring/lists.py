@@ -29,7 +29,7 @@ def lists_table(
         row_BK: (B, K) rows best first, -1 behind the last.
         score_BK: (B, K).
         because_BK: (B, K) rows of the profile, -1 for none.
-        cold_B: (B,) whether the list is the fallback.
+        cold_B: (B,) whether the list is the fallback; the long layout does not tell.
         layout: `nested`, one row a user, or `long`, one row an entry.
     """
     filled_BK = row_BK >= 0
@@ -49,6 +49,5 @@ def lists_table(
         user_ids.take(pa.array(owner_V)),
         pa.array(rank_V + 1, pa.int32()),
         *fields,
-        pa.array(cold_B[owner_V]),
     ]
     return pa.table(columns, schema=RECOMMENDATIONS_LONG)

@@ -25,7 +25,7 @@ from visrec.errors import InputError
 from visrec.features.table import Identity, load_features, read_manifest, require_same
 from visrec.interactions.log import build_log, shard_of
 from visrec.models.artifact import Artifact, load_artifact
-from visrec.models.contract import Arrays, Catalogue
+from visrec.models.contract import Arrays, Catalogue, DotScorer
 from visrec.progress import Timer
 from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.lists import Layout, lists_table
@@ -34,6 +34,7 @@ from visrec.sources.interactions import InteractionsConfig, read_interactions
 from visrec.sources.tables import read_whole
 from visrec.storage import Store
 
+_COLD = "visrec.cold_users"
 _BLOCK = 1024  # users scored between two progress reports; 100 lists of them are 2 MB
 
 
@@ -84,8 +85,8 @@ class ScoringData:
         shard_offsets: (S + 1,) where each shard's users begin.
         profiles: U lists of consumed items, oldest first.
         trained_U: (U,) the model's user rows, -1 for users it has not seen.
-        fallback_K: available rows, most popular first, for users without a profile.
-        fallback_score_K: how many users took them.
+        count_N: (N,) float32, how many users took each item: the score for users whom the model
+            cannot score.
         without_item: interactions left out because their item has no feature.
     """
 
@@ -95,12 +96,11 @@ class ScoringData:
     shard_offsets: npt.NDArray[np.int64]
     profiles: Ragged
     trained_U: npt.NDArray[np.int64]
-    fallback_K: npt.NDArray[np.int64]
-    fallback_score_K: npt.NDArray[np.float32]
+    count_N: npt.NDArray[np.float32]
     without_item: int
 
 
-def prepare_scoring(inputs: ScoringInputs, shards: int, k: int) -> tuple[ScoringData, Arrays]:
+def prepare_scoring(inputs: ScoringInputs, shards: int) -> tuple[ScoringData, Arrays]:
     """Reads everything once: users, profiles, availability, and what the model says of the items.
 
     Raises:
@@ -116,9 +116,6 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, k: int) -> tuple[Scoring
     available_N = _available(inputs.items_uri, item_ids)
     shard_U = shard_of(log.user_ids, shards)
     order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
-    count_N = np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32)
-    ranked = np.argsort(-count_N, kind="stable")
-    fallback_K = ranked[available_N[ranked]][:k]
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
@@ -126,8 +123,7 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, k: int) -> tuple[Scoring
         shard_offsets=offsets_of(np.bincount(shard_U, minlength=shards)),
         profiles=log.items.take(order),
         trained_U=trained_users(artifact, log.user_ids)[order],
-        fallback_K=fallback_K,
-        fallback_score_K=count_N[fallback_K],
+        count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
         without_item=log.without_item,
     )
     return data, artifact.model.item_arrays(catalogue)
@@ -231,6 +227,8 @@ class ScoreShards:
             module = module.cuda()
         self._needs = artifact.model.needs
         self._scorer = module.scorer(ray.get(arrays))
+        counts_N1 = torch.from_numpy(np.array(self._data.count_N))[:, None]
+        self._fallback = DotScorer(counts_N1, lambda bags, _: torch.ones(len(bags), 1))
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         shard = int(batch["id"][0])
@@ -239,7 +237,7 @@ class ScoreShards:
         found = existing_shard(self._target.run, name, marks)
         kept = found is not None
         if found is None:
-            table = self._lists(shard).replace_schema_metadata(marks)
+            table = self._lists(shard)
             with self._timer.phase("write"):
                 self._target.run.write_table(name, table)
                 found = existing_shard(self._target.run, name, marks)
@@ -249,15 +247,18 @@ class ScoreShards:
         return {key: np.array([value]) for key, value in {**found, "kept": kept}.items()}
 
     def _lists(self, shard: int) -> pa.Table:
+        """The lists of a shard's users, with the file's metadata."""
         data = self._data
         first, last = data.shard_offsets[shard : shard + 2]
         blocks = [
             self._block(start, min(start + _BLOCK, last)) for start in range(first, last, _BLOCK)
         ]
-        return pa.concat_tables(blocks or [self._block(first, first)])
+        tables, cold = zip(*(blocks or [self._block(first, first)]), strict=True)
+        marks = {**self._target.marks, "visrec.shard": str(shard), _COLD: str(sum(cold))}
+        return pa.concat_tables(tables).replace_schema_metadata(marks)
 
-    def _block(self, start: int, stop: int) -> pa.Table:
-        """The lists of the users from `start` to `stop`."""
+    def _block(self, start: int, stop: int) -> tuple[pa.Table, int]:
+        """The lists of the users from `start` to `stop`, and how many of them are cold."""
         data, k = self._data, self._target.k
         profiles, trained_B = data.profiles.slice(start, stop), data.trained_U[start:stop]
         with self._timer.phase("score"):
@@ -265,18 +266,21 @@ class ScoreShards:
         cold_B = profiles.lengths == 0
         if not self._needs.cold_users:
             cold_B |= trained_B < 0
-        best.row_BK[cold_B], best.score_BK[cold_B] = -1, -np.inf
-        width = len(data.fallback_K)
-        best.row_BK[cold_B, :width] = data.fallback_K
-        best.score_BK[cold_B, :width] = data.fallback_score_K
+        if cold_B.any():
+            consumed = profiles.take(np.flatnonzero(cold_B))
+            popular = top_k(
+                self._fallback, consumed, trained_B[cold_B], consumed, data.available_N, k
+            )
+            best.row_BK[cold_B], best.score_BK[cold_B] = popular.row_BK, popular.score_BK
         with self._timer.phase("explain"):
             because_BK = self._because(profiles, np.where(cold_B[:, None], -1, best.row_BK))
         self._timer.done(users=stop - start)
         user_ids = data.user_ids.slice(start, stop - start)
-        return lists_table(
+        table = lists_table(
             user_ids, data.item_ids, best.row_BK, best.score_BK, because_BK, cold_B,
             self._target.layout,
         )  # fmt: skip
+        return table, int(cold_B.sum())
 
     def _because(self, profiles: Ragged, row_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         space_Nd = self._scorer.space_Nd
@@ -297,13 +301,12 @@ def existing_shard(run: Store, name: str, marks: Mapping[str, str]) -> dict[str,
     found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
     if any(found.get(key) != value for key, value in marks.items()):
         return None
-    table = file.read(columns=["user_id", "cold"])
-    users = table.group_by("user_id").aggregate([("cold", "max")])
+    user_ids = file.read(columns=["user_id"])["user_id"]
     return {
         "name": name,
-        "rows": table.num_rows,
-        "users": users.num_rows,
-        "cold": int(pc.sum(users["cold_max"]).as_py() or 0),
+        "rows": len(user_ids),
+        "users": pc.count_distinct(user_ids).as_py(),
+        "cold": int(found[_COLD]),
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
