@@ -69,6 +69,8 @@ class TrainConfig:
                 raise InputError(
                     f"Found --train.{name} {getattr(self, name)}; expected at least 1."
                 )
+        if self.seed < 0:
+            raise InputError(f"Found --train.seed {self.seed}; expected 0 or more.")
         if not self.learning_rate > 0:
             raise InputError(f"Found --train.learning_rate {self.learning_rate}; expected above 0.")
 
@@ -141,6 +143,7 @@ class Trainer:
         self.validation = _some(data.validation, config.validation_users, config.seed)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
+        self._steps = max(1, config.triples_per_epoch // config.batch_size)
         self._streams = stream_count(place.workers)
         if config.batch_size % self._streams:
             raise InputError(
@@ -172,9 +175,8 @@ class Trainer:
         torch.manual_seed(hash((self.config.seed, epoch, self.place.rank)))
         size = self.config.batch_size // self._streams
         mine = range(self.place.rank, self._streams, self.place.workers)
-        steps = max(1, self.config.triples_per_epoch // self.config.batch_size)
         losses = torch.zeros((), dtype=torch.float64, device=self.place.device)
-        for step in range(steps):
+        for step in range(self._steps):
             batch = make_batch(self.sampler.step(step, size, mine), self.data, self.place.device)
             with self._autocast():
                 loss = self.wrapped(batch)
@@ -183,7 +185,7 @@ class Trainer:
             (loss * self.config.batch_size).backward()
             self.optimizer.step()
             losses += loss.detach()
-        return float(_mean_over_workers(losses / steps, self.place))
+        return float(_mean_over_workers(losses / self._steps, self.place))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(
@@ -201,7 +203,7 @@ class Trainer:
                 "loss": loss,
                 "val_auc": auc,
                 "learning_rate": learning_rate,
-                "triples": float(self.config.triples_per_epoch),
+                "triples": float(self._steps * self.config.batch_size),
             }
         )
         # Without anybody to validate with, the last weights are the best there are.
