@@ -218,6 +218,31 @@ def test_a_run_that_is_not_complete_is_not_pointed_to(lists: Store) -> None:
 
 
 @pytest.mark.parametrize("from_nothing", [True, False])
+def test_a_pointer_moved_after_it_was_read_is_not_overwritten(
+    lists: Store, monkeypatch: pytest.MonkeyPatch, from_nothing: bool
+) -> None:
+    for run_id in ("before", "mine", "theirs"):
+        published(lists, run_id, run_id.encode())
+    if not from_nothing:
+        point_to(lists, "before")
+    # Theirs comes right after the look at the pointer by which mine decides what to do.
+    looks = "exists" if from_nothing else "read_versioned"
+    look = getattr(Store, looks)
+
+    def and_then_theirs(store: Store, name: str) -> Any:
+        found = look(store, name)
+        if name == LATEST:
+            monkeypatch.setattr(Store, looks, look)
+            assert point_to(lists, "theirs")
+        return found
+
+    monkeypatch.setattr(Store, looks, and_then_theirs)
+    with pytest.raises(ConflictError, match="Another run moved"):
+        point_to(lists, "mine")
+    assert pointed_to(lists) == "theirs"
+
+
+@pytest.mark.parametrize("from_nothing", [True, False])
 def test_a_race_for_the_pointer_ends_with_a_whole_run(lists: Store, from_nothing: bool) -> None:
     runs = [f"r{n}" for n in range(8)]
     for run_id in ("before", *runs):
