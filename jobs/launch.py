@@ -233,7 +233,13 @@ def _start_ray(config: JobConfig) -> None:
         # with two of them a chain can wait for itself for ever.
         cpus = max(4, os.cpu_count() or 1)
         with _quiet_stderr():
-            ray.init(num_cpus=cpus, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            ray.init(
+                "local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
     else:
         try:
             with _quiet_stderr():
@@ -247,7 +253,8 @@ def _start_ray(config: JobConfig) -> None:
     context.enable_progress_bars = False
     # Else Ray Data wraps what a step raises, and the wrapped error does not survive the way back.
     context.raise_original_map_exception = True
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # What Ray Data says of a failed step is a stack trace; the job's own paragraph follows.
+    logging.getLogger("ray.data").setLevel(logging.ERROR if config.debug else logging.CRITICAL)
 
 
 @contextmanager
@@ -299,19 +306,21 @@ def require_resources(wanted: dict[str, float], config: JobConfig, key: str) -> 
 
 # Errors.
 
+_RAY_NOTE = "\nFailed to apply UDF"  # Ray Data adds to an error how often it tried
+
 
 def _verdict(error: BaseException, summary: Summary) -> tuple[int, str]:
     """An exit code and one paragraph."""
     if isinstance(error, KeyboardInterrupt):
         return 1, "stopped from the keyboard."
     cause = own_cause(error)
+    text = " ".join(str(cause).partition(_RAY_NOTE)[0].split())
     if isinstance(cause, StorageError):
-        return (1 if summary.begun else 2), str(cause)
+        return (1 if summary.begun else 2), text
     if isinstance(cause, InputError | ArgumentError):
-        text = " ".join(str(cause).split())
         return 2, text if isinstance(cause, InputError) else f"{text} (--help lists every key.)"
     if isinstance(cause, VisrecError):
-        return (3 if isinstance(cause, GateError) else 1), str(cause)
+        return (3 if isinstance(cause, GateError) else 1), text
     last = str(error).strip().splitlines() or [""]
     return 1, (
         f"an error that visrec did not foresee: {type(error).__name__}: {last[-1]} "
