@@ -2,14 +2,18 @@
 
 import dataclasses
 import pickle
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import ray
 from jsonargparse import ArgumentError
 
+from jobs import train
 from jobs.evaluate import EvaluateJob
 from jobs.extract_features import ExtractJob
-from jobs.launch import JobConfig, Summary, own_cause, parse
+from jobs.launch import JobConfig, Summary, launch, own_cause, parse
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
 from visrec.errors import InputError, VisrecError
@@ -64,25 +68,39 @@ def test_configs_reach_workers(job: type[JobConfig]) -> None:
 
 @pytest.mark.ray
 def test_own_error_is_found_below_those_of_ray(ray_cluster: None) -> None:  # noqa: ARG001
-    import ray
-
     @ray.remote
     def inner() -> None:
         raise InputError("the one that counts")
 
     @ray.remote
     def outer() -> None:
-        try:
-            ray.get(inner.remote())
-        except Exception as error:
-            raise RuntimeError("on the way") from error
+        ray.get(inner.remote())
 
     for task in (inner, outer):
-        with pytest.raises(Exception, match="that counts|on the way") as caught:
+        with pytest.raises(InputError) as caught:
             ray.get(task.remote())
         cause = own_cause(caught.value)
         assert type(cause) is InputError
         assert str(cause) == "the one that counts"
+
+
+def test_missing_cluster_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As Ray tells it: a real search would find any cluster that runs on this machine."""
+
+    def search(*_: object, **__: object) -> NoReturn:
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", search)
+    monkeypatch.setattr(sys, "argv", ["jobs/train.py", "--workspace", "/nowhere"])
+    with pytest.raises(SystemExit) as end:
+        launch(train.main, TrainJob)
+    assert end.value.code == 2
+    text = capsys.readouterr().err.strip()
+    assert text.startswith("train: Found no Ray cluster to join")
+    assert "--local true" in text
+    assert "\n" not in text
 
 
 def test_errors_of_others_have_no_own_cause() -> None:
