@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,9 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[TokenCluster]:
-    with TokenCluster() as running:
+    # Its jobs' `python` is this one, as on machines whose image has Ray.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with TokenCluster(env={"PATH": path}) as running:
         yield running
 
 
