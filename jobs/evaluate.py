@@ -36,8 +36,8 @@ class EvaluateJob(JobConfig):
         features: features directory; by default features of the workspace.
         interactions: the same that the model was trained with; the test baskets are in it.
         images: where the report's thumbnails come from; by default images of the workspace.
-        items: items table with titles for the report; by default items.parquet of the workspace,
-            where it is there.
+        items: items table with titles for the report, and categories for models that ask; by
+            default items.parquet of the workspace, where it is there.
         truth: planted truth of generated data; by default truth of the workspace, where it is
             there.
         evaluation: where metrics.json, report.html and per_user.parquet go; by default evaluation
@@ -71,6 +71,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         features=Store.at(config.place(config.features, "features")),
         interactions=config.interactions,
         interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
+        items_uri=config.place_if_there(config.items, "items.parquet"),
         truth=Store.at(truth.removesuffix("/items.parquet")) if truth else None,
     )
     target.check_writable()
@@ -94,9 +95,8 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         target.write_json("metrics.json", metrics)
     with summary.phase("report"):
         images = config.place(config.images, "images")
-        items_uri = config.place_if_there(config.items, "items.parquet")
         examples = ray.get(
-            ray.remote(make_examples).remote(data, config.examples, images, items_uri)
+            ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri)
         )
         model_id = inputs.model.root.rpartition("/")[2]
         facts = {

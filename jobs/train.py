@@ -33,6 +33,8 @@ class TrainJob(JobConfig):
     Attributes:
         features: features directory; by default features of the workspace.
         interactions: what was taken by whom.
+        items: items table with categories, for models that ask for them; by default items.parquet
+            of the workspace.
         models: where the model's directory goes; by default models of the workspace.
         model_id: name of the model; by default made of its name and of a digest of data and
             settings, so that the same command goes on with the same model.
@@ -45,6 +47,7 @@ class TrainJob(JobConfig):
 
     features: str | None = None
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
+    items: str | None = None
     models: str | None = None
     model_id: str | None = None
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -61,7 +64,7 @@ def main(config: TrainJob, summary: Summary) -> None:
     models.check_writable()
     with summary.phase("read"):
         data = ray.remote(load_training_data).remote(
-            features, config.interactions, interactions, config.split
+            features, config.interactions, interactions, config.split, _items_uri(config)
         )
         facts = ray.get(_describe.remote(data))
     print("  ".join(f"{value:,} {name}" for name, value in facts["counts"].items()), flush=True)
@@ -80,12 +83,30 @@ def main(config: TrainJob, summary: Summary) -> None:
     models.write_json(LATEST, {"model_id": model_id, "digest": artifact.digest})
     summary.rows = {
         "model": model_id,
-        "validation AUC": round(artifact.metrics.get("val_auc", float("nan")), 4),
+        "validation AUC": artifact.metrics["val_auc"] and round(artifact.metrics["val_auc"], 4),
         "epochs": artifact.metrics["epochs"],
         **facts["counts"],
         "model at": store.root,
         "digest": artifact.digest,
     }
+
+
+def _items_uri(config: TrainJob) -> str | None:
+    """The items table, for a model that needs categories.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not MODELS[config.model.name].needs.categories:
+        return None
+    uri = config.place_if_there(config.items, "items.parquet")
+    if uri is None:
+        raise InputError(
+            f"{config.model.name} needs each item's category, and found no items table at "
+            f"{config.place(None, 'items.parquet')}; expected one with item_id and category. Name "
+            "one with --items, or choose another --model.name."
+        )
+    return uri
 
 
 def _start_or_go_on(config: TrainJob, model_id: str, made_from: object) -> None:

@@ -18,6 +18,7 @@ from visrec.models.contract import Bags, Catalogue, Needs, Scorer, Sizes
 from visrec.ragged import Ragged
 from visrec.scoring import topk
 from visrec.storage import Store
+from visrec.training.batches import SOURCES
 from visrec.training.loop import Place, TrainConfig, Trainer
 
 DATA = checkerboard(noise=0.5)
@@ -64,7 +65,7 @@ def _many_users(count: int) -> tuple[Ragged, npt.NDArray[np.int64]]:
 @every_model
 def test_declares_what_it_needs_and_trains_on(name: str) -> None:
     assert isinstance(MODELS[name].needs, Needs)
-    assert MODELS[name].trains_on in ("nothing", "triples")
+    assert MODELS[name].trains_on in {"nothing", *SOURCES}
 
 
 @every_model

@@ -25,8 +25,9 @@ from visrec.models.contract import TripleBatch
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.models.random import Random, RandomConfig
 from visrec.training import loop
+from visrec.training.batches import make_batch
 from visrec.training.data import TrainingData
-from visrec.training.loop import Place, TrainConfig, Trainer, make_batch, validation_auc
+from visrec.training.loop import Place, TrainConfig, Trainer, validation_auc
 
 DATA = checkerboard()
 TRAIN = TrainConfig(epochs=3, triples_per_epoch=1280, batch_size=64)
@@ -100,8 +101,8 @@ def test_triples_are_drawn_anew_each_epoch() -> None:
 
 def test_dropout_is_drawn_anew_each_epoch() -> None:
     trainer = _trainer(_with(epochs=2, learning_rate=1e-12), dropout=0.5)
-    same = trainer.sampler.step(0, 8, range(8))
-    trainer.sampler.step = lambda *_: same  # type: ignore[method-assign]
+    same = trainer.source.batch(0, 8, range(8), torch.device("cpu"))
+    trainer.source.batch = lambda *_: same  # type: ignore[method-assign]
     trainer.run(lambda _: None)
     one, other = _history(trainer, "loss")
     assert one != other
@@ -114,8 +115,8 @@ def test_first_step_is_adams_on_the_summed_loss() -> None:
     trainer, by_hand = _trainer(config), _trainer(config).model
     trainer.run(lambda _: None)
     by_hand.train()
-    sampler = _trainer(config).sampler
-    loss = by_hand(make_batch(sampler.step(0, 8, range(8)), DATA, torch.device("cpu")))
+    source = _trainer(config).source
+    loss = by_hand(source.batch(0, 8, range(8), torch.device("cpu")))
     (64 * loss).backward()
     for name, parameter in by_hand.named_parameters():
         gradient = parameter.grad + 3.0 * parameter.detach()
@@ -146,6 +147,8 @@ def test_best_weights_are_those_of_the_best_epoch(monkeypatch: pytest.MonkeyPatc
 
 class Standstill(Random):
     """Trains without effect on its scores, so that the AUC never rises."""
+
+    trains_on = "triples"
 
     def __init__(self) -> None:
         super().__init__(RandomConfig(), DATA.sizes)

@@ -69,6 +69,7 @@ class EvaluationInputs:
         features: the features directory.
         interactions: which of them count.
         interactions_uri: where they are.
+        items_uri: the items table, or None.
         truth: planted truth, or None.
     """
 
@@ -76,6 +77,7 @@ class EvaluationInputs:
     features: Store
     interactions: InteractionsConfig
     interactions_uri: str
+    items_uri: str | None
     truth: Store | None
 
 
@@ -108,7 +110,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     """
     artifact = load_artifact(inputs.model)
     _require_held_out(artifact, inputs.model)
-    item_ids, catalogue = load_catalogue(artifact, inputs.features)
+    item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
     log = build_log(read_interactions(inputs.interactions, inputs.interactions_uri), item_ids)
     part_R = split(log, SplitConfig(**artifact.made_from["split"]))
     held = held_out(log, part_R, Part.TEST)

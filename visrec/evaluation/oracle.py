@@ -7,10 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from visrec.errors import InputError
-from visrec.models.contract import Arrays, DotScorer
+from visrec.models.contract import Arrays, DotScorer, shared
 from visrec.storage import Store
 
 
@@ -20,8 +19,8 @@ class Oracle:
     @staticmethod
     def scorer(arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         """A scorer over the arrays of `read_oracle`."""
-        vectors_Nd = torch.from_numpy(np.asarray(arrays["vectors"]))
-        users_Ud = torch.from_numpy(np.asarray(arrays["users"]))
+        vectors_Nd = shared(arrays["vectors"])
+        users_Ud = shared(arrays["users"])
         return DotScorer(vectors_Nd, lambda _, user_B: users_Ud[user_B.clamp(min=0)])
 
 

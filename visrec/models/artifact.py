@@ -41,6 +41,7 @@ class Artifact:
         metrics: what training measured.
         model_id: its name in the workspace.
         digest: over all files; empty before it is saved.
+        categories: the names that category codes point into.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Artifact:
     metrics: Mapping[str, Any]
     model_id: str
     digest: str = ""
+    categories: tuple[str, ...] = ()
 
 
 def save_artifact(artifact: Artifact, store: Store) -> str:
@@ -65,9 +67,10 @@ def save_artifact(artifact: Artifact, store: Store) -> str:
                 "model_id": artifact.model_id,
                 "sizes": plain(artifact.sizes),
                 "made_from": plain(artifact.made_from),
+                "categories": list(artifact.categories),
             }
         ),
-        _METRICS: to_json(artifact.metrics),
+        _METRICS: to_json(plain(artifact.metrics)),
         _ITEMS: _ids_file("item_id", artifact.item_ids),
     }
     if artifact.user_ids is not None:
@@ -119,6 +122,7 @@ def load_artifact(store: Store) -> Artifact:
         metrics=json.loads(files[_METRICS]),
         model_id=described["model_id"],
         digest=json.loads(store.read(MANIFEST))["digest"],
+        categories=tuple(described["categories"]),
     )
 
 

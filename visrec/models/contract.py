@@ -5,14 +5,15 @@ A model is a `torch.nn.Module` with a `Config` dataclass in its own file, and an
 
     needs       which facts it wants beside the interactions, and whether it can score what it has
                 not seen
-    trains_on   which kind of batch `forward` takes: "triples", or "nothing" for a model that is
-                fitted by `fit` alone
+    trains_on   which kind of batch `forward` takes, a key of `visrec.training.batches.SOURCES`,
+                or "nothing" for a model that is fitted by `fit` alone
     fit         takes what can be computed in closed form (feature statistics, counts)
     forward     the mean loss of one batch
     item_arrays what scoring needs about the items, computed once and shared by every worker
     scorer      a scorer over those arrays: vectors for a dot product, or any tile of scores
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -40,7 +41,7 @@ class Needs:
     Args:
         features: visual features of the items.
         categories: the category of each item.
-        cold_items: it scores items that training has not seen.
+        cold_items: it scores items that training has not seen; else they are not recommended.
         cold_users: it scores users that training has not seen, from their profile.
     """
 
@@ -57,7 +58,8 @@ class Catalogue:
     Args:
         feature_ND: (N, D) visual features, float16 or float32.
         trained_N: (N,) each item's row in the model's own items, -1 for one it has not seen.
-        category_N: (N,) the code of each item's category, None where there are none.
+        category_N: (N,) the code of each item's category among those of training, -1 for none and
+            for others; None for a model that does not ask.
     """
 
     feature_ND: npt.NDArray[Any]
@@ -70,7 +72,7 @@ class Catalogue:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What a model's parameters are sized by: trained items, trained users, feature length."""
+    """What a model's parameters are sized by: counts of what training saw, and D."""
 
     items: int
     users: int
@@ -150,12 +152,15 @@ class DotScorer:
     Args:
         vectors_Nd: (N, d) float32.
         users: from profiles and trained user rows to (B, d).
-        is_space: whether near vectors mean alike items.
+        space_Nd: where near vectors mean alike items, None for nowhere; often the vectors
+            themselves.
     """
 
-    def __init__(self, vectors_Nd: Tensor, users: "UserVectors", *, is_space: bool = True) -> None:
+    def __init__(
+        self, vectors_Nd: Tensor, users: "UserVectors", space_Nd: Tensor | None = None
+    ) -> None:
         self.vectors_Nd = vectors_Nd
-        self.space_Nd = vectors_Nd if is_space else None
+        self.space_Nd = space_Nd
         self._users = users
 
     @property
@@ -182,7 +187,7 @@ class Model(Protocol):
     """See the module's docstring. Constructed as `Model(config, sizes)`."""
 
     needs: Needs
-    trains_on: Literal["nothing", "triples"]
+    trains_on: str
 
     def fit(self, catalogue: Catalogue, train: Ragged) -> None:
         """Takes from the catalogue and each user's training items what needs no gradient."""
@@ -205,6 +210,13 @@ def pool(vector_Md: Tensor, bags: Bags, how: Literal["max", "mean"]) -> Tensor:
     return functional.embedding_bag(
         bags.values, vector_Md, bags.offsets, mode=how, include_last_offset=True
     )
+
+
+def shared(array: npt.NDArray[Any]) -> Tensor:
+    """A tensor over an array of the object store, not copied, which nobody may write to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.asarray(array))
 
 
 def in_blocks(

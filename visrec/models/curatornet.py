@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from visrec.models.contract import (
     TripleBatch,
     in_blocks,
     pool,
+    shared,
 )
 from visrec.models.statistics import FeatureScale
 from visrec.ragged import Ragged
@@ -116,8 +116,9 @@ class CuratorNet(nn.Module):
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         device = next(self.parameters()).device
-        vectors_Nd = torch.from_numpy(np.asarray(arrays["vectors"])).to(device)
-        return DotScorer(vectors_Nd, lambda bags, _: self.encode_users(vectors_Nd, bags))
+        vectors_Nd = shared(arrays["vectors"]).to(device)
+        users = lambda bags, _: self.encode_users(vectors_Nd, bags)  # noqa: E731
+        return DotScorer(vectors_Nd, users, vectors_Nd)
 
 
 def _selu_tower(*widths: int) -> nn.Sequential:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from visrec.models.contract import Arrays, Bags, Catalogue, DotScorer, Needs, Sizes
+from visrec.models.contract import Arrays, Bags, Catalogue, DotScorer, Needs, Sizes, shared
 from visrec.ragged import Ragged
 
 
@@ -43,8 +43,8 @@ class Popularity(nn.Module):
         return {"counts": counts[:, None]}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
-        counts_N1 = torch.from_numpy(np.asarray(arrays["counts"]))
-        return DotScorer(counts_N1, _same_for_all, is_space=False)
+        counts_N1 = shared(arrays["counts"])
+        return DotScorer(counts_N1, _same_for_all)
 
 
 def _same_for_all(profiles: Bags, user_B: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from visrec.models.contract import (
     Sizes,
     in_blocks,
     pool,
+    shared,
 )
 from visrec.models.statistics import FeatureScale
 from visrec.ragged import Ragged
@@ -70,10 +70,10 @@ class VisRank(nn.Module):
         return nn.functional.normalize(self.feature_scale(feature_MD))
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Scorer:
-        unit_ND = torch.from_numpy(np.asarray(arrays["unit"]))
+        unit_ND = shared(arrays["unit"])
         if self.config.mode == "mean":
             # The mean of cosines is the cosine part of a dot product with the mean of unit vectors.
-            return DotScorer(unit_ND, lambda bags, _: pool(unit_ND, bags, "mean"))
+            return DotScorer(unit_ND, lambda bags, _: pool(unit_ND, bags, "mean"), unit_ND)
         top_k = 1 if self.config.mode == "max" else self.config.top_k
         return _NearestScorer(unit_ND, top_k)
 

@@ -21,7 +21,6 @@ import torch
 from ray.data import ActorPoolStrategy, Dataset
 
 from visrec import schemas
-from visrec.errors import InputError
 from visrec.features.table import Identity, load_features, read_manifest, require_same
 from visrec.interactions.log import build_log, shard_of
 from visrec.models.artifact import Artifact, load_artifact
@@ -31,6 +30,7 @@ from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.lists import Layout, lists_table
 from visrec.scoring.topk import nearest_of_profile, top_k
 from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.sources.items import category_codes, read_items
 from visrec.sources.tables import read_whole
 from visrec.storage import Store
 
@@ -107,13 +107,15 @@ def prepare_scoring(inputs: ScoringInputs, shards: int) -> tuple[ScoringData, Ar
         InputError: something is missing or does not fit the model.
     """
     artifact = load_artifact(inputs.model)
-    item_ids, catalogue = load_catalogue(artifact, inputs.features)
+    item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
     others = None
     if inputs.users_uri:
         others = read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"].combine_chunks()
     batches = read_interactions(inputs.interactions, inputs.interactions_uri)
     log = build_log(batches, item_ids, others)
-    available_N = _available(inputs.items_uri, item_ids)
+    available_N = read_items(inputs.items_uri, item_ids).available_N
+    if not artifact.model.needs.cold_items:
+        available_N = available_N & (catalogue.trained_N >= 0)
     shard_U = shard_of(log.user_ids, shards)
     order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
     data = ScoringData(
@@ -129,8 +131,15 @@ def prepare_scoring(inputs: ScoringInputs, shards: int) -> tuple[ScoringData, Ar
     return data, artifact.model.item_arrays(catalogue)
 
 
-def load_catalogue(artifact: Artifact, features: Store) -> tuple[pa.StringArray, Catalogue]:
+def load_catalogue(
+    artifact: Artifact, features: Store, items_uri: str | None
+) -> tuple[pa.StringArray, Catalogue]:
     """All items that have features now, as the model sees them.
+
+    Args:
+        artifact: the model.
+        features: the features directory.
+        items_uri: the items table, for a model that needs categories.
 
     Raises:
         InputError: the features are of another backbone than the model's.
@@ -140,7 +149,10 @@ def load_catalogue(artifact: Artifact, features: Store) -> tuple[pa.StringArray,
         read_manifest(features).identity, Identity(**identity), features, "model, or --features"
     )
     item_ids, feature_ND = load_features(features)
-    return item_ids, Catalogue(feature_ND=feature_ND, trained_N=_rows(item_ids, artifact.item_ids))
+    category_N = None
+    if artifact.model.needs.categories:
+        category_N = category_codes(read_items(items_uri, item_ids).category_N, artifact.categories)
+    return item_ids, Catalogue(feature_ND, _rows(item_ids, artifact.item_ids), category_N)
 
 
 def trained_users(artifact: Artifact, user_ids: pa.Array) -> npt.NDArray[np.int64]:
@@ -152,20 +164,6 @@ def trained_users(artifact: Artifact, user_ids: pa.Array) -> npt.NDArray[np.int6
 def _rows(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int64]:
     found = pc.fill_null(pc.index_in(ids, value_set=known), -1)
     return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
-
-
-def _available(uri: str | None, item_ids: pa.StringArray) -> npt.NDArray[np.bool_]:
-    """(N,) whether an item may be recommended: yes, unless the items table says otherwise."""
-    available_N = np.ones(len(item_ids), bool)
-    if uri:
-        items = read_whole(uri, schemas.ITEMS, "items")
-        if "available" in items.column_names:
-            gone = items.filter(pc.invert(pc.fill_null(items["available"], True)))
-            row = _rows(gone["item_id"].combine_chunks(), item_ids)
-            available_N[row[row >= 0]] = False
-    if not available_N.any():
-        raise InputError(f"None of the {len(item_ids)} items is available in {uri} (--items).")
-    return available_N
 
 
 def recommend_chain(

@@ -14,6 +14,7 @@ from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, spli
 from visrec.models.contract import Catalogue, Sizes
 from visrec.ragged import Ragged
 from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.sources.items import category_codes, category_names, read_items
 from visrec.sources.tables import digest_files
 from visrec.storage import Store
 
@@ -31,6 +32,8 @@ class TrainingData:
         test_users: how many users have a test basket, which is not here.
         without_item: interactions left out because their item has no feature.
         made_from: digests and settings, for the model's config.json.
+        category_N: (N,) codes into `categories`, -1 for none.
+        categories: names, sorted; empty where the model does not ask for them.
     """
 
     item_ids: pa.StringArray
@@ -41,21 +44,36 @@ class TrainingData:
     test_users: int
     without_item: int
     made_from: Mapping[str, Any]
+    category_N: npt.NDArray[np.int64] | None = None
+    categories: tuple[str, ...] = ()
 
     @property
     def catalogue(self) -> Catalogue:
-        return Catalogue(feature_ND=self.feature_ND, trained_N=np.arange(len(self.item_ids)))
+        return Catalogue(self.feature_ND, np.arange(len(self.item_ids)), self.category_N)
 
     @property
     def sizes(self) -> Sizes:
         n, dim = self.feature_ND.shape
-        return Sizes(items=n, users=len(self.user_ids), feature_dim=dim)
+        return Sizes(
+            items=n, users=len(self.user_ids), feature_dim=dim, categories=len(self.categories)
+        )
 
 
 def load_training_data(
-    features: Store, interactions: InteractionsConfig, uri: str, held: SplitConfig
+    features: Store,
+    interactions: InteractionsConfig,
+    uri: str,
+    held: SplitConfig,
+    items_uri: str | None,
 ) -> TrainingData:
     """Reads features and interactions and splits them; the test basket stays out.
+
+    Args:
+        features: the features directory.
+        interactions: which of them count.
+        uri: where they are.
+        held: what is held out.
+        items_uri: the items table, for a model that needs categories; else None.
 
     Raises:
         InputError: either is missing, empty, or does not fit the other.
@@ -64,6 +82,8 @@ def load_training_data(
     item_ids, feature_ND = load_features(features)
     log = build_log(read_interactions(interactions, uri), item_ids)
     part_R = split(log, held)
+    category_N = read_items(items_uri, item_ids).category_N
+    categories = category_names(category_N)
     return TrainingData(
         item_ids=item_ids,
         user_ids=log.user_ids,
@@ -72,6 +92,8 @@ def load_training_data(
         validation=held_out(log, part_R, Part.VALIDATION),
         test_users=len(held_out(log, part_R, Part.TEST)),
         without_item=log.without_item,
+        category_N=category_codes(category_N, categories),
+        categories=categories,
         made_from={
             "features": {"digest": manifest.digest, **manifest.identity.__dict__},
             "interactions": {
@@ -79,6 +101,7 @@ def load_training_data(
                 "min_rating": interactions.min_rating,
                 "as_of": interactions.as_of,
             },
+            "items": {"digest": digest_files(items_uri, "items") if items_uri else None},
             "split": held.__dict__,
         },
     )

@@ -23,13 +23,9 @@ from visrec.errors import InputError
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
 from visrec.interactions.split import HeldOut
-from visrec.interactions.triples import (
-    SamplingConfig,
-    Triples,
-    TripleSampler,
-    stream_count,
-)
-from visrec.models.contract import Bags, Catalogue, TripleBatch
+from visrec.interactions.triples import SamplingConfig, stream_count
+from visrec.models.contract import Catalogue
+from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
 
 
@@ -139,7 +135,7 @@ class Trainer:
             threshold=_THRESHOLD,
             threshold_mode="abs",
         )
-        self.sampler = TripleSampler(data.train, len(data.item_ids), sampling, config.seed)
+        self.source = SOURCES[model.trains_on](data, sampling, config.seed)
         self.validation = _some(data.validation, config.validation_users, config.seed)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -171,13 +167,13 @@ class Trainer:
     def _epoch(self, epoch: int) -> float:
         """One epoch's steps; returns the mean loss of its triples, all workers together."""
         self.model.train()
-        self.sampler.start_epoch(epoch)
+        self.source.start_epoch(epoch)
         torch.manual_seed(hash((self.config.seed, epoch, self.place.rank)))
         size = self.config.batch_size // self._streams
         mine = range(self.place.rank, self._streams, self.place.workers)
         losses = torch.zeros((), dtype=torch.float64, device=self.place.device)
         for step in range(self._steps):
-            batch = make_batch(self.sampler.step(step, size, mine), self.data, self.place.device)
+            batch = self.source.batch(step, size, mine, self.place.device)
             with self._autocast():
                 loss = self.wrapped(batch)
             self.optimizer.zero_grad(set_to_none=True)
@@ -214,25 +210,6 @@ class Trainer:
             progress.stale += 1
         if not math.isnan(auc):
             self.scheduler.step(auc)
-
-
-def make_batch(triples: Triples, data: TrainingData, device: torch.device) -> TripleBatch:
-    """Triples over their distinct items, with features, on the device."""
-    parts = [triples.profiles.values, triples.positive_B, triples.negative_B]
-    item_M, place = np.unique(np.concatenate(parts), return_inverse=True)
-    profile_V, positive_B, negative_B = np.split(place, np.cumsum([len(p) for p in parts])[:-1])
-
-    def tensor(array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-    return TripleBatch(
-        item_M=tensor(item_M),
-        feature_MD=tensor(data.feature_ND[item_M]).float(),
-        user_B=tensor(triples.user_B),
-        profiles=Bags(tensor(profile_V), tensor(triples.profiles.offsets)),
-        positive_B=tensor(positive_B),
-        negative_B=tensor(negative_B),
-    )
 
 
 def validation_auc(model: Any, data: TrainingData, held: HeldOut, place: Place) -> float:

@@ -184,6 +184,7 @@ def artifact_of(job: Job, data: TrainingData, model: Any, metrics: dict[str, Any
         },
         metrics=metrics,
         model_id=job.model_id,
+        categories=data.categories,
     )
 
 
@@ -192,7 +193,7 @@ def fit_at_once(job: Job) -> None:
     data = ray.get(job.data)
     model = build_model(job, data)
     held = data.validation
-    metrics: dict[str, Any] = {"epochs": 0, "history": []}
+    metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
     if len(held):
         metrics["val_auc"] = float(score_held_out(model, data.catalogue, held).mean())
     save_artifact(artifact_of(job, data, model, metrics), job.artifact_store)

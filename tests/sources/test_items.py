@@ -1,0 +1,62 @@
+"""The items table: availability and categories in the order of the catalogue."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from visrec.errors import InputError
+from visrec.sources.items import category_codes, category_names, read_items
+
+IDS = pa.array(["a", "b", "c", "d"])
+
+
+def _table(folder: Path, **columns: list[object]) -> str:
+    path = str(folder / "items.parquet")
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_facts_come_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
+    path = _table(
+        tmp_path,
+        item_id=["c", "x", "a", "b"],
+        available=[False, False, True, None],
+        category=["hat", "shoe", "coat", None],
+    )
+    items = read_items(path, IDS)
+    assert items.available_N.tolist() == [True, True, False, True]
+    assert items.category_N.to_pylist() == ["coat", None, "hat", None]
+
+
+def test_without_a_table_all_are_available_and_none_has_a_category() -> None:
+    items = read_items(None, IDS)
+    assert items.available_N.all()
+    assert items.category_N.null_count == len(IDS)
+
+
+def test_columns_may_be_left_out(tmp_path: Path) -> None:
+    items = read_items(_table(tmp_path, item_id=["a"]), IDS)
+    assert items.available_N.all()
+    assert category_names(items.category_N) == ()
+
+
+@pytest.mark.parametrize(
+    ("ids", "available", "said"),
+    [(["a", "a"], [True, False], "item_id"), (list("abcd"), [False] * 4, "None of the 4 items")],
+)
+def test_contradictions_and_an_empty_shop_are_refused(
+    tmp_path: Path, ids: list[object], available: list[object], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        read_items(_table(tmp_path, item_id=ids, available=available), IDS)
+
+
+def test_codes_point_into_the_categories_that_training_knew() -> None:
+    seen = pa.array(["hat", "coat", None, "hat"])
+    names = category_names(seen)
+    assert names == ("coat", "hat")
+    assert category_codes(seen, names).tolist() == [1, 0, -1, 1]
+    np.testing.assert_array_equal(category_codes(pa.array(["shoe", "coat"]), names), [-1, 0])

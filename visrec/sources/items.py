@@ -1,0 +1,67 @@
+"""The items table in: what may be recommended, and what kind of thing each item is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrec import schemas
+from visrec.errors import InputError
+from visrec.sources.tables import read_whole
+
+
+@dataclass(frozen=True)
+class Items:
+    """Facts of the N items of a catalogue, in its order.
+
+    Args:
+        available_N: whether it may be recommended: yes, unless the table says otherwise.
+        category_N: its category's name, null where it has none.
+    """
+
+    available_N: npt.NDArray[np.bool_]
+    category_N: pa.StringArray
+
+
+def read_items(uri: str | None, item_ids: pa.Array) -> Items:
+    """The facts of these items; without a table all are available and none has a category.
+
+    Raises:
+        InputError: the table cannot be read, names an item twice, or no item is available.
+    """
+    if uri is None:
+        return Items(np.ones(len(item_ids), bool), pa.nulls(len(item_ids), pa.string()))
+    table = read_whole(uri, schemas.ITEMS, "items")
+    twice = table.num_rows - pc.count_distinct(table["item_id"]).as_py()
+    if twice:
+        raise InputError(
+            f"{uri} (--items) has {twice} rows with an item_id that another row has; expected one "
+            "row an item."
+        )
+    row_N = pc.index_in(item_ids, value_set=table["item_id"])
+    columns = {
+        name: table[name].combine_chunks().take(row_N) if name in table.column_names else None
+        for name in ("available", "category")
+    }
+    available, category = columns["available"], columns["category"]
+    available_N = np.ones(len(item_ids), bool)
+    if available is not None:
+        available_N = pc.fill_null(available, True).to_numpy(zero_copy_only=False)
+    if not available_N.any():
+        raise InputError(f"None of the {len(item_ids)} items is available in {uri} (--items).")
+    nothing = pa.nulls(len(item_ids), pa.string())
+    return Items(available_N, nothing if category is None else category)
+
+
+def category_codes(category_N: pa.StringArray, known: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(N,) the place of each category among the known ones, -1 for none and for others."""
+    places = pc.index_in(category_N, value_set=pa.array(known, pa.string()))
+    return np.asarray(pc.fill_null(places, -1).to_numpy(), np.int64)
+
+
+def category_names(category_N: pa.StringArray) -> tuple[str, ...]:
+    """The distinct categories, sorted."""
+    return tuple(sorted(pc.unique(category_N.drop_null()).to_pylist()))
