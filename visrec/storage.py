@@ -304,8 +304,14 @@ class Store:
 
 def read_uri(uri: str) -> bytes:
     """The bytes of one file named by a local path or an `s3://` URI."""
-    folder, _, name = uri.rpartition("/")
-    return Store.at(folder or ".").read(name)
+    store, name = file_at(uri)
+    return store.read(name)
+
+
+def file_at(uri: str) -> tuple[Store, str]:
+    """The store and the name of one file."""
+    folder, slash, name = uri.rpartition("/")
+    return Store.at(folder or slash or "."), name
 
 
 def _raise_unless_absent(error: OSError) -> None:
@@ -314,7 +320,7 @@ def _raise_unless_absent(error: OSError) -> None:
 
 
 def _hidden(name: str) -> bool:
-    return name.rpartition("/")[2].startswith(".")
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def to_json(value: Any) -> bytes:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from visrec import schemas
 from visrec.errors import InputError, StorageError
 from visrec.sources.tables import table_errors, table_files
-from visrec.storage import Store, read_uri, translated
+from visrec.storage import Store, file_at, read_uri, translated
 
 # What counts as a picture in a directory; formats that visrec does not open are listed too, so that
 # they are rejected by name instead of missing without a word.
@@ -169,8 +169,7 @@ def _fetch_one(
 
 
 def _row_group(uri: str, group: int) -> pa.ChunkedArray:
-    folder, _, name = uri.rpartition("/")
-    store = Store.at(folder)
+    store, name = file_at(uri)
     with (
         translated("read", uri),
         table_errors(f"{uri} (--images)"),

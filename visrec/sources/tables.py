@@ -11,7 +11,7 @@ import pyarrow.dataset as pads
 
 from visrec.errors import InputError, SchemaError
 from visrec.schemas import Column, check, conform
-from visrec.storage import Store, translated
+from visrec.storage import Store, file_at, translated
 
 _SUFFIXES = (".parquet", ".csv")
 _BATCH_ROWS = 1 << 18  # about 20 MB of ids and times
@@ -24,8 +24,7 @@ def table_files(uri: str, key: str) -> tuple[Store, list[str]]:
         InputError: nothing is there.
     """
     if uri.endswith(_SUFFIXES):
-        folder, _, name = uri.rpartition("/")
-        store = Store.at(folder or ".")
+        store, name = file_at(uri)
         if store.exists(name):
             return store, [name]
     store = Store.at(uri)  # which may end in .parquet too: Spark writes such directories
