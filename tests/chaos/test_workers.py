@@ -46,7 +46,9 @@ def is_ours(entry: Path) -> bool:
 
 def kill_after_first_checkpoint(training: Path, killed: list[int], give_up: float) -> None:
     while time.monotonic() < give_up and not killed:
-        if any(training.rglob("state.json")):
+        # Ray knows of a checkpoint somewhat after its files are there: when its own list names one.
+        lists = training.glob("*/checkpoint_manager_snapshot.json")
+        if any("checkpoint_dir_name" in known.read_text() for known in lists):
             for pid in train_workers():
                 os.kill(pid, signal.SIGKILL)
                 killed.append(pid)
