@@ -130,8 +130,10 @@ def launch(
     """
     arguments = sys.argv[1:]
     summary = Summary(os.path.basename(sys.argv[0]).removesuffix(".py"))
+    debug = dict(_flags(arguments)).get("--debug", "false").lower() != "false"
     try:
         config = parse(config_type, arguments)
+        debug = config.debug
         _check_workspace(config)
         if needs_ray:
             with summary.phase("start"):
@@ -144,7 +146,7 @@ def launch(
         print(summary.show())
     except (Exception, KeyboardInterrupt) as error:
         code, text = _verdict(error, summary)
-        if "--debug" in " ".join(arguments):
+        if debug:
             traceback.print_exc()
         print(f"\n{summary.job}: {text}", file=sys.stderr)
         sys.exit(code)

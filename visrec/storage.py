@@ -299,7 +299,7 @@ class Store:
             self.write(probe, b"may visrec write here?")
             self.delete([probe])
         except StorageError as error:
-            raise InputError(str(error)) from error
+            raise InputError(str(error).replace(self.uri(probe), self.root)) from error
 
 
 def read_uri(uri: str) -> bytes:

@@ -163,7 +163,11 @@ def _report(trainer: Trainer, job: Job, timer: Timer) -> None:
 
 def _write_model(trainer: Trainer, job: Job, data: TrainingData) -> None:
     trainer.model.load_state_dict(trainer.best)
-    history = trainer.progress.history
+    # Without the seconds: the same data, settings and seed give the same bytes.
+    history = [
+        {name: value for name, value in epoch.items() if name != "seconds"}
+        for epoch in trainer.progress.history
+    ]
     metrics = {"val_auc": trainer.progress.best_auc, "epochs": len(history), "history": history}
     save_artifact(artifact_of(job, data, trainer.model, metrics), job.artifact_store)
 
