@@ -11,6 +11,7 @@ import boto3
 import pytest
 
 from tests.servers import SeaweedFS
+from visrec.storage import Store, forget_credentials
 
 CHECKOUT = Path(__file__).parents[1]
 # No test may reach an account or a cluster of whoever runs it.
@@ -105,3 +106,19 @@ def data_dir() -> Path:
     if not path.is_dir():
         pytest.skip(f"The real data folder {path} is absent; VISREC_DATA names another.")
     return path
+
+
+@pytest.fixture(autouse=True)
+def fresh_clients() -> Iterator[None]:
+    """No client made under one environment is used under another."""
+    forget_credentials()
+    yield
+    forget_credentials()
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty store of either kind, below a prefix."""
+    on_s3 = request.param == "s3"
+    base = request.getfixturevalue("s3_env") if on_s3 else str(tmp_path)
+    return Store.at(f"{base}/some/prefix")

@@ -2,14 +2,12 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from visrec import storage
 from visrec.errors import ConflictError, GateError, InputError, StorageError
 from visrec.publish import (
     LATEST,
@@ -27,19 +25,10 @@ TOO_FEW = Gate(name="items available", found=3, expected="at least 5", passed=Fa
 TOO_OLD = Gate(name="age of the features", found="9 days", expected="at most 2", passed=False)
 
 
-@pytest.fixture(autouse=True)
-def fresh_clients() -> Iterator[None]:
-    storage.forget_credentials()
-    yield
-    storage.forget_credentials()
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def lists(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+@pytest.fixture
+def lists(store: Store) -> Store:
     """Where recommendations are published, empty."""
-    on_s3 = request.param == "s3"
-    base = request.getfixturevalue("s3_env") if on_s3 else str(tmp_path)
-    return Store.at(f"{base}/recommendations")
+    return store / "recommendations"
 
 
 def write_shards(run: Store, *contents: bytes) -> dict[str, Any]:

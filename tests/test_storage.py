@@ -4,7 +4,7 @@ import errno
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,22 +23,6 @@ from visrec.storage import Store, read_uri, to_json
 
 TABLE = pa.table({"item_id": ["a", "b", "c"], "x": [1, 2, 3], "y": [0.5, 1.5, 2.5]})
 WEIRD = ("two words.bin", "übergröße-絵画.bin", "50%.bin", "%41.bin", "a+b&c=d.bin", "#?;'.bin")
-
-
-@pytest.fixture(autouse=True)
-def fresh_clients() -> Iterator[None]:
-    """No client made under one environment is used under another."""
-    storage.forget_credentials()
-    yield
-    storage.forget_credentials()
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """An empty store of either kind, below a prefix."""
-    on_s3 = request.param == "s3"
-    base = request.getfixturevalue("s3_env") if on_s3 else str(tmp_path)
-    return Store.at(f"{base}/some/prefix")
 
 
 def names(store: Store, prefix: str = "") -> set[str]:

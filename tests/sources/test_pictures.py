@@ -1,6 +1,5 @@
 """Where pictures are, and their bytes, from every form they may come in."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,23 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from visrec import storage
 from visrec.errors import InputError, SchemaError, StorageError
 from visrec.sources.pictures import LISTING, fetch, list_pictures
 from visrec.storage import Store
-
-
-@pytest.fixture(autouse=True)
-def fresh_clients() -> Iterator[None]:
-    storage.forget_credentials()
-    yield
-    storage.forget_credentials()
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    on_s3 = request.param == "s3"
-    return Store.at(request.getfixturevalue("s3_env") if on_s3 else str(tmp_path))
 
 
 def listed(uri: str) -> pa.Table:

@@ -1,6 +1,5 @@
 """Tables from Parquet and CSV, files and directories, a local disk and S3."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,7 +7,6 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
-from visrec import storage
 from visrec.errors import InputError, SchemaError
 from visrec.schemas import INTERACTIONS, ITEMS
 from visrec.sources.tables import digest_files, read_batches, read_whole
@@ -16,19 +14,6 @@ from visrec.storage import Store
 
 KEY = "interactions.path"
 LOG = pa.table({"user_id": ["u", "v"], "item_id": ["007", "b"], "timestamp": [1, 2]})
-
-
-@pytest.fixture(autouse=True)
-def fresh_clients() -> Iterator[None]:
-    storage.forget_credentials()
-    yield
-    storage.forget_credentials()
-
-
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    on_s3 = request.param == "s3"
-    return Store.at(request.getfixturevalue("s3_env") if on_s3 else str(tmp_path))
 
 
 def csv(table: pa.Table) -> bytes:
