@@ -1,6 +1,6 @@
 """A model judged: exact ranks of held-out items, beside VisRank, popularity and random.
 
-python jobs/evaluate.py --local true
+python jobs/evaluate.py --local
 python jobs/evaluate.py --workspace s3://shop/visrec --model s3://shop/visrec/models/mine
 """
 

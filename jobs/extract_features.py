@@ -1,6 +1,6 @@
 """Pictures to features: reads new pictures, runs a pretrained network on them, commits the table.
 
-python jobs/extract_features.py --local true
+python jobs/extract_features.py --local
 python jobs/extract_features.py --images s3://shop/pictures --workspace s3://shop/visrec
 """
 

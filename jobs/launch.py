@@ -162,6 +162,7 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
     Raises:
         InputError, ArgumentError: a key or a value is not known.
     """
+    arguments = _with_values(arguments)
     parser = ArgumentParser(
         exit_on_error=False,
         description=sys.modules[config_type.__module__].__doc__,
@@ -176,16 +177,26 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
             "--model.name", default=name, help=f"one of {', '.join(sorted(MODELS))}"
         )
         parser.add_class_arguments(MODELS[name].Config, "model")
-        values = parser.parse_args(list(arguments))
+        values = parser.parse_args(arguments)
         values["model"].pop("name")
         found = parser.instantiate(values)
         choice = {"model": ModelChoice(name, found.pop("model"))}
     else:
-        found, choice = parser.instantiate(parser.parse_args(list(arguments))), {}
+        found, choice = parser.instantiate(parser.parse_args(arguments)), {}
     # A namespace hides keys that are its own methods' names, such as items; a dict does not.
     taken = {**found.as_dict(), **choice}
     taken.pop("config")
     return config_type(**taken)
+
+
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `true` behind a bare --local or --debug."""
+    switches = {f"--{f.name}" for f in dataclasses.fields(JobConfig) if f.type is bool}
+    complete = []
+    for this, following in zip(arguments, [*arguments[1:], "--"], strict=False):
+        bare = this in switches and following.startswith("-")
+        complete += [this, "true"] if bare else [this]
+    return complete
 
 
 def _model_name(arguments: Sequence[str]) -> str:
@@ -249,7 +260,7 @@ def _start_ray(config: JobConfig) -> None:
         except ConnectionError as error:
             raise InputError(
                 "Found no Ray cluster to join; expected one, as under `ray job submit`. Pass "
-                "--local true to run on this machine alone, or start one with `ray start --head`."
+                "--local to run on this machine alone, or start one with `ray start --head`."
             ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -326,7 +337,7 @@ def _verdict(error: BaseException, summary: Summary) -> tuple[int, str]:
     last = str(error).strip().splitlines() or [""]
     return 1, (
         f"an error that visrec did not foresee: {type(error).__name__}: {last[-1]} "
-        "(--debug true shows where.)"
+        "(--debug shows where.)"
     )
 
 

@@ -1,6 +1,6 @@
 """A model to lists: scores every user against every available item, publishes the best 100 each.
 
-python jobs/recommend.py --local true
+python jobs/recommend.py --local
 python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
 """
 

@@ -1,6 +1,6 @@
 """Features and interactions to a model: samples triples, fits with Ray Train, keeps the best epoch.
 
-python jobs/train.py --local true
+python jobs/train.py --local
 python jobs/train.py --workspace s3://shop/visrec --resources.workers 4 --resources.use_gpu true
 """
 

@@ -25,6 +25,20 @@ def test_no_flags_give_the_defaults(job: type[JobConfig]) -> None:
     assert parse(job, []) == job()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "local", "debug"),
+    [
+        (["--local"], True, False),
+        (["--local", "--debug"], True, True),
+        (["--local", "--workspace", "w"], True, False),
+        (["--local", "false", "--debug=true"], False, True),
+    ],
+)
+def test_switches_need_no_value(arguments: list[str], local: bool, debug: bool) -> None:
+    config = parse(RecommendJob, arguments)
+    assert (config.local, config.debug) == (local, debug)
+
+
 def test_flags_go_before_yaml_and_yaml_before_defaults(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_text("workspace: s3://a/b\ntrain: {epochs: 3, seed: 4}\nmodel: {item_width: 9}\n")
@@ -99,7 +113,7 @@ def test_missing_cluster_is_named(
     assert end.value.code == 2
     text = capsys.readouterr().err.strip()
     assert text.startswith("train: Found no Ray cluster to join")
-    assert "--local true" in text
+    assert "--local" in text
     assert "\n" not in text
 
 
