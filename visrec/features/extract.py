@@ -190,8 +190,9 @@ def extract_chain(
     tally: Any,
 ) -> Dataset:
     """The chain over what is to be done; its rows name the parts that were written."""
+    chunks = -(-todo // _CHUNK)
     return (
-        ray.data.range(-(-todo // _CHUNK), override_num_blocks=-(-todo // _CHUNK))
+        ray.data.range(chunks, override_num_blocks=chunks)
         # The memory that is asked for keeps decoding out of the network's processes, too: Ray fuses
         # steps that ask for the same.
         .map_batches(
@@ -204,7 +205,7 @@ def extract_chain(
             Embed,
             fn_constructor_args=(config, resources.gpus_per_actor, resources.cpus_per_actor, tally),
             batch_size=_CHUNK,
-            compute=ActorPoolStrategy(size=actors),
+            compute=ActorPoolStrategy(size=min(actors, chunks)),
             num_cpus=resources.cpus_per_actor,
             num_gpus=resources.gpus_per_actor or None,
         )
