@@ -194,11 +194,11 @@ def test_style_vectors_are_shared_by_an_artists_works(files: Files) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"paintings": 5, "artists": 6}, r"found paintings = 5, expected .* 6 artists"),
-        ({"users": 0}, "found users = 0, expected at least 1: change users"),
-        ({"artists": 0}, "found artists = 0, expected at least 1"),
-        ({"picture_size": 8}, "found picture_size = 8, expected at least 32"),
-        ({"seed": -1}, "found seed = -1, expected at least 0"),
+        ({"paintings": 5, "artists": 6}, r"Found --gallery.paintings 5; expected at least one .* 6 of"),
+        ({"users": 0}, "Found --gallery.users 0; expected at least 1"),
+        ({"artists": 0}, "Found --gallery.artists 0; expected at least 1"),
+        ({"picture_size": 8}, "Found --gallery.picture_size 8; expected at least 32"),
+        ({"seed": -1}, "Found --gallery.seed -1; expected at least 0"),
     ],
 )
 def test_impossible_numbers_are_refused(changes: dict[str, int], message: str) -> None:
