@@ -194,7 +194,10 @@ def test_style_vectors_are_shared_by_an_artists_works(files: Files) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"paintings": 5, "artists": 6}, r"Found --gallery.paintings 5; expected at least one .* 6 of"),
+        (
+            {"paintings": 5, "artists": 6},
+            r"Found --gallery.paintings 5; expected at least one .* 6 of",
+        ),
         ({"users": 0}, "Found --gallery.users 0; expected at least 1"),
         ({"artists": 0}, "Found --gallery.artists 0; expected at least 1"),
         ({"picture_size": 8}, "Found --gallery.picture_size 8; expected at least 32"),
