@@ -357,8 +357,8 @@ def commit(
     version = store.read_versioned(MANIFEST)[1] if store.exists(MANIFEST) else None
     names = part_files(store)
     index = read_index(store, names, identity, ["item_id", "digest", "source"])
-    live = _live(plan.listing, index, [names.index(name) for name in written if name in names])
-    rejected = _all_rejected(plan, store, identity, live)
+    live = _live(plan.listing, index, names, written)
+    rejected = _all_rejected(plan, written, store, identity, live)
     reasons = {r["values"]: r["counts"] for r in rejected["reason"].value_counts().to_pylist()}
     if rejected.num_rows > max_rejected * plan.listed:
         raise InputError(
@@ -385,7 +385,7 @@ def commit(
     return manifest, reasons
 
 
-def _live(listing: pa.Table, index: pa.Table, written: list[int]) -> pa.Table:
+def _live(listing: pa.Table, index: pa.Table, names: list[str], written: list[str]) -> pa.Table:
     """The one row of the index for each listed picture that has any; this run's goes first.
 
     Pictures without a source mark are read and written every time, so that the newest row is known.
@@ -395,17 +395,21 @@ def _live(listing: pa.Table, index: pa.Table, written: list[int]) -> pa.Table:
         for t in (index, listing)
     ]
     index = index.filter(pc.is_in(keys[0], value_set=keys[1]))
-    is_old = pc.invert(pc.is_in(index["part"], value_set=pa.array(written, pa.int32())))
+    ours = pa.array([names.index(name) for name in written if name in names], pa.int32())
+    is_old = pc.invert(pc.is_in(index["part"], value_set=ours))
     order = [(name, "ascending") for name in ("item_id", "old", "part", "place")]
     index = index.append_column("old", is_old).sort_by(order).combine_chunks()
     ids = index["item_id"].to_numpy()
     return index.filter(pa.array(np.append([True], ids[1:] != ids[:-1])[: len(ids)]))
 
 
-def _all_rejected(plan: Plan, store: Store, identity: Identity, live: pa.Table) -> pa.Table:
+def _all_rejected(
+    plan: Plan, written: list[str], store: Store, identity: Identity, live: pa.Table
+) -> pa.Table:
     """Rejections that still stood, and this run's, of pictures that have no feature."""
-    found = read_index(store, rejected_files(store), identity, REJECTED.names)
-    found = found.filter(_is_among(found, plan.todo)).select(REJECTED.names).cast(REJECTED)
+    names = rejected_files(store)
+    index = read_index(store, names, identity, REJECTED.names)
+    found = _live(plan.todo, index, names, written).select(REJECTED.names).cast(REJECTED)
     fresh = found.filter(pc.invert(pc.is_in(found["item_id"], value_set=live["item_id"])))
     return pa.concat_tables([plan.rejected, fresh]).sort_by("item_id")
 
