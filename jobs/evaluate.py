@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 import ray
 
-from jobs.launch import JobConfig, Summary, cluster_has, launch, require_resources
+from jobs.launch import JobConfig, Summary, cpu_actors, launch, require_resources
 from jobs.progress import follow
-from jobs.recommend import latest_model
+from jobs.recommend import model_store
 from visrec.errors import InputError
 from visrec.evaluation.evaluate import (
     USERS,
@@ -67,7 +67,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     target = Store.at(config.place(config.evaluation, "evaluation"))
     truth = config.place_if_there(config.truth, "truth/items.parquet")
     inputs = EvaluationInputs(
-        model=Store.at(config.model) if config.model else latest_model(config),
+        model=model_store(config, config.model),
         features=Store.at(config.place(config.features, "features")),
         interactions=config.interactions,
         interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
@@ -84,9 +84,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     summary.begun = True
     with follow("rank", users, summary, unit="users") as tally:
         blocks = -(-users // USERS)
-        workers = min(
-            config.workers or max(1, min(64, cluster_has("CPU") // (2 * config.threads))), blocks
-        )
+        workers = min(config.workers or cpu_actors(config.threads, 64), blocks)
         require_resources({"CPU": workers * config.threads + 1.0}, config, "workers")
         chain = evaluate_chain(data, users, config.threads, workers, tally)
         tables = chain.to_arrow_refs()

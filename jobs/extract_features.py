@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import ray
 
-from jobs.launch import JobConfig, Summary, cluster_has, launch, require_resources
+from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
 from visrec.errors import InputError
 from visrec.features.backbones import BackboneConfig
@@ -107,7 +107,7 @@ def _actors(config: ExtractJob) -> int:
     elif resources.gpus_per_actor:
         actors = max(1, cluster_has("GPU") // resources.gpus_per_actor)
     else:
-        actors = max(1, min(8, cluster_has("CPU") // (2 * resources.cpus_per_actor)))
+        actors = cpu_actors(resources.cpus_per_actor, 8)
     # One more CPU for the tasks that read and decode, and one for those that write.
     wanted = {"CPU": actors * resources.cpus_per_actor + 2.0}
     if resources.gpus_per_actor:

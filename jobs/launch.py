@@ -293,6 +293,11 @@ def cluster_has(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
 
 
+def cpu_actors(cpus_each: int, most: int) -> int:
+    """Actors for half of the cluster's CPUs: the tasks that feed them want the rest."""
+    return max(1, min(most, cluster_has("CPU") // (2 * cpus_each)))
+
+
 def require_resources(wanted: dict[str, float], config: JobConfig, key: str) -> None:
     """Refuses what this machine can never give, instead of waiting for it.
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import ray
 
-from jobs.launch import JobConfig, Summary, cluster_has, launch, require_resources
+from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
 from visrec.config import digest
 from visrec.errors import InputError
 from visrec.features.table import read_manifest
-from visrec.models.artifact import load_artifact
+from visrec.models.artifact import LATEST, load_artifact
 from visrec.publish import Gate, complete, point_to, read_published, run_store
 from visrec.scoring.lists import Layout
 from visrec.scoring.recommend import (
@@ -72,7 +72,7 @@ class RecommendJob(JobConfig):
 
 def main(config: RecommendJob, summary: Summary) -> None:
     inputs = ScoringInputs(
-        model=Store.at(config.model) if config.model else latest_model(config),
+        model=model_store(config, config.model),
         features=Store.at(config.place(config.features, "features")),
         interactions=config.interactions,
         interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
@@ -175,19 +175,21 @@ def _score(
         return complete(run, manifest, gates)
 
 
-def latest_model(config: JobConfig) -> Store:
-    """The model of the workspace that was trained last.
+def model_store(config: JobConfig, given: str | None) -> Store:
+    """A model's directory: the one given, or that of the workspace's last trained.
 
     Raises:
-        InputError: there is none.
+        InputError: none was given and none is there.
     """
+    if given:
+        return Store.at(given)
     models = Store.at(config.place(None, "models"))
-    if not models.exists("_latest.json"):
+    if not models.exists(LATEST):
         raise InputError(
             f"Found no trained model at {models.root}; expected one that jobs/train.py wrote. "
             "Train first, or name a model's directory with --model."
         )
-    return models / str(models.read_json("_latest.json")["model_id"])
+    return models / str(models.read_json(LATEST)["model_id"])
 
 
 def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
@@ -225,7 +227,7 @@ def _actors(config: RecommendJob) -> int:
     elif resources.use_gpu:
         actors = max(1, cluster_has("GPU"))
     else:
-        actors = max(1, min(64, cluster_has("CPU") // (2 * resources.cpus_per_actor)))
+        actors = cpu_actors(resources.cpus_per_actor, 64)
     actors = min(actors, config.shards)
     wanted = {"CPU": actors * resources.cpus_per_actor + 1.0}
     if resources.use_gpu:

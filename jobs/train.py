@@ -16,14 +16,12 @@ from visrec.errors import InputError
 from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
 from visrec.models import MODELS
-from visrec.models.artifact import MANIFEST, load_artifact
+from visrec.models.artifact import LATEST, MANIFEST, load_artifact
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import Job, TrainResources, fit_at_once, fit_with_ray
-
-LATEST = "_latest.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,7 @@ class ExtractResources:
 
     Attributes:
         actors: processes that run the network; by default one a GPU where there are GPUs, else one
-            a CPU core of this cluster (at most 8).
+            for two CPUs of this cluster (at most 8).
         gpus_per_actor: whole GPUs of each.
         cpus_per_actor: CPU cores of each, and threads of its network on a CPU.
     """
@@ -78,7 +78,6 @@ class Plan:
         known: item_id, digest, source, part and place of every feature that is on disk.
         parts: names of the parts that `known` numbers.
         listed: how many pictures there are, those that share an item id too.
-        kept: how many of them need not be read.
         rejected: rejections that still stand.
     """
 
@@ -87,7 +86,6 @@ class Plan:
     known: pa.Table
     parts: list[str]
     listed: int
-    kept: int
     rejected: pa.Table
 
 
@@ -130,7 +128,6 @@ def make_plan(images: str, store: Store, identity: Identity, limits: PictureLimi
         known=known,
         parts=parts,
         listed=listing.num_rows + twins.num_rows,
-        kept=listing.num_rows - todo.num_rows,
         rejected=rejected,
     )
 
@@ -148,8 +145,6 @@ def _without_twins(listing: pa.Table) -> tuple[pa.Table, pa.Table]:
     """The first picture of each item id by URI and row, and the others."""
     order = [(name, "ascending") for name in ("item_id", "uri", "row_group", "row")]
     listing = listing.sort_by(order).combine_chunks()
-    if not listing.num_rows:
-        return listing, listing
     ids = listing["item_id"]
     first = pc.fill_null(pc.not_equal(ids[1:], ids[:-1]), True).combine_chunks()
     first = pa.concat_arrays([pa.array([True]), first])

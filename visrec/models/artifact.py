@@ -22,6 +22,7 @@ from visrec.models.contract import Model, Sizes
 from visrec.storage import Store, to_json
 
 MANIFEST = "_manifest.json"
+LATEST = "_latest.json"  # beside the models: which was trained last
 _WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.json", "metrics.json"
 _ITEMS, _USERS = "item_ids.parquet", "user_ids.parquet"
 

@@ -43,7 +43,7 @@ class ScoreResources:
     """What scoring may take of the cluster.
 
     Attributes:
-        actors: processes that score; by default one a CPU core of this cluster (at most 64).
+        actors: processes that score; by default one for two CPUs of this cluster (at most 64).
         use_gpu: one GPU for each.
         cpus_per_actor: CPU cores of each, and threads of its products.
     """
