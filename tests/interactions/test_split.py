@@ -1,5 +1,6 @@
 """What is held out, against plain loops and planted users."""
 
+import json
 from itertools import chain
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from visrec.config import plain
 from visrec.interactions.log import Log, build_log
 from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
 
@@ -65,6 +67,12 @@ PLANTED: Baskets = {
             {"five": [1, 2, 3, 4, 5], "one": [10, 11], "three": [20, 21, 22], "two": [30, 31]},
             {"five": [6, 7], "one": [], "three": [23], "two": [32]},
             {},
+        ),
+        (
+            SplitConfig(by="item"),
+            {"five": [1, 2, 3, 4, 5], "one": [10], "three": [20, 21], "two": [30]},
+            {"five": [6], "one": [], "three": [22], "two": [31]},
+            {"five": [7], "one": [11], "three": [23], "two": [32]},
         ),
         (
             SplitConfig(test=False, validation=False),
@@ -140,7 +148,12 @@ ROWS = st.lists(
     min_size=1,
     max_size=40,
 )
-CONFIGS = st.builds(SplitConfig, test=st.booleans(), validation=st.booleans())
+CONFIGS = st.builds(
+    SplitConfig,
+    test=st.booleans(),
+    validation=st.booleans(),
+    by=st.sampled_from(["basket", "item"]),
+)
 
 
 def random_log(rows: list[tuple[str, int, int, bool]], evaluation: bool) -> Log:
@@ -180,17 +193,42 @@ def test_nothing_held_out_happened_before_what_is_known(
 ) -> None:
     log = random_log(rows, evaluation=False)
     part_R = split(log, config)
+    by_item = config.by == "item"
     for u in range(len(log.user_ids)):
         mine = log.user_R == u
         times = [log.time_R[mine & (part_R == part)].tolist() for part in Part]
         known: list[int] = []
         for later in times:
-            # Strictly: a basket is one moment and never cut.
-            assert not known or not later or max(known) < min(later)
+            # Strictly, but by item: a basket is one moment and never cut.
+            assert not known or not later or max(known) < min(later) + by_item
             known += later
         assert not mine.any() or times[Part.TRAIN]
         assert len(set(times[Part.TEST])) <= 1
         assert len(set(times[Part.VALIDATION])) <= 1
+
+
+@given(ROWS)
+def test_by_item_leaves_one_out_as_a_plain_loop_does(
+    rows: list[tuple[str, int, int, bool]],
+) -> None:
+    log = random_log(rows, evaluation=False)
+    part_R = split(log, SplitConfig(by="item"))
+    found = {part: items_of(log, part_R, part) for part in Part}
+    for user in "uvw":
+        first: dict[int, int] = {}  # when each item was first taken
+        for _, item, time, _ in sorted((r for r in rows if r[0] == user), key=lambda r: r[2]):
+            first.setdefault(item, time)
+        taken = sorted(first, key=lambda item: (first[item], item))
+        test = [taken.pop()] if len(taken) > 1 else []
+        validation = [taken.pop()] if test and len(taken) > 1 else []
+        if first:
+            assert [found[part][user] for part in Part] == [taken, validation, test]
+
+
+def test_the_config_comes_back_from_json_and_older_ones_mean_baskets() -> None:
+    for config in (BOTH, SplitConfig(by="item", validation=False)):
+        assert SplitConfig(**json.loads(json.dumps(plain(config)))) == config
+    assert SplitConfig(test=True, validation=True).by == "basket"
 
 
 def test_a_split_is_the_same_for_rows_in_any_order() -> None:
@@ -198,4 +236,5 @@ def test_a_split_is_the_same_for_rows_in_any_order() -> None:
         (u, i, t, False) for u, i, t in zip("uvuuvw", range(6), [3, 1, 2, 1, 5, 4], strict=True)
     ]
     forth, back = (random_log(order, evaluation=False) for order in (rows, rows[::-1]))
-    assert split(forth, BOTH).tolist() == split(back, BOTH).tolist()
+    for config in (BOTH, SplitConfig(by="item")):
+        assert split(forth, config).tolist() == split(back, config).tolist()

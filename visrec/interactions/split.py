@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,10 +26,13 @@ class SplitConfig:
     Attributes:
         test: hold out the last basket of each user with at least two, for jobs/evaluate.py.
         validation: hold out the basket before it (where there are three), to choose the epoch by.
+        by: what is held out whole: basket is all of a user's items of one moment; item is one item,
+            as leave-one-out in the literature has it (of items of one moment, the last by id).
     """
 
     test: bool = True
     validation: bool = True
+    by: Literal["basket", "item"] = "basket"
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,29 @@ def split(log: Log, config: SplitConfig) -> npt.NDArray[np.int8]:
     """(R,) the `Part` of each row, per user in time order.
 
     An `evaluation` column decides the test rows where there is one; validation then is the last
-    basket of the rest. Users with one basket train only.
+    basket of the rest. Users with one basket train only. By item, every row is a basket.
     """
     part_R = np.full(len(log.item_R), Part.TRAIN, np.int8)
+    basket_R = log.basket_R() if config.by == "basket" else np.arange(len(part_R))
     marked = log.evaluation_R is not None
     if config.test:
-        part_R[log.evaluation_R if marked else _last_baskets(log, part_R)] = Part.TEST
+        part_R[log.evaluation_R if marked else _last_baskets(log, basket_R, part_R)] = Part.TEST
     if config.validation:
-        part_R[_last_baskets(log, part_R)] = Part.VALIDATION
+        part_R[_last_baskets(log, basket_R, part_R)] = Part.VALIDATION
     return part_R
 
 
-def _last_baskets(log: Log, part_R: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
-    """(R,) rows of the last training basket of each user who has at least two."""
+def _last_baskets(
+    log: Log, basket_R: npt.NDArray[np.int64], part_R: npt.NDArray[np.int8]
+) -> npt.NDArray[np.bool_]:
+    """(R,) rows of the last training basket of each user who has at least two.
+
+    Args:
+        log: the rows.
+        basket_R: numbers that rise with a user's baskets, from any start.
+        part_R: which rows are training rows as yet.
+    """
     training_R = part_R == Part.TRAIN
-    basket_R = log.basket_R()
     last_U = np.full(len(log.user_ids), -1)
     first_U = np.full(len(log.user_ids), len(basket_R))
     users = log.user_R[training_R]
