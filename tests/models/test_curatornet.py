@@ -87,7 +87,7 @@ def _batch(triples: list[tuple[list[int], int, int]]) -> TripleBatch:
         user_B=torch.zeros(len(triples), dtype=torch.int64),
         profiles=Bags.of(profiles),
         positive_B=torch.from_numpy(place[[positive for _, positive, _ in triples]]),
-        negative_B=torch.from_numpy(place[[negative for _, _, negative in triples]]),
+        negative_BK=torch.from_numpy(place[[[negative] for _, _, negative in triples]]),
     )
 
 

@@ -218,7 +218,7 @@ def test_batch_points_at_the_features_of_its_triples() -> None:
     assert batch.item_M[batch.profiles.values].tolist() == [30, 7, 9, 7]
     assert batch.profiles.lengths.tolist() == [3, 1]
     assert batch.item_M[batch.positive_B].tolist() == [9, 30]
-    assert batch.item_M[batch.negative_B].tolist() == [50, 8]
+    assert batch.item_M[batch.negative_BK].tolist() == [[50], [8]]
     assert batch.user_B.tolist() == [4, 5]
 
 

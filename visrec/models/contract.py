@@ -103,8 +103,25 @@ class Bags:
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """C items that stand against the positives of all B examples of a batch.
+
+    Args:
+        place_C: (C,) positions among the batch's items.
+        taken_BC: (B, C) bool, the candidates that are no negative of that example.
+        log_q_C: (C,) the logarithm of the chance that a step has the candidate, 0 where it has all.
+        log_q_positive_B: (B,) the same of each example's positive.
+    """
+
+    place_C: Tensor
+    taken_BC: Tensor
+    log_q_C: Tensor
+    log_q_positive_B: Tensor
+
+
+@dataclass(frozen=True)
 class TripleBatch:
-    """B triples over the M distinct items of the batch; item fields point into those.
+    """B examples over the M distinct items of the batch; item fields point into those.
 
     Args:
         item_M: (M,) rows of the catalogue.
@@ -112,7 +129,8 @@ class TripleBatch:
         user_B: (B,) trained user rows.
         profiles: B lists of positions in M.
         positive_B: (B,) positions in M.
-        negative_B: (B,) positions in M.
+        negative_BK: (B, K) positions in M, each example's own negatives; K = 0 with candidates.
+        candidates: what stands against all positives instead, or None.
     """
 
     item_M: Tensor
@@ -120,7 +138,8 @@ class TripleBatch:
     user_B: Tensor
     profiles: Bags
     positive_B: Tensor
-    negative_B: Tensor
+    negative_BK: Tensor
+    candidates: Candidates | None = None
 
 
 class Scorer(Protocol):

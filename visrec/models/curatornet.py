@@ -20,7 +20,6 @@ from typing import Any, Literal
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from visrec.errors import InputError
 from visrec.models.contract import (
@@ -35,6 +34,7 @@ from visrec.models.contract import (
     pool,
     shared,
 )
+from visrec.models.losses import ranking_loss
 from visrec.models.statistics import FeatureScale
 from visrec.ragged import Ragged
 
@@ -102,12 +102,10 @@ class CuratorNet(nn.Module):
         return vectors
 
     def forward(self, batch: TripleBatch) -> Tensor:
-        """The mean loss of B triples; the item tower runs once per distinct item."""
+        """The mean loss of B examples; the item tower runs once per distinct item."""
         item_Md = self.encode_items(batch.feature_MD)
         user_Bd = self.encode_users(item_Md, batch.profiles)
-        difference_Bd = item_Md[batch.positive_B] - item_Md[batch.negative_B]
-        logit_B = (user_Bd * difference_Bd).sum(dim=1) / self._temperature
-        return functional.softplus(-logit_B).mean()
+        return ranking_loss(user_Bd, item_Md, batch, self._temperature)
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, d) float32."""

@@ -58,5 +58,5 @@ def make_batch(triples: Triples, data: TrainingData, device: torch.device) -> Tr
         user_B=tensor(triples.user_B),
         profiles=Bags(tensor(profile_V), tensor(triples.profiles.offsets)),
         positive_B=tensor(positive_B),
-        negative_B=tensor(negative_B),
+        negative_BK=tensor(negative_B).reshape(len(triples.positive_B), -1),
     )
