@@ -29,6 +29,11 @@ def _is_time(kind: pa.DataType) -> bool:
     return _is_number(kind) or bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
 
 
+def _is_vector(kind: pa.DataType) -> bool:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return any(is_list(kind) for is_list in lists) and bool(pa.types.is_floating(kind.value_type))
+
+
 def _is_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
@@ -101,6 +106,15 @@ PICTURES = (
         required=False,
     ),
     _id("uri", required=False),
+)
+FEATURES = (
+    _id("item_id"),
+    Column(
+        name="feature",
+        accepts=_is_vector,
+        expected="lists of float16, float32 or float64",
+        to=pa.list_(pa.float64()),
+    ),
 )
 
 RECOMMENDED = pa.struct(

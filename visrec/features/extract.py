@@ -23,27 +23,31 @@ import torch
 from ray.data import ActorPoolStrategy, Dataset
 
 from visrec.config import plain
-from visrec.errors import ConflictError, InputError, StorageError
+from visrec.errors import StorageError
 from visrec.features.backbones import BackboneConfig, load_backbone
+from visrec.features.commit import (
+    commit_table,
+    count_rejected,
+    manifest_version,
+    part_files,
+    rejected_files,
+    write_part,
+    write_rejected,
+)
 from visrec.features.pictures import PictureError, PictureLimits, Preprocessing, decode
 from visrec.features.table import (
     MANIFEST,
-    REJECTED_FOLDER,
     Identity,
     Manifest,
-    features_table,
-    part_name,
     read_index,
     read_manifest,
     read_part_rows,
-    rejected_table,
     require_same,
-    table_digest,
 )
 from visrec.progress import Timer
 from visrec.schemas import REJECTED
 from visrec.sources.pictures import fetch, list_pictures
-from visrec.storage import Store, to_json
+from visrec.storage import Store
 
 # Pictures a task fetches and decodes: 64 x 224 x 224 x 3 bytes are a block of 10 MB, and a task of
 # about half a second on one core.
@@ -130,15 +134,6 @@ def make_plan(images: str, store: Store, identity: Identity, limits: PictureLimi
         listed=listing.num_rows + twins.num_rows,
         rejected=rejected,
     )
-
-
-def part_files(store: Store) -> list[str]:
-    """Every part that is on disk, in the manifest or not."""
-    return [e.name for e in store.list("part-") if e.name.endswith(".parquet")]
-
-
-def rejected_files(store: Store) -> list[str]:
-    return [e.name for e in store.list(f"{REJECTED_FOLDER}/") if e.name.endswith(".parquet")]
 
 
 def _without_twins(listing: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -313,15 +308,12 @@ class WriteParts:
         with timer.phase("write"):
             if good.any():
                 part = rows.filter(pa.array(good))
-                names.append(part_name(part))
+                names.append(write_part(self.store, part, feature_BD[good], self.identity))
                 counts.append(int(good.sum()) - len(copied))
-                table = features_table(part, feature_BD[good], self.identity)
-                self.store.write_table(names[-1], table)
             if not good.all():
                 part = rows.filter(pa.array(~good))
-                names.append(f"{REJECTED_FOLDER}/{part_name(part)}")
+                names.append(write_rejected(self.store, part, self.identity))
                 counts.append(0)
-                self.store.write_table(names[-1], rejected_table(part, self.identity))
         timer.done()
         return {"name": _objects(names), "computed": np.array(counts, np.int64)}
 
@@ -349,35 +341,14 @@ def commit(
         InputError: more than `max_rejected` of the pictures were rejected; nothing was committed.
         ConflictError: another run committed in the meantime.
     """
-    version = store.read_versioned(MANIFEST)[1] if store.exists(MANIFEST) else None
+    version = manifest_version(store)
     names = part_files(store)
     index = read_index(store, names, identity, ["item_id", "digest", "source"])
     live = _live(plan.listing, index, names, written)
     rejected = _all_rejected(plan, written, store, identity, live)
-    reasons = {r["values"]: r["counts"] for r in rejected["reason"].value_counts().to_pylist()}
-    if rejected.num_rows > max_rejected * plan.listed:
-        raise InputError(
-            f"{rejected.num_rows} of {plan.listed} pictures were rejected ({_in_words(reasons)}); "
-            f"expected at most {max_rejected:.1%}. The features are as they were. Look at "
-            f"{store.uri(REJECTED_FOLDER)}, or raise --max_rejected."
-        )
-    files = dict(_cut_parts(store, names, index, live, identity))
-    manifest = Manifest(
-        identity=identity,
-        files=files,
-        rejected=_write_rejected(store, rejected, identity),
-        limits=plain(limits),
-        digest=table_digest(live, identity),
-    )
-    data = to_json(plain(manifest))
-    moved = (
-        store.create(MANIFEST, data) if version is None else store.replace(MANIFEST, data, version)
-    )
-    if not moved:
-        raise ConflictError(f"Another run committed features to {store.root} first; run again.")
-    store.delete(set(part_files(store)) - manifest.files.keys())
-    store.delete(set(rejected_files(store)) - manifest.rejected.keys())
-    return manifest, reasons
+    reasons = count_rejected(rejected, plan.listed, max_rejected, store, "pictures")
+    files = _cut_parts(store, names, index, live, identity)
+    return commit_table(store, identity, live, files, rejected, limits, version), reasons
 
 
 def _live(listing: pa.Table, index: pa.Table, names: list[str], written: list[str]) -> pa.Table:
@@ -421,17 +392,4 @@ def _cut_parts(
         elif live_P[number]:
             rows = live.filter(pc.equal(live["part"], number))
             feature_BD = read_part_rows(store, names, rows, identity.dim)
-            store.write_table(part_name(rows), features_table(rows, feature_BD, identity))
-            yield part_name(rows), rows.num_rows
-
-
-def _write_rejected(store: Store, rejected: pa.Table, identity: Identity) -> dict[str, int]:
-    if not rejected.num_rows:
-        return {}
-    name = f"{REJECTED_FOLDER}/{part_name(rejected)}"
-    store.write_table(name, rejected_table(rejected, identity))
-    return {name: rejected.num_rows}
-
-
-def _in_words(reasons: dict[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+            yield write_part(store, rows, feature_BD, identity), rows.num_rows

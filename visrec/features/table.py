@@ -31,9 +31,9 @@ class Identity:
 
     Args:
         backbone: its name.
-        weights_digest: over its weights.
-        preprocessing: as `Preprocessing.to_dict`.
-        precision: float32 or bfloat16.
+        weights_digest: over its weights; unknown where the features were made elsewhere.
+        preprocessing: as `Preprocessing.to_dict`; empty where they were made elsewhere.
+        precision: float32 or bfloat16; the type they came in where they were made elsewhere.
         dim: D.
     """
 
@@ -57,8 +57,9 @@ class Manifest:
         identity: what made them.
         files: rows of each part.
         rejected: rows of each file of rejected pictures.
-        limits: the picture limits that the rejections were made under.
-        digest: over identity, item ids and picture digests; the same however the parts are cut.
+        limits: what the rejections were made under: the picture limits, or the table that was
+            brought in.
+        digest: over identity, item ids and digests; the same however the parts are cut.
     """
 
     identity: Identity
@@ -81,7 +82,8 @@ def read_manifest(store: Store) -> Manifest:
     if not store.exists(MANIFEST):
         raise InputError(
             f"Found no features at {store.root} (no {MANIFEST}); expected those that "
-            "jobs/extract_features.py writes. Change --features, or extract first."
+            "jobs/extract_features.py writes, or jobs/import_features.py. Change --features, or "
+            "extract first."
         )
     return manifest_of(store.read_json(MANIFEST))
 
@@ -199,7 +201,7 @@ def read_index(store: Store, names: list[str], identity: Identity, columns: list
 
 
 def table_digest(index: pa.Table, identity: Identity) -> str:
-    """SHA-256 over the identity and each item's id and picture digest, in the order of the ids."""
+    """SHA-256 over the identity and each item's id and digest, in the order of the ids."""
     seen = hashlib.sha256(to_json(identity.__dict__))
     ordered = index.select(["item_id", "digest"]).take(pc.sort_indices(index["item_id"]))
     for batch in ordered.to_batches(max_chunksize=65536):
