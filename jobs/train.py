@@ -6,6 +6,7 @@ python jobs/train.py --workspace s3://shop/visrec --resources.workers 4 --resour
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 
@@ -21,12 +22,12 @@ from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import Job, TrainResources, fit_at_once, fit_with_ray
+from visrec.training.ray_train import Job, Recipe, TrainResources, fit_at_once, fit_with_ray
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainJob(JobConfig):
-    """Features and interactions to a model.
+class TrainKeys:
+    """What is trained, on what and how: the keys that train.py and tune.py share.
 
     Attributes:
         features: features directory; by default features of the workspace.
@@ -55,18 +56,16 @@ class TrainJob(JobConfig):
     resources: TrainResources = field(default_factory=TrainResources)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainJob(TrainKeys, JobConfig):
+    """Features and interactions to a model."""
+
+
 def main(config: TrainJob, summary: Summary) -> None:
     features = Store.at(config.place(config.features, "features"))
     models = Store.at(config.place(config.models, "models"))
-    interactions = config.place(config.interactions.path, "interactions.parquet")
     models.check_writable()
-    with summary.phase("read"):
-        data = ray.remote(load_training_data).remote(
-            features, config.interactions, interactions, config.split, _items_uri(config)
-        )
-        facts = ray.get(_describe.remote(data))
-    print("  ".join(f"{value:,} {name}" for name, value in facts["counts"].items()), flush=True)
-
+    data, facts = read(config, features, summary)
     settings = digest(facts["made_from"], config.model, config.train, config.sampling)
     model_id = config.model_id or f"{config.model.name}-{settings[:12]}"
     store = models / model_id
@@ -87,6 +86,25 @@ def main(config: TrainJob, summary: Summary) -> None:
         "model at": store.root,
         "digest": artifact.digest,
     }
+
+
+def read(
+    config: TrainJob, features: Store, summary: Summary
+) -> tuple["ray.ObjectRef[TrainingData]", Any]:
+    """The training data, left where a task put it together, and what the driver knows of it."""
+    interactions = config.place(config.interactions.path, "interactions.parquet")
+    with summary.phase("read"):
+        data = ray.remote(load_training_data).remote(
+            features, config.interactions, interactions, config.split, _items_uri(config)
+        )
+        facts = ray.get(_describe.remote(data))
+    print("  ".join(f"{value:,} {name}" for name, value in facts["counts"].items()), flush=True)
+    return data, facts
+
+
+def recipe_of(config: TrainJob) -> Recipe:
+    """What is fitted and how."""
+    return Recipe(config.model.name, config.model.config, config.train, config.sampling)
 
 
 def _items_uri(config: TrainJob) -> str | None:
@@ -139,10 +157,7 @@ def _fit(
     summary.begun = True
     with follow("train", 0, summary) as tally:
         job = Job(
-            model_name=config.model.name,
-            model_config=config.model.config,
-            train=config.train,
-            sampling=config.sampling,
+            recipe=recipe_of(config),
             data=data,
             artifact_store=store,
             model_id=model_id,
@@ -153,11 +168,14 @@ def _fit(
         if MODELS[config.model.name].trains_on == "nothing":
             ray.get(ray.remote(fit_at_once).remote(job))
         else:
-            wanted = {"CPU": float(resources.workers * resources.cpus_per_worker)}
-            if resources.use_gpu:
-                wanted["GPU"] = float(resources.workers)
-            require_resources(wanted, config, "resources.workers")
+            require_resources(of_one_model(resources), config, "resources.workers")
             fit_with_ray(job, resources, Store.at(config.place(None, "training")))
+
+
+def of_one_model(resources: TrainResources) -> dict[str, float]:
+    """CPUs and GPUs that the training of one model takes."""
+    cpus = {"CPU": float(resources.workers * resources.cpus_per_worker)}
+    return {**cpus, "GPU": float(resources.workers)} if resources.use_gpu else cpus
 
 
 @ray.remote

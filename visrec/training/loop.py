@@ -5,6 +5,7 @@ of a step, gradients are averaged, and the validation AUC is that of all workers
 schedule and the early stop are the same everywhere.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -39,6 +40,9 @@ class TrainConfig:
         batch_size: triples a step, all workers together.
         learning_rate: of Adam, at the start.
         weight_decay: times the parameters, added to the gradient of the batch's summed loss.
+        warmup_steps: the learning rate rises linearly over this many steps at the start.
+        averaging: what is validated and kept is the running average of the weights, to which each
+            step adds 1 - averaging of its own; 0 keeps the last step's alone.
         lr_factor: the learning rate is multiplied by this when validation AUC stands still,
         lr_patience: that is, for more than this many epochs.
         stop_patience: training ends when it has not risen for this many epochs.
@@ -52,6 +56,8 @@ class TrainConfig:
     batch_size: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
+    warmup_steps: int = 0
+    averaging: float = 0.99
     lr_factor: float = 0.6
     lr_patience: int = 2
     stop_patience: int = 6
@@ -67,6 +73,8 @@ class TrainConfig:
                 )
         if self.seed < 0:
             raise InputError(f"Found --train.seed {self.seed}; expected 0 or more.")
+        if not 0 <= self.averaging < 1:
+            raise InputError(f"Found --train.averaging {self.averaging}; expected 0 to below 1.")
         if not self.learning_rate > 0:
             raise InputError(f"Found --train.learning_rate {self.learning_rate}; expected above 0.")
 
@@ -123,6 +131,8 @@ class Trainer:
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
         self.model, self.data, self.config, self.place = model, data, config, place
+        # What is judged and kept: the averaged weights, or the model itself.
+        self.judged = copy.deepcopy(model) if config.averaging else model
         self.wrapped = wrap(model)
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
@@ -150,12 +160,16 @@ class Trainer:
     def run(self, report: Callable[["Trainer"], None]) -> None:
         """Trains to the end, from where `progress` stands, with a report after each epoch."""
         while not self.finished:
-            start, epoch = time.perf_counter(), self.progress.epoch
-            loss = self._epoch(epoch)
-            self._judge(loss, validation_auc(self.model, self.data, self.validation, self.place))
-            self.progress.history[-1]["seconds"] = time.perf_counter() - start
-            self.progress.epoch = epoch + 1
+            self.epoch()
             report(self)
+
+    def epoch(self) -> None:
+        """Trains one epoch more, judges it and books it."""
+        start, epoch = time.perf_counter(), self.progress.epoch
+        loss = self._epoch(epoch)
+        self._judge(loss, validation_auc(self.judged, self.data, self.validation, self.place))
+        self.progress.history[-1]["seconds"] = time.perf_counter() - start
+        self.progress.epoch = epoch + 1
 
     @property
     def finished(self) -> bool:
@@ -177,11 +191,28 @@ class Trainer:
             with self._autocast():
                 loss = self.wrapped(batch)
             self.optimizer.zero_grad(set_to_none=True)
+            self._warm_up(epoch * self._steps + step)
             # Workers' gradients are averaged: of means over equal shares, the mean over the batch.
             (loss * self.config.batch_size).backward()
             self.optimizer.step()
+            self._average(epoch * self._steps + step)
             losses += loss.detach()
         return float(_mean_over_workers(losses / self._steps, self.place))
+
+    def _warm_up(self, steps: int) -> None:
+        if steps < self.config.warmup_steps:
+            share = (steps + 1) / self.config.warmup_steps
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * share
+
+    @torch.no_grad()
+    def _average(self, steps: int) -> None:
+        """Moves the averaged weights towards the model's, faster while there are few steps."""
+        if self.config.averaging:
+            keep = min(self.config.averaging, (steps + 1) / (steps + 10))
+            averaged = self.judged.parameters()
+            for mean, now in zip(averaged, self.model.parameters(), strict=True):
+                mean.lerp_(now, 1 - keep)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(
@@ -205,7 +236,7 @@ class Trainer:
         # Without anybody to validate with, the last weights are the best there are.
         if math.isnan(auc) or auc > progress.best_auc + _THRESHOLD:
             progress.best_auc, progress.stale = auc, 0
-            self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+            self.best = {k: v.detach().clone() for k, v in self.judged.state_dict().items()}
         else:
             progress.stale += 1
         if not math.isnan(auc):

@@ -1,6 +1,7 @@
 """The Ray Train wiring: N workers, DDP, a checkpoint each epoch, the model written by rank 0."""
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,28 @@ class TrainResources:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What every worker is told.
+class Recipe:
+    """All that a model depends on, besides the data.
 
     Args:
         model_name: in `MODELS`.
         model_config: its config.
         train: how to fit.
         sampling: how to draw.
+    """
+
+    model_name: str
+    model_config: Any
+    train: TrainConfig
+    sampling: SamplingConfig
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker is told.
+
+    Args:
+        recipe: what to fit.
         data: shared by the workers of a node.
         artifact_store: where rank 0 writes the model.
         model_id: its name.
@@ -62,10 +77,7 @@ class Job:
         tally: what the workers tell their progress to.
     """
 
-    model_name: str
-    model_config: Any
-    train: TrainConfig
-    sampling: SamplingConfig
+    recipe: Recipe
     data: "ray.ObjectRef[TrainingData]"
     artifact_store: Store
     model_id: str
@@ -82,8 +94,19 @@ def fit_with_ray(job: Job, resources: TrainResources, runs: Store) -> Result:
         resources: with what.
         runs: where Ray keeps checkpoints, below a folder of the model's name.
     """
+    return run_workers(train_worker, job, job.model_id, resources, runs)
+
+
+def run_workers(
+    worker: Callable[[dict[str, Any]], None],
+    job: Any,
+    name: str,
+    resources: TrainResources,
+    runs: Store,
+) -> Result:
+    """Runs `worker({"job": job})` in each process of a DDP group, under a name to go on from."""
     trainer = TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config={"job": job},
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
@@ -94,7 +117,7 @@ def fit_with_ray(job: Job, resources: TrainResources, runs: Store) -> Result:
             },
         ),
         run_config=RunConfig(
-            name=job.model_id,
+            name=name,
             storage_path=runs.path,
             storage_filesystem=runs.filesystem(),
             failure_config=FailureConfig(max_failures=resources.max_failures),
@@ -107,17 +130,30 @@ def fit_with_ray(job: Job, resources: TrainResources, runs: Store) -> Result:
 def train_worker(config: dict[str, Any]) -> None:
     """What runs in each worker: build, resume, train, report each epoch, and write the model."""
     job: Job = config["job"]
-    torch.set_num_threads(job.threads)
-    context = ray.train.get_context()
-    place = Place(context.get_world_rank(), context.get_world_size(), get_device())
     timer = Timer(job.tally)
     with timer.phase("read"):
         data = ray.get(job.data)
+    trainer = start_worker(job.recipe, data, job.threads)
+    leads = trainer.place.rank == 0
+    if leads and trainer.progress.epoch:
+        job.tally.say.remote(f"resumed after epoch {trainer.progress.epoch}")
+    trainer.run(lambda t: _report(t, job, timer))
+    if leads:
+        with timer.phase("write"):
+            _write_model(trainer, job, data)
+        timer.done()
+
+
+def start_worker(recipe: Recipe, data: TrainingData, threads: int) -> Trainer:
+    """The trainer of this process of a group, put back to the group's last checkpoint."""
+    torch.set_num_threads(threads)
+    context = ray.train.get_context()
+    place = Place(context.get_world_rank(), context.get_world_size(), get_device())
     trainer = Trainer(
-        build_model(job, data).to(place.device),
+        build_model(recipe, data).to(place.device),
         data,
-        job.train,
-        job.sampling,
+        recipe.train,
+        recipe.sampling,
         place,
         wrap=lambda module: prepare_model(
             module, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
@@ -126,36 +162,36 @@ def train_worker(config: dict[str, Any]) -> None:
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
             restore_checkpoint(trainer, Path(folder))
-        if place.rank == 0:
-            job.tally.say.remote(f"resumed after epoch {trainer.progress.epoch}")
-    trainer.run(lambda t: _report(t, job, timer))
-    if place.rank == 0:
-        with timer.phase("write"):
-            _write_model(trainer, job, data)
-        timer.done()
+    return trainer
 
 
-def build_model(job: Job, data: TrainingData) -> Any:
+def build_model(recipe: Recipe, data: TrainingData) -> Any:
     """The model with weights from the seed, fitted to what needs no gradient."""
-    torch.manual_seed(job.train.seed)
-    model = MODELS[job.model_name](job.model_config, data.sizes)
+    torch.manual_seed(recipe.train.seed)
+    model = MODELS[recipe.model_name](recipe.model_config, data.sizes)
     model.fit(data.catalogue, data.train)
     return model
 
 
 def _report(trainer: Trainer, job: Job, timer: Timer) -> None:
-    """Tells Ray (with rank 0's checkpoint) and the tally about the epoch."""
-    last = trainer.progress.history[-1]
-    metrics = {"epoch": trainer.progress.epoch, **last}
+    """Tells Ray and the tally about the epoch."""
+    if trainer.place.rank == 0:
+        last = trainer.progress.history[-1]
+        job.tally.say.remote(
+            f"epoch {trainer.progress.epoch:>3}  loss {last['loss']:.4f}  "
+            f"val AUC {last['val_auc']:.4f}  lr {last['learning_rate']:.1e}  "
+            f"{last['triples'] / last['seconds']:,.0f} triples/s"
+        )
+        timer.done(triples=last["triples"], epochs=1, train_s=last["seconds"])
+    report_epoch(trainer)
+
+
+def report_epoch(trainer: Trainer) -> None:
+    """Tells Ray about the epoch, every worker of the group, with rank 0's checkpoint."""
+    metrics = {"epoch": trainer.progress.epoch, **trainer.progress.history[-1]}
     if trainer.place.rank:
         ray.train.report(metrics)
         return
-    job.tally.say.remote(
-        f"epoch {trainer.progress.epoch:>3}  loss {last['loss']:.4f}  "
-        f"val AUC {last['val_auc']:.4f}  lr {last['learning_rate']:.1e}  "
-        f"{last['triples'] / last['seconds']:,.0f} triples/s"
-    )
-    timer.done(triples=last["triples"], epochs=1, train_s=last["seconds"])
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(trainer, Path(folder))
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
@@ -174,16 +210,16 @@ def _write_model(trainer: Trainer, job: Job, data: TrainingData) -> None:
 
 def artifact_of(job: Job, data: TrainingData, model: Any, metrics: dict[str, Any]) -> Artifact:
     return Artifact(
-        name=job.model_name,
+        name=job.recipe.model_name,
         model=model,
-        config=job.model_config,
+        config=job.recipe.model_config,
         sizes=data.sizes,
         item_ids=data.item_ids,
         user_ids=None if model.needs.cold_users else data.user_ids,
         made_from={
             **data.made_from,
-            "train": job.train,
-            "sampling": job.sampling,
+            "train": job.recipe.train,
+            "sampling": job.recipe.sampling,
             "settings": job.settings,
         },
         metrics=metrics,
@@ -195,10 +231,10 @@ def artifact_of(job: Job, data: TrainingData, model: Any, metrics: dict[str, Any
 def fit_at_once(job: Job) -> None:
     """Fits and writes a model that needs no training, in one task."""
     data = ray.get(job.data)
-    model = build_model(job, data)
+    model = build_model(job.recipe, data)
     held = data.validation
     metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
     if len(held):
         metrics["val_auc"] = float(score_held_out(model, data.catalogue, held).mean())
     save_artifact(artifact_of(job, data, model, metrics), job.artifact_store)
-    job.tally.say.remote(f"{job.model_name} fitted: it needs no training")
+    job.tally.say.remote(f"{job.recipe.model_name} fitted: it needs no training")
