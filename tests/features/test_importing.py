@@ -135,15 +135,18 @@ def test_digest_is_the_same_however_the_table_is_cut_and_another_for_other_numbe
     assert digests[0] == digests[1] != digests[2]
 
 
-@pytest.mark.parametrize("group_rows", [100, 3000, 9000])
-def test_parts_are_of_a_bounded_size_for_row_groups_of_any(tmp_path: Path, group_rows: int) -> None:
+@pytest.mark.parametrize(("group_rows", "tasks"), [(100, 3), (3000, 3), (9000, 1)])
+def test_parts_are_of_a_bounded_size_for_row_groups_of_any(
+    tmp_path: Path, group_rows: int, tasks: int
+) -> None:
     ids, values = [str(n) for n in range(9000)], np.arange(18_000.0).reshape(-1, 2) / 18_000
     table = table_of(ids, values, pa.list_(pa.float32()))
     pq.write_table(table, tmp_path / "vectors.parquet", row_group_size=group_rows)
     store = Store.at(str(tmp_path / "features"))
+    assert len(plan_import(f"{tmp_path}/vectors.parquet", "net", store).chunks) == tasks
     manifest, _ = bring_in(tmp_path / "vectors.parquet", store)
     assert max(manifest.files.values()) <= 4096
-    assert len(manifest.files) <= 4
+    assert len(manifest.files) == 3
     assert found(store) == halves(ids, values)
 
 
