@@ -51,7 +51,11 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
 
 def _assert_same(one: Trainer, other: Trainer) -> None:
     assert _facts(one) == _facts(other)
-    for left, right in ((one.model.state_dict(), other.model.state_dict()), (one.best, other.best)):
+    for left, right in (
+        (one.model.state_dict(), other.model.state_dict()),
+        (one.judged.state_dict(), other.judged.state_dict()),
+        (one.best, other.best),
+    ):
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left)
     moments = [trainer.optimizer.state_dict()["state"] for trainer in (one, other)]

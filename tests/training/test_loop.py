@@ -30,7 +30,7 @@ from visrec.training.data import TrainingData
 from visrec.training.loop import Place, TrainConfig, Trainer, validation_auc
 
 DATA = checkerboard()
-TRAIN = TrainConfig(epochs=3, triples_per_epoch=1280, batch_size=64)
+TRAIN = TrainConfig(epochs=3, triples_per_epoch=1280, batch_size=64, averaging=0)
 
 
 def _trainer(
@@ -174,6 +174,32 @@ def test_learning_rate_falls_when_the_auc_stands_still() -> None:
     config = _with(epochs=7, stop_patience=50, lr_patience=1, lr_factor=0.5, learning_rate=0.01)
     rates = _history(_standstill(config), "learning_rate")
     assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025])
+
+
+def test_learning_rate_rises_to_its_start_over_the_warm_up() -> None:
+    one_step = {"triples_per_epoch": 64, "batch_size": 64, "stop_patience": 50, "lr_patience": 50}
+    config = _with(epochs=6, warmup_steps=4, learning_rate=0.01, **one_step)
+    rates = _history(_standstill(config), "learning_rate")
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
+
+
+def test_judged_weights_are_the_running_average_of_the_trained_ones() -> None:
+    config = _with(epochs=30, triples_per_epoch=64, stop_patience=50, averaging=0.6)
+    weights, averages = [], []
+    trainer = Trainer(Standstill(), DATA, config, SamplingConfig(), Place())
+
+    def look(t: Trainer) -> None:
+        weights.append(t.model.weight.double().tolist()[0])
+        averages.append(t.judged.weight.double().tolist()[0])
+
+    trainer.run(look)
+    expected, average = [], 1.0  # what the weights begin with
+    for step, weight in enumerate(weights):
+        keep = min(0.6, (step + 1) / (step + 10))
+        average = keep * average + (1 - keep) * weight
+        expected.append(average)
+    assert averages == pytest.approx(expected, rel=1e-5)
+    assert weights[-1] < averages[-1] < 1
 
 
 def test_with_nobody_to_validate_with_the_last_weights_are_kept() -> None:

@@ -13,10 +13,11 @@ _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
 def save_checkpoint(trainer: Trainer, folder: Path) -> None:
-    """Writes weights, best weights, optimiser, schedule and progress."""
+    """Writes weights, their average, the best, optimiser, schedule and progress."""
     moments = trainer.optimizer.state_dict()["state"]
     tensors: dict[str, Tensor] = {
         **{f"model.{name}": value for name, value in trainer.model.state_dict().items()},
+        **{f"average.{name}": value for name, value in _averaged(trainer).items()},
         **{f"best.{name}": value for name, value in trainer.best.items()},
         **{f"adam.{i}.{key}": v for i, state in moments.items() for key, v in state.items()},
     }
@@ -36,6 +37,8 @@ def restore_checkpoint(trainer: Trainer, folder: Path) -> None:
     tensors = load_file(folder / _TENSORS, device=str(trainer.place.device))
     state = json.loads((folder / _STATE).read_text())
     trainer.model.load_state_dict(_below("model.", tensors))
+    if averaged := _below("average.", tensors):
+        trainer.judged.load_state_dict(averaged)
     trainer.best = _below("best.", tensors)
     optimizer = trainer.optimizer.state_dict()
     for name, value in _below("adam.", tensors).items():
@@ -46,6 +49,14 @@ def restore_checkpoint(trainer: Trainer, folder: Path) -> None:
     trainer.optimizer.load_state_dict(optimizer)
     trainer.scheduler.load_state_dict(state["plateau"])
     trainer.progress = Progress(**state["progress"])
+
+
+def _averaged(trainer: Trainer) -> dict[str, Tensor]:
+    """The averaged weights, where they are not the model's own."""
+    if trainer.judged is trainer.model:
+        return {}
+    averaged: dict[str, Tensor] = trainer.judged.state_dict()
+    return averaged
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
