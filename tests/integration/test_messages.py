@@ -90,7 +90,7 @@ def test_unknown_key_in_yaml_is_named(tmp_path: Path) -> None:
     refused(run_job("train", "--config", str(tmp_path / "job.yaml")), "train", "epoks", "--help")
 
 
-JOBS = ("make_gallery", "extract_features", "train", "recommend", "evaluate")
+JOBS = ("make_gallery", "extract_features", "import_features", "train", "recommend", "evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_help_gives_every_key_its_meaning_and_default(
     assert any(key.startswith("--workspace") for key in keys)
     for key in keys:
         if " CONFIG " not in f"{key} " and not key.startswith(("--config", "--help")):
-            assert "(type:" in key or "default:" in key, key
+            assert re.search(r"\((required, )?type:|default:", key), key
             assert re.match(r"--[\w.]+ (\{\S+\}|\S+) [a-zA-Z`(]\w*.* \(", key), key
 
 
