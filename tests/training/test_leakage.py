@@ -1,0 +1,152 @@
+"""What is held out for the test reaches nothing of training, and one seed makes one model.
+
+Marker items are planted that occur in test baskets alone, and others in validation baskets alone.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from visrec.features.commit import commit_table, write_part
+from visrec.features.table import Identity
+from visrec.interactions.split import SplitConfig
+from visrec.interactions.triples import SamplingConfig
+from visrec.models.artifact import save_artifact
+from visrec.models.curatornet import CuratorNetConfig
+from visrec.ragged import Ragged
+from visrec.schemas import REJECTED
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import Store
+from visrec.training.data import TrainingData, load_training_data
+from visrec.training.loop import Place, TrainConfig, Trainer
+from visrec.training.ray_train import Job, Recipe, artifact_of, build_model
+
+USERS, DIM = 40, 6
+ITEMS = [f"i{n:02}" for n in range(50)]
+# They sort after all others, so that of one moment they are the last.
+VALIDATION_MARKERS, TEST_MARKERS = ["y0", "y1"], ["z0", "z1"]
+ALL = [*ITEMS, *VALIDATION_MARKERS, *TEST_MARKERS]
+By = Literal["basket", "item"]
+Row = tuple[str, str, int]
+
+RECIPE = Recipe(
+    "curatornet",
+    CuratorNetConfig(item_width=8, user_width=8),
+    TrainConfig(epochs=3, triples_per_epoch=512, batch_size=64),
+    SamplingConfig(),
+)
+
+
+def planted(by: By) -> tuple[list[Row], list[Row]]:
+    """Rows of user, item and time: those of the test, and all others.
+
+    Every fourth user has no validation part, and every eighth no test part.
+    """
+    random = np.random.default_rng(0)
+    known: list[Row] = []
+    test: list[Row] = []
+    for u in range(USERS):
+        user, own = f"u{u:02}", random.permutation(ITEMS)
+        baskets = [own[2 * hour :][:2] for hour in range(1 + u % 4)]
+        if u % 8 == 0:
+            baskets = [own[:1]]
+        known += [(user, item, hour) for hour, basket in enumerate(baskets) for item in basket]
+        if u % 4:
+            known.append((user, VALIDATION_MARKERS[u % 2], 8))
+        if u % 8:
+            # By item, the two markers are of one moment, as the rows of a basket are.
+            test.append((user, TEST_MARKERS[u // 2 % 2], 8 if by == "item" else 9))
+            if by == "basket":
+                test += [(user, item, 9) for item in own[10:12]]
+    return known, test
+
+
+def load(folder: Path, rows: list[Row], split: SplitConfig) -> TrainingData:
+    """The training data of a workspace with these interactions and features of all items."""
+    store = Store.at(str(folder))
+    feature_ND = np.random.default_rng(1).normal(size=(len(ALL), DIM)).astype(np.float16)
+    identity = Identity(
+        backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=DIM
+    )
+    items = pa.table({"item_id": ALL, "digest": ALL, "source": pa.nulls(len(ALL), pa.string())})
+    files = [(write_part(store, items, feature_ND, identity), len(ALL))]
+    commit_table(store, identity, items, files, REJECTED.empty_table(), {}, None)
+    user_id, item_id, timestamp = map(list, zip(*rows, strict=True))
+    log = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
+    store.write_table("log.parquet", log)
+    return load_training_data(
+        store, InteractionsConfig(), f"{folder}/log.parquet", split, None, False, None
+    )
+
+
+def codes(markers: list[str]) -> set[int]:
+    return {sorted(ALL).index(marker) for marker in markers}
+
+
+def item_lists(value: Any) -> Iterator[set[int]]:
+    """The items of every list of lists below a dataclass."""
+    if isinstance(value, Ragged):
+        yield set(value.values.tolist())
+    elif dataclasses.is_dataclass(value):
+        for each in dataclasses.fields(value):
+            yield from item_lists(getattr(value, each.name))
+
+
+@pytest.mark.parametrize("by", ["basket", "item"])
+def test_no_item_of_the_test_reaches_training(by: By, tmp_path: Path) -> None:
+    known, test = planted(by)
+    data = load(tmp_path, known + test, SplitConfig(by=by))
+    assert data.test_users == sum(u % 8 > 0 for u in range(USERS))
+    lists = [*item_lists(data)]
+    assert len(lists) >= 3  # training, validation's profiles and its targets
+    assert not codes(TEST_MARKERS) & set().union(*lists)
+    assert codes(VALIDATION_MARKERS) <= set(data.validation.targets.values.tolist())
+    for before in (data.train, data.validation.profiles):
+        assert not codes(VALIDATION_MARKERS) & set(before.values.tolist())
+
+
+def trained(data: TrainingData, recipe: Recipe, folder: Path) -> tuple[bytes, list[Any]]:
+    """The bytes of the weights in the artifact, and the history without its seconds."""
+    trainer = Trainer(build_model(recipe, data), data, recipe.train, recipe.sampling, Place())
+    trainer.run(lambda _: None)
+    trainer.model.load_state_dict(trainer.best)
+    job: Any = Job(recipe, None, None, "model", "settings", 1, None)  # type: ignore[arg-type]
+    save_artifact(artifact_of(job, data, trainer.model, {}), Store.at(str(folder)))
+    history = [{k: v for k, v in e.items() if k != "seconds"} for e in trainer.progress.history]
+    return (folder / "model.safetensors").read_bytes(), history
+
+
+@pytest.mark.parametrize("by", ["basket", "item"])
+def test_training_is_the_same_to_the_bit_where_the_test_never_happened(
+    by: By, tmp_path: Path
+) -> None:
+    known, test = planted(by)
+    with_test = load(tmp_path / "with", known + test, SplitConfig(by=by))
+    without = load(tmp_path / "without", known, SplitConfig(test=False, by=by))
+    assert len(with_test.validation) > 10
+    one, other = (
+        trained(data, RECIPE, tmp_path / name)
+        for name, data in (("one", with_test), ("other", without))
+    )
+    assert one[0] == other[0]
+    assert one[1] == other[1]
+    # The test could fail: with the test's rows for training, it is another model.
+    leaky = load(tmp_path / "leaky", known + test, SplitConfig(test=False, by=by))
+    assert trained(leaky, RECIPE, tmp_path / "leak")[0] != one[0]
+
+
+def test_one_seed_makes_one_model_to_the_byte(tmp_path: Path) -> None:
+    known, _ = planted("basket")
+    data = load(tmp_path, known, SplitConfig(test=False))
+    other = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, seed=1))
+    runs = [(RECIPE, "one"), (RECIPE, "again"), (other, "other")]
+    one, again, another = (trained(data, recipe, tmp_path / name) for recipe, name in runs)
+    assert one == again
+    assert one[0] != another[0]
+    files = [{p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("one", "again")]
+    assert files[0] == files[1]
