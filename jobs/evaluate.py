@@ -1,6 +1,7 @@
-"""A model judged: exact ranks of held-out items, beside VisRank, popularity and random.
+"""Models judged: exact ranks of held-out items, beside VisRank, popularity and random.
 
 python jobs/evaluate.py --local
+python jobs/evaluate.py --local --models seed-0,seed-1 --compare seed-0,visrank-mean
 python jobs/evaluate.py --workspace s3://shop/visrec --model s3://shop/visrec/models/mine
 """
 
@@ -13,26 +14,29 @@ from jobs.launch import JobConfig, Summary, cpu_actors, launch, require_resource
 from jobs.progress import follow
 from jobs.recommend import model_store
 from visrec.errors import InputError
-from visrec.evaluation.evaluate import (
-    USERS,
+from visrec.evaluation.contestants import (
     EvaluationData,
     EvaluationInputs,
-    evaluate_chain,
     prepare_evaluation,
-    sum_up,
 )
+from visrec.evaluation.evaluate import USERS, Question, evaluate_chain, sum_up
 from visrec.evaluation.examples import make_examples
-from visrec.evaluation.report import Report, render, text_table
+from visrec.evaluation.report import Report, render
+from visrec.evaluation.table import text_differences, text_table
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob(JobConfig):
-    """A model judged.
+    """Models judged.
 
     Attributes:
         model: the model's directory; by default the one that was trained last in the workspace.
+        models: several in one table instead, with commas between: ids of the workspace's models, or
+            directories. They must be of one split and the same data.
+        compare: two rows of the table with a comma between, such as visrank-mean,popularity, whose
+            difference is told beside those of the first model and every other.
         features: features directory; by default features of the workspace.
         interactions: the same that the model was trained with; the test baskets are in it.
         images: where the report's thumbnails come from; by default images of the workspace.
@@ -48,6 +52,8 @@ class EvaluateJob(JobConfig):
     """
 
     model: str | None = None
+    models: str | None = None
+    compare: str | None = None
     features: str | None = None
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     images: str | None = None
@@ -61,13 +67,26 @@ class EvaluateJob(JobConfig):
     def __post_init__(self) -> None:
         if self.examples < 0:
             raise InputError(f"Found --examples {self.examples}; expected 0 or more.")
+        if self.model and self.models:
+            raise InputError("Found both --model and --models; expected one of them.")
+        if self.models is not None and not _listed(self.models):
+            raise InputError(f"Found --models {self.models!r}; expected at least one.")
+        if self.compare is not None and len(_listed(self.compare)) != 2:
+            raise InputError(
+                f"Found --compare {self.compare!r}; expected two rows of the table, as in "
+                "--compare visrank-mean,popularity."
+            )
+
+
+def _listed(text: str) -> list[str]:
+    return [part for part in map(str.strip, text.split(",")) if part]
 
 
 def main(config: EvaluateJob, summary: Summary) -> None:
     target = Store.at(config.place(config.evaluation, "evaluation"))
     truth = config.place_if_there(config.truth, "truth/items.parquet")
     inputs = EvaluationInputs(
-        model=model_store(config, config.model),
+        models=_model_stores(config),
         features=Store.at(config.place(config.features, "features")),
         interactions=config.interactions,
         interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
@@ -78,6 +97,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     with summary.phase("prepare"):
         data = ray.remote(prepare_evaluation).remote(inputs)
         users, items, labels = ray.get(_counts.remote(data))
+    pairs = _pairs(config, labels)
     print(
         f"{users:,} users with a held-out basket, {items:,} items, {len(labels)} models", flush=True
     )
@@ -89,36 +109,65 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         chain = evaluate_chain(data, users, config.threads, workers, tally)
         tables = chain.to_arrow_refs()
     with summary.phase("sum up"):
-        metrics = ray.get(ray.remote(sum_up).remote(labels, target, *tables))
-        target.write_json("metrics.json", metrics)
+        question = Question(labels, items, pairs, target)
+        results = ray.get(ray.remote(sum_up).remote(question, *tables))
+        target.write_json("metrics.json", results)
     with summary.phase("report"):
         images = config.place(config.images, "images")
         examples = ray.get(
             ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri)
         )
-        model_id = inputs.model.root.rpartition("/")[2]
+        model_ids = ", ".join(store.root.rpartition("/")[2] for store in inputs.models)
         facts = {
-            "model": model_id,
+            "model": model_ids,
             "users": f"{users:,}",
             "items": f"{items:,}",
             "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         }
         page = Report(
-            title=f"How good is {model_id}?",
-            metrics=metrics,
+            title=f"How good is {model_ids}?",
+            metrics=results["models"],
             examples=examples,
             facts=facts,
+            lists=results["lists"],
+            by_profile_size=results["by_profile_size"],
+            paired=results["paired"],
             notes=_NOTES,
         )
         target.write("report.html", render(page).encode())
-    print(f"\n{text_table(metrics)}")
+    print(f"\n{text_table(results['models'])}\n\n{text_differences(results['paired'])}")
     summary.rows = {
-        "model": model_id,
+        "model": model_ids,
         "users": users,
         "items": items,
         "metrics at": target.uri("metrics.json"),
         "report at": target.uri("report.html"),
     }
+
+
+def _model_stores(config: EvaluateJob) -> list[Store]:
+    if config.models is None:
+        return [model_store(config, config.model)]
+    models = Store.at(config.place(None, "models"))
+    return [Store.at(at) if "/" in at else models / at for at in _listed(config.models)]
+
+
+def _pairs(config: EvaluateJob, labels: list[str]) -> list[tuple[str, str]]:
+    """The first model and each other one, and the two that --compare asks for.
+
+    Raises:
+        InputError: --compare names no row of the table.
+    """
+    pairs = [(labels[0], other) for other in labels[1:]]
+    if config.compare:
+        one, other = _listed(config.compare)
+        unknown = [label for label in (one, other) if label not in labels]
+        if unknown:
+            raise InputError(
+                f"Found {unknown[0]!r} in --compare; expected two of {', '.join(labels)}."
+            )
+        pairs.append((one, other))
+    return list(dict.fromkeys(pairs))
 
 
 _NOTES = (

@@ -5,12 +5,18 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scoring import TableScorer
 from tests.training import ragged
+from visrec.evaluation.contestants import BASELINES
+from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import Standing, stand
+from visrec.models import MODELS
+from visrec.models.contract import Catalogue, Scorer, Sizes
+from visrec.ragged import Ragged
 from visrec.scoring import topk
 
 
@@ -113,3 +119,50 @@ def test_held_out_items_at_the_borders_of_tiles() -> None:
     score_BN = random.permutation(20)[None].astype(np.float32)
     case = Case(score_BN, [[1, 9, 13, 17]], [borders])
     assert _counts(_stand(case, columns=8)) == _sorted_whole(case)
+
+
+USERS, ITEMS, DIM = 520, 500, 64
+REAL = {
+    "curatornet": ("curatornet", MODELS["curatornet"].Config()),
+    **{baseline.label: (str(baseline.model), baseline.config) for baseline in BASELINES},
+}
+
+
+def _real_scorer(label: str, profiles: Ragged) -> Scorer:
+    """A model's own scorer over features of many levels; the network is untrained, but whole."""
+    name, config = REAL[label]
+    random = np.random.default_rng(0)
+    catalogue = Catalogue(random.gamma(2.0, size=(ITEMS, DIM)), np.arange(ITEMS))
+    torch.manual_seed(0)
+    model = MODELS[name](config, Sizes(items=ITEMS, users=USERS, feature_dim=DIM))
+    model.fit(catalogue, profiles)
+    scorer: Scorer = model.eval().scorer(model.item_arrays(catalogue))
+    return scorer
+
+
+@pytest.mark.parametrize("label", sorted(REAL))
+def test_real_scores_and_metrics_are_equal_to_the_bit_for_any_block_of_users(
+    label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topk, "ITEM_COLUMNS", 200)
+    random = np.random.default_rng(1)
+    orders = [random.permutation(ITEMS).tolist() for _ in range(USERS)]
+    # Of 1 to 40 items, so that blocks of users end anywhere in the sums over profile items.
+    profiles = ragged([order[: 1 + user % 40] for user, order in enumerate(orders)])
+    targets = ragged([order[40 : 41 + user % 3] for user, order in enumerate(orders)])
+    scorer = _real_scorer(label, profiles)
+
+    def found(size: int) -> dict[str, bytes]:
+        blocks = []
+        for start in range(0, USERS, size):
+            stop = min(start + size, USERS)
+            known, held = profiles.slice(start, stop), targets.slice(start, stop)
+            unseen_B = np.full(stop - start, -1)
+            best = topk.top_k(scorer, known, unseen_B, known, None, 100)
+            metrics = per_user(stand(scorer, known, unseen_B, held))
+            blocks.append({**metrics, "items": best.row_BK, "scores": best.score_BK})
+        return {name: np.concatenate([b[name] for b in blocks]).tobytes() for name in blocks[0]}
+
+    whole = found(512)
+    assert found(7) == whole
+    assert found(1) == whole

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visrec.evaluation.report import ItemCard, Report, UserExample, render, text_table, thumbnail
+from visrec.evaluation.report import ItemCard, Report, UserExample, render, thumbnail
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -130,14 +130,83 @@ def test_no_distance_without_its_ends(absent: str) -> None:
 
 def test_missing_figures_and_unknown_metrics() -> None:
     metrics = {
-        "curatornet": {"auc": {"mean": 0.8, "n": 3}, "coverage": figure(0.4)},
+        "curatornet": {"auc": {"mean": 0.8, "n": 3}, "surprise": figure(0.4)},
         "empty": {},
         "broken": {"auc": figure(float("nan"))},
     }
-    header, *rows = table(render(report(metrics=metrics)))
-    assert header == ["Model", "AUC", "coverage"]
-    assert rows[0] == ["curatornet", "0.800", "0.400 0.390–0.420"]
-    assert {row[0]: row[1:] for row in rows[1:]} == {"empty": ["–", "–"], "broken": ["–", "–"]}
+    html = render(report(metrics=metrics))
+    header, *rows = table(html)
+    assert header == ["Model", "AUC"]
+    assert rows == [["curatornet", "0.800"], ["empty", "–"], ["broken", "–"]]
+    folded = table(html[html.index("<details>") :])
+    assert folded == [
+        ["Model", "surprise"],
+        ["curatornet", "0.400 0.390–0.420"],
+        ["empty", "–"],
+        ["broken", "–"],
+    ]
+
+
+def part(html: str, heading: str) -> list[list[str]]:
+    """Rows of the first table behind a heading."""
+    return table(html[html.index(f"{heading}</h") :])
+
+
+def difference(mean: float, low: float, high: float) -> dict[str, float]:
+    return {"mean": mean, "low": low, "high": high, "above": 0.5, "n": 50}
+
+
+def test_differences_that_are_sure_are_marked() -> None:
+    paired = {
+        "a - b": {"auc": difference(0.1, 0.02, 0.2), "rr": difference(-0.1, -0.2, -0.05)},
+        "a - c": {"auc": difference(0.1, -0.02, 0.2), "rr": difference(0.0, 0.0, 0.0)},
+    }
+    html = render(report(paired=paired))
+    assert part(html, "What one model has more than another") == [
+        ["Models", "AUC", "RR"],
+        ["a - b", "+0.100 0.020 to 0.200", "−0.100 −0.200 to −0.050"],
+        ["a - c", "+0.100 −0.020 to 0.200", "+0.000 0.000 to 0.000"],
+    ]
+    assert re.findall(r'<td class="(more|less)">([^<]+)', html) == [
+        ("more", "+0.100"),
+        ("less", "−0.100"),
+    ]
+
+
+def test_each_metric_by_size_of_profile() -> None:
+    def of(auc: float, users: int) -> dict[str, dict[str, dict[str, float]]]:
+        one, other = ({**figure(value), "n": users} for value in (auc, auc - 0.2))
+        return {
+            "random": {"auc": other, "precision@200": other, "novelty@100": one},
+            "curatornet": {"auc": one, "precision@200": one, "novelty@100": other},
+        }
+
+    metrics = {model: METRICS[model] for model in ("random", "curatornet")}
+    lists = {model: {"novelty@100": figure(5)} for model in metrics}
+    sizes = {"1": of(0.6, 1200), "5-9": of(0.8, 9)}
+    html = render(report(metrics=metrics, lists=lists, by_profile_size=sizes))
+    expected = [
+        ["Model", "1 item 1,200 users", "5-9 items 9 users"],
+        ["curatornet", "0.600 0.590–0.620", "0.800 0.790–0.820"],
+        ["random", "0.400 0.390–0.420", "0.600 0.590–0.620"],
+    ]
+    html = html[html.index("By size of profile") :]
+    assert part(html, "AUC") == expected
+    assert part(html, "Precision@200") == expected
+    assert html.index("AUC</h3>") < html.index("<details>") < html.index("Precision@200</h3>")
+    # The best of each is marked, but not where more is not better.
+    assert re.findall(r'class="best">([\d.]+)', html) == ["0.600", "0.800"] * 2
+
+
+def test_what_the_lists_are_like_in_the_order_of_the_models() -> None:
+    lists = {model: {"coverage@100": {"mean": 0.5}} for model in METRICS}
+    lists["curatornet"]["diversity@100"] = figure(0.9)
+    html = render(report(lists=lists))
+    header, *rows = part(html, "What the lists are like")
+    assert header == ["Model", "Coverage@100", "Diversity@100"]
+    assert rows[0] == ["curatornet", "0.500", "0.900 0.890–0.920"]
+    assert [row[0] for row in rows] == [row[0] for row in table(html)[1:]]
+    assert rows[1][1:] == ["0.500", "–"]
 
 
 def test_nothing_to_show_still_makes_a_page() -> None:
@@ -156,7 +225,16 @@ def test_hostile_text_is_shown_and_steers_nothing(hostile: str) -> None:
         user = UserExample(user_id=text, profile=[bare], held_out=[card], recommended=[card, bare])
         metrics = {**METRICS, text: {text: figure(0.5), "auc": figure(0.5)}}
         return render(
-            Report(title=text, metrics=metrics, examples=[user], facts={text: text}, notes=[text])
+            Report(
+                title=text,
+                metrics=metrics,
+                examples=[user],
+                facts={text: text},
+                lists=metrics,
+                by_profile_size={text: {model: {text: figure(0.5)} for model in metrics}},
+                paired={text: {text: figure(0.5)}},
+                notes=[text],
+            )
         )
 
     html = filled(hostile)
@@ -194,17 +272,3 @@ def test_thumbnail_is_a_small_square_jpeg(shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("data", [b"", b"not a picture", picture(64, 64)[:80], b"<svg></svg>"])
 def test_thumbnail_of_what_is_no_picture(data: bytes) -> None:
     assert thumbnail(data) is None
-
-
-def test_text_table() -> None:
-    lines = text_table({**METRICS, "unmeasured": {}}).splitlines()
-    header = "model AUC [low, high] RR R@20 P@20 nDCG@20 R@100 P@100 nDCG@100"
-    assert lines[0].split() == header.split()
-    first = "curatornet 0.850 [0.840, 0.870] 0.820 0.790 0.760 0.730 0.700 0.670 –"
-    assert lines[1].split() == first.split()
-    assert [line.split()[0] for line in lines[-2:]] == ["unmeasured", "oracle"]
-    assert len({len(line) for line in lines}) == 1
-
-
-def test_text_table_of_nothing_is_its_header() -> None:
-    assert text_table({}).split()[0] == "model"

@@ -1,13 +1,26 @@
 """Evaluation through Ray: the table, its numbers for any number of workers, the report."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import ray
+import torch
 
-from tests.integration.workspace import run_evaluate
+from tests.integration.workspace import copy, run_evaluate
+from visrec.errors import InputError
+from visrec.evaluation import evaluate
+from visrec.evaluation.contestants import EvaluationInputs, prepare_evaluation
+from visrec.evaluation.evaluate import Question, RankUsers, sum_up
+from visrec.features.table import load_features
+from visrec.models.artifact import load_artifact, save_artifact
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import Store
 
 pytestmark = pytest.mark.ray
 
@@ -31,17 +44,25 @@ def held_out_users(workspace: Path) -> set[str]:
 
 def test_metrics_have_the_shape_that_readers_rely_on(evaluated: Path) -> None:
     found, users = metrics(evaluated / "evaluation"), held_out_users(evaluated)
-    assert found.keys() == MODELS
-    for model in found.values():
-        assert {"auc", "rr", "recall@20", "precision@20", "ndcg@20", "recall@200"} <= model.keys()
+    assert found.keys() == {"models", "lists", "by_profile_size", "paired"}
+    assert found["models"].keys() == found["lists"].keys() == MODELS
+    names = {"auc", "rr", "recall@20", "precision@20", "ndcg@20", "ndcg_tutorial@20", "recall@200"}
+    for model in found["models"].values():
+        assert names <= model.keys()
         for value in model.values():
             assert value.keys() == {"mean", "low", "high", "n"}
             assert 0 <= value["low"] <= value["mean"] <= value["high"] <= 1
             assert value["n"] == len(users)
+    for model in found["lists"].values():
+        assert model.keys() == {"coverage@100", "diversity@100", "novelty@100", "cold@100"}
+        assert 0 < model["coverage@100"]["mean"] <= 1
+    others = MODELS - {"curatornet"}
+    assert found["paired"].keys() == {f"curatornet - {other}" for other in others}
 
 
 def test_oracle_is_the_best_and_random_is_a_coin(evaluated: Path) -> None:
-    auc = {name: model["auc"]["mean"] for name, model in metrics(evaluated / "evaluation").items()}
+    found = metrics(evaluated / "evaluation")["models"]
+    auc = {name: model["auc"]["mean"] for name, model in found.items()}
     assert max(auc, key=lambda name: auc[name]) == "oracle"
     assert auc["oracle"] > 0.75
     assert auc["random"] == pytest.approx(0.5, abs=0.08)
@@ -55,17 +76,188 @@ def test_means_are_those_of_the_users(evaluated: Path) -> None:
         assert set(of_model["user_id"]) == users
         assert len(of_model) == len(users)
         for metric in ("auc", "recall@20", "ndcg@100"):
-            assert found[str(name)][metric]["mean"] == pytest.approx(of_model[metric].mean())
+            mean = of_model[metric].mean()
+            assert found["models"][str(name)][metric]["mean"] == pytest.approx(mean)
+        for measure in ("diversity@100", "novelty@100", "cold@100"):
+            mean = of_model[measure].mean()
+            assert found["lists"][str(name)][measure]["mean"] == pytest.approx(mean)
 
 
-def test_three_workers_give_the_same_numbers_as_one(evaluated: Path, tmp_path: Path) -> None:
-    run_evaluate(evaluated, evaluation=str(tmp_path), workers=3)
+def test_each_size_of_profile_has_the_means_of_its_users(evaluated: Path) -> None:
+    rows = pd.read_parquet(evaluated / "evaluation" / "per_user.parquet")
+    found = metrics(evaluated / "evaluation")["by_profile_size"]
+    for model, of_model in rows.groupby("model"):
+        size = of_model["profile_size"]
+        buckets = {
+            "1": of_model[size == 1],
+            "2-4": of_model[(size >= 2) & (size <= 4)],
+            "5-9": of_model[(size >= 5) & (size <= 9)],
+            "10+": of_model[size >= 10],
+        }
+        filled = [name for name, users in buckets.items() if len(users)]
+        assert len(filled) > 1
+        assert found.keys() == set(filled)
+        for name in filled:
+            auc = found[name][model]["auc"]
+            assert auc["n"] == len(buckets[name])
+            assert auc["mean"] == pytest.approx(buckets[name]["auc"].mean())
+            assert auc["low"] <= auc["mean"] <= auc["high"]
+
+
+def test_paired_differences_are_of_the_same_users(evaluated: Path) -> None:
+    rows = pd.read_parquet(evaluated / "evaluation" / "per_user.parquet")
+    auc = rows.pivot(index="user_id", columns="model", values="auc")
+    found = metrics(evaluated / "evaluation")["paired"]["curatornet - visrank-mean"]["auc"]
+    differences = auc["curatornet"] - auc["visrank-mean"]
+    assert found["mean"] == pytest.approx(differences.mean())
+    # 1.96 standard errors of the differences each side, by the central limit theorem.
+    width = 2 * 1.96 * differences.std() / len(differences) ** 0.5
+    assert found["high"] - found["low"] == pytest.approx(width, rel=0.15)
+
+
+def inputs(workspace: Path, *models: str) -> EvaluationInputs:
+    return EvaluationInputs(
+        models=[Store.at(str(workspace / "models" / model)) for model in models],
+        features=Store.at(str(workspace / "features")),
+        interactions=InteractionsConfig(),
+        interactions_uri=str(workspace / "interactions.parquet"),
+        items_uri=None,
+        truth=None,
+    )
+
+
+def test_what_lists_are_like_is_what_a_loop_over_them_finds(evaluated: Path) -> None:
+    found = metrics(evaluated / "evaluation")["lists"]["visrank-mean"]
+    data = prepare_evaluation(inputs(evaluated, "one"))
+    log = pd.read_parquet(evaluated / "interactions.parquet")
+    last = log.groupby("user_id")["timestamp"].transform("max")
+    baskets = log.groupby("user_id")["timestamp"].transform("nunique")
+    before = log[(baskets == 1) | (log["timestamp"] < last)]
+    earlier = before.groupby("user_id")["timestamp"].transform("max")
+    second = before.groupby("user_id")["timestamp"].transform("nunique")
+    train = before[(second == 1) | (before["timestamp"] < earlier)]
+    takers = before.groupby("item_id")["user_id"].nunique()
+    item_ids, feature_ND = load_features(Store.at(str(evaluated / "features")))
+    z_ND = feature_ND.astype(np.float64)
+    scale = z_ND.std(axis=0)
+    z_ND = (z_ND - z_ND.mean(axis=0))[:, scale > 1e-6] / scale[scale > 1e-6]
+    z_ND /= np.linalg.norm(z_ND, axis=1, keepdims=True)
+    ids = np.array(item_ids.to_pylist())
+    diversity, novelty, cold, shown = [], [], [], set()
+    for _, profile in before[baskets[before.index] > 1].groupby("user_id"):
+        known = np.flatnonzero(np.isin(ids, profile["item_id"]))
+        score_N = (z_ND @ z_ND[known].T).mean(axis=1)
+        score_N[known] = -np.inf
+        rows = np.argsort(-score_N)[:100]
+        cosine = z_ND[rows] @ z_ND[rows].T
+        diversity.append(1 - cosine[~np.eye(100, dtype=bool)].mean())
+        taken = np.maximum(takers.reindex(ids[rows]).fillna(0), 1)
+        novelty.append(-np.log2(taken / before["user_id"].nunique()).mean())
+        cold.append((~np.isin(ids[rows], train["item_id"])).mean())
+        shown.update(rows.tolist())
+    # Scores are float32 there: at the end of a list of a hundred, two items may change places.
+    assert found["diversity@100"]["mean"] == pytest.approx(np.mean(diversity), rel=1e-3)
+    assert found["novelty@100"]["mean"] == pytest.approx(np.mean(novelty), rel=1e-3)
+    assert found["cold@100"]["mean"] == pytest.approx(np.mean(cold), rel=1e-2)
+    assert found["coverage@100"]["mean"] == pytest.approx(len(shown) / len(data.item_ids), rel=1e-2)
+
+
+def test_two_workers_give_the_same_numbers_as_one(evaluated: Path, tmp_path: Path) -> None:
+    run_evaluate(evaluated, evaluation=str(tmp_path), workers=2)
     assert metrics(tmp_path) == metrics(evaluated / "evaluation")
-    one, three = (
+    one, two = (
         pd.read_parquet(folder / "per_user.parquet")
         for folder in (evaluated / "evaluation", tmp_path)
     )
-    pd.testing.assert_frame_equal(one, three, check_exact=True)
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+@pytest.mark.parametrize("size", [1, 7, 512])
+def test_any_block_of_users_gives_the_same_numbers(
+    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(evaluate, "USERS", size)
+    data = prepare_evaluation(inputs(evaluated, "one"))
+    tally = SimpleNamespace(add=SimpleNamespace(remote=lambda _: None))
+    rank = RankUsers(ray.put(data), 1, tally)
+    blocks = [rank({"id": np.array([n])}) for n in range(-(-len(data.held) // size))]
+    labels = [contestant.label for contestant in data.contestants]
+    target = Store.at(str(tmp_path))
+    found = sum_up(Question(labels, len(data.item_ids), [], target), *reversed(blocks))
+    expected = metrics(evaluated / "evaluation")
+    for part in ("models", "lists"):
+        for label in labels:
+            means = {name: value["mean"] for name, value in found[part][label].items()}
+            assert means == {n: value["mean"] for n, value in expected[part][label].items()}
+    whole = pd.read_parquet(evaluated / "evaluation" / "per_user.parquet")
+    same = whole[whole["model"] != "oracle"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(tmp_path / "per_user.parquet"), same, check_exact=True
+    )
+
+
+@pytest.fixture(scope="module")
+def several(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The workspace with its model, another, and three that were made from something else."""
+    workspace = tmp_path_factory.mktemp("several")
+    copy(trained, workspace, "features", "interactions.parquet", "models")
+    models = Store.at(str(workspace / "models"))
+    first = load_artifact(models / "one")
+    made_from = dict(first.made_from)
+
+    def save(name: str, **made: object) -> None:
+        artifact = replace(first, model_id=name, made_from={**made_from, **made})
+        save_artifact(artifact, models / name)
+
+    save("by-item", split={**made_from["split"], "by": "item"})
+    save("fewer", interactions={**made_from["interactions"], "min_rating": 4.0})
+    save("retaken", features={**made_from["features"], "digest": "of other pictures"})
+    save("random")
+    with torch.no_grad():
+        for weight in first.model.parameters():
+            weight.mul_(0.9).add_(0.01 * torch.randn_like(weight))
+    save("two")
+    return workspace
+
+
+def test_several_models_stand_in_one_table_by_their_ids(several: Path, tmp_path: Path) -> None:
+    keys = {"evaluation": str(tmp_path), "examples": 0}
+    run_evaluate(
+        several, models=f"one, {several}/models/two", compare="visrank-mean,popularity", **keys
+    )
+    found = metrics(tmp_path)
+    assert found["models"].keys() == {"one", "two", *MODELS} - {"curatornet", "oracle"}
+    assert {"one - two", "one - random", "visrank-mean - popularity"} <= found["paired"].keys()
+    assert "two - random" not in found["paired"]
+    run_evaluate(several, model=str(several / "models" / "two"), **keys)
+    alone = metrics(tmp_path)
+    for label, expected in {"two": "curatornet", "random": "random"}.items():
+        for name, figure in alone["models"][expected].items():
+            assert found["models"][label][name] == pytest.approx(figure, rel=1e-12)
+    assert found["models"]["one"]["auc"] != found["models"]["two"]["auc"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"models": "one,by-item"}, "by-item was made from the split.*and one from"),
+        ({"models": "one,fewer"}, "fewer was made from the interactions.*and one from"),
+        ({"models": "one,retaken"}, "retaken was made from the features.*and one from"),
+        ({"models": "one,one"}, "'one' for more than one row"),
+        ({"models": "one,random"}, "'random' for more than one row"),
+        ({"models": "one,absent"}, "no complete model"),
+        ({"models": "one", "model": "two"}, "both --model and --models"),
+        ({"models": ","}, "expected at least one"),
+        ({"compare": "random"}, "expected two rows"),
+        ({"compare": "random,oracle-of-delphi"}, "'oracle-of-delphi' in --compare"),
+    ],
+)
+def test_what_cannot_stand_in_one_table_is_refused(
+    several: Path, tmp_path: Path, keys: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_evaluate(several, evaluation=str(tmp_path), **keys)
+    assert not list(tmp_path.iterdir())
 
 
 def test_report_is_one_page_with_pictures(evaluated: Path) -> None:
@@ -74,3 +266,5 @@ def test_report_is_one_page_with_pictures(evaluated: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
     for model in MODELS:
         assert model in page
+    for heading in ("By size of profile", "What the lists are like", "What one model has more"):
+        assert heading in page

@@ -4,161 +4,31 @@ What is shared is computed once: the split, the catalogue, each model's item arr
 a block of users through all models; the per-user metrics go to one task that sums them up.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy, Dataset
 
-from visrec.errors import InputError
-from visrec.evaluation.metrics import per_user, summarise
-from visrec.evaluation.oracle import Oracle, read_oracle
+from visrec.evaluation.beyond import COVERAGE, LENGTH, OF_A_LIST, coverage, covered_bits, per_list
+from visrec.evaluation.bootstrap import Figures, resample
+from visrec.evaluation.contestants import EvaluationData, scorer_of
+from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
-from visrec.interactions.log import build_log
-from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
-from visrec.models import MODELS
-from visrec.models.artifact import Artifact, load_artifact
-from visrec.models.contract import Arrays, Catalogue, Scorer, Sizes
-from visrec.models.visrank import VisRankConfig
 from visrec.progress import Timer
-from visrec.scoring.recommend import load_catalogue, trained_users
-from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.scoring.topk import top_k
 from visrec.storage import Store
 
 USERS = 64  # users a task takes through all models
-
-
-@dataclass(frozen=True)
-class Contestant:
-    """A model of the table: a trained one from its directory, or one that needs no training.
-
-    Args:
-        label: its name in the table.
-        model: its entry in `MODELS`; None for the oracle.
-        config: its config.
-        store: its directory, for a trained one.
-    """
-
-    label: str
-    model: str | None
-    config: Any = None
-    store: Store | None = None
-
-
-BASELINES = (
-    Contestant("visrank-max", "visrank", VisRankConfig(mode="max")),
-    Contestant("visrank-mean", "visrank", VisRankConfig(mode="mean")),
-    Contestant("visrank-mean_top_k", "visrank", VisRankConfig(mode="mean_top_k")),
-    Contestant("popularity", "popularity", MODELS["popularity"].Config()),
-    Contestant("random", "random", MODELS["random"].Config()),
-)
-
-
-@dataclass(frozen=True)
-class EvaluationInputs:
-    """Where evaluation reads.
-
-    Args:
-        model: the trained model's directory.
-        features: the features directory.
-        interactions: which of them count.
-        interactions_uri: where they are.
-        items_uri: the items table, or None.
-        truth: planted truth, or None.
-    """
-
-    model: Store
-    features: Store
-    interactions: InteractionsConfig
-    interactions_uri: str
-    items_uri: str | None
-    truth: Store | None
-
-
-@dataclass(frozen=True)
-class EvaluationData:
-    """Held-out users, and what each contestant makes of the items; shared by the workers of a node.
-
-    Args:
-        item_ids: (N,) sorted.
-        user_ids: (E,) the held-out users.
-        held: their profiles and held-out items.
-        contestants: the models.
-        arrays: each one's item arrays.
-        user_rows: each one's (E,) trained user rows, -1 for users it has not seen.
-    """
-
-    item_ids: pa.StringArray
-    user_ids: pa.StringArray
-    held: HeldOut
-    contestants: Sequence[Contestant]
-    arrays: Mapping[str, Arrays] = field(default_factory=dict)
-    user_rows: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
-
-
-def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
-    """Reads everything once and lets each model see the items.
-
-    Raises:
-        InputError: something is missing, does not fit the model, or nobody is held out.
-    """
-    artifact = load_artifact(inputs.model)
-    _require_held_out(artifact, inputs.model)
-    item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
-    log = build_log(read_interactions(inputs.interactions, inputs.interactions_uri), item_ids)
-    part_R = split(log, SplitConfig(**artifact.made_from["split"]))
-    held = held_out(log, part_R, Part.TEST)
-    if not len(held):
-        raise InputError(
-            f"None of the {len(log.user_ids)} users of {inputs.interactions_uri} has two baskets, "
-            "or rows marked in an evaluation column; evaluation needs some that do."
-        )
-    user_ids = log.user_ids.take(pa.array(held.user_E))
-    trained = Contestant(artifact.name, artifact.name, artifact.config, inputs.model)
-    known = log.where(part_R < Part.TEST)
-    arrays = {trained.label: artifact.model.item_arrays(catalogue)}
-    rows = {trained.label: trained_users(artifact, user_ids)}
-    # Baselines know all that comes before the test basket, as the profiles do.
-    fresh = Catalogue(catalogue.feature_ND, trained_N=np.arange(len(item_ids)))
-    sizes = Sizes(items=len(item_ids), users=0, feature_dim=catalogue.feature_ND.shape[1])
-    others = [c for c in BASELINES if c.label != trained.label]
-    for baseline in others:
-        model = MODELS[str(baseline.model)](baseline.config, sizes)
-        model.fit(fresh, known)
-        arrays[baseline.label] = model.item_arrays(fresh)
-        rows[baseline.label] = np.full(len(user_ids), -1)
-    contestants = [trained, *others]
-    if inputs.truth:
-        oracle = Contestant("oracle", None)
-        arrays["oracle"], rows["oracle"] = read_oracle(inputs.truth, item_ids, user_ids)
-        contestants.append(oracle)
-    return EvaluationData(item_ids, user_ids, held, contestants, arrays, rows)
-
-
-def _require_held_out(artifact: Artifact, store: Store) -> None:
-    if not artifact.made_from["split"]["test"]:
-        raise InputError(
-            f"The model at {store.root} was trained with --split.test false: it has seen what it "
-            "would be judged by. Train one with --split.test true to evaluate."
-        )
-
-
-def scorer_of(contestant: Contestant, data: EvaluationData) -> Scorer:
-    """A contestant's scorer over the arrays that were computed for all workers."""
-    arrays = data.arrays[contestant.label]
-    if contestant.model is None:
-        return Oracle.scorer(arrays)
-    if contestant.store:
-        return load_artifact(contestant.store).model.scorer(arrays)
-    sizes = Sizes(items=len(data.item_ids), users=0, feature_dim=0)
-    scorer: Scorer = MODELS[contestant.model](contestant.config, sizes).scorer(arrays)
-    return scorer
+SIZES = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}  # of profiles
+_COVERED = "covered"  # bits of the items in a block's lists, in the first row of each model
 
 
 def evaluate_chain(
@@ -185,41 +55,107 @@ class RankUsers:
         self._timer = Timer(tally)
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
+        data = self._data
         start = int(batch["id"][0]) * USERS
-        rows = np.arange(start, min(start + USERS, len(self._data.held)))
-        held = self._data.held.take(rows)
+        rows = np.arange(start, min(start + USERS, len(data.held)))
+        held = data.held.take(rows)
         parts = []
         for label, scorer in self._scorers.items():
-            user_B = self._data.user_rows[label][rows]
+            user_B = data.user_rows[label][rows]
             with self._timer.phase("rank"):
                 standing = stand(scorer, held.profiles, user_B, held.targets)
-                metrics = per_user(standing)
+            with self._timer.phase("list"):
+                best = top_k(scorer, held.profiles, user_B, held.profiles, None, LENGTH)
+                measures = per_list(best.row_BK, data.item_facts)
             facts = {
                 "model": pa.repeat(pa.scalar(label), len(rows)),
-                "user_id": self._data.user_ids.take(pa.array(rows)),
+                "user_id": data.user_ids.take(pa.array(rows)),
                 "profile_size": held.profiles.lengths,
             }
-            parts.append(pa.table({**facts, **metrics}))
+            bits = covered_bits(best.row_BK, len(data.item_ids)).tobytes()
+            covered = pa.array([bits, *[None] * (len(rows) - 1)], pa.binary())
+            parts.append(pa.table({**facts, **per_user(standing), **measures, _COVERED: covered}))
         self._timer.done(users=len(rows))
         return pa.concat_tables(parts)
 
 
-def sum_up(
-    labels: Sequence[str], target: Store, *blocks: pa.Table
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Writes the per-user metrics and returns each model's means with intervals.
+@dataclass(frozen=True)
+class Question:
+    """What `sum_up` is asked.
 
     Args:
-        labels: the models, in the order of the result.
+        labels: the models, in the order of the results.
+        items: N.
+        pairs: the two models of each difference.
         target: where `per_user.parquet` goes.
+    """
+
+    labels: Sequence[str]
+    items: int
+    pairs: Sequence[tuple[str, str]]
+    target: Store
+
+
+def sum_up(question: Question, *blocks: pa.Table) -> dict[str, Any]:
+    """Writes the per-user metrics and returns what metrics.json says.
+
+    Args:
+        question: see there.
         blocks: what the chain gave, in any order.
+
+    Returns:
+        models: `{model: {metric: {"mean", "low", "high", "n"}}}`.
+        lists: the same of what the lists are like; coverage@K has a mean alone.
+        by_profile_size: `{size: {model: {metric: ...}}}`, sizes that nobody has left out.
+        paired: `{"a - b": {metric: {"mean", "low", "high", "above", "n"}}}`.
     """
     whole = pa.concat_tables(blocks).sort_by([("model", "ascending"), ("user_id", "ascending")])
-    target.write_table("per_user.parquet", whole)
-    names = whole.column_names[3:]
+    covered = {label: _coverage(whole, label, question.items) for label in question.labels}
+    whole = whole.drop_columns(_COVERED)
+    question.target.write_table("per_user.parquet", whole)
     model = whole["model"].to_numpy(zero_copy_only=False)
-    columns = {name: whole[name].to_numpy() for name in names}
-    return {
-        label: summarise({name: columns[name][model == label] for name in names})
-        for label in labels
+    columns = {name: whole[name].to_numpy() for name in whole.column_names[3:]}
+    values = {
+        label: {name: column[model == label] for name, column in columns.items()}
+        for label in question.labels
     }
+    together = resample(values)
+    summaries = {label: together.summary(label) for label in question.labels}
+    size_B = whole["profile_size"].to_numpy()[model == question.labels[0]]
+    return {
+        "models": {label: _chosen(summary, lists=False) for label, summary in summaries.items()},
+        "lists": {
+            label: {COVERAGE: {"mean": covered[label]}, **_chosen(summary, lists=True)}
+            for label, summary in summaries.items()
+        },
+        "by_profile_size": _by_size(values, size_B),
+        "paired": {f"{a} - {b}": together.difference(a, b) for a, b in question.pairs},
+    }
+
+
+def _coverage(whole: pa.Table, label: str, items: int) -> float:
+    of_model = whole.filter(pc.equal(whole["model"], label))
+    blocks = of_model[_COVERED].drop_null().to_pylist()
+    bits = np.bitwise_or.reduce([np.frombuffer(block, np.uint8) for block in blocks])
+    return coverage(bits, items)
+
+
+def _chosen(figures: Figures, *, lists: bool) -> Figures:
+    return {name: value for name, value in figures.items() if (name in OF_A_LIST) == lists}
+
+
+def _by_size(
+    values: dict[str, dict[str, npt.NDArray[np.float64]]], size_B: npt.NDArray[np.int64]
+) -> dict[str, dict[str, Figures]]:
+    results = {}
+    for name, (least, most) in SIZES.items():
+        inside_B = (size_B >= least) & (size_B <= most)
+        if inside_B.any():
+            drawn = resample(
+                {
+                    label: {metric: value_B[inside_B] for metric, value_B in metrics.items()}
+                    for label, metrics in values.items()
+                }
+            )
+            results[name] = {label: drawn.summary(label) for label in values}
+    return results

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from visrec import schemas
 from visrec.errors import InputError, StorageError
-from visrec.evaluation.evaluate import EvaluationData, scorer_of
+from visrec.evaluation.contestants import EvaluationData, scorer_of
 from visrec.evaluation.report import ItemCard, UserExample, thumbnail
 from visrec.scoring.topk import nearest_of_profile, top_k
 from visrec.sources.pictures import fetch, list_pictures
@@ -31,6 +31,8 @@ def make_examples(
         images: where pictures are looked for; those that are not there are left out.
         items_uri: an items table with titles, or None.
     """
+    if not users:
+        return []
     chosen = np.random.default_rng(0).permutation(len(data.held))[:users]
     held, trained = data.held.take(chosen), data.contestants[0]
     scorer = scorer_of(trained, data)

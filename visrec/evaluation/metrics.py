@@ -7,9 +7,11 @@ With n held-out items at 0-based ranks r_1 < ... < r_n among M ranked items:
     RR      1 / (r_1 + 1)
     P@K     hits in the first K / K            R@K   hits in the first K / n
     nDCG@K  sum over hits of 1 / log2(r + 2), over that of min(n, K) hits at the top
+    nDCG_tutorial@K  the same over that of as many hits at the top as were found, 0 where none was:
+            as the IUI 2021 tutorial divides, for comparison with its tables. Never below nDCG.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,6 @@ from visrec.evaluation.ranking import Standing
 
 Floats = npt.NDArray[np.float64]
 CUTOFFS = (20, 100, 200)
-_RESAMPLES = 1000
-_CHUNK = 64  # resamples at a time: 51 MB of counts for 100 k users
 
 
 def per_user(standing: Standing, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Floats]:
@@ -38,9 +38,9 @@ def per_user(standing: Standing, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, 
         hits_B = _sums(hit_P, starts)
         metrics[f"precision@{k}"] = hits_B / k
         metrics[f"recall@{k}"] = hits_B / n_B
-        metrics[f"ndcg@{k}"] = _sums(hit_P / np.log2(rank_P + 2.0), starts) / _ideal(
-            np.minimum(n_B, k)
-        )
+        dcg_B = _sums(hit_P / np.log2(rank_P + 2.0), starts)
+        metrics[f"ndcg@{k}"] = dcg_B / _ideal(np.minimum(n_B, k))
+        metrics[f"ndcg_tutorial@{k}"] = dcg_B / _ideal(np.maximum(hits_B, 1).astype(np.int64))
     return metrics
 
 
@@ -53,30 +53,3 @@ def _ideal(hits_B: npt.NDArray[np.int64]) -> Floats:
     """(B,) the DCG of that many hits at the top."""
     gains = 1 / np.log2(np.arange(int(hits_B.max())) + 2.0)
     return np.asarray(np.cumsum(gains)[hits_B - 1])
-
-
-def summarise(metrics: Mapping[str, Floats], seed: int = 0) -> dict[str, dict[str, float]]:
-    """`{"auc": {"mean", "low", "high", "n"}, ...}`: means over users and 95 % intervals.
-
-    The interval is the bootstrap's, the users drawn anew 1,000 times with the same draws for every
-    metric and model.
-    """
-    names = list(metrics)
-    value_MB = np.stack([metrics[name] for name in names])
-    users = value_MB.shape[1]
-    random = np.random.default_rng(seed)
-    means = []
-    for start in range(0, _RESAMPLES, _CHUNK):
-        chosen = random.integers(0, users, (min(_CHUNK, _RESAMPLES - start), users))
-        counts_SB = np.stack([np.bincount(row, minlength=users) for row in chosen])
-        means.append(value_MB @ counts_SB.T / users)
-    low_M, high_M = np.percentile(np.concatenate(means, axis=1), [2.5, 97.5], axis=1)
-    return {
-        name: {
-            "mean": float(value_MB[m].mean()),
-            "low": float(low_M[m]),
-            "high": float(high_M[m]),
-            "n": users,
-        }
-        for m, name in enumerate(names)
-    }

@@ -1,4 +1,4 @@
-"""The page and the terminal table that tell how good a model is.
+"""The page that tells how good a model is.
 
 The page is one file that asks for nothing else: styles inline, pictures as small JPEGs in `data:`
 URIs. What it shows was written by others, ids and titles included, so all of it is escaped.
@@ -8,32 +8,32 @@ import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
+from visrec.evaluation.table import (
+    BASELINES,
+    COLUMNS,
+    ORACLE,
+    VISRANK,
+    Figure,
+    Metrics,
+    columns_of,
+    difference_text,
+    excludes_zero,
+    figure_text,
+    interval_text,
+    label,
+    ranked,
+    value,
+    visible,
+)
 from visrec.features.pictures import PictureError, PictureLimits, Preprocessing, decode
 
-Metrics = Mapping[str, Mapping[str, Mapping[str, float]]]
-
-ORACLE = "oracle"
-VISRANK = "visrank"
-BASELINES = ("popularity", "random")
-
-# The columns of the terminal's table, and the first ones of the page, in the order of reading.
-COLUMNS = (
-    *("auc", "rr"),
-    *("recall@20", "precision@20", "ndcg@20"),
-    *("recall@100", "precision@100", "ndcg@100"),
-)
-LABELS = {"auc": "AUC", "rr": "RR", "recall": "Recall", "precision": "Precision", "ndcg": "nDCG"}
-SHORT_LABELS = {**LABELS, "recall": "R", "precision": "P"}
-ABSENT = "–"
-
-# Control characters, which a browser would drop or break lines at, as the signs made for them.
-_VISIBLE = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
+_SHOWN_SIZES = ("auc", "recall@20", "ndcg@20", "recall@100")  # the others fold away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +69,16 @@ class UserExample:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that the page says.
+    """All that the page says. A figure is `{"mean", "low", "high", "n"}`, low and high optional.
 
     Attributes:
         title: Its heading.
-        metrics: `{model: {metric: {"mean", "low", "high", "n"}}}`, as `metrics.summarise` gives
-            them: low and high bound the 95 % interval. Higher is better in all.
+        metrics: `{model: {metric: figure}}`; higher is better in all.
         examples: A few users.
         facts: Model id, data digest, date and the like, by name.
+        lists: `{model: {measure: figure}}` of what the lists are like.
+        by_profile_size: `{size: {model: {metric: figure}}}`.
+        paired: `{"a - b": {metric: figure}}` of differences.
         notes: Paragraphs on how to read the figures.
     """
 
@@ -84,6 +86,9 @@ class Report:
     metrics: Metrics
     examples: Sequence[UserExample]
     facts: Mapping[str, str]
+    lists: Metrics = field(default_factory=dict)
+    by_profile_size: Mapping[str, Metrics] = field(default_factory=dict)
+    paired: Metrics = field(default_factory=dict)
     notes: Sequence[str] = ()
 
 
@@ -91,13 +96,23 @@ class Report:
 class _Cell:
     mean: str
     interval: str
-    best: bool
+    mark: str = ""  # the class that styles it
 
 
 @dataclass(frozen=True)
 class _Row:
-    model: str
+    name: str
     cells: list[_Cell]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A column's second line says how many users it is of."""
+
+    corner: str
+    columns: list[tuple[str, str]]
+    rows: list[_Row]
+    oracle: list[_Row]
 
 
 @dataclass(frozen=True)
@@ -119,13 +134,15 @@ class _Plot:
 
 def render(report: Report) -> str:
     """The page as one HTML text, to be written as UTF-8."""
-    columns = _columns(report.metrics)
-    models = _ranked(report.metrics)
     page = _template().render(
         report=report,
-        columns=[_label(name, LABELS) for name in columns],
-        rows=[_row(report.metrics, m, columns) for m in models if m != ORACLE],
-        oracle=[_row(report.metrics, m, columns) for m in models if m == ORACLE],
+        metrics=_metrics_table(report.metrics, _known(report.metrics), report.metrics),
+        more_metrics=_metrics_table(report.metrics, _others(report.metrics), report.metrics),
+        differences=_differences_table(report.paired, _known(report.paired)),
+        more_differences=_differences_table(report.paired, _others(report.paired)),
+        lists=_metrics_table(report.lists, columns_of(report.lists), report.metrics, best=False),
+        by_size=_size_tables(report),
+        shown_sizes=_SHOWN_SIZES,
         plot=_plot(report.metrics),
         distance=_distance(report.metrics),
     )
@@ -151,87 +168,95 @@ def thumbnail(data: bytes, size: int = 96) -> bytes | None:
     return out.getvalue()
 
 
-def text_table(metrics: Metrics) -> str:
-    """The figures as an aligned table for the terminal, best AUC first, the oracle last."""
-    header = ["model", "AUC [low, high]", *(_label(name, SHORT_LABELS) for name in COLUMNS[1:])]
-    lines = [header]
-    for model in _ranked(metrics):
-        auc = _number(metrics, model, "auc")
-        interval = _interval(metrics, model, "auc")
-        others = [_number(metrics, model, name) for name in COLUMNS[1:]]
-        lines.append([_visible(model), f"{auc} [{interval}]" if interval else auc, *others])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(_aligned(line, widths) for line in lines)
+# Tables.
 
 
-def _aligned(line: list[str], widths: list[int]) -> str:
-    first, *rest = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-    return "  ".join([first, *(cell.strip().rjust(len(cell)) for cell in rest)])
+def _known(metrics: Metrics) -> list[str]:
+    """The columns that are shown at once; the others fold away."""
+    return [name for name in columns_of(metrics) if name in COLUMNS]
 
 
-def _ranked(metrics: Metrics) -> list[str]:
-    """Models by falling AUC, those without one last, and the oracle after all."""
-
-    def place(model: str) -> tuple[bool, float]:
-        auc = _value(metrics, model, "auc")
-        return model == ORACLE, math.inf if auc is None else -auc
-
-    return sorted(metrics, key=place)
+def _others(metrics: Metrics) -> list[str]:
+    return [name for name in columns_of(metrics) if name not in COLUMNS]
 
 
-def _columns(metrics: Metrics) -> list[str]:
-    """Every metric that any model has: the known ones in their order, then the others."""
-    present = dict.fromkeys(name for by_metric in metrics.values() for name in by_metric)
-    return [name for name in COLUMNS if name in present] + [
-        name for name in present if name not in COLUMNS
-    ]
+def _metrics_table(
+    metrics: Metrics, columns: Sequence[str], order: Metrics, *, best: bool = True
+) -> _Table:
+    """A row a model, in the order of falling AUC of `order`; a column a metric."""
+    rows = {
+        model: [_cell(metrics, model, name, best=best) for name in columns]
+        for model in ranked(order)
+        if model in metrics
+    }
+    return _table("Model", [(label(name), "") for name in columns], rows)
 
 
-def _label(name: str, labels: Mapping[str, str]) -> str:
-    """`recall@20` as `Recall@20`; a metric not known here under its own name."""
-    kind, at, cutoff = name.partition("@")
-    return labels.get(kind, kind) + at + cutoff
+def _size_tables(report: Report) -> dict[str, _Table]:
+    """By metric: a row a model, a column a size of profile."""
+    sizes = report.by_profile_size
+    measures = set(columns_of(report.lists))  # of these, more is not better
+    tables = {}
+    for name in columns_of(next(iter(sizes.values()), {})):
+        users = [next(iter(metrics.values()))[name]["n"] for metrics in sizes.values()]
+        columns = [
+            (f"{size} item{'s' if size != '1' else ''}", f"{count:,} users")
+            for size, count in zip(sizes, users, strict=True)
+        ]
+        rows = {
+            model: [
+                _cell(metrics, model, name, best=name not in measures) for metrics in sizes.values()
+            ]
+            for model in ranked(report.metrics)
+        }
+        tables[name] = _table("Model", columns, rows)
+    return tables
 
 
-def _value(metrics: Metrics, model: str, name: str, part: str = "mean") -> float | None:
-    """A finite figure, or None."""
-    value = metrics[model].get(name, {}).get(part)
-    return value if value is not None and math.isfinite(value) else None
+def _differences_table(paired: Metrics, columns: Sequence[str]) -> _Table:
+    """A row a pair, a column a metric."""
+    rows = {
+        pair: [_difference_cell(figures.get(name)) for name in columns]
+        for pair, figures in paired.items()
+    }
+    return _table("Models", [(label(name), "") for name in columns], rows)
 
 
-def _number(metrics: Metrics, model: str, name: str) -> str:
-    value = _value(metrics, model, name)
-    return ABSENT if value is None else f"{value:.3f}"
-
-
-def _interval(metrics: Metrics, model: str, name: str, between: str = ", ") -> str:
-    low, high = (_value(metrics, model, name, part) for part in ("low", "high"))
-    return "" if low is None or high is None else f"{low:.3f}{between}{high:.3f}"
-
-
-def _row(metrics: Metrics, model: str, columns: Sequence[str]) -> _Row:
-    return _Row(model, [_cell(metrics, model, name) for name in columns])
-
-
-def _cell(metrics: Metrics, model: str, name: str) -> _Cell:
-    rivals = [_value(metrics, m, name) for m in metrics if m != ORACLE]
-    # The oracle knows the truth and competes with nobody; with one model there is no contest.
-    best = max((v for v in rivals if v is not None), default=None) if len(rivals) > 1 else None
-    mean = _value(metrics, model, name)
-    return _Cell(
-        mean=_number(metrics, model, name),
-        interval=_interval(metrics, model, name, between="–"),
-        best=model != ORACLE and mean is not None and mean == best,
+def _table(corner: str, columns: list[tuple[str, str]], cells: Mapping[str, list[_Cell]]) -> _Table:
+    rows = [_Row(name, cells[name]) for name in cells if name != ORACLE]
+    return _Table(
+        corner, columns, rows, [_Row(name, cells[name]) for name in cells if name == ORACLE]
     )
+
+
+def _cell(metrics: Metrics, model: str, name: str, *, best: bool) -> _Cell:
+    figure = metrics[model].get(name)
+    rivals = [value(metrics[m].get(name)) for m in metrics if m != ORACLE]
+    # The oracle knows the truth and competes with nobody; with one model there is no contest.
+    top = max((v for v in rivals if v is not None), default=None) if len(rivals) > 1 else None
+    mean = value(figure)
+    won = best and model != ORACLE and mean is not None and mean == top
+    return _Cell(figure_text(figure), interval_text(figure, "–"), "best" if won else "")
+
+
+def _difference_cell(figure: Figure | None) -> _Cell:
+    mark = ""
+    if excludes_zero(figure):
+        mark = "more" if (value(figure) or 0) > 0 else "less"
+    return _Cell(difference_text(figure), interval_text(figure, " to "), mark)
+
+
+# The plot and the sentence.
 
 
 def _plot(metrics: Metrics) -> _Plot | None:
     """The AUC of each model with its interval, on an axis that holds chance, 0.5."""
     spans = []
-    for model in _ranked(metrics):
-        mean = _value(metrics, model, "auc")
+    for model in ranked(metrics):
+        auc = metrics[model].get("auc")
+        mean = value(auc)
         if mean is not None:
-            low, high = (_value(metrics, model, "auc", part) for part in ("low", "high"))
+            low, high = value(auc, "low"), value(auc, "high")
             ends = [mean, *(end for end in (low, high) if end is not None)]
             spans.append((model, mean, min(ends), max(ends)))
     if not spans:
@@ -251,7 +276,7 @@ def _plot(metrics: Metrics) -> _Plot | None:
 
 def _distance(metrics: Metrics) -> str | None:
     """How far the best learned model got from the best VisRank towards the oracle, in AUC."""
-    known = {m: v for m in metrics if (v := _value(metrics, m, "auc")) is not None}
+    known = {m: v for m in metrics if (v := value(metrics[m].get("auc"))) is not None}
     visrank = {m: v for m, v in known.items() if m.startswith(VISRANK)}
     learned = {m: v for m, v in known.items() if m not in (*visrank, *BASELINES, ORACLE)}
     if ORACLE not in known or not visrank or not learned:
@@ -261,21 +286,17 @@ def _distance(metrics: Metrics) -> str | None:
     whole = known[ORACLE] - known[start]
     if whole <= 0:
         return None
-    ends = f"{_visible(start)}, {known[start]:.3f}) to the oracle ({known[ORACLE]:.3f})"
+    ends = f"{visible(start)}, {known[start]:.3f}) to the oracle ({known[ORACLE]:.3f})"
     if known[best] <= known[start]:
         return (
-            f"{_visible(best)} ({known[best]:.3f}) closes none of the distance in AUC from the "
+            f"{visible(best)} ({known[best]:.3f}) closes none of the distance in AUC from the "
             f"best VisRank ({ends}."
         )
     share = (known[best] - known[start]) / whole
     return (
-        f"{_visible(best)} ({known[best]:.3f}) closes {share:.0%} of the distance in AUC from the "
+        f"{visible(best)} ({known[best]:.3f}) closes {share:.0%} of the distance in AUC from the "
         f"best VisRank ({ends}."
     )
-
-
-def _visible(text: str) -> str:
-    return text.translate(_VISIBLE)
 
 
 def _data_uri(jpeg: bytes) -> str:
@@ -291,5 +312,5 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": _visible, "data_uri": _data_uri}
+    environment.filters |= {"visible": visible, "label": label, "data_uri": _data_uri}
     return environment.get_template("report.html")

@@ -1,0 +1,111 @@
+"""The bootstrap: its intervals cover what they should, and differences are of the same users."""
+
+import math
+
+import numpy as np
+import pytest
+
+from visrec.evaluation.bootstrap import Figures, Floats, resample
+
+
+def summarise(metrics: dict[str, Floats], seed: int = 0) -> Figures:
+    return resample({"model": metrics}, seed).summary("model")
+
+
+def test_summary_holds_mean_interval_and_count() -> None:
+    random = np.random.default_rng(0)
+    metrics = {"auc": random.random(80), "rr": random.random(80) ** 4}
+    summary = summarise(metrics)
+    assert summary.keys() == metrics.keys()
+    for name, values in metrics.items():
+        found = summary[name]
+        assert found["n"] == 80
+        assert found["mean"] == pytest.approx(values.mean())
+        assert found["low"] < found["mean"] < found["high"]
+        # 1.96 standard errors each side, by the central limit theorem.
+        width = 2 * 1.96 * values.std() / math.sqrt(80)
+        assert found["high"] - found["low"] == pytest.approx(width, rel=0.15)
+
+
+def test_summary_is_the_same_twice_and_beside_other_metrics() -> None:
+    values = np.random.default_rng(1).random(50)
+    alone = summarise({"auc": values})
+    assert summarise({"auc": values}) == alone
+    beside = summarise({"rr": values[::-1], "auc": values})["auc"]
+    assert beside == pytest.approx(alone["auc"], rel=1e-12)
+    assert summarise({"auc": values}, seed=1) != alone
+
+
+def test_users_that_are_all_alike_have_no_width() -> None:
+    found = summarise({"auc": np.full(10, 0.75)})["auc"]
+    assert (found["low"], found["mean"], found["high"]) == pytest.approx((0.75, 0.75, 0.75))
+
+
+def test_interval_covers_the_truth_about_95_times_of_100() -> None:
+    random = np.random.default_rng(2)
+    truth, repeats = 0.7, 200
+    covered = 0
+    for _ in range(repeats):
+        found = summarise({"auc": random.beta(7, 3, 60)})["auc"]  # of mean 7 / (7 + 3)
+        covered += found["low"] <= truth <= found["high"]
+    # A standard error of .015 at 200 repeats; the percentile bootstrap of 60 is a little narrow.
+    assert 0.88 <= covered / repeats <= 0.99
+
+
+def test_difference_is_that_of_the_users_differences() -> None:
+    random = np.random.default_rng(3)
+    one, other = random.random(70), random.random(70)
+    pair = resample({"one": {"auc": one}, "other": {"auc": other}}).difference("one", "other")
+    alone = summarise({"auc": one - other})["auc"]
+    assert {key: pair["auc"][key] for key in alone} == pytest.approx(alone, abs=1e-12)
+
+
+def test_what_users_have_in_common_cancels() -> None:
+    random = np.random.default_rng(4)
+    hard = 10 * random.random(100)  # spreads both means, not their difference
+    gain = 0.1 + 0.05 * random.normal(size=100)
+    both = resample({"new": {"rr": hard + gain}, "old": {"rr": hard}})
+    found = both.difference("new", "old")["rr"]
+    assert found["mean"] == pytest.approx(gain.mean())
+    assert found["low"] > 0
+    assert found["above"] == 1
+    assert both.summary("new")["rr"]["low"] < both.summary("old")["rr"]["high"]
+    back = both.difference("old", "new")["rr"]
+    assert (back["mean"], back["low"], back["high"]) == pytest.approx(
+        (-found["mean"], -found["high"], -found["low"])
+    )
+    assert back["above"] == 0
+
+
+def test_equal_models_differ_by_nothing_either_way() -> None:
+    values = {"auc": np.random.default_rng(5).random(30)}
+    found = resample({"a": values, "b": dict(values)}).difference("a", "b")
+    assert found == {"auc": {"mean": 0, "low": 0, "high": 0, "above": 0.5, "n": 30}}
+
+
+def test_share_above_is_that_of_a_normal_mean() -> None:
+    # A mean one standard error above 0 is above 0 in .841 of the draws, by the central limit.
+    random = np.random.default_rng(6)
+    noise = random.normal(size=400)
+    values = (noise - noise.mean()) / noise.std() + 1 / math.sqrt(400)
+    models = {"a": {"auc": values}, "b": {"auc": np.zeros(400)}}
+    # A share of 1,000 draws: a standard error of .012.
+    assert resample(models).difference("a", "b")["auc"]["above"] == pytest.approx(0.841, abs=0.04)
+
+
+def test_only_metrics_of_both_are_compared() -> None:
+    ones = np.ones(5)
+    both = resample({"a": {"auc": ones, "rr": ones}, "b": {"auc": ones}})
+    assert both.difference("a", "b").keys() == {"auc"}
+    assert both.difference("b", "a").keys() == {"auc"}
+
+
+def test_interval_of_a_difference_covers_the_truth_about_95_times_of_100() -> None:
+    random = np.random.default_rng(7)
+    covered, repeats = 0, 200
+    for _ in range(repeats):
+        easy = random.beta(2, 2, 60)
+        models = {"a": {"auc": easy + random.normal(0.02, 0.1, 60)}, "b": {"auc": easy}}
+        found = resample(models).difference("a", "b")["auc"]
+        covered += found["low"] <= 0.02 <= found["high"]
+    assert 0.88 <= covered / repeats <= 0.99

@@ -1,0 +1,223 @@
+"""What evaluation compares: trained models and baselines, prepared over one catalogue and split."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from visrec.errors import InputError
+from visrec.evaluation.beyond import ItemFacts, novelty
+from visrec.evaluation.oracle import Oracle, read_oracle
+from visrec.evaluation.table import ORACLE
+from visrec.interactions.log import build_log
+from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
+from visrec.models import MODELS
+from visrec.models.artifact import Artifact, load_artifact
+from visrec.models.contract import Arrays, Catalogue, Scorer, Sizes
+from visrec.models.visrank import VisRankConfig
+from visrec.ragged import Ragged
+from visrec.scoring.recommend import load_catalogue, trained_users
+from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.storage import Store
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model of the table: a trained one from its directory, or one that needs no training.
+
+    Args:
+        label: its name in the table.
+        model: its entry in `MODELS`; None for the oracle.
+        config: its config.
+        store: its directory, for a trained one.
+    """
+
+    label: str
+    model: str | None
+    config: Any = None
+    store: Store | None = None
+
+
+BASELINES = (
+    Contestant("visrank-max", "visrank", VisRankConfig(mode="max")),
+    Contestant("visrank-mean", "visrank", VisRankConfig(mode="mean")),
+    Contestant("visrank-mean_top_k", "visrank", VisRankConfig(mode="mean_top_k")),
+    Contestant("popularity", "popularity", MODELS["popularity"].Config()),
+    Contestant("random", "random", MODELS["random"].Config()),
+)
+
+
+@dataclass(frozen=True)
+class EvaluationInputs:
+    """Where evaluation reads.
+
+    Args:
+        models: the trained models' directories.
+        features: the features directory.
+        interactions: which of them count.
+        interactions_uri: where they are.
+        items_uri: the items table, or None.
+        truth: planted truth, or None.
+    """
+
+    models: Sequence[Store]
+    features: Store
+    interactions: InteractionsConfig
+    interactions_uri: str
+    items_uri: str | None
+    truth: Store | None
+
+
+@dataclass(frozen=True)
+class EvaluationData:
+    """Held-out users, and what each contestant makes of the items; shared by the workers of a node.
+
+    Args:
+        item_ids: (N,) sorted.
+        user_ids: (E,) the held-out users.
+        held: their profiles and held-out items.
+        item_facts: what the lists are measured by.
+        contestants: the models, the trained ones first.
+        arrays: each one's item arrays.
+        user_rows: each one's (E,) trained user rows, -1 for users it has not seen.
+    """
+
+    item_ids: pa.StringArray
+    user_ids: pa.StringArray
+    held: HeldOut
+    item_facts: ItemFacts
+    contestants: Sequence[Contestant]
+    arrays: Mapping[str, Arrays]
+    user_rows: Mapping[str, npt.NDArray[np.int64]]
+
+
+def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
+    """Reads everything once and lets each model see the items.
+
+    Raises:
+        InputError: something is missing, does not fit a model, or nobody is held out; or the models
+            do not belong in one table.
+    """
+    artifacts = [load_artifact(store) for store in inputs.models]
+    _require_held_out(artifacts, inputs)
+    _require_alike(artifacts)
+    item_ids, catalogue = load_catalogue(artifacts[0], inputs.features, inputs.items_uri)
+    log = build_log(read_interactions(inputs.interactions, inputs.interactions_uri), item_ids)
+    part_R = split(log, SplitConfig(**artifacts[0].made_from["split"]))
+    held = held_out(log, part_R, Part.TEST)
+    if not len(held):
+        raise InputError(
+            f"None of the {len(log.user_ids)} users of {inputs.interactions_uri} has two baskets, "
+            "or rows marked in an evaluation column; evaluation needs some that do."
+        )
+    user_ids = log.user_ids.take(pa.array(held.user_E))
+    contestants, arrays, rows = [], {}, {}
+    for label, artifact, store in zip(_labels(artifacts), artifacts, inputs.models, strict=True):
+        contestants.append(Contestant(label, artifact.name, artifact.config, store))
+        if artifact is not artifacts[0]:
+            _, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
+        arrays[label] = artifact.model.item_arrays(catalogue)
+        rows[label] = trained_users(artifact, user_ids)
+    # Baselines know all that comes before the test basket, as the profiles do.
+    known = log.where(part_R < Part.TEST)
+    of_model = _baseline_arrays(catalogue.feature_ND, known)
+    for baseline in BASELINES:
+        if baseline.label not in arrays:
+            contestants.append(baseline)
+            arrays[baseline.label] = of_model[str(baseline.model)]
+            rows[baseline.label] = np.full(len(user_ids), -1)
+    if inputs.truth:
+        contestants.append(Contestant(ORACLE, None))
+        arrays[ORACLE], rows[ORACLE] = read_oracle(inputs.truth, item_ids, user_ids)
+    train = log.where(part_R == Part.TRAIN)
+    facts = ItemFacts(
+        unit_ND=of_model["visrank"]["unit"],
+        novelty_N=novelty(_takers(known, len(item_ids)), int((known.lengths > 0).sum())),
+        cold_N=_takers(train, len(item_ids)) == 0,
+    )
+    return EvaluationData(item_ids, user_ids, held, facts, contestants, arrays, rows)
+
+
+def _takers(lists: Ragged, items: int) -> npt.NDArray[np.int64]:
+    return np.bincount(lists.values, minlength=items)
+
+
+def _baseline_arrays(feature_ND: npt.NDArray[Any], known: Ragged) -> dict[str, Arrays]:
+    """The item arrays of each model among the baselines, fitted to what is known.
+
+    One for all modes of VisRank, which differ in how they score alone.
+    """
+    catalogue = Catalogue(feature_ND, trained_N=np.arange(len(feature_ND)))
+    sizes = Sizes(items=len(feature_ND), users=0, feature_dim=feature_ND.shape[1])
+    arrays = {}
+    for name, config in {str(b.model): b.config for b in BASELINES}.items():
+        model = MODELS[name](config, sizes)
+        model.fit(catalogue, known)
+        arrays[name] = model.item_arrays(catalogue)
+    return arrays
+
+
+def _labels(artifacts: Sequence[Artifact]) -> list[str]:
+    """The model's name where there is one, the ids of several.
+
+    Raises:
+        InputError: an id names two rows of the table.
+    """
+    if len(artifacts) == 1:
+        return [artifacts[0].name]
+    labels = [artifact.model_id for artifact in artifacts]
+    rows = [*labels, *(baseline.label for baseline in BASELINES), ORACLE]
+    twice = [label for label in labels if rows.count(label) > 1]
+    if twice:
+        raise InputError(
+            f"Found {twice[0]!r} for more than one row of the table; expected different model ids "
+            "in --models, none of them a baseline's."
+        )
+    return labels
+
+
+def _require_held_out(artifacts: Sequence[Artifact], inputs: EvaluationInputs) -> None:
+    for artifact, store in zip(artifacts, inputs.models, strict=True):
+        if not artifact.made_from["split"]["test"]:
+            raise InputError(
+                f"The model at {store.root} was trained with --split.test false: it has seen what "
+                "it would be judged by. Train one with --split.test true to evaluate."
+            )
+
+
+def _require_alike(artifacts: Sequence[Artifact]) -> None:
+    """One table compares models that had the same to learn from, and the same kept from them."""
+    first = artifacts[0]
+    wanted = _made_from(first)
+    for other in artifacts[1:]:
+        for what, found in _made_from(other).items():
+            if found != wanted[what]:
+                raise InputError(
+                    f"{other.model_id} was made from {what} {found}, and {first.model_id} from "
+                    f"{wanted[what]}; expected the same, so that one table can compare them. "
+                    "Change --models, or train them alike."
+                )
+
+
+def _made_from(artifact: Artifact) -> dict[str, Any]:
+    facts = artifact.made_from
+    return {
+        "the split": asdict(SplitConfig(**facts["split"])),
+        "the interactions": facts["interactions"],
+        "the features of digest": facts["features"]["digest"],
+    }
+
+
+def scorer_of(contestant: Contestant, data: EvaluationData) -> Scorer:
+    """A contestant's scorer over the arrays that were computed for all workers."""
+    arrays = data.arrays[contestant.label]
+    if contestant.model is None:
+        return Oracle.scorer(arrays)
+    if contestant.store:
+        return load_artifact(contestant.store).model.scorer(arrays)
+    sizes = Sizes(items=len(data.item_ids), users=0, feature_dim=0)
+    scorer: Scorer = MODELS[contestant.model](contestant.config, sizes).scorer(arrays)
+    return scorer

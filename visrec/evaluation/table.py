@@ -1,0 +1,130 @@
+"""The figures as text: what the page and the terminal say alike, and the terminal's tables."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+Figure = Mapping[str, float]
+Metrics = Mapping[str, Mapping[str, Figure]]
+
+ORACLE = "oracle"
+VISRANK = "visrank"
+BASELINES = ("popularity", "random")
+
+# The columns of the terminal's table, and the first ones of the page, in the order of reading.
+COLUMNS = (
+    *("auc", "rr"),
+    *("recall@20", "precision@20", "ndcg@20"),
+    *("recall@100", "precision@100", "ndcg@100"),
+)
+LABELS = {
+    "auc": "AUC",
+    "rr": "RR",
+    "recall": "Recall",
+    "precision": "Precision",
+    "ndcg": "nDCG",
+    "ndcg_tutorial": "tutorial’s nDCG",
+    "coverage": "Coverage",
+    "diversity": "Diversity",
+    "novelty": "Novelty",
+    "cold": "Cold",
+}
+SHORT_LABELS = {**LABELS, "recall": "R", "precision": "P"}
+ABSENT = "–"
+MINUS = "−"
+
+# Control characters, which a browser would drop or break lines at, as the signs made for them.
+_VISIBLE = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
+
+
+def text_table(metrics: Metrics) -> str:
+    """The figures as an aligned table for the terminal, best AUC first, the oracle last."""
+    rows = [(model, metrics[model], figure_text) for model in ranked(metrics)]
+    return _text("model", rows)
+
+
+def text_differences(paired: Metrics) -> str:
+    """Paired differences for the terminal, a star where the interval excludes 0."""
+
+    def starred(figure: Figure | None) -> str:
+        return difference_text(figure) + ("*" if excludes_zero(figure) else " ")
+
+    rows = [(pair, figures, starred) for pair, figures in paired.items()]
+    return _text("difference", rows) + "\n* the 95 % interval excludes 0"
+
+
+def _text(
+    corner: str,
+    rows: Sequence[tuple[str, Mapping[str, Figure], Callable[[Figure | None], str]]],
+) -> str:
+    first, *others = (label(name, SHORT_LABELS) for name in COLUMNS)
+    lines = [[corner, f"{first} [low, high]", *others]]
+    for name, figures, text in rows:
+        cells = [text(figures.get(column)) for column in COLUMNS]
+        interval = interval_text(figures.get(COLUMNS[0]), ", ")
+        head = f"{cells[0]} [{interval}]" if interval else cells[0]
+        lines.append([visible(name), head, *cells[1:]])
+    left, *right = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join(
+        "  ".join([name.ljust(left), *map(str.rjust, cells, right)]) for name, *cells in lines
+    )
+
+
+def ranked(metrics: Metrics) -> list[str]:
+    """Models by falling AUC, those without one last, and the oracle after all."""
+
+    def place(model: str) -> tuple[bool, float]:
+        auc = value(metrics[model].get("auc"))
+        return model == ORACLE, math.inf if auc is None else -auc
+
+    return sorted(metrics, key=place)
+
+
+def columns_of(metrics: Metrics) -> list[str]:
+    """Every metric that any model has: the known ones in their order, then the others."""
+    present = dict.fromkeys(name for by_metric in metrics.values() for name in by_metric)
+    return [name for name in COLUMNS if name in present] + [
+        name for name in present if name not in COLUMNS
+    ]
+
+
+def label(name: str, labels: Mapping[str, str] = LABELS) -> str:
+    """`recall@20` as `Recall@20`; a metric not known here under its own name."""
+    kind, at, cutoff = name.partition("@")
+    return labels.get(kind, kind) + at + cutoff
+
+
+def value(figure: Figure | None, part: str = "mean") -> float | None:
+    """A finite number of a figure, or None."""
+    found = (figure or {}).get(part)
+    return found if found is not None and math.isfinite(found) else None
+
+
+def figure_text(figure: Figure | None) -> str:
+    mean = value(figure)
+    return ABSENT if mean is None else _decimal(mean)
+
+
+def difference_text(figure: Figure | None) -> str:
+    """The same with a sign."""
+    mean = value(figure)
+    if mean is None:
+        return ABSENT
+    return _decimal(mean) if _decimal(mean).startswith(MINUS) else f"+{_decimal(mean)}"
+
+
+def interval_text(figure: Figure | None, between: str) -> str:
+    low, high = value(figure, "low"), value(figure, "high")
+    return "" if low is None or high is None else f"{_decimal(low)}{between}{_decimal(high)}"
+
+
+def excludes_zero(figure: Figure | None) -> bool:
+    low, high = value(figure, "low"), value(figure, "high")
+    return low is not None and high is not None and (low > 0 or high < 0)
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.3f}".replace("-", MINUS).replace(f"{MINUS}0.000", "0.000")
+
+
+def visible(text: str) -> str:
+    return text.translate(_VISIBLE)
