@@ -1,11 +1,11 @@
-"""The z-score: numpy's in float64, and zero where nothing varies."""
+"""The z-score, numpy's in float64 and zero where nothing varies; and whitening."""
 
 import numpy as np
 import pytest
 import torch
 
 from visrec.models import statistics
-from visrec.models.statistics import FeatureScale
+from visrec.models.statistics import FeatureScale, Whitening
 
 
 def _scaled(feature_ND: np.ndarray) -> np.ndarray:
@@ -51,3 +51,36 @@ def test_scale_travels_with_the_weights() -> None:
     other.load_state_dict(scale.state_dict())
     rows = torch.randn(4, 3)
     assert torch.equal(scale(rows), other(rows))
+
+
+def _whitened(feature_ND: np.ndarray, components: int) -> np.ndarray:
+    whitening = Whitening(feature_ND.shape[1], components)
+    whitening.fit(feature_ND)
+    return whitening(torch.from_numpy(feature_ND.astype(np.float32))).double().numpy()
+
+
+@pytest.mark.parametrize("rows", [7, 65536])
+def test_whitened_features_are_uncorrelated_and_of_variance_one(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "_ROWS", rows)
+    random = np.random.default_rng(0)
+    feature_ND = random.normal(size=(200, 6)) @ random.normal(size=(6, 6)) + 3
+    white_NK = _whitened(feature_ND, 4)
+    np.testing.assert_allclose(white_NK.T @ white_NK / 200, np.eye(4), atol=1e-4)
+
+
+def test_components_are_those_of_largest_variance() -> None:
+    random = np.random.default_rng(0)
+    shared_N = random.normal(size=(500, 1))  # in four columns of five: the first component
+    alike = shared_N + 0.1 * random.normal(size=(500, 4))
+    feature_ND = np.concatenate([alike, random.normal(size=(500, 1))], axis=1)
+    first_N = _whitened(feature_ND, 1)[:, 0]
+    assert abs(np.corrcoef(first_N, shared_N[:, 0])[0, 1]) > 0.99
+
+
+def test_directions_without_variance_become_zero() -> None:
+    feature_ND = np.random.default_rng(0).normal(size=(4, 9))  # four items: three directions
+    white_NK = _whitened(feature_ND, 6)
+    np.testing.assert_allclose(white_NK[:, 3:], 0, atol=1e-5)
+    np.testing.assert_allclose((white_NK[:, :3] ** 2).mean(axis=0), 1, rtol=1e-3)

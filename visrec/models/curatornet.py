@@ -35,7 +35,7 @@ from visrec.models.contract import (
     shared,
 )
 from visrec.models.losses import ranking_loss
-from visrec.models.statistics import FeatureScale
+from visrec.models.statistics import FeatureScale, Whitening
 from visrec.ragged import Ragged
 
 
@@ -49,6 +49,8 @@ class CuratorNetConfig:
         user_width: width of the two hidden layers of the user tower.
         feature_dropout: share of the features set to zero in training; the paper has 0.
         temperature: the training logit is divided by it; the paper has 1. Scores are not.
+        whiten: the towers see this many principal components of the features, each of variance
+            one, instead of all features z-scored; 0, as in the paper, is the latter.
     """
 
     item_width: int = 200
@@ -58,6 +60,7 @@ class CuratorNetConfig:
     # towers of 200 begin with logits of some 14 = sqrt(200), where the sigmoid is flat.
     feature_dropout: float = 0.5
     temperature: float = 14.0
+    whiten: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.feature_dropout < 1:
@@ -66,6 +69,8 @@ class CuratorNetConfig:
             )
         if not self.temperature > 0:
             raise InputError(f"Found --model.temperature {self.temperature}; expected above 0.")
+        if self.whiten < 0:
+            raise InputError(f"Found --model.whiten {self.whiten}; expected 0 or more.")
 
 
 class CuratorNet(nn.Module):
@@ -80,8 +85,16 @@ class CuratorNet(nn.Module):
         d, hidden = config.item_width, config.user_width
         self._temperature = config.temperature
         self._dropout = nn.Dropout(config.feature_dropout)
-        self.feature_scale = FeatureScale(sizes.feature_dim)
-        self.item_tower = _selu_tower(sizes.feature_dim, d, d)
+        seen = config.whiten or sizes.feature_dim
+        if seen > sizes.feature_dim:
+            raise InputError(
+                f"Found --model.whiten {seen}; expected at most the {sizes.feature_dim} dimensions "
+                "of the features."
+            )
+        self.feature_scale = (
+            Whitening(sizes.feature_dim, seen) if config.whiten else FeatureScale(seen)
+        )
+        self.item_tower = _selu_tower(seen, d, d)
         self.user_tower = _selu_tower(2 * d, hidden, hidden, d)
 
     def fit(self, catalogue: Catalogue, train: Ragged) -> None:
