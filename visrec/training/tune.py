@@ -1,0 +1,291 @@
+"""The Ray Tune wiring: a trial is trained an epoch at a time, and recorded when it is over.
+
+A sweep that was killed goes on by its own records, not by `Tuner.restore`: that one reads pickles
+back from the store, knows only what its last snapshot knew, and continues with a pickled
+configuration. Here the same command draws the same trials again, and those on record give
+their epochs back as they were, at once, so that scheduler and search know all that they knew.
+"""
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler
+
+from visrec.errors import VisrecError
+from visrec.storage import Store
+from visrec.training.data import TrainingData
+from visrec.training.groups import Groups, entries
+from visrec.training.loop import Place, Trainer
+from visrec.training.ray_train import Recipe, TrainResources, build_model
+from visrec.training.records import Epoch, Record, write_record
+from visrec.training.search import METRIC, Asha, Proposals
+from visrec.training.spaces import Space, Values, values_of, with_values
+
+# Of a trial whose group has the CPUs: Ray Tune wants some resource, and a share of a CPU would
+# keep a group from one that needs all of them.
+_NEXT_TO_NOTHING = {"CPU": 0.0, "memory": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What is searched, with what.
+
+    Args:
+        recipe: the default configuration; trial 0 has it as it is.
+        space: what the others draw.
+        data: shared by all trials.
+        trials: how many.
+        scheduler: asha stops trials that stand badly after an epoch or a few; none stops none.
+        search: random, or Optuna's tree-structured Parzen estimator.
+        seed: of the drawn values.
+        resources: of each trial; with more than one worker it is a DDP group of its own.
+        concurrency: trials at a time.
+        store: the sweep's directory.
+        recorded: the trials that are over.
+        tally: told of each trial that ends.
+    """
+
+    recipe: Recipe
+    space: Space
+    data: "ray.ObjectRef[TrainingData]"
+    trials: int
+    scheduler: Literal["asha", "none"]
+    search: Literal["random", "optuna"]
+    seed: int
+    resources: TrainResources
+    concurrency: int
+    store: Store
+    recorded: Mapping[int, Record]
+    tally: Any
+
+
+def run_sweep(sweep: Sweep) -> tuple[list[Record], dict[int, Exception]]:
+    """Runs the trials that are not on record.
+
+    Returns:
+        The records of all trials, by number, and the errors that nobody foresaw, by number: those
+        trials are not kept on record, so the same command tries them again.
+    """
+    keeper = _Keeper(sweep)
+    errors: dict[int, Exception] = {}
+    if len(sweep.recorded) < sweep.trials:
+        groups = None
+        if sweep.resources.workers > 1:
+            groups = Groups.remote(sweep.resources, sweep.store / "training")  # type: ignore[attr-defined]
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                errors = _run_trials(sweep, keeper, groups, scratch)
+        finally:
+            if groups:
+                ray.get(groups.stop_all.remote())
+    return sorted(keeper.records.values(), key=lambda record: record.number), errors
+
+
+def _run_trials(sweep: Sweep, keeper: "_Keeper", groups: Any, scratch: str) -> dict[int, Exception]:
+    """Ray Tune's part. What it writes into `scratch`, pickles among it, is read by nobody."""
+    plan = Plan(sweep.recipe, sweep.data, sweep.resources, groups, dict(sweep.recorded))
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(Trial, plan=plan),
+            _NEXT_TO_NOTHING if groups else _of_a_process(sweep.resources),
+        ),
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            search_alg=Proposals(
+                space=sweep.space,
+                default=values_of(sweep.space, sweep.recipe),
+                recorded=sweep.recorded,
+                trials=sweep.trials,
+                seed=sweep.seed,
+                optuna=sweep.search == "optuna",
+            ),
+            scheduler=(
+                Asha(sweep.recipe.train.epochs, sweep.recorded)
+                if sweep.scheduler == "asha"
+                else FIFOScheduler()  # type: ignore[no-untyped-call]
+            ),
+            num_samples=sweep.trials,
+            max_concurrent_trials=sweep.concurrency,
+            reuse_actors=groups is None,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=scratch,
+            verbose=0,
+            callbacks=[keeper],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=sweep.resources.max_failures),
+        ),
+    )
+    results = tuner.fit()
+    errors = {}
+    for result in (results[n] for n in range(len(results))):
+        if result.error and result.config:
+            number = result.config["number"]
+            errors[number] = result.error
+            keeper.records[number] = Record(
+                number, result.config["values"], (), "failed", str(result.error).splitlines()[-1]
+            )
+    return errors
+
+
+def _of_a_process(resources: TrainResources) -> dict[str, float]:
+    return {"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})}
+
+
+# A trial.
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every trial's process is told.
+
+    Args:
+        recipe: the default.
+        data: shared by the processes of a node.
+        resources: of a trial.
+        groups: the DDP groups' actor, where trials are groups.
+        recorded: trials that only give back what they gave.
+    """
+
+    recipe: Recipe
+    data: "ray.ObjectRef[TrainingData]"
+    resources: TrainResources
+    groups: Any
+    recorded: Mapping[int, Record]
+
+    def epochs(self, number: int, values: Values) -> Iterator[Epoch]:
+        """The epochs of one trial, each trained when it is asked for."""
+        if number in self.recorded:
+            yield from self.recorded[number].history
+        elif self.groups:
+            yield from _in_a_group(self, number, with_values(self.recipe, values))
+        else:
+            yield from _in_this_process(self, with_values(self.recipe, values))
+
+
+def _in_this_process(plan: Plan, recipe: Recipe) -> Iterator[Epoch]:
+    torch.set_num_threads(plan.resources.cpus_per_worker)
+    data = ray.get(plan.data)
+    device = torch.device("cuda" if plan.resources.use_gpu else "cpu")
+    model = build_model(recipe, data).to(device)
+    trainer = Trainer(model, data, recipe.train, recipe.sampling, Place(device=device))
+    while not trainer.finished:
+        trainer.epoch()
+        yield entries(trainer)[-1]
+
+
+def _in_a_group(plan: Plan, number: int, recipe: Recipe) -> Iterator[Epoch]:
+    try:
+        ray.get(plan.groups.start.remote(number, recipe, [plan.data], plan.groups))
+        over = False
+        while not over:
+            epoch = ray.get(plan.groups.epoch.remote(number))
+            over = bool(epoch.get("over"))
+            yield epoch
+    finally:
+        ray.get(plan.groups.stop.remote(number))
+
+
+class Trial(tune.Trainable):
+    """A process that trains one trial after the other; a step is an epoch."""
+
+    def setup(self, config: dict[str, Any], plan: Plan) -> None:  # type: ignore[override]
+        self._plan = plan
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self._begin(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._epochs.close()
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self._count, self._best = 0, math.nan
+        self._record = self._plan.recorded.get(config["number"])
+        self._epochs: Any = self._plan.epochs(config["number"], config["values"])
+
+    def step(self) -> dict[str, Any]:
+        try:
+            epoch = dict(next(self._epochs))
+        except VisrecError as error:
+            return self._said(None, "failed", error=str(error))
+        except StopIteration:  # of a record without an epoch
+            return self._said(None, "recorded")
+        over = bool(epoch.pop("over", False))
+        if not (epoch.pop("sound", True) and math.isfinite(epoch["loss"])):
+            return self._said(None, "diverged")
+        self._count += 1
+        self._best = float(max(epoch[METRIC], self._best, key=_or_less))
+        if self._record:
+            over = self._count == len(self._record.history)
+        return self._said(epoch, "finished" if over else None)
+
+    def _said(self, epoch: Epoch | None, end: str | None, error: str = "") -> dict[str, Any]:
+        return {
+            "epoch": self._count,
+            METRIC: self._best,
+            "entry": epoch,
+            "end": end,
+            "error": error,
+            "done": end is not None,
+        }
+
+
+def _or_less(value: float) -> float:
+    return -math.inf if math.isnan(value) else value
+
+
+class _Keeper(tune.Callback):
+    """Writes the record of each trial that ends, in the driver, so that one process writes."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.records = dict(sweep.recorded)
+        self._store, self._tally = sweep.store, sweep.tally
+        self._history: dict[int, list[Epoch]] = {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        del iteration, trials
+        if result["entry"]:
+            history = self._history.setdefault(trial.config["number"], [])
+            # A trial whose process died begins again: what it had from there on is replaced.
+            history[result["epoch"] - 1 :] = [result["entry"]]
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        del iteration, trials
+        number, result = trial.config["number"], trial.last_result
+        if number in self.records:
+            return
+        record = Record(
+            number=number,
+            values=trial.config["values"],
+            history=tuple(self._history.get(number, ())),
+            status=result["end"] or "stopped",
+            error=result["error"] or None,
+        )
+        write_record(self._store, record)
+        self.records[number] = record
+        self._tally.add.remote({"trials": 1.0, "train_s": record.seconds})
+        self._tally.say.remote(line_of(record))
+
+
+def line_of(record: Record) -> str:
+    """One line that says what a trial had and what came of it."""
+    values = "  ".join(
+        f"{key.partition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in record.values.items()
+    )
+    return (
+        f"trial {record.number:>3}  val AUC {record.auc:.4f}  {len(record.history):>3} epochs  "
+        f"{record.status:<8}  {values}"
+    )
