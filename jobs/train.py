@@ -32,8 +32,8 @@ class TrainKeys:
     Attributes:
         features: features directory; by default features of the workspace.
         interactions: what was taken by whom.
-        items: items table with categories, for models that ask for them; by default items.parquet
-            of the workspace.
+        items: items table with categories, for models that ask for them, and with artists, for
+            guidelines that do; by default items.parquet of the workspace.
         models: where the model's directory goes; by default models of the workspace.
         model_id: name of the model; by default made of its name and of a digest of data and
             settings, so that the same command goes on with the same model.
@@ -95,7 +95,13 @@ def read(
     interactions = config.place(config.interactions.path, "interactions.parquet")
     with summary.phase("read"):
         data = ray.remote(load_training_data).remote(
-            features, config.interactions, interactions, config.split, _items_uri(config)
+            features,
+            config.interactions,
+            interactions,
+            config.split,
+            _items_uri(config),
+            MODELS[config.model.name].needs.categories,
+            config.sampling if _draws_triples(config) else None,
         )
         facts = ray.get(_describe.remote(data))
     print("  ".join(f"{value:,} {name}" for name, value in facts["counts"].items()), flush=True)
@@ -107,16 +113,21 @@ def recipe_of(config: TrainJob) -> Recipe:
     return Recipe(config.model.name, config.model.config, config.train, config.sampling)
 
 
+def _draws_triples(config: TrainJob) -> bool:
+    return bool(MODELS[config.model.name].trains_on == "triples")
+
+
 def _items_uri(config: TrainJob) -> str | None:
-    """The items table, for a model that needs categories.
+    """The items table, for a model that needs categories or guidelines that ask for artists.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, and the model needs it.
     """
-    if not MODELS[config.model.name].needs.categories:
+    needed = MODELS[config.model.name].needs.categories
+    if not needed and not (_draws_triples(config) and config.sampling.by_artist):
         return None
     uri = config.place_if_there(config.items, "items.parquet")
-    if uri is None:
+    if uri is None and needed:
         raise InputError(
             f"{config.model.name} needs each item's category, and found no items table at "
             f"{config.place(None, 'items.parquet')}; expected one with item_id and category. Name "

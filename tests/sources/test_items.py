@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from visrec.errors import InputError
-from visrec.sources.items import category_codes, category_names, read_items
+from visrec.sources.items import artist_codes, category_codes, category_names, read_items
 
 IDS = pa.array(["a", "b", "c", "d"])
 
@@ -25,22 +25,25 @@ def test_facts_come_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
         item_id=["c", "x", "a", "b"],
         available=[False, False, True, None],
         category=["hat", "shoe", "coat", None],
+        artist_id=[7, 8, None, 9],
     )
     items = read_items(path, IDS)
     assert items.available_N.tolist() == [True, True, False, True]
     assert items.category_N.to_pylist() == ["coat", None, "hat", None]
+    assert items.artist_N.to_pylist() == [None, "9", "7", None]
 
 
-def test_without_a_table_all_are_available_and_none_has_a_category() -> None:
+def test_without_a_table_all_are_available_and_no_more_is_known() -> None:
     items = read_items(None, IDS)
     assert items.available_N.all()
-    assert items.category_N.null_count == len(IDS)
+    assert items.category_N.null_count == items.artist_N.null_count == len(IDS)
 
 
 def test_columns_may_be_left_out(tmp_path: Path) -> None:
     items = read_items(_table(tmp_path, item_id=["a"]), IDS)
     assert items.available_N.all()
     assert category_names(items.category_N) == ()
+    assert artist_codes(items.artist_N) is None
 
 
 @pytest.mark.parametrize(
@@ -60,3 +63,9 @@ def test_codes_point_into_the_categories_that_training_knew() -> None:
     assert names == ("coat", "hat")
     assert category_codes(seen, names).tolist() == [1, 0, -1, 1]
     np.testing.assert_array_equal(category_codes(pa.array(["shoe", "coat"]), names), [-1, 0])
+
+
+def test_artists_are_told_apart_and_nobodys_items_are() -> None:
+    codes = artist_codes(pa.array(["x", None, "y", "x"]))
+    assert codes is not None
+    assert codes.tolist() == [0, -1, 1, 0]

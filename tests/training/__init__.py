@@ -39,6 +39,7 @@ def checkerboard(
         user_ids=pa.array([f"u{n:04}" for n in range(users)]),
         feature_ND=feature_ND.astype(np.float16),
         train=ragged(train),
+        basket_R=np.concatenate([np.arange(len(items)) for items in train]),
         validation=HeldOut(np.arange(users), ragged(train), ragged(held)),
         test_users=0,
         without_item=0,

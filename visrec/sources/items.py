@@ -20,20 +20,23 @@ class Items:
     Args:
         available_N: whether it may be recommended: yes, unless the table says otherwise.
         category_N: its category's name, null where it has none.
+        artist_N: its artist's id, null where it has none.
     """
 
     available_N: npt.NDArray[np.bool_]
     category_N: pa.StringArray
+    artist_N: pa.StringArray
 
 
 def read_items(uri: str | None, item_ids: pa.Array) -> Items:
-    """The facts of these items; without a table all are available and none has a category.
+    """The facts of these items; without a table all are available, and no more is known of them.
 
     Raises:
         InputError: the table cannot be read, names an item twice, or no item is available.
     """
+    nothing = pa.nulls(len(item_ids), pa.string())
     if uri is None:
-        return Items(np.ones(len(item_ids), bool), pa.nulls(len(item_ids), pa.string()))
+        return Items(np.ones(len(item_ids), bool), nothing, nothing)
     table = read_whole(uri, schemas.ITEMS, "items")
     twice = table.num_rows - pc.count_distinct(table["item_id"]).as_py()
     if twice:
@@ -44,16 +47,19 @@ def read_items(uri: str | None, item_ids: pa.Array) -> Items:
     row_N = pc.index_in(item_ids, value_set=table["item_id"])
     columns = {
         name: table[name].combine_chunks().take(row_N) if name in table.column_names else None
-        for name in ("available", "category")
+        for name in ("available", "category", "artist_id")
     }
-    available, category = columns["available"], columns["category"]
+    available, category, artist = columns.values()
     available_N = np.ones(len(item_ids), bool)
     if available is not None:
         available_N = pc.fill_null(available, True).to_numpy(zero_copy_only=False)
     if not available_N.any():
         raise InputError(f"None of the {len(item_ids)} items is available in {uri} (--items).")
-    nothing = pa.nulls(len(item_ids), pa.string())
-    return Items(available_N, nothing if category is None else category)
+    return Items(
+        available_N,
+        nothing if category is None else category,
+        nothing if artist is None else artist,
+    )
 
 
 def category_codes(category_N: pa.StringArray, known: Sequence[str]) -> npt.NDArray[np.int64]:
@@ -65,3 +71,11 @@ def category_codes(category_N: pa.StringArray, known: Sequence[str]) -> npt.NDAr
 def category_names(category_N: pa.StringArray) -> tuple[str, ...]:
     """The distinct categories, sorted."""
     return tuple(sorted(pc.unique(category_N.drop_null()).to_pylist()))
+
+
+def artist_codes(artist_N: pa.StringArray) -> npt.NDArray[np.int64] | None:
+    """(N,) a number for each artist, -1 for none; None where no item has one."""
+    if artist_N.null_count == len(artist_N):
+        return None
+    codes = artist_N.dictionary_encode().indices
+    return np.asarray(pc.fill_null(codes, -1).to_numpy(), np.int64)

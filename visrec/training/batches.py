@@ -1,6 +1,6 @@
 """What a step trains on: one source of batches for each kind that a model can train on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +14,17 @@ from visrec.training.data import TrainingData
 
 
 class BatchSource(Protocol):
-    """Batches by epoch, step and stream, the same however many workers share the streams."""
+    """Batches by epoch and step, of the same examples however many workers share them."""
 
-    def start_epoch(self, epoch: int) -> None: ...
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of how batches are made from these data."""
 
-    def batch(self, step: int, size: int, streams: Iterable[int], device: torch.device) -> Any:
-        """The batch of some streams of one step, `size` examples from each."""
+    def start_epoch(self, epoch: int, examples: int) -> None:
+        """Begins an epoch of so many examples."""
+
+    def batch(self, step: int, size: int, rank: int, workers: int, device: torch.device) -> Any:
+        """The share of worker `rank` of a step of `size` examples, a multiple of the workers."""
 
 
 class TripleSource:
@@ -27,15 +32,19 @@ class TripleSource:
 
     def __init__(self, data: TrainingData, sampling: SamplingConfig, seed: int) -> None:
         self._data = data
-        self._sampler = TripleSampler(data.train, len(data.item_ids), sampling, seed)
+        self._sampler = TripleSampler(data.facts, sampling, seed)
 
-    def start_epoch(self, epoch: int) -> None:
-        self._sampler.start_epoch(epoch)
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._sampler.notes
+
+    def start_epoch(self, epoch: int, examples: int) -> None:
+        self._sampler.start_epoch(epoch, examples)
 
     def batch(
-        self, step: int, size: int, streams: Iterable[int], device: torch.device
+        self, step: int, size: int, rank: int, workers: int, device: torch.device
     ) -> TripleBatch:
-        return make_batch(self._sampler.step(step, size, streams), self._data, device)
+        return make_batch(self._sampler.step(step, size, rank, workers), self._data, device)
 
 
 SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int], BatchSource]] = {
@@ -45,9 +54,14 @@ SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int], BatchSource]] =
 
 def make_batch(triples: Triples, data: TrainingData, device: torch.device) -> TripleBatch:
     """Triples over their distinct items, with features, on the device."""
-    parts = [triples.profiles.values, triples.positive_B, triples.negative_B]
-    item_M, place = np.unique(np.concatenate(parts), return_inverse=True)
-    profile_V, positive_B, negative_B = np.split(place, np.cumsum([len(p) for p in parts])[:-1])
+    parts = [triples.profiles.values, triples.positive_B, triples.negative_BK.reshape(-1)]
+    item_V = np.concatenate(parts)
+    place_N = np.zeros(len(data.item_ids), np.int64)
+    place_N[item_V] = 1
+    item_M = np.flatnonzero(place_N)  # a pass over the catalogue takes less than a sort of V
+    place_N[item_M] = np.arange(len(item_M))
+    edges = np.cumsum([len(part) for part in parts])[:-1]
+    profile_V, positive_B, negative_V = np.split(place_N[item_V], edges)
 
     def tensor(array: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
@@ -58,5 +72,5 @@ def make_batch(triples: Triples, data: TrainingData, device: torch.device) -> Tr
         user_B=tensor(triples.user_B),
         profiles=Bags(tensor(profile_V), tensor(triples.profiles.offsets)),
         positive_B=tensor(positive_B),
-        negative_BK=tensor(negative_B).reshape(len(triples.positive_B), -1),
+        negative_BK=tensor(negative_V).reshape(triples.negative_BK.shape),
     )

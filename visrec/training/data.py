@@ -9,12 +9,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.features.table import load_features, read_manifest
+from visrec.interactions.clusters import ClusterConfig, Clusters, load_clusters
+from visrec.interactions.facts import Facts
 from visrec.interactions.log import build_log
 from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
+from visrec.interactions.triples import SamplingConfig
 from visrec.models.contract import Catalogue, Sizes
 from visrec.ragged import Ragged
 from visrec.sources.interactions import InteractionsConfig, read_interactions
-from visrec.sources.items import category_codes, category_names, read_items
+from visrec.sources.items import artist_codes, category_codes, category_names, read_items
 from visrec.sources.tables import digest_files
 from visrec.storage import Store
 
@@ -27,25 +30,37 @@ class TrainingData:
         item_ids: (N,) sorted.
         user_ids: (U,) sorted.
         feature_ND: (N, D) float16.
-        train: U lists.
+        train: U lists, in time order.
+        basket_R: (R,) the basket of each training item; numbers rise along a list.
         validation: users with a held-out basket.
         test_users: how many users have a test basket, which is not here.
         without_item: interactions left out because their item has no feature.
         made_from: digests and settings, for the model's config.json.
         category_N: (N,) codes into `categories`, -1 for none.
         categories: names, sorted; empty where the model does not ask for them.
+        clusters: what looks alike; None where the guidelines do not ask for it.
+        artist_N: (N,) codes of the artists, -1 for none; None where no item has one, or the
+            guidelines do not ask.
     """
 
     item_ids: pa.StringArray
     user_ids: pa.StringArray
     feature_ND: npt.NDArray[np.float16]
     train: Ragged
+    basket_R: npt.NDArray[np.int64]
     validation: HeldOut
     test_users: int
     without_item: int
     made_from: Mapping[str, Any]
     category_N: npt.NDArray[np.int64] | None = None
     categories: tuple[str, ...] = ()
+    clusters: Clusters | None = None
+    artist_N: npt.NDArray[np.int64] | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What triples are drawn from."""
+        return Facts(self.train, self.basket_R, len(self.item_ids), self.clusters, self.artist_N)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -65,6 +80,8 @@ def load_training_data(
     uri: str,
     held: SplitConfig,
     items_uri: str | None,
+    categories: bool,
+    sampling: SamplingConfig | None,
 ) -> TrainingData:
     """Reads features and interactions and splits them; the test basket stays out.
 
@@ -73,7 +90,9 @@ def load_training_data(
         interactions: which of them count.
         uri: where they are.
         held: what is held out.
-        items_uri: the items table, for a model that needs categories; else None.
+        items_uri: the items table, where the model or the guidelines ask for what it tells.
+        categories: whether the model asks for them.
+        sampling: whose guidelines may ask for clusters and artists; None does not.
 
     Raises:
         InputError: either is missing, empty, or does not fit the other.
@@ -82,18 +101,24 @@ def load_training_data(
     item_ids, feature_ND = load_features(features)
     log = build_log(read_interactions(interactions, uri), item_ids)
     part_R = split(log, held)
-    category_N = read_items(items_uri, item_ids).category_N
-    categories = category_names(category_N)
+    items = read_items(items_uri, item_ids)
+    names = category_names(items.category_N) if categories else ()
+    clusters = None
+    if sampling and sampling.needs_clusters:
+        clusters = load_clusters(features, ClusterConfig(), feature_ND)
     return TrainingData(
         item_ids=item_ids,
         user_ids=log.user_ids,
         feature_ND=feature_ND,
         train=log.where(part_R == Part.TRAIN),
+        basket_R=log.basket_R()[part_R == Part.TRAIN],
         validation=held_out(log, part_R, Part.VALIDATION),
         test_users=len(held_out(log, part_R, Part.TEST)),
         without_item=log.without_item,
-        category_N=category_codes(category_N, categories),
-        categories=categories,
+        category_N=category_codes(items.category_N, names),
+        categories=names,
+        clusters=clusters,
+        artist_N=artist_codes(items.artist_N) if sampling and sampling.by_artist else None,
         made_from={
             "features": {"digest": manifest.digest, **manifest.identity.__dict__},
             "interactions": {

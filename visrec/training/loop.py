@@ -1,6 +1,6 @@
 """The training loop: triples, steps, exact validation AUC, one report an epoch. No Ray in here.
 
-One process or one of several under `torch.distributed`: every worker draws its share of the streams
+One process or one of several under `torch.distributed`: every worker has its share of the triples
 of a step, gradients are averaged, and the validation AUC is that of all workers' users, so that the
 schedule and the early stop are the same everywhere.
 """
@@ -24,7 +24,7 @@ from visrec.errors import InputError
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
 from visrec.interactions.split import HeldOut
-from visrec.interactions.triples import SamplingConfig, stream_count
+from visrec.interactions.triples import SamplingConfig
 from visrec.models.contract import Catalogue
 from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
@@ -150,11 +150,10 @@ class Trainer:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self._steps = max(1, config.triples_per_epoch // config.batch_size)
-        self._streams = stream_count(place.workers)
-        if config.batch_size % self._streams:
+        if config.batch_size % place.workers:
             raise InputError(
-                f"Found --train.batch_size {config.batch_size}; expected a multiple of "
-                f"{self._streams} for {place.workers} workers."
+                f"Found --train.batch_size {config.batch_size}; expected a multiple of the "
+                f"{place.workers} workers (--resources.workers)."
             )
 
     def run(self, report: Callable[["Trainer"], None]) -> None:
@@ -181,13 +180,12 @@ class Trainer:
     def _epoch(self, epoch: int) -> float:
         """One epoch's steps; returns the mean loss of its triples, all workers together."""
         self.model.train()
-        self.source.start_epoch(epoch)
+        place, size = self.place, self.config.batch_size
+        self.source.start_epoch(epoch, self._steps * size)
         torch.manual_seed(hash((self.config.seed, epoch, self.place.rank)))
-        size = self.config.batch_size // self._streams
-        mine = range(self.place.rank, self._streams, self.place.workers)
         losses = torch.zeros((), dtype=torch.float64, device=self.place.device)
         for step in range(self._steps):
-            batch = self.source.batch(step, size, mine, self.place.device)
+            batch = self.source.batch(step, size, place.rank, place.workers, place.device)
             with self._autocast():
                 loss = self.wrapped(batch)
             self.optimizer.zero_grad(set_to_none=True)

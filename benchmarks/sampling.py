@@ -1,0 +1,116 @@
+"""Triples per second on one core, by guideline, with the profiles of every triple.
+
+python benchmarks/sampling.py
+python benchmarks/sampling.py --users 1000000 --json
+
+The data are made here: users with some favourite artists, artists with a style each, styles that
+k-means would find. Two figures a guideline: in steps of 512 triples, as a small training run asks
+for them, and in one step of 65,536, where numpy's overhead is gone. A step of 512 is a share of a
+window of 65,536 that is drawn at once, so the first includes its share of that.
+"""
+
+import argparse
+import json
+import time
+
+import numpy as np
+
+from visrec.interactions.clusters import Clusters
+from visrec.interactions.facts import Facts
+from visrec.interactions.triples import SamplingConfig, TripleSampler
+from visrec.ragged import Ragged
+
+WINDOW = 65_536
+FULL = (
+    "own_profile",
+    "single_item",
+    "favourite_artists",
+    "same_artist",
+    "next_basket",
+    "hidden_item",
+)
+
+
+def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -> Facts:
+    """A log of `each` interactions a user on average, in baskets of one to three items.
+
+    Four in five of an artist's items are in the artist's own two clusters, and four in five of a
+    user's interactions are with items of the user's three artists.
+    """
+    random = np.random.default_rng(0)
+    artist_N = random.integers(0, artists, items)
+    style_A2 = random.integers(0, clusters, (artists, 2))
+    cluster_N = style_A2[artist_N, random.integers(0, 2, items)]
+    cluster_N = np.where(random.random(items) < 0.8, cluster_N, random.integers(0, clusters, items))
+    cluster_N[:clusters] = np.arange(clusters)
+    look_NP = random.normal(size=(clusters, 200))[cluster_N] + random.normal(size=(items, 200))
+    look_NP /= np.linalg.norm(look_NP, axis=1, keepdims=True)
+
+    count_U = random.integers(each // 2, each * 3 // 2 + 1, users)
+    user_R = np.repeat(np.arange(users), count_U)
+    favourite_U3 = random.integers(0, artists, (users, 3))
+    by_artist = Ragged.group(np.sort(artist_N), np.argsort(artist_N, kind="stable"), artists)
+    artist_R = favourite_U3[user_R, random.integers(0, 3, len(user_R))]
+    within_R = (random.random(len(user_R)) * by_artist.lengths[artist_R]).astype(np.int64)
+    item_R = by_artist.values[np.minimum(by_artist.offsets[artist_R] + within_R, items - 1)]
+    item_R = np.where(
+        random.random(len(user_R)) < 0.8, item_R, random.integers(0, items, len(user_R))
+    )
+    pair = np.unique(user_R * items + item_R)  # no item twice
+    pair = pair[np.lexsort((random.random(len(pair)), pair // items))]
+    return Facts(
+        train=Ragged.group(pair // items, (pair % items).astype(np.int32), users),
+        basket_R=np.cumsum(random.random(len(pair)) < 0.6),
+        num_items=items,
+        clusters=Clusters(
+            cluster_N=cluster_N.astype(np.int32),
+            group_N=np.arange(items, dtype=np.int32),
+            look_NP=look_NP.astype(np.float32),
+            silhouette=float("nan"),
+        ),
+        artist_N=artist_N,
+    )
+
+
+def rate(sampler: TripleSampler, size: int, seconds: float) -> float:
+    """Triples per second in steps of `size`, over whole windows, for about so long."""
+    sampler.step(0, size)  # what is computed once
+    sampler.start_epoch(1, 1 << 30)
+    steps, start = 0, time.perf_counter()
+    while steps * size % WINDOW or time.perf_counter() - start < seconds:
+        sampler.step(steps, size)
+        steps += 1
+    return steps * size / (time.perf_counter() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    for name, number in (
+        *(("users", 100_000), ("items", 20_000), ("artists", 500), ("clusters", 100)),
+        *(("each", 20), ("seconds", 2)),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=number)
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    args = parser.parse_args()
+    facts = made_facts(args.users, args.items, args.artists, args.clusters, args.each)
+    cases = {name: SamplingConfig(guidelines={name: 1.0}) for name in ("random", *FULL)}
+    cases["all six"] = SamplingConfig(guidelines=dict.fromkeys(FULL, 1.0))
+    cases["random, no negatives"] = SamplingConfig(negatives="shared")
+    cases["random, popularity .75"] = SamplingConfig(popularity=0.75)
+    cases["random, hard pool of 8"] = SamplingConfig(negatives="hard")
+    found = {}
+    print(f"{len(facts.basket_R):,} interactions; triples per second on one core")
+    print(f"{'':24}{'set-up s':>10}{'steps of 512':>14}{'of 65,536':>14}")
+    for name, config in cases.items():
+        start = time.perf_counter()
+        sampler = TripleSampler(facts, config, seed=0)
+        setup = time.perf_counter() - start
+        small, large = (rate(sampler, size, args.seconds) for size in (512, WINDOW))
+        print(f"{name:24}{setup:>10.2f}{small:>14,.0f}{large:>14,.0f}", flush=True)
+        found[name] = {"setup_s": setup, "steps_of_512": small, "one_step": large}
+    if args.json:
+        print(json.dumps({"data": vars(args), "triples_per_second": found}))
+
+
+if __name__ == "__main__":
+    main()
