@@ -135,6 +135,8 @@ def train_worker(config: dict[str, Any]) -> None:
         data = ray.get(job.data)
     trainer = start_worker(job.recipe, data, job.threads)
     leads = trainer.place.rank == 0
+    for note in trainer.source.notes if leads else ():
+        job.tally.say.remote(note)
     if leads and trainer.progress.epoch:
         job.tally.say.remote(f"resumed after epoch {trainer.progress.epoch}")
     trainer.run(lambda t: _report(t, job, timer))
