@@ -14,6 +14,7 @@ from jobs.launch import JobConfig, Summary, cpu_actors, launch, require_resource
 from jobs.progress import follow
 from jobs.recommend import model_store
 from visrec.errors import InputError
+from visrec.evaluation.clusters import make_clusters
 from visrec.evaluation.contestants import (
     EvaluationData,
     EvaluationInputs,
@@ -114,8 +115,11 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         target.write_json("metrics.json", results)
     with summary.phase("report"):
         images = config.place(config.images, "images")
-        examples = ray.get(
-            ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri)
+        examples, clusters = ray.get(
+            [
+                ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri),
+                ray.remote(make_clusters).remote(data, inputs.features, images, inputs.items_uri),
+            ]
         )
         model_ids = ", ".join(store.root.rpartition("/")[2] for store in inputs.models)
         facts = {
@@ -132,6 +136,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
             lists=results["lists"],
             by_profile_size=results["by_profile_size"],
             paired=results["paired"],
+            clusters=clusters,
             notes=_NOTES,
         )
         target.write("report.html", render(page).encode())

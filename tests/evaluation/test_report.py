@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visrec.evaluation.report import ItemCard, Report, UserExample, render, thumbnail
+from visrec.evaluation.report import (
+    ClusterRow,
+    ItemCard,
+    Report,
+    UserExample,
+    VisualClusters,
+    render,
+    thumbnail,
+)
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -162,7 +170,7 @@ def test_differences_that_are_sure_are_marked() -> None:
         "a - c": {"auc": difference(0.1, -0.02, 0.2), "rr": difference(0.0, 0.0, 0.0)},
     }
     html = render(report(paired=paired))
-    assert part(html, "What one model has more than another") == [
+    assert part(html, "Differences between models") == [
         ["Models", "AUC", "RR"],
         ["a - b", "+0.100 0.020 to 0.200", "−0.100 −0.200 to −0.050"],
         ["a - c", "+0.100 −0.020 to 0.200", "+0.000 0.000 to 0.000"],
@@ -209,6 +217,23 @@ def test_what_the_lists_are_like_in_the_order_of_the_models() -> None:
     assert rows[1][1:] == ["0.500", "–"]
 
 
+def test_clusters_are_rows_of_pictures_with_size_and_share() -> None:
+    card = ItemCard(item_id="a", title="A hill", thumbnail=thumbnail(picture(40, 30)))
+    rows = [
+        ClusterRow(size=1234, share=0.125, items=[card, card]),
+        ClusterRow(size=2, share=0.0002, items=[ItemCard(item_id="b")]),
+    ]
+    page = Page(render(report(clusters=VisualClusters(count=100, rows=rows))))
+    assert "the 2 largest of 100 clusters" in page.text
+    for text in ("1,234", "12.5 %", "0.0 %"):
+        assert text in page.text
+    names = [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+    assert names == ["A hill", "A hill"]
+    every = render(report(clusters=VisualClusters(count=2, rows=rows)))
+    assert "all 2 clusters" in Page(every).text
+    assert "Visual clusters" not in render(report())
+
+
 def test_nothing_to_show_still_makes_a_page() -> None:
     text = Page(render(report(metrics={}, facts={}))).text
     assert "No figures." in text
@@ -222,6 +247,7 @@ def test_hostile_text_is_shown_and_steers_nothing(hostile: str) -> None:
     def filled(text: str) -> str:
         card = ItemCard(item_id=text, title=text, because=text, score=1.0, hit=True)
         bare = ItemCard(item_id=text)
+        pictured = ItemCard(item_id=text, thumbnail=b"jpeg")
         user = UserExample(user_id=text, profile=[bare], held_out=[card], recommended=[card, bare])
         metrics = {**METRICS, text: {text: figure(0.5), "auc": figure(0.5)}}
         return render(
@@ -233,6 +259,9 @@ def test_hostile_text_is_shown_and_steers_nothing(hostile: str) -> None:
                 lists=metrics,
                 by_profile_size={text: {model: {text: figure(0.5)} for model in metrics}},
                 paired={text: {text: figure(0.5)}},
+                clusters=VisualClusters(
+                    count=1, rows=[ClusterRow(size=1, share=1.0, items=[card, bare, pictured])]
+                ),
                 notes=[text],
             )
         )

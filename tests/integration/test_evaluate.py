@@ -266,5 +266,10 @@ def test_report_is_one_page_with_pictures(evaluated: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
     for model in MODELS:
         assert model in page
-    for heading in ("By size of profile", "What the lists are like", "What one model has more"):
+    for heading in (
+        "By size of profile",
+        "What the lists are like",
+        "Differences between models",
+        "Visual clusters",
+    ):
         assert heading in page

@@ -1,20 +1,13 @@
 """A few users for the report: what they took, what was held out, what the model recommends."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from visrec import schemas
-from visrec.errors import InputError, StorageError
+from visrec.evaluation.cards import make_cards
 from visrec.evaluation.contestants import EvaluationData, scorer_of
-from visrec.evaluation.report import ItemCard, UserExample, thumbnail
+from visrec.evaluation.report import ItemCard, UserExample
 from visrec.scoring.topk import nearest_of_profile, top_k
-from visrec.sources.pictures import fetch, list_pictures
-from visrec.sources.tables import read_whole
 
 _SHOWN = 10  # items a row of pictures holds on a wide screen
 _PROFILE = 8
@@ -44,7 +37,7 @@ def make_examples(
     profiles = [held.profiles[b][-_PROFILE:] for b in range(len(chosen))]
     targets = [held.targets[b] for b in range(len(chosen))]
     rows = np.unique(np.concatenate([*profiles, *targets, *best.row_BK, *because_BK]))
-    cards = _cards(rows[rows >= 0], data.item_ids, images, items_uri)
+    cards = make_cards(rows[rows >= 0], data.item_ids, images, items_uri)
     examples = []
     for b, user in enumerate(chosen):
         entries = zip(best.row_BK[b], best.score_BK[b], because_BK[b], strict=True)
@@ -71,35 +64,3 @@ def make_examples(
 
 def _name(card: ItemCard) -> str:
     return card.title or card.item_id
-
-
-def _cards(
-    rows: npt.NDArray[np.int64], item_ids: pa.Array, images: str, items_uri: str | None
-) -> dict[int, ItemCard]:
-    """A card for each catalogue row, with title and thumbnail as far as there are any."""
-    ids = item_ids.take(pa.array(rows))
-    titles, pictures = _titles(ids, items_uri), dict(_pictures(ids, images))
-    return {
-        int(row): ItemCard(item_id=key, title=titles.get(key), thumbnail=pictures.get(key))
-        for row, key in zip(rows, ids.to_pylist(), strict=True)
-    }
-
-
-def _titles(item_ids: pa.Array, items_uri: str | None) -> dict[str, str | None]:
-    if not items_uri:
-        return {}
-    items = read_whole(items_uri, schemas.ITEMS, "items")
-    if "title" not in items.column_names:
-        return {}
-    items = items.filter(pc.is_in(items["item_id"], value_set=item_ids))
-    return dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
-
-
-def _pictures(item_ids: pa.Array, images: str) -> Iterable[tuple[str, bytes | None]]:
-    try:
-        for page in list_pictures(images):
-            wanted = page.filter(pc.is_in(page["item_id"], value_set=item_ids))
-            for item_id, data in zip(wanted["item_id"].to_pylist(), fetch(wanted), strict=True):
-                yield item_id, None if isinstance(data, StorageError) else thumbnail(data)
-    except InputError:
-        return  # features may come without pictures, as from a table

@@ -68,6 +68,23 @@ class UserExample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterRow:
+    """A visual cluster: its items, their share of the catalogue, and some of them."""
+
+    size: int
+    share: float
+    items: Sequence[ItemCard]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualClusters:
+    """How many there are, and the largest of them."""
+
+    count: int
+    rows: Sequence[ClusterRow]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """All that the page says. A figure is `{"mean", "low", "high", "n"}`, low and high optional.
 
@@ -79,6 +96,7 @@ class Report:
         lists: `{model: {measure: figure}}` of what the lists are like.
         by_profile_size: `{size: {model: {metric: figure}}}`.
         paired: `{"a - b": {metric: figure}}` of differences.
+        clusters: What looks alike in the catalogue.
         notes: Paragraphs on how to read the figures.
     """
 
@@ -89,6 +107,7 @@ class Report:
     lists: Metrics = field(default_factory=dict)
     by_profile_size: Mapping[str, Metrics] = field(default_factory=dict)
     paired: Metrics = field(default_factory=dict)
+    clusters: VisualClusters | None = None
     notes: Sequence[str] = ()
 
 

@@ -1,0 +1,98 @@
+"""The clusters of the report: the largest first, by the pictures nearest each centre."""
+
+import io
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from visrec.evaluation import clusters
+from visrec.evaluation.clusters import make_clusters
+from visrec.evaluation.report import VisualClusters
+from visrec.interactions.clusters import Clusters
+from visrec.storage import Store
+
+NOWHERE = Store.at("/nowhere")
+
+
+def planted(sizes: list[int]) -> Clusters:
+    """Clusters of these sizes; in each, rows stand by their angle from the first, in degrees."""
+    cluster_N = np.repeat(np.arange(len(sizes)), sizes)
+    angle_N = np.concatenate([np.arange(size) for size in sizes]) * np.pi / 180
+    look_NP = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1).astype(np.float32)
+    return Clusters(cluster_N.astype(np.int32), np.arange(len(cluster_N)), look_NP, 0.5)
+
+
+def shown(
+    found: Clusters, images: Path, monkeypatch: pytest.MonkeyPatch, pictures: int = 3
+) -> VisualClusters | None:
+    """What the report shows of clusters whose first items have pictures."""
+    monkeypatch.setattr(clusters, "load_clusters", lambda *_: found)
+    ids = [f"i{n:03}" for n in range(len(found.cluster_N))]
+    for item_id in ids[:pictures]:
+        Image.new("RGB", (8, 8), "teal").save(images / f"{item_id}.png")
+    data: Any = SimpleNamespace(item_ids=pa.array(ids))
+    return make_clusters(data, NOWHERE, str(images), None)
+
+
+def test_largest_come_first_with_their_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = [3, *range(1, 30), 3]
+    found = shown(planted(sizes), tmp_path, monkeypatch)
+    assert found is not None
+    assert found.count == 31
+    assert [row.size for row in found.rows] == sorted(sizes, reverse=True)[:24]
+    assert [row.share for row in found.rows] == pytest.approx(
+        [row.size / sum(sizes) for row in found.rows]
+    )
+    assert [len(row.items) for row in found.rows] == [min(row.size, 8) for row in found.rows]
+
+
+def test_nearest_the_centre_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = shown(planted([4, 21]), tmp_path, monkeypatch)
+    assert found is not None
+    # Of the angles from 0 to 20 the mean is at 10: row 14, then one and one on each side.
+    names = [card.item_id for card in found.rows[0].items]
+    assert names[0] == "i014"
+    assert {*names[1:3]} == {"i013", "i015"}
+    assert {*names[3:5]} == {"i012", "i016"}
+
+
+def test_one_picture_stands_for_all_that_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = planted([5])
+    same = Clusters(found.cluster_N, np.array([0, 1, 1, 1, 2]), found.look_NP, 0.5)
+    rows = shown(same, tmp_path, monkeypatch)
+    assert rows is not None
+    names = [card.item_id for card in rows.rows[0].items]
+    assert names[0] == "i002"
+    assert {*names} == {"i000", "i002", "i004"}
+
+
+def test_pictures_that_are_missing_leave_their_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = shown(planted([5]), tmp_path, monkeypatch, pictures=2)
+    assert found is not None
+    with_picture = {card.item_id for card in found.rows[0].items if card.thumbnail}
+    assert with_picture == {"i000", "i001"}
+    picture = next(card.thumbnail for card in found.rows[0].items if card.thumbnail)
+    with Image.open(io.BytesIO(picture)) as opened:
+        assert opened.format == "JPEG"
+
+
+def test_without_pictures_nothing_is_clustered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> Clusters:
+        raise AssertionError("clustered")
+
+    monkeypatch.setattr(clusters, "load_clusters", never)
+    data: Any = SimpleNamespace(item_ids=pa.array(["a"]))
+    assert make_clusters(data, NOWHERE, str(tmp_path), None) is None
