@@ -200,6 +200,7 @@ def _keep_ray_tune_quiet(config: TuneJob) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # A trial's error is told in its record; the job's own paragraph says the first.
     logging.getLogger("ray.tune").setLevel(logging.ERROR if config.debug else logging.CRITICAL)
+    logging.getLogger("optuna").setLevel(logging.WARNING)
 
 
 def _free_cpus() -> float:
