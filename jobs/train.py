@@ -92,20 +92,24 @@ def read(
     config: TrainJob, features: Store, summary: Summary
 ) -> tuple["ray.ObjectRef[TrainingData]", Any]:
     """The training data, left where a task put it together, and what the driver knows of it."""
-    interactions = config.place(config.interactions.path, "interactions.parquet")
     with summary.phase("read"):
-        data = ray.remote(load_training_data).remote(
-            features,
-            config.interactions,
-            interactions,
-            config.split,
-            _items_uri(config),
-            MODELS[config.model.name].needs.categories,
-            config.sampling if _draws_triples(config) else None,
-        )
+        data = ray.remote(load_training_data).remote(*load_inputs(config, features))
         facts = ray.get(_describe.remote(data))
     print("  ".join(f"{value:,} {name}" for name, value in facts["counts"].items()), flush=True)
     return data, facts
+
+
+def load_inputs(config: TrainJob, features: Store) -> tuple[Any, ...]:
+    """What `load_training_data` is called with."""
+    return (
+        features,
+        config.interactions,
+        config.place(config.interactions.path, "interactions.parquet"),
+        config.split,
+        _items_uri(config),
+        MODELS[config.model.name].needs.categories,
+        config.sampling if _draws_triples(config) else None,
+    )
 
 
 def recipe_of(config: TrainJob) -> Recipe:

@@ -1,0 +1,321 @@
+"""How well the models rank: means over seeds, and paired differences to the best baseline.
+
+python benchmarks/quality.py demo
+python benchmarks/quality.py movies --source ../shared/data/movies --config configs/x.yaml --seeds 5
+python benchmarks/quality.py clothing --source ../shared/data/clothing --variants variants.yaml
+python benchmarks/quality.py movies --source ../shared/data/movies -- --train.learning_rate 2e-3
+
+A data set's workspace is made where it is not there (with the jobs, on this machine). Then all is
+this process: no Ray. What is behind `--` and the lists of a variants file are flags of
+jobs/train.py. A variants file names several configurations,
+
+    as it is: []
+    no dropout: [--model.feature_dropout=0]
+
+each of which gets a row and its paired difference to the first. A user's value of a configuration
+is the mean over its seeds, so that an interval says how sure a difference is over other users; the
+spread (standard deviation) over seeds is told beside each mean.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+import yaml
+from jsonargparse import ArgumentError
+
+from jobs.launch import parse
+from jobs.train import TrainJob, load_inputs, recipe_of
+from visrec.config import plain
+from visrec.errors import VisrecError
+from visrec.evaluation.bootstrap import resample
+from visrec.evaluation.contestants import (
+    EvaluationData,
+    EvaluationInputs,
+    prepare_evaluation,
+    scorer_of,
+)
+from visrec.evaluation.metrics import per_user
+from visrec.evaluation.ranking import stand
+from visrec.features.table import MANIFEST
+from visrec.models.artifact import save_artifact
+from visrec.storage import Store
+from visrec.training.data import TrainingData, load_training_data
+from visrec.training.loop import Place, Trainer
+from visrec.training.ray_train import Job, artifact_of, build_model
+
+CHECKOUT = Path(__file__).parents[1]
+SHOWN = {"auc": "AUC", "recall@20": "R@20", "recall@100": "R@100"}
+COMPARED = ("auc", "recall@20")
+FIT = ("val_auc", "epochs", "seconds")
+MIN_RATING = 4.0  # what counts as a positive of the movies
+Values = dict[str, npt.NDArray[np.float64]]  # of a metric, one a user
+
+
+# The data sets: each makes what is missing and gives the flags of jobs/train.py that name it.
+
+
+def movies(workspace: str, source: str, features: str | None) -> list[str]:
+    """MovieLens small with features of its posters: leave one out, items with a positive alone."""
+    interactions = f"{source}/interactions.parquet"
+    if features is None and not _has_features(workspace):
+        log = pq.read_table(interactions)
+        liked = log.filter(pc.greater_equal(log["rating"], MIN_RATING))["item_id"]
+        table = pq.read_table(f"{source}/features.parquet")
+        table = table.filter(pc.is_in(table["item_id"], value_set=liked.cast("string")))
+        Path(workspace).mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, f"{workspace}/features.parquet")
+        run_job("import_features", "--workspace", workspace, "--name", "efficientnet-lite0")
+    return [
+        *("--interactions.path", interactions, "--items", f"{source}/items.parquet"),
+        *("--interactions.min_rating", str(MIN_RATING), "--split.by", "item"),
+    ]
+
+
+def clothing(workspace: str, source: str, features: str | None) -> list[str]:
+    """Photographs of clothes, one owner each: nothing but the picture can help."""
+    if features is None and not _has_features(workspace):
+        run_job("extract_features", "--workspace", workspace, "--images", f"{source}/images")
+    tables = ("--interactions.path", f"{source}/interactions.parquet")
+    return [*tables, "--items", f"{source}/items.parquet"]
+
+
+def demo(workspace: str, source: str, features: str | None) -> list[str]:
+    """The painted gallery of make demo."""
+    del source
+    if not Path(workspace, "interactions.parquet").exists():
+        run_job("make_gallery", "--workspace", workspace)
+    if features is None and not _has_features(workspace):
+        run_job("extract_features", "--workspace", workspace)
+    return []
+
+
+def _has_features(workspace: str) -> bool:
+    return Store.at(workspace).exists(f"features/{MANIFEST}")
+
+
+SETS = {"movies": movies, "clothing": clothing, "demo": demo}
+
+
+def run_job(name: str, *flags: str) -> None:
+    """Runs a job on this machine, and ends with it where it fails: it has said why."""
+    command = [sys.executable, f"jobs/{name}.py", *flags, "--local"]
+    code = subprocess.run(command, cwd=CHECKOUT, check=False).returncode
+    if code:
+        sys.exit(code)
+
+
+# The measurement.
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """One configuration with one seed.
+
+    Args:
+        store: the model's directory.
+        val_auc: of the epoch that was kept; None for a model that needs no training.
+        epochs: until training stopped.
+        seconds: of training.
+    """
+
+    store: Store
+    val_auc: float | None
+    epochs: int
+    seconds: float
+
+
+def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted:
+    """Trains as jobs/train.py does, in this process."""
+    recipe = recipe_of(
+        dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
+    )
+    start, val_auc, epochs = time.perf_counter(), None, 0
+    model = build_model(recipe, data)
+    if model.trains_on != "nothing":
+        trainer = Trainer(model, data, recipe.train, recipe.sampling, Place())
+        trainer.run(lambda _: None)
+        model.load_state_dict(trainer.best)
+        val_auc, epochs = trainer.progress.best_auc, trainer.progress.epoch
+    seconds = time.perf_counter() - start
+    name = store.root.rpartition("/")[2]
+    no_ray: Any = None
+    job = Job(recipe, no_ray, store, name, settings="", threads=1, tally=None)
+    save_artifact(artifact_of(job, data, model, {}), store)
+    print(f"  {name}: validation AUC {val_auc}, {epochs} epochs, {seconds:.0f} s", flush=True)
+    return Fitted(store, val_auc, epochs, seconds)
+
+
+def rank(data: EvaluationData) -> list[Values]:
+    """The metrics of every held-out user, by each contestant."""
+    held = data.held
+    return [
+        per_user(stand(scorer_of(c, data), held.profiles, data.user_rows[c.label], held.targets))
+        for c in data.contestants
+    ]
+
+
+def measure(
+    base: Sequence[str], variants: Mapping[str, Sequence[str]], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Trains every variant with every seed, and ranks the held-out users by all of them.
+
+    Args:
+        base: flags of jobs/train.py that all share.
+        variants: each one's further flags.
+        seeds: of training.
+
+    Returns:
+        users, items: how many are ranked, and among how many.
+        models: `{label: {metric: {"mean", "low", "high", "n"}}}`, variants first; theirs have the
+            `spread` over seeds, too.
+        fits: `{variant: {"val_auc", "epochs", "seconds"}}`, a list over the seeds each.
+        paired: `{"a - b": {metric: {"mean", "low", "high", "above", "n"}}}`: every variant less the
+            best baseline by each metric, and less the first variant.
+    """
+    configs = {name: parse(TrainJob, [*base, *flags]) for name, flags in variants.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        fitted: dict[str, list[Fitted]] = {}
+        for number, (name, config) in enumerate(configs.items()):
+            print(f"{name}:", flush=True)
+            data = load_training_data(*load_inputs(config, _features(config)))
+            stores = [Store.at(f"{folder}/{number}-seed-{seed}") for seed in seeds]
+            fitted[name] = [
+                fit(config, data, seed, store) for seed, store in zip(seeds, stores, strict=True)
+            ]
+        first = next(iter(configs.values()))
+        judged = prepare_evaluation(
+            EvaluationInputs(
+                models=[one.store for fits in fitted.values() for one in fits],
+                features=_features(first),
+                interactions=first.interactions,
+                interactions_uri=first.place(first.interactions.path, "interactions.parquet"),
+                items_uri=first.place_if_there(first.items, "items.parquet"),
+                truth=None,
+            )
+        )
+        ranked = rank(judged)
+    # The contestants come in the order of the models, then the baselines.
+    by_seed = {name: [ranked.pop(0) for _ in fits] for name, fits in fitted.items()}
+    baselines = [c.label for c in judged.contestants[-len(ranked) :]]
+    values = {name: _mean(seeded) for name, seeded in by_seed.items()}
+    together = resample({**values, **dict(zip(baselines, ranked, strict=True))})
+    models: dict[str, Any] = {label: together.summary(label) for label in together.mean}
+    for name, seeded in by_seed.items():
+        for metric, figures in models[name].items():
+            figures["spread"] = float(np.std([v[metric].mean() for v in seeded]))
+    paired: dict[str, Any] = {}
+    names = list(by_seed)
+    for name in names:
+        for metric in COMPARED:
+            best = max(baselines, key=lambda label: together.mean[label][metric])
+            figures = together.difference(name, best)[metric]
+            paired.setdefault(f"{name} - {best}", {})[metric] = figures
+        if name != names[0]:
+            differences = together.difference(name, names[0])
+            paired[f"{name} - {names[0]}"] = {metric: differences[metric] for metric in COMPARED}
+    return {
+        "users": len(judged.held),
+        "items": len(judged.item_ids),
+        "models": models,
+        "fits": {
+            name: {key: [getattr(one, key) for one in fits] for key in FIT}
+            for name, fits in fitted.items()
+        },
+        "paired": paired,
+    }
+
+
+def _features(config: TrainJob) -> Store:
+    return Store.at(config.place(config.features, "features"))
+
+
+def _mean(seeded: Sequence[Values]) -> Values:
+    """Each user's mean over the seeds."""
+    return {metric: np.mean([values[metric] for values in seeded], axis=0) for metric in seeded[0]}
+
+
+def table(found: Mapping[str, Any]) -> str:
+    """What `measure` gives as text."""
+    models, paired = found["models"], found["paired"]
+    wide = max(map(len, [*models, *paired])) + 2
+    lines = [f"{'':{wide}}" + "".join(f"{name:18}" for name in SHOWN.values()) + "val AUC   s/seed"]
+    for label, metrics in models.items():
+        line = f"{label:{wide}}"
+        for metric in SHOWN:
+            figures = metrics[metric]
+            spread = f" ± {figures['spread']:.4f}" if "spread" in figures else ""
+            line += f"{figures['mean']:.4f}{spread}".ljust(18)
+        if fits := found["fits"].get(label):
+            known = [auc for auc in fits["val_auc"] if auc is not None]
+            line += f"{np.mean(known):.4f}" if known else "     -"
+            line += f"{np.mean(fits['seconds']):9.1f}"
+        lines.append(line.rstrip())
+    lines.append("")
+    for pair, metrics in paired.items():
+        shown = [
+            f"{SHOWN[metric]} {f['mean']:+.4f} [{f['low']:+.4f}, {f['high']:+.4f}]"
+            for metric, f in metrics.items()
+        ]
+        lines.append(f"{pair:{wide}}" + "   ".join(shown))
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", choices=SETS)
+    parser.add_argument("--source", help="folder of the data set's files; the demo paints its own")
+    parser.add_argument("--workspace", help="made where it is not there (runs/quality/<data>)")
+    parser.add_argument("--features", help="features directory, instead of making it")
+    parser.add_argument("--config", help="YAML with keys of jobs/train.py")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (3)")
+    parser.add_argument("--variants", help="YAML of names, each with a list of flags")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)
+    args, flags = parser.parse_args(given[:cut]), given[cut + 1 :]
+    if args.data != "demo" and not args.source:
+        parser.error(f"--source names the folder of {args.data}")
+    torch.set_num_threads(args.threads)
+    workspace, source, features = (
+        path and os.path.abspath(path)
+        for path in (args.workspace or f"runs/quality/{args.data}", args.source, args.features)
+    )
+    base = ["--config", args.config] if args.config else []
+    base += ["--workspace", workspace, *SETS[args.data](workspace, source, features)]
+    base += ["--features", features] if features else []
+    variants = yaml.safe_load(Path(args.variants).read_text()) if args.variants else None
+    try:
+        found = measure([*base, *flags], variants or {"model": []}, range(args.seeds))
+    except (VisrecError, ArgumentError) as error:
+        sys.exit(f"quality: {error}")
+    print(
+        f"\n{args.data}: {found['users']:,} users held out, {found['items']:,} items, "
+        f"{args.seeds} seeds\n\n{table(found)}"
+    )
+    if args.json:
+        versions = {"python": platform.python_version(), "torch": torch.__version__}
+        machine = {"machine": platform.machine(), "cpus": os.cpu_count(), **versions}
+        asked = {**vars(args), "variants": variants, "flags": flags}
+        print(json.dumps(plain({"asked": asked, **machine, **found})))
+
+
+if __name__ == "__main__":
+    main()

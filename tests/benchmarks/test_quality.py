@@ -1,0 +1,97 @@
+"""The quality figures on planted taste: who is best, by how much, and over which seeds."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from benchmarks.quality import measure, table
+from visrec.features.commit import commit_table, write_part
+from visrec.features.table import Identity
+from visrec.schemas import REJECTED
+from visrec.storage import Store
+
+ITEMS, USERS, DIM = 120, 40, 8
+VARIANTS = {
+    "learns": [],
+    "stands still": ["--train.learning_rate=1e-12"],
+    "mean similarity": ["--model.name=visrank", "--model.mode=mean"],
+}
+
+
+def plant(workspace: Path) -> None:
+    """Items of two sides, which one feature among others shows, and users of one side each."""
+    random = np.random.default_rng(0)
+    side_N = np.where(np.arange(ITEMS) % 2, 1, -1)
+    feature_ND = random.normal(size=(ITEMS, DIM)).astype(np.float16)
+    feature_ND[:, 0] = 2 * side_N
+    ids = pa.array([f"i{n:03}" for n in range(ITEMS)])
+    rows = pa.table({"item_id": ids, "digest": ids, "source": pa.nulls(ITEMS, pa.string())})
+    identity = Identity(
+        backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=DIM
+    )
+    store = Store.at(str(workspace / "features"))
+    files = [(write_part(store, rows, feature_ND, identity), ITEMS)]
+    commit_table(store, identity, rows, files, REJECTED.empty_table(), {}, None)
+    log = [
+        (f"u{user:02}", ids[int(item)].as_py(), hour)
+        for user in range(USERS)
+        for hour, item in enumerate(random.permutation(np.arange(user % 2, ITEMS, 2))[:10])
+    ]
+    user_id, item_id, timestamp = map(list, zip(*log, strict=True))
+    interactions = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
+    Store.at(str(workspace)).write_table("interactions.parquet", interactions)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    workspace = tmp_path_factory.mktemp("quality")
+    plant(workspace)
+    small = ["--model.item_width=16", "--model.user_width=16", "--train.stop_patience=9"]
+    steps = ["--train.epochs=8", "--train.triples_per_epoch=4096", "--train.batch_size=128"]
+    base = ["--workspace", str(workspace), *steps]
+    variants = {name: [*VARIANTS[name], *small] for name in ("learns", "stands still")}
+    variants["mean similarity"] = VARIANTS["mean similarity"]
+    return measure(base, variants, range(2))
+
+
+def test_what_learns_is_above_what_does_not_and_surely_so(found: dict[str, Any]) -> None:
+    assert (found["users"], found["items"]) == (USERS, ITEMS)
+    auc = {label: figures["auc"]["mean"] for label, figures in found["models"].items()}
+    assert auc["learns"] > 0.65  # 0.77 where the sides are known and no more
+    assert auc["stands still"] < 0.65
+    difference = found["paired"]["stands still - learns"]["auc"]
+    assert difference["mean"] == pytest.approx(auc["stands still"] - auc["learns"])
+    assert difference["low"] < difference["mean"] < difference["high"] < 0
+
+
+def test_a_variant_that_is_a_baseline_differs_from_it_by_nothing(found: dict[str, Any]) -> None:
+    models = found["models"]
+    for metric, figures in models["visrank-mean"].items():
+        assert models["mean similarity"][metric] == {**figures, "spread": 0}
+    aucs = {name: models[name]["auc"]["mean"] for name in models if name not in VARIANTS}
+    assert set(aucs) == {
+        *("visrank-max", "visrank-mean", "visrank-mean_top_k", "popularity", "random"),
+    }
+    best = max(aucs, key=lambda name: aucs[name])
+    for name in VARIANTS:
+        difference = found["paired"][f"{name} - {best}"]["auc"]["mean"]
+        assert difference == pytest.approx(models[name]["auc"]["mean"] - aucs[best])
+
+
+def test_seeds_are_seeds_of_training(found: dict[str, Any]) -> None:
+    fits = found["fits"]
+    assert len(set(fits["learns"]["val_auc"])) == 2
+    assert found["models"]["learns"]["auc"]["spread"] > 0
+    assert fits["learns"]["epochs"] == [8, 8]
+    assert fits["mean similarity"]["val_auc"] == [None, None]
+
+
+def test_the_table_has_a_row_for_each_and_a_line_for_each_pair(found: dict[str, Any]) -> None:
+    lines = table(found).splitlines()
+    starts = [line[: line.find("  ")] for line in lines if line and not line.startswith(" ")]
+    assert starts == [*found["models"], *found["paired"]]
+    mean = found["models"]["learns"]["auc"]
+    assert f"{mean['mean']:.4f} ± {mean['spread']:.4f}" in lines[1]
