@@ -14,6 +14,7 @@ import pytest
 
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
+from visrec.interactions.guidelines import GUIDELINES
 from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.artifact import save_artifact
@@ -34,11 +35,17 @@ ALL = [*ITEMS, *VALIDATION_MARKERS, *TEST_MARKERS]
 By = Literal["basket", "item"]
 Row = tuple[str, str, int]
 
+# Between them they ask for all that training knows: baskets, counts, clusters and artists.
+SAMPLINGS = {
+    "candidates": SamplingConfig(candidates=20, popularity=0.5),
+    "guidelines": SamplingConfig(guidelines=dict.fromkeys(GUIDELINES, 1.0), negatives="drawn"),
+    "hard": SamplingConfig(negatives="hard", popularity=0.5),
+}
 RECIPE = Recipe(
     "curatornet",
     CuratorNetConfig(item_width=8, user_width=8),
     TrainConfig(epochs=3, triples_per_epoch=512, batch_size=64),
-    SamplingConfig(),
+    SAMPLINGS["candidates"],
 )
 
 
@@ -67,7 +74,7 @@ def planted(by: By) -> tuple[list[Row], list[Row]]:
 
 
 def load(folder: Path, rows: list[Row], split: SplitConfig) -> TrainingData:
-    """The training data of a workspace with these interactions and features of all items."""
+    """What training reads of a workspace with these rows, and features and artists of all items."""
     store = Store.at(str(folder))
     feature_ND = np.random.default_rng(1).normal(size=(len(ALL), DIM)).astype(np.float16)
     identity = Identity(
@@ -79,8 +86,12 @@ def load(folder: Path, rows: list[Row], split: SplitConfig) -> TrainingData:
     user_id, item_id, timestamp = map(list, zip(*rows, strict=True))
     log = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
     store.write_table("log.parquet", log)
+    artists = [f"a{n % 9}" for n in range(len(ALL))]
+    store.write_table("items.parquet", pa.table({"item_id": ALL, "artist_id": artists}))
+    log_uri, items_uri = store.uri("log.parquet"), store.uri("items.parquet")
+    everything = SAMPLINGS["guidelines"]
     return load_training_data(
-        store, InteractionsConfig(), f"{folder}/log.parquet", split, None, False, None
+        store, InteractionsConfig(), log_uri, split, items_uri, False, everything
     )
 
 
@@ -121,23 +132,25 @@ def trained(data: TrainingData, recipe: Recipe, folder: Path) -> tuple[bytes, li
     return (folder / "model.safetensors").read_bytes(), history
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("by", ["basket", "item"])
 def test_training_is_the_same_to_the_bit_where_the_test_never_happened(
-    by: By, tmp_path: Path
+    by: By, sampling: str, tmp_path: Path
 ) -> None:
+    recipe = dataclasses.replace(RECIPE, sampling=SAMPLINGS[sampling])
     known, test = planted(by)
     with_test = load(tmp_path / "with", known + test, SplitConfig(by=by))
     without = load(tmp_path / "without", known, SplitConfig(test=False, by=by))
     assert len(with_test.validation) > 10
     one, other = (
-        trained(data, RECIPE, tmp_path / name)
+        trained(data, recipe, tmp_path / name)
         for name, data in (("one", with_test), ("other", without))
     )
     assert one[0] == other[0]
     assert one[1] == other[1]
     # The test could fail: with the test's rows for training, it is another model.
     leaky = load(tmp_path / "leaky", known + test, SplitConfig(test=False, by=by))
-    assert trained(leaky, RECIPE, tmp_path / "leak")[0] != one[0]
+    assert trained(leaky, recipe, tmp_path / "leak")[0] != one[0]
 
 
 def test_one_seed_makes_one_model_to_the_byte(tmp_path: Path) -> None:
