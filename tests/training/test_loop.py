@@ -73,8 +73,9 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def test_it_learns_the_planted_taste() -> None:
     trainer = _trained(_with(epochs=5))
-    losses = _history(trainer, "loss")
-    assert losses[-1] < 0.8 * losses[0]
+    # Who knows the two clusters and no more still takes one positive for 15 others: log 16.
+    above = [loss - math.log(16) for loss in _history(trainer, "loss")]
+    assert 0 < above[-1] < 0.5 * above[0]
     assert max(_history(trainer, "val_auc")) > 0.95
 
 
@@ -238,7 +239,7 @@ def test_batch_points_at_the_features_of_its_triples() -> None:
         positive_B=np.array([9, 30]),
         negative_BK=np.array([[50], [8]]),
     )
-    batch = make_batch(triples, DATA, torch.device("cpu"))
+    batch = make_batch(triples, None, DATA, torch.device("cpu"))
     assert batch.item_M.tolist() == [7, 8, 9, 30, 50]
     np.testing.assert_array_equal(batch.feature_MD, DATA.feature_ND[[7, 8, 9, 30, 50]])
     assert batch.feature_MD.dtype == torch.float32

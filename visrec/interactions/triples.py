@@ -1,26 +1,38 @@
 """Triples (profile, positive, negative), drawn many at a time.
 
 An epoch's triples are drawn in windows of some 65,536, in mixed order and none twice in a window.
-A window is seeded by (seed, epoch, window), and the profiles of a step by (seed, epoch, step) and
-the row: every worker draws the whole window and cuts the profiles of its own rows, so that one
-worker and two see the same triples, and a run that resumes at an epoch draws what it would have
-drawn.
+Windows, and the numbers by which their profiles are cut, are seeded by (seed, epoch, number): every
+worker draws the whole window and cuts the profiles of its own rows, so that one worker and two see
+the same triples, and a run that resumes at an epoch draws what it would have drawn.
 """
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from visrec.errors import InputError
 from visrec.interactions.facts import Facts, Ints
 from visrec.interactions.guidelines import GUIDELINES, Draw, Drawn
-from visrec.interactions.negatives import Rule, agreeing, fine_grained, foreign, nothing, outside
+from visrec.interactions.negatives import (
+    Rule,
+    agreeing,
+    below,
+    fine_grained,
+    foreign,
+    nothing,
+    outside,
+)
 from visrec.ragged import Ragged, offsets_of
+
+Chances = npt.NDArray[np.float64]
 
 _WINDOW = 65_536
 _ROUNDS = 8  # in which triples that are there already are drawn again; then they stay
-_WINDOWS, _STEPS = 0, 1  # seeds of windows and of steps are apart
+_CUT = 8192  # profiles cut at once, for as many steps as that makes
+_SUBSETS = 2048  # of them at a time: what is compared stays in the cache
+_WINDOWS, _PARTS = 0, 1  # the seeds of windows and of the profiles of their parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +48,16 @@ class SamplingConfig:
             max_profile, so that short profiles are learned from as well.
         keep_positive_in_profile: own_profile and random leave the positive among the items of the
             profile, as the reference code does.
-        negatives: drawn is one a triple as its guideline says; hard is hard_pool a triple, drawn as
-            for random, of which the one that the model scores highest counts; shared and catalogue
-            draw none here.
+        negatives: catalogue has candidates of the catalogue stand against every positive of a step,
+            in a softmax; drawn is one a triple as its guideline says, and hard is hard_pool a
+            triple, drawn as for random, of which the one that the model scores highest counts.
+        candidates: at most so many stand against the positives of a step: the whole catalogue
+            where it has no more, otherwise as many drawn in proportion to popularity, which the
+            loss corrects.
+        unseen_candidates: items that nobody took in training are candidates too.
         hard_pool: how many are drawn for hard.
-        popularity: a negative of random is drawn in proportion to (its training count + 1) to this
-            power; 0 is uniform.
+        popularity: a candidate, or a negative of random, is drawn in proportion to (its training
+            count + 1) to this power; 0 is uniform.
         own_cluster: how often a fine-grained negative is from the positive's own visual cluster.
     """
 
@@ -49,13 +65,15 @@ class SamplingConfig:
     max_profile: int = 20
     sub_profiles: bool = True
     keep_positive_in_profile: bool = False
-    negatives: Literal["drawn", "hard", "shared", "catalogue"] = "drawn"
+    negatives: Literal["catalogue", "drawn", "hard"] = "catalogue"
+    candidates: int = 8192
+    unseen_candidates: bool = False
     hard_pool: int = 8
     popularity: float = 0.0
     own_cluster: float = 0.65
 
     def __post_init__(self) -> None:
-        for name in ("max_profile", "hard_pool"):
+        for name in ("max_profile", "candidates", "hard_pool"):
             if getattr(self, name) < 1:
                 raise InputError(
                     f"Found --sampling.{name} {getattr(self, name)}; expected at least 1."
@@ -113,6 +131,16 @@ class Triples:
     positive_B: Ints
     negative_BK: Ints
 
+    def slice(self, start: int, stop: int) -> "Triples":
+        """The triples from `start` to `stop`; nothing is copied but offsets."""
+        rows = slice(start, stop)
+        return Triples(
+            self.user_B[rows],
+            self.profiles.slice(start, stop),
+            self.positive_B[rows],
+            self.negative_BK[rows],
+        )
+
 
 class TripleSampler:
     """Draws triples by guidelines.
@@ -158,7 +186,8 @@ class TripleSampler:
     def start_epoch(self, epoch: int, triples: int) -> None:
         """Begins an epoch of so many triples; no window is larger."""
         self._epoch, self._triples = epoch, triples
-        self._window: tuple[tuple[int, int], Drawn] | None = None
+        self._window: tuple[tuple[int, ...], Drawn] | None = None
+        self._part: tuple[tuple[int, ...], Triples] | None = None
 
     def step(self, step: int, size: int, rank: int = 0, workers: int = 1) -> Triples:
         """One worker's share of the triples of a step.
@@ -169,21 +198,31 @@ class TripleSampler:
             rank: which worker.
             workers: of how many.
         """
-        steps = max(1, min(_WINDOW, self._triples) // size)  # of a window
-        window, first = step // steps, step % steps * size
-        if self._window is None or self._window[0] != (window, size):
-            self._window = (window, size), self._draw(window, steps * size)
-        drawn = self._window[1].take(slice(first, first + size))
-        random = np.random.PCG64((self._seed, self._epoch, _STEPS, step))
-        share = size // workers
-        mine = slice(rank * share, rank * share + share)
+        steps = max(1, min(_CUT, self._triples) // size)
+        key = (step // steps, size, rank, workers)
+        if self._part is None or self._part[0] != key:
+            self._part = key, self._cut(step // steps, steps * size, size, rank, workers)
+        share, first = size // workers, step % steps * (size // workers)
+        return self._part[1].slice(first, first + share)
+
+    def _cut(self, part: int, rows: int, size: int, rank: int, workers: int) -> Triples:
+        """A worker's triples of some steps, `rows` of all workers together."""
+        parts = max(1, min(_WINDOW, self._triples) // rows)
+        key = (part // parts, rows)
+        if self._window is None or self._window[0] != key:
+            self._window = key, self._draw(part // parts, parts * rows)
+        first = part % parts * rows
+        drawn = self._window[1].take(slice(first, first + rows))
+        share = slice(rank * size // workers, (rank + 1) * size // workers)
+        mine = np.arange(rows).reshape(-1, size)[:, share].reshape(-1)
+        random = np.random.default_rng((self._seed, self._epoch, _PARTS, part))
         profiles = self._profiles(drawn, mine, random)
-        owner_B = drawn.owner_B[mine]
+        drawn = drawn.take(mine)
         return Triples(
-            user_B=np.where(owner_B < self._facts.num_users, owner_B, -1),
+            user_B=np.where(drawn.owner_B < self._facts.num_users, drawn.owner_B, -1),
             profiles=profiles,
-            positive_B=drawn.positive_B[mine],
-            negative_BK=drawn.negative_BK[mine],
+            positive_B=drawn.positive_B,
+            negative_BK=drawn.negative_BK,
         )
 
     def _draw(self, window: int, size: int) -> Drawn:
@@ -208,40 +247,35 @@ class TripleSampler:
         share = np.cumsum(weights) / weights.sum() * size
         return np.append(0, np.rint(share)).astype(np.int64)
 
-    def _profiles(self, drawn: Drawn, mine: slice, random: np.random.PCG64) -> Ragged:
-        """The profiles of some rows of a step, cut to random subsets where they are to be.
+    def _profiles(self, drawn: Drawn, mine: Ints, random: np.random.Generator) -> Ragged:
+        """The profiles of some rows, cut to random subsets where they are to be.
 
-        Each row has its own numbers of the step's sequence, whoever cuts it.
+        Each row has its own among the random numbers, whichever worker it is for.
         """
         facts, config = self._facts, self._config
         begin_B = facts.profiles.offsets[drawn.owner_B]
         inside_B = (drawn.place_B >= 0) & (drawn.place_B < begin_B + drawn.length_B)
         stays_B = inside_B & drawn.stays_B
-        full_B = drawn.length_B - (inside_B & ~stays_B)
-        size_B = full_B
+        size_B = full_B = drawn.length_B - (inside_B & ~stays_B)
         if config.sub_profiles:
-            chance_B = np.random.Generator(random).random(len(full_B))
-            size_B = (chance_B * full_B).astype(np.int64) + 1
+            size_B = below(full_B, random) + 1
         size_B = np.minimum(size_B, config.max_profile)
-        drawn_B = size_B - stays_B
-        random.advance(int(drawn_B[: mine.start].sum()))
-        places = subsets(
-            (drawn.length_B - inside_B)[mine],
-            drawn_B[mine],
-            size_B[mine],
-            np.random.Generator(random),
-        )
-        hole_B = np.where(inside_B, drawn.place_B - begin_B, drawn.length_B)[mine]
-        size_B, stays_B, begin_B = size_B[mine], stays_B[mine], begin_B[mine]
-        place_V = places.values + (places.values >= np.repeat(hole_B, size_B))
-        place_V[places.offsets[1:][stays_B] - 1] = hole_B[stays_B]
-        place_V += np.repeat(begin_B, size_B)
+        chances = offsets_of(size_B - stays_B)
+        chance_V = random.random(chances[-1] + config.max_profile)
+        # Drawn from the places but the positive's, which is the last where it stays.
+        begin_S, length_S, size_S = begin_B[mine], drawn.length_B[mine], size_B[mine]
+        inside_S, stays_S = inside_B[mine], stays_B[mine]
+        places = subsets(length_S - inside_S, size_S - stays_S, size_S, chances[mine], chance_V)
+        hole_S = np.where(inside_S, drawn.place_B[mine] - begin_S, length_S)
+        place_V = places.values + (places.values >= np.repeat(hole_S, size_S))
+        place_V[places.offsets[1:][stays_S] - 1] = hole_S[stays_S]
+        place_V += np.repeat(begin_S, size_S)
         return Ragged(facts.profiles.values[place_V], places.offsets)
 
 
 def negatives_of(name: str, facts: Facts, config: SamplingConfig) -> Rule:
     """The rule by which a guideline's negatives are drawn."""
-    if config.negatives in ("shared", "catalogue"):
+    if config.negatives == "catalogue":
         return nothing(facts)
     if config.negatives == "hard":
         return outside(facts, config.popularity, config.hard_pool)
@@ -273,10 +307,10 @@ def repeated(drawn: Drawn) -> Ints:
     return np.delete(row_S, first)
 
 
-def subsets(of_B: Ints, count_B: Ints, size_B: Ints, random: np.random.Generator) -> Ragged:
+def subsets(of_B: Ints, count_B: Ints, size_B: Ints, chance_B: Ints, chance_V: Chances) -> Ragged:
     """For each row a uniform subset, without replacement, of 0, 1, ... of - 1.
 
-    Robert Floyd's algorithm (Bentley & Floyd 1987, Communications of the ACM 30(9)), over all rows
+    Robert Floyd's algorithm (Bentley & Floyd 1987, Communications of the ACM 30(9)), over many rows
     at once: for j from of - count to of - 1, a number drawn from 0 to j is taken, or j where it is
     taken already.
 
@@ -284,22 +318,23 @@ def subsets(of_B: Ints, count_B: Ints, size_B: Ints, random: np.random.Generator
         of_B: (B,) from how many.
         count_B: (B,) how many, at most `of_B`.
         size_B: (B,) the length of each row's list, `count_B` or more; what follows is 0.
-        random: it gives each row `count_B` numbers, in the order of the rows.
+        chance_B: (B,) where the row's `count_B` random numbers begin.
+        chance_V: (V,) uniform from 0 to 1, and at least as many behind any row's first as any row
+            takes.
     """
     offsets = offsets_of(size_B)
-    chance_V = random.random(int(count_B.sum()))
-    start_B = offsets_of(count_B)[:-1]
-    order = np.argsort(-count_B, kind="stable")  # those that go on longest first
-    low_B, start_B = (of_B - count_B)[order], start_B[order]
-    width = int(count_B.max(initial=0))
-    active = len(order) - np.cumsum(np.bincount(count_B, minlength=width + 1))
-    chosen_WB = np.zeros((width, len(order)), np.int32)
-    values = np.zeros(offsets[-1], np.int64)
-    for j in range(width):
-        rows = active[j]
-        last = low_B[:rows] + j
-        take = (chance_V[start_B[:rows] + j] * (last + 1)).astype(np.int32)
-        there = (chosen_WB[:j, :rows] == take).any(axis=0)
-        chosen_WB[j, :rows] = np.where(there, last, take)
-        values[offsets[order[:rows]] + j] = chosen_WB[j, :rows]
+    values = np.zeros(offsets[-1], np.int32)
+    # The longest first, so that those who go on are the first ones; small integers sort fastest.
+    key_B = (-count_B).astype(np.min_scalar_type(-int(count_B.max(initial=1))))
+    order = np.argsort(key_B, kind="stable")
+    for rows in np.array_split(order, len(order) // _SUBSETS + 1):
+        count_S = count_B[rows]
+        step_W = np.arange(count_S.max(initial=0))[:, None]
+        taking_WS = step_W < count_S
+        last_WS = (of_B[rows] - count_S + step_W).astype(np.int32)
+        take_WS = (chance_V[chance_B[rows] + step_W] * (last_WS + 1)).astype(np.int32)
+        for j, going_on in enumerate(taking_WS.sum(axis=1)):
+            there = (take_WS[:j, :going_on] == take_WS[j, :going_on]).any(axis=0)
+            np.copyto(take_WS[j, :going_on], last_WS[j, :going_on], where=there)
+        values[(offsets[rows] + step_W)[taking_WS]] = take_WS[taking_WS]
     return Ragged(values, offsets)

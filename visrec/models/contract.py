@@ -110,13 +110,11 @@ class Candidates:
         place_C: (C,) positions among the batch's items.
         taken_BC: (B, C) bool, the candidates that are no negative of that example.
         log_q_C: (C,) the logarithm of the chance that a step has the candidate, 0 where it has all.
-        log_q_positive_B: (B,) the same of each example's positive.
     """
 
     place_C: Tensor
     taken_BC: Tensor
     log_q_C: Tensor
-    log_q_positive_B: Tensor
 
 
 @dataclass(frozen=True)

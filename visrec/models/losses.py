@@ -8,8 +8,9 @@ With x the score u . i of a user and an item, divided by a temperature:
     softmax   mean of -log(exp x_i / (exp x_i + sum over candidates j of exp x_j)): the likelihood
               of the positive among candidates that the user did not take. Of candidates that were
               drawn, log Q, the logarithm of the chance that a step has the item, is taken off each
-              score (Jean et al. 2015, section 3), and the loss estimates that of the whole
-              catalogue.
+              score: the sum then estimates, without bias, that over the whole catalogue (importance
+              sampling, Bengio & Senecal 2008). The positive is there with certainty, so nothing is
+              taken off its score.
 """
 
 import torch
@@ -38,5 +39,5 @@ def ranking_loss(
     drawn = batch.candidates
     logit_BC = scaled_Bd @ item_Md[drawn.place_C].T - drawn.log_q_C
     logit_BC = logit_BC.masked_fill(drawn.taken_BC, -torch.inf)
-    own_B = positive_B - drawn.log_q_positive_B
-    return (torch.logsumexp(torch.cat([own_B[:, None], logit_BC], dim=1), dim=1) - own_B).mean()
+    every_BC = torch.cat([positive_B[:, None], logit_BC], dim=1)
+    return (torch.logsumexp(every_BC, dim=1) - positive_B).mean()

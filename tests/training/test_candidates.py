@@ -1,0 +1,128 @@
+"""Candidates: who may stand against a positive, how often, and what the loss makes of it."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training import checkerboard, ragged
+from visrec.interactions.triples import SamplingConfig, Triples
+from visrec.models.contract import TripleBatch
+from visrec.models.losses import ranking_loss
+from visrec.training.batches import TripleSource, make_batch
+from visrec.training.candidates import CandidateSampler, Drawn, taken_mask
+
+DATA = checkerboard()
+N = len(DATA.item_ids)
+CPU = torch.device("cpu")
+
+
+def _triples(rows: list[tuple[int, list[int], int]]) -> Triples:
+    users, profiles, positives = zip(*rows, strict=True)
+    return Triples(
+        np.array(users), ragged(list(profiles)), np.array(positives), np.zeros((len(rows), 0), int)
+    )
+
+
+def test_catalogue_that_fits_is_whole_but_for_what_nobody_took() -> None:
+    train = ragged([[1, 4], [4, 6]])
+    drawn = CandidateSampler(train, 9, SamplingConfig(candidates=4), 0).step((0, 0))
+    assert drawn.item_C.tolist() == [1, 4, 6]
+    assert not drawn.log_q_N.any()
+    every = SamplingConfig(candidates=9, unseen_candidates=True)
+    assert CandidateSampler(train, 9, every, 0).step((0, 0)).item_C.tolist() == list(range(9))
+
+
+@pytest.mark.parametrize("popularity", [0.0, 0.75])
+def test_q_is_how_often_a_step_has_the_item(popularity: float) -> None:
+    lists = [[i for i in range(12) if i <= u] for u in range(12)]  # item 0 has 12 takers, 11 one
+    config = SamplingConfig(candidates=5, popularity=popularity)
+    sampler = CandidateSampler(ragged(lists), 14, config, seed=3)
+    steps = [sampler.step((0, step)) for step in range(6000)]
+    often = np.bincount(np.concatenate([s.item_C for s in steps]), minlength=14) / 6000
+    assert not often[12:].any()  # nobody took these
+    np.testing.assert_allclose(np.exp(steps[0].log_q_N[:12]), often[:12], atol=0.025)
+    weight = (np.arange(12, 0, -1) + 1.0) ** popularity
+    chance = 1 - (1 - weight / weight.sum()) ** 5
+    np.testing.assert_allclose(np.exp(steps[0].log_q_N[:12]), chance, rtol=1e-5)
+
+
+def test_drawn_by_seed_epoch_and_step() -> None:
+    def items(seed: int, *key: int) -> list[int]:
+        sampler = CandidateSampler(DATA.train, N, SamplingConfig(candidates=6), seed)
+        return sampler.step(key).item_C.tolist()
+
+    assert items(0, 1, 2) == items(0, 1, 2)
+    assert len({str(items(*key)) for key in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3)]}) == 4
+
+
+def test_masked_are_the_positive_and_what_the_user_took() -> None:
+    train = ragged([[0, 1, 2], [3, 5]])
+    triples = _triples([(0, [0], 2), (1, [3], 8), (-1, [4], 6), (-1, [7], 7)])
+    drawn = Drawn(np.array([1, 2, 4, 5, 6, 7, 8]), np.zeros(9, np.float32))
+    masked = [drawn.item_C[row].tolist() for row in taken_mask(triples, train, drawn)]
+    assert masked == [[1, 2], [5, 8], [4, 6], [7]]
+
+
+def _log_likelihood(batch: TripleBatch, item_Nd: np.ndarray, user_Bd: np.ndarray) -> float:
+    """Minus the mean of the positives' log likelihood, example by example in float64."""
+    drawn = batch.candidates
+    assert drawn is not None
+    losses = []
+    for b, user in enumerate(user_Bd):
+        own = user @ item_Nd[batch.positive_B[b]] / 2
+        logits = [own] + [
+            user @ item_Nd[place] / 2 - float(drawn.log_q_C[c])
+            for c, place in enumerate(drawn.place_C.tolist())
+            if not drawn.taken_BC[b, c]
+        ]
+        losses.append(np.log(np.sum(np.exp(logits))) - own)
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize("candidates", [5, N])
+def test_loss_is_the_likelihood_among_candidates(candidates: int) -> None:
+    config = SamplingConfig(candidates=candidates, popularity=0.5)
+    source = TripleSource(DATA, config, seed=0)
+    source.start_epoch(0, 64)
+    batch = source.batch(0, 16, 0, 1, CPU)
+    random = np.random.default_rng(0)
+    item_Md, user_Bd = random.normal(size=(len(batch.item_M), 4)), random.normal(size=(16, 4))
+    loss = ranking_loss(torch.from_numpy(user_Bd), torch.from_numpy(item_Md), batch, 2.0)
+    assert loss.item() == pytest.approx(_log_likelihood(batch, item_Md, user_Bd), rel=1e-6)
+
+
+def test_loss_of_a_drawn_softmax_estimates_that_of_the_whole() -> None:
+    """Mean over many draws of half of the items: near the whole, which no correction is not."""
+    random = np.random.default_rng(1)
+    lists = [sorted(random.choice(40, 3 + 20 * (u % 2), replace=False)) for u in range(40)]
+    user_d, item_Nd = random.normal(size=(1, 3)), random.normal(size=(40, 3))
+    triples = _triples([(-1, [0], 1)])
+
+    def loss(config: SamplingConfig, step: int) -> float:
+        drawn = CandidateSampler(ragged(lists), 40, config, 0).step((0, step))
+        mask = taken_mask(triples, ragged(lists), drawn)
+        own = float(user_d[0] @ item_Nd[1])
+        logits = user_d @ item_Nd[drawn.item_C].T - drawn.log_q_N[drawn.item_C]
+        return float(np.log(np.exp(own) + np.exp(logits)[~mask].sum()) - own)
+
+    whole = loss(SamplingConfig(unseen_candidates=True), 0)
+    few = SamplingConfig(candidates=20, popularity=1.0, unseen_candidates=True)
+    assert np.mean([loss(few, step) for step in range(500)]) == pytest.approx(whole, abs=0.1)
+
+
+def test_hardest_of_several_negatives_counts() -> None:
+    random = np.random.default_rng(2)
+    item_Md, user_Bd = random.normal(size=(9, 4)), random.normal(size=(3, 4))
+    negative_BK = np.array([[3, 4], [5, 6], [7, 8]])
+    triples = Triples(np.arange(3), ragged([[0], [1], [2]]), np.array([0, 1, 2]), negative_BK)
+    batch = make_batch(triples, None, DATA, CPU)
+    expected = np.mean(
+        [
+            np.log1p(np.exp(max(user @ item_Md[j] for j in row) / 3 - user @ item_Md[p] / 3))
+            for user, row, p in zip(user_Bd, negative_BK, range(3), strict=True)
+        ]
+    )
+    place = torch.searchsorted(batch.item_M, torch.arange(9))
+    vectors = torch.from_numpy(item_Md)[: len(batch.item_M)][place.argsort()]
+    loss = ranking_loss(torch.from_numpy(user_Bd), vectors, batch, 3.0)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)

@@ -1,0 +1,95 @@
+"""Candidates: the items that stand against all positives of a step.
+
+All of the catalogue where it fits; otherwise as many as are asked for, drawn with replacement in
+proportion to (training count + 1) to a power, each kept once. Then Q, the chance that a step has
+item i, is 1 - (1 - p_i)^draws, and the loss takes log Q off each score, so that an item that is
+drawn more often is not pushed down more.
+
+Items that nobody took in training are left out unless asked for: a softmax can only push them down,
+and where items are one of a kind they are the very ones to recommend.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from visrec.interactions.triples import SamplingConfig, Triples
+from visrec.ragged import Ragged
+
+_CANDIDATES = 1 << 33  # a number of its own among the seeds of an epoch
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The candidates of a step.
+
+    Args:
+        item_C: (C,) sorted items.
+        log_q_N: (N,) float32, the logarithm of each item's chance to be among them; 0 where all
+            are.
+    """
+
+    item_C: npt.NDArray[np.int64]
+    log_q_N: npt.NDArray[np.float32]
+
+
+class CandidateSampler:
+    """Draws the candidates of each step.
+
+    Args:
+        train: U lists of training items.
+        num_items: N.
+        config: how many, and by which popularity.
+        seed: the run's seed.
+    """
+
+    def __init__(self, train: Ragged, num_items: int, config: SamplingConfig, seed: int) -> None:
+        count_N = np.bincount(train.values, minlength=num_items)
+        eligible_N = np.ones(num_items, bool) if config.unseen_candidates else count_N > 0
+        self._from_F = np.flatnonzero(eligible_N)
+        self._seed, self._draws = seed, config.candidates
+        self._log_q_N = np.zeros(num_items, np.float32)
+        self._whole = len(self._from_F) <= config.candidates
+        weight_F = (count_N[self._from_F] + 1.0) ** config.popularity
+        self._upto_F = np.cumsum(weight_F / weight_F.sum())
+        if not self._whole:
+            chance_F = weight_F / weight_F.sum()
+            self._log_q_N[self._from_F] = np.log(-np.expm1(self._draws * np.log1p(-chance_F)))
+
+    def step(self, key: Sequence[int]) -> Drawn:
+        """The candidates of a step, the same for every worker.
+
+        Args:
+            key: epoch and step.
+        """
+        if self._whole:
+            return Drawn(self._from_F, self._log_q_N)
+        random = np.random.default_rng((self._seed, *key, _CANDIDATES))
+        place = np.searchsorted(self._upto_F, random.random(self._draws), side="right")
+        return Drawn(
+            self._from_F[np.unique(np.minimum(place, len(self._from_F) - 1))], self._log_q_N
+        )
+
+
+def taken_mask(triples: Triples, train: Ragged, drawn: Drawn) -> npt.NDArray[np.bool_]:
+    """(B, C) the candidates that are no negatives of an example.
+
+    These are its positive, and what its user took in training; of a profile that is nobody's, what
+    is in it.
+    """
+    theirs, nobody_B = train.take(np.maximum(triples.user_B, 0)), triples.user_B < 0
+    mask_BC = np.zeros((len(nobody_B), len(drawn.item_C)), bool)
+    column_N = np.full(len(drawn.log_q_N), -1)
+    column_N[drawn.item_C] = np.arange(len(drawn.item_C))
+
+    def mark(owner_V: npt.NDArray[np.int64], item_V: npt.NDArray[np.int64]) -> None:
+        column_V = column_N[item_V]
+        mask_BC[owner_V[column_V >= 0], column_V[column_V >= 0]] = True
+
+    known_V, alone_V = ~nobody_B[theirs.owners], nobody_B[triples.profiles.owners]
+    mark(theirs.owners[known_V], theirs.values[known_V])
+    mark(triples.profiles.owners[alone_V], triples.profiles.values[alone_V])
+    mark(np.arange(len(nobody_B)), triples.positive_B)
+    return mask_BC
