@@ -182,7 +182,7 @@ def measure(
     Returns:
         users, items: how many are ranked, and among how many.
         models: `{label: {metric: {"mean", "low", "high", "n"}}}`, variants first; theirs have the
-            `spread` over seeds, too.
+            means of the `seeds` and their `spread`, too.
         fits: `{variant: {"val_auc", "epochs", "seconds"}}`, a list over the seeds each.
         paired: `{"a - b": {metric: {"mean", "low", "high", "above", "n"}}}`: every variant less the
             best baseline by each metric, and less the first variant.
@@ -217,7 +217,9 @@ def measure(
     models: dict[str, Any] = {label: together.summary(label) for label in together.mean}
     for name, seeded in by_seed.items():
         for metric, figures in models[name].items():
-            figures["spread"] = float(np.std([v[metric].mean() for v in seeded]))
+            figures["seeds"] = [float(v[metric].mean()) for v in seeded]
+            # Of one seed there is no spread to tell.
+            figures["spread"] = float(np.std(figures["seeds"], ddof=len(seeded) > 1))
     paired: dict[str, Any] = {}
     names = list(by_seed)
     for name in names:

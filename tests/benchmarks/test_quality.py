@@ -70,7 +70,8 @@ def test_what_learns_is_above_what_does_not_and_surely_so(found: dict[str, Any])
 def test_a_variant_that_is_a_baseline_differs_from_it_by_nothing(found: dict[str, Any]) -> None:
     models = found["models"]
     for metric, figures in models["visrank-mean"].items():
-        assert models["mean similarity"][metric] == {**figures, "spread": 0}
+        same = [figures["mean"]] * 2
+        assert models["mean similarity"][metric] == {**figures, "seeds": same, "spread": 0}
     aucs = {name: models[name]["auc"]["mean"] for name in models if name not in VARIANTS}
     assert set(aucs) == {
         *("visrank-max", "visrank-mean", "visrank-mean_top_k", "popularity", "random"),
@@ -84,7 +85,11 @@ def test_a_variant_that_is_a_baseline_differs_from_it_by_nothing(found: dict[str
 def test_seeds_are_seeds_of_training(found: dict[str, Any]) -> None:
     fits = found["fits"]
     assert len(set(fits["learns"]["val_auc"])) == 2
-    assert found["models"]["learns"]["auc"]["spread"] > 0
+    auc = found["models"]["learns"]["auc"]
+    one, other = auc["seeds"]
+    assert one != other
+    assert auc["mean"] == pytest.approx((one + other) / 2)
+    assert auc["spread"] == pytest.approx(abs(one - other) / 2**0.5)
     assert fits["learns"]["epochs"] == [8, 8]
     assert fits["mean similarity"]["val_auc"] == [None, None]
 
