@@ -19,14 +19,29 @@ from visrec.ragged import Ragged
 N = 12
 Lists = list[list[int]]
 Row = tuple[int, tuple[int, ...], int, tuple[int, ...]]
+
+
+def sampling(**changes: object) -> SamplingConfig:
+    """Random sampling, whatever the defaults are."""
+    base = SamplingConfig(
+        guidelines={"random": 1.0},
+        negatives="drawn",
+        popularity=0.0,
+        keep_positive_in_profile=False,
+        sub_profiles=True,
+        max_profile=20,
+    )
+    return dataclasses.replace(base, **changes)
+
+
 LISTS = st.lists(st.lists(st.integers(0, N - 1), unique=True), min_size=1, max_size=6)
 CONFIGS = st.builds(
-    SamplingConfig,
+    sampling,
     max_profile=st.integers(1, 6),
     sub_profiles=st.booleans(),
     keep_positive_in_profile=st.booleans(),
 )
-ALL_SIX = SamplingConfig(guidelines=dict.fromkeys(SIX, 1.0), max_profile=3)
+ALL_SIX = sampling(guidelines=dict.fromkeys(SIX, 1.0), max_profile=3)
 
 
 def facts_of(lists: Lists, num_items: int = N) -> Facts:
@@ -38,7 +53,7 @@ def facts_of(lists: Lists, num_items: int = N) -> Facts:
 def sampler(
     lists: Lists, config: SamplingConfig | None = None, num_items: int = N, seed: int = 0
 ) -> TripleSampler:
-    return TripleSampler(facts_of(lists, num_items), config or SamplingConfig(), seed)
+    return TripleSampler(facts_of(lists, num_items), config or sampling(), seed)
 
 
 def usable(lists: Lists, config: SamplingConfig) -> set[int]:
@@ -93,7 +108,7 @@ LOG: Lists = [[0, 1, 2, 3, 4, 5, 6], [7, 8], [9], [], list(range(N)), [1, 3, 5, 
 def test_users_who_cannot_give_a_triple_are_never_drawn() -> None:
     # One item leaves no profile, none at all gives no positive, all of them leave no negative.
     assert set(sampler(LOG).step(0, 24_000).user_B.tolist()) == {0, 1, 5}
-    kept = sampler(LOG, SamplingConfig(keep_positive_in_profile=True))
+    kept = sampler(LOG, sampling(keep_positive_in_profile=True))
     assert set(kept.step(0, 24_000).user_B.tolist()) == {0, 1, 2, 5}
 
 
@@ -103,7 +118,7 @@ def test_users_who_cannot_give_a_triple_are_never_drawn() -> None:
 )
 def test_nobody_who_can_give_a_triple_is_refused(lists: Lists, keep: bool) -> None:
     with pytest.raises(InputError) as caught:
-        sampler(lists, SamplingConfig(keep_positive_in_profile=keep))
+        sampler(lists, sampling(keep_positive_in_profile=keep))
     assert f"by the guideline random from {len(lists)} users with {sum(map(len, lists))}" in str(
         caught.value
     )
@@ -135,16 +150,16 @@ def test_nobody_who_can_give_a_triple_is_refused(lists: Lists, keep: bool) -> No
 )
 def test_settings_that_mean_nothing_are_refused(changes: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        dataclasses.replace(SamplingConfig(), **changes)
+        sampling(**changes)
 
 
 def test_clusters_and_artists_are_asked_for_by_the_guidelines_that_read_them() -> None:
-    assert not SamplingConfig().needs_clusters
-    assert not SamplingConfig().by_artist
-    assert not SamplingConfig(guidelines={"random": 1.0, "next_basket": 0.0}).needs_clusters
-    assert SamplingConfig(guidelines={"own_profile": 1.0}).needs_clusters
-    assert not SamplingConfig(guidelines={"own_profile": 1.0}).by_artist
-    assert SamplingConfig(guidelines={"next_basket": 1.0}).by_artist
+    assert not sampling().needs_clusters
+    assert not sampling().by_artist
+    assert not sampling(guidelines={"random": 1.0, "next_basket": 0.0}).needs_clusters
+    assert sampling(guidelines={"own_profile": 1.0}).needs_clusters
+    assert not sampling(guidelines={"own_profile": 1.0}).by_artist
+    assert sampling(guidelines={"next_basket": 1.0}).by_artist
 
 
 def test_artists_that_are_missing_are_told_in_one_line() -> None:
@@ -158,7 +173,7 @@ def test_artists_that_are_missing_are_told_in_one_line() -> None:
     [note] = TripleSampler(without, dataclasses.replace(ALL_SIX, negatives="hard"), 0).notes
     assert note.endswith("in favourite_artists (positive), same_artist (positive)")
     assert TripleSampler(FIXED.facts, ALL_SIX, 0).notes == ()
-    assert TripleSampler(without, SamplingConfig(), 0).notes == ()
+    assert TripleSampler(without, sampling(), 0).notes == ()
 
 
 # -------------------------------------------------------------------------------- windows, workers
@@ -171,7 +186,7 @@ def wide_log(users: int = 300, items: int = 500) -> Lists:
 
 @pytest.mark.parametrize("negatives", ["drawn", "hard"])
 def test_no_triple_is_drawn_twice_in_a_window(negatives: str) -> None:
-    config = SamplingConfig(negatives=negatives, hard_pool=2)  # type: ignore[arg-type]
+    config = sampling(negatives=negatives, hard_pool=2)
     drawn = sampler(wide_log(), config, 500)
     seen: Counter[object] = Counter()
     for step in range(128):  # 65,536 triples: many of the 700,000 would be there twice
@@ -194,7 +209,7 @@ def test_no_triple_of_different_guidelines_is_the_same() -> None:
     facts = dataclasses.replace(
         FIXED.facts, train=facts_of(lists).train, basket_R=np.zeros(6, np.int64)
     )
-    config = SamplingConfig(guidelines={"random": 1.0, "own_profile": 1.0})
+    config = sampling(guidelines={"random": 1.0, "own_profile": 1.0})
     drawn = TripleSampler(facts, config, 0)
     drawn.start_epoch(0, 40)
     triples = [(u, p, j) for u, _, p, j in rows(drawn.step(0, 40))]
@@ -210,7 +225,7 @@ def test_repeats_stay_where_there_are_too_few_triples() -> None:
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1, 1, 1), (1, 0, 3, 0, 0, 2)])
 def test_guidelines_share_a_window_by_their_weights(weights: tuple[int, ...]) -> None:
     chosen = dict(zip(SIX, map(float, weights), strict=True))
-    config = SamplingConfig(guidelines={**chosen, "random": 2.0})
+    config = sampling(guidelines={**chosen, "random": 2.0})
     drawn = TripleSampler(FIXED.facts, config, 0)
     edges = drawn._edges(65_536)
     expected = [weight / (sum(weights) + 2) * 65_536 for weight in (*filter(None, weights), 2)]
@@ -224,7 +239,7 @@ def test_guidelines_share_a_window_by_their_weights(weights: tuple[int, ...]) ->
 
 
 @pytest.mark.parametrize("workers", [2, 4, 8])
-@pytest.mark.parametrize("config", [SamplingConfig(max_profile=3), ALL_SIX])
+@pytest.mark.parametrize("config", [sampling(max_profile=3), ALL_SIX])
 def test_any_number_of_workers_draws_the_same_triples(config: SamplingConfig, workers: int) -> None:
     for epoch, step in ((0, 0), (0, 1), (2, 5)):
         together: list[Row] = []
@@ -239,7 +254,7 @@ def test_any_number_of_workers_draws_the_same_triples(config: SamplingConfig, wo
         assert together == rows(alone.step(step, 80))
 
 
-@pytest.mark.parametrize("config", [SamplingConfig(max_profile=2), ALL_SIX])
+@pytest.mark.parametrize("config", [sampling(max_profile=2), ALL_SIX])
 def test_a_run_that_resumes_draws_what_it_would_have_drawn(config: SamplingConfig) -> None:
     through = TripleSampler(FIXED.facts, config, 0)
     drawn = []
@@ -266,7 +281,7 @@ def test_steps_windows_epochs_and_seeds_draw_differently() -> None:
 
 def test_profiles_are_cut_anew_each_step_and_each_epoch() -> None:
     long = [list(range(40))]
-    config = SamplingConfig(max_profile=10, sub_profiles=False)
+    config = sampling(max_profile=10, sub_profiles=False)
     drawn = sampler(long, config, num_items=50)
     profiles = []
     for epoch, step in ((0, 0), (0, 1), (1, 0)):
@@ -303,7 +318,7 @@ def test_negatives_are_uniform_over_what_the_user_did_not_take() -> None:
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_positives_are_uniform_over_the_interactions(keep: bool) -> None:
-    config = SamplingConfig(keep_positive_in_profile=keep, max_profile=2)
+    config = sampling(keep_positive_in_profile=keep, max_profile=2)
     counts = Counter((user, positive) for user, _, positive, _ in in_rounds(sampler(LOG, config)))
     interactions = [(user, item) for user in usable(LOG, config) for item in LOG[user]]
     assert set(counts) == set(interactions)
@@ -313,7 +328,7 @@ def test_positives_are_uniform_over_the_interactions(keep: bool) -> None:
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("most", [3, 20])
 def test_sub_profiles_have_each_size_equally_often_and_then_are_cut(keep: bool, most: int) -> None:
-    config = SamplingConfig(keep_positive_in_profile=keep, max_profile=most)
+    config = sampling(keep_positive_in_profile=keep, max_profile=most)
     drawn = rows(sampler([LOG[0]], config).step(0, DRAWS))
     full = 7 if keep else 6
     counts = Counter(len(profile) for _, profile, _, _ in drawn)
@@ -327,7 +342,7 @@ def test_sub_profiles_have_each_size_equally_often_and_then_are_cut(keep: bool, 
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("sub", [False, True])
 def test_a_cut_profile_has_each_other_item_equally_often(keep: bool, sub: bool) -> None:
-    config = SamplingConfig(keep_positive_in_profile=keep, max_profile=3, sub_profiles=sub)
+    config = sampling(keep_positive_in_profile=keep, max_profile=3, sub_profiles=sub)
     drawn = rows(sampler([LOG[0]], config).step(0, DRAWS))
     sets = Counter(
         (positive, frozenset(profile) - {positive})
@@ -348,7 +363,8 @@ def test_subsets_are_subsets(wanted: list[tuple[int, float, int]], seed: int) ->
     of = np.array([of for of, _, _ in wanted], np.int64)
     count = np.array([round(of * share) for of, share, _ in wanted], np.int64)
     size = count + np.array([more for _, _, more in wanted], np.int64)
-    drawn = subsets(of, count, size, np.random.default_rng(seed))
+    chances = np.random.default_rng(seed).random(count.sum() + 30)
+    drawn = subsets(of, count, size, np.cumsum([0, *count])[:-1], chances)
     assert drawn.lengths.tolist() == size.tolist()
     for row in range(len(wanted)):
         chosen = drawn[row][: count[row]].tolist()
@@ -359,7 +375,9 @@ def test_subsets_are_subsets(wanted: list[tuple[int, float, int]], seed: int) ->
 
 def test_subsets_are_uniform() -> None:
     rows = 20_000
-    drawn = subsets(np.full(rows, 5), np.full(rows, 3), np.full(rows, 3), np.random.default_rng(0))
+    three = np.full(rows, 3)
+    chances = np.random.default_rng(0).random(3 * rows)
+    drawn = subsets(np.full(rows, 5), three, three, 3 * np.arange(rows), chances)
     counts = Counter(frozenset(values) for values in drawn.values.reshape(rows, 3).tolist())
     assert len(counts) == 10
     assert chisquare(list(counts.values())).pvalue > LEAST_P

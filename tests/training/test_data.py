@@ -1,0 +1,99 @@
+"""What training reads: baskets of training rows, and clusters and artists only where asked for."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from visrec.features.commit import commit_table, write_part
+from visrec.features.table import Identity
+from visrec.interactions.split import SplitConfig
+from visrec.interactions.triples import SamplingConfig
+from visrec.schemas import REJECTED
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import Store
+from visrec.training.data import TrainingData, load_training_data
+
+IDS = [f"i{n:02}" for n in range(40)]
+# User, item, time: the last basket of each is the test's, the one before it validation's.
+ROWS = [
+    *(("a", 5, 10), ("a", 3, 10), ("a", 9, 20), ("a", 8, 30), ("a", 7, 30), ("a", 1, 40)),
+    *(("a", 2, 50), ("b", 4, 10), ("c", 6, 10), ("c", 0, 20), ("c", 11, 30), ("c", 12, 40)),
+]
+NEXT = SamplingConfig(guidelines={"next_basket": 1.0}, negatives="drawn")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Features, a log, and an items table whose every third item has no artist."""
+    store = Store.at(str(tmp_path))
+    identity = Identity(
+        backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=4
+    )
+    feature_ND = np.random.default_rng(0).normal(size=(len(IDS), 4)).astype(np.float16)
+    rows = pa.table({"item_id": IDS, "digest": IDS, "source": pa.nulls(len(IDS), pa.string())})
+    files = [(write_part(store, rows, feature_ND, identity), len(IDS))]
+    commit_table(store, identity, rows, files, REJECTED.empty_table(), {}, None)
+    user_id, item, timestamp = map(list, zip(*ROWS, strict=True))
+    item_id = [IDS[n] for n in item]
+    log = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
+    store.write_table("log.parquet", log)
+    artist_id = [f"artist {n % 3}" if n % 3 else None for n in range(len(IDS))]
+    items = {"item_id": IDS, "artist_id": artist_id, "category": ["hat"] * len(IDS)}
+    store.write_table("items.parquet", pa.table(items))
+    return store
+
+
+def _load(store: Store, **changes: Any) -> TrainingData:
+    arguments = {"items_uri": store.uri("items.parquet"), "categories": False, "sampling": NEXT}
+    return load_training_data(
+        store,
+        InteractionsConfig(),
+        store.uri("log.parquet"),
+        SplitConfig(),
+        **{**arguments, **changes},
+    )
+
+
+def test_training_rows_come_in_order_of_time_with_their_baskets(store: Store) -> None:
+    data = _load(store)
+    assert [data.train[user].tolist() for user in range(3)] == [[3, 5, 9, 7, 8], [4], [6, 0]]
+    assert data.basket_R.tolist() == [0, 0, 1, 2, 2, 0, 0, 1]
+    assert data.facts.basket_bounds[0].tolist() == [0, 0, 2, 3, 3, 5, 6, 7]
+    assert data.facts.basket_bounds[1].tolist() == [2, 2, 3, 5, 5, 6, 7, 8]
+
+
+def test_clusters_and_artists_are_read_for_guidelines_that_ask(store: Store) -> None:
+    data = _load(store)
+    assert data.clusters is not None
+    assert data.clusters.count == 4  # of ten items each on average
+    assert len(data.clusters.cluster_N) == len(IDS)
+    assert data.artist_N is not None
+    assert data.artist_N.tolist() == [[-1, 0, 1][n % 3] for n in range(len(IDS))]
+    assert [*store.list("_clusters-")]
+
+
+@pytest.mark.parametrize("sampling", [None, SamplingConfig(guidelines={"random": 1.0})])
+def test_nothing_is_clustered_for_nobody(store: Store, sampling: SamplingConfig | None) -> None:
+    data = _load(store, sampling=sampling)
+    assert data.clusters is None
+    assert data.artist_N is None
+    assert not [*store.list("_clusters-")]
+
+
+def test_without_an_items_table_there_are_no_artists(store: Store) -> None:
+    data = _load(store, items_uri=None)
+    assert data.artist_N is None
+    assert data.clusters is not None
+
+
+@pytest.mark.parametrize(("asked", "names"), [(True, ("hat",)), (False, ())])
+def test_categories_are_those_that_the_model_asks_for(
+    store: Store, asked: bool, names: tuple[str, ...]
+) -> None:
+    data = _load(store, categories=asked)
+    assert data.categories == names
+    assert data.category_N is not None
+    assert set(data.category_N.tolist()) == {0 if asked else -1}
