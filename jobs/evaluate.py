@@ -2,6 +2,7 @@
 
 python jobs/evaluate.py --local
 python jobs/evaluate.py --local --models seed-0,seed-1 --compare seed-0,visrank-mean
+python jobs/evaluate.py --local --ablate true
 python jobs/evaluate.py --workspace s3://shop/visrec --model s3://shop/visrec/models/mine
 """
 
@@ -10,9 +11,11 @@ from datetime import UTC, datetime
 
 import ray
 
+from jobs.ablate import train_variants
 from jobs.launch import JobConfig, Summary, cpu_actors, launch, require_resources
 from jobs.progress import follow
 from jobs.recommend import model_store
+from jobs.train import TrainJob
 from visrec.errors import InputError
 from visrec.evaluation.clusters import make_clusters
 from visrec.evaluation.contestants import (
@@ -38,6 +41,8 @@ class EvaluateJob(JobConfig):
             directories. They must be of one split and the same data.
         compare: two rows of the table with a comma between, such as visrank-mean,popularity, whose
             difference is told beside those of the first model and every other.
+        ablate: train the model again with other triples, and put all in one table: random ones, all
+            six guidelines, all but one of them, and the positive kept in the profile or left out.
         features: features directory; by default features of the workspace.
         interactions: the same that the model was trained with; the test baskets are in it.
         images: where the report's thumbnails come from; by default images of the workspace.
@@ -55,6 +60,7 @@ class EvaluateJob(JobConfig):
     model: str | None = None
     models: str | None = None
     compare: str | None = None
+    ablate: bool = False
     features: str | None = None
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     images: str | None = None
@@ -70,6 +76,11 @@ class EvaluateJob(JobConfig):
             raise InputError(f"Found --examples {self.examples}; expected 0 or more.")
         if self.model and self.models:
             raise InputError("Found both --model and --models; expected one of them.")
+        if self.models and self.ablate:
+            raise InputError(
+                "Found both --models and --ablate; expected one of them: --ablate trains the "
+                "variants of one model, --model."
+            )
         if self.models is not None and not _listed(self.models):
             raise InputError(f"Found --models {self.models!r}; expected at least one.")
         if self.compare is not None and len(_listed(self.compare)) != 2:
@@ -86,15 +97,25 @@ def _listed(text: str) -> list[str]:
 def main(config: EvaluateJob, summary: Summary) -> None:
     target = Store.at(config.place(config.evaluation, "evaluation"))
     truth = config.place_if_there(config.truth, "truth/items.parquet")
+    target.check_writable()
+    models = _model_stores(config)
+    if config.ablate:
+        own = TrainJob(
+            workspace=config.workspace,
+            local=config.local,
+            features=config.features,
+            interactions=config.interactions,
+            items=config.items,
+        )
+        models += train_variants(models[0], own, summary)
     inputs = EvaluationInputs(
-        models=_model_stores(config),
+        models=models,
         features=Store.at(config.place(config.features, "features")),
         interactions=config.interactions,
         interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
         items_uri=config.place_if_there(config.items, "items.parquet"),
         truth=Store.at(truth.removesuffix("/items.parquet")) if truth else None,
     )
-    target.check_writable()
     with summary.phase("prepare"):
         data = ray.remote(prepare_evaluation).remote(inputs)
         users, items, labels = ray.get(_counts.remote(data))

@@ -17,7 +17,7 @@ from visrec.errors import InputError
 from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
 from visrec.models import MODELS
-from visrec.models.artifact import LATEST, MANIFEST, load_artifact
+from visrec.models.artifact import LATEST, MANIFEST, Artifact, load_artifact
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 from visrec.training.data import TrainingData, load_training_data
@@ -62,6 +62,20 @@ class TrainJob(TrainKeys, JobConfig):
 
 
 def main(config: TrainJob, summary: Summary) -> None:
+    models, artifact, counts = train(config, summary)
+    models.write_json(LATEST, {"model_id": artifact.model_id, "digest": artifact.digest})
+    summary.rows = {
+        "model": artifact.model_id,
+        "validation AUC": artifact.metrics["val_auc"] and round(artifact.metrics["val_auc"], 4),
+        "epochs": artifact.metrics["epochs"],
+        **counts,
+        "model at": (models / artifact.model_id).root,
+        "digest": artifact.digest,
+    }
+
+
+def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str, int]]:
+    """Trains what is not trained already; returns where the models are, this one, and counts."""
     features = Store.at(config.place(config.features, "features"))
     models = Store.at(config.place(config.models, "models"))
     models.check_writable()
@@ -77,15 +91,7 @@ def main(config: TrainJob, summary: Summary) -> None:
     artifact = load_artifact(store)
     if artifact.made_from["settings"] != settings:
         raise _other_settings(store, model_id)
-    models.write_json(LATEST, {"model_id": model_id, "digest": artifact.digest})
-    summary.rows = {
-        "model": model_id,
-        "validation AUC": artifact.metrics["val_auc"] and round(artifact.metrics["val_auc"], 4),
-        "epochs": artifact.metrics["epochs"],
-        **facts["counts"],
-        "model at": store.root,
-        "digest": artifact.digest,
-    }
+    return models, artifact, facts["counts"]
 
 
 def read(

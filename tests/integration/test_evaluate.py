@@ -12,6 +12,7 @@ import pytest
 import ray
 import torch
 
+from jobs import ablate
 from tests.integration.workspace import copy, run_evaluate
 from visrec.errors import InputError
 from visrec.evaluation import evaluate
@@ -273,3 +274,29 @@ def test_report_is_one_page_with_pictures(evaluated: Path) -> None:
         "Visual clusters",
     ):
         assert heading in page
+
+
+def test_ablation_trains_what_is_missing_and_compares_it(
+    trained: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Each variant is a training of some seconds; which ones there are is tested in tests/jobs.
+    kept = ("guidelines", "positive-in-profile")
+    every = ablate.variants
+    monkeypatch.setattr(ablate, "variants", lambda *a: {n: every(*a)[n] for n in kept})
+    names = ("features", "models", "interactions.parquet", "items.parquet", "images", "truth")
+    workspace = Path(copy(trained, tmp_path / "shop", *names))
+    latest = (workspace / "models" / "_latest.json").read_bytes()
+    own = json.loads(latest)["model_id"]
+    run_evaluate(workspace, ablate=True, examples=0)
+    found = metrics(workspace / "evaluation")
+    variants = {name.removeprefix(f"{own}-") for name in found["models"] if own in name}
+    assert variants == {own, *kept}
+    assert f"{own} - {own}-guidelines" in found["paired"]
+    assert (workspace / "models" / "_latest.json").read_bytes() == latest
+    capfd.readouterr()
+    run_evaluate(workspace, ablate=True, examples=0)
+    assert capfd.readouterr().out.count("is trained already") == len(variants) - 1
+    assert metrics(workspace / "evaluation") == found
