@@ -260,7 +260,8 @@ def table(found: Mapping[str, Any]) -> str:
         line = f"{label:{wide}}"
         for metric in SHOWN:
             figures = metrics[metric]
-            spread = f" ± {figures['spread']:.4f}" if "spread" in figures else ""
+            several = len(figures.get("seeds", [])) > 1
+            spread = f" ± {figures['spread']:.4f}" if several else ""
             line += f"{figures['mean']:.4f}{spread}".ljust(18)
         if fits := found["fits"].get(label):
             known = [auc for auc in fits["val_auc"] if auc is not None]
