@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from visrec.interactions.facts import Bools, Facts, Ints, together
+from visrec.interactions.facts import Bools, Facts, Ints, sorted_set, together
 from visrec.ragged import offsets_of
 
 Random = np.random.Generator
@@ -60,7 +60,7 @@ def draw_allowed(
     row_S = np.arange(len(kind_B))
     item_B = propose(row_S)
     row_S = row_S[~allowed(row_S, item_B)]
-    while len(row_S) and spent < n * len(np.unique(kind_B[row_S])):
+    while len(row_S) and spent < n * len(sorted_set(kind_B[row_S])):
         spent += len(row_S) + _OVERHEAD
         item_S = propose(row_S)
         item_B[row_S] = item_S
@@ -205,14 +205,10 @@ def agreeing(facts: Facts, own_cluster: float) -> Rule:
 
     They do if the positive is in that item's cluster and the negative is not, or if the positive
     looks more like it by a margin. An item is drawn once; where the pictures disagree there is
-    none.
+    none, and who can be given one is seen by drawing.
     """
     assert facts.clusters is not None
     look_NP, cluster_N, group_N = facts.clusters.look_NP, facts.cluster_N, facts.group_N
-    open_O = facts.open_O
-    if facts.artist_N is not None:
-        most = np.bincount(facts.artist_N[facts.artist_N >= 0]).max(initial=0)
-        open_O = open_O & (most < facts.num_items)
 
     def draw(owner_B: Ints, positive_B: Ints, place_B: Ints, random: Random) -> Ints:
         del place_B
@@ -229,4 +225,4 @@ def agreeing(facts: Facts, own_cluster: float) -> Rule:
             good_B[rows] = np.einsum("sp,sp->s", look_NP[item_B[rows]], nearer_SP) > _MARGIN
         return np.where(good_B, negative_B, -1)[:, None]
 
-    return Rule(facts.open_T, open_O, draw)
+    return Rule(facts.open_T, np.ones(len(facts.profiles), bool), draw)
