@@ -34,6 +34,7 @@ from visrec.models.contract import (
     pool,
     shared,
 )
+from visrec.models.dropout import ByteDropout
 from visrec.models.losses import ranking_loss
 from visrec.models.statistics import FeatureScale, Whitening
 from visrec.ragged import Ragged
@@ -47,7 +48,8 @@ class CuratorNetConfig:
     Attributes:
         item_width: width of both layers of the item tower, and so of the vectors.
         user_width: width of the two hidden layers of the user tower.
-        feature_dropout: share of the features set to zero in training; the paper has 0.
+        feature_dropout: share of the features set to zero in training, in steps of 1/256; the paper
+            has 0.
         temperature: the training logit is divided by it; the paper has 1. Scores are not.
         whiten: the towers see this many principal components of the features, each of variance
             one, instead of all features z-scored; 0, as in the paper, is the latter.
@@ -84,7 +86,7 @@ class CuratorNet(nn.Module):
         super().__init__()
         d, hidden = config.item_width, config.user_width
         self._temperature = config.temperature
-        self._dropout = nn.Dropout(config.feature_dropout)
+        self._dropout = ByteDropout(config.feature_dropout)
         seen = config.whiten or sizes.feature_dim
         if seen > sizes.feature_dim:
             raise InputError(

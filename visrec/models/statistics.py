@@ -37,7 +37,7 @@ class FeatureScale(nn.Module):
 
     def forward(self, feature_MD: Tensor) -> Tensor:
         """(M, D) z-scored features."""
-        return (feature_MD - self.mean_D) / self.scale_D
+        return (feature_MD - self.mean_D).div_(self.scale_D)
 
 
 class Whitening(nn.Module):

@@ -182,7 +182,8 @@ class Trainer:
         self.model.train()
         place, size = self.place, self.config.batch_size
         self.source.start_epoch(epoch, self._steps * size)
-        torch.manual_seed(hash((self.config.seed, epoch, self.place.rank)))
+        # The same on all workers: those that see the same items also drop the same features.
+        torch.manual_seed(hash((self.config.seed, epoch)))
         losses = torch.zeros((), dtype=torch.float64, device=self.place.device)
         for step in range(self._steps):
             batch = self.source.batch(step, size, place.rank, place.workers, place.device)
