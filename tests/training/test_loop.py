@@ -286,7 +286,7 @@ def _train_as_one_of_two(rank: int, folder: str) -> None:
     )
     # 39 users to validate with: shares of 20 and 19.
     data = _odd_users()
-    trainer = _trainer(TRAIN, data, Place(rank, 2), DistributedDataParallel)
+    trainer = _trainer(TRAIN, data, Place(rank, 2), DistributedDataParallel, dropout=0.5)
     before = validation_auc(trainer.model, data, trainer.validation, trainer.place)
     trainer.run(lambda _: None)
     found = {"before": before, "history": trainer.progress.history}
@@ -313,7 +313,7 @@ def _found(folder: Path, rank: int) -> dict[str, Any]:
 
 
 def test_two_workers_train_as_one_does(two_workers: Path) -> None:
-    alone = _trained(data=_odd_users())
+    alone = _trained(data=_odd_users(), dropout=0.5)
     for rank in range(2):
         history = _found(two_workers, rank)["history"]
         for key in ("loss", "val_auc", "learning_rate"):
