@@ -39,7 +39,8 @@ def plan(data: Any = DATA, recorded: dict[int, Record] | None = None) -> Plan:
 def trial(values: dict[str, Any], told: Plan | None = None, number: int = 1) -> Trial:
     # Without Ray Tune's own constructor, which makes folders.
     made = object.__new__(Trial)
-    made.setup({"number": number, "values": values}, told or plan())
+    made._plan = told or plan()
+    made._begin({"number": number, "values": values})
     return made
 
 

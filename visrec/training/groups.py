@@ -84,9 +84,8 @@ class Groups:
         """
         await self.stop(number)
         job = GroupJob(number, recipe, data[0], self._resources.cpus_per_worker, groups)
-        run = _run_group.remote(job, self._resources, self._runs)
         group = self._groups[number] = _Group()
-        self._watchers[number] = asyncio.create_task(self._watch(group, run))
+        self._watchers[number] = asyncio.create_task(self._watch(group, job))
 
     async def epoch(self, number: int) -> Epoch:
         """Lets the group train one epoch more and gives what came of it.
@@ -131,19 +130,28 @@ class Groups:
             self._groups[number].history = history
             self._changed.notify_all()
 
-    async def _watch(self, group: _Group, run: "ray.ObjectRef[None]") -> None:
+    async def _watch(self, group: _Group, job: GroupJob) -> None:
+        run: Any = _Run.remote()  # type: ignore[attr-defined]  # put there by the decorator
         try:
-            await run
+            await run.fit.remote(job, self._resources, self._runs)
         except ray.exceptions.RayError as error:
             group.error = error
+        finally:
+            ray.kill(run)
         async with self._changed:
             group.ended = True
             self._changed.notify_all()
 
 
 @ray.remote(num_cpus=0)
-def _run_group(job: GroupJob, resources: TrainResources, runs: Store) -> None:
-    run_workers(_train_when_asked, job, f"trial-{job.number:05}", resources, runs)
+class _Run:
+    """The driver of one Ray Train run: a process whose end is the end of all that Ray Train made.
+
+    (In a task, the controller of a finished run lives as long as the process that the task was in.)
+    """
+
+    def fit(self, job: GroupJob, resources: TrainResources, runs: Store) -> None:
+        run_workers(_train_when_asked, job, f"trial-{job.number:05}", resources, runs)
 
 
 def _train_when_asked(config: dict[str, Any]) -> None:

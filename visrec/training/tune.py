@@ -8,6 +8,7 @@ their epochs back as they were, at once, so that scheduler and search know all t
 
 import math
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,23 +79,28 @@ def run_sweep(sweep: Sweep) -> tuple[list[Record], dict[int, Exception]]:
         groups = None
         if sweep.resources.workers > 1:
             groups = Groups.remote(sweep.resources, sweep.store / "training")  # type: ignore[attr-defined]
+        plan = Plan(sweep.recipe, sweep.data, sweep.resources, groups, dict(sweep.recorded))
+        desk = f"visrec-sweep-{uuid.uuid4().hex}"
+        keeps = _Desk.options(name=desk).remote(plan)  # type: ignore[attr-defined]
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                errors = _run_trials(sweep, keeper, groups, scratch)
+                errors = _run_trials(sweep, keeper, desk, scratch)
         finally:
+            ray.kill(keeps)
             if groups:
                 ray.get(groups.stop_all.remote())
+                ray.kill(groups)
     return sorted(keeper.records.values(), key=lambda record: record.number), errors
 
 
-def _run_trials(sweep: Sweep, keeper: "_Keeper", groups: Any, scratch: str) -> dict[int, Exception]:
+def _run_trials(sweep: Sweep, keeper: "_Keeper", desk: str, scratch: str) -> dict[int, Exception]:
     """Ray Tune's part. What it writes into `scratch`, pickles among it, is read by nobody."""
-    plan = Plan(sweep.recipe, sweep.data, sweep.resources, groups, dict(sweep.recorded))
+    in_groups = sweep.resources.workers > 1
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(Trial, plan=plan),
-            _NEXT_TO_NOTHING if groups else _of_a_process(sweep.resources),
+            Trial, _NEXT_TO_NOTHING if in_groups else _of_a_process(sweep.resources)
         ),
+        param_space={"desk": desk},
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
@@ -113,7 +119,7 @@ def _run_trials(sweep: Sweep, keeper: "_Keeper", groups: Any, scratch: str) -> d
             ),
             num_samples=sweep.trials,
             max_concurrent_trials=sweep.concurrency,
-            reuse_actors=groups is None,
+            reuse_actors=not in_groups,
         ),
         run_config=tune.RunConfig(
             storage_path=scratch,
@@ -193,11 +199,26 @@ def _in_a_group(plan: Plan, number: int, recipe: Recipe) -> Iterator[Epoch]:
         ray.get(plan.groups.stop.remote(number))
 
 
+@ray.remote(num_cpus=0)
+class _Desk:
+    """Keeps the plan, under a name, while the sweep runs.
+
+    `tune.with_parameters` would keep it, and with it the training data, until the driver ends.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def plan(self) -> Plan:
+        return self._plan
+
+
 class Trial(tune.Trainable):
     """A process that trains one trial after the other; a step is an epoch."""
 
-    def setup(self, config: dict[str, Any], plan: Plan) -> None:  # type: ignore[override]
-        self._plan = plan
+    def setup(self, config: dict[str, Any]) -> None:
+        desk: Any = ray.get_actor(config["desk"])
+        self._plan: Plan = ray.get(desk.plan.remote())
         self._begin(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -251,6 +272,10 @@ class _Keeper(tune.Callback):
         self.records = dict(sweep.recorded)
         self._store, self._tally = sweep.store, sweep.tally
         self._history: dict[int, list[Epoch]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles its callbacks, and a pickled handle keeps its actor alive."""
+        return {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
