@@ -62,7 +62,7 @@ class SamplingConfig:
     """
 
     guidelines: dict[str, float] = field(default_factory=lambda: {"random": 1.0})
-    max_profile: int = 20
+    max_profile: int = 50
     sub_profiles: bool = True
     keep_positive_in_profile: bool = False
     negatives: Literal["catalogue", "drawn", "hard"] = "catalogue"

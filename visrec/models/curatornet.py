@@ -60,7 +60,7 @@ class CuratorNetConfig:
     # On the demo gallery, as share of the distance from the best VisRank to the oracle: none of the
     # two -1 %, temperature 14 alone 56 %, dropout .5 alone 64 %, both 68 % (one seed each). SELU
     # towers of 200 begin with logits of some 14 = sqrt(200), where the sigmoid is flat.
-    feature_dropout: float = 0.5
+    feature_dropout: float = 0.4
     temperature: float = 14.0
     whiten: int = 0
 
