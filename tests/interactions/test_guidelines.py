@@ -330,6 +330,34 @@ def test_one_item_left_is_found_however_rare() -> None:
     assert len(found) < 5
 
 
+def plain_world(
+    baskets: list[list[list[int]]], cluster: list[int], artist: list[int] | None
+) -> World:
+    """All items look the same, and none is the twin of another."""
+    n = len(cluster)
+    return World(baskets, cluster, list(range(n)), artist, [(1.0, 0.0)] * n)
+
+
+def test_one_favourite_left_is_found_however_rare() -> None:
+    # Item 1 is the user's artist's in the user's cluster, with 200 of the artist's elsewhere, and
+    # 50 of another artist in the user's cluster. Item 252 is foreign.
+    world = plain_world([[[0]]], [0, 0, *[1] * 200, *[0] * 50, 2], [0, 0, *[0] * 200, *[1] * 50, 2])
+    drawn = drawn_triples(world, config_of("favourite_artists"), 50)
+    assert set(drawn) == {(0, (0,), 1, 252)}
+
+
+@pytest.mark.parametrize("name", ["favourite_artists", "next_basket", "hidden_item"])
+def test_users_whose_artists_have_all_that_is_left_are_never_drawn(name: str) -> None:
+    # Outside of clusters 0 and 1 all is of the first user's artists, but not of the second's.
+    world = plain_world(
+        [[[0], [1, 3]], [[3], [4, 5]]], [0, 0, 0, 1, 1, 1, 2, 2, 1], [0, 1, 0, 1, 2, 2, 0, 1, 2]
+    )
+    second = dataclasses.replace(world, artist=[0, 3, 0, 2, 2, 2, 0, 3, 2])
+    with pytest.raises(InputError, match=f"by the guideline {name} from"):
+        drawn_triples(dataclasses.replace(world, baskets=world.baskets[:1]), config_of(name), 9)
+    assert {user for user, *_ in drawn_triples(second, config_of(name), 99)} == {1}
+
+
 # ------------------------------------------------------------------------------- distributions
 
 LEAST_P = 1e-3
@@ -353,6 +381,19 @@ def test_fine_grained_negatives_are_so_often_of_the_positives_cluster(
     drawn = [triple for seed in range(20) for triple in drawn_triples(world, config, 200, seed)]
     shared = np.mean([p % 4 == j % 4 for _, _, p, j in drawn])
     assert shared == pytest.approx(own + (1 - own) / 4, abs=0.02)
+
+
+def test_negatives_of_no_cluster_of_the_user_are_uniform() -> None:
+    # Clusters of different sizes, of which the user has the first, the last and some between.
+    cluster = [c for c, size in enumerate([3, 5, 2, 7, 4, 6, 1, 8, 2]) for _ in range(size)]
+    mine = [0, 3, 4, 10, 22, 36, 37]  # of clusters 0, 1, 3, 5 and 8
+    world = plain_world([[mine, [9]]], cluster, None)
+    drawn = [
+        j for seed in range(80) for *_, j in drawn_triples(world, config_of("next_basket"), 5, seed)
+    ]
+    counts = Counter(drawn)
+    assert set(counts) == set(world.foreign(0))
+    assert chisquare(list(counts.values())).pvalue > LEAST_P
 
 
 def test_popular_items_are_drawn_more_often_as_asked() -> None:
