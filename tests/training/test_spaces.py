@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,16 @@ def test_what_is_drawn_lies_in_the_space(
     assert values["b"] in (3, "x")
     assert all(space[key].holds(value) for key, value in values.items())
     assert draw(space, seed, number) == values
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_rounding_leaves_no_range(end: str) -> None:
+    # exp(log(.1)) is above .1, and exp(log(.001)) is below .001 or equal, in floats.
+    bounds = {"low": 1e-3, "high": 0.1}
+    at_the_end = SimpleNamespace(uniform=lambda low, high: low if end == "low" else high)
+    drawn = Range(**bounds, log=True).draw(at_the_end)  # type: ignore[arg-type]
+    assert bounds["low"] <= drawn <= bounds["high"]
+    assert drawn == pytest.approx(bounds[end])
 
 
 def test_draws_are_uniform_in_what_the_space_says() -> None:
