@@ -132,3 +132,18 @@ def test_optuna_goes_on_after_a_failure() -> None:
         search.suggest(str(n))
         search.on_trial_complete(str(n), error=True)
     assert search.suggest("3")["number"] == 3
+
+
+@needs_optuna
+def test_optuna_does_not_begin_again_when_the_sweep_goes_on() -> None:
+    first = asked(proposals(trials=3, optuna=True), 3)
+    kept = {
+        one["number"]: Record(
+            one["number"], one["values"], ({"val_auc": 0.5, "seconds": 0.0},), "finished"
+        )
+        for one in first
+    }
+    found = asked(proposals(kept, trials=5, optuna=True), 5)
+    assert found[:3] == first
+    before = [one["values"]["a"] for one in first]
+    assert all(one["values"]["a"] not in before for one in found[3:])

@@ -151,14 +151,10 @@ def test_what_is_drawn_lies_in_the_space(
     assert draw(space, seed, number) == values
 
 
-@pytest.mark.parametrize("end", ["low", "high"])
-def test_rounding_leaves_no_range(end: str) -> None:
-    # exp(log(.1)) is above .1, and exp(log(.001)) is below .001 or equal, in floats.
-    bounds = {"low": 1e-3, "high": 0.1}
-    at_the_end = SimpleNamespace(uniform=lambda low, high: low if end == "low" else high)
-    drawn = Range(**bounds, log=True).draw(at_the_end)  # type: ignore[arg-type]
-    assert bounds["low"] <= drawn <= bounds["high"]
-    assert drawn == pytest.approx(bounds[end])
+def test_rounding_leaves_no_range() -> None:
+    assert math.exp(math.log(0.1)) > 0.1
+    at_the_end = SimpleNamespace(uniform=lambda _, high: high)
+    assert Range(1e-3, 0.1, log=True).draw(at_the_end) == 0.1  # type: ignore[arg-type]
 
 
 def test_draws_are_uniform_in_what_the_space_says() -> None:

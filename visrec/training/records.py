@@ -119,8 +119,10 @@ def plot(records: Sequence[Record], space: Space) -> bytes:
     in_a_plane = all(isinstance(space.get(key), Range) for key in _PLANE)
     single = [key for key in space if not (in_a_plane and key in _PLANE)]
     panels = len(single) + in_a_plane
-    figure = Figure(figsize=(5.2 * panels, 4.2), layout="constrained")
-    axes = [figure.add_subplot(1, panels, n + 1) for n in range(panels)]
+    across = min(panels, 3)
+    down = -(-panels // across)
+    figure = Figure(figsize=(5.2 * across, 4.2 * down), layout="constrained")
+    axes = [figure.add_subplot(down, across, n + 1) for n in range(panels)]
     if in_a_plane:
         _draw_plane(figure, axes.pop(0), shown, space)
     for axis, key in zip(axes, single, strict=True):

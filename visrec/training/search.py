@@ -52,7 +52,8 @@ class Proposals(Searcher):
         self._new = set(missing)
         self._known = {DEFAULT: default, **known}
         self._space, self._seed = space, seed
-        self._optuna = _Optuna(space, seed) if optuna else None
+        # A sweep that goes on must not propose once more what it proposed first.
+        self._optuna = _Optuna(space, seed + len(recorded)) if optuna else None
         self._given: dict[str, Values] = {}
         if self._optuna:
             for record in recorded.values():

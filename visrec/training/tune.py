@@ -307,7 +307,7 @@ class _Keeper(tune.Callback):
 def line_of(record: Record) -> str:
     """One line that says what a trial had and what came of it."""
     values = "  ".join(
-        f"{key.partition('.')[2]} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+        f"{key.partition('.')[2]} {f'{value:.3g}' if isinstance(value, float) else value}"
         for key, value in record.values.items()
     )
     return (
