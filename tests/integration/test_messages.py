@@ -90,7 +90,10 @@ def test_unknown_key_in_yaml_is_named(tmp_path: Path) -> None:
     refused(run_job("train", "--config", str(tmp_path / "job.yaml")), "train", "epoks", "--help")
 
 
-JOBS = ("make_gallery", "extract_features", "import_features", "train", "recommend", "evaluate")
+JOBS = (
+    *("make_gallery", "extract_features", "import_features"),
+    *("train", "tune", "recommend", "evaluate"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from tests.training import checkerboard, ragged
-from visrec.errors import InputError
+from visrec.errors import InputError, VisrecError
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
 from visrec.interactions.split import HeldOut
@@ -202,6 +202,27 @@ def test_judged_weights_are_the_running_average_of_the_trained_ones() -> None:
         expected.append(average)
     assert averages == pytest.approx(expected, rel=1e-5)
     assert weights[-1] < averages[-1] < 1
+
+
+def test_what_diverges_at_once_is_an_error() -> None:
+    with pytest.raises(VisrecError, match=r"diverged.*--train\.learning_rate"):
+        _trained(_with(learning_rate=1e30))
+
+
+def test_what_diverges_later_ends_with_the_best_before() -> None:
+    trainer, seen = _trainer(_with(epochs=5, stop_patience=3)), []
+
+    def spoil(t: Trainer) -> None:
+        seen.append(_weights(t))
+        if t.progress.epoch == 2:
+            with torch.no_grad():
+                next(t.model.parameters()).fill_(math.inf)
+
+    trainer.run(spoil)
+    assert trainer.progress.epoch == 3
+    assert math.isnan(_history(trainer, "val_auc")[2])
+    assert trainer.progress.best_auc == max(_history(trainer, "val_auc")[:2])
+    assert _equal(trainer.best, seen[0]) or _equal(trainer.best, seen[1])
 
 
 def test_with_nobody_to_validate_with_the_last_weights_are_kept() -> None:

@@ -20,7 +20,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from visrec.errors import InputError
+from visrec.errors import InputError, VisrecError
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
 from visrec.interactions.split import HeldOut
@@ -157,16 +157,32 @@ class Trainer:
             )
 
     def run(self, report: Callable[["Trainer"], None]) -> None:
-        """Trains to the end, from where `progress` stands, with a report after each epoch."""
+        """Trains to the end, from where `progress` stands, with a report after each epoch.
+
+        Raises:
+            VisrecError: it diverged before any weights were kept; later, it ends with those.
+        """
         while not self.finished:
             self.epoch()
             report(self)
+        if not self.best:
+            raise VisrecError(
+                f"Training diverged: the loss was {self.progress.history[-1]['loss']} and weights "
+                "became no numbers before any epoch was kept. Lower --train.learning_rate, or "
+                "raise --train.warmup_steps."
+            )
 
     def epoch(self) -> None:
         """Trains one epoch more, judges it and books it."""
         start, epoch = time.perf_counter(), self.progress.epoch
         loss = self._epoch(epoch)
-        self._judge(loss, validation_auc(self.judged, self.data, self.validation, self.place))
+        # Scores that are no numbers would stand above and below all: they are not ranked at all.
+        weights = self.judged.parameters()
+        sound = math.isfinite(loss) and all(bool(p.isfinite().all()) for p in weights)
+        auc = math.nan
+        if sound:
+            auc = validation_auc(self.judged, self.data, self.validation, self.place)
+        self._judge(loss, auc, sound)
         self.progress.history[-1]["seconds"] = time.perf_counter() - start
         self.progress.epoch = epoch + 1
 
@@ -220,8 +236,8 @@ class Trainer:
             enabled=self.config.precision == "bfloat16",
         )
 
-    def _judge(self, loss: float, auc: float) -> None:
-        """Books the epoch, keeps the best weights, moves the learning rate."""
+    def _judge(self, loss: float, auc: float, sound: bool) -> None:
+        """Books the epoch, keeps the best weights, moves the learning rate, ends what diverged."""
         progress = self.progress
         learning_rate = self.optimizer.param_groups[0]["lr"]
         progress.history.append(
@@ -232,6 +248,9 @@ class Trainer:
                 "triples": float(self._steps * self.config.batch_size),
             }
         )
+        if not sound:
+            progress.stale = self.config.stop_patience
+            return
         # Without anybody to validate with, the last weights are the best there are.
         if math.isnan(auc) or auc > progress.best_auc + _THRESHOLD:
             progress.best_auc, progress.stale = auc, 0
