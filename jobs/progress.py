@@ -65,7 +65,7 @@ def _line(label: str, rows: float, total: int, unit: str, seconds: float) -> str
         return f"{label}: starting, {seconds:.0f} s"
     rate = rows / seconds
     return (
-        f"{label}: {rows:,.0f} of {total:,} {unit}, {rate:,.0f} a second, "
+        f"{label}: {rows:,.0f} of {total:,} {unit}, {rate:,.{0 if rate >= 10 else 1}f} a second, "
         f"{max(total - rows, 0) / rate:,.0f} s left"
     )
 
