@@ -23,8 +23,8 @@ lock: .venv/dev  ## write the versions that are installed now
 
 demo: .venv/runtime  ## the whole chain on the sample gallery, on this machine
 	@start=$$(date +%s); set -e; \
-	for job in make_gallery extract_features train recommend evaluate; do \
-	  $(PY) jobs/$$job.py --local; \
+	for job in make_gallery extract_features "train --config configs/demo_train.yaml" recommend evaluate; do \
+	  set -- $$job; name=$$1; shift; $(PY) jobs/$$name.py --local "$$@"; \
 	done; \
 	echo; echo "The demo took $$(( $$(date +%s) - start )) s after the install. Report: runs/demo/evaluation/report.html"
 
