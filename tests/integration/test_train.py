@@ -32,6 +32,7 @@ def test_artifact_is_complete_and_describes_itself(trained: Path) -> None:
         "user_width": 300,
         "feature_dropout": 0.0,
         "temperature": SURE.config.temperature,
+        "whiten": 0,
     }
     made_from = described["made_from"]
     features = json.loads((trained / "features" / "_manifest.json").read_text())
