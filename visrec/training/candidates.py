@@ -53,9 +53,9 @@ class CandidateSampler:
         self._log_q_N = np.zeros(num_items, np.float32)
         self._whole = len(self._from_F) <= config.candidates
         weight_F = (count_N[self._from_F] + 1.0) ** config.popularity
-        self._upto_F = np.cumsum(weight_F / weight_F.sum())
+        chance_F = weight_F / weight_F.sum()
+        self._upto_F = np.cumsum(chance_F)
         if not self._whole:
-            chance_F = weight_F / weight_F.sum()
             self._log_q_N[self._from_F] = np.log(-np.expm1(self._draws * np.log1p(-chance_F)))
 
     def step(self, key: Sequence[int]) -> Drawn:

@@ -174,6 +174,5 @@ def _tell(trainer: Trainer, job: GroupJob) -> None:
 
 def entries(trainer: Trainer) -> list[Epoch]:
     """The trainer's history, the last entry with whether training is over and the weights sound."""
-    sound = all(bool(p.isfinite().all()) for p in trainer.judged.parameters())
-    last = {"over": trainer.finished, "sound": sound}
+    last = {"over": trainer.finished, "sound": trainer.sound}
     return [*trainer.progress.history[:-1], *({**e, **last} for e in trainer.progress.history[-1:])]

@@ -177,14 +177,18 @@ class Trainer:
         start, epoch = time.perf_counter(), self.progress.epoch
         loss = self._epoch(epoch)
         # Scores that are no numbers would stand above and below all: they are not ranked at all.
-        weights = self.judged.parameters()
-        sound = math.isfinite(loss) and all(bool(p.isfinite().all()) for p in weights)
+        sound = math.isfinite(loss) and self.sound
         auc = math.nan
         if sound:
             auc = validation_auc(self.judged, self.data, self.validation, self.place)
         self._judge(loss, auc, sound)
         self.progress.history[-1]["seconds"] = time.perf_counter() - start
         self.progress.epoch = epoch + 1
+
+    @property
+    def sound(self) -> bool:
+        """Whether the weights that are judged are numbers."""
+        return all(bool(weight.isfinite().all()) for weight in self.judged.parameters())
 
     @property
     def finished(self) -> bool:
