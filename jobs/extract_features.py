@@ -10,8 +10,8 @@ import ray
 
 from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
-from visrec.errors import InputError
 from visrec.features.backbones import BackboneConfig
+from visrec.features.commit import check_max_rejected
 from visrec.features.extract import (
     ExtractResources,
     Plan,
@@ -46,8 +46,7 @@ class ExtractJob(JobConfig):
     resources: ExtractResources = field(default_factory=ExtractResources)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_rejected <= 1:
-            raise InputError(f"Found --max_rejected {self.max_rejected}; expected 0 to 1.")
+        check_max_rejected(self.max_rejected)
 
 
 def main(config: ExtractJob, summary: Summary) -> None:

@@ -11,6 +11,7 @@ import ray
 from jobs.launch import JobConfig, Summary, launch
 from jobs.progress import follow
 from visrec.errors import InputError
+from visrec.features.commit import check_max_rejected
 from visrec.features.importing import commit_import, import_chain, plan_import
 from visrec.features.table import read_manifest
 from visrec.storage import Store
@@ -41,8 +42,7 @@ class ImportJob(JobConfig):
     def __post_init__(self) -> None:
         if not self.name:
             raise InputError("Found an empty --name; expected that of the network.")
-        if not 0 <= self.max_rejected <= 1:
-            raise InputError(f"Found --max_rejected {self.max_rejected}; expected 0 to 1.")
+        check_max_rejected(self.max_rejected)
 
 
 def main(config: ImportJob, summary: Summary) -> None:

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from tests.interactions import sampling
 from visrec.errors import InputError
 from visrec.interactions.clusters import Clusters
 from visrec.interactions.facts import Facts
@@ -148,14 +149,7 @@ def every_triple(world: World, name: str, keep: bool = False) -> set[Triple]:
 
 
 def config_of(name: str, **changes: object) -> SamplingConfig:
-    whole = SamplingConfig(
-        guidelines={name: 1.0},
-        negatives="drawn",
-        popularity=0.0,
-        keep_positive_in_profile=False,
-        sub_profiles=False,
-        max_profile=99,
-    )
+    whole = sampling(guidelines={name: 1.0}, sub_profiles=False, max_profile=99)
     return dataclasses.replace(whole, **changes)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from tests.interactions import sampling
 from tests.interactions.test_guidelines import FIXED, SIX
 from visrec.errors import InputError
 from visrec.interactions.facts import Facts
@@ -19,19 +20,6 @@ from visrec.ragged import Ragged
 N = 12
 Lists = list[list[int]]
 Row = tuple[int, tuple[int, ...], int, tuple[int, ...]]
-
-
-def sampling(**changes: object) -> SamplingConfig:
-    """Random sampling, whatever the defaults are."""
-    base = SamplingConfig(
-        guidelines={"random": 1.0},
-        negatives="drawn",
-        popularity=0.0,
-        keep_positive_in_profile=False,
-        sub_profiles=True,
-        max_profile=20,
-    )
-    return dataclasses.replace(base, **changes)
 
 
 LISTS = st.lists(st.lists(st.integers(0, N - 1), unique=True), min_size=1, max_size=6)
