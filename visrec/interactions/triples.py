@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from visrec.errors import InputError
-from visrec.interactions.facts import Facts, Ints
+from visrec.interactions.facts import Bools, Facts, Ints
 from visrec.interactions.guidelines import GUIDELINES, Draw, Drawn
 from visrec.interactions.negatives import (
     Rule,
@@ -248,7 +248,7 @@ class TripleSampler:
         return np.append(0, np.rint(share)).astype(np.int64)
 
     def _profiles(self, drawn: Drawn, mine: Ints, random: np.random.Generator) -> Ragged:
-        """The profiles of some rows, cut to random subsets where they are to be.
+        """The profiles of some rows, thinned and cut to random subsets where they are to be.
 
         Each row has its own among the random numbers, whichever worker it is for.
         """
@@ -256,21 +256,35 @@ class TripleSampler:
         begin_B = facts.profiles.offsets[drawn.owner_B]
         inside_B = (drawn.place_B >= 0) & (drawn.place_B < begin_B + drawn.length_B)
         stays_B = inside_B & drawn.stays_B
-        size_B = full_B = drawn.length_B - (inside_B & ~stays_B)
+        full_B = drawn.length_B - (inside_B & ~stays_B)
+        size_B = np.minimum(full_B, config.max_profile)
+        # A row has a slot for each of its items, the positive's last where that stays.
+        slots = Ragged(np.ones(size_B.sum(), bool), offsets_of(size_B))
         if config.sub_profiles:
-            size_B = below(full_B, random) + 1
-        size_B = np.minimum(size_B, config.max_profile)
-        chances = offsets_of(size_B - stays_B)
+            slots = thinned(slots, full_B, stays_B, random)
+        longer_B = full_B > size_B
+        chances = offsets_of(np.where(longer_B, size_B - stays_B, 0))
         chance_V = random.random(chances[-1] + config.max_profile)
-        # Drawn from the places but the positive's, which is the last where it stays.
-        begin_S, length_S, size_S = begin_B[mine], drawn.length_B[mine], size_B[mine]
-        inside_S, stays_S = inside_B[mine], stays_B[mine]
-        places = subsets(length_S - inside_S, size_S - stays_S, size_S, chances[mine], chance_V)
-        hole_S = np.where(inside_S, drawn.place_B[mine] - begin_S, length_S)
-        place_V = places.values + (places.values >= np.repeat(hole_S, size_S))
-        place_V[places.offsets[1:][stays_S] - 1] = hole_S[stays_S]
-        place_V += np.repeat(begin_S, size_S)
-        return Ragged(facts.profiles.values[place_V], places.offsets)
+        if len(mine) < len(size_B):
+            slots = slots.take(mine)
+
+        first_S = slots.offsets[:-1]
+        counts_S = np.add.reduceat(slots.values, first_S, dtype=np.int64)
+        slot_V = np.flatnonzero(slots.values)
+        if (longer_S := longer_B[mine]).any():
+            cut = mine[longer_S]
+            of, stays = drawn.length_B[cut] - inside_B[cut], stays_B[cut]
+            subset = subsets(of, size_B[cut] - stays, size_B[cut], chances[cut], chance_V)
+            kept_V = slots.values[np.repeat(longer_S, slots.lengths)]
+            drawn_V = subset.values + np.repeat(first_S[longer_S], subset.lengths)
+            slot_V[np.repeat(longer_S, counts_S)] = drawn_V[kept_V]
+        # The slots are the places but the positive's, which is the last where it stays.
+        begin_S, stays_S, offsets = begin_B[mine], stays_B[mine], offsets_of(counts_S)
+        hole_S = np.where(inside_B, drawn.place_B - begin_B, drawn.length_B)[mine] + first_S
+        place_V = slot_V + (slot_V >= np.repeat(hole_S, counts_S))
+        place_V[offsets[1:][stays_S] - 1] = hole_S[stays_S]
+        place_V += np.repeat(begin_S - first_S, counts_S)
+        return Ragged(facts.profiles.values[place_V], offsets)
 
 
 def negatives_of(name: str, facts: Facts, config: SamplingConfig) -> Rule:
@@ -305,6 +319,30 @@ def repeated(drawn: Drawn) -> Ints:
     row_S = np.flatnonzero(np.isin(hash_B, twice))
     first = np.unique(hash_B[row_S], return_index=True)[1]
     return np.delete(row_S, first)
+
+
+def thinned(slots: Ragged, full_B: Ints, stays_B: Bools, random: np.random.Generator) -> Ragged:
+    """Which slots of each row stay when it is to have 1, 2, ... items, all sizes as likely.
+
+    One item stays, and each other with a chance that is the row's own and uniform: so the number
+    of the others is uniform too, and all subsets of a size are as likely. Chances are steps of
+    1 / 65,536.
+
+    Args:
+        slots: B rows of one or more.
+        full_B: (B,) the row's length before it was cut to its slots. The size is drawn from these,
+            and sizes above the number of slots are that number.
+        stays_B: (B,) whether it is the last item that stays.
+        random: where the chances are from.
+    """
+    most, size_B = 65_535, slots.lengths
+    chance_B = random.integers(0, most, len(slots), np.uint16, endpoint=True)
+    chance_B[below(full_B, random) >= size_B] = most
+    drawn_V = np.frombuffer(random.bytes(2 * len(slots.values)), np.uint16)
+    kept_V = drawn_V <= np.repeat(chance_B, size_B)
+    stays = np.where(stays_B, size_B - 1, below(size_B, random))
+    kept_V[slots.offsets[:-1] + stays] = True
+    return Ragged(kept_V, slots.offsets)
 
 
 def subsets(of_B: Ints, count_B: Ints, size_B: Ints, chance_B: Ints, chance_V: Chances) -> Ragged:
