@@ -52,11 +52,12 @@ from visrec.evaluation.contestants import (
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
 from visrec.features.table import MANIFEST
+from visrec.models import MODELS
 from visrec.models.artifact import save_artifact
 from visrec.storage import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.loop import Place, Trainer
-from visrec.training.ray_train import Job, artifact_of, build_model
+from visrec.training.ray_train import Job, artifact_of
+from visrec.training.recipe import begin, build_model, complete, record
 
 CHECKOUT = Path(__file__).parents[1]
 SHOWN = {"auc": "AUC", "recall@20": "R@20", "recall@100": "R@100"}
@@ -129,7 +130,7 @@ class Fitted:
     Args:
         store: the model's directory.
         val_auc: of the epoch that was kept; None for a model that needs no training.
-        epochs: until training stopped.
+        epochs: until training stopped, those of the refit as well.
         seconds: of training.
     """
 
@@ -145,12 +146,14 @@ def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted
         dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
     )
     start, val_auc, epochs = time.perf_counter(), None, 0
-    model = build_model(recipe, data)
-    if model.trains_on != "nothing":
-        trainer = Trainer(model, data, recipe.train, recipe.sampling, Place())
-        trainer.run(lambda _: None)
+    if MODELS[recipe.model_name].trains_on == "nothing":
+        model = build_model(recipe, data)
+    else:
+        trainer = complete(begin(recipe, data), recipe, data, lambda _: None)
+        model = trainer.model
         model.load_state_dict(trainer.best)
-        val_auc, epochs = trainer.progress.best_auc, trainer.progress.epoch
+        told = record(trainer.progress)
+        val_auc, epochs = told["val_auc"], len(told["history"]) + len(told["refit"])
     seconds = time.perf_counter() - start
     name = store.root.rpartition("/")[2]
     no_ray: Any = None

@@ -22,7 +22,8 @@ from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import Job, Recipe, TrainResources, fit_at_once, fit_with_ray
+from visrec.training.ray_train import Job, TrainResources, fit_at_once, fit_with_ray
+from visrec.training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)

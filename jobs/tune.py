@@ -32,7 +32,7 @@ from visrec.config import digest, plain
 from visrec.errors import InputError, VisrecError
 from visrec.models import MODELS
 from visrec.storage import Store
-from visrec.training.ray_train import Recipe
+from visrec.training.recipe import Recipe
 from visrec.training.records import STATUSES, Record, best_of, plot, read_records, table
 from visrec.training.search import DEFAULT, has_optuna
 from visrec.training.spaces import Space, check_space, load_space, with_values

@@ -34,6 +34,7 @@ def checkerboard(
         own = random.permutation(np.arange(user % 2, items, 2))
         train.append(sorted(own[: len(own) // 2].tolist()))
         held.append(sorted(own[len(own) // 2 :].tolist()))
+    parts = list(zip(train, held, strict=True))
     return TrainingData(
         item_ids=pa.array([f"i{n:04}" for n in range(items)]),
         user_ids=pa.array([f"u{n:04}" for n in range(users)]),
@@ -41,6 +42,7 @@ def checkerboard(
         train=ragged(train),
         basket_R=np.concatenate([np.arange(len(items)) for items in train]),
         validation=HeldOut(np.arange(users), ragged(train), ragged(held)),
+        validation_basket_V=np.concatenate([len(t) + np.arange(len(h)) for t, h in parts]),
         test_users=0,
         without_item=0,
         made_from={"features": {}, "split": {}},

@@ -24,8 +24,9 @@ from visrec.schemas import REJECTED
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.loop import Place, TrainConfig, Trainer
-from visrec.training.ray_train import Job, Recipe, artifact_of, build_model
+from visrec.training.loop import TrainConfig
+from visrec.training.ray_train import Job, artifact_of
+from visrec.training.recipe import Recipe, begin, complete, record
 
 USERS, DIM = 40, 6
 ITEMS = [f"i{n:02}" for n in range(50)]
@@ -121,15 +122,25 @@ def test_no_item_of_the_test_reaches_training(by: By, tmp_path: Path) -> None:
         assert not codes(VALIDATION_MARKERS) & set(before.values.tolist())
 
 
+@pytest.mark.parametrize("by", ["basket", "item"])
+def test_refit_sees_what_would_be_seen_without_validation(by: By, tmp_path: Path) -> None:
+    known, test = planted(by)
+    held = load(tmp_path / "one", known + test, SplitConfig(by=by))
+    whole = load(tmp_path / "other", known + test, SplitConfig(by=by, validation=False))
+    assert not np.array_equal(held.train.values, whole.train.values)
+    for name in ("values", "offsets"):
+        np.testing.assert_array_equal(getattr(held.refit.train, name), getattr(whole.train, name))
+    np.testing.assert_array_equal(held.refit.basket_R, whole.basket_R)
+    assert len(held.refit.validation) == 0
+
+
 def trained(data: TrainingData, recipe: Recipe, folder: Path) -> tuple[bytes, list[Any]]:
     """The bytes of the weights in the artifact, and the history without its seconds."""
-    trainer = Trainer(build_model(recipe, data), data, recipe.train, recipe.sampling, Place())
-    trainer.run(lambda _: None)
+    trainer = complete(begin(recipe, data), recipe, data, lambda _: None)
     trainer.model.load_state_dict(trainer.best)
     job: Any = Job(recipe, None, None, "model", "settings", 1, None)  # type: ignore[arg-type]
     save_artifact(artifact_of(job, data, trainer.model, {}), Store.at(str(folder)))
-    history = [{k: v for k, v in e.items() if k != "seconds"} for e in trainer.progress.history]
-    return (folder / "model.safetensors").read_bytes(), history
+    return (folder / "model.safetensors").read_bytes(), [record(trainer.progress)]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)

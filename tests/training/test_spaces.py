@@ -17,7 +17,7 @@ from visrec.errors import InputError
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import Recipe
+from visrec.training.recipe import Recipe
 from visrec.training.spaces import (
     Choice,
     Range,

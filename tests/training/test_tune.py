@@ -11,7 +11,8 @@ from visrec.interactions.triples import SamplingConfig
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.training import tune
 from visrec.training.loop import Place, TrainConfig, Trainer
-from visrec.training.ray_train import Recipe, TrainResources, build_model
+from visrec.training.ray_train import TrainResources
+from visrec.training.recipe import Recipe, build_model
 from visrec.training.records import Record
 from visrec.training.search import METRIC
 from visrec.training.tune import Plan, Trial

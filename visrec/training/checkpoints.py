@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -48,7 +49,17 @@ def restore_checkpoint(trainer: Trainer, folder: Path) -> None:
     optimizer["param_groups"][0]["lr"] = state["learning_rate"]
     trainer.optimizer.load_state_dict(optimizer)
     trainer.scheduler.load_state_dict(state["plateau"])
-    trainer.progress = Progress(**state["progress"])
+    trainer.progress = _progress(state["progress"])
+
+
+def read_progress(folder: Path) -> Progress:
+    """Where the trainer stood: says which of its two fits a checkpoint is of."""
+    return _progress(json.loads((folder / _STATE).read_text())["progress"])
+
+
+def _progress(state: dict[str, Any]) -> Progress:
+    chosen = state["chosen"] and Progress(**state["chosen"])
+    return Progress(**{**state, "chosen": chosen})
 
 
 def _averaged(trainer: Trainer) -> dict[str, Tensor]:

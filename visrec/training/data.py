@@ -1,5 +1,6 @@
 """What training reads, put together once and shared by the workers of a node."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,7 @@ class TrainingData:
         train: U lists, in time order.
         basket_R: (R,) the basket of each training item; numbers rise along a list.
         validation: users with a held-out basket.
+        validation_basket_V: (V,) the basket of each held-out item, numbered on from the user's.
         test_users: how many users have a test basket, which is not here.
         without_item: interactions left out because their item has no feature.
         made_from: digests and settings, for the model's config.json.
@@ -49,6 +51,7 @@ class TrainingData:
     train: Ragged
     basket_R: npt.NDArray[np.int64]
     validation: HeldOut
+    validation_basket_V: npt.NDArray[np.int64]
     test_users: int
     without_item: int
     made_from: Mapping[str, Any]
@@ -61,6 +64,22 @@ class TrainingData:
     def facts(self) -> Facts:
         """What triples are drawn from."""
         return Facts(self.train, self.basket_R, len(self.item_ids), self.clusters, self.artist_N)
+
+    @property
+    def refit(self) -> "TrainingData":
+        """The same with the validation items for training, behind each user's others."""
+        held = self.validation
+        owner_R = np.concatenate([self.train.owners, held.user_E[held.targets.owners]])
+        order = np.argsort(owner_R, kind="stable")
+        item_R = np.concatenate([self.train.values, held.targets.values])[order]
+        basket_R = np.concatenate([self.basket_R, self.validation_basket_V])[order]
+        return dataclasses.replace(
+            self,
+            train=Ragged.group(owner_R[order], item_R, len(self.train)),
+            basket_R=basket_R,
+            validation=held.take(np.zeros(0, np.int64)),
+            validation_basket_V=basket_R[:0],
+        )
 
     @property
     def catalogue(self) -> Catalogue:
@@ -100,7 +119,7 @@ def load_training_data(
     manifest = read_manifest(features)
     item_ids, feature_ND = load_features(features)
     log = build_log(read_interactions(interactions, uri), item_ids)
-    part_R = split(log, held)
+    part_R, basket_R = split(log, held), log.basket_R()
     items = read_items(items_uri, item_ids)
     names = category_names(items.category_N) if categories else ()
     clusters = None
@@ -111,8 +130,10 @@ def load_training_data(
         user_ids=log.user_ids,
         feature_ND=feature_ND,
         train=log.where(part_R == Part.TRAIN),
-        basket_R=log.basket_R()[part_R == Part.TRAIN],
+        basket_R=basket_R[part_R == Part.TRAIN],
+        # Who has a validation item has training items too, so all of their baskets are here.
         validation=held_out(log, part_R, Part.VALIDATION),
+        validation_basket_V=basket_R[part_R == Part.VALIDATION],
         test_users=len(held_out(log, part_R, Part.TEST)),
         without_item=log.without_item,
         category_N=category_codes(items.category_N, names),

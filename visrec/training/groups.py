@@ -17,12 +17,12 @@ from visrec.storage import Store
 from visrec.training.data import TrainingData
 from visrec.training.loop import Trainer
 from visrec.training.ray_train import (
-    Recipe,
     TrainResources,
     report_epoch,
     run_workers,
     start_worker,
 )
+from visrec.training.recipe import Recipe
 from visrec.training.records import Epoch
 
 

@@ -46,6 +46,8 @@ class TrainConfig:
         lr_factor: the learning rate is multiplied by this when validation AUC stands still,
         lr_patience: that is, for more than this many epochs.
         stop_patience: training ends when it has not risen for this many epochs.
+        refit: once the best epoch is known, train anew for as many with the validation baskets
+            among the training items.
         validation_users: at most this many users, drawn once, are validated with.
         precision: bfloat16 computes the towers in autocast; float32 does not.
         seed: of weights and triples.
@@ -61,6 +63,7 @@ class TrainConfig:
     lr_factor: float = 0.6
     lr_patience: int = 2
     stop_patience: int = 6
+    refit: bool = True
     validation_users: int = 10_000
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
@@ -100,13 +103,17 @@ class Progress:
         epoch: epochs done.
         history: one entry an epoch: loss, val_auc, learning_rate, seconds, triples.
         best_auc: the highest validation AUC so far.
+        best_epoch: how many epochs were done when it was.
         stale: epochs since.
+        chosen: of the fit that found out for how many epochs this one goes; None for such a fit.
     """
 
     epoch: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
     best_auc: float = -math.inf
+    best_epoch: int = 0
     stale: int = 0
+    chosen: "Progress | None" = None
 
 
 class Trainer:
@@ -131,6 +138,7 @@ class Trainer:
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
         self.model, self.data, self.config, self.place = model, data, config, place
+        self.wrap = wrap
         # What is judged and kept: the averaged weights, or the model itself.
         self.judged = copy.deepcopy(model) if config.averaging else model
         self.wrapped = wrap(model)
@@ -175,6 +183,8 @@ class Trainer:
     def epoch(self) -> None:
         """Trains one epoch more, judges it and books it."""
         start, epoch = time.perf_counter(), self.progress.epoch
+        if chosen := self.progress.chosen:
+            self._set_learning_rate(chosen.history[epoch]["learning_rate"])
         loss = self._epoch(epoch)
         # Scores that are no numbers would stand above and below all: they are not ranked at all.
         sound = math.isfinite(loss) and self.sound
@@ -192,10 +202,9 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        return (
-            self.progress.epoch >= self.config.epochs
-            or self.progress.stale >= self.config.stop_patience
-        )
+        progress = self.progress
+        epochs = progress.chosen.best_epoch if progress.chosen else self.config.epochs
+        return progress.epoch >= epochs or progress.stale >= self.config.stop_patience
 
     def _epoch(self, epoch: int) -> float:
         """One epoch's steps; returns the mean loss of its triples, all workers together."""
@@ -221,8 +230,11 @@ class Trainer:
     def _warm_up(self, steps: int) -> None:
         if steps < self.config.warmup_steps:
             share = (steps + 1) / self.config.warmup_steps
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.config.learning_rate * share
+            self._set_learning_rate(self.config.learning_rate * share)
+
+    def _set_learning_rate(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     @torch.no_grad()
     def _average(self, steps: int) -> None:
@@ -257,7 +269,7 @@ class Trainer:
             return
         # Without anybody to validate with, the last weights are the best there are.
         if math.isnan(auc) or auc > progress.best_auc + _THRESHOLD:
-            progress.best_auc, progress.stale = auc, 0
+            progress.best_auc, progress.best_epoch, progress.stale = auc, progress.epoch + 1, 0
             self.best = {k: v.detach().clone() for k, v in self.judged.state_dict().items()}
         else:
             progress.stale += 1

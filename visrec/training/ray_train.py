@@ -18,15 +18,15 @@ from ray.train import (
     ScalingConfig,
 )
 from ray.train.torch import TorchTrainer, get_device, prepare_model
+from torch import nn
 
-from visrec.interactions.triples import SamplingConfig
-from visrec.models import MODELS
 from visrec.models.artifact import Artifact, save_artifact
 from visrec.progress import Timer
 from visrec.storage import Store
-from visrec.training.checkpoints import restore_checkpoint, save_checkpoint
+from visrec.training.checkpoints import read_progress, restore_checkpoint, save_checkpoint
 from visrec.training.data import TrainingData
-from visrec.training.loop import Place, TrainConfig, Trainer, score_held_out
+from visrec.training.loop import Place, Trainer, score_held_out
+from visrec.training.recipe import Recipe, begin, build_model, complete, record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,23 +44,6 @@ class TrainResources:
     use_gpu: bool = False
     cpus_per_worker: int = 2
     max_failures: int = 2
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All that a model depends on, besides the data.
-
-    Args:
-        model_name: in `MODELS`.
-        model_config: its config.
-        train: how to fit.
-        sampling: how to draw.
-    """
-
-    model_name: str
-    model_config: Any
-    train: TrainConfig
-    sampling: SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -137,9 +120,10 @@ def train_worker(config: dict[str, Any]) -> None:
     leads = trainer.place.rank == 0
     for note in trainer.source.notes if leads else ():
         job.tally.say.remote(note)
-    if leads and trainer.progress.epoch:
-        job.tally.say.remote(f"resumed after epoch {trainer.progress.epoch}")
-    trainer.run(lambda t: _report(t, job, timer))
+    if leads and (done := trainer.progress.epoch):
+        fit = "the refit's " if trainer.progress.chosen else ""
+        job.tally.say.remote(f"resumed after {fit}epoch {done}")
+    trainer = complete(trainer, job.recipe, data, lambda t: _report(t, job, timer))
     if leads:
         with timer.phase("write"):
             _write_model(trainer, job, data)
@@ -151,37 +135,31 @@ def start_worker(recipe: Recipe, data: TrainingData, threads: int) -> Trainer:
     torch.set_num_threads(threads)
     context = ray.train.get_context()
     place = Place(context.get_world_rank(), context.get_world_size(), get_device())
-    trainer = Trainer(
-        build_model(recipe, data).to(place.device),
-        data,
-        recipe.train,
-        recipe.sampling,
-        place,
-        wrap=lambda module: prepare_model(
-            module, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
-        ),
-    )
-    if checkpoint := ray.train.get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            restore_checkpoint(trainer, Path(folder))
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return begin(recipe, data, place, _wrap)
+    with checkpoint.as_directory() as folder:
+        progress = read_progress(Path(folder))
+        trainer = begin(recipe, data, place, _wrap, progress.chosen)
+        restore_checkpoint(trainer, Path(folder))
     return trainer
 
 
-def build_model(recipe: Recipe, data: TrainingData) -> Any:
-    """The model with weights from the seed, fitted to what needs no gradient."""
-    torch.manual_seed(recipe.train.seed)
-    model = MODELS[recipe.model_name](recipe.model_config, data.sizes)
-    model.fit(data.catalogue, data.train)
-    return model
+def _wrap(module: nn.Module) -> nn.Module:
+    wrapped: nn.Module = prepare_model(
+        module, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
+    )
+    return wrapped
 
 
 def _report(trainer: Trainer, job: Job, timer: Timer) -> None:
     """Tells Ray and the tally about the epoch."""
     if trainer.place.rank == 0:
-        last = trainer.progress.history[-1]
+        last, chosen = trainer.progress.history[-1], trainer.progress.chosen
+        judged = f"refit of {chosen.best_epoch}" if chosen else f"val AUC {last['val_auc']:.4f}"
         job.tally.say.remote(
             f"epoch {trainer.progress.epoch:>3}  loss {last['loss']:.4f}  "
-            f"val AUC {last['val_auc']:.4f}  lr {last['learning_rate']:.1e}  "
+            f"{judged}  lr {last['learning_rate']:.1e}  "
             f"{last['triples'] / last['seconds']:,.0f} triples/s"
         )
         timer.done(triples=last["triples"], epochs=1, train_s=last["seconds"])
@@ -201,12 +179,7 @@ def report_epoch(trainer: Trainer) -> None:
 
 def _write_model(trainer: Trainer, job: Job, data: TrainingData) -> None:
     trainer.model.load_state_dict(trainer.best)
-    # Without the seconds: the same data, settings and seed give the same bytes.
-    history = [
-        {name: value for name, value in epoch.items() if name != "seconds"}
-        for epoch in trainer.progress.history
-    ]
-    metrics = {"val_auc": trainer.progress.best_auc, "epochs": len(history), "history": history}
+    metrics = record(trainer.progress)
     save_artifact(artifact_of(job, data, trainer.model, metrics), job.artifact_store)
 
 
@@ -238,5 +211,7 @@ def fit_at_once(job: Job) -> None:
     metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
     if len(held):
         metrics["val_auc"] = float(score_held_out(model, data.catalogue, held).mean())
+        if job.recipe.train.refit:
+            model = build_model(job.recipe, data.refit)
     save_artifact(artifact_of(job, data, model, metrics), job.artifact_store)
     job.tally.say.remote(f"{job.recipe.model_name} fitted: it needs no training")

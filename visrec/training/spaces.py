@@ -20,7 +20,7 @@ import yaml
 
 from visrec.errors import InputError, StorageError
 from visrec.storage import read_uri
-from visrec.training.ray_train import Recipe
+from visrec.training.recipe import Recipe
 
 Values = Mapping[str, Any]
 

@@ -22,8 +22,9 @@ from visrec.errors import VisrecError
 from visrec.storage import Store
 from visrec.training.data import TrainingData
 from visrec.training.groups import Groups, entries
-from visrec.training.loop import Place, Trainer
-from visrec.training.ray_train import Recipe, TrainResources, build_model
+from visrec.training.loop import Place
+from visrec.training.ray_train import TrainResources
+from visrec.training.recipe import Recipe, begin
 from visrec.training.records import Epoch, Record, write_record
 from visrec.training.search import METRIC, Asha, Proposals
 from visrec.training.spaces import Space, Values, values_of, with_values
@@ -180,8 +181,7 @@ def _in_this_process(plan: Plan, recipe: Recipe) -> Iterator[Epoch]:
     torch.set_num_threads(plan.resources.cpus_per_worker)
     data = ray.get(plan.data)
     device = torch.device("cuda" if plan.resources.use_gpu else "cpu")
-    model = build_model(recipe, data).to(device)
-    trainer = Trainer(model, data, recipe.train, recipe.sampling, Place(device=device))
+    trainer = begin(recipe, data, Place(device=device))
     while not trainer.finished:
         trainer.epoch()
         yield entries(trainer)[-1]
