@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,6 @@ import pytest
 from tests.integration.workspace import QUICK, SURE, copy, run_train
 from visrec.models.artifact import load_artifact
 from visrec.storage import Store
-from visrec.training.loop import TrainConfig
 
 pytestmark = pytest.mark.ray
 
@@ -64,8 +64,8 @@ def test_two_workers_train_as_one_and_a_later_job_goes_on(
 ) -> None:
     """Two epochs by two workers; the driver ends; one worker does the third."""
     copy(trained, tmp_path, "features", "interactions.parquet")
-    shorter = TrainConfig(**{**QUICK.__dict__, "epochs": 2})
-    run_train(tmp_path, shorter, workers=2, model_id="two")
+    once = replace(QUICK, refit=False)
+    run_train(tmp_path, replace(once, epochs=2), workers=2, model_id="two")
     alone, together = history(trained, "one"), history(tmp_path, "two")
     assert len(together) == 2
     for one, two in zip(alone, together, strict=False):
@@ -75,8 +75,23 @@ def test_two_workers_train_as_one_and_a_later_job_goes_on(
 
     shutil.rmtree(tmp_path / "models" / "two")  # as if it had been interrupted before its end
     capsys.readouterr()
-    run_train(tmp_path, QUICK, model_id="two")
+    run_train(tmp_path, once, model_id="two")
     assert "resumed after epoch 2" in capsys.readouterr().out
     resumed = history(tmp_path, "two")
     assert resumed[:2] == together
     assert resumed[2]["loss"] == pytest.approx(alone[2]["loss"], rel=1e-4)
+
+
+def test_choice_is_made_anew_where_more_epochs_are_asked_for(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy(trained, tmp_path, "features", "interactions.parquet")
+    run_train(tmp_path, replace(QUICK, epochs=1), model_id="two")
+    shutil.rmtree(tmp_path / "models" / "two")
+    capsys.readouterr()
+    run_train(tmp_path, replace(QUICK, epochs=1), model_id="two")
+    assert "resumed after the refit's epoch 1" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "models" / "two")
+    run_train(tmp_path, model_id="two")
+    assert "resumed" not in capsys.readouterr().out
+    assert history(tmp_path, "two") == history(trained, "one")

@@ -1,10 +1,16 @@
 """Where the held-out items stand among all others: exact ranks, tile by tile.
 
-Every item but those of the user's profile is ranked; held-out items stay in. A tile's scores are
-computed twice, once to know the held-out items' own scores and once to count what stands above
-them: two sweeps of bounded memory instead of one row of N scores a user.
+Every item but those of the user's profile is ranked; held-out items stay in. Two sweeps over the
+tiles: one to know the held-out items' own scores, one to count what stands below them. The second
+reads what the first has kept where a block's scores are few, and computes them again where not, so
+memory does not grow with the items.
+
+What is counted is what stands below, and all the rest is above: a score that is no number is below
+nothing, so a model that gives such scores has an AUC of 0 and not of 1.
 """
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +20,14 @@ from torch import Tensor
 
 from visrec.models.contract import Scorer
 from visrec.ragged import Ragged
-from visrec.scoring.topk import item_tiles, user_blocks
+from visrec.scoring import topk
+
+Counts = npt.NDArray[np.int64]
+Tiles = Iterable[tuple[int, Tensor]]
+
+KEPT_BYTES = 128 * 2**20  # scores a thread keeps between the sweeps: 262,144 items of 128 users
+_COLUMNS = 2048  # compared at a time: with the marks they fit into a core's second cache
+_PAIRS = 128  # held-out items compared at a time
 
 
 @dataclass(frozen=True)
@@ -30,88 +43,164 @@ class Standing:
         others_equal_P: (P,) those not held out with the same score.
     """
 
-    offsets: npt.NDArray[np.int64]
-    ranked_B: npt.NDArray[np.int64]
-    above_P: npt.NDArray[np.int64]
-    others_above_P: npt.NDArray[np.int64]
-    others_equal_P: npt.NDArray[np.int64]
+    offsets: Counts
+    ranked_B: Counts
+    above_P: Counts
+    others_above_P: Counts
+    others_equal_P: Counts
 
 
-@torch.inference_mode()
 def stand(
     scorer: Scorer, profiles: Ragged, user_B: npt.NDArray[np.int64], targets: Ragged
 ) -> Standing:
-    """Ranks the held-out items of B users.
+    """Ranks the held-out items of B users, on as many threads as torch has.
 
     Args:
         scorer: the scores.
-        profiles: B lists of catalogue rows known before.
+        profiles: B lists of distinct catalogue rows known before.
         user_B: (B,) trained user rows, -1 for users that training has not seen.
         targets: B lists of held-out rows, none of which is in that user's profile.
     """
-    above, others_above, others_equal = [], [], []
-    for block, state in user_blocks(scorer, profiles, user_B):
-        size = block.stop - block.start
-        profile = profiles.slice(block.start, block.stop)
-        target = targets.slice(block.start, block.stop)
-        own_P = _own_scores(scorer, state, target)
-        counts = [torch.zeros_like(own_P, dtype=torch.int64) for _ in range(3)]
-        for start, tile in item_tiles(scorer, state):
-            score_BT = tile[:size]
-            for higher, part in zip(
-                counts, _count(score_BT, start, own_P, profile, target), strict=True
-            ):
-                higher += part
-        above.append(counts[0].cpu().numpy())
-        others_above.append(counts[1].cpu().numpy())
-        others_equal.append(counts[2].cpu().numpy())
+    starts = range(0, len(user_B), topk.USER_ROWS)
+
+    def block(start: int) -> Counts:
+        stop = min(start + topk.USER_ROWS, len(user_B))
+        return _stand_block(
+            scorer, profiles.slice(start, stop), user_B[start:stop], targets.slice(start, stop)
+        )
+
+    above_P, others_above_P, others_equal_P = np.concatenate(
+        _on_threads(block, starts, scorer.device), axis=1
+    )
     return Standing(
         offsets=targets.offsets.astype(np.int64),
         ranked_B=scorer.num_items - profiles.lengths,
-        above_P=np.concatenate(above),
-        others_above_P=np.concatenate(others_above),
-        others_equal_P=np.concatenate(others_equal),
+        above_P=above_P,
+        others_above_P=others_above_P,
+        others_equal_P=others_equal_P,
     )
 
 
-def _own_scores(scorer: Scorer, state: object, target: Ragged) -> Tensor:
-    """(P,) the scores of the held-out items themselves."""
-    owner_P, item_P = target.owners, np.asarray(target.values, np.int64)
-    own_P = torch.empty(len(item_P), device=scorer.device)
-    for start, tile in item_tiles(scorer, state):
-        inside = np.flatnonzero((item_P >= start) & (item_P < start + tile.shape[1]))
-        own_P[inside] = tile[owner_P[inside], item_P[inside] - start]
-    return own_P
+def _on_threads(
+    block: Callable[[int], Counts], starts: range, device: torch.device
+) -> list[Counts]:
+    """Each block's counts, a block a thread: torch's own threads wait for each other at every tile."""
+    threads = torch.get_num_threads()
+    workers = min(threads, len(starts)) if device.type == "cpu" else 1
+    if workers <= 1:
+        return [block(start) for start in starts]
+    torch.set_num_threads(threads // workers)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(block, starts))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _stand_block(scorer: Scorer, profiles: Ragged, user_B: Counts, targets: Ragged) -> Counts:
+    """(3, P) above, others above and others equal of one block of users."""
+    # Most held-out items first: those with a k-th one are a tile's first rows, nothing is gathered.
+    order = np.argsort(-targets.lengths, kind="stable")
+    profile, target = profiles.take(order), targets.take(order)
+    ((_, state),) = topk.user_blocks(scorer, profile, user_B[order])
+    sweep = _sweeper(scorer, state, profile)
+    item_Bn = _padded(target, scorer.num_items).to(scorer.device)
+    own_Bn = _own_scores(sweep(), item_Bn)
+    slots = _slots(target.lengths)
+    below_Bn, equal_Bn, later_Bn = torch.zeros_like(item_Bn).repeat(3, 1, 1)
+    for start, score_BT in sweep():
+        below, equal = _count(score_BT, own_Bn, slots)
+        below_Bn += below
+        equal_Bn += equal
+        later_Bn += _later(score_BT, start, own_Bn, item_Bn, equal)
+    held_below_Bn, held_equal_Bn = _count(own_Bn, own_Bn, slots)
+    others_equal_Bn = equal_Bn - held_equal_Bn
+    ranked_B1 = scorer.num_items - torch.from_numpy(profile.lengths).to(scorer.device)[:, None]
+    held_B1 = torch.from_numpy(target.lengths).to(scorer.device)[:, None]
+    found_3Bn = torch.stack(
+        [
+            ranked_B1 - 1 - below_Bn - later_Bn,
+            ranked_B1 - held_B1 - (below_Bn - held_below_Bn) - others_equal_Bn,
+            others_equal_Bn,
+        ]
+    )
+    found = found_3Bn.cpu().numpy()[:, np.argsort(order)]
+    return np.asarray(found[:, np.arange(found.shape[2]) < targets.lengths[:, None]])
+
+
+def _sweeper(scorer: Scorer, state: object, profile: Ragged) -> Callable[[], Tiles]:
+    """What gives the tiles of a block's users, each time it is called.
+
+    The profiles' items are NaN there, which is neither below nor equal to any score.
+    """
+    owner_V, item_V = profile.owners, np.asarray(profile.values, np.int64)
+
+    def sweep() -> Iterator[tuple[int, Tensor]]:
+        for start, tile in topk.item_tiles(scorer, state):
+            inside = np.flatnonzero((item_V >= start) & (item_V < start + tile.shape[1]))
+            tile[owner_V[inside], item_V[inside] - start] = torch.nan
+            yield start, tile[: len(profile)]
+
+    if topk.USER_ROWS * scorer.num_items * 4 > KEPT_BYTES:
+        return sweep
+    kept = list(sweep())
+    return lambda: kept
+
+
+def _padded(lists: Ragged, fill: int) -> Tensor:
+    """(B, n) the lists as rows, filled up to the longest."""
+    row_Bn = np.full((len(lists), lists.lengths.max()), fill, np.int64)
+    row_Bn[np.arange(row_Bn.shape[1]) < lists.lengths[:, None]] = lists.values
+    return torch.from_numpy(row_Bn)
+
+
+def _own_scores(tiles: Tiles, item_Bn: Tensor) -> Tensor:
+    """(B, n) the scores of the held-out items themselves, NaN where there is none."""
+    own_Bn = torch.full_like(item_Bn, torch.nan, dtype=torch.float32)
+    for start, score_BT in tiles:
+        inside_Bn = (item_Bn >= start) & (item_Bn < start + score_BT.shape[1])
+        owner, place = inside_Bn.nonzero(as_tuple=True)
+        own_Bn[owner, place] = score_BT[owner, item_Bn[owner, place] - start]
+    return own_Bn
+
+
+def _slots(held_B: Counts) -> list[tuple[slice, slice]]:
+    """The parts of a (B, n) array that hold all its items, of falling counts, and few else."""
+    slots, first = [], 0
+    while users := int((held_B > first).sum()):
+        last = first + max(1, _PAIRS // users)
+        slots.append((slice(users), slice(first, min(last, int(held_B[0])))))
+        first = last
+    return slots
 
 
 def _count(
-    score_BT: Tensor, start: int, own_P: Tensor, profile: Ragged, target: Ragged
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What one tile adds to above_P, others_above_P and others_equal_P."""
-    ranked_BT = score_BT.clone()
-    _mark(ranked_BT, profile, start)
-    others_BT = ranked_BT.clone()
-    _mark(others_BT, target, start)
-    device = score_BT.device
-    item_P = torch.from_numpy(np.asarray(target.values, np.int64)).to(device)
-    owner_P = torch.from_numpy(target.owners).to(device)
-    columns = torch.arange(start, start + score_BT.shape[1], device=device)
-    above, others_above, others_equal = [], [], []
-    for part in torch.split(torch.arange(len(own_P), device=device), _PAIR_ROWS):
-        ranked_PT, others_PT = ranked_BT[owner_P[part]], others_BT[owner_P[part]]
-        own = own_P[part, None]
-        before_PT = columns[None, :] < item_P[part, None]
-        above.append(((ranked_PT > own) | ((ranked_PT == own) & before_PT)).sum(dim=1))
-        others_above.append((others_PT > own).sum(dim=1))
-        others_equal.append((others_PT == own).sum(dim=1))
-    return torch.cat(above), torch.cat(others_above), torch.cat(others_equal)
+    score_BT: Tensor, own_Bn: Tensor, slots: list[tuple[slice, slice]]
+) -> tuple[Tensor, Tensor]:
+    """(B, n) each: a user's scores below the own ones, and those equal to them."""
+    below_Bn = torch.zeros_like(own_Bn, dtype=torch.int64)
+    equal_Bn = torch.zeros_like(below_Bn)
+    for score_BC in score_BT.split(_COLUMNS, dim=1):
+        for slot in slots:
+            own, score = own_Bn[slot][:, :, None], score_BC[slot[0], None, :]
+            # Marks of float32: torch makes and sums those faster than bools.
+            mark = torch.empty(*own.shape[:2], score.shape[2], device=own.device)
+            below = torch.lt(score, own, out=mark).sum(2)
+            below_Bn[slot] += below.long()
+            equal_Bn[slot] += (torch.le(score, own, out=mark).sum(2) - below).long()
+    return below_Bn, equal_Bn
 
 
-_PAIR_ROWS = 128  # held-out items compared with a tile at a time: 8 MB at most
-
-
-def _mark(score_BT: Tensor, lists: Ragged, start: int) -> None:
-    """Puts NaN, which is neither above nor equal to any score, at the lists' items in a tile."""
-    item_V = np.asarray(lists.values, np.int64)
-    inside = np.flatnonzero((item_V >= start) & (item_V < start + score_BT.shape[1]))
-    score_BT[lists.owners[inside], item_V[inside] - start] = torch.nan
+def _later(
+    score_BT: Tensor, start: int, own_Bn: Tensor, item_Bn: Tensor, equal_Bn: Tensor
+) -> Tensor:
+    """(B, n) how many of the equal scores of a tile are of a higher row than the held-out item."""
+    columns_T = torch.arange(start, start + score_BT.shape[1], device=score_BT.device)
+    later_Bn = torch.where(item_Bn < start, equal_Bn, 0)
+    inside_Bn = (item_Bn >= start) & (item_Bn < start + len(columns_T))
+    for pair in (inside_Bn & (equal_Bn > 1)).nonzero().split(_PAIRS):
+        owner, place = pair.unbind(1)
+        own, item = own_Bn[owner, place][:, None], item_Bn[owner, place][:, None]
+        later_Bn[owner, place] = ((score_BT[owner] == own) & (columns_T > item)).sum(1)
+    return later_Bn

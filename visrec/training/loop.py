@@ -203,8 +203,8 @@ class Trainer:
     @property
     def finished(self) -> bool:
         progress = self.progress
-        epochs = progress.chosen.best_epoch if progress.chosen else self.config.epochs
-        return progress.epoch >= epochs or progress.stale >= self.config.stop_patience
+        most = progress.chosen.best_epoch if progress.chosen else self.config.epochs
+        return is_over(progress, most, self.config)
 
     def _epoch(self, epoch: int) -> float:
         """One epoch's steps; returns the mean loss of its triples, all workers together."""
@@ -275,6 +275,11 @@ class Trainer:
             progress.stale += 1
         if not math.isnan(auc):
             self.scheduler.step(auc)
+
+
+def is_over(progress: Progress, epochs: int, config: TrainConfig) -> bool:
+    """Whether a fit of at most so many epochs is at its end."""
+    return progress.epoch >= epochs or progress.stale >= config.stop_patience
 
 
 def validation_auc(model: Any, data: TrainingData, held: HeldOut, place: Place) -> float:

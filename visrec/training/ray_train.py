@@ -25,7 +25,7 @@ from visrec.progress import Timer
 from visrec.storage import Store
 from visrec.training.checkpoints import read_progress, restore_checkpoint, save_checkpoint
 from visrec.training.data import TrainingData
-from visrec.training.loop import Place, Trainer, score_held_out
+from visrec.training.loop import Place, Trainer, is_over, score_held_out
 from visrec.training.recipe import Recipe, begin, build_model, complete, record
 
 
@@ -140,6 +140,9 @@ def start_worker(recipe: Recipe, data: TrainingData, threads: int) -> Trainer:
         return begin(recipe, data, place, _wrap)
     with checkpoint.as_directory() as folder:
         progress = read_progress(Path(folder))
+        if progress.chosen and not is_over(progress.chosen, recipe.train.epochs, recipe.train):
+            # More epochs are asked for than the choice was made from: it is made anew.
+            return begin(recipe, data, place, _wrap)
         trainer = begin(recipe, data, place, _wrap, progress.chosen)
         restore_checkpoint(trainer, Path(folder))
     return trainer
