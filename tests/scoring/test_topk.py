@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from tests.scoring import TableScorer
 from tests.training import ragged
+from visrec.errors import VisrecError
 from visrec.models.contract import Bags, DotScorer
 from visrec.ragged import Ragged
 from visrec.scoring import topk
+from visrec.scoring.native import library, missing
 from visrec.scoring.topk import Best, nearest_of_profile, top_k
 
 Floats = npt.NDArray[np.float32]
@@ -89,24 +91,133 @@ def test_equals_a_full_sort(case: Case) -> None:
         assert found == _sorted_whole(case, user)
 
 
-@pytest.mark.parametrize("columns", [1, 16, 100, 8192])
-def test_dot_products_equal_those_in_float64(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topk, "ITEM_COLUMNS", columns)
-    random = np.random.default_rng(0)
-    vector_Nd = random.normal(size=(100, 9)).astype(np.float32)
-    user_Bd = random.normal(size=(140, 9)).astype(np.float32)
-    scorer = DotScorer(
-        torch.from_numpy(vector_Nd), lambda _, rows: torch.from_numpy(user_Bd)[rows.clamp(min=0)]
+@dataclass(frozen=True)
+class Vectors:
+    """Users and items whose products are whole numbers, so that sums in any order are the same."""
+
+    item_Nd: Floats
+    user_Bd: Floats
+    excluded: list[list[int]]
+    available_N: npt.NDArray[np.bool_] | None
+    k: int
+
+    def search(self, rows: slice = slice(None)) -> Best:
+        user_Bd = torch.from_numpy(self.user_Bd)
+        scorer = DotScorer(torch.from_numpy(self.item_Nd), lambda _, user_B: user_Bd[user_B])
+        user_B = np.arange(len(self.user_Bd))[rows]
+        nothing, excluded = ragged([[]] * len(user_B)), _shuffled(self.excluded[rows])
+        return top_k(scorer, nothing, user_B, excluded, self.available_N, self.k)
+
+    def case(self) -> Case:
+        exact = self.user_Bd.astype(np.float64) @ self.item_Nd.astype(np.float64).T
+        return Case(exact.astype(np.float32), self.excluded, self.available_N, self.k, 128, 8192)
+
+
+@st.composite
+def vectors(draw: st.DrawFn) -> Vectors:
+    """Some blocks of 64 items and groups of 6 users; many alike, or long and short ones mixed."""
+    users, items = draw(st.integers(1, 14)), draw(st.integers(1, 400))
+    d = draw(st.sampled_from([1, 3, 4, 17, 64]))
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    levels = draw(st.sampled_from([0, 1, 3, 100]))
+    item_Nd = random.integers(-levels, levels + 1, (items, d)).astype(np.float32)
+    if draw(st.booleans()):
+        item_Nd *= 2.0 ** random.integers(-3, 4, (items, 1))
+    item_Nd += draw(st.sampled_from([0, 500]))  # what all have in common
+    user_Bd = random.integers(-9, 10, (users, d)).astype(np.float32)
+    user_Bd[random.random(users) < 0.2] = 0
+    share = draw(st.sampled_from([0.0, 0.3, 1.0]))
+    return Vectors(
+        item_Nd=item_Nd,
+        user_Bd=user_Bd,
+        excluded=[np.flatnonzero(random.random(items) < share).tolist() for _ in range(users)],
+        available_N=random.random(items) < 0.7 if draw(st.booleans()) else None,
+        k=draw(st.integers(1, 130)),
     )
-    excluded = ragged([[b % 100, (b + 7) % 100] for b in range(140)])
-    best = top_k(scorer, ragged([[]] * 140), np.arange(140), excluded, None, 12)
-    exact = user_Bd.astype(np.float64) @ vector_Nd.astype(np.float64).T
-    exact[excluded.owners, excluded.values] = -np.inf
-    expected = np.argsort(-exact, axis=1)[:, :12]
+
+
+KERNELS = pytest.mark.parametrize("compiled", [True, False])
+
+
+def _without_kernel(patch: pytest.MonkeyPatch, compiled: bool) -> None:
+    """The compiled kernel, where this machine can have one, or torch."""
+    if compiled and library() is None:
+        pytest.skip(f"no compiled kernel here: {missing()}")
+    if not compiled:
+        patch.setattr(topk, "library", lambda: None)
+
+
+@KERNELS
+@given(vectors())
+@settings(max_examples=150, deadline=None)
+def test_dot_products_equal_a_full_sort(compiled: bool, given_: Vectors) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        _without_kernel(patch, compiled)
+        best = given_.search()
+    assert (best.row_BK.dtype, best.score_BK.dtype) == (np.int64, np.float32)
+    for user, case in enumerate([given_.case()] * len(given_.user_Bd)):
+        found = list(zip(best.row_BK[user].tolist(), best.score_BK[user].tolist(), strict=True))
+        assert found == _sorted_whole(case, user)
+
+
+def _normal(users: int, items: int, d: int) -> Vectors:
+    random = np.random.default_rng(0)
+    item_Nd, user_Bd = (
+        (random.normal(size=(n, d)) * random.uniform(0.2, 5, (n, 1))).astype(np.float32)
+        for n in (items, users)
+    )
+    excluded = [random.choice(items, 20, replace=False).tolist() for _ in range(users)]
+    return Vectors(item_Nd + 0.5, user_Bd, excluded, None, 100)
+
+
+@KERNELS
+def test_dot_products_of_any_numbers_equal_those_in_float64(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_kernel(monkeypatch, compiled)
+    given_ = _normal(users=140, items=9000, d=50)
+    best = given_.search()
+    exact = given_.user_Bd.astype(np.float64) @ given_.item_Nd.astype(np.float64).T
+    for user, rows in enumerate(given_.excluded):
+        exact[user, rows] = -np.inf
+    expected = np.argsort(-exact.astype(np.float32), axis=1, kind="stable")[:, :100]
     np.testing.assert_array_equal(best.row_BK, expected)
     np.testing.assert_allclose(
-        best.score_BK, np.take_along_axis(exact, expected, axis=1), rtol=1e-4, atol=1e-5
+        best.score_BK, np.take_along_axis(exact, expected, axis=1), rtol=6e-8
     )
+
+
+@KERNELS
+def test_lists_and_scores_do_not_depend_on_the_batch(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_kernel(monkeypatch, compiled)
+    given_ = _normal(users=150, items=2000, d=30)
+    whole = given_.search()
+    for size in (1, 7):
+        for start in range(0, 21, size):
+            part = given_.search(slice(start, start + size))
+            np.testing.assert_array_equal(part.row_BK, whole.row_BK[start : start + size])
+            np.testing.assert_array_equal(part.score_BK, whole.score_BK[start : start + size])
+
+
+def test_compiled_kernel_and_torch_give_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_ = _normal(users=40, items=3000, d=200)
+    _without_kernel(monkeypatch, True)
+    compiled = given_.search()
+    _without_kernel(monkeypatch, False)
+    plain = given_.search()
+    np.testing.assert_array_equal(compiled.row_BK, plain.row_BK)
+    np.testing.assert_array_equal(compiled.score_BK, plain.score_BK)
+
+
+@pytest.mark.parametrize("whose", ["item", "user"])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_vectors_that_are_no_numbers_are_refused(whose: str, number: float) -> None:
+    given_ = _normal(users=3, items=100, d=4)
+    (given_.item_Nd if whose == "item" else given_.user_Bd)[2, 1] = number
+    with pytest.raises(VisrecError, match=f"{whose} vectors.*learning_rate"):
+        given_.search()
 
 
 def test_nobody_gives_no_lists() -> None:
@@ -150,7 +261,11 @@ def _nearest(space_Nd: Floats, profile: list[int], rows: list[int]) -> Iterator[
         yield profile[cosines.index(max(cosines))]
 
 
-def test_nearest_profile_item_is_that_of_plain_cosines() -> None:
+@KERNELS
+def test_nearest_profile_item_is_that_of_plain_cosines(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_kernel(monkeypatch, compiled)
     random = np.random.default_rng(0)
     space_Nd = (random.normal(size=(50, 6)) * random.uniform(0.1, 9, (50, 1))).astype(np.float32)
     profiles = [random.choice(50, n, replace=False).tolist() for n in range(1, 12)]
@@ -166,7 +281,11 @@ def test_nearest_profile_item_is_that_of_plain_cosines() -> None:
     assert nearest.tolist() == expected
 
 
-def test_nearest_of_twins_is_the_first_of_the_profile() -> None:
+@KERNELS
+def test_nearest_of_twins_is_the_first_of_the_profile(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_kernel(monkeypatch, compiled)
     space_Nd = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     nearest = nearest_of_profile(space_Nd, ragged([[1, 2, 0]]), np.array([[3]]))
     assert nearest.tolist() == [[2]]

@@ -28,7 +28,7 @@ from visrec.models.contract import Arrays, Catalogue, DotScorer
 from visrec.progress import Timer
 from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.lists import Layout, lists_table
-from visrec.scoring.topk import nearest_of_profile, top_k
+from visrec.scoring.topk import TopK, nearest_of_profile
 from visrec.sources.interactions import InteractionsConfig, read_interactions
 from visrec.sources.items import category_codes, read_items
 from visrec.sources.tables import read_whole
@@ -226,7 +226,10 @@ class ScoreShards:
         self._needs = artifact.model.needs
         self._scorer = module.scorer(ray.get(arrays))
         counts_N1 = torch.from_numpy(np.array(self._data.count_N))[:, None]
-        self._fallback = DotScorer(counts_N1, lambda bags, _: torch.ones(len(bags), 1))
+        popularity = DotScorer(counts_N1, lambda bags, _: torch.ones(len(bags), 1))
+        self._search, self._fallback = (
+            TopK(scorer, self._data.available_N, target.k) for scorer in (self._scorer, popularity)
+        )
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         shard = int(batch["id"][0])
@@ -257,18 +260,16 @@ class ScoreShards:
 
     def _block(self, start: int, stop: int) -> tuple[pa.Table, int]:
         """The lists of the users from `start` to `stop`, and how many of them are cold."""
-        data, k = self._data, self._target.k
+        data = self._data
         profiles, trained_B = data.profiles.slice(start, stop), data.trained_U[start:stop]
         with self._timer.phase("score"):
-            best = top_k(self._scorer, profiles, trained_B, profiles, data.available_N, k)
+            best = self._search(profiles, trained_B, profiles)
         cold_B = profiles.lengths == 0
         if not self._needs.cold_users:
             cold_B |= trained_B < 0
         if cold_B.any():
             consumed = profiles.take(np.flatnonzero(cold_B))
-            popular = top_k(
-                self._fallback, consumed, trained_B[cold_B], consumed, data.available_N, k
-            )
+            popular = self._fallback(consumed, trained_B[cold_B], consumed)
             best.row_BK[cold_B], best.score_BK[cold_B] = popular.row_BK, popular.score_BK
         with self._timer.phase("explain"):
             because_BK = self._because(profiles, np.where(cold_B[:, None], -1, best.row_BK))

@@ -1,5 +1,9 @@
 """The k best items for each of many users: exact, tile by tile, the same for any batch.
 
+Dot products go to the compiled kernel where there is one (`visrec.scoring.native`), else candidates
+are found in float32 and scored again in float64: a score is the rounded float64 product either way,
+on any machine and for any batch. Other scorers are asked for tiles.
+
 Users are scored in blocks of `USER_ROWS` and items in tiles of `ITEM_COLUMNS`, padded to exactly
 that: a matrix product may add up in another order for another shape, and then results would change
 with the batch size or the number of workers. Ties go to the lower row, which is the smaller id.
@@ -13,8 +17,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from visrec.models.contract import Bags, Scorer
+from visrec.errors import VisrecError
+from visrec.models.contract import Bags, DotScorer, Scorer
 from visrec.ragged import Ragged
+from visrec.scoring.native import PackedItems, library, nearest
 
 USER_ROWS = 128
 ITEM_COLUMNS = 8192  # 4 MB of float32 scores a block: about a core's share of the last cache
@@ -58,7 +64,6 @@ def item_tiles(scorer: Scorer, state: object) -> Iterator[tuple[int, Tensor]]:
         yield start, scorer.tile(state, first, stop)[:, start - first :]
 
 
-@torch.inference_mode()
 def top_k(
     scorer: Scorer,
     profiles: Ragged,
@@ -67,39 +72,140 @@ def top_k(
     available_N: npt.NDArray[np.bool_] | None,
     k: int,
 ) -> Best:
-    """The k best items of each of B users.
+    """The k best items of each of B users: one search, see `TopK`."""
+    return TopK(scorer, available_N, k)(profiles, user_B, excluded)
+
+
+class TopK:
+    """Searches for the k best items of users, again and again among the same items.
 
     Args:
         scorer: the scores.
-        profiles: B lists of catalogue rows.
-        user_B: (B,) trained user rows, -1 for users that training has not seen.
-        excluded: B lists of rows that are no candidates for that user.
         available_N: which items are candidates at all; None for all.
         k: how many.
+
+    Raises:
+        VisrecError: the items' vectors are no numbers.
     """
-    rows = np.full((len(user_B), k), -1, np.int64)
-    scores = np.full((len(user_B), k), -np.inf, np.float32)
-    closed_N = None if available_N is None else torch.from_numpy(~available_N).to(scorer.device)
-    for block, state in user_blocks(scorer, profiles, user_B):
-        size = block.stop - block.start
-        owner_V, item_V = _sorted_by_item(excluded.slice(block.start, block.stop))
-        best_row = torch.empty(size, 0, dtype=torch.int64, device=scorer.device)
-        best_score = torch.empty(size, 0, device=scorer.device)
-        for start, tile in item_tiles(scorer, state):
-            score_BT = tile[:size]
-            stop = start + score_BT.shape[1]
-            inside = slice(*np.searchsorted(item_V, [start, stop]))
-            score_BT[owner_V[inside], item_V[inside] - start] = -torch.inf
-            if closed_N is not None:
-                score_BT.masked_fill_(closed_N[start:stop], -torch.inf)
-            score, place = _best(score_BT, k)
-            best_row = torch.cat([best_row, place + start], dim=1)
-            best_score, place = _best(torch.cat([best_score, score], dim=1), k)
-            best_row = best_row.gather(1, place)
-        found = best_row.shape[1]
-        rows[block, :found] = best_row.masked_fill(best_score == -torch.inf, -1).cpu().numpy()
-        scores[block, :found] = best_score.cpu().numpy()
-    return Best(rows, scores)
+
+    def __init__(self, scorer: Scorer, available_N: npt.NDArray[np.bool_] | None, k: int) -> None:
+        self._scorer, self._available_N, self._k = scorer, available_N, k
+        self._packed: PackedItems | None = None
+        if isinstance(scorer, DotScorer):
+            _require_numbers(scorer.vectors_Nd, "item")
+            kernel = library() if scorer.device.type == "cpu" else None
+            if kernel and scorer.vectors_Nd.dtype == torch.float32:
+                self._packed = PackedItems(scorer.vectors_Nd.numpy(), available_N, kernel)
+
+    @torch.inference_mode()
+    def __call__(self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged) -> Best:
+        """The k best items of each of B users.
+
+        Args:
+            profiles: B lists of catalogue rows.
+            user_B: (B,) trained user rows, -1 for users that training has not seen.
+            excluded: B lists of rows that are no candidates for that user.
+
+        Raises:
+            VisrecError: a user's vector is no numbers.
+        """
+        if not isinstance(self._scorer, DotScorer):
+            return self._by_tiles(profiles, user_B, excluded, self._k)
+        blocks = user_blocks(self._scorer, profiles, user_B)
+        vectors = [state[: block.stop - block.start] for block, state in blocks]  # type: ignore[index]
+        user_Bd = (
+            torch.cat(vectors) if vectors else torch.zeros(0, self._scorer.vectors_Nd.shape[1])
+        )
+        _require_numbers(user_Bd, "user")
+        if self._packed:
+            threads = torch.get_num_threads()
+            return Best(*self._packed.top_k(user_Bd.numpy(), excluded, self._k, threads))
+        rough = self._by_tiles(profiles, user_B, excluded, self._k + _SPARE)
+        return self._rescored(user_Bd, excluded, rough)
+
+    def _by_tiles(
+        self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
+    ) -> Best:
+        """The k best by the scorer's own tiles."""
+        device = self._scorer.device
+        rows = np.full((len(user_B), k), -1, np.int64)
+        scores = np.full((len(user_B), k), -np.inf, np.float32)
+        closed_N = None
+        if self._available_N is not None:
+            closed_N = torch.from_numpy(~self._available_N).to(device)
+        for block, state in user_blocks(self._scorer, profiles, user_B):
+            size = block.stop - block.start
+            owner_V, item_V = _sorted_by_item(excluded.slice(block.start, block.stop))
+            best_row = torch.empty(size, 0, dtype=torch.int64, device=device)
+            best_score = torch.empty(size, 0, device=device)
+            for start, tile in item_tiles(self._scorer, state):
+                score_BT = tile[:size]
+                stop = start + score_BT.shape[1]
+                inside = slice(*np.searchsorted(item_V, [start, stop]))
+                score_BT[owner_V[inside], item_V[inside] - start] = -torch.inf
+                if closed_N is not None:
+                    score_BT.masked_fill_(closed_N[start:stop], -torch.inf)
+                score, place = _best(score_BT, k)
+                best_row = torch.cat([best_row, place + start], dim=1)
+                best_score, place = _best(torch.cat([best_score, score], dim=1), k)
+                best_row = best_row.gather(1, place)
+            found = best_row.shape[1]
+            rows[block, :found] = best_row.masked_fill(best_score == -torch.inf, -1).cpu().numpy()
+            scores[block, :found] = best_score.cpu().numpy()
+        return Best(rows, scores)
+
+    def _rescored(self, user_Bd: Tensor, excluded: Ragged, rough: Best) -> Best:
+        """The k best by float64 products.
+
+        Args:
+            user_Bd: on the scorer's device.
+            excluded: B lists.
+            rough: more than k candidates a user, by float32 products.
+        """
+        vectors_Nd = self._scorer.vectors_Nd  # type: ignore[attr-defined]
+        d = vectors_Nd.shape[1]
+        # The sum of d rounded products is off by less than d roundings of |u| |i|.
+        largest = vectors_Nd.norm(dim=1).max() if len(vectors_Nd) else torch.tensor(0.0)
+        margin_B = (d + 2) * 2.0**-23 * (user_Bd.norm(dim=1) * largest).double().cpu().numpy()
+        rows, scores = rough.row_BK[:, : self._k].copy(), rough.score_BK[:, : self._k].copy()
+        for b, user_d in enumerate(user_Bd.double()):
+            row_C = rough.row_BK[b][rough.row_BK[b] >= 0]
+            exact_C = _products(vectors_Nd, user_d, row_C)
+            kth = np.sort(exact_C)[-self._k] if len(exact_C) >= self._k else -np.inf
+            if len(row_C) == rough.row_BK.shape[1] and kth <= rough.score_BK[b, -1] + margin_B[b]:
+                # What was left out may be as good: ties, mostly.
+                open_N = np.ones(len(vectors_Nd), bool)
+                if self._available_N is not None:
+                    open_N &= self._available_N
+                open_N[excluded[b]] = False
+                row_C = np.flatnonzero(open_N)
+                exact_C = _products(vectors_Nd, user_d, row_C)
+            order = np.lexsort((row_C, -exact_C))[: self._k]
+            rows[b, : len(order)], scores[b, : len(order)] = row_C[order], exact_C[order]
+        return Best(rows, scores)
+
+
+_SPARE = 32  # candidates beyond k: enough but for ties
+
+
+def _products(
+    vectors_Nd: Tensor, user_d: Tensor, row_C: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """(C,) the float64 products of some rows, rounded to float32."""
+    parts = [
+        vectors_Nd[torch.from_numpy(part).to(vectors_Nd.device)].double() @ user_d
+        for part in np.split(row_C, range(ITEM_COLUMNS, len(row_C), ITEM_COLUMNS))
+    ]
+    return np.asarray(torch.cat(parts).float().cpu().numpy())
+
+
+def _require_numbers(vector_Xd: Tensor, whose: str) -> None:
+    if not bool(vector_Xd.isfinite().all()):
+        raise VisrecError(
+            f"Found {whose} vectors that are no numbers (NaN or infinite); expected finite ones. "
+            "The model has diverged, or the features are damaged: train again with a lower "
+            "--train.learning_rate, or extract again."
+        )
 
 
 def _sorted_by_item(lists: Ragged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -133,7 +239,9 @@ def nearest_of_profile(
 
     Ties go to the item that comes first in the profile.
     """
-    nearest = np.full(row_BK.shape, -1, np.int64)
+    if (kernel := library()) and space_Nd.device.type == "cpu" and space_Nd.dtype == torch.float32:
+        return nearest(space_Nd.numpy(), profiles, row_BK, torch.get_num_threads(), kernel)
+    found_BK = np.full(row_BK.shape, -1, np.int64)
     unit = torch.nn.functional.normalize
     for b, row_K in enumerate(row_BK):
         row_K, profile = row_K[row_K >= 0], profiles[b]
@@ -141,5 +249,6 @@ def nearest_of_profile(
             profile_Pd, item_Kd = (
                 unit(space_Nd[np.asarray(r, np.int64)]) for r in (profile, row_K)
             )
-            nearest[b, : len(row_K)] = profile[(item_Kd @ profile_Pd.T).argmax(dim=1).cpu().numpy()]
-    return nearest
+            nearest_K = profile[(item_Kd @ profile_Pd.T).argmax(dim=1).cpu().numpy()]
+            found_BK[b, : len(row_K)] = nearest_K
+    return found_BK

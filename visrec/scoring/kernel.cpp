@@ -1,0 +1,418 @@
+// The exact k best items of many users by dot product, for processors with AVX-512 VNNI.
+//
+// All items are first scored with vectors of 8-bit integers, four multiplications a lane and
+// instruction. What the rounding can have changed is bounded for every pair (Cauchy-Schwarz): with
+// u = u' + du and i = i' + di,
+//
+//     |u . i - u' . i'|  <=  |u'| |di| + |du| |i|
+//
+// so an item whose upper bound is below the k-th highest lower bound is not among the k best. What
+// is left, some hundreds, is scored in double precision. No result depends on how users are put
+// together, nor on the number of threads.
+//
+// The mean of all items is taken off them before they are rounded: it adds the same to all scores
+// of a user, and what is left is smaller. Items lie in blocks of 64: for each group of four
+// dimensions, 64 items' four bytes. Bytes of items are 128 too high, as the instruction multiplies
+// unsigned by signed ones; the accumulators begin with what takes that off again.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VNNI__)
+#error "this processor has no AVX-512 VNNI"
+#endif
+
+namespace {
+
+constexpr int kItems = 64;    // of a block: four registers of 16
+constexpr int kUsers = 6;     // of a group: 24 accumulators and what they need fill 32 registers
+constexpr int kGroups = 16;   // of a piece of work: 96 users share each read of the items
+constexpr int kHalvings = 16; // of the range that the k-th bound is looked for in
+constexpr float kSlack = 1e-5f;  // of |u| |i|: more than all roundings of single precision together
+
+struct Items {
+    const float* vectors;   // (n, d)
+    const uint8_t* packed;  // (blocks, quads, 64, 4)
+    const float* scale;     // (blocks * 64,) a byte's worth; NaN for what is not to be found
+    const float* bounds;    // (blocks, 2) the largest |di| and |i| of a block, in bytes' worths
+    const double* mean;     // (d,)
+    int64_t blocks;
+    int d, quads;
+};
+
+struct User {
+    int32_t offset;          // what 128 in every byte of an item adds, negated
+    float length, rounding;  // |u'| and |du| with the slack, in bytes' worths
+    float scale;             // a byte's worth
+};
+
+// Rounds a vector to bytes; gives its scale, and |v'|, |dv| in units of it.
+float rounded(const double* vector, int d, int8_t* bytes, double* length, double* rounding) {
+    double most = 0;
+    for (int j = 0; j < d; j++) most = std::max(most, std::fabs(vector[j]));
+    const float scale = most > 0 ? float(most / 127) : 1.f;
+    double squares = 0, rest = 0;
+    for (int j = 0; j < d; j++) {
+        const double is = vector[j] / scale;
+        bytes[j] = int8_t(std::min(127., std::max(-127., std::nearbyint(is))));
+        squares += double(bytes[j]) * bytes[j];
+        rest += (is - bytes[j]) * (is - bytes[j]);
+    }
+    *length = std::sqrt(squares);
+    *rounding = std::sqrt(rest);
+    return scale;
+}
+
+// The order of these sums is part of the result; a product of two floats is exact in a double.
+double dot(const float* a, const float* b, int d) {
+    double sums[16] = {};
+    int j = 0;
+    for (; j + 16 <= d; j += 16)
+        for (int lane = 0; lane < 16; lane++) sums[lane] += double(a[j + lane]) * b[j + lane];
+    for (; j < d; j++) sums[j % 16] += double(a[j]) * b[j];
+    for (int half = 8; half; half /= 2)
+        for (int lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
+    return sums[0];
+}
+
+// What is open about one user: items with bounds of their scores, in units of the user's scale.
+struct Search {
+    std::vector<float> high, low;
+    std::vector<int32_t> item;
+    size_t size, full;
+    float least;  // k items have lower bounds of at least this
+    const int64_t *without, *without_end;
+
+    void start(int k, const int64_t* first, const int64_t* last) {
+        without = first, without_end = last;
+        size = 0, full = 8 * size_t(k) + 1024;
+        least = -INFINITY;
+        reserve();
+    }
+
+    void reserve() {  // a block more than is full, and a register more than that
+        for (auto* array : {&high, &low}) array->resize(full + kItems + 16);
+        item.resize(full + kItems + 16);
+    }
+
+    void note(__mmask16 passed, __m512 highs, __m512 lows, __m512i items) {
+        _mm512_storeu_ps(high.data() + size, _mm512_maskz_compress_ps(passed, highs));
+        _mm512_storeu_ps(low.data() + size, _mm512_maskz_compress_ps(passed, lows));
+        _mm512_storeu_si512(item.data() + size, _mm512_maskz_compress_epi32(passed, items));
+        size += size_t(__builtin_popcount(passed));
+    }
+
+    // Lets go of what is not to be found and of what cannot be among the k best.
+    void prune(int k) {
+        // Items and the user's list both rise, so each of the list is looked for once.
+        const auto begin = item.begin(), end = begin + int64_t(size);
+        for (; size && without < without_end && *without <= item[size - 1]; without++) {
+            const auto found = std::lower_bound(begin, end, *without);
+            if (found != end && *found == *without)
+                high[found - begin] = low[found - begin] = -INFINITY;
+        }
+        if (size > size_t(k)) least = std::max(least, bound(k));
+        const __m512 worst = _mm512_set1_ps(least);
+        size_t seen = 0;
+        std::swap(seen, size);
+        for (size_t one = 0; one < seen; one += 16) {
+            const __m512 highs = _mm512_loadu_ps(high.data() + one);
+            note(_mm512_cmp_ps_mask(highs, worst, _CMP_GE_OQ) & found(highs) & first(seen - one),
+                 highs, _mm512_loadu_ps(low.data() + one), _mm512_loadu_si512(item.data() + one));
+        }
+        if (2 * size > full) {  // many that are alike
+            full *= 2;
+            reserve();
+        }
+    }
+
+    // A number that k of the lower bounds are not below, and hardly more.
+    float bound(int k) const {
+        float from = INFINITY, to = -INFINITY;
+        size_t there = 0;
+        for (size_t one = 0; one < size; one += 16) {
+            const __m512 lows = _mm512_loadu_ps(low.data() + one);
+            const __mmask16 these = first(size - one) & found(lows);
+            from = std::min(from, _mm512_mask_reduce_min_ps(these, lows));
+            to = std::max(to, _mm512_mask_reduce_max_ps(these, lows));
+            there += size_t(__builtin_popcount(these));
+        }
+        if (there < size_t(k)) return -INFINITY;
+        for (int halving = 0; halving < kHalvings && from < to; halving++) {
+            const float middle = from + (to - from) / 2;
+            const __m512 middles = _mm512_set1_ps(middle);
+            size_t above = 0;
+            for (size_t one = 0; one < size; one += 16)
+                above += size_t(__builtin_popcount(
+                    _mm512_cmp_ps_mask(_mm512_loadu_ps(low.data() + one), middles, _CMP_GE_OQ) &
+                    first(size - one)));
+            if (above >= size_t(k)) from = middle;
+            else to = middle;
+        }
+        return from;
+    }
+
+    static __mmask16 found(__m512 bounds) {  // what is not to be found has -inf
+        return _mm512_cmp_ps_mask(bounds, _mm512_set1_ps(-INFINITY), _CMP_GT_OQ);
+    }
+
+    static __mmask16 first(size_t count) {
+        return count < 16 ? __mmask16((1u << count) - 1) : __mmask16(0xffff);
+    }
+};
+
+// The integer scores of a group of users and a block of items.
+void multiply(const uint8_t* item, const int8_t* bytes, int quads, const int32_t* offsets,
+              int32_t (*sums)[kItems]) {
+    const int32_t* user = reinterpret_cast<const int32_t*>(bytes);
+    // Named one by one: an array of them would live in memory.
+#define EACH_USER(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+#define BEGIN(U) \
+    __m512i a##U = _mm512_set1_epi32(offsets[U]), b##U = a##U, c##U = a##U, d##U = a##U;
+#define ADD(U)                                      \
+    four = _mm512_set1_epi32(user[U]);              \
+    a##U = _mm512_dpbusd_epi32(a##U, first, four);  \
+    b##U = _mm512_dpbusd_epi32(b##U, second, four); \
+    c##U = _mm512_dpbusd_epi32(c##U, third, four);  \
+    d##U = _mm512_dpbusd_epi32(d##U, fourth, four);
+#define END(U)                              \
+    _mm512_store_si512(sums[U], a##U);      \
+    _mm512_store_si512(sums[U] + 16, b##U); \
+    _mm512_store_si512(sums[U] + 32, c##U); \
+    _mm512_store_si512(sums[U] + 48, d##U);
+    EACH_USER(BEGIN)
+    for (int q = 0; q < quads; q++, item += kItems * 4, user += kUsers) {
+        const __m512i first = _mm512_load_si512(item), second = _mm512_load_si512(item + 64),
+                      third = _mm512_load_si512(item + 128), fourth = _mm512_load_si512(item + 192);
+        __m512i four;
+        EACH_USER(ADD)
+    }
+    EACH_USER(END)
+#undef EACH_USER
+#undef BEGIN
+#undef ADD
+#undef END
+}
+
+// One group of users against one block of items; what may be among the best is noted.
+void score_block(const Items& items, int64_t block, const int8_t* bytes, const User* users,
+                 int count, Search* searches, int k) {
+    // What the rounding can have taken off a score is added to all of a block alike.
+    int32_t error[kUsers], offsets[kUsers];
+    for (int u = 0; u < kUsers; u++) {
+        const float* bound = items.bounds + 2 * block;
+        error[u] = int32_t(users[u].length * bound[0] + users[u].rounding * bound[1]) + 1;
+        offsets[u] = users[u].offset + error[u];
+    }
+    alignas(64) int32_t sums[kUsers][kItems];
+    multiply(items.packed + block * items.quads * kItems * 4, bytes, items.quads, offsets, sums);
+    const float* scale = items.scale + block * kItems;
+    for (int u = 0; u < count; u++) {
+        Search& search = searches[u];
+        const __m512 least = _mm512_set1_ps(search.least);
+        __m512 high[4];
+        __mmask16 passed[4];
+        for (int r = 0; r < 4; r++) {
+            const __m512i sum = _mm512_load_si512(sums[u] + 16 * r);
+            high[r] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(scale + 16 * r));
+            passed[r] = _mm512_cmp_ps_mask(high[r], least, _CMP_GE_OQ);
+        }
+        if (!(passed[0] | passed[1] | passed[2] | passed[3])) continue;
+        const __m512 twice = _mm512_set1_ps(-2.f * float(error[u]));
+        __m512i row = _mm512_add_epi32(
+            _mm512_set1_epi32(int32_t(block * kItems)),
+            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+        for (int r = 0; r < 4; r++, row = _mm512_add_epi32(row, _mm512_set1_epi32(16)))
+            if (passed[r]) {
+                const __m512 low = _mm512_fmadd_ps(twice, _mm512_load_ps(scale + 16 * r), high[r]);
+                search.note(passed[r], high[r], low, row);
+            }
+        if (search.size >= search.full) search.prune(k);
+    }
+}
+
+// A thread's memory; it takes one piece of the users after another.
+struct Worker {
+    std::vector<Search> searches{size_t(kUsers) * kGroups};
+    std::vector<User> users;
+    std::vector<int8_t> bytes, own;
+    std::vector<double> wide;
+    std::vector<std::pair<double, int32_t>> open;
+    std::vector<std::pair<float, int32_t>> ranked;
+
+    void run(const Items& items, const float* vectors, int64_t count, const int64_t* offsets,
+             const int64_t* without, int k, int64_t* rows, float* scores) {
+        const int width = 4 * items.quads;
+        users.assign(searches.size(), User{});
+        bytes.assign(searches.size() * width, 0);
+        own.assign(width, 0);
+        for (int64_t u = 0; u < count; u++) {
+            const float* vector = vectors + u * items.d;
+            wide.assign(vector, vector + items.d);
+            double length, rounding;
+            User& user = users[u];
+            user.scale = rounded(wide.data(), items.d, own.data(), &length, &rounding);
+            user.length = float(length);
+            user.rounding = float(rounding + kSlack * (length + rounding));
+            for (int j = 0; j < items.d; j++) user.offset -= 128 * own[j];
+            int8_t* group = bytes.data() + u / kUsers * kUsers * width;
+            for (int q = 0; q < items.quads; q++)
+                std::memcpy(group + (q * kUsers + u % kUsers) * 4, own.data() + 4 * q, 4);
+            searches[u].start(k, without + offsets[u], without + offsets[u + 1]);
+        }
+        for (int64_t block = 0; block < items.blocks; block++)
+            for (int64_t u = 0; u < count; u += kUsers)
+                score_block(items, block, bytes.data() + u * width, users.data() + u,
+                            int(std::min<int64_t>(kUsers, count - u)), searches.data() + u, k);
+        for (int64_t u = 0; u < count; u++)
+            finish(items, searches[u], users[u].scale, vectors + u * items.d, k, rows + u * k,
+                   scores + u * k);
+    }
+
+    // Scores what is left in double precision, the most promising first.
+    void finish(const Items& items, Search& search, float scale, const float* vector, int k,
+                int64_t* rows, float* scores) {
+        search.prune(k);
+        double base = 0;  // what the mean adds to every score
+        for (int j = 0; j < items.d; j++) base += vector[j] * items.mean[j];
+        open.clear(), ranked.clear();
+        for (size_t one = 0; one < search.size; one++)
+            open.emplace_back(double(search.high[one]) * scale + base, search.item[one]);
+        const size_t sure = std::min<size_t>(k, open.size());
+        std::nth_element(open.begin(), open.begin() + sure, open.end(), std::greater<>());
+        rescore(items, vector, open.data(), sure);
+        if (sure < open.size()) {
+            float worst = INFINITY;
+            for (const auto& one : ranked) worst = std::min(worst, one.first);
+            const auto rest = std::remove_if(open.begin() + sure, open.end(),
+                                             [&](const auto& one) { return one.first < worst; });
+            rescore(items, vector, open.data() + sure, rest - open.begin() - sure);
+        }
+        const size_t found = std::min<size_t>(k, ranked.size());
+        std::partial_sort(ranked.begin(), ranked.begin() + found, ranked.end(),
+                          [](const auto& a, const auto& b) {
+                              return a.first > b.first || (a.first == b.first && a.second < b.second);
+                          });
+        for (size_t place = 0; place < size_t(k); place++) {
+            rows[place] = place < found ? ranked[place].second : -1;
+            scores[place] = place < found ? ranked[place].first : -INFINITY;
+        }
+    }
+
+    void rescore(const Items& items, const float* vector, const std::pair<double, int32_t>* these,
+                 size_t count) {
+        const auto at = [&](size_t one) {
+            return items.vectors + int64_t(these[one].second) * items.d;
+        };
+        constexpr size_t kAhead = 3;  // rows that are fetched while others are multiplied
+        for (size_t one = 0; one < count + kAhead; one++) {
+            if (one < count)
+                for (int j = 0; j < items.d; j += 16) _mm_prefetch(at(one) + j, _MM_HINT_T0);
+            if (one >= kAhead)
+                ranked.emplace_back(float(dot(vector, at(one - kAhead), items.d)),
+                                    these[one - kAhead].second);
+        }
+    }
+};
+
+// Calls work(piece) for every piece, in threads that take one after another.
+template <typename Work>
+void in_threads(int64_t threads, int64_t pieces, Work work) {
+    std::atomic<int64_t> next{0};
+    auto take = [&] { work([&] { return next++; }); };
+    std::vector<std::thread> others;
+    for (int64_t t = 1; t < std::min(threads, pieces); t++) others.emplace_back(take);
+    take();
+    for (auto& other : others) other.join();
+}
+
+}  // namespace
+
+extern "C" {
+
+// Rounds (n, d) vectors to bytes. closed (n,) or null: what is not to be found.
+// packed (blocks * 64 * d rounded up to four), scale (blocks * 64) are 64-byte aligned.
+void visrec_pack(const float* vectors, const uint8_t* closed, int64_t n, int64_t d,
+                 uint8_t* packed, float* scale, float* bounds, double* mean) {
+    const int64_t quads = (d + 3) / 4, blocks = (n + kItems - 1) / kItems;
+    std::fill(mean, mean + d, 0.);
+    for (int64_t row = 0; row < n; row++)
+        for (int64_t j = 0; j < d; j++) mean[j] += vectors[row * d + j];
+    for (int64_t j = 0; j < d; j++) mean[j] /= double(n);
+    std::vector<int8_t> own(4 * quads);
+    std::vector<double> wide(d);
+    for (int64_t row = 0; row < blocks * kItems; row++) {
+        if (row % kItems == 0) bounds[row / kItems * 2] = bounds[row / kItems * 2 + 1] = 0;
+        if (row >= n || (closed && closed[row])) {
+            scale[row] = NAN;
+            continue;
+        }
+        for (int64_t j = 0; j < d; j++) wide[j] = vectors[row * d + j] - mean[j];
+        double length, rounding;
+        scale[row] = rounded(wide.data(), int(d), own.data(), &length, &rounding);
+        float* bound = bounds + row / kItems * 2;
+        bound[0] = std::max(bound[0], float(rounding * (1 + kSlack)));
+        bound[1] = std::max(bound[1], float((length + rounding) * (1 + kSlack)));
+        uint8_t* block = packed + row / kItems * kItems * 4 * quads;
+        for (int64_t q = 0; q < quads; q++)
+            for (int j = 0; j < 4; j++)
+                block[(q * kItems + row % kItems) * 4 + j] = uint8_t(own[4 * q + j] + 128);
+    }
+}
+
+// The k best of b users (b, d): rows and scores (b, k), best first, -1 and -inf where there are
+// fewer. offsets (b + 1) and without: each user's sorted rows that are not to be found.
+void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scale,
+                  const float* bounds, const double* mean, int64_t n, int64_t d,
+                  const float* users, int64_t b, const int64_t* offsets, const int64_t* without,
+                  int64_t k, int64_t threads, int64_t* rows, float* scores) {
+    const Items items{vectors, packed, scale, bounds,
+                      mean,    (n + kItems - 1) / kItems, int(d), int((d + 3) / 4)};
+    // Pieces as even as they can be, and none larger than a worker's memory.
+    const int64_t most = int64_t(kUsers) * kGroups;
+    const int64_t pieces = std::max<int64_t>((b + most - 1) / most, 1);
+    in_threads(threads, pieces, [&](auto next) {
+        Worker worker;
+        for (int64_t piece; (piece = next()) < pieces;) {
+            const int64_t first = piece * b / pieces, count = (piece + 1) * b / pieces - first;
+            worker.run(items, users + first * d, count, offsets + first, without, int(k),
+                       rows + first * k, scores + first * k);
+        }
+    });
+}
+
+// Of each of (b, k) rows, the row of the user's list that is nearest by cosine; -1 where there is
+// none. lengths (n,): of the vectors. Ties go to what comes first in the list.
+void visrec_nearest(const float* vectors, const float* lengths, int64_t d, const int64_t* rows,
+                    int64_t b, int64_t k, const int64_t* offsets, const int64_t* lists,
+                    int64_t threads, int64_t* nearest) {
+    in_threads(threads, b, [&](auto next) {
+        for (int64_t u; (u = next()) < b;)
+            for (int64_t place = u * k; place < (u + 1) * k; place++) {
+                float best = -INFINITY;
+                nearest[place] = -1;
+                for (int64_t one = offsets[u]; rows[place] >= 0 && one < offsets[u + 1]; one++) {
+                    const float *a = vectors + rows[place] * d, *p = vectors + lists[one] * d;
+                    float sums[16] = {};
+                    int64_t j = 0;
+                    for (; j + 16 <= d; j += 16)
+                        for (int lane = 0; lane < 16; lane++) sums[lane] += a[j + lane] * p[j + lane];
+                    for (; j < d; j++) sums[j % 16] += a[j] * p[j];
+                    for (int half = 8; half; half /= 2)
+                        for (int lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
+                    const float alike = lengths[lists[one]] > 0 ? sums[0] / lengths[lists[one]] : 0;
+                    if (alike > best) best = alike, nearest[place] = lists[one];
+                }
+            }
+    });
+}
+}
