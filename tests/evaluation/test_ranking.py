@@ -1,5 +1,7 @@
 """Where held-out items stand: the counts of a full sort, whatever the tiles and the batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.scoring import TableScorer
 from tests.training import ragged
+from visrec.evaluation import ranking
 from visrec.evaluation.contestants import BASELINES
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import Standing, stand
@@ -41,17 +44,33 @@ def _case(users: int, items: int, levels: int, seed: int) -> Case:
 
 
 def _stand(
-    case: Case, users: slice = slice(None), *, rows: int = 128, columns: int = 8192
+    case: Case,
+    users: slice = slice(None),
+    *,
+    rows: int = 128,
+    columns: int = 8192,
+    kept: int = ranking.KEPT_BYTES,
 ) -> Standing:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "USER_ROWS", rows)
         patch.setattr(topk, "ITEM_COLUMNS", columns)
+        patch.setattr(ranking, "KEPT_BYTES", kept)
         return stand(
             TableScorer(case.score_BN),
             ragged(case.profiles[users]),
             np.arange(len(case.score_BN))[users],
             ragged(case.targets[users]),
         )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _sorted_whole(case: Case) -> list[tuple[int, int, int]]:
@@ -84,13 +103,14 @@ def _counts(standing: Standing) -> list[tuple[int, int, int]]:
     seed=st.integers(0, 2**32),
     rows=st.sampled_from([1, 4, 128]),
     columns=st.sampled_from([1, 5, 39, 8192]),
+    kept=st.sampled_from([0, ranking.KEPT_BYTES]),
 )
 @settings(max_examples=200, deadline=None)
 def test_equals_a_full_sort(
-    users: int, items: int, levels: int, seed: int, rows: int, columns: int
+    users: int, items: int, levels: int, seed: int, rows: int, columns: int, kept: int
 ) -> None:
     case = _case(users, items, levels, seed)
-    standing = _stand(case, rows=rows, columns=columns)
+    standing = _stand(case, rows=rows, columns=columns, kept=kept)
     assert _counts(standing) == _sorted_whole(case)
     assert standing.ranked_B.tolist() == [items - len(profile) for profile in case.profiles]
     assert np.diff(standing.offsets).tolist() == [len(targets) for targets in case.targets]
@@ -98,8 +118,44 @@ def test_equals_a_full_sort(
 
 def test_more_held_out_items_than_are_compared_at_a_time() -> None:
     case = _case(8, 200, 20, seed=3)
-    assert sum(map(len, case.targets)) > 2 * 128
+    assert max(map(len, case.targets)) > 96  # of one user, and so of all
     assert _counts(_stand(case, columns=64)) == _sorted_whole(case)
+
+
+def test_more_items_than_a_byte_can_count() -> None:
+    # 5,000 items below one and equal to another: many times 255 in each byte of a word of marks.
+    score_BN = np.zeros((2, 5003), np.float32)
+    score_BN[:, [0, 5002]] = 1, -1
+    case = Case(score_BN, [[], [7]], [[0, 1], [5001, 5002]])
+    assert _counts(_stand(case)) == [(0, 0, 0), (1, 0, 5000), (5000, 1, 4999), (5001, 5000, 0)]
+
+
+def test_a_score_that_is_no_number_helps_nobody() -> None:
+    """A held-out item with such a score is the last one, any other is above the held-out ones."""
+    nan = np.nan
+    case = Case(
+        np.array([[nan, nan, nan, nan], [3, nan, 1, 2], [3, nan, 1, nan]], np.float32),
+        [[], [], [2]],
+        [[1], [1, 3], [0]],
+    )
+    standing = _stand(case)
+    assert _counts(standing) == [(3, 3, 0), (3, 2, 0), (2, 1, 0), (2, 2, 0)]
+    assert per_user(standing)["auc"].tolist() == [0, 0.25, 0]
+
+
+def _lists(users: int) -> tuple[Ragged, npt.NDArray[np.int64], Ragged]:
+    return ragged([[]] * users), np.arange(users), ragged([[0]] * users)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_do_not_matter_and_are_given_back(threads: int) -> None:
+    case = _case(21, 30, 4, seed=1)
+    with _threads(threads):
+        assert _counts(_stand(case, rows=4, columns=8)) == _sorted_whole(case)
+        assert torch.get_num_threads() == threads
+        with pytest.raises(IndexError):  # users that the table does not have
+            stand(TableScorer(case.score_BN[:1]), *_lists(300))
+        assert torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("size", [1, 7])
@@ -141,7 +197,7 @@ def _real_scorer(label: str, profiles: Ragged) -> Scorer:
 
 
 @pytest.mark.parametrize("label", sorted(REAL))
-def test_real_scores_and_metrics_are_equal_to_the_bit_for_any_block_of_users(
+def test_real_scores_and_metrics_are_equal_to_the_bit_for_any_block_of_users_and_threads(
     label: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topk, "ITEM_COLUMNS", 200)
@@ -166,3 +222,5 @@ def test_real_scores_and_metrics_are_equal_to_the_bit_for_any_block_of_users(
     whole = found(512)
     assert found(7) == whole
     assert found(1) == whole
+    with _threads(2):
+        assert found(512) == whole

@@ -5,13 +5,14 @@ tiles: one to know the held-out items' own scores, one to count what stands belo
 reads what the first has kept where a block's scores are few, and computes them again where not, so
 memory does not grow with the items.
 
-What is counted is what stands below, and all the rest is above: a score that is no number is below
-nothing, so a model that gives such scores has an AUC of 0 and not of 1.
+What stands below is counted, and all the rest is above. A score that is no number is below nothing
+and nothing is below it, so a model that gives such scores has an AUC of 0 and not of 1.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +26,9 @@ from visrec.scoring import topk
 Counts = npt.NDArray[np.int64]
 Tiles = Iterable[tuple[int, Tensor]]
 
-KEPT_BYTES = 128 * 2**20  # scores a thread keeps between the sweeps: 262,144 items of 128 users
-_COLUMNS = 2048  # compared at a time: with the marks they fit into a core's second cache
-_PAIRS = 128  # held-out items compared at a time
+KEPT_BYTES = 128 * 2**20  # of scores, between a thread's sweeps: 262,144 items of 128 users
+_PAIRS = 96  # held-out items compared with a tile at a time: .8 MB of marks, in a core's cache
+_WORDS = 128  # of 8 marks are added before a byte could overflow
 
 
 @dataclass(frozen=True)
@@ -69,14 +70,16 @@ def stand(
             scorer, profiles.slice(start, stop), user_B[start:stop], targets.slice(start, stop)
         )
 
-    above_P, others_above_P, others_equal_P = np.concatenate(
+    below_P, others_below_P, others_equal_P = np.concatenate(
         _on_threads(block, starts, scorer.device), axis=1
     )
+    ranked_B = scorer.num_items - profiles.lengths
+    others_P = np.repeat(ranked_B - targets.lengths, targets.lengths)
     return Standing(
         offsets=targets.offsets.astype(np.int64),
-        ranked_B=scorer.num_items - profiles.lengths,
-        above_P=above_P,
-        others_above_P=others_above_P,
+        ranked_B=ranked_B,
+        above_P=np.repeat(ranked_B, targets.lengths) - 1 - below_P,
+        others_above_P=others_P - others_below_P - others_equal_P,
         others_equal_P=others_equal_P,
     )
 
@@ -84,7 +87,7 @@ def stand(
 def _on_threads(
     block: Callable[[int], Counts], starts: range, device: torch.device
 ) -> list[Counts]:
-    """Each block's counts, a block a thread: torch's own threads wait for each other at every tile."""
+    """Each block's counts, a thread a block: torch's own threads would wait at every tile."""
     threads = torch.get_num_threads()
     workers = min(threads, len(starts)) if device.type == "cpu" else 1
     if workers <= 1:
@@ -99,7 +102,11 @@ def _on_threads(
 
 @torch.inference_mode()
 def _stand_block(scorer: Scorer, profiles: Ragged, user_B: Counts, targets: Ragged) -> Counts:
-    """(3, P) above, others above and others equal of one block of users."""
+    """(3, P) what one block of users has below each held-out item.
+
+    Items with a lower score or the same and a higher row; those not held out with a lower score;
+    those not held out with the same.
+    """
     # Most held-out items first: those with a k-th one are a tile's first rows, nothing is gathered.
     order = np.argsort(-targets.lengths, kind="stable")
     profile, target = profiles.take(order), targets.take(order)
@@ -107,23 +114,16 @@ def _stand_block(scorer: Scorer, profiles: Ragged, user_B: Counts, targets: Ragg
     sweep = _sweeper(scorer, state, profile)
     item_Bn = _padded(target, scorer.num_items).to(scorer.device)
     own_Bn = _own_scores(sweep(), item_Bn)
-    slots = _slots(target.lengths)
-    below_Bn, equal_Bn, later_Bn = torch.zeros_like(item_Bn).repeat(3, 1, 1)
+    parts = _parts(target.lengths)
+    below_Bn, equal_Bn, later_Bn = (torch.zeros_like(item_Bn) for _ in range(3))
     for start, score_BT in sweep():
-        below, equal = _count(score_BT, own_Bn, slots)
+        below, equal = _count(score_BT, own_Bn, parts)
         below_Bn += below
         equal_Bn += equal
         later_Bn += _later(score_BT, start, own_Bn, item_Bn, equal)
-    held_below_Bn, held_equal_Bn = _count(own_Bn, own_Bn, slots)
-    others_equal_Bn = equal_Bn - held_equal_Bn
-    ranked_B1 = scorer.num_items - torch.from_numpy(profile.lengths).to(scorer.device)[:, None]
-    held_B1 = torch.from_numpy(target.lengths).to(scorer.device)[:, None]
+    held_below_Bn, held_equal_Bn = _count(own_Bn, own_Bn, parts)
     found_3Bn = torch.stack(
-        [
-            ranked_B1 - 1 - below_Bn - later_Bn,
-            ranked_B1 - held_B1 - (below_Bn - held_below_Bn) - others_equal_Bn,
-            others_equal_Bn,
-        ]
+        [below_Bn + later_Bn, below_Bn - held_below_Bn, equal_Bn - held_equal_Bn]
     )
     found = found_3Bn.cpu().numpy()[:, np.argsort(order)]
     return np.asarray(found[:, np.arange(found.shape[2]) < targets.lengths[:, None]])
@@ -165,31 +165,44 @@ def _own_scores(tiles: Tiles, item_Bn: Tensor) -> Tensor:
     return own_Bn
 
 
-def _slots(held_B: Counts) -> list[tuple[slice, slice]]:
-    """The parts of a (B, n) array that hold all its items, of falling counts, and few else."""
-    slots, first = [], 0
-    while users := int((held_B > first).sum()):
-        last = first + max(1, _PAIRS // users)
-        slots.append((slice(users), slice(first, min(last, int(held_B[0])))))
-        first = last
-    return slots
+def _parts(held_B: Counts) -> list[tuple[slice, slice]]:
+    """The parts of a (B, n) array that hold all its items, whose counts fall, and little else."""
+    parts, first = [], 0
+    while first < len(held_B):
+        widest = int(held_B[first])
+        users = slice(first, first + max(1, _PAIRS // max(1, widest)))
+        for place in range(0, widest, _PAIRS):
+            parts.append((users, slice(place, min(place + _PAIRS, widest))))
+        first = users.stop
+    return parts
 
 
 def _count(
-    score_BT: Tensor, own_Bn: Tensor, slots: list[tuple[slice, slice]]
+    score_BT: Tensor, own_Bn: Tensor, parts: list[tuple[slice, slice]]
 ) -> tuple[Tensor, Tensor]:
-    """(B, n) each: a user's scores below the own ones, and those equal to them."""
-    below_Bn = torch.zeros_like(own_Bn, dtype=torch.int64)
-    equal_Bn = torch.zeros_like(below_Bn)
-    for score_BC in score_BT.split(_COLUMNS, dim=1):
-        for slot in slots:
-            own, score = own_Bn[slot][:, :, None], score_BC[slot[0], None, :]
-            # Marks of float32: torch makes and sums those faster than bools.
-            mark = torch.empty(*own.shape[:2], score.shape[2], device=own.device)
-            below = torch.lt(score, own, out=mark).sum(2)
-            below_Bn[slot] += below.long()
-            equal_Bn[slot] += (torch.le(score, own, out=mark).sum(2) - below).long()
+    """(B, n) each: how many of a user's scores are below the own ones, and how many are equal."""
+    below_Bn, equal_Bn = torch.zeros(2, *own_Bn.shape, dtype=torch.int64, device=own_Bn.device)
+    for part in parts:
+        score, own = score_BT[part[0], None, :], own_Bn[part][:, :, None]
+        below_Bn[part] = _true("less", score, own)
+        equal_Bn[part] = _true("less_equal", score, own) - below_Bn[part]
     return below_Bn, equal_Bn
+
+
+def _true(compare: Literal["less", "less_equal"], score_B1T: Tensor, own_Bn1: Tensor) -> Tensor:
+    """(B, n) how many of T comparisons are true."""
+    users, held, count = *own_Bn1.shape[:2], score_B1T.shape[2]
+    words = 8 * _WORDS
+    mark = score_B1T.new_empty(users, held, -(-count // words) * words, dtype=torch.bool)
+    mark[:, :, count:] = False
+    out = mark[:, :, :count]
+    if mark.device.type == "cpu":  # where numpy makes bools four times as fast as torch
+        getattr(np, compare)(score_B1T.numpy(), own_Bn1.numpy(), out=out.numpy())
+    else:
+        getattr(torch, compare)(score_B1T, own_Bn1, out=out)
+    # Eight marks are added at a time, as the bytes of a word.
+    sums = mark.view(torch.int64).reshape(users, held, -1, _WORDS).sum(3)
+    return sums.view(torch.uint8).sum(2)
 
 
 def _later(
@@ -199,7 +212,7 @@ def _later(
     columns_T = torch.arange(start, start + score_BT.shape[1], device=score_BT.device)
     later_Bn = torch.where(item_Bn < start, equal_Bn, 0)
     inside_Bn = (item_Bn >= start) & (item_Bn < start + len(columns_T))
-    for pair in (inside_Bn & (equal_Bn > 1)).nonzero().split(_PAIRS):
+    for pair in torch.split((inside_Bn & (equal_Bn > 1)).nonzero(), _PAIRS):
         owner, place = pair.unbind(1)
         own, item = own_Bn[owner, place][:, None], item_Bn[owner, place][:, None]
         later_Bn[owner, place] = ((score_BT[owner] == own) & (columns_T > item)).sum(1)
