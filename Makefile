@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 	@touch $@
 
 .venv/dev: .venv/runtime
-	$(PY) -m pip install --quiet --constraint requirements.lock --editable '.[dev]'
+	$(PY) -m pip install --quiet --constraint requirements.lock --editable '.[dev,bench]'
 	@touch $@
 
 lock: .venv/dev  ## write the versions that are installed now
