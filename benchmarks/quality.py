@@ -21,7 +21,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -38,6 +37,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 
+from benchmarks.machine import machine
 from jobs.launch import parse
 from jobs.train import TrainJob, load_inputs, recipe_of
 from visrec.config import plain
@@ -317,10 +317,8 @@ def main() -> None:
         f"{args.seeds} seeds\n\n{table(found)}"
     )
     if args.json:
-        versions = {"python": platform.python_version(), "torch": torch.__version__}
-        machine = {"machine": platform.machine(), "cpus": os.cpu_count(), **versions}
         asked = {**vars(args), "variants": variants, "flags": flags}
-        print(json.dumps(plain({"asked": asked, **machine, **found})))
+        print(json.dumps(plain({"asked": asked, **machine(), **found})))
 
 
 if __name__ == "__main__":

@@ -324,6 +324,28 @@ struct Worker {
     }
 };
 
+constexpr int kTogether = 4;  // dot products at once: each hides the others' waiting
+
+// The products of one row and up to four others, in single precision.
+void dots(const float* vectors, int64_t d, int64_t row, const int64_t* others, int64_t count,
+          float* products) {
+    const float* one = vectors + row * d;
+    const float* other[kTogether];
+    __m512 sums[kTogether];
+    for (int i = 0; i < kTogether; i++) {
+        other[i] = vectors + others[std::min<int64_t>(i, count - 1)] * d;
+        sums[i] = _mm512_setzero_ps();
+    }
+    for (int64_t j = 0; j < d; j += 16) {
+        const __mmask16 there = d - j < 16 ? __mmask16((1u << (d - j)) - 1) : __mmask16(0xffff);
+        const __m512 these = _mm512_maskz_loadu_ps(there, one + j);
+#pragma GCC unroll 4
+        for (int i = 0; i < kTogether; i++)
+            sums[i] = _mm512_fmadd_ps(these, _mm512_maskz_loadu_ps(there, other[i] + j), sums[i]);
+    }
+    for (int64_t i = 0; i < count; i++) products[i] = _mm512_reduce_add_ps(sums[i]);
+}
+
 // Calls work(piece) for every piece, in threads that take one after another.
 template <typename Work>
 void in_threads(int64_t threads, int64_t pieces, Work work) {
@@ -391,28 +413,38 @@ void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scal
 }
 
 // Of each of (b, k) rows, the row of the user's list that is nearest by cosine; -1 where there is
-// none. lengths (n,): of the vectors. Ties go to what comes first in the list.
-void visrec_nearest(const float* vectors, const float* lengths, int64_t d, const int64_t* rows,
-                    int64_t b, int64_t k, const int64_t* offsets, const int64_t* lists,
-                    int64_t threads, int64_t* nearest) {
+// none. Ties go to what comes first in the list.
+void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_t b, int64_t k,
+                    const int64_t* offsets, const int64_t* lists, int64_t threads,
+                    int64_t* nearest) {
     in_threads(threads, b, [&](auto next) {
-        for (int64_t u; (u = next()) < b;)
+        std::vector<float> inverse;  // of the lengths of the list's vectors
+        for (int64_t u; (u = next()) < b;) {
+            inverse.clear();
+            for (const int64_t* one = lists + offsets[u]; one < lists + offsets[u + 1]; one++) {
+                float square;
+                dots(vectors, d, *one, one, 1, &square);
+                inverse.push_back(square > 0 ? 1 / std::sqrt(square) : 0);
+            }
             for (int64_t place = u * k; place < (u + 1) * k; place++) {
                 float best = -INFINITY;
                 nearest[place] = -1;
-                for (int64_t one = offsets[u]; rows[place] >= 0 && one < offsets[u + 1]; one++) {
-                    const float *a = vectors + rows[place] * d, *p = vectors + lists[one] * d;
-                    float sums[16] = {};
-                    int64_t j = 0;
-                    for (; j + 16 <= d; j += 16)
-                        for (int lane = 0; lane < 16; lane++) sums[lane] += a[j + lane] * p[j + lane];
-                    for (; j < d; j++) sums[j % 16] += a[j] * p[j];
-                    for (int half = 8; half; half /= 2)
-                        for (int lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
-                    const float alike = lengths[lists[one]] > 0 ? sums[0] / lengths[lists[one]] : 0;
-                    if (alike > best) best = alike, nearest[place] = lists[one];
+                if (place + 1 < (u + 1) * k && rows[place + 1] >= 0)
+                    for (int64_t j = 0; j < d; j += 16)
+                        _mm_prefetch(vectors + rows[place + 1] * d + j, _MM_HINT_T0);
+                const int64_t last = rows[place] < 0 ? offsets[u] : offsets[u + 1];
+                for (int64_t one = offsets[u]; one < last; one += kTogether) {
+                    float products[kTogether];
+                    const int64_t* four = lists + one;
+                    const int64_t count = std::min<int64_t>(kTogether, last - one);
+                    dots(vectors, d, rows[place], four, count, products);
+                    for (int64_t i = 0; i < count; i++) {
+                        const float alike = products[i] * inverse[one + i - offsets[u]];
+                        if (alike > best) best = alike, nearest[place] = four[i];
+                    }
                 }
             }
+        }
     });
 }
 }

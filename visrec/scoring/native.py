@@ -89,13 +89,10 @@ def nearest(
         kernel: see `library`.
     """
     vectors_Nd, row_BK = np.ascontiguousarray(vectors_Nd), np.ascontiguousarray(row_BK)
-    used = np.unique(profiles.values)
-    length_N = np.zeros(len(vectors_Nd), np.float32)
-    length_N[used] = np.linalg.norm(vectors_Nd[used], axis=1)
     lists = np.ascontiguousarray(profiles.values, np.int64)
     found = np.empty(row_BK.shape, np.int64)
     kernel.visrec_nearest(
-        *_pointers(vectors_Nd, length_N),
+        *_pointers(vectors_Nd),
         ctypes.c_int64(vectors_Nd.shape[1]),
         *_pointers(row_BK),
         *map(ctypes.c_int64, row_BK.shape),

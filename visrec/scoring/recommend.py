@@ -275,10 +275,11 @@ class ScoreShards:
             because_BK = self._because(profiles, np.where(cold_B[:, None], -1, best.row_BK))
         self._timer.done(users=stop - start)
         user_ids = data.user_ids.slice(start, stop - start)
-        table = lists_table(
-            user_ids, data.item_ids, best.row_BK, best.score_BK, because_BK, cold_B,
-            self._target.layout,
-        )  # fmt: skip
+        with self._timer.phase("table"):
+            table = lists_table(
+                user_ids, data.item_ids, best.row_BK, best.score_BK, because_BK, cold_B,
+                self._target.layout,
+            )  # fmt: skip
         return table, int(cold_B.sum())
 
     def _because(self, profiles: Ragged, row_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -1,0 +1,222 @@
+"""The scoring job end to end, Parquet to Parquet, for more and more users.
+
+python benchmarks/recommend_scale.py
+python benchmarks/recommend_scale.py --users 10000 100000 --items 100000 --json
+python benchmarks/recommend_scale.py --users 20000 --items 1000000
+
+For each number of users a workspace is made here (features, interactions, a CuratorNet with the
+weights of its seed: how fast it scores does not depend on what it learned) and jobs/recommend.py
+runs on it as a process of its own, with Ray on this machine. Told are users per second of the
+scoring phase, seconds of the whole job, and the largest memory of any process of each kind.
+`ratio_kernel` is the scoring phase's share of the speed of the kernel alone, on all cores with the
+same vectors.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from benchmarks.machine import machine
+from jobs.train import LATEST
+from visrec.features.commit import commit_table, write_part
+from visrec.features.table import Identity
+from visrec.interactions.split import SplitConfig
+from visrec.interactions.triples import SamplingConfig
+from visrec.models.artifact import load_artifact, save_artifact
+from visrec.models.curatornet import CuratorNetConfig
+from visrec.ragged import Ragged
+from visrec.schemas import REJECTED
+from visrec.scoring.recommend import load_catalogue
+from visrec.scoring.topk import TopK
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import Store
+from visrec.training.data import load_training_data
+from visrec.training.loop import TrainConfig
+from visrec.training.ray_train import Job, artifact_of
+from visrec.training.recipe import Recipe, build_model
+
+CHECKOUT = Path(__file__).parents[1]
+DIM = 64  # of the features: the towers are a small part of the work
+TAKEN = 20  # items a user
+PART = 50_000  # items of a part of the features, users of a row group of the interactions
+MODEL_USERS = 2000  # that the model is sized by
+KERNEL_USERS = 4096  # for the kernel alone
+SHARD = 10_000  # users of a file
+K = 100
+
+
+def make_workspace(workspace: Path, items: int) -> pa.StringArray:
+    """Features of random items and a model of them; returns their ids."""
+    random = np.random.default_rng(0)
+    ids = pa.array([f"item-{n:07}" for n in range(items)])
+    feature_ND = random.normal(size=(items, DIM)).astype(np.float16)
+    identity = Identity(
+        backbone="random", weights_digest="0", preprocessing={}, precision="float32", dim=DIM
+    )
+    features, files = Store.at(str(workspace / "features")), []
+    rows = pa.table({"item_id": ids, "digest": ids, "source": pa.nulls(items, pa.string())})
+    for start in range(0, items, PART):
+        part = rows.slice(start, PART)
+        name = write_part(features, part, feature_ND[start : start + PART], identity)
+        files.append((name, len(part)))
+    commit_table(features, identity, rows, files, REJECTED.empty_table(), {}, None)
+    interactions = workspace / "interactions.parquet"
+    write_interactions(interactions, MODEL_USERS, ids)
+    sampling = SamplingConfig()
+    data = load_training_data(
+        features, InteractionsConfig(), str(interactions), SplitConfig(), None, False, sampling
+    )
+    recipe = Recipe("curatornet", CuratorNetConfig(), TrainConfig(), sampling)
+    models = Store.at(str(workspace / "models"))
+    no_ray: Any = None
+    job = Job(recipe, no_ray, models / "model", "model", settings="", threads=1, tally=None)
+    digest = save_artifact(
+        artifact_of(job, data, build_model(recipe, data), {"val_auc": None}), models / "model"
+    )
+    models.write_json(LATEST, {"model_id": "model", "digest": digest})
+    return ids
+
+
+def write_interactions(path: Path, users: int, ids: pa.StringArray) -> None:
+    """Random items of users, `TAKEN` each."""
+    random = np.random.default_rng(1)
+    schema = pa.schema(
+        [("user_id", pa.string()), ("item_id", pa.string()), ("timestamp", pa.int64())]
+    )
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, users, PART):
+            size = min(PART, users - start)
+            names = pa.array([f"user-{n:08}" for n in range(start, start + size)])
+            owner_R = np.repeat(np.arange(size), TAKEN)
+            item_R = random.integers(0, len(ids), len(owner_R))
+            time_R = np.tile(np.arange(TAKEN), size)
+            columns = [names.take(pa.array(owner_R)), ids.take(pa.array(item_R)), pa.array(time_R)]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+class Memory:
+    """The largest memory of a process and those that it started, looked at twice a second.
+
+    Pages that are shared (the object store) count for the store, not for who maps them.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.private: dict[str, int] = {}
+        self.store = 0
+        self._process, self._over = psutil.Process(pid), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> "Memory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.5):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for process in [self._process, *self._process.children(recursive=True)]:
+                    self._look(process)
+
+    def _look(self, process: psutil.Process) -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            command, memory = process.cmdline(), process.memory_info()
+            name = command[0] if command and command[0].startswith("ray::") else process.name()
+            name = "driver" if process.pid == self._process.pid else name.partition("(")[0]
+            held = memory.rss - memory.shared
+            self.private[name] = max(self.private.get(name, 0), held)
+            self.store = max(self.store, memory.shared)
+
+
+def run_job(workspace: Path, users: int) -> dict[str, Any]:
+    """What the job said of itself, and its memory."""
+    command = [sys.executable, "jobs/recommend.py", "--local", "--workspace", str(workspace)]
+    flags = ["--shards", str(max(8, users // SHARD)), "--run_id", f"users-{users}"]
+    with tempfile.TemporaryFile("w+") as said:
+        start = time.perf_counter()
+        process = subprocess.Popen([*command, *flags], cwd=CHECKOUT, stdout=said, stderr=said)
+        with Memory(process.pid) as memory:
+            code = process.wait()
+        seconds = time.perf_counter() - start
+        if code:
+            said.seek(0)
+            sys.exit(said.read())
+    told = json.loads((workspace / "summaries" / "recommend.json").read_text())
+    return {
+        "users": users,
+        "job_s": round(seconds, 1),
+        "score_s": told["wall_s"]["score"],
+        "users_per_s": round(users / told["wall_s"]["score"], 1),
+        "wall_s": told["wall_s"],
+        "worker_s": told["worker_s"],
+        "private_mb": {k: round(v / 2**20) for k, v in sorted(memory.private.items())},
+        "largest_shared_mb": round(memory.store / 2**20),
+    }
+
+
+def kernel_rate(workspace: Path, threads: int) -> float:
+    """Users per second of the search alone, on the model's own vectors."""
+    torch.set_num_threads(threads)
+    artifact = load_artifact(Store.at(str(workspace / "models" / "model")))
+    item_ids, catalogue = load_catalogue(artifact, Store.at(str(workspace / "features")), None)
+    scorer = artifact.model.scorer(artifact.model.item_arrays(catalogue))
+    random, n = np.random.default_rng(2), len(item_ids)
+    taken = random.integers(0, n, KERNEL_USERS * TAKEN)
+    profiles = Ragged(taken, np.arange(KERNEL_USERS + 1) * TAKEN)
+    search, unseen_B = TopK(scorer, None, K), np.full(KERNEL_USERS, -1)
+    rates = []
+    for _ in range(3):
+        start = time.perf_counter()
+        search(profiles, unseen_B, profiles)
+        rates.append(KERNEL_USERS / (time.perf_counter() - start))
+    return statistics.median(rates)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Path(folder)
+        ids = make_workspace(workspace, args.items)
+        kernel = kernel_rate(workspace, os.cpu_count() or 1)
+        print(f"the kernel alone: {kernel:,.0f} users/s", flush=True)
+        runs = []
+        for users in args.users:
+            write_interactions(workspace / "interactions.parquet", users, ids)
+            run = run_job(workspace, users)
+            run["ratio_kernel"] = round(run["users_per_s"] / kernel, 3)
+            runs.append(run)
+            print(
+                f"{users:,} users: {run['users_per_s']:,.0f} users/s in the scoring phase "
+                f"({run['ratio_kernel']:.0%} of the kernel), {run['job_s']} s in all\n"
+                f"  wall {run['wall_s']}\n  workers {run['worker_s']}\n"
+                f"  private MB {run['private_mb']}, largest shared {run['largest_shared_mb']} MB",
+                flush=True,
+            )
+    if args.json:
+        found = {"kernel_users_per_s": round(kernel, 1), "runs": runs}
+        print(json.dumps({"asked": vars(args), **machine(), **found}))
+
+
+if __name__ == "__main__":
+    main()
