@@ -1,7 +1,7 @@
 """Pictures per second of the extraction chain, against the limit of the cores and a plain loop.
 
-python benchmarks/extract.py --images ../shared/data/clothing/images
-python benchmarks/extract.py --images ../shared/data/clothing/images --pictures 2560 --json
+python benchmarks/extract.py --source ../shared/data/clothing
+python benchmarks/extract.py --source ../shared/data/clothing --pictures 2560 --json
 
 The chain is that of jobs/extract_features.py with its defaults, on a Ray of its own; its rate is
 that of the pictures between the first fifth and the last tenth, and `first_batch_s` is what passes
@@ -43,7 +43,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from benchmarks.train import machine
+from benchmarks.machine import machine
 from jobs.extract_features import ExtractJob, _actors
 from jobs.launch import _start_ray
 from visrec.config import plain
@@ -312,18 +312,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", required=True, help="folder of JPEGs")
+    parser.add_argument("--source", required=True, help="folder of the clothing data, with images/")
     parser.add_argument("--pictures", type=int, default=1280, help="of the chain (1280)")
     parser.add_argument("--sample", type=int, default=256, help="of the limit and the rest (256)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
-    found: dict[str, Any] = {**machine(), "ray": ray.__version__, "asked": vars(args)}
+    found: dict[str, Any] = {**machine(), "asked": vars(args)}
     # Ray would give its workers' cores to whatever else runs on the machine first.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # so Ray spells it
-    paths = sorted(Path(args.images).glob("*.jpg"))[: args.pictures]
+    paths = sorted(Path(args.source, "images").glob("*.jpg"))[: args.pictures]
     if not paths:
-        sys.exit(f"Found no .jpg in {args.images}; expected some. Change --images.")
+        sys.exit(f"Found no .jpg in {args.source}/images; expected some. Change --source.")
     torch.set_num_threads(1)
     sample = [path.read_bytes() for path in paths[: args.sample]]
     found["decoders"] = decoders(sample, load_backbone(BackboneConfig(precision="float32")))

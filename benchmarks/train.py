@@ -24,7 +24,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,7 +31,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +39,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.machine import machine
 from benchmarks.quality import CHECKOUT, movies
 from jobs.launch import parse
 from jobs.train import TrainJob, load_inputs, recipe_of
@@ -333,21 +332,6 @@ def workers(flags: Sequence[str], features: str, triples: int) -> dict[str, Any]
         figures[f"ddp_{count}_triples_per_s"] = 2 * triples / summary["worker_s"]["train"]
     figures["ratio_ddp"] = figures["ddp_2_triples_per_s"] / figures["ddp_1_triples_per_s"]
     return figures
-
-
-def machine() -> dict[str, Any]:
-    """What the figures hold for; `load` says what else ran before."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next((line for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": model.partition(":")[2].strip() or platform.processor(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
 
 
 def main() -> None:
