@@ -1,7 +1,7 @@
 """Pictures per second of the extraction chain, against the limit of the cores and a plain loop.
 
-python benchmarks/extract.py --source ../shared/data/clothing
-python benchmarks/extract.py --source ../shared/data/clothing --pictures 2560 --json
+python -m benchmarks.extract --source ../shared/data/clothing
+python -m benchmarks.extract --source ../shared/data/clothing --pictures 2560 --json
 
 The chain is that of jobs/extract_features.py with its defaults, on a Ray of its own; its rate is
 that of the pictures between the first fifth and the last tenth, and `first_batch_s` is what passes

@@ -1,7 +1,7 @@
 """Triples per second, and seconds to the same validation AUC, against the published procedure.
 
-python benchmarks/train.py --source ../shared/data/movies
-python benchmarks/train.py --source ../shared/data/movies --workspace runs/quality/movies --json
+python -m benchmarks.train --source ../shared/data/movies
+python -m benchmarks.train --source ../shared/data/movies --workspace runs/quality/movies --json
 
 visrec is `Trainer` with the defaults of jobs/train.py, in this process. The published procedure
 (CuratorNet as released) is written plainly in `Plain`: batches of 128 triples of one profile size,
