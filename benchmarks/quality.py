@@ -1,9 +1,9 @@
 """How well the models rank: means over seeds, and paired differences to the best baseline.
 
-python benchmarks/quality.py demo
-python benchmarks/quality.py movies --source ../shared/data/movies --config configs/x.yaml --seeds 5
-python benchmarks/quality.py clothing --source ../shared/data/clothing --variants variants.yaml
-python benchmarks/quality.py movies --source ../shared/data/movies -- --train.learning_rate 2e-3
+python -m benchmarks.quality demo
+python -m benchmarks.quality movies --source ../shared/data/movies --config configs/x.yaml --seeds 5
+python -m benchmarks.quality clothing --source ../shared/data/clothing --variants variants.yaml
+python -m benchmarks.quality movies --source ../shared/data/movies -- --train.learning_rate 2e-3
 
 A data set's workspace is made where it is not there (with the jobs, on this machine). Then all is
 this process: no Ray. What is behind `--` and the lists of a variants file are flags of

@@ -1,8 +1,8 @@
 """The scoring job end to end, Parquet to Parquet, for more and more users.
 
-python benchmarks/recommend_scale.py
-python benchmarks/recommend_scale.py --users 10000 100000 --items 100000 --json
-python benchmarks/recommend_scale.py --users 20000 --items 1000000
+python -m benchmarks.recommend_scale
+python -m benchmarks.recommend_scale --users 10000 100000 --items 100000 --json
+python -m benchmarks.recommend_scale --users 20000 --items 1000000
 
 For each number of users a workspace is made here (features, interactions, a CuratorNet with the
 weights of its seed: how fast it scores does not depend on what it learned) and jobs/recommend.py

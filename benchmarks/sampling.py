@@ -1,7 +1,7 @@
 """Triples per second on one core, by guideline, with the profiles of every triple.
 
-python benchmarks/sampling.py
-python benchmarks/sampling.py --users 1000000 --json
+python -m benchmarks.sampling
+python -m benchmarks.sampling --users 1000000 --json
 
 The data are made here: users with some favourite artists, artists with a style each, styles that
 k-means would find. Two figures a guideline: in steps of 512 triples, as a small training run asks

@@ -1,7 +1,7 @@
 """Users per second for the 100 best of 100,000 items: visrec's kernel against its peers.
 
-python benchmarks/topk.py
-python benchmarks/topk.py --users 8192 --json
+python -m benchmarks.topk
+python -m benchmarks.topk --users 8192 --json
 
 All search the same random vectors with the same number of threads in one run. visrec leaves out 20
 items a user, inside the measured time, and its lists are exact; the others leave out nothing. Each

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
+from jobs.launch import JobConfig, Summary, cluster_has, launch, require_resources
 from jobs.progress import follow
 from visrec.config import digest
 from visrec.errors import InputError
@@ -220,16 +220,16 @@ def _counts(data: ScoringData) -> dict[str, int]:
 
 
 def _actors(config: RecommendJob) -> int:
-    """How many processes score: all cores but one, which reads and writes."""
+    """How many processes score: nothing else wants a CPU meanwhile."""
     resources = config.resources
     if resources.actors:
         actors = resources.actors
     elif resources.use_gpu:
         actors = max(1, cluster_has("GPU"))
     else:
-        actors = cpu_actors(resources.cpus_per_actor, 64)
+        actors = max(1, min(64, cluster_has("CPU") // resources.cpus_per_actor))
     actors = min(actors, config.shards)
-    wanted = {"CPU": actors * resources.cpus_per_actor + 1.0}
+    wanted = {"CPU": float(actors * resources.cpus_per_actor)}
     if resources.use_gpu:
         wanted["GPU"] = float(actors)
     require_resources(wanted, config, "resources.actors")

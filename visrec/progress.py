@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -39,6 +39,22 @@ class Timer:
     def __init__(self, tally: Any) -> None:
         self._tally = tally
         self._amounts: dict[str, float] = {}
+        self._idle_since = time.perf_counter()
+
+    @contextmanager
+    def call(self, phase: str | None = None) -> Iterator[None]:
+        """One call of an actor: the seconds since the last one ended are `wait_s`.
+
+        Args:
+            phase: the name for all that is inside, if it is one phase.
+        """
+        self._add("wait_s", time.perf_counter() - self._idle_since)
+        try:
+            with self.phase(phase) if phase else nullcontext():
+                yield
+        finally:
+            self.done()
+            self._idle_since = time.perf_counter()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -260,19 +260,25 @@ class Store:
             with source, pq.ParquetFile(source) as file:
                 return file.read(columns=chosen)
 
-    def write_table(self, name: str, table: pa.Table) -> int:
-        """Writes one Parquet file, whole or not at all; returns its bytes."""
+    def write_table(self, name: str, table: pa.Table, *, arrow_schema: bool = True) -> int:
+        """Writes one Parquet file, whole or not at all; returns its bytes.
+
+        Args:
+            name: below this directory.
+            table: what to write.
+            arrow_schema: keep Arrow's own types in it; without, coded strings are read as strings.
+        """
         with translated("write", self.uri(name)):
             if self.is_s3:
                 # In memory first: a stream to S3 that ends in an error still leaves what it has.
                 sink = pa.BufferOutputStream()
-                pq.write_table(table, sink, compression="zstd")
+                _write_parquet(table, sink, arrow_schema)
                 data = sink.getvalue().to_pybytes()
                 self.write(name, data)
                 return len(data)
             target = Path(self.root, name)
             with _local_draft(target) as draft:
-                pq.write_table(table, draft, compression="zstd")
+                _write_parquet(table, draft, arrow_schema)
                 return draft.stat().st_size
 
     # S3 plumbing.
@@ -457,3 +463,12 @@ def _is_refusal(error: Exception) -> bool:
         return _code(error) in _REFUSED
     marks = [*(f"AWS Error {code}" for code in _REFUSED), "(HTTP status 403)"]
     return any(mark in str(error) for mark in marks)
+
+
+def _write_parquet(table: pa.Table, sink: Any, arrow_schema: bool) -> None:
+    options = {"compression": "zstd", "store_schema": arrow_schema}
+    with pq.ParquetWriter(sink, table.schema, **options) as writer:
+        writer.write_table(table)
+        if not arrow_schema and table.schema.metadata:
+            # It would go with the schema.
+            writer.add_key_value_metadata(table.schema.metadata)

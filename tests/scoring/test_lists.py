@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from visrec.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG
@@ -21,8 +22,9 @@ EXPECTED: list[tuple[str, list[tuple[str, float, str | None]], bool]] = [
 
 
 def _table(layout: Layout, rows: slice = slice(None)) -> pa.Table:
+    """The table as who reads its file sees it."""
     none = -np.inf
-    return lists_table(
+    table = lists_table(
         USERS[rows],
         ITEMS,
         np.array([[3, 1, 0], [2, -1, -1], [-1, -1, -1], [0, 1, 2]])[rows],
@@ -31,6 +33,9 @@ def _table(layout: Layout, rows: slice = slice(None)) -> pa.Table:
         np.array([False, True, False, False])[rows],
         layout,
     )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, store_schema=False)
+    return pq.read_table(pa.BufferReader(sink.getvalue()))
 
 
 def test_nested_is_one_row_a_user() -> None:

@@ -23,10 +23,10 @@ from visrec.evaluation.contestants import EvaluationData, scorer_of
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
 from visrec.progress import Timer
-from visrec.scoring.topk import top_k
+from visrec.scoring.topk import TopK
 from visrec.storage import Store
 
-USERS = 64  # users a task takes through all models
+USERS = 128  # users a task takes through all models: a whole block
 SIZES = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}  # of profiles
 _COVERED = "covered"  # bits of the items in a block's lists, in the first row of each model
 
@@ -50,13 +50,20 @@ class RankUsers:
 
     def __init__(self, data: "ray.ObjectRef[EvaluationData]", threads: int, tally: Any) -> None:
         torch.set_num_threads(threads)
-        self._data: EvaluationData = ray.get(data)
-        self._scorers = {c.label: scorer_of(c, self._data) for c in self._data.contestants}
         self._timer = Timer(tally)
+        with self._timer.call("read"):
+            self._data: EvaluationData = ray.get(data)
+            self._scorers = {c.label: scorer_of(c, self._data) for c in self._data.contestants}
+            self._searches = {
+                label: TopK(scorer, None, LENGTH) for label, scorer in self._scorers.items()
+            }
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
+        with self._timer.call():
+            return self._block(int(batch["id"][0]) * USERS)
+
+    def _block(self, start: int) -> pa.Table:
         data = self._data
-        start = int(batch["id"][0]) * USERS
         rows = np.arange(start, min(start + USERS, len(data.held)))
         held = data.held.take(rows)
         parts = []
@@ -65,7 +72,7 @@ class RankUsers:
             with self._timer.phase("rank"):
                 standing = stand(scorer, held.profiles, user_B, held.targets)
             with self._timer.phase("list"):
-                best = top_k(scorer, held.profiles, user_B, held.profiles, None, LENGTH)
+                best = self._searches[label](held.profiles, user_B, held.profiles)
                 measures = per_list(best.row_BK, data.item_facts)
             facts = {
                 "model": pa.repeat(pa.scalar(label), len(rows)),

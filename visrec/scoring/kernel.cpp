@@ -300,7 +300,7 @@ struct Worker {
         const size_t found = std::min<size_t>(k, ranked.size());
         std::partial_sort(ranked.begin(), ranked.begin() + found, ranked.end(),
                           [](const auto& a, const auto& b) {
-                              return a.first > b.first || (a.first == b.first && a.second < b.second);
+                              return a.first != b.first ? a.first > b.first : a.second < b.second;
                           });
         for (size_t place = 0; place < size_t(k); place++) {
             rows[place] = place < found ? ranked[place].second : -1;
@@ -324,26 +324,50 @@ struct Worker {
     }
 };
 
-constexpr int kTogether = 4;  // dot products at once: each hides the others' waiting
+constexpr int kList = 32;  // items of a user's list in two registers
+constexpr int kRows = 4;   // rows that share each read of them
 
-// The products of one row and up to four others, in single precision.
-void dots(const float* vectors, int64_t d, int64_t row, const int64_t* others, int64_t count,
-          float* products) {
-    const float* one = vectors + row * d;
-    const float* other[kTogether];
-    __m512 sums[kTogether];
-    for (int i = 0; i < kTogether; i++) {
-        other[i] = vectors + others[std::min<int64_t>(i, count - 1)] * d;
-        sums[i] = _mm512_setzero_ps();
+// Up to 32 vectors as columns, each divided by its length: (d, 32), zeros behind the last.
+void columns(const float* vectors, int64_t d, const int64_t* list, int64_t count, float* unit) {
+    std::fill(unit, unit + d * kList, 0.f);
+    for (int64_t i = 0; i < count; i++) {
+        const float* vector = vectors + list[i] * d;
+        const double square = dot(vector, vector, int(d));
+        const float inverse = square > 0 ? float(1 / std::sqrt(square)) : 0;
+        for (int64_t j = 0; j < d; j++) unit[j * kList + i] = vector[j] * inverse;
     }
-    for (int64_t j = 0; j < d; j += 16) {
-        const __mmask16 there = d - j < 16 ? __mmask16((1u << (d - j)) - 1) : __mmask16(0xffff);
-        const __m512 these = _mm512_maskz_loadu_ps(there, one + j);
+}
+
+// The largest product of each of four rows with the columns, and which column it is of.
+void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const float* unit,
+                    int64_t count, float* most, int64_t* column) {
+    const float* row[kRows];
+    __m512 left[kRows], right[kRows];
+    for (int r = 0; r < kRows; r++) {
+        row[r] = vectors + rows[r] * d;
+        left[r] = right[r] = _mm512_setzero_ps();
+    }
+    for (int64_t j = 0; j < d; j++) {
+        const __m512 some = _mm512_load_ps(unit + j * kList);
+        const __m512 others = _mm512_load_ps(unit + j * kList + 16);
 #pragma GCC unroll 4
-        for (int i = 0; i < kTogether; i++)
-            sums[i] = _mm512_fmadd_ps(these, _mm512_maskz_loadu_ps(there, other[i] + j), sums[i]);
+        for (int r = 0; r < kRows; r++) {
+            const __m512 by = _mm512_set1_ps(row[r][j]);
+            left[r] = _mm512_fmadd_ps(by, some, left[r]);
+            right[r] = _mm512_fmadd_ps(by, others, right[r]);
+        }
     }
-    for (int64_t i = 0; i < count; i++) products[i] = _mm512_reduce_add_ps(sums[i]);
+    const uint32_t there = count < kList ? (1u << count) - 1 : ~0u;
+    for (int r = 0; r < kRows; r++) {
+        const __m512 none = _mm512_set1_ps(-INFINITY);
+        const __m512 one = _mm512_mask_mov_ps(none, __mmask16(there), left[r]);
+        const __m512 two = _mm512_mask_mov_ps(none, __mmask16(there >> 16), right[r]);
+        most[r] = _mm512_reduce_max_ps(_mm512_max_ps(one, two));
+        const __m512 best = _mm512_set1_ps(most[r]);
+        const uint32_t equal = uint32_t(_mm512_cmp_ps_mask(one, best, _CMP_EQ_OQ)) |
+                               uint32_t(_mm512_cmp_ps_mask(two, best, _CMP_EQ_OQ)) << 16;
+        column[r] = __builtin_ctz(equal | 1u << 31);
+    }
 }
 
 // Calls work(piece) for every piece, in threads that take one after another.
@@ -412,36 +436,38 @@ void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scal
     });
 }
 
-// Of each of (b, k) rows, the row of the user's list that is nearest by cosine; -1 where there is
-// none. Ties go to what comes first in the list.
+// Of each of (b, k) rows, -1 behind the last, the row of the user's list that is nearest by cosine;
+// -1 where there is none. Ties go to what comes first in the list.
 void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_t b, int64_t k,
                     const int64_t* offsets, const int64_t* lists, int64_t threads,
                     int64_t* nearest) {
     in_threads(threads, b, [&](auto next) {
-        std::vector<float> inverse;  // of the lengths of the list's vectors
+        std::vector<float> memory(d * kList + 16);
+        float* unit = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) / 4;
+        std::vector<float> best(k);
         for (int64_t u; (u = next()) < b;) {
-            inverse.clear();
-            for (const int64_t* one = lists + offsets[u]; one < lists + offsets[u + 1]; one++) {
-                float square;
-                dots(vectors, d, *one, one, 1, &square);
-                inverse.push_back(square > 0 ? 1 / std::sqrt(square) : 0);
-            }
-            for (int64_t place = u * k; place < (u + 1) * k; place++) {
-                float best = -INFINITY;
-                nearest[place] = -1;
-                if (place + 1 < (u + 1) * k && rows[place + 1] >= 0)
-                    for (int64_t j = 0; j < d; j += 16)
-                        _mm_prefetch(vectors + rows[place + 1] * d + j, _MM_HINT_T0);
-                const int64_t last = rows[place] < 0 ? offsets[u] : offsets[u + 1];
-                for (int64_t one = offsets[u]; one < last; one += kTogether) {
-                    float products[kTogether];
-                    const int64_t* four = lists + one;
-                    const int64_t count = std::min<int64_t>(kTogether, last - one);
-                    dots(vectors, d, rows[place], four, count, products);
-                    for (int64_t i = 0; i < count; i++) {
-                        const float alike = products[i] * inverse[one + i - offsets[u]];
-                        if (alike > best) best = alike, nearest[place] = four[i];
+            const int64_t* wanted = rows + u * k;
+            const int64_t known = std::find(wanted, wanted + k, -1) - wanted;
+            std::fill(best.begin(), best.end(), -INFINITY);
+            std::fill(nearest + u * k, nearest + (u + 1) * k, -1);
+            for (int64_t one = offsets[u]; one < offsets[u + 1]; one += kList) {
+                const int64_t count = std::min<int64_t>(kList, offsets[u + 1] - one);
+                columns(vectors, d, lists + one, count, unit);
+                for (int64_t place = 0; place < known; place += kRows) {
+                    int64_t four[kRows], column[kRows];
+                    float most[kRows];
+                    for (int r = 0; r < kRows; r++) {
+                        four[r] = wanted[std::min(place + r, known - 1)];
+                        const int64_t ahead = wanted[std::min(place + r + kRows, known - 1)];
+                        for (int64_t j = 0; j < d; j += 16)
+                            _mm_prefetch(vectors + ahead * d + j, _MM_HINT_T0);
                     }
+                    nearest_column(vectors, d, four, unit, count, most, column);
+                    for (int r = 0; r < kRows && place + r < known; r++)
+                        if (most[r] > best[place + r]) {
+                            best[place + r] = most[r];
+                            nearest[u * k + place + r] = lists[one + column[r]];
+                        }
                 }
             }
         }

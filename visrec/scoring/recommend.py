@@ -43,7 +43,7 @@ class ScoreResources:
     """What scoring may take of the cluster.
 
     Attributes:
-        actors: processes that score; by default one for two CPUs of this cluster (at most 64).
+        actors: processes that score; by default as many as the cluster has CPUs for (at most 64).
         use_gpu: one GPU for each.
         cpus_per_actor: CPU cores of each, and threads of its products.
     """
@@ -175,8 +175,12 @@ def recommend_chain(
     actors: int,
     tally: Any,
 ) -> Dataset:
-    """The chain over shard numbers; its rows say what each shard's file is."""
-    return ray.data.range(target.shards, override_num_blocks=target.shards).map_batches(
+    """The chain over shard numbers; its rows say what each shard's file is.
+
+    The numbers lie there from the start: a task that makes them would want a CPU of its own.
+    """
+    numbers = [{"id": shard} for shard in range(target.shards)]
+    return ray.data.from_items(numbers, override_num_blocks=target.shards).map_batches(
         ScoreShards,
         fn_constructor_args=(data, arrays, inputs.model, target, resources, tally),
         batch_size=1,
@@ -218,21 +222,27 @@ class ScoreShards:
         tally: Any,
     ) -> None:
         torch.set_num_threads(resources.cpus_per_actor)
-        self._data, self._target, self._timer = ray.get(data), target, Timer(tally)
-        artifact = load_artifact(model)
-        module: Any = artifact.model
-        if resources.use_gpu:
-            module = module.cuda()
-        self._needs = artifact.model.needs
-        self._scorer = module.scorer(ray.get(arrays))
-        counts_N1 = torch.from_numpy(np.array(self._data.count_N))[:, None]
-        popularity = DotScorer(counts_N1, lambda bags, _: torch.ones(len(bags), 1))
-        self._search, self._fallback = (
-            TopK(scorer, self._data.available_N, target.k) for scorer in (self._scorer, popularity)
-        )
+        self._target, self._timer = target, Timer(tally)
+        with self._timer.call("read"):
+            self._data = ray.get(data)
+            artifact = load_artifact(model)
+            module: Any = artifact.model
+            if resources.use_gpu:
+                module = module.cuda()
+            self._needs = artifact.model.needs
+            self._scorer = module.scorer(ray.get(arrays))
+            counts_N1 = torch.from_numpy(np.array(self._data.count_N))[:, None]
+            popularity = DotScorer(counts_N1, lambda bags, _: torch.ones(len(bags), 1))
+            self._search, self._fallback = (
+                TopK(scorer, self._data.available_N, target.k)
+                for scorer in (self._scorer, popularity)
+            )
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        shard = int(batch["id"][0])
+        with self._timer.call():
+            return self._shard(int(batch["id"][0]))
+
+    def _shard(self, shard: int) -> dict[str, npt.NDArray[Any]]:
         name = f"part-{shard:05d}.parquet"
         marks = {**self._target.marks, "visrec.shard": str(shard)}
         found = existing_shard(self._target.run, name, marks)
@@ -240,11 +250,10 @@ class ScoreShards:
         if found is None:
             table = self._lists(shard)
             with self._timer.phase("write"):
-                self._target.run.write_table(name, table)
+                self._target.run.write_table(name, table, arrow_schema=False)
                 found = existing_shard(self._target.run, name, marks)
             if found is None:
                 raise RuntimeError(f"{self._target.run.uri(name)} is not what was written there")
-        self._timer.done()
         return {key: np.array([value]) for key, value in {**found, "kept": kept}.items()}
 
     def _lists(self, shard: int) -> pa.Table:

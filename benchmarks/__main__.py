@@ -1,0 +1,93 @@
+"""Runs the benchmarks and says what moved since the results that are committed.
+
+python -m benchmarks
+python -m benchmarks topk evaluate
+python -m benchmarks --data ../shared/data
+
+New results are left in runs/bench; `benchmarks/results` is changed by hand, when they are to stay.
+Those that want pictures or interactions of others are left out without --data.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+NEW = HERE.parent / "runs" / "bench"
+# Each with the flags that it is run with; {data} is the folder that --data names.
+SCRIPTS: dict[str, list[str]] = {
+    "topk": [],
+    "sampling": [],
+    "evaluate": [],
+    "train": ["--source", "{data}/movies"],
+    "extract": ["--source", "{data}/clothing"],
+    "recommend_scale": [],
+    "gpu": [],
+}
+MOVED = 0.2
+# Not of the code: the machine, what was asked for, and single runs beside their median.
+ASIDE = {"asked", "cpu", "cores", "load", "versions", "runs_s", "data"}
+
+
+def numbers(found: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number of a result, by its dotted name."""
+    if isinstance(found, dict):
+        for key, value in found.items():
+            if key not in ASIDE:
+                yield from numbers(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(found, list):
+        for place, value in enumerate(found):
+            yield from numbers(value, f"{name}[{place}]")
+    elif isinstance(found, int | float) and not isinstance(found, bool):
+        yield name, float(found)
+
+
+def moved(before: Any, now: Any) -> list[str]:
+    """A line for each number that is another by more than `MOVED`."""
+    old = dict(numbers(before))
+    return [
+        f"  {name}: {old[name]:,.3g} before, {value:,.3g} now ({value / old[name] - 1:+.0%})"
+        for name, value in numbers(now)
+        if old.get(name) and abs(value / old[name] - 1) > MOVED
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("names", nargs="*", choices=[*SCRIPTS, []], help="which (all)")
+    parser.add_argument("--data", help="folder with movies/ and clothing/")
+    args = parser.parse_args()
+    NEW.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name in args.names or SCRIPTS:
+        flags = SCRIPTS[name]
+        if not args.data and any("{data}" in flag for flag in flags):
+            print(f"\n{name}: left out, it wants --data")
+            continue
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--json"]
+        command += [flag.format(data=args.data) for flag in flags]
+        print(f"\n{name}: {' '.join(command[1:])}", flush=True)
+        done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, text=True)
+        *shown, last = done.stdout.splitlines() or [""]
+        print("\n".join(shown))
+        if done.returncode:
+            failed.append(name)
+            continue
+        found = json.loads(last)
+        (NEW / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+        known = HERE / "results" / f"{name}.json"
+        if not known.exists():
+            print("  no committed result to compare with")
+            continue
+        lines = moved(json.loads(known.read_text()), found)
+        print("\n".join(lines) or f"  nothing moved by more than {MOVED:.0%}", flush=True)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""What moved between two results, and what is not told."""
+
+from benchmarks.__main__ import moved
+
+
+def test_numbers_that_moved_by_more_than_a_fifth_are_told() -> None:
+    before = {"rate": 100.0, "runs": [{"s": 1.0}, {"s": 2.0}], "same": 5, "was_none": 0}
+    now = {"rate": 70.0, "runs": [{"s": 1.1}, {"s": 3.0}], "same": 5, "was_none": 1, "new": 3}
+    rate, run = moved(before, now)
+    assert rate == "  rate: 100 before, 70 now (-30%)"
+    assert run.startswith("  runs[1].s: 2 before, 3 now (+50%)")
+
+
+def test_machine_and_questions_are_no_figures() -> None:
+    before = {"load": 0.1, "cores": 2, "asked": {"users": 10}, "identical": True}
+    now = {"load": 9.0, "cores": 16, "asked": {"users": 99}, "identical": False}
+    assert moved(before, now) == []
