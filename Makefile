@@ -6,7 +6,7 @@ PY := .venv/bin/python
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check bench lock clean
 
 .venv/runtime: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "visrec needs Python 3.11 or 3.12, found %d.%d: make PYTHON=/path/to/python3.11" % v)'
@@ -38,3 +38,6 @@ test: .venv/dev  ## all tests but the long form of the chaos suite
 
 clean:
 	rm -rf .venv runs
+
+bench: .venv/dev  ## all figures, and what moved; DATA=folder of movies/ and clothing/
+	$(PY) -m benchmarks $(if $(DATA),--data $(DATA))
