@@ -18,7 +18,7 @@ from visrec.evaluation.contestants import BASELINES
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import Standing, stand
 from visrec.models import MODELS
-from visrec.models.contract import Catalogue, Scorer, Sizes
+from visrec.models.contract import Catalogue, DotScorer, Scorer, Sizes
 from visrec.ragged import Ragged
 from visrec.scoring import topk
 
@@ -114,6 +114,32 @@ def test_equals_a_full_sort(
     assert _counts(standing) == _sorted_whole(case)
     assert standing.ranked_B.tolist() == [items - len(profile) for profile in case.profiles]
     assert np.diff(standing.offsets).tolist() == [len(targets) for targets in case.targets]
+
+
+@given(st.integers(0, 2**32), st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_dot_products_stand_as_a_table_of_the_same_scores(seed: int, damaged: bool) -> None:
+    """The compiled kernel, where there is one, against the tiles; whole numbers, so ties abound."""
+    random = np.random.default_rng(seed)
+    users, items, d = random.integers(1, 30), random.integers(12, 150), random.integers(1, 20)
+    most = int(random.integers(0, 4))
+    item_Nd, user_Bd = (
+        random.integers(-most, most + 1, (n, d)).astype(np.float32) for n in (items, users)
+    )
+    if damaged:
+        item_Nd[random.integers(0, items, 3)] = np.nan
+        user_Bd[random.integers(0, users)] = np.nan
+    drawn = [random.permutation(items)[:12].tolist() for _ in range(users)]
+    cuts = random.integers(0, 11, users)
+    profiles = ragged([rows[:cut] for rows, cut in zip(drawn, cuts, strict=True)])
+    targets = ragged([rows[cut:] for rows, cut in zip(drawn, cuts, strict=True)])
+    vectors = torch.from_numpy(user_Bd)
+    scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
+    user_B = np.arange(users)
+    found = stand(scorer, profiles, user_B, targets)
+    expected = stand(TableScorer(user_Bd @ item_Nd.T), profiles, user_B, targets)
+    for name, values in expected.__dict__.items():
+        np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
 
 
 def test_more_held_out_items_than_are_compared_at_a_time() -> None:

@@ -26,7 +26,7 @@ from visrec.progress import Timer
 from visrec.scoring.topk import TopK
 from visrec.storage import Store
 
-USERS = 128  # users a task takes through all models: a whole block
+USERS = 384  # users a task takes through all models: blocks of 128, and the kernel's piece
 SIZES = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}  # of profiles
 _COVERED = "covered"  # bits of the items in a block's lists, in the first row of each model
 

@@ -1,9 +1,10 @@
 """Where the held-out items stand among all others: exact ranks, tile by tile.
 
-Every item but those of the user's profile is ranked; held-out items stay in. Two sweeps over the
-tiles: one to know the held-out items' own scores, one to count what stands below them. The second
-reads what the first has kept where a block's scores are few, and computes them again where not, so
-memory does not grow with the items.
+Every item but those of the user's profile is ranked; held-out items stay in. Dot products go to the
+compiled kernel where there is one. Otherwise there are two sweeps over the tiles: one to know the
+held-out items' own scores, one to count what stands below them. The second reads what the first has
+kept where a block's scores are few, and computes them again where not, so memory does not grow with
+the items.
 
 What stands below is counted, and all the rest is above. A score that is no number is below nothing
 and nothing is below it, so a model that gives such scores has an AUC of 0 and not of 1.
@@ -19,9 +20,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from visrec.models.contract import Scorer
+from visrec.models.contract import DotScorer, Scorer
 from visrec.ragged import Ragged
 from visrec.scoring import topk
+from visrec.scoring.native import rank
 
 Counts = npt.NDArray[np.int64]
 Tiles = Iterable[tuple[int, Tensor]]
@@ -62,6 +64,13 @@ def stand(
         user_B: (B,) trained user rows, -1 for users that training has not seen.
         targets: B lists of held-out rows, none of which is in that user's profile.
     """
+    ranked_B = scorer.num_items - profiles.lengths
+    offsets = targets.offsets.astype(np.int64)
+    if isinstance(scorer, DotScorer) and (kernel := topk.kernel_for(scorer)):
+        user_Bd = topk.user_vectors(scorer, profiles, user_B).numpy()
+        vectors_Nd, threads = scorer.vectors_Nd.numpy(), torch.get_num_threads()
+        found = rank(vectors_Nd, user_Bd, profiles, targets, threads, kernel)
+        return Standing(offsets, ranked_B, *found)
     starts = range(0, len(user_B), topk.USER_ROWS)
     # glibc asks the kernel for each tile's memory anew, which takes a quarter of the time, until
     # something larger was freed; it looks no further than 32 MB. No page of this is touched.
@@ -76,10 +85,9 @@ def stand(
     below_P, others_below_P, others_equal_P = np.concatenate(
         _on_threads(block, starts, scorer.device), axis=1
     )
-    ranked_B = scorer.num_items - profiles.lengths
     others_P = np.repeat(ranked_B - targets.lengths, targets.lengths)
     return Standing(
-        offsets=targets.offsets.astype(np.int64),
+        offsets=offsets,
         ranked_B=ranked_B,
         above_P=np.repeat(ranked_B, targets.lengths) - 1 - below_P,
         others_above_P=others_P - others_below_P - others_equal_P,

@@ -370,6 +370,109 @@ void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const 
     }
 }
 
+// Ranking: all scores are wanted, in single precision, and compared with a few.
+
+constexpr int kRankItems = 32;   // two registers of 16, so that a block of them stays in the cache
+constexpr int kRankUsers = 12;   // of a group
+constexpr int kRankGroups = 32;  // of a piece of work
+
+// A score as `products` adds it up: from the first dimension to the last, each step rounded once.
+float product(const float* a, const float* b, int64_t d) {
+    float sum = 0;
+    for (int64_t j = 0; j < d; j++) sum = std::fma(a[j], b[j], sum);
+    return sum;
+}
+
+// The scores of a group of users (d, 12) and a block of items (d, 32).
+void products(const float* item, const float* user, int64_t d, float (*sums)[kRankItems]) {
+#define EACH_USER(DO) \
+    DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
+#define BEGIN(U) __m512 a##U = _mm512_setzero_ps(), b##U = a##U;
+#define ADD(U)                                \
+    by = _mm512_set1_ps(user[U]);             \
+    a##U = _mm512_fmadd_ps(first, by, a##U);  \
+    b##U = _mm512_fmadd_ps(second, by, b##U);
+#define END(U)                       \
+    _mm512_store_ps(sums[U], a##U);  \
+    _mm512_store_ps(sums[U] + 16, b##U);
+    EACH_USER(BEGIN)
+    for (int64_t j = 0; j < d; j++, item += kRankItems, user += kRankUsers) {
+        const __m512 first = _mm512_load_ps(item), second = _mm512_load_ps(item + 16);
+        __m512 by;
+        EACH_USER(ADD)
+    }
+    EACH_USER(END)
+#undef EACH_USER
+#undef BEGIN
+#undef ADD
+#undef END
+}
+
+// A held-out item of a user: its score, and how many stand above it or with it. What is no number
+// is above all, and all is above it.
+struct Target {
+    float score;
+    int64_t row, above = 0, equal = 0, equal_before = 0;
+
+    void add(const float* scores, int64_t first, uint32_t there) {
+        const __m512 own = _mm512_set1_ps(score);
+        const __m512 left = _mm512_load_ps(scores), right = _mm512_load_ps(scores + 16);
+        const uint32_t more = uint32_t(_mm512_cmp_ps_mask(left, own, _CMP_NLE_UQ)) |
+                              uint32_t(_mm512_cmp_ps_mask(right, own, _CMP_NLE_UQ)) << 16;
+        const uint32_t same = uint32_t(_mm512_cmp_ps_mask(left, own, _CMP_EQ_OQ)) |
+                              uint32_t(_mm512_cmp_ps_mask(right, own, _CMP_EQ_OQ)) << 16;
+        above += __builtin_popcount(more & there);
+        if (same & there) {
+            equal += __builtin_popcount(same & there);
+            const int64_t before = std::min<int64_t>(std::max<int64_t>(row - first, 0), 32);
+            equal_before += __builtin_popcountll(same & there & ((uint64_t(1) << before) - 1));
+        }
+    }
+
+    // Takes one item out of the counts.
+    void leave_out(float its, int64_t its_row) {
+        above -= !(its <= score);
+        equal -= its == score;
+        equal_before -= its == score && its_row < row;
+    }
+};
+
+struct Ranker {
+    std::vector<float> memory, vectors;
+    std::vector<std::vector<Target>> targets{size_t(kRankUsers) * kRankGroups};
+
+    void run(const float* items, int64_t n, int64_t d, const float* users, int64_t count,
+             const int64_t* target_offsets, const int64_t* target_rows) {
+        memory.resize(d * kRankItems + 16);
+        float* block = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) / 4;
+        vectors.assign(targets.size() * d, 0);
+        for (int64_t u = 0; u < count; u++) {
+            float* group = vectors.data() + u / kRankUsers * kRankUsers * d;
+            for (int64_t j = 0; j < d; j++)
+                group[j * kRankUsers + u % kRankUsers] = users[u * d + j];
+            targets[u].clear();
+            for (int64_t t = target_offsets[u]; t < target_offsets[u + 1]; t++) {
+                const int64_t row = target_rows[t];
+                targets[u].push_back({product(items + row * d, users + u * d, d), row});
+            }
+        }
+        for (int64_t first = 0; first < n; first += kRankItems) {
+            const int64_t size = std::min<int64_t>(kRankItems, n - first);
+            for (int64_t i = 0; i < kRankItems; i++) {
+                const float* item = items + (first + std::min(i, size - 1)) * d;
+                for (int64_t j = 0; j < d; j++) block[j * kRankItems + i] = item[j];
+            }
+            const uint32_t there = size < kRankItems ? (1u << size) - 1 : ~0u;
+            alignas(64) float sums[kRankUsers][kRankItems];
+            for (int64_t u = 0; u < count; u += kRankUsers) {
+                products(block, vectors.data() + u * d, d, sums);
+                for (int64_t i = 0; i < std::min<int64_t>(kRankUsers, count - u); i++)
+                    for (Target& target : targets[u + i]) target.add(sums[i], first, there);
+            }
+        }
+    }
+};
+
 // Calls work(piece) for every piece, in threads that take one after another.
 template <typename Work>
 void in_threads(int64_t threads, int64_t pieces, Work work) {
@@ -468,6 +571,46 @@ void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_
                             best[place + r] = most[r];
                             nearest[u * k + place + r] = lists[one + column[r]];
                         }
+                }
+            }
+        }
+    });
+}
+
+// Where the targets of b users stand among all items but those of the user's profile: how many are
+// above, equal ones of lower rows too; how many that are no targets are above, and equal.
+// No target is in the profile.
+void visrec_rank(const float* vectors, int64_t n, int64_t d, const float* users, int64_t b,
+                 const int64_t* profile_offsets, const int64_t* profiles,
+                 const int64_t* target_offsets, const int64_t* targets, int64_t threads,
+                 int64_t* above, int64_t* others_above, int64_t* others_equal) {
+    // The more users share a block of items the better, if only every thread has some.
+    const int64_t most = int64_t(kRankUsers) * kRankGroups;
+    const int64_t pieces = std::max({(b + most - 1) / most, std::min(threads, b), int64_t(1)});
+    in_threads(threads, pieces, [&](auto next) {
+        Ranker ranker;
+        std::vector<int64_t> known;
+        for (int64_t piece; (piece = next()) < pieces;) {
+            const int64_t first = piece * b / pieces, count = (piece + 1) * b / pieces - first;
+            ranker.run(vectors, n, d, users + first * d, count, target_offsets + first, targets);
+            for (int64_t u = 0; u < count; u++) {
+                std::vector<Target>& mine = ranker.targets[u];
+                known.assign(profiles + profile_offsets[first + u],
+                             profiles + profile_offsets[first + u + 1]);
+                std::sort(known.begin(), known.end());
+                known.erase(std::unique(known.begin(), known.end()), known.end());
+                for (const int64_t row : known) {
+                    const float its = product(vectors + row * d, users + (first + u) * d, d);
+                    for (Target& target : mine) target.leave_out(its, row);
+                }
+                int64_t place = target_offsets[first + u];
+                for (const Target& target : mine) {
+                    Target others = target;
+                    for (const Target& each : mine) others.leave_out(each.score, each.row);
+                    const bool above_itself = std::isnan(target.score);
+                    above[place] = target.above + target.equal_before - above_itself;
+                    others_above[place] = others.above;
+                    others_equal[place++] = others.equal;
                 }
             }
         }

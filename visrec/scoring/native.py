@@ -76,6 +76,46 @@ class PackedItems:
         return rows, scores
 
 
+def rank(
+    vectors_Nd: Floats,
+    user_Bd: Floats,
+    profiles: Ragged,
+    targets: Ragged,
+    threads: int,
+    kernel: ctypes.CDLL,
+) -> tuple[Ints, Ints, Ints]:
+    """(P,) each: items above each target, those that are no targets above it, and equal to it.
+
+    Products are added up in float32 in one order, whatever the users beside. Equal items of a lower
+    row are above; what is no number is above all.
+
+    Args:
+        vectors_Nd: the items'.
+        user_Bd: the users'.
+        profiles: B lists of rows that are left out.
+        targets: B lists of rows, none of which is in the profile.
+        threads: that rank, each some of the users.
+        kernel: see `library`.
+    """
+    vectors_Nd, user_Bd = np.ascontiguousarray(vectors_Nd), np.ascontiguousarray(user_Bd)
+    lists = [
+        np.ascontiguousarray(array, np.int64)
+        for each in (profiles, targets)
+        for array in (each.offsets, each.values)
+    ]
+    above_P, others_above_P, others_equal_P = np.empty((3, len(targets.values)), np.int64)
+    kernel.visrec_rank(
+        *_pointers(vectors_Nd),
+        *map(ctypes.c_int64, vectors_Nd.shape),
+        *_pointers(user_Bd),
+        ctypes.c_int64(len(user_Bd)),
+        *_pointers(*lists),
+        ctypes.c_int64(threads),
+        *_pointers(above_P, others_above_P, others_equal_P),
+    )
+    return above_P, others_above_P, others_equal_P
+
+
 def nearest(
     vectors_Nd: Floats, profiles: Ragged, row_BK: Ints, threads: int, kernel: ctypes.CDLL
 ) -> Ints:

@@ -10,7 +10,9 @@ with the batch size or the number of workers. Ties go to the lower row, which is
 """
 
 from collections.abc import Iterator
+from ctypes import CDLL
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +52,20 @@ def user_blocks(
         padded = profiles.slice(block.start, block.stop).pad_to(USER_ROWS)
         bags = Bags.of(padded, scorer.device)
         yield block, scorer.prepare(bags, torch.from_numpy(rows).to(scorer.device))
+
+
+@torch.inference_mode()
+def user_vectors(scorer: DotScorer, profiles: Ragged, user_B: npt.NDArray[np.int64]) -> Tensor:
+    """(B, d) the vectors of B users, each computed in a block of the same size."""
+    blocks: Iterator[tuple[slice, Any]] = user_blocks(scorer, profiles, user_B)
+    vectors = [state[: block.stop - block.start] for block, state in blocks]
+    return torch.cat(vectors) if vectors else scorer.vectors_Nd[:0]
+
+
+def kernel_for(scorer: DotScorer) -> CDLL | None:
+    """The compiled kernel, if there is one and the vectors are such as it takes."""
+    fits = scorer.device.type == "cpu" and scorer.vectors_Nd.dtype == torch.float32
+    return library() if fits else None
 
 
 def item_tiles(scorer: Scorer, state: object) -> Iterator[tuple[int, Tensor]]:
@@ -93,8 +109,7 @@ class TopK:
         self._packed: PackedItems | None = None
         if isinstance(scorer, DotScorer):
             _require_numbers(scorer.vectors_Nd, "item")
-            kernel = library() if scorer.device.type == "cpu" else None
-            if kernel and scorer.vectors_Nd.dtype == torch.float32:
+            if kernel := kernel_for(scorer):
                 self._packed = PackedItems(scorer.vectors_Nd.numpy(), available_N, kernel)
 
     @torch.inference_mode()
@@ -111,11 +126,7 @@ class TopK:
         """
         if not isinstance(self._scorer, DotScorer):
             return self._by_tiles(profiles, user_B, excluded, self._k)
-        blocks = user_blocks(self._scorer, profiles, user_B)
-        vectors = [state[: block.stop - block.start] for block, state in blocks]  # type: ignore[index]
-        user_Bd = (
-            torch.cat(vectors) if vectors else torch.zeros(0, self._scorer.vectors_Nd.shape[1])
-        )
+        user_Bd = user_vectors(self._scorer, profiles, user_B)
         _require_numbers(user_Bd, "user")
         if self._packed:
             threads = torch.get_num_threads()
