@@ -1,7 +1,7 @@
 """Top-k lists: those of a full sort, whatever the tiles, the batch and the ties."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -171,16 +171,17 @@ def _normal(users: int, items: int, d: int) -> Vectors:
 
 
 @KERNELS
+@pytest.mark.parametrize("k", [10, 100])  # torch looks at groups of scores first where k is small
 def test_dot_products_of_any_numbers_equal_those_in_float64(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
+    compiled: bool, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _without_kernel(monkeypatch, compiled)
-    given_ = _normal(users=140, items=9000, d=50)
+    given_ = replace(_normal(users=140, items=9000, d=50), k=k)
     best = given_.search()
     exact = given_.user_Bd.astype(np.float64) @ given_.item_Nd.astype(np.float64).T
     for user, rows in enumerate(given_.excluded):
         exact[user, rows] = -np.inf
-    expected = np.argsort(-exact.astype(np.float32), axis=1, kind="stable")[:, :100]
+    expected = np.argsort(-exact.astype(np.float32), axis=1, kind="stable")[:, :k]
     np.testing.assert_array_equal(best.row_BK, expected)
     np.testing.assert_allclose(
         best.score_BK, np.take_along_axis(exact, expected, axis=1), rtol=6e-8

@@ -22,6 +22,7 @@ from torch import Tensor
 from visrec.errors import VisrecError
 from visrec.models.contract import Bags, DotScorer, Scorer
 from visrec.ragged import Ragged
+from visrec.scoring.candidates import by_candidates, sorted_by_item
 from visrec.scoring.native import PackedItems, library, nearest
 
 USER_ROWS = 128
@@ -131,8 +132,8 @@ class TopK:
         if self._packed:
             threads = torch.get_num_threads()
             return Best(*self._packed.top_k(user_Bd.numpy(), excluded, self._k, threads))
-        rough = self._by_tiles(profiles, user_B, excluded, self._k + _SPARE)
-        return self._rescored(user_Bd, excluded, rough)
+        vectors_Nd = self._scorer.vectors_Nd
+        return Best(*by_candidates(vectors_Nd, user_Bd, excluded, self._available_N, self._k))
 
     def _by_tiles(
         self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
@@ -146,7 +147,7 @@ class TopK:
             closed_N = torch.from_numpy(~self._available_N).to(device)
         for block, state in user_blocks(self._scorer, profiles, user_B):
             size = block.stop - block.start
-            owner_V, item_V = _sorted_by_item(excluded.slice(block.start, block.stop))
+            owner_V, item_V = sorted_by_item(excluded.slice(block.start, block.stop))
             best_row = torch.empty(size, 0, dtype=torch.int64, device=device)
             best_score = torch.empty(size, 0, device=device)
             for start, tile in item_tiles(self._scorer, state):
@@ -165,50 +166,6 @@ class TopK:
             scores[block, :found] = best_score.cpu().numpy()
         return Best(rows, scores)
 
-    def _rescored(self, user_Bd: Tensor, excluded: Ragged, rough: Best) -> Best:
-        """The k best by float64 products.
-
-        Args:
-            user_Bd: on the scorer's device.
-            excluded: B lists.
-            rough: more than k candidates a user, by float32 products.
-        """
-        vectors_Nd = self._scorer.vectors_Nd  # type: ignore[attr-defined]
-        d = vectors_Nd.shape[1]
-        # The sum of d rounded products is off by less than d roundings of |u| |i|.
-        largest = vectors_Nd.norm(dim=1).max() if len(vectors_Nd) else torch.tensor(0.0)
-        margin_B = (d + 2) * 2.0**-23 * (user_Bd.norm(dim=1) * largest).double().cpu().numpy()
-        rows, scores = rough.row_BK[:, : self._k].copy(), rough.score_BK[:, : self._k].copy()
-        for b, user_d in enumerate(user_Bd.double()):
-            row_C = rough.row_BK[b][rough.row_BK[b] >= 0]
-            exact_C = _products(vectors_Nd, user_d, row_C)
-            kth = np.sort(exact_C)[-self._k] if len(exact_C) >= self._k else -np.inf
-            if len(row_C) == rough.row_BK.shape[1] and kth <= rough.score_BK[b, -1] + margin_B[b]:
-                # What was left out may be as good: ties, mostly.
-                open_N = np.ones(len(vectors_Nd), bool)
-                if self._available_N is not None:
-                    open_N &= self._available_N
-                open_N[excluded[b]] = False
-                row_C = np.flatnonzero(open_N)
-                exact_C = _products(vectors_Nd, user_d, row_C)
-            order = np.lexsort((row_C, -exact_C))[: self._k]
-            rows[b, : len(order)], scores[b, : len(order)] = row_C[order], exact_C[order]
-        return Best(rows, scores)
-
-
-_SPARE = 32  # candidates beyond k: enough but for ties
-
-
-def _products(
-    vectors_Nd: Tensor, user_d: Tensor, row_C: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """(C,) the float64 products of some rows, rounded to float32."""
-    parts = [
-        vectors_Nd[torch.from_numpy(part).to(vectors_Nd.device)].double() @ user_d
-        for part in np.split(row_C, range(ITEM_COLUMNS, len(row_C), ITEM_COLUMNS))
-    ]
-    return np.asarray(torch.cat(parts).float().cpu().numpy())
-
 
 def _require_numbers(vector_Xd: Tensor, whose: str) -> None:
     if not bool(vector_Xd.isfinite().all()):
@@ -217,11 +174,6 @@ def _require_numbers(vector_Xd: Tensor, whose: str) -> None:
             "The model has diverged, or the features are damaged: train again with a lower "
             "--train.learning_rate, or extract again."
         )
-
-
-def _sorted_by_item(lists: Ragged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    order = np.argsort(lists.values, kind="stable")
-    return lists.owners[order], np.asarray(lists.values[order], np.int64)
 
 
 def _best(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,155 @@
+"""The k best items by dot product with torch alone, on any device, to the same lists as the kernel.
+
+Candidates are somewhat more than k items with the largest float32 products, found tile by tile;
+they are scored again in float64, and a user whose candidates may not be enough (many ties) is
+scored whole. So neither the shape of a tile nor the device changes a list.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from visrec.ragged import Ragged
+
+_SPARE = 32  # candidates beyond k: enough but for ties
+_GROUP = 64  # scores of which the largest is looked at first
+_CPU_TILE = 128, 8192  # users, items: 4 MB of scores, about a core's share of the last cache
+_GPU_TILE = 2048, 65_536  # 512 MB of scores
+_PRODUCTS = 1 << 23  # multiplications in float64 at once: 64 MB
+
+
+def by_candidates(
+    vectors_Nd: Tensor,
+    user_Bd: Tensor,
+    excluded: Ragged,
+    available_N: npt.NDArray[np.bool_] | None,
+    k: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf behind the last.
+
+    Args:
+        vectors_Nd: the items', finite float32.
+        user_Bd: the users', on the same device.
+        excluded: B lists of rows that are no candidates for that user.
+        available_N: which items are candidates at all; None for all.
+        k: how many.
+    """
+    n, d = vectors_Nd.shape
+    closed_N = None
+    if available_N is not None:
+        closed_N = torch.from_numpy(~available_N).to(vectors_Nd.device)
+    users, items = _CPU_TILE if vectors_Nd.device.type == "cpu" else _GPU_TILE
+    # The sum of d rounded products is off by less than d roundings of |u| |i|.
+    longest = float(vectors_Nd.norm(dim=1).max()) if n else 0.0
+    margin_B = (d + 2) * 2.0**-23 * longest * user_Bd.norm(dim=1)
+    rows = np.full((len(user_Bd), k), -1, np.int64)
+    scores = np.full((len(user_Bd), k), -np.inf, np.float32)
+    wide = min(k + _SPARE, n)
+    for first in range(0, len(user_Bd), users):
+        block = slice(first, min(first + users, len(user_Bd)))
+        user_bd, without = user_Bd[block], excluded.slice(block.start, block.stop)
+        rough_bC, row_bC = _candidates(vectors_Nd, user_bd, without, closed_N, wide, items)
+        exact_bC = _products(vectors_Nd, user_bd, row_bC)
+        exact_bC[rough_bC == -torch.inf] = -torch.inf
+        # By row, then by score: equal scores stay in the order of their rows.
+        row_bC, order = row_bC.sort(dim=1)
+        exact_bC, order = exact_bC.gather(1, order).sort(dim=1, descending=True, stable=True)
+        row_bC = row_bC.gather(1, order).masked_fill(exact_bC == -torch.inf, -1)
+        rows[block, :wide] = row_bC[:, :k].cpu().numpy()
+        scores[block, :wide] = exact_bC[:, :k].cpu().numpy()
+        if wide < n:
+            # What was left out may be as good: ties, mostly.
+            worst_b = rough_bC[:, -1]
+            open_b = (exact_bC[:, k - 1] <= worst_b + margin_B[block]) & (worst_b > -torch.inf)
+            for b in open_b.nonzero().flatten().tolist():
+                found = _sorted_whole(vectors_Nd, user_bd[b], without[b], closed_N, k)
+                rows[first + b], scores[first + b] = found
+    return rows, scores
+
+
+def _candidates(
+    vectors_Nd: Tensor,
+    user_bd: Tensor,
+    excluded: Ragged,
+    closed_N: Tensor | None,
+    wide: int,
+    columns: int,
+) -> tuple[Tensor, Tensor]:
+    """(b, wide) the largest float32 products, best first, and their rows."""
+    device, n = vectors_Nd.device, len(vectors_Nd)
+    owner_V, item_V = sorted_by_item(excluded)
+    best_score = user_bd.new_empty(len(user_bd), 0)
+    best_row = torch.empty(len(user_bd), 0, dtype=torch.int64, device=device)
+    for start in range(0, n, columns):
+        stop = min(start + columns, n)
+        score_bT = user_bd @ vectors_Nd[start:stop].T
+        inside = slice(*np.searchsorted(item_V, [start, stop]))
+        score_bT[owner_V[inside], item_V[inside] - start] = -torch.inf
+        if closed_N is not None:
+            score_bT.masked_fill_(closed_N[start:stop], -torch.inf)
+        score, place = _largest(score_bT, wide)
+        best_row = torch.cat([best_row, place + start], dim=1)
+        scores = torch.cat([best_score, score], dim=1)
+        best_score, place = scores.topk(min(wide, scores.shape[1]), dim=1)
+        best_row = best_row.gather(1, place)
+    return best_score, best_row
+
+
+def _sorted_whole(
+    vectors_Nd: Tensor,
+    user_d: Tensor,
+    excluded: npt.NDArray[np.int64],
+    closed_N: Tensor | None,
+    k: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """One user's k best by the float64 products of all items."""
+    n, columns = len(vectors_Nd), _CPU_TILE[1]
+    parts = [
+        _products(vectors_Nd, user_d[None], torch.arange(start, min(start + columns, n))[None])
+        for start in range(0, n, columns)
+    ]
+    exact_N = torch.cat(parts, dim=1)[0]
+    if closed_N is not None:
+        exact_N[closed_N] = -torch.inf
+    exact_N[np.asarray(excluded, np.int64)] = -torch.inf
+    score_K, row_K = exact_N.sort(descending=True, stable=True)
+    row_K = row_K[:k].masked_fill(score_K[:k] == -torch.inf, -1)
+    return row_K.cpu().numpy(), score_K[:k].cpu().numpy()
+
+
+def _largest(score_bT: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """(b, k) the largest of each row, or all, best first, and their places; ties as they come.
+
+    The k largest are in the k groups with the largest maxima.
+    """
+    b, width = score_bT.shape
+    groups = width // _GROUP
+    if width % _GROUP or groups <= k:
+        score, place = score_bT.topk(min(k, width), dim=1)
+        return score, place
+    score_bGg = score_bT.view(b, groups, _GROUP)
+    group_bk = score_bGg.amax(dim=2).topk(k, dim=1).indices
+    some_bkg = score_bGg.gather(1, group_bk[:, :, None].expand(-1, -1, _GROUP))
+    score, among = some_bkg.flatten(1).topk(k, dim=1)
+    return score, group_bk.gather(1, among // _GROUP) * _GROUP + among % _GROUP
+
+
+def _products(vectors_Nd: Tensor, user_bd: Tensor, row_bC: Tensor) -> Tensor:
+    """(b, C) the float64 products of each user with some rows, rounded to float32."""
+    users = max(1, _PRODUCTS // max(1, row_bC.shape[1] * vectors_Nd.shape[1]))
+    parts = [
+        torch.einsum(
+            "bcd,bd->bc",
+            vectors_Nd[row_bC[start : start + users].to(vectors_Nd.device)].double(),
+            user_bd[start : start + users].double(),
+        )
+        for start in range(0, len(user_bd), users)
+    ]
+    return torch.cat(parts).float()
+
+
+def sorted_by_item(lists: Ragged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Owners and values of lists, by value."""
+    order = np.argsort(lists.values, kind="stable")
+    return lists.owners[order], np.asarray(lists.values[order], np.int64)
