@@ -16,8 +16,8 @@ simplejpeg where it is installed, in speed, and in the cosine of float32 feature
 in full. `draft` has an effect only on pictures of twice the network's size and more, so they are
 compared on tiles of pictures put together, too (`montage`: 3 x 3, as large as a photograph from a
 telephone). Chosen is Pillow with `draft`: twice as fast as in full there, and features are the same
-within bfloat16's own error; simplejpeg is a sixth faster again, which is 2 % of the chain, opens
-JPEG alone, and its worst cosine is further off.
+within bfloat16's own error; simplejpeg is a sixth to a quarter faster again, which is 1 % of the
+chain, opens JPEG alone, and its worst cosine is further off.
 """
 
 import argparse
