@@ -16,12 +16,19 @@ class Tally:
     def __init__(self) -> None:
         self._amounts: Counter[str] = Counter()
         self._lines: list[str] = []
+        self._said_once: set[str] = set()
 
     def add(self, amounts: dict[str, float]) -> None:
         self._amounts.update(amounts)
 
     def say(self, line: str) -> None:
         self._lines.append(line)
+
+    def say_once(self, line: str) -> None:
+        """A line that many workers may have to say."""
+        if line not in self._said_once:
+            self._said_once.add(line)
+            self._lines.append(line)
 
     def read(self) -> tuple[dict[str, float], list[str]]:
         """All amounts so far, and the lines since the last call."""

@@ -268,10 +268,15 @@ class Embed:
 
     def __init__(self, config: BackboneConfig, gpus: int, threads: int, tally: Any) -> None:
         torch.set_num_threads(threads)
-        self._backbone = load_backbone(config, "cuda" if gpus else "cpu")
         self._timer = Timer(tally)
+        with self._timer.call("load"):
+            self._backbone = load_backbone(config, "cuda" if gpus else "cpu")
 
     def __call__(self, batch: Batch) -> Batch:
+        with self._timer.call():
+            return self._embedded(batch)
+
+    def _embedded(self, batch: Batch) -> Batch:
         pixels_BHWC = batch.pop("pixels")
         chosen = np.flatnonzero(batch["reason"] == "")
         feature_BD = np.zeros((len(pixels_BHWC), self._backbone.dim), np.float16)

@@ -28,6 +28,7 @@ from visrec.models.contract import Arrays, Catalogue, DotScorer
 from visrec.progress import Timer
 from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.lists import Layout, lists_table
+from visrec.scoring.native import missing
 from visrec.scoring.topk import TopK, nearest_of_profile
 from visrec.sources.interactions import InteractionsConfig, read_interactions
 from visrec.sources.items import category_codes, read_items
@@ -237,6 +238,8 @@ class ScoreShards:
                 TopK(scorer, self._data.available_N, target.k)
                 for scorer in (self._scorer, popularity)
             )
+        if (reason := missing()) and not resources.use_gpu:
+            tally.say_once.remote(f"no compiled kernel, so torch searches, slower: {reason}")
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         with self._timer.call():
