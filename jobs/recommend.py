@@ -4,6 +4,7 @@ python jobs/recommend.py --local
 python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
 """
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -227,7 +228,10 @@ def _actors(config: RecommendJob) -> int:
     elif resources.use_gpu:
         actors = max(1, cluster_has("GPU"))
     else:
-        actors = max(1, min(64, cluster_has("CPU") // resources.cpus_per_actor))
+        cores = cluster_has("CPU")
+        if config.local:  # where Ray counts more CPUs than there may be
+            cores = min(cores, os.cpu_count() or 1)
+        actors = max(1, min(64, cores // resources.cpus_per_actor))
     actors = min(actors, config.shards)
     wanted = {"CPU": float(actors * resources.cpus_per_actor)}
     if resources.use_gpu:

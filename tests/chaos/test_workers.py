@@ -15,7 +15,7 @@ from visrec.training.loop import TrainConfig
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 
 # Long enough that a worker is found and killed before its last epoch ends.
-LONGER = TrainConfig(**{**QUICK.__dict__, "epochs": 6, "triples_per_epoch": 16_384})
+LONGER = TrainConfig(**{**QUICK.__dict__, "epochs": 5, "triples_per_epoch": 16_384, "refit": False})
 
 
 def train_workers() -> list[int]:

@@ -80,18 +80,3 @@ def test_two_workers_train_as_one_and_a_later_job_goes_on(
     resumed = history(tmp_path, "two")
     assert resumed[:2] == together
     assert resumed[2]["loss"] == pytest.approx(alone[2]["loss"], rel=1e-4)
-
-
-def test_choice_is_made_anew_where_more_epochs_are_asked_for(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    copy(trained, tmp_path, "features", "interactions.parquet")
-    run_train(tmp_path, replace(QUICK, epochs=1), model_id="two")
-    shutil.rmtree(tmp_path / "models" / "two")
-    capsys.readouterr()
-    run_train(tmp_path, replace(QUICK, epochs=1), model_id="two")
-    assert "resumed after the refit's epoch 1" in capsys.readouterr().out
-    shutil.rmtree(tmp_path / "models" / "two")
-    run_train(tmp_path, model_id="two")
-    assert "resumed" not in capsys.readouterr().out
-    assert history(tmp_path, "two") == history(trained, "one")

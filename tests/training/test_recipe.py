@@ -9,9 +9,9 @@ import torch
 from tests.training import checkerboard
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.curatornet import CuratorNetConfig
-from visrec.training.checkpoints import read_progress, restore_checkpoint, save_checkpoint
+from visrec.training.checkpoints import save_checkpoint
 from visrec.training.loop import TrainConfig, Trainer
-from visrec.training.recipe import Recipe, begin, complete, record
+from visrec.training.recipe import Recipe, begin, complete, record, resume
 
 DATA = checkerboard(noise=8.0)
 TRAIN = TrainConfig(
@@ -95,14 +95,20 @@ def test_stopped_in_either_fit_and_resumed_ends_where_the_straight_run_does(
 
     with pytest.raises(InterruptedError):
         complete(begin(RECIPE, DATA), RECIPE, DATA, stop)
-    progress = read_progress(tmp_path)
-    assert bool(progress.chosen) == refitting
-    resumed = begin(RECIPE, DATA, chosen=progress.chosen)
-    restore_checkpoint(resumed, tmp_path)
-    assert resumed.progress.epoch == 1
+    resumed = resume(RECIPE, DATA, tmp_path)
+    assert (bool(resumed.progress.chosen), resumed.progress.epoch) == (refitting, 1)
     found = complete(resumed, RECIPE, DATA, lambda _: None)
     assert record(found.progress) == record(straight.progress)
     assert _equal(found, straight)
+
+
+def test_choice_is_made_anew_where_more_epochs_are_asked_for(tmp_path: Path) -> None:
+    short = _with(epochs=2)
+    save_checkpoint(_completed(short), tmp_path)
+    assert resume(short, DATA, tmp_path).progress.chosen
+    anew = resume(RECIPE, DATA, tmp_path)
+    assert (anew.progress.chosen, anew.progress.epoch) == (None, 0)
+    assert _equal(complete(anew, RECIPE, DATA, lambda _: None), _completed(RECIPE))
 
 
 def test_record_tells_the_choice_and_the_refit() -> None:

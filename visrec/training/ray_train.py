@@ -23,10 +23,10 @@ from torch import nn
 from visrec.models.artifact import Artifact, save_artifact
 from visrec.progress import Timer
 from visrec.storage import Store
-from visrec.training.checkpoints import read_progress, restore_checkpoint, save_checkpoint
+from visrec.training.checkpoints import save_checkpoint
 from visrec.training.data import TrainingData
-from visrec.training.loop import Place, Trainer, is_over, score_held_out
-from visrec.training.recipe import Recipe, begin, build_model, complete, record
+from visrec.training.loop import Place, Trainer, score_held_out
+from visrec.training.recipe import Recipe, begin, build_model, complete, record, resume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +139,7 @@ def start_worker(recipe: Recipe, data: TrainingData, threads: int) -> Trainer:
     if checkpoint is None:
         return begin(recipe, data, place, _wrap)
     with checkpoint.as_directory() as folder:
-        progress = read_progress(Path(folder))
-        if progress.chosen and not is_over(progress.chosen, recipe.train.epochs, recipe.train):
-            # More epochs are asked for than the choice was made from: it is made anew.
-            return begin(recipe, data, place, _wrap)
-        trainer = begin(recipe, data, place, _wrap, progress.chosen)
-        restore_checkpoint(trainer, Path(folder))
-    return trainer
+        return resume(recipe, data, Path(folder), place, _wrap)
 
 
 def _wrap(module: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ training items. What it is used or tested for comes after them, and is most like
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch import nn
 
 from visrec.interactions.triples import SamplingConfig
 from visrec.models import MODELS
+from visrec.training.checkpoints import read_progress, restore_checkpoint
 from visrec.training.data import TrainingData
-from visrec.training.loop import Place, Progress, TrainConfig, Trainer
+from visrec.training.loop import Place, Progress, TrainConfig, Trainer, is_over
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,25 @@ def begin(
     model = build_model(recipe, data).to(place.device)
     trainer = Trainer(model, data, recipe.train, recipe.sampling, place, wrap)
     trainer.progress.chosen = chosen
+    return trainer
+
+
+def resume(
+    recipe: Recipe,
+    data: TrainingData,
+    folder: Path,
+    place: Place | None = None,
+    wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
+) -> Trainer:
+    """The trainer of a checkpoint, in either fit.
+
+    Where more epochs are asked for than the choice was made from, it is made anew.
+    """
+    chosen = read_progress(folder).chosen
+    if chosen and not is_over(chosen, recipe.train.epochs, recipe.train):
+        return begin(recipe, data, place, wrap)
+    trainer = begin(recipe, data, place, wrap, chosen)
+    restore_checkpoint(trainer, folder)
     return trainer
 
 
