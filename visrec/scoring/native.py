@@ -38,7 +38,7 @@ class PackedItems:
     def __init__(
         self, vectors_Nd: Floats, available_N: npt.NDArray[np.bool_] | None, kernel: ctypes.CDLL
     ) -> None:
-        self._vectors_Nd, self._kernel = np.ascontiguousarray(vectors_Nd), kernel
+        self._vectors_Nd, self._kernel = _floats(vectors_Nd), kernel
         n, d = self._vectors_Nd.shape
         padded, quads = -(-n // _BLOCK) * _BLOCK, -(-d // 4)
         closed_N = None if available_N is None else np.ascontiguousarray(~available_N)
@@ -61,7 +61,7 @@ class PackedItems:
             k: how many.
             threads: that search, each some of the users.
         """
-        user_Bd, excluded = np.ascontiguousarray(user_Bd), _sorted(excluded)
+        user_Bd, excluded = _floats(user_Bd), _sorted(excluded)
         (b, d), n = user_Bd.shape, len(self._vectors_Nd)
         rows, scores = np.empty((b, k), np.int64), np.empty((b, k), np.float32)
         self._kernel.visrec_top_k(
@@ -97,12 +97,8 @@ def rank(
         threads: that rank, each some of the users.
         kernel: see `library`.
     """
-    vectors_Nd, user_Bd = np.ascontiguousarray(vectors_Nd), np.ascontiguousarray(user_Bd)
-    lists = [
-        np.ascontiguousarray(array, np.int64)
-        for each in (profiles, targets)
-        for array in (each.offsets, each.values)
-    ]
+    vectors_Nd, user_Bd = _floats(vectors_Nd), _floats(user_Bd)
+    lists = [*_lists(profiles), *_lists(targets)]
     above_P, others_above_P, others_equal_P = np.empty((3, len(targets.values)), np.int64)
     kernel.visrec_rank(
         *_pointers(vectors_Nd),
@@ -128,15 +124,15 @@ def nearest(
         threads: that search.
         kernel: see `library`.
     """
-    vectors_Nd, row_BK = np.ascontiguousarray(vectors_Nd), np.ascontiguousarray(row_BK)
-    lists = np.ascontiguousarray(profiles.values, np.int64)
+    vectors_Nd, row_BK = _floats(vectors_Nd), np.ascontiguousarray(row_BK, np.int64)
+    lists = _lists(profiles)
     found = np.empty(row_BK.shape, np.int64)
     kernel.visrec_nearest(
         *_pointers(vectors_Nd),
         ctypes.c_int64(vectors_Nd.shape[1]),
         *_pointers(row_BK),
         *map(ctypes.c_int64, row_BK.shape),
-        *_pointers(profiles.offsets, lists),
+        *_pointers(*lists),
         ctypes.c_int64(threads),
         *_pointers(found),
     )
@@ -202,6 +198,18 @@ def _aligned(count: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]
 
 def _pointers(*arrays: npt.NDArray[np.generic] | None) -> list[ctypes.c_void_p]:
     return [ctypes.c_void_p(None if a is None else a.ctypes.data) for a in arrays]
+
+
+# The kernel takes addresses: whatever an array is of, it must be of these by then.
+
+
+def _floats(array: npt.NDArray[np.generic]) -> Floats:
+    return np.ascontiguousarray(array, np.float32)
+
+
+def _lists(lists: Ragged) -> tuple[Ints, Ints]:
+    offsets, values = (np.ascontiguousarray(a, np.int64) for a in (lists.offsets, lists.values))
+    return offsets, values
 
 
 def _sorted(lists: Ragged) -> Ragged:
