@@ -38,6 +38,7 @@ def ranking_loss(
         return functional.softplus(negative_BK.amax(dim=1) - positive_B).mean()
     drawn = batch.candidates
     logit_BC = scaled_Bd @ item_Md[drawn.place_C].T - drawn.log_q_C
-    logit_BC = logit_BC.masked_fill(drawn.taken_BC, -torch.inf)
+    logit_BC.masked_fill_(drawn.taken_BC, -torch.inf)
     every_BC = torch.cat([positive_B[:, None], logit_BC], dim=1)
-    return (torch.logsumexp(every_BC, dim=1) - positive_B).mean()
+    first_B = torch.zeros(len(every_BC), dtype=torch.int64, device=every_BC.device)
+    return functional.cross_entropy(every_BC, first_B)
