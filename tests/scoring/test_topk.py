@@ -189,6 +189,36 @@ def test_dot_products_of_any_numbers_equal_those_in_float64(
 
 
 @KERNELS
+def test_items_that_are_nearly_alike_go_by_their_rounded_scores_and_rows(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Scores about 64 are steps of 7.6e-6 apart, and many items share the best of them.
+    _without_kernel(monkeypatch, compiled)
+    random = np.random.default_rng(0)
+    item_Nd = (1 + 1e-6 * random.normal(size=(1000, 64))).astype(np.float32)
+    given_ = Vectors(item_Nd, np.ones((7, 64), np.float32), [[0]] * 7, None, 10)
+    best, expected = given_.search(), _sorted_whole(given_.case(), 0)
+    assert len({score for _, score in expected}) < 10
+    for user in range(7):
+        found = list(zip(best.row_BK[user].tolist(), best.score_BK[user].tolist(), strict=True))
+        assert found == expected
+
+
+@KERNELS
+def test_numbers_next_to_nothing_are_numbers(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_kernel(monkeypatch, compiled)
+    random = np.random.default_rng(0)
+    item_Nd = random.integers(-3, 4, (200, 8)).astype(np.float32)
+    item_Nd[70:80] = 1e-44
+    user_Bd = random.integers(-3, 4, (3, 8)).astype(np.float32)
+    user_Bd[1] = 1e-44
+    best = Vectors(item_Nd, user_Bd, [[], [], []], None, 200).search()
+    assert np.sort(best.row_BK, axis=1).tolist() == [list(range(200))] * 3
+
+
+@KERNELS
 def test_lists_and_scores_do_not_depend_on_the_batch(
     compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,10 +19,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -38,6 +40,8 @@ constexpr int kUsers = 6;     // of a group: 24 accumulators and what they need 
 constexpr int kGroups = 16;   // of a piece of work: 96 users share each read of the items
 constexpr int kHalvings = 16; // of the range that the k-th bound is looked for in
 constexpr float kSlack = 1e-5f;  // of |u| |i|: more than all roundings of single precision together
+constexpr double kRounded = 0x1p-22;  // of a score: what is nearer may be the same single-precision
+                                      // number, and then the lower row is the better
 
 struct Items {
     const float* vectors;   // (n, d)
@@ -45,7 +49,7 @@ struct Items {
     const float* scale;     // (blocks * 64,) a byte's worth; NaN for what is not to be found
     const float* bounds;    // (blocks, 2) the largest |di| and |i| of a block, in bytes' worths
     const double* mean;     // (d,)
-    int64_t blocks;
+    int64_t n, blocks;
     int d, quads;
 };
 
@@ -59,7 +63,7 @@ struct User {
 float rounded(const double* vector, int d, int8_t* bytes, double* length, double* rounding) {
     double most = 0;
     for (int j = 0; j < d; j++) most = std::max(most, std::fabs(vector[j]));
-    const float scale = most > 0 ? float(most / 127) : 1.f;
+    const float scale = most > 0 ? std::max(float(most / 127), FLT_MIN) : 1.f;
     double squares = 0, rest = 0;
     for (int j = 0; j < d; j++) {
         const double is = vector[j] / scale;
@@ -89,12 +93,16 @@ struct Search {
     std::vector<float> high, low;
     std::vector<int32_t> item;
     size_t size, full;
-    float least;  // k items have lower bounds of at least this
+    float least;   // k items have lower bounds of at least this, and some more
+    double base;   // what the mean of all items adds to every score
+    float margin;  // how far below the k-th an item may be that rounds to the same score
     const int64_t *without, *without_end;
 
-    void start(int k, const int64_t* first, const int64_t* last) {
+    void start(int64_t capacity, double all_have, float scale, const int64_t* first,
+               const int64_t* last) {
         without = first, without_end = last;
-        size = 0, full = 8 * size_t(k) + 1024;
+        base = all_have, margin = float(kRounded * std::fabs(all_have) / scale);
+        size = 0, full = size_t(capacity);
         least = -INFINITY;
         reserve();
     }
@@ -120,7 +128,7 @@ struct Search {
             if (found != end && *found == *without)
                 high[found - begin] = low[found - begin] = -INFINITY;
         }
-        if (size > size_t(k)) least = std::max(least, bound(k));
+        if (size > size_t(k)) least = std::max(least, bound(k) - margin);
         const __m512 worst = _mm512_set1_ps(least);
         size_t seen = 0;
         std::swap(seen, size);
@@ -267,7 +275,11 @@ struct Worker {
             int8_t* group = bytes.data() + u / kUsers * kUsers * width;
             for (int q = 0; q < items.quads; q++)
                 std::memcpy(group + (q * kUsers + u % kUsers) * 4, own.data() + 4 * q, 4);
-            searches[u].start(k, without + offsets[u], without + offsets[u + 1]);
+            double base = 0;
+            for (int j = 0; j < items.d; j++) base += vector[j] * items.mean[j];
+            const int64_t capacity = std::min<int64_t>(8 * int64_t(k), items.n) + 1024;
+            searches[u].start(capacity, base, user.scale, without + offsets[u],
+                              without + offsets[u + 1]);
         }
         for (int64_t block = 0; block < items.blocks; block++)
             for (int64_t u = 0; u < count; u += kUsers)
@@ -282,17 +294,16 @@ struct Worker {
     void finish(const Items& items, Search& search, float scale, const float* vector, int k,
                 int64_t* rows, float* scores) {
         search.prune(k);
-        double base = 0;  // what the mean adds to every score
-        for (int j = 0; j < items.d; j++) base += vector[j] * items.mean[j];
         open.clear(), ranked.clear();
         for (size_t one = 0; one < search.size; one++)
-            open.emplace_back(double(search.high[one]) * scale + base, search.item[one]);
+            open.emplace_back(double(search.high[one]) * scale + search.base, search.item[one]);
         const size_t sure = std::min<size_t>(k, open.size());
         std::nth_element(open.begin(), open.begin() + sure, open.end(), std::greater<>());
         rescore(items, vector, open.data(), sure);
         if (sure < open.size()) {
-            float worst = INFINITY;
-            for (const auto& one : ranked) worst = std::min(worst, one.first);
+            double worst = INFINITY;
+            for (const auto& one : ranked) worst = std::min(worst, double(one.first));
+            worst -= kRounded * std::fabs(worst);
             const auto rest = std::remove_if(open.begin() + sure, open.end(),
                                              [&](const auto& one) { return one.first < worst; });
             rescore(items, vector, open.data() + sure, rest - open.begin() - sure);
@@ -479,7 +490,11 @@ void in_threads(int64_t threads, int64_t pieces, Work work) {
     std::atomic<int64_t> next{0};
     auto take = [&] { work([&] { return next++; }); };
     std::vector<std::thread> others;
-    for (int64_t t = 1; t < std::min(threads, pieces); t++) others.emplace_back(take);
+    try {
+        for (int64_t t = 1; t < std::min(threads, pieces); t++) others.emplace_back(take);
+    } catch (const std::system_error&) {
+        // The system gives no more threads: those that are there do the work.
+    }
     take();
     for (auto& other : others) other.join();
 }
@@ -525,7 +540,7 @@ void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scal
                   const float* users, int64_t b, const int64_t* offsets, const int64_t* without,
                   int64_t k, int64_t threads, int64_t* rows, float* scores) {
     const Items items{vectors, packed, scale, bounds,
-                      mean,    (n + kItems - 1) / kItems, int(d), int((d + 3) / 4)};
+                      mean,    n, (n + kItems - 1) / kItems, int(d), int((d + 3) / 4)};
     // Pieces as even as they can be, and none larger than a worker's memory.
     const int64_t most = int64_t(kUsers) * kGroups;
     const int64_t pieces = std::max<int64_t>((b + most - 1) / most, 1);

@@ -69,7 +69,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "triples_per_epoch", "batch_size", "validation_users"):
+        counts = ("epochs", "triples_per_epoch", "batch_size", "validation_users", "stop_patience")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise InputError(
                     f"Found --train.{name} {getattr(self, name)}; expected at least 1."
