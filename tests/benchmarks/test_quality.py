@@ -90,7 +90,8 @@ def test_seeds_are_seeds_of_training(found: dict[str, Any]) -> None:
     assert one != other
     assert auc["mean"] == pytest.approx((one + other) / 2)
     assert auc["spread"] == pytest.approx(abs(one - other) / 2**0.5)
-    assert fits["learns"]["epochs"] == [8, 8]
+    # Eight epochs to choose by, and the refit's.
+    assert all(8 < epochs <= 16 for epochs in fits["learns"]["epochs"])
     assert fits["mean similarity"]["val_auc"] == [None, None]
 
 

@@ -89,7 +89,7 @@ def test_trial_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> No
     def refuse(*_: Any) -> None:
         raise InputError("Found no triple; expected one.")
 
-    monkeypatch.setattr(tune, "build_model", refuse)
+    monkeypatch.setattr(tune, "begin", refuse)
     (result,) = steps(trial(RATES["fast"]))
     assert (result["end"], result["error"]) == ("failed", "Found no triple; expected one.")
     assert math.isnan(result[METRIC])
