@@ -29,8 +29,8 @@ SCRIPTS: dict[str, list[str]] = {
     "gpu": [],
 }
 MOVED = 0.2
-# Not of the code: the machine, what was asked for, and single runs beside their median.
-ASIDE = {"asked", "cpu", "cores", "load", "versions", "runs_s", "data"}
+# Not of the code: the machine, and what was asked for.
+ASIDE = {"asked", "cpu", "cores", "load", "versions"}
 
 
 def numbers(found: Any, name: str = "") -> Iterator[tuple[str, float]]:

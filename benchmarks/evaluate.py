@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.arguments import asked
 from benchmarks.machine import machine
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
@@ -159,18 +160,19 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     spreads = {name: max(values) - min(values) for name, values in rates.items()}
     memory = {"peak_rss_mb": peak_mb, "start_rss_mb": start_mb}
-    return {"data": vars(args), **medians, "spread": spreads, **memory, "identical": identical}
+    return {"asked": vars(args), **medians, "spread": spreads, **memory, "identical": identical}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, number in (
-        *(("users", 100_000), ("items", 100_000), ("dimensions", 200)),
-        *(("sample", 512), ("threads", os.cpu_count() or 1), ("repeats", 3)),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=number)
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    args = parser.parse_args()
+    args = asked(
+        __doc__,
+        users=100_000,
+        items=100_000,
+        dimensions=200,
+        sample=512,
+        threads=os.cpu_count() or 1,
+        repeats=3,
+    )
     measured_on = machine()  # with the load that was there before
     found = measure(args)
     for name in ("users_per_s", "argsort_users_per_s", "gemm_users_per_s", "ratio_argsort"):

@@ -10,13 +10,14 @@ window of 65,536 that is drawn at once, so the first includes its share of that.
 process, not of the clock, so that others on the machine disturb less.
 """
 
-import argparse
 import json
 import time
 from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.arguments import asked
+from benchmarks.machine import machine
 from visrec.interactions.clusters import Clusters
 from visrec.interactions.facts import Facts
 from visrec.interactions.guidelines import GUIDELINES
@@ -80,14 +81,9 @@ def rate(sampler: TripleSampler, size: int, seconds: float) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, number in (
-        *(("users", 100_000), ("items", 20_000), ("artists", 500), ("clusters", 100)),
-        *(("each", 20), ("seconds", 2)),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=number)
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    args = parser.parse_args()
+    args = asked(
+        __doc__, users=100_000, items=20_000, artists=500, clusters=100, each=20, seconds=2
+    )
     facts = made_facts(args.users, args.items, args.artists, args.clusters, args.each)
     drawn = SamplingConfig(guidelines={"random": 1.0}, negatives="drawn", popularity=0.0)
     weights = {"all six": dict.fromkeys(SIX, 1.0), **{name: {name: 1.0} for name in SIX}}
@@ -109,7 +105,7 @@ def main() -> None:
         print(f"{name:24}{setup:>10.2f}{small:>14,.0f}{large:>14,.0f}", flush=True)
         found[name] = {"setup_s": setup, "steps_of_512": small, "one_step": large}
     if args.json:
-        print(json.dumps({"data": vars(args), "triples_per_second": found}))
+        print(json.dumps({"asked": vars(args), **machine(), "triples_per_second": found}))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ torch      torch.topk of tiles of a float32 product, and of the tiles' winners
 gemm       the float32 product alone, tile by tile, nothing selected: the limit of the three above
 """
 
-import argparse
 import json
 import statistics
 import time
@@ -27,6 +26,7 @@ import numpy.typing as npt
 import torch
 from threadpoolctl import threadpool_limits
 
+from benchmarks.arguments import asked
 from benchmarks.machine import machine
 from visrec.models.contract import DotScorer
 from visrec.ragged import Ragged
@@ -124,14 +124,17 @@ def identical(best: Best, item_Nd: Floats, user_Bd: Floats, excluded: Ragged) ->
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    for name, number in (
-        *(("users", 4096), ("items", 100_000), ("dimensions", 200), ("k", 100)),
-        *(("excluded", 20), ("threads", 2), ("repeats", 3), ("checked", 200)),
-    ):
-        parser.add_argument(f"--{name}", type=int, default=number)
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    args = parser.parse_args()
+    args = asked(
+        __doc__,
+        users=4096,
+        items=100_000,
+        dimensions=200,
+        k=100,
+        excluded=20,
+        threads=2,
+        repeats=3,
+        checked=200,
+    )
     torch.set_num_threads(args.threads)
     faiss.omp_set_num_threads(args.threads)
     random = np.random.default_rng(0)

@@ -60,6 +60,11 @@ def _sorted_whole(case: Case, user: int) -> list[tuple[int, float]]:
     return best + [(-1, -np.inf)] * (case.k - len(best))
 
 
+def _list(best: Best, user: int) -> list[tuple[int, float]]:
+    """(row, score) of a user's list."""
+    return list(zip(best.row_BK[user].tolist(), best.score_BK[user].tolist(), strict=True))
+
+
 def _shuffled(lists: list[list[int]]) -> Ragged:
     random = np.random.default_rng(0)
     return ragged([random.permutation(rows).astype(int).tolist() for rows in lists])
@@ -87,8 +92,7 @@ def test_equals_a_full_sort(case: Case) -> None:
     assert best.row_BK.shape == best.score_BK.shape == (len(case.score_BN), case.k)
     assert (best.row_BK.dtype, best.score_BK.dtype) == (np.int64, np.float32)
     for user in range(len(case.score_BN)):
-        found = list(zip(best.row_BK[user].tolist(), best.score_BK[user].tolist(), strict=True))
-        assert found == _sorted_whole(case, user)
+        assert _list(best, user) == _sorted_whole(case, user)
 
 
 @dataclass(frozen=True)
@@ -155,9 +159,9 @@ def test_dot_products_equal_a_full_sort(compiled: bool, given_: Vectors) -> None
         _without_kernel(patch, compiled)
         best = given_.search()
     assert (best.row_BK.dtype, best.score_BK.dtype) == (np.int64, np.float32)
-    for user, case in enumerate([given_.case()] * len(given_.user_Bd)):
-        found = list(zip(best.row_BK[user].tolist(), best.score_BK[user].tolist(), strict=True))
-        assert found == _sorted_whole(case, user)
+    case = given_.case()
+    for user in range(len(given_.user_Bd)):
+        assert _list(best, user) == _sorted_whole(case, user)
 
 
 def _normal(users: int, items: int, d: int) -> Vectors:
@@ -200,8 +204,7 @@ def test_items_that_are_nearly_alike_go_by_their_rounded_scores_and_rows(
     best, expected = given_.search(), _sorted_whole(given_.case(), 0)
     assert len({score for _, score in expected}) < 10
     for user in range(7):
-        found = list(zip(best.row_BK[user].tolist(), best.score_BK[user].tolist(), strict=True))
-        assert found == expected
+        assert _list(best, user) == expected
 
 
 @KERNELS

@@ -10,9 +10,9 @@ from visrec.errors import InputError
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.training import tune
-from visrec.training.loop import Place, TrainConfig, Trainer
+from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import TrainResources
-from visrec.training.recipe import Recipe, build_model
+from visrec.training.recipe import Recipe, begin
 from visrec.training.records import Record
 from visrec.training.search import METRIC
 from visrec.training.tune import Plan, Trial
@@ -55,7 +55,7 @@ def steps(made: Trial) -> list[dict[str, Any]]:
 def aucs_of(values: dict[str, Any]) -> list[float]:
     """The same by the training loop alone."""
     recipe = tune.with_values(RECIPE, values)
-    trainer = Trainer(build_model(recipe, DATA), DATA, recipe.train, recipe.sampling, Place())
+    trainer = begin(recipe, DATA)
     trainer.run(lambda _: None)
     return [epoch["val_auc"] for epoch in trainer.progress.history]
 

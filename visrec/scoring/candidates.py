@@ -12,6 +12,8 @@ from torch import Tensor
 
 from visrec.ragged import Ragged
 
+SortedByItem = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # owners, items
+
 _SPARE = 32  # candidates beyond k: enough but for ties
 _GROUP = 64  # scores of which the largest is looked at first
 _CPU_TILE = 128, 8192  # users, items: 4 MB of scores, about a core's share of the last cache
@@ -36,9 +38,7 @@ def by_candidates(
         k: how many.
     """
     n, d = vectors_Nd.shape
-    closed_N = None
-    if available_N is not None:
-        closed_N = torch.from_numpy(~available_N).to(vectors_Nd.device)
+    closed_N = closed(available_N, vectors_Nd.device)
     users, items = _CPU_TILE if vectors_Nd.device.type == "cpu" else _GPU_TILE
     # The sum of d rounded products is off by less than d roundings of |u| |i|.
     longest = float(vectors_Nd.norm(dim=1).max()) if n else 0.0
@@ -78,16 +78,13 @@ def _candidates(
 ) -> tuple[Tensor, Tensor]:
     """(b, wide) the largest float32 products, best first, and their rows."""
     device, n = vectors_Nd.device, len(vectors_Nd)
-    owner_V, item_V = sorted_by_item(excluded)
+    left_out = sorted_by_item(excluded)
     best_score = user_bd.new_empty(len(user_bd), 0)
     best_row = torch.empty(len(user_bd), 0, dtype=torch.int64, device=device)
     for start in range(0, n, columns):
         stop = min(start + columns, n)
         score_bT = user_bd @ vectors_Nd[start:stop].T
-        inside = slice(*np.searchsorted(item_V, [start, stop]))
-        score_bT[owner_V[inside], item_V[inside] - start] = -torch.inf
-        if closed_N is not None:
-            score_bT.masked_fill_(closed_N[start:stop], -torch.inf)
+        leave_out(score_bT, start, left_out, closed_N)
         score, place = _largest(score_bT, wide)
         best_row = torch.cat([best_row, place + start], dim=1)
         scores = torch.cat([best_score, score], dim=1)
@@ -149,7 +146,31 @@ def _products(vectors_Nd: Tensor, user_bd: Tensor, row_bC: Tensor) -> Tensor:
     return torch.cat(parts).float()
 
 
-def sorted_by_item(lists: Ragged) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def closed(available_N: npt.NDArray[np.bool_] | None, device: torch.device) -> Tensor | None:
+    """(N,) which items are no candidates for anybody; None for none."""
+    return None if available_N is None else torch.from_numpy(~available_N).to(device)
+
+
+def leave_out(
+    score_BT: Tensor, start: int, excluded: SortedByItem, closed_N: Tensor | None
+) -> None:
+    """Puts -inf at what is no candidate in a tile of scores.
+
+    Args:
+        score_BT: of the items from `start` on.
+        start: the tile's first item.
+        excluded: what each of the B users is not to be given.
+        closed_N: what nobody is to be given.
+    """
+    owner_V, item_V = excluded
+    stop = start + score_BT.shape[1]
+    inside = slice(*np.searchsorted(item_V, [start, stop]))
+    score_BT[owner_V[inside], item_V[inside] - start] = -torch.inf
+    if closed_N is not None:
+        score_BT.masked_fill_(closed_N[start:stop], -torch.inf)
+
+
+def sorted_by_item(lists: Ragged) -> SortedByItem:
     """Owners and values of lists, by value."""
     order = np.argsort(lists.values, kind="stable")
     return lists.owners[order], np.asarray(lists.values[order], np.int64)

@@ -22,7 +22,7 @@ from torch import Tensor
 from visrec.errors import VisrecError
 from visrec.models.contract import Bags, DotScorer, Scorer
 from visrec.ragged import Ragged
-from visrec.scoring.candidates import by_candidates, sorted_by_item
+from visrec.scoring.candidates import by_candidates, closed, leave_out, sorted_by_item
 from visrec.scoring.native import PackedItems, library, nearest
 
 USER_ROWS = 128
@@ -142,21 +142,15 @@ class TopK:
         device = self._scorer.device
         rows = np.full((len(user_B), k), -1, np.int64)
         scores = np.full((len(user_B), k), -np.inf, np.float32)
-        closed_N = None
-        if self._available_N is not None:
-            closed_N = torch.from_numpy(~self._available_N).to(device)
+        closed_N = closed(self._available_N, device)
         for block, state in user_blocks(self._scorer, profiles, user_B):
             size = block.stop - block.start
-            owner_V, item_V = sorted_by_item(excluded.slice(block.start, block.stop))
+            left_out = sorted_by_item(excluded.slice(block.start, block.stop))
             best_row = torch.empty(size, 0, dtype=torch.int64, device=device)
             best_score = torch.empty(size, 0, device=device)
             for start, tile in item_tiles(self._scorer, state):
                 score_BT = tile[:size]
-                stop = start + score_BT.shape[1]
-                inside = slice(*np.searchsorted(item_V, [start, stop]))
-                score_BT[owner_V[inside], item_V[inside] - start] = -torch.inf
-                if closed_N is not None:
-                    score_BT.masked_fill_(closed_N[start:stop], -torch.inf)
+                leave_out(score_BT, start, left_out, closed_N)
                 score, place = _best(score_BT, k)
                 best_row = torch.cat([best_row, place + start], dim=1)
                 best_score, place = _best(torch.cat([best_score, score], dim=1), k)
