@@ -217,8 +217,9 @@ def test_numbers_next_to_nothing_are_numbers(
     item_Nd[70:80] = 1e-44
     user_Bd = random.integers(-3, 4, (3, 8)).astype(np.float32)
     user_Bd[1] = 1e-44
-    best = Vectors(item_Nd, user_Bd, [[], [], []], None, 200).search()
-    assert np.sort(best.row_BK, axis=1).tolist() == [list(range(200))] * 3
+    every = Vectors(item_Nd, user_Bd, [[], [], []], None, 200)
+    assert np.sort(every.search().row_BK, axis=1).tolist() == [list(range(200))] * 3
+    assert (replace(every, k=20).search().row_BK >= 0).all()
 
 
 @KERNELS
