@@ -38,6 +38,7 @@ from visrec.features.table import Identity
 from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.artifact import load_artifact, save_artifact
+from visrec.models.contract import Needs
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.ragged import Ragged
 from visrec.schemas import REJECTED
@@ -79,7 +80,13 @@ def make_workspace(workspace: Path, items: int) -> pa.StringArray:
     write_interactions(interactions, MODEL_USERS, ids)
     sampling = SamplingConfig()
     data = load_training_data(
-        features, InteractionsConfig(), str(interactions), SplitConfig(), None, False, sampling
+        features,
+        InteractionsConfig(),
+        str(interactions),
+        SplitConfig(),
+        None,
+        Needs(features=True),
+        sampling,
     )
     recipe = Recipe("curatornet", CuratorNetConfig(), TrainConfig(), sampling)
     models = Store.at(str(workspace / "models"))

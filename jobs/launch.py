@@ -177,6 +177,7 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
             "--model.name", default=name, help=f"one of {', '.join(sorted(MODELS))}"
         )
         parser.add_class_arguments(MODELS[name].Config, "model")
+        parser.set_defaults(dict(MODELS[name].suggests))
         values = parser.parse_args(arguments)
         values["model"].pop("name")
         found = parser.instantiate(values)

@@ -114,7 +114,7 @@ def load_inputs(config: TrainJob, features: Store) -> tuple[Any, ...]:
         config.place(config.interactions.path, "interactions.parquet"),
         config.split,
         _items_uri(config),
-        MODELS[config.model.name].needs.categories,
+        MODELS[config.model.name].needs,
         config.sampling if _draws_triples(config) else None,
     )
 
@@ -125,7 +125,7 @@ def recipe_of(config: TrainJob) -> Recipe:
 
 
 def _draws_triples(config: TrainJob) -> bool:
-    return bool(MODELS[config.model.name].trains_on == "triples")
+    return MODELS[config.model.name].trains_on not in ("nothing", "users")
 
 
 def _items_uri(config: TrainJob) -> str | None:

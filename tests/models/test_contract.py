@@ -34,7 +34,8 @@ def _model(name: str) -> Any:
     model = MODELS[name](MODELS[name].Config(), DATA.sizes)
     model.fit(DATA.catalogue, DATA.train)
     if model.trains_on != "nothing":
-        config = TrainConfig(epochs=3, triples_per_epoch=6400, batch_size=64)
+        named = {key.removeprefix("train."): value for key, value in model.suggests.items()}
+        config = TrainConfig(epochs=3, triples_per_epoch=6400, batch_size=64, **named)
         trainer = Trainer(model, DATA, config, SamplingConfig(), Place())
         trainer.run(lambda _: None)
         model.load_state_dict(trainer.best)

@@ -84,6 +84,7 @@ def _batch(triples: list[tuple[list[int], int, int]]) -> TripleBatch:
     return TripleBatch(
         item_M=torch.from_numpy(order),
         feature_MD=torch.from_numpy(FEATURES[order].astype(np.float32)),
+        category_M=torch.full((ITEMS,), -1),
         user_B=torch.zeros(len(triples), dtype=torch.int64),
         profiles=Bags.of(profiles),
         positive_B=torch.from_numpy(place[[positive for _, positive, _ in triples]]),

@@ -6,14 +6,15 @@ import torch
 
 from tests.training import checkerboard, ragged
 from visrec.interactions.triples import SamplingConfig, Triples
-from visrec.models.contract import TripleBatch
-from visrec.models.losses import ranking_loss
+from visrec.models.contract import Needs, TripleBatch
+from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.training.batches import TripleSource, make_batch
-from visrec.training.candidates import CandidateSampler, Drawn, taken_mask
+from visrec.training.candidates import CandidateSampler, taken_mask
 
 DATA = checkerboard()
 N = len(DATA.item_ids)
 CPU = torch.device("cpu")
+FIELDS = ("item_C", "log_q_C")
 
 
 def _triples(rows: list[tuple[int, list[int], int]]) -> Triples:
@@ -27,7 +28,7 @@ def test_catalogue_that_fits_is_whole_but_for_what_nobody_took() -> None:
     train = ragged([[1, 4], [4, 6]])
     drawn = CandidateSampler(train, 9, SamplingConfig(candidates=4), 0).step((0, 0))
     assert drawn.item_C.tolist() == [1, 4, 6]
-    assert not drawn.log_q_N.any()
+    assert not drawn.log_q_C.any()
     every = SamplingConfig(candidates=9, unseen_candidates=True)
     assert CandidateSampler(train, 9, every, 0).step((0, 0)).item_C.tolist() == list(range(9))
 
@@ -40,10 +41,14 @@ def test_q_is_how_often_a_step_has_the_item(popularity: float) -> None:
     steps = [sampler.step((0, step)) for step in range(6000)]
     often = np.bincount(np.concatenate([s.item_C for s in steps]), minlength=14) / 6000
     assert not often[12:].any()  # nobody took these
-    np.testing.assert_allclose(np.exp(steps[0].log_q_N[:12]), often[:12], atol=0.025)
+    log_q_N = dict(
+        zip(*(np.concatenate([getattr(s, f) for s in steps]) for f in FIELDS), strict=True)
+    )
+    told = np.exp([log_q_N[item] for item in range(12)])
+    np.testing.assert_allclose(told, often[:12], atol=0.025)
     weight = (np.arange(12, 0, -1) + 1.0) ** popularity
     chance = 1 - (1 - weight / weight.sum()) ** 5
-    np.testing.assert_allclose(np.exp(steps[0].log_q_N[:12]), chance, rtol=1e-5)
+    np.testing.assert_allclose(told, chance, rtol=1e-5)
 
 
 def test_drawn_by_seed_epoch_and_step() -> None:
@@ -58,8 +63,8 @@ def test_drawn_by_seed_epoch_and_step() -> None:
 def test_masked_are_the_positive_and_what_the_user_took() -> None:
     train = ragged([[0, 1, 2], [3, 5]])
     triples = _triples([(0, [0], 2), (1, [3], 8), (-1, [4], 6), (-1, [7], 7)])
-    drawn = Drawn(np.array([1, 2, 4, 5, 6, 7, 8]), np.zeros(9, np.float32))
-    masked = [drawn.item_C[row].tolist() for row in taken_mask(triples, train, drawn)]
+    item_C = np.array([1, 2, 4, 5, 6, 7, 8])
+    masked = [item_C[row].tolist() for row in taken_mask(triples, train, item_C, 9)]
     assert masked == [[1, 2], [5, 8], [4, 6], [7]]
 
 
@@ -82,12 +87,14 @@ def _log_likelihood(batch: TripleBatch, item_Nd: np.ndarray, user_Bd: np.ndarray
 @pytest.mark.parametrize("candidates", [5, N])
 def test_loss_is_the_likelihood_among_candidates(candidates: int) -> None:
     config = SamplingConfig(candidates=candidates, popularity=0.5)
-    source = TripleSource(DATA, config, seed=0)
+    source = TripleSource(DATA, config, 0, Needs())
     source.start_epoch(0, 64)
     batch = source.batch(0, 16, 0, 1, CPU)
     random = np.random.default_rng(0)
     item_Md, user_Bd = random.normal(size=(len(batch.item_M), 4)), random.normal(size=(16, 4))
-    loss = ranking_loss(torch.from_numpy(user_Bd), torch.from_numpy(item_Md), batch, 2.0)
+    loss = ranking_loss(
+        torch.from_numpy(user_Bd), torch.from_numpy(item_Md), batch, RankingConfig(temperature=2.0)
+    )
     assert loss.item() == pytest.approx(_log_likelihood(batch, item_Md, user_Bd), rel=1e-6)
 
 
@@ -100,9 +107,9 @@ def test_loss_of_a_drawn_softmax_estimates_that_of_the_whole() -> None:
 
     def loss(config: SamplingConfig, step: int) -> float:
         drawn = CandidateSampler(ragged(lists), 40, config, 0).step((0, step))
-        mask = taken_mask(triples, ragged(lists), drawn)
+        mask = taken_mask(triples, ragged(lists), drawn.item_C, 40)
         own = float(user_d[0] @ item_Nd[1])
-        logits = user_d @ item_Nd[drawn.item_C].T - drawn.log_q_N[drawn.item_C]
+        logits = user_d @ item_Nd[drawn.item_C].T - drawn.log_q_C
         return float(np.log(np.exp(own) + np.exp(logits)[~mask].sum()) - own)
 
     whole = loss(SamplingConfig(unseen_candidates=True), 0)
@@ -115,7 +122,7 @@ def test_hardest_of_several_negatives_counts() -> None:
     item_Md, user_Bd = random.normal(size=(9, 4)), random.normal(size=(3, 4))
     negative_BK = np.array([[3, 4], [5, 6], [7, 8]])
     triples = Triples(np.arange(3), ragged([[0], [1], [2]]), np.array([0, 1, 2]), negative_BK)
-    batch = make_batch(triples, None, DATA, CPU)
+    batch = make_batch(triples, None, DATA, Needs(), CPU)
     expected = np.mean(
         [
             np.log1p(np.exp(max(user @ item_Md[j] for j in row) / 3 - user @ item_Md[p] / 3))
@@ -124,5 +131,5 @@ def test_hardest_of_several_negatives_counts() -> None:
     )
     place = torch.searchsorted(batch.item_M, torch.arange(9))
     vectors = torch.from_numpy(item_Md)[: len(batch.item_M)][place.argsort()]
-    loss = ranking_loss(torch.from_numpy(user_Bd), vectors, batch, 3.0)
+    loss = ranking_loss(torch.from_numpy(user_Bd), vectors, batch, RankingConfig(temperature=3.0))
     assert loss.item() == pytest.approx(expected, rel=1e-6)

@@ -11,6 +11,7 @@ from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
 from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
+from visrec.models.contract import Needs
 from visrec.schemas import REJECTED
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
@@ -47,7 +48,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def _load(store: Store, **changes: Any) -> TrainingData:
-    arguments = {"items_uri": store.uri("items.parquet"), "categories": False, "sampling": NEXT}
+    arguments = {"items_uri": store.uri("items.parquet"), "needs": Needs(), "sampling": NEXT}
     return load_training_data(
         store,
         InteractionsConfig(),

@@ -18,6 +18,7 @@ from visrec.interactions.guidelines import GUIDELINES
 from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.artifact import save_artifact
+from visrec.models.contract import Needs
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.ragged import Ragged
 from visrec.schemas import REJECTED
@@ -92,7 +93,7 @@ def load(folder: Path, rows: list[Row], split: SplitConfig) -> TrainingData:
     log_uri, items_uri = store.uri("log.parquet"), store.uri("items.parquet")
     everything = SAMPLINGS["guidelines"]
     return load_training_data(
-        store, InteractionsConfig(), log_uri, split, items_uri, False, everything
+        store, InteractionsConfig(), log_uri, split, items_uri, Needs(), everything
     )
 
 

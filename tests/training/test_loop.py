@@ -21,7 +21,7 @@ from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
 from visrec.interactions.split import HeldOut
 from visrec.interactions.triples import SamplingConfig, Triples
-from visrec.models.contract import TripleBatch
+from visrec.models.contract import Needs, TripleBatch
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.models.random import Random, RandomConfig
 from visrec.training import loop
@@ -260,7 +260,7 @@ def test_batch_points_at_the_features_of_its_triples() -> None:
         positive_B=np.array([9, 30]),
         negative_BK=np.array([[50], [8]]),
     )
-    batch = make_batch(triples, None, DATA, torch.device("cpu"))
+    batch = make_batch(triples, None, DATA, Needs(features=True), torch.device("cpu"))
     assert batch.item_M.tolist() == [7, 8, 9, 30, 50]
     np.testing.assert_array_equal(batch.feature_MD, DATA.feature_ND[[7, 8, 9, 30, 50]])
     assert batch.feature_MD.dtype == torch.float32

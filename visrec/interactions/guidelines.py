@@ -245,3 +245,6 @@ GUIDELINES = {
     ),
     "random": Guideline(_own_profile, "a user with an item outside the profile"),
 }
+
+# Whose profiles are one item alone and nobody's.
+OF_NOBODY = frozenset({"single_item", "same_artist"})

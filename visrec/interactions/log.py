@@ -26,6 +26,8 @@ class Log:
         item_R: (R,) int32 rows of the catalogue.
         time_R: (R,) int64 seconds.
         evaluation_R: (R,) bool, the `evaluation` column, or None where there is none.
+        rating_R: (R,) float32, the `rating` column, NaN where a row has none; or None where nothing
+            is rated.
         without_item: rows left out because their item has no feature.
     """
 
@@ -34,6 +36,7 @@ class Log:
     item_R: npt.NDArray[np.int32]
     time_R: npt.NDArray[np.int64]
     evaluation_R: npt.NDArray[np.bool_] | None
+    rating_R: npt.NDArray[np.float32] | None
     without_item: int
 
     @property
@@ -77,6 +80,7 @@ def build_log(
     items: list[npt.NDArray[np.int32]] = []
     times: list[npt.NDArray[np.int64]] = []
     marks: list[npt.NDArray[np.bool_]] = []
+    ratings: list[npt.NDArray[np.float32]] = []
     any_marked = False
     for batch in batches:
         coded = pc.fill_null(pc.index_in(batch["item_id"], value_set=item_ids), -1)
@@ -89,6 +93,11 @@ def build_log(
             pc.fill_null(batch["evaluation"], False).to_numpy()
             if marked
             else np.zeros(len(batch), np.bool_)
+        )
+        ratings.append(
+            pc.fill_null(batch["rating"].cast(pa.float32()), np.nan).to_numpy()
+            if "rating" in batch.column_names
+            else np.full(len(batch), np.nan, np.float32)
         )
     if not sum(map(len, items)):
         raise InputError(
@@ -104,8 +113,10 @@ def build_log(
             "the same item ids in --interactions.path and --features."
         )
     evaluation_R = np.concatenate(marks)[known_R] if any_marked else None
+    rated_R = np.concatenate(ratings)[known_R]
+    rating_R = None if np.isnan(rated_R).all() else rated_R
     return _sorted(
-        user_ids, user_R[known_R], item_R[known_R], time_R[known_R], evaluation_R,
+        user_ids, user_R[known_R], item_R[known_R], time_R[known_R], evaluation_R, rating_R,
         int((~known_R).sum()),
     )  # fmt: skip
 
@@ -130,6 +141,7 @@ def _sorted(
     item_R: npt.NDArray[np.int32],
     time_R: npt.NDArray[np.int64],
     evaluation_R: npt.NDArray[np.bool_] | None,
+    rating_R: npt.NDArray[np.float32] | None,
     without_item: int,
 ) -> Log:
     order = np.lexsort((time_R, item_R, user_R))
@@ -142,6 +154,7 @@ def _sorted(
         item_R=item_R[order],
         time_R=time_R[order],
         evaluation_R=None if evaluation_R is None else evaluation_R[order],
+        rating_R=None if rating_R is None else rating_R[order],
         without_item=without_item,
     )
 

@@ -48,9 +48,10 @@ class SamplingConfig:
             max_profile, so that short profiles are learned from as well.
         keep_positive_in_profile: own_profile and random leave the positive among the items of the
             profile, as the reference code does.
-        negatives: catalogue has candidates of the catalogue stand against every positive of a step,
-            in a softmax; drawn is one a triple as its guideline says, and hard is hard_pool a
-            triple, drawn as for random, of which the one that the model scores highest counts.
+        negatives: catalogue has candidates of the catalogue stand against every positive of a
+            step; in_batch has the step's other positives do so; drawn is one a triple as its
+            guideline says, and hard is hard_pool a triple, drawn as for random, of which the one
+            that the model scores highest counts.
         candidates: at most so many stand against the positives of a step: the whole catalogue
             where it has no more, otherwise as many drawn in proportion to popularity, which the
             loss corrects.
@@ -65,7 +66,7 @@ class SamplingConfig:
     max_profile: int = 50
     sub_profiles: bool = True
     keep_positive_in_profile: bool = False
-    negatives: Literal["catalogue", "drawn", "hard"] = "catalogue"
+    negatives: Literal["catalogue", "in_batch", "drawn", "hard"] = "catalogue"
     candidates: int = 8192
     unseen_candidates: bool = False
     hard_pool: int = 8
@@ -187,7 +188,7 @@ class TripleSampler:
         """Begins an epoch of so many triples; no window is larger."""
         self._epoch, self._triples = epoch, triples
         self._window: tuple[tuple[int, ...], Drawn] | None = None
-        self._part: tuple[tuple[int, ...], Triples] | None = None
+        self._part: tuple[tuple[int, ...], Triples, Ints] | None = None
 
     def step(self, step: int, size: int, rank: int = 0, workers: int = 1) -> Triples:
         """One worker's share of the triples of a step.
@@ -198,15 +199,31 @@ class TripleSampler:
             rank: which worker.
             workers: of how many.
         """
-        steps = max(1, min(_CUT, self._triples) // size)
+        triples, place = self._part_of(step, size, rank, workers)[0], step % self._steps(size)
+        share = size // workers
+        return triples.slice(place * share, (place + 1) * share)
+
+    def positives(self, step: int, size: int, rank: int = 0, workers: int = 1) -> Ints:
+        """(size,) the positives of a step, all workers together; arguments as for `step`."""
+        positive_P, place = self._part_of(step, size, rank, workers)[1], step % self._steps(size)
+        return positive_P[place * size : (place + 1) * size]
+
+    def _steps(self, size: int) -> int:
+        """For how many steps profiles are cut at once."""
+        return max(1, min(_CUT, self._triples) // size)
+
+    def _part_of(self, step: int, size: int, rank: int, workers: int) -> tuple[Triples, Ints]:
+        """A worker's triples of the steps around this one, and the positives of all workers."""
+        steps = self._steps(size)
         key = (step // steps, size, rank, workers)
         if self._part is None or self._part[0] != key:
-            self._part = key, self._cut(step // steps, steps * size, size, rank, workers)
-        share, first = size // workers, step % steps * (size // workers)
-        return self._part[1].slice(first, first + share)
+            self._part = key, *self._cut(step // steps, steps * size, size, rank, workers)
+        return self._part[1:]
 
-    def _cut(self, part: int, rows: int, size: int, rank: int, workers: int) -> Triples:
-        """A worker's triples of some steps, `rows` of all workers together."""
+    def _cut(
+        self, part: int, rows: int, size: int, rank: int, workers: int
+    ) -> tuple[Triples, Ints]:
+        """A worker's triples of some steps, `rows` of all workers together, and all positives."""
         parts = max(1, min(_WINDOW, self._triples) // rows)
         key = (part // parts, rows)
         if self._window is None or self._window[0] != key:
@@ -216,14 +233,15 @@ class TripleSampler:
         share = slice(rank * size // workers, (rank + 1) * size // workers)
         mine = np.arange(rows).reshape(-1, size)[:, share].reshape(-1)
         random = np.random.default_rng((self._seed, self._epoch, _PARTS, part))
-        profiles = self._profiles(drawn, mine, random)
+        profiles, positive_P = self._profiles(drawn, mine, random), drawn.positive_B
         drawn = drawn.take(mine)
-        return Triples(
+        triples = Triples(
             user_B=np.where(drawn.owner_B < self._facts.num_users, drawn.owner_B, -1),
             profiles=profiles,
             positive_B=drawn.positive_B,
             negative_BK=drawn.negative_BK,
         )
+        return triples, positive_P
 
     def _draw(self, window: int, size: int) -> Drawn:
         """A window's triples, none twice while there are others to be found."""
@@ -289,7 +307,7 @@ class TripleSampler:
 
 def negatives_of(name: str, facts: Facts, config: SamplingConfig) -> Rule:
     """The rule by which a guideline's negatives are drawn."""
-    if config.negatives == "catalogue":
+    if config.negatives in ("catalogue", "in_batch"):
         return nothing(facts)
     if config.negatives == "hard":
         return outside(facts, config.popularity, config.hard_pool)

@@ -2,14 +2,30 @@
 
 from typing import Any
 
+from visrec.models.bpr_mf import BprMf
+from visrec.models.convncf import ConvNcf
+from visrec.models.cooccurrence import Cooccurrence
 from visrec.models.curatornet import CuratorNet
+from visrec.models.deepstyle import DeepStyle
+from visrec.models.embedding_mlp import EmbeddingMlp
+from visrec.models.multivae import MultiVae
 from visrec.models.popularity import Popularity
 from visrec.models.random import Random
+from visrec.models.vbpr import Vbpr
 from visrec.models.visrank import VisRank
+from visrec.models.youtube_dnn import YoutubeDnn
 
 MODELS: dict[str, Any] = {
+    "bpr_mf": BprMf,
+    "convncf": ConvNcf,
+    "cooccurrence": Cooccurrence,
     "curatornet": CuratorNet,
+    "deepstyle": DeepStyle,
+    "embedding_mlp": EmbeddingMlp,
+    "multivae": MultiVae,
     "popularity": Popularity,
     "random": Random,
+    "vbpr": Vbpr,
     "visrank": VisRank,
+    "youtube_dnn": YoutubeDnn,
 }

@@ -5,6 +5,7 @@ A model is a `torch.nn.Module` with a `Config` dataclass in its own file, and an
 
     needs       which facts it wants beside the interactions, and whether it can score what it has
                 not seen
+    suggests    keys of jobs/train.py whose defaults are others for this model
     trains_on   which kind of batch `forward` takes, a key of `visrec.training.batches.SOURCES`,
                 or "nothing" for a model that is fitted by `fit` alone
     fit         takes what can be computed in closed form (feature statistics, counts)
@@ -41,12 +42,14 @@ class Needs:
     Args:
         features: visual features of the items.
         categories: the category of each item.
+        ratings: what users thought of the items they took, where that is known.
         cold_items: it scores items that training has not seen; else they are not recommended.
         cold_users: it scores users that training has not seen, from their profile.
     """
 
     features: bool = False
     categories: bool = False
+    ratings: bool = False
     cold_items: bool = True
     cold_users: bool = True
 
@@ -123,7 +126,8 @@ class TripleBatch:
 
     Args:
         item_M: (M,) rows of the catalogue.
-        feature_MD: (M, D) their raw features, float32.
+        feature_MD: (M, D) their raw features, float32; D = 0 for a model that does not ask.
+        category_M: (M,) codes of their categories, -1 for none.
         user_B: (B,) trained user rows.
         profiles: B lists of positions in M.
         positive_B: (B,) positions in M.
@@ -133,11 +137,44 @@ class TripleBatch:
 
     item_M: Tensor
     feature_MD: Tensor
+    category_M: Tensor
     user_B: Tensor
     profiles: Bags
     positive_B: Tensor
     negative_BK: Tensor
     candidates: Candidates | None = None
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """B of the users of a step, each with all training items.
+
+    Args:
+        items: B lists of catalogue rows.
+        first: the place of the first of them among the step's users, all workers together.
+        total: how many users the step has.
+    """
+
+    items: Bags
+    first: int
+    total: int
+
+
+@dataclass(frozen=True)
+class RatingBatch:
+    """B ratings, and B pairs of the same users with items that they did not take.
+
+    Args:
+        user_B: trained user rows.
+        item_B: catalogue rows.
+        rating_B: what the user thought of the item.
+        other_B: (B,) items that the user did not take.
+    """
+
+    user_B: Tensor
+    item_B: Tensor
+    rating_B: Tensor
+    other_B: Tensor
 
 
 class Scorer(Protocol):
@@ -195,6 +232,33 @@ class DotScorer:
         return state @ self.vectors_Nd[start:stop].T
 
 
+class ReRankScorer:
+    """A scorer too slow for every item: lists are the best of candidates that another proposes.
+
+    Args:
+        proposer: whose best items are the candidates.
+        candidates: how many of them.
+        prepare: what `pairs` wants about B users, from profiles and trained user rows.
+        pairs: from that and (B, C) catalogue rows to the (B, C) scores.
+    """
+
+    def __init__(
+        self,
+        proposer: DotScorer,
+        candidates: int,
+        prepare: "Callable[[Bags, Tensor], Any]",
+        pairs: "Callable[[Any, Tensor], Tensor]",
+    ) -> None:
+        self.proposer, self.candidates = proposer, candidates
+        self.num_items, self.device = proposer.num_items, proposer.device
+        self.space_Nd = proposer.space_Nd
+        self.prepare, self.pairs = prepare, pairs
+
+    def tile(self, state: Any, start: int, stop: int) -> Tensor:
+        row_T = torch.arange(start, stop, device=self.device)
+        return self.pairs(state, row_T.expand(len(state), -1))
+
+
 class UserVectors(Protocol):
     def __call__(self, profiles: Bags, user_B: Tensor, /) -> Tensor:
         """(B, d) the vectors of B users."""
@@ -204,6 +268,7 @@ class Model(Protocol):
     """See the module's docstring. Constructed as `Model(config, sizes)`."""
 
     needs: Needs
+    suggests: Mapping[str, Any]
     trains_on: str
 
     def fit(self, catalogue: Catalogue, train: Ragged) -> None:
@@ -217,6 +282,17 @@ class Model(Protocol):
     def state_dict(self) -> dict[str, Tensor]: ...
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+def known_rows(weight_Rd: Tensor, row_X: npt.NDArray[np.int64] | Tensor) -> Tensor:
+    """(X, d) rows of a table of what training has seen; zeros for -1, which it has not.
+
+    Args:
+        weight_Rd: the table.
+        row_X: (X,) its rows.
+    """
+    rows = torch.as_tensor(row_X, device=weight_Rd.device)
+    return weight_Rd[rows.clamp(min=0)] * (rows >= 0)[:, None]
 
 
 def pool(vector_Md: Tensor, bags: Bags, how: Literal["max", "mean"]) -> Tensor:

@@ -15,7 +15,7 @@ parameter of a user or of an item, so new users and new items are scored without
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy.typing as npt
 import torch
@@ -35,22 +35,24 @@ from visrec.models.contract import (
     shared,
 )
 from visrec.models.dropout import ByteDropout
-from visrec.models.losses import ranking_loss
+from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.statistics import FeatureScale, Whitening
 from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
-class CuratorNetConfig:
+class CuratorNetConfig(RankingConfig):
     """Widths of the towers, the paper's by default, and what keeps a small data set from being
     learned by heart.
 
     Attributes:
+        loss: softmax, bpr (the paper's), bpr_max, top1 or top1_max.
+        temperature: scores are divided by it in training; the paper has 1.
+        score_penalty: lambda of bpr_max.
         item_width: width of both layers of the item tower, and so of the vectors.
         user_width: width of the two hidden layers of the user tower.
         feature_dropout: share of the features set to zero in training, in steps of 1/256; the paper
             has 0.
-        temperature: the training logit is divided by it; the paper has 1. Scores are not.
         whiten: the towers see this many principal components of the features, each of variance
             one, instead of all features z-scored; 0, as in the paper, is the latter.
     """
@@ -59,17 +61,16 @@ class CuratorNetConfig:
     user_width: int = 300
     # Measured on three data sets (docs/decisions.md). SELU towers of 200 begin with logits of some
     # 14 = sqrt(200), and a softmax that is sure of itself from the start learns by heart.
-    feature_dropout: float = 0.5
     temperature: float = 30.0
+    feature_dropout: float = 0.5
     whiten: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.feature_dropout < 1:
             raise InputError(
                 f"Found --model.feature_dropout {self.feature_dropout}; expected 0 to below 1."
             )
-        if not self.temperature > 0:
-            raise InputError(f"Found --model.temperature {self.temperature}; expected above 0.")
         if self.whiten < 0:
             raise InputError(f"Found --model.whiten {self.whiten}; expected 0 or more.")
 
@@ -79,12 +80,13 @@ class CuratorNet(nn.Module):
 
     Config = CuratorNetConfig
     needs = Needs(features=True)
+    suggests: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: CuratorNetConfig, sizes: Sizes) -> None:
         super().__init__()
         d, hidden = config.item_width, config.user_width
-        self._temperature = config.temperature
+        self._config = config
         self._dropout = ByteDropout(config.feature_dropout)
         seen = config.whiten or sizes.feature_dim
         if seen > sizes.feature_dim:
@@ -119,7 +121,7 @@ class CuratorNet(nn.Module):
         """The mean loss of B examples; the item tower runs once per distinct item."""
         item_Md = self.encode_items(batch.feature_MD)
         user_Bd = self.encode_users(item_Md, batch.profiles)
-        return ranking_loss(user_Bd, item_Md, batch, self._temperature)
+        return ranking_loss(user_Bd, item_Md, batch, self._config)
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, d) float32."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ class Popularity(nn.Module):
 
     Config = PopularityConfig
     needs = Needs(cold_items=False)
+    suggests: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["nothing"] = "nothing"
     count_I: Tensor
 

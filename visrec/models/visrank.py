@@ -8,7 +8,7 @@ part outweighs what tells pictures apart: test AUC .75 instead of .85 (mean) on 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy.typing as npt
 import torch
@@ -50,6 +50,7 @@ class VisRank(nn.Module):
 
     Config = VisRankConfig
     needs = Needs(features=True)
+    suggests: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["nothing"] = "nothing"
 
     def __init__(self, config: VisRankConfig, sizes: Sizes) -> None:

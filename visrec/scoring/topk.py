@@ -2,7 +2,8 @@
 
 Dot products go to the compiled kernel where there is one (`visrec.scoring.native`), else candidates
 are found in float32 and scored again in float64: a score is the rounded float64 product either way,
-on any machine and for any batch. Other scorers are asked for tiles.
+on any machine and for any batch. Other scorers are asked for tiles, and one that is too slow for
+that for the scores of what its proposer finds best.
 
 Users are scored in blocks of `USER_ROWS` and items in tiles of `ITEM_COLUMNS`, padded to exactly
 that: a matrix product may add up in another order for another shape, and then results would change
@@ -12,7 +13,7 @@ with the batch size or the number of workers. Ties go to the lower row, which is
 from collections.abc import Iterator
 from ctypes import CDLL
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from visrec.errors import VisrecError
-from visrec.models.contract import Bags, DotScorer, Scorer
+from visrec.models.contract import Bags, DotScorer, ReRankScorer, Scorer
 from visrec.ragged import Ragged
 from visrec.scoring.candidates import by_candidates, closed, leave_out, sorted_by_item
 from visrec.scoring.native import PackedItems, library, nearest
@@ -108,6 +109,9 @@ class TopK:
     def __init__(self, scorer: Scorer, available_N: npt.NDArray[np.bool_] | None, k: int) -> None:
         self._scorer, self._available_N, self._k = scorer, available_N, k
         self._packed: PackedItems | None = None
+        self._proposed: TopK | None = None
+        if isinstance(scorer, ReRankScorer):
+            self._proposed = TopK(scorer.proposer, available_N, max(k, scorer.candidates))
         if isinstance(scorer, DotScorer):
             _require_numbers(scorer.vectors_Nd, "item")
             if kernel := kernel_for(scorer):
@@ -125,6 +129,8 @@ class TopK:
         Raises:
             VisrecError: a user's vector is no numbers.
         """
+        if self._proposed:
+            return self._reranked(self._proposed(profiles, user_B, excluded), profiles, user_B)
         if not isinstance(self._scorer, DotScorer):
             return self._by_tiles(profiles, user_B, excluded, self._k)
         user_Bd = user_vectors(self._scorer, profiles, user_B)
@@ -134,6 +140,26 @@ class TopK:
             return Best(*self._packed.top_k(user_Bd.numpy(), excluded, self._k, threads))
         vectors_Nd = self._scorer.vectors_Nd
         return Best(*by_candidates(vectors_Nd, user_Bd, excluded, self._available_N, self._k))
+
+    def _reranked(self, best: Best, profiles: Ragged, user_B: npt.NDArray[np.int64]) -> Best:
+        """The k best of candidates by the scorer's own scores, ties to the lower row."""
+        scorer, row_BC = cast(ReRankScorer, self._scorer), np.sort(best.row_BK, axis=1)
+        rows = np.full((len(user_B), self._k), -1, np.int64)
+        scores = np.full((len(user_B), self._k), -np.inf, np.float32)
+        for block, state in user_blocks(scorer, profiles, user_B):
+            # One shape always, so that no score depends on who is scored together.
+            candidate_BC = torch.zeros(USER_ROWS, row_BC.shape[1], dtype=torch.int64)
+            candidate_BC[: block.stop - block.start] = torch.from_numpy(row_BC[block])
+            score_BC = scorer.pairs(state, candidate_BC.clamp(min=0).to(scorer.device)).cpu()
+            _require_numbers(score_BC, "candidate")
+            score_BC = score_BC.masked_fill(candidate_BC < 0, -torch.inf)[
+                : block.stop - block.start
+            ]
+            score, place = _best(score_BC, self._k)
+            found = candidate_BC[: len(place)].gather(1, place)
+            rows[block, : found.shape[1]] = found.numpy()
+            scores[block, : found.shape[1]] = score.numpy()
+        return Best(rows, scores)
 
     def _by_tiles(
         self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int

@@ -1,5 +1,6 @@
 """What a step trains on: one source of batches for each kind that a model can train on."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -8,9 +9,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from visrec.errors import InputError
+from visrec.interactions.guidelines import OF_NOBODY
 from visrec.interactions.triples import SamplingConfig, Triples, TripleSampler
-from visrec.models.contract import Bags, Candidates, TripleBatch
-from visrec.training.candidates import CandidateSampler, Drawn, taken_mask
+from visrec.models.contract import Bags, Candidates, Needs, RatingBatch, TripleBatch, UserBatch
+from visrec.ragged import Ragged
+from visrec.training.candidates import CandidateSampler, Drawn, InBatch, taken_mask
 from visrec.training.data import TrainingData
 
 
@@ -29,16 +33,29 @@ class BatchSource(Protocol):
 
 
 class TripleSource:
-    """Batches of triples, or of positives and candidates; see `visrec.interactions.triples`."""
+    """Batches of triples, or of positives and candidates; see `visrec.interactions.triples`.
 
-    def __init__(self, data: TrainingData, sampling: SamplingConfig, seed: int) -> None:
-        self._data, self._epoch = data, 0
+    Raises:
+        InputError: a guideline draws profiles that are nobody's, for a model that needs users.
+    """
+
+    def __init__(
+        self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
+    ) -> None:
+        nobody = sorted(set(sampling.drawn_by) & OF_NOBODY)
+        if nobody and not needs.cold_users:
+            raise InputError(
+                f"Found {nobody[0]} in --sampling.guidelines, which draws profiles that are "
+                "nobody's, and the model has a vector for each user; expected other guidelines, or "
+                "another --model.name."
+            )
+        self._data, self._needs, self._epoch, self._config = data, needs, 0, sampling
         self._sampler = TripleSampler(data.facts, sampling, seed)
-        self._candidates = (
-            CandidateSampler(data.train, len(data.item_ids), sampling, seed)
-            if sampling.negatives == "catalogue"
-            else None
-        )
+        self._candidates: CandidateSampler | InBatch | None = None
+        if sampling.negatives == "catalogue":
+            self._candidates = CandidateSampler(data.train, len(data.item_ids), sampling, seed)
+        elif sampling.negatives == "in_batch":
+            self._candidates = InBatch(data.train, len(data.item_ids))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -52,24 +69,123 @@ class TripleSource:
         self, step: int, size: int, rank: int, workers: int, device: torch.device
     ) -> TripleBatch:
         triples = self._sampler.step(step, size, rank, workers)
-        drawn = self._candidates.step((self._epoch, step)) if self._candidates else None
-        return make_batch(triples, drawn, self._data, device)
+        drawn: Drawn | None = None
+        if isinstance(self._candidates, InBatch):
+            drawn = self._candidates.of(self._sampler.positives(step, size, rank, workers))
+        elif self._candidates:
+            drawn = self._candidates.step((self._epoch, step))
+        return make_batch(triples, drawn, self._data, self._needs, device)
 
 
-SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int], BatchSource]] = {
+class DrawnTripleSource(TripleSource):
+    """Triples for a model that scores every pair on its own, and so has no candidates in common."""
+
+    def __init__(
+        self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
+    ) -> None:
+        self._asked = sampling.negatives
+        super().__init__(data, drawn_alone(sampling), seed, needs)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        if self._config.negatives == self._asked:
+            return self._sampler.notes
+        note = f"--sampling.negatives {self._asked} is drawn: the model scores pairs one by one"
+        return (note, *self._sampler.notes)
+
+
+def drawn_alone(sampling: SamplingConfig) -> SamplingConfig:
+    """The same with negatives of each triple's own."""
+    if sampling.negatives in ("drawn", "hard"):
+        return sampling
+    return dataclasses.replace(sampling, negatives="drawn")
+
+
+class UserSource:
+    """Users with all of their training items, every user once before any comes again."""
+
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
+    ) -> None:
+        del sampling, needs
+        self._train, self._seed = data.train, seed
+        self._user_T = np.flatnonzero(data.train.lengths > 0)
+        self._order_E = self._user_T
+
+    def start_epoch(self, epoch: int, examples: int) -> None:
+        random = np.random.default_rng((self._seed, epoch))
+        rounds = -(-examples // len(self._user_T))
+        orders = [random.permutation(self._user_T) for _ in range(rounds)]
+        self._order_E = np.concatenate(orders)[:examples]
+
+    def batch(
+        self, step: int, size: int, rank: int, workers: int, device: torch.device
+    ) -> UserBatch:
+        share = size // workers
+        first = step * size + rank * share
+        items = self._train.take(self._order_E[first : first + share])
+        return UserBatch(Bags.of(items, device), rank * share, size)
+
+
+class RatingSource:
+    """Training items with what the user thought of them, each beside one the user did not take.
+
+    Where nobody rated anything, what was taken counts 1.
+    """
+
+    def __init__(
+        self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
+    ) -> None:
+        del needs
+        alone = dataclasses.replace(sampling, guidelines={"random": 1.0}, negatives="drawn")
+        self._sampler = TripleSampler(data.facts, alone, seed)
+        self._items = len(data.item_ids)
+        key_R = self._key(data.train.owners, data.train.values)
+        order = np.argsort(key_R)
+        self._key_R = key_R[order]
+        rating_R = np.ones(len(key_R), np.float32) if data.rating_R is None else data.rating_R
+        self._rating_R = rating_R[order]
+        self.notes = () if data.rating_R is not None else ("no ratings: what was taken counts 1",)
+
+    def _key(self, user_B: npt.NDArray[Any], item_B: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        return np.asarray(user_B.astype(np.int64) * self._items + item_B)
+
+    def start_epoch(self, epoch: int, examples: int) -> None:
+        self._sampler.start_epoch(epoch, examples)
+
+    def batch(
+        self, step: int, size: int, rank: int, workers: int, device: torch.device
+    ) -> RatingBatch:
+        triples = self._sampler.step(step, size, rank, workers)
+        place_B = np.searchsorted(self._key_R, self._key(triples.user_B, triples.positive_B))
+        return RatingBatch(
+            user_B=_tensor(triples.user_B, device),
+            item_B=_tensor(triples.positive_B, device),
+            rating_B=_tensor(self._rating_R[place_B], device),
+            other_B=_tensor(triples.negative_BK[:, 0], device),
+        )
+
+
+SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int, Needs], BatchSource]] = {
     "triples": TripleSource,
+    "drawn_triples": DrawnTripleSource,
+    "users": UserSource,
+    "ratings": RatingSource,
 }
 
 
 def make_batch(
-    triples: Triples, drawn: Drawn | None, data: TrainingData, device: torch.device
+    triples: Triples, drawn: Drawn | None, data: TrainingData, needs: Needs, device: torch.device
 ) -> TripleBatch:
-    """Triples over their distinct items, with features, on the device.
+    """Triples over their distinct items, with what the model needs of them, on the device.
 
     Args:
         triples: the examples.
         drawn: the candidates of the step, or None where the triples have negatives of their own.
-        data: features, and what each user took.
+        data: features, categories, and what each user took.
+        needs: which of these the model asks for.
         device: where the batch goes.
     """
     parts = [triples.profiles.values, triples.positive_B, triples.negative_BK.reshape(-1)]
@@ -80,22 +196,30 @@ def make_batch(
     place_N[item_V] = 1
     item_M = np.flatnonzero(place_N)  # a pass over the catalogue takes less than a sort of V
     place_N[item_M] = np.arange(len(item_M))
-
-    def tensor(array: npt.NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
+    feature_ND = data.feature_ND if needs.features else data.feature_ND[:, :0]
+    category_N = data.category_N
+    category_M = np.full(len(item_M), -1) if category_N is None else category_N[item_M]
     return TripleBatch(
-        item_M=tensor(item_M),
-        feature_MD=tensor(data.feature_ND[item_M]).float(),
-        user_B=tensor(triples.user_B),
-        profiles=Bags(tensor(place_N[triples.profiles.values]), tensor(triples.profiles.offsets)),
-        positive_B=tensor(place_N[triples.positive_B]),
-        negative_BK=tensor(place_N[triples.negative_BK]),
+        item_M=_tensor(item_M, device),
+        feature_MD=_tensor(feature_ND[item_M], device).float(),
+        category_M=_tensor(category_M, device),
+        user_B=_tensor(triples.user_B, device),
+        profiles=Bags.of(
+            Ragged(place_N[triples.profiles.values], triples.profiles.offsets), device
+        ),
+        positive_B=_tensor(place_N[triples.positive_B], device),
+        negative_BK=_tensor(place_N[triples.negative_BK], device),
         candidates=Candidates(
-            place_C=tensor(place_N[drawn.item_C]),
-            taken_BC=tensor(taken_mask(triples, data.train, drawn)),
-            log_q_C=tensor(drawn.log_q_N[drawn.item_C]),
+            place_C=_tensor(place_N[drawn.item_C], device),
+            taken_BC=_tensor(
+                taken_mask(triples, data.train, drawn.item_C, len(data.item_ids)), device
+            ),
+            log_q_C=_tensor(drawn.log_q_C, device),
         )
         if drawn
         else None,
     )
+
+
+def _tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -1,9 +1,9 @@
 """Candidates: the items that stand against all positives of a step.
 
-All of the catalogue where it fits; otherwise as many as are asked for, drawn with replacement in
-proportion to (training count + 1) to a power, each kept once. Then Q, the chance that a step has
-item i, is 1 - (1 - p_i)^draws, and the loss takes log Q off each score, so that an item that is
-drawn more often is not pushed down more.
+Either the step's own positives, or of the catalogue: all of it where it fits; otherwise as many as
+are asked for, drawn with replacement in proportion to (training count + 1) to a power, each kept
+once. Then Q, the chance that a step has item i, is 1 - (1 - p_i)^draws, and the softmax takes log Q
+off each score, so that an item that is drawn more often is not pushed down more.
 
 Items that nobody took in training are left out unless asked for: a softmax can only push them down,
 and where items are one of a kind they are the very ones to recommend.
@@ -27,12 +27,39 @@ class Drawn:
 
     Args:
         item_C: (C,) sorted items.
-        log_q_N: (N,) float32, the logarithm of each item's chance to be among them; 0 where all
+        log_q_C: (C,) float32, the logarithm of each one's chance to be among them; 0 where all
             are.
     """
 
     item_C: npt.NDArray[np.int64]
-    log_q_N: npt.NDArray[np.float32]
+    log_q_C: npt.NDArray[np.float32]
+
+
+class InBatch:
+    """The positives of a step as its candidates.
+
+    A positive is drawn in proportion to its training count, as the guideline random draws it; what
+    nobody took, which other guidelines draw, counts as taken once.
+
+    Args:
+        train: U lists of training items.
+        num_items: N.
+    """
+
+    def __init__(self, train: Ragged, num_items: int) -> None:
+        count_N = np.maximum(np.bincount(train.values, minlength=num_items), 1)
+        self._chance_N = count_N / max(1, len(train.values))
+
+    def of(self, positive_P: npt.NDArray[np.int64]) -> Drawn:
+        """The candidates of a step from its (P,) positives, all workers together."""
+        item_C = np.unique(positive_P)
+        return Drawn(item_C, _log_q(self._chance_N[item_C], len(positive_P)))
+
+
+def _log_q(chance_X: npt.NDArray[np.float64], draws: int) -> npt.NDArray[np.float32]:
+    """(X,) logarithm of the chance to be among so many draws: 1 - (1 - p)^draws."""
+    chance_X = np.minimum(chance_X, 1 - 1e-12)
+    return np.asarray(np.log(-np.expm1(draws * np.log1p(-chance_X))), np.float32)
 
 
 class CandidateSampler:
@@ -50,13 +77,13 @@ class CandidateSampler:
         eligible_N = np.ones(num_items, bool) if config.unseen_candidates else count_N > 0
         self._from_F = np.flatnonzero(eligible_N)
         self._seed, self._draws = seed, config.candidates
-        self._log_q_N = np.zeros(num_items, np.float32)
+        self._log_q_F = np.zeros(len(self._from_F), np.float32)
         self._whole = len(self._from_F) <= config.candidates
         weight_F = (count_N[self._from_F] + 1.0) ** config.popularity
         chance_F = weight_F / weight_F.sum()
         self._upto_F = np.cumsum(chance_F)
         if not self._whole:
-            self._log_q_N[self._from_F] = np.log(-np.expm1(self._draws * np.log1p(-chance_F)))
+            self._log_q_F = _log_q(chance_F, self._draws)
 
     def step(self, key: Sequence[int]) -> Drawn:
         """The candidates of a step, the same for every worker.
@@ -65,24 +92,25 @@ class CandidateSampler:
             key: epoch and step.
         """
         if self._whole:
-            return Drawn(self._from_F, self._log_q_N)
+            return Drawn(self._from_F, self._log_q_F)
         random = np.random.default_rng((self._seed, *key, _CANDIDATES))
         place = np.searchsorted(self._upto_F, random.random(self._draws), side="right")
-        return Drawn(
-            self._from_F[np.unique(np.minimum(place, len(self._from_F) - 1))], self._log_q_N
-        )
+        place_C = np.unique(np.minimum(place, len(self._from_F) - 1))
+        return Drawn(self._from_F[place_C], self._log_q_F[place_C])
 
 
-def taken_mask(triples: Triples, train: Ragged, drawn: Drawn) -> npt.NDArray[np.bool_]:
+def taken_mask(
+    triples: Triples, train: Ragged, item_C: npt.NDArray[np.int64], num_items: int
+) -> npt.NDArray[np.bool_]:
     """(B, C) the candidates that are no negatives of an example.
 
     These are its positive, and what its user took in training; of a profile that is nobody's, what
     is in it.
     """
     theirs, nobody_B = train.take(np.maximum(triples.user_B, 0)), triples.user_B < 0
-    mask_BC = np.zeros((len(nobody_B), len(drawn.item_C)), bool)
-    column_N = np.full(len(drawn.log_q_N), -1)
-    column_N[drawn.item_C] = np.arange(len(drawn.item_C))
+    mask_BC = np.zeros((len(nobody_B), len(item_C)), bool)
+    column_N = np.full(num_items, -1)
+    column_N[item_C] = np.arange(len(item_C))
 
     def mark(owner_V: npt.NDArray[np.int64], item_V: npt.NDArray[np.int64]) -> None:
         column_V = column_N[item_V]

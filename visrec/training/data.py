@@ -12,10 +12,10 @@ import pyarrow as pa
 from visrec.features.table import load_features, read_manifest
 from visrec.interactions.clusters import ClusterConfig, Clusters, load_clusters
 from visrec.interactions.facts import Facts
-from visrec.interactions.log import build_log
+from visrec.interactions.log import Log, build_log
 from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
 from visrec.interactions.triples import SamplingConfig
-from visrec.models.contract import Catalogue, Sizes
+from visrec.models.contract import Catalogue, Needs, Sizes
 from visrec.ragged import Ragged
 from visrec.sources.interactions import InteractionsConfig, read_interactions
 from visrec.sources.items import artist_codes, category_codes, category_names, read_items
@@ -41,6 +41,9 @@ class TrainingData:
         category_N: (N,) codes into `categories`, -1 for none.
         categories: names, sorted; empty where the model does not ask for them.
         clusters: what looks alike; None where the guidelines do not ask for it.
+        rating_R: (R,) what the user thought of each training item; None where nothing is rated, or
+            the model does not ask.
+        validation_rating_V: (V,) the same of each held-out item.
         artist_N: (N,) codes of the artists, -1 for none; None where no item has one, or the
             guidelines do not ask.
     """
@@ -59,6 +62,8 @@ class TrainingData:
     categories: tuple[str, ...] = ()
     clusters: Clusters | None = None
     artist_N: npt.NDArray[np.int64] | None = None
+    rating_R: npt.NDArray[np.float32] | None = None
+    validation_rating_V: npt.NDArray[np.float32] | None = None
 
     @property
     def facts(self) -> Facts:
@@ -73,12 +78,17 @@ class TrainingData:
         order = np.argsort(owner_R, kind="stable")
         item_R = np.concatenate([self.train.values, held.targets.values])[order]
         basket_R = np.concatenate([self.basket_R, self.validation_basket_V])[order]
+        rating_R = self.rating_R
+        if rating_R is not None and self.validation_rating_V is not None:
+            rating_R = np.concatenate([rating_R, self.validation_rating_V])[order]
         return dataclasses.replace(
             self,
             train=Ragged.group(owner_R[order], item_R, len(self.train)),
             basket_R=basket_R,
             validation=held.take(np.zeros(0, np.int64)),
             validation_basket_V=basket_R[:0],
+            rating_R=rating_R,
+            validation_rating_V=None,
         )
 
     @property
@@ -99,7 +109,7 @@ def load_training_data(
     uri: str,
     held: SplitConfig,
     items_uri: str | None,
-    categories: bool,
+    needs: Needs,
     sampling: SamplingConfig | None,
 ) -> TrainingData:
     """Reads features and interactions and splits them; the test basket stays out.
@@ -110,7 +120,7 @@ def load_training_data(
         uri: where they are.
         held: what is held out.
         items_uri: the items table, where the model or the guidelines ask for what it tells.
-        categories: whether the model asks for them.
+        needs: what the model asks for.
         sampling: whose guidelines may ask for clusters and artists; None does not.
 
     Raises:
@@ -121,7 +131,8 @@ def load_training_data(
     log = build_log(read_interactions(interactions, uri), item_ids)
     part_R, basket_R = split(log, held), log.basket_R()
     items = read_items(items_uri, item_ids)
-    names = category_names(items.category_N) if categories else ()
+    names = category_names(items.category_N) if needs.categories else ()
+    rating_R = _ratings(log, part_R == Part.TRAIN) if needs.ratings else None
     clusters = None
     if sampling and sampling.needs_clusters:
         clusters = load_clusters(features, ClusterConfig(), feature_ND)
@@ -139,6 +150,8 @@ def load_training_data(
         category_N=category_codes(items.category_N, names),
         categories=names,
         clusters=clusters,
+        rating_R=None if rating_R is None else rating_R[part_R == Part.TRAIN],
+        validation_rating_V=None if rating_R is None else rating_R[part_R == Part.VALIDATION],
         artist_N=artist_codes(items.artist_N) if sampling and sampling.by_artist else None,
         made_from={
             "features": {"digest": manifest.digest, **manifest.identity.__dict__},
@@ -151,3 +164,10 @@ def load_training_data(
             "split": held.__dict__,
         },
     )
+
+
+def _ratings(log: Log, train_R: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32] | None:
+    """(R,) each row's rating; where it has none, the mean rating of the training rows."""
+    if log.rating_R is None or np.isnan(log.rating_R[train_R]).all():
+        return None
+    return np.where(np.isnan(log.rating_R), np.nanmean(log.rating_R[train_R]), log.rating_R)

@@ -5,7 +5,6 @@ of a step, gradients are averaged, and the validation AUC is that of all workers
 schedule and the early stop are the same everywhere.
 """
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from visrec.interactions.triples import SamplingConfig
 from visrec.models.contract import Catalogue
 from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
+from visrec.training.optimizer import Average, RowAdam
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,8 @@ class TrainConfig:
         triples_per_epoch: drawn anew each epoch.
         batch_size: triples a step, all workers together.
         learning_rate: of Adam, at the start.
-        weight_decay: times the parameters, added to the gradient of the batch's summed loss.
+        weight_decay: times the parameters, added to the gradient of the batch's summed loss; of a
+            table with a row for each user or item, those rows that the batch has.
         warmup_steps: the learning rate rises linearly over this many steps at the start.
         averaging: what is validated and kept is the running average of the weights, to which each
             step adds 1 - averaging of its own; 0 keeps the last step's alone.
@@ -140,10 +141,9 @@ class Trainer:
     ) -> None:
         self.model, self.data, self.config, self.place = model, data, config, place
         self.wrap = wrap
-        # What is judged and kept: the averaged weights, or the model itself.
-        self.judged = copy.deepcopy(model) if config.averaging else model
+        self.average = Average(model, config.averaging)
         self.wrapped = wrap(model)
-        self.optimizer = torch.optim.Adam(
+        self.optimizer = RowAdam(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
         self.scheduler = ReduceLROnPlateau(
@@ -154,7 +154,7 @@ class Trainer:
             threshold=_THRESHOLD,
             threshold_mode="abs",
         )
-        self.source = SOURCES[model.trains_on](data, sampling, config.seed)
+        self.source = SOURCES[model.trains_on](data, sampling, config.seed, model.needs)
         self.validation = _some(data.validation, config.validation_users, config.seed)
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
@@ -197,6 +197,11 @@ class Trainer:
         self.progress.epoch = epoch + 1
 
     @property
+    def judged(self) -> Any:
+        """What is judged and kept: the averaged weights, or the model itself."""
+        return self.average.judged
+
+    @property
     def sound(self) -> bool:
         """Whether the weights that are judged are numbers."""
         return all(bool(weight.isfinite().all()) for weight in self.judged.parameters())
@@ -223,9 +228,11 @@ class Trainer:
             self._warm_up(epoch * self._steps + step)
             # Workers' gradients are averaged: of means over equal shares, the mean over the batch.
             (loss * self.config.batch_size).backward()
+            self.average.before()
             self.optimizer.step()
-            self._average(epoch * self._steps + step)
+            self.average.after(epoch * self._steps + step)
             losses += loss.detach()
+        self.average.settle()
         return float(_mean_over_workers(losses / self._steps, self.place))
 
     def _warm_up(self, steps: int) -> None:
@@ -236,15 +243,6 @@ class Trainer:
     def _set_learning_rate(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-
-    @torch.no_grad()
-    def _average(self, steps: int) -> None:
-        """Moves the averaged weights towards the model's, faster while there are few steps."""
-        if self.config.averaging:
-            keep = min(self.config.averaging, (steps + 1) / (steps + 10))
-            averaged = self.judged.parameters()
-            for mean, now in zip(averaged, self.model.parameters(), strict=True):
-                mean.lerp_(now, 1 - keep)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(

@@ -1,0 +1,82 @@
+"""BPR-MF (Rendle et al. 2009, arXiv 1205.2618): a vector for each user and item, an item bias.
+
+    x_ui = b_i + p_u . q_i
+
+with a ranking loss over it; the paper's is bpr. Users and items that training has not seen have no
+vector, so users fall back to the popular items, and items are not recommended.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from visrec.models.contract import (
+    Arrays,
+    Bags,
+    Catalogue,
+    DotScorer,
+    Needs,
+    Sizes,
+    TripleBatch,
+    known_rows,
+    shared,
+)
+from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.tables import table, with_one
+from visrec.ragged import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class BprMfConfig(RankingConfig):
+    """The size of the vectors.
+
+    Attributes:
+        loss: softmax, bpr (the paper's), bpr_max, top1 or top1_max.
+        temperature: scores are divided by it in training; the paper has 1.
+        score_penalty: lambda of bpr_max.
+        width: of the vectors of users and items.
+    """
+
+    width: int = 64
+
+
+class BprMf(nn.Module):
+    """See the module's docstring."""
+
+    Config = BprMfConfig
+    needs = Needs(cold_items=False, cold_users=False)
+    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 5e-3}
+    trains_on: Literal["triples"] = "triples"
+
+    def __init__(self, config: BprMfConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self._config = config
+        self.users = table(sizes.users, config.width)
+        self.items = table(sizes.items, config.width)
+        self.item_bias = table(sizes.items, 1, spread=0.0)
+
+    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+        """There is nothing to take."""
+
+    def forward(self, batch: TripleBatch) -> Tensor:
+        """The mean loss of B examples."""
+        item_Md = torch.cat([self.items(batch.item_M), self.item_bias(batch.item_M)], dim=1)
+        return ranking_loss(with_one(self.users(batch.user_B)), item_Md, batch, self._config)
+
+    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+        """`vectors`: (N, width + 1) float32, the bias last; zeros for unseen items."""
+        item_Id = torch.cat([self.items.weight, self.item_bias.weight], dim=1).detach().cpu()
+        return {"vectors": known_rows(item_Id, catalogue.trained_N).numpy()}
+
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+        vectors_Nd = shared(arrays["vectors"]).to(self.users.weight.device)
+
+        def users(profiles: Bags, user_B: Tensor) -> Tensor:
+            del profiles
+            return with_one(known_rows(self.users.weight, user_B))
+
+        return DotScorer(vectors_Nd, users, vectors_Nd[:, :-1])

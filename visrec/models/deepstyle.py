@@ -1,0 +1,101 @@
+"""DeepStyle (Liu, Wu & Wang 2017, SIGIR, equation 3): style is what appearance is less its category.
+
+    x_ui = p_u . (E z_i - l_cat(i) + q_i)
+
+with p_u of each user, q_i of each item, l of each category, E (D -> width) of all; z_i the z-scored
+feature. A new item has q of zero, and one of no known category l of zero. New users have no vector
+and fall back to the popular items.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from visrec.models.contract import (
+    Arrays,
+    Bags,
+    Catalogue,
+    DotScorer,
+    Needs,
+    Sizes,
+    TripleBatch,
+    in_blocks,
+    known_rows,
+    shared,
+)
+from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.statistics import FeatureScale
+from visrec.models.tables import table
+from visrec.ragged import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepStyleConfig(RankingConfig):
+    """The size of the vectors.
+
+    Attributes:
+        loss: softmax, bpr (the paper's), bpr_max, top1 or top1_max.
+        temperature: scores are divided by it in training; the paper has 1.
+        score_penalty: lambda of bpr_max.
+        width: of the vectors of users, items, categories and appearance.
+    """
+
+    width: int = 64
+
+
+class DeepStyle(nn.Module):
+    """See the module's docstring."""
+
+    Config = DeepStyleConfig
+    needs = Needs(features=True, categories=True, cold_users=False)
+    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-3}
+    trains_on: Literal["triples"] = "triples"
+
+    def __init__(self, config: DeepStyleConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self._config = config
+        self.feature_scale = FeatureScale(sizes.feature_dim)
+        self.users = table(sizes.users, config.width)
+        self.items = table(sizes.items, config.width)
+        # At least one row: an embedding of none cannot be looked up in.
+        self.categories = table(max(1, sizes.categories), config.width)
+        self.visual = nn.Linear(sizes.feature_dim, config.width, bias=False)
+        nn.init.xavier_uniform_(self.visual.weight)
+
+    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+        """Takes mean and scale of the features."""
+        del train
+        self.feature_scale.fit(catalogue.feature_ND)
+
+    def forward(self, batch: TripleBatch) -> Tensor:
+        """The mean loss of B examples."""
+        code_M = batch.category_M
+        category_Md = self.categories(code_M.clamp(min=0)) * (code_M >= 0)[:, None]
+        item_Md = self._appearance(batch.feature_MD) - category_Md + self.items(batch.item_M)
+        return ranking_loss(self.users(batch.user_B), item_Md, batch, self._config)
+
+    def _appearance(self, feature_MD: Tensor) -> Tensor:
+        appearance_Md: Tensor = self.visual(self.feature_scale(feature_MD))
+        return appearance_Md
+
+    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+        """`vectors`: (N, width) float32."""
+        vectors_Nd = in_blocks(catalogue.feature_ND, self._appearance, self.users.weight.device)
+        vectors_Nd += known_rows(self.items.weight.detach().cpu(), catalogue.trained_N).numpy()
+        none_N = np.full(len(catalogue), -1)
+        code_N = none_N if catalogue.category_N is None else catalogue.category_N
+        vectors_Nd -= known_rows(self.categories.weight.detach().cpu(), code_N).numpy()
+        return {"vectors": vectors_Nd}
+
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+        vectors_Nd = shared(arrays["vectors"]).to(self.users.weight.device)
+
+        def users(profiles: Bags, user_B: Tensor) -> Tensor:
+            del profiles
+            return known_rows(self.users.weight, user_B)
+
+        return DotScorer(vectors_Nd, users, vectors_Nd)

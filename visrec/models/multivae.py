@@ -1,0 +1,147 @@
+"""MultiVAE (Liang et al. 2018, arXiv 1802.05814): a variational autoencoder of a user's row.
+
+With x the row of zeros and ones of what a user took:
+
+    h = tanh(W1 dropout(x / |x|) + b1)                     N -> 600
+    m, log s^2 = W2 h + b2                                 600 -> 2 x 200
+    z = m + s e, e normal, in training; z = m in scoring
+    logits = W4 tanh(W3 z + b3) + b4                       200 -> 600 -> N
+
+and the loss -sum over i taken of log softmax(logits)_i + beta KL(N(m, s^2) | N(0, 1)), where beta
+rises linearly from 0 to `kl_weight` over `kl_steps` (section 2.2.2). Rows are lists of items: no row
+of N numbers is ever read. New users are scored by their profile; new items are not recommended.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from visrec.errors import InputError
+from visrec.models.contract import (
+    Arrays,
+    Bags,
+    Catalogue,
+    DotScorer,
+    Needs,
+    Sizes,
+    UserBatch,
+    known_rows,
+    shared,
+)
+from visrec.models.tables import with_one
+from visrec.ragged import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiVaeConfig:
+    """Widths of the layers, the paper's by default.
+
+    Attributes:
+        width: of the latent z.
+        hidden: of the layers between z and the row.
+        dropout: share of a row's items left out of the encoder's input in training.
+        kl_weight: beta at its highest.
+        kl_steps: of training until it is.
+    """
+
+    width: int = 200
+    hidden: int = 600
+    dropout: float = 0.5
+    kl_weight: float = 0.2
+    kl_steps: int = 1000
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"Found --model.dropout {self.dropout}; expected 0 to below 1.")
+        if self.kl_steps < 1:
+            raise InputError(f"Found --model.kl_steps {self.kl_steps}; expected at least 1.")
+
+
+class MultiVae(nn.Module):
+    """See the module's docstring."""
+
+    Config = MultiVaeConfig
+    needs = Needs(cold_items=False)
+    suggests: ClassVar[Mapping[str, Any]] = {}
+    trains_on: Literal["users"] = "users"
+    steps: Tensor
+
+    def __init__(self, config: MultiVaeConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self._config = config
+        self.encoder = nn.Parameter(torch.empty(sizes.items, config.hidden))  # W1 transposed
+        self.encoder_bias = nn.Parameter(torch.zeros(config.hidden))
+        self.latent = nn.Linear(config.hidden, 2 * config.width)
+        self.hidden = nn.Linear(config.width, config.hidden)
+        self.decoder = nn.Linear(config.hidden, sizes.items)
+        for weight in (self.encoder, *(m.weight for m in self.children())):
+            nn.init.xavier_uniform_(weight)  # type: ignore[arg-type]
+        for bias in (self.latent.bias, self.hidden.bias, self.decoder.bias):
+            nn.init.zeros_(bias)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+        """There is nothing to take."""
+
+    def forward(self, batch: UserBatch) -> Tensor:
+        """The mean loss of B users."""
+        config, items = self._config, batch.items
+        mean_Bz, log_variance_Bz = self._encode(self.encoder, items).chunk(2, dim=1)
+        # Drawn for all users of the step, so that one worker and two draw the same.
+        noise = torch.randn(batch.total, config.width, device=mean_Bz.device)
+        noise_Bz = noise[batch.first : batch.first + len(items)]
+        logit_BN = self._decode(mean_Bz + noise_Bz * torch.exp(log_variance_Bz / 2))
+        owner_V = torch.repeat_interleave(
+            torch.arange(len(items), device=mean_Bz.device), items.lengths
+        )
+        taken = logit_BN[owner_V, items.values].sum()
+        every = (items.lengths * torch.logsumexp(logit_BN, dim=1)).sum()
+        kl = (mean_Bz**2 + log_variance_Bz.exp() - 1 - log_variance_Bz).sum() / 2
+        if self.training:
+            self.steps += 1
+        beta = config.kl_weight * (self.steps / config.kl_steps).clamp(max=1)
+        return (every - taken + beta * kl) / len(items)
+
+    def _encode(self, encoder_Nh: Tensor, items: Bags) -> Tensor:
+        """(B, 2 width) mean and log variance from lists of rows of the encoder's first weights."""
+        share = self._config.dropout if self.training else 0.0
+        value_V = 1 / items.lengths.clamp(min=1).sqrt().repeat_interleave(items.lengths)
+        hidden_Bh = functional.embedding_bag(
+            items.values,
+            encoder_Nh,
+            items.offsets,
+            mode="sum",
+            include_last_offset=True,
+            per_sample_weights=functional.dropout(value_V, share, training=share > 0),
+        )
+        latent_Bz: Tensor = self.latent(torch.tanh(hidden_Bh + self.encoder_bias))
+        return latent_Bz
+
+    def _decode(self, latent_Bz: Tensor) -> Tensor:
+        logit_BN: Tensor = self.decoder(torch.tanh(self.hidden(latent_Bz)))
+        return logit_BN
+
+    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+        """`taken`: (N, hidden) of the encoder; `vectors`: (N, hidden + 1) of the decoder, its bias
+        last; float32, zeros for unseen items."""
+        decoder_Ih = torch.cat([self.decoder.weight, self.decoder.bias[:, None]], dim=1)
+        return {
+            name: known_rows(weight.detach().cpu(), catalogue.trained_N).numpy()
+            for name, weight in (("taken", self.encoder), ("vectors", decoder_Ih))
+        }
+
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+        device = self.encoder.device
+        taken_Nh, vectors_Nh = (shared(arrays[name]).to(device) for name in ("taken", "vectors"))
+
+        def users(profiles: Bags, user_B: Tensor) -> Tensor:
+            del user_B
+            mean_Bz = self._encode(taken_Nh, profiles)[:, : self._config.width]
+            return with_one(torch.tanh(self.hidden(mean_Bz)))
+
+        return DotScorer(vectors_Nh, users, vectors_Nh[:, :-1])

@@ -1,0 +1,105 @@
+"""VBPR (He & McAuley 2016, arXiv 1510.01784, equation 4): matrix factorisation that sees pictures.
+
+    x_ui = b_i + p_u . q_i + theta_u . (E z_i) + beta . z_i
+
+with p_u, theta_u of each user, q_i, b_i of each item, and E (D -> visual width) and beta (D) of all;
+z_i the z-scored feature. A new item has p, q and b of zero: its picture alone speaks. New users have
+no vector and fall back to the popular items.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from visrec.models.contract import (
+    Arrays,
+    Bags,
+    Catalogue,
+    DotScorer,
+    Needs,
+    Sizes,
+    TripleBatch,
+    in_blocks,
+    known_rows,
+    shared,
+)
+from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.statistics import FeatureScale
+from visrec.models.tables import table, with_one
+from visrec.ragged import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class VbprConfig(RankingConfig):
+    """The sizes of the vectors.
+
+    Attributes:
+        loss: softmax, bpr (the paper's), bpr_max, top1 or top1_max.
+        temperature: scores are divided by it in training; the paper has 1.
+        score_penalty: lambda of bpr_max.
+        width: of the vectors that pictures say nothing of, p and q; 0 leaves them out.
+        visual_width: of theta and E z.
+    """
+
+    width: int = 64
+    visual_width: int = 64
+
+
+class Vbpr(nn.Module):
+    """See the module's docstring."""
+
+    Config = VbprConfig
+    needs = Needs(features=True, cold_users=False)
+    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-3}
+    trains_on: Literal["triples"] = "triples"
+
+    def __init__(self, config: VbprConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self._config = config
+        self.feature_scale = FeatureScale(sizes.feature_dim)
+        self.users = table(sizes.users, config.width + config.visual_width)
+        self.items = table(sizes.items, config.width)
+        self.item_bias = table(sizes.items, 1, spread=0.0)
+        self.visual = nn.Linear(sizes.feature_dim, config.visual_width, bias=False)
+        self.visual_bias = nn.Linear(sizes.feature_dim, 1, bias=False)
+        nn.init.xavier_uniform_(self.visual.weight)
+        nn.init.zeros_(self.visual_bias.weight)
+
+    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+        """Takes mean and scale of the features."""
+        del train
+        self.feature_scale.fit(catalogue.feature_ND)
+
+    def forward(self, batch: TripleBatch) -> Tensor:
+        """The mean loss of B examples."""
+        items, bias = self.items(batch.item_M), self.item_bias(batch.item_M)
+        seen_Mv = self._seen(batch.feature_MD)
+        item_Md = torch.cat([items, seen_Mv[:, :-1], bias + seen_Mv[:, -1:]], dim=1)
+        return ranking_loss(with_one(self.users(batch.user_B)), item_Md, batch, self._config)
+
+    def _seen(self, feature_MD: Tensor) -> Tensor:
+        """(M, visual width + 1) what the pictures say: E z, and beta . z last."""
+        z_MD = self.feature_scale(feature_MD)
+        return torch.cat([self.visual(z_MD), self.visual_bias(z_MD)], dim=1)
+
+    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+        """`vectors`: (N, width + visual width + 1) float32, biases last."""
+        own_Id = torch.cat([self.items.weight, self.item_bias.weight], dim=1).detach().cpu()
+        own_Nd = known_rows(own_Id, catalogue.trained_N).numpy()
+        seen_Nv = in_blocks(catalogue.feature_ND, self._seen, self.users.weight.device)
+        bias_N1 = own_Nd[:, -1:] + seen_Nv[:, -1:]
+        return {"vectors": np.concatenate([own_Nd[:, :-1], seen_Nv[:, :-1], bias_N1], axis=1)}
+
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+        vectors_Nd = shared(arrays["vectors"]).to(self.users.weight.device)
+
+        def users(profiles: Bags, user_B: Tensor) -> Tensor:
+            del profiles
+            return with_one(known_rows(self.users.weight, user_B))
+
+        return DotScorer(vectors_Nd, users, vectors_Nd[:, :-1])

@@ -1,0 +1,94 @@
+"""The retrieval network of Covington et al. (2016, RecSys, section 3): a user is a tower over items.
+
+    u = tower(mean of e_p over the items p of the profile)     ReLU between layers, none at the end
+    x_ui = u . v_i
+
+with e_p the vector of an item that was taken and v_i that of one that may be: two tables, as in the
+paper, where the latter are the weights of a softmax over all items; of candidates that were drawn,
+log Q is taken off. There is no parameter of a user, so new users are scored without retraining; new
+items have no vector and are not recommended.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from visrec.models.contract import (
+    Arrays,
+    Bags,
+    Catalogue,
+    DotScorer,
+    Needs,
+    Sizes,
+    TripleBatch,
+    known_rows,
+    pool,
+    shared,
+)
+from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.tables import table
+from visrec.ragged import Ragged
+
+
+@dataclass(frozen=True, kw_only=True)
+class YoutubeDnnConfig(RankingConfig):
+    """The sizes of vectors and tower.
+
+    Attributes:
+        loss: softmax (the paper's), bpr, bpr_max, top1 or top1_max.
+        temperature: scores are divided by it in training; the paper has 1.
+        score_penalty: lambda of bpr_max.
+        width: of the vectors of items and users.
+        hidden: width of the tower's hidden layer.
+    """
+
+    width: int = 64
+    hidden: int = 128
+
+
+class YoutubeDnn(nn.Module):
+    """See the module's docstring."""
+
+    Config = YoutubeDnnConfig
+    needs = Needs(cold_items=False)
+    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-3}
+    trains_on: Literal["triples"] = "triples"
+
+    def __init__(self, config: YoutubeDnnConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self._config = config
+        self.taken = table(sizes.items, config.width)
+        self.items = table(sizes.items, config.width)
+        self.tower = nn.Sequential(
+            nn.Linear(config.width, config.hidden),
+            nn.ReLU(),
+            nn.Linear(config.hidden, config.width),
+        )
+
+    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+        """There is nothing to take."""
+
+    def forward(self, batch: TripleBatch) -> Tensor:
+        """The mean loss of B examples."""
+        user_Bd = self._users(self.taken(batch.item_M), batch.profiles)
+        return ranking_loss(user_Bd, self.items(batch.item_M), batch, self._config)
+
+    def _users(self, taken_Md: Tensor, profiles: Bags) -> Tensor:
+        """(B, width) vectors of B users from those of the items that their profiles point into."""
+        user_Bd: Tensor = self.tower(pool(taken_Md, profiles, "mean"))
+        return user_Bd
+
+    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+        """`taken` and `vectors`: (N, width) float32; zeros for unseen items."""
+        return {
+            name: known_rows(weight.detach().cpu(), catalogue.trained_N).numpy()
+            for name, weight in (("taken", self.taken.weight), ("vectors", self.items.weight))
+        }
+
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+        device = self.items.weight.device
+        taken_Nd, vectors_Nd = (shared(arrays[name]).to(device) for name in ("taken", "vectors"))
+        return DotScorer(vectors_Nd, lambda bags, _: self._users(taken_Nd, bags), vectors_Nd)
