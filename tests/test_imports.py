@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).parents[1]
 
 # A module imports from its own stage and from those before it. Scoring and evaluation come before
 # training, since training chooses the epoch by the metrics that the models are judged by.
-SHARED = ("errors", "config", "ragged", "schemas", "storage", "progress")
+SHARED = ("errors", "config", "ragged", "schemas", "storage", "progress", "native")
 STAGES = (
     *("sources", "features", "interactions", "models", "scoring", "evaluation", "training"),
     "publish",

@@ -1,49 +1,92 @@
-"""Dropout by bytes: how many values it takes, and what it does to the rest."""
+"""Dropout by a hash: how many values it takes, of whom, and the same in one pass and in several."""
 
+from collections.abc import Iterator
+
+import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from visrec.models.dropout import ByteDropout
+from visrec.models import dropout
+from visrec.models.dropout import dropped, levels, scaled_and_dropped
+from visrec.models.statistics import FeatureScale
+from visrec.native import compiled
+
+KERNEL, WHY = compiled(dropout.SOURCE)
+needs_kernel = pytest.mark.skipif(KERNEL is None, reason=f"no compiled kernel here: {WHY}")
+SEEDS = (0, 1, 2**62 + 12345)
 
 
 @pytest.mark.parametrize("share", [0.125, 0.5, 0.75])
 def test_takes_its_share_and_scales_the_rest(share: float) -> None:
-    torch.manual_seed(0)
-    dropped = ByteDropout(share).train()(torch.ones(501, 999))
-    assert dropped.unique().tolist() == pytest.approx([0, 1 / (1 - share)])
-    assert (dropped == 0).float().mean().item() == pytest.approx(share, abs=0.003)
-    assert dropped.mean().item() == pytest.approx(1, abs=0.01)
+    values = dropped(torch.ones(501, 999), torch.arange(501), 7, levels(share))
+    assert values.unique().tolist() == pytest.approx([0, 1 / (1 - share)])
+    assert (values == 0).float().mean().item() == pytest.approx(share, abs=0.003)
+    assert values.mean().item() == pytest.approx(1, abs=0.01)
 
 
-def test_values_are_taken_independently() -> None:
-    torch.manual_seed(0)
-    kept_RV = ByteDropout(0.5).train()(torch.ones(20_000, 16)) > 0
+@pytest.mark.parametrize("seed", SEEDS)
+def test_values_are_taken_independently(seed: int) -> None:
+    kept_RV = dropped(torch.ones(20_000, 16), torch.arange(20_000), seed, levels(0.5)) > 0
     together = torch.corrcoef(kept_RV.T.float()) - torch.eye(16)
     assert together.abs().max() < 0.04  # five standard deviations of 20,000 draws are 0.035
     assert kept_RV.float().mean(dim=0).sub(0.5).abs().max() < 0.02
+    other = dropped(torch.ones(20_000, 16), torch.arange(20_000), seed + 1, levels(0.5)) > 0
+    assert abs((kept_RV == other).float().mean() - 0.5) < 0.01
 
 
-def test_drawn_by_torch_s_seed_anew_each_time() -> None:
-    dropout, values = ByteDropout(0.5).train(), torch.ones(64)
-    torch.manual_seed(1)
-    first, second = dropout(values), dropout(values)
-    torch.manual_seed(1)
-    assert torch.equal(dropout(values), first)
-    assert not torch.equal(first, second)
+def test_an_item_loses_the_same_whoever_is_beside_it() -> None:
+    items = torch.tensor([5, 900, 31, 0])
+    values = torch.randn(4, 37)
+    whole = dropped(values, items, 3, levels(0.4))
+    for rows in ([2], [3, 1], [0, 1, 2, 3]):
+        assert torch.equal(dropped(values[rows], items[rows], 3, levels(0.4)), whole[rows])
 
 
 def test_gradient_is_that_of_what_is_kept() -> None:
     values = torch.randn(7, 5, requires_grad=True)
-    torch.manual_seed(0)
-    dropped = ByteDropout(0.25).train()(values)
-    dropped.sum().backward()
+    kept = dropped(values, torch.arange(7), 0, levels(0.25))
+    kept.sum().backward()
     assert values.grad is not None
-    assert torch.equal(values.grad != 0, dropped != 0)
-    assert values.grad[dropped != 0].unique().tolist() == pytest.approx([4 / 3])
+    assert torch.equal(values.grad != 0, kept != 0)
+    assert values.grad[kept != 0].unique().tolist() == pytest.approx([4 / 3])
 
 
-@pytest.mark.parametrize("dropout", [ByteDropout(0.5).eval(), ByteDropout(0.0).train()])
-def test_nothing_is_dropped_in_evaluation_or_by_none(dropout: nn.Module) -> None:
-    values = torch.randn(9)
-    assert torch.equal(dropout(values), values)
+def test_nothing_is_dropped_by_none() -> None:
+    values = torch.randn(3, 9)
+    assert torch.equal(dropped(values, torch.arange(3), 1, levels(0.0)), values)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@needs_kernel
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(("m", "d"), [(1, 1), (5, 7), (4, 16), (9, 33), (33, 1280)])
+@pytest.mark.parametrize("share", [0.0, 1 / 256, 0.5, 0.99])
+def test_one_pass_gives_what_several_do(count: int, m: int, d: int, share: float) -> None:
+    torch.set_num_threads(count)
+    random = np.random.default_rng(m * d)
+    stored = torch.from_numpy(random.normal(2, 3, (m, d)).astype(np.float16))
+    scale = FeatureScale(d)
+    scale.fit(random.normal(2, 3, (50, d)).astype(np.float16))
+    scale.scale_D[0] = np.inf  # a dimension that never varies
+    items = torch.from_numpy(random.choice(10_000, m, replace=False))
+    for seed in SEEDS:
+        found = scaled_and_dropped(stored, scale, items, seed, levels(share))
+        expected = dropped(scale(stored.float()), items, seed, levels(share))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert torch.equal(found == 0, expected == 0)
+
+
+def test_other_numbers_go_through_torch() -> None:
+    scale = FeatureScale(4)
+    scale.fit(np.random.default_rng(0).normal(size=(9, 4)))
+    values = torch.randn(3, 4, dtype=torch.float64)
+    found = scaled_and_dropped(values, scale, torch.arange(3), 5, levels(0.5))
+    assert found.dtype == torch.float64
+    assert torch.equal(found, dropped(scale(values), torch.arange(3), 5, levels(0.5)))

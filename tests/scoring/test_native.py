@@ -3,10 +3,13 @@
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import visrec.native
+from visrec.native import compiled
 from visrec.scoring import native
 
 needs_kernel = pytest.mark.skipif(
@@ -18,9 +21,9 @@ needs_kernel = pytest.mark.skipif(
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder for what is built, and nothing remembered of other tests."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    native._load.cache_clear()
+    compiled.cache_clear()
     yield tmp_path / "visrec"
-    native._load.cache_clear()
+    compiled.cache_clear()
 
 
 @needs_kernel
@@ -30,18 +33,18 @@ def test_it_is_built_once_for_a_source_and_a_processor(
     assert native.library() is not None
     (first,) = cache.iterdir()
     built = first.stat().st_mtime_ns
-    native._load.cache_clear()
+    compiled.cache_clear()
     assert native.library() is not None
     assert first.stat().st_mtime_ns == built
-    monkeypatch.setattr(native, "_processor", lambda: "another")
-    native._load.cache_clear()
+    monkeypatch.setattr("visrec.native._processor", lambda: "another")
+    compiled.cache_clear()
     assert native.library() is not None
     assert len(list(cache.iterdir())) == 2
 
 
 @needs_kernel
 def test_those_who_build_at_the_same_time_do_no_harm(cache: Path) -> None:
-    build = native._load.__wrapped__
+    build = partial(compiled.__wrapped__, native._SOURCE)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: build(), range(2)))
     assert all(kernel is not None and reason is None for kernel, reason in found)
@@ -60,7 +63,7 @@ def test_without_a_compiler_there_is_none_and_it_is_said(monkeypatch: pytest.Mon
 def test_on_another_processor_there_is_none_and_it_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    flags = tuple(flag.replace("native", "x86-64") for flag in native._FLAGS)
-    monkeypatch.setattr(native, "_FLAGS", flags)
+    flags = tuple(flag.replace("native", "x86-64") for flag in visrec.native._FLAGS)
+    monkeypatch.setattr("visrec.native._FLAGS", flags)
     assert native.library() is None
     assert "AVX-512" in (native.missing() or "")

@@ -29,7 +29,7 @@ def _trainer(start: int = 0) -> Trainer:
         epochs=4,
         triples_per_epoch=320,
         batch_size=64,
-        learning_rate=0.05,
+        learning_rate=0.3,
         lr_patience=0,
         stop_patience=10,
     )

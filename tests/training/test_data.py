@@ -94,7 +94,7 @@ def test_without_an_items_table_there_are_no_artists(store: Store) -> None:
 def test_categories_are_those_that_the_model_asks_for(
     store: Store, asked: bool, names: tuple[str, ...]
 ) -> None:
-    data = _load(store, categories=asked)
+    data = _load(store, needs=Needs(categories=asked))
     assert data.categories == names
     assert data.category_N is not None
     assert set(data.category_N.tolist()) == {0 if asked else -1}

@@ -100,12 +100,15 @@ def test_triples_are_drawn_anew_each_epoch() -> None:
     assert abs(one - other) > 1e-4
 
 
-def test_dropout_is_drawn_anew_each_epoch() -> None:
-    trainer = _trainer(_with(epochs=2, learning_rate=1e-12), dropout=0.5)
-    same = trainer.source.batch(0, 64, 0, 1, torch.device("cpu"))
-    trainer.source.batch = lambda *_: same  # type: ignore[method-assign]
-    trainer.run(lambda _: None)
-    one, other = _history(trainer, "loss")
+def test_dropout_is_drawn_anew_each_epoch_and_step() -> None:
+    trainer, seeds = _trainer(_with(epochs=2), dropout=0.5), set()
+    for epoch in range(2):
+        trainer.source.start_epoch(epoch, 640)
+        batches = [trainer.source.batch(step, 64, 0, 1, torch.device("cpu")) for step in range(9)]
+        seeds |= {batch.seed for batch in batches}
+    assert len(seeds) == 18
+    model = trainer.model.train()
+    one, other = (float(model(dataclasses.replace(batches[0], seed=s)).detach()) for s in (1, 2))
     assert one != other
 
 
@@ -263,7 +266,6 @@ def test_batch_points_at_the_features_of_its_triples() -> None:
     batch = make_batch(triples, None, DATA, Needs(features=True), torch.device("cpu"))
     assert batch.item_M.tolist() == [7, 8, 9, 30, 50]
     np.testing.assert_array_equal(batch.feature_MD, DATA.feature_ND[[7, 8, 9, 30, 50]])
-    assert batch.feature_MD.dtype == torch.float32
     assert batch.item_M[batch.profiles.values].tolist() == [30, 7, 9, 7]
     assert batch.profiles.lengths.tolist() == [3, 1]
     assert batch.item_M[batch.positive_B].tolist() == [9, 30]

@@ -17,13 +17,12 @@ A model is a `torch.nn.Module` with a `Config` dataclass in its own file, and an
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from visrec.ragged import Ragged
 
@@ -126,13 +125,15 @@ class TripleBatch:
 
     Args:
         item_M: (M,) rows of the catalogue.
-        feature_MD: (M, D) their raw features, float32; D = 0 for a model that does not ask.
+        feature_MD: (M, D) their raw features as they are stored; D = 0 for a model that does not
+            ask.
         category_M: (M,) codes of their categories, -1 for none.
         user_B: (B,) trained user rows.
         profiles: B lists of positions in M.
         positive_B: (B,) positions in M.
         negative_BK: (B, K) positions in M, each example's own negatives; K = 0 with candidates.
         candidates: what stands against all positives instead, or None.
+        seed: of the step, the same on all workers.
     """
 
     item_M: Tensor
@@ -143,6 +144,7 @@ class TripleBatch:
     positive_B: Tensor
     negative_BK: Tensor
     candidates: Candidates | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -238,23 +240,23 @@ class ReRankScorer:
     Args:
         proposer: whose best items are the candidates.
         candidates: how many of them.
-        prepare: what `pairs` wants about B users, from profiles and trained user rows.
-        pairs: from that and (B, C) catalogue rows to the (B, C) scores.
+        prepare: from profiles and trained user rows to (B, d), what `pairs` wants of each user.
+        pairs: from that and (B, C) catalogue rows to the (B, C) scores, each user's computed apart.
     """
 
     def __init__(
         self,
         proposer: DotScorer,
         candidates: int,
-        prepare: "Callable[[Bags, Tensor], Any]",
-        pairs: "Callable[[Any, Tensor], Tensor]",
+        prepare: "UserVectors",
+        pairs: Callable[[Tensor, Tensor], Tensor],
     ) -> None:
         self.proposer, self.candidates = proposer, candidates
         self.num_items, self.device = proposer.num_items, proposer.device
         self.space_Nd = proposer.space_Nd
         self.prepare, self.pairs = prepare, pairs
 
-    def tile(self, state: Any, start: int, stop: int) -> Tensor:
+    def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
         row_T = torch.arange(start, stop, device=self.device)
         return self.pairs(state, row_T.expand(len(state), -1))
 
@@ -293,16 +295,6 @@ def known_rows(weight_Rd: Tensor, row_X: npt.NDArray[np.int64] | Tensor) -> Tens
     """
     rows = torch.as_tensor(row_X, device=weight_Rd.device)
     return weight_Rd[rows.clamp(min=0)] * (rows >= 0)[:, None]
-
-
-def pool(vector_Md: Tensor, bags: Bags, how: Literal["max", "mean"]) -> Tensor:
-    """(B, d) maxima or means of the vectors at each list's rows; zeros for an empty list.
-
-    The rows are read in place: no (V, d) copy of the vectors of all lists is made.
-    """
-    return functional.embedding_bag(
-        bags.values, vector_Md, bags.offsets, mode=how, include_last_offset=True
-    )
 
 
 def shared(array: npt.NDArray[Any]) -> Tensor:

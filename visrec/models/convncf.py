@@ -108,7 +108,7 @@ class ConvNcf(nn.Module):
 
     def _convolve(self, user_Pd: Tensor, item_Pd: Tensor) -> Tensor:
         """(P,) scores of P pairs of vectors."""
-        parts = zip(user_Pd.split(_PAIRS), item_Pd.split(_PAIRS), strict=True)
+        parts = zip(torch.split(user_Pd, _PAIRS), torch.split(item_Pd, _PAIRS), strict=True)
         maps = [u[:, None, :, None] * i[:, None, None, :] for u, i in parts]
         score_P: Tensor = self.score(torch.cat([self.layers(m) for m in maps]).flatten(1))
         return score_P.squeeze(1)

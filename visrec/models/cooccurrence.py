@@ -21,7 +21,6 @@ from typing import Any, ClassVar, Literal
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from visrec.models.contract import (
     Arrays,
@@ -31,9 +30,9 @@ from visrec.models.contract import (
     Sizes,
     UserBatch,
     known_rows,
-    pool,
     shared,
 )
+from visrec.models.pooling import pool
 from visrec.ragged import Ragged
 
 
@@ -72,9 +71,8 @@ class Cooccurrence(nn.Module):
         """The sum over all pairs by the B users' shares in it, over the number of users."""
         square_I = (self.vectors**2).sum(dim=1)
         apart = (self.vectors.T @ self.vectors).square().sum() - square_I.square().sum()
-        ones = {"mode": "sum", "include_last_offset": True}
         items = batch.items
-        sum_Bd = functional.embedding_bag(items.values, self.vectors, items.offsets, **ones)  # type: ignore[arg-type]
+        sum_Bd = pool(self.vectors, items, "sum")
         together = (sum_Bd**2).sum() - square_I[items.values].sum()
         return apart / self.users - 2 * together / len(items)
 

@@ -18,7 +18,6 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal
 
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from visrec.errors import InputError
@@ -31,11 +30,11 @@ from visrec.models.contract import (
     Sizes,
     TripleBatch,
     in_blocks,
-    pool,
     shared,
 )
-from visrec.models.dropout import ByteDropout
+from visrec.models.dropout import dropped, levels, scaled_and_dropped
 from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.pooling import max_and_mean
 from visrec.models.statistics import FeatureScale, Whitening
 from visrec.ragged import Ragged
 
@@ -87,7 +86,7 @@ class CuratorNet(nn.Module):
         super().__init__()
         d, hidden = config.item_width, config.user_width
         self._config = config
-        self._dropout = ByteDropout(config.feature_dropout)
+        self._zeroed = levels(config.feature_dropout)
         seen = config.whiten or sizes.feature_dim
         if seen > sizes.feature_dim:
             raise InputError(
@@ -107,19 +106,24 @@ class CuratorNet(nn.Module):
 
     def encode_items(self, feature_MD: Tensor) -> Tensor:
         """(M, d) vectors of M items from their raw (M, D) features."""
-        vectors: Tensor = self.item_tower(self._dropout(self.feature_scale(feature_MD)))
+        vectors: Tensor = self.item_tower(self.feature_scale(feature_MD))
         return vectors
+
+    def _inputs(self, batch: TripleBatch) -> Tensor:
+        """(M, D) what the item tower sees of a batch's items in training."""
+        scale, zeroed = self.feature_scale, self._zeroed if self.training else 0
+        if isinstance(scale, FeatureScale):
+            return scaled_and_dropped(batch.feature_MD, scale, batch.item_M, batch.seed, zeroed)
+        return dropped(scale(batch.feature_MD), batch.item_M, batch.seed, zeroed)
 
     def encode_users(self, vector_Md: Tensor, profiles: Bags) -> Tensor:
         """(B, d) vectors of B users from the (M, d) vectors that their profiles point into."""
-        pools = [pool(vector_Md, profiles, "max"), pool(vector_Md, profiles, "mean")]
-        pooled = torch.cat(pools, dim=1)
-        vectors: Tensor = self.user_tower(pooled)
+        vectors: Tensor = self.user_tower(max_and_mean(vector_Md, profiles))
         return vectors
 
     def forward(self, batch: TripleBatch) -> Tensor:
         """The mean loss of B examples; the item tower runs once per distinct item."""
-        item_Md = self.encode_items(batch.feature_MD)
+        item_Md = self.item_tower(self._inputs(batch))
         user_Bd = self.encode_users(item_Md, batch.profiles)
         return ranking_loss(user_Bd, item_Md, batch, self._config)
 

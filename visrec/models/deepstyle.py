@@ -1,4 +1,4 @@
-"""DeepStyle (Liu, Wu & Wang 2017, SIGIR, equation 3): style is what appearance is less its category.
+"""DeepStyle (Liu, Wu & Wang 2017, SIGIR, equation 3): style is appearance less category.
 
     x_ui = p_u . (E z_i - l_cat(i) + q_i)
 

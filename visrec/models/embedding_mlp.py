@@ -3,10 +3,10 @@
     x_ui = w . ReLU(W [e_u ; e_i] + b) + c
 
 Loss: the mean squared error of the ratings, and beside each that of a pair whose item the user did
-not take and whose target is 0, times a weight. Where nobody rated anything, what was taken counts 1.
-With a weight of 0 it learns how much users like what they take, and not what they take. Users and
-items that training has not seen have no vector: users fall back to the popular items, and items are
-not recommended. Vectors begin at 0.01 times a normal number.
+not take and whose target is 0, times a weight. Where nobody rated anything, what was taken counts
+1. With a weight of 0 it learns how much users like what they take, and not what they take. Users
+and items that training has not seen have no vector: users fall back to the popular items, and items
+are not recommended. Vectors begin at 0.01 times a normal number.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Ranking losses over the vectors of a batch; every model with user and item vectors takes these.
 
-With x the score u . i of a user and an item divided by a temperature, i an example's positive, j its
-J negatives, and s the softmax of the x_j over the negatives alone:
+With x the score u . i of a user and an item divided by a temperature, i an example's positive, j
+its J negatives, and s the softmax of the x_j over the negatives alone:
 
     softmax   -log(exp x_i / (exp x_i + sum_j exp x_j)): the likelihood of the positive among the
               negatives; with one negative it is BPR
@@ -69,13 +69,13 @@ def ranking_loss(
         config: which loss.
     """
     scaled_Bd = user_Bd / config.temperature
-    positive_B = (scaled_Bd * item_Md[batch.positive_B]).sum(dim=1)
+    positive_B = (scaled_Bd * _at(item_Md, batch.positive_B)).sum(dim=1)
     drawn = batch.candidates
     if drawn is None:
-        negative_BK = torch.einsum("bd,bkd->bk", scaled_Bd, item_Md[batch.negative_BK])
+        negative_BK = torch.einsum("bd,bkd->bk", scaled_Bd, _at(item_Md, batch.negative_BK))
         hardest_BJ = negative_BK.amax(dim=1, keepdim=True)
         return loss_of_scores(positive_B, hardest_BJ, None, config)
-    score_BJ = scaled_Bd @ item_Md[drawn.place_C].T
+    score_BJ = scaled_Bd @ _at(item_Md, drawn.place_C).T
     if config.loss == "softmax":
         score_BJ = score_BJ - drawn.log_q_C
     return loss_of_scores(positive_B, score_BJ, drawn.taken_BC, config)
@@ -119,6 +119,11 @@ def loss_of_scores(
     if config.loss == "top1":
         return _mean_of_rows(wrong_BJ, taken_BJ)
     return (functional.softmax(negative_BJ, dim=1) * wrong_BJ).sum(dim=1).mean()
+
+
+def _at(item_Md: Tensor, place_X: Tensor) -> Tensor:
+    """(X, d) rows, whose way back is some times faster than an index's."""
+    return functional.embedding(place_X, item_Md)
 
 
 def _mean_of_rows(value_BJ: Tensor, taken_BJ: Tensor | None) -> Tensor:

@@ -8,8 +8,8 @@ With x the row of zeros and ones of what a user took:
     logits = W4 tanh(W3 z + b3) + b4                       200 -> 600 -> N
 
 and the loss -sum over i taken of log softmax(logits)_i + beta KL(N(m, s^2) | N(0, 1)), where beta
-rises linearly from 0 to `kl_weight` over `kl_steps` (section 2.2.2). Rows are lists of items: no row
-of N numbers is ever read. New users are scored by their profile; new items are not recommended.
+rises linearly from 0 to `kl_weight` over `kl_steps` (section 2.2.2). Rows are lists of items: no
+row of N numbers is ever read. New users are scored by their profile; new items are not recommended.
 """
 
 from collections.abc import Mapping

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visrec.models.contract import Arrays, Bags, Catalogue, Needs, Sizes
+from visrec.models.mixing import mixed
 from visrec.ragged import Ragged
 
 
@@ -63,18 +64,11 @@ class _NoiseScorer:
 
     def prepare(self, profiles: Bags, user_B: Tensor) -> Tensor:
         del user_B
-        noise_V = _mixed(profiles.values + 1)
+        noise_V = mixed(profiles.values + 1)
         owner_V = torch.repeat_interleave(torch.arange(len(profiles)), profiles.lengths)
         sums_B = torch.zeros(len(profiles), dtype=torch.int64).index_add_(0, owner_V, noise_V)
-        return _mixed(sums_B + self._seed)
+        return mixed(sums_B + self._seed)
 
     def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
-        noise_BT = _mixed(state[:, None] ^ _mixed(torch.arange(start, stop) + 1)[None, :])
+        noise_BT = mixed(state[:, None] ^ mixed(torch.arange(start, stop) + 1)[None, :])
         return (noise_BT & 0xFFFFFF).float() / 2**24
-
-
-def _mixed(value: Tensor) -> Tensor:
-    """A 64-bit finaliser in the manner of splitmix64 (Steele et al. 2014), wrapping."""
-    value = (value ^ ((value >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    value = (value ^ ((value >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return value ^ ((value >> 31) & 0x1FFFFFFFF)

@@ -2,9 +2,9 @@
 
     x_ui = b_i + p_u . q_i + theta_u . (E z_i) + beta . z_i
 
-with p_u, theta_u of each user, q_i, b_i of each item, and E (D -> visual width) and beta (D) of all;
-z_i the z-scored feature. A new item has p, q and b of zero: its picture alone speaks. New users have
-no vector and fall back to the popular items.
+with p_u, theta_u of each user, q_i, b_i of each item, and E (D -> visual width) and beta (D) of
+all; z_i the z-scored feature. A new item has q and b of zero: its picture alone speaks. New users
+have no vector and fall back to the popular items.
 """
 
 from collections.abc import Mapping

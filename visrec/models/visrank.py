@@ -23,9 +23,9 @@ from visrec.models.contract import (
     Scorer,
     Sizes,
     in_blocks,
-    pool,
     shared,
 )
+from visrec.models.pooling import pool
 from visrec.models.statistics import FeatureScale
 from visrec.ragged import Ragged
 

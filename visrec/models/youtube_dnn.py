@@ -1,4 +1,4 @@
-"""The retrieval network of Covington et al. (2016, RecSys, section 3): a user is a tower over items.
+"""The retrieval network of Covington et al. (2016, RecSys, section 3): a tower over items.
 
     u = tower(mean of e_p over the items p of the profile)     ReLU between layers, none at the end
     x_ui = u . v_i
@@ -25,10 +25,10 @@ from visrec.models.contract import (
     Sizes,
     TripleBatch,
     known_rows,
-    pool,
     shared,
 )
 from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.pooling import pool
 from visrec.models.tables import table
 from visrec.ragged import Ragged
 

@@ -1,26 +1,19 @@
-"""The compiled kernel for dot products on this processor: built on first use, and then kept.
+"""The compiled kernel for dot products on this processor.
 
 A processor without AVX-512 VNNI, or a machine without a C++ compiler, has none: `library()` is then
 None and `missing()` says why. Scoring goes on with torch, some times slower, to the same lists.
 """
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from visrec.native import compiled, pointers
 from visrec.ragged import Ragged
 
 _SOURCE = Path(__file__).with_name("kernel.cpp")
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 _BLOCK = 64  # kItems of the source
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -47,9 +40,9 @@ class PackedItems:
         self._bounds = np.empty((padded // _BLOCK, 2), np.float32)
         self._mean_d = np.empty(d)
         kernel.visrec_pack(
-            *_pointers(self._vectors_Nd, closed_N),
+            *pointers(self._vectors_Nd, closed_N),
             *map(ctypes.c_int64, (n, d)),
-            *_pointers(self._packed, self._scale, self._bounds, self._mean_d),
+            *pointers(self._packed, self._scale, self._bounds, self._mean_d),
         )
 
     def top_k(self, user_Bd: Floats, excluded: Ragged, k: int, threads: int) -> tuple[Ints, Floats]:
@@ -65,13 +58,13 @@ class PackedItems:
         (b, d), n = user_Bd.shape, len(self._vectors_Nd)
         rows, scores = np.empty((b, k), np.int64), np.empty((b, k), np.float32)
         self._kernel.visrec_top_k(
-            *_pointers(self._vectors_Nd, self._packed, self._scale, self._bounds, self._mean_d),
+            *pointers(self._vectors_Nd, self._packed, self._scale, self._bounds, self._mean_d),
             *map(ctypes.c_int64, (n, d)),
-            *_pointers(user_Bd),
+            *pointers(user_Bd),
             ctypes.c_int64(b),
-            *_pointers(excluded.offsets, excluded.values),
+            *pointers(excluded.offsets, excluded.values),
             *map(ctypes.c_int64, (k, threads)),
-            *_pointers(rows, scores),
+            *pointers(rows, scores),
         )
         return rows, scores
 
@@ -101,13 +94,13 @@ def rank(
     lists = [*_lists(profiles), *_lists(targets)]
     above_P, others_above_P, others_equal_P = np.empty((3, len(targets.values)), np.int64)
     kernel.visrec_rank(
-        *_pointers(vectors_Nd),
+        *pointers(vectors_Nd),
         *map(ctypes.c_int64, vectors_Nd.shape),
-        *_pointers(user_Bd),
+        *pointers(user_Bd),
         ctypes.c_int64(len(user_Bd)),
-        *_pointers(*lists),
+        *pointers(*lists),
         ctypes.c_int64(threads),
-        *_pointers(above_P, others_above_P, others_equal_P),
+        *pointers(above_P, others_above_P, others_equal_P),
     )
     return above_P, others_above_P, others_equal_P
 
@@ -128,65 +121,25 @@ def nearest(
     lists = _lists(profiles)
     found = np.empty(row_BK.shape, np.int64)
     kernel.visrec_nearest(
-        *_pointers(vectors_Nd),
+        *pointers(vectors_Nd),
         ctypes.c_int64(vectors_Nd.shape[1]),
-        *_pointers(row_BK),
+        *pointers(row_BK),
         *map(ctypes.c_int64, row_BK.shape),
-        *_pointers(*lists),
+        *pointers(*lists),
         ctypes.c_int64(threads),
-        *_pointers(found),
+        *pointers(found),
     )
     return found
 
 
 def library() -> ctypes.CDLL | None:
     """The kernel, or None where there can be none."""
-    return _load()[0]
+    return compiled(_SOURCE)[0]
 
 
 def missing() -> str | None:
     """Why there is no kernel here; None where there is one."""
-    return _load()[1]
-
-
-@cache
-def _load() -> tuple[ctypes.CDLL | None, str | None]:
-    compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
-    if compiler is None:
-        return None, "no C++ compiler (g++)"
-    made_from = (_SOURCE.read_text(), compiler, _FLAGS, _processor())
-    name = f"kernel-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]}.so"
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "visrec"
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not (folder / name).exists():
-            _build(compiler, folder / name)
-        return ctypes.CDLL(str(folder / name)), None
-    except subprocess.CalledProcessError as error:
-        reasons = [line for line in error.stderr.splitlines() if "error" in line]
-        return None, (reasons or [str(error)])[0].partition("error")[2].strip(": #")
-    except OSError as error:
-        return None, str(error)
-
-
-def _build(compiler: str, target: Path) -> None:
-    """Compiles to a file of its own, which then takes the name: whoever else builds does no harm.
-
-    Raises:
-        subprocess.CalledProcessError: the source is not for this processor.
-    """
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
-        command = [compiler, *_FLAGS, "-o", str(made), str(_SOURCE)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        made.replace(target)
-
-
-def _processor() -> str:
-    """What the processor can do, where the system tells; a home may be shared by different ones."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line for line in lines if line.startswith("flags")), platform.processor())
+    return compiled(_SOURCE)[1]
 
 
 def _aligned(count: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
@@ -194,10 +147,6 @@ def _aligned(count: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]
     raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + count * dtype.itemsize].view(dtype)
-
-
-def _pointers(*arrays: npt.NDArray[np.generic] | None) -> list[ctypes.c_void_p]:
-    return [ctypes.c_void_p(None if a is None else a.ctypes.data) for a in arrays]
 
 
 # The kernel takes addresses: whatever an array is of, it must be of these by then.

@@ -147,16 +147,13 @@ class TopK:
         rows = np.full((len(user_B), self._k), -1, np.int64)
         scores = np.full((len(user_B), self._k), -np.inf, np.float32)
         for block, state in user_blocks(scorer, profiles, user_B):
-            # One shape always, so that no score depends on who is scored together.
-            candidate_BC = torch.zeros(USER_ROWS, row_BC.shape[1], dtype=torch.int64)
-            candidate_BC[: block.stop - block.start] = torch.from_numpy(row_BC[block])
-            score_BC = scorer.pairs(state, candidate_BC.clamp(min=0).to(scorer.device)).cpu()
+            candidate_BC = torch.from_numpy(row_BC[block])
+            users_Bd = cast(Tensor, state)[: len(candidate_BC)]
+            score_BC = scorer.pairs(users_Bd, candidate_BC.clamp(min=0).to(scorer.device)).cpu()
             _require_numbers(score_BC, "candidate")
-            score_BC = score_BC.masked_fill(candidate_BC < 0, -torch.inf)[
-                : block.stop - block.start
-            ]
+            score_BC.masked_fill_(candidate_BC < 0, -torch.inf)
             score, place = _best(score_BC, self._k)
-            found = candidate_BC[: len(place)].gather(1, place)
+            found = candidate_BC.gather(1, place)
             rows[block, : found.shape[1]] = found.numpy()
             scores[block, : found.shape[1]] = score.numpy()
         return Best(rows, scores)

@@ -49,7 +49,8 @@ class TripleSource:
                 "nobody's, and the model has a vector for each user; expected other guidelines, or "
                 "another --model.name."
             )
-        self._data, self._needs, self._epoch, self._config = data, needs, 0, sampling
+        self._data, self._needs, self._config = data, needs, sampling
+        self._seed, self._epoch = seed, 0
         self._sampler = TripleSampler(data.facts, sampling, seed)
         self._candidates: CandidateSampler | InBatch | None = None
         if sampling.negatives == "catalogue":
@@ -74,7 +75,9 @@ class TripleSource:
             drawn = self._candidates.of(self._sampler.positives(step, size, rank, workers))
         elif self._candidates:
             drawn = self._candidates.step((self._epoch, step))
-        return make_batch(triples, drawn, self._data, self._needs, device)
+        batch = make_batch(triples, drawn, self._data, self._needs, device)
+        key = np.random.SeedSequence((self._seed, self._epoch, step)).generate_state(1, np.uint64)
+        return dataclasses.replace(batch, seed=int(key[0] >> 1))
 
 
 class DrawnTripleSource(TripleSource):
@@ -201,7 +204,7 @@ def make_batch(
     category_M = np.full(len(item_M), -1) if category_N is None else category_N[item_M]
     return TripleBatch(
         item_M=_tensor(item_M, device),
-        feature_MD=_tensor(feature_ND[item_M], device).float(),
+        feature_MD=_tensor(feature_ND[item_M], device),
         category_M=_tensor(category_M, device),
         user_B=_tensor(triples.user_B, device),
         profiles=Bags.of(

@@ -144,7 +144,10 @@ class Trainer:
         self.average = Average(model, config.averaging)
         self.wrapped = wrap(model)
         self.optimizer = RowAdam(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.scheduler = ReduceLROnPlateau(
             self.optimizer,

@@ -1,0 +1,76 @@
+"""Pools of ragged lists against plain loops, and the way back against finite differences."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.training import ragged
+from visrec.models import dropout, pooling
+from visrec.models.contract import Bags
+from visrec.models.pooling import max_and_mean, pool
+from visrec.native import compiled
+
+KERNEL, WHY = compiled(dropout.SOURCE)
+lists_of_rows = st.lists(st.lists(st.integers(0, 7), max_size=9), min_size=1, max_size=6)
+
+
+def _plain(vectors: Tensor, lists: list[list[int]]) -> Tensor:
+    """Maxima and means, added up in float64."""
+    wide, rows = vectors.double(), []
+    for items in lists:
+        some = wide[items] if items else wide[:1] * 0
+        rows.append(torch.cat([some.amax(dim=0), some.mean(dim=0)]))
+    return torch.stack(rows)
+
+
+@given(lists_of_rows, st.integers(1, 20), st.integers(0, 99))
+def test_maxima_and_means_of_each_list(lists: list[list[int]], width: int, seed: int) -> None:
+    vectors = torch.randn(8, width, generator=torch.Generator().manual_seed(seed))
+    found = max_and_mean(vectors, Bags.of(ragged(lists)))
+    torch.testing.assert_close(found, _plain(vectors, lists).float(), rtol=1e-5, atol=1e-6)
+
+
+@given(lists_of_rows, st.integers(1, 20), st.integers(0, 99))
+def test_gradient_is_that_of_plain_loops(lists: list[list[int]], width: int, seed: int) -> None:
+    random = torch.Generator().manual_seed(seed)
+    vectors = torch.randn(8, width, generator=random)
+    weights = torch.randn(len(lists), 2 * width, generator=random)
+    one, other = vectors.clone().requires_grad_(), vectors.clone().requires_grad_()
+    (max_and_mean(one, Bags.of(ragged(lists))) * weights).sum().backward()
+    (_plain(other, lists) * weights).sum().backward()
+    assert one.grad is not None
+    assert other.grad is not None
+    torch.testing.assert_close(one.grad, other.grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads_change_nothing(threads: int) -> None:
+    before, vectors = torch.get_num_threads(), torch.randn(8, 33, requires_grad=True)
+    bags = Bags.of(ragged([[1, 2, 3], [], [7, 7, 0, 5], [2]]))
+    found = []
+    try:
+        for count in (1, threads):
+            torch.set_num_threads(count)
+            vectors.grad = None
+            pooled = max_and_mean(vectors, bags)
+            (pooled**3).sum().backward()
+            assert vectors.grad is not None
+            found.append((pooled.detach().clone(), vectors.grad.clone()))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+
+
+def test_without_a_kernel_torch_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, bags = torch.randn(8, 5), Bags.of(ragged([[1, 2, 3], [], [7]]))
+    compiled_ones = max_and_mean(vectors, bags)
+    monkeypatch.setattr(pooling, "compiled", lambda _: (None, "told so"))
+    torch.testing.assert_close(max_and_mean(vectors, bags), compiled_ones)
+
+
+def test_sums() -> None:
+    vectors = torch.arange(6.0).view(3, 2)
+    assert pool(vectors, Bags.of(ragged([[0, 2, 2], []])), "sum").tolist() == [[8, 11], [0, 0]]
