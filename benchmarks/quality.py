@@ -203,7 +203,7 @@ def measure(
         first = next(iter(configs.values()))
         judged = prepare_evaluation(
             EvaluationInputs(
-                models=[one.store for fits in fitted.values() for one in fits],
+                models={one.store.name: one.store for fits in fitted.values() for one in fits},
                 features=_features(first),
                 interactions=first.interactions,
                 interactions_uri=first.place(first.interactions.path, "interactions.parquet"),

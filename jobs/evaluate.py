@@ -1,24 +1,27 @@
 """Models judged: exact ranks of held-out items, beside VisRank, popularity and random.
 
 python jobs/evaluate.py --local
+python jobs/evaluate.py --local --models curatornet,vbpr,multivae
 python jobs/evaluate.py --local --models seed-0,seed-1 --compare seed-0,visrank-mean
 python jobs/evaluate.py --local --ablate true
 python jobs/evaluate.py --workspace s3://shop/visrec --model s3://shop/visrec/models/mine
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import ray
 
 from jobs.ablate import train_variants
-from jobs.launch import JobConfig, Summary, cpu_actors, launch, require_resources
+from jobs.launch import JobConfig, Summary, cpu_actors, launch, parse, require_resources
 from jobs.progress import follow
 from jobs.recommend import model_store
-from jobs.train import TrainJob
+from jobs.train import TrainJob, train
 from visrec.errors import InputError
 from visrec.evaluation.clusters import make_clusters
 from visrec.evaluation.contestants import (
+    Cost,
     EvaluationData,
     EvaluationInputs,
     prepare_evaluation,
@@ -26,7 +29,9 @@ from visrec.evaluation.contestants import (
 from visrec.evaluation.evaluate import USERS, Question, evaluate_chain, sum_up
 from visrec.evaluation.examples import make_examples
 from visrec.evaluation.report import Report, render
-from visrec.evaluation.table import text_differences, text_table
+from visrec.evaluation.table import text_costs, text_differences, text_table
+from visrec.models import MODELS
+from visrec.models.artifact import MANIFEST
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 
@@ -37,8 +42,10 @@ class EvaluateJob(JobConfig):
 
     Attributes:
         model: the model's directory; by default the one that was trained last in the workspace.
-        models: several in one table instead, with commas between: ids of the workspace's models, or
-            directories. They must be of one split and the same data.
+        models: several in one table instead, with commas between: ids of the workspace's models,
+            directories, or names of models, such as vbpr, which are trained first where they are
+            not. All must be of one split and the same data.
+        training: YAML with keys of jobs/train.py for those that are trained; by default its own.
         compare: two rows of the table with a comma between, such as visrank-mean,popularity, whose
             difference is told beside those of the first model and every other.
         ablate: train the model again with other triples, and put all in one table: random ones, all
@@ -50,8 +57,8 @@ class EvaluateJob(JobConfig):
             default items.parquet of the workspace, where it is there.
         truth: planted truth of generated data; by default truth of the workspace, where it is
             there.
-        evaluation: where metrics.json, report.html and per_user.parquet go; by default evaluation
-            of the workspace.
+        evaluation: where metrics.json, costs.json, report.html and per_user.parquet go; by default
+            evaluation of the workspace.
         examples: users shown in the report.
         workers: processes that rank; by default one for two CPUs of this cluster (at most 64).
         threads: threads of each, and CPUs it asks for.
@@ -59,6 +66,7 @@ class EvaluateJob(JobConfig):
 
     model: str | None = None
     models: str | None = None
+    training: str | None = None
     compare: str | None = None
     ablate: bool = False
     features: str | None = None
@@ -98,16 +106,11 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     target = Store.at(config.place(config.evaluation, "evaluation"))
     truth = config.place_if_there(config.truth, "truth/items.parquet")
     target.check_writable()
-    models = _model_stores(config)
+    models = _model_stores(config, summary)
     if config.ablate:
-        own = TrainJob(
-            workspace=config.workspace,
-            local=config.local,
-            features=config.features,
-            interactions=config.interactions,
-            items=config.items,
-        )
-        models += train_variants(models[0], own, summary)
+        (model,) = models.values()
+        variants = train_variants(model, _train_job(config, []), summary)
+        models = {store.name: store for store in (model, *variants)}
     inputs = EvaluationInputs(
         models=models,
         features=Store.at(config.place(config.features, "features")),
@@ -118,7 +121,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     )
     with summary.phase("prepare"):
         data = ray.remote(prepare_evaluation).remote(inputs)
-        users, items, labels = ray.get(_counts.remote(data))
+        users, items, labels, known = ray.get(_counts.remote(data))
     pairs = _pairs(config, labels)
     print(
         f"{users:,} users with a held-out basket, {items:,} items, {len(labels)} models", flush=True
@@ -131,9 +134,12 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         chain = evaluate_chain(data, users, config.threads, workers, tally)
         tables = chain.to_arrow_refs()
     with summary.phase("sum up"):
-        question = Question(labels, items, pairs, target)
+        question = Question(labels, items, pairs, known, target)
         results = ray.get(ray.remote(sum_up).remote(question, *tables))
+        # Seconds differ from run to run, and metrics.json does not.
+        costs = results.pop("costs")
         target.write_json("metrics.json", results)
+        target.write_json("costs.json", costs)
     with summary.phase("report"):
         images = config.place(config.images, "images")
         examples, clusters = ray.get(
@@ -142,7 +148,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
                 ray.remote(make_clusters).remote(data, inputs.features, images, inputs.items_uri),
             ]
         )
-        model_ids = ", ".join(store.root.rpartition("/")[2] for store in inputs.models)
+        model_ids = ", ".join(store.name for store in inputs.models.values())
         facts = {
             "model": model_ids,
             "users": f"{users:,}",
@@ -157,11 +163,17 @@ def main(config: EvaluateJob, summary: Summary) -> None:
             lists=results["lists"],
             by_profile_size=results["by_profile_size"],
             paired=results["paired"],
+            costs=costs,
             clusters=clusters,
             notes=_NOTES,
         )
         target.write("report.html", render(page).encode())
-    print(f"\n{text_table(results['models'])}\n\n{text_differences(results['paired'])}")
+    for text in (
+        text_table(results["models"]),
+        text_differences(results["paired"]),
+        text_costs(costs),
+    ):
+        print(f"\n{text}")
     summary.rows = {
         "model": model_ids,
         "users": users,
@@ -171,11 +183,41 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     }
 
 
-def _model_stores(config: EvaluateJob) -> list[Store]:
+def _model_stores(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
+    """The models by their names in the table; those asked for by name are trained first."""
     if config.models is None:
-        return [model_store(config, config.model)]
-    models = Store.at(config.place(None, "models"))
-    return [Store.at(at) if "/" in at else models / at for at in _listed(config.models)]
+        return {"": model_store(config, config.model)}
+    models, stores = Store.at(config.place(None, "models")), {}
+    for at in _listed(config.models):
+        if "/" in at:
+            store = Store.at(at)
+        elif at in MODELS and not (models / at).exists(MANIFEST):
+            print(f"evaluate: {at}", flush=True)
+            trained, artifact, _ = train(_train_job(config, ["--model.name", at]), summary)
+            store = trained / artifact.model_id
+        else:
+            store = models / at
+        name = store.name if "/" in at else at
+        if name in stores:
+            raise InputError(
+                f"Found {name!r} for more than one row of the table; expected different models in "
+                "--models."
+            )
+        stores[name] = store
+    return stores
+
+
+def _train_job(config: EvaluateJob, flags: list[str]) -> TrainJob:
+    """How a model of the table is trained: on the same data."""
+    given = ["--config", config.training] if config.training else []
+    return dataclasses.replace(
+        parse(TrainJob, [*given, *flags]),
+        workspace=config.workspace,
+        local=config.local,
+        features=config.features,
+        interactions=config.interactions,
+        items=config.items,
+    )
 
 
 def _pairs(config: EvaluateJob, labels: list[str]) -> list[tuple[str, str]]:
@@ -205,8 +247,9 @@ _NOTES = (
 
 
 @ray.remote
-def _counts(data: EvaluationData) -> tuple[int, int, list[str]]:
-    return len(data.held), len(data.item_ids), [c.label for c in data.contestants]
+def _counts(data: EvaluationData) -> tuple[int, int, list[str], dict[str, Cost]]:
+    labels = [contestant.label for contestant in data.contestants]
+    return len(data.held), len(data.item_ids), labels, dict(data.costs)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A model to lists: scores every user against every available item, publishes the best 100 each.
 
 python jobs/recommend.py --local
+python jobs/recommend.py --local --kind item_to_item
 python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
 """
 
@@ -27,9 +28,12 @@ from visrec.scoring.recommend import (
     prepare_scoring,
     recommend_chain,
 )
+from visrec.scoring.similar import Kind
 from visrec.sources.interactions import InteractionsConfig
 from visrec.sources.tables import digest_files
 from visrec.storage import Store
+
+_OWNERS = {"user_to_item": "users", "item_to_item": "items"}  # whose lists they are
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,10 @@ class RecommendJob(JobConfig):
             where it is there. Items it marks as not available are not recommended.
         users: users table, for users without any interaction; by default users.parquet of the
             workspace, where it is there. They get the most popular available items.
-        recommendations: where the run goes; by default recommendations of the workspace.
+        kind: user_to_item gives each user items; item_to_item gives each item the items most like
+            it, by the cosine of the model's item vectors.
+        recommendations: where the run goes; by default recommendations of the workspace, or
+            similar_items for item_to_item.
         run_id: name of the run; by default a digest of all inputs. A second start of a run does
             what is missing.
         k: entries a user.
@@ -58,6 +65,7 @@ class RecommendJob(JobConfig):
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     items: str | None = None
     users: str | None = None
+    kind: Kind = "user_to_item"
     recommendations: str | None = None
     run_id: str | None = None
     k: int = 100
@@ -80,8 +88,10 @@ def main(config: RecommendJob, summary: Summary) -> None:
         items_uri=config.place_if_there(config.items, "items.parquet"),
         users_uri=config.place_if_there(config.users, "users.parquet"),
     )
-    recommendations = Store.at(config.place(config.recommendations, "recommendations"))
+    folder = "recommendations" if config.kind == "user_to_item" else "similar_items"
+    recommendations = Store.at(config.place(config.recommendations, folder))
     recommendations.check_writable()
+    whose = _OWNERS[config.kind]
     with summary.phase("read"):
         described = ray.get(ray.remote(_describe).remote(inputs, config))
         run_id = config.run_id or described["digest"]
@@ -101,8 +111,8 @@ def main(config: RecommendJob, summary: Summary) -> None:
     summary.rows = {
         "run": run_id,
         "model": described["model_id"],
-        "users": manifest["users"],
-        "cold users": manifest["cold_users"],
+        whose: manifest[whose],
+        **({"cold users": manifest["cold_users"]} if whose == "users" else {}),
         "rows": manifest["rows"],
         "files": len(manifest["files"]),
         "shards scored now": described.get("scored", 0),
@@ -110,7 +120,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         "run at": run.root,
     }
     if described.get("scored") and "score" in summary.phases:
-        summary.rows["users per second"] = round(manifest["users"] / summary.phases["score"], 1)
+        summary.rows[f"{whose} per second"] = round(manifest[whose] / summary.phases["score"], 1)
 
 
 def _score(
@@ -125,8 +135,8 @@ def _score(
     # Two results, so that the item arrays are an object of their own; Ray's types know of one.
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
     with summary.phase("prepare"):
-        data, arrays = prepare.remote(inputs, config.shards)
-        counts = ray.get(_counts.remote(data))
+        data, arrays = prepare.remote(inputs, config.shards, config.kind)
+        counts = ray.get(_counts.remote(data, _OWNERS[config.kind]))
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
     summary.begun = True
     target = Target(
@@ -134,32 +144,35 @@ def _score(
         shards=config.shards,
         k=config.k,
         layout=config.layout,
+        kind=config.kind,
         marks={
             "visrec.model_id": described["model_id"],
             "visrec.run_id": run_id,
             "visrec.inputs": described["digest"],
         },
     )
-    with follow("score", counts["users"], summary, unit="users") as tally:
+    whose = _OWNERS[config.kind]
+    with follow("score", counts[whose], summary, unit=whose) as tally:
         actors = _actors(config)
         chain = recommend_chain(data, arrays, inputs, target, config.resources, actors, tally)
         found = {row.pop("name"): row for row in chain.iter_rows()}
     total = Counter[str]()
     for facts in found.values():
-        total.update({key: int(facts[key]) for key in ("kept", "users", "rows", "cold")})
+        total.update({key: int(facts[key]) for key in ("kept", "owners", "rows", "cold")})
     described["scored"] = len(found) - total["kept"]
-    users, rows = total["users"], total["rows"]
-    gates = [Gate("users", users, counts["users"], users == counts["users"])]
+    owners, rows = total["owners"], total["rows"]
+    gates = [Gate(whose, owners, counts[whose], owners == counts[whose])]
     if config.layout == "nested":
-        gates.append(Gate("rows, one a user", rows, users, rows == users))
+        gates.append(Gate(f"rows, one of each of the {whose}", rows, owners, rows == owners))
     manifest = {
         "run_id": run_id,
         "model_id": described["model_id"],
         "inputs": described["inputs"],
         "config_digest": described["digest"],
         "layout": config.layout,
+        "kind": config.kind,
         "k": config.k,
-        "users": users,
+        whose: owners,
         "cold_users": total["cold"],
         "rows": rows,
         "files": {
@@ -207,15 +220,16 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
         "k": config.k,
         "shards": config.shards,
         "layout": config.layout,
+        "kind": config.kind,
     }
     return {"model_id": artifact.model_id, "inputs": facts, "digest": digest(facts)}
 
 
 @ray.remote
-def _counts(data: ScoringData) -> dict[str, int]:
+def _counts(data: ScoringData, whose: str) -> dict[str, int]:
     return {
-        "users": len(data.user_ids),
-        "items": len(data.item_ids),
+        whose: len(data.owner_ids),
+        "in the catalogue": len(data.item_ids),
         "available": int(data.available_N.sum()),
     }
 

@@ -138,6 +138,20 @@ RECOMMENDATIONS_LONG = pa.schema(
         *RECOMMENDED,
     ]
 )
+SIMILAR_ITEMS = pa.schema(
+    [
+        pa.field("item_id", _ID, nullable=False),
+        pa.field("items", pa.list_(pa.struct(list(RECOMMENDED)[:2])), nullable=False),
+    ]
+)
+SIMILAR_ITEMS_LONG = pa.schema(
+    [
+        pa.field("item_id", _ID, nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),
+        pa.field("similar_item_id", _ID, nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+    ]
+)
 REJECTED = pa.schema(
     [
         pa.field("item_id", _ID, nullable=False),

@@ -96,6 +96,11 @@ class Store:
         return self.root.startswith("s3://")
 
     @property
+    def name(self) -> str:
+        """The last part of the root."""
+        return self.root.rpartition("/")[2]
+
+    @property
     def path(self) -> str:
         """The root as pyarrow's file systems want it: no scheme."""
         return self.root.removeprefix("s3://")

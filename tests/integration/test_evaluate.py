@@ -1,6 +1,7 @@
 """Evaluation through Ray: the table, its numbers for any number of workers, the report."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,7 +119,10 @@ def test_paired_differences_are_of_the_same_users(evaluated: Path) -> None:
 
 def inputs(workspace: Path, *models: str) -> EvaluationInputs:
     return EvaluationInputs(
-        models=[Store.at(str(workspace / "models" / model)) for model in models],
+        models={
+            model if len(models) > 1 else "": Store.at(str(workspace / "models" / model))
+            for model in models
+        },
         features=Store.at(str(workspace / "features")),
         interactions=InteractionsConfig(),
         interactions_uri=str(workspace / "interactions.parquet"),
@@ -184,7 +188,7 @@ def test_any_block_of_users_gives_the_same_numbers(
     blocks = [rank({"id": np.array([n])}) for n in range(-(-len(data.held) // size))]
     labels = [contestant.label for contestant in data.contestants]
     target = Store.at(str(tmp_path))
-    found = sum_up(Question(labels, len(data.item_ids), [], target), *reversed(blocks))
+    found = sum_up(Question(labels, len(data.item_ids), [], data.costs, target), *reversed(blocks))
     expected = metrics(evaluated / "evaluation")
     for part in ("models", "lists"):
         for label in labels:
@@ -195,6 +199,41 @@ def test_any_block_of_users_gives_the_same_numbers(
     pd.testing.assert_frame_equal(
         pd.read_parquet(tmp_path / "per_user.parquet"), same, check_exact=True
     )
+
+
+def test_models_by_name_are_trained_once_and_stand_beside_others(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = Path(copy(trained, tmp_path / "ws", "features", "interactions.parquet", "models"))
+    training = tmp_path / "train.yaml"
+    training.write_text(
+        "train: {epochs: 2, triples_per_epoch: 1024, batch_size: 128, refit: false}\n"
+        "resources: {cpus_per_worker: 1}\n"
+    )
+    keys = {"models": "one,bpr_mf,multivae", "training": str(training), "examples": 0}
+    run_evaluate(workspace, **keys)
+    found, costs = (
+        metrics(workspace / "evaluation"),
+        json.loads((workspace / "evaluation" / "costs.json").read_text()),
+    )
+    assert {"one", "bpr_mf", "multivae"} <= found["models"].keys()
+    assert {"one - bpr_mf", "one - multivae"} <= found["paired"].keys()
+    # A row for each user and item, and a bias for each item.
+    users = load_artifact(next(models_of(workspace, "bpr_mf"))).sizes.users
+    assert costs["bpr_mf"]["parameters"] == 64 * (users + 300) + 300
+    assert all(costs[name]["train_s"] > 0 for name in ("one", "bpr_mf", "multivae"))
+    assert all(cost["score_ms"] > 0 for cost in costs.values())
+    assert "What the models cost" in (workspace / "evaluation" / "report.html").read_text()
+    assert "s to train" in capsys.readouterr().out
+    run_evaluate(workspace, **keys)
+    assert capsys.readouterr().out.count("trained already") == 2
+    assert metrics(workspace / "evaluation") == found
+
+
+def models_of(workspace: Path, name: str) -> Iterator[Store]:
+    """The workspace's models whose ids begin with a name."""
+    for folder in (workspace / "models").glob(f"{name}-*"):
+        yield Store.at(str(folder))
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,14 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from tests.integration.workspace import QUICK, SURE, copy, run_train
+from tests.integration.workspace import QUICK, copy, run_train
 from visrec.models.artifact import load_artifact
+from visrec.models.curatornet import CuratorNetConfig
 from visrec.storage import Store
 
 pytestmark = pytest.mark.ray
@@ -26,14 +27,7 @@ def test_artifact_is_complete_and_describes_itself(trained: Path) -> None:
     wanted = {"model.safetensors", "config.json", "metrics.json", "item_ids.parquet"}
     assert files == wanted | {"_manifest.json"}
     described = json.loads((folder / "config.json").read_text())
-    assert described["model"] == {
-        "name": "curatornet",
-        "item_width": 200,
-        "user_width": 300,
-        "feature_dropout": 0.0,
-        "temperature": SURE.config.temperature,
-        "whiten": 0,
-    }
+    assert described["model"] == {"name": "curatornet", **asdict(CuratorNetConfig())}
     made_from = described["made_from"]
     features = json.loads((trained / "features" / "_manifest.json").read_text())
     assert made_from["features"]["digest"] == features["digest"]
@@ -63,6 +57,7 @@ def test_two_workers_train_as_one_and_a_later_job_goes_on(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two epochs by two workers; the driver ends; one worker does the third."""
+    # Dropout is on: what an item loses in a step does not depend on the worker.
     copy(trained, tmp_path, "features", "interactions.parquet")
     once = replace(QUICK, refit=False)
     run_train(tmp_path, replace(once, epochs=2), workers=2, model_id="two")

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 from jobs import evaluate, extract_features, recommend, train
 from jobs.evaluate import EvaluateJob
 from jobs.extract_features import ExtractJob
-from jobs.launch import JobConfig, ModelChoice, Summary
+from jobs.launch import JobConfig, Summary
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
 from visrec.features.backbones import BackboneConfig
-from visrec.models.curatornet import CuratorNetConfig
 from visrec.sources.gallery import GalleryConfig, write_gallery
 from visrec.storage import Store
 from visrec.training.loop import TrainConfig
@@ -26,9 +25,6 @@ from visrec.training.ray_train import TrainResources
 GALLERY = GalleryConfig(paintings=300, artists=30, users=160, picture_size=64)
 BACKBONE = BackboneConfig(name="random-conv", precision="float32")
 QUICK = TrainConfig(epochs=3, triples_per_epoch=2048, batch_size=256)
-# Dropout draws from each worker's own generator: without it, the number of workers changes nothing.
-SURE = ModelChoice("curatornet", CuratorNetConfig(feature_dropout=0.0))
-
 Config = TypeVar("Config", bound=JobConfig)
 
 
@@ -57,7 +53,7 @@ def run_train(
     workspace: str | Path, train_config: TrainConfig = QUICK, *, workers: int = 1, **keys: Any
 ) -> Summary:
     resources = TrainResources(workers=workers, cpus_per_worker=1)
-    keys = {"resources": resources, "model": SURE, **keys}
+    keys = {"resources": resources, **keys}
     return _run(train.main, TrainJob(workspace=str(workspace), train=train_config, **keys))
 
 
@@ -86,4 +82,6 @@ def published_rows(recommendations: Path) -> list[dict[str, Any]]:
         for name in run.read_json("_manifest.json")["files"]
         for row in pq.read_table(f"{run.root}/{name}").to_pylist()
     ]
-    return sorted(rows, key=lambda row: (row["user_id"], row.get("rank", 0)))
+    return sorted(
+        rows, key=lambda row: (row.get("user_id", row.get("item_id")), row.get("rank", 0))
+    )

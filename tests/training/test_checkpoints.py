@@ -9,6 +9,7 @@ import torch
 
 from tests.training import checkerboard
 from visrec.interactions.triples import SamplingConfig
+from visrec.models.bpr_mf import BprMf, BprMfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.training.checkpoints import restore_checkpoint, save_checkpoint
 from visrec.training.loop import Place, TrainConfig, Trainer
@@ -64,6 +65,16 @@ def _assert_same(one: Trainer, other: Trainer) -> None:
         assert all(torch.equal(state[key], moments[1][index][key]) for key in state)
 
 
+def _sparse_trainer(start: int = 0) -> Trainer:
+    """Tables of whose rows each step moves a few: steps of 8 among 40 users."""
+    torch.manual_seed(start)
+    config = TrainConfig(
+        epochs=4, triples_per_epoch=24, batch_size=8, learning_rate=0.1, stop_patience=10
+    )
+    sampling = SamplingConfig(negatives="drawn")
+    return Trainer(BprMf(BprMfConfig(width=6), DATA.sizes), DATA, config, sampling, Place())
+
+
 @pytest.mark.parametrize("after", [1, 2, 3])
 def test_stopped_and_resumed_ends_where_the_straight_run_does(after: int, tmp_path: Path) -> None:
     straight = _trainer()
@@ -79,6 +90,25 @@ def test_stopped_and_resumed_ends_where_the_straight_run_does(after: int, tmp_pa
     with pytest.raises(Stopped):
         stopped.run(stop)
     resumed = _trainer(start=1)  # other weights, which the checkpoint replaces
+    restore_checkpoint(resumed, tmp_path)
+    _assert_same(resumed, stopped)
+    resumed.run(lambda _: None)
+    _assert_same(resumed, straight)
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_rows_that_train_alone_go_on_from_where_each_of_them_stood(
+    after: int, tmp_path: Path
+) -> None:
+    straight, stopped, resumed = _sparse_trainer(), _sparse_trainer(), _sparse_trainer(start=1)
+    straight.run(lambda _: None)
+    while stopped.progress.epoch < after:
+        stopped.epoch()
+    # Some rows have moments by then and some have none, and the average is not the weights.
+    moved = (stopped.optimizer.state[stopped.model.users.weight]["exp_avg"] != 0).any(dim=1)
+    assert 0 < int(moved.sum()) < len(moved)
+    assert not torch.equal(stopped.judged.users.weight, stopped.model.users.weight)
+    save_checkpoint(stopped, tmp_path)
     restore_checkpoint(resumed, tmp_path)
     _assert_same(resumed, stopped)
     resumed.run(lambda _: None)

@@ -15,7 +15,7 @@ from visrec.evaluation.table import ORACLE
 from visrec.interactions.log import build_log
 from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
 from visrec.models import MODELS
-from visrec.models.artifact import Artifact, load_artifact
+from visrec.models.artifact import TIMES, Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue, Scorer, Sizes
 from visrec.models.visrank import VisRankConfig
 from visrec.ragged import Ragged
@@ -51,11 +51,25 @@ BASELINES = (
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a model costs, besides the scoring.
+
+    Args:
+        parameters: numbers that training moves.
+        train_s: seconds that training them took; None where nobody measured.
+    """
+
+    parameters: int
+    train_s: float | None
+
+
+@dataclass(frozen=True)
 class EvaluationInputs:
     """Where evaluation reads.
 
     Args:
-        models: the trained models' directories.
+        models: the trained models' directories, by their names in the table; of a single one, ""
+            stands for the name of the model.
         features: the features directory.
         interactions: which of them count.
         interactions_uri: where they are.
@@ -63,7 +77,7 @@ class EvaluationInputs:
         truth: planted truth, or None.
     """
 
-    models: Sequence[Store]
+    models: Mapping[str, Store]
     features: Store
     interactions: InteractionsConfig
     interactions_uri: str
@@ -83,6 +97,7 @@ class EvaluationData:
         contestants: the models, the trained ones first.
         arrays: each one's item arrays.
         user_rows: each one's (E,) trained user rows, -1 for users it has not seen.
+        costs: of the trained ones.
     """
 
     item_ids: pa.StringArray
@@ -92,6 +107,7 @@ class EvaluationData:
     contestants: Sequence[Contestant]
     arrays: Mapping[str, Arrays]
     user_rows: Mapping[str, npt.NDArray[np.int64]]
+    costs: Mapping[str, Cost]
 
 
 def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
@@ -101,8 +117,11 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         InputError: something is missing, does not fit a model, or nobody is held out; or the models
             do not belong in one table.
     """
-    artifacts = [load_artifact(store) for store in inputs.models]
-    _require_held_out(artifacts, inputs)
+    stores = list(inputs.models.values())
+    artifacts = [load_artifact(store) for store in stores]
+    labels = [label or artifacts[0].name for label in inputs.models]
+    _require_rows_of_their_own(labels)
+    _require_held_out(artifacts, stores)
     _require_alike(artifacts)
     item_ids, catalogue = load_catalogue(artifacts[0], inputs.features, inputs.items_uri)
     log = build_log(read_interactions(inputs.interactions, inputs.interactions_uri), item_ids)
@@ -114,9 +133,10 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
             "or rows marked in an evaluation column; evaluation needs some that do."
         )
     user_ids = log.user_ids.take(pa.array(held.user_E))
-    contestants, arrays, rows = [], {}, {}
-    for label, artifact, store in zip(_labels(artifacts), artifacts, inputs.models, strict=True):
+    contestants, arrays, rows, costs = [], {}, {}, {}
+    for label, artifact, store in zip(labels, artifacts, stores, strict=True):
         contestants.append(Contestant(label, artifact.name, artifact.config, store))
+        costs[label] = _cost(artifact, store)
         if artifact is not artifacts[0]:
             _, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
         arrays[label] = artifact.model.item_arrays(catalogue)
@@ -138,7 +158,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         novelty_N=novelty(_takers(known, len(item_ids)), int((known.lengths > 0).sum())),
         cold_N=_takers(train, len(item_ids)) == 0,
     )
-    return EvaluationData(item_ids, user_ids, held, facts, contestants, arrays, rows)
+    return EvaluationData(item_ids, user_ids, held, facts, contestants, arrays, rows, costs)
 
 
 def _takers(lists: Ragged, items: int) -> npt.NDArray[np.int64]:
@@ -160,27 +180,26 @@ def _baseline_arrays(feature_ND: npt.NDArray[Any], known: Ragged) -> dict[str, A
     return arrays
 
 
-def _labels(artifacts: Sequence[Artifact]) -> list[str]:
-    """The model's name where there is one, the ids of several.
+def _cost(artifact: Artifact, store: Store) -> Cost:
+    module: Any = artifact.model
+    count = sum(parameter.numel() for parameter in module.parameters())
+    known = store.exists(TIMES)
+    return Cost(count, float(store.read_json(TIMES)["train_s"]) if known else None)
 
-    Raises:
-        InputError: an id names two rows of the table.
-    """
-    if len(artifacts) == 1:
-        return [artifacts[0].name]
-    labels = [artifact.model_id for artifact in artifacts]
-    rows = [*labels, *(baseline.label for baseline in BASELINES), ORACLE]
-    twice = [label for label in labels if rows.count(label) > 1]
-    if twice:
+
+def _require_rows_of_their_own(labels: Sequence[str]) -> None:
+    if len(labels) == 1:
+        return
+    taken = {ORACLE, *(baseline.label for baseline in BASELINES)} & set(labels)
+    if taken:
         raise InputError(
-            f"Found {twice[0]!r} for more than one row of the table; expected different model ids "
-            "in --models, none of them a baseline's."
+            f"Found {min(taken)!r} for more than one row of the table; expected names in --models "
+            "that are no baseline's."
         )
-    return labels
 
 
-def _require_held_out(artifacts: Sequence[Artifact], inputs: EvaluationInputs) -> None:
-    for artifact, store in zip(artifacts, inputs.models, strict=True):
+def _require_held_out(artifacts: Sequence[Artifact], stores: Sequence[Store]) -> None:
+    for artifact, store in zip(artifacts, stores, strict=True):
         if not artifact.made_from["split"]["test"]:
             raise InputError(
                 f"The model at {store.root} was trained with --split.test false: it has seen what "

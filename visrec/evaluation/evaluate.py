@@ -4,7 +4,8 @@ What is shared is computed once: the split, the catalogue, each model's item arr
 a block of users through all models; the per-user metrics go to one task that sums them up.
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,10 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy, Dataset
 
+from visrec.config import plain
 from visrec.evaluation.beyond import COVERAGE, LENGTH, OF_A_LIST, coverage, covered_bits, per_list
 from visrec.evaluation.bootstrap import Figures, resample
-from visrec.evaluation.contestants import EvaluationData, scorer_of
+from visrec.evaluation.contestants import Cost, EvaluationData, scorer_of
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
 from visrec.progress import Timer
@@ -28,6 +30,7 @@ from visrec.storage import Store
 
 USERS = 384  # users a task takes through all models: blocks of 128, and the kernel's piece
 SIZES = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}  # of profiles
+_SECONDS = "seconds"  # that a user took, in the mean of a block
 _COVERED = "covered"  # bits of the items in a block's lists, in the first row of each model
 
 
@@ -68,6 +71,7 @@ class RankUsers:
         held = data.held.take(rows)
         parts = []
         for label, scorer in self._scorers.items():
+            begun = time.perf_counter()
             user_B = data.user_rows[label][rows]
             with self._timer.phase("rank"):
                 standing = stand(scorer, held.profiles, user_B, held.targets)
@@ -81,7 +85,9 @@ class RankUsers:
             }
             bits = covered_bits(best.row_BK, len(data.item_ids)).tobytes()
             covered = pa.array([bits, *[None] * (len(rows) - 1)], pa.binary())
-            parts.append(pa.table({**facts, **per_user(standing), **measures, _COVERED: covered}))
+            took = pa.repeat(pa.scalar((time.perf_counter() - begun) / len(rows)), len(rows))
+            own = {_COVERED: covered, _SECONDS: took}
+            parts.append(pa.table({**facts, **per_user(standing), **measures, **own}))
         self._timer.done(users=len(rows))
         return pa.concat_tables(parts)
 
@@ -94,17 +100,19 @@ class Question:
         labels: the models, in the order of the results.
         items: N.
         pairs: the two models of each difference.
+        costs: of the trained models.
         target: where `per_user.parquet` goes.
     """
 
     labels: Sequence[str]
     items: int
     pairs: Sequence[tuple[str, str]]
+    costs: Mapping[str, Cost]
     target: Store
 
 
 def sum_up(question: Question, *blocks: pa.Table) -> dict[str, Any]:
-    """Writes the per-user metrics and returns what metrics.json says.
+    """Writes the per-user metrics and returns what metrics.json and costs.json say.
 
     Args:
         question: see there.
@@ -115,10 +123,12 @@ def sum_up(question: Question, *blocks: pa.Table) -> dict[str, Any]:
         lists: the same of what the lists are like; coverage@K has a mean alone.
         by_profile_size: `{size: {model: {metric: ...}}}`, sizes that nobody has left out.
         paired: `{"a - b": {metric: {"mean", "low", "high", "above", "n"}}}`.
+        costs: `{model: {"parameters", "train_s", "score_ms"}}`, milliseconds a user.
     """
     whole = pa.concat_tables(blocks).sort_by([("model", "ascending"), ("user_id", "ascending")])
     covered = {label: _coverage(whole, label, question.items) for label in question.labels}
-    whole = whole.drop_columns(_COVERED)
+    costs = {label: _costs(whole, label, question.costs) for label in question.labels}
+    whole = whole.drop_columns([_COVERED, _SECONDS])
     question.target.write_table("per_user.parquet", whole)
     model = whole["model"].to_numpy(zero_copy_only=False)
     columns = {name: whole[name].to_numpy() for name in whole.column_names[3:]}
@@ -136,8 +146,15 @@ def sum_up(question: Question, *blocks: pa.Table) -> dict[str, Any]:
             for label, summary in summaries.items()
         },
         "by_profile_size": _by_size(values, size_B),
+        "costs": costs,
         "paired": {f"{a} - {b}": together.difference(a, b) for a, b in question.pairs},
     }
+
+
+def _costs(whole: pa.Table, label: str, costs: Mapping[str, Cost]) -> dict[str, float | None]:
+    seconds = pc.mean(whole.filter(pc.equal(whole["model"], label))[_SECONDS]).as_py()
+    known = plain(costs[label]) if label in costs else {}
+    return {**known, "score_ms": round(1000 * seconds, 4)}
 
 
 def _coverage(whole: pa.Table, label: str, items: int) -> float:

@@ -17,11 +17,13 @@ from PIL import Image
 from visrec.evaluation.table import (
     BASELINES,
     COLUMNS,
+    COSTS,
     ORACLE,
     VISRANK,
     Figure,
     Metrics,
     columns_of,
+    cost_texts,
     difference_text,
     excludes_zero,
     figure_text,
@@ -96,6 +98,7 @@ class Report:
         lists: `{model: {measure: figure}}` of what the lists are like.
         by_profile_size: `{size: {model: {metric: figure}}}`.
         paired: `{"a - b": {metric: figure}}` of differences.
+        costs: `{model: {"parameters", "train_s", "score_ms"}}`.
         clusters: What looks alike in the catalogue.
         notes: Paragraphs on how to read the figures.
     """
@@ -107,6 +110,7 @@ class Report:
     lists: Metrics = field(default_factory=dict)
     by_profile_size: Mapping[str, Metrics] = field(default_factory=dict)
     paired: Metrics = field(default_factory=dict)
+    costs: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     clusters: VisualClusters | None = None
     notes: Sequence[str] = ()
 
@@ -159,6 +163,7 @@ def render(report: Report) -> str:
         more_metrics=_metrics_table(report.metrics, _others(report.metrics), report.metrics),
         differences=_differences_table(report.paired, _known(report.paired)),
         more_differences=_differences_table(report.paired, _others(report.paired)),
+        costs=_costs_table(report),
         lists=_metrics_table(report.lists, columns_of(report.lists), report.metrics, best=False),
         by_size=_size_tables(report),
         shown_sizes=_SHOWN_SIZES,
@@ -209,6 +214,16 @@ def _metrics_table(
         if model in metrics
     }
     return _table("Model", [(label(name), "") for name in columns], rows)
+
+
+def _costs_table(report: Report) -> _Table:
+    """A row a model, a column a cost."""
+    rows = {
+        model: [_Cell(text, "") for text in cost_texts(report.costs[model])]
+        for model in ranked(report.metrics)
+        if model in report.costs
+    }
+    return _table("Model", [(name, "") for name in COSTS.values()], rows)
 
 
 def _size_tables(report: Report) -> dict[str, _Table]:

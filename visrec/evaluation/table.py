@@ -29,6 +29,11 @@ LABELS = {
     "cold": "Cold",
 }
 SHORT_LABELS = {**LABELS, "recall": "R", "precision": "P"}
+COSTS = {
+    "parameters": "parameters",
+    "train_s": "s to train",
+    "score_ms": "ms to score a user",
+}
 ABSENT = "–"
 MINUS = "−"
 
@@ -63,10 +68,32 @@ def _text(
         interval = interval_text(figures.get(COLUMNS[0]), ", ")
         head = f"{cells[0]} [{interval}]" if interval else cells[0]
         lines.append([visible(name), head, *cells[1:]])
+    return _aligned(lines)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
     left, *right = (max(map(len, column)) for column in zip(*lines, strict=True))
     return "\n".join(
         "  ".join([name.ljust(left), *map(str.rjust, cells, right)]) for name, *cells in lines
     )
+
+
+def text_costs(costs: Mapping[str, Mapping[str, float | None]]) -> str:
+    """What each model costs, as an aligned table for the terminal."""
+    rows = [["cost", *COSTS.values()]]
+    rows += [[visible(model), *cost_texts(found)] for model, found in costs.items()]
+    return _aligned(rows)
+
+
+def cost_texts(found: Mapping[str, float | None]) -> list[str]:
+    """A model's costs in the order of `COSTS`."""
+    return [cost_text(found.get(name)) for name in COSTS]
+
+
+def cost_text(amount: float | None) -> str:
+    if amount is None:
+        return ABSENT
+    return f"{amount:,.0f}" if amount >= 100 or amount == round(amount) else f"{amount:.3g}"
 
 
 def ranked(metrics: Metrics) -> list[str]:

@@ -24,6 +24,7 @@ from visrec.storage import Store, to_json
 MANIFEST = "_manifest.json"
 LATEST = "_latest.json"  # beside the models: which was trained last
 _WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.json", "metrics.json"
+TIMES = "_training.json"  # seconds, beside the files that are the same for the same inputs
 _ITEMS, _USERS = "item_ids.parquet", "user_ids.parquet"
 
 

@@ -1,4 +1,4 @@
-"""Recommendation tables: one row a user, or one a user and rank.
+"""Tables of lists: one row a user or item, or one row an entry.
 
 Item ids are coded by their rows, as Parquet keeps them anyway: to make strings of them, and have
 the writer find out which are the same, took as long as a third of the search. Written without the
@@ -12,7 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.ragged import offsets_of
-from visrec.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG, RECOMMENDED
+from visrec.schemas import (
+    RECOMMENDATIONS,
+    RECOMMENDATIONS_LONG,
+    SIMILAR_ITEMS,
+    SIMILAR_ITEMS_LONG,
+)
 
 Layout = Literal["nested", "long"]
 
@@ -37,34 +42,76 @@ def lists_table(
         cold_B: (B,) whether the list is the fallback; the long layout does not tell.
         layout: `nested`, one row a user, or `long`, one row an entry.
     """
-    filled_BK = row_BK >= 0
-    because_V = because_BK[filled_BK]
-    fields = [
-        _coded(row_BK[filled_BK], item_ids),
-        pa.array(score_BK[filled_BK], pa.float32()),
-        _coded(because_V, item_ids, because_V < 0),
-    ]
+    because_V = because_BK[row_BK >= 0]
+    because = _coded(because_V, item_ids, because_V < 0)
+    entries = [*_entries(item_ids, row_BK, score_BK), because]
     if layout == "nested":
-        entries = pa.StructArray.from_arrays(fields, fields=_FIELDS)
-        offsets = offsets_of(filled_BK.sum(axis=1)).astype(np.int32)
-        items = pa.ListArray.from_arrays(offsets, entries)
-        return pa.table([user_ids, items, pa.array(cold_B)], schema=_NESTED)
-    owner_V, rank_V = np.nonzero(filled_BK)
-    columns = [
-        user_ids.take(pa.array(owner_V)),
-        pa.array(rank_V + 1, pa.int32()),
-        *fields,
-    ]
-    return pa.table(columns, schema=_LONG)
+        return _nested(user_ids, row_BK, entries, [pa.array(cold_B)], RECOMMENDATIONS)
+    return _long(user_ids, row_BK, entries, RECOMMENDATIONS_LONG)
 
 
-_CODED = pa.dictionary(pa.int32(), pa.string())
-_FIELDS = [f.with_type(_CODED) if f.type == pa.string() else f for f in RECOMMENDED]
-_ITEMS = RECOMMENDATIONS.get_field_index("items")
-_NESTED = RECOMMENDATIONS.set(
-    _ITEMS, RECOMMENDATIONS.field(_ITEMS).with_type(pa.list_(pa.struct(_FIELDS)))
-)
-_LONG = pa.schema([*list(RECOMMENDATIONS_LONG)[: -len(_FIELDS)], *_FIELDS])
+def similar_table(
+    query_ids: pa.StringArray,
+    item_ids: pa.StringArray,
+    row_BK: npt.NDArray[np.int64],
+    score_BK: npt.NDArray[np.float32],
+    layout: Layout,
+) -> pa.Table:
+    """The neighbours of B items as a table.
+
+    Args:
+        query_ids: (B,) whose neighbours they are.
+        item_ids: (N,) what the rows mean.
+        row_BK: (B, K) rows nearest first, -1 behind the last.
+        score_BK: (B, K) cosines.
+        layout: `nested`, one row an item, or `long`, one row an entry.
+    """
+    entries = _entries(item_ids, row_BK, score_BK)
+    if layout == "nested":
+        return _nested(query_ids, row_BK, entries, [], SIMILAR_ITEMS)
+    return _long(query_ids, row_BK, entries, SIMILAR_ITEMS_LONG)
+
+
+def _entries(
+    item_ids: pa.StringArray, row_BK: npt.NDArray[np.int64], score_BK: npt.NDArray[np.float32]
+) -> list[pa.Array]:
+    filled_BK = row_BK >= 0
+    return [_coded(row_BK[filled_BK], item_ids), pa.array(score_BK[filled_BK], pa.float32())]
+
+
+def _nested(
+    ids: pa.StringArray,
+    row_BK: npt.NDArray[np.int64],
+    entries: list[pa.Array],
+    others: list[pa.Array],
+    schema: pa.Schema,
+) -> pa.Table:
+    place = schema.get_field_index("items")
+    fields = _with_codes(schema.field(place).type.value_type, entries)
+    structs = pa.StructArray.from_arrays(entries, fields=fields)
+    offsets = offsets_of((row_BK >= 0).sum(axis=1)).astype(np.int32)
+    lists = pa.ListArray.from_arrays(offsets, structs)
+    schema = schema.set(place, schema.field(place).with_type(pa.list_(pa.struct(fields))))
+    return pa.table([ids, lists, *others], schema=schema)
+
+
+def _long(
+    ids: pa.StringArray,
+    row_BK: npt.NDArray[np.int64],
+    entries: list[pa.Array],
+    schema: pa.Schema,
+) -> pa.Table:
+    owner_V, rank_V = np.nonzero(row_BK >= 0)
+    columns = [ids.take(pa.array(owner_V)), pa.array(rank_V + 1, pa.int32())]
+    fields = [*list(schema)[:2], *_with_codes(list(schema)[2:], entries)]
+    return pa.table([*columns, *entries], schema=pa.schema(fields))
+
+
+def _with_codes(
+    fields: "list[pa.Field] | pa.StructType", columns: list[pa.Array]
+) -> list[pa.Field]:
+    """The fields with the types of columns whose ids are coded."""
+    return [field.with_type(column.type) for field, column in zip(fields, columns, strict=True)]
 
 
 def _coded(

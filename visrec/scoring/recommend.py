@@ -24,11 +24,12 @@ from visrec import schemas
 from visrec.features.table import Identity, load_features, read_manifest, require_same
 from visrec.interactions.log import build_log, shard_of
 from visrec.models.artifact import Artifact, load_artifact
-from visrec.models.contract import Arrays, Catalogue, DotScorer
+from visrec.models.contract import Arrays, Catalogue, DotScorer, Scorer
 from visrec.progress import Timer
 from visrec.ragged import Ragged, offsets_of
-from visrec.scoring.lists import Layout, lists_table
+from visrec.scoring.lists import Layout, lists_table, similar_table
 from visrec.scoring.native import missing
+from visrec.scoring.similar import Kind, neighbours, similarity
 from visrec.scoring.topk import TopK, nearest_of_profile
 from visrec.sources.interactions import InteractionsConfig, read_interactions
 from visrec.sources.items import category_codes, read_items
@@ -77,14 +78,15 @@ class ScoringInputs:
 
 @dataclass(frozen=True)
 class ScoringData:
-    """Users and items to score, shared by the workers of a node.
+    """Users, or items, and the items to score for them, shared by the workers of a node.
 
     Args:
         item_ids: (N,) sorted.
         available_N: (N,) which may be recommended.
-        user_ids: (U,) shard after shard, sorted in each.
-        shard_offsets: (S + 1,) where each shard's users begin.
-        profiles: U lists of consumed items, oldest first.
+        owner_ids: (U,) whose lists are made, shard after shard, sorted in each: users, or the
+            items whose neighbours are looked for.
+        shard_offsets: (S + 1,) where each shard's begin.
+        profiles: U lists of consumed items, oldest first; of an item, the item itself.
         trained_U: (U,) the model's user rows, -1 for users it has not seen.
         count_N: (N,) float32, how many users took each item: the score for users whom the model
             cannot score.
@@ -93,7 +95,7 @@ class ScoringData:
 
     item_ids: pa.StringArray
     available_N: npt.NDArray[np.bool_]
-    user_ids: pa.StringArray
+    owner_ids: pa.StringArray
     shard_offsets: npt.NDArray[np.int64]
     profiles: Ragged
     trained_U: npt.NDArray[np.int64]
@@ -101,11 +103,12 @@ class ScoringData:
     without_item: int
 
 
-def prepare_scoring(inputs: ScoringInputs, shards: int) -> tuple[ScoringData, Arrays]:
+def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[ScoringData, Arrays]:
     """Reads everything once: users, profiles, availability, and what the model says of the items.
 
     Raises:
-        InputError: something is missing or does not fit the model.
+        InputError: something is missing or does not fit the model, or it has no item vectors and
+            the lists are of items.
     """
     artifact = load_artifact(inputs.model)
     item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
@@ -117,19 +120,28 @@ def prepare_scoring(inputs: ScoringInputs, shards: int) -> tuple[ScoringData, Ar
     available_N = read_items(inputs.items_uri, item_ids).available_N
     if not artifact.model.needs.cold_items:
         available_N = available_N & (catalogue.trained_N >= 0)
-    shard_U = shard_of(log.user_ids, shards)
+    arrays = artifact.model.item_arrays(catalogue)
+    owner_ids, profiles = log.user_ids, log.items
+    trained_U = trained_users(artifact, log.user_ids)
+    if kind == "item_to_item":
+        arrays = similarity(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
+        known_N = arrays["unit"].any(axis=1)  # what the model has not seen is near nothing
+        row_Q, available_N = np.flatnonzero(known_N), available_N & known_N
+        owner_ids, trained_U = item_ids.take(pa.array(row_Q)), np.full(len(row_Q), -1)
+        profiles = Ragged(row_Q, np.arange(len(row_Q) + 1))
+    shard_U = shard_of(owner_ids, shards)
     order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
-        user_ids=log.user_ids.take(pa.array(order)),
+        owner_ids=owner_ids.take(pa.array(order)),
         shard_offsets=offsets_of(np.bincount(shard_U, minlength=shards)),
-        profiles=log.items.take(order),
-        trained_U=trained_users(artifact, log.user_ids)[order],
+        profiles=profiles.take(order),
+        trained_U=trained_U[order],
         count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
         without_item=log.without_item,
     )
-    return data, artifact.model.item_arrays(catalogue)
+    return data, arrays
 
 
 def load_catalogue(
@@ -200,6 +212,7 @@ class Target:
         shards: how many files.
         k: entries a user.
         layout: of the tables.
+        kind: whose lists they are.
         marks: file metadata: model id, run id, digest of all inputs.
     """
 
@@ -207,6 +220,7 @@ class Target:
     shards: int
     k: int
     layout: Layout
+    kind: Kind
     marks: Mapping[str, str]
 
 
@@ -231,7 +245,10 @@ class ScoreShards:
             if resources.use_gpu:
                 module = module.cuda()
             self._needs = artifact.model.needs
-            self._scorer = module.scorer(ray.get(arrays))
+            if target.kind == "item_to_item":
+                self._scorer: Scorer = neighbours(ray.get(arrays), resources.use_gpu)
+            else:
+                self._scorer = module.scorer(ray.get(arrays))
             counts_N1 = torch.from_numpy(np.array(self._data.count_N))[:, None]
             popularity = DotScorer(counts_N1, lambda bags, _: torch.ones(len(bags), 1))
             self._search, self._fallback = (
@@ -271,11 +288,17 @@ class ScoreShards:
         return pa.concat_tables(tables).replace_schema_metadata(marks)
 
     def _block(self, start: int, stop: int) -> tuple[pa.Table, int]:
-        """The lists of the users from `start` to `stop`, and how many of them are cold."""
+        """The lists of the users or items from `start` to `stop`, and how many users are cold."""
         data = self._data
         profiles, trained_B = data.profiles.slice(start, stop), data.trained_U[start:stop]
         with self._timer.phase("score"):
             best = self._search(profiles, trained_B, profiles)
+        owner_ids = data.owner_ids.slice(start, stop - start)
+        if self._target.kind == "item_to_item":
+            self._timer.done(users=stop - start)
+            with self._timer.phase("table"):
+                lists = (best.row_BK, best.score_BK, self._target.layout)
+                return similar_table(owner_ids, data.item_ids, *lists), 0
         cold_B = profiles.lengths == 0
         if not self._needs.cold_users:
             cold_B |= trained_B < 0
@@ -286,10 +309,9 @@ class ScoreShards:
         with self._timer.phase("explain"):
             because_BK = self._because(profiles, np.where(cold_B[:, None], -1, best.row_BK))
         self._timer.done(users=stop - start)
-        user_ids = data.user_ids.slice(start, stop - start)
         with self._timer.phase("table"):
             table = lists_table(
-                user_ids, data.item_ids, best.row_BK, best.score_BK, because_BK, cold_B,
+                owner_ids, data.item_ids, best.row_BK, best.score_BK, because_BK, cold_B,
                 self._target.layout,
             )  # fmt: skip
         return table, int(cold_B.sum())
@@ -313,11 +335,11 @@ def existing_shard(run: Store, name: str, marks: Mapping[str, str]) -> dict[str,
     found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
     if any(found.get(key) != value for key, value in marks.items()):
         return None
-    user_ids = file.read(columns=["user_id"])["user_id"]
+    owner_ids = file.read(columns=file.schema_arrow.names[:1])[0]
     return {
         "name": name,
-        "rows": len(user_ids),
-        "users": pc.count_distinct(user_ids).as_py(),
+        "rows": len(owner_ids),
+        "owners": pc.count_distinct(owner_ids).as_py(),
         "cold": int(found[_COLD]),
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),

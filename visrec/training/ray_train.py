@@ -1,6 +1,7 @@
 """The Ray Train wiring: N workers, DDP, a checkpoint each epoch, the model written by rank 0."""
 
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,21 @@ from ray.train import (
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
-from visrec.models.artifact import Artifact, save_artifact
+from visrec.models.artifact import TIMES, Artifact, save_artifact
 from visrec.progress import Timer
 from visrec.storage import Store
 from visrec.training.checkpoints import save_checkpoint
 from visrec.training.data import TrainingData
 from visrec.training.loop import Place, Trainer, score_held_out
-from visrec.training.recipe import Recipe, begin, build_model, complete, record, resume
+from visrec.training.recipe import (
+    Recipe,
+    begin,
+    build_model,
+    complete,
+    record,
+    resume,
+    seconds,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +186,7 @@ def report_epoch(trainer: Trainer) -> None:
 def _write_model(trainer: Trainer, job: Job, data: TrainingData) -> None:
     trainer.model.load_state_dict(trainer.best)
     metrics = record(trainer.progress)
+    job.artifact_store.write_json(TIMES, {"train_s": seconds(trainer.progress)})
     save_artifact(artifact_of(job, data, trainer.model, metrics), job.artifact_store)
 
 
@@ -202,7 +212,7 @@ def artifact_of(job: Job, data: TrainingData, model: Any, metrics: dict[str, Any
 
 def fit_at_once(job: Job) -> None:
     """Fits and writes a model that needs no training, in one task."""
-    data = ray.get(job.data)
+    start, data = time.perf_counter(), ray.get(job.data)
     model = build_model(job.recipe, data)
     held = data.validation
     metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
@@ -210,5 +220,6 @@ def fit_at_once(job: Job) -> None:
         metrics["val_auc"] = float(score_held_out(model, data.catalogue, held).mean())
         if job.recipe.train.refit:
             model = build_model(job.recipe, data.refit)
+    job.artifact_store.write_json(TIMES, {"train_s": round(time.perf_counter() - start, 3)})
     save_artifact(artifact_of(job, data, model, metrics), job.artifact_store)
     job.tally.say.remote(f"{job.recipe.model_name} fitted: it needs no training")

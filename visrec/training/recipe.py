@@ -109,6 +109,12 @@ def complete(
     return trainer
 
 
+def seconds(progress: Progress) -> float:
+    """What the epochs of both fits took, validation in it."""
+    fits = [progress, progress.chosen] if progress.chosen else [progress]
+    return round(sum(epoch["seconds"] for fit in fits for epoch in fit.history), 3)
+
+
 def record(progress: Progress) -> dict[str, Any]:
     """What a model's metrics.json says of its training.
 

@@ -1,0 +1,74 @@
+"""Lists of items for items through Ray: nearest by vectors, published on their own."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.launch import ModelChoice, own_cause
+from tests.integration.workspace import copy, published_rows, run_recommend, run_train
+from visrec.errors import InputError
+from visrec.features.table import load_features
+from visrec.models import MODELS
+from visrec.models.artifact import load_artifact
+from visrec.models.contract import Catalogue
+from visrec.scoring.similar import Kind
+from visrec.storage import Store
+
+pytestmark = pytest.mark.ray
+
+K = 10
+ITEMS: Kind = "item_to_item"
+
+
+def test_each_item_has_the_nearest_available_others(trained: Path, tmp_path: Path) -> None:
+    """Against cosines in float64 of all pairs."""
+    target = tmp_path / "similar"
+    summary = run_recommend(trained, kind=ITEMS, k=K, recommendations=str(target))
+    assert summary.rows["items"] == 300
+    item_ids, feature_ND = load_features(Store.at(str(trained / "features")))
+    model = load_artifact(Store.at(str(trained / "models" / "one"))).model
+    arrays = model.item_arrays(Catalogue(feature_ND, np.arange(len(item_ids))))
+    vectors = arrays["vectors"].astype(np.float64)
+    unit_Nd = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosine_NN = unit_Nd @ unit_Nd.T
+    items = pq.read_table(trained / "items.parquet").to_pylist()
+    available = {row["item_id"] for row in items if row["available"]}
+    names = item_ids.to_pylist()
+    row_of = {name: row for row, name in enumerate(names)}
+    found = published_rows(target)
+    assert [row["item_id"] for row in found] == names
+    for row in found:
+        own, listed = row["item_id"], [entry["item_id"] for entry in row["items"]]
+        assert len(set(listed)) == K
+        assert own not in listed
+        assert set(listed) <= available
+        others = [row_of[name] for name in available if name != own]
+        best = np.sort(cosine_NN[row_of[own], others])[::-1][:K]
+        told = [cosine_NN[row_of[own], row_of[name]] for name in listed]
+        np.testing.assert_allclose(told, best, atol=1e-6)
+        np.testing.assert_allclose([entry["score"] for entry in row["items"]], best, atol=1e-5)
+
+
+def test_long_layout_and_a_pointer_of_their_own(recommended: Path, tmp_path: Path) -> None:
+    names = ("features", "models", "interactions.parquet", "items.parquet", "users.parquet")
+    workspace = Path(copy(recommended, tmp_path / "ws", *names))
+    run_recommend(workspace, kind=ITEMS, k=3, layout="long", run_id="one")
+    rows = published_rows(workspace / "similar_items")
+    assert set(rows[0]) == {"item_id", "rank", "similar_item_id", "score"}
+    assert [row["rank"] for row in rows[:6]] == [1, 2, 3, 1, 2, 3]
+    assert len(rows) == 900
+    assert not (workspace / "recommendations").exists()
+    again = run_recommend(workspace, kind=ITEMS, k=3, layout="long", run_id="one")
+    assert again.rows["shards scored now"] == 0
+
+
+def test_a_model_without_item_vectors_is_refused(featured: Path, tmp_path: Path) -> None:
+    names = ("features", "interactions.parquet", "items.parquet", "users.parquet")
+    workspace = Path(copy(featured, tmp_path / "ws", *names))
+    run_train(workspace, model=ModelChoice("random", MODELS["random"].Config()), model_id="noise")
+    with pytest.raises(Exception, match="item_to_item") as refused:
+        run_recommend(workspace, kind=ITEMS)
+    assert isinstance(own_cause(refused.value), InputError)
+    assert not [path for path in (workspace / "similar_items").rglob("*") if path.is_file()]
