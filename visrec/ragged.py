@@ -43,6 +43,11 @@ class Ragged:
         offsets = offsets_of(lengths)
         return Ragged(self.values[positions(starts, offsets)], offsets)
 
+    def keep(self, kept_V: npt.NDArray[np.bool_]) -> "Ragged":
+        """The same lists without the values that a (V,) mask leaves out."""
+        counts = np.bincount(self.owners[kept_V], minlength=len(self))
+        return Ragged(self.values[kept_V], offsets_of(counts))
+
     def slice(self, start: int, stop: int) -> "Ragged":
         """The lists from `start` to `stop`; no values are copied."""
         offsets = self.offsets[start : stop + 1]

@@ -3,8 +3,8 @@
     x_ui = p_u . (E z_i - l_cat(i) + q_i)
 
 with p_u of each user, q_i of each item, l of each category, E (D -> width) of all; z_i the z-scored
-feature. A new item has q of zero, and one of no known category l of zero. New users have no vector
-and fall back to the popular items.
+feature, of length 1 as in `visrec.models.vbpr`. A new item has q of zero, and one of no known
+category l of zero. New users have no vector and fall back to the popular items.
 """
 
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from visrec.models.contract import (
     Arrays,
@@ -79,7 +80,7 @@ class DeepStyle(nn.Module):
         return ranking_loss(self.users(batch.user_B), item_Md, batch, self._config)
 
     def _appearance(self, feature_MD: Tensor) -> Tensor:
-        appearance_Md: Tensor = self.visual(self.feature_scale(feature_MD))
+        appearance_Md: Tensor = self.visual(normalize(self.feature_scale(feature_MD)))
         return appearance_Md
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:

@@ -24,7 +24,7 @@ negatives, the one that scores highest is its negative: the hard one of dynamic 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ from torch.nn import functional
 
 from visrec.errors import InputError
 from visrec.models.contract import TripleBatch
+
+LossName = Literal["softmax", "bpr", "bpr_max", "top1", "top1_max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +46,15 @@ class RankingConfig:
         score_penalty: lambda of bpr_max.
     """
 
-    loss: Literal["softmax", "bpr", "bpr_max", "top1", "top1_max"] = "softmax"
+    loss: LossName = "softmax"
     temperature: float = 1.0
     score_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.loss not in get_args(LossName):
+            raise InputError(
+                f"Found --model.loss {self.loss}; expected one of {', '.join(get_args(LossName))}."
+            )
         if not self.temperature > 0:
             raise InputError(f"Found --model.temperature {self.temperature}; expected above 0.")
         if not self.score_penalty >= 0:

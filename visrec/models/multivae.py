@@ -33,6 +33,7 @@ from visrec.models.contract import (
     known_rows,
     shared,
 )
+from visrec.models.pooling import pool
 from visrec.models.tables import with_one
 from visrec.ragged import Ragged
 
@@ -91,8 +92,8 @@ class MultiVae(nn.Module):
     def forward(self, batch: UserBatch) -> Tensor:
         """The mean loss of B users."""
         config, items = self._config, batch.items
-        mean_Bz, log_variance_Bz = self._encode(self.encoder, items).chunk(2, dim=1)
-        # Drawn for all users of the step, so that one worker and two draw the same.
+        mean_Bz, log_variance_Bz = self._encode(self.encoder, items, items.lengths).chunk(2, dim=1)
+        # Drawn for all users of the step: without dropout, one worker and two draw the same.
         noise = torch.randn(batch.total, config.width, device=mean_Bz.device)
         noise_Bz = noise[batch.first : batch.first + len(items)]
         logit_BN = self._decode(mean_Bz + noise_Bz * torch.exp(log_variance_Bz / 2))
@@ -107,10 +108,10 @@ class MultiVae(nn.Module):
         beta = config.kl_weight * (self.steps / config.kl_steps).clamp(max=1)
         return (every - taken + beta * kl) / len(items)
 
-    def _encode(self, encoder_Nh: Tensor, items: Bags) -> Tensor:
+    def _encode(self, encoder_Nh: Tensor, items: Bags, count_B: Tensor) -> Tensor:
         """(B, 2 width) mean and log variance from lists of rows of the encoder's first weights."""
         share = self._config.dropout if self.training else 0.0
-        value_V = 1 / items.lengths.clamp(min=1).sqrt().repeat_interleave(items.lengths)
+        value_V = 1 / count_B.clamp(min=1).sqrt().repeat_interleave(items.lengths)
         hidden_Bh = functional.embedding_bag(
             items.values,
             encoder_Nh,
@@ -139,9 +140,12 @@ class MultiVae(nn.Module):
         device = self.encoder.device
         taken_Nh, vectors_Nh = (shared(arrays[name]).to(device) for name in ("taken", "vectors"))
 
+        known_N1 = taken_Nh.any(dim=1, keepdim=True).float()  # the others are in no row
+
         def users(profiles: Bags, user_B: Tensor) -> Tensor:
             del user_B
-            mean_Bz = self._encode(taken_Nh, profiles)[:, : self._config.width]
+            count_B = pool(known_N1, profiles, "sum")[:, 0]
+            mean_Bz = self._encode(taken_Nh, profiles, count_B)[:, : self._config.width]
             return with_one(torch.tanh(self.hidden(mean_Bz)))
 
         return DotScorer(vectors_Nh, users, vectors_Nh[:, :-1])

@@ -3,8 +3,9 @@
     x_ui = b_i + p_u . q_i + theta_u . (E z_i) + beta . z_i
 
 with p_u, theta_u of each user, q_i, b_i of each item, and E (D -> visual width) and beta (D) of
-all; z_i the z-scored feature. A new item has q and b of zero: its picture alone speaks. New users
-have no vector and fall back to the popular items.
+all; z_i the z-scored feature, of length 1: at their own length pictures outrun p and q in training
+and are learned by heart (movies, validation AUC .79 instead of .87). A new item has q and b of
+zero: its picture alone speaks. New users have no vector and fall back to the popular items.
 """
 
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from visrec.models.contract import (
     Arrays,
@@ -84,7 +86,7 @@ class Vbpr(nn.Module):
 
     def _seen(self, feature_MD: Tensor) -> Tensor:
         """(M, visual width + 1) what the pictures say: E z, and beta . z last."""
-        z_MD = self.feature_scale(feature_MD)
+        z_MD = normalize(self.feature_scale(feature_MD))
         return torch.cat([self.visual(z_MD), self.visual_bias(z_MD)], dim=1)
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:

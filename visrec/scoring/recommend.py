@@ -87,6 +87,7 @@ class ScoringData:
             items whose neighbours are looked for.
         shard_offsets: (S + 1,) where each shard's begin.
         profiles: U lists of consumed items, oldest first; of an item, the item itself.
+        unseen_N: (N,) items that the model knows nothing of, so that they say nothing of a user.
         trained_U: (U,) the model's user rows, -1 for users it has not seen.
         count_N: (N,) float32, how many users took each item: the score for users whom the model
             cannot score.
@@ -98,6 +99,7 @@ class ScoringData:
     owner_ids: pa.StringArray
     shard_offsets: npt.NDArray[np.int64]
     profiles: Ragged
+    unseen_N: npt.NDArray[np.bool_]
     trained_U: npt.NDArray[np.int64]
     count_N: npt.NDArray[np.float32]
     without_item: int
@@ -118,8 +120,10 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
     batches = read_interactions(inputs.interactions, inputs.interactions_uri)
     log = build_log(batches, item_ids, others)
     available_N = read_items(inputs.items_uri, item_ids).available_N
+    unseen_N = np.zeros(len(item_ids), bool)
     if not artifact.model.needs.cold_items:
-        available_N = available_N & (catalogue.trained_N >= 0)
+        unseen_N = catalogue.trained_N < 0
+    available_N = available_N & ~unseen_N
     arrays = artifact.model.item_arrays(catalogue)
     owner_ids, profiles = log.user_ids, log.items
     trained_U = trained_users(artifact, log.user_ids)
@@ -137,6 +141,7 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
         owner_ids=owner_ids.take(pa.array(order)),
         shard_offsets=offsets_of(np.bincount(shard_U, minlength=shards)),
         profiles=profiles.take(order),
+        unseen_N=unseen_N,
         trained_U=trained_U[order],
         count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
         without_item=log.without_item,
@@ -290,9 +295,10 @@ class ScoreShards:
     def _block(self, start: int, stop: int) -> tuple[pa.Table, int]:
         """The lists of the users or items from `start` to `stop`, and how many users are cold."""
         data = self._data
-        profiles, trained_B = data.profiles.slice(start, stop), data.trained_U[start:stop]
+        consumed, trained_B = data.profiles.slice(start, stop), data.trained_U[start:stop]
+        profiles = consumed.keep(~data.unseen_N[consumed.values])
         with self._timer.phase("score"):
-            best = self._search(profiles, trained_B, profiles)
+            best = self._search(profiles, trained_B, consumed)
         owner_ids = data.owner_ids.slice(start, stop - start)
         if self._target.kind == "item_to_item":
             self._timer.done(users=stop - start)
@@ -303,8 +309,8 @@ class ScoreShards:
         if not self._needs.cold_users:
             cold_B |= trained_B < 0
         if cold_B.any():
-            consumed = profiles.take(np.flatnonzero(cold_B))
-            popular = self._fallback(consumed, trained_B[cold_B], consumed)
+            theirs = consumed.take(np.flatnonzero(cold_B))
+            popular = self._fallback(theirs, trained_B[cold_B], theirs)
             best.row_BK[cold_B], best.score_BK[cold_B] = popular.row_BK, popular.score_BK
         with self._timer.phase("explain"):
             because_BK = self._because(profiles, np.where(cold_B[:, None], -1, best.row_BK))

@@ -49,6 +49,12 @@ class TripleSource:
                 "nobody's, and the model has a vector for each user; expected other guidelines, or "
                 "another --model.name."
             )
+        if not needs.cold_users:
+            # The user is looked up and the profile is not read: it may keep the positive, so that
+            # who took one item alone is an example too, and an item of it is enough.
+            sampling = dataclasses.replace(
+                sampling, keep_positive_in_profile=True, max_profile=1, sub_profiles=False
+            )
         self._data, self._needs, self._config = data, needs, sampling
         self._seed, self._epoch = seed, 0
         self._sampler = TripleSampler(data.facts, sampling, seed)
@@ -56,7 +62,7 @@ class TripleSource:
         if sampling.negatives == "catalogue":
             self._candidates = CandidateSampler(data.train, len(data.item_ids), sampling, seed)
         elif sampling.negatives == "in_batch":
-            self._candidates = InBatch(data.train, len(data.item_ids))
+            self._candidates = InBatch(data.train, len(data.item_ids), sampling)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -115,6 +121,12 @@ class UserSource:
         del sampling, needs
         self._train, self._seed = data.train, seed
         self._user_T = np.flatnonzero(data.train.lengths > 0)
+        if not len(self._user_T):
+            raise InputError(
+                f"None of the {len(data.train)} users has a training item; expected some. Hold out "
+                "less (--split.test, --split.validation), lower --interactions.min_rating, or add "
+                "interactions."
+            )
         self._order_E = self._user_T
 
     def start_epoch(self, epoch: int, examples: int) -> None:
@@ -142,7 +154,13 @@ class RatingSource:
         self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
     ) -> None:
         del needs
-        alone = dataclasses.replace(sampling, guidelines={"random": 1.0}, negatives="drawn")
+        alone = dataclasses.replace(
+            sampling,
+            guidelines={"random": 1.0},
+            negatives="drawn",
+            # Nothing is asked of the profile, and so who took one item alone is learned from too.
+            keep_positive_in_profile=True,
+        )
         self._sampler = TripleSampler(data.facts, alone, seed)
         self._items = len(data.item_ids)
         key_R = self._key(data.train.owners, data.train.values)

@@ -44,11 +44,15 @@ class InBatch:
     Args:
         train: U lists of training items.
         num_items: N.
+        config: how the positives are drawn.
     """
 
-    def __init__(self, train: Ragged, num_items: int) -> None:
-        count_N = np.maximum(np.bincount(train.values, minlength=num_items), 1)
-        self._chance_N = count_N / max(1, len(train.values))
+    def __init__(self, train: Ragged, num_items: int, config: SamplingConfig) -> None:
+        # A positive that leaves the profile is one of two items or more.
+        gives_U = train.lengths > (0 if config.keep_positive_in_profile else 1)
+        given_R = train.values[np.repeat(gives_U, train.lengths)]
+        count_N = np.maximum(np.bincount(given_R, minlength=num_items), 1)
+        self._chance_N = count_N / max(1, len(given_R))
 
     def of(self, positive_P: npt.NDArray[np.int64]) -> Drawn:
         """The candidates of a step from its (P,) positives, all workers together."""

@@ -71,7 +71,7 @@ class Average:
         self.judged = copy.deepcopy(model) if share else model
         self._log_kept = 0.0  # the logarithm of the product of all keeps since all was up to date
         self._since: dict[Tensor, Tensor] = {}  # the same when each row last was
-        for module in model.modules():
+        for module in model.modules() if share else ():
             if isinstance(module, nn.Embedding) and module.sparse:
                 rows = module.num_embeddings
                 self._since[module.weight] = torch.zeros(rows, dtype=torch.float64)

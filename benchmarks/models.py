@@ -1,0 +1,132 @@
+"""Every model on one data set: the best of a small sweep each, several seeds, the same split.
+
+python -m benchmarks.models movies --source ../shared/data/movies
+python -m benchmarks.models demo --config configs/demo_train.yaml --only vbpr,multivae
+
+Each model that trains tries as many settings: its own defaults, and draws from its space in
+`tune_spaces/`, by validation AUC, with one seed and no second fit. The best of them is trained anew
+with each seed, as jobs/train.py does, and judged by `benchmarks.quality`: test AUC and recall with
+intervals, and paired differences. `--config` is for CuratorNet alone, whose keys it may name.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentError
+
+from benchmarks.machine import machine
+from benchmarks.quality import CHECKOUT, SETS, measure, table
+from jobs.launch import parse
+from jobs.train import TrainJob, load_inputs, recipe_of
+from visrec.config import plain
+from visrec.errors import VisrecError
+from visrec.models import MODELS
+from visrec.storage import Store
+from visrec.training.data import TrainingData, load_training_data
+from visrec.training.recipe import begin
+from visrec.training.spaces import draw, load_space
+
+TRAINS = tuple(name for name, model in MODELS.items() if model.trains_on != "nothing")
+
+
+def best_flags(
+    name: str, base: Sequence[str], settings: int, seed: int
+) -> tuple[list[str], list[dict[str, Any]]]:
+    """The flags of the setting with the highest validation AUC, and what each one reached.
+
+    Args:
+        name: of the model.
+        base: flags of jobs/train.py that all share.
+        settings: how many are tried, the defaults first.
+        seed: of the draws.
+    """
+    space = load_space(str(CHECKOUT / "tune_spaces" / f"{name}.yaml"))
+    data: TrainingData | None = None
+    tried = []
+    for number in range(settings):
+        values = draw(space, seed, number) if number else {}
+        flags = [f"--{key}={value}" for key, value in values.items()]
+        config = parse(TrainJob, [*base, "--model.name", name, *flags])
+        if data is None:
+            features = Store.at(config.place(config.features, "features"))
+            data = load_training_data(*load_inputs(config, features))
+        start, trainer = time.perf_counter(), begin(recipe_of(config), data)
+        # One that diverged has the worst AUC there is.
+        with contextlib.suppress(VisrecError):
+            trainer.run(lambda _: None)
+        auc, took = trainer.progress.best_auc, time.perf_counter() - start
+        print(f"  {name} {' '.join(flags) or 'defaults'}: {auc:.4f}, {took:.0f} s", flush=True)
+        tried.append({"flags": flags, "val_auc": auc, "seconds": took})
+    return max(tried, key=lambda one: one["val_auc"])["flags"], tried
+
+
+def parameters(name: str, base: Sequence[str], flags: Sequence[str]) -> int:
+    """How many numbers training moves."""
+    config = parse(TrainJob, [*base, "--model.name", name, *flags])
+    features = Store.at(config.place(config.features, "features"))
+    data = load_training_data(*load_inputs(config, features))
+    model = MODELS[name](config.model.config, data.sizes)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", choices=SETS)
+    parser.add_argument("--source", help="folder of the data set's files; the demo paints its own")
+    parser.add_argument("--workspace", help="made where it is not there (runs/quality/<data>)")
+    parser.add_argument("--features", help="features directory, instead of making it")
+    parser.add_argument("--config", help="YAML with keys of jobs/train.py, for curatornet")
+    parser.add_argument("--only", help="models, with commas between (all that train)")
+    parser.add_argument("--settings", type=int, default=3, help="tried of each model (3)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (3)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)
+    args, flags = parser.parse_args(given[:cut]), given[cut + 1 :]
+    names = args.only.split(",") if args.only else list(TRAINS)
+    if unknown := set(names) - set(TRAINS):
+        parser.error(f"--only {min(unknown)}: expected of {', '.join(TRAINS)}")
+    if args.data != "demo" and not args.source:
+        parser.error(f"--source names the folder of {args.data}")
+    torch.set_num_threads(args.threads)
+    workspace, source, features = (
+        path and os.path.abspath(path)
+        for path in (args.workspace or f"runs/quality/{args.data}", args.source, args.features)
+    )
+    base = ["--workspace", workspace, *SETS[args.data](workspace, source, features), *flags]
+    base += ["--features", features] if features else []
+    own = {"curatornet": ["--config", args.config] if args.config else []}
+    variants, tried = {}, {}
+    try:
+        for name in names:
+            head = own.get(name, [])
+            chosen, tried[name] = best_flags(
+                name, [*head, *base, "--train.refit=false"], args.settings, seed=0
+            )
+            variants[name] = [*head, "--model.name", name, *chosen]
+        found = measure(base, variants, range(args.seeds))
+        counts = {name: parameters(name, base, variants[name]) for name in names}
+    except (VisrecError, ArgumentError) as error:
+        sys.exit(f"models: {error}")
+    print(
+        f"\n{args.data}: {found['users']:,} users held out, {found['items']:,} items, "
+        f"{args.seeds} seeds\n\n{table(found)}"
+    )
+    if args.json:
+        asked = {**vars(args), "flags": flags, "variants": variants}
+        told = {"asked": asked, **machine(), **found, "parameters": counts, "tried": tried}
+        print(json.dumps(plain(told)))
+
+
+if __name__ == "__main__":
+    main()
