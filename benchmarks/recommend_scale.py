@@ -3,13 +3,14 @@
 python -m benchmarks.recommend_scale
 python -m benchmarks.recommend_scale --users 10000 100000 --items 100000 --json
 python -m benchmarks.recommend_scale --users 20000 --items 1000000
+python -m benchmarks.recommend_scale --users 100000 --items 20000 --models all
 
-For each number of users a workspace is made here (features, interactions, a CuratorNet with the
-weights of its seed: how fast it scores does not depend on what it learned) and jobs/recommend.py
-runs on it as a process of its own, with Ray on this machine. Told are users per second of the
-scoring phase, seconds of the whole job, and the largest memory of any process of each kind.
-`ratio_kernel` is the scoring phase's share of the speed of the kernel alone, on all cores with the
-same vectors.
+For each number of users a workspace is made here (features, interactions, a model with the weights
+of its seed: how fast it scores does not depend on what it learned; CuratorNet, or each of
+`--models`) and jobs/recommend.py runs on it as a process of its own, with Ray on this machine. Told
+are users per second of the scoring phase, seconds of the whole job, and the largest memory of any
+process of each kind. `ratio_kernel`, for CuratorNet, is the scoring phase's share of the speed of
+the kernel alone, on all cores with the same vectors.
 """
 
 import argparse
@@ -32,14 +33,12 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.machine import machine
-from jobs.train import LATEST
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
 from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
+from visrec.models import MODELS
 from visrec.models.artifact import load_artifact, save_artifact
-from visrec.models.contract import Needs
-from visrec.models.curatornet import CuratorNetConfig
 from visrec.ragged import Ragged
 from visrec.schemas import REJECTED
 from visrec.scoring.recommend import load_catalogue
@@ -55,14 +54,15 @@ CHECKOUT = Path(__file__).parents[1]
 DIM = 64  # of the features: the towers are a small part of the work
 TAKEN = 20  # items a user
 PART = 50_000  # items of a part of the features, users of a row group of the interactions
-MODEL_USERS = 2000  # that the model is sized by
+KERNEL_MODEL = "curatornet"
+MODEL_USERS = 2000  # that it is sized by
 KERNEL_USERS = 4096  # for the kernel alone
 SHARD = 10_000  # users of a file
 K = 100
 
 
 def make_workspace(workspace: Path, items: int) -> pa.StringArray:
-    """Features of random items and a model of them; returns their ids."""
+    """Features and categories of random items; returns their ids."""
     random = np.random.default_rng(0)
     ids = pa.array([f"item-{n:07}" for n in range(items)])
     feature_ND = random.normal(size=(items, DIM)).astype(np.float16)
@@ -76,27 +76,28 @@ def make_workspace(workspace: Path, items: int) -> pa.StringArray:
         name = write_part(features, part, feature_ND[start : start + PART], identity)
         files.append((name, len(part)))
     commit_table(features, identity, rows, files, REJECTED.empty_table(), {}, None)
-    interactions = workspace / "interactions.parquet"
-    write_interactions(interactions, MODEL_USERS, ids)
-    sampling = SamplingConfig()
+    kinds = pa.array([f"kind-{n % 20}" for n in range(items)])
+    pq.write_table(pa.table({"item_id": ids, "category": kinds}), workspace / "items.parquet")
+    return ids
+
+
+def make_model(workspace: Path, name: str) -> None:
+    """A model of the workspace's users and items as it is before training, under its name."""
+    sampling, store = SamplingConfig(), Store.at(str(workspace))
     data = load_training_data(
-        features,
+        store / "features",
         InteractionsConfig(),
-        str(interactions),
+        str(workspace / "interactions.parquet"),
         SplitConfig(),
-        None,
-        Needs(features=True),
+        str(workspace / "items.parquet"),
+        MODELS[name].needs,
         sampling,
     )
-    recipe = Recipe("curatornet", CuratorNetConfig(), TrainConfig(), sampling)
-    models = Store.at(str(workspace / "models"))
+    recipe = Recipe(name, MODELS[name].Config(), TrainConfig(), sampling)
     no_ray: Any = None
-    job = Job(recipe, no_ray, models / "model", "model", settings="", threads=1, tally=None)
-    digest = save_artifact(
-        artifact_of(job, data, build_model(recipe, data), {"val_auc": None}), models / "model"
-    )
-    models.write_json(LATEST, {"model_id": "model", "digest": digest})
-    return ids
+    target = store / "models" / name
+    job = Job(recipe, no_ray, target, name, settings="", threads=1, tally=None)
+    save_artifact(artifact_of(job, data, build_model(recipe, data), {"val_auc": None}), target)
 
 
 def write_interactions(path: Path, users: int, ids: pa.StringArray) -> None:
@@ -152,10 +153,11 @@ class Memory:
             self.store = max(self.store, memory.shared)
 
 
-def run_job(workspace: Path, users: int) -> dict[str, Any]:
+def run_job(workspace: Path, users: int, model: str) -> dict[str, Any]:
     """What the job said of itself, and its memory."""
     command = [sys.executable, "jobs/recommend.py", "--local", "--workspace", str(workspace)]
-    flags = ["--shards", str(max(8, users // SHARD)), "--run_id", f"users-{users}"]
+    flags = ["--shards", str(max(8, users // SHARD)), "--run_id", f"{model}-{users}"]
+    flags += ["--model", str(workspace / "models" / model)]
     with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
         process = subprocess.Popen([*command, *flags], cwd=CHECKOUT, stdout=said, stderr=said)
@@ -167,6 +169,7 @@ def run_job(workspace: Path, users: int) -> dict[str, Any]:
             sys.exit(said.read())
     told = json.loads((workspace / "summaries" / "recommend.json").read_text())
     return {
+        "model": model,
         "users": users,
         "job_s": round(seconds, 1),
         "score_s": told["wall_s"]["score"],
@@ -181,7 +184,7 @@ def run_job(workspace: Path, users: int) -> dict[str, Any]:
 def kernel_rate(workspace: Path, threads: int) -> float:
     """Users per second of the search alone, on the model's own vectors."""
     torch.set_num_threads(threads)
-    artifact = load_artifact(Store.at(str(workspace / "models" / "model")))
+    artifact = load_artifact(Store.at(str(workspace / "models" / KERNEL_MODEL)))
     item_ids, catalogue = load_catalogue(artifact, Store.at(str(workspace / "features")), None)
     scorer = artifact.model.scorer(artifact.model.item_arrays(catalogue))
     random, n = np.random.default_rng(2), len(item_ids)
@@ -196,30 +199,43 @@ def kernel_rate(workspace: Path, threads: int) -> float:
     return statistics.median(rates)
 
 
+def show(run: dict[str, Any]) -> None:
+    """A run's figures on the terminal."""
+    share = f" ({run['ratio_kernel']:.0%} of the kernel)" if "ratio_kernel" in run else ""
+    print(
+        f"{run['model']}, {run['users']:,} users: {run['users_per_s']:,.0f} users/s in the scoring "
+        f"phase{share}, {run['job_s']} s in all\n"
+        f"  wall {run['wall_s']}\n  workers {run['worker_s']}\n"
+        f"  private MB {run['private_mb']}, largest shared {run['largest_shared_mb']} MB",
+        flush=True,
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--models", help="names with commas between, or all (curatornet)")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
+    names = sorted(MODELS) if args.models == "all" else (args.models or KERNEL_MODEL).split(",")
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder)
         ids = make_workspace(workspace, args.items)
+        write_interactions(workspace / "interactions.parquet", MODEL_USERS, ids)
+        make_model(workspace, KERNEL_MODEL)
         kernel = kernel_rate(workspace, os.cpu_count() or 1)
         print(f"the kernel alone: {kernel:,.0f} users/s", flush=True)
         runs = []
         for users in args.users:
             write_interactions(workspace / "interactions.parquet", users, ids)
-            run = run_job(workspace, users)
-            run["ratio_kernel"] = round(run["users_per_s"] / kernel, 3)
-            runs.append(run)
-            print(
-                f"{users:,} users: {run['users_per_s']:,.0f} users/s in the scoring phase "
-                f"({run['ratio_kernel']:.0%} of the kernel), {run['job_s']} s in all\n"
-                f"  wall {run['wall_s']}\n  workers {run['worker_s']}\n"
-                f"  private MB {run['private_mb']}, largest shared {run['largest_shared_mb']} MB",
-                flush=True,
-            )
+            for name in names:
+                make_model(workspace, name)
+                run = run_job(workspace, users, name)
+                if name == KERNEL_MODEL:
+                    run["ratio_kernel"] = round(run["users_per_s"] / kernel, 3)
+                runs.append(run)
+                show(run)
     if args.json:
         found = {"kernel_users_per_s": round(kernel, 1), "runs": runs}
         print(json.dumps({"asked": vars(args), **machine(), **found}))

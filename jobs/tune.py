@@ -46,7 +46,8 @@ class TuneJob(TrainKeys, JobConfig):
     """A search for the best keys of training.
 
     Attributes:
-        space: YAML file of the keys that are searched, and what each may be.
+        space: YAML file of the keys that are searched, and what each may be; by default the
+            model's own in tune_spaces/.
         trials: how many configurations are tried; the first is the one given, as it is. More of
             them later go on with the same sweep.
         scheduler: asha stops trials that stand badly after a ninth or a third of their epochs;
@@ -61,7 +62,7 @@ class TuneJob(TrainKeys, JobConfig):
         refit: train the best configuration as jobs/train.py does, and keep the model.
     """
 
-    space: str = "tune_spaces/curatornet.yaml"
+    space: str | None = None
     trials: int = 16
     scheduler: Literal["asha", "none"] = "asha"
     search: Literal["random", "optuna"] = "random"
@@ -81,8 +82,10 @@ class TuneJob(TrainKeys, JobConfig):
 def main(config: TuneJob, summary: Summary) -> None:
     before = _free_cpus()
     base = train_job(config)
-    recipe, space = recipe_of(base), load_space(config.space)
-    _check(config, recipe, space)
+    recipe = recipe_of(base)
+    _check(config, recipe)
+    space = load_space(config.space or f"tune_spaces/{recipe.model_name}.yaml")
+    check_space(space, recipe)
     features = Store.at(config.place(config.features, "features"))
     sweeps = Store.at(config.place(config.sweeps, "sweeps"))
     sweeps.check_writable()
@@ -148,9 +151,8 @@ def as_yaml(config: TrainJob) -> str:
     return yaml.safe_dump(keys, sort_keys=False)
 
 
-def _check(config: TuneJob, recipe: Recipe, space: Space) -> None:
+def _check(config: TuneJob, recipe: Recipe) -> None:
     """Refuses what cannot be searched, before anything starts."""
-    check_space(space, recipe)
     if MODELS[recipe.model_name].trains_on == "nothing":
         raise InputError(
             f"Found --model.name {recipe.model_name}, which trains nothing; expected a model "

@@ -12,9 +12,12 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.launch import parse
+from jobs.train import TrainJob, recipe_of
 from tests.conftest import CHECKOUT
 from visrec.errors import InputError
 from visrec.interactions.triples import SamplingConfig
+from visrec.models import MODELS
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.training.loop import TrainConfig
 from visrec.training.recipe import Recipe
@@ -52,12 +55,21 @@ def test_space_is_read_as_written(tmp_path: Path) -> None:
     check_space(space, RECIPE)
 
 
-@pytest.mark.parametrize("name", ["curatornet", "curatornet-wide"])
+SPACES = sorted(path.stem for path in (CHECKOUT / "tune_spaces").glob("*.yaml"))
+
+
+def test_every_model_that_trains_has_a_space() -> None:
+    trains = {name for name, model in MODELS.items() if model.trains_on != "nothing"}
+    assert {name.removesuffix("-wide") for name in SPACES} == trains
+
+
+@pytest.mark.parametrize("name", SPACES)
 def test_spaces_that_come_along_fit_the_model(name: str) -> None:
+    recipe = recipe_of(parse(TrainJob, ["--model.name", name.removesuffix("-wide")]))
     space = load_space(str(CHECKOUT / "tune_spaces" / f"{name}.yaml"))
     assert {"train.learning_rate", "train.weight_decay"} <= set(space)
-    check_space(space, RECIPE)
-    for key, value in values_of(space, RECIPE).items():
+    check_space(space, recipe)
+    for key, value in values_of(space, recipe).items():
         assert space[key].holds(value), f"the default of {key} is outside of what is searched"
 
 
