@@ -9,20 +9,17 @@ with each seed, as jobs/train.py does, and judged by `benchmarks.quality`: test 
 intervals, and paired differences. `--config` is for CuratorNet alone, whose keys it may name.
 """
 
-import argparse
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentError
 
 from benchmarks.machine import machine
-from benchmarks.quality import CHECKOUT, SETS, measure, table
+from benchmarks.quality import CHECKOUT, asked, data_parser, measure, table
 from jobs.launch import parse
 from jobs.train import TrainJob, load_inputs, recipe_of
 from visrec.config import plain
@@ -77,34 +74,14 @@ def parameters(name: str, base: Sequence[str], flags: Sequence[str]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", choices=SETS)
-    parser.add_argument("--source", help="folder of the data set's files; the demo paints its own")
-    parser.add_argument("--workspace", help="made where it is not there (runs/quality/<data>)")
-    parser.add_argument("--features", help="features directory, instead of making it")
-    parser.add_argument("--config", help="YAML with keys of jobs/train.py, for curatornet")
+    parser = data_parser(__doc__ or "")
     parser.add_argument("--only", help="models, with commas between (all that train)")
     parser.add_argument("--settings", type=int, default=3, help="tried of each model (3)")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (3)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    given = sys.argv[1:]
-    cut = given.index("--") if "--" in given else len(given)
-    args, flags = parser.parse_args(given[:cut]), given[cut + 1 :]
+    args, base, flags = asked(parser)
+    base += flags
     names = args.only.split(",") if args.only else list(TRAINS)
     if unknown := set(names) - set(TRAINS):
         parser.error(f"--only {min(unknown)}: expected of {', '.join(TRAINS)}")
-    if args.data != "demo" and not args.source:
-        parser.error(f"--source names the folder of {args.data}")
-    torch.set_num_threads(args.threads)
-    workspace, source, features = (
-        path and os.path.abspath(path)
-        for path in (args.workspace or f"runs/quality/{args.data}", args.source, args.features)
-    )
-    base = ["--workspace", workspace, *SETS[args.data](workspace, source, features), *flags]
-    base += ["--features", features] if features else []
     own = {"curatornet": ["--config", args.config] if args.config else []}
     variants, tried = {}, {}
     try:
@@ -123,8 +100,8 @@ def main() -> None:
         f"{args.seeds} seeds\n\n{table(found)}"
     )
     if args.json:
-        asked = {**vars(args), "flags": flags, "variants": variants}
-        told = {"asked": asked, **machine(), **found, "parameters": counts, "tried": tried}
+        settings = {**vars(args), "flags": flags, "variants": variants}
+        told = {"asked": settings, **machine(), **found, "parameters": counts, "tried": tried}
         print(json.dumps(plain(told)))
 
 

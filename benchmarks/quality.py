@@ -281,9 +281,10 @@ def table(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def data_parser(description: str) -> argparse.ArgumentParser:
+    """The flags of what trains on one of the data sets."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", choices=SETS)
     parser.add_argument("--source", help="folder of the data set's files; the demo paints its own")
@@ -291,9 +292,14 @@ def main() -> None:
     parser.add_argument("--features", help="features directory, instead of making it")
     parser.add_argument("--config", help="YAML with keys of jobs/train.py")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 (3)")
-    parser.add_argument("--variants", help="YAML of names, each with a list of flags")
     parser.add_argument("--threads", type=int, default=1, help="of torch (1)")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    return parser
+
+
+def asked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """What the command line says: its flags, those of jobs/train.py that name the data, and what
+    stands behind `--`. Makes the data where they are not there, and sets torch's threads."""
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
     args, flags = parser.parse_args(given[:cut]), given[cut + 1 :]
@@ -304,9 +310,16 @@ def main() -> None:
         path and os.path.abspath(path)
         for path in (args.workspace or f"runs/quality/{args.data}", args.source, args.features)
     )
-    base = ["--config", args.config] if args.config else []
-    base += ["--workspace", workspace, *SETS[args.data](workspace, source, features)]
+    base = ["--workspace", workspace, *SETS[args.data](workspace, source, features)]
     base += ["--features", features] if features else []
+    return args, base, flags
+
+
+def main() -> None:
+    parser = data_parser(__doc__ or "")
+    parser.add_argument("--variants", help="YAML of names, each with a list of flags")
+    args, base, flags = asked(parser)
+    base = ["--config", args.config, *base] if args.config else base
     variants = yaml.safe_load(Path(args.variants).read_text()) if args.variants else None
     try:
         found = measure([*base, *flags], variants or {"model": []}, range(args.seeds))
@@ -317,8 +330,8 @@ def main() -> None:
         f"{args.seeds} seeds\n\n{table(found)}"
     )
     if args.json:
-        asked = {**vars(args), "variants": variants, "flags": flags}
-        print(json.dumps(plain({"asked": asked, **machine(), **found})))
+        settings = {**vars(args), "variants": variants, "flags": flags}
+        print(json.dumps(plain({"asked": settings, **machine(), **found})))
 
 
 if __name__ == "__main__":

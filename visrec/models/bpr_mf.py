@@ -16,17 +16,15 @@ from torch import Tensor, nn
 
 from visrec.models.contract import (
     Arrays,
-    Bags,
     Catalogue,
     DotScorer,
     Needs,
     Sizes,
     TripleBatch,
-    known_rows,
     shared,
 )
 from visrec.models.losses import RankingConfig, ranking_loss
-from visrec.models.tables import table, with_one
+from visrec.models.tables import looked_up, of_items, table, with_one
 from visrec.ragged import Ragged
 
 
@@ -69,14 +67,10 @@ class BprMf(nn.Module):
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width + 1) float32, the bias last; zeros for unseen items."""
-        item_Id = torch.cat([self.items.weight, self.item_bias.weight], dim=1).detach().cpu()
-        return {"vectors": known_rows(item_Id, catalogue.trained_N).numpy()}
+        item_Id = torch.cat([self.items.weight, self.item_bias.weight], dim=1)
+        return {"vectors": of_items(item_Id, catalogue)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         vectors_Nd = shared(arrays["vectors"]).to(self.users.weight.device)
-
-        def users(profiles: Bags, user_B: Tensor) -> Tensor:
-            del profiles
-            return with_one(known_rows(self.users.weight, user_B))
-
-        return DotScorer(vectors_Nd, users, vectors_Nd[:, :-1])
+        users = looked_up(self.users)
+        return DotScorer(vectors_Nd, lambda *of: with_one(users(*of)), vectors_Nd[:, :-1])

@@ -23,18 +23,16 @@ from torch import Tensor, nn
 from visrec.errors import InputError
 from visrec.models.contract import (
     Arrays,
-    Bags,
     Catalogue,
     DotScorer,
     Needs,
     ReRankScorer,
     Sizes,
     TripleBatch,
-    known_rows,
     shared,
 )
 from visrec.models.losses import RankingConfig, loss_of_scores
-from visrec.models.tables import table
+from visrec.models.tables import looked_up, of_items, table
 from visrec.ragged import Ragged
 
 _PAIRS = 64  # scored at once: 8 MB of the first layer's values, about a core's share of a cache
@@ -115,16 +113,10 @@ class ConvNcf(nn.Module):
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width) float32; zeros for unseen items."""
-        return {
-            "vectors": known_rows(self.items.weight.detach().cpu(), catalogue.trained_N).numpy()
-        }
+        return {"vectors": of_items(self.items.weight, catalogue)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> ReRankScorer:
         vectors_Nd = shared(arrays["vectors"]).to(self.items.weight.device)
-
-        def users(profiles: Bags, user_B: Tensor) -> Tensor:
-            del profiles
-            return known_rows(self.users.weight, user_B)
 
         def pairs(user_Bd: Tensor, row_BC: Tensor) -> Tensor:
             # A user at a time: the vectors of all pairs would take as much as the users' tiles.
@@ -133,5 +125,6 @@ class ConvNcf(nn.Module):
                 [self._convolve(u.expand(len(r), -1), vectors_Nd[r]) for u, r in both]
             )
 
+        users = looked_up(self.users)
         proposer = DotScorer(vectors_Nd, users, vectors_Nd)
         return ReRankScorer(proposer, self._config.candidates, users, pairs)

@@ -29,10 +29,10 @@ from visrec.models.contract import (
     Needs,
     Sizes,
     UserBatch,
-    known_rows,
     shared,
 )
 from visrec.models.pooling import pool
+from visrec.models.tables import of_items
 from visrec.ragged import Ragged
 
 
@@ -78,7 +78,7 @@ class Cooccurrence(nn.Module):
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width) float32; zeros for unseen items."""
-        return {"vectors": known_rows(self.vectors.detach().cpu(), catalogue.trained_N).numpy()}
+        return {"vectors": of_items(self.vectors, catalogue)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         vectors_Nd = shared(arrays["vectors"]).to(self.vectors.device)

@@ -18,7 +18,6 @@ from torch.nn.functional import normalize
 
 from visrec.models.contract import (
     Arrays,
-    Bags,
     Catalogue,
     DotScorer,
     Needs,
@@ -30,7 +29,7 @@ from visrec.models.contract import (
 )
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.statistics import FeatureScale
-from visrec.models.tables import table
+from visrec.models.tables import looked_up, of_items, table
 from visrec.ragged import Ragged
 
 
@@ -86,7 +85,7 @@ class DeepStyle(nn.Module):
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width) float32."""
         vectors_Nd = in_blocks(catalogue.feature_ND, self._appearance, self.users.weight.device)
-        vectors_Nd += known_rows(self.items.weight.detach().cpu(), catalogue.trained_N).numpy()
+        vectors_Nd += of_items(self.items.weight, catalogue)
         none_N = np.full(len(catalogue), -1)
         code_N = none_N if catalogue.category_N is None else catalogue.category_N
         vectors_Nd -= known_rows(self.categories.weight.detach().cpu(), code_N).numpy()
@@ -94,9 +93,4 @@ class DeepStyle(nn.Module):
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         vectors_Nd = shared(arrays["vectors"]).to(self.users.weight.device)
-
-        def users(profiles: Bags, user_B: Tensor) -> Tensor:
-            del profiles
-            return known_rows(self.users.weight, user_B)
-
-        return DotScorer(vectors_Nd, users, vectors_Nd)
+        return DotScorer(vectors_Nd, looked_up(self.users), vectors_Nd)

@@ -28,7 +28,7 @@ from visrec.models.contract import (
     known_rows,
     shared,
 )
-from visrec.models.tables import table
+from visrec.models.tables import of_items, table
 from visrec.ragged import Ragged
 
 _ITEMS = 512  # of a tile at a time: 8 MB of hidden values of 128 users
@@ -88,9 +88,7 @@ class EmbeddingMlp(nn.Module):
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width) float32; zeros for unseen items."""
-        return {
-            "vectors": known_rows(self.items.weight.detach().cpu(), catalogue.trained_N).numpy()
-        }
+        return {"vectors": of_items(self.items.weight, catalogue)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_MlpScorer":
         return _MlpScorer(self, shared(arrays["vectors"]).to(self.items.weight.device))

@@ -30,11 +30,10 @@ from visrec.models.contract import (
     Needs,
     Sizes,
     UserBatch,
-    known_rows,
     shared,
 )
 from visrec.models.pooling import pool
-from visrec.models.tables import with_one
+from visrec.models.tables import of_items, with_one
 from visrec.ragged import Ragged
 
 
@@ -132,8 +131,8 @@ class MultiVae(nn.Module):
         last; float32, zeros for unseen items."""
         decoder_Ih = torch.cat([self.decoder.weight, self.decoder.bias[:, None]], dim=1)
         return {
-            name: known_rows(weight.detach().cpu(), catalogue.trained_N).numpy()
-            for name, weight in (("taken", self.encoder), ("vectors", decoder_Ih))
+            "taken": of_items(self.encoder, catalogue),
+            "vectors": of_items(decoder_Ih, catalogue),
         }
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:

@@ -1,7 +1,11 @@
 """Tables with a row for each user or item that training has seen."""
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from visrec.models.contract import Bags, Catalogue, UserVectors, known_rows
 
 
 def table(rows: int, width: int, spread: float = 0.1) -> nn.Embedding:
@@ -20,3 +24,21 @@ def table(rows: int, width: int, spread: float = 0.1) -> nn.Embedding:
 def with_one(vector_Bd: Tensor) -> Tensor:
     """(B, d + 1) vectors with a 1 behind, which meets the bias of an item."""
     return torch.cat([vector_Bd, vector_Bd.new_ones(len(vector_Bd), 1)], dim=1)
+
+
+def looked_up(users: nn.Embedding) -> UserVectors:
+    """Users by their rows, whatever their profiles: zeros for those that training has not seen."""
+
+    def vectors(profiles: Bags, user_B: Tensor) -> Tensor:
+        del profiles
+        return known_rows(users.weight, user_B)
+
+    return vectors
+
+
+def of_items(weight_Id: Tensor, catalogue: Catalogue) -> npt.NDArray[np.float32]:
+    """(N, d) the rows of a table that the items of a catalogue have; zeros for unseen ones."""
+    rows_Nd: npt.NDArray[np.float32] = known_rows(
+        weight_Id.detach().cpu(), catalogue.trained_N
+    ).numpy()
+    return rows_Nd

@@ -20,19 +20,17 @@ from torch.nn.functional import normalize
 
 from visrec.models.contract import (
     Arrays,
-    Bags,
     Catalogue,
     DotScorer,
     Needs,
     Sizes,
     TripleBatch,
     in_blocks,
-    known_rows,
     shared,
 )
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.statistics import FeatureScale
-from visrec.models.tables import table, with_one
+from visrec.models.tables import looked_up, of_items, table, with_one
 from visrec.ragged import Ragged
 
 
@@ -91,17 +89,12 @@ class Vbpr(nn.Module):
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width + visual width + 1) float32, biases last."""
-        own_Id = torch.cat([self.items.weight, self.item_bias.weight], dim=1).detach().cpu()
-        own_Nd = known_rows(own_Id, catalogue.trained_N).numpy()
+        own_Nd = of_items(torch.cat([self.items.weight, self.item_bias.weight], dim=1), catalogue)
         seen_Nv = in_blocks(catalogue.feature_ND, self._seen, self.users.weight.device)
         bias_N1 = own_Nd[:, -1:] + seen_Nv[:, -1:]
         return {"vectors": np.concatenate([own_Nd[:, :-1], seen_Nv[:, :-1], bias_N1], axis=1)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         vectors_Nd = shared(arrays["vectors"]).to(self.users.weight.device)
-
-        def users(profiles: Bags, user_B: Tensor) -> Tensor:
-            del profiles
-            return with_one(known_rows(self.users.weight, user_B))
-
-        return DotScorer(vectors_Nd, users, vectors_Nd[:, :-1])
+        users = looked_up(self.users)
+        return DotScorer(vectors_Nd, lambda *of: with_one(users(*of)), vectors_Nd[:, :-1])

@@ -24,12 +24,11 @@ from visrec.models.contract import (
     Needs,
     Sizes,
     TripleBatch,
-    known_rows,
     shared,
 )
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.pooling import pool
-from visrec.models.tables import table
+from visrec.models.tables import of_items, table
 from visrec.ragged import Ragged
 
 
@@ -84,8 +83,8 @@ class YoutubeDnn(nn.Module):
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`taken` and `vectors`: (N, width) float32; zeros for unseen items."""
         return {
-            name: known_rows(weight.detach().cpu(), catalogue.trained_N).numpy()
-            for name, weight in (("taken", self.taken.weight), ("vectors", self.items.weight))
+            "taken": of_items(self.taken.weight, catalogue),
+            "vectors": of_items(self.items.weight, catalogue),
         }
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
