@@ -244,7 +244,7 @@ PEERS: dict[tuple[str, str], tuple[Callable[..., Scores], str, list[tuple[float,
     ("implicit", "bpr_mf"): (
         implicit_bpr_mf,
         "learning_rate regularization iterations",
-        [(0.05, 0.03, 200), (0.05, 0.05, 200), (0.05, 0.05, 400), (0.1, 0.05, 200)],
+        [(0.05, 0.03, 200), (0.05, 0.05, 200), (0.05, 0.05, 400), (0.05, 0.05, 800)],
     ),
     ("recbole", "multivae"): (
         recbole_multivae,

@@ -7,10 +7,11 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ConnectionClosedError
+from botocore.exceptions import ClientError, ConnectionClosedError
 
 from tests.test_storage import everything_below, refusal
 from visrec import storage
+from visrec.errors import StorageError
 from visrec.storage import Store
 
 
@@ -129,3 +130,35 @@ def test_a_lost_reply_does_not_claim_what_another_wrote(wrap_put: Callable[[Put]
     store = wrap_put(another_is_faster)
     refusal(lambda: store.create("x", b"mine"))
     assert store.read("x") == b"theirs"
+
+
+def busy(times: int) -> Put:
+    """Answers 409 so many times, as S3 does while another put of the key is on its way."""
+    left = iter(range(times))
+
+    def put(real: Put, **arguments: Any) -> Any:
+        if next(left, None) is not None:
+            raise ClientError({"Error": {"Code": "ConditionalRequestConflict"}}, "PutObject")
+        return real(**arguments)
+
+    return put
+
+
+@pytest.mark.s3
+def test_a_busy_key_is_tried_again(
+    wrap_put: Callable[[Put], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_PAUSES", (0.0, 0.0, 0.0))
+    store = wrap_put(busy(3))
+    assert store.create("busy", b"mine")
+    assert not store.create("busy", b"theirs")
+    assert store.read("busy") == b"mine"
+
+
+@pytest.mark.s3
+def test_a_key_that_stays_busy_is_an_error(
+    wrap_put: Callable[[Put], Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "_PAUSES", (0.0, 0.0))
+    with pytest.raises(StorageError, match="ConditionalRequestConflict"):
+        wrap_put(busy(9)).create("x", b"mine")

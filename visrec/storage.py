@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,8 @@ from visrec.errors import InputError, StorageError
 _WRITE_ID = "visrec-write-id"
 _MISSING = {"404", "NoSuchKey", "NotFound"}
 _LOST = {"412", "PreconditionFailed"}
+_BUSY = {"409", "ConditionalRequestConflict"}
+_PAUSES = (0.1, 0.3, 1.0, 3.0)  # seconds between tries while another writes the same key
 _REFUSED = {
     *("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"),
     *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH"),  # pyarrow's names
@@ -192,6 +195,17 @@ class Store:
                 return True
 
     def _conditional_put(self, name: str, data: bytes, condition: dict[str, Any]) -> bool:
+        """A conditional put, again while another put of the same key is on its way (409)."""
+        for pause in _PAUSES:
+            try:
+                return self._put_once(name, data, condition)
+            except ClientError as error:
+                if _code(error) not in _BUSY:
+                    raise
+            time.sleep(pause)
+        return self._put_once(name, data, condition)
+
+    def _put_once(self, name: str, data: bytes, condition: dict[str, Any]) -> bool:
         """A conditional put whose lost reply is neither a lost nor a doubled write.
 
         A retry of a put that did succeed answers 412, so the object's own mark decides whose it is.
