@@ -138,6 +138,11 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         results = ray.get(ray.remote(sum_up).remote(question, *tables))
         # Seconds differ from run to run, and metrics.json does not.
         costs = results.pop("costs")
+        # By which jobs/recommend.py knows whether this was its model.
+        results["digests"] = {
+            label: store.read_json(MANIFEST)["digest"]
+            for label, store in zip(labels, models.values(), strict=False)
+        }
         target.write_json("metrics.json", results)
         target.write_json("costs.json", costs)
     with summary.phase("report"):

@@ -3,23 +3,29 @@
 python jobs/recommend.py --local
 python jobs/recommend.py --local --kind item_to_item
 python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
+python jobs/recommend.py --local --force_publish "half of the shop is closed today"
 """
 
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any
 
 import ray
 
-from jobs.launch import JobConfig, Summary, cluster_has, launch, require_resources
+from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
 from visrec.config import digest
 from visrec.errors import InputError
 from visrec.features.table import read_manifest
+from visrec.gates import GatesConfig, Night, judge
 from visrec.models.artifact import LATEST, load_artifact
-from visrec.publish import Gate, complete, point_to, read_published, run_store
+from visrec.publish import Gate, complete, point_to, read_last, read_published, run_store
+from visrec.scoring.check import ShardFacts
 from visrec.scoring.lists import Layout
+from visrec.scoring.readback import LastPublication, check_files, without_feature
 from visrec.scoring.recommend import (
     ScoreResources,
     ScoringData,
@@ -34,6 +40,7 @@ from visrec.sources.tables import digest_files
 from visrec.storage import Store
 
 _OWNERS = {"user_to_item": "users", "item_to_item": "items"}  # whose lists they are
+_METRICS = "metrics.json"  # of the evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,11 @@ class RecommendJob(JobConfig):
         layout: nested, one row a user; or long, one row an entry.
         shards: files of the run; users are dealt to them by a hash of their id.
         resources: what scoring may take of the cluster.
+        gates: when a publication is held back.
+        evaluation: where jobs/evaluate.py wrote how good the model is; by default evaluation of the
+            workspace. Where it says nothing of this model, that gate is not judged.
+        force_publish: the reason to publish what the gates would hold back; the manifest records
+            it. A run that was held back is not scored again.
     """
 
     model: str | None = None
@@ -72,8 +84,16 @@ class RecommendJob(JobConfig):
     layout: Layout = "nested"
     shards: int = 8
     resources: ScoreResources = field(default_factory=ScoreResources)
+    gates: GatesConfig = field(default_factory=GatesConfig)
+    evaluation: str | None = None
+    force_publish: str | None = None
 
     def __post_init__(self) -> None:
+        if self.force_publish is not None and not self.force_publish.strip():
+            raise InputError(
+                "Found --force_publish without a reason; expected one in words, which the manifest "
+                "records."
+            )
         for name in ("k", "shards"):
             if getattr(self, name) < 1:
                 raise InputError(f"Found --{name} {getattr(self, name)}; expected at least 1.")
@@ -88,8 +108,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         items_uri=config.place_if_there(config.items, "items.parquet"),
         users_uri=config.place_if_there(config.users, "users.parquet"),
     )
-    folder = "recommendations" if config.kind == "user_to_item" else "similar_items"
-    recommendations = Store.at(config.place(config.recommendations, folder))
+    recommendations = _recommendations(config)
     recommendations.check_writable()
     whose = _OWNERS[config.kind]
     with summary.phase("read"):
@@ -106,6 +125,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         )
     else:
         print(f"The run {run_id} is complete already: nothing to score.", flush=True)
+    held = [gate["name"] for gate in manifest["gates"] if not gate["passed"]]
     with summary.phase("publish"):
         moved = point_to(recommendations, run_id)
     summary.rows = {
@@ -116,6 +136,8 @@ def main(config: RecommendJob, summary: Summary) -> None:
         "rows": manifest["rows"],
         "files": len(manifest["files"]),
         "shards scored now": described.get("scored", 0),
+        "gates": f"{len(manifest['gates']) - len(held)} passed",
+        **({"forced past": "; ".join(held)} if held else {}),
         "published": "now" if moved else "before",
         "run at": run.root,
     }
@@ -160,10 +182,9 @@ def _score(
     for facts in found.values():
         total.update({key: int(facts[key]) for key in ("kept", "owners", "rows", "cold")})
     described["scored"] = len(found) - total["kept"]
-    owners, rows = total["owners"], total["rows"]
-    gates = [Gate(whose, owners, counts[whose], owners == counts[whose])]
-    if config.layout == "nested":
-        gates.append(Gate(f"rows, one of each of the {whose}", rows, owners, rows == owners))
+    with summary.phase("check"):
+        sha256 = {name: str(facts["sha256"]) for name, facts in found.items()}
+        gates = _check(config, inputs, described, data, target, sha256)
     manifest = {
         "run_id": run_id,
         "model_id": described["model_id"],
@@ -172,9 +193,9 @@ def _score(
         "layout": config.layout,
         "kind": config.kind,
         "k": config.k,
-        whose: owners,
+        whose: total["owners"],
         "cold_users": total["cold"],
-        "rows": rows,
+        "rows": total["rows"],
         "files": {
             name: {
                 "rows": int(found[name]["rows"]),
@@ -186,7 +207,70 @@ def _score(
         "seconds": {name: round(s, 2) for name, s in summary.phases.items()},
     }
     with summary.phase("publish"):
-        return complete(run, manifest, gates)
+        return complete(run, manifest, gates, config.force_publish)
+
+
+def _check(
+    config: RecommendJob,
+    inputs: ScoringInputs,
+    described: dict[str, Any],
+    data: "ray.ObjectRef[ScoringData]",
+    target: Target,
+    sha256: dict[str, str],
+) -> list[Gate]:
+    """Reads the files back, some shards a task, and judges them all in one."""
+    recommendations = _recommendations(config)
+    last = read_last(recommendations)
+    lists = None
+    if last is not None and last.get("kind", "user_to_item") == config.kind:
+        lists = LastPublication(run_store(recommendations, last["run_id"]), sorted(last["files"]))
+    else:
+        last = None
+    # A task sums up the shards it reads: of each shard on its own, the counts of all items would
+    # be more than the lists.
+    tasks = cpu_actors(1, min(64, config.shards))
+    check = ray.remote(check_files)
+    facts = [
+        check.remote(data, target, sha256, lists, range(task, config.shards, tasks))
+        for task in range(tasks)
+    ]
+    evaluation = Store.at(config.place(config.evaluation, "evaluation"))
+    gates: list[Gate] = ray.get(
+        ray.remote(_judge).remote(
+            config, data, inputs, described["inputs"]["model"], last, evaluation, *facts
+        )
+    )
+    return gates
+
+
+def _judge(
+    config: RecommendJob,
+    data: ScoringData,
+    inputs: ScoringInputs,
+    model: str,
+    last: Any,
+    evaluation: Store,
+    *facts: ShardFacts,
+) -> list[Gate]:
+    """All gates of the run, from the facts of its shards and what else is known of the night."""
+    known = evaluation.read_json(_METRICS) if evaluation.exists(_METRICS) else None
+    night = Night(
+        kind=config.kind,
+        k=config.k,
+        available_N=data.available_N,
+        artist_N=data.artist_N,
+        interactions=(len(data.profiles.values) + data.without_item, data.without_item),
+        items=without_feature(inputs.items_uri, data.item_ids),
+        model=model,
+        last=last,
+        evaluation=known,
+    )
+    return judge(reduce(add, facts), night, config.gates)
+
+
+def _recommendations(config: RecommendJob) -> Store:
+    folder = "recommendations" if config.kind == "user_to_item" else "similar_items"
+    return Store.at(config.place(config.recommendations, folder))
 
 
 def model_store(config: JobConfig, given: str | None) -> Store:

@@ -13,10 +13,10 @@ CHECKOUT = Path(__file__).parents[1]
 
 # A module imports from its own stage and from those before it. Scoring and evaluation come before
 # training, since training chooses the epoch by the metrics that the models are judged by.
-SHARED = ("errors", "config", "ragged", "schemas", "storage", "progress", "native")
+SHARED = ("errors", "config", "ragged", "schemas", "storage", "progress", "native", "fitness")
 STAGES = (
     *("sources", "features", "interactions", "models", "scoring", "evaluation", "training"),
-    "publish",
+    *("publish", "gates"),
 )
 # What runs in any process, with torch and numpy alone.
 WITHOUT_RAY = (
@@ -24,6 +24,7 @@ WITHOUT_RAY = (
     *("visrec.features.backbones", "visrec.scoring.topk", "visrec.scoring.lists"),
     *("visrec.evaluation.metrics", "visrec.evaluation.ranking", "visrec.evaluation.report"),
     *("visrec.training.loop", "visrec.training.checkpoints", "visrec.publish"),
+    *("visrec.scoring.check", "visrec.gates", "visrec.fitness"),
 )
 
 

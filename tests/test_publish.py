@@ -15,6 +15,7 @@ from visrec.publish import (
     Gate,
     complete,
     point_to,
+    read_last,
     read_published,
     run_store,
 )
@@ -22,7 +23,14 @@ from visrec.storage import Store
 
 ENOUGH = Gate(name="users with a list", found=10, expected="at least 9", passed=True)
 TOO_FEW = Gate(name="items available", found=3, expected="at least 5", passed=False)
-TOO_OLD = Gate(name="age of the features", found="9 days", expected="at most 2", passed=False)
+TOO_OLD = Gate(
+    name="age of the features",
+    found="9 days",
+    expected="at most 2",
+    passed=False,
+    key="gates.max_age",
+    note="since Monday",
+)
 
 
 @pytest.fixture
@@ -88,7 +96,11 @@ def test_a_gate_that_fails_holds_the_run_back(lists: Store) -> None:
         complete(run, described, [ENOUGH, TOO_FEW, TOO_OLD])
     message = str(caught.value)
     assert "items available: found 3, expected at least 5." in message
-    assert "age of the features: found 9 days, expected at most 2." in message
+    assert (
+        "age of the features: found 9 days (since Monday), expected at most 2 (--gates.max_age)."
+        in message
+    )
+    assert "--force_publish" in message
     assert "users with a list" not in message
     assert names(lists) == before
     assert read_published(run) is None
@@ -108,6 +120,26 @@ def test_a_run_held_back_leaves_the_one_before_where_it_is(lists: Store) -> None
     assert pointed_to(lists) == "r1"
 
 
+def test_a_reason_publishes_what_the_gates_hold_back_and_is_recorded(lists: Store) -> None:
+    run = run_store(lists, "r1")
+    described = write_shards(run, b"lists")
+    manifest = complete(run, described, [ENOUGH, TOO_FEW, TOO_OLD], "the shop is half closed")
+    assert manifest["forced"] == {
+        "reason": "the shop is half closed",
+        "gates": ["items available", "age of the features"],
+    }
+    assert [gate["passed"] for gate in manifest["gates"]] == [True, False, False]
+    assert read_published(run) == manifest
+    assert point_to(lists, "r1")
+    assert pointed_to(lists) == "r1"
+
+
+def test_a_reason_that_nobody_needed_overrode_nothing(lists: Store) -> None:
+    run = run_store(lists, "r1")
+    manifest = complete(run, write_shards(run, b"lists"), [ENOUGH], "to be sure")
+    assert manifest["forced"] == {"reason": "to be sure", "gates": []}
+
+
 # ------------------------------------------------------------------------------------ the manifest
 
 
@@ -118,8 +150,16 @@ def test_a_manifest_tells_the_files_and_the_gates(lists: Store) -> None:
     assert manifest["model"] == "m1"
     assert set(manifest["files"]) == {"part-00000.parquet"}
     assert manifest["gates"] == [
-        {"name": "users with a list", "found": 10, "expected": "at least 9", "passed": True}
+        {
+            "name": "users with a list",
+            "found": 10,
+            "expected": "at least 9",
+            "passed": True,
+            "key": "",
+            "note": "",
+        }
     ]
+    assert manifest["forced"] is None
     assert manifest["completed_at"]
 
 
@@ -187,6 +227,17 @@ def test_the_pointer_goes_to_a_run_and_on_to_the_next(lists: Store) -> None:
     assert point_to(lists, "r2")
     assert pointed_to(lists) == "r2"
     assert lists.read_json(LATEST)["previous_run_id"] == "r3"
+
+
+def test_the_last_publication_is_the_one_that_the_pointer_names(lists: Store) -> None:
+    assert read_last(lists) is None
+    first = published(lists, "r1")
+    assert read_last(lists) is None
+    point_to(lists, "r1")
+    published(lists, "r2")
+    assert read_last(lists) == first
+    run_store(lists, "r1").delete([MANIFEST])  # as who cleans up too well
+    assert read_last(lists) is None
 
 
 def test_pointing_where_it_points_changes_nothing(lists: Store) -> None:

@@ -27,12 +27,23 @@ class Gate:
         found: what was found.
         expected: what was expected.
         passed: whether that is well.
+        key: the configuration key of the threshold, without dashes.
+        note: the numbers behind what was found, or why it was not judged.
     """
 
     name: str
     found: Any
     expected: Any
     passed: bool
+    key: str = ""
+    note: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What was found, what was expected, which key to change."""
+        note = f" ({self.note})" if self.note else ""
+        key = f" (--{self.key})" if self.key else ""
+        return f"{self.name}: found {self.found}{note}, expected {self.expected}{key}."
 
 
 def run_store(recommendations: Store, run_id: str) -> Store:
@@ -58,23 +69,41 @@ def read_published(run: Store) -> Mapping[str, Any] | None:
     return run.read_json(MANIFEST) if run.exists(MANIFEST) else None
 
 
-def complete(run: Store, described: Mapping[str, Any], gates: Sequence[Gate]) -> Mapping[str, Any]:
+def read_last(recommendations: Store) -> Mapping[str, Any] | None:
+    """The manifest of the run that the pointer names; None where there is none to read."""
+    if not recommendations.exists(LATEST):
+        return None
+    pointer = recommendations.read_json(LATEST)
+    return read_published(run_store(recommendations, pointer["run_id"]))
+
+
+def complete(
+    run: Store,
+    described: Mapping[str, Any],
+    gates: Sequence[Gate],
+    force: str | None = None,
+) -> Mapping[str, Any]:
     """Writes a run's manifest, once all its gates have passed and its files are in place.
 
     Args:
         run: the run's directory.
         described: files with rows, bytes and sha256, and all else the manifest tells.
         gates: the checks.
+        force: why the run is published even where a check did not pass; the manifest records it,
+            and the checks that it overrode.
 
     Raises:
-        GateError: a check did not pass; nothing was published.
+        GateError: a check did not pass, and nothing was forced; nothing was published.
         ConflictError: another writer completed the run with other files.
     """
     failed = [gate for gate in gates if not gate.passed]
-    if failed:
+    if failed and force is None:
         raise GateError(
             "Publication was held back; the pointer has not moved. "
-            + " ".join(f"{g.name}: found {g.found}, expected {g.expected}." for g in failed)
+            + " ".join(gate.sentence for gate in failed)
+            + " The files stay: mend the cause and run again under another --run_id; or run again "
+            "with other thresholds, or with --force_publish 'the reason', which the manifest will "
+            "record."
         )
     sizes = {entry.name: entry.size for entry in run.list("part-")}
     for name, facts in described["files"].items():
@@ -86,6 +115,7 @@ def complete(run: Store, described: Mapping[str, Any], gates: Sequence[Gate]) ->
     manifest = {
         **described,
         "gates": [gate.__dict__ for gate in gates],
+        "forced": force and {"reason": force, "gates": [gate.name for gate in failed]},
         "completed_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     if not run.create(MANIFEST, to_json(manifest)):

@@ -46,7 +46,7 @@ def held_out_users(workspace: Path) -> set[str]:
 
 def test_metrics_have_the_shape_that_readers_rely_on(evaluated: Path) -> None:
     found, users = metrics(evaluated / "evaluation"), held_out_users(evaluated)
-    assert found.keys() == {"models", "lists", "by_profile_size", "paired"}
+    assert found.keys() == {"models", "lists", "by_profile_size", "paired", "digests"}
     assert found["models"].keys() == found["lists"].keys() == MODELS
     names = {"auc", "rr", "recall@20", "precision@20", "ndcg@20", "ndcg_tutorial@20", "recall@200"}
     for model in found["models"].values():

@@ -32,7 +32,7 @@ from visrec.scoring.native import missing
 from visrec.scoring.similar import Kind, neighbours, similarity
 from visrec.scoring.topk import TopK, nearest_of_profile
 from visrec.sources.interactions import InteractionsConfig, read_interactions
-from visrec.sources.items import category_codes, read_items
+from visrec.sources.items import artist_codes, category_codes, read_items
 from visrec.sources.tables import read_whole
 from visrec.storage import Store
 
@@ -91,6 +91,8 @@ class ScoringData:
         trained_U: (U,) the model's user rows, -1 for users it has not seen.
         count_N: (N,) float32, how many users took each item: the score for users whom the model
             cannot score.
+        cold_U: (U,) users whom the model cannot score: they get the most popular items.
+        artist_N: (N,) a number for each artist, -1 for none; None where no item has one.
         without_item: interactions left out because their item has no feature.
     """
 
@@ -102,6 +104,8 @@ class ScoringData:
     unseen_N: npt.NDArray[np.bool_]
     trained_U: npt.NDArray[np.int64]
     count_N: npt.NDArray[np.float32]
+    cold_U: npt.NDArray[np.bool_]
+    artist_N: npt.NDArray[np.int64] | None
     without_item: int
 
 
@@ -119,7 +123,8 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
         others = read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"].combine_chunks()
     batches = read_interactions(inputs.interactions, inputs.interactions_uri)
     log = build_log(batches, item_ids, others)
-    available_N = read_items(inputs.items_uri, item_ids).available_N
+    items = read_items(inputs.items_uri, item_ids)
+    available_N = items.available_N
     unseen_N = np.zeros(len(item_ids), bool)
     if not artifact.model.needs.cold_items:
         unseen_N = catalogue.trained_N < 0
@@ -127,12 +132,15 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
     arrays = artifact.model.item_arrays(catalogue)
     owner_ids, profiles = log.user_ids, log.items
     trained_U = trained_users(artifact, log.user_ids)
+    cold_U = profiles.keep(~unseen_N[profiles.values]).lengths == 0
+    if not artifact.model.needs.cold_users:
+        cold_U |= trained_U < 0
     if kind == "item_to_item":
         arrays = similarity(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
         known_N = arrays["unit"].any(axis=1)  # what the model has not seen is near nothing
         row_Q, available_N = np.flatnonzero(known_N), available_N & known_N
         owner_ids, trained_U = item_ids.take(pa.array(row_Q)), np.full(len(row_Q), -1)
-        profiles = Ragged(row_Q, np.arange(len(row_Q) + 1))
+        profiles, cold_U = Ragged(row_Q, np.arange(len(row_Q) + 1)), np.zeros(len(row_Q), bool)
     shard_U = shard_of(owner_ids, shards)
     order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
     data = ScoringData(
@@ -144,6 +152,8 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
         unseen_N=unseen_N,
         trained_U=trained_U[order],
         count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
+        cold_U=cold_U[order],
+        artist_N=artist_codes(items.artist_N),
         without_item=log.without_item,
     )
     return data, arrays
@@ -249,7 +259,6 @@ class ScoreShards:
             module: Any = artifact.model
             if resources.use_gpu:
                 module = module.cuda()
-            self._needs = artifact.model.needs
             if target.kind == "item_to_item":
                 self._scorer: Scorer = neighbours(ray.get(arrays), resources.use_gpu)
             else:
@@ -268,7 +277,7 @@ class ScoreShards:
             return self._shard(int(batch["id"][0]))
 
     def _shard(self, shard: int) -> dict[str, npt.NDArray[Any]]:
-        name = f"part-{shard:05d}.parquet"
+        name = shard_name(shard)
         marks = {**self._target.marks, "visrec.shard": str(shard)}
         found = existing_shard(self._target.run, name, marks)
         kept = found is not None
@@ -305,9 +314,7 @@ class ScoreShards:
             with self._timer.phase("table"):
                 lists = (best.row_BK, best.score_BK, self._target.layout)
                 return similar_table(owner_ids, data.item_ids, *lists), 0
-        cold_B = profiles.lengths == 0
-        if not self._needs.cold_users:
-            cold_B |= trained_B < 0
+        cold_B = data.cold_U[start:stop]
         if cold_B.any():
             theirs = consumed.take(np.flatnonzero(cold_B))
             popular = self._fallback(theirs, trained_B[cold_B], theirs)
@@ -327,6 +334,11 @@ class ScoreShards:
         if space_Nd is None:
             return np.full(row_BK.shape, -1, np.int64)
         return nearest_of_profile(space_Nd, profiles, row_BK)
+
+
+def shard_name(shard: int) -> str:
+    """A shard's file."""
+    return f"part-{shard:05d}.parquet"
 
 
 def existing_shard(run: Store, name: str, marks: Mapping[str, str]) -> dict[str, Any] | None:

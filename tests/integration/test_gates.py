@@ -1,0 +1,92 @@
+"""The gates through Ray: a night whose file is wrong is held back, and published with a reason."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.integration.workspace import copy, run_recommend
+from visrec.errors import GateError, InputError
+from visrec.publish import LATEST, MANIFEST, point_to
+from visrec.scoring.recommend import ScoreResources
+from visrec.storage import Store
+
+pytestmark = pytest.mark.ray
+
+INPUTS = ("interactions.parquet", "items.parquet", "users.parquet")
+REASON = "the shop asked for it"
+
+
+def night(workspace: Path, **keys: Any) -> Any:
+    one = ScoreResources(actors=1)
+    return run_recommend(workspace, run_id="first", shards=8, resources=one, **keys)
+
+
+def put_twice(path: Path) -> str:
+    """Gives a user of a shard's file an item twice; all else, marks included, stays."""
+    table = pq.read_table(path)
+    marks = dict(table.schema.metadata)
+    rows = table.to_pylist()
+    row = next(row for row in rows if not row["cold"])
+    row["items"][1] = {**row["items"][1], "item_id": row["items"][0]["item_id"]}
+    changed = pa.Table.from_pylist(rows, table.schema).replace_schema_metadata(marks)
+    store = Store(str(path.parent))
+    store.write_table(path.name, changed, arrow_schema=False)
+    return str(row["user_id"])
+
+
+def test_a_night_that_is_wrong_is_held_back_until_somebody_says_why(
+    recommended: Path, tmp_path: Path
+) -> None:
+    """The night before is a copy of this one, whose last step has died."""
+    copy(recommended, tmp_path, "features", "models", "recommendations", *INPUTS)
+    lists = tmp_path / "recommendations"
+    run, before = lists / "run=first", lists / "run=before"
+    shutil.copytree(run, before)
+    manifest = json.loads((before / MANIFEST).read_text())
+    (before / MANIFEST).write_text(json.dumps({**manifest, "run_id": "before"}))
+    assert point_to(Store(str(lists)), "before")
+    pointer = (lists / LATEST).read_text()
+    (run / MANIFEST).unlink()
+    put_twice(run / "part-00003.parquet")
+
+    with pytest.raises(GateError) as held:
+        night(tmp_path)
+    sentence = "lists with an item twice: found 1, expected at most 0 (--gates.max_repeats)."
+    assert sentence in str(held.value)
+    assert str(held.value).count("expected") == 1
+    assert (lists / LATEST).read_text() == pointer
+    assert not (run / MANIFEST).exists()
+
+    files = {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")}
+    forced = night(tmp_path, force_publish=REASON)
+    assert forced.rows["shards scored now"] == 0
+    assert forced.rows["forced past"] == "lists with an item twice"
+    assert {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")} == files
+    manifest = json.loads((run / MANIFEST).read_text())
+    assert manifest["forced"] == {"reason": REASON, "gates": ["lists with an item twice"]}
+    gates = {gate["key"]: gate for gate in manifest["gates"]}
+    assert [key for key, gate in gates.items() if not gate["passed"]] == ["gates.max_repeats"]
+    assert 0.99 < gates["gates.min_overlap"]["found"] < 1  # but for that one item
+    assert gates["gates.max_score_drift"]["found"] == 0.0
+    assert gates["gates.min_gain"]["note"] == "this model was not evaluated"
+    assert json.loads((lists / LATEST).read_text())["run_id"] == "first"
+
+
+def test_a_reason_must_be_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--force_publish without a reason"):
+        run_recommend(tmp_path, force_publish="  ")
+
+
+def test_every_threshold_is_a_flag() -> None:
+    command = [sys.executable, "jobs/recommend.py", "--gates.max_repeats", "-1", "--local"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
+    assert done.returncode == 2
+    assert "Found --gates.max_repeats -1; expected 0 or more." in done.stderr

@@ -1,0 +1,175 @@
+"""A night of a planted shop for tests of the gates: its lists, and what is known of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visrec.gates import GatesConfig, Night, judge
+from visrec.interactions.log import shard_of
+from visrec.publish import Gate
+from visrec.ragged import Ragged, offsets_of
+from visrec.scoring.check import ShardFacts, check_shard, read_lists
+from visrec.scoring.lists import Layout, lists_table
+from visrec.scoring.readback import expected_of
+from visrec.scoring.recommend import ScoringData, Target
+from visrec.storage import Store
+
+K, SHARDS, ARTISTS = 10, 3, 40
+MODEL = "the model's digest"
+Rows = npt.NDArray[np.int64]
+
+
+def evaluated(model: float = 0.9, visrank: float = 0.7, popularity: float = 0.6) -> dict[str, Any]:
+    """metrics.json as jobs/evaluate.py writes it, as far as the gates read it."""
+    means = {"mine": model, "visrank-max": visrank - 0.1, "visrank-mean": visrank}
+    means["popularity"] = popularity
+    figures = {
+        name: {"auc": {"mean": mean, "low": mean - 0.02, "high": mean + 0.02, "n": 100}}
+        for name, mean in means.items()
+    }
+    return {"models": figures, "digests": {"mine": MODEL}}
+
+
+@dataclass
+class Shop:
+    """A night of a shop whose users like what their vectors say. Mutants change its parts.
+
+    What scoring is given is in `data`; its lists are `row_UK` and `score_UK`; `tables` are what
+    is found in the files, and `before` was in the last publication's.
+    """
+
+    data: ScoringData
+    row_UK: Rows
+    score_UK: npt.NDArray[np.float32]
+    tables: list[pa.Table] = field(default_factory=list)
+    before: list[pa.Table] = field(default_factory=list)
+    layout: Layout = "nested"
+    night: dict[str, Any] = field(default_factory=dict)
+    config: GatesConfig = field(default_factory=GatesConfig)
+
+    def write(self) -> list[pa.Table]:
+        """The lists as tables that went through a file."""
+        cuts = [slice(*self.data.shard_offsets[s : s + 2]) for s in range(SHARDS)]
+        return [self._table(cut) for cut in cuts]
+
+    def _table(self, cut: slice) -> pa.Table:
+        first_U = [mine[0] if len(mine) else -1 for mine in map(self.data.profiles.__getitem__,
+                   range(cut.start, cut.stop))]  # fmt: skip
+        because = np.where(self.data.cold_U[cut], -1, np.array(first_U, np.int64))
+        table = lists_table(
+            self.data.owner_ids[cut],
+            self.data.item_ids,
+            self.row_UK[cut],
+            self.score_UK[cut],
+            np.repeat(because[:, None], self.row_UK.shape[1], axis=1),
+            self.data.cold_U[cut],
+            self.layout,
+        )
+        return through_a_file(table)
+
+    def edit(self, shard: int, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+        """Changes the rows of one table in place."""
+        rows = self.tables[shard].to_pylist()
+        change(rows)
+        self.tables[shard] = pa.Table.from_pylist(rows, self.tables[shard].schema)
+
+    def facts(self) -> ShardFacts:
+        return reduce(add, map(self.facts_of, range(SHARDS)))
+
+    def facts_of(self, shard: int) -> ShardFacts:
+        target = Target(Store("/nowhere"), SHARDS, K, self.layout, "user_to_item", {})
+        before = read_lists(self.before[shard], "user_to_item") if self.before else None
+        return check_shard(self.tables[shard], expected_of(self.data, target, shard), before)
+
+    def judged(self) -> list[Gate]:
+        users = len(self.data.owner_ids)
+        last = {"users": users, "cold_users": int(self.data.cold_U.sum())}
+        known: dict[str, Any] = {
+            "kind": "user_to_item",
+            "k": K,
+            "available_N": self.data.available_N,
+            "artist_N": self.data.artist_N,
+            "interactions": (1000, 10),
+            "items": (400, 4),
+            "model": MODEL,
+            "last": {**last, "inputs": {"model": MODEL}} if self.before else None,
+            "evaluation": evaluated(),
+        }
+        return judge(self.facts(), Night(**{**known, **self.night}), self.config)
+
+
+def through_a_file(table: pa.Table) -> pa.Table:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, store_schema=False)
+    return pq.read_table(pa.BufferReader(sink.getvalue()))
+
+
+def open_shop(seed: int = 0, users: int = 200, items: int = 400, layout: Layout = "nested") -> Shop:
+    """A clean night: each user's K best of what is available and not theirs."""
+    rng = np.random.default_rng(seed)
+    item_Nd, user_Ud = rng.normal(size=(items, 8)), rng.normal(size=(users, 8))
+    item_ids = pa.array([f"i{n:04}" for n in range(items)])
+    names = pa.array(sorted(f"u{n}" for n in rng.permutation(10 * users)[:users]))
+    available_N = rng.random(items) < 0.9
+    # Some things are liked more by all; a tenth of the users have taken nothing.
+    appeal_N = rng.exponential(size=items)
+    profiles = [
+        np.sort(rng.choice(items, rng.integers(1, 9), replace=False, p=appeal_N / appeal_N.sum()))
+        if rng.random() > 0.1
+        else np.empty(0, np.int64)
+        for _ in range(users)
+    ]
+    lengths = np.array([len(p) for p in profiles])
+    order = np.argsort(shard_of(names, SHARDS), kind="stable")
+    consumed = Ragged(np.concatenate(profiles), offsets_of(lengths)).take(order)
+    count_N = np.bincount(consumed.values, minlength=items).astype(np.float32)
+    cold_U = consumed.lengths == 0
+    data = ScoringData(
+        item_ids=item_ids,
+        available_N=available_N,
+        owner_ids=names.take(pa.array(order)),
+        shard_offsets=offsets_of(np.bincount(shard_of(names, SHARDS), minlength=SHARDS)),
+        profiles=consumed,
+        unseen_N=np.zeros(items, bool),
+        trained_U=np.full(users, -1),
+        count_N=count_N,
+        cold_U=cold_U,
+        artist_N=rng.permutation(np.arange(items) % ARTISTS),
+        without_item=0,
+    )
+    affinity_UN = user_Ud @ item_Nd.T + 0.3 * appeal_N
+    last_UN = affinity_UN + rng.normal(scale=0.3, size=affinity_UN.shape)
+    shop = Shop(data, *best(data, last_UN), layout=layout)
+    shop.before = shop.write()
+    shop.row_UK, shop.score_UK = best(data, affinity_UN)
+    shop.tables = shop.write()
+    return shop
+
+
+def best(data: ScoringData, score_UN: npt.NDArray[Any]) -> tuple[Rows, npt.NDArray[np.float32]]:
+    """Each user's K best candidates, of cold users the most popular ones."""
+    score_UN = np.where(data.cold_U[:, None], data.count_N, score_UN)
+    score_UN = np.where(data.available_N, score_UN, -np.inf)
+    score_UN[data.profiles.owners, data.profiles.values] = -np.inf
+    row_UK = np.argsort(-score_UN, axis=1, kind="stable")[:, :K]
+    score_UK = np.take_along_axis(score_UN, row_UK, axis=1).astype(np.float32)
+    return np.where(np.isneginf(score_UK), -1, row_UK), score_UK
+
+
+def failed(shop: Shop) -> set[str]:
+    return {gate.key.removeprefix("gates.") for gate in shop.judged() if not gate.passed}
+
+
+def scores_of(shop: Shop, score_UN: npt.NDArray[Any]) -> None:
+    shop.row_UK, shop.score_UK = best(shop.data, score_UN)
+
+
+def shape(shop: Shop) -> tuple[int, int]:
+    return len(shop.data.owner_ids), len(shop.data.item_ids)

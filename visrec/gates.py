@@ -1,0 +1,396 @@
+"""The gates before the pointer moves: each is one sentence, one threshold, one row of the manifest.
+
+Some hold of every list there is, whatever the data: they let nothing through unless told to. The
+others ask whether a night is like a night at all: their thresholds are wide enough for an honest
+one, a small shop's first included, and have no say where there is too little to judge by.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from visrec.errors import InputError
+from visrec.publish import Gate
+from visrec.scoring.check import ShardFacts
+from visrec.scoring.similar import Kind
+
+_VISRANK, _POPULARITY = "visrank", "popularity"
+_FEWEST_ARTISTS = 10  # of fewer, one may well have most of what is liked
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatesConfig:
+    """When a publication is held back.
+
+    Attributes:
+        min_owners: share of the users (or items) that have a list.
+        max_lists_beyond: lists of unknown users, and second ones.
+        max_wrong_files: files with other columns, of another run, or changed since written.
+        max_wrong_lengths: lists that are not k long, or as long as there are candidates.
+        max_repeats: lists that have an item twice.
+        max_consumed: entries that their user has taken already; of items, the item itself.
+        max_unknown: entries with an item that is not in the catalogue.
+        max_unavailable: entries with an item that may not be recommended.
+        max_not_finite: entries whose score is no number.
+        max_unsorted: lists that are not best first.
+        max_wrong_reasons: entries whose reason the user never took, and lists marked as the
+            fallback that are not.
+        min_lists: with fewer lists of the model's own, what a night is like is not judged.
+        min_catalogue: share of the available items that somebody is shown; where there are fewer
+            entries than items, share of the entries.
+        max_item_concentration: how much more than their share the k most listed items take: 0
+            where all items are listed alike, 1 where everybody has the same list. Not judged where
+            k is more than half of the items.
+        max_artist_concentration: the same of the twentieth of the artists that is listed most, over
+            their share of the catalogue.
+        min_overlap: how much of the last publication's list a user still has, on average, beyond
+            what chance would give: 0 is chance, 1 is the same list.
+        max_score_drift: how far the mean of the best scores may move from the last publication of
+            the same model, in its standard deviations; and how many times wider or narrower they
+            may spread, plus one.
+        min_owners_of_last: number of users, as a share of the last publication's.
+        max_cold_rise: rise of the share of users with the fallback list since then.
+        max_without_feature: share of the interactions, and of the available items of the items
+            table, whose item has no feature: the features are stale.
+        metric: of the held-out set, by which the model is judged.
+        min_gain: how far the model must be above VisRank and popularity, noise allowed for: the
+            upper end of its 95 % interval counts.
+        require_evaluation: hold back where the model was not evaluated.
+    """
+
+    min_owners: float = 1.0
+    max_lists_beyond: int = 0
+    max_wrong_files: int = 0
+    max_wrong_lengths: int = 0
+    max_repeats: int = 0
+    max_consumed: int = 0
+    max_unknown: int = 0
+    max_unavailable: int = 0
+    max_not_finite: int = 0
+    max_unsorted: int = 0
+    max_wrong_reasons: int = 0
+    min_lists: int = 50
+    min_catalogue: float = 0.05
+    # The demo's CuratorNet has 0.15 and 0.03, its most popular items for everybody 0.9 and more.
+    max_item_concentration: float = 0.7
+    max_artist_concentration: float = 0.5
+    min_overlap: float = 0.05
+    max_score_drift: float = 2.0
+    min_owners_of_last: float = 0.8
+    max_cold_rise: float = 0.2
+    max_without_feature: float = 0.2
+    metric: str = "auc"
+    min_gain: float = 0.0
+    require_evaluation: bool = False
+
+    def __post_init__(self) -> None:
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
+            if name not in ("metric", "min_gain") and not value >= 0:
+                raise InputError(f"Found --gates.{name} {value}; expected 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Night:
+    """What is known of a run beside its lists.
+
+    Args:
+        kind: whose lists they are.
+        k: entries a list.
+        available_N: (N,) which items may be recommended.
+        artist_N: (N,) a number for each artist, -1 for none; or None.
+        interactions: that count, and how many of them are with items without a feature.
+        items: that the items table calls available, and how many of them have no feature.
+        model: digest of the model.
+        last: manifest of the last publication; None where there is none of this kind.
+        evaluation: what metrics.json says; None where there is none.
+    """
+
+    kind: Kind
+    k: int
+    available_N: npt.NDArray[np.bool_]
+    artist_N: npt.NDArray[np.int64] | None
+    interactions: tuple[int, int]
+    items: tuple[int, int]
+    model: str
+    last: Mapping[str, Any] | None
+    evaluation: Mapping[str, Any] | None
+
+    @property
+    def whose(self) -> str:
+        return "users" if self.kind == "user_to_item" else "items"
+
+
+def judge(facts: ShardFacts, night: Night, config: GatesConfig) -> list[Gate]:
+    """All gates of a run, in the order of the manifest.
+
+    Args:
+        facts: of all shards together.
+        night: what else is known.
+        config: the thresholds.
+
+    Raises:
+        InputError: the evaluation does not know the metric that is asked for.
+    """
+    gates = [*_of_every_list(facts, night, config), *_of_inputs(night, config)]
+    gates += [*_of_the_lists(facts, night, config), *_since_the_last(facts, night, config)]
+    if night.kind == "user_to_item":
+        gates += _of_the_model(night, config)
+    return gates
+
+
+# What holds of every list.
+
+
+def _of_every_list(facts: ShardFacts, night: Night, config: GatesConfig) -> list[Gate]:
+    one = night.whose.removesuffix("s")
+    users = night.kind == "user_to_item"
+    counts = [
+        ("files with other columns, of another run or changed", facts.other_files
+         + facts.other_schemas, "max_wrong_files"),
+        (f"lists of no known {one}, or second ones", facts.lists_beyond, "max_lists_beyond"),
+        (f"lists without {night.k} items, or all there are", facts.wrong_lengths,
+         "max_wrong_lengths"),
+        ("lists with an item twice", facts.with_repeats, "max_repeats"),
+        ("entries with an item not in the catalogue", facts.unknown, "max_unknown"),
+        ("entries with an item not available", facts.unavailable, "max_unavailable"),
+        ("entries that the user has already" if users else "entries with the item itself",
+         facts.consumed, "max_consumed"),
+        ("entries without a finite score", facts.not_finite, "max_not_finite"),
+        ("lists not best first", facts.unsorted, "max_unsorted"),
+    ]  # fmt: skip
+    if users:
+        wrong = facts.wrong_because + facts.wrong_cold
+        counts.append(("reasons and fallback marks that are wrong", wrong, "max_wrong_reasons"))
+    owners = _share(facts.owners, facts.owners_expected)
+    note = f"{facts.owners:,} of {facts.owners_expected:,}"
+    return [
+        _at_least(f"{night.whose} with a list", owners, config, "min_owners", note),
+        *(_at_most(name, found, config, key) for name, found, key in counts),
+    ]
+
+
+def _of_inputs(night: Night, config: GatesConfig) -> list[Gate]:
+    parts = {"available items without a feature": night.items}
+    if night.kind == "user_to_item":
+        parts["interactions whose item has no feature"] = night.interactions
+    return [
+        _at_most(name, _share(missing, whole, 0.0), config, "max_without_feature",
+                 f"{missing:,} of {whole:,}")
+        for name, (whole, missing) in parts.items()
+    ]  # fmt: skip
+
+
+# What a night is like. Lists of cold users are left out: they are the same by design.
+
+
+def _of_the_lists(facts: ShardFacts, night: Night, config: GatesConfig) -> list[Gate]:
+    names = {
+        "min_catalogue": "catalogue that is shown",
+        "max_item_concentration": "concentration on few items",
+        "max_artist_concentration": "concentration on few artists",
+    }
+    listed_N, items = facts.listed_N, int(night.available_N.sum())
+    entries = int(listed_N.sum())
+    if facts.warm < config.min_lists or not entries:
+        note = f"{facts.warm:,} lists are of the model's own, fewer than --gates.min_lists"
+        return [_not_judged(name, config, key, note) for key, name in names.items()]
+    shown = int(np.count_nonzero(listed_N))
+    gates = [
+        _at_least(names["min_catalogue"], shown / min(items, entries), config, "min_catalogue",
+                  f"{shown:,} of {items:,} items in {facts.warm:,} lists")
+    ]  # fmt: skip
+    key = "max_item_concentration"
+    if 2 * night.k > items:
+        gates.append(_not_judged(names[key], config, key, "k is more than half of the items"))
+    else:
+        found, share = concentration(listed_N, night.available_N, night.k)
+        note = f"the {night.k} listed most take {share:.0%} of the entries"
+        gates.append(_at_most(names[key], found, config, key, note))
+    return [*gates, _of_artists(names["max_artist_concentration"], listed_N, night, config)]
+
+
+def _of_artists(
+    name: str, listed_N: npt.NDArray[np.int64], night: Night, config: GatesConfig
+) -> Gate:
+    key = "max_artist_concentration"
+    if night.artist_N is None:
+        return _not_judged(name, config, key, "no item has an artist")
+    known_N = night.artist_N >= 0
+    artist_V = night.artist_N[known_N]
+    listed_A = np.bincount(artist_V, weights=listed_N[known_N])
+    size_A = np.bincount(artist_V, weights=night.available_N[known_N])
+    artists = np.count_nonzero(size_A)
+    if artists < _FEWEST_ARTISTS or not listed_A.sum():
+        return _not_judged(name, config, key, f"{artists} artists have available items")
+    few = math.ceil(artists / 20)
+    found, share = concentration(listed_A, size_A, few)
+    note = f"the {few} of {artists:,} artists listed most take {share:.0%} of the entries"
+    return _at_most(name, found, config, key, note)
+
+
+def concentration(
+    listed_G: npt.NDArray[Any], size_G: npt.NDArray[Any], few: int
+) -> tuple[float, float]:
+    """How much more than their share the `few` groups listed most take, and what they take.
+
+    Args:
+        listed_G: entries of each group.
+        size_G: items of each group.
+        few: how many groups.
+
+    Returns:
+        0 for their share of the items, 1 for all entries; and their share of the entries.
+    """
+    most = np.argsort(-np.asarray(listed_G, np.float64), kind="stable")[:few]
+    share = float(listed_G[most].sum() / listed_G.sum())
+    fair = float(size_G[most].sum() / size_G.sum())
+    return (share - fair) / (1 - fair) if fair < 1 else 0.0, share
+
+
+def _since_the_last(facts: ShardFacts, night: Night, config: GatesConfig) -> list[Gate]:
+    whose, last = night.whose, night.last
+    names = {
+        "min_owners_of_last": f"{whose}, as a share of the last publication's",
+        "max_cold_rise": "rise of the share of users with the fallback list",
+        "min_overlap": "lists kept since the last publication, beyond chance",
+        "max_score_drift": "drift of the best scores since the last publication",
+    }
+    if whose == "items":
+        del names["max_cold_rise"]
+    if last is None:
+        note = "there is no publication before this one"
+        return [_not_judged(name, config, key, note) for key, name in names.items()]
+    gates = [
+        _at_least(names["min_owners_of_last"], _share(facts.owners, last[whose]), config,
+                  "min_owners_of_last", f"{facts.owners:,} now, {last[whose]:,} in it")
+    ]  # fmt: skip
+    if whose == "users":
+        now, then = _share(facts.cold, facts.owners), _share(last["cold_users"], last[whose])
+        note = f"{now:.0%} now, {then:.0%} in the last publication"
+        gates.append(_at_most(names["max_cold_rise"], now - then, config, "max_cold_rise", note))
+    few = None
+    if facts.both < config.min_lists:
+        few = f"{facts.both:,} {whose} have a list in both, fewer than --gates.min_lists"
+    return [
+        *gates,
+        _overlap(names["min_overlap"], few, facts, night, config),
+        _drift(names["max_score_drift"], few, facts, night, config),
+    ]
+
+
+def _overlap(
+    name: str, few: str | None, facts: ShardFacts, night: Night, config: GatesConfig
+) -> Gate:
+    chance = night.k / max(int(night.available_N.sum()), 1)
+    if few is None and 2 * chance > 1:
+        few = "k is more than half of the items"
+    if few is not None or not facts.overlap_of:
+        return _not_judged(name, config, "min_overlap", few or "the lists are empty")
+    kept = facts.overlap / facts.overlap_of
+    note = f"{kept:.0%} of {facts.both:,} lists"
+    return _at_least(name, (kept - chance) / (1 - chance), config, "min_overlap", note)
+
+
+def _drift(
+    name: str, few: str | None, facts: ShardFacts, night: Night, config: GatesConfig
+) -> Gate:
+    """How far the mean has moved, or how much the spread has changed, whichever is more."""
+    if night.last is not None and night.last["inputs"]["model"] != night.model:
+        few = "it was of another model, whose scores have another scale"
+    elif few is None and facts.scored < config.min_lists:
+        few = f"{facts.scored:,} lists have scores in both"
+    if few is not None:
+        return _not_judged(name, config, "max_score_drift", few)
+    now, now_spread = _mean_and_spread(facts.now_sum, facts.now_squares, facts.scored)
+    then, spread = _mean_and_spread(facts.before_sum, facts.before_squares, facts.scored)
+    if spread <= 1e-3 * abs(then):
+        return _not_judged(name, config, "max_score_drift", "the scores were all alike")
+    wider = now_spread / spread
+    found = max(abs(now - then) / spread, max(wider, 1 / max(wider, 1e-3)) - 1)
+    note = f"mean {then:.4g} with deviation {spread:.4g}, now {now:.4g} with {now_spread:.4g}"
+    return _at_most(name, found, config, "max_score_drift", note)
+
+
+def _mean_and_spread(total: float, squares: float, count: int) -> tuple[float, float]:
+    mean = total / count
+    return mean, math.sqrt(max(squares / count - mean * mean, 0.0))
+
+
+# The model against the baselines.
+
+
+def _of_the_model(night: Night, config: GatesConfig) -> list[Gate]:
+    gates = []
+    models = (night.evaluation or {}).get("models", {})
+    made = (night.evaluation or {}).get("digests", {})
+    mine = [label for label, digest in made.items() if digest == night.model and label in models]
+    for title, prefix in (("VisRank", _VISRANK), ("popularity", _POPULARITY)):
+        name = f"{config.metric} on the held-out set, above {title}"
+        rows = [label for label in models if label.startswith(prefix) and label not in made]
+        if not mine or not rows:
+            note = "this model was not evaluated" if not mine else f"{title} was not evaluated"
+            passed = not config.require_evaluation
+            key = "min_gain" if passed else "require_evaluation"
+            gates.append(_not_judged(name, config, key, note, passed=passed))
+            continue
+        own = _figure(models[mine[0]], config.metric)
+        best = max(rows, key=lambda label: float(_figure(models[label], config.metric)["mean"]))
+        other = float(_figure(models[best], config.metric)["mean"])
+        note = f"the model {own['mean']:.4f}, up to {own['high']:.4f}; {best} {other:.4f}"
+        gates.append(_at_least(name, float(own["high"]) - other, config, "min_gain", note))
+    return gates
+
+
+def _figure(figures: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
+    if metric not in figures:
+        raise InputError(
+            f"Found --gates.metric {metric!r}; expected one that the evaluation has: "
+            f"{', '.join(sorted(figures))}."
+        )
+    found: Mapping[str, Any] = figures[metric]
+    return found
+
+
+# One gate.
+
+
+def _share(part: int, whole: int, of_nothing: float = 1.0) -> float:
+    return part / whole if whole else of_nothing
+
+
+def _at_least(name: str, found: float, config: GatesConfig, key: str, note: str = "") -> Gate:
+    least = getattr(config, key)
+    return Gate(
+        name, _number(found), f"at least {least:g}", bool(found >= least), f"gates.{key}", note
+    )
+
+
+def _at_most(name: str, found: float, config: GatesConfig, key: str, note: str = "") -> Gate:
+    most = getattr(config, key)
+    return Gate(
+        name, _number(found), f"at most {most:g}", bool(found <= most), f"gates.{key}", note
+    )
+
+
+def _not_judged(
+    name: str, config: GatesConfig, key: str, note: str, *, passed: bool = True
+) -> Gate:
+    bound = getattr(config, key)
+    expected = (
+        "an evaluation"
+        if key == "require_evaluation"
+        else (f"at {'least' if key.startswith('min') else 'most'} {bound:g}")
+    )
+    return Gate(name, "not judged", expected, passed, f"gates.{key}", note)
+
+
+def _number(found: float) -> Any:
+    """As the manifest has it: JSON knows no NaN."""
+    if isinstance(found, int):
+        return found
+    return round(float(found), 4) if math.isfinite(found) else str(found)

@@ -1,0 +1,333 @@
+"""What is wrong with a shard's lists, counted: facts of tables that add up to the facts of a run.
+
+Nothing here trusts the code that made the lists: who should have one, what they have taken and what
+may be recommended come from the inputs, and all else from the table as it was read back.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrec.ragged import Ragged, offsets_of
+from visrec.schemas import (
+    RECOMMENDATIONS,
+    RECOMMENDATIONS_LONG,
+    SIMILAR_ITEMS,
+    SIMILAR_ITEMS_LONG,
+)
+from visrec.scoring.lists import Layout
+from visrec.scoring.similar import Kind
+
+_SCHEMAS: dict[tuple[str, str], pa.Schema] = {
+    ("user_to_item", "nested"): RECOMMENDATIONS,
+    ("user_to_item", "long"): RECOMMENDATIONS_LONG,
+    ("item_to_item", "nested"): SIMILAR_ITEMS,
+    ("item_to_item", "long"): SIMILAR_ITEMS_LONG,
+}
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What a shard's table is held against.
+
+    Args:
+        item_ids: (N,) sorted.
+        available_N: (N,) which may be recommended.
+        owner_ids: (U,) who has a list in this shard.
+        consumed: U lists of items that are no candidates; of an item, the item itself.
+        cold_U: (U,) users whom the model cannot score: their lists are the fallback, the same for
+            all, so they say nothing of the model.
+        k: entries of a list, where there are candidates enough.
+        layout: of the table.
+        kind: whose lists they are.
+    """
+
+    item_ids: pa.StringArray
+    available_N: Bools
+    owner_ids: pa.StringArray
+    consumed: Ragged
+    cold_U: Bools
+    k: int
+    layout: Layout
+    kind: Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardFacts:
+    """Sums over lists. Those of two shards add up to those of both: `a + b`.
+
+    Args:
+        files: files that were read.
+        other_files: files that are not, to the byte, what scoring wrote, or are another run's.
+        other_schemas: files with other columns than the declared ones; nothing else is known of
+            them.
+        rows: of the tables.
+        owners_expected: who should have a list.
+        owners: who has one.
+        lists_beyond: lists of unknown owners, of another shard's, or second ones.
+        wrong_lengths: lists that have not min(k, candidates left for that owner) entries.
+        with_repeats: lists that have an item twice.
+        unsorted: lists whose scores rise somewhere, or whose ranks are not 1, 2, ...
+        wrong_cold: lists that are marked as the fallback and are not, or the other way round.
+        entries: of all lists.
+        unknown: entries with an item that is not in the catalogue, or with none.
+        unavailable: entries with an item that may not be recommended.
+        consumed: entries with an item that their owner has already, or is.
+        not_finite: entries whose score is NaN, infinite or missing.
+        wrong_because: entries with a reason that is not in their owner's profile.
+        cold: lists of cold users.
+        warm: all other lists of known owners.
+        listed_N: (N,) in how many warm lists each item is.
+        both: owners with a warm list now and in the last publication.
+        overlap: items that their two lists share.
+        overlap_of: and could share: the length of the shorter one.
+        scored: those of `both` whose first scores are numbers.
+        now_sum: sum of their first scores now.
+        now_squares: of the squares.
+        before_sum: sum of their first scores in the last publication.
+        before_squares: of the squares.
+    """
+
+    listed_N: Ints
+    files: int = 0
+    other_files: int = 0
+    other_schemas: int = 0
+    rows: int = 0
+    owners_expected: int = 0
+    owners: int = 0
+    lists_beyond: int = 0
+    wrong_lengths: int = 0
+    with_repeats: int = 0
+    unsorted: int = 0
+    wrong_cold: int = 0
+    entries: int = 0
+    unknown: int = 0
+    unavailable: int = 0
+    consumed: int = 0
+    not_finite: int = 0
+    wrong_because: int = 0
+    cold: int = 0
+    warm: int = 0
+    both: int = 0
+    overlap: int = 0
+    overlap_of: int = 0
+    scored: int = 0
+    now_sum: float = 0.0
+    now_squares: float = 0.0
+    before_sum: float = 0.0
+    before_squares: float = 0.0
+
+    def __add__(self, other: "ShardFacts") -> "ShardFacts":
+        names = [field.name for field in fields(self)]
+        return ShardFacts(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+@dataclass(frozen=True)
+class Lists:
+    """A table of lists in columns, whichever its layout.
+
+    Args:
+        owner_ids: (B,).
+        offsets: (B + 1,) where each list's entries begin.
+        item_ids: (V,).
+        score_V: (V,) NaN for a missing one.
+        because_V: (V,) item ids, or None where the table has none.
+        rank_V: (V,) or None.
+        cold_B: (B,) or None.
+    """
+
+    owner_ids: pa.Array
+    offsets: Ints
+    item_ids: pa.Array
+    score_V: npt.NDArray[np.float32]
+    because_V: pa.Array | None
+    rank_V: Ints | None
+    cold_B: Bools | None
+
+    @property
+    def owner_V(self) -> Ints:
+        return np.repeat(np.arange(len(self.owner_ids)), np.diff(self.offsets))
+
+
+def read_lists(table: pa.Table, kind: str) -> Lists | None:
+    """The lists of a table of either layout; None where its columns are not the declared ones."""
+    table = table.combine_chunks()
+    columns = [_whole(column) for column in table.columns]
+    if table.schema.equals(_SCHEMAS[kind, "nested"]):
+        lengths = pc.fill_null(pc.list_value_length(columns[1]), 0).to_numpy()
+        item_ids, scores, *because = columns[1].flatten().flatten()
+        ids, cold_B, rank_V = columns[0], None, None
+        if len(columns) > 2:
+            cold_B = pc.fill_null(columns[2], True).to_numpy(zero_copy_only=False)
+    elif table.schema.equals(_SCHEMAS[kind, "long"]):
+        owner_V, ranks, item_ids, scores, *because = columns
+        begins_V = np.ones(len(table), bool)
+        same = pc.fill_null(pc.equal(owner_V[1:], owner_V[:-1]), False)
+        begins_V[1:] = ~same.to_numpy(zero_copy_only=False)
+        first_B = np.flatnonzero(begins_V)
+        ids, cold_B = owner_V.take(pa.array(first_B)), None
+        lengths = np.diff(first_B, append=len(table))
+        rank_V = pc.fill_null(ranks, 0).to_numpy().astype(np.int64)
+    else:
+        return None
+    score_V = scores.to_numpy(zero_copy_only=False).astype(np.float32)
+    return Lists(
+        ids, offsets_of(lengths), item_ids, score_V, because[0] if because else None, rank_V, cold_B
+    )
+
+
+def check_shard(table: pa.Table, expected: Expected, before: Lists | None = None) -> ShardFacts:
+    """The facts of one shard's table.
+
+    Args:
+        table: as it was read back.
+        expected: what it is held against.
+        before: lists of the last publication, of these owners and perhaps of others.
+    """
+    n = len(expected.item_ids)
+    wanted_U = _lengths(expected)
+    # In the long layout who has no candidate has no row.
+    listed_U = wanted_U > 0 if expected.layout == "long" else np.ones(len(wanted_U), bool)
+    base = {"files": 1, "rows": len(table), "owners_expected": int(listed_U.sum())}
+    lists = read_lists(table, expected.kind)
+    if lists is None or not table.schema.equals(_SCHEMAS[expected.kind, expected.layout]):
+        return ShardFacts(listed_N=np.zeros(n, np.int64), other_schemas=1, **base)
+    user_B, item_V = (
+        rows_of(lists.owner_ids, expected.owner_ids),
+        rows_of(lists.item_ids, expected.item_ids),
+    )
+    owner_V, mine_B, there_V = lists.owner_V, user_B >= 0, item_V >= 0
+    user_V = user_B[owner_V]
+    taken = np.sort(_pairs(expected.consumed.owners, expected.consumed.values, n))
+    owners = len(np.unique(user_B[mine_B]))
+    warm_B = mine_B & ~expected.cold_U[user_B] if len(wanted_U) else mine_B
+    counted_V = there_V & warm_B[owner_V]
+    facts = {
+        **base,
+        "owners": owners,
+        "lists_beyond": len(user_B) - owners,
+        "wrong_lengths": _count(np.diff(lists.offsets)[mine_B] != wanted_U[user_B[mine_B]]),
+        "with_repeats": _repeated(owner_V[there_V], item_V[there_V], n),
+        "unsorted": _unsorted(lists, owner_V),
+        "entries": len(item_V),
+        "unknown": _count(~there_V),
+        "unavailable": _count(~expected.available_N[item_V[there_V]]),
+        "consumed": _count(_among(user_V, item_V, taken, n)),
+        "not_finite": _count(~np.isfinite(lists.score_V)),
+        "cold": _count(mine_B) - _count(warm_B),
+        "warm": _count(warm_B),
+    }
+    if lists.cold_B is not None:
+        facts["wrong_cold"] = _count(lists.cold_B[mine_B] == warm_B[mine_B])
+    if lists.because_V is not None:
+        told_V = lists.because_V.is_valid().to_numpy(zero_copy_only=False) & (user_V >= 0)
+        because_V = rows_of(lists.because_V, expected.item_ids)
+        facts["wrong_because"] = _count(told_V & ~_among(user_V, because_V, taken, n))
+    compared = _compare(lists, user_B, item_V, warm_B, before, expected) if before else {}
+    return ShardFacts(listed_N=np.bincount(item_V[counted_V], minlength=n), **facts, **compared)
+
+
+def _lengths(expected: Expected) -> Ints:
+    """(U,) how many entries each owner's list has: k, or as many as there are candidates."""
+    open_V = expected.available_N[expected.consumed.values]
+    gone_U = np.bincount(expected.consumed.owners[open_V], minlength=len(expected.owner_ids))
+    left_U = int(expected.available_N.sum()) - gone_U
+    return np.minimum(left_U, expected.k)
+
+
+def _unsorted(lists: Lists, owner_V: Ints) -> int:
+    score_V = lists.score_V
+    wrong_V = np.zeros(len(owner_V), bool)
+    wrong_V[1:] = (owner_V[1:] == owner_V[:-1]) & (score_V[1:] > score_V[:-1])
+    if lists.rank_V is not None:
+        wrong_V |= lists.rank_V != np.arange(1, len(owner_V) + 1) - lists.offsets[:-1][owner_V]
+    return len(np.unique(owner_V[wrong_V]))
+
+
+def _compare(
+    lists: Lists, user_B: Ints, item_V: Ints, warm_B: Bools, before: Lists, expected: Expected
+) -> dict[str, Any]:
+    """Facts of the owners who have a list in the last publication, too: each one's first list."""
+    n, users = len(expected.item_ids), len(expected.owner_ids)
+    then_B = rows_of(before.owner_ids, expected.owner_ids)
+    known_B = then_B >= 0
+    if before.cold_B is not None:
+        known_B &= ~before.cold_B
+    now_U, then_U = _first(user_B, warm_B, users), _first(then_B, known_B, users)
+    both_U = (now_U >= 0) & (then_U >= 0)
+    now_P, then_P = now_U[both_U], then_U[both_U]
+
+    def pairs(owner_V: Ints, user_B: Ints, at_P: Ints, item_V: Ints) -> Ints:
+        chosen_B = np.zeros(len(user_B), bool)
+        chosen_B[at_P] = True
+        chosen_V = chosen_B[owner_V] & (item_V >= 0)
+        return np.unique(_pairs(user_B[owner_V[chosen_V]], item_V[chosen_V], n))
+
+    shared = np.intersect1d(
+        pairs(lists.owner_V, user_B, now_P, item_V),
+        pairs(before.owner_V, then_B, then_P, rows_of(before.item_ids, expected.item_ids)),
+        assume_unique=True,
+    )
+    shorter_P = np.minimum(np.diff(lists.offsets)[now_P], np.diff(before.offsets)[then_P])
+    now_P, then_P = now_P[shorter_P > 0], then_P[shorter_P > 0]
+    now = lists.score_V[lists.offsets[now_P]].astype(np.float64)
+    then = before.score_V[before.offsets[then_P]].astype(np.float64)
+    fine = np.isfinite(now) & np.isfinite(then)
+    now, then = now[fine], then[fine]
+    return {
+        "both": _count(both_U),
+        "overlap": len(shared),
+        "overlap_of": int(shorter_P.sum()),
+        "scored": len(now),
+        "now_sum": float(now.sum()),
+        "now_squares": float(now @ now),
+        "before_sum": float(then.sum()),
+        "before_squares": float(then @ then),
+    }
+
+
+def _first(user_B: Ints, kept_B: Bools, users: int) -> Ints:
+    """(U,) the first of each user's lists among those kept, -1 for none."""
+    first_U = np.full(users, -1)
+    kept = np.flatnonzero(kept_B)[::-1]  # the last that is written stays: the first
+    first_U[user_B[kept]] = kept
+    return first_U
+
+
+def _repeated(owner_V: Ints, item_V: Ints, n: int) -> int:
+    key_V = np.sort(_pairs(owner_V, item_V, n))
+    return len(np.unique(key_V[1:][key_V[1:] == key_V[:-1]] // max(n, 1)))
+
+
+def _among(user_V: Ints, item_V: Ints, sorted_pairs: Ints, n: int) -> Bools:
+    """(V,) whether (user, item) is one of the pairs; never for an unknown one."""
+    key_V = np.where((user_V >= 0) & (item_V >= 0), _pairs(user_V, item_V, n), -1)
+    if not len(sorted_pairs):
+        return np.zeros(len(key_V), bool)
+    place_V = np.searchsorted(sorted_pairs, key_V).clip(max=len(sorted_pairs) - 1)
+    return np.asarray(sorted_pairs[place_V] == key_V)
+
+
+def _pairs(owner_V: Ints, item_V: Any, n: int) -> Ints:
+    return np.asarray(owner_V * n + item_V, np.int64)
+
+
+def rows_of(ids: pa.Array, known: pa.Array) -> Ints:
+    """(V,) the place of each id among the known ones, -1 for none."""
+    places = pc.index_in(ids, value_set=known, skip_nulls=True)
+    return np.asarray(pc.fill_null(places, -1).to_numpy(zero_copy_only=False), np.int64)
+
+
+def _whole(column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks()
+    return pa.concat_arrays(whole.chunks) if isinstance(whole, pa.ChunkedArray) else whole
+
+
+def _count(mask: npt.NDArray[Any]) -> int:
+    return int(np.count_nonzero(mask))
