@@ -30,7 +30,9 @@ from visrec.models.deepstyle import DeepStyle, DeepStyleConfig
 
 def _model(sizes: Sizes = SIZES) -> DeepStyle:
     torch.manual_seed(0)
-    model: DeepStyle = randomised(DeepStyle(DeepStyleConfig(width=3, loss="bpr"), sizes))
+    model: DeepStyle = randomised(
+        DeepStyle(DeepStyleConfig(width=3, loss="bpr", temperature=1.0), sizes)
+    )
     return model
 
 

@@ -26,7 +26,9 @@ from visrec.models.vbpr import Vbpr, VbprConfig
 
 def _model(width: int = 3) -> Vbpr:
     torch.manual_seed(0)
-    model: Vbpr = randomised(Vbpr(VbprConfig(width=width, visual_width=2, loss="bpr"), SIZES))
+    model: Vbpr = randomised(
+        Vbpr(VbprConfig(width=width, visual_width=2, loss="bpr", temperature=1.0), SIZES)
+    )
     return model
 
 

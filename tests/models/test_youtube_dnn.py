@@ -23,7 +23,7 @@ from visrec.models.youtube_dnn import YoutubeDnn, YoutubeDnnConfig
 
 def _model() -> YoutubeDnn:
     torch.manual_seed(0)
-    config = YoutubeDnnConfig(width=3, hidden=5, loss="bpr")
+    config = YoutubeDnnConfig(width=3, hidden=5, loss="bpr", temperature=1.0)
     model: YoutubeDnn = randomised(YoutubeDnn(config, SIZES))
     return model
 

@@ -24,7 +24,7 @@ from visrec.models.contract import (
     shared,
 )
 from visrec.models.losses import RankingConfig, ranking_loss
-from visrec.models.tables import looked_up, of_items, table, with_one
+from visrec.models.tables import LOOKED_UP, looked_up, of_items, table, with_one
 from visrec.ragged import Ragged
 
 
@@ -39,6 +39,7 @@ class BprMfConfig(RankingConfig):
         width: of the vectors of users and items.
     """
 
+    temperature: float = 7.0
     width: int = 64
 
 
@@ -47,7 +48,7 @@ class BprMf(nn.Module):
 
     Config = BprMfConfig
     needs = Needs(cold_items=False, cold_users=False)
-    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 5e-3}
+    suggests: ClassVar[Mapping[str, Any]] = LOOKED_UP
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: BprMfConfig, sizes: Sizes) -> None:

@@ -29,7 +29,7 @@ from visrec.models.contract import (
 )
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.statistics import FeatureScale
-from visrec.models.tables import looked_up, of_items, table
+from visrec.models.tables import LOOKED_UP, looked_up, of_items, table
 from visrec.ragged import Ragged
 
 
@@ -44,6 +44,7 @@ class DeepStyleConfig(RankingConfig):
         width: of the vectors of users, items, categories and appearance.
     """
 
+    temperature: float = 7.0
     width: int = 64
 
 
@@ -52,7 +53,7 @@ class DeepStyle(nn.Module):
 
     Config = DeepStyleConfig
     needs = Needs(features=True, categories=True, cold_users=False)
-    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-3}
+    suggests: ClassVar[Mapping[str, Any]] = LOOKED_UP
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: DeepStyleConfig, sizes: Sizes) -> None:

@@ -30,7 +30,7 @@ from visrec.models.contract import (
 )
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.statistics import FeatureScale
-from visrec.models.tables import looked_up, of_items, table, with_one
+from visrec.models.tables import LOOKED_UP, looked_up, of_items, table, with_one
 from visrec.ragged import Ragged
 
 
@@ -46,6 +46,7 @@ class VbprConfig(RankingConfig):
         visual_width: of theta and E z.
     """
 
+    temperature: float = 7.0
     width: int = 64
     visual_width: int = 64
 
@@ -55,7 +56,7 @@ class Vbpr(nn.Module):
 
     Config = VbprConfig
     needs = Needs(features=True, cold_users=False)
-    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-3}
+    suggests: ClassVar[Mapping[str, Any]] = LOOKED_UP
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: VbprConfig, sizes: Sizes) -> None:

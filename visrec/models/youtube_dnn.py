@@ -28,7 +28,7 @@ from visrec.models.contract import (
 )
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.pooling import pool
-from visrec.models.tables import of_items, table
+from visrec.models.tables import LOOKED_UP, of_items, table
 from visrec.ragged import Ragged
 
 
@@ -44,6 +44,7 @@ class YoutubeDnnConfig(RankingConfig):
         hidden: width of the tower's hidden layer.
     """
 
+    temperature: float = 7.0
     width: int = 64
     hidden: int = 128
 
@@ -53,7 +54,7 @@ class YoutubeDnn(nn.Module):
 
     Config = YoutubeDnnConfig
     needs = Needs(cold_items=False)
-    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-3}
+    suggests: ClassVar[Mapping[str, Any]] = LOOKED_UP
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: YoutubeDnnConfig, sizes: Sizes) -> None:
