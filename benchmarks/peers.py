@@ -80,9 +80,9 @@ SHARED: dict[str, list[str]] = {
 SETTINGS: dict[str, list[list[str]]] = {
     "vbpr": [
         [],
-        ["--train.learning_rate=1e-3", "--train.weight_decay=1e-1"],
-        ["--train.learning_rate=1e-3", "--train.weight_decay=10"],
-        ["--train.learning_rate=5e-3", "--train.weight_decay=3e-1"],
+        ["--train.weight_decay=1e-1"],
+        ["--train.learning_rate=2e-3"],
+        ["--model.temperature=1", "--train.learning_rate=2e-3", "--train.weight_decay=1e-4"],
     ],
     "multivae": [
         [],
