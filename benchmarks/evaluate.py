@@ -33,7 +33,8 @@ from benchmarks.arguments import asked
 from benchmarks.machine import machine
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
-from visrec.models.contract import DotScorer, pool
+from visrec.models.contract import DotScorer
+from visrec.models.pooling import pool
 from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.topk import item_tiles, user_blocks
 
