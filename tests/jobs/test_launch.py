@@ -17,7 +17,9 @@ from jobs.launch import JobConfig, Summary, launch, own_cause, parse
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
 from visrec.errors import InputError, VisrecError
+from visrec.models import MODELS
 from visrec.models.visrank import VisRankConfig
+from visrec.training.loop import TrainConfig
 
 
 @pytest.mark.parametrize("job", [ExtractJob, TrainJob, RecommendJob, EvaluateJob])
@@ -55,8 +57,17 @@ def test_model_name_decides_which_keys_there_are(tmp_path: Path) -> None:
     assert (config.model.name, config.model.config) == ("visrank", VisRankConfig(mode="mean"))
     with pytest.raises((ArgumentError, InputError), match="item_width"):
         parse(TrainJob, [f"--config={path}", "--model.item_width", "3"])
-    with pytest.raises(InputError, match="expected one of curatornet"):
+    with pytest.raises(InputError, match="expected one of bpr_mf, convncf"):
         parse(TrainJob, ["--model.name=nothing"])
+
+
+def test_a_model_suggests_defaults_that_flags_override() -> None:
+    suggested = MODELS["bpr_mf"].suggests["train.learning_rate"]
+    assert suggested != TrainConfig().learning_rate
+    assert parse(TrainJob, ["--model.name", "bpr_mf"]).train.learning_rate == suggested
+    flags = ["--train.learning_rate", "0.5", "--model.name", "bpr_mf"]
+    assert parse(TrainJob, flags).train.learning_rate == 0.5
+    assert parse(TrainJob, []).train == TrainConfig()
 
 
 def test_key_that_is_also_a_method_of_a_namespace_is_taken() -> None:
