@@ -155,7 +155,7 @@ def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted
         told = record(trainer.progress)
         val_auc, epochs = told["val_auc"], len(told["history"]) + len(told["refit"])
     seconds = time.perf_counter() - start
-    name = store.root.rpartition("/")[2]
+    name = store.name
     no_ray: Any = None
     job = Job(recipe, no_ray, store, name, settings="", threads=1, tally=None)
     save_artifact(artifact_of(job, data, model, {}), store)

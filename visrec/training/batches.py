@@ -50,11 +50,7 @@ class TripleSource:
                 "another --model.name."
             )
         if not needs.cold_users:
-            # The user is looked up and the profile is not read: it may keep the positive, so that
-            # who took one item alone is an example too, and an item of it is enough.
-            sampling = dataclasses.replace(
-                sampling, keep_positive_in_profile=True, max_profile=1, sub_profiles=False
-            )
+            sampling = profile_unread(sampling)
         self._data, self._needs, self._config = data, needs, sampling
         self._seed, self._epoch = seed, 0
         self._sampler = TripleSampler(data.facts, sampling, seed)
@@ -101,6 +97,17 @@ class DrawnTripleSource(TripleSource):
             return self._sampler.notes
         note = f"--sampling.negatives {self._asked} is drawn: the model scores pairs one by one"
         return (note, *self._sampler.notes)
+
+
+def profile_unread(sampling: SamplingConfig) -> SamplingConfig:
+    """The same for a model that looks its users up and does not read their profiles.
+
+    A profile may keep the positive, so that who took one item alone is an example too, and an item
+    of it is enough.
+    """
+    return dataclasses.replace(
+        sampling, keep_positive_in_profile=True, max_profile=1, sub_profiles=False
+    )
 
 
 def drawn_alone(sampling: SamplingConfig) -> SamplingConfig:
@@ -154,14 +161,8 @@ class RatingSource:
         self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
     ) -> None:
         del needs
-        alone = dataclasses.replace(
-            sampling,
-            guidelines={"random": 1.0},
-            negatives="drawn",
-            # Nothing is asked of the profile, and so who took one item alone is learned from too.
-            keep_positive_in_profile=True,
-        )
-        self._sampler = TripleSampler(data.facts, alone, seed)
+        alone = dataclasses.replace(sampling, guidelines={"random": 1.0}, negatives="drawn")
+        self._sampler = TripleSampler(data.facts, profile_unread(alone), seed)
         self._items = len(data.item_ids)
         key_R = self._key(data.train.owners, data.train.values)
         order = np.argsort(key_R)
