@@ -41,7 +41,7 @@ from visrec.models import MODELS
 from visrec.models.artifact import load_artifact, save_artifact
 from visrec.ragged import Ragged
 from visrec.schemas import REJECTED
-from visrec.scoring.recommend import load_catalogue
+from visrec.scoring.data import load_catalogue
 from visrec.scoring.topk import TopK
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store

@@ -17,24 +17,21 @@ import ray
 
 from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
-from visrec.config import digest
+from visrec.config import digest, plain
 from visrec.errors import InputError
 from visrec.features.table import read_manifest
 from visrec.gates import GatesConfig, Night, judge
 from visrec.models.artifact import LATEST, load_artifact
 from visrec.publish import Gate, complete, point_to, read_last, read_published, run_store
+from visrec.scoring.carry import Last, write_item_marks
 from visrec.scoring.check import ShardFacts
+from visrec.scoring.data import ScoringData, ScoringInputs, prepare_scoring
 from visrec.scoring.lists import Layout
 from visrec.scoring.readback import LastPublication, check_files, without_feature
-from visrec.scoring.recommend import (
-    ScoreResources,
-    ScoringData,
-    ScoringInputs,
-    Target,
-    prepare_scoring,
-    recommend_chain,
-)
+from visrec.scoring.recommend import ScoreResources, recommend_chain
+from visrec.scoring.rules import RulesConfig
 from visrec.scoring.similar import Kind
+from visrec.scoring.target import Target
 from visrec.sources.interactions import InteractionsConfig
 from visrec.sources.tables import digest_files
 from visrec.storage import Store
@@ -65,6 +62,9 @@ class RecommendJob(JobConfig):
         layout: nested, one row a user; or long, one row an entry.
         shards: files of the run; users are dealt to them by a hash of their id.
         resources: what scoring may take of the cluster.
+        rules: what a list may hold.
+        incremental: carry over the last publication's lists where nothing has changed for a user,
+            and score only the rest and the new items; the lists are the same.
         gates: when a publication is held back.
         evaluation: where jobs/evaluate.py wrote how good the model is; by default evaluation of the
             workspace. Where it says nothing of this model, that gate is not judged.
@@ -84,6 +84,8 @@ class RecommendJob(JobConfig):
     layout: Layout = "nested"
     shards: int = 8
     resources: ScoreResources = field(default_factory=ScoreResources)
+    rules: RulesConfig = field(default_factory=RulesConfig)
+    incremental: bool = True
     gates: GatesConfig = field(default_factory=GatesConfig)
     evaluation: str | None = None
     force_publish: str | None = None
@@ -107,6 +109,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
         items_uri=config.place_if_there(config.items, "items.parquet"),
         users_uri=config.place_if_there(config.users, "users.parquet"),
+        rules=config.rules,
     )
     recommendations = _recommendations(config)
     recommendations.check_writable()
@@ -136,6 +139,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         "rows": manifest["rows"],
         "files": len(manifest["files"]),
         "shards scored now": described.get("scored", 0),
+        "lists carried over": described.get("carried", 0),
         "gates": f"{len(manifest['gates']) - len(held)} passed",
         **({"forced past": "; ".join(held)} if held else {}),
         "published": "now" if moved else "before",
@@ -154,13 +158,6 @@ def _score(
     run: Store,
 ) -> Any:
     """Scores the shards that are missing and completes the run; returns its manifest."""
-    # Two results, so that the item arrays are an object of their own; Ray's types know of one.
-    prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
-    with summary.phase("prepare"):
-        data, arrays = prepare.remote(inputs, config.shards, config.kind)
-        counts = ray.get(_counts.remote(data, _OWNERS[config.kind]))
-    print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
-    summary.begun = True
     target = Target(
         run=run,
         shards=config.shards,
@@ -173,15 +170,27 @@ def _score(
             "visrec.inputs": described["digest"],
         },
     )
+    # Two results, so that the item arrays are an object of their own; Ray's types know of one.
+    prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
+    with summary.phase("prepare"):
+        data, arrays = prepare.remote(inputs, config.shards, config.kind)
+        counts = ray.get(_counts.remote(data, _OWNERS[config.kind]))
+        ray.get(ray.remote(write_item_marks).remote(data, target))
+    print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
+    summary.begun = True
     whose = _OWNERS[config.kind]
     with follow("score", counts[whose], summary, unit=whose) as tally:
-        actors = _actors(config)
-        chain = recommend_chain(data, arrays, inputs, target, config.resources, actors, tally)
+        actors, last = _actors(config), _carried_from(config, described["inputs"])
+        chain = recommend_chain(
+            data, arrays, inputs.model, last, target, config.resources, actors, tally
+        )
         found = {row.pop("name"): row for row in chain.iter_rows()}
     total = Counter[str]()
     for facts in found.values():
-        total.update({key: int(facts[key]) for key in ("kept", "owners", "rows", "cold")})
-    described["scored"] = len(found) - total["kept"]
+        total.update(
+            {key: int(facts[key]) for key in ("kept", "carried", "owners", "rows", "cold")}
+        )
+    described["scored"], described["carried"] = len(found) - total["kept"], total["carried"]
     with summary.phase("check"):
         sha256 = {name: str(facts["sha256"]) for name, facts in found.items()}
         gates = _check(config, inputs, described, data, target, sha256)
@@ -208,6 +217,16 @@ def _score(
     }
     with summary.phase("publish"):
         return complete(run, manifest, gates, config.force_publish)
+
+
+def _carried_from(config: RecommendJob, inputs: dict[str, Any]) -> Last | None:
+    """The last publication, where its lists are what tonight's would be but for users and items."""
+    recommendations = _recommendations(config)
+    last = read_last(recommendations) if config.incremental else None
+    alike = ("model", "k", "shards", "layout", "kind", "rules")
+    if last is None or any(last["inputs"].get(key) != inputs[key] for key in alike):
+        return None
+    return Last(run_store(recommendations, last["run_id"]), last["config_digest"])
 
 
 def _check(
@@ -294,6 +313,7 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
     """Digests of all that decides the lists."""
     artifact = load_artifact(inputs.model)
     tables = {"items": inputs.items_uri, "users": inputs.users_uri}
+    rules = config.rules
     facts = {
         "model": artifact.digest,
         "features": read_manifest(inputs.features).digest,
@@ -305,6 +325,8 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
         "shards": config.shards,
         "layout": config.layout,
         "kind": config.kind,
+        "rules": {**plain(rules), "blocked": None},  # what is blocked stands beside
+        "blocked": rules.blocked and digest_files(rules.blocked, "rules.blocked"),
     }
     return {"model_id": artifact.model_id, "inputs": facts, "digest": digest(facts)}
 

@@ -16,9 +16,10 @@ from visrec.interactions.log import shard_of
 from visrec.publish import Gate
 from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.check import ShardFacts, check_shard, read_lists
+from visrec.scoring.data import ScoringData
 from visrec.scoring.lists import Layout, lists_table
 from visrec.scoring.readback import expected_of
-from visrec.scoring.recommend import ScoringData, Target
+from visrec.scoring.target import Target
 from visrec.storage import Store
 
 K, SHARDS, ARTISTS = 10, 3, 40
@@ -137,6 +138,8 @@ def open_shop(seed: int = 0, users: int = 200, items: int = 400, layout: Layout 
         owner_ids=names.take(pa.array(order)),
         shard_offsets=offsets_of(np.bincount(shard_of(names, SHARDS), minlength=SHARDS)),
         profiles=consumed,
+        blocked=Ragged.empty(users),
+        mark_N=np.zeros(items, np.uint64),
         unseen_N=np.zeros(items, bool),
         trained_U=np.full(users, -1),
         count_N=count_N,

@@ -280,8 +280,8 @@ def test_item_to_item_asks_of_items_what_makes_sense() -> None:
     score_NK = np.take_along_axis(score_NN, row_NK, axis=1).astype(np.float32)
     expected = Expected(
         item_ids=names, available_N=np.ones(100, bool), owner_ids=names,
-        consumed=Ragged(np.arange(100), np.arange(101)), cold_U=np.zeros(100, bool), k=K,
-        layout="nested", kind="item_to_item",
+        consumed=Ragged(np.arange(100), np.arange(101)), blocked=Ragged.empty(100),
+        cold_U=np.zeros(100, bool), k=K, layout="nested", kind="item_to_item",
     )  # fmt: skip
     night = Night(
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,

@@ -32,7 +32,9 @@ class GatesConfig:
         max_wrong_files: files with other columns, of another run, or changed since written.
         max_wrong_lengths: lists that are not k long, or as long as there are candidates.
         max_repeats: lists that have an item twice.
-        max_consumed: entries that their user has taken already; of items, the item itself.
+        max_against_rules: lists with more of a group than --rules.cap, or with look-alikes.
+        max_consumed: entries that their user has taken already, or that are blocked for that user;
+            of items, the item itself.
         max_unknown: entries with an item that is not in the catalogue.
         max_unavailable: entries with an item that may not be recommended.
         max_not_finite: entries whose score is no number.
@@ -67,6 +69,7 @@ class GatesConfig:
     max_wrong_files: int = 0
     max_wrong_lengths: int = 0
     max_repeats: int = 0
+    max_against_rules: int = 0
     max_consumed: int = 0
     max_unknown: int = 0
     max_unavailable: int = 0
@@ -156,6 +159,7 @@ def _of_every_list(facts: ShardFacts, night: Night, config: GatesConfig) -> list
         (f"lists without {night.k} items, or all there are", facts.wrong_lengths,
          "max_wrong_lengths"),
         ("lists with an item twice", facts.with_repeats, "max_repeats"),
+        ("lists with entries that a rule keeps apart", facts.against_rules, "max_against_rules"),
         ("entries with an item not in the catalogue", facts.unknown, "max_unknown"),
         ("entries with an item not available", facts.unavailable, "max_unavailable"),
         ("entries that the user has already" if users else "entries with the item itself",

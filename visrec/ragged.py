@@ -48,6 +48,14 @@ class Ragged:
         counts = np.bincount(self.owners[kept_V], minlength=len(self))
         return Ragged(self.values[kept_V], offsets_of(counts))
 
+    def joined(self, other: "Ragged") -> "Ragged":
+        """Each list with the other's list of that place behind it."""
+        if not len(other.values):
+            return self
+        order = np.argsort(np.concatenate([self.owners, other.owners]), kind="stable")
+        values = np.concatenate([self.values, other.values])[order]
+        return Ragged(values, self.offsets + other.offsets)
+
     def slice(self, start: int, stop: int) -> "Ragged":
         """The lists from `start` to `stop`; no values are copied."""
         offsets = self.offsets[start : stop + 1]
@@ -56,6 +64,11 @@ class Ragged:
     def pad_to(self, count: int) -> "Ragged":
         """The same lists with empty ones behind, `count` in all."""
         return Ragged(self.values, np.pad(self.offsets, (0, count - len(self)), mode="edge"))
+
+    @staticmethod
+    def empty(count: int) -> "Ragged":
+        """`count` lists without values."""
+        return Ragged(np.zeros(0, np.int64), np.zeros(count + 1, np.int64))
 
     @staticmethod
     def group(owners: Ints, values: Ints, count: int) -> "Ragged":

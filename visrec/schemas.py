@@ -57,6 +57,11 @@ class Column:
     required: bool = True
 
 
+def an_id(name: str) -> Column:
+    """A column of a name that a user chose: strings or integers, some of which may be null."""
+    return _id(name, required=False)
+
+
 def _id(name: str, *, required: bool = True) -> Column:
     return Column(
         name=name, accepts=_is_id, expected="strings or integers", to=_ID, required=required
@@ -93,8 +98,10 @@ ITEMS = (
     _id("artist_id", required=False),
     _id("category", required=False),
     _flag("available"),
+    _number("stock"),
     _id("title", required=False),
 )
+BLOCKED = (_id("item_id"), _id("user_id", required=False))
 USERS = (_id("user_id"),)
 PICTURES = (
     _id("item_id"),

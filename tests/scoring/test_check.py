@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from tests.shop import SHARDS, K, Rows, Shop, open_shop
 from visrec.interactions.log import shard_of
+from visrec.ragged import Ragged
 from visrec.schemas import RECOMMENDATIONS
 from visrec.scoring.check import Expected, ShardFacts, check_shard, read_lists
 from visrec.scoring.lists import Layout
 from visrec.scoring.readback import LastPublication, check_files, expected_of, without_feature
-from visrec.scoring.recommend import Target, shard_name
+from visrec.scoring.target import Target, shard_name
 from visrec.storage import Store
 
 # ------------------------------------------------------------------------------------------- facts
@@ -126,8 +127,8 @@ def test_facts_add_up_whatever_the_shards(data: st.DataObject) -> None:
         expected = Expected(
             item_ids=shop.data.item_ids, available_N=shop.data.available_N,
             owner_ids=shop.data.owner_ids.take(pa.array(users)),
-            consumed=shop.data.profiles.take(users), cold_U=shop.data.cold_U[users], k=K,
-            layout="nested", kind="user_to_item",
+            consumed=shop.data.profiles.take(users), blocked=Ragged.empty(len(users)),
+            cold_U=shop.data.cold_U[users], k=K, layout="nested", kind="user_to_item",
         )  # fmt: skip
         return replace(check_shard(part, expected, then), files=1)
 

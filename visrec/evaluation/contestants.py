@@ -19,7 +19,7 @@ from visrec.models.artifact import TIMES, Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue, Scorer, Sizes
 from visrec.models.visrank import VisRankConfig
 from visrec.ragged import Ragged
-from visrec.scoring.recommend import load_catalogue, trained_users
+from visrec.scoring.data import load_catalogue, trained_users
 from visrec.sources.interactions import InteractionsConfig, read_interactions
 from visrec.storage import Store
 

@@ -20,6 +20,7 @@ from visrec.schemas import (
     SIMILAR_ITEMS_LONG,
 )
 from visrec.scoring.lists import Layout
+from visrec.scoring.rules import Rules
 from visrec.scoring.similar import Kind
 
 _SCHEMAS: dict[tuple[str, str], pa.Schema] = {
@@ -40,22 +41,26 @@ class Expected:
         item_ids: (N,) sorted.
         available_N: (N,) which may be recommended.
         owner_ids: (U,) who has a list in this shard.
-        consumed: U lists of items that are no candidates; of an item, the item itself.
+        consumed: U lists of items that the owner has; of an item, the item itself.
+        blocked: U lists of items that are blocked for that owner.
         cold_U: (U,) users whom the model cannot score: their lists are the fallback, the same for
             all, so they say nothing of the model.
         k: entries of a list, where there are candidates enough.
         layout: of the table.
         kind: whose lists they are.
+        rules: between the entries of a list, or None.
     """
 
     item_ids: pa.StringArray
     available_N: Bools
     owner_ids: pa.StringArray
     consumed: Ragged
+    blocked: Ragged
     cold_U: Bools
     k: int
     layout: Layout
     kind: Kind
+    rules: Rules | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +76,17 @@ class ShardFacts:
         owners_expected: who should have a list.
         owners: who has one.
         lists_beyond: lists of unknown owners, of another shard's, or second ones.
-        wrong_lengths: lists that have not min(k, candidates left for that owner) entries.
+        wrong_lengths: lists that have not min(k, candidates left for that owner) entries, unless
+            the rules close all that are left.
         with_repeats: lists that have an item twice.
+        against_rules: lists with entries that a rule keeps apart.
         unsorted: lists whose scores rise somewhere, or whose ranks are not 1, 2, ...
         wrong_cold: lists that are marked as the fallback and are not, or the other way round.
         entries: of all lists.
         unknown: entries with an item that is not in the catalogue, or with none.
         unavailable: entries with an item that may not be recommended.
-        consumed: entries with an item that their owner has already, or is.
+        consumed: entries with an item that their owner has already, or is, or that is blocked for
+            that owner.
         not_finite: entries whose score is NaN, infinite or missing.
         wrong_because: entries with a reason that is not in their owner's profile.
         cold: lists of cold users.
@@ -104,6 +112,7 @@ class ShardFacts:
     lists_beyond: int = 0
     wrong_lengths: int = 0
     with_repeats: int = 0
+    against_rules: int = 0
     unsorted: int = 0
     wrong_cold: int = 0
     entries: int = 0
@@ -191,7 +200,8 @@ def check_shard(table: pa.Table, expected: Expected, before: Lists | None = None
         before: lists of the last publication, of these owners and perhaps of others.
     """
     n = len(expected.item_ids)
-    wanted_U = _lengths(expected)
+    closed = expected.consumed.joined(expected.blocked)
+    wanted_U = _lengths(expected, closed)
     # In the long layout who has no candidate has no row.
     listed_U = wanted_U > 0 if expected.layout == "long" else np.ones(len(wanted_U), bool)
     base = {"files": 1, "rows": len(table), "owners_expected": int(listed_U.sum())}
@@ -205,6 +215,7 @@ def check_shard(table: pa.Table, expected: Expected, before: Lists | None = None
     owner_V, mine_B, there_V = lists.owner_V, user_B >= 0, item_V >= 0
     user_V = user_B[owner_V]
     taken = np.sort(_pairs(expected.consumed.owners, expected.consumed.values, n))
+    gone = np.sort(_pairs(closed.owners, closed.values, n))
     owners = len(np.unique(user_B[mine_B]))
     warm_B = mine_B & ~expected.cold_U[user_B] if len(wanted_U) else mine_B
     counted_V = there_V & warm_B[owner_V]
@@ -212,13 +223,14 @@ def check_shard(table: pa.Table, expected: Expected, before: Lists | None = None
         **base,
         "owners": owners,
         "lists_beyond": len(user_B) - owners,
-        "wrong_lengths": _count(np.diff(lists.offsets)[mine_B] != wanted_U[user_B[mine_B]]),
+        "wrong_lengths": _wrong_lengths(lists, user_B, item_V, wanted_U, closed, expected),
         "with_repeats": _repeated(owner_V[there_V], item_V[there_V], n),
+        "against_rules": _against_rules(owner_V[there_V], item_V[there_V], expected.rules),
         "unsorted": _unsorted(lists, owner_V),
         "entries": len(item_V),
         "unknown": _count(~there_V),
         "unavailable": _count(~expected.available_N[item_V[there_V]]),
-        "consumed": _count(_among(user_V, item_V, taken, n)),
+        "consumed": _count(_among(user_V, item_V, gone, n)),
         "not_finite": _count(~np.isfinite(lists.score_V)),
         "cold": _count(mine_B) - _count(warm_B),
         "warm": _count(warm_B),
@@ -233,12 +245,46 @@ def check_shard(table: pa.Table, expected: Expected, before: Lists | None = None
     return ShardFacts(listed_N=np.bincount(item_V[counted_V], minlength=n), **facts, **compared)
 
 
-def _lengths(expected: Expected) -> Ints:
+def _lengths(expected: Expected, closed: Ragged) -> Ints:
     """(U,) how many entries each owner's list has: k, or as many as there are candidates."""
-    open_V = expected.available_N[expected.consumed.values]
-    gone_U = np.bincount(expected.consumed.owners[open_V], minlength=len(expected.owner_ids))
+    open_V = expected.available_N[closed.values]
+    gone_U = np.bincount(closed.owners[open_V], minlength=len(expected.owner_ids))
     left_U = int(expected.available_N.sum()) - gone_U
     return np.minimum(left_U, expected.k)
+
+
+def _wrong_lengths(
+    lists: Lists, user_B: Ints, item_V: Ints, wanted_U: Ints, closed: Ragged, expected: Expected
+) -> int:
+    found_B, rules = np.diff(lists.offsets), expected.rules
+    mine = np.flatnonzero(user_B >= 0)
+    wrong = mine[found_B[mine] != wanted_U[user_B[mine]]]
+    if rules is None:
+        return len(wrong)
+    count = 0
+    for b in wrong:
+        mine_K = item_V[lists.offsets[b] : lists.offsets[b + 1]]
+        mine_K = mine_K[mine_K >= 0]
+        open_N = expected.available_N & ~rules.closed(mine_K, len(expected.item_ids))
+        open_N[closed[user_B[b]]] = False
+        count += bool(found_B[b] > wanted_U[user_B[b]] or open_N.any())
+    return count
+
+
+def _against_rules(owner_V: Ints, item_V: Ints, rules: Rules | None) -> int:
+    wrong = [np.zeros(0, np.int64)]
+    if rules is not None and rules.group_N is not None:
+        group_V = rules.group_N[item_V]
+        groups = int(group_V.max(initial=-1)) + 1
+        key_V = _pairs(owner_V, group_V, groups)[group_V >= 0]
+        keys, counts = np.unique(key_V, return_counts=True)
+        wrong.append(keys[counts > rules.cap] // max(groups, 1))
+    if rules is not None and rules.alike is not None:
+        others, n = rules.alike.take(item_V), len(rules.alike)
+        listed = np.sort(_pairs(owner_V, item_V, n))
+        both = _among(owner_V[others.owners], others.values, listed, n)
+        wrong.append(owner_V[others.owners][both])
+    return len(np.unique(np.concatenate(wrong)))
 
 
 def _unsorted(lists: Lists, owner_V: Ints) -> int:

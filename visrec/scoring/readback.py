@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 
 from visrec import schemas
 from visrec.scoring.check import Expected, Lists, ShardFacts, check_shard, read_lists
-from visrec.scoring.recommend import ScoringData, Target, shard_name
+from visrec.scoring.data import ScoringData
+from visrec.scoring.target import Target, shard_name
 from visrec.sources.tables import read_batches
 from visrec.storage import Store
 
@@ -70,10 +71,12 @@ def expected_of(data: ScoringData, target: Target, shard: int) -> Expected:
         available_N=data.available_N,
         owner_ids=data.owner_ids.slice(first, end - first),
         consumed=data.profiles.slice(first, end),
+        blocked=data.blocked.slice(first, end),
         cold_U=data.cold_U[first:end],
         k=target.k,
         layout=target.layout,
         kind=target.kind,
+        rules=data.rules,
     )
 
 

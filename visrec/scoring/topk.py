@@ -43,6 +43,16 @@ class Best:
     score_BK: npt.NDArray[np.float32]
 
 
+def empty(users: int, k: int) -> Best:
+    """Lists without an entry."""
+    return Best(np.full((users, k), -1, np.int64), np.full((users, k), -np.inf, np.float32))
+
+
+def put(best: Best, where_B: npt.NDArray[Any], lists: Best) -> None:
+    """Puts some users' lists in their places."""
+    best.row_BK[where_B], best.score_BK[where_B] = lists.row_BK, lists.score_BK
+
+
 def user_blocks(
     scorer: Scorer, profiles: Ragged, user_B: npt.NDArray[np.int64]
 ) -> Iterator[tuple[slice, object]]:
@@ -100,7 +110,7 @@ class TopK:
     Args:
         scorer: the scores.
         available_N: which items are candidates at all; None for all.
-        k: how many.
+        k: how many, where a search does not say.
 
     Raises:
         VisrecError: the items' vectors are no numbers.
@@ -111,60 +121,71 @@ class TopK:
         self._packed: PackedItems | None = None
         self._proposed: TopK | None = None
         if isinstance(scorer, ReRankScorer):
-            self._proposed = TopK(scorer.proposer, available_N, max(k, scorer.candidates))
+            self._proposed = TopK(scorer.proposer, available_N, scorer.candidates)
         if isinstance(scorer, DotScorer):
             _require_numbers(scorer.vectors_Nd, "item")
             if kernel := kernel_for(scorer):
                 self._packed = PackedItems(scorer.vectors_Nd.numpy(), available_N, kernel)
 
     @torch.inference_mode()
-    def __call__(self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged) -> Best:
+    def __call__(
+        self,
+        profiles: Ragged,
+        user_B: npt.NDArray[np.int64],
+        excluded: Ragged,
+        k: int | None = None,
+    ) -> Best:
         """The k best items of each of B users.
 
         Args:
             profiles: B lists of catalogue rows.
             user_B: (B,) trained user rows, -1 for users that training has not seen.
             excluded: B lists of rows that are no candidates for that user.
+            k: how many this time.
 
         Raises:
             VisrecError: a user's vector is no numbers.
         """
+        k = self._k if k is None else k
         if self._proposed:
-            return self._reranked(self._proposed(profiles, user_B, excluded), profiles, user_B)
+            proposed = self._proposed(profiles, user_B, excluded, max(k, self._proposed._k))
+            return self._reranked(proposed, profiles, user_B, k)
         if not isinstance(self._scorer, DotScorer):
-            return self._by_tiles(profiles, user_B, excluded, self._k)
+            return self._by_tiles(profiles, user_B, excluded, k)
         user_Bd = user_vectors(self._scorer, profiles, user_B)
         _require_numbers(user_Bd, "user")
         if self._packed:
             threads = torch.get_num_threads()
-            return Best(*self._packed.top_k(user_Bd.numpy(), excluded, self._k, threads))
+            return Best(*self._packed.top_k(user_Bd.numpy(), excluded, k, threads))
         vectors_Nd = self._scorer.vectors_Nd
-        return Best(*by_candidates(vectors_Nd, user_Bd, excluded, self._available_N, self._k))
+        return Best(*by_candidates(vectors_Nd, user_Bd, excluded, self._available_N, k))
 
-    def _reranked(self, best: Best, profiles: Ragged, user_B: npt.NDArray[np.int64]) -> Best:
+    def _reranked(
+        self, best: Best, profiles: Ragged, user_B: npt.NDArray[np.int64], k: int
+    ) -> Best:
         """The k best of candidates by the scorer's own scores, ties to the lower row."""
         scorer, row_BC = cast(ReRankScorer, self._scorer), np.sort(best.row_BK, axis=1)
-        rows = np.full((len(user_B), self._k), -1, np.int64)
-        scores = np.full((len(user_B), self._k), -np.inf, np.float32)
+        lists = empty(len(user_B), k)
+        rows, scores = lists.row_BK, lists.score_BK
         for block, state in user_blocks(scorer, profiles, user_B):
             candidate_BC = torch.from_numpy(row_BC[block])
             users_Bd = cast(Tensor, state)[: len(candidate_BC)]
             score_BC = scorer.pairs(users_Bd, candidate_BC.clamp(min=0).to(scorer.device)).cpu()
             _require_numbers(score_BC, "candidate")
             score_BC.masked_fill_(candidate_BC < 0, -torch.inf)
-            score, place = _best(score_BC, self._k)
+            score, place = _best(score_BC, k)
             found = candidate_BC.gather(1, place)
             rows[block, : found.shape[1]] = found.numpy()
             scores[block, : found.shape[1]] = score.numpy()
-        return Best(rows, scores)
+        return lists
 
     def _by_tiles(
         self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
     ) -> Best:
         """The k best by the scorer's own tiles."""
         device = self._scorer.device
-        rows = np.full((len(user_B), k), -1, np.int64)
-        scores = np.full((len(user_B), k), -np.inf, np.float32)
+        lists = empty(len(user_B), k)
+        rows, scores = lists.row_BK, lists.score_BK
         closed_N = closed(self._available_N, device)
         for block, state in user_blocks(self._scorer, profiles, user_B):
             size = block.stop - block.start
@@ -181,7 +202,7 @@ class TopK:
             found = best_row.shape[1]
             rows[block, :found] = best_row.masked_fill(best_score == -torch.inf, -1).cpu().numpy()
             scores[block, :found] = best_score.cpu().numpy()
-        return Best(rows, scores)
+        return lists
 
 
 def _require_numbers(vector_Xd: Tensor, whose: str) -> None:

@@ -21,11 +21,14 @@ class Items:
         available_N: whether it may be recommended: yes, unless the table says otherwise.
         category_N: its category's name, null where it has none.
         artist_N: its artist's id, null where it has none.
+        stock_N: how many there are, NaN where the table does not say; None where it has no such
+            column.
     """
 
     available_N: npt.NDArray[np.bool_]
     category_N: pa.StringArray
     artist_N: pa.StringArray
+    stock_N: npt.NDArray[np.float64] | None = None
 
 
 def read_items(uri: str | None, item_ids: pa.Array) -> Items:
@@ -37,19 +40,10 @@ def read_items(uri: str | None, item_ids: pa.Array) -> Items:
     nothing = pa.nulls(len(item_ids), pa.string())
     if uri is None:
         return Items(np.ones(len(item_ids), bool), nothing, nothing)
-    table = read_whole(uri, schemas.ITEMS, "items")
-    twice = table.num_rows - pc.count_distinct(table["item_id"]).as_py()
-    if twice:
-        raise InputError(
-            f"{uri} (--items) has {twice} rows with an item_id that another row has; expected one "
-            "row an item."
-        )
-    row_N = pc.index_in(item_ids, value_set=table["item_id"])
-    columns = {
-        name: table[name].combine_chunks().take(row_N) if name in table.column_names else None
-        for name in ("available", "category", "artist_id")
-    }
-    available, category, artist = columns.values()
+    columns = _of_items(uri, schemas.ITEMS, item_ids)
+    available, category, artist, stock = (
+        columns.get(name) for name in ("available", "category", "artist_id", "stock")
+    )
     available_N = np.ones(len(item_ids), bool)
     if available is not None:
         available_N = pc.fill_null(available, True).to_numpy(zero_copy_only=False)
@@ -59,7 +53,41 @@ def read_items(uri: str | None, item_ids: pa.Array) -> Items:
         available_N,
         nothing if category is None else category,
         nothing if artist is None else artist,
+        None if stock is None else stock.to_numpy(zero_copy_only=False),
     )
+
+
+def read_groups(uri: str, column: str, item_ids: pa.Array) -> pa.StringArray:
+    """(N,) each item's value of a column of the items table, null for items without one.
+
+    Raises:
+        InputError: the table has no such column, or one of other types than ids.
+    """
+    found = _of_items(uri, (schemas.ITEMS[0], schemas.an_id(column)), item_ids)
+    if column not in found:
+        raise InputError(
+            f"{uri} (--items) has no column {column}; expected the one that --rules.cap_by names."
+        )
+    return found[column]
+
+
+def _of_items(
+    uri: str, columns: Sequence[schemas.Column], item_ids: pa.Array
+) -> dict[str, pa.Array]:
+    """The columns that the items table has, a value for each of these items.
+
+    Raises:
+        InputError: the table cannot be read, or names an item twice.
+    """
+    table = read_whole(uri, columns, "items")
+    twice = table.num_rows - pc.count_distinct(table["item_id"]).as_py()
+    if twice:
+        raise InputError(
+            f"{uri} (--items) has {twice} rows with an item_id that another row has; expected one "
+            "row an item."
+        )
+    row_N = pc.index_in(item_ids, value_set=table["item_id"])
+    return {name: table[name].combine_chunks().take(row_N) for name in table.column_names}
 
 
 def category_codes(category_N: pa.StringArray, known: Sequence[str]) -> npt.NDArray[np.int64]:

@@ -1,0 +1,190 @@
+"""Rules inside the search against a loop that looks at every item, from the best down."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.scoring import TableScorer
+from visrec.errors import InputError
+from visrec.models.contract import DotScorer, ReRankScorer
+from visrec.ragged import Ragged, offsets_of
+from visrec.scoring.data import allowed, blocked_for
+from visrec.scoring.rules import RuledTopK, Rules, RulesConfig, look_alikes
+from visrec.scoring.topk import TopK
+from visrec.sources.items import read_groups, read_items
+
+Rows = npt.NDArray[np.int64]
+
+
+def ragged(lists: list[Any]) -> Ragged:
+    values = np.concatenate([np.asarray(one, np.int64) for one in [*lists, []]])
+    return Ragged(values.astype(np.int64), offsets_of(np.array([len(one) for one in lists])))
+
+
+def dots(item_Nd: torch.Tensor, user_Ud: torch.Tensor) -> DotScorer:
+    return DotScorer(item_Nd, lambda _, user_B: user_Ud[user_B.clamp(min=0)])
+
+
+def greedy(
+    score_N: npt.NDArray[Any],
+    closed: set[int],
+    k: int,
+    cap: int | None,
+    group_N: Rows | None,
+    same: set[tuple[int, int]],
+) -> list[int]:
+    """The list by its definition: every item in turn, best first, taken if nothing speaks against
+    it."""
+    taken: list[int] = []
+    for row in sorted(range(len(score_N)), key=lambda row: (-score_N[row], row)):
+        if row in closed or len(taken) == k:
+            continue
+        counted = cap is not None and group_N is not None and group_N[row] >= 0
+        if counted and sum(group_N[other] == group_N[row] for other in taken) >= cap:
+            continue
+        if not any((row, other) in same for other in taken):
+            taken.append(row)
+    return taken
+
+
+def some_rules(
+    rng: np.random.Generator, n: int, cap: int | None, alike: bool
+) -> tuple[Rules, Rows | None, set[tuple[int, int]]]:
+    group_N = rng.integers(-1, max(n // 8, 1), n) if cap else None
+    pairs = rng.integers(0, n, (n // 2, 2)) if alike else np.zeros((0, 2), np.int64)
+    same = {(int(a), int(b)) for a, b in pairs if a != b}
+    same |= {(b, a) for a, b in same}
+    lists = ragged([sorted(b for a, b in same if a == row) for row in range(n)])
+    return Rules(cap or 0, group_N, lists if alike else None), group_N, same
+
+
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("cap", [None, 1, 3])
+@pytest.mark.parametrize("kind", ["dot", "tiles"])
+def test_lists_are_those_of_a_loop_over_all_items(kind: str, cap: int | None, alike: bool) -> None:
+    """Few distinct scores, so that ties run through every list; and short lists."""
+    rng = np.random.default_rng(7)
+    for n, k in ((12, 10), (60, 5), (400, 20), (400, 100)):
+        users = 40
+        rules, group_N, same = some_rules(rng, n, cap, alike)
+        available_N = rng.random(n) < 0.8
+        excluded = ragged([rng.choice(n, rng.integers(0, n // 3), False) for _ in range(users)])
+        if kind == "dot":
+            item_Nd = rng.integers(-2, 3, (n, 3)).astype(np.float32)
+            user_Ud = rng.integers(-2, 3, (users, 3)).astype(np.float32)
+            score_UN = user_Ud @ item_Nd.T
+            scorer: Any = dots(torch.from_numpy(item_Nd), torch.from_numpy(user_Ud))
+        else:
+            score_UN = rng.integers(0, 9, (users, n)).astype(np.float32)
+            scorer = TableScorer(score_UN)
+        search = RuledTopK(TopK(scorer, available_N, k), rules, k)
+        found = search(excluded, np.arange(users), excluded)
+        for user in range(users):
+            closed = {*np.flatnonzero(~available_N).tolist(), *excluded[user].tolist()}
+            truth = greedy(score_UN[user], closed, k, cap, group_N, same)
+            mine = found.row_BK[user]
+            assert mine[mine >= 0].tolist() == truth
+            assert found.score_BK[user][mine >= 0].tolist() == score_UN[user][truth].tolist()
+            assert np.isneginf(found.score_BK[user][mine < 0]).all()
+
+
+def test_a_list_is_filled_from_as_far_down_as_it_takes() -> None:
+    """One artist has all the best 300 items; with a cap of two, the other 8 are below them."""
+    score_1N = -np.arange(1000, dtype=np.float32)[None]
+    group_N = np.where(np.arange(1000) < 300, 0, np.arange(1000))
+    rules = Rules(2, group_N, None)
+    search = RuledTopK(TopK(TableScorer(score_1N), None, 10), rules, 10)
+    none = ragged([[]])
+    assert search(none, np.zeros(1, np.int64), none).row_BK[0].tolist() == [0, 1, *range(300, 308)]
+
+
+def test_a_scorer_of_proposals_is_asked_for_more_of_them() -> None:
+    """Four proposals at first, of which a rule leaves one: three entries need more."""
+    item_Nd = torch.arange(40, 0, -1.0)[:, None]
+    one = lambda bags, _: torch.ones(len(bags), 1)  # noqa: E731
+    scorer = ReRankScorer(DotScorer(item_Nd, one), 4, one, lambda _, row_BC: row_BC.float())
+    rules = Rules(1, np.arange(40) // 8, None)
+    none = ragged([[]])
+    found = RuledTopK(TopK(scorer, None, 3), rules, 3)(none, np.zeros(1, np.int64), none)
+    # Of the first 24 by proposal the best by their own scores, one of each eight.
+    assert found.row_BK[0].tolist() == [23, 15, 7]
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.9, 1.0]))
+@settings(max_examples=30, deadline=None)
+def test_look_alikes_are_all_pairs_above_the_cosine(seed: int, likeness: float) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 120))
+    # Some pictures are copies of one of a few, to the bit.
+    feature_ND = rng.normal(size=(4, 6))[rng.integers(0, 4, n)].astype(np.float16)
+    noisy = rng.random(n) < 0.6
+    feature_ND[noisy] += rng.normal(scale=0.3, size=(n, 6)).astype(np.float16)[noisy]
+    available_N = rng.random(n) < 0.9
+    found = look_alikes(feature_ND, available_N, likeness)
+    unit = feature_ND.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    cosine_NN = unit @ unit.T
+    for row in range(n):
+        mine = set(found[row].tolist())
+        for other in range(n):
+            both = available_N[row] and available_N[other] and row != other
+            if abs(cosine_NN[row, other] - likeness) > 1e-5 or not both or likeness == 1.0:
+                surely = cosine_NN[row, other] > likeness - 5e-7
+                assert (other in mine) == bool(both and surely)
+
+
+def test_stock_and_block_lists_close_items(tmp_path: Path) -> None:
+    ids = pa.array(["a", "b", "c", "d", "e"])
+    pq.write_table(
+        pa.table({"item_id": ["a", "b", "c", "d"], "stock": [0, 1, None, 5]}),
+        tmp_path / "items.parquet",
+    )
+    rows = {"item_id": ["d", "a", "b", "?", "b"], "user_id": [None, "u1", "u2", "u2", "u2"]}
+    blocked = str(tmp_path / "blocked.parquet")
+    pq.write_table(pa.table(rows), blocked)
+    items = read_items(str(tmp_path / "items.parquet"), ids)
+    no_rules, stock = RulesConfig(), RulesConfig(min_stock=1)
+    assert allowed(no_rules, items, ids).tolist() == [True] * 5
+    assert allowed(stock, items, ids).tolist() == [False, True, True, True, True]
+    both = RulesConfig(min_stock=2, blocked=blocked)
+    assert allowed(both, items, ids).tolist() == [False, False, True, False, True]
+    mine = blocked_for(blocked, pa.array(["u0", "u1", "u2"]), ids)
+    assert [one.tolist() for one in map(mine.__getitem__, range(3))] == [[], [0], [1]]
+
+
+def test_a_block_list_without_users_is_for_everybody(tmp_path: Path) -> None:
+    (tmp_path / "blocked.csv").write_text("item_id\nb\n")
+    ids, uri = pa.array(["a", "b"]), str(tmp_path / "blocked.csv")
+    items = read_items(None, ids)
+    assert allowed(RulesConfig(blocked=uri), items, ids).tolist() == [True, False]
+    assert not len(blocked_for(uri, pa.array(["u"]), ids).values)
+
+
+def test_rules_that_leave_nothing_or_cannot_be_judged_say_so(tmp_path: Path) -> None:
+    ids = pa.array(["a"])
+    table = str(tmp_path / "items.parquet")
+    pq.write_table(pa.table({"item_id": ["a"], "stock": [0]}), table)
+    with pytest.raises(InputError, match=r"no items table with a stock.*--rules.min_stock"):
+        allowed(RulesConfig(min_stock=1), read_items(None, ids), ids)
+    with pytest.raises(InputError, match="None of the 1 available items is in stock"):
+        allowed(RulesConfig(min_stock=1), read_items(table, ids), ids)
+    with pytest.raises(InputError, match=r"no column maker.*--rules.cap_by"):
+        read_groups(table, "maker", ids)
+    with pytest.raises(InputError, match=r"--rules.cap 0; expected at least 1"):
+        RulesConfig(cap=0)
+    with pytest.raises(InputError, match=r"--rules.near_duplicate 1.5; expected a cosine"):
+        RulesConfig(near_duplicate=1.5)
+
+
+def test_groups_are_of_any_column(tmp_path: Path) -> None:
+    table = str(tmp_path / "items.parquet")
+    pq.write_table(pa.table({"item_id": ["b", "a"], "room": [7, None]}), table)
+    assert read_groups(table, "room", pa.array(["a", "b", "c"])).to_pylist() == [None, "7", None]

@@ -1,0 +1,244 @@
+"""What scoring reads, put together once and shared by the workers of a node."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrec import schemas
+from visrec.errors import InputError
+from visrec.features.table import Identity, load_features, read_manifest, require_same
+from visrec.interactions.log import build_log, shard_of
+from visrec.models.artifact import Artifact, load_artifact
+from visrec.models.contract import Arrays, Catalogue
+from visrec.ragged import Ragged, offsets_of
+from visrec.scoring.marks import item_marks
+from visrec.scoring.rules import Rules, RulesConfig, look_alikes
+from visrec.scoring.similar import Kind, similarity
+from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.sources.items import Items, artist_codes, category_codes, read_groups, read_items
+from visrec.sources.tables import read_batches, read_whole
+from visrec.storage import Store
+
+
+@dataclass(frozen=True)
+class ScoringInputs:
+    """Where scoring reads.
+
+    Args:
+        model: the model's directory.
+        features: the features directory.
+        interactions: which of them count.
+        interactions_uri: where they are.
+        items_uri: the items table, or None.
+        users_uri: the users table, or None.
+        rules: of what a list may hold.
+    """
+
+    model: Store
+    features: Store
+    interactions: InteractionsConfig
+    interactions_uri: str
+    items_uri: str | None
+    users_uri: str | None
+    rules: RulesConfig = field(default_factory=RulesConfig)
+
+
+@dataclass(frozen=True)
+class ScoringData:
+    """Users, or items, and the items to score for them, shared by the workers of a node.
+
+    Args:
+        item_ids: (N,) sorted.
+        available_N: (N,) which may be recommended.
+        owner_ids: (U,) whose lists are made, shard after shard, sorted in each: users, or the
+            items whose neighbours are looked for.
+        shard_offsets: (S + 1,) where each shard's begin.
+        profiles: U lists of consumed items, oldest first; of an item, the item itself.
+        blocked: U lists of items that are blocked for that user alone.
+        unseen_N: (N,) items that the model knows nothing of, so that they say nothing of a user.
+        trained_U: (U,) the model's user rows, -1 for users it has not seen.
+        count_N: (N,) float32, how many users took each item: the score for users whom the model
+            cannot score.
+        cold_U: (U,) users whom the model cannot score: they get the most popular items.
+        artist_N: (N,) a number for each artist, -1 for none; None where no item has one.
+        without_item: interactions left out because their item has no feature.
+        mark_N: (N,) hashes of all that scoring knows of each item.
+        rules: between the entries of a list, or None.
+    """
+
+    item_ids: pa.StringArray
+    available_N: npt.NDArray[np.bool_]
+    owner_ids: pa.StringArray
+    shard_offsets: npt.NDArray[np.int64]
+    profiles: Ragged
+    blocked: Ragged
+    unseen_N: npt.NDArray[np.bool_]
+    trained_U: npt.NDArray[np.int64]
+    count_N: npt.NDArray[np.float32]
+    cold_U: npt.NDArray[np.bool_]
+    artist_N: npt.NDArray[np.int64] | None
+    without_item: int
+    mark_N: npt.NDArray[np.uint64]
+    rules: Rules | None = None
+
+
+def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[ScoringData, Arrays]:
+    """Reads everything once: users, profiles, availability, and what the model says of the items.
+
+    Raises:
+        InputError: something is missing or does not fit the model or the rules, or the model has
+            no item vectors and the lists are of items.
+    """
+    artifact = load_artifact(inputs.model)
+    item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
+    others = None
+    if inputs.users_uri:
+        others = read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"].combine_chunks()
+    batches = read_interactions(inputs.interactions, inputs.interactions_uri)
+    log = build_log(batches, item_ids, others)
+    items = read_items(inputs.items_uri, item_ids)
+    available_N = allowed(inputs.rules, items, item_ids)
+    unseen_N = np.zeros(len(item_ids), bool)
+    if not artifact.model.needs.cold_items:
+        unseen_N = catalogue.trained_N < 0
+    available_N = available_N & ~unseen_N
+    arrays = artifact.model.item_arrays(catalogue)
+    owner_ids, profiles = log.user_ids, log.items
+    trained_U = trained_users(artifact, log.user_ids)
+    cold_U = profiles.keep(~unseen_N[profiles.values]).lengths == 0
+    if not artifact.model.needs.cold_users:
+        cold_U |= trained_U < 0
+    if kind == "item_to_item":
+        arrays = similarity(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
+        known_N = arrays["unit"].any(axis=1)  # what the model has not seen is near nothing
+        row_Q, available_N = np.flatnonzero(known_N), available_N & known_N
+        owner_ids, trained_U = item_ids.take(pa.array(row_Q)), np.full(len(row_Q), -1)
+        profiles, cold_U = Ragged(row_Q, np.arange(len(row_Q) + 1)), np.zeros(len(row_Q), bool)
+    rules, group_N = _rules(inputs, item_ids, catalogue, available_N)
+    names = [item_ids] if group_N is None else [item_ids, group_N]
+    columns = [unseen_N, *arrays.values()]
+    if rules is not None and rules.alike is not None:
+        columns.append(catalogue.feature_ND)
+    blocked = Ragged.empty(len(owner_ids))
+    if inputs.rules.blocked and kind == "user_to_item":
+        blocked = blocked_for(inputs.rules.blocked, owner_ids, item_ids)
+    shard_U = shard_of(owner_ids, shards)
+    order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
+    data = ScoringData(
+        item_ids=item_ids,
+        available_N=available_N,
+        owner_ids=owner_ids.take(pa.array(order)),
+        shard_offsets=offsets_of(np.bincount(shard_U, minlength=shards)),
+        profiles=profiles.take(order),
+        blocked=blocked.take(order),
+        unseen_N=unseen_N,
+        trained_U=trained_U[order],
+        count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
+        cold_U=cold_U[order],
+        artist_N=artist_codes(items.artist_N),
+        without_item=log.without_item,
+        mark_N=item_marks(names, columns),
+        rules=rules,
+    )
+    return data, arrays
+
+
+def allowed(rules: RulesConfig, items: Items, item_ids: pa.Array) -> npt.NDArray[np.bool_]:
+    """(N,) which items may be in anybody's list: available, in stock and not blocked.
+
+    Raises:
+        InputError: there is no stock column to judge by, or no item is left.
+    """
+    allowed_N = items.available_N
+    if rules.min_stock is not None:
+        if items.stock_N is None:
+            raise InputError(
+                f"Found --rules.min_stock {rules.min_stock:g} and no items table with a stock "
+                "column; expected one. Name it with --items, or leave --rules.min_stock out."
+            )
+        allowed_N = allowed_N & ~(items.stock_N < rules.min_stock)
+    if rules.blocked is not None:
+        for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
+            if "user_id" in batch.column_names:
+                batch = batch.filter(pc.is_null(batch["user_id"]))
+            found = pc.is_in(item_ids, value_set=batch["item_id"])
+            allowed_N = allowed_N & ~found.to_numpy(zero_copy_only=False)
+    if not allowed_N.any():
+        raise InputError(
+            f"None of the {int(items.available_N.sum())} available items is in stock and not "
+            "blocked. Check --rules.min_stock and --rules.blocked."
+        )
+    return allowed_N
+
+
+def blocked_for(uri: str, user_ids: pa.Array, item_ids: pa.Array) -> Ragged:
+    """U lists of the items that a table blocks for that user alone, each once."""
+    pairs = [np.zeros(0, np.int64)]
+    for batch in read_batches(uri, schemas.BLOCKED, "rules.blocked"):
+        if "user_id" in batch.column_names:
+            user_V, item_V = _rows(batch["user_id"], user_ids), _rows(batch["item_id"], item_ids)
+            known_V = (user_V >= 0) & (item_V >= 0)
+            pairs.append(user_V[known_V] * len(item_ids) + item_V[known_V])
+    user_P, item_P = np.divmod(np.unique(np.concatenate(pairs)), len(item_ids))
+    return Ragged.group(user_P, item_P, len(user_ids))
+
+
+def _rules(
+    inputs: ScoringInputs,
+    item_ids: pa.StringArray,
+    catalogue: Catalogue,
+    available_N: npt.NDArray[np.bool_],
+) -> tuple[Rules | None, pa.StringArray | None]:
+    """The rules between entries, None where there are none; and the items' groups."""
+    config, group_N, code_N, alike = inputs.rules, None, None, None
+    if config.cap is not None:
+        if inputs.items_uri is None:
+            raise InputError(
+                f"Found --rules.cap {config.cap} and no items table; expected one with the column "
+                f"{config.cap_by} (--rules.cap_by). Name it with --items."
+            )
+        group_N = read_groups(inputs.items_uri, config.cap_by, item_ids)
+        code_N = artist_codes(group_N)
+    if config.near_duplicate is not None:
+        alike = look_alikes(catalogue.feature_ND, available_N, config.near_duplicate)
+    if code_N is None and alike is None:
+        return None, group_N
+    return Rules(config.cap or 0, code_N, alike), group_N
+
+
+def load_catalogue(
+    artifact: Artifact, features: Store, items_uri: str | None
+) -> tuple[pa.StringArray, Catalogue]:
+    """All items that have features now, as the model sees them.
+
+    Args:
+        artifact: the model.
+        features: the features directory.
+        items_uri: the items table, for a model that needs categories.
+
+    Raises:
+        InputError: the features are of another backbone than the model's.
+    """
+    identity = {k: v for k, v in artifact.made_from["features"].items() if k != "digest"}
+    require_same(
+        read_manifest(features).identity, Identity(**identity), features, "model, or --features"
+    )
+    item_ids, feature_ND = load_features(features)
+    category_N = None
+    if artifact.model.needs.categories:
+        category_N = category_codes(read_items(items_uri, item_ids).category_N, artifact.categories)
+    return item_ids, Catalogue(feature_ND, _rows(item_ids, artifact.item_ids), category_N)
+
+
+def trained_users(artifact: Artifact, user_ids: pa.Array) -> npt.NDArray[np.int64]:
+    """(U,) the model's rows of these users, -1 for those it has not seen or need not know."""
+    known = artifact.user_ids
+    return np.full(len(user_ids), -1) if known is None else _rows(user_ids, known)
+
+
+def _rows(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int64]:
+    found = pc.fill_null(pc.index_in(ids, value_set=known), -1)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)

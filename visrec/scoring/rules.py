@@ -1,0 +1,212 @@
+"""Rules of what a list may hold, kept inside the exact search and not cut out of its result.
+
+Some close an item for everybody or for one user: those are no candidates at all. The others hold
+between the entries of a list: items go into it from the best score down, ties by row, and one that
+would break a rule with those that are in already is passed over. The list is what that leaves,
+however far down it must look.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from visrec.errors import InputError
+from visrec.ragged import Ragged
+from visrec.scoring.similar import neighbours
+from visrec.scoring.topk import Best, TopK, empty, put
+
+_MORE = 4  # how many times more candidates are looked at where a list did not get full
+_ALIKE = 16  # pictures looked at first for those that look the same as one
+_QUERIES = 4096  # pictures whose look-alikes are looked for at once
+_ROUNDING = 1e-6  # by which a float32 vector of length 1 is none
+
+
+@dataclass(frozen=True, kw_only=True)
+class RulesConfig:
+    """What a list may hold, beside what items.parquet calls available.
+
+    Attributes:
+        min_stock: items with less in the `stock` column of the items table are not recommended;
+            those without a number are.
+        blocked: table of item_id, and user_id where an item is blocked for that user only.
+        cap: most entries of a list with the same value of `cap_by`; items without a value are
+            not counted.
+        cap_by: column of the items table.
+        near_duplicate: cosine of two pictures' features from which they are taken for the same:
+            only the better one is listed. Of re-encoded and rescaled copies it is above 0.95.
+    """
+
+    min_stock: float | None = None
+    blocked: str | None = None
+    cap: int | None = None
+    cap_by: str = "artist_id"
+    near_duplicate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.cap is not None and self.cap < 1:
+            raise InputError(f"Found --rules.cap {self.cap}; expected at least 1.")
+        if self.near_duplicate is not None and not 0 < self.near_duplicate <= 1:
+            raise InputError(
+                f"Found --rules.near_duplicate {self.near_duplicate}; expected a cosine above 0 "
+                "and at most 1, such as 0.97."
+            )
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules between the entries of a list.
+
+    Args:
+        cap: most entries of one group.
+        group_N: (N,) each item's group, -1 for none; None where groups do not count.
+        alike: N lists of the rows that look the same, each pair both ways; None where that does
+            not count.
+    """
+
+    cap: int
+    group_N: npt.NDArray[np.int64] | None
+    alike: Ragged | None
+
+    def keep(self, row_BM: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.bool_]:
+        """(B, M) which of the candidates go into the lists, at most k of each.
+
+        Args:
+            row_BM: rows, best first, -1 behind the last.
+            k: entries of a list.
+        """
+        users, width = row_BM.shape
+        closed_BM = row_BM < 0
+        kept_BM = np.zeros((users, width), bool)
+        size_B = np.zeros(users, np.int64)
+        user_P, place_P, later_P = self._pairs(row_BM)
+        first_P = np.searchsorted(place_P, np.arange(width + 1))
+        if self.group_N is not None:
+            # Of items without a group each is one of its own.
+            group_BM = np.where(closed_BM, -1, self.group_N[row_BM])
+            group_BM = np.where(group_BM < 0, -2 - np.arange(width), group_BM)
+            same_BM = np.zeros((users, width), np.int32)
+        for place in range(width):
+            taken_B = ~closed_BM[:, place] & (size_B < k)
+            kept_BM[:, place] = taken_B
+            size_B += taken_B
+            if size_B.min(initial=k) == k:
+                break
+            if self.group_N is not None:
+                rest = slice(place + 1, width)
+                alike_BM = (group_BM[:, rest] == group_BM[:, place, None]) & taken_B[:, None]
+                same_BM[:, rest] += alike_BM
+                closed_BM[:, rest] |= same_BM[:, rest] >= self.cap
+            pairs = slice(first_P[place], first_P[place + 1])
+            hit = taken_B[user_P[pairs]]
+            closed_BM[user_P[pairs][hit], later_P[pairs][hit]] = True
+        return kept_BM
+
+    def closed(self, row_K: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.bool_]:
+        """(N,) which items cannot be added to a list of these rows; those rows are among them.
+
+        Args:
+            row_K: the list.
+            n: N, items of the catalogue.
+        """
+        closed_N = np.zeros(n, bool)
+        closed_N[row_K] = True
+        if self.group_N is not None:
+            group_K = self.group_N[row_K]
+            groups, counts = np.unique(group_K[group_K >= 0], return_counts=True)
+            closed_N |= np.isin(self.group_N, groups[counts >= self.cap])
+        if self.alike is not None:
+            closed_N[self.alike.take(row_K).values] = True
+        return closed_N
+
+    def _pairs(
+        self, row_BM: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """User, place and later place of every two candidates that look the same, by place."""
+        if self.alike is None:
+            nothing = np.zeros(0, np.int64)
+            return nothing, nothing, nothing
+        user_V, place_V = np.nonzero(row_BM >= 0)
+        row_V, n = row_BM[user_V, place_V], len(self.alike)
+        order = np.argsort(user_V * n + row_V)
+        key_V = (user_V * n + row_V)[order]
+        others = self.alike.take(row_V)
+        wanted_P = user_V[others.owners] * n + others.values
+        at_P = np.searchsorted(key_V, wanted_P).clip(max=max(len(key_V) - 1, 0))
+        there_P = key_V[at_P] == wanted_P if len(key_V) else np.zeros(0, bool)
+        later_P, place_P = place_V[order[at_P]], place_V[others.owners]
+        chosen = np.flatnonzero(there_P & (later_P > place_P))
+        chosen = chosen[np.argsort(place_P[chosen], kind="stable")]
+        return user_V[others.owners][chosen], place_P[chosen], later_P[chosen]
+
+
+class RuledTopK:
+    """The k best items of users that keep to the rules.
+
+    Args:
+        search: among the candidates.
+        rules: between the entries of a list; None for none.
+        k: entries a list.
+    """
+
+    def __init__(self, search: TopK, rules: Rules | None, k: int) -> None:
+        self._search, self._rules, self._k = search, rules, k
+
+    def __call__(self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged) -> Best:
+        """As `TopK`: more candidates are looked for until each list is full or none is left."""
+        k, rules = self._k, self._rules
+        if rules is None:
+            return self._search(profiles, user_B, excluded, k)
+        found = empty(len(user_B), k)
+        open_b, width = np.arange(len(user_B)), 2 * k
+        while len(open_b):
+            some = self._search(profiles.take(open_b), user_B[open_b], excluded.take(open_b), width)
+            kept = apply(rules, some, k)
+            put(found, open_b, kept)
+            short_b = (kept.row_BK[:, -1] < 0) & (some.row_BK[:, -1] >= 0)
+            open_b, width = open_b[short_b], _MORE * width
+        return found
+
+
+def apply(rules: Rules, candidates: Best, k: int) -> Best:
+    """The lists that the rules leave of candidates, best first."""
+    kept_BM = rules.keep(candidates.row_BK, k)
+    user_V, from_V = np.nonzero(kept_BM)
+    to_V = (np.cumsum(kept_BM, axis=1) - 1)[user_V, from_V]
+    lists = empty(len(kept_BM), k)
+    lists.row_BK[user_V, to_V] = candidates.row_BK[user_V, from_V]
+    lists.score_BK[user_V, to_V] = candidates.score_BK[user_V, from_V]
+    return lists
+
+
+def look_alikes(
+    feature_ND: npt.NDArray[np.generic], available_N: npt.NDArray[np.bool_], likeness: float
+) -> Ragged:
+    """N lists of the available items whose picture looks the same, without the item itself.
+
+    Args:
+        feature_ND: the pictures' features.
+        available_N: items that can be in a list at all; the others' lists are empty.
+        likeness: cosine from which two are the same.
+    """
+    unit_Nd = torch.nn.functional.normalize(torch.from_numpy(np.array(feature_ND, np.float32)))
+    search = TopK(neighbours({"unit": unit_Nd.numpy()}, use_gpu=False), available_N, _ALIKE)
+    owners, others = [], []
+    available = np.flatnonzero(available_N)
+    for start in range(0, len(available), _QUERIES):
+        open_b, width = available[start : start + _QUERIES], _ALIKE
+        while len(open_b):
+            itself = Ragged(open_b, np.arange(len(open_b) + 1))
+            best = search(itself, np.full(len(open_b), -1), itself, width)
+            same_BK = (best.row_BK >= 0) & (best.score_BK >= likeness - _ROUNDING)
+            more_b = same_BK[:, -1]  # perhaps there are others below the last
+            done_b, place_V = np.nonzero(same_BK & ~more_b[:, None])
+            owners.append(open_b[done_b])
+            others.append(best.row_BK[done_b, place_V])
+            open_b, width = open_b[more_b], _MORE * width
+    owner_P, other_P = (
+        np.concatenate([*parts, np.zeros(0, np.int64)]) for parts in (owners, others)
+    )
+    order = np.lexsort((other_P, owner_P))
+    return Ragged.group(owner_P[order], other_P[order], len(feature_ND))

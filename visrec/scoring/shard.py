@@ -1,0 +1,120 @@
+"""The lists of a shard's owners: carried over where they still hold, else searched for."""
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from visrec.models.contract import DotScorer, Scorer
+from visrec.progress import Timer
+from visrec.ragged import Ragged
+from visrec.scoring.carry import Carried, Carry, Last
+from visrec.scoring.data import ScoringData
+from visrec.scoring.lists import lists_table, similar_table
+from visrec.scoring.rules import RuledTopK
+from visrec.scoring.target import Target
+from visrec.scoring.topk import Best, TopK, empty, nearest_of_profile, put
+
+COLD = "visrec.cold_users"  # how many, in a file's metadata
+_BLOCK = 1024  # users scored between two progress reports; 100 lists of them are 2 MB
+
+
+class ShardLists:
+    """From a shard's number to the table of its lists.
+
+    Args:
+        data: who has lists, and of what.
+        scorer: the scores.
+        target: k, layout and kind.
+        last: the publication from which lists may be carried over.
+        timer: told of phases and owners done.
+    """
+
+    def __init__(
+        self, data: ScoringData, scorer: Scorer, target: Target, last: Last | None, timer: Timer
+    ) -> None:
+        self._data, self._scorer, self._target, self._timer = data, scorer, target, timer
+        counts_N1 = torch.from_numpy(np.array(data.count_N))[:, None]
+        popularity = DotScorer(counts_N1, lambda bags, _: torch.ones(len(bags), 1))
+        self._search, self._fallback = (
+            RuledTopK(TopK(each, data.available_N, target.k), data.rules, target.k)
+            for each in (scorer, popularity)
+        )
+        self._carry = None
+        if last is not None and isinstance(scorer, DotScorer):
+            self._carry = Carry(last, data, target, scorer)
+
+    def __call__(self, shard: int) -> tuple[pa.Table, int]:
+        """The lists of a shard's owners, marked with how many are cold; and how many are carried
+        over."""
+        first, last = map(int, self._data.shard_offsets[shard : shard + 2])
+        carried, tables, kept = None, [], 0
+        if self._carry:
+            with self._timer.phase("carry"):
+                carried = self._carry.shard(shard)
+        for start in range(first, max(last, first + 1), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, last))
+            table, still = self._block(rows, carried, first)
+            tables.append(table)
+            kept += still
+        cold = int(self._data.cold_U[first:last].sum())
+        return pa.concat_tables(tables).replace_schema_metadata({COLD: str(cold)}), kept
+
+    def _block(
+        self, rows: npt.NDArray[np.int64], carried: Carried | None, first: int
+    ) -> tuple[pa.Table, int]:
+        """The lists of the owners at `rows`, and how many of them are carried over."""
+        data, target = self._data, self._target
+        best = empty(len(rows), target.k)
+        because_BK = best.row_BK.copy()
+        still_B = np.zeros(len(rows), bool)
+        if self._carry and carried:
+            still_B = carried.still_B[rows - first]
+            with self._timer.phase("carry"):
+                merged = self._carry.merge(carried, rows[still_B] - first, first, self._because)
+            lists, reason_bK, open_b = merged
+            put(best, still_B, lists)
+            because_BK[still_B] = reason_bK
+            still_B[np.flatnonzero(still_B)[open_b]] = False
+        lists, reason_bK = self._scored(rows[~still_B])
+        put(best, ~still_B, lists)
+        because_BK[~still_B] = reason_bK
+        self._timer.done(users=len(rows))
+        owner_ids = data.owner_ids.take(pa.array(rows))
+        with self._timer.phase("table"):
+            if target.kind == "item_to_item":
+                table = similar_table(
+                    owner_ids, data.item_ids, best.row_BK, best.score_BK, target.layout
+                )
+            else:
+                table = lists_table(
+                    owner_ids, data.item_ids, best.row_BK, best.score_BK, because_BK,
+                    data.cold_U[rows], target.layout,
+                )  # fmt: skip
+        return table, int(still_B.sum())
+
+    def _scored(self, rows: npt.NDArray[np.int64]) -> tuple[Best, npt.NDArray[np.int64]]:
+        """The lists of the owners at `rows`, and the reasons of their entries."""
+        data = self._data
+        consumed, trained_B, cold_B = (
+            data.profiles.take(rows),
+            data.trained_U[rows],
+            data.cold_U[rows],
+        )
+        excluded = consumed.joined(data.blocked.take(rows))
+        profiles = consumed.keep(~data.unseen_N[consumed.values])
+        with self._timer.phase("score"):
+            best = self._search(profiles, trained_B, excluded)
+            if cold_B.any():
+                theirs = excluded.take(np.flatnonzero(cold_B))
+                put(best, cold_B, self._fallback(theirs, trained_B[cold_B], theirs))
+        if self._target.kind == "item_to_item":
+            return best, np.full(best.row_BK.shape, -1)
+        with self._timer.phase("explain"):
+            return best, self._because(profiles, np.where(cold_B[:, None], -1, best.row_BK))
+
+    def _because(self, profiles: Ragged, row_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        space_Nd = self._scorer.space_Nd
+        if space_Nd is None:
+            return np.full(row_BK.shape, -1, np.int64)
+        return nearest_of_profile(space_Nd, profiles, row_BK)
