@@ -191,13 +191,19 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
 
 
 def _with_values(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `true` behind a bare --local or --debug."""
+    """The arguments with `true` behind a bare --local or --debug, and --as-of as --as_of."""
+    arguments = [_underscored(argument) for argument in arguments]
     switches = {f"--{f.name}" for f in dataclasses.fields(JobConfig) if f.type is bool}
     complete = []
     for this, following in zip(arguments, [*arguments[1:], "--"], strict=False):
         bare = this in switches and following.startswith("-")
         complete += [this, "true"] if bare else [this]
     return complete
+
+
+def _underscored(argument: str) -> str:
+    name, equals, value = argument.removeprefix("--").partition("=")
+    return "--" + name.replace("-", "_") + equals + value if argument[:2] == "--" else argument
 
 
 def _model_name(arguments: Sequence[str]) -> str:

@@ -22,7 +22,15 @@ from visrec.errors import InputError
 from visrec.features.table import read_manifest
 from visrec.gates import GatesConfig, Night, judge
 from visrec.models.artifact import LATEST, load_artifact
-from visrec.publish import Gate, complete, point_to, read_last, read_published, run_store
+from visrec.publish import (
+    Gate,
+    complete,
+    point_to,
+    read_last,
+    read_published,
+    run_store,
+    standing,
+)
 from visrec.scoring.carry import Last, write_item_marks
 from visrec.scoring.check import ShardFacts
 from visrec.scoring.data import ScoringData, ScoringInputs, prepare_scoring
@@ -32,7 +40,7 @@ from visrec.scoring.recommend import ScoreResources, recommend_chain
 from visrec.scoring.rules import RulesConfig
 from visrec.scoring.similar import Kind
 from visrec.scoring.target import Target
-from visrec.sources.interactions import InteractionsConfig
+from visrec.sources.interactions import InteractionsConfig, digest_interactions
 from visrec.sources.tables import digest_files
 from visrec.storage import Store
 
@@ -111,7 +119,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         users_uri=config.place_if_there(config.users, "users.parquet"),
         rules=config.rules,
     )
-    recommendations = _recommendations(config)
+    recommendations = target_of(config)
     recommendations.check_writable()
     whose = _OWNERS[config.kind]
     with summary.phase("read"):
@@ -142,7 +150,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         "lists carried over": described.get("carried", 0),
         "gates": f"{len(manifest['gates']) - len(held)} passed",
         **({"forced past": "; ".join(held)} if held else {}),
-        "published": "now" if moved else "before",
+        "published": "now" if moved else standing(recommendations, run_id),
         "run at": run.root,
     }
     if described.get("scored") and "score" in summary.phases:
@@ -202,6 +210,7 @@ def _score(
         "layout": config.layout,
         "kind": config.kind,
         "k": config.k,
+        "before": config.interactions.before(),
         whose: total["owners"],
         "cold_users": total["cold"],
         "rows": total["rows"],
@@ -221,7 +230,7 @@ def _score(
 
 def _carried_from(config: RecommendJob, inputs: dict[str, Any]) -> Last | None:
     """The last publication, where its lists are what tonight's would be but for users and items."""
-    recommendations = _recommendations(config)
+    recommendations = target_of(config)
     last = read_last(recommendations) if config.incremental else None
     alike = ("model", "k", "shards", "layout", "kind", "rules")
     if last is None or any(last["inputs"].get(key) != inputs[key] for key in alike):
@@ -238,7 +247,7 @@ def _check(
     sha256: dict[str, str],
 ) -> list[Gate]:
     """Reads the files back, some shards a task, and judges them all in one."""
-    recommendations = _recommendations(config)
+    recommendations = target_of(config)
     last = read_last(recommendations)
     lists = None
     if last is not None and last.get("kind", "user_to_item") == config.kind:
@@ -287,7 +296,7 @@ def _judge(
     return judge(reduce(add, facts), night, config.gates)
 
 
-def _recommendations(config: RecommendJob) -> Store:
+def target_of(config: RecommendJob) -> Store:
     folder = "recommendations" if config.kind == "user_to_item" else "similar_items"
     return Store.at(config.place(config.recommendations, folder))
 
@@ -317,7 +326,7 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
     facts = {
         "model": artifact.digest,
         "features": read_manifest(inputs.features).digest,
-        "interactions": digest_files(inputs.interactions_uri, "interactions.path"),
+        "interactions": digest_interactions(inputs.interactions, inputs.interactions_uri),
         **{name: digest_files(uri, name) if uri else None for name, uri in tables.items()},
         "min_rating": inputs.interactions.min_rating,
         "as_of": inputs.interactions.as_of,

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from visrec.errors import ConflictError, GateError, InputError
@@ -132,32 +132,142 @@ def complete(
 
 
 def point_to(recommendations: Store, run_id: str) -> bool:
-    """Switches the pointer to a complete run; False where it points there already.
+    """Switches the pointer to a complete run; False where it stays as it is.
+
+    It does not go back: not to a run that knew less of the past than the one it names (a night that
+    was filled in later), nor to one that somebody has rolled back from.
 
     Raises:
         ConflictError: another writer moved the pointer first.
     """
+    pointer, (before, version) = _pointer(recommendations, run_id), _read_pointer(recommendations)
+    if _standing(pointer, before) is not None:
+        return False
+    _move(recommendations, {**pointer, "previous_run_id": before["run_id"]}, version)
+    return True
+
+
+def standing(recommendations: Store, run_id: str) -> str:
+    """Whether a complete run is the published one, and if not, why the pointer does not move."""
+    pointer, (now, _) = _pointer(recommendations, run_id), _read_pointer(recommendations)
+    return _standing(pointer, now) or "no"
+
+
+def _standing(pointer: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """None for a run to which the pointer may move."""
+    if now["manifest_sha256"] == pointer["manifest_sha256"]:
+        return "yes"
+    if pointer["run_id"] in now.get("rolled_back", []):
+        return "no: it was rolled back"
+    known, then = pointer["before"], now.get("before")
+    if known is not None and then is not None and known < then:
+        return "no: a later night is published"
+    return None
+
+
+def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, str]:
+    """Points to an earlier run again, after its files have been read whole.
+
+    Args:
+        recommendations: where the runs are.
+        run_id: to which one; by default the one before the one that is published.
+
+    Returns:
+        The run that was published, and the one that is now. The first is not published again by a
+        job that finds it complete.
+
+    Raises:
+        InputError: there is no such run, or no run before; or a file of it is not what it was.
+        ConflictError: another writer moved the pointer first.
+    """
+    before, version = _read_pointer(recommendations)
+    run_id = run_id or before["previous_run_id"]
+    if run_id is None:
+        found = f"no run before {before['run_id']}" if version else "no publication at all"
+        raise InputError(
+            f"Found {found} in {recommendations.root}; expected one to go back to. Name it with "
+            "--run_id, or the place with --recommendations."
+        )
     run = run_store(recommendations, run_id)
-    manifest = run.read(MANIFEST)
-    pointer: dict[str, Any] = {
+    manifest = read_published(run)
+    if manifest is None or run_id == before["run_id"]:
+        what = "no complete run" if manifest is None else "the run that is published"
+        raise InputError(f"Found {what} at {run.root}; expected a complete one before (--run_id).")
+    for name, facts in sorted(manifest["files"].items()):
+        if not run.exists(name) or hashlib.sha256(run.read(name)).hexdigest() != facts["sha256"]:
+            raise InputError(
+                f"{run.uri(name)} is not what the manifest says; expected a whole run. Choose "
+                "another --run_id."
+            )
+    left = [*before.get("rolled_back", []), before["run_id"]]
+    pointer = {
+        **_pointer(recommendations, run_id),
+        "rolled_back": [name for name in dict.fromkeys(left) if name != run_id],
+    }
+    _move(recommendations, pointer, version)
+    return str(before["run_id"]), run_id
+
+
+def retire(recommendations: Store, keep: int) -> list[str]:
+    """Removes the oldest nights beyond some, with all their files, and says which.
+
+    A night is a run whose id is a date. What the pointer names, and the run before it, stay.
+
+    Args:
+        recommendations: where the runs are.
+        keep: how many nights stay, complete or not.
+    """
+    files: dict[str, list[str]] = {}
+    for entry in recommendations.list("run="):
+        files.setdefault(entry.name.partition("/")[0].removeprefix("run="), []).append(entry.name)
+    pointer = _read_pointer(recommendations)[0]
+    named = {pointer["run_id"], pointer["previous_run_id"]}
+    nights = sorted(filter(_is_date, files), reverse=True)
+    old = [night for night in nights[keep:] if night not in named]
+    for night in old:
+        # Without its manifest a run is not complete to anybody.
+        first = f"run={night}/{MANIFEST}"
+        recommendations.delete([first, *(name for name in files[night] if name != first)])
+    return sorted(old)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def _pointer(recommendations: Store, run_id: str) -> dict[str, Any]:
+    manifest = run_store(recommendations, run_id).read(MANIFEST)
+    return {
         "run_id": run_id,
         "manifest": f"run={run_id}/{MANIFEST}",
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
+        "before": json.loads(manifest).get("before"),
         "previous_run_id": None,
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+_NONE: dict[str, Any] = {"run_id": None, "previous_run_id": None, "manifest_sha256": None}
+
+
+def _read_pointer(recommendations: Store) -> tuple[dict[str, Any], str | None]:
+    """The pointer and its version; what stands for none, and None, where there is none."""
     if not recommendations.exists(LATEST):
+        return _NONE, None
+    data, version = recommendations.read_versioned(LATEST)
+    return json.loads(data), version
+
+
+def _move(recommendations: Store, pointer: dict[str, Any], version: str | None) -> None:
+    if version is None:
         moved = recommendations.create(LATEST, to_json(pointer))
     else:
-        data, version = recommendations.read_versioned(LATEST)
-        before = json.loads(data)
-        if before["manifest_sha256"] == pointer["manifest_sha256"]:
-            return False
-        pointer["previous_run_id"] = before["run_id"]
         moved = recommendations.replace(LATEST, to_json(pointer), version)
     if not moved:
         raise ConflictError(
             f"Another run moved {recommendations.uri(LATEST)} at the same moment. The run is "
             "complete; run the job again with the same --run_id to point to it."
         )
-    return True

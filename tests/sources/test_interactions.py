@@ -3,13 +3,18 @@
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from visrec.errors import InputError
-from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.sources.interactions import (
+    InteractionsConfig,
+    digest_interactions,
+    read_interactions,
+)
 
 DAY = 86_400
 MIDNIGHT = int(datetime(2021, 3, 2, tzinfo=UTC).timestamp())
@@ -94,3 +99,25 @@ def test_a_rating_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         items(replace(ALL, min_rating=4.0), str(path))
     assert f"Found no rating column in {path}; --interactions.min_rating 4.0" in str(caught.value)
+
+
+def test_the_digest_as_of_a_day_is_of_what_was_known_then(tmp_path: Path) -> None:
+    """Rows of later days may come, in files cut anywhere; rows of earlier days change it."""
+    rows = {"user_id": ["u", "v", "w"], "item_id": ["i", "j", "k"], "timestamp": [1, 2, 3]}
+    rated = {**rows, "rating": [1.0, None, 3.0]}
+
+    def digest(rows: dict[str, list[Any]], seconds: int | None, group: int = 100) -> str:
+        path = tmp_path / "log.parquet"
+        pq.write_table(pa.table(rows), path, row_group_size=group)
+        as_of = None if seconds is None else f"1970-01-01T00:00:0{seconds}"
+        return digest_interactions(InteractionsConfig(as_of=as_of), str(path))
+
+    then = digest({name: values[:2] for name, values in rows.items()}, 3)
+    assert digest(rows, 3) == digest(rows, 3, group=1) == then
+    assert digest(rows, 4) != then
+    assert digest({**rows, "item_id": ["i", "J", "k"]}, 3) != then
+    assert digest({**rows, "user_id": ["u", "v", "W"]}, 3) == then
+    assert digest(rated, 3) not in (then, digest({**rated, "rating": [1.0, 2.0, 3.0]}, 3))
+    assert digest({**rows, "user_id": ["ui", "v", "w"], "item_id": ["", "j", "k"]}, 3) != then
+    whole = digest(rows, None)
+    assert digest({name: [*values, values[0]] for name, values in rows.items()}, None) != whole

@@ -1,15 +1,19 @@
 """Interactions in: which of the rows of a log count, and how far back it is read."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrec import schemas
 from visrec.errors import InputError
-from visrec.sources.tables import read_batches
+from visrec.sources.tables import digest_files, read_batches
+
+_NEXT, _END, _NULL = "\x1f", "\x1e", "\x00"  # of a row's values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,3 +72,26 @@ def read_interactions(config: InteractionsConfig, uri: str) -> Iterator[pa.Table
         if before is not None:
             batch = batch.filter(pc.less(batch["timestamp"], before))
         yield batch
+
+
+def digest_interactions(config: InteractionsConfig, uri: str) -> str:
+    """16 hexadecimal digits that change with any row that counts.
+
+    As of a moment they do not change with what is added to the files later, so that a night that is
+    begun again, or filled in, is the same night.
+    """
+    if config.as_of is None:
+        return digest_files(uri, "interactions.path")
+    seen = hashlib.sha256()
+    for batch in read_interactions(config, uri):
+        texts = [column.cast(pa.large_string()) for column in batch.columns]
+        end, following = (pa.scalar(mark, pa.large_string()) for mark in (_END, _NEXT))
+        rows = pc.binary_join_element_wise(
+            *texts, end, following, null_handling="replace", null_replacement=_NULL
+        )
+        for chunk in rows.chunks:
+            _, offsets, values = chunk.buffers()
+            if len(chunk):
+                places = np.frombuffer(offsets, np.int64)[chunk.offset :][: len(chunk) + 1]
+                seen.update(values[int(places[0]) : int(places[-1])])
+    return seen.hexdigest()[:16]

@@ -17,7 +17,11 @@ from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, spli
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.contract import Catalogue, Needs, Sizes
 from visrec.ragged import Ragged
-from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.sources.interactions import (
+    InteractionsConfig,
+    digest_interactions,
+    read_interactions,
+)
 from visrec.sources.items import artist_codes, category_codes, category_names, read_items
 from visrec.sources.tables import digest_files
 from visrec.storage import Store
@@ -156,7 +160,7 @@ def load_training_data(
         made_from={
             "features": {"digest": manifest.digest, **manifest.identity.__dict__},
             "interactions": {
-                "digest": digest_files(uri, "interactions.path"),
+                "digest": digest_interactions(interactions, uri),
                 "min_rating": interactions.min_rating,
                 "as_of": interactions.as_of,
             },

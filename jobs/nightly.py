@@ -1,0 +1,230 @@
+"""The night: new pictures, a model where one is due, lists, gates, publication, old runs removed.
+
+python jobs/nightly.py --local
+python jobs/nightly.py --config configs/nightly.yaml
+python jobs/nightly.py --config configs/nightly.yaml --as_of 2026-11-20
+ray job submit --working-dir . -- python jobs/nightly.py --config configs/nightly.yaml
+
+A second start of the same night goes on where the first was stopped, and does nothing where that
+is done. Nights may be filled in later, in any order, to the same lists.
+"""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any, Literal, TypeVar
+
+from jobs import evaluate, extract_features, recommend, train
+from jobs.evaluate import EvaluateJob
+from jobs.extract_features import ExtractJob
+from jobs.launch import JobConfig, Summary, launch, parse
+from jobs.recommend import RecommendJob
+from jobs.train import TrainJob
+from visrec.errors import GateError, InputError
+from visrec.lease import Lease
+from visrec.models.artifact import MANIFEST
+from visrec.publish import point_to, read_published, retire, run_store, standing
+from visrec.storage import Store
+
+_EPOCH = date(1970, 1, 1)
+_BUSY = "another process is at work on this night"
+Job = TypeVar("Job", bound=JobConfig)
+Timed = TypeVar("Timed", TrainJob, EvaluateJob, RecommendJob)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightlyJob(JobConfig):
+    """The night.
+
+    Attributes:
+        as_of: the date whose night it is, and the name of the run; by default today's (UTC). What
+            happened on that day or later is not known.
+        extract: YAML with keys of jobs/extract_features.py; by default its own.
+        training: YAML with keys of jobs/train.py.
+        recommend: YAML with keys of jobs/recommend.py.
+        evaluation: YAML with keys of jobs/evaluate.py.
+        train_every: days that a model serves. Training days are counted from 1970, whatever was run
+            before, so that a night has the same model whenever it is run. 0 never trains: the model
+            that jobs/recommend.py would take is taken.
+        train_now: train a model of this night.
+        evaluate: judge a model that was trained tonight, so that the gates know it.
+        keep: nights that stay; older ones are removed, but for the published one and the one
+            before.
+        exit_if_running: exit code where another process is at work on the same night.
+        force_publish: the reason to publish what the gates would hold back.
+    """
+
+    as_of: str | None = None
+    extract: str | None = None
+    training: str | None = None
+    recommend: str | None = None
+    evaluation: str | None = None
+    train_every: int = 7
+    train_now: bool = False
+    evaluate: bool = True
+    keep: int = 14
+    exit_if_running: Literal[0, 3] = 0
+    force_publish: str | None = None
+
+    def __post_init__(self) -> None:
+        self.night()
+        if self.train_every < 0:
+            raise InputError(f"Found --train_every {self.train_every}; expected 0 or more days.")
+        if self.keep < 2:
+            raise InputError(
+                f"Found --keep {self.keep}; expected at least 2 nights: one to go back to."
+            )
+
+    def night(self) -> date:
+        """The date.
+
+        Raises:
+            InputError: it is none.
+        """
+        if self.as_of is None:
+            return datetime.now(UTC).date()
+        try:
+            return date.fromisoformat(self.as_of)
+        except ValueError as error:
+            raise InputError(
+                f"Found --as_of {self.as_of!r}; expected a date such as 2026-11-22."
+            ) from error
+
+
+def main(config: NightlyJob, summary: Summary) -> None:
+    night = config.night()
+    steps = Steps(config, night, summary)
+    nights = Store.at(config.place(None, "nights"))
+    nights.check_writable()
+    with Lease(nights, f"{night}.lease") as lease:
+        if not lease.held:
+            if config.exit_if_running:
+                raise GateError(f"{_BUSY}; nothing was done here.")
+            print(f"{_BUSY}: nothing to do here.", flush=True)
+            summary.rows = {"night": night.isoformat(), "published": f"no: {_BUSY}"}
+            return
+        recommendations = steps.recommendations
+        if read_published(run_store(recommendations, night.isoformat())) is None:
+            steps.extract()
+            lease.check()
+            model = steps.model()
+            lease.check()
+            steps.publish(model)
+        else:
+            print(f"The night {night} is complete already.", flush=True)
+            point_to(recommendations, night.isoformat())
+        with steps.step("retire"):
+            steps.rows["nights removed"] = ", ".join(retire(recommendations, config.keep)) or "none"
+        published = standing(recommendations, night.isoformat())
+        summary.rows = {"night": night.isoformat(), **steps.rows, "published": published}
+        nights.write_json(f"{night}.json", {**summary.as_json(), "steps_s": steps.seconds})
+
+
+class Steps:
+    """The other jobs, each on the night's workspace and as of the night.
+
+    Args:
+        config: of the night.
+        night: its date.
+        summary: takes the phases of all of them.
+    """
+
+    def __init__(self, config: NightlyJob, night: date, summary: Summary) -> None:
+        self._config, self._night, self._summary = config, night, summary
+        self._recommend = self._job(
+            RecommendJob, config.recommend, run_id=night.isoformat(),
+            force_publish=config.force_publish,
+        )  # fmt: skip
+        self._train = self._job(TrainJob, config.training)
+        self.rows: dict[str, Any] = {}
+        self.seconds: dict[str, float] = {}
+
+    @property
+    def recommendations(self) -> Store:
+        return recommend.target_of(self._recommend)
+
+    def extract(self) -> None:
+        """Features of new pictures."""
+        with self.step("extract"):
+            extract_features.main(self._job(ExtractJob, self._config.extract), self._summary)
+        self._take("pictures", "run through the network", "rejected")
+
+    def model(self) -> str | None:
+        """The directory of the night's model, trained where it is not yet; None for the workspace's
+        last."""
+        config, name = self._config, self._train.model.name
+        if not config.train_every and not config.train_now:
+            return None
+        models = Store.at(self._train.place(self._train.models, "models"))
+        due = _training_day(self._night, config.train_every)
+        day = self._night if config.train_now else _newest(models, name, due, self._night) or due
+        store = models / f"{name}-{day}"
+        if not store.exists(MANIFEST):
+            with self.step("train"):
+                job = _as_of(self._train, day)
+                job = dataclasses.replace(job, model_id=store.name, models=models.root)
+                train.main(job, self._summary)
+            self._take("validation AUC", "epochs")
+            if config.evaluate and self._train.split.test:
+                with self.step("evaluate"):
+                    judged = self._job(EvaluateJob, config.evaluation, model=store.root)
+                    evaluate.main(_as_of(judged, day), self._summary)
+        return store.root
+
+    def publish(self, model: str | None) -> None:
+        """Lists of the night through the gates to the pointer."""
+        with self.step("recommend"):
+            job = self._recommend
+            if model is not None:
+                job = dataclasses.replace(job, model=model)
+            recommend.main(_as_of(job, self._night), self._summary)
+        self._take("model", "users", "cold users", "shards scored now", "lists carried over")
+        self._take("gates", "forced past", "run at")
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """A heading, and the seconds of a step."""
+        print(f"\n{self._night} {name}", flush=True)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 2)
+
+    def _take(self, *names: str) -> None:
+        """Rows of a job's summary for the night's."""
+        self.rows |= {
+            name: self._summary.rows[name] for name in names if name in self._summary.rows
+        }
+
+    def _job(self, kind: type[Job], given: str | None, **keys: Any) -> Job:
+        """A job as its YAML has it, on the night's workspace."""
+        config = self._config
+        job = parse(kind, ["--config", given] if given else [])
+        return dataclasses.replace(job, workspace=config.workspace, local=config.local, **keys)
+
+
+def _as_of(job: Timed, day: date) -> Timed:
+    """The job, which knows nothing of that day and later."""
+    known = dataclasses.replace(job.interactions, as_of=day.isoformat())
+    return dataclasses.replace(job, interactions=known)
+
+
+def _training_day(night: date, every: int) -> date:
+    """The last day, counted from 1970 in steps of `every` days, that is not after the night."""
+    days = (night - _EPOCH).days
+    return date.fromordinal(_EPOCH.toordinal() + days - days % max(every, 1))
+
+
+def _newest(models: Store, name: str, first: date, last: date) -> date | None:
+    """The newest day between two of which there is a model."""
+    for back in range((last - first).days + 1):
+        day = date.fromordinal(last.toordinal() - back)
+        if (models / f"{name}-{day}").exists(MANIFEST):
+            return day
+    return None
+
+
+if __name__ == "__main__":
+    launch(main, NightlyJob)

@@ -1,0 +1,193 @@
+"""Proves the sixteen promises at full length and prints what was counted: `python -m tests.chaos`.
+
+With paths, only those tests run: `python -m tests.chaos tests/chaos/test_store.py`.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.harness import FULL, LOG
+
+COMMITS, HOSTILE = "tests/chaos/test_commits.py::", "tests/chaos/test_hostile.py::"
+
+
+@dataclass
+class Promise:
+    """One of docs/reliability.md.
+
+    Args:
+        words: what is promised.
+        proofs: how the ids of the tests begin that prove it.
+    """
+
+    words: str
+    proofs: tuple[str, ...]
+    outcomes: Counter[str] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def verdict(self) -> str:
+        if self.outcomes["failed"]:
+            return "failed"
+        return "passed" if self.outcomes["passed"] else "not run"
+
+
+def promises() -> dict[int, Promise]:
+    chaos = "tests/chaos/test_"
+    return {
+        1: Promise(
+            "one publication of a run wins, none is lost",
+            (f"{COMMITS}test_of_processes", f"{COMMITS}test_every_move"),
+        ),
+        2: Promise(
+            "a lost reply is neither a lost nor a second commit",
+            (f"{COMMITS}test_a_fault", "tests/test_conditional_writes.py"),
+        ),
+        3: Promise("work that is killed or tried again appears once", (f"{chaos}kills.py",)),
+        4: Promise("a reader never sees half a run", (f"{COMMITS}test_a_reader",)),
+        5: Promise("a rerun does only what is missing", (f"{chaos}reruns.py",)),
+        6: Promise(
+            "bad rows and pictures are bounded and named",
+            ("tests/integration/test_extract.py",),
+        ),
+        7: Promise("workers, nodes and the driver may die", (f"{chaos}workers.py",)),
+        8: Promise(
+            "the store may go away",
+            (f"{chaos}store.py", "tests/test_servers.py::test_objects_outlive"),
+        ),
+        9: Promise("only checked lists are published", ("tests/test_gates.py",)),
+        10: Promise(
+            "hostile pictures do no harm",
+            (
+                f"{HOSTILE}test_crafted",
+                f"{HOSTILE}test_mutated",
+                f"{HOSTILE}test_the_watch",
+                "tests/features/test_pictures.py",
+            ),
+        ),
+        11: Promise(
+            "a model file runs no code",
+            (
+                f"{HOSTILE}test_no_file",
+                f"{HOSTILE}test_a_table",
+                f"{HOSTILE}test_a_joblib",
+                "tests/models/test_artifact.py",
+            ),
+        ),
+        12: Promise(
+            "the cluster is closed",
+            (f"{chaos}closed.py", "tests/test_servers.py::test_job_without"),
+        ),
+        13: Promise("secrets stay out", (f"{HOSTILE}test_keys", "tests/test_storage.py")),
+        14: Promise("ids steer nothing", (f"{HOSTILE}test_ids",)),
+        15: Promise(
+            "the operator's store is fit",
+            ("tests/jobs/test_doctor.py", "tests/test_fitness.py"),
+        ),
+        16: Promise("nights are repeatable", (f"{chaos}nights.py",)),
+    }
+
+
+SUMS = (
+    *("rows_acknowledged", "rows_lost", "rows_doubled"),
+    *("commits_acknowledged", "commits_lost", "commits_doubled"),
+    *("polls", "partial_reads", "bad_inputs", "crashes", "mutants_tried", "mutants_held_back"),
+)
+
+
+def outcomes_in(report: Path) -> dict[str, str]:
+    """What became of each test, by its id."""
+    found = {}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+        kinds = {child.tag for child in case}
+        bad, skipped = kinds & {"failure", "error"}, "skipped" in kinds
+        found[name] = "failed" if bad else "skipped" if skipped else "passed"
+    return found
+
+
+def proved(outcomes: dict[str, str], lines: list[dict[str, Any]]) -> dict[int, Promise]:
+    """The promises with what was counted for them and what became of their proofs."""
+    found = promises()
+    # A test that counted something for a promise is one of its proofs, listed or not.
+    counted = {(line["promise"], line["test"]) for line in lines}
+    for number, promise in found.items():
+        for test, outcome in outcomes.items():
+            if test.startswith(promise.proofs) or (number, test) in counted:
+                promise.outcomes[outcome] += 1
+    for line in lines:
+        found[line["promise"]].counts.update(line["counts"])
+    return found
+
+
+def summed(found: dict[int, Promise]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for promise in found.values():
+        total.update(promise.counts)
+    faults = sorted(name for name in total if name.startswith("faults_"))
+    return {name: total[name] for name in (*faults, *SUMS) if name in total}
+
+
+def shown(found: dict[int, Promise], sums: dict[str, int], seconds: float) -> str:
+    def counts(values: dict[str, int]) -> str:
+        return ", ".join(f"{value:,} {name.replace('_', ' ')}" for name, value in values.items())
+
+    lines = ["| # | promise | outcome | tests | measured |", "|---|---|---|---|---|"]
+    for number, promise in found.items():
+        tests = ", ".join(f"{count} {what}" for what, count in promise.outcomes.items())
+        cells = (str(number), promise.words, promise.verdict, tests, counts(promise.counts))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"In all: {counts(sums)}.", f"{seconds:.0f} s."])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("paths", nargs="*", help="tests to run; all proofs by default")
+    parser.add_argument("--json", type=Path, help="where to write the same as JSON")
+    arguments = parser.parse_args()
+    proofs = {proof for promise in promises().values() for proof in promise.proofs}
+    outside = {proof.partition("::")[0] for proof in proofs if "tests/chaos/" not in proof}
+    paths = arguments.paths or ["tests/chaos", "tests/test_proxy.py", *sorted(outside)]
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        log, report = Path(folder, "log"), Path(folder, "report.xml")
+        log.touch()
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *paths],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, FULL: "full", LOG: str(log)},
+            check=False,
+        )
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        outcomes = outcomes_in(report) if report.exists() else {}
+    found, seconds = proved(outcomes, lines), time.monotonic() - start
+    sums = summed(found)
+    print(f"\n{shown(found, sums, seconds)}")  # noqa: T201
+    if arguments.json is not None:
+        table = [
+            {
+                "number": number,
+                "promise": promise.words,
+                "outcome": promise.verdict,
+                "tests": dict(promise.outcomes),
+                "measured": dict(promise.counts),
+            }
+            for number, promise in found.items()
+        ]
+        record = {"promises": table, "sums": sums, "seconds": round(seconds, 1)}
+        arguments.json.write_text(json.dumps(record, indent=2) + "\n")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

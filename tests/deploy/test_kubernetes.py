@@ -1,0 +1,341 @@
+"""deploy/*.yaml against the fields that Kubernetes and KubeRay know, and what they must say."""
+
+import copy
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr,
+)
+from ray.autoscaler._private.kuberay.utils import parse_quantity
+
+from tests.deploy.crd import faults
+
+CHECKOUT = Path(__file__).parents[2]
+DEPLOY = CHECKOUT / "deploy"
+DOCUMENTS = [
+    document
+    for name in ("rayjob.yaml", "cronjob.yaml")
+    for document in yaml.safe_load_all((DEPLOY / name).read_text())
+]
+WORKER = ("spec", "rayClusterSpec", "workerGroupSpecs", 0)
+HEAD = ("spec", "rayClusterSpec", "headGroupSpec")
+CRON_POD = ("spec", "jobTemplate", "spec", "template", "spec")
+
+
+def named(kind: str, name: str | None = None) -> dict[str, Any]:
+    """A fresh copy of the one document of a kind, or of the one of them with this name."""
+    (found,) = [
+        document
+        for document in DOCUMENTS
+        if document["kind"] == kind and name in (None, document["metadata"].get("name"))
+    ]
+    return copy.deepcopy(found)
+
+
+def at(document: Any, path: tuple[str | int, ...]) -> Any:
+    for step in path:
+        document = document[step]
+    return document
+
+
+def pods() -> Iterator[dict[str, Any]]:
+    """The pod specs of the head, the workers and the pod that starts a night."""
+    job = named("RayJob")
+    yield at(job, (*HEAD, "template", "spec"))
+    yield at(job, (*WORKER, "template", "spec"))
+    yield at(named("CronJob"), CRON_POD)
+
+
+# The fields.
+
+
+@pytest.mark.parametrize(
+    "document", DOCUMENTS, ids=lambda d: f"{d['kind']}-{d['metadata'].get('name', '')}"
+)
+def test_every_document_has_known_fields_of_the_right_types(document: dict[str, Any]) -> None:
+    assert faults(document) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "key", "wrong"),
+    [
+        # A key that is misspelt, at all depths.
+        ("RayJob", ("spec",), "backofLimit", 2),
+        ("RayJob", ("spec", "rayClusterSpec"), "authOption", {"mode": "token"}),
+        ("RayJob", ("spec", "rayClusterSpec", "authOptions"), "Mode", "token"),
+        ("RayJob", ("spec", "rayClusterSpec", "autoscalerOptions"), "idleTimeout", 60),
+        ("RayJob", WORKER, "maxReplica", 4),
+        ("RayJob", (*WORKER, "template"), "serviceAccountName", "visrec-worker"),
+        ("RayJob", (*WORKER, "template", "spec", "tolerations", 0), "efect", "NoSchedule"),
+        ("RayJob", (*HEAD, "template", "spec", "containers", 0), "enviroment", []),
+        ("RayJob", (*HEAD, "template", "spec", "volumes", 0, "emptyDir"), "size", "8Gi"),
+        ("CronJob", ("spec",), "timezone", "Etc/UTC"),
+        ("CronJob", ("spec", "jobTemplate"), "activeDeadlineSeconds", 1),
+        ("CronJob", (*CRON_POD, "securityContext"), "runAsNonroot", True),
+        ("RoleBinding", ("roleRef",), "namespace", "default"),
+        # A wrong type, or a value that there is not.
+        ("RayJob", ("spec",), "ttlSecondsAfterFinished", "600"),
+        ("RayJob", ("spec", "rayClusterSpec"), "rayVersion", 2.6),
+        ("RayJob", ("spec", "rayClusterSpec", "authOptions"), "mode", "tokens"),
+        ("RayJob", (*HEAD, "rayStartParams"), "num-cpus", 6),
+        ("RayJob", (*WORKER, "template", "spec", "nodeSelector"), "spot", True),
+        ("RayJob", (*HEAD, "template", "spec", "containers", 0, "resources"), "limits", "7"),
+        (
+            "RayJob",
+            (*HEAD, "template", "spec", "containers", 0, "resources", "limits"),
+            "memory",
+            "26 GB",
+        ),
+        ("CronJob", ("spec",), "concurrencyPolicy", "Forbidden"),
+        ("ConfigMap", ("data",), "RETRIES", 3),
+        # Something that must be there.
+        ("RayJob", ("spec", "rayClusterSpec"), "headGroupSpec", None),
+        ("RayJob", WORKER, "minReplicas", None),
+        ("RayJob", WORKER, "groupName", None),
+        ("RayJob", (*WORKER, "template", "spec"), "containers", None),
+        ("RayJob", (*HEAD, "template", "spec", "volumes", 0), "name", None),
+        ("CronJob", ("spec",), "schedule", None),
+        ("CronJob", (*CRON_POD, "containers", 0, "volumeMounts", 0), "mountPath", None),
+        ("RoleBinding", (), "roleRef", None),
+    ],
+)
+def test_a_document_with_one_mistake_is_refused(
+    kind: str, path: tuple[str | int, ...], key: str, wrong: Any
+) -> None:
+    document = named(kind)
+    if wrong is None:
+        del at(document, path)[key]
+    else:
+        at(document, path)[key] = wrong
+    assert any(key in fault for fault in faults(document))
+
+
+def test_a_quantity_may_be_a_number_or_a_text() -> None:
+    job = named("RayJob")
+    limits = at(job, (*HEAD, "template", "spec", "containers", 0, "resources", "limits"))
+    for good in (7, "7", "500m", "26Gi"):
+        limits["cpu"] = good
+        assert faults(job) == []
+    for bad in (True, [7], 7.5, "7 cores"):
+        limits["cpu"] = bad
+        assert faults(job)
+
+
+def test_the_schema_says_where_it_is_from() -> None:
+    sources = json.loads((Path(__file__).with_name("schema.json")).read_text())["source"]
+    for source in sources.values():
+        assert {"repository", "version", "licence"} <= set(source)
+        assert source["licence"] == "Apache-2.0"
+
+
+# The cluster of a night.
+
+
+def test_everything_is_of_the_installed_ray() -> None:
+    cluster = named("RayJob")["spec"]["rayClusterSpec"]
+    assert cluster["rayVersion"] == version("ray")
+    head, worker = (
+        at(cluster, (*group, "template", "spec", "containers", 0, "image"))
+        for group in (("headGroupSpec",), ("workerGroupSpecs", 0))
+    )
+    assert head.endswith(f"{version('visrec')}-ray{version('ray')}-py311")
+    assert worker == f"{head}-gpu"
+    # The tags that the Dockerfile says to build.
+    for image in (head, worker):
+        assert f"--tag {image} " in (DEPLOY / "Dockerfile").read_text()
+
+
+def test_the_entrypoint_names_files_that_are_there() -> None:
+    python, *words = named("RayJob")["spec"]["entrypoint"].split()
+    paths = [word for word in words if "/" in word]
+    assert python == "python"
+    assert [Path(path).parent.name for path in paths] == ["jobs", "configs"]
+    assert [path for path in paths if not (CHECKOUT / path).is_file()] == []
+
+
+def test_a_token_is_asked_for_and_the_dashboard_stays_inside() -> None:
+    cluster = named("RayJob")["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token"}
+    assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
+    assert "enableIngress" not in cluster["headGroupSpec"]
+
+
+def test_rays_autoscaler_reads_the_groups_as_they_are_meant() -> None:
+    custom_resource = {
+        "metadata": {"name": "visrec", "namespace": "default"},
+        "spec": named("RayJob")["spec"]["rayClusterSpec"],
+    }
+    config = _derive_autoscaling_config_from_ray_cr(custom_resource)
+    head, gpu = (config["available_node_types"][name] for name in ("headgroup", "gpu"))
+    # What is reckoned from the CPUs at the start must find some: workers are not there yet.
+    assert (head["resources"]["CPU"], head["resources"].get("GPU", 0)) == (6, 0)
+    assert (gpu["resources"]["CPU"], gpu["resources"]["GPU"]) == (7, 1)
+    assert (gpu["min_workers"], gpu["max_workers"]) == (0, 4)
+    assert config["idle_timeout_minutes"] == 5
+
+
+def test_the_driver_has_a_cpu_that_tasks_do_not_get() -> None:
+    head = at(named("RayJob"), HEAD)
+    limits = at(head, ("template", "spec", "containers", 0, "resources", "limits"))
+    assert int(head["rayStartParams"]["num-cpus"]) < int(limits["cpu"])
+
+
+def test_shared_memory_holds_the_object_store() -> None:
+    for pod in list(pods())[:2]:
+        (container,) = pod["containers"]
+        (mount,) = [m for m in container["volumeMounts"] if m["mountPath"] == "/dev/shm"]
+        (volume,) = [v["emptyDir"] for v in pod["volumes"] if v["name"] == mount["name"]]
+        assert volume["medium"] == "Memory"
+        memory = float(parse_quantity(container["resources"]["limits"]["memory"]))
+        store = memory * DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
+        assert store < float(parse_quantity(volume["sizeLimit"])) < memory
+
+
+def test_requests_are_limits() -> None:
+    resources = [c["resources"] for pod in pods() for c in pod["containers"]]
+    resources.append(named("RayJob")["spec"]["rayClusterSpec"]["autoscalerOptions"]["resources"])
+    for each in resources:
+        assert each["requests"] == each["limits"]
+        assert {"cpu", "memory"} <= set(each["limits"])
+
+
+def test_no_pod_runs_as_root_or_may_become_it() -> None:
+    for pod in pods():
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_workers_are_spot_machines_with_an_account_of_their_own() -> None:
+    head, worker, cron = pods()
+    assert "SPOT" in worker["nodeSelector"].values()
+    assert "SPOT" not in head["nodeSelector"].values()
+    assert len({pod["serviceAccountName"] for pod in (head, worker, cron)}) == 3
+    # KubeRay binds what changes the cluster to the head's account; workers get no token at all.
+    assert worker["automountServiceAccountToken"] is False
+
+
+# The schedule.
+
+# Writes down what it is told; says the next answer to each get, and fails where that is "!".
+KUBECTL = """
+echo "$*" >> calls
+case $1 in
+  get) answer=$(head -n 1 answers); sed -i 1d answers; echo "$answer"; [ "$answer" != "!" ] ;;
+  patch) echo patched ;;
+  create) cat > created ;;
+esac
+"""
+
+
+def test_what_pods_refer_to_is_there() -> None:
+    accounts = {d["metadata"]["name"] for d in DOCUMENTS if d["kind"] == "ServiceAccount"}
+    assert {pod["serviceAccountName"] for pod in pods()} == accounts
+    # ConfigMaps: the store's is in the file, the night's is made from a file by a written command.
+    text = (DEPLOY / "cronjob.yaml").read_text()
+    made = dict(re.findall(r"kubectl create configmap (\S+) --from-file=(\S+)", text))
+    assert all((CHECKOUT / path).is_file() for path in made.values())
+    head, worker, cron = pods()
+    for pod in (head, worker):
+        sources = pod["containers"][0]["envFrom"]
+        (store,) = [s["configMapRef"]["name"] for s in sources if "configMapRef" in s]
+        assert store == named("ConfigMap")["metadata"]["name"]
+        # Keys may be missing, where a role takes their place.
+        assert [s["secretRef"]["optional"] for s in sources if "secretRef" in s] == [True]
+    (volume,) = cron["volumes"]
+    (mount,) = cron["containers"][0]["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    source = made[volume["configMap"]["name"]]
+    assert f"{mount['mountPath']}/{Path(source).name}" in cron["containers"][0]["command"][-1]
+
+
+def test_whoever_starts_a_night_may_do_no_more_than_that() -> None:
+    binding, role = named("RoleBinding"), named("Role")
+    cron = at(named("CronJob"), CRON_POD)
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert [s["name"] for s in binding["subjects"]] == [cron["serviceAccountName"]]
+    assert role["rules"] == [
+        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}
+    ]
+
+
+def test_a_night_is_over_before_the_next_and_on_one_date() -> None:
+    night, cron = named("RayJob")["spec"], named("CronJob")["spec"]
+    longest = (night["backoffLimit"] + 1) * night["activeDeadlineSeconds"]
+    waits = cron["jobTemplate"]["spec"]["activeDeadlineSeconds"]
+    minute, hour, *days = cron["schedule"].split()
+    start = int(hour) * 3600 + int(minute) * 60
+    assert cron["concurrencyPolicy"] == "Forbid"
+    assert (days, cron["timeZone"]) == (["*", "*", "*"], "Etc/UTC")
+    assert longest < waits < 86400
+    assert start + cron["startingDeadlineSeconds"] + longest < 86400
+
+
+@pytest.mark.parametrize(
+    ("there", "answers", "code"),
+    [
+        (False, ["", "Initializing", "Running", "Complete"], 0),
+        (False, ["Running", "Retrying", "Running", "Failed"], 100),
+        (True, ["Running", "!", "Complete"], 0),
+    ],
+    ids=["done", "failed", "taken-over"],
+)
+def test_the_pod_starts_a_night_once_and_waits_for_its_end(
+    there: bool, answers: list[str], code: int, tmp_path: Path
+) -> None:
+    """The pod's own script, with a kubectl that answers from a list."""
+    container = at(named("CronJob"), (*CRON_POD, "containers", 0))
+    (tmp_path / "answers").write_text("\n".join([("rayjob/n" if there else ""), *answers, ""]))
+    for name, body in (("kubectl", KUBECTL), ("sleep", "")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB": "visrec-1", "OWNER": "u-1"}
+    done = subprocess.run(
+        container["command"], cwd=tmp_path, env=environment, timeout=60, capture_output=True
+    )
+    assert done.returncode == code, done.stderr
+    calls = (tmp_path / "calls").read_text()
+    assert calls.count("create --filename -") == (0 if there else 1)
+    assert (tmp_path / "created").exists() != there
+    if not there:
+        assert (tmp_path / "created").read_text() == "patched\n"
+        patch = json.loads(calls.partition("--patch ")[2].partition(" --output")[0])["metadata"]
+        assert (patch["name"], patch["generateName"]) == ("visrec-1-ray", None)
+        night = named("RayJob")
+        night["metadata"] |= {k: v for k, v in patch.items() if v is not None}
+        del night["metadata"]["generateName"]
+        assert faults(night) == []
+        # Another name than the Job's: KubeRay takes the night's name for a Job of its own.
+        owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "visrec-1", "uid": "u-1"}
+        assert patch["ownerReferences"] == [owner]
+    # KubeRay takes no longer names; a scheduled Job has the minutes since 1970 in its own.
+    assert len(f"{named('CronJob')['metadata']['name']}-{'9' * 10}-ray") <= 47
+    codes = at(named("CronJob"), ("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0))
+    assert codes == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [100]}}
+
+
+# Secrets.
+
+_SECRET = re.compile(r"AKIA[0-9A-Z]{12}|(key|secret|token|password)\w*\s*[:=]\s*\S{16,}", re.I)
+
+
+def test_nothing_secret_is_written_in_deploy() -> None:
+    assert _SECRET.search("AWS_SECRET_ACCESS_KEY: wJalrXUtnFEMI/K7MDENG/bPxRfiCY")
+    for path in sorted(DEPLOY.iterdir()):
+        assert not _SECRET.search(path.read_text()), path.name
+    assert not [document for document in DOCUMENTS if document["kind"] == "Secret"]
+    # The only values of the environment written here are in the ConfigMap.
+    values = [e for pod in pods() for c in pod["containers"] for e in c.get("env", [])]
+    assert all(set(value) == {"name", "valueFrom"} for value in values)
+    assert not [name for name in named("ConfigMap")["data"] if "KEY" in name or "TOKEN" in name]

@@ -1,0 +1,184 @@
+"""Nights one after another on the small gallery: what is done, what is left, what is published."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from PIL import Image, ImageOps
+
+from jobs import nightly
+from jobs.launch import Summary
+from jobs.nightly import NightlyJob
+from tests.integration.workspace import BACKBONE, QUICK, paint, published_rows, run_recommend
+from visrec.config import plain
+from visrec.errors import GateError, InputError
+from visrec.lease import Lease
+from visrec.publish import LATEST, MANIFEST, roll_back
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import Store
+
+pytestmark = pytest.mark.ray
+FIRST, SECOND, THIRD = "2026-11-20", "2026-11-21", "2026-11-22"  # of one week from a training day
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """The small gallery's YAML for each job."""
+    one = {"workers": 1, "cpus_per_worker": 1}
+    files = {
+        "extract": {"backbone": plain(BACKBONE)},
+        "training": {"train": plain(QUICK), "resources": one},
+        "recommend": {"k": 10, "shards": 3, "resources": {"actors": 1}},
+        "evaluation": {"examples": 1},
+    }
+    folder.mkdir(exist_ok=True)
+    for name, keys in files.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(keys))
+    return {name: str(folder / f"{name}.yaml") for name in files}
+
+
+def run_night(workspace: str | Path, as_of: str, **keys: Any) -> Summary:
+    keys = {**settings(Path(keys.pop("folder", workspace)) / "yaml"), **keys}
+    summary = Summary("nightly")
+    nightly.main(NightlyJob(workspace=str(workspace), as_of=as_of, **keys), summary)
+    return summary
+
+
+def a_day_in_the_shop(workspace: Path, day: str) -> None:
+    """Ten new pictures, and one user in twenty takes something on that day."""
+    originals = sorted((workspace / "images").iterdir())[:10]
+    for number, path in enumerate(originals):
+        with Image.open(path) as picture:
+            ImageOps.mirror(picture).save(workspace / "images" / f"new-{number}{path.suffix}")
+    path = workspace / "interactions.parquet"
+    table = pq.read_table(path)
+    users = sorted(set(table["user_id"].to_pylist()))[::20]
+    when = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) + 3600
+    item = table["item_id"][0].as_py()
+    more = {"user_id": users, "item_id": [item] * len(users), "timestamp": [when] * len(users)}
+    columns = [pa.array(more.get(f.name, [None] * len(users))).cast(f.type) for f in table.schema]
+    pq.write_table(pa.concat_tables([table, pa.table(columns, schema=table.schema)]), path)
+
+
+def pointed_to(workspace: Path) -> str:
+    return str(json.loads((workspace / "recommendations" / LATEST).read_text())["run_id"])
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One workspace, from its first night on; every step looks at what the one before has left."""
+    paint(tmp_path)
+    lists = tmp_path / "recommendations"
+
+    # The first night does all there is to do.
+    night = run_night(tmp_path, SECOND)
+    assert night.rows["published"] == "yes"
+    assert night.rows["run through the network"] == night.rows["pictures"] == 300
+    # 2026-11-19 was a Thursday, as 1970-01-01 was: a training day where every seventh is one.
+    assert night.rows["model"] == "curatornet-2026-11-19"
+    known = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    manifest = json.loads((lists / f"run={SECOND}" / MANIFEST).read_text())
+    assert manifest["inputs"]["model"] in known["digests"].values()
+    gates = {gate["key"]: gate for gate in manifest["gates"]}
+    assert gates["gates.min_gain"]["found"] != "not judged"
+    told = json.loads((tmp_path / "nights" / f"{SECOND}.json").read_text())
+    assert set(told["steps_s"]) == {"extract", "train", "evaluate", "recommend", "retire"}
+
+    # Begun again, it does nothing.
+    before = {path: path.stat().st_mtime_ns for path in lists.rglob("part-*")}
+    again = run_night(tmp_path, SECOND)
+    assert "is complete already" in capsys.readouterr().out
+    assert again.rows["published"] == "yes"
+    assert {path: path.stat().st_mtime_ns for path in lists.rglob("part-*")} == before
+
+    # The next night reads ten pictures, trains nothing and carries over what has not changed.
+    a_day_in_the_shop(tmp_path, SECOND)
+    night = run_night(tmp_path, THIRD)
+    assert night.rows["run through the network"] == 10
+    assert night.rows["model"] == "curatornet-2026-11-19"
+    assert "epochs" not in night.rows
+    changed = night.rows["users"] - night.rows["cold users"] - night.rows["lists carried over"]
+    assert 0 < changed <= night.rows["users"] // 20 + 1
+    rows = published_rows(lists)
+    as_of = InteractionsConfig(as_of=THIRD)
+    whole = run_recommend(
+        tmp_path, run_id="whole", interactions=as_of, incremental=False,
+        model=str(tmp_path / "models" / "curatornet-2026-11-19"),
+    )  # fmt: skip
+    assert whole.rows["lists carried over"] == 0
+    assert pointed_to(tmp_path) == "whole"
+    assert published_rows(lists) == rows
+    assert any(e["item_id"].startswith("new-") for row in rows for e in row["items"])
+
+    # A night that is filled in later is complete and not published.
+    late = run_night(tmp_path, FIRST)
+    assert late.rows["published"] == "no: a later night is published"
+    assert late.rows["model"] == "curatornet-2026-11-19"
+    assert pointed_to(tmp_path) == "whole"
+
+    # What is rolled back stays so, whoever starts the night again.
+    assert roll_back(Store(str(lists)), THIRD) == ("whole", THIRD)
+    assert roll_back(Store(str(lists)), SECOND) == (THIRD, SECOND)
+    assert run_night(tmp_path, THIRD).rows["published"] == "no: it was rolled back"
+    assert pointed_to(tmp_path) == SECOND
+
+    # Two nights stay, and the one that is published.
+    assert run_night(tmp_path, THIRD, keep=2).rows["nights removed"] == FIRST
+    assert sorted(path.name for path in lists.glob("run=*")) == [
+        f"run={SECOND}", f"run={THIRD}", "run=whole"
+    ]  # fmt: skip
+    assert not [path for path in lists.rglob("*") if FIRST in str(path) and path.is_file()]
+
+    # While another has the night, nothing is done.
+    with Lease(Store(str(tmp_path / "nights")), "2026-11-23.lease", beat_s=0.2) as other:
+        assert other.held
+        night = run_night(tmp_path, "2026-11-23")
+        assert night.rows["published"] == "no: another process is at work on this night"
+        with pytest.raises(GateError, match="another process is at work on this night"):
+            run_night(tmp_path, "2026-11-23", exit_if_running=3)
+    assert not (lists / "run=2026-11-23").exists()
+
+
+@pytest.mark.s3
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_night_on_s3(s3_env: str, tmp_path: Path) -> None:
+    workspace = f"{s3_env}/shop"
+    paint(workspace)
+    night = run_night(workspace, SECOND, folder=tmp_path, evaluate=False)
+    assert night.rows["published"] == "yes"
+    assert Store.at(workspace).read_json(f"nights/{SECOND}.lease") == {"owner": None}
+    assert run_night(workspace, SECOND, folder=tmp_path).rows["published"] == "yes"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"as_of": "yesterday"}, "--as_of 'yesterday'; expected a date such as 2026-11-22"),
+        ({"train_every": -1}, "--train_every -1; expected 0 or more days"),
+        ({"keep": 1}, "--keep 1; expected at least 2 nights"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        NightlyJob(**keys)
+
+
+def test_a_training_day_is_the_same_whatever_was_run_before(tmp_path: Path) -> None:
+    from datetime import date
+
+    from jobs.nightly import _newest, _training_day
+
+    nights = [date.fromordinal(date(2026, 11, 1).toordinal() + n) for n in range(30)]
+    days = [_training_day(night, 7) for night in nights]
+    assert all(0 <= (night - day).days < 7 for night, day in zip(nights, days, strict=True))
+    assert len(set(days)) == 5
+    assert [_training_day(night, 1) for night in nights] == nights
+    models = Store(str(tmp_path))
+    assert _newest(models, "vbpr", days[10], nights[10]) is None
+    (models / f"vbpr-{nights[9]}").write(MANIFEST, b"{}")
+    assert _newest(models, "vbpr", days[10], nights[10]) == nights[9]
+    assert _newest(models, "vbpr", days[8], nights[8]) is None

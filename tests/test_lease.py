@@ -1,0 +1,96 @@
+"""The lease: one at a time, given back, and taken from who is dead and from nobody else."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from visrec.errors import ConflictError
+from visrec.lease import Lease
+from visrec.storage import Store, to_json
+
+NAME, BEAT = "night.lease", 0.1
+
+
+def lease(store: Store) -> Lease:
+    return Lease(store, NAME, BEAT)
+
+
+def test_one_holds_it_until_it_is_given_back(store: Store) -> None:
+    with lease(store) as first:
+        assert first.held
+        with lease(store) as second:
+            assert not second.held
+        first.check()
+    with lease(store) as third:
+        assert third.held
+
+
+def test_of_many_at_once_one_holds_it(tmp_path: Path) -> None:
+    store, start, end = Store(str(tmp_path)), threading.Barrier(6), threading.Barrier(6)
+    held: list[bool] = []
+
+    def want() -> None:
+        start.wait()
+        with lease(store) as mine:
+            held.append(mine.held)
+            end.wait(timeout=30)
+
+    threads = [threading.Thread(target=want) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert held.count(True) == 1
+
+
+def test_of_many_after_a_death_one_holds_it(tmp_path: Path) -> None:
+    """A holder of another machine, who gives no sign of life: all find out at about once."""
+    store = Store(str(tmp_path))
+    store.create(NAME, to_json({"owner": "x", "pid": 1, "started": "1", "machine": "elsewhere"}))
+    end = threading.Barrier(4)
+    held: list[bool] = []
+
+    def want() -> None:
+        with lease(store) as mine:
+            held.append(mine.held)
+            end.wait(timeout=30)
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert held.count(True) == 1
+
+
+def test_a_process_of_this_machine_that_is_no_more_is_seen_at_once(tmp_path: Path) -> None:
+    """Killed while it holds: nobody waits for its heartbeat, which would be a minute here."""
+    code = (
+        "import os, signal\nfrom visrec.lease import Lease\nfrom visrec.storage import Store\n"
+        f"with Lease(Store({str(tmp_path)!r}), {NAME!r}, 60) as mine:\n"
+        "    assert mine.held\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
+    assert done.returncode == -9
+    assert json.loads((tmp_path / NAME).read_text())["owner"] is not None
+    with Lease(Store(str(tmp_path)), NAME, 60) as mine:
+        assert mine.held
+
+
+def test_who_has_lost_it_is_told(tmp_path: Path) -> None:
+    """As a process that was stopped for long: meanwhile another has taken it."""
+    store = Store(str(tmp_path))
+    with lease(store) as mine:
+        mine.check()
+        version = store.read_versioned(NAME)[1]
+        theirs = to_json({"owner": "another", "pid": 1, "started": "", "machine": "elsewhere"})
+        while not store.replace(NAME, theirs, version):
+            version = store.read_versioned(NAME)[1]
+        threading.Event().wait(20 * BEAT)
+        with pytest.raises(ConflictError, match=r"Another process has taken .*night.lease"):
+            mine.check()
+    assert store.read(NAME) == theirs
