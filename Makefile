@@ -6,7 +6,7 @@ PY := .venv/bin/python
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test cover check bench lock clean
+.PHONY: demo test chaos cover check bench lock clean
 
 .venv/runtime: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "visrec needs Python 3.11 or 3.12, found %d.%d: make PYTHON=/path/to/python3.11" % v)'
@@ -34,7 +34,10 @@ check: .venv/dev  ## lint, format and types
 	.venv/bin/mypy
 
 test: .venv/dev  ## all tests but the long form of the chaos suite
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses 2 --dist loadgroup
+
+chaos: .venv/dev  ## the promises at their full counts, and the table of what was measured
+	$(PY) -m tests.chaos
 
 cover: .venv/dev  ## the same, slower, and which lines no test reached
 	$(PY) -m pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=85

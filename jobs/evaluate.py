@@ -16,7 +16,7 @@ import ray
 from jobs.ablate import train_variants
 from jobs.launch import JobConfig, Summary, cpu_actors, launch, parse, require_resources
 from jobs.progress import follow
-from jobs.recommend import model_store
+from jobs.recommend import METRICS, model_store
 from jobs.train import TrainJob, train
 from visrec.errors import InputError
 from visrec.evaluation.clusters import make_clusters
@@ -143,7 +143,6 @@ def main(config: EvaluateJob, summary: Summary) -> None:
             label: store.read_json(MANIFEST)["digest"]
             for label, store in zip(labels, models.values(), strict=False)
         }
-        target.write_json("metrics.json", results)
         target.write_json("costs.json", costs)
     with summary.phase("report"):
         images = config.place(config.images, "images")
@@ -173,6 +172,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
             notes=_NOTES,
         )
         target.write("report.html", render(page).encode())
+        target.write_json(METRICS, results)  # last: where it is, the rest is too
     for text in (
         text_table(results["models"]),
         text_differences(results["paired"]),
@@ -183,7 +183,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         "model": model_ids,
         "users": users,
         "items": items,
-        "metrics at": target.uri("metrics.json"),
+        "metrics at": target.uri(METRICS),
         "report at": target.uri("report.html"),
     }
 

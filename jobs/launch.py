@@ -21,6 +21,7 @@ import ray.data
 import ray.exceptions
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+from ray._private import ray_constants
 
 from visrec.errors import GateError, InputError, StorageError, VisrecError
 from visrec.models import MODELS
@@ -252,6 +253,10 @@ def _start_ray(config: JobConfig) -> None:
         # At least four logical CPUs: an actor pool, its readers and its writers each want one, and
         # with two of them a chain can wait for itself for ever.
         cpus = max(4, os.cpu_count() or 1)
+        # Ray makes the machine's own address of 127.0.0.1 and listens everywhere, unless it takes
+        # this for a machine that cannot be part of a cluster.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        ray_constants.ENABLE_RAY_CLUSTER = False
         with _quiet_stderr():
             ray.init(
                 "local",

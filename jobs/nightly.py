@@ -50,7 +50,8 @@ class NightlyJob(JobConfig):
             before, so that a night has the same model whenever it is run. 0 never trains: the model
             that jobs/recommend.py would take is taken.
         train_now: train a model of this night.
-        evaluate: judge a model that was trained tonight, so that the gates know it.
+        evaluate: judge the model of a training day, so that the gates know it; in a folder of its
+            own below evaluation.
         keep: nights that stay; older ones are removed, but for the published one and the one
             before.
         exit_if_running: exit code where another process is at work on the same night.
@@ -106,21 +107,35 @@ def main(config: NightlyJob, summary: Summary) -> None:
             print(f"{_BUSY}: nothing to do here.", flush=True)
             summary.rows = {"night": night.isoformat(), "published": f"no: {_BUSY}"}
             return
-        recommendations = steps.recommendations
-        if read_published(run_store(recommendations, night.isoformat())) is None:
+        recommendations, name = steps.recommendations, night.isoformat()
+        done = read_published(run_store(recommendations, name)) is not None
+        if not done:
             steps.extract()
             lease.check()
             model = steps.model()
             lease.check()
+            steps.judge(model)
+            lease.check()
             steps.publish(model)
         else:
             print(f"The night {night} is complete already.", flush=True)
-            point_to(recommendations, night.isoformat())
+            point_to(recommendations, name)
         with steps.step("retire"):
-            steps.rows["nights removed"] = ", ".join(retire(recommendations, config.keep)) or "none"
-        published = standing(recommendations, night.isoformat())
-        summary.rows = {"night": night.isoformat(), **steps.rows, "published": published}
-        nights.write_json(f"{night}.json", {**summary.as_json(), "steps_s": steps.seconds})
+            removed = retire(recommendations, config.keep, name)
+            steps.rows["nights removed"] = ", ".join(removed) or "none"
+        published = standing(recommendations, name)
+        summary.rows = {"night": name, **steps.rows, "published": published}
+        if not done or not nights.exists(f"{name}.json"):
+            nights.write_json(f"{name}.json", {**summary.as_json(), "steps_s": steps.seconds})
+
+
+@dataclass(frozen=True)
+class NightModel:
+    """A model of a training day, the day, and where it is judged."""
+
+    store: Store
+    day: date
+    evaluation: Store
 
 
 class Steps:
@@ -152,9 +167,8 @@ class Steps:
             extract_features.main(self._job(ExtractJob, self._config.extract), self._summary)
         self._take("pictures", "run through the network", "rejected")
 
-    def model(self) -> str | None:
-        """The directory of the night's model, trained where it is not yet; None for the workspace's
-        last."""
+    def model(self) -> "NightModel | None":
+        """The night's model, trained where it is not yet; None for the workspace's last."""
         config, name = self._config, self._train.model.name
         if not config.train_every and not config.train_now:
             return None
@@ -168,18 +182,29 @@ class Steps:
                 job = dataclasses.replace(job, model_id=store.name, models=models.root)
                 train.main(job, self._summary)
             self._take("validation AUC", "epochs")
-            if config.evaluate and self._train.split.test:
-                with self.step("evaluate"):
-                    judged = self._job(EvaluateJob, config.evaluation, model=store.root)
-                    evaluate.main(_as_of(judged, day), self._summary)
-        return store.root
+        return NightModel(store, day, Store.at(config.place(None, f"evaluation/{store.name}")))
 
-    def publish(self, model: str | None) -> None:
+    def judge(self, model: "NightModel | None") -> None:
+        """How good the night's model is, where that is not known yet and something is held out."""
+        if model is None or not self._config.evaluate or not self._train.split.test:
+            return
+        known: dict[str, Any] = {}
+        if model.evaluation.exists(recommend.METRICS):
+            known = model.evaluation.read_json(recommend.METRICS)["digests"]
+        if model.store.read_json(MANIFEST)["digest"] not in known.values():
+            with self.step("evaluate"):
+                job = self._job(EvaluateJob, self._config.evaluation, model=model.store.root,
+                                evaluation=model.evaluation.root)  # fmt: skip
+                evaluate.main(_as_of(job, model.day), self._summary)
+
+    def publish(self, model: "NightModel | None") -> None:
         """Lists of the night through the gates to the pointer."""
         with self.step("recommend"):
             job = self._recommend
             if model is not None:
-                job = dataclasses.replace(job, model=model)
+                job = dataclasses.replace(
+                    job, model=model.store.root, evaluation=model.evaluation.root
+                )
             recommend.main(_as_of(job, self._night), self._summary)
         self._take("model", "users", "cold users", "shards scored now", "lists carried over")
         self._take("gates", "forced past", "run at")

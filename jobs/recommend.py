@@ -24,6 +24,7 @@ from visrec.gates import GatesConfig, Night, judge
 from visrec.models.artifact import LATEST, load_artifact
 from visrec.publish import (
     Gate,
+    claim,
     complete,
     point_to,
     read_last,
@@ -45,7 +46,7 @@ from visrec.sources.tables import digest_files
 from visrec.storage import Store
 
 _OWNERS = {"user_to_item": "users", "item_to_item": "items"}  # whose lists they are
-_METRICS = "metrics.json"  # of the evaluation
+METRICS = "metrics.json"  # of the evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +181,7 @@ def _score(
     )
     # Two results, so that the item arrays are an object of their own; Ray's types know of one.
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
+    claim(run, described["digest"])
     with summary.phase("prepare"):
         data, arrays = prepare.remote(inputs, config.shards, config.kind)
         counts = ray.get(_counts.remote(data, _OWNERS[config.kind]))
@@ -225,7 +227,7 @@ def _score(
         "seconds": {name: round(s, 2) for name, s in summary.phases.items()},
     }
     with summary.phase("publish"):
-        return complete(run, manifest, gates, config.force_publish)
+        return complete(run, manifest, gates, config.force_publish, described["digest"])
 
 
 def _carried_from(config: RecommendJob, inputs: dict[str, Any]) -> Last | None:
@@ -281,7 +283,7 @@ def _judge(
     *facts: ShardFacts,
 ) -> list[Gate]:
     """All gates of the run, from the facts of its shards and what else is known of the night."""
-    known = evaluation.read_json(_METRICS) if evaluation.exists(_METRICS) else None
+    known = evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None
     night = Night(
         kind=config.kind,
         k=config.k,

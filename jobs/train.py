@@ -87,8 +87,19 @@ def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str
     if store.exists(MANIFEST):
         print(f"{model_id} is trained already: nothing to do.", flush=True)
     else:
-        _start_or_go_on(config, model_id, facts["made_from"])
-        _fit(config, summary, data, model_id, settings, store)
+        # Checkpoints of other data or settings are never gone on from; for more epochs they are.
+        once = dataclasses.replace(config.train, epochs=1)
+        mark = digest(facts["made_from"], config.model, once, config.sampling)
+        job = Job(
+            recipe=recipe_of(config),
+            data=data,
+            artifact_store=store,
+            model_id=model_id,
+            settings=settings,
+            threads=config.resources.cpus_per_worker,
+            tally=None,
+        )
+        _fit(config, summary, job, f"{model_id}-{mark[:8]}")
     artifact = load_artifact(store)
     if artifact.made_from["settings"] != settings:
         raise _other_settings(store, model_id)
@@ -147,19 +158,6 @@ def _items_uri(config: TrainJob) -> str | None:
     return uri
 
 
-def _start_or_go_on(config: TrainJob, model_id: str, made_from: object) -> None:
-    """Marks a training folder with its settings; checkpoints of others are never gone on from.
-
-    More epochs than before are no other settings: training goes on.
-    """
-    training = Store.at(config.place(None, "training"))
-    train = dataclasses.replace(config.train, epochs=1)
-    mark = digest(made_from, config.model, train, config.sampling).encode()
-    name = f"{model_id}.settings"
-    if not training.create(name, mark) and training.read(name) != mark:
-        raise _other_settings(training / model_id, model_id)
-
-
 def _other_settings(store: Store, model_id: str) -> InputError:
     return InputError(
         f"{store.root} was made from other data or with other settings than these; expected the "
@@ -167,31 +165,16 @@ def _other_settings(store: Store, model_id: str) -> InputError:
     )
 
 
-def _fit(
-    config: TrainJob,
-    summary: Summary,
-    data: "ray.ObjectRef[TrainingData]",
-    model_id: str,
-    settings: str,
-    store: Store,
-) -> None:
+def _fit(config: TrainJob, summary: Summary, job: Job, run: str) -> None:
     resources = config.resources
     summary.begun = True
     with follow("train", 0, summary) as tally:
-        job = Job(
-            recipe=recipe_of(config),
-            data=data,
-            artifact_store=store,
-            model_id=model_id,
-            settings=settings,
-            threads=resources.cpus_per_worker,
-            tally=tally,
-        )
+        job = dataclasses.replace(job, tally=tally)
         if MODELS[config.model.name].trains_on == "nothing":
             ray.get(ray.remote(fit_at_once).remote(job))
         else:
             require_resources(of_one_model(resources), config, "resources.workers")
-            fit_with_ray(job, resources, Store.at(config.place(None, "training")))
+            fit_with_ray(job, run, resources, Store.at(config.place(None, "training")))
 
 
 def of_one_model(resources: TrainResources) -> dict[str, float]:

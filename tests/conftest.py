@@ -26,6 +26,13 @@ NO_AWS_CONFIG = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes share the tests file by file; those of the one Ray cluster stay together."""
+    for item in items:
+        together = "ray_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if together else str(item.path)))
+
+
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set variables of this process, and put everything back at the end."""
@@ -122,3 +129,54 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     on_s3 = request.param == "s3"
     base = request.getfixturevalue("s3_env") if on_s3 else str(tmp_path)
     return Store.at(f"{base}/some/prefix")
+
+
+# One small workspace, taken through the chain once for all tests. Its modules are imported by those
+# tests alone: they bring Ray and the jobs.
+
+
+@pytest.fixture(scope="session")
+def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with pictures and tables. Read only, as all of these: `copy` it to change it."""
+    from tests.integration.workspace import paint
+
+    workspace = tmp_path_factory.mktemp("gallery")
+    paint(workspace)
+    return workspace
+
+
+@pytest.fixture(scope="session")
+def featured(gallery: Path, ray_cluster: None) -> Path:  # noqa: ARG001
+    """The same, with features."""
+    from tests.integration.workspace import run_extract
+
+    summary = run_extract(gallery)
+    assert summary.rows["run through the network"] == 300
+    return gallery
+
+
+@pytest.fixture(scope="session")
+def trained(featured: Path) -> Path:
+    """The same, with a model that one worker trained."""
+    from tests.integration.workspace import run_train
+
+    run_train(featured, model_id="one")
+    return featured
+
+
+@pytest.fixture(scope="session")
+def recommended(trained: Path) -> Path:
+    """The same, with recommendations of the run `first` in 8 shards."""
+    from tests.integration.workspace import run_recommend
+
+    run_recommend(trained, run_id="first", shards=8)
+    return trained
+
+
+@pytest.fixture(scope="session")
+def evaluated(trained: Path) -> Path:
+    """The same, with an evaluation by one worker."""
+    from tests.integration.workspace import run_evaluate
+
+    run_evaluate(trained, workers=1)
+    return trained

@@ -10,6 +10,7 @@ By hand, to try the S3 commands of the README:
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -24,6 +25,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -286,6 +288,7 @@ class TokenCluster:
         self._num_cpus = num_cpus
         self._extra_env = dict(env or {})
         self._process: subprocess.Popen[bytes] | None = None
+        self._others: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
         self.start()
@@ -324,6 +327,51 @@ class TokenCluster:
         self._kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
+    def add_node(self) -> str:
+        """Start another node of as many CPUs on this machine; returns its mark for `kill_node`."""
+        mark = uuid.uuid4().hex
+        command = [
+            *(self._ray, "start", f"--address=127.0.0.1:{self._port}", "--block"),
+            *(f"--num-cpus={self._num_cpus}", "--node-ip-address=127.0.0.1"),
+            *("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"),
+            f"--object-store-memory={256 * 2**20}",
+        ]
+        env = {**self._server_env(free_ports(2)), "VISREC_TEST_NODE": mark}
+        alive = self._alive()
+        self._others.append(spawn(command, self.directory, env))
+        wait_until(lambda: self._alive() > alive, self._others[-1], self.directory / "log", 60)
+        return mark
+
+    def workers_of(self, mark: str) -> int:
+        """How many processes of a node are at work on something."""
+        mine = self._processes(f"VISREC_TEST_NODE={mark}")
+        names = [Path(f"/proc/{pid}/cmdline") for pid in mine]
+        working = 0
+        for name in names:
+            with contextlib.suppress(OSError):
+                said = name.read_bytes()
+                working += said.startswith(b"ray::") and not said.startswith(b"ray::IDLE")
+        return working
+
+    def kill_node(self, mark: str) -> None:
+        """Kill every process of a node at once, as when its machine is taken away."""
+        deadline = time.monotonic() + 30
+        while (alive := self._processes(f"VISREC_TEST_NODE={mark}")) and (
+            time.monotonic() < deadline
+        ):
+            _kill_all(alive)
+
+    def _alive(self) -> int:
+        """Nodes that the cluster counts as its own."""
+        request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes")
+        request.add_header("Authorization", f"Bearer {self.token_path.read_text()}")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as reply:
+                nodes = json.load(reply)["data"]["result"]["result"]
+        except (urllib.error.URLError, OSError):
+            return 0
+        return sum(node["state"] == "ALIVE" for node in nodes)
+
     def env(self) -> dict[str, str]:
         """The variables by which `ray job submit` finds this cluster and is let in."""
         return {
@@ -336,6 +384,7 @@ class TokenCluster:
 
     def _start_once(self) -> None:
         port, dashboard, client, agent, *metrics = free_ports(6)
+        self._port = port
         self.dashboard = f"http://127.0.0.1:{dashboard}"
         command = [
             *(self._ray, "start", "--head", "--block", "--disable-usage-stats"),
@@ -374,10 +423,11 @@ class TokenCluster:
         except (urllib.error.URLError, OSError):
             return False
 
-    def _processes(self) -> list[int]:
-        """Processes in the session started by `spawn` or carrying the cluster's mark."""
-        mark = f"VISREC_TEST_CLUSTER={self.directory}\0".encode()
-        leader = self._process.pid if self._process else -1
+    def _processes(self, given: str | None = None) -> list[int]:
+        """Processes in the session started by `spawn` or carrying the cluster's mark, or those
+        with another mark."""
+        mark = f"{given or f'VISREC_TEST_CLUSTER={self.directory}'}\0".encode()
+        leader = self._process.pid if self._process and given is None else -1
         mine = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and _belongs(entry, leader, mark):
@@ -388,17 +438,21 @@ class TokenCluster:
         # Again until none is left: one that is being killed may just have started another.
         deadline = time.monotonic() + 30
         while (alive := self._processes()) and time.monotonic() < deadline:
-            for pid in alive:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-            if self._process is not None:
-                self._process.poll()  # reaps the guard
-            time.sleep(0.05)
-        if self._process is not None and self._process.stdin is not None:
-            self._process.stdin.close()
-        self._process = None
+            _kill_all(alive)
+            for process in (self._process, *self._others):
+                if process is not None:
+                    process.poll()  # reaps the guard
+        for process in (self._process, *self._others):
+            if process is not None and process.stdin is not None:
+                process.stdin.close()
+        self._process, self._others = None, []
+
+
+def _kill_all(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    time.sleep(0.05)
 
 
 def _belongs(entry: Path, session: int, mark: bytes) -> bool:

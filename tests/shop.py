@@ -1,6 +1,6 @@
 """A night of a planted shop for tests of the gates: its lists, and what is known of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -19,6 +19,7 @@ from visrec.scoring.check import ShardFacts, check_shard, read_lists
 from visrec.scoring.data import ScoringData
 from visrec.scoring.lists import Layout, lists_table
 from visrec.scoring.readback import expected_of
+from visrec.scoring.rules import Rules
 from visrec.scoring.target import Target
 from visrec.storage import Store
 
@@ -112,8 +113,15 @@ def through_a_file(table: pa.Table) -> pa.Table:
     return pq.read_table(pa.BufferReader(sink.getvalue()))
 
 
-def open_shop(seed: int = 0, users: int = 200, items: int = 400, layout: Layout = "nested") -> Shop:
-    """A clean night: each user's K best of what is available and not theirs."""
+def open_shop(
+    seed: int = 0,
+    users: int = 200,
+    items: int = 400,
+    layout: Layout = "nested",
+    rules: Rules | None = None,
+    blocked: Ragged | None = None,
+) -> Shop:
+    """A clean night: each user's K best of what is available and not theirs, by the rules."""
     rng = np.random.default_rng(seed)
     item_Nd, user_Ud = rng.normal(size=(items, 8)), rng.normal(size=(users, 8))
     item_ids = pa.array([f"i{n:04}" for n in range(items)])
@@ -138,7 +146,7 @@ def open_shop(seed: int = 0, users: int = 200, items: int = 400, layout: Layout 
         owner_ids=names.take(pa.array(order)),
         shard_offsets=offsets_of(np.bincount(shard_of(names, SHARDS), minlength=SHARDS)),
         profiles=consumed,
-        blocked=Ragged.empty(users),
+        blocked=blocked or Ragged.empty(users),
         mark_N=np.zeros(items, np.uint64),
         unseen_N=np.zeros(items, bool),
         trained_U=np.full(users, -1),
@@ -146,6 +154,7 @@ def open_shop(seed: int = 0, users: int = 200, items: int = 400, layout: Layout 
         cold_U=cold_U,
         artist_N=rng.permutation(np.arange(items) % ARTISTS),
         without_item=0,
+        rules=rules,
     )
     affinity_UN = user_Ud @ item_Nd.T + 0.3 * appeal_N
     last_UN = affinity_UN + rng.normal(scale=0.3, size=affinity_UN.shape)
@@ -157,13 +166,45 @@ def open_shop(seed: int = 0, users: int = 200, items: int = 400, layout: Layout 
 
 
 def best(data: ScoringData, score_UN: npt.NDArray[Any]) -> tuple[Rows, npt.NDArray[np.float32]]:
-    """Each user's K best candidates, of cold users the most popular ones."""
+    """Each user's K best candidates that keep to the rules, of cold users the most popular ones."""
     score_UN = np.where(data.cold_U[:, None], data.count_N, score_UN)
     score_UN = np.where(data.available_N, score_UN, -np.inf)
-    score_UN[data.profiles.owners, data.profiles.values] = -np.inf
-    row_UK = np.argsort(-score_UN, axis=1, kind="stable")[:, :K]
+    for closed in (data.profiles, data.blocked):
+        score_UN[closed.owners, closed.values] = -np.inf
+    row_UN = np.argsort(-score_UN, axis=1, kind="stable")
+    if data.rules is not None:
+        row_UN = np.array([in_turn(row_N, score_N, data.rules)
+                           for row_N, score_N in zip(row_UN, score_UN, strict=True)])  # fmt: skip
+    row_UK = row_UN[:, :K]
     score_UK = np.take_along_axis(score_UN, row_UK, axis=1).astype(np.float32)
+    score_UK[row_UK < 0] = -np.inf
     return np.where(np.isneginf(score_UK), -1, row_UK), score_UK
+
+
+def in_turn(row_N: Rows, score_N: npt.NDArray[Any], rules: Rules) -> Rows:
+    """(K,) the first rows that are open and that no rule keeps from those before, -1 behind."""
+    taken: list[int] = []
+    for row in map(int, row_N):
+        if len(taken) < K and score_N[row] > -np.inf and may_follow(row, taken, rules):
+            taken.append(row)
+    return np.array([*taken, *[-1] * (K - len(taken))])
+
+
+def may_follow(row: int, taken: Sequence[int], rules: Rules) -> bool:
+    """Whether a list with these rows may have one more, by a look at each."""
+    if rules.alike is not None and any(other in rules.alike[row] for other in taken):
+        return False
+    group_N = rules.group_N
+    if group_N is None or group_N[row] < 0:
+        return True
+    return sum(bool(group_N[other] == group_N[row]) for other in taken) < rules.cap
+
+
+def pairs_of(pairs: Iterable[tuple[int, int]], items: int) -> Ragged:
+    """For each item those that look the same, of pairs that are given once."""
+    both = sorted({(a, b) for a, b in pairs} | {(b, a) for a, b in pairs})
+    owners, others = np.array(both, np.int64).reshape(-1, 2).T
+    return Ragged.group(owners, others, items)
 
 
 def failed(shop: Shop) -> set[str]:

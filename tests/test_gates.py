@@ -10,13 +10,16 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.chaos.harness import measured
 from tests.shop import (
     MODEL,
     K,
     Shop,
     evaluated,
     failed,
+    may_follow,
     open_shop,
+    pairs_of,
     scores_of,
     shape,
     through_a_file,
@@ -26,7 +29,8 @@ from visrec.gates import GatesConfig, Night, concentration, judge
 from visrec.publish import Gate, complete
 from visrec.ragged import Ragged
 from visrec.scoring.check import Expected, check_shard
-from visrec.scoring.lists import similar_table
+from visrec.scoring.lists import Layout, similar_table
+from visrec.scoring.rules import Rules
 from visrec.storage import Store
 
 # ------------------------------------------------------------------------------------ clean nights
@@ -39,6 +43,7 @@ def test_a_clean_night_is_not_held_back(seed: int) -> None:
     gates = shop.judged()
     assert [gate.sentence for gate in gates if not gate.passed] == []
     assert [gate.name for gate in gates if gate.found == "not judged"] == []
+    measured(9, clean_nights=1)
 
 
 @pytest.mark.parametrize(("users", "items"), [(1, 12), (3, 30), (60, 15), (40, 500)])
@@ -216,6 +221,104 @@ def test_a_mutant_is_held_back(name: str, tmp_path: Path) -> None:
     with pytest.raises(GateError, match=rf"the pointer has not moved.*\(--gates\.{key}\)"):
         complete(run, {"files": {}}, shop.judged())
     assert not list(run.list())
+    measured(9, mutants_tried=1, mutants_held_back=1)
+
+
+# -------------------------------------------------------------------------- lists against the rules
+
+# Every twentieth of the 400 items has no group, each group twenty. Every two look the same.
+NO_RULES, CAPPED = Rules(0, None, None), Rules(2, np.arange(400) % 20 - 1, None)
+ALIKE = Rules(0, None, pairs_of([(n, n + 1) for n in range(0, 400, 2)], 400))
+BOTH = replace(CAPPED, alike=ALIKE.alike)
+FEW = Rules(2, np.arange(400) % 4, None)  # two of each of four groups, and nothing is left
+Ruled = Callable[[Shop, int], bool]
+
+
+def put(against: Rules, keeping: Rules = NO_RULES) -> Ruled:
+    """A mutant with an open item behind a list, or as its last, against one rule alone."""
+
+    def mutate(shop: Shop, user: int) -> bool:
+        data, row_K, score_K = shop.data, shop.row_UK[user], shop.score_UK[user]
+        place = min(int((row_K >= 0).sum()), K - 1)
+        before = row_K[:place].tolist()
+        closed = {*data.profiles[user].tolist(), *row_K.tolist()}
+        for item in set(np.flatnonzero(data.available_N).tolist()) - closed:
+            if not may_follow(item, before, against) and may_follow(item, before, keeping):
+                row_K[place], score_K[place] = item, score_K[place - 1]
+                return True
+        return False
+
+    return mutate
+
+
+def cut(shop: Shop, user: int) -> bool:
+    shop.row_UK[user, (shop.row_UK[user] >= 0).sum() - 1] = -1
+    return True
+
+
+def block(shop: Shop, user: int) -> bool:
+    one, owner = shop.row_UK[user, 3:4], np.array([user])
+    shop.data = replace(shop.data, blocked=Ragged.group(owner, one, len(shop.row_UK)))
+    return True
+
+
+RULED: Mapping[str, tuple[str, Rules, Ruled]] = {
+    "a third of a group": ("max_against_rules", BOTH, put(CAPPED, ALIKE)),
+    "a ninth of four groups": ("max_against_rules", FEW, put(FEW)),
+    "two that look the same": ("max_against_rules", BOTH, put(ALIKE, CAPPED)),
+    "a list cut short": ("max_wrong_lengths", BOTH, cut),
+    "a short list cut shorter": ("max_wrong_lengths", FEW, cut),
+    "an entry that is blocked": ("max_consumed", BOTH, block),
+}
+
+
+@pytest.mark.parametrize("cold", [False, True], ids=["own", "fallback"])
+@pytest.mark.parametrize("layout", ["nested", "long"])
+@pytest.mark.parametrize("name", RULED)
+def test_a_list_against_the_rules_is_held_back(name: str, layout: Layout, cold: bool) -> None:
+    """Of all lists it is one, and of all gates it is the one that says what is wrong."""
+    key, rules, mutate = RULED[name]
+    shop = open_shop(layout=layout, rules=rules)
+    assert not failed(shop)
+    users = np.flatnonzero(shop.data.cold_U == cold)
+    assert any(mutate(shop, int(user)) for user in users)
+    shop.tables = shop.write()
+    assert failed(shop) == {key}
+    shop.config = GatesConfig(**{key: 1})  # type: ignore[arg-type]
+    assert not failed(shop)
+    measured(9, mutants_tried=1, mutants_held_back=1)
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+@pytest.mark.parametrize("rules", [None, CAPPED, ALIKE, BOTH, FEW])
+def test_a_clean_night_by_rules_is_not_held_back(rules: Rules | None, layout: Layout) -> None:
+    """Some of what each would be shown is blocked; by few groups every list is short."""
+    free = open_shop(3, layout=layout, rules=rules)
+    first_U = free.row_UK[:, 0]
+    blocked = Ragged.group(np.arange(200), first_U, 200)
+    shop = open_shop(3, layout=layout, rules=rules, blocked=blocked)
+    assert not (shop.row_UK == first_U[:, None]).any()
+    assert ((shop.row_UK >= 0).sum(axis=1) == (8 if rules is FEW else K)).all()
+    for night in (free, shop):
+        assert [gate.sentence for gate in night.judged() if not gate.passed] == []
+        assert [gate.name for gate in night.judged() if gate.found == "not judged"] == []
+    measured(9, clean_nights=2)
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+def test_lists_of_so_few_items_that_rules_and_profiles_close_all_are_let_through(
+    layout: Layout,
+) -> None:
+    rules = Rules(1, np.arange(15) % 9, pairs_of([(0, 1), (1, 2), (3, 4)], 15))
+    shop = open_shop(5, users=60, items=15, layout=layout, rules=rules)
+    shop.before = []
+    lengths = (shop.row_UK >= 0).sum(axis=1)
+    assert len(set(lengths.tolist())) > 2
+    assert lengths.max() < 9
+    assert not failed(shop)
+
+
+# ------------------------------------------------------------------------------------- single gates
 
 
 def test_an_evaluation_can_be_asked_for() -> None:

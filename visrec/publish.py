@@ -15,7 +15,7 @@ from typing import Any
 from visrec.errors import ConflictError, GateError, InputError
 from visrec.storage import Store, to_json
 
-MANIFEST, LATEST = "_manifest.json", "_latest.json"
+MANIFEST, LATEST, CLAIM = "_manifest.json", "_latest.json", "_claim.json"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,60 @@ def run_store(recommendations: Store, run_id: str) -> Store:
     return recommendations / f"run={run_id}"
 
 
+# Who writes a run: one set of inputs at a time.
+
+
+def claim(run: Store, inputs: str) -> None:
+    """Takes a run for shards made of these inputs, from others that did not complete it.
+
+    Shards are written only by who reads them, finds the run still claimed (`is_claimed`), and
+    replaces what was read: who lost the run cannot write over its next owner's. Nobody gets a run
+    back: a shard of then would be kept, and could be written over by who had it in between.
+
+    Args:
+        run: the run's directory.
+        inputs: their digest.
+
+    Raises:
+        InputError: it is being completed with shards of other inputs, or others have taken it.
+    """
+    mine: dict[str, Any] = {"inputs": inputs, "lost": [], "sealed": False}
+    while not run.create(CLAIM, to_json(mine)):
+        data, version = run.read_versioned(CLAIM)
+        found = json.loads(data)
+        if found["inputs"] == inputs:
+            return
+        if found["sealed"] or inputs in found["lost"]:
+            raise InputError(
+                f"The run at {run.root} was made from other inputs or settings, or is being made "
+                "from them; choose another --run_id."
+            )
+        mine["lost"] = [*found["lost"], found["inputs"]]
+        if run.replace(CLAIM, to_json(mine), version):
+            return
+
+
+def is_claimed(run: Store, inputs: str) -> bool:
+    """Whether a run is claimed for shards of these inputs."""
+    return bool(run.read_json(CLAIM)["inputs"] == inputs)
+
+
+def _seal(run: Store, inputs: str) -> None:
+    """From now on nobody can claim the run for other inputs."""
+    data, version = run.read_versioned(CLAIM)
+    sealed = to_json({**json.loads(data), "sealed": True})
+    if json.loads(data)["inputs"] == inputs and (
+        data == sealed or run.replace(CLAIM, sealed, version) or run.read(CLAIM) == sealed
+    ):
+        return
+    raise ConflictError(
+        f"Another writer has taken {run.root} for lists of other inputs. Choose another --run_id."
+    )
+
+
+# Completion and the pointer.
+
+
 def read_published(run: Store) -> Mapping[str, Any] | None:
     """A run's manifest, None where the run is not complete."""
     return run.read_json(MANIFEST) if run.exists(MANIFEST) else None
@@ -82,6 +136,7 @@ def complete(
     described: Mapping[str, Any],
     gates: Sequence[Gate],
     force: str | None = None,
+    inputs: str | None = None,
 ) -> Mapping[str, Any]:
     """Writes a run's manifest, once all its gates have passed and its files are in place.
 
@@ -91,6 +146,7 @@ def complete(
         gates: the checks.
         force: why the run is published even where a check did not pass; the manifest records it,
             and the checks that it overrode.
+        inputs: for which the run was claimed, if it was.
 
     Raises:
         GateError: a check did not pass, and nothing was forced; nothing was published.
@@ -105,6 +161,8 @@ def complete(
             "with other thresholds, or with --force_publish 'the reason', which the manifest will "
             "record."
         )
+    if inputs is not None:
+        _seal(run, inputs)
     sizes = {entry.name: entry.size for entry in run.list("part-")}
     for name, facts in described["files"].items():
         if sizes.get(name) != facts["bytes"]:
@@ -208,7 +266,7 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
     return str(before["run_id"]), run_id
 
 
-def retire(recommendations: Store, keep: int) -> list[str]:
+def retire(recommendations: Store, keep: int, tonight: str | None = None) -> list[str]:
     """Removes the oldest nights beyond some, with all their files, and says which.
 
     A night is a run whose id is a date. What the pointer names, and the run before it, stay.
@@ -216,12 +274,13 @@ def retire(recommendations: Store, keep: int) -> list[str]:
     Args:
         recommendations: where the runs are.
         keep: how many nights stay, complete or not.
+        tonight: a night that stays, however old it is.
     """
     files: dict[str, list[str]] = {}
     for entry in recommendations.list("run="):
         files.setdefault(entry.name.partition("/")[0].removeprefix("run="), []).append(entry.name)
     pointer = _read_pointer(recommendations)[0]
-    named = {pointer["run_id"], pointer["previous_run_id"]}
+    named = {pointer["run_id"], pointer["previous_run_id"], tonight}
     nights = sorted(filter(_is_date, files), reverse=True)
     old = [night for night in nights[keep:] if night not in named]
     for night in old:

@@ -279,6 +279,21 @@ class Store:
             with source, pq.ParquetFile(source) as file:
                 return file.read(columns=chosen)
 
+    def replace_table(self, name: str, table: pa.Table, version: str | None) -> bool:
+        """Writes one Parquet file, without Arrow's own types, in place of what was read.
+
+        Args:
+            name: below this directory.
+            table: what to write.
+            version: of the file that must still be there; None where there must be none.
+        """
+        sink = pa.BufferOutputStream()
+        _write_parquet(table, sink, arrow_schema=False)
+        data = sink.getvalue().to_pybytes()
+        if version is None:
+            return self.create(name, data)
+        return self.replace(name, data, version)
+
     def write_table(self, name: str, table: pa.Table, *, arrow_schema: bool = True) -> int:
         """Writes one Parquet file, whole or not at all; returns its bytes.
 

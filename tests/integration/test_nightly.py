@@ -8,14 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from PIL import Image, ImageOps
 
-from jobs import nightly
-from jobs.launch import Summary
 from jobs.nightly import NightlyJob
-from tests.integration.workspace import BACKBONE, QUICK, paint, published_rows, run_recommend
-from visrec.config import plain
+from tests.integration.workspace import paint, published_rows, run_night, run_recommend
 from visrec.errors import GateError, InputError
 from visrec.lease import Lease
 from visrec.publish import LATEST, MANIFEST, roll_back
@@ -24,28 +20,6 @@ from visrec.storage import Store
 
 pytestmark = pytest.mark.ray
 FIRST, SECOND, THIRD = "2026-11-20", "2026-11-21", "2026-11-22"  # of one week from a training day
-
-
-def settings(folder: Path) -> dict[str, str]:
-    """The small gallery's YAML for each job."""
-    one = {"workers": 1, "cpus_per_worker": 1}
-    files = {
-        "extract": {"backbone": plain(BACKBONE)},
-        "training": {"train": plain(QUICK), "resources": one},
-        "recommend": {"k": 10, "shards": 3, "resources": {"actors": 1}},
-        "evaluation": {"examples": 1},
-    }
-    folder.mkdir(exist_ok=True)
-    for name, keys in files.items():
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(keys))
-    return {name: str(folder / f"{name}.yaml") for name in files}
-
-
-def run_night(workspace: str | Path, as_of: str, **keys: Any) -> Summary:
-    keys = {**settings(Path(keys.pop("folder", workspace)) / "yaml"), **keys}
-    summary = Summary("nightly")
-    nightly.main(NightlyJob(workspace=str(workspace), as_of=as_of, **keys), summary)
-    return summary
 
 
 def a_day_in_the_shop(workspace: Path, day: str) -> None:
@@ -80,7 +54,8 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert night.rows["run through the network"] == night.rows["pictures"] == 300
     # 2026-11-19 was a Thursday, as 1970-01-01 was: a training day where every seventh is one.
     assert night.rows["model"] == "curatornet-2026-11-19"
-    known = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    judged = tmp_path / "evaluation" / "curatornet-2026-11-19"
+    known = json.loads((judged / "metrics.json").read_text())
     manifest = json.loads((lists / f"run={SECOND}" / MANIFEST).read_text())
     assert manifest["inputs"]["model"] in known["digests"].values()
     gates = {gate["key"]: gate for gate in manifest["gates"]}
@@ -128,7 +103,7 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
 
     # Two nights stay, and the one that is published.
     assert run_night(tmp_path, THIRD, keep=2).rows["nights removed"] == FIRST
-    assert sorted(path.name for path in lists.glob("run=*")) == [
+    assert sorted({path.parent.name for path in lists.glob("run=*/*")}) == [
         f"run={SECOND}", f"run={THIRD}", "run=whole"
     ]  # fmt: skip
     assert not [path for path in lists.rglob("*") if FIRST in str(path) and path.is_file()]

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
+import yaml
 
-from jobs import evaluate, extract_features, recommend, train
+from jobs import evaluate, extract_features, nightly, recommend, train
 from jobs.evaluate import EvaluateJob
 from jobs.extract_features import ExtractJob
 from jobs.launch import JobConfig, Summary
+from jobs.nightly import NightlyJob
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
+from visrec.config import plain
 from visrec.features.backbones import BackboneConfig
 from visrec.sources.gallery import GalleryConfig, write_gallery
 from visrec.storage import Store
@@ -65,6 +68,25 @@ def run_recommend(workspace: str | Path, **keys: Any) -> Summary:
 def run_evaluate(workspace: str | Path, **keys: Any) -> Summary:
     keys = {"examples": 2, **keys}
     return _run(evaluate.main, EvaluateJob(workspace=str(workspace), **keys))
+
+
+def night_settings(folder: Path, shards: int = 3) -> dict[str, str]:
+    """The small gallery's YAML for each job of a night."""
+    files = {
+        "extract": {"backbone": plain(BACKBONE)},
+        "training": {"train": plain(QUICK), "resources": {"workers": 1, "cpus_per_worker": 1}},
+        "recommend": {"k": 10, "shards": shards, "resources": {"actors": 1}},
+        "evaluation": {"examples": 1},
+    }
+    folder.mkdir(exist_ok=True)
+    for name, keys in files.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(keys))
+    return {name: str(folder / f"{name}.yaml") for name in files}
+
+
+def run_night(workspace: str | Path, as_of: str, **keys: Any) -> Summary:
+    keys = {**night_settings(Path(keys.pop("folder", workspace)) / "yaml"), **keys}
+    return _run(nightly.main, NightlyJob(workspace=str(workspace), as_of=as_of, **keys))
 
 
 def _run(main: Callable[[Config, Summary], None], config: Config) -> Summary:

@@ -14,6 +14,7 @@ from jobs import train
 from jobs.evaluate import EvaluateJob
 from jobs.extract_features import ExtractJob
 from jobs.launch import JobConfig, Summary, launch, own_cause, parse
+from jobs.nightly import NightlyJob
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
 from visrec.errors import InputError, VisrecError
@@ -39,6 +40,47 @@ def test_no_flags_give_the_defaults(job: type[JobConfig]) -> None:
 def test_switches_need_no_value(arguments: list[str], local: bool, debug: bool) -> None:
     config = parse(RecommendJob, arguments)
     assert (config.local, config.debug) == (local, debug)
+
+
+@pytest.mark.parametrize(
+    ("job", "dashes", "underscores"),
+    [
+        (NightlyJob, ["--as-of", "2026-11-22"], ["--as_of", "2026-11-22"]),
+        (NightlyJob, ["--as-of=2026-11-22"], ["--as_of=2026-11-22"]),
+        (NightlyJob, ["--force-publish=why not"], ["--force_publish=why not"]),
+        (NightlyJob, ["--local", "--train-now", "true"], ["--local", "--train_now", "true"]),
+        (NightlyJob, ["--exit-if-running", "3", "--local"], ["--exit_if_running=3", "--local"]),
+        (TrainJob, ["--train.learning-rate", "0.5"], ["--train.learning_rate", "0.5"]),
+        (TrainJob, ["--model.item-width=9"], ["--model.item_width=9"]),
+        (RecommendJob, ["--gates.min-gain", "-0.5"], ["--gates.min_gain", "-0.5"]),
+        (RecommendJob, ["--rules.cap-by=a-b", "--rules.cap=2"], ["--rules.cap_by=a-b",
+                                                                 "--rules.cap=2"]),
+    ],
+)  # fmt: skip
+def test_dashes_in_flags_are_underscores(
+    job: type[JobConfig], dashes: list[str], underscores: list[str]
+) -> None:
+    config = parse(job, dashes)
+    assert config == parse(job, underscores)
+    assert config != job()
+
+
+def test_dashes_in_values_stay(tmp_path: Path) -> None:
+    def forced(*arguments: str) -> str | None:
+        return parse(NightlyJob, arguments).force_publish
+
+    assert forced("--force-publish=why not-now") == "why not-now"
+    assert forced("--force-publish=a-b=c-d") == "a-b=c-d"
+    assert forced("--force_publish=-half-closed") == "-half-closed"
+    assert forced("--force_publish=--half-closed") == "--half-closed"
+    assert parse(RecommendJob, ["--gates.min_gain", "-0.5"]).gates.min_gain == -0.5
+    assert parse(RecommendJob, ["--gates.min_gain=-1e-3"]).gates.min_gain == -1e-3
+    assert parse(RecommendJob, ["--workspace", "my-shop/a-b"]).workspace == "my-shop/a-b"
+    path = tmp_path / "my-job.yaml"
+    path.write_text("as_of: 2026-11-22\nworkspace: s3://a-b/c-d\n")
+    config = parse(NightlyJob, ["--config", str(path), "--recommend", "a-b.yaml"])
+    assert (config.as_of, config.workspace) == ("2026-11-22", "s3://a-b/c-d")
+    assert config.recommend == "a-b.yaml"
 
 
 def test_flags_go_before_yaml_and_yaml_before_defaults(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Facts of lists against plain loops over their rows, and files read back in any groups."""
 
+from collections import Counter
 from dataclasses import replace
 from functools import reduce
 from operator import add
@@ -14,13 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.shop import SHARDS, K, Rows, Shop, open_shop
+from tests.shop import SHARDS, K, Rows, Shop, in_turn, may_follow, open_shop, pairs_of
 from visrec.interactions.log import shard_of
 from visrec.ragged import Ragged
-from visrec.schemas import RECOMMENDATIONS
+from visrec.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG
 from visrec.scoring.check import Expected, ShardFacts, check_shard, read_lists
 from visrec.scoring.lists import Layout
 from visrec.scoring.readback import LastPublication, check_files, expected_of, without_feature
+from visrec.scoring.rules import Rules
 from visrec.scoring.target import Target, shard_name
 from visrec.storage import Store
 
@@ -87,6 +89,106 @@ def test_facts_of_garbage_are_those_of_a_plain_loop(seed: int) -> None:
     assert facts.warm == sum(row["user_id"] not in cold for row in known)
     warm_entries = [e["item_id"] for u, e in entries if u in mine and u not in cold]
     assert facts.listed_N.tolist() == [warm_entries.count(item) for item in ids]
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+@pytest.mark.parametrize("alike", [False, True])
+@pytest.mark.parametrize("cap", [None, 1, 2])
+def test_facts_by_rules_are_those_of_a_plain_loop(
+    cap: int | None, alike: bool, layout: Layout
+) -> None:
+    """Lists that keep to the rules, some cut or with one entry more, and garbage of any length."""
+    n, users, seen = 25, 30, Counter[str]()
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        group_N = np.where(rng.random(n) < 0.1, -1, rng.integers(0, 4, n)) if cap else None
+        pairs = [(a, b) for a, b in rng.integers(0, n, (14, 2)).tolist() if alike and a != b]
+        rules = Rules(cap or 0, group_N, pairs_of(pairs, n) if alike else None)
+        owner_P, item_P = np.divmod(np.unique(rng.integers(0, users * n, 90)), n)
+        data = replace(open_shop(seed, users=users, items=n).data,
+                       shard_offsets=np.array([0, users]), rules=rules,
+                       blocked=Ragged.group(owner_P, item_P, users))  # fmt: skip
+        closed = [{*data.profiles[u].tolist(), *data.blocked[u].tolist()} for u in range(users)]
+        open_N = data.available_N
+        left = [set(np.flatnonzero(open_N).tolist()) - gone for gone in closed]
+        owners = rng.integers(-3, users, 60)  # below 0 is nobody we know
+        found: list[tuple[int, list[int]]] = []
+        # Not twice in turn: the long layout makes one list of that.
+        for user in owners[np.insert(np.diff(owners) != 0, 0, True)].tolist():
+            score_N = np.array([0.0 if row in left[user] else -np.inf for row in range(n)])
+            fine = in_turn(rng.permutation(n), score_N, rules)
+            mine = fine[fine >= 0].tolist()
+            kind = rng.integers(0, 4)
+            if kind == 0:
+                mine = rng.integers(0, n + 1, rng.integers(0, 14)).tolist()  # n is not an item
+            elif kind == 1:
+                mine = mine[:-1]
+            elif kind == 2:
+                mine = [*mine, int(rng.integers(0, n))]
+            found.append((user, mine))
+        table = as_table(found, layout, data.item_ids, data.owner_ids)
+        target = Target(Store("/nowhere"), 1, K, layout, "user_to_item", {})
+        facts = check_shard(table, expected_of(data, target, 0))
+
+        against = wrong = 0
+        for user, mine in found:
+            if layout == "long" and not mine:
+                continue  # has no row
+            listed = [row for row in mine if row < n]
+            against += not all(may_follow(row, listed[:place], rules)
+                               for place, row in enumerate(listed))  # fmt: skip
+            if user >= 0:
+                wanted = min(K, len(left[user]))
+                more = [row for row in left[user] - set(listed) if may_follow(row, listed, rules)]
+                honest = len(mine) == wanted or (len(mine) < wanted and not more)
+                wrong += not honest
+                seen["short and honest"] += honest and len(mine) < wanted
+                seen["too short"] += not honest and len(mine) < wanted
+                seen["too long"] += len(mine) > wanted
+        assert facts.against_rules == against
+        assert facts.wrong_lengths == wrong
+        assert facts.consumed == sum(
+            row in closed[user] for user, mine in found if user >= 0 for row in mine
+        )
+        seen["against"] += against
+    # What is looked for was there.
+    assert min(seen["too short"], seen["too long"]) > 0
+    assert (seen["against"] > 0) == (seen["short and honest"] > 0) == (bool(cap) or alike)
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+def test_what_is_both_taken_and_blocked_is_gone_once(layout: Layout) -> None:
+    """Where fewer than k candidates are left, so that one more or less of them counts."""
+    shop = open_shop(2, users=60, items=14, layout=layout)
+    assert (shop.row_UK < 0).any()
+    assert not shop.facts().wrong_lengths
+    shop.data = replace(shop.data, blocked=shop.data.profiles)
+    assert not shop.facts().wrong_lengths
+    short = int(np.argmax((shop.row_UK < 0).any(axis=1)))
+    shop.row_UK[short, (shop.row_UK[short] >= 0).sum() - 1] = -1
+    shop.tables = shop.write()
+    assert shop.facts().wrong_lengths == 1
+
+
+def as_table(
+    found: list[tuple[int, list[int]]], layout: Layout, item_ids: pa.Array, owner_ids: pa.Array
+) -> pa.Table:
+    """Lists of rows as a table of either layout; rows beyond the last are ids that nobody knows."""
+    items, users = [*item_ids.to_pylist(), "?"], [*owner_ids.to_pylist(), "c", "b", "a"]
+    rows = [
+        (users[user], [{"item_id": items[row], "score": 1.0, "because_item_id": None}
+                       for row in mine])
+        for user, mine in found
+    ]  # fmt: skip
+    if layout == "nested":
+        nested = [{"user_id": user, "items": entries, "cold": False} for user, entries in rows]
+        return pa.Table.from_pylist(nested, RECOMMENDATIONS)
+    flat = [
+        {"user_id": user, "rank": place + 1, **entry}
+        for user, entries in rows
+        for place, entry in enumerate(entries)
+    ]
+    return pa.Table.from_pylist(flat, RECOMMENDATIONS_LONG)
 
 
 def test_overlap_and_first_scores_are_those_of_a_plain_loop() -> None:

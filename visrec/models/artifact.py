@@ -92,6 +92,16 @@ def load_artifact(store: Store) -> Artifact:
             is one that this version does not know.
     """
     files = _checked_files(store)
+    try:
+        return _loaded(store, files)
+    except (ValueError, KeyError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(
+            f"The files of the model at {store.root} cannot be read: {type(error).__name__}: {text}"
+        ) from error
+
+
+def _loaded(store: Store, files: Mapping[str, bytes]) -> Artifact:
     described = json.loads(files[_CONFIG])
     settings = dict(described["model"])
     name = settings.pop("name")

@@ -20,9 +20,11 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy, Dataset
 
+from visrec.errors import ConflictError
 from visrec.models.artifact import load_artifact
 from visrec.models.contract import Arrays, Scorer
 from visrec.progress import Timer
+from visrec.publish import is_claimed
 from visrec.scoring.carry import Last, write_owner_marks
 from visrec.scoring.data import ScoringData
 from visrec.scoring.native import missing
@@ -108,35 +110,46 @@ class ScoreShards:
     def _shard(self, shard: int) -> dict[str, npt.NDArray[Any]]:
         name = shard_name(shard)
         marks = {**self._target.marks, "visrec.shard": str(shard)}
-        found, carried = existing_shard(self._target.run, name, marks), 0
+        run, carried = self._target.run, 0
+        found, version = existing_shard(run, name, marks)
         kept = found is not None
         if found is None:
             table, carried = self._lists(shard)
             table = table.replace_schema_metadata({**marks, **table.schema.metadata})
             with self._timer.phase("write"):
-                write_owner_marks(self._data, self._target, shard)
-                self._target.run.write_table(name, table, arrow_schema=False)
-                found = existing_shard(self._target.run, name, marks)
+                if is_claimed(run, self._target.marks["visrec.inputs"]):
+                    write_owner_marks(self._data, self._target, shard)
+                    # Where another was faster, it was with the same lists, or has claimed the run.
+                    run.replace_table(name, table, version)
+                found = existing_shard(run, name, marks)[0]
             if found is None:
-                raise RuntimeError(f"{self._target.run.uri(name)} is not what was written there")
+                raise ConflictError(
+                    f"Another writer has taken {run.root} for lists of other inputs. Choose "
+                    "another --run_id."
+                )
         facts = {**found, "kept": kept, "carried": carried}
         return {key: np.array([value]) for key, value in facts.items()}
 
 
-def existing_shard(run: Store, name: str, marks: Mapping[str, str]) -> dict[str, Any] | None:
-    """What a shard's file is, read back whole; None where it is missing or of other inputs."""
+def existing_shard(
+    run: Store, name: str, marks: Mapping[str, str]
+) -> tuple[dict[str, Any] | None, str | None]:
+    """What a shard's file is, read back whole, and its version.
+
+    None where it is of other inputs, or damaged; and no version where there is none.
+    """
     if not run.exists(name):
-        return None
-    data = run.read(name)
+        return None, None
+    data, version = run.read_versioned(name)
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
     except pa.ArrowInvalid:
-        return None
+        return None, version
     found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
     if any(found.get(key) != value for key, value in marks.items()):
-        return None
+        return None, version
     owner_ids = file.read(columns=file.schema_arrow.names[:1])[0]
-    return {
+    facts = {
         "name": name,
         "rows": len(owner_ids),
         "owners": pc.count_distinct(owner_ids).as_py(),
@@ -144,3 +157,4 @@ def existing_shard(run: Store, name: str, marks: Mapping[str, str]) -> dict[str,
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }
+    return facts, version

@@ -78,15 +78,16 @@ class Job:
     tally: Any
 
 
-def fit_with_ray(job: Job, resources: TrainResources, runs: Store) -> Result:
-    """Trains on the cluster. A run of the same `model_id` goes on from its last checkpoint.
+def fit_with_ray(job: Job, name: str, resources: TrainResources, runs: Store) -> Result:
+    """Trains on the cluster. A run of the same name goes on from its last checkpoint.
 
     Args:
         job: what to train.
+        name: of the run.
         resources: with what.
-        runs: where Ray keeps checkpoints, below a folder of the model's name.
+        runs: where Ray keeps checkpoints, below a folder of the run's name.
     """
-    return run_workers(train_worker, job, job.model_id, resources, runs)
+    return run_workers(train_worker, job, name, resources, runs)
 
 
 def run_workers(
