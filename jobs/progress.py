@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.launch import Summary
 from visrec.progress import Tally
@@ -25,7 +26,9 @@ def follow(label: str, total: int, summary: Summary, unit: str = "rows") -> Iter
         summary: takes the wall time and the workers' seconds.
         unit: what the rows are, and the name the workers count them under.
     """
-    tally: Any = Tally.remote()  # type: ignore[attr-defined]  # put there by the decorator
+    # Beside the driver: a machine that goes away takes no count with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    tally: Any = Tally.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # put there by the decorator
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(tally, label, total, unit, done), daemon=True)
     watcher.start()

@@ -334,7 +334,8 @@ class TokenCluster:
             *(self._ray, "start", f"--address=127.0.0.1:{self._port}", "--block"),
             *(f"--num-cpus={self._num_cpus}", "--node-ip-address=127.0.0.1"),
             *("--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats"),
-            f"--object-store-memory={256 * 2**20}",
+            # A folder of its own, as a machine has: a node that leaves takes its code away.
+            *(f"--temp-dir={self.directory / mark[:4]}", f"--object-store-memory={256 * 2**20}"),
         ]
         env = {**self._server_env(free_ports(2)), "VISREC_TEST_NODE": mark}
         alive = self._alive()

@@ -201,6 +201,10 @@ def test_who_goes_back_to_what_was_left_has_it_again(lists: Store) -> None:
     assert roll_back(lists, "r3") == ("r2", "r3")
     assert pointed_to(lists) == "r3"
     assert standing(lists, "r2") == "no: it was rolled back"
+    night(lists, "r4", 4)
+    point_to(lists, "r4")
+    assert standing(lists, "r3") == "no: a later night is published"  # and not: left
+    assert roll_back(lists) == ("r4", "r3")
     assert roll_back(lists, "r1") == ("r3", "r1")
     assert not point_to(lists, "r2")
     assert not point_to(lists, "r3")
@@ -309,6 +313,18 @@ def test_the_published_night_and_the_one_before_stay_however_old(lists: Store) -
     # Rolled back, it is one as any other.
     assert retire(lists, 2) == [DATES[2]]
     assert pointed_to(lists) == DATES[0]
+
+
+@pytest.mark.parametrize("tonight", [0, 1, 6])
+def test_the_night_at_work_stays_however_old(lists: Store, tonight: int) -> None:
+    """Complete or not: who fills it in still asks how it stands."""
+    history(lists)
+    point_to(lists, DATES[6])
+    old = [night for night in DATES[:4] if night != DATES[tonight]]
+    assert retire(lists, 3, DATES[tonight]) == old
+    assert runs(lists) == {*DATES, *NO_DATES} - {*old}
+    if tonight == 0:
+        assert standing(lists, DATES[0]) == "no: a later night is published"
 
 
 def test_nights_that_did_not_get_complete_are_nights(lists: Store) -> None:

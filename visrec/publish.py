@@ -201,7 +201,9 @@ def point_to(recommendations: Store, run_id: str) -> bool:
     pointer, (before, version) = _pointer(recommendations, run_id), _read_pointer(recommendations)
     if _standing(pointer, before) is not None:
         return False
-    _move(recommendations, {**pointer, "previous_run_id": before["run_id"]}, version)
+    left = before.get("rolled_back", [])
+    moved = {**pointer, "previous_run_id": before["run_id"], "rolled_back": left}
+    _move(recommendations, moved, version)
     return True
 
 
@@ -240,7 +242,7 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
     """
     before, version = _read_pointer(recommendations)
     run_id = run_id or before["previous_run_id"]
-    if run_id is None:
+    if run_id is None or version is None:
         found = f"no run before {before['run_id']}" if version else "no publication at all"
         raise InputError(
             f"Found {found} in {recommendations.root}; expected one to go back to. Name it with "
@@ -276,17 +278,16 @@ def retire(recommendations: Store, keep: int, tonight: str | None = None) -> lis
         keep: how many nights stay, complete or not.
         tonight: a night that stays, however old it is.
     """
-    files: dict[str, list[str]] = {}
-    for entry in recommendations.list("run="):
-        files.setdefault(entry.name.partition("/")[0].removeprefix("run="), []).append(entry.name)
+    names = {entry.name.partition("/")[0] for entry in recommendations.list("run=")}
     pointer = _read_pointer(recommendations)[0]
     named = {pointer["run_id"], pointer["previous_run_id"], tonight}
-    nights = sorted(filter(_is_date, files), reverse=True)
+    runs = {name.removeprefix("run=") for name in names}
+    nights = sorted(filter(_is_date, runs), reverse=True)
     old = [night for night in nights[keep:] if night not in named]
     for night in old:
         # Without its manifest a run is not complete to anybody.
-        first = f"run={night}/{MANIFEST}"
-        recommendations.delete([first, *(name for name in files[night] if name != first)])
+        recommendations.delete([f"run={night}/{MANIFEST}"])
+        recommendations.delete_folder(f"run={night}")
     return sorted(old)
 
 

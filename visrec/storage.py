@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -268,6 +269,12 @@ class Store:
                     self._s3().delete_object(Bucket=self._bucket, Key=self._key(name))
                 else:
                     Path(self.root, name).unlink(missing_ok=True)
+
+    def delete_folder(self, name: str) -> None:
+        """Removes all that is below a folder, and where there are folders, the folder itself."""
+        self.delete([entry.name for entry in self.list(f"{name}/")])
+        if not self.is_s3:
+            shutil.rmtree(Path(self.root, name), ignore_errors=True)
 
     # Tables.
 

@@ -72,9 +72,10 @@ def run_evaluate(workspace: str | Path, **keys: Any) -> Summary:
 
 def night_settings(folder: Path, shards: int = 3) -> dict[str, str]:
     """The small gallery's YAML for each job of a night."""
+    one = {"workers": 1, "cpus_per_worker": 1, "max_failures": 10}
     files = {
         "extract": {"backbone": plain(BACKBONE)},
-        "training": {"train": plain(QUICK), "resources": {"workers": 1, "cpus_per_worker": 1}},
+        "training": {"train": plain(QUICK), "resources": one},
         "recommend": {"k": 10, "shards": shards, "resources": {"actors": 1}},
         "evaluation": {"examples": 1},
     }

@@ -247,8 +247,11 @@ def check_shard(table: pa.Table, expected: Expected, before: Lists | None = None
 
 def _lengths(expected: Expected, closed: Ragged) -> Ints:
     """(U,) how many entries each owner's list has: k, or as many as there are candidates."""
-    open_V = expected.available_N[closed.values]
-    gone_U = np.bincount(closed.owners[open_V], minlength=len(expected.owner_ids))
+    n = len(expected.item_ids)
+    # What is both taken and blocked is gone once.
+    user_P, item_P = np.divmod(_distinct(_pairs(closed.owners, closed.values, n)), max(n, 1))
+    open_P = expected.available_N[item_P]
+    gone_U = np.bincount(user_P[open_P], minlength=len(expected.owner_ids))
     left_U = int(expected.available_N.sum()) - gone_U
     return np.minimum(left_U, expected.k)
 
