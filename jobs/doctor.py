@@ -24,13 +24,14 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.launch import JobConfig, Summary, launch
+from visrec.clients import translated
 from visrec.errors import InputError, VisrecError
 from visrec.features.extract import ExtractResources
 from visrec.features.table import read_manifest
 from visrec.fitness import WRITABLE, Finding, Size, room, sees, sweep, trial_of, try_store
 from visrec.scoring.recommend import ScoreResources
 from visrec.sources.tables import table_files
-from visrec.storage import Store, translated
+from visrec.storage import Store
 from visrec.training.ray_train import TrainResources
 
 PACKAGES = ("ray", "torch", "pyarrow")

@@ -17,6 +17,7 @@ import ray
 
 from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
+from visrec.claims import claim
 from visrec.config import digest, plain
 from visrec.errors import InputError
 from visrec.features.table import read_manifest
@@ -24,7 +25,6 @@ from visrec.gates import GatesConfig, Night, judge
 from visrec.models.artifact import LATEST, load_artifact
 from visrec.publish import (
     Gate,
-    claim,
     complete,
     point_to,
     read_last,

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError, ConnectionClosedError
 
 from tests.test_storage import everything_below, refusal
 from visrec import storage
+from visrec.clients import forget_credentials
 from visrec.errors import StorageError
 from visrec.storage import Store
 
@@ -80,7 +81,7 @@ def wrap_put(monkeypatch: pytest.MonkeyPatch, s3_env: str) -> Callable[[Callable
             return made
 
         monkeypatch.setattr(boto3.Session, "client", client)
-        storage.forget_credentials()
+        forget_credentials()
         return Store.at(s3_env)
 
     return wrapped

@@ -13,7 +13,10 @@ CHECKOUT = Path(__file__).parents[1]
 
 # A module imports from its own stage and from those before it. Scoring and evaluation come before
 # training, since training chooses the epoch by the metrics that the models are judged by.
-SHARED = ("errors", "config", "ragged", "schemas", "storage", "progress", "native", "fitness")
+SHARED = (
+    *("errors", "config", "ragged", "schemas", "clients", "storage", "progress", "native"),
+    *("fitness", "lease", "claims"),
+)
 STAGES = (
     *("sources", "features", "interactions", "models", "scoring", "evaluation", "training"),
     *("publish", "gates"),
@@ -24,7 +27,8 @@ WITHOUT_RAY = (
     *("visrec.features.backbones", "visrec.scoring.topk", "visrec.scoring.lists"),
     *("visrec.evaluation.metrics", "visrec.evaluation.ranking", "visrec.evaluation.report"),
     *("visrec.training.loop", "visrec.training.checkpoints", "visrec.publish"),
-    *("visrec.scoring.check", "visrec.gates", "visrec.fitness"),
+    *("visrec.scoring.check", "visrec.gates", "visrec.fitness", "visrec.lease"),
+    *("visrec.scoring.rules", "visrec.scoring.carry", "visrec.claims"),
 )
 
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.servers import SeaweedFS, free_ports
-from visrec import storage
+from visrec import clients
 from visrec.errors import InputError, StorageError
 from visrec.storage import Store, read_uri, to_json
 
@@ -292,7 +292,7 @@ def test_a_reader_may_not_write(
     s3: SeaweedFS, s3_env: str, monkeypatch: pytest.MonkeyPatch, request_name: str
 ) -> None:
     Store.at(s3_env).write_table("x.parquet", TABLE)
-    storage.forget_credentials()
+    clients.forget_credentials()
     for name, value in s3.readonly_env().items():
         monkeypatch.setenv(name, value)
     store = Store.at(s3_env)

@@ -20,8 +20,9 @@ from pathlib import Path
 import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
+from visrec.clients import translated
 from visrec.errors import StorageError
-from visrec.storage import Store, translated
+from visrec.storage import Store
 
 FOLDER = "_doctor"
 PROBE = "probe"  # left by the first write, for other machines to look for

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
+from visrec.claims import seal
 from visrec.errors import ConflictError, GateError, InputError
 from visrec.storage import Store, to_json
 
-MANIFEST, LATEST, CLAIM = "_manifest.json", "_latest.json", "_claim.json"
+MANIFEST, LATEST = "_manifest.json", "_latest.json"
 
 
 @dataclass(frozen=True)
@@ -64,60 +65,6 @@ def run_store(recommendations: Store, run_id: str) -> Store:
     return recommendations / f"run={run_id}"
 
 
-# Who writes a run: one set of inputs at a time.
-
-
-def claim(run: Store, inputs: str) -> None:
-    """Takes a run for shards made of these inputs, from others that did not complete it.
-
-    Shards are written only by who reads them, finds the run still claimed (`is_claimed`), and
-    replaces what was read: who lost the run cannot write over its next owner's. Nobody gets a run
-    back: a shard of then would be kept, and could be written over by who had it in between.
-
-    Args:
-        run: the run's directory.
-        inputs: their digest.
-
-    Raises:
-        InputError: it is being completed with shards of other inputs, or others have taken it.
-    """
-    mine: dict[str, Any] = {"inputs": inputs, "lost": [], "sealed": False}
-    while not run.create(CLAIM, to_json(mine)):
-        data, version = run.read_versioned(CLAIM)
-        found = json.loads(data)
-        if found["inputs"] == inputs:
-            return
-        if found["sealed"] or inputs in found["lost"]:
-            raise InputError(
-                f"The run at {run.root} was made from other inputs or settings, or is being made "
-                "from them; choose another --run_id."
-            )
-        mine["lost"] = [*found["lost"], found["inputs"]]
-        if run.replace(CLAIM, to_json(mine), version):
-            return
-
-
-def is_claimed(run: Store, inputs: str) -> bool:
-    """Whether a run is claimed for shards of these inputs."""
-    return bool(run.read_json(CLAIM)["inputs"] == inputs)
-
-
-def _seal(run: Store, inputs: str) -> None:
-    """From now on nobody can claim the run for other inputs."""
-    data, version = run.read_versioned(CLAIM)
-    sealed = to_json({**json.loads(data), "sealed": True})
-    if json.loads(data)["inputs"] == inputs and (
-        data == sealed or run.replace(CLAIM, sealed, version) or run.read(CLAIM) == sealed
-    ):
-        return
-    raise ConflictError(
-        f"Another writer has taken {run.root} for lists of other inputs. Choose another --run_id."
-    )
-
-
-# Completion and the pointer.
-
-
 def read_published(run: Store) -> Mapping[str, Any] | None:
     """A run's manifest, None where the run is not complete."""
     return run.read_json(MANIFEST) if run.exists(MANIFEST) else None
@@ -162,7 +109,7 @@ def complete(
             "record."
         )
     if inputs is not None:
-        _seal(run, inputs)
+        seal(run, inputs)
     sizes = {entry.name: entry.size for entry in run.list("part-")}
     for name, facts in described["files"].items():
         if sizes.get(name) != facts["bytes"]:

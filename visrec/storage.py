@@ -6,7 +6,6 @@ Credentials come from the boto3 chain and an endpoint other than AWS from `AWS_E
 that expire are renewed wherever they are used.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -17,39 +16,19 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectTimeoutError,
-    EndpointConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
+from visrec.clients import BUSY, LOST, MISSING, arrow_s3, boto_s3, code, credentials, translated
 from visrec.errors import InputError, StorageError
 
 _WRITE_ID = "visrec-write-id"
-_MISSING = {"404", "NoSuchKey", "NotFound"}
-_LOST = {"412", "PreconditionFailed"}
-_BUSY = {"409", "ConditionalRequestConflict"}
 _PAUSES = (0.1, 0.3, 1.0, 3.0)  # seconds between tries while another writes the same key
-_REFUSED = {
-    *("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"),
-    *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH"),  # pyarrow's names
-}
-_NO_CREDENTIALS = (
-    "there are no S3 credentials; expected AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, an AWS "
-    "profile, or a role of this machine."
-)
 
 
 @dataclass(frozen=True)
@@ -114,7 +93,7 @@ class Store:
 
     def filesystem(self) -> pafs.FileSystem:
         """The pyarrow file system, with credentials that are fresh now."""
-        return _arrow_s3(*_credentials(), self.endpoint) if self.is_s3 else pafs.LocalFileSystem()
+        return arrow_s3(*credentials(), self.endpoint) if self.is_s3 else pafs.LocalFileSystem()
 
     # Small objects, whole.
 
@@ -145,7 +124,7 @@ class Store:
             try:
                 self._s3().head_object(Bucket=self._bucket, Key=self._key(name))
             except ClientError as error:
-                if _code(error) in _MISSING:
+                if code(error) in MISSING:
                     return False
                 raise
             return True
@@ -201,7 +180,7 @@ class Store:
             try:
                 return self._put_once(name, data, condition)
             except ClientError as error:
-                if _code(error) not in _BUSY:
+                if code(error) not in BUSY:
                     raise
             time.sleep(pause)
         return self._put_once(name, data, condition)
@@ -220,12 +199,12 @@ class Store:
             try:
                 found = self._s3().head_object(**where)["Metadata"].get(_WRITE_ID)
             except ClientError as missing:
-                if _code(missing) not in _MISSING:
+                if code(missing) not in MISSING:
                     raise
                 found = None
             if found == mark:
                 return True
-            if isinstance(error, ClientError) and _code(error) in _LOST:
+            if isinstance(error, ClientError) and code(error) in LOST:
                 return False
             raise
 
@@ -333,7 +312,7 @@ class Store:
         return f"{prefix}/{name}" if prefix else name
 
     def _s3(self) -> Any:
-        return _boto_s3(os.getpid(), self.endpoint)
+        return boto_s3(os.getpid(), self.endpoint)
 
     def check_writable(self) -> None:
         """Writes and removes a small file, so that a refusal is known before any work.
@@ -394,116 +373,6 @@ def _local_draft(target: Path) -> Iterator[Path]:
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
-
-
-@lru_cache(maxsize=1)
-def _session(_pid: int) -> boto3.Session:
-    return boto3.Session()
-
-
-def _credentials() -> tuple[str | None, str | None, str | None, str | None]:
-    """Access key, secret key, token and region as boto3 finds (and renews) them."""
-    session = _session(os.getpid())
-    found = session.get_credentials()
-    if found is None:
-        raise StorageError(f"Could not reach S3: {_NO_CREDENTIALS}")
-    frozen = found.get_frozen_credentials()
-    return frozen.access_key, frozen.secret_key, frozen.token, session.region_name
-
-
-@lru_cache(maxsize=4)
-def _arrow_s3(
-    access: str | None,
-    secret: str | None,
-    token: str | None,
-    region: str | None,
-    endpoint: str | None,
-) -> pafs.S3FileSystem:
-    scheme, _, host = (endpoint or "").partition("://")
-    return pafs.S3FileSystem(
-        access_key=access,
-        secret_key=secret,
-        session_token=token,
-        region=region or "us-east-1",
-        endpoint_override=host or None,
-        scheme=scheme or "https",
-        connect_timeout=5,
-        request_timeout=60,
-    )
-
-
-@lru_cache(maxsize=4)
-def _boto_s3(pid: int, endpoint: str | None) -> Any:
-    # A store that cannot be reached must not hold a job for minutes; five attempts ride out a
-    # short outage (botocore's "standard" mode backs off up to 20 s between them). Stores other than
-    # AWS seldom serve a host name per bucket, nor AWS's newer default checksums.
-    config = Config(
-        connect_timeout=5,
-        read_timeout=60,
-        retries={"mode": "standard", "total_max_attempts": 5},
-        max_pool_connections=32,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"addressing_style": "path" if endpoint else "auto"},
-    )
-    return _session(pid).client("s3", endpoint_url=endpoint, config=config)
-
-
-def forget_credentials() -> None:
-    """Drops cached clients, so that a changed environment is read again."""
-    for cached in (_session, _arrow_s3, _boto_s3):
-        cached.cache_clear()
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-@contextmanager
-def translated(action: str, uri: str) -> Iterator[None]:
-    """Any failure of a store as one paragraph that says what to look at."""
-    try:
-        yield
-    except (ClientError, BotoCoreError, OSError) as error:
-        raise StorageError(f"Could not {action} {uri}: {_explain(error, uri)}") from error
-
-
-def _explain(error: Exception, uri: str) -> str:
-    text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".") + "."
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full; free some space, or point --workspace at another disk."
-    if isinstance(error, FileNotFoundError) or (
-        isinstance(error, ClientError) and _code(error) in {*_MISSING, "NoSuchBucket"}
-    ):
-        what = "bucket" if "NoSuchBucket" in text else "file"
-        return f"there is no such {what}."
-    if not uri.startswith("s3://"):
-        if isinstance(error, PermissionError):
-            return "permission denied for this user; check the folder's owner and mode."
-        return text
-    if _is_refusal(error):
-        endpoint = os.environ.get("AWS_ENDPOINT_URL", "AWS")
-        return (
-            f"the store at {endpoint} refused these credentials (access denied). Expected an "
-            "access key that may do this here: check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, the "
-            "profile or role, and the bucket's policy."
-        )
-    if isinstance(error, NoCredentialsError):
-        return _NO_CREDENTIALS
-    silences = (EndpointConnectionError, ConnectTimeoutError, HTTPClientError)
-    if isinstance(error, silences) or "NETWORK_CONNECTION" in text:
-        return (
-            f"no answer from {os.environ.get('AWS_ENDPOINT_URL', 'AWS')}; check AWS_ENDPOINT_URL."
-        )
-    return text
-
-
-def _is_refusal(error: Exception) -> bool:
-    # By the code alone: a 403 elsewhere in the message may be part of a file's name or a port.
-    if isinstance(error, ClientError):
-        return _code(error) in _REFUSED
-    marks = [*(f"AWS Error {code}" for code in _REFUSED), "(HTTP status 403)"]
-    return any(mark in str(error) for mark in marks)
 
 
 def _write_parquet(table: pa.Table, sink: Any, arrow_schema: bool) -> None:

@@ -17,9 +17,10 @@ from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
+from visrec.clients import forget_credentials
 from visrec.features.pictures import PictureError, PictureLimits, Preprocessing, decode
 from visrec.publish import Gate, complete, run_store
-from visrec.storage import Store, forget_credentials
+from visrec.storage import Store
 
 FULL, LOG = "VISREC_CHAOS", "VISREC_CHAOS_LOG"
 PASSED = Gate(name="users with a list", found=1, expected="at least 1", passed=True)

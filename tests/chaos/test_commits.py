@@ -25,9 +25,10 @@ from tests.chaos.harness import (
 from tests.proxy import FaultProxy, Kind, Rule
 from tests.servers import SeaweedFS
 from tests.test_publish import names, pointed_to
+from visrec.clients import forget_credentials
 from visrec.errors import ConflictError, StorageError
 from visrec.publish import LATEST, MANIFEST, complete, point_to, read_published, run_store
-from visrec.storage import Store, forget_credentials
+from visrec.storage import Store
 
 pytestmark = [pytest.mark.s3, pytest.mark.chaos]
 

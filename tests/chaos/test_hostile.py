@@ -42,13 +42,14 @@ from tests.models.test_artifact import (
 )
 from tests.servers import SeaweedFS, free_ports
 from tests.test_storage import every_request
+from visrec.clients import forget_credentials
 from visrec.config import plain
 from visrec.errors import InputError, VisrecError
 from visrec.features.pictures import PictureLimits
 from visrec.models.artifact import load_artifact, save_artifact
 from visrec.publish import point_to, run_store
 from visrec.scoring.lists import Layout, lists_table
-from visrec.storage import Store, forget_credentials
+from visrec.storage import Store
 
 pytestmark = pytest.mark.chaos
 

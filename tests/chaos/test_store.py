@@ -13,9 +13,10 @@ from tests.conftest import NO_AWS_CONFIG
 from tests.proxy import FaultProxy, Rule
 from tests.servers import SeaweedFS
 from tests.test_publish import pointed_to
+from visrec.clients import forget_credentials
 from visrec.errors import StorageError
 from visrec.publish import point_to, read_published, run_store
-from visrec.storage import Store, forget_credentials
+from visrec.storage import Store
 
 pytestmark = [pytest.mark.s3, pytest.mark.chaos]
 

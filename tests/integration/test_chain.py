@@ -17,7 +17,8 @@ from tests.integration.workspace import (
     run_recommend,
     run_train,
 )
-from visrec.storage import Store, forget_credentials
+from visrec.clients import forget_credentials
+from visrec.storage import Store
 
 pytestmark = pytest.mark.ray
 

@@ -14,11 +14,12 @@ from jobs import import_features
 from jobs.import_features import ImportJob
 from jobs.launch import Summary, own_cause
 from tests.integration.workspace import QUICK, run_evaluate, run_recommend, run_train
+from visrec.clients import forget_credentials
 from visrec.errors import InputError
 from visrec.features.table import load_features, read_manifest
 from visrec.interactions.split import SplitConfig
 from visrec.models.artifact import load_artifact
-from visrec.storage import Store, forget_credentials
+from visrec.storage import Store
 from visrec.training.loop import TrainConfig
 
 pytestmark = pytest.mark.ray

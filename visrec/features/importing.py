@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 import ray.data
 from ray.data import Dataset
 
+from visrec.clients import translated
 from visrec.errors import InputError, SchemaError
 from visrec.features.commit import (
     commit_table,
@@ -43,7 +44,7 @@ from visrec.features.table import (
 from visrec.progress import Timer
 from visrec.schemas import FEATURES, REJECTED, Column, check, conform
 from visrec.sources.tables import digest_files, table_errors, table_files
-from visrec.storage import Store, translated
+from visrec.storage import Store
 
 _PART_ROWS = 4096  # 42 MB at D = 1280 while they are checked as float64
 _READ_BYTES = 8 << 20  # at once of a row group's column, which may be the whole table's

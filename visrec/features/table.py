@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from visrec.clients import translated
 from visrec.errors import InputError
 from visrec.schemas import REJECTED, features_schema
-from visrec.storage import Store, to_json, translated
+from visrec.storage import Store, to_json
 
 MANIFEST = "_manifest.json"
 REJECTED_FOLDER = "_rejected"

@@ -20,11 +20,11 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy, Dataset
 
+from visrec.claims import is_claimed
 from visrec.errors import ConflictError
 from visrec.models.artifact import load_artifact
 from visrec.models.contract import Arrays, Scorer
 from visrec.progress import Timer
-from visrec.publish import is_claimed
 from visrec.scoring.carry import Last, write_owner_marks
 from visrec.scoring.data import ScoringData
 from visrec.scoring.native import missing

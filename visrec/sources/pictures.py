@@ -8,9 +8,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrec import schemas
+from visrec.clients import translated
 from visrec.errors import InputError, StorageError
 from visrec.sources.tables import table_errors, table_files
-from visrec.storage import Store, file_at, read_uri, translated
+from visrec.storage import Store, file_at, read_uri
 
 # What counts as a picture in a directory; formats that visrec does not open are listed too, so that
 # they are rejected by name instead of missing without a word.

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 
+from visrec.clients import translated
 from visrec.errors import InputError, SchemaError
 from visrec.schemas import Column, check, conform
-from visrec.storage import Store, file_at, translated
+from visrec.storage import Store, file_at
 
 _SUFFIXES = (".parquet", ".csv")
 _BATCH_ROWS = 1 << 18  # about 20 MB of ids and times

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visrec.claims import CLAIM, claim, is_claimed
 from visrec.errors import ConflictError, InputError
-from visrec.publish import CLAIM, MANIFEST, Gate, claim, complete, is_claimed
+from visrec.publish import MANIFEST, Gate, complete
 from visrec.storage import Store
 
 PASSED = Gate("users with a list", 1, "at least 1", True)
