@@ -26,6 +26,7 @@ SCRIPTS: dict[str, list[str]] = {
     "train": ["--source", "{data}/movies"],
     "extract": ["--source", "{data}/clothing"],
     "recommend_scale": [],
+    "carry": [],
     "night": [],
     "gpu": [],
 }

@@ -153,14 +153,16 @@ class Memory:
             self.store = max(self.store, memory.shared)
 
 
-def run_job(workspace: Path, users: int, model: str) -> dict[str, Any]:
+def run_job(
+    workspace: Path, users: int, model: str, run_id: str | None = None, incremental: bool = False
+) -> dict[str, Any]:
     """What the job said of itself, and its memory."""
     command = [sys.executable, "jobs/recommend.py", "--local", "--workspace", str(workspace)]
-    flags = ["--shards", str(max(8, users // SHARD)), "--run_id", f"{model}-{users}"]
+    flags = ["--shards", str(max(8, users // SHARD)), "--run_id", run_id or f"{model}-{users}"]
     flags += ["--model", str(workspace / "models" / model)]
     # A model that has learned nothing may well be held back; the gates are checked all the same.
     flags += ["--force_publish", "a benchmark of a model that was not trained"]
-    flags += ["--incremental", "false"]  # every list is to be searched for
+    flags += ["--incremental", str(incremental).lower()]
     with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
         process = subprocess.Popen([*command, *flags], cwd=CHECKOUT, stdout=said, stderr=said)
@@ -176,6 +178,7 @@ def run_job(workspace: Path, users: int, model: str) -> dict[str, Any]:
         "users": users,
         "job_s": round(seconds, 1),
         "score_s": told["wall_s"]["score"],
+        "carried": told["lists carried over"],
         "users_per_s": round(users / told["wall_s"]["score"], 1),
         "wall_s": told["wall_s"],
         "worker_s": told["worker_s"],
