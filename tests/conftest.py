@@ -28,10 +28,10 @@ NO_AWS_CONFIG = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests file by file; those of the one Ray cluster stay together."""
+    """Two processes share the tests file by file; those of one costly fixture stay together."""
     for item in items:
-        together = "ray_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if together else str(item.path)))
+        costly = {"ray_cluster", "calm_night"} & {*getattr(item, "fixturenames", ())}
+        item.add_marker(pytest.mark.xdist_group(min(costly, default=str(item.path))))
 
 
 @contextmanager

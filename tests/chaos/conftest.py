@@ -1,6 +1,7 @@
 """Fixtures of the suites of the promises."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from botocore.retries.standard import ExponentialBackoff
@@ -8,6 +9,17 @@ from botocore.retries.standard import ExponentialBackoff
 from tests.proxy import FaultProxy
 from tests.servers import SeaweedFS
 from visrec.storage import Store
+
+if TYPE_CHECKING:
+    from tests.chaos.night import Calm
+
+
+@pytest.fixture(scope="session")
+def calm_night(tmp_path_factory: pytest.TempPathFactory) -> "Calm":
+    """A night that nothing disturbs, and the workspace before it."""
+    from tests.chaos.night import undisturbed
+
+    return undisturbed(tmp_path_factory.mktemp("night"))
 
 
 @pytest.fixture

@@ -1,29 +1,21 @@
 """The night's driver is killed again and again; what comes out is the night undisturbed."""
 
 import contextlib
-import hashlib
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from tests.chaos.harness import amount, measured
-from tests.conftest import CHECKOUT
-from tests.integration.workspace import night_settings, paint
-from visrec.publish import LATEST, MANIFEST
+from tests.chaos.night import MARK, Calm, published, rows, start
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
-NIGHT = "2026-11-21"
-MARK = "VISREC_TEST_NIGHT"
+SHORTEST = 2.0  # seconds until a kill
 WORKERS = tuple(
     b"ray::" + name
     for name in (
@@ -32,18 +24,6 @@ WORKERS = tuple(
     )
 )
 SHORTEST = 2.0  # seconds until a kill
-
-
-def start(workspace: Path) -> subprocess.Popen[bytes]:
-    """The night as its user starts it, its output in `log`."""
-    flags = [f"--{key}={path}" for key, path in night_settings(workspace / "yaml", 6).items()]
-    command = [sys.executable, "jobs/nightly.py", "--local", "--workspace", str(workspace)]
-    with (workspace / "log").open("ab") as log:
-        return subprocess.Popen(
-            [*command, "--as-of", NIGHT, *flags],
-            cwd=CHECKOUT, stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, MARK: str(workspace)},
-        )  # fmt: skip
 
 
 def at_work(workspace: Path) -> list[int]:
@@ -59,45 +39,18 @@ def at_work(workspace: Path) -> list[int]:
     return found
 
 
-def published(workspace: Path) -> dict[str, str]:
-    """Hashes of all that a night leaves: features, model, and the lists that the pointer names."""
-    lists = workspace / "recommendations"
-    run = lists / f"run={json.loads((lists / LATEST).read_text())['run_id']}"
-    manifest = json.loads((run / MANIFEST).read_text())
-    found = {}
-    for name, facts in manifest["files"].items():
-        found[name] = hashlib.sha256((run / name).read_bytes()).hexdigest()
-        assert found[name] == facts["sha256"]
-    found["model"] = manifest["inputs"]["model"]
-    found["features"] = manifest["inputs"]["features"]
-    return found
-
-
-def rows(workspace: Path) -> Counter[str]:
-    run = workspace / "recommendations" / f"run={NIGHT}"
-    files = sorted(run.glob("part-*.parquet"))
-    return Counter(user for file in files for user in pq.read_table(file)["user_id"].to_pylist())
-
-
-def test_a_night_killed_at_random_moments_is_the_night_undisturbed(tmp_path: Path) -> None:
-    calm = tmp_path / "calm"
-    paint(calm)
-    pictures = tmp_path / "pictures"
-    shutil.copytree(calm, pictures)
-    since = time.monotonic()
-    assert start(calm).wait(timeout=300) == 0, (calm / "log").read_text()
-    longest = time.monotonic() - since
-    truth, users = published(calm), rows(calm)
-
+def test_a_night_killed_at_random_moments_is_the_night_undisturbed(
+    calm_night: Calm, tmp_path: Path
+) -> None:
     kills, wanted, nights, dice = 0, amount(2, 60), 0, random.Random(0)
     while kills < wanted:
         stormy = tmp_path / f"stormy-{nights}"
-        shutil.copytree(pictures, stormy)
+        shutil.copytree(calm_night.pictures, stormy)
         while True:
             process = start(stormy)
             try:
                 # Towards the end of a count the night is left to end.
-                patience = dice.uniform(SHORTEST, longest) if kills < wanted else 300
+                patience = dice.uniform(SHORTEST, calm_night.seconds) if kills < wanted else 300
                 assert process.wait(timeout=patience) == 0, (stormy / "log").read_text()
                 break
             except subprocess.TimeoutExpired:
@@ -105,26 +58,22 @@ def test_a_night_killed_at_random_moments_is_the_night_undisturbed(tmp_path: Pat
                 process.wait()
                 kills += 1
         nights += 1
-        assert published(stormy) == truth, (stormy / "log").read_text()
-        assert rows(stormy) == users
+        assert published(stormy) == calm_night.truth, (stormy / "log").read_text()
+        assert rows(stormy) == calm_night.users
         shutil.rmtree(stormy)
-    assert set(users.values()) == {1}
-    sums = {"rows_acknowledged": nights * len(users), "rows_lost": 0, "rows_doubled": 0}
+    assert set(calm_night.users.values()) == {1}
+    sums = {"rows_acknowledged": nights * len(calm_night.users), "rows_lost": 0, "rows_doubled": 0}
     measured(3, faults_driver_kills=kills, nights=nights, **sums)
     measured(7, driver_kills=kills)
 
 
-def test_nights_whose_workers_are_killed_are_nights_undisturbed(tmp_path: Path) -> None:
-    calm = tmp_path / "calm"
-    paint(calm)
-    pictures = tmp_path / "pictures"
-    shutil.copytree(calm, pictures)
-    assert start(calm).wait(timeout=300) == 0, (calm / "log").read_text()
-    truth = published(calm)
+def test_nights_whose_workers_are_killed_are_nights_undisturbed(
+    calm_night: Calm, tmp_path: Path
+) -> None:
     kills, wanted, nights, dice = 0, amount(2, 30), 0, random.Random(1)
     while kills < wanted:
         stormy = tmp_path / f"stormy-{nights}"
-        shutil.copytree(pictures, stormy)
+        shutil.copytree(calm_night.pictures, stormy)
         process = start(stormy)
         while process.poll() is None:
             time.sleep(dice.uniform(0.2, 2.0))
@@ -133,7 +82,7 @@ def test_nights_whose_workers_are_killed_are_nights_undisturbed(tmp_path: Path) 
                     os.kill(dice.choice(working), signal.SIGKILL)
                     kills += 1
         assert process.returncode == 0, (stormy / "log").read_text()
-        assert published(stormy) == truth, (stormy / "log").read_text()
+        assert published(stormy) == calm_night.truth, (stormy / "log").read_text()
         shutil.rmtree(stormy)
         nights += 1
     measured(7, worker_kills=kills, faults_worker_kills=kills)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.harness import amount, measured
-from tests.chaos.test_kills import NIGHT, published
+from tests.chaos.night import NIGHT, Calm, published
 from tests.conftest import CHECKOUT
-from tests.integration.workspace import night_settings, paint
+from tests.integration.workspace import night_settings
 from tests.servers import TokenCluster, program
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
@@ -46,21 +46,16 @@ def step_of(workspace: Path) -> str | None:
     return found[-1] if found else None
 
 
-def test_a_node_goes_away_in_every_step(cluster: TokenCluster, tmp_path: Path) -> None:
+def test_a_node_goes_away_in_every_step(
+    cluster: TokenCluster, calm_night: Calm, tmp_path: Path
+) -> None:
     """The one that is at work; another comes in its place, as spot machines do."""
-    calm = tmp_path / "calm"
-    paint(calm)
-    pictures = tmp_path / "pictures"
-    shutil.copytree(calm, pictures)
     nodes = [cluster.add_node() for _ in range(2)]
-    assert night(cluster, calm).wait(timeout=400) == 0, (calm / "log").read_text()
-    truth = published(calm)
-
     steps, nights = STEPS[-amount(1, len(STEPS)) :], amount(1, 3)
     removed: list[str] = []
     for number in range(nights):
         stormy = tmp_path / f"stormy-{number}"
-        shutil.copytree(pictures, stormy)
+        shutil.copytree(calm_night.pictures, stormy)
         process, left, since = night(cluster, stormy), list(steps), 0.0
         while process.poll() is None:
             time.sleep(0.2)
@@ -78,7 +73,7 @@ def test_a_node_goes_away_in_every_step(cluster: TokenCluster, tmp_path: Path) -
                 left.remove(step)
                 nodes.append(cluster.add_node())
         assert process.returncode == 0, (stormy / "log").read_text()
-        assert published(stormy) == truth, (stormy / "log").read_text()
+        assert published(stormy) == calm_night.truth, (stormy / "log").read_text()
         shutil.rmtree(stormy)
     assert set(removed) == set(steps)
     measured(7, node_removals=len(removed), faults_node_removals=len(removed))
