@@ -27,6 +27,7 @@ NO_AWS_CONFIG = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of this name
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes share the tests file by file; those of one costly fixture stay together."""
     for item in items:
