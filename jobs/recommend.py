@@ -181,10 +181,10 @@ def _score(
     )
     # Two results, so that the item arrays are an object of their own; Ray's types know of one.
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
-    claim(run, described["digest"])
     with summary.phase("prepare"):
         data, arrays = prepare.remote(inputs, config.shards, config.kind)
         counts = ray.get(_counts.remote(data, _OWNERS[config.kind]))
+        claim(run, described["digest"])
         ray.get(ray.remote(write_item_marks).remote(data, target))
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
     summary.begun = True

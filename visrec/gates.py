@@ -32,7 +32,7 @@ class GatesConfig:
         max_wrong_files: files with other columns, of another run, or changed since written.
         max_wrong_lengths: lists that are not k long, or as long as there are candidates.
         max_repeats: lists that have an item twice.
-        max_against_rules: lists with more of a group than --rules.cap, or with look-alikes.
+        max_against_rules: lists with more of a group than the cap, or with look-alikes.
         max_consumed: entries that their user has taken already, or that are blocked for that user;
             of items, the item itself.
         max_unknown: entries with an item that is not in the catalogue.

@@ -70,12 +70,12 @@ def run_evaluate(workspace: str | Path, **keys: Any) -> Summary:
     return _run(evaluate.main, EvaluateJob(workspace=str(workspace), **keys))
 
 
-def night_settings(folder: Path, shards: int = 3) -> dict[str, str]:
+def night_settings(folder: Path, shards: int = 3, model: str = "curatornet") -> dict[str, str]:
     """The small gallery's YAML for each job of a night."""
     one = {"workers": 1, "cpus_per_worker": 1, "max_failures": 10}
     files = {
         "extract": {"backbone": plain(BACKBONE)},
-        "training": {"train": plain(QUICK), "resources": one},
+        "training": {"model": {"name": model}, "train": plain(QUICK), "resources": one},
         "recommend": {"k": 10, "shards": shards, "resources": {"actors": 1}},
         "evaluation": {"examples": 1},
     }
@@ -86,7 +86,8 @@ def night_settings(folder: Path, shards: int = 3) -> dict[str, str]:
 
 
 def run_night(workspace: str | Path, as_of: str, **keys: Any) -> Summary:
-    keys = {**night_settings(Path(keys.pop("folder", workspace)) / "yaml"), **keys}
+    folder, model = keys.pop("folder", workspace), keys.pop("model", "curatornet")
+    keys = {**night_settings(Path(folder) / "yaml", model=model), **keys}
     return _run(nightly.main, NightlyJob(workspace=str(workspace), as_of=as_of, **keys))
 
 
