@@ -34,7 +34,8 @@ check: .venv/dev  ## lint, format and types
 	.venv/bin/mypy
 
 test: .venv/dev  ## all tests but the long form of the chaos suite
-	$(PY) -m pytest --numprocesses 2 --dist loadgroup
+	$(PY) -m pytest -m "not ray and not chaos" --numprocesses 2 --dist loadfile
+	$(PY) -m pytest -m "ray or chaos"
 
 chaos: .venv/dev  ## the promises at their full counts, and the table of what was measured
 	$(PY) -m tests.chaos

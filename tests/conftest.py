@@ -27,14 +27,6 @@ NO_AWS_CONFIG = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in a hook of this name
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two processes share the tests file by file; those of one costly fixture stay together."""
-    for item in items:
-        costly = {"ray_cluster", "calm_night"} & {*getattr(item, "fixturenames", ())}
-        item.add_marker(pytest.mark.xdist_group(min(costly, default=str(item.path))))
-
-
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set variables of this process, and put everything back at the end."""

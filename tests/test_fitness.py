@@ -19,7 +19,7 @@ from tests import servers
 from tests.conftest import NO_AWS_CONFIG
 from tests.servers import SeaweedFS
 from tests.test_storage import everything_below, refusal
-from visrec import fitness, storage
+from visrec import clients, fitness
 from visrec.errors import StorageError
 from visrec.fitness import (
     FOLDER,
@@ -94,7 +94,7 @@ def test_store_that_ignores_conditions_is_unfit_for_that_alone(
         return made
 
     monkeypatch.setattr(boto3.Session, "client", deaf)
-    storage.forget_credentials()
+    clients.forget_credentials()
     store = Store.at(f"{s3_env}/shop")
     findings = examine(store)
     assert unfit(findings) == CONDITIONS
@@ -215,7 +215,7 @@ def try_with(
 ) -> dict[str, Finding]:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    storage.forget_credentials()
+    clients.forget_credentials()
     return examine(Store.at(place))
 
 

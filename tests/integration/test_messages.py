@@ -92,7 +92,7 @@ def test_unknown_key_in_yaml_is_named(tmp_path: Path) -> None:
 
 JOBS = (
     *("make_gallery", "extract_features", "import_features"),
-    *("train", "tune", "recommend", "evaluate", "doctor"),
+    *("train", "tune", "recommend", "evaluate", "doctor", "nightly", "rollback"),
 )
 
 

@@ -21,7 +21,7 @@ from jobs.launch import Summary, parse
 from tests.conftest import CHECKOUT
 from tests.servers import SeaweedFS
 from tests.test_storage import everything_below, refusal
-from visrec import storage
+from visrec import clients
 from visrec.config import plain
 from visrec.errors import InputError
 from visrec.features.table import MANIFEST, Identity, Manifest
@@ -306,7 +306,7 @@ def command(
     monkeypatch.setattr(ray, "shutdown", lambda: None)
 
     def run(*arguments: str) -> tuple[int, str, str]:
-        storage.forget_credentials()
+        clients.forget_credentials()
         monkeypatch.setattr(sys, "argv", ["jobs/doctor.py", *arguments])
         with pytest.raises(SystemExit) as end:
             runpy.run_path(str(CHECKOUT / "jobs" / "doctor.py"), run_name="__main__")
@@ -352,7 +352,7 @@ def test_command_says_why_not_in_one_paragraph(
     assert "AWS_SECRET_ACCESS_KEY" in error
     assert "\n" not in error
     assert "Traceback" not in shown
-    storage.forget_credentials()
+    clients.forget_credentials()
     assert not everything_below(Store.at(s3_env))
     done_with = shown + error
     assert s3.readonly_secret_key not in done_with
