@@ -26,7 +26,7 @@ from visrec.scoring.data import ScoringData
 from visrec.scoring.marks import owner_marks
 from visrec.scoring.rules import Rules
 from visrec.scoring.target import Target, shard_name
-from visrec.scoring.topk import Best, TopK, empty
+from visrec.scoring.topk import Best, TopK, empty, put
 from visrec.storage import Store
 
 FOLDER = "_marks"  # beside the shards; readers of Parquet leave such folders out
@@ -190,23 +190,45 @@ class Carry:
         closed = profiles.joined(data.blocked.take(rows))
         closed = closed.keep(self._fresh_N[closed.values])
         closed = Ragged(self._place_N[closed.values], closed.offsets)
-        fresh = self._search(seen, data.trained_U[rows], closed)
-        fresh_bK = self._row_F[fresh.row_BK]
-        row_bM = np.concatenate([carried.best.row_BK[owner_b], fresh_bK], axis=1)
-        score_bM = np.concatenate([carried.best.score_BK[owner_b], fresh.score_BK], axis=1)
+        few = min(k, len(self._row_F) - 1)
+        best = Best(carried.best.row_BK[owner_b], carried.best.score_BK[owner_b])
+        reason_bK, open_b = carried.because_BK[owner_b], np.zeros(len(owner_b), bool)
+        if not few:
+            return best, reason_bK, open_b
+        fresh = self._search(seen, data.trained_U[rows], closed, few)
+        # Where the best of the new items is worse than the last of the list, nothing changes.
+        some_b = np.flatnonzero(fresh.score_BK[:, 0] >= best.score_BK[:, -1])
+        if len(some_b):
+            fresh = Best(self._row_F[fresh.row_BK[some_b]], fresh.score_BK[some_b])
+            old = Best(best.row_BK[some_b], best.score_BK[some_b])
+            lists, reasons, open_b[some_b] = self._merged(
+                old, fresh, reason_bK[some_b], seen.take(some_b), because
+            )
+            put(best, some_b, lists)
+            reason_bK[some_b] = reasons
+        return best, reason_bK, open_b
+
+    def _merged(
+        self, old: Best, fresh: Best, because_bK: Ints, seen: Ragged, because: Callable[..., Ints]
+    ) -> tuple[Best, Ints, npt.NDArray[np.bool_]]:
+        """Lists, their reasons and for whom they are not decided, from old entries and new ones."""
+        data, k = self._data, self._target.k
+        fresh_bK = fresh.row_BK
+        row_bM = np.concatenate([old.row_BK, fresh_bK], axis=1)
+        score_bM = np.concatenate([old.score_BK, fresh.score_BK], axis=1)
         order = np.lexsort((row_bM, -score_bM), axis=1)  # -inf, and so no item, is last
         sorted_bM = np.take_along_axis(row_bM, order, axis=1)
-        kept_bM = np.broadcast_to(np.arange(2 * k) < k, order.shape)
-        open_b = np.zeros(len(owner_b), bool)
+        kept_bM = np.broadcast_to(np.arange(order.shape[1]) < k, order.shape)
+        open_b = np.zeros(len(order), bool)
         if data.rules is not None:
             kept_bM, open_b = _by_rules(data.rules, sorted_bM, order, fresh_bK, k)
         user_V, place_V = np.nonzero(kept_bM[~open_b])
-        chosen = np.zeros((len(owner_b), k), np.int64)
+        chosen = np.zeros((len(order), k), np.int64)
         chosen[~open_b] = order[~open_b][user_V, place_V].reshape(-1, k)
         best = Best(*(np.take_along_axis(of_bM, chosen, axis=1) for of_bM in (row_bM, score_bM)))
         is_new_bK = chosen >= k
         new_bK = np.where(is_new_bK, best.row_BK, -1)
-        reason_bK = np.take_along_axis(carried.because_BK[owner_b], chosen % k, axis=1)
+        reason_bK = np.take_along_axis(because_bK, np.where(is_new_bK, 0, chosen), axis=1)
         some_b = np.flatnonzero(is_new_bK.any(axis=1))
         if len(some_b):
             # The new ones to the front, for the search ends at the first that is none.
