@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_conditional_writes import in_threads
 from visrec.errors import ConflictError
 from visrec.lease import Lease
 from visrec.storage import Store, to_json
@@ -17,6 +18,18 @@ NAME, BEAT = "night.lease", 0.1
 
 def lease(store: Store) -> Lease:
     return Lease(store, NAME, BEAT)
+
+
+def held_by(count: int, store: Store) -> list[bool]:
+    """Which of some that want it at once hold it; nobody gives it back before all know."""
+    end = threading.Barrier(count)
+
+    def want(_: int) -> bool:
+        with lease(store) as mine:
+            end.wait(timeout=30)
+            return mine.held
+
+    return in_threads(count, want)
 
 
 def test_one_holds_it_until_it_is_given_back(store: Store) -> None:
@@ -30,41 +43,14 @@ def test_one_holds_it_until_it_is_given_back(store: Store) -> None:
 
 
 def test_of_many_at_once_one_holds_it(tmp_path: Path) -> None:
-    store, start, end = Store(str(tmp_path)), threading.Barrier(6), threading.Barrier(6)
-    held: list[bool] = []
-
-    def want() -> None:
-        start.wait()
-        with lease(store) as mine:
-            held.append(mine.held)
-            end.wait(timeout=30)
-
-    threads = [threading.Thread(target=want) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert held.count(True) == 1
+    assert held_by(6, Store(str(tmp_path))).count(True) == 1
 
 
 def test_of_many_after_a_death_one_holds_it(tmp_path: Path) -> None:
     """A holder of another machine, who gives no sign of life: all find out at about once."""
     store = Store(str(tmp_path))
     store.create(NAME, to_json({"owner": "x", "pid": 1, "started": "1", "machine": "elsewhere"}))
-    end = threading.Barrier(4)
-    held: list[bool] = []
-
-    def want() -> None:
-        with lease(store) as mine:
-            held.append(mine.held)
-            end.wait(timeout=30)
-
-    threads = [threading.Thread(target=want) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert held.count(True) == 1
+    assert held_by(4, store).count(True) == 1
 
 
 def test_a_process_of_this_machine_that_is_no_more_is_seen_at_once(tmp_path: Path) -> None:

@@ -47,8 +47,9 @@ def is_claimed(run: Store, inputs: str) -> bool:
 def seal(run: Store, inputs: str) -> None:
     """From now on nobody can claim the run for other inputs."""
     data, version = run.read_versioned(CLAIM)
-    sealed = to_json({**json.loads(data), "sealed": True})
-    if json.loads(data)["inputs"] == inputs and (
+    found = json.loads(data)
+    sealed = to_json({**found, "sealed": True})
+    if found["inputs"] == inputs and (
         data == sealed or run.replace(CLAIM, sealed, version) or run.read(CLAIM) == sealed
     ):
         return

@@ -72,10 +72,8 @@ def read_published(run: Store) -> Mapping[str, Any] | None:
 
 def read_last(recommendations: Store) -> Mapping[str, Any] | None:
     """The manifest of the run that the pointer names; None where there is none to read."""
-    if not recommendations.exists(LATEST):
-        return None
-    pointer = recommendations.read_json(LATEST)
-    return read_published(run_store(recommendations, pointer["run_id"]))
+    pointer, version = _read_pointer(recommendations)
+    return read_published(run_store(recommendations, pointer["run_id"])) if version else None
 
 
 def complete(

@@ -23,7 +23,6 @@ WORKERS = tuple(
         *(b"prepare", b"check_files", b"FetchAndDecode", b"MapBatches", b"sum_up"),
     )
 )
-SHORTEST = 2.0  # seconds until a kill
 
 
 def at_work(workspace: Path) -> list[int]:

@@ -21,8 +21,9 @@ import torch
 
 from visrec.models.contract import DotScorer
 from visrec.ragged import Ragged
-from visrec.scoring.check import read_lists, rows_of
+from visrec.scoring.check import read_lists
 from visrec.scoring.data import ScoringData
+from visrec.scoring.lists import rows_of
 from visrec.scoring.marks import owner_marks
 from visrec.scoring.rules import Rules
 from visrec.scoring.target import Target, shard_name
@@ -129,7 +130,9 @@ class Carry:
             mark_N, open_N = (then[name].to_numpy()[then_N] for name in ("mark", "available"))
             self._kept_N = (then_N >= 0) & (mark_N == data.mark_N) & open_N & data.available_N
         fresh_N = data.available_N & ~self._kept_N
-        self.worth_it = then is not None and fresh_N.mean() <= _FRESH_SHARE
+        self._worth_it = then is not None and fresh_N.mean() <= _FRESH_SHARE
+        if not self._worth_it:
+            return  # nothing is carried, so the new items are not searched on their own
         fresh_F = np.flatnonzero(fresh_N)
         self._row_F = np.append(fresh_F, -1)  # behind the last: no item
         self._place_N = np.cumsum(fresh_N) - 1
@@ -139,10 +142,12 @@ class Carry:
 
     def shard(self, shard: int) -> Carried | None:
         """The last lists of a shard's owners; None where there are none to be used."""
+        if not self._worth_it:
+            return None
         data, k = self._data, self._target.k
         start, stop = map(int, data.shard_offsets[shard : shard + 2])
         marks = self._last.marks(f"{FOLDER}/{shard_name(shard)}", "owner_id")
-        if not self.worth_it or not marks or not self._last.run.exists(shard_name(shard)):
+        if not marks or not self._last.run.exists(shard_name(shard)):
             return None
         lists = read_lists(self._last.run.read_table(shard_name(shard)), self._target.kind)
         if lists is None:
@@ -183,18 +188,17 @@ class Carry:
             first: the shard's first owner.
             because: from profiles and (b, k) rows to the nearest items of the profile.
         """
-        data, k = self._data, self._target.k
+        data, few = self._data, min(self._target.k, len(self._row_F) - 1)
+        best = Best(carried.best.row_BK[owner_b], carried.best.score_BK[owner_b])
+        reason_bK, open_b = carried.because_BK[owner_b], np.zeros(len(owner_b), bool)
+        if not few:
+            return best, reason_bK, open_b
         rows = first + owner_b
         profiles = data.profiles.take(rows)
         seen = profiles.keep(~data.unseen_N[profiles.values])
         closed = profiles.joined(data.blocked.take(rows))
         closed = closed.keep(self._fresh_N[closed.values])
         closed = Ragged(self._place_N[closed.values], closed.offsets)
-        few = min(k, len(self._row_F) - 1)
-        best = Best(carried.best.row_BK[owner_b], carried.best.score_BK[owner_b])
-        reason_bK, open_b = carried.because_BK[owner_b], np.zeros(len(owner_b), bool)
-        if not few:
-            return best, reason_bK, open_b
         fresh = self._search(seen, data.trained_U[rows], closed, few)
         # Where the best of the new items is worse than the last of the list, nothing changes.
         some_b = np.flatnonzero(fresh.score_BK[:, 0] >= best.score_BK[:, -1])

@@ -19,7 +19,7 @@ from visrec.schemas import (
     SIMILAR_ITEMS,
     SIMILAR_ITEMS_LONG,
 )
-from visrec.scoring.lists import Layout
+from visrec.scoring.lists import Layout, rows_of
 from visrec.scoring.rules import Rules
 from visrec.scoring.similar import Kind
 
@@ -373,12 +373,6 @@ def _distinct(value_V: Ints) -> Ints:
     first_V = np.ones(len(value_V), bool)
     first_V[1:] = value_V[1:] != value_V[:-1]
     return np.asarray(value_V[first_V])
-
-
-def rows_of(ids: pa.Array, known: pa.Array) -> Ints:
-    """(V,) the place of each id among the known ones, -1 for none."""
-    places = pc.index_in(ids, value_set=known, skip_nulls=True)
-    return np.asarray(pc.fill_null(places, -1).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:

@@ -14,6 +14,7 @@ from visrec.interactions.log import build_log, shard_of
 from visrec.models.artifact import Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue
 from visrec.ragged import Ragged, offsets_of
+from visrec.scoring.lists import rows_of
 from visrec.scoring.marks import item_marks
 from visrec.scoring.rules import Rules, RulesConfig, look_alikes
 from visrec.scoring.similar import Kind, similarity
@@ -179,7 +180,10 @@ def blocked_for(uri: str, user_ids: pa.Array, item_ids: pa.Array) -> Ragged:
     pairs = [np.zeros(0, np.int64)]
     for batch in read_batches(uri, schemas.BLOCKED, "rules.blocked"):
         if "user_id" in batch.column_names:
-            user_V, item_V = _rows(batch["user_id"], user_ids), _rows(batch["item_id"], item_ids)
+            user_V, item_V = (
+                rows_of(batch["user_id"], user_ids),
+                rows_of(batch["item_id"], item_ids),
+            )
             known_V = (user_V >= 0) & (item_V >= 0)
             pairs.append(user_V[known_V] * len(item_ids) + item_V[known_V])
     user_P, item_P = np.divmod(np.unique(np.concatenate(pairs)), len(item_ids))
@@ -230,15 +234,10 @@ def load_catalogue(
     category_N = None
     if artifact.model.needs.categories:
         category_N = category_codes(read_items(items_uri, item_ids).category_N, artifact.categories)
-    return item_ids, Catalogue(feature_ND, _rows(item_ids, artifact.item_ids), category_N)
+    return item_ids, Catalogue(feature_ND, rows_of(item_ids, artifact.item_ids), category_N)
 
 
 def trained_users(artifact: Artifact, user_ids: pa.Array) -> npt.NDArray[np.int64]:
     """(U,) the model's rows of these users, -1 for those it has not seen or need not know."""
     known = artifact.user_ids
-    return np.full(len(user_ids), -1) if known is None else _rows(user_ids, known)
-
-
-def _rows(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int64]:
-    found = pc.fill_null(pc.index_in(ids, value_set=known), -1)
-    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+    return np.full(len(user_ids), -1) if known is None else rows_of(user_ids, known)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from visrec.ragged import offsets_of
 from visrec.schemas import (
@@ -121,3 +122,9 @@ def _coded(
 ) -> pa.DictionaryArray:
     codes = pa.array(row_V.astype(np.int32), mask=none_V)
     return pa.DictionaryArray.from_arrays(codes, item_ids)
+
+
+def rows_of(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int64]:
+    """(V,) the place of each id among the known ones, -1 for none."""
+    places = pc.index_in(ids, value_set=known, skip_nulls=True)
+    return np.asarray(pc.fill_null(places, -1).to_numpy(zero_copy_only=False), np.int64)
