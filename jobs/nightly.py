@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, Literal, TypeVar
 
+from jsonargparse import ArgumentError
+
 from jobs import evaluate, extract_features, recommend, train
 from jobs.evaluate import EvaluateJob
 from jobs.extract_features import ExtractJob
@@ -149,11 +151,14 @@ class Steps:
 
     def __init__(self, config: NightlyJob, night: date, summary: Summary) -> None:
         self._config, self._night, self._summary = config, night, summary
+        # All of them now: a mistake in one is not to be told after hours of another.
+        self._extract = self._job(ExtractJob, config.extract)
+        self._train = self._job(TrainJob, config.training)
+        self._evaluate = self._job(EvaluateJob, config.evaluation)
         self._recommend = self._job(
             RecommendJob, config.recommend, run_id=night.isoformat(),
             force_publish=config.force_publish,
         )  # fmt: skip
-        self._train = self._job(TrainJob, config.training)
         self.rows: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
 
@@ -164,7 +169,7 @@ class Steps:
     def extract(self) -> None:
         """Features of new pictures."""
         with self.step("extract"):
-            extract_features.main(self._job(ExtractJob, self._config.extract), self._summary)
+            extract_features.main(self._extract, self._summary)
         self._take("pictures", "run through the network", "rejected")
 
     def model(self) -> "NightModel | None":
@@ -193,8 +198,9 @@ class Steps:
             known = model.evaluation.read_json(recommend.METRICS)["digests"]
         if model.store.read_json(MANIFEST)["digest"] not in known.values():
             with self.step("evaluate"):
-                job = self._job(EvaluateJob, self._config.evaluation, model=model.store.root,
-                                evaluation=model.evaluation.root)  # fmt: skip
+                job = dataclasses.replace(
+                    self._evaluate, model=model.store.root, evaluation=model.evaluation.root
+                )
                 evaluate.main(_as_of(job, model.day), self._summary)
 
     def publish(self, model: "NightModel | None") -> None:
@@ -224,9 +230,16 @@ class Steps:
         }
 
     def _job(self, kind: type[Job], given: str | None, **keys: Any) -> Job:
-        """A job as its YAML has it, on the night's workspace."""
+        """A job as its YAML has it, on the night's workspace.
+
+        Raises:
+            InputError: a key or a value in it is not known.
+        """
         config = self._config
-        job = parse(kind, ["--config", given] if given else [])
+        try:
+            job = parse(kind, ["--config", given] if given else [])
+        except (InputError, ArgumentError) as error:
+            raise InputError(f"{given}: {error} (`--help` of its job lists every key.)") from error
         return dataclasses.replace(job, workspace=config.workspace, local=config.local, **keys)
 
 
