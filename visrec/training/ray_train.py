@@ -1,5 +1,6 @@
 """The Ray Train wiring: N workers, DDP, a checkpoint each epoch, the model written by rank 0."""
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -98,6 +99,9 @@ def run_workers(
     runs: Store,
 ) -> Result:
     """Runs `worker({"job": job})` in each process of a DDP group, under a name to go on from."""
+    # A report waits until the controller asks for it, by default up to 2 s after the last one: of a
+    # short epoch that is most of the time. The driver's setting goes to the controller.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     trainer = TorchTrainer(
         worker,
         train_loop_config={"job": job},
