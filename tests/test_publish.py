@@ -1,13 +1,12 @@
 """Publication: held back, completed once, pointed to, and never half, on either store."""
 
 import hashlib
-import threading
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from tests.test_conditional_writes import in_threads
 from visrec.errors import ConflictError, GateError, InputError, StorageError
 from visrec.publish import (
     LATEST,
@@ -68,21 +67,6 @@ def pointed_to(lists: Store) -> str:
     for name, facts in run.read_json(MANIFEST)["files"].items():
         assert hashlib.sha256(run.read(name)).hexdigest() == facts["sha256"]
     return str(pointer["run_id"])
-
-
-def together(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """Results, or the conflicts in their place, of threads that start at the same moment."""
-    barrier = threading.Barrier(count)
-
-    def run(number: int) -> Any:
-        barrier.wait()
-        try:
-            return work(number)
-        except ConflictError as error:
-            return error
-
-    with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(run, range(count)))
 
 
 # --------------------------------------------------------------------------------------- the gates
@@ -205,7 +189,7 @@ def test_shards_of_an_earlier_attempt_do_not_stay(lists: Store) -> None:
 def test_of_racing_writers_of_one_run_all_see_one_manifest(lists: Store) -> None:
     run = run_store(lists, "r1")
     described = write_shards(run, b"lists")
-    seen = together(8, lambda n: complete(run, {**described, "writer": n}, [ENOUGH]))
+    seen = in_threads(8, lambda n: complete(run, {**described, "writer": n}, [ENOUGH]))
     assert [manifest["writer"] for manifest in seen] == [seen[0]["writer"]] * 8
     assert read_published(run) == seen[0]
 
@@ -289,7 +273,14 @@ def test_a_race_for_the_pointer_ends_with_a_whole_run(lists: Store, from_nothing
         published(lists, run_id, run_id.encode())
     if not from_nothing:
         point_to(lists, "before")
-    outcome = together(8, lambda n: point_to(lists, runs[n]))
+
+    def move(n: int) -> bool | ConflictError:
+        try:
+            return point_to(lists, runs[n])
+        except ConflictError as error:
+            return error
+
+    outcome = in_threads(8, move)
     moved = {run_id for run_id, one in zip(runs, outcome, strict=True) if one is True}
     assert moved
     assert pointed_to(lists) in moved
@@ -311,7 +302,7 @@ def test_every_move_of_a_race_that_is_tried_again_is_made(lists: Store) -> None:
             except ConflictError:
                 continue
 
-    assert together(4, until_moved) == runs
+    assert in_threads(4, until_moved) == runs
     assert pointed_to(lists) in runs
     assert lists.read_json(LATEST)["previous_run_id"] in set(runs) - {pointed_to(lists)}
 
