@@ -26,7 +26,7 @@ from visrec.scoring.data import ScoringData
 from visrec.scoring.lists import rows_of
 from visrec.scoring.marks import owner_marks
 from visrec.scoring.rules import Rules
-from visrec.scoring.target import Target, shard_name
+from visrec.scoring.target import Target, has_marks, shard_name
 from visrec.scoring.topk import Best, TopK, empty, put
 from visrec.storage import Store
 
@@ -90,9 +90,7 @@ class Last:
         if not self.run.exists(name):
             return None
         table = self.run.read_table(name)
-        found = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-        wanted = {**_versions(), "visrec.inputs": self.inputs}
-        same = all(found.get(key) == value for key, value in wanted.items())
+        same = has_marks(table.schema, {**_versions(), "visrec.inputs": self.inputs})
         return table if same and table.column_names[0] == ids else None
 
 

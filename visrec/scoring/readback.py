@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from visrec import schemas
 from visrec.scoring.check import Expected, Lists, ShardFacts, check_shard, read_lists
 from visrec.scoring.data import ScoringData
-from visrec.scoring.target import Target, shard_name
+from visrec.scoring.target import Target, has_marks, shard_name
 from visrec.sources.tables import read_batches
 from visrec.storage import Store
 
@@ -51,11 +51,8 @@ def check_files(
         name = shard_name(shard)
         content = target.run.read(name)
         file = pq.ParquetFile(pa.BufferReader(content))
-        marks = file.schema_arrow.metadata or {}
-        wanted = {**target.marks, "visrec.shard": str(shard)}
-        other = hashlib.sha256(content).hexdigest() != sha256[name] or any(
-            marks.get(key.encode()) != value.encode() for key, value in wanted.items()
-        )
+        ours = has_marks(file.schema_arrow, {**target.marks, "visrec.shard": str(shard)})
+        other = hashlib.sha256(content).hexdigest() != sha256[name] or not ours
         expected = expected_of(data, target, shard)
         before = None if last is None else _before(last, target, shard, expected.owner_ids)
         facts = check_shard(file.read(), expected, before)

@@ -30,7 +30,7 @@ from visrec.scoring.data import ScoringData
 from visrec.scoring.native import missing
 from visrec.scoring.shard import COLD, ShardLists
 from visrec.scoring.similar import neighbours
-from visrec.scoring.target import Target, shard_name
+from visrec.scoring.target import Target, has_marks, shard_name
 from visrec.storage import Store
 
 
@@ -145,15 +145,14 @@ def existing_shard(
         file = pq.ParquetFile(pa.BufferReader(data))
     except pa.ArrowInvalid:
         return None, version
-    found = {k.decode(): v.decode() for k, v in (file.schema_arrow.metadata or {}).items()}
-    if any(found.get(key) != value for key, value in marks.items()):
+    if not has_marks(file.schema_arrow, marks):
         return None, version
     owner_ids = file.read(columns=file.schema_arrow.names[:1])[0]
     facts = {
         "name": name,
         "rows": len(owner_ids),
         "owners": pc.count_distinct(owner_ids).as_py(),
-        "cold": int(found[COLD]),
+        "cold": int(file.schema_arrow.metadata[COLD.encode()]),
         "bytes": len(data),
         "sha256": hashlib.sha256(data).hexdigest(),
     }

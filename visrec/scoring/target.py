@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from visrec.scoring.lists import Layout
 from visrec.scoring.similar import Kind
 from visrec.storage import Store
@@ -27,6 +29,12 @@ class Target:
     layout: Layout
     kind: Kind
     marks: Mapping[str, str]
+
+
+def has_marks(schema: pa.Schema, marks: Mapping[str, str]) -> bool:
+    """Whether a file's metadata say all that."""
+    found = schema.metadata or {}
+    return all(found.get(key.encode()) == value.encode() for key, value in marks.items())
 
 
 def shard_name(shard: int) -> str:
