@@ -20,6 +20,8 @@ from tests.chaos.harness import FULL, LOG
 
 COMMITS, HOSTILE = "tests/chaos/test_commits.py::", "tests/chaos/test_hostile.py::"
 
+LONGEST = 5400  # seconds that one test may take: ten times the limit of the suite
+
 
 @dataclass
 class Promise:
@@ -158,12 +160,15 @@ def main() -> int:
     proofs = {proof for promise in promises().values() for proof in promise.proofs}
     outside = {proof.partition("::")[0] for proof in proofs if "tests/chaos/" not in proof}
     paths = arguments.paths or ["tests/chaos", "tests/test_proxy.py", *sorted(outside)]
+    # Two at once, for most of the time of a night is waiting for processes to start.
+    pytest = [sys.executable, "-m", "pytest", "-q", "--numprocesses=2", "--dist=loadfile"]
+    pytest += [f"--timeout={LONGEST}", "--durations=15"]
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         log, report = Path(folder, "log"), Path(folder, "report.xml")
         log.touch()
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *paths],
+            [*pytest, f"--junitxml={report}", *paths],
             cwd=Path(__file__).parents[2],
             env={**os.environ, FULL: "full", LOG: str(log)},
             check=False,
