@@ -49,8 +49,12 @@ class JobConfig:
 
     def place_if_there(self, given: str | None, name: str) -> str | None:
         """The same for a table that need not be: None where none was given and none is there."""
-        there = given is not None or Store.at(self.workspace).exists(name)
-        return self.place(given, name) if there else None
+        if given is None:
+            store = Store.at(self.workspace)
+            # A table may be a folder of files.
+            if not store.exists(name) and not any(store.list(f"{name}/")):
+                return None
+        return self.place(given, name)
 
 
 @dataclass(frozen=True)
@@ -207,13 +211,22 @@ def _underscored(argument: str) -> str:
     return "--" + name.replace("-", "_") + equals + value if argument[:2] == "--" else argument
 
 
+def _model_name_in(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            found = yaml.safe_load(file) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is no YAML that can be read: {error}") from error
+    model = found.get("model") if isinstance(found, dict) else None
+    return model.get("name") if isinstance(model, dict) else None
+
+
 def _model_name(arguments: Sequence[str]) -> str:
     """The model that flags or YAML ask for: it decides which keys there are."""
     name = ModelChoice().name
     for flag, value in _flags(arguments):
         if flag == "--config" and os.path.exists(value):
-            with open(value) as file:
-                name = ((yaml.safe_load(file) or {}).get("model") or {}).get("name", name)
+            name = _model_name_in(value) or name
     for flag, value in _flags(arguments):
         if flag == "--model.name":
             name = value
@@ -276,6 +289,8 @@ def _start_ray(config: JobConfig) -> None:
             ) from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    # An actor may be on its way up on a machine that goes away: by default the step would end.
+    context.max_consecutive_actor_init_deaths = 3
     # Else Ray Data wraps what a step raises, and the wrapped error does not survive the way back.
     context.raise_original_map_exception = True
     # What Ray Data says of a failed step is a stack trace; the job's own paragraph follows.

@@ -26,6 +26,8 @@ from jobs.launch import JobConfig, Summary, launch, parse
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
 from visrec.errors import GateError, InputError
+from visrec.features.table import MANIFEST as FEATURES
+from visrec.features.table import read_manifest
 from visrec.lease import Lease
 from visrec.models.artifact import MANIFEST
 from visrec.publish import point_to, read_published, retire, run_store, standing
@@ -159,6 +161,10 @@ class Steps:
             RecommendJob, config.recommend, run_id=night.isoformat(),
             force_publish=config.force_publish,
         )  # fmt: skip
+        if config.train_every or config.train_now:
+            wanted = self._train.interactions.min_rating
+            self._recommend.interactions.require_min_rating(wanted, "the night's training")
+            self._evaluate.interactions.require_min_rating(wanted, "the night's training")
         self.rows: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
 
@@ -167,7 +173,11 @@ class Steps:
         return recommend.target_of(self._recommend)
 
     def extract(self) -> None:
-        """Features of new pictures."""
+        """Features of new pictures, where features are made of pictures here."""
+        features = Store.at(self._extract.place(self._extract.features, "features"))
+        if features.exists(FEATURES) and read_manifest(features).identity.made_elsewhere:
+            print(f"\n{self._night} extract: left out, for features are imported here", flush=True)
+            return
         with self.step("extract"):
             extract_features.main(self._extract, self._summary)
         self._take("pictures", "run through the network", "rejected")

@@ -27,7 +27,7 @@ def follow(label: str, total: int, summary: Summary, unit: str = "rows") -> Iter
         unit: what the rows are, and the name the workers count them under.
     """
     # Beside the driver: a machine that goes away takes no count with it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     tally: Any = Tally.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # put there by the decorator
     done = threading.Event()
     watcher = threading.Thread(target=_watch, args=(tally, label, total, unit, done), daemon=True)

@@ -6,6 +6,7 @@ python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
 python jobs/recommend.py --local --force_publish "half of the shop is closed today"
 """
 
+import dataclasses
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -216,6 +217,7 @@ def _score(
         whose: total["owners"],
         "cold_users": total["cold"],
         "rows": total["rows"],
+        "available": counts["available"],
         "files": {
             name: {
                 "rows": int(found[name]["rows"]),
@@ -237,7 +239,10 @@ def _carried_from(config: RecommendJob, inputs: dict[str, Any]) -> Last | None:
     alike = ("model", "k", "shards", "layout", "kind", "rules")
     if last is None or any(last["inputs"].get(key) != inputs[key] for key in alike):
         return None
-    return Last(run_store(recommendations, last["run_id"]), last["config_digest"])
+    if last["forced"]:  # what the gates found may be in its lists
+        return None
+    sha256 = {name: facts["sha256"] for name, facts in last["files"].items()}
+    return Last(run_store(recommendations, last["run_id"]), last["config_digest"], sha256)
 
 
 def _check(
@@ -250,12 +255,11 @@ def _check(
 ) -> list[Gate]:
     """Reads the files back, some shards a task, and judges them all in one."""
     recommendations = target_of(config)
-    last = read_last(recommendations)
-    lists = None
-    if last is not None and last.get("kind", "user_to_item") == config.kind:
-        lists = LastPublication(run_store(recommendations, last["run_id"]), sorted(last["files"]))
-    else:
+    last, lists = read_last(recommendations), None
+    if last is not None and (last["kind"] != config.kind or _is_later(last, config)):
         last = None
+    if last is not None:
+        lists = LastPublication(run_store(recommendations, last["run_id"]), sorted(last["files"]))
     # A task sums up the shards it reads: of each shard on its own, the counts of all items would
     # be more than the lists.
     tasks = cpu_actors(1, min(64, config.shards))
@@ -267,17 +271,24 @@ def _check(
     evaluation = Store.at(config.place(config.evaluation, "evaluation"))
     gates: list[Gate] = ray.get(
         ray.remote(_judge).remote(
-            config, data, inputs, described["inputs"]["model"], last, evaluation, *facts
+            config, data, inputs, described["inputs"], last, evaluation, *facts
         )
     )
     return gates
+
+
+def _is_later(last: Any, config: RecommendJob) -> bool:
+    """Whether a publication knew what this run does not: a night that is filled in is not judged by
+    a shop of later."""
+    before = config.interactions.before()
+    return None not in (before, last["before"]) and last["before"] > before
 
 
 def _judge(
     config: RecommendJob,
     data: ScoringData,
     inputs: ScoringInputs,
-    model: str,
+    digests: dict[str, Any],
     last: Any,
     evaluation: Store,
     *facts: ShardFacts,
@@ -291,7 +302,8 @@ def _judge(
         artist_N=data.artist_N,
         interactions=(len(data.profiles.values) + data.without_item, data.without_item),
         items=without_feature(inputs.items_uri, data.item_ids),
-        model=model,
+        model=digests["model"],
+        tables=[name for name in ("items", "users") if digests[name]],
         last=last,
         evaluation=known,
     )
@@ -328,7 +340,10 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
     facts = {
         "model": artifact.digest,
         "features": read_manifest(inputs.features).digest,
-        "interactions": digest_interactions(inputs.interactions, inputs.interactions_uri),
+        # With those that do not count for their rating: they are not recommended.
+        "interactions": digest_interactions(
+            dataclasses.replace(inputs.interactions, min_rating=None), inputs.interactions_uri
+        ),
         **{name: digest_files(uri, name) if uri else None for name, uri in tables.items()},
         "min_rating": inputs.interactions.min_rating,
         "as_of": inputs.interactions.as_of,

@@ -36,6 +36,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 REGION = "us-east-1"
+_NO_WORK = (b"ray::IDLE", b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")  # as Ray calls them
 # Runs a command and kills its process group when the command ends or when standard input closes,
 # which is when the process holding the other end is gone, by SIGKILL too.
 GUARD = '{ "$@" </dev/null; kill -9 0; } & read -r _; kill -9 0'
@@ -338,9 +339,11 @@ class TokenCluster:
             *(f"--temp-dir={self.directory / mark[:4]}", f"--object-store-memory={256 * 2**20}"),
         ]
         env = {**self._server_env(free_ports(2)), "VISREC_TEST_NODE": mark}
-        alive = self._alive()
+        before = self._alive()  # with those that were killed and are not missed yet
         self._others.append(spawn(command, self.directory, env))
-        wait_until(lambda: self._alive() > alive, self._others[-1], self.directory / "log", 60)
+        wait_until(
+            lambda: bool(self._alive() - before), self._others[-1], self.directory / "log", 60
+        )
         return mark
 
     def workers_of(self, mark: str) -> int:
@@ -351,7 +354,7 @@ class TokenCluster:
         for name in names:
             with contextlib.suppress(OSError):
                 said = name.read_bytes()
-                working += said.startswith(b"ray::") and not said.startswith(b"ray::IDLE")
+                working += said.startswith(b"ray::") and not said.startswith(_NO_WORK)
         return working
 
     def kill_node(self, mark: str) -> None:
@@ -362,7 +365,7 @@ class TokenCluster:
         ):
             _kill_all(alive)
 
-    def _alive(self) -> int:
+    def _alive(self) -> set[str]:
         """Nodes that the cluster counts as its own."""
         request = urllib.request.Request(f"{self.dashboard}/api/v0/nodes")
         request.add_header("Authorization", f"Bearer {self.token_path.read_text()}")
@@ -370,8 +373,8 @@ class TokenCluster:
             with urllib.request.urlopen(request, timeout=5) as reply:
                 nodes = json.load(reply)["data"]["result"]["result"]
         except (urllib.error.URLError, OSError):
-            return 0
-        return sum(node["state"] == "ALIVE" for node in nodes)
+            return set()
+        return {node["node_id"] for node in nodes if node["state"] == "ALIVE"}
 
     def env(self) -> dict[str, str]:
         """The variables by which `ray job submit` finds this cluster and is let in."""

@@ -92,7 +92,9 @@ class Shop:
 
     def judged(self) -> list[Gate]:
         users = len(self.data.owner_ids)
-        last = {"users": users, "cold_users": int(self.data.cold_U.sum())}
+        available = int(self.data.available_N.sum())
+        last = {"users": users, "cold_users": int(self.data.cold_U.sum()), "available": available}
+        last_inputs = {"model": MODEL, "items": "a digest", "users": None}
         known: dict[str, Any] = {
             "kind": "user_to_item",
             "k": K,
@@ -101,7 +103,8 @@ class Shop:
             "interactions": (1000, 10),
             "items": (400, 4),
             "model": MODEL,
-            "last": {**last, "inputs": {"model": MODEL}} if self.before else None,
+            "tables": ["items"],
+            "last": {**last, "inputs": last_inputs} if self.before else None,
             "evaluation": evaluated(),
         }
         return judge(self.facts(), Night(**{**known, **self.night}), self.config)

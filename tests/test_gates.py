@@ -26,7 +26,7 @@ from tests.shop import (
 )
 from visrec.errors import GateError, InputError
 from visrec.gates import GatesConfig, Night, concentration, judge
-from visrec.publish import Gate, complete
+from visrec.publish import HELD_BACK, Gate, complete
 from visrec.ragged import Ragged
 from visrec.scoring.check import Expected, check_shard
 from visrec.scoring.lists import Layout, similar_table
@@ -220,7 +220,7 @@ def test_a_mutant_is_held_back(name: str, tmp_path: Path) -> None:
     run = Store(str(tmp_path))
     with pytest.raises(GateError, match=rf"the pointer has not moved.*\(--gates\.{key}\)"):
         complete(run, {"files": {}}, shop.judged())
-    assert not list(run.list())
+    assert [entry.name for entry in run.list()] == [HELD_BACK]
     measured(9, mutants_tried=1, mutants_held_back=1)
 
 
@@ -388,7 +388,7 @@ def test_item_to_item_asks_of_items_what_makes_sense() -> None:
     )  # fmt: skip
     night = Night(
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
-        interactions=(10, 9), items=(100, 0), model=MODEL, last=None, evaluation=None,
+        interactions=(10, 9), items=(100, 0), model=MODEL, tables=[], last=None, evaluation=None,
     )  # fmt: skip
 
     def judged() -> list[Gate]:
@@ -399,6 +399,22 @@ def test_item_to_item_asks_of_items_what_makes_sense() -> None:
     assert not [gate for gate in judged() if "user" in gate.sentence or "held-out" in gate.name]
     row_NK[7, 0] = 7
     assert [gate.key for gate in judged() if not gate.passed] == ["gates.max_consumed"]
+
+
+def test_a_catalogue_that_is_nearly_gone_is_held_back() -> None:
+    """All lists are as long as there are candidates, and nothing else can tell."""
+    shop = open_shop()
+    shop.night = {"available_N": np.arange(400) < 150}
+    assert "min_available_of_last" in failed(shop)
+    shop.config = GatesConfig(min_available_of_last=0.2)
+    assert "min_available_of_last" not in failed(shop)
+
+
+@pytest.mark.parametrize(("tables", "missing"), [([], 1), (["items"], 0), (["items", "users"], 0)])
+def test_a_table_that_is_not_there_any_more_is_held_back(tables: list[str], missing: int) -> None:
+    shop = open_shop()
+    shop.night = {"tables": tables}
+    assert ("max_missing_tables" in failed(shop)) == bool(missing)
 
 
 def test_concentration_is_0_for_equal_shares_and_1_for_all() -> None:

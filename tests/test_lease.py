@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_conditional_writes import in_threads
-from visrec.errors import ConflictError
+from visrec.errors import ConflictError, StorageError
 from visrec.lease import Lease
 from visrec.storage import Store, to_json
 
@@ -80,3 +80,21 @@ def test_who_has_lost_it_is_told(tmp_path: Path) -> None:
         with pytest.raises(ConflictError, match=r"Another process has taken .*night.lease"):
             mine.check()
     assert store.read(NAME) == theirs
+
+
+def test_a_reply_that_is_lost_does_not_lose_it(tmp_path: Path) -> None:
+    """A sign of life is written, and the store is away before its reply is read."""
+
+    class Flaky(Store):
+        def replace(self, name: str, data: bytes, version: str) -> bool:
+            done = super().replace(name, data, version)
+            if b'"beats": 2' in data:
+                raise StorageError("the reply was lost")
+            return done
+
+    store = Flaky(str(tmp_path))
+    with lease(store) as mine:
+        threading.Event().wait(10 * BEAT)
+        mine.check()
+        assert store.read_json(NAME)["beats"] > 2
+    assert store.read_json(NAME) == {"owner": None}

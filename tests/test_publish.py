@@ -9,6 +9,7 @@ import pytest
 from tests.test_conditional_writes import in_threads
 from visrec.errors import ConflictError, GateError, InputError, StorageError
 from visrec.publish import (
+    HELD_BACK,
     LATEST,
     MANIFEST,
     Gate,
@@ -79,6 +80,11 @@ def test_a_gate_that_fails_holds_the_run_back(lists: Store) -> None:
     with pytest.raises(GateError) as caught:
         complete(run, described, [ENOUGH, TOO_FEW, TOO_OLD])
     message = str(caught.value)
+    # What was found stays beside the files, until the run is complete.
+    record = f"run=r1/{HELD_BACK}"
+    assert [gate["passed"] for gate in lists.read_json(record)["gates"]] == [True, False, False]
+    assert record in message
+    before = {*before, record}
     assert "items available: found 3, expected at least 5." in message
     assert (
         "age of the features: found 9 days (since Monday), expected at most 2 (--gates.max_age)."

@@ -365,3 +365,15 @@ def test_a_removal_that_is_cut_off_leaves_no_half_night_and_is_done_the_next_tim
         assert manifest is None or not damage(run, manifest)
     retire(lists, 3)
     assert runs(lists) == {*DATES[4:], *NO_DATES}
+
+
+def test_a_run_without_a_date_does_not_make_way_for_old_nights(lists: Store) -> None:
+    """Somebody publishes a run of all interactions; a night is filled in; the next night comes."""
+    publish(lists, "monday", "tuesday")
+    night(lists, "by-hand")
+    assert point_to(lists, "by-hand")
+    night(lists, "sunday", 0)
+    assert not point_to(lists, "sunday")
+    assert standing(lists, "sunday") == "no: a later night is published"
+    night(lists, "wednesday", 3)
+    assert point_to(lists, "wednesday")

@@ -32,7 +32,8 @@ def claim(run: Store, inputs: str) -> None:
         if found["sealed"] or inputs in found["lost"]:
             raise InputError(
                 f"The run at {run.root} was made from other inputs or settings, or is being made "
-                "from them; choose another --run_id."
+                "from them; choose another --run_id, or, where nobody is at work on it and it has "
+                "no manifest, remove it."
             )
         mine["lost"] = [*found["lost"], found["inputs"]]
         if run.replace(CLAIM, to_json(mine), version):

@@ -6,7 +6,7 @@ one, a small shop's first included, and have no say where there is too little to
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -55,6 +55,8 @@ class GatesConfig:
             the same model, in its standard deviations; and how many times wider or narrower they
             may spread, plus one.
         min_owners_of_last: number of users, as a share of the last publication's.
+        min_available_of_last: number of available items, as a share of the last publication's.
+        max_missing_tables: tables of items and users that the last publication had.
         max_cold_rise: rise of the share of users with the fallback list since then.
         max_without_feature: share of the interactions, and of the available items of the items
             table, whose item has no feature: the features are stale.
@@ -84,6 +86,8 @@ class GatesConfig:
     min_overlap: float = 0.05
     max_score_drift: float = 2.0
     min_owners_of_last: float = 0.8
+    min_available_of_last: float = 0.5
+    max_missing_tables: int = 0
     max_cold_rise: float = 0.2
     max_without_feature: float = 0.2
     metric: str = "auc"
@@ -109,6 +113,7 @@ class Night:
         interactions: that count, and how many of them are with items without a feature.
         items: that the items table calls available, and how many of them have no feature.
         model: digest of the model.
+        tables: which of items and users there are.
         last: manifest of the last publication; None where there is none of this kind.
         evaluation: what metrics.json says; None where there is none.
     """
@@ -120,6 +125,7 @@ class Night:
     interactions: tuple[int, int]
     items: tuple[int, int]
     model: str
+    tables: Sequence[str]
     last: Mapping[str, Any] | None
     evaluation: Mapping[str, Any] | None
 
@@ -202,6 +208,8 @@ def _of_the_lists(facts: ShardFacts, night: Night, config: GatesConfig) -> list[
     entries = int(listed_N.sum())
     if facts.warm < config.min_lists or not entries:
         note = f"{facts.warm:,} lists are of the model's own, fewer than --gates.min_lists"
+        if facts.warm >= config.min_lists:
+            note = "the lists are empty"
         return [_not_judged(name, config, key, note) for key, name in names.items()]
     shown = int(np.count_nonzero(listed_N))
     gates = [
@@ -260,6 +268,8 @@ def _since_the_last(facts: ShardFacts, night: Night, config: GatesConfig) -> lis
     whose, last = night.whose, night.last
     names = {
         "min_owners_of_last": f"{whose}, as a share of the last publication's",
+        "min_available_of_last": "available items, as a share of the last publication's",
+        "max_missing_tables": "tables that the last publication had",
         "max_cold_rise": "rise of the share of users with the fallback list",
         "min_overlap": "lists kept since the last publication, beyond chance",
         "max_score_drift": "drift of the best scores since the last publication",
@@ -271,7 +281,9 @@ def _since_the_last(facts: ShardFacts, night: Night, config: GatesConfig) -> lis
         return [_not_judged(name, config, key, note) for key, name in names.items()]
     gates = [
         _at_least(names["min_owners_of_last"], _share(facts.owners, last[whose]), config,
-                  "min_owners_of_last", f"{facts.owners:,} now, {last[whose]:,} in it")
+                  "min_owners_of_last", f"{facts.owners:,} now, {last[whose]:,} in it"),
+        _available(names["min_available_of_last"], night, last, config),
+        _tables(names["max_missing_tables"], night, last, config),
     ]  # fmt: skip
     if whose == "users":
         now, then = _share(facts.cold, facts.owners), _share(last["cold_users"], last[whose])
@@ -285,6 +297,21 @@ def _since_the_last(facts: ShardFacts, night: Night, config: GatesConfig) -> lis
         _overlap(names["min_overlap"], few, facts, night, config),
         _drift(names["max_score_drift"], few, facts, night, config),
     ]
+
+
+def _available(name: str, night: Night, last: Mapping[str, Any], config: GatesConfig) -> Gate:
+    key, now = "min_available_of_last", int(night.available_N.sum())
+    if "available" not in last:
+        return _not_judged(name, config, key, "the last publication does not say how many")
+    note = f"{now:,} now, {last['available']:,} in it"
+    return _at_least(name, _share(now, last["available"]), config, key, note)
+
+
+def _tables(name: str, night: Night, last: Mapping[str, Any], config: GatesConfig) -> Gate:
+    missing = [table for table in ("items", "users")
+               if last["inputs"].get(table) and table not in night.tables]  # fmt: skip
+    note = f"no table of {' and of '.join(missing)} now" if missing else ""
+    return _at_most(name, len(missing), config, "max_missing_tables", note)
 
 
 def _overlap(

@@ -5,6 +5,7 @@ it. No clocks are compared: a holder whose file has not changed for some beats, 
 it counts them, is taken for dead, and one that ran on this machine is looked for.
 """
 
+import contextlib
 import json
 import os
 import threading
@@ -56,7 +57,9 @@ class Lease:
         if self._thread:
             self._thread.join()
         if self.held and not self._lost:
-            self._write({"owner": None})
+            # Where the store is away the file stays, and is free after some beats.
+            with contextlib.suppress(StorageError):
+                self._write({"owner": None})
 
     def check(self) -> None:
         """Between two pieces of work.
@@ -91,7 +94,7 @@ class Lease:
         while not self._ended.wait(self._beat_s):
             beats += 1
             try:
-                self._lost = not self._write({**self._mine, "beats": beats})
+                self._lost = not (self._write({**self._mine, "beats": beats}) or self._is_mine())
             except StorageError:
                 continue  # the store is away: if for long, the next write finds another's mark
             if self._lost:
@@ -104,6 +107,11 @@ class Lease:
         data, version = self._store.read_versioned(self._name)
         self._version = version
         return data == to_json(value)
+
+    def _is_mine(self) -> bool:
+        """Whether the file is this process's after all: of a write whose reply was lost."""
+        data, self._version = self._store.read_versioned(self._name)
+        return bool(json.loads(data)["owner"] == self._mine["owner"])
 
 
 def _is_free(holder: dict[str, Any]) -> bool:

@@ -17,6 +17,7 @@ from visrec.errors import ConflictError, GateError, InputError
 from visrec.storage import Store, to_json
 
 MANIFEST, LATEST = "_manifest.json", "_latest.json"
+HELD_BACK = "_held_back.json"  # the gates of a run that is not published, until it is
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,13 @@ def complete(
     """
     failed = [gate for gate in gates if not gate.passed]
     if failed and force is None:
+        run.write_json(HELD_BACK, {"gates": [gate.__dict__ for gate in gates], "at": _now()})
         raise GateError(
             "Publication was held back; the pointer has not moved. "
             + " ".join(gate.sentence for gate in failed)
-            + " The files stay: mend the cause and run again under another --run_id; or run again "
-            "with other thresholds, or with --force_publish 'the reason', which the manifest will "
-            "record."
+            + " The files stay: mend the cause and run again; or run again with other thresholds, "
+            "or with --force_publish 'the reason', which the manifest will record. All checks are "
+            f"in {run.uri(HELD_BACK)}."
         )
     if inputs is not None:
         seal(run, inputs)
@@ -119,7 +121,7 @@ def complete(
         **described,
         "gates": [gate.__dict__ for gate in gates],
         "forced": force and {"reason": force, "gates": [gate.name for gate in failed]},
-        "completed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "completed_at": _now(),
     }
     if not run.create(MANIFEST, to_json(manifest)):
         theirs = run.read_json(MANIFEST)
@@ -130,7 +132,7 @@ def complete(
             )
         return dict(theirs)
     # A run that was cut into more shards before this one leaves files that no manifest names.
-    run.delete(sizes.keys() - described["files"].keys())
+    run.delete({HELD_BACK, *sizes} - described["files"].keys())
     return manifest
 
 
@@ -146,8 +148,10 @@ def point_to(recommendations: Store, run_id: str) -> bool:
     pointer, (before, version) = _pointer(recommendations, run_id), _read_pointer(recommendations)
     if _standing(pointer, before) is not None:
         return False
-    left = before.get("rolled_back", [])
-    moved = {**pointer, "previous_run_id": before["run_id"], "rolled_back": left}
+    moved = {**pointer, "previous_run_id": before["run_id"]}
+    moved["rolled_back"] = before.get("rolled_back", [])
+    if moved["before"] is None:  # else a night of long ago could follow a run without a date
+        moved["before"] = before.get("before")
     _move(recommendations, moved, version)
     return True
 
@@ -251,8 +255,12 @@ def _pointer(recommendations: Store, run_id: str) -> dict[str, Any]:
         "manifest_sha256": hashlib.sha256(manifest).hexdigest(),
         "before": json.loads(manifest).get("before"),
         "previous_run_id": None,
-        "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "published_at": _now(),
     }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 _NONE: dict[str, Any] = {"run_id": None, "previous_run_id": None, "manifest_sha256": None}

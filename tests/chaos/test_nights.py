@@ -38,11 +38,7 @@ def test_nights_filled_in_in_any_order_are_the_same(featured: Path, tmp_path: Pa
                 if again == "from nothing":
                     shutil.rmtree(workspace / "recommendations" / f"run={night}")
                     (workspace / "recommendations" / LATEST).unlink(missing_ok=True)
-                # What is held back for having moved too much since another night is no matter here.
-                run_night(
-                    workspace, night, model=model, keep=count + 2, evaluate=False,
-                    force_publish="a test",
-                )  # fmt: skip
+                run_night(workspace, night, model=model, keep=count + 2, evaluate=False)
                 made += 1
                 found = lists_of(workspace, night)
                 assert found == truth.setdefault(night, found), (order, night, again)

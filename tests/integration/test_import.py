@@ -1,5 +1,6 @@
 """A workspace without pictures: features made elsewhere, taken through training and evaluation."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ import ray.data
 from jobs import import_features
 from jobs.import_features import ImportJob
 from jobs.launch import Summary, own_cause
-from tests.integration.workspace import QUICK, run_evaluate, run_recommend, run_train
+from tests.integration.workspace import (
+    QUICK,
+    copy,
+    run_evaluate,
+    run_night,
+    run_recommend,
+    run_train,
+)
 from visrec.clients import forget_credentials
 from visrec.errors import InputError
 from visrec.features.table import load_features, read_manifest
@@ -100,6 +108,13 @@ def test_evaluation_holds_out_the_one_item_that_training_did(imported: Path) -> 
     np.testing.assert_allclose(rows["recall@20"], 20 * rows["precision@20"])
     sizes = {f"u{user:02}": 2 + user % 7 for user in range(USERS)}
     assert dict(zip(rows["user_id"], rows["profile_size"] + 1, strict=True)) == sizes
+
+
+def test_a_night_on_features_that_were_brought_in(imported: Path, tmp_path: Path) -> None:
+    copy(imported, tmp_path, "features", "interactions.parquet")
+    night = run_night(tmp_path, "2026-11-21", model="visrank", evaluate=False)
+    assert night.rows["published"] == "yes"
+    assert "extract" not in json.loads((tmp_path / "nights/2026-11-21.json").read_text())["steps_s"]
 
 
 def test_a_changed_table_brings_new_items_to_a_model_that_is_trained(

@@ -150,6 +150,13 @@ def test_a_mistake_in_the_last_step_is_told_before_the_first(tmp_path: Path, ste
     assert {path.name for path in tmp_path.iterdir()} == {"step.yaml", "yaml"}
 
 
+def test_lists_are_made_of_what_the_training_counts(tmp_path: Path) -> None:
+    given = tmp_path / "training.yaml"
+    given.write_text("interactions: {min_rating: 4.0}\n")
+    with pytest.raises(InputError, match=r"min_rating none, and 4 for the night's training"):
+        run_night(tmp_path, SECOND, folder=tmp_path, training=str(given))
+
+
 def test_a_training_day_is_the_same_whatever_was_run_before(tmp_path: Path) -> None:
     from datetime import date
 

@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs.launch import own_cause
-from tests.integration.workspace import copy, published_rows, run_recommend
+from jobs.launch import ModelChoice, own_cause
+from tests.integration.workspace import copy, published_rows, run_recommend, run_train
 from visrec.errors import InputError
 from visrec.features.table import load_features
+from visrec.models import MODELS
 from visrec.models.artifact import load_artifact
+from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 
 pytestmark = pytest.mark.ray
@@ -195,6 +197,32 @@ def test_long_layout_of_other_shards_holds_the_same_lists(
         for rank, entry in enumerate(row["items"], start=1)
     ]
     assert published_rows(tmp_path) == nested
+
+
+def test_what_was_not_liked_is_neither_a_taste_nor_recommended(
+    featured: Path, tmp_path: Path
+) -> None:
+    """Every second item of a profile is rated 2; lists as long as the catalogue have none of it."""
+    copy(featured, tmp_path, "features", "users.parquet")
+    log = pq.read_table(featured / "interactions.parquet")
+    rating = [5.0 if row % 2 else 2.0 for row in range(len(log))]
+    pq.write_table(log.append_column("rating", [rating]), tmp_path / "interactions.parquet")
+    liked = InteractionsConfig(min_rating=4.0)
+    visrank = ModelChoice("visrank", MODELS["visrank"].Config())
+    run_train(tmp_path, model=visrank, interactions=liked)
+    with pytest.raises(InputError, match=r"min_rating none, and 4 for the model visrank"):
+        run_recommend(tmp_path)
+    run_recommend(tmp_path, interactions=liked, k=300)
+    taken, profile = profiles(tmp_path), defaultdict(set)
+    for row, stars in zip(log.to_pylist(), rating, strict=True):
+        profile[row["user_id"]] |= {row["item_id"]} if stars > 4 else set()
+    for row in published_rows(tmp_path / "recommendations"):
+        user, entries = row["user_id"], row["items"]
+        assert {entry["item_id"] for entry in entries}.isdisjoint(taken[user])
+        assert len(entries) == 300 - len(set(taken[user]))
+        assert row["cold"] == (not profile[user])
+        if not row["cold"]:
+            assert {entry["because_item_id"] for entry in entries} <= profile[user]
 
 
 def test_model_and_features_of_two_backbones_are_refused(recommended: Path, tmp_path: Path) -> None:

@@ -116,6 +116,28 @@ def test_key_that_is_also_a_method_of_a_namespace_is_taken() -> None:
     assert parse(RecommendJob, ["--items", "a.parquet"]).items == "a.parquet"
 
 
+def test_yaml_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("train: [1, 2\nmodel: x")
+    with pytest.raises(InputError, match=r"bad\.yaml is no YAML that can be read"):
+        parse(TrainJob, ["--config", str(bad)])
+    for text in ("model: curatornet\n", "- a list\n"):
+        bad.write_text(text)
+        with pytest.raises(ArgumentError):
+            parse(TrainJob, ["--config", str(bad)])
+
+
+def test_a_table_may_be_a_folder(tmp_path: Path) -> None:
+    job = RecommendJob(workspace=str(tmp_path))
+    folder = tmp_path / "items.parquet"
+    assert job.place_if_there(None, "items.parquet") is None
+    folder.mkdir()
+    assert job.place_if_there(None, "items.parquet") is None
+    (folder / "part-0.parquet").touch()
+    assert job.place_if_there(None, "items.parquet") == str(folder)
+    assert job.place_if_there("elsewhere", "items.parquet") == "elsewhere"
+
+
 def test_places_are_below_the_workspace_unless_given(tmp_path: Path) -> None:
     config = JobConfig(workspace=f"{tmp_path}/")
     assert config.place(None, "features") == f"{tmp_path}/features"

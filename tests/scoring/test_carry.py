@@ -1,5 +1,6 @@
 """Lists carried over from night to night are to the last bit those of a night that scores all."""
 
+import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -168,8 +169,13 @@ def test_nights_carried_over_are_nights_scored_whole(
         assert none == 0
         for mine, theirs in zip(tables, whole, strict=True):
             assert mine.to_pylist() == theirs.to_pylist()
-        last = Last(run, run.name)
+        last = published(run, run.name)
         shop.pass_a_day()
+
+
+def published(run: Store, inputs: str) -> Last:
+    files = [entry.name for entry in run.list("part-")]
+    return Last(run, inputs, {name: hashlib.sha256(run.read(name)).hexdigest() for name in files})
 
 
 def lists_carried(tmp_path: Path, change: Any, rules: Any = (None, False)) -> tuple[int, int]:
@@ -179,7 +185,7 @@ def lists_carried(tmp_path: Path, change: Any, rules: Any = (None, False)) -> tu
     a_night(shop, first, "nested", rules, None)
     warm = sum(bool(taken) for taken in shop.users.values())
     change(shop)
-    return warm, a_night(shop, second, "nested", rules, Last(first, "a"))[1]
+    return warm, a_night(shop, second, "nested", rules, published(first, "a"))[1]
 
 
 def test_where_nothing_changes_all_but_cold_users_are_carried(tmp_path: Path) -> None:
@@ -222,7 +228,7 @@ def test_marks_of_other_inputs_or_versions_are_not_used(
     a_night(shop, first, "nested", (None, False), None)
 
     def again(inputs: str) -> int:
-        last = Last(first, inputs)
+        last = published(first, inputs)
         return a_night(shop, Store(str(tmp_path / "b")), "nested", (None, False), last)[1]
 
     assert again("other inputs") == 0
@@ -232,6 +238,33 @@ def test_marks_of_other_inputs_or_versions_are_not_used(
     assert again("a") > 0
     first.delete([f"{FOLDER}/items.parquet"])
     assert again("a") == 0
+
+
+def test_a_file_that_was_changed_since_it_was_published_is_not_used(tmp_path: Path) -> None:
+    shop, first = Shop(1), Store(str(tmp_path / "a"))
+    a_night(shop, first, "nested", (None, False), None)
+    last = published(first, "a")
+    part = shard_name(0)
+    kept = len(first.read_table(part))
+    first.write_table(part, first.read_table(part).replace_schema_metadata({"by": "another"}))
+    second = Store(str(tmp_path / "b"))
+    carried = a_night(shop, second, "nested", (None, False), last)[1]
+    warm = sum(bool(taken) for taken in shop.users.values())
+    assert warm - kept <= carried < warm
+
+
+def test_a_shard_that_had_no_list_at_all_is_scored(tmp_path: Path) -> None:
+    """In the long layout who has no candidate has no row."""
+    shop, first = Shop(1), Store(str(tmp_path / "a"))
+    owners, items = dict(shop.users), dict(shop.items)
+    shop.users = {user: sorted(items) for user in owners}
+    tables, _ = a_night(shop, first, "long", (None, False), None)
+    assert sum(len(table) for table in tables) == 0
+    shop.users = owners
+    second = Store(str(tmp_path / "b"))
+    tables, carried = a_night(shop, second, "long", (None, False), published(first, "a"))
+    assert carried == 0
+    assert sum(len(table) for table in tables) > 0
 
 
 def test_too_many_new_items_are_a_night_like_the_first(tmp_path: Path) -> None:

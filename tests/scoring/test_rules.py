@@ -16,9 +16,10 @@ from tests.scoring import TableScorer
 from visrec.errors import InputError
 from visrec.models.contract import DotScorer, ReRankScorer
 from visrec.ragged import Ragged, offsets_of
-from visrec.scoring.data import allowed, blocked_for
+from visrec.scoring import rules as rules_module
+from visrec.scoring.data import allowed, blocked_pairs, listed
 from visrec.scoring.rules import RuledTopK, Rules, RulesConfig, look_alikes
-from visrec.scoring.topk import TopK
+from visrec.scoring.topk import Best, TopK
 from visrec.sources.items import read_groups, read_items
 
 Rows = npt.NDArray[np.int64]
@@ -85,7 +86,7 @@ def test_lists_are_those_of_a_loop_over_all_items(kind: str, cap: int | None, al
         else:
             score_UN = rng.integers(0, 9, (users, n)).astype(np.float32)
             scorer = TableScorer(score_UN)
-        search = RuledTopK(TopK(scorer, available_N, k), rules, k)
+        search = RuledTopK(TopK(scorer, available_N, k), rules, available_N, k)
         found = search(excluded, np.arange(users), excluded)
         for user in range(users):
             closed = {*np.flatnonzero(~available_N).tolist(), *excluded[user].tolist()}
@@ -101,9 +102,31 @@ def test_a_list_is_filled_from_as_far_down_as_it_takes() -> None:
     score_1N = -np.arange(1000, dtype=np.float32)[None]
     group_N = np.where(np.arange(1000) < 300, 0, np.arange(1000))
     rules = Rules(2, group_N, None)
-    search = RuledTopK(TopK(TableScorer(score_1N), None, 10), rules, 10)
+    every = np.ones(1000, bool)
+    search = RuledTopK(TopK(TableScorer(score_1N), None, 10), rules, every, 10)
     none = ragged([[]])
     assert search(none, np.zeros(1, np.int64), none).row_BK[0].tolist() == [0, 1, *range(300, 308)]
+
+
+def test_a_cap_that_fills_no_list_is_not_looked_past(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five groups of 2,000 items and a cap of two: ten entries are all there can be."""
+    score_UN = np.random.default_rng(0).random((3, 10_000)).astype(np.float32)
+    rules, every = Rules(2, np.arange(10_000) % 5, None), np.ones(10_000, bool)
+    assert rules.most(every) == 10
+    assert rules.most(np.arange(10_000) < 7) == 7
+    search, widths = TopK(TableScorer(score_UN), None, 50), []
+
+    def watched(*args: Any) -> Best:
+        widths.append(args[3])
+        return search(*args)
+
+    none = ragged([[], [], []])
+    monkeypatch.setattr(rules_module, "_ENTRIES", 200)  # two users at a time
+    found = RuledTopK(watched, rules, every, 50)(none, np.arange(3), none)  # type: ignore[arg-type]
+    assert widths == [100, 100]
+    for user in range(3):
+        truth = greedy(score_UN[user], set(), 50, 2, rules.group_N, set())
+        assert found.row_BK[user].tolist() == [*truth, *[-1] * 40]
 
 
 def test_a_scorer_of_proposals_is_asked_for_more_of_them() -> None:
@@ -113,7 +136,8 @@ def test_a_scorer_of_proposals_is_asked_for_more_of_them() -> None:
     scorer = ReRankScorer(DotScorer(item_Nd, one), 4, one, lambda _, row_BC: row_BC.float())
     rules = Rules(1, np.arange(40) // 8, None)
     none = ragged([[]])
-    found = RuledTopK(TopK(scorer, None, 3), rules, 3)(none, np.zeros(1, np.int64), none)
+    search = RuledTopK(TopK(scorer, None, 3), rules, np.ones(40, bool), 3)
+    found = search(none, np.zeros(1, np.int64), none)
     # Of the first 24 by proposal the best by their own scores, one of each eight.
     assert found.row_BK[0].tolist() == [23, 15, 7]
 
@@ -156,7 +180,7 @@ def test_stock_and_block_lists_close_items(tmp_path: Path) -> None:
     assert allowed(stock, items, ids).tolist() == [False, True, True, True, True]
     both = RulesConfig(min_stock=2, blocked=blocked)
     assert allowed(both, items, ids).tolist() == [False, False, True, False, True]
-    mine = blocked_for(blocked, pa.array(["u0", "u1", "u2"]), ids)
+    mine = listed(blocked_pairs(RulesConfig(blocked=blocked)), pa.array(["u0", "u1", "u2"]), ids)
     assert [one.tolist() for one in map(mine.__getitem__, range(3))] == [[], [0], [1]]
 
 
@@ -165,7 +189,7 @@ def test_a_block_list_without_users_is_for_everybody(tmp_path: Path) -> None:
     ids, uri = pa.array(["a", "b"]), str(tmp_path / "blocked.csv")
     items = read_items(None, ids)
     assert allowed(RulesConfig(blocked=uri), items, ids).tolist() == [True, False]
-    assert not len(blocked_for(uri, pa.array(["u"]), ids).values)
+    assert not len(listed(blocked_pairs(RulesConfig(blocked=uri)), pa.array(["u"]), ids).values)
 
 
 def test_rules_that_leave_nothing_or_cannot_be_judged_say_so(tmp_path: Path) -> None:

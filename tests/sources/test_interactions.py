@@ -14,6 +14,7 @@ from visrec.sources.interactions import (
     InteractionsConfig,
     digest_interactions,
     read_interactions,
+    read_not_liked,
 )
 
 DAY = 86_400
@@ -58,6 +59,21 @@ def test_only_what_is_rated_high_enough_counts(uri: str) -> None:
     assert items(replace(ALL, min_rating=4.1), uri) == ["day before"]
     # A row without a rating is not known to be rated high enough.
     assert "day after" not in items(replace(ALL, min_rating=0.0), uri)
+
+
+def test_what_does_not_count_for_its_rating_is_the_rest(uri: str) -> None:
+    def rest(config: InteractionsConfig) -> list[str]:
+        return [i for batch in read_not_liked(config, uri) for i in batch["item_id"].to_pylist()]
+
+    assert rest(ALL) == []
+    assert rest(replace(ALL, min_rating=4.0)) == ["midnight", "three", "day after"]
+    assert rest(replace(ALL, min_rating=4.0, as_of="2021-03-02T01:00")) == ["midnight"]
+
+
+def test_profiles_are_made_as_the_models_were() -> None:
+    replace(ALL, min_rating=4.0).require_min_rating(4.0, "the model m")
+    with pytest.raises(InputError, match=r"min_rating none, and 3\.5 for the model m; expected"):
+        ALL.require_min_rating(3.5, "the model m")
 
 
 @pytest.mark.parametrize(

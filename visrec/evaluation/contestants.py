@@ -124,6 +124,9 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     _require_held_out(artifacts, stores)
     _require_alike(artifacts)
     item_ids, catalogue = load_catalogue(artifacts[0], inputs.features, inputs.items_uri)
+    inputs.interactions.require_min_rating(
+        artifacts[0].made_from["interactions"]["min_rating"], f"the model {artifacts[0].model_id}"
+    )
     log = build_log(read_interactions(inputs.interactions, inputs.interactions_uri), item_ids)
     part_R = split(log, SplitConfig(**artifacts[0].made_from["split"]))
     held = held_out(log, part_R, Part.TEST)

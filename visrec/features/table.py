@@ -44,6 +44,11 @@ class Identity:
     precision: str
     dim: int
 
+    @property
+    def made_elsewhere(self) -> bool:
+        """Whether they are from a table, and not from pictures."""
+        return not self.preprocessing
+
     def __str__(self) -> str:
         return (
             f"{self.backbone} (weights {self.weights_digest[:8]}, {self.precision}, D = {self.dim})"

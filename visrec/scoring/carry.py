@@ -10,13 +10,15 @@ Scores are the same to the last bit whatever is scored beside (`visrec.scoring.t
 of one kind with the same versions; marks of other versions are not used.
 """
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from visrec.models.contract import DotScorer
@@ -80,10 +82,21 @@ class Last:
     Args:
         run: its directory.
         inputs: the digest of its inputs, which its marks must name.
+        sha256: of each of its files.
     """
 
     run: Store
     inputs: str
+    sha256: Mapping[str, str]
+
+    def lists(self, name: str) -> pa.Table | None:
+        """The table of a shard, None where it is not there, or not what was published."""
+        if not self.run.exists(name):
+            return None
+        content = self.run.read(name)
+        if hashlib.sha256(content).hexdigest() != self.sha256.get(name):
+            return None
+        return pq.read_table(pa.BufferReader(content))
 
     def marks(self, name: str, ids: str) -> pa.Table | None:
         """The marks of a file, None where they are not there, or of other inputs or versions."""
@@ -145,10 +158,9 @@ class Carry:
         data, k = self._data, self._target.k
         start, stop = map(int, data.shard_offsets[shard : shard + 2])
         marks = self._last.marks(f"{FOLDER}/{shard_name(shard)}", "owner_id")
-        if not marks or not self._last.run.exists(shard_name(shard)):
-            return None
-        lists = read_lists(self._last.run.read_table(shard_name(shard)), self._target.kind)
-        if lists is None:
+        table = self._last.lists(shard_name(shard))
+        lists = None if table is None else read_lists(table, self._target.kind)
+        if marks is None or lists is None or not len(lists.owner_ids):
             return None
         owner_ids = data.owner_ids.slice(start, stop - start)
         list_B = rows_of(owner_ids, lists.owner_ids)

@@ -1,6 +1,8 @@
 """What scoring reads, put together once and shared by the workers of a node."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,7 @@ from visrec.scoring.lists import rows_of
 from visrec.scoring.marks import item_marks
 from visrec.scoring.rules import Rules, RulesConfig, look_alikes
 from visrec.scoring.similar import Kind, similarity
-from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.sources.interactions import InteractionsConfig, read_interactions, read_not_liked
 from visrec.sources.items import Items, artist_codes, category_codes, read_groups, read_items
 from visrec.sources.tables import read_batches, read_whole
 from visrec.storage import Store
@@ -58,7 +60,8 @@ class ScoringData:
             items whose neighbours are looked for.
         shard_offsets: (S + 1,) where each shard's begin.
         profiles: U lists of consumed items, oldest first; of an item, the item itself.
-        blocked: U lists of items that are blocked for that user alone.
+        blocked: U lists of items that are blocked for that user alone, or were rated too low to
+            count.
         unseen_N: (N,) items that the model knows nothing of, so that they say nothing of a user.
         trained_U: (U,) the model's user rows, -1 for users it has not seen.
         count_N: (N,) float32, how many users took each item: the score for users whom the model
@@ -98,6 +101,9 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
     others = None
     if inputs.users_uri:
         others = read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"].combine_chunks()
+    inputs.interactions.require_min_rating(
+        artifact.made_from["interactions"]["min_rating"], f"the model {artifact.model_id}"
+    )
     batches = read_interactions(inputs.interactions, inputs.interactions_uri)
     log = build_log(batches, item_ids, others)
     items = read_items(inputs.items_uri, item_ids)
@@ -106,6 +112,11 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
     if not artifact.model.needs.cold_items:
         unseen_N = catalogue.trained_N < 0
     available_N = available_N & ~unseen_N
+    if not available_N.any():
+        raise InputError(
+            f"None of the available items was there when {artifact.model_id} was trained, and it "
+            "cannot score others. Train again, or choose a model that scores new items."
+        )
     arrays = artifact.model.item_arrays(catalogue)
     owner_ids, profiles = log.user_ids, log.items
     trained_U = trained_users(artifact, log.user_ids)
@@ -124,8 +135,9 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
     if rules is not None and rules.alike is not None:
         columns.append(catalogue.feature_ND)
     blocked = Ragged.empty(len(owner_ids))
-    if inputs.rules.blocked and kind == "user_to_item":
-        blocked = blocked_for(inputs.rules.blocked, owner_ids, item_ids)
+    if kind == "user_to_item":
+        not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
+        blocked = listed(chain(blocked_pairs(inputs.rules), not_liked), owner_ids, item_ids)
     shard_U = shard_of(owner_ids, shards)
     order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
     data = ScoringData(
@@ -175,17 +187,21 @@ def allowed(rules: RulesConfig, items: Items, item_ids: pa.Array) -> npt.NDArray
     return allowed_N
 
 
-def blocked_for(uri: str, user_ids: pa.Array, item_ids: pa.Array) -> Ragged:
-    """U lists of the items that a table blocks for that user alone, each once."""
+def blocked_pairs(rules: RulesConfig) -> Iterator[pa.Table]:
+    """What is blocked for one user each, a batch at a time."""
+    if rules.blocked is not None:
+        for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
+            if "user_id" in batch.column_names:
+                yield batch
+
+
+def listed(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) -> Ragged:
+    """U lists of the items in rows of user_id and item_id, each once."""
     pairs = [np.zeros(0, np.int64)]
-    for batch in read_batches(uri, schemas.BLOCKED, "rules.blocked"):
-        if "user_id" in batch.column_names:
-            user_V, item_V = (
-                rows_of(batch["user_id"], user_ids),
-                rows_of(batch["item_id"], item_ids),
-            )
-            known_V = (user_V >= 0) & (item_V >= 0)
-            pairs.append(user_V[known_V] * len(item_ids) + item_V[known_V])
+    for batch in batches:
+        user_V, item_V = rows_of(batch["user_id"], user_ids), rows_of(batch["item_id"], item_ids)
+        known_V = (user_V >= 0) & (item_V >= 0)
+        pairs.append(user_V[known_V] * len(item_ids) + item_V[known_V])
     user_P, item_P = np.divmod(np.unique(np.concatenate(pairs)), len(item_ids))
     return Ragged.group(user_P, item_P, len(user_ids))
 

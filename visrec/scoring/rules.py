@@ -18,6 +18,7 @@ from visrec.scoring.similar import neighbours
 from visrec.scoring.topk import Best, TopK, empty, put
 
 _MORE = 4  # how many times more candidates are looked at where a list did not get full
+_ENTRIES = 2**21  # candidates that are looked at together; some 16 bytes each, several times over
 _ALIKE = 16  # pictures looked at first for those that look the same as one
 _QUERIES = 4096  # pictures whose look-alikes are looked for at once
 _ROUNDING = 1e-6  # by which a float32 vector of length 1 is none
@@ -69,6 +70,14 @@ class Rules:
     group_N: npt.NDArray[np.int64] | None
     alike: Ragged | None
 
+    def most(self, available_N: npt.NDArray[np.bool_]) -> int:
+        """Entries that no list can have more of."""
+        if self.group_N is None:
+            return int(available_N.sum())
+        group_V = self.group_N[available_N]
+        sizes = np.bincount(group_V[group_V >= 0])
+        return int(np.minimum(sizes, self.cap).sum() + np.count_nonzero(group_V < 0))
+
     def keep(self, row_BM: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.bool_]:
         """(B, M) which of the candidates go into the lists, at most k of each.
 
@@ -76,6 +85,9 @@ class Rules:
             row_BM: rows, best first, -1 behind the last.
             k: entries of a list.
         """
+        if self.alike is None:
+            open_BM = self._under_cap(row_BM)
+            return np.asarray(open_BM & (np.cumsum(open_BM, axis=1) <= k))
         users, width = row_BM.shape
         closed_BM = row_BM < 0
         kept_BM = np.zeros((users, width), bool)
@@ -83,10 +95,7 @@ class Rules:
         user_P, place_P, later_P = self._pairs(row_BM)
         first_P = np.searchsorted(place_P, np.arange(width + 1))
         if self.group_N is not None:
-            # Of items without a group each is one of its own.
-            group_BM = np.where(closed_BM, -1, self.group_N[row_BM])
-            group_BM = np.where(group_BM < 0, -2 - np.arange(width), group_BM)
-            same_BM = np.zeros((users, width), np.int32)
+            group_BM, same_BM = self._groups(row_BM), np.zeros((users, width), np.int32)
         for place in range(width):
             taken_B = ~closed_BM[:, place] & (size_B < k)
             kept_BM[:, place] = taken_B
@@ -120,6 +129,26 @@ class Rules:
             closed_N[self.alike.take(row_K).values] = True
         return closed_N
 
+    def _groups(self, row_BM: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """(B, M) the candidates' groups; of those without one, each is one of its own."""
+        assert self.group_N is not None
+        group_BM = np.where(row_BM < 0, -1, self.group_N[row_BM])
+        return np.where(group_BM < 0, -2 - np.arange(row_BM.shape[1]), group_BM)
+
+    def _under_cap(self, row_BM: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """(B, M) which candidates are among the first `cap` of their group."""
+        if self.group_N is None:
+            return row_BM >= 0
+        group_BM, place_M = self._groups(row_BM), np.arange(row_BM.shape[1])
+        order = np.argsort(group_BM, axis=1, kind="stable")
+        sorted_BM = np.take_along_axis(group_BM, order, axis=1)
+        begins_BM = np.ones(row_BM.shape, bool)
+        begins_BM[:, 1:] = sorted_BM[:, 1:] != sorted_BM[:, :-1]
+        first_BM = np.maximum.accumulate(np.where(begins_BM, place_M, 0), axis=1)
+        open_BM = np.empty(row_BM.shape, bool)
+        np.put_along_axis(open_BM, order, place_M - first_BM < self.cap, axis=1)
+        return open_BM & (row_BM >= 0)
+
     def _pairs(
         self, row_BM: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -147,11 +176,15 @@ class RuledTopK:
     Args:
         search: among the candidates.
         rules: between the entries of a list; None for none.
+        available_N: (N,) the candidates.
         k: entries a list.
     """
 
-    def __init__(self, search: TopK, rules: Rules | None, k: int) -> None:
+    def __init__(
+        self, search: TopK, rules: Rules | None, available_N: npt.NDArray[np.bool_], k: int
+    ) -> None:
         self._search, self._rules, self._k = search, rules, k
+        self._full = min(k, rules.most(available_N)) if rules else k
 
     def __call__(self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged) -> Best:
         """As `TopK`: more candidates are looked for until each list is full or none is left."""
@@ -161,11 +194,17 @@ class RuledTopK:
         found = empty(len(user_B), k)
         open_b, width = np.arange(len(user_B)), 2 * k
         while len(open_b):
-            some = self._search(profiles.take(open_b), user_B[open_b], excluded.take(open_b), width)
-            kept = apply(rules, some, k)
-            put(found, open_b, kept)
-            short_b = (kept.row_BK[:, -1] < 0) & (some.row_BK[:, -1] >= 0)
-            open_b, width = open_b[short_b], _MORE * width
+            short = [np.zeros(0, np.int64)]
+            step = max(_ENTRIES // width, 1)
+            for some_b in (open_b[start : start + step] for start in range(0, len(open_b), step)):
+                some = self._search(
+                    profiles.take(some_b), user_B[some_b], excluded.take(some_b), width
+                )
+                kept = apply(rules, some, k)
+                put(found, some_b, kept)
+                is_short_b = (kept.row_BK >= 0).sum(axis=1) < self._full
+                short.append(some_b[is_short_b & (some.row_BK[:, -1] >= 0)])
+            open_b, width = np.concatenate(short), _MORE * width
         return found
 
 

@@ -37,7 +37,9 @@ class ShardLists:
         counts_N1 = torch.from_numpy(np.array(data.count_N))[:, None]
         popularity = DotScorer(counts_N1, lambda bags, _: torch.ones(len(bags), 1))
         self._search, self._fallback = (
-            RuledTopK(TopK(each, data.available_N, target.k), data.rules, target.k)
+            RuledTopK(
+                TopK(each, data.available_N, target.k), data.rules, data.available_N, target.k
+            )
             for each in (scorer, popularity)
         )
         self._carry = None

@@ -23,7 +23,9 @@ class InteractionsConfig:
     Attributes:
         path: Parquet or CSV file (or a directory of them) with user_id, item_id and timestamp;
             by default interactions.parquet of the workspace.
-        min_rating: rows rated below this do not count; needs a rating column.
+        min_rating: rows rated below this do not count, for they say that an item was not liked;
+            needs a rating column. The same for training, evaluation and lists. Such items are not
+            recommended either.
         as_of: a date or time (ISO, UTC) before which a row must have happened; a date means its
             first second.
     """
@@ -53,6 +55,23 @@ class InteractionsConfig:
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return int(aware.timestamp())
 
+    def require_min_rating(self, wanted: float | None, whose: str) -> None:
+        """Refuses profiles made otherwise than those that a model was trained on.
+
+        Args:
+            wanted: the `min_rating` of its training.
+            whose: it is, in words.
+
+        Raises:
+            InputError: it is another.
+        """
+        if self.min_rating != wanted:
+            shown = ["none" if each is None else f"{each:g}" for each in (self.min_rating, wanted)]
+            raise InputError(
+                f"Found --interactions.min_rating {shown[0]}, and {shown[1]} for {whose}; expected "
+                "the same, or what counts as liked there is something else here."
+            )
+
 
 def read_interactions(config: InteractionsConfig, uri: str) -> Iterator[pa.Table]:
     """The interactions that count, a batch at a time.
@@ -60,18 +79,38 @@ def read_interactions(config: InteractionsConfig, uri: str) -> Iterator[pa.Table
     Raises:
         InputError: a rating is asked for where there is no such column.
     """
+    for batch, counts in _read(config, uri):
+        yield batch if counts is None else batch.filter(counts)
+
+
+def read_not_liked(config: InteractionsConfig, uri: str) -> Iterator[pa.Table]:
+    """The interactions that do not count for their rating, a batch at a time.
+
+    Raises:
+        InputError: as `read_interactions`.
+    """
+    for batch, counts in _read(config, uri):
+        if counts is not None:
+            yield batch.filter(pc.invert(counts))
+
+
+def _read(
+    config: InteractionsConfig, uri: str
+) -> Iterator[tuple[pa.Table, pa.ChunkedArray | None]]:
+    """Batches of what has happened, and which rows count; None for all."""
     before = config.before()
     for batch in read_batches(uri, schemas.INTERACTIONS, "interactions.path"):
-        if config.min_rating is not None:
-            if "rating" not in batch.column_names:
-                raise InputError(
-                    f"Found no rating column in {uri}; --interactions.min_rating "
-                    f"{config.min_rating} needs one. Leave the key out, or add the column."
-                )
-            batch = batch.filter(pc.greater_equal(batch["rating"], config.min_rating))
         if before is not None:
             batch = batch.filter(pc.less(batch["timestamp"], before))
-        yield batch
+        if config.min_rating is None:
+            yield batch, None
+            continue
+        if "rating" not in batch.column_names:
+            raise InputError(
+                f"Found no rating column in {uri}; --interactions.min_rating "
+                f"{config.min_rating} needs one. Leave the key out, or add the column."
+            )
+        yield batch, pc.fill_null(pc.greater_equal(batch["rating"], config.min_rating), False)
 
 
 def digest_interactions(config: InteractionsConfig, uri: str) -> str:
