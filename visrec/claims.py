@@ -13,8 +13,8 @@ def claim(run: Store, inputs: str) -> None:
     """Takes a run for shards made of these inputs, from others that did not complete it.
 
     Shards are written only by who reads them, finds the run still claimed (`is_claimed`), and
-    replaces what was read: who lost the run cannot write over its next owner's. Nobody gets a run
-    back: a shard of then would be kept, and could be written over by who had it in between.
+    replaces what was read: who lost the run cannot write over its next owner's. Who lost it never
+    gets it back: shards of then would count as current, and its next owner could still replace them.
 
     Args:
         run: the run's directory.

@@ -41,8 +41,7 @@ from visrec.ragged import Ragged
 
 @dataclass(frozen=True, kw_only=True)
 class CuratorNetConfig(RankingConfig):
-    """Widths of the towers, the paper's by default, and what keeps a small data set from being
-    learned by heart.
+    """Widths of the towers, the paper's by default, and what prevents overfitting.
 
     Attributes:
         loss: softmax, bpr (the paper's), bpr_max, top1 or top1_max.

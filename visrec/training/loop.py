@@ -44,8 +44,8 @@ class TrainConfig:
         warmup_steps: the learning rate rises linearly over this many steps at the start.
         averaging: what is validated and kept is the running average of the weights, to which each
             step adds 1 - averaging of its own; 0 keeps the last step's alone.
-        lr_factor: the learning rate is multiplied by this when validation AUC stands still,
-        lr_patience: that is, for more than this many epochs.
+        lr_factor: the learning rate is multiplied by this when validation AUC stands still.
+        lr_patience: epochs without a better validation AUC after which it does.
         stop_patience: training ends when it has not risen for this many epochs.
         refit: once the best epoch is known, train anew for as many with the validation baskets
             among the training items.
