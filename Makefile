@@ -33,9 +33,10 @@ check: .venv/dev  ## lint, format and types
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
+# Two processes, each with a Ray cluster and an S3 server of its own: much of the time is waiting
+# for processes to start.
 test: .venv/dev  ## all tests but the long form of the chaos suite
-	$(PY) -m pytest -m "not ray and not chaos" --numprocesses 2 --dist loadfile
-	$(PY) -m pytest -m "ray or chaos"
+	$(PY) -m pytest --numprocesses 2 --dist loadfile --durations 25
 
 chaos: .venv/dev  ## the promises at their full counts, and the table of what was measured
 	$(PY) -m tests.chaos

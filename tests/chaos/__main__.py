@@ -162,6 +162,7 @@ def main() -> int:
     paths = arguments.paths or ["tests/chaos", "tests/test_proxy.py", *sorted(outside)]
     # Two at once, for most of the time of a night is waiting for processes to start.
     pytest = [sys.executable, "-m", "pytest", "-q", "--numprocesses=2", "--dist=loadfile"]
+    pytest += ["--no-loadscope-reorder"]  # kills, the longest, would come last
     pytest += [f"--timeout={LONGEST}", "--durations=15"]
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
