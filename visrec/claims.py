@@ -14,7 +14,7 @@ def claim(run: Store, inputs: str) -> None:
 
     Shards are written only by who reads them, finds the run still claimed (`is_claimed`), and
     replaces what was read: who lost the run cannot write over its next owner's. Who lost it never
-    gets it back: shards of then would count as current, and its next owner could still replace them.
+    gets it back: its old shards would count as current, and could still be written over.
 
     Args:
         run: the run's directory.
