@@ -419,8 +419,11 @@ class TokenCluster:
         }
 
     def _answers(self) -> bool:
-        request = urllib.request.Request(f"{self.dashboard}/api/jobs/")
+        """Whether it takes a job: its agent comes up some time after the Jobs API."""
+        job = json.dumps({"entrypoint": "true"}).encode()
+        request = urllib.request.Request(f"{self.dashboard}/api/jobs/", data=job)
         request.add_header("Authorization", f"Bearer {self.token_path.read_text()}")
+        request.add_header("Content-Type", "application/json")
         try:
             with urllib.request.urlopen(request, timeout=5) as reply:
                 return bool(reply.status == 200)

@@ -41,7 +41,7 @@ def at_work(workspace: Path) -> list[int]:
 def test_a_night_killed_at_random_moments_is_the_night_undisturbed(
     calm_night: Calm, tmp_path: Path
 ) -> None:
-    kills, wanted, dice = 0, amount(2, 60), random.Random(0)
+    kills, wanted, dice = 0, amount(1, 60), random.Random(0)
     while kills < wanted:
         stormy, before = tmp_path / f"stormy-{kills}", kills
         shutil.copytree(calm_night.pictures, stormy)
