@@ -13,7 +13,8 @@ import pytest
 from botocore.exceptions import ClientError
 
 from tests import servers
-from tests.servers import SeaweedFS, ServerError, TokenCluster
+from tests.cluster import TokenCluster
+from tests.servers import SeaweedFS, ServerError
 
 CHECKOUT = Path(__file__).parents[1]
 

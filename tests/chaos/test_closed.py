@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.harness import amount, measured
+from tests.cluster import TokenCluster
 from tests.conftest import CHECKOUT
-from tests.servers import TokenCluster
 
 pytestmark = [
     pytest.mark.ray,

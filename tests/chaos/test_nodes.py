@@ -13,9 +13,10 @@ import pytest
 
 from tests.chaos.harness import amount, measured
 from tests.chaos.night import NIGHT, Calm, published
+from tests.cluster import TokenCluster
 from tests.conftest import CHECKOUT
 from tests.integration.workspace import night_settings
-from tests.servers import TokenCluster, program
+from tests.servers import program
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 STEPS = ("extract", "train", "evaluate", "recommend")

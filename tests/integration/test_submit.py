@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import TokenCluster
 from tests.conftest import CHECKOUT
 from tests.integration.workspace import copy
-from tests.servers import TokenCluster, program
+from tests.servers import program
 
 pytestmark = pytest.mark.ray
 
