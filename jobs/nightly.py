@@ -164,7 +164,8 @@ class Steps:
         if config.train_every or config.train_now:
             wanted = self._train.interactions.min_rating
             self._recommend.interactions.require_min_rating(wanted, "the night's training")
-            self._evaluate.interactions.require_min_rating(wanted, "the night's training")
+            if config.evaluate:
+                self._evaluate.interactions.require_min_rating(wanted, "the night's training")
         self.rows: dict[str, Any] = {}
         self.seconds: dict[str, float] = {}
 

@@ -85,32 +85,12 @@ class Rules:
             row_BM: rows, best first, -1 behind the last.
             k: entries of a list.
         """
-        if self.alike is None:
-            open_BM = self._under_cap(row_BM)
-            return np.asarray(open_BM & (np.cumsum(open_BM, axis=1) <= k))
-        users, width = row_BM.shape
-        closed_BM = row_BM < 0
-        kept_BM = np.zeros((users, width), bool)
-        size_B = np.zeros(users, np.int64)
-        user_P, place_P, later_P = self._pairs(row_BM)
-        first_P = np.searchsorted(place_P, np.arange(width + 1))
-        if self.group_N is not None:
-            group_BM, same_BM = self._groups(row_BM), np.zeros((users, width), np.int32)
-        for place in range(width):
-            taken_B = ~closed_BM[:, place] & (size_B < k)
-            kept_BM[:, place] = taken_B
-            size_B += taken_B
-            if size_B.min(initial=k) == k:
-                break
-            if self.group_N is not None:
-                rest = slice(place + 1, width)
-                alike_BM = (group_BM[:, rest] == group_BM[:, place, None]) & taken_B[:, None]
-                same_BM[:, rest] += alike_BM
-                closed_BM[:, rest] |= same_BM[:, rest] >= self.cap
-            pairs = slice(first_P[place], first_P[place + 1])
-            hit = taken_B[user_P[pairs]]
-            closed_BM[user_P[pairs][hit], later_P[pairs][hit]] = True
-        return kept_BM
+        open_BM = self._under_cap(row_BM)
+        if self.alike is not None:
+            user_P, place_P, later_P = self._pairs(self.alike, row_BM)
+            some_b, at_P = np.unique(user_P, return_inverse=True)  # of few users any two are alike
+            open_BM[some_b] = self._one_by_one(row_BM[some_b], at_P, place_P, later_P)
+        return np.asarray(open_BM & (np.cumsum(open_BM, axis=1) <= k))
 
     def closed(self, row_K: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.bool_]:
         """(N,) which items cannot be added to a list of these rows; those rows are among them.
@@ -149,18 +129,47 @@ class Rules:
         np.put_along_axis(open_BM, order, place_M - first_BM < self.cap, axis=1)
         return open_BM & (row_BM >= 0)
 
+    def _one_by_one(
+        self,
+        row_BM: npt.NDArray[np.int64],
+        user_P: npt.NDArray[np.int64],
+        place_P: npt.NDArray[np.int64],
+        later_P: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.bool_]:
+        """(B, M) which candidates the rules leave, decided place by place, the best first.
+
+        Args:
+            row_BM: rows, best first, -1 behind the last.
+            user_P: of every two that look the same, by place.
+            place_P: of the better one.
+            later_P: of the other.
+        """
+        open_BM, width = row_BM >= 0, row_BM.shape[1]
+        first_P = np.searchsorted(place_P, np.arange(width + 1))
+        if self.group_N is not None:
+            group_BM, same_BM = self._groups(row_BM), np.zeros(row_BM.shape, np.int32)
+        for place in range(width):
+            taken_B = open_BM[:, place]
+            if self.group_N is not None:
+                rest = slice(place + 1, width)
+                alike_BM = (group_BM[:, rest] == group_BM[:, place, None]) & taken_B[:, None]
+                same_BM[:, rest] += alike_BM
+                open_BM[:, rest] &= same_BM[:, rest] < self.cap
+            pairs = slice(first_P[place], first_P[place + 1])
+            hit = taken_B[user_P[pairs]]
+            open_BM[user_P[pairs][hit], later_P[pairs][hit]] = False
+        return open_BM
+
+    @staticmethod
     def _pairs(
-        self, row_BM: npt.NDArray[np.int64]
+        alike: Ragged, row_BM: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """User, place and later place of every two candidates that look the same, by place."""
-        if self.alike is None:
-            nothing = np.zeros(0, np.int64)
-            return nothing, nothing, nothing
         user_V, place_V = np.nonzero(row_BM >= 0)
-        row_V, n = row_BM[user_V, place_V], len(self.alike)
+        row_V, n = row_BM[user_V, place_V], len(alike)
         order = np.argsort(user_V * n + row_V)
         key_V = (user_V * n + row_V)[order]
-        others = self.alike.take(row_V)
+        others = alike.take(row_V)
         wanted_P = user_V[others.owners] * n + others.values
         at_P = np.searchsorted(key_V, wanted_P).clip(max=max(len(key_V) - 1, 0))
         there_P = key_V[at_P] == wanted_P if len(key_V) else np.zeros(0, bool)
