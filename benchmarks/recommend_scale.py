@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,18 +155,24 @@ class Memory:
 
 
 def run_job(
-    workspace: Path, users: int, model: str, run_id: str | None = None, incremental: bool = False
+    workspace: Path,
+    users: int,
+    model: str,
+    run_id: str | None = None,
+    others: Sequence[str] = ("--incremental", "false", "--force_publish", "it was not trained"),
 ) -> dict[str, Any]:
-    """What the job said of itself, and its memory."""
+    """What the job said of itself, and its memory.
+
+    A model that has learned nothing may well be held back; the gates are checked all the same.
+    """
     command = [sys.executable, "jobs/recommend.py", "--local", "--workspace", str(workspace)]
     flags = ["--shards", str(max(8, users // SHARD)), "--run_id", run_id or f"{model}-{users}"]
     flags += ["--model", str(workspace / "models" / model)]
-    # A model that has learned nothing may well be held back; the gates are checked all the same.
-    flags += ["--force_publish", "a benchmark of a model that was not trained"]
-    flags += ["--incremental", str(incremental).lower()]
     with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
-        process = subprocess.Popen([*command, *flags], cwd=CHECKOUT, stdout=said, stderr=said)
+        process = subprocess.Popen(
+            [*command, *flags, *others], cwd=CHECKOUT, stdout=said, stderr=said
+        )
         with Memory(process.pid) as memory:
             code = process.wait()
         seconds = time.perf_counter() - start
