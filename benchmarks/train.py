@@ -321,6 +321,7 @@ def workers(flags: Sequence[str], features: str, triples: int) -> dict[str, Any]
         with tempfile.TemporaryDirectory() as workspace:
             command = [sys.executable, "jobs/train.py", "--local", "--workspace", workspace]
             command += ["--features", features, *flags, "--train.epochs", "2"]
+            command += ["--train.refit", "false"]
             command += ["--train.triples_per_epoch", str(triples)]
             command += ["--resources.workers", str(count), "--resources.cpus_per_worker", "1"]
             done = subprocess.run(

@@ -1,6 +1,7 @@
 """Ranking losses against their definitions, score by score in float64."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -193,21 +194,27 @@ USERS, ITEMS = (
 POSITIVES = [7, 0, 3, 8, 2]
 
 
-def _batch(negative_BK: list[list[int]], candidates: Candidates | None = None) -> TripleBatch:
+def _batch(
+    negative_BK: list[list[int]], candidates: Candidates | None = None, first: Sequence[int] = ()
+) -> TripleBatch:
+    """The triples, with `first` as the first of the items: the candidates."""
+    item_M = [*first, *(item for item in range(9) if item not in first)]
+    place_N = np.argsort(item_M)
     return TripleBatch(
-        item_M=torch.arange(9),
+        item_M=torch.tensor(item_M),
         feature_MD=torch.zeros(9, 0),
         category_M=torch.full((9,), -1),
         user_B=torch.arange(5),
         profiles=Bags.of(ragged([[]] * 5)),
-        positive_B=torch.tensor(POSITIVES),
-        negative_BK=torch.tensor(negative_BK, dtype=torch.int64).view(5, -1),
+        positive_B=torch.from_numpy(place_N[POSITIVES]),
+        negative_BK=torch.from_numpy(place_N[np.array(negative_BK, np.int64)]).view(5, -1),
         candidates=candidates,
     )
 
 
 def _ranking(batch: TripleBatch, config: RankingConfig) -> float:
-    return ranking_loss(torch.from_numpy(USERS), torch.from_numpy(ITEMS), batch, config).item()
+    item_Md = torch.from_numpy(ITEMS)[batch.item_M]
+    return ranking_loss(torch.from_numpy(USERS), item_Md, batch, config).item()
 
 
 def _score(user: int, item: int, temperature: float) -> float:
@@ -234,11 +241,11 @@ def test_in_batch_the_diagonal_is_positive_and_all_else_negative(
     name: str, temperature: float
 ) -> None:
     """Logits (B, B): weights are over the B - 1 others, among which the positive is not."""
-    drawn = Candidates(torch.tensor(POSITIVES), torch.eye(5, dtype=torch.bool), torch.zeros(5))
+    drawn = Candidates(torch.eye(5, dtype=torch.bool), torch.zeros(5))
     logits = [[_score(u, i, temperature) for i in POSITIVES] for u in range(5)]
     examples = [(row[u], row[:u] + row[u + 1 :]) for u, row in enumerate(logits)]
     config = _config(name, temperature=temperature, score_penalty=0.5)
-    found = _ranking(_batch([[]] * 5, drawn), config)
+    found = _ranking(_batch([[]] * 5, drawn, POSITIVES), config)
     assert found == pytest.approx(_loss(name, examples, 0.5), rel=1e-9)
     # The listing that circulates has the positive among the negatives: another loss altogether.
     corrupt = _loss(name, [(row[u], row) for u, row in enumerate(logits)], 0.5)
@@ -249,11 +256,11 @@ def test_in_batch_the_diagonal_is_positive_and_all_else_negative(
 def test_chance_of_a_candidate_is_taken_off_by_the_softmax_alone(name: str) -> None:
     place, log_q = [1, 2, 4, 6], [-0.1, -2.0, -3.5, -1.0]
     taken = [[u == 4 and i == 2 for i in place] for u in range(5)]
-    drawn = Candidates(torch.tensor(place), torch.tensor(taken), torch.tensor(log_q))
+    drawn = Candidates(torch.tensor(taken), torch.tensor(log_q))
     own = [_score(u, i, 1.0) for u, i in enumerate(POSITIVES)]
     off = log_q if name == "softmax" else [0.0] * 4
     others = [[_score(u, i, 1.0) - q for i, q in zip(place, off, strict=True)] for u in range(5)]
-    found = _ranking(_batch([[]] * 5, drawn), _config(name))
+    found = _ranking(_batch([[]] * 5, drawn, place), _config(name))
     assert found == pytest.approx(_loss(name, _rest(own, others, taken)), rel=1e-6)
 
 

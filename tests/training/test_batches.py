@@ -225,7 +225,7 @@ def test_candidates_in_batch_are_the_positives_of_all_workers() -> None:
     assert whole.candidates is not None
     for batch in (whole, *shares):
         assert batch.candidates is not None
-        assert _items(batch, batch.candidates.place_C) == sorted({*positives[0], *positives[1]})
+        assert _items(batch, slice(len(batch.candidates))) == sorted({*positives[0], *positives[1]})
         assert torch.equal(batch.candidates.log_q_C, whole.candidates.log_q_C)
         assert batch.negative_BK.shape == (len(batch.positive_B), 0)
     masks = [share.candidates.taken_BC for share in shares if share.candidates]
@@ -235,7 +235,7 @@ def test_candidates_in_batch_are_the_positives_of_all_workers() -> None:
 def test_what_the_user_took_is_no_negative_in_batch() -> None:
     batch = _triples(TripleSource(DATA, IN_BATCH, 0, Needs()))
     assert batch.candidates is not None
-    candidates = _items(batch, batch.candidates.place_C)
+    candidates = _items(batch, slice(len(batch.candidates)))
     for user, mask in zip(batch.user_B.tolist(), batch.candidates.taken_BC.tolist(), strict=True):
         taken = set(DATA.train[user].tolist())
         assert mask == [item in taken for item in candidates]
@@ -250,7 +250,7 @@ def _how_often(lists: list[list[int]], config: SamplingConfig) -> tuple[Any, Any
     for step in range(steps):
         batch = source.batch(step, size, 0, 1, CPU)
         assert batch.candidates is not None
-        there = _items(batch, batch.candidates.place_C)
+        there = _items(batch, slice(len(batch.candidates)))
         often_N[there] += 1 / steps
         told_N[there] = batch.candidates.log_q_C.exp()
     return often_N, told_N

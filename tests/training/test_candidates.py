@@ -76,8 +76,8 @@ def _log_likelihood(batch: TripleBatch, item_Nd: np.ndarray, user_Bd: np.ndarray
     for b, user in enumerate(user_Bd):
         own = user @ item_Nd[batch.positive_B[b]] / 2
         logits = [own] + [
-            user @ item_Nd[place] / 2 - float(drawn.log_q_C[c])
-            for c, place in enumerate(drawn.place_C.tolist())
+            user @ item_Nd[c] / 2 - float(drawn.log_q_C[c])
+            for c in range(len(drawn))
             if not drawn.taken_BC[b, c]
         ]
         losses.append(np.log(np.sum(np.exp(logits))) - own)

@@ -106,17 +106,20 @@ class Bags:
 
 @dataclass(frozen=True)
 class Candidates:
-    """C items that stand against the positives of all B examples of a batch.
+    """The first C items of a batch, which stand against the positives of all B examples.
+
+    They are the same on all workers of a step, and so in the same order.
 
     Args:
-        place_C: (C,) positions among the batch's items.
         taken_BC: (B, C) bool, the candidates that are no negative of that example.
         log_q_C: (C,) the logarithm of the chance that a step has the candidate, 0 where it has all.
     """
 
-    place_C: Tensor
     taken_BC: Tensor
     log_q_C: Tensor
+
+    def __len__(self) -> int:
+        return len(self.log_q_C)
 
 
 @dataclass(frozen=True)

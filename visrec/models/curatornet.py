@@ -35,6 +35,7 @@ from visrec.models.contract import (
 from visrec.models.dropout import dropped, levels, scaled_and_dropped
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.pooling import max_and_mean
+from visrec.models.sharing import encoded
 from visrec.models.statistics import FeatureScale, Whitening
 from visrec.ragged import Ragged
 
@@ -122,7 +123,7 @@ class CuratorNet(nn.Module):
 
     def forward(self, batch: TripleBatch) -> Tensor:
         """The mean loss of B examples; the item tower runs once per distinct item."""
-        item_Md = self.item_tower(self._inputs(batch))
+        item_Md = encoded(batch, lambda some: self.item_tower(self._inputs(some)))
         user_Bd = self.encode_users(item_Md, batch.profiles)
         return ranking_loss(user_Bd, item_Md, batch, self._config)
 

@@ -28,6 +28,7 @@ from visrec.models.contract import (
     shared,
 )
 from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.sharing import encoded
 from visrec.models.statistics import FeatureScale
 from visrec.models.tables import LOOKED_UP, looked_up, of_items, table
 from visrec.ragged import Ragged
@@ -76,7 +77,8 @@ class DeepStyle(nn.Module):
         """The mean loss of B examples."""
         code_M = batch.category_M
         category_Md = self.categories(code_M.clamp(min=0)) * (code_M >= 0)[:, None]
-        item_Md = self._appearance(batch.feature_MD) - category_Md + self.items(batch.item_M)
+        appearance_Md = encoded(batch, lambda some: self._appearance(some.feature_MD))
+        item_Md = appearance_Md - category_Md + self.items(batch.item_M)
         return ranking_loss(self.users(batch.user_B), item_Md, batch, self._config)
 
     def _appearance(self, feature_MD: Tensor) -> Tensor:

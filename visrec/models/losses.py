@@ -81,7 +81,7 @@ def ranking_loss(
         negative_BK = torch.einsum("bd,bkd->bk", scaled_Bd, _at(item_Md, batch.negative_BK))
         hardest_BJ = negative_BK.amax(dim=1, keepdim=True)
         return loss_of_scores(positive_B, hardest_BJ, None, config)
-    score_BJ = scaled_Bd @ _at(item_Md, drawn.place_C).T
+    score_BJ = scaled_Bd @ item_Md[: len(drawn)].T
     if config.loss == "softmax":
         score_BJ = score_BJ - drawn.log_q_C
     return loss_of_scores(positive_B, score_BJ, drawn.taken_BC, config)

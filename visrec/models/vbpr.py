@@ -29,6 +29,7 @@ from visrec.models.contract import (
     shared,
 )
 from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.sharing import encoded
 from visrec.models.statistics import FeatureScale
 from visrec.models.tables import LOOKED_UP, looked_up, of_items, table, with_one
 from visrec.ragged import Ragged
@@ -79,7 +80,7 @@ class Vbpr(nn.Module):
     def forward(self, batch: TripleBatch) -> Tensor:
         """The mean loss of B examples."""
         items, bias = self.items(batch.item_M), self.item_bias(batch.item_M)
-        seen_Mv = self._seen(batch.feature_MD)
+        seen_Mv = encoded(batch, lambda some: self._seen(some.feature_MD))
         item_Md = torch.cat([items, seen_Mv[:, :-1], bias + seen_Mv[:, -1:]], dim=1)
         return ranking_loss(with_one(self.users(batch.user_B)), item_Md, batch, self._config)
 

@@ -201,7 +201,7 @@ SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int, Needs], BatchSou
 def make_batch(
     triples: Triples, drawn: Drawn | None, data: TrainingData, needs: Needs, device: torch.device
 ) -> TripleBatch:
-    """Triples over their distinct items, with what the model needs of them, on the device.
+    """Triples over their distinct items, candidates first, with what the model needs, on the device.
 
     Args:
         triples: the examples.
@@ -210,13 +210,13 @@ def make_batch(
         needs: which of these the model asks for.
         device: where the batch goes.
     """
-    parts = [triples.profiles.values, triples.positive_B, triples.negative_BK.reshape(-1)]
-    if drawn:
-        parts.append(drawn.item_C)
-    item_V = np.concatenate(parts)
     place_N = np.zeros(len(data.item_ids), np.int64)
-    place_N[item_V] = 1
-    item_M = np.flatnonzero(place_N)  # a pass over the catalogue takes less than a sort of V
+    for item_V in (triples.profiles.values, triples.positive_B, triples.negative_BK):
+        place_N[item_V] = 1
+    item_C = drawn.item_C if drawn else np.zeros(0, np.int64)
+    place_N[item_C] = 0
+    # A pass over the catalogue takes less than a sort of what is in the triples.
+    item_M = np.concatenate([item_C, np.flatnonzero(place_N)])
     place_N[item_M] = np.arange(len(item_M))
     feature_ND = data.feature_ND if needs.features else data.feature_ND[:, :0]
     category_N = data.category_N
@@ -232,7 +232,6 @@ def make_batch(
         positive_B=_tensor(place_N[triples.positive_B], device),
         negative_BK=_tensor(place_N[triples.negative_BK], device),
         candidates=Candidates(
-            place_C=_tensor(place_N[drawn.item_C], device),
             taken_BC=_tensor(
                 taken_mask(triples, data.train, drawn.item_C, len(data.item_ids)), device
             ),
