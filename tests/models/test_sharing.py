@@ -1,4 +1,4 @@
-"""Candidates that each worker encodes a share of: the vectors and gradients of encoding them all."""
+"""Candidates of which each worker encodes a share: vectors and gradients as of all of them."""
 
 import json
 from pathlib import Path

@@ -201,7 +201,7 @@ SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int, Needs], BatchSou
 def make_batch(
     triples: Triples, drawn: Drawn | None, data: TrainingData, needs: Needs, device: torch.device
 ) -> TripleBatch:
-    """Triples over their distinct items, candidates first, with what the model needs, on the device.
+    """Triples over their distinct items, candidates first, with what the model needs of them.
 
     Args:
         triples: the examples.
