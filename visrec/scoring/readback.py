@@ -16,6 +16,8 @@ from visrec.scoring.target import Target, has_marks, shard_name
 from visrec.sources.tables import read_batches
 from visrec.storage import Store
 
+_SAMPLE = 10_000  # owners: a share of them is known to half a percent
+
 
 @dataclass(frozen=True)
 class LastPublication:
@@ -40,7 +42,7 @@ def check_files(
     """The facts of some shards of a run, one file in memory at a time.
 
     A last publication of another number of shards has the owners of one of these in all of its
-    files: it is read for the first of them only, a sample.
+    files: all are read until `_SAMPLE` owners have been looked up in them, and no more.
 
     Args:
         data: what scoring was given.
@@ -50,7 +52,7 @@ def check_files(
         shards: their numbers.
     """
     total = ShardFacts(listed_N=np.zeros(len(data.item_ids), np.int64))
-    dealt_alike = last is not None and len(last.names) == target.shards
+    looked_up, dealt_alike = 0, last is not None and len(last.names) == target.shards
     for shard in shards:
         name = shard_name(shard)
         content = target.run.read(name)
@@ -59,7 +61,8 @@ def check_files(
         other = hashlib.sha256(content).hexdigest() != sha256[name] or not ours
         expected = expected_of(data, target, shard)
         before = None
-        if last is not None and (dealt_alike or shard == shards[0]):
+        if last is not None and (dealt_alike or looked_up < _SAMPLE):
+            looked_up += len(expected.owner_ids)
             before = _before(last, target, shard, expected.owner_ids)
         facts = check_shard(file.read(), expected, before)
         total = total + replace(facts, other_files=int(other))
