@@ -54,7 +54,7 @@ def test_a_night_killed_at_random_moments_is_the_night_undisturbed(
     calm_night: Calm, tmp_path: Path
 ) -> None:
     kills, wanted, dice = 0, amount(1, 60), random.Random(0)
-    night = calm_night.seconds  # of a whole one; less when nothing else is tested any more
+    seconds = calm_night.seconds  # of a whole one; fewer when nothing else is tested any more
     while kills < wanted:
         stormy, before = tmp_path / f"stormy-{kills}", kills
         shutil.copytree(calm_night.pictures, stormy)
@@ -62,10 +62,10 @@ def test_a_night_killed_at_random_moments_is_the_night_undisturbed(
             since, process = time.monotonic(), start(stormy)
             try:
                 # Towards the end of a count the night is left to end.
-                patience = dice.uniform(SHORTEST, night) if kills < wanted else 300
+                patience = dice.uniform(SHORTEST, seconds) if kills < wanted else 300
                 assert process.wait(timeout=patience) == 0, (stormy / "log").read_text()
                 if kills == before:
-                    night = min(night, time.monotonic() - since)
+                    seconds = min(seconds, time.monotonic() - since)
                 break
             except subprocess.TimeoutExpired:
                 os.kill(process.pid, signal.SIGKILL)  # the driver alone

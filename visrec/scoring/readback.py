@@ -63,7 +63,7 @@ def check_files(
         before = None
         if last is not None and (dealt_alike or looked_up < _SAMPLE):
             looked_up += len(expected.owner_ids)
-            before = _before(last, target, shard, expected.owner_ids)
+            before = _before(last, target.kind, shard, expected.owner_ids, dealt_alike)
         facts = check_shard(file.read(), expected, before)
         total = total + replace(facts, other_files=int(other))
     return total
@@ -86,23 +86,24 @@ def expected_of(data: ScoringData, target: Target, shard: int) -> Expected:
     )
 
 
-def _before(last: LastPublication, target: Target, shard: int, owner_ids: pa.Array) -> Lists | None:
+def _before(
+    last: LastPublication, kind: str, shard: int, owner_ids: pa.Array, dealt_alike: bool
+) -> Lists | None:
     """The last publication's lists of these owners.
 
     Owners are dealt to shards by their ids: of as many shards, the same one has them.
     """
-    same = len(last.names) == target.shards
     tables: list[pa.Table] = []
-    for name in [shard_name(shard)] if same else last.names:
+    for name in [shard_name(shard)] if dealt_alike else last.names:
         if last.run.exists(name):  # old runs may have been removed
             table = last.run.read_table(name)
-            if same or read_lists(table.slice(0, 0), target.kind) is None:
+            if dealt_alike or read_lists(table.slice(0, 0), kind) is None:
                 tables.append(table)
             else:
                 tables.append(table.filter(pc.is_in(table[0], value_set=owner_ids)))
     if not tables or any(not table.schema.equals(tables[0].schema) for table in tables):
         return None
-    return read_lists(pa.concat_tables(tables), target.kind)
+    return read_lists(pa.concat_tables(tables), kind)
 
 
 def without_feature(items_uri: str | None, item_ids: pa.Array) -> tuple[int, int]:

@@ -89,7 +89,7 @@ class Rules:
         if self.alike is not None:
             user_P, place_P, later_P = self._pairs(self.alike, row_BM)
             some_b, at_P = np.unique(user_P, return_inverse=True)  # of few users any two are alike
-            open_BM[some_b] = self._one_by_one(row_BM[some_b], at_P, place_P, later_P)
+            open_BM[some_b] = self._one_by_one(row_BM[some_b], k, at_P, place_P, later_P)
         return np.asarray(open_BM & (np.cumsum(open_BM, axis=1) <= k))
 
     def closed(self, row_K: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.bool_]:
@@ -132,6 +132,7 @@ class Rules:
     def _one_by_one(
         self,
         row_BM: npt.NDArray[np.int64],
+        k: int,
         user_P: npt.NDArray[np.int64],
         place_P: npt.NDArray[np.int64],
         later_P: npt.NDArray[np.int64],
@@ -140,16 +141,21 @@ class Rules:
 
         Args:
             row_BM: rows, best first, -1 behind the last.
+            k: entries of a list: behind them nothing need be decided.
             user_P: of every two that look the same, by place.
             place_P: of the better one.
             later_P: of the other.
         """
         open_BM, width = row_BM >= 0, row_BM.shape[1]
+        size_B = np.zeros(len(row_BM), np.int64)
         first_P = np.searchsorted(place_P, np.arange(width + 1))
         if self.group_N is not None:
             group_BM, same_BM = self._groups(row_BM), np.zeros(row_BM.shape, np.int32)
         for place in range(width):
             taken_B = open_BM[:, place]
+            size_B += taken_B
+            if size_B.min(initial=k) == k:
+                break
             if self.group_N is not None:
                 rest = slice(place + 1, width)
                 alike_BM = (group_BM[:, rest] == group_BM[:, place, None]) & taken_B[:, None]
