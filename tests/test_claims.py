@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,14 +59,13 @@ def test_what_is_being_completed_cannot_be_taken(store: Store) -> None:
     assert store.exists(MANIFEST)
 
 
-def test_a_table_goes_where_nothing_has_changed_since(store: Store) -> None:
-    table = pa.table({"x": [1]})
-    assert store.replace_table("t.parquet", table, None)
-    assert not store.replace_table("t.parquet", pa.table({"x": [2]}), None)
-    version = store.read_versioned("t.parquet")[1]
-    assert store.replace_table("t.parquet", pa.table({"x": [3]}), version)
-    assert not store.replace_table("t.parquet", pa.table({"x": [4]}), version)
-    assert store.read_table("t.parquet").to_pydict() == {"x": [3]}
+def test_a_file_goes_where_nothing_has_changed_since(store: Store) -> None:
+    assert store.exchange("part", b"1", None)
+    assert not store.exchange("part", b"2", None)
+    version = store.read_versioned("part")[1]
+    assert store.exchange("part", b"3", version)
+    assert not store.exchange("part", b"4", version)
+    assert store.read("part") == b"3"
 
 
 class Writer:

@@ -51,6 +51,16 @@ def test_replace_needs_the_version_that_is_there(store: Store) -> None:
     assert store.read("x") == b"two"
 
 
+def test_what_is_gone_is_not_replaced(store: Store) -> None:
+    store.write("folder/x", b"one")
+    version = store.read_versioned("folder/x")[1]
+    store.delete(["folder/x"])
+    assert not store.replace("folder/x", b"two", version)
+    store.delete_folder("folder")
+    assert not store.replace("folder/x", b"two", version)
+    assert everything_below(store) == set()
+
+
 def test_increments_of_racing_threads_are_all_counted(store: Store) -> None:
     store.write("counter", b"0")
 

@@ -161,18 +161,24 @@ class Store:
                 draft.unlink(missing_ok=True)
 
     def replace(self, name: str, data: bytes, version: str) -> bool:
-        """Writes a file that must still have `version`; False where it has changed since."""
+        """Writes a file that must still have `version`; False where it has changed or is gone."""
         with translated("replace", self.uri(name)):
             if self.is_s3:
                 return self._conditional_put(name, data, {"IfMatch": version})
             target = Path(self.root, name)
+            if not target.parent.is_dir():
+                return False
             with open(target.with_name(f".{target.name}.lock"), "w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # the kernel lets go of it if this process dies
-                if self.read_versioned(name)[1] != version:
+                if not target.is_file() or self.read_versioned(name)[1] != version:
                     return False
                 with _local_draft(target) as draft:
                     draft.write_bytes(data)
                 return True
+
+    def exchange(self, name: str, data: bytes, version: str | None) -> bool:
+        """Writes a file in place of what was read: of `version`, or None where there was none."""
+        return self.create(name, data) if version is None else self.replace(name, data, version)
 
     def _conditional_put(self, name: str, data: bytes, condition: dict[str, Any]) -> bool:
         """A conditional put, again while another put of the same key is on its way (409)."""
@@ -204,7 +210,7 @@ class Store:
                 found = None
             if found == mark:
                 return True
-            if isinstance(error, ClientError) and code(error) in LOST:
+            if isinstance(error, ClientError) and code(error) in {*LOST, *MISSING}:
                 return False
             raise
 
@@ -265,40 +271,19 @@ class Store:
             with source, pq.ParquetFile(source) as file:
                 return file.read(columns=chosen)
 
-    def replace_table(self, name: str, table: pa.Table, version: str | None) -> bool:
-        """Writes one Parquet file, without Arrow's own types, in place of what was read.
-
-        Args:
-            name: below this directory.
-            table: what to write.
-            version: of the file that must still be there; None where there must be none.
-        """
-        sink = pa.BufferOutputStream()
-        _write_parquet(table, sink, arrow_schema=False)
-        data = sink.getvalue().to_pybytes()
-        if version is None:
-            return self.create(name, data)
-        return self.replace(name, data, version)
-
-    def write_table(self, name: str, table: pa.Table, *, arrow_schema: bool = True) -> int:
-        """Writes one Parquet file, whole or not at all; returns its bytes.
-
-        Args:
-            name: below this directory.
-            table: what to write.
-            arrow_schema: keep Arrow's own types in it; without, coded strings are read as strings.
-        """
+    def write_table(self, name: str, table: pa.Table) -> int:
+        """Writes one Parquet file, whole or not at all; returns its bytes."""
         with translated("write", self.uri(name)):
             if self.is_s3:
                 # In memory first: a stream to S3 that ends in an error still leaves what it has.
                 sink = pa.BufferOutputStream()
-                _write_parquet(table, sink, arrow_schema)
+                pq.write_table(table, sink, compression="zstd")
                 data = sink.getvalue().to_pybytes()
                 self.write(name, data)
                 return len(data)
             target = Path(self.root, name)
             with _local_draft(target) as draft:
-                _write_parquet(table, draft, arrow_schema)
+                pq.write_table(table, draft, compression="zstd")
                 return draft.stat().st_size
 
     # S3 plumbing.
@@ -373,12 +358,3 @@ def _local_draft(target: Path) -> Iterator[Path]:
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _write_parquet(table: pa.Table, sink: Any, arrow_schema: bool) -> None:
-    options = {"compression": "zstd", "store_schema": arrow_schema}
-    with pq.ParquetWriter(sink, table.schema, **options) as writer:
-        writer.write_table(table)
-        if not arrow_schema and table.schema.metadata:
-            # It would go with the schema.
-            writer.add_key_value_metadata(table.schema.metadata)

@@ -27,12 +27,14 @@ class Calm:
 
     Args:
         pictures: the workspace as it was before, to be copied.
+        whole: as it was after.
         truth: hashes of all that it left.
         users: rows of each user.
         seconds: that it took.
     """
 
     pictures: Path
+    whole: Path
     truth: dict[str, str]
     users: Counter[str]
     seconds: float
@@ -44,7 +46,7 @@ def undisturbed(folder: Path) -> Calm:
     shutil.copytree(pictures, calm)
     since = time.monotonic()
     assert start(calm).wait(timeout=300) == 0, (calm / "log").read_text()
-    return Calm(pictures, published(calm), rows(calm), time.monotonic() - since)
+    return Calm(pictures, calm, published(calm), rows(calm), time.monotonic() - since)
 
 
 def start(workspace: Path) -> subprocess.Popen[bytes]:

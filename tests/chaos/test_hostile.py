@@ -48,7 +48,7 @@ from visrec.errors import InputError, VisrecError
 from visrec.features.pictures import PictureLimits
 from visrec.models.artifact import load_artifact, save_artifact
 from visrec.publish import point_to, run_store
-from visrec.scoring.lists import Layout, lists_table
+from visrec.scoring.lists import Layout, lists_file, lists_table
 from visrec.storage import Store
 
 pytestmark = pytest.mark.chaos
@@ -433,7 +433,7 @@ def publish_ids(lists: Store, ids: list[str], layout: Layout) -> dict[str, list[
         layout,
     )
     run = run_store(lists, layout)
-    run.write_table("part-00000.parquet", table, arrow_schema=False)
+    run.write("part-00000.parquet", lists_file(table))
     completed(lists, f"{layout}-2")
     point_to(lists, f"{layout}-2")
     read: dict[str, list[str]] = {}

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from visrec.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG
-from visrec.scoring.lists import Layout, lists_table
+from visrec.scoring.lists import Layout, lists_file, lists_table
 
 USERS = pa.array(["u1", "u2", "u3", "u4"])
 ITEMS = pa.array(["a", "b", "c", "d"])
@@ -33,9 +33,7 @@ def _table(layout: Layout, rows: slice = slice(None)) -> pa.Table:
         np.array([False, True, False, False])[rows],
         layout,
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, store_schema=False)
-    return pq.read_table(pa.BufferReader(sink.getvalue()))
+    return pq.read_table(pa.BufferReader(lists_file(table)))
 
 
 def test_nested_is_one_row_a_user() -> None:
@@ -87,3 +85,21 @@ def test_users_and_items_may_be_slices_of_longer_arrays(layout: Layout) -> None:
     assert "'y'" not in text
     assert "'z'" not in text
     assert table["user_id"].to_pylist() == ["u1", "u2", "u3", "u4"]
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+def test_a_file_keeps_the_marks_and_can_be_skipped_by_its_owners(layout: Layout) -> None:
+    rows = np.array([[1], [0], [3], [2]])
+    table = lists_table(
+        USERS, ITEMS, rows, rows.astype(np.float32), rows, np.zeros(4, bool), layout
+    ).replace_schema_metadata({"visrec.shard": "3"})
+    file = pq.ParquetFile(pa.BufferReader(lists_file(table)))
+    assert file.schema_arrow.metadata == {b"visrec.shard": b"3"}
+    group = file.metadata.row_group(0)
+    columns = [group.column(at) for at in range(group.num_columns)]
+    assert (columns[0].statistics.min, columns[0].statistics.max) == ("u1", "u4")
+    assert not any(column.is_stats_set for column in columns[1:])
+    coded = {c.path_in_schema.split(".")[-1]: "RLE_DICTIONARY" in c.encodings for c in columns}
+    assert not coded["score"]
+    assert coded["item_id"]
+    assert coded["because_item_id"]

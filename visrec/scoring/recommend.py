@@ -27,6 +27,7 @@ from visrec.models.contract import Arrays, Scorer
 from visrec.progress import Timer
 from visrec.scoring.carry import Last, write_owner_marks
 from visrec.scoring.data import ScoringData
+from visrec.scoring.lists import lists_file
 from visrec.scoring.native import missing
 from visrec.scoring.shard import COLD, ShardLists
 from visrec.scoring.similar import neighbours
@@ -120,7 +121,7 @@ class ScoreShards:
                 if is_claimed(run, self._target.marks["visrec.inputs"]):
                     write_owner_marks(self._data, self._target, shard)
                     # Where another was faster, it was with the same lists, or has claimed the run.
-                    run.replace_table(name, table, version)
+                    run.exchange(name, lists_file(table), version)
                 found = existing_shard(run, name, marks)[0]
             if found is None:
                 raise ConflictError(
