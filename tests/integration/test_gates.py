@@ -14,6 +14,7 @@ import pytest
 from tests.integration.workspace import copy, run_recommend
 from visrec.errors import GateError, InputError
 from visrec.publish import LATEST, MANIFEST, point_to
+from visrec.scoring.lists import lists_file
 from visrec.scoring.recommend import ScoreResources
 from visrec.storage import Store
 
@@ -36,8 +37,7 @@ def put_twice(path: Path) -> str:
     row = next(row for row in rows if not row["cold"])
     row["items"][1] = {**row["items"][1], "item_id": row["items"][0]["item_id"]}
     changed = pa.Table.from_pylist(rows, table.schema).replace_schema_metadata(marks)
-    store = Store(str(path.parent))
-    store.write_table(path.name, changed, arrow_schema=False)
+    Store(str(path.parent)).write(path.name, lists_file(changed))
     return str(row["user_id"])
 
 

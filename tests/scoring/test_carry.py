@@ -20,7 +20,7 @@ from visrec.progress import Timer
 from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.carry import FOLDER, Last, write_item_marks, write_owner_marks
 from visrec.scoring.data import ScoringData
-from visrec.scoring.lists import Layout
+from visrec.scoring.lists import Layout, lists_file
 from visrec.scoring.marks import item_marks, owner_marks
 from visrec.scoring.rules import Rules
 from visrec.scoring.shard import ShardLists
@@ -140,7 +140,7 @@ def a_night(
     tables, carried = [], 0
     for shard in range(SHARDS):
         table, count = lists(shard)
-        run.write_table(shard_name(shard), table, arrow_schema=False)
+        run.write(shard_name(shard), lists_file(table))
         write_owner_marks(data, target, shard)
         tables.append(through_a_file(table))
         carried += count

@@ -21,7 +21,7 @@ from visrec.ragged import Ragged
 from visrec.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG
 from visrec.scoring import readback
 from visrec.scoring.check import Expected, ShardFacts, check_shard, read_lists
-from visrec.scoring.lists import Layout
+from visrec.scoring.lists import Layout, lists_file
 from visrec.scoring.readback import LastPublication, check_files, expected_of, without_feature
 from visrec.scoring.rules import Rules
 from visrec.scoring.target import Target, shard_name
@@ -249,7 +249,7 @@ def written(shop: Shop, run: Store, tables: list[pa.Table], shards: int = SHARDS
     marks = {"visrec.run_id": run.name}
     for shard, table in enumerate(tables):
         own = {**marks, "visrec.shard": str(shard)}
-        run.write_table(shard_name(shard), table.replace_schema_metadata(own), arrow_schema=False)
+        run.write(shard_name(shard), lists_file(table.replace_schema_metadata(own)))
     return Target(run, shards, K, shop.layout, "user_to_item", marks)
 
 
@@ -273,7 +273,7 @@ def test_a_file_that_changed_after_it_was_written_is_seen(tmp_path: Path) -> Non
     shop, run = open_shop(), Store(str(tmp_path / "now"))
     target = written(shop, run, shop.tables)
     sha256 = hashes(run)
-    run.write_table(shard_name(1), shop.tables[1].slice(1), arrow_schema=False)
+    run.write(shard_name(1), lists_file(shop.tables[1].slice(1)))
     facts = check_files(shop.data, target, sha256, None, range(SHARDS))
     assert facts.other_files == 1
     stale = replace(target, marks={"visrec.run_id": "another"})
