@@ -17,7 +17,7 @@ from visrec.publish import Gate
 from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.check import ShardFacts, check_shard, read_lists
 from visrec.scoring.data import ScoringData
-from visrec.scoring.lists import Layout, lists_table
+from visrec.scoring.lists import Layout, lists_file, lists_table
 from visrec.scoring.readback import expected_of
 from visrec.scoring.rules import Rules
 from visrec.scoring.target import Target
@@ -111,9 +111,7 @@ class Shop:
 
 
 def through_a_file(table: pa.Table) -> pa.Table:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, store_schema=False)
-    return pq.read_table(pa.BufferReader(sink.getvalue()))
+    return pq.read_table(pa.BufferReader(lists_file(table)))
 
 
 def open_shop(
