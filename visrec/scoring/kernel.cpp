@@ -76,6 +76,11 @@ float rounded(const double* vector, int d, int8_t* bytes, double* length, double
     return scale;
 }
 
+// Brings a vector from memory while others are worked on.
+void fetch(const float* vector, int64_t d) {
+    for (int64_t j = 0; j < d; j += 16) _mm_prefetch(vector + j, _MM_HINT_T1);
+}
+
 // The order of these sums is part of the result; a product of two floats is exact in a double.
 double dot(const float* a, const float* b, int d) {
     double sums[16] = {};
@@ -326,8 +331,7 @@ struct Worker {
         };
         constexpr size_t kAhead = 3;  // rows that are fetched while others are multiplied
         for (size_t one = 0; one < count + kAhead; one++) {
-            if (one < count)
-                for (int j = 0; j < items.d; j += 16) _mm_prefetch(at(one) + j, _MM_HINT_T0);
+            if (one < count) fetch(at(one), items.d);
             if (one >= kAhead)
                 ranked.emplace_back(float(dot(vector, at(one - kAhead), items.d)),
                                     these[one - kAhead].second);
@@ -340,6 +344,7 @@ constexpr int kRows = 4;   // rows that share each read of them
 
 // Up to 32 vectors as columns, each divided by its length: (d, 32), zeros behind the last.
 void columns(const float* vectors, int64_t d, const int64_t* list, int64_t count, float* unit) {
+    for (int64_t i = 0; i < count; i++) fetch(vectors + list[i] * d, d);
     std::fill(unit, unit + d * kList, 0.f);
     for (int64_t i = 0; i < count; i++) {
         const float* vector = vectors + list[i] * d;
@@ -576,9 +581,7 @@ void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_
                     float most[kRows];
                     for (int r = 0; r < kRows; r++) {
                         four[r] = wanted[std::min(place + r, known - 1)];
-                        const int64_t ahead = wanted[std::min(place + r + kRows, known - 1)];
-                        for (int64_t j = 0; j < d; j += 16)
-                            _mm_prefetch(vectors + ahead * d + j, _MM_HINT_T0);
+                        fetch(vectors + wanted[std::min(place + r + kRows, known - 1)] * d, d);
                     }
                     nearest_column(vectors, d, four, unit, count, most, column);
                     for (int r = 0; r < kRows && place + r < known; r++)
