@@ -29,7 +29,8 @@
 #include <utility>
 #include <vector>
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VNNI__)
+#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || \
+    !defined(__AVX512VNNI__)
 #error "this processor has no AVX-512 VNNI"
 #endif
 
@@ -61,24 +62,29 @@ struct User {
 
 // Rounds a vector to bytes; gives its scale, and |v'|, |dv| in units of it.
 float rounded(const double* vector, int d, int8_t* bytes, double* length, double* rounding) {
-    double most = 0;
-    for (int j = 0; j < d; j++) most = std::max(most, std::fabs(vector[j]));
-    const float scale = most > 0 ? std::max(float(most / 127), FLT_MIN) : 1.f;
-    double squares = 0, rest = 0;
-    for (int j = 0; j < d; j++) {
-        const double is = vector[j] / scale;
-        bytes[j] = int8_t(std::min(127., std::max(-127., std::nearbyint(is))));
-        squares += double(bytes[j]) * bytes[j];
-        rest += (is - bytes[j]) * (is - bytes[j]);
+    const auto there = [&](int j) { return __mmask8(d - j < 8 ? (1u << (d - j)) - 1 : 0xff); };
+    __m512d most = _mm512_setzero_pd();
+    for (int j = 0; j < d; j += 8)
+        most = _mm512_max_pd(most, _mm512_abs_pd(_mm512_maskz_loadu_pd(there(j), vector + j)));
+    const double worth = _mm512_reduce_max_pd(most) / 127;
+    const float scale = worth > 0 ? std::max(float(worth), FLT_MIN) : 1.f;
+    const __m512d inverse = _mm512_set1_pd(1. / scale), end = _mm512_set1_pd(127);
+    __m512d squares = _mm512_setzero_pd(), rest = squares;
+    for (int j = 0; j < d; j += 8) {
+        const __m512d is = _mm512_maskz_loadu_pd(there(j), vector + j) * inverse;
+        const __m512d near = _mm512_max_pd(-end, _mm512_min_pd(end, _mm512_roundscale_pd(is, 8)));
+        squares += near * near;
+        rest += (is - near) * (is - near);
+        _mm256_mask_cvtepi32_storeu_epi8(bytes + j, there(j), _mm512_cvtpd_epi32(near));
     }
-    *length = std::sqrt(squares);
-    *rounding = std::sqrt(rest);
+    *length = std::sqrt(_mm512_reduce_add_pd(squares));
+    *rounding = std::sqrt(_mm512_reduce_add_pd(rest));
     return scale;
 }
 
 // Brings a vector from memory while others are worked on.
 void fetch(const float* vector, int64_t d) {
-    for (int64_t j = 0; j < d; j += 16) _mm_prefetch(vector + j, _MM_HINT_T1);
+    for (int64_t j = 0; j < d; j += 16) _mm_prefetch(vector + j, _MM_HINT_T0);
 }
 
 // The order of these sums is part of the result; a product of two floats is exact in a double.
@@ -170,6 +176,7 @@ struct Search {
                     first(size - one)));
             if (above >= size_t(k)) from = middle;
             else to = middle;
+            if (above == size_t(k)) break;
         }
         return from;
     }
@@ -253,14 +260,36 @@ void score_block(const Items& items, int64_t block, const int8_t* bytes, const U
     }
 }
 
+struct Scored {
+    float score;
+    int32_t row;
+};
+
+// One number for both, the greater the better: a higher score, or an equal one of a lower row.
+uint64_t rank_of(Scored item) {
+    item.score += 0.f;  // no two zeros
+    uint32_t bits;
+    std::memcpy(&bits, &item.score, 4);
+    bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u;
+    return uint64_t(bits) << 32 | uint32_t(~item.row);
+}
+
+Scored scored(uint64_t rank) {
+    uint32_t bits = uint32_t(rank >> 32);
+    bits ^= bits >> 31 ? 0x80000000u : 0xffffffffu;
+    Scored item{0, int32_t(~uint32_t(rank))};
+    std::memcpy(&item.score, &bits, 4);
+    return item;
+}
+
 // A thread's memory; it takes one piece of the users after another.
 struct Worker {
     std::vector<Search> searches{size_t(kUsers) * kGroups};
     std::vector<User> users;
     std::vector<int8_t> bytes, own;
     std::vector<double> wide;
-    std::vector<std::pair<double, int32_t>> open;
-    std::vector<std::pair<float, int32_t>> ranked;
+    std::vector<Scored> open;
+    std::vector<uint64_t> ranked;
 
     void run(const Items& items, const float* vectors, int64_t count, const int64_t* offsets,
              const int64_t* without, int k, int64_t* rows, float* scores) {
@@ -282,14 +311,19 @@ struct Worker {
                 std::memcpy(group + (q * kUsers + u % kUsers) * 4, own.data() + 4 * q, 4);
             double base = 0;
             for (int j = 0; j < items.d; j++) base += vector[j] * items.mean[j];
-            const int64_t capacity = std::min<int64_t>(8 * int64_t(k), items.n) + 1024;
+            const int64_t capacity = std::min<int64_t>(4 * int64_t(k), items.n) + 256;
             searches[u].start(capacity, base, user.scale, without + offsets[u],
                               without + offsets[u + 1]);
         }
+        const int64_t size = items.quads * kItems * 4, share = (size / kGroups + 63) / 64 * 64;
         for (int64_t block = 0; block < items.blocks; block++)
-            for (int64_t u = 0; u < count; u += kUsers)
+            for (int64_t u = 0; u < count; u += kUsers) {
+                // Some of the next block from memory while this one is multiplied.
+                const uint8_t* coming = items.packed + (block + 1) * size + u / kUsers * share;
+                for (int64_t j = 0; j < share; j += 64) _mm_prefetch(coming + j, _MM_HINT_T0);
                 score_block(items, block, bytes.data() + u * width, users.data() + u,
                             int(std::min<int64_t>(kUsers, count - u)), searches.data() + u, k);
+            }
         for (int64_t u = 0; u < count; u++)
             finish(items, searches[u], users[u].scale, vectors + u * items.d, k, rows + u * k,
                    scores + u * k);
@@ -301,40 +335,38 @@ struct Worker {
         search.prune(k);
         open.clear(), ranked.clear();
         for (size_t one = 0; one < search.size; one++)
-            open.emplace_back(double(search.high[one]) * scale + search.base, search.item[one]);
+            open.push_back({search.high[one], search.item[one]});
         const size_t sure = std::min<size_t>(k, open.size());
-        std::nth_element(open.begin(), open.begin() + sure, open.end(), std::greater<>());
+        std::nth_element(open.begin(), open.begin() + sure, open.end(),
+                         [](const Scored& a, const Scored& b) { return a.score > b.score; });
         rescore(items, vector, open.data(), sure);
         if (sure < open.size()) {
-            double worst = INFINITY;
-            for (const auto& one : ranked) worst = std::min(worst, double(one.first));
+            double worst = scored(*std::min_element(ranked.begin(), ranked.end())).score;
             worst -= kRounded * std::fabs(worst);
-            const auto rest = std::remove_if(open.begin() + sure, open.end(),
-                                             [&](const auto& one) { return one.first < worst; });
+            const auto rest =
+                std::remove_if(open.begin() + sure, open.end(), [&](const Scored& one) {
+                    return double(one.score) * scale + search.base < worst;
+                });
             rescore(items, vector, open.data() + sure, rest - open.begin() - sure);
         }
         const size_t found = std::min<size_t>(k, ranked.size());
-        std::partial_sort(ranked.begin(), ranked.begin() + found, ranked.end(),
-                          [](const auto& a, const auto& b) {
-                              return a.first != b.first ? a.first > b.first : a.second < b.second;
-                          });
+        std::nth_element(ranked.begin(), ranked.begin() + found, ranked.end(), std::greater<>());
+        std::sort(ranked.begin(), ranked.begin() + found, std::greater<>());
         for (size_t place = 0; place < size_t(k); place++) {
-            rows[place] = place < found ? ranked[place].second : -1;
-            scores[place] = place < found ? ranked[place].first : -INFINITY;
+            const Scored best = place < found ? scored(ranked[place]) : Scored{-INFINITY, -1};
+            rows[place] = best.row;
+            scores[place] = best.score;
         }
     }
 
-    void rescore(const Items& items, const float* vector, const std::pair<double, int32_t>* these,
-                 size_t count) {
-        const auto at = [&](size_t one) {
-            return items.vectors + int64_t(these[one].second) * items.d;
-        };
+    void rescore(const Items& items, const float* vector, const Scored* these, size_t count) {
+        const auto at = [&](size_t one) { return items.vectors + int64_t(these[one].row) * items.d; };
         constexpr size_t kAhead = 3;  // rows that are fetched while others are multiplied
         for (size_t one = 0; one < count + kAhead; one++) {
             if (one < count) fetch(at(one), items.d);
             if (one >= kAhead)
-                ranked.emplace_back(float(dot(vector, at(one - kAhead), items.d)),
-                                    these[one - kAhead].second);
+                ranked.push_back(rank_of({float(dot(vector, at(one - kAhead), items.d)),
+                                          these[one - kAhead].row}));
         }
     }
 };
