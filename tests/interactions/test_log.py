@@ -65,6 +65,14 @@ def test_of_repeats_the_first_in_time_is_kept_with_its_mark() -> None:
     assert log.evaluation_R.tolist() == [False, False, True]
 
 
+def test_of_repeats_at_one_moment_the_first_row_is_kept() -> None:
+    rows = [("u", "rug", 3, n == 0) for n in range(40)]
+    log = build_log([batch(("u", "rug", 9, False), *rows)], CATALOGUE)
+    assert decoded(log) == {"u": [("rug", 3)]}
+    assert log.evaluation_R is not None
+    assert log.evaluation_R.tolist() == [True]
+
+
 def test_items_outside_the_catalogue_are_left_out_and_counted() -> None:
     log = build_log(
         [batch(("u", "gone", 1), ("u", "rug", 2), ("v", "gone", 3), ("v", "older", 4))], CATALOGUE
@@ -137,9 +145,8 @@ def test_interactions_with_other_items_only_are_refused() -> None:
 
 
 Row = tuple[str, str, int]
-ROW = st.tuples(
-    st.sampled_from("uvwx"), st.sampled_from([*CATALOGUE.to_pylist(), "gone"]), st.integers(0, 6)
-)
+TIME = st.integers(0, 6) | st.sampled_from([-(2**62), 2**62])  # too far apart for one number
+ROW = st.tuples(st.sampled_from("uvwx"), st.sampled_from([*CATALOGUE.to_pylist(), "gone"]), TIME)
 
 
 @given(st.lists(st.lists(ROW, min_size=1, max_size=12), min_size=1, max_size=4))

@@ -144,10 +144,8 @@ def _sorted(
     rating_R: npt.NDArray[np.float32] | None,
     without_item: int,
 ) -> Log:
-    order = np.lexsort((time_R, item_R, user_R))
-    pair = user_R[order].astype(np.int64) << 32 | item_R[order]
-    first = order[np.concatenate([[True], pair[1:] != pair[:-1]])]
-    order = first[np.lexsort((item_R[first], time_R[first], user_R[first]))]
+    first = _first_of_pairs(user_R, item_R, time_R)
+    order = first[_by_user_and_time(user_R[first], time_R[first])]  # else by item, as it is
     return Log(
         user_ids=user_ids,
         offsets=offsets_of(np.bincount(user_R[order], minlength=len(user_ids))),
@@ -157,6 +155,35 @@ def _sorted(
         rating_R=None if rating_R is None else rating_R[order],
         without_item=without_item,
     )
+
+
+# One sort of one number each: np.lexsort takes three times as long, half a minute of 20 M rows.
+
+
+def _first_of_pairs(
+    user_R: npt.NDArray[np.int32], item_R: npt.NDArray[np.int32], time_R: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """The earliest row of each user and item, the first of equals; by user, then item."""
+    pair_R = user_R.astype(np.int64) << 32 | item_R
+    order = np.argsort(pair_R)
+    pair_R = pair_R[order]
+    again_R = np.zeros(len(order) + 1, bool)  # whether the row before is of the same two
+    again_R[1:-1] = pair_R[1:] == pair_R[:-1]
+    some = np.flatnonzero(again_R[:-1] | again_R[1:])
+    rows = order[some]
+    order[some] = rows[np.lexsort((rows, time_R[rows], pair_R[some]))]
+    return order[~again_R[:-1]]
+
+
+def _by_user_and_time(
+    user_R: npt.NDArray[np.int32], time_R: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """What puts rows in order of user and time, equals as they are."""
+    first, last = int(time_R.min()), int(time_R.max())
+    span = last - first + 1
+    if int(user_R.max() + 1) * span > np.iinfo(np.int64).max:
+        return np.lexsort((time_R, user_R))
+    return np.argsort(user_R * np.int64(span) + (time_R - first), kind="stable")
 
 
 def shard_of(user_ids: pa.Array, shards: int) -> npt.NDArray[np.int64]:
