@@ -1,7 +1,7 @@
 """What carrying lists over saves: a night after a night, beside the same night scored whole.
 
 python -m benchmarks.carry --json
-python -m benchmarks.carry --users 100000 --items 20000 --changed 0.05 --new 10
+python -m benchmarks.carry --users 100000 --items 100000 --changed 0.05 --new 10
 
 The workspace is that of `benchmarks.recommend_scale`. After a first run some users take one more
 item and some items come; then jobs/recommend.py runs twice on the same inputs, carrying over from
@@ -54,7 +54,7 @@ def same_lists(workspace: Path, one: str, other: str) -> bool:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--users", type=int, default=100_000)
-    parser.add_argument("--items", type=int, default=20_000)
+    parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--changed", type=float, default=0.05, help="share of the users")
     parser.add_argument("--new", type=int, default=10, help="items that come")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
