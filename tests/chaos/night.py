@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -26,27 +25,24 @@ class Calm:
     """A night that nothing disturbed.
 
     Args:
-        pictures: the workspace as it was before, to be copied.
-        whole: as it was after.
+        workspace: as it was after, to be copied.
         truth: hashes of all that it left.
         users: rows of each user.
         seconds: that it took.
     """
 
-    pictures: Path
-    whole: Path
+    workspace: Path
     truth: dict[str, str]
     users: Counter[str]
     seconds: float
 
 
 def undisturbed(folder: Path) -> Calm:
-    pictures, calm = folder / "pictures", folder / "calm"
-    paint(pictures)
-    shutil.copytree(pictures, calm)
+    calm = folder / "calm"
+    paint(calm)
     since = time.monotonic()
     assert start(calm).wait(timeout=300) == 0, (calm / "log").read_text()
-    return Calm(pictures, calm, published(calm), rows(calm), time.monotonic() - since)
+    return Calm(calm, published(calm), rows(calm), time.monotonic() - since)
 
 
 def start(workspace: Path) -> subprocess.Popen[bytes]:

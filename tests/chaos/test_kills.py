@@ -26,7 +26,13 @@ from tests.servers import program
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 SHORTEST = 2.0  # seconds until a kill
-STEPS = ("extract", "train", "evaluate", "recommend")
+# Of a night, and what each leaves.
+STEPS = {
+    "extract": ("features",),
+    "train": ("models", "training"),
+    "evaluate": ("evaluation",),
+    "recommend": ("recommendations", "nights", "log"),
+}
 PATIENCE = 25  # seconds in which a step must have put something on another node
 WORKERS = tuple(
     b"ray::" + name
@@ -50,21 +56,27 @@ def at_work(workspace: Path) -> list[int]:
     return found
 
 
+def before(steps: list[str], calm_night: Calm, stormy: Path) -> None:
+    """A workspace in which a night has these last steps still to do."""
+    left = [name for step in steps for name in STEPS[step]]
+    shutil.copytree(calm_night.workspace, stormy, ignore=shutil.ignore_patterns(*left))
+
+
 def test_a_night_killed_at_random_moments_is_the_night_undisturbed(
     calm_night: Calm, tmp_path: Path
 ) -> None:
     kills, wanted, dice = 0, amount(1, 60), random.Random(0)
     seconds = calm_night.seconds  # of a whole one; fewer when nothing else is tested any more
     while kills < wanted:
-        stormy, before = tmp_path / f"stormy-{kills}", kills
-        shutil.copytree(calm_night.pictures, stormy)
+        stormy, until_now = tmp_path / f"stormy-{kills}", kills
+        before(list(STEPS), calm_night, stormy)
         while True:
             since, process = time.monotonic(), start(stormy)
             try:
                 # Towards the end of a count the night is left to end.
                 patience = dice.uniform(SHORTEST, seconds) if kills < wanted else 300
                 assert process.wait(timeout=patience) == 0, (stormy / "log").read_text()
-                if kills == before:
+                if kills == until_now:
                     seconds = min(seconds, time.monotonic() - since)
                 break
             except subprocess.TimeoutExpired:
@@ -77,17 +89,18 @@ def test_a_night_killed_at_random_moments_is_the_night_undisturbed(
         shutil.rmtree(stormy)
         # By the night, so that a run that is stopped has counted what it has shown.
         sums = {"rows_acknowledged": len(calm_night.users), "rows_lost": 0, "rows_doubled": 0}
-        measured(3, faults_driver_kills=kills - before, nights=1, **sums)
-        measured(7, driver_kills=kills - before)
+        measured(3, faults_driver_kills=kills - until_now, nights=1, **sums)
+        measured(7, driver_kills=kills - until_now)
 
 
 def test_nights_whose_workers_are_killed_are_nights_undisturbed(
     calm_night: Calm, tmp_path: Path
 ) -> None:
     kills, wanted, dice = 0, amount(2, 30), random.Random(1)
+    steps = list(STEPS)[-amount(3, len(STEPS)) :]
     while kills < wanted:
-        stormy, before = tmp_path / f"stormy-{kills}", kills
-        shutil.copytree(calm_night.pictures, stormy)
+        stormy, until_now = tmp_path / f"stormy-{kills}", kills
+        before(steps, calm_night, stormy)
         process = start(stormy)
         while process.poll() is None:
             time.sleep(dice.uniform(0.2, 2.0))
@@ -98,7 +111,7 @@ def test_nights_whose_workers_are_killed_are_nights_undisturbed(
         assert process.returncode == 0, (stormy / "log").read_text()
         assert published(stormy) == calm_night.truth, (stormy / "log").read_text()
         shutil.rmtree(stormy)
-        measured(7, worker_kills=kills - before, faults_worker_kills=kills - before)
+        measured(7, worker_kills=kills - until_now, faults_worker_kills=kills - until_now)
 
 
 @pytest.fixture(scope="module")
@@ -125,22 +138,12 @@ def step_of(workspace: Path) -> str | None:
     return found[-1] if found else None
 
 
-def before(steps: tuple[str, ...], calm_night: Calm, stormy: Path) -> None:
-    """A workspace in which a night has these last steps still to do: all, or the lists alone."""
-    if steps == STEPS:
-        shutil.copytree(calm_night.pictures, stormy)
-    else:
-        assert steps == STEPS[-1:]
-        ignored = shutil.ignore_patterns("recommendations", "nights", "log")
-        shutil.copytree(calm_night.whole, stormy, ignore=ignored)
-
-
 def test_a_node_goes_away_in_every_step(
     cluster: TokenCluster, calm_night: Calm, tmp_path: Path
 ) -> None:
     """The one that is at work; another comes in its place, as spot machines do."""
     nodes = [cluster.add_node() for _ in range(2)]
-    steps, nights = STEPS[-amount(1, len(STEPS)) :], amount(1, 3)
+    steps, nights = list(STEPS)[-amount(1, len(STEPS)) :], amount(1, 3)
     removed: list[str] = []
     for number in range(nights):
         stormy = tmp_path / f"stormy-{number}"
