@@ -210,7 +210,8 @@ class Store:
                 found = None
             if found == mark:
                 return True
-            if isinstance(error, ClientError) and code(error) in {*LOST, *MISSING}:
+            gone = MISSING if "IfMatch" in condition else set()
+            if isinstance(error, ClientError) and code(error) in LOST | gone:
                 return False
             raise
 

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.shop import through_a_file
 from visrec.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG
 from visrec.scoring.lists import Layout, lists_file, lists_table
 
@@ -33,7 +34,7 @@ def _table(layout: Layout, rows: slice = slice(None)) -> pa.Table:
         np.array([False, True, False, False])[rows],
         layout,
     )
-    return pq.read_table(pa.BufferReader(lists_file(table)))
+    return through_a_file(table)
 
 
 def test_nested_is_one_row_a_user() -> None:

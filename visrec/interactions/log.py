@@ -157,7 +157,7 @@ def _sorted(
     )
 
 
-# One sort of one number each: np.lexsort takes three times as long, half a minute of 20 M rows.
+# One sort of one number each, 1.5 to 5 s of 20 M rows; np.lexsort of all three takes 21 to 32.
 
 
 def _first_of_pairs(
