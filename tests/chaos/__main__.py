@@ -1,4 +1,4 @@
-"""Proves the sixteen promises at full length and prints what was counted: `python -m tests.chaos`.
+"""Proves the promises of docs/reliability.md at full length and prints what was counted: `python -m tests.chaos`.
 
 With paths, only those tests run: `python -m tests.chaos tests/chaos/test_store.py`.
 """
@@ -97,6 +97,18 @@ def promises() -> dict[int, Promise]:
             ("tests/jobs/test_doctor.py", "tests/test_fitness.py"),
         ),
         16: Promise("nights are repeatable", (f"{chaos}nights.py",)),
+        # Their proofs are the tests that count something for them.
+        17: Promise("a published folder holds exactly the files of its manifest", ()),
+        18: Promise("a rerun of something complete moves nothing", ()),
+        19: Promise("retention never removes what is pointed to or worked on", ()),
+        20: Promise("what was hashed is what was made", ()),
+        21: Promise("lists are the model's", ()),
+        22: Promise("memory does not depend on the scores", ()),
+        23: Promise("a date in the future is refused", ()),
+        24: Promise("evaluation never judges on what was trained on", ()),
+        25: Promise("every model trains the same with one worker and with several", ()),
+        26: Promise("blanks are nulls", ()),
+        27: Promise("every client of the store has the same configuration", ()),
     }
 
 
