@@ -1,7 +1,8 @@
 """What all jobs share: flags, the Ray session, the summary, errors as exit codes.
 
 A job is a config dataclass and a `main(config, summary)`; `launch(main, Config)` does the rest.
-Exit codes: 0 done; 2 bad configuration or input, nothing written; 3 held back by a gate; 1 else.
+Exit codes: 0 done and published; 2 bad configuration or input, nothing written; 3 held back by a
+gate; 4 done, but an older or a later run stays published; 1 else.
 """
 
 import dataclasses
@@ -78,6 +79,8 @@ class Summary:
         phases: seconds of wall time, in order.
         worker_seconds: seconds of work by phase, all workers together.
         begun: whether anything may have been written.
+        not_published: one sentence on which run stays published instead of this job's, and why;
+            None where that is not so.
     """
 
     job: str
@@ -85,6 +88,7 @@ class Summary:
     phases: dict[str, float] = field(default_factory=dict)
     worker_seconds: dict[str, float] = field(default_factory=dict)
     begun: bool = False
+    not_published: str | None = None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -155,6 +159,9 @@ def launch(
             traceback.print_exc()
         print(f"\n{summary.job}: {text}", file=sys.stderr)
         sys.exit(code)
+    if summary.not_published:
+        print(f"\n{summary.job}: {summary.not_published}", file=sys.stderr)
+        sys.exit(4)
     sys.exit(0)
 
 

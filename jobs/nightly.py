@@ -10,11 +10,11 @@ is done. Nights may be filled in later, in any order, to the same lists.
 """
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
+from time import perf_counter
 from typing import Any, Literal, TypeVar
 
 from jsonargparse import ArgumentError
@@ -30,7 +30,15 @@ from visrec.features.table import MANIFEST as FEATURES
 from visrec.features.table import read_manifest
 from visrec.lease import Lease
 from visrec.models.artifact import MANIFEST
-from visrec.publish import point_to, read_published, retire, run_store, standing
+from visrec.publish import (
+    point_to,
+    read_published,
+    retire,
+    run_store,
+    standing,
+    why_not_published,
+)
+from visrec.sources.interactions import require_past
 from visrec.storage import Store
 
 _EPOCH = date(1970, 1, 1)
@@ -44,8 +52,8 @@ class NightlyJob(JobConfig):
     """The night.
 
     Attributes:
-        as_of: the date whose night it is, and the name of the run; by default today's (UTC). What
-            happened on that day or later is not known.
+        as_of: the date whose night it is, and the name of the run; by default today's (UTC), and
+            never a later one. What happened on that day or later is not known.
         extract: YAML with keys of jobs/extract_features.py; by default its own.
         training: YAML with keys of jobs/train.py.
         recommend: YAML with keys of jobs/recommend.py.
@@ -75,7 +83,8 @@ class NightlyJob(JobConfig):
     force_publish: str | None = None
 
     def __post_init__(self) -> None:
-        self.night()
+        begins = datetime.combine(self.night(), time(), UTC)
+        require_past(begins.timestamp(), "as_of", self.as_of)
         if self.train_every < 0:
             raise InputError(f"Found --train_every {self.train_every}; expected 0 or more days.")
         if self.keep < 2:
@@ -129,6 +138,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
             steps.rows["nights removed"] = ", ".join(removed) or "none"
         published = standing(recommendations, name)
         summary.rows = {"night": name, **steps.rows, "published": published}
+        summary.not_published = why_not_published(recommendations, name)
         if not done or not nights.exists(f"{name}.json"):
             nights.write_json(f"{name}.json", {**summary.as_json(), "steps_s": steps.seconds})
 
@@ -224,15 +234,15 @@ class Steps:
                 )
             recommend.main(_as_of(job, self._night), self._summary)
         self._take("model", "users", "cold users", "shards scored now", "lists carried over")
-        self._take("gates", "forced past", "run at")
+        self._take("gates", "forced past", "evaluation", "run at")
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """A heading, and the seconds of a step."""
         print(f"\n{self._night} {name}", flush=True)
-        start = time.perf_counter()
+        start = perf_counter()
         yield
-        self.seconds[name] = round(time.perf_counter() - start, 2)
+        self.seconds[name] = round(perf_counter() - start, 2)
 
     def _take(self, *names: str) -> None:
         """Rows of a job's summary for the night's."""

@@ -9,6 +9,7 @@ python jobs/recommend.py --local --force_publish "half of the shop is closed tod
 import dataclasses
 import os
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from operator import add
@@ -22,7 +23,7 @@ from visrec.claims import claim
 from visrec.config import digest, plain
 from visrec.errors import InputError
 from visrec.features.table import read_manifest
-from visrec.gates import GatesConfig, Night, judge
+from visrec.gates import NOT_EVALUATED, GatesConfig, Night, judge
 from visrec.models.artifact import LATEST, load_artifact
 from visrec.publish import (
     Gate,
@@ -32,6 +33,7 @@ from visrec.publish import (
     read_published,
     run_store,
     standing,
+    why_not_published,
 )
 from visrec.scoring.carry import Last, write_item_marks
 from visrec.scoring.check import ShardFacts
@@ -138,7 +140,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         )
     else:
         print(f"The run {run_id} is complete already: nothing to score.", flush=True)
-    held = [gate["name"] for gate in manifest["gates"] if not gate["passed"]]
+    forced = [gate["name"] for gate in manifest["gates"] if gate["outcome"] == "forced"]
     with summary.phase("publish"):
         moved = point_to(recommendations, run_id)
     summary.rows = {
@@ -150,11 +152,13 @@ def main(config: RecommendJob, summary: Summary) -> None:
         "files": len(manifest["files"]),
         "shards scored now": described.get("scored", 0),
         "lists carried over": described.get("carried", 0),
-        "gates": f"{len(manifest['gates']) - len(held)} passed",
-        **({"forced past": "; ".join(held)} if held else {}),
+        "gates": gates_row(manifest["gates"]),
+        **({"forced past": "; ".join(forced)} if forced else {}),
         "published": "now" if moved else standing(recommendations, run_id),
         "run at": run.root,
     }
+    _say_if_not_evaluated(manifest, summary)
+    summary.not_published = why_not_published(recommendations, run_id)
     if described.get("scored") and "score" in summary.phases:
         summary.rows[f"{whose} per second"] = round(manifest[whose] / summary.phases["score"], 1)
 
@@ -230,6 +234,27 @@ def _score(
     }
     with summary.phase("publish"):
         return complete(run, manifest, gates, config.force_publish, described["digest"])
+
+
+def gates_row(gates: Sequence[Mapping[str, Any]]) -> str:
+    """How many gates a run passed, and how many it did not: those that were skipped are no proof of
+    anything."""
+    count = Counter(gate["outcome"] for gate in gates)
+    parts = [f"{count[key]} {key}" for key in ("passed", "skipped", "forced") if count[key]]
+    why = " (the manifest says why)" if count["skipped"] else ""
+    return f"{', '.join(parts)}{why}"
+
+
+def _say_if_not_evaluated(manifest: Mapping[str, Any], summary: Summary) -> None:
+    """Says of a model that nobody has judged that its lists may be worse than no model's."""
+    if any(gate["note"] == NOT_EVALUATED for gate in manifest["gates"]):
+        summary.rows["evaluation"] = NOT_EVALUATED
+        print(
+            "This model has not been evaluated: nothing says whether its lists are better than "
+            "VisRank's or than the most popular items. Run jobs/evaluate.py before "
+            "jobs/recommend.py to have the gates compare them.",
+            flush=True,
+        )
 
 
 def _carried_from(config: RecommendJob, inputs: dict[str, Any]) -> Last | None:

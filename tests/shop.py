@@ -90,7 +90,7 @@ class Shop:
         before = read_lists(self.before[shard], "user_to_item") if self.before else None
         return check_shard(self.tables[shard], expected_of(self.data, target, shard), before)
 
-    def judged(self) -> list[Gate]:
+    def judged(self, facts: ShardFacts | None = None) -> list[Gate]:
         users = len(self.data.owner_ids)
         available = int(self.data.available_N.sum())
         last = {"users": users, "cold_users": int(self.data.cold_U.sum()), "available": available}
@@ -107,7 +107,7 @@ class Shop:
             "last": {**last, "inputs": last_inputs} if self.before else None,
             "evaluation": evaluated(),
         }
-        return judge(self.facts(), Night(**{**known, **self.night}), self.config)
+        return judge(facts or self.facts(), Night(**{**known, **self.night}), self.config)
 
 
 def through_a_file(table: pa.Table) -> pa.Table:
@@ -209,7 +209,7 @@ def pairs_of(pairs: Iterable[tuple[int, int]], items: int) -> Ragged:
 
 
 def failed(shop: Shop) -> set[str]:
-    return {gate.key.removeprefix("gates.") for gate in shop.judged() if not gate.passed}
+    return {gate.key.removeprefix("gates.") for gate in shop.judged() if gate.outcome == "failed"}
 
 
 def scores_of(shop: Shop, score_UN: npt.NDArray[Any]) -> None:

@@ -25,7 +25,7 @@ from tests.shop import (
     through_a_file,
 )
 from visrec.errors import GateError, InputError
-from visrec.gates import GatesConfig, Night, concentration, judge
+from visrec.gates import NOT_EVALUATED, GatesConfig, Night, concentration, judge
 from visrec.publish import HELD_BACK, Gate, complete
 from visrec.ragged import Ragged
 from visrec.scoring.check import Expected, check_shard
@@ -41,8 +41,8 @@ def test_a_clean_night_is_not_held_back(seed: int) -> None:
     shop = open_shop(seed, users=100 + 40 * seed, items=300 + 25 * seed,
                      layout="long" if seed % 2 else "nested")  # fmt: skip
     gates = shop.judged()
-    assert [gate.sentence for gate in gates if not gate.passed] == []
-    assert [gate.name for gate in gates if gate.found == "not judged"] == []
+    assert [gate.sentence for gate in gates if gate.outcome == "failed"] == []
+    assert [gate.name for gate in gates if gate.outcome == "skipped"] == []
     measured(9, clean_nights=1)
 
 
@@ -52,10 +52,10 @@ def test_a_small_first_night_is_not_held_back(users: int, items: int) -> None:
     shop = open_shop(users=users, items=items)
     shop.before, shop.night = [], {"evaluation": None}
     gates = shop.judged()
-    assert [gate.sentence for gate in gates if not gate.passed] == []
-    notes = {gate.key: gate.note for gate in gates if gate.found == "not judged"}
+    assert [gate.sentence for gate in gates if gate.outcome == "failed"] == []
+    notes = {gate.key: gate.note for gate in gates if gate.outcome == "skipped"}
     assert notes["gates.min_overlap"] == "there is no publication before this one"
-    assert notes["gates.min_gain"] == "this model was not evaluated"
+    assert notes["gates.min_gain"] == NOT_EVALUATED
 
 
 # ----------------------------------------------------------------------------------------- mutants
@@ -300,8 +300,8 @@ def test_a_clean_night_by_rules_is_not_held_back(rules: Rules | None, layout: La
     assert not (shop.row_UK == first_U[:, None]).any()
     assert ((shop.row_UK >= 0).sum(axis=1) == (8 if rules is FEW else K)).all()
     for night in (free, shop):
-        assert [gate.sentence for gate in night.judged() if not gate.passed] == []
-        assert [gate.name for gate in night.judged() if gate.found == "not judged"] == []
+        assert [gate.sentence for gate in night.judged() if gate.outcome == "failed"] == []
+        assert [gate.name for gate in night.judged() if gate.outcome == "skipped"] == []
     measured(9, clean_nights=2)
 
 
@@ -319,6 +319,27 @@ def test_lists_of_so_few_items_that_rules_and_profiles_close_all_are_let_through
 
 
 # ------------------------------------------------------------------------------------- single gates
+
+
+@pytest.mark.parametrize("missing", [1, 3, 40])
+def test_figure_that_fails_is_not_printed_as_its_threshold(missing: int) -> None:
+    """One user of two million without a list is 1.0, rounded to four digits."""
+    shop = open_shop()
+    users = 2_000_000
+    facts = replace(shop.facts(), owners=users - missing, owners_expected=users)
+    gate = shop.judged(facts)[0]
+    assert gate.outcome == "failed"
+    assert 0.9999 < gate.found < 1
+    assert f"found {gate.found} " in gate.sentence
+    full = shop.judged(replace(facts, owners=users))[0]
+    assert (full.outcome, full.found) == ("passed", 1.0)
+
+
+@pytest.mark.parametrize("least", [0.99999995, 1 / 3, 0.05])
+def test_threshold_is_printed_with_all_its_digits(least: float) -> None:
+    shop = open_shop()
+    shop.config = GatesConfig(min_owners=least)
+    assert float(shop.judged()[0].expected.removeprefix("at least ")) == least
 
 
 def test_an_evaluation_can_be_asked_for() -> None:
@@ -395,10 +416,10 @@ def test_item_to_item_asks_of_items_what_makes_sense() -> None:
         table = through_a_file(similar_table(names, names, row_NK, score_NK, "nested"))
         return judge(check_shard(table, expected), night, GatesConfig(require_evaluation=True))
 
-    assert [gate.sentence for gate in judged() if not gate.passed] == []
+    assert [gate.sentence for gate in judged() if gate.outcome == "failed"] == []
     assert not [gate for gate in judged() if "user" in gate.sentence or "held-out" in gate.name]
     row_NK[7, 0] = 7
-    assert [gate.key for gate in judged() if not gate.passed] == ["gates.max_consumed"]
+    assert [gate.key for gate in judged() if gate.outcome == "failed"] == ["gates.max_consumed"]
 
 
 def test_a_catalogue_that_is_nearly_gone_is_held_back() -> None:

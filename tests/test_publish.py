@@ -21,13 +21,13 @@ from visrec.publish import (
 )
 from visrec.storage import Store
 
-ENOUGH = Gate(name="users with a list", found=10, expected="at least 9", passed=True)
-TOO_FEW = Gate(name="items available", found=3, expected="at least 5", passed=False)
+ENOUGH = Gate(name="users with a list", found=10, expected="at least 9", outcome="passed")
+TOO_FEW = Gate(name="items available", found=3, expected="at least 5", outcome="failed")
 TOO_OLD = Gate(
     name="age of the features",
     found="9 days",
     expected="at most 2",
-    passed=False,
+    outcome="failed",
     key="gates.max_age",
     note="since Monday",
 )
@@ -82,7 +82,8 @@ def test_a_gate_that_fails_holds_the_run_back(lists: Store) -> None:
     message = str(caught.value)
     # What was found stays beside the files, until the run is complete.
     record = f"run=r1/{HELD_BACK}"
-    assert [gate["passed"] for gate in lists.read_json(record)["gates"]] == [True, False, False]
+    found = [gate["outcome"] for gate in lists.read_json(record)["gates"]]
+    assert found == ["passed", "failed", "failed"]
     assert record in message
     before = {*before, record}
     assert "items available: found 3, expected at least 5." in message
@@ -118,7 +119,7 @@ def test_a_reason_publishes_what_the_gates_hold_back_and_is_recorded(lists: Stor
         "reason": "the shop is half closed",
         "gates": ["items available", "age of the features"],
     }
-    assert [gate["passed"] for gate in manifest["gates"]] == [True, False, False]
+    assert [gate["outcome"] for gate in manifest["gates"]] == ["passed", "forced", "forced"]
     assert read_published(run) == manifest
     assert point_to(lists, "r1")
     assert pointed_to(lists) == "r1"
@@ -144,7 +145,7 @@ def test_a_manifest_tells_the_files_and_the_gates(lists: Store) -> None:
             "name": "users with a list",
             "found": 10,
             "expected": "at least 9",
-            "passed": True,
+            "outcome": "passed",
             "key": "",
             "note": "",
         }

@@ -19,6 +19,7 @@ from visrec.scoring.check import ShardFacts
 from visrec.scoring.similar import Kind
 
 _VISRANK, _POPULARITY = "visrank", "popularity"
+NOT_EVALUATED = "this model has not been evaluated"
 _FEWEST_ARTISTS = 10  # of fewer, one may well have most of what is liked
 
 
@@ -210,7 +211,7 @@ def _of_the_lists(facts: ShardFacts, night: Night, config: GatesConfig) -> list[
         note = f"{facts.warm:,} lists are of the model's own, fewer than --gates.min_lists"
         if facts.warm >= config.min_lists:
             note = "the lists are empty"
-        return [_not_judged(name, config, key, note) for key, name in names.items()]
+        return [_skipped(name, config, key, note) for key, name in names.items()]
     shown = int(np.count_nonzero(listed_N))
     gates = [
         _at_least(names["min_catalogue"], shown / min(items, entries), config, "min_catalogue",
@@ -218,7 +219,7 @@ def _of_the_lists(facts: ShardFacts, night: Night, config: GatesConfig) -> list[
     ]  # fmt: skip
     key = "max_item_concentration"
     if 2 * night.k > items:
-        gates.append(_not_judged(names[key], config, key, "k is more than half of the items"))
+        gates.append(_skipped(names[key], config, key, "k is more than half of the items"))
     else:
         found, share = concentration(listed_N, night.available_N, night.k)
         note = f"the {night.k} listed most take {share:.0%} of the entries"
@@ -231,14 +232,14 @@ def _of_artists(
 ) -> Gate:
     key = "max_artist_concentration"
     if night.artist_N is None:
-        return _not_judged(name, config, key, "no item has an artist")
+        return _skipped(name, config, key, "no item has an artist")
     known_N = night.artist_N >= 0
     artist_V = night.artist_N[known_N]
     listed_A = np.bincount(artist_V, weights=listed_N[known_N])
     size_A = np.bincount(artist_V, weights=night.available_N[known_N])
     artists = np.count_nonzero(size_A)
     if artists < _FEWEST_ARTISTS or not listed_A.sum():
-        return _not_judged(name, config, key, f"{artists} artists have available items")
+        return _skipped(name, config, key, f"{artists} artists have available items")
     few = math.ceil(artists / 20)
     found, share = concentration(listed_A, size_A, few)
     note = f"the {few} of {artists:,} artists listed most take {share:.0%} of the entries"
@@ -278,7 +279,7 @@ def _since_the_last(facts: ShardFacts, night: Night, config: GatesConfig) -> lis
         del names["max_cold_rise"]
     if last is None:
         note = "there is no publication before this one"
-        return [_not_judged(name, config, key, note) for key, name in names.items()]
+        return [_skipped(name, config, key, note) for key, name in names.items()]
     gates = [
         _at_least(names["min_owners_of_last"], _share(facts.owners, last[whose]), config,
                   "min_owners_of_last", f"{facts.owners:,} now, {last[whose]:,} in it"),
@@ -302,7 +303,7 @@ def _since_the_last(facts: ShardFacts, night: Night, config: GatesConfig) -> lis
 def _available(name: str, night: Night, last: Mapping[str, Any], config: GatesConfig) -> Gate:
     key, now = "min_available_of_last", int(night.available_N.sum())
     if "available" not in last:
-        return _not_judged(name, config, key, "the last publication does not say how many")
+        return _skipped(name, config, key, "the last publication does not say how many")
     note = f"{now:,} now, {last['available']:,} in it"
     return _at_least(name, _share(now, last["available"]), config, key, note)
 
@@ -321,7 +322,7 @@ def _overlap(
     if few is None and 2 * chance > 1:
         few = "k is more than half of the items"
     if few is not None or not facts.overlap_of:
-        return _not_judged(name, config, "min_overlap", few or "the lists are empty")
+        return _skipped(name, config, "min_overlap", few or "the lists are empty")
     kept = facts.overlap / facts.overlap_of
     note = f"{kept:.0%} of {facts.both:,} lists"
     return _at_least(name, (kept - chance) / (1 - chance), config, "min_overlap", note)
@@ -336,11 +337,11 @@ def _drift(
     elif few is None and facts.scored < config.min_lists:
         few = f"{facts.scored:,} lists have scores in both"
     if few is not None:
-        return _not_judged(name, config, "max_score_drift", few)
+        return _skipped(name, config, "max_score_drift", few)
     now, now_spread = _mean_and_spread(facts.now_sum, facts.now_squares, facts.scored)
     then, spread = _mean_and_spread(facts.before_sum, facts.before_squares, facts.scored)
     if spread <= 1e-3 * abs(then):
-        return _not_judged(name, config, "max_score_drift", "the scores were all alike")
+        return _skipped(name, config, "max_score_drift", "the scores were all alike")
     wider = now_spread / spread
     found = max(abs(now - then) / spread, max(wider, 1 / max(wider, 1e-3)) - 1)
     note = f"mean {then:.4g} with deviation {spread:.4g}, now {now:.4g} with {now_spread:.4g}"
@@ -364,10 +365,8 @@ def _of_the_model(night: Night, config: GatesConfig) -> list[Gate]:
         name = f"{config.metric} on the held-out set, above {title}"
         rows = [label for label in models if label.startswith(prefix) and label not in made]
         if not mine or not rows:
-            note = "this model was not evaluated" if not mine else f"{title} was not evaluated"
-            passed = not config.require_evaluation
-            key = "min_gain" if passed else "require_evaluation"
-            gates.append(_not_judged(name, config, key, note, passed=passed))
+            note = NOT_EVALUATED if not mine else f"{title} was not evaluated"
+            gates.append(_not_evaluated(name, config, note))
             continue
         own = _figure(models[mine[0]], config.metric)
         best = max(rows, key=lambda label: float(_figure(models[label], config.metric)["mean"]))
@@ -396,32 +395,49 @@ def _share(part: int, whole: int, of_nothing: float = 1.0) -> float:
 
 def _at_least(name: str, found: float, config: GatesConfig, key: str, note: str = "") -> Gate:
     least = getattr(config, key)
-    return Gate(
-        name, _number(found), f"at least {least:g}", bool(found >= least), f"gates.{key}", note
-    )
+    outcome: Any = "passed" if found >= least else "failed"
+    text = f"at least {_text(least)}"
+    return Gate(name, _number(found, least), text, outcome, f"gates.{key}", note)
 
 
 def _at_most(name: str, found: float, config: GatesConfig, key: str, note: str = "") -> Gate:
     most = getattr(config, key)
-    return Gate(
-        name, _number(found), f"at most {most:g}", bool(found <= most), f"gates.{key}", note
-    )
+    outcome: Any = "passed" if found <= most else "failed"
+    return Gate(name, _number(found, most), f"at most {_text(most)}", outcome, f"gates.{key}", note)
 
 
-def _not_judged(
-    name: str, config: GatesConfig, key: str, note: str, *, passed: bool = True
-) -> Gate:
-    bound = getattr(config, key)
-    expected = (
-        "an evaluation"
-        if key == "require_evaluation"
-        else (f"at {'least' if key.startswith('min') else 'most'} {bound:g}")
-    )
-    return Gate(name, "not judged", expected, passed, f"gates.{key}", note)
+def _skipped(name: str, config: GatesConfig, key: str, note: str) -> Gate:
+    """A gate that has too little to judge by: it neither passes nor holds back."""
+    expected = f"at {'least' if key.startswith('min') else 'most'} {_text(getattr(config, key))}"
+    return Gate(name, None, expected, "skipped", f"gates.{key}", note)
 
 
-def _number(found: float) -> Any:
-    """As the manifest has it: JSON knows no NaN."""
+def _not_evaluated(name: str, config: GatesConfig, note: str) -> Gate:
+    if not config.require_evaluation:
+        return _skipped(name, config, "min_gain", note)
+    key = "gates.require_evaluation"
+    return Gate(name, "no evaluation", "an evaluation", "failed", key, note)
+
+
+def _number(found: float, bound: float) -> Any:
+    """As the manifest has it and messages print it: rounded, but never onto the other side of the
+    bound, nor to the bound itself unless it is that. JSON knows no NaN."""
     if isinstance(found, int):
         return found
-    return round(float(found), 4) if math.isfinite(found) else str(found)
+    if not math.isfinite(found):
+        return str(found)
+    found = float(found)
+    digits = 4
+    while (_sign(round(found, digits) - bound)) != _sign(found - bound):
+        digits += 1
+    return round(found, digits)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def _text(bound: float) -> str:
+    """A threshold with as many digits as it has."""
+    short = f"{bound:g}"
+    return short if float(short) == bound else repr(bound)

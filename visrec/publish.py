@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, Literal
 
 from visrec.claims import seal
 from visrec.errors import ConflictError, GateError, InputError
@@ -26,17 +26,18 @@ class Gate:
 
     Args:
         name: what is checked.
-        found: what was found.
+        found: what was found; None where the gate was skipped.
         expected: what was expected.
-        passed: whether that is well.
+        outcome: `failed` holds the publication back, unless it is forced. `skipped`: there was
+            nothing to judge by, so nothing is known.
         key: the configuration key of the threshold, without dashes.
-        note: the numbers behind what was found, or why it was not judged.
+        note: the numbers behind what was found, or why the gate was skipped.
     """
 
     name: str
     found: Any
     expected: Any
-    passed: bool
+    outcome: Literal["passed", "skipped", "failed", "forced"]
     key: str = ""
     note: str = ""
 
@@ -98,7 +99,7 @@ def complete(
         GateError: a check did not pass, and nothing was forced; nothing was published.
         ConflictError: another writer completed the run with other files.
     """
-    failed = [gate for gate in gates if not gate.passed]
+    failed = [gate for gate in gates if gate.outcome == "failed"]
     if failed and force is None:
         run.write_json(HELD_BACK, {"gates": [gate.__dict__ for gate in gates], "at": _now()})
         raise GateError(
@@ -119,7 +120,9 @@ def complete(
             )
     manifest = {
         **described,
-        "gates": [gate.__dict__ for gate in gates],
+        "gates": [
+            gate.__dict__ | ({"outcome": "forced"} if gate in failed else {}) for gate in gates
+        ],
         "forced": force and {"reason": force, "gates": [gate.name for gate in failed]},
         "completed_at": _now(),
     }
@@ -160,6 +163,25 @@ def standing(recommendations: Store, run_id: str) -> str:
     """Whether a complete run is the published one, and if not, why the pointer does not move."""
     pointer, (now, _) = _pointer(recommendations, run_id), _read_pointer(recommendations)
     return _standing(pointer, now) or "no"
+
+
+def why_not_published(recommendations: Store, run_id: str) -> str | None:
+    """One sentence on which run stays published instead of a complete one, and why; None where the
+    complete one is the published run."""
+    reason = standing(recommendations, run_id)
+    if reason == "yes":
+        return None
+    now, _ = _read_pointer(recommendations)
+    text = (
+        f"The run {run_id} is complete and is not published: {now['run_id']} stays published, "
+        f"because {reason.removeprefix('no: ')}."
+    )
+    if (now.get("before") or 0) > datetime.now(UTC).timestamp():
+        text += (
+            f" The cutoff of {now['run_id']} lies in the future, so it would stay published until "
+            "then: go back to an earlier run with jobs/rollback.py --run_id."
+        )
+    return text
 
 
 def _standing(pointer: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:

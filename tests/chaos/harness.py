@@ -23,7 +23,7 @@ from visrec.publish import Gate, complete, run_store
 from visrec.storage import Store
 
 FULL, LOG = "VISREC_CHAOS", "VISREC_CHAOS_LOG"
-PASSED = Gate(name="users with a list", found=1, expected="at least 1", passed=True)
+PASSED = Gate(name="users with a list", found=1, expected="at least 1", outcome="passed")
 PATIENCE = 5  # seconds that one hostile picture may take
 # Not fork: the process of the tests may hold Ray's and pyarrow's threads.
 PROCESSES: SpawnContext = multiprocessing.get_context("spawn")

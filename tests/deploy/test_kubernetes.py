@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -230,11 +231,13 @@ def test_workers_are_spot_machines_with_an_account_of_their_own() -> None:
 
 # Writes down what it is told; says the next answer to each get, and fails where that is "!".
 KUBECTL = """
-echo "$*" >> calls
-case $1 in
-  get) answer=$(head -n 1 answers); sed -i 1d answers; echo "$answer"; [ "$answer" != "!" ] ;;
-  patch) echo patched ;;
-  create) cat > created ;;
+printf '%s\\n' "$*" >> calls
+case "$1 $*" in
+  get*" jobs "*) cat times ;;
+  get*) answer=$(head -n 1 answers); sed -i 1d answers; echo "$answer"; [ "$answer" != "!" ] ;;
+  patch*jsonpath*) cat entrypoint ;;
+  patch*) echo patched ;;
+  create*) cat > created ;;
 esac
 """
 
@@ -266,7 +269,8 @@ def test_whoever_starts_a_night_may_do_no_more_than_that() -> None:
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
     assert [s["name"] for s in binding["subjects"]] == [cron["serviceAccountName"]]
     assert role["rules"] == [
-        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]}
+        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get"]},
+        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get"]},
     ]
 
 
@@ -297,6 +301,10 @@ def test_the_pod_starts_a_night_once_and_waits_for_its_end(
     """The pod's own script, with a kubectl that answers from a list."""
     container = at(named("CronJob"), (*CRON_POD, "containers", 0))
     (tmp_path / "answers").write_text("\n".join([("rayjob/n" if there else ""), *answers, ""]))
+    # A Job of the schedule says for when it was; the controller may have made it after midnight.
+    (tmp_path / "times").write_text("2026-11-22T01:00:00Z 2026-11-23T00:10:00Z")
+    entrypoint = named("RayJob")["spec"]["entrypoint"]
+    (tmp_path / "entrypoint").write_text(entrypoint)
     for name, body in (("kubectl", KUBECTL), ("sleep", "")):
         (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
         (tmp_path / name).chmod(0o755)
@@ -310,9 +318,11 @@ def test_the_pod_starts_a_night_once_and_waits_for_its_end(
     assert (tmp_path / "created").exists() != there
     if not there:
         assert (tmp_path / "created").read_text() == "patched\n"
-        patch = json.loads(calls.partition("--patch ")[2].partition(" --output")[0])["metadata"]
+        night = json.loads(calls.rpartition("--patch ")[2].partition(" --output")[0])
+        assert night["spec"] == {"entrypoint": f"{entrypoint} --as_of 2026-11-22"}
+        patch = night["metadata"]
         assert (patch["name"], patch["generateName"]) == ("visrec-1-ray", None)
-        night = named("RayJob")
+        night = {**named("RayJob"), "spec": {**named("RayJob")["spec"], **night["spec"]}}
         night["metadata"] |= {k: v for k, v in patch.items() if v is not None}
         del night["metadata"]["generateName"]
         assert faults(night) == []
@@ -323,6 +333,51 @@ def test_the_pod_starts_a_night_once_and_waits_for_its_end(
     assert len(f"{named('CronJob')['metadata']['name']}-{'9' * 10}-ray") <= 47
     codes = at(named("CronJob"), ("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0))
     assert codes == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [100]}}
+
+
+@pytest.mark.parametrize(
+    ("times", "date"),
+    [
+        ("2026-11-22T01:00:00Z 2026-11-22T01:00:03Z", "2026-11-22"),
+        (" 2026-11-23T14:05:00Z", "2026-11-23"),  # made by hand: there is no annotation
+    ],
+)
+def test_date_of_a_night_is_taken_once(times: str, date: str, tmp_path: Path) -> None:
+    """All tries of a RayJob have its entrypoint; a pod that is replaced finds the RayJob there."""
+    script = at(named("CronJob"), (*CRON_POD, "containers", 0, "command"))[-1]
+    (tmp_path / "answers").write_text("\n\nComplete\n")
+    (tmp_path / "times").write_text(times)
+    (tmp_path / "entrypoint").write_text('python jobs/nightly.py --force_publish "half\\closed"')
+    (tmp_path / "kubectl").write_text(f"#!/bin/sh\n{KUBECTL}\n")
+    (tmp_path / "kubectl").chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "JOB": "j", "OWNER": "u"}
+    short = script.replace("sleep 30", ":")
+    done = subprocess.run(["sh", "-euc", short], cwd=tmp_path, env=environment, timeout=60)
+    assert done.returncode == 0
+    calls = (tmp_path / "calls").read_text()
+    patch = json.loads(calls.rpartition("--patch ")[2].partition(" --output")[0])
+    expected = f'python jobs/nightly.py --force_publish "half\\closed" --as_of {date}'
+    assert patch["spec"]["entrypoint"] == expected
+    assert "cronjob-scheduled-timestamp} {.metadata.creationTimestamp}" in calls
+    assert "$(date" not in script  # never the pod's own clock
+
+
+def test_night_by_hand_has_its_date_once() -> None:
+    """The command at the head of rayjob.yaml, up to kubectl."""
+    text = (DEPLOY / "rayjob.yaml").read_text()
+    (command,) = re.findall(r"^#   (sed .*) \\$", text, re.M)
+    done = subprocess.run(["sh", "-euc", command], cwd=CHECKOUT, capture_output=True, check=True)
+    entrypoint = yaml.safe_load(done.stdout)["spec"]["entrypoint"]
+    today = datetime.now(UTC).date().isoformat()
+    assert entrypoint == f"{named('RayJob')['spec']['entrypoint']} --as_of {today}"
+
+
+def test_night_that_cannot_be_published_is_not_tried_for_ever() -> None:
+    """Exit codes 2, 3 and 4 look like any failure to KubeRay."""
+    assert named("RayJob")["spec"]["backoffLimit"] <= 2
+    job = named("CronJob")["spec"]["jobTemplate"]["spec"]
+    assert job["podFailurePolicy"]["rules"][0]["action"] == "FailJob"
+    assert job["backoffLimit"] <= 3
 
 
 # Secrets.

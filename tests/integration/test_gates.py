@@ -42,7 +42,7 @@ def put_twice(path: Path) -> str:
 
 
 def test_a_night_that_is_wrong_is_held_back_until_somebody_says_why(
-    recommended: Path, tmp_path: Path
+    recommended: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The night before is a copy of this one, whose last step has died."""
     copy(recommended, tmp_path, "features", "models", "recommendations", *INPUTS)
@@ -72,10 +72,17 @@ def test_a_night_that_is_wrong_is_held_back_until_somebody_says_why(
     manifest = json.loads((run / MANIFEST).read_text())
     assert manifest["forced"] == {"reason": REASON, "gates": ["lists with an item twice"]}
     gates = {gate["key"]: gate for gate in manifest["gates"]}
-    assert [key for key, gate in gates.items() if not gate["passed"]] == ["gates.max_repeats"]
+    past = [key for key, gate in gates.items() if gate["outcome"] == "forced"]
+    assert past == ["gates.max_repeats"]
     assert 0.99 < gates["gates.min_overlap"]["found"] < 1  # but for that one item
     assert gates["gates.max_score_drift"]["found"] == 0.0
-    assert gates["gates.min_gain"]["note"] == "this model was not evaluated"
+    assert gates["gates.min_gain"]["note"] == "this model has not been evaluated"
+    skipped = sum(gate["outcome"] == "skipped" for gate in manifest["gates"])
+    passed = len(manifest["gates"]) - skipped - 1
+    counts = f"{passed} passed, {skipped} skipped, 1 forced (the manifest says why)"
+    assert forced.rows["gates"] == counts
+    assert forced.rows["evaluation"] == "this model has not been evaluated"
+    assert "This model has not been evaluated" in capsys.readouterr().out
     assert json.loads((lists / LATEST).read_text())["run_id"] == "first"
 
 

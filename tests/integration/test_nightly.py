@@ -1,7 +1,7 @@
 """Nights one after another on the small gallery: what is done, what is left, what is published."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 
 pytestmark = pytest.mark.ray
+TOMORROW = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
 FIRST, SECOND, THIRD = "2026-11-20", "2026-11-21", "2026-11-22"  # of one week from a training day
 
 
@@ -51,6 +52,7 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
     # The first night does all there is to do.
     night = run_night(tmp_path, SECOND)
     assert night.rows["published"] == "yes"
+    assert night.not_published is None
     assert night.rows["run through the network"] == night.rows["pictures"] == 300
     # 2026-11-19 was a Thursday, as 1970-01-01 was: a training day where every seventh is one.
     assert night.rows["model"] == "curatornet-2026-11-19"
@@ -59,7 +61,7 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
     manifest = json.loads((lists / f"run={SECOND}" / MANIFEST).read_text())
     assert manifest["inputs"]["model"] in known["digests"].values()
     gates = {gate["key"]: gate for gate in manifest["gates"]}
-    assert gates["gates.min_gain"]["found"] != "not judged"
+    assert gates["gates.min_gain"]["outcome"] == "passed"
     told = json.loads((tmp_path / "nights" / f"{SECOND}.json").read_text())
     assert set(told["steps_s"]) == {"extract", "train", "evaluate", "recommend", "retire"}
 
@@ -92,13 +94,19 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
     # A night that is filled in later is complete and not published.
     late = run_night(tmp_path, FIRST)
     assert late.rows["published"] == "no: a later night is published"
+    assert late.not_published == (
+        f"The run {FIRST} is complete and is not published: whole stays published, because a "
+        "later night is published."
+    )
     assert late.rows["model"] == "curatornet-2026-11-19"
     assert pointed_to(tmp_path) == "whole"
 
     # What is rolled back stays so, whoever starts the night again.
     assert roll_back(Store(str(lists)), THIRD) == ("whole", THIRD)
     assert roll_back(Store(str(lists)), SECOND) == (THIRD, SECOND)
-    assert run_night(tmp_path, THIRD).rows["published"] == "no: it was rolled back"
+    again = run_night(tmp_path, THIRD)
+    assert again.rows["published"] == "no: it was rolled back"
+    assert f"{SECOND} stays published, because it was rolled back" in str(again.not_published)
     assert pointed_to(tmp_path) == SECOND
 
     # Two nights stay, and the one that is published.
@@ -131,6 +139,11 @@ def test_a_night_on_s3(s3_env: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        (
+            {"as_of": TOMORROW},
+            f"Found --as_of {TOMORROW}, which lies in the future: it is 20.* UTC",
+        ),
+        ({"as_of": "2062-11-22"}, "Found --as_of 2062-11-22, which lies in the future"),
         ({"as_of": "yesterday"}, "--as_of 'yesterday'; expected a date such as 2026-11-22"),
         ({"train_every": -1}, "--train_every -1; expected 0 or more days"),
         ({"keep": 1}, "--keep 1; expected at least 2 nights"),

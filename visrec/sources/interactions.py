@@ -27,7 +27,7 @@ class InteractionsConfig:
             needs a rating column. The same for training, evaluation and lists. Such items are not
             recommended either.
         as_of: a date or time (ISO, UTC) before which a row must have happened; a date means its
-            first second.
+            first second. It must not lie in the future.
     """
 
     path: str | None = None
@@ -35,7 +35,9 @@ class InteractionsConfig:
     as_of: str | None = None
 
     def __post_init__(self) -> None:
-        self.before()
+        before = self.before()
+        if before is not None:
+            require_past(before, "interactions.as_of", self.as_of)
 
     def before(self) -> int | None:
         """`as_of` in seconds since 1970.
@@ -71,6 +73,28 @@ class InteractionsConfig:
                 f"Found --interactions.min_rating {shown[0]}, and {shown[1]} for {whose}; expected "
                 "the same, or what counts as liked there is something else here."
             )
+
+
+def require_past(before: float, key: str, given: str | None) -> None:
+    """Refuses a cutoff that has not been reached yet: what happens until then is not known, and a
+    publication of that cutoff would stand in the way of every real night until then.
+
+    Cutoffs are UTC, so no time zone needs any tolerance: a date begins when it begins in UTC.
+
+    Args:
+        before: the cutoff, in seconds since 1970.
+        key: where it was given, without dashes.
+        given: as it was written.
+
+    Raises:
+        InputError: it lies in the future.
+    """
+    now = datetime.now(UTC)
+    if before > now.timestamp():
+        raise InputError(
+            f"Found --{key} {given}, which lies in the future: it is {now:%Y-%m-%d %H:%M} UTC. "
+            "Expected a date or time that has been reached, such as today's date in UTC."
+        )
 
 
 def read_interactions(config: InteractionsConfig, uri: str) -> Iterator[pa.Table]:
