@@ -1,6 +1,7 @@
-"""Proves the promises of docs/reliability.md at full length and prints what was counted: `python -m tests.chaos`.
+"""Proves the promises of docs/reliability.md at full length and prints what was counted.
 
-With paths, only those tests run: `python -m tests.chaos tests/chaos/test_store.py`.
+`python -m tests.chaos` runs all of them; with paths, only those tests run:
+`python -m tests.chaos tests/chaos/test_store.py`.
 """
 
 import argparse
