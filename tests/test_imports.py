@@ -14,7 +14,17 @@ CHECKOUT = Path(__file__).parents[1]
 # A module imports from its own stage and from those before it. Scoring and evaluation come before
 # training, since training chooses the epoch by the metrics that the models are judged by.
 SHARED = (
-    *("errors", "config", "ragged", "schemas", "clients", "storage", "progress", "native"),
+    *(
+        "errors",
+        "config",
+        "ragged",
+        "values",
+        "schemas",
+        "clients",
+        "storage",
+        "progress",
+        "native",
+    ),
     *("fitness", "lease", "claims"),
 )
 STAGES = (

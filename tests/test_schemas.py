@@ -64,24 +64,31 @@ def test_ids_that_look_like_numbers_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    "ids", [pa.array([1.0, 2.0]), pa.array([[1], [2]]), pa.array([b"a", b"b"])]
+    "ids", [pa.array([True, False]), pa.array([[1], [2]]), pa.array([b"ab", b"cd"], pa.binary(2))]
 )
 def test_ids_of_another_type_are_refused(ids: pa.Array) -> None:
     message = refusal(log(item_id=ids))
     assert f"the column item_id has the type {ids.type}; expected strings or integers" in message
 
 
-@pytest.mark.parametrize("name", ["user_id", "item_id"])
+@pytest.mark.parametrize("blank", [None, "", "  "])
 @pytest.mark.parametrize("encode", [False, True])
-def test_null_ids_are_refused_with_their_number(name: str, encode: bool) -> None:
-    ids = pa.array(["a", None])
-    message = refusal(log(**{name: ids.dictionary_encode() if encode else ids}))
-    assert f"1 of 2 values of the column {name} are null" in message
+def test_blank_ids_of_items_are_refused_with_an_example(blank: str | None, encode: bool) -> None:
+    ids = pa.array(["a", blank])
+    ids = ids.dictionary_encode() if encode else ids
+    message = refusal(pa.table({"item_id": ids, "stock": [1, 2]}), schemas.ITEMS)
+    assert "1 of 2 values of the column item_id are null or blank" in message
+    assert "as in the row item_id None, stock 2.0" in message
 
 
 def test_a_null_in_a_dictionary_is_a_null_id() -> None:
     ids = pa.DictionaryArray.from_arrays(pa.array([0, 1]), pa.array(["a", None]))
-    assert "1 of 2 values of the column item_id are null" in refusal(log(item_id=ids))
+    assert conformed(log(item_id=ids))["item_id"].to_pylist() == ["a", None]
+
+
+@pytest.mark.parametrize("name", ["user_id", "item_id", "timestamp"])
+def test_interactions_may_lack_values_which_their_reader_counts(name: str) -> None:
+    assert conformed(log(**{name: pa.nulls(2)}))[name].null_count == 2
 
 
 # ------------------------------------------------------------------------------------------ times
@@ -124,14 +131,9 @@ def test_times_before_1970_are_rounded_down_too(times: pa.Array) -> None:
     assert conformed(log(timestamp=times))["timestamp"].to_pylist() == [-1, -1]
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), None])
-def test_a_time_that_is_none_is_refused(value: float | None) -> None:
-    assert "timestamp" in refusal(log(timestamp=pa.array([1.0, value])))
-
-
 def test_a_time_in_words_is_refused() -> None:
-    message = refusal(log(timestamp=pa.array(["yesterday", "today"])))
-    assert "the column timestamp has the type string; expected seconds since 1970" in message
+    message = refusal(log(timestamp=pa.array(["2021-03-01", "today"])))
+    assert "the column timestamp: found 'today'; expected seconds since 1970" in message
 
 
 # ---------------------------------------------------------------------------------------- columns
@@ -162,26 +164,22 @@ def test_optional_columns_are_cast_where_they_are_and_others_left_out() -> None:
     assert conformed(log()).column_names == ["user_id", "item_id", "timestamp"]
 
 
-@pytest.mark.parametrize(
-    ("name", "values", "expected"),
-    [
-        ("rating", pa.array(["good", "bad"]), "numbers"),
-        ("evaluation", pa.array([0, 1]), "booleans"),
-    ],
-)
-def test_an_optional_column_of_another_type_is_refused(
-    name: str, values: pa.Array, expected: str
-) -> None:
-    assert f"the column {name} has the type {values.type}; expected {expected}" in refusal(
-        log(**{name: values})
-    )
+@pytest.mark.parametrize(("name", "expected"), [("rating", "numbers"), ("evaluation", "booleans")])
+def test_an_optional_column_of_another_type_is_refused(name: str, expected: str) -> None:
+    days = pa.array([date(2021, 3, 1)] * 2)
+    message = refusal(log(**{name: days}))
+    assert f"the column {name} has the type date32[day]; expected {expected}" in message
+
+
+def test_a_column_that_is_there_twice_is_refused() -> None:
+    table = log().append_column("user_id", pa.array(["x", "y"]))
+    assert f"{WHERE} has 2 columns of the name user_id; expected one." in refusal(table)
 
 
 def test_a_column_of_nulls_alone_has_the_type_declared() -> None:
     column = conformed(log(rating=pa.nulls(2)))["rating"]
     assert column.type == pa.float64()
     assert column.null_count == 2
-    assert "2 of 2 values of the column timestamp are null" in refusal(log(timestamp=pa.nulls(2)))
 
 
 def test_a_table_without_rows_conforms() -> None:
@@ -189,8 +187,9 @@ def test_a_table_without_rows_conforms() -> None:
 
 
 def test_pictures_take_bytes_of_either_kind() -> None:
-    for kind in (pa.binary(), pa.large_binary()):
-        table = pa.table({"item_id": [1], "image": pa.array([b"jpg"], kind)})
+    struct = pa.array([{"bytes": b"jpg", "path": "1.jpg"}])  # Hugging Face
+    for image in (*(pa.array([b"jpg"], k) for k in (pa.binary(), pa.large_binary())), struct):
+        table = pa.table({"item_id": [1], "image": image})
         assert schemas.conform(table, schemas.PICTURES, WHERE)["image"].to_pylist() == [b"jpg"]
     table = pa.table({"item_id": [1], "image": ["path.jpg"]})
     assert "expected the bytes of a picture" in refusal(table, schemas.PICTURES)

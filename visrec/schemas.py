@@ -1,41 +1,14 @@
 """The columns of every table that crosses a stage, and the one check they all pass through."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from visrec.errors import SchemaError
+from visrec.values import FLAG, ID, NUMBER, PICTURE, TIME, VECTOR, Kind, ValueRefusedError
 
 _ID = pa.string()
-
-
-def _is_id(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_string(kind)
-        or pa.types.is_large_string(kind)
-        or pa.types.is_string_view(kind)
-        or pa.types.is_integer(kind)
-        or (pa.types.is_dictionary(kind) and _is_id(kind.value_type))
-    )
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
-def _is_time(kind: pa.DataType) -> bool:
-    return _is_number(kind) or bool(pa.types.is_timestamp(kind) or pa.types.is_date(kind))
-
-
-def _is_vector(kind: pa.DataType) -> bool:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_list(kind) for is_list in lists) and bool(pa.types.is_floating(kind.value_type))
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,51 +17,41 @@ class Column:
 
     Args:
         name: its name.
-        accepts: whether a type that was found can be taken.
-        expected: that in words, for the error.
-        to: the type it is cast to.
-        required: whether the table must have it.
+        kind: what it holds.
+        to: the type it becomes.
+        required: whether the table must have it, with a value in every row.
+        nullable: whether rows of a required column may lack a value, since who reads the table
+            leaves them out and counts them.
     """
 
     name: str
-    accepts: Callable[[pa.DataType], bool]
-    expected: str
+    kind: Kind
     to: pa.DataType
     required: bool = True
+    nullable: bool = False
 
 
 def an_id(name: str) -> Column:
-    """A column of a name that a user chose: strings or integers, some of which may be null."""
+    """A column of a name that a user chose: ids, some of which may be null."""
     return _id(name, required=False)
 
 
-def _id(name: str, *, required: bool = True) -> Column:
-    return Column(
-        name=name, accepts=_is_id, expected="strings or integers", to=_ID, required=required
-    )
+def _id(name: str, *, required: bool = True, nullable: bool = False) -> Column:
+    return Column(name=name, kind=ID, to=_ID, required=required, nullable=nullable)
 
 
 def _flag(name: str) -> Column:
-    return Column(
-        name=name, accepts=pa.types.is_boolean, expected="booleans", to=pa.bool_(), required=False
-    )
+    return Column(name=name, kind=FLAG, to=pa.bool_(), required=False)
 
 
 def _number(name: str) -> Column:
-    return Column(
-        name=name, accepts=_is_number, expected="numbers", to=pa.float64(), required=False
-    )
+    return Column(name=name, kind=NUMBER, to=pa.float64(), required=False)
 
 
 INTERACTIONS = (
-    _id("user_id"),
-    _id("item_id"),
-    Column(
-        name="timestamp",
-        accepts=_is_time,
-        expected="seconds since 1970 or a timestamp type",
-        to=pa.int64(),
-    ),
+    _id("user_id", nullable=True),
+    _id("item_id", nullable=True),
+    Column(name="timestamp", kind=TIME, to=pa.int64(), nullable=True),
     _number("rating"),
     _number("weight"),
     _flag("evaluation"),
@@ -105,23 +68,12 @@ BLOCKED = (_id("item_id"), _id("user_id", required=False))
 USERS = (_id("user_id"),)
 PICTURES = (
     _id("item_id"),
-    Column(
-        name="image",
-        accepts=_is_bytes,
-        expected="the bytes of a picture",
-        to=pa.large_binary(),
-        required=False,
-    ),
+    Column(name="image", kind=PICTURE, to=pa.large_binary(), required=False),
     _id("uri", required=False),
 )
 FEATURES = (
     _id("item_id"),
-    Column(
-        name="feature",
-        accepts=_is_vector,
-        expected="lists of float16, float32 or float64",
-        to=pa.list_(pa.float64()),
-    ),
+    Column(name="feature", kind=VECTOR, to=pa.list_(pa.float64())),
 )
 
 RECOMMENDED = pa.struct(
@@ -194,10 +146,10 @@ def check(found: pa.Schema, columns: Sequence[Column], where: str) -> None:
         where: the table's place and the key that named it, for the error.
 
     Raises:
-        SchemaError: a required column is missing, or one has a type that cannot be taken.
+        SchemaError: a required column is missing, one is there twice, or one has a type that cannot
+            be taken.
     """
-    names = set(found.names)
-    missing = [column.name for column in columns if column.required and column.name not in names]
+    missing = [c.name for c in columns if c.required and c.name not in found.names]
     if missing:
         raise SchemaError(
             f"{where} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. Found "
@@ -206,51 +158,60 @@ def check(found: pa.Schema, columns: Sequence[Column], where: str) -> None:
             + "."
         )
     for column in columns:
-        if column.name not in names:
-            continue
-        kind = found.field(column.name).type
-        if not pa.types.is_null(kind) and not column.accepts(kind):  # null: no value to judge by
+        places = found.get_all_field_indices(column.name)
+        if len(places) > 1:
             raise SchemaError(
-                f"{where}: the column {column.name} has the type {kind}; expected "
-                f"{column.expected}."
+                f"{where} has {len(places)} columns of the name {column.name}; expected one."
+            )
+        if places and not column.kind.takes(found.field(places[0]).type):
+            raise SchemaError(
+                f"{where}: the column {column.name} has the type {found.field(places[0]).type}; "
+                f"expected {column.kind.expected}."
             )
 
 
 def conform(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:
-    """The declared columns that a table has, cast to their declared types.
+    """The declared columns that a table has, cast to their declared types, blanks as nulls.
 
     Raises:
         SchemaError: as `check`, or a required value is null, or a value cannot be cast.
     """
+    taken = cast(table, columns, where)
+    require_values(taken, columns, where)
+    return taken
+
+
+def cast(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:
+    """The same, whatever is null.
+
+    Raises:
+        SchemaError: as `check`, or a value cannot be cast.
+    """
     check(table.schema, columns, where)
-    taken: Mapping[str, pa.ChunkedArray] = {
-        column.name: _cast(table[column.name], column, where)
-        for column in columns
-        if column.name in table.column_names
-    }
-    return pa.table(dict(taken))
+    present = [column for column in columns if column.name in table.schema.names]
+    return pa.table({column.name: _cast(table[column.name], column, where) for column in present})
 
 
 def _cast(values: pa.ChunkedArray, column: Column, where: str) -> pa.ChunkedArray:
     try:
-        cast = _seconds(values) if column.to == pa.int64() else values.cast(column.to)
-    except pa.ArrowInvalid as error:
-        raise SchemaError(f"{where}: the column {column.name}: {error}") from error
-    # Now, since the nulls of a dictionary are seen only in what it stands for.
-    if column.required and cast.null_count:
+        return column.kind.of(values, column.to)
+    except (pa.ArrowInvalid, ValueRefusedError) as error:
+        text = " ".join(str(error).split()).rstrip(".")
+        raise SchemaError(f"{where}: the column {column.name}: {text}.") from error
+
+
+def require_values(table: pa.Table, columns: Sequence[Column], where: str) -> None:
+    """Refuses a table whose rows lack what each of them must have.
+
+    Raises:
+        SchemaError: a value is null; an example is named.
+    """
+    for column in columns:
+        if not column.required or column.nullable or not table[column.name].null_count:
+            continue
+        example = table.filter(table[column.name].is_null()).slice(0, 1).to_pylist()[0]
+        shown = ", ".join(f"{name} {value!r:.60}" for name, value in example.items())
         raise SchemaError(
-            f"{where}: {cast.null_count} of {len(cast)} values of the column {column.name} are "
-            "null; expected none."
+            f"{where}: {table[column.name].null_count} of {len(table)} values of the column "
+            f"{column.name} are null or blank, as in the row {shown}; expected none."
         )
-    return cast
-
-
-def _seconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Whole seconds since 1970, rounded down."""
-    if pa.types.is_floating(times.type):
-        return pc.floor(times).cast(pa.int64())
-    if pa.types.is_timestamp(times.type):
-        times = pc.floor_temporal(times, unit="second")  # a cast rounds towards 1970
-    if pa.types.is_temporal(times.type):
-        times = times.cast(pa.timestamp("s"))
-    return times.cast(pa.int64())

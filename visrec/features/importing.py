@@ -43,8 +43,9 @@ from visrec.features.table import (
 )
 from visrec.progress import Timer
 from visrec.schemas import FEATURES, REJECTED, Column, check, conform
-from visrec.sources.tables import digest_files, table_errors, table_files
+from visrec.sources.tables import digest_files, require_parquet, table_errors, table_files
 from visrec.storage import Store
+from visrec.values import plain_type
 
 _PART_ROWS = 4096  # 42 MB at D = 1280 while they are checked as float64
 _READ_BYTES = 8 << 20  # at once of a row group's column, which may be the whole table's
@@ -102,7 +103,8 @@ def plan_import(uri: str, name: str, store: Store) -> ImportPlan:
     types = set()
     for file in files:
         with _opened(table, file) as parquet:
-            types.add(_PRECISION[str(parquet.schema_arrow.field("feature").type.value_type)])
+            kind = plain_type(parquet.schema_arrow.field("feature").type)
+            types.add(_PRECISION[str(kind.value_type)])
             groups = range(parquet.num_row_groups)
             ids += [rows["item_id"] for rows in _read(table, parquet, file, groups, FEATURES[:1])]
             chunks += _chunks(parquet, file)
@@ -133,15 +135,15 @@ def plan_import(uri: str, name: str, store: Store) -> ImportPlan:
 def _opened(table: Store, file: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file with the declared columns, which is read by pieces."""
     where = _where(table, file)
-    with (
-        translated("read", table.uri(file)),
-        table_errors(where),
-        table.filesystem().open_input_file(f"{table.path}/{file}") as source,
-        # A column of a row group is fetched whole unless it is said twice not to.
-        pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES) as parquet,
-    ):
-        check(parquet.schema_arrow, FEATURES, where)
-        yield parquet
+    with translated("read", table.uri(file)), table_errors(where):
+        require_parquet(table, file, where)
+        with (
+            table.filesystem().open_input_file(f"{table.path}/{file}") as source,
+            # A column of a row group is fetched whole unless it is said twice not to.
+            pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES) as parquet,
+        ):
+            check(parquet.schema_arrow, FEATURES, where)
+            yield parquet
 
 
 def _where(table: Store, file: str) -> str:

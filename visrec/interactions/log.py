@@ -1,8 +1,9 @@
 """The interactions as numbers: who took what, in which order, in which basket."""
 
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,16 @@ import pyarrow.compute as pc
 
 from visrec.errors import InputError
 from visrec.ragged import Ragged, offsets_of
+from visrec.sources.ids import differing_ids
+from visrec.sources.interactions import (
+    LIKED,
+    NO_FEATURE,
+    NO_ITEM,
+    NOT_LIKED,
+    REPEATED,
+    InteractionsConfig,
+    read_known,
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +39,7 @@ class Log:
         evaluation_R: (R,) bool, the `evaluation` column, or None where there is none.
         rating_R: (R,) float32, the `rating` column, NaN where a row has none; or None where nothing
             is rated.
-        without_item: rows left out because their item has no feature.
+        left_out: how many of the rows that were read are not here, by reason.
     """
 
     user_ids: pa.StringArray
@@ -37,7 +48,16 @@ class Log:
     time_R: npt.NDArray[np.int64]
     evaluation_R: npt.NDArray[np.bool_] | None
     rating_R: npt.NDArray[np.float32] | None
-    without_item: int
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def without_item(self) -> int:
+        """Rows left out because their item has no feature."""
+        return self.left_out.get(NO_FEATURE, 0)
+
+    @property
+    def rows_read(self) -> int:
+        return len(self.item_R) + sum(self.left_out.values())
 
     @property
     def items(self) -> Ragged:
@@ -63,29 +83,71 @@ class Log:
         return Ragged.group(self.user_R[mask_R], self.item_R[mask_R], len(self.user_ids))
 
 
+def read_log(
+    config: InteractionsConfig,
+    uri: str,
+    item_ids: pa.Array,
+    other_users: pa.Array | None = None,
+    *,
+    every_user: bool = False,
+) -> Log:
+    """Reads interactions and codes them against a catalogue.
+
+    Args:
+        config: which of them count.
+        uri: where they are.
+        item_ids: (N,) the catalogue's ids, whose places are the rows.
+        other_users: users to know beside those of the interactions.
+        every_user: whether users are known too none of whose interactions counts.
+
+    Raises:
+        InputError: they cannot be read, or none is left.
+    """
+    left_out = Counter[str]()
+    batches = read_known(config, uri, left_out)
+    if not every_user:
+        batches = _liked(batches, left_out)
+    return build_log(batches, item_ids, other_users, left_out)
+
+
+def _liked(batches: Iterable[pa.Table], left_out: Counter[str]) -> Iterator[pa.Table]:
+    for batch in batches:
+        liked = batch.filter(batch[LIKED]) if LIKED in batch.column_names else batch
+        left_out[NOT_LIKED] += len(batch) - len(liked)
+        yield liked
+
+
 def build_log(
-    batches: Iterable[pa.Table], item_ids: pa.Array, other_users: pa.Array | None = None
+    batches: Iterable[pa.Table],
+    item_ids: pa.Array,
+    other_users: pa.Array | None = None,
+    left_out: Counter[str] | None = None,
 ) -> Log:
     """Codes interactions against a catalogue.
 
     Args:
-        batches: tables with user_id, item_id, timestamp and perhaps evaluation.
+        batches: tables with user_id, item_id, timestamp and perhaps evaluation, rating and `LIKED`,
+            where only the rows for which it is true count.
         item_ids: (N,) the catalogue's ids, whose places are the rows.
         other_users: users to know beside those of the interactions.
+        left_out: rows that were left out in reading, by reason; those left out here are added.
 
     Raises:
         InputError: there is no interaction, or none with an item of the catalogue.
     """
+    left_out = Counter() if left_out is None else left_out
     users: list[pa.Array] = []
     items: list[npt.NDArray[np.int32]] = []
     times: list[npt.NDArray[np.int64]] = []
     marks: list[npt.NDArray[np.bool_]] = []
     ratings: list[npt.NDArray[np.float32]] = []
     any_marked = False
+    unknown: pa.Array | None = None
     for batch in batches:
-        coded = pc.fill_null(pc.index_in(batch["item_id"], value_set=item_ids), -1)
+        coded_R, strange = _code_items(batch, item_ids, left_out)
+        unknown = strange if unknown is None or not len(unknown) else unknown
         users += batch["user_id"].dictionary_encode().chunks
-        items.append(coded.to_numpy().astype(np.int32))
+        items.append(coded_R)
         times.append(batch["timestamp"].to_numpy())
         marked = "evaluation" in batch.column_names
         any_marked |= marked  # of several files, some may have the column
@@ -99,26 +161,57 @@ def build_log(
             if "rating" in batch.column_names
             else np.full(len(batch), np.nan, np.float32)
         )
-    if not sum(map(len, items)):
-        raise InputError(
-            "The interactions are empty; expected at least one row. Check --interactions.path, "
-            "--interactions.min_rating and --interactions.as_of."
-        )
-    user_R, user_ids = _code_users(users, other_users)
-    item_R, time_R = np.concatenate(items), np.concatenate(times)
+    item_R = np.concatenate([*items, np.zeros(0, np.int32)])
     known_R = item_R >= 0
     if not known_R.any():
-        raise InputError(
-            f"None of the {len(item_R)} interactions is with an item that has a feature; expected "
-            "the same item ids in --interactions.path and --features."
-        )
+        raise _nothing_left(left_out, unknown, item_ids)
+    user_R, user_ids = _code_users(users, other_users)
+    time_R = np.concatenate(times)
     evaluation_R = np.concatenate(marks)[known_R] if any_marked else None
     rated_R = np.concatenate(ratings)[known_R]
     rating_R = None if np.isnan(rated_R).all() else rated_R
     return _sorted(
         user_ids, user_R[known_R], item_R[known_R], time_R[known_R], evaluation_R, rating_R,
-        int((~known_R).sum()),
+        left_out,
     )  # fmt: skip
+
+
+def _code_items(
+    batch: pa.Table, item_ids: pa.Array, left_out: Counter[str]
+) -> tuple[npt.NDArray[np.int32], pa.Array]:
+    """(R,) each row's item, -1 for rows that do not count; and ids that the catalogue has not."""
+    item_id = batch["item_id"]
+    coded = pc.fill_null(pc.index_in(item_id, value_set=item_ids, skip_nulls=True), -1)
+    coded_R = coded.to_numpy().astype(np.int32)
+    named_R = item_id.is_valid().to_numpy()
+    liked_R = named_R if LIKED not in batch.column_names else batch[LIKED].to_numpy()
+    left_out[NO_ITEM] += int((~named_R).sum())
+    left_out[NOT_LIKED] += int((named_R & ~liked_R).sum())
+    strange_R = named_R & liked_R & (coded_R < 0)
+    left_out[NO_FEATURE] += int(strange_R.sum())
+    return np.where(liked_R, coded_R, -1), item_id.filter(pa.array(strange_R)).combine_chunks()
+
+
+def _nothing_left(
+    left_out: Counter[str], unknown: pa.Array | None, item_ids: pa.Array
+) -> InputError:
+    """Why no interaction is left, by what became of them."""
+    rows = sum(left_out.values())
+    if not rows:
+        return InputError(
+            "The interactions are empty; expected at least one row. Check --interactions.path."
+        )
+    reasons = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
+    if unknown is None or not left_out[NO_FEATURE]:
+        return InputError(
+            f"None of the {rows:,} interactions counts ({reasons}); expected at least one. Check "
+            "--interactions.path, --interactions.min_rating and --interactions.as_of."
+        )
+    return InputError(
+        f"None of the {rows:,} interactions is with an item that has a feature ({reasons}); "
+        "expected the same item ids in --interactions.path and --features. "
+        f"{differing_ids(unknown, 'The first', item_ids, 'the second')}"
+    )
 
 
 def _code_users(
@@ -142,9 +235,10 @@ def _sorted(
     time_R: npt.NDArray[np.int64],
     evaluation_R: npt.NDArray[np.bool_] | None,
     rating_R: npt.NDArray[np.float32] | None,
-    without_item: int,
+    left_out: Counter[str],
 ) -> Log:
     first = _first_of_pairs(user_R, item_R, time_R)
+    left_out[REPEATED] += len(user_R) - len(first)
     order = first[_by_user_and_time(user_R[first], time_R[first])]  # else by item, as it is
     return Log(
         user_ids=user_ids,
@@ -153,7 +247,7 @@ def _sorted(
         time_R=time_R[order],
         evaluation_R=None if evaluation_R is None else evaluation_R[order],
         rating_R=None if rating_R is None else rating_R[order],
-        without_item=without_item,
+        left_out={why: count for why, count in left_out.items() if count},
     )
 
 

@@ -1,6 +1,7 @@
 """Interactions in: which of the rows of a log count, and how far back it is read."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,11 @@ from visrec.errors import InputError
 from visrec.sources.tables import digest_files, read_batches
 
 _NEXT, _END, _NULL = "\x1f", "\x1e", "\x00"  # of a row's values
+LIKED = "liked"  # the column that says which rows count
+# Why rows are left out.
+NO_TIME, NO_USER, NO_ITEM = "without a timestamp", "without a user_id", "without an item_id"
+AFTER_CUTOFF, NOT_LIKED = "at or after as_of", "rated below min_rating"
+NO_FEATURE, REPEATED = "of items without a feature", "repeated"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,16 +34,23 @@ class InteractionsConfig:
             recommended either.
         as_of: a date or time (ISO, UTC) before which a row must have happened; a date means its
             first second. It must not lie in the future.
+        max_incomplete: share of the rows that may lack a user, an item or a time. Such rows, as of
+            guests, are left out and counted; where there are more, the job ends.
     """
 
     path: str | None = None
     min_rating: float | None = None
     as_of: str | None = None
+    max_incomplete: float = 0.2
 
     def __post_init__(self) -> None:
         before = self.before()
         if before is not None:
             require_past(before, "interactions.as_of", self.as_of)
+        if not 0 <= self.max_incomplete <= 1:
+            raise InputError(
+                f"Found --interactions.max_incomplete {self.max_incomplete}; expected 0 to 1."
+            )
 
     def before(self) -> int | None:
         """`as_of` in seconds since 1970.
@@ -98,43 +111,98 @@ def require_past(before: float, key: str, given: str | None) -> None:
 
 
 def read_interactions(config: InteractionsConfig, uri: str) -> Iterator[pa.Table]:
-    """The interactions that count, a batch at a time.
+    """The interactions that count, a batch at a time; some may lack an item.
 
     Raises:
-        InputError: a rating is asked for where there is no such column.
+        InputError: as `read_known`.
     """
-    for batch, counts in _read(config, uri):
-        yield batch if counts is None else batch.filter(counts)
+    for batch in read_known(config, uri, Counter()):
+        yield (
+            batch.filter(batch[LIKED]).drop_columns(LIKED) if LIKED in batch.column_names else batch
+        )
 
 
 def read_not_liked(config: InteractionsConfig, uri: str) -> Iterator[pa.Table]:
     """The interactions that do not count for their rating, a batch at a time.
 
     Raises:
-        InputError: as `read_interactions`.
+        InputError: as `read_known`.
     """
-    for batch, counts in _read(config, uri):
-        if counts is not None:
-            yield batch.filter(pc.invert(counts))
+    for batch in read_known(config, uri, Counter()):
+        if LIKED in batch.column_names:
+            yield batch.filter(pc.invert(batch[LIKED]))
 
 
-def _read(
-    config: InteractionsConfig, uri: str
-) -> Iterator[tuple[pa.Table, pa.ChunkedArray | None]]:
-    """Batches of what has happened, and which rows count; None for all."""
-    before = config.before()
+def read_known(config: InteractionsConfig, uri: str, left_out: Counter[str]) -> Iterator[pa.Table]:
+    """What had happened by the cutoff, a batch at a time: rows of a user and a time.
+
+    Where there is a `min_rating`, the column `LIKED` says which rows count.
+
+    Args:
+        config: which of them count.
+        uri: where they are.
+        left_out: takes the rows that are left out here, by reason.
+
+    Raises:
+        InputError: a rating is asked for where there is no such column, or too many rows lack a
+            user, an item or a time.
+    """
+    incomplete = _Incomplete(config, uri)
     for batch in read_batches(uri, schemas.INTERACTIONS, "interactions.path"):
-        if before is not None:
-            batch = batch.filter(pc.less(batch["timestamp"], before))
+        known = _happened(batch, config.before(), left_out)
+        incomplete.note(batch.filter(pc.is_null(batch["timestamp"])), known)
+        has_user = pc.is_valid(known["user_id"])
+        left_out[NO_USER] += len(known) - int(pc.sum(has_user).as_py() or 0)
+        known = known.filter(has_user)
         if config.min_rating is None:
-            yield batch, None
+            yield known
             continue
-        if "rating" not in batch.column_names:
+        if "rating" not in known.column_names:
             raise InputError(
                 f"Found no rating column in {uri}; --interactions.min_rating "
                 f"{config.min_rating} needs one. Leave the key out, or add the column."
             )
-        yield batch, pc.fill_null(pc.greater_equal(batch["rating"], config.min_rating), False)
+        liked = pc.fill_null(pc.greater_equal(known["rating"], config.min_rating), False)
+        yield known.append_column(LIKED, liked)
+    incomplete.require_few()
+
+
+def _happened(batch: pa.Table, before: int | None, left_out: Counter[str]) -> pa.Table:
+    """The rows that have a time, before the cutoff."""
+    timed = batch.filter(pc.is_valid(batch["timestamp"]))
+    left_out[NO_TIME] += len(batch) - len(timed)
+    if before is None:
+        return timed
+    happened = timed.filter(pc.less(timed["timestamp"], before))
+    left_out[AFTER_CUTOFF] += len(timed) - len(happened)
+    return happened
+
+
+class _Incomplete:
+    """Counts the rows that lack what each must have, among those that a cutoff leaves."""
+
+    def __init__(self, config: InteractionsConfig, uri: str) -> None:
+        self._config, self._uri = config, uri
+        self._rows = self._lacking = 0
+        self._example: dict[str, object] = {}
+
+    def note(self, without_time: pa.Table, timed: pa.Table) -> None:
+        self._rows += len(without_time) + len(timed)
+        lacks = pc.or_(pc.is_null(timed["user_id"]), pc.is_null(timed["item_id"]))
+        for lacking in (without_time, timed.filter(lacks)):
+            self._lacking += len(lacking)
+            if len(lacking) and not self._example:
+                self._example = lacking.slice(0, 1).to_pylist()[0]
+
+    def require_few(self) -> None:
+        if self._lacking > self._config.max_incomplete * self._rows:
+            shown = ", ".join(f"{name} {value!r:.60}" for name, value in self._example.items())
+            raise InputError(
+                f"{self._lacking:,} of {self._rows:,} rows of {self._uri} lack a user_id, an "
+                f"item_id or a timestamp, such as {shown}; expected at most a share of "
+                f"{self._config.max_incomplete:g}. Fill them, or raise "
+                "--interactions.max_incomplete."
+            )
 
 
 def digest_interactions(config: InteractionsConfig, uri: str) -> str:

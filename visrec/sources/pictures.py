@@ -12,6 +12,7 @@ from visrec.clients import translated
 from visrec.errors import InputError, StorageError
 from visrec.sources.tables import table_errors, table_files
 from visrec.storage import Store, file_at, read_uri
+from visrec.values import PICTURE
 
 # What counts as a picture in a directory; formats that visrec does not open are listed too, so that
 # they are rejected by name instead of missing without a word.
@@ -176,4 +177,5 @@ def _row_group(uri: str, group: int) -> pa.ChunkedArray:
         table_errors(f"{uri} (--images)"),
         store.filesystem().open_input_file(f"{store.path}/{name}") as source,
     ):
-        return pq.ParquetFile(source).read_row_group(group, columns=["image"])["image"]
+        image = pq.ParquetFile(source).read_row_group(group, columns=["image"])["image"]
+        return PICTURE.of(image, pa.large_binary())

@@ -1,41 +1,124 @@
-"""Tables in: one Parquet or CSV file, or a directory of them, as record batches."""
+"""Tables in: one Parquet or CSV file, or a directory of them, as record batches.
 
+A directory is read as Spark reads it: names that begin with `_` or `.` are no data, and folders
+named `column=value` are a column. What is a table by its own log (Delta, Iceberg, Hudi) is refused,
+for some of its files may be removed or replaced by the log.
+"""
+
+import csv
 import hashlib
-from collections.abc import Iterator, Sequence
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.dataset as pads
 
 from visrec.clients import translated
 from visrec.errors import InputError, SchemaError
-from visrec.schemas import Column, check, conform
+from visrec.schemas import Column, cast, check, require_values
 from visrec.storage import Store, file_at
+from visrec.values import TEXT
 
-_SUFFIXES = (".parquet", ".csv")
+_TABLE = re.compile(r"\.(parquet|csv(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE)
 _BATCH_ROWS = 1 << 18  # about 20 MB of ids and times
+_BLOCK_BYTES = 4 << 20  # of a CSV at once; no row may be longer
+_HEAD_BYTES = 1 << 16  # in which a CSV's header ends
+_NULLS = ["", "NULL", "null", "\\N"]  # as SQL clients and Hive write it, without quotes
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+# Where the log of a table format lies, and how its rows become plain Parquet.
+_LOGS = {
+    "Delta": (re.compile(r"(^|/)_delta_log/"), "DuckDB: COPY (FROM delta_scan('...'))"),
+    "Iceberg": (
+        re.compile(r"(^|/)metadata/[^/]*\.metadata\.json"),
+        "DuckDB: COPY (FROM iceberg_scan('...'))",
+    ),
+}
+_HUDI = ".hoodie/hoodie.properties"
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file of a table.
+
+    Args:
+        store: where it lies.
+        name: its name there.
+        where: its place and the key that named it, for errors.
+        folders: the columns that its folders' names give.
+    """
+
+    store: Store
+    name: str
+    where: str
+    folders: Mapping[str, str | None]
 
 
 def table_files(uri: str, key: str) -> tuple[Store, list[str]]:
     """The files that a path names: itself, or the Parquet and CSV files below it.
 
     Raises:
-        InputError: nothing is there.
+        InputError: nothing is there, or it is a table by a log of its own.
     """
-    if uri.endswith(_SUFFIXES):
+    if _TABLE.search(uri):
         store, name = file_at(uri)
         if store.exists(name):
             return store, [name]
     store = Store.at(uri)  # which may end in .parquet too: Spark writes such directories
-    names = [entry.name for entry in store.list() if entry.name.endswith(_SUFFIXES)]
+    every = [entry.name for entry in store.list()]
+    _refuse_logs(store, every, key)
+    names = [name for name in every if _TABLE.search(name) and not _hidden(name)]
     if not names:
+        others = f", only {', '.join(sorted(every)[:3])}" if every else ""
         raise InputError(
-            f"Found no table at {uri}; expected a .parquet or .csv file, or a directory of them. "
-            f"Change --{key}."
+            f"Found no table at {uri}{others}; expected a .parquet or .csv file (.csv.gz, .bz2, "
+            f".zst, .lz4), or a directory of them. Change --{key}."
         )
     return store, sorted(names)
+
+
+def _hidden(name: str) -> bool:
+    """Whether a writer keeps the file for itself; a folder `_column=value` is data."""
+    return any(
+        part.startswith(".") or (part.startswith("_") and "=" not in part)
+        for part in name.split("/")
+    )
+
+
+def _refuse_logs(store: Store, names: Iterable[str], key: str) -> None:
+    found = next(
+        ((kind, how) for name in names for kind, (log, how) in _LOGS.items() if log.search(name)),
+        ("Hudi", "Spark: spark.read.format('hudi')") if store.exists(_HUDI) else None,
+    )
+    if found:
+        raise InputError(
+            f"{store.root} (--{key}) is a {found[0]} table: its log says which of the files count; "
+            f"expected plain Parquet or CSV. Write it out, as with {found[1]}, and name that."
+        )
+
+
+def _folders(name: str) -> dict[str, str | None]:
+    """The columns of the folders `column=value` above a file."""
+    pairs = (part.partition("=") for part in name.split("/")[:-1] if "=" in part)
+    decoded = ((unquote(column), unquote(value)) for column, _, value in pairs)
+    return {column: None if value == _HIVE_NULL else value for column, value in decoded}
+
+
+def files_of(uri: str, key: str) -> Iterator[TableFile]:
+    """The files of a table, in order of their names.
+
+    Raises:
+        InputError: as `table_files`.
+    """
+    store, names = table_files(uri, key)
+    for name in names:
+        yield TableFile(store, name, f"{store.uri(name)} (--{key})", _folders(name))
 
 
 def read_batches(uri: str, columns: Sequence[Column], key: str) -> Iterator[pa.Table]:
@@ -50,11 +133,29 @@ def read_batches(uri: str, columns: Sequence[Column], key: str) -> Iterator[pa.T
         InputError: nothing is there, or a file cannot be read.
         SchemaError: a required column is missing or has another type.
     """
-    store, names = table_files(uri, key)
-    for name in names:
-        where = f"{store.uri(name)} (--{key})"
-        with translated("read", store.uri(name)), table_errors(where):
-            yield from _read_file(store, name, columns, where)
+    for file in files_of(uri, key):
+        yield from read_file(file, columns)
+
+
+def read_file(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.Table]:
+    """One file of a table, as `read_batches`; rows without any value are left out."""
+    whole = any(column.nullable for column in columns)  # whose reader counts them
+    with translated("read", file.store.uri(file.name)), table_errors(file.where):
+        for batch in _raw_batches(file, columns):
+            table = cast(batch, columns, file.where)
+            table = table if whole else _without_blank_rows(table)
+            require_values(table, columns, file.where)
+            yield table
+
+
+def _without_blank_rows(table: pa.Table) -> pa.Table:
+    """Spreadsheets end in rows of commas alone."""
+    if not len(table) or not all(column.null_count for column in table.columns):
+        return table
+    some = table.columns[0].is_valid()
+    for column in table.columns[1:]:
+        some = pc.or_(some, column.is_valid())
+    return table.filter(some)
 
 
 @contextmanager
@@ -69,44 +170,143 @@ def table_errors(where: str) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowInvalid, OSError, EOFError, UnicodeError) as error:
         # Of damaged Parquet pyarrow says OSError without a number; a disk's has one, S3's a name.
         numbered = isinstance(error, OSError) and error.errno is not None
         if numbered or "AWS Error" in str(error):
             raise
         text = " ".join(str(error).split()).rstrip(".")
+        if "UTF8" in text:
+            text += "; expected UTF-8 (in Excel: CSV UTF-8), or UTF-16 that begins with its mark"
         raise InputError(f"{where} cannot be read as a table: {text}.") from error
 
 
-def _read_file(
-    store: Store, name: str, columns: Sequence[Column], where: str
-) -> Iterator[pa.Table]:
-    # Ids are text even where they look like numbers: "007" must come back as "007". Numbers may get
-    # their first fraction after the first megabyte, by which the types are guessed.
-    known = {c.name: c.to for c in columns if c.to in (pa.string(), pa.float64())}
-    form: pads.FileFormat = (
-        pads.CsvFileFormat(convert_options=pacsv.ConvertOptions(column_types=known))
-        if name.endswith(".csv")
-        else pads.ParquetFileFormat()
+def _raw_batches(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.Table]:
+    """The declared columns that a file and its folders have, as they are stored."""
+    read = _read_parquet if file.name.lower().endswith(".parquet") else _read_csv
+    for batch in read(file, columns):
+        taken = {name: batch.column(name) for name in batch.schema.names}
+        for name, value in file.folders.items():
+            taken[name] = pa.repeat(pa.scalar(value, TEXT), batch.num_rows)
+        yield pa.table({c.name: taken[c.name] for c in columns if c.name in taken})
+
+
+def _present(file: TableFile, schema: pa.Schema, columns: Sequence[Column]) -> list[str]:
+    """The declared columns that the file itself is read for: folders come before it."""
+    own = [field for field in schema if field.name not in file.folders]
+    check(pa.schema([*own, *((name, TEXT) for name in file.folders)]), columns, file.where)
+    names = {field.name for field in own}
+    return [column.name for column in columns if column.name in names]
+
+
+def _read_parquet(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    require_parquet(file.store, file.name, file.where)
+    # Of times from year 1 to 9999, which Spark writes as int96, nanoseconds hold only some.
+    scan = pads.ParquetReadOptions(coerce_int96_timestamp_unit="us")
+    path = f"{file.store.path}/{file.name}"
+    form = pads.ParquetFileFormat(read_options=scan)
+    found = form.make_fragment(path, filesystem=file.store.filesystem())
+    present = _present(file, found.physical_schema, columns)
+    yield from found.to_batches(columns=present, batch_size=_BATCH_ROWS)
+
+
+def require_parquet(store: Store, name: str, where: str) -> None:
+    """Refuses what only has the name of Parquet.
+
+    Raises:
+        InputError: the file begins with something else.
+    """
+    with store.filesystem().open_input_stream(f"{store.path}/{name}", compression=None) as stream:
+        head = stream.read(24)
+    if not head.startswith(b"PAR"):
+        raise InputError(
+            f"{where} cannot be read as a table: it begins with {head!r}; expected Parquet, which "
+            "begins with b'PAR1'. Name a CSV .csv."
+        )
+
+
+def _read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+    """The columns of a CSV, all as text: what they hold is not guessed from the first rows."""
+    path, files = f"{file.store.path}/{file.name}", file.store.filesystem()
+    with files.open_input_stream(path) as stream:
+        head = stream.read(_HEAD_BYTES)
+    encoding = _encoding(head, file.where)
+    line, newline, _ = head.decode(encoding, "replace").lstrip("\ufeff").partition("\n")
+    names, delimiter = _header(line, columns)
+    fields = pa.schema([(name, TEXT) for name in names])
+    present = _present(file, fields, columns)
+    if not newline and len(head) < _HEAD_BYTES:
+        return  # a header alone
+    options = pacsv.ConvertOptions(
+        column_types=dict.fromkeys(present, TEXT),
+        include_columns=present,
+        strings_can_be_null=True,
+        null_values=_NULLS,
+        quoted_strings_can_be_null=False,
     )
-    file = pads.dataset(f"{store.path}/{name}", format=form, filesystem=store.filesystem())
-    check(file.schema, columns, where)
-    present = [column.name for column in columns if column.name in file.schema.names]
-    for batch in file.to_batches(columns=present, batch_size=_BATCH_ROWS):
-        yield conform(pa.Table.from_batches([batch]), columns, where)
+    with (
+        files.open_input_stream(path) as stream,
+        pacsv.open_csv(
+            stream,
+            pacsv.ReadOptions(
+                encoding=encoding, column_names=names, skip_rows=1, block_size=_BLOCK_BYTES
+            ),
+            pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            options,
+        ) as batches,
+    ):
+        yield from batches
+
+
+def _encoding(head: bytes, where: str) -> str:
+    """A CSV's encoding by its first bytes.
+
+    Raises:
+        InputError: the file is empty, or no text.
+    """
+    if not head:
+        raise InputError(f"{where} is empty; expected a header at least.")
+    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return "utf-16"
+    if b"\0" in head or head.startswith((b"PAR1", b"\x1f\x8b", b"PK\x03\x04")):
+        raise InputError(
+            f"{where} cannot be read as a table: it begins with {head[:24]!r}, which is no text; "
+            "expected CSV in UTF-8. Name Parquet .parquet, and a compressed CSV .csv.gz."
+        )
+    return "utf8"
+
+
+def _header(line: str, columns: Sequence[Column]) -> tuple[list[str], str]:
+    """A CSV's columns, and what stands between them: what makes most of the declared ones."""
+    declared = {column.name for column in columns}
+    found = {}
+    for delimiter in ",;\t|":
+        fields = next(csv.reader(io.StringIO(line.rstrip("\r")), delimiter=delimiter), [])
+        found[delimiter] = [field.strip() for field in fields]
+    best = max(found, key=lambda each: len(declared & set(found[each])))
+    return found[best], best
 
 
 def read_whole(uri: str, columns: Sequence[Column], key: str) -> pa.Table:
-    """The same as one table, for tables that a worker holds whole (items, users)."""
-    batches = list(read_batches(uri, columns, key))
-    if not any(map(len, batches)):
+    """The same as one table, for tables that a worker holds whole (items, users).
+
+    Raises:
+        InputError: as `read_batches`, or there is no row.
+        SchemaError: the files have different columns.
+    """
+    tables: list[pa.Table] = []
+    for file in files_of(uri, key):
+        for table in read_file(file, columns):
+            if tables and table.schema != tables[0].schema:
+                raise SchemaError(
+                    f"The files of {uri} (--{key}) have different columns: "
+                    f"{', '.join(tables[0].column_names)} at first, and "
+                    f"{', '.join(table.column_names)} in {file.name}; expected the same in all."
+                )
+            tables.append(table)
+    if not any(map(len, tables)):
         raise InputError(f"{uri} (--{key}) has no rows; expected at least one.")
-    try:
-        return pa.concat_tables(batches)
-    except pa.ArrowInvalid as error:
-        raise SchemaError(
-            f"The files of {uri} (--{key}) have different columns: {error}"
-        ) from error
+    return pa.concat_tables(tables)
 
 
 def digest_files(uri: str, key: str) -> str:
@@ -119,9 +319,10 @@ def digest_files(uri: str, key: str) -> str:
 
 
 def _digest_file(store: Store, name: str) -> str:
+    path = f"{store.path}/{name}"
     with (
         translated("read", store.uri(name)),
-        store.filesystem().open_input_stream(f"{store.path}/{name}") as stream,
+        store.filesystem().open_input_stream(path, compression=None) as stream,
     ):
         seen = hashlib.sha256()
         while block := stream.read(1 << 22):
