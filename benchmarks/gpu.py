@@ -31,6 +31,7 @@ from visrec.interactions.split import HeldOut
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.ragged import Ragged
+from visrec.schemas import HELD_OUT
 from visrec.scoring.candidates import by_candidates
 from visrec.training.data import TrainingData
 from visrec.training.loop import Place, TrainConfig
@@ -92,7 +93,7 @@ def training(device: torch.device, users: int, items: int, seconds: float) -> di
         basket_R=np.arange(users * TAKEN),
         validation=HeldOut(np.zeros(0, np.int64), nobody, nobody),
         validation_basket_V=np.zeros(0, np.int64),
-        test_users=0,
+        test_pairs=HELD_OUT.empty_table(),
         without_item=0,
         made_from={},
     )

@@ -51,7 +51,8 @@ class EvaluateJob(JobConfig):
         ablate: train the model again with other triples, and put all in one table: random ones, all
             six guidelines, all but one of them, and the positive kept in the profile or left out.
         features: features directory; by default features of the workspace.
-        interactions: the same that the model was trained with; the test baskets are in it.
+        interactions: those that the model was trained with. Of others only the rows that training
+            held out count, so that no model is judged by what it was trained on.
         images: where the report's thumbnails come from; by default images of the workspace.
         items: items table with titles for the report, and categories for models that ask; by
             default items.parquet of the workspace, where it is there.
@@ -121,11 +122,17 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     )
     with summary.phase("prepare"):
         data = ray.remote(prepare_evaluation).remote(inputs)
-        users, items, labels, known = ray.get(_counts.remote(data))
+        users, items, labels, known, missing = ray.get(_counts.remote(data))
     pairs = _pairs(config, labels)
     print(
         f"{users:,} users with a held-out basket, {items:,} items, {len(labels)} models", flush=True
     )
+    if missing:
+        print(
+            f"{missing:,} rows that training held out are not in the interactions now, and are "
+            "left out.",
+            flush=True,
+        )
     summary.begun = True
     with follow("rank", users, summary, unit="users") as tally:
         blocks = -(-users // USERS)
@@ -183,6 +190,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         "model": model_ids,
         "users": users,
         "items": items,
+        **({"held-out rows missing": missing} if missing else {}),
         "metrics at": target.uri(METRICS),
         "report at": target.uri("report.html"),
     }
@@ -252,9 +260,9 @@ _NOTES = (
 
 
 @ray.remote
-def _counts(data: EvaluationData) -> tuple[int, int, list[str], dict[str, Cost]]:
+def _counts(data: EvaluationData) -> tuple[int, int, list[str], dict[str, Cost], int]:
     labels = [contestant.label for contestant in data.contestants]
-    return len(data.held), len(data.item_ids), labels, dict(data.costs)
+    return len(data.held), len(data.item_ids), labels, dict(data.costs), data.missing
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.compute as pc
 import ray
 
 from jobs.launch import JobConfig, ModelChoice, Summary, launch, require_resources
@@ -190,7 +191,7 @@ def _describe(data: TrainingData) -> dict[str, dict[str, int]]:
         "users": len(data.user_ids),
         "training interactions": len(data.train.values),
         "validation users": len(data.validation),
-        "test users held out": data.test_users,
+        "test users held out": pc.count_distinct(data.test_pairs["user_id"]).as_py(),
     }
     if data.without_item:
         counts["interactions without a feature"] = data.without_item

@@ -75,6 +75,8 @@ FEATURES = (
     _id("item_id"),
     Column(name="feature", kind=VECTOR, to=pa.list_(pa.float64())),
 )
+# The rows that a model's training held out; they lie in the model's directory.
+HELD_OUT = pa.schema([pa.field("user_id", _ID), pa.field("item_id", _ID)])
 
 RECOMMENDED = pa.struct(
     [

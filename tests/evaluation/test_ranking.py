@@ -18,7 +18,7 @@ from visrec.evaluation.contestants import BASELINES
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import Standing, stand
 from visrec.models import MODELS
-from visrec.models.contract import Catalogue, DotScorer, Scorer, Sizes
+from visrec.models.contract import Catalogue, DotScorer, ReRankScorer, Scorer, Sizes
 from visrec.ragged import Ragged
 from visrec.scoring import topk
 
@@ -140,6 +140,44 @@ def test_dot_products_stand_as_a_table_of_the_same_scores(seed: int, damaged: bo
     expected = stand(TableScorer(user_Bd @ item_Nd.T), profiles, user_B, targets)
     for name, values in expected.__dict__.items():
         np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=100, deadline=None)
+def test_a_reranker_is_ranked_as_its_lists_are(seed: int) -> None:
+    """Whole numbers, so that ties abound: of proposed scores, of own scores, of both."""
+    random = np.random.default_rng(seed)
+    users, items, candidates = (int(random.integers(1, most)) for most in (9, 40, 30))
+    case = _case(users, items, 4, seed)
+    item_Nd, user_Bd = (random.integers(-2, 3, (n, 3)).astype(np.float32) for n in (items, users))
+    vectors, own_BN = torch.from_numpy(user_Bd), torch.from_numpy(case.score_BN)
+    proposer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
+    scorer = ReRankScorer(
+        proposer,
+        candidates,
+        lambda _, rows: rows.clamp(min=0)[:, None].float(),
+        lambda user_B1, row_BC: own_BN[user_B1[:, 0].long()].gather(1, row_BC),
+    )
+    found = stand(scorer, ragged(case.profiles), np.arange(users), ragged(case.targets))
+    expected = []
+    for user in range(users):
+        proposed_N = (item_Nd @ user_Bd[user]).tolist()
+        ranked = sorted(
+            set(range(items)) - set(case.profiles[user]), key=lambda r, s=proposed_N: (-s[r], r)
+        )
+        key = {r: (0, -case.score_BN[user, r]) for r in ranked[:candidates]}
+        key |= {r: (1, -proposed_N[r]) for r in ranked[candidates:]}
+        ranked.sort(key=lambda r, k=key: (k[r], r))
+        others = [r for r in ranked if r not in case.targets[user]]
+        expected += [
+            (
+                ranked.index(row),
+                sum(key[r] < key[row] for r in others),
+                sum(key[r] == key[row] for r in others),
+            )
+            for row in case.targets[user]
+        ]
+    assert _counts(found) == expected
 
 
 def test_more_held_out_items_than_are_compared_at_a_time() -> None:

@@ -138,9 +138,6 @@ def test_what_lists_are_like_is_what_a_loop_over_them_finds(evaluated: Path) -> 
     last = log.groupby("user_id")["timestamp"].transform("max")
     baskets = log.groupby("user_id")["timestamp"].transform("nunique")
     before = log[(baskets == 1) | (log["timestamp"] < last)]
-    earlier = before.groupby("user_id")["timestamp"].transform("max")
-    second = before.groupby("user_id")["timestamp"].transform("nunique")
-    train = before[(second == 1) | (before["timestamp"] < earlier)]
     takers = before.groupby("item_id")["user_id"].nunique()
     item_ids, feature_ND = load_features(Store.at(str(evaluated / "features")))
     z_ND = feature_ND.astype(np.float64)
@@ -158,13 +155,33 @@ def test_what_lists_are_like_is_what_a_loop_over_them_finds(evaluated: Path) -> 
         diversity.append(1 - cosine[~np.eye(100, dtype=bool)].mean())
         taken = np.maximum(takers.reindex(ids[rows]).fillna(0), 1)
         novelty.append(-np.log2(taken / before["user_id"].nunique()).mean())
-        cold.append((~np.isin(ids[rows], train["item_id"])).mean())
+        cold.append((~np.isin(ids[rows], before["item_id"])).mean())
         shown.update(rows.tolist())
     # Scores are float32 there: at the end of a list of a hundred, two items may change places.
     assert found["diversity@100"]["mean"] == pytest.approx(np.mean(diversity), rel=1e-3)
     assert found["novelty@100"]["mean"] == pytest.approx(np.mean(novelty), rel=1e-3)
     assert found["cold@100"]["mean"] == pytest.approx(np.mean(cold), rel=1e-2)
     assert found["coverage@100"]["mean"] == pytest.approx(len(shown) / len(data.item_ids), rel=1e-2)
+
+
+def test_a_log_that_ends_earlier_now_leaves_out_users_and_judges_nobody_on_trained_rows(
+    evaluated: Path, tmp_path: Path
+) -> None:
+    whole = prepare_evaluation(inputs(evaluated, "one"))
+    log = pd.read_parquet(evaluated / "interactions.parquet")
+    last = log.groupby("user_id")["timestamp"].transform("max")
+    odd = log["user_id"].isin(whole.user_ids.to_pylist()[1::2])
+    log[~odd | (log["timestamp"] < last)].to_parquet(tmp_path / "shorter.parquet")
+    shorter = replace(inputs(evaluated, "one"), interactions_uri=str(tmp_path / "shorter.parquet"))
+    data = prepare_evaluation(shorter)
+    assert data.user_ids.to_pylist() == whole.user_ids.to_pylist()[::2]
+    even = whole.held.take(np.arange(0, len(whole.held), 2))
+    np.testing.assert_array_equal(data.held.targets.values, even.targets.values)
+    np.testing.assert_array_equal(data.held.profiles.values, even.profiles.values)
+    assert data.missing == len(whole.held.targets.values) - len(even.targets.values)
+    log[log["timestamp"] < last].to_parquet(tmp_path / "shorter.parquet")
+    with pytest.raises(InputError, match="is judged only by what its training did not see"):
+        prepare_evaluation(shorter)
 
 
 def test_two_workers_give_the_same_numbers_as_one(evaluated: Path, tmp_path: Path) -> None:

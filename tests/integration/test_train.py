@@ -24,7 +24,13 @@ def history(workspace: Path, model_id: str) -> list[dict[str, float]]:
 def test_artifact_is_complete_and_describes_itself(trained: Path) -> None:
     folder = trained / "models" / "one"
     files = {path.name for path in folder.iterdir()}
-    wanted = {"model.safetensors", "config.json", "metrics.json", "item_ids.parquet"}
+    wanted = {
+        "model.safetensors",
+        "config.json",
+        "metrics.json",
+        "item_ids.parquet",
+        "held_out.parquet",
+    }
     assert files == wanted | {"_manifest.json", "_training.json"}
     assert json.loads((folder / "_training.json").read_text())["train_s"] > 0
     described = json.loads((folder / "config.json").read_text())

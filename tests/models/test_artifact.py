@@ -19,7 +19,14 @@ from visrec.models.artifact import MANIFEST, Artifact, load_artifact, save_artif
 from visrec.models.contract import Sizes
 from visrec.storage import Store, to_json
 
-FILES = ["config.json", "item_ids.parquet", "metrics.json", "model.safetensors", "user_ids.parquet"]
+FILES = [
+    "config.json",
+    "held_out.parquet",
+    "item_ids.parquet",
+    "metrics.json",
+    "model.safetensors",
+    "user_ids.parquet",
+]
 HOSTILE = [
     "", " ", "a,b", 'quo"te', "new\nline", "../../up", "s3://b/k", "0", "-1", "1e5", "null", "NaN",
     "été", "绘画", "\U0001f3a8", "e\u0301", "\u202egpj", "tab\t", "x" * 5000, "a\x00b",
@@ -42,6 +49,7 @@ def _artifact(**changed: Any) -> Artifact:
         "made_from": {"features": {"digest": "abc", "dim": 3}, "train": config},
         "metrics": {"val_auc": 0.75, "history": [{"loss": 0.5}]},
         "model_id": "m1",
+        "held_out": pa.table({"user_id": ["u0001"], "item_id": ["i0002"]}),
     }
     return Artifact(**{**facts, **changed})
 

@@ -165,6 +165,7 @@ def test_saved_and_loaded_model_gives_the_same_scores(name: str, tmp_path: Any) 
             made_from={},
             metrics={},
             model_id="m1",
+            held_out=DATA.test_pairs,
         ),
         store,
     )

@@ -6,6 +6,7 @@ import torch
 
 from visrec.interactions.split import HeldOut
 from visrec.ragged import Ragged, offsets_of
+from visrec.schemas import HELD_OUT
 from visrec.training.data import TrainingData
 
 # These networks are so small that threads cost more than they give, on shared cores much more.
@@ -43,7 +44,7 @@ def checkerboard(
         basket_R=np.concatenate([np.arange(len(items)) for items in train]),
         validation=HeldOut(np.arange(users), ragged(train), ragged(held)),
         validation_basket_V=np.concatenate([len(t) + np.arange(len(h)) for t, h in parts]),
-        test_users=0,
+        test_pairs=HELD_OUT.empty_table(),
         without_item=0,
         made_from={"features": {}, "split": {}},
     )

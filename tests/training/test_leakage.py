@@ -114,7 +114,8 @@ def item_lists(value: Any) -> Iterator[set[int]]:
 def test_no_item_of_the_test_reaches_training(by: By, tmp_path: Path) -> None:
     known, test = planted(by)
     data = load(tmp_path, known + test, SplitConfig(by=by))
-    assert data.test_users == sum(u % 8 > 0 for u in range(USERS))
+    held_out = sorted((user, item) for user, item, _ in test)
+    assert sorted(zip(*data.test_pairs.to_pydict().values(), strict=True)) == held_out
     lists = [*item_lists(data)]
     assert len(lists) >= 3  # training, validation's profiles and its targets
     assert not codes(TEST_MARKERS) & set().union(*lists)

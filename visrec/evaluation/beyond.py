@@ -8,7 +8,8 @@ Of a user's list, the K best items outside the profile:
     novelty@K    mean over its items of -log2 p_i, with p_i the share of users who took item i
                  before the test basket (Vargas and Castells 2011), in bits. An item that nobody
                  took counts as one that one user took: no item counts more.
-    cold@K       the share of its items that nobody took in training.
+    cold@K       the share of its items that nobody took before the test baskets, which is all that
+                 a model may have been trained on.
 
 Of all lists together:
 
@@ -36,7 +37,7 @@ class ItemFacts:
     Args:
         unit_ND: (N, D) float32 z-scored visual features of length 1, as VisRank compares them.
         novelty_N: (N,) -log2 of the share of users who took each item.
-        cold_N: (N,) whether nobody took it in training.
+        cold_N: (N,) whether nobody took it before the test baskets.
     """
 
     unit_ND: npt.NDArray[np.float32]

@@ -13,7 +13,7 @@ from visrec.evaluation.beyond import ItemFacts, novelty
 from visrec.evaluation.oracle import Oracle, read_oracle
 from visrec.evaluation.table import ORACLE
 from visrec.interactions.log import build_log
-from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
+from visrec.interactions.split import HeldOut, SplitConfig, recorded_split
 from visrec.models import MODELS
 from visrec.models.artifact import TIMES, Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue, Scorer, Sizes
@@ -98,6 +98,7 @@ class EvaluationData:
         arrays: each one's item arrays.
         user_rows: each one's (E,) trained user rows, -1 for users it has not seen.
         costs: of the trained ones.
+        missing: rows that training held out and that are not in the interactions now.
     """
 
     item_ids: pa.StringArray
@@ -108,10 +109,14 @@ class EvaluationData:
     arrays: Mapping[str, Arrays]
     user_rows: Mapping[str, npt.NDArray[np.int64]]
     costs: Mapping[str, Cost]
+    missing: int
 
 
 def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     """Reads everything once and lets each model see the items.
+
+    The items are those of the training that still have features, and the interactions end where the
+    training's did: the models are judged on what their training held out, whatever came later.
 
     Raises:
         InputError: something is missing, does not fit a model, or nobody is held out; or the models
@@ -123,17 +128,27 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     _require_rows_of_their_own(labels)
     _require_held_out(artifacts, stores)
     _require_alike(artifacts)
-    item_ids, catalogue = load_catalogue(artifacts[0], inputs.features, inputs.items_uri)
+    item_ids, catalogue = _catalogue_of_training(artifacts[0], inputs)
     inputs.interactions.require_min_rating(
         artifacts[0].made_from["interactions"]["min_rating"], f"the model {artifacts[0].model_id}"
     )
     log = build_log(read_interactions(inputs.interactions, inputs.interactions_uri), item_ids)
-    part_R = split(log, SplitConfig(**artifacts[0].made_from["split"]))
-    held = held_out(log, part_R, Part.TEST)
+    pairs = artifacts[0].held_out
+    if not len(pairs):
+        raise InputError(
+            f"The training of {artifacts[0].model_id} held nothing out: none of its users had two "
+            "baskets or rows marked in an evaluation column. Train with interactions that have, or "
+            "with --split.by item, and evaluate again."
+        )
+    last = artifacts[0].made_from["interactions"]["last_timestamp"]
+    found = recorded_split(log, item_ids, pairs, last)
+    held, known = found.held, found.known
     if not len(held):
         raise InputError(
-            f"None of the {len(log.user_ids)} users of {inputs.interactions_uri} has two baskets, "
-            "or rows marked in an evaluation column; evaluation needs some that do."
+            f"None of the {len(pairs)} rows that the training of {artifacts[0].model_id} held out, "
+            f"such as {pairs.slice(0, 1).to_pylist()[0]}, is in {inputs.interactions_uri}. A model "
+            "is judged only by what its training did not see: expected interactions with these "
+            "rows (--interactions.path, --interactions.as_of), or train again."
         )
     user_ids = log.user_ids.take(pa.array(held.user_E))
     contestants, arrays, rows, costs = [], {}, {}, {}
@@ -141,11 +156,10 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         contestants.append(Contestant(label, artifact.name, artifact.config, store))
         costs[label] = _cost(artifact, store)
         if artifact is not artifacts[0]:
-            _, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
+            _, catalogue = _catalogue_of_training(artifact, inputs)
         arrays[label] = artifact.model.item_arrays(catalogue)
         rows[label] = trained_users(artifact, user_ids)
     # Baselines know all that comes before the test basket, as the profiles do.
-    known = log.where(part_R < Part.TEST)
     of_model = _baseline_arrays(catalogue.feature_ND, known)
     for baseline in BASELINES:
         if baseline.label not in arrays:
@@ -155,17 +169,31 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     if inputs.truth:
         contestants.append(Contestant(ORACLE, None))
         arrays[ORACLE], rows[ORACLE] = read_oracle(inputs.truth, item_ids, user_ids)
-    train = log.where(part_R == Part.TRAIN)
+    takers_N = np.bincount(known.values, minlength=len(item_ids))
     facts = ItemFacts(
         unit_ND=of_model["visrank"]["unit"],
-        novelty_N=novelty(_takers(known, len(item_ids)), int((known.lengths > 0).sum())),
-        cold_N=_takers(train, len(item_ids)) == 0,
+        novelty_N=novelty(takers_N, int((known.lengths > 0).sum())),
+        cold_N=takers_N == 0,
     )
-    return EvaluationData(item_ids, user_ids, held, facts, contestants, arrays, rows, costs)
+    return EvaluationData(
+        item_ids, user_ids, held, facts, contestants, arrays, rows, costs, found.missing
+    )
 
 
-def _takers(lists: Ragged, items: int) -> npt.NDArray[np.int64]:
-    return np.bincount(lists.values, minlength=items)
+def _catalogue_of_training(
+    artifact: Artifact, inputs: EvaluationInputs
+) -> tuple[pa.StringArray, Catalogue]:
+    """The items of the training that still have features, as the model sees them."""
+    item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
+    kept_N = catalogue.trained_N >= 0
+    if kept_N.all():
+        return item_ids, catalogue
+    category_N = catalogue.category_N
+    return item_ids.filter(pa.array(kept_N)), Catalogue(
+        catalogue.feature_ND[kept_N],
+        catalogue.trained_N[kept_N],
+        None if category_N is None else category_N[kept_N],
+    )
 
 
 def _baseline_arrays(feature_ND: npt.NDArray[Any], known: Ragged) -> dict[str, Arrays]:

@@ -6,6 +6,9 @@ held-out items' own scores, one to count what stands below them. The second read
 kept where a block's scores are few, and computes them again where not, so memory does not grow with
 the items.
 
+A model that re-ranks candidates is ranked as its lists are: the candidates first, by their own
+scores, and all other items behind them, by the scores of the proposer.
+
 What stands below is counted, and all the rest is above. A score that is no number is below nothing
 and nothing is below it, so a model that gives such scores has an AUC of 0 and not of 1.
 """
@@ -20,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from visrec.models.contract import DotScorer, Scorer
+from visrec.models.contract import DotScorer, ReRankScorer, Scorer
 from visrec.ragged import Ragged
 from visrec.scoring import topk
 from visrec.scoring.native import rank
@@ -64,6 +67,8 @@ def stand(
         user_B: (B,) trained user rows, -1 for users that training has not seen.
         targets: B lists of held-out rows, none of which is in that user's profile.
     """
+    if isinstance(scorer, ReRankScorer):
+        return _stand_reranked(scorer, profiles, user_B, targets)
     ranked_B = scorer.num_items - profiles.lengths
     offsets = targets.offsets.astype(np.int64)
     if isinstance(scorer, DotScorer) and (kernel := topk.kernel_for(scorer)):
@@ -93,6 +98,50 @@ def stand(
         others_above_P=others_P - others_below_P - others_equal_P,
         others_equal_P=others_equal_P,
     )
+
+
+def _stand_reranked(
+    scorer: ReRankScorer, profiles: Ragged, user_B: npt.NDArray[np.int64], targets: Ragged
+) -> Standing:
+    """Where held-out items stand among candidates by their own scores, or behind all candidates."""
+    proposed = stand(scorer.proposer, profiles, user_B, targets)
+    search = topk.TopK(scorer, None, scorer.candidates)
+    lists = search(profiles, user_B, profiles)
+    counts_3P = np.stack([proposed.above_P, proposed.others_above_P, proposed.others_equal_P])
+    for b, row_C in enumerate(lists.row_BK):
+        of_user = slice(proposed.offsets[b], proposed.offsets[b + 1])
+        row_C = row_C[row_C >= 0]
+        counts_3P[:, of_user] = _among_candidates(
+            row_C, lists.score_BK[b, : len(row_C)], targets[b], counts_3P[:, of_user]
+        )
+    return Standing(proposed.offsets, proposed.ranked_B, *counts_3P)
+
+
+def _among_candidates(
+    row_C: Counts, score_C: npt.NDArray[np.float32], held_n: Counts, proposed_3n: Counts
+) -> Counts:
+    """(3, n) the counts of one user's held-out items, as in `Standing`.
+
+    Args:
+        row_C: the candidates, best first.
+        score_C: their own scores.
+        held_n: the held-out items.
+        proposed_3n: their counts by the proposer's scores among all items.
+    """
+    same_nC = held_n[:, None] == row_C
+    other_C = ~same_nC.any(axis=0)
+    # An item that is no candidate has all of them above it, those of the same proposed score too.
+    others_above_n = np.maximum(proposed_3n[1], other_C.sum())
+    counts_3n = np.stack([proposed_3n[0], others_above_n, proposed_3n[1:].sum(0) - others_above_n])
+    found_n = same_nC.any(axis=1)
+    place_m = same_nC[found_n].argmax(axis=1)
+    own_m1 = score_C[place_m][:, None]
+    counts_3n[:, found_n] = [
+        place_m,
+        ((score_C > own_m1) & other_C).sum(axis=1),
+        ((score_C == own_m1) & other_C).sum(axis=1),
+    ]
+    return counts_3n
 
 
 def _on_threads(

@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from visrec.interactions.log import Log
 from visrec.ragged import Ragged
@@ -94,6 +96,64 @@ def _last_baskets(
 
 def held_out(log: Log, part_R: npt.NDArray[np.int8], part: Part) -> HeldOut:
     """The users with rows in `part` and with a profile from the parts before it."""
-    targets, profiles = log.where(part_R == part), log.where(part_R < part)
+    return _with_profiles(log, part_R == part, part_R < part)
+
+
+def _with_profiles(
+    log: Log, target_R: npt.NDArray[np.bool_], profile_R: npt.NDArray[np.bool_]
+) -> HeldOut:
+    targets, profiles = log.where(target_R), log.where(profile_R)
     user_E = np.flatnonzero((targets.lengths > 0) & (profiles.lengths > 0))
     return HeldOut(user_E, profiles.take(user_E), targets.take(user_E))
+
+
+# What a model keeps of its split, so that nothing else is ever held against it.
+
+
+def held_out_pairs(held: HeldOut, user_ids: pa.Array, item_ids: pa.Array) -> pa.Table:
+    """The held-out rows by their ids: `user_id` and `item_id`."""
+    return pa.table(
+        {
+            "user_id": user_ids.take(pa.array(held.user_E[held.targets.owners])),
+            "item_id": item_ids.take(pa.array(held.targets.values)),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class RecordedSplit:
+    """The rows that a model's training held out, found again in interactions of any later moment.
+
+    Args:
+        held: users with held-out rows and a profile.
+        known: U lists of what was known when the model was trained, the held-out rows apart.
+        missing: held-out rows that are not in the interactions now, or whose user has no profile.
+    """
+
+    held: HeldOut
+    known: Ragged
+    missing: int
+
+
+def recorded_split(
+    log: Log, item_ids: pa.Array, pairs: pa.Table, last_timestamp: int
+) -> RecordedSplit:
+    """Splits interactions as a model's training did, whatever was added or removed since.
+
+    Only rows that the training held out become targets: of a log that ends earlier now, the last
+    baskets are rows that the model was trained on. Rows after the training's last one are ignored.
+
+    Args:
+        log: the interactions now.
+        item_ids: (N,) the catalogue that the log is coded against.
+        pairs: what `held_out_pairs` recorded.
+        last_timestamp: of the training's interactions, in seconds.
+    """
+    user_P = pc.fill_null(pc.index_in(pairs["user_id"], value_set=log.user_ids), -1).to_numpy()
+    item_P = pc.fill_null(pc.index_in(pairs["item_id"], value_set=item_ids), -1).to_numpy()
+    found_P = (user_P >= 0) & (item_P >= 0)
+    pair_P = user_P[found_P].astype(np.int64) * len(item_ids) + item_P[found_P]
+    target_R = np.isin(log.user_R * len(item_ids) + log.item_R, pair_P)
+    known_R = ~target_R & (log.time_R <= last_timestamp)
+    held = _with_profiles(log, target_R, known_R)
+    return RecordedSplit(held, log.where(known_R), len(pairs) - len(held.targets.values))

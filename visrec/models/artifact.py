@@ -19,6 +19,7 @@ from visrec.config import plain
 from visrec.errors import InputError
 from visrec.models import MODELS
 from visrec.models.contract import Model, Sizes
+from visrec.schemas import HELD_OUT
 from visrec.storage import Store, to_json
 
 MANIFEST = "_manifest.json"
@@ -26,6 +27,7 @@ LATEST = "_latest.json"  # beside the models: which was trained last
 _WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.json", "metrics.json"
 TIMES = "_training.json"  # seconds, beside the files that are the same for the same inputs
 _ITEMS, _USERS = "item_ids.parquet", "user_ids.parquet"
+_HELD_OUT = "held_out.parquet"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Artifact:
         made_from: features (backbone, weights digest, D), data digests, split, training config.
         metrics: what training measured.
         model_id: its name in the workspace.
+        held_out: rows of `user_id` and `item_id` that the training held out for the test: the only
+            ones by which this model may be judged.
         digest: over all files; empty before it is saved.
         categories: the names that category codes point into.
     """
@@ -55,6 +59,7 @@ class Artifact:
     made_from: Mapping[str, Any]
     metrics: Mapping[str, Any]
     model_id: str
+    held_out: pa.Table
     digest: str = ""
     categories: tuple[str, ...] = ()
 
@@ -74,6 +79,7 @@ def save_artifact(artifact: Artifact, store: Store) -> str:
         ),
         _METRICS: to_json(plain(artifact.metrics)),
         _ITEMS: _ids_file("item_id", artifact.item_ids),
+        _HELD_OUT: _table_file(artifact.held_out.cast(HELD_OUT)),
     }
     if artifact.user_ids is not None:
         files[_USERS] = _ids_file("user_id", artifact.user_ids)
@@ -133,6 +139,7 @@ def _loaded(store: Store, files: Mapping[str, bytes]) -> Artifact:
         made_from=described["made_from"],
         metrics=json.loads(files[_METRICS]),
         model_id=described["model_id"],
+        held_out=_held_out(files[_HELD_OUT]),
         digest=json.loads(store.read(MANIFEST))["digest"],
         categories=tuple(described["categories"]),
     )
@@ -147,7 +154,7 @@ def _checked_files(store: Store) -> dict[str, bytes]:
     hashes = _hashes(store.read(MANIFEST))
     files = {name: store.read(name) for name in hashes if store.exists(name)}
     changed = [n for n, data in files.items() if hashlib.sha256(data).hexdigest() != hashes[n]]
-    missing = {_WEIGHTS, _CONFIG, _METRICS, _ITEMS, *hashes} - files.keys()
+    missing = {_WEIGHTS, _CONFIG, _METRICS, _ITEMS, _HELD_OUT, *hashes} - files.keys()
     if not hashes:
         changed, missing = [MANIFEST], set()
     if changed or missing:
@@ -176,9 +183,20 @@ def _digest(hashes: Mapping[str, str]) -> str:
 
 
 def _ids_file(column: str, ids: pa.Array) -> bytes:
+    return _table_file(pa.table({column: ids.cast(pa.string())}))
+
+
+def _table_file(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({column: ids.cast(pa.string())}), sink)
+    pq.write_table(table, sink)
     return bytes(sink.getvalue())
+
+
+def _held_out(data: bytes) -> pa.Table:
+    table = pq.read_table(pa.BufferReader(data))
+    if not table.schema.equals(HELD_OUT):
+        raise ValueError(f"{_HELD_OUT} has the columns {table.column_names}")
+    return table
 
 
 def _ids(data: bytes) -> pa.Array:

@@ -13,7 +13,14 @@ from visrec.features.table import load_features, read_manifest
 from visrec.interactions.clusters import ClusterConfig, Clusters, load_clusters
 from visrec.interactions.facts import Facts
 from visrec.interactions.log import Log, build_log
-from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
+from visrec.interactions.split import (
+    HeldOut,
+    Part,
+    SplitConfig,
+    held_out,
+    held_out_pairs,
+    split,
+)
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.contract import Catalogue, Needs, Sizes
 from visrec.ragged import Ragged
@@ -39,7 +46,8 @@ class TrainingData:
         basket_R: (R,) the basket of each training item; numbers rise along a list.
         validation: users with a held-out basket.
         validation_basket_V: (V,) the basket of each held-out item, numbered on from the user's.
-        test_users: how many users have a test basket, which is not here.
+        test_pairs: the held-out test rows by `user_id` and `item_id`. Training only passes them on
+            to the model's directory, where evaluation finds what it may judge the model by.
         without_item: interactions left out because their item has no feature.
         made_from: digests and settings, for the model's config.json.
         category_N: (N,) codes into `categories`, -1 for none.
@@ -59,7 +67,7 @@ class TrainingData:
     basket_R: npt.NDArray[np.int64]
     validation: HeldOut
     validation_basket_V: npt.NDArray[np.int64]
-    test_users: int
+    test_pairs: pa.Table
     without_item: int
     made_from: Mapping[str, Any]
     category_N: npt.NDArray[np.int64] | None = None
@@ -149,7 +157,7 @@ def load_training_data(
         # Who has a validation item has training items too, so all of their baskets are here.
         validation=held_out(log, part_R, Part.VALIDATION),
         validation_basket_V=basket_R[part_R == Part.VALIDATION],
-        test_users=len(held_out(log, part_R, Part.TEST)),
+        test_pairs=held_out_pairs(held_out(log, part_R, Part.TEST), log.user_ids, item_ids),
         without_item=log.without_item,
         category_N=category_codes(items.category_N, names),
         categories=names,
@@ -163,6 +171,7 @@ def load_training_data(
                 "digest": digest_interactions(interactions, uri),
                 "min_rating": interactions.min_rating,
                 "as_of": interactions.as_of,
+                "last_timestamp": int(log.time_R.max()),
             },
             "items": {"digest": digest_files(items_uri, "items") if items_uri else None},
             "split": held.__dict__,

@@ -211,6 +211,7 @@ def artifact_of(job: Job, data: TrainingData, model: Any, metrics: dict[str, Any
         },
         metrics=metrics,
         model_id=job.model_id,
+        held_out=data.test_pairs,
         categories=data.categories,
     )
 
