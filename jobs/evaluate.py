@@ -30,6 +30,7 @@ from visrec.evaluation.evaluate import USERS, Question, evaluate_chain, sum_up
 from visrec.evaluation.examples import make_examples
 from visrec.evaluation.report import Report, render
 from visrec.evaluation.table import text_costs, text_differences, text_table
+from visrec.interactions.log import Reading
 from visrec.models import MODELS
 from visrec.models.artifact import MANIFEST
 from visrec.sources.interactions import InteractionsConfig
@@ -122,7 +123,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     )
     with summary.phase("prepare"):
         data = ray.remote(prepare_evaluation).remote(inputs)
-        users, items, labels, known, missing = ray.get(_counts.remote(data))
+        users, items, labels, known, missing, reading = ray.get(_counts.remote(data))
     pairs = _pairs(config, labels)
     print(
         f"{users:,} users with a held-out basket, {items:,} items, {len(labels)} models", flush=True
@@ -191,6 +192,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         "users": users,
         "items": items,
         **({"held-out rows missing": missing} if missing else {}),
+        **reading.summary,
         "metrics at": target.uri(METRICS),
         "report at": target.uri("report.html"),
     }
@@ -260,9 +262,12 @@ _NOTES = (
 
 
 @ray.remote
-def _counts(data: EvaluationData) -> tuple[int, int, list[str], dict[str, Cost], int]:
+def _counts(
+    data: EvaluationData,
+) -> tuple[int, int, list[str], dict[str, Cost], int, Reading]:
     labels = [contestant.label for contestant in data.contestants]
-    return len(data.held), len(data.item_ids), labels, dict(data.costs), data.missing
+    users, items = len(data.held), len(data.item_ids)
+    return users, items, labels, dict(data.costs), data.missing, data.reading
 
 
 if __name__ == "__main__":

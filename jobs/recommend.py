@@ -24,6 +24,7 @@ from visrec.config import digest, plain
 from visrec.errors import InputError
 from visrec.features.table import read_manifest
 from visrec.gates import NOT_EVALUATED, GatesConfig, Night, judge
+from visrec.interactions.log import Reading
 from visrec.models.artifact import LATEST, load_artifact
 from visrec.publish import (
     Gate,
@@ -149,6 +150,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         whose: manifest[whose],
         **({"cold users": manifest["cold_users"]} if whose == "users" else {}),
         "rows": manifest["rows"],
+        **Reading(**manifest["interactions"]).summary,
         "files": len(manifest["files"]),
         "shards scored now": described.get("scored", 0),
         "lists carried over": described.get("carried", 0),
@@ -188,7 +190,7 @@ def _score(
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
     with summary.phase("prepare"):
         data, arrays = prepare.remote(inputs, config.shards, config.kind)
-        counts = ray.get(_counts.remote(data, _OWNERS[config.kind]))
+        counts, reading = ray.get(_counts.remote(data, _OWNERS[config.kind]))
         claim(run, described["digest"])
         ray.get(ray.remote(write_item_marks).remote(data, target))
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
@@ -222,6 +224,7 @@ def _score(
         "cold_users": total["cold"],
         "rows": total["rows"],
         "available": counts["available"],
+        "interactions": plain(reading),
         "files": {
             name: {
                 "rows": int(found[name]["rows"]),
@@ -383,12 +386,13 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
 
 
 @ray.remote
-def _counts(data: ScoringData, whose: str) -> dict[str, int]:
-    return {
+def _counts(data: ScoringData, whose: str) -> tuple[dict[str, int], Reading]:
+    counts = {
         whose: len(data.owner_ids),
         "in the catalogue": len(data.item_ids),
         "available": int(data.available_N.sum()),
     }
+    return counts, data.reading
 
 
 def _actors(config: RecommendJob) -> int:

@@ -5,6 +5,7 @@ python jobs/train.py --workspace s3://shop/visrec --resources.workers 4 --resour
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +69,7 @@ def main(config: TrainJob, summary: Summary) -> None:
     models.write_json(LATEST, {"model_id": artifact.model_id, "digest": artifact.digest})
     summary.rows = {
         "model": artifact.model_id,
-        "validation AUC": artifact.metrics["val_auc"] and round(artifact.metrics["val_auc"], 4),
+        "validation AUC": _rounded(artifact.metrics["val_auc"]),
         "epochs": artifact.metrics["epochs"],
         **counts,
         "model at": (models / artifact.model_id).root,
@@ -76,7 +77,12 @@ def main(config: TrainJob, summary: Summary) -> None:
     }
 
 
-def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str, int]]:
+def _rounded(auc: float | None) -> float | None:
+    """None where nobody was there to validate with."""
+    return None if auc is None or math.isnan(auc) else round(auc, 4)
+
+
+def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str, Any]]:
     """Trains what is not trained already; returns where the models are, this one, and counts."""
     features = Store.at(config.place(config.features, "features"))
     models = Store.at(config.place(config.models, "models"))
@@ -104,7 +110,7 @@ def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str
     artifact = load_artifact(store)
     if artifact.made_from["settings"] != settings:
         raise _other_settings(store, model_id)
-    return models, artifact, facts["counts"]
+    return models, artifact, {**facts["counts"], **facts["rows"]}
 
 
 def read(
@@ -115,6 +121,8 @@ def read(
         data = ray.remote(load_training_data).remote(*load_inputs(config, features))
         facts = ray.get(_describe.remote(data))
     print("  ".join(f"{value:,} {name}" for name, value in facts["counts"].items()), flush=True)
+    for note in facts["notes"]:
+        print(note, flush=True)
     return data, facts
 
 
@@ -185,7 +193,7 @@ def of_one_model(resources: TrainResources) -> dict[str, float]:
 
 
 @ray.remote
-def _describe(data: TrainingData) -> dict[str, dict[str, int]]:
+def _describe(data: TrainingData) -> dict[str, Any]:
     counts = {
         "items": len(data.item_ids),
         "users": len(data.user_ids),
@@ -193,9 +201,12 @@ def _describe(data: TrainingData) -> dict[str, dict[str, int]]:
         "validation users": len(data.validation),
         "test users held out": pc.count_distinct(data.test_pairs["user_id"]).as_py(),
     }
-    if data.without_item:
-        counts["interactions without a feature"] = data.without_item
-    return {"counts": counts, "made_from": dict(data.made_from)}
+    return {
+        "counts": counts,
+        "rows": data.reading.summary,
+        "notes": data.notes,
+        "made_from": dict(data.made_from),
+    }
 
 
 if __name__ == "__main__":

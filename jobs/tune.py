@@ -92,8 +92,8 @@ def main(config: TuneJob, summary: Summary) -> None:
     data, facts = read(base, features, summary)
     if not facts["counts"]["validation users"]:
         raise InputError(
-            "Found no user to validate with; expected some whose log has a basket to hold out. "
-            "Set --split.validation true, or add interactions."
+            f"Found no user to validate with. {' '.join(facts['notes'])} Expected some: set "
+            "--split.validation true, or add interactions."
         )
     name, store = _start_or_go_on(config, recipe, space, facts["made_from"], sweeps)
     recorded = read_records(store, config.trials)

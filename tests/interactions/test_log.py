@@ -1,15 +1,18 @@
 """The coded log against a planted one."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from visrec.errors import InputError
-from visrec.interactions.log import Log, build_log, shard_of
+from visrec.interactions.log import Log, build_log, read_log, shard_of
+from visrec.sources.interactions import InteractionsConfig
 
 CATALOGUE = pa.array(["chair", "lamp", "rug", "vase"])
 
@@ -183,3 +186,78 @@ def test_shards_share_the_users_evenly() -> None:
     shards = shard_of(pa.array([f"user-{n}" for n in range(8_000)]), 8)
     assert np.bincount(shards, minlength=8).min() > 900
     assert set(shards.tolist()) == set(range(8))
+
+
+def test_every_row_that_is_not_there_is_counted_by_its_reason(tmp_path: Path) -> None:
+    rows = [
+        ("u", "rug", 10, 5.0), ("u", "rug", 20, 5.0), ("u", "gone", 10, 5.0),
+        (None, "rug", 10, 5.0), (" ", "rug", 10, 5.0),
+        ("v", None, 10, 5.0), ("w", "rug", None, 5.0), ("x", "rug", 99, 5.0),
+        ("y", "rug", 10, 1.0), ("y", "vase", 10, None), ("z", "gone", 10, 1.0),
+    ]  # fmt: skip
+    names = ("user_id", "item_id", "timestamp", "rating")
+    pq.write_table(
+        pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))),
+        tmp_path / "log.parquet",
+    )
+    config = InteractionsConfig(min_rating=4, as_of="1970-01-01T00:00:30", max_incomplete=1)
+    for every_user, users in ((False, ["u", "v"]), (True, ["n", "u", "v", "y", "z"])):
+        others = pa.array(["n"]) if every_user else None
+        log = read_log(
+            config, str(tmp_path / "log.parquet"), CATALOGUE, others, every_user=every_user
+        )
+        assert log.user_ids.to_pylist() == users
+        assert {user: taken for user, taken in decoded(log).items() if taken} == {
+            "u": [("rug", 10)]
+        }
+        assert log.reading.rows == len(rows)
+        assert log.reading.left_out == {
+            "without a timestamp": 1,
+            "at or after as_of": 1,
+            "without a user_id": 2,
+            "rated below min_rating": 3,
+            "without an item_id": 1,
+            "of items without a feature": 1,
+            "repeated": 1,
+        }
+        assert log.without_item == 1
+
+
+def test_what_is_left_of_nothing_is_told_by_reason(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,item_id,timestamp,rating\nu,rug,9,1\nv,rug,9,2\n,rug,9,5\n")
+    config = InteractionsConfig(min_rating=4, max_incomplete=0.5)
+    with pytest.raises(
+        InputError,
+        match=r"None of the 3 interactions counts \(1 without a user_id,"
+        r" 2 rated below min_rating\).*--interactions.min_rating",
+    ):
+        read_log(config, str(path), CATALOGUE)
+
+
+MISMATCHES = {
+    "upper and lower case": (["RUG-1", "vase-2"], ["rug-1", "lamp"]),
+    "leading zeros": (["1", "22"], ["001", "022"]),
+    "the folder": (["0108775015", "7"], ["010/0108775015"]),
+    "the ending": (["a.jpg", "b.jpg"], ["a", "c"]),
+    "white space around them": ([" a"], ["a"]),
+    "case, zeros, folder and ending": (["A7"], ["010/00a7.jpg"]),
+    "beginning 'sku-'": (["sku-1", "sku-2", "sku-3"], ["1", "2", "9"]),
+    "ending '_v2'": (["1", "2"], ["1_v2", "2_v2"]),
+}
+
+
+@pytest.mark.parametrize("how", MISMATCHES)
+def test_ids_that_are_written_differently_are_shown_with_the_difference(how: str) -> None:
+    ours, known = MISMATCHES[how]
+    with pytest.raises(InputError) as caught:
+        build_log([batch(*(("u", item, 1) for item in ours))], pa.array(known))
+    message = str(caught.value)
+    assert f"they would agree without {'the ' * ('nning' in how or '_v2' in how)}{how}" in message
+    assert repr(ours[0]) in message
+    assert repr(known[0]) in message
+
+
+def test_ids_that_have_nothing_in_common_are_shown() -> None:
+    with pytest.raises(InputError, match=r"such as 'x', and the second such as 'chair', 'lamp'"):
+        build_log([batch(("u", "x", 1))], CATALOGUE)

@@ -1,7 +1,7 @@
 """What evaluation compares: trained models and baselines, prepared over one catalogue and split."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from visrec.errors import InputError
 from visrec.evaluation.beyond import ItemFacts, novelty
 from visrec.evaluation.oracle import Oracle, read_oracle
 from visrec.evaluation.table import ORACLE
-from visrec.interactions.log import build_log
+from visrec.interactions.log import Reading, read_log
 from visrec.interactions.split import HeldOut, SplitConfig, recorded_split
 from visrec.models import MODELS
 from visrec.models.artifact import TIMES, Artifact, load_artifact
@@ -20,7 +20,7 @@ from visrec.models.contract import Arrays, Catalogue, Scorer, Sizes
 from visrec.models.visrank import VisRankConfig
 from visrec.ragged import Ragged
 from visrec.scoring.data import load_catalogue, trained_users
-from visrec.sources.interactions import InteractionsConfig, read_interactions
+from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 
 
@@ -99,6 +99,7 @@ class EvaluationData:
         user_rows: each one's (E,) trained user rows, -1 for users it has not seen.
         costs: of the trained ones.
         missing: rows that training held out and that are not in the interactions now.
+        reading: what became of the rows of the interactions.
     """
 
     item_ids: pa.StringArray
@@ -110,6 +111,7 @@ class EvaluationData:
     user_rows: Mapping[str, npt.NDArray[np.int64]]
     costs: Mapping[str, Cost]
     missing: int
+    reading: Reading = field(default_factory=Reading)
 
 
 def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
@@ -132,7 +134,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     inputs.interactions.require_min_rating(
         artifacts[0].made_from["interactions"]["min_rating"], f"the model {artifacts[0].model_id}"
     )
-    log = build_log(read_interactions(inputs.interactions, inputs.interactions_uri), item_ids)
+    log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
     pairs = artifacts[0].held_out
     if not len(pairs):
         raise InputError(
@@ -176,7 +178,16 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         cold_N=takers_N == 0,
     )
     return EvaluationData(
-        item_ids, user_ids, held, facts, contestants, arrays, rows, costs, found.missing
+        item_ids,
+        user_ids,
+        held,
+        facts,
+        contestants,
+        arrays,
+        rows,
+        costs,
+        found.missing,
+        log.reading,
     )
 
 

@@ -223,8 +223,12 @@ def _pick(place_S: Ints, size: int, random: Random) -> Ints:
 
 
 _FOREIGN = "an item of none of their clusters and artists"
+_TWO_ITEMS = (
+    "a user with two training items (with --sampling.keep_positive_in_profile true, one), and an "
+    "item outside the profile"
+)
 GUIDELINES = {
-    "own_profile": Guideline(_own_profile, "a user with an item outside the profile"),
+    "own_profile": Guideline(_own_profile, _TWO_ITEMS),
     "single_item": Guideline(_single_item, "an item that is not near-identical to all others"),
     "favourite_artists": Guideline(
         _favourite_artists,
@@ -243,7 +247,7 @@ GUIDELINES = {
     "hidden_item": Guideline(
         _hidden_item, f"a user with a basket of two items and {_FOREIGN}", ("negative",)
     ),
-    "random": Guideline(_own_profile, "a user with an item outside the profile"),
+    "random": Guideline(_own_profile, _TWO_ITEMS),
 }
 
 # Whose profiles are one item alone and nobody's.

@@ -4,6 +4,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,24 @@ from visrec.sources.interactions import (
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What became of the rows of the interactions.
+
+    Args:
+        rows: how many were read.
+        left_out: how many of them do not count, by reason.
+    """
+
+    rows: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The same as rows of a job's summary."""
+        return {"interactions read": self.rows, "rows left out": dict(self.left_out)}
+
+
+@dataclass(frozen=True)
 class Log:
     """Coded interactions, each user's in time order, each (user, item) once: the first time.
 
@@ -39,7 +58,7 @@ class Log:
         evaluation_R: (R,) bool, the `evaluation` column, or None where there is none.
         rating_R: (R,) float32, the `rating` column, NaN where a row has none; or None where nothing
             is rated.
-        left_out: how many of the rows that were read are not here, by reason.
+        reading: how many rows were read, and why some of them are not here.
     """
 
     user_ids: pa.StringArray
@@ -48,16 +67,12 @@ class Log:
     time_R: npt.NDArray[np.int64]
     evaluation_R: npt.NDArray[np.bool_] | None
     rating_R: npt.NDArray[np.float32] | None
-    left_out: Mapping[str, int] = field(default_factory=dict)
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def without_item(self) -> int:
         """Rows left out because their item has no feature."""
-        return self.left_out.get(NO_FEATURE, 0)
-
-    @property
-    def rows_read(self) -> int:
-        return len(self.item_R) + sum(self.left_out.values())
+        return self.reading.left_out.get(NO_FEATURE, 0)
 
     @property
     def items(self) -> Ragged:
@@ -247,7 +262,10 @@ def _sorted(
         time_R=time_R[order],
         evaluation_R=None if evaluation_R is None else evaluation_R[order],
         rating_R=None if rating_R is None else rating_R[order],
-        left_out={why: count for why, count in left_out.items() if count},
+        reading=Reading(
+            len(order) + sum(left_out.values()),
+            {why: count for why, count in left_out.items() if count},
+        ),
     )
 
 

@@ -74,6 +74,28 @@ def split(log: Log, config: SplitConfig) -> npt.NDArray[np.int8]:
     return part_R
 
 
+def why_nobody(log: Log, config: SplitConfig, part: Part) -> str:
+    """Why the split has nobody in `part`, in words."""
+    name = "test" if part == Part.TEST else "validation"
+    needed = 2 + (part == Part.VALIDATION and config.test)
+    unit = "baskets" if config.by == "basket" else "items"
+    text = f"No user has {needed} {unit}, so nobody is held out for {name} (--split.{name})."
+    if log.evaluation_R is not None and part == Part.TEST:
+        text = (
+            "The evaluation column marks no row of a user who has other rows before it, so nobody "
+            "is held out for test."
+        )
+    elif config.by == "basket" and (log.items.lengths >= needed).any():
+        text += f" A basket is all that a user took at one second; {_times(log)}"
+        text += "--split.by item holds out single items instead."
+    return text
+
+
+def _times(log: Log) -> str:
+    first, last = int(log.time_R.min()), int(log.time_R.max())
+    return f"all timestamps are {first}. " if first == last else ""
+
+
 def _last_baskets(
     log: Log, basket_R: npt.NDArray[np.int64], part_R: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.bool_]:

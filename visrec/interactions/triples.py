@@ -165,10 +165,12 @@ class TripleSampler:
         rule = negatives_of(name, facts, self._config)
         draw = guideline.build(facts, rule, self._config.keep_positive_in_profile)
         if draw is None:
+            most = int(facts.train.lengths.max(initial=0))
             raise InputError(
                 f"No triple can be drawn by the guideline {name} from {facts.num_users} users with "
-                f"{len(facts.basket_R)} training items and {facts.num_items} items of the "
-                f"catalogue; expected {guideline.needs}. Change --sampling.guidelines, hold out "
+                f"{len(facts.basket_R)} training items, at most {most} of one user, and "
+                f"{facts.num_items} items of the catalogue; expected {guideline.needs}. Change "
+                "--sampling.guidelines, hold out "
                 "less (--split.test, --split.validation), lower --interactions.min_rating, or add "
                 "interactions."
             )

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from visrec import schemas
 from visrec.errors import InputError
 from visrec.features.table import Identity, load_features, read_manifest, require_same
-from visrec.interactions.log import build_log, shard_of
+from visrec.interactions.log import Reading, read_log, shard_of
 from visrec.models.artifact import Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue
 from visrec.ragged import Ragged, offsets_of
@@ -20,7 +20,7 @@ from visrec.scoring.lists import rows_of
 from visrec.scoring.marks import item_marks
 from visrec.scoring.rules import Rules, RulesConfig, look_alikes
 from visrec.scoring.similar import Kind, similarity
-from visrec.sources.interactions import InteractionsConfig, read_interactions, read_not_liked
+from visrec.sources.interactions import InteractionsConfig, read_not_liked
 from visrec.sources.items import Items, artist_codes, category_codes, read_groups, read_items
 from visrec.sources.tables import read_batches, read_whole
 from visrec.storage import Store
@@ -71,6 +71,7 @@ class ScoringData:
         without_item: interactions left out because their item has no feature.
         mark_N: (N,) hashes of all that scoring knows of each item.
         rules: between the entries of a list, or None.
+        reading: what became of the rows of the interactions.
     """
 
     item_ids: pa.StringArray
@@ -87,6 +88,7 @@ class ScoringData:
     without_item: int
     mark_N: npt.NDArray[np.uint64]
     rules: Rules | None = None
+    reading: Reading = field(default_factory=Reading)
 
 
 def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[ScoringData, Arrays]:
@@ -104,8 +106,7 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
     inputs.interactions.require_min_rating(
         artifact.made_from["interactions"]["min_rating"], f"the model {artifact.model_id}"
     )
-    batches = read_interactions(inputs.interactions, inputs.interactions_uri)
-    log = build_log(batches, item_ids, others)
+    log = read_log(inputs.interactions, inputs.interactions_uri, item_ids, others, every_user=True)
     items = read_items(inputs.items_uri, item_ids)
     available_N = allowed(inputs.rules, items, item_ids)
     unseen_N = np.zeros(len(item_ids), bool)
@@ -155,6 +156,7 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
         without_item=log.without_item,
         mark_N=item_marks(names, columns),
         rules=rules,
+        reading=log.reading,
     )
     return data, arrays
 

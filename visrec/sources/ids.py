@@ -7,14 +7,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 _SHOWN, _SAMPLE, _KNOWN = 3, 1_000, 1_000_000
-# What writers change in an id, each with what undoes it.
+# What writers change in an id, each with what undoes it, in the order in which all are undone.
 _FORMS: dict[str, Callable[[str], str]] = {
     "white space around them": str.strip,
     "upper and lower case": str.casefold,
-    "leading zeros": lambda text: text.lstrip("0") or text[:1],
     "the ending": lambda text: text.rpartition(".")[0] or text,
     "the folder": lambda text: text.rpartition("/")[2],
-    "quotes": lambda text: text.strip("'\""),
+    "leading zeros": lambda text: text.lstrip("0") or text[:1],
 }
 
 

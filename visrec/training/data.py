@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pyarrow as pa
 from visrec.features.table import load_features, read_manifest
 from visrec.interactions.clusters import ClusterConfig, Clusters, load_clusters
 from visrec.interactions.facts import Facts
-from visrec.interactions.log import Log, build_log
+from visrec.interactions.log import Log, Reading, read_log
 from visrec.interactions.split import (
     HeldOut,
     Part,
@@ -20,6 +20,7 @@ from visrec.interactions.split import (
     held_out,
     held_out_pairs,
     split,
+    why_nobody,
 )
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.contract import Catalogue, Needs, Sizes
@@ -27,7 +28,6 @@ from visrec.ragged import Ragged
 from visrec.sources.interactions import (
     InteractionsConfig,
     digest_interactions,
-    read_interactions,
 )
 from visrec.sources.items import artist_codes, category_codes, category_names, read_items
 from visrec.sources.tables import digest_files
@@ -58,6 +58,8 @@ class TrainingData:
         validation_rating_V: (V,) the same of each held-out item.
         artist_N: (N,) codes of the artists, -1 for none; None where no item has one, or the
             guidelines do not ask.
+        reading: what became of the rows of the interactions.
+        notes: sentences about what the split lacks.
     """
 
     item_ids: pa.StringArray
@@ -76,6 +78,8 @@ class TrainingData:
     artist_N: npt.NDArray[np.int64] | None = None
     rating_R: npt.NDArray[np.float32] | None = None
     validation_rating_V: npt.NDArray[np.float32] | None = None
+    reading: Reading = field(default_factory=Reading)
+    notes: tuple[str, ...] = ()
 
     @property
     def facts(self) -> Facts:
@@ -140,8 +144,11 @@ def load_training_data(
     """
     manifest = read_manifest(features)
     item_ids, feature_ND = load_features(features)
-    log = build_log(read_interactions(interactions, uri), item_ids)
+    log = read_log(interactions, uri, item_ids)
     part_R, basket_R = split(log, held), log.basket_R()
+    validation, test = (held_out(log, part_R, part) for part in (Part.VALIDATION, Part.TEST))
+    lacking = [Part.VALIDATION] * (held.validation and not len(validation))
+    lacking += [Part.TEST] * (held.test and not len(test))
     items = read_items(items_uri, item_ids)
     names = category_names(items.category_N) if needs.categories else ()
     rating_R = _ratings(log, part_R == Part.TRAIN) if needs.ratings else None
@@ -155,9 +162,9 @@ def load_training_data(
         train=log.where(part_R == Part.TRAIN),
         basket_R=basket_R[part_R == Part.TRAIN],
         # Who has a validation item has training items too, so all of their baskets are here.
-        validation=held_out(log, part_R, Part.VALIDATION),
+        validation=validation,
         validation_basket_V=basket_R[part_R == Part.VALIDATION],
-        test_pairs=held_out_pairs(held_out(log, part_R, Part.TEST), log.user_ids, item_ids),
+        test_pairs=held_out_pairs(test, log.user_ids, item_ids),
         without_item=log.without_item,
         category_N=category_codes(items.category_N, names),
         categories=names,
@@ -165,6 +172,8 @@ def load_training_data(
         rating_R=None if rating_R is None else rating_R[part_R == Part.TRAIN],
         validation_rating_V=None if rating_R is None else rating_R[part_R == Part.VALIDATION],
         artist_N=artist_codes(items.artist_N) if sampling and sampling.by_artist else None,
+        reading=log.reading,
+        notes=tuple(why_nobody(log, held, part) for part in lacking),
         made_from={
             "features": {"digest": manifest.digest, **manifest.identity.__dict__},
             "interactions": {

@@ -1,5 +1,6 @@
 """The Ray Train wiring: N workers, DDP, a checkpoint each epoch, the model written by rank 0."""
 
+import math
 import os
 import tempfile
 import time
@@ -167,7 +168,9 @@ def _report(trainer: Trainer, job: Job, timer: Timer) -> None:
     """Tells Ray and the tally about the epoch."""
     if trainer.place.rank == 0:
         last, chosen = trainer.progress.history[-1], trainer.progress.chosen
-        judged = f"refit of {chosen.best_epoch}" if chosen else f"val AUC {last['val_auc']:.4f}"
+        auc = last["val_auc"]
+        judged = "no validation" if math.isnan(auc) else f"val AUC {auc:.4f}"
+        judged = f"refit of {chosen.best_epoch}" if chosen else judged
         job.tally.say.remote(
             f"epoch {trainer.progress.epoch:>3}  loss {last['loss']:.4f}  "
             f"{judged}  lr {last['learning_rate']:.1e}  "
