@@ -28,13 +28,12 @@ def differing_ids(ours: pa.Array, our: str, theirs: pa.Array, their: str) -> str
     """
     some, known = _texts(ours, _SAMPLE), _texts(theirs, _KNOWN)
     text = f"{our} has ids such as {_shown(some)}, and {their} such as {_shown(known)}"
-    forms = {**_FORMS, "all of these": _undone}
+    forms = {**_FORMS, "case, ending, folder and zeros": _undone}
     for words, form in forms.items():
         if match := _match(some, known, form):
-            text += f": they would agree without {words}, as {match[0]!r} and {match[1]!r}"
-            return f"{text.replace('all of these', 'case, zeros, folder and ending')}."
+            return f"{text}: some would agree without {words}, as {match[0]!r} and {match[1]!r}."
     if affix := _affix(some, set(known)) or _affix(known[:_SAMPLE], set(some)):
-        text += f": they would agree without the {affix} in one of them"
+        return f"{text}: they would agree without the {affix}."
     return f"{text}."
 
 
