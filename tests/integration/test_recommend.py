@@ -31,7 +31,7 @@ def profiles(workspace: Path) -> dict[str, list[str]]:
         user: [] for user in pq.read_table(workspace / "users.parquet")["user_id"].to_pylist()
     }
     for row in pq.read_table(workspace / "interactions.parquet").to_pylist():
-        found[row["user_id"]].append(row["item_id"])
+        found.setdefault(row["user_id"], []).append(row["item_id"])
     return found
 
 
@@ -212,11 +212,18 @@ def test_what_was_not_liked_is_neither_a_taste_nor_recommended(
     run_train(tmp_path, model=visrank, interactions=liked)
     with pytest.raises(InputError, match=r"min_rating none, and 4 for the model visrank"):
         run_recommend(tmp_path)
-    run_recommend(tmp_path, interactions=liked, k=300)
+    users = pq.read_table(featured / "users.parquet")
+    pq.write_table(users.slice(0, 1), tmp_path / "users.parquet")  # the others are in the log alone
+    summary = run_recommend(tmp_path, interactions=liked, k=300)
+    assert summary.rows["interactions read"] == len(log)
+    assert summary.rows["rows left out"]["rated below min_rating"] == rating.count(2.0)
     taken, profile = profiles(tmp_path), defaultdict(set)
     for row, stars in zip(log.to_pylist(), rating, strict=True):
         profile[row["user_id"]] |= {row["item_id"]} if stars > 4 else set()
-    for row in published_rows(tmp_path / "recommendations"):
+    rows = published_rows(tmp_path / "recommendations")
+    # Whose every row is rated too low has the fallback list.
+    assert [row["user_id"] for row in rows] == sorted(taken)
+    for row in rows:
         user, entries = row["user_id"], row["items"]
         assert {entry["item_id"] for entry in entries}.isdisjoint(taken[user])
         assert len(entries) == 300 - len(set(taken[user]))

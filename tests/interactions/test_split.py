@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from visrec.config import plain
 from visrec.interactions.log import Log, build_log
-from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split
+from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split, why_nobody
 
 BOTH = SplitConfig()
 ITEMS = pa.array([f"{n:02}" for n in range(40)])
@@ -238,3 +238,19 @@ def test_a_split_is_the_same_for_rows_in_any_order() -> None:
     forth, back = (random_log(order, evaluation=False) for order in (rows, rows[::-1]))
     for config in (BOTH, SplitConfig(by="item")):
         assert split(forth, config).tolist() == split(back, config).tolist()
+
+
+def test_nobody_held_out_is_said_with_what_would_hold_out_somebody() -> None:
+    at_once = [("u", item, 7, False) for item in range(4)]
+    log = random_log(at_once, evaluation=False)
+    text = why_nobody(log, BOTH, Part.TEST)
+    assert text.startswith("No user has 2 baskets, so nobody is held out for test")
+    assert "all timestamps are 7. --split.by item holds out single items instead." in text
+    assert "No user has 3 baskets" in why_nobody(log, BOTH, Part.VALIDATION)
+    assert "No user has 2 baskets" in why_nobody(log, SplitConfig(test=False), Part.VALIDATION)
+    assert len(held_out(log, split(log, SplitConfig(by="item")), Part.TEST)) == 1
+    single = random_log([("u", 1, 7, False), ("v", 2, 8, False)], evaluation=False)
+    assert why_nobody(single, SplitConfig(by="item"), Part.TEST).startswith("No user has 2 items")
+    assert "--split.by item" not in why_nobody(single, BOTH, Part.TEST)  # it would not help
+    marked = random_log([("u", 1, 7, False), ("u", 2, 8, False)], evaluation=True)
+    assert "The evaluation column marks no row" in why_nobody(marked, BOTH, Part.TEST)

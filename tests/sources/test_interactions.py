@@ -114,7 +114,7 @@ def test_a_rating_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
     assert items(ALL, str(path)) == ["a"]
     with pytest.raises(InputError) as caught:
         items(replace(ALL, min_rating=4.0), str(path))
-    assert f"Found no rating column in {path}; --interactions.min_rating 4.0" in str(caught.value)
+    assert f"Found no rating column in {path} (--interactions.path); --" in str(caught.value)
 
 
 def test_the_digest_as_of_a_day_is_of_what_was_known_then(tmp_path: Path) -> None:

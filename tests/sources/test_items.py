@@ -69,3 +69,15 @@ def test_artists_are_told_apart_and_nobodys_items_are() -> None:
     codes = artist_codes(pa.array(["x", None, "y", "x"]))
     assert codes is not None
     assert codes.tolist() == [0, -1, 1, 0]
+
+
+def test_items_of_which_none_has_a_feature_are_refused_with_both_ids(tmp_path: Path) -> None:
+    path = _table(tmp_path, item_id=["a.jpg", "z.jpg"], category=["hat", "coat"])
+    with pytest.raises(InputError, match=r"such as 'a.jpg', 'z.jpg'.* such as 'a', 'b', 'c': some"
+                                         r" would agree without the ending"):  # fmt: skip
+        read_items(path, IDS)
+
+
+def test_an_item_that_is_there_twice_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="such as 'b'; expected one row an item"):
+        read_items(_table(tmp_path, item_id=["a", "b", "b"]), IDS)

@@ -9,6 +9,7 @@ import pytest
 
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
+from visrec.interactions.log import Reading
 from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.contract import Needs
@@ -23,6 +24,7 @@ ROWS = [
     *(("a", 5, 10), ("a", 3, 10), ("a", 9, 20), ("a", 8, 30), ("a", 7, 30), ("a", 1, 40)),
     *(("a", 2, 50), ("b", 4, 10), ("c", 6, 10), ("c", 0, 20), ("c", 11, 30), ("c", 12, 40)),
 ]
+EVERY = InteractionsConfig()
 NEXT = SamplingConfig(guidelines={"next_basket": 1.0}, negatives="drawn")
 
 
@@ -47,11 +49,11 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def _load(store: Store, **changes: Any) -> TrainingData:
+def _load(store: Store, interactions: InteractionsConfig = EVERY, **changes: Any) -> TrainingData:
     arguments = {"items_uri": store.uri("items.parquet"), "needs": Needs(), "sampling": NEXT}
     return load_training_data(
         store,
-        InteractionsConfig(),
+        interactions,
         store.uri("log.parquet"),
         SplitConfig(),
         **{**arguments, **changes},
@@ -98,3 +100,17 @@ def test_categories_are_those_that_the_model_asks_for(
     assert data.categories == names
     assert data.category_N is not None
     assert set(data.category_N.tolist()) == {0 if asked else -1}
+
+
+def test_nobody_to_validate_with_is_noted_and_rows_are_counted(store: Store) -> None:
+    assert _load(store).notes == ()
+    assert _load(store).reading == Reading(len(ROWS), {})
+    log = store.read_table("log.parquet")
+    log = log.set_column(2, "timestamp", pa.array([0] * len(ROWS)))
+    store.write_table("log.parquet", log.append_column("rating", pa.array([5.0] * 11 + [1.0])))
+    data = _load(store, interactions=InteractionsConfig(min_rating=4))
+    assert [note[:23] for note in data.notes] == [
+        "No user has 3 baskets, ",
+        "No user has 2 baskets, ",
+    ]
+    assert data.reading == Reading(len(ROWS), {"rated below min_rating": 1})

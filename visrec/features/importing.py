@@ -271,7 +271,7 @@ def _matrix(rows: pa.Table, dim: int, where: str) -> npt.NDArray[np.float64]:
     if (width_B != dim).any():
         at = int(np.flatnonzero(width_B != dim)[0])
         raise InputError(
-            f"{where}: the feature of {rows['item_id'][at]} has {width_B[at]} numbers; expected "
+            f"{where}: the feature of {rows['item_id'][at]} has {width_B[at]:g} numbers; expected "
             f"{dim}, as the first row has."
         )
     return np.asarray(feature.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim))

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from visrec import schemas
 from visrec.errors import InputError
-from visrec.sources.tables import digest_files, read_batches
+from visrec.sources.tables import digest_files, files_of, read_file
 
 _NEXT, _END, _NULL = "\x1f", "\x1e", "\x00"  # of a row's values
 LIKED = "liked"  # the column that says which rows count
@@ -148,7 +148,7 @@ def read_known(config: InteractionsConfig, uri: str, left_out: Counter[str]) -> 
             user, an item or a time.
     """
     incomplete = _Incomplete(config, uri)
-    for batch in read_batches(uri, schemas.INTERACTIONS, "interactions.path"):
+    for where, batch in _batches(uri):
         known = _happened(batch, config.before(), left_out)
         incomplete.note(batch.filter(pc.is_null(batch["timestamp"])), known)
         has_user = pc.is_valid(known["user_id"])
@@ -159,12 +159,18 @@ def read_known(config: InteractionsConfig, uri: str, left_out: Counter[str]) -> 
             continue
         if "rating" not in known.column_names:
             raise InputError(
-                f"Found no rating column in {uri}; --interactions.min_rating "
+                f"Found no rating column in {where}; --interactions.min_rating "
                 f"{config.min_rating} needs one. Leave the key out, or add the column."
             )
         liked = pc.fill_null(pc.greater_equal(known["rating"], config.min_rating), False)
         yield known.append_column(LIKED, liked)
     incomplete.require_few()
+
+
+def _batches(uri: str) -> Iterator[tuple[str, pa.Table]]:
+    for file in files_of(uri, "interactions.path"):
+        for batch in read_file(file, schemas.INTERACTIONS):
+            yield file.where, batch
 
 
 def _happened(batch: pa.Table, before: int | None, left_out: Counter[str]) -> pa.Table:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from visrec import schemas
 from visrec.errors import InputError
+from visrec.sources.ids import differing_ids
 from visrec.sources.tables import read_whole
 
 
@@ -77,17 +78,28 @@ def _of_items(
     """The columns that the items table has, a value for each of these items.
 
     Raises:
-        InputError: the table cannot be read, or names an item twice.
+        InputError: the table cannot be read, names an item twice, or none of these items.
     """
     table = read_whole(uri, columns, "items")
     twice = table.num_rows - pc.count_distinct(table["item_id"]).as_py()
     if twice:
         raise InputError(
-            f"{uri} (--items) has {twice} rows with an item_id that another row has; expected one "
-            "row an item."
+            f"{uri} (--items) has {twice} rows with an item_id that another row has, such as "
+            f"{_repeated(table['item_id'])!r}; expected one row an item."
         )
     row_N = pc.index_in(item_ids, value_set=table["item_id"])
+    if row_N.null_count == len(row_N):
+        raise InputError(
+            f"None of the {table.num_rows:,} items of {uri} (--items) has a feature; expected the "
+            "same item ids in --items and --features. "
+            f"{differing_ids(table['item_id'], 'The first', item_ids, 'the second')}"
+        )
     return {name: table[name].combine_chunks().take(row_N) for name in table.column_names}
+
+
+def _repeated(ids: pa.ChunkedArray) -> str:
+    counts = ids.value_counts()
+    return str(counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py())
 
 
 def category_codes(category_N: pa.StringArray, known: Sequence[str]) -> npt.NDArray[np.int64]:

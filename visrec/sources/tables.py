@@ -34,10 +34,10 @@ _NULLS = ["", "NULL", "null", "\\N"]  # as SQL clients and Hive write it, withou
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 # Where the log of a table format lies, and how its rows become plain Parquet.
 _LOGS = {
-    "Delta": (re.compile(r"(^|/)_delta_log/"), "DuckDB: COPY (FROM delta_scan('...'))"),
+    "Delta": (re.compile(r"(^|/)_delta_log/"), "DuckDB's delta_scan or Spark"),
     "Iceberg": (
         re.compile(r"(^|/)metadata/[^/]*\.metadata\.json"),
-        "DuckDB: COPY (FROM iceberg_scan('...'))",
+        "DuckDB's iceberg_scan or Spark",
     ),
 }
 _HUDI = ".hoodie/hoodie.properties"
@@ -94,12 +94,13 @@ def _hidden(name: str) -> bool:
 def _refuse_logs(store: Store, names: Iterable[str], key: str) -> None:
     found = next(
         ((kind, how) for name in names for kind, (log, how) in _LOGS.items() if log.search(name)),
-        ("Hudi", "Spark: spark.read.format('hudi')") if store.exists(_HUDI) else None,
+        ("Hudi", "Spark") if store.exists(_HUDI) else None,
     )
     if found:
         raise InputError(
-            f"{store.root} (--{key}) is a {found[0]} table: its log says which of the files count; "
-            f"expected plain Parquet or CSV. Write it out, as with {found[1]}, and name that."
+            f"{store.root} (--{key}) is a {found[0]} table: its log says which files count; "
+            f"expected plain Parquet or CSV. Write its rows out with {found[1]}, and name those "
+            "files instead."
         )
 
 
