@@ -30,7 +30,7 @@ from visrec.models.artifact import Artifact, load_artifact, save_artifact
 from visrec.models.contract import Catalogue, Sizes
 from visrec.progress import Timer
 from visrec.ragged import Ragged
-from visrec.schemas import REJECTED
+from visrec.schemas import HELD_OUT, REJECTED
 from visrec.scoring.data import ScoringInputs, prepare_scoring
 from visrec.scoring.rules import RulesConfig
 from visrec.scoring.shard import ShardLists
@@ -240,6 +240,7 @@ def workspace(tmp_path: Path) -> Path:
     artifact = Artifact(
         name="visrank", model=visrank, config=MODELS["visrank"].Config(), sizes=sizes,
         item_ids=pa.array(ids), user_ids=None, metrics={}, model_id="visrank",
+        held_out=HELD_OUT.empty_table(),
         made_from={
             "features": {"digest": manifest.digest, **identity.__dict__},
             "interactions": {"min_rating": LIKED, "as_of": None},
