@@ -296,7 +296,8 @@ def _workspace_seen(nodes: Sequence[Node], config: DoctorJob) -> Finding:
     blind = [f"{n.store_trouble} on {n.address}" for n in nodes if n.store_trouble]
     found = _some(blind) if blind else f"{len(nodes)} of {len(nodes)} nodes read it"
     advice = (
-        "Give each node the keys or the role, and AWS_ENDPOINT_URL where it is not AWS."
+        "Give each node the keys or the role, and AWS_ENDPOINT_URL, AWS_CA_BUNDLE and the proxy "
+        "that this machine has."
         if "://" in config.workspace
         else "A local --workspace must be a disk that every node shares; or use s3://."
     )

@@ -24,7 +24,8 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 from ray._private import ray_constants
 
-from visrec.errors import GateError, InputError, StorageError, VisrecError
+from jobs.keys import check_flags, check_yaml, explained, keys_of
+from visrec.errors import GateError, InputError, StorageError, VisrecError, did_you_mean
 from visrec.models import MODELS
 from visrec.storage import Store
 
@@ -174,32 +175,43 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
     """The configuration from flags and YAML.
 
     Raises:
-        InputError, ArgumentError: a key or a value is not known.
+        InputError: a key or a value is not known.
     """
     arguments = _with_values(arguments)
+    files = [(path, _yaml(path)) for flag, path in _flags(arguments) if flag == "--config"]
+    chooses = any(f.type is ModelChoice for f in dataclasses.fields(config_type))
+    name = _model_name(arguments, files) if chooses else ""
+    keys = keys_of(config_type)
+    if chooses:
+        keys = {key: kind for key, kind in keys.items() if not key.startswith("model.")}
+        keys |= {"model.name": str, **keys_of(MODELS[name].Config, "model.")}
+    for path, content in files:
+        check_yaml(path, content, keys)
+    check_flags(arguments, keys)
     parser = ArgumentParser(
         exit_on_error=False,
         description=sys.modules[config_type.__module__].__doc__,
         default_env=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with any of these keys")
-    chooses = any(f.type is ModelChoice for f in dataclasses.fields(config_type))
     parser.add_class_arguments(config_type, skip={"model"} if chooses else None)
     if chooses:
-        name = _model_name(arguments)
         parser.add_argument(
             "--model.name", default=name, help=f"one of {', '.join(sorted(MODELS))}"
         )
         parser.add_class_arguments(MODELS[name].Config, "model")
         parser.set_defaults(dict(MODELS[name].suggests))
+    try:
         values = parser.parse_args(arguments)
+    except ArgumentError as error:
+        raise InputError(explained(error, keys)) from error
+    if chooses:
         values["model"].pop("name")
-        found = parser.instantiate(values)
-        choice = {"model": ModelChoice(name, found.pop("model"))}
-    else:
-        found, choice = parser.instantiate(parser.parse_args(arguments)), {}
     # A namespace hides keys that are its own methods' names, such as items; a dict does not.
-    taken = {**found.as_dict(), **choice}
+    taken = parser.instantiate(values).as_dict()
+    if chooses:
+        taken["model"] = ModelChoice(name, taken["model"])
     taken.pop("config")
     return config_type(**taken)
 
@@ -220,28 +232,40 @@ def _underscored(argument: str) -> str:
     return "--" + name.replace("-", "_") + equals + value if argument[:2] == "--" else argument
 
 
-def _model_name_in(path: str) -> str | None:
+def _yaml(path: str) -> dict[Any, Any]:
+    """A configuration file's keys.
+
+    Raises:
+        InputError: it cannot be read, or has no keys.
+    """
     try:
         with open(path) as file:
-            found = yaml.safe_load(file) or {}
-    except yaml.YAMLError as error:
+            found = yaml.safe_load(file)
+    except OSError as error:
+        raise InputError(
+            f"Found --config {path!r}, which cannot be read ({error.strerror}); expected a YAML "
+            "file."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is no YAML that can be read: {error}") from error
-    model = found.get("model") if isinstance(found, dict) else None
-    return model.get("name") if isinstance(model, dict) else None
+    if not isinstance(found, dict | None):
+        raise InputError(
+            f"Found {found!r} in {path}; expected keys with values, as workspace: shop."
+        )
+    return found or {}
 
 
-def _model_name(arguments: Sequence[str]) -> str:
+def _model_name(arguments: Sequence[str], files: Sequence[tuple[str, dict[Any, Any]]]) -> str:
     """The model that flags or YAML ask for: it decides which keys there are."""
     name = ModelChoice().name
-    for flag, value in _flags(arguments):
-        if flag == "--config" and os.path.exists(value):
-            name = _model_name_in(value) or name
-    for flag, value in _flags(arguments):
-        if flag == "--model.name":
-            name = value
+    for _, content in files:
+        model = content.get("model")
+        name = (model.get("name") if isinstance(model, dict) else None) or name
+    name = str(dict(_flags(arguments)).get("--model.name", name))
     if name not in MODELS:
         raise InputError(
-            f"Found --model.name {name!r}; expected one of {', '.join(sorted(MODELS))}."
+            f"Found --model.name {name!r}; expected one of {', '.join(sorted(MODELS))}"
+            f"{did_you_mean(name, MODELS) or '.'}"
         )
     return name
 
@@ -371,8 +395,8 @@ def _verdict(error: BaseException, summary: Summary) -> tuple[int, str]:
     text = " ".join(str(cause).partition(_RAY_NOTE)[0].split())
     if isinstance(cause, StorageError):
         return (1 if summary.begun else 2), text
-    if isinstance(cause, InputError | ArgumentError):
-        return 2, text if isinstance(cause, InputError) else f"{text} (--help lists every key.)"
+    if isinstance(cause, InputError):
+        return 2, text
     if isinstance(cause, VisrecError):
         return (3 if isinstance(cause, GateError) else 1), text
     last = str(error).strip().splitlines() or [""]
@@ -394,7 +418,7 @@ def own_cause(error: BaseException) -> BaseException | None:
         # Ray raises a task's error as one that is of both types and prints the remote stack.
         if isinstance(found, ray.exceptions.RayTaskError):
             queue.append(found.cause)
-        elif isinstance(found, VisrecError | ArgumentError):
+        elif isinstance(found, VisrecError):
             return found
         queue += [found.__cause__, found.__context__]
         queue += getattr(found, "worker_failures", {}).values()

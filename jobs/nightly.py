@@ -17,8 +17,6 @@ from datetime import UTC, date, datetime, time
 from time import perf_counter
 from typing import Any, Literal, TypeVar
 
-from jsonargparse import ArgumentError
-
 from jobs import evaluate, extract_features, recommend, train
 from jobs.evaluate import EvaluateJob
 from jobs.extract_features import ExtractJob
@@ -259,8 +257,8 @@ class Steps:
         config = self._config
         try:
             job = parse(kind, ["--config", given] if given else [])
-        except (InputError, ArgumentError) as error:
-            raise InputError(f"{given}: {error} (`--help` of its job lists every key.)") from error
+        except InputError as error:
+            raise InputError(f"{given}: {error}") from error
         return dataclasses.replace(job, workspace=config.workspace, local=config.local, **keys)
 
 

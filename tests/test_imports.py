@@ -20,6 +20,7 @@ SHARED = (
         "ragged",
         "values",
         "schemas",
+        "s3_settings",
         "clients",
         "storage",
         "progress",

@@ -11,6 +11,9 @@ A message is one readable paragraph: what was found, what was expected, which ke
 Each error is built from that one string alone, so that it survives pickling between processes.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class VisrecError(Exception):
     """Root of all errors raised on purpose."""
@@ -34,3 +37,31 @@ class GateError(VisrecError):
 
 class ConflictError(VisrecError):
     """Another writer committed first."""
+
+
+def did_you_mean(found: str, known: Iterable[object], before: str = "") -> str:
+    """The end of a sentence about a misspelt name, nothing where no name is like it.
+
+    Args:
+        found: the name.
+        known: names that there are; of dotted ones the last part alone is recognised too.
+        before: what stands before each of them, such as dashes.
+    """
+    names = [str(name) for name in known] if found else []
+    near = [name for name in names if _last(name) == _last(found)]
+    near = near or [name for name in names if name.startswith(found)]
+    # Of two keys in one group most letters agree whatever their last parts are.
+    alike = [name for name in names if _alike(_last(found), _last(name)) >= _LIKE]
+    near = near or difflib.get_close_matches(found, alike, n=1, cutoff=_LIKE)
+    return f"; did you mean {before}{near[0]}?" if near else ""
+
+
+_LIKE = 0.6  # difflib's own measure of a close match
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()

@@ -21,7 +21,7 @@ import pyarrow as pa
 from botocore.exceptions import BotoCoreError, ClientError
 
 from visrec.clients import translated
-from visrec.errors import StorageError
+from visrec.errors import InputError, StorageError
 from visrec.storage import Store
 
 FOLDER = "_doctor"
@@ -127,6 +127,8 @@ def sees(trial: Store) -> str:
     """What another machine finds of a probe that was left: nothing to complain of, or why not."""
     try:
         trial.read(PROBE)
+    except InputError as error:  # of its settings
+        return str(error)
     except StorageError as error:
         return _reason(error)
     return ""

@@ -1,15 +1,16 @@
 """Where bytes live: a local directory or an `s3://` prefix, behind one small class.
 
-Credentials come from the boto3 chain and an endpoint other than AWS from `AWS_ENDPOINT_URL`; boto3
-(small objects, conditional writes), pyarrow (tables) and Ray (checkpoints) all get theirs here. A
-`Store` holds no secret: it can be pickled to a worker, which asks its own chain, so credentials
-that expire are renewed wherever they are used.
+Keys come from the boto3 chain and all other settings from `visrec.s3_settings`; boto3 (small
+objects, conditional writes), pyarrow (tables) and Ray (checkpoints) all get theirs here. A `Store`
+holds no secret: it can be pickled to a worker, which asks its own chain, so credentials that expire
+are renewed wherever they are used.
 """
 
 import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -26,8 +27,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from visrec.clients import BUSY, LOST, MISSING, arrow_s3, boto_s3, code, credentials, translated
 from visrec.errors import InputError, StorageError
+from visrec.s3_settings import configured_endpoint, masked, settings_of
 
 _WRITE_ID = "visrec-write-id"
+_URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/*)(?P<rest>.*)", re.DOTALL)
+# Hadoop's names of S3 are the same store. `s3:/shop`, which pathlib makes of `s3://shop`, is an
+# address with a slash missing, not a folder called "s3:".
+_S3 = ("s3", "s3a", "s3n")
+_URIS = (*_S3, "file")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _PAUSES = (0.1, 0.3, 1.0, 3.0)  # seconds between tries while another writes the same key
 
 
@@ -57,19 +65,24 @@ class Store:
         """The store at a path or URI.
 
         Raises:
-            InputError: the scheme is neither `s3://` nor a local path, or the bucket is missing.
+            InputError: it is neither a local path nor the URI of a bucket, or an S3 setting cannot
+                be used.
         """
-        scheme, separator, rest = uri.partition("://")
-        if not separator:
+        if not uri or "\0" in uri:
+            raise _no_location(uri)
+        found = _URI.fullmatch(uri)
+        scheme = found["scheme"].lower() if found else ""
+        if found is None or not (found["slashes"] or scheme in _URIS):
             return Store(os.path.abspath(os.path.expanduser(uri)))
-        if scheme == "file":
-            return Store(os.path.abspath(rest))
-        if scheme != "s3" or not rest.partition("/")[0]:
-            raise InputError(
-                f"Found the location {uri!r}; expected a local path or s3://bucket/prefix."
-            )
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        return Store(uri.rstrip("/"), endpoint)
+        if scheme == "file" and found["slashes"] not in ("", "//"):  # // stands before a host
+            return Store(os.path.abspath(f"/{found['rest']}"))
+        rest = found["rest"].rstrip("/")
+        if scheme not in _S3 or found["slashes"] != "//" or not _is_place_on_s3(rest):
+            raise _no_location(uri, rest if scheme in _S3 else "")
+        endpoint = configured_endpoint()
+        address = endpoint.value if endpoint else None
+        settings_of(os.getpid(), address)  # a setting that cannot be used is told at once
+        return Store(f"s3://{rest}", address)
 
     def __truediv__(self, name: str) -> "Store":
         return Store(f"{self.root}/{name}", self.endpoint)
@@ -93,7 +106,9 @@ class Store:
 
     def filesystem(self) -> pafs.FileSystem:
         """The pyarrow file system, with credentials that are fresh now."""
-        return arrow_s3(*credentials(), self.endpoint) if self.is_s3 else pafs.LocalFileSystem()
+        if not self.is_s3:
+            return pafs.LocalFileSystem()
+        return arrow_s3(settings_of(os.getpid(), self.endpoint), *credentials())
 
     # Small objects, whole.
 
@@ -298,7 +313,7 @@ class Store:
         return f"{prefix}/{name}" if prefix else name
 
     def _s3(self) -> Any:
-        return boto_s3(os.getpid(), self.endpoint)
+        return boto_s3(os.getpid(), settings_of(os.getpid(), self.endpoint))
 
     def check_writable(self) -> None:
         """Writes and removes a small file, so that a refusal is known before any work.
@@ -321,9 +336,30 @@ def read_uri(uri: str) -> bytes:
 
 
 def file_at(uri: str) -> tuple[Store, str]:
-    """The store and the name of one file."""
-    folder, slash, name = uri.rpartition("/")
-    return Store.at(folder or slash or "."), name
+    """The store and the name of one file.
+
+    Raises:
+        InputError: as `Store.at`, or a bucket alone.
+    """
+    file = Store.at(uri)
+    folder, _, name = file.root.rpartition("/")
+    if file.is_s3 and "/" not in file.path:
+        raise InputError(f"Found {uri!r}, which is a bucket; expected a file in it.")
+    return Store(folder or "/", file.endpoint), name
+
+
+def _is_place_on_s3(rest: str) -> bool:
+    """Whether this is a bucket and a prefix whose parts every client takes for the same key."""
+    bucket, *parts = rest.split("/")
+    return bool(_BUCKET.fullmatch(bucket)) and not {"", ".", ".."} & set(parts)
+
+
+def _no_location(uri: str, rest: str = "") -> InputError:
+    meant = "/".join(part for part in rest.split("/") if part not in ("", ".", ".."))
+    hint = f" (did you mean s3://{meant}?)" if _is_place_on_s3(meant) else ""
+    return InputError(
+        f"Found the location {masked(uri)!r}; expected a local path or s3://bucket/prefix{hint}."
+    )
 
 
 def _raise_unless_absent(error: OSError) -> None:

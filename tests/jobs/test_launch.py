@@ -8,7 +8,6 @@ from typing import NoReturn
 
 import pytest
 import ray
-from jsonargparse import ArgumentError
 
 from jobs import train
 from jobs.evaluate import EvaluateJob
@@ -97,7 +96,7 @@ def test_model_name_decides_which_keys_there_are(tmp_path: Path) -> None:
     path.write_text("model: {name: visrank, mode: mean}\n")
     config = parse(TrainJob, ["--config", str(path)])
     assert (config.model.name, config.model.config) == ("visrank", VisRankConfig(mode="mean"))
-    with pytest.raises((ArgumentError, InputError), match="item_width"):
+    with pytest.raises(InputError, match="item_width"):
         parse(TrainJob, [f"--config={path}", "--model.item_width", "3"])
     with pytest.raises(InputError, match="expected one of bpr_mf, convncf"):
         parse(TrainJob, ["--model.name=nothing"])
@@ -121,10 +120,86 @@ def test_yaml_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     bad.write_text("train: [1, 2\nmodel: x")
     with pytest.raises(InputError, match=r"bad\.yaml is no YAML that can be read"):
         parse(TrainJob, ["--config", str(bad)])
-    for text in ("model: curatornet\n", "- a list\n"):
+    for text, word in (
+        ("model: curatornet\n", "model.name"), ("- a list\n", "keys"), ("train: 3\n", "below it"),
+        ("config: x\n", "config"),
+    ):  # fmt: skip
         bad.write_text(text)
-        with pytest.raises(ArgumentError):
+        with pytest.raises(InputError, match=word):
             parse(TrainJob, ["--config", str(bad)])
+
+
+@pytest.mark.parametrize(
+    ("job", "flags", "meant"),
+    [
+        (TrainJob, ["--train.epcohs", "3"], "--train.epochs"),
+        (TrainJob, ["--train.epo", "3"], "--train.epochs"),
+        (TrainJob, ["--model.nam", "vbpr"], "--model.name"),
+        (TrainJob, ["--model.nam=vbpr", "--help"], "--model.name"),
+        (TrainJob, ["--epochs", "3"], "--train.epochs"),
+        (TrainJob, ["epochs=3"], "--train.epochs"),
+        (TrainJob, ["-workspace", "w"], "--workspace"),
+        (TrainJob, ["--work", "w"], "--workspace"),
+        (TrainJob, ["--loc"], "--local"),
+        (TrainJob, ["--model.name", "vpbr"], "vbpr"),
+        (TrainJob, ["--train.learningrate", "1"], "--train.learning_rate"),
+        (RecommendJob, ["--gate.min_gain", "1"], "--gates.min_gain"),
+        (RecommendJob, ["--layout", "nestd"], "nested"),
+        (NightlyJob, ["--as-off", "2026-11-22"], "--as_of"),
+    ],
+)
+def test_misspelt_key_is_refused_with_the_one_that_was_meant(
+    job: type[JobConfig], flags: list[str], meant: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(job, flags)
+    assert f"did you mean {meant}?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("train: {epcohs: 3}", "train.epochs"), ("train.epo: 3", "train.epochs"),
+     ("trian: {epochs: 3}", "train.epochs"), ("model: {nam: vbpr}", "model.name"),
+     ("model: {name: vpbr}", "vbpr"), ("lokal: true", "local")],
+)  # fmt: skip
+def test_misspelt_key_of_a_yaml_is_refused_with_the_one_that_was_meant(
+    tmp_path: Path, text: str, meant: str
+) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        parse(TrainJob, ["--config", str(path)])
+    assert f"did you mean {meant}?" in str(caught.value)
+
+
+def test_key_unlike_any_other_is_refused_without_a_guess() -> None:
+    with pytest.raises(
+        InputError, match=r"^Found --train\.scheduler, which is not a key"
+    ) as caught:
+        parse(TrainJob, ["--train.scheduler", "cosine"])
+    assert "did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [(["--train.epochs", "many"], "--train.epochs many; expected an integer"),
+     (["--train.learning_rate", "fast"], "expected a number"),
+     (["--split.test", "maybe"], "expected true or false"),
+     (["--resources.workers"], "--resources.workers")],
+)  # fmt: skip
+def test_value_of_another_type_is_named_with_what_is_expected(
+    flags: list[str], expected: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        parse(TrainJob, flags)
+    assert expected in str(caught.value)
+    assert "<class" not in str(caught.value)
+
+
+def test_entries_of_a_mapping_are_no_keys_of_the_job(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("sampling: {guidelines: {random: 1.0}}\n")
+    assert parse(TrainJob, ["--config", str(path)]).sampling.guidelines == {"random": 1.0}
 
 
 def test_a_table_may_be_a_folder(tmp_path: Path) -> None:
