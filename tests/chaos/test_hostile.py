@@ -30,7 +30,8 @@ from jobs.launch import JobConfig, parse
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
 from tests.chaos.harness import PROCESSES, amount, completed, measured, tried
-from tests.features.test_pictures import _VICTIMS, PLAIN, file, flat, oriented, png, scene
+from tests.features.test_containers import chunk, segment, with_chunks, with_segments
+from tests.features.test_pictures import _VICTIMS, PLAIN, file, frames, oriented, png, scene
 from tests.models.test_artifact import (
     FILES,
     _artifact,
@@ -59,18 +60,8 @@ LIMITS = PictureLimits(max_pixels=4_000_000, max_bytes=4 * 2**20)
 ROOM = 16 * LIMITS.max_pixels + 32 * 2**20  # what the limits say a picture may take, and some more
 REASONS = {
     *("empty", "too_many_bytes", "not_a_picture", "format_not_supported", "too_many_pixels"),
-    *("too_many_scans", "truncated", "corrupt", "out_of_memory"),
+    *("too_many_scans", "too_many_blocks", "truncated", "corrupt", "out_of_memory"),
 }
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def with_chunks(*chunks: bytes) -> bytes:
-    """A sound PNG with more chunks behind its header."""
-    data = file(scene(), "PNG")
-    return data[:33] + b"".join(chunks) + data[33:]
 
 
 def patched(data: bytes, start: int, replacement: bytes) -> bytes:
@@ -94,11 +85,6 @@ def exif(*entries: tuple[int, int, int, int]) -> bytes:
     directory += b"".join(struct.pack("<HHII", *entry) for entry in entries)
     block = b"Exif\0\0II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", 8)
     return file(scene(), "JPEG", exif=block)  # the next directory is this one again
-
-
-def frames(format: str, **options: Any) -> bytes:
-    others = [flat("RGB", colour) for colour in ("lime", "blue")]
-    return file(flat("RGB", "red"), format, save_all=True, append_images=others, **options)
 
 
 def crafted() -> dict[str, tuple[bytes, str]]:
@@ -135,8 +121,15 @@ def crafted() -> dict[str, tuple[bytes, str]]:
             "too_many_pixels corrupt",
         ),
         "endless scans": (progressive[:-2] + scan * 200 + b"\xff\xd9", "too_many_scans"),
-        "text that inflates": (with_chunks(chunk(b"zTXt", b"a\0\0" + inflated)), "corrupt"),
-        "profile that inflates": (with_chunks(chunk(b"iCCP", b"a\0\0" + inflated)), "corrupt"),
+        "text that inflates": (with_chunks(chunk(b"zTXt", b"a\0\0" + inflated)), "pixels"),
+        "profile that inflates": (with_chunks(chunk(b"iCCP", b"a\0\0" + inflated)), "pixels"),
+        "orientation that inflates": (
+            with_chunks(chunk(b"zTXt", b"Raw profile type exif\0\0" + inflated)),
+            "pixels",
+        ),
+        "EXIF in pieces": (with_segments(segment(0xE1, b"Exif\0\0a") * 150_000), "pixels"),
+        "segments without end": (with_segments(b"\xff\xfe\0\2" * 1_000_000), "too_many_blocks"),
+        "video behind a JPEG": (jpeg + b"\0\0\0\x18ftypmp42" + b"\xff\xda" * 900_000, "pixels"),
         "pixels that inflate": (
             png_file[:33] + chunk(b"IDAT", inflated) + chunk(b"IEND", b""),
             "pixels",
@@ -243,6 +236,55 @@ def test_mutated_pictures_do_no_harm() -> None:
     refused = check_reasons(found)
     assert count / 10 < refused < count  # or they were not mutated, or not pictures any more
     measured(10, bad_inputs=count, crashes=0, refused_with_a_reason=refused)
+
+
+def flipped(data: bytes, count: int) -> Iterator[bytes]:
+    """Files with one bit of the compressed pixels changed: of the middle three quarters."""
+    rng = random.Random(len(data))
+    for _ in range(count):
+        changed = bytearray(data)
+        bit = rng.randrange(len(data), 7 * len(data))
+        changed[bit // 8] ^= 1 << bit % 8
+        yield bytes(changed)
+
+
+def pillow_refuses(data: bytes) -> bool:
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except Exception:
+        return True
+    return False
+
+
+def of_noise(format: str, **options: Any) -> bytes:
+    """A picture of which most bytes are compressed pixels."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    return file(Image.fromarray(noise), format, **options)
+
+
+def test_flipped_bits_are_found_where_the_format_can() -> None:
+    """PNG finds all. The others have no checksums: what their decoder says is not swallowed."""
+    sound = {
+        "PNG": of_noise("PNG"),
+        "JPEG": of_noise("JPEG"),
+        "progressive JPEG": of_noise("JPEG", progressive=True),
+        "WEBP": of_noise("WEBP"),
+        "lossless WEBP": of_noise("WEBP", lossless=True),
+        "GIF": of_noise("GIF"),
+    }
+    count = amount(60, 1000)
+    files = {f"{kind} {n}": damaged for kind, data in sound.items()
+             for n, damaged in enumerate(flipped(data, count))}  # fmt: skip
+    found = watched(files)
+    check_reasons(found)
+    refused = {name for name, facts in found.items() if facts[0] != "pixels"}
+    assert {found[name][0] for name in refused} <= {"corrupt", "truncated"}
+    assert {name for name in files if pillow_refuses(files[name])} <= refused
+    for kind in sound:
+        few = len({name for name in refused if name.startswith(f"{kind} ")})
+        assert few == count or kind != "PNG"
+        counts = {f"flipped_{kind}": count, f"refused_{kind}": few}
+        measured(10, bad_inputs=count, crashes=0, errors_swallowed=0, **counts)
 
 
 def test_the_watch_sees_what_wants_too_much() -> None:

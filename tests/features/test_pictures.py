@@ -46,6 +46,12 @@ def flat(mode: str, value: Any) -> Image.Image:
     return Image.new(mode, (50, 50), value)
 
 
+def frames(format: str, **options: Any) -> bytes:
+    """An animation whose first frame is red."""
+    others = [flat("RGB", colour) for colour in ("lime", "blue")]
+    return file(flat("RGB", "red"), format, save_all=True, append_images=others, **options)
+
+
 def refused(data: bytes, limits: PictureLimits = LIMITS) -> PictureError:
     with pytest.raises(PictureError) as caught:
         decode(data, PLAIN, limits)
@@ -191,9 +197,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(colour_type: int, value: int) -
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
 def test_first_frame_of_an_animation(format: str) -> None:
-    frames = [flat("RGB", colour) for colour in ("red", "lime", "blue")]
-    options = {"lossless": True} if format == "WEBP" else {}
-    data = file(frames[0], format, save_all=True, append_images=frames[1:], **options)
+    data = frames(format, **({"lossless": True} if format == "WEBP" else {}))
     assert (decode(data, PLAIN, LIMITS) == (255, 0, 0)).all()
 
 

@@ -33,7 +33,8 @@ from visrec.evaluation.table import (
     value,
     visible,
 )
-from visrec.features.pictures import PictureError, PictureLimits, Preprocessing, decode
+from visrec.features.containers import PictureError
+from visrec.features.pictures import PictureLimits, Preprocessing, decode
 
 _SHOWN_SIZES = ("auc", "recall@20", "ndcg@20", "recall@100")  # the others fold away
 

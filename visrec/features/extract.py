@@ -34,7 +34,8 @@ from visrec.features.commit import (
     write_part,
     write_rejected,
 )
-from visrec.features.pictures import PictureError, PictureLimits, Preprocessing, decode
+from visrec.features.containers import PictureError
+from visrec.features.pictures import PictureLimits, Preprocessing, decode
 from visrec.features.table import (
     MANIFEST,
     Identity,

@@ -1,8 +1,9 @@
 """From the bytes of a file to pixels of one fixed shape, or a PictureError that says why not.
 
 Nobody vouches for a catalogue's files. Everything that Pillow raises leaves here as a PictureError;
-only the parsers of four formats ever run; the pixel count is read from the header before anything
-is decoded; and the resize writes the crop alone, so a 1x65535 picture costs no more than another.
+only the parsers of four formats ever run, on the first picture of a file and nothing else of it;
+the pixel count is read from the header before anything is decoded; and the resize writes the crop
+alone, so a 1x65535 picture costs no more than another.
 Colour profiles are ignored: the networks were trained on pixels read in the same way.
 """
 
@@ -12,18 +13,20 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile
+from PIL import Image, ImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from visrec.errors import InputError, VisrecError
+from visrec.errors import InputError
+from visrec.features.containers import Essentials, PictureError, essentials, require_all_rows
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
-# Raised whenever `decode` gives other pixels for the same file: features are cached under it.
-RECIPE = 1
+# Raised whenever `decode` gives other pixels for the same file, or refuses it where it did not or
+# the other way round: features and rejections are kept under it.
+RECIPE = 2
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 scale as long as this many times the size asked for is left.
 # Measured as the cosine between EfficientNet-Lite0 features (float32, 224 pixels) with and without,
@@ -47,39 +50,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# First bytes of formats that are pictures, but whose parsers stay shut.
-_UNSUPPORTED = {
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"%!PS": "EPS",
-    b"\xc5\xd0\xd3\xc6": "EPS",
-    b"%PDF": "PDF",
-    b"8BPS": "PSD",
-    b"\0\0\1\0": "ICO",
-    b"\0\0\0\x0cjP": "JPEG 2000",
-    b"\xff\x0a": "JPEG XL",
-}
-
-
-class PictureError(VisrecError):
-    """A picture that cannot be used.
-
-    Attributes:
-        reason: short code, one of `empty`, `too_many_bytes`, `not_a_picture`,
-            `format_not_supported`, `too_many_pixels`, `too_many_scans`, `truncated`, `corrupt`,
-            `out_of_memory`.
-        detail: one sentence.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(reason, detail)  # both in args, so that it survives pickling
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class PictureLimits:
@@ -88,8 +58,7 @@ class PictureLimits:
     Attributes:
         max_pixels: width times height, read from the header before decoding. A decoded pixel takes
             up to 16 bytes for a moment (four channels, premultiplied, rotated).
-        max_bytes: size of the file. Bounds the time too: a file of nothing but empty metadata
-            blocks keeps Pillow's parsers busy for up to 0.5 s per MiB.
+        max_bytes: size of the file. Its picture is copied out of it twice before decoding.
     """
 
     max_pixels: int = 50_000_000
@@ -159,7 +128,7 @@ def decode(data: bytes, preprocessing: Preprocessing, limits: PictureLimits) -> 
     """
     try:
         _check_bytes(data, limits)
-        return _pixels(_loaded(data, preprocessing, limits), preprocessing)
+        return _pixels(_loaded(essentials(data), preprocessing, limits), preprocessing)
     except PictureError:
         raise
     except Exception as error:  # Pillow raises nearly anything for a malformed file
@@ -175,42 +144,19 @@ def _check_bytes(data: bytes, limits: PictureLimits) -> None:
         )
 
 
-def _opened(data: bytes) -> ImageFile.ImageFile:
-    """Header read by the one parser that the first bytes name.
-
-    Not `Image.open(formats=...)`, which forgets why a parser refused a file, hands some JPEGs to
-    the multi-picture parser, and warns by itself at a pixel count that is not ours.
-    """
-    stream = io.BytesIO(data)
-    if data.startswith(b"\xff\xd8\xff"):
-        return JpegImageFile(stream)
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile(stream)
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return GifImageFile(stream)
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        if int.from_bytes(data[4:8], "little") + 8 > len(data):
-            raise PictureError("truncated", "The WEBP file is shorter than its header says.")
-        return WebPImageFile(stream)
-    raise _not_opened(data)
+# Not `Image.open(formats=...)`, which forgets why a parser refused a file, hands some JPEGs to the
+# multi-picture parser, and warns by itself at a pixel count that is not ours.
+_PARSERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WEBP": WebPImageFile,
+    "GIF": GifImageFile,
+}
 
 
-def _not_opened(data: bytes) -> PictureError:
-    found = next((name for magic, name in _UNSUPPORTED.items() if data.startswith(magic)), None)
-    if found is None and b"<svg" in data[:1024].lower():
-        found = "SVG"
-    if found is None and data[4:8] == b"ftyp":
-        found = "HEIC or AVIF"
-    if found is None:
-        return PictureError("not_a_picture", f"The file starts with {data[:12]!r}.")
-    return PictureError(
-        "format_not_supported", f"The file is {found}; JPEG, PNG, WEBP and GIF are opened."
-    )
-
-
-def _loaded(data: bytes, preprocessing: Preprocessing, limits: PictureLimits) -> Image.Image:
+def _loaded(found: Essentials, preprocessing: Preprocessing, limits: PictureLimits) -> Image.Image:
     """Decoded and upright, in the file's own mode."""
-    picture = _opened(data)
+    picture = _PARSERS[found.format](io.BytesIO(found.data))
     pixels = picture.width * picture.height
     if pixels > limits.max_pixels:
         raise PictureError(
@@ -218,29 +164,24 @@ def _loaded(data: bytes, preprocessing: Preprocessing, limits: PictureLimits) ->
             f"The picture is {picture.width}x{picture.height}, more than {limits.max_pixels} "
             "pixels.",
         )
-    orientation = _orientation(picture)
+    if pixels * found.scans > limits.max_pixels * MAX_SCANS:
+        raise PictureError(
+            "too_many_scans",
+            f"The JPEG has {found.scans} scans over {picture.width}x{picture.height} pixels.",
+        )
     if isinstance(picture, JpegImageFile):
-        # Inside coded data 0xFF is followed by 0x00, so every match is a scan of this picture or
-        # of a picture embedded in it, of which there are few.
-        scans = data.count(b"\xff\xda")
-        if pixels * scans > limits.max_pixels * MAX_SCANS:
-            raise PictureError(
-                "too_many_scans",
-                f"The JPEG has {scans} scans over {picture.width}x{picture.height} pixels.",
-            )
-        _draft(picture, preprocessing, swapped=orientation >= 5)
+        _draft(picture, preprocessing, swapped=found.orientation >= 5)
     picture.load()
-    method = _UPRIGHT.get(orientation)
+    if isinstance(picture, PngImageFile) and _may_lack_rows(picture):
+        require_all_rows(found.data)
+    method = _UPRIGHT.get(found.orientation)
     return picture if method is None else picture.transpose(method)
 
 
-def _orientation(picture: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1 where the metadata is missing or cannot be read."""
-    try:
-        value = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken metadata around sound pixels is common and does not cost the picture
-        return 1
-    return value if isinstance(value, int) and value in _UPRIGHT else 1
+def _may_lack_rows(picture: PngImageFile) -> bool:
+    """Whether a row that the decoder never reached would look as the last one does."""
+    last = picture.crop((0, picture.height - 1, *picture.size))
+    return bool(picture.info.get("interlace")) or last.getbbox(alpha_only=False) is None
 
 
 def _draft(picture: JpegImageFile, preprocessing: Preprocessing, *, swapped: bool) -> None:
