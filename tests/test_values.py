@@ -10,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from visrec.values import FLAG, ID, NUMBER, PICTURE, TIME, VECTOR, Kind, ValueRefusedError
+from visrec.values import FLAG, ID, NAME, NUMBER, PICTURE, TIME, VECTOR, Kind, ValueRefusedError
 
 NOON = 1_614_600_000  # 2021-03-01 12:00 UTC
 SOME = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
 TO = {
-    ID: pa.string(), NUMBER: pa.float64(), FLAG: pa.bool_(), TIME: pa.int64(),
+    ID: pa.string(), NAME: pa.string(), NUMBER: pa.float64(), FLAG: pa.bool_(), TIME: pa.int64(),
     PICTURE: pa.large_binary(), VECTOR: pa.list_(pa.float64()),
 }  # fmt: skip
 
@@ -73,7 +73,16 @@ def test_numbers_that_are_no_ids_are_refused() -> None:
     assert "found 16777216 as an id" in refusal(ID, [2.0**24], pa.float32())
     assert "found inf" in refusal(ID, [float("inf")])
     assert not ID.takes(pa.decimal128(38, 2))
-    assert "Invalid UTF8" in refusal(ID, [b"\xff\xfe"])
+    _, offsets, data = pa.array([b"\xff\xfe"]).buffers()
+    for array in (pa.array([b"\xff\xfe"]), pa.StringArray.from_buffers(1, offsets, data)):
+        assert "found an id that is not UTF-8" in refusal(ID, array)
+
+
+def test_ids_that_were_integers_before_pandas_are_refused_as_text() -> None:
+    text = [None, "17850.0", "", "2.0"]
+    assert "found ids such as '17850.0' alone, which pandas makes" in refusal(ID, text)
+    assert taken(NAME, text) == [None, "17850.0", None, "2.0"]
+    assert taken(ID, ["2.0", "2.1"]) == ["2.0", "2.1"]
 
 
 def test_uuids_are_ids_in_their_usual_form() -> None:
@@ -211,7 +220,9 @@ def test_dates_that_stand_for_none_are_refused(times: pa.Array) -> None:
 
 
 def test_a_far_date_is_refused() -> None:
-    assert "up to the year 9999" in refusal(TIME, [datetime(9999, 12, 31)], pa.timestamp("us"))
+    assert "in the year 9999 (253402214400" in refusal(
+        TIME, [datetime(9999, 12, 31)], pa.timestamp("us")
+    )
     assert "found inf; expected seconds" in refusal(TIME, [float("inf")])
 
 

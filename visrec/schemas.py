@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from visrec.errors import SchemaError
-from visrec.values import FLAG, ID, NUMBER, PICTURE, TIME, VECTOR, Kind, ValueRefusedError
+from visrec.values import FLAG, ID, NAME, NUMBER, PICTURE, TIME, VECTOR, Kind, ValueRefusedError
 
 _ID = pa.string()
 
@@ -33,11 +33,15 @@ class Column:
 
 def an_id(name: str) -> Column:
     """A column of a name that a user chose: ids, some of which may be null."""
-    return _id(name, required=False)
+    return _name(name)
 
 
 def _id(name: str, *, required: bool = True, nullable: bool = False) -> Column:
     return Column(name=name, kind=ID, to=_ID, required=required, nullable=nullable)
+
+
+def _name(name: str) -> Column:
+    return Column(name=name, kind=NAME, to=_ID, required=False)
 
 
 def _flag(name: str) -> Column:
@@ -58,18 +62,18 @@ INTERACTIONS = (
 )
 ITEMS = (
     _id("item_id"),
-    _id("artist_id", required=False),
-    _id("category", required=False),
+    _name("artist_id"),
+    _name("category"),
     _flag("available"),
     _number("stock"),
-    _id("title", required=False),
+    _name("title"),
 )
 BLOCKED = (_id("item_id"), _id("user_id", required=False))
 USERS = (_id("user_id"),)
 PICTURES = (
     _id("item_id"),
     Column(name="image", kind=PICTURE, to=pa.large_binary(), required=False),
-    _id("uri", required=False),
+    _name("uri"),
 )
 FEATURES = (
     _id("item_id"),

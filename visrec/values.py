@@ -19,6 +19,7 @@ _TRUE, _FALSE = ["true", "t", "yes", "y", "1", "1.0"], ["false", "f", "no", "n",
 _NUMBER = r"^[+-]?[0-9]+[.]?[0-9]*([eE][+-]?[0-9]+)?$"
 _ZONE = r"(:[0-9]{2})([.,][0-9]+)? ?(Z|z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)$"
 _FRACTION = r"(:[0-9]{2})[.,][0-9]+$"
+_FLOAT = r"^-?[0-9]+\.0$"
 _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}  # below these, floats of so many bits are whole numbers
 FIRST_TIME = int(datetime(1900, 1, 2, tzinfo=UTC).timestamp())  # 1900-01-01 stands for no date
 LAST_TIME = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
@@ -114,8 +115,28 @@ def _ids(values: pa.ChunkedArray) -> pa.ChunkedArray:
         return pa.chunked_array([_uuid_text(chunk) for chunk in values.chunks], TEXT)
     if pa.types.is_floating(values.type):
         values = _whole_numbers(values)
-    text = values.cast(TEXT)
+    try:
+        text = values.cast(TEXT)
+        text.validate(full=True)  # a file may say of any bytes that they are text
+    except pa.ArrowInvalid as error:
+        raise ValueRefusedError(
+            f"found an id that is not UTF-8 ({error}); expected text"
+        ) from error
     return pc.if_else(_blank(text), None, text)
+
+
+def _user_or_item_ids(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The same, but for text that was made of such floats, which is another id in another table."""
+    text = _ids(values)
+    if _is_text(values.type):
+        known = text.drop_null()
+        floats = pc.match_substring_regex(known[:1], _FLOAT)  # a look at one is enough mostly
+        if _any(floats) and pc.all(pc.match_substring_regex(known, _FLOAT)).as_py():
+            raise ValueRefusedError(
+                f"found ids such as {known[0].as_py()!r} alone, which pandas makes of integers in "
+                "a column with nulls; expected integers (astype('Int64')) or other text"
+            )
+    return text
 
 
 def _blank(text: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -224,19 +245,31 @@ def _times(times: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _whole_seconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_integer(times.type):
-        return times.cast(pa.int64())
+        return _require_seconds(times.cast(pa.int64()))
     times = _without_nan(times.cast(pa.float64()))
     if _any(pc.greater(pc.abs(times), 2.0**62)):
         raise ValueRefusedError(
             f"found {_first(times, pc.greater(pc.abs(times), 2.0**62)):g}; expected {TIME.expected}"
         )
-    return pc.floor(times).cast(pa.int64())
+    return _require_seconds(pc.floor(times).cast(pa.int64()))
+
+
+def _require_seconds(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Refuses numbers that are times in another unit."""
+    last = pc.max(numbers).as_py()
+    if last is not None and last >= LAST_TIME:
+        fits = (unit for each, unit in _UNITS.items() if last // each < LAST_TIME)
+        raise ValueRefusedError(
+            f"found timestamps up to the year {_year(last)}, such as {last}; "
+            f"{next(fits, 'nanoseconds')}? Expected {TIME.expected}"
+        )
+    return numbers
 
 
 def _seconds_of_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Of numbers, and of ISO 8601 with or without a fraction and a zone; UTC without one."""
-    if pc.all(pc.match_substring_regex(values.cast(TEXT), r"^[0-9]+$")).as_py():
-        return values.cast(TEXT).cast(pa.int64())  # most often, and six times as fast
+    if pc.all(pc.match_substring_regex(values.cast(TEXT), r"^[0-9]{1,18}$")).as_py():
+        return _require_seconds(values.cast(TEXT).cast(pa.int64()))  # much faster, and most often
     text = _words(values)
     number, zoned = (pc.match_substring_regex(text, form) for form in (_NUMBER, _ZONE))
     bare = pc.if_else(pc.or_(number, zoned), None, text)
@@ -269,21 +302,14 @@ def _year(seconds: int) -> int:
 
 
 def _require_plausible(seconds: pa.ChunkedArray) -> None:
-    """Refuses what is a time in another unit, or stands for none."""
+    """Refuses what stands for no time."""
     bounds = pc.min_max(seconds).as_py()
-    first, last = bounds["min"], bounds["max"]
-    if last is not None and last >= LAST_TIME:
-        fits = (unit for each, unit in _UNITS.items() if last // each < LAST_TIME)
-        unit = next(fits, "nanoseconds")
-        raise ValueRefusedError(
-            f"found timestamps up to the year {_year(last)}, such as {last}; {unit}? "
-            f"Expected {TIME.expected}, before the year 2100"
-        )
-    if first is not None and first < FIRST_TIME:
-        raise ValueRefusedError(
-            f"found timestamps from the year {_year(first)} on, such as {first} s since 1970; "
-            f"expected {TIME.expected}, after 1900-01-01, and blanks where a time is not known"
-        )
+    for odd in (bounds["min"], bounds["max"]):
+        if odd is not None and not FIRST_TIME <= odd < LAST_TIME:
+            raise ValueRefusedError(
+                f"found a timestamp in the year {_year(odd)} ({odd} seconds since 1970); expected "
+                "times from 1900-01-02 to 2099, and blanks where a time is not known"
+            )
 
 
 # Pictures and features.
@@ -323,7 +349,8 @@ def _as_lists(views: pa.Array) -> pa.Array:
     return pa.LargeListArray.from_arrays(offsets, pc.list_flatten(views), mask=mask)
 
 
-ID = Kind(_is_id, _ids, "strings or integers")
+ID = Kind(_is_id, _user_or_item_ids, "strings or integers")
+NAME = Kind(_is_id, _ids, "strings or integers")  # of an artist, a category, a place
 NUMBER = Kind(_is_number, _numbers, "numbers")
 FLAG = Kind(_is_flag, _flags, "booleans, 1 and 0, or true and false in words")
 TIME = Kind(

@@ -43,7 +43,7 @@ from visrec.features.table import (
 )
 from visrec.progress import Timer
 from visrec.schemas import FEATURES, REJECTED, Column, check, conform
-from visrec.sources.tables import digest_files, require_parquet, table_errors, table_files
+from visrec.sources.tables import digest_files, opened_parquet, table_errors, table_files
 from visrec.storage import Store
 from visrec.values import plain_type
 
@@ -135,15 +135,15 @@ def plan_import(uri: str, name: str, store: Store) -> ImportPlan:
 def _opened(table: Store, file: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file with the declared columns, which is read by pieces."""
     where = _where(table, file)
-    with translated("read", table.uri(file)), table_errors(where):
-        require_parquet(table, file, where)
-        with (
-            table.filesystem().open_input_file(f"{table.path}/{file}") as source,
-            # A column of a row group is fetched whole unless it is said twice not to.
-            pq.ParquetFile(source, pre_buffer=False, buffer_size=_READ_BYTES) as parquet,
-        ):
-            check(parquet.schema_arrow, FEATURES, where)
-            yield parquet
+    with (
+        translated("read", table.uri(file)),
+        table_errors(where),
+        table.filesystem().open_input_file(f"{table.path}/{file}") as source,
+        # A column of a row group is fetched whole unless it is said twice not to.
+        opened_parquet(source, where, pre_buffer=False, buffer_size=_READ_BYTES) as parquet,
+    ):
+        check(parquet.schema_arrow, FEATURES, where)
+        yield parquet
 
 
 def _where(table: Store, file: str) -> str:

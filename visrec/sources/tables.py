@@ -7,18 +7,18 @@ for some of its files may be removed or replaced by the log.
 
 import csv
 import hashlib
-import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
-import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from visrec.clients import translated
 from visrec.errors import InputError, SchemaError
@@ -29,6 +29,7 @@ from visrec.values import TEXT
 _TABLE = re.compile(r"\.(parquet|csv(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE)
 _BATCH_ROWS = 1 << 18  # about 20 MB of ids and times
 _BLOCK_BYTES = 4 << 20  # of a CSV at once; no row may be longer
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _HEAD_BYTES = 1 << 16  # in which a CSV's header ends
 _NULLS = ["", "NULL", "null", "\\N"]  # as SQL clients and Hive write it, without quotes
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -201,29 +202,30 @@ def _present(file: TableFile, schema: pa.Schema, columns: Sequence[Column]) -> l
 
 
 def _read_parquet(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-    require_parquet(file.store, file.name, file.where)
-    # Of times from year 1 to 9999, which Spark writes as int96, nanoseconds hold only some.
-    scan = pads.ParquetReadOptions(coerce_int96_timestamp_unit="us")
     path = f"{file.store.path}/{file.name}"
-    form = pads.ParquetFileFormat(read_options=scan)
-    found = form.make_fragment(path, filesystem=file.store.filesystem())
-    present = _present(file, found.physical_schema, columns)
-    yield from found.to_batches(columns=present, batch_size=_BATCH_ROWS)
+    with (
+        file.store.filesystem().open_input_file(path) as source,
+        # Of the years 1 to 9999, in which Spark writes int96, nanoseconds hold only some.
+        opened_parquet(source, file.where, coerce_int96_timestamp_unit="us") as found,
+    ):
+        present = _present(file, found.schema_arrow, columns)
+        yield from found.iter_batches(_BATCH_ROWS, columns=present)
 
 
-def require_parquet(store: Store, name: str, where: str) -> None:
-    """Refuses what only has the name of Parquet.
+def opened_parquet(source: pa.NativeFile, where: str, **options: Any) -> pq.ParquetFile:
+    """A Parquet file.
 
     Raises:
-        InputError: the file begins with something else.
+        InputError: it only has the name of one.
     """
-    with store.filesystem().open_input_stream(f"{store.path}/{name}", compression=None) as stream:
-        head = stream.read(24)
+    head = source.read(24)
     if not head.startswith(b"PAR"):
         raise InputError(
             f"{where} cannot be read as a table: it begins with {head!r}; expected Parquet, which "
             "begins with b'PAR1'. Name a CSV .csv."
         )
+    source.seek(0)
+    return pq.ParquetFile(source, **options)
 
 
 def _read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
@@ -232,11 +234,12 @@ def _read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordB
     with files.open_input_stream(path) as stream:
         head = stream.read(_HEAD_BYTES)
     encoding = _encoding(head, file.where)
-    line, newline, _ = head.decode(encoding, "replace").lstrip("\ufeff").partition("\n")
-    names, delimiter = _header(line, columns)
+    lines = _LINE_END.split(head.decode(encoding, "replace").lstrip("\ufeff"))
+    before = next((number for number, line in enumerate(lines) if line.strip()), 0)  # blank lines
+    names, delimiter = _header(lines[before], columns)
     fields = pa.schema([(name, TEXT) for name in names])
     present = _present(file, fields, columns)
-    if not newline and len(head) < _HEAD_BYTES:
+    if before == len(lines) - 1 and len(head) < _HEAD_BYTES:
         return  # a header alone
     options = pacsv.ConvertOptions(
         column_types=dict.fromkeys(present, TEXT),
@@ -250,7 +253,7 @@ def _read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordB
         pacsv.open_csv(
             stream,
             pacsv.ReadOptions(
-                encoding=encoding, column_names=names, skip_rows=1, block_size=_BLOCK_BYTES
+                encoding=encoding, column_names=names, skip_rows=before + 1, block_size=_BLOCK_BYTES
             ),
             pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             options,
@@ -282,7 +285,7 @@ def _header(line: str, columns: Sequence[Column]) -> tuple[list[str], str]:
     declared = {column.name for column in columns}
     found = {}
     for delimiter in ",;\t|":
-        fields = next(csv.reader(io.StringIO(line.rstrip("\r")), delimiter=delimiter), [])
+        fields = next(csv.reader([line], delimiter=delimiter), [])
         found[delimiter] = [field.strip() for field in fields]
     best = max(found, key=lambda each: len(declared & set(found[each])))
     return found[best], best
