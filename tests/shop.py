@@ -193,19 +193,21 @@ def in_turn(row_N: Rows, score_N: npt.NDArray[Any], rules: Rules) -> Rows:
 
 def may_follow(row: int, taken: Sequence[int], rules: Rules) -> bool:
     """Whether a list with these rows may have one more, by a look at each."""
-    if rules.alike is not None and any(other in rules.alike[row] for other in taken):
-        return False
-    group_N = rules.group_N
-    if group_N is None or group_N[row] < 0:
-        return True
-    return sum(bool(group_N[other] == group_N[row]) for other in taken) < rules.cap
+    for limit, group_N in ((rules.cap, rules.group_N), (1, rules.near_duplicate_N)):
+        grouped = group_N is not None and group_N[row] >= 0
+        if grouped and sum(bool(group_N[other] == group_N[row]) for other in taken) >= limit:
+            return False
+    return True
 
 
-def pairs_of(pairs: Iterable[tuple[int, int]], items: int) -> Ragged:
-    """For each item those that look the same, of pairs that are given once."""
-    both = sorted({(a, b) for a, b in pairs} | {(b, a) for a, b in pairs})
-    owners, others = np.array(both, np.int64).reshape(-1, 2).T
-    return Ragged.group(owners, others, items)
+def groups_of(pairs: Iterable[tuple[int, int]], items: int) -> Rows:
+    """(items,) the group of each item by pairs that are the same, its lowest row; -1 for none."""
+    groups = [{row} for row in range(items)]
+    for one, other in pairs:
+        both = groups[one] | groups[other]
+        for row in both:
+            groups[row] = both
+    return np.array([min(group) if len(group) > 1 else -1 for group in groups])
 
 
 def failed(shop: Shop) -> set[str]:

@@ -17,9 +17,9 @@ from tests.shop import (
     Shop,
     evaluated,
     failed,
+    groups_of,
     may_follow,
     open_shop,
-    pairs_of,
     scores_of,
     shape,
     through_a_file,
@@ -228,8 +228,8 @@ def test_a_mutant_is_held_back(name: str, tmp_path: Path) -> None:
 
 # Every twentieth of the 400 items has no group, each group twenty. Every two look the same.
 NO_RULES, CAPPED = Rules(0, None, None), Rules(2, np.arange(400) % 20 - 1, None)
-ALIKE = Rules(0, None, pairs_of([(n, n + 1) for n in range(0, 400, 2)], 400))
-BOTH = replace(CAPPED, alike=ALIKE.alike)
+ALIKE = Rules(0, None, groups_of([(n, n + 1) for n in range(0, 400, 2)], 400))
+BOTH = replace(CAPPED, near_duplicate_N=ALIKE.near_duplicate_N)
 FEW = Rules(2, np.arange(400) % 4, None)  # two of each of four groups, and nothing is left
 Ruled = Callable[[Shop, int], bool]
 
@@ -309,7 +309,7 @@ def test_a_clean_night_by_rules_is_not_held_back(rules: Rules | None, layout: La
 def test_lists_of_so_few_items_that_rules_and_profiles_close_all_are_let_through(
     layout: Layout,
 ) -> None:
-    rules = Rules(1, np.arange(15) % 9, pairs_of([(0, 1), (1, 2), (3, 4)], 15))
+    rules = Rules(1, np.arange(15) % 9, groups_of([(0, 1), (1, 2), (3, 4)], 15))
     shop = open_shop(5, users=60, items=15, layout=layout, rules=rules)
     shop.before = []
     lengths = (shop.row_UK >= 0).sum(axis=1)

@@ -1,5 +1,6 @@
 """Lists of different lengths without padding: one flat array and the offsets of its parts."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +82,16 @@ def offsets_of(lengths: Ints) -> npt.NDArray[np.int64]:
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
+
+
+def portions(length_B: Ints, most: int) -> Iterator[slice]:
+    """Slices of consecutive lists that hold at most `most` values, or one list."""
+    end_B, start = np.cumsum(length_B), 0
+    while start < len(end_B):
+        before = end_B[start - 1] if start else 0
+        stop = max(int(np.searchsorted(end_B, before + most, side="right")), start + 1)
+        yield slice(start, stop)
+        start = stop
 
 
 def positions(starts: Ints, offsets: Ints) -> npt.NDArray[np.int64]:

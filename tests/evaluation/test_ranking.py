@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ from visrec.scoring import topk
 
 @dataclass(frozen=True)
 class Case:
-    score_BN: npt.NDArray[np.float32]
+    score_BN: npt.NDArray[Any]
     profiles: list[list[int]]
     targets: list[list[int]]
 
@@ -178,6 +179,33 @@ def test_a_reranker_is_ranked_as_its_lists_are(seed: int) -> None:
             for row in case.targets[user]
         ]
     assert _counts(found) == expected
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@given(st.integers(0, 2**32), st.tuples(*[st.integers(-140, 112)] * 2))
+@settings(max_examples=40, deadline=None)
+def test_ranks_are_those_of_float64_at_any_magnitude(
+    compiled: bool, seed: int, powers: tuple[int, int]
+) -> None:
+    random, (low, high) = np.random.default_rng(seed), sorted(powers)
+    users, items = random.integers(1, 20), random.integers(12, 150)
+    item_Nd, user_Bd = (
+        (random.integers(-9, 10, (n, 5)) * 2.0 ** random.integers(low, high + 1, (n, 1))).astype(
+            np.float32
+        )
+        for n in (items, users)
+    )
+    drawn = [random.permutation(items)[:12].tolist() for _ in range(users)]
+    profiles, targets = ragged([rows[:5] for rows in drawn]), ragged([rows[5:] for rows in drawn])
+    vectors = torch.from_numpy(user_Bd)
+    scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            patch.setattr(topk, "library", lambda: None)
+        found = stand(scorer, profiles, np.arange(users), targets)
+    score_BN = user_Bd.astype(np.float64) @ item_Nd.astype(np.float64).T
+    case = Case(score_BN, profiles=[r[:5] for r in drawn], targets=[r[5:] for r in drawn])
+    assert _counts(found) == _sorted_whole(case)
 
 
 def test_more_held_out_items_than_are_compared_at_a_time() -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.shop import through_a_file
+from tests.shop import groups_of, through_a_file
 from visrec.interactions.log import shard_of
 from visrec.models.contract import DotScorer
 from visrec.models.pooling import pool
@@ -100,9 +100,11 @@ class Shop:
         vector_Nd = np.stack([self.items[i]["vector"] for i in ids])
         maker_N = np.array([self.items[i]["maker"] for i in ids])
         cap, alike = rules
-        same = [np.flatnonzero((vector_Nd == v).all(axis=1)) for v in vector_Nd]
-        same = [one[one != row] for row, one in enumerate(same)]
-        twins = Ragged(np.concatenate(same), offsets_of(np.array([len(one) for one in same])))
+        # Near-duplicates are all that chains of vectors a step apart in one number connect.
+        apart_NN = np.abs(vector_Nd[:, None] - vector_Nd[None]).sum(axis=2)
+        near_NN = (apart_NN <= 1) & (vector_Nd[:, 0] == 2)[:, None] & (vector_Nd[:, 0] == 2)[None]
+        same_N = groups_of(np.argwhere(near_NN | (apart_NN == 0)).tolist(), len(ids))
+        names_N = pa.array(ids).take(pa.array(same_N, mask=same_N < 0))
         text = pa.array([None if m < 0 else str(m) for m in maker_N.tolist()], pa.string())
         return ScoringData(
             item_ids=pa.array(ids),
@@ -117,8 +119,8 @@ class Shop:
             cold_U=profiles.lengths == 0,
             artist_N=None,
             without_item=0,
-            mark_N=item_marks([pa.array(ids), text], [vector_Nd]),
-            rules=Rules(cap or 0, maker_N if cap else None, twins if alike else None)
+            mark_N=item_marks([pa.array(ids), text, *[names_N] * alike], [vector_Nd]),
+            rules=Rules(cap or 0, maker_N if cap else None, same_N if alike else None)
             if cap or alike
             else None,
         )

@@ -13,12 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.scoring import TableScorer
+from tests.shop import groups_of
 from visrec.errors import InputError
 from visrec.models.contract import DotScorer, ReRankScorer
 from visrec.ragged import Ragged, offsets_of
+from visrec.scoring import near_duplicates
 from visrec.scoring import rules as rules_module
 from visrec.scoring.data import allowed, blocked_pairs, listed
-from visrec.scoring.rules import RuledTopK, Rules, RulesConfig, look_alikes
+from visrec.scoring.near_duplicates import near_duplicate_groups
+from visrec.scoring.rules import RuledTopK, Rules, RulesConfig
 from visrec.scoring.topk import Best, TopK
 from visrec.sources.items import read_groups, read_items
 
@@ -40,7 +43,7 @@ def greedy(
     k: int,
     cap: int | None,
     group_N: Rows | None,
-    same: set[tuple[int, int]],
+    same_N: Rows | None,
 ) -> list[int]:
     """The list by its definition: every item in turn, best first, taken if nothing speaks against
     it."""
@@ -51,20 +54,18 @@ def greedy(
         counted = cap is not None and group_N is not None and group_N[row] >= 0
         if counted and sum(group_N[other] == group_N[row] for other in taken) >= cap:
             continue
-        if not any((row, other) in same for other in taken):
+        alone = same_N is None or same_N[row] < 0
+        if alone or all(same_N[other] != same_N[row] for other in taken):
             taken.append(row)
     return taken
 
 
 def some_rules(
     rng: np.random.Generator, n: int, cap: int | None, alike: bool
-) -> tuple[Rules, Rows | None, set[tuple[int, int]]]:
+) -> tuple[Rules, Rows | None, Rows | None]:
     group_N = rng.integers(-1, max(n // 8, 1), n) if cap else None
-    pairs = rng.integers(0, n, (n // 2, 2)) if alike else np.zeros((0, 2), np.int64)
-    same = {(int(a), int(b)) for a, b in pairs if a != b}
-    same |= {(b, a) for a, b in same}
-    lists = ragged([sorted(b for a, b in same if a == row) for row in range(n)])
-    return Rules(cap or 0, group_N, lists if alike else None), group_N, same
+    same_N = groups_of(rng.integers(0, n, (n // 2, 2)).tolist(), n) if alike else None
+    return Rules(cap or 0, group_N, same_N), group_N, same_N
 
 
 @pytest.mark.parametrize("alike", [False, True])
@@ -75,7 +76,7 @@ def test_lists_are_those_of_a_loop_over_all_items(kind: str, cap: int | None, al
     rng = np.random.default_rng(7)
     for n, k in ((12, 10), (60, 5), (400, 20), (400, 100)):
         users = 40
-        rules, group_N, same = some_rules(rng, n, cap, alike)
+        rules, group_N, same_N = some_rules(rng, n, cap, alike)
         available_N = rng.random(n) < 0.8
         excluded = ragged([rng.choice(n, rng.integers(0, n // 3), False) for _ in range(users)])
         if kind == "dot":
@@ -90,7 +91,7 @@ def test_lists_are_those_of_a_loop_over_all_items(kind: str, cap: int | None, al
         found = search(excluded, np.arange(users), excluded)
         for user in range(users):
             closed = {*np.flatnonzero(~available_N).tolist(), *excluded[user].tolist()}
-            truth = greedy(score_UN[user], closed, k, cap, group_N, same)
+            truth = greedy(score_UN[user], closed, k, cap, group_N, same_N)
             mine = found.row_BK[user]
             assert mine[mine >= 0].tolist() == truth
             assert found.score_BK[user][mine >= 0].tolist() == score_UN[user][truth].tolist()
@@ -121,11 +122,11 @@ def test_a_cap_that_fills_no_list_is_not_looked_past(monkeypatch: pytest.MonkeyP
         return search(*args)
 
     none = ragged([[], [], []])
-    monkeypatch.setattr(rules_module, "_ENTRIES", 200)  # two users at a time
+    monkeypatch.setattr(rules_module, "ENTRIES", 200)  # two users at a time
     found = RuledTopK(watched, rules, every, 50)(none, np.arange(3), none)  # type: ignore[arg-type]
     assert widths == [100, 100]
     for user in range(3):
-        truth = greedy(score_UN[user], set(), 50, 2, rules.group_N, set())
+        truth = greedy(score_UN[user], set(), 50, 2, rules.group_N, None)
         assert found.row_BK[user].tolist() == [*truth, *[-1] * 40]
 
 
@@ -142,27 +143,51 @@ def test_a_scorer_of_proposals_is_asked_for_more_of_them() -> None:
     assert found.row_BK[0].tolist() == [23, 15, 7]
 
 
+@pytest.mark.parametrize("nearest", [1, 16])
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.9, 1.0]))
-@settings(max_examples=30, deadline=None)
-def test_look_alikes_are_all_pairs_above_the_cosine(seed: int, likeness: float) -> None:
+@settings(max_examples=25, deadline=None)
+def test_near_duplicate_groups_are_the_connected_parts_of_all_pairs(
+    nearest: int, seed: int, likeness: float
+) -> None:
+    """Copies to the bit, noisy ones, and chains of pictures each near the next one."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 120))
-    # Some pictures are copies of one of a few, to the bit.
     feature_ND = rng.normal(size=(4, 6))[rng.integers(0, 4, n)].astype(np.float16)
     noisy = rng.random(n) < 0.6
     feature_ND[noisy] += rng.normal(scale=0.3, size=(n, 6)).astype(np.float16)[noisy]
+    feature_ND[rng.random(n) < 0.05] = 0
     available_N = rng.random(n) < 0.9
-    found = look_alikes(feature_ND, available_N, likeness)
-    unit = feature_ND.astype(np.float64)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
-    cosine_NN = unit @ unit.T
-    for row in range(n):
-        mine = set(found[row].tolist())
-        for other in range(n):
-            both = available_N[row] and available_N[other] and row != other
-            if abs(cosine_NN[row, other] - likeness) > 1e-5 or not both or likeness == 1.0:
-                surely = cosine_NN[row, other] > likeness - 5e-7
-                assert (other in mine) == bool(both and surely)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(near_duplicates, "_NEAREST", nearest)
+        patch.setattr(near_duplicates, "_CLOSED", 30)
+        found = near_duplicate_groups(feature_ND, available_N, likeness)
+    length_N1 = np.linalg.norm(feature_ND.astype(np.float64), axis=1, keepdims=True)
+    unit_ND = feature_ND.astype(np.float64) / np.where(length_N1 == 0, 1, length_N1)
+    cosine_NN = unit_ND @ unit_ND.T
+    cosine_NN[~available_N] = cosine_NN[:, ~available_N] = -1
+    # Near the threshold float32 decides.
+    if not (np.abs(cosine_NN - (likeness - 1e-6)) < 5e-7).any():
+        pairs = np.argwhere(np.triu(cosine_NN >= likeness - 1e-6, 1))
+        assert found.tolist() == groups_of(pairs.tolist(), n).tolist()
+
+
+def test_one_picture_of_many_items_is_one_group_and_no_search(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feature_ND = np.random.default_rng(0).normal(size=(6000, 8)).astype(np.float16)
+    feature_ND[500:5500] = feature_ND[500]
+    asked = []
+    search = near_duplicates.TopK
+
+    def watched(scorer: DotScorer, *args: Any) -> TopK:
+        asked.append(scorer.num_items)
+        return search(scorer, *args)
+
+    monkeypatch.setattr(near_duplicates, "TopK", watched)
+    found = near_duplicate_groups(feature_ND, np.ones(6000, bool), 0.9999)
+    assert np.flatnonzero(found >= 0).tolist() == list(range(500, 5500))
+    assert set(found[500:5500].tolist()) == {500}
+    assert asked == [1001]
 
 
 def test_stock_and_block_lists_close_items(tmp_path: Path) -> None:

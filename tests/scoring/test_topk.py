@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -10,13 +11,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.memory import peak_memory
 from tests.scoring import TableScorer
 from tests.training import ragged
 from visrec.errors import VisrecError
 from visrec.models.contract import Bags, DotScorer
 from visrec.ragged import Ragged
 from visrec.scoring import topk
-from visrec.scoring.native import library, missing
+from visrec.scoring.native import PackedItems, library, missing
 from visrec.scoring.topk import Best, nearest_of_profile, top_k
 
 Floats = npt.NDArray[np.float32]
@@ -225,6 +227,76 @@ def test_numbers_next_to_nothing_are_numbers(
     assert (best.row_BK[1] >= 0).all()
 
 
+@st.composite
+def magnitudes(draw: st.DrawFn) -> Vectors:
+    """The same, with powers of two that float32 just holds mixed among the items and the users."""
+    given_ = draw(vectors())
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    low, high = sorted(draw(st.tuples(*[st.integers(-145, 112)] * 2)))
+    one_for_all = draw(st.booleans())
+    parts = [
+        part * 2.0 ** random.integers(low, high + 1, (1 if one_for_all else len(part), 1))
+        for part in (given_.item_Nd, given_.user_Bd)
+    ]
+    item_Nd, user_Bd = (part.astype(np.float32) for part in parts)
+    if draw(st.booleans()):
+        item_Nd[random.random(len(item_Nd)) < 0.5] = item_Nd[0]  # one placeholder
+    return replace(given_, item_Nd=item_Nd, user_Bd=user_Bd)
+
+
+@KERNELS
+@given(magnitudes())
+@settings(max_examples=150, deadline=None)
+def test_any_finite_vectors_give_the_lists_of_float64_or_are_refused(
+    compiled: bool, given_: Vectors
+) -> None:
+    with np.errstate(over="ignore"):
+        case = given_.case()
+    expected = [_sorted_whole(case, user) for user in range(len(given_.user_Bd))]
+    listed = [score for one in expected for row, score in one if row >= 0]
+    with pytest.MonkeyPatch.context() as patch:
+        _without_kernel(patch, compiled)
+        if np.isfinite(listed).all():
+            best = given_.search()
+            for user, truth in enumerate(expected):
+                assert _list(best, user) == truth
+        else:
+            with pytest.raises(VisrecError, match=r"beyond float32.*learning_rate"):
+                given_.search()
+
+
+def test_memory_of_a_search_does_not_depend_on_the_scores() -> None:
+    """The buffers of 96 users, if each kept all of 300,000 equal items, would take 700 MB."""
+    _without_kernel(pytest.MonkeyPatch(), True)
+    item_Nd = np.random.default_rng(0).normal(size=(300_000, 4)).astype(np.float32)
+    equal_Nd = np.repeat(item_Nd[:1], len(item_Nd), axis=0)
+    user_Bd = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
+    peaks = []
+    for vectors_Nd in (item_Nd, equal_Nd):
+        packed = PackedItems(vectors_Nd, None, cast(Any, library()))
+        with peak_memory() as peak:
+            rows, scores = packed.top_k(user_Bd, Ragged.empty(96), 100, threads=1)
+        peaks.append(peak.grown)
+    assert (rows == np.arange(100)).all()
+    assert (scores == scores[:, :1]).all()
+    assert peaks[1] < 1.2 * peaks[0] + 4 * 2**20
+
+
+def test_the_most_popular_are_those_of_a_search_by_their_counts() -> None:
+    random = np.random.default_rng(0)
+    count_N = random.integers(0, 4, 60).astype(np.float32)
+    available_N = random.random(60) < 0.8
+    excluded = ragged([random.choice(60, n, replace=False).tolist() for n in (0, 3, 60, 41, 0)])
+    nothing, user_B = ragged([[]] * 5), np.full(5, -1)
+    one = lambda bags, _: torch.ones(len(bags), 1)  # noqa: E731
+    search = topk.TopK(DotScorer(torch.from_numpy(count_N)[:, None], one), available_N, 10)
+    for k in (10, 59):
+        expected = search(nothing, user_B, excluded, k)
+        found = topk.MostPopular(count_N, available_N)(nothing, user_B, excluded, k)
+        np.testing.assert_array_equal(found.row_BK, expected.row_BK)
+        np.testing.assert_array_equal(found.score_BK, expected.score_BK)
+
+
 @KERNELS
 def test_lists_and_scores_do_not_depend_on_the_batch(
     compiled: bool, monkeypatch: pytest.MonkeyPatch
@@ -317,6 +389,24 @@ def test_nearest_profile_item_is_that_of_plain_cosines(
         for profile, row_K in zip(profiles, row_BK.tolist(), strict=True)
     ]
     assert nearest.tolist() == expected
+
+
+@KERNELS
+@pytest.mark.parametrize("power", [-140, -80, 120])
+def test_nearest_profile_item_is_the_same_at_any_magnitude(
+    compiled: bool, power: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_kernel(monkeypatch, compiled)
+    random = np.random.default_rng(0)
+    space_Nd = random.integers(-9, 10, (40, 5)).astype(np.float32)
+    profiles = ragged([random.choice(40, 6, replace=False).tolist() for _ in range(9)])
+    row_BK = random.integers(0, 40, (9, 7))
+    scaled_Nd = space_Nd * np.float32(2.0**power)
+    found = nearest_of_profile(torch.from_numpy(scaled_Nd), profiles, row_BK)
+    expected = nearest_of_profile(torch.from_numpy(space_Nd), profiles, row_BK)
+    np.testing.assert_array_equal(found, expected)
+    unit_Nd = topk.unit_rows(torch.from_numpy(scaled_Nd))
+    assert torch.equal(unit_Nd, topk.unit_rows(torch.from_numpy(space_Nd)))
 
 
 @KERNELS

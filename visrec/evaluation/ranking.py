@@ -26,6 +26,7 @@ from torch import Tensor
 from visrec.models.contract import DotScorer, ReRankScorer, Scorer
 from visrec.ragged import Ragged
 from visrec.scoring import topk
+from visrec.scoring.candidates import needs_float64
 from visrec.scoring.native import rank
 
 Counts = npt.NDArray[np.int64]
@@ -71,11 +72,15 @@ def stand(
         return _stand_reranked(scorer, profiles, user_B, targets)
     ranked_B = scorer.num_items - profiles.lengths
     offsets = targets.offsets.astype(np.int64)
-    if isinstance(scorer, DotScorer) and (kernel := topk.kernel_for(scorer)):
-        user_Bd = topk.user_vectors(scorer, profiles, user_B).numpy()
-        vectors_Nd, threads = scorer.vectors_Nd.numpy(), torch.get_num_threads()
-        found = rank(vectors_Nd, user_Bd, profiles, targets, threads, kernel)
-        return Standing(offsets, ranked_B, *found)
+    if isinstance(scorer, DotScorer):
+        user_Bd = topk.user_vectors(scorer, profiles, user_B)
+        wide_B = needs_float64(scorer.vectors_Nd, user_Bd)
+        if kernel := topk.kernel_for(scorer):
+            vectors_Nd, lists = scorer.vectors_Nd.numpy(), (profiles, targets, wide_B.numpy())
+            found = rank(vectors_Nd, user_Bd.numpy(), *lists, torch.get_num_threads(), kernel)
+            return Standing(offsets, ranked_B, *found)
+        if bool(wide_B.any()):
+            scorer = _Float64Dots(scorer)
     starts = range(0, len(user_B), topk.USER_ROWS)
     # glibc asks the kernel for each tile's memory anew, which takes a quarter of the time, until
     # something larger was freed; it looks no further than 32 MB. No page of this is touched.
@@ -142,6 +147,16 @@ def _among_candidates(
         ((score_C == own_m1) & other_C).sum(axis=1),
     ]
     return counts_3n
+
+
+class _Float64Dots(DotScorer):
+    """The same products in float64, for vectors whose products float32 cannot hold."""
+
+    def __init__(self, scorer: DotScorer) -> None:
+        super().__init__(scorer.vectors_Nd, scorer.prepare)
+
+    def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
+        return state.double() @ self.vectors_Nd[start:stop].double().T
 
 
 def _on_threads(
@@ -217,12 +232,12 @@ def _padded(lists: Ragged, fill: int) -> Tensor:
 
 def _own_scores(tiles: Tiles, item_Bn: Tensor) -> Tensor:
     """(B, n) the scores of the held-out items themselves, NaN where there is none."""
-    own_Bn = torch.full_like(item_Bn, torch.nan, dtype=torch.float32)
+    own_Bn = torch.full_like(item_Bn, torch.nan, dtype=torch.float64)
     for start, score_BT in tiles:
         inside_Bn = (item_Bn >= start) & (item_Bn < start + score_BT.shape[1])
         owner, place = inside_Bn.nonzero(as_tuple=True)
-        own_Bn[owner, place] = score_BT[owner, item_Bn[owner, place] - start]
-    return own_Bn
+        own_Bn[owner, place] = score_BT[owner, item_Bn[owner, place] - start].double()
+    return own_Bn.to(score_BT.dtype)
 
 
 def _parts(held_B: Counts) -> list[tuple[slice, slice]]:

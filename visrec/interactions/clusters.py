@@ -222,10 +222,10 @@ def _near_identical(
                 near_BM = unit_BD @ _unit(feature_ND[row_M]).T >= 1 - _NEAR
                 edges.append(_forest(near_BM, row_K[band], row_M))
     one, two = np.concatenate(edges, axis=1)
-    return _parts(one, two, n).astype(np.int32)
+    return connected_parts(one, two, n).astype(np.int32)
 
 
-def _parts(
+def connected_parts(
     one_E: npt.NDArray[np.int64], two_E: npt.NDArray[np.int64], size: int
 ) -> npt.NDArray[np.int64]:
     """(size,) the connected part that each node is in, by E edges."""
@@ -244,7 +244,7 @@ def _forest(
     b, m = near_BM.nonzero()
     size = len(row_B) + len(row_M)
     _, first, part = np.unique(
-        _parts(b, len(row_B) + m, size), return_index=True, return_inverse=True
+        connected_parts(b, len(row_B) + m, size), return_index=True, return_inverse=True
     )
     row = np.concatenate([row_B, row_M])
     edges = np.stack([row[first][part], row])

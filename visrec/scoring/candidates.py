@@ -1,9 +1,12 @@
 """The k best items by dot product with torch alone, on any device, to the same lists as the kernel.
 
 Candidates are somewhat more than k items with the largest float32 products, found tile by tile;
-they are scored again in float64, and a user whose candidates may not be enough (many ties) is
-scored whole. So neither the shape of a tile nor the device changes a list.
+they are scored again in float64. A user whose candidates may not be enough (many ties), or whose
+products float32 cannot hold, is scored in float64 against all items, one tile after another. So
+neither the shape of a tile nor the device changes a list, and memory does not depend on the scores.
 """
+
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +22,7 @@ _GROUP = 64  # scores of which the largest is looked at first
 _CPU_TILE = 128, 8192  # users, items: 4 MB of scores, about a core's share of the last cache
 _GPU_TILE = 2048, 65_536  # 512 MB of scores
 _PRODUCTS = 1 << 23  # multiplications in float64 at once: 64 MB
+_LARGEST, _SMALLEST = 2.0**120, 2.0**-100  # products of entries whose sums float32 holds as well
 
 
 def by_candidates(
@@ -40,9 +44,10 @@ def by_candidates(
     n, d = vectors_Nd.shape
     closed_N = closed(available_N, vectors_Nd.device)
     users, items = _CPU_TILE if vectors_Nd.device.type == "cpu" else _GPU_TILE
+    wide_B = needs_float64(vectors_Nd, user_Bd)
     # The sum of d rounded products is off by less than d roundings of |u| |i|.
-    longest = float(vectors_Nd.norm(dim=1).max()) if n else 0.0
-    margin_B = (d + 2) * 2.0**-23 * longest * user_Bd.norm(dim=1)
+    longest = max((float(part.max()) for part in _lengths(vectors_Nd)), default=0.0)
+    margin_B = (d + 2) * 2.0**-23 * longest * torch.cat([*_lengths(user_Bd), user_Bd.new_empty(0)])
     rows = np.full((len(user_Bd), k), -1, np.int64)
     scores = np.full((len(user_Bd), k), -np.inf, np.float32)
     wide = min(k + _SPARE, n)
@@ -58,14 +63,31 @@ def by_candidates(
         row_bC = row_bC.gather(1, order).masked_fill(exact_bC == -torch.inf, -1)
         rows[block, :wide] = row_bC[:, :k].cpu().numpy()
         scores[block, :wide] = exact_bC[:, :k].cpu().numpy()
+        open_b = wide_B[block]
         if wide < n:
             # What was left out may be as good: ties, mostly.
             worst_b = rough_bC[:, -1]
-            open_b = (exact_bC[:, k - 1] <= worst_b + margin_B[block]) & (worst_b > -torch.inf)
-            for b in open_b.nonzero().flatten().tolist():
-                found = _sorted_whole(vectors_Nd, user_bd[b], without[b], closed_N, k)
-                rows[first + b], scores[first + b] = found
+            open_b |= (exact_bC[:, k - 1] <= worst_b + margin_B[block]) & (worst_b > -torch.inf)
+        for b in open_b.nonzero().flatten().tolist():
+            row_K, score_K = _by_float64(vectors_Nd, user_bd[b], without[b], closed_N, k)
+            rows[first + b, : len(row_K)], scores[first + b, : len(row_K)] = row_K, score_K
     return rows, scores
+
+
+def needs_float64(vectors_Nd: Tensor, user_Bd: Tensor) -> Tensor:
+    """(B,) users for whom float32 is not enough: products with an item overflow, or all vanish."""
+    most_N, most_B = (torch.linalg.vector_norm(v, torch.inf, dim=1) for v in (vectors_Nd, user_Bd))
+    most_N, most_B = most_N[most_N > 0].double(), most_B.double()
+    if not len(most_N):
+        return torch.zeros_like(most_B, dtype=torch.bool)
+    overflows_B: Tensor = most_B * most_N.max() * vectors_Nd.shape[1] > _LARGEST
+    vanishes_B: Tensor = (most_B > 0) & (most_B * most_N.min() < _SMALLEST)
+    return overflows_B | vanishes_B
+
+
+def _lengths(vectors_Xd: Tensor) -> Iterator[Tensor]:
+    """The lengths of vectors, a tile at a time, for float64 takes twice their memory."""
+    return (tile_Td.double().norm(dim=1) for tile_Td in torch.split(vectors_Xd, _CPU_TILE[1]))
 
 
 def _candidates(
@@ -93,26 +115,26 @@ def _candidates(
     return best_score, best_row
 
 
-def _sorted_whole(
+def _by_float64(
     vectors_Nd: Tensor,
     user_d: Tensor,
     excluded: npt.NDArray[np.int64],
     closed_N: Tensor | None,
     k: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """One user's k best by the float64 products of all items."""
-    n, columns = len(vectors_Nd), _CPU_TILE[1]
-    parts = [
-        _products(vectors_Nd, user_d[None], torch.arange(start, min(start + columns, n))[None])
-        for start in range(0, n, columns)
-    ]
-    exact_N = torch.cat(parts, dim=1)[0]
-    if closed_N is not None:
-        exact_N[closed_N] = -torch.inf
-    exact_N[np.asarray(excluded, np.int64)] = -torch.inf
-    score_K, row_K = exact_N.sort(descending=True, stable=True)
-    row_K = row_K[:k].masked_fill(score_K[:k] == -torch.inf, -1)
-    return row_K.cpu().numpy(), score_K[:k].cpu().numpy()
+    """One user's k best, or fewer, by the float64 products of all items."""
+    device, n, columns = vectors_Nd.device, len(vectors_Nd), _CPU_TILE[1]
+    row_K = torch.empty(0, dtype=torch.int64, device=device)
+    score_K = torch.empty(0, device=device)
+    open_N = torch.ones(n, dtype=torch.bool, device=device) if closed_N is None else ~closed_N
+    open_N[torch.from_numpy(np.asarray(excluded, np.int64)).to(device)] = False
+    for start in range(0, n, columns):
+        row_T = open_N[start : start + columns].nonzero().flatten() + start
+        score_T = _products(vectors_Nd, user_d[None], row_T[None])[0]
+        # In the order of their rows, so that of equal scores the lower row stays the first.
+        score_K, order = torch.cat([score_K, score_T]).sort(descending=True, stable=True)
+        row_K, score_K = torch.cat([row_K, row_T])[order[:k]], score_K[:k]
+    return row_K.cpu().numpy(), score_K.cpu().numpy()
 
 
 def _largest(score_bT: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ Nothing here trusts the code that made the lists: who should have one, what they
 may be recommended come from the inputs, and all else from the table as it was read back.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.ragged import Ragged, offsets_of
+from visrec.ragged import Ragged, offsets_of, portions
 from visrec.schemas import (
     RECOMMENDATIONS,
     RECOMMENDATIONS_LONG,
@@ -20,7 +21,7 @@ from visrec.schemas import (
     SIMILAR_ITEMS_LONG,
 )
 from visrec.scoring.lists import Layout, rows_of
-from visrec.scoring.rules import Rules
+from visrec.scoring.rules import ENTRIES, Rules, counts_of
 from visrec.scoring.similar import Kind
 
 _SCHEMAS: dict[tuple[str, str], pa.Schema] = {
@@ -29,6 +30,7 @@ _SCHEMAS: dict[tuple[str, str], pa.Schema] = {
     ("item_to_item", "nested"): SIMILAR_ITEMS,
     ("item_to_item", "long"): SIMILAR_ITEMS_LONG,
 }
+_LISTS = 1024  # that the rules may have shortened, looked at together
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
@@ -264,29 +266,65 @@ def _wrong_lengths(
     wrong = mine[found_B[mine] != wanted_U[user_B[mine]]]
     if rules is None:
         return len(wrong)
+    entries = Ragged(item_V, lists.offsets)
     count = 0
-    for b in wrong:
-        mine_K = item_V[lists.offsets[b] : lists.offsets[b + 1]]
-        mine_K = mine_K[mine_K >= 0]
-        open_N = expected.available_N & ~rules.closed(mine_K, len(expected.item_ids))
-        open_N[closed[user_B[b]]] = False
-        count += bool(found_B[b] > wanted_U[user_B[b]] or open_N.any())
+    for start in range(0, len(wrong), _LISTS):
+        some = wrong[start : start + _LISTS]
+        listed = entries.take(some)
+        listed = listed.keep(listed.values >= 0)
+        open_b = _open(rules, listed, closed.take(user_B[some]), expected.available_N)
+        count += _count((found_B[some] > wanted_U[user_B[some]]) | (open_b > 0))
     return count
+
+
+def _open(rules: Rules, listed: Ragged, closed: Ragged, available_N: Bools) -> Ints:
+    """(B,) how many available items could follow each list; counted by groups, not one by one."""
+    full = list(rules.full(listed.owners, listed.values))
+    gone_B = np.zeros(len(listed), np.int64)
+    free_N = available_N.astype(np.int64)
+    for (owner_F, group_F), (_, group_N) in zip(full, rules.limits, strict=True):
+        known_N = group_N >= 0
+        size_G = np.bincount(group_N[known_N], free_N[known_N]).astype(np.int64)
+        np.add.at(gone_B, owner_F, size_G[group_F])
+    if len(full) > 1:  # what two rules close was counted twice
+        owner_F, group_F = full[-1]
+        members = rules.members[-1]
+        for part in portions(members.lengths[group_F], ENTRIES):
+            items = members.take(group_F[part])
+            owner_V, item_V = owner_F[part][items.owners], items.values
+            twice_V = _is_full(full[:-1], rules.limits[:-1], owner_V, item_V)
+            np.subtract.at(gone_B, owner_V, twice_V * free_N[item_V])
+    # And what the owner has or the list holds, of groups that are not full.
+    n = len(available_N)
+    own = listed.joined(closed)
+    owner_P, item_P = np.divmod(_distinct(_pairs(own.owners, own.values, n)), max(n, 1))
+    rest_P = available_N[item_P] & ~_is_full(full, rules.limits, owner_P, item_P)
+    np.add.at(gone_B, owner_P[rest_P], 1)
+    return np.asarray(free_N.sum() - gone_B)
+
+
+def _is_full(
+    full: Sequence[tuple[Ints, Ints]],
+    limits: Sequence[tuple[int, Ints]],
+    owner_V: Ints,
+    item_V: Ints,
+) -> Bools:
+    """(V,) whether an item is in a group of which its list can have no more."""
+    found_V = np.zeros(len(owner_V), bool)
+    for (owner_F, group_F), (_, group_N) in zip(full, limits, strict=True):
+        groups = int(group_N.max(initial=-1)) + 1
+        found_V |= _among(
+            owner_V, group_N[item_V], np.sort(_pairs(owner_F, group_F, groups)), groups
+        )
+    return found_V
 
 
 def _against_rules(owner_V: Ints, item_V: Ints, rules: Rules | None) -> int:
     wrong = [np.zeros(0, np.int64)]
-    if rules is not None and rules.group_N is not None:
-        group_V = rules.group_N[item_V]
-        groups = int(group_V.max(initial=-1)) + 1
-        key_V = _pairs(owner_V, group_V, groups)[group_V >= 0]
-        keys, counts = np.unique(key_V, return_counts=True)
-        wrong.append(keys[counts > rules.cap] // max(groups, 1))
-    if rules is not None and rules.alike is not None:
-        others, n = rules.alike.take(item_V), len(rules.alike)
-        listed = np.sort(_pairs(owner_V, item_V, n))
-        both = _among(owner_V[others.owners], others.values, listed, n)
-        wrong.append(owner_V[others.owners][both])
+    for limit, group_N in rules.limits if rules is not None else []:
+        group_V, groups = group_N[item_V], int(group_N.max(initial=-1)) + 1
+        keys, counts = counts_of(_pairs(owner_V, group_V, groups)[group_V >= 0])
+        wrong.append(keys[counts > limit] // max(groups, 1))
     return len(_distinct(np.concatenate(wrong)))
 
 

@@ -18,7 +18,8 @@ from visrec.models.contract import Arrays, Catalogue
 from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.lists import rows_of
 from visrec.scoring.marks import item_marks
-from visrec.scoring.rules import Rules, RulesConfig, look_alikes
+from visrec.scoring.near_duplicates import near_duplicate_groups
+from visrec.scoring.rules import Rules, RulesConfig
 from visrec.scoring.similar import Kind, similarity
 from visrec.sources.interactions import InteractionsConfig, read_not_liked
 from visrec.sources.items import Items, artist_codes, category_codes, read_groups, read_items
@@ -132,9 +133,11 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
         profiles, cold_U = Ragged(row_Q, np.arange(len(row_Q) + 1)), np.zeros(len(row_Q), bool)
     rules, group_N = _rules(inputs, item_ids, catalogue, available_N)
     names = [item_ids] if group_N is None else [item_ids, group_N]
+    if rules is not None and rules.near_duplicate_N is not None:
+        # A group is named by one of its items, for rows move from night to night.
+        same_N = rules.near_duplicate_N
+        names.append(item_ids.take(pa.array(same_N, mask=same_N < 0)))
     columns = [unseen_N, *arrays.values()]
-    if rules is not None and rules.alike is not None:
-        columns.append(catalogue.feature_ND)
     blocked = Ragged.empty(len(owner_ids))
     if kind == "user_to_item":
         not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
@@ -215,7 +218,7 @@ def _rules(
     available_N: npt.NDArray[np.bool_],
 ) -> tuple[Rules | None, pa.StringArray | None]:
     """The rules between entries, None where there are none; and the items' groups."""
-    config, group_N, code_N, alike = inputs.rules, None, None, None
+    config, group_N, code_N, same_N = inputs.rules, None, None, None
     if config.cap is not None:
         if inputs.items_uri is None:
             raise InputError(
@@ -225,10 +228,10 @@ def _rules(
         group_N = read_groups(inputs.items_uri, config.cap_by, item_ids)
         code_N = artist_codes(group_N)
     if config.near_duplicate is not None:
-        alike = look_alikes(catalogue.feature_ND, available_N, config.near_duplicate)
-    if code_N is None and alike is None:
+        same_N = near_duplicate_groups(catalogue.feature_ND, available_N, config.near_duplicate)
+    if code_N is None and same_N is None:
         return None, group_N
-    return Rules(config.cap or 0, code_N, alike), group_N
+    return Rules(config.cap or 0, code_N, same_N), group_N
 
 
 def load_catalogue(

@@ -7,11 +7,17 @@
 //     |u . i - u' . i'|  <=  |u'| |di| + |du| |i|
 //
 // so an item whose upper bound is below the k-th highest lower bound is not among the k best. What
-// is left, some hundreds, is scored in double precision. No result depends on how users are put
-// together, nor on the number of threads.
+// is left, a few hundred items, is scored in double precision. No result depends on how users are
+// put together, nor on the number of threads.
 //
-// The mean of all items is taken off them before they are rounded: it adds the same to all scores
-// of a user, and what is left is smaller. Items lie in blocks of 64: for each group of four
+// Memory does not depend on the scores. Where so many items are alike that their bounds cannot tell
+// them apart, those seen so far are scored exactly, the k best of them are kept, and the search
+// goes on: items come in the order of their rows, so a later one with an equal score is no better.
+//
+// The mean of all items is subtracted from them before they are rounded: it adds the same to all
+// scores of a user, and what is left is smaller. Vectors are first divided by a power of two, all
+// items by the same one and each user by one of their own, so that no bound overflows and none
+// vanishes, whatever finite numbers the vectors hold. Items lie in blocks of 64: for each group of four
 // dimensions, 64 items' four bytes. Bytes of items are 128 too high, as the instruction multiplies
 // unsigned by signed ones; the accumulators begin with what takes that off again.
 
@@ -43,22 +49,37 @@ constexpr int kHalvings = 16; // of the range that the k-th bound is looked for 
 constexpr float kSlack = 1e-5f;  // of |u| |i|: more than all roundings of single precision together
 constexpr double kRounded = 0x1p-22;  // of a score: what is nearer may be the same single-precision
                                       // number, and then the lower row is the better
+constexpr double kTiny = 2. * FLT_TRUE_MIN;  // the same of a score next to zero
 
 struct Items {
     const float* vectors;   // (n, d)
     const uint8_t* packed;  // (blocks, quads, 64, 4)
-    const float* scale;     // (blocks * 64,) a byte's worth; NaN for what is not to be found
+    const float* scale;     // (blocks * 64,) a byte's worth in 2^exponent; NaN for closed items
     const float* bounds;    // (blocks, 2) the largest |di| and |i| of a block, in bytes' worths
     const double* mean;     // (d,)
     int64_t n, blocks;
-    int d, quads;
+    int d, quads, exponent;
 };
 
 struct User {
     int32_t offset;          // what 128 in every byte of an item adds, negated
     float length, rounding;  // |u'| and |du| with the slack, in bytes' worths
-    float scale;             // a byte's worth
 };
+
+// The exponent of the power of two that a vector is divided by: its largest entry is then below 1.
+int exponent_of(const float* vector, int64_t count) {
+    uint32_t most = 0;  // of finite numbers without a sign, the greater one has the greater bits
+    for (int64_t j = 0; j < count; j++) {
+        uint32_t bits;
+        std::memcpy(&bits, vector + j, 4);
+        most = std::max(most, bits & 0x7fffffffu);
+    }
+    float largest;
+    std::memcpy(&largest, &most, 4);
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    return exponent;
+}
 
 // Rounds a vector to bytes; gives its scale, and |v'|, |dv| in units of it.
 float rounded(const double* vector, int d, int8_t* bytes, double* length, double* rounding) {
@@ -66,8 +87,7 @@ float rounded(const double* vector, int d, int8_t* bytes, double* length, double
     __m512d most = _mm512_setzero_pd();
     for (int j = 0; j < d; j += 8)
         most = _mm512_max_pd(most, _mm512_abs_pd(_mm512_maskz_loadu_pd(there(j), vector + j)));
-    const double worth = _mm512_reduce_max_pd(most) / 127;
-    const float scale = worth > 0 ? std::max(float(worth), FLT_MIN) : 1.f;
+    const float scale = std::max(float(_mm512_reduce_max_pd(most) / 127), FLT_MIN);
     const __m512d inverse = _mm512_set1_pd(1. / scale), end = _mm512_set1_pd(127);
     __m512d squares = _mm512_setzero_pd(), rest = squares;
     for (int j = 0; j < d; j += 8) {
@@ -99,26 +119,51 @@ double dot(const float* a, const float* b, int d) {
     return sums[0];
 }
 
+struct Scored {
+    float score;
+    int32_t row;
+};
+
+// One number for both, the greater the better: a higher score, or an equal one of a lower row.
+uint64_t rank_of(Scored item) {
+    item.score += 0.f;  // no two zeros
+    uint32_t bits;
+    std::memcpy(&bits, &item.score, 4);
+    bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u;
+    return uint64_t(bits) << 32 | uint32_t(~item.row);
+}
+
+Scored scored(uint64_t rank) {
+    uint32_t bits = uint32_t(rank >> 32);
+    bits ^= bits >> 31 ? 0x80000000u : 0xffffffffu;
+    Scored item{0, int32_t(~uint32_t(rank))};
+    std::memcpy(&item.score, &bits, 4);
+    return item;
+}
+
+// The least that an unrounded score can be that rounds to this one, and somewhat less.
+double rounds_to(float score) { return score - kRounded * std::fabs(score) - kTiny; }
+
 // What is open about one user: items with bounds of their scores, in units of the user's scale.
 struct Search {
     std::vector<float> high, low;
     std::vector<int32_t> item;
     size_t size, full;
     float least;   // k items have lower bounds of at least this, and some more
+    double unit;   // what a bound of 1 is in scores
     double base;   // what the mean of all items adds to every score
     float margin;  // how far below the k-th an item may be that rounds to the same score
+    const float* vector;  // the user's
     const int64_t *without, *without_end;
 
-    void start(int64_t capacity, double all_have, float scale, const int64_t* first,
-               const int64_t* last) {
-        without = first, without_end = last;
-        base = all_have, margin = float(kRounded * std::fabs(all_have) / scale);
+    void start(int64_t capacity, double a_unit, double all_have, const float* user,
+               const int64_t* first, const int64_t* last) {
+        vector = user, without = first, without_end = last;
+        unit = a_unit, base = all_have;
+        margin = float((kRounded * std::fabs(base) + kTiny) / unit);
         size = 0, full = size_t(capacity);
         least = -INFINITY;
-        reserve();
-    }
-
-    void reserve() {  // a block more than is full, and a register more than that
+        // A block more than is full, and a register more than that.
         for (auto* array : {&high, &low}) array->resize(full + kItems + 16);
         item.resize(full + kItems + 16);
     }
@@ -132,13 +177,7 @@ struct Search {
 
     // Lets go of what is not to be found and of what cannot be among the k best.
     void prune(int k) {
-        // Items and the user's list both rise, so each of the list is looked for once.
-        const auto begin = item.begin(), end = begin + int64_t(size);
-        for (; size && without < without_end && *without <= item[size - 1]; without++) {
-            const auto found = std::lower_bound(begin, end, *without);
-            if (found != end && *found == *without)
-                high[found - begin] = low[found - begin] = -INFINITY;
-        }
+        close();
         if (size > size_t(k)) least = std::max(least, bound(k) - margin);
         const __m512 worst = _mm512_set1_ps(least);
         size_t seen = 0;
@@ -148,10 +187,56 @@ struct Search {
             note(_mm512_cmp_ps_mask(highs, worst, _CMP_GE_OQ) & found(highs) & first(seen - one),
                  highs, _mm512_loadu_ps(low.data() + one), _mm512_loadu_si512(item.data() + one));
         }
-        if (2 * size > full) {  // many that are alike
-            full *= 2;
-            reserve();
+    }
+
+    // Marks what is not to be found. Items and the user's list both rise, so each of the shorter
+    // is looked for in the longer, once.
+    void close() {
+        if (!size || without == without_end) return;
+        const auto close_at = [&](size_t one) { high[one] = low[one] = -INFINITY; };
+        const auto begin = item.begin(), end = begin + int64_t(size);
+        const int64_t* next = std::upper_bound(without, without_end, int64_t(item[size - 1]));
+        if (next - without < int64_t(size))
+            for (; without < next; without++) {
+                const auto found = std::lower_bound(begin, end, *without);
+                if (found != end && *found == *without) close_at(size_t(found - begin));
+            }
+        else
+            for (size_t one = 0; one < size; one++) {
+                without = std::lower_bound(without, next, int64_t(item[one]));
+                if (without < next && *without == item[one]) close_at(one);
+            }
+        without = next;
+    }
+
+    // Keeps the k best by their exact scores, where more than k are left whose bounds are alike.
+    void settle(const Items& items, int k, std::vector<uint64_t>& ranked) {
+        ranked.resize(size);
+        for (size_t one = 0; one < size; one++)
+            ranked[one] = rank_of({exact(items, item[one]), item[one]});
+        std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), std::greater<>());
+        const Scored last = scored(ranked[size_t(k) - 1]);
+        // Those that are kept stay in the order of their rows.
+        ranked.resize(size_t(k));
+        std::sort(ranked.begin(), ranked.end(), [](uint64_t a, uint64_t b) {
+            return uint32_t(a) > uint32_t(b);
+        });
+        size_t from = 0;
+        for (size_t to = 0; to < size_t(k); to++, from++) {
+            while (item[from] != scored(ranked[to]).row) from++;
+            high[to] = high[from], low[to] = low[from], item[to] = item[from];
         }
+        size = size_t(k);
+        // What comes later has a higher row, so it must be better; a score that overflows is told
+        // apart from no other.
+        if (std::isfinite(last.score)) {
+            const float worst = float((rounds_to(last.score) - base) / unit);
+            least = std::max(least, std::nextafter(worst, -INFINITY));
+        }
+    }
+
+    float exact(const Items& items, int64_t row) const {
+        return float(dot(vector, items.vectors + row * items.d, items.d));
     }
 
     // A number that k of the lower bounds are not below, and hardly more.
@@ -225,7 +310,7 @@ void multiply(const uint8_t* item, const int8_t* bytes, int quads, const int32_t
 
 // One group of users against one block of items; what may be among the best is noted.
 void score_block(const Items& items, int64_t block, const int8_t* bytes, const User* users,
-                 int count, Search* searches, int k) {
+                 int count, Search* searches, int k, std::vector<uint64_t>& ranked) {
     // What the rounding can have taken off a score is added to all of a block alike.
     int32_t error[kUsers], offsets[kUsers];
     for (int u = 0; u < kUsers; u++) {
@@ -256,30 +341,10 @@ void score_block(const Items& items, int64_t block, const int8_t* bytes, const U
                 const __m512 low = _mm512_fmadd_ps(twice, _mm512_load_ps(scale + 16 * r), high[r]);
                 search.note(passed[r], high[r], low, row);
             }
-        if (search.size >= search.full) search.prune(k);
+        if (search.size < search.full) continue;
+        search.prune(k);
+        if (2 * search.size > search.full) search.settle(items, k, ranked);
     }
-}
-
-struct Scored {
-    float score;
-    int32_t row;
-};
-
-// One number for both, the greater the better: a higher score, or an equal one of a lower row.
-uint64_t rank_of(Scored item) {
-    item.score += 0.f;  // no two zeros
-    uint32_t bits;
-    std::memcpy(&bits, &item.score, 4);
-    bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u;
-    return uint64_t(bits) << 32 | uint32_t(~item.row);
-}
-
-Scored scored(uint64_t rank) {
-    uint32_t bits = uint32_t(rank >> 32);
-    bits ^= bits >> 31 ? 0x80000000u : 0xffffffffu;
-    Scored item{0, int32_t(~uint32_t(rank))};
-    std::memcpy(&item.score, &bits, 4);
-    return item;
 }
 
 // A thread's memory; it takes one piece of the users after another.
@@ -300,9 +365,11 @@ struct Worker {
         for (int64_t u = 0; u < count; u++) {
             const float* vector = vectors + u * items.d;
             wide.assign(vector, vector + items.d);
+            const int exponent = exponent_of(vector, items.d);
+            for (double& entry : wide) entry *= std::ldexp(1., -exponent);
             double length, rounding;
             User& user = users[u];
-            user.scale = rounded(wide.data(), items.d, own.data(), &length, &rounding);
+            const float scale = rounded(wide.data(), items.d, own.data(), &length, &rounding);
             user.length = float(length);
             user.rounding = float(rounding + kSlack * (length + rounding));
             for (int j = 0; j < items.d; j++) user.offset -= 128 * own[j];
@@ -312,8 +379,8 @@ struct Worker {
             double base = 0;
             for (int j = 0; j < items.d; j++) base += vector[j] * items.mean[j];
             const int64_t capacity = std::min<int64_t>(4 * int64_t(k), items.n) + 256;
-            searches[u].start(capacity, base, user.scale, without + offsets[u],
-                              without + offsets[u + 1]);
+            searches[u].start(capacity, std::ldexp(double(scale), exponent + items.exponent), base,
+                              vector, without + offsets[u], without + offsets[u + 1]);
         }
         const int64_t size = items.quads * kItems * 4, share = (size / kGroups + 63) / 64 * 64;
         for (int64_t block = 0; block < items.blocks; block++)
@@ -322,16 +389,15 @@ struct Worker {
                 const uint8_t* coming = items.packed + (block + 1) * size + u / kUsers * share;
                 for (int64_t j = 0; j < share; j += 64) _mm_prefetch(coming + j, _MM_HINT_T0);
                 score_block(items, block, bytes.data() + u * width, users.data() + u,
-                            int(std::min<int64_t>(kUsers, count - u)), searches.data() + u, k);
+                            int(std::min<int64_t>(kUsers, count - u)), searches.data() + u, k,
+                            ranked);
             }
         for (int64_t u = 0; u < count; u++)
-            finish(items, searches[u], users[u].scale, vectors + u * items.d, k, rows + u * k,
-                   scores + u * k);
+            finish(items, searches[u], k, rows + u * k, scores + u * k);
     }
 
     // Scores what is left in double precision, the most promising first.
-    void finish(const Items& items, Search& search, float scale, const float* vector, int k,
-                int64_t* rows, float* scores) {
+    void finish(const Items& items, Search& search, int k, int64_t* rows, float* scores) {
         search.prune(k);
         open.clear(), ranked.clear();
         for (size_t one = 0; one < search.size; one++)
@@ -339,15 +405,15 @@ struct Worker {
         const size_t sure = std::min<size_t>(k, open.size());
         std::nth_element(open.begin(), open.begin() + sure, open.end(),
                          [](const Scored& a, const Scored& b) { return a.score > b.score; });
-        rescore(items, vector, open.data(), sure);
+        rescore(items, search, open.data(), sure);
         if (sure < open.size()) {
-            double worst = scored(*std::min_element(ranked.begin(), ranked.end())).score;
-            worst -= kRounded * std::fabs(worst);
+            const double worst =
+                rounds_to(scored(*std::min_element(ranked.begin(), ranked.end())).score);
             const auto rest =
                 std::remove_if(open.begin() + sure, open.end(), [&](const Scored& one) {
-                    return double(one.score) * scale + search.base < worst;
+                    return double(one.score) * search.unit + search.base < worst;
                 });
-            rescore(items, vector, open.data() + sure, rest - open.begin() - sure);
+            rescore(items, search, open.data() + sure, rest - open.begin() - sure);
         }
         const size_t found = std::min<size_t>(k, ranked.size());
         std::nth_element(ranked.begin(), ranked.begin() + found, ranked.end(), std::greater<>());
@@ -359,14 +425,15 @@ struct Worker {
         }
     }
 
-    void rescore(const Items& items, const float* vector, const Scored* these, size_t count) {
+    void rescore(const Items& items, const Search& search, const Scored* these, size_t count) {
         const auto at = [&](size_t one) { return items.vectors + int64_t(these[one].row) * items.d; };
         constexpr size_t kAhead = 3;  // rows that are fetched while others are multiplied
         for (size_t one = 0; one < count + kAhead; one++) {
             if (one < count) fetch(at(one), items.d);
-            if (one >= kAhead)
-                ranked.push_back(rank_of({float(dot(vector, at(one - kAhead), items.d)),
-                                          these[one - kAhead].row}));
+            if (one >= kAhead) {
+                const int32_t row = these[one - kAhead].row;
+                ranked.push_back(rank_of({search.exact(items, row), row}));
+            }
         }
     }
 };
@@ -381,18 +448,21 @@ void columns(const float* vectors, int64_t d, const int64_t* list, int64_t count
     for (int64_t i = 0; i < count; i++) {
         const float* vector = vectors + list[i] * d;
         const double square = dot(vector, vector, int(d));
-        const float inverse = square > 0 ? float(1 / std::sqrt(square)) : 0;
-        for (int64_t j = 0; j < d; j++) unit[j * kList + i] = vector[j] * inverse;
+        const double inverse = square > 0 ? 1 / std::sqrt(square) : 0;
+        for (int64_t j = 0; j < d; j++) unit[j * kList + i] = float(vector[j] * inverse);
     }
 }
 
-// The largest product of each of four rows with the columns, and which column it is of.
+// The largest product of each of four rows with the columns, and which column it is of. Rows are
+// divided by powers of two, which changes no order among the columns, so that no product overflows.
 void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const float* unit,
                     int64_t count, float* most, int64_t* column) {
     const float* row[kRows];
+    float power[kRows];
     __m512 left[kRows], right[kRows];
     for (int r = 0; r < kRows; r++) {
         row[r] = vectors + rows[r] * d;
+        power[r] = std::ldexp(1.f, -std::clamp(exponent_of(row[r], d), -126, 126));
         left[r] = right[r] = _mm512_setzero_ps();
     }
     for (int64_t j = 0; j < d; j++) {
@@ -400,7 +470,7 @@ void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const 
         const __m512 others = _mm512_load_ps(unit + j * kList + 16);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; r++) {
-            const __m512 by = _mm512_set1_ps(row[r][j]);
+            const __m512 by = _mm512_set1_ps(row[r][j] * power[r]);
             left[r] = _mm512_fmadd_ps(by, some, left[r]);
             right[r] = _mm512_fmadd_ps(by, others, right[r]);
         }
@@ -459,11 +529,11 @@ void products(const float* item, const float* user, int64_t d, float (*sums)[kRa
 // A held-out item of a user: its score, and how many stand above it or with it. What is no number
 // is above all, and all is above it.
 struct Target {
-    float score;
+    double score;
     int64_t row, above = 0, equal = 0, equal_before = 0;
 
     void add(const float* scores, int64_t first, uint32_t there) {
-        const __m512 own = _mm512_set1_ps(score);
+        const __m512 own = _mm512_set1_ps(float(score));
         const __m512 left = _mm512_load_ps(scores), right = _mm512_load_ps(scores + 16);
         const uint32_t more = uint32_t(_mm512_cmp_ps_mask(left, own, _CMP_NLE_UQ)) |
                               uint32_t(_mm512_cmp_ps_mask(right, own, _CMP_NLE_UQ)) << 16;
@@ -477,17 +547,27 @@ struct Target {
         }
     }
 
-    // Takes one item out of the counts.
-    void leave_out(float its, int64_t its_row) {
-        above -= !(its <= score);
-        equal -= its == score;
-        equal_before -= its == score && its_row < row;
+    // Counts one item, or takes it out of the counts.
+    void count(double its, int64_t its_row, int64_t times) {
+        above += times * !(its <= score);
+        equal += times * (its == score);
+        equal_before += times * (its == score && its_row < row);
     }
 };
 
 struct Ranker {
     std::vector<float> memory, vectors;
     std::vector<std::vector<Target>> targets{size_t(kRankUsers) * kRankGroups};
+
+    // One user's targets among all items, where single precision would overflow or vanish.
+    void run_wide(const float* items, int64_t n, int64_t d, const float* user, int64_t u) {
+        for (Target& target : targets[u])
+            target = {dot(items + target.row * d, user, int(d)), target.row};
+        for (int64_t row = 0; row < n; row++) {
+            const double its = dot(items + row * d, user, int(d));
+            for (Target& target : targets[u]) target.count(its, row, 1);
+        }
+    }
 
     void run(const float* items, int64_t n, int64_t d, const float* users, int64_t count,
              const int64_t* target_offsets, const int64_t* target_rows) {
@@ -540,15 +620,17 @@ void in_threads(int64_t threads, int64_t pieces, Work work) {
 
 extern "C" {
 
-// Rounds (n, d) vectors to bytes. closed (n,) or null: what is not to be found.
+// Rounds (n, d) vectors, divided by 2^exponent, to bytes. closed (n,) or null: what is not to be found.
 // packed (blocks * 64 * d rounded up to four), scale (blocks * 64) are 64-byte aligned.
 void visrec_pack(const float* vectors, const uint8_t* closed, int64_t n, int64_t d,
-                 uint8_t* packed, float* scale, float* bounds, double* mean) {
+                 uint8_t* packed, float* scale, float* bounds, double* mean, int32_t* exponent) {
     const int64_t quads = (d + 3) / 4, blocks = (n + kItems - 1) / kItems;
     std::fill(mean, mean + d, 0.);
     for (int64_t row = 0; row < n; row++)
         for (int64_t j = 0; j < d; j++) mean[j] += vectors[row * d + j];
     for (int64_t j = 0; j < d; j++) mean[j] /= double(n);
+    *exponent = exponent_of(vectors, n * d);
+    const double power = std::ldexp(1., -*exponent);
     std::vector<int8_t> own(4 * quads);
     std::vector<double> wide(d);
     for (int64_t row = 0; row < blocks * kItems; row++) {
@@ -557,7 +639,7 @@ void visrec_pack(const float* vectors, const uint8_t* closed, int64_t n, int64_t
             scale[row] = NAN;
             continue;
         }
-        for (int64_t j = 0; j < d; j++) wide[j] = vectors[row * d + j] - mean[j];
+        for (int64_t j = 0; j < d; j++) wide[j] = (vectors[row * d + j] - mean[j]) * power;
         double length, rounding;
         scale[row] = rounded(wide.data(), int(d), own.data(), &length, &rounding);
         float* bound = bounds + row / kItems * 2;
@@ -573,11 +655,12 @@ void visrec_pack(const float* vectors, const uint8_t* closed, int64_t n, int64_t
 // The k best of b users (b, d): rows and scores (b, k), best first, -1 and -inf where there are
 // fewer. offsets (b + 1) and without: each user's sorted rows that are not to be found.
 void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scale,
-                  const float* bounds, const double* mean, int64_t n, int64_t d,
+                  const float* bounds, const double* mean, int64_t n, int64_t d, int64_t exponent,
                   const float* users, int64_t b, const int64_t* offsets, const int64_t* without,
                   int64_t k, int64_t threads, int64_t* rows, float* scores) {
     const Items items{vectors, packed, scale, bounds,
-                      mean,    n, (n + kItems - 1) / kItems, int(d), int((d + 3) / 4)};
+                      mean,    n, (n + kItems - 1) / kItems, int(d), int((d + 3) / 4),
+                      int(exponent)};
     // Pieces as even as they can be, and none larger than a worker's memory.
     const int64_t most = int64_t(kUsers) * kGroups;
     const int64_t pieces = std::max<int64_t>((b + most - 1) / most, 1);
@@ -629,11 +712,11 @@ void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_
 
 // Where the targets of b users stand among all items but those of the user's profile: how many are
 // above, equal ones of lower rows too; how many that are no targets are above, and equal.
-// No target is in the profile.
+// No target is in the profile. wide (b): users whose scores are computed in double precision.
 void visrec_rank(const float* vectors, int64_t n, int64_t d, const float* users, int64_t b,
                  const int64_t* profile_offsets, const int64_t* profiles,
-                 const int64_t* target_offsets, const int64_t* targets, int64_t threads,
-                 int64_t* above, int64_t* others_above, int64_t* others_equal) {
+                 const int64_t* target_offsets, const int64_t* targets, const uint8_t* wide,
+                 int64_t threads, int64_t* above, int64_t* others_above, int64_t* others_equal) {
     // The more users share a block of items the better, if only every thread has some.
     const int64_t most = int64_t(kRankUsers) * kRankGroups;
     const int64_t pieces = std::max({(b + most - 1) / most, std::min(threads, b), int64_t(1)});
@@ -645,18 +728,21 @@ void visrec_rank(const float* vectors, int64_t n, int64_t d, const float* users,
             ranker.run(vectors, n, d, users + first * d, count, target_offsets + first, targets);
             for (int64_t u = 0; u < count; u++) {
                 std::vector<Target>& mine = ranker.targets[u];
+                const float* user = users + (first + u) * d;
+                if (wide[first + u]) ranker.run_wide(vectors, n, d, user, u);
                 known.assign(profiles + profile_offsets[first + u],
                              profiles + profile_offsets[first + u + 1]);
                 std::sort(known.begin(), known.end());
                 known.erase(std::unique(known.begin(), known.end()), known.end());
                 for (const int64_t row : known) {
-                    const float its = product(vectors + row * d, users + (first + u) * d, d);
-                    for (Target& target : mine) target.leave_out(its, row);
+                    const float* item = vectors + row * d;
+                    const double its = wide[first + u] ? dot(item, user, int(d)) : product(item, user, d);
+                    for (Target& target : mine) target.count(its, row, -1);
                 }
                 int64_t place = target_offsets[first + u];
                 for (const Target& target : mine) {
                     Target others = target;
-                    for (const Target& each : mine) others.leave_out(each.score, each.row);
+                    for (const Target& each : mine) others.count(each.score, each.row, -1);
                     const bool above_itself = std::isnan(target.score);
                     above[place] = target.above + target.equal_before - above_itself;
                     others_above[place] = others.above;

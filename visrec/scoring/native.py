@@ -38,12 +38,13 @@ class PackedItems:
         self._packed = _aligned(padded * quads * 4, np.dtype(np.uint8))
         self._scale = _aligned(padded, np.dtype(np.float32))
         self._bounds = np.empty((padded // _BLOCK, 2), np.float32)
-        self._mean_d = np.empty(d)
+        self._mean_d, exponent = np.empty(d), np.empty(1, np.int32)
         kernel.visrec_pack(
             *pointers(self._vectors_Nd, closed_N),
             *map(ctypes.c_int64, (n, d)),
-            *pointers(self._packed, self._scale, self._bounds, self._mean_d),
+            *pointers(self._packed, self._scale, self._bounds, self._mean_d, exponent),
         )
+        self._exponent = int(exponent[0])
 
     def top_k(self, user_Bd: Floats, excluded: Ragged, k: int, threads: int) -> tuple[Ints, Floats]:
         """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf behind the last.
@@ -59,7 +60,7 @@ class PackedItems:
         rows, scores = np.empty((b, k), np.int64), np.empty((b, k), np.float32)
         self._kernel.visrec_top_k(
             *pointers(self._vectors_Nd, self._packed, self._scale, self._bounds, self._mean_d),
-            *map(ctypes.c_int64, (n, d)),
+            *map(ctypes.c_int64, (n, d, self._exponent)),
             *pointers(user_Bd),
             ctypes.c_int64(b),
             *pointers(excluded.offsets, excluded.values),
@@ -74,6 +75,7 @@ def rank(
     user_Bd: Floats,
     profiles: Ragged,
     targets: Ragged,
+    wide_B: npt.NDArray[np.bool_],
     threads: int,
     kernel: ctypes.CDLL,
 ) -> tuple[Ints, Ints, Ints]:
@@ -87,6 +89,7 @@ def rank(
         user_Bd: the users'.
         profiles: B lists of rows that are left out.
         targets: B lists of rows, none of which is in the profile.
+        wide_B: (B,) users whose products are added up in float64.
         threads: that rank, each some of the users.
         kernel: see `library`.
     """
@@ -98,7 +101,7 @@ def rank(
         *map(ctypes.c_int64, vectors_Nd.shape),
         *pointers(user_Bd),
         ctypes.c_int64(len(user_Bd)),
-        *pointers(*lists),
+        *pointers(*lists, np.ascontiguousarray(wide_B, bool)),
         ctypes.c_int64(threads),
         *pointers(above_P, others_above_P, others_equal_P),
     )

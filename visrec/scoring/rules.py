@@ -4,24 +4,26 @@ Some close an item for everybody or for one user: those are no candidates at all
 between the entries of a list: items go into it from the best score down, ties by row, and one that
 would break a rule with those that are in already is passed over. The list is what that leaves,
 however far down it must look.
+
+Both rules between entries are limits on groups: at most `cap` entries of one value of a column, and
+one entry of each group of near-duplicates. What a rule needs is one number an item.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from visrec.errors import InputError
-from visrec.ragged import Ragged
-from visrec.scoring.similar import neighbours
-from visrec.scoring.topk import Best, TopK, empty, put
+from visrec.ragged import Ragged, portions
+from visrec.scoring.topk import Best, Search, TopK, empty, put
 
-_MORE = 4  # how many times more candidates are looked at where a list did not get full
-_ENTRIES = 2**21  # candidates that are looked at together; some 16 bytes each, several times over
-_ALIKE = 16  # pictures looked at first for those that look the same as one
-_QUERIES = 4096  # pictures whose look-alikes are looked for at once
-_ROUNDING = 1e-6  # by which a float32 vector of length 1 is none
+_MORE = 4  # how many times more proposals are re-ranked where a list did not get full
+ENTRIES = 2**21  # candidates and closed items that are in memory together, about 16 bytes each
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +37,9 @@ class RulesConfig:
         cap: most entries of a list with the same value of `cap_by`; items without a value are
             not counted.
         cap_by: column of the items table.
-        near_duplicate: cosine of two pictures' features from which they are taken for the same:
-            only the better one is listed. Of re-encoded and rescaled copies it is above 0.95.
+        near_duplicate: cosine of two pictures' features from which they count as the same picture.
+            Pictures that are the same as a third one are the same, too; of such a group only the
+            best is listed. Re-encoded and rescaled copies are above 0.95.
     """
 
     min_stock: float | None = None
@@ -60,133 +63,125 @@ class Rules:
     """The rules between the entries of a list.
 
     Args:
-        cap: most entries of one group.
+        cap: most entries of one group of `group_N`.
         group_N: (N,) each item's group, -1 for none; None where groups do not count.
-        alike: N lists of the rows that look the same, each pair both ways; None where that does
-            not count.
+        near_duplicate_N: (N,) each item's group of near-duplicates, of which a list has one; -1 for
+            an item that has none. None where they do not count.
     """
 
     cap: int
-    group_N: npt.NDArray[np.int64] | None
-    alike: Ragged | None
+    group_N: Ints | None
+    near_duplicate_N: Ints | None
 
-    def most(self, available_N: npt.NDArray[np.bool_]) -> int:
+    @cached_property
+    def limits(self) -> list[tuple[int, Ints]]:
+        """Each rule as the most entries of a group, and the groups."""
+        both = (self.cap, self.group_N), (1, self.near_duplicate_N)
+        return [(limit, group_N) for limit, group_N in both if group_N is not None]
+
+    def most(self, available_N: Bools) -> int:
         """Entries that no list can have more of."""
-        if self.group_N is None:
-            return int(available_N.sum())
-        group_V = self.group_N[available_N]
-        sizes = np.bincount(group_V[group_V >= 0])
-        return int(np.minimum(sizes, self.cap).sum() + np.count_nonzero(group_V < 0))
+        most = [int(available_N.sum())]
+        for limit, group_N in self.limits:
+            group_V = group_N[available_N]
+            sizes = np.bincount(group_V[group_V >= 0])
+            most.append(int(np.minimum(sizes, limit).sum() + np.count_nonzero(group_V < 0)))
+        return min(most)
 
-    def keep(self, row_BM: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.bool_]:
+    def keep(self, row_BM: Ints, k: int) -> Bools:
         """(B, M) which of the candidates go into the lists, at most k of each.
 
         Args:
             row_BM: rows, best first, -1 behind the last.
             k: entries of a list.
         """
-        open_BM = self._under_cap(row_BM)
-        if self.alike is not None:
-            user_P, place_P, later_P = self._pairs(self.alike, row_BM)
-            some_b, at_P = np.unique(user_P, return_inverse=True)  # of few users any two are alike
-            open_BM[some_b] = self._one_by_one(row_BM[some_b], k, at_P, place_P, later_P)
+        there_BM = row_BM >= 0
+        open_by_rule = [_first_of_groups(_groups(g, row_BM), m) for m, g in self.limits]
+        open_BM = np.logical_and.reduce([there_BM, *open_by_rule])
+        # An item that one rule closes does not count for another, so these go one by one.
+        closes_B = [(there_BM & ~one_BM).any(axis=1) for one_BM in open_by_rule]
+        if len(closes_B) > 1:
+            both_b = np.flatnonzero(np.logical_and.reduce(closes_B))
+            open_BM[both_b] = self._one_by_one(row_BM[both_b], k)
         return np.asarray(open_BM & (np.cumsum(open_BM, axis=1) <= k))
 
-    def closed(self, row_K: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.bool_]:
-        """(N,) which items cannot be added to a list of these rows; those rows are among them.
-
-        Args:
-            row_K: the list.
-            n: N, items of the catalogue.
-        """
-        closed_N = np.zeros(n, bool)
-        closed_N[row_K] = True
-        if self.group_N is not None:
-            group_K = self.group_N[row_K]
-            groups, counts = np.unique(group_K[group_K >= 0], return_counts=True)
-            closed_N |= np.isin(self.group_N, groups[counts >= self.cap])
-        if self.alike is not None:
-            closed_N[self.alike.take(row_K).values] = True
-        return closed_N
-
-    def _groups(self, row_BM: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """(B, M) the candidates' groups; of those without one, each is one of its own."""
-        assert self.group_N is not None
-        group_BM = np.where(row_BM < 0, -1, self.group_N[row_BM])
-        return np.where(group_BM < 0, -2 - np.arange(row_BM.shape[1]), group_BM)
-
-    def _under_cap(self, row_BM: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        """(B, M) which candidates are among the first `cap` of their group."""
-        if self.group_N is None:
-            return row_BM >= 0
-        group_BM, place_M = self._groups(row_BM), np.arange(row_BM.shape[1])
-        order = np.argsort(group_BM, axis=1, kind="stable")
-        sorted_BM = np.take_along_axis(group_BM, order, axis=1)
-        begins_BM = np.ones(row_BM.shape, bool)
-        begins_BM[:, 1:] = sorted_BM[:, 1:] != sorted_BM[:, :-1]
-        first_BM = np.maximum.accumulate(np.where(begins_BM, place_M, 0), axis=1)
-        open_BM = np.empty(row_BM.shape, bool)
-        np.put_along_axis(open_BM, order, place_M - first_BM < self.cap, axis=1)
-        return open_BM & (row_BM >= 0)
-
-    def _one_by_one(
-        self,
-        row_BM: npt.NDArray[np.int64],
-        k: int,
-        user_P: npt.NDArray[np.int64],
-        place_P: npt.NDArray[np.int64],
-        later_P: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.bool_]:
+    def _one_by_one(self, row_BM: Ints, k: int) -> Bools:
         """(B, M) which candidates the rules leave, decided place by place, the best first.
 
-        Args:
-            row_BM: rows, best first, -1 behind the last.
-            k: entries of a list: behind them nothing need be decided.
-            user_P: of every two that look the same, by place.
-            place_P: of the better one.
-            later_P: of the other.
+        Behind the k-th that is left nothing is decided.
         """
         open_BM, width = row_BM >= 0, row_BM.shape[1]
         size_B = np.zeros(len(row_BM), np.int64)
-        first_P = np.searchsorted(place_P, np.arange(width + 1))
-        if self.group_N is not None:
-            group_BM, same_BM = self._groups(row_BM), np.zeros(row_BM.shape, np.int32)
+        counted = [
+            (m, _groups(g, row_BM), np.zeros(row_BM.shape, np.int32)) for m, g in self.limits
+        ]
         for place in range(width):
             taken_B = open_BM[:, place]
             size_B += taken_B
             if size_B.min(initial=k) == k:
                 break
-            if self.group_N is not None:
-                rest = slice(place + 1, width)
-                alike_BM = (group_BM[:, rest] == group_BM[:, place, None]) & taken_B[:, None]
-                same_BM[:, rest] += alike_BM
-                open_BM[:, rest] &= same_BM[:, rest] < self.cap
-            pairs = slice(first_P[place], first_P[place + 1])
-            hit = taken_B[user_P[pairs]]
-            open_BM[user_P[pairs][hit], later_P[pairs][hit]] = False
+            rest = slice(place + 1, width)
+            for limit, group_BM, before_BM in counted:
+                same_BM = group_BM[:, rest] == group_BM[:, place, None]
+                before_BM[:, rest] += same_BM & taken_B[:, None]
+                open_BM[:, rest] &= before_BM[:, rest] < limit
         return open_BM
 
-    @staticmethod
-    def _pairs(
-        alike: Ragged, row_BM: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """User, place and later place of every two candidates that look the same, by place."""
-        user_V, place_V = np.nonzero(row_BM >= 0)
-        row_V, n = row_BM[user_V, place_V], len(alike)
-        order = np.argsort(user_V * n + row_V)
-        key_V = (user_V * n + row_V)[order]
-        others = alike.take(row_V)
-        wanted_P = user_V[others.owners] * n + others.values
-        at_P = np.searchsorted(key_V, wanted_P).clip(max=max(len(key_V) - 1, 0))
-        there_P = key_V[at_P] == wanted_P if len(key_V) else np.zeros(0, bool)
-        later_P, place_P = place_V[order[at_P]], place_V[others.owners]
-        chosen = np.flatnonzero(there_P & (later_P > place_P))
-        chosen = chosen[np.argsort(place_P[chosen], kind="stable")]
-        return user_V[others.owners][chosen], place_P[chosen], later_P[chosen]
+    def full(self, owner_V: Ints, row_V: Ints) -> Iterator[tuple[Ints, Ints]]:
+        """For each rule the groups of which a list can have no more: lists, and their groups.
+
+        Args:
+            owner_V: the list that each entry is in.
+            row_V: its item.
+        """
+        for limit, group_N in self.limits:
+            group_V, groups = group_N[row_V], int(group_N.max(initial=-1)) + 1
+            key_K, count_K = counts_of((owner_V * groups + group_V)[group_V >= 0])
+            owner_F, group_F = np.divmod(key_K[count_K >= limit], max(groups, 1))
+            yield owner_F, group_F
+
+    @cached_property
+    def members(self) -> list[Ragged]:
+        """For each rule the items of each group."""
+        lists = []
+        for _, group_N in self.limits:
+            order = np.argsort(group_N, kind="stable")[np.count_nonzero(group_N < 0) :]
+            lists.append(Ragged.group(group_N[order], order, int(group_N.max(initial=-1)) + 1))
+        return lists
+
+
+def _groups(group_N: Ints, row_BM: Ints) -> Ints:
+    """(B, M) the candidates' groups; each of those without one is in a group of its own."""
+    group_BM = np.where(row_BM < 0, -1, group_N[row_BM])
+    return np.where(group_BM < 0, -2 - np.arange(row_BM.shape[1]), group_BM)
+
+
+def _first_of_groups(group_BM: Ints, limit: int) -> Bools:
+    """(B, M) which candidates are among the first `limit` of their group."""
+    place_M = np.arange(group_BM.shape[1])
+    order = np.argsort(group_BM, axis=1, kind="stable")
+    sorted_BM = np.take_along_axis(group_BM, order, axis=1)
+    begins_BM = np.ones(group_BM.shape, bool)
+    begins_BM[:, 1:] = sorted_BM[:, 1:] != sorted_BM[:, :-1]
+    first_BM = np.maximum.accumulate(np.where(begins_BM, place_M, 0), axis=1)
+    open_BM = np.empty(group_BM.shape, bool)
+    np.put_along_axis(open_BM, order, place_M - first_BM < limit, axis=1)
+    return open_BM
+
+
+def counts_of(key_V: Ints) -> tuple[Ints, Ints]:
+    """The distinct keys, sorted, and how often each is there."""
+    key_V = np.sort(key_V)  # `np.unique` hashes whole numbers, which takes ten times as long
+    first_K = np.flatnonzero(np.diff(key_V, prepend=-1) != 0)
+    return key_V[first_K], np.diff(first_K, append=len(key_V))
 
 
 class RuledTopK:
     """The k best items of users that keep to the rules.
+
+    A list that is not full is continued: what cannot follow is closed, and the best of the rest are
+    searched for. So each search is for few candidates, however far down the list must look. A
+    re-ranker is asked to rank more proposals instead, as its scores are not in their order.
 
     Args:
         search: among the candidates.
@@ -195,32 +190,66 @@ class RuledTopK:
         k: entries a list.
     """
 
-    def __init__(
-        self, search: TopK, rules: Rules | None, available_N: npt.NDArray[np.bool_], k: int
-    ) -> None:
+    def __init__(self, search: Search, rules: Rules | None, available_N: Bools, k: int) -> None:
         self._search, self._rules, self._k = search, rules, k
         self._full = min(k, rules.most(available_N)) if rules else k
+        self._reranks = isinstance(search, TopK) and search.reranks
 
-    def __call__(self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged) -> Best:
+    def __call__(self, profiles: Ragged, user_B: Ints, excluded: Ragged) -> Best:
         """As `TopK`: more candidates are looked for until each list is full or none is left."""
-        k, rules = self._k, self._rules
-        if rules is None:
-            return self._search(profiles, user_B, excluded, k)
-        found = empty(len(user_B), k)
-        open_b, width = np.arange(len(user_B)), 2 * k
+        if self._rules is None:
+            return self._search(profiles, user_B, excluded, self._k)
+        lists = empty(len(user_B), self._k)
+        open_b, width = np.arange(len(user_B)), 2 * self._k
         while len(open_b):
             short = [np.zeros(0, np.int64)]
-            step = max(_ENTRIES // width, 1)
-            for some_b in (open_b[start : start + step] for start in range(0, len(open_b), step)):
-                some = self._search(
-                    profiles.take(some_b), user_B[some_b], excluded.take(some_b), width
-                )
-                kept = apply(rules, some, k)
-                put(found, some_b, kept)
+            for some_b in self._portions(self._rules, lists, open_b, width):
+                best = Best(lists.row_BK[some_b], lists.score_BK[some_b])
+                gone = excluded.take(some_b)
+                if self._reranks:
+                    best = empty(len(some_b), 0)
+                else:
+                    gone = gone.joined(_closed(self._rules, best.row_BK))
+                found = self._search(profiles.take(some_b), user_B[some_b], gone, width)
+                kept = apply(self._rules, _behind(best, found), self._k)
+                put(lists, some_b, kept)
                 is_short_b = (kept.row_BK >= 0).sum(axis=1) < self._full
-                short.append(some_b[is_short_b & (some.row_BK[:, -1] >= 0)])
-            open_b, width = np.concatenate(short), _MORE * width
-        return found
+                short.append(some_b[is_short_b & (found.row_BK[:, -1] >= 0)])
+            open_b, width = np.concatenate(short), width * (_MORE if self._reranks else 1)
+        return lists
+
+    def _portions(self, rules: Rules, lists: Best, open_b: Ints, width: int) -> Iterator[Ints]:
+        """Users who are searched for together, so that candidates and closed items are bounded."""
+        entries_b = np.full(len(open_b), width)
+        if not self._reranks:
+            for members, (owner_F, group_F) in zip(
+                rules.members, _full(rules, lists.row_BK[open_b]), strict=True
+            ):
+                np.add.at(entries_b, owner_F, members.lengths[group_F])
+        yield from (open_b[part] for part in portions(entries_b, ENTRIES))
+
+
+def _full(rules: Rules, row_BK: Ints) -> Iterator[tuple[Ints, Ints]]:
+    owner_V, place_V = np.nonzero(row_BK >= 0)
+    return rules.full(owner_V, row_BK[owner_V, place_V])
+
+
+def _closed(rules: Rules, row_BK: Ints) -> Ragged:
+    """B lists of what cannot follow a list: its own items and those of groups that are full."""
+    there_BK = row_BK >= 0
+    closed = Ragged.group(np.nonzero(there_BK)[0], row_BK[there_BK], len(row_BK))
+    for members, (owner_F, group_F) in zip(rules.members, _full(rules, row_BK), strict=True):
+        items = members.take(group_F)
+        closed = closed.joined(Ragged.group(owner_F[items.owners], items.values, len(row_BK)))
+    return closed
+
+
+def _behind(best: Best, found: Best) -> Best:
+    """Candidates behind the lists that they continue."""
+    return Best(
+        np.concatenate([best.row_BK, found.row_BK], axis=1),
+        np.concatenate([best.score_BK, found.score_BK], axis=1),
+    )
 
 
 def apply(rules: Rules, candidates: Best, k: int) -> Best:
@@ -232,35 +261,3 @@ def apply(rules: Rules, candidates: Best, k: int) -> Best:
     lists.row_BK[user_V, to_V] = candidates.row_BK[user_V, from_V]
     lists.score_BK[user_V, to_V] = candidates.score_BK[user_V, from_V]
     return lists
-
-
-def look_alikes(
-    feature_ND: npt.NDArray[np.generic], available_N: npt.NDArray[np.bool_], likeness: float
-) -> Ragged:
-    """N lists of the available items whose picture looks the same, without the item itself.
-
-    Args:
-        feature_ND: the pictures' features.
-        available_N: items that can be in a list at all; the others' lists are empty.
-        likeness: cosine from which two are the same.
-    """
-    unit_Nd = torch.nn.functional.normalize(torch.from_numpy(np.array(feature_ND, np.float32)))
-    search = TopK(neighbours({"unit": unit_Nd.numpy()}, use_gpu=False), available_N, _ALIKE)
-    owners, others = [], []
-    available = np.flatnonzero(available_N)
-    for start in range(0, len(available), _QUERIES):
-        open_b, width = available[start : start + _QUERIES], _ALIKE
-        while len(open_b):
-            itself = Ragged(open_b, np.arange(len(open_b) + 1))
-            best = search(itself, np.full(len(open_b), -1), itself, width)
-            same_BK = (best.row_BK >= 0) & (best.score_BK >= likeness - _ROUNDING)
-            more_b = same_BK[:, -1]  # perhaps there are others below the last
-            done_b, place_V = np.nonzero(same_BK & ~more_b[:, None])
-            owners.append(open_b[done_b])
-            others.append(best.row_BK[done_b, place_V])
-            open_b, width = open_b[more_b], _MORE * width
-    owner_P, other_P = (
-        np.concatenate([*parts, np.zeros(0, np.int64)]) for parts in (owners, others)
-    )
-    order = np.lexsort((other_P, owner_P))
-    return Ragged.group(owner_P[order], other_P[order], len(feature_ND))

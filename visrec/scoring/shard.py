@@ -3,7 +3,6 @@
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from visrec.models.contract import DotScorer, Scorer
 from visrec.progress import Timer
@@ -13,7 +12,7 @@ from visrec.scoring.data import ScoringData
 from visrec.scoring.lists import lists_table, similar_table
 from visrec.scoring.rules import RuledTopK
 from visrec.scoring.target import Target
-from visrec.scoring.topk import Best, TopK, empty, nearest_of_profile, put
+from visrec.scoring.topk import Best, MostPopular, TopK, empty, nearest_of_profile, put
 
 COLD = "visrec.cold_users"  # how many, in a file's metadata
 _BLOCK = 1024  # users scored between two progress reports; 100 lists of them are 2 MB
@@ -34,13 +33,12 @@ class ShardLists:
         self, data: ScoringData, scorer: Scorer, target: Target, last: Last | None, timer: Timer
     ) -> None:
         self._data, self._scorer, self._target, self._timer = data, scorer, target, timer
-        counts_N1 = torch.from_numpy(np.array(data.count_N))[:, None]
-        popularity = DotScorer(counts_N1, lambda bags, _: torch.ones(len(bags), 1))
+        searches = (
+            TopK(scorer, data.available_N, target.k),
+            MostPopular(data.count_N, data.available_N),
+        )
         self._search, self._fallback = (
-            RuledTopK(
-                TopK(each, data.available_N, target.k), data.rules, data.available_N, target.k
-            )
-            for each in (scorer, popularity)
+            RuledTopK(search, data.rules, data.available_N, target.k) for search in searches
         )
         self._carry = None
         if last is not None and isinstance(scorer, DotScorer):
@@ -105,11 +103,13 @@ class ShardLists:
         )
         excluded = consumed.joined(data.blocked.take(rows))
         profiles = consumed.keep(~data.unseen_N[consumed.values])
+        best = empty(len(rows), self._target.k)
         with self._timer.phase("score"):
-            best = self._search(profiles, trained_B, excluded)
-            if cold_B.any():
-                theirs = excluded.take(np.flatnonzero(cold_B))
-                put(best, cold_B, self._fallback(theirs, trained_B[cold_B], theirs))
+            for search, their_B in ((self._search, ~cold_B), (self._fallback, cold_B)):
+                where = np.flatnonzero(their_B)
+                if len(where):
+                    theirs = profiles.take(where), trained_B[where], excluded.take(where)
+                    put(best, where, search(*theirs))
         if self._target.kind == "item_to_item":
             return best, np.full(best.row_BK.shape, -1)
         with self._timer.phase("explain"):

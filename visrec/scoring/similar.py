@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-import torch
-
 from visrec.errors import InputError
 from visrec.models.contract import Arrays, DotScorer, Scorer, shared
 from visrec.models.pooling import pool
+from visrec.scoring.topk import unit_rows
 
 Kind = Literal["user_to_item", "item_to_item"]
 
@@ -22,7 +21,7 @@ def similarity(scorer: Scorer, whose: str) -> Arrays:
             f"{whose} has no vectors of items, by which one would be near another; expected one "
             "that has for --kind item_to_item. Name another with --model."
         )
-    return {"unit": torch.nn.functional.normalize(scorer.space_Nd).detach().cpu().numpy()}
+    return {"unit": unit_rows(scorer.space_Nd.detach()).cpu().numpy()}
 
 
 def neighbours(arrays: Arrays, use_gpu: bool) -> DotScorer:

@@ -13,7 +13,7 @@ with the batch size or the number of workers. Ties go to the lower row, which is
 from collections.abc import Iterator
 from ctypes import CDLL
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,14 @@ class Best:
 
     row_BK: npt.NDArray[np.int64]
     score_BK: npt.NDArray[np.float32]
+
+
+class Search(Protocol):
+    """From profiles, user rows, excluded items and a number to the best items, as `TopK` does."""
+
+    def __call__(
+        self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
+    ) -> Best: ...
 
 
 def empty(users: int, k: int) -> Best:
@@ -113,7 +121,7 @@ class TopK:
         k: how many, where a search does not say.
 
     Raises:
-        VisrecError: the items' vectors are no numbers.
+        VisrecError: the items' vectors hold NaN or infinity.
     """
 
     def __init__(self, scorer: Scorer, available_N: npt.NDArray[np.bool_] | None, k: int) -> None:
@@ -126,6 +134,11 @@ class TopK:
             _require_numbers(scorer.vectors_Nd, "item")
             if kernel := kernel_for(scorer):
                 self._packed = PackedItems(scorer.vectors_Nd.numpy(), available_N, kernel)
+
+    @property
+    def reranks(self) -> bool:
+        """Whether the lists are the best of what another scorer proposes."""
+        return self._proposed is not None
 
     @torch.inference_mode()
     def __call__(
@@ -144,9 +157,16 @@ class TopK:
             k: how many this time.
 
         Raises:
-            VisrecError: a user's vector is no numbers.
+            VisrecError: a user's vector holds NaN or infinity, or the score of a listed item does,
+                because float32 cannot hold it.
         """
-        k = self._k if k is None else k
+        best = self._search(profiles, user_B, excluded, self._k if k is None else k)
+        _require_finite_scores(best)
+        return best
+
+    def _search(
+        self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
+    ) -> Best:
         if self._proposed:
             proposed = self._proposed(profiles, user_B, excluded, max(k, self._proposed._k))
             return self._reranked(proposed, profiles, user_B, k)
@@ -205,6 +225,43 @@ class TopK:
         return lists
 
 
+class MostPopular:
+    """The best items of users whom the model cannot score: the same for all but what is excluded.
+
+    Args:
+        count_N: (N,) float32, the score of each item for everybody.
+        available_N: which items are candidates at all.
+    """
+
+    def __init__(
+        self, count_N: npt.NDArray[np.float32], available_N: npt.NDArray[np.bool_]
+    ) -> None:
+        row_M = np.flatnonzero(available_N)
+        self._row_M = row_M[np.argsort(-count_N[row_M], kind="stable")]
+        self._place_N = np.full(len(count_N), len(row_M))
+        self._place_N[self._row_M] = np.arange(len(row_M))
+        self._count_N = count_N
+
+    def __call__(
+        self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
+    ) -> Best:
+        """(B, k) the same first items for all; for who excludes some, those behind them instead."""
+        del profiles
+        lists = empty(len(user_B), k)
+        first_K = self._row_M[:k]
+        lists.row_BK[:, : len(first_K)] = first_K
+        for b in np.flatnonzero(excluded.lengths).tolist():
+            place_E = self._place_N[excluded[b]]
+            open_M = np.ones(min(k + len(place_E), len(self._row_M)), bool)
+            open_M[place_E[place_E < len(open_M)]] = False
+            mine_K = self._row_M[: len(open_M)][open_M][:k]
+            lists.row_BK[b] = -1
+            lists.row_BK[b, : len(mine_K)] = mine_K
+        found_BK = lists.row_BK >= 0
+        lists.score_BK[found_BK] = self._count_N[lists.row_BK[found_BK]]
+        return lists
+
+
 def _require_numbers(vector_Xd: Tensor, whose: str) -> None:
     # Some rows at a time: the question takes more memory than the rows themselves.
     starts = range(0, len(vector_Xd), ITEM_COLUMNS)
@@ -213,6 +270,17 @@ def _require_numbers(vector_Xd: Tensor, whose: str) -> None:
             f"Found {whose} vectors that are no numbers (NaN or infinite); expected finite ones. "
             "The model has diverged, or the features are damaged: train again with a lower "
             "--train.learning_rate, or extract again."
+        )
+
+
+def _require_finite_scores(best: Best) -> None:
+    wrong_BK = (best.row_BK >= 0) & ~np.isfinite(best.score_BK)
+    if wrong_BK.any():
+        raise VisrecError(
+            f"Found {np.count_nonzero(wrong_BK.any(axis=1))} of {len(wrong_BK)} lists with a score "
+            f"that is NaN or beyond float32 ({np.finfo(np.float32).max:.3g}); expected finite "
+            "scores. The model's vectors are too large: it has diverged, or the features are "
+            "damaged. Train again with a lower --train.learning_rate, or extract again."
         )
 
 
@@ -234,6 +302,21 @@ def _best(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return score, place.gather(1, by_score)
 
 
+def unit_rows(vector_Xd: Tensor) -> Tensor:
+    """(X, d) float32 rows of length 1, zeros where a row is zero, whatever its magnitude was.
+
+    float32 would lose the squares of what is below 1e-19 or above 1e19, and
+    `torch.nn.functional.normalize` also leaves shorter rows than 1e-12 as short as they are.
+    """
+    unit_Xd = torch.empty_like(vector_Xd, dtype=torch.float32)
+    for start in range(0, len(vector_Xd), ITEM_COLUMNS):
+        part = vector_Xd[start : start + ITEM_COLUMNS]
+        wide = part.double()
+        length_B1 = wide.norm(dim=1, keepdim=True).clamp(min=1e-300)
+        unit_Xd[start : start + ITEM_COLUMNS] = wide / length_B1
+    return unit_Xd
+
+
 @torch.inference_mode()
 def nearest_of_profile(
     space_Nd: Tensor, profiles: Ragged, row_BK: npt.NDArray[np.int64]
@@ -245,12 +328,11 @@ def nearest_of_profile(
     if (kernel := library()) and space_Nd.device.type == "cpu" and space_Nd.dtype == torch.float32:
         return nearest(space_Nd.numpy(), profiles, row_BK, torch.get_num_threads(), kernel)
     found_BK = np.full(row_BK.shape, -1, np.int64)
-    unit = torch.nn.functional.normalize
     for b, row_K in enumerate(row_BK):
         row_K, profile = row_K[row_K >= 0], profiles[b]
         if len(row_K) and len(profile):
             profile_Pd, item_Kd = (
-                unit(space_Nd[np.asarray(r, np.int64)]) for r in (profile, row_K)
+                unit_rows(space_Nd[np.asarray(r, np.int64)]) for r in (profile, row_K)
             )
             nearest_K = profile[(item_Kd @ profile_Pd.T).argmax(dim=1).cpu().numpy()]
             found_BK[b, : len(row_K)] = nearest_K

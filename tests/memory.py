@@ -1,0 +1,35 @@
+"""The peak of this process's memory over a block of code, as Linux counts it."""
+
+import gc
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass
+class Peak:
+    """Bytes resident before the block, and at most within it."""
+
+    before: int = 0
+    most: int = 0
+
+    @property
+    def grown(self) -> int:
+        return self.most - self.before
+
+
+def _status(name: str) -> int:
+    (kilobytes,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return 1024 * int(kilobytes)
+
+
+@contextmanager
+def peak_memory() -> Iterator[Peak]:
+    """Measures a block; its numbers are there when it ends."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    peak = Peak(before=_status("VmRSS"))
+    yield peak
+    peak.most = _status("VmHWM")
