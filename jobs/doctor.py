@@ -25,6 +25,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.launch import JobConfig, Summary, launch
 from visrec.clients import translated
+from visrec.config import check_fields
 from visrec.errors import InputError, VisrecError
 from visrec.features.extract import ExtractResources
 from visrec.features.table import read_manifest
@@ -68,13 +69,14 @@ class DoctorJob(JobConfig):
     answer_within_s: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("users", "items", "feature_dim"):
-            if getattr(self, name) < 0:
-                raise InputError(f"Found --{name} {getattr(self, name)}; expected 0 or more.")
-        if self.answer_within_s <= 0:
-            raise InputError(
-                f"Found --answer_within_s {self.answer_within_s:g}; expected more than 0."
-            )
+        check_fields(
+            self,
+            "",
+            users="[0, 1000000000000]",
+            items="[0, 1000000000000]",
+            feature_dim="[0, 65536]",
+            answer_within_s="(0, 86400]",
+        )
 
 
 @dataclass(frozen=True)

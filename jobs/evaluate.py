@@ -18,6 +18,7 @@ from jobs.launch import JobConfig, Summary, cpu_actors, launch, parse, require_r
 from jobs.progress import follow
 from jobs.recommend import METRICS, model_store
 from jobs.train import TrainJob, train
+from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.evaluation.clusters import make_clusters
 from visrec.evaluation.contestants import (
@@ -82,8 +83,7 @@ class EvaluateJob(JobConfig):
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.examples < 0:
-            raise InputError(f"Found --examples {self.examples}; expected 0 or more.")
+        check_fields(self, "", examples="[0, 10000]", workers="[1, 65536]", threads="[1, 65536]")
         if self.model and self.models:
             raise InputError("Found both --model and --models; expected one of them.")
         if self.models and self.ablate:

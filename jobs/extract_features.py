@@ -10,8 +10,8 @@ import ray
 
 from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
+from visrec.config import check_fields
 from visrec.features.backbones import BackboneConfig
-from visrec.features.commit import check_max_rejected
 from visrec.features.extract import (
     ExtractResources,
     Plan,
@@ -46,7 +46,7 @@ class ExtractJob(JobConfig):
     resources: ExtractResources = field(default_factory=ExtractResources)
 
     def __post_init__(self) -> None:
-        check_max_rejected(self.max_rejected)
+        check_fields(self, "", max_rejected="[0, 1]")
 
 
 def main(config: ExtractJob, summary: Summary) -> None:

@@ -10,8 +10,8 @@ import ray
 
 from jobs.launch import JobConfig, Summary, launch
 from jobs.progress import follow
+from visrec.config import check_fields
 from visrec.errors import InputError
-from visrec.features.commit import check_max_rejected
 from visrec.features.importing import commit_import, import_chain, plan_import
 from visrec.features.table import read_manifest
 from visrec.storage import Store
@@ -42,7 +42,7 @@ class ImportJob(JobConfig):
     def __post_init__(self) -> None:
         if not self.name:
             raise InputError("Found an empty --name; expected that of the network.")
-        check_max_rejected(self.max_rejected)
+        check_fields(self, "", max_rejected="[0, 1]")
 
 
 def main(config: ImportJob, summary: Summary) -> None:

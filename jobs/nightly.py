@@ -23,6 +23,7 @@ from jobs.extract_features import ExtractJob
 from jobs.launch import JobConfig, Summary, launch, parse
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
+from visrec.config import check_fields
 from visrec.errors import GateError, InputError
 from visrec.features.table import MANIFEST as FEATURES
 from visrec.features.table import read_manifest
@@ -83,12 +84,8 @@ class NightlyJob(JobConfig):
     def __post_init__(self) -> None:
         begins = datetime.combine(self.night(), time(), UTC)
         require_past(begins.timestamp(), "as_of", self.as_of)
-        if self.train_every < 0:
-            raise InputError(f"Found --train_every {self.train_every}; expected 0 or more days.")
-        if self.keep < 2:
-            raise InputError(
-                f"Found --keep {self.keep}; expected at least 2 nights: one to go back to."
-            )
+        # Of the nights that stay, one is to go back to.
+        check_fields(self, "", train_every="[0, 36525]", keep="[2, 2147483647]")
 
     def night(self) -> date:
         """The date.

@@ -20,7 +20,7 @@ import ray
 from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
 from visrec.claims import claim
-from visrec.config import digest, plain
+from visrec.config import check_fields, digest, plain
 from visrec.errors import InputError
 from visrec.features.table import read_manifest
 from visrec.gates import NOT_EVALUATED, GatesConfig, Night, judge
@@ -109,9 +109,7 @@ class RecommendJob(JobConfig):
                 "Found --force_publish without a reason; expected one in words, which the manifest "
                 "records."
             )
-        for name in ("k", "shards"):
-            if getattr(self, name) < 1:
-                raise InputError(f"Found --{name} {getattr(self, name)}; expected at least 1.")
+        check_fields(self, "", k="[1, 1000000]", shards="[1, 1000000]")
 
 
 def main(config: RecommendJob, summary: Summary) -> None:

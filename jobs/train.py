@@ -23,7 +23,7 @@ from visrec.models.artifact import LATEST, MANIFEST, Artifact, load_artifact
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.loop import TrainConfig
+from visrec.training.loop import TrainConfig, require_equal_shares
 from visrec.training.ray_train import Job, TrainResources, fit_at_once, fit_with_ray
 from visrec.training.recipe import Recipe
 
@@ -57,6 +57,10 @@ class TrainKeys:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     resources: TrainResources = field(default_factory=TrainResources)
+
+    def __post_init__(self) -> None:
+        if MODELS[self.model.name].trains_on != "nothing":
+            require_equal_shares(self.train, self.resources.workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ from jobs.launch import (
 from jobs.progress import follow
 from jobs.train import TrainJob, TrainKeys, of_one_model, read, recipe_of
 from jobs.train import main as train
-from visrec.config import digest, plain
+from visrec.config import SEEDS, check_fields, digest, plain
 from visrec.errors import InputError, VisrecError
 from visrec.models import MODELS
 from visrec.storage import Store
@@ -73,10 +73,8 @@ class TuneJob(TrainKeys, JobConfig):
     refit: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("trials", 1), ("seed", 0), ("concurrency", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise InputError(f"Found --{name} {value}; expected {least} or more.")
+        super().__post_init__()
+        check_fields(self, "", trials="[1, 1000000]", seed=SEEDS, concurrency="[1, 65536]")
 
 
 def main(config: TuneJob, summary: Summary) -> None:
@@ -86,6 +84,9 @@ def main(config: TuneJob, summary: Summary) -> None:
     _check(config, recipe)
     space = load_space(config.space or f"tune_spaces/{recipe.model_name}.yaml")
     check_space(space, recipe)
+    for key, domain in space.items():
+        for value in domain.ends:
+            _with(base, with_values(recipe, {key: value}))  # refuses what workers cannot share
     features = Store.at(config.place(config.features, "features"))
     sweeps = Store.at(config.place(config.sweeps, "sweeps"))
     sweeps.check_writable()

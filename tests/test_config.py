@@ -1,12 +1,22 @@
-"""A configuration's plain form says all of it, and its digest changes with any of it."""
+"""A configuration's plain form and digest; which values each field of each one can have."""
 
+import importlib
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from visrec.config import digest, plain
+from jobs.launch import JobConfig
+from visrec.config import check_fields, digest, plain
+from visrec.errors import InputError
+from visrec.interactions.clusters import ClusterConfig
+from visrec.models import MODELS
+from visrec.training.recipe import Recipe
+from visrec.training.spaces import Choice, Range, check_space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +77,157 @@ def test_the_digest_tells_its_values_apart() -> None:
     assert digest("a", "b") != digest("ab")
     assert digest("a", "b") != digest("b", "a")
     assert digest() != digest(None)
+
+
+# Which values each field of each configuration can have. The fields are found by reflection: one
+# that is added without a check takes a NaN, and fails here.
+
+JOBS = [path.stem for path in (Path(__file__).parents[1] / "jobs").glob("[a-z]*.py")]
+REQUIRED = {"ImportJob": {"name": "resnet50"}}
+# Numbers that are never a value, whatever they mean.
+NEVER = (float("nan"), float("inf"), -float("inf"), 10**30, True, "many")
+# A rating or a stock may be any finite number.
+ANY_FINITE = {"InteractionsConfig.min_rating", "RulesConfig.min_stock"}
+MINUS_ONE = ANY_FINITE | {"GatesConfig.min_gain", "SamplingConfig.popularity"}
+ZERO = MINUS_ONE | {
+    *("CuratorNetConfig.feature_dropout", "CuratorNetConfig.whiten", "VbprConfig.width"),
+    *("ConvNcfConfig.product_weight", "EmbeddingMlpConfig.untaken", "MultiVaeConfig.dropout"),
+    *("MultiVaeConfig.kl_weight", "TrainConfig.weight_decay", "TrainConfig.warmup_steps"),
+    *("TrainConfig.averaging", "TrainConfig.lr_patience", "TrainResources.max_failures"),
+    *("SamplingConfig.own_cluster", "ExtractResources.gpus_per_actor", "NightlyJob.train_every"),
+    *("ExtractJob.max_rejected", "ImportJob.max_rejected", "EvaluateJob.examples"),
+    *("DoctorJob.users", "DoctorJob.items", "DoctorJob.feature_dim"),
+}
+ZERO_OF_ALL = {"seed", "score_penalty"}  # whichever configuration they are in
+
+
+def configurations() -> dict[str, Any]:
+    """Every configuration by its name: those of jobs, all that these hold, and all models'."""
+    for name in JOBS:
+        importlib.import_module(f"jobs.{name}")
+    waiting: list[Any] = [JobConfig, ClusterConfig, *(model.Config for model in MODELS.values())]
+    found: dict[str, Any] = {}
+    while waiting:
+        kind = waiting.pop()
+        if kind.__module__.startswith(("jobs.", "visrec.")) and kind.__name__ not in found:
+            found[kind.__name__] = kind
+            waiting += kind.__subclasses__()
+            waiting += [hint for hint in get_type_hints(kind).values() if is_dataclass(hint)]
+    return found
+
+
+def numeric_fields() -> Iterator[tuple[Any, str]]:
+    for kind in configurations().values():
+        for name, hint in get_type_hints(kind).items():
+            if get_origin(hint) is not Literal and {int, float} & {hint, *get_args(hint)}:
+                yield kind, name
+
+
+def literal_fields() -> Iterator[tuple[Any, str]]:
+    for kind in configurations().values():
+        for name, hint in get_type_hints(kind).items():
+            if get_origin(hint) is Literal:
+                yield kind, name
+
+
+def made(kind: Any, name: str, value: Any) -> Any:
+    if get_origin(get_type_hints(kind)[name]) is dict:
+        value = {"random": value}
+    return kind(**{**REQUIRED.get(kind.__name__, {}), name: value})
+
+
+def test_all_configurations_are_found() -> None:
+    found = configurations()
+    assert {"TrainJob", "TuneJob", "SamplingConfig", "GatesConfig", "PictureLimits"} <= found.keys()
+    assert len(list(numeric_fields())) > 90
+    assert {f.name for f in fields(found["TrainConfig"])} >= {"weight_decay", "lr_factor"}
+
+
+@pytest.mark.parametrize("value", NEVER, ids=str)
+def test_numeric_fields_refuse_what_is_never_a_value(value: Any) -> None:
+    for kind, name in numeric_fields():
+        if value == 10**30 and f"{kind.__name__}.{name}" in ANY_FINITE:
+            continue
+        with pytest.raises(InputError, match=rf"Found --([a-z]+\.)?{name}[ .].*; expected "):
+            made(kind, name, value)
+
+
+@pytest.mark.parametrize(("value", "fine"), [(-1, MINUS_ONE), (0, ZERO)])
+def test_numeric_fields_take_minus_one_and_zero_where_they_mean_something(
+    value: int, fine: set[str]
+) -> None:
+    for kind, name in numeric_fields():
+        known = f"{kind.__name__}.{name}" in fine or (value == 0 and name in ZERO_OF_ALL)
+        # Thresholds of gates: a share or a count of 0 is the strictest, or the laxest.
+        if known or (value == 0 and kind.__name__ == "GatesConfig"):
+            made(kind, name, value)
+        else:
+            with pytest.raises(InputError, match=rf"Found --([a-z]+\.)?{name}[ .].*; expected "):
+                made(kind, name, value)
+
+
+def test_whole_numbers_have_no_fraction() -> None:
+    for kind, name in numeric_fields():
+        hint = get_type_hints(kind)[name]
+        if float not in {hint, *get_args(hint)}:
+            with pytest.raises(InputError, match="expected a whole number in "):
+                made(kind, name, 8.5)
+
+
+def test_literal_fields_refuse_other_words() -> None:
+    for kind, name in literal_fields():
+        with pytest.raises(InputError, match=rf"Found --([a-z]+\.)?{name} \?\?; expected one of "):
+            made(kind, name, "??")
+
+
+def test_defaults_are_values() -> None:
+    for kind in configurations().values():
+        kind(**REQUIRED.get(kind.__name__, {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    share: float = 0.5
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "x", share="[0, 1)", count="[1, 9]")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"share": 1.0}, "Found --x.share 1.0; expected a number in [0, 1)."),
+        ({"share": -1e-9}, "Found --x.share -1e-09; expected a number in [0, 1)."),
+        ({"count": 0}, "Found --x.count 0; expected a whole number in [1, 9]."),
+        ({"count": 10}, "Found --x.count 10; expected a whole number in [1, 9]."),
+    ],
+)
+def test_refused_value_names_key_value_and_interval(values: Any, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        Checked(**values)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("values", [{"share": 0}, {"share": 0.999}, {"count": 1}, {"count": 9}, {}])
+def test_ends_of_an_interval_are_in_it_where_the_bracket_says_so(values: Any) -> None:
+    Checked(**values)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "domain"),
+    [
+        ("vbpr", "train.weight_decay", Range(-1.0, 1e-2, log=False)),
+        ("vbpr", "train.lr_factor", Range(0.5, 1.5, log=False)),
+        ("vbpr", "model.width", Choice((64, -1))),
+        ("curatornet", "model.item_width", Choice((0, 128))),
+        ("multivae", "model.kl_weight", Range(-5.0, 1.0, log=False)),
+        ("curatornet", "train.warmup_steps", Choice((0, -5))),
+        ("curatornet", "sampling.own_cluster", Range(0.5, 1.5, log=False)),
+    ],
+)
+def test_space_with_a_value_that_can_never_be_is_refused(name: str, key: str, domain: Any) -> None:
+    hold = configurations()
+    recipe = Recipe(name, MODELS[name].Config(), hold["TrainConfig"](), hold["SamplingConfig"]())
+    with pytest.raises(InputError, match=rf"The search space gives {key} .*: Found --{key} "):
+        check_space({key: domain}, recipe)

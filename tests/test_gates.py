@@ -450,7 +450,7 @@ def test_concentration_is_0_for_equal_shares_and_1_for_all() -> None:
 
 
 def test_a_threshold_below_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match=r"Found --gates\.max_repeats -1; expected 0 or more"):
+    with pytest.raises(InputError, match=r"Found --gates\.max_repeats -1; expected a whole number"):
         GatesConfig(max_repeats=-1)
     with pytest.raises(InputError, match=r"--gates\.min_overlap nan"):
         GatesConfig(min_overlap=float("nan"))

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.publish import Gate
 from visrec.scoring.check import ShardFacts
@@ -96,10 +97,8 @@ class GatesConfig:
     require_evaluation: bool = False
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
-            value = getattr(self, name)
-            if name not in ("metric", "min_gain") and not value >= 0:
-                raise InputError(f"Found --gates.{name} {value}; expected 0 or more.")
+        thresholds = {f.name: "[0, 1000000000]" for f in fields(self) if f.type in (int, float)}
+        check_fields(self, "gates", **{**thresholds, "min_gain": "[-1, 1]"})
 
 
 @dataclass(frozen=True, kw_only=True)

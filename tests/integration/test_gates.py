@@ -96,4 +96,4 @@ def test_every_threshold_is_a_flag() -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 2
-    assert "Found --gates.max_repeats -1; expected 0 or more." in done.stderr
+    assert "Found --gates.max_repeats -1; expected a whole number in [0, " in done.stderr

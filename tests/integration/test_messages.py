@@ -56,7 +56,10 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 BAD_FLAGS = {
     "unknown key": (["--train.epoks", "3"], ["train.epoks", "--help"]),
     "wrong type": (["--train.epochs", "many"], ["epochs", "many", "--help"]),
-    "impossible value": (["--train.epochs", "0"], ["--train.epochs 0", "at least 1"]),
+    "impossible value": (
+        ["--train.epochs", "0"],
+        ["--train.epochs 0", "expected a whole number"],
+    ),
     "unknown model": (
         ["--model.name", "oracle"],
         ["--model.name 'oracle'", "curatornet", "visrank"],

@@ -145,8 +145,8 @@ def test_a_night_on_s3(s3_env: str, tmp_path: Path) -> None:
         ),
         ({"as_of": "2062-11-22"}, "Found --as_of 2062-11-22, which lies in the future"),
         ({"as_of": "yesterday"}, "--as_of 'yesterday'; expected a date such as 2026-11-22"),
-        ({"train_every": -1}, "--train_every -1; expected 0 or more days"),
-        ({"keep": 1}, "--keep 1; expected at least 2 nights"),
+        ({"train_every": -1}, "--train_every -1; expected a whole number in"),
+        ({"keep": 1}, "--keep 1; expected a whole number in"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(keys: dict[str, Any], message: str) -> None:

@@ -174,5 +174,5 @@ def test_nothing_to_compare_is_still_read_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["clusters", "dimensions", "runs"])
 def test_settings_of_nothing_are_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"Found {name} 0"):
+    with pytest.raises(InputError, match=f"clusters.{name} 0; expected a whole number"):
         ClusterConfig(**{name: 0})

@@ -261,3 +261,11 @@ def test_ids_that_are_written_differently_are_shown_with_the_difference(how: str
 def test_ids_that_have_nothing_in_common_are_shown() -> None:
     with pytest.raises(InputError, match=r"such as 'x', and the second such as 'chair', 'lamp'"):
         build_log([batch(("u", "x", 1))], CATALOGUE)
+
+
+@pytest.mark.parametrize("rating", [float("inf"), -float("inf"), 1e300])
+def test_rating_that_is_infinite_in_float32_is_refused(rating: float) -> None:
+    rows = batch(("u", "rug", 1), ("v", "vase", 2), ("v", "rug", 3))
+    rows = rows.append_column("rating", pa.array([4.0, rating, None]))
+    with pytest.raises(InputError, match=r"rating -?(inf|1e\+300) \(user v, item vase\).*nulls"):
+        build_log([rows], CATALOGUE)

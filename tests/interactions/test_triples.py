@@ -119,9 +119,9 @@ def test_nobody_who_can_give_a_triple_is_refused(lists: Lists, keep: bool) -> No
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"max_profile": 0}, r"--sampling.max_profile 0; expected at least 1"),
-        ({"hard_pool": 0}, r"--sampling.hard_pool 0; expected at least 1"),
-        ({"own_cluster": 1.1}, r"--sampling.own_cluster 1.1; expected 0 to 1"),
+        ({"max_profile": 0}, r"--sampling.max_profile 0; expected a whole number in \[1, "),
+        ({"hard_pool": 0}, r"--sampling.hard_pool 0; expected a whole number in \[1, "),
+        ({"own_cluster": 1.1}, r"--sampling.own_cluster 1.1; expected a number in \[0, 1\]"),
         ({"popularity": float("nan")}, r"--sampling.popularity nan"),
         (
             {"guidelines": {"next_basket": 1.0, "best": 1.0}},
@@ -129,11 +129,11 @@ def test_nobody_who_can_give_a_triple_is_refused(lists: Lists, keep: bool) -> No
         ),
         (
             {"guidelines": {"random": -1.0, "next_basket": 2.0}},
-            r"guidelines .*weights of 0 or more",
+            r"--sampling.guidelines.random -1.0; expected a number in",
         ),
-        ({"guidelines": {"random": 0.0}}, r"one above 0"),
-        ({"guidelines": {}}, r"one above 0"),
-        ({"guidelines": {"random": float("nan")}}, r"weights of 0 or more"),
+        ({"guidelines": {"random": 0.0}}, r"expected a weight above 0"),
+        ({"guidelines": {}}, r"expected a weight above 0"),
+        ({"guidelines": {"random": float("nan")}}, r"guidelines.random nan; expected a number in"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(changes: dict[str, object], said: str) -> None:

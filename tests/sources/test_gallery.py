@@ -198,10 +198,10 @@ def test_style_vectors_are_shared_by_an_artists_works(files: Files) -> None:
             {"paintings": 5, "artists": 6},
             r"Found --gallery.paintings 5; expected at least one .* 6 of",
         ),
-        ({"users": 0}, "Found --gallery.users 0; expected at least 1"),
-        ({"artists": 0}, "Found --gallery.artists 0; expected at least 1"),
-        ({"picture_size": 8}, "Found --gallery.picture_size 8; expected at least 32"),
-        ({"seed": -1}, "Found --gallery.seed -1; expected at least 0"),
+        ({"users": 0}, r"--gallery.users 0; expected a whole number in \[1, "),
+        ({"artists": 0}, r"--gallery.artists 0; expected a whole number in \[1, "),
+        ({"picture_size": 8}, r"--gallery.picture_size 8; expected a whole number in \[32, "),
+        ({"seed": -1}, r"--gallery.seed -1; expected a whole number in \[0, "),
     ],
 )
 def test_impossible_numbers_are_refused(changes: dict[str, int], message: str) -> None:

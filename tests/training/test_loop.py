@@ -281,25 +281,9 @@ def test_batch_that_workers_cannot_share_is_refused(batch_size: int, workers: in
         _trainer(_with(batch_size=batch_size), place=Place(0, workers))
 
 
-@pytest.mark.parametrize("key", ["epochs", "triples_per_epoch", "batch_size", "validation_users"])
-def test_counts_below_one_are_refused(key: str) -> None:
-    with pytest.raises(InputError, match=f"train.{key} 0"):
-        _with(**{key: 0})
-
-
 @pytest.mark.parametrize(("asked", "drawn"), [(100, 64), (1280, 1280), (10, 64)])
 def test_history_counts_the_triples_that_were_drawn(asked: int, drawn: int) -> None:
     assert _history(_trained(_with(epochs=1, triples_per_epoch=asked)), "triples") == [drawn]
-
-
-def test_negative_seed_is_refused() -> None:
-    with pytest.raises(InputError, match=r"train\.seed -1"):
-        _with(seed=-1)
-
-
-def test_learning_rate_of_zero_is_refused() -> None:
-    with pytest.raises(InputError, match="learning_rate"):
-        _with(learning_rate=0.0)
 
 
 def _train_as_one_of_two(rank: int, folder: str) -> None:

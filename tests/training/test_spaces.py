@@ -127,9 +127,13 @@ BAD_KEYS = {
     "refused high end": (
         "model.feature_dropout",
         Range(0.1, 1.0, log=False),
-        ["model.feature_dropout 1.0", "expected 0 to below 1"],
+        ["model.feature_dropout 1.0", "expected a number in [0, 1)"],
     ),
-    "refused choice": ("train.batch_size", Choice((64, 0)), ["train.batch_size 0", "at least 1"]),
+    "refused choice": (
+        "train.batch_size",
+        Choice((64, 0)),
+        ["train.batch_size 0", "expected a whole"],
+    ),
 }
 
 

@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.features.pictures import PictureLimits, Preprocessing, decode
 
@@ -52,10 +53,7 @@ class BackboneConfig:
     batch: int = 32
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise InputError(
-                f"The batch is {self.batch}; expected 1 or more. Change --backbone.batch."
-            )
+        check_fields(self, "backbone", batch="[1, 65536]")
 
 
 @dataclass(frozen=True, kw_only=True)

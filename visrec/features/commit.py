@@ -99,16 +99,6 @@ def commit_table(
     return manifest
 
 
-def check_max_rejected(share: float) -> None:
-    """Refuses what is no share.
-
-    Raises:
-        InputError: it is not from 0 to 1.
-    """
-    if not 0 <= share <= 1:
-        raise InputError(f"Found --max_rejected {share}; expected 0 to 1.")
-
-
 def count_rejected(
     rejected: pa.Table, listed: int, max_rejected: float, store: Store, what: str
 ) -> dict[str, int]:

@@ -22,7 +22,7 @@ import ray.data
 import torch
 from ray.data import ActorPoolStrategy, Dataset
 
-from visrec.config import plain
+from visrec.config import check_fields, plain
 from visrec.errors import StorageError
 from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.features.commit import (
@@ -71,6 +71,15 @@ class ExtractResources:
     actors: int | None = None
     gpus_per_actor: int = 0
     cpus_per_actor: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "resources",
+            actors="[1, 65536]",
+            gpus_per_actor="[0, 1024]",
+            cpus_per_actor="[1, 65536]",
+        )
 
 
 @dataclass(frozen=True)

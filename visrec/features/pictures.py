@@ -19,6 +19,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from visrec.config import COUNTS, check_fields
 from visrec.errors import InputError
 from visrec.features.containers import Essentials, PictureError, essentials, require_all_rows
 
@@ -63,6 +64,9 @@ class PictureLimits:
 
     max_pixels: int = 50_000_000
     max_bytes: int = 50 * 2**20
+
+    def __post_init__(self) -> None:
+        check_fields(self, "limits", max_pixels=COUNTS, max_bytes=COUNTS)
 
 
 @dataclass(frozen=True, kw_only=True)

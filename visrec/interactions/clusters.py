@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from visrec.config import digest
-from visrec.errors import InputError, StorageError
+from visrec.config import COUNTS, SEEDS, WIDTHS, check_fields, digest
+from visrec.errors import StorageError
 from visrec.features.table import load_features, read_manifest
 from visrec.storage import Store
 
@@ -48,10 +48,9 @@ class ClusterConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("clusters", "dimensions", "runs"):
-            if getattr(self, name) < 1:
-                raise InputError(f"Found {name} {getattr(self, name)} of the visual clusters; "
-                                 "expected at least 1.")  # fmt: skip
+        check_fields(
+            self, "clusters", clusters=COUNTS, dimensions=WIDTHS, runs="[1, 1000]", seed=SEEDS
+        )
 
 
 @dataclass(frozen=True)

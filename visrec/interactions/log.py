@@ -148,7 +148,8 @@ def build_log(
         left_out: rows that were left out in reading, by reason; those left out here are added.
 
     Raises:
-        InputError: there is no interaction, or none with an item of the catalogue.
+        InputError: there is no interaction, none with an item of the catalogue, or a rating is
+            infinite.
     """
     left_out = Counter() if left_out is None else left_out
     users: list[pa.Array] = []
@@ -171,11 +172,7 @@ def build_log(
             if marked
             else np.zeros(len(batch), np.bool_)
         )
-        ratings.append(
-            pc.fill_null(batch["rating"].cast(pa.float32()), np.nan).to_numpy()
-            if "rating" in batch.column_names
-            else np.full(len(batch), np.nan, np.float32)
-        )
+        ratings.append(_ratings(batch))
     item_R = np.concatenate([*items, np.zeros(0, np.int32)])
     known_R = item_R >= 0
     if not known_R.any():
@@ -227,6 +224,27 @@ def _nothing_left(
         "expected the same item ids in --interactions.path and --features. "
         f"{differing_ids(unknown, 'The first', item_ids, 'the second')}"
     )
+
+
+def _ratings(batch: pa.Table) -> npt.NDArray[np.float32]:
+    """(B,) a table's ratings, NaN where a row has none.
+
+    Raises:
+        InputError: a rating is infinite, or does not fit into float32.
+    """
+    if "rating" not in batch.column_names:
+        return np.full(len(batch), np.nan, np.float32)
+    rating_B = pc.fill_null(batch["rating"].cast(pa.float32()), np.nan).to_numpy()
+    if len(infinite := np.flatnonzero(np.isinf(rating_B))):
+        user, item, rating = (
+            batch[name][int(infinite[0])] for name in ("user_id", "item_id", "rating")
+        )
+        raise InputError(
+            f"Found the rating {rating} (user {user}, item {item}) and {len(infinite) - 1} more "
+            "like it; expected finite numbers that fit into float32, or nulls. Correct the rating "
+            "column of --interactions.path."
+        )
+    return np.asarray(rating_B)
 
 
 def _code_users(

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrec.config import check_fields
 from visrec.interactions.log import Log
 from visrec.ragged import Ragged
 
@@ -35,6 +36,9 @@ class SplitConfig:
     test: bool = True
     validation: bool = True
     by: Literal["basket", "item"] = "basket"
+
+    def __post_init__(self) -> None:
+        check_fields(self, "split")
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from visrec.config import COUNTS, check_fields
 from visrec.errors import InputError
 from visrec.interactions.facts import Bools, Facts, Ints
 from visrec.interactions.guidelines import GUIDELINES, Draw, Drawn
@@ -74,27 +75,24 @@ class SamplingConfig:
     own_cluster: float = 0.65
 
     def __post_init__(self) -> None:
-        for name in ("max_profile", "candidates", "hard_pool"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"Found --sampling.{name} {getattr(self, name)}; expected at least 1."
-                )
-        if not 0 <= self.own_cluster <= 1:
-            raise InputError(f"Found --sampling.own_cluster {self.own_cluster}; expected 0 to 1.")
-        if not abs(self.popularity) < float("inf"):
-            raise InputError(
-                f"Found --sampling.popularity {self.popularity}; expected a number, as 0 or 0.75."
-            )
+        check_fields(
+            self,
+            "sampling",
+            guidelines="[0, 1000000]",
+            max_profile="[1, 1000000]",
+            candidates=COUNTS,
+            hard_pool="[1, 10000]",
+            popularity="[-10, 10]",
+            own_cluster="[0, 1]",
+        )
         if unknown := sorted(set(self.guidelines) - set(GUIDELINES)):
             raise InputError(
                 f"Found the guideline {unknown[0]} in --sampling.guidelines; expected of "
                 f"{', '.join(GUIDELINES)}."
             )
-        weights = self.guidelines.values()
-        if not all(0 <= weight < float("inf") for weight in weights) or not sum(weights) > 0:
+        if not any(self.guidelines.values()):
             raise InputError(
-                f"Found --sampling.guidelines {self.guidelines}; expected weights of 0 or more, "
-                "and one above 0."
+                f"Found --sampling.guidelines {self.guidelines}; expected a weight above 0."
             )
 
     @property

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from visrec.config import WIDTHS, check_fields
 from visrec.models.contract import (
     Arrays,
     Catalogue,
@@ -41,6 +42,10 @@ class BprMfConfig(RankingConfig):
 
     temperature: float = 7.0
     width: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, "model", width=WIDTHS)
 
 
 class BprMf(nn.Module):

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from visrec.config import COUNTS, check_fields
 from visrec.errors import InputError
 from visrec.models.contract import (
     Arrays,
@@ -59,8 +60,16 @@ class ConvNcfConfig(RankingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.width < 4 or self.width & (self.width - 1):
-            raise InputError(f"Found --model.width {self.width}; expected a power of 2, from 4 on.")
+        check_fields(
+            self,
+            "model",
+            width="[4, 4096]",
+            channels="[1, 4096]",
+            product_weight="[0, 1000000]",
+            candidates=COUNTS,
+        )
+        if self.width & (self.width - 1):
+            raise InputError(f"Found --model.width {self.width}; expected a power of 2.")
 
 
 class ConvNcf(nn.Module):

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from visrec.config import WIDTHS, check_fields
 from visrec.models.contract import (
     Arrays,
     Catalogue,
@@ -45,6 +46,9 @@ class CooccurrenceConfig:
     """
 
     width: int = 64
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model", width=WIDTHS)
 
 
 class Cooccurrence(nn.Module):

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from visrec.config import WIDTHS, check_fields
 from visrec.errors import InputError
 from visrec.models.contract import (
     Arrays,
@@ -66,12 +67,14 @@ class CuratorNetConfig(RankingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.feature_dropout < 1:
-            raise InputError(
-                f"Found --model.feature_dropout {self.feature_dropout}; expected 0 to below 1."
-            )
-        if self.whiten < 0:
-            raise InputError(f"Found --model.whiten {self.whiten}; expected 0 or more.")
+        check_fields(
+            self,
+            "model",
+            item_width=WIDTHS,
+            user_width=WIDTHS,
+            feature_dropout="[0, 1)",
+            whiten="[0, 65536]",
+        )
 
 
 class CuratorNet(nn.Module):

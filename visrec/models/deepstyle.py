@@ -16,6 +16,7 @@ import numpy.typing as npt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from visrec.config import WIDTHS, check_fields
 from visrec.models.contract import (
     Arrays,
     Catalogue,
@@ -47,6 +48,10 @@ class DeepStyleConfig(RankingConfig):
 
     temperature: float = 7.0
     width: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, "model", width=WIDTHS)
 
 
 class DeepStyle(nn.Module):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from visrec.errors import InputError
+from visrec.config import WIDTHS, check_fields
 from visrec.models.contract import (
     Arrays,
     Bags,
@@ -49,8 +49,7 @@ class EmbeddingMlpConfig:
     untaken: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.untaken >= 0:
-            raise InputError(f"Found --model.untaken {self.untaken}; expected 0 or more.")
+        check_fields(self, "model", width=WIDTHS, hidden=WIDTHS, untaken="[0, 1000000]")
 
 
 class EmbeddingMlp(nn.Module):

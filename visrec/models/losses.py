@@ -24,13 +24,13 @@ negatives, the one that scores highest is its negative: the hard one of dynamic 
 """
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from visrec.errors import InputError
+from visrec.config import check_fields
 from visrec.models.contract import TripleBatch
 
 LossName = Literal["softmax", "bpr", "bpr_max", "top1", "top1_max"]
@@ -51,16 +51,7 @@ class RankingConfig:
     score_penalty: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.loss not in get_args(LossName):
-            raise InputError(
-                f"Found --model.loss {self.loss}; expected one of {', '.join(get_args(LossName))}."
-            )
-        if not self.temperature > 0:
-            raise InputError(f"Found --model.temperature {self.temperature}; expected above 0.")
-        if not self.score_penalty >= 0:
-            raise InputError(
-                f"Found --model.score_penalty {self.score_penalty}; expected 0 or more."
-            )
+        check_fields(self, "model", temperature="(0, 1000000]", score_penalty="[0, 1000000]")
 
 
 def ranking_loss(

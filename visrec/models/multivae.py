@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from visrec.errors import InputError
+from visrec.config import COUNTS, WIDTHS, check_fields
 from visrec.models.contract import (
     Arrays,
     Bags,
@@ -56,10 +56,15 @@ class MultiVaeConfig:
     kl_steps: int = 1000
 
     def __post_init__(self) -> None:
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"Found --model.dropout {self.dropout}; expected 0 to below 1.")
-        if self.kl_steps < 1:
-            raise InputError(f"Found --model.kl_steps {self.kl_steps}; expected at least 1.")
+        check_fields(
+            self,
+            "model",
+            width=WIDTHS,
+            hidden=WIDTHS,
+            dropout="[0, 1)",
+            kl_weight="[0, 1000000]",
+            kl_steps=COUNTS,
+        )
 
 
 class MultiVae(nn.Module):

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from visrec.config import SEEDS, check_fields
 from visrec.models.contract import Arrays, Bags, Catalogue, Needs, Sizes
 from visrec.models.mixing import mixed
 from visrec.ragged import Ragged
@@ -23,6 +24,9 @@ class RandomConfig:
     """
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model", seed=SEEDS)
 
 
 class Random(nn.Module):

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from visrec.config import WIDTHS, check_fields
 from visrec.models.contract import (
     Arrays,
     Catalogue,
@@ -50,6 +51,10 @@ class VbprConfig(RankingConfig):
     temperature: float = 7.0
     width: int = 64
     visual_width: int = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, "model", width="[0, 65536]", visual_width=WIDTHS)
 
 
 class Vbpr(nn.Module):

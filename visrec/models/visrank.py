@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from visrec.config import COUNTS, check_fields
 from visrec.models.contract import (
     Arrays,
     Bags,
@@ -43,6 +44,9 @@ class VisRankConfig:
 
     mode: Literal["max", "mean", "mean_top_k"] = "mean"
     top_k: int = 3
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model", top_k=COUNTS)
 
 
 class VisRank(nn.Module):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from visrec.config import WIDTHS, check_fields
 from visrec.models.contract import (
     Arrays,
     Bags,
@@ -47,6 +48,10 @@ class YoutubeDnnConfig(RankingConfig):
     temperature: float = 7.0
     width: int = 64
     hidden: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, "model", width=WIDTHS, hidden=WIDTHS)
 
 
 class YoutubeDnn(nn.Module):

@@ -21,6 +21,7 @@ import torch
 from ray.data import ActorPoolStrategy, Dataset
 
 from visrec.claims import is_claimed
+from visrec.config import check_fields
 from visrec.errors import ConflictError
 from visrec.models.artifact import load_artifact
 from visrec.models.contract import Arrays, Scorer
@@ -48,6 +49,9 @@ class ScoreResources:
     actors: int | None = None
     use_gpu: bool = False
     cpus_per_actor: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, "resources", actors="[1, 65536]", cpus_per_actor="[1, 65536]")
 
 
 def recommend_chain(

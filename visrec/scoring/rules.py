@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from visrec.errors import InputError
+from visrec.config import COUNTS, check_fields
 from visrec.ragged import Ragged, portions
 from visrec.scoring.topk import Best, Search, TopK, empty, put
 
@@ -49,13 +49,7 @@ class RulesConfig:
     near_duplicate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.cap is not None and self.cap < 1:
-            raise InputError(f"Found --rules.cap {self.cap}; expected at least 1.")
-        if self.near_duplicate is not None and not 0 < self.near_duplicate <= 1:
-            raise InputError(
-                f"Found --rules.near_duplicate {self.near_duplicate}; expected a cosine above 0 "
-                "and at most 1, such as 0.97."
-            )
+        check_fields(self, "rules", min_stock="(-inf, inf)", cap=COUNTS, near_duplicate="(0, 1]")
 
 
 @dataclass(frozen=True)

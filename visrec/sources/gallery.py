@@ -24,6 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from visrec.config import SEEDS, check_fields
 from visrec.errors import InputError
 from visrec.sources.painting import SUBJECTS, Artist, Floats, Random, paint
 
@@ -71,11 +72,15 @@ class GalleryConfig:
         Raises:
             InputError: naming the key, what was found and what was expected.
         """
-        for key, least in (("artists", 1), ("users", 1), ("picture_size", 32), ("seed", 0)):
-            if getattr(self, key) < least:
-                raise InputError(
-                    f"Found --gallery.{key} {getattr(self, key)}; expected at least {least}."
-                )
+        check_fields(
+            self,
+            "gallery",
+            paintings="[1, 10000000]",
+            artists="[1, 1000000]",
+            users="[1, 10000000]",
+            picture_size="[32, 4096]",
+            seed=SEEDS,
+        )
         if self.paintings < self.artists:
             raise InputError(
                 f"Found --gallery.paintings {self.paintings}; expected at least one for each of "

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrec import schemas
+from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.sources.tables import digest_files, files_of, read_file
 
@@ -44,13 +45,10 @@ class InteractionsConfig:
     max_incomplete: float = 0.2
 
     def __post_init__(self) -> None:
+        check_fields(self, "interactions", min_rating="(-inf, inf)", max_incomplete="[0, 1]")
         before = self.before()
         if before is not None:
             require_past(before, "interactions.as_of", self.as_of)
-        if not 0 <= self.max_incomplete <= 1:
-            raise InputError(
-                f"Found --interactions.max_incomplete {self.max_incomplete}; expected 0 to 1."
-            )
 
     def before(self) -> int | None:
         """`as_of` in seconds since 1970.

@@ -19,6 +19,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from visrec.config import COUNTS, SEEDS, check_fields
 from visrec.errors import InputError, VisrecError
 from visrec.evaluation.metrics import per_user
 from visrec.evaluation.ranking import stand
@@ -70,18 +71,35 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("epochs", "triples_per_epoch", "batch_size", "validation_users", "stop_patience")
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"Found --train.{name} {getattr(self, name)}; expected at least 1."
-                )
-        if self.seed < 0:
-            raise InputError(f"Found --train.seed {self.seed}; expected 0 or more.")
-        if not 0 <= self.averaging < 1:
-            raise InputError(f"Found --train.averaging {self.averaging}; expected 0 to below 1.")
-        if not self.learning_rate > 0:
-            raise InputError(f"Found --train.learning_rate {self.learning_rate}; expected above 0.")
+        check_fields(
+            self,
+            "train",
+            epochs="[1, 1000000]",
+            triples_per_epoch=COUNTS,
+            batch_size="[1, 1048576]",
+            learning_rate="(0, 10]",
+            weight_decay="[0, 100]",
+            warmup_steps="[0, 2147483647]",
+            averaging="[0, 1)",
+            lr_factor="(0, 1)",
+            lr_patience="[0, 1000000]",
+            stop_patience="[1, 1000000]",
+            validation_users=COUNTS,
+            seed=SEEDS,
+        )
+
+
+def require_equal_shares(config: TrainConfig, workers: int) -> None:
+    """Refuses a batch that the workers cannot share equally.
+
+    Raises:
+        InputError: names both keys.
+    """
+    if config.batch_size % workers:
+        raise InputError(
+            f"Found --train.batch_size {config.batch_size}; expected a multiple of the "
+            f"{workers} workers (--resources.workers)."
+        )
 
 
 # The threshold below which a rise of the AUC is none: ReduceLROnPlateau's in the reference run.
@@ -162,11 +180,7 @@ class Trainer:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self._steps = max(1, config.triples_per_epoch // config.batch_size)
-        if config.batch_size % place.workers:
-            raise InputError(
-                f"Found --train.batch_size {config.batch_size}; expected a multiple of the "
-                f"{place.workers} workers (--resources.workers)."
-            )
+        require_equal_shares(config, place.workers)
 
     def run(self, report: Callable[["Trainer"], None]) -> None:
         """Trains to the end, from where `progress` stands, with a report after each epoch.

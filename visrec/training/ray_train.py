@@ -23,6 +23,7 @@ from ray.train import (
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
+from visrec.config import check_fields
 from visrec.models.artifact import TIMES, Artifact, save_artifact
 from visrec.progress import Timer
 from visrec.storage import Store
@@ -55,6 +56,15 @@ class TrainResources:
     use_gpu: bool = False
     cpus_per_worker: int = 2
     max_failures: int = 2
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "resources",
+            workers="[1, 65536]",
+            cpus_per_worker="[1, 65536]",
+            max_failures="[0, 1000000]",
+        )
 
 
 @dataclass(frozen=True)
