@@ -88,6 +88,8 @@ REQUIRED = {"ImportJob": {"name": "resnet50"}}
 NEVER = (float("nan"), float("inf"), -float("inf"), 10**30, True, "many")
 # A rating or a stock may be any finite number.
 ANY_FINITE = {"InteractionsConfig.min_rating", "RulesConfig.min_stock"}
+# A learning rate may be any finite number above 0: training with it diverges, and says so.
+LARGE = ANY_FINITE | {"TrainConfig.learning_rate"}
 MINUS_ONE = ANY_FINITE | {"GatesConfig.min_gain", "SamplingConfig.popularity"}
 ZERO = MINUS_ONE | {
     *("CuratorNetConfig.feature_dropout", "CuratorNetConfig.whiten", "VbprConfig.width"),
@@ -146,7 +148,7 @@ def test_all_configurations_are_found() -> None:
 @pytest.mark.parametrize("value", NEVER, ids=str)
 def test_numeric_fields_refuse_what_is_never_a_value(value: Any) -> None:
     for kind, name in numeric_fields():
-        if value == 10**30 and f"{kind.__name__}.{name}" in ANY_FINITE:
+        if value == 10**30 and f"{kind.__name__}.{name}" in LARGE:
             continue
         with pytest.raises(InputError, match=rf"Found --([a-z]+\.)?{name}[ .].*; expected "):
             made(kind, name, value)

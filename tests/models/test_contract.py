@@ -1,17 +1,12 @@
 """What every model in `MODELS` promises the jobs, on data whose right answer is planted."""
 
-import dataclasses
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-import torch.distributed
-from torch.nn.parallel import DistributedDataParallel
 
 from tests.training import checkerboard, ragged
 from visrec.evaluation.metrics import per_user
@@ -221,52 +216,3 @@ def test_new_items_are_ranked_by_their_pictures(name: str) -> None:
     best = topk.top_k(scorer, profiles, rows, known, None, 10)
     right = [set(best.row_BK[user]) & set(targets[user]) for user in range(40)]
     assert sum(map(len, right)) > 0.95 * 400
-
-
-TRAINS = sorted(name for name, model in MODELS.items() if model.trains_on != "nothing")
-# Two workers draw no dropout of theirs where one draws another; features drop by step and item.
-WITHOUT_DROPOUT = {"multivae"}
-
-
-def _losses(name: str, rank: int = 0, workers: int = 1) -> list[float]:
-    """The loss of each of three epochs, of the worker's share of the batches."""
-    torch.manual_seed(0)
-    config = _config(name)
-    if name in WITHOUT_DROPOUT:
-        config = dataclasses.replace(config, dropout=0.0)
-    model = MODELS[name](config, DATA.sizes)
-    model.fit(DATA.catalogue, DATA.train)
-    named = {key.removeprefix("train."): value for key, value in model.suggests.items()}
-    train = TrainConfig(epochs=3, triples_per_epoch=320, batch_size=64, stop_patience=9, **named)
-    wrap = DistributedDataParallel if workers > 1 else lambda module: module
-    trainer = Trainer(model, DATA, train, SamplingConfig(), Place(rank, workers), wrap)
-    trainer.run(lambda _: None)
-    return [entry["loss"] for entry in trainer.progress.history]
-
-
-def _train_all_as_one_of_two(rank: int, folder: str) -> None:
-    """A process of its own: every model that trains, one after another."""
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
-    )
-    found = {name: _losses(name, rank, 2) for name in TRAINS}
-    Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    torch.distributed.destroy_process_group()
-
-
-@pytest.fixture(scope="module")
-def of_two_workers(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[float]]]:
-    """The losses of every model that trains, as each of two workers has them."""
-    folder = tmp_path_factory.mktemp("two")
-    torch.multiprocessing.spawn(_train_all_as_one_of_two, (str(folder),), nprocs=2)
-    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
-
-
-@pytest.mark.parametrize("name", TRAINS)
-def test_two_workers_train_as_one_does(
-    name: str, of_two_workers: list[dict[str, list[float]]]
-) -> None:
-    alone = _losses(name)
-    assert abs(alone[-1] - alone[0]) > 1e-3 * abs(alone[0])  # it moves
-    for losses in of_two_workers:
-        assert losses[name] == pytest.approx(alone, rel=1e-4)

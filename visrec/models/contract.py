@@ -158,11 +158,13 @@ class UserBatch:
         items: B lists of catalogue rows.
         first: the place of the first of them among the step's users, all workers together.
         total: how many users the step has.
+        seed: of the step, the same on all workers.
     """
 
     items: Bags
     first: int
     total: int
+    seed: int = 0
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,23 @@ def dropped(values_MD: Tensor, item_M: Tensor, seed: int, zeroed: int) -> Tensor
     return values_MD * kept_MD * (_LEVELS / (_LEVELS - zeroed))
 
 
+def dropped_entries(
+    value_V: Tensor, row_V: Tensor, column_V: Tensor, seed: int, share: float
+) -> Tensor:
+    """(V,) entries of a sparse matrix, a share of them zero and the rest scaled.
+
+    Args:
+        value_V: the entries.
+        row_V: of each.
+        column_V: of each.
+        seed: of the step.
+        share: from 0 to below 1.
+    """
+    word_V = mixed(mixed(row_V + seed) ^ (column_V + 1))
+    uniform_V = ((word_V >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
+    return value_V * (uniform_V >= share) / (1 - share)
+
+
 def scaled_and_dropped(
     feature_MD: Tensor, scale: FeatureScale, item_M: Tensor, seed: int, zeroed: int
 ) -> Tensor:

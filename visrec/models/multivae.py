@@ -32,6 +32,7 @@ from visrec.models.contract import (
     UserBatch,
     shared,
 )
+from visrec.models.dropout import dropped_entries
 from visrec.models.pooling import pool
 from visrec.models.tables import of_items, with_one
 from visrec.ragged import Ragged
@@ -96,14 +97,18 @@ class MultiVae(nn.Module):
     def forward(self, batch: UserBatch) -> Tensor:
         """The mean loss of B users."""
         config, items = self._config, batch.items
-        mean_Bz, log_variance_Bz = self._encode(self.encoder, items, items.lengths).chunk(2, dim=1)
-        # Drawn for all users of the step: without dropout, one worker and two draw the same.
-        noise = torch.randn(batch.total, config.width, device=mean_Bz.device)
+        device = items.values.device
+        owner_V = torch.repeat_interleave(torch.arange(len(items), device=device), items.lengths)
+        value_V = self._row(items, items.lengths)
+        if self.training:
+            user_V = owner_V + batch.first
+            value_V = dropped_entries(value_V, user_V, items.values, batch.seed, config.dropout)
+        mean_Bz, log_variance_Bz = self._encode(self.encoder, items, value_V).chunk(2, dim=1)
+        # Drawn for all users of the step: one worker and two draw the same.
+        random = torch.Generator(device).manual_seed(batch.seed)
+        noise = torch.randn(batch.total, config.width, generator=random, device=device)
         noise_Bz = noise[batch.first : batch.first + len(items)]
         logit_BN = self._decode(mean_Bz + noise_Bz * torch.exp(log_variance_Bz / 2))
-        owner_V = torch.repeat_interleave(
-            torch.arange(len(items), device=mean_Bz.device), items.lengths
-        )
         taken = logit_BN[owner_V, items.values].sum()
         every = (items.lengths * torch.logsumexp(logit_BN, dim=1)).sum()
         kl = (mean_Bz**2 + log_variance_Bz.exp() - 1 - log_variance_Bz).sum() / 2
@@ -112,17 +117,20 @@ class MultiVae(nn.Module):
         beta = config.kl_weight * (self.steps / config.kl_steps).clamp(max=1)
         return (every - taken + beta * kl) / len(items)
 
-    def _encode(self, encoder_Nh: Tensor, items: Bags, count_B: Tensor) -> Tensor:
-        """(B, 2 width) mean and log variance from lists of rows of the encoder's first weights."""
-        share = self._config.dropout if self.training else 0.0
+    def _row(self, items: Bags, count_B: Tensor) -> Tensor:
+        """(V,) what is not zero in x / |x| of B users who took so many items that are known."""
         value_V = 1 / count_B.clamp(min=1).sqrt().repeat_interleave(items.lengths)
+        return value_V.to(self.encoder.dtype)
+
+    def _encode(self, encoder_Nh: Tensor, items: Bags, value_V: Tensor) -> Tensor:
+        """(B, 2 width) mean and log variance from lists of rows of the encoder's first weights."""
         hidden_Bh = functional.embedding_bag(
             items.values,
             encoder_Nh,
             items.offsets,
             mode="sum",
             include_last_offset=True,
-            per_sample_weights=functional.dropout(value_V, share, training=share > 0),
+            per_sample_weights=value_V,
         )
         latent_Bz: Tensor = self.latent(torch.tanh(hidden_Bh + self.encoder_bias))
         return latent_Bz
@@ -149,7 +157,8 @@ class MultiVae(nn.Module):
         def users(profiles: Bags, user_B: Tensor) -> Tensor:
             del user_B
             count_B = pool(known_N1, profiles, "sum")[:, 0]
-            mean_Bz = self._encode(taken_Nh, profiles, count_B)[:, : self._config.width]
+            row_V = self._row(profiles, count_B)
+            mean_Bz = self._encode(taken_Nh, profiles, row_V)[:, : self._config.width]
             return with_one(torch.tanh(self.hidden(mean_Bz)))
 
         return DotScorer(vectors_Nh, users, vectors_Nh[:, :-1])

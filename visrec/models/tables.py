@@ -25,6 +25,9 @@ def table(rows: int, width: int, spread: float = 0.1) -> nn.Embedding:
         spread: standard deviation; 0.1 as in the peers' matrix factorisations.
     """
     made = nn.Embedding(rows, width, sparse=True)
+    # A sparse gradient's values are a view of what other weights are still to get: whoever divides
+    # them in place, as DDP does, would divide those too.
+    made.weight.register_hook(torch.clone)
     nn.init.normal_(made.weight, std=spread)
     return made
 

@@ -78,8 +78,7 @@ class TripleSource:
         elif self._candidates:
             drawn = self._candidates.step((self._epoch, step))
         batch = make_batch(triples, drawn, self._data, self._needs, device)
-        key = np.random.SeedSequence((self._seed, self._epoch, step)).generate_state(1, np.uint64)
-        return dataclasses.replace(batch, seed=int(key[0] >> 1))
+        return dataclasses.replace(batch, seed=step_seed(self._seed, self._epoch, step))
 
 
 class DrawnTripleSource(TripleSource):
@@ -134,9 +133,10 @@ class UserSource:
                 "less (--split.test, --split.validation), lower --interactions.min_rating, or add "
                 "interactions."
             )
-        self._order_E = self._user_T
+        self._order_E, self._epoch = self._user_T, 0
 
     def start_epoch(self, epoch: int, examples: int) -> None:
+        self._epoch = epoch
         random = np.random.default_rng((self._seed, epoch))
         rounds = -(-examples // len(self._user_T))
         orders = [random.permutation(self._user_T) for _ in range(rounds)]
@@ -148,7 +148,8 @@ class UserSource:
         share = size // workers
         first = step * size + rank * share
         items = self._train.take(self._order_E[first : first + share])
-        return UserBatch(Bags.of(items, device), rank * share, size)
+        seed = step_seed(self._seed, self._epoch, step)
+        return UserBatch(Bags.of(items, device), rank * share, size, seed)
 
 
 class RatingSource:
@@ -196,6 +197,12 @@ SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int, Needs], BatchSou
     "users": UserSource,
     "ratings": RatingSource,
 }
+
+
+def step_seed(seed: int, epoch: int, step: int) -> int:
+    """63 bits for what a model draws in one step, the same on all workers."""
+    state = np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)
+    return int(state[0] >> 1)
 
 
 def make_batch(

@@ -29,6 +29,7 @@ from visrec.models.contract import Catalogue
 from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
 from visrec.training.optimizer import Average, RowAdam
+from visrec.training.replicas import replicate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ class TrainConfig:
             epochs="[1, 1000000]",
             triples_per_epoch=COUNTS,
             batch_size="[1, 1048576]",
-            learning_rate="(0, 10]",
+            learning_rate="(0, inf)",
             weight_decay="[0, 100]",
             warmup_steps="[0, 2147483647]",
             averaging="[0, 1)",
@@ -145,7 +146,7 @@ class Trainer:
         config: how to fit.
         sampling: how to draw.
         place: which worker this is.
-        wrap: makes the module whose gradients are averaged (DDP), or returns it as it is.
+        wrap: makes a DDP module, where there are several workers.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class Trainer:
         self.model, self.data, self.config, self.place = model, data, config, place
         self.wrap = wrap
         self.average = Average(model, config.averaging)
-        self.wrapped = wrap(model)
+        self.wrapped = replicate(model, wrap) if place.workers > 1 else model
         self.optimizer = RowAdam(
             model.parameters(),
             lr=config.learning_rate,
@@ -234,8 +235,6 @@ class Trainer:
         self.model.train()
         place, size = self.place, self.config.batch_size
         self.source.start_epoch(epoch, self._steps * size)
-        # The same on all workers: those that see the same items also drop the same features.
-        torch.manual_seed(hash((self.config.seed, epoch)))
         losses = torch.zeros((), dtype=torch.float64, device=self.place.device)
         for step in range(self._steps):
             batch = self.source.batch(step, size, place.rank, place.workers, place.device)

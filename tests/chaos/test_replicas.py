@@ -1,0 +1,252 @@
+"""Promise 25: every model trains the same with one worker and with several.
+
+Every model under every loss and every kind of negatives: the gradients of its first step, in
+float64, from workers that have a share of the batch each, are those of one worker with all of it.
+The process group of the workers refuses sparse tensors, as NCCL does, and is gloo otherwise.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.chaos.harness import amount, measured
+from tests.training import checkerboard
+from visrec.interactions.triples import SamplingConfig
+from visrec.models import MODELS
+from visrec.models.convncf import ConvNcfConfig
+from visrec.models.losses import LossName
+from visrec.training.batches import SOURCES
+from visrec.training.data import TrainingData
+from visrec.training.loop import Place, TrainConfig, Trainer
+from visrec.training.replicas import replicate
+
+SIZE = 24  # examples of the step, all workers together
+TRAINS = sorted(name for name, model in MODELS.items() if model.trains_on != "nothing")
+NEGATIVES = {
+    "catalogue": SamplingConfig(),
+    "drawn candidates": SamplingConfig(candidates=20, popularity=0.5),
+    "in batch": SamplingConfig(negatives="in_batch"),
+    "drawn": SamplingConfig(negatives="drawn"),
+    "hard": SamplingConfig(negatives="hard"),
+}
+# A model that scores pairs one by one has no candidates in common; others have no such choice.
+KINDS = {"triples": tuple(NEGATIVES), "drawn_triples": ("drawn", "hard")}
+
+# The weights whose gradients are sparse.
+TWO = ("users.weight", "items.weight")
+SPARSE = {
+    "bpr_mf": (*TWO, "item_bias.weight"),
+    "convncf": TWO,
+    "cooccurrence": (),
+    "curatornet": (),
+    "deepstyle": (*TWO, "categories.weight"),
+    "embedding_mlp": TWO,
+    "multivae": (),
+    "vbpr": (*TWO, "item_bias.weight"),
+    "youtube_dnn": ("taken.weight", "items.weight"),
+}
+
+
+class Case(NamedTuple):
+    model: str
+    loss: str
+    negatives: str
+
+
+def cases() -> Iterator[Case]:
+    for model in TRAINS:
+        for negatives in KINDS.get(MODELS[model].trains_on, ("catalogue",)):
+            ranks = model not in ("cooccurrence", "embedding_mlp", "multivae")
+            for loss in get_args(LossName) if ranks else ("its own",):
+                yield Case(model, loss, negatives)
+
+
+class DenseOnly(distributed.ProcessGroup):
+    """gloo without sparse tensors, which NCCL does not know."""
+
+    def __init__(self, store: Any, rank: int, size: int, timeout: Any) -> None:
+        super().__init__(rank, size)
+        self._gloo = distributed.ProcessGroupGloo(store, rank, size, timeout)
+
+    def getBackendName(self) -> str:
+        return "dense"
+
+    def allreduce(self, tensors: list[Tensor], options: Any = None) -> Any:
+        _refuse_sparse(tensors)
+        return self._gloo.allreduce(tensors, options or distributed.AllreduceOptions())
+
+    def allgather(self, outputs: Any, tensors: list[Tensor], options: Any = None) -> Any:
+        _refuse_sparse(tensors)
+        return self._gloo.allgather(outputs, tensors, options or distributed.AllgatherOptions())
+
+    def broadcast(self, tensors: list[Tensor], options: Any = None) -> Any:
+        _refuse_sparse(tensors)
+        return self._gloo.broadcast(tensors, options or distributed.BroadcastOptions())
+
+
+def _refuse_sparse(tensors: list[Tensor]) -> None:
+    if any(tensor.is_sparse for tensor in tensors):
+        raise RuntimeError("Tensors must be dense")
+
+
+@cache
+def _data() -> TrainingData:
+    """Items in two visual clusters, with categories, and users who rated what they took."""
+    data = checkerboard(items=40, users=18)
+    random = np.random.default_rng(3)
+    return dataclasses.replace(
+        data,
+        category_N=random.integers(-1, 3, len(data.item_ids)),
+        categories=("one", "three", "two"),
+        rating_R=random.integers(1, 6, len(data.train.values)).astype(np.float32),
+    )
+
+
+def _model(case: Case) -> Any:
+    kind = MODELS[case.model]
+    config = ConvNcfConfig(width=8, channels=4) if case.model == "convncf" else kind.Config()
+    if hasattr(config, "loss"):
+        config = dataclasses.replace(config, loss=case.loss)
+    torch.manual_seed(0)
+    model = kind(config, _data().sizes)
+    model.fit(_data().catalogue, _data().train)
+    return model.double().train()
+
+
+def _gradients(
+    case: Case, rank: int = 0, workers: int = 1, *, halved: bool = False
+) -> dict[str, Tensor]:
+    """What the backward pass of the first step leaves in each parameter's `grad`.
+
+    Args:
+        case: model, loss and negatives.
+        rank: of the worker.
+        workers: of how many.
+        halved: whether sparse gradients are divided by 2 in place, each when it is there.
+    """
+    model, data = _model(case), _data()
+    if halved:
+        for weight in model.parameters():
+            weight.register_post_accumulate_grad_hook(_halve_sparse)
+    source = SOURCES[model.trains_on](data, NEGATIVES[case.negatives], 0, model.needs)
+    source.start_epoch(0, SIZE)
+    batch = source.batch(0, SIZE, rank, workers, torch.device("cpu"))
+    if hasattr(batch, "feature_MD"):
+        batch = dataclasses.replace(batch, feature_MD=batch.feature_MD.double())
+    module: nn.Module = replicate(model, DistributedDataParallel) if workers > 1 else model
+    module(batch).backward()
+    return {name: _dense(weight.grad) for name, weight in model.named_parameters()}
+
+
+def _halve_sparse(weight: Tensor) -> None:
+    if weight.grad is not None and weight.grad.is_sparse:
+        weight.grad.div_(2)
+
+
+def _dense(gradient: Tensor | None) -> Tensor:
+    assert gradient is not None
+    return (gradient.to_dense() if gradient.is_sparse else gradient).contiguous()
+
+
+def _work(rank: int, folder: str, workers: int) -> None:
+    """A process of its own: all cases, one after another."""
+    torch.set_num_threads(1)
+    distributed.Backend.register_backend("dense", DenseOnly, devices=["cpu"])
+    distributed.init_process_group(
+        "dense", init_method=f"file://{folder}/meet", rank=rank, world_size=workers
+    )
+    found = {
+        f"{case} {name}": gradient
+        for case in cases()
+        for name, gradient in _gradients(case, rank, workers).items()
+    }
+    save_file(found, Path(folder, f"{rank}.safetensors"))
+    distributed.destroy_process_group()
+
+
+def _losses(name: str, rank: int = 0, workers: int = 1) -> list[float]:
+    """The loss of each of three epochs, as the jobs train."""
+    case = Case(name, "softmax", "catalogue")
+    named = {key.removeprefix("train."): value for key, value in MODELS[name].suggests.items()}
+    train = TrainConfig(epochs=3, triples_per_epoch=10 * SIZE, batch_size=SIZE, **named)
+    place = Place(rank, workers)
+    model, sampling = _model(case).float(), NEGATIVES[case.negatives]
+    trainer = Trainer(model, _data(), train, sampling, place, DistributedDataParallel)
+    trainer.run(lambda _: None)
+    return [entry["loss"] for entry in trainer.progress.history]
+
+
+def _work(rank: int, folder: str, workers: int) -> None:
+    """A process of its own: all cases, one after another."""
+    torch.set_num_threads(1)
+    distributed.Backend.register_backend("dense", DenseOnly, devices=["cpu"])
+    distributed.init_process_group(
+        "dense", init_method=f"file://{folder}/meet", rank=rank, world_size=workers
+    )
+    found = {
+        f"{case} {name}": gradient
+        for case in cases()
+        for name, gradient in _gradients(case, rank, workers).items()
+    }
+    save_file(found, Path(folder, f"{rank}.safetensors"))
+    losses = {name: _losses(name, rank, workers) for name in TRAINS}
+    Path(folder, f"{rank}.json").write_text(json.dumps(losses))
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def groups(tmp_path_factory: pytest.TempPathFactory) -> list[list[Path]]:
+    """For each group of workers, what each of them has written, without the suffix."""
+    found = []
+    for workers in (2, 3, 4)[: amount(1, 3)]:
+        folder = tmp_path_factory.mktemp("replicas")
+        torch.multiprocessing.spawn(_work, (str(folder), workers), nprocs=workers)
+        found.append([folder / str(rank) for rank in range(workers)])
+    return found
+
+
+@pytest.mark.parametrize("model", TRAINS)
+def test_gradients_of_several_workers_are_those_of_one(
+    model: str, groups: list[list[Path]]
+) -> None:
+    workers = [load_file(path.with_suffix(".safetensors")) for group in groups for path in group]
+    compared = 0
+    for case in (case for case in cases() if case.model == model):
+        alone = _gradients(case)
+        assert any(gradient.any() for gradient in alone.values()), case
+        for name, gradient in alone.items():
+            for found in workers:
+                key = f"{case} {name}"
+                torch.testing.assert_close(found[key], gradient, rtol=1e-9, atol=1e-12, msg=key)
+                compared += 1
+    measured(25, gradients_compared=compared)
+
+
+@pytest.mark.parametrize("model", TRAINS)
+def test_losses_of_several_workers_are_those_of_one(model: str, groups: list[list[Path]]) -> None:
+    alone = _losses(model)
+    assert abs(alone[-1] - alone[0]) > 1e-3 * abs(alone[0])  # it moves
+    for path in (path for group in groups for path in group):
+        found = json.loads(path.with_suffix(".json").read_text())[model]
+        assert found == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize("model", TRAINS)
+def test_sparse_gradient_divided_in_place_leaves_the_others_as_they_are(model: str) -> None:
+    """DDP does so as soon as it is there, while other weights still wait for theirs."""
+    for case in cases():
+        if case.model == model:
+            expected, found = _gradients(case), _gradients(case, halved=True)
+            for name, gradient in expected.items():
+                factor = 0.5 if name in SPARSE[model] else 1
+                torch.testing.assert_close(found[name], gradient * factor, msg=f"{case} {name}")
