@@ -27,7 +27,7 @@ def table(rows: int, width: int, spread: float = 0.1) -> nn.Embedding:
     made = nn.Embedding(rows, width, sparse=True)
     # A sparse gradient's values are a view of what other weights are still to get: whoever divides
     # them in place, as DDP does, would divide those too.
-    made.weight.register_hook(torch.clone)
+    made.weight.register_hook(torch.clone)  # type: ignore[no-untyped-call]
     nn.init.normal_(made.weight, std=spread)
     return made
 

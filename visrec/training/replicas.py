@@ -26,8 +26,9 @@ def replicate(model: nn.Module, wrap: Callable[[nn.Module], nn.Module]) -> nn.Mo
         if isinstance(module, nn.Embedding) and module.sparse
     }
     for table in tables.values():
-        table.register_post_accumulate_grad_hook(average_rows)
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, list(tables))
+        table.register_post_accumulate_grad_hook(average_rows)  # type: ignore[no-untyped-call]
+    ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
+    ignore(model, list(tables))  # type: ignore[no-untyped-call]
     # DDP refuses a model without a parameter of its own to average.
     return wrap(model) if len(tables) < len(list(model.parameters())) else model
 
