@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from visrec.errors import InputError
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
 from visrec.interactions.log import Reading
@@ -100,6 +101,16 @@ def test_categories_are_those_that_the_model_asks_for(
     assert data.categories == names
     assert data.category_N is not None
     assert set(data.category_N.tolist()) == {0 if asked else -1}
+
+
+def test_a_model_that_needs_categories_is_refused_where_no_item_has_one(store: Store) -> None:
+    items = store.read_table("items.parquet")
+    store.write_table("items.parquet", items.set_column(2, "category", [[" "] * len(items)]))
+    _load(store)
+    with pytest.raises(
+        InputError, match=r"None of the 40 items .* has a category in .* \(--items\)"
+    ):
+        _load(store, needs=Needs(categories=True))
 
 
 def test_nobody_to_validate_with_is_noted_and_rows_are_counted(store: Store) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from visrec.errors import InputError
 from visrec.features.table import load_features, read_manifest
 from visrec.interactions.clusters import ClusterConfig, Clusters, load_clusters
 from visrec.interactions.facts import Facts
@@ -151,6 +152,12 @@ def load_training_data(
     lacking += [Part.TEST] * (held.test and not len(test))
     items = read_items(items_uri, item_ids)
     names = category_names(items.category_N) if needs.categories else ()
+    if needs.categories and not names:
+        raise InputError(
+            f"None of the {len(item_ids)} items with a feature has a category in {items_uri} "
+            "(--items), and the model needs it; expected a column category with some values. Add "
+            "it, or choose another --model.name."
+        )
     rating_R = _ratings(log, part_R == Part.TRAIN) if needs.ratings else None
     clusters = None
     if sampling and sampling.needs_clusters:
