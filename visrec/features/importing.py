@@ -48,7 +48,6 @@ from visrec.storage import Store
 from visrec.values import plain_type
 
 _PART_ROWS = 4096  # 42 MB at D = 1280 while they are checked as float64
-_READ_BYTES = 8 << 20  # at once of a row group's column, which may be the whole table's
 _PRECISION = {"halffloat": "float16", "float": "float32", "double": "float64"}
 
 
@@ -139,8 +138,7 @@ def _opened(table: Store, file: str) -> Iterator[pq.ParquetFile]:
         translated("read", table.uri(file)),
         table_errors(where),
         table.filesystem().open_input_file(f"{table.path}/{file}") as source,
-        # A column of a row group is fetched whole unless it is said twice not to.
-        opened_parquet(source, where, pre_buffer=False, buffer_size=_READ_BYTES) as parquet,
+        opened_parquet(source, where) as parquet,
     ):
         check(parquet.schema_arrow, FEATURES, where)
         yield parquet

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -28,6 +27,7 @@ from visrec.values import TEXT
 
 _TABLE = re.compile(r"\.(parquet|csv(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE)
 _BATCH_ROWS = 1 << 18  # about 20 MB of ids and times
+_READ_BYTES = 8 << 20  # at once of a row group's column, which may be the whole table's
 _BLOCK_BYTES = 4 << 20  # of a CSV at once; no row may be longer
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _HEAD_BYTES = 1 << 16  # in which a CSV's header ends
@@ -205,15 +205,14 @@ def _read_parquet(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.Rec
     path = f"{file.store.path}/{file.name}"
     with (
         file.store.filesystem().open_input_file(path) as source,
-        # Of the years 1 to 9999, in which Spark writes int96, nanoseconds hold only some.
-        opened_parquet(source, file.where, coerce_int96_timestamp_unit="us") as found,
+        opened_parquet(source, file.where) as found,
     ):
         present = _present(file, found.schema_arrow, columns)
         yield from found.iter_batches(_BATCH_ROWS, columns=present)
 
 
-def opened_parquet(source: pa.NativeFile, where: str, **options: Any) -> pq.ParquetFile:
-    """A Parquet file.
+def opened_parquet(source: pa.NativeFile, where: str) -> pq.ParquetFile:
+    """A Parquet file that is read by pieces.
 
     Raises:
         InputError: it only has the name of one.
@@ -225,7 +224,14 @@ def opened_parquet(source: pa.NativeFile, where: str, **options: Any) -> pq.Parq
             "begins with b'PAR1'. Name a CSV .csv."
         )
     source.seek(0)
-    return pq.ParquetFile(source, **options)
+    return pq.ParquetFile(
+        source,
+        # A column of a row group is fetched whole unless it is said twice not to.
+        pre_buffer=False,
+        buffer_size=_READ_BYTES,
+        # Of the years 1 to 9999, in which Spark writes int96, nanoseconds hold only some.
+        coerce_int96_timestamp_unit="us",
+    )
 
 
 def _read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
