@@ -5,6 +5,7 @@ of numbers, flags and times in words the white space around them does not count.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -230,17 +231,21 @@ def _times(times: pa.ChunkedArray) -> pa.ChunkedArray:
     if _is_text(times.type):
         seconds = _seconds_of_text(times)
     elif pa.types.is_timestamp(times.type):
-        unit = times.type.unit
-        # The instants, never the clock of the zone, which shows an hour twice or not at all.
-        instants = times.cast(pa.timestamp(unit, "UTC")) if times.type.tz else times
-        whole = pc.floor_temporal(instants.cast(pa.timestamp(unit)), unit="second")
-        seconds = whole.cast(pa.timestamp("s")).cast(pa.int64())  # a cast rounds towards 1970
+        seconds = _seconds_of_instants(times)
     elif pa.types.is_date(times.type):
         seconds = times.cast(pa.timestamp("s")).cast(pa.int64())
     else:
         seconds = _whole_seconds(times)
     _require_plausible(seconds)
     return seconds
+
+
+def _seconds_of_instants(times: pa.ChunkedArray) -> pa.ChunkedArray:
+    unit = times.type.unit
+    # Never by the clock of the zone, which shows an hour twice or not at all.
+    instants = times.cast(pa.timestamp(unit, "UTC")) if times.type.tz else times
+    whole = pc.floor_temporal(instants.cast(pa.timestamp(unit)), unit="second")
+    return whole.cast(pa.timestamp("s")).cast(pa.int64())  # a cast rounds towards 1970
 
 
 def _whole_seconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -268,8 +273,12 @@ def _require_seconds(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _seconds_of_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Of numbers, and of ISO 8601 with or without a fraction and a zone; UTC without one."""
-    if pc.all(pc.match_substring_regex(values.cast(TEXT), r"^[0-9]{1,18}$")).as_py():
-        return _require_seconds(values.cast(TEXT).cast(pa.int64()))  # much faster, and most often
+    text = values.cast(TEXT)
+    # Most columns have one form throughout, which is read five to ten times as fast.
+    if pc.all(pc.match_substring_regex(text, r"^[0-9]{1,18}$")).as_py():
+        return _require_seconds(text.cast(pa.int64()))
+    with suppress(pa.ArrowInvalid):
+        return _seconds_of_instants(text.cast(pa.timestamp("us")))
     text = _words(values)
     number, zoned = (pc.match_substring_regex(text, form) for form in (_NUMBER, _ZONE))
     bare = pc.if_else(pc.or_(number, zoned), None, text)
