@@ -117,7 +117,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
         model=model_store(config, config.model),
         features=Store.at(config.place(config.features, "features")),
         interactions=config.interactions,
-        interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
+        interactions_uri=_interactions_uri(config),
         items_uri=config.place_if_there(config.items, "items.parquet"),
         users_uri=config.place_if_there(config.users, "users.parquet"),
         rules=config.rules,
@@ -336,6 +336,13 @@ def _judge(
     return judge(reduce(add, facts), night, config.gates)
 
 
+def _interactions_uri(config: RecommendJob) -> str | None:
+    """The interactions; lists of items are made without, too, by a model that needs none."""
+    if config.kind == "item_to_item":
+        return config.place_if_there(config.interactions.path, "interactions.parquet")
+    return config.place(config.interactions.path, "interactions.parquet")
+
+
 def target_of(config: RecommendJob) -> Store:
     folder = "recommendations" if config.kind == "user_to_item" else "similar_items"
     return Store.at(config.place(config.recommendations, folder))
@@ -367,7 +374,8 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
         "model": artifact.digest,
         "features": read_manifest(inputs.features).digest,
         # With those that do not count for their rating: they are not recommended.
-        "interactions": digest_interactions(
+        "interactions": inputs.interactions_uri
+        and digest_interactions(
             dataclasses.replace(inputs.interactions, min_rating=None), inputs.interactions_uri
         ),
         **{name: digest_files(uri, name) if uri else None for name, uri in tables.items()},

@@ -34,7 +34,7 @@ class TrainKeys:
 
     Attributes:
         features: features directory; by default features of the workspace.
-        interactions: what was taken by whom.
+        interactions: what was taken by whom; visrank and random are trained without, too.
         items: items table with categories, for models that ask for them, and with artists, for
             guidelines that do; by default items.parquet of the workspace.
         models: where the model's directory goes; by default models of the workspace.
@@ -135,7 +135,7 @@ def load_inputs(config: TrainJob, features: Store) -> tuple[Any, ...]:
     return (
         features,
         config.interactions,
-        config.place(config.interactions.path, "interactions.parquet"),
+        _interactions_uri(config),
         config.split,
         _items_uri(config),
         MODELS[config.model.name].needs,
@@ -146,6 +146,13 @@ def load_inputs(config: TrainJob, features: Store) -> tuple[Any, ...]:
 def recipe_of(config: TrainJob) -> Recipe:
     """What is fitted and how."""
     return Recipe(config.model.name, config.model.config, config.train, config.sampling)
+
+
+def _interactions_uri(config: TrainJob) -> str | None:
+    """The interactions; None where there are none and the model needs none."""
+    if MODELS[config.model.name].needs.interactions:
+        return config.place(config.interactions.path, "interactions.parquet")
+    return config.place_if_there(config.interactions.path, "interactions.parquet")
 
 
 def _draws_triples(config: TrainJob) -> bool:

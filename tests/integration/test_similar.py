@@ -72,3 +72,23 @@ def test_a_model_without_item_vectors_is_refused(featured: Path, tmp_path: Path)
         run_recommend(workspace, kind=ITEMS)
     assert isinstance(own_cause(refused.value), InputError)
     assert not [path for path in (workspace / "similar_items").rglob("*") if path.is_file()]
+
+
+def test_pictures_alone_are_enough_for_lists_of_items(featured: Path, tmp_path: Path) -> None:
+    workspace = Path(copy(featured, tmp_path / "ws", "features"))
+    visrank = ModelChoice("visrank", MODELS["visrank"].Config())
+    run_train(workspace, model=visrank, model_id="looks")
+    run_recommend(workspace, kind=ITEMS, k=5)
+    item_ids, feature_ND = load_features(Store.at(str(workspace / "features")))
+    z_ND = feature_ND.astype(np.float64) - feature_ND.astype(np.float64).mean(axis=0)
+    z_ND /= np.maximum(z_ND.std(axis=0), 1e-6)
+    z_ND /= np.linalg.norm(z_ND, axis=1, keepdims=True)
+    cosine_NN = z_ND @ z_ND.T
+    np.fill_diagonal(cosine_NN, -np.inf)
+    rows = published_rows(workspace / "similar_items")
+    assert [row["item_id"] for row in rows] == item_ids.to_pylist()
+    scores = np.array([[entry["score"] for entry in row["items"]] for row in rows])
+    np.testing.assert_allclose(scores, -np.sort(-cosine_NN, axis=1)[:, :5], atol=1e-4)
+    with pytest.raises(Exception, match="interactions") as refused:  # users need them all the same
+        run_recommend(workspace, k=5)
+    assert isinstance(own_cause(refused.value), InputError)

@@ -100,7 +100,7 @@ class Log:
 
 def read_log(
     config: InteractionsConfig,
-    uri: str,
+    uri: str | None,
     item_ids: pa.Array,
     other_users: pa.Array | None = None,
     *,
@@ -110,7 +110,7 @@ def read_log(
 
     Args:
         config: which of them count.
-        uri: where they are.
+        uri: where they are; None where there are none, which leaves a log without a row.
         item_ids: (N,) the catalogue's ids, whose places are the rows.
         other_users: users to know beside those of the interactions.
         every_user: whether users are known too none of whose interactions counts.
@@ -118,11 +118,21 @@ def read_log(
     Raises:
         InputError: they cannot be read, or none is left.
     """
+    if uri is None:
+        return _empty_log(other_users)
     left_out = Counter[str]()
     batches = read_known(config, uri, left_out)
     if not every_user:
         batches = _liked(batches, left_out)
     return build_log(batches, item_ids, other_users, left_out)
+
+
+def _empty_log(users: pa.Array | None) -> Log:
+    user_ids = pa.array([], pa.string())
+    if users is not None:
+        _, user_ids = _code_users([user_ids.dictionary_encode()], users)
+    offsets = np.zeros(len(user_ids) + 1, np.int64)
+    return Log(user_ids, offsets, np.zeros(0, np.int32), np.zeros(0, np.int64), None, None)
 
 
 def _liked(batches: Iterable[pa.Table], left_out: Counter[str]) -> Iterator[pa.Table]:

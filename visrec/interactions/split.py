@@ -80,6 +80,8 @@ def split(log: Log, config: SplitConfig) -> npt.NDArray[np.int8]:
 
 def why_nobody(log: Log, config: SplitConfig, part: Part) -> str:
     """Why the split has nobody in `part`, in words."""
+    if not len(log.item_R):
+        return "There are no interactions, so nobody is held out."
     name = "test" if part == Part.TEST else "validation"
     needed = 2 + (part == Part.VALIDATION and config.test)
     unit = "baskets" if config.by == "basket" else "items"

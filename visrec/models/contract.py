@@ -39,6 +39,7 @@ class Needs:
     """What a model wants of the data, and what it can do without.
 
     Args:
+        interactions: what was taken by whom, for its training.
         features: visual features of the items.
         categories: the category of each item.
         ratings: what users thought of the items they took, where that is known.
@@ -46,6 +47,7 @@ class Needs:
         cold_users: it scores users that training has not seen, from their profile.
     """
 
+    interactions: bool = True
     features: bool = False
     categories: bool = False
     ratings: bool = False

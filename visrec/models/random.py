@@ -33,7 +33,7 @@ class Random(nn.Module):
     """See the module's docstring."""
 
     Config = RandomConfig
-    needs = Needs()
+    needs = Needs(interactions=False)
     suggests: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["nothing"] = "nothing"
 

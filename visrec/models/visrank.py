@@ -53,7 +53,7 @@ class VisRank(nn.Module):
     """See the module's docstring."""
 
     Config = VisRankConfig
-    needs = Needs(features=True)
+    needs = Needs(interactions=False, features=True)
     suggests: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["nothing"] = "nothing"
 

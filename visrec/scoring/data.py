@@ -35,7 +35,7 @@ class ScoringInputs:
         model: the model's directory.
         features: the features directory.
         interactions: which of them count.
-        interactions_uri: where they are.
+        interactions_uri: where they are; None where there are none, for lists of items.
         items_uri: the items table, or None.
         users_uri: the users table, or None.
         rules: of what a list may hold.
@@ -44,7 +44,7 @@ class ScoringInputs:
     model: Store
     features: Store
     interactions: InteractionsConfig
-    interactions_uri: str
+    interactions_uri: str | None
     items_uri: str | None
     users_uri: str | None
     rules: RulesConfig = field(default_factory=RulesConfig)
@@ -139,7 +139,7 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
         names.append(item_ids.take(pa.array(same_N, mask=same_N < 0)))
     columns = [unseen_N, *arrays.values()]
     blocked = Ragged.empty(len(owner_ids))
-    if kind == "user_to_item":
+    if kind == "user_to_item" and inputs.interactions_uri:
         not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
         blocked = listed(chain(blocked_pairs(inputs.rules), not_liked), owner_ids, item_ids)
     shard_U = shard_of(owner_ids, shards)

@@ -123,7 +123,7 @@ class TrainingData:
 def load_training_data(
     features: Store,
     interactions: InteractionsConfig,
-    uri: str,
+    uri: str | None,
     held: SplitConfig,
     items_uri: str | None,
     needs: Needs,
@@ -134,7 +134,7 @@ def load_training_data(
     Args:
         features: the features directory.
         interactions: which of them count.
-        uri: where they are.
+        uri: where they are; None where there are none, for a model that needs none.
         held: what is held out.
         items_uri: the items table, where the model or the guidelines ask for what it tells.
         needs: what the model asks for.
@@ -180,14 +180,14 @@ def load_training_data(
         validation_rating_V=None if rating_R is None else rating_R[part_R == Part.VALIDATION],
         artist_N=artist_codes(items.artist_N) if sampling and sampling.by_artist else None,
         reading=log.reading,
-        notes=tuple(why_nobody(log, held, part) for part in lacking),
+        notes=tuple(dict.fromkeys(why_nobody(log, held, part) for part in lacking)),
         made_from={
             "features": {"digest": manifest.digest, **manifest.identity.__dict__},
             "interactions": {
-                "digest": digest_interactions(interactions, uri),
+                "digest": digest_interactions(interactions, uri) if uri else None,
                 "min_rating": interactions.min_rating,
                 "as_of": interactions.as_of,
-                "last_timestamp": int(log.time_R.max()),
+                "last_timestamp": int(log.time_R.max()) if len(log.time_R) else None,
             },
             "items": {"digest": digest_files(items_uri, "items") if items_uri else None},
             "split": held.__dict__,
