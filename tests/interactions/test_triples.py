@@ -383,3 +383,13 @@ def test_users_times_items_may_pass_32_bits() -> None:
 def test_config_and_table_name_the_same_guidelines() -> None:
     assert set(GUIDELINES) == {*SIX, "random"}
     assert all(name in (SamplingConfig.__doc__ or "") for name in GUIDELINES)
+
+
+def test_a_missing_second_item_is_what_the_message_names() -> None:
+    facts = facts_of([[0], [3], [5]])
+    with pytest.raises(InputError) as caught:
+        TripleSampler(facts, sampling(keep_positive_in_profile=False), seed=0)
+    message = str(caught.value)
+    assert "3 training items, at most 1 of one user" in message
+    assert "expected a user with two training items" in message
+    TripleSampler(facts, sampling(keep_positive_in_profile=True), seed=0)
