@@ -123,6 +123,12 @@ def test_ids_of_parquet_may_be_integers(store: Store) -> None:
     assert pictures(store.uri("x.parquet")) == {"7": b"x", "12": b"y"}
 
 
+def test_hugging_faces_struct_has_the_bytes(store: Store) -> None:
+    image = [{"bytes": b"jpg a", "path": "a.jpg"}, {"bytes": b"jpg b", "path": None}]
+    write_parquet(store, "part.parquet", pa.table({"item_id": ["a", "b"], "image": image}), 1)
+    assert pictures(store.root) == {"a": b"jpg a", "b": b"jpg b"}
+
+
 def test_a_null_in_place_of_a_picture_is_no_bytes(store: Store) -> None:
     table = pa.table({"item_id": ["a", "b"], "image": [None, b"y"]})
     write_parquet(store, "x.parquet", table, rows_a_group=9)

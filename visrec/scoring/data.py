@@ -21,6 +21,7 @@ from visrec.scoring.marks import item_marks
 from visrec.scoring.near_duplicates import near_duplicate_groups
 from visrec.scoring.rules import Rules, RulesConfig
 from visrec.scoring.similar import Kind, similarity
+from visrec.sources.ids import differing_ids
 from visrec.sources.interactions import InteractionsConfig, read_not_liked
 from visrec.sources.items import Items, artist_codes, category_codes, read_groups, read_items
 from visrec.sources.tables import read_batches, read_whole
@@ -113,12 +114,14 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
     unseen_N = np.zeros(len(item_ids), bool)
     if not artifact.model.needs.cold_items:
         unseen_N = catalogue.trained_N < 0
-    available_N = available_N & ~unseen_N
-    if not available_N.any():
+    if not (available_N & ~unseen_N).any():
+        ids = item_ids.filter(pa.array(available_N))
         raise InputError(
-            f"None of the available items was there when {artifact.model_id} was trained, and it "
-            "cannot score others. Train again, or choose a model that scores new items."
+            f"None of the {len(ids)} available items was there when {artifact.model_id} was "
+            "trained, and it cannot score others. Train again, or choose a model that scores new "
+            f"items. {differing_ids(ids, 'The catalogue', artifact.item_ids, 'the model')}"
         )
+    available_N = available_N & ~unseen_N
     arrays = artifact.model.item_arrays(catalogue)
     owner_ids, profiles = log.user_ids, log.items
     trained_U = trained_users(artifact, log.user_ids)
