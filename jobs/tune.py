@@ -128,9 +128,13 @@ def main(config: TuneJob, summary: Summary) -> None:
         store.write_table("trials.parquet", table(records, space))
         store.write("best.yaml", as_yaml(chosen).encode())
         store.write("sweep.png", plot(records, space))
-    summary.rows = _rows(name, store, records, recorded, best) | {
-        "CPUs free": f"{before:g} before, {after:g} after",
-    }
+    summary.rows = (
+        _rows(name, store, records, recorded, best)
+        | facts["rows"]
+        | {
+            "CPUs free": f"{before:g} before, {after:g} after",
+        }
+    )
     if config.refit:
         refit = Summary("train", begun=True)
         train(chosen, refit)

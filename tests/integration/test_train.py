@@ -5,6 +5,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.workspace import QUICK, copy, run_train
@@ -57,6 +58,10 @@ def test_rerun_does_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -
     summary = run_train(trained, model_id="one")
     assert "trained already" in capsys.readouterr().out
     assert "train" not in summary.phases
+    # What was read, and what of it does not count, is told each time.
+    rows = pq.ParquetFile(trained / "interactions.parquet").metadata.num_rows
+    assert summary.rows["interactions read"] == rows
+    assert sum(summary.rows["rows left out"].values()) < rows
     assert {p.name: p.read_bytes() for p in (trained / "models" / "one").iterdir()} == before
 
 
