@@ -57,6 +57,7 @@ def test_blank_ids_in_runs_and_extensions_are_nulls() -> None:
         ([Decimal(10) ** 37], pa.decimal256(50, 0), ["1" + "0" * 37]),
         ([7.0, float("nan"), None, 2.0**53 - 1], pa.float64(), ["7", None, None, str(2**53 - 1)]),
         ([7.0, 2.0**24 - 1], pa.float32(), ["7", str(2**24 - 1)]),
+        ([7.0, 2047.0, float("nan")], pa.float16(), ["7", "2047", None]),
         ([2**64 - 1, 0], pa.uint64(), [str(2**64 - 1), "0"]),
     ],
     ids=lambda value: str(value)[:20],

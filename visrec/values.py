@@ -146,9 +146,8 @@ def _blank(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _whole_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """pandas makes floats of the integers of a column with nulls."""
-    values = _without_nan(values)
     most = float(_EXACT[values.type.bit_width])
-    values = values.cast(pa.float64())
+    values = _without_nan(values.cast(pa.float64()))
     whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), most))
     if _any(pc.invert(whole)):
         raise ValueRefusedError(
