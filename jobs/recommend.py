@@ -73,7 +73,8 @@ class RecommendJob(JobConfig):
             what is missing.
         k: entries a user.
         layout: nested, one row a user; or long, one row an entry.
-        shards: files of the run; users are dealt to them by a hash of their id.
+        shards: files of the run; users are dealt to them by a hash of their id. By default as many
+            as their lists need: at most 100 MB each, and at least 8 files.
         resources: what scoring may take of the cluster.
         rules: what a list may hold.
         incremental: carry over the last publication's lists where nothing has changed for a user,
@@ -95,7 +96,7 @@ class RecommendJob(JobConfig):
     run_id: str | None = None
     k: int = 100
     layout: Layout = "nested"
-    shards: int = 8
+    shards: int | None = None
     resources: ScoreResources = field(default_factory=ScoreResources)
     rules: RulesConfig = field(default_factory=RulesConfig)
     incremental: bool = True
@@ -172,30 +173,31 @@ def _score(
     run: Store,
 ) -> Any:
     """Scores the shards that are missing and completes the run; returns its manifest."""
-    target = Target(
-        run=run,
-        shards=config.shards,
-        k=config.k,
-        layout=config.layout,
-        kind=config.kind,
-        marks={
-            "visrec.model_id": described["model_id"],
-            "visrec.run_id": run_id,
-            "visrec.inputs": described["digest"],
-        },
-    )
     # Two results, so that the item arrays are an object of their own; Ray's types know of one.
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
     with summary.phase("prepare"):
-        data, arrays = prepare.remote(inputs, config.shards, config.kind)
-        counts, reading = ray.get(_counts.remote(data, _OWNERS[config.kind]))
+        data, arrays = prepare.remote(inputs, config.shards, config.kind, config.k)
+        counts, reading, shards = ray.get(_counts.remote(data, _OWNERS[config.kind]))
+        target = Target(
+            run=run,
+            shards=shards,
+            k=config.k,
+            layout=config.layout,
+            kind=config.kind,
+            marks={
+                "visrec.model_id": described["model_id"],
+                "visrec.run_id": run_id,
+                "visrec.inputs": described["digest"],
+            },
+        )
         claim(run, described["digest"])
         ray.get(ray.remote(write_item_marks).remote(data, target))
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
     summary.begun = True
     whose = _OWNERS[config.kind]
     with follow("score", counts[whose], summary, unit=whose) as tally:
-        actors, last = _actors(config), _carried_from(config, described["inputs"])
+        actors = _actors(config, shards)
+        last = _carried_from(config, described["inputs"], shards)
         chain = recommend_chain(
             data, arrays, inputs.model, last, target, config.resources, actors, tally
         )
@@ -258,14 +260,14 @@ def _say_if_not_evaluated(manifest: Mapping[str, Any], summary: Summary) -> None
         )
 
 
-def _carried_from(config: RecommendJob, inputs: dict[str, Any]) -> Last | None:
+def _carried_from(config: RecommendJob, inputs: dict[str, Any], shards: int) -> Last | None:
     """The last publication, where its lists are what tonight's would be but for users and items."""
     recommendations = target_of(config)
     last = read_last(recommendations) if config.incremental else None
     alike = ("model", "k", "shards", "layout", "kind", "rules")
     if last is None or any(last["inputs"].get(key) != inputs[key] for key in alike):
         return None
-    if last["forced"]:  # what the gates found may be in its lists
+    if len(last["files"]) != shards or last["forced"]:  # what the gates found may be in its lists
         return None
     sha256 = {name: facts["sha256"] for name, facts in last["files"].items()}
     return Last(run_store(recommendations, last["run_id"]), last["config_digest"], sha256)
@@ -288,10 +290,10 @@ def _check(
         lists = LastPublication(run_store(recommendations, last["run_id"]), sorted(last["files"]))
     # A task sums up the shards it reads: of each shard on its own, the counts of all items would
     # be more than the lists.
-    tasks = cpu_actors(1, min(64, config.shards))
+    tasks = cpu_actors(1, min(64, target.shards))
     check = ray.remote(check_files)
     facts = [
-        check.remote(data, target, sha256, lists, range(task, config.shards, tasks))
+        check.remote(data, target, sha256, lists, range(task, target.shards, tasks))
         for task in range(tasks)
     ]
     evaluation = Store.at(config.place(config.evaluation, "evaluation"))
@@ -392,16 +394,16 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
 
 
 @ray.remote
-def _counts(data: ScoringData, whose: str) -> tuple[dict[str, int], Reading]:
+def _counts(data: ScoringData, whose: str) -> tuple[dict[str, int], Reading, int]:
     counts = {
         whose: len(data.owner_ids),
         "in the catalogue": len(data.item_ids),
         "available": int(data.available_N.sum()),
     }
-    return counts, data.reading
+    return counts, data.reading, len(data.shard_offsets) - 1
 
 
-def _actors(config: RecommendJob) -> int:
+def _actors(config: RecommendJob, shards: int) -> int:
     """How many processes score: nothing else wants a CPU meanwhile."""
     resources = config.resources
     if resources.actors:
@@ -413,7 +415,7 @@ def _actors(config: RecommendJob) -> int:
         if config.local:  # where Ray counts more CPUs than there may be
             cores = min(cores, os.cpu_count() or 1)
         actors = max(1, min(64, cores // resources.cpus_per_actor))
-    actors = min(actors, config.shards)
+    actors = min(actors, shards)
     wanted = {"CPU": float(actors * resources.cpus_per_actor)}
     if resources.use_gpu:
         wanted["GPU"] = float(actors)

@@ -22,6 +22,7 @@ from tests.test_storage import everything_below, refusal
 from visrec import clients, fitness
 from visrec.errors import StorageError
 from visrec.fitness import (
+    FILE,
     FOLDER,
     RACERS,
     WRITABLE,
@@ -29,6 +30,7 @@ from visrec.fitness import (
     Size,
     room,
     sees,
+    shards_for,
     sweep,
     trial_of,
     try_store,
@@ -367,6 +369,17 @@ def test_memory_is_that_of_the_scaling_tables() -> None:
         assert size.preparing == pytest.approx(times * 3.0e9, rel=0.05)
     small = Size(users=1_000_000, items=100_000, interactions=20_000_000, feature_dim=64)
     assert small.object_store == 80_000_000 + 96_000_000  # item vectors outweigh such features
-    assert small.scoring == pytest.approx(375e6, rel=0.05)  # measured
+    # A process, the items as bytes, 15,625 lists of 100 entries; the same lists of the last night,
+    # its items, and a quarter of the items again, in float32 and as bytes.
+    parts = (350e6, 20.4e6, 60 * 1_562_500), (80 * 1_562_500, 17e6, 25_000 * 1_004)
+    assert small.scoring == pytest.approx(sum(map(sum, parts)))
     assert small.preparing == pytest.approx(2.6e9, rel=0.05)  # measured
     assert small.written == pytest.approx(0.9e9, rel=0.05)
+
+
+def test_files_follow_the_size_and_their_number_hardly_changes() -> None:
+    sizes = [shards_for(owners, 100) for owners in (0, 600, 80_000, 80_001, 10**6, 10**7, 10**8)]
+    assert sizes == [8, 8, 8, 16, 64, 512, 4096]
+    assert shards_for(10**6, 10_000) == 64 * 64
+    for owners in (10**6, 10**7, 10**8):
+        assert FILE / 4 < owners * 900 / shards_for(owners, 100) <= FILE

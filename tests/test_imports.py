@@ -18,6 +18,7 @@ SHARED = (
         "errors",
         "config",
         "ragged",
+        "hashes",
         "values",
         "schemas",
         "s3_settings",

@@ -6,6 +6,7 @@ publish at once overwrite each other, and nothing says so.
 """
 
 import hashlib
+import math
 import os
 import shutil
 import sys
@@ -291,13 +292,30 @@ def _unusual(store: Store) -> Outcome:
     return not wrong, f"{good} of {len(names)} names" + (f", not {wrong[0]!r}" if wrong else "")
 
 
-# What a run takes, reckoned as in docs/scaling.md.
+# What a run takes, estimated as in docs/scaling.md.
 
 VECTOR_DIM = 200  # of the models' item vectors, by default
 MEMORY_PER_INTERACTION = 125  # as strings and sorted: 2.5 GB measured for 20 M of them
 SCORING_PROCESS = 350_000_000  # Python, Ray and torch: measured with few items
-LISTS_OF_A_SHARD = 16_000_000
-BYTES_OF_A_LIST = 900  # compressed, 100 entries
+BYTES_OF_AN_ENTRY = 9  # of a list in its file, compressed
+ENTRY_SCORED = 60  # bytes of an entry of the shard that a process works on: codes, table and file
+ENTRY_CARRIED = 80  # the same of the last publication: its file, its ids as text, its rows
+ITEM_CARRIED = 170  # bytes of an item of the last publication: its id and its fingerprint
+FRESH_SHARE = 0.25  # with more new items than this no list is carried over: a search costs no more
+FILE = 32_000_000  # bytes that a file of lists has at most
+ENTRIES = 100  # of a list, by default
+
+
+def shards_for(owners: int, k: int) -> int:
+    """How many files the lists of so many owners go into: a power of two.
+
+    So the number hardly ever changes from night to night; where it does, no list can be carried
+    over. A file is read whole by who checks it or carries its lists over, which bounds it; and
+    processes share the work by files, so there are up to 64 before one has more than 10,000 owners.
+    """
+    for_size = owners * k * BYTES_OF_AN_ENTRY / FILE
+    for_work = min(64, owners / 10_000)
+    return int(2 ** math.ceil(math.log2(max(8, for_size, for_work))))
 
 
 @dataclass(frozen=True)
@@ -331,13 +349,18 @@ class Size:
 
     @property
     def scoring(self) -> int:
-        """Bytes of one scoring process."""
-        return SCORING_PROCESS + (VECTOR_DIM + 4) * self.items + LISTS_OF_A_SHARD
+        """Bytes of one scoring process: the items as bytes, a shard's lists and, of the last
+        publication, the same shard's and the items; and new items, packed a second time."""
+        entries = ENTRIES * -(-self.users // shards_for(self.users, ENTRIES))
+        fresh = int(FRESH_SHARE * self.items) * (5 * VECTOR_DIM + 4)
+        packed = (VECTOR_DIM + 4) * self.items
+        carried = ENTRY_CARRIED * entries + ITEM_CARRIED * self.items + fresh
+        return SCORING_PROCESS + packed + ENTRY_SCORED * entries + carried
 
     @property
     def written(self) -> int:
         """Bytes that a night adds to the workspace."""
-        return self.features + BYTES_OF_A_LIST * self.users
+        return self.features + BYTES_OF_AN_ENTRY * ENTRIES * self.users
 
 
 def room(nodes: Iterable[Mapping[str, float]], each: Mapping[str, float]) -> int:

@@ -104,7 +104,7 @@ def promises() -> dict[int, Promise]:
         19: Promise("retention never removes what is pointed to or worked on", ()),
         20: Promise("what was hashed is what was made", ()),
         21: Promise("lists are the model's", ()),
-        22: Promise("memory does not depend on the scores", ()),
+        22: Promise("memory does not depend on the scores", (f"{chaos}memory.py",)),
         23: Promise("a date in the future is refused", ()),
         24: Promise("evaluation never judges on what was trained on", ()),
         25: Promise("every model trains the same with one worker and with several", ()),

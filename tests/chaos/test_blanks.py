@@ -262,7 +262,7 @@ def lists_of(workspace: Path, places: dict[str, Path]) -> dict[str, list[dict[st
         users_uri=str(places["users"]),
         rules=RulesConfig(cap=1, min_stock=1, blocked=str(places["blocked"])),
     )
-    data, arrays = prepare_scoring(inputs, SHARDS, "user_to_item")
+    data, arrays = prepare_scoring(inputs, SHARDS, "user_to_item", 100)
     target = Target(Store.at(str(workspace)), SHARDS, K, "nested", "user_to_item", {})
     scorer = load_artifact(model).model.scorer(arrays)
     lists = ShardLists(data, scorer, target, None, Timer(QUIET))

@@ -104,3 +104,26 @@ def test_a_file_keeps_the_marks_and_can_be_skipped_by_its_owners(layout: Layout)
     assert not coded["score"]
     assert coded["item_id"]
     assert coded["because_item_id"]
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+def test_a_file_holds_the_ids_of_its_entries_alone_and_once(layout: Layout) -> None:
+    """Of a catalogue whose text is 40 MB, ten items are listed, in more rows than one group has."""
+    catalogue = pa.array([f"{row:040}" for row in range(10**6)], pa.large_string())
+    rows = np.tile(np.arange(5, 10**6, 10**5), (110_000, 1))
+    owners = pa.array(range(len(rows))).cast(pa.string())
+    scores = np.zeros(rows.shape, np.float32)
+    table = lists_table(owners, catalogue, rows, scores, rows[:, ::-1], np.zeros(len(rows), bool),
+                        layout)  # fmt: skip
+    data = lists_file(table)
+    assert len(data) < 3 * 2**20
+    file = pq.ParquetFile(pa.BufferReader(data))
+    assert file.num_row_groups == 1
+    declared = {"nested": RECOMMENDATIONS, "long": RECOMMENDATIONS_LONG}[layout]
+    assert file.schema_arrow.equals(declared)
+    table = file.read()
+    entries = table if layout == "long" else table["items"].combine_chunks().flatten().flatten()
+    item_ids = entries["item_id"] if layout == "long" else entries[0]
+    because = entries["because_item_id"] if layout == "long" else entries[2]
+    assert item_ids[:10].to_pylist() == [f"{row:040}" for row in rows[0]]
+    assert because[-10:].to_pylist() == [f"{row:040}" for row in rows[0, ::-1]]

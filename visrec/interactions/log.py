@@ -1,6 +1,5 @@
 """The interactions as numbers: who took what, in which order, in which basket."""
 
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrec.errors import InputError
+from visrec.hashes import hash_strings
 from visrec.ragged import Ragged, offsets_of
 from visrec.sources.ids import differing_ids
 from visrec.sources.interactions import (
@@ -327,6 +327,5 @@ def _by_user_and_time(
 
 
 def shard_of(user_ids: pa.Array, shards: int) -> npt.NDArray[np.int64]:
-    """(U,) each user's shard: CRC-32 of the id's UTF-8 modulo `shards`, the same everywhere."""
-    codes = (zlib.crc32(user.as_py().encode()) % shards for user in user_ids)
-    return np.fromiter(codes, np.int64, len(user_ids))
+    """(U,) each user's shard: `hash_strings` of the id modulo `shards`, the same everywhere."""
+    return np.asarray(hash_strings(user_ids) % np.uint64(shards), np.int64)

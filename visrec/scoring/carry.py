@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from visrec.fitness import FRESH_SHARE
 from visrec.models.contract import DotScorer
 from visrec.ragged import Ragged
 from visrec.scoring.check import read_lists
@@ -34,7 +35,6 @@ from visrec.storage import Store
 
 FOLDER = "_marks"  # beside the shards; readers of Parquet leave such folders out
 _ITEMS = f"{FOLDER}/items.parquet"
-_FRESH_SHARE = 0.25  # with more new items than this, a full search costs no more
 Ints = npt.NDArray[np.int64]
 
 
@@ -141,7 +141,7 @@ class Carry:
             mark_N, open_N = (then[name].to_numpy()[then_N] for name in ("mark", "available"))
             self._kept_N = (then_N >= 0) & (mark_N == data.mark_N) & open_N & data.available_N
         fresh_N = data.available_N & ~self._kept_N
-        self._worth_it = then is not None and fresh_N.mean() <= _FRESH_SHARE
+        self._worth_it = then is not None and fresh_N.mean() <= FRESH_SHARE
         if not self._worth_it:
             return  # nothing is carried, so the new items are not searched on their own
         fresh_F = np.flatnonzero(fresh_N)

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from visrec import schemas
 from visrec.errors import InputError
 from visrec.features.table import Identity, load_features, read_manifest, require_same
+from visrec.fitness import shards_for
 from visrec.interactions.log import Reading, read_log, shard_of
 from visrec.models.artifact import Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue
@@ -93,8 +94,16 @@ class ScoringData:
     reading: Reading = field(default_factory=Reading)
 
 
-def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[ScoringData, Arrays]:
+def prepare_scoring(
+    inputs: ScoringInputs, shards: int | None, kind: Kind, k: int
+) -> tuple[ScoringData, Arrays]:
     """Reads everything once: users, profiles, availability, and what the model says of the items.
+
+    Args:
+        inputs: where.
+        shards: to which owners are dealt; by default as many as `shards_for` says.
+        kind: whose lists are made.
+        k: entries of a list.
 
     Raises:
         InputError: something is missing or does not fit the model or the rules, or the model has
@@ -145,6 +154,7 @@ def prepare_scoring(inputs: ScoringInputs, shards: int, kind: Kind) -> tuple[Sco
     if kind == "user_to_item" and inputs.interactions_uri:
         not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
         blocked = listed(chain(blocked_pairs(inputs.rules), not_liked), owner_ids, item_ids)
+    shards = shards or shards_for(len(owner_ids), k)
     shard_U = shard_of(owner_ids, shards)
     order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
     data = ScoringData(

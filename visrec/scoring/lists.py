@@ -1,7 +1,8 @@
 """Tables of lists: one row a user or item, or one row an entry.
 
 Item ids are coded by their rows, as Parquet keeps them anyway: to make strings of them, and have
-the writer find out which are the same, took as long as a third of the search.
+the writer find out which are the same, took as long as a third of the search. A file holds the ids
+of its own entries alone: those of a catalogue of a million items would be most of it.
 """
 
 from collections.abc import Iterator
@@ -79,7 +80,8 @@ def lists_file(table: pa.Table) -> bytes:
 
     Without the Arrow schema, so that coded ids are strings to who reads it. With statistics of the
     owners alone: the least and the greatest item, by which no reader can skip a file, took longer
-    than all else. Scores hardly ever repeat and are not coded.
+    than all else. Scores hardly ever repeat and are not coded. There is one row group, since each
+    would hold the ids again.
     """
     coded = [path for path, kind in _leaves(table.schema) if not pa.types.is_floating(kind)]
     sink = pa.BufferOutputStream()
@@ -87,7 +89,7 @@ def lists_file(table: pa.Table) -> bytes:
         sink, table.schema, compression="zstd", use_dictionary=coded,
         write_statistics=table.schema.names[:1], store_schema=False,
     ) as writer:  # fmt: skip
-        writer.write_table(table)
+        writer.write_table(table, row_group_size=max(len(table), 1))
         # They would go with the schema.
         writer.add_key_value_metadata(table.schema.metadata or {})
     data: bytes = sink.getvalue().to_pybytes()
@@ -151,8 +153,13 @@ def _coded(
     item_ids: pa.StringArray,
     none_V: npt.NDArray[np.bool_] | None = None,
 ) -> pa.DictionaryArray:
-    codes = pa.array(row_V.astype(np.int32), mask=none_V)
-    return pa.DictionaryArray.from_arrays(codes, item_ids)
+    """The ids at some rows, coded by their places among those that are there."""
+    is_used_N = np.zeros(len(item_ids), bool)
+    is_used_N[row_V if none_V is None else row_V[~none_V]] = True
+    code_N = np.cumsum(is_used_N, dtype=np.int32) - 1
+    codes = pa.array(code_N[row_V], mask=none_V)
+    used = item_ids.take(pa.array(np.flatnonzero(is_used_N))).cast(pa.string())
+    return pa.DictionaryArray.from_arrays(codes, used)
 
 
 def rows_of(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int64]:

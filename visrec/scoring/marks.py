@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from visrec.hashes import Hashes, combined, hash_lists, hash_rows, hash_strings
 from visrec.ragged import Ragged
-from visrec.scoring.hashes import Hashes, combined, hash_lists, hash_rows, hash_strings
 
 
 def item_marks(names: Sequence[pa.Array], columns: Sequence[npt.NDArray[np.generic]]) -> Hashes:

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from visrec.hashes import hash_rows
 from visrec.interactions.clusters import connected_parts
 from visrec.ragged import Ragged, offsets_of
-from visrec.scoring.hashes import hash_rows
 from visrec.scoring.similar import neighbours
 from visrec.scoring.topk import ITEM_COLUMNS, TopK, unit_rows
 

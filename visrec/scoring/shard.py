@@ -48,24 +48,37 @@ class ShardLists:
         """The lists of a shard's owners, marked with how many are cold; and how many are carried
         over."""
         first, last = map(int, self._data.shard_offsets[shard : shard + 2])
-        carried, tables, kept = None, [], 0
+        data, target, carried, kept = self._data, self._target, None, 0
+        lists = empty(last - first, target.k, np.int32)
         if self._carry:
             with self._timer.phase("carry"):
                 carried = self._carry.shard(shard)
-        for start in range(first, max(last, first + 1), _BLOCK):
+        because_UK = lists.row_BK.copy()
+        for start in range(first, last, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, last))
-            table, still = self._block(rows, carried, first)
-            tables.append(table)
+            best, because_BK, still = self._block(rows, carried, first)
+            put(lists, rows - first, best)
+            because_UK[rows - first] = because_BK
             kept += still
-        cold = int(self._data.cold_U[first:last].sum())
-        return pa.concat_tables(tables).replace_schema_metadata({COLD: str(cold)}), kept
+        owner_ids, cold_U = data.owner_ids.slice(first, last - first), data.cold_U[first:last]
+        with self._timer.phase("table"):
+            if target.kind == "item_to_item":
+                table = similar_table(
+                    owner_ids, data.item_ids, lists.row_BK, lists.score_BK, target.layout
+                )
+            else:
+                table = lists_table(
+                    owner_ids, data.item_ids, lists.row_BK, lists.score_BK, because_UK, cold_U,
+                    target.layout,
+                )  # fmt: skip
+        return table.replace_schema_metadata({COLD: str(int(cold_U.sum()))}), kept
 
     def _block(
         self, rows: npt.NDArray[np.int64], carried: Carried | None, first: int
-    ) -> tuple[pa.Table, int]:
-        """The lists of the owners at `rows`, and how many of them are carried over."""
-        data, target = self._data, self._target
-        best = empty(len(rows), target.k)
+    ) -> tuple[Best, npt.NDArray[np.int64], int]:
+        """The lists of the owners at `rows`, the reasons of their entries, and how many of the
+        lists are carried over."""
+        best = empty(len(rows), self._target.k)
         because_BK = best.row_BK.copy()
         still_B = np.zeros(len(rows), bool)
         if self._carry and carried:
@@ -80,18 +93,7 @@ class ShardLists:
         put(best, ~still_B, lists)
         because_BK[~still_B] = reason_bK
         self._timer.done(users=len(rows))
-        owner_ids = data.owner_ids.take(pa.array(rows))
-        with self._timer.phase("table"):
-            if target.kind == "item_to_item":
-                table = similar_table(
-                    owner_ids, data.item_ids, best.row_BK, best.score_BK, target.layout
-                )
-            else:
-                table = lists_table(
-                    owner_ids, data.item_ids, best.row_BK, best.score_BK, because_BK,
-                    data.cold_U[rows], target.layout,
-                )  # fmt: skip
-        return table, int(still_B.sum())
+        return best, because_BK, int(still_B.sum())
 
     def _scored(self, rows: npt.NDArray[np.int64]) -> tuple[Best, npt.NDArray[np.int64]]:
         """The lists of the owners at `rows`, and the reasons of their entries."""

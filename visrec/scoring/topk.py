@@ -51,9 +51,9 @@ class Search(Protocol):
     ) -> Best: ...
 
 
-def empty(users: int, k: int) -> Best:
-    """Lists without an entry."""
-    return Best(np.full((users, k), -1, np.int64), np.full((users, k), -np.inf, np.float32))
+def empty(users: int, k: int, rows: type[np.signedinteger[Any]] = np.int64) -> Best:
+    """Lists without an entry, whose rows are of some type."""
+    return Best(np.full((users, k), -1, rows), np.full((users, k), -np.inf, np.float32))
 
 
 def put(best: Best, where_B: npt.NDArray[Any], lists: Best) -> None:
@@ -236,9 +236,9 @@ class MostPopular:
     def __init__(
         self, count_N: npt.NDArray[np.float32], available_N: npt.NDArray[np.bool_]
     ) -> None:
-        row_M = np.flatnonzero(available_N)
+        row_M = np.flatnonzero(available_N).astype(np.int32)
         self._row_M = row_M[np.argsort(-count_N[row_M], kind="stable")]
-        self._place_N = np.full(len(count_N), len(row_M))
+        self._place_N = np.full(len(count_N), len(row_M), np.int32)
         self._place_N[self._row_M] = np.arange(len(row_M))
         self._count_N = count_N
 

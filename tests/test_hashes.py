@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visrec.hashes import combined, hash_lists, hash_rows, hash_strings
 from visrec.ragged import Ragged
-from visrec.scoring.hashes import combined, hash_lists, hash_rows, hash_strings
 
 WRAP = 2**64
 
