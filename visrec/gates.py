@@ -98,7 +98,8 @@ class GatesConfig:
 
     def __post_init__(self) -> None:
         thresholds = {f.name: "[0, 1000000000]" for f in fields(self) if f.type in (int, float)}
-        check_fields(self, "gates", **{**thresholds, "min_gain": "[-1, 1]"})
+        below_chance = {"min_gain": "[-1, 1]", "min_overlap": "[-1, 1]"}
+        check_fields(self, "gates", **{**thresholds, **below_chance})
 
 
 @dataclass(frozen=True, kw_only=True)
