@@ -4,6 +4,7 @@ python jobs/extract_features.py --local
 python jobs/extract_features.py --images s3://shop/pictures --workspace s3://shop/visrec
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import ray
@@ -56,7 +57,7 @@ def main(config: ExtractJob, summary: Summary) -> None:
     with summary.phase("plan"):
         identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
         plan_ref = ray.remote(make_plan).remote(images, store, identity, config.limits)
-        listed, todo = ray.get(_counts.remote(plan_ref))
+        listed, todo, left_out = ray.get(_counts.remote(plan_ref))
     print(
         f"{listed:,} pictures, {listed - todo:,} known, {todo:,} to read ({identity})", flush=True
     )
@@ -85,6 +86,7 @@ def main(config: ExtractJob, summary: Summary) -> None:
         "features": manifest.rows,
         "rejected": sum(rejected.values()),
         "rejected by reason": rejected,
+        "files left out": left_out,
         "backbone": str(identity),
         "features at": store.root,
         "digest": manifest.digest,
@@ -94,8 +96,8 @@ def main(config: ExtractJob, summary: Summary) -> None:
 
 
 @ray.remote
-def _counts(plan: Plan) -> tuple[int, int]:
-    return plan.listed, plan.todo.num_rows
+def _counts(plan: Plan) -> tuple[int, int, Mapping[str, int]]:
+    return plan.listed, plan.todo.num_rows, plan.left_out
 
 
 def _actors(config: ExtractJob) -> int:

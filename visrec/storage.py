@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -126,8 +127,31 @@ class Store:
             if self.is_s3:
                 reply = self._s3().get_object(Bucket=self._bucket, Key=self._key(name))
                 return reply["Body"].read(), reply["ETag"]
-            data = Path(self.root, name).read_bytes()
+            path = Path(self.root, name)
+            _require_bytes(path)
+            data = path.read_bytes()
             return data, hashlib.sha256(data).hexdigest()
+
+    def read_start(self, name: str, size: int) -> bytes:
+        """The first bytes of one file, at most `size` of them.
+
+        Raises:
+            StorageError: it is not there, or the store refuses.
+        """
+        with translated("read", self.uri(name)):
+            if not self.is_s3:
+                path = Path(self.root, name)
+                _require_bytes(path)
+                with open(path, "rb") as file:
+                    return file.read(size)
+            where = {"Bucket": self._bucket, "Key": self._key(name)}
+            try:
+                reply = self._s3().get_object(**where, Range=f"bytes=0-{size - 1}")
+            except ClientError as error:
+                if code(error) in {"416", "InvalidRange"}:  # of an empty object
+                    return b""
+                raise
+            return bytes(reply["Body"].read())
 
     def read_json(self, name: str) -> Any:
         return json.loads(self.read(name))
@@ -232,14 +256,25 @@ class Store:
 
     # Listings and removal.
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
+    def list(self, prefix: str = "", *, follow_links: bool = False) -> Iterator[Entry]:
         """Every file whose name below the store starts with `prefix`, by pages; no dotfiles.
 
         Local names come folder by folder, sorted in each; S3 lists in key order. A store that is
-        not there lists nothing.
+        not there lists nothing. What cannot be read, such as a link that leads nowhere, is listed
+        all the same: reading it says why. A name that is not UTF-8 has surrogates in it.
+
+        Args:
+            prefix: what the names begin with.
+            follow_links: whether a link to a folder elsewhere is entered, each folder once.
+
+        Raises:
+            StorageError: the store or a folder may not be listed.
         """
         with translated("list", self.uri(prefix)):
-            yield from self._list_s3(prefix) if self.is_s3 else self._list_local(prefix)
+            if self.is_s3:
+                yield from self._list_s3(prefix)
+            else:
+                yield from self._list_local(prefix, follow_links)
 
     def _list_s3(self, prefix: str) -> Iterator[Entry]:
         base = self._key("")
@@ -250,17 +285,20 @@ class Store:
                 if name and not name.endswith("/") and not _hidden(name):
                     yield Entry(name, entry["Size"], entry["ETag"].strip('"'))
 
-    def _list_local(self, prefix: str) -> Iterator[Entry]:
-        folder = prefix.rpartition("/")[0]
-        top = os.path.join(self.root, folder)
-        for directory, folders, files in os.walk(top, onerror=_raise_unless_absent):
-            folders.sort()
-            for file in sorted(files):
-                path = os.path.join(directory, file)
-                name = os.path.relpath(path, self.root).replace(os.sep, "/")
-                if name.startswith(prefix) and not _hidden(name):
-                    stat = os.stat(path)
-                    yield Entry(name, stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}")
+    def _list_local(self, prefix: str, follow_links: bool) -> Iterator[Entry]:
+        top = prefix.rpartition("/")[0]
+        folders, entered = [top], [os.path.realpath(os.path.join(self.root, top))]
+        while folders and not _hidden(top):
+            folder = folders.pop()
+            below = []
+            for entry in _scan(os.path.join(self.root, folder)):
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if not _is_folder(entry):
+                    if name.startswith(prefix) and (found := _entry(name, entry)):
+                        yield found
+                elif not entry.is_symlink() or (follow_links and _enters(entry, entered)):
+                    below.append(name)
+            folders += reversed(below)
 
     def delete(self, names: Iterable[str]) -> None:
         """Removes files; those that are gone already are no error."""
@@ -362,9 +400,48 @@ def _no_location(uri: str, rest: str = "") -> InputError:
     )
 
 
-def _raise_unless_absent(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):
-        raise error
+def _scan(folder: str) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted, without dotfiles; nothing where it is gone."""
+    try:
+        with translated("list", folder), os.scandir(folder) as entries:
+            return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return []
+        raise
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or where this user may not look
+        return False
+
+
+def _entry(name: str, entry: os.DirEntry[str]) -> Entry | None:
+    """A file of a listing; None where it went away since."""
+    try:
+        found = entry.stat()
+    except OSError as error:
+        gone = isinstance(error, FileNotFoundError) and not entry.is_symlink()
+        return None if gone else Entry(name, 0, "unreadable")
+    return Entry(name, found.st_size, f"{found.st_size}-{found.st_mtime_ns}")
+
+
+def _enters(link: os.DirEntry[str], entered: list[str]) -> bool:
+    """Whether a link leads to a folder that is neither below nor above one that was entered."""
+    home = os.path.realpath(link.path)
+    if any(os.path.commonpath((home, other)) in (home, other) for other in entered):
+        return False
+    entered.append(home)
+    return True
+
+
+def _require_bytes(path: Path) -> None:
+    """Refuses what would never end or never begin: a pipe, a socket, a device."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError("it is a pipe, a socket or a device; expected a file")
 
 
 def _hidden(name: str) -> bool:

@@ -106,7 +106,21 @@ def changed(featured: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     whole = (images / "work-00006.jpg").read_bytes()
     (images / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
     (images / "words.jpg").write_text("This is no picture.")
+    add_odd_files(images, whole)
     return workspace, run_extract(workspace)
+
+
+def add_odd_files(images: Path, whole: bytes) -> None:
+    """One of each kind that does not belong among pictures, and pictures by other names."""
+    (images / "no-ending").write_bytes(whole)
+    (images / "fromurl.jpg?width=200").write_bytes(whole)
+    (images / "LICENSE").write_text("You may look at them.")
+    (images / "notes.txt").write_text("This is no picture.")
+    (images / "nowhere.jpg").symlink_to("/nonexistent/x.jpg")
+    (images / "loop").symlink_to(images)
+    os.mkfifo(images / "pipe.jpg")
+    with open(os.path.join(os.fsencode(images), b"caf\xe9.jpg"), "wb") as file:
+        file.write(whole)
 
 
 def blue_picture(seed: int) -> bytes:
@@ -134,9 +148,10 @@ def test_deleted_pictures_are_gone_and_all_others_are_untouched(
     workspace, summary = changed
     before, now = features(featured), features(workspace)
     gone = {"work-00000", "work-00001", "work-00002"}
-    assert now.keys() == before.keys() - gone | {"renamed", "new"}
-    assert summary.rows["features"] == len(now) == 299
-    kept = now.keys() - {"renamed", "new", "work-00003"}
+    added = {"renamed", "new", "no-ending", "fromurl"}
+    assert now.keys() == before.keys() - gone | added
+    assert summary.rows["features"] == len(now) == 301
+    kept = now.keys() - added - {"work-00003"}
     assert {name: now[name] for name in kept} == {name: before[name] for name in kept}
 
 
@@ -150,15 +165,22 @@ def test_bad_pictures_are_rejected_with_their_reasons(changed: tuple[Path, Summa
         "truncated": "truncated",
         "words": "not_a_picture",
         "work-00005": "duplicate_id",
+        "nowhere": "unreadable",
+        "pipe": "unreadable",
+        "caf\\xe9": "name_not_utf8",
     }
-    assert summary.rows["rejected"] == 3
+    assert summary.rows["rejected"] == 6
+    assert summary.rows["files left out"] == {"without an ending": 1, ".txt": 1}
 
 
 def test_rejections_need_no_second_look(changed: tuple[Path, Summary]) -> None:
     workspace, _ = changed
+    for name in ("nowhere.jpg", "pipe.jpg"):  # which would be looked at again
+        (workspace / "images" / name).unlink()
+    run_extract(workspace)
     before = bytes_below(workspace / "features")
     summary = run_extract(workspace)
-    assert (summary.rows["run through the network"], summary.rows["rejected"]) == (0, 3)
+    assert (summary.rows["run through the network"], summary.rows["rejected"]) == (0, 4)
     assert "extract" not in summary.phases
     assert bytes_below(workspace / "features") == before
 

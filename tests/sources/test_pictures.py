@@ -1,5 +1,8 @@
 """Where pictures are, and their bytes, from every form they may come in."""
 
+import os
+import shutil
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from visrec import storage
 from visrec.errors import InputError, SchemaError, StorageError
-from visrec.sources.pictures import LISTING, fetch, list_pictures
+from visrec.sources.pictures import LISTING, Unlisted, fetch, list_pictures
 from visrec.storage import Store
 
 
@@ -28,6 +32,12 @@ def pictures(uri: str) -> dict[str, Any]:
 def sources(uri: str) -> dict[str, str | None]:
     listing = listed(uri)
     return dict(zip(listing["item_id"].to_pylist(), listing["source"].to_pylist(), strict=True))
+
+
+def unlisted(uri: str) -> Unlisted:
+    found = Unlisted()
+    list(list_pictures(uri, found))
+    return found
 
 
 def write_parquet(store: Store, name: str, table: pa.Table, rows_a_group: int) -> None:
@@ -70,9 +80,169 @@ def test_other_files_are_ignored(store: Store) -> None:
     assert set(pictures(store.uri("images"))) == {"a"}
 
 
-def test_formats_that_are_not_opened_are_listed_all_the_same(store: Store) -> None:
-    store.write("images/a.heic", b"x")
-    assert set(pictures(store.uri("images"))) == {"a"}
+@pytest.mark.parametrize(
+    "ending", ["heic", "avif", "tif", "bmp", "jxl", "mpo", "jfif", "jpe", "JPG", "cr2", "svg"]
+)
+def test_every_picture_is_listed_whether_it_is_opened_or_not(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"a.{ending}").write_bytes(b"x")
+    assert set(pictures(str(tmp_path))) == {"a"}
+
+
+def test_what_a_download_leaves_behind_an_ending_is_no_part_of_the_id(store: Store) -> None:
+    for name in ("a.jpg?width=200", "b.JPEG?", "what?.jpg", "c.png?from=d.png"):
+        store.write(f"images/{name}", b"x")
+    found = pictures(store.uri("images"))
+    assert set(found) == {"a", "b", "what?", "c.png?from=d"}
+
+
+def test_files_without_an_ending_are_known_by_their_first_bytes(store: Store) -> None:
+    jpeg, webp = b"\xff\xd8\xff\xe0 and so on", b"RIFF\x09\0\0\0WEBPVP8 "
+    files = {"0108775015": jpeg, "0.12": webp, "folder/x": jpeg, "tiff": b"II*\0", "empty": b""}
+    for name, data in {**files, "LICENSE": b"You may", "a.jpg": b"a"}.items():
+        store.write(f"images/{name}", data)
+    found = pictures(store.uri("images"))
+    assert found == {
+        "0108775015": jpeg,
+        "0.12": webp,
+        "folder/x": jpeg,
+        "tiff": b"II*\0",
+        "a": b"a",
+    }
+    assert unlisted(store.uri("images")).left_out == {"without an ending": 2}
+
+
+def test_files_that_are_left_out_are_counted_by_ending(store: Store) -> None:
+    for name in ("a.jpg", "a.txt", "x/b.TXT", "a.json", "a.jpg.part", "README"):
+        store.write(f"images/{name}", b"x")
+    write_parquet(store, "images/index.parquet", images("a"), rows_a_group=1)
+    found = unlisted(store.uri("images"))
+    counts = {".txt": 2, ".json": 1, ".part": 1, ".parquet": 1, "without an ending": 1}
+    assert found.left_out == counts
+    assert str(found).startswith("2 .txt, ")
+
+
+def test_files_beside_parquet_are_counted_too(store: Store) -> None:
+    write_parquet(store, "images/part-0.parquet", images("a"), rows_a_group=1)
+    store.write("images/z.jpg", b"x")
+    store.write("images/_SUCCESS", b"")
+    found = unlisted(store.uri("images"))
+    assert found.left_out == {".jpg": 1, "without an ending": 1}
+    assert unlisted(store.uri("images/part-0.parquet")).left_out == {}
+
+
+# What may lie in a local folder beside pictures. Each is one rejection, and stops nothing.
+
+
+def test_a_name_that_is_not_utf8_is_rejected_and_shown_as_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    for name in (b"caf\xe9.jpg", b"\xff\xfe/b.png", b"\xe9.txt"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"x")
+    assert pictures(str(tmp_path)) == {"a": b"a"}
+    found = unlisted(str(tmp_path))
+    assert found.left_out == {".txt": 1}
+    assert [row["item_id"] for row in found.rejected] == ["caf\\xe9", "\\xff\\xfe/b"]
+    assert {row["reason"] for row in found.rejected} == {"name_not_utf8"}
+    assert f"{tmp_path}/caf\\xe9.jpg is not UTF-8" in found.rejected[0]["detail"]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(InputError, match=r"only 1 \.txt, 2 with names that are not UTF-8"):
+        list(list_pictures(str(tmp_path)))
+
+
+def test_what_cannot_be_read_is_an_error_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may have 107 characters
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "nowhere.jpg").symlink_to("/nonexistent/x.jpg")
+    (tmp_path / "itself.jpg").symlink_to("itself.jpg")
+    (tmp_path / "no-ending").symlink_to("/nonexistent/x")
+    (tmp_path / "folder.jpg").symlink_to(tmp_path)
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket.jpg")
+        found = pictures(str(tmp_path))
+    assert found.pop("a") == b"a"
+    said = {"nowhere": "no such file", "itself": "symbolic links", "no-ending": "no such file"}
+    said |= dict.fromkeys(("device", "pipe", "socket"), "expected a file")
+    assert found.keys() == said.keys()
+    for name, words in said.items():
+        assert isinstance(found[name], StorageError)
+        assert words in str(found[name])
+        assert str(tmp_path / name) in str(found[name])
+
+
+def test_a_file_that_may_not_be_read_is_an_error_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(name.encode())
+    read = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.name == "a.jpg":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    found = pictures(str(tmp_path))
+    assert found["b"] == b"b"
+    assert "permission denied" in str(found["a"])
+
+
+def test_a_file_that_vanishes_while_it_is_listed_was_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "b.jpg", "x/c.jpg", "y/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    scan = storage._scan
+
+    def slow(folder: str) -> list[os.DirEntry[str]]:
+        found = scan(folder)
+        if folder.rstrip("/") == str(tmp_path):
+            (tmp_path / "a.jpg").unlink(missing_ok=True)
+            shutil.rmtree(tmp_path / "x", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(storage, "_scan", slow)
+    assert set(pictures(str(tmp_path))) == {"b", "y/d"}
+
+
+def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "images", tmp_path / "elsewhere"
+    for folder in (inside / "real", outside / "deeper"):
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").write_bytes(b"x")
+    (inside / "linked").symlink_to(outside)
+    (inside / "linked again").symlink_to(outside)
+    (inside / "linked deeper").symlink_to(outside / "deeper")
+    (inside / "also real").symlink_to(inside / "real")
+    (inside / "loop").symlink_to(inside)
+    (inside / "real" / "up").symlink_to("..")
+    (inside / "all").symlink_to(tmp_path)
+    (outside / "back").symlink_to(inside)
+    assert set(pictures(str(inside))) == {"real/a", "linked/deeper/a"}
+    (tmp_path / "link to all").symlink_to(inside)
+    assert set(pictures(str(tmp_path / "link to all"))) == {"real/a", "linked/deeper/a"}
+    # What a store lists to remove is its own.
+    assert {entry.name for entry in Store.at(str(inside)).list()} == {"real/a.jpg"}
+
+
+def test_a_link_to_a_file_is_the_file(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"x")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").symlink_to(tmp_path / "elsewhere")
+    assert pictures(str(tmp_path / "images")) == {"a": b"x"}
+
+
+def test_ids_that_differ_in_case_are_two(store: Store) -> None:
+    for name in ("a.jpg", "A.jpg", "B.png"):
+        store.write(f"images/{name}", name.encode())
+    assert pictures(store.uri("images")) == {"a": b"a.jpg", "A": b"A.jpg", "B": b"B.png"}
 
 
 def test_the_source_of_a_file_changes_with_it(store: Store) -> None:
@@ -166,14 +336,19 @@ def test_uris_are_followed_to_either_kind_of_store(store: Store, tmp_path: Path)
 
 def test_one_uri_that_cannot_be_followed_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"a")
-    uris = [str(tmp_path / "a.jpg"), "https://shop.example/b.jpg", None]
-    table = pa.table({"item_id": ["a", "web", "null"], "uri": uris})
+    os.mkfifo(tmp_path / "pipe")
+    uris = [str(tmp_path / "a.jpg"), "https://shop.example/b.jpg", None, "/x\0.jpg", ""]
+    table = pa.table(
+        {"item_id": ["a", "web", "null", "nul", "empty", "pipe", "s3"],
+         "uri": [*uris, str(tmp_path / "pipe"), "s3://"]}
+    )  # fmt: skip
     pq.write_table(table, tmp_path / "x.parquet")
     found = pictures(str(tmp_path / "x.parquet"))
     assert found["a"] == b"a"
     assert isinstance(found["web"], StorageError)
     assert "s3://bucket/prefix" in str(found["web"])
-    assert isinstance(found["null"], StorageError)
+    for item_id in ("null", "nul", "empty", "pipe", "s3"):
+        assert isinstance(found[item_id], StorageError), item_id
 
 
 # ---------------------------------------------------------------------------------------- refusals

@@ -9,7 +9,7 @@ stays known to the next one.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ from visrec.features.table import (
 )
 from visrec.progress import Timer
 from visrec.schemas import REJECTED
-from visrec.sources.pictures import fetch, list_pictures
+from visrec.sources.pictures import Unlisted, fetch, list_pictures
 from visrec.storage import Store
 
 # Pictures a task fetches and decodes: 64 x 224 x 224 x 3 bytes are a block of 10 MB, and a task of
@@ -91,8 +91,9 @@ class Plan:
         todo: those to read.
         known: item_id, digest, source, part and place of every feature that is on disk.
         parts: names of the parts that `known` numbers.
-        listed: how many pictures there are, those that share an item id too.
+        listed: how many pictures there are, those that were rejected unread too.
         rejected: rejections that still stand.
+        left_out: how many files are no pictures, by the ending of their names.
     """
 
     listing: pa.Table
@@ -101,6 +102,7 @@ class Plan:
     parts: list[str]
     listed: int
     rejected: pa.Table
+    left_out: Mapping[str, int]
 
 
 def describe_backbone(config: BackboneConfig) -> tuple[Identity, Preprocessing]:
@@ -122,7 +124,9 @@ def make_plan(images: str, store: Store, identity: Identity, limits: PictureLimi
     Raises:
         InputError: there is no picture, or the features are another backbone's.
     """
-    listing, twins = _without_twins(pa.concat_tables(list_pictures(images)))
+    unlisted = Unlisted()
+    listing, twins = _without_twins(pa.concat_tables(list_pictures(images, unlisted)))
+    unnamed = pa.Table.from_pylist(unlisted.rejected, REJECTED)
     same_limits = False
     if store.exists(MANIFEST):
         manifest = read_manifest(store)
@@ -133,7 +137,7 @@ def make_plan(images: str, store: Store, identity: Identity, limits: PictureLimi
     old = (
         read_index(store, rejected_files(store), identity, REJECTED.names) if same_limits else None
     )
-    rejected = _rejections(old, listing, twins)
+    rejected = pa.concat_tables([_rejections(old, listing, twins), unnamed])
     done = pc.or_(_is_among(listing, known), _is_among(listing, rejected))
     todo = listing.filter(pc.invert(done))
     return Plan(
@@ -141,8 +145,9 @@ def make_plan(images: str, store: Store, identity: Identity, limits: PictureLimi
         todo=todo,
         known=known,
         parts=parts,
-        listed=listing.num_rows + twins.num_rows,
+        listed=listing.num_rows + twins.num_rows + unnamed.num_rows,
         rejected=rejected,
+        left_out=dict(unlisted.left_out.most_common()),
     )
 
 
@@ -156,6 +161,10 @@ def _without_twins(listing: pa.Table) -> tuple[pa.Table, pa.Table]:
     return listing.filter(first), listing.filter(pc.invert(first))
 
 
+# Reasons that may be gone while the picture's file is the same.
+_PASSING = ["duplicate_id", "unreadable", "out_of_memory"]
+
+
 def _rejections(old: pa.Table | None, listing: pa.Table, twins: pa.Table) -> pa.Table:
     """The rejections that need no second look: earlier ones of the same files, and twins."""
     reason = pa.repeat(pa.scalar("duplicate_id"), twins.num_rows)
@@ -163,7 +172,7 @@ def _rejections(old: pa.Table | None, listing: pa.Table, twins: pa.Table) -> pa.
     columns = [twins["item_id"], reason, detail, twins["source"]]
     rejected = [pa.table(columns, schema=REJECTED)]
     if old is not None:
-        old = old.filter(pc.not_equal(old["reason"], "duplicate_id"))
+        old = old.filter(pc.invert(pc.is_in(old["reason"], value_set=pa.array(_PASSING))))
         rejected.append(old.filter(_is_among(old, listing)).select(REJECTED.names).cast(REJECTED))
     return pa.concat_tables(rejected)
 

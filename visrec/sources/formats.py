@@ -87,8 +87,11 @@ def item_of(name: str) -> str | None:
     What a download left behind the ending, as in `a.jpg?width=200`, is not part of the id.
     """
     folder, slash, file = name.rpartition("/")
-    stem, _, ending = file.partition("?")[0].rpartition(".")
-    return f"{folder}{slash}{stem}" if stem and ending.lower() in _SUFFIXES else None
+    for known in (file, file.partition("?")[0]):
+        stem, _, ending = known.rpartition(".")
+        if stem and ending.lower() in _SUFFIXES:
+            return f"{folder}{slash}{stem}"
+    return None
 
 
 def other_ending(name: str) -> str | None:

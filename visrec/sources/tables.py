@@ -72,7 +72,7 @@ def table_files(uri: str, key: str) -> tuple[Store, list[str]]:
         if store.exists(name):
             return store, [name]
     store = Store.at(uri)  # which may end in .parquet too: Spark writes such directories
-    every = [entry.name for entry in store.list()]
+    every = [entry.name for entry in store.list(follow_links=True)]
     _refuse_logs(store, every, key)
     names = [name for name in every if _TABLE.search(name) and not _hidden(name)]
     if not names:
