@@ -1,7 +1,10 @@
 """A trial: the training loop an epoch a step, and what it says of its end."""
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -9,13 +12,14 @@ from tests.training import checkerboard
 from visrec.errors import InputError
 from visrec.interactions.triples import SamplingConfig
 from visrec.models.curatornet import CuratorNetConfig
+from visrec.storage import Store
 from visrec.training import tune
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import TrainResources
 from visrec.training.recipe import Recipe, begin
-from visrec.training.records import Record
+from visrec.training.records import Record, Status, best_of, write_record
 from visrec.training.search import METRIC
-from visrec.training.tune import Plan, Trial
+from visrec.training.tune import Plan, Trial, line_of
 
 DATA = checkerboard()
 RECIPE = Recipe(
@@ -33,15 +37,11 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tune.ray, "get", lambda found: found)
 
 
-def plan(data: Any = DATA, recorded: dict[int, Record] | None = None) -> Plan:
-    return Plan(RECIPE, data, TrainResources(cpus_per_worker=1), None, recorded or {})
-
-
-def trial(values: dict[str, Any], told: Plan | None = None, number: int = 1) -> Trial:
+def trial(values: dict[str, Any]) -> Trial:
     # Without Ray Tune's own constructor, which makes folders.
-    made = object.__new__(Trial)
-    made._plan = told or plan()
-    made._begin({"number": number, "values": values})
+    made, data = object.__new__(Trial), cast(Any, DATA)
+    made._plan = Plan(RECIPE, data, TrainResources(cpus_per_worker=1), None)
+    made._begin({"number": 1, "values": values})
     return made
 
 
@@ -95,16 +95,61 @@ def test_trial_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> No
     assert math.isnan(result[METRIC])
 
 
-@pytest.mark.parametrize("epochs", [0, 1, 2])
-def test_recorded_trial_gives_back_what_it_gave_and_trains_nothing(epochs: int) -> None:
-    history = tuple({"val_auc": 0.9 - n / 10, "loss": 1.0, "seconds": 2.0} for n in range(epochs))
-    record = Record(1, RATES["slow"], history, "stopped")
-    # There are no data to train on.
-    results = steps(trial(RATES["slow"], plan(data=None, recorded={1: record})))
-    assert [result["entry"] for result in results if result["entry"]] == list(history)
-    assert results[-1]["epoch"] == epochs
-    if epochs:
-        assert results[-1][METRIC] == 0.9
+@pytest.mark.parametrize("end", ["diverged", "failed"])
+def test_good_auc_of_a_trial_that_came_to_nothing_is_told_to_nobody(
+    end: Status, tmp_path: Path
+) -> None:
+    def epochs() -> Iterator[dict[str, Any]]:
+        yield {"val_auc": 0.9, "loss": 1.0, "seconds": 2.0}
+        if end == "failed":
+            raise InputError("Found no triple; expected one.")
+        yield {"val_auc": math.nan, "loss": math.nan, "seconds": 2.0, "over": True, "sound": False}
+
+    made = trial(RATES["slow"])
+    made._epochs = epochs()
+    first, last = steps(made)
+    assert (first[METRIC], last["end"], last["epoch"]) == (0.9, end, 1)
+    assert math.isnan(last[METRIC])  # what Ray Tune's scheduler is told
+    keeper, search = told_of(Store.at(str(tmp_path)), first, last)
+    (record,) = keeper.records.values()
+    assert (record.status, len(record.history)) == (end, 1)
+    assert math.isnan(record.auc)  # the table's, the search's
+    assert "nan" in line_of(record)
+    assert best_of([record]) is None
+    assert search.told == [record]
+
+
+def test_record_that_another_driver_wrote_first_is_what_all_are_told(tmp_path: Path) -> None:
+    kept = Record(1, RATES["fast"], ({"val_auc": 0.7, "seconds": 1.0},), "finished")
+    store = Store.at(str(tmp_path))
+    write_record(store, kept)
+    keeper, search = told_of(store, *steps(trial(RATES["slow"])))
+    assert keeper.records == {1: kept}
+    assert search.told == [kept]
+
+
+class Told:
+    """A search, or a tally, that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Record] = []
+        self.add = self.say = SimpleNamespace(remote=lambda _: None)
+
+    def learn(self, record: Record) -> None:
+        self.told.append(record)
+
+
+def told_of(store: Store, *results: dict[str, Any]) -> tuple[Any, Told]:
+    """What the driver keeps of a trial, and its search is told, as Ray Tune calls it."""
+    search = Told()
+    sweep: Any = SimpleNamespace(recorded={}, store=store, tally=Told())
+    keeper = tune._Keeper(sweep, search)  # type: ignore[arg-type]
+    values = RATES["slow"]
+    done = SimpleNamespace(config={"number": 1, "values": values}, last_result=results[-1])
+    for result in results:
+        keeper.on_trial_result(0, [], done, result)
+    keeper.on_trial_complete(0, [], done)
+    return keeper, search
 
 
 def test_trial_that_ends_early_leaves_nothing_behind() -> None:

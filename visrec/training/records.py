@@ -45,8 +45,8 @@ class Record:
 
     @property
     def auc(self) -> float:
-        """The best validation AUC of its epochs; NaN where there is none."""
-        return max((epoch["val_auc"] for epoch in self.history), default=math.nan)
+        """The best validation AUC of its epochs; NaN where it does not count."""
+        return best_auc(self.history) if self.counts else math.nan
 
     @property
     def seconds(self) -> float:
@@ -59,26 +59,38 @@ class Record:
         return bool(self.history) and self.status in ("finished", "stopped")
 
 
+def best_auc(history: Iterable[Epoch]) -> float:
+    """The highest validation AUC of some epochs; NaN where there is none."""
+    aucs = (epoch["val_auc"] for epoch in history)
+    return max((auc for auc in aucs if not math.isnan(auc)), default=math.nan)
+
+
 def best_of(records: Iterable[Record]) -> Record | None:
     """The trial with the highest validation AUC, the first of equals."""
     good = [record for record in records if record.counts]
     return max(good, key=lambda record: (record.auc, -record.number), default=None)
 
 
-def write_record(sweep: Store, record: Record) -> None:
-    """Keeps a record; one that another driver of the same sweep wrote first stays."""
-    sweep.create(_name(record.number), to_json(plain(record)))
+def write_record(sweep: Store, record: Record) -> Record:
+    """Keeps a record; one that another driver of the same sweep wrote first stays.
+
+    Returns:
+        The record that is kept.
+    """
+    if sweep.create(_name(record.number), to_json(plain(record))):
+        return record
+    return _read(sweep, record.number)
 
 
 def read_records(sweep: Store, trials: int) -> dict[int, Record]:
     """The records kept so far of the first so many trials, by number."""
     there = {entry.name for entry in sweep.list("trials/")}
-    found = {}
-    for number in range(trials):
-        if _name(number) in there:
-            kept = sweep.read_json(_name(number))
-            found[number] = Record(**{**kept, "history": tuple(kept["history"])})
-    return found
+    return {n: _read(sweep, n) for n in range(trials) if _name(n) in there}
+
+
+def _read(sweep: Store, number: int) -> Record:
+    kept = sweep.read_json(_name(number))
+    return Record(**{**kept, "history": tuple(kept["history"])})
 
 
 def _name(number: int) -> str:
@@ -86,7 +98,10 @@ def _name(number: int) -> str:
 
 
 def table(records: Sequence[Record], space: Space) -> pa.Table:
-    """One row a trial: number, each searched key, best_val_auc, epochs, status, seconds, error."""
+    """One row a trial: number, each searched key, best_val_auc, epochs, status, seconds, error.
+
+    The best AUC is NaN where the trial does not count: it diverged or failed.
+    """
     return pa.table(
         {
             "trial": pa.array([record.number for record in records], pa.int32()),

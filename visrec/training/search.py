@@ -1,20 +1,21 @@
 """What Ray Tune is told: which trial comes next, and which goes on."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from visrec.training.records import Record
+from visrec.training.records import Record, best_auc
 from visrec.training.spaces import Choice, Range, Space, Values, draw
 
 DEFAULT = 0  # the number of the trial that has the default configuration
-METRIC = "val_auc"  # of a step's result: the best of the trial so far
+METRIC = "val_auc"  # of a step's result: the best of the trial so far, NaN once it does not count
 _REDUCTION = 3  # of ASHA: a third of the trials goes on from each rung
 
 
@@ -24,15 +25,18 @@ def has_optuna() -> bool:
 
 
 class Proposals(Searcher):
-    """Numbers the trials and says what each has: recorded ones first, then the others in order.
+    """Numbers the trials that are not on record, and says what each has.
+
+    What it proposes depends on the seed, the trial's number and the records alone, so that a sweep
+    that goes on after a kill has told its search the same as one that was never killed.
 
     Args:
         space: what is searched.
         default: the values of trial 0.
-        recorded: trials that are over, and have the values that they had.
+        recorded: the trials that are over.
         trials: how many there are to be in all.
         seed: the others are drawn from it and their number,
-        optuna: or proposed by Optuna, which is told of the recorded ones too.
+        optuna: or proposed by Optuna, from the records as well.
     """
 
     # It is pickled with the rest of the experiment, so it holds nothing that pins the data.
@@ -46,40 +50,31 @@ class Proposals(Searcher):
         optuna: bool,
     ) -> None:
         super().__init__(metric=METRIC, mode="max")
-        known = {number: record.values for number, record in recorded.items()}
-        missing = [number for number in range(trials) if number not in known]
-        self._order = [*sorted(known), *missing]
-        self._new = set(missing)
-        self._known = {DEFAULT: default, **known}
-        self._space, self._seed = space, seed
-        # A sweep that goes on must not propose once more what it proposed first.
-        self._optuna = _Optuna(space, seed + len(recorded)) if optuna else None
-        self._given: dict[str, Values] = {}
-        if self._optuna:
-            for record in recorded.values():
-                self._optuna.learn(record.values, record.auc if record.counts else math.nan)
+        self._order = [number for number in range(trials) if number not in recorded]
+        self._records = dict(recorded)
+        self._space, self._default = space, default
+        self._seed, self._optuna = seed, optuna
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
+        del trial_id
         number = self._order.pop(0)
-        if number in self._known:
-            values = self._known[number]
-            if number in self._new:
-                self._given[trial_id] = values
-        elif self._optuna:
-            values = self._optuna.propose(trial_id)
-        else:
-            values = draw(self._space, self._seed, number)
-        return {"number": number, "values": dict(values)}
+        return {"number": number, "values": dict(self._values(number))}
+
+    def _values(self, number: int) -> Values:
+        if number == DEFAULT:
+            return self._default
+        if self._optuna:
+            return _propose(self._space, self._seed, number, self._records)
+        return draw(self._space, self._seed, number)
+
+    def learn(self, record: Record) -> None:
+        """Takes a trial that is over, as its record has it."""
+        self._records[record.number] = record
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        if self._optuna:
-            auc = math.nan if error or not result else result[METRIC]
-            if trial_id in self._given:
-                self._optuna.learn(self._given[trial_id], auc)
-            else:
-                self._optuna.judge(trial_id, auc)
+        """Nothing: `learn` is told, and of what is on record alone."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: records are what a sweep goes on by."""
@@ -88,39 +83,36 @@ class Proposals(Searcher):
         """Nothing: see `save`."""
 
 
-class _Optuna:
-    """Ray Tune's Optuna search, over the places of a choice's values instead of the values."""
+def _propose(space: Space, seed: int, number: int, records: Mapping[int, Record]) -> Values:
+    """What Optuna's tree-structured Parzen estimator, through Ray Tune, makes of the records.
 
-    def __init__(self, space: Space, seed: int) -> None:
-        self._space = space
-        domains = {key: _as_tune(domain) for key, domain in space.items()}
-        self._search = OptunaSearch(
-            OptunaSearch.convert_search_space(domains), metric=METRIC, mode="max", seed=seed
-        )
-        self._proposed: set[str] = set()
+    It is asked for places among a choice's values instead of the values. A trial that does not
+    count is to it one that was pruned, worse than all that count.
+    """
+    domains = {key: _as_tune(domain) for key, domain in space.items()}
+    search = OptunaSearch(
+        OptunaSearch.convert_search_space(domains),
+        metric=METRIC,
+        mode="max",
+        seed=int(np.random.default_rng((seed, number)).integers(2**32)),
+    )
+    for _, record in sorted(records.items()):
+        if all(space[key].holds(value) for key, value in record.values.items()):
+            pruned: dict[str, Any] = {"value": None, "pruned": True}
+            told = {"value": record.auc} if record.counts else pruned
+            search.add_evaluated_point(_places(space, record.values), **told)
+    found = search.suggest(str(number)) or {}
+    return {
+        key: domain.values[found[key]] if isinstance(domain, Choice) else found[key]
+        for key, domain in space.items()
+    }
 
-    def learn(self, values: Values, auc: float) -> None:
-        """Takes what came of values that it did not propose; NaN where they failed."""
-        if all(self._space[key].holds(value) for key, value in values.items()):
-            places = {
-                key: domain.values.index(values[key]) if isinstance(domain, Choice) else values[key]
-                for key, domain in self._space.items()
-            }
-            self._search.add_evaluated_point(places, auc, error=math.isnan(auc))
 
-    def propose(self, trial_id: str) -> Values:
-        self._proposed.add(trial_id)
-        found = self._search.suggest(trial_id) or {}
-        return {
-            key: domain.values[found[key]] if isinstance(domain, Choice) else found[key]
-            for key, domain in self._space.items()
-        }
-
-    def judge(self, trial_id: str, auc: float) -> None:
-        """Takes what came of a proposal; NaN where it failed."""
-        if trial_id in self._proposed:
-            failed = math.isnan(auc)
-            self._search.on_trial_complete(trial_id, None if failed else {METRIC: auc}, failed)
+def _places(space: Space, values: Values) -> dict[str, Any]:
+    return {
+        key: domain.values.index(values[key]) if isinstance(domain, Choice) else values[key]
+        for key, domain in space.items()
+    }
 
 
 def _as_tune(domain: Range | Choice) -> Any:
@@ -133,22 +125,44 @@ class Asha(ASHAScheduler):
     """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) over epochs.
 
     The first rung is at a ninth of the epochs. The default configuration goes to its end, since the
-    best is compared with it, and so do recorded trials, which cost nothing.
+    best is compared with it. What a trial had at a rung is forgotten when it diverges or fails: the
+    others are not held against it, in this run of the sweep or in one that goes on.
 
     Args:
         epochs: of a trial.
-        recorded: the numbers of the trials that are over.
+        recorded: the trials that are over, which the others are compared with.
     """
 
-    def __init__(self, epochs: int, recorded: Iterable[int]) -> None:
+    def __init__(self, epochs: int, recorded: Mapping[int, Record]) -> None:
         super().__init__(
             time_attr="epoch",
             max_t=epochs,
             grace_period=max(1, epochs // _REDUCTION**2),
             reduction_factor=_REDUCTION,
         )
-        self._spared = {DEFAULT, *recorded}
+        for number, record in recorded.items():
+            for epoch, aucs in self._rungs():
+                if record.counts and len(record.history) >= epoch:
+                    aucs[f"recorded-{number}"] = best_auc(record.history[: int(epoch)])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
-        return str(self.CONTINUE if trial.config["number"] in self._spared else decision)
+        return str(self.CONTINUE if trial.config["number"] == DEFAULT else decision)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        super().on_trial_complete(tune_controller, trial, result)
+        if math.isnan(result[METRIC]):
+            self._forget(trial)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_error(tune_controller, trial)
+        self._forget(trial)
+
+    def _rungs(self) -> Iterator[tuple[float, dict[str, float]]]:
+        """The epoch of each rung, and the AUC that each trial had there; Ray has no call for it."""
+        for bracket in self._brackets:
+            yield from bracket._rungs
+
+    def _forget(self, trial: Any) -> None:
+        for _, aucs in self._rungs():
+            aucs.pop(trial.trial_id, None)

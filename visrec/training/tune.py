@@ -2,8 +2,9 @@
 
 A sweep that was killed goes on by its own records, not by `Tuner.restore`: that one reads pickles
 back from the store, knows only what its last snapshot knew, and continues with a pickled
-configuration. Here the same command draws the same trials again, and those on record give
-their epochs back as they were, at once, so that scheduler and search know all that they knew.
+configuration. Here the same command runs the trials that are not on record, with a scheduler and a
+search that know those that are. What a trial came to is told once, by its record: to the search,
+the scheduler, the table and the best configuration alike.
 """
 
 import math
@@ -25,7 +26,7 @@ from visrec.training.groups import Groups, entries
 from visrec.training.loop import Place
 from visrec.training.ray_train import TrainResources
 from visrec.training.recipe import Recipe, begin
-from visrec.training.records import Epoch, Record, write_record
+from visrec.training.records import Epoch, Record, Status, best_auc, write_record
 from visrec.training.search import METRIC, Asha, Proposals
 from visrec.training.spaces import Space, Values, values_of, with_values
 
@@ -74,18 +75,26 @@ def run_sweep(sweep: Sweep) -> tuple[list[Record], dict[int, Exception]]:
         The records of all trials, by number, and the errors that nobody foresaw, by number: those
         trials are not kept on record, so the same command tries them again.
     """
-    keeper = _Keeper(sweep)
+    proposals = Proposals(
+        space=sweep.space,
+        default=values_of(sweep.space, sweep.recipe),
+        recorded=sweep.recorded,
+        trials=sweep.trials,
+        seed=sweep.seed,
+        optuna=sweep.search == "optuna",
+    )
+    keeper = _Keeper(sweep, proposals)
     errors: dict[int, Exception] = {}
     if len(sweep.recorded) < sweep.trials:
         groups = None
         if sweep.resources.workers > 1:
             groups = Groups.remote(sweep.resources, sweep.store / "training")  # type: ignore[attr-defined]
-        plan = Plan(sweep.recipe, sweep.data, sweep.resources, groups, dict(sweep.recorded))
+        plan = Plan(sweep.recipe, sweep.data, sweep.resources, groups)
         desk = f"visrec-sweep-{uuid.uuid4().hex}"
         keeps = _Desk.options(name=desk).remote(plan)  # type: ignore[attr-defined]
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                errors = _run_trials(sweep, keeper, desk, scratch)
+                errors = _run_trials(sweep, proposals, keeper, desk, scratch)
         finally:
             ray.kill(keeps)
             if groups:
@@ -94,7 +103,9 @@ def run_sweep(sweep: Sweep) -> tuple[list[Record], dict[int, Exception]]:
     return sorted(keeper.records.values(), key=lambda record: record.number), errors
 
 
-def _run_trials(sweep: Sweep, keeper: "_Keeper", desk: str, scratch: str) -> dict[int, Exception]:
+def _run_trials(
+    sweep: Sweep, proposals: Proposals, keeper: "_Keeper", desk: str, scratch: str
+) -> dict[int, Exception]:
     """Ray Tune's part. What it writes into `scratch`, pickles among it, is read by nobody."""
     in_groups = sweep.resources.workers > 1
     tuner = tune.Tuner(
@@ -105,20 +116,13 @@ def _run_trials(sweep: Sweep, keeper: "_Keeper", desk: str, scratch: str) -> dic
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
-            search_alg=Proposals(
-                space=sweep.space,
-                default=values_of(sweep.space, sweep.recipe),
-                recorded=sweep.recorded,
-                trials=sweep.trials,
-                seed=sweep.seed,
-                optuna=sweep.search == "optuna",
-            ),
+            search_alg=proposals,
             scheduler=(
                 Asha(sweep.recipe.train.epochs, sweep.recorded)
                 if sweep.scheduler == "asha"
                 else FIFOScheduler()  # type: ignore[no-untyped-call]
             ),
-            num_samples=sweep.trials,
+            num_samples=sweep.trials - len(sweep.recorded),
             max_concurrent_trials=sweep.concurrency,
             reuse_actors=not in_groups,
         ),
@@ -158,20 +162,16 @@ class Plan:
         data: shared by the processes of a node.
         resources: of a trial.
         groups: the DDP groups' actor, where trials are groups.
-        recorded: trials that only give back what they gave.
     """
 
     recipe: Recipe
     data: "ray.ObjectRef[TrainingData]"
     resources: TrainResources
     groups: Any
-    recorded: Mapping[int, Record]
 
     def epochs(self, number: int, values: Values) -> Iterator[Epoch]:
         """The epochs of one trial, each trained when it is asked for."""
-        if number in self.recorded:
-            yield from self.recorded[number].history
-        elif self.groups:
+        if self.groups:
             yield from _in_a_group(self, number, with_values(self.recipe, values))
         else:
             yield from _in_this_process(self, with_values(self.recipe, values))
@@ -230,8 +230,7 @@ class Trial(tune.Trainable):
         self._epochs.close()
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self._count, self._best = 0, math.nan
-        self._record = self._plan.recorded.get(config["number"])
+        self._history: list[Epoch] = []
         self._epochs: Any = self._plan.epochs(config["number"], config["values"])
 
     def step(self) -> dict[str, Any]:
@@ -239,21 +238,17 @@ class Trial(tune.Trainable):
             epoch = dict(next(self._epochs))
         except VisrecError as error:
             return self._said(None, "failed", error=str(error))
-        except StopIteration:  # of a record without an epoch
-            return self._said(None, "recorded")
+        # Of a group that began again from its checkpoint, the last epoch alone has them.
         over = bool(epoch.pop("over", False))
         if not (epoch.pop("sound", True) and math.isfinite(epoch["loss"])):
             return self._said(None, "diverged")
-        self._count += 1
-        self._best = float(max(epoch[METRIC], self._best, key=_or_less))
-        if self._record:
-            over = self._count == len(self._record.history)
+        self._history.append(epoch)
         return self._said(epoch, "finished" if over else None)
 
-    def _said(self, epoch: Epoch | None, end: str | None, error: str = "") -> dict[str, Any]:
+    def _said(self, epoch: Epoch | None, end: Status | None, error: str = "") -> dict[str, Any]:
         return {
-            "epoch": self._count,
-            METRIC: self._best,
+            "epoch": len(self._history),
+            METRIC: best_auc(self._history) if epoch else math.nan,
             "entry": epoch,
             "end": end,
             "error": error,
@@ -261,15 +256,12 @@ class Trial(tune.Trainable):
         }
 
 
-def _or_less(value: float) -> float:
-    return -math.inf if math.isnan(value) else value
-
-
 class _Keeper(tune.Callback):
     """Writes the record of each trial that ends, in the driver, so that one process writes."""
 
-    def __init__(self, sweep: Sweep) -> None:
+    def __init__(self, sweep: Sweep, proposals: Proposals) -> None:
         self.records = dict(sweep.recorded)
+        self._proposals = proposals
         self._store, self._tally = sweep.store, sweep.tally
         self._history: dict[int, list[Epoch]] = {}
 
@@ -289,18 +281,17 @@ class _Keeper(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         del iteration, trials
         number, result = trial.config["number"], trial.last_result
-        if number in self.records:
-            return
-        record = Record(
+        trained = Record(
             number=number,
             values=trial.config["values"],
             history=tuple(self._history.get(number, ())),
             status=result["end"] or "stopped",
             error=result["error"] or None,
         )
-        write_record(self._store, record)
+        record = write_record(self._store, trained)
         self.records[number] = record
-        self._tally.add.remote({"trials": 1.0, "train_s": record.seconds})
+        self._proposals.learn(record)
+        self._tally.add.remote({"trials": 1.0, "train_s": trained.seconds})
         self._tally.say.remote(line_of(record))
 
 
