@@ -80,9 +80,9 @@ SHARED: dict[str, list[str]] = {
 SETTINGS: dict[str, list[list[str]]] = {
     "vbpr": [
         [],
-        ["--train.weight_decay=1e-1"],
+        ["--train.weight_decay=10"],
         ["--train.learning_rate=2e-3"],
-        ["--model.temperature=1", "--train.learning_rate=2e-3", "--train.weight_decay=1e-4"],
+        ["--model.temperature=1", "--train.learning_rate=2e-3", "--train.weight_decay=0.01"],
     ],
     "multivae": [
         [],
@@ -92,15 +92,15 @@ SETTINGS: dict[str, list[list[str]]] = {
     ],
     "bpr_mf": [
         [],
-        ["--train.weight_decay=1e-1"],
-        ["--train.weight_decay=3e-1"],
-        ["--train.weight_decay=3e-1", "--train.learning_rate=2e-3"],
+        ["--train.weight_decay=10"],
+        ["--train.weight_decay=30"],
+        ["--train.weight_decay=30", "--train.learning_rate=2e-3"],
     ],
     "convncf": [
         [],
         ["--train.learning_rate=5e-3"],
-        ["--train.weight_decay=1e-2"],
-        ["--train.learning_rate=5e-3", "--train.weight_decay=1e-1"],
+        ["--train.weight_decay=1"],
+        ["--train.learning_rate=5e-3", "--train.weight_decay=10"],
     ],
 }
 

@@ -112,9 +112,8 @@ def test_dropout_is_drawn_anew_each_epoch_and_step() -> None:
     assert one != other
 
 
-def test_first_step_is_adams_on_the_summed_loss() -> None:
-    # Adam is blind to the loss's scale but for its epsilon and the weight decay, which the sum
-    # makes small beside the gradient: with a decay this large, mean and sum part ways.
+def test_first_step_is_adamws_on_the_summed_loss() -> None:
+    # Adam is blind to the loss's scale but for its epsilon, and decay is apart from the gradient.
     config = _with(epochs=1, triples_per_epoch=64, weight_decay=3.0)
     trainer, by_hand = _trainer(config), _trainer(config).model
     trainer.run(lambda _: None)
@@ -124,10 +123,30 @@ def test_first_step_is_adams_on_the_summed_loss() -> None:
     loss = by_hand(source.batch(0, 64, 0, 1, torch.device("cpu")))
     (64 * loss).backward()
     for name, parameter in by_hand.named_parameters():
-        gradient = parameter.grad + 3.0 * parameter.detach()
-        expected = parameter.detach() - 1e-3 * gradient / (gradient.abs() + 1e-8)
+        gradient, kept = parameter.grad, 1 - 3.0 * 1e-3 * (parameter.ndim > 1)
+        expected = kept * parameter.detach() - 1e-3 * gradient / (gradient.abs() + 1e-8)
         found = trainer.model.get_parameter(name).detach()
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [16, 64])
+def test_decay_of_a_step_is_the_same_for_any_batch_size_and_falls_with_the_learning_rate(
+    batch_size: int,
+) -> None:
+    """Of two that see the same gradients, one loses decay times the learning rate a step."""
+    steps = {"epochs": 3, "triples_per_epoch": 4 * batch_size, "batch_size": batch_size}
+    trainer = _trainer(_with(weight_decay=100.0, learning_rate=1e-3, lr_factor=0.5, **steps))
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            parameter.requires_grad_(False)
+    weight = nn.Parameter(torch.ones(2, 2))
+    trainer.optimizer.param_groups[0]["params"] = [weight]
+    trainer.optimizer.param_groups[1]["params"] = []
+    trainer.wrapped = lambda _: 0.0 * weight.sum()  # type: ignore[assignment]
+    for rate, left in ((1e-3, 0.9**4), (5e-4, 0.9**4 * 0.95**4)):
+        trainer._set_learning_rate(rate)
+        trainer._epoch(0)
+        torch.testing.assert_close(weight.detach(), torch.full((2, 2), left))
 
 
 def test_bfloat16_learns_too() -> None:

@@ -1,4 +1,4 @@
-"""Rows that train alone: Adam and the running average, against the same over whole tables."""
+"""Rows that train alone: AdamW and the running average, against the same over whole tables."""
 
 import copy
 from typing import Any
@@ -8,23 +8,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from visrec.training.optimizer import Average, RowAdam
+from tests.training import checkerboard
+from visrec.interactions.triples import SamplingConfig
+from visrec.models import MODELS
+from visrec.models.contract import Sizes
+from visrec.training.loop import TrainConfig
+from visrec.training.optimizer import Average, RowAdamW, decays, sparse_tables
+from visrec.training.recipe import Recipe, begin
 
 ROWS, WIDTH = 7, 3
-SETTINGS = {"lr": 0.05, "betas": (0.8, 0.95)}
+SIZES = Sizes(items=5, users=4, feature_dim=3, categories=2)
+SETTINGS: dict[str, Any] = {"lr": 0.05, "betas": (0.8, 0.95)}
 
 
-def _sparse(rows: list[int], value_Rd: Tensor) -> Tensor:
-    """A gradient as a table gives it: rows in any order, some of them twice."""
-    row_R, shape = torch.tensor([rows], dtype=torch.int64), (ROWS, WIDTH)
-    return torch.sparse_coo_tensor(row_R, value_Rd, shape, check_invariants=True)
-
-
-def _pair() -> tuple[nn.Parameter, nn.Parameter]:
+def _table(sparse: bool = True) -> nn.Embedding:
+    made = nn.Embedding(ROWS, WIDTH, sparse=sparse, dtype=torch.float64)
     start = torch.randn(
         ROWS, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
-    return nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    with torch.no_grad():
+        made.weight.copy_(start)
+    return made
 
 
 def _gradients(steps: int) -> list[Tensor]:
@@ -32,88 +36,210 @@ def _gradients(steps: int) -> list[Tensor]:
     return [torch.randn(ROWS, WIDTH, dtype=torch.float64, generator=random) for _ in range(steps)]
 
 
+def _step(table: nn.Embedding, optimizer: RowAdamW, rows: list[int], value_Rd: Tensor) -> Tensor:
+    """A step whose gradient of the rows that are read is given; returns what was read."""
+    optimizer.zero_grad(set_to_none=True)
+    read: Tensor = table(torch.tensor(rows, dtype=torch.int64))
+    (read * value_Rd).sum().backward()
+    optimizer.step()
+    return read.detach()
+
+
+def _weights(table: nn.Embedding, optimizer: RowAdamW) -> Tensor:
+    """The weights that a table stands for, whether or not they are flushed."""
+    return (table.weight * optimizer.scale[table.weight]).detach()
+
+
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("decay", [0.0, 0.3])
-def test_rows_that_are_touched_at_each_step_move_as_adam_moves_them(
+@pytest.mark.parametrize("decay", [0.0, 0.3, 15.0, 20.0, 25.0])  # 20: nothing is left at first
+def test_rows_that_are_read_at_each_step_move_as_adamw_moves_them(
     decay: float, fused: bool
 ) -> None:
-    table, whole = _pair()
-    own = RowAdam([table], weight_decay=decay, fused=fused, **SETTINGS)
-    adams = torch.optim.Adam([whole], weight_decay=decay, **SETTINGS)
+    table, whole = _table(), _table(sparse=False)
+    own = RowAdamW(table, weight_decay=decay, fused=fused, **SETTINGS)
+    adamws = torch.optim.AdamW([whole.weight], weight_decay=decay, **SETTINGS)
     order = np.random.default_rng(0)
     for step, gradient in enumerate(_gradients(25)):
         rows = order.permutation(ROWS).tolist()
+        for optimizer in (own, adamws):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.05 / (1 + step // 10)  # as the schedule lowers it
         # Half of row 3 twice, as when a batch reads it twice.
         part = gradient[rows]
         part[rows.index(3)] /= 2
-        table.grad = _sparse([*rows, 3], torch.cat([part, gradient[3:4] / 2]))
-        whole.grad = gradient
+        _step(table, own, [*rows, 3], torch.cat([part, gradient[3:4] / 2]))
+        whole.weight.grad = gradient
+        adamws.step()
+        torch.testing.assert_close(_weights(table, own), whole.weight, rtol=1e-11, atol=1e-12)
+        if own.needs_flush:
+            own.flush()
+    own.flush()
+    torch.testing.assert_close(table.weight, whole.weight, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("often", [0.0, 0.3])
+@pytest.mark.parametrize("decay", [0.02, 3.0])
+def test_every_row_decays_at_every_step_however_seldom_it_is_read(
+    decay: float, often: float
+) -> None:
+    """Against the plain update of the whole table: all rows decay, then SparseAdam moves some."""
+    table, whole = _table(), _table()
+    own = RowAdamW(table, weight_decay=decay, eps=1e-15, **SETTINGS)
+    adams = torch.optim.SparseAdam([whole.weight], eps=1e-15, **SETTINGS)
+    random = np.random.default_rng(0)
+    for step, gradient in enumerate(_gradients(200)):
+        rate = 0.05 / (1 + step // 50)
         for optimizer in (own, adams):
-            optimizer.param_groups[0]["lr"] = 0.05 / (1 + step // 10)  # as the schedule lowers it
-            optimizer.step()
-        torch.testing.assert_close(table, whole, rtol=1e-11, atol=1e-12)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        # Rows 0 to 2 often, 3 to 5 seldom, row 6 never; at times none at all.
+        most = 6 if step % 40 == 0 else 3
+        rows = random.integers(0, most, random.integers(0, 4)).tolist()
+        whole.weight.grad = torch.sparse_coo_tensor(
+            torch.tensor([rows], dtype=torch.int64),
+            gradient[rows],
+            (ROWS, WIDTH),
+            check_invariants=True,
+        )
+        expected = whole.weight[rows].detach().clone()
+        read = _step(table, own, rows, gradient[rows])
+        # What the model reads has the decay of all steps before.
+        torch.testing.assert_close(read, expected, rtol=1e-9, atol=1e-12)
+        with torch.no_grad():
+            whole.weight.mul_(1 - rate * decay)
+        adams.step()
+        if random.random() < often:
+            own.flush()
+        torch.testing.assert_close(_weights(table, own), whole.weight, rtol=1e-9, atol=1e-12)
+    assert own.scale[table.weight] < 1 or often
 
 
-def test_rows_without_a_gradient_stay_as_they_are_and_so_do_their_moments() -> None:
-    table, _ = _pair()
-    optimizer = RowAdam([table], weight_decay=0.3, **SETTINGS)
+def test_moments_of_rows_without_a_gradient_stay_as_they_are() -> None:
+    table = _table()
+    optimizer = RowAdamW(table, weight_decay=0.3, **SETTINGS)
     random = np.random.default_rng(0)
     for gradient in _gradients(20):
         touched = sorted(set(random.integers(0, ROWS, 3).tolist()))
         others = [row for row in range(ROWS) if row not in touched]
-        before, moments = table.detach().clone(), copy.deepcopy(optimizer.state[table])
-        table.grad = _sparse(touched, gradient[touched])
-        optimizer.step()
-        assert torch.equal(table[others], before[others])
-        assert (table[touched] != before[touched]).all()
+        stored, moments = (
+            table.weight.detach().clone(),
+            copy.deepcopy(optimizer.state[table.weight]),
+        )
+        _step(table, optimizer, touched, gradient[touched])
+        # Decay is in the scale: no row is written but those that are read.
+        assert torch.equal(table.weight[others], stored[others])
+        assert (table.weight[touched] != stored[touched]).all()
         for name in ("exp_avg", "exp_avg_sq") if moments else ():
-            assert torch.equal(optimizer.state[table][name][others], moments[name][others])
-            assert (optimizer.state[table][name][touched] != moments[name][touched]).all()
+            now = optimizer.state[table.weight][name]
+            assert torch.equal(now[others], moments[name][others])
+            assert (now[touched] != moments[name][touched]).all()
 
 
-def test_without_decay_it_is_sparse_adam() -> None:
-    table, other = _pair()
-    # They add epsilon on either side of the correction of the second moment: next to none of it.
-    own = RowAdam([table], eps=1e-15, **SETTINGS)
-    adams = torch.optim.SparseAdam([other], eps=1e-15, **SETTINGS)
-    random = np.random.default_rng(0)
-    for gradient in _gradients(40):
-        rows = random.integers(0, ROWS, 4).tolist()
-        for optimizer, parameter in ((own, table), (adams, other)):
-            parameter.grad = _sparse(rows, gradient[rows])
-            optimizer.step()
-        torch.testing.assert_close(table, other, rtol=1e-10, atol=1e-11)
+def test_decay_is_of_the_weight_and_not_of_the_gradients_size() -> None:
+    # One step of Adam is lr times the sign of the gradient, however large that is.
+    for size in (1e-3, 1e3):
+        table = nn.Embedding.from_pretrained(
+            torch.tensor([[2.0, 2.0], [-2.0, 2.0], [2.0, 4.0]]), freeze=False, sparse=True
+        )
+        optimizer = RowAdamW(table, lr=0.1, weight_decay=1.0)
+        _step(table, optimizer, [0, 1], torch.full((2, 2), -size))
+        optimizer.flush()
+        found = table.weight.flatten().tolist()
+        assert found == pytest.approx([1.9, 1.9, -1.7, 1.9, 1.8, 3.6], rel=1e-4)
 
 
-def test_row_decays_by_its_own_weight_when_it_is_touched() -> None:
-    # One step of Adam is lr times the sign of gradient + decay * weight.
-    table = nn.Parameter(torch.tensor([[2.0], [-2.0], [2.0]]))
-    step = torch.sparse_coo_tensor([[0, 1]], [[-0.5], [-0.5]], (3, 1), check_invariants=True)
-    table.grad = step
-    RowAdam([table], lr=0.1, weight_decay=1.0).step()
-    assert table.flatten().tolist() == pytest.approx([1.9, -1.9, 2.0])
+def test_scale_that_grows_small_asks_to_be_flushed() -> None:
+    table, whole = _table(), _table()
+    own, flushed = (RowAdamW(t, weight_decay=15.0, **SETTINGS) for t in (table, whole))
+    asked = 0
+    for gradient in _gradients(120):
+        _step(table, own, [0, 1], gradient[:2])
+        _step(whole, flushed, [0, 1], gradient[:2])
+        flushed.flush()
+        if own.needs_flush:
+            asked += 1
+            own.flush()
+            assert not own.needs_flush
+    assert asked == 8  # .25 to the power of 15 is the first below 1e-9
+    torch.testing.assert_close(_weights(table, own), whole.weight, rtol=1e-9, atol=1e-30)
 
 
-def test_step_in_which_no_row_is_read_moves_none() -> None:
-    table, _ = _pair()
-    before = table.detach().clone()
-    table.grad = _sparse([], torch.zeros(0, WIDTH, dtype=torch.float64))
-    RowAdam([table], **SETTINGS).step()
-    assert torch.equal(table, before)
+def test_step_in_which_no_row_is_read_moves_none_and_decays_all() -> None:
+    table = _table()
+    before = table.weight.detach().clone()
+    optimizer = RowAdamW(table, weight_decay=2.0, **SETTINGS)
+    _step(table, optimizer, [], torch.zeros(0, WIDTH, dtype=torch.float64))
+    optimizer.flush()
+    torch.testing.assert_close(table.weight, 0.9 * before)
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_dense_parameters_beside_a_table_move_as_adam_moves_them(fused: bool) -> None:
-    table, _ = _pair()
-    dense, alone = _pair()
-    own = RowAdam([table, dense], weight_decay=0.3, fused=fused, **SETTINGS)
-    adams = torch.optim.Adam([alone], weight_decay=0.3, fused=fused, **SETTINGS)
+def test_dense_parameters_beside_a_table_move_as_adamw_moves_them(fused: bool) -> None:
+    dense, alone = nn.Parameter(torch.ones(ROWS, WIDTH)), nn.Parameter(torch.ones(ROWS, WIDTH))
+    both = nn.ParameterList([dense])
+    both.table = _table()
+    own = RowAdamW(both, weight_decay=0.3, fused=fused, **SETTINGS)
+    adamws = torch.optim.AdamW([alone], weight_decay=0.3, fused=fused, **SETTINGS)
     for gradient in _gradients(10):
-        table.grad = _sparse([1, 4], gradient[[1, 4]])
-        dense.grad, alone.grad = gradient.clone(), gradient.clone()
+        own.zero_grad()
+        (both.table(torch.tensor([1, 4])) * gradient[[1, 4]]).sum().backward()
+        dense.grad, alone.grad = gradient.float(), gradient.float()
         own.step()
-        adams.step()
+        adamws.step()
         assert torch.equal(dense, alone)
+
+
+def test_weights_and_vectors_decay_and_biases_do_not() -> None:
+    model = nn.ModuleDict(
+        {
+            "layer": nn.Linear(4, 1),
+            "convolution": nn.Conv2d(1, 3, 2),
+            "vectors": nn.Embedding(5, 2),
+            "item_bias": nn.Embedding(5, 1),
+        }
+    )
+    found = {name for name, parameter in model.named_parameters() if decays(parameter)}
+    assert found == {"layer.weight", "convolution.weight", "vectors.weight"}
+    optimizer = RowAdamW(model, lr=0.1, weight_decay=0.5)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value, before[name] * (0.95 if name in found else 1.0))
+
+
+MODELS_WITH_TABLES = [
+    name
+    for name, model in MODELS.items()
+    if model.trains_on != "nothing" and sparse_tables(model(model.Config(), SIZES))
+]
+
+
+@pytest.mark.parametrize("name", MODELS_WITH_TABLES)
+def test_models_train_with_decay_as_if_each_step_were_flushed(name: str) -> None:
+    """All read their tables by `forward`, which has the decay of rows long unread."""
+    config = TrainConfig(
+        epochs=1, triples_per_epoch=640, batch_size=16, learning_rate=0.02, weight_decay=10.0
+    )
+    found = []
+    for each_step in (False, True):
+        recipe = Recipe(name, MODELS[name].Config(width=4), config, SamplingConfig())
+        trainer = begin(recipe, checkerboard(dim=4))
+        trainer.model.double()
+        trainer.judged.double()
+        if each_step:
+            after = trainer.average.after
+
+            def flushed(*args: Any, after: Any = after, trainer: Any = trainer) -> None:
+                after(*args)
+                trainer._flush()
+
+            trainer.average.after = flushed
+        trainer._epoch(0)
+        found.append([*trainer.model.parameters(), *trainer.judged.parameters()])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-10)
 
 
 class Both(nn.Module):
@@ -129,41 +255,52 @@ class Both(nn.Module):
         return loss
 
 
-def _step(model: Both, optimizer: RowAdam, average: Average, rows: list[int], step: int) -> None:
-    """As the training loop has it."""
+def _average(
+    model: Both, optimizer: RowAdamW, average: Average, rows: list[int], step: int
+) -> None:
+    """A step as the training loop has it."""
     optimizer.zero_grad(set_to_none=True)
     model(torch.tensor(rows, dtype=torch.int64)).backward()
     average.before()
     optimizer.step()
-    average.after(step)
+    average.after(step, optimizer.scale)
 
 
-def _made(share: float) -> tuple[Both, RowAdam, Average]:
+def _made(share: float, decay: float = 0.1) -> tuple[Both, RowAdamW, Average]:
     torch.manual_seed(0)
     model = Both()
-    return model, RowAdam(model.parameters(), lr=0.05, weight_decay=0.1), Average(model, share)
+    average = Average(model, share)
+    return model, RowAdamW(model, lr=0.05, weight_decay=decay), average
 
 
-def _state(model: Any) -> dict[str, Tensor]:
-    return {name: value.detach().double().clone() for name, value in model.named_parameters()}
+def _state(model: Any, scale: dict[Tensor, float] | None = None) -> dict[str, Tensor]:
+    return {
+        name: value.detach().double() * (scale or {}).get(value, 1.0)
+        for name, value in model.named_parameters()
+    }
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_average_is_the_plain_one_wherever_it_is_settled(share: float, seed: int) -> None:
-    model, optimizer, average = _made(share)
-    expected, random = _state(model), np.random.default_rng(seed)
+@pytest.mark.parametrize("decay", [0.0, 0.1, 2.0])
+@pytest.mark.parametrize("flushes", [False, True])
+def test_average_is_the_plain_one_wherever_it_is_settled(
+    share: float, decay: float, flushes: bool
+) -> None:
+    model, optimizer, average = _made(share, decay)
+    expected, random = _state(model), np.random.default_rng(0)
     settled = 0
     for step in range(120):
         # Rows 0 to 2 often, 3 to 5 seldom, row 6 never; at times none at all.
         rows = random.integers(0, 6 if step % 25 == 0 else 3, random.integers(0, 4)).tolist()
-        _step(model, optimizer, average, rows, step)
+        _average(model, optimizer, average, rows, step)
         keep = min(share, (step + 1) / (step + 10))
-        for name, now in _state(model).items():
+        for name, now in _state(model, optimizer.scale).items():
             expected[name] = keep * expected[name] + (1 - keep) * now
         if random.random() < 0.1:
             average.settle()
             settled += 1
+            if flushes:
+                optimizer.flush()
             for name, mean in _state(average.judged).items():
                 torch.testing.assert_close(mean, expected[name], rtol=1e-6, atol=1e-6)
     assert settled > 5
@@ -174,7 +311,7 @@ def test_average_is_the_plain_one_wherever_it_is_settled(share: float, seed: int
 def test_settled_twice_is_settled_once() -> None:
     model, optimizer, average = _made(0.9)
     for step in range(9):
-        _step(model, optimizer, average, [step % 3, 5], step)
+        _average(model, optimizer, average, [step % 3, 5], step)
     average.settle()
     once = _state(average.judged)
     average.settle()
@@ -183,7 +320,7 @@ def test_settled_twice_is_settled_once() -> None:
 
 def test_weights_that_move_leave_those_that_are_judged_alone() -> None:
     model, optimizer, average = _made(0.9)
-    _step(model, optimizer, average, [1, 2], 0)
+    _average(model, optimizer, average, [1, 2], 0)
     average.settle()
     before = _state(average.judged)
     with torch.no_grad():
@@ -197,7 +334,7 @@ def test_share_of_zero_is_the_model_itself() -> None:
     assert average.judged is model
     for step in range(3):
         before = _state(model)
-        _step(model, optimizer, average, [1, 4], step)
+        _average(model, optimizer, average, [1, 4], step)
         now = _state(model)
         average.settle()
         assert all(torch.equal(now[name], value) for name, value in _state(model).items())

@@ -71,6 +71,12 @@ def test_spaces_that_come_along_fit_the_model(name: str) -> None:
     check_space(space, recipe)
     for key, value in values_of(space, recipe).items():
         assert space[key].holds(value), f"the default of {key} is outside of what is searched"
+    # A decay of next to nothing, and one that leaves the weights little time: not all the same.
+    decay = space["train.weight_decay"]
+    assert isinstance(decay, Range)
+    rate, steps = recipe.train.learning_rate, 1600
+    assert (1 - rate * decay.low) ** steps > 0.8
+    assert (1 - rate * decay.high) ** steps < 1e-6
 
 
 BAD_FILES = {

@@ -56,7 +56,10 @@ class Cooccurrence(nn.Module):
 
     Config = CooccurrenceConfig
     needs = Needs(cold_items=False)
-    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 1e-2, "train.weight_decay": 0.0}
+    suggests: ClassVar[Mapping[str, Any]] = {
+        "train.learning_rate": 1e-2,
+        "train.weight_decay": 1e-2,
+    }
     trains_on: Literal["users"] = "users"
     users: Tensor
 

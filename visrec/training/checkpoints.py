@@ -46,7 +46,8 @@ def restore_checkpoint(trainer: Trainer, folder: Path) -> None:
         index, _, key = name.partition(".")
         # Adam counts its steps on the CPU, wherever the moments are.
         optimizer["state"].setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
-    optimizer["param_groups"][0]["lr"] = state["learning_rate"]
+    for group in optimizer["param_groups"]:
+        group["lr"] = state["learning_rate"]
     trainer.optimizer.load_state_dict(optimizer)
     trainer.scheduler.load_state_dict(state["plateau"])
     trainer.progress = _progress(state["progress"])

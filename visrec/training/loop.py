@@ -28,21 +28,21 @@ from visrec.interactions.triples import SamplingConfig
 from visrec.models.contract import Catalogue
 from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
-from visrec.training.optimizer import Average, RowAdam
+from visrec.training.optimizer import Average, RowAdamW
 from visrec.training.replicas import replicate
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How a model is fitted. The optimiser is Adam, the loss a sum over the batch as in the paper.
+    """How a model is fitted. The optimiser is AdamW, the loss a sum over the batch as in the paper.
 
     Attributes:
         epochs: at most this many.
         triples_per_epoch: drawn anew each epoch.
         batch_size: triples a step, all workers together.
-        learning_rate: of Adam, at the start.
-        weight_decay: times the parameters, added to the gradient of the batch's summed loss; of a
-            table with a row for each user or item, those rows that the batch has.
+        learning_rate: of AdamW, at the start.
+        weight_decay: each step multiplies the weights by 1 - weight_decay * the learning rate that
+            it has, apart from the gradient and so whatever the batch size; biases do not decay.
         warmup_steps: the learning rate rises linearly over this many steps at the start.
         averaging: what is validated and kept is the running average of the weights, to which each
             step adds 1 - averaging of its own; 0 keeps the last step's alone.
@@ -60,7 +60,7 @@ class TrainConfig:
     triples_per_epoch: int = 40_960
     batch_size: int = 512
     learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
+    weight_decay: float = 0.1
     warmup_steps: int = 0
     averaging: float = 0.99
     lr_factor: float = 0.6
@@ -162,11 +162,8 @@ class Trainer:
         self.wrap = wrap
         self.average = Average(model, config.averaging)
         self.wrapped = replicate(model, wrap) if place.workers > 1 else model
-        self.optimizer = RowAdam(
-            model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
+        self.optimizer = RowAdamW(
+            model, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.scheduler = ReduceLROnPlateau(
             self.optimizer,
@@ -246,10 +243,17 @@ class Trainer:
             (loss * self.config.batch_size).backward()
             self.average.before()
             self.optimizer.step()
-            self.average.after(epoch * self._steps + step)
+            self.average.after(epoch * self._steps + step, self.optimizer.scale)
+            if self.optimizer.needs_flush:
+                self._flush()
             losses += loss.detach()
-        self.average.settle()
+        self._flush()
         return float(_mean_over_workers(losses / self._steps, self.place))
+
+    def _flush(self) -> None:
+        """Leaves nothing but weights and their average: see `visrec.training.optimizer`."""
+        self.average.settle()
+        self.optimizer.flush()
 
     def _warm_up(self, steps: int) -> None:
         if steps < self.config.warmup_steps:

@@ -1,4 +1,4 @@
-"""Adam, and the running average of its weights, at the cost of the rows that a step touches.
+"""AdamW, and the running average of its weights, at the cost of the rows that a step touches.
 
 A table with a row for each user would otherwise be read and written whole at every step: a million
 users of 100 numbers are 400 MB, five times over.
@@ -6,18 +6,45 @@ users of 100 numbers are 400 MB, five times over.
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+# A table's scale below this is multiplied into its rows, lest gradients times it become subnormal.
+_SMALLEST_SCALE = 1e-9
+# What is left of the weights where a step's decay is 1: next to nothing, by which one can divide.
+_LEFT_AT_LEAST = 1e-30
 
-class RowAdam(torch.optim.Adam):
-    """Adam that takes sparse gradients too: moments, decay and weights of their rows alone move.
 
-    For a row with a gradient in every step it is Adam (Kingma & Ba 2015, algorithm 1). One without
-    stays as it is, moments too, and is not decayed, as in `torch.optim.SparseAdam`.
+class RowAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) that takes sparse gradients too.
+
+    A step multiplies every weight that decays by 1 - learning rate * weight decay, and then moves
+    it as Adam does. Of a table with sparse gradients all rows decay at every step; Adam moves rows
+    with a gradient alone, moments too, as in `torch.optim.SparseAdam`. The decay of a whole table
+    is one number, its scale: its weights are scale times the rows that are stored, which is what
+    `forward` of its module gives. `flush` multiplies the scale into the rows.
+
+    Args:
+        model: its sparse `nn.Embedding`s are read by their `forward` alone in training.
+        lr: learning rate.
+        weight_decay: of what `decays` says.
+        settings: of `torch.optim.AdamW`.
     """
+
+    def __init__(self, model: nn.Module, lr: float, weight_decay: float, **settings: Any) -> None:
+        parameters = list(model.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in parameters if decays(p)]},
+            {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
+        ]
+        super().__init__(groups, lr=lr, weight_decay=weight_decay, **settings)
+        self.scale: dict[Tensor, float] = {}
+        for table in sparse_tables(model):
+            self.scale[table.weight] = 1.0
+            table.register_forward_hook(self._scaled)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -26,13 +53,31 @@ class RowAdam(torch.optim.Adam):
             for table in group["params"]:
                 if table.grad is not None and table.grad.is_sparse:
                     self._step_rows(table, group)
-                    table.grad = None  # Adam's own step passes over it
+                    table.grad = None  # AdamW's own step passes over it
         return super().step(closure)
+
+    @property
+    def needs_flush(self) -> bool:
+        """Whether a scale is so small that gradients lose digits, or below 0."""
+        return any(scale < _SMALLEST_SCALE for scale in self.scale.values())
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Makes what the tables store their weights."""
+        for table, scale in self.scale.items():
+            if scale != 1:
+                table.mul_(scale)
+                self.scale[table] = 1.0
+
+    def _scaled(self, table: nn.Embedding, _: Any, row_Xd: Tensor) -> Tensor:
+        scale = self.scale[table.weight]
+        return row_Xd if scale == 1 else row_Xd * scale
 
     def _step_rows(self, table_RD: Tensor, group: dict[str, Any]) -> None:
         rows = touched(table_RD)
-        gradient = cast(Tensor, table_RD.grad).coalesce().values()
-        gradient = gradient.add(table_RD[rows], alpha=group["weight_decay"])
+        # The gradient is that of the stored rows: by the scale smaller than that of the weights.
+        gradient = cast(Tensor, table_RD.grad).coalesce().values() / self.scale[table_RD]
+        self.scale[table_RD] *= 1 - group["lr"] * group["weight_decay"] or _LEFT_AT_LEAST
         state = self.state[table_RD]
         if not state:
             state["step"] = torch.zeros(())
@@ -44,7 +89,22 @@ class RowAdam(torch.optim.Adam):
         square = state["exp_avg_sq"][rows].lerp_(gradient**2, 1 - beta_2)
         state["exp_avg"][rows], state["exp_avg_sq"][rows] = mean, square
         spread = (square / (1 - beta_2**step)).sqrt_().add_(group["eps"])
-        table_RD[rows] -= group["lr"] / (1 - beta_1**step) * mean / spread
+        rate = group["lr"] / (1 - beta_1**step) / self.scale[table_RD]
+        table_RD[rows] -= rate * mean / spread
+
+
+def decays(parameter: Tensor) -> bool:
+    """Whether weight decay is for a parameter: for weights and vectors, not for biases.
+
+    A table of one number a row is the items' biases: as a bias of a layer it says how large values
+    are, not how they are told apart.
+    """
+    return math.prod(parameter.shape[1:]) > 1
+
+
+def sparse_tables(model: nn.Module) -> list[nn.Embedding]:
+    """The tables whose gradients are of the rows that a batch reads."""
+    return [m for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse]
 
 
 def touched(table_RD: Tensor) -> Tensor:
@@ -57,8 +117,10 @@ def touched(table_RD: Tensor) -> Tensor:
 class Average:
     """The running average of a model's weights, to which each step adds 1 - keep of its own.
 
-    Rows without a gradient stand still, so their average comes nearer to them by the product of all
-    keeps: it is brought up to date when they next move, or with `settle`.
+    Stored rows without a gradient stand still, and their weights are those times the table's scale.
+    With K the product of all keeps since such a row last moved, and A the running average of the
+    scale, the row's average is K times what it was then, plus the stored row times A - K A_then. It
+    is brought up to date when the row next moves, or with `settle`.
 
     Args:
         model: whose weights move.
@@ -69,12 +131,12 @@ class Average:
     def __init__(self, model: Any, share: float) -> None:
         self._model, self._share = model, share
         self.judged = copy.deepcopy(model) if share else model
-        self._log_kept = 0.0  # the logarithm of the product of all keeps since all was up to date
-        self._since: dict[Tensor, Tensor] = {}  # the same when each row last was
-        for module in model.modules() if share else ():
-            if isinstance(module, nn.Embedding) and module.sparse:
-                rows = module.num_embeddings
-                self._since[module.weight] = torch.zeros(rows, dtype=torch.float64)
+        tables = [table.weight for table in sparse_tables(model)] if share else []
+        # Since all was up to date: the logarithm of the product of all keeps, the average of each
+        # table's scale from 0 on, and both when each row last was up to date.
+        self._log_kept = 0.0
+        self._scale = dict.fromkeys(tables, 0.0)
+        self._since = {t: torch.zeros(2, len(t), dtype=torch.float64) for t in tables}
 
     @torch.no_grad()
     def before(self) -> None:
@@ -84,11 +146,18 @@ class Average:
                 self._catch_up(mean, now, touched(now))
 
     @torch.no_grad()
-    def after(self, steps: int) -> None:
-        """Takes in the weights after a step, `steps` of which were before it."""
+    def after(self, steps: int, scale: Mapping[Tensor, float]) -> None:
+        """Takes in the weights after a step.
+
+        Args:
+            steps: how many were before it.
+            scale: of each sparse table, what its stored rows are multiplied by.
+        """
         keep = min(self._share, (steps + 1) / (steps + 10))
         for mean, now in self._pairs():
-            if now not in self._since:
+            if now in self._since:
+                self._scale[now] += (1 - keep) * (scale[now] - self._scale[now])
+            else:
                 mean.lerp_(now, 1 - keep)
         if self._since:
             self._log_kept += math.log(keep)
@@ -100,6 +169,7 @@ class Average:
             if now in self._since:
                 self._catch_up(mean, now, torch.arange(len(now)))
                 self._since[now].zero_()
+                self._scale[now] = 0.0
         self._log_kept = 0.0
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
@@ -108,7 +178,10 @@ class Average:
         return list(zip(self.judged.parameters(), self._model.parameters(), strict=True))
 
     def _catch_up(self, mean_RD: Tensor, now_RD: Tensor, rows: Tensor) -> None:
-        since = self._since[now_RD]
-        keep = torch.exp(self._log_kept - since[rows.cpu()]).to(now_RD)[:, None]
-        mean_RD[rows] = now_RD[rows].lerp(mean_RD[rows], keep)
-        since[rows.cpu()] = self._log_kept
+        since, scale, at = self._since[now_RD], self._scale[now_RD], rows.cpu()
+        log_kept_r, scale_r = since[:, at]
+        keep_r = torch.exp(self._log_kept - log_kept_r)
+        gained_r = scale - keep_r * scale_r
+        keep_r1, gained_r1 = (values.to(now_RD)[:, None] for values in (keep_r, gained_r))
+        mean_RD[rows] = keep_r1 * mean_RD[rows] + gained_r1 * now_RD[rows]
+        since[:, at] = torch.tensor([[self._log_kept], [scale]], dtype=torch.float64)
