@@ -1,18 +1,25 @@
 """Visual clusters: planted blobs are found, twins are grouped, and the work is done once."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from scipy.sparse.csgraph import connected_components
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
 from visrec.errors import InputError
 from visrec.features.table import MANIFEST, Identity, Manifest, features_table
 from visrec.interactions import clusters
-from visrec.interactions.clusters import ClusterConfig, find_clusters, load_clusters
+from visrec.interactions.clusters import (
+    ClusterConfig,
+    find_clusters,
+    load_clusters,
+    near_identical,
+)
 from visrec.storage import Store
 
 Features = npt.NDArray[np.float16]
@@ -176,3 +183,25 @@ def test_nothing_to_compare_is_still_read_back(tmp_path: Path) -> None:
 def test_settings_of_nothing_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=f"clusters.{name} 0; expected a whole number"):
         ClusterConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32])
+@pytest.mark.parametrize("dim", [2, 8, 300])
+def test_near_identical_items_are_those_of_cosine_one(dim: int, kind: Any) -> None:
+    """Copies at other lengths and with noise above and below the threshold, against all pairs."""
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        row_N, noise_N = (
+            random.integers(0, 60, 300),
+            random.choice([0, 1e-5, 1e-4, 3e-4, 1e-3], 300),
+        )
+        feature_ND = random.normal(size=(60, dim))[row_N] * random.uniform(0.5, 2, (300, 1))
+        feature_ND *= 1 + noise_N[:, None] * random.normal(size=(300, dim))
+        feature_ND[random.integers(0, 300, 5)] = 0
+        feature_ND = feature_ND.astype(kind)
+        unit_ND = feature_ND.astype(np.float64)
+        unit_ND /= np.maximum(np.linalg.norm(unit_ND, axis=1, keepdims=True), 1e-300)
+        expected = connected_components(unit_ND @ unit_ND.T >= 1 - 1e-7, directed=False)[1]
+        found = near_identical(feature_ND)
+        np.testing.assert_array_equal(found[:, None] == found, expected[:, None] == expected)
+        assert 60 < len(set(expected.tolist())) < 300

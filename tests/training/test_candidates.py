@@ -1,15 +1,19 @@
 """Candidates: who may stand against a positive, how often, and what the loss makes of it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from tests.training import checkerboard, ragged
+from visrec.interactions.facts import Facts
 from visrec.interactions.triples import SamplingConfig, Triples
 from visrec.models.contract import Needs, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
-from visrec.training.batches import TripleSource, make_batch
+from visrec.training.batches import RatingSource, TripleSource, make_batch
 from visrec.training.candidates import CandidateSampler, taken_mask
+from visrec.training.data import TrainingData
 
 DATA = checkerboard()
 N = len(DATA.item_ids)
@@ -61,11 +65,62 @@ def test_drawn_by_seed_epoch_and_step() -> None:
 
 
 def test_masked_are_the_positive_and_what_the_user_took() -> None:
-    train = ragged([[0, 1, 2], [3, 5]])
+    facts = Facts(ragged([[0, 1, 2], [3, 5]]), np.arange(5), 9)
     triples = _triples([(0, [0], 2), (1, [3], 8), (-1, [4], 6), (-1, [7], 7)])
     item_C = np.array([1, 2, 4, 5, 6, 7, 8])
-    masked = [item_C[row].tolist() for row in taken_mask(triples, train, item_C, 9)]
+    masked = [item_C[row].tolist() for row in taken_mask(triples, facts, item_C)]
     assert masked == [[1, 2], [5, 8], [4, 6], [7]]
+
+
+NEGATIVES = {
+    "catalogue": SamplingConfig(),
+    "drawn candidates": SamplingConfig(candidates=9, popularity=1.0),
+    "unseen candidates": SamplingConfig(unseen_candidates=True),
+    "in batch": SamplingConfig(negatives="in_batch"),
+    "drawn": SamplingConfig(negatives="drawn"),
+    "popular": SamplingConfig(negatives="drawn", popularity=1.0),
+    "hard": SamplingConfig(negatives="hard", hard_pool=5, popularity=0.5),
+}
+
+
+def _with_copies() -> TrainingData:
+    """Items 0, 10, 20, ... have one picture, 1 and 11 another; lengths of features differ."""
+    feature_ND = np.array(DATA.feature_ND, np.float64)
+    feature_ND[::10] = feature_ND[0] * np.linspace(1, 1.5, len(feature_ND[::10]))[:, None]
+    feature_ND[11] = feature_ND[1]
+    return dataclasses.replace(DATA, feature_ND=feature_ND.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", NEGATIVES)
+def test_no_negative_has_the_picture_of_the_positive(name: str) -> None:
+    data, pairs, copies = _with_copies(), 0, 0
+    source = TripleSource(data, NEGATIVES[name], 0, Needs())
+    source.start_epoch(0, 1024)
+    group_N = np.arange(N)
+    group_N[::10], group_N[11] = 0, 1
+    for step in range(8):
+        batch = source.batch(step, 64, 0, 1, CPU)
+        item_M = batch.item_M.numpy()
+        positive_B = item_M[batch.positive_B]
+        for b, positive in enumerate(positive_B):
+            items = item_M[batch.negative_BK.numpy()[b]]
+            if batch.candidates is not None:
+                items = item_M[: len(batch.candidates)][~batch.candidates.taken_BC[b].numpy()]
+            assert not (group_N[items] == group_N[positive]).any()
+            pairs += len(items)
+            copies += positive % 10 == 0
+    assert copies
+    assert pairs > 400
+
+
+def test_no_untaken_item_beside_a_rating_has_its_picture() -> None:
+    source = RatingSource(_with_copies(), SamplingConfig(), 0, Needs())
+    source.start_epoch(0, 1024)
+    batches = [source.batch(step, 64, 0, 1, CPU) for step in range(8)]
+    rated = torch.cat([batch.item_B for batch in batches])
+    other = torch.cat([batch.other_B for batch in batches])
+    assert (rated % 10 == 0).any()
+    assert not ((rated % 10 == 0) & (other % 10 == 0)).any()
 
 
 def _log_likelihood(batch: TripleBatch, item_Nd: np.ndarray, user_Bd: np.ndarray) -> float:
@@ -105,9 +160,11 @@ def test_loss_of_a_drawn_softmax_estimates_that_of_the_whole() -> None:
     user_d, item_Nd = random.normal(size=(1, 3)), random.normal(size=(40, 3))
     triples = _triples([(-1, [0], 1)])
 
+    facts = Facts(ragged(lists), np.zeros(sum(map(len, lists)), np.int64), 40)
+
     def loss(config: SamplingConfig, step: int) -> float:
         drawn = CandidateSampler(ragged(lists), 40, config, 0).step((0, step))
-        mask = taken_mask(triples, ragged(lists), drawn.item_C, 40)
+        mask = taken_mask(triples, facts, drawn.item_C)
         own = float(user_d[0] @ item_Nd[1])
         logits = user_d @ item_Nd[drawn.item_C].T - drawn.log_q_C
         return float(np.log(np.exp(own) + np.exp(logits)[~mask].sum()) - own)

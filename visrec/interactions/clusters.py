@@ -25,6 +25,11 @@ _ITEMS_A_CLUSTER = 10  # at least so many on average, or there are fewer cluster
 _FULL_KMEANS = 100_000  # more items than this are clustered in mini-batches
 _SILHOUETTE_ITEMS = 5_000  # the silhouette is a mean over at most this many items
 _NEAR = 1e-7
+_REACH = 2 * math.sqrt(2 * _NEAR)  # unit vectors so near are less apart, rounding allowed for
+# The grid has cells so many times as wide as that, along so many directions. An item is in two
+# cells on average, and few of a million share one with an item that does not look the same.
+_CELL, _AXES = 16, 12
+_ODD = 0x2545F4914F6CDD1D
 _BLOCK = 4096  # rows at a time, wherever the features are widened to 32 or 64 bits
 _BAND = 256  # rows whose pairs are looked at together
 
@@ -196,32 +201,86 @@ def _principal(feature_ND: npt.NDArray[np.float16], most: int) -> npt.NDArray[np
 def _near_identical(
     feature_ND: npt.NDArray[np.float16], cluster_N: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int32]:
-    """(N,) the group of each item: the connected parts of the graph of near-identical pairs.
+    """(N,) the group of each item: the connected parts of the graph of near-identical pairs."""
+    n = len(feature_ND)
+    along_N = _along(feature_ND, np.arange(n), 1)[:, 0]
+    one, two = _near_pairs(feature_ND, np.arange(n), cluster_N, along_N)
+    return connected_parts(one, two, n).astype(np.int32)
 
-    Unit vectors whose cosine is within 1e-7 of 1 are less than `reach` apart along any direction,
-    so that only pairs that are near each other along one, drawn at random, are compared.
+
+def near_identical(feature_ND: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """(N,) the group of each item where nothing is clustered: the cosine alone decides.
+
+    Of features that are equal to the bit one stands for all. The others are compared within the
+    cells of a grid over some directions: unit vectors that are near-identical are in one cell, or
+    in two that touch, and an item at the lower border of a cell is in the one below as well.
+
+    Args:
+        feature_ND: (N, D) as they are stored.
     """
-    n, dim = feature_ND.shape
-    direction_D = _unit(np.random.default_rng(0).normal(size=(1, dim)))[0]
-    reach = 2 * math.sqrt(2 * _NEAR)
-    along_N = np.concatenate(
-        [_unit(feature_ND[block]) @ direction_D for block in _blocks(n, _BLOCK)]
-    )
-    order = np.lexsort((along_N, cluster_N))
-    starts = np.flatnonzero(np.diff(cluster_N[order], prepend=-1))
-    edges = [np.zeros((2, 0), np.int64)]
-    for start, stop in zip(starts, [*starts[1:], n], strict=True):
-        row_K = order[start:stop]
-        along_K = along_N[row_K]
+    n = len(feature_ND)
+    some = np.concatenate([feature_ND[block].any(axis=1) for block in _blocks(n, _BLOCK)])
+    row_S = np.flatnonzero(some)  # zeros are like nothing
+    _, place, of_S = np.unique(_hashes(feature_ND, row_S), return_index=True, return_inverse=True)
+    first_F = row_S[place]
+    along_FK = _along(feature_ND, first_F, _AXES)
+    row_E, cell_E = np.arange(len(first_F)), np.zeros(len(first_F), np.int64)
+    for along_F in along_FK.T:
+        place_E = along_F[row_E] / (_CELL * _REACH)
+        number_E = np.floor(place_E).astype(np.int64)
+        low_E = place_E - number_E < 1 / _CELL
+        # The number of a cell is a hash of its numbers along the directions.
+        row_E, before_E = np.append(row_E, row_E[low_E]), np.append(cell_E, cell_E[low_E])
+        cell_E = before_E * _ODD + np.append(number_E, number_E[low_E] - 1)
+    pairs = _near_pairs(feature_ND, first_F[row_E], cell_E, along_FK[row_E, 0])
+    one, two = np.concatenate([pairs, [first_F[of_S], row_S]], axis=1)
+    return connected_parts(one, two, n)
+
+
+def _hashes(feature_ND: npt.NDArray[Any], row_S: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """(S,) a number of 64 bits for what each row's bits are: a sum by random weights."""
+    words = np.dtype(f"u{feature_ND.dtype.itemsize}")
+    weight_D = np.random.default_rng(1).integers(0, 2**64, feature_ND.shape[1], np.uint64)
+    blocks = (row_S[block] for block in _blocks(len(row_S), _BLOCK))
+    parts = [feature_ND[rows].view(words).astype(np.uint64) @ weight_D for rows in blocks]
+    return np.concatenate([*parts, np.zeros(0, np.uint64)])
+
+
+def _along(feature_ND: npt.NDArray[Any], row_S: npt.NDArray[np.int64], directions: int) -> Floats:
+    """(S, K) where unit vectors lie along directions drawn at random."""
+    direction_KD = _unit(np.random.default_rng(0).normal(size=(directions, feature_ND.shape[1])))
+    blocks = (row_S[block] for block in _blocks(len(row_S), _BLOCK))
+    parts = [_unit(feature_ND[rows]) @ direction_KD.T for rows in blocks]
+    return np.concatenate([*parts, np.zeros((0, directions))])
+
+
+def _near_pairs(
+    feature_ND: npt.NDArray[Any],
+    row_E: npt.NDArray[np.int64],
+    code_E: npt.NDArray[Any],
+    along_E: Floats,
+) -> npt.NDArray[np.int64]:
+    """(2, P) pairs that connect all rows that are near-identical and of one code.
+
+    Unit vectors whose cosine is within 1e-7 of 1 are less than `_REACH` apart along any direction,
+    so that only pairs that are near each other along one are compared.
+    """
+    order = np.lexsort((along_E, code_E))
+    code_E = code_E[order]
+    edges = np.flatnonzero(np.append(True, code_E[1:] != code_E[:-1])).tolist()
+    pairs = [np.zeros((2, 0), np.int64)]
+    for start, stop in zip(edges, [*edges[1:], len(order)], strict=True):
+        if stop - start < 2:
+            continue
+        row_K, along_K = row_E[order[start:stop]], along_E[order[start:stop]]
         for band in _blocks(len(row_K), _BAND):
             unit_BD = _unit(feature_ND[row_K[band]])
-            end = int(np.searchsorted(along_K, along_K[band.stop - 1] + reach))
+            end = int(np.searchsorted(along_K, along_K[band.stop - 1] + _REACH))
             for other in _blocks(end - band.start, _BLOCK):
                 row_M = row_K[band.start :][other]
                 near_BM = unit_BD @ _unit(feature_ND[row_M]).T >= 1 - _NEAR
-                edges.append(_forest(near_BM, row_K[band], row_M))
-    one, two = np.concatenate(edges, axis=1)
-    return connected_parts(one, two, n).astype(np.int32)
+                pairs.append(_forest(near_BM, row_K[band], row_M))
+    return np.concatenate(pairs, axis=1)
 
 
 def connected_parts(

@@ -34,6 +34,8 @@ class Facts:
         num_items: N.
         clusters: of the N items; None where no guideline asks for them.
         artist_N: (N,) codes, -1 for none; None where no item has an artist.
+        alike_N: (N,) items of one number are near-identical, where there are no clusters to say so;
+            None where each item is like no other.
     """
 
     train: Ragged
@@ -41,6 +43,7 @@ class Facts:
     num_items: int
     clusters: Clusters | None = None
     artist_N: Ints | None = None
+    alike_N: Ints | None = None
 
     # Profiles and what is in them.
 
@@ -91,10 +94,15 @@ class Facts:
 
     @cached_property
     def group_N(self) -> Ints:
-        """(N,) items of one group are near-identical; without clusters each is a group."""
-        if self.clusters is None:
-            return np.arange(self.num_items)
-        return self.clusters.group_N.astype(np.int64)
+        """(N,) items of one group are near-identical."""
+        if self.clusters is not None:
+            return self.clusters.group_N.astype(np.int64)
+        return np.arange(self.num_items) if self.alike_N is None else self.alike_N
+
+    @cached_property
+    def by_group(self) -> Ragged:
+        """The items of each group."""
+        return grouped(self.group_N)
 
     @cached_property
     def twins_T(self) -> Ints:

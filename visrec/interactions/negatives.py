@@ -1,7 +1,8 @@
 """Negatives: the rules by which the item that a user would not prefer is drawn.
 
 A rule says who can be given a negative, exactly, and draws one for whom it can. None draws an item
-of the profile's owner, nor one whose picture is near-identical to the positive's.
+of the profile's owner, nor one whose picture is near-identical to the positive's. The candidates of
+a step, which are drawn elsewhere, are held to the same by `visrec.training.candidates.taken_mask`.
 """
 
 from collections.abc import Callable

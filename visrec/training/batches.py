@@ -53,7 +53,8 @@ class TripleSource:
             sampling = profile_unread(sampling)
         self._data, self._needs, self._config = data, needs, sampling
         self._seed, self._epoch = seed, 0
-        self._sampler = TripleSampler(data.facts, sampling, seed)
+        self._facts = data.facts
+        self._sampler = TripleSampler(self._facts, sampling, seed)
         self._candidates: CandidateSampler | InBatch | None = None
         if sampling.negatives == "catalogue":
             self._candidates = CandidateSampler(data.train, len(data.item_ids), sampling, seed)
@@ -77,8 +78,13 @@ class TripleSource:
             drawn = self._candidates.of(self._sampler.positives(step, size, rank, workers))
         elif self._candidates:
             drawn = self._candidates.step((self._epoch, step))
-        batch = make_batch(triples, drawn, self._data, self._needs, device)
-        return dataclasses.replace(batch, seed=step_seed(self._seed, self._epoch, step))
+        batch = make_batch(triples, drawn and drawn.item_C, self._data, self._needs, device)
+        candidates = None
+        if drawn:
+            taken_BC = taken_mask(triples, self._facts, drawn.item_C)
+            candidates = Candidates(_tensor(taken_BC, device), _tensor(drawn.log_q_C, device))
+        seed = step_seed(self._seed, self._epoch, step)
+        return dataclasses.replace(batch, candidates=candidates, seed=seed)
 
 
 class DrawnTripleSource(TripleSource):
@@ -206,21 +212,26 @@ def step_seed(seed: int, epoch: int, step: int) -> int:
 
 
 def make_batch(
-    triples: Triples, drawn: Drawn | None, data: TrainingData, needs: Needs, device: torch.device
+    triples: Triples,
+    item_C: npt.NDArray[np.int64] | None,
+    data: TrainingData,
+    needs: Needs,
+    device: torch.device,
 ) -> TripleBatch:
     """Triples over their distinct items, candidates first, with what the model needs of them.
 
     Args:
         triples: the examples.
-        drawn: the candidates of the step, or None where the triples have negatives of their own.
-        data: features, categories, and what each user took.
+        item_C: the candidates of the step, or None where the triples have negatives of their own.
+        data: features and categories.
         needs: which of these the model asks for.
         device: where the batch goes.
     """
     place_N = np.zeros(len(data.item_ids), np.int64)
     for item_V in (triples.profiles.values, triples.positive_B, triples.negative_BK):
         place_N[item_V] = 1
-    item_C = drawn.item_C if drawn else np.zeros(0, np.int64)
+    if item_C is None:
+        item_C = np.zeros(0, np.int64)
     place_N[item_C] = 0
     # A pass over the catalogue takes less than a sort of what is in the triples.
     item_M = np.concatenate([item_C, np.flatnonzero(place_N)])
@@ -238,14 +249,6 @@ def make_batch(
         ),
         positive_B=_tensor(place_N[triples.positive_B], device),
         negative_BK=_tensor(place_N[triples.negative_BK], device),
-        candidates=Candidates(
-            taken_BC=_tensor(
-                taken_mask(triples, data.train, drawn.item_C, len(data.item_ids)), device
-            ),
-            log_q_C=_tensor(drawn.log_q_C, device),
-        )
-        if drawn
-        else None,
     )
 
 

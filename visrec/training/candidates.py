@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from visrec.interactions.facts import Facts
 from visrec.interactions.triples import SamplingConfig, Triples
 from visrec.ragged import Ragged
 
@@ -104,16 +105,17 @@ class CandidateSampler:
 
 
 def taken_mask(
-    triples: Triples, train: Ragged, item_C: npt.NDArray[np.int64], num_items: int
+    triples: Triples, facts: Facts, item_C: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
     """(B, C) the candidates that are no negatives of an example.
 
-    These are its positive, and what its user took in training; of a profile that is nobody's, what
-    is in it.
+    These are its positive, what is near-identical to it, and what its user took in training; of a
+    profile that is nobody's, what is in it.
     """
+    train = facts.train
     theirs, nobody_B = train.take(np.maximum(triples.user_B, 0)), triples.user_B < 0
     mask_BC = np.zeros((len(nobody_B), len(item_C)), bool)
-    column_N = np.full(num_items, -1)
+    column_N = np.full(facts.num_items, -1)
     column_N[item_C] = np.arange(len(item_C))
 
     def mark(owner_V: npt.NDArray[np.int64], item_V: npt.NDArray[np.int64]) -> None:
@@ -123,5 +125,6 @@ def taken_mask(
     known_V, alone_V = ~nobody_B[theirs.owners], nobody_B[triples.profiles.owners]
     mark(theirs.owners[known_V], theirs.values[known_V])
     mark(triples.profiles.owners[alone_V], triples.profiles.values[alone_V])
-    mark(np.arange(len(nobody_B)), triples.positive_B)
+    alike = facts.by_group.take(facts.group_N[triples.positive_B])
+    mark(alike.owners, alike.values)
     return mask_BC

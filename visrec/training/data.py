@@ -11,7 +11,12 @@ import pyarrow as pa
 
 from visrec.errors import InputError
 from visrec.features.table import load_features, read_manifest
-from visrec.interactions.clusters import ClusterConfig, Clusters, load_clusters
+from visrec.interactions.clusters import (
+    ClusterConfig,
+    Clusters,
+    load_clusters,
+    near_identical,
+)
 from visrec.interactions.facts import Facts
 from visrec.interactions.log import Log, Reading, read_log
 from visrec.interactions.split import (
@@ -54,6 +59,8 @@ class TrainingData:
         category_N: (N,) codes into `categories`, -1 for none.
         categories: names, sorted; empty where the model does not ask for them.
         clusters: what looks alike; None where the guidelines do not ask for it.
+        alike_N: (N,) items of one number are near-identical; None where that is found out when it
+            is asked for, or told by the clusters.
         rating_R: (R,) what the user thought of each training item; None where nothing is rated, or
             the model does not ask.
         validation_rating_V: (V,) the same of each held-out item.
@@ -76,6 +83,7 @@ class TrainingData:
     category_N: npt.NDArray[np.int64] | None = None
     categories: tuple[str, ...] = ()
     clusters: Clusters | None = None
+    alike_N: npt.NDArray[np.int64] | None = None
     artist_N: npt.NDArray[np.int64] | None = None
     rating_R: npt.NDArray[np.float32] | None = None
     validation_rating_V: npt.NDArray[np.float32] | None = None
@@ -85,7 +93,12 @@ class TrainingData:
     @property
     def facts(self) -> Facts:
         """What triples are drawn from."""
-        return Facts(self.train, self.basket_R, len(self.item_ids), self.clusters, self.artist_N)
+        alike_N = self.alike_N
+        if alike_N is None and self.clusters is None:
+            alike_N = near_identical(self.feature_ND)
+        return Facts(
+            self.train, self.basket_R, len(self.item_ids), self.clusters, self.artist_N, alike_N
+        )
 
     @property
     def refit(self) -> "TrainingData":
@@ -159,9 +172,11 @@ def load_training_data(
             "it, or choose another --model.name."
         )
     rating_R = _ratings(log, part_R == Part.TRAIN) if needs.ratings else None
-    clusters = None
+    clusters = alike_N = None
     if sampling and sampling.needs_clusters:
         clusters = load_clusters(features, ClusterConfig(), feature_ND)
+    elif sampling:
+        alike_N = near_identical(feature_ND)
     return TrainingData(
         item_ids=item_ids,
         user_ids=log.user_ids,
@@ -176,6 +191,7 @@ def load_training_data(
         category_N=category_codes(items.category_N, names),
         categories=names,
         clusters=clusters,
+        alike_N=alike_N,
         rating_R=None if rating_R is None else rating_R[part_R == Part.TRAIN],
         validation_rating_V=None if rating_R is None else rating_R[part_R == Part.VALIDATION],
         artist_N=artist_codes(items.artist_N) if sampling and sampling.by_artist else None,
