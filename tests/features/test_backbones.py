@@ -1,5 +1,6 @@
 """Every backbone gives the right features, the same ones whatever shares the batch."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -133,6 +134,22 @@ def test_lite0_features_do_not_depend_on_the_batch(
     finally:
         torch.set_num_threads(before)
     assert torch.equal(elsewhere, everything[[20, 31, 5, 7, 11, 3, 1]])
+
+
+def test_lite0_features_do_not_depend_on_the_threads(lite0: dict[Precision, Backbone]) -> None:
+    """Of 8 pictures oneDNN computes float32 features otherwise on two threads than on one."""
+    backbone = dataclasses.replace(lite0["float32"], batch=8)
+    noise = np.random.default_rng(0).integers(0, 256, (8, *backbone.preprocessing.shape), np.uint8)
+    found, before = [], torch.get_num_threads()
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        try:
+            found.append(backbone(torch.from_numpy(noise)))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
 
 
 def test_the_package_reads_its_file_without_unpickling_code(

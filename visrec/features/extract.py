@@ -10,6 +10,7 @@ stays known to the next one.
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,8 @@ class ExtractResources:
         actors: processes that run the network; by default one a GPU where there are GPUs, else one
             for two CPUs of this cluster (at most 8).
         gpus_per_actor: whole GPUs of each.
-        cpus_per_actor: CPU cores of each, and threads of its network on a CPU.
+        cpus_per_actor: CPU cores of each, and batches that its network computes at once on a CPU:
+            each on one thread, so that features do not depend on it.
     """
 
     actors: int | None = None
@@ -286,7 +288,8 @@ class Embed:
     """Pixels in, features out; the network is loaded once."""
 
     def __init__(self, config: BackboneConfig, gpus: int, threads: int, tally: Any) -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)
+        self._pool = ThreadPoolExecutor(1 if gpus else threads)
         self._timer = Timer(tally)
         with self._timer.call("load"):
             self._backbone = load_backbone(config, "cuda" if gpus else "cpu")
@@ -300,8 +303,9 @@ class Embed:
         chosen = np.flatnonzero(batch["reason"] == "")
         feature_BD = np.zeros((len(pixels_BHWC), self._backbone.dim), np.float16)
         with self._timer.phase("network"):
-            features = self._backbone(torch.from_numpy(np.array(pixels_BHWC[chosen])))
-            feature_BD[chosen] = features.cpu().numpy()
+            pixels = torch.from_numpy(np.array(pixels_BHWC[chosen]))
+            parts = self._pool.map(self._backbone, pixels.split(self._backbone.batch))
+            feature_BD[chosen] = torch.cat(list(parts)).cpu().numpy()
         finite_B = np.isfinite(feature_BD).all(axis=1)
         reason, detail = batch["reason"].copy(), batch["detail"].copy()
         reason[~finite_B] = "feature_not_finite"
