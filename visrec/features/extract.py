@@ -304,7 +304,7 @@ class Embed:
         feature_BD = np.zeros((len(pixels_BHWC), self._backbone.dim), np.float16)
         with self._timer.phase("network"):
             pixels = torch.from_numpy(np.array(pixels_BHWC[chosen]))
-            parts = self._pool.map(self._backbone, pixels.split(self._backbone.batch))
+            parts = self._pool.map(self._backbone, torch.split(pixels, self._backbone.batch))
             feature_BD[chosen] = torch.cat(list(parts)).cpu().numpy()
         finite_B = np.isfinite(feature_BD).all(axis=1)
         reason, detail = batch["reason"].copy(), batch["detail"].copy()

@@ -78,7 +78,8 @@ class TripleSource:
             drawn = self._candidates.of(self._sampler.positives(step, size, rank, workers))
         elif self._candidates:
             drawn = self._candidates.step((self._epoch, step))
-        batch = make_batch(triples, drawn and drawn.item_C, self._data, self._needs, device)
+        item_C = drawn.item_C if drawn else None
+        batch = make_batch(triples, item_C, self._data, self._needs, device)
         candidates = None
         if drawn:
             taken_BC = taken_mask(triples, self._facts, drawn.item_C)
