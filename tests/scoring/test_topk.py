@@ -279,7 +279,7 @@ def test_memory_of_a_search_does_not_depend_on_the_scores() -> None:
         peaks.append(peak.grown)
     assert (rows == np.arange(100)).all()
     assert (scores == scores[:, :1]).all()
-    assert peaks[1] < 1.2 * peaks[0] + 4 * 2**20
+    assert peaks[1] < 1.2 * peaks[0] + 8 * 2**20  # a buffer may be 8 times as large: 6 MB in all
 
 
 def test_the_most_popular_are_those_of_a_search_by_their_counts() -> None:

@@ -45,6 +45,7 @@ namespace {
 constexpr int kItems = 64;    // of a block: four registers of 16
 constexpr int kUsers = 6;     // of a group: 24 accumulators and what they need fill 32 registers
 constexpr int kGroups = 16;   // of a piece of work: 96 users share each read of the items
+constexpr int kGrowth = 8;    // times that the buffer of a search may become as large; a power of 2
 constexpr int kHalvings = 16; // of the range that the k-th bound is looked for in
 constexpr float kSlack = 1e-5f;  // of |u| |i|: more than all roundings of single precision together
 constexpr double kRounded = 0x1p-22;  // of a score: what is nearer may be the same single-precision
@@ -148,7 +149,7 @@ double rounds_to(float score) { return score - kRounded * std::fabs(score) - kTi
 struct Search {
     std::vector<float> high, low;
     std::vector<int32_t> item;
-    size_t size, full;
+    size_t size, full, most;
     float least;   // k items have lower bounds of at least this, and some more
     double unit;   // what a bound of 1 is in scores
     double base;   // what the mean of all items adds to every score
@@ -161,11 +162,22 @@ struct Search {
         vector = user, without = first, without_end = last;
         unit = a_unit, base = all_have;
         margin = float((kRounded * std::fabs(base) + kTiny) / unit);
-        size = 0, full = size_t(capacity);
+        size = 0, full = size_t(capacity), most = kGrowth * full;
         least = -INFINITY;
-        // A block more than is full, and a register more than that.
+        reserve();
+    }
+
+    void reserve() {  // a block more than is full, and a register more than that
         for (auto* array : {&high, &low}) array->resize(full + kItems + 16);
         item.resize(full + kItems + 16);
+    }
+
+    // Makes room where pruning has left more than half: as the bounds are coarse, or items alike.
+    void make_room(const Items& items, int k, std::vector<uint64_t>& ranked) {
+        if (2 * size <= full) return;
+        if (full == most) return settle(items, k, ranked);
+        full *= 2;
+        reserve();
     }
 
     void note(__mmask16 passed, __m512 highs, __m512 lows, __m512i items) {
@@ -209,8 +221,9 @@ struct Search {
         without = next;
     }
 
-    // Keeps the k best by their exact scores, where more than k are left whose bounds are alike.
-    void settle(const Items& items, int k, std::vector<uint64_t>& ranked) {
+    // Keeps the k best by their exact scores, where more than k are left whose bounds are alike. Kept
+    // out of the loop over blocks, which is faster without it.
+    __attribute__((noinline)) void settle(const Items& items, int k, std::vector<uint64_t>& ranked) {
         ranked.resize(size);
         for (size_t one = 0; one < size; one++)
             ranked[one] = rank_of({exact(items, item[one]), item[one]});
@@ -343,7 +356,7 @@ void score_block(const Items& items, int64_t block, const int8_t* bytes, const U
             }
         if (search.size < search.full) continue;
         search.prune(k);
-        if (2 * search.size > search.full) search.settle(items, k, ranked);
+        search.make_room(items, k, ranked);
     }
 }
 
