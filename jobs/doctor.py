@@ -6,6 +6,11 @@ python jobs/doctor.py s3://shop/visrec --train.workers 4 --train.use_gpu true
 Exit code 0: fit; 2: unfit, and the findings say why. The workspace keeps the summary and no more.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 import importlib.metadata
 import os
 import platform

@@ -7,6 +7,11 @@ python jobs/evaluate.py --local --ablate true
 python jobs/evaluate.py --workspace s3://shop/visrec --model s3://shop/visrec/models/mine
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 import dataclasses
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,12 +19,13 @@ from datetime import UTC, datetime
 import ray
 
 from jobs.ablate import train_variants
+from jobs.inputs import require_features, require_interactions, require_model, require_table
 from jobs.launch import JobConfig, Summary, cpu_actors, launch, parse, require_resources
 from jobs.progress import follow
 from jobs.recommend import METRICS, model_store
 from jobs.train import TrainJob, train
 from visrec.config import check_fields
-from visrec.errors import InputError
+from visrec.errors import InputError, did_you_mean
 from visrec.evaluation.clusters import make_clusters
 from visrec.evaluation.contestants import (
     Cost,
@@ -102,6 +108,22 @@ class EvaluateJob(JobConfig):
 
 def _listed(text: str) -> list[str]:
     return [part for part in map(str.strip, text.split(",")) if part]
+
+
+def check(config: EvaluateJob) -> None:
+    require_features(config.place(config.features, "features"))
+    interactions = config.interactions
+    require_interactions(interactions, config.place(interactions.path, "interactions.parquet"))
+    require_table(config.items, "items")
+    if config.models is None:
+        require_model(model_store(config, config.model))
+    models = Store.at(config.place(None, "models"))
+    for at in _listed(config.models or ""):
+        if "/" not in at and at not in MODELS and not (models / at).exists(MANIFEST):
+            raise InputError(
+                f"Found {at!r} in --models, which is no model of {models.root} and no kind of model"
+                f"{did_you_mean(at, MODELS) or '.'}"
+            )
 
 
 def main(config: EvaluateJob, summary: Summary) -> None:
@@ -271,4 +293,4 @@ def _counts(
 
 
 if __name__ == "__main__":
-    launch(main, EvaluateJob)
+    launch(main, EvaluateJob, check=check)

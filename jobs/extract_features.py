@@ -4,11 +4,17 @@ python jobs/extract_features.py --local
 python jobs/extract_features.py --images s3://shop/pictures --workspace s3://shop/visrec
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import ray
 
+from jobs.inputs import require_pictures
 from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
 from visrec.config import check_fields
@@ -48,6 +54,10 @@ class ExtractJob(JobConfig):
 
     def __post_init__(self) -> None:
         check_fields(self, "", max_rejected="[0, 1]")
+
+
+def check(config: ExtractJob) -> None:
+    require_pictures(config.place(config.images, "images"))
 
 
 def main(config: ExtractJob, summary: Summary) -> None:
@@ -118,4 +128,4 @@ def _actors(config: ExtractJob) -> int:
 
 
 if __name__ == "__main__":
-    launch(main, ExtractJob)
+    launch(main, ExtractJob, check=check)

@@ -4,10 +4,16 @@ python jobs/import_features.py --workspace movies --table features.parquet --nam
 python jobs/import_features.py --workspace s3://shop/visrec --table s3://shop/vectors --name clip
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 from dataclasses import dataclass
 
 import ray
 
+from jobs.inputs import require_table
 from jobs.launch import JobConfig, Summary, launch
 from jobs.progress import follow
 from visrec.config import check_fields
@@ -45,6 +51,10 @@ class ImportJob(JobConfig):
         check_fields(self, "", max_rejected="[0, 1]")
 
 
+def check(config: ImportJob) -> None:
+    require_table(config.place(config.table, "features.parquet"), "table")
+
+
 def main(config: ImportJob, summary: Summary) -> None:
     table = config.place(config.table, "features.parquet")
     store = Store.at(config.place(config.features, "features"))
@@ -75,4 +85,4 @@ def main(config: ImportJob, summary: Summary) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, ImportJob)
+    launch(main, ImportJob, check=check)

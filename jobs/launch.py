@@ -6,10 +6,8 @@ gate; 4 done, but an older or a later run stays published; 1 else.
 """
 
 import dataclasses
-import logging
 import os
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,9 +20,10 @@ import ray.data
 import ray.exceptions
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from ray._private import ray_constants
 
+from jobs.cluster import start_ray
 from jobs.keys import check_flags, check_yaml, explained, keys_of
+from jobs.stop import work_is_done
 from visrec.errors import GateError, InputError, StorageError, VisrecError, did_you_mean
 from visrec.models import MODELS
 from visrec.storage import Store
@@ -131,13 +130,18 @@ def _shown(value: Any) -> str:
 
 
 def launch(
-    main: Callable[[Config, Summary], None], config_type: type[Config], *, needs_ray: bool = True
+    main: Callable[[Config, Summary], None],
+    config_type: type[Config],
+    *,
+    check: Callable[[Config], None] | None = None,
+    needs_ray: bool = True,
 ) -> NoReturn:
     """Runs a job from the command line and exits with its code.
 
     Args:
         main: the job.
         config_type: its configuration; every field is a flag.
+        check: looks at the job's inputs, before Ray starts and anything is written.
         needs_ray: whether the job runs on Ray at all.
     """
     arguments = sys.argv[1:]
@@ -147,16 +151,19 @@ def launch(
         config = parse(config_type, arguments)
         debug = config.debug
         _check_workspace(config)
+        if check is not None:
+            check(config)
         if needs_ray:
             with summary.phase("start"):
-                _start_ray(config)
+                start_ray(config.local, config.debug)
         try:
             main(config, summary)
         finally:
             ray.shutdown()
         Store.at(config.workspace).write_json(f"summaries/{summary.job}.json", summary.as_json())
-        print(summary.show())
-    except (Exception, KeyboardInterrupt) as error:
+        print(summary.show(), flush=True)
+        work_is_done()
+    except Exception as error:
         code, text = _verdict(error, summary)
         if debug:
             traceback.print_exc()
@@ -278,6 +285,7 @@ def _flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 def _check_workspace(config: JobConfig) -> None:
     """A submitted job runs in a copy of the code that goes away with it, results and all."""
+    Store.at(config.workspace)  # an address that is none, or a setting of its store
     submitted = "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
     if submitted and "://" not in config.workspace and not os.path.isabs(config.workspace):
         raise InputError(
@@ -288,64 +296,6 @@ def _check_workspace(config: JobConfig) -> None:
 
 
 # Ray.
-
-
-def _start_ray(config: JobConfig) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray's C++ side writes warnings about its own pools straight to our standard error.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if config.local:
-        # At least four logical CPUs: an actor pool, its readers and its writers each want one, and
-        # with two of them a chain can wait for itself for ever.
-        cpus = max(4, os.cpu_count() or 1)
-        # Ray makes the machine's own address of 127.0.0.1 and listens everywhere, unless it takes
-        # this for a machine that cannot be part of a cluster.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        ray_constants.ENABLE_RAY_CLUSTER = False
-        with _quiet_stderr():
-            ray.init(
-                "local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
-    else:
-        try:
-            with _quiet_stderr():
-                ray.init(address="auto", **quiet)
-        except ConnectionError as error:
-            raise InputError(
-                "Found no Ray cluster to join; expected one, as under `ray job submit`. Pass "
-                "--local to run on this machine alone, or start one with `ray start --head`."
-            ) from error
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    # An actor may be on its way up on a machine that goes away: by default the step would end.
-    context.max_consecutive_actor_init_deaths = 3
-    # Else Ray Data wraps what a step raises, and the wrapped error does not survive the way back.
-    context.raise_original_map_exception = True
-    # What Ray Data says of a failed step is a stack trace; the job's own paragraph follows.
-    logging.getLogger("ray.data").setLevel(logging.ERROR if config.debug else logging.CRITICAL)
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Keeps what Ray's C++ side says while it starts, and shows it only where the start fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(kept, held.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def cluster_has(resource: str) -> int:
@@ -389,8 +339,6 @@ _RAY_NOTE = "\nFailed to apply UDF"  # Ray Data adds to an error how often it tr
 
 def _verdict(error: BaseException, summary: Summary) -> tuple[int, str]:
     """An exit code and one paragraph."""
-    if isinstance(error, KeyboardInterrupt):
-        return 1, "stopped from the keyboard."
     cause = own_cause(error)
     text = " ".join(str(cause).partition(_RAY_NOTE)[0].split())
     if isinstance(cause, StorageError):

@@ -3,6 +3,11 @@
 python jobs/make_gallery.py
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 from dataclasses import dataclass, field
 
 from jobs.launch import JobConfig, Summary, launch

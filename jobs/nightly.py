@@ -9,6 +9,11 @@ A second start of the same night goes on where the first was stopped, and does n
 is done. Nights may be filled in later, in any order, to the same lists.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +25,7 @@ from typing import Any, Literal, TypeVar
 from jobs import evaluate, extract_features, recommend, train
 from jobs.evaluate import EvaluateJob
 from jobs.extract_features import ExtractJob
+from jobs.inputs import require_interactions, require_pictures
 from jobs.launch import JobConfig, Summary, launch, parse
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
@@ -103,6 +109,10 @@ class NightlyJob(JobConfig):
             ) from error
 
 
+def check(config: NightlyJob) -> None:
+    Steps(config, config.night(), Summary("nightly")).require_inputs()
+
+
 def main(config: NightlyJob, summary: Summary) -> None:
     night = config.night()
     steps = Steps(config, night, summary)
@@ -178,10 +188,21 @@ class Steps:
     def recommendations(self) -> Store:
         return recommend.target_of(self._recommend)
 
+    def require_inputs(self) -> None:
+        """Raises an InputError where the pictures or the interactions are not there."""
+        if not self._imported():
+            require_pictures(self._extract.place(self._extract.images, "images"))
+        known = self._recommend
+        path = known.place(known.interactions.path, "interactions.parquet")
+        require_interactions(known.interactions, path)
+
+    def _imported(self) -> bool:
+        features = Store.at(self._extract.place(self._extract.features, "features"))
+        return features.exists(FEATURES) and read_manifest(features).identity.made_elsewhere
+
     def extract(self) -> None:
         """Features of new pictures, where features are made of pictures here."""
-        features = Store.at(self._extract.place(self._extract.features, "features"))
-        if features.exists(FEATURES) and read_manifest(features).identity.made_elsewhere:
+        if self._imported():
             print(f"\n{self._night} extract: left out, for features are imported here", flush=True)
             return
         with self.step("extract"):
@@ -281,4 +302,4 @@ def _newest(models: Store, name: str, first: date, last: date) -> date | None:
 
 
 if __name__ == "__main__":
-    launch(main, NightlyJob)
+    launch(main, NightlyJob, check=check)

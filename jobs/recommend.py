@@ -6,6 +6,11 @@ python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
 python jobs/recommend.py --local --force_publish "half of the shop is closed today"
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 import dataclasses
 import os
 from collections import Counter
@@ -17,6 +22,7 @@ from typing import Any
 
 import ray
 
+from jobs.inputs import require_features, require_interactions, require_model, require_table
 from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
 from visrec.claims import claim
@@ -111,6 +117,15 @@ class RecommendJob(JobConfig):
                 "records."
             )
         check_fields(self, "", k="[1, 1000000]", shards="[1, 1000000]")
+
+
+def check(config: RecommendJob) -> None:
+    require_features(config.place(config.features, "features"))
+    require_interactions(config.interactions, _interactions_uri(config))
+    require_table(config.items, "items")
+    require_table(config.users, "users")
+    require_table(config.rules.blocked, "rules.blocked")
+    require_model(model_store(config, config.model))
 
 
 def main(config: RecommendJob, summary: Summary) -> None:
@@ -424,4 +439,4 @@ def _actors(config: RecommendJob, shards: int) -> int:
 
 
 if __name__ == "__main__":
-    launch(main, RecommendJob)
+    launch(main, RecommendJob, check=check)

@@ -4,6 +4,11 @@ python jobs/rollback.py --workspace shop
 python jobs/rollback.py --workspace shop --run_id 2026-11-20
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 from dataclasses import dataclass
 
 from jobs.launch import JobConfig, Summary, launch

@@ -4,6 +4,11 @@ python jobs/train.py --local
 python jobs/train.py --workspace s3://shop/visrec --resources.workers 4 --resources.use_gpu true
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 import dataclasses
 import math
 from dataclasses import dataclass, field
@@ -12,6 +17,7 @@ from typing import Any
 import pyarrow.compute as pc
 import ray
 
+from jobs.inputs import require_features, require_interactions, require_table
 from jobs.launch import JobConfig, ModelChoice, Summary, launch, require_resources
 from jobs.progress import follow
 from visrec.config import digest
@@ -66,6 +72,13 @@ class TrainKeys:
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(TrainKeys, JobConfig):
     """Features and interactions to a model."""
+
+
+def check(config: TrainJob) -> None:
+    """Raises an InputError where an input is not there or not as declared."""
+    require_features(config.place(config.features, "features"))
+    require_interactions(config.interactions, _interactions_uri(config))
+    require_table(_items_uri(config), "items")
 
 
 def main(config: TrainJob, summary: Summary) -> None:
@@ -221,4 +234,4 @@ def _describe(data: TrainingData) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    launch(main, TrainJob)
+    launch(main, TrainJob, check=check)

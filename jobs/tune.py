@@ -5,6 +5,11 @@ python jobs/tune.py --space tune_spaces/curatornet-wide.yaml --trials 64 --refit
 python jobs/train.py --config runs/demo/sweeps/NAME/best.yaml
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jobs.stop import listen
+
+    listen()
+
 import dataclasses
 import logging
 import os
@@ -27,6 +32,7 @@ from jobs.launch import (
 )
 from jobs.progress import follow
 from jobs.train import TrainJob, TrainKeys, of_one_model, read, recipe_of
+from jobs.train import check as check_training
 from jobs.train import main as train
 from visrec.config import SEEDS, check_fields, digest, plain
 from visrec.errors import InputError, VisrecError
@@ -75,6 +81,10 @@ class TuneJob(TrainKeys, JobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_fields(self, "", trials="[1, 1000000]", seed=SEEDS, concurrency="[1, 65536]")
+
+
+def check(config: TuneJob) -> None:
+    check_training(train_job(config))
 
 
 def main(config: TuneJob, summary: Summary) -> None:
@@ -283,4 +293,4 @@ def _rows(
 
 
 if __name__ == "__main__":
-    launch(main, TuneJob)
+    launch(main, TuneJob, check=check)

@@ -34,18 +34,23 @@ def copied(instructions: list[tuple[str, str]]) -> list[str]:
 
 
 def left_out(path: PurePosixPath, patterns: list[str]) -> bool:
-    """Whether .dockerignore leaves a file out: its own path matches, or that of a folder above.
+    """Whether .dockerignore leaves a file out: the last pattern that matches its own path, or that
+    of a folder above, decides, and one with `!` in front lets it in.
 
     A pattern is held against the whole path; `**/` in front of it stands for any folders.
     """
-    above = [path, *path.parents][:-1]
-    return any(
-        fnmatch(part.name, pattern.removeprefix("**/"))
-        if pattern.startswith("**/")
-        else len(part.parts) == len(PurePosixPath(pattern).parts) and fnmatch(str(part), pattern)
-        for part in above
-        for pattern in patterns
-    )
+    left = False
+    for pattern in patterns:
+        bare = pattern.removeprefix("!")
+        if any(_matches(part, bare) for part in [path, *path.parents][:-1]):
+            left = not pattern.startswith("!")
+    return left
+
+
+def _matches(part: PurePosixPath, pattern: str) -> bool:
+    if pattern.startswith("**/"):
+        return fnmatch(part.name, pattern.removeprefix("**/"))
+    return len(part.parts) == len(PurePosixPath(pattern).parts) and fnmatch(str(part), pattern)
 
 
 def sent_but_ignored(folder: Path, names: list[str]) -> list[str]:
@@ -143,6 +148,15 @@ def test_it_ends_as_a_user_that_is_not_root(instructions: list[tuple[str, str]])
 
 def test_nothing_that_git_ignores_is_copied(instructions: list[tuple[str, str]]) -> None:
     assert sent_but_ignored(CHECKOUT, copied(instructions)) == []
+
+
+def test_workspace_beside_the_code_stays_out_of_the_build(
+    instructions: list[tuple[str, str]],
+) -> None:
+    lines = (CHECKOUT / ".dockerignore").read_text().splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    assert left_out(PurePosixPath("shop/images/a.jpg"), patterns)
+    assert not [name for name in copied(instructions) if left_out(PurePosixPath(name), patterns)]
 
 
 def test_what_git_ignores_would_be_found(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def broken(
     pq.write_table(other, headless / "other.parquet")
     featureless = workspace("featureless", "interactions.parquet")
     s3.client().create_bucket(Bucket="messages")
+    s3.client().put_object(Bucket="messages", Key="shop/images/a.jpg", Body=b"a picture")
     wrong_keys = {**NO_AWS_CONFIG, **s3.env(), "AWS_SECRET_ACCESS_KEY": "wrong"}
     reader = {**NO_AWS_CONFIG, **s3.readonly_env()}
 
@@ -191,7 +192,7 @@ MESSAGES = {
     "no pictures": ["no picture at", "<item_id>.jpg", "--images"],
     "wrong keys": ["s3://messages/shop", "refused these credentials", "AWS_SECRET_ACCESS_KEY"],
     "denied": ["s3://messages/shop", "access denied", "bucket's policy"],
-    "scheme": ["'gs://bucket/shop/features'", "s3://bucket/prefix"],
+    "scheme": ["'gs://bucket/shop'", "s3://bucket/prefix"],
     "too many workers": ["--resources.workers", "on this machine"],
 }
 
