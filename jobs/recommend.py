@@ -32,6 +32,7 @@ from visrec.features.table import read_manifest
 from visrec.gates import NOT_EVALUATED, GatesConfig, Night, judge
 from visrec.interactions.log import Reading
 from visrec.models.artifact import LATEST, load_artifact
+from visrec.models.contract import Arrays
 from visrec.publish import (
     Gate,
     complete,
@@ -46,7 +47,7 @@ from visrec.scoring.carry import Last, write_item_marks
 from visrec.scoring.check import ShardFacts
 from visrec.scoring.data import ScoringData, ScoringInputs, prepare_scoring
 from visrec.scoring.lists import Layout
-from visrec.scoring.readback import LastPublication, check_files, without_feature
+from visrec.scoring.readback import LastPublication, check_and_rescore, without_feature
 from visrec.scoring.recommend import ScoreResources, recommend_chain
 from visrec.scoring.rules import RulesConfig
 from visrec.scoring.similar import Kind
@@ -225,7 +226,7 @@ def _score(
     described["scored"], described["carried"] = len(found) - total["kept"], total["carried"]
     with summary.phase("check"):
         sha256 = {name: str(facts["sha256"]) for name, facts in found.items()}
-        gates = _check(config, inputs, described, data, target, sha256)
+        gates = _check(config, inputs, described, data, arrays, target, sha256)
     manifest = {
         "run_id": run_id,
         "model_id": described["model_id"],
@@ -293,6 +294,7 @@ def _check(
     inputs: ScoringInputs,
     described: dict[str, Any],
     data: "ray.ObjectRef[ScoringData]",
+    arrays: "ray.ObjectRef[Arrays]",
     target: Target,
     sha256: dict[str, str],
 ) -> list[Gate]:
@@ -306,9 +308,11 @@ def _check(
     # A task sums up the shards it reads: of each shard on its own, the counts of all items would
     # be more than the lists.
     tasks = cpu_actors(1, min(64, target.shards))
-    check = ray.remote(check_files)
+    check = ray.remote(check_and_rescore)
     facts = [
-        check.remote(data, target, sha256, lists, range(task, target.shards, tasks))
+        check.remote(
+            data, arrays, inputs.model, target, sha256, lists, range(task, target.shards, tasks)
+        )
         for task in range(tasks)
     ]
     evaluation = Store.at(config.place(config.evaluation, "evaluation"))

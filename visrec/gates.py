@@ -179,9 +179,17 @@ def _of_every_list(facts: ShardFacts, night: Night, config: GatesConfig) -> list
         counts.append(("reasons and fallback marks that are wrong", wrong, "max_wrong_reasons"))
     owners = _share(facts.owners, facts.owners_expected)
     note = f"{facts.owners:,} of {facts.owners_expected:,}"
+    anew = [
+        ("lists that the model does not give", facts.not_the_models, facts.rescored),
+        ("fallback lists that are not the most popular items", facts.not_popular,
+         facts.rescored_fallbacks),
+        ("lists with a reason that is missing or not the nearest item", facts.other_reasons,
+         facts.rescored),
+    ]  # fmt: skip
     return [
         _at_least(f"{night.whose} with a list", owners, config, "min_owners", note),
         *(_at_most(name, found, config, key) for name, found, key in counts),
+        *(_none(name, found, tried) for name, found, tried in anew[: 3 if users else 1]),
     ]
 
 
@@ -404,6 +412,14 @@ def _at_most(name: str, found: float, config: GatesConfig, key: str, note: str =
     most = getattr(config, key)
     outcome: Any = "passed" if found <= most else "failed"
     return Gate(name, _number(found, most), f"at most {_text(most)}", outcome, f"gates.{key}", note)
+
+
+def _none(name: str, found: int, tried: int) -> Gate:
+    """A gate without a threshold: a list is right, or the publication is held back."""
+    if not tried:
+        return Gate(name, None, "none", "skipped", note="there are no such lists")
+    return Gate(name, found, "none", "failed" if found else "passed",
+                note=f"of {tried:,} that were made anew")  # fmt: skip
 
 
 def _skipped(name: str, config: GatesConfig, key: str, note: str) -> Gate:

@@ -35,7 +35,7 @@ def put_twice(path: Path) -> str:
     marks = dict(table.schema.metadata)
     rows = table.to_pylist()
     row = next(row for row in rows if not row["cold"])
-    row["items"][1] = {**row["items"][1], "item_id": row["items"][0]["item_id"]}
+    row["items"][1] = {**row["items"][0], "score": row["items"][1]["score"]}
     changed = pa.Table.from_pylist(rows, table.schema).replace_schema_metadata(marks)
     Store(str(path.parent)).write(path.name, lists_file(changed))
     return str(row["user_id"])
@@ -60,26 +60,28 @@ def test_a_night_that_is_wrong_is_held_back_until_somebody_says_why(
         night(tmp_path)
     sentence = "lists with an item twice: found 1, expected at most 0 (--gates.max_repeats)."
     assert sentence in str(held.value)
-    assert str(held.value).count("expected") == 1
+    assert "lists that the model does not give: found 1 (of " in str(held.value)
+    assert str(held.value).count("expected") == 2
     assert (lists / LATEST).read_text() == pointer
     assert not (run / MANIFEST).exists()
 
     files = {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")}
     forced = night(tmp_path, force_publish=REASON)
     assert forced.rows["shards scored now"] == 0
-    assert forced.rows["forced past"] == "lists with an item twice"
+    both = ["lists with an item twice", "lists that the model does not give"]
+    assert forced.rows["forced past"] == "; ".join(both)
     assert {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")} == files
     manifest = json.loads((run / MANIFEST).read_text())
-    assert manifest["forced"] == {"reason": REASON, "gates": ["lists with an item twice"]}
+    assert manifest["forced"] == {"reason": REASON, "gates": both}
     gates = {gate["key"]: gate for gate in manifest["gates"]}
-    past = [key for key, gate in gates.items() if gate["outcome"] == "forced"]
-    assert past == ["gates.max_repeats"]
+    past = [gate["name"] for gate in manifest["gates"] if gate["outcome"] == "forced"]
+    assert past == both
     assert 0.99 < gates["gates.min_overlap"]["found"] < 1  # but for that one item
     assert gates["gates.max_score_drift"]["found"] == 0.0
     assert gates["gates.min_gain"]["note"] == "this model has not been evaluated"
     skipped = sum(gate["outcome"] == "skipped" for gate in manifest["gates"])
-    passed = len(manifest["gates"]) - skipped - 1
-    counts = f"{passed} passed, {skipped} skipped, 1 forced (the manifest says why)"
+    passed = len(manifest["gates"]) - skipped - 2
+    counts = f"{passed} passed, {skipped} skipped, 2 forced (the manifest says why)"
     assert forced.rows["gates"] == counts
     assert forced.rows["evaluation"] == "this model has not been evaluated"
     assert "This model has not been evaluated" in capsys.readouterr().out

@@ -81,7 +81,15 @@ def test_facts_of_garbage_are_those_of_a_plain_loop(seed: int) -> None:
     in_lists = [[e["item_id"] for e in row["items"] if e["item_id"] in ids] for row in found]
     assert facts.with_repeats == sum(len(set(one)) < len(one) for one in in_lists)
     rising = [
-        any(b["score"] > a["score"] for a, b in zip(row["items"], row["items"][1:], strict=False))
+        any(
+            b["score"] > a["score"]
+            or (
+                b["score"] == a["score"]
+                and b["item_id"] < a["item_id"]
+                and {a["item_id"], b["item_id"]} <= set(ids)
+            )
+            for a, b in zip(row["items"], row["items"][1:], strict=False)
+        )
         for row in found
     ]
     assert facts.unsorted == sum(rising)

@@ -152,7 +152,7 @@ class MultiVae(nn.Module):
         device = self.encoder.device
         taken_Nh, vectors_Nh = (shared(arrays[name]).to(device) for name in ("taken", "vectors"))
 
-        known_N1 = taken_Nh.any(dim=1, keepdim=True).float()  # the others are in no row
+        known_N1 = taken_Nh.any(dim=1, keepdim=True).to(taken_Nh.dtype)  # the others are in no row
 
         def users(profiles: Bags, user_B: Tensor) -> Tensor:
             del user_B

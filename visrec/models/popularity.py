@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from visrec.models.contract import Arrays, Bags, Catalogue, DotScorer, Needs, Sizes, shared
+from visrec.models.contract import Arrays, Catalogue, DotScorer, Needs, Sizes, shared
 from visrec.ragged import Ragged
 
 
@@ -45,9 +45,5 @@ class Popularity(nn.Module):
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         counts_N1 = shared(arrays["counts"])
-        return DotScorer(counts_N1, _same_for_all)
-
-
-def _same_for_all(profiles: Bags, user_B: Tensor) -> Tensor:
-    del user_B
-    return torch.ones(len(profiles), 1)
+        # The same for all users.
+        return DotScorer(counts_N1, lambda profiles, _: counts_N1.new_ones(len(profiles), 1))

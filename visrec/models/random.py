@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import SEEDS, check_fields
-from visrec.models.contract import Arrays, Bags, Catalogue, Needs, Sizes
+from visrec.models.contract import Arrays, Bags, Catalogue, Needs, Sizes, shared
 from visrec.models.mixing import mixed
 from visrec.ragged import Ragged
 
@@ -50,7 +50,7 @@ class Random(nn.Module):
         return {"rows": np.arange(len(catalogue))}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_NoiseScorer":
-        return _NoiseScorer(len(arrays["rows"]), self._seed)
+        return _NoiseScorer(shared(arrays["rows"]), self._seed)
 
 
 class _NoiseScorer:
@@ -62,17 +62,17 @@ class _NoiseScorer:
     space_Nd = None
     device = torch.device("cpu")
 
-    def __init__(self, num_items: int, seed: int) -> None:
-        self.num_items = num_items
-        self._seed = seed
+    def __init__(self, row_N: Tensor, seed: int) -> None:
+        self.num_items = len(row_N)
+        self._row_N, self._seed = row_N, seed
 
     def prepare(self, profiles: Bags, user_B: Tensor) -> Tensor:
         del user_B
-        noise_V = mixed(profiles.values + 1)
+        noise_V = mixed(self._row_N[profiles.values] + 1)
         owner_V = torch.repeat_interleave(torch.arange(len(profiles)), profiles.lengths)
         sums_B = torch.zeros(len(profiles), dtype=torch.int64).index_add_(0, owner_V, noise_V)
         return mixed(sums_B + self._seed)
 
     def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
-        noise_BT = mixed(state[:, None] ^ mixed(torch.arange(start, stop) + 1)[None, :])
+        noise_BT = mixed(state[:, None] ^ mixed(self._row_N[start:stop] + 1)[None, :])
         return (noise_BT & 0xFFFFFF).float() / 2**24

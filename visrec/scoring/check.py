@@ -82,7 +82,8 @@ class ShardFacts:
             the rules close all that are left.
         with_repeats: lists that have an item twice.
         against_rules: lists with entries that a rule keeps apart.
-        unsorted: lists whose scores rise somewhere, or whose ranks are not 1, 2, ...
+        unsorted: lists whose scores rise somewhere, whose items of equal score are not in the order
+            of their ids, or whose ranks are not 1, 2, ...
         wrong_cold: lists that are marked as the fallback and are not, or the other way round.
         entries: of all lists.
         unknown: entries with an item that is not in the catalogue, or with none.
@@ -102,6 +103,11 @@ class ShardFacts:
         now_squares: of the squares.
         before_sum: sum of their first scores in the last publication.
         before_squares: of the squares.
+        rescored: lists of the model's own that were scored anew (`visrec.scoring.rescore`).
+        not_the_models: those that are not what the model gives.
+        other_reasons: those with a reason that is missing or not the nearest item.
+        rescored_fallbacks: fallback lists that were made anew.
+        not_popular: those that are not the most popular items.
     """
 
     listed_N: Ints
@@ -133,6 +139,11 @@ class ShardFacts:
     now_squares: float = 0.0
     before_sum: float = 0.0
     before_squares: float = 0.0
+    rescored: int = 0
+    not_the_models: int = 0
+    other_reasons: int = 0
+    rescored_fallbacks: int = 0
+    not_popular: int = 0
 
     def __add__(self, other: "ShardFacts") -> "ShardFacts":
         names = [field.name for field in fields(self)]
@@ -228,7 +239,7 @@ def check_shard(table: pa.Table, expected: Expected, before: Lists | None = None
         "wrong_lengths": _wrong_lengths(lists, user_B, item_V, wanted_U, closed, expected),
         "with_repeats": _repeated(owner_V[there_V], item_V[there_V], n),
         "against_rules": _against_rules(owner_V[there_V], item_V[there_V], expected.rules),
-        "unsorted": _unsorted(lists, owner_V),
+        "unsorted": _unsorted(lists, owner_V, item_V),
         "entries": len(item_V),
         "unknown": _count(~there_V),
         "unavailable": _count(~expected.available_N[item_V[there_V]]),
@@ -328,10 +339,13 @@ def _against_rules(owner_V: Ints, item_V: Ints, rules: Rules | None) -> int:
     return len(_distinct(np.concatenate(wrong)))
 
 
-def _unsorted(lists: Lists, owner_V: Ints) -> int:
+def _unsorted(lists: Lists, owner_V: Ints, item_V: Ints) -> int:
     score_V = lists.score_V
     wrong_V = np.zeros(len(owner_V), bool)
-    wrong_V[1:] = (owner_V[1:] == owner_V[:-1]) & (score_V[1:] > score_V[:-1])
+    tie_V = (score_V[1:] == score_V[:-1]) & (item_V[:-1] >= 0) & (item_V[1:] >= 0)
+    # An item twice in a row is counted elsewhere.
+    rises_V = (score_V[1:] > score_V[:-1]) | (tie_V & (item_V[1:] < item_V[:-1]))
+    wrong_V[1:] = (owner_V[1:] == owner_V[:-1]) & rises_V
     if lists.rank_V is not None:
         wrong_V |= lists.rank_V != np.arange(1, len(owner_V) + 1) - lists.offsets[:-1][owner_V]
     return len(_distinct(owner_V[wrong_V]))

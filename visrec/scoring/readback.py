@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrec import schemas
+from visrec.models.contract import Arrays
 from visrec.scoring.check import Expected, Lists, ShardFacts, check_shard, read_lists
 from visrec.scoring.data import ScoringData
+from visrec.scoring.rescore import Rescorer
 from visrec.scoring.target import Target, has_marks, shard_name
 from visrec.sources.tables import read_batches
 from visrec.storage import Store
@@ -38,6 +40,7 @@ def check_files(
     sha256: Mapping[str, str],
     last: LastPublication | None,
     shards: Sequence[int],
+    rescorer: Rescorer | None = None,
 ) -> ShardFacts:
     """The facts of some shards of a run, one file in memory at a time.
 
@@ -50,6 +53,7 @@ def check_files(
         sha256: of each file, as it was written.
         last: the last publication, if there is one.
         shards: their numbers.
+        rescorer: scores a sample of the lists anew.
     """
     total = ShardFacts(listed_N=np.zeros(len(data.item_ids), np.int64))
     looked_up, dealt_alike = 0, last is not None and len(last.names) == target.shards
@@ -64,9 +68,28 @@ def check_files(
         if last is not None and (dealt_alike or looked_up < _SAMPLE):
             looked_up += len(expected.owner_ids)
             before = _before(last, target.kind, shard, expected.owner_ids, dealt_alike)
-        facts = check_shard(file.read(), expected, before)
+        table = file.read()
+        facts = check_shard(table, expected, before)
         total = total + replace(facts, other_files=int(other))
-    return total
+        if rescorer is not None and (lists := read_lists(table, target.kind)) is not None:
+            rescorer.take(shard, lists)
+    return total if rescorer is None else replace(total, **rescorer.facts())
+
+
+def check_and_rescore(
+    data: ScoringData,
+    arrays: Arrays,
+    model: Store,
+    target: Target,
+    sha256: Mapping[str, str],
+    last: LastPublication | None,
+    shards: Sequence[int],
+) -> ShardFacts:
+    """As `check_files`, with a sample of the lists scored anew by the model."""
+    # The same lists whenever the run is checked.
+    seed = int(hashlib.sha256(str(sorted(target.marks.items())).encode()).hexdigest()[:15], 16)
+    rescorer = Rescorer(data, arrays, model, target.kind, target.k, seed)
+    return check_files(data, target, sha256, last, shards, rescorer)
 
 
 def expected_of(data: ScoringData, target: Target, shard: int) -> Expected:

@@ -99,6 +99,8 @@ class ScoreShards:
             artifact = load_artifact(model)
             module: Any = artifact.model
             if resources.use_gpu:
+                # Else convolutions are rounded to 10 bits, and the scores are not the model's.
+                torch.backends.cudnn.allow_tf32 = False
                 module = module.cuda()
             if target.kind == "item_to_item":
                 scorer: Scorer = neighbours(ray.get(arrays), resources.use_gpu)
