@@ -47,6 +47,7 @@ from visrec.scoring.carry import Last, write_item_marks
 from visrec.scoring.check import ShardFacts
 from visrec.scoring.data import ScoringData, ScoringInputs, prepare_scoring
 from visrec.scoring.lists import Layout
+from visrec.scoring.popular import popular_entries
 from visrec.scoring.readback import LastPublication, check_and_rescore, without_feature
 from visrec.scoring.recommend import ScoreResources, recommend_chain
 from visrec.scoring.rules import RulesConfig
@@ -317,9 +318,7 @@ def _check(
     ]
     evaluation = Store.at(config.place(config.evaluation, "evaluation"))
     gates: list[Gate] = ray.get(
-        ray.remote(_judge).remote(
-            config, data, inputs, described["inputs"], last, evaluation, *facts
-        )
+        ray.remote(_judge).remote(config, data, inputs, described, last, evaluation, *facts)
     )
     return gates
 
@@ -335,7 +334,7 @@ def _judge(
     config: RecommendJob,
     data: ScoringData,
     inputs: ScoringInputs,
-    digests: dict[str, Any],
+    described: dict[str, Any],
     last: Any,
     evaluation: Store,
     *facts: ShardFacts,
@@ -347,10 +346,13 @@ def _judge(
         k=config.k,
         available_N=data.available_N,
         artist_N=data.artist_N,
+        taken_N=data.count_N,
+        popular_N=popular_entries(data, config.k),
+        personal=described["personal"],
         interactions=(len(data.profiles.values) + data.without_item, data.without_item),
         items=without_feature(inputs.items_uri, data.item_ids),
-        model=digests["model"],
-        tables=[name for name in ("items", "users") if digests[name]],
+        model=described["inputs"]["model"],
+        tables=[name for name in ("items", "users") if described["inputs"][name]],
         last=last,
         evaluation=known,
     )
@@ -409,7 +411,12 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
         "rules": {**plain(rules), "blocked": None},  # what is blocked stands beside
         "blocked": rules.blocked and digest_files(rules.blocked, "rules.blocked"),
     }
-    return {"model_id": artifact.model_id, "inputs": facts, "digest": digest(facts)}
+    return {
+        "model_id": artifact.model_id,
+        "personal": artifact.model.needs.personal,
+        "inputs": facts,
+        "digest": digest(facts),
+    }
 
 
 @ray.remote

@@ -18,6 +18,7 @@ from visrec.ragged import Ragged, offsets_of
 from visrec.scoring.check import ShardFacts, check_shard, read_lists
 from visrec.scoring.data import ScoringData
 from visrec.scoring.lists import Layout, lists_file, lists_table
+from visrec.scoring.popular import popular_entries
 from visrec.scoring.readback import expected_of
 from visrec.scoring.rules import Rules
 from visrec.scoring.target import Target
@@ -100,6 +101,9 @@ class Shop:
             "k": K,
             "available_N": self.data.available_N,
             "artist_N": self.data.artist_N,
+            "taken_N": self.data.count_N,
+            "popular_N": popular_entries(self.data, K),
+            "personal": True,
             "interactions": (1000, 10),
             "items": (400, 4),
             "model": MODEL,
@@ -121,15 +125,19 @@ def open_shop(
     layout: Layout = "nested",
     rules: Rules | None = None,
     blocked: Ragged | None = None,
+    trend: float = 1.0,
 ) -> Shop:
-    """A clean night: each user's K best of what is available and not theirs, by the rules."""
+    """A clean night: each user's K best of what is available and not theirs, by the rules.
+
+    With a `trend` above 1 a few items are taken and liked by most.
+    """
     rng = np.random.default_rng(seed)
     item_Nd, user_Ud = rng.normal(size=(items, 8)), rng.normal(size=(users, 8))
     item_ids = pa.array([f"i{n:04}" for n in range(items)])
     names = pa.array(sorted(f"u{n}" for n in rng.permutation(10 * users)[:users]))
     available_N = rng.random(items) < 0.9
     # Some things are liked more by all; a tenth of the users have taken nothing.
-    appeal_N = rng.exponential(size=items)
+    appeal_N = rng.exponential(size=items) ** trend
     profiles = [
         np.sort(rng.choice(items, rng.integers(1, 9), replace=False, p=appeal_N / appeal_N.sum()))
         if rng.random() > 0.1

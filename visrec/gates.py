@@ -45,12 +45,14 @@ class GatesConfig:
             fallback that are not.
         min_lists: with fewer lists of the model's own, what a night is like is not judged.
         min_catalogue: share of the available items that somebody is shown; where there are fewer
-            entries than items, share of the entries.
-        max_item_concentration: how much more than their share the k most listed items take: 0
-            where all items are listed alike, 1 where everybody has the same list. Not judged where
-            k is more than half of the items.
-        max_artist_concentration: the same of the twentieth of the artists that is listed most, over
-            their share of the catalogue.
+            entries than items, share of the entries. None, the default, asks for nothing: how much
+            of a catalogue is right to show depends on its trends.
+        max_item_concentration: how far the k most listed items are ahead of the others, on a scale
+            from what the interactions have (0) to lists of the most popular items for everybody
+            (1). Skipped where k is more than half of the items, and for a model that gives
+            everybody the same list by design.
+        max_artist_concentration: how far the twentieth of the artists that is listed most is ahead,
+            on a scale from what the interactions have (0) to lists of those artists alone (1).
         min_overlap: how much of the last publication's list a user still has, on average, beyond
             what chance would give: 0 is chance, 1 is the same list.
         max_score_drift: how far the mean of the best scores may move from the last publication of
@@ -81,9 +83,9 @@ class GatesConfig:
     max_unsorted: int = 0
     max_wrong_reasons: int = 0
     min_lists: int = 50
-    min_catalogue: float = 0.05
-    # The demo's CuratorNet has 0.15 and 0.03, its most popular items for everybody 0.9 and more.
-    max_item_concentration: float = 0.7
+    min_catalogue: float | None = None
+    # Measured on catalogues with trends and without: docs/decisions.md.
+    max_item_concentration: float = 0.98
     max_artist_concentration: float = 0.5
     min_overlap: float = 0.05
     max_score_drift: float = 2.0
@@ -97,7 +99,7 @@ class GatesConfig:
     require_evaluation: bool = False
 
     def __post_init__(self) -> None:
-        thresholds = {f.name: "[0, 1000000000]" for f in fields(self) if f.type in (int, float)}
+        thresholds = {f.name: "[0, 1000000000]" for f in fields(self) if f.type not in (bool, str)}
         below_chance = {"min_gain": "[-1, 1]", "min_overlap": "[-1, 1]"}
         check_fields(self, "gates", **{**thresholds, **below_chance})
 
@@ -111,6 +113,10 @@ class Night:
         k: entries a list.
         available_N: (N,) which items may be recommended.
         artist_N: (N,) a number for each artist, -1 for none; or None.
+        taken_N: (N,) how many users took each item.
+        popular_N: (N,) in how many of the model's own lists each item would be, if they were of the
+            most popular items.
+        personal: whether the model gives each user a list of their own.
         interactions: that count, and how many of them are with items without a feature.
         items: that the items table calls available, and how many of them have no feature.
         model: digest of the model.
@@ -123,6 +129,9 @@ class Night:
     k: int
     available_N: npt.NDArray[np.bool_]
     artist_N: npt.NDArray[np.int64] | None
+    taken_N: npt.NDArray[Any]
+    popular_N: npt.NDArray[np.int64]
+    personal: bool
     interactions: tuple[int, int]
     items: tuple[int, int]
     model: str
@@ -209,30 +218,47 @@ def _of_inputs(night: Night, config: GatesConfig) -> list[Gate]:
 
 def _of_the_lists(facts: ShardFacts, night: Night, config: GatesConfig) -> list[Gate]:
     names = {
-        "min_catalogue": "catalogue that is shown",
+        **({} if config.min_catalogue is None else {"min_catalogue": "catalogue that is shown"}),
         "max_item_concentration": "concentration on few items",
         "max_artist_concentration": "concentration on few artists",
     }
     listed_N, items = facts.listed_N, int(night.available_N.sum())
     entries = int(listed_N.sum())
-    if facts.warm < config.min_lists or not entries:
+    if facts.warm < config.min_lists or not entries or not night.personal:
         note = f"{facts.warm:,} lists are of the model's own, fewer than --gates.min_lists"
-        if facts.warm >= config.min_lists:
+        if not night.personal:
+            note = "the model gives everybody the same list by design"
+        elif facts.warm >= config.min_lists:
             note = "the lists are empty"
         return [_skipped(name, config, key, note) for key, name in names.items()]
-    shown = int(np.count_nonzero(listed_N))
-    gates = [
-        _at_least(names["min_catalogue"], shown / min(items, entries), config, "min_catalogue",
-                  f"{shown:,} of {items:,} items in {facts.warm:,} lists")
-    ]  # fmt: skip
-    key = "max_item_concentration"
-    if 2 * night.k > items:
-        gates.append(_skipped(names[key], config, key, "k is more than half of the items"))
-    else:
-        found, share = concentration(listed_N, night.available_N, night.k)
-        note = f"the {night.k} listed most take {share:.0%} of the entries"
-        gates.append(_at_most(names[key], found, config, key, note))
+    gates = []
+    if key := "min_catalogue" if "min_catalogue" in names else "":
+        shown = int(np.count_nonzero(listed_N))
+        note = f"{shown:,} of {items:,} items in {facts.warm:,} lists"
+        gates.append(_at_least(names[key], shown / min(items, entries), config, key, note))
+    gates.append(_of_items(names["max_item_concentration"], listed_N, night, config))
     return [*gates, _of_artists(names["max_artist_concentration"], listed_N, night, config)]
+
+
+def _of_items(
+    name: str, listed_N: npt.NDArray[np.int64], night: Night, config: GatesConfig
+) -> Gate:
+    key = "max_item_concentration"
+    if 2 * night.k > int(night.available_N.sum()):
+        return _skipped(name, config, key, "k is more than half of the items")
+    found, share = concentration(listed_N, night.available_N, night.k)
+    taken = concentration(night.taken_N, np.ones(len(listed_N)), night.k)[0]
+    popular = concentration(night.popular_N, night.available_N, night.k)[0]
+    note = (
+        f"the {night.k} listed most take {share:.0%} of the entries; concentration {found:.3f}, of "
+        f"the interactions {taken:.3f}, of the most popular items for everybody {popular:.3f}"
+    )
+    return _at_most(name, _between(found, taken, popular), config, key, note)
+
+
+def _between(found: float, least: float, most: float) -> float:
+    """Where a figure is on a scale from 0 at the one end to 1 at the other."""
+    return (found - least) / (most - least) if most > least else float(found > least)
 
 
 def _of_artists(
@@ -250,8 +276,13 @@ def _of_artists(
         return _skipped(name, config, key, f"{artists} artists have available items")
     few = math.ceil(artists / 20)
     found, share = concentration(listed_A, size_A, few)
-    note = f"the {few} of {artists:,} artists listed most take {share:.0%} of the entries"
-    return _at_most(name, found, config, key, note)
+    taken_A = np.bincount(artist_V, weights=night.taken_N[known_N])
+    taken = concentration(taken_A, np.bincount(artist_V), few)[0]
+    note = (
+        f"the {few} of {artists:,} artists listed most take {share:.0%} of the entries; "
+        f"concentration {found:.3f}, of the interactions {taken:.3f}"
+    )
+    return _at_most(name, _between(found, taken, 1.0), config, key, note)
 
 
 def concentration(
@@ -265,8 +296,11 @@ def concentration(
         few: how many groups.
 
     Returns:
-        0 for their share of the items, 1 for all entries; and their share of the entries.
+        0 for their share of the items, or where there are no entries, and 1 for all entries; and
+        their share of the entries.
     """
+    if not listed_G.sum():
+        return 0.0, 0.0
     most = np.argsort(-np.asarray(listed_G, np.float64), kind="stable")[:few]
     share = float(listed_G[most].sum() / listed_G.sum())
     fair = float(size_G[most].sum() / size_G.sum())

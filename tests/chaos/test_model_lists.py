@@ -28,6 +28,7 @@ from visrec.models.visrank import VisRankConfig
 from visrec.progress import Timer
 from visrec.publish import LATEST, MANIFEST, Gate, complete, run_store
 from visrec.ragged import Ragged, offsets_of
+from visrec.schemas import HELD_OUT
 from visrec.scoring.check import check_shard, read_lists
 from visrec.scoring.data import ScoringData
 from visrec.scoring.lists import Layout, lists_table, rows_of, similar_table
@@ -102,6 +103,7 @@ class Run:
             rescorer.take(shard, lists)
         night = Night(
             kind=self.kind, k=K, available_N=self.data.available_N, artist_N=None,
+            taken_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64), personal=True,
             interactions=(1000, 0), items=(ITEMS, 0), model="m", tables=[], last=None,
             evaluation=None,
         )  # fmt: skip
@@ -145,8 +147,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[St
         users = None if MODELS[name].needs.cold_users else pa.array([f"u{n}" for n in range(USERS)])
         artifact = Artifact(
             name=name, model=model.eval(), config=config, sizes=sizes, item_ids=ids,
-            user_ids=users, made_from={}, metrics={}, model_id=label,
-            categories=tuple("abcd"),
+            user_ids=users, held_out=HELD_OUT.empty_table(), made_from={}, metrics={},
+            model_id=label, categories=tuple("abcd"),
         )  # fmt: skip
         store = Store(str(root / label))
         save_artifact(artifact, store)

@@ -45,6 +45,7 @@ class Needs:
         ratings: what users thought of the items they took, where that is known.
         cold_items: it scores items that training has not seen; else they are not recommended.
         cold_users: it scores users that training has not seen, from their profile.
+        personal: its scores differ between users.
     """
 
     interactions: bool = True
@@ -53,6 +54,7 @@ class Needs:
     ratings: bool = False
     cold_items: bool = True
     cold_users: bool = True
+    personal: bool = True
 
 
 @dataclass(frozen=True)

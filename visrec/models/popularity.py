@@ -22,7 +22,7 @@ class Popularity(nn.Module):
     """See the module's docstring. An item that training has not seen counts zero."""
 
     Config = PopularityConfig
-    needs = Needs(cold_items=False)
+    needs = Needs(cold_items=False, personal=False)
     suggests: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["nothing"] = "nothing"
     count_I: Tensor
