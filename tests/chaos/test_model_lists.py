@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.chaos.harness import amount, measured
-from tests.shop import pairs_of, through_a_file
+from tests.shop import groups_of, may_follow, through_a_file
 from visrec.errors import GateError
 from visrec.gates import GatesConfig, Night, judge
 from visrec.interactions.log import shard_of
@@ -53,7 +53,7 @@ CONFIGS = {
 }
 NAMES = sorted({*MODELS, "visrank-max", "visrank-top"})
 # A group of eight, and every two that look the same.
-RULES = Rules(2, np.arange(ITEMS) % 33 - 1, pairs_of([(n, n + 1) for n in range(0, 90, 2)], ITEMS))
+RULES = Rules(2, np.arange(ITEMS) % 33 - 1, groups_of([(n, n + 1) for n in range(0, 90, 2)], ITEMS))
 Rows = npt.NDArray[np.int64]
 
 
@@ -422,8 +422,4 @@ def test_by_rules_lists_at_random_are_held_back(label: str, models: Any) -> None
 
 
 def may_replace(row_K: Rows, row: int) -> bool:
-    assert RULES.group_N is not None
-    assert RULES.alike is not None
-    rest = np.delete(row_K, 3)
-    same = (RULES.group_N[rest] == RULES.group_N[row]).sum() if RULES.group_N[row] >= 0 else 0
-    return bool(same < RULES.cap) and not set(RULES.alike[row].tolist()) & set(rest.tolist())
+    return may_follow(row, np.delete(row_K, 3).tolist(), RULES)

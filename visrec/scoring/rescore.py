@@ -250,21 +250,22 @@ def is_best(written: Written, score_N: Floats, pool_N: Bools, rules: Rules | Non
 def _closed_from(row_K: Ints, score_K: Floats, rules: Rules, n: int) -> Floats:
     """(N,) the score up to which the entries of a list keep each item out of it."""
     closed_N = np.full(n, -np.inf)
-    if rules.group_N is not None:
+    for limit, group_N in _limits(rules):
         of_group: dict[int, list[float]] = {}
         for row, score in zip(row_K.tolist(), score_K.tolist(), strict=True):
-            of_group.setdefault(int(rules.group_N[row]), []).append(score)
-        full = {g: sorted(s)[-rules.cap] for g, s in of_group.items() if len(s) >= rules.cap}
-        full.pop(-1, None)
-        closed_G = np.full(int(rules.group_N.max(initial=-1)) + 2, -np.inf)  # -1 is the last
-        for group, score in full.items():
-            closed_G[group] = score
-        closed_N = closed_G[rules.group_N]
-    if rules.alike is not None:
-        for row, score in zip(row_K.tolist(), score_K.tolist(), strict=True):
-            others = rules.alike[row]
-            closed_N[others] = np.maximum(closed_N[others], score)
+            of_group.setdefault(int(group_N[row]), []).append(score)
+        closed_G = np.full(int(group_N.max(initial=-1)) + 2, -np.inf)  # the last for -1, no group
+        for group, scores in of_group.items():
+            if group >= 0 and len(scores) >= limit:
+                closed_G[group] = sorted(scores)[-limit]
+        closed_N = np.maximum(closed_N, closed_G[group_N])
     return closed_N
+
+
+def _limits(rules: Rules) -> list[tuple[int, Ints]]:
+    """The most entries of a group, and the items' groups, of each rule."""
+    both = ((rules.cap, rules.group_N), (1, rules.near_duplicate_N))
+    return [(limit, group_N) for limit, group_N in both if group_N is not None]
 
 
 def in_turn(order: Ints, closed: set[int], rules: Rules | None, k: int) -> list[int]:
@@ -279,11 +280,10 @@ def in_turn(order: Ints, closed: set[int], rules: Rules | None, k: int) -> list[
 
 
 def _may_follow(row: int, listed: list[int], rules: Rules) -> bool:
-    if rules.alike is not None and not set(rules.alike[row].tolist()).isdisjoint(listed):
-        return False
-    if rules.group_N is None or rules.group_N[row] < 0:
-        return True
-    return int((rules.group_N[listed] == rules.group_N[row]).sum()) < rules.cap if listed else True
+    for limit, group_N in _limits(rules):
+        if group_N[row] >= 0 and sum(group_N[o] == group_N[row] for o in listed) >= limit:
+            return False
+    return True
 
 
 class ModelScores:
