@@ -235,7 +235,7 @@ def run_of(
 @pytest.mark.parametrize("ruled", [False, True], ids=["free", "ruled"])
 @pytest.mark.parametrize("label", NAMES)
 def test_clean_night_is_not_held_back(label: str, ruled: bool, models: Any) -> None:
-    for seed in range(amount(1, 10)):
+    for seed in range(amount(1, 4)):
         layout: Layout = "long" if seed % 2 != ruled else "nested"
         run = run_of(models(label), layout=layout, rules=RULES if ruled else None, seed=seed)
         gates = {gate.name: gate for gate in run.gates(seed)}
@@ -382,7 +382,7 @@ def test_lists_that_are_not_the_models_are_held_back(
 ) -> None:
     """On a first publication, with nothing before it and no evaluation."""
     short = () if label in ("curatornet", "popularity") else list(MUTANTS)[1:]
-    for seed in range(amount(1, 5)):
+    for seed in range(amount(1, 2)):
         clean = run_of(models(label), layout="long" if seed % 2 else "nested", seed=seed)
         for name, (gate, mutate) in MUTANTS.items():
             if name in (*NO_MUTANT.get(label, ()), *short[: amount(len(short), 0)]):
