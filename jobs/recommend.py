@@ -89,7 +89,8 @@ class RecommendJob(JobConfig):
             and score only the rest and the new items; the lists are the same.
         gates: when a publication is held back.
         evaluation: where jobs/evaluate.py wrote how good the model is; by default evaluation of the
-            workspace. Where it says nothing of this model, that gate is not judged.
+            workspace. Where it says nothing of this model, that gate is skipped, which the job
+            says.
         force_publish: the reason to publish what the gates would hold back; the manifest records
             it. A run that was held back is not scored again.
     """

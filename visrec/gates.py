@@ -43,7 +43,7 @@ class GatesConfig:
         max_unsorted: lists that are not best first.
         max_wrong_reasons: entries whose reason the user never took, and lists marked as the
             fallback that are not.
-        min_lists: with fewer lists of the model's own, what a night is like is not judged.
+        min_lists: with fewer lists of the model's own, gates of what a night is like are skipped.
         min_catalogue: share of the available items that somebody is shown; where there are fewer
             entries than items, share of the entries. None, the default, asks for nothing: how much
             of a catalogue is right to show depends on its trends.

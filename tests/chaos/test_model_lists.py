@@ -134,6 +134,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[St
         torch.manual_seed(3)
         rng, name = np.random.default_rng(5), label.partition("-")[0]
         feature_ND = rng.normal(size=(ITEMS, 16)).astype(np.float16)
+        feature_ND[100:130] = feature_ND[200:230]  # the same picture twice: equal scores
         known = ITEMS - NEW
         trained_N = np.where(np.arange(ITEMS) < known, np.arange(ITEMS), -1)
         category_N = rng.integers(-1, 4, ITEMS)
