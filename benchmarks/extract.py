@@ -46,9 +46,10 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.machine import machine
 from jobs.extract_features import ExtractJob, _actors
 from jobs.launch import _start_ray
+from jobs.reserve import reserved
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
-from visrec.features.extract import describe_backbone, extract_chain, make_plan
+from visrec.features.extract import CHUNK, describe_backbone, extract_chain, make_plan
 from visrec.features.pictures import PictureLimits, Preprocessing, _pixels, decode
 from visrec.progress import Tally
 from visrec.storage import Store
@@ -81,10 +82,6 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
     plan = ray.remote(make_plan).remote(images, store, identity, config.limits)
     todo = ray.get(plan).todo.num_rows
     tally: Any = Tally.remote()  # type: ignore[attr-defined]
-    chain = extract_chain(
-        plan, todo, store, config.backbone, config.limits, identity, preprocessing,
-        config.resources, _actors(config), tally,
-    )  # fmt: skip
     points, done = [], threading.Event()
 
     def watch() -> None:
@@ -94,9 +91,15 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
+    actors = min(_actors(config), -(-todo // CHUNK))
     try:
-        for _ in chain.iter_rows():
-            pass
+        with reserved(actors, config.resources.of_an_actor) as places:
+            chain = extract_chain(
+                plan, todo, store, config.backbone, config.limits, identity, preprocessing,
+                config.resources, places, tally,
+            )  # fmt: skip
+            for _ in chain.iter_rows():
+                pass
     finally:
         done.set()
         watcher.join()

@@ -17,9 +17,11 @@ import ray
 from jobs.inputs import require_pictures
 from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
 from jobs.progress import follow
+from jobs.reserve import reserved
 from visrec.config import check_fields
 from visrec.features.backbones import BackboneConfig
 from visrec.features.extract import (
+    CHUNK,
     ExtractResources,
     Plan,
     commit,
@@ -74,12 +76,15 @@ def main(config: ExtractJob, summary: Summary) -> None:
 
     written, computed = [], 0
     if todo:
-        actors = _actors(config)
-        summary.begun = True
-        with follow("extract", todo, summary) as tally:
+        actors = min(_actors(config), -(-todo // CHUNK))
+        with (
+            reserved(actors, config.resources.of_an_actor) as places,
+            follow("extract", todo, summary) as tally,
+        ):
+            summary.begun = True
             chain = extract_chain(
                 plan_ref, todo, store, config.backbone, config.limits, identity, preprocessing,
-                config.resources, actors, tally,
+                config.resources, places, tally,
             )  # fmt: skip
             for row in chain.iter_rows():
                 written.append(row["name"])
@@ -120,9 +125,8 @@ def _actors(config: ExtractJob) -> int:
     else:
         actors = cpu_actors(resources.cpus_per_actor, 8)
     # One more CPU for the tasks that read and decode, and one for those that write.
-    wanted = {"CPU": actors * resources.cpus_per_actor + 2.0}
-    if resources.gpus_per_actor:
-        wanted["GPU"] = float(actors * resources.gpus_per_actor)
+    wanted = {name: actors * n for name, n in resources.of_an_actor.items()}
+    wanted["CPU"] += 2
     require_resources(wanted, config, "resources.actors")
     return actors
 

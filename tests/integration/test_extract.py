@@ -2,6 +2,7 @@
 
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from jobs.launch import Summary, own_cause
 from tests.integration.workspace import BACKBONE, copy, run_extract
 from visrec.errors import InputError
 from visrec.features.backbones import BackboneConfig, load_backbone
+from visrec.features.extract import CHUNK
 from visrec.features.pictures import PictureLimits, decode
 from visrec.features.table import load_features, read_manifest
 from visrec.storage import Store
@@ -246,3 +248,19 @@ def test_parquet_of_bytes_and_of_uris_gives_the_same_features(
     assert second.rows["run through the network"] == 0
     assert second.rows["digest"] == first.rows["digest"]
     assert features(tmp_path) == features(featured)
+
+
+def test_two_extractions_at_once_on_one_cluster_both_end(featured: Path, tmp_path: Path) -> None:
+    """Each would take two CPUs of four for its networks, and none would be left for tasks."""
+    pictures = sorted((featured / "images").iterdir())[: 2 * CHUNK]
+    workspaces = [tmp_path / "one", tmp_path / "two"]
+    for workspace in workspaces:
+        (workspace / "images").mkdir(parents=True)
+        for picture in pictures:
+            (workspace / "images" / picture.name).symlink_to(picture)
+    with ThreadPoolExecutor(2) as pool:
+        summaries = list(pool.map(run_extract, workspaces, timeout=240))
+    assert {summary.rows["run through the network"] for summary in summaries} == {2 * CHUNK}
+    every = features(featured)
+    expected = {picture.stem: every[picture.stem] for picture in pictures}
+    assert features(workspaces[0]) == features(workspaces[1]) == expected

@@ -22,6 +22,8 @@ import ray
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy, Dataset
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from visrec.config import check_fields, plain
 from visrec.errors import StorageError
@@ -53,7 +55,7 @@ from visrec.storage import Store
 
 # Pictures a task fetches and decodes: 64 x 224 x 224 x 3 bytes are a block of 10 MB, and a task of
 # about half a second on one core.
-_CHUNK = 64
+CHUNK = 64
 _DECODE_BYTES = 512 << 20  # the largest picture that the limits let through, and a chunk of pixels
 _PART_ROWS = 4096  # 10 MB of float16 features at D = 1280
 
@@ -82,6 +84,11 @@ class ExtractResources:
             gpus_per_actor="[0, 1024]",
             cpus_per_actor="[1, 65536]",
         )
+
+    @property
+    def of_an_actor(self) -> dict[str, float]:
+        gpus = {"GPU": float(self.gpus_per_actor)} if self.gpus_per_actor else {}
+        return {"CPU": float(self.cpus_per_actor), **gpus}
 
 
 @dataclass(frozen=True)
@@ -197,11 +204,15 @@ def extract_chain(
     identity: Identity,
     preprocessing: Preprocessing,
     resources: ExtractResources,
-    actors: int,
+    places: PlacementGroup,
     tally: Any,
 ) -> Dataset:
-    """The chain over what is to be done; its rows name the parts that were written."""
-    chunks = -(-todo // _CHUNK)
+    """The chain over what is to be done; its rows name the parts that were written.
+
+    The network's actors run in the bundles of `places`, one in each. The tasks run wherever a CPU
+    is free.
+    """
+    chunks = -(-todo // CHUNK)
     return (
         ray.data.range(chunks, override_num_blocks=chunks)
         # The memory that is asked for keeps decoding out of the network's processes, too: Ray fuses
@@ -215,10 +226,11 @@ def extract_chain(
         .map_batches(
             Embed,
             fn_constructor_args=(config, resources.gpus_per_actor, resources.cpus_per_actor, tally),
-            batch_size=_CHUNK,
-            compute=ActorPoolStrategy(size=min(actors, chunks)),
+            batch_size=CHUNK,
+            compute=ActorPoolStrategy(size=places.bundle_count),
             num_cpus=resources.cpus_per_actor,
             num_gpus=resources.gpus_per_actor or None,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(places),
         )
         .map_batches(WriteParts(plan, store, identity, tally), batch_size=_PART_ROWS, num_cpus=1)
     )
@@ -242,7 +254,7 @@ class FetchAndDecode:
 
     def __call__(self, batch: Any) -> Batch:
         timer, plan = Timer(self.tally), ray.get(self.plan)
-        rows = plan.todo.slice(int(batch["id"][0]) * _CHUNK, _CHUNK)
+        rows = plan.todo.slice(int(batch["id"][0]) * CHUNK, CHUNK)
         with timer.phase("fetch"):
             fetched = fetch(rows)
         digests = [
