@@ -37,9 +37,14 @@ _COVERED = "covered"  # bits of the items in a block's lists, in the first row o
 def evaluate_chain(
     data: "ray.ObjectRef[EvaluationData]", users: int, threads: int, actors: int, tally: Any
 ) -> Dataset:
-    """The chain over blocks of users; its rows are (model, user, metrics)."""
+    """The chain over blocks of users; its rows are (model, user, metrics).
+
+    The numbers of the blocks are there from the start: tasks that make them would need CPUs, which
+    the actors of another job may hold while they wait for the same.
+    """
     blocks = -(-users // USERS)
-    return ray.data.range(blocks, override_num_blocks=blocks).map_batches(
+    numbers = [{"id": block} for block in range(blocks)]
+    return ray.data.from_items(numbers, override_num_blocks=blocks).map_batches(
         RankUsers,
         fn_constructor_args=(data, threads, tally),
         batch_size=1,
