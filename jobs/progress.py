@@ -13,7 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from jobs.launch import Summary
 from visrec.progress import Tally
 
-_SECONDS = 5.0  # between lines where the output is no terminal
+# Between lines where the output is no terminal: of news, and of none, as in a log of cron.
+_SECONDS, _QUIET_SECONDS = 5.0, 60.0
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def follow(label: str, total: int, summary: Summary, unit: str = "rows") -> Iter
 
 def _watch(tally: Any, label: str, total: int, unit: str, done: threading.Event) -> None:
     start, terminal = time.perf_counter(), sys.stdout.isatty()
-    shown = 0.0
+    shown, before = 0.0, 0.0
     while not done.wait(0.5):
         try:
             amounts, lines = ray.get(tally.read.remote())
@@ -55,9 +56,11 @@ def _watch(tally: Any, label: str, total: int, unit: str, done: threading.Event)
         for line in lines:
             print(f"{_clear(terminal)}  {line}", flush=True)
         now = time.perf_counter() - start
-        if total and (terminal or now - shown >= _SECONDS):
-            shown = now
-            line = _line(label, amounts.get(unit, 0), total, unit, now)
+        rows = amounts.get(unit, 0)
+        pause = _SECONDS if rows != before else _QUIET_SECONDS
+        if total and (terminal or now - shown >= pause):
+            shown, before = now, rows
+            line = _line(label, rows, total, unit, now)
             print(f"{_clear(terminal)}  {line}", end="" if terminal else "\n", flush=True)
     if terminal:
         print(_clear(terminal), end="", flush=True)
@@ -65,7 +68,7 @@ def _watch(tally: Any, label: str, total: int, unit: str, done: threading.Event)
 
 def _line(label: str, rows: float, total: int, unit: str, seconds: float) -> str:
     if not rows:
-        return f"{label}: starting, {seconds:.0f} s"
+        return f"{label}: 0 of {total:,} {unit} done after {seconds:.0f} s"
     rate = rows / seconds
     return (
         f"{label}: {rows:,.0f} of {total:,} {unit}, {rate:,.{0 if rate >= 10 else 1}f} a second, "

@@ -1,7 +1,7 @@
 """The terminal's tables: every figure in its place, whatever is missing."""
 
 from tests.evaluation.test_report import METRICS
-from visrec.evaluation.table import text_differences, text_table
+from visrec.evaluation.table import interval_text, text_differences, text_table
 
 
 def test_text_table() -> None:
@@ -29,6 +29,12 @@ def test_differences_have_signs_and_a_star_where_the_interval_excludes_0() -> No
     }
     header, row, note = text_differences(paired).splitlines()
     assert header.split()[:5] == ["difference", "AUC", "[low,", "high]", "RR"]
-    expected = "a - b +0.100* [0.020, 0.200] −0.100* +0.100 – +0.000 – – –"
+    expected = "a - b +0.100* [0.020, 0.200] −0.100* +0.100 – −0.0001 – – –"
     assert row.split() == expected.split()
     assert note == "* the 95 % interval excludes 0"
+
+
+def test_bound_beside_zero_is_not_shown_as_zero() -> None:
+    figure = {"mean": 0.0104, "low": -0.0005, "high": 0.00003}
+    assert interval_text(figure, ", ") == "−0.0005, 0.00003"
+    assert interval_text({"mean": 0.0, "low": -0.0, "high": 0.0}, ", ") == "0.000, 0.000"

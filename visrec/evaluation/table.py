@@ -150,7 +150,10 @@ def excludes_zero(figure: Figure | None) -> bool:
 
 
 def _decimal(number: float) -> str:
-    return f"{number:.3f}".replace("-", MINUS).replace(f"{MINUS}0.000", "0.000")
+    """Three digits, or as many as it takes for a bound beside zero not to be shown as zero."""
+    digits = next((n for n in (3, 4, 5, 6) if abs(number) >= 10**-n), 3)
+    text = f"{number:.{digits}f}" if round(number, digits) else "0.000"
+    return text.replace("-", MINUS)
 
 
 def visible(text: str) -> str:
