@@ -35,14 +35,8 @@ from visrec.features.table import MANIFEST as FEATURES
 from visrec.features.table import read_manifest
 from visrec.lease import Lease
 from visrec.models.artifact import MANIFEST
-from visrec.publish import (
-    point_to,
-    read_published,
-    retire,
-    run_store,
-    standing,
-    why_not_published,
-)
+from visrec.publish import find_complete, point_to, run_store, standing, why_not_published
+from visrec.retention import retire
 from visrec.sources.interactions import require_past
 from visrec.storage import Store
 
@@ -126,7 +120,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
             summary.rows = {"night": night.isoformat(), "published": f"no: {_BUSY}"}
             return
         recommendations, name = steps.recommendations, night.isoformat()
-        done = read_published(run_store(recommendations, name)) is not None
+        done = find_complete(run_store(recommendations, name)) is not None
         if not done:
             steps.extract()
             lease.check()
@@ -137,13 +131,13 @@ def main(config: NightlyJob, summary: Summary) -> None:
             steps.publish(model)
         else:
             print(f"The night {night} is complete already.", flush=True)
-            point_to(recommendations, name)
+            point_to(recommendations, name, rerun=True)
         with steps.step("retire"):
             removed = retire(recommendations, config.keep, name)
             steps.rows["nights removed"] = ", ".join(removed) or "none"
-        published = standing(recommendations, name)
+        published = standing(recommendations, name, rerun=done)
         summary.rows = {"night": name, **steps.rows, "published": published}
-        summary.not_published = why_not_published(recommendations, name)
+        summary.not_published = why_not_published(recommendations, name, rerun=done)
         if not done or not nights.exists(f"{name}.json"):
             nights.write_json(f"{name}.json", {**summary.as_json(), "steps_s": steps.seconds})
 

@@ -36,6 +36,7 @@ from visrec.models.contract import Arrays
 from visrec.publish import (
     Gate,
     complete,
+    find_complete,
     point_to,
     read_last,
     read_published,
@@ -54,7 +55,7 @@ from visrec.scoring.rules import RulesConfig
 from visrec.scoring.similar import Kind
 from visrec.scoring.target import Target
 from visrec.sources.interactions import InteractionsConfig, digest_interactions
-from visrec.sources.tables import digest_files
+from visrec.sources.tables import digest_files, require_unchanged
 from visrec.storage import Store
 
 _OWNERS = {"user_to_item": "users", "item_to_item": "items"}  # whose lists they are
@@ -148,19 +149,20 @@ def main(config: RecommendJob, summary: Summary) -> None:
         described = ray.get(ray.remote(_describe).remote(inputs, config))
         run_id = config.run_id or described["digest"]
         run = run_store(recommendations, run_id)
-        manifest = read_published(run)
+        last, manifest = read_last(recommendations), read_published(run)
+        if manifest is not None and manifest["inputs"] != described["inputs"]:
+            raise InputError(
+                f"The run {run_id} at {run.root} is complete and was made from other inputs or "
+                "settings; choose another --run_id."
+            )
+        manifest, first = find_complete(run), False
     if manifest is None:
-        manifest = _score(config, summary, inputs, described, run_id, run)
-    elif manifest["inputs"] != described["inputs"]:
-        raise InputError(
-            f"The run {run_id} at {run.root} is complete and was made from other inputs or "
-            "settings; choose another --run_id."
-        )
+        manifest, first = _score(config, summary, inputs, described, run, last)
     else:
         print(f"The run {run_id} is complete already: nothing to score.", flush=True)
     forced = [gate["name"] for gate in manifest["gates"] if gate["outcome"] == "forced"]
     with summary.phase("publish"):
-        moved = point_to(recommendations, run_id)
+        moved = point_to(recommendations, run_id, rerun=not first)
     summary.rows = {
         "run": run_id,
         "model": described["model_id"],
@@ -173,11 +175,11 @@ def main(config: RecommendJob, summary: Summary) -> None:
         "lists carried over": described.get("carried", 0),
         "gates": gates_row(manifest["gates"]),
         **({"forced past": "; ".join(forced)} if forced else {}),
-        "published": "now" if moved else standing(recommendations, run_id),
+        "published": "now" if moved else standing(recommendations, run_id, rerun=not first),
         "run at": run.root,
     }
     _say_if_not_evaluated(manifest, summary)
-    summary.not_published = why_not_published(recommendations, run_id)
+    summary.not_published = why_not_published(recommendations, run_id, rerun=not first)
     if described.get("scored") and "score" in summary.phases:
         summary.rows[f"{whose} per second"] = round(manifest[whose] / summary.phases["score"], 1)
 
@@ -187,10 +189,12 @@ def _score(
     summary: Summary,
     inputs: ScoringInputs,
     described: dict[str, Any],
-    run_id: str,
     run: Store,
-) -> Any:
-    """Scores the shards that are missing and completes the run; returns its manifest."""
+    last: Mapping[str, Any] | None,
+) -> tuple[Mapping[str, Any], bool]:
+    """Scores the shards that are missing and completes the run; returns its manifest, and whether
+    this call wrote it."""
+    run_id = run.name.removeprefix("run=")
     # Two results, so that the item arrays are an object of their own; Ray's types know of one.
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
     with summary.phase("prepare"):
@@ -209,15 +213,15 @@ def _score(
             },
         )
         claim(run, described["digest"])
-        ray.get(ray.remote(write_item_marks).remote(data, target))
+        fingerprints = dict([ray.get(ray.remote(write_item_marks).remote(data, target))])
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
     summary.begun = True
     whose = _OWNERS[config.kind]
     with follow("score", counts[whose], summary, unit=whose) as tally:
         actors = _actors(config, shards)
-        last = _carried_from(config, described["inputs"], shards)
+        carried = _carried_from(config, described["inputs"], last, shards)
         chain = recommend_chain(
-            data, arrays, inputs.model, last, target, config.resources, actors, tally
+            data, arrays, inputs.model, carried, target, config.resources, actors, tally
         )
         found = {row.pop("name"): row for row in chain.iter_rows()}
     total = Counter[str]()
@@ -228,7 +232,7 @@ def _score(
     described["scored"], described["carried"] = len(found) - total["kept"], total["carried"]
     with summary.phase("check"):
         sha256 = {name: str(facts["sha256"]) for name, facts in found.items()}
-        gates = _check(config, inputs, described, data, arrays, target, sha256)
+        gates = _check(config, inputs, described, data, arrays, target, sha256, last)
     manifest = {
         "run_id": run_id,
         "model_id": described["model_id"],
@@ -250,6 +254,10 @@ def _score(
                 "sha256": str(found[name]["sha256"]),
             }
             for name in sorted(found)
+        },
+        "fingerprints": {
+            **fingerprints,
+            **{str(row["fingerprints"]): str(row["fingerprints_sha256"]) for row in found.values()},
         },
         "seconds": {name: round(s, 2) for name, s in summary.phases.items()},
     }
@@ -278,17 +286,23 @@ def _say_if_not_evaluated(manifest: Mapping[str, Any], summary: Summary) -> None
         )
 
 
-def _carried_from(config: RecommendJob, inputs: dict[str, Any], shards: int) -> Last | None:
+def _carried_from(
+    config: RecommendJob, inputs: dict[str, Any], last: Mapping[str, Any] | None, shards: int
+) -> Last | None:
     """The last publication, where its lists are what tonight's would be but for users and items."""
-    recommendations = target_of(config)
-    last = read_last(recommendations) if config.incremental else None
     alike = ("model", "k", "shards", "layout", "kind", "rules")
-    if last is None or any(last["inputs"].get(key) != inputs[key] for key in alike):
+    if last is None or not config.incremental or "fingerprints" not in last:
+        return None
+    if any(last["inputs"].get(key) != inputs[key] for key in alike):
         return None
     if len(last["files"]) != shards or last["forced"]:  # what the gates found may be in its lists
         return None
-    sha256 = {name: facts["sha256"] for name, facts in last["files"].items()}
-    return Last(run_store(recommendations, last["run_id"]), last["config_digest"], sha256)
+    sha256 = {**_sha256(last), **last["fingerprints"]}
+    return Last(run_store(target_of(config), last["run_id"]), last["config_digest"], sha256)
+
+
+def _sha256(manifest: Mapping[str, Any]) -> dict[str, str]:
+    return {name: facts["sha256"] for name, facts in manifest["files"].items()}
 
 
 def _check(
@@ -299,24 +313,38 @@ def _check(
     arrays: "ray.ObjectRef[Arrays]",
     target: Target,
     sha256: dict[str, str],
+    last: Mapping[str, Any] | None,
 ) -> list[Gate]:
-    """Reads the files back, some shards a task, and judges them all in one."""
-    recommendations = target_of(config)
-    last, lists = read_last(recommendations), None
+    """Reads the files back, some shards a task, and judges them all in one.
+
+    Raises:
+        InputError: the inputs are not what they were before they were read.
+    """
+    again = ray.remote(_describe).remote(inputs, config)
+    lists = None
     if last is not None and (last["kind"] != config.kind or _is_later(last, config)):
         last = None
     if last is not None:
-        lists = LastPublication(run_store(recommendations, last["run_id"]), sorted(last["files"]))
+        lists = LastPublication(run_store(target_of(config), last["run_id"]), _sha256(last))
     # A task sums up the shards it reads: of each shard on its own, the counts of all items would
     # be more than the lists.
     tasks = cpu_actors(1, min(64, target.shards))
     check = ray.remote(check_and_rescore)
-    facts = [
-        check.remote(
-            data, arrays, inputs.model, target, sha256, lists, range(task, target.shards, tasks)
+    facts = ray.get(
+        [
+            check.remote(
+                data, arrays, inputs.model, target, sha256, lists, range(task, target.shards, tasks)
+            )
+            for task in range(tasks)
+        ]
+    )
+    if lists is not None and any(each.damaged_of_last for each in facts):
+        print(
+            f"Files of the last publication, {lists.run.root}, are missing or are not what was "
+            "published: the gates compare with the rest of it.",
+            flush=True,
         )
-        for task in range(tasks)
-    ]
+    require_unchanged(described["inputs"], ray.get(again)["inputs"])
     evaluation = Store.at(config.place(config.evaluation, "evaluation"))
     gates: list[Gate] = ray.get(
         ray.remote(_judge).remote(config, data, inputs, described, last, evaluation, *facts)

@@ -56,7 +56,7 @@ def test_what_is_gone_is_not_replaced(store: Store) -> None:
     version = store.read_versioned("folder/x")[1]
     store.delete(["folder/x"])
     assert not store.replace("folder/x", b"two", version)
-    store.delete_folder("folder")
+    store.delete_empty_folder("folder")
     assert not store.replace("folder/x", b"two", version)
     assert everything_below(store) == set()
 

@@ -78,6 +78,9 @@ def test_the_digest_tells_its_values_apart() -> None:
     assert digest("a", "b") != digest("ab")
     assert digest("a", "b") != digest("b", "a")
     assert digest() != digest(None)
+    infinite = float("inf")
+    numbers = [None, infinite, -infinite, float("nan"), "Infinity", "NaN", 1.0, 1]
+    assert len({digest({"min_stock": number}) for number in numbers}) == len(numbers)
 
 
 # Which values each field of each configuration can have. The fields are found by reflection: one

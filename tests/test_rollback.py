@@ -2,25 +2,27 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.chaos.harness import PASSED, contents_of, damage, shards_of
+from visrec.claims import CLAIM, claim, seal
 from visrec.errors import ConflictError, InputError, StorageError
+from visrec.pointer import LATEST, read_pointer
 from visrec.publish import (
-    LATEST,
     MANIFEST,
     complete,
     point_to,
     read_last,
     read_published,
-    retire,
     roll_back,
     run_store,
     standing,
 )
+from visrec.retention import retire
 from visrec.storage import Store
 
 SHARD = "part-00001.parquet"
@@ -40,7 +42,7 @@ def unfinished(lists: Store, run_id: str) -> Mapping[str, Any]:
 def night(lists: Store, run_id: str, before: float | None = None) -> Mapping[str, Any]:
     """A complete run that knows the past before a second of Unix time, or all of it."""
     described = {**unfinished(lists, run_id), "before": before}
-    return complete(run_store(lists, run_id), described, [PASSED])
+    return complete(run_store(lists, run_id), described, [PASSED])[0]
 
 
 def publish(lists: Store, *run_ids: str) -> None:
@@ -85,7 +87,7 @@ def test_the_pointer_goes_back_to_a_run_by_its_name(lists: Store) -> None:
     assert roll_back(lists, "r1") == ("r3", "r1")
     assert pointed_to(lists) == "r1"
     # What was passed over was not left.
-    assert standing(lists, "r2") == "no"
+    assert standing(lists, "r2") == "no: the pointer has not moved to it"
     assert point_to(lists, "r2")
     assert not point_to(lists, "r3")
 
@@ -141,15 +143,15 @@ def test_a_pointer_moved_while_the_files_were_read_stays(
 ) -> None:
     publish(lists, "r1", "r2")
     night(lists, "theirs", 3)
-    read = Store.read
+    read = Store.read_if_exists
 
-    def and_then_theirs(store: Store, name: str) -> bytes:
+    def and_then_theirs(store: Store, name: str) -> Any:
         if name == SHARD:
-            monkeypatch.setattr(Store, "read", read)
+            monkeypatch.setattr(Store, "read_if_exists", read)
             assert point_to(lists, "theirs")
         return read(store, name)
 
-    monkeypatch.setattr(Store, "read", and_then_theirs)
+    monkeypatch.setattr(Store, "read_if_exists", and_then_theirs)
     with pytest.raises(ConflictError, match="Another run moved"):
         roll_back(lists)
     assert pointed_to(lists) == "theirs"
@@ -166,7 +168,7 @@ def test_what_was_left_is_not_published_again_and_a_newer_night_is(lists: Store)
         assert not point_to(lists, "r3")
         assert pointer(lists) == before
     night(lists, "r4", 4)
-    assert standing(lists, "r4") == "no"
+    assert standing(lists, "r4") == "no: the pointer has not moved to it"
     assert point_to(lists, "r4")
     assert pointed_to(lists) == "r4"
     assert lists.read_json(LATEST)["previous_run_id"] == "r2"
@@ -226,7 +228,8 @@ def test_the_pointer_does_not_go_to_who_knows_less_of_the_past(
     night(lists, "published", published)
     point_to(lists, "published")
     night(lists, "mine", mine)
-    assert standing(lists, "mine") == ("no" if moves else "no: a later night is published")
+    why_not = "the pointer has not moved to it" if moves else "a later night is published"
+    assert standing(lists, "mine") == f"no: {why_not}"
     assert point_to(lists, "mine") == moves
     assert pointed_to(lists) == ("mine" if moves else "published")
     assert standing(lists, pointed_to(lists)) == "yes"
@@ -258,24 +261,22 @@ DATES = [f"2026-11-{day:02}" for day in (1, 2, 3, 5, 8, 13, 21)]
 NO_DATES = {"whole", "20261101", "2026-W47-7", "2026-11-1", "2026-13-01", "2026-10-01T03:00", "a-b"}
 
 
+@dataclass(frozen=True)
 class Recorder(Store):
     """A store that remembers what was deleted, and dies once that is as much as it may."""
 
-    @property
-    def deleted(self) -> list[str]:
-        found: list[str] = self.__dict__.setdefault("_deleted", [])
-        return found
+    deleted: list[str] = field(default_factory=list)
+    most: int | None = None
 
     def dies_after(self, count: int) -> "Recorder":
-        self.__dict__["_most"] = count
-        return self
+        return replace(self, most=count)
 
     def delete(self, names: Iterable[str]) -> None:
         for name in names:
-            if len(self.deleted) == self.__dict__.get("_most"):
+            if len(self.deleted) == self.most:
                 raise StorageError("the store is gone")
             super().delete([name])
-            self.deleted.append(name)
+            self.deleted.append(f"{self.name}/{name}")
 
 
 def history(lists: Store) -> None:
@@ -340,13 +341,15 @@ def test_where_nothing_is_nothing_is_removed(lists: Store) -> None:
 
 def test_a_night_loses_its_manifest_first_and_then_every_file(lists: Store) -> None:
     history(lists)
+    point_to(lists, DATES[6])
     run_store(lists, DATES[0]).write("marks/part-00000.parquet", b"whose lists they are")
     files = {entry.name for entry in lists.list("run=")}
     recorder = Recorder(lists.root, lists.endpoint)
     assert retire(recorder, 3) == DATES[:4]
     for run_id in DATES[:4]:
         mine = [name for name in recorder.deleted if name.startswith(f"run={run_id}/")]
-        assert mine[0] == f"run={run_id}/{MANIFEST}"
+        assert (mine[0] == f"run={run_id}/{MANIFEST}") == (run_id != DATES[1])
+        assert mine[-1] == f"run={run_id}/{CLAIM}"
         assert {name for name in files if name.startswith(f"run={run_id}/")} <= set(mine)
     assert {name.partition("/")[0] for name in recorder.deleted} == {f"run={d}" for d in DATES[:4]}
 
@@ -354,7 +357,9 @@ def test_a_night_loses_its_manifest_first_and_then_every_file(lists: Store) -> N
 def test_a_removal_that_is_cut_off_leaves_no_half_night_and_is_done_the_next_time(
     lists: Store,
 ) -> None:
+    """Who finishes the removal of another leaves the claim for the retention after that."""
     history(lists)
+    point_to(lists, DATES[6])
     dying = Recorder(lists.root, lists.endpoint).dies_after(2)
     with pytest.raises(StorageError, match="the store is gone"):
         retire(dying, 3)
@@ -363,8 +368,41 @@ def test_a_removal_that_is_cut_off_leaves_no_half_night_and_is_done_the_next_tim
         run = run_store(lists, run_id)
         manifest = read_published(run)
         assert manifest is None or not damage(run, manifest)
-    retire(lists, 3)
+    stopped = {entry.name for entry in lists.list(f"run={DATES[0]}/")}
+    assert stopped < {f"run={DATES[0]}/{name}" for name in (*contents_of(DATES[0]), CLAIM)}
+    assert retire(lists, 3) == DATES[:4]
+    assert [entry.name for entry in lists.list(f"run={DATES[0]}/")] == [f"run={DATES[0]}/{CLAIM}"]
+    with pytest.raises(ConflictError, match="Retention is removing"):
+        claim(run_store(lists, DATES[0]), "inputs")
+    assert retire(lists, 99) == []  # whatever stays now: what was begun is finished
     assert runs(lists) == {*DATES[4:], *NO_DATES}
+    assert not read_pointer(lists)[0].removing
+
+
+def test_a_night_that_somebody_is_completing_stays(lists: Store) -> None:
+    history(lists)
+    claim(run_store(lists, DATES[1]), "inputs")
+    seal(run_store(lists, DATES[1]), "inputs")
+    assert retire(lists, 3) == []  # nothing is published either
+    point_to(lists, DATES[6])
+    assert retire(lists, 3) == [DATES[0], DATES[2], DATES[3]]
+
+
+def test_a_pointer_a_claim_or_a_manifest_that_is_damaged_is_named(lists: Store) -> None:
+    publish(lists, "r1", "r2")
+    run = run_store(lists, "r2")
+    for place, name, use in (
+        (lists, LATEST, lambda: point_to(lists, "r1")),
+        (run, MANIFEST, lambda: read_published(run)),
+        (run, CLAIM, lambda: claim(run, "inputs")),
+    ):
+        whole = place.read(name) if place.exists(name) else None
+        for damaged in (b"", b"{", b"[]", b'{"run_id": 3}', b"\xff\xfe"):
+            place.write(name, damaged)
+            with pytest.raises(InputError, match=f"{name} is damaged"):
+                use()
+        if whole is not None:
+            place.write(name, whole)
 
 
 def test_a_run_without_a_date_does_not_make_way_for_old_nights(lists: Store) -> None:

@@ -83,17 +83,21 @@ def test_deleting_removes_what_is_named_and_takes_absence_well(store: Store) -> 
     assert names(store) == {"b"}
 
 
-def test_a_folder_goes_with_all_that_is_below_it(store: Store) -> None:
+def test_a_folder_goes_where_nothing_is_left_in_it(store: Store) -> None:
     for name in ("run=1/part", "run=1/_marks/part", "run=10/part", "run=1.lease"):
         store.write(name, b"x")
     claimed = store / "run=1"
     assert claimed.create("_claim.json", b"a")
     assert claimed.replace("_claim.json", b"b", claimed.read_versioned("_claim.json")[1])
-    store.delete_folder("run=1")
+    store.delete(["run=1/part", "run=1/_marks/part"])
+    store.delete_empty_folder("run=1")
+    assert claimed.read("_claim.json") == b"b"  # somebody is at work there
+    store.delete(["run=1/_claim.json"])
+    store.delete_empty_folder("run=1")
     assert names(store) == {"run=10/part", "run=1.lease"}
     if not store.is_s3:
         assert not Path(store.root, "run=1").exists()
-    store.delete_folder("run=1")
+    store.delete_empty_folder("run=1")
 
 
 def test_tables_come_back_whole_or_by_column(store: Store) -> None:

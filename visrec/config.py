@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import types
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -15,20 +16,29 @@ WIDTHS = "[1, 65536]"  # of a layer or a vector
 COUNTS = "[1, 2147483647]"
 
 
-def plain(config: Any) -> Any:
-    """A dataclass as dicts, lists and scalars, for JSON and YAML; what JSON cannot say is None."""
+def plain(config: Any, unspeakable: Callable[[float], Any] = lambda _: None) -> Any:
+    """A dataclass as dicts, lists and scalars, for JSON and YAML.
+
+    Args:
+        config: the dataclass, or a value of one.
+        unspeakable: what stands for a number that JSON cannot say; None by default.
+    """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
-        return {f.name: plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+        return plain(values, unspeakable)
     if isinstance(config, dict):
-        return {key: plain(value) for key, value in config.items()}
+        return {key: plain(value, unspeakable) for key, value in config.items()}
     if isinstance(config, list | tuple):
-        return [plain(value) for value in config]
-    return None if isinstance(config, float) and not math.isfinite(config) else config
+        return [plain(value, unspeakable) for value in config]
+    if isinstance(config, float) and not math.isfinite(config):
+        return unspeakable(config)
+    return config
 
 
 def digest(*values: Any) -> str:
     """16 hexadecimal digits that change with any of the values."""
-    text = json.dumps([plain(value) for value in values], sort_keys=True)
+    # `json` writes infinity and NaN as words without quotes, which no text becomes.
+    text = json.dumps(plain(values, unspeakable=lambda number: number), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

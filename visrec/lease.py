@@ -19,6 +19,7 @@ from visrec.errors import ConflictError, StorageError
 from visrec.storage import Store, to_json
 
 BEAT_S = 5.0  # two small requests each
+_FREE = {"owner": None}
 _BEATS = 4  # without a change, after which the holder is taken for dead
 
 
@@ -59,7 +60,7 @@ class Lease:
         if self.held and not self._lost:
             # Where the store is away the file stays, and is free after some beats.
             with contextlib.suppress(StorageError):
-                self._write({"owner": None})
+                self._write(_FREE)
 
     def check(self) -> None:
         """Between two pieces of work.
@@ -78,14 +79,15 @@ class Lease:
             self._version = self._store.read_versioned(self._name)[1]
             return True
         data, version = self._store.read_versioned(self._name)
-        holder, waited = json.loads(data), 0.0
+        holder, waited = _holder(data), 0.0
         while not _is_free(holder) and waited < _BEATS * self._beat_s:
             time.sleep(self._beat_s / 2)
             waited += self._beat_s / 2
             data, now = self._store.read_versioned(self._name)
-            if now != version and not _is_free(json.loads(data)):
+            holder = _holder(data)
+            if now != version and not _is_free(holder):
                 return False
-            holder, version = json.loads(data), now
+            version = now
         self._version = version
         return self._write(self._mine)
 
@@ -111,7 +113,19 @@ class Lease:
     def _is_mine(self) -> bool:
         """Whether the file is this process's after all: of a write whose reply was lost."""
         data, self._version = self._store.read_versioned(self._name)
-        return bool(json.loads(data)["owner"] == self._mine["owner"])
+        return bool(_holder(data)["owner"] == self._mine["owner"])
+
+
+def _holder(data: bytes) -> dict[str, Any]:
+    """Who has it, by the file. A damaged file is a holder's of whom nothing is known: where it
+    shows no sign of life, it is taken for dead."""
+    unknown = {"owner": "unknown", "pid": 0, "started": "", "machine": ""}
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return unknown
+    whole = isinstance(found, dict) and (found == _FREE or unknown.keys() <= found.keys())
+    return found if whole else unknown
 
 
 def _is_free(holder: dict[str, Any]) -> bool:

@@ -79,5 +79,9 @@ class Timer:
         self._tally.add.remote(self._amounts)
         self._amounts = {}
 
+    def say_once(self, line: str) -> None:
+        """A line that many workers may have to say."""
+        self._tally.say_once.remote(line)
+
     def _add(self, name: str, amount: float) -> None:
         self._amounts[name] = self._amounts.get(name, 0.0) + amount

@@ -11,13 +11,12 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ class Store:
         return Store(f"s3://{rest}", address)
 
     def __truediv__(self, name: str) -> "Store":
-        return Store(f"{self.root}/{name}", self.endpoint)
+        return replace(self, root=f"{self.root}/{name}")
 
     @property
     def is_s3(self) -> bool:
@@ -124,13 +123,28 @@ class Store:
     def read_versioned(self, name: str) -> tuple[bytes, str]:
         """The bytes of one file and its version, for `replace`."""
         with translated("read", self.uri(name)):
-            if self.is_s3:
-                reply = self._s3().get_object(Bucket=self._bucket, Key=self._key(name))
-                return reply["Body"].read(), reply["ETag"]
-            path = Path(self.root, name)
-            _require_bytes(path)
-            data = path.read_bytes()
-            return data, hashlib.sha256(data).hexdigest()
+            return self._read(name)
+
+    def read_if_exists(self, name: str) -> tuple[bytes, str] | None:
+        """The same, None where there is no such file."""
+        with translated("read", self.uri(name)):
+            try:
+                return self._read(name)
+            except FileNotFoundError:
+                return None
+            except ClientError as error:
+                if code(error) in MISSING:
+                    return None
+                raise
+
+    def _read(self, name: str) -> tuple[bytes, str]:
+        if self.is_s3:
+            reply = self._s3().get_object(Bucket=self._bucket, Key=self._key(name))
+            return reply["Body"].read(), reply["ETag"]
+        path = Path(self.root, name)
+        _require_bytes(path)
+        data = path.read_bytes()
+        return data, hashlib.sha256(data).hexdigest()
 
     def read_start(self, name: str, size: int) -> bytes:
         """The first bytes of one file, at most `size` of them.
@@ -154,7 +168,13 @@ class Store:
             return bytes(reply["Body"].read())
 
     def read_json(self, name: str) -> Any:
-        return json.loads(self.read(name))
+        """The value of one JSON file.
+
+        Raises:
+            InputError: it is not JSON.
+            StorageError: as `read`.
+        """
+        return parse_json(self.read(name), self.uri(name))
 
     def exists(self, name: str) -> bool:
         with translated("look at", self.uri(name)):
@@ -309,11 +329,19 @@ class Store:
                 else:
                     Path(self.root, name).unlink(missing_ok=True)
 
-    def delete_folder(self, name: str) -> None:
-        """Removes all that is below a folder, and where there are folders, the folder itself."""
-        self.delete([entry.name for entry in self.list(f"{name}/")])
-        if not self.is_s3:
-            shutil.rmtree(Path(self.root, name), ignore_errors=True)
+    def delete_empty_folder(self, name: str) -> None:
+        """Removes a folder without files, where there are folders; hidden files go with it.
+
+        A folder in which anything else lies stays: another writer may have begun to fill it.
+        """
+        if self.is_s3 or any(True for _ in self.list(f"{name}/")):
+            return
+        for directory, _, files in os.walk(Path(self.root, name), topdown=False):
+            for file in files:
+                if file.startswith("."):
+                    Path(directory, file).unlink(missing_ok=True)
+            with suppress(OSError):
+                os.rmdir(directory)
 
     # Tables.
 
@@ -446,6 +474,25 @@ def _require_bytes(path: Path) -> None:
 
 def _hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
+
+
+def parse_json(data: bytes, where: str) -> Any:
+    """The value of a JSON file.
+
+    Args:
+        data: its bytes.
+        where: it lies, for the error.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise InputError(
+            f"{where} is damaged: it is not JSON ({error}). Bring the file back from a copy, or "
+            "remove it where it can be made again."
+        ) from error
 
 
 def to_json(value: Any) -> bytes:

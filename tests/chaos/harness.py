@@ -68,7 +68,7 @@ def contents_of(run_id: str, shards: int = 2, size: int = 20_000) -> dict[str, b
 def completed(lists: Store, run_id: str, writer: str = "") -> Mapping[str, Any]:
     """A run's files and its manifest; the pointer stays."""
     run = run_store(lists, run_id)
-    return complete(run, shards_of(run, contents_of(run_id), writer), [PASSED])
+    return complete(run, shards_of(run, contents_of(run_id), writer), [PASSED])[0]
 
 
 def damage(run: Store, manifest: Mapping[str, Any]) -> list[str]:

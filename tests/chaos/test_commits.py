@@ -27,7 +27,8 @@ from tests.servers import SeaweedFS
 from tests.test_publish import names, pointed_to
 from visrec.clients import forget_credentials
 from visrec.errors import ConflictError, StorageError
-from visrec.publish import LATEST, MANIFEST, complete, point_to, read_published, run_store
+from visrec.pointer import LATEST
+from visrec.publish import MANIFEST, complete, point_to, read_published, run_store
 from visrec.storage import Store
 
 pytestmark = [pytest.mark.s3, pytest.mark.chaos]

@@ -19,7 +19,8 @@ from jobs.train import TrainJob
 from jobs.tune import TuneJob
 from tests.chaos.harness import PASSED, amount, measured, shards_of
 from visrec.errors import InputError
-from visrec.publish import LATEST, complete, point_to, roll_back, run_store
+from visrec.pointer import LATEST
+from visrec.publish import complete, point_to, roll_back, run_store
 from visrec.storage import Store
 
 JOBS = {

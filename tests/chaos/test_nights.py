@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.harness import amount, measured
 from tests.integration.workspace import copy, run_night
-from visrec.publish import LATEST
+from visrec.pointer import LATEST
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 INPUTS = ("features", "images", "interactions.parquet", "items.parquet", "users.parquet")

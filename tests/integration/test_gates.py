@@ -13,7 +13,9 @@ import pytest
 
 from tests.integration.workspace import copy, run_recommend
 from visrec.errors import GateError, InputError
-from visrec.publish import LATEST, MANIFEST, point_to
+from visrec.pointer import LATEST
+from visrec.publish import MANIFEST, point_to
+from visrec.scoring.files import stamped
 from visrec.scoring.lists import lists_file
 from visrec.scoring.recommend import ScoreResources
 from visrec.storage import Store
@@ -30,14 +32,14 @@ def night(workspace: Path, **keys: Any) -> Any:
 
 
 def put_twice(path: Path) -> str:
-    """Gives a user of a shard's file an item twice; all else, marks included, stays."""
+    """Gives a user of a shard's file an item twice, as a fault of scoring would."""
     table = pq.read_table(path)
     marks = dict(table.schema.metadata)
     rows = table.to_pylist()
     row = next(row for row in rows if not row["cold"])
     row["items"][1] = {**row["items"][0], "score": row["items"][1]["score"]}
     changed = pa.Table.from_pylist(rows, table.schema).replace_schema_metadata(marks)
-    Store(str(path.parent)).write(path.name, lists_file(changed))
+    Store(str(path.parent)).write(path.name, stamped(changed, {}, lists_file))
     return str(row["user_id"])
 
 
@@ -54,7 +56,7 @@ def test_a_night_that_is_wrong_is_held_back_until_somebody_says_why(
     assert point_to(Store(str(lists)), "before")
     pointer = (lists / LATEST).read_text()
     (run / MANIFEST).unlink()
-    put_twice(run / "part-00003.parquet")
+    put_twice(sorted(run.glob("part-*"))[3])
 
     with pytest.raises(GateError) as held:
         night(tmp_path)

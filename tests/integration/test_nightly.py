@@ -14,7 +14,8 @@ from jobs.nightly import NightlyJob
 from tests.integration.workspace import paint, published_rows, run_night, run_recommend
 from visrec.errors import GateError, InputError
 from visrec.lease import Lease
-from visrec.publish import LATEST, MANIFEST, roll_back
+from visrec.pointer import LATEST
+from visrec.publish import MANIFEST, roll_back
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 
@@ -89,6 +90,10 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert whole.rows["lists carried over"] == 0
     assert pointed_to(tmp_path) == "whole"
     assert published_rows(lists) == rows
+    # A second start of the night does not take the pointer back from a run that somebody wanted.
+    again = run_night(tmp_path, THIRD)
+    assert "another run was published" in again.rows["published"]
+    assert pointed_to(tmp_path) == "whole"
     assert any(e["item_id"].startswith("new-") for row in rows for e in row["items"])
 
     # A night that is filled in later is complete and not published.

@@ -13,6 +13,7 @@ import torch
 
 from jobs.launch import ModelChoice, own_cause
 from tests.integration.workspace import copy, published_rows, run_recommend, run_train
+from visrec.claims import claim
 from visrec.errors import InputError
 from visrec.features.table import load_features
 from visrec.models import MODELS
@@ -141,6 +142,10 @@ def test_manifest_pointer_and_file_marks_are_what_the_contract_says(recommended:
     folder, manifest = run_of(recommended, "first")
     assert len(manifest["files"]) == SHARDS
     assert {p.name for p in folder.glob("part-*")} == manifest["files"].keys()
+    digest = manifest["config_digest"][:12]
+    assert set(manifest["files"]) == {f"part-{n:05}-of-00008-{digest}.parquet" for n in range(8)}
+    prints = {f"_marks/{p.name}" for p in (folder / "_marks").iterdir()}
+    assert prints == manifest["fingerprints"].keys()
     for name, facts in manifest["files"].items():
         data = (folder / name).read_bytes()
         assert facts["sha256"] == hashlib.sha256(data).hexdigest()
@@ -173,16 +178,22 @@ def test_complete_run_is_not_given_other_inputs(recommended: Path) -> None:
         run_recommend(recommended, run_id="first", shards=SHARDS, k=5)
 
 
-def test_rerun_scores_the_missing_shards_only(recommended: Path, tmp_path: Path) -> None:
+def test_rerun_scores_the_missing_and_damaged_shards_only(
+    recommended: Path, tmp_path: Path
+) -> None:
     tables = ("interactions.parquet", "items.parquet", "users.parquet")
     copy(recommended, tmp_path, "features", "models", "recommendations", *tables)
     folder, manifest = run_of(tmp_path, "first")
     (folder / "_manifest.json").unlink()
     for shard in (1, 4, 7):
-        (folder / f"part-{shard:05d}.parquet").unlink()
+        (folder / sorted(manifest["files"])[shard]).unlink()
+    for name in (sorted(manifest["files"])[0], sorted(manifest["fingerprints"])[0]):
+        flip_a_bit(folder / name)
     summary = run_recommend(tmp_path, run_id="first", shards=SHARDS)
-    assert summary.rows["shards scored now"] == 3
-    assert run_of(tmp_path, "first")[1]["files"] == manifest["files"]
+    assert summary.rows["shards scored now"] == 4
+    made_again = run_of(tmp_path, "first")[1]
+    assert made_again["files"] == manifest["files"]
+    assert made_again["fingerprints"] == manifest["fingerprints"]
 
 
 def test_long_layout_of_other_shards_holds_the_same_lists(
@@ -241,3 +252,45 @@ def test_model_and_features_of_two_backbones_are_refused(recommended: Path, tmp_
         run_recommend(tmp_path, model=str(recommended / "models" / "one"))
     assert isinstance(own_cause(refusal.value), InputError)
     assert not list((tmp_path / "recommendations").rglob("part-*"))
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_damage_of_the_last_publication_ends_no_job(
+    recommended: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A shard, then fingerprints, then the manifest: each time one sentence, and the same lists."""
+    tables = ("interactions.parquet", "items.parquet", "users.parquet")
+    copy(recommended, tmp_path, "features", "models", "recommendations", *tables)
+    truth, last = published_rows(tmp_path / "recommendations"), "first"
+    for name in ("part-", "_marks/items", "_manifest.json"):
+        folder, manifest = run_of(tmp_path, last)
+        files = {*manifest["files"], *manifest["fingerprints"], "_manifest.json"}
+        flip_a_bit(folder / next(file for file in sorted(files) if file.startswith(name)))
+        last = f"after-{len(name)}"
+        capsys.readouterr()
+        assert run_recommend(tmp_path, run_id=last, shards=SHARDS).rows["published"] == "now"
+        assert "last publication" in capsys.readouterr().out
+        assert published_rows(tmp_path / "recommendations") == truth
+
+
+def test_inputs_that_change_while_they_are_read_are_refused(
+    recommended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is swapped after its digest was taken: nothing would say what the lists are of."""
+    tables = ("interactions.parquet", "items.parquet", "users.parquet")
+    copy(recommended, tmp_path, "features", "models", *tables)
+    log = pq.read_table(tmp_path / "interactions.parquet")
+
+    def claim_and_swap(run: Store, inputs: str) -> None:
+        claim(run, inputs)
+        pq.write_table(log.slice(1), tmp_path / "interactions.parquet")
+
+    monkeypatch.setattr("jobs.recommend.claim", claim_and_swap)
+    with pytest.raises(InputError, match="changed while they were read: interactions"):
+        run_recommend(tmp_path, run_id="swapped", shards=SHARDS)
+    assert not (tmp_path / "recommendations" / "_latest.json").exists()

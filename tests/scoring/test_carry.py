@@ -1,6 +1,7 @@
 """Lists carried over from night to night are to the last bit those of a night that scores all."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,19 +13,21 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.shop import groups_of, through_a_file
+from tests.shop import groups_of
+from visrec.claims import CLAIM, claim
 from visrec.interactions.log import shard_of
 from visrec.models.contract import DotScorer
 from visrec.models.pooling import pool
 from visrec.progress import Timer
 from visrec.ragged import Ragged, offsets_of
-from visrec.scoring.carry import FOLDER, Last, write_item_marks, write_owner_marks
+from visrec.scoring.carry import Last, write_item_marks
 from visrec.scoring.data import ScoringData
-from visrec.scoring.lists import Layout, lists_file
+from visrec.scoring.lists import Layout
 from visrec.scoring.marks import item_marks, owner_marks
 from visrec.scoring.rules import Rules
 from visrec.scoring.shard import ShardLists
-from visrec.scoring.target import Target, shard_name
+from visrec.scoring.target import Target
+from visrec.scoring.writer import ShardWriter
 from visrec.storage import Store
 
 K, SHARDS, D = 6, 2, 5
@@ -134,19 +137,31 @@ def a_night(
     shop: Shop, run: Store, layout: Layout, rules: tuple[int | None, bool], last: Last | None
 ) -> tuple[list[pa.Table], int]:
     """The tables of a night, left in its run with its marks; and how many lists were carried."""
+    facts = write_night(shop, run, layout, rules, last)
+    tables = [run.read_table(shard["name"]) for shard in facts]
+    return tables, sum(shard["carried"] for shard in facts)
+
+
+def write_night(
+    shop: Shop,
+    run: Store,
+    layout: Layout,
+    rules: tuple[int | None, bool],
+    last: Last | None,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """What a night's shards are, once they are in its run with their marks."""
     data = shop.data(rules)
     target = Target(run, SHARDS, K, layout, "user_to_item", {"visrec.inputs": run.name})
-    quiet = Timer(SimpleNamespace(add=SimpleNamespace(remote=lambda _: None)))
-    lists = ShardLists(data, shop.scorer(), target, last, quiet)
+    quiet = SimpleNamespace(
+        add=SimpleNamespace(remote=lambda _: None), say_once=SimpleNamespace(remote=say)
+    )
+    timer = Timer(quiet)
+    claim(run, target.inputs)
     write_item_marks(data, target)
-    tables, carried = [], 0
-    for shard in range(SHARDS):
-        table, count = lists(shard)
-        run.write(shard_name(shard), lists_file(table))
-        write_owner_marks(data, target, shard)
-        tables.append(through_a_file(table))
-        carried += count
-    return tables, carried
+    lists = ShardLists(data, shop.scorer(), target, last, timer)
+    write = ShardWriter(data, target, lists, timer)
+    return [write(shard) for shard in range(SHARDS)]
 
 
 @given(
@@ -176,7 +191,7 @@ def test_nights_carried_over_are_nights_scored_whole(
 
 
 def published(run: Store, inputs: str) -> Last:
-    files = [entry.name for entry in run.list("part-")]
+    files = [entry.name for entry in run.list() if entry.name != CLAIM]
     return Last(run, inputs, {name: hashlib.sha256(run.read(name)).hexdigest() for name in files})
 
 
@@ -231,14 +246,15 @@ def test_marks_of_other_inputs_or_versions_are_not_used(
 
     def again(inputs: str) -> int:
         last = published(first, inputs)
-        return a_night(shop, Store(str(tmp_path / "b")), "nested", (None, False), last)[1]
+        second = Store(str(tmp_path / f"b-{len(list(tmp_path.iterdir()))}"))
+        return a_night(shop, second, "nested", (None, False), last)[1]
 
     assert again("other inputs") == 0
-    monkeypatch.setattr("visrec.scoring.carry.version", lambda _: "0")
+    monkeypatch.setattr("visrec.scoring.carry._versions", lambda: {"visrec.torch": "0"})
     assert again("a") == 0
     monkeypatch.undo()
     assert again("a") > 0
-    first.delete([f"{FOLDER}/items.parquet"])
+    first.delete([entry.name for entry in first.list("_marks/items")])
     assert again("a") == 0
 
 
@@ -246,7 +262,7 @@ def test_a_file_that_was_changed_since_it_was_published_is_not_used(tmp_path: Pa
     shop, first = Shop(1), Store(str(tmp_path / "a"))
     a_night(shop, first, "nested", (None, False), None)
     last = published(first, "a")
-    part = shard_name(0)
+    part = last.part(0)
     kept = len(first.read_table(part))
     first.write_table(part, first.read_table(part).replace_schema_metadata({"by": "another"}))
     second = Store(str(tmp_path / "b"))

@@ -24,7 +24,7 @@ from visrec.scoring.check import Expected, ShardFacts, check_shard, read_lists
 from visrec.scoring.lists import Layout, lists_file
 from visrec.scoring.readback import LastPublication, check_files, expected_of, without_feature
 from visrec.scoring.rules import Rules
-from visrec.scoring.target import Target, shard_name
+from visrec.scoring.target import Target
 from visrec.storage import Store
 
 # ------------------------------------------------------------------------------------------- facts
@@ -252,11 +252,12 @@ def test_facts_add_up_whatever_the_shards(data: st.DataObject) -> None:
 
 
 def written(shop: Shop, run: Store, tables: list[pa.Table], shards: int = SHARDS) -> Target:
-    marks = {"visrec.run_id": run.name}
+    marks = {"visrec.run_id": run.name, "visrec.inputs": "0123456789abcdef"}
+    target = Target(run, shards, K, shop.layout, "user_to_item", marks)
     for shard, table in enumerate(tables):
         own = {**marks, "visrec.shard": str(shard)}
-        run.write(shard_name(shard), lists_file(table.replace_schema_metadata(own)))
-    return Target(run, shards, K, shop.layout, "user_to_item", marks)
+        run.write(target.part(shard), lists_file(table.replace_schema_metadata(own)))
+    return target
 
 
 def hashes(run: Store) -> dict[str, str]:
@@ -279,10 +280,10 @@ def test_a_file_that_changed_after_it_was_written_is_seen(tmp_path: Path) -> Non
     shop, run = open_shop(), Store(str(tmp_path / "now"))
     target = written(shop, run, shop.tables)
     sha256 = hashes(run)
-    run.write(shard_name(1), lists_file(shop.tables[1].slice(1)))
+    run.write(target.part(1), lists_file(shop.tables[1].slice(1)))
     facts = check_files(shop.data, target, sha256, None, range(SHARDS))
     assert facts.other_files == 1
-    stale = replace(target, marks={"visrec.run_id": "another"})
+    stale = replace(target, marks={**target.marks, "visrec.run_id": "another"})
     assert check_files(shop.data, stale, hashes(run), None, range(SHARDS)).other_files == SHARDS
 
 
@@ -300,7 +301,7 @@ def test_the_last_publication_is_found_however_it_was_cut(
     shard_B = shard_of(whole[0].combine_chunks(), shards)
     tables = [whole.filter(pa.array(shard_B == shard)) for shard in range(shards)]
     written(shop, old, tables, shards)
-    last = LastPublication(old, [shard_name(shard) for shard in range(shards)])
+    last = LastPublication(old, hashes(old))
     found = check_files(shop.data, target, hashes(run), last, range(SHARDS))
     if layout == "nested":  # the long one does not tell who was cold
         assert (found.both, found.overlap) == (expected.both, expected.overlap)
@@ -311,8 +312,9 @@ def test_the_last_publication_is_found_however_it_was_cut(
     sampled = check_files(shop.data, target, hashes(run), last, range(SHARDS))
     assert 0 < first.both < expected.both
     assert sampled.both == (expected.both if shards == SHARDS else first.both)
-    gone = LastPublication(Store(str(tmp_path / "gone")), last.names)
-    assert check_files(shop.data, target, hashes(run), gone, range(SHARDS)).both == 0
+    gone = LastPublication(Store(str(tmp_path / "gone")), last.sha256)
+    facts = check_files(shop.data, target, hashes(run), gone, range(SHARDS))
+    assert (facts.both, facts.damaged_of_last > 0) == (0, True)
 
 
 def recover(shop: Shop) -> tuple[Rows, npt.NDArray[np.float32]]:

@@ -135,5 +135,11 @@ def test_the_digest_as_of_a_day_is_of_what_was_known_then(tmp_path: Path) -> Non
     assert digest({**rows, "user_id": ["u", "v", "W"]}, 3) == then
     assert digest(rated, 3) not in (then, digest({**rated, "rating": [1.0, 2.0, 3.0]}, 3))
     assert digest({**rows, "user_id": ["ui", "v", "w"], "item_id": ["", "j", "k"]}, 3) != then
+    # Columns count by name, and no value runs into the next, whatever is in it.
+    weighted = {**rows, "weight": rated["rating"]}
+    assert digest(weighted, 3) != digest(rated, 3)
+    odd = [["a\x1fb", "c"], ["a", "b\x1fc"], ["1:a", ""], ["-", "-"], ["\x1e", "\x00"]]
+    tables = [{"user_id": [u], "item_id": [i], "timestamp": [1]} for u, i in odd]
+    assert len({digest(table, 3) for table in tables}) == len(odd)
     whole = digest(rows, None)
     assert digest({name: [*values, values[0]] for name, values in rows.items()}, None) != whole

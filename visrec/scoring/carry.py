@@ -13,6 +13,7 @@ of one kind with the same versions; marks of other versions are not used.
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -21,38 +22,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from visrec.claims import FINGERPRINTS, PARTS
 from visrec.fitness import FRESH_SHARE
 from visrec.models.contract import DotScorer
 from visrec.ragged import Ragged
 from visrec.scoring.check import read_lists
 from visrec.scoring.data import ScoringData
+from visrec.scoring.files import kept_or_written, stamped
 from visrec.scoring.lists import rows_of
 from visrec.scoring.marks import owner_marks
 from visrec.scoring.rules import Rules
-from visrec.scoring.target import Target, has_marks, shard_name
+from visrec.scoring.target import Target, has_marks
 from visrec.scoring.topk import Best, TopK, empty, put
 from visrec.storage import Store
 
-FOLDER = "_marks"  # beside the shards; readers of Parquet leave such folders out
-_ITEMS = f"{FOLDER}/items.parquet"
 Ints = npt.NDArray[np.int64]
 
 
 # Marks, as files.
 
 
-def write_item_marks(data: ScoringData, target: Target) -> None:
-    """Leaves the items' marks beside the run's lists."""
+def write_item_marks(data: ScoringData, target: Target) -> tuple[str, str]:
+    """Leaves the items' marks beside the run's lists; returns the file's name and SHA-256."""
     columns = {"item_id": data.item_ids, "mark": data.mark_N, "available": data.available_N}
-    _write(target, _ITEMS, pa.table(columns))
+    return _write(target, target.item_marks, lambda: pa.table(columns))
 
 
-def write_owner_marks(data: ScoringData, target: Target, shard: int) -> None:
-    """Leaves the marks of a shard's owners beside its lists."""
+def write_owner_marks(data: ScoringData, target: Target, shard: int) -> tuple[str, str]:
+    """Leaves the marks of a shard's owners beside its lists; returns the file's name and its
+    SHA-256."""
     start, stop = map(int, data.shard_offsets[shard : shard + 2])
-    columns = {"owner_id": data.owner_ids.slice(start, stop - start)}
-    _write(target, f"{FOLDER}/{shard_name(shard)}",
-           pa.table({**columns, "mark": marks_of(data, start, stop)}))  # fmt: skip
+
+    def table() -> pa.Table:
+        owner_ids = data.owner_ids.slice(start, stop - start)
+        return pa.table({"owner_id": owner_ids, "mark": marks_of(data, start, stop)})
+
+    return _write(target, target.owner_marks(shard), table)
 
 
 def marks_of(data: ScoringData, start: int, stop: int) -> npt.NDArray[np.uint64]:
@@ -62,11 +67,20 @@ def marks_of(data: ScoringData, start: int, stop: int) -> npt.NDArray[np.uint64]
     return owner_marks(data.mark_N, flags_B2, *lists)
 
 
-def _write(target: Target, name: str, table: pa.Table) -> None:
+def _write(target: Target, name: str, table: Callable[[], pa.Table]) -> tuple[str, str]:
     marks = {**target.marks, **_versions()}
-    target.run.write_table(name, table.replace_schema_metadata(marks))
+    data, _ = kept_or_written(target, name, marks, lambda: stamped(table(), marks, _to_file))
+    return name, hashlib.sha256(data).hexdigest()
 
 
+def _to_file(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
+@cache
 def _versions() -> dict[str, str]:
     return {f"visrec.{name}": version(name) for name in ("visrec", "torch", "numpy")}
 
@@ -82,29 +96,50 @@ class Last:
     Args:
         run: its directory.
         inputs: the digest of its inputs, which its marks must name.
-        sha256: of each of its files.
+        sha256: of each of its files, those of its marks included, as its manifest has them.
     """
 
     run: Store
     inputs: str
     sha256: Mapping[str, str]
 
-    def lists(self, name: str) -> pa.Table | None:
-        """The table of a shard, None where it is not there, or not what was published."""
-        if not self.run.exists(name):
-            return None
-        content = self.run.read(name)
-        if hashlib.sha256(content).hexdigest() != self.sha256.get(name):
-            return None
-        return pq.read_table(pa.BufferReader(content))
+    @property
+    def damage(self) -> str:
+        """What is said where a file cannot be used."""
+        return (
+            f"Files of the last publication, {self.run.root}, are missing, are not what was "
+            "published, or are of other versions: lists that they hold are scored again."
+        )
 
-    def marks(self, name: str, ids: str) -> pa.Table | None:
-        """The marks of a file, None where they are not there, or of other inputs or versions."""
-        if not self.run.exists(name):
+    def part(self, shard: int) -> str:
+        """The name of a shard's file."""
+        return sorted(name for name in self.sha256 if name.startswith(PARTS))[shard]
+
+    def item_marks(self) -> pa.Table | None:
+        """The marks of its items."""
+        names = [name for name in self.sha256 if name.startswith(f"{FINGERPRINTS}items-")]
+        return self._marks(names[0]) if names else None
+
+    def owner_marks(self, shard: int) -> pa.Table | None:
+        """The marks of a shard's owners."""
+        return self._marks(FINGERPRINTS + self.part(shard))
+
+    def lists(self, shard: int) -> pa.Table | None:
+        """A shard's lists."""
+        return self._table(self.part(shard))
+
+    def _marks(self, name: str) -> pa.Table | None:
+        """The marks in a file, None where they are not there, or of other inputs or versions."""
+        table = self._table(name)
+        wanted = {**_versions(), "visrec.inputs": self.inputs}
+        return table if table is not None and has_marks(table.schema, wanted) else None
+
+    def _table(self, name: str) -> pa.Table | None:
+        """The table in a file, None where the file is not there, or not what was published."""
+        found = self.run.read_if_exists(name)
+        if found is None or hashlib.sha256(found[0]).hexdigest() != self.sha256.get(name):
             return None
-        table = self.run.read_table(name)
-        same = has_marks(table.schema, {**_versions(), "visrec.inputs": self.inputs})
-        return table if same and table.column_names[0] == ids else None
+        return pq.read_table(pa.BufferReader(found[0]))
 
 
 @dataclass(frozen=True)
@@ -130,11 +165,21 @@ class Carry:
         data: what tonight's scoring is given.
         target: what it writes.
         scorer: of tonight.
+        say: told where something of the publication cannot be used.
     """
 
-    def __init__(self, last: Last, data: ScoringData, target: Target, scorer: DotScorer) -> None:
-        self._last, self._data, self._target = last, data, target
-        then = last.marks(_ITEMS, "item_id")
+    def __init__(
+        self,
+        last: Last,
+        data: ScoringData,
+        target: Target,
+        scorer: DotScorer,
+        say: Callable[[str], None],
+    ) -> None:
+        self._last, self._data, self._target, self._say = last, data, target, say
+        then = last.item_marks()
+        if then is None:
+            self._say(last.damage)
         self._kept_N = np.zeros(len(data.item_ids), bool)
         if then is not None:
             then_N = rows_of(data.item_ids, then["item_id"].combine_chunks())
@@ -157,10 +202,12 @@ class Carry:
             return None
         data, k = self._data, self._target.k
         start, stop = map(int, data.shard_offsets[shard : shard + 2])
-        marks = self._last.marks(f"{FOLDER}/{shard_name(shard)}", "owner_id")
-        table = self._last.lists(shard_name(shard))
-        lists = None if table is None else read_lists(table, self._target.kind)
-        if marks is None or lists is None or not len(lists.owner_ids):
+        marks, table = self._last.owner_marks(shard), self._last.lists(shard)
+        if marks is None or table is None:
+            self._say(self._last.damage)
+            return None
+        lists = read_lists(table, self._target.kind)
+        if lists is None or not len(lists.owner_ids):
             return None
         owner_ids = data.owner_ids.slice(start, stop - start)
         list_B = rows_of(owner_ids, lists.owner_ids)

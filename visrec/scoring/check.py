@@ -98,6 +98,8 @@ class ShardFacts:
         both: owners with a warm list now and in the last publication.
         overlap: items that their two lists share.
         overlap_of: and could share: the length of the shorter one.
+        damaged_of_last: reads of files of the last publication that are gone or are not what was
+            published.
         scored: those of `both` whose first scores are numbers.
         now_sum: sum of their first scores now.
         now_squares: of the squares.
@@ -134,6 +136,7 @@ class ShardFacts:
     both: int = 0
     overlap: int = 0
     overlap_of: int = 0
+    damaged_of_last: int = 0
     scored: int = 0
     now_sum: float = 0.0
     now_squares: float = 0.0

@@ -14,7 +14,7 @@ from visrec.models.contract import Arrays
 from visrec.scoring.check import Expected, Lists, ShardFacts, check_shard, read_lists
 from visrec.scoring.data import ScoringData
 from visrec.scoring.rescore import Rescorer
-from visrec.scoring.target import Target, has_marks, shard_name
+from visrec.scoring.target import Target, has_marks
 from visrec.sources.tables import read_batches
 from visrec.storage import Store
 
@@ -27,11 +27,16 @@ class LastPublication:
 
     Args:
         run: its directory.
-        names: of its files.
+        sha256: of each of its files.
     """
 
     run: Store
-    names: Sequence[str]
+    sha256: Mapping[str, str]
+
+    @property
+    def names(self) -> list[str]:
+        """The files, by their shards."""
+        return sorted(self.sha256)
 
 
 def check_files(
@@ -57,22 +62,29 @@ def check_files(
     """
     total = ShardFacts(listed_N=np.zeros(len(data.item_ids), np.int64))
     looked_up, dealt_alike = 0, last is not None and len(last.names) == target.shards
+    damaged = 0
     for shard in shards:
-        name = shard_name(shard)
+        name = target.part(shard)
         content = target.run.read(name)
-        file = pq.ParquetFile(pa.BufferReader(content))
-        ours = has_marks(file.schema_arrow, {**target.marks, "visrec.shard": str(shard)})
-        other = hashlib.sha256(content).hexdigest() != sha256[name] or not ours
         expected = expected_of(data, target, shard)
+        if hashlib.sha256(content).hexdigest() != sha256[name]:  # damaged: nothing more is known
+            none_N, owners = np.zeros(len(data.item_ids), np.int64), len(expected.owner_ids)
+            total += ShardFacts(listed_N=none_N, files=1, other_files=1, owners_expected=owners)
+            continue
+        file = pq.ParquetFile(pa.BufferReader(content))
+        other = not has_marks(file.schema_arrow, {**target.marks, "visrec.shard": str(shard)})
         before = None
         if last is not None and (dealt_alike or looked_up < _SAMPLE):
             looked_up += len(expected.owner_ids)
-            before = _before(last, target.kind, shard, expected.owner_ids, dealt_alike)
+            names = [last.names[shard]] if dealt_alike else last.names
+            before, gone = _before(last, target.kind, names, expected.owner_ids)
+            damaged += gone
         table = file.read()
         facts = check_shard(table, expected, before)
         total = total + replace(facts, other_files=int(other))
         if rescorer is not None and (lists := read_lists(table, target.kind)) is not None:
             rescorer.take(shard, lists)
+    total = replace(total, damaged_of_last=damaged)
     return total if rescorer is None else replace(total, **rescorer.facts())
 
 
@@ -110,23 +122,35 @@ def expected_of(data: ScoringData, target: Target, shard: int) -> Expected:
 
 
 def _before(
-    last: LastPublication, kind: str, shard: int, owner_ids: pa.Array, dealt_alike: bool
-) -> Lists | None:
-    """The last publication's lists of these owners.
+    last: LastPublication, kind: str, names: Sequence[str], owner_ids: pa.Array
+) -> tuple[Lists | None, int]:
+    """The last publication's lists of these owners, and how many files cannot be used.
 
-    Owners are dealt to shards by their ids: of as many shards, the same one has them.
+    A file that is gone (old runs may have been removed) or is not what was published is left out:
+    the gates then compare with less, or with nothing.
+
+    Args:
+        last: the publication.
+        kind: whose lists they are.
+        names: the files that may have these owners: owners are dealt to shards by their ids, so of
+            as many shards the same one has them.
+        owner_ids: whose lists are looked for.
     """
     tables: list[pa.Table] = []
-    for name in [shard_name(shard)] if dealt_alike else last.names:
-        if last.run.exists(name):  # old runs may have been removed
-            table = last.run.read_table(name)
-            if dealt_alike or read_lists(table.slice(0, 0), kind) is None:
-                tables.append(table)
-            else:
-                tables.append(table.filter(pc.is_in(table[0], value_set=owner_ids)))
+    damaged = 0
+    for name in names:
+        found = last.run.read_if_exists(name)
+        if found is None or hashlib.sha256(found[0]).hexdigest() != last.sha256[name]:
+            damaged += 1
+            continue
+        table = pq.read_table(pa.BufferReader(found[0]))
+        if len(names) == 1 or read_lists(table.slice(0, 0), kind) is None:
+            tables.append(table)
+        else:
+            tables.append(table.filter(pc.is_in(table[0], value_set=owner_ids)))
     if not tables or any(not table.schema.equals(tables[0].schema) for table in tables):
-        return None
-    return read_lists(pa.concat_tables(tables), kind)
+        return None, damaged
+    return read_lists(pa.concat_tables(tables), kind), damaged
 
 
 def without_feature(items_uri: str | None, item_ids: pa.Array) -> tuple[int, int]:

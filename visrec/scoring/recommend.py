@@ -5,34 +5,27 @@ scores one shard at a time and writes its file. A shard that is there already, m
 inputs, is left as it is; lists of the last publication that are still right are carried over.
 """
 
-import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 import ray.data
 import torch
 from ray.data import ActorPoolStrategy, Dataset
 
-from visrec.claims import is_claimed
 from visrec.config import check_fields
-from visrec.errors import ConflictError
 from visrec.models.artifact import load_artifact
 from visrec.models.contract import Arrays, Scorer
 from visrec.progress import Timer
-from visrec.scoring.carry import Last, write_owner_marks
+from visrec.scoring.carry import Last
 from visrec.scoring.data import ScoringData
-from visrec.scoring.lists import lists_file
 from visrec.scoring.native import missing
-from visrec.scoring.shard import COLD, ShardLists
+from visrec.scoring.shard import ShardLists
 from visrec.scoring.similar import neighbours
-from visrec.scoring.target import Target, has_marks, shard_name
+from visrec.scoring.target import Target
+from visrec.scoring.writer import ShardWriter
 from visrec.storage import Store
 
 
@@ -93,9 +86,9 @@ class ScoreShards:
         tally: Any,
     ) -> None:
         torch.set_num_threads(resources.cpus_per_actor)
-        self._target, self._timer = target, Timer(tally)
+        self._timer = Timer(tally)
         with self._timer.call("read"):
-            self._data = ray.get(data)
+            scored = ray.get(data)
             artifact = load_artifact(model)
             module: Any = artifact.model
             if resources.use_gpu:
@@ -106,61 +99,12 @@ class ScoreShards:
                 scorer: Scorer = neighbours(ray.get(arrays), resources.use_gpu)
             else:
                 scorer = module.scorer(ray.get(arrays))
-            self._lists = ShardLists(self._data, scorer, target, last, self._timer)
+            shard_lists = ShardLists(scored, scorer, target, last, self._timer)
+            self._write = ShardWriter(scored, target, shard_lists, self._timer)
         if (reason := missing()) and not resources.use_gpu:
             tally.say_once.remote(f"no compiled kernel, so torch searches, slower: {reason}")
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         with self._timer.call():
-            return self._shard(int(batch["id"][0]))
-
-    def _shard(self, shard: int) -> dict[str, npt.NDArray[Any]]:
-        name = shard_name(shard)
-        marks = {**self._target.marks, "visrec.shard": str(shard)}
-        run, carried = self._target.run, 0
-        found, version = existing_shard(run, name, marks)
-        kept = found is not None
-        if found is None:
-            table, carried = self._lists(shard)
-            table = table.replace_schema_metadata({**marks, **table.schema.metadata})
-            with self._timer.phase("write"):
-                if is_claimed(run, self._target.marks["visrec.inputs"]):
-                    write_owner_marks(self._data, self._target, shard)
-                    # Where another was faster, it was with the same lists, or has claimed the run.
-                    run.exchange(name, lists_file(table), version)
-                found = existing_shard(run, name, marks)[0]
-            if found is None:
-                raise ConflictError(
-                    f"Another writer has taken {run.root} for lists of other inputs. Choose "
-                    "another --run_id."
-                )
-        facts = {**found, "kept": kept, "carried": carried}
-        return {key: np.array([value]) for key, value in facts.items()}
-
-
-def existing_shard(
-    run: Store, name: str, marks: Mapping[str, str]
-) -> tuple[dict[str, Any] | None, str | None]:
-    """What a shard's file is, read back whole, and its version.
-
-    None where it is of other inputs, or damaged; and no version where there is none.
-    """
-    if not run.exists(name):
-        return None, None
-    data, version = run.read_versioned(name)
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-    except pa.ArrowInvalid:
-        return None, version
-    if not has_marks(file.schema_arrow, marks):
-        return None, version
-    owner_ids = file.read(columns=file.schema_arrow.names[:1])[0]
-    facts = {
-        "name": name,
-        "rows": len(owner_ids),
-        "owners": pc.count_distinct(owner_ids).as_py(),
-        "cold": int(file.schema_arrow.metadata[COLD.encode()]),
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-    }
-    return facts, version
+            facts = self._write(int(batch["id"][0]))
+            return {key: np.array([value]) for key, value in facts.items()}

@@ -42,7 +42,7 @@ class ShardLists:
         )
         self._carry = None
         if last is not None and isinstance(scorer, DotScorer):
-            self._carry = Carry(last, data, target, scorer)
+            self._carry = Carry(last, data, target, scorer, timer.say_once)
 
     def __call__(self, shard: int) -> tuple[pa.Table, int]:
         """The lists of a shard's owners, marked with how many are cold; and how many are carried

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from visrec.claims import FINGERPRINTS, PARTS
 from visrec.scoring.lists import Layout
 from visrec.scoring.similar import Kind
 from visrec.storage import Store
@@ -30,13 +31,26 @@ class Target:
     kind: Kind
     marks: Mapping[str, str]
 
+    @property
+    def inputs(self) -> str:
+        """The digest of all inputs, for which the run is claimed."""
+        return self.marks["visrec.inputs"]
+
+    def part(self, shard: int) -> str:
+        """A shard's file. Other inputs or another number of shards never write over it."""
+        return f"{PARTS}{shard:05d}-of-{self.shards:05d}-{self.inputs[:12]}.parquet"
+
+    @property
+    def item_marks(self) -> str:
+        """The file of the items' fingerprints."""
+        return f"{FINGERPRINTS}items-{self.inputs[:12]}.parquet"
+
+    def owner_marks(self, shard: int) -> str:
+        """The file of the fingerprints of a shard's owners."""
+        return FINGERPRINTS + self.part(shard)
+
 
 def has_marks(schema: pa.Schema, marks: Mapping[str, str]) -> bool:
     """Whether a file's metadata say all that."""
     found = schema.metadata or {}
     return all(found.get(key.encode()) == value.encode() for key, value in marks.items())
-
-
-def shard_name(shard: int) -> str:
-    """A shard's file."""
-    return f"part-{shard:05d}.parquet"

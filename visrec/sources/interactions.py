@@ -1,6 +1,7 @@
 """Interactions in: which of the rows of a log count, and how far back it is read."""
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.sources.tables import digest_files, files_of, read_file
 
-_NEXT, _END, _NULL = "\x1f", "\x1e", "\x00"  # of a row's values
 LIKED = "liked"  # the column that says which rows count
 # Why rows are left out.
 NO_TIME, NO_USER, NO_ITEM = "without a timestamp", "without a user_id", "without an item_id"
@@ -217,16 +217,30 @@ def digest_interactions(config: InteractionsConfig, uri: str) -> str:
     """
     if config.as_of is None:
         return digest_files(uri, "interactions.path")
-    seen = hashlib.sha256()
+    seen, names = hashlib.sha256(), None
     for batch in read_interactions(config, uri):
-        texts = [column.cast(pa.large_string()) for column in batch.columns]
-        end, following = (pa.scalar(mark, pa.large_string()) for mark in (_END, _NEXT))
-        rows = pc.binary_join_element_wise(
-            *texts, end, following, null_handling="replace", null_replacement=_NULL
-        )
-        for chunk in rows.chunks:
-            _, offsets, values = chunk.buffers()
-            if len(chunk):
-                places = np.frombuffer(offsets, np.int64)[chunk.offset :][: len(chunk) + 1]
-                seen.update(values[int(places[0]) : int(places[-1])])
+        if len(batch) and batch.column_names != names:
+            names = batch.column_names
+            seen.update(f"#{json.dumps(names)}\n".encode())
+        _update(seen, batch)
     return seen.hexdigest()[:16]
+
+
+def _update(seen: "hashlib._Hash", batch: pa.Table) -> None:
+    """Hashes a batch row by row, so that it does not matter where batches are cut.
+
+    A value is its length, a colon and its text; a null is a minus. So no two rows look the same.
+    """
+    none, nothing = pa.scalar("-", pa.large_string()), pa.scalar("", pa.large_string())
+    values = []
+    for column in batch.columns:
+        text = column.cast(pa.large_string())
+        length = pc.binary_length(text).cast(pa.large_string())
+        told = pc.binary_join_element_wise(length, text, pa.scalar(":", pa.large_string()))
+        values.append(pc.fill_null(told, none))
+    rows = pc.binary_join_element_wise(*values, nothing)
+    for chunk in rows.chunks:
+        _, offsets, data = chunk.buffers()
+        if len(chunk):
+            places = np.frombuffer(offsets, np.int64)[chunk.offset :][: len(chunk) + 1]
+            seen.update(data[int(places[0]) : int(places[-1])])

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -317,6 +318,24 @@ def read_whole(uri: str, columns: Sequence[Column], key: str) -> pa.Table:
     if not any(map(len, tables)):
         raise InputError(f"{uri} (--{key}) has no rows; expected at least one.")
     return pa.concat_tables(tables)
+
+
+def require_unchanged(before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
+    """Refuses inputs that were replaced or written to while they were read.
+
+    Args:
+        before: digests by the inputs' names, from before anything was read.
+        after: the same, from after all was read.
+
+    Raises:
+        InputError: they differ, so that nothing says what was read.
+    """
+    changed = sorted(name for name, found in before.items() if after.get(name) != found)
+    if changed:
+        raise InputError(
+            f"The inputs changed while they were read: {', '.join(changed)}. Run the job again "
+            "once nobody writes them, so that what is recorded is what was read."
+        )
 
 
 def digest_files(uri: str, key: str) -> str:
