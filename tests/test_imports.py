@@ -27,11 +27,11 @@ SHARED = (
         "progress",
         "native",
     ),
-    *("fitness", "lease", "claims"),
+    *("fitness", "lease", "claims", "pointer"),
 )
 STAGES = (
     *("sources", "features", "interactions", "models", "scoring", "evaluation", "training"),
-    *("publish", "gates"),
+    *("publish", "retention", "gates"),
 )
 # What runs in any process, with torch and numpy alone.
 WITHOUT_RAY = (

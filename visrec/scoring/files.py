@@ -69,16 +69,17 @@ def kept_or_written(
     made = make()
     if not is_claimed(run, target.inputs):
         raise taken(run)
-    # Where another is faster, it is with the same lists: files of other inputs have other names.
-    run.exchange(name, made, version)
+    written = run.exchange(name, made, version)
     if not is_claimed(run, target.inputs):
         if is_lost(run, target.inputs):
             run.delete([name])
         raise taken(run)
-    found, _ = _whole(run, name, marks)
-    if found is None:
-        raise taken(run)
-    return found, False
+    if not written:
+        # Another was faster, with the same lists: files of other inputs have other names.
+        found, _ = _whole(run, name, marks)
+        if found is None:
+            raise taken(run)
+    return found or made, False
 
 
 def _whole(run: Store, name: str, marks: Mapping[str, str]) -> tuple[bytes | None, str | None]:
