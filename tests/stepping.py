@@ -149,11 +149,11 @@ def meetings(
         start: the store, which stays as it is.
         first: the work of the first.
         second: of the second.
-        every: 1 for all pairs of places, n for one in n.
+        every: 1 for all pairs of places; n for one in n of each actor's.
     """
     i = 0
     while True:
-        j, first_done, second_done = i % every, False, False
+        j, first_done, second_done = (i // every) % every, False, False
         while not second_done:
             store = replace(start, objects=dict(start.objects))
             one, two = Actor(store, first), Actor(store, second)
@@ -164,4 +164,4 @@ def meetings(
             j += every
         if first_done:
             return
-        i += 1
+        i += every

@@ -178,7 +178,7 @@ ENDINGS: list[tuple[Callable[[Actor, Actor, Callable[[], None]], Any], bool]] = 
 def schedules(
     start: MemoryStore, first: Work, second: Work, every: int
 ) -> Iterator[tuple[MemoryStore, bool]]:
-    """The store after two actors met in all ways, or one in so many of them, and ended in all ways;
+    """The store after two actors met in all ways, or in some of them, and ended in all ways;
     the pointer was at a whole run after every operation. And whether one was killed."""
     for end, killed in ENDINGS:
         for store, one, two in meetings(start, first, second, every):
@@ -205,7 +205,7 @@ NIGHT = "2026-11-21"
 )
 def test_a_folder_holds_what_its_manifest_names(first: Work, second: Work, tmp_path: Path) -> None:
     start, count, strays = MemoryStore("s3://shop"), 0, 0
-    for store, killed in schedules(start, first, second, amount(97, 1)):
+    for store, killed in schedules(start, first, second, amount(13, 2)):
         before = len(store.objects)
         complete_runs = require_sound(store, tmp_path, killed)
         strays += before - len(store.objects)
@@ -315,7 +315,7 @@ def test_retention_removes_nothing_that_is_pointed_to_or_worked_on(
     first, second = MEETINGS[name]
     start, count = MemoryStore("s3://shop"), 0
     published(start, *NIGHTS)
-    for store, killed in schedules(start, first, second, amount(53, 1)):
+    for store, killed in schedules(start, first, second, amount(13, 2)):
         require_sound(store, tmp_path, killed)
         # The next retentions finish what was stopped. Somebody may have been killed just before
         # the manifest: nobody but who makes that run again can know.
