@@ -16,6 +16,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+STOPPED = 130  # the exit code, whoever stopped the job
 _SIGNALS = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _KILLING_S = 3.0  # for processes that are starting others
 _END = 0  # no signal's number
@@ -23,7 +24,7 @@ _listening, _heard_all = threading.Event(), threading.Event()
 
 
 def listen() -> None:
-    """From here on SIGINT ends this process with 130 and SIGTERM with 143, as shells count them.
+    """From here on SIGINT and SIGTERM end this process with 130: it was stopped.
 
     To be called before a job's imports, which take seconds.
     """
@@ -84,7 +85,7 @@ def _stop(number: int, stderr: int) -> None:
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
     _kill_descendants()
-    os._exit(128 + number)
+    os._exit(STOPPED)
 
 
 def _kill_descendants() -> None:
