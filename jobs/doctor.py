@@ -22,7 +22,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 import ray
@@ -47,13 +47,31 @@ FOOTERS = 8  # read of a table of many files
 PER_USER = 20  # interactions, where only users are known: as in docs/scaling.md
 
 
+# The jobs' resources, under other keys.
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToExtract(ExtractResources):
+    SECTION: ClassVar[str] = "extract"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToTrain(TrainResources):
+    SECTION: ClassVar[str] = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToRecommend(ScoreResources):
+    SECTION: ClassVar[str] = "recommend"
+
+
 @dataclass(frozen=True, kw_only=True)
 class DoctorJob(JobConfig):
     """Whether a run is possible here.
 
     Attributes:
-        users: users that the run is for; by default reckoned from interactions.parquet of the
-            workspace, where it is there, at 20 interactions a user.
+        users: users that the run is for; by default estimated from interactions.parquet of
+            the workspace, where it is there, at 20 interactions a user.
         items: items that the run is for; by default those of the workspace's features.
         feature_dim: D of the features; by default that of the workspace's features, or 1280.
         extract: what extract_features.py will be given as resources.
@@ -67,9 +85,9 @@ class DoctorJob(JobConfig):
     users: int = 0
     items: int = 0
     feature_dim: int = 0
-    extract: ExtractResources = field(default_factory=ExtractResources)
-    train: TrainResources = field(default_factory=TrainResources)
-    recommend: ScoreResources = field(default_factory=ScoreResources)
+    extract: ToExtract = field(default_factory=ToExtract)
+    train: ToTrain = field(default_factory=ToTrain)
+    recommend: ToRecommend = field(default_factory=ToRecommend)
     may_grow: bool = False
     answer_within_s: float = 60.0
 
@@ -354,12 +372,12 @@ def _placed(
         return Finding(f"room to {job}", f"{found} until it grows", f"{asked} at once", None)
     return Finding(
         f"room to {job}",
-        f"{asked} has a place" if enough else found,
+        f"room for {asked}" if enough else found,
         f"{asked} at once, as --{job} asks for",
         enough,
-        f"It would wait for ever. Ask for less with --{job}.{key} and --{job}.cpus_per_{key[:-1]} "
-        f"(in the job itself --resources.{key}), add nodes, or pass --may_grow true where the "
-        "cluster adds them by itself.",
+        "The job would wait indefinitely. Ask for less with "
+        f"--{job}.{key} and --{job}.cpus_per_{key[:-1]} (in the job itself --resources.{key}), "
+        "add nodes, or pass --may_grow true where the cluster adds them by itself.",
     )
 
 
@@ -384,7 +402,7 @@ def size_of(config: DoctorJob) -> Size | None:
 
 
 def _rows(uri: str) -> int:
-    """Rows of a Parquet table, reckoned from a few of its files; 0 if unknown."""
+    """Rows of a Parquet table, estimated from a few of its files; 0 if unknown."""
     try:
         store, names = table_files(uri, "interactions.path")
         some = [name for name in names if name.endswith(".parquet")][:FOOTERS]
@@ -405,7 +423,7 @@ def _memory(
 ) -> Iterator[Finding]:
     if size is None:
         expected = "users and items of the workspace, or --users and --items"
-        yield Finding("memory", "no size to reckon with", expected, None)
+        yield Finding("memory", "no size to estimate it from", expected, None)
         return
     working = [node for node in nodes if node.get("CPU", 0) >= 1]
     stores = [node.get("object_store_memory", 0.0) for node in working]

@@ -15,12 +15,21 @@ if __name__ == "__main__":  # before the imports, which take seconds
 import dataclasses
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import ray
 
 from jobs.ablate import train_variants
 from jobs.inputs import require_features, require_interactions, require_model, require_table
-from jobs.launch import JobConfig, Summary, cpu_actors, launch, parse, require_resources
+from jobs.launch import (
+    JobConfig,
+    Summary,
+    cpu_actors,
+    launch,
+    parse,
+    require_resources,
+    terminal_columns,
+)
 from jobs.progress import follow
 from jobs.recommend import METRICS, model_store
 from jobs.train import TrainJob, train
@@ -128,34 +137,14 @@ def check(config: EvaluateJob) -> None:
 
 def main(config: EvaluateJob, summary: Summary) -> None:
     target = Store.at(config.place(config.evaluation, "evaluation"))
-    truth = config.place_if_there(config.truth, "truth/items.parquet")
+    inputs = _inputs(config)
     target.check_writable()
-    models = _model_stores(config, summary)
-    if config.ablate:
-        (model,) = models.values()
-        variants = train_variants(model, _train_job(config, []), summary)
-        models = {store.name: store for store in (model, *variants)}
-    inputs = EvaluationInputs(
-        models=models,
-        features=Store.at(config.place(config.features, "features")),
-        interactions=config.interactions,
-        interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
-        items_uri=config.place_if_there(config.items, "items.parquet"),
-        truth=Store.at(truth.removesuffix("/items.parquet")) if truth else None,
-    )
+    inputs = dataclasses.replace(inputs, models=_contestants(config, summary))
     with summary.phase("prepare"):
         data = ray.remote(prepare_evaluation).remote(inputs)
         users, items, labels, known, missing, reading = ray.get(_counts.remote(data))
     pairs = _pairs(config, labels)
-    print(
-        f"{users:,} users with a held-out basket, {items:,} items, {len(labels)} models", flush=True
-    )
-    if missing:
-        print(
-            f"{missing:,} rows that training held out are not in the interactions now, and are "
-            "left out.",
-            flush=True,
-        )
+    _say_counts(users, items, len(labels), missing)
     summary.begun = True
     with follow("rank", users, summary, unit="users") as tally:
         blocks = -(-users // USERS)
@@ -171,44 +160,16 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         # By which jobs/recommend.py knows whether this was its model.
         results["digests"] = {
             label: store.read_json(MANIFEST)["digest"]
-            for label, store in zip(labels, models.values(), strict=False)
+            for label, store in zip(labels, inputs.models.values(), strict=False)
         }
         target.write_json("costs.json", costs)
+    model_ids = ", ".join(store.name for store in inputs.models.values())
     with summary.phase("report"):
-        images = config.place(config.images, "images")
-        examples, clusters = ray.get(
-            [
-                ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri),
-                ray.remote(make_clusters).remote(data, inputs.features, images, inputs.items_uri),
-            ]
-        )
-        model_ids = ", ".join(store.name for store in inputs.models.values())
-        facts = {
-            "model": model_ids,
-            "users": f"{users:,}",
-            "items": f"{items:,}",
-            "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        }
-        page = Report(
-            title=f"How good is {model_ids}?",
-            metrics=results["models"],
-            examples=examples,
-            facts=facts,
-            lists=results["lists"],
-            by_profile_size=results["by_profile_size"],
-            paired=results["paired"],
-            costs=costs,
-            clusters=clusters,
-            notes=_NOTES,
-        )
+        facts = {"model": model_ids, "users": f"{users:,}", "items": f"{items:,}"}
+        page = _report(config, inputs, data, facts, results, costs)
         target.write("report.html", render(page).encode())
         target.write_json(METRICS, results)  # last: where it is, the rest is too
-    for text in (
-        text_table(results["models"]),
-        text_differences(results["paired"]),
-        text_costs(costs),
-    ):
-        print(f"\n{text}")
+    _show(results, costs)
     summary.rows = {
         "model": model_ids,
         "users": users,
@@ -218,6 +179,78 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         "metrics at": target.uri(METRICS),
         "report at": target.uri("report.html"),
     }
+
+
+def _inputs(config: EvaluateJob) -> EvaluationInputs:
+    """What the models are judged on, no model among it yet."""
+    truth = config.place_if_there(config.truth, "truth/items.parquet")
+    return EvaluationInputs(
+        models={},
+        features=Store.at(config.place(config.features, "features")),
+        interactions=config.interactions,
+        interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
+        items_uri=config.place_if_there(config.items, "items.parquet"),
+        truth=Store.at(truth.removesuffix("/items.parquet")) if truth else None,
+    )
+
+
+def _contestants(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
+    """The models by their names in the table, those of an ablation among them."""
+    models = _model_stores(config, summary)
+    if not config.ablate:
+        return models
+    (model,) = models.values()
+    variants = train_variants(model, _train_job(config, []), summary)
+    return {store.name: store for store in (model, *variants)}
+
+
+def _say_counts(users: int, items: int, models: int, missing: int) -> None:
+    print(f"{users:,} users with a held-out basket, {items:,} items, {models} models", flush=True)
+    if missing:
+        print(
+            f"{missing:,} rows that training held out are not in the interactions now, and are "
+            "left out.",
+            flush=True,
+        )
+
+
+def _report(
+    config: EvaluateJob,
+    inputs: EvaluationInputs,
+    data: "ray.ObjectRef[EvaluationData]",
+    facts: dict[str, str],
+    results: dict[str, Any],
+    costs: dict[str, Any],
+) -> Report:
+    """The page, with examples and clusters made by tasks."""
+    images = config.place(config.images, "images")
+    examples, clusters = ray.get(
+        [
+            ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri),
+            ray.remote(make_clusters).remote(data, inputs.features, images, inputs.items_uri),
+        ]
+    )
+    return Report(
+        title=f"How good is {facts['model']}?",
+        metrics=results["models"],
+        examples=examples,
+        facts={**facts, "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")},
+        lists=results["lists"],
+        by_profile_size=results["by_profile_size"],
+        paired=results["paired"],
+        costs=costs,
+        clusters=clusters,
+        notes=_NOTES,
+    )
+
+
+def _show(results: dict[str, Any], costs: dict[str, Any]) -> None:
+    """The tables of the terminal."""
+    columns = terminal_columns()
+    print(f"\n{text_table(results['models'], columns)}")
+    if results["paired"]:
+        print(f"\n{text_differences(results['paired'], columns)}")
+    print(f"\n{text_costs(costs, columns)}")
 
 
 def _model_stores(config: EvaluateJob, summary: Summary) -> dict[str, Store]:

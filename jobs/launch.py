@@ -6,11 +6,14 @@ gate; 4 done, but an older or a later run stays published; 1 else.
 """
 
 import dataclasses
+import io
 import os
+import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from argparse import RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar
@@ -19,7 +22,7 @@ import ray
 import ray.data
 import ray.exceptions
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from jobs.cluster import start_ray
 from jobs.keys import check_flags, check_yaml, explained, keys_of
@@ -27,6 +30,7 @@ from jobs.stop import work_is_done
 from visrec.errors import GateError, InputError, StorageError, VisrecError, did_you_mean
 from visrec.models import MODELS
 from visrec.storage import Store
+from visrec.text import padded, printable, width, wrapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +110,21 @@ class Summary:
                 self.worker_seconds[name.removesuffix("_s")] = amount
 
     def show(self) -> str:
-        lines = [f"\n{self.job}"]
-        lines += [f"  {label:<22} {_shown(value)}" for label, value in self.rows.items()]
+        """The lines of the terminal; a row that says nothing is left out."""
+        rows = [(label, _shown(value)) for label, value in self.rows.items()]
         for label, seconds in (("wall time", self.phases), ("in the workers", self.worker_seconds)):
             if seconds:
-                parts = ", ".join(f"{name} {s:.1f}" for name, s in seconds.items())
-                lines.append(f"  {label:<22} {sum(seconds.values()):.1f} s: {parts}")
+                parts = ", ".join(f"{name} {s:.1f}" for name, s in seconds.items() if s >= 0.05)
+                rows.append((label, f"{sum(seconds.values()):.1f} s" + (parts and f": {parts}")))
+        rows = [(printable(label), printable(text)) for label, text in rows if text]
+        wide, columns = max([22, *(width(label) for label, _ in rows)]), terminal_columns()
+        # Where little would be left beside the labels, the terminal breaks the lines itself.
+        beside = max(columns - wide - 4, 20) if columns else None
+        lines = [f"\n{self.job}"]
+        for label, text in rows:
+            first, *more = wrapped(text, beside) if beside else [text]
+            lines.append(f"  {padded(label, wide)} {first}")
+            lines += [f"  {' ' * wide} {line}" for line in more]
         return "\n".join(lines)
 
     def as_json(self) -> dict[str, Any]:
@@ -124,9 +137,32 @@ class Summary:
 
 
 def _shown(value: Any) -> str:
+    """A value in words; no text where there is nothing to say."""
+    if value is None:
+        return ""
     if isinstance(value, Mapping):
-        return ", ".join(f"{_shown(count)} {what}" for what, count in value.items()) or "none"
-    return f"{value:,}" if type(value) is int else str(value)
+        return ", ".join(_entry(what, amount) for what, amount in value.items() if amount)
+    if isinstance(value, Set):
+        value = sorted(value)
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_shown, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.1f}" if 1e5 <= abs(value) < 1e15 else f"{value:,.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _entry(what: Any, amount: Any) -> str:
+    """An entry of a mapping: `12 corrupt` of a count by reason, `reason: text` of anything else."""
+    name = str(what).replace("_", " ")
+    counts = isinstance(amount, int | float) and not isinstance(amount, bool)
+    return f"{_shown(amount)} {name}" if counts else f"{name}: {_shown(amount)}"
+
+
+def terminal_columns() -> int | None:
+    """Columns of the terminal; None where the output is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def launch(
@@ -145,6 +181,8 @@ def launch(
         needs_ray: whether the job runs on Ray at all.
     """
     arguments = sys.argv[1:]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack signs that a table has
+        sys.stdout.reconfigure(errors="backslashreplace")
     summary = Summary(os.path.basename(sys.argv[0]).removesuffix(".py"))
     debug = dict(_flags(arguments)).get("--debug", "false").lower() != "false"
     try:
@@ -178,6 +216,10 @@ def launch(
 # Flags.
 
 
+class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """A job's examples each on its own line, as they stand in its docstring."""
+
+
 def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
     """The configuration from flags and YAML.
 
@@ -197,6 +239,8 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
     check_flags(arguments, keys)
     parser = ArgumentParser(
         exit_on_error=False,
+        usage="%(prog)s [--config FILE] [--key value ...]",
+        formatter_class=_HelpFormatter,
         description=sys.modules[config_type.__module__].__doc__,
         default_env=False,
         allow_abbrev=False,

@@ -31,7 +31,9 @@ def main(config: GalleryJob, summary: Summary) -> None:
     store.check_writable()
     summary.begun = True
     with summary.phase("paint"):
-        summary.rows = {**write_gallery(config.gallery, store.write), "workspace": store.root}
+        counts = write_gallery(config.gallery, store.write)
+    summary.rows = {name.replace("_", " "): count for name, count in counts.items()}
+    summary.rows["workspace"] = store.root
 
 
 if __name__ == "__main__":

@@ -91,12 +91,7 @@ def main(config: TuneJob, summary: Summary) -> None:
     before = _free_cpus()
     base = train_job(config)
     recipe = recipe_of(base)
-    _check(config, recipe)
-    space = load_space(config.space or f"tune_spaces/{recipe.model_name}.yaml")
-    check_space(space, recipe)
-    for key, domain in space.items():
-        for value in domain.ends:
-            _with(base, with_values(recipe, {key: value}))  # refuses what workers cannot share
+    space = _space(config, base, recipe)
     features = Store.at(config.place(config.features, "features"))
     sweeps = Store.at(config.place(config.sweeps, "sweeps"))
     sweeps.check_writable()
@@ -112,7 +107,7 @@ def main(config: TuneJob, summary: Summary) -> None:
 
     summary.begun = True
     _keep_ray_tune_quiet(config)
-    with follow("tune", config.trials - len(recorded), summary, "trials") as tally:
+    with follow("tune", config.trials, summary, "trials", done=len(recorded)) as tally:
         sweep = Sweep(
             recipe=recipe,
             space=space,
@@ -135,22 +130,43 @@ def main(config: TuneJob, summary: Summary) -> None:
         raise VisrecError(_first_cause(records, errors))
     chosen = _with(base, with_values(recipe, best.values))
     with summary.phase("write"):
-        store.write_table("trials.parquet", table(records, space))
-        store.write("best.yaml", as_yaml(chosen).encode())
-        store.write("sweep.png", plot(records, space))
-    summary.rows = (
-        _rows(name, store, records, recorded, best)
-        | facts["rows"]
-        | {
-            "CPUs free": f"{before:g} before, {after:g} after",
-        }
-    )
+        _write(store, records, space, chosen)
+    free = {"CPUs free": f"{before:g} before, {after:g} after"}
+    summary.rows = _rows(name, store, records, recorded, best) | facts["rows"] | free
     if config.refit:
-        refit = Summary("train", begun=True)
-        train(chosen, refit)
-        summary.phases |= {f"refit: {phase}": s for phase, s in refit.phases.items()}
-        summary.rows |= {key: refit.rows[key] for key in ("model", "model at", "digest")}
-        summary.rows["validation AUC of the refit"] = refit.rows["validation AUC"]
+        _refit(chosen, summary)
+
+
+def _space(config: TuneJob, base: TrainJob, recipe: Recipe) -> Space:
+    """What is searched.
+
+    Raises:
+        InputError: it is nothing that this model, or workers that share a batch, can be trained
+            with.
+    """
+    _check(config, recipe)
+    space = load_space(config.space or f"tune_spaces/{recipe.model_name}.yaml")
+    check_space(space, recipe)
+    for key, domain in space.items():
+        for value in domain.ends:
+            _with(base, with_values(recipe, {key: value}))  # refuses what workers cannot share
+    return space
+
+
+def _write(store: Store, records: list[Record], space: Space, chosen: TrainJob) -> None:
+    """The sweep's table, the best configuration and the picture."""
+    store.write_table("trials.parquet", table(records, space))
+    store.write("best.yaml", as_yaml(chosen).encode())
+    store.write("sweep.png", plot(records, space))
+
+
+def _refit(chosen: TrainJob, summary: Summary) -> None:
+    """Trains the best configuration as jobs/train.py does, and adds what it said to the summary."""
+    refit = Summary("train", begun=True)
+    train(chosen, refit)
+    summary.phases |= {f"refit: {phase}": s for phase, s in refit.phases.items()}
+    summary.rows |= {key: refit.rows[key] for key in ("model", "model at", "digest")}
+    summary.rows["validation AUC of the refit"] = refit.rows["validation AUC"]
 
 
 def train_job(config: TuneJob) -> TrainJob:

@@ -19,6 +19,7 @@ SHARED = (
         "config",
         "ragged",
         "hashes",
+        "text",
         "values",
         "schemas",
         "s3_settings",

@@ -11,12 +11,13 @@ import ray
 
 @ray.remote(num_cpus=0)
 class Tally:
-    """Amounts by name (rows done, seconds of a phase) and lines to show."""
+    """Amounts by name (rows done, seconds of a phase), lines to show, and how things stand."""
 
     def __init__(self) -> None:
         self._amounts: Counter[str] = Counter()
         self._lines: list[str] = []
         self._said_once: set[str] = set()
+        self._standing = ""
 
     def add(self, amounts: dict[str, float]) -> None:
         self._amounts.update(amounts)
@@ -30,10 +31,14 @@ class Tally:
             self._said_once.add(line)
             self._lines.append(line)
 
-    def read(self) -> tuple[dict[str, float], list[str]]:
-        """All amounts so far, and the lines since the last call."""
+    def stand(self, words: str) -> None:
+        """A few words for the line of progress, in place of those before."""
+        self._standing = words
+
+    def read(self) -> tuple[dict[str, float], list[str], str]:
+        """All amounts so far, the lines since the last call, and how things stand."""
         lines, self._lines = self._lines, []
-        return dict(self._amounts), lines
+        return dict(self._amounts), lines, self._standing
 
 
 class Timer:

@@ -1,7 +1,8 @@
 """The terminal's tables: every figure in its place, whatever is missing."""
 
 from tests.evaluation.test_report import METRICS
-from visrec.evaluation.table import interval_text, text_differences, text_table
+from visrec.evaluation.table import interval_text, text_costs, text_differences, text_table
+from visrec.text import width
 
 
 def test_text_table() -> None:
@@ -38,3 +39,38 @@ def test_bound_beside_zero_is_not_shown_as_zero() -> None:
     figure = {"mean": 0.0104, "low": -0.0005, "high": 0.00003}
     assert interval_text(figure, ", ") == "−0.0005, 0.00003"
     assert interval_text({"mean": 0.0, "low": -0.0, "high": 0.0}, ", ") == "0.000, 0.000"
+
+
+NAMES = ("m" * 70, "推荐模型", "cafe\u0301", "한국어", "👩\u200d🎨", "line\nbreak\x1b[2J\u202e")
+
+
+def test_columns_hold_whatever_the_models_are_called() -> None:
+    figures = METRICS["curatornet"]
+    for text in (
+        text_table(dict.fromkeys(NAMES, figures)),
+        text_costs({name: {"parameters": 12.0} for name in NAMES}),
+    ):
+        lines = text.splitlines()
+        assert len(lines) == 1 + len(NAMES)
+        assert len(set(map(width, lines))) == 1
+        assert all(name in text for name in NAMES[:-1])
+        assert not {"\x1b", "\u202e"} & set(text)
+
+
+def test_table_fits_a_narrow_terminal_and_loses_nothing() -> None:
+    text = text_table(dict.fromkeys(NAMES, METRICS["curatornet"]), columns=60)
+    assert max(map(width, text.splitlines())) <= 60
+    parts = text.split("\n\n")
+    assert len(parts) > 1
+    headers = [part.split("\n")[0].split() for part in parts]
+    assert [name for header in headers for name in header[1:]] == (
+        ["AUC", "[low,", "high]", "RR", "R@20", "P@20", "nDCG@20", "R@100", "P@100", "nDCG@100"]
+    )
+    for part in parts:
+        assert len(set(map(width, part.splitlines()))) == 1
+        pieces = [line.split()[0] for line in part.splitlines() if line.startswith("m")][1:]
+        assert "".join(pieces) == NAMES[0]
+
+
+def test_terminal_with_no_room_still_shows_every_column() -> None:
+    assert text_table(METRICS, columns=1).count("0.850") == 1

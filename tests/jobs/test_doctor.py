@@ -73,7 +73,7 @@ def test_too_large_a_config_is_named_and_not_waited_for(
         assert word in message
     shown = capsys.readouterr().out
     assert "UNFIT 4 CPU in all, room for 2 of 3" in shown
-    assert "1 x 1 CPU has a place" in shown
+    assert "room for 1 x 1 CPU" in shown
     # The summary is there for whoever reads it, and nothing else.
     assert everything_below(Store.at(str(tmp_path))) == {"doctor.json"}
     written = json.loads((tmp_path / "summaries" / "doctor.json").read_text())
@@ -357,3 +357,11 @@ def test_command_says_why_not_in_one_paragraph(
     done_with = shown + error
     assert s3.readonly_secret_key not in done_with
     assert s3.secret_key not in done_with
+
+
+@pytest.mark.parametrize(
+    "flag", ["--extract.actors", "--train.workers", "--recommend.cpus_per_actor"]
+)
+def test_refused_resources_are_named_by_the_doctors_own_keys(flag: str) -> None:
+    with pytest.raises(InputError, match=f"^Found {flag} 0; expected a whole number in "):
+        parse(DoctorJob, [flag, "0"])

@@ -15,9 +15,11 @@ from jobs.launch import JobConfig, Summary, launch, own_cause, parse
 from jobs.nightly import NightlyJob
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
+from jobs.tune import TuneJob
 from visrec.errors import InputError, VisrecError
 from visrec.models import MODELS
 from visrec.models.visrank import VisRankConfig
+from visrec.text import width
 from visrec.training.loop import TrainConfig
 
 
@@ -266,6 +268,61 @@ def test_errors_of_others_have_no_own_cause() -> None:
     error.__context__ = error  # such loops exist, and must end
     assert own_cause(error) is None
     assert isinstance(own_cause(VisrecError("ours")), VisrecError)
+
+
+def test_summary_shows_values_in_words_and_leaves_out_those_that_say_nothing() -> None:
+    summary = Summary(
+        "extract_features",
+        rows={
+            "rejected by reason": {},
+            "files left out": {".txt": 0},
+            "validation AUC": None,
+            "nights removed": [],
+            "rows left out": {"no feature": 12_000, "too_old": 1},
+            "shards": ["a", "b"],
+            "best": 0.00123456789,
+            "rejected": 0,
+        },
+    )
+    lines = [" ".join(line.split()) for line in summary.show().splitlines()[2:]]
+    assert lines == [
+        "rows left out 12,000 no feature, 1 too old",
+        "shards a, b",
+        "best 0.00123457",
+        "rejected 0",
+    ]
+
+
+def test_columns_of_a_summary_hold_whatever_is_in_them() -> None:
+    rows = {"short": "one", "validation AUC of the refit": "two", "模型的名字是这个": "three"}
+    _, *lines = (
+        Summary("x", rows={**rows, "hostile": "a\nb\x1b[2J\ud800"}).show().strip().splitlines()
+    )
+    assert len(lines) == 4
+    starts = {
+        width(line[: line.index(value)]) for line, value in zip(lines, rows.values(), strict=False)
+    }
+    assert len(starts) == 1
+    assert lines[-1].endswith("a␊b␛[2J\ufffd")
+
+
+def test_long_value_stays_beside_its_label_on_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("jobs.launch.terminal_columns", lambda: 60)
+    path = "/" + "long/" * 20
+    said = Summary("x", rows={"reasons": "too many of them " * 8, "at": path}).show()
+    beside = [line for line in said.splitlines()[2:] if path not in line]
+    assert len(beside) > 2
+    assert all(len(line) <= 60 for line in beside)
+    assert all(line.startswith(" " * 25) for line in beside[1:])
+    assert path in said  # whole, to be copied
+
+
+def test_help_keeps_the_lines_of_the_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(TuneJob, ["--help"])
+    assert "\npython jobs/tune.py --local\n" in capsys.readouterr().out
 
 
 def test_summary_adds_up_phases_and_worker_seconds() -> None:

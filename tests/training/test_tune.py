@@ -133,7 +133,7 @@ class Told:
 
     def __init__(self) -> None:
         self.told: list[Record] = []
-        self.add = self.say = SimpleNamespace(remote=lambda _: None)
+        self.add = self.say = self.stand = SimpleNamespace(remote=lambda _: None)
 
     def learn(self, record: Record) -> None:
         self.told.append(record)
@@ -150,6 +150,30 @@ def told_of(store: Store, *results: dict[str, Any]) -> tuple[Any, Told]:
         keeper.on_trial_result(0, [], done, result)
     keeper.on_trial_complete(0, [], done)
     return keeper, search
+
+
+def test_line_of_progress_tells_running_trials_and_the_best_with_its_values(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    tally = Told()
+    tally.stand = SimpleNamespace(remote=said.append)
+    sweep: Any = SimpleNamespace(recorded={}, store=Store.at(str(tmp_path)), tally=tally)
+    keeper = tune._Keeper(sweep, Told())  # type: ignore[arg-type]
+    started = [SimpleNamespace(config={"number": n, "values": RATES["slow"]}) for n in (0, 1, 2)]
+    for one in started:
+        keeper.on_trial_start(0, [], one)
+    assert said[-1] == "3 running, 0 epochs trained"
+    entry = {"val_auc": 0.7, "loss": 1.0, "seconds": 1.0}
+    started[1].last_result = {"entry": entry, "epoch": 1, "end": "finished", "error": ""}
+    keeper.on_trial_result(0, [], started[1], started[1].last_result)
+    assert said[-1] == "3 running, 1 epoch trained"
+    keeper.on_trial_complete(0, [], started[1])
+    best = f"best val AUC 0.7000 of trial 1: {tune.words_of(RATES['slow'])}"
+    assert said[-1] == f"2 running, 1 epoch trained, {best}"
+    assert "learning_rate" in best
+    keeper.on_trial_error(0, [], started[0])
+    assert said[-1] == f"1 running, 1 epoch trained, {best}"
 
 
 def test_trial_that_ends_early_leaves_nothing_behind() -> None:

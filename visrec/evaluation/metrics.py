@@ -8,7 +8,8 @@ With n held-out items at 0-based ranks r_1 < ... < r_n among M ranked items:
     P@K     hits in the first K / K            R@K   hits in the first K / n
     nDCG@K  sum over hits of 1 / log2(r + 2), over that of min(n, K) hits at the top
     nDCG_tutorial@K  the same over that of as many hits at the top as were found, 0 where none was:
-            as the IUI 2021 tutorial divides, for comparison with its tables. Never below nDCG.
+            as the tutorial on visual recommenders at IUI 2021 divides, for comparison with its
+            tables. Never below nDCG.
 """
 
 from collections.abc import Sequence

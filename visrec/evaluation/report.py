@@ -31,10 +31,10 @@ from visrec.evaluation.table import (
     label,
     ranked,
     value,
-    visible,
 )
 from visrec.features.containers import PictureError
 from visrec.features.pictures import PictureLimits, Preprocessing, decode
+from visrec.text import visible
 
 _SHOWN_SIZES = ("auc", "recall@20", "ndcg@20", "recall@100")  # the others fold away
 

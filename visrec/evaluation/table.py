@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from visrec.text import aligned, printable
+
 Figure = Mapping[str, float]
 Metrics = Mapping[str, Mapping[str, Figure]]
 
@@ -22,7 +24,7 @@ LABELS = {
     "recall": "Recall",
     "precision": "Precision",
     "ndcg": "nDCG",
-    "ndcg_tutorial": "tutorial’s nDCG",
+    "ndcg_tutorial": "nDCG (tutorial)",
     "coverage": "Coverage",
     "diversity": "Diversity",
     "novelty": "Novelty",
@@ -37,29 +39,32 @@ COSTS = {
 ABSENT = "–"
 MINUS = "−"
 
-# Control characters, which a browser would drop or break lines at, as the signs made for them.
-_VISIBLE = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
 
+def text_table(metrics: Metrics, columns: int | None = None) -> str:
+    """The figures as an aligned table, best AUC first, the oracle last.
 
-def text_table(metrics: Metrics) -> str:
-    """The figures as an aligned table for the terminal, best AUC first, the oracle last."""
+    Args:
+        metrics: of each model.
+        columns: of the terminal; None where there is none.
+    """
     rows = [(model, metrics[model], figure_text) for model in ranked(metrics)]
-    return _text("model", rows)
+    return _text("model", rows, columns)
 
 
-def text_differences(paired: Metrics) -> str:
+def text_differences(paired: Metrics, columns: int | None = None) -> str:
     """Paired differences for the terminal, a star where the interval excludes 0."""
 
     def starred(figure: Figure | None) -> str:
         return difference_text(figure) + ("*" if excludes_zero(figure) else " ")
 
     rows = [(pair, figures, starred) for pair, figures in paired.items()]
-    return _text("difference", rows) + "\n* the 95 % interval excludes 0"
+    return _text("difference", rows, columns) + "\n* the 95 % interval excludes 0"
 
 
 def _text(
     corner: str,
     rows: Sequence[tuple[str, Mapping[str, Figure], Callable[[Figure | None], str]]],
+    columns: int | None,
 ) -> str:
     first, *others = (label(name, SHORT_LABELS) for name in COLUMNS)
     lines = [[corner, f"{first} [low, high]", *others]]
@@ -67,22 +72,15 @@ def _text(
         cells = [text(figures.get(column)) for column in COLUMNS]
         interval = interval_text(figures.get(COLUMNS[0]), ", ")
         head = f"{cells[0]} [{interval}]" if interval else cells[0]
-        lines.append([visible(name), head, *cells[1:]])
-    return _aligned(lines)
+        lines.append([printable(name), head, *cells[1:]])
+    return aligned(lines, columns)
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> str:
-    left, *right = (max(map(len, column)) for column in zip(*lines, strict=True))
-    return "\n".join(
-        "  ".join([name.ljust(left), *map(str.rjust, cells, right)]) for name, *cells in lines
-    )
-
-
-def text_costs(costs: Mapping[str, Mapping[str, float | None]]) -> str:
-    """What each model costs, as an aligned table for the terminal."""
+def text_costs(costs: Mapping[str, Mapping[str, float | None]], columns: int | None = None) -> str:
+    """What each model costs, as an aligned table for a terminal of so many columns."""
     rows = [["cost", *COSTS.values()]]
-    rows += [[visible(model), *cost_texts(found)] for model, found in costs.items()]
-    return _aligned(rows)
+    rows += [[printable(model), *cost_texts(found)] for model, found in costs.items()]
+    return aligned(rows, columns)
 
 
 def cost_texts(found: Mapping[str, float | None]) -> list[str]:
@@ -154,7 +152,3 @@ def _decimal(number: float) -> str:
     digits = next((n for n in (3, 4, 5, 6) if abs(number) >= 10**-n), 3)
     text = f"{number:.{digits}f}" if round(number, digits) else "0.000"
     return text.replace("-", MINUS)
-
-
-def visible(text: str) -> str:
-    return text.translate(_VISIBLE)

@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,8 @@ class ExtractResources:
             each on one thread, so that features do not depend on it.
     """
 
+    SECTION: ClassVar[str] = "resources"  # of its keys on the command line
+
     actors: int | None = None
     gpus_per_actor: int = 0
     cpus_per_actor: int = 1
@@ -79,7 +81,7 @@ class ExtractResources:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            "resources",
+            self.SECTION,
             actors="[1, 65536]",
             gpus_per_actor="[0, 1024]",
             cpus_per_actor="[1, 65536]",
@@ -230,7 +232,9 @@ def extract_chain(
             compute=ActorPoolStrategy(size=places.bundle_count),
             num_cpus=resources.cpus_per_actor,
             num_gpus=resources.gpus_per_actor or None,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(places),
+            ray_remote_args_fn=lambda: {
+                "scheduling_strategy": PlacementGroupSchedulingStrategy(places)
+            },
         )
         .map_batches(WriteParts(plan, store, identity, tally), batch_size=_PART_ROWS, num_cpus=1)
     )

@@ -6,7 +6,7 @@ inputs, is left as it is; lists of the last publication that are still right are
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,12 +39,14 @@ class ScoreResources:
         cpus_per_actor: CPU cores of each, and threads of its products.
     """
 
+    SECTION: ClassVar[str] = "resources"  # of its keys on the command line
+
     actors: int | None = None
     use_gpu: bool = False
     cpus_per_actor: int = 1
 
     def __post_init__(self) -> None:
-        check_fields(self, "resources", actors="[1, 65536]", cpus_per_actor="[1, 65536]")
+        check_fields(self, self.SECTION, actors="[1, 65536]", cpus_per_actor="[1, 65536]")
 
 
 def recommend_chain(

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 import ray.train
@@ -52,6 +52,8 @@ class TrainResources:
         max_failures: how often the group is started again from its last checkpoint.
     """
 
+    SECTION: ClassVar[str] = "resources"  # of its keys on the command line
+
     workers: int = 1
     use_gpu: bool = False
     cpus_per_worker: int = 2
@@ -60,7 +62,7 @@ class TrainResources:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            "resources",
+            self.SECTION,
             workers="[1, 65536]",
             cpus_per_worker="[1, 65536]",
             max_failures="[0, 1000000]",

@@ -26,7 +26,7 @@ from visrec.training.groups import Groups, entries
 from visrec.training.loop import Place
 from visrec.training.ray_train import TrainResources
 from visrec.training.recipe import Recipe, begin
-from visrec.training.records import Epoch, Record, Status, best_auc, write_record
+from visrec.training.records import Epoch, Record, Status, best_auc, best_of, write_record
 from visrec.training.search import METRIC, Asha, Proposals
 from visrec.training.spaces import Space, Values, values_of, with_values
 
@@ -264,19 +264,28 @@ class _Keeper(tune.Callback):
         self._proposals = proposals
         self._store, self._tally = sweep.store, sweep.tally
         self._history: dict[int, list[Epoch]] = {}
+        self._running: set[int] = set()
+        self._epochs = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Ray Tune pickles its callbacks, and a pickled handle keeps its actor alive."""
         return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        del iteration, trials
+        self._running.add(trial.config["number"])
+        self._tell()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         del iteration, trials
         if result["entry"]:
+            self._epochs += 1
             history = self._history.setdefault(trial.config["number"], [])
             # A trial whose process died begins again: what it had from there on is replaced.
             history[result["epoch"] - 1 :] = [result["entry"]]
+            self._tell()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         del iteration, trials
@@ -293,15 +302,43 @@ class _Keeper(tune.Callback):
         self._proposals.learn(record)
         self._tally.add.remote({"trials": 1.0, "train_s": trained.seconds})
         self._tally.say.remote(line_of(record))
+        self._running.discard(number)
+        self._tell()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """A trial's process died, and that too often: it is over, and is not on record."""
+        del iteration, trials
+        number = trial.config["number"]
+        self._tally.add.remote({"trials": 1.0})
+        self._tally.say.remote(f"trial {number:>3}  failed  {words_of(trial.config['values'])}")
+        self._running.discard(number)
+        self._tell()
+
+    def _tell(self) -> None:
+        words = standing(len(self._running), self._epochs, best_of(self.records.values()))
+        self._tally.stand.remote(words)
 
 
 def line_of(record: Record) -> str:
     """One line that says what a trial had and what came of it."""
-    values = "  ".join(
-        f"{key.partition('.')[2]} {f'{value:.3g}' if isinstance(value, float) else value}"
-        for key, value in record.values.items()
-    )
+    auc = f"val AUC {record.auc:.4f}" if record.counts else "val AUC      –"
+    epochs = f"{len(record.history):>3} epoch{'s' if len(record.history) != 1 else ' '}"
     return (
-        f"trial {record.number:>3}  val AUC {record.auc:.4f}  {len(record.history):>3} epochs  "
-        f"{record.status:<8}  {values}"
+        f"trial {record.number:>3}  {auc}  {epochs}  {record.status:<8}  {words_of(record.values)}"
     )
+
+
+def words_of(values: Values) -> str:
+    """The searched keys by their last names, each with its value."""
+    return "  ".join(
+        f"{key.partition('.')[2]} {f'{value:.3g}' if isinstance(value, float) else value}"
+        for key, value in values.items()
+    )
+
+
+def standing(running: int, epochs: int, best: Record | None) -> str:
+    """What the line of progress says of a sweep: the trials that run, and the best one so far."""
+    now = f"{running} running, {epochs:,} epoch{'s' if epochs != 1 else ''} trained"
+    if best is None:
+        return now
+    return f"{now}, best val AUC {best.auc:.4f} of trial {best.number}: {words_of(best.values)}"
