@@ -26,7 +26,7 @@ from jobs import evaluate, extract_features, recommend, train
 from jobs.evaluate import EvaluateJob
 from jobs.extract_features import ExtractJob
 from jobs.inputs import require_interactions, require_pictures
-from jobs.launch import JobConfig, Summary, launch, parse
+from jobs.launch import JobConfig, Summary, launch, own_cause, parse
 from jobs.recommend import RecommendJob
 from jobs.train import TrainJob
 from visrec.config import check_fields
@@ -42,6 +42,13 @@ from visrec.storage import Store
 
 _EPOCH = date(1970, 1, 1)
 _BUSY = "another process is at work on this night"
+# Of each step: the job, and the option that names the file with its keys.
+_FILES = {
+    "extract": ("jobs/extract_features.py", "extract"),
+    "train": ("jobs/train.py", "training"),
+    "evaluate": ("jobs/evaluate.py", "evaluation"),
+    "recommend": ("jobs/recommend.py", "recommend"),
+}
 Job = TypeVar("Job", bound=JobConfig)
 Timed = TypeVar("Timed", TrainJob, EvaluateJob, RecommendJob)
 
@@ -248,10 +255,23 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """A heading, and the seconds of a step."""
+        """A heading, and the seconds of a step.
+
+        Raises:
+            InputError: the step's own, and which file has the keys that it names.
+        """
         print(f"\n{self._night} {name}", flush=True)
         start = perf_counter()
-        yield
+        try:
+            yield
+        except Exception as error:
+            cause = own_cause(error)
+            if name not in _FILES or not isinstance(cause, InputError) or "--" not in str(cause):
+                raise
+            job, option = _FILES[name]
+            raise InputError(
+                f"{cause} (Keys of {job} stand in the YAML file of --{option}.)"
+            ) from error
         self.seconds[name] = round(perf_counter() - start, 2)
 
     def _take(self, *names: str) -> None:

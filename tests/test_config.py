@@ -103,6 +103,7 @@ ZERO = MINUS_ONE | {
     *("SamplingConfig.own_cluster", "ExtractResources.gpus_per_actor", "NightlyJob.train_every"),
     *("ExtractJob.max_rejected", "ImportJob.max_rejected", "EvaluateJob.examples"),
     *("DoctorJob.users", "DoctorJob.items", "DoctorJob.feature_dim"),
+    *("ToExtract.gpus_per_actor", "ToTrain.max_failures"),
     "InteractionsConfig.max_incomplete",
 }
 
