@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,8 @@ def start_ray(local: bool, debug: bool) -> None:
     listen_again()
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    # Ray Data has no named parameter for a placement group, and warns of the one that it has.
+    warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
     # An actor may be on its way up on a machine that goes away: by default the step would end.
     context.max_consecutive_actor_init_deaths = 3
     # Else Ray Data wraps what a step raises, and the wrapped error does not survive the way back.

@@ -192,10 +192,12 @@ class Steps:
     def require_inputs(self) -> None:
         """Raises an InputError where the pictures or the interactions are not there."""
         if not self._imported():
-            require_pictures(self._extract.place(self._extract.images, "images"))
+            with _naming_the_file("extract"):
+                require_pictures(self._extract.place(self._extract.images, "images"))
         known = self._recommend
         path = known.place(known.interactions.path, "interactions.parquet")
-        require_interactions(known.interactions, path)
+        with _naming_the_file("recommend"):
+            require_interactions(known.interactions, path)
 
     def _imported(self) -> bool:
         features = Store.at(self._extract.place(self._extract.features, "features"))
@@ -255,23 +257,11 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """A heading, and the seconds of a step.
-
-        Raises:
-            InputError: the step's own, and which file has the keys that it names.
-        """
+        """A heading, and the seconds of a step."""
         print(f"\n{self._night} {name}", flush=True)
         start = perf_counter()
-        try:
+        with _naming_the_file(name):
             yield
-        except Exception as error:
-            cause = own_cause(error)
-            if name not in _FILES or not isinstance(cause, InputError) or "--" not in str(cause):
-                raise
-            job, option = _FILES[name]
-            raise InputError(
-                f"{cause} (Keys of {job} stand in the YAML file of --{option}.)"
-            ) from error
         self.seconds[name] = round(perf_counter() - start, 2)
 
     def _take(self, *names: str) -> None:
@@ -292,6 +282,25 @@ class Steps:
         except InputError as error:
             raise InputError(f"{given}: {error}") from error
         return dataclasses.replace(job, workspace=config.workspace, local=config.local, **keys)
+
+
+@contextmanager
+def _naming_the_file(step: str) -> Iterator[None]:
+    """Says of a step's error, which names keys of the step's job, in which file they stand.
+
+    Raises:
+        InputError: the step's own with that sentence behind it.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = own_cause(error)
+        if step not in _FILES or not isinstance(cause, InputError) or "--" not in str(cause):
+            raise
+        job, option = _FILES[step]
+        raise InputError(
+            f"{cause} (Keys of {job} stand in the YAML file of --{option}.)"
+        ) from error
 
 
 def _as_of(job: Timed, day: date) -> Timed:

@@ -84,7 +84,9 @@ class TuneJob(TrainKeys, JobConfig):
 
 
 def check(config: TuneJob) -> None:
-    check_training(train_job(config))
+    base = train_job(config)
+    _space(config, base, recipe_of(base))
+    check_training(base)
 
 
 def main(config: TuneJob, summary: Summary) -> None:

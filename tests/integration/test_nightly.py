@@ -10,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
+from jobs import nightly
+from jobs.launch import Summary
 from jobs.nightly import NightlyJob
 from tests.integration.workspace import paint, published_rows, run_night, run_recommend
 from visrec.errors import GateError, InputError
@@ -166,6 +168,18 @@ def test_a_mistake_in_the_last_step_is_told_before_the_first(tmp_path: Path, ste
     with pytest.raises(InputError, match=r"step\.yaml: .*'example'"):
         run_night(tmp_path, SECOND, folder=tmp_path, **{step: str(given)})
     assert {path.name for path in tmp_path.iterdir()} == {"step.yaml", "yaml"}
+
+
+def test_error_of_a_step_says_which_file_has_the_key_that_it_names(tmp_path: Path) -> None:
+    config = NightlyJob(workspace=str(tmp_path), as_of=SECOND)
+    with pytest.raises(InputError, match=r"Change --images\. \(Keys of .* file of --extract\.\)$"):
+        nightly.check(config)
+    steps = nightly.Steps(config, config.night(), Summary("nightly"))
+    expected = r"--rules\.cap\. \(Keys of jobs/recommend\.py stand in the YAML file of --recommend"
+    with pytest.raises(InputError, match=expected), steps.step("recommend"):
+        raise InputError("Change --rules.cap.")
+    with pytest.raises(InputError, match=r"^No key\.$"), steps.step("recommend"):
+        raise InputError("No key.")
 
 
 def test_lists_are_made_of_what_the_training_counts(tmp_path: Path) -> None:

@@ -60,6 +60,19 @@ def test_misspelt_workspace_is_refused_and_not_made(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("content", [None, "train.learning_rat: {choice: [0.1]}\n"])
+def test_space_that_cannot_be_searched_is_refused_before_ray(
+    run: Callable[..., tuple[Any, str]], tmp_path: Path, content: str | None
+) -> None:
+    space = tmp_path / "space.yaml"
+    if content is not None:
+        space.write_text(content)
+    code, text = run("tune", "--workspace", str(tmp_path / "shop"), "--space", str(space))
+    assert code == 2
+    assert str(space) in text or "train.learning_rat" in text
+    assert not (tmp_path / "shop").exists()
+
+
 @pytest.mark.parametrize(
     ("place", "word"),
     [("s3:/shop/w", "did you mean s3://shop/w?"), ("s3://shop//w", "s3://shop/w"),

@@ -169,7 +169,7 @@ def test_line_of_progress_tells_running_trials_and_the_best_with_its_values(
     keeper.on_trial_result(0, [], started[1], started[1].last_result)
     assert said[-1] == "3 running, 1 epoch trained"
     keeper.on_trial_complete(0, [], started[1])
-    best = f"best val AUC 0.7000 of trial 1: {tune.words_of(RATES['slow'])}"
+    best = f"best AUC so far 0.7000 (trial 1: {tune.words_of(RATES['slow'])})"
     assert said[-1] == f"2 running, 1 epoch trained, {best}"
     assert "learning_rate" in best
     keeper.on_trial_error(0, [], started[0])

@@ -232,9 +232,7 @@ def extract_chain(
             compute=ActorPoolStrategy(size=places.bundle_count),
             num_cpus=resources.cpus_per_actor,
             num_gpus=resources.gpus_per_actor or None,
-            ray_remote_args_fn=lambda: {
-                "scheduling_strategy": PlacementGroupSchedulingStrategy(places)
-            },
+            scheduling_strategy=PlacementGroupSchedulingStrategy(places),
         )
         .map_batches(WriteParts(plan, store, identity, tally), batch_size=_PART_ROWS, num_cpus=1)
     )

@@ -341,4 +341,4 @@ def standing(running: int, epochs: int, best: Record | None) -> str:
     now = f"{running} running, {epochs:,} epoch{'s' if epochs != 1 else ''} trained"
     if best is None:
         return now
-    return f"{now}, best val AUC {best.auc:.4f} of trial {best.number}: {words_of(best.values)}"
+    return f"{now}, best AUC so far {best.auc:.4f} (trial {best.number}: {words_of(best.values)})"
