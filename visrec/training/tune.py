@@ -321,10 +321,11 @@ class _Keeper(tune.Callback):
 
 def line_of(record: Record) -> str:
     """One line that says what a trial had and what came of it."""
-    auc = f"val AUC {record.auc:.4f}" if record.counts else "val AUC      –"
     epochs = f"{len(record.history):>3} epoch{'s' if len(record.history) != 1 else ' '}"
+    why = f"  ({record.error})" if record.error else ""
     return (
-        f"trial {record.number:>3}  {auc}  {epochs}  {record.status:<8}  {words_of(record.values)}"
+        f"trial {record.number:>3}  val AUC {record.auc:>6.4f}  {epochs}  {record.status:<8}  "
+        f"{words_of(record.values)}{why}"
     )
 
 
