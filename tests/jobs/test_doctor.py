@@ -16,7 +16,7 @@ import pytest
 import ray
 
 from jobs import doctor, launch
-from jobs.doctor import DoctorJob, Node, examine_cluster, schedulable, size_of
+from jobs.doctor import DoctorJob, Node, ToTrain, examine_cluster, schedulable, size_of
 from jobs.launch import Summary, parse
 from tests.conftest import CHECKOUT
 from tests.servers import SeaweedFS
@@ -174,8 +174,8 @@ def test_memory_is_held_against_each_node() -> None:
     assert findings["object store"].expected.startswith("0.4 GB on the smallest node")
     assert findings["memory to prepare"].fit
     assert findings["memory to recommend"].fit
-    # 4 GB hold 8 processes of .4 GB, and not 16.
-    tight = [{"CPU": 16.0, "memory": 4e9, "object_store_memory": 1e9}]
+    # 6 GB hold 8 processes of 0.6 GB, and not 16.
+    tight = [{"CPU": 16.0, "memory": 6e9, "object_store_memory": 1e9}]
     for cpus, fit in ((1, False), (2, True)):
         config = DoctorJob(recommend=ScoreResources(cpus_per_actor=cpus))
         assert by_name(list(doctor._memory(config, size, tight)))["memory to recommend"].fit is fit
@@ -286,7 +286,7 @@ def test_cluster_that_lets_strangers_in_is_unfit(
 def test_configuration() -> None:
     assert parse(DoctorJob, []) == DoctorJob()
     config = parse(DoctorJob, ["--config", str(CHECKOUT / "configs" / "doctor.yaml")])
-    assert config.train == TrainResources(workers=4, use_gpu=True, cpus_per_worker=4)
+    assert config.train == ToTrain(workers=4, use_gpu=True, cpus_per_worker=4)
     assert config.items == 100_000
     with pytest.raises(InputError, match="--users -1"):
         DoctorJob(users=-1)
