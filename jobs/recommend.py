@@ -224,16 +224,35 @@ def _score(
             data, arrays, inputs.model, carried, target, config.resources, actors, tally
         )
         found = {row.pop("name"): row for row in chain.iter_rows()}
-    total = Counter[str]()
-    for facts in found.values():
-        total.update(
-            {key: int(facts[key]) for key in ("kept", "carried", "owners", "rows", "cold")}
-        )
-    described["scored"], described["carried"] = len(found) - total["kept"], total["carried"]
+    described["scored"] = sum(not row["kept"] for row in found.values())
+    described["carried"] = _total(found, "carried")
     with summary.phase("check"):
         sha256 = {name: str(facts["sha256"]) for name, facts in found.items()}
         gates = _check(config, inputs, described, data, arrays, target, sha256, last)
     manifest = {
+        **_described_run(config, described, run_id, found),
+        "available": counts["available"],
+        "interactions": plain(reading),
+        "fingerprints": fingerprints
+        | {str(row["fingerprints"]): str(row["fingerprints_sha256"]) for row in found.values()},
+        "seconds": {name: round(s, 2) for name, s in summary.phases.items()},
+    }
+    with summary.phase("publish"):
+        return complete(run, manifest, gates, config.force_publish, described["digest"])
+
+
+def _described_run(
+    config: RecommendJob, described: Mapping[str, Any], run_id: str, found: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a run's manifest says of what it was made from, and of its files.
+
+    Args:
+        config: of the job.
+        described: digests of the inputs.
+        run_id: of the run.
+        found: what scoring says of each file, by its name.
+    """
+    return {
         "run_id": run_id,
         "model_id": described["model_id"],
         "inputs": described["inputs"],
@@ -242,27 +261,22 @@ def _score(
         "kind": config.kind,
         "k": config.k,
         "before": config.interactions.before(),
-        whose: total["owners"],
-        "cold_users": total["cold"],
-        "rows": total["rows"],
-        "available": counts["available"],
-        "interactions": plain(reading),
+        _OWNERS[config.kind]: _total(found, "owners"),
+        "cold_users": _total(found, "cold"),
+        "rows": _total(found, "rows"),
         "files": {
             name: {
-                "rows": int(found[name]["rows"]),
-                "bytes": int(found[name]["bytes"]),
-                "sha256": str(found[name]["sha256"]),
+                "rows": int(row["rows"]),
+                "bytes": int(row["bytes"]),
+                "sha256": str(row["sha256"]),
             }
-            for name in sorted(found)
+            for name, row in sorted(found.items())
         },
-        "fingerprints": {
-            **fingerprints,
-            **{str(row["fingerprints"]): str(row["fingerprints_sha256"]) for row in found.values()},
-        },
-        "seconds": {name: round(s, 2) for name, s in summary.phases.items()},
     }
-    with summary.phase("publish"):
-        return complete(run, manifest, gates, config.force_publish, described["digest"])
+
+
+def _total(found: Mapping[str, Any], what: str) -> int:
+    return sum(int(row[what]) for row in found.values())
 
 
 def gates_row(gates: Sequence[Mapping[str, Any]]) -> str:

@@ -12,8 +12,8 @@ from visrec.errors import InputError
 from visrec.evaluation.beyond import ItemFacts, novelty
 from visrec.evaluation.oracle import Oracle, read_oracle
 from visrec.evaluation.table import ORACLE
-from visrec.interactions.log import Reading, read_log
-from visrec.interactions.split import HeldOut, SplitConfig, recorded_split
+from visrec.interactions.log import Log, Reading, read_log
+from visrec.interactions.split import HeldOut, RecordedSplit, SplitConfig, recorded_split
 from visrec.models import MODELS
 from visrec.models.artifact import TIMES, Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue, Scorer, Sizes
@@ -135,23 +135,8 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         artifacts[0].made_from["interactions"]["min_rating"], f"the model {artifacts[0].model_id}"
     )
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
-    pairs = artifacts[0].held_out
-    if not len(pairs):
-        raise InputError(
-            f"The training of {artifacts[0].model_id} held nothing out: none of its users had two "
-            "baskets or rows marked in an evaluation column. Train with interactions that have, or "
-            "with --split.by item, and evaluate again."
-        )
-    last = artifacts[0].made_from["interactions"]["last_timestamp"]
-    found = recorded_split(log, item_ids, pairs, last)
+    found = _recorded_split(artifacts[0], log, item_ids, inputs.interactions_uri)
     held, known = found.held, found.known
-    if not len(held):
-        raise InputError(
-            f"None of the {len(pairs)} rows that the training of {artifacts[0].model_id} held out, "
-            f"such as {pairs.slice(0, 1).to_pylist()[0]}, is in {inputs.interactions_uri}. A model "
-            "is judged only by what its training did not see: expected interactions with these "
-            "rows (--interactions.path, --interactions.as_of), or train again."
-        )
     user_ids = log.user_ids.take(pa.array(held.user_E))
     contestants, arrays, rows, costs = [], {}, {}, {}
     for label, artifact, store in zip(labels, artifacts, stores, strict=True):
@@ -189,6 +174,29 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         found.missing,
         log.reading,
     )
+
+
+def _recorded_split(
+    artifact: Artifact, log: Log, item_ids: pa.StringArray, uri: str
+) -> RecordedSplit:
+    """What the training of a model held out, in the interactions as they are now."""
+    pairs = artifact.held_out
+    if not len(pairs):
+        raise InputError(
+            f"The training of {artifact.model_id} held nothing out: none of its users had two "
+            "baskets or rows marked in an evaluation column. Train with interactions that have, or "
+            "with --split.by item, and evaluate again."
+        )
+    last = artifact.made_from["interactions"]["last_timestamp"]
+    found = recorded_split(log, item_ids, pairs, last)
+    if not len(found.held):
+        raise InputError(
+            f"None of the {len(pairs)} rows that the training of {artifact.model_id} held out, "
+            f"such as {pairs.slice(0, 1).to_pylist()[0]}, is in {uri}. A model is judged only by "
+            "what its training did not see: expected interactions with these rows "
+            "(--interactions.path, --interactions.as_of), or train again."
+        )
+    return found
 
 
 def _catalogue_of_training(

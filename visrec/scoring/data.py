@@ -13,7 +13,7 @@ from visrec import schemas
 from visrec.errors import InputError
 from visrec.features.table import Identity, load_features, read_manifest, require_same
 from visrec.fitness import shards_for
-from visrec.interactions.log import Reading, read_log, shard_of
+from visrec.interactions.log import Log, Reading, read_log, shard_of
 from visrec.models.artifact import Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue
 from visrec.ragged import Ragged, offsets_of
@@ -111,70 +111,104 @@ def prepare_scoring(
     """
     artifact = load_artifact(inputs.model)
     item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
+    log = _read_log(inputs, artifact, item_ids)
+    items = read_items(inputs.items_uri, item_ids)
+    unseen_N = np.zeros(len(item_ids), bool)
+    if not artifact.model.needs.cold_items:
+        unseen_N = catalogue.trained_N < 0
+    available_N = allowed(inputs.rules, items, item_ids)
+    _require_known(available_N & ~unseen_N, item_ids.filter(pa.array(available_N)), artifact)
+    available_N = available_N & ~unseen_N
+    arrays, queries = artifact.model.item_arrays(catalogue), _users(log, artifact, unseen_N)
+    if kind == "item_to_item":
+        arrays = similarity(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
+        known_N = np.any(arrays["unit"], axis=1)  # what the model has not seen is near nothing
+        available_N, queries = available_N & known_N, _items(known_N, item_ids)
+    rules, group_N = _rules(inputs, item_ids, catalogue, available_N)
+    blocked = Ragged.empty(len(queries.ids))
+    if kind == "user_to_item" and inputs.interactions_uri:
+        not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
+        blocked = listed(chain(blocked_pairs(inputs.rules), not_liked), queries.ids, item_ids)
+    shards = shards or shards_for(len(queries.ids), k)
+    shard_U = shard_of(queries.ids, shards)
+    order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
+    data = ScoringData(
+        item_ids=item_ids,
+        available_N=available_N,
+        owner_ids=queries.ids.take(pa.array(order)),
+        shard_offsets=offsets_of(np.bincount(shard_U, minlength=shards)),
+        profiles=queries.profiles.take(order),
+        blocked=blocked.take(order),
+        unseen_N=unseen_N,
+        trained_U=queries.trained_U[order],
+        count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
+        cold_U=queries.cold_U[order],
+        artist_N=artist_codes(items.artist_N),
+        without_item=log.without_item,
+        mark_N=item_marks(_names(item_ids, group_N, rules), [unseen_N, *arrays.values()]),
+        rules=rules,
+        reading=log.reading,
+    )
+    return data, arrays
+
+
+def _read_log(inputs: ScoringInputs, artifact: Artifact, item_ids: pa.StringArray) -> Log:
+    """The interactions and every user who is named anywhere."""
     others = None
     if inputs.users_uri:
         others = read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"].combine_chunks()
     inputs.interactions.require_min_rating(
         artifact.made_from["interactions"]["min_rating"], f"the model {artifact.model_id}"
     )
-    log = read_log(inputs.interactions, inputs.interactions_uri, item_ids, others, every_user=True)
-    items = read_items(inputs.items_uri, item_ids)
-    available_N = allowed(inputs.rules, items, item_ids)
-    unseen_N = np.zeros(len(item_ids), bool)
-    if not artifact.model.needs.cold_items:
-        unseen_N = catalogue.trained_N < 0
-    if not (available_N & ~unseen_N).any():
-        ids = item_ids.filter(pa.array(available_N))
+    return read_log(inputs.interactions, inputs.interactions_uri, item_ids, others, every_user=True)
+
+
+def _require_known(known_N: npt.NDArray[np.bool_], ids: pa.Array, artifact: Artifact) -> None:
+    if not known_N.any():
         raise InputError(
             f"None of the {len(ids)} available items was there when {artifact.model_id} was "
             "trained, and it cannot score others. Train again, or choose a model that scores new "
             f"items. {differing_ids(ids, 'The catalogue', artifact.item_ids, 'the model')}"
         )
-    available_N = available_N & ~unseen_N
-    arrays = artifact.model.item_arrays(catalogue)
-    owner_ids, profiles = log.user_ids, log.items
+
+
+@dataclass(frozen=True)
+class _Queries:
+    """Whose lists are made: `ids`, `profiles`, `trained_U` and `cold_U` as in `ScoringData`, sorted
+    by id."""
+
+    ids: pa.StringArray
+    profiles: Ragged
+    trained_U: npt.NDArray[np.int64]
+    cold_U: npt.NDArray[np.bool_]
+
+
+def _users(log: Log, artifact: Artifact, unseen_N: npt.NDArray[np.bool_]) -> _Queries:
     trained_U = trained_users(artifact, log.user_ids)
-    cold_U = profiles.keep(~unseen_N[profiles.values]).lengths == 0
+    cold_U = log.items.keep(~unseen_N[log.item_R]).lengths == 0
     if not artifact.model.needs.cold_users:
         cold_U |= trained_U < 0
-    if kind == "item_to_item":
-        arrays = similarity(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
-        known_N = arrays["unit"].any(axis=1)  # what the model has not seen is near nothing
-        row_Q, available_N = np.flatnonzero(known_N), available_N & known_N
-        owner_ids, trained_U = item_ids.take(pa.array(row_Q)), np.full(len(row_Q), -1)
-        profiles, cold_U = Ragged(row_Q, np.arange(len(row_Q) + 1)), np.zeros(len(row_Q), bool)
-    rules, group_N = _rules(inputs, item_ids, catalogue, available_N)
+    return _Queries(log.user_ids, log.items, trained_U, cold_U)
+
+
+def _items(known_N: npt.NDArray[np.bool_], item_ids: pa.StringArray) -> _Queries:
+    """Each item that the model knows, with itself as its profile."""
+    row_Q = np.flatnonzero(known_N)
+    itself = Ragged(row_Q, np.arange(len(row_Q) + 1))
+    trained_Q, cold_Q = np.full(len(row_Q), -1), np.zeros(len(row_Q), bool)
+    return _Queries(item_ids.take(pa.array(row_Q)), itself, trained_Q, cold_Q)
+
+
+def _names(
+    item_ids: pa.StringArray, group_N: pa.StringArray | None, rules: Rules | None
+) -> list[pa.StringArray]:
+    """What names each item, and the groups that the rules put it in."""
     names = [item_ids] if group_N is None else [item_ids, group_N]
     if rules is not None and rules.near_duplicate_N is not None:
         # A group is named by one of its items, for rows move from night to night.
         same_N = rules.near_duplicate_N
         names.append(item_ids.take(pa.array(same_N, mask=same_N < 0)))
-    columns = [unseen_N, *arrays.values()]
-    blocked = Ragged.empty(len(owner_ids))
-    if kind == "user_to_item" and inputs.interactions_uri:
-        not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
-        blocked = listed(chain(blocked_pairs(inputs.rules), not_liked), owner_ids, item_ids)
-    shards = shards or shards_for(len(owner_ids), k)
-    shard_U = shard_of(owner_ids, shards)
-    order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
-    data = ScoringData(
-        item_ids=item_ids,
-        available_N=available_N,
-        owner_ids=owner_ids.take(pa.array(order)),
-        shard_offsets=offsets_of(np.bincount(shard_U, minlength=shards)),
-        profiles=profiles.take(order),
-        blocked=blocked.take(order),
-        unseen_N=unseen_N,
-        trained_U=trained_U[order],
-        count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
-        cold_U=cold_U[order],
-        artist_N=artist_codes(items.artist_N),
-        without_item=log.without_item,
-        mark_N=item_marks(names, columns),
-        rules=rules,
-        reading=log.reading,
-    )
-    return data, arrays
+    return names
 
 
 def allowed(rules: RulesConfig, items: Items, item_ids: pa.Array) -> npt.NDArray[np.bool_]:

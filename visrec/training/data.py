@@ -35,7 +35,7 @@ from visrec.sources.interactions import (
     InteractionsConfig,
     digest_interactions,
 )
-from visrec.sources.items import artist_codes, category_codes, category_names, read_items
+from visrec.sources.items import Items, artist_codes, category_codes, category_names, read_items
 from visrec.sources.tables import digest_files
 from visrec.storage import Store
 
@@ -164,13 +164,7 @@ def load_training_data(
     lacking = [Part.VALIDATION] * (held.validation and not len(validation))
     lacking += [Part.TEST] * (held.test and not len(test))
     items = read_items(items_uri, item_ids)
-    names = category_names(items.category_N) if needs.categories else ()
-    if needs.categories and not names:
-        raise InputError(
-            f"None of the {len(item_ids)} items with a feature has a category in {items_uri} "
-            "(--items), and the model needs it; expected a column category with some values. Add "
-            "it, or choose another --model.name."
-        )
+    names = _categories(items, items_uri) if needs.categories else ()
     rating_R = _ratings(log, part_R == Part.TRAIN) if needs.ratings else None
     clusters = alike_N = None
     if sampling and sampling.needs_clusters:
@@ -199,16 +193,31 @@ def load_training_data(
         notes=tuple(dict.fromkeys(why_nobody(log, held, part) for part in lacking)),
         made_from={
             "features": {"digest": manifest.digest, **manifest.identity.__dict__},
-            "interactions": {
-                "digest": digest_interactions(interactions, uri) if uri else None,
-                "min_rating": interactions.min_rating,
-                "as_of": interactions.as_of,
-                "last_timestamp": int(log.time_R.max()) if len(log.time_R) else None,
-            },
+            "interactions": _made_from(interactions, uri, log),
             "items": {"digest": digest_files(items_uri, "items") if items_uri else None},
             "split": held.__dict__,
         },
     )
+
+
+def _made_from(interactions: InteractionsConfig, uri: str | None, log: Log) -> dict[str, Any]:
+    return {
+        "digest": digest_interactions(interactions, uri) if uri else None,
+        "min_rating": interactions.min_rating,
+        "as_of": interactions.as_of,
+        "last_timestamp": int(log.time_R.max()) if len(log.time_R) else None,
+    }
+
+
+def _categories(items: Items, items_uri: str | None) -> tuple[str, ...]:
+    names = category_names(items.category_N)
+    if not names:
+        raise InputError(
+            f"None of the {len(items.category_N)} items with a feature has a category in "
+            f"{items_uri} (--items), and the model needs it; expected a column category with some "
+            "values. Add it, or choose another --model.name."
+        )
+    return names
 
 
 def _ratings(log: Log, train_R: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32] | None:
