@@ -44,8 +44,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.machine import machine
+from jobs.cluster import start_ray
 from jobs.extract_features import ExtractJob, _actors
-from jobs.launch import _start_ray
 from jobs.reserve import reserved
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
@@ -67,7 +67,7 @@ def chain_rate(config: ExtractJob) -> dict[str, float]:
         config: with `images`, and a workspace that has no features yet.
     """
     start = time.perf_counter()
-    _start_ray(config)
+    start_ray(config.local, config.debug)
     try:
         return watched(config, start)
     finally:

@@ -280,7 +280,8 @@ class Steps:
         try:
             job = parse(kind, ["--config", given] if given else [])
         except InputError as error:
-            raise InputError(f"{given}: {error}") from error
+            named = str(given) in str(error)
+            raise InputError(str(error) if named else f"{given}: {error}") from error
         return dataclasses.replace(job, workspace=config.workspace, local=config.local, **keys)
 
 

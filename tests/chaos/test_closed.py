@@ -84,9 +84,9 @@ def test_the_jobs_api_is_closed_without_the_right_token(cluster: TokenCluster) -
 
 
 LOCAL = """
-from jobs.launch import JobConfig, _start_ray
+from jobs.cluster import start_ray
 import ray
-_start_ray(JobConfig(local=True))
+start_ray(local=True, debug=False)
 ray.get(ray.remote(lambda: 1).remote())
 print("ready", flush=True)
 input()

@@ -176,7 +176,7 @@ def broken(
         "scheme": start("train", "gs://bucket/shop"),
         "too many workers": start(
             "train", workspace("small", "features", "interactions.parquet"),
-            "--resources.workers", "1000", "--local", "true",
+            "--resources.workers", "512", "--local", "true",
         ),
         "debug": start("train", featureless, "--debug", "true"),
     }  # fmt: skip

@@ -302,7 +302,7 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs jobs/doctor.py on the Ray that is there: exit code, standard output and error."""
-    monkeypatch.setattr(launch, "_start_ray", lambda _: None)
+    monkeypatch.setattr(launch, "start_ray", lambda *_: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
 
     def run(*arguments: str) -> tuple[int, str, str]:
