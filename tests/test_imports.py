@@ -17,10 +17,11 @@ SHARED = (
     *(
         "errors",
         "config",
+        "values",
+        "ids",
         "ragged",
         "hashes",
         "text",
-        "values",
         "schemas",
         "s3_settings",
         "clients",

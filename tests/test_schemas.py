@@ -55,7 +55,7 @@ def refusal(table: pa.Table, columns: tuple[schemas.Column, ...] = schemas.INTER
 )
 def test_ids_become_strings(ids: pa.Array) -> None:
     column = conformed(log(item_id=ids))["item_id"]
-    assert column.type == pa.string()
+    assert column.type == pa.large_string()
     assert column.to_pylist() == ["7", "12"]
 
 
@@ -157,7 +157,7 @@ def test_optional_columns_are_cast_where_they_are_and_others_left_out() -> None:
     kinds = {
         name: str(kind) for name, kind in zip(taken.schema.names, taken.schema.types, strict=True)
     }
-    ids = {"user_id": "string", "item_id": "string"}
+    ids = {"user_id": "large_string", "item_id": "large_string"}
     optional = {"rating": "double", "weight": "double", "evaluation": "bool"}
     assert kinds == {**ids, "timestamp": "int64", **optional}
     assert taken["rating"].to_pylist() == [1.0, None]

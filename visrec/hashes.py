@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.ragged import Ragged
+from visrec.values import TEXT
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -39,7 +40,7 @@ def _words(word_X: Hashes, place_X: Hashes) -> Hashes:
 
 def hash_strings(text: pa.Array) -> Hashes:
     """(N,) the hashes of strings by their UTF-8; nulls have one of their own."""
-    text = text.cast(pa.large_string())
+    text = text.cast(TEXT)
     count, first = len(text), text.offset
     _, offsets, data = text.buffers()
     begin_N, end_N = np.empty(0, np.int64), np.empty(0, np.int64)

@@ -6,9 +6,20 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from visrec.errors import SchemaError
-from visrec.values import FLAG, ID, NAME, NUMBER, PICTURE, TIME, VECTOR, Kind, ValueRefusedError
+from visrec.values import (
+    FLAG,
+    ID,
+    NAME,
+    NUMBER,
+    PICTURE,
+    TEXT,
+    TIME,
+    VECTOR,
+    Kind,
+    ValueRefusedError,
+)
 
-_ID = pa.string()
+_ID = pa.string()  # in files; what is read becomes `TEXT`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +48,11 @@ def an_id(name: str) -> Column:
 
 
 def _id(name: str, *, required: bool = True, nullable: bool = False) -> Column:
-    return Column(name=name, kind=ID, to=_ID, required=required, nullable=nullable)
+    return Column(name=name, kind=ID, to=TEXT, required=required, nullable=nullable)
 
 
 def _name(name: str) -> Column:
-    return Column(name=name, kind=NAME, to=_ID, required=False)
+    return Column(name=name, kind=NAME, to=TEXT, required=False)
 
 
 def _flag(name: str) -> Column:

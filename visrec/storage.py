@@ -353,19 +353,26 @@ class Store:
             with source, pq.ParquetFile(source) as file:
                 return file.read(columns=chosen)
 
-    def write_table(self, name: str, table: pa.Table) -> int:
-        """Writes one Parquet file, whole or not at all; returns its bytes."""
+    def write_table(self, name: str, table: pa.Table, *, store_schema: bool = True) -> int:
+        """Writes one Parquet file, whole or not at all; returns its bytes.
+
+        Args:
+            name: of the file.
+            table: what it holds.
+            store_schema: whether pyarrow reads the very types back, and not those that Parquet has
+                for them: of text with 64-bit offsets, strings.
+        """
         with translated("write", self.uri(name)):
             if self.is_s3:
                 # In memory first: a stream to S3 that ends in an error still leaves what it has.
                 sink = pa.BufferOutputStream()
-                pq.write_table(table, sink, compression="zstd")
+                pq.write_table(table, sink, compression="zstd", store_schema=store_schema)
                 data = sink.getvalue().to_pybytes()
                 self.write(name, data)
                 return len(data)
             target = Path(self.root, name)
             with _local_draft(target) as draft:
-                pq.write_table(table, draft, compression="zstd")
+                pq.write_table(table, draft, compression="zstd", store_schema=store_schema)
                 return draft.stat().st_size
 
     # S3 plumbing.

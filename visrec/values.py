@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-TEXT = pa.large_string()  # of any length together
+TEXT = pa.large_string()  # of all ids and texts in memory, whose bytes together may exceed 2 GiB
 _NO_VALUE = ["", "na", "n/a", "nan", "nat", "none", "null"]  # where a number, flag or time is due
 _TRUE, _FALSE = ["true", "t", "yes", "y", "1", "1.0"], ["false", "f", "no", "n", "0", "0.0"]
 _NUMBER = r"^[+-]?[0-9]+[.]?[0-9]*([eE][+-]?[0-9]+)?$"

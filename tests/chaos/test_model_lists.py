@@ -19,6 +19,7 @@ from tests.chaos.harness import amount, measured
 from tests.shop import groups_of, may_follow, through_a_file
 from visrec.errors import GateError
 from visrec.gates import GatesConfig, Night, judge
+from visrec.ids import rows_of
 from visrec.interactions.log import shard_of
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, save_artifact
@@ -31,7 +32,7 @@ from visrec.ragged import Ragged, offsets_of
 from visrec.schemas import HELD_OUT
 from visrec.scoring.check import check_shard, read_lists
 from visrec.scoring.data import ScoringData
-from visrec.scoring.lists import Layout, lists_table, rows_of, similar_table
+from visrec.scoring.lists import Layout, lists_table, similar_table
 from visrec.scoring.readback import expected_of
 from visrec.scoring.rescore import TOLERANCE, ModelScores, Rescorer
 from visrec.scoring.rules import Rules

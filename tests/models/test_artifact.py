@@ -76,9 +76,9 @@ def test_round_trip(store: Store) -> None:
     assert read.name == "curatornet"
     assert read.config == written.config
     assert read.sizes == Sizes(items=8, users=4, feature_dim=3)
-    assert read.item_ids.equals(written.item_ids)
+    assert read.item_ids.to_pylist() == written.item_ids.to_pylist()
     assert read.user_ids is not None
-    assert read.user_ids.equals(written.user_ids)
+    assert read.user_ids.to_pylist() == written.user_ids.to_pylist()
     assert read.model_id == "m1"
     assert read.metrics == written.metrics
     assert read.made_from["features"] == {"digest": "abc", "dim": 3}

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from visrec import schemas
 from visrec.errors import InputError, StorageError
 from visrec.evaluation.report import ItemCard, thumbnail
+from visrec.ids import is_among
 from visrec.sources.pictures import fetch, list_pictures
 from visrec.sources.tables import read_whole
 
@@ -32,14 +32,14 @@ def _titles(item_ids: pa.Array, items_uri: str | None) -> dict[str, str | None]:
     items = read_whole(items_uri, schemas.ITEMS, "items")
     if "title" not in items.column_names:
         return {}
-    items = items.filter(pc.is_in(items["item_id"], value_set=item_ids))
+    items = items.filter(is_among(items["item_id"], item_ids))
     return dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
 
 
 def _pictures(item_ids: pa.Array, images: str) -> Iterable[tuple[str, bytes | None]]:
     try:
         for page in list_pictures(images):
-            wanted = page.filter(pc.is_in(page["item_id"], value_set=item_ids))
+            wanted = page.filter(is_among(page["item_id"], item_ids))
             for item_id, data in zip(wanted["item_id"].to_pylist(), fetch(wanted), strict=True):
                 yield item_id, None if isinstance(data, StorageError) else thumbnail(data)
     except InputError:

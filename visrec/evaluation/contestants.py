@@ -102,8 +102,8 @@ class EvaluationData:
         reading: what became of the rows of the interactions.
     """
 
-    item_ids: pa.StringArray
-    user_ids: pa.StringArray
+    item_ids: pa.LargeStringArray
+    user_ids: pa.LargeStringArray
     held: HeldOut
     item_facts: ItemFacts
     contestants: Sequence[Contestant]
@@ -201,7 +201,7 @@ def _recorded_split(
 
 def _catalogue_of_training(
     artifact: Artifact, inputs: EvaluationInputs
-) -> tuple[pa.StringArray, Catalogue]:
+) -> tuple[pa.LargeStringArray, Catalogue]:
     """The items of the training that still have features, as the model sees them."""
     item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
     kept_N = catalogue.trained_N >= 0

@@ -27,6 +27,7 @@ from visrec.evaluation.ranking import stand
 from visrec.progress import Timer
 from visrec.scoring.topk import TopK
 from visrec.storage import Store
+from visrec.values import TEXT
 
 USERS = 384  # users a task takes through all models: blocks of 128, and the kernel's piece
 SIZES = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}  # of profiles
@@ -84,7 +85,7 @@ class RankUsers:
                 best = self._searches[label](held.profiles, user_B, held.profiles)
                 measures = per_list(best.row_BK, data.item_facts)
             facts = {
-                "model": pa.repeat(pa.scalar(label), len(rows)),
+                "model": pa.repeat(pa.scalar(label, TEXT), len(rows)),
                 "user_id": data.user_ids.take(pa.array(rows)),
                 "profile_size": held.profiles.lengths,
             }
@@ -134,7 +135,7 @@ def sum_up(question: Question, *blocks: pa.Table) -> dict[str, Any]:
     covered = {label: _coverage(whole, label, question.items) for label in question.labels}
     costs = {label: _costs(whole, label, question.costs) for label in question.labels}
     whole = whole.drop_columns([_COVERED, _SECONDS])
-    question.target.write_table("per_user.parquet", whole)
+    question.target.write_table("per_user.parquet", whole, store_schema=False)
     model = whole["model"].to_numpy(zero_copy_only=False)
     columns = {name: whole[name].to_numpy() for name in whole.column_names[3:]}
     values = {

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from visrec.errors import InputError
+from visrec.ids import rows_of
 from visrec.models.contract import Arrays, DotScorer, shared
 from visrec.storage import Store
 
@@ -42,13 +42,13 @@ def read_oracle(
 def _places(
     kind: str, ids: pa.Array, known: pa.ChunkedArray, truth: Store
 ) -> npt.NDArray[np.int64]:
-    place = pc.index_in(ids, value_set=known)
-    if place.null_count:
+    place_N = rows_of(ids, known)
+    if lacking := np.count_nonzero(place_N < 0):
         raise InputError(
-            f"The truth at {truth.root} lacks {place.null_count} of {len(ids)} {kind}s. It belongs "
+            f"The truth at {truth.root} lacks {lacking} of {len(ids)} {kind}s. It belongs "
             "to other data: change --truth."
         )
-    return np.asarray(place.to_numpy(), np.int64)
+    return place_N
 
 
 def _matrix(table: pa.Table) -> npt.NDArray[np.float32]:

@@ -48,10 +48,12 @@ from visrec.features.table import (
     read_part_rows,
     require_same,
 )
+from visrec.ids import is_among, rows_of
 from visrec.progress import Timer
 from visrec.schemas import REJECTED
 from visrec.sources.pictures import Unlisted, fetch, list_pictures
 from visrec.storage import Store
+from visrec.values import TEXT
 
 # Pictures a task fetches and decodes: 64 x 224 x 224 x 3 bytes are a block of 10 MB, and a task of
 # about half a second on one core.
@@ -179,7 +181,8 @@ _PASSING = ["duplicate_id", "unreadable", "out_of_memory"]
 def _rejections(old: pa.Table | None, listing: pa.Table, twins: pa.Table) -> pa.Table:
     """The rejections that need no second look: earlier ones of the same files, and twins."""
     reason = pa.repeat(pa.scalar("duplicate_id"), twins.num_rows)
-    detail = pc.binary_join_element_wise("another picture has this item id:", twins["uri"], " ")
+    said, space = pa.scalar("another picture has this item id:", TEXT), pa.scalar(" ", TEXT)
+    detail = pc.binary_join_element_wise(said, twins["uri"], space)
     columns = [twins["item_id"], reason, detail, twins["source"]]
     rejected = [pa.table(columns, schema=REJECTED)]
     if old is not None:
@@ -190,11 +193,15 @@ def _rejections(old: pa.Table | None, listing: pa.Table, twins: pa.Table) -> pa.
 
 def _is_among(rows: pa.Table, others: pa.Table) -> pa.Array:
     """Which rows have the item id and the (known) source mark of one of the others."""
-    keys = [
-        pc.binary_join_element_wise(table["item_id"], table["source"], "\0")
-        for table in (rows, others)
-    ]
-    return pc.and_(pc.is_in(keys[0], value_set=pc.drop_null(keys[1])), pc.is_valid(keys[0]))
+    ours, theirs = (_keys(table["item_id"], table["source"]) for table in (rows, others))
+    return pc.and_(is_among(ours, pc.drop_null(theirs)), pc.is_valid(ours))
+
+
+def _keys(item_ids: pa.ChunkedArray, sources: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Item ids and source marks as one text each, null where either is."""
+    return pc.binary_join_element_wise(
+        item_ids.cast(TEXT), sources.cast(TEXT), pa.scalar("\0", TEXT)
+    )
 
 
 def extract_chain(
@@ -263,7 +270,7 @@ class FetchAndDecode:
             "" if isinstance(data, StorageError) else hashlib.sha256(data).hexdigest()
             for data in fetched
         ]
-        known = pc.is_in(pa.array(digests), value_set=plan.known["digest"]).to_pylist()
+        known = is_among(pa.array(digests, TEXT), plan.known["digest"]).to_pylist()
         pixels_BHWC = np.zeros((len(fetched), *self.preprocessing.shape), np.uint8)
         reasons, details = [""] * len(fetched), [""] * len(fetched)
         with timer.phase("decode"):
@@ -341,7 +348,7 @@ class WriteParts:
         timer = Timer(self.tally)
         feature_BD = np.array(batch.pop("feature"))
         batch["source"] = _objects([mark or None for mark in batch["source"]])
-        rows = pa.table({name: pa.array(values, pa.string()) for name, values in batch.items()})
+        rows = pa.table({name: pa.array(values, TEXT) for name, values in batch.items()})
         copied = np.flatnonzero(batch["reason"] == _KNOWN)
         if len(copied):
             feature_BD[copied] = self._copies(rows["digest"].take(copied))
@@ -362,8 +369,8 @@ class WriteParts:
     def _copies(self, digests: pa.ChunkedArray) -> npt.NDArray[np.float16]:
         """The features that are on disk for pictures of these digests."""
         plan: Plan = ray.get(self.plan)
-        place = pc.index_in(digests, value_set=plan.known["digest"])
-        return read_part_rows(self.store, plan.parts, plan.known.take(place), self.identity.dim)
+        places = plan.known.take(rows_of(digests, plan.known["digest"]))
+        return read_part_rows(self.store, plan.parts, places, self.identity.dim)
 
 
 def commit(
@@ -398,13 +405,10 @@ def _live(listing: pa.Table, index: pa.Table, names: list[str], written: list[st
 
     Pictures without a source mark are read and written every time, so that the newest row is known.
     """
-    keys = [
-        pc.binary_join_element_wise(t["item_id"], pc.fill_null(t["source"], ""), "\0")
-        for t in (index, listing)
-    ]
-    index = index.filter(pc.is_in(keys[0], value_set=keys[1]))
-    ours = pa.array([names.index(name) for name in written if name in names], pa.int32())
-    is_old = pc.invert(pc.is_in(index["part"], value_set=ours))
+    ours, listed = (_keys(t["item_id"], pc.fill_null(t["source"], "")) for t in (index, listing))
+    index = index.filter(is_among(ours, listed))
+    parts = pa.array([names.index(name) for name in written if name in names], pa.int32())
+    is_old = pc.invert(pc.is_in(index["part"], value_set=parts))
     order = [(name, "ascending") for name in ("item_id", "old", "part", "place")]
     index = index.append_column("old", is_old).sort_by(order).combine_chunks()
     ids = index["item_id"].to_numpy()
@@ -418,7 +422,7 @@ def _all_rejected(
     names = rejected_files(store)
     index = read_index(store, names, identity, REJECTED.names)
     found = _live(plan.todo, index, names, written).select(REJECTED.names).cast(REJECTED)
-    fresh = found.filter(pc.invert(pc.is_in(found["item_id"], value_set=live["item_id"])))
+    fresh = found.filter(pc.invert(is_among(found["item_id"], live["item_id"])))
     return pa.concat_tables([plan.rejected, fresh]).sort_by("item_id")
 
 

@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 
 from visrec.clients import translated
 from visrec.errors import InputError
+from visrec.ids import id_array
 from visrec.schemas import REJECTED, features_schema
 from visrec.storage import Store, to_json
+from visrec.values import TEXT
 
 MANIFEST = "_manifest.json"
 REJECTED_FOLDER = "_rejected"
@@ -111,7 +113,7 @@ def require_same(found: Identity, expected: Identity, store: Store, key: str) ->
         )
 
 
-def load_features(store: Store) -> tuple[pa.StringArray, npt.NDArray[np.float16]]:
+def load_features(store: Store) -> tuple[pa.LargeStringArray, npt.NDArray[np.float16]]:
     """Item ids, sorted, and their (N, D) features in the same order.
 
     Holds the table twice while it is put in order: 2 N D x 2 bytes.
@@ -123,7 +125,7 @@ def load_features(store: Store) -> tuple[pa.StringArray, npt.NDArray[np.float16]
     at = 0
     for name in sorted(manifest.files):
         table = store.read_table(name, ["item_id", "feature"])
-        ids.append(table["item_id"].combine_chunks())
+        ids.append(id_array(table["item_id"]))
         feature_ND[at : at + table.num_rows] = feature_matrix(table)
         at += table.num_rows
     item_ids = pa.concat_arrays(ids)
@@ -194,12 +196,12 @@ def read_index(store: Store, names: list[str], identity: Identity, columns: list
             mark = (file.schema_arrow.metadata or {}).get(_IDENTITY, b"null")
             if json.loads(mark) != json.loads(to_json(identity.__dict__)):
                 continue
-            table = file.read(columns=columns)
+            table = file.read(columns=columns).cast(pa.schema([(name, TEXT) for name in columns]))
         place = pa.array(np.arange(table.num_rows, dtype=np.int32))
         part = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
         parts.append(table.append_column("part", part).append_column("place", place))
     if not parts:
-        empty = {name: pa.array([], pa.string()) for name in columns}
+        empty = {name: pa.array([], TEXT) for name in columns}
         return pa.table(
             {**empty, "part": pa.array([], pa.int32()), "place": pa.array([], pa.int32())}
         )

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from visrec.errors import InputError
 from visrec.hashes import hash_strings
+from visrec.ids import id_array, rows_of
 from visrec.ragged import Ragged, offsets_of
 from visrec.sources.ids import differing_ids
 from visrec.sources.interactions import (
@@ -23,6 +24,7 @@ from visrec.sources.interactions import (
     InteractionsConfig,
     read_known,
 )
+from visrec.values import TEXT
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Log:
         reading: how many rows were read, and why some of them are not here.
     """
 
-    user_ids: pa.StringArray
+    user_ids: pa.LargeStringArray
     offsets: npt.NDArray[np.int64]
     item_R: npt.NDArray[np.int32]
     time_R: npt.NDArray[np.int64]
@@ -128,7 +130,7 @@ def read_log(
 
 
 def _empty_log(users: pa.Array | None) -> Log:
-    user_ids = pa.array([], pa.string())
+    user_ids = pa.array([], TEXT)
     if users is not None:
         _, user_ids = _code_users([user_ids.dictionary_encode()], users)
     offsets = np.zeros(len(user_ids) + 1, np.int64)
@@ -172,7 +174,7 @@ def build_log(
     for batch in batches:
         coded_R, strange = _code_items(batch, item_ids, left_out)
         unknown = strange if unknown is None or not len(unknown) else unknown
-        users += batch["user_id"].dictionary_encode().chunks
+        users += batch["user_id"].cast(TEXT).dictionary_encode().chunks
         items.append(coded_R)
         times.append(batch["timestamp"].to_numpy())
         marked = "evaluation" in batch.column_names
@@ -203,8 +205,7 @@ def _code_items(
 ) -> tuple[npt.NDArray[np.int32], pa.Array]:
     """(R,) each row's item, -1 for rows that do not count; and ids that the catalogue has not."""
     item_id = batch["item_id"]
-    coded = pc.fill_null(pc.index_in(item_id, value_set=item_ids, skip_nulls=True), -1)
-    coded_R = coded.to_numpy().astype(np.int32)
+    coded_R = rows_of(item_id, item_ids).astype(np.int32)
     named_R = item_id.is_valid().to_numpy()
     liked_R = named_R if LIKED not in batch.column_names else batch[LIKED].to_numpy()
     left_out[NO_ITEM] += int((~named_R).sum())
@@ -259,20 +260,19 @@ def _ratings(batch: pa.Table) -> npt.NDArray[np.float32]:
 
 def _code_users(
     users: list[pa.Array], others: pa.Array | None
-) -> tuple[npt.NDArray[np.int32], pa.StringArray]:
+) -> tuple[npt.NDArray[np.int32], pa.LargeStringArray]:
     coded = pa.chunked_array(users).unify_dictionaries()
-    found = coded.chunk(0).dictionary.cast(pa.string())
-    every = pc.unique(
-        pa.concat_arrays([found, others.cast(pa.string())]) if others is not None else found
-    )
+    found = coded.chunk(0).dictionary
+    every = found if others is None else pa.concat_arrays([found, id_array(others)])
+    every = pc.unique(every)
     user_ids = every.take(pc.sort_indices(every))
-    row_of_code = pc.index_in(found, value_set=user_ids).to_numpy()
+    row_of_code = rows_of(found, user_ids).astype(np.int32)
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in coded.chunks])
     return row_of_code[codes], user_ids
 
 
 def _sorted(
-    user_ids: pa.StringArray,
+    user_ids: pa.LargeStringArray,
     user_R: npt.NDArray[np.int32],
     item_R: npt.NDArray[np.int32],
     time_R: npt.NDArray[np.int64],

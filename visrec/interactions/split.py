@@ -7,9 +7,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from visrec.config import check_fields
+from visrec.ids import rows_of
 from visrec.interactions.log import Log
 from visrec.ragged import Ragged
 
@@ -177,10 +177,9 @@ def recorded_split(
         pairs: what `held_out_pairs` recorded.
         last_timestamp: of the training's interactions, in seconds.
     """
-    user_P = pc.fill_null(pc.index_in(pairs["user_id"], value_set=log.user_ids), -1).to_numpy()
-    item_P = pc.fill_null(pc.index_in(pairs["item_id"], value_set=item_ids), -1).to_numpy()
+    user_P, item_P = rows_of(pairs["user_id"], log.user_ids), rows_of(pairs["item_id"], item_ids)
     found_P = (user_P >= 0) & (item_P >= 0)
-    pair_P = user_P[found_P].astype(np.int64) * len(item_ids) + item_P[found_P]
+    pair_P = user_P[found_P] * len(item_ids) + item_P[found_P]
     target_R = np.isin(log.user_R * len(item_ids) + log.item_R, pair_P)
     known_R = ~target_R & (log.time_R <= last_timestamp)
     held = _with_profiles(log, target_R, known_R)

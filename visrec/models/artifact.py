@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 
 from visrec.config import plain
 from visrec.errors import InputError
+from visrec.ids import id_array
 from visrec.models import MODELS
 from visrec.models.contract import Model, Sizes
 from visrec.schemas import HELD_OUT
@@ -79,7 +80,7 @@ def save_artifact(artifact: Artifact, store: Store) -> str:
         ),
         _METRICS: to_json(plain(artifact.metrics)),
         _ITEMS: _ids_file("item_id", artifact.item_ids),
-        _HELD_OUT: _table_file(artifact.held_out.cast(HELD_OUT)),
+        _HELD_OUT: _table_file(_pairs(artifact.held_out)),
     }
     if artifact.user_ids is not None:
         files[_USERS] = _ids_file("user_id", artifact.user_ids)
@@ -183,12 +184,13 @@ def _digest(hashes: Mapping[str, str]) -> str:
 
 
 def _ids_file(column: str, ids: pa.Array) -> bytes:
-    return _table_file(pa.table({column: ids.cast(pa.string())}))
+    return _table_file(pa.table({column: id_array(ids)}))
 
 
 def _table_file(table: pa.Table) -> bytes:
+    """The Parquet file of a table of ids, without the Arrow schema: its readers see strings."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
+    pq.write_table(table, sink, store_schema=False)
     return bytes(sink.getvalue())
 
 
@@ -196,8 +198,12 @@ def _held_out(data: bytes) -> pa.Table:
     table = pq.read_table(pa.BufferReader(data))
     if not table.schema.equals(HELD_OUT):
         raise ValueError(f"{_HELD_OUT} has the columns {table.column_names}")
-    return table
+    return _pairs(table)
 
 
-def _ids(data: bytes) -> pa.Array:
-    return pq.read_table(pa.BufferReader(data)).column(0).combine_chunks()
+def _pairs(held_out: pa.Table) -> pa.Table:
+    return pa.table({name: id_array(held_out[name]) for name in HELD_OUT.names})
+
+
+def _ids(data: bytes) -> pa.LargeStringArray:
+    return id_array(pq.read_table(pa.BufferReader(data)).column(0))

@@ -24,12 +24,12 @@ import torch
 
 from visrec.claims import FINGERPRINTS, PARTS
 from visrec.fitness import FRESH_SHARE
+from visrec.ids import rows_of
 from visrec.models.contract import DotScorer
 from visrec.ragged import Ragged
 from visrec.scoring.check import read_lists
 from visrec.scoring.data import ScoringData
 from visrec.scoring.files import kept_or_written, stamped
-from visrec.scoring.lists import rows_of
 from visrec.scoring.marks import owner_marks
 from visrec.scoring.rules import Rules
 from visrec.scoring.target import Target, has_marks
@@ -182,7 +182,7 @@ class Carry:
             self._say(last.damage)
         self._kept_N = np.zeros(len(data.item_ids), bool)
         if then is not None:
-            then_N = rows_of(data.item_ids, then["item_id"].combine_chunks())
+            then_N = rows_of(data.item_ids, then["item_id"])
             mark_N, open_N = (then[name].to_numpy()[then_N] for name in ("mark", "available"))
             self._kept_N = (then_N >= 0) & (mark_N == data.mark_N) & open_N & data.available_N
         fresh_N = data.available_N & ~self._kept_N
@@ -211,7 +211,7 @@ class Carry:
             return None
         owner_ids = data.owner_ids.slice(start, stop - start)
         list_B = rows_of(owner_ids, lists.owner_ids)
-        marked_B = rows_of(owner_ids, marks["owner_id"].combine_chunks())
+        marked_B = rows_of(owner_ids, marks["owner_id"])
         mark_B = marks["mark"].to_numpy()[marked_B]
         # Shorter lists had all candidates that there were: they are made again.
         full_B = np.diff(lists.offsets)[list_B] == k

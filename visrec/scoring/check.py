@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrec.ids import rows_of
 from visrec.ragged import Ragged, offsets_of, portions
 from visrec.schemas import (
     RECOMMENDATIONS,
@@ -20,7 +21,7 @@ from visrec.schemas import (
     SIMILAR_ITEMS,
     SIMILAR_ITEMS_LONG,
 )
-from visrec.scoring.lists import Layout, rows_of
+from visrec.scoring.lists import Layout
 from visrec.scoring.rules import ENTRIES, Rules, counts_of
 from visrec.scoring.similar import Kind
 
@@ -53,9 +54,9 @@ class Expected:
         rules: between the entries of a list, or None.
     """
 
-    item_ids: pa.StringArray
+    item_ids: pa.LargeStringArray
     available_N: Bools
-    owner_ids: pa.StringArray
+    owner_ids: pa.LargeStringArray
     consumed: Ragged
     blocked: Ragged
     cold_U: Bools

@@ -13,11 +13,11 @@ from visrec import schemas
 from visrec.errors import InputError
 from visrec.features.table import Identity, load_features, read_manifest, require_same
 from visrec.fitness import shards_for
+from visrec.ids import id_array, rows_of
 from visrec.interactions.log import Log, Reading, read_log, shard_of
 from visrec.models.artifact import Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue
 from visrec.ragged import Ragged, offsets_of
-from visrec.scoring.lists import rows_of
 from visrec.scoring.marks import item_marks
 from visrec.scoring.near_duplicates import near_duplicate_groups
 from visrec.scoring.rules import Rules, RulesConfig
@@ -77,9 +77,9 @@ class ScoringData:
         reading: what became of the rows of the interactions.
     """
 
-    item_ids: pa.StringArray
+    item_ids: pa.LargeStringArray
     available_N: npt.NDArray[np.bool_]
-    owner_ids: pa.StringArray
+    owner_ids: pa.LargeStringArray
     shard_offsets: npt.NDArray[np.int64]
     profiles: Ragged
     blocked: Ragged
@@ -156,7 +156,7 @@ def _read_log(inputs: ScoringInputs, artifact: Artifact, item_ids: pa.StringArra
     """The interactions and every user who is named anywhere."""
     others = None
     if inputs.users_uri:
-        others = read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"].combine_chunks()
+        others = id_array(read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"])
     inputs.interactions.require_min_rating(
         artifact.made_from["interactions"]["min_rating"], f"the model {artifact.model_id}"
     )
@@ -260,10 +260,10 @@ def listed(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) 
 
 def _rules(
     inputs: ScoringInputs,
-    item_ids: pa.StringArray,
+    item_ids: pa.LargeStringArray,
     catalogue: Catalogue,
     available_N: npt.NDArray[np.bool_],
-) -> tuple[Rules | None, pa.StringArray | None]:
+) -> tuple[Rules | None, pa.LargeStringArray | None]:
     """The rules between entries, None where there are none; and the items' groups."""
     config, group_N, code_N, same_N = inputs.rules, None, None, None
     if config.cap is not None:
@@ -283,7 +283,7 @@ def _rules(
 
 def load_catalogue(
     artifact: Artifact, features: Store, items_uri: str | None
-) -> tuple[pa.StringArray, Catalogue]:
+) -> tuple[pa.LargeStringArray, Catalogue]:
     """All items that have features now, as the model sees them.
 
     Args:

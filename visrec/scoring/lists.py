@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrec.ragged import offsets_of
@@ -26,8 +25,8 @@ Layout = Literal["nested", "long"]
 
 
 def lists_table(
-    user_ids: pa.StringArray,
-    item_ids: pa.StringArray,
+    user_ids: pa.LargeStringArray,
+    item_ids: pa.LargeStringArray,
     row_BK: npt.NDArray[np.int64],
     score_BK: npt.NDArray[np.float32],
     because_BK: npt.NDArray[np.int64],
@@ -54,8 +53,8 @@ def lists_table(
 
 
 def similar_table(
-    query_ids: pa.StringArray,
-    item_ids: pa.StringArray,
+    query_ids: pa.LargeStringArray,
+    item_ids: pa.LargeStringArray,
     row_BK: npt.NDArray[np.int64],
     score_BK: npt.NDArray[np.float32],
     layout: Layout,
@@ -107,14 +106,14 @@ def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
 
 
 def _entries(
-    item_ids: pa.StringArray, row_BK: npt.NDArray[np.int64], score_BK: npt.NDArray[np.float32]
+    item_ids: pa.LargeStringArray, row_BK: npt.NDArray[np.int64], score_BK: npt.NDArray[np.float32]
 ) -> list[pa.Array]:
     filled_BK = row_BK >= 0
     return [_coded(row_BK[filled_BK], item_ids), pa.array(score_BK[filled_BK], pa.float32())]
 
 
 def _nested(
-    ids: pa.StringArray,
+    ids: pa.LargeStringArray,
     row_BK: npt.NDArray[np.int64],
     entries: list[pa.Array],
     others: list[pa.Array],
@@ -130,7 +129,7 @@ def _nested(
 
 
 def _long(
-    ids: pa.StringArray,
+    ids: pa.LargeStringArray,
     row_BK: npt.NDArray[np.int64],
     entries: list[pa.Array],
     schema: pa.Schema,
@@ -150,7 +149,7 @@ def _with_codes(
 
 def _coded(
     row_V: npt.NDArray[np.int64],
-    item_ids: pa.StringArray,
+    item_ids: pa.LargeStringArray,
     none_V: npt.NDArray[np.bool_] | None = None,
 ) -> pa.DictionaryArray:
     """The ids at some rows, coded by their places among those that are there."""
@@ -158,11 +157,5 @@ def _coded(
     is_used_N[row_V if none_V is None else row_V[~none_V]] = True
     code_N = np.cumsum(is_used_N, dtype=np.int32) - 1
     codes = pa.array(code_N[row_V], mask=none_V)
-    used = item_ids.take(pa.array(np.flatnonzero(is_used_N))).cast(pa.string())
+    used = item_ids.take(pa.array(np.flatnonzero(is_used_N)))
     return pa.DictionaryArray.from_arrays(codes, used)
-
-
-def rows_of(ids: pa.Array, known: pa.Array) -> npt.NDArray[np.int64]:
-    """(V,) the place of each id among the known ones, -1 for none."""
-    places = pc.index_in(ids, value_set=known, skip_nulls=True)
-    return np.asarray(pc.fill_null(places, -1).to_numpy(zero_copy_only=False), np.int64)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrec import schemas
+from visrec.ids import is_among
 from visrec.models.contract import Arrays
 from visrec.scoring.check import Expected, Lists, ShardFacts, check_shard, read_lists
 from visrec.scoring.data import ScoringData
@@ -147,7 +148,7 @@ def _before(
         if len(names) == 1 or read_lists(table.slice(0, 0), kind) is None:
             tables.append(table)
         else:
-            tables.append(table.filter(pc.is_in(table[0], value_set=owner_ids)))
+            tables.append(table.filter(is_among(table[0], owner_ids)))
     if not tables or any(not table.schema.equals(tables[0].schema) for table in tables):
         return None, damaged
     return read_lists(pa.concat_tables(tables), kind), damaged
@@ -162,6 +163,6 @@ def without_feature(items_uri: str | None, item_ids: pa.Array) -> tuple[int, int
             if "available" in batch.column_names:
                 found = batch.filter(pc.fill_null(batch["available"], True))
             listed += len(found)
-            known = pc.is_in(found["item_id"], value_set=item_ids)
+            known = is_among(found["item_id"], item_ids)
             missing += len(found) - int(pc.sum(known).as_py() or 0)
     return listed, missing

@@ -27,12 +27,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from visrec.ids import rows_of
 from visrec.models.artifact import load_artifact
 from visrec.models.contract import Arrays, Bags, ReRankScorer, Scorer
 from visrec.ragged import Ragged
 from visrec.scoring.check import Lists
 from visrec.scoring.data import ScoringData
-from visrec.scoring.lists import rows_of
 from visrec.scoring.rules import Rules
 from visrec.scoring.similar import Kind, neighbours
 from visrec.storage import Store

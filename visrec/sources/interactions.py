@@ -15,6 +15,7 @@ from visrec import schemas
 from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.sources.tables import digest_files, files_of, read_file
+from visrec.values import TEXT
 
 LIKED = "liked"  # the column that says which rows count
 # Why rows are left out.
@@ -231,12 +232,12 @@ def _update(seen: "hashlib._Hash", batch: pa.Table) -> None:
 
     A value is its length, a colon and its text; a null is a minus. So no two rows look the same.
     """
-    none, nothing = pa.scalar("-", pa.large_string()), pa.scalar("", pa.large_string())
+    none, nothing = pa.scalar("-", TEXT), pa.scalar("", TEXT)
     values = []
     for column in batch.columns:
-        text = column.cast(pa.large_string())
-        length = pc.binary_length(text).cast(pa.large_string())
-        told = pc.binary_join_element_wise(length, text, pa.scalar(":", pa.large_string()))
+        text = column.cast(TEXT)
+        length = pc.binary_length(text).cast(TEXT)
+        told = pc.binary_join_element_wise(length, text, pa.scalar(":", TEXT))
         values.append(pc.fill_null(told, none))
     rows = pc.binary_join_element_wise(*values, nothing)
     for chunk in rows.chunks:

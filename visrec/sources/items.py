@@ -10,8 +10,10 @@ import pyarrow.compute as pc
 
 from visrec import schemas
 from visrec.errors import InputError
+from visrec.ids import rows_of
 from visrec.sources.ids import differing_ids
 from visrec.sources.tables import read_whole
+from visrec.values import TEXT
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Items:
     """
 
     available_N: npt.NDArray[np.bool_]
-    category_N: pa.StringArray
-    artist_N: pa.StringArray
+    category_N: pa.LargeStringArray
+    artist_N: pa.LargeStringArray
     stock_N: npt.NDArray[np.float64] | None = None
 
 
@@ -38,7 +40,7 @@ def read_items(uri: str | None, item_ids: pa.Array) -> Items:
     Raises:
         InputError: the table cannot be read, names an item twice, or no item is available.
     """
-    nothing = pa.nulls(len(item_ids), pa.string())
+    nothing = pa.nulls(len(item_ids), TEXT)
     if uri is None:
         return Items(np.ones(len(item_ids), bool), nothing, nothing)
     columns = _of_items(uri, schemas.ITEMS, item_ids)
@@ -58,7 +60,7 @@ def read_items(uri: str | None, item_ids: pa.Array) -> Items:
     )
 
 
-def read_groups(uri: str, column: str, item_ids: pa.Array) -> pa.StringArray:
+def read_groups(uri: str, column: str, item_ids: pa.Array) -> pa.LargeStringArray:
     """(N,) each item's value of a column of the items table, null for items without one.
 
     Raises:
@@ -87,14 +89,15 @@ def _of_items(
             f"{uri} (--items) has {twice} rows with an item_id that another row has, such as "
             f"{_repeated(table['item_id'])!r}; expected one row an item."
         )
-    row_N = pc.index_in(item_ids, value_set=table["item_id"])
-    if row_N.null_count == len(row_N):
+    row_N = rows_of(item_ids, table["item_id"])
+    if not (row_N >= 0).any():
         raise InputError(
             f"None of the {table.num_rows:,} items of {uri} (--items) has a feature; expected the "
             "same item ids in --items and --features. "
             f"{differing_ids(table['item_id'], 'The first', item_ids, 'the second')}"
         )
-    return {name: table[name].combine_chunks().take(row_N) for name in table.column_names}
+    places = pa.array(row_N, mask=row_N < 0)
+    return {name: table[name].combine_chunks().take(places) for name in table.column_names}
 
 
 def _repeated(ids: pa.ChunkedArray) -> str:
@@ -102,18 +105,17 @@ def _repeated(ids: pa.ChunkedArray) -> str:
     return str(counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py())
 
 
-def category_codes(category_N: pa.StringArray, known: Sequence[str]) -> npt.NDArray[np.int64]:
+def category_codes(category_N: pa.LargeStringArray, known: Sequence[str]) -> npt.NDArray[np.int64]:
     """(N,) the place of each category among the known ones, -1 for none and for others."""
-    places = pc.index_in(category_N, value_set=pa.array(known, pa.string()))
-    return np.asarray(pc.fill_null(places, -1).to_numpy(), np.int64)
+    return rows_of(category_N, pa.array(known, TEXT))
 
 
-def category_names(category_N: pa.StringArray) -> tuple[str, ...]:
+def category_names(category_N: pa.LargeStringArray) -> tuple[str, ...]:
     """The distinct categories, sorted."""
     return tuple(sorted(pc.unique(category_N.drop_null()).to_pylist()))
 
 
-def artist_codes(artist_N: pa.StringArray) -> npt.NDArray[np.int64] | None:
+def artist_codes(artist_N: pa.LargeStringArray) -> npt.NDArray[np.int64] | None:
     """(N,) a number for each artist, -1 for none; None where no item has one."""
     if artist_N.null_count == len(artist_N):
         return None

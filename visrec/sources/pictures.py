@@ -16,7 +16,7 @@ from visrec.errors import InputError, StorageError
 from visrec.sources.formats import HEAD_BYTES, format_of, item_of, other_ending
 from visrec.sources.tables import table_errors, table_files
 from visrec.storage import Entry, Store, file_at, read_uri
-from visrec.values import PICTURE
+from visrec.values import PICTURE, TEXT
 
 _PAGE = 10_000
 _FETCHES = (
@@ -25,11 +25,11 @@ _FETCHES = (
 
 LISTING = pa.schema(
     [
-        pa.field("item_id", pa.string()),
-        pa.field("uri", pa.string()),
+        pa.field("item_id", TEXT),
+        pa.field("uri", TEXT),
         pa.field("row_group", pa.int32()),  # for bytes inside a Parquet file; else null
         pa.field("row", pa.int32()),
-        pa.field("source", pa.string()),  # changes when the bytes may have changed; null: unknown
+        pa.field("source", TEXT),  # changes when the bytes may have changed; null: unknown
     ]
 )
 

@@ -70,8 +70,8 @@ class TrainingData:
         notes: sentences about what the split lacks.
     """
 
-    item_ids: pa.StringArray
-    user_ids: pa.StringArray
+    item_ids: pa.LargeStringArray
+    user_ids: pa.LargeStringArray
     feature_ND: npt.NDArray[np.float16]
     train: Ragged
     basket_R: npt.NDArray[np.int64]

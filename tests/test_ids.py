@@ -1,0 +1,177 @@
+"""The ids of whole catalogues and of all users, which together may exceed 2 GiB of text."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from visrec.evaluation.contestants import EvaluationInputs, prepare_evaluation
+from visrec.features.commit import commit_table, write_part
+from visrec.features.extract import make_plan
+from visrec.features.pictures import PictureLimits
+from visrec.features.table import Identity
+from visrec.ids import id_array, is_among, rows_of
+from visrec.interactions.split import SplitConfig
+from visrec.models import MODELS
+from visrec.models.artifact import Artifact, load_artifact, save_artifact
+from visrec.schemas import HELD_OUT, REJECTED
+from visrec.scoring.data import ScoringInputs, prepare_scoring
+from visrec.scoring.rules import RulesConfig
+from visrec.sources.interactions import InteractionsConfig
+from visrec.sources.items import read_items
+from visrec.storage import Store
+from visrec.training.data import TrainingData, load_training_data
+
+IDENTITY = Identity(
+    backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=4
+)  # fmt: skip
+ITEMS = [f"i{n}" for n in range(12)]
+ROWS = [(f"u{u}", ITEMS[(u + 5 * n) % 12], 100 * n) for u in range(6) for n in range(3)]
+KNOWN = ["b", "a", "c"]
+KINDS = [pa.string(), pa.large_string()]
+
+
+# ------------------------------------------------------------------------------- ids of either type
+
+
+@pytest.mark.parametrize("known", KINDS, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("chunked", [False, True])
+def test_ids_of_either_type_are_found(kind: Any, known: Any, chunked: bool) -> None:
+    ids, among = pa.array(["a", None, "x", "b"], kind), pa.array(KNOWN, known)
+    if chunked:
+        ids, among = pa.chunked_array([ids[:1], ids[1:]]), pa.chunked_array([among[:2], among[2:]])
+    assert rows_of(ids, among).tolist() == [1, -1, -1, 0]
+    assert is_among(ids, among).to_pylist() == [True, False, False, True]
+    assert id_array(ids).equals(pa.array(["a", None, "x", "b"], pa.large_string()))
+
+
+def test_an_array_of_the_type_is_not_copied() -> None:
+    ids = pa.array(KNOWN, pa.large_string())
+    assert id_array(ids).buffers()[2].address == ids.buffers()[2].address
+
+
+# --------------------------------------------------------------- all that stages hand to each other
+
+
+def texts(value: Any, name: str) -> Iterator[tuple[str, pa.DataType]]:
+    """The types of the columns of text below a value, with the names by which they are reached."""
+    if isinstance(value, pa.Table):
+        for column in value.column_names:
+            yield from texts(value[column], f"{name}.{column}")
+    elif isinstance(value, pa.Array | pa.ChunkedArray):
+        if pa.types.is_string(value.type) or pa.types.is_large_string(value.type):
+            yield name, value.type
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from texts(getattr(value, field.name), f"{name}.{field.name}")
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from texts(each, f"{name}.{key}")
+    elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        for number, each in enumerate(value):
+            yield from texts(each, f"{name}.{number}")
+
+
+class Shop:
+    """A small workspace, all of whose tables hold plain strings, as other tools write them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.store, self.folder = Store.at(str(folder / "features")), folder
+        feature_ND = np.random.default_rng(0).normal(size=(len(ITEMS), 4)).astype(np.float16)
+        rows = pa.table({"item_id": ITEMS, "digest": ITEMS, "source": ITEMS})
+        files = [
+            (write_part(self.store, rows[at : at + 6], feature_ND[at : at + 6], IDENTITY), 6)
+            for at in (0, 6)
+        ]
+        commit_table(self.store, IDENTITY, rows, files, REJECTED.empty_table(), {}, None)
+        users, items, times = map(list, zip(*ROWS, strict=True))
+        self.log = self.put("log", user_id=users, item_id=items, timestamp=times)
+        kinds = [f"k{n % 3}" for n in range(len(ITEMS))]
+        self.items = self.put("items", item_id=ITEMS, artist_id=kinds, category=kinds)
+        self.users = self.put("users", user_id=["u0", "visitor"])
+        self.blocked = self.put("blocked", item_id=ITEMS[:2], user_id=["u1", "u2"])
+        self.images = self.put("images", item_id=ITEMS, uri=[f"/{item}.jpg" for item in ITEMS])
+
+    def put(self, name: str, **columns: list[Any]) -> str:
+        path = self.folder / f"{name}.parquet"
+        table = pa.table(columns)
+        assert pa.large_string() not in table.schema.types
+        pq.write_table(table, path)
+        return str(path)
+
+    def training(self) -> TrainingData:
+        needs = MODELS["deepstyle"].needs
+        return load_training_data(
+            self.store, InteractionsConfig(), self.log, SplitConfig(), self.items, needs, None
+        )
+
+    def model(self) -> Store:
+        """A model that keeps all that one can: items, users, held-out rows."""
+        data, config = self.training(), MODELS["deepstyle"].Config()
+        model = MODELS["deepstyle"](config, data.sizes)
+        store = Store.at(str(self.folder / "model"))
+        artifact = Artifact(
+            name="deepstyle", model=model, config=config, sizes=data.sizes, metrics={},
+            item_ids=data.item_ids, user_ids=data.user_ids, made_from=data.made_from,
+            model_id="m", held_out=data.test_pairs, categories=data.categories,
+        )  # fmt: skip
+        save_artifact(artifact, store)
+        return store
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return Shop(tmp_path_factory.mktemp("shop"))
+
+
+def test_no_ids_of_all_items_or_users_are_held_with_32_bit_offsets(shop: Shop) -> None:
+    model = shop.model()
+    scoring = ScoringInputs(
+        model=model, features=shop.store, interactions=InteractionsConfig(),
+        interactions_uri=shop.log, items_uri=shop.items, users_uri=shop.users,
+        rules=RulesConfig(cap=2, near_duplicate=0.99, blocked=shop.blocked),
+    )  # fmt: skip
+    evaluation = EvaluationInputs(
+        models={"": model}, features=shop.store, interactions=InteractionsConfig(),
+        interactions_uri=shop.log, items_uri=shop.items, truth=None,
+    )  # fmt: skip
+    plan = make_plan(shop.images, shop.store, IDENTITY, PictureLimits())
+    held = {
+        "training": shop.training(),
+        "artifact": load_artifact(model),
+        "items": read_items(shop.items, pa.array(ITEMS)),
+        "items without a table": read_items(None, pa.array(ITEMS)),
+        "users": prepare_scoring(scoring, 2, "user_to_item", 3)[0],
+        "neighbours": prepare_scoring(scoring, 2, "item_to_item", 3)[0],
+        "evaluation": prepare_evaluation(evaluation),
+        "listing": plan.listing,
+        "known": plan.known,
+    }
+    found = dict(texts(held, "held"))
+    assert {name for name, kind in found.items() if kind != pa.large_string()} == set()
+    ids = ("item_ids", "user_ids", "owner_ids", "item_id", "user_id", "artist_N", "uri", "digest")
+    assert all(any(name.endswith(f".{each}") for name in found) for each in ids)
+    assert len(found) >= 20
+
+
+def test_files_of_ids_hold_strings(shop: Shop) -> None:
+    model = shop.model()
+    for name in ("item_ids", "user_ids", "held_out"):
+        assert set(model.read_table(f"{name}.parquet").schema.types) == {pa.string()}
+    assert model.read_table("held_out.parquet").schema.equals(HELD_OUT)
+    for name in [entry.name for entry in shop.store.list("part-")]:
+        assert shop.store.read_table(name).schema.field("item_id").type == pa.string()
+
+
+def test_a_table_without_its_schema_is_read_as_strings(tmp_path: Path) -> None:
+    store = Store.at(str(tmp_path))
+    store.write_table("x.parquet", pa.table({"id": id_array(pa.array(KNOWN))}), store_schema=False)
+    table = store.read_table("x.parquet")
+    assert table["id"].type == pa.string()
+    assert table["id"].to_pylist() == KNOWN
