@@ -13,7 +13,7 @@ from visrec import schemas
 from visrec.errors import InputError
 from visrec.features.table import Identity, load_features, read_manifest, require_same
 from visrec.fitness import shards_for
-from visrec.ids import id_array, rows_of
+from visrec.ids import id_array, is_among, rows_of
 from visrec.interactions.log import Log, Reading, read_log, shard_of
 from visrec.models.artifact import Artifact, load_artifact
 from visrec.models.contract import Arrays, Catalogue
@@ -229,7 +229,7 @@ def allowed(rules: RulesConfig, items: Items, item_ids: pa.Array) -> npt.NDArray
         for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
             if "user_id" in batch.column_names:
                 batch = batch.filter(pc.is_null(batch["user_id"]))
-            found = pc.is_in(item_ids, value_set=batch["item_id"])
+            found = is_among(item_ids, batch["item_id"])
             allowed_N = allowed_N & ~found.to_numpy(zero_copy_only=False)
     if not allowed_N.any():
         raise InputError(
