@@ -130,17 +130,39 @@ def test_a_cap_that_fills_no_list_is_not_looked_past(monkeypatch: pytest.MonkeyP
         assert found.row_BK[user].tolist() == [*truth, *[-1] * 40]
 
 
-def test_a_scorer_of_proposals_is_asked_for_more_of_them() -> None:
-    """Four proposals at first, of which a rule leaves one: three entries need more."""
-    item_Nd = torch.arange(40, 0, -1.0)[:, None]
+def reranked(items: int, candidates: int, ranked: list[int]) -> ReRankScorer:
+    """Proposes the items in order, ranks them in reverse, and tells how many it ranked at once."""
+    item_Nd = torch.arange(items, 0, -1.0)[:, None]
     one = lambda bags, _: torch.ones(len(bags), 1)  # noqa: E731
-    scorer = ReRankScorer(DotScorer(item_Nd, one), 4, one, lambda _, row_BC: row_BC.float())
-    rules = Rules(1, np.arange(40) // 8, None)
-    none = ragged([[]])
-    search = RuledTopK(TopK(scorer, None, 3), rules, np.ones(40, bool), 3)
+
+    def pairs(_: torch.Tensor, row_BC: torch.Tensor) -> torch.Tensor:
+        ranked.append(row_BC.shape[1])
+        return row_BC.float()
+
+    return ReRankScorer(DotScorer(item_Nd, one), candidates, one, pairs)
+
+
+def test_a_scorer_of_proposals_is_asked_for_others_of_them() -> None:
+    """Six proposals at first, of which a rule leaves one; then six of those that may follow."""
+    rules, none = Rules(1, np.arange(40) // 8, None), ragged([[]])
+    search = RuledTopK(TopK(reranked(40, 4, []), None, 3), rules, np.ones(40, bool), 3)
     found = search(none, np.zeros(1, np.int64), none)
-    # Of the first 24 by proposal the best by their own scores, one of each eight.
-    assert found.row_BK[0].tolist() == [23, 15, 7]
+    # Of 0 to 5, of 8 to 13 and of 16 to 21 the best by their own scores, in their order.
+    assert found.row_BK[0].tolist() == [21, 13, 5]
+    assert found.score_BK[0].tolist() == [21, 13, 5]
+
+
+def test_a_rule_never_has_a_whole_catalogue_ranked_again() -> None:
+    """Items that may follow lie behind 3,000 of one artist, and the user is to have no others."""
+    ranked: list[int] = []
+    group_N = np.zeros(3004, np.int64)
+    group_N[3000:] = [1, 2, 3, 3]
+    search = RuledTopK(
+        TopK(reranked(3004, 20, ranked), None, 8), Rules(1, group_N, None), np.ones(3004, bool), 8
+    )
+    found = search(ragged([[]]), np.zeros(1, np.int64), ragged([[3001]]))
+    assert found.row_BK[0].tolist() == [3003, 3000, 19, *[-1] * 5]
+    assert sum(ranked) <= 40
 
 
 @pytest.mark.parametrize("nearest", [1, 16])

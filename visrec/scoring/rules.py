@@ -20,7 +20,6 @@ from visrec.config import COUNTS, check_fields
 from visrec.ragged import Ragged, portions
 from visrec.scoring.topk import Best, Search, TopK, empty, put
 
-_MORE = 4  # how many times more proposals are re-ranked where a list did not get full
 ENTRIES = 2**21  # candidates and closed items that are in memory together, about 16 bytes each
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -174,8 +173,8 @@ class RuledTopK:
     """The k best items of users that keep to the rules.
 
     A list that is not full is continued: what cannot follow is closed, and the best of the rest are
-    searched for. So each search is for few candidates, however far down the list must look. A
-    re-ranker is asked to rank more proposals instead, as its scores are not in their order.
+    searched for. So each search is for few candidates, however far down the list must look. The
+    scores of a re-ranker are not in the order of its proposals, so lists are put in order at last.
 
     Args:
         search: among the candidates.
@@ -187,40 +186,41 @@ class RuledTopK:
     def __init__(self, search: Search, rules: Rules | None, available_N: Bools, k: int) -> None:
         self._search, self._rules, self._k = search, rules, k
         self._full = min(k, rules.most(available_N)) if rules else k
-        self._reranks = isinstance(search, TopK) and search.reranks
+        # All that a re-ranker has ranked is looked at, as it has cost what it costs.
+        self._width = max(2 * k, search.proposals if isinstance(search, TopK) else 0)
 
     def __call__(self, profiles: Ragged, user_B: Ints, excluded: Ragged) -> Best:
         """As `TopK`: more candidates are looked for until each list is full or none is left."""
         if self._rules is None:
             return self._search(profiles, user_B, excluded, self._k)
-        lists = empty(len(user_B), self._k)
-        open_b, width = np.arange(len(user_B)), 2 * self._k
+        lists, open_b = empty(len(user_B), self._k), np.arange(len(user_B))
         while len(open_b):
             short = [np.zeros(0, np.int64)]
-            for some_b in self._portions(self._rules, lists, open_b, width):
+            for some_b in self._portions(self._rules, lists, open_b):
                 best = Best(lists.row_BK[some_b], lists.score_BK[some_b])
-                gone = excluded.take(some_b)
-                if self._reranks:
-                    best = empty(len(some_b), 0)
-                else:
-                    gone = gone.joined(_closed(self._rules, best.row_BK))
-                found = self._search(profiles.take(some_b), user_B[some_b], gone, width)
+                gone = excluded.take(some_b).joined(_closed(self._rules, best.row_BK))
+                found = self._search(profiles.take(some_b), user_B[some_b], gone, self._width)
                 kept = apply(self._rules, _behind(best, found), self._k)
                 put(lists, some_b, kept)
                 is_short_b = (kept.row_BK >= 0).sum(axis=1) < self._full
                 short.append(some_b[is_short_b & (found.row_BK[:, -1] >= 0)])
-            open_b, width = np.concatenate(short), width * (_MORE if self._reranks else 1)
-        return lists
+            open_b = np.concatenate(short)
+        return _in_order(lists)
 
-    def _portions(self, rules: Rules, lists: Best, open_b: Ints, width: int) -> Iterator[Ints]:
+    def _portions(self, rules: Rules, lists: Best, open_b: Ints) -> Iterator[Ints]:
         """Users who are searched for together, so that candidates and closed items are bounded."""
-        entries_b = np.full(len(open_b), width)
-        if not self._reranks:
-            for members, (owner_F, group_F) in zip(
-                rules.members, _full(rules, lists.row_BK[open_b]), strict=True
-            ):
-                np.add.at(entries_b, owner_F, members.lengths[group_F])
+        entries_b = np.full(len(open_b), self._width)
+        for members, (owner_F, group_F) in zip(
+            rules.members, _full(rules, lists.row_BK[open_b]), strict=True
+        ):
+            np.add.at(entries_b, owner_F, members.lengths[group_F])
         yield from (open_b[part] for part in portions(entries_b, ENTRIES))
+
+
+def _in_order(lists: Best) -> Best:
+    """The lists by score, ties by row; what is behind the last has -inf."""
+    order = np.lexsort((lists.row_BK, -lists.score_BK), axis=1)
+    return Best(*(np.take_along_axis(of_BK, order, 1) for of_BK in (lists.row_BK, lists.score_BK)))
 
 
 def _full(rules: Rules, row_BK: Ints) -> Iterator[tuple[Ints, Ints]]:

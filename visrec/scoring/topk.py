@@ -136,9 +136,9 @@ class TopK:
                 self._packed = PackedItems(scorer.vectors_Nd.numpy(), available_N, kernel)
 
     @property
-    def reranks(self) -> bool:
-        """Whether the lists are the best of what another scorer proposes."""
-        return self._proposed is not None
+    def proposals(self) -> int:
+        """How many items another scorer proposes, of which the lists are the best; 0 for all."""
+        return self._proposed._k if self._proposed else 0
 
     @torch.inference_mode()
     def __call__(
