@@ -21,6 +21,7 @@ from visrec.scoring import near_duplicates
 from visrec.scoring import rules as rules_module
 from visrec.scoring.data import allowed, blocked_pairs, listed
 from visrec.scoring.near_duplicates import near_duplicate_groups
+from visrec.scoring.rescore import Written, in_turn, is_best
 from visrec.scoring.rules import RuledTopK, Rules, RulesConfig
 from visrec.scoring.topk import Best, TopK
 from visrec.sources.items import read_groups, read_items
@@ -163,6 +164,37 @@ def test_a_rule_never_has_a_whole_catalogue_ranked_again() -> None:
     found = search(ragged([[]]), np.zeros(1, np.int64), ragged([[3001]]))
     assert found.row_BK[0].tolist() == [3003, 3000, 19, *[-1] * 5]
     assert sum(ranked) <= 40
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 20))
+@settings(max_examples=60, deadline=None)
+def test_lists_of_a_reranker_leave_out_nothing_that_may_follow(seed: int, k: int, c: int) -> None:
+    random = np.random.default_rng(seed)
+    n = int(random.integers(5, 120))
+    item_Nd, user_Ud, own_N = (
+        torch.from_numpy(random.normal(size=shape)).float() for shape in ((n, 3), (4, 3), n)
+    )
+    users = lambda _, user_B: user_Ud[user_B.clamp(min=0)]  # noqa: E731
+    scorer = ReRankScorer(DotScorer(item_Nd, users), c, users, lambda _, row_BC: own_N[row_BC])
+    groups = [random.integers(-1, int(random.integers(1, n)), n) for _ in range(2)]
+    rules, every = Rules(int(random.integers(1, 4)), *groups), np.ones(n, bool)
+    closed = [random.permutation(n)[: random.integers(0, n // 2)] for _ in range(4)]
+    search = RuledTopK(TopK(scorer, every, k), rules, every, k)
+    found = search(ragged([[]] * 4), np.arange(4), ragged(closed))
+    for user in range(4):
+        row_K = found.row_BK[user][found.row_BK[user] >= 0]
+        open_N = np.ones(n, bool)
+        open_N[closed[user]] = False
+        assert open_N[row_K].all()
+        follow = in_turn(np.flatnonzero(open_N), set(row_K.tolist()), None, n)
+        may = [row for row in follow if in_turn(np.append(row_K, row), set(), rules, k)[-1] == row]
+        assert len(row_K) == k or not may
+        # The first proposals are looked at all, so none of them is left out for a worse one.
+        first = np.argsort(-(item_Nd @ user_Ud[user]).numpy() - np.where(open_N, 1e9, 0))
+        sure_N = np.zeros(n, bool)
+        sure_N[first[: min(max(2 * k, c), open_N.sum())]] = True
+        written = Written(user, row_K, found.score_BK[user, : len(row_K)].astype(float), None)
+        assert is_best(written, own_N.double().numpy(), sure_N, rules, k)
 
 
 @pytest.mark.parametrize("nearest", [1, 16])
