@@ -220,7 +220,10 @@ class RuledTopK:
 def _in_order(lists: Best) -> Best:
     """The lists by score, ties by row; what is behind the last has -inf."""
     order = np.lexsort((lists.row_BK, -lists.score_BK), axis=1)
-    return Best(*(np.take_along_axis(of_BK, order, 1) for of_BK in (lists.row_BK, lists.score_BK)))
+    return Best(
+        np.take_along_axis(lists.row_BK, order, axis=1),
+        np.take_along_axis(lists.score_BK, order, axis=1),
+    )
 
 
 def _full(rules: Rules, row_BK: Ints) -> Iterator[tuple[Ints, Ints]]:
