@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import ray
 import torch
@@ -71,7 +73,9 @@ def test_oracle_is_the_best_and_random_is_a_coin(evaluated: Path) -> None:
 
 
 def test_means_are_those_of_the_users(evaluated: Path) -> None:
-    rows = pd.read_parquet(evaluated / "evaluation" / "per_user.parquet")
+    file = evaluated / "evaluation" / "per_user.parquet"
+    assert pq.read_schema(file).field("user_id").type == pa.string()
+    rows = pd.read_parquet(file)
     users = held_out_users(evaluated)
     found = metrics(evaluated / "evaluation")
     for name, of_model in rows.groupby("model"):
