@@ -177,7 +177,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
 
 
 def _recorded_split(
-    artifact: Artifact, log: Log, item_ids: pa.StringArray, uri: str
+    artifact: Artifact, log: Log, item_ids: pa.LargeStringArray, uri: str
 ) -> RecordedSplit:
     """What the training of a model held out, in the interactions as they are now."""
     pairs = artifact.held_out

@@ -152,7 +152,7 @@ def prepare_scoring(
     return data, arrays
 
 
-def _read_log(inputs: ScoringInputs, artifact: Artifact, item_ids: pa.StringArray) -> Log:
+def _read_log(inputs: ScoringInputs, artifact: Artifact, item_ids: pa.LargeStringArray) -> Log:
     """The interactions and every user who is named anywhere."""
     others = None
     if inputs.users_uri:
@@ -177,7 +177,7 @@ class _Queries:
     """Whose lists are made: `ids`, `profiles`, `trained_U` and `cold_U` as in `ScoringData`, sorted
     by id."""
 
-    ids: pa.StringArray
+    ids: pa.LargeStringArray
     profiles: Ragged
     trained_U: npt.NDArray[np.int64]
     cold_U: npt.NDArray[np.bool_]
@@ -191,7 +191,7 @@ def _users(log: Log, artifact: Artifact, unseen_N: npt.NDArray[np.bool_]) -> _Qu
     return _Queries(log.user_ids, log.items, trained_U, cold_U)
 
 
-def _items(known_N: npt.NDArray[np.bool_], item_ids: pa.StringArray) -> _Queries:
+def _items(known_N: npt.NDArray[np.bool_], item_ids: pa.LargeStringArray) -> _Queries:
     """Each item that the model knows, with itself as its profile."""
     row_Q = np.flatnonzero(known_N)
     itself = Ragged(row_Q, np.arange(len(row_Q) + 1))
@@ -200,8 +200,8 @@ def _items(known_N: npt.NDArray[np.bool_], item_ids: pa.StringArray) -> _Queries
 
 
 def _names(
-    item_ids: pa.StringArray, group_N: pa.StringArray | None, rules: Rules | None
-) -> list[pa.StringArray]:
+    item_ids: pa.LargeStringArray, group_N: pa.LargeStringArray | None, rules: Rules | None
+) -> list[pa.LargeStringArray]:
     """What names each item, and the groups that the rules put it in."""
     names = [item_ids] if group_N is None else [item_ids, group_N]
     if rules is not None and rules.near_duplicate_N is not None:
