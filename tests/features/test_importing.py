@@ -291,3 +291,19 @@ def test_what_is_no_parquet_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--table.* cannot be read as a table"):
         bring_in(tmp_path / "vectors.csv", store)
     assert issubclass(SchemaError, InputError)
+
+
+def test_table_that_changes_while_it_is_read_is_not_committed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, read = Store.at(str(tmp_path / "features")), ImportChunk.__call__
+
+    def replaced(step: ImportChunk, batch: Any) -> Any:
+        written = read(step, batch)
+        pq.write_table(table_of(IDS, VALUES[::-1]), source)
+        return written
+
+    monkeypatch.setattr(ImportChunk, "__call__", replaced)
+    with pytest.raises(InputError, match="changed while they were read: table"):
+        bring_in(source, store)
+    assert not store.exists("_manifest.json")

@@ -17,6 +17,7 @@ from visrec.models.contract import Needs
 from visrec.schemas import REJECTED
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
+from visrec.training import data as training_data
 from visrec.training.data import TrainingData, load_training_data
 
 IDS = [f"i{n:02}" for n in range(40)]
@@ -125,3 +126,20 @@ def test_nobody_to_validate_with_is_noted_and_rows_are_counted(store: Store) -> 
         "No user has 2 baskets, ",
     ]
     assert data.reading == Reading(len(ROWS), {"rated below min_rating": 1})
+
+
+@pytest.mark.parametrize("name", ["log.parquet", "items.parquet"])
+def test_what_changes_while_it_is_read_is_refused(
+    store: Store, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: Any = training_data.read_items
+
+    def replaced(*args: Any) -> Any:
+        items = found(*args)
+        table = store.read_table(name)
+        store.write_table(name, table.slice(0, len(table) - 1))
+        return items
+
+    monkeypatch.setattr(training_data, "read_items", replaced)
+    with pytest.raises(InputError, match=r"changed while they were read: (items|interactions)"):
+        _load(store)

@@ -43,7 +43,13 @@ from visrec.features.table import (
 )
 from visrec.progress import Timer
 from visrec.schemas import FEATURES, REJECTED, Column, check, conform
-from visrec.sources.tables import digest_files, opened_parquet, table_errors, table_files
+from visrec.sources.tables import (
+    digest_files,
+    opened_parquet,
+    require_unchanged,
+    table_errors,
+    table_files,
+)
 from visrec.storage import Store
 from visrec.values import plain_type
 
@@ -69,12 +75,14 @@ class ImportPlan:
         chunks: what to read; empty where the directory holds this very table.
         identity: of the features.
         digest: of the table's files.
+        uri: of the table.
     """
 
     table: Store
     chunks: list[Chunk]
     identity: Identity
     digest: str
+    uri: str
 
     @property
     def rows(self) -> int:
@@ -127,7 +135,7 @@ def plan_import(uri: str, name: str, store: Store) -> ImportPlan:
         require_same(manifest.identity, identity, store, "name")
         if manifest.limits == _limits(digest):
             chunks = []
-    return ImportPlan(table, chunks, identity, digest)
+    return ImportPlan(table, chunks, identity, digest, uri)
 
 
 @contextmanager
@@ -284,10 +292,12 @@ def commit_import(
         The manifest, and rejected rows by reason.
 
     Raises:
-        InputError: more than `max_rejected` of the rows were rejected; nothing was committed.
+        InputError: more than `max_rejected` of the rows were rejected, or the table changed while
+            it was read; nothing was committed.
         ConflictError: another run committed in the meantime.
     """
     version = manifest_version(store)
+    require_unchanged({"table": plan.digest}, {"table": digest_files(plan.uri, "table")})
     refused = sorted(name for name in written if name.startswith(REJECTED_FOLDER))
     parts = sorted(set(written) - set(refused))
     live = read_index(store, parts, plan.identity, ["item_id", "digest"])

@@ -36,7 +36,7 @@ from visrec.sources.interactions import (
     digest_interactions,
 )
 from visrec.sources.items import Items, artist_codes, category_codes, category_names, read_items
-from visrec.sources.tables import digest_files
+from visrec.sources.tables import digest_files, require_unchanged
 from visrec.storage import Store
 
 
@@ -154,9 +154,10 @@ def load_training_data(
         sampling: whose guidelines may ask for clusters and artists; None does not.
 
     Raises:
-        InputError: either is missing, empty, or does not fit the other.
+        InputError: either is missing, empty, does not fit the other, or changed while it was read.
     """
     manifest = read_manifest(features)
+    digests = _digests(features, interactions, uri, items_uri)
     item_ids, feature_ND = load_features(features)
     log = read_log(interactions, uri, item_ids)
     part_R, basket_R = split(log, held), log.basket_R()
@@ -171,6 +172,7 @@ def load_training_data(
         clusters = load_clusters(features, ClusterConfig(), feature_ND)
     elif sampling:
         alike_N = near_identical(feature_ND)
+    require_unchanged(digests, _digests(features, interactions, uri, items_uri))
     return TrainingData(
         item_ids=item_ids,
         user_ids=log.user_ids,
@@ -192,20 +194,26 @@ def load_training_data(
         reading=log.reading,
         notes=tuple(dict.fromkeys(why_nobody(log, held, part) for part in lacking)),
         made_from={
-            "features": {"digest": manifest.digest, **manifest.identity.__dict__},
-            "interactions": _made_from(interactions, uri, log),
-            "items": {"digest": digest_files(items_uri, "items") if items_uri else None},
+            "features": {"digest": digests["features"], **manifest.identity.__dict__},
+            "interactions": {
+                "digest": digests["interactions"],
+                "min_rating": interactions.min_rating,
+                "as_of": interactions.as_of,
+                "last_timestamp": int(log.time_R.max()) if len(log.time_R) else None,
+            },
+            "items": {"digest": digests["items"]},
             "split": held.__dict__,
         },
     )
 
 
-def _made_from(interactions: InteractionsConfig, uri: str | None, log: Log) -> dict[str, Any]:
+def _digests(
+    features: Store, interactions: InteractionsConfig, uri: str | None, items_uri: str | None
+) -> dict[str, str | None]:
     return {
-        "digest": digest_interactions(interactions, uri) if uri else None,
-        "min_rating": interactions.min_rating,
-        "as_of": interactions.as_of,
-        "last_timestamp": int(log.time_R.max()) if len(log.time_R) else None,
+        "features": read_manifest(features).digest,
+        "interactions": digest_interactions(interactions, uri) if uri else None,
+        "items": digest_files(items_uri, "items") if items_uri else None,
     }
 
 
