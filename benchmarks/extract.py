@@ -86,7 +86,7 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
 
     def watch() -> None:
         while not done.wait(0.1):
-            amounts, _ = ray.get(tally.read.remote())
+            amounts, *_ = ray.get(tally.read.remote())
             points.append((time.perf_counter() - start, int(amounts.get("network", 0))))
 
     watcher = threading.Thread(target=watch)
@@ -103,7 +103,7 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
     finally:
         done.set()
         watcher.join()
-    amounts, _ = ray.get(tally.read.remote())
+    amounts, *_ = ray.get(tally.read.remote())
     return {
         "first_batch_s": next(seconds for seconds, count in points if count),
         "pictures_per_s": steady(points, int(amounts["network"])),

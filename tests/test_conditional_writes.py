@@ -5,9 +5,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError, ConnectionClosedError
+from botocore.session import Session
 
 from tests.test_storage import everything_below, refusal
 from visrec import storage
@@ -81,16 +81,16 @@ Put = Callable[..., Any]
 @pytest.fixture
 def wrap_put(monkeypatch: pytest.MonkeyPatch, s3_env: str) -> Callable[[Callable[..., Any]], Store]:
     """Gives a store whose `put_object` is `broken(real_put, **arguments)`."""
-    make = boto3.Session.client
+    make = Session.create_client
 
     def wrapped(broken: Callable[..., Any]) -> Store:
-        def client(session: boto3.Session, *args: Any, **options: Any) -> Any:
+        def client(session: Session, *args: Any, **options: Any) -> Any:
             made: Any = make(session, *args, **options)
             real = made.put_object
             made.put_object = lambda **arguments: broken(real, **arguments)
             return made
 
-        monkeypatch.setattr(boto3.Session, "client", client)
+        monkeypatch.setattr(Session, "create_client", client)
         forget_credentials()
         return Store.at(s3_env)
 

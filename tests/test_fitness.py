@@ -14,6 +14,7 @@ from typing import Any
 import boto3
 import pyarrow.fs as pafs
 import pytest
+from botocore.session import Session
 
 from tests import servers
 from tests.conftest import NO_AWS_CONFIG
@@ -82,9 +83,9 @@ def test_fit_store_is_fit_and_keeps_nothing_but_its_own(store: Store) -> None:
 def test_store_that_ignores_conditions_is_unfit_for_that_alone(
     monkeypatch: pytest.MonkeyPatch, s3_env: str
 ) -> None:
-    make = boto3.Session.client
+    make = Session.create_client
 
-    def deaf(session: boto3.Session, *args: Any, **options: Any) -> Any:
+    def deaf(session: Session, *args: Any, **options: Any) -> Any:
         made: Any = make(session, *args, **options)
         put = made.put_object
 
@@ -95,7 +96,7 @@ def test_store_that_ignores_conditions_is_unfit_for_that_alone(
         made.put_object = put_whatever_is_there
         return made
 
-    monkeypatch.setattr(boto3.Session, "client", deaf)
+    monkeypatch.setattr(Session, "create_client", deaf)
     clients.forget_credentials()
     store = Store.at(f"{s3_env}/shop")
     findings = examine(store)

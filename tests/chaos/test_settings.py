@@ -45,6 +45,8 @@ class Site:
         """The server's keys, and no other setting than these."""
         keys = self.server.env()
         del keys["AWS_ENDPOINT_URL"]
+        for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):  # of another test's store
+            monkeypatch.delenv(name, raising=False)
         for name, value in {**NO_AWS_CONFIG, **keys, **env}.items():
             monkeypatch.setenv(name, value.format(**self.places))
         if config:

@@ -144,7 +144,9 @@ def test_place_that_is_too_long_or_closed_is_named(
 
 def test_local_session_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray would write its token there."""
-    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
     starts(monkeypatch, None)
     start_ray(local=True, debug=False)
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
