@@ -94,7 +94,6 @@ def training(device: torch.device, users: int, items: int, seconds: float) -> di
         validation=HeldOut(np.zeros(0, np.int64), nobody, nobody),
         validation_basket_V=np.zeros(0, np.int64),
         test_pairs=HELD_OUT.empty_table(),
-        without_item=0,
         made_from={},
     )
     config = TrainConfig(precision="bfloat16" if device.type == "cuda" else "float32")

@@ -83,7 +83,7 @@ class RecommendJob(JobConfig):
         k: entries a user.
         layout: nested, one row a user; or long, one row an entry.
         shards: files of the run; users are dealt to them by a hash of their id. By default as many
-            as their lists need: at most 100 MB each, and at least 8 files.
+            as their lists need: at most about 32 MB each, and at least 8 files.
         resources: what scoring may take of the cluster.
         rules: what a list may hold.
         incremental: carry over the last publication's lists where nothing has changed for a user,

@@ -158,22 +158,6 @@ def _dense(gradient: Tensor | None) -> Tensor:
     return (gradient.to_dense() if gradient.is_sparse else gradient).contiguous()
 
 
-def _work(rank: int, folder: str, workers: int) -> None:
-    """A process of its own: all cases, one after another."""
-    torch.set_num_threads(1)
-    distributed.Backend.register_backend("dense", DenseOnly, devices=["cpu"])
-    distributed.init_process_group(
-        "dense", init_method=f"file://{folder}/meet", rank=rank, world_size=workers
-    )
-    found = {
-        f"{case} {name}": gradient
-        for case in cases()
-        for name, gradient in _gradients(case, rank, workers).items()
-    }
-    save_file(found, Path(folder, f"{rank}.safetensors"))
-    distributed.destroy_process_group()
-
-
 def _losses(name: str, rank: int = 0, workers: int = 1) -> list[float]:
     """The loss of each of three epochs, as the jobs train."""
     case = Case(name, "softmax", "catalogue")

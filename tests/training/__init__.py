@@ -45,6 +45,5 @@ def checkerboard(
         validation=HeldOut(np.arange(users), ragged(train), ragged(held)),
         validation_basket_V=np.concatenate([len(t) + np.arange(len(h)) for t, h in parts]),
         test_pairs=HELD_OUT.empty_table(),
-        without_item=0,
         made_from={"features": {}, "split": {}},
     )

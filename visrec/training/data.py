@@ -54,7 +54,6 @@ class TrainingData:
         validation_basket_V: (V,) the basket of each held-out item, numbered on from the user's.
         test_pairs: the held-out test rows by `user_id` and `item_id`. Training only passes them on
             to the model's directory, where evaluation finds what it may judge the model by.
-        without_item: interactions left out because their item has no feature.
         made_from: digests and settings, for the model's config.json.
         category_N: (N,) codes into `categories`, -1 for none.
         categories: names, sorted; empty where the model does not ask for them.
@@ -78,7 +77,6 @@ class TrainingData:
     validation: HeldOut
     validation_basket_V: npt.NDArray[np.int64]
     test_pairs: pa.Table
-    without_item: int
     made_from: Mapping[str, Any]
     category_N: npt.NDArray[np.int64] | None = None
     categories: tuple[str, ...] = ()
@@ -183,7 +181,6 @@ def load_training_data(
         validation=validation,
         validation_basket_V=basket_R[part_R == Part.VALIDATION],
         test_pairs=held_out_pairs(test, log.user_ids, item_ids),
-        without_item=log.without_item,
         category_N=category_codes(items.category_N, names),
         categories=names,
         clusters=clusters,
