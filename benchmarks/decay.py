@@ -22,13 +22,13 @@ from jsonargparse import ArgumentError
 
 from benchmarks.machine import machine
 from benchmarks.quality import asked, data_parser
-from jobs.launch import parse
-from jobs.train import TrainJob, load_inputs, recipe_of
+from visrec.cli.launch import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
-from visrec.storage import Store
+from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
+from visrec.storage.store import Store
 from visrec.training.data import load_training_data
-from visrec.training.recipe import begin
+from visrec.training.fit import begin
 
 DECAYS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 

@@ -31,12 +31,12 @@ import torch
 
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
-from visrec.evaluation.metrics import per_user
-from visrec.evaluation.ranking import stand
-from visrec.models.contract import DotScorer
 from visrec.models.pooling import pool
+from visrec.models.scorers import DotScorer
 from visrec.ragged import Ragged, offsets_of
-from visrec.scoring.topk import item_tiles, user_blocks
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import stand
+from visrec.retrieval.topk import item_tiles, user_blocks
 
 PROFILE, MOST_HELD = 20, 5
 CUTOFF = 20

@@ -44,15 +44,15 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.machine import machine
-from jobs.cluster import start_ray
-from jobs.extract_features import ExtractJob, _actors
-from jobs.reserve import reserved
+from visrec.cli.cluster import start_ray
+from visrec.cli.reserve import reserved
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
+from visrec.features.decode import PictureLimits, Preprocessing, _pixels, decode
 from visrec.features.extract import CHUNK, describe_backbone, extract_chain, make_plan
-from visrec.features.pictures import PictureLimits, Preprocessing, _pixels, decode
+from visrec.pipelines.extract_features import ExtractJob, _actors
 from visrec.progress import Tally
-from visrec.storage import Store
+from visrec.storage.store import Store
 
 LOADER_BATCH, LOADER_WORKERS = 8, 4
 Decoder = Callable[[bytes, Preprocessing], npt.NDArray[np.uint8]]

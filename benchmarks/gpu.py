@@ -28,14 +28,14 @@ from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
 from benchmarks.machine import machine
 from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.interactions.split import HeldOut
-from visrec.interactions.triples import SamplingConfig
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.ragged import Ragged
-from visrec.schemas import HELD_OUT
-from visrec.scoring.candidates import by_candidates
+from visrec.retrieval.torch_topk import by_candidates
+from visrec.sampling.triples import SamplingConfig
+from visrec.storage.schemas import HELD_OUT
 from visrec.training.data import TrainingData
+from visrec.training.fit import Recipe, begin
 from visrec.training.loop import Place, TrainConfig
-from visrec.training.recipe import Recipe, begin
 
 DIM, VECTOR, TAKEN, K = 1280, 200, 20, 100
 TILE = {"cuda": (2048, 65_536), "cpu": (128, 8192)}  # users and items of a tile of the search

@@ -20,15 +20,15 @@ from jsonargparse import ArgumentError
 
 from benchmarks.machine import machine
 from benchmarks.quality import CHECKOUT, asked, data_parser, measure, table
-from jobs.launch import parse
-from jobs.train import TrainJob, load_inputs, recipe_of
+from visrec.cli.launch import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
 from visrec.models import MODELS
-from visrec.storage import Store
+from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
+from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.recipe import begin
-from visrec.training.spaces import draw, load_space
+from visrec.training.fit import begin
+from visrec.tuning.spaces import draw, load_space
 
 TRAINS = tuple(name for name, model in MODELS.items() if model.trains_on != "nothing")
 

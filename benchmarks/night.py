@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
 from benchmarks.machine import machine
-from visrec.sources.gallery import GalleryConfig, write_gallery
-from visrec.storage import Store
+from visrec.demo.gallery import GalleryConfig, write_gallery
+from visrec.storage.store import Store
 
 CHECKOUT = Path(__file__).parents[1]
 FIRST, SECOND = "2026-11-20", "2026-11-21"  # the nights; the model is that of the 19th, a Thursday

@@ -50,21 +50,21 @@ if "--peer" not in sys.argv:  # the interpreter of a peer has no visrec
 
     from benchmarks.machine import machine
     from benchmarks.quality import movies
-    from jobs.launch import parse
-    from jobs.train import TrainJob, load_inputs, recipe_of
+    from visrec.cli.launch import parse
     from visrec.config import plain
     from visrec.evaluation.bootstrap import resample
-    from visrec.evaluation.metrics import per_user
-    from visrec.evaluation.ranking import stand
     from visrec.interactions.log import build_log
     from visrec.interactions.split import HeldOut, Part, held_out, split
-    from visrec.models.contract import DotScorer
-    from visrec.models.statistics import FeatureScale
+    from visrec.models.feature_scale import FeatureScale
+    from visrec.models.scorers import DotScorer
+    from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
+    from visrec.retrieval.metrics import per_user
+    from visrec.retrieval.ranks import stand
     from visrec.sources.interactions import read_interactions
-    from visrec.storage import Store
+    from visrec.storage.store import Store
     from visrec.training.data import TrainingData, load_training_data
+    from visrec.training.fit import begin, complete
     from visrec.training.loop import Trainer, score_held_out
-    from visrec.training.recipe import begin, complete
 
 Floats = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float32]

@@ -38,26 +38,26 @@ import yaml
 from jsonargparse import ArgumentError
 
 from benchmarks.machine import machine
-from jobs.launch import parse
-from jobs.train import TrainJob, load_inputs, recipe_of
+from visrec.cli.launch import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
 from visrec.evaluation.bootstrap import resample
-from visrec.evaluation.contestants import (
+from visrec.evaluation.data import (
     EvaluationData,
     EvaluationInputs,
     prepare_evaluation,
     scorer_of,
 )
-from visrec.evaluation.metrics import per_user
-from visrec.evaluation.ranking import stand
 from visrec.features.table import MANIFEST
 from visrec.models import MODELS
 from visrec.models.artifact import save_artifact
-from visrec.storage import Store
+from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import stand
+from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
+from visrec.training.fit import begin, build_model, complete, record
 from visrec.training.ray_train import Job, artifact_of
-from visrec.training.recipe import begin, build_model, complete, record
 
 CHECKOUT = Path(__file__).parents[1]
 SHOWN = {"auc": "AUC", "recall@20": "R@20", "recall@100": "R@100"}

@@ -37,19 +37,19 @@ from benchmarks.machine import machine
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
 from visrec.interactions.split import SplitConfig
-from visrec.interactions.triples import SamplingConfig
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact, save_artifact
 from visrec.ragged import Ragged
-from visrec.schemas import REJECTED
-from visrec.scoring.data import load_catalogue
-from visrec.scoring.topk import TopK
+from visrec.recommend.inputs import load_catalogue
+from visrec.retrieval.topk import TopK
+from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage import Store
+from visrec.storage.schemas import REJECTED
+from visrec.storage.store import Store
 from visrec.training.data import load_training_data
+from visrec.training.fit import Recipe, build_model
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import Job, artifact_of
-from visrec.training.recipe import Recipe, build_model
 
 CHECKOUT = Path(__file__).parents[1]
 DIM = 64  # of the features: the towers are a small part of the work

@@ -18,11 +18,11 @@ import numpy as np
 
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
-from visrec.interactions.clusters import Clusters
-from visrec.interactions.facts import Facts
-from visrec.interactions.guidelines import GUIDELINES
-from visrec.interactions.triples import SamplingConfig, TripleSampler
+from visrec.features.clusters import Clusters
 from visrec.ragged import Ragged
+from visrec.sampling.guidelines import GUIDELINES
+from visrec.sampling.index import Facts
+from visrec.sampling.triples import SamplingConfig, TripleSampler
 
 WINDOW = 65_536
 SIX = tuple(name for name in GUIDELINES if name != "random")

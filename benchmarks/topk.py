@@ -28,10 +28,10 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
-from visrec.models.contract import DotScorer
+from visrec.models.scorers import DotScorer
 from visrec.ragged import Ragged
-from visrec.scoring.native import missing
-from visrec.scoring.topk import Best, TopK
+from visrec.retrieval.kernel import missing
+from visrec.retrieval.topk import Best, TopK
 
 Floats = npt.NDArray[np.float32]
 Search = Callable[[Floats], object]

@@ -41,11 +41,11 @@ from torch.nn import functional
 
 from benchmarks.machine import machine
 from benchmarks.quality import CHECKOUT, movies
-from jobs.launch import parse
-from jobs.train import TrainJob, load_inputs, recipe_of
+from visrec.cli.launch import parse
 from visrec.config import plain
 from visrec.models import MODELS
-from visrec.storage import Store
+from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
+from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.loop import Place, Trainer, validation_auc
 from visrec.training.ray_train import build_model

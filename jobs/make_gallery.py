@@ -1,40 +1,11 @@
-"""The demo's data: paints the sample gallery into the workspace.
+"""The demo's data: paints the sample gallery into the workspace."""
 
-python jobs/make_gallery.py
-"""
-
-if __name__ == "__main__":  # before the imports, which take seconds
-    from jobs.stop import listen
-
-    listen()
-
-from dataclasses import dataclass, field
-
-from jobs.launch import JobConfig, Summary, launch
-from visrec.sources.gallery import GalleryConfig, write_gallery
-from visrec.storage import Store
-
-
-@dataclass(frozen=True, kw_only=True)
-class GalleryJob(JobConfig):
-    """The sample gallery.
-
-    Attributes:
-        gallery: how much of everything, and the seed.
-    """
-
-    gallery: GalleryConfig = field(default_factory=GalleryConfig)
-
-
-def main(config: GalleryJob, summary: Summary) -> None:
-    store = Store.at(config.workspace)
-    store.check_writable()
-    summary.begun = True
-    with summary.phase("paint"):
-        counts = write_gallery(config.gallery, store.write)
-    summary.rows = {name.replace("_", " "): count for name, count in counts.items()}
-    summary.rows["workspace"] = store.root
-
+from visrec.cli.signals import listen
 
 if __name__ == "__main__":
+    listen()  # before the other imports, which take seconds
+
+    from visrec.cli.launch import launch
+    from visrec.pipelines.make_gallery import GalleryJob, main
+
     launch(main, GalleryJob, needs_ray=False)

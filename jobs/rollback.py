@@ -1,40 +1,11 @@
-"""The pointer back to an earlier run, whose files are read whole before.
+"""The pointer back to an earlier run, whose files are read whole before."""
 
-python jobs/rollback.py --workspace shop
-python jobs/rollback.py --workspace shop --run_id 2026-11-20
-"""
-
-if __name__ == "__main__":  # before the imports, which take seconds
-    from jobs.stop import listen
-
-    listen()
-
-from dataclasses import dataclass
-
-from jobs.launch import JobConfig, Summary, launch
-from visrec.publish import roll_back
-from visrec.storage import Store
-
-
-@dataclass(frozen=True, kw_only=True)
-class RollbackJob(JobConfig):
-    """The pointer back to an earlier run.
-
-    Attributes:
-        recommendations: where the runs are; by default recommendations of the workspace.
-        run_id: to which run; by default the one before the one that is published.
-    """
-
-    recommendations: str | None = None
-    run_id: str | None = None
-
-
-def main(config: RollbackJob, summary: Summary) -> None:
-    recommendations = Store.at(config.place(config.recommendations, "recommendations"))
-    with summary.phase("read"):
-        left, now = roll_back(recommendations, config.run_id)
-    summary.rows = {"was published": left, "is published": now, "at": recommendations.root}
-
+from visrec.cli.signals import listen
 
 if __name__ == "__main__":
+    listen()  # before the other imports, which take seconds
+
+    from visrec.cli.launch import launch
+    from visrec.pipelines.rollback import RollbackJob, main
+
     launch(main, RollbackJob, needs_ray=False)

@@ -11,8 +11,8 @@ import boto3
 import pytest
 
 from tests.servers import SeaweedFS
-from visrec.clients import forget_credentials
-from visrec.storage import Store
+from visrec.storage.s3_clients import forget_credentials
+from visrec.storage.store import Store
 
 CHECKOUT = Path(__file__).parents[1]
 # No test may reach an account or a cluster of whoever runs it.

@@ -11,18 +11,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visrec.gates import GatesConfig, Night, judge
 from visrec.interactions.log import shard_of
-from visrec.publish import Gate
+from visrec.publication.gates import GatesConfig, Night, judge
+from visrec.publication.list_tables import Layout, lists_file, lists_table
+from visrec.publication.run import Gate
+from visrec.publication.run_spec import Target
+from visrec.publication.verify import ShardFacts, check_shard, read_lists
 from visrec.ragged import Ragged, offsets_of
-from visrec.scoring.check import ShardFacts, check_shard, read_lists
-from visrec.scoring.data import ScoringData
-from visrec.scoring.lists import Layout, lists_file, lists_table
-from visrec.scoring.popular import popular_entries
-from visrec.scoring.readback import expected_of
-from visrec.scoring.rules import Rules
-from visrec.scoring.target import Target
-from visrec.storage import Store
+from visrec.recommend.inputs import ScoringData
+from visrec.recommend.popular import popular_entries
+from visrec.recommend.readback import expected_of
+from visrec.retrieval.rules import Rules
+from visrec.storage.store import Store
 
 K, SHARDS, ARTISTS = 10, 3, 40
 MODEL = "the model's digest"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from visrec.errors import VisrecError
-from visrec.storage import Entry, Store
+from visrec.storage.store import Entry, Store
 
 
 def _no_pause(_: str) -> None:

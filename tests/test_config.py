@@ -11,13 +11,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from jobs.launch import JobConfig
+from visrec.cli.launch import JobConfig
 from visrec.config import check_fields, digest, plain
 from visrec.errors import InputError
-from visrec.interactions.clusters import ClusterConfig
+from visrec.features.clusters import ClusterConfig
 from visrec.models import MODELS
-from visrec.training.recipe import Recipe
-from visrec.training.spaces import Choice, Range, check_space
+from visrec.training.fit import Recipe
+from visrec.tuning.spaces import Choice, Range, check_space
 
 
 @dataclass(frozen=True, kw_only=True)

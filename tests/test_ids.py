@@ -10,21 +10,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from visrec.evaluation.contestants import EvaluationInputs, prepare_evaluation
+from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
 from visrec.features.commit import commit_table, write_part
+from visrec.features.decode import PictureLimits
 from visrec.features.extract import make_plan
-from visrec.features.pictures import PictureLimits
 from visrec.features.table import Identity
 from visrec.ids import id_array, is_among, rows_of
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
-from visrec.schemas import HELD_OUT, REJECTED
-from visrec.scoring.data import ScoringInputs, prepare_scoring
-from visrec.scoring.rules import RulesConfig
+from visrec.recommend.inputs import ScoringInputs, prepare_scoring
+from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.sources.items import read_items
-from visrec.storage import Store
+from visrec.storage.schemas import HELD_OUT, REJECTED
+from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
 
 IDENTITY = Identity(

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from visrec.ids import TEXT
 from visrec.ragged import Ragged
-from visrec.values import TEXT
 
 Hashes = npt.NDArray[np.uint64]
 

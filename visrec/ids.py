@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.values import TEXT
+TEXT = pa.large_string()  # of all ids and texts in memory, whose bytes together may exceed 2 GiB
 
 
 def id_array(ids: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:

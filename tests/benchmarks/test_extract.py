@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from benchmarks.extract import Pictures, decoders, limit, montages, steady, watched
-from jobs.extract_features import ExtractJob
 from visrec.features.backbones import BackboneConfig, load_backbone
+from visrec.pipelines.extract_features import ExtractJob
 
 TOY = BackboneConfig(name="random-conv", precision="float32", batch=2)
 

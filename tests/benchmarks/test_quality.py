@@ -10,8 +10,8 @@ import pytest
 from benchmarks.quality import measure, table
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
-from visrec.schemas import REJECTED
-from visrec.storage import Store
+from visrec.storage.schemas import REJECTED
+from visrec.storage.store import Store
 
 ITEMS, USERS, DIM = 120, 40, 8
 VARIANTS = {

@@ -11,7 +11,7 @@ pytest.importorskip("implicit", reason="the peers come with the extra `bench`")
 
 from benchmarks import topk
 from visrec.ragged import Ragged
-from visrec.scoring.topk import Best
+from visrec.retrieval.topk import Best
 
 
 def test_it_tells_rates_ratios_and_that_the_lists_are_exact(

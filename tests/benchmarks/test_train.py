@@ -19,9 +19,9 @@ from benchmarks.train import (
     times_to_auc,
     until,
 )
-from jobs.launch import parse
-from jobs.train import TrainJob
 from tests.training import checkerboard, ragged
+from visrec.cli.launch import parse
+from visrec.pipelines.train import TrainJob
 
 WHOLE = checkerboard()
 # Users of 2, 8 and 14 items.

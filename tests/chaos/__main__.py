@@ -54,7 +54,7 @@ def promises() -> dict[int, Promise]:
         ),
         2: Promise(
             "a lost reply is neither a lost nor a second commit",
-            (f"{COMMITS}test_a_fault", "tests/test_conditional_writes.py"),
+            (f"{COMMITS}test_a_fault", "tests/storage/test_conditional_writes.py"),
         ),
         3: Promise("work that is killed or tried again appears once", (f"{chaos}kills.py",)),
         4: Promise("a reader never sees half a run", (f"{COMMITS}test_a_reader",)),
@@ -68,14 +68,14 @@ def promises() -> dict[int, Promise]:
             "the store may go away",
             (f"{chaos}store.py", "tests/test_servers.py::test_objects_outlive"),
         ),
-        9: Promise("only checked lists are published", ("tests/test_gates.py",)),
+        9: Promise("only checked lists are published", ("tests/publication/test_gates.py",)),
         10: Promise(
             "hostile pictures do no harm",
             (
                 f"{HOSTILE}test_crafted",
                 f"{HOSTILE}test_mutated",
                 f"{HOSTILE}test_the_watch",
-                "tests/features/test_pictures.py",
+                "tests/features/test_decode.py",
             ),
         ),
         11: Promise(
@@ -91,11 +91,11 @@ def promises() -> dict[int, Promise]:
             "the cluster is closed",
             (f"{chaos}closed.py", "tests/test_servers.py::test_job_without"),
         ),
-        13: Promise("secrets stay out", (f"{HOSTILE}test_keys", "tests/test_storage.py")),
+        13: Promise("secrets stay out", (f"{HOSTILE}test_keys", "tests/storage/test_store.py")),
         14: Promise("ids steer nothing", (f"{HOSTILE}test_ids",)),
         15: Promise(
             "the operator's store is fit",
-            ("tests/jobs/test_doctor.py", "tests/test_fitness.py"),
+            ("tests/pipelines/test_doctor.py", "tests/storage/test_preflight.py"),
         ),
         16: Promise("nights are repeatable", (f"{chaos}nights.py",)),
         # Their proofs are the tests that count something for them.

@@ -8,7 +8,7 @@ from botocore.retries.standard import ExponentialBackoff
 
 from tests.proxy import FaultProxy
 from tests.servers import SeaweedFS
-from visrec.storage import Store
+from visrec.storage.store import Store
 
 if TYPE_CHECKING:
     from tests.chaos.night import Calm

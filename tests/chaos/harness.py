@@ -17,10 +17,10 @@ from multiprocessing.context import SpawnContext
 from pathlib import Path
 from typing import Any
 
-from visrec.clients import forget_credentials
-from visrec.features.pictures import PictureError, PictureLimits, Preprocessing, decode
-from visrec.publish import Gate, complete, run_store
-from visrec.storage import Store
+from visrec.features.decode import PictureError, PictureLimits, Preprocessing, decode
+from visrec.publication.run import Gate, complete, run_store
+from visrec.storage.s3_clients import forget_credentials
+from visrec.storage.store import Store
 
 FULL, LOG = "VISREC_CHAOS", "VISREC_CHAOS_LOG"
 PASSED = Gate(name="users with a list", found=1, expected="at least 1", outcome="passed")

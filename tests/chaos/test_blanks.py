@@ -27,16 +27,16 @@ from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
-from visrec.models.contract import Catalogue, Sizes
+from visrec.models.base import Catalogue, Sizes
 from visrec.progress import Timer
+from visrec.publication.run_spec import Target
 from visrec.ragged import Ragged
-from visrec.schemas import HELD_OUT, REJECTED
-from visrec.scoring.data import ScoringInputs, prepare_scoring
-from visrec.scoring.rules import RulesConfig
-from visrec.scoring.shard import ShardLists
-from visrec.scoring.target import Target
+from visrec.recommend.inputs import ScoringInputs, prepare_scoring
+from visrec.recommend.lists import ShardLists
+from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage import Store
+from visrec.storage.schemas import HELD_OUT, REJECTED
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.chaos
 

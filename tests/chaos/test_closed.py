@@ -84,7 +84,7 @@ def test_the_jobs_api_is_closed_without_the_right_token(cluster: TokenCluster) -
 
 
 LOCAL = """
-from jobs.cluster import start_ray
+from visrec.cli.cluster import start_ray
 import ray
 start_ray(local=True, debug=False)
 ray.get(ray.remote(lambda: 1).remote())

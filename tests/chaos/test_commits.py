@@ -23,13 +23,13 @@ from tests.chaos.harness import (
     shards_of,
 )
 from tests.proxy import FaultProxy, Kind, Rule
+from tests.publication.test_run import names, pointed_to
 from tests.servers import SeaweedFS
-from tests.test_publish import names, pointed_to
-from visrec.clients import forget_credentials
 from visrec.errors import ConflictError, StorageError
-from visrec.pointer import LATEST
-from visrec.publish import MANIFEST, complete, point_to, read_published, run_store
-from visrec.storage import Store
+from visrec.publication.pointer import LATEST
+from visrec.publication.run import MANIFEST, complete, point_to, read_published, run_store
+from visrec.storage.s3_clients import forget_credentials
+from visrec.storage.store import Store
 
 pytestmark = [pytest.mark.s3, pytest.mark.chaos]
 

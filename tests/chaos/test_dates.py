@@ -10,18 +10,18 @@ import pytest
 import ray
 from jsonargparse import ArgumentError
 
-from jobs import nightly
-from jobs.evaluate import EvaluateJob
-from jobs.launch import JobConfig, launch, parse
-from jobs.nightly import NightlyJob
-from jobs.recommend import RecommendJob
-from jobs.train import TrainJob
-from jobs.tune import TuneJob
 from tests.chaos.harness import PASSED, amount, measured, shards_of
+from visrec.cli.launch import JobConfig, launch, parse
 from visrec.errors import InputError
-from visrec.pointer import LATEST
-from visrec.publish import complete, point_to, roll_back, run_store
-from visrec.storage import Store
+from visrec.pipelines import nightly
+from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.nightly import NightlyJob
+from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.train import TrainJob
+from visrec.pipelines.tune import TuneJob
+from visrec.publication.pointer import LATEST
+from visrec.publication.run import complete, point_to, roll_back, run_store
+from visrec.storage.store import Store
 
 JOBS = {
     NightlyJob: "as_of",

@@ -10,15 +10,15 @@ import pytest
 
 from tests.chaos.harness import amount, measured
 from tests.chaos.test_publication import NIGHT, job, published, require_whole_pointer
-from tests.scoring.test_carry import SHARDS, K, Shop, write_night
-from tests.scoring.test_carry import published as last_of
+from tests.recommend.test_incremental import SHARDS, K, Shop, write_night
+from tests.recommend.test_incremental import published as last_of
 from tests.stepping import Actor, MemoryStore
-from visrec.claims import CLAIM
 from visrec.errors import VisrecError
-from visrec.pointer import LATEST
-from visrec.publish import MANIFEST, run_store
-from visrec.scoring.readback import LastPublication, check_files
-from visrec.scoring.target import Target
+from visrec.publication.claims import CLAIM
+from visrec.publication.pointer import LATEST
+from visrec.publication.run import MANIFEST, run_store
+from visrec.publication.run_spec import Target
+from visrec.recommend.readback import LastPublication, check_files
 
 pytestmark = pytest.mark.chaos
 PLAIN = (None, False)

@@ -25,13 +25,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
-from jobs.evaluate import EvaluateJob
-from jobs.launch import JobConfig, parse
-from jobs.recommend import RecommendJob
-from jobs.train import TrainJob
 from tests.chaos.harness import PROCESSES, amount, completed, measured, tried
 from tests.features.test_containers import chunk, segment, with_chunks, with_segments
-from tests.features.test_pictures import _VICTIMS, PLAIN, file, frames, oriented, png, scene
+from tests.features.test_decode import _VICTIMS, PLAIN, file, frames, oriented, png, scene
 from tests.models.test_artifact import (
     FILES,
     _artifact,
@@ -42,15 +38,19 @@ from tests.models.test_artifact import (
     _replaced,
 )
 from tests.servers import SeaweedFS, free_ports
-from tests.test_storage import every_request
-from visrec.clients import forget_credentials
+from tests.storage.test_store import every_request
+from visrec.cli.launch import JobConfig, parse
 from visrec.config import plain
 from visrec.errors import InputError, VisrecError
-from visrec.features.pictures import PictureLimits
+from visrec.features.decode import PictureLimits
 from visrec.models.artifact import load_artifact, save_artifact
-from visrec.publish import point_to, run_store
-from visrec.scoring.lists import Layout, lists_file, lists_table
-from visrec.storage import Store
+from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.train import TrainJob
+from visrec.publication.list_tables import Layout, lists_file, lists_table
+from visrec.publication.run import point_to, run_store
+from visrec.storage.s3_clients import forget_credentials
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.chaos
 

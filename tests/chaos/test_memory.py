@@ -11,16 +11,16 @@ import torch
 
 from tests.chaos.harness import amount, measured
 from tests.memory import peak_memory
-from visrec.models.contract import DotScorer
 from visrec.models.pooling import pool
+from visrec.models.scorers import DotScorer
 from visrec.progress import Timer
+from visrec.publication.run_spec import Target
 from visrec.ragged import Ragged
-from visrec.scoring.data import ScoringData
-from visrec.scoring.near_duplicates import near_duplicate_groups
-from visrec.scoring.rules import Rules
-from visrec.scoring.shard import ShardLists
-from visrec.scoring.target import Target
-from visrec.storage import Store
+from visrec.recommend.inputs import ScoringData
+from visrec.recommend.lists import ShardLists
+from visrec.retrieval.near_duplicates import near_duplicate_groups
+from visrec.retrieval.rules import Rules
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.chaos
 USERS, D, PLACEHOLDERS, TAKEN = 200, 16, 5_000, 3

@@ -18,28 +18,28 @@ import torch
 from tests.chaos.harness import amount, measured
 from tests.shop import groups_of, may_follow, through_a_file
 from visrec.errors import GateError
-from visrec.gates import GatesConfig, Night, judge
 from visrec.ids import rows_of
 from visrec.interactions.log import shard_of
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, save_artifact
-from visrec.models.contract import Catalogue, Sizes
+from visrec.models.base import Catalogue, Sizes
 from visrec.models.convncf import ConvNcfConfig
 from visrec.models.visrank import VisRankConfig
 from visrec.progress import Timer
-from visrec.publish import LATEST, MANIFEST, Gate, complete, run_store
+from visrec.publication.gates import GatesConfig, Night, judge
+from visrec.publication.list_tables import Layout, lists_table, similar_table
+from visrec.publication.run import LATEST, MANIFEST, Gate, complete, run_store
+from visrec.publication.run_spec import Target
+from visrec.publication.verify import check_shard, read_lists
 from visrec.ragged import Ragged, offsets_of
-from visrec.schemas import HELD_OUT
-from visrec.scoring.check import check_shard, read_lists
-from visrec.scoring.data import ScoringData
-from visrec.scoring.lists import Layout, lists_table, similar_table
-from visrec.scoring.readback import expected_of
-from visrec.scoring.rescore import TOLERANCE, ModelScores, Rescorer
-from visrec.scoring.rules import Rules
-from visrec.scoring.shard import ShardLists
-from visrec.scoring.similar import Kind, neighbours, similarity
-from visrec.scoring.target import Target
-from visrec.storage import Store
+from visrec.recommend.inputs import ScoringData
+from visrec.recommend.lists import ShardLists
+from visrec.recommend.readback import expected_of
+from visrec.recommend.rescore import TOLERANCE, ModelScores, Rescorer
+from visrec.retrieval.rules import Rules
+from visrec.retrieval.similar import Kind, neighbours, similarity
+from visrec.storage.schemas import HELD_OUT
+from visrec.storage.store import Store
 
 ITEMS, NEW, USERS, K, SHARDS = 260, 20, 72, 10, 3
 OWN, FALLBACK, REASON = (

@@ -10,7 +10,7 @@ import pytest
 
 from tests.chaos.harness import amount, measured
 from tests.integration.workspace import copy, run_night
-from visrec.pointer import LATEST
+from visrec.publication.pointer import LATEST
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 INPUTS = ("features", "images", "interactions.parquet", "items.parquet", "users.parquet")

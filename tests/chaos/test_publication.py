@@ -18,14 +18,16 @@ import pyarrow as pa
 import pytest
 
 from tests.chaos.harness import PASSED, amount, measured
-from tests.scoring.test_carry import Shop
+from tests.recommend.test_incremental import Shop
 from tests.stepping import Actor, MemoryStore, meetings
-from visrec.claims import CLAIM, claim, read_claim
 from visrec.errors import ConflictError, InputError
 from visrec.interactions.log import shard_of
-from visrec.pointer import LATEST, read_pointer
 from visrec.progress import Timer
-from visrec.publish import (
+from visrec.publication.claims import CLAIM, claim, read_claim
+from visrec.publication.list_tables import lists_table
+from visrec.publication.pointer import LATEST, read_pointer
+from visrec.publication.retention import retire
+from visrec.publication.run import (
     MANIFEST,
     complete,
     find_complete,
@@ -35,15 +37,13 @@ from visrec.publish import (
     run_store,
     standing,
 )
+from visrec.publication.run_spec import Target
 from visrec.ragged import offsets_of
-from visrec.retention import retire
-from visrec.scoring.carry import write_item_marks
-from visrec.scoring.data import ScoringData
-from visrec.scoring.lists import lists_table
-from visrec.scoring.shard import COLD
-from visrec.scoring.target import Target
-from visrec.scoring.writer import ShardWriter
-from visrec.storage import Store
+from visrec.recommend.incremental import write_item_marks
+from visrec.recommend.inputs import ScoringData
+from visrec.recommend.lists import COLD
+from visrec.recommend.writer import ShardWriter
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.chaos
 USERS = 6

@@ -21,10 +21,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.chaos.harness import amount, measured
 from tests.training import checkerboard
-from visrec.interactions.triples import SamplingConfig
 from visrec.models import MODELS
 from visrec.models.convncf import ConvNcfConfig
 from visrec.models.losses import LossName
+from visrec.sampling.triples import SamplingConfig
 from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
 from visrec.training.loop import Place, TrainConfig, Trainer

@@ -18,12 +18,12 @@ from tests.chaos.harness import measured
 from tests.conftest import NO_AWS_CONFIG
 from tests.proxy import FaultProxy
 from tests.servers import SeaweedFS
-from tests.test_storage import refusal
+from tests.storage.test_store import refusal
 from tests.tls import Tunnel, tls_front
-from visrec.clients import forget_credentials
 from visrec.errors import InputError, StorageError, VisrecError
-from visrec.fitness import sweep, trial_of, try_store
-from visrec.storage import Store
+from visrec.storage.preflight import sweep, trial_of, try_store
+from visrec.storage.s3_clients import forget_credentials
+from visrec.storage.store import Store
 
 pytestmark = [pytest.mark.s3, pytest.mark.chaos]
 

@@ -1,7 +1,7 @@
 """A local job gets SIGINT or SIGTERM: a sentence, its code, no process left, nothing half done.
 
 A user's Ctrl-C and a scheduler's SIGTERM come at any moment: in the imports, while Ray starts, at
-work. What becomes of a signal in odder places is in tests/jobs/test_stop.py, without Ray.
+work. What becomes of a signal in odder places is in tests/cli/test_signals.py, without Ray.
 """
 
 import os
@@ -16,7 +16,7 @@ import pytest
 
 from tests.chaos.harness import amount
 from tests.conftest import CHECKOUT
-from visrec.storage import Store
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.chaos
 

@@ -11,12 +11,12 @@ import pytest
 from tests.chaos.harness import amount, completed, damage, measured
 from tests.conftest import NO_AWS_CONFIG
 from tests.proxy import FaultProxy, Rule
+from tests.publication.test_run import pointed_to
 from tests.servers import SeaweedFS
-from tests.test_publish import pointed_to
-from visrec.clients import forget_credentials
 from visrec.errors import StorageError
-from visrec.publish import point_to, read_published, run_store
-from visrec.storage import Store
+from visrec.publication.run import point_to, read_published, run_store
+from visrec.storage.s3_clients import forget_credentials
+from visrec.storage.store import Store
 
 pytestmark = [pytest.mark.s3, pytest.mark.chaos]
 

@@ -13,8 +13,8 @@ from PIL import Image
 from visrec.evaluation import clusters
 from visrec.evaluation.clusters import make_clusters
 from visrec.evaluation.report import VisualClusters
-from visrec.interactions.clusters import Clusters
-from visrec.storage import Store
+from visrec.features.clusters import Clusters
+from visrec.storage.store import Store
 
 NOWHERE = Store.at("/nowhere")
 

@@ -10,8 +10,8 @@ import pytest
 from tests.training import ragged
 from visrec.errors import InputError
 from visrec.evaluation.oracle import Oracle, read_oracle
-from visrec.scoring.topk import top_k
-from visrec.storage import Store
+from visrec.retrieval.topk import top_k
+from visrec.storage.store import Store
 
 ITEM_VECTORS = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [2.0, 2.0], "d": [-1.0, 3.0]}
 USER_VECTORS = {"u": [1.0, 0.5], "v": [-1.0, 2.0], "w": [0.0, -1.0]}

@@ -34,7 +34,7 @@ from visrec.features.backbones import (
     load_backbone,
     weights_digest,
 )
-from visrec.features.pictures import PictureLimits, decode
+from visrec.features.decode import PictureLimits, decode
 
 _HALVES = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.5]}
 _VIT: dict[str, Any] = {

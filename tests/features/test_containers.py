@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from tests.features.test_pictures import (
+from tests.features.test_decode import (
     LIMITS,
     PLAIN,
     file,
@@ -21,7 +21,7 @@ from tests.features.test_pictures import (
     scene,
 )
 from visrec.features import containers
-from visrec.features.pictures import PictureError, PictureLimits, decode
+from visrec.features.decode import PictureError, PictureLimits, decode
 
 JPEG, PNG = file(scene(), "JPEG"), file(scene(), "PNG")
 WEBP, GIF = file(scene(), "WEBP"), file(scene(), "GIF")

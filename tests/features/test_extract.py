@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from visrec.errors import InputError
+from visrec.features.decode import PictureLimits
 from visrec.features.extract import commit, make_plan
-from visrec.features.pictures import PictureLimits
 from visrec.features.table import Identity, features_table, rejected_table
-from visrec.storage import Store
+from visrec.storage.store import Store
 
 IDENTITY = Identity(
     backbone="b", weights_digest="0" * 8, preprocessing={}, precision="float32", dim=2

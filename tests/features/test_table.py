@@ -26,8 +26,8 @@ from visrec.features.table import (
     require_same,
     table_digest,
 )
-from visrec.schemas import features_schema
-from visrec.storage import Store
+from visrec.storage.schemas import features_schema
+from visrec.storage.store import Store
 
 ROWS, DIM = 23, 4
 IDENTITY = Identity(

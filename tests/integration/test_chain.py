@@ -17,8 +17,8 @@ from tests.integration.workspace import (
     run_recommend,
     run_train,
 )
-from visrec.clients import forget_credentials
-from visrec.storage import Store
+from visrec.storage.s3_clients import forget_credentials
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 

@@ -15,16 +15,16 @@ import pytest
 import ray
 import torch
 
-from jobs import ablate
 from tests.integration.workspace import copy, run_evaluate
 from visrec.errors import InputError
 from visrec.evaluation import evaluate
-from visrec.evaluation.contestants import EvaluationInputs, prepare_evaluation
+from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
 from visrec.evaluation.evaluate import Question, RankUsers, sum_up
 from visrec.features.table import load_features
 from visrec.models.artifact import load_artifact, save_artifact
+from visrec.pipelines import ablate
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage import Store
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 

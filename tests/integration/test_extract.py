@@ -12,14 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from jobs.launch import Summary, own_cause
 from tests.integration.workspace import BACKBONE, copy, run_extract
+from visrec.cli.launch import Summary, own_cause
 from visrec.errors import InputError
 from visrec.features.backbones import BackboneConfig, load_backbone
+from visrec.features.decode import PictureLimits, decode
 from visrec.features.extract import CHUNK
-from visrec.features.pictures import PictureLimits, decode
 from visrec.features.table import load_features, read_manifest
-from visrec.storage import Store
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 

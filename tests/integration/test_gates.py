@@ -13,12 +13,12 @@ import pytest
 
 from tests.integration.workspace import copy, run_recommend
 from visrec.errors import GateError, InputError
-from visrec.pointer import LATEST
-from visrec.publish import MANIFEST, point_to
-from visrec.scoring.files import stamped
-from visrec.scoring.lists import lists_file
-from visrec.scoring.recommend import ScoreResources
-from visrec.storage import Store
+from visrec.publication.list_tables import lists_file
+from visrec.publication.pointer import LATEST
+from visrec.publication.run import MANIFEST, point_to
+from visrec.publication.shards import stamped
+from visrec.recommend.score import ScoreResources
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 

@@ -11,9 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 import ray.data
 
-from jobs import import_features
-from jobs.import_features import ImportJob
-from jobs.launch import Summary, own_cause
 from tests.integration.workspace import (
     QUICK,
     copy,
@@ -22,12 +19,15 @@ from tests.integration.workspace import (
     run_recommend,
     run_train,
 )
-from visrec.clients import forget_credentials
+from visrec.cli.launch import Summary, own_cause
 from visrec.errors import InputError
 from visrec.features.table import load_features, read_manifest
 from visrec.interactions.split import SplitConfig
 from visrec.models.artifact import load_artifact
-from visrec.storage import Store
+from visrec.pipelines import import_features
+from visrec.pipelines.import_features import ImportJob
+from visrec.storage.s3_clients import forget_credentials
+from visrec.storage.store import Store
 from visrec.training.loop import TrainConfig
 
 pytestmark = pytest.mark.ray

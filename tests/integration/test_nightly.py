@@ -10,16 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from jobs import nightly
-from jobs.launch import Summary
-from jobs.nightly import NightlyJob
 from tests.integration.workspace import paint, published_rows, run_night, run_recommend
+from visrec.cli.launch import Summary
 from visrec.errors import GateError, InputError
-from visrec.lease import Lease
-from visrec.pointer import LATEST
-from visrec.publish import MANIFEST, roll_back
+from visrec.pipelines import nightly
+from visrec.pipelines.nightly import NightlyJob
+from visrec.publication.pointer import LATEST
+from visrec.publication.run import MANIFEST, roll_back
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage import Store
+from visrec.storage.lease import Lease
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
@@ -192,7 +192,7 @@ def test_lists_are_made_of_what_the_training_counts(tmp_path: Path) -> None:
 def test_a_training_day_is_the_same_whatever_was_run_before(tmp_path: Path) -> None:
     from datetime import date
 
-    from jobs.nightly import _newest, _training_day
+    from visrec.pipelines.nightly import _newest, _training_day
 
     nights = [date.fromordinal(date(2026, 11, 1).toordinal() + n) for n in range(30)]
     days = [_training_day(night, 7) for night in nights]

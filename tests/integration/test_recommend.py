@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from jobs.launch import ModelChoice, own_cause
 from tests.integration.workspace import copy, published_rows, run_recommend, run_train
-from visrec.claims import claim
+from visrec.cli.launch import ModelChoice, own_cause
 from visrec.errors import InputError
 from visrec.features.table import load_features
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact
+from visrec.publication.claims import claim
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage import Store
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 
@@ -290,7 +290,7 @@ def test_inputs_that_change_while_they_are_read_are_refused(
         claim(run, inputs)
         pq.write_table(log.slice(1), tmp_path / "interactions.parquet")
 
-    monkeypatch.setattr("jobs.recommend.claim", claim_and_swap)
+    monkeypatch.setattr("visrec.pipelines.recommend.claim", claim_and_swap)
     with pytest.raises(InputError, match="changed while they were read: interactions"):
         run_recommend(tmp_path, run_id="swapped", shards=SHARDS)
     assert not (tmp_path / "recommendations" / "_latest.json").exists()

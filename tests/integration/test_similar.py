@@ -6,15 +6,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.launch import ModelChoice, own_cause
 from tests.integration.workspace import copy, published_rows, run_recommend, run_train
+from visrec.cli.launch import ModelChoice, own_cause
 from visrec.errors import InputError
 from visrec.features.table import load_features
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact
-from visrec.models.contract import Catalogue
-from visrec.scoring.similar import Kind
-from visrec.storage import Store
+from visrec.models.base import Catalogue
+from visrec.retrieval.similar import Kind
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 

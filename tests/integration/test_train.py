@@ -11,7 +11,7 @@ import pytest
 from tests.integration.workspace import QUICK, copy, run_train
 from visrec.models.artifact import load_artifact
 from visrec.models.curatornet import CuratorNetConfig
-from visrec.storage import Store
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 

@@ -17,21 +17,21 @@ import ray
 import yaml
 from ray._private.internal_api import memory_summary
 
-from jobs import tune
-from jobs.launch import ModelChoice, Summary, parse
-from jobs.train import TrainJob
-from jobs.tune import TuneJob
 from tests.conftest import CHECKOUT
 from tests.integration.workspace import copy
+from visrec.cli.launch import ModelChoice, Summary, parse
 from visrec.errors import InputError
 from visrec.interactions.split import SplitConfig
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.models.visrank import VisRankConfig
-from visrec.storage import Store
+from visrec.pipelines import tune
+from visrec.pipelines.train import TrainJob
+from visrec.pipelines.tune import TuneJob
+from visrec.storage.store import Store
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import TrainResources
-from visrec.training.records import read_records
-from visrec.training.spaces import draw, load_space
+from visrec.tuning.records import read_records
+from visrec.tuning.spaces import draw, load_space
 
 pytestmark = pytest.mark.ray
 
@@ -149,7 +149,7 @@ def test_rerun_trains_nothing(
     def no_trial(*_: Any) -> None:
         raise AssertionError("a trial was started")
 
-    monkeypatch.setattr("visrec.training.tune._run_trials", no_trial)
+    monkeypatch.setattr("visrec.tuning.runner._run_trials", no_trial)
     again = run(config)
     assert again.rows["from earlier runs"] == 5
     same = set(first.rows) - {"from earlier runs", "CPUs free"}

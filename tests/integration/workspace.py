@@ -11,17 +11,17 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 import yaml
 
-from jobs import evaluate, extract_features, nightly, recommend, train
-from jobs.evaluate import EvaluateJob
-from jobs.extract_features import ExtractJob
-from jobs.launch import JobConfig, Summary
-from jobs.nightly import NightlyJob
-from jobs.recommend import RecommendJob
-from jobs.train import TrainJob
+from visrec.cli.launch import JobConfig, Summary
 from visrec.config import plain
+from visrec.demo.gallery import GalleryConfig, write_gallery
 from visrec.features.backbones import BackboneConfig
-from visrec.sources.gallery import GalleryConfig, write_gallery
-from visrec.storage import Store
+from visrec.pipelines import evaluate, extract_features, nightly, recommend, train
+from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.extract_features import ExtractJob
+from visrec.pipelines.nightly import NightlyJob
+from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.train import TrainJob
+from visrec.storage.store import Store
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import TrainResources
 

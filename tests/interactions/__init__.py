@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from visrec.interactions.triples import SamplingConfig
+from visrec.sampling.triples import SamplingConfig
 
 
 def sampling(**changes: object) -> SamplingConfig:

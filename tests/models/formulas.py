@@ -15,7 +15,8 @@ from torch import nn
 from torch.func import functional_call
 
 from tests.training import ragged
-from visrec.models.contract import Bags, Catalogue, Sizes, TripleBatch
+from visrec.models.base import Catalogue, Sizes
+from visrec.models.inputs import Bags, TripleBatch
 
 ITEMS, TRAINED, USERS, DIM = 12, 9, 5, 4
 _RANDOM = np.random.default_rng(0)

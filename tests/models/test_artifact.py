@@ -16,8 +16,8 @@ from tests.training import checkerboard
 from visrec.errors import InputError
 from visrec.models import MODELS
 from visrec.models.artifact import MANIFEST, Artifact, load_artifact, save_artifact
-from visrec.models.contract import Sizes
-from visrec.storage import Store, to_json
+from visrec.models.base import Sizes
+from visrec.storage.store import Store, to_json
 
 FILES = [
     "config.json",

@@ -29,7 +29,7 @@ from tests.training import ragged
 from visrec.errors import InputError
 from visrec.models import convncf
 from visrec.models.convncf import ConvNcf, ConvNcfConfig
-from visrec.scoring import topk
+from visrec.retrieval import topk
 
 Map = list[list[list[float]]]  # channel, row, column
 

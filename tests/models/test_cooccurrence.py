@@ -17,8 +17,8 @@ from tests.models.formulas import (
     weights_of,
 )
 from tests.training import ragged
-from visrec.models.contract import Bags, UserBatch
 from visrec.models.cooccurrence import Cooccurrence, CooccurrenceConfig
+from visrec.models.inputs import Bags, UserBatch
 
 # One took nothing, one a single item, one of all of the others' items; nobody took item 7.
 TAKEN = [[0, 3, 5], [], [2], [5, 0, 1, 2, 3, 4, 6, 8], [3, 0]]

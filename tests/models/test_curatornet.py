@@ -12,8 +12,9 @@ from torch.func import functional_call
 
 from tests.training import ragged
 from visrec.errors import InputError
-from visrec.models.contract import Bags, Catalogue, Sizes, TripleBatch
+from visrec.models.base import Catalogue, Sizes
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
+from visrec.models.inputs import Bags, TripleBatch
 from visrec.ragged import Ragged
 
 ITEMS, DIM = 60, 10

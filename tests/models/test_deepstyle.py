@@ -24,7 +24,7 @@ from tests.models.formulas import (
     unit_z_score,
     weights_of,
 )
-from visrec.models.contract import Sizes
+from visrec.models.base import Sizes
 from visrec.models.deepstyle import DeepStyle, DeepStyleConfig
 
 

@@ -8,7 +8,7 @@ import torch
 
 from visrec.models import dropout
 from visrec.models.dropout import dropped, levels, scaled_and_dropped
-from visrec.models.statistics import FeatureScale
+from visrec.models.feature_scale import FeatureScale
 from visrec.native import compiled
 
 KERNEL, WHY = compiled(dropout.SOURCE)

@@ -20,8 +20,9 @@ from tests.models.formulas import (
 )
 from visrec.errors import InputError
 from visrec.models import embedding_mlp
-from visrec.models.contract import RatingBatch, Sizes
+from visrec.models.base import Sizes
 from visrec.models.embedding_mlp import EmbeddingMlp, EmbeddingMlpConfig
+from visrec.models.inputs import RatingBatch
 
 # User, item taken, what the user thought of it, item not taken.
 RATED = [(0, 3, 5.0, 1), (4, 8, 1.0, 3), (0, 1, 2.5, 2), (2, 0, 4.0, 8)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.training import ragged
 from visrec.errors import InputError
-from visrec.models.contract import Bags, Candidates, TripleBatch
+from visrec.models.inputs import Bags, Candidates, TripleBatch
 from visrec.models.losses import RankingConfig, loss_of_scores, ranking_loss
 
 LOSSES = ["softmax", "bpr", "bpr_max", "top1", "top1_max"]

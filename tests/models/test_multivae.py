@@ -18,7 +18,7 @@ from tests.models.formulas import (
 )
 from tests.training import ragged
 from visrec.errors import InputError
-from visrec.models.contract import Bags, UserBatch
+from visrec.models.inputs import Bags, UserBatch
 from visrec.models.multivae import MultiVae, MultiVaeConfig
 
 WIDTH, HIDDEN, SEED = 2, 4, 7

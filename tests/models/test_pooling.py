@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.training import ragged
 from visrec.models import dropout, pooling
-from visrec.models.contract import Bags
+from visrec.models.inputs import Bags
 from visrec.models.pooling import max_and_mean, pool
 from visrec.native import compiled
 

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 
 from tests.training import ragged
-from visrec.models.contract import Bags, Catalogue, Sizes
+from visrec.models.base import Catalogue, Sizes
+from visrec.models.inputs import Bags
 from visrec.models.popularity import Popularity, PopularityConfig
 
 

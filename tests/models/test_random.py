@@ -4,11 +4,13 @@ import numpy as np
 import torch
 
 from tests.training import ragged
-from visrec.evaluation.metrics import per_user
-from visrec.evaluation.ranking import stand
-from visrec.models.contract import Bags, Catalogue, Scorer, Sizes
+from visrec.models.base import Catalogue, Sizes
+from visrec.models.inputs import Bags
 from visrec.models.random import Random, RandomConfig
+from visrec.models.scorers import Scorer
 from visrec.ragged import Ragged
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import stand
 
 ITEMS = 500
 

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from tests.training import ragged
-from visrec.models import contract
-from visrec.models.contract import Bags, Catalogue, Scorer, Sizes
+from visrec.models import base
+from visrec.models.base import Catalogue, Sizes
+from visrec.models.inputs import Bags
+from visrec.models.scorers import Scorer
 from visrec.models.visrank import VisRank, VisRankConfig
 
 ITEMS, DIM = 50, 6
@@ -71,7 +73,7 @@ def test_empty_profiles_score_zero_and_change_nothing_beside_them(config: VisRan
 
 def test_item_vectors_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _scorer(VisRankConfig()).space_Nd
-    monkeypatch.setattr(contract, "ENCODE_ROWS", 7)
+    monkeypatch.setattr(base, "ENCODE_ROWS", 7)
     blocks = _scorer(VisRankConfig()).space_Nd
     assert whole is not None
     assert blocks is not None

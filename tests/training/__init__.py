@@ -6,7 +6,7 @@ import torch
 
 from visrec.interactions.split import HeldOut
 from visrec.ragged import Ragged, offsets_of
-from visrec.schemas import HELD_OUT
+from visrec.storage.schemas import HELD_OUT
 from visrec.training.data import TrainingData
 
 # These networks are so small that threads cost more than they give, on shared cores much more.

@@ -10,8 +10,9 @@ import torch
 
 from tests.training import checkerboard, ragged
 from visrec.errors import InputError
-from visrec.interactions.triples import SamplingConfig
-from visrec.models.contract import Bags, Needs, RatingBatch, TripleBatch, UserBatch
+from visrec.models.base import Needs
+from visrec.models.inputs import Bags, RatingBatch, TripleBatch, UserBatch
+from visrec.sampling.triples import SamplingConfig
 from visrec.training.batches import DrawnTripleSource, RatingSource, TripleSource, UserSource
 from visrec.training.data import TrainingData
 

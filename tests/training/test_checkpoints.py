@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.training import checkerboard
-from visrec.interactions.triples import SamplingConfig
 from visrec.models.bpr_mf import BprMf, BprMfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
+from visrec.sampling.triples import SamplingConfig
 from visrec.training.checkpoints import restore_checkpoint, save_checkpoint
 from visrec.training.loop import Place, TrainConfig, Trainer
 

@@ -12,11 +12,11 @@ from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
 from visrec.interactions.log import Reading
 from visrec.interactions.split import SplitConfig
-from visrec.interactions.triples import SamplingConfig
-from visrec.models.contract import Needs
-from visrec.schemas import REJECTED
+from visrec.models.base import Needs
+from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage import Store
+from visrec.storage.schemas import REJECTED
+from visrec.storage.store import Store
 from visrec.training import data as training_data
 from visrec.training.data import TrainingData, load_training_data
 

@@ -14,20 +14,20 @@ import pytest
 
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
-from visrec.interactions.guidelines import GUIDELINES
 from visrec.interactions.split import SplitConfig
-from visrec.interactions.triples import SamplingConfig
 from visrec.models.artifact import save_artifact
-from visrec.models.contract import Needs
+from visrec.models.base import Needs
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.ragged import Ragged
-from visrec.schemas import REJECTED
+from visrec.sampling.guidelines import GUIDELINES
+from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage import Store
+from visrec.storage.schemas import REJECTED
+from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
+from visrec.training.fit import Recipe, begin, complete, record
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import Job, artifact_of
-from visrec.training.recipe import Recipe, begin, complete, record
 
 USERS, DIM = 40, 6
 ITEMS = [f"i{n:02}" for n in range(50)]

@@ -17,13 +17,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.training import checkerboard, ragged
 from visrec.errors import InputError, VisrecError
-from visrec.evaluation.metrics import per_user
-from visrec.evaluation.ranking import stand
 from visrec.interactions.split import HeldOut
-from visrec.interactions.triples import SamplingConfig, Triples
-from visrec.models.contract import Needs, TripleBatch
+from visrec.models.base import Needs
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
+from visrec.models.inputs import TripleBatch
 from visrec.models.random import Random, RandomConfig
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import stand
+from visrec.sampling.triples import SamplingConfig, Triples
 from visrec.training import loop
 from visrec.training.batches import make_batch
 from visrec.training.data import TrainingData

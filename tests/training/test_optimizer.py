@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tests.training import checkerboard
-from visrec.interactions.triples import SamplingConfig
 from visrec.models import MODELS
-from visrec.models.contract import Sizes
+from visrec.models.base import Sizes
+from visrec.sampling.triples import SamplingConfig
+from visrec.training.fit import Recipe, begin
 from visrec.training.loop import TrainConfig
 from visrec.training.optimizer import Average, RowAdamW, decays, sparse_tables
-from visrec.training.recipe import Recipe, begin
 
 ROWS, WIDTH = 7, 3
 SIZES = Sizes(items=5, users=4, feature_dim=3, categories=2)

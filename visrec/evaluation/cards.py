@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from visrec import schemas
 from visrec.errors import InputError, StorageError
 from visrec.evaluation.report import ItemCard, thumbnail
 from visrec.ids import is_among
-from visrec.sources.pictures import fetch, list_pictures
-from visrec.sources.tables import read_whole
+from visrec.sources.images import fetch, list_pictures
+from visrec.storage import schemas
+from visrec.storage.tables import read_whole
 
 
 def make_cards(

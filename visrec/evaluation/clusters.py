@@ -5,11 +5,11 @@ import numpy.typing as npt
 
 from visrec.errors import InputError
 from visrec.evaluation.cards import make_cards
-from visrec.evaluation.contestants import EvaluationData
+from visrec.evaluation.data import EvaluationData
 from visrec.evaluation.report import ClusterRow, VisualClusters
-from visrec.interactions.clusters import ClusterConfig, Clusters, load_clusters
-from visrec.sources.pictures import list_pictures
-from visrec.storage import Store
+from visrec.features.clusters import ClusterConfig, Clusters, load_clusters
+from visrec.sources.images import list_pictures
+from visrec.storage.store import Store
 
 _CLUSTERS = 24
 _PICTURES = 8

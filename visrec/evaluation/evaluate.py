@@ -19,15 +19,22 @@ import torch
 from ray.data import ActorPoolStrategy, Dataset
 
 from visrec.config import plain
-from visrec.evaluation.beyond import COVERAGE, LENGTH, OF_A_LIST, coverage, covered_bits, per_list
 from visrec.evaluation.bootstrap import Figures, resample
-from visrec.evaluation.contestants import Cost, EvaluationData, scorer_of
-from visrec.evaluation.metrics import per_user
-from visrec.evaluation.ranking import stand
+from visrec.evaluation.data import Cost, EvaluationData, scorer_of
+from visrec.evaluation.list_metrics import (
+    COVERAGE,
+    LENGTH,
+    OF_A_LIST,
+    coverage,
+    covered_bits,
+    per_list,
+)
+from visrec.ids import TEXT
 from visrec.progress import Timer
-from visrec.scoring.topk import TopK
-from visrec.storage import Store
-from visrec.values import TEXT
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import stand
+from visrec.retrieval.topk import TopK
+from visrec.storage.store import Store
 
 USERS = 384  # users a task takes through all models: blocks of 128, and the kernel's piece
 SIZES = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}  # of profiles

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from visrec.evaluation.cards import make_cards
-from visrec.evaluation.contestants import EvaluationData, scorer_of
+from visrec.evaluation.data import EvaluationData, scorer_of
 from visrec.evaluation.report import ItemCard, UserExample
-from visrec.scoring.topk import nearest_of_profile, top_k
+from visrec.retrieval.topk import nearest_of_profile, top_k
 
 _SHOWN = 10  # items a row of pictures holds on a wide screen
 _PROFILE = 8

@@ -9,8 +9,9 @@ import pyarrow as pa
 
 from visrec.errors import InputError
 from visrec.ids import rows_of
-from visrec.models.contract import Arrays, DotScorer, shared
-from visrec.storage import Store
+from visrec.models.arrays import Arrays, shared
+from visrec.models.scorers import DotScorer
+from visrec.storage.store import Store
 
 
 class Oracle:

@@ -33,7 +33,7 @@ from visrec.evaluation.table import (
     value,
 )
 from visrec.features.containers import PictureError
-from visrec.features.pictures import PictureLimits, Preprocessing, decode
+from visrec.features.decode import PictureLimits, Preprocessing, decode
 from visrec.text import visible
 
 _SHOWN_SIZES = ("auc", "recall@20", "ndcg@20", "recall@100")  # the others fold away

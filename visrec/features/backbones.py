@@ -26,7 +26,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from visrec.config import check_fields
 from visrec.errors import InputError
-from visrec.features.pictures import PictureLimits, Preprocessing, decode
+from visrec.features.decode import PictureLimits, Preprocessing, decode
 
 Precision = Literal["float32", "bfloat16"]
 

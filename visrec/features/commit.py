@@ -23,7 +23,7 @@ from visrec.features.table import (
     rejected_table,
     table_digest,
 )
-from visrec.storage import Store, to_json
+from visrec.storage.store import Store, to_json
 
 
 def part_files(store: Store) -> list[str]:

@@ -38,7 +38,7 @@ from visrec.features.commit import (
     write_rejected,
 )
 from visrec.features.containers import PictureError
-from visrec.features.pictures import PictureLimits, Preprocessing, decode
+from visrec.features.decode import PictureLimits, Preprocessing, decode
 from visrec.features.table import (
     MANIFEST,
     Identity,
@@ -48,12 +48,11 @@ from visrec.features.table import (
     read_part_rows,
     require_same,
 )
-from visrec.ids import is_among, rows_of
+from visrec.ids import TEXT, is_among, rows_of
 from visrec.progress import Timer
-from visrec.schemas import REJECTED
-from visrec.sources.pictures import Unlisted, fetch, list_pictures
-from visrec.storage import Store
-from visrec.values import TEXT
+from visrec.sources.images import Unlisted, fetch, list_pictures
+from visrec.storage.schemas import REJECTED
+from visrec.storage.store import Store
 
 # Pictures a task fetches and decodes: 64 x 224 x 224 x 3 bytes are a block of 10 MB, and a task of
 # about half a second on one core.
@@ -100,7 +99,7 @@ class Plan:
     """What is to be done.
 
     Args:
-        listing: every picture, one an item id, as `visrec.sources.pictures.LISTING`.
+        listing: every picture, one an item id, as `visrec.sources.images.LISTING`.
         todo: those to read.
         known: item_id, digest, source, part and place of every feature that is on disk.
         parts: names of the parts that `known` numbers.

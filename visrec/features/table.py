@@ -16,12 +16,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from visrec.clients import translated
 from visrec.errors import InputError
-from visrec.ids import id_array
-from visrec.schemas import REJECTED, features_schema
-from visrec.storage import Store, to_json
-from visrec.values import TEXT
+from visrec.ids import TEXT, id_array
+from visrec.storage.s3_clients import translated
+from visrec.storage.schemas import REJECTED, features_schema
+from visrec.storage.store import Store, to_json
 
 MANIFEST = "_manifest.json"
 REJECTED_FOLDER = "_rejected"

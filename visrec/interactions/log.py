@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 
 from visrec.errors import InputError
 from visrec.hashes import hash_strings
-from visrec.ids import id_array, rows_of
+from visrec.ids import TEXT, id_array, rows_of
 from visrec.ragged import Ragged, offsets_of
-from visrec.sources.ids import differing_ids
+from visrec.sources.id_mismatch import differing_ids
 from visrec.sources.interactions import (
     LIKED,
     NO_FEATURE,
@@ -24,7 +24,6 @@ from visrec.sources.interactions import (
     InteractionsConfig,
     read_known,
 )
-from visrec.values import TEXT
 
 
 @dataclass(frozen=True)

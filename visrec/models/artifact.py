@@ -19,9 +19,9 @@ from visrec.config import plain
 from visrec.errors import InputError
 from visrec.ids import id_array
 from visrec.models import MODELS
-from visrec.models.contract import Model, Sizes
-from visrec.schemas import HELD_OUT
-from visrec.storage import Store, to_json
+from visrec.models.base import Model, Sizes
+from visrec.storage.schemas import HELD_OUT
+from visrec.storage.store import Store, to_json
 
 MANIFEST = "_manifest.json"
 LATEST = "_latest.json"  # beside the models: which was trained last

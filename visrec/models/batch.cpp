@@ -34,7 +34,7 @@ void share(int64_t n, int64_t threads, const Work& work) {
     for (auto& other : others) other.join();
 }
 
-// The finaliser of splitmix64 (Steele et al. 2014), as `visrec.models.mixing.mixed` has it.
+// The finaliser of splitmix64 (Steele et al. 2014), as `visrec.models.splitmix.mixed` has it.
 inline uint64_t mixed(uint64_t v) {
     v = (v ^ (v >> 30)) * 0xBF58476D1CE4E5B9ull;
     v = (v ^ (v >> 27)) * 0x94D049BB133111EBull;

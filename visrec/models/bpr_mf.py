@@ -15,17 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.contract import (
-    Arrays,
-    Catalogue,
-    DotScorer,
-    Needs,
-    Sizes,
-    TripleBatch,
-    shared,
-)
+from visrec.models.arrays import Arrays, shared
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.embeddings import LOOKED_UP, looked_up, of_items, table, with_one
+from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
-from visrec.models.tables import LOOKED_UP, looked_up, of_items, table, with_one
+from visrec.models.scorers import DotScorer
 from visrec.ragged import Ragged
 
 

@@ -22,18 +22,12 @@ from torch import Tensor, nn
 
 from visrec.config import COUNTS, check_fields
 from visrec.errors import InputError
-from visrec.models.contract import (
-    Arrays,
-    Catalogue,
-    DotScorer,
-    Needs,
-    ReRankScorer,
-    Sizes,
-    TripleBatch,
-    shared,
-)
+from visrec.models.arrays import Arrays, shared
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.embeddings import looked_up, of_items, table
+from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, loss_of_scores
-from visrec.models.tables import looked_up, of_items, table
+from visrec.models.scorers import DotScorer, ReRankScorer
 from visrec.ragged import Ragged
 
 _PAIRS = 64  # scored at once: 8 MB of the first layer's values, about a core's share of a cache

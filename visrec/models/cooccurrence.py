@@ -23,17 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.contract import (
-    Arrays,
-    Catalogue,
-    DotScorer,
-    Needs,
-    Sizes,
-    UserBatch,
-    shared,
-)
+from visrec.models.arrays import Arrays, shared
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.embeddings import of_items
+from visrec.models.inputs import UserBatch
 from visrec.models.pooling import pool
-from visrec.models.tables import of_items
+from visrec.models.scorers import DotScorer
 from visrec.ragged import Ragged
 
 

@@ -22,22 +22,15 @@ from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
 from visrec.errors import InputError
-from visrec.models.contract import (
-    Arrays,
-    Bags,
-    Catalogue,
-    DotScorer,
-    Needs,
-    Sizes,
-    TripleBatch,
-    in_blocks,
-    shared,
-)
+from visrec.models.arrays import Arrays, in_blocks, shared
+from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.models.dropout import dropped, levels, scaled_and_dropped
+from visrec.models.feature_scale import FeatureScale, Whitening
+from visrec.models.inputs import Bags, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.pooling import max_and_mean
-from visrec.models.sharing import encoded
-from visrec.models.statistics import FeatureScale, Whitening
+from visrec.models.scorers import DotScorer
+from visrec.models.sharded_encoding import encoded
 from visrec.ragged import Ragged
 
 

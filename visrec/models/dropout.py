@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from visrec.models.mixing import mixed
-from visrec.models.statistics import FeatureScale
+from visrec.models.feature_scale import FeatureScale
+from visrec.models.splitmix import mixed
 from visrec.native import compiled, pointers
 
 SOURCE = Path(__file__).with_name("batch.cpp")

@@ -18,17 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.contract import (
-    Arrays,
-    Bags,
-    Catalogue,
-    Needs,
-    RatingBatch,
-    Sizes,
-    known_rows,
-    shared,
-)
-from visrec.models.tables import of_items, table
+from visrec.models.arrays import Arrays, known_rows, shared
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.embeddings import of_items, table
+from visrec.models.inputs import Bags, RatingBatch
 from visrec.ragged import Ragged
 
 _ITEMS = 512  # of a tile at a time: 8 MB of hidden values of 128 users

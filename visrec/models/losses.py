@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from visrec.config import check_fields
-from visrec.models.contract import TripleBatch
+from visrec.models.inputs import TripleBatch
 
 LossName = Literal["softmax", "bpr", "bpr_max", "top1", "top1_max"]
 

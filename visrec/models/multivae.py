@@ -22,19 +22,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visrec.config import COUNTS, WIDTHS, check_fields
-from visrec.models.contract import (
-    Arrays,
-    Bags,
-    Catalogue,
-    DotScorer,
-    Needs,
-    Sizes,
-    UserBatch,
-    shared,
-)
+from visrec.models.arrays import Arrays, shared
+from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.models.dropout import dropped_entries
+from visrec.models.embeddings import of_items, with_one
+from visrec.models.inputs import Bags, UserBatch
 from visrec.models.pooling import pool
-from visrec.models.tables import of_items, with_one
+from visrec.models.scorers import DotScorer
 from visrec.ragged import Ragged
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from visrec.models.contract import Bags
 from visrec.models.dropout import SOURCE
+from visrec.models.inputs import Bags
 from visrec.native import compiled, pointers
 
 

@@ -9,7 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from visrec.models.contract import Arrays, Catalogue, DotScorer, Needs, Sizes, shared
+from visrec.models.arrays import Arrays, shared
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.scorers import DotScorer
 from visrec.ragged import Ragged
 
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import SEEDS, check_fields
-from visrec.models.contract import Arrays, Bags, Catalogue, Needs, Sizes, shared
-from visrec.models.mixing import mixed
+from visrec.models.arrays import Arrays, shared
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.inputs import Bags
+from visrec.models.splitmix import mixed
 from visrec.ragged import Ragged
 
 

@@ -19,20 +19,14 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.contract import (
-    Arrays,
-    Catalogue,
-    DotScorer,
-    Needs,
-    Sizes,
-    TripleBatch,
-    in_blocks,
-    shared,
-)
+from visrec.models.arrays import Arrays, in_blocks, shared
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.embeddings import LOOKED_UP, looked_up, of_items, table, with_one
+from visrec.models.feature_scale import FeatureScale
+from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
-from visrec.models.sharing import encoded
-from visrec.models.statistics import FeatureScale
-from visrec.models.tables import LOOKED_UP, looked_up, of_items, table, with_one
+from visrec.models.scorers import DotScorer
+from visrec.models.sharded_encoding import encoded
 from visrec.ragged import Ragged
 
 

@@ -15,19 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import COUNTS, check_fields
-from visrec.models.contract import (
-    Arrays,
-    Bags,
-    Catalogue,
-    DotScorer,
-    Needs,
-    Scorer,
-    Sizes,
-    in_blocks,
-    shared,
-)
+from visrec.models.arrays import Arrays, in_blocks, shared
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.feature_scale import FeatureScale
+from visrec.models.inputs import Bags
 from visrec.models.pooling import pool
-from visrec.models.statistics import FeatureScale
+from visrec.models.scorers import DotScorer, Scorer
 from visrec.ragged import Ragged
 
 _SIMILAR_ROWS = 256  # profile items compared with a tile at a time

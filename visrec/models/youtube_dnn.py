@@ -17,19 +17,13 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.contract import (
-    Arrays,
-    Bags,
-    Catalogue,
-    DotScorer,
-    Needs,
-    Sizes,
-    TripleBatch,
-    shared,
-)
+from visrec.models.arrays import Arrays, shared
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.embeddings import LOOKED_UP, of_items, table
+from visrec.models.inputs import Bags, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.pooling import pool
-from visrec.models.tables import LOOKED_UP, of_items, table
+from visrec.models.scorers import DotScorer
 from visrec.ragged import Ragged
 
 

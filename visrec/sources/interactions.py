@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec import schemas
 from visrec.config import check_fields
 from visrec.errors import InputError
-from visrec.sources.tables import digest_files, files_of, read_file
-from visrec.values import TEXT
+from visrec.ids import TEXT
+from visrec.storage import schemas
+from visrec.storage.tables import digest_files, files_of, read_file
 
 LIKED = "liked"  # the column that says which rows count
 # Why rows are left out.

@@ -8,12 +8,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec import schemas
 from visrec.errors import InputError
-from visrec.ids import rows_of
-from visrec.sources.ids import differing_ids
-from visrec.sources.tables import read_whole
-from visrec.values import TEXT
+from visrec.ids import TEXT, rows_of
+from visrec.sources.id_mismatch import differing_ids
+from visrec.storage import schemas
+from visrec.storage.tables import read_whole
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from visrec.errors import InputError
-from visrec.interactions.guidelines import OF_NOBODY
-from visrec.interactions.triples import SamplingConfig, Triples, TripleSampler
-from visrec.models.contract import Bags, Candidates, Needs, RatingBatch, TripleBatch, UserBatch
+from visrec.models.base import Needs
+from visrec.models.inputs import Bags, Candidates, RatingBatch, TripleBatch, UserBatch
 from visrec.ragged import Ragged
-from visrec.training.candidates import CandidateSampler, Drawn, InBatch, taken_mask
+from visrec.sampling.candidates import CandidateSampler, Drawn, InBatch, taken_mask
+from visrec.sampling.guidelines import OF_NOBODY
+from visrec.sampling.triples import SamplingConfig, Triples, TripleSampler
 from visrec.training.data import TrainingData
 
 
@@ -33,7 +34,7 @@ class BatchSource(Protocol):
 
 
 class TripleSource:
-    """Batches of triples, or of positives and candidates; see `visrec.interactions.triples`.
+    """Batches of triples, or of positives and candidates; see `visrec.sampling.triples`.
 
     Raises:
         InputError: a guideline draws profiles that are nobody's, for a model that needs users.

@@ -10,14 +10,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.errors import InputError
-from visrec.features.table import load_features, read_manifest
-from visrec.interactions.clusters import (
+from visrec.features.clusters import (
     ClusterConfig,
     Clusters,
     load_clusters,
     near_identical,
 )
-from visrec.interactions.facts import Facts
+from visrec.features.table import load_features, read_manifest
 from visrec.interactions.log import Log, Reading, read_log
 from visrec.interactions.split import (
     HeldOut,
@@ -28,16 +27,17 @@ from visrec.interactions.split import (
     split,
     why_nobody,
 )
-from visrec.interactions.triples import SamplingConfig
-from visrec.models.contract import Catalogue, Needs, Sizes
+from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.ragged import Ragged
+from visrec.sampling.index import Facts
+from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import (
     InteractionsConfig,
     digest_interactions,
 )
 from visrec.sources.items import Items, artist_codes, category_codes, category_names, read_items
-from visrec.sources.tables import digest_files, require_unchanged
-from visrec.storage import Store
+from visrec.storage.store import Store
+from visrec.storage.tables import digest_files, require_unchanged
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from visrec.config import COUNTS, SEEDS, check_fields
 from visrec.errors import InputError, VisrecError
-from visrec.evaluation.metrics import per_user
-from visrec.evaluation.ranking import stand
 from visrec.interactions.split import HeldOut
-from visrec.interactions.triples import SamplingConfig
-from visrec.models.contract import Catalogue
+from visrec.models.base import Catalogue
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import stand
+from visrec.sampling.triples import SamplingConfig
 from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
 from visrec.training.optimizer import Average, RowAdamW

@@ -26,11 +26,10 @@ from torch import nn
 from visrec.config import check_fields
 from visrec.models.artifact import TIMES, Artifact, save_artifact
 from visrec.progress import Timer
-from visrec.storage import Store
+from visrec.storage.store import Store
 from visrec.training.checkpoints import save_checkpoint
 from visrec.training.data import TrainingData
-from visrec.training.loop import Place, Trainer, score_held_out
-from visrec.training.recipe import (
+from visrec.training.fit import (
     Recipe,
     begin,
     build_model,
@@ -39,6 +38,7 @@ from visrec.training.recipe import (
     resume,
     seconds,
 )
+from visrec.training.loop import Place, Trainer, score_held_out
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,152 @@
+"""Which Ray a job takes, and what it says where there is none."""
+
+import os
+from typing import Any
+
+import pytest
+import ray
+
+from tests.servers import free_ports
+from visrec.cli import cluster
+from visrec.cli.cluster import named_cluster, start_ray
+from visrec.errors import InputError, VisrecError
+
+
+@pytest.fixture(autouse=True)
+def no_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's own Ray stays, whatever a start that fails winds up."""
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_TOKEN", "RAY_BACKEND_LOG_LEVEL"):
+        monkeypatch.setenv(name, "")  # what a start sets is put back
+    monkeypatch.setattr(cluster.ray_constants, "ENABLE_RAY_CLUSTER", True)
+
+
+def starts(monkeypatch: pytest.MonkeyPatch, *outcomes: Exception | None) -> list[dict[str, Any]]:
+    """Replaces Ray's start by these outcomes, one a call; returns the calls."""
+    calls: list[dict[str, Any]] = []
+
+    def init(*_: Any, **keys: Any) -> None:
+        calls.append(keys)
+        outcome = outcomes[len(calls) - 1]
+        if outcome is not None:
+            raise outcome
+
+    monkeypatch.setattr(ray, "init", init)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        (None, ("no Ray cluster", "--local", "ray job submit")),
+        ("", ("no Ray cluster",)),
+        ("http://me:secret@10.0.0.3:8265", ("dashboard", "http://***@10.0.0.3", "ray job submit")),
+        ("https://ray.example", ("dashboard",)),
+        ("auto", ("'auto'", "host:port")),
+        ("local", ("'local'", "--local")),
+        ("ray://head:10001", ("ray://head:10001", "host:port")),
+        ("head", ("'head'", "host:port")),
+    ],
+)
+def test_address_that_names_no_cluster_is_refused_before_ray_looks_for_one(
+    monkeypatch: pytest.MonkeyPatch, address: str | None, words: tuple[str, ...]
+) -> None:
+    calls = starts(monkeypatch)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(InputError) as caught:
+        start_ray(local=False, debug=False)
+    for word in words:
+        assert word in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert calls == []
+
+
+def test_cluster_that_does_not_answer_is_named_before_ray_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = starts(monkeypatch)
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(cluster, "_ANSWER_S", 1)
+    with pytest.raises(InputError, match=f"No Ray cluster answers at {address}"):
+        start_ray(local=False, debug=False)
+    assert calls == []
+
+
+def test_cluster_that_lets_nobody_in_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.3:6379")
+    monkeypatch.setattr(cluster, "_check_answer", lambda _: None)
+    starts(monkeypatch, RuntimeError("Version mismatch: Ray 2.0\nand a stack"))
+    with pytest.raises(
+        InputError, match=r"10\.0\.0\.3:6379 .*Version mismatch: Ray 2\.0 "
+    ) as caught:
+        start_ray(local=False, debug=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_job_says_which_cluster_it_joins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.3:6379")
+    monkeypatch.setattr(cluster, "_check_answer", lambda _: None)
+    calls = starts(monkeypatch, None)
+    start_ray(local=False, debug=False)
+    assert [call["address"] for call in calls] == ["10.0.0.3:6379"]
+    assert capsys.readouterr().out == "Joined the Ray cluster at 10.0.0.3:6379.\n"
+
+
+@pytest.mark.ray
+def test_running_cluster_answers(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+    address = ray.get_runtime_context().gcs_address
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert named_cluster() == address
+    cluster._check_answer(address)
+
+
+SLOW = Exception("The current node timed out during startup. This could happen because\nand so on")
+
+
+def test_start_that_timed_out_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = starts(monkeypatch, SLOW, None)
+    start_ray(local=True, debug=False)
+    assert len(calls) == 2
+    assert "trying once more" in capsys.readouterr().out
+
+
+def test_second_start_that_times_out_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    starts(monkeypatch, SLOW, SLOW)
+    with pytest.raises(VisrecError, match=r"timed out during startup.*too busy") as caught:
+        start_ray(local=True, debug=False)
+    assert not isinstance(caught.value, InputError)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
+def test_place_that_is_too_long_or_closed_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "/some/long/place")
+    for error, word in (
+        (OSError("AF_UNIX path length cannot exceed 107 bytes: /some"), "too long"),
+        (PermissionError(13, "Permission denied"), "may write to"),
+    ):
+        calls = starts(monkeypatch, error)
+        with pytest.raises(InputError, match=word) as caught:
+            start_ray(local=True, debug=False)
+        assert variable in str(caught.value)
+        assert "'/some/long/place'" in str(caught.value)
+        assert len(calls) == 1  # no second try cures it
+
+
+def test_local_session_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would write its token there."""
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    starts(monkeypatch, None)
+    start_ray(local=True, debug=False)
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64

@@ -1,0 +1,220 @@
+"""What every model in `MODELS` promises the jobs, on data whose right answer is planted."""
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from tests.training import checkerboard, ragged
+from visrec.models import MODELS
+from visrec.models.artifact import Artifact, load_artifact, save_artifact
+from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.convncf import ConvNcfConfig
+from visrec.models.inputs import Bags
+from visrec.models.scorers import Scorer
+from visrec.ragged import Ragged
+from visrec.retrieval import topk
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import stand
+from visrec.sampling.triples import SamplingConfig
+from visrec.storage.store import Store
+from visrec.training.batches import SOURCES
+from visrec.training.loop import Place, TrainConfig, Trainer
+
+DATA = checkerboard(noise=0.5)
+NEW_ITEMS = 7
+FLOORS = {"popularity", "random"}  # they see neither pictures nor profiles
+# The network of the paper takes minutes where a smaller one takes seconds.
+SMALL = {"convncf": ConvNcfConfig(width=8, channels=16, candidates=30)}
+every_model = pytest.mark.parametrize("name", sorted(MODELS))
+
+
+def _config(name: str) -> Any:
+    return SMALL.get(name) or MODELS[name].Config()
+
+
+@cache
+def _model(name: str) -> Any:
+    """Built from its default config, fitted, and trained for 300 steps where it trains."""
+    torch.manual_seed(0)
+    model = MODELS[name](_config(name), DATA.sizes)
+    model.fit(DATA.catalogue, DATA.train)
+    if model.trains_on != "nothing":
+        named = {key.removeprefix("train."): value for key, value in model.suggests.items()}
+        config = TrainConfig(epochs=3, triples_per_epoch=6400, batch_size=64, **named)
+        trainer = Trainer(model, DATA, config, SamplingConfig(), Place())
+        trainer.run(lambda _: None)
+        model.load_state_dict(trainer.best)
+    return model.eval()
+
+
+def _catalogue(name: str) -> Catalogue:
+    """The items of the training, and new ones where the model scores those."""
+    new = NEW_ITEMS if MODELS[name].needs.cold_items else 0
+    features = np.concatenate([DATA.feature_ND, DATA.feature_ND[:new] + np.float16(0.01)])
+    return Catalogue(features, np.append(np.arange(len(DATA.item_ids)), np.full(new, -1)))
+
+
+def _scorer(name: str) -> Scorer:
+    model = _model(name)
+    scorer: Scorer = model.scorer(model.item_arrays(_catalogue(name)))
+    return scorer
+
+
+def _many_users(count: int) -> tuple[Ragged, npt.NDArray[np.int64]]:
+    """Profiles of 1 to 40 items, and the users' rows in training."""
+    random = np.random.default_rng(0)
+    sizes = random.integers(1, 41, count)
+    rows = [random.choice(len(DATA.item_ids), n, replace=False).tolist() for n in sizes]
+    return ragged(rows), np.arange(count) % len(DATA.user_ids)
+
+
+@every_model
+def test_declares_what_it_needs_and_trains_on(name: str) -> None:
+    assert isinstance(MODELS[name].needs, Needs)
+    assert MODELS[name].trains_on in {"nothing", *SOURCES}
+
+
+@every_model
+def test_built_from_the_sizes_of_other_data(name: str) -> None:
+    sizes = Sizes(items=11, users=5, feature_dim=3)
+    model = MODELS[name](_config(name), sizes)
+    catalogue = Catalogue(np.random.default_rng(0).normal(size=(11, 3)), np.arange(11))
+    model.fit(catalogue, ragged([[0, 1], [2], [], [3, 4, 10], [5]]))
+    scorer = model.eval().scorer(model.item_arrays(catalogue))
+    best = topk.top_k(scorer, ragged([[0, 1]]), np.array([0]), ragged([[0, 1]]), None, 20)
+    assert sorted(best.row_BK[0, :9].tolist()) == list(range(2, 11))
+
+
+@every_model
+def test_item_arrays_have_one_row_an_item(name: str) -> None:
+    catalogue = _catalogue(name)
+    arrays = _model(name).item_arrays(catalogue)
+    assert arrays
+    assert {len(array) for array in arrays.values()} == {len(catalogue)}
+    scorer = _model(name).scorer(arrays)
+    assert scorer.num_items == len(catalogue)
+    assert scorer.space_Nd is None or len(scorer.space_Nd) == len(catalogue)
+
+
+@every_model
+def test_item_arrays_may_be_read_only(name: str) -> None:
+    # As they are in the object store that the workers of a node share.
+    arrays = _model(name).item_arrays(_catalogue(name))
+    for array in arrays.values():
+        array.flags.writeable = False
+    profiles, user_B = _many_users(3)
+    best = topk.top_k(_model(name).scorer(arrays), profiles, user_B, profiles, None, 5)
+    assert (best.row_BK >= 0).all()
+
+
+@every_model
+@pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 17), (17, 33), (5, 60)])
+@torch.inference_mode()
+def test_tile_is_a_slice_of_a_wider_tile(name: str, start: int, stop: int) -> None:
+    scorer = _scorer(name)
+    profiles, user_B = _many_users(9)
+    state = scorer.prepare(Bags.of(profiles), torch.from_numpy(user_B))
+    wide = scorer.tile(state, 0, scorer.num_items)
+    tile = scorer.tile(state, start, stop)
+    assert wide.shape == (9, scorer.num_items)
+    assert wide.dtype == torch.float32
+    torch.testing.assert_close(tile, wide[:, start:stop], rtol=1e-4, atol=1e-5)
+
+
+@every_model
+@pytest.mark.parametrize("columns", [16, 8192])
+def test_lists_do_not_depend_on_who_is_scored_together(
+    name: str, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topk, "ITEM_COLUMNS", columns)
+    scorer = _scorer(name)
+    profiles, user_B = _many_users(300)
+
+    def lists(start: int, stop: int) -> topk.Best:
+        part = profiles.slice(start, stop)
+        return topk.top_k(scorer, part, user_B[start:stop], part, None, 10)
+
+    together = lists(0, 300)
+    for start, stop in [
+        *((b, b + 7) for b in range(0, 293, 7)),
+        *((b, b + 1) for b in (0, 1, 299)),
+    ]:
+        apart = lists(start, stop)
+        np.testing.assert_array_equal(apart.row_BK, together.row_BK[start:stop])
+        np.testing.assert_array_equal(apart.score_BK, together.score_BK[start:stop])
+
+
+@every_model
+def test_saved_and_loaded_model_gives_the_same_scores(name: str, tmp_path: Any) -> None:
+    model, store = _model(name), Store.at(str(tmp_path / "model"))
+    save_artifact(
+        Artifact(
+            name=name,
+            model=model,
+            config=_config(name),
+            sizes=DATA.sizes,
+            item_ids=DATA.item_ids,
+            user_ids=None if model.needs.cold_users else DATA.user_ids,
+            made_from={},
+            metrics={},
+            model_id="m1",
+            held_out=DATA.test_pairs,
+        ),
+        store,
+    )
+    loaded = load_artifact(store).model
+    scorer = loaded.scorer(loaded.item_arrays(_catalogue(name)))
+    profiles, user_B = _many_users(20)
+    before = topk.top_k(_scorer(name), profiles, user_B, profiles, None, 10)
+    after = topk.top_k(scorer, profiles, user_B, profiles, None, 10)
+    np.testing.assert_array_equal(after.row_BK, before.row_BK)
+    np.testing.assert_array_equal(after.score_BK, before.score_BK)
+
+
+@every_model
+@pytest.mark.parametrize("lists", [[[]], [[], []], [[], [3, 5], []]])
+def test_empty_profiles_get_finite_scores(name: str, lists: list[list[int]]) -> None:
+    profiles, user_B = ragged(lists), np.full(len(lists), -1)
+    best = topk.top_k(_scorer(name), profiles, user_B, profiles, None, 5)
+    assert (best.row_BK >= 0).all()
+    assert np.isfinite(best.score_BK).all()
+
+
+@every_model
+def test_planted_taste_is_found(name: str) -> None:
+    model = _model(name)
+    scorer = model.scorer(model.item_arrays(DATA.catalogue))
+    held = DATA.validation
+    auc = per_user(stand(scorer, held.profiles, held.user_E, held.targets))["auc"].mean()
+    if name in FLOORS:
+        assert auc < 0.7
+    else:
+        assert auc > 0.95
+
+
+SEES_NEW_PICTURES = [n for n, m in MODELS.items() if m.needs.cold_items and m.needs.features]
+
+
+@pytest.mark.parametrize("name", SEES_NEW_PICTURES)
+def test_new_items_are_ranked_by_their_pictures(name: str) -> None:
+    data, random = DATA, np.random.default_rng(5)
+    centres = [data.feature_ND[side::2].mean(axis=0, dtype=np.float64) for side in (0, 1)]
+    new = np.array([centres[n % 2] + 0.5 * random.normal(size=8) for n in range(20)])
+    catalogue = Catalogue(
+        np.concatenate([data.feature_ND, new.astype(np.float16)]),
+        np.append(np.arange(60), np.full(20, -1)),
+    )
+    model = _model(name)
+    targets = ragged([[60 + n for n in range(user % 2, 20, 2)] for user in range(40)])
+    scorer = model.scorer(model.item_arrays(catalogue))
+    # A new user who took three items, not a row that training has seen, where the model scores it.
+    rows = np.full(40, -1) if MODELS[name].needs.cold_users else np.arange(40)
+    profiles = ragged([data.train[user][:3].tolist() for user in range(40)])
+    known = ragged([list(range(60))] * 40)
+    best = topk.top_k(scorer, profiles, rows, known, None, 10)
+    right = [set(best.row_BK[user]) & set(targets[user]) for user in range(40)]
+    assert sum(map(len, right)) > 0.95 * 400

@@ -1,0 +1,108 @@
+"""A misspelt path ends a job before Ray starts, and makes nothing."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from visrec.cli import launch
+from visrec.pipelines import (
+    evaluate,
+    extract_features,
+    import_features,
+    nightly,
+    recommend,
+    train,
+    tune,
+)
+from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.extract_features import ExtractJob
+from visrec.pipelines.import_features import ImportJob
+from visrec.pipelines.nightly import NightlyJob
+from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.train import TrainJob
+from visrec.pipelines.tune import TuneJob
+
+JOBS: dict[str, tuple[Any, Any, tuple[str, ...], str]] = {
+    "extract": (extract_features, ExtractJob, (), "--images"),
+    "import": (import_features, ImportJob, ("--name", "clip"), "--table"),
+    "train": (train, TrainJob, (), "--features"),
+    "tune": (tune, TuneJob, (), "--features"),
+    "recommend": (recommend, RecommendJob, (), "--features"),
+    "evaluate": (evaluate, EvaluateJob, (), "--features"),
+    "nightly": (nightly, NightlyJob, ("--as_of", "2026-11-20"), "--images"),
+}
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[Any, str]]:
+    """Runs a job from its command line without Ray; gives its code and what it says."""
+
+    def started(*_: object) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr(launch, "start_ray", started)
+
+    def run_job(job: str, *flags: str) -> tuple[Any, str]:
+        module, kind, own, _ = JOBS[job]
+        monkeypatch.setattr(sys, "argv", [job, "--local", *own, *flags])
+        with pytest.raises(SystemExit) as end:
+            launch.launch(module.main, kind, check=module.check)
+        return end.value.code, capsys.readouterr().err
+
+    return run_job
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_misspelt_workspace_is_refused_and_not_made(
+    run: Callable[..., tuple[Any, str]], tmp_path: Path, job: str
+) -> None:
+    code, text = run(job, "--workspace", str(tmp_path / "shpo"))
+    assert code == 2
+    assert str(tmp_path / "shpo") in text
+    assert JOBS[job][3] in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [None, "train.learning_rat: {choice: [0.1]}\n"])
+def test_space_that_cannot_be_searched_is_refused_before_ray(
+    run: Callable[..., tuple[Any, str]], tmp_path: Path, content: str | None
+) -> None:
+    space = tmp_path / "space.yaml"
+    if content is not None:
+        space.write_text(content)
+    code, text = run("tune", "--workspace", str(tmp_path / "shop"), "--space", str(space))
+    assert code == 2
+    assert str(space) in text or "train.learning_rat" in text
+    assert not (tmp_path / "shop").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "word"),
+    [("s3:/shop/w", "did you mean s3://shop/w?"), ("s3://shop//w", "s3://shop/w"),
+     ("gs://shop/w", "s3://bucket/prefix"), ("", "expected a local path")],
+)  # fmt: skip
+def test_misspelt_address_is_refused(
+    run: Callable[..., tuple[Any, str]], place: str, word: str
+) -> None:
+    code, text = run("train", "--workspace", place)
+    assert code == 2
+    assert word in text
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("job", ["train", "evaluate", "recommend", "tune"])
+def test_misspelt_table_is_refused_before_ray(
+    run: Callable[..., tuple[Any, str]], featured: Path, job: str
+) -> None:
+    before = {path.name for path in featured.iterdir()}
+    log = str(featured / "interaktions.parquet")
+    code, text = run(job, "--workspace", str(featured), "--interactions.path", log)
+    assert code == 2
+    assert log in text
+    assert "--interactions.path" in text
+    assert {path.name for path in featured.iterdir()} == before

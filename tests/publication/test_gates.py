@@ -1,0 +1,509 @@
+"""The gates: every kind of bad night is held back, twenty clean ones are not."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.chaos.harness import measured
+from tests.shop import (
+    MODEL,
+    K,
+    Shop,
+    evaluated,
+    failed,
+    groups_of,
+    may_follow,
+    open_shop,
+    scores_of,
+    shape,
+    through_a_file,
+)
+from visrec.errors import GateError, InputError
+from visrec.publication.gates import NOT_EVALUATED, GatesConfig, Night, concentration, judge
+from visrec.publication.list_tables import Layout, similar_table
+from visrec.publication.run import HELD_BACK, Gate, complete
+from visrec.publication.verify import Expected, check_shard
+from visrec.ragged import Ragged
+from visrec.recommend.popular import popular_entries
+from visrec.retrieval.rules import Rules
+from visrec.storage.store import Store
+
+# ------------------------------------------------------------------------------------ clean nights
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_clean_night_is_not_held_back(seed: int) -> None:
+    shop = open_shop(seed, users=100 + 40 * seed, items=300 + 25 * seed,
+                     layout="long" if seed % 2 else "nested")  # fmt: skip
+    gates = shop.judged()
+    assert [gate.sentence for gate in gates if gate.outcome == "failed"] == []
+    assert [gate.name for gate in gates if gate.outcome == "skipped" and gate.key] == []
+    measured(9, clean_nights=1)
+
+
+@pytest.mark.parametrize(("users", "items"), [(1, 12), (3, 30), (60, 15), (40, 500)])
+def test_a_small_first_night_is_not_held_back(users: int, items: int) -> None:
+    """Without a last publication or an evaluation; and with fewer items than k for some."""
+    shop = open_shop(users=users, items=items)
+    shop.before, shop.night = [], {"evaluation": None}
+    gates = shop.judged()
+    assert [gate.sentence for gate in gates if gate.outcome == "failed"] == []
+    notes = {gate.key: gate.note for gate in gates if gate.outcome == "skipped" and gate.key}
+    assert notes["gates.min_overlap"] == "there is no publication before this one"
+    assert notes["gates.min_gain"] == NOT_EVALUATED
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_first_night_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> None:
+    """A few items are most of what is taken, and of what is liked: so are they of the lists."""
+    shop = open_shop(seed, users=400, items=600, trend=3.0)
+    shop.before, shop.night = [], {"evaluation": None}
+    data = shop.data
+    listed_N = np.bincount(shop.row_UK[~data.cold_U].ravel(), minlength=600)
+    assert concentration(listed_N, data.available_N, K)[0] > 0.7
+    assert concentration(data.count_N, np.ones(600), K)[0] > 0.3
+    assert [gate.sentence for gate in shop.judged() if gate.outcome == "failed"] == []
+    measured(9, clean_nights=1)
+    # What is the same for all is held back there, too.
+    for score_N in (np.random.default_rng(seed).random(600), data.count_N):
+        scores_of(shop, np.broadcast_to(score_N, shape(shop)))
+        shop.tables = shop.write()
+        assert "max_item_concentration" in failed(shop)
+        measured(9, mutants_tried=1, mutants_held_back=1)
+    # By design where the model is of popularity alone.
+    shop.night["personal"] = False
+    assert not failed(shop)
+
+
+def test_popular_entries_are_those_of_a_plain_loop() -> None:
+    shop = open_shop(2, users=60, items=40, blocked=Ragged(np.arange(60) % 40, np.arange(61)))
+    data, expected_N = shop.data, np.zeros(40, np.int64)
+    order = sorted(range(40), key=lambda row: (-data.count_N[row], row))
+    for user in np.flatnonzero(~data.cold_U).tolist():
+        closed = {*data.profiles[user].tolist(), *data.blocked[user].tolist()}
+        mine = [row for row in order if data.available_N[row] and row not in closed][:K]
+        expected_N[mine] += 1
+    np.testing.assert_array_equal(popular_entries(data, K), expected_N)
+
+
+# ----------------------------------------------------------------------------------------- mutants
+
+
+def entry(change: Callable[[Shop, dict[str, Any]], Any]) -> Callable[[Shop], None]:
+    """A mutant of the second entry of one user's list."""
+
+    def mutate(shop: Shop) -> None:
+        shop.edit(0, lambda rows: change(shop, warm(rows)["items"][1]))
+
+    return mutate
+
+
+def warm(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return next(row for row in rows if not row["cold"])
+
+
+def rows(change: Callable[[list[dict[str, Any]]], Any]) -> Callable[[Shop], None]:
+    """A mutant of one shard's rows."""
+    return lambda shop: shop.edit(0, change)
+
+
+def scored(change: Callable[[Shop], Any]) -> Callable[[Shop], None]:
+    """A mutant of the lists before they are written."""
+
+    def mutate(shop: Shop) -> None:
+        change(shop)
+        shop.tables = shop.write()
+
+    return mutate
+
+
+def told(**night: Any) -> Callable[[Shop], None]:
+    """A mutant of what is known of the night beside its lists."""
+    return lambda shop: shop.night.update(night)
+
+
+def table(change: Callable[[pa.Table], pa.Table]) -> Callable[[Shop], None]:
+    """A mutant of one file's columns."""
+
+    def mutate(shop: Shop) -> None:
+        shop.tables[1] = change(shop.tables[1])
+
+    return mutate
+
+
+def take_consumed(shop: Shop, found: dict[str, Any]) -> None:
+    user = next(u for u in range(len(shop.data.cold_U)) if not shop.data.cold_U[u])
+    found["item_id"] = shop.data.item_ids[int(shop.data.profiles[user][0])].as_py()
+
+
+def take_unavailable(shop: Shop, found: dict[str, Any]) -> None:
+    gone = shop.data.available_N.copy()
+    gone[shop.data.profiles.values] = True  # so that it is this that is wrong, and no more
+    found["item_id"] = shop.data.item_ids[int(np.argmin(gone))].as_py()
+
+
+def swap_scores(rows: list[dict[str, Any]]) -> None:
+    first, second = warm(rows)["items"][:2]
+    first["score"], second["score"] = second["score"] - 1, first["score"]
+
+
+def all_alike(shop: Shop) -> None:
+    scores_of(shop, np.broadcast_to(np.random.default_rng(1).random(shape(shop)[1]), shape(shop)))
+
+
+def few_artists(shop: Shop) -> None:
+    artist_N = shop.data.artist_N
+    assert artist_N is not None
+    scores_of(shop, np.random.default_rng(1).random(shape(shop)) + 9.0 * (artist_N < 2))
+
+
+def fallback_for_half(shop: Shop) -> None:
+    cold = int(shop.data.cold_U.sum())
+    shop.night["last"] = {"users": 200, "cold_users": cold, "inputs": {"model": MODEL}}
+    half_U = np.arange(len(shop.data.cold_U)) % 2 == 0
+    shop.data = replace(shop.data, cold_U=shop.data.cold_U | half_U)
+    scores_of(shop, np.random.default_rng(1).random(shape(shop)))
+
+
+def a_user_of_another_shard(shop: Shop) -> None:
+    shop.tables[0] = pa.concat_tables([shop.tables[0].slice(1), shop.tables[1].slice(0, 1)])
+
+
+def change_last(**facts: Any) -> Callable[[Shop], None]:
+    last = {"users": 200, "cold_users": 20, "inputs": {"model": MODEL}}
+    return told(last={**last, **facts})
+
+
+MUTANTS: Mapping[str, tuple[str, Callable[[Shop], None]]] = {
+    "99 items": ("max_wrong_lengths", rows(lambda r: r[3]["items"].pop())),
+    "101 items": (
+        "max_wrong_lengths",
+        rows(lambda r: r[3]["items"].append({**r[3]["items"][-1], "item_id": "i0001"})),
+    ),
+    "an empty list": ("max_wrong_lengths", rows(lambda r: r[5].update(items=[]))),
+    "an item twice": ("max_repeats", rows(lambda r: r[2]["items"][4].update(r[2]["items"][3]))),
+    "NaN": ("max_not_finite", entry(lambda _, e: e.update(score=float("nan")))),
+    "infinite": ("max_not_finite", entry(lambda _, e: e.update(score=float("inf")))),
+    "an unknown id": ("max_unknown", entry(lambda _, e: e.update(item_id="nothing of ours"))),
+    "no id": ("max_unknown", entry(lambda _, e: e.update(item_id=None))),
+    "an item that is sold": ("max_unavailable", entry(take_unavailable)),
+    "a consumed item": ("max_consumed", entry(take_consumed)),
+    "not sorted": ("max_unsorted", rows(swap_scores)),
+    "worst first": ("max_unsorted", rows(lambda r: r[1]["items"].reverse())),
+    "a reason never taken": (
+        "max_wrong_reasons",
+        entry(lambda _, e: e.update(because_item_id=e["item_id"])),
+    ),
+    "a fallback not marked": (
+        "max_wrong_reasons",
+        rows(lambda r: [row.update(cold=False) for row in r]),
+    ),
+    "a user without a list": ("min_owners", rows(lambda r: r.pop())),
+    "half of the users": ("min_owners", rows(lambda r: r.__delitem__(slice(0, None, 2)))),
+    "an empty file": ("min_owners", rows(lambda r: r.clear())),
+    "a user twice": ("max_lists_beyond", rows(lambda r: r.append(r[0]))),
+    "an unknown user": ("max_lists_beyond", rows(lambda r: r.append({**r[0], "user_id": "who"}))),
+    "a user of another shard": ("max_lists_beyond", a_user_of_another_shard),
+    "a column renamed": (
+        "max_wrong_files",
+        table(lambda t: t.rename_columns(["user", "items", "cold"])),
+    ),
+    "a column more": ("max_wrong_files", table(lambda t: t.append_column("x", t["cold"]))),
+    "a column less": ("max_wrong_files", table(lambda t: t.drop_columns(["cold"]))),
+    "ids of another type": (
+        "max_wrong_files",
+        table(lambda t: t.set_column(0, "user_id", t["user_id"].cast(pa.large_string()))),
+    ),
+    "everyone the same list": ("max_item_concentration", scored(all_alike)),
+    "popularity collapse": (
+        "max_item_concentration",
+        scored(lambda s: scores_of(s, np.broadcast_to(s.data.count_N, shape(s)))),
+    ),
+    "few artists": ("max_artist_concentration", scored(few_artists)),
+    "little of the catalogue": ("min_catalogue", scored(all_alike)),
+    "features shuffled": (
+        "min_overlap",
+        scored(lambda s: scores_of(s, np.random.default_rng(9).normal(size=shape(s)))),
+    ),
+    "scores moved": ("max_score_drift", scored(lambda s: s.score_UK.__iadd__(50))),
+    "scores collapsed": ("max_score_drift", scored(lambda s: s.score_UK.__imul__(1e-3))),
+    "half the users of the last time": ("min_owners_of_last", change_last(users=401)),
+    "the fallback for half": ("max_cold_rise", scored(fallback_for_half)),
+    "stale features of what is taken": ("max_without_feature", told(interactions=(1000, 300))),
+    "stale features of the catalogue": ("max_without_feature", told(items=(400, 160))),
+    "worse than VisRank": ("min_gain", told(evaluation=evaluated(0.6, visrank=0.7))),
+    "worse than popularity": ("min_gain", told(evaluation=evaluated(0.75, popularity=0.8))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_is_held_back(name: str, tmp_path: Path) -> None:
+    key, mutate = MUTANTS[name]
+    shop = open_shop()
+    assert not failed(shop)
+    mutate(shop)
+    if key == "min_catalogue":  # off by default
+        shop.config = GatesConfig(min_catalogue=0.1)
+    assert key in failed(shop)
+    run = Store(str(tmp_path))
+    with pytest.raises(GateError, match=rf"the pointer has not moved.*\(--gates\.{key}\)"):
+        complete(run, {"files": {}}, shop.judged())
+    assert [entry.name for entry in run.list()] == [HELD_BACK]
+    measured(9, mutants_tried=1, mutants_held_back=1)
+
+
+# -------------------------------------------------------------------------- lists against the rules
+
+# Every twentieth of the 400 items has no group, each group twenty. Every two look the same.
+NO_RULES, CAPPED = Rules(0, None, None), Rules(2, np.arange(400) % 20 - 1, None)
+ALIKE = Rules(0, None, groups_of([(n, n + 1) for n in range(0, 400, 2)], 400))
+BOTH = replace(CAPPED, near_duplicate_N=ALIKE.near_duplicate_N)
+FEW = Rules(2, np.arange(400) % 4, None)  # two of each of four groups, and nothing is left
+Ruled = Callable[[Shop, int], bool]
+
+
+def put(against: Rules, keeping: Rules = NO_RULES) -> Ruled:
+    """A mutant with an open item behind a list, or as its last, against one rule alone."""
+
+    def mutate(shop: Shop, user: int) -> bool:
+        data, row_K, score_K = shop.data, shop.row_UK[user], shop.score_UK[user]
+        place = min(int((row_K >= 0).sum()), K - 1)
+        before = row_K[:place].tolist()
+        closed = {*data.profiles[user].tolist(), *row_K.tolist()}
+        for item in set(np.flatnonzero(data.available_N).tolist()) - closed:
+            if not may_follow(item, before, against) and may_follow(item, before, keeping):
+                row_K[place], score_K[place] = item, np.nextafter(score_K[place - 1], -np.inf)
+                return True
+        return False
+
+    return mutate
+
+
+def cut(shop: Shop, user: int) -> bool:
+    shop.row_UK[user, (shop.row_UK[user] >= 0).sum() - 1] = -1
+    return True
+
+
+def block(shop: Shop, user: int) -> bool:
+    one, owner = shop.row_UK[user, 3:4], np.array([user])
+    shop.data = replace(shop.data, blocked=Ragged.group(owner, one, len(shop.row_UK)))
+    return True
+
+
+RULED: Mapping[str, tuple[str, Rules, Ruled]] = {
+    "a third of a group": ("max_against_rules", BOTH, put(CAPPED, ALIKE)),
+    "a ninth of four groups": ("max_against_rules", FEW, put(FEW)),
+    "two that look the same": ("max_against_rules", BOTH, put(ALIKE, CAPPED)),
+    "a list cut short": ("max_wrong_lengths", BOTH, cut),
+    "a short list cut shorter": ("max_wrong_lengths", FEW, cut),
+    "an entry that is blocked": ("max_consumed", BOTH, block),
+}
+
+
+@pytest.mark.parametrize("cold", [False, True], ids=["own", "fallback"])
+@pytest.mark.parametrize("layout", ["nested", "long"])
+@pytest.mark.parametrize("name", RULED)
+def test_a_list_against_the_rules_is_held_back(name: str, layout: Layout, cold: bool) -> None:
+    """Of all lists it is one, and of all gates it is the one that says what is wrong."""
+    key, rules, mutate = RULED[name]
+    shop = open_shop(layout=layout, rules=rules)
+    assert not failed(shop)
+    users = np.flatnonzero(shop.data.cold_U == cold)
+    assert any(mutate(shop, int(user)) for user in users)
+    shop.tables = shop.write()
+    assert failed(shop) == {key}
+    shop.config = GatesConfig(**{key: 1})  # type: ignore[arg-type]
+    assert not failed(shop)
+    measured(9, mutants_tried=1, mutants_held_back=1)
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+@pytest.mark.parametrize("rules", [None, CAPPED, ALIKE, BOTH, FEW])
+def test_a_clean_night_by_rules_is_not_held_back(rules: Rules | None, layout: Layout) -> None:
+    """Some of what each would be shown is blocked; by few groups every list is short."""
+    free = open_shop(3, layout=layout, rules=rules)
+    first_U = free.row_UK[:, 0]
+    blocked = Ragged.group(np.arange(200), first_U, 200)
+    shop = open_shop(3, layout=layout, rules=rules, blocked=blocked)
+    assert not (shop.row_UK == first_U[:, None]).any()
+    assert ((shop.row_UK >= 0).sum(axis=1) == (8 if rules is FEW else K)).all()
+    for night in (free, shop):
+        assert [gate.sentence for gate in night.judged() if gate.outcome == "failed"] == []
+        assert {gate.key for gate in night.judged() if gate.outcome == "skipped"} == {""}
+    measured(9, clean_nights=2)
+
+
+@pytest.mark.parametrize("layout", ["nested", "long"])
+def test_lists_of_so_few_items_that_rules_and_profiles_close_all_are_let_through(
+    layout: Layout,
+) -> None:
+    rules = Rules(1, np.arange(15) % 9, groups_of([(0, 1), (1, 2), (3, 4)], 15))
+    shop = open_shop(5, users=60, items=15, layout=layout, rules=rules)
+    shop.before = []
+    lengths = (shop.row_UK >= 0).sum(axis=1)
+    assert len(set(lengths.tolist())) > 2
+    assert lengths.max() < 9
+    assert not failed(shop)
+
+
+# ------------------------------------------------------------------------------------- single gates
+
+
+@pytest.mark.parametrize("missing", [1, 3, 40])
+def test_figure_that_fails_is_not_printed_as_its_threshold(missing: int) -> None:
+    """One user of two million without a list is 1.0, rounded to four digits."""
+    shop = open_shop()
+    users = 2_000_000
+    facts = replace(shop.facts(), owners=users - missing, owners_expected=users)
+    gate = shop.judged(facts)[0]
+    assert gate.outcome == "failed"
+    assert 0.9999 < gate.found < 1
+    assert f"found {gate.found} " in gate.sentence
+    full = shop.judged(replace(facts, owners=users))[0]
+    assert (full.outcome, full.found) == ("passed", 1.0)
+
+
+@pytest.mark.parametrize("least", [0.99999995, 1 / 3, 0.05])
+def test_threshold_is_printed_with_all_its_digits(least: float) -> None:
+    shop = open_shop()
+    shop.config = GatesConfig(min_owners=least)
+    assert float(shop.judged()[0].expected.removeprefix("at least ")) == least
+
+
+def test_an_evaluation_can_be_asked_for() -> None:
+    shop = open_shop()
+    shop.config = GatesConfig(require_evaluation=True)
+    assert not failed(shop)
+    shop.night["evaluation"] = None
+    assert failed(shop) == {"require_evaluation"}
+    shop.night["evaluation"] = {**evaluated(), "digests": {"mine": "an older model"}}
+    assert failed(shop) == {"require_evaluation"}
+
+
+def test_every_threshold_can_be_moved_to_let_its_mutant_through() -> None:
+    """Each gate looks at the key that its sentence names."""
+    for name, (key, mutate) in MUTANTS.items():
+        shop = open_shop()
+        mutate(shop)
+        below_chance = key in ("min_gain", "min_overlap")
+        open_wide: Any = -1.0 if below_chance else 0.0 if key.startswith("min") else 10_000
+        shop.config = GatesConfig(**{key: open_wide})
+        assert key not in failed(shop), name
+
+
+def test_scores_of_another_model_are_not_compared() -> None:
+    shop = open_shop()
+    shop.score_UK += 50
+    shop.tables = shop.write()
+    shop.night["last"] = {"users": 200, "cold_users": 20, "inputs": {"model": "another"}}
+    assert not failed(shop)
+
+
+def test_lists_of_cold_users_are_no_concentration() -> None:
+    """They are the same for all by design; with nine in ten of them, the others still count."""
+    shop = open_shop(users=1000)
+    cold_U = np.arange(1000) % 10 > 0
+    shop.data = replace(shop.data, cold_U=cold_U)
+    scores_of(shop, np.random.default_rng(0).normal(size=shape(shop)))
+    shop.before, shop.tables = [], shop.write()
+    assert not failed(shop)
+    all_alike(shop)
+    shop.tables = shop.write()
+    assert failed(shop) == {"max_item_concentration"}
+
+
+def test_ranks_of_the_long_layout() -> None:
+    shop = open_shop(layout="long")
+    assert not failed(shop)
+    shop.edit(0, lambda r: r[1].update(rank=3))
+    assert failed(shop) == {"max_unsorted"}
+    shop = open_shop(layout="long")
+    shop.edit(0, lambda r: r.append(r.pop(0)))  # one list in two places
+    assert {"max_lists_beyond", "max_wrong_lengths", "max_unsorted"} <= failed(shop)
+    shop.tables = open_shop().tables
+    assert "max_wrong_files" in failed(shop)
+
+
+def test_item_to_item_asks_of_items_what_makes_sense() -> None:
+    names = pa.array([f"i{n:03}" for n in range(100)])
+    vector_Nd = np.random.default_rng(0).normal(size=(100, 6))
+    score_NN = vector_Nd @ vector_Nd.T / np.linalg.norm(vector_Nd, axis=1) ** 2
+    np.fill_diagonal(score_NN, -np.inf)
+    row_NK = np.argsort(-score_NN, axis=1)[:, :K]
+    score_NK = np.take_along_axis(score_NN, row_NK, axis=1).astype(np.float32)
+    expected = Expected(
+        item_ids=names, available_N=np.ones(100, bool), owner_ids=names,
+        consumed=Ragged(np.arange(100), np.arange(101)), blocked=Ragged.empty(100),
+        cold_U=np.zeros(100, bool), k=K, layout="nested", kind="item_to_item",
+    )  # fmt: skip
+    night = Night(
+        kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
+        taken_N=np.ones(100), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0), personal=True,
+        interactions=(10, 9), items=(100, 0), model=MODEL, tables=[], last=None, evaluation=None,
+    )  # fmt: skip
+
+    def judged() -> list[Gate]:
+        table = through_a_file(similar_table(names, names, row_NK, score_NK, "nested"))
+        return judge(check_shard(table, expected), night, GatesConfig(require_evaluation=True))
+
+    assert [gate.sentence for gate in judged() if gate.outcome == "failed"] == []
+    assert not [gate for gate in judged() if "user" in gate.sentence or "held-out" in gate.name]
+    row_NK[7, 0] = 7
+    assert [gate.key for gate in judged() if gate.outcome == "failed"] == ["gates.max_consumed"]
+
+
+def test_a_catalogue_that_is_nearly_gone_is_held_back() -> None:
+    """All lists are as long as there are candidates, and nothing else can tell."""
+    shop = open_shop()
+    shop.night = {"available_N": np.arange(400) < 150}
+    assert "min_available_of_last" in failed(shop)
+    shop.config = GatesConfig(min_available_of_last=0.2)
+    assert "min_available_of_last" not in failed(shop)
+
+
+@pytest.mark.parametrize(("tables", "missing"), [([], 1), (["items"], 0), (["items", "users"], 0)])
+def test_a_table_that_is_not_there_any_more_is_held_back(tables: list[str], missing: int) -> None:
+    shop = open_shop()
+    shop.night = {"tables": tables}
+    assert ("max_missing_tables" in failed(shop)) == bool(missing)
+
+
+def test_concentration_is_0_for_equal_shares_and_1_for_all() -> None:
+    ones = np.ones(10)
+    assert concentration(ones, ones, 2) == (pytest.approx(0), pytest.approx(0.2))
+    assert concentration(np.array([5, 0, 5, 0, 0]), np.ones(5), 2) == (1.0, 1.0)
+    # Two artists of five works each: one has 3/4 of the entries, half more than its share.
+    assert concentration(np.array([3, 1]), np.array([5, 5]), 1)[0] == pytest.approx(0.5)
+
+
+# ------------------------------------------------------------------------------------------ config
+
+
+def test_a_threshold_below_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Found --gates\.max_repeats -1; expected a whole number"):
+        GatesConfig(max_repeats=-1)
+    with pytest.raises(InputError, match=r"--gates\.min_overlap nan"):
+        GatesConfig(min_overlap=float("nan"))
+    GatesConfig(min_gain=-0.1)
+
+
+def test_a_metric_that_nobody_measured_is_refused() -> None:
+    shop = open_shop()
+    shop.config = GatesConfig(metric="map")
+    with pytest.raises(InputError, match=r"--gates\.metric 'map'; .*: auc\."):
+        shop.judged()
+
+
+def test_every_gate_names_a_key_and_gives_a_number_that_json_knows() -> None:
+    gates = open_shop().judged()
+    keys = set(GatesConfig.__dataclass_fields__)
+    assert {gate.key.removeprefix("gates.") for gate in gates if gate.key} <= keys
+    assert len({gate.name for gate in gates}) == len(gates)
+    for gate in gates:
+        assert json.loads(json.dumps(vars(gate), allow_nan=False)) == vars(gate)

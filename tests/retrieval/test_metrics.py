@@ -1,0 +1,178 @@
+"""Metrics against ranx and scikit-learn, and against loops over their definitions."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from sklearn.metrics import ndcg_score, roc_auc_score
+
+from tests.conftest import environment
+from tests.retrieval import TableScorer
+from tests.training import ragged
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import stand
+
+CUTOFFS = (1, 3, 10, 50)
+USERS, ITEMS = 60, 45
+
+
+class Users:
+    """Random scores of few or many levels, profiles and held-out items of all sizes."""
+
+    def __init__(self, levels: int, seed: int = 0) -> None:
+        random = np.random.default_rng([levels, seed])
+        self.score_BN = random.integers(0, levels, (USERS, ITEMS)).astype(np.float32)
+        if levels > ITEMS:  # no ties
+            self.score_BN = random.permuted(np.tile(np.arange(ITEMS), (USERS, 1)), axis=1).astype(
+                np.float32
+            )
+        self.profiles, self.targets = [], []
+        for _ in range(USERS):
+            order = random.permutation(ITEMS).tolist()
+            known, held = int(random.integers(0, 12)), int(random.integers(1, 25))
+            self.profiles.append(order[:known])
+            self.targets.append(order[known : known + held])
+
+    def metrics(self) -> dict[str, npt.NDArray[np.float64]]:
+        standing = stand(
+            TableScorer(self.score_BN),
+            ragged(self.profiles),
+            np.arange(USERS),
+            ragged(self.targets),
+        )
+        return per_user(standing, CUTOFFS)
+
+    def ranked(self, user: int) -> list[int]:
+        """Items outside the profile, best first, ties by row."""
+        rows = [row for row in range(ITEMS) if row not in self.profiles[user]]
+        return sorted(rows, key=lambda row: (-self.score_BN[user, row], row))
+
+
+@pytest.fixture(params=[1, 3, 12, 1000], ids=lambda levels: f"{levels}-levels")
+def users(request: pytest.FixtureRequest) -> Users:
+    return Users(request.param)
+
+
+def test_auc_is_scikit_learns(users: Users) -> None:
+    expected = []
+    for user in range(USERS):
+        rows = users.ranked(user)
+        held = [row in users.targets[user] for row in rows]
+        expected.append(roc_auc_score(held, users.score_BN[user, rows]))
+    np.testing.assert_allclose(users.metrics()["auc"], expected, rtol=1e-12)
+
+
+def test_auc_without_ties_is_the_formula_over_ranks() -> None:
+    users = Users(1000)
+    expected = []
+    for user in range(USERS):
+        ranked = users.ranked(user)
+        ranks = sorted(ranked.index(row) for row in users.targets[user])
+        m, n = len(ranked), len(ranks)
+        terms = [((m - (r + 1)) - (n - k)) / (m - n) for k, r in enumerate(ranks, start=1)]
+        expected.append(sum(terms) / n)
+    np.testing.assert_allclose(users.metrics()["auc"], expected, rtol=1e-12)
+
+
+def test_reciprocal_rank_is_of_the_first_hit(users: Users) -> None:
+    expected = []
+    for user in range(USERS):
+        ranked = users.ranked(user)
+        first = next(r for r, row in enumerate(ranked) if row in users.targets[user])
+        expected.append(1 / (first + 1))
+    np.testing.assert_allclose(users.metrics()["rr"], expected)
+
+
+@pytest.mark.parametrize("k", CUTOFFS)
+def test_precision_and_recall_count_hits(users: Users, k: int) -> None:
+    metrics = users.metrics()
+    for user in range(USERS):
+        hits = len(set(users.ranked(user)[:k]) & set(users.targets[user]))
+        assert metrics[f"precision@{k}"][user] == pytest.approx(hits / k)
+        assert metrics[f"recall@{k}"][user] == pytest.approx(hits / len(users.targets[user]))
+
+
+@pytest.mark.parametrize("k", CUTOFFS)
+def test_ndcg_divides_by_the_best_that_k_places_can_hold(users: Users, k: int) -> None:
+    metrics = users.metrics()
+    for user in range(USERS):
+        held = users.targets[user]
+        dcg = sum(
+            1 / math.log2(place + 2)
+            for place, row in enumerate(users.ranked(user)[:k])
+            if row in held
+        )
+        best = sum(1 / math.log2(place + 2) for place in range(min(len(held), k)))
+        assert metrics[f"ndcg@{k}"][user] == pytest.approx(dcg / best)
+
+
+@pytest.mark.parametrize("k", CUTOFFS)
+def test_ndcg_without_ties_is_scikit_learns(k: int) -> None:
+    users = Users(1000)
+    for user, found in enumerate(users.metrics()[f"ndcg@{k}"]):
+        rows = users.ranked(user)
+        held = [[float(row in users.targets[user]) for row in rows]]
+        assert found == pytest.approx(ndcg_score(held, users.score_BN[user, rows][None], k=k))
+
+
+@pytest.mark.parametrize("k", CUTOFFS)
+def test_the_tutorials_ndcg_divides_by_the_best_order_of_the_hits_found(
+    users: Users, k: int
+) -> None:
+    metrics = users.metrics()
+    for user in range(USERS):
+        found = [row in users.targets[user] for row in users.ranked(user)[:k]]
+        dcg = sum(1 / math.log2(place + 2) for place, hit in enumerate(found) if hit)
+        best = sum(1 / math.log2(place + 2) for place in range(sum(found)))
+        expected = dcg / best if any(found) else 0
+        assert metrics[f"ndcg_tutorial@{k}"][user] == pytest.approx(expected)
+
+
+@pytest.fixture(scope="module")
+def ranx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The peer, which makes folders in the home directory unless told otherwise."""
+    with environment({"IR_DATASETS_HOME": str(tmp_path_factory.mktemp("ranx"))}):
+        import ranx
+
+        yield ranx
+
+
+@pytest.mark.filterwarnings("ignore::numba.core.errors.NumbaTypeSafetyWarning")
+@pytest.mark.parametrize("seed", range(5))
+def test_what_ranx_measures_too_is_the_same(ranx: Any, seed: int) -> None:
+    users = Users(1000, seed)  # no ties, which ranx breaks in its own way
+    names = [f"u{user:02}" for user in range(USERS)]
+    held = {name: {f"i{row}": 1 for row in users.targets[u]} for u, name in enumerate(names)}
+    scores = {
+        name: {f"i{row}": float(users.score_BN[u, row]) for row in users.ranked(u)}
+        for u, name in enumerate(names)
+    }
+    ours = {
+        f"{kind}@{k}": f"{kind}@{k}" for kind in ("recall", "precision", "ndcg") for k in CUTOFFS
+    }
+    ours["mrr"] = "rr"
+    found = ranx.evaluate(ranx.Qrels(held), ranx.Run(scores), list(ours), return_mean=False)
+    metrics = users.metrics()
+    for name, our_name in ours.items():
+        np.testing.assert_allclose(metrics[our_name], found[name], rtol=1e-12, err_msg=name)
+
+
+def test_with_nothing_else_to_rank_every_order_is_right() -> None:
+    standing = stand(
+        TableScorer(np.array([[3, 1, 2]], np.float32)),
+        ragged([[1]]),
+        np.array([0]),
+        ragged([[0, 2]]),
+    )
+    metrics = per_user(standing, (2,))
+    assert {name: values.tolist() for name, values in metrics.items()} == {
+        "auc": [1],
+        "rr": [1],
+        "precision@2": [1],
+        "recall@2": [1],
+        "ndcg@2": [1],
+        "ndcg_tutorial@2": [1],
+    }

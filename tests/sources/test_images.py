@@ -1,0 +1,384 @@
+"""Where pictures are, and their bytes, from every form they may come in."""
+
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from visrec.errors import InputError, SchemaError, StorageError
+from visrec.sources.images import LISTING, Unlisted, fetch, list_pictures
+from visrec.storage import store as storage
+from visrec.storage.store import Store
+
+
+def listed(uri: str) -> pa.Table:
+    pages = list(list_pictures(uri))
+    assert all(page.schema == LISTING for page in pages)
+    return pa.concat_tables(pages)
+
+
+def pictures(uri: str) -> dict[str, Any]:
+    """Item id to bytes, or to the error in their place."""
+    listing = listed(uri)
+    assert len(set(listing["item_id"].to_pylist())) == len(listing)
+    return dict(zip(listing["item_id"].to_pylist(), fetch(listing), strict=True))
+
+
+def sources(uri: str) -> dict[str, str | None]:
+    listing = listed(uri)
+    return dict(zip(listing["item_id"].to_pylist(), listing["source"].to_pylist(), strict=True))
+
+
+def unlisted(uri: str) -> Unlisted:
+    found = Unlisted()
+    list(list_pictures(uri, found))
+    return found
+
+
+def write_parquet(store: Store, name: str, table: pa.Table, rows_a_group: int) -> None:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, row_group_size=rows_a_group)
+    store.write(name, bytes(sink.getvalue()))
+
+
+def images(*item_ids: str, kind: pa.DataType | None = None) -> pa.Table:
+    data = [f"bytes of {item_id}".encode() for item_id in item_ids]
+    return pa.table({"item_id": item_ids, "image": pa.array(data, kind or pa.binary())})
+
+
+# --------------------------------------------------------------------------------------- directory
+
+
+def test_files_are_named_by_their_item(store: Store) -> None:
+    files = {"a.jpg": "a", "b.PNG": "b", "two words 50%.webp": "two words 50%", "v1.2.jpeg": "v1.2"}
+    for file, item_id in files.items():
+        store.write(f"images/{file}", f"bytes of {item_id}".encode())
+    expected = {item_id: f"bytes of {item_id}".encode() for item_id in files.values()}
+    assert pictures(store.uri("images")) == expected
+    assert pictures(store.uri("images/")) == expected
+
+
+def test_files_in_folders_keep_the_folder_in_their_name(store: Store) -> None:
+    for name in ("2021/a.jpg", "2022/spring/a.jpg", "a.jpg"):
+        store.write(f"images/{name}", name.encode())
+    assert pictures(store.uri("images")) == {
+        "2021/a": b"2021/a.jpg",
+        "2022/spring/a": b"2022/spring/a.jpg",
+        "a": b"a.jpg",
+    }
+
+
+def test_other_files_are_ignored(store: Store) -> None:
+    others = ("notes.txt", "Thumbs.db", ".hidden.jpg", "no-suffix", "a.jpg.part", ".jpg")
+    for name in ("a.jpg", *others):
+        store.write(f"images/{name}", b"x")
+    assert set(pictures(store.uri("images"))) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "ending", ["heic", "avif", "tif", "bmp", "jxl", "mpo", "jfif", "jpe", "JPG", "cr2", "svg"]
+)
+def test_every_picture_is_listed_whether_it_is_opened_or_not(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"a.{ending}").write_bytes(b"x")
+    assert set(pictures(str(tmp_path))) == {"a"}
+
+
+def test_what_a_download_leaves_behind_an_ending_is_no_part_of_the_id(store: Store) -> None:
+    for name in ("a.jpg?width=200", "b.JPEG?", "what?.jpg", "c.png?from=d.png"):
+        store.write(f"images/{name}", b"x")
+    found = pictures(store.uri("images"))
+    assert set(found) == {"a", "b", "what?", "c.png?from=d"}
+
+
+def test_files_without_an_ending_are_known_by_their_first_bytes(store: Store) -> None:
+    jpeg, webp = b"\xff\xd8\xff\xe0 and so on", b"RIFF\x09\0\0\0WEBPVP8 "
+    files = {"0108775015": jpeg, "0.12": webp, "folder/x": jpeg, "tiff": b"II*\0", "empty": b""}
+    for name, data in {**files, "LICENSE": b"You may", "a.jpg": b"a"}.items():
+        store.write(f"images/{name}", data)
+    found = pictures(store.uri("images"))
+    assert found == {
+        "0108775015": jpeg,
+        "0.12": webp,
+        "folder/x": jpeg,
+        "tiff": b"II*\0",
+        "a": b"a",
+    }
+    assert unlisted(store.uri("images")).left_out == {"without an ending": 2}
+
+
+def test_files_that_are_left_out_are_counted_by_ending(store: Store) -> None:
+    for name in ("a.jpg", "a.txt", "x/b.TXT", "a.json", "a.jpg.part", "README"):
+        store.write(f"images/{name}", b"x")
+    write_parquet(store, "images/index.parquet", images("a"), rows_a_group=1)
+    found = unlisted(store.uri("images"))
+    counts = {".txt": 2, ".json": 1, ".part": 1, ".parquet": 1, "without an ending": 1}
+    assert found.left_out == counts
+    assert str(found).startswith("2 .txt, ")
+
+
+def test_files_beside_parquet_are_counted_too(store: Store) -> None:
+    write_parquet(store, "images/part-0.parquet", images("a"), rows_a_group=1)
+    store.write("images/z.jpg", b"x")
+    store.write("images/_SUCCESS", b"")
+    found = unlisted(store.uri("images"))
+    assert found.left_out == {".jpg": 1, "without an ending": 1}
+    assert unlisted(store.uri("images/part-0.parquet")).left_out == {}
+
+
+# What may lie in a local folder beside pictures. Each is one rejection, and stops nothing.
+
+
+def test_a_name_that_is_not_utf8_is_rejected_and_shown_as_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    for name in (b"caf\xe9.jpg", b"\xff\xfe/b.png", b"\xe9.txt"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"x")
+    assert pictures(str(tmp_path)) == {"a": b"a"}
+    found = unlisted(str(tmp_path))
+    assert found.left_out == {".txt": 1}
+    assert [row["item_id"] for row in found.rejected] == ["caf\\xe9", "\\xff\\xfe/b"]
+    assert {row["reason"] for row in found.rejected} == {"name_not_utf8"}
+    assert f"{tmp_path}/caf\\xe9.jpg is not UTF-8" in found.rejected[0]["detail"]
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(InputError, match=r"only 1 \.txt, 2 with names that are not UTF-8"):
+        list(list_pictures(str(tmp_path)))
+
+
+def test_what_cannot_be_read_is_an_error_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the path of a socket may have 107 characters
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "nowhere.jpg").symlink_to("/nonexistent/x.jpg")
+    (tmp_path / "itself.jpg").symlink_to("itself.jpg")
+    (tmp_path / "no-ending").symlink_to("/nonexistent/x")
+    (tmp_path / "folder.jpg").symlink_to(tmp_path)
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("socket.jpg")
+        found = pictures(str(tmp_path))
+    assert found.pop("a") == b"a"
+    said = {"nowhere": "no such file", "itself": "symbolic links", "no-ending": "no such file"}
+    said |= dict.fromkeys(("device", "pipe", "socket"), "expected a file")
+    assert found.keys() == said.keys()
+    for name, words in said.items():
+        assert isinstance(found[name], StorageError)
+        assert words in str(found[name])
+        assert str(tmp_path / name) in str(found[name])
+
+
+def test_a_file_that_may_not_be_read_is_an_error_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(name.encode())
+    read = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        if path.name == "a.jpg":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    found = pictures(str(tmp_path))
+    assert found["b"] == b"b"
+    assert "permission denied" in str(found["a"])
+
+
+def test_a_file_that_vanishes_while_it_is_listed_was_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "b.jpg", "x/c.jpg", "y/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    scan = storage._scan
+
+    def slow(folder: str) -> list[os.DirEntry[str]]:
+        found = scan(folder)
+        if folder.rstrip("/") == str(tmp_path):
+            (tmp_path / "a.jpg").unlink(missing_ok=True)
+            shutil.rmtree(tmp_path / "x", ignore_errors=True)
+        return found
+
+    monkeypatch.setattr(storage, "_scan", slow)
+    assert set(pictures(str(tmp_path))) == {"b", "y/d"}
+
+
+def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "images", tmp_path / "elsewhere"
+    for folder in (inside / "real", outside / "deeper"):
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").write_bytes(b"x")
+    (inside / "linked").symlink_to(outside)
+    (inside / "linked again").symlink_to(outside)
+    (inside / "linked deeper").symlink_to(outside / "deeper")
+    (inside / "also real").symlink_to(inside / "real")
+    (inside / "loop").symlink_to(inside)
+    (inside / "real" / "up").symlink_to("..")
+    (inside / "all").symlink_to(tmp_path)
+    (outside / "back").symlink_to(inside)
+    assert set(pictures(str(inside))) == {"real/a", "linked/deeper/a"}
+    (tmp_path / "link to all").symlink_to(inside)
+    assert set(pictures(str(tmp_path / "link to all"))) == {"real/a", "linked/deeper/a"}
+    # What a store lists to remove is its own.
+    assert {entry.name for entry in Store.at(str(inside)).list()} == {"real/a.jpg"}
+
+
+def test_a_link_to_a_file_is_the_file(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"x")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.jpg").symlink_to(tmp_path / "elsewhere")
+    assert pictures(str(tmp_path / "images")) == {"a": b"x"}
+
+
+def test_ids_that_differ_in_case_are_two(store: Store) -> None:
+    for name in ("a.jpg", "A.jpg", "B.png"):
+        store.write(f"images/{name}", name.encode())
+    assert pictures(store.uri("images")) == {"a": b"a.jpg", "A": b"A.jpg", "B": b"B.png"}
+
+
+def test_the_source_of_a_file_changes_with_it(store: Store) -> None:
+    for name in ("a", "b"):
+        store.write(f"images/{name}.jpg", b"one")
+    before = sources(store.uri("images"))
+    assert sources(store.uri("images")) == before
+    store.write("images/a.jpg", b"two")
+    after = sources(store.uri("images"))
+    assert after["a"] != before["a"]
+    assert after["b"] == before["b"]
+
+
+def test_a_picture_that_went_away_is_an_error_in_its_place(store: Store) -> None:
+    for name in ("a", "b"):
+        store.write(f"images/{name}.jpg", name.encode())
+    listing = listed(store.uri("images"))
+    store.delete(["images/a.jpg"])
+    gone, there = fetch(listing)
+    assert isinstance(gone, StorageError)
+    assert "a.jpg" in str(gone)
+    assert there == b"b"
+
+
+# ----------------------------------------------------------------------------------------- Parquet
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
+def test_bytes_are_found_over_row_groups_and_files(store: Store, kind: pa.DataType) -> None:
+    first, second = [f"a{n}" for n in range(7)], [f"b{n}" for n in range(3)]
+    write_parquet(store, "images/0.parquet", images(*first, kind=kind), rows_a_group=3)
+    write_parquet(store, "images/1.parquet", images(*second, kind=kind), rows_a_group=2)
+    every = {item_id: f"bytes of {item_id}".encode() for item_id in first + second}
+    assert pictures(store.uri("images")) == every
+    assert pictures(store.uri("images/1.parquet")) == {name: every[name] for name in second}
+
+
+def test_any_rows_of_a_listing_can_be_fetched_in_any_order(store: Store) -> None:
+    write_parquet(store, "x.parquet", images(*"abcdefg"), rows_a_group=3)
+    listing = listed(store.uri("x.parquet")).take([6, 0, 4, 0])
+    expected = [b"bytes of g", b"bytes of a", b"bytes of e", b"bytes of a"]
+    assert fetch(listing) == expected
+
+
+def test_ids_of_parquet_may_be_integers(store: Store) -> None:
+    table = pa.table({"item_id": [7, 12], "image": [b"x", b"y"]})
+    write_parquet(store, "x.parquet", table, rows_a_group=1)
+    assert pictures(store.uri("x.parquet")) == {"7": b"x", "12": b"y"}
+
+
+def test_hugging_faces_struct_has_the_bytes(store: Store) -> None:
+    image = [{"bytes": b"jpg a", "path": "a.jpg"}, {"bytes": b"jpg b", "path": None}]
+    write_parquet(store, "part.parquet", pa.table({"item_id": ["a", "b"], "image": image}), 1)
+    assert pictures(store.root) == {"a": b"jpg a", "b": b"jpg b"}
+
+
+def test_a_null_in_place_of_a_picture_is_no_bytes(store: Store) -> None:
+    table = pa.table({"item_id": ["a", "b"], "image": [None, b"y"]})
+    write_parquet(store, "x.parquet", table, rows_a_group=9)
+    assert pictures(store.uri("x.parquet")) == {"a": b"", "b": b"y"}
+
+
+def test_the_source_of_bytes_changes_with_their_file(store: Store) -> None:
+    write_parquet(store, "x.parquet", images("a", "b"), rows_a_group=1)
+    before = sources(store.uri("x.parquet"))
+    assert sources(store.uri("x.parquet")) == before
+    assert before["a"] != before["b"]
+    write_parquet(store, "x.parquet", images("a", "c"), rows_a_group=1)
+    assert sources(store.uri("x.parquet"))["a"] != before["a"]
+
+
+def test_other_files_beside_parquet_are_ignored(store: Store) -> None:
+    write_parquet(store, "images/part-0.parquet", images("a"), rows_a_group=1)
+    for other in ("_SUCCESS", "README.md", "items.csv"):
+        store.write(f"images/{other}", b"item_id\nb\n")
+    assert set(pictures(store.uri("images"))) == {"a"}
+
+
+def test_uris_are_followed_to_either_kind_of_store(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "local.jpg").write_bytes(b"local")
+    store.write("in store/é.jpg", b"store")
+    uris = [str(tmp_path / "local.jpg"), store.uri("in store/é.jpg"), store.uri("not-there.jpg")]
+    table = pa.table({"item_id": ["local", "store", "gone"], "uri": uris})
+    write_parquet(store, "x.parquet", table, rows_a_group=2)
+    found = pictures(store.uri("x.parquet"))
+    assert found["local"] == b"local"
+    assert found["store"] == b"store"
+    assert isinstance(found["gone"], StorageError)
+    assert "not-there.jpg" in str(found["gone"])
+
+
+def test_one_uri_that_cannot_be_followed_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    os.mkfifo(tmp_path / "pipe")
+    uris = [str(tmp_path / "a.jpg"), "https://shop.example/b.jpg", None, "/x\0.jpg", ""]
+    table = pa.table(
+        {"item_id": ["a", "web", "null", "nul", "empty", "pipe", "s3"],
+         "uri": [*uris, str(tmp_path / "pipe"), "s3://"]}
+    )  # fmt: skip
+    pq.write_table(table, tmp_path / "x.parquet")
+    found = pictures(str(tmp_path / "x.parquet"))
+    assert found["a"] == b"a"
+    assert isinstance(found["web"], StorageError)
+    assert "s3://bucket/prefix" in str(found["web"])
+    for item_id in ("null", "nul", "empty", "pipe", "s3"):
+        assert isinstance(found[item_id], StorageError), item_id
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("name", ["nothing", "others", "empty.parquet"])
+def test_no_picture_at_all_is_bad_input(store: Store, name: str) -> None:
+    store.write("others/readme.txt", b"x")
+    write_parquet(store, "empty.parquet", images("a").slice(0, 0), rows_a_group=1)
+    with pytest.raises(InputError) as caught:
+        list(list_pictures(store.uri(name)))
+    assert store.uri(name) in str(caught.value)
+    assert "--images" in str(caught.value)
+
+
+def test_parquet_with_neither_bytes_nor_uris_is_refused(store: Store) -> None:
+    write_parquet(store, "x.parquet", pa.table({"item_id": ["a"], "size": [1]}), rows_a_group=1)
+    with pytest.raises(InputError, match="neither an image nor a uri column; found item_id, size"):
+        list(list_pictures(store.uri("x.parquet")))
+
+
+def test_parquet_without_ids_is_refused(store: Store) -> None:
+    write_parquet(store, "x.parquet", images("a").drop_columns("item_id"), rows_a_group=1)
+    with pytest.raises(SchemaError, match=r"x.parquet \(--images\) lacks the column item_id"):
+        list(list_pictures(store.uri("x.parquet")))
+
+
+def test_corrupted_parquet_is_bad_input(store: Store) -> None:
+    store.write("x.parquet", b"PARDON" * 50)
+    with pytest.raises(InputError) as caught:
+        list(list_pictures(store.uri("x.parquet")))
+    assert store.uri("x.parquet") in str(caught.value)
+    assert "--images" in str(caught.value)

@@ -1,0 +1,366 @@
+"""Tables from Parquet and CSV, files and directories, a local disk and S3."""
+
+import bz2
+import gzip
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from visrec.errors import InputError, SchemaError
+from visrec.storage.schemas import INTERACTIONS, ITEMS
+from visrec.storage.store import Store
+from visrec.storage.tables import digest_files, read_batches, read_whole
+
+KEY = "interactions.path"
+LOG = pa.table({"user_id": ["u", "v"], "item_id": ["007", "b"], "timestamp": [1, 2]})
+
+
+def csv(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pacsv.write_csv(table, sink)
+    return bytes(sink.getvalue())
+
+
+def put(store: Store, name: str, table: pa.Table) -> None:
+    if name.endswith(".csv"):
+        store.write(name, csv(table))
+    else:
+        store.write_table(name, table)
+
+
+def rows(store: Store, name: str = "") -> list[tuple[str, str, int]]:
+    tables = read_batches(store.uri(name), INTERACTIONS, KEY)
+    columns = ("user_id", "item_id", "timestamp")
+    return [tuple(row[c] for c in columns) for table in tables for row in table.to_pylist()]
+
+
+def refusal(uri: str, kind: type[Exception] = InputError) -> str:
+    with pytest.raises(kind) as caught:
+        list(read_batches(uri, INTERACTIONS, KEY))
+    message = str(caught.value)
+    assert uri in message
+    assert f"--{KEY}" in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["log.parquet", "log.csv", "odd name 100%/é+ log.csv"])
+def test_a_file_gives_its_rows(store: Store, name: str) -> None:
+    put(store, name, LOG)
+    assert rows(store, name) == [("u", "007", 1), ("v", "b", 2)]
+
+
+def test_a_directory_gives_the_rows_of_its_tables_in_order_of_names(store: Store) -> None:
+    for number, name in enumerate(["z.csv", "day=2/x.parquet", "a.parquet"]):
+        put(store, f"log/{name}", LOG.slice(0, 1).set_column(2, "timestamp", [[number]]))
+    for other in ("_SUCCESS", "notes.txt", ".hidden.csv"):
+        store.write(f"log/{other}", b"not a table")
+    expected = [("u", "007", 2), ("u", "007", 1), ("u", "007", 0)]
+    assert rows(store, "log") == expected
+    assert rows(store, "log/") == expected
+
+
+def test_a_directory_may_be_named_like_a_file(store: Store) -> None:
+    # Spark, Dask and Ray write such directories.
+    put(store, "log.parquet/part-0.parquet", LOG)
+    assert rows(store, "log.parquet") == [("u", "007", 1), ("v", "b", 2)]
+
+
+def test_ids_of_a_csv_keep_their_zeros(store: Store) -> None:
+    store.write("log.csv", b"user_id,item_id,timestamp\n007,0010,5\n1e3,NA,6\n")
+    assert rows(store, "log.csv") == [("007", "0010", 5), ("1e3", "NA", 6)]
+
+
+def test_dates_of_a_csv_are_times(store: Store) -> None:
+    text = b"user_id,item_id,timestamp\nu,a,1970-01-02\n"
+    store.write("log.csv", text)
+    assert rows(store, "log.csv") == [("u", "a", 86_400)]
+    store.write("log.csv", text.replace(b"01-02", b"01-02T00:00:01+01:00"))
+    assert rows(store, "log.csv") == [("u", "a", 86_400 + 1 - 3_600)]
+
+
+def test_a_csv_column_may_turn_from_whole_numbers_to_fractions(tmp_path: Path) -> None:
+    # pyarrow guesses types from the first megabyte.
+    line = "somebody-or-other,something-or-other,1600000000,4\n"
+    text = "user_id,item_id,timestamp,rating\n" + line * 40_000 + line.replace(",4", ",4.5")
+    (tmp_path / "log.csv").write_text(text)
+    ratings = read_whole(str(tmp_path / "log.csv"), INTERACTIONS, KEY)["rating"]
+    assert len(ratings) == 40_001
+    assert ratings[-1].as_py() == 4.5
+
+
+def test_only_declared_columns_are_read(store: Store) -> None:
+    put(store, "log.parquet", LOG.append_column("secret", [["x", "y"]]))
+    [table] = read_batches(store.uri("log.parquet"), INTERACTIONS, KEY)
+    assert table.column_names == ["user_id", "item_id", "timestamp"]
+
+
+def test_batches_are_bounded(tmp_path: Path) -> None:
+    many = 600_000
+    table = pa.table({name: pa.repeat(1, many) for name in LOG.column_names})
+    pq.write_table(table, tmp_path / "log.parquet", row_group_size=many)
+    sizes = [len(t) for t in read_batches(str(tmp_path / "log.parquet"), INTERACTIONS, KEY)]
+    assert sum(sizes) == many
+    assert max(sizes) <= 1 << 18
+
+
+# ---------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("name", ["nothing.parquet", "nothing.csv", "nothing", "with-others"])
+def test_nothing_there_names_the_key(store: Store, name: str) -> None:
+    store.write("with-others/readme.txt", b"no table")
+    message = refusal(store.uri(name))
+    assert "Found no" in message
+    assert f"Change --{KEY}" in message
+
+
+@pytest.mark.parametrize("name", ["log.parquet", "log.csv"])
+def test_an_empty_file_is_bad_input(store: Store, name: str) -> None:
+    store.write(name, b"")
+    refusal(store.uri(name))
+
+
+def test_a_table_without_rows_has_none(store: Store) -> None:
+    put(store, "log.parquet", LOG.slice(0, 0))
+    store.write("log.csv", b"user_id,item_id,timestamp\n")
+    for name in ("log.parquet", "log.csv"):
+        assert rows(store, name) == []
+
+
+def broken(data: bytes) -> dict[str, bytes]:
+    middle = len(data) // 2
+    return {
+        "not Parquet": b"PARDON" * 50,
+        "cut": data[:middle],
+        "without head": data[middle:],
+        "footer overwritten": data[:-60] + b"\xff" * 52 + data[-8:],
+        "pages overwritten": data[:4] + b"\xff" * (middle - 4) + data[middle:],
+    }
+
+
+@pytest.mark.parametrize("how", broken(b""))
+def test_corrupted_parquet_is_bad_input_that_names_the_file(store: Store, how: str) -> None:
+    ids = [f"id {n}" for n in range(999)]
+    table = pa.table({"user_id": ids, "item_id": ids, "timestamp": range(999)})
+    put(store, "log.parquet", table)
+    store.write("log.parquet", broken(store.read("log.parquet"))[how])
+    message = refusal(store.uri("log.parquet"))
+    assert "cannot be read as a table" in message
+
+
+def test_a_csv_with_ragged_rows_is_bad_input(store: Store) -> None:
+    store.write("log.csv", b"user_id,item_id,timestamp\nu,a,1\nv,b\n")
+    assert "cannot be read as a table" in refusal(store.uri("log.csv"))
+
+
+@pytest.mark.parametrize("name", ["log.parquet", "log.csv"])
+def test_a_missing_column_names_the_file(store: Store, name: str) -> None:
+    put(store, name, LOG.rename_columns(["user", "item_id", "timestamp"]))
+    assert "lacks the column user_id. Found user, item_id" in refusal(store.uri(name), SchemaError)
+
+
+# ------------------------------------------------------------------------------------ whole tables
+
+
+def test_read_whole_joins_the_files(store: Store) -> None:
+    put(store, "items/a.csv", pa.table({"item_id": [7], "title": ["Late Hills"]}))
+    put(store, "items/b.parquet", pa.table({"item_id": ["x"], "title": ["Early Sea"]}))
+    table = read_whole(store.uri("items"), ITEMS, "items")
+    assert table.to_pydict() == {"item_id": ["7", "x"], "title": ["Late Hills", "Early Sea"]}
+
+
+def test_read_whole_refuses_nothing_and_files_that_differ(store: Store) -> None:
+    store.write("empty.csv", b"item_id\n")
+    with pytest.raises(InputError, match=r"empty.csv \(--items\) has no rows"):
+        read_whole(store.uri("empty.csv"), ITEMS, "items")
+    put(store, "items/a.parquet", pa.table({"item_id": ["x"]}))
+    put(store, "items/b.parquet", pa.table({"item_id": ["x"], "title": ["t"]}))
+    with pytest.raises(SchemaError, match=r"items \(--items\) have different columns"):
+        read_whole(store.uri("items"), ITEMS, "items")
+
+
+# ----------------------------------------------------------------------------------------- digests
+
+
+def test_a_digest_changes_with_any_byte(store: Store) -> None:
+    put(store, "log/a.csv", LOG)
+    put(store, "log/b.parquet", LOG)
+    before = digest_files(store.uri("log"), KEY)
+    assert digest_files(store.uri("log"), KEY) == before
+    assert len(before) == 16
+    data = bytearray(store.read("log/b.parquet"))
+    data[len(data) // 2] ^= 1
+    store.write("log/b.parquet", bytes(data))
+    changed = digest_files(store.uri("log"), KEY)
+    assert changed != before
+    store.delete(["log/b.parquet"])
+    assert digest_files(store.uri("log"), KEY) not in (before, changed)
+
+
+@pytest.mark.s3
+def test_a_digest_is_the_same_wherever_the_files_lie(s3_env: str, tmp_path: Path) -> None:
+    for store in (Store.at(f"{s3_env}/deep/log"), Store.at(str(tmp_path / "other"))):
+        put(store, "a.csv", LOG)
+        put(store, "b.parquet", LOG)
+    assert digest_files(f"{s3_env}/deep/log", KEY) == digest_files(str(tmp_path / "other"), KEY)
+    assert digest_files(f"{s3_env}/deep/log/a.csv", KEY) == digest_files(
+        str(tmp_path / "other" / "a.csv"), KEY
+    )
+
+
+# ------------------------------------------------------------------- directories of other writers
+
+
+def test_what_writers_keep_for_themselves_is_no_data(store: Store) -> None:
+    ghost = LOG.set_column(0, "user_id", [["ghost", "ghost"]])
+    put(store, "log.parquet/part-0.parquet", LOG)
+    for name in ("_temporary/0/x.parquet", "_change_data/x.parquet", "day=1/_tmp.csv",
+                 "_committed.csv", ".part-0.parquet"):  # fmt: skip
+        put(store, f"log.parquet/{name}", ghost)
+    assert rows(store, "log.parquet") == [("u", "007", 1), ("v", "b", 2)]
+    put(store, "by/_day=1/x.parquet", LOG)  # which Spark reads
+    assert len(rows(store, "by")) == 2
+
+
+def test_folders_named_by_a_value_are_a_column(store: Store) -> None:
+    log = LOG.slice(0, 1).select(["user_id", "item_id"])
+    names = ["rating=5/timestamp=7", "rating=1.5/timestamp=2021-03-01 12%3A00%3A00",
+             "rating=__HIVE_DEFAULT_PARTITION__/timestamp=1970-01-02"]  # fmt: skip
+    for name in names:
+        put(store, f"log/{name}/x.parquet", log)
+    put(store, "log/rating=3/timestamp=8/x.csv", log)
+    found = [table.to_pylist() for table in read_batches(store.uri("log"), INTERACTIONS, KEY)]
+    assert sorted((row["rating"] or 0, row["timestamp"]) for [row] in found) == [
+        (0, 86_400), (1.5, 1_614_600_000), (3, 8), (5, 7),
+    ]  # fmt: skip
+    put(store, "items/category=red%2Fblue shirt/x.parquet", pa.table({"item_id": [7]}))
+    table = read_whole(store.uri("items"), ITEMS, "items")
+    assert table.to_pylist() == [{"item_id": "7", "category": "red/blue shirt"}]
+
+
+def test_a_folder_comes_before_a_column_of_the_file(store: Store) -> None:
+    put(store, "log/user_id=w/x.parquet", LOG)
+    assert [row[0] for row in rows(store, "log")] == ["w", "w"]
+
+
+LOGS = {
+    "Delta": ["_delta_log/00000000000000000000.json"],
+    "Delta with a checkpoint": ["_delta_log/00000000000000000010.checkpoint.parquet"],
+    "Iceberg": ["metadata/00000-1-abc.metadata.json", "metadata/snap-1.avro"],
+    "Hudi": [".hoodie/hoodie.properties"],
+}
+
+
+@pytest.mark.parametrize("kind", LOGS)
+def test_a_table_by_a_log_is_refused_by_name(store: Store, kind: str) -> None:
+    put(store, "log/part-0.parquet", LOG)
+    for name in LOGS[kind]:
+        store.write(f"log/{name}", b"{}")
+    assert f"is a {kind.split()[0]} table: its log says" in refusal(store.uri("log"))
+
+
+def test_files_of_other_names_are_told(store: Store) -> None:
+    store.write("log/000000_0", b"u\x01a\x011\n")
+    assert "only 000000_0; expected a .parquet or .csv file" in refusal(store.uri("log"))
+
+
+def test_what_only_has_the_name_of_a_table_is_told(store: Store) -> None:
+    store.write("log.parquet", csv(LOG))
+    assert 'begins with b\'"user_id"' in refusal(store.uri("log.parquet"))
+    store.write_table("other.parquet", LOG)
+    store.write("log.csv", store.read("other.parquet"))
+    assert "Name Parquet .parquet" in refusal(store.uri("log.csv"))
+
+
+def test_int96_holds_times_beyond_those_of_nanoseconds(tmp_path: Path) -> None:
+    """Spark writes them so; they wrapped to other years."""
+    days = [datetime(2021, 3, 1, 12), datetime(9999, 12, 31)]
+    table = LOG.set_column(2, "timestamp", pa.array(days, pa.timestamp("us")))
+    path = tmp_path / "log.parquet"
+    pq.write_table(table.slice(0, 1), path, use_deprecated_int96_timestamps=True)
+    assert rows(Store.at(str(tmp_path)), "log.parquet") == [("u", "007", 1_614_600_000)]
+    pq.write_table(table, path, use_deprecated_int96_timestamps=True)
+    assert "in the year 9999" in refusal(str(path), SchemaError)
+
+
+def test_a_column_that_is_there_twice_names_the_file(store: Store) -> None:
+    twice = pa.Table.from_arrays([*LOG.columns, LOG["user_id"]], [*LOG.column_names, "user_id"])
+    store.write_table("log.parquet", twice)
+    store.write("log.csv", b"user_id,item_id,timestamp,user_id\nu,a,1,v\n")
+    for name in ("log.parquet", "log.csv"):
+        assert "has 2 columns of the name user_id" in refusal(store.uri(name), SchemaError)
+    twice = twice.rename_columns(["other", "item_id", "timestamp", "other"])
+    store.write_table("log.parquet", twice.append_column("user_id", LOG["user_id"]))
+    assert rows(store, "log.parquet") == [("u", "007", 1), ("v", "b", 2)]  # nobody reads it
+
+
+# ------------------------------------------------------------------------- CSV of other writers
+
+
+HEADER, ROW = "user_id,item_id,timestamp\n", "é u,007,1\n"
+FORMS: dict[str, bytes] = {
+    "mark of UTF-8": ("\ufeff" + HEADER + ROW).encode(),
+    "UTF-16": (HEADER + ROW).encode("utf-16"),
+    "UTF-16 and tabs": (HEADER + ROW).replace(",", "\t").encode("utf-16"),
+    "semicolons": (HEADER + ROW).replace(",", ";").encode(),
+    "lines of old Macs": (HEADER + ROW).replace("\n", "\r").encode(),
+    "blank lines first": ("\n\n" + HEADER + "\n" + ROW).encode(),
+    "lines of Windows": (HEADER + ROW).replace("\n", "\r\n").encode(),
+    "no newline at the end": (HEADER + ROW).strip().encode(),
+    "quotes": b'"user_id","item_id","timestamp"\n"\xc3\xa9 u","007","1"\n',
+    "spaces in the header": (" user_id, item_id, timestamp\n" + ROW).encode(),
+    "newlines in another column": f'note,{HEADER}"a\nb, ""c""",{ROW}'.encode(),
+    "another encoding in another column": b"note," + HEADER.encode() + b"\xe9," + ROW.encode(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_csv_of_any_writer_gives_its_rows(store: Store, form: str) -> None:
+    store.write("log.csv", FORMS[form])
+    store.write("log.csv.gz", gzip.compress(FORMS[form]))
+    store.write("log.csv.bz2", bz2.compress(FORMS[form]))
+    for name in ("log.csv", "log.csv.gz", "log.csv.bz2"):
+        assert rows(store, name) == [("é u", "007", 1)]
+
+
+def test_an_encoding_that_cannot_be_known_is_told(store: Store) -> None:
+    store.write("log.csv", (HEADER + ROW).encode("latin-1"))
+    assert "expected UTF-8 (in Excel: CSV UTF-8)" in refusal(store.uri("log.csv"))
+    store.write("log.csv", (HEADER + ROW).encode("utf-16-le"))
+    assert "expected CSV in UTF-8" in refusal(store.uri("log.csv"))
+    store.write("log.csv.gz", gzip.compress((HEADER + ROW * 99).encode())[:60])
+    refusal(store.uri("log.csv.gz"))
+
+
+def test_blanks_of_a_csv_are_nulls_in_every_column(store: Store) -> None:
+    text = "item_id,artist_id,category,available,stock,title\n" + "".join(
+        f"{n},{blank},{blank},{blank},{blank},{blank}\n"
+        for n, blank in enumerate(["", '""', '" "', " ", "NULL", "null", "\\N"])
+    )
+    store.write("items.csv", (text + ',,,,,\n , ,,,"",\n').encode())  # as Excel ends a sheet
+    table = read_whole(store.uri("items.csv"), ITEMS, "items")
+    assert table["item_id"].to_pylist() == list("0123456")
+    assert {column.null_count for column in table.columns[1:]} == {7}
+    store.write("items.csv", b'item_id,title\n"NULL","null"\n')
+    assert read_whole(store.uri("items.csv"), ITEMS, "items").to_pylist() == [
+        {"item_id": "NULL", "title": "null"}
+    ]
+
+
+def test_types_of_a_csv_are_not_guessed_from_its_first_rows(tmp_path: Path) -> None:
+    """60,000 rows are more than the megabyte by which pyarrow guesses."""
+    many = 60_000
+    text = "user_id,item_id,timestamp,evaluation,rating\n"
+    text += "somebody-or-other,something,2023-11-14 22:13:20,,\n" * many
+    for stamp, flag in (("2023-11-14 22:13:20.123", "true"), ("1700000000", "1")):
+        text += f"u,i,{stamp},{flag},4.5\n"
+    (tmp_path / "log.csv").write_text(text)
+    table = read_whole(str(tmp_path / "log.csv"), INTERACTIONS, KEY)
+    assert len(table) == many + 2
+    assert set(table["timestamp"].to_pylist()) == {1_700_000_000}
+    assert table["evaluation"].to_pylist()[-3:] == [None, True, True]
+    assert table["rating"].to_pylist()[-3:] == [None, 4.5, 4.5]

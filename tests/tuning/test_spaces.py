@@ -1,0 +1,217 @@
+"""Search spaces: what is drawn lies in them, and what cannot be searched is refused by name."""
+
+import dataclasses
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import CHECKOUT
+from visrec.cli.launch import parse
+from visrec.errors import InputError
+from visrec.models import MODELS
+from visrec.models.curatornet import CuratorNetConfig
+from visrec.pipelines.train import TrainJob, recipe_of
+from visrec.sampling.triples import SamplingConfig
+from visrec.training.fit import Recipe
+from visrec.training.loop import TrainConfig
+from visrec.tuning.spaces import (
+    Choice,
+    Range,
+    check_space,
+    draw,
+    load_space,
+    values_of,
+    with_values,
+)
+
+RECIPE = Recipe("curatornet", CuratorNetConfig(), TrainConfig(), SamplingConfig())
+RATE = Range(1e-4, 1e-2, log=True)
+
+
+def loaded(folder: Path, text: str) -> Any:
+    (folder / "space.yaml").write_text(text)
+    return load_space(str(folder / "space.yaml"))
+
+
+def test_space_is_read_as_written(tmp_path: Path) -> None:
+    text = (
+        "train.weight_decay: {uniform: [0, 0.5]}\n"
+        "train.learning_rate: {log_uniform: [1.0e-4, 0.01]}\n"
+        "train.precision: {choice: [float32, bfloat16]}\n"
+    )
+    space = loaded(tmp_path, text)
+    assert space == {
+        "train.learning_rate": RATE,
+        "train.precision": Choice(("float32", "bfloat16")),
+        "train.weight_decay": Range(0.0, 0.5, log=False),
+    }
+    check_space(space, RECIPE)
+
+
+SPACES = sorted(path.stem for path in (CHECKOUT / "tune_spaces").glob("*.yaml"))
+
+
+def test_every_model_that_trains_has_a_space() -> None:
+    trains = {name for name, model in MODELS.items() if model.trains_on != "nothing"}
+    assert {name.removesuffix("-wide") for name in SPACES} == trains
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_spaces_that_come_along_fit_the_model(name: str) -> None:
+    recipe = recipe_of(parse(TrainJob, ["--model.name", name.removesuffix("-wide")]))
+    space = load_space(str(CHECKOUT / "tune_spaces" / f"{name}.yaml"))
+    assert {"train.learning_rate", "train.weight_decay"} <= set(space)
+    check_space(space, recipe)
+    for key, value in values_of(space, recipe).items():
+        assert space[key].holds(value), f"the default of {key} is outside of what is searched"
+    # A decay of next to nothing, and one that leaves the weights little time: not all the same.
+    decay = space["train.weight_decay"]
+    assert isinstance(decay, Range)
+    rate, steps = recipe.train.learning_rate, 1600
+    assert (1 - rate * decay.low) ** steps > 0.8
+    assert (1 - rate * decay.high) ** steps < 1e-6
+
+
+BAD_FILES = {
+    "empty file": ("", ["no search space", "--space"]),
+    "a list": ("- train.learning_rate", ["no search space"]),
+    "not YAML": ("train: [", ["not YAML", "--space"]),
+    "no domain": ("train.learning_rate: 0.1", ["train.learning_rate: 0.1", "log_uniform"]),
+    "unknown kind": ("train.learning_rate: {normal: [0, 1]}", ["normal", "choice"]),
+    "two kinds": ("train.learning_rate: {uniform: [0, 1], choice: [1]}", ["expected one of"]),
+    "no list": ("train.learning_rate: {choice: 3}", ["choice: 3", "a list"]),
+    "empty choice": ("train.precision: {choice: []}", ["train.precision", "at least one"]),
+    "one bound": ("train.learning_rate: {uniform: [1]}", ["two numbers"]),
+    "words": ("train.learning_rate: {log_uniform: [1e-4, 1e-2]}", ["'1e-4'", "write 1.0e-4"]),
+    "a flag as bound": ("train.learning_rate: {uniform: [false, true]}", ["two numbers"]),
+    "no width": ("train.learning_rate: {uniform: [1, 1]}", ["low bound below"]),
+    "wrong way": ("train.learning_rate: {uniform: [2, 1]}", ["low bound below"]),
+    "infinite": ("train.learning_rate: {uniform: [1, .inf]}", ["finite"]),
+    "logarithm of 0": ("train.learning_rate: {log_uniform: [0, 1]}", ["above 0"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_file_is_refused(tmp_path: Path, case: str) -> None:
+    text, words = BAD_FILES[case]
+    with pytest.raises(InputError) as refusal:
+        loaded(tmp_path, text)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml.*--space"):
+        load_space(str(tmp_path / "nowhere.yaml"))
+
+
+def test_no_code_in_a_space_is_run(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    with pytest.raises(InputError, match="not YAML"):
+        loaded(tmp_path, f"train.seed: !!python/object/apply:os.mkdir ['{mark}']")
+    assert not mark.exists()
+
+
+BAD_KEYS = {
+    "unknown key": ("train.learning_rat", RATE, ["'train.learning_rat'", "train.learning_rate"]),
+    "unknown section": ("split.test", Choice((True,)), ["'split.test'"]),
+    "no section": ("learning_rate", RATE, ["'learning_rate'"]),
+    "another model's": ("model.mode", Choice(("max",)), ["'model.mode'", "curatornet"]),
+    "the budget": ("train.epochs", Choice((3, 9)), ["'train.epochs'"]),
+    "range of a whole number": ("train.batch_size", Range(64.0, 512.0, log=True), ["64.0", "int"]),
+    "a word for a number": ("train.learning_rate", Choice((0.1, "1e-3")), ["'1e-3'", "float"]),
+    "a flag for a number": ("train.batch_size", Choice((True,)), ["True", "int"]),
+    "unknown word": ("train.precision", Choice(("float64",)), ["'float64'"]),
+    "refused low end": ("model.temperature", Range(0.0, 2.0, log=False), ["--model.temperature"]),
+    "refused high end": (
+        "model.feature_dropout",
+        Range(0.1, 1.0, log=False),
+        ["model.feature_dropout 1.0", "expected a number in [0, 1)"],
+    ),
+    "refused choice": (
+        "train.batch_size",
+        Choice((64, 0)),
+        ["train.batch_size 0", "expected a whole"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_KEYS)
+def test_what_the_configuration_does_not_take_is_refused(case: str) -> None:
+    key, domain, words = BAD_KEYS[case]
+    with pytest.raises(InputError) as refusal:
+        check_space({key: domain}, RECIPE)
+    for word in words:
+        assert word in str(refusal.value)
+
+
+def test_whole_numbers_are_floats_too() -> None:
+    check_space({"train.learning_rate": Choice((1, 0.5))}, RECIPE)
+
+
+@given(
+    bounds=st.tuples(st.floats(1e-12, 1e12), st.floats(1e-12, 1e12)).filter(lambda b: b[0] < b[1]),
+    log=st.booleans(),
+    seed=st.integers(0, 2**32),
+    number=st.integers(0, 10_000),
+)
+def test_what_is_drawn_lies_in_the_space(
+    bounds: tuple[float, float], log: bool, seed: int, number: int
+) -> None:
+    space = {"a": Range(*bounds, log=log), "b": Choice((3, "x"))}
+    values = draw(space, seed, number)
+    assert bounds[0] <= values["a"] <= bounds[1]
+    assert values["b"] in (3, "x")
+    assert all(space[key].holds(value) for key, value in values.items())
+    assert draw(space, seed, number) == values
+
+
+def test_rounding_leaves_no_range() -> None:
+    assert math.exp(math.log(0.1)) > 0.1
+    at_the_end = SimpleNamespace(uniform=lambda _, high: high)
+    assert Range(1e-3, 0.1, log=True).draw(at_the_end) == 0.1  # type: ignore[arg-type]
+
+
+def test_draws_are_uniform_in_what_the_space_says() -> None:
+    space = {
+        "log": Range(1e-4, 1.0, log=True),
+        "flat": Range(1.0, 3.0, log=False),
+        "one": Choice((1, 2)),
+    }
+    drawn = [draw(space, 0, number) for number in range(2000)]
+    # Medians: 1e-2 on a logarithmic scale, 2 on a flat one. The standard error is about .011 of the
+    # range.
+    assert math.log10(np.median([v["log"] for v in drawn])) == pytest.approx(-2, abs=0.2)
+    assert np.median([v["flat"] for v in drawn]) == pytest.approx(2, abs=0.1)
+    assert sum(v["one"] == 1 for v in drawn) == pytest.approx(1000, abs=100)
+
+
+def test_seeds_and_numbers_draw_differently() -> None:
+    drawn = {
+        draw({"a": RATE}, seed, number)["a"]
+        for seed, number in [(0, 1), (0, 2), (1, 1), (1, 2), (2, 0), (0, 0)]
+    }
+    assert len(drawn) == 6
+
+
+def test_values_take_the_place_of_the_recipes_own() -> None:
+    values = {"train.learning_rate": 0.5, "train.seed": 4, "model.item_width": 7}
+    changed = with_values(RECIPE, values)
+    assert values_of(dict.fromkeys(values, RATE), changed) == values
+    assert changed.train == dataclasses.replace(RECIPE.train, learning_rate=0.5, seed=4)
+    assert changed.model_config == dataclasses.replace(RECIPE.model_config, item_width=7)
+    assert changed.sampling == RECIPE.sampling
+    assert with_values(RECIPE, {}) == RECIPE
+
+
+def test_yaml_takes_back_what_was_drawn() -> None:
+    for number in range(100):
+        values = draw({"train.learning_rate": Range(1e-9, 1e9, log=True)}, 0, number)
+        assert yaml.safe_load(yaml.safe_dump(dict(values))) == values
