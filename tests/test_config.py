@@ -111,12 +111,12 @@ ZERO = MINUS_ONE | {
 def configurations() -> dict[str, Any]:
     """Every configuration by its name: those of jobs, all that these hold, and all models'."""
     for name in JOBS:
-        importlib.import_module(f"jobs.{name}")
+        importlib.import_module(f"visrec.pipelines.{name}")
     waiting: list[Any] = [JobConfig, ClusterConfig, *(model.Config for model in MODELS.values())]
     found: dict[str, Any] = {}
     while waiting:
         kind = waiting.pop()
-        if kind.__module__.startswith(("jobs.", "visrec.")) and kind.__name__ not in found:
+        if kind.__module__.startswith("visrec.") and kind.__name__ not in found:
             found[kind.__name__] = kind
             waiting += kind.__subclasses__()
             waiting += [hint for hint in get_type_hints(kind).values() if is_dataclass(hint)]

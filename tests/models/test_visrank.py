@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests.training import ragged
-from visrec.models import base
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.inputs import Bags
 from visrec.models.scorers import Scorer
@@ -73,7 +72,7 @@ def test_empty_profiles_score_zero_and_change_nothing_beside_them(config: VisRan
 
 def test_item_vectors_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _scorer(VisRankConfig()).space_Nd
-    monkeypatch.setattr(base, "ENCODE_ROWS", 7)
+    monkeypatch.setattr("visrec.models.arrays.ENCODE_ROWS", 7)
     blocks = _scorer(VisRankConfig()).space_Nd
     assert whole is not None
     assert blocks is not None
