@@ -42,8 +42,8 @@ def numbers(found: Any, name: str = "") -> Iterator[tuple[str, float]]:
             if key not in ASIDE:
                 yield from numbers(value, f"{name}.{key}".lstrip("."))
     elif isinstance(found, list):
-        for place, value in enumerate(found):
-            yield from numbers(value, f"{name}[{place}]")
+        for context, value in enumerate(found):
+            yield from numbers(value, f"{name}[{context}]")
     elif isinstance(found, int | float) and not isinstance(found, bool):
         yield name, float(found)
 

@@ -28,7 +28,7 @@ from visrec.errors import VisrecError
 from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
 from visrec.storage.store import Store
 from visrec.training.data import load_training_data
-from visrec.training.fit import begin
+from visrec.training.fit import build_trainer
 
 DECAYS = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 
@@ -44,14 +44,14 @@ def measure(
         seeds: of training.
     """
     config = parse(TrainJob, [*flags, "--train.refit=false"])
-    features = Store.at(config.place(config.features, "features"))
+    features = Store.at(config.context(config.features, "features"))
     data = load_training_data(*load_inputs(config, features))
     rows = []
     for decay in decays:
         row: dict[str, Any] = {"decay": decay, "val_auc": [], "best_epoch": [], "seconds": []}
         for seed in seeds:
             train = dataclasses.replace(config.train, weight_decay=decay, seed=seed)
-            trainer = begin(recipe_of(dataclasses.replace(config, train=train)), data)
+            trainer = build_trainer(recipe_of(dataclasses.replace(config, train=train)), data)
             start = time.perf_counter()
             # One that diverged has the worst AUC there is.
             with contextlib.suppress(VisrecError):

@@ -31,9 +31,9 @@ import torch
 
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
+from visrec.jagged import Jagged, offsets_of
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
-from visrec.ragged import Ragged, offsets_of
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import stand
 from visrec.retrieval.topk import item_tiles, user_blocks
@@ -43,7 +43,7 @@ CUTOFF = 20
 LARGEST = 2**24  # whole numbers up to here are float32 numbers
 
 
-def made_users(users: int, items: int) -> tuple[Ragged, Ragged]:
+def made_users(users: int, items: int) -> tuple[Jagged, Jagged]:
     """Profiles and held-out items, no item twice in a user's."""
     random = np.random.default_rng(0)
     taken = PROFILE + MOST_HELD
@@ -52,8 +52,8 @@ def made_users(users: int, items: int) -> tuple[Ragged, Ragged]:
     item_UI = (first_U1 + step_U1 * random.permutation(taken)) % items
     held_U = random.integers(1, MOST_HELD + 1, users)
     held_UH = np.arange(MOST_HELD) < held_U[:, None]
-    profiles = Ragged(item_UI[:, :PROFILE].ravel(), np.arange(users + 1) * PROFILE)
-    return profiles, Ragged(item_UI[:, PROFILE:][held_UH], offsets_of(held_U))
+    profiles = Jagged(item_UI[:, :PROFILE].ravel(), np.arange(users + 1) * PROFILE)
+    return profiles, Jagged(item_UI[:, PROFILE:][held_UH], offsets_of(held_U))
 
 
 def made_scorer(items: int, dimensions: int) -> DotScorer:
@@ -64,7 +64,7 @@ def made_scorer(items: int, dimensions: int) -> DotScorer:
     return DotScorer(vectors_Nd, lambda bags, _: pool(vectors_Nd, bags, "max"), vectors_Nd)
 
 
-def by_visrec(scorer: DotScorer, profiles: Ragged, targets: Ragged) -> dict[str, Any]:
+def by_visrec(scorer: DotScorer, profiles: Jagged, targets: Jagged) -> dict[str, Any]:
     """Counts of each held-out item, AUC and nDCG of each user."""
     standing = stand(scorer, profiles, np.full(len(profiles), -1), targets)
     metrics = per_user(standing, (CUTOFF,))
@@ -77,7 +77,7 @@ def by_visrec(scorer: DotScorer, profiles: Ragged, targets: Ragged) -> dict[str,
     }
 
 
-def by_sorting(scorer: DotScorer, profiles: Ragged, targets: Ragged) -> dict[str, Any]:
+def by_sorting(scorer: DotScorer, profiles: Jagged, targets: Jagged) -> dict[str, Any]:
     """The same, user by user."""
     found: dict[str, list[Any]] = {name: [] for name in ("above", "others_above", "others_equal")}
     aucs, ndcgs = [], []
@@ -116,7 +116,7 @@ def same(ours: dict[str, Any], theirs: dict[str, Any], users: int, held: int) ->
 
 
 @torch.inference_mode()
-def multiply(scorer: DotScorer, profiles: Ragged) -> None:
+def multiply(scorer: DotScorer, profiles: Jagged) -> None:
     """The tiles of scores and nothing else."""
     for _, state in user_blocks(scorer, profiles, np.full(len(profiles), -1)):
         for _ in item_tiles(scorer, state):

@@ -51,7 +51,7 @@ from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, Preprocessing, _pixels, decode
 from visrec.features.extract import CHUNK, describe_backbone, extract_chain, make_plan
 from visrec.pipelines.extract_features import ExtractJob, _actors
-from visrec.progress import Tally
+from visrec.progress import ProgressActor
 from visrec.storage.store import Store
 
 LOADER_BATCH, LOADER_WORKERS = 8, 4
@@ -76,12 +76,12 @@ def chain_rate(config: ExtractJob) -> dict[str, float]:
 
 def watched(config: ExtractJob, start: float) -> dict[str, float]:
     """The same on the Ray that runs, with `start` the moment from which its clock counts."""
-    store = Store.at(config.place(config.features, "features"))
+    store = Store.at(config.context(config.features, "features"))
     identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
-    images = config.place(config.images, "images")
+    images = config.context(config.images, "images")
     plan = ray.remote(make_plan).remote(images, store, identity, config.limits)
     todo = ray.get(plan).todo.num_rows
-    tally: Any = Tally.remote()  # type: ignore[attr-defined]
+    tally: Any = ProgressActor.remote()  # type: ignore[attr-defined]
     points, done = [], threading.Event()
 
     def watch() -> None:

@@ -28,14 +28,14 @@ from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
 from benchmarks.machine import machine
 from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.interactions.split import HeldOut
+from visrec.jagged import Jagged
 from visrec.models.curatornet import CuratorNetConfig
-from visrec.ragged import Ragged
 from visrec.retrieval.torch_topk import by_candidates
 from visrec.sampling.triples import SamplingConfig
 from visrec.storage.schemas import HELD_OUT
 from visrec.training.data import TrainingData
-from visrec.training.fit import Recipe, begin
-from visrec.training.loop import Place, TrainConfig
+from visrec.training.fit import TrainingRecipe, build_trainer
+from visrec.training.loop import TrainConfig, WorkerContext
 
 DIM, VECTOR, TAKEN, K = 1280, 200, 20, 100
 TILE = {"cuda": (2048, 65_536), "cpu": (128, 8192)}  # users and items of a tile of the search
@@ -63,7 +63,7 @@ def top_k(device: torch.device, users: int, items: int, seconds: float) -> dict[
     """Scores per second: a user and an item are one."""
     item_Nd, user_Bd = (torch.randn(n, VECTOR, device=device) for n in (items, users))
     taken = np.random.default_rng(0).integers(0, items, users * TAKEN)
-    excluded = Ragged(taken, np.arange(users + 1) * TAKEN)
+    excluded = Jagged(taken, np.arange(users + 1) * TAKEN)
     rows, columns = TILE[device.type]
 
     def product() -> None:
@@ -81,10 +81,10 @@ def top_k(device: torch.device, users: int, items: int, seconds: float) -> dict[
 def training(device: torch.device, users: int, items: int, seconds: float) -> dict[str, float]:
     """Triples per second of the steps of an epoch."""
     random = np.random.default_rng(0)
-    train = Ragged(
+    train = Jagged(
         random.integers(0, items, users * TAKEN).astype(np.int32), np.arange(users + 1) * TAKEN
     )
-    nobody = Ragged(np.zeros(0, np.int64), np.zeros(1, np.int64))
+    nobody = Jagged(np.zeros(0, np.int64), np.zeros(1, np.int64))
     data = TrainingData(
         item_ids=pa.array([str(n) for n in range(items)]),
         user_ids=pa.array([str(n) for n in range(users)]),
@@ -94,11 +94,11 @@ def training(device: torch.device, users: int, items: int, seconds: float) -> di
         validation=HeldOut(np.zeros(0, np.int64), nobody, nobody),
         validation_basket_V=np.zeros(0, np.int64),
         test_pairs=HELD_OUT.empty_table(),
-        made_from={},
+        provenance={},
     )
     config = TrainConfig(precision="bfloat16" if device.type == "cuda" else "float32")
-    recipe = Recipe("curatornet", CuratorNetConfig(), config, SamplingConfig())
-    trainer = begin(recipe, data, Place(device=device))
+    recipe = TrainingRecipe("curatornet", CuratorNetConfig(), config, SamplingConfig())
+    trainer = build_trainer(recipe, data, WorkerContext(device=device))
     trainer.source.start_epoch(0, 1 << 30)
     steps = iter(range(1 << 20))
 

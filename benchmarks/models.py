@@ -27,7 +27,7 @@ from visrec.models import MODELS
 from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.fit import begin
+from visrec.training.fit import build_trainer
 from visrec.tuning.spaces import draw, load_space
 
 TRAINS = tuple(name for name, model in MODELS.items() if model.trains_on != "nothing")
@@ -52,9 +52,9 @@ def best_flags(
         flags = [f"--{key}={value}" for key, value in values.items()]
         config = parse(TrainJob, [*base, "--model.name", name, *flags])
         if data is None:
-            features = Store.at(config.place(config.features, "features"))
+            features = Store.at(config.context(config.features, "features"))
             data = load_training_data(*load_inputs(config, features))
-        start, trainer = time.perf_counter(), begin(recipe_of(config), data)
+        start, trainer = time.perf_counter(), build_trainer(recipe_of(config), data)
         # One that diverged has the worst AUC there is.
         with contextlib.suppress(VisrecError):
             trainer.run(lambda _: None)
@@ -67,7 +67,7 @@ def best_flags(
 def parameters(name: str, base: Sequence[str], flags: Sequence[str]) -> int:
     """How many numbers training moves."""
     config = parse(TrainJob, [*base, "--model.name", name, *flags])
-    features = Store.at(config.place(config.features, "features"))
+    features = Store.at(config.context(config.features, "features"))
     data = load_training_data(*load_inputs(config, features))
     model = MODELS[name](config.model.config, data.sizes)
     return sum(parameter.numel() for parameter in model.parameters())

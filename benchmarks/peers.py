@@ -63,7 +63,7 @@ if "--peer" not in sys.argv:  # the interpreter of a peer has no visrec
     from visrec.sources.interactions import read_interactions
     from visrec.storage.store import Store
     from visrec.training.data import TrainingData, load_training_data
-    from visrec.training.fit import begin, complete
+    from visrec.training.fit import build_trainer, train_to_end
     from visrec.training.loop import Trainer, score_held_out
 
 Floats = npt.NDArray[np.float64]
@@ -363,14 +363,14 @@ def choose(name: str, settings: Sequence[Any], tried: Callable[[int], float]) ->
 def train(config: TrainJob, data: TrainingData, seed: int) -> Trainer:
     """Trains as jobs/train.py does, in this process; its model is the one that was kept."""
     recipe = recipe_of(replace(config, train=replace(config.train, seed=seed)))
-    trainer = complete(begin(recipe, data), recipe, data, lambda _: None)
+    trainer = train_to_end(build_trainer(recipe, data), recipe, data, lambda _: None)
     trainer.model.load_state_dict(trainer.best)
     return trainer
 
 
 def test_users(config: TrainJob, data: TrainingData) -> HeldOut:
     """Those that jobs/evaluate.py ranks for."""
-    uri = config.place(config.interactions.path, "interactions.parquet")
+    uri = config.context(config.interactions.path, "interactions.parquet")
     log = build_log(read_interactions(config.interactions, uri), data.item_ids)
     return held_out(log, split(log, config.split), Part.TEST)
 
@@ -384,7 +384,7 @@ def compare(
         parse(TrainJob, [*base, "--model.name", model, *SHARED.get(model, []), *flags])
         for flags in SETTINGS[model]
     ]
-    features = Store.at(configs[0].place(configs[0].features, "features"))
+    features = Store.at(configs[0].context(configs[0].features, "features"))
     data = load_training_data(*load_inputs(configs[0], features))
     found: dict[str, Any] = {"settings": {}, "skipped": {}, "versions": {}}
 
@@ -400,7 +400,7 @@ def compare(
     counts_N = np.bincount(data.refit.train.values, minlength=len(data.item_ids))
     by_counts = auc_of(np.tile(counts_N.astype(np.float32), (len(test), 1)), test)
     values = {model: np.mean(aucs, axis=0), "popularity": by_counts}
-    validation = begin(recipe_of(configs[0]), data).validation
+    validation = build_trainer(recipe_of(configs[0]), data).validation
     for (library, peers_model), (_, names, values_of) in PEERS.items():
         if peers_model != model:
             continue
@@ -415,12 +415,12 @@ def compare(
             print(f"  {name} is left out: {error}", flush=True)
             continue
         found["versions"][library.partition("_")[0]] = peer.version
-    together = resample({name: {"auc": auc} for name, auc in values.items()})
+    count_same_code = resample({name: {"auc": auc} for name, auc in values.items()})
     for name, auc in values.items():
         found[f"{name}_auc"] = float(auc.mean())
         if name not in (model, "popularity"):
             paired = f"{model}_minus_{name.removesuffix('_' + model)}"
-            difference = together.difference(model, name)["auc"]
+            difference = count_same_code.difference(model, name)["auc"]
             found[paired] = difference["mean"]
             found[f"{paired}_interval"] = [difference["low"], difference["high"]]
     return found

@@ -56,7 +56,7 @@ from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import stand
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.fit import begin, build_model, complete, record
+from visrec.training.fit import build_model, build_trainer, metrics_of, train_to_end
 from visrec.training.ray_train import Job, artifact_of
 
 CHECKOUT = Path(__file__).parents[1]
@@ -149,10 +149,10 @@ def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted
     if MODELS[recipe.model_name].trains_on == "nothing":
         model = build_model(recipe, data)
     else:
-        trainer = complete(begin(recipe, data), recipe, data, lambda _: None)
+        trainer = train_to_end(build_trainer(recipe, data), recipe, data, lambda _: None)
         model = trainer.model
         model.load_state_dict(trainer.best)
-        told = record(trainer.progress)
+        told = metrics_of(trainer.progress)
         val_auc, epochs = told["val_auc"], len(told["history"]) + len(told["refit"])
     seconds = time.perf_counter() - start
     name = store.name
@@ -168,7 +168,7 @@ def rank(data: EvaluationData) -> list[Values]:
     held = data.held
     return [
         per_user(stand(scorer_of(c, data), held.profiles, data.user_rows[c.label], held.targets))
-        for c in data.contestants
+        for c in data.evaluated_models
     ]
 
 
@@ -201,23 +201,25 @@ def measure(
                 fit(config, data, seed, store) for seed, store in zip(seeds, stores, strict=True)
             ]
         first = next(iter(configs.values()))
-        judged = prepare_evaluation(
+        eval_model = prepare_evaluation(
             EvaluationInputs(
                 models={one.store.name: one.store for fits in fitted.values() for one in fits},
                 features=_features(first),
                 interactions=first.interactions,
-                interactions_uri=first.place(first.interactions.path, "interactions.parquet"),
+                interactions_uri=first.context(first.interactions.path, "interactions.parquet"),
                 items_uri=first.place_if_there(first.items, "items.parquet"),
                 truth=None,
             )
         )
-        ranked = rank(judged)
+        ranked = rank(eval_model)
     # The contestants come in the order of the models, then the baselines.
     by_seed = {name: [ranked.pop(0) for _ in fits] for name, fits in fitted.items()}
-    baselines = [c.label for c in judged.contestants[-len(ranked) :]]
+    baselines = [c.label for c in eval_model.evaluated_models[-len(ranked) :]]
     values = {name: _mean(seeded) for name, seeded in by_seed.items()}
-    together = resample({**values, **dict(zip(baselines, ranked, strict=True))})
-    models: dict[str, Any] = {label: together.summary(label) for label in together.mean}
+    count_same_code = resample({**values, **dict(zip(baselines, ranked, strict=True))})
+    models: dict[str, Any] = {
+        label: count_same_code.summary(label) for label in count_same_code.mean
+    }
     for name, seeded in by_seed.items():
         for metric, figures in models[name].items():
             figures["seeds"] = [float(v[metric].mean()) for v in seeded]
@@ -227,15 +229,15 @@ def measure(
     names = list(by_seed)
     for name in names:
         for metric in COMPARED:
-            best = max(baselines, key=lambda label: together.mean[label][metric])
-            figures = together.difference(name, best)[metric]
+            best = max(baselines, key=lambda label: count_same_code.mean[label][metric])
+            figures = count_same_code.difference(name, best)[metric]
             paired.setdefault(f"{name} - {best}", {})[metric] = figures
         if name != names[0]:
-            differences = together.difference(name, names[0])
+            differences = count_same_code.difference(name, names[0])
             paired[f"{name} - {names[0]}"] = {metric: differences[metric] for metric in COMPARED}
     return {
-        "users": len(judged.held),
-        "items": len(judged.item_ids),
+        "users": len(eval_model.held),
+        "items": len(eval_model.item_ids),
         "models": models,
         "fits": {
             name: {key: [getattr(one, key) for one in fits] for key in FIT}
@@ -246,7 +248,7 @@ def measure(
 
 
 def _features(config: TrainJob) -> Store:
-    return Store.at(config.place(config.features, "features"))
+    return Store.at(config.context(config.features, "features"))
 
 
 def _mean(seeded: Sequence[Values]) -> Values:

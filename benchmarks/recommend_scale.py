@@ -37,9 +37,9 @@ from benchmarks.machine import machine
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
 from visrec.interactions.split import SplitConfig
+from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact, save_artifact
-from visrec.ragged import Ragged
 from visrec.recommend.inputs import load_catalogue
 from visrec.retrieval.topk import TopK
 from visrec.sampling.triples import SamplingConfig
@@ -47,7 +47,7 @@ from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 from visrec.training.data import load_training_data
-from visrec.training.fit import Recipe, build_model
+from visrec.training.fit import TrainingRecipe, build_model
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import Job, artifact_of
 
@@ -94,7 +94,7 @@ def make_model(workspace: Path, name: str) -> None:
         MODELS[name].needs,
         sampling,
     )
-    recipe = Recipe(name, MODELS[name].Config(), TrainConfig(), sampling)
+    recipe = TrainingRecipe(name, MODELS[name].Config(), TrainConfig(), sampling)
     no_ray: Any = None
     target = store / "models" / name
     job = Job(recipe, no_ray, target, name, settings="", threads=1, tally=None)
@@ -202,7 +202,7 @@ def kernel_rate(workspace: Path, threads: int) -> float:
     scorer = artifact.model.scorer(artifact.model.item_arrays(catalogue))
     random, n = np.random.default_rng(2), len(item_ids)
     taken = random.integers(0, n, KERNEL_USERS * TAKEN)
-    profiles = Ragged(taken, np.arange(KERNEL_USERS + 1) * TAKEN)
+    profiles = Jagged(taken, np.arange(KERNEL_USERS + 1) * TAKEN)
     search, unseen_B = TopK(scorer, None, K), np.full(KERNEL_USERS, -1)
     rates = []
     for _ in range(3):

@@ -19,16 +19,16 @@ import numpy as np
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
 from visrec.features.clusters import Clusters
-from visrec.ragged import Ragged
+from visrec.jagged import Jagged
 from visrec.sampling.guidelines import GUIDELINES
-from visrec.sampling.index import Facts
+from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig, TripleSampler
 
 WINDOW = 65_536
 SIX = tuple(name for name in GUIDELINES if name != "random")
 
 
-def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -> Facts:
+def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -> SamplingIndex:
     """A log of `each` interactions a user on average, in baskets of one to three items.
 
     Four in five of an artist's items are in the artist's own two clusters, and four in five of a
@@ -46,7 +46,7 @@ def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -
     count_U = random.integers(each // 2, each * 3 // 2 + 1, users)
     user_R = np.repeat(np.arange(users), count_U)
     favourite_U3 = random.integers(0, artists, (users, 3))
-    by_artist = Ragged.group(np.sort(artist_N), np.argsort(artist_N, kind="stable"), artists)
+    by_artist = Jagged.group(np.sort(artist_N), np.argsort(artist_N, kind="stable"), artists)
     artist_R = favourite_U3[user_R, random.integers(0, 3, len(user_R))]
     within_R = (random.random(len(user_R)) * by_artist.lengths[artist_R]).astype(np.int64)
     item_R = by_artist.values[np.minimum(by_artist.offsets[artist_R] + within_R, items - 1)]
@@ -55,8 +55,8 @@ def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -
     )
     pair = np.unique(user_R * items + item_R)  # no item twice
     pair = pair[np.lexsort((random.random(len(pair)), pair // items))]
-    return Facts(
-        train=Ragged.group(pair // items, (pair % items).astype(np.int32), users),
+    return SamplingIndex(
+        train=Jagged.group(pair // items, (pair % items).astype(np.int32), users),
         basket_R=np.cumsum(random.random(len(pair)) < 0.6),
         num_items=items,
         clusters=Clusters(

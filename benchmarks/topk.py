@@ -28,10 +28,10 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
+from visrec.jagged import Jagged
 from visrec.models.scorers import DotScorer
-from visrec.ragged import Ragged
 from visrec.retrieval.kernel import missing
-from visrec.retrieval.topk import Best, TopK
+from visrec.retrieval.topk import TopK, TopKResult
 
 Floats = npt.NDArray[np.float32]
 Search = Callable[[Floats], object]
@@ -41,21 +41,21 @@ TUNED_WITH = 1024  # users
 TIE = 1e-6  # of the best score: what is nearer may change places
 
 
-def visrec(item_Nd: Floats, excluded: Ragged, k: int) -> Callable[[Floats], Best]:
+def visrec(item_Nd: Floats, excluded: Jagged, k: int) -> Callable[[Floats], TopKResult]:
     """The kernel as the jobs call it, 1,024 users at a time."""
     tensor = torch.from_numpy(item_Nd)
     users: list[Floats] = []
     scorer = DotScorer(tensor, lambda _, user_B: torch.from_numpy(users[0])[user_B.clamp(min=0)])
     search = TopK(scorer, None, k)
 
-    def run(user_Bd: Floats) -> Best:
+    def run(user_Bd: Floats) -> TopKResult:
         users[:] = [user_Bd]
         found = []
         for start in range(0, len(user_Bd), 1024):
             rows = np.arange(start, min(start + 1024, len(user_Bd)))
-            nothing = Ragged(np.zeros(0, np.int64), np.zeros(len(rows) + 1, np.int64))
+            nothing = Jagged(np.zeros(0, np.int64), np.zeros(len(rows) + 1, np.int64))
             found.append(search(nothing, rows, excluded.slice(rows[0], rows[-1] + 1)))
-        return Best(
+        return TopKResult(
             *(np.concatenate([getattr(f, n) for f in found]) for n in ("row_BK", "score_BK"))
         )
 
@@ -85,10 +85,10 @@ def peers(item_Nd: Floats, k: int, threads: int) -> dict[str, Search]:
         user = torch.from_numpy(user_Bd)
         winners = []
         for start in range(0, len(item_tensor), TILE):
-            score, place = (user @ item_tensor[start : start + TILE].T).topk(k, dim=1)
-            winners.append((score, place + start))
-        score, place = torch.cat([s for s, _ in winners], dim=1).topk(k, dim=1)
-        torch.cat([p for _, p in winners], dim=1).gather(1, place)
+            score, context = (user @ item_tensor[start : start + TILE].T).topk(k, dim=1)
+            winners.append((score, context + start))
+        score, context = torch.cat([s for s, _ in winners], dim=1).topk(k, dim=1)
+        torch.cat([p for _, p in winners], dim=1).gather(1, context)
 
     def by_gemm(user_Bd: Floats) -> None:
         user = torch.from_numpy(user_Bd)
@@ -109,7 +109,7 @@ def rate(search: Search, user_Bd: Floats) -> float:
     return len(user_Bd) / (time.perf_counter() - start)
 
 
-def identical(best: Best, item_Nd: Floats, user_Bd: Floats, excluded: Ragged) -> bool:
+def identical(best: TopKResult, item_Nd: Floats, user_Bd: Floats, excluded: Jagged) -> bool:
     """Whether the lists are those of a full sort in float64, up to ties."""
     items = item_Nd.astype(np.float64)
     for b, user in enumerate(user_Bd.astype(np.float64)):
@@ -143,7 +143,7 @@ def main() -> None:
         for n in (args.items, args.users)
     )
     taken = random.integers(0, args.items, args.users * args.excluded)
-    excluded = Ragged(taken, np.arange(args.users + 1) * args.excluded)
+    excluded = Jagged(taken, np.arange(args.users + 1) * args.excluded)
 
     start = time.perf_counter()
     ours = visrec(item_Nd, excluded, args.k)

@@ -47,7 +47,7 @@ from visrec.models import MODELS
 from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.loop import Place, Trainer, validation_auc
+from visrec.training.loop import Trainer, WorkerContext, validation_auc
 from visrec.training.ray_train import build_model
 
 BATCH = 128
@@ -182,7 +182,7 @@ def visrec_trainer(config: TrainJob, data: TrainingData) -> Trainer:
         stop_patience=config.train.stop_patience * times,
     )
     recipe = recipe_of(dataclasses.replace(config, train=train))
-    return Trainer(build_model(recipe, data), data, recipe.train, recipe.sampling, Place())
+    return Trainer(build_model(recipe, data), data, recipe.train, recipe.sampling, WorkerContext())
 
 
 def rates(asked: Measured) -> dict[str, Any]:
@@ -276,7 +276,7 @@ def plain_curve(side: Plain, data: TrainingData) -> Iterator[tuple[float, float]
         start = time.perf_counter()
         while time.perf_counter() - start < EVERY:
             side.step()
-        auc = validation_auc(side.model, data, data.validation, Place())
+        auc = validation_auc(side.model, data, data.validation, WorkerContext())
         side.model.train()
         passed += time.perf_counter() - start
         yield passed, auc

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visrec.interactions.log import shard_of
-from visrec.publication.gates import GatesConfig, Night, judge
+from visrec.jagged import Jagged, offsets_of
+from visrec.publication.gates import GateContext, GatesConfig, judge
 from visrec.publication.list_tables import Layout, lists_file, lists_table
 from visrec.publication.run import Gate
-from visrec.publication.run_spec import Target
+from visrec.publication.run_spec import RunSpec
 from visrec.publication.verify import ShardFacts, check_shard, read_lists
-from visrec.ragged import Ragged, offsets_of
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.popular import popular_entries
 from visrec.recommend.readback import expected_of
@@ -54,7 +54,7 @@ class Shop:
     tables: list[pa.Table] = field(default_factory=list)
     before: list[pa.Table] = field(default_factory=list)
     layout: Layout = "nested"
-    night: dict[str, Any] = field(default_factory=dict)
+    context: dict[str, Any] = field(default_factory=dict)
     config: GatesConfig = field(default_factory=GatesConfig)
 
     def write(self) -> list[pa.Table]:
@@ -67,7 +67,7 @@ class Shop:
                    range(cut.start, cut.stop))]  # fmt: skip
         because = np.where(self.data.cold_U[cut], -1, np.array(first_U, np.int64))
         table = lists_table(
-            self.data.owner_ids[cut],
+            self.data.query_ids[cut],
             self.data.item_ids,
             self.row_UK[cut],
             self.score_UK[cut],
@@ -87,12 +87,12 @@ class Shop:
         return reduce(add, map(self.facts_of, range(SHARDS)))
 
     def facts_of(self, shard: int) -> ShardFacts:
-        target = Target(Store("/nowhere"), SHARDS, K, self.layout, "user_to_item", {})
+        target = RunSpec(Store("/nowhere"), SHARDS, K, self.layout, "user_to_item", {})
         before = read_lists(self.before[shard], "user_to_item") if self.before else None
         return check_shard(self.tables[shard], expected_of(self.data, target, shard), before)
 
     def judged(self, facts: ShardFacts | None = None) -> list[Gate]:
-        users = len(self.data.owner_ids)
+        users = len(self.data.query_ids)
         available = int(self.data.available_N.sum())
         last = {"users": users, "cold_users": int(self.data.cold_U.sum()), "available": available}
         last_inputs = {"model": MODEL, "items": "a digest", "users": None}
@@ -111,7 +111,7 @@ class Shop:
             "last": {**last, "inputs": last_inputs} if self.before else None,
             "evaluation": evaluated(),
         }
-        return judge(facts or self.facts(), Night(**{**known, **self.night}), self.config)
+        return judge(facts or self.facts(), GateContext(**{**known, **self.context}), self.config)
 
 
 def through_a_file(table: pa.Table) -> pa.Table:
@@ -124,7 +124,7 @@ def open_shop(
     items: int = 400,
     layout: Layout = "nested",
     rules: Rules | None = None,
-    blocked: Ragged | None = None,
+    blocked: Jagged | None = None,
     trend: float = 1.0,
 ) -> Shop:
     """A clean night: each user's K best of what is available and not theirs, by the rules.
@@ -146,17 +146,17 @@ def open_shop(
     ]
     lengths = np.array([len(p) for p in profiles])
     order = np.argsort(shard_of(names, SHARDS), kind="stable")
-    consumed = Ragged(np.concatenate(profiles), offsets_of(lengths)).take(order)
+    consumed = Jagged(np.concatenate(profiles), offsets_of(lengths)).take(order)
     count_N = np.bincount(consumed.values, minlength=items).astype(np.float32)
     cold_U = consumed.lengths == 0
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
-        owner_ids=names.take(pa.array(order)),
+        query_ids=names.take(pa.array(order)),
         shard_offsets=offsets_of(np.bincount(shard_of(names, SHARDS), minlength=SHARDS)),
         profiles=consumed,
-        blocked=blocked or Ragged.empty(users),
-        mark_N=np.zeros(items, np.uint64),
+        blocked=blocked or Jagged.empty(users),
+        fingerprint_N=np.zeros(items, np.uint64),
         unseen_N=np.zeros(items, bool),
         trained_U=np.full(users, -1),
         count_N=count_N,
@@ -202,8 +202,11 @@ def in_turn(row_N: Rows, score_N: npt.NDArray[Any], rules: Rules) -> Rows:
 def may_follow(row: int, taken: Sequence[int], rules: Rules) -> bool:
     """Whether a list with these rows may have one more, by a look at each."""
     for limit, group_N in ((rules.cap, rules.group_N), (1, rules.near_duplicate_N)):
-        grouped = group_N is not None and group_N[row] >= 0
-        if grouped and sum(bool(group_N[other] == group_N[row]) for other in taken) >= limit:
+        positions_by_code = group_N is not None and group_N[row] >= 0
+        if (
+            positions_by_code
+            and sum(bool(group_N[other] == group_N[row]) for other in taken) >= limit
+        ):
             return False
     return True
 
@@ -227,4 +230,4 @@ def scores_of(shop: Shop, score_UN: npt.NDArray[Any]) -> None:
 
 
 def shape(shop: Shop) -> tuple[int, int]:
-    return len(shop.data.owner_ids), len(shop.data.item_ids)
+    return len(shop.data.query_ids), len(shop.data.item_ids)

@@ -16,7 +16,7 @@ from visrec.config import check_fields, digest, plain
 from visrec.errors import InputError
 from visrec.features.clusters import ClusterConfig
 from visrec.models import MODELS
-from visrec.training.fit import Recipe
+from visrec.training.fit import TrainingRecipe
 from visrec.tuning.spaces import Choice, Range, check_space
 
 
@@ -99,7 +99,7 @@ ZERO = MINUS_ONE | {
     *("CuratorNetConfig.feature_dropout", "CuratorNetConfig.whiten", "VbprConfig.width"),
     *("ConvNcfConfig.product_weight", "EmbeddingMlpConfig.untaken", "MultiVaeConfig.dropout"),
     *("MultiVaeConfig.kl_weight", "TrainConfig.weight_decay", "TrainConfig.warmup_steps"),
-    *("TrainConfig.averaging", "TrainConfig.lr_patience", "TrainResources.max_failures"),
+    *("TrainConfig.ema_decay", "TrainConfig.lr_patience", "TrainResources.max_failures"),
     *("SamplingConfig.own_cluster", "ExtractResources.gpus_per_actor", "NightlyJob.train_every"),
     *("ExtractJob.max_rejected", "ImportJob.max_rejected", "EvaluateJob.examples"),
     *("DoctorJob.users", "DoctorJob.items", "DoctorJob.feature_dim"),
@@ -247,6 +247,8 @@ def test_ends_of_an_interval_are_in_it_where_the_bracket_says_so(values: Any) ->
 )
 def test_space_with_a_value_that_can_never_be_is_refused(name: str, key: str, domain: Any) -> None:
     hold = configurations()
-    recipe = Recipe(name, MODELS[name].Config(), hold["TrainConfig"](), hold["SamplingConfig"]())
+    recipe = TrainingRecipe(
+        name, MODELS[name].Config(), hold["TrainConfig"](), hold["SamplingConfig"]()
+    )
     with pytest.raises(InputError, match=rf"The search space gives {key} .*: Found --{key} "):
         check_space({key: domain}, recipe)

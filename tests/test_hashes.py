@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visrec.hashes import combined, hash_lists, hash_rows, hash_strings
-from visrec.ragged import Ragged
+from visrec.jagged import Jagged
 
 WRAP = 2**64
 
@@ -42,7 +42,7 @@ def test_rows_are_hashed_by_their_bytes(columns: int) -> None:
     rows = np.array([4, 0, 4, 8])
     expected = [plain(numbers[row].tobytes()) for row in rows]
     assert hash_rows(numbers, rows).tolist() == expected
-    lists = Ragged(np.arange(5), np.array([0, 2, 2, 5]))
+    lists = Jagged(np.arange(5), np.array([0, 2, 2, 5]))
     values = np.arange(5, dtype=np.uint64) * np.uint64(3**40)
     words = [values[:2], values[:0], values[2:]]
     step = 0x9E3779B97F4A7C15

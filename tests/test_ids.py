@@ -118,7 +118,7 @@ class Shop:
         store = Store.at(str(self.folder / "model"))
         artifact = Artifact(
             name="deepstyle", model=model, config=config, sizes=data.sizes, metrics={},
-            item_ids=data.item_ids, user_ids=data.user_ids, made_from=data.made_from,
+            item_ids=data.item_ids, user_ids=data.user_ids, provenance=data.provenance,
             model_id="m", held_out=data.test_pairs, categories=data.categories,
         )  # fmt: skip
         save_artifact(artifact, store)

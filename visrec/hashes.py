@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.ids import TEXT
-from visrec.ragged import Ragged
+from visrec.jagged import Jagged
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -26,7 +26,7 @@ def _number(value: int) -> Hashes:
     return np.array([value], np.uint64)
 
 
-def mixed(value_X: Hashes) -> Hashes:
+def splitmix64(value_X: Hashes) -> Hashes:
     """The finaliser of splitmix64."""
     value_X = (value_X ^ (value_X >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value_X = (value_X ^ (value_X >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -35,7 +35,7 @@ def mixed(value_X: Hashes) -> Hashes:
 
 def _words(word_X: Hashes, place_X: Hashes) -> Hashes:
     """Words mixed with their places."""
-    return mixed(word_X ^ mixed((place_X + np.uint64(_VERSION)) * _STEP))
+    return splitmix64(word_X ^ splitmix64((place_X + np.uint64(_VERSION)) * _STEP))
 
 
 def hash_strings(text: pa.Array) -> Hashes:
@@ -48,7 +48,7 @@ def hash_strings(text: pa.Array) -> Hashes:
         offset_M = np.frombuffer(offsets, np.int64)[first : first + count + 1]
         begin_N, end_N = offset_M[:-1], offset_M[1:]
     length_N = end_N - begin_N
-    hash_N = mixed(length_N.astype(np.uint64) + _STEP)
+    hash_N = splitmix64(length_N.astype(np.uint64) + _STEP)
     # Every 8 bytes as a number, from any byte on; behind the last come zeros.
     size = 0 if data is None else data.size
     source = np.zeros(size + 8, np.uint8)
@@ -77,11 +77,11 @@ def hash_rows(number_NX: npt.NDArray[np.generic], row_M: npt.NDArray[np.int64]) 
         word_BX = np.pad(byte_BX, ((0, 0), (0, -width % 8))).view("<u8")
         place_X = np.arange(word_BX.shape[1], dtype=np.uint64)
         hash_B = _words(word_BX, place_X).sum(axis=1, dtype=np.uint64)
-        hash_M[start : start + _ROWS] = hash_B + mixed(_number(width) + _STEP)
+        hash_M[start : start + _ROWS] = hash_B + splitmix64(_number(width) + _STEP)
     return hash_M
 
 
-def hash_lists(value_V: Hashes, lists: Ragged) -> Hashes:
+def hash_lists(value_V: Hashes, lists: Jagged) -> Hashes:
     """(B,) the hashes of lists by their values in order.
 
     Args:
@@ -95,7 +95,7 @@ def hash_lists(value_V: Hashes, lists: Ragged) -> Hashes:
     np.cumsum(_words(value_V, place_V), out=upto_V[1:])  # wraps, and so do differences
     length_B = lists.lengths.astype(np.uint64)
     return np.asarray(
-        upto_V[lists.offsets[1:]] - upto_V[lists.offsets[:-1]] + mixed(length_B + _STEP)
+        upto_V[lists.offsets[1:]] - upto_V[lists.offsets[:-1]] + splitmix64(length_B + _STEP)
     )
 
 

@@ -26,8 +26,8 @@ def compiled(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
     compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
     if compiler is None:
         return None, "no C++ compiler (g++)"
-    made_from = (source.read_text(), compiler, _FLAGS, _processor())
-    name = f"{source.stem}-{hashlib.sha256(repr(made_from).encode()).hexdigest()[:16]}.so"
+    provenance = (source.read_text(), compiler, _FLAGS, _processor())
+    name = f"{source.stem}-{hashlib.sha256(repr(provenance).encode()).hexdigest()[:16]}.so"
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "visrec"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

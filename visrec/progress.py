@@ -10,7 +10,7 @@ import ray
 
 
 @ray.remote(num_cpus=0)
-class Tally:
+class ProgressActor:
     """Amounts by name (rows done, seconds of a phase), lines to show, and how things stand."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Timer:
     """Seconds by phase in one worker, told to the tally at once.
 
     Args:
-        tally: a handle of a `Tally`.
+        tally: a handle of a `ProgressActor`.
     """
 
     def __init__(self, tally: Any) -> None:

@@ -10,8 +10,8 @@ pytest.importorskip("faiss", reason="the peers come with the extra `bench`")
 pytest.importorskip("implicit", reason="the peers come with the extra `bench`")
 
 from benchmarks import topk
-from visrec.ragged import Ragged
-from visrec.retrieval.topk import Best
+from visrec.jagged import Jagged
+from visrec.retrieval.topk import TopKResult
 
 
 def test_it_tells_rates_ratios_and_that_the_lists_are_exact(
@@ -31,8 +31,8 @@ def test_it_tells_rates_ratios_and_that_the_lists_are_exact(
 
 def test_lists_that_are_not_exact_are_found_out() -> None:
     item_Nd = np.arange(12, dtype=np.float32)[:, None]
-    user_Bd, nothing = np.ones((1, 1), np.float32), Ragged(np.zeros(0, np.int64), np.zeros(2, int))
+    user_Bd, nothing = np.ones((1, 1), np.float32), Jagged(np.zeros(0, np.int64), np.zeros(2, int))
     good, bad, twice = ([[11, 10, 9]], [[11, 10, 8]], [[11, 10, 10]])
     for rows, right in ((good, True), (bad, False), (twice, False)):
-        best = Best(np.array(rows), np.zeros((1, 3), np.float32))
+        best = TopKResult(np.array(rows), np.zeros((1, 3), np.float32))
         assert topk.identical(best, item_Nd, user_Bd, nothing) is right

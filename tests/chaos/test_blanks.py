@@ -25,12 +25,12 @@ from tests.chaos.harness import amount, measured
 from visrec.errors import InputError
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
+from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
 from visrec.models.base import Catalogue, Sizes
 from visrec.progress import Timer
-from visrec.publication.run_spec import Target
-from visrec.ragged import Ragged
+from visrec.publication.run_spec import RunSpec
 from visrec.recommend.inputs import ScoringInputs, prepare_scoring
 from visrec.recommend.lists import ShardLists
 from visrec.retrieval.rules import RulesConfig
@@ -236,12 +236,12 @@ def workspace(tmp_path: Path) -> Path:
     manifest = commit_table(features, identity, rows, files, REJECTED.empty_table(), {}, None)
     sizes = Sizes(items=ITEMS, users=0, feature_dim=DIM)
     visrank = MODELS["visrank"](MODELS["visrank"].Config(), sizes)
-    visrank.fit(Catalogue(feature_ND, np.arange(ITEMS)), Ragged.empty(0))
+    visrank.fit(Catalogue(feature_ND, np.arange(ITEMS)), Jagged.empty(0))
     artifact = Artifact(
         name="visrank", model=visrank, config=MODELS["visrank"].Config(), sizes=sizes,
         item_ids=pa.array(ids), user_ids=None, metrics={}, model_id="visrank",
         held_out=HELD_OUT.empty_table(),
-        made_from={
+        provenance={
             "features": {"digest": manifest.digest, **identity.__dict__},
             "interactions": {"min_rating": LIKED, "as_of": None},
         },
@@ -263,7 +263,7 @@ def lists_of(workspace: Path, places: dict[str, Path]) -> dict[str, list[dict[st
         rules=RulesConfig(cap=1, min_stock=1, blocked=str(places["blocked"])),
     )
     data, arrays = prepare_scoring(inputs, SHARDS, "user_to_item", 100)
-    target = Target(Store.at(str(workspace)), SHARDS, K, "nested", "user_to_item", {})
+    target = RunSpec(Store.at(str(workspace)), SHARDS, K, "nested", "user_to_item", {})
     scorer = load_artifact(model).model.scorer(arrays)
     lists = ShardLists(data, scorer, target, None, Timer(QUIET))
     rows = [row for shard in range(SHARDS) for row in lists(shard)[0].to_pylist()]

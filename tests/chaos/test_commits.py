@@ -81,7 +81,7 @@ def race_for_pointer(number: int, lists: Store, moves: int) -> tuple[list[bytes]
     return [data for name, data in witness.commits if name == LATEST], refused
 
 
-def together(count: int, s3: SeaweedFS, work: Any, *arguments: Any) -> list[Any]:
+def count_same_code(count: int, s3: SeaweedFS, work: Any, *arguments: Any) -> list[Any]:
     """What `work(number, ...)` returns in as many processes, which all start at one moment."""
     setup = (PROCESSES.Barrier(count, timeout=120), s3.env())
     with PROCESSES.Pool(count, enter, setup) as pool:
@@ -90,7 +90,7 @@ def together(count: int, s3: SeaweedFS, work: Any, *arguments: Any) -> list[Any]
 
 def test_of_processes_that_publish_one_night_one_wins(s3: SeaweedFS, lists: Store) -> None:
     writers, nights = amount(2, 8), amount(2, 20)
-    outcomes = together(writers, s3, race_for_nights, lists, nights)
+    outcomes = count_same_code(writers, s3, race_for_nights, lists, nights)
     for night in range(nights):
         seen = [outcome[night] for outcome in outcomes]
         winner = seen.index("won")
@@ -112,7 +112,7 @@ def test_of_processes_that_publish_one_night_one_wins(s3: SeaweedFS, lists: Stor
 
 def test_every_move_of_the_pointer_in_a_race_is_counted(s3: SeaweedFS, lists: Store) -> None:
     writers, moves = amount(2, 8), amount(4, 25)
-    outcomes = together(writers, s3, race_for_pointer, lists, moves)
+    outcomes = count_same_code(writers, s3, race_for_pointer, lists, moves)
     commits = [json.loads(data) for found, _ in outcomes for data in found]
     counted = chain(commits, pointed_to(lists))
     assert counted == writers * moves == len(commits)
@@ -156,8 +156,8 @@ def publish_until_done(
         except StorageError:
             failed += 1
         # What lies there now, seen over a line that is whole.
-        name, place = (MANIFEST, run) if step == "manifest" else (LATEST, direct)
-        found = place.read_json(name) if place.exists(name) else None
+        name, night = (MANIFEST, run) if step == "manifest" else (LATEST, direct)
+        found = night.read_json(name) if night.exists(name) else None
         if step == "pointer" and found is not None and found["run_id"] == before:
             found = None
         if acknowledged is None:
@@ -173,7 +173,7 @@ def publish_until_done(
         else:
             assert acknowledged is True
             assert found is not None
-        made = place.read_json(name)
+        made = night.read_json(name)
         if step == "manifest":
             assert names(run) == {*contents_of(run_id), MANIFEST}
             assert (made["writer"], damage(run, made)) == ("mine", [])

@@ -17,7 +17,7 @@ from visrec.errors import VisrecError
 from visrec.publication.claims import CLAIM
 from visrec.publication.pointer import LATEST
 from visrec.publication.run import MANIFEST, run_store
-from visrec.publication.run_spec import Target
+from visrec.publication.run_spec import RunSpec
 from visrec.recommend.readback import LastPublication, check_files
 
 pytestmark = pytest.mark.chaos
@@ -64,7 +64,7 @@ def test_a_last_publication_with_a_flipped_bit_only_saves_less() -> None:
     shop.add_user()
     whole = MemoryStore("s3://shop")
     truth = tables(whole, write_night(shop, whole / "two", "nested", PLAIN, None))
-    target = Target(store / "two", SHARDS, K, "nested", "user_to_item", {"visrec.inputs": "two"})
+    target = RunSpec(store / "two", SHARDS, K, "nested", "user_to_item", {"visrec.inputs": "two"})
     parts = {name: sha for name, sha in last.sha256.items() if name.startswith("part-")}
     count = carried = 0
     for damaged, _ in flips(store, names, amount(2, 20) * len(names)):
@@ -78,7 +78,7 @@ def test_a_last_publication_with_a_flipped_bit_only_saves_less() -> None:
         carried += sum(shard["carried"] for shard in facts)
         # And the gates compare with what is left of it.
         sha256 = {shard["name"]: shard["sha256"] for shard in facts}
-        there = Target(new, SHARDS, K, "nested", "user_to_item", target.marks)
+        there = RunSpec(new, SHARDS, K, "nested", "user_to_item", target.marks)
         checked = check_files(
             shop.data(PLAIN), there, sha256, LastPublication(old, parts), range(SHARDS)
         )

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tests.chaos.harness import amount, measured
-from visrec.interactions.log import Log, build_log
+from visrec.interactions.log import InteractionLog, build_log
 from visrec.interactions.split import (
     Part,
     SplitConfig,
@@ -38,13 +38,13 @@ def rows_of(random: np.random.Generator, users: int) -> Rows:
     ]
 
 
-def logged(rows: Rows) -> Log:
+def logged(rows: Rows) -> InteractionLog:
     user_id, item_id, timestamp = map(list, zip(*rows, strict=True))
     table = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
     return build_log([table], ITEMS)
 
 
-def pairs_of(log: Log, mask_R: np.ndarray) -> set[tuple[str, str]]:
+def pairs_of(log: InteractionLog, mask_R: np.ndarray) -> set[tuple[str, str]]:
     users = log.user_ids.take(pa.array(log.user_R[mask_R])).to_pylist()
     return set(zip(users, ITEMS.take(pa.array(log.item_R[mask_R])).to_pylist(), strict=True))
 

@@ -11,11 +11,11 @@ import torch
 
 from tests.chaos.harness import amount, measured
 from tests.memory import peak_memory
+from visrec.jagged import Jagged
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
 from visrec.progress import Timer
-from visrec.publication.run_spec import Target
-from visrec.ragged import Ragged
+from visrec.publication.run_spec import RunSpec
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import ShardLists
 from visrec.retrieval.near_duplicates import near_duplicate_groups
@@ -59,22 +59,22 @@ def lists_of(vector_Nd: Vectors, cold: bool, near_duplicate: bool) -> int:
     data = ScoringData(
         item_ids=pa.array([f"{row:07}" for row in range(n)]),
         available_N=open_N,
-        owner_ids=pa.array([f"{row:07}" for row in range(USERS)]),
+        query_ids=pa.array([f"{row:07}" for row in range(USERS)]),
         shard_offsets=np.array([0, USERS]),
-        profiles=Ragged(taken, np.arange(USERS + 1) * (len(taken) // USERS)),
-        blocked=Ragged.empty(USERS),
+        profiles=Jagged(taken, np.arange(USERS + 1) * (len(taken) // USERS)),
+        blocked=Jagged.empty(USERS),
         unseen_N=~open_N,
         trained_U=np.full(USERS, -1),
         count_N=np.zeros(n, np.float32),
         cold_U=np.full(USERS, cold),
         artist_N=None,
         without_item=0,
-        mark_N=np.zeros(n, np.uint64),
+        fingerprint_N=np.zeros(n, np.uint64),
         rules=rules,
     )
     scorer = DotScorer(every, lambda bags, _: pool(every, bags, "mean"), every)
     quiet = Timer(SimpleNamespace(add=SimpleNamespace(remote=lambda _: None)))
-    target = Target(Store("/nowhere"), 1, 100, "nested", "user_to_item", {})
+    target = RunSpec(Store("/nowhere"), 1, 100, "nested", "user_to_item", {})
     return len(ShardLists(data, scorer, target, None, quiet)(0)[0])
 
 

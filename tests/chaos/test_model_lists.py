@@ -20,18 +20,18 @@ from tests.shop import groups_of, may_follow, through_a_file
 from visrec.errors import GateError
 from visrec.ids import rows_of
 from visrec.interactions.log import shard_of
+from visrec.jagged import Jagged, offsets_of
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, save_artifact
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.convncf import ConvNcfConfig
 from visrec.models.visrank import VisRankConfig
 from visrec.progress import Timer
-from visrec.publication.gates import GatesConfig, Night, judge
+from visrec.publication.gates import GateContext, GatesConfig, judge
 from visrec.publication.list_tables import Layout, lists_table, similar_table
 from visrec.publication.run import LATEST, MANIFEST, Gate, complete, run_store
-from visrec.publication.run_spec import Target
+from visrec.publication.run_spec import RunSpec
 from visrec.publication.verify import check_shard, read_lists
-from visrec.ragged import Ragged, offsets_of
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import ShardLists
 from visrec.recommend.readback import expected_of
@@ -75,12 +75,12 @@ class Run:
     because_UK: Rows
 
     @property
-    def target(self) -> Target:
-        return Target(Store("/nowhere"), SHARDS, K, self.layout, self.kind, {})
+    def target(self) -> RunSpec:
+        return RunSpec(Store("/nowhere"), SHARDS, K, self.layout, self.kind, {})
 
     def table(self, shard: int) -> pa.Table:
         cut = slice(*map(int, self.data.shard_offsets[shard : shard + 2]))
-        ids, items = self.data.owner_ids[cut], self.data.item_ids
+        ids, items = self.data.query_ids[cut], self.data.item_ids
         if self.kind == "item_to_item":
             lists = similar_table(ids, items, self.row_UK[cut], self.score_UK[cut], self.layout)
         else:
@@ -102,7 +102,7 @@ class Run:
             lists = read_lists(table, self.kind)
             assert lists is not None
             rescorer.take(shard, lists)
-        night = Night(
+        night = GateContext(
             kind=self.kind, k=K, available_N=self.data.available_N, artist_N=None,
             taken_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64), personal=True,
             interactions=(1000, 0), items=(ITEMS, 0), model="m", tables=[], last=None,
@@ -146,10 +146,14 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[St
         seen = Catalogue(feature_ND[:known], trained_N[:known], category_N[:known])
         model.fit(seen, train)
         ids = pa.array([f"i{n:04}" for n in range(known)])
-        users = None if MODELS[name].needs.cold_users else pa.array([f"u{n}" for n in range(USERS)])
+        users = (
+            None
+            if MODELS[name].needs.supports_new_users
+            else pa.array([f"u{n}" for n in range(USERS)])
+        )
         artifact = Artifact(
             name=name, model=model.eval(), config=config, sizes=sizes, item_ids=ids,
-            user_ids=users, held_out=HELD_OUT.empty_table(), made_from={}, metrics={},
+            user_ids=users, held_out=HELD_OUT.empty_table(), provenance={}, metrics={},
             model_id=label, categories=tuple("abcd"),
         )  # fmt: skip
         store = Store(str(root / label))
@@ -159,7 +163,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[St
     return made
 
 
-def profiles_of(rng: np.random.Generator, items: int) -> Ragged:
+def profiles_of(rng: np.random.Generator, items: int) -> Jagged:
     """A tenth of the users have taken nothing; some things are taken more than others."""
     weight = rng.exponential(size=items)
     lists = [
@@ -168,7 +172,7 @@ def profiles_of(rng: np.random.Generator, items: int) -> Ragged:
         else np.zeros(0, np.int64)
         for _ in range(USERS)
     ]
-    return Ragged(np.concatenate(lists), offsets_of(np.array([len(one) for one in lists])))
+    return Jagged(np.concatenate(lists), offsets_of(np.array([len(one) for one in lists])))
 
 
 def run_of(
@@ -184,33 +188,33 @@ def run_of(
     store, catalogue = made
     artifact, rng = load_artifact(store), np.random.default_rng(seed)
     model: Any = artifact.model
-    unseen_N = np.zeros(ITEMS, bool) if model.needs.cold_items else catalogue.trained_N < 0
+    unseen_N = np.zeros(ITEMS, bool) if model.needs.supports_new_items else catalogue.trained_N < 0
     available_N = (rng.random(ITEMS) < 0.9) & ~unseen_N
     profiles, arrays = profiles_of(rng, ITEMS - NEW), model.item_arrays(catalogue)
     names, cold_U = pa.array([f"u{n}" for n in range(USERS)]), profiles.lengths == 0
     trained_U = np.full(USERS, -1) if artifact.user_ids is None else np.arange(USERS)
     ids = pa.array([f"i{n:04}" for n in range(ITEMS)])
     count_N = np.bincount(profiles.values, minlength=ITEMS).astype(np.float32)
-    blocked = Ragged(rng.integers(0, ITEMS, USERS), np.arange(USERS + 1))
+    blocked = Jagged(rng.integers(0, ITEMS, USERS), np.arange(USERS + 1))
     scorer = model.scorer(arrays)
     if kind == "item_to_item":
         arrays = similarity(scorer, "it")
         scorer, known = neighbours(arrays, use_gpu=False), arrays["unit"].any(axis=1)
         names, row_Q = ids.filter(pa.array(known)), np.flatnonzero(known)
-        profiles, available_N = Ragged(row_Q, np.arange(len(row_Q) + 1)), available_N & known
+        profiles, available_N = Jagged(row_Q, np.arange(len(row_Q) + 1)), available_N & known
         trained_U, cold_U = np.full(len(row_Q), -1), np.zeros(len(row_Q), bool)
-        blocked = Ragged.empty(len(row_Q))
+        blocked = Jagged.empty(len(row_Q))
     shard_U = shard_of(names, SHARDS)
     order = np.argsort(shard_U, kind="stable")
     data = ScoringData(
-        item_ids=ids, available_N=available_N, owner_ids=names.take(pa.array(order)),
+        item_ids=ids, available_N=available_N, query_ids=names.take(pa.array(order)),
         shard_offsets=offsets_of(np.bincount(shard_U, minlength=SHARDS)),
         profiles=profiles.take(order), blocked=blocked.take(order), unseen_N=unseen_N,
         trained_U=trained_U[order], count_N=count_N, cold_U=cold_U[order], artist_N=None,
-        without_item=0, mark_N=np.zeros(ITEMS, np.uint64), rules=rules,
+        without_item=0, fingerprint_N=np.zeros(ITEMS, np.uint64), rules=rules,
     )  # fmt: skip
     quiet = Timer(SimpleNamespace(add=SimpleNamespace(remote=lambda _: None)))
-    target = Target(Store("/nowhere"), SHARDS, K, "nested", kind, {})
+    target = RunSpec(Store("/nowhere"), SHARDS, K, "nested", kind, {})
     search = ShardLists(data, scorer, target, None, quiet)
     owners = len(names)
     run = Run(
@@ -220,7 +224,7 @@ def run_of(
     for shard in range(SHARDS):
         lists = read_lists(through_a_file(search(shard)[0]), kind)
         assert lists is not None
-        at_B = rows_of(lists.owner_ids, data.owner_ids)
+        at_B = rows_of(lists.query_ids, data.query_ids)
         for b, owner in enumerate(at_B.tolist()):
             cut = slice(lists.offsets[b], lists.offsets[b + 1])
             length = cut.stop - cut.start

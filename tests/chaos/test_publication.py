@@ -22,24 +22,24 @@ from tests.recommend.test_incremental import Shop
 from tests.stepping import Actor, MemoryStore, meetings
 from visrec.errors import ConflictError, InputError
 from visrec.interactions.log import shard_of
+from visrec.jagged import offsets_of
 from visrec.progress import Timer
 from visrec.publication.claims import CLAIM, claim, read_claim
 from visrec.publication.list_tables import lists_table
 from visrec.publication.pointer import LATEST, read_pointer
-from visrec.publication.retention import retire
+from visrec.publication.retention import prune_runs
 from visrec.publication.run import (
     MANIFEST,
     complete,
     find_complete,
     point_to,
+    publication_status,
     read_last,
     roll_back,
     run_store,
-    standing,
 )
-from visrec.publication.run_spec import Target
-from visrec.ragged import offsets_of
-from visrec.recommend.incremental import write_item_marks
+from visrec.publication.run_spec import RunSpec
+from visrec.recommend.incremental import write_item_fingerprints
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import COLD
 from visrec.recommend.writer import ShardWriter
@@ -55,11 +55,11 @@ Work = Callable[[Store], Any]
 def shop(shards: int) -> ScoringData:
     """Six users, dealt to so many shards."""
     data = Shop(1, items=8, users=USERS).data((None, False))
-    owner_ids = data.owner_ids
-    order = np.argsort(shard_of(owner_ids, shards), kind="stable")
-    counts = np.bincount(shard_of(owner_ids, shards), minlength=shards)
+    query_ids = data.query_ids
+    order = np.argsort(shard_of(query_ids, shards), kind="stable")
+    counts = np.bincount(shard_of(query_ids, shards), minlength=shards)
     return replace(
-        data, owner_ids=owner_ids.take(pa.array(order)), shard_offsets=offsets_of(counts)
+        data, query_ids=query_ids.take(pa.array(order)), shard_offsets=offsets_of(counts)
     )
 
 
@@ -69,7 +69,7 @@ def table_of(shards: int, shard: int) -> pa.Table:
     first, end = map(int, data.shard_offsets[shard : shard + 2])
     row_BK = np.tile(np.arange(2), (end - first, 1))
     table = lists_table(
-        data.owner_ids.slice(first, end - first), data.item_ids, row_BK,
+        data.query_ids.slice(first, end - first), data.item_ids, row_BK,
         row_BK.astype(np.float32), row_BK, np.zeros(end - first, bool), "nested",
     )  # fmt: skip
     return table.replace_schema_metadata({COLD: "0"})
@@ -84,9 +84,9 @@ def job(run_id: str, inputs: str, shards: int, before: int | None = None) -> Wor
         first = False
         if find_complete(run) is None:
             marks = {"visrec.inputs": inputs * 16, "visrec.run_id": run_id}
-            target = Target(run, shards, 2, "nested", "user_to_item", marks)
+            target = RunSpec(run, shards, 2, "nested", "user_to_item", marks)
             claim(run, target.inputs)
-            fingerprints = dict([write_item_marks(data, target)])
+            fingerprints = dict([write_item_fingerprints(data, target)])
             write = ShardWriter(data, target, lambda n: (table_of(shards, n), 0), Timer(QUIET))
             facts = [write(shard) for shard in range(shards)]
             files = {f["name"]: {k: f[k] for k in ("rows", "bytes", "sha256")} for f in facts}
@@ -94,7 +94,7 @@ def job(run_id: str, inputs: str, shards: int, before: int | None = None) -> Wor
             described = {"files": files, "fingerprints": fingerprints, "before": before}
             _, first = complete(run, described, [PASSED], inputs=target.inputs)
         point_to(lists, run_id, rerun=not first)
-        return standing(lists, run_id, rerun=not first)
+        return publication_status(lists, run_id, rerun=not first)
 
     return work
 
@@ -162,7 +162,7 @@ def require_glob(files: Mapping[str, bytes], manifest: Any, folder: Path) -> Non
     rows = duckdb.sql(query).fetchall()
     named = {name for name, facts in manifest["files"].items() if facts["rows"]}
     assert {Path(filename).name for _, filename in rows} == named
-    assert sorted(user for user, _ in rows) == sorted(shop(2).owner_ids.to_pylist())
+    assert sorted(user for user, _ in rows) == sorted(shop(2).query_ids.to_pylist())
 
 
 # How two that were stopped end, and whether one was killed.
@@ -275,7 +275,7 @@ OLD = NIGHTS[0]
 
 
 def prune(lists: Store) -> list[str]:
-    return retire(lists, 2)
+    return prune_runs(lists, 2)
 
 
 def again(*works: Work) -> Work:

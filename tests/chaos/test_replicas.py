@@ -27,7 +27,7 @@ from visrec.models.losses import LossName
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
-from visrec.training.loop import Place, TrainConfig, Trainer
+from visrec.training.loop import TrainConfig, Trainer, WorkerContext
 from visrec.training.replicas import replicate
 
 SIZE = 24  # examples of the step, all workers together
@@ -161,11 +161,13 @@ def _dense(gradient: Tensor | None) -> Tensor:
 def _losses(name: str, rank: int = 0, workers: int = 1) -> list[float]:
     """The loss of each of three epochs, as the jobs train."""
     case = Case(name, "softmax", "catalogue")
-    named = {key.removeprefix("train."): value for key, value in MODELS[name].suggests.items()}
+    named = {
+        key.removeprefix("train."): value for key, value in MODELS[name].default_overrides.items()
+    }
     train = TrainConfig(epochs=3, triples_per_epoch=10 * SIZE, batch_size=SIZE, **named)
-    place = Place(rank, workers)
+    night = WorkerContext(rank, workers)
     model, sampling = _model(case).float(), NEGATIVES[case.negatives]
-    trainer = Trainer(model, _data(), train, sampling, place, DistributedDataParallel)
+    trainer = Trainer(model, _data(), train, sampling, night, DistributedDataParallel)
     trainer.run(lambda _: None)
     return [entry["loss"] for entry in trainer.progress.history]
 

@@ -81,9 +81,9 @@ def site(s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
         yield Site(s3, f"https://127.0.0.1:{front.port}", proxy, tunnel, folder)
 
 
-def passes_all_clients(place: str) -> None:
+def passes_all_clients(night: str) -> None:
     """What boto3 wrote pyarrow reads, and what Ray's storage wrote boto3 reads."""
-    store = Store.at(place)
+    store = Store.at(night)
     store.write_table("x.parquet", TABLE)  # by boto3
     assert store.read_table("x.parquet").equals(TABLE)  # by pyarrow
     files = pickle.loads(pickle.dumps(store.filesystem()))  # noqa: S301  # as in a worker
@@ -253,8 +253,8 @@ def test_doctor_passes_a_store_of_a_private_authority(
 
 
 def test_password_in_a_location_is_in_no_message() -> None:
-    for place in (f"s3://key:{SECRET}@shop/w", f"http://key:{SECRET}@shop/w"):
+    for night in (f"s3://key:{SECRET}@shop/w", f"http://key:{SECRET}@shop/w"):
         with pytest.raises(VisrecError) as caught:
-            Store.at(place)
+            Store.at(night)
         assert SECRET not in str(caught.value)
         measured(27, settings_tried=1, settings_refused=1)

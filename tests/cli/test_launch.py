@@ -104,7 +104,7 @@ def test_model_name_decides_which_keys_there_are(tmp_path: Path) -> None:
 
 
 def test_a_model_suggests_defaults_that_flags_override() -> None:
-    suggested = MODELS["bpr_mf"].suggests["train.learning_rate"]
+    suggested = MODELS["bpr_mf"].default_overrides["train.learning_rate"]
     assert suggested != TrainConfig().learning_rate
     assert parse(TrainJob, ["--model.name", "bpr_mf"]).train.learning_rate == suggested
     flags = ["--train.learning_rate", "0.5", "--model.name", "bpr_mf"]

@@ -83,8 +83,8 @@ def test_best_run_is_kept() -> None:
         for seed in range(4)
     ]
     assert len(set(alone)) > 1
-    together = find_clusters(feature_ND, ClusterConfig(clusters=5, runs=4)).silhouette
-    assert together == pytest.approx(max(alone))
+    count_same_code = find_clusters(feature_ND, ClusterConfig(clusters=5, runs=4)).silhouette
+    assert count_same_code == pytest.approx(max(alone))
 
 
 def test_looks_are_the_principal_components_at_length_one() -> None:

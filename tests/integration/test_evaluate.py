@@ -19,7 +19,7 @@ from tests.integration.workspace import copy, run_evaluate
 from visrec.errors import InputError
 from visrec.evaluation import evaluate
 from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
-from visrec.evaluation.evaluate import Question, RankUsers, sum_up
+from visrec.evaluation.evaluate import AggregationSpec, RankUsers, aggregate
 from visrec.features.table import load_features
 from visrec.models.artifact import load_artifact, save_artifact
 from visrec.pipelines import ablate
@@ -207,9 +207,11 @@ def test_any_block_of_users_gives_the_same_numbers(
     tally = SimpleNamespace(add=SimpleNamespace(remote=lambda _: None))
     rank = RankUsers(ray.put(data), 1, tally)
     blocks = [rank({"id": np.array([n])}) for n in range(-(-len(data.held) // size))]
-    labels = [contestant.label for contestant in data.contestants]
+    labels = [contestant.label for contestant in data.evaluated_models]
     target = Store.at(str(tmp_path))
-    found = sum_up(Question(labels, len(data.item_ids), [], data.costs, target), *reversed(blocks))
+    found = aggregate(
+        AggregationSpec(labels, len(data.item_ids), [], data.costs, target), *reversed(blocks)
+    )
     expected = metrics(evaluated / "evaluation")
     for part in ("models", "lists"):
         for label in labels:
@@ -264,15 +266,15 @@ def several(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy(trained, workspace, "features", "interactions.parquet", "models")
     models = Store.at(str(workspace / "models"))
     first = load_artifact(models / "one")
-    made_from = dict(first.made_from)
+    provenance = dict(first.provenance)
 
     def save(name: str, **made: object) -> None:
-        artifact = replace(first, model_id=name, made_from={**made_from, **made})
+        artifact = replace(first, model_id=name, provenance={**provenance, **made})
         save_artifact(artifact, models / name)
 
-    save("by-item", split={**made_from["split"], "by": "item"})
-    save("fewer", interactions={**made_from["interactions"], "min_rating": 4.0})
-    save("retaken", features={**made_from["features"], "digest": "of other pictures"})
+    save("by-item", split={**provenance["split"], "by": "item"})
+    save("fewer", interactions={**provenance["interactions"], "min_rating": 4.0})
+    save("retaken", features={**provenance["features"], "digest": "of other pictures"})
     save("random")
     with torch.no_grad():
         for weight in first.model.parameters():

@@ -93,10 +93,10 @@ def test_a_second_run_writes_nothing(imported: Path, capsys: pytest.CaptureFixtu
 
 def test_the_model_names_its_features_and_its_split(imported: Path) -> None:
     artifact = load_artifact(Store.at(str(imported / "models" / "one")))
-    features = artifact.made_from["features"]
+    features = artifact.provenance["features"]
     assert (features["backbone"], features["weights_digest"]) == ("net", "unknown")
     assert features["digest"] == read_manifest(Store.at(str(imported / "features"))).digest
-    assert artifact.made_from["split"] == {"test": True, "validation": True, "by": "item"}
+    assert artifact.provenance["split"] == {"test": True, "validation": True, "by": "item"}
 
 
 def test_evaluation_holds_out_the_one_item_that_training_did(imported: Path) -> None:

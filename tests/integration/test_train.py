@@ -36,10 +36,10 @@ def test_artifact_is_complete_and_describes_itself(trained: Path) -> None:
     assert json.loads((folder / "_training.json").read_text())["train_s"] > 0
     described = json.loads((folder / "config.json").read_text())
     assert described["model"] == {"name": "curatornet", **asdict(CuratorNetConfig())}
-    made_from = described["made_from"]
+    provenance = described["provenance"]
     features = json.loads((trained / "features" / "_manifest.json").read_text())
-    assert made_from["features"]["digest"] == features["digest"]
-    assert made_from["train"]["epochs"] == QUICK.epochs
+    assert provenance["features"]["digest"] == features["digest"]
+    assert provenance["train"]["epochs"] == QUICK.epochs
     artifact = load_artifact(Store.at(str(folder)))
     assert artifact.model_id == "one"
     assert artifact.item_ids.to_pylist() == sorted(p.stem for p in (trained / "images").iterdir())
@@ -73,9 +73,9 @@ def test_two_workers_train_as_one_and_a_later_job_goes_on(
     copy(trained, tmp_path, "features", "interactions.parquet")
     once = replace(QUICK, refit=False)
     run_train(tmp_path, replace(once, epochs=2), workers=2, model_id="two")
-    alone, together = history(trained, "one"), history(tmp_path, "two")
-    assert len(together) == 2
-    for one, two in zip(alone, together, strict=False):
+    alone, count_same_code = history(trained, "one"), history(tmp_path, "two")
+    assert len(count_same_code) == 2
+    for one, two in zip(alone, count_same_code, strict=False):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert two["val_auc"] == pytest.approx(one["val_auc"], abs=2e-3)
         assert two["triples"] == one["triples"]
@@ -85,5 +85,5 @@ def test_two_workers_train_as_one_and_a_later_job_goes_on(
     run_train(tmp_path, once, model_id="two")
     assert "resumed after epoch 2" in capsys.readouterr().out
     resumed = history(tmp_path, "two")
-    assert resumed[:2] == together
+    assert resumed[:2] == count_same_code
     assert resumed[2]["loss"] == pytest.approx(alone[2]["loss"], rel=1e-4)

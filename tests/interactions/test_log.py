@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visrec.errors import InputError
-from visrec.interactions.log import Log, build_log, read_log, shard_of
+from visrec.interactions.log import InteractionLog, build_log, read_log, shard_of
 from visrec.sources.interactions import InteractionsConfig
 
 CATALOGUE = pa.array(["chair", "lamp", "rug", "vase"])
@@ -25,7 +25,7 @@ def batch(*rows: tuple[Any, ...]) -> pa.Table:
     return pa.table(dict(zip(names, columns, strict=True)))
 
 
-def decoded(log: Log) -> dict[str, list[tuple[str, int]]]:
+def decoded(log: InteractionLog) -> dict[str, list[tuple[str, int]]]:
     """What each user took and when, in the log's order."""
     items, times = CATALOGUE.take(pa.array(log.item_R)).to_pylist(), log.time_R.tolist()
     rows = list(zip(items, times, strict=True))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visrec.config import plain
-from visrec.interactions.log import Log, build_log
+from visrec.interactions.log import InteractionLog, build_log
 from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split, why_nobody
 
 BOTH = SplitConfig()
@@ -19,7 +19,7 @@ ITEMS = pa.array([f"{n:02}" for n in range(40)])
 Baskets = dict[str, list[list[int]]]  # each user's baskets of items, oldest first
 
 
-def logged(users: Baskets, marked: set[int] | None = None) -> Log:
+def logged(users: Baskets, marked: set[int] | None = None) -> InteractionLog:
     """The log of some baskets, an hour apart; `marked` items are for evaluation."""
     rows = [
         (user, f"{item:02}", 3_600 * hour, item in (marked or ()))
@@ -34,7 +34,7 @@ def logged(users: Baskets, marked: set[int] | None = None) -> Log:
     return build_log([table], ITEMS)
 
 
-def items_of(log: Log, part_R: npt.NDArray[np.int8], part: Part) -> dict[str, list[int]]:
+def items_of(log: InteractionLog, part_R: npt.NDArray[np.int8], part: Part) -> dict[str, list[int]]:
     lists = log.where(part_R == part)
     return {user: lists[u].tolist() for u, user in enumerate(log.user_ids.to_pylist())}
 
@@ -156,7 +156,7 @@ CONFIGS = st.builds(
 )
 
 
-def random_log(rows: list[tuple[str, int, int, bool]], evaluation: bool) -> Log:
+def random_log(rows: list[tuple[str, int, int, bool]], evaluation: bool) -> InteractionLog:
     users, items, times, marks = map(list, zip(*rows, strict=True))
     table = pa.table({"user_id": users, "item_id": [f"{i:02}" for i in items], "timestamp": times})
     return build_log([table.append_column("evaluation", [marks]) if evaluation else table], ITEMS)
@@ -170,8 +170,8 @@ def test_parts_are_a_partition_and_what_is_held_out_is_unseen(
     part_R = split(log, config)
     sets = {part: items_of(log, part_R, part) for part in Part}
     for u, user in enumerate(log.user_ids.to_pylist()):
-        together = chain.from_iterable(sets[part][user] for part in Part)
-        assert sorted(together) == sorted(log.items[u].tolist())
+        count_same_code = chain.from_iterable(sets[part][user] for part in Part)
+        assert sorted(count_same_code) == sorted(log.items[u].tolist())
     for part in (Part.VALIDATION, Part.TEST):
         held = held_out(log, part_R, part)
         for e, u in enumerate(held.user_E):

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.training import checkerboard, ragged
+from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
 from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.models.convncf import ConvNcfConfig
-from visrec.models.inputs import Bags
+from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import Scorer
-from visrec.ragged import Ragged
 from visrec.retrieval import topk
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import stand
@@ -43,7 +43,9 @@ def _model(name: str) -> Any:
     model = MODELS[name](_config(name), DATA.sizes)
     model.fit(DATA.catalogue, DATA.train)
     if model.trains_on != "nothing":
-        named = {key.removeprefix("train."): value for key, value in model.suggests.items()}
+        named = {
+            key.removeprefix("train."): value for key, value in model.default_overrides.items()
+        }
         config = TrainConfig(epochs=3, triples_per_epoch=6400, batch_size=64, **named)
         trainer = Trainer(model, DATA, config, SamplingConfig(), Place())
         trainer.run(lambda _: None)
@@ -53,7 +55,7 @@ def _model(name: str) -> Any:
 
 def _catalogue(name: str) -> Catalogue:
     """The items of the training, and new ones where the model scores those."""
-    new = NEW_ITEMS if MODELS[name].needs.cold_items else 0
+    new = NEW_ITEMS if MODELS[name].needs.supports_new_items else 0
     features = np.concatenate([DATA.feature_ND, DATA.feature_ND[:new] + np.float16(0.01)])
     return Catalogue(features, np.append(np.arange(len(DATA.item_ids)), np.full(new, -1)))
 
@@ -64,7 +66,7 @@ def _scorer(name: str) -> Scorer:
     return scorer
 
 
-def _many_users(count: int) -> tuple[Ragged, npt.NDArray[np.int64]]:
+def _many_users(count: int) -> tuple[Jagged, npt.NDArray[np.int64]]:
     """Profiles of 1 to 40 items, and the users' rows in training."""
     random = np.random.default_rng(0)
     sizes = random.integers(1, 41, count)
@@ -117,7 +119,7 @@ def test_item_arrays_may_be_read_only(name: str) -> None:
 def test_tile_is_a_slice_of_a_wider_tile(name: str, start: int, stop: int) -> None:
     scorer = _scorer(name)
     profiles, user_B = _many_users(9)
-    state = scorer.prepare(Bags.of(profiles), torch.from_numpy(user_B))
+    state = scorer.prepare(JaggedTensor.of(profiles), torch.from_numpy(user_B))
     wide = scorer.tile(state, 0, scorer.num_items)
     tile = scorer.tile(state, start, stop)
     assert wide.shape == (9, scorer.num_items)
@@ -134,18 +136,18 @@ def test_lists_do_not_depend_on_who_is_scored_together(
     scorer = _scorer(name)
     profiles, user_B = _many_users(300)
 
-    def lists(start: int, stop: int) -> topk.Best:
+    def lists(start: int, stop: int) -> topk.TopKResult:
         part = profiles.slice(start, stop)
         return topk.top_k(scorer, part, user_B[start:stop], part, None, 10)
 
-    together = lists(0, 300)
+    count_same_code = lists(0, 300)
     for start, stop in [
         *((b, b + 7) for b in range(0, 293, 7)),
         *((b, b + 1) for b in (0, 1, 299)),
     ]:
         apart = lists(start, stop)
-        np.testing.assert_array_equal(apart.row_BK, together.row_BK[start:stop])
-        np.testing.assert_array_equal(apart.score_BK, together.score_BK[start:stop])
+        np.testing.assert_array_equal(apart.row_BK, count_same_code.row_BK[start:stop])
+        np.testing.assert_array_equal(apart.score_BK, count_same_code.score_BK[start:stop])
 
 
 @every_model
@@ -158,8 +160,8 @@ def test_saved_and_loaded_model_gives_the_same_scores(name: str, tmp_path: Any) 
             config=_config(name),
             sizes=DATA.sizes,
             item_ids=DATA.item_ids,
-            user_ids=None if model.needs.cold_users else DATA.user_ids,
-            made_from={},
+            user_ids=None if model.needs.supports_new_users else DATA.user_ids,
+            provenance={},
             metrics={},
             model_id="m1",
             held_out=DATA.test_pairs,
@@ -196,7 +198,9 @@ def test_planted_taste_is_found(name: str) -> None:
         assert auc > 0.95
 
 
-SEES_NEW_PICTURES = [n for n, m in MODELS.items() if m.needs.cold_items and m.needs.features]
+SEES_NEW_PICTURES = [
+    n for n, m in MODELS.items() if m.needs.supports_new_items and m.needs.features
+]
 
 
 @pytest.mark.parametrize("name", SEES_NEW_PICTURES)
@@ -212,7 +216,7 @@ def test_new_items_are_ranked_by_their_pictures(name: str) -> None:
     targets = ragged([[60 + n for n in range(user % 2, 20, 2)] for user in range(40)])
     scorer = model.scorer(model.item_arrays(catalogue))
     # A new user who took three items, not a row that training has seen, where the model scores it.
-    rows = np.full(40, -1) if MODELS[name].needs.cold_users else np.arange(40)
+    rows = np.full(40, -1) if MODELS[name].needs.supports_new_users else np.arange(40)
     profiles = ragged([data.train[user][:3].tolist() for user in range(40)])
     known = ragged([list(range(60))] * 40)
     best = topk.top_k(scorer, profiles, rows, known, None, 10)

@@ -18,7 +18,7 @@ from tests.models.formulas import (
 )
 from tests.training import ragged
 from visrec.models.cooccurrence import Cooccurrence, CooccurrenceConfig
-from visrec.models.inputs import Bags, UserBatch
+from visrec.models.inputs import JaggedTensor, UserBatch
 
 # One took nothing, one a single item, one of all of the others' items; nobody took item 7.
 TAKEN = [[0, 3, 5], [], [2], [5, 0, 1, 2, 3, 4, 6, 8], [3, 0]]
@@ -32,7 +32,7 @@ def _model() -> Cooccurrence:
 
 
 def _batch(users: list[int]) -> UserBatch:
-    return UserBatch(Bags.of(ragged([TAKEN[user] for user in users])), 0, len(users))
+    return UserBatch(JaggedTensor.of(ragged([TAKEN[user] for user in users])), 0, len(users))
 
 
 class Formula:
@@ -42,19 +42,19 @@ class Formula:
         self.table = weights_of(model)["vectors"]
 
     @staticmethod
-    def together() -> np.ndarray:
+    def count_same_code() -> np.ndarray:
         taken = np.zeros((USERS, TRAINED))
         for user, items in enumerate(TAKEN):
             taken[user, items] = 1
         return np.asarray(taken.T @ taken)
 
     def loss(self) -> float:
-        counts = self.together()
+        counts = self.count_same_code()
         pairs = [(i, j) for i in range(TRAINED) for j in range(TRAINED) if i != j]
         return sum((dot(self.table[i], self.table[j]) - counts[i, j]) ** 2 for i, j in pairs)
 
     def constant(self) -> float:
-        counts = self.together()
+        counts = self.count_same_code()
         return float((counts**2).sum() - (np.diag(counts) ** 2).sum())
 
     def score(self, user: int, profile: list[int], item: int) -> float:
@@ -93,6 +93,6 @@ def test_gradient_over_all_users_is_that_of_the_dense_sum() -> None:
     (model(_batch(ACTIVE)) * len(ACTIVE)).backward()
     vectors = model.vectors.detach().clone().requires_grad_()
     apart = ~torch.eye(TRAINED, dtype=torch.bool)
-    counts = torch.from_numpy(Formula.together())
+    counts = torch.from_numpy(Formula.count_same_code())
     ((vectors @ vectors.T - counts)[apart] ** 2).sum().backward()
     torch.testing.assert_close(model.vectors.grad, vectors.grad)

@@ -27,8 +27,8 @@ def test_takes_its_share_and_scales_the_rest(share: float) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_values_are_taken_independently(seed: int) -> None:
     kept_RV = dropped(torch.ones(20_000, 16), torch.arange(20_000), seed, levels(0.5)) > 0
-    together = torch.corrcoef(kept_RV.T.float()) - torch.eye(16)
-    assert together.abs().max() < 0.04  # five standard deviations of 20,000 draws are 0.035
+    count_same_code = torch.corrcoef(kept_RV.T.float()) - torch.eye(16)
+    assert count_same_code.abs().max() < 0.04  # five standard deviations of 20,000 draws are 0.035
     assert kept_RV.float().mean(dim=0).sub(0.5).abs().max() < 0.02
     other = dropped(torch.ones(20_000, 16), torch.arange(20_000), seed + 1, levels(0.5)) > 0
     assert abs((kept_RV == other).float().mean() - 0.5) < 0.01

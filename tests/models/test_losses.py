@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.training import ragged
 from visrec.errors import InputError
-from visrec.models.inputs import Bags, Candidates, TripleBatch
+from visrec.models.inputs import Candidates, JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, loss_of_scores, ranking_loss
 
 LOSSES = ["softmax", "bpr", "bpr_max", "top1", "top1_max"]
@@ -205,7 +205,7 @@ def _batch(
         feature_MD=torch.zeros(9, 0),
         category_M=torch.full((9,), -1),
         user_B=torch.arange(5),
-        profiles=Bags.of(ragged([[]] * 5)),
+        profiles=JaggedTensor.of(ragged([[]] * 5)),
         positive_B=torch.from_numpy(place_N[POSITIVES]),
         negative_BK=torch.from_numpy(place_N[np.array(negative_BK, np.int64)]).view(5, -1),
         candidates=candidates,

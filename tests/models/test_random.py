@@ -4,11 +4,11 @@ import numpy as np
 import torch
 
 from tests.training import ragged
+from visrec.jagged import Jagged
 from visrec.models.base import Catalogue, Sizes
-from visrec.models.inputs import Bags
+from visrec.models.inputs import JaggedTensor
 from visrec.models.random import Random, RandomConfig
 from visrec.models.scorers import Scorer
-from visrec.ragged import Ragged
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import stand
 
@@ -21,12 +21,12 @@ def _scorer(seed: int = 0) -> Scorer:
     return model.scorer(model.item_arrays(catalogue))
 
 
-def _scores(scorer: Scorer, profiles: Ragged, start: int = 0, stop: int = ITEMS) -> torch.Tensor:
+def _scores(scorer: Scorer, profiles: Jagged, start: int = 0, stop: int = ITEMS) -> torch.Tensor:
     rows = torch.full((len(profiles),), -1)
-    return scorer.tile(scorer.prepare(Bags.of(profiles), rows), start, stop)
+    return scorer.tile(scorer.prepare(JaggedTensor.of(profiles), rows), start, stop)
 
 
-def _profiles(users: int, seed: int = 0) -> Ragged:
+def _profiles(users: int, seed: int = 0) -> Jagged:
     random = np.random.default_rng(seed)
     return ragged([sorted(random.choice(ITEMS, 3, replace=False).tolist()) for _ in range(users)])
 

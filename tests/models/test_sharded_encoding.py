@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from visrec.models.inputs import Bags, Candidates, TripleBatch
+from visrec.models.inputs import Candidates, JaggedTensor, TripleBatch
 from visrec.models.sharded_encoding import encoded
 
 CANDIDATES, OTHERS = 7, 4  # 7 do not go into two or three equal shares
@@ -22,7 +22,7 @@ def _batch(rank: int) -> TripleBatch:
         feature_MD=torch.stack([torch.sin(item_M.double() * (d + 1)) for d in range(5)], dim=1),
         category_M=torch.full_like(item_M, -1),
         user_B=nothing,
-        profiles=Bags(nothing, torch.zeros(1, dtype=torch.int64)),
+        profiles=JaggedTensor(nothing, torch.zeros(1, dtype=torch.int64)),
         positive_B=nothing,
         negative_BK=nothing[:, None],
         candidates=Candidates(
@@ -77,5 +77,5 @@ def test_workers_share_what_one_does_alone(workers: int, tmp_path: Path) -> None
         share = -(-CANDIDATES // workers)
         assert [len(rows) for rows in found[rank]["rows"]] == [share + OTHERS]
     for place, weight in enumerate(network.parameters()):
-        together = sum(_float64(one["gradients"][place]) for one in found)
-        torch.testing.assert_close(together, weight.grad)
+        count_same_code = sum(_float64(one["gradients"][place]) for one in found)
+        torch.testing.assert_close(count_same_code, weight.grad)

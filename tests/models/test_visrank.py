@@ -7,7 +7,7 @@ import torch
 
 from tests.training import ragged
 from visrec.models.base import Catalogue, Sizes
-from visrec.models.inputs import Bags
+from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import Scorer
 from visrec.models.visrank import VisRank, VisRankConfig
 
@@ -35,7 +35,7 @@ def _scorer(config: VisRankConfig) -> Scorer:
 
 def _scores(config: VisRankConfig, profiles: list[list[int]]) -> npt.NDArray[np.float32]:
     scorer = _scorer(config)
-    state = scorer.prepare(Bags.of(ragged(profiles)), torch.full((len(profiles),), -1))
+    state = scorer.prepare(JaggedTensor.of(ragged(profiles)), torch.full((len(profiles),), -1))
     return scorer.tile(state, 0, ITEMS).numpy()
 
 

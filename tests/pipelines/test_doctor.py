@@ -74,7 +74,7 @@ def test_too_large_a_config_is_named_and_not_waited_for(
     for word in ("--train.workers", "--train.cpus_per_worker", "--may_grow", "memory to prepare"):
         assert word in message
     shown = capsys.readouterr().out
-    assert "UNFIT 4 CPU in all, room for 2 of 3" in shown
+    assert "FAIL 4 CPU in all, room for 2 of 3" in shown
     assert "room for 1 x 1 CPU" in shown
     # The summary is there for whoever reads it, and nothing else.
     assert everything_below(Store.at(str(tmp_path))) == {"doctor.json"}

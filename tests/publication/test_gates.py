@@ -25,11 +25,11 @@ from tests.shop import (
     through_a_file,
 )
 from visrec.errors import GateError, InputError
-from visrec.publication.gates import NOT_EVALUATED, GatesConfig, Night, concentration, judge
+from visrec.jagged import Jagged
+from visrec.publication.gates import NOT_EVALUATED, GateContext, GatesConfig, concentration, judge
 from visrec.publication.list_tables import Layout, similar_table
 from visrec.publication.run import HELD_BACK, Gate, complete
 from visrec.publication.verify import Expected, check_shard
-from visrec.ragged import Ragged
 from visrec.recommend.popular import popular_entries
 from visrec.retrieval.rules import Rules
 from visrec.storage.store import Store
@@ -51,7 +51,7 @@ def test_a_clean_night_is_not_held_back(seed: int) -> None:
 def test_a_small_first_night_is_not_held_back(users: int, items: int) -> None:
     """Without a last publication or an evaluation; and with fewer items than k for some."""
     shop = open_shop(users=users, items=items)
-    shop.before, shop.night = [], {"evaluation": None}
+    shop.before, shop.context = [], {"evaluation": None}
     gates = shop.judged()
     assert [gate.sentence for gate in gates if gate.outcome == "failed"] == []
     notes = {gate.key: gate.note for gate in gates if gate.outcome == "skipped" and gate.key}
@@ -63,7 +63,7 @@ def test_a_small_first_night_is_not_held_back(users: int, items: int) -> None:
 def test_first_night_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> None:
     """A few items are most of what is taken, and of what is liked: so are they of the lists."""
     shop = open_shop(seed, users=400, items=600, trend=3.0)
-    shop.before, shop.night = [], {"evaluation": None}
+    shop.before, shop.context = [], {"evaluation": None}
     data = shop.data
     listed_N = np.bincount(shop.row_UK[~data.cold_U].ravel(), minlength=600)
     assert concentration(listed_N, data.available_N, K)[0] > 0.7
@@ -77,12 +77,12 @@ def test_first_night_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> N
         assert "max_item_concentration" in failed(shop)
         measured(9, mutants_tried=1, mutants_held_back=1)
     # By design where the model is of popularity alone.
-    shop.night["personal"] = False
+    shop.context["personal"] = False
     assert not failed(shop)
 
 
 def test_popular_entries_are_those_of_a_plain_loop() -> None:
-    shop = open_shop(2, users=60, items=40, blocked=Ragged(np.arange(60) % 40, np.arange(61)))
+    shop = open_shop(2, users=60, items=40, blocked=Jagged(np.arange(60) % 40, np.arange(61)))
     data, expected_N = shop.data, np.zeros(40, np.int64)
     order = sorted(range(40), key=lambda row: (-data.count_N[row], row))
     for user in np.flatnonzero(~data.cold_U).tolist():
@@ -123,9 +123,9 @@ def scored(change: Callable[[Shop], Any]) -> Callable[[Shop], None]:
     return mutate
 
 
-def told(**night: Any) -> Callable[[Shop], None]:
+def told(**context: Any) -> Callable[[Shop], None]:
     """A mutant of what is known of the night beside its lists."""
-    return lambda shop: shop.night.update(night)
+    return lambda shop: shop.context.update(context)
 
 
 def table(change: Callable[[pa.Table], pa.Table]) -> Callable[[Shop], None]:
@@ -165,7 +165,7 @@ def few_artists(shop: Shop) -> None:
 
 def fallback_for_half(shop: Shop) -> None:
     cold = int(shop.data.cold_U.sum())
-    shop.night["last"] = {"users": 200, "cold_users": cold, "inputs": {"model": MODEL}}
+    shop.context["last"] = {"users": 200, "cold_users": cold, "inputs": {"model": MODEL}}
     half_U = np.arange(len(shop.data.cold_U)) % 2 == 0
     shop.data = replace(shop.data, cold_U=shop.data.cold_U | half_U)
     scores_of(shop, np.random.default_rng(1).random(shape(shop)))
@@ -292,7 +292,7 @@ def cut(shop: Shop, user: int) -> bool:
 
 def block(shop: Shop, user: int) -> bool:
     one, owner = shop.row_UK[user, 3:4], np.array([user])
-    shop.data = replace(shop.data, blocked=Ragged.group(owner, one, len(shop.row_UK)))
+    shop.data = replace(shop.data, blocked=Jagged.group(owner, one, len(shop.row_UK)))
     return True
 
 
@@ -329,7 +329,7 @@ def test_a_clean_night_by_rules_is_not_held_back(rules: Rules | None, layout: La
     """Some of what each would be shown is blocked; by few groups every list is short."""
     free = open_shop(3, layout=layout, rules=rules)
     first_U = free.row_UK[:, 0]
-    blocked = Ragged.group(np.arange(200), first_U, 200)
+    blocked = Jagged.group(np.arange(200), first_U, 200)
     shop = open_shop(3, layout=layout, rules=rules, blocked=blocked)
     assert not (shop.row_UK == first_U[:, None]).any()
     assert ((shop.row_UK >= 0).sum(axis=1) == (8 if rules is FEW else K)).all()
@@ -380,9 +380,9 @@ def test_an_evaluation_can_be_asked_for() -> None:
     shop = open_shop()
     shop.config = GatesConfig(require_evaluation=True)
     assert not failed(shop)
-    shop.night["evaluation"] = None
+    shop.context["evaluation"] = None
     assert failed(shop) == {"require_evaluation"}
-    shop.night["evaluation"] = {**evaluated(), "digests": {"mine": "an older model"}}
+    shop.context["evaluation"] = {**evaluated(), "digests": {"mine": "an older model"}}
     assert failed(shop) == {"require_evaluation"}
 
 
@@ -401,7 +401,7 @@ def test_scores_of_another_model_are_not_compared() -> None:
     shop = open_shop()
     shop.score_UK += 50
     shop.tables = shop.write()
-    shop.night["last"] = {"users": 200, "cold_users": 20, "inputs": {"model": "another"}}
+    shop.context["last"] = {"users": 200, "cold_users": 20, "inputs": {"model": "another"}}
     assert not failed(shop)
 
 
@@ -438,11 +438,11 @@ def test_item_to_item_asks_of_items_what_makes_sense() -> None:
     row_NK = np.argsort(-score_NN, axis=1)[:, :K]
     score_NK = np.take_along_axis(score_NN, row_NK, axis=1).astype(np.float32)
     expected = Expected(
-        item_ids=names, available_N=np.ones(100, bool), owner_ids=names,
-        consumed=Ragged(np.arange(100), np.arange(101)), blocked=Ragged.empty(100),
+        item_ids=names, available_N=np.ones(100, bool), query_ids=names,
+        consumed=Jagged(np.arange(100), np.arange(101)), blocked=Jagged.empty(100),
         cold_U=np.zeros(100, bool), k=K, layout="nested", kind="item_to_item",
     )  # fmt: skip
-    night = Night(
+    context = GateContext(
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
         taken_N=np.ones(100), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0), personal=True,
         interactions=(10, 9), items=(100, 0), model=MODEL, tables=[], last=None, evaluation=None,
@@ -450,7 +450,7 @@ def test_item_to_item_asks_of_items_what_makes_sense() -> None:
 
     def judged() -> list[Gate]:
         table = through_a_file(similar_table(names, names, row_NK, score_NK, "nested"))
-        return judge(check_shard(table, expected), night, GatesConfig(require_evaluation=True))
+        return judge(check_shard(table, expected), context, GatesConfig(require_evaluation=True))
 
     assert [gate.sentence for gate in judged() if gate.outcome == "failed"] == []
     assert not [gate for gate in judged() if "user" in gate.sentence or "held-out" in gate.name]
@@ -461,7 +461,7 @@ def test_item_to_item_asks_of_items_what_makes_sense() -> None:
 def test_a_catalogue_that_is_nearly_gone_is_held_back() -> None:
     """All lists are as long as there are candidates, and nothing else can tell."""
     shop = open_shop()
-    shop.night = {"available_N": np.arange(400) < 150}
+    shop.context = {"available_N": np.arange(400) < 150}
     assert "min_available_of_last" in failed(shop)
     shop.config = GatesConfig(min_available_of_last=0.2)
     assert "min_available_of_last" not in failed(shop)
@@ -470,7 +470,7 @@ def test_a_catalogue_that_is_nearly_gone_is_held_back() -> None:
 @pytest.mark.parametrize(("tables", "missing"), [([], 1), (["items"], 0), (["items", "users"], 0)])
 def test_a_table_that_is_not_there_any_more_is_held_back(tables: list[str], missing: int) -> None:
     shop = open_shop()
-    shop.night = {"tables": tables}
+    shop.context = {"tables": tables}
     assert ("max_missing_tables" in failed(shop)) == bool(missing)
 
 

@@ -12,16 +12,16 @@ from tests.chaos.harness import PASSED, contents_of, damage, shards_of
 from visrec.errors import ConflictError, InputError, StorageError
 from visrec.publication.claims import CLAIM, claim, seal
 from visrec.publication.pointer import LATEST, read_pointer
-from visrec.publication.retention import retire
+from visrec.publication.retention import prune_runs
 from visrec.publication.run import (
     MANIFEST,
     complete,
     point_to,
+    publication_status,
     read_last,
     read_published,
     roll_back,
     run_store,
-    standing,
 )
 from visrec.storage.store import Store
 
@@ -77,7 +77,7 @@ def test_the_pointer_goes_back_to_the_run_before(lists: Store) -> None:
     publish(lists, "r1", "r2", "r3")
     assert roll_back(lists) == ("r3", "r2")
     assert pointed_to(lists) == "r2"
-    assert [standing(lists, run) for run in ("r1", "r2", "r3")] == [
+    assert [publication_status(lists, run) for run in ("r1", "r2", "r3")] == [
         "no: a later night is published", "yes", "no: it was rolled back"
     ]  # fmt: skip
 
@@ -87,7 +87,7 @@ def test_the_pointer_goes_back_to_a_run_by_its_name(lists: Store) -> None:
     assert roll_back(lists, "r1") == ("r3", "r1")
     assert pointed_to(lists) == "r1"
     # What was passed over was not left.
-    assert standing(lists, "r2") == "no: the pointer has not moved to it"
+    assert publication_status(lists, "r2") == "no: the pointer has not moved to it"
     assert point_to(lists, "r2")
     assert not point_to(lists, "r3")
 
@@ -168,7 +168,7 @@ def test_what_was_left_is_not_published_again_and_a_newer_night_is(lists: Store)
         assert not point_to(lists, "r3")
         assert pointer(lists) == before
     night(lists, "r4", 4)
-    assert standing(lists, "r4") == "no: the pointer has not moved to it"
+    assert publication_status(lists, "r4") == "no: the pointer has not moved to it"
     assert point_to(lists, "r4")
     assert pointed_to(lists) == "r4"
     assert lists.read_json(LATEST)["previous_run_id"] == "r2"
@@ -186,11 +186,11 @@ def test_what_was_left_stays_out_whatever_is_published_and_left_later(
     assert roll_back(lists) == ("r3", "r2")
     night(lists, "r4", before)
     assert point_to(lists, "r4")
-    assert standing(lists, "r3") == "no: it was rolled back"
+    assert publication_status(lists, "r3") == "no: it was rolled back"
     assert not point_to(lists, "r3")
     assert roll_back(lists) == ("r4", "r2")
     for left in ("r3", "r4"):
-        assert standing(lists, left) == "no: it was rolled back"
+        assert publication_status(lists, left) == "no: it was rolled back"
         assert not point_to(lists, left)
     assert roll_back(lists, "r1") == ("r2", "r1")
     assert [point_to(lists, left) for left in ("r2", "r3", "r4")] == [False] * 3
@@ -202,10 +202,10 @@ def test_who_goes_back_to_what_was_left_has_it_again(lists: Store) -> None:
     roll_back(lists)
     assert roll_back(lists, "r3") == ("r2", "r3")
     assert pointed_to(lists) == "r3"
-    assert standing(lists, "r2") == "no: it was rolled back"
+    assert publication_status(lists, "r2") == "no: it was rolled back"
     night(lists, "r4", 4)
     point_to(lists, "r4")
-    assert standing(lists, "r3") == "no: a later night is published"  # and not: left
+    assert publication_status(lists, "r3") == "no: a later night is published"  # and not: left
     assert roll_back(lists) == ("r4", "r3")
     assert roll_back(lists, "r1") == ("r3", "r1")
     assert not point_to(lists, "r2")
@@ -229,10 +229,10 @@ def test_the_pointer_does_not_go_to_who_knows_less_of_the_past(
     point_to(lists, "published")
     night(lists, "mine", mine)
     why_not = "the pointer has not moved to it" if moves else "a later night is published"
-    assert standing(lists, "mine") == f"no: {why_not}"
+    assert publication_status(lists, "mine") == f"no: {why_not}"
     assert point_to(lists, "mine") == moves
     assert pointed_to(lists) == ("mine" if moves else "published")
-    assert standing(lists, pointed_to(lists)) == "yes"
+    assert publication_status(lists, pointed_to(lists)) == "yes"
 
 
 def test_runs_and_pointers_of_before_there_was_a_past_are_moved_on_from(lists: Store) -> None:
@@ -297,9 +297,9 @@ def test_the_newest_nights_stay_and_every_run_of_another_name(
     history(lists)
     point_to(lists, DATES[5])
     point_to(lists, DATES[6])
-    assert retire(lists, keep) == DATES[:gone]
+    assert prune_runs(lists, keep) == DATES[:gone]
     assert runs(lists) == {*DATES[gone:], *NO_DATES}
-    assert retire(lists, keep) == []
+    assert prune_runs(lists, keep) == []
     assert pointed_to(lists) == DATES[6]
 
 
@@ -307,12 +307,12 @@ def test_the_published_night_and_the_one_before_stay_however_old(lists: Store) -
     history(lists)
     point_to(lists, DATES[0])
     point_to(lists, DATES[2])
-    assert retire(lists, 2) == [DATES[1], DATES[3], DATES[4]]
+    assert prune_runs(lists, 2) == [DATES[1], DATES[3], DATES[4]]
     assert runs(lists) == {DATES[0], DATES[2], *DATES[5:], *NO_DATES}
     assert roll_back(lists) == (DATES[2], DATES[0])
     assert pointed_to(lists) == DATES[0]
     # Rolled back, it is one as any other.
-    assert retire(lists, 2) == [DATES[2]]
+    assert prune_runs(lists, 2) == [DATES[2]]
     assert pointed_to(lists) == DATES[0]
 
 
@@ -322,21 +322,21 @@ def test_the_night_at_work_stays_however_old(lists: Store, tonight: int) -> None
     history(lists)
     point_to(lists, DATES[6])
     old = [night for night in DATES[:4] if night != DATES[tonight]]
-    assert retire(lists, 3, DATES[tonight]) == old
+    assert prune_runs(lists, 3, DATES[tonight]) == old
     assert runs(lists) == {*DATES, *NO_DATES} - {*old}
     if tonight == 0:
-        assert standing(lists, DATES[0]) == "no: a later night is published"
+        assert publication_status(lists, DATES[0]) == "no: a later night is published"
 
 
 def test_nights_that_did_not_get_complete_are_nights(lists: Store) -> None:
     for run_id in DATES[:3]:
         unfinished(lists, run_id)
-    assert retire(lists, 2) == [DATES[0]]
+    assert prune_runs(lists, 2) == [DATES[0]]
     assert runs(lists) == set(DATES[1:3])
 
 
 def test_where_nothing_is_nothing_is_removed(lists: Store) -> None:
-    assert retire(lists, 2) == []
+    assert prune_runs(lists, 2) == []
 
 
 def test_a_night_loses_its_manifest_first_and_then_every_file(lists: Store) -> None:
@@ -345,7 +345,7 @@ def test_a_night_loses_its_manifest_first_and_then_every_file(lists: Store) -> N
     run_store(lists, DATES[0]).write("marks/part-00000.parquet", b"whose lists they are")
     files = {entry.name for entry in lists.list("run=")}
     recorder = Recorder(lists.root, lists.endpoint)
-    assert retire(recorder, 3) == DATES[:4]
+    assert prune_runs(recorder, 3) == DATES[:4]
     for run_id in DATES[:4]:
         mine = [name for name in recorder.deleted if name.startswith(f"run={run_id}/")]
         assert (mine[0] == f"run={run_id}/{MANIFEST}") == (run_id != DATES[1])
@@ -362,7 +362,7 @@ def test_a_removal_that_is_cut_off_leaves_no_half_night_and_is_done_the_next_tim
     point_to(lists, DATES[6])
     dying = Recorder(lists.root, lists.endpoint).dies_after(2)
     with pytest.raises(StorageError, match="the store is gone"):
-        retire(dying, 3)
+        prune_runs(dying, 3)
     assert len(dying.deleted) == 2
     for run_id in DATES[:4]:
         run = run_store(lists, run_id)
@@ -370,11 +370,11 @@ def test_a_removal_that_is_cut_off_leaves_no_half_night_and_is_done_the_next_tim
         assert manifest is None or not damage(run, manifest)
     stopped = {entry.name for entry in lists.list(f"run={DATES[0]}/")}
     assert stopped < {f"run={DATES[0]}/{name}" for name in (*contents_of(DATES[0]), CLAIM)}
-    assert retire(lists, 3) == DATES[:4]
+    assert prune_runs(lists, 3) == DATES[:4]
     assert [entry.name for entry in lists.list(f"run={DATES[0]}/")] == [f"run={DATES[0]}/{CLAIM}"]
     with pytest.raises(ConflictError, match="Retention is removing"):
         claim(run_store(lists, DATES[0]), "inputs")
-    assert retire(lists, 99) == []  # whatever stays now: what was begun is finished
+    assert prune_runs(lists, 99) == []  # whatever stays now: what was begun is finished
     assert runs(lists) == {*DATES[4:], *NO_DATES}
     assert not read_pointer(lists)[0].removing
 
@@ -383,9 +383,9 @@ def test_a_night_that_somebody_is_completing_stays(lists: Store) -> None:
     history(lists)
     claim(run_store(lists, DATES[1]), "inputs")
     seal(run_store(lists, DATES[1]), "inputs")
-    assert retire(lists, 3) == []  # nothing is published either
+    assert prune_runs(lists, 3) == []  # nothing is published either
     point_to(lists, DATES[6])
-    assert retire(lists, 3) == [DATES[0], DATES[2], DATES[3]]
+    assert prune_runs(lists, 3) == [DATES[0], DATES[2], DATES[3]]
 
 
 def test_a_pointer_a_claim_or_a_manifest_that_is_damaged_is_named(lists: Store) -> None:
@@ -412,6 +412,6 @@ def test_a_run_without_a_date_does_not_make_way_for_old_nights(lists: Store) -> 
     assert point_to(lists, "by-hand")
     night(lists, "sunday", 0)
     assert not point_to(lists, "sunday")
-    assert standing(lists, "sunday") == "no: a later night is published"
+    assert publication_status(lists, "sunday") == "no: a later night is published"
     night(lists, "wednesday", 3)
     assert point_to(lists, "wednesday")

@@ -15,10 +15,10 @@ from visrec.publication.run import (
     Gate,
     complete,
     point_to,
+    publication_status,
     read_last,
     read_published,
     run_store,
-    standing,
 )
 from visrec.storage.store import Store
 
@@ -243,7 +243,9 @@ def test_a_run_that_is_not_complete_is_not_pointed_to(lists: Store) -> None:
     point_to(lists, "r1")
     write_shards(run_store(lists, "half"), b"lists")
     assert not point_to(lists, "half")
-    assert standing(lists, "half") == "no: it is not complete, or retention has removed it"
+    assert (
+        publication_status(lists, "half") == "no: it is not complete, or retention has removed it"
+    )
     assert pointed_to(lists) == "r1"
 
 

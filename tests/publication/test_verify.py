@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from tests.shop import SHARDS, K, Rows, Shop, groups_of, in_turn, may_follow, open_shop
 from visrec.interactions.log import shard_of
+from visrec.jagged import Jagged
 from visrec.publication.list_tables import Layout, lists_file
-from visrec.publication.run_spec import Target
+from visrec.publication.run_spec import RunSpec
 from visrec.publication.verify import Expected, ShardFacts, check_shard, read_lists
-from visrec.ragged import Ragged
 from visrec.recommend import readback
 from visrec.recommend.readback import LastPublication, check_files, expected_of, without_feature
 from visrec.retrieval.rules import Rules
@@ -36,7 +36,7 @@ def test_facts_of_garbage_are_those_of_a_plain_loop(seed: int) -> None:
     rng = np.random.default_rng(seed)
     shop = open_shop(seed, users=30, items=25)
     data, names = shop.data, [*shop.data.item_ids.to_pylist(), "?", "??"]
-    users = [*data.owner_ids.to_pylist(), *[f"nobody{n}" for n in range(5)]]
+    users = [*data.query_ids.to_pylist(), *[f"nobody{n}" for n in range(5)]]
     found = [
         {
             "user_id": str(rng.choice(users)),
@@ -52,15 +52,15 @@ def test_facts_of_garbage_are_those_of_a_plain_loop(seed: int) -> None:
         }
         for _ in range(40)
     ]
-    offsets = np.array([0, len(data.owner_ids)])
+    offsets = np.array([0, len(data.query_ids)])
     whole = replace(data, shard_offsets=offsets)
-    target = Target(Store("/nowhere"), 1, K, "nested", "user_to_item", {})
+    target = RunSpec(Store("/nowhere"), 1, K, "nested", "user_to_item", {})
     facts = check_shard(pa.Table.from_pylist(found, RECOMMENDATIONS), expected_of(whole, target, 0))
     ids = data.item_ids.to_pylist()
     free = {i for i, yes in zip(ids, data.available_N, strict=True) if yes}
     mine = {
         user: {ids[row] for row in data.profiles[u]}
-        for u, user in enumerate(data.owner_ids.to_pylist())
+        for u, user in enumerate(data.query_ids.to_pylist())
     }
     known = [row for row in found if row["user_id"] in mine]
     entries = [(row["user_id"], e) for row in found for e in row["items"]]
@@ -116,7 +116,7 @@ def test_facts_by_rules_are_those_of_a_plain_loop(
         owner_P, item_P = np.divmod(np.unique(rng.integers(0, users * n, 90)), n)
         data = replace(open_shop(seed, users=users, items=n).data,
                        shard_offsets=np.array([0, users]), rules=rules,
-                       blocked=Ragged.group(owner_P, item_P, users))  # fmt: skip
+                       blocked=Jagged.group(owner_P, item_P, users))  # fmt: skip
         closed = [{*data.profiles[u].tolist(), *data.blocked[u].tolist()} for u in range(users)]
         open_N = data.available_N
         left = [set(np.flatnonzero(open_N).tolist()) - gone for gone in closed]
@@ -135,8 +135,8 @@ def test_facts_by_rules_are_those_of_a_plain_loop(
             # Two lists of a user in turn are one in the long layout, where an empty one has no row.
             if (mine or layout == "nested") and (not found or found[-1][0] != user):
                 found.append((user, mine))
-        table = as_table(found, layout, data.item_ids, data.owner_ids)
-        target = Target(Store("/nowhere"), 1, K, layout, "user_to_item", {})
+        table = as_table(found, layout, data.item_ids, data.query_ids)
+        target = RunSpec(Store("/nowhere"), 1, K, layout, "user_to_item", {})
         facts = check_shard(table, expected_of(data, target, 0))
 
         against = wrong = 0
@@ -178,10 +178,10 @@ def test_what_is_both_taken_and_blocked_is_gone_once(layout: Layout) -> None:
 
 
 def as_table(
-    found: list[tuple[int, list[int]]], layout: Layout, item_ids: pa.Array, owner_ids: pa.Array
+    found: list[tuple[int, list[int]]], layout: Layout, item_ids: pa.Array, query_ids: pa.Array
 ) -> pa.Table:
     """Lists of rows as a table of either layout; rows beyond the last are ids that nobody knows."""
-    items, users = [*item_ids.to_pylist(), "?"], [*owner_ids.to_pylist(), "c", "b", "a"]
+    items, users = [*item_ids.to_pylist(), "?"], [*query_ids.to_pylist(), "c", "b", "a"]
     rows = [
         (users[user], [{"item_id": items[row], "score": 1.0, "because_item_id": None}
                        for row in mine])
@@ -225,7 +225,7 @@ def test_facts_add_up_whatever_the_shards(data: st.DataObject) -> None:
     shop.edit(1, lambda r: r[0]["items"][0].update(item_id="?"))
     table, before = pa.concat_tables(shop.tables), pa.concat_tables(shop.before)
     then = read_lists(before, "user_to_item")
-    names = shop.data.owner_ids.to_pylist()
+    names = shop.data.query_ids.to_pylist()
     shards = data.draw(st.integers(1, 5))
     dealt = st.lists(st.integers(0, shards - 1), min_size=40, max_size=40)
     shard_U = np.array(data.draw(dealt))
@@ -235,8 +235,8 @@ def test_facts_add_up_whatever_the_shards(data: st.DataObject) -> None:
         part = pa.Table.from_pylist([row_of[names[u]] for u in users], table.schema)
         expected = Expected(
             item_ids=shop.data.item_ids, available_N=shop.data.available_N,
-            owner_ids=shop.data.owner_ids.take(pa.array(users)),
-            consumed=shop.data.profiles.take(users), blocked=Ragged.empty(len(users)),
+            query_ids=shop.data.query_ids.take(pa.array(users)),
+            consumed=shop.data.profiles.take(users), blocked=Jagged.empty(len(users)),
             cold_U=shop.data.cold_U[users], k=K, layout="nested", kind="user_to_item",
         )  # fmt: skip
         return replace(check_shard(part, expected, then), files=1)
@@ -251,9 +251,9 @@ def test_facts_add_up_whatever_the_shards(data: st.DataObject) -> None:
 # ------------------------------------------------------------------------------- files read back
 
 
-def written(shop: Shop, run: Store, tables: list[pa.Table], shards: int = SHARDS) -> Target:
+def written(shop: Shop, run: Store, tables: list[pa.Table], shards: int = SHARDS) -> RunSpec:
     marks = {"visrec.run_id": run.name, "visrec.inputs": "0123456789abcdef"}
-    target = Target(run, shards, K, shop.layout, "user_to_item", marks)
+    target = RunSpec(run, shards, K, shop.layout, "user_to_item", marks)
     for shard, table in enumerate(tables):
         own = {**marks, "visrec.shard": str(shard)}
         run.write(target.part(shard), lists_file(table.replace_schema_metadata(own)))

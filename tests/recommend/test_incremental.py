@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from tests.shop import groups_of
 from visrec.interactions.log import shard_of
+from visrec.jagged import Jagged, offsets_of
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
 from visrec.progress import Timer
 from visrec.publication.claims import CLAIM, claim
 from visrec.publication.list_tables import Layout
-from visrec.publication.run_spec import Target
-from visrec.ragged import Ragged, offsets_of
-from visrec.recommend.fingerprints import item_marks, owner_marks
-from visrec.recommend.incremental import Last, write_item_marks
+from visrec.publication.run_spec import RunSpec
+from visrec.recommend.fingerprints import item_fingerprints, query_fingerprints
+from visrec.recommend.incremental import Last, write_item_fingerprints
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import ShardLists
 from visrec.recommend.writer import ShardWriter
@@ -92,12 +92,12 @@ class Shop:
         order = np.argsort(shard_U, kind="stable")
         owners = [names[u] for u in order]
 
-        def lists(of: dict[str, list[str]], ordered: bool) -> Ragged:
+        def lists(of: dict[str, list[str]], ordered: bool) -> Jagged:
             rows = [list(dict.fromkeys(place[i] for i in of.get(u, []) if i in place))
                     for u in owners]  # fmt: skip
             rows = rows if ordered else [sorted(one) for one in rows]
             flat = np.array([row for one in rows for row in one], np.int64)
-            return Ragged(flat, offsets_of(np.array([len(one) for one in rows])))
+            return Jagged(flat, offsets_of(np.array([len(one) for one in rows])))
 
         profiles = lists(self.users, ordered=True)
         vector_Nd = np.stack([self.items[i]["vector"] for i in ids])
@@ -112,7 +112,7 @@ class Shop:
         return ScoringData(
             item_ids=pa.array(ids),
             available_N=np.array([self.items[i]["open"] for i in ids]),
-            owner_ids=pa.array(owners),
+            query_ids=pa.array(owners),
             shard_offsets=offsets_of(np.bincount(shard_U, minlength=SHARDS)),
             profiles=profiles,
             blocked=lists(self.blocked, ordered=False),
@@ -122,7 +122,7 @@ class Shop:
             cold_U=profiles.lengths == 0,
             artist_N=None,
             without_item=0,
-            mark_N=item_marks([pa.array(ids), text, *[names_N] * alike], [vector_Nd]),
+            fingerprint_N=item_fingerprints([pa.array(ids), text, *[names_N] * alike], [vector_Nd]),
             rules=Rules(cap or 0, maker_N if cap else None, same_N if alike else None)
             if cap or alike
             else None,
@@ -152,13 +152,13 @@ def write_night(
 ) -> list[dict[str, Any]]:
     """What a night's shards are, once they are in its run with their marks."""
     data = shop.data(rules)
-    target = Target(run, SHARDS, K, layout, "user_to_item", {"visrec.inputs": run.name})
+    target = RunSpec(run, SHARDS, K, layout, "user_to_item", {"visrec.inputs": run.name})
     quiet = SimpleNamespace(
         add=SimpleNamespace(remote=lambda _: None), say_once=SimpleNamespace(remote=say)
     )
     timer = Timer(quiet)
     claim(run, target.inputs)
-    write_item_marks(data, target)
+    write_item_fingerprints(data, target)
     lists = ShardLists(data, shop.scorer(), target, last, timer)
     write = ShardWriter(data, target, lists, timer)
     return [write(shard) for shard in range(SHARDS)]
@@ -291,22 +291,25 @@ def test_too_many_new_items_are_a_night_like_the_first(tmp_path: Path) -> None:
 
 def test_marks_change_with_all_that_they_are_of() -> None:
     ids, numbers = pa.array(["a", "b"]), np.arange(4.0).reshape(2, 2)
-    marks = item_marks([ids], [numbers])
+    marks = item_fingerprints([ids], [numbers])
     assert len(set(marks.tolist())) == 2
-    assert (item_marks([ids], [numbers]) == marks).all()
-    assert (item_marks([pa.array(["a", "c"])], [numbers]) == marks).tolist() == [True, False]
-    assert (item_marks([ids], [numbers + np.array([[0], [1]])]) == marks).tolist() == [True, False]
-    assert (item_marks([ids, ids], [numbers]) != marks).all()
+    assert (item_fingerprints([ids], [numbers]) == marks).all()
+    assert (item_fingerprints([pa.array(["a", "c"])], [numbers]) == marks).tolist() == [True, False]
+    assert (item_fingerprints([ids], [numbers + np.array([[0], [1]])]) == marks).tolist() == [
+        True,
+        False,
+    ]
+    assert (item_fingerprints([ids, ids], [numbers]) != marks).all()
     # What is empty is not what is not there, and no text runs into the next.
     texts = [pa.array([None, "ab"]), pa.array(["", "c"])]
     others = [pa.array(["", "a"]), pa.array([None, "bc"], pa.string())]
-    assert (item_marks(texts, []) != item_marks(others, [])).all()
+    assert (item_fingerprints(texts, []) != item_fingerprints(others, [])).all()
 
     def of(*lists: list[int]) -> int:
-        whole = [Ragged(np.array(one, np.int64), np.array([0, len(one)])) for one in lists]
-        return int(owner_marks(marks, np.zeros((1, 1), bool), *whole)[0])
+        whole = [Jagged(np.array(one, np.int64), np.array([0, len(one)])) for one in lists]
+        return int(query_fingerprints(marks, np.zeros((1, 1), bool), *whole)[0])
 
     assert len({of([0, 1], []), of([1, 0], []), of([0], [1]), of([], [0, 1]), of([], [])}) == 5
     flags = (np.zeros((1, 1), bool), np.ones((1, 1), bool))
-    one = Ragged(np.array([0]), np.array([0, 1]))
-    assert len({int(owner_marks(marks, flag, one)[0]) for flag in flags}) == 2
+    one = Jagged(np.array([0]), np.array([0, 1]))
+    assert len({int(query_fingerprints(marks, flag, one)[0]) for flag in flags}) == 2

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from visrec.models.inputs import Bags
+from visrec.models.inputs import JaggedTensor
 
 
 class TableScorer:
@@ -18,7 +18,7 @@ class TableScorer:
         self._score_BN = torch.from_numpy(score_BN)
         self.num_items = score_BN.shape[1]
 
-    def prepare(self, profiles: Bags, user_B: Tensor) -> Tensor:
+    def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> Tensor:
         del profiles
         return self._score_BN[user_B.clamp(min=0)]
 

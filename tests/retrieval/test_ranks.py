@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tests.retrieval import TableScorer
 from tests.training import ragged
 from visrec.evaluation.data import BASELINES
+from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.scorers import DotScorer, ReRankScorer, Scorer
-from visrec.ragged import Ragged
 from visrec.retrieval import ranks, topk
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import Standing, stand
+from visrec.retrieval.ranks import TargetRanks, stand
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _stand(
     rows: int = 128,
     columns: int = 8192,
     kept: int = ranks.KEPT_BYTES,
-) -> Standing:
+) -> TargetRanks:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "USER_ROWS", rows)
         patch.setattr(topk, "ITEM_COLUMNS", columns)
@@ -92,7 +92,7 @@ def _sorted_whole(case: Case) -> list[tuple[int, int, int]]:
     return counts
 
 
-def _counts(standing: Standing) -> list[tuple[int, int, int]]:
+def _counts(standing: TargetRanks) -> list[tuple[int, int, int]]:
     columns = (standing.above_P, standing.others_above_P, standing.others_equal_P)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
@@ -235,7 +235,7 @@ def test_a_score_that_is_no_number_helps_nobody() -> None:
     assert per_user(standing)["auc"].tolist() == [0, 0.25, 0]
 
 
-def _lists(users: int) -> tuple[Ragged, npt.NDArray[np.int64], Ragged]:
+def _lists(users: int) -> tuple[Jagged, npt.NDArray[np.int64], Jagged]:
     return ragged([[]] * users), np.arange(users), ragged([[0]] * users)
 
 
@@ -276,7 +276,7 @@ REAL = {
 }
 
 
-def _real_scorer(label: str, profiles: Ragged) -> Scorer:
+def _real_scorer(label: str, profiles: Jagged) -> Scorer:
     """A model's own scorer over features of many levels; the network is untrained, but whole."""
     name, config = REAL[label]
     random = np.random.default_rng(0)

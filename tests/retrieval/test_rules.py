@@ -15,22 +15,22 @@ from hypothesis import strategies as st
 from tests.retrieval import TableScorer
 from tests.shop import groups_of
 from visrec.errors import InputError
+from visrec.jagged import Jagged, offsets_of
 from visrec.models.scorers import DotScorer, ReRankScorer
-from visrec.ragged import Ragged, offsets_of
 from visrec.recommend.inputs import allowed, blocked_pairs, listed
 from visrec.recommend.rescore import Written, in_turn, is_best
 from visrec.retrieval import near_duplicates
 from visrec.retrieval.near_duplicates import near_duplicate_groups
 from visrec.retrieval.rules import RuledTopK, Rules, RulesConfig
-from visrec.retrieval.topk import Best, TopK
+from visrec.retrieval.topk import TopK, TopKResult
 from visrec.sources.items import read_groups, read_items
 
 Rows = npt.NDArray[np.int64]
 
 
-def ragged(lists: list[Any]) -> Ragged:
+def ragged(lists: list[Any]) -> Jagged:
     values = np.concatenate([np.asarray(one, np.int64) for one in [*lists, []]])
-    return Ragged(values.astype(np.int64), offsets_of(np.array([len(one) for one in lists])))
+    return Jagged(values.astype(np.int64), offsets_of(np.array([len(one) for one in lists])))
 
 
 def dots(item_Nd: torch.Tensor, user_Ud: torch.Tensor) -> DotScorer:
@@ -117,7 +117,7 @@ def test_a_cap_that_fills_no_list_is_not_looked_past(monkeypatch: pytest.MonkeyP
     assert rules.most(np.arange(10_000) < 7) == 7
     search, widths = TopK(TableScorer(score_UN), None, 50), []
 
-    def watched(*args: Any) -> Best:
+    def watched(*args: Any) -> TopKResult:
         widths.append(args[3])
         return search(*args)
 

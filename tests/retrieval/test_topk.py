@@ -15,12 +15,12 @@ from tests.memory import peak_memory
 from tests.retrieval import TableScorer
 from tests.training import ragged
 from visrec.errors import VisrecError
-from visrec.models.inputs import Bags
+from visrec.jagged import Jagged
+from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import DotScorer
-from visrec.ragged import Ragged
 from visrec.retrieval import topk
 from visrec.retrieval.kernel import PackedItems, library, missing
-from visrec.retrieval.topk import Best, nearest_of_profile, top_k
+from visrec.retrieval.topk import TopKResult, nearest_of_profile, top_k
 
 Floats = npt.NDArray[np.float32]
 
@@ -63,17 +63,17 @@ def _sorted_whole(case: Case, user: int) -> list[tuple[int, float]]:
     return best + [(-1, -np.inf)] * (case.k - len(best))
 
 
-def _list(best: Best, user: int) -> list[tuple[int, float]]:
+def _list(best: TopKResult, user: int) -> list[tuple[int, float]]:
     """(row, score) of a user's list."""
     return list(zip(best.row_BK[user].tolist(), best.score_BK[user].tolist(), strict=True))
 
 
-def _shuffled(lists: list[list[int]]) -> Ragged:
+def _shuffled(lists: list[list[int]]) -> Jagged:
     random = np.random.default_rng(0)
     return ragged([random.permutation(rows).astype(int).tolist() for rows in lists])
 
 
-def _top_k(case: Case) -> Best:
+def _top_k(case: Case) -> TopKResult:
     users = len(case.score_BN)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "USER_ROWS", case.user_rows)
@@ -108,7 +108,7 @@ class Vectors:
     available_N: npt.NDArray[np.bool_] | None
     k: int
 
-    def search(self, rows: slice = slice(None)) -> Best:
+    def search(self, rows: slice = slice(None)) -> TopKResult:
         user_Bd = torch.from_numpy(self.user_Bd)
         scorer = DotScorer(torch.from_numpy(self.item_Nd), lambda _, user_B: user_Bd[user_B])
         user_B = np.arange(len(self.user_Bd))[rows]
@@ -276,7 +276,7 @@ def test_memory_of_a_search_does_not_depend_on_the_scores() -> None:
     for vectors_Nd in (item_Nd, equal_Nd):
         packed = PackedItems(vectors_Nd, None, cast(Any, library()))
         with peak_memory() as peak:
-            rows, scores = packed.top_k(user_Bd, Ragged.empty(96), 100, threads=1)
+            rows, scores = packed.top_k(user_Bd, Jagged.empty(96), 100, threads=1)
         peaks.append(peak.grown)
     assert (rows == np.arange(100)).all()
     assert (scores == scores[:, :1]).all()
@@ -343,7 +343,7 @@ def test_every_block_has_the_same_shape(monkeypatch: pytest.MonkeyPatch) -> None
     shapes = set()
 
     class Watched(TableScorer):
-        def prepare(self, profiles: Bags, user_B: torch.Tensor) -> torch.Tensor:
+        def prepare(self, profiles: JaggedTensor, user_B: torch.Tensor) -> torch.Tensor:
             assert len(profiles) == len(user_B) == 4
             return super().prepare(profiles, user_B)
 

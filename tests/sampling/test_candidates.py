@@ -11,7 +11,7 @@ from visrec.models.base import Needs
 from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.sampling.candidates import CandidateSampler, taken_mask
-from visrec.sampling.index import Facts
+from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig, Triples
 from visrec.training.batches import RatingSource, TripleSource, make_batch
 from visrec.training.data import TrainingData
@@ -66,7 +66,7 @@ def test_drawn_by_seed_epoch_and_step() -> None:
 
 
 def test_masked_are_the_positive_and_what_the_user_took() -> None:
-    facts = Facts(ragged([[0, 1, 2], [3, 5]]), np.arange(5), 9)
+    facts = SamplingIndex(ragged([[0, 1, 2], [3, 5]]), np.arange(5), 9)
     triples = _triples([(0, [0], 2), (1, [3], 8), (-1, [4], 6), (-1, [7], 7)])
     item_C = np.array([1, 2, 4, 5, 6, 7, 8])
     masked = [item_C[row].tolist() for row in taken_mask(triples, facts, item_C)]
@@ -161,7 +161,7 @@ def test_loss_of_a_drawn_softmax_estimates_that_of_the_whole() -> None:
     user_d, item_Nd = random.normal(size=(1, 3)), random.normal(size=(40, 3))
     triples = _triples([(-1, [0], 1)])
 
-    facts = Facts(ragged(lists), np.zeros(sum(map(len, lists)), np.int64), 40)
+    facts = SamplingIndex(ragged(lists), np.zeros(sum(map(len, lists)), np.int64), 40)
 
     def loss(config: SamplingConfig, step: int) -> float:
         drawn = CandidateSampler(ragged(lists), 40, config, 0).step((0, step))

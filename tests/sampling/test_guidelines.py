@@ -14,8 +14,8 @@ from scipy.stats import chisquare
 from tests.interactions import sampling
 from visrec.errors import InputError
 from visrec.features.clusters import Clusters
-from visrec.ragged import Ragged
-from visrec.sampling.index import Facts
+from visrec.jagged import Jagged
+from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig, TripleSampler
 
 SIX = (
@@ -55,7 +55,7 @@ class World:
         (a, b), (c, d) = self.look[one], self.look[other]
         return a * c + b * d
 
-    def foreign(self, user: int) -> list[int]:
+    def unrelated(self, user: int) -> list[int]:
         """Items of none of the user's artists and clusters."""
         return [
             j
@@ -64,7 +64,7 @@ class World:
             and not (self.artist and self.artist[j] in self.artists(user))
         ]
 
-    def outside(self, profile: list[int], positive: int) -> list[int]:
+    def outside_profile(self, profile: list[int], positive: int) -> list[int]:
         return [j for j in self.items if j not in profile and not self.same(j, positive)]
 
     def mates(self, item: int) -> list[int]:
@@ -76,12 +76,12 @@ class World:
         return [p for p in self.items if p != item and self.artist[p] == self.artist[item]]
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> SamplingIndex:
         users = range(len(self.baskets))
         items = [item for user in users for item in self.of(user)]
         baskets = [k for user in self.baskets for k, basket in enumerate(user) for _ in basket]
-        return Facts(
-            train=Ragged(
+        return SamplingIndex(
+            train=Jagged(
                 np.array(items, np.int32), np.cumsum([0, *(len(self.of(user)) for user in users)])
             ),
             basket_R=np.array(baskets, np.int64),
@@ -103,7 +103,7 @@ def pairs(world: World, name: str, keep: bool) -> Iterator[tuple[int, list[int],
         for positive in world.items:
             others = [item for item in items if item != positive]
             whole = items if keep else others
-            mine = world.outside(items, positive)
+            mine = world.outside_profile(items, positive)
             if name in ("own_profile", "random") and positive in items and whole:
                 yield user, whole, positive, mine
             if (
@@ -112,17 +112,17 @@ def pairs(world: World, name: str, keep: bool) -> Iterator[tuple[int, list[int],
                 and (world.artist is None or world.artist[positive] in world.artists(user))
                 and world.cluster[positive] in world.clusters(user)
             ):
-                yield user, items, positive, world.foreign(user)
+                yield user, items, positive, world.unrelated(user)
             for k, basket in enumerate(baskets):
                 before = [item for earlier in baskets[:k] for item in earlier]
                 rest = [item for item in basket if item != positive]
                 if name == "next_basket" and positive in basket and before:
-                    yield user, before, positive, world.foreign(user)
+                    yield user, before, positive, world.unrelated(user)
                 if name == "hidden_item" and positive in basket and rest:
-                    yield user, before + rest, positive, world.foreign(user)
+                    yield user, before + rest, positive, world.unrelated(user)
     for item in world.items:
         if name == "single_item":
-            yield -1, [item], item, world.outside([item], item)
+            yield -1, [item], item, world.outside_profile([item], item)
         for positive in world.mates(item) if name == "same_artist" else ():
             yield (
                 -1,
@@ -130,7 +130,7 @@ def pairs(world: World, name: str, keep: bool) -> Iterator[tuple[int, list[int],
                 positive,
                 [
                     j
-                    for j in world.outside([item], positive)
+                    for j in world.outside_profile([item], positive)
                     if not (world.artist and world.artist[j] == world.artist[item])
                     and (
                         world.cluster[positive] == world.cluster[item] != world.cluster[j]
@@ -232,7 +232,7 @@ def test_hard_negatives_are_those_of_random(world: World, name: str, keep: bool)
     expected = {
         (user, tuple(sorted(profile)), positive, negative)
         for user, profile, positive, _ in pairs(world, name, keep)
-        for negative in world.outside(of_user.get(user, profile), positive)
+        for negative in world.outside_profile(of_user.get(user, profile), positive)
     }
     config = config_of(name, keep_positive_in_profile=keep, negatives="hard", hard_pool=3)
     try:
@@ -320,7 +320,7 @@ def test_one_item_left_is_found_however_rare() -> None:
     config = config_of("hidden_item")
     world = dataclasses.replace(NARROW, artist=[n % 50 if n != 298 else 77 for n in range(300)])
     found = {(u, j) for u, _, _, j in drawn_triples(world, config, 500)}
-    assert found == {(0, j) for j in world.foreign(0)}
+    assert found == {(0, j) for j in world.unrelated(0)}
     assert len(found) < 5
 
 
@@ -386,7 +386,7 @@ def test_negatives_of_no_cluster_of_the_user_are_uniform() -> None:
         j for seed in range(80) for *_, j in drawn_triples(world, config_of("next_basket"), 5, seed)
     ]
     counts = Counter(drawn)
-    assert set(counts) == set(world.foreign(0))
+    assert set(counts) == set(world.unrelated(0))
     assert chisquare(list(counts.values())).pvalue > LEAST_P
 
 

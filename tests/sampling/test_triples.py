@@ -12,9 +12,9 @@ from scipy.stats import chisquare
 from tests.interactions import sampling
 from tests.sampling.test_guidelines import FIXED, SIX
 from visrec.errors import InputError
-from visrec.ragged import Ragged
+from visrec.jagged import Jagged
 from visrec.sampling.guidelines import GUIDELINES
-from visrec.sampling.index import Facts
+from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig, Triples, TripleSampler, subsets
 
 N = 12
@@ -32,10 +32,10 @@ CONFIGS = st.builds(
 ALL_SIX = sampling(guidelines=dict.fromkeys(SIX, 1.0), max_profile=3)
 
 
-def facts_of(lists: Lists, num_items: int = N) -> Facts:
+def facts_of(lists: Lists, num_items: int = N) -> SamplingIndex:
     values = np.array([item for one in lists for item in one], np.int32)
-    train = Ragged(values, np.cumsum([0, *map(len, lists)]).astype(np.int64))
-    return Facts(train, np.arange(len(values)), num_items)
+    train = Jagged(values, np.cumsum([0, *map(len, lists)]).astype(np.int64))
+    return SamplingIndex(train, np.arange(len(values)), num_items)
 
 
 def sampler(
@@ -230,16 +230,16 @@ def test_guidelines_share_a_window_by_their_weights(weights: tuple[int, ...]) ->
 @pytest.mark.parametrize("config", [sampling(max_profile=3), ALL_SIX])
 def test_any_number_of_workers_draws_the_same_triples(config: SamplingConfig, workers: int) -> None:
     for epoch, step in ((0, 0), (0, 1), (2, 5)):
-        together: list[Row] = []
+        count_same_code: list[Row] = []
         for rank in range(workers):
             mine = TripleSampler(FIXED.facts, config, 0)  # each worker has its own
             mine.start_epoch(epoch, 200)
             share = mine.step(step, 80, rank, workers)
             assert len(share.user_B) == 80 // workers
-            together += rows(share)
+            count_same_code += rows(share)
         alone = TripleSampler(FIXED.facts, config, 0)
         alone.start_epoch(epoch, 200)
-        assert together == rows(alone.step(step, 80))
+        assert count_same_code == rows(alone.step(step, 80))
 
 
 @pytest.mark.parametrize("config", [sampling(max_profile=2), ALL_SIX])

@@ -188,7 +188,7 @@ def test_each_fault_is_found_under_its_own_name(
     assert unfit(findings) == names
     for name in names:
         assert findings[name].found != findings[name].expected
-        assert str(findings[name]).startswith("UNFIT")
+        assert str(findings[name]).startswith("FAIL")
     assert not everything_below(store)
 
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import torch
 
 from visrec.interactions.split import HeldOut
-from visrec.ragged import Ragged, offsets_of
+from visrec.jagged import Jagged, offsets_of
 from visrec.storage.schemas import HELD_OUT
 from visrec.training.data import TrainingData
 
@@ -13,10 +13,10 @@ from visrec.training.data import TrainingData
 torch.set_num_threads(1)
 
 
-def ragged(lists: list[list[int]]) -> Ragged:
-    """Lists as `Ragged`."""
+def ragged(lists: list[list[int]]) -> Jagged:
+    """Lists as `Jagged`."""
     flat = [value for values in lists for value in values]
-    return Ragged(np.array(flat, np.int64), offsets_of(np.array([len(v) for v in lists], np.int64)))
+    return Jagged(np.array(flat, np.int64), offsets_of(np.array([len(v) for v in lists], np.int64)))
 
 
 def checkerboard(
@@ -45,5 +45,5 @@ def checkerboard(
         validation=HeldOut(np.arange(users), ragged(train), ragged(held)),
         validation_basket_V=np.concatenate([len(t) + np.arange(len(h)) for t, h in parts]),
         test_pairs=HELD_OUT.empty_table(),
-        made_from={"features": {}, "split": {}},
+        provenance={"features": {}, "split": {}},
     )

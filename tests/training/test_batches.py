@@ -11,7 +11,7 @@ import torch
 from tests.training import checkerboard, ragged
 from visrec.errors import InputError
 from visrec.models.base import Needs
-from visrec.models.inputs import Bags, RatingBatch, TripleBatch, UserBatch
+from visrec.models.inputs import JaggedTensor, RatingBatch, TripleBatch, UserBatch
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.batches import DrawnTripleSource, RatingSource, TripleSource, UserSource
 from visrec.training.data import TrainingData
@@ -27,7 +27,7 @@ def _with(lists: list[list[int]], **changes: Any) -> TrainingData:
     return dataclasses.replace(DATA, train=ragged(lists), basket_R=basket_R, **changes)
 
 
-def _lists(bags: Bags) -> list[list[int]]:
+def _lists(bags: JaggedTensor) -> list[list[int]]:
     return [rows.tolist() for rows in torch.split(bags.values, bags.lengths.tolist())]
 
 
@@ -138,8 +138,8 @@ def test_every_rating_is_learned_from() -> None:
 
 def test_ratings_of_two_workers_are_those_of_one() -> None:
     one, other = (_ratings(_rated(), rank=rank, workers=2) for rank in range(2))
-    together = [one[at : at + 32] + other[at : at + 32] for at in range(0, 256, 32)]
-    assert [*chain(*together)] == _ratings(_rated())
+    count_same_code = [one[at : at + 32] + other[at : at + 32] for at in range(0, 256, 32)]
+    assert [*chain(*count_same_code)] == _ratings(_rated())
     assert _ratings(_rated(), seed=1) != _ratings(_rated())
 
 
@@ -153,7 +153,7 @@ def test_what_was_taken_counts_1_where_nobody_rated_and_it_is_said() -> None:
 def test_guidelines_have_no_say_in_ratings() -> None:
     # Neither clusters nor artists are there for them, and nobody's profiles are no pairs.
     asked = SamplingConfig(guidelines={"single_item": 1.0, "next_basket": 1.0}, negatives="hard")
-    source = RatingSource(_rated(), asked, 0, Needs(ratings=True, cold_users=False))
+    source = RatingSource(_rated(), asked, 0, Needs(ratings=True, supports_new_users=False))
     source.start_epoch(0, 64)
     batch = source.batch(0, 64, 0, 1, CPU)
     assert (batch.user_B >= 0).all()
@@ -196,7 +196,7 @@ def test_profiles_of_nobody_are_refused_for_a_model_that_needs_users(
 ) -> None:
     config = SamplingConfig(guidelines={"random": 1.0, guideline: 0.5})
     with pytest.raises(InputError, match=rf"{guideline} in --sampling\.guidelines"):
-        source(DATA, config, 0, Needs(cold_users=False))
+        source(DATA, config, 0, Needs(supports_new_users=False))
 
 
 def test_profiles_of_nobody_are_drawn_for_a_model_that_scores_them() -> None:
@@ -204,7 +204,7 @@ def test_profiles_of_nobody_are_drawn_for_a_model_that_scores_them() -> None:
     assert (_triples(TripleSource(DATA, asked, 0, Needs())).user_B == -1).all()
     # A weight of 0 is none.
     none = SamplingConfig(guidelines={"random": 1.0, "single_item": 0.0})
-    batch = _triples(TripleSource(DATA, none, 0, Needs(cold_users=False)))
+    batch = _triples(TripleSource(DATA, none, 0, Needs(supports_new_users=False)))
     assert (batch.user_B >= 0).all()
 
 

@@ -12,7 +12,7 @@ from visrec.models.bpr_mf import BprMf, BprMfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.checkpoints import restore_checkpoint, save_checkpoint
-from visrec.training.loop import Place, TrainConfig, Trainer
+from visrec.training.loop import TrainConfig, Trainer, WorkerContext
 
 DATA = checkerboard()
 
@@ -34,7 +34,7 @@ def _trainer(start: int = 0) -> Trainer:
         lr_patience=0,
         stop_patience=10,
     )
-    return Trainer(model, DATA, config, SamplingConfig(), Place())
+    return Trainer(model, DATA, config, SamplingConfig(), WorkerContext())
 
 
 def _facts(trainer: Trainer) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
         "history": history,
         "epoch": trainer.progress.epoch,
         "best_auc": trainer.progress.best_auc,
-        "stale": trainer.progress.stale,
+        "stale": trainer.progress.epochs_without_improvement,
         "learning_rate": trainer.optimizer.param_groups[0]["lr"],
         "schedule": trainer.scheduler.state_dict(),
     }
@@ -54,7 +54,7 @@ def _assert_same(one: Trainer, other: Trainer) -> None:
     assert _facts(one) == _facts(other)
     for left, right in (
         (one.model.state_dict(), other.model.state_dict()),
-        (one.judged.state_dict(), other.judged.state_dict()),
+        (one.eval_model.state_dict(), other.eval_model.state_dict()),
         (one.best, other.best),
     ):
         assert left.keys() == right.keys()
@@ -72,7 +72,7 @@ def _sparse_trainer(start: int = 0) -> Trainer:
         epochs=4, triples_per_epoch=24, batch_size=8, learning_rate=0.1, stop_patience=10
     )
     sampling = SamplingConfig(negatives="drawn")
-    return Trainer(BprMf(BprMfConfig(width=6), DATA.sizes), DATA, config, sampling, Place())
+    return Trainer(BprMf(BprMfConfig(width=6), DATA.sizes), DATA, config, sampling, WorkerContext())
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
@@ -107,7 +107,7 @@ def test_rows_that_train_alone_go_on_from_where_each_of_them_stood(
     # Some rows have moments by then and some have none, and the average is not the weights.
     moved = (stopped.optimizer.state[stopped.model.users.weight]["exp_avg"] != 0).any(dim=1)
     assert 0 < int(moved.sum()) < len(moved)
-    assert not torch.equal(stopped.judged.users.weight, stopped.model.users.weight)
+    assert not torch.equal(stopped.eval_model.users.weight, stopped.model.users.weight)
     save_checkpoint(stopped, tmp_path)
     restore_checkpoint(resumed, tmp_path)
     _assert_same(resumed, stopped)

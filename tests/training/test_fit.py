@@ -10,7 +10,13 @@ from tests.training import checkerboard
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.checkpoints import save_checkpoint
-from visrec.training.fit import Recipe, begin, complete, record, resume
+from visrec.training.fit import (
+    TrainingRecipe,
+    build_trainer,
+    metrics_of,
+    restore_trainer,
+    train_to_end,
+)
 from visrec.training.loop import TrainConfig, Trainer
 
 DATA = checkerboard(noise=8.0)
@@ -22,17 +28,17 @@ TRAIN = TrainConfig(
     lr_patience=0,
     stop_patience=3,
 )
-RECIPE = Recipe(
+RECIPE = TrainingRecipe(
     "curatornet", CuratorNetConfig(item_width=12, user_width=10), TRAIN, SamplingConfig()
 )
 
 
-def _with(**changes: object) -> Recipe:
+def _with(**changes: object) -> TrainingRecipe:
     return dataclasses.replace(RECIPE, train=dataclasses.replace(TRAIN, **changes))
 
 
-def _completed(recipe: Recipe) -> Trainer:
-    return complete(begin(recipe, DATA), recipe, DATA, lambda _: None)
+def _completed(recipe: TrainingRecipe) -> Trainer:
+    return train_to_end(build_trainer(recipe, DATA), recipe, DATA, lambda _: None)
 
 
 def _equal(one: Trainer, other: Trainer) -> bool:
@@ -47,7 +53,7 @@ def test_refit_is_the_training_without_validation_for_the_best_number_of_epochs(
     aucs = [epoch["val_auc"] for epoch in choice.history]
     best = aucs.index(max(aucs)) + 1
     assert choice.best_epoch == best == found.progress.epoch < len(aucs)
-    plain = begin(_with(epochs=best, **steady), DATA.refit)
+    plain = build_trainer(_with(epochs=best, **steady), DATA.refit)
     plain.run(lambda _: None)
     assert _equal(found, plain)
 
@@ -65,14 +71,14 @@ def test_refit_has_the_learning_rates_of_the_choice() -> None:
 def test_without_refit_or_without_validation_there_is_one_fit() -> None:
     assert _completed(_with(refit=False)).progress.chosen is None
     recipe = _with(epochs=2)
-    found = complete(begin(recipe, DATA.refit), recipe, DATA.refit, lambda _: None)
+    found = train_to_end(build_trainer(recipe, DATA.refit), recipe, DATA.refit, lambda _: None)
     assert found.progress.chosen is None
 
 
 def test_each_epoch_of_both_fits_is_reported() -> None:
     seen: list[tuple[bool, int]] = []
-    trainer = complete(
-        begin(RECIPE, DATA),
+    trainer = train_to_end(
+        build_trainer(RECIPE, DATA),
         RECIPE,
         DATA,
         lambda t: seen.append((t.progress.chosen is not None, t.progress.epoch)),
@@ -94,26 +100,26 @@ def test_stopped_in_either_fit_and_resumed_ends_where_the_straight_run_does(
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        complete(begin(RECIPE, DATA), RECIPE, DATA, stop)
-    resumed = resume(RECIPE, DATA, tmp_path)
+        train_to_end(build_trainer(RECIPE, DATA), RECIPE, DATA, stop)
+    resumed = restore_trainer(RECIPE, DATA, tmp_path)
     assert (bool(resumed.progress.chosen), resumed.progress.epoch) == (refitting, 1)
-    found = complete(resumed, RECIPE, DATA, lambda _: None)
-    assert record(found.progress) == record(straight.progress)
+    found = train_to_end(resumed, RECIPE, DATA, lambda _: None)
+    assert metrics_of(found.progress) == metrics_of(straight.progress)
     assert _equal(found, straight)
 
 
 def test_choice_is_made_anew_where_more_epochs_are_asked_for(tmp_path: Path) -> None:
     short = _with(epochs=2)
     save_checkpoint(_completed(short), tmp_path)
-    assert resume(short, DATA, tmp_path).progress.chosen
-    anew = resume(RECIPE, DATA, tmp_path)
+    assert restore_trainer(short, DATA, tmp_path).progress.chosen
+    anew = restore_trainer(RECIPE, DATA, tmp_path)
     assert (anew.progress.chosen, anew.progress.epoch) == (None, 0)
-    assert _equal(complete(anew, RECIPE, DATA, lambda _: None), _completed(RECIPE))
+    assert _equal(train_to_end(anew, RECIPE, DATA, lambda _: None), _completed(RECIPE))
 
 
 def test_record_tells_the_choice_and_the_refit() -> None:
     found = _completed(RECIPE)
-    told = record(found.progress)
+    told = metrics_of(found.progress)
     aucs = [epoch["val_auc"] for epoch in told["history"]]
     assert told["val_auc"] == max(aucs)
     assert told["epochs"] == len(aucs)

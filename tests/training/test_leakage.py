@@ -15,17 +15,17 @@ import pytest
 from visrec.features.commit import commit_table, write_part
 from visrec.features.table import Identity
 from visrec.interactions.split import SplitConfig
+from visrec.jagged import Jagged
 from visrec.models.artifact import save_artifact
 from visrec.models.base import Needs
 from visrec.models.curatornet import CuratorNetConfig
-from visrec.ragged import Ragged
 from visrec.sampling.guidelines import GUIDELINES
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.fit import Recipe, begin, complete, record
+from visrec.training.fit import TrainingRecipe, build_trainer, metrics_of, train_to_end
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import Job, artifact_of
 
@@ -43,7 +43,7 @@ SAMPLINGS = {
     "guidelines": SamplingConfig(guidelines=dict.fromkeys(GUIDELINES, 1.0), negatives="drawn"),
     "hard": SamplingConfig(negatives="hard", popularity=0.5),
 }
-RECIPE = Recipe(
+RECIPE = TrainingRecipe(
     "curatornet",
     CuratorNetConfig(item_width=8, user_width=8),
     TrainConfig(epochs=3, triples_per_epoch=512, batch_size=64),
@@ -103,7 +103,7 @@ def codes(markers: list[str]) -> set[int]:
 
 def item_lists(value: Any) -> Iterator[set[int]]:
     """The items of every list of lists below a dataclass."""
-    if isinstance(value, Ragged):
+    if isinstance(value, Jagged):
         yield set(value.values.tolist())
     elif dataclasses.is_dataclass(value):
         for each in dataclasses.fields(value):
@@ -136,13 +136,13 @@ def test_refit_sees_what_would_be_seen_without_validation(by: By, tmp_path: Path
     assert len(held.refit.validation) == 0
 
 
-def trained(data: TrainingData, recipe: Recipe, folder: Path) -> tuple[bytes, list[Any]]:
+def trained(data: TrainingData, recipe: TrainingRecipe, folder: Path) -> tuple[bytes, list[Any]]:
     """The bytes of the weights in the artifact, and the history without its seconds."""
-    trainer = complete(begin(recipe, data), recipe, data, lambda _: None)
+    trainer = train_to_end(build_trainer(recipe, data), recipe, data, lambda _: None)
     trainer.model.load_state_dict(trainer.best)
     job: Any = Job(recipe, None, None, "model", "settings", 1, None)  # type: ignore[arg-type]
     save_artifact(artifact_of(job, data, trainer.model, {}), Store.at(str(folder)))
-    return (folder / "model.safetensors").read_bytes(), [record(trainer.progress)]
+    return (folder / "model.safetensors").read_bytes(), [metrics_of(trainer.progress)]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)

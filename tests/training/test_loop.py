@@ -28,16 +28,16 @@ from visrec.sampling.triples import SamplingConfig, Triples
 from visrec.training import loop
 from visrec.training.batches import make_batch
 from visrec.training.data import TrainingData
-from visrec.training.loop import Place, TrainConfig, Trainer, validation_auc
+from visrec.training.loop import TrainConfig, Trainer, WorkerContext, validation_auc
 
 DATA = checkerboard()
-TRAIN = TrainConfig(epochs=3, triples_per_epoch=1280, batch_size=64, averaging=0)
+TRAIN = TrainConfig(epochs=3, triples_per_epoch=1280, batch_size=64, ema_decay=0)
 
 
 def _trainer(
     config: TrainConfig = TRAIN,
     data: TrainingData = DATA,
-    place: Place | None = None,
+    context: WorkerContext | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     dropout: float = 0.0,
 ) -> Trainer:
@@ -47,7 +47,7 @@ def _trainer(
     )
     model = CuratorNet(settings, data.sizes)
     model.fit(data.catalogue, data.train)
-    return Trainer(model, data, config, SamplingConfig(), place or Place(), wrap)
+    return Trainer(model, data, config, SamplingConfig(), context or WorkerContext(), wrap)
 
 
 def _trained(*args: Any, **kwargs: Any) -> Trainer:
@@ -167,7 +167,7 @@ def test_best_weights_are_those_of_the_best_epoch(monkeypatch: pytest.MonkeyPatc
     assert _history(trainer, "val_auc") == aucs
     assert _equal(trainer.best, seen[3])
     assert not _equal(seen[3], seen[5])
-    assert (trainer.progress.best_auc, trainer.progress.stale) == (0.9, 2)
+    assert (trainer.progress.best_auc, trainer.progress.epochs_without_improvement) == (0.9, 2)
 
 
 class Standstill(Random):
@@ -185,7 +185,7 @@ class Standstill(Random):
 
 
 def _standstill(config: TrainConfig, data: TrainingData = DATA) -> Trainer:
-    trainer = Trainer(Standstill(), data, config, SamplingConfig(), Place())
+    trainer = Trainer(Standstill(), data, config, SamplingConfig(), WorkerContext())
     trainer.run(lambda _: None)
     return trainer
 
@@ -209,13 +209,13 @@ def test_learning_rate_rises_to_its_start_over_the_warm_up() -> None:
 
 
 def test_judged_weights_are_the_running_average_of_the_trained_ones() -> None:
-    config = _with(epochs=30, triples_per_epoch=64, stop_patience=50, averaging=0.6)
+    config = _with(epochs=30, triples_per_epoch=64, stop_patience=50, ema_decay=0.6)
     weights, averages = [], []
-    trainer = Trainer(Standstill(), DATA, config, SamplingConfig(), Place())
+    trainer = Trainer(Standstill(), DATA, config, SamplingConfig(), WorkerContext())
 
     def look(t: Trainer) -> None:
         weights.append(t.model.weight.double().tolist()[0])
-        averages.append(t.judged.weight.double().tolist()[0])
+        averages.append(t.eval_model.weight.double().tolist()[0])
 
     trainer.run(look)
     expected, average = [], 1.0  # what the weights begin with
@@ -264,7 +264,7 @@ def test_validation_auc_is_that_of_the_metrics() -> None:
     model = trainer.model.eval()
     scorer = model.scorer(model.item_arrays(DATA.catalogue))
     auc_E = per_user(stand(scorer, held.profiles, held.user_E, held.targets))["auc"]
-    assert validation_auc(trainer.model, DATA, held, Place()) == pytest.approx(auc_E.mean())
+    assert validation_auc(trainer.model, DATA, held, WorkerContext()) == pytest.approx(auc_E.mean())
 
 
 def test_validation_users_are_at_most_so_many_and_drawn_by_seed() -> None:
@@ -298,7 +298,7 @@ def test_batch_that_workers_cannot_share_is_refused(batch_size: int, workers: in
     with pytest.raises(
         InputError, match=f"batch_size {batch_size}.*multiple of the {workers} work"
     ):
-        _trainer(_with(batch_size=batch_size), place=Place(0, workers))
+        _trainer(_with(batch_size=batch_size), context=WorkerContext(0, workers))
 
 
 @pytest.mark.parametrize(("asked", "drawn"), [(100, 64), (1280, 1280), (10, 64)])
@@ -313,8 +313,8 @@ def _train_as_one_of_two(rank: int, folder: str) -> None:
     )
     # 39 users to validate with: shares of 20 and 19.
     data = _odd_users()
-    trainer = _trainer(TRAIN, data, Place(rank, 2), DistributedDataParallel, dropout=0.5)
-    before = validation_auc(trainer.model, data, trainer.validation, trainer.place)
+    trainer = _trainer(TRAIN, data, WorkerContext(rank, 2), DistributedDataParallel, dropout=0.5)
+    before = validation_auc(trainer.model, data, trainer.validation, trainer.context)
     trainer.run(lambda _: None)
     found = {"before": before, "history": trainer.progress.history}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
@@ -357,6 +357,6 @@ def test_two_workers_end_with_the_same_weights(two_workers: Path) -> None:
 
 def test_validation_auc_of_two_workers_is_over_the_users_of_both(two_workers: Path) -> None:
     data = _odd_users()
-    alone = validation_auc(_trainer(data=data).model, data, data.validation, Place())
+    alone = validation_auc(_trainer(data=data).model, data, data.validation, WorkerContext())
     for rank in range(2):
         assert _found(two_workers, rank)["before"] == pytest.approx(alone, rel=1e-12)

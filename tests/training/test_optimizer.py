@@ -12,9 +12,9 @@ from tests.training import checkerboard
 from visrec.models import MODELS
 from visrec.models.base import Sizes
 from visrec.sampling.triples import SamplingConfig
-from visrec.training.fit import Recipe, begin
+from visrec.training.fit import TrainingRecipe, build_trainer
 from visrec.training.loop import TrainConfig
-from visrec.training.optimizer import Average, RowAdamW, decays, sparse_tables
+from visrec.training.optimizer import RowAdamW, WeightEma, decays, sparse_tables
 
 ROWS, WIDTH = 7, 3
 SIZES = Sizes(items=5, users=4, feature_dim=3, categories=2)
@@ -224,10 +224,10 @@ def test_models_train_with_decay_as_if_each_step_were_flushed(name: str) -> None
     )
     found = []
     for each_step in (False, True):
-        recipe = Recipe(name, MODELS[name].Config(width=4), config, SamplingConfig())
-        trainer = begin(recipe, checkerboard(dim=4))
+        recipe = TrainingRecipe(name, MODELS[name].Config(width=4), config, SamplingConfig())
+        trainer = build_trainer(recipe, checkerboard(dim=4))
         trainer.model.double()
-        trainer.judged.double()
+        trainer.eval_model.double()
         if each_step:
             after = trainer.average.after
 
@@ -237,7 +237,7 @@ def test_models_train_with_decay_as_if_each_step_were_flushed(name: str) -> None
 
             trainer.average.after = flushed
         trainer._epoch(0)
-        found.append([*trainer.model.parameters(), *trainer.judged.parameters()])
+        found.append([*trainer.model.parameters(), *trainer.eval_model.parameters()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-10)
 
@@ -256,7 +256,7 @@ class Both(nn.Module):
 
 
 def _average(
-    model: Both, optimizer: RowAdamW, average: Average, rows: list[int], step: int
+    model: Both, optimizer: RowAdamW, average: WeightEma, rows: list[int], step: int
 ) -> None:
     """A step as the training loop has it."""
     optimizer.zero_grad(set_to_none=True)
@@ -266,10 +266,10 @@ def _average(
     average.after(step, optimizer.scale)
 
 
-def _made(share: float, decay: float = 0.1) -> tuple[Both, RowAdamW, Average]:
+def _made(share: float, decay: float = 0.1) -> tuple[Both, RowAdamW, WeightEma]:
     torch.manual_seed(0)
     model = Both()
-    average = Average(model, share)
+    average = WeightEma(model, share)
     return model, RowAdamW(model, lr=0.05, weight_decay=decay), average
 
 
@@ -297,45 +297,45 @@ def test_average_is_the_plain_one_wherever_it_is_settled(
         for name, now in _state(model, optimizer.scale).items():
             expected[name] = keep * expected[name] + (1 - keep) * now
         if random.random() < 0.1:
-            average.settle()
+            average.flush()
             settled += 1
             if flushes:
                 optimizer.flush()
-            for name, mean in _state(average.judged).items():
+            for name, mean in _state(average.eval_model).items():
                 torch.testing.assert_close(mean, expected[name], rtol=1e-6, atol=1e-6)
     assert settled > 5
     # And it is neither the weights nor what they were.
-    assert not torch.allclose(average.judged.table.weight, model.table.weight, atol=1e-4)
+    assert not torch.allclose(average.eval_model.table.weight, model.table.weight, atol=1e-4)
 
 
 def test_settled_twice_is_settled_once() -> None:
     model, optimizer, average = _made(0.9)
     for step in range(9):
         _average(model, optimizer, average, [step % 3, 5], step)
-    average.settle()
-    once = _state(average.judged)
-    average.settle()
-    assert all(torch.equal(once[name], mean) for name, mean in _state(average.judged).items())
+    average.flush()
+    once = _state(average.eval_model)
+    average.flush()
+    assert all(torch.equal(once[name], mean) for name, mean in _state(average.eval_model).items())
 
 
 def test_weights_that_move_leave_those_that_are_judged_alone() -> None:
     model, optimizer, average = _made(0.9)
     _average(model, optimizer, average, [1, 2], 0)
-    average.settle()
-    before = _state(average.judged)
+    average.flush()
+    before = _state(average.eval_model)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1)
-    assert all(torch.equal(before[name], mean) for name, mean in _state(average.judged).items())
+    assert all(torch.equal(before[name], mean) for name, mean in _state(average.eval_model).items())
 
 
 def test_share_of_zero_is_the_model_itself() -> None:
     model, optimizer, average = _made(0.0)
-    assert average.judged is model
+    assert average.eval_model is model
     for step in range(3):
         before = _state(model)
         _average(model, optimizer, average, [1, 4], step)
         now = _state(model)
-        average.settle()
+        average.flush()
         assert all(torch.equal(now[name], value) for name, value in _state(model).items())
         assert not torch.equal(now["table.weight"], before["table.weight"])

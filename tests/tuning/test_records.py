@@ -98,7 +98,7 @@ PLANE: Space = {
         (PLANE, 1, 1),
         ({**PLANE, "train.precision": Choice(("float32", "bfloat16"))}, 2, 1),
         ({"train.learning_rate": PLANE["train.learning_rate"]}, 1, 1),
-        ({"train.seed": Choice((0, 1)), "train.averaging": Range(0, 1, log=False)}, 2, 1),
+        ({"train.seed": Choice((0, 1)), "train.ema_decay": Range(0, 1, log=False)}, 2, 1),
         ({**PLANE, **{f"train.{n}": Choice((0, 1)) for n in range(3)}}, 3, 2),
     ],
 )
@@ -109,7 +109,7 @@ def test_picture_has_a_panel_for_the_plane_and_for_each_other_key(
         {"train.learning_rate": 1e-3, "train.weight_decay": 0.0, "train.precision": "float32"},
         {"train.learning_rate": 5e-3, "train.weight_decay": 1e-5, "train.precision": "bfloat16"},
     ]
-    others = {"train.seed": 1, "train.averaging": 0.5, **{f"train.{n}": n for n in range(3)}}
+    others = {"train.seed": 1, "train.ema_decay": 0.5, **{f"train.{n}": n for n in range(3)}}
     records = [
         Record(n, {**values, **others}, record(n, 0.5 + n / 10).history, "finished")
         for n, values in enumerate(drawn)

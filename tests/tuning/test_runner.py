@@ -13,7 +13,7 @@ from visrec.errors import InputError
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.sampling.triples import SamplingConfig
 from visrec.storage.store import Store
-from visrec.training.fit import Recipe, begin
+from visrec.training.fit import TrainingRecipe, build_trainer
 from visrec.training.loop import TrainConfig
 from visrec.training.ray_train import TrainResources
 from visrec.tuning import runner
@@ -22,7 +22,7 @@ from visrec.tuning.runner import Plan, Trial, line_of
 from visrec.tuning.search import METRIC
 
 DATA = checkerboard()
-RECIPE = Recipe(
+RECIPE = TrainingRecipe(
     "curatornet",
     CuratorNetConfig(item_width=8, user_width=8),
     TrainConfig(epochs=3, triples_per_epoch=640, batch_size=64),
@@ -55,7 +55,7 @@ def steps(made: Trial) -> list[dict[str, Any]]:
 def aucs_of(values: dict[str, Any]) -> list[float]:
     """The same by the training loop alone."""
     recipe = runner.with_values(RECIPE, values)
-    trainer = begin(recipe, DATA)
+    trainer = build_trainer(recipe, DATA)
     trainer.run(lambda _: None)
     return [epoch["val_auc"] for epoch in trainer.progress.history]
 
@@ -143,7 +143,7 @@ def told_of(store: Store, *results: dict[str, Any]) -> tuple[Any, Told]:
     """What the driver keeps of a trial, and its search is told, as Ray Tune calls it."""
     search = Told()
     sweep: Any = SimpleNamespace(recorded={}, store=store, tally=Told())
-    keeper = runner._Keeper(sweep, search)  # type: ignore[arg-type]
+    keeper = runner._RecordCallback(sweep, search)  # type: ignore[arg-type]
     values = RATES["slow"]
     done = SimpleNamespace(config={"number": 1, "values": values}, last_result=results[-1])
     for result in results:
@@ -159,7 +159,7 @@ def test_line_of_progress_tells_running_trials_and_the_best_with_its_values(
     tally = Told()
     tally.stand = SimpleNamespace(remote=said.append)
     sweep: Any = SimpleNamespace(recorded={}, store=Store.at(str(tmp_path)), tally=tally)
-    keeper = runner._Keeper(sweep, Told())  # type: ignore[arg-type]
+    keeper = runner._RecordCallback(sweep, Told())  # type: ignore[arg-type]
     started = [SimpleNamespace(config={"number": n, "values": RATES["slow"]}) for n in (0, 1, 2)]
     for one in started:
         keeper.on_trial_start(0, [], one)

@@ -19,7 +19,7 @@ from visrec.models import MODELS
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.pipelines.train import TrainJob, recipe_of
 from visrec.sampling.triples import SamplingConfig
-from visrec.training.fit import Recipe
+from visrec.training.fit import TrainingRecipe
 from visrec.training.loop import TrainConfig
 from visrec.tuning.spaces import (
     Choice,
@@ -31,7 +31,7 @@ from visrec.tuning.spaces import (
     with_values,
 )
 
-RECIPE = Recipe("curatornet", CuratorNetConfig(), TrainConfig(), SamplingConfig())
+RECIPE = TrainingRecipe("curatornet", CuratorNetConfig(), TrainConfig(), SamplingConfig())
 RATE = Range(1e-4, 1e-2, log=True)
 
 

@@ -252,7 +252,7 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
             "--model.name", default=name, help=f"one of {', '.join(sorted(MODELS))}"
         )
         parser.add_class_arguments(MODELS[name].Config, "model")
-        parser.set_defaults(dict(MODELS[name].suggests))
+        parser.set_defaults(dict(MODELS[name].default_overrides))
     try:
         values = parser.parse_args(arguments)
     except ArgumentError as error:

@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from visrec.cli.launch import Summary, terminal_columns
-from visrec.progress import Tally
+from visrec.progress import ProgressActor
 from visrec.text import cut, printable
 
 # Between lines where the output is no terminal: of news, and of none, as in a log of cron.
@@ -34,7 +34,7 @@ def follow(
     """
     # Beside the driver: a machine that goes away takes no count with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    tally: Any = Tally.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # put there by the decorator
+    tally: Any = ProgressActor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # put there by the decorator
     over, work = threading.Event(), _Work(label, total, unit, done)
     watcher = threading.Thread(target=_watch, args=(tally, work, over), daemon=True)
     watcher.start()

@@ -12,22 +12,22 @@ from visrec.errors import InputError
 from visrec.evaluation.list_metrics import ItemFacts, novelty
 from visrec.evaluation.oracle import Oracle, read_oracle
 from visrec.evaluation.table import ORACLE
-from visrec.interactions.log import Log, Reading, read_log
+from visrec.interactions.log import InteractionLog, Reading, read_log
 from visrec.interactions.split import HeldOut, RecordedSplit, SplitConfig, recorded_split
+from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.arrays import Arrays
 from visrec.models.artifact import TIMES, Artifact, load_artifact
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.scorers import Scorer
 from visrec.models.visrank import VisRankConfig
-from visrec.ragged import Ragged
 from visrec.recommend.inputs import load_catalogue, trained_users
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 
 
 @dataclass(frozen=True)
-class Contestant:
+class EvaluatedModel:
     """A model of the table: a trained one from its directory, or one that needs no training.
 
     Args:
@@ -44,11 +44,11 @@ class Contestant:
 
 
 BASELINES = (
-    Contestant("visrank-max", "visrank", VisRankConfig(mode="max")),
-    Contestant("visrank-mean", "visrank", VisRankConfig(mode="mean")),
-    Contestant("visrank-mean_top_k", "visrank", VisRankConfig(mode="mean_top_k")),
-    Contestant("popularity", "popularity", MODELS["popularity"].Config()),
-    Contestant("random", "random", MODELS["random"].Config()),
+    EvaluatedModel("visrank-max", "visrank", VisRankConfig(mode="max")),
+    EvaluatedModel("visrank-mean", "visrank", VisRankConfig(mode="mean")),
+    EvaluatedModel("visrank-mean_top_k", "visrank", VisRankConfig(mode="mean_top_k")),
+    EvaluatedModel("popularity", "popularity", MODELS["popularity"].Config()),
+    EvaluatedModel("random", "random", MODELS["random"].Config()),
 )
 
 
@@ -96,7 +96,7 @@ class EvaluationData:
         user_ids: (E,) the held-out users.
         held: their profiles and held-out items.
         item_facts: what the lists are measured by.
-        contestants: the models, the trained ones first.
+        evaluated_models: the models, the trained ones first.
         arrays: each one's item arrays.
         user_rows: each one's (E,) trained user rows, -1 for users it has not seen.
         costs: of the trained ones.
@@ -108,7 +108,7 @@ class EvaluationData:
     user_ids: pa.LargeStringArray
     held: HeldOut
     item_facts: ItemFacts
-    contestants: Sequence[Contestant]
+    evaluated_models: Sequence[EvaluatedModel]
     arrays: Mapping[str, Arrays]
     user_rows: Mapping[str, npt.NDArray[np.int64]]
     costs: Mapping[str, Cost]
@@ -134,15 +134,15 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     _require_alike(artifacts)
     item_ids, catalogue = _catalogue_of_training(artifacts[0], inputs)
     inputs.interactions.require_min_rating(
-        artifacts[0].made_from["interactions"]["min_rating"], f"the model {artifacts[0].model_id}"
+        artifacts[0].provenance["interactions"]["min_rating"], f"the model {artifacts[0].model_id}"
     )
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
     found = _recorded_split(artifacts[0], log, item_ids, inputs.interactions_uri)
     held, known = found.held, found.known
     user_ids = log.user_ids.take(pa.array(held.user_E))
-    contestants, arrays, rows, costs = [], {}, {}, {}
+    evaluated_models, arrays, rows, costs = [], {}, {}, {}
     for label, artifact, store in zip(labels, artifacts, stores, strict=True):
-        contestants.append(Contestant(label, artifact.name, artifact.config, store))
+        evaluated_models.append(EvaluatedModel(label, artifact.name, artifact.config, store))
         costs[label] = _cost(artifact, store)
         if artifact is not artifacts[0]:
             _, catalogue = _catalogue_of_training(artifact, inputs)
@@ -152,11 +152,11 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     of_model = _baseline_arrays(catalogue.feature_ND, known)
     for baseline in BASELINES:
         if baseline.label not in arrays:
-            contestants.append(baseline)
+            evaluated_models.append(baseline)
             arrays[baseline.label] = of_model[str(baseline.model)]
             rows[baseline.label] = np.full(len(user_ids), -1)
     if inputs.truth:
-        contestants.append(Contestant(ORACLE, None))
+        evaluated_models.append(EvaluatedModel(ORACLE, None))
         arrays[ORACLE], rows[ORACLE] = read_oracle(inputs.truth, item_ids, user_ids)
     takers_N = np.bincount(known.values, minlength=len(item_ids))
     facts = ItemFacts(
@@ -169,7 +169,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         user_ids,
         held,
         facts,
-        contestants,
+        evaluated_models,
         arrays,
         rows,
         costs,
@@ -179,7 +179,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
 
 
 def _recorded_split(
-    artifact: Artifact, log: Log, item_ids: pa.LargeStringArray, uri: str
+    artifact: Artifact, log: InteractionLog, item_ids: pa.LargeStringArray, uri: str
 ) -> RecordedSplit:
     """What the training of a model held out, in the interactions as they are now."""
     pairs = artifact.held_out
@@ -189,7 +189,7 @@ def _recorded_split(
             "baskets or rows marked in an evaluation column. Train with interactions that have, or "
             "with --split.by item, and evaluate again."
         )
-    last = artifact.made_from["interactions"]["last_timestamp"]
+    last = artifact.provenance["interactions"]["last_timestamp"]
     found = recorded_split(log, item_ids, pairs, last)
     if not len(found.held):
         raise InputError(
@@ -217,7 +217,7 @@ def _catalogue_of_training(
     )
 
 
-def _baseline_arrays(feature_ND: npt.NDArray[Any], known: Ragged) -> dict[str, Arrays]:
+def _baseline_arrays(feature_ND: npt.NDArray[Any], known: Jagged) -> dict[str, Arrays]:
     """The item arrays of each model among the baselines, fitted to what is known.
 
     One for all modes of VisRank, which differ in how they score alone.
@@ -252,7 +252,7 @@ def _require_rows_of_their_own(labels: Sequence[str]) -> None:
 
 def _require_held_out(artifacts: Sequence[Artifact], stores: Sequence[Store]) -> None:
     for artifact, store in zip(artifacts, stores, strict=True):
-        if not artifact.made_from["split"]["test"]:
+        if not artifact.provenance["split"]["test"]:
             raise InputError(
                 f"The model at {store.root} was trained with --split.test false: it has seen what "
                 "it would be judged by. Train one with --split.test true to evaluate."
@@ -262,9 +262,9 @@ def _require_held_out(artifacts: Sequence[Artifact], stores: Sequence[Store]) ->
 def _require_alike(artifacts: Sequence[Artifact]) -> None:
     """One table compares models that had the same to learn from, and the same kept from them."""
     first = artifacts[0]
-    wanted = _made_from(first)
+    wanted = _provenance(first)
     for other in artifacts[1:]:
-        for what, found in _made_from(other).items():
+        for what, found in _provenance(other).items():
             if found != wanted[what]:
                 raise InputError(
                     f"{other.model_id} was made from {what} {found}, and {first.model_id} from "
@@ -273,8 +273,8 @@ def _require_alike(artifacts: Sequence[Artifact]) -> None:
                 )
 
 
-def _made_from(artifact: Artifact) -> dict[str, Any]:
-    facts = artifact.made_from
+def _provenance(artifact: Artifact) -> dict[str, Any]:
+    facts = artifact.provenance
     return {
         "the split": asdict(SplitConfig(**facts["split"])),
         "the interactions": facts["interactions"],
@@ -282,7 +282,7 @@ def _made_from(artifact: Artifact) -> dict[str, Any]:
     }
 
 
-def scorer_of(contestant: Contestant, data: EvaluationData) -> Scorer:
+def scorer_of(contestant: EvaluatedModel, data: EvaluationData) -> Scorer:
     """A contestant's scorer over the arrays that were computed for all workers."""
     arrays = data.arrays[contestant.label]
     if contestant.model is None:

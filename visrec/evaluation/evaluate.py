@@ -69,7 +69,7 @@ class RankUsers:
         self._timer = Timer(tally)
         with self._timer.call("read"):
             self._data: EvaluationData = ray.get(data)
-            self._scorers = {c.label: scorer_of(c, self._data) for c in self._data.contestants}
+            self._scorers = {c.label: scorer_of(c, self._data) for c in self._data.evaluated_models}
             self._searches = {
                 label: TopK(scorer, None, LENGTH) for label, scorer in self._scorers.items()
             }
@@ -106,8 +106,8 @@ class RankUsers:
 
 
 @dataclass(frozen=True)
-class Question:
-    """What `sum_up` is asked.
+class AggregationSpec:
+    """What `aggregate` is asked.
 
     Args:
         labels: the models, in the order of the results.
@@ -124,7 +124,7 @@ class Question:
     target: Store
 
 
-def sum_up(question: Question, *blocks: pa.Table) -> dict[str, Any]:
+def aggregate(question: AggregationSpec, *blocks: pa.Table) -> dict[str, Any]:
     """Writes the per-user metrics and returns what metrics.json and costs.json say.
 
     Args:
@@ -149,8 +149,8 @@ def sum_up(question: Question, *blocks: pa.Table) -> dict[str, Any]:
         label: {name: column[model == label] for name, column in columns.items()}
         for label in question.labels
     }
-    together = resample(values)
-    summaries = {label: together.summary(label) for label in question.labels}
+    count_same_code = resample(values)
+    summaries = {label: count_same_code.summary(label) for label in question.labels}
     size_B = whole["profile_size"].to_numpy()[model == question.labels[0]]
     return {
         "models": {label: _chosen(summary, lists=False) for label, summary in summaries.items()},
@@ -160,7 +160,7 @@ def sum_up(question: Question, *blocks: pa.Table) -> dict[str, Any]:
         },
         "by_profile_size": _by_size(values, size_B),
         "costs": costs,
-        "paired": {f"{a} - {b}": together.difference(a, b) for a, b in question.pairs},
+        "paired": {f"{a} - {b}": count_same_code.difference(a, b) for a, b in question.pairs},
     }
 
 

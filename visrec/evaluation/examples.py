@@ -27,7 +27,7 @@ def make_examples(
     if not users:
         return []
     chosen = np.random.default_rng(0).permutation(len(data.held))[:users]
-    held, trained = data.held.take(chosen), data.contestants[0]
+    held, trained = data.held.take(chosen), data.evaluated_models[0]
     scorer = scorer_of(trained, data)
     user_B = data.user_rows[trained.label][chosen]
     best = top_k(scorer, held.profiles, user_B, held.profiles, None, _SHOWN)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from visrec.errors import InputError
 from visrec.ids import rows_of
-from visrec.models.arrays import Arrays, shared
+from visrec.models.arrays import Arrays, zero_copy_tensor
 from visrec.models.scorers import DotScorer
 from visrec.storage.store import Store
 
@@ -20,8 +20,8 @@ class Oracle:
     @staticmethod
     def scorer(arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         """A scorer over the arrays of `read_oracle`."""
-        vectors_Nd = shared(arrays["vectors"])
-        users_Ud = shared(arrays["users"])
+        vectors_Nd = zero_copy_tensor(arrays["vectors"])
+        users_Ud = zero_copy_tensor(arrays["users"])
         return DotScorer(vectors_Nd, lambda _, user_B: users_Ud[user_B.clamp(min=0)])
 
 

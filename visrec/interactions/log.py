@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from visrec.errors import InputError
 from visrec.hashes import hash_strings
 from visrec.ids import TEXT, id_array, rows_of
-from visrec.ragged import Ragged, offsets_of
+from visrec.jagged import Jagged, offsets_of
 from visrec.sources.id_mismatch import differing_ids
 from visrec.sources.interactions import (
     LIKED,
@@ -45,7 +45,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Log:
+class InteractionLog:
     """Coded interactions, each user's in time order, each (user, item) once: the first time.
 
     A repeat adds nothing to a profile, and a held-out item that is in the profile already could not
@@ -76,9 +76,9 @@ class Log:
         return self.reading.left_out.get(NO_FEATURE, 0)
 
     @property
-    def items(self) -> Ragged:
+    def items(self) -> Jagged:
         """Each user's items, oldest first."""
-        return Ragged(self.item_R, self.offsets)
+        return Jagged(self.item_R, self.offsets)
 
     @property
     def user_R(self) -> npt.NDArray[np.int64]:
@@ -94,9 +94,9 @@ class Log:
         first_U = number_R[np.minimum(self.offsets[:-1], max(len(number_R) - 1, 0))]
         return np.asarray(number_R - first_U[user_R] if len(number_R) else number_R)
 
-    def where(self, mask_R: npt.NDArray[np.bool_]) -> Ragged:
+    def where(self, mask_R: npt.NDArray[np.bool_]) -> Jagged:
         """Each user's items among the rows of a mask."""
-        return Ragged.group(self.user_R[mask_R], self.item_R[mask_R], len(self.user_ids))
+        return Jagged.group(self.user_R[mask_R], self.item_R[mask_R], len(self.user_ids))
 
 
 def read_log(
@@ -106,7 +106,7 @@ def read_log(
     other_users: pa.Array | None = None,
     *,
     every_user: bool = False,
-) -> Log:
+) -> InteractionLog:
     """Reads interactions and codes them against a catalogue.
 
     Args:
@@ -128,12 +128,14 @@ def read_log(
     return build_log(batches, item_ids, other_users, left_out)
 
 
-def _empty_log(users: pa.Array | None) -> Log:
+def _empty_log(users: pa.Array | None) -> InteractionLog:
     user_ids = pa.array([], TEXT)
     if users is not None:
         _, user_ids = _code_users([user_ids.dictionary_encode()], users)
     offsets = np.zeros(len(user_ids) + 1, np.int64)
-    return Log(user_ids, offsets, np.zeros(0, np.int32), np.zeros(0, np.int64), None, None)
+    return InteractionLog(
+        user_ids, offsets, np.zeros(0, np.int32), np.zeros(0, np.int64), None, None
+    )
 
 
 def _liked(batches: Iterable[pa.Table], left_out: Counter[str]) -> Iterator[pa.Table]:
@@ -148,7 +150,7 @@ def build_log(
     item_ids: pa.Array,
     other_users: pa.Array | None = None,
     left_out: Counter[str] | None = None,
-) -> Log:
+) -> InteractionLog:
     """Codes interactions against a catalogue.
 
     Args:
@@ -278,11 +280,11 @@ def _sorted(
     evaluation_R: npt.NDArray[np.bool_] | None,
     rating_R: npt.NDArray[np.float32] | None,
     left_out: Counter[str],
-) -> Log:
+) -> InteractionLog:
     first = _first_of_pairs(user_R, item_R, time_R)
     left_out[REPEATED] += len(user_R) - len(first)
     order = first[_by_user_and_time(user_R[first], time_R[first])]  # else by item, as it is
-    return Log(
+    return InteractionLog(
         user_ids=user_ids,
         offsets=offsets_of(np.bincount(user_R[order], minlength=len(user_ids))),
         item_R=item_R[order],

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from visrec.config import check_fields
 from visrec.ids import rows_of
-from visrec.interactions.log import Log
-from visrec.ragged import Ragged
+from visrec.interactions.log import InteractionLog
+from visrec.jagged import Jagged
 
 
 class Part(IntEnum):
@@ -52,8 +52,8 @@ class HeldOut:
     """
 
     user_E: npt.NDArray[np.int64]
-    profiles: Ragged
-    targets: Ragged
+    profiles: Jagged
+    targets: Jagged
 
     def __len__(self) -> int:
         return len(self.user_E)
@@ -62,7 +62,7 @@ class HeldOut:
         return HeldOut(self.user_E[rows], self.profiles.take(rows), self.targets.take(rows))
 
 
-def split(log: Log, config: SplitConfig) -> npt.NDArray[np.int8]:
+def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
     """(R,) the `Part` of each row, per user in time order.
 
     An `evaluation` column decides the test rows where there is one; validation then is the last
@@ -78,7 +78,7 @@ def split(log: Log, config: SplitConfig) -> npt.NDArray[np.int8]:
     return part_R
 
 
-def why_nobody(log: Log, config: SplitConfig, part: Part) -> str:
+def why_nobody(log: InteractionLog, config: SplitConfig, part: Part) -> str:
     """Why the split has nobody in `part`, in words."""
     if not len(log.item_R):
         return "There are no interactions, so nobody is held out."
@@ -97,13 +97,13 @@ def why_nobody(log: Log, config: SplitConfig, part: Part) -> str:
     return text
 
 
-def _times(log: Log) -> str:
+def _times(log: InteractionLog) -> str:
     first, last = int(log.time_R.min()), int(log.time_R.max())
     return f"all timestamps are {first}. " if first == last else ""
 
 
 def _last_baskets(
-    log: Log, basket_R: npt.NDArray[np.int64], part_R: npt.NDArray[np.int8]
+    log: InteractionLog, basket_R: npt.NDArray[np.int64], part_R: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.bool_]:
     """(R,) rows of the last training basket of each user who has at least two.
 
@@ -122,13 +122,13 @@ def _last_baskets(
     return np.asarray(training_R & last_R)
 
 
-def held_out(log: Log, part_R: npt.NDArray[np.int8], part: Part) -> HeldOut:
+def held_out(log: InteractionLog, part_R: npt.NDArray[np.int8], part: Part) -> HeldOut:
     """The users with rows in `part` and with a profile from the parts before it."""
     return _with_profiles(log, part_R == part, part_R < part)
 
 
 def _with_profiles(
-    log: Log, target_R: npt.NDArray[np.bool_], profile_R: npt.NDArray[np.bool_]
+    log: InteractionLog, target_R: npt.NDArray[np.bool_], profile_R: npt.NDArray[np.bool_]
 ) -> HeldOut:
     targets, profiles = log.where(target_R), log.where(profile_R)
     user_E = np.flatnonzero((targets.lengths > 0) & (profiles.lengths > 0))
@@ -159,12 +159,12 @@ class RecordedSplit:
     """
 
     held: HeldOut
-    known: Ragged
+    known: Jagged
     missing: int
 
 
 def recorded_split(
-    log: Log, item_ids: pa.Array, pairs: pa.Table, last_timestamp: int
+    log: InteractionLog, item_ids: pa.Array, pairs: pa.Table, last_timestamp: int
 ) -> RecordedSplit:
     """Splits interactions as a model's training did, whatever was added or removed since.
 

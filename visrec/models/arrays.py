@@ -28,14 +28,14 @@ def known_rows(weight_Rd: Tensor, row_X: npt.NDArray[np.int64] | Tensor) -> Tens
     return weight_Rd[rows.clamp(min=0)] * (rows >= 0)[:, None]
 
 
-def shared(array: npt.NDArray[Any]) -> Tensor:
+def zero_copy_tensor(array: npt.NDArray[Any]) -> Tensor:
     """A tensor over an array of the object store, not copied, which nobody may write to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array))
 
 
-def in_blocks(
+def encode_in_fixed_batches(
     rows: npt.NDArray[Any], encode: Callable[[Tensor], Tensor], device: str | torch.device = "cpu"
 ) -> npt.NDArray[np.float32]:
     """(N, d) float32 of (N, ...) rows, `ENCODE_ROWS` at a time, each block of that size exactly.

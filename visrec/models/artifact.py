@@ -42,7 +42,7 @@ class Artifact:
         sizes: what its parameters are sized by.
         item_ids: (I,) the items of its training.
         user_ids: (U,) the users of its training, for a model that cannot score others; else None.
-        made_from: features (backbone, weights digest, D), data digests, split, training config.
+        provenance: features (backbone, weights digest, D), data digests, split, training config.
         metrics: what training measured.
         model_id: its name in the workspace.
         held_out: rows of `user_id` and `item_id` that the training held out for the test: the only
@@ -57,7 +57,7 @@ class Artifact:
     sizes: Sizes
     item_ids: pa.Array
     user_ids: pa.Array | None
-    made_from: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     metrics: Mapping[str, Any]
     model_id: str
     held_out: pa.Table
@@ -74,7 +74,7 @@ def save_artifact(artifact: Artifact, store: Store) -> str:
                 "model": {"name": artifact.name, **plain(artifact.config)},
                 "model_id": artifact.model_id,
                 "sizes": plain(artifact.sizes),
-                "made_from": plain(artifact.made_from),
+                "provenance": plain(artifact.provenance),
                 "categories": list(artifact.categories),
             }
         ),
@@ -137,7 +137,7 @@ def _loaded(store: Store, files: Mapping[str, bytes]) -> Artifact:
         sizes=sizes,
         item_ids=_ids(files[_ITEMS]),
         user_ids=_ids(files[_USERS]) if _USERS in files else None,
-        made_from=described["made_from"],
+        provenance=described["provenance"],
         metrics=json.loads(files[_METRICS]),
         model_id=described["model_id"],
         held_out=_held_out(files[_HELD_OUT]),

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from visrec.jagged import Jagged
 from visrec.models.arrays import Arrays
 from visrec.models.scorers import Scorer
-from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +36,8 @@ class Needs:
         features: visual features of the items.
         categories: the category of each item.
         ratings: what users thought of the items they took, where that is known.
-        cold_items: it scores items that training has not seen; else they are not recommended.
-        cold_users: it scores users that training has not seen, from their profile.
+        supports_new_items: it scores items that training has not seen; else they are not recommended.
+        supports_new_users: it scores users that training has not seen, from their profile.
         personal: its scores differ between users.
     """
 
@@ -45,8 +45,8 @@ class Needs:
     features: bool = False
     categories: bool = False
     ratings: bool = False
-    cold_items: bool = True
-    cold_users: bool = True
+    supports_new_items: bool = True
+    supports_new_users: bool = True
     personal: bool = True
 
 
@@ -83,10 +83,10 @@ class Model(Protocol):
     """See the module's docstring. Constructed as `Model(config, sizes)`."""
 
     needs: Needs
-    suggests: Mapping[str, Any]
+    default_overrides: Mapping[str, Any]
     trains_on: str
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Takes from the catalogue and each user's training items what needs no gradient."""
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:

@@ -15,13 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.arrays import Arrays, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.models.embeddings import LOOKED_UP, looked_up, of_items, table, with_one
+from visrec.models.embeddings import (
+    EMBEDDING_DEFAULTS,
+    append_bias_column,
+    embedding_user_encoder,
+    of_items,
+    table,
+)
 from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.scorers import DotScorer
-from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +53,8 @@ class BprMf(nn.Module):
     """See the module's docstring."""
 
     Config = BprMfConfig
-    needs = Needs(cold_items=False, cold_users=False)
-    suggests: ClassVar[Mapping[str, Any]] = LOOKED_UP
+    needs = Needs(supports_new_items=False, supports_new_users=False)
+    default_overrides: ClassVar[Mapping[str, Any]] = EMBEDDING_DEFAULTS
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: BprMfConfig, sizes: Sizes) -> None:
@@ -58,13 +64,15 @@ class BprMf(nn.Module):
         self.items = table(sizes.items, config.width)
         self.item_bias = table(sizes.items, 1, spread=0.0)
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """There is nothing to take."""
 
     def forward(self, batch: TripleBatch) -> Tensor:
         """The mean loss of B examples."""
         item_Md = torch.cat([self.items(batch.item_M), self.item_bias(batch.item_M)], dim=1)
-        return ranking_loss(with_one(self.users(batch.user_B)), item_Md, batch, self._config)
+        return ranking_loss(
+            append_bias_column(self.users(batch.user_B)), item_Md, batch, self._config
+        )
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width + 1) float32, the bias last; zeros for unseen items."""
@@ -72,6 +80,6 @@ class BprMf(nn.Module):
         return {"vectors": of_items(item_Id, catalogue)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
-        vectors_Nd = shared(arrays["vectors"]).to(self.users.weight.device)
-        users = looked_up(self.users)
-        return DotScorer(vectors_Nd, lambda *of: with_one(users(*of)), vectors_Nd[:, :-1])
+        vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.users.weight.device)
+        users = embedding_user_encoder(self.users)
+        return DotScorer(vectors_Nd, lambda *of: append_bias_column(users(*of)), vectors_Nd[:, :-1])

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from visrec.config import COUNTS, check_fields
 from visrec.errors import InputError
-from visrec.models.arrays import Arrays, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.models.embeddings import looked_up, of_items, table
+from visrec.models.embeddings import embedding_user_encoder, of_items, table
 from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, loss_of_scores
 from visrec.models.scorers import DotScorer, ReRankScorer
-from visrec.ragged import Ragged
 
 _PAIRS = 64  # scored at once: 8 MB of the first layer's values, about a core's share of a cache
 
@@ -70,8 +70,8 @@ class ConvNcf(nn.Module):
     """See the module's docstring."""
 
     Config = ConvNcfConfig
-    needs = Needs(cold_items=False, cold_users=False)
-    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-3}
+    needs = Needs(supports_new_items=False, supports_new_users=False)
+    default_overrides: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 2e-3}
     trains_on: Literal["drawn_triples"] = "drawn_triples"
 
     def __init__(self, config: ConvNcfConfig, sizes: Sizes) -> None:
@@ -89,7 +89,7 @@ class ConvNcf(nn.Module):
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.score = nn.Linear(config.channels, 1)
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """There is nothing to take."""
 
     def forward(self, batch: TripleBatch) -> Tensor:
@@ -119,7 +119,7 @@ class ConvNcf(nn.Module):
         return {"vectors": of_items(self.items.weight, catalogue)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> ReRankScorer:
-        vectors_Nd = shared(arrays["vectors"]).to(self.items.weight.device)
+        vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.items.weight.device)
 
         def pairs(user_Bd: Tensor, row_BC: Tensor) -> Tensor:
             # A user at a time: the vectors of all pairs would take as much as the users' tiles.
@@ -128,6 +128,6 @@ class ConvNcf(nn.Module):
                 [self._convolve(u.expand(len(r), -1), vectors_Nd[r]) for u, r in both]
             )
 
-        users = looked_up(self.users)
+        users = embedding_user_encoder(self.users)
         proposer = DotScorer(vectors_Nd, users, vectors_Nd)
         return ReRankScorer(proposer, self._config.candidates, users, pairs)

@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.arrays import Arrays, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.models.embeddings import of_items
 from visrec.models.inputs import UserBatch
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
-from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,8 @@ class Cooccurrence(nn.Module):
     """See the module's docstring."""
 
     Config = CooccurrenceConfig
-    needs = Needs(cold_items=False)
-    suggests: ClassVar[Mapping[str, Any]] = {
+    needs = Needs(supports_new_items=False)
+    default_overrides: ClassVar[Mapping[str, Any]] = {
         "train.learning_rate": 1e-2,
         "train.weight_decay": 1e-2,
     }
@@ -64,7 +64,7 @@ class Cooccurrence(nn.Module):
         nn.init.normal_(self.vectors, std=0.1)
         self.register_buffer("users", torch.zeros(()))
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Counts the users who took anything."""
         del catalogue
         self.users.fill_(float((train.lengths > 0).sum()))
@@ -75,13 +75,13 @@ class Cooccurrence(nn.Module):
         apart = (self.vectors.T @ self.vectors).square().sum() - square_I.square().sum()
         items = batch.items
         sum_Bd = pool(self.vectors, items, "sum")
-        together = (sum_Bd**2).sum() - square_I[items.values].sum()
-        return apart / self.users - 2 * together / len(items)
+        count_same_code = (sum_Bd**2).sum() - square_I[items.values].sum()
+        return apart / self.users - 2 * count_same_code / len(items)
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width) float32; zeros for unseen items."""
         return {"vectors": of_items(self.vectors, catalogue)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
-        vectors_Nd = shared(arrays["vectors"]).to(self.vectors.device)
+        vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.vectors.device)
         return DotScorer(vectors_Nd, lambda bags, _: pool(vectors_Nd, bags, "mean"), vectors_Nd)

@@ -22,16 +22,16 @@ from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
 from visrec.errors import InputError
-from visrec.models.arrays import Arrays, in_blocks, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, encode_in_fixed_batches, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.models.dropout import dropped, levels, scaled_and_dropped
 from visrec.models.feature_scale import FeatureScale, Whitening
-from visrec.models.inputs import Bags, TripleBatch
+from visrec.models.inputs import JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.pooling import max_and_mean
 from visrec.models.scorers import DotScorer
 from visrec.models.sharded_encoding import encoded
-from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class CuratorNet(nn.Module):
 
     Config = CuratorNetConfig
     needs = Needs(features=True)
-    suggests: ClassVar[Mapping[str, Any]] = {}
+    default_overrides: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: CuratorNetConfig, sizes: Sizes) -> None:
@@ -95,7 +95,7 @@ class CuratorNet(nn.Module):
         self.item_tower = _selu_tower(seen, d, d)
         self.user_tower = _selu_tower(2 * d, hidden, hidden, d)
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Takes mean and scale of the features of the items that training can draw."""
         del train
         self.feature_scale.fit(catalogue.feature_ND)
@@ -112,7 +112,7 @@ class CuratorNet(nn.Module):
             return scaled_and_dropped(batch.feature_MD, scale, batch.item_M, batch.seed, zeroed)
         return dropped(scale(batch.feature_MD), batch.item_M, batch.seed, zeroed)
 
-    def encode_users(self, vector_Md: Tensor, profiles: Bags) -> Tensor:
+    def encode_users(self, vector_Md: Tensor, profiles: JaggedTensor) -> Tensor:
         """(B, d) vectors of B users from the (M, d) vectors that their profiles point into."""
         vectors: Tensor = self.user_tower(max_and_mean(vector_Md, profiles))
         return vectors
@@ -126,11 +126,11 @@ class CuratorNet(nn.Module):
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, d) float32."""
         device = next(self.parameters()).device
-        return {"vectors": in_blocks(catalogue.feature_ND, self.encode_items, device)}
+        return {"vectors": encode_in_fixed_batches(catalogue.feature_ND, self.encode_items, device)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         device = next(self.parameters()).device
-        vectors_Nd = shared(arrays["vectors"]).to(device)
+        vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(device)
         users = lambda bags, _: self.encode_users(vectors_Nd, bags)  # noqa: E731
         return DotScorer(vectors_Nd, users, vectors_Nd)
 

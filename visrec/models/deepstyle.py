@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.arrays import Arrays, in_blocks, known_rows, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, encode_in_fixed_batches, known_rows, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.models.embeddings import LOOKED_UP, looked_up, of_items, table
+from visrec.models.embeddings import EMBEDDING_DEFAULTS, embedding_user_encoder, of_items, table
 from visrec.models.feature_scale import FeatureScale
 from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.scorers import DotScorer
 from visrec.models.sharded_encoding import encoded
-from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ class DeepStyle(nn.Module):
     """See the module's docstring."""
 
     Config = DeepStyleConfig
-    needs = Needs(features=True, categories=True, cold_users=False)
-    suggests: ClassVar[Mapping[str, Any]] = LOOKED_UP
+    needs = Needs(features=True, categories=True, supports_new_users=False)
+    default_overrides: ClassVar[Mapping[str, Any]] = EMBEDDING_DEFAULTS
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: DeepStyleConfig, sizes: Sizes) -> None:
@@ -66,7 +66,7 @@ class DeepStyle(nn.Module):
         self.visual = nn.Linear(sizes.feature_dim, config.width, bias=False)
         nn.init.xavier_uniform_(self.visual.weight)
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Takes mean and scale of the features."""
         del train
         self.feature_scale.fit(catalogue.feature_ND)
@@ -85,7 +85,9 @@ class DeepStyle(nn.Module):
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width) float32."""
-        vectors_Nd = in_blocks(catalogue.feature_ND, self._appearance, self.users.weight.device)
+        vectors_Nd = encode_in_fixed_batches(
+            catalogue.feature_ND, self._appearance, self.users.weight.device
+        )
         vectors_Nd += of_items(self.items.weight, catalogue)
         none_N = np.full(len(catalogue), -1)
         code_N = none_N if catalogue.category_N is None else catalogue.category_N
@@ -93,5 +95,5 @@ class DeepStyle(nn.Module):
         return {"vectors": vectors_Nd}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
-        vectors_Nd = shared(arrays["vectors"]).to(self.users.weight.device)
-        return DotScorer(vectors_Nd, looked_up(self.users), vectors_Nd)
+        vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.users.weight.device)
+        return DotScorer(vectors_Nd, embedding_user_encoder(self.users), vectors_Nd)

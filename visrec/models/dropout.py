@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from visrec.models.feature_scale import FeatureScale
-from visrec.models.splitmix import mixed
+from visrec.models.splitmix import splitmix64
 from visrec.native import compiled, pointers
 
 SOURCE = Path(__file__).with_name("batch.cpp")
@@ -35,8 +35,8 @@ def dropped(values_MD: Tensor, item_M: Tensor, seed: int, zeroed: int) -> Tensor
     if not zeroed:
         return values_MD
     _m, d = values_MD.shape
-    own_M1 = mixed((item_M + 1) ^ seed)[:, None]
-    word_MW = mixed(own_M1 + torch.arange(-(-d // 8), device=item_M.device))
+    own_M1 = splitmix64((item_M + 1) ^ seed)[:, None]
+    word_MW = splitmix64(own_M1 + torch.arange(-(-d // 8), device=item_M.device))
     kept_MD = word_MW.view(torch.uint8)[:, :d] >= zeroed
     return values_MD * kept_MD * (_LEVELS / (_LEVELS - zeroed))
 
@@ -53,7 +53,7 @@ def dropped_entries(
         seed: of the step.
         share: from 0 to below 1.
     """
-    word_V = mixed(mixed(row_V + seed) ^ (column_V + 1))
+    word_V = splitmix64(splitmix64(row_V + seed) ^ (column_V + 1))
     uniform_V = ((word_V >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
     return value_V * (uniform_V >= share) / (1 - share)
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.arrays import Arrays, known_rows, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, known_rows, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.models.embeddings import of_items, table
-from visrec.models.inputs import Bags, RatingBatch
-from visrec.ragged import Ragged
+from visrec.models.inputs import JaggedTensor, RatingBatch
 
 _ITEMS = 512  # of a tile at a time: 8 MB of hidden values of 128 users
 
@@ -49,8 +49,8 @@ class EmbeddingMlp(nn.Module):
     """See the module's docstring."""
 
     Config = EmbeddingMlpConfig
-    needs = Needs(ratings=True, cold_items=False, cold_users=False)
-    suggests: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 1e-2}
+    needs = Needs(ratings=True, supports_new_items=False, supports_new_users=False)
+    default_overrides: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 1e-2}
     trains_on: Literal["ratings"] = "ratings"
 
     def __init__(self, config: EmbeddingMlpConfig, sizes: Sizes) -> None:
@@ -63,7 +63,7 @@ class EmbeddingMlp(nn.Module):
         self.of_item = nn.Linear(config.width, config.hidden, bias=False)
         self.rating = nn.Linear(config.hidden, 1)
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """There is nothing to take."""
 
     def forward(self, batch: RatingBatch) -> Tensor:
@@ -83,7 +83,7 @@ class EmbeddingMlp(nn.Module):
         return {"vectors": of_items(self.items.weight, catalogue)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_MlpScorer":
-        return _MlpScorer(self, shared(arrays["vectors"]).to(self.items.weight.device))
+        return _MlpScorer(self, zero_copy_tensor(arrays["vectors"]).to(self.items.weight.device))
 
 
 class _MlpScorer:
@@ -93,7 +93,7 @@ class _MlpScorer:
         self._model, self.space_Nd = model, vectors_Nd
         self.num_items, self.device = len(vectors_Nd), vectors_Nd.device
 
-    def prepare(self, profiles: Bags, user_B: Tensor) -> Tensor:
+    def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> Tensor:
         del profiles
         user_Bh: Tensor = self._model.of_user(known_rows(self._model.users.weight, user_B))
         return user_Bh

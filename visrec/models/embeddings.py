@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from visrec.models.arrays import known_rows
 from visrec.models.base import Catalogue
-from visrec.models.inputs import Bags
+from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import UserVectors
 
 # A sweep found it for every model of tables under a ranking loss, on movies and clothing alike:
 # validation AUC rises by .001 to .014 over 1e-3 to 5e-3 (benchmarks/results/models-*.json). At this
 # rate and the default decay of .1 bpr_mf has .886 on movies; without decay .883, with 1 .861.
-LOOKED_UP: Mapping[str, Any] = {"train.learning_rate": 7e-3}
+EMBEDDING_DEFAULTS: Mapping[str, Any] = {"train.learning_rate": 7e-3}
 
 
 def table(rows: int, width: int, spread: float = 0.1) -> nn.Embedding:
@@ -35,15 +35,15 @@ def table(rows: int, width: int, spread: float = 0.1) -> nn.Embedding:
     return made
 
 
-def with_one(vector_Bd: Tensor) -> Tensor:
+def append_bias_column(vector_Bd: Tensor) -> Tensor:
     """(B, d + 1) vectors with a 1 behind, which meets the bias of an item."""
     return torch.cat([vector_Bd, vector_Bd.new_ones(len(vector_Bd), 1)], dim=1)
 
 
-def looked_up(users: nn.Embedding) -> UserVectors:
+def embedding_user_encoder(users: nn.Embedding) -> UserVectors:
     """Users by their rows, whatever their profiles: zeros for those that training has not seen."""
 
-    def vectors(profiles: Bags, user_B: Tensor) -> Tensor:
+    def vectors(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
         del profiles
         return known_rows(users.weight, user_B)
 

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visrec.ragged import Ragged
+from visrec.jagged import Jagged
 
 
 @dataclass(frozen=True)
-class Bags:
-    """`Ragged` as tensors: B lists of rows, flat."""
+class JaggedTensor:
+    """`Jagged` as tensors: B lists of rows, flat."""
 
     values: Tensor
     offsets: Tensor
@@ -24,8 +24,8 @@ class Bags:
         return self.offsets.diff()
 
     @staticmethod
-    def of(lists: Ragged, device: str | torch.device = "cpu") -> "Bags":
-        return Bags(
+    def of(lists: Jagged, device: str | torch.device = "cpu") -> "JaggedTensor":
+        return JaggedTensor(
             torch.as_tensor(np.asarray(lists.values, np.int64), device=device),
             torch.as_tensor(np.asarray(lists.offsets, np.int64), device=device),
         )
@@ -70,7 +70,7 @@ class TripleBatch:
     feature_MD: Tensor
     category_M: Tensor
     user_B: Tensor
-    profiles: Bags
+    profiles: JaggedTensor
     positive_B: Tensor
     negative_BK: Tensor
     candidates: Candidates | None = None
@@ -88,7 +88,7 @@ class UserBatch:
         seed: of the step, the same on all workers.
     """
 
-    items: Bags
+    items: JaggedTensor
     first: int
     total: int
     seed: int = 0

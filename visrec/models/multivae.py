@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from visrec.config import COUNTS, WIDTHS, check_fields
-from visrec.models.arrays import Arrays, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.models.dropout import dropped_entries
-from visrec.models.embeddings import of_items, with_one
-from visrec.models.inputs import Bags, UserBatch
+from visrec.models.embeddings import append_bias_column, of_items
+from visrec.models.inputs import JaggedTensor, UserBatch
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
-from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,8 @@ class MultiVae(nn.Module):
     """See the module's docstring."""
 
     Config = MultiVaeConfig
-    needs = Needs(cold_items=False)
-    suggests: ClassVar[Mapping[str, Any]] = {}
+    needs = Needs(supports_new_items=False)
+    default_overrides: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["users"] = "users"
     steps: Tensor
 
@@ -85,7 +85,7 @@ class MultiVae(nn.Module):
             nn.init.zeros_(bias)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """There is nothing to take."""
 
     def forward(self, batch: UserBatch) -> Tensor:
@@ -111,12 +111,12 @@ class MultiVae(nn.Module):
         beta = config.kl_weight * (self.steps / config.kl_steps).clamp(max=1)
         return (every - taken + beta * kl) / len(items)
 
-    def _row(self, items: Bags, count_B: Tensor) -> Tensor:
+    def _row(self, items: JaggedTensor, count_B: Tensor) -> Tensor:
         """(V,) what is not zero in x / |x| of B users who took so many items that are known."""
         value_V = 1 / count_B.clamp(min=1).sqrt().repeat_interleave(items.lengths)
         return value_V.to(self.encoder.dtype)
 
-    def _encode(self, encoder_Nh: Tensor, items: Bags, value_V: Tensor) -> Tensor:
+    def _encode(self, encoder_Nh: Tensor, items: JaggedTensor, value_V: Tensor) -> Tensor:
         """(B, 2 width) mean and log variance from lists of rows of the encoder's first weights."""
         hidden_Bh = functional.embedding_bag(
             items.values,
@@ -144,15 +144,17 @@ class MultiVae(nn.Module):
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         device = self.encoder.device
-        taken_Nh, vectors_Nh = (shared(arrays[name]).to(device) for name in ("taken", "vectors"))
+        taken_Nh, vectors_Nh = (
+            zero_copy_tensor(arrays[name]).to(device) for name in ("taken", "vectors")
+        )
 
         known_N1 = taken_Nh.any(dim=1, keepdim=True).to(taken_Nh.dtype)  # the others are in no row
 
-        def users(profiles: Bags, user_B: Tensor) -> Tensor:
+        def users(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
             del user_B
             count_B = pool(known_N1, profiles, "sum")[:, 0]
             row_V = self._row(profiles, count_B)
             mean_Bz = self._encode(taken_Nh, profiles, row_V)[:, : self._config.width]
-            return with_one(torch.tanh(self.hidden(mean_Bz)))
+            return append_bias_column(torch.tanh(self.hidden(mean_Bz)))
 
         return DotScorer(vectors_Nh, users, vectors_Nh[:, :-1])

@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from visrec.models.dropout import SOURCE
-from visrec.models.inputs import Bags
+from visrec.models.inputs import JaggedTensor
 from visrec.native import compiled, pointers
 
 
-def pool(vector_Md: Tensor, bags: Bags, how: Literal["max", "mean", "sum"]) -> Tensor:
+def pool(vector_Md: Tensor, bags: JaggedTensor, how: Literal["max", "mean", "sum"]) -> Tensor:
     """(B, d) maxima, means or sums of the vectors at each list's rows; zeros for an empty list."""
     return functional.embedding_bag(
         bags.values, vector_Md, bags.offsets, mode=how, include_last_offset=True
     )
 
 
-def max_and_mean(vector_Md: Tensor, bags: Bags) -> Tensor:
+def max_and_mean(vector_Md: Tensor, bags: JaggedTensor) -> Tensor:
     """(B, 2 d) maxima and behind them means; zeros for an empty list.
 
     In one pass where there is a compiler: torch's two pools, and the way back through them, were a

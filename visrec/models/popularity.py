@@ -9,10 +9,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from visrec.models.arrays import Arrays, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.models.scorers import DotScorer
-from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +24,8 @@ class Popularity(nn.Module):
     """See the module's docstring. An item that training has not seen counts zero."""
 
     Config = PopularityConfig
-    needs = Needs(cold_items=False, personal=False)
-    suggests: ClassVar[Mapping[str, Any]] = {}
+    needs = Needs(supports_new_items=False, personal=False)
+    default_overrides: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["nothing"] = "nothing"
     count_I: Tensor
 
@@ -34,7 +34,7 @@ class Popularity(nn.Module):
         super().__init__()
         self.register_buffer("count_I", torch.zeros(sizes.items))
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Counts the users of each item."""
         del catalogue
         counts = np.bincount(train.values, minlength=len(self.count_I))
@@ -46,6 +46,6 @@ class Popularity(nn.Module):
         return {"counts": counts[:, None]}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
-        counts_N1 = shared(arrays["counts"])
+        counts_N1 = zero_copy_tensor(arrays["counts"])
         # The same for all users.
         return DotScorer(counts_N1, lambda profiles, _: counts_N1.new_ones(len(profiles), 1))

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import SEEDS, check_fields
-from visrec.models.arrays import Arrays, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.models.inputs import Bags
-from visrec.models.splitmix import mixed
-from visrec.ragged import Ragged
+from visrec.models.inputs import JaggedTensor
+from visrec.models.splitmix import splitmix64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Random(nn.Module):
 
     Config = RandomConfig
     needs = Needs(interactions=False)
-    suggests: ClassVar[Mapping[str, Any]] = {}
+    default_overrides: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["nothing"] = "nothing"
 
     def __init__(self, config: RandomConfig, sizes: Sizes) -> None:
@@ -44,7 +44,7 @@ class Random(nn.Module):
         super().__init__()
         self._seed = config.seed
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """There is nothing to take."""
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
@@ -52,7 +52,7 @@ class Random(nn.Module):
         return {"rows": np.arange(len(catalogue))}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_NoiseScorer":
-        return _NoiseScorer(shared(arrays["rows"]), self._seed)
+        return _NoiseScorer(zero_copy_tensor(arrays["rows"]), self._seed)
 
 
 class _NoiseScorer:
@@ -68,13 +68,13 @@ class _NoiseScorer:
         self.num_items = len(row_N)
         self._row_N, self._seed = row_N, seed
 
-    def prepare(self, profiles: Bags, user_B: Tensor) -> Tensor:
+    def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> Tensor:
         del user_B
-        noise_V = mixed(self._row_N[profiles.values] + 1)
+        noise_V = splitmix64(self._row_N[profiles.values] + 1)
         owner_V = torch.repeat_interleave(torch.arange(len(profiles)), profiles.lengths)
         sums_B = torch.zeros(len(profiles), dtype=torch.int64).index_add_(0, owner_V, noise_V)
-        return mixed(sums_B + self._seed)
+        return splitmix64(sums_B + self._seed)
 
     def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
-        noise_BT = mixed(state[:, None] ^ mixed(self._row_N[start:stop] + 1)[None, :])
+        noise_BT = splitmix64(state[:, None] ^ splitmix64(self._row_N[start:stop] + 1)[None, :])
         return (noise_BT & 0xFFFFFF).float() / 2**24

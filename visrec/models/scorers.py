@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from visrec.models.inputs import Bags
+from visrec.models.inputs import JaggedTensor
 
 
 class Scorer(Protocol):
@@ -25,7 +25,7 @@ class Scorer(Protocol):
     @property
     def space_Nd(self) -> Tensor | None: ...
 
-    def prepare(self, profiles: Bags, user_B: Tensor) -> Any:
+    def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> Any:
         """What `tile` wants about B users: their profiles, and trained user rows (-1: unseen)."""
 
     def tile(self, state: Any, start: int, stop: int) -> Tensor:
@@ -57,7 +57,7 @@ class DotScorer:
     def device(self) -> torch.device:
         return self.vectors_Nd.device
 
-    def prepare(self, profiles: Bags, user_B: Tensor) -> Tensor:
+    def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> Tensor:
         return self._users(profiles, user_B)
 
     def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
@@ -92,5 +92,5 @@ class ReRankScorer:
 
 
 class UserVectors(Protocol):
-    def __call__(self, profiles: Bags, user_B: Tensor, /) -> Tensor:
+    def __call__(self, profiles: JaggedTensor, user_B: Tensor, /) -> Tensor:
         """(B, d) the vectors of B users."""

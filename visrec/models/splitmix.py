@@ -3,7 +3,7 @@
 from torch import Tensor
 
 
-def mixed(value: Tensor) -> Tensor:
+def splitmix64(value: Tensor) -> Tensor:
     """The finaliser of splitmix64 (Steele et al. 2014) over int64, wrapping."""
     value = (value ^ ((value >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
     value = (value ^ ((value >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685

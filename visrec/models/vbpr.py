@@ -19,15 +19,21 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.arrays import Arrays, in_blocks, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, encode_in_fixed_batches, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.models.embeddings import LOOKED_UP, looked_up, of_items, table, with_one
+from visrec.models.embeddings import (
+    EMBEDDING_DEFAULTS,
+    append_bias_column,
+    embedding_user_encoder,
+    of_items,
+    table,
+)
 from visrec.models.feature_scale import FeatureScale
 from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.scorers import DotScorer
 from visrec.models.sharded_encoding import encoded
-from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +61,8 @@ class Vbpr(nn.Module):
     """See the module's docstring."""
 
     Config = VbprConfig
-    needs = Needs(features=True, cold_users=False)
-    suggests: ClassVar[Mapping[str, Any]] = LOOKED_UP
+    needs = Needs(features=True, supports_new_users=False)
+    default_overrides: ClassVar[Mapping[str, Any]] = EMBEDDING_DEFAULTS
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: VbprConfig, sizes: Sizes) -> None:
@@ -71,7 +77,7 @@ class Vbpr(nn.Module):
         nn.init.xavier_uniform_(self.visual.weight)
         nn.init.zeros_(self.visual_bias.weight)
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Takes mean and scale of the features."""
         del train
         self.feature_scale.fit(catalogue.feature_ND)
@@ -81,7 +87,9 @@ class Vbpr(nn.Module):
         items, bias = self.items(batch.item_M), self.item_bias(batch.item_M)
         seen_Mv = encoded(batch, lambda some: self._seen(some.feature_MD))
         item_Md = torch.cat([items, seen_Mv[:, :-1], bias + seen_Mv[:, -1:]], dim=1)
-        return ranking_loss(with_one(self.users(batch.user_B)), item_Md, batch, self._config)
+        return ranking_loss(
+            append_bias_column(self.users(batch.user_B)), item_Md, batch, self._config
+        )
 
     def _seen(self, feature_MD: Tensor) -> Tensor:
         """(M, visual width + 1) what the pictures say: E z, and beta . z last."""
@@ -91,11 +99,13 @@ class Vbpr(nn.Module):
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`vectors`: (N, width + visual width + 1) float32, biases last."""
         own_Nd = of_items(torch.cat([self.items.weight, self.item_bias.weight], dim=1), catalogue)
-        seen_Nv = in_blocks(catalogue.feature_ND, self._seen, self.users.weight.device)
+        seen_Nv = encode_in_fixed_batches(
+            catalogue.feature_ND, self._seen, self.users.weight.device
+        )
         bias_N1 = own_Nd[:, -1:] + seen_Nv[:, -1:]
         return {"vectors": np.concatenate([own_Nd[:, :-1], seen_Nv[:, :-1], bias_N1], axis=1)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
-        vectors_Nd = shared(arrays["vectors"]).to(self.users.weight.device)
-        users = looked_up(self.users)
-        return DotScorer(vectors_Nd, lambda *of: with_one(users(*of)), vectors_Nd[:, :-1])
+        vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.users.weight.device)
+        users = embedding_user_encoder(self.users)
+        return DotScorer(vectors_Nd, lambda *of: append_bias_column(users(*of)), vectors_Nd[:, :-1])

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from visrec.config import COUNTS, check_fields
-from visrec.models.arrays import Arrays, in_blocks, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, encode_in_fixed_batches, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
 from visrec.models.feature_scale import FeatureScale
-from visrec.models.inputs import Bags
+from visrec.models.inputs import JaggedTensor
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer, Scorer
-from visrec.ragged import Ragged
 
 _SIMILAR_ROWS = 256  # profile items compared with a tile at a time
 
@@ -47,7 +47,7 @@ class VisRank(nn.Module):
 
     Config = VisRankConfig
     needs = Needs(interactions=False, features=True)
-    suggests: ClassVar[Mapping[str, Any]] = {}
+    default_overrides: ClassVar[Mapping[str, Any]] = {}
     trains_on: Literal["nothing"] = "nothing"
 
     def __init__(self, config: VisRankConfig, sizes: Sizes) -> None:
@@ -55,20 +55,20 @@ class VisRank(nn.Module):
         self.config = config
         self.feature_scale = FeatureScale(sizes.feature_dim)
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Takes mean and scale of the features."""
         del train
         self.feature_scale.fit(catalogue.feature_ND)
 
     def item_arrays(self, catalogue: Catalogue) -> Arrays:
         """`unit`: (N, D) float32, z-scored features of length 1."""
-        return {"unit": in_blocks(catalogue.feature_ND, self._unit)}
+        return {"unit": encode_in_fixed_batches(catalogue.feature_ND, self._unit)}
 
     def _unit(self, feature_MD: Tensor) -> Tensor:
         return nn.functional.normalize(self.feature_scale(feature_MD))
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Scorer:
-        unit_ND = shared(arrays["unit"])
+        unit_ND = zero_copy_tensor(arrays["unit"])
         if self.config.mode == "mean":
             # The mean of cosines is the cosine part of a dot product with the mean of unit vectors.
             return DotScorer(unit_ND, lambda bags, _: pool(unit_ND, bags, "mean"), unit_ND)
@@ -91,11 +91,11 @@ class _NearestScorer:
     def device(self) -> torch.device:
         return self.space_Nd.device
 
-    def prepare(self, profiles: Bags, user_B: Tensor) -> Bags:
+    def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> JaggedTensor:
         del user_B
         return profiles
 
-    def tile(self, state: Bags, start: int, stop: int) -> Tensor:
+    def tile(self, state: JaggedTensor, start: int, stop: int) -> Tensor:
         tile_TD = self.space_Nd[start:stop]
         # In blocks of one shape, so that no sum depends on how many profile items share the block.
         parts_VT = [
@@ -104,7 +104,7 @@ class _NearestScorer:
         ]
         similar_VT = torch.cat(parts_VT)
         if self._top_k == 1:
-            own = Bags(torch.arange(len(similar_VT), device=self.device), state.offsets)
+            own = JaggedTensor(torch.arange(len(similar_VT), device=self.device), state.offsets)
             return pool(similar_VT, own, "max")
         lists = torch.split(similar_VT, state.lengths.tolist())
         return torch.stack([_mean_top(rows_PT, self._top_k) for rows_PT in lists])

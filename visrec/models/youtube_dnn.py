@@ -17,14 +17,14 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.models.arrays import Arrays, shared
+from visrec.jagged import Jagged
+from visrec.models.arrays import Arrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.models.embeddings import LOOKED_UP, of_items, table
-from visrec.models.inputs import Bags, TripleBatch
+from visrec.models.embeddings import EMBEDDING_DEFAULTS, of_items, table
+from visrec.models.inputs import JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
-from visrec.ragged import Ragged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class YoutubeDnn(nn.Module):
     """See the module's docstring."""
 
     Config = YoutubeDnnConfig
-    needs = Needs(cold_items=False)
-    suggests: ClassVar[Mapping[str, Any]] = LOOKED_UP
+    needs = Needs(supports_new_items=False)
+    default_overrides: ClassVar[Mapping[str, Any]] = EMBEDDING_DEFAULTS
     trains_on: Literal["triples"] = "triples"
 
     def __init__(self, config: YoutubeDnnConfig, sizes: Sizes) -> None:
@@ -67,7 +67,7 @@ class YoutubeDnn(nn.Module):
             nn.Linear(config.hidden, config.width),
         )
 
-    def fit(self, catalogue: Catalogue, train: Ragged) -> None:
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """There is nothing to take."""
 
     def forward(self, batch: TripleBatch) -> Tensor:
@@ -75,7 +75,7 @@ class YoutubeDnn(nn.Module):
         user_Bd = self._users(self.taken(batch.item_M), batch.profiles)
         return ranking_loss(user_Bd, self.items(batch.item_M), batch, self._config)
 
-    def _users(self, taken_Md: Tensor, profiles: Bags) -> Tensor:
+    def _users(self, taken_Md: Tensor, profiles: JaggedTensor) -> Tensor:
         """(B, width) vectors of B users from those of the items that their profiles point into."""
         user_Bd: Tensor = self.tower(pool(taken_Md, profiles, "mean"))
         return user_Bd
@@ -89,5 +89,7 @@ class YoutubeDnn(nn.Module):
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         device = self.items.weight.device
-        taken_Nd, vectors_Nd = (shared(arrays[name]).to(device) for name in ("taken", "vectors"))
+        taken_Nd, vectors_Nd = (
+            zero_copy_tensor(arrays[name]).to(device) for name in ("taken", "vectors")
+        )
         return DotScorer(vectors_Nd, lambda bags, _: self._users(taken_Nd, bags), vectors_Nd)

@@ -61,7 +61,7 @@ def train_variants(model: Store, own: TrainJob, summary: Summary) -> list[Store]
             f"Found a {artifact.name} at {model.root}; expected a model that trains on triples "
             "for --ablate. Name another with --model."
         )
-    made = artifact.made_from
+    made = artifact.provenance
     own = dataclasses.replace(
         own,
         model=ModelChoice(artifact.name, artifact.config),

@@ -32,7 +32,7 @@ from visrec.evaluation.data import (
     EvaluationInputs,
     prepare_evaluation,
 )
-from visrec.evaluation.evaluate import USERS, Question, evaluate_chain, sum_up
+from visrec.evaluation.evaluate import USERS, AggregationSpec, aggregate, evaluate_chain
 from visrec.evaluation.examples import make_examples
 from visrec.evaluation.report import Report, render
 from visrec.evaluation.table import text_costs, text_differences, text_table
@@ -152,8 +152,8 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         chain = evaluate_chain(data, users, config.threads, workers, tally)
         tables = chain.to_arrow_refs()
     with summary.phase("sum up"):
-        question = Question(labels, items, pairs, known, target)
-        results = ray.get(ray.remote(sum_up).remote(question, *tables))
+        question = AggregationSpec(labels, items, pairs, known, target)
+        results = ray.get(ray.remote(aggregate).remote(question, *tables))
         # Seconds differ from run to run, and metrics.json does not.
         costs = results.pop("costs")
         # By which jobs/recommend.py knows whether this was its model.
@@ -319,6 +319,6 @@ _NOTES = (
 def _counts(
     data: EvaluationData,
 ) -> tuple[int, int, list[str], dict[str, Cost], int, Reading]:
-    labels = [contestant.label for contestant in data.contestants]
+    labels = [contestant.label for contestant in data.evaluated_models]
     users, items = len(data.held), len(data.item_ids)
     return users, items, labels, dict(data.costs), data.missing, data.reading

@@ -29,8 +29,14 @@ from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.input_checks import require_interactions, require_pictures
 from visrec.pipelines.recommend import RecommendJob
 from visrec.pipelines.train import TrainJob
-from visrec.publication.retention import retire
-from visrec.publication.run import find_complete, point_to, run_store, standing, why_not_published
+from visrec.publication.retention import prune_runs
+from visrec.publication.run import (
+    find_complete,
+    point_to,
+    publication_status,
+    run_store,
+    why_not_published,
+)
 from visrec.sources.interactions import require_past
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store
@@ -135,9 +141,9 @@ def main(config: NightlyJob, summary: Summary) -> None:
             print(f"The night {night} is complete already.", flush=True)
             point_to(recommendations, name, rerun=True)
         with steps.step("retire"):
-            removed = retire(recommendations, config.keep, name)
+            removed = prune_runs(recommendations, config.keep, name)
             steps.rows["nights removed"] = ", ".join(removed) or "none"
-        published = standing(recommendations, name, rerun=done)
+        published = publication_status(recommendations, name, rerun=done)
         summary.rows = {"night": name, **steps.rows, "published": published}
         summary.not_published = why_not_published(recommendations, name, rerun=done)
         if not done or not nights.exists(f"{name}.json"):

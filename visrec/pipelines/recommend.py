@@ -32,22 +32,22 @@ from visrec.pipelines.input_checks import (
     require_table,
 )
 from visrec.publication.claims import claim
-from visrec.publication.gates import NOT_EVALUATED, GatesConfig, Night, judge
+from visrec.publication.gates import NOT_EVALUATED, GateContext, GatesConfig, judge
 from visrec.publication.list_tables import Layout
 from visrec.publication.run import (
     Gate,
     complete,
     find_complete,
     point_to,
+    publication_status,
     read_last,
     read_published,
     run_store,
-    standing,
     why_not_published,
 )
-from visrec.publication.run_spec import Target
+from visrec.publication.run_spec import RunSpec
 from visrec.publication.verify import ShardFacts
-from visrec.recommend.incremental import Last, write_item_marks
+from visrec.recommend.incremental import Last, write_item_fingerprints
 from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
 from visrec.recommend.popular import popular_entries
 from visrec.recommend.readback import LastPublication, check_and_rescore, without_feature
@@ -175,7 +175,9 @@ def main(config: RecommendJob, summary: Summary) -> None:
         "lists carried over": described.get("carried", 0),
         "gates": gates_row(manifest["gates"]),
         **({"forced past": "; ".join(forced)} if forced else {}),
-        "published": "now" if moved else standing(recommendations, run_id, rerun=not first),
+        "published": "now"
+        if moved
+        else publication_status(recommendations, run_id, rerun=not first),
         "run at": run.root,
     }
     _say_if_not_evaluated(manifest, summary)
@@ -200,7 +202,7 @@ def _score(
     with summary.phase("prepare"):
         data, arrays = prepare.remote(inputs, config.shards, config.kind, config.k)
         counts, reading, shards = ray.get(_counts.remote(data, _OWNERS[config.kind]))
-        target = Target(
+        target = RunSpec(
             run=run,
             shards=shards,
             k=config.k,
@@ -213,7 +215,7 @@ def _score(
             },
         )
         claim(run, described["digest"])
-        fingerprints = dict([ray.get(ray.remote(write_item_marks).remote(data, target))])
+        fingerprints = dict([ray.get(ray.remote(write_item_fingerprints).remote(data, target))])
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
     summary.begun = True
     whose = _OWNERS[config.kind]
@@ -325,7 +327,7 @@ def _check(
     described: dict[str, Any],
     data: "ray.ObjectRef[ScoringData]",
     arrays: "ray.ObjectRef[Arrays]",
-    target: Target,
+    target: RunSpec,
     sha256: dict[str, str],
     last: Mapping[str, Any] | None,
 ) -> list[Gate]:
@@ -384,7 +386,7 @@ def _judge(
 ) -> list[Gate]:
     """All gates of the run, from the facts of its shards and what else is known of the night."""
     known = evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None
-    night = Night(
+    context = GateContext(
         kind=config.kind,
         k=config.k,
         available_N=data.available_N,
@@ -399,7 +401,7 @@ def _judge(
         last=last,
         evaluation=known,
     )
-    return judge(reduce(add, facts), night, config.gates)
+    return judge(reduce(add, facts), context, config.gates)
 
 
 def _interactions_uri(config: RecommendJob) -> str | None:
@@ -465,7 +467,7 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
 @ray.remote
 def _counts(data: ScoringData, whose: str) -> tuple[dict[str, int], Reading, int]:
     counts = {
-        whose: len(data.owner_ids),
+        whose: len(data.query_ids),
         "in the catalogue": len(data.item_ids),
         "available": int(data.available_N.sum()),
     }

@@ -24,7 +24,7 @@ from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.fit import Recipe
+from visrec.training.fit import TrainingRecipe
 from visrec.training.loop import TrainConfig, require_equal_shares
 from visrec.training.ray_train import Job, TrainResources, fit_at_once, fit_with_ray
 
@@ -100,7 +100,7 @@ def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str
     models = Store.at(config.place(config.models, "models"))
     models.check_writable()
     data, facts = read(config, features, summary)
-    settings = digest(facts["made_from"], config.model, config.train, config.sampling)
+    settings = digest(facts["provenance"], config.model, config.train, config.sampling)
     model_id = config.model_id or f"{config.model.name}-{settings[:12]}"
     store = models / model_id
     if store.exists(MANIFEST):
@@ -108,7 +108,7 @@ def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str
     else:
         # Checkpoints of other data or settings are never gone on from; for more epochs they are.
         once = dataclasses.replace(config.train, epochs=1)
-        mark = digest(facts["made_from"], config.model, once, config.sampling)
+        mark = digest(facts["provenance"], config.model, once, config.sampling)
         job = Job(
             recipe=recipe_of(config),
             data=data,
@@ -120,7 +120,7 @@ def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str
         )
         _fit(config, summary, job, f"{model_id}-{mark[:8]}")
     artifact = load_artifact(store)
-    if artifact.made_from["settings"] != settings:
+    if artifact.provenance["settings"] != settings:
         raise _other_settings(store, model_id)
     return models, artifact, {**facts["counts"], **facts["rows"]}
 
@@ -151,9 +151,9 @@ def load_inputs(config: TrainJob, features: Store) -> tuple[Any, ...]:
     )
 
 
-def recipe_of(config: TrainJob) -> Recipe:
+def recipe_of(config: TrainJob) -> TrainingRecipe:
     """What is fitted and how."""
-    return Recipe(config.model.name, config.model.config, config.train, config.sampling)
+    return TrainingRecipe(config.model.name, config.model.config, config.train, config.sampling)
 
 
 def _interactions_uri(config: TrainJob) -> str | None:
@@ -224,5 +224,5 @@ def _describe(data: TrainingData) -> dict[str, Any]:
         "counts": counts,
         "rows": data.reading.summary,
         "notes": data.notes,
-        "made_from": dict(data.made_from),
+        "provenance": dict(data.provenance),
     }

@@ -32,7 +32,7 @@ from visrec.pipelines.train import TrainJob, TrainKeys, of_one_model, read, reci
 from visrec.pipelines.train import check as check_training
 from visrec.pipelines.train import main as train
 from visrec.storage.store import Store
-from visrec.training.fit import Recipe
+from visrec.training.fit import TrainingRecipe
 from visrec.tuning.records import STATUSES, Record, best_of, plot, read_records, table
 from visrec.tuning.runner import Sweep, run_sweep
 from visrec.tuning.search import DEFAULT, has_optuna
@@ -97,7 +97,7 @@ def main(config: TuneJob, summary: Summary) -> None:
             f"Found no user to validate with. {' '.join(facts['notes'])} Expected some: set "
             "--split.validation true, or add interactions."
         )
-    name, store = _start_or_go_on(config, recipe, space, facts["made_from"], sweeps)
+    name, store = _start_or_go_on(config, recipe, space, facts["provenance"], sweeps)
     recorded = read_records(store, config.trials)
     concurrency = _concurrency(config)
 
@@ -133,7 +133,7 @@ def main(config: TuneJob, summary: Summary) -> None:
         _refit(chosen, summary)
 
 
-def _space(config: TuneJob, base: TrainJob, recipe: Recipe) -> Space:
+def _space(config: TuneJob, base: TrainJob, recipe: TrainingRecipe) -> Space:
     """What is searched.
 
     Raises:
@@ -178,7 +178,7 @@ def as_yaml(config: TrainJob) -> str:
     return yaml.safe_dump(keys, sort_keys=False)
 
 
-def _check(config: TuneJob, recipe: Recipe) -> None:
+def _check(config: TuneJob, recipe: TrainingRecipe) -> None:
     """Refuses what cannot be searched, before anything starts."""
     if MODELS[recipe.model_name].trains_on == "nothing":
         raise InputError(
@@ -193,13 +193,13 @@ def _check(config: TuneJob, recipe: Recipe) -> None:
 
 
 def _start_or_go_on(
-    config: TuneJob, recipe: Recipe, space: Space, made_from: object, sweeps: Store
+    config: TuneJob, recipe: TrainingRecipe, space: Space, provenance: object, sweeps: Store
 ) -> tuple[str, Store]:
     """The sweep's name and directory, marked with its settings.
 
     More trials than before are no other settings, nor is what they run on: the sweep goes on.
     """
-    mark = digest(made_from, recipe, space, config.scheduler, config.search, config.seed)
+    mark = digest(provenance, recipe, space, config.scheduler, config.search, config.seed)
     name = config.name or f"{recipe.model_name}-{mark[:12]}"
     store = sweeps / name
     if not store.create("settings", mark.encode()) and store.read("settings") != mark.encode():
@@ -275,7 +275,7 @@ def _first_cause(records: list[Record], errors: dict[int, Exception]) -> str:
     return f"All {len(records)} trials failed or diverged; trial {first.number}: {said}"
 
 
-def _with(config: TrainJob, recipe: Recipe) -> TrainJob:
+def _with(config: TrainJob, recipe: TrainingRecipe) -> TrainJob:
     return dataclasses.replace(
         config,
         model=ModelChoice(recipe.model_name, recipe.model_config),

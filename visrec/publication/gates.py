@@ -105,7 +105,7 @@ class GatesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Night:
+class GateContext:
     """What is known of a run beside its lists.
 
     Args:
@@ -144,35 +144,35 @@ class Night:
         return "users" if self.kind == "user_to_item" else "items"
 
 
-def judge(facts: ShardFacts, night: Night, config: GatesConfig) -> list[Gate]:
+def judge(facts: ShardFacts, context: GateContext, config: GatesConfig) -> list[Gate]:
     """All gates of a run, in the order of the manifest.
 
     Args:
         facts: of all shards together.
-        night: what else is known.
+        context: what else is known.
         config: the thresholds.
 
     Raises:
         InputError: the evaluation does not know the metric that is asked for.
     """
-    gates = [*_of_every_list(facts, night, config), *_of_inputs(night, config)]
-    gates += [*_of_the_lists(facts, night, config), *_since_the_last(facts, night, config)]
-    if night.kind == "user_to_item":
-        gates += _of_the_model(night, config)
+    gates = [*_of_every_list(facts, context, config), *_of_inputs(context, config)]
+    gates += [*_of_the_lists(facts, context, config), *_since_the_last(facts, context, config)]
+    if context.kind == "user_to_item":
+        gates += _of_the_model(context, config)
     return gates
 
 
 # What holds of every list.
 
 
-def _of_every_list(facts: ShardFacts, night: Night, config: GatesConfig) -> list[Gate]:
-    one = night.whose.removesuffix("s")
-    users = night.kind == "user_to_item"
+def _of_every_list(facts: ShardFacts, context: GateContext, config: GatesConfig) -> list[Gate]:
+    one = context.whose.removesuffix("s")
+    users = context.kind == "user_to_item"
     counts = [
         ("files with other columns, of another run or changed", facts.other_files
          + facts.other_schemas, "max_wrong_files"),
         (f"lists of no known {one}, or second ones", facts.lists_beyond, "max_lists_beyond"),
-        (f"lists without {night.k} items, or all there are", facts.wrong_lengths,
+        (f"lists without {context.k} items, or all there are", facts.wrong_lengths,
          "max_wrong_lengths"),
         ("lists with an item twice", facts.with_repeats, "max_repeats"),
         ("lists with entries that a rule keeps apart", facts.against_rules, "max_against_rules"),
@@ -196,16 +196,16 @@ def _of_every_list(facts: ShardFacts, night: Night, config: GatesConfig) -> list
          facts.rescored),
     ]  # fmt: skip
     return [
-        _at_least(f"{night.whose} with a list", owners, config, "min_owners", note),
+        _at_least(f"{context.whose} with a list", owners, config, "min_owners", note),
         *(_at_most(name, found, config, key) for name, found, key in counts),
         *(_none(name, found, tried) for name, found, tried in anew[: 3 if users else 1]),
     ]
 
 
-def _of_inputs(night: Night, config: GatesConfig) -> list[Gate]:
-    parts = {"available items without a feature": night.items}
-    if night.kind == "user_to_item":
-        parts["interactions whose item has no feature"] = night.interactions
+def _of_inputs(context: GateContext, config: GatesConfig) -> list[Gate]:
+    parts = {"available items without a feature": context.items}
+    if context.kind == "user_to_item":
+        parts["interactions whose item has no feature"] = context.interactions
     return [
         _at_most(name, _share(missing, whole, 0.0), config, "max_without_feature",
                  f"{missing:,} of {whole:,}")
@@ -216,17 +216,17 @@ def _of_inputs(night: Night, config: GatesConfig) -> list[Gate]:
 # What a night is like. Lists of cold users are left out: they are the same by design.
 
 
-def _of_the_lists(facts: ShardFacts, night: Night, config: GatesConfig) -> list[Gate]:
+def _of_the_lists(facts: ShardFacts, context: GateContext, config: GatesConfig) -> list[Gate]:
     names = {
         **({} if config.min_catalogue is None else {"min_catalogue": "catalogue that is shown"}),
         "max_item_concentration": "concentration on few items",
         "max_artist_concentration": "concentration on few artists",
     }
-    listed_N, items = facts.listed_N, int(night.available_N.sum())
+    listed_N, items = facts.listed_N, int(context.available_N.sum())
     entries = int(listed_N.sum())
-    if facts.warm < config.min_lists or not entries or not night.personal:
+    if facts.warm < config.min_lists or not entries or not context.personal:
         note = f"{facts.warm:,} lists are of the model's own, fewer than --gates.min_lists"
-        if not night.personal:
+        if not context.personal:
             note = "the model gives everybody the same list by design"
         elif facts.warm >= config.min_lists:
             note = "the lists are empty"
@@ -236,21 +236,21 @@ def _of_the_lists(facts: ShardFacts, night: Night, config: GatesConfig) -> list[
         shown = int(np.count_nonzero(listed_N))
         note = f"{shown:,} of {items:,} items in {facts.warm:,} lists"
         gates.append(_at_least(names[key], shown / min(items, entries), config, key, note))
-    gates.append(_of_items(names["max_item_concentration"], listed_N, night, config))
-    return [*gates, _of_artists(names["max_artist_concentration"], listed_N, night, config)]
+    gates.append(_of_items(names["max_item_concentration"], listed_N, context, config))
+    return [*gates, _of_artists(names["max_artist_concentration"], listed_N, context, config)]
 
 
 def _of_items(
-    name: str, listed_N: npt.NDArray[np.int64], night: Night, config: GatesConfig
+    name: str, listed_N: npt.NDArray[np.int64], context: GateContext, config: GatesConfig
 ) -> Gate:
     key = "max_item_concentration"
-    if 2 * night.k > int(night.available_N.sum()):
+    if 2 * context.k > int(context.available_N.sum()):
         return _skipped(name, config, key, "k is more than half of the items")
-    found, share = concentration(listed_N, night.available_N, night.k)
-    taken = concentration(night.taken_N, np.ones(len(listed_N)), night.k)[0]
-    popular = concentration(night.popular_N, night.available_N, night.k)[0]
+    found, share = concentration(listed_N, context.available_N, context.k)
+    taken = concentration(context.taken_N, np.ones(len(listed_N)), context.k)[0]
+    popular = concentration(context.popular_N, context.available_N, context.k)[0]
     note = (
-        f"the {night.k} listed most take {share:.0%} of the entries; concentration {found:.3f}, of "
+        f"the {context.k} listed most take {share:.0%} of the entries; concentration {found:.3f}, of "
         f"the interactions {taken:.3f}, of the most popular items for everybody {popular:.3f}"
     )
     return _at_most(name, _between(found, taken, popular), config, key, note)
@@ -262,21 +262,21 @@ def _between(found: float, least: float, most: float) -> float:
 
 
 def _of_artists(
-    name: str, listed_N: npt.NDArray[np.int64], night: Night, config: GatesConfig
+    name: str, listed_N: npt.NDArray[np.int64], context: GateContext, config: GatesConfig
 ) -> Gate:
     key = "max_artist_concentration"
-    if night.artist_N is None:
+    if context.artist_N is None:
         return _skipped(name, config, key, "no item has an artist")
-    known_N = night.artist_N >= 0
-    artist_V = night.artist_N[known_N]
+    known_N = context.artist_N >= 0
+    artist_V = context.artist_N[known_N]
     listed_A = np.bincount(artist_V, weights=listed_N[known_N])
-    size_A = np.bincount(artist_V, weights=night.available_N[known_N])
+    size_A = np.bincount(artist_V, weights=context.available_N[known_N])
     artists = np.count_nonzero(size_A)
     if artists < _FEWEST_ARTISTS or not listed_A.sum():
         return _skipped(name, config, key, f"{artists} artists have available items")
     few = math.ceil(artists / 20)
     found, share = concentration(listed_A, size_A, few)
-    taken_A = np.bincount(artist_V, weights=night.taken_N[known_N])
+    taken_A = np.bincount(artist_V, weights=context.taken_N[known_N])
     taken = concentration(taken_A, np.bincount(artist_V), few)[0]
     note = (
         f"the {few} of {artists:,} artists listed most take {share:.0%} of the entries; "
@@ -307,8 +307,8 @@ def concentration(
     return (share - fair) / (1 - fair) if fair < 1 else 0.0, share
 
 
-def _since_the_last(facts: ShardFacts, night: Night, config: GatesConfig) -> list[Gate]:
-    whose, last = night.whose, night.last
+def _since_the_last(facts: ShardFacts, context: GateContext, config: GatesConfig) -> list[Gate]:
+    whose, last = context.whose, context.last
     names = {
         "min_owners_of_last": f"{whose}, as a share of the last publication's",
         "min_available_of_last": "available items, as a share of the last publication's",
@@ -325,8 +325,8 @@ def _since_the_last(facts: ShardFacts, night: Night, config: GatesConfig) -> lis
     gates = [
         _at_least(names["min_owners_of_last"], _share(facts.owners, last[whose]), config,
                   "min_owners_of_last", f"{facts.owners:,} now, {last[whose]:,} in it"),
-        _available(names["min_available_of_last"], night, last, config),
-        _tables(names["max_missing_tables"], night, last, config),
+        _available(names["min_available_of_last"], context, last, config),
+        _tables(names["max_missing_tables"], context, last, config),
     ]  # fmt: skip
     if whose == "users":
         now, then = _share(facts.cold, facts.owners), _share(last["cold_users"], last[whose])
@@ -337,30 +337,32 @@ def _since_the_last(facts: ShardFacts, night: Night, config: GatesConfig) -> lis
         few = f"{facts.both:,} {whose} have a list in both, fewer than --gates.min_lists"
     return [
         *gates,
-        _overlap(names["min_overlap"], few, facts, night, config),
-        _drift(names["max_score_drift"], few, facts, night, config),
+        _overlap(names["min_overlap"], few, facts, context, config),
+        _drift(names["max_score_drift"], few, facts, context, config),
     ]
 
 
-def _available(name: str, night: Night, last: Mapping[str, Any], config: GatesConfig) -> Gate:
-    key, now = "min_available_of_last", int(night.available_N.sum())
+def _available(
+    name: str, context: GateContext, last: Mapping[str, Any], config: GatesConfig
+) -> Gate:
+    key, now = "min_available_of_last", int(context.available_N.sum())
     if "available" not in last:
         return _skipped(name, config, key, "the last publication does not say how many")
     note = f"{now:,} now, {last['available']:,} in it"
     return _at_least(name, _share(now, last["available"]), config, key, note)
 
 
-def _tables(name: str, night: Night, last: Mapping[str, Any], config: GatesConfig) -> Gate:
+def _tables(name: str, context: GateContext, last: Mapping[str, Any], config: GatesConfig) -> Gate:
     missing = [table for table in ("items", "users")
-               if last["inputs"].get(table) and table not in night.tables]  # fmt: skip
+               if last["inputs"].get(table) and table not in context.tables]  # fmt: skip
     note = f"no table of {' and of '.join(missing)} now" if missing else ""
     return _at_most(name, len(missing), config, "max_missing_tables", note)
 
 
 def _overlap(
-    name: str, few: str | None, facts: ShardFacts, night: Night, config: GatesConfig
+    name: str, few: str | None, facts: ShardFacts, context: GateContext, config: GatesConfig
 ) -> Gate:
-    chance = night.k / max(int(night.available_N.sum()), 1)
+    chance = context.k / max(int(context.available_N.sum()), 1)
     if few is None and 2 * chance > 1:
         few = "k is more than half of the items"
     if few is not None or not facts.overlap_of:
@@ -371,10 +373,10 @@ def _overlap(
 
 
 def _drift(
-    name: str, few: str | None, facts: ShardFacts, night: Night, config: GatesConfig
+    name: str, few: str | None, facts: ShardFacts, context: GateContext, config: GatesConfig
 ) -> Gate:
     """How far the mean has moved, or how much the spread has changed, whichever is more."""
-    if night.last is not None and night.last["inputs"]["model"] != night.model:
+    if context.last is not None and context.last["inputs"]["model"] != context.model:
         few = "it was of another model, whose scores have another scale"
     elif few is None and facts.scored < config.min_lists:
         few = f"{facts.scored:,} lists have scores in both"
@@ -398,11 +400,11 @@ def _mean_and_spread(total: float, squares: float, count: int) -> tuple[float, f
 # The model against the baselines.
 
 
-def _of_the_model(night: Night, config: GatesConfig) -> list[Gate]:
+def _of_the_model(context: GateContext, config: GatesConfig) -> list[Gate]:
     gates = []
-    models = (night.evaluation or {}).get("models", {})
-    made = (night.evaluation or {}).get("digests", {})
-    mine = [label for label, digest in made.items() if digest == night.model and label in models]
+    models = (context.evaluation or {}).get("models", {})
+    made = (context.evaluation or {}).get("digests", {})
+    mine = [label for label, digest in made.items() if digest == context.model and label in models]
     for title, prefix in (("VisRank", _VISRANK), ("popularity", _POPULARITY)):
         name = f"{config.metric} on the held-out set, above {title}"
         rows = [label for label in models if label.startswith(prefix) and label not in made]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visrec.ragged import offsets_of
+from visrec.jagged import offsets_of
 from visrec.storage.schemas import (
     RECOMMENDATIONS,
     RECOMMENDATIONS_LONG,

@@ -24,7 +24,7 @@ from visrec.publication.run import MANIFEST, read_last, remove_strays, run_store
 from visrec.storage.store import Store
 
 
-def retire(recommendations: Store, keep: int, tonight: str | None = None) -> list[str]:
+def prune_runs(recommendations: Store, keep: int, tonight: str | None = None) -> list[str]:
     """Removes the oldest nights beyond some, with all their files, and says which.
 
     A night is a run whose id is a date. The published run and the one before it stay, and so does a

@@ -287,7 +287,7 @@ def point_to(recommendations: Store, run_id: str, *, rerun: bool = False) -> boo
             return True
 
 
-def standing(recommendations: Store, run_id: str, *, rerun: bool = False) -> str:
+def publication_status(recommendations: Store, run_id: str, *, rerun: bool = False) -> str:
     """Whether a complete run is the published one, and if not, why the pointer does not move."""
     now, version = read_pointer(recommendations)
     return (
@@ -299,7 +299,7 @@ def standing(recommendations: Store, run_id: str, *, rerun: bool = False) -> str
 def why_not_published(recommendations: Store, run_id: str, *, rerun: bool = False) -> str | None:
     """One sentence on which run stays published instead of a complete one, and why; None where the
     complete one is the published run."""
-    reason = standing(recommendations, run_id, rerun=rerun)
+    reason = publication_status(recommendations, run_id, rerun=rerun)
     if reason == "yes":
         return None
     now, _ = read_pointer(recommendations)

@@ -12,7 +12,7 @@ from visrec.storage.store import Store
 
 
 @dataclass(frozen=True)
-class Target:
+class RunSpec:
     """What is written where.
 
     Args:
@@ -41,16 +41,16 @@ class Target:
         return f"{PARTS}{shard:05d}-of-{self.shards:05d}-{self.inputs[:12]}.parquet"
 
     @property
-    def item_marks(self) -> str:
+    def item_fingerprints(self) -> str:
         """The file of the items' fingerprints."""
         return f"{FINGERPRINTS}items-{self.inputs[:12]}.parquet"
 
-    def owner_marks(self, shard: int) -> str:
+    def query_fingerprints(self, shard: int) -> str:
         """The file of the fingerprints of a shard's owners."""
         return FINGERPRINTS + self.part(shard)
 
 
-def has_marks(schema: pa.Schema, marks: Mapping[str, str]) -> bool:
+def has_metadata(schema: pa.Schema, marks: Mapping[str, str]) -> bool:
     """Whether a file's metadata say all that."""
     found = schema.metadata or {}
     return all(found.get(key.encode()) == value.encode() for key, value in marks.items())

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visrec.publication.claims import is_claimed, is_lost, taken
-from visrec.publication.run_spec import Target, has_marks
+from visrec.publication.run_spec import RunSpec, has_metadata
 from visrec.storage.store import Store
 
 _SHA256 = b"visrec.sha256"
@@ -43,7 +43,7 @@ def is_whole(data: bytes) -> bool:
 
 
 def kept_or_written(
-    target: Target, name: str, marks: Mapping[str, str], make: Callable[[], bytes]
+    target: RunSpec, name: str, marks: Mapping[str, str], make: Callable[[], bytes]
 ) -> tuple[bytes, bool]:
     """The bytes of a run's file: those that are there, where they are whole, else made and written.
 
@@ -89,5 +89,5 @@ def _whole(run: Store, name: str, marks: Mapping[str, str]) -> tuple[bytes | Non
     if found is None:
         return None, None
     data, version = found
-    ours = is_whole(data) and has_marks(pq.read_schema(pa.BufferReader(data)), marks)
+    ours = is_whole(data) and has_metadata(pq.read_schema(pa.BufferReader(data)), marks)
     return (data if ours else None), version

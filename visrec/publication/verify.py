@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrec.ids import rows_of
+from visrec.jagged import Jagged, offsets_of, portions
 from visrec.publication.list_tables import Layout
-from visrec.ragged import Ragged, offsets_of, portions
 from visrec.retrieval.rules import ENTRIES, Rules, counts_of
 from visrec.retrieval.similar import Kind
 from visrec.storage.schemas import (
@@ -43,7 +43,7 @@ class Expected:
     Args:
         item_ids: (N,) sorted.
         available_N: (N,) which may be recommended.
-        owner_ids: (U,) who has a list in this shard.
+        query_ids: (U,) who has a list in this shard.
         consumed: U lists of items that the owner has; of an item, the item itself.
         blocked: U lists of items that are blocked for that owner.
         cold_U: (U,) users whom the model cannot score: their lists are the fallback, the same for
@@ -56,9 +56,9 @@ class Expected:
 
     item_ids: pa.LargeStringArray
     available_N: Bools
-    owner_ids: pa.LargeStringArray
-    consumed: Ragged
-    blocked: Ragged
+    query_ids: pa.LargeStringArray
+    consumed: Jagged
+    blocked: Jagged
     cold_U: Bools
     k: int
     layout: Layout
@@ -159,7 +159,7 @@ class Lists:
     """A table of lists in columns, whichever its layout.
 
     Args:
-        owner_ids: (B,).
+        query_ids: (B,).
         offsets: (B + 1,) where each list's entries begin.
         item_ids: (V,).
         score_V: (V,) NaN for a missing one.
@@ -168,7 +168,7 @@ class Lists:
         cold_B: (B,) or None.
     """
 
-    owner_ids: pa.Array
+    query_ids: pa.Array
     offsets: Ints
     item_ids: pa.Array
     score_V: npt.NDArray[np.float32]
@@ -178,7 +178,7 @@ class Lists:
 
     @property
     def owner_V(self) -> Ints:
-        return np.repeat(np.arange(len(self.owner_ids)), np.diff(self.offsets))
+        return np.repeat(np.arange(len(self.query_ids)), np.diff(self.offsets))
 
 
 def read_lists(table: pa.Table, kind: str) -> Lists | None:
@@ -226,7 +226,7 @@ def check_shard(table: pa.Table, expected: Expected, before: Lists | None = None
     if lists is None or not table.schema.equals(_SCHEMAS[expected.kind, expected.layout]):
         return ShardFacts(listed_N=np.zeros(n, np.int64), other_schemas=1, **base)
     user_B, item_V = (
-        rows_of(lists.owner_ids, expected.owner_ids),
+        rows_of(lists.query_ids, expected.query_ids),
         rows_of(lists.item_ids, expected.item_ids),
     )
     owner_V, mine_B, there_V = lists.owner_V, user_B >= 0, item_V >= 0
@@ -262,26 +262,26 @@ def check_shard(table: pa.Table, expected: Expected, before: Lists | None = None
     return ShardFacts(listed_N=np.bincount(item_V[counted_V], minlength=n), **facts, **compared)
 
 
-def _lengths(expected: Expected, closed: Ragged) -> Ints:
+def _lengths(expected: Expected, closed: Jagged) -> Ints:
     """(U,) how many entries each owner's list has: k, or as many as there are candidates."""
     n = len(expected.item_ids)
     # What is both taken and blocked is gone once.
     user_P, item_P = np.divmod(_distinct(_pairs(closed.owners, closed.values, n)), max(n, 1))
     open_P = expected.available_N[item_P]
-    gone_U = np.bincount(user_P[open_P], minlength=len(expected.owner_ids))
+    gone_U = np.bincount(user_P[open_P], minlength=len(expected.query_ids))
     left_U = int(expected.available_N.sum()) - gone_U
     return np.minimum(left_U, expected.k)
 
 
 def _wrong_lengths(
-    lists: Lists, user_B: Ints, item_V: Ints, wanted_U: Ints, closed: Ragged, expected: Expected
+    lists: Lists, user_B: Ints, item_V: Ints, wanted_U: Ints, closed: Jagged, expected: Expected
 ) -> int:
     found_B, rules = np.diff(lists.offsets), expected.rules
     mine = np.flatnonzero(user_B >= 0)
     wrong = mine[found_B[mine] != wanted_U[user_B[mine]]]
     if rules is None:
         return len(wrong)
-    entries = Ragged(item_V, lists.offsets)
+    entries = Jagged(item_V, lists.offsets)
     count = 0
     for start in range(0, len(wrong), _LISTS):
         some = wrong[start : start + _LISTS]
@@ -292,7 +292,7 @@ def _wrong_lengths(
     return count
 
 
-def _open(rules: Rules, listed: Ragged, closed: Ragged, available_N: Bools) -> Ints:
+def _open(rules: Rules, listed: Jagged, closed: Jagged, available_N: Bools) -> Ints:
     """(B,) how many available items could follow each list; counted by groups, not one by one."""
     full = list(rules.full(listed.owners, listed.values))
     gone_B = np.zeros(len(listed), np.int64)
@@ -359,8 +359,8 @@ def _compare(
     lists: Lists, user_B: Ints, item_V: Ints, warm_B: Bools, before: Lists, expected: Expected
 ) -> dict[str, Any]:
     """Facts of the owners who have a list in the last publication, too: each one's first list."""
-    n, users = len(expected.item_ids), len(expected.owner_ids)
-    then_B = rows_of(before.owner_ids, expected.owner_ids)
+    n, users = len(expected.item_ids), len(expected.query_ids)
+    then_B = rows_of(before.query_ids, expected.query_ids)
     known_B = then_B >= 0
     if before.cold_B is not None:
         known_B &= ~before.cold_B

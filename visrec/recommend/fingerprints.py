@@ -11,10 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.hashes import Hashes, combined, hash_lists, hash_rows, hash_strings
-from visrec.ragged import Ragged
+from visrec.jagged import Jagged
 
 
-def item_marks(names: Sequence[pa.Array], columns: Sequence[npt.NDArray[np.generic]]) -> Hashes:
+def item_fingerprints(
+    names: Sequence[pa.Array], columns: Sequence[npt.NDArray[np.generic]]
+) -> Hashes:
     """(N,) the marks of items.
 
     Args:
@@ -25,13 +27,15 @@ def item_marks(names: Sequence[pa.Array], columns: Sequence[npt.NDArray[np.gener
     return combined(*map(hash_strings, names), *(hash_rows(each, every) for each in columns))
 
 
-def owner_marks(mark_N: Hashes, flags_BF: npt.NDArray[np.bool_], *lists: Ragged) -> Hashes:
+def query_fingerprints(
+    fingerprint_N: Hashes, flags_BF: npt.NDArray[np.bool_], *lists: Jagged
+) -> Hashes:
     """(B,) the marks of owners: their items in order, and whatever else is told of them.
 
     Args:
-        mark_N: of the items.
+        fingerprint_N: of the items.
         flags_BF: facts of each owner.
         lists: B lists of items each.
     """
-    of_lists = (hash_lists(mark_N[each.values], each) for each in lists)
+    of_lists = (hash_lists(fingerprint_N[each.values], each) for each in lists)
     return combined(hash_rows(flags_BF, np.arange(len(flags_BF))), *of_lists)

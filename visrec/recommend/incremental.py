@@ -24,16 +24,16 @@ import torch
 
 from visrec.capacity import FRESH_SHARE
 from visrec.ids import rows_of
+from visrec.jagged import Jagged
 from visrec.models.scorers import DotScorer
 from visrec.publication.claims import FINGERPRINTS, PARTS
-from visrec.publication.run_spec import Target, has_marks
+from visrec.publication.run_spec import RunSpec, has_metadata
 from visrec.publication.shards import kept_or_written, stamped
 from visrec.publication.verify import read_lists
-from visrec.ragged import Ragged
-from visrec.recommend.fingerprints import owner_marks
+from visrec.recommend.fingerprints import query_fingerprints
 from visrec.recommend.inputs import ScoringData
 from visrec.retrieval.rules import Rules
-from visrec.retrieval.topk import Best, TopK, empty, put
+from visrec.retrieval.topk import TopK, TopKResult, empty, put
 from visrec.storage.store import Store
 
 Ints = npt.NDArray[np.int64]
@@ -42,32 +42,32 @@ Ints = npt.NDArray[np.int64]
 # Marks, as files.
 
 
-def write_item_marks(data: ScoringData, target: Target) -> tuple[str, str]:
+def write_item_fingerprints(data: ScoringData, target: RunSpec) -> tuple[str, str]:
     """Leaves the items' marks beside the run's lists; returns the file's name and SHA-256."""
-    columns = {"item_id": data.item_ids, "mark": data.mark_N, "available": data.available_N}
-    return _write(target, target.item_marks, lambda: pa.table(columns))
+    columns = {"item_id": data.item_ids, "mark": data.fingerprint_N, "available": data.available_N}
+    return _write(target, target.item_fingerprints, lambda: pa.table(columns))
 
 
-def write_owner_marks(data: ScoringData, target: Target, shard: int) -> tuple[str, str]:
+def write_query_fingerprints(data: ScoringData, target: RunSpec, shard: int) -> tuple[str, str]:
     """Leaves the marks of a shard's owners beside its lists; returns the file's name and its
     SHA-256."""
     start, stop = map(int, data.shard_offsets[shard : shard + 2])
 
     def table() -> pa.Table:
-        owner_ids = data.owner_ids.slice(start, stop - start)
-        return pa.table({"owner_id": owner_ids, "mark": marks_of(data, start, stop)})
+        query_ids = data.query_ids.slice(start, stop - start)
+        return pa.table({"owner_id": query_ids, "mark": fingerprints_of(data, start, stop)})
 
-    return _write(target, target.owner_marks(shard), table)
+    return _write(target, target.query_fingerprints(shard), table)
 
 
-def marks_of(data: ScoringData, start: int, stop: int) -> npt.NDArray[np.uint64]:
+def fingerprints_of(data: ScoringData, start: int, stop: int) -> npt.NDArray[np.uint64]:
     """(B,) the marks of the owners from `start` to `stop`."""
     flags_B2 = np.stack([data.cold_U[start:stop], data.trained_U[start:stop] >= 0], axis=1)
     lists = (data.profiles.slice(start, stop), data.blocked.slice(start, stop))
-    return owner_marks(data.mark_N, flags_B2, *lists)
+    return query_fingerprints(data.fingerprint_N, flags_B2, *lists)
 
 
-def _write(target: Target, name: str, table: Callable[[], pa.Table]) -> tuple[str, str]:
+def _write(target: RunSpec, name: str, table: Callable[[], pa.Table]) -> tuple[str, str]:
     marks = {**target.marks, **_versions()}
     data, _ = kept_or_written(target, name, marks, lambda: stamped(table(), marks, _to_file))
     return name, hashlib.sha256(data).hexdigest()
@@ -115,12 +115,12 @@ class Last:
         """The name of a shard's file."""
         return sorted(name for name in self.sha256 if name.startswith(PARTS))[shard]
 
-    def item_marks(self) -> pa.Table | None:
+    def item_fingerprints(self) -> pa.Table | None:
         """The marks of its items."""
         names = [name for name in self.sha256 if name.startswith(f"{FINGERPRINTS}items-")]
         return self._marks(names[0]) if names else None
 
-    def owner_marks(self, shard: int) -> pa.Table | None:
+    def query_fingerprints(self, shard: int) -> pa.Table | None:
         """The marks of a shard's owners."""
         return self._marks(FINGERPRINTS + self.part(shard))
 
@@ -132,7 +132,7 @@ class Last:
         """The marks in a file, None where they are not there, or of other inputs or versions."""
         table = self._table(name)
         wanted = {**_versions(), "visrec.inputs": self.inputs}
-        return table if table is not None and has_marks(table.schema, wanted) else None
+        return table if table is not None and has_metadata(table.schema, wanted) else None
 
     def _table(self, name: str) -> pa.Table | None:
         """The table in a file, None where the file is not there, or not what was published."""
@@ -147,17 +147,17 @@ class Carried:
     """A shard's lists of the last publication in tonight's rows; the owners' places are tonight's.
 
     Args:
-        still_B: (B,) owners for whom all is as it was.
+        unchanged_B: (B,) owners for whom all is as it was.
         best: their lists; those of the others mean nothing.
         because_BK: (B, k) rows, -1 for none.
     """
 
-    still_B: npt.NDArray[np.bool_]
-    best: Best
+    unchanged_B: npt.NDArray[np.bool_]
+    best: TopKResult
     because_BK: Ints
 
 
-class Carry:
+class IncrementalScorer:
     """Finds what is still good of the last publication, and merges what is new into it.
 
     Args:
@@ -172,19 +172,23 @@ class Carry:
         self,
         last: Last,
         data: ScoringData,
-        target: Target,
+        target: RunSpec,
         scorer: DotScorer,
         say: Callable[[str], None],
     ) -> None:
         self._last, self._data, self._target, self._say = last, data, target, say
-        then = last.item_marks()
+        then = last.item_fingerprints()
         if then is None:
             self._say(last.damage)
         self._kept_N = np.zeros(len(data.item_ids), bool)
         if then is not None:
             then_N = rows_of(data.item_ids, then["item_id"])
-            mark_N, open_N = (then[name].to_numpy()[then_N] for name in ("mark", "available"))
-            self._kept_N = (then_N >= 0) & (mark_N == data.mark_N) & open_N & data.available_N
+            fingerprint_N, open_N = (
+                then[name].to_numpy()[then_N] for name in ("mark", "available")
+            )
+            self._kept_N = (
+                (then_N >= 0) & (fingerprint_N == data.fingerprint_N) & open_N & data.available_N
+            )
         fresh_N = data.available_N & ~self._kept_N
         self._worth_it = then is not None and fresh_N.mean() <= FRESH_SHARE
         if not self._worth_it:
@@ -202,51 +206,51 @@ class Carry:
             return None
         data, k = self._data, self._target.k
         start, stop = map(int, data.shard_offsets[shard : shard + 2])
-        marks, table = self._last.owner_marks(shard), self._last.lists(shard)
+        marks, table = self._last.query_fingerprints(shard), self._last.lists(shard)
         if marks is None or table is None:
             self._say(self._last.damage)
             return None
         lists = read_lists(table, self._target.kind)
-        if lists is None or not len(lists.owner_ids):
+        if lists is None or not len(lists.query_ids):
             return None
-        owner_ids = data.owner_ids.slice(start, stop - start)
-        list_B = rows_of(owner_ids, lists.owner_ids)
-        marked_B = rows_of(owner_ids, marks["owner_id"])
+        query_ids = data.query_ids.slice(start, stop - start)
+        list_B = rows_of(query_ids, lists.query_ids)
+        marked_B = rows_of(query_ids, marks["owner_id"])
         mark_B = marks["mark"].to_numpy()[marked_B]
         # Shorter lists had all candidates that there were: they are made again.
         full_B = np.diff(lists.offsets)[list_B] == k
-        still_B = (list_B >= 0) & (marked_B >= 0) & full_B & ~data.cold_U[start:stop]
-        still_B &= mark_B == marks_of(data, start, stop)
-        entry_bK = lists.offsets[list_B[still_B]][:, None] + np.arange(k)
+        unchanged_B = (list_B >= 0) & (marked_B >= 0) & full_B & ~data.cold_U[start:stop]
+        unchanged_B &= mark_B == fingerprints_of(data, start, stop)
+        entry_bK = lists.offsets[list_B[unchanged_B]][:, None] + np.arange(k)
 
         def of_all(row_V: Ints) -> Ints:
-            row_BK = np.full((len(owner_ids), k), -1)
-            row_BK[still_B] = row_V[entry_bK]
+            row_BK = np.full((len(query_ids), k), -1)
+            row_BK[unchanged_B] = row_V[entry_bK]
             return row_BK
 
         row_BK = of_all(rows_of(lists.item_ids, data.item_ids))
-        score_BK = empty(len(owner_ids), k).score_BK
-        score_BK[still_B] = lists.score_V[entry_bK]
+        score_BK = empty(len(query_ids), k).score_BK
+        score_BK[unchanged_B] = lists.score_V[entry_bK]
         because_BK = np.full_like(row_BK, -1)
         if lists.because_V is not None:
             because_BK = of_all(rows_of(lists.because_V, data.item_ids))
         # A row of -1 stands for an item that is gone: it looks the last one up, and is no list.
         whole_B = (row_BK >= 0).all(axis=1) & self._kept_N[row_BK].all(axis=1)
-        return Carried(still_B & whole_B, Best(row_BK, score_BK), because_BK)
+        return Carried(unchanged_B & whole_B, TopKResult(row_BK, score_BK), because_BK)
 
     def merge(
         self, carried: Carried, owner_b: Ints, first: int, because: Callable[..., Ints]
-    ) -> tuple[Best, Ints, npt.NDArray[np.bool_]]:
+    ) -> tuple[TopKResult, Ints, npt.NDArray[np.bool_]]:
         """Lists with the new items merged in, their reasons, and for whom that is not enough.
 
         Args:
             carried: the shard's lists.
-            owner_b: (b,) whose: places in the shard, all of them `still_B`.
+            owner_b: (b,) whose: places in the shard, all of them `unchanged_B`.
             first: the shard's first owner.
             because: from profiles and (b, k) rows to the nearest items of the profile.
         """
         data, few = self._data, min(self._target.k, len(self._row_F) - 1)
-        best = Best(carried.best.row_BK[owner_b], carried.best.score_BK[owner_b])
+        best = TopKResult(carried.best.row_BK[owner_b], carried.best.score_BK[owner_b])
         reason_bK, open_b = carried.because_BK[owner_b], np.zeros(len(owner_b), bool)
         if not few:
             return best, reason_bK, open_b
@@ -255,13 +259,13 @@ class Carry:
         seen = profiles.keep(~data.unseen_N[profiles.values])
         closed = profiles.joined(data.blocked.take(rows))
         closed = closed.keep(self._fresh_N[closed.values])
-        closed = Ragged(self._place_N[closed.values], closed.offsets)
+        closed = Jagged(self._place_N[closed.values], closed.offsets)
         fresh = self._search(seen, data.trained_U[rows], closed, few)
         # Where the best of the new items is worse than the last of the list, nothing changes.
         some_b = np.flatnonzero(fresh.score_BK[:, 0] >= best.score_BK[:, -1])
         if len(some_b):
-            fresh = Best(self._row_F[fresh.row_BK[some_b]], fresh.score_BK[some_b])
-            old = Best(best.row_BK[some_b], best.score_BK[some_b])
+            fresh = TopKResult(self._row_F[fresh.row_BK[some_b]], fresh.score_BK[some_b])
+            old = TopKResult(best.row_BK[some_b], best.score_BK[some_b])
             lists, reasons, open_b[some_b] = self._merged(
                 old, fresh, reason_bK[some_b], seen.take(some_b), because
             )
@@ -270,8 +274,13 @@ class Carry:
         return best, reason_bK, open_b
 
     def _merged(
-        self, old: Best, fresh: Best, because_bK: Ints, seen: Ragged, because: Callable[..., Ints]
-    ) -> tuple[Best, Ints, npt.NDArray[np.bool_]]:
+        self,
+        old: TopKResult,
+        fresh: TopKResult,
+        because_bK: Ints,
+        seen: Jagged,
+        because: Callable[..., Ints],
+    ) -> tuple[TopKResult, Ints, npt.NDArray[np.bool_]]:
         """Lists, their reasons and for whom they are not decided, from old entries and new ones."""
         data, k = self._data, self._target.k
         fresh_bK = fresh.row_BK
@@ -286,7 +295,9 @@ class Carry:
         user_V, place_V = np.nonzero(kept_bM[~open_b])
         chosen = np.zeros((len(order), k), np.int64)
         chosen[~open_b] = order[~open_b][user_V, place_V].reshape(-1, k)
-        best = Best(*(np.take_along_axis(of_bM, chosen, axis=1) for of_bM in (row_bM, score_bM)))
+        best = TopKResult(
+            *(np.take_along_axis(of_bM, chosen, axis=1) for of_bM in (row_bM, score_bM))
+        )
         is_new_bK = chosen >= k
         new_bK = np.where(is_new_bK, best.row_BK, -1)
         reason_bK = np.take_along_axis(because_bK, np.where(is_new_bK, 0, chosen), axis=1)

@@ -13,12 +13,12 @@ from visrec.capacity import shards_for
 from visrec.errors import InputError
 from visrec.features.table import Identity, load_features, read_manifest, require_same
 from visrec.ids import id_array, is_among, rows_of
-from visrec.interactions.log import Log, Reading, read_log, shard_of
+from visrec.interactions.log import InteractionLog, Reading, read_log, shard_of
+from visrec.jagged import Jagged, offsets_of
 from visrec.models.arrays import Arrays
 from visrec.models.artifact import Artifact, load_artifact
 from visrec.models.base import Catalogue
-from visrec.ragged import Ragged, offsets_of
-from visrec.recommend.fingerprints import item_marks
+from visrec.recommend.fingerprints import item_fingerprints
 from visrec.retrieval.near_duplicates import near_duplicate_groups
 from visrec.retrieval.rules import Rules, RulesConfig
 from visrec.retrieval.similar import Kind, similarity
@@ -60,7 +60,7 @@ class ScoringData:
     Args:
         item_ids: (N,) sorted.
         available_N: (N,) which may be recommended.
-        owner_ids: (U,) whose lists are made, shard after shard, sorted in each: users, or the
+        query_ids: (U,) whose lists are made, shard after shard, sorted in each: users, or the
             items whose neighbours are looked for.
         shard_offsets: (S + 1,) where each shard's begin.
         profiles: U lists of consumed items, oldest first; of an item, the item itself.
@@ -73,24 +73,24 @@ class ScoringData:
         cold_U: (U,) users whom the model cannot score: they get the most popular items.
         artist_N: (N,) a number for each artist, -1 for none; None where no item has one.
         without_item: interactions left out because their item has no feature.
-        mark_N: (N,) hashes of all that scoring knows of each item.
+        fingerprint_N: (N,) hashes of all that scoring knows of each item.
         rules: between the entries of a list, or None.
         reading: what became of the rows of the interactions.
     """
 
     item_ids: pa.LargeStringArray
     available_N: npt.NDArray[np.bool_]
-    owner_ids: pa.LargeStringArray
+    query_ids: pa.LargeStringArray
     shard_offsets: npt.NDArray[np.int64]
-    profiles: Ragged
-    blocked: Ragged
+    profiles: Jagged
+    blocked: Jagged
     unseen_N: npt.NDArray[np.bool_]
     trained_U: npt.NDArray[np.int64]
     count_N: npt.NDArray[np.float32]
     cold_U: npt.NDArray[np.bool_]
     artist_N: npt.NDArray[np.int64] | None
     without_item: int
-    mark_N: npt.NDArray[np.uint64]
+    fingerprint_N: npt.NDArray[np.uint64]
     rules: Rules | None = None
     reading: Reading = field(default_factory=Reading)
 
@@ -115,7 +115,7 @@ def prepare_scoring(
     log = _read_log(inputs, artifact, item_ids)
     items = read_items(inputs.items_uri, item_ids)
     unseen_N = np.zeros(len(item_ids), bool)
-    if not artifact.model.needs.cold_items:
+    if not artifact.model.needs.supports_new_items:
         unseen_N = catalogue.trained_N < 0
     available_N = allowed(inputs.rules, items, item_ids)
     _require_known(available_N & ~unseen_N, item_ids.filter(pa.array(available_N)), artifact)
@@ -126,7 +126,7 @@ def prepare_scoring(
         known_N = np.any(arrays["unit"], axis=1)  # what the model has not seen is near nothing
         available_N, queries = available_N & known_N, _items(known_N, item_ids)
     rules, group_N = _rules(inputs, item_ids, catalogue, available_N)
-    blocked = Ragged.empty(len(queries.ids))
+    blocked = Jagged.empty(len(queries.ids))
     if kind == "user_to_item" and inputs.interactions_uri:
         not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
         blocked = listed(chain(blocked_pairs(inputs.rules), not_liked), queries.ids, item_ids)
@@ -136,7 +136,7 @@ def prepare_scoring(
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
-        owner_ids=queries.ids.take(pa.array(order)),
+        query_ids=queries.ids.take(pa.array(order)),
         shard_offsets=offsets_of(np.bincount(shard_U, minlength=shards)),
         profiles=queries.profiles.take(order),
         blocked=blocked.take(order),
@@ -146,20 +146,24 @@ def prepare_scoring(
         cold_U=queries.cold_U[order],
         artist_N=artist_codes(items.artist_N),
         without_item=log.without_item,
-        mark_N=item_marks(_names(item_ids, group_N, rules), [unseen_N, *arrays.values()]),
+        fingerprint_N=item_fingerprints(
+            _names(item_ids, group_N, rules), [unseen_N, *arrays.values()]
+        ),
         rules=rules,
         reading=log.reading,
     )
     return data, arrays
 
 
-def _read_log(inputs: ScoringInputs, artifact: Artifact, item_ids: pa.LargeStringArray) -> Log:
+def _read_log(
+    inputs: ScoringInputs, artifact: Artifact, item_ids: pa.LargeStringArray
+) -> InteractionLog:
     """The interactions and every user who is named anywhere."""
     others = None
     if inputs.users_uri:
         others = id_array(read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"])
     inputs.interactions.require_min_rating(
-        artifact.made_from["interactions"]["min_rating"], f"the model {artifact.model_id}"
+        artifact.provenance["interactions"]["min_rating"], f"the model {artifact.model_id}"
     )
     return read_log(inputs.interactions, inputs.interactions_uri, item_ids, others, every_user=True)
 
@@ -179,15 +183,15 @@ class _Queries:
     by id."""
 
     ids: pa.LargeStringArray
-    profiles: Ragged
+    profiles: Jagged
     trained_U: npt.NDArray[np.int64]
     cold_U: npt.NDArray[np.bool_]
 
 
-def _users(log: Log, artifact: Artifact, unseen_N: npt.NDArray[np.bool_]) -> _Queries:
+def _users(log: InteractionLog, artifact: Artifact, unseen_N: npt.NDArray[np.bool_]) -> _Queries:
     trained_U = trained_users(artifact, log.user_ids)
     cold_U = log.items.keep(~unseen_N[log.item_R]).lengths == 0
-    if not artifact.model.needs.cold_users:
+    if not artifact.model.needs.supports_new_users:
         cold_U |= trained_U < 0
     return _Queries(log.user_ids, log.items, trained_U, cold_U)
 
@@ -195,7 +199,7 @@ def _users(log: Log, artifact: Artifact, unseen_N: npt.NDArray[np.bool_]) -> _Qu
 def _items(known_N: npt.NDArray[np.bool_], item_ids: pa.LargeStringArray) -> _Queries:
     """Each item that the model knows, with itself as its profile."""
     row_Q = np.flatnonzero(known_N)
-    itself = Ragged(row_Q, np.arange(len(row_Q) + 1))
+    itself = Jagged(row_Q, np.arange(len(row_Q) + 1))
     trained_Q, cold_Q = np.full(len(row_Q), -1), np.zeros(len(row_Q), bool)
     return _Queries(item_ids.take(pa.array(row_Q)), itself, trained_Q, cold_Q)
 
@@ -248,7 +252,7 @@ def blocked_pairs(rules: RulesConfig) -> Iterator[pa.Table]:
                 yield batch
 
 
-def listed(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) -> Ragged:
+def listed(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) -> Jagged:
     """U lists of the items in rows of user_id and item_id, each once."""
     pairs = [np.zeros(0, np.int64)]
     for batch in batches:
@@ -256,7 +260,7 @@ def listed(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) 
         known_V = (user_V >= 0) & (item_V >= 0)
         pairs.append(user_V[known_V] * len(item_ids) + item_V[known_V])
     user_P, item_P = np.divmod(np.unique(np.concatenate(pairs)), len(item_ids))
-    return Ragged.group(user_P, item_P, len(user_ids))
+    return Jagged.group(user_P, item_P, len(user_ids))
 
 
 def _rules(
@@ -295,7 +299,7 @@ def load_catalogue(
     Raises:
         InputError: the features are of another backbone than the model's.
     """
-    identity = {k: v for k, v in artifact.made_from["features"].items() if k != "digest"}
+    identity = {k: v for k, v in artifact.provenance["features"].items() if k != "digest"}
     require_same(
         read_manifest(features).identity, Identity(**identity), features, "model, or --features"
     )

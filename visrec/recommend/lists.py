@@ -4,15 +4,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from visrec.jagged import Jagged
 from visrec.models.scorers import DotScorer, Scorer
 from visrec.progress import Timer
 from visrec.publication.list_tables import lists_table, similar_table
-from visrec.publication.run_spec import Target
-from visrec.ragged import Ragged
-from visrec.recommend.incremental import Carried, Carry, Last
+from visrec.publication.run_spec import RunSpec
+from visrec.recommend.incremental import Carried, IncrementalScorer, Last
 from visrec.recommend.inputs import ScoringData
 from visrec.retrieval.rules import RuledTopK
-from visrec.retrieval.topk import Best, MostPopular, TopK, empty, nearest_of_profile, put
+from visrec.retrieval.topk import MostPopular, TopK, TopKResult, empty, nearest_of_profile, put
 
 COLD = "visrec.cold_users"  # how many, in a file's metadata
 _BLOCK = 1024  # users scored between two progress reports; 100 lists of them are 2 MB
@@ -30,7 +30,7 @@ class ShardLists:
     """
 
     def __init__(
-        self, data: ScoringData, scorer: Scorer, target: Target, last: Last | None, timer: Timer
+        self, data: ScoringData, scorer: Scorer, target: RunSpec, last: Last | None, timer: Timer
     ) -> None:
         self._data, self._scorer, self._target, self._timer = data, scorer, target, timer
         searches = (
@@ -42,7 +42,7 @@ class ShardLists:
         )
         self._carry = None
         if last is not None and isinstance(scorer, DotScorer):
-            self._carry = Carry(last, data, target, scorer, timer.say_once)
+            self._carry = IncrementalScorer(last, data, target, scorer, timer.say_once)
 
     def __call__(self, shard: int) -> tuple[pa.Table, int]:
         """The lists of a shard's owners, marked with how many are cold; and how many are carried
@@ -60,42 +60,42 @@ class ShardLists:
             put(lists, rows - first, best)
             because_UK[rows - first] = because_BK
             kept += still
-        owner_ids, cold_U = data.owner_ids.slice(first, last - first), data.cold_U[first:last]
+        query_ids, cold_U = data.query_ids.slice(first, last - first), data.cold_U[first:last]
         with self._timer.phase("table"):
             if target.kind == "item_to_item":
                 table = similar_table(
-                    owner_ids, data.item_ids, lists.row_BK, lists.score_BK, target.layout
+                    query_ids, data.item_ids, lists.row_BK, lists.score_BK, target.layout
                 )
             else:
                 table = lists_table(
-                    owner_ids, data.item_ids, lists.row_BK, lists.score_BK, because_UK, cold_U,
+                    query_ids, data.item_ids, lists.row_BK, lists.score_BK, because_UK, cold_U,
                     target.layout,
                 )  # fmt: skip
         return table.replace_schema_metadata({COLD: str(int(cold_U.sum()))}), kept
 
     def _block(
         self, rows: npt.NDArray[np.int64], carried: Carried | None, first: int
-    ) -> tuple[Best, npt.NDArray[np.int64], int]:
+    ) -> tuple[TopKResult, npt.NDArray[np.int64], int]:
         """The lists of the owners at `rows`, the reasons of their entries, and how many of the
         lists are carried over."""
         best = empty(len(rows), self._target.k)
         because_BK = best.row_BK.copy()
-        still_B = np.zeros(len(rows), bool)
+        unchanged_B = np.zeros(len(rows), bool)
         if self._carry and carried:
-            still_B = carried.still_B[rows - first]
+            unchanged_B = carried.unchanged_B[rows - first]
             with self._timer.phase("carry"):
-                merged = self._carry.merge(carried, rows[still_B] - first, first, self._because)
+                merged = self._carry.merge(carried, rows[unchanged_B] - first, first, self._because)
             lists, reason_bK, open_b = merged
-            put(best, still_B, lists)
-            because_BK[still_B] = reason_bK
-            still_B[np.flatnonzero(still_B)[open_b]] = False
-        lists, reason_bK = self._scored(rows[~still_B])
-        put(best, ~still_B, lists)
-        because_BK[~still_B] = reason_bK
+            put(best, unchanged_B, lists)
+            because_BK[unchanged_B] = reason_bK
+            unchanged_B[np.flatnonzero(unchanged_B)[open_b]] = False
+        lists, reason_bK = self._scored(rows[~unchanged_B])
+        put(best, ~unchanged_B, lists)
+        because_BK[~unchanged_B] = reason_bK
         self._timer.done(users=len(rows))
-        return best, because_BK, int(still_B.sum())
+        return best, because_BK, int(unchanged_B.sum())
 
-    def _scored(self, rows: npt.NDArray[np.int64]) -> tuple[Best, npt.NDArray[np.int64]]:
+    def _scored(self, rows: npt.NDArray[np.int64]) -> tuple[TopKResult, npt.NDArray[np.int64]]:
         """The lists of the owners at `rows`, and the reasons of their entries."""
         data = self._data
         consumed, trained_B, cold_B = (
@@ -117,7 +117,7 @@ class ShardLists:
         with self._timer.phase("explain"):
             return best, self._because(profiles, np.where(cold_B[:, None], -1, best.row_BK))
 
-    def _because(self, profiles: Ragged, row_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _because(self, profiles: Jagged, row_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         space_Nd = self._scorer.space_Nd
         if space_Nd is None:
             return np.full(row_BK.shape, -1, np.int64)

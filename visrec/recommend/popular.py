@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from visrec.ragged import Ragged
+from visrec.jagged import Jagged
 from visrec.recommend.inputs import ScoringData
 
 _CELLS = 1 << 24  # of users by popular items at once: a byte each, several times over
@@ -37,7 +37,7 @@ def popular_entries(data: ScoringData, k: int) -> npt.NDArray[np.int64]:
     return listed_N
 
 
-def _close(open_BM: npt.NDArray[np.bool_], lists: Ragged, place_N: npt.NDArray[np.int64]) -> None:
+def _close(open_BM: npt.NDArray[np.bool_], lists: Jagged, place_N: npt.NDArray[np.int64]) -> None:
     place_V = place_N[lists.values]
     inside_V = (place_V >= 0) & (place_V < open_BM.shape[1])
     open_BM[lists.owners[inside_V], place_V[inside_V]] = False

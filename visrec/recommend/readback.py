@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from visrec.ids import is_among
 from visrec.models.arrays import Arrays
-from visrec.publication.run_spec import Target, has_marks
+from visrec.publication.run_spec import RunSpec, has_metadata
 from visrec.publication.verify import Expected, Lists, ShardFacts, check_shard, read_lists
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.rescore import Rescorer
@@ -42,7 +42,7 @@ class LastPublication:
 
 def check_files(
     data: ScoringData,
-    target: Target,
+    target: RunSpec,
     sha256: Mapping[str, str],
     last: LastPublication | None,
     shards: Sequence[int],
@@ -62,23 +62,23 @@ def check_files(
         rescorer: scores a sample of the lists anew.
     """
     total = ShardFacts(listed_N=np.zeros(len(data.item_ids), np.int64))
-    looked_up, dealt_alike = 0, last is not None and len(last.names) == target.shards
+    embedding_user_encoder, dealt_alike = 0, last is not None and len(last.names) == target.shards
     damaged = 0
     for shard in shards:
         name = target.part(shard)
         content = target.run.read(name)
         expected = expected_of(data, target, shard)
         if hashlib.sha256(content).hexdigest() != sha256[name]:  # damaged: nothing more is known
-            none_N, owners = np.zeros(len(data.item_ids), np.int64), len(expected.owner_ids)
+            none_N, owners = np.zeros(len(data.item_ids), np.int64), len(expected.query_ids)
             total += ShardFacts(listed_N=none_N, files=1, other_files=1, owners_expected=owners)
             continue
         file = pq.ParquetFile(pa.BufferReader(content))
-        other = not has_marks(file.schema_arrow, {**target.marks, "visrec.shard": str(shard)})
+        other = not has_metadata(file.schema_arrow, {**target.marks, "visrec.shard": str(shard)})
         before = None
-        if last is not None and (dealt_alike or looked_up < _SAMPLE):
-            looked_up += len(expected.owner_ids)
+        if last is not None and (dealt_alike or embedding_user_encoder < _SAMPLE):
+            embedding_user_encoder += len(expected.query_ids)
             names = [last.names[shard]] if dealt_alike else last.names
-            before, gone = _before(last, target.kind, names, expected.owner_ids)
+            before, gone = _before(last, target.kind, names, expected.query_ids)
             damaged += gone
         table = file.read()
         facts = check_shard(table, expected, before)
@@ -93,7 +93,7 @@ def check_and_rescore(
     data: ScoringData,
     arrays: Arrays,
     model: Store,
-    target: Target,
+    target: RunSpec,
     sha256: Mapping[str, str],
     last: LastPublication | None,
     shards: Sequence[int],
@@ -105,13 +105,13 @@ def check_and_rescore(
     return check_files(data, target, sha256, last, shards, rescorer)
 
 
-def expected_of(data: ScoringData, target: Target, shard: int) -> Expected:
+def expected_of(data: ScoringData, target: RunSpec, shard: int) -> Expected:
     """What a shard's table is held against."""
     first, end = map(int, data.shard_offsets[shard : shard + 2])
     return Expected(
         item_ids=data.item_ids,
         available_N=data.available_N,
-        owner_ids=data.owner_ids.slice(first, end - first),
+        query_ids=data.query_ids.slice(first, end - first),
         consumed=data.profiles.slice(first, end),
         blocked=data.blocked.slice(first, end),
         cold_U=data.cold_U[first:end],
@@ -123,7 +123,7 @@ def expected_of(data: ScoringData, target: Target, shard: int) -> Expected:
 
 
 def _before(
-    last: LastPublication, kind: str, names: Sequence[str], owner_ids: pa.Array
+    last: LastPublication, kind: str, names: Sequence[str], query_ids: pa.Array
 ) -> tuple[Lists | None, int]:
     """The last publication's lists of these owners, and how many files cannot be used.
 
@@ -135,7 +135,7 @@ def _before(
         kind: whose lists they are.
         names: the files that may have these owners: owners are dealt to shards by their ids, so of
             as many shards the same one has them.
-        owner_ids: whose lists are looked for.
+        query_ids: whose lists are looked for.
     """
     tables: list[pa.Table] = []
     damaged = 0
@@ -148,7 +148,7 @@ def _before(
         if len(names) == 1 or read_lists(table.slice(0, 0), kind) is None:
             tables.append(table)
         else:
-            tables.append(table.filter(is_among(table[0], owner_ids)))
+            tables.append(table.filter(is_among(table[0], query_ids)))
     if not tables or any(not table.schema.equals(tables[0].schema) for table in tables):
         return None, damaged
     return read_lists(pa.concat_tables(tables), kind), damaged

@@ -28,12 +28,12 @@ import pyarrow as pa
 import torch
 
 from visrec.ids import rows_of
+from visrec.jagged import Jagged
 from visrec.models.arrays import Arrays
 from visrec.models.artifact import load_artifact
-from visrec.models.inputs import Bags
+from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import ReRankScorer, Scorer
 from visrec.publication.verify import Lists
-from visrec.ragged import Ragged
 from visrec.recommend.inputs import ScoringData
 from visrec.retrieval.rules import Rules
 from visrec.retrieval.similar import Kind, neighbours
@@ -83,7 +83,7 @@ def sample(data: ScoringData, shard: int, seed: int) -> tuple[Ints, Ints]:
 
 def lists_of(lists: Lists, owners: Ints, data: ScoringData) -> Iterator[Written]:
     """The lists of some owners, without entries for who has none."""
-    list_B = rows_of(data.owner_ids.take(pa.array(owners)), lists.owner_ids)
+    list_B = rows_of(data.query_ids.take(pa.array(owners)), lists.query_ids)
     for owner, at in zip(owners.tolist(), list_B.tolist(), strict=True):
         entries = slice(lists.offsets[at], lists.offsets[at + 1]) if at >= 0 else slice(0, 0)
         because_K = None
@@ -316,7 +316,7 @@ class ModelScores:
         return scorer
 
     @torch.inference_mode()
-    def of_all(self, profiles: Ragged, user_B: Ints) -> Floats:
+    def of_all(self, profiles: Jagged, user_B: Ints) -> Floats:
         """(B, N) scores; of a model that re-ranks, those of its proposer.
 
         Args:
@@ -324,7 +324,7 @@ class ModelScores:
             user_B: (B,) trained user rows, -1 for unseen users.
         """
         mine = np.unique(profiles.values)
-        bags = Bags.of(Ragged(np.searchsorted(mine, profiles.values), profiles.offsets))
+        bags = JaggedTensor.of(Jagged(np.searchsorted(mine, profiles.values), profiles.offsets))
         users, parts = torch.from_numpy(user_B), []
         step = int(np.clip(_PROFILE_PRODUCTS // max(len(profiles.values), 1), 256, _TILE))
         for start in range(0, self._items, step):
@@ -340,8 +340,8 @@ class ModelScores:
     def of_some(self, profile: Ints, user: int, rows: Ints) -> Floats:
         """(C,) one user's scores of some items, by the scorer's own pairs."""
         scorer = self._scorer(np.concatenate([profile, rows]))
-        one = Ragged(np.arange(len(profile)), np.array([0, len(profile)]))
-        state = scorer.prepare(Bags.of(one), torch.tensor([user]))
+        one = Jagged(np.arange(len(profile)), np.array([0, len(profile)]))
+        state = scorer.prepare(JaggedTensor.of(one), torch.tensor([user]))
         return scorer.tile(state, len(profile), len(profile) + len(rows))[0].double().numpy()
 
     def space(self, rows: Ints) -> Floats | None:

@@ -20,7 +20,7 @@ from visrec.models.arrays import Arrays
 from visrec.models.artifact import load_artifact
 from visrec.models.scorers import Scorer
 from visrec.progress import Timer
-from visrec.publication.run_spec import Target
+from visrec.publication.run_spec import RunSpec
 from visrec.recommend.incremental import Last
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import ShardLists
@@ -55,7 +55,7 @@ def recommend_chain(
     arrays: "ray.ObjectRef[Arrays]",
     model: Store,
     last: Last | None,
-    target: Target,
+    target: RunSpec,
     resources: ScoreResources,
     actors: int,
     tally: Any,
@@ -84,7 +84,7 @@ class ScoreShards:
         arrays: "ray.ObjectRef[Arrays]",
         model: Store,
         last: Last | None,
-        target: Target,
+        target: RunSpec,
         resources: ScoreResources,
         tally: Any,
     ) -> None:

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 
 from visrec.progress import Timer
 from visrec.publication.list_tables import lists_file
-from visrec.publication.run_spec import Target
+from visrec.publication.run_spec import RunSpec
 from visrec.publication.shards import kept_or_written, stamped
-from visrec.recommend.incremental import write_owner_marks
+from visrec.recommend.incremental import write_query_fingerprints
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import COLD
 
@@ -30,7 +30,7 @@ class ShardWriter:
     def __init__(
         self,
         data: ScoringData,
-        target: Target,
+        target: RunSpec,
         lists: Callable[[int], tuple[pa.Table, int]],
         timer: Timer,
     ) -> None:
@@ -54,13 +54,15 @@ class ShardWriter:
 
         content, kept = kept_or_written(self._target, name, marks, make)
         with self._timer.phase("write"):
-            fingerprints, fingerprints_sha256 = write_owner_marks(self._data, self._target, shard)
+            fingerprints, fingerprints_sha256 = write_query_fingerprints(
+                self._data, self._target, shard
+            )
         file = pq.ParquetFile(pa.BufferReader(content))
-        owner_ids = file.read(columns=file.schema_arrow.names[:1])[0]
+        query_ids = file.read(columns=file.schema_arrow.names[:1])[0]
         return {
             "name": name,
-            "rows": len(owner_ids),
-            "owners": pc.count_distinct(owner_ids).as_py(),
+            "rows": len(query_ids),
+            "owners": pc.count_distinct(query_ids).as_py(),
             "cold": int(file.schema_arrow.metadata[COLD.encode()]),
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from visrec.jagged import Jagged
 from visrec.native import compiled, pointers
-from visrec.ragged import Ragged
 
 _SOURCE = Path(__file__).with_name("kernel.cpp")
 _BLOCK = 64  # kItems of the source
@@ -46,7 +46,7 @@ class PackedItems:
         )
         self._exponent = int(exponent[0])
 
-    def top_k(self, user_Bd: Floats, excluded: Ragged, k: int, threads: int) -> tuple[Ints, Floats]:
+    def top_k(self, user_Bd: Floats, excluded: Jagged, k: int, threads: int) -> tuple[Ints, Floats]:
         """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf behind the last.
 
         Args:
@@ -73,8 +73,8 @@ class PackedItems:
 def rank(
     vectors_Nd: Floats,
     user_Bd: Floats,
-    profiles: Ragged,
-    targets: Ragged,
+    profiles: Jagged,
+    targets: Jagged,
     wide_B: npt.NDArray[np.bool_],
     threads: int,
     kernel: ctypes.CDLL,
@@ -109,7 +109,7 @@ def rank(
 
 
 def nearest(
-    vectors_Nd: Floats, profiles: Ragged, row_BK: Ints, threads: int, kernel: ctypes.CDLL
+    vectors_Nd: Floats, profiles: Jagged, row_BK: Ints, threads: int, kernel: ctypes.CDLL
 ) -> Ints:
     """(B, K) the profile row nearest by cosine to each row, the first of equals; -1 for none.
 
@@ -159,13 +159,13 @@ def _floats(array: npt.NDArray[np.generic]) -> Floats:
     return np.ascontiguousarray(array, np.float32)
 
 
-def _lists(lists: Ragged) -> tuple[Ints, Ints]:
+def _lists(lists: Jagged) -> tuple[Ints, Ints]:
     offsets, values = (np.ascontiguousarray(a, np.int64) for a in (lists.offsets, lists.values))
     return offsets, values
 
 
-def _sorted(lists: Ragged) -> Ragged:
+def _sorted(lists: Jagged) -> Jagged:
     """Each list in rising order."""
     most = int(lists.values.max(initial=0)) + 1
     key_V = np.sort(lists.owners * most + lists.values)
-    return Ragged(key_V - lists.owners * most, lists.offsets.astype(np.int64))
+    return Jagged(key_V - lists.owners * most, lists.offsets.astype(np.int64))

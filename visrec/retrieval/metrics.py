@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from visrec.retrieval.ranks import Standing
+from visrec.retrieval.ranks import TargetRanks
 
 Floats = npt.NDArray[np.float64]
 CUTOFFS = (20, 100, 200)
 
 
-def per_user(standing: Standing, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Floats]:
+def per_user(standing: TargetRanks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Floats]:
     """Each metric's (B,) values, one a user; every user has at least one held-out item."""
     starts = standing.offsets[:-1]
     n_B = np.diff(standing.offsets)

@@ -11,7 +11,7 @@ import torch
 
 from visrec.features.clusters import connected_parts
 from visrec.hashes import hash_rows
-from visrec.ragged import Ragged, offsets_of
+from visrec.jagged import Jagged, offsets_of
 from visrec.retrieval.similar import neighbours
 from visrec.retrieval.topk import ITEM_COLUMNS, TopK, unit_rows
 
@@ -90,12 +90,12 @@ def _near(
     """
     search = TopK(neighbours({"unit": unit_Rd}, use_gpu=False), None, most)
     order = np.argsort(part_R, kind="stable")
-    members = Ragged(order, offsets_of(np.bincount(part_R)))
+    members = Jagged(order, offsets_of(np.bincount(part_R)))
     ones, others, alls = [], [], []
     step = max(1, min(_QUERIES, _CLOSED // int(members.lengths[part_R[row_Q]].max(initial=1))))
     for start in range(0, len(row_Q), step):
         row_q = row_Q[start : start + step]
-        itself = Ragged(row_q, np.arange(len(row_q) + 1))
+        itself = Jagged(row_q, np.arange(len(row_q) + 1))
         best = search(itself, np.full(len(row_q), -1), members.take(part_R[row_q]))
         near_qK = (best.row_BK >= 0) & (best.score_BK >= least)
         query, place = near_qK.nonzero()

@@ -23,8 +23,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from visrec.jagged import Jagged
 from visrec.models.scorers import DotScorer, ReRankScorer, Scorer
-from visrec.ragged import Ragged
 from visrec.retrieval import topk
 from visrec.retrieval.kernel import rank
 from visrec.retrieval.torch_topk import needs_float64
@@ -38,7 +38,7 @@ _WORDS = 128  # of 8 marks are added before a byte could overflow
 
 
 @dataclass(frozen=True)
-class Standing:
+class TargetRanks:
     """Where P held-out items of B users stand, user after user.
 
     Args:
@@ -58,8 +58,8 @@ class Standing:
 
 
 def stand(
-    scorer: Scorer, profiles: Ragged, user_B: npt.NDArray[np.int64], targets: Ragged
-) -> Standing:
+    scorer: Scorer, profiles: Jagged, user_B: npt.NDArray[np.int64], targets: Jagged
+) -> TargetRanks:
     """Ranks the held-out items of B users, on as many threads as torch has.
 
     Args:
@@ -78,7 +78,7 @@ def stand(
         if kernel := topk.kernel_for(scorer):
             vectors_Nd, lists = scorer.vectors_Nd.numpy(), (profiles, targets, wide_B.numpy())
             found = rank(vectors_Nd, user_Bd.numpy(), *lists, torch.get_num_threads(), kernel)
-            return Standing(offsets, ranked_B, *found)
+            return TargetRanks(offsets, ranked_B, *found)
         if bool(wide_B.any()):
             scorer = _Float64Dots(scorer)
     starts = range(0, len(user_B), topk.USER_ROWS)
@@ -96,7 +96,7 @@ def stand(
         _on_threads(block, starts, scorer.device), axis=1
     )
     others_P = np.repeat(ranked_B - targets.lengths, targets.lengths)
-    return Standing(
+    return TargetRanks(
         offsets=offsets,
         ranked_B=ranked_B,
         above_P=np.repeat(ranked_B, targets.lengths) - 1 - below_P,
@@ -106,8 +106,8 @@ def stand(
 
 
 def _stand_reranked(
-    scorer: ReRankScorer, profiles: Ragged, user_B: npt.NDArray[np.int64], targets: Ragged
-) -> Standing:
+    scorer: ReRankScorer, profiles: Jagged, user_B: npt.NDArray[np.int64], targets: Jagged
+) -> TargetRanks:
     """Where held-out items stand among candidates by their own scores, or behind all candidates."""
     proposed = stand(scorer.proposer, profiles, user_B, targets)
     search = topk.TopK(scorer, None, scorer.candidates)
@@ -119,13 +119,13 @@ def _stand_reranked(
         counts_3P[:, of_user] = _among_candidates(
             row_C, lists.score_BK[b, : len(row_C)], targets[b], counts_3P[:, of_user]
         )
-    return Standing(proposed.offsets, proposed.ranked_B, *counts_3P)
+    return TargetRanks(proposed.offsets, proposed.ranked_B, *counts_3P)
 
 
 def _among_candidates(
     row_C: Counts, score_C: npt.NDArray[np.float32], held_n: Counts, proposed_3n: Counts
 ) -> Counts:
-    """(3, n) the counts of one user's held-out items, as in `Standing`.
+    """(3, n) the counts of one user's held-out items, as in `TargetRanks`.
 
     Args:
         row_C: the candidates, best first.
@@ -176,7 +176,7 @@ def _on_threads(
 
 
 @torch.inference_mode()
-def _stand_block(scorer: Scorer, profiles: Ragged, user_B: Counts, targets: Ragged) -> Counts:
+def _stand_block(scorer: Scorer, profiles: Jagged, user_B: Counts, targets: Jagged) -> Counts:
     """(3, P) what one block of users has below each held-out item.
 
     Items with a lower score or the same and a higher row; those not held out with a lower score;
@@ -204,7 +204,7 @@ def _stand_block(scorer: Scorer, profiles: Ragged, user_B: Counts, targets: Ragg
     return np.asarray(found[:, np.arange(found.shape[2]) < targets.lengths[:, None]])
 
 
-def _sweeper(scorer: Scorer, state: object, profile: Ragged) -> Callable[[], Tiles]:
+def _sweeper(scorer: Scorer, state: object, profile: Jagged) -> Callable[[], Tiles]:
     """What gives the tiles of a block's users, each time it is called.
 
     The profiles' items are NaN there, which is neither below nor equal to any score.
@@ -223,7 +223,7 @@ def _sweeper(scorer: Scorer, state: object, profile: Ragged) -> Callable[[], Til
     return lambda: kept
 
 
-def _padded(lists: Ragged, fill: int) -> Tensor:
+def _padded(lists: Jagged, fill: int) -> Tensor:
     """(B, n) the lists as rows, filled up to the longest."""
     row_Bn = np.full((len(lists), lists.lengths.max()), fill, np.int64)
     row_Bn[np.arange(row_Bn.shape[1]) < lists.lengths[:, None]] = lists.values

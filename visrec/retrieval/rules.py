@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from visrec.config import COUNTS, check_fields
-from visrec.ragged import Ragged, portions
-from visrec.retrieval.topk import Best, Search, TopK, empty, put
+from visrec.jagged import Jagged, portions
+from visrec.retrieval.topk import Search, TopK, TopKResult, empty, put
 
 ENTRIES = 2**21  # candidates and closed items that are in memory together, about 16 bytes each
 Ints = npt.NDArray[np.int64]
@@ -134,12 +134,12 @@ class Rules:
             yield owner_F, group_F
 
     @cached_property
-    def members(self) -> list[Ragged]:
+    def members(self) -> list[Jagged]:
         """For each rule the items of each group."""
         lists = []
         for _, group_N in self.limits:
             order = np.argsort(group_N, kind="stable")[np.count_nonzero(group_N < 0) :]
-            lists.append(Ragged.group(group_N[order], order, int(group_N.max(initial=-1)) + 1))
+            lists.append(Jagged.group(group_N[order], order, int(group_N.max(initial=-1)) + 1))
         return lists
 
 
@@ -189,7 +189,7 @@ class RuledTopK:
         # All that a re-ranker has ranked is looked at, as it has cost what it costs.
         self._width = max(2 * k, search.proposals if isinstance(search, TopK) else 0)
 
-    def __call__(self, profiles: Ragged, user_B: Ints, excluded: Ragged) -> Best:
+    def __call__(self, profiles: Jagged, user_B: Ints, excluded: Jagged) -> TopKResult:
         """As `TopK`: more candidates are looked for until each list is full or none is left."""
         if self._rules is None:
             return self._search(profiles, user_B, excluded, self._k)
@@ -197,7 +197,7 @@ class RuledTopK:
         while len(open_b):
             short = [np.zeros(0, np.int64)]
             for some_b in self._portions(self._rules, lists, open_b):
-                best = Best(lists.row_BK[some_b], lists.score_BK[some_b])
+                best = TopKResult(lists.row_BK[some_b], lists.score_BK[some_b])
                 gone = excluded.take(some_b).joined(_closed(self._rules, best.row_BK))
                 found = self._search(profiles.take(some_b), user_B[some_b], gone, self._width)
                 kept = apply(self._rules, _behind(best, found), self._k)
@@ -207,7 +207,7 @@ class RuledTopK:
             open_b = np.concatenate(short)
         return _in_order(lists)
 
-    def _portions(self, rules: Rules, lists: Best, open_b: Ints) -> Iterator[Ints]:
+    def _portions(self, rules: Rules, lists: TopKResult, open_b: Ints) -> Iterator[Ints]:
         """Users who are searched for together, so that candidates and closed items are bounded."""
         entries_b = np.full(len(open_b), self._width)
         for members, (owner_F, group_F) in zip(
@@ -217,10 +217,10 @@ class RuledTopK:
         yield from (open_b[part] for part in portions(entries_b, ENTRIES))
 
 
-def _in_order(lists: Best) -> Best:
+def _in_order(lists: TopKResult) -> TopKResult:
     """The lists by score, ties by row; what is behind the last has -inf."""
     order = np.lexsort((lists.row_BK, -lists.score_BK), axis=1)
-    return Best(
+    return TopKResult(
         np.take_along_axis(lists.row_BK, order, axis=1),
         np.take_along_axis(lists.score_BK, order, axis=1),
     )
@@ -231,25 +231,25 @@ def _full(rules: Rules, row_BK: Ints) -> Iterator[tuple[Ints, Ints]]:
     return rules.full(owner_V, row_BK[owner_V, place_V])
 
 
-def _closed(rules: Rules, row_BK: Ints) -> Ragged:
+def _closed(rules: Rules, row_BK: Ints) -> Jagged:
     """B lists of what cannot follow a list: its own items and those of groups that are full."""
     there_BK = row_BK >= 0
-    closed = Ragged.group(np.nonzero(there_BK)[0], row_BK[there_BK], len(row_BK))
+    closed = Jagged.group(np.nonzero(there_BK)[0], row_BK[there_BK], len(row_BK))
     for members, (owner_F, group_F) in zip(rules.members, _full(rules, row_BK), strict=True):
         items = members.take(group_F)
-        closed = closed.joined(Ragged.group(owner_F[items.owners], items.values, len(row_BK)))
+        closed = closed.joined(Jagged.group(owner_F[items.owners], items.values, len(row_BK)))
     return closed
 
 
-def _behind(best: Best, found: Best) -> Best:
+def _behind(best: TopKResult, found: TopKResult) -> TopKResult:
     """Candidates behind the lists that they continue."""
-    return Best(
+    return TopKResult(
         np.concatenate([best.row_BK, found.row_BK], axis=1),
         np.concatenate([best.score_BK, found.score_BK], axis=1),
     )
 
 
-def apply(rules: Rules, candidates: Best, k: int) -> Best:
+def apply(rules: Rules, candidates: TopKResult, k: int) -> TopKResult:
     """The lists that the rules leave of candidates, best first."""
     kept_BM = rules.keep(candidates.row_BK, k)
     user_V, from_V = np.nonzero(kept_BM)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from visrec.errors import InputError
-from visrec.models.arrays import Arrays, shared
+from visrec.models.arrays import Arrays, zero_copy_tensor
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer, Scorer
 from visrec.retrieval.topk import unit_rows
@@ -27,6 +27,6 @@ def similarity(scorer: Scorer, whose: str) -> Arrays:
 
 def neighbours(arrays: Arrays, use_gpu: bool) -> DotScorer:
     """A scorer of cosines, to which the one item of a profile is the user."""
-    unit_Nd = shared(arrays["unit"])
+    unit_Nd = zero_copy_tensor(arrays["unit"])
     unit_Nd = unit_Nd.cuda() if use_gpu else unit_Nd
     return DotScorer(unit_Nd, lambda bags, _: pool(unit_Nd, bags, "mean"))

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from visrec.errors import VisrecError
-from visrec.models.inputs import Bags
+from visrec.jagged import Jagged
+from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import DotScorer, ReRankScorer, Scorer
-from visrec.ragged import Ragged
 from visrec.retrieval.kernel import PackedItems, library, nearest
 from visrec.retrieval.torch_topk import by_candidates, closed, leave_out, sorted_by_item
 
@@ -32,7 +32,7 @@ ITEM_COLUMNS = 8192  # 4 MB of float32 scores a block: about a core's share of t
 
 
 @dataclass(frozen=True)
-class Best:
+class TopKResult:
     """The best items of B users, best first.
 
     Args:
@@ -48,22 +48,22 @@ class Search(Protocol):
     """From profiles, user rows, excluded items and a number to the best items, as `TopK` does."""
 
     def __call__(
-        self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
-    ) -> Best: ...
+        self, profiles: Jagged, user_B: npt.NDArray[np.int64], excluded: Jagged, k: int
+    ) -> TopKResult: ...
 
 
-def empty(users: int, k: int, rows: type[np.signedinteger[Any]] = np.int64) -> Best:
+def empty(users: int, k: int, rows: type[np.signedinteger[Any]] = np.int64) -> TopKResult:
     """Lists without an entry, whose rows are of some type."""
-    return Best(np.full((users, k), -1, rows), np.full((users, k), -np.inf, np.float32))
+    return TopKResult(np.full((users, k), -1, rows), np.full((users, k), -np.inf, np.float32))
 
 
-def put(best: Best, where_B: npt.NDArray[Any], lists: Best) -> None:
+def put(best: TopKResult, where_B: npt.NDArray[Any], lists: TopKResult) -> None:
     """Puts some users' lists in their places."""
     best.row_BK[where_B], best.score_BK[where_B] = lists.row_BK, lists.score_BK
 
 
 def user_blocks(
-    scorer: Scorer, profiles: Ragged, user_B: npt.NDArray[np.int64]
+    scorer: Scorer, profiles: Jagged, user_B: npt.NDArray[np.int64]
 ) -> Iterator[tuple[slice, object]]:
     """Slices of at most `USER_ROWS` users and the scorer's state for each, padded to that many."""
     for start in range(0, len(user_B), USER_ROWS):
@@ -71,12 +71,12 @@ def user_blocks(
         rows = np.full(USER_ROWS, -1, np.int64)
         rows[: block.stop - start] = user_B[block]
         padded = profiles.slice(block.start, block.stop).pad_to(USER_ROWS)
-        bags = Bags.of(padded, scorer.device)
+        bags = JaggedTensor.of(padded, scorer.device)
         yield block, scorer.prepare(bags, torch.from_numpy(rows).to(scorer.device))
 
 
 @torch.inference_mode()
-def user_vectors(scorer: DotScorer, profiles: Ragged, user_B: npt.NDArray[np.int64]) -> Tensor:
+def user_vectors(scorer: DotScorer, profiles: Jagged, user_B: npt.NDArray[np.int64]) -> Tensor:
     """(B, d) the vectors of B users, each computed in a block of the same size."""
     blocks: Iterator[tuple[slice, Any]] = user_blocks(scorer, profiles, user_B)
     vectors = [state[: block.stop - block.start] for block, state in blocks]
@@ -103,12 +103,12 @@ def item_tiles(scorer: Scorer, state: object) -> Iterator[tuple[int, Tensor]]:
 
 def top_k(
     scorer: Scorer,
-    profiles: Ragged,
+    profiles: Jagged,
     user_B: npt.NDArray[np.int64],
-    excluded: Ragged,
+    excluded: Jagged,
     available_N: npt.NDArray[np.bool_] | None,
     k: int,
-) -> Best:
+) -> TopKResult:
     """The k best items of each of B users: one search, see `TopK`."""
     return TopK(scorer, available_N, k)(profiles, user_B, excluded)
 
@@ -144,11 +144,11 @@ class TopK:
     @torch.inference_mode()
     def __call__(
         self,
-        profiles: Ragged,
+        profiles: Jagged,
         user_B: npt.NDArray[np.int64],
-        excluded: Ragged,
+        excluded: Jagged,
         k: int | None = None,
-    ) -> Best:
+    ) -> TopKResult:
         """The k best items of each of B users.
 
         Args:
@@ -166,8 +166,8 @@ class TopK:
         return best
 
     def _search(
-        self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
-    ) -> Best:
+        self, profiles: Jagged, user_B: npt.NDArray[np.int64], excluded: Jagged, k: int
+    ) -> TopKResult:
         if self._proposed:
             proposed = self._proposed(profiles, user_B, excluded, max(k, self._proposed._k))
             return self._reranked(proposed, profiles, user_B, k)
@@ -177,13 +177,13 @@ class TopK:
         _require_numbers(user_Bd, "user")
         if self._packed:
             threads = torch.get_num_threads()
-            return Best(*self._packed.top_k(user_Bd.numpy(), excluded, k, threads))
+            return TopKResult(*self._packed.top_k(user_Bd.numpy(), excluded, k, threads))
         vectors_Nd = self._scorer.vectors_Nd
-        return Best(*by_candidates(vectors_Nd, user_Bd, excluded, self._available_N, k))
+        return TopKResult(*by_candidates(vectors_Nd, user_Bd, excluded, self._available_N, k))
 
     def _reranked(
-        self, best: Best, profiles: Ragged, user_B: npt.NDArray[np.int64], k: int
-    ) -> Best:
+        self, best: TopKResult, profiles: Jagged, user_B: npt.NDArray[np.int64], k: int
+    ) -> TopKResult:
         """The k best of candidates by the scorer's own scores, ties to the lower row."""
         scorer, row_BC = cast(ReRankScorer, self._scorer), np.sort(best.row_BK, axis=1)
         lists = empty(len(user_B), k)
@@ -201,8 +201,8 @@ class TopK:
         return lists
 
     def _by_tiles(
-        self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
-    ) -> Best:
+        self, profiles: Jagged, user_B: npt.NDArray[np.int64], excluded: Jagged, k: int
+    ) -> TopKResult:
         """The k best by the scorer's own tiles."""
         device = self._scorer.device
         lists = empty(len(user_B), k)
@@ -244,8 +244,8 @@ class MostPopular:
         self._count_N = count_N
 
     def __call__(
-        self, profiles: Ragged, user_B: npt.NDArray[np.int64], excluded: Ragged, k: int
-    ) -> Best:
+        self, profiles: Jagged, user_B: npt.NDArray[np.int64], excluded: Jagged, k: int
+    ) -> TopKResult:
         """(B, k) the same first items for all; for who excludes some, those behind them instead."""
         del profiles
         lists = empty(len(user_B), k)
@@ -274,7 +274,7 @@ def _require_numbers(vector_Xd: Tensor, whose: str) -> None:
         )
 
 
-def _require_finite_scores(best: Best) -> None:
+def _require_finite_scores(best: TopKResult) -> None:
     wrong_BK = (best.row_BK >= 0) & ~np.isfinite(best.score_BK)
     if wrong_BK.any():
         raise VisrecError(
@@ -320,7 +320,7 @@ def unit_rows(vector_Xd: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def nearest_of_profile(
-    space_Nd: Tensor, profiles: Ragged, row_BK: npt.NDArray[np.int64]
+    space_Nd: Tensor, profiles: Jagged, row_BK: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """(B, K) the profile item nearest, by cosine, to each recommended item; -1 where there is none.
 

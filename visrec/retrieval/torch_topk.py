@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from visrec.ragged import Ragged
+from visrec.jagged import Jagged
 
 SortedByItem = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # owners, items
 
@@ -28,7 +28,7 @@ _LARGEST, _SMALLEST = 2.0**120, 2.0**-100  # products of entries whose sums floa
 def by_candidates(
     vectors_Nd: Tensor,
     user_Bd: Tensor,
-    excluded: Ragged,
+    excluded: Jagged,
     available_N: npt.NDArray[np.bool_] | None,
     k: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
@@ -93,7 +93,7 @@ def _lengths(vectors_Xd: Tensor) -> Iterator[Tensor]:
 def _candidates(
     vectors_Nd: Tensor,
     user_bd: Tensor,
-    excluded: Ragged,
+    excluded: Jagged,
     closed_N: Tensor | None,
     wide: int,
     columns: int,
@@ -192,7 +192,7 @@ def leave_out(
         score_BT.masked_fill_(closed_N[start:stop], -torch.inf)
 
 
-def sorted_by_item(lists: Ragged) -> SortedByItem:
+def sorted_by_item(lists: Jagged) -> SortedByItem:
     """Owners and values of lists, by value."""
     order = np.argsort(lists.values, kind="stable")
     return lists.owners[order], np.asarray(lists.values[order], np.int64)

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from visrec.ragged import Ragged
-from visrec.sampling.index import Facts
+from visrec.jagged import Jagged
+from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig, Triples
 
 _CANDIDATES = 1 << 33  # a number of its own among the seeds of an epoch
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledCandidates:
     """The candidates of a step.
 
     Args:
@@ -48,17 +48,17 @@ class InBatch:
         config: how the positives are drawn.
     """
 
-    def __init__(self, train: Ragged, num_items: int, config: SamplingConfig) -> None:
+    def __init__(self, train: Jagged, num_items: int, config: SamplingConfig) -> None:
         # A positive that leaves the profile is one of two items or more.
         gives_U = train.lengths > (0 if config.keep_positive_in_profile else 1)
         given_R = train.values[np.repeat(gives_U, train.lengths)]
         count_N = np.maximum(np.bincount(given_R, minlength=num_items), 1)
         self._chance_N = count_N / max(1, len(given_R))
 
-    def of(self, positive_P: npt.NDArray[np.int64]) -> Drawn:
+    def of(self, positive_P: npt.NDArray[np.int64]) -> SampledCandidates:
         """The candidates of a step from its (P,) positives, all workers together."""
         item_C = np.unique(positive_P)
-        return Drawn(item_C, _log_q(self._chance_N[item_C], len(positive_P)))
+        return SampledCandidates(item_C, _log_q(self._chance_N[item_C], len(positive_P)))
 
 
 def _log_q(chance_X: npt.NDArray[np.float64], draws: int) -> npt.NDArray[np.float32]:
@@ -77,7 +77,7 @@ class CandidateSampler:
         seed: the run's seed.
     """
 
-    def __init__(self, train: Ragged, num_items: int, config: SamplingConfig, seed: int) -> None:
+    def __init__(self, train: Jagged, num_items: int, config: SamplingConfig, seed: int) -> None:
         count_N = np.bincount(train.values, minlength=num_items)
         eligible_N = np.ones(num_items, bool) if config.unseen_candidates else count_N > 0
         self._from_F = np.flatnonzero(eligible_N)
@@ -90,22 +90,22 @@ class CandidateSampler:
         if not self._whole:
             self._log_q_F = _log_q(chance_F, self._draws)
 
-    def step(self, key: Sequence[int]) -> Drawn:
+    def step(self, key: Sequence[int]) -> SampledCandidates:
         """The candidates of a step, the same for every worker.
 
         Args:
             key: epoch and step.
         """
         if self._whole:
-            return Drawn(self._from_F, self._log_q_F)
+            return SampledCandidates(self._from_F, self._log_q_F)
         random = np.random.default_rng((self._seed, *key, _CANDIDATES))
         place = np.searchsorted(self._upto_F, random.random(self._draws), side="right")
         place_C = np.unique(np.minimum(place, len(self._from_F) - 1))
-        return Drawn(self._from_F[place_C], self._log_q_F[place_C])
+        return SampledCandidates(self._from_F[place_C], self._log_q_F[place_C])
 
 
 def taken_mask(
-    triples: Triples, facts: Facts, item_C: npt.NDArray[np.int64]
+    triples: Triples, facts: SamplingIndex, item_C: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
     """(B, C) the candidates that are no negatives of an example.
 

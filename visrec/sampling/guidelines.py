@@ -27,15 +27,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from visrec.sampling.index import Bools, Facts, Ints, grouped, together
-from visrec.sampling.negatives import Random, Rule, below, draw_allowed
+from visrec.sampling.index import Bools, Ints, SamplingIndex, count_same_code, positions_by_code
+from visrec.sampling.negatives import NegativeSampler, Random, draw_allowed, random_below
 
 # same_artist draws until the pictures agree; below this share of its draws it is given up.
 _LEAST_AGREEING, _PROBE = 1e-3, 20_000
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SampledTriples:
     """B triples whose profiles are the first items of an owner's, perhaps less one of them.
 
     Args:
@@ -54,20 +54,22 @@ class Drawn:
     positive_B: Ints
     negative_BK: Ints
 
-    def take(self, rows: Ints | slice) -> "Drawn":
-        return Drawn(*(array[rows] for array in self.__dict__.values()))
+    def take(self, rows: Ints | slice) -> "SampledTriples":
+        return SampledTriples(*(array[rows] for array in self.__dict__.values()))
 
-    def put(self, rows: Ints, other: "Drawn") -> None:
+    def put(self, rows: Ints, other: "SampledTriples") -> None:
         """Writes other triples over those at `rows`."""
         for name, array in self.__dict__.items():
             array[rows] = getattr(other, name)
 
     @staticmethod
-    def join(parts: "list[Drawn]") -> "Drawn":
-        return Drawn(*map(np.concatenate, zip(*(p.__dict__.values() for p in parts), strict=True)))
+    def join(parts: "list[SampledTriples]") -> "SampledTriples":
+        return SampledTriples(
+            *map(np.concatenate, zip(*(p.__dict__.values() for p in parts), strict=True))
+        )
 
 
-Draw = Callable[[int, Random], Drawn]
+Draw = Callable[[int, Random], SampledTriples]
 
 
 @dataclass(frozen=True)
@@ -81,50 +83,52 @@ class Guideline:
         by_artist: which of positive and negative has a condition on artists.
     """
 
-    build: Callable[[Facts, Rule, bool], Draw | None]
+    build: Callable[[SamplingIndex, NegativeSampler, bool], Draw | None]
     needs: str
     by_artist: tuple[str, ...] = ()
 
 
-def _own_profile(facts: Facts, rule: Rule, keep: bool) -> Draw | None:
+def _own_profile(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
     rows = len(facts.basket_R)
-    length_R = facts.count_O[facts.owner_T[:rows]]
-    open_R = (length_R >= (1 if keep else 2)) & rule.open_T[:rows]
+    length_R = facts.count_O[facts.profile_row_T[:rows]]
+    open_R = (length_R >= (1 if keep else 2)) & rule.has_valid_negative_T[:rows]
     return _of_places(facts, rule, np.flatnonzero(open_R), length_R, keep)
 
 
-def _single_item(facts: Facts, rule: Rule, keep: bool) -> Draw | None:
+def _single_item(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
     del keep  # else nothing would be left
-    place_S = np.flatnonzero(rule.open_T)
+    place_S = np.flatnonzero(rule.has_valid_negative_T)
     place_S = place_S[place_S >= len(facts.basket_R)]
-    return _of_places(facts, rule, place_S, np.ones(len(facts.owner_T), np.int64), True)
+    return _of_places(facts, rule, place_S, np.ones(len(facts.profile_row_T), np.int64), True)
 
 
-def _next_basket(facts: Facts, rule: Rule, keep: bool) -> Draw | None:
+def _next_basket(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
     del keep  # it is not in the profile
     rows = len(facts.basket_R)
-    length_R = facts.basket_bounds[0] - facts.profiles.offsets[facts.owner_T[:rows]]
-    place_S = np.flatnonzero((length_R > 0) & rule.open_T[:rows])
+    length_R = facts.basket_bounds[0] - facts.profiles.offsets[facts.profile_row_T[:rows]]
+    place_S = np.flatnonzero((length_R > 0) & rule.has_valid_negative_T[:rows])
     return _of_places(facts, rule, place_S, length_R, False)
 
 
-def _hidden_item(facts: Facts, rule: Rule, keep: bool) -> Draw | None:
+def _hidden_item(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
     del keep  # else it would not be hidden
     rows = len(facts.basket_R)
     start_R, stop_R = facts.basket_bounds
-    length_R = stop_R - facts.profiles.offsets[facts.owner_T[:rows]]
-    place_S = np.flatnonzero((stop_R - start_R > 1) & rule.open_T[:rows])
+    length_R = stop_R - facts.profiles.offsets[facts.profile_row_T[:rows]]
+    place_S = np.flatnonzero((stop_R - start_R > 1) & rule.has_valid_negative_T[:rows])
     return _of_places(facts, rule, place_S, length_R, False)
 
 
-def _of_places(facts: Facts, rule: Rule, place_S: Ints, length_T: Ints, stays: bool) -> Draw | None:
+def _of_places(
+    facts: SamplingIndex, rule: NegativeSampler, place_S: Ints, length_T: Ints, stays: bool
+) -> Draw | None:
     """Draws the item at one of some places, and the first items of its owner's profile."""
 
-    def draw(size: int, random: Random) -> Drawn:
+    def draw(size: int, random: Random) -> SampledTriples:
         place_B = _pick(place_S, size, random)
-        owner_B = facts.owner_T[place_B]
+        owner_B = facts.profile_row_T[place_B]
         positive_B = facts.profiles.values[place_B].astype(np.int64)
-        return Drawn(
+        return SampledTriples(
             owner_B=owner_B,
             length_B=length_T[place_B],
             place_B=place_B,
@@ -136,10 +140,10 @@ def _of_places(facts: Facts, rule: Rule, place_S: Ints, length_T: Ints, stays: b
     return draw if len(place_S) else None
 
 
-def _favourite_artists(facts: Facts, rule: Rule, keep: bool) -> Draw | None:
+def _favourite_artists(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
     del keep  # it is not in the profile
     rows = len(facts.basket_R)
-    user_R = facts.owner_T[:rows]
+    user_R = facts.profile_row_T[:rows]
     # Its kin are the items of an item's artist, or, where there are no artists, of its cluster.
     if facts.artist_N is None:
         code_N, kin = facts.cluster_N, facts.by_cluster
@@ -149,15 +153,19 @@ def _favourite_artists(facts: Facts, rule: Rule, keep: bool) -> Draw | None:
         code_N, kin = facts.artist_N, facts.by_artist
         code_R = code_N[facts.train.values]
         inside_R = np.append(facts.inside_A, 0)[facts.artist_place(user_R, code_R)]
-    place_S = np.flatnonzero((inside_R > together(user_R, code_R + 1)) & rule.open_O[user_R])
+    place_S = np.flatnonzero(
+        (inside_R > count_same_code(user_R, code_R + 1)) & rule.has_valid_negative_O[user_R]
+    )
 
-    def draw(size: int, random: Random) -> Drawn:
+    def draw(size: int, random: Random) -> SampledTriples:
         place_B = _pick(place_S, size, random)
         user_B, code_B = user_R[place_B], code_R[place_B]
 
         def propose(rows: Ints) -> Ints:
             code_S = code_B[rows]
-            return np.asarray(kin.values[kin.offsets[code_S] + below(kin.lengths[code_S], random)])
+            return np.asarray(
+                kin.values[kin.offsets[code_S] + random_below(kin.lengths[code_S], random)]
+            )
 
         def allowed(rows: Ints, items: Ints) -> Bools:
             fits = facts.in_clusters_of(user_B[rows], facts.cluster_N[items])
@@ -171,25 +179,25 @@ def _favourite_artists(facts: Facts, rule: Rule, keep: bool) -> Draw | None:
     return draw if len(place_S) else None
 
 
-def _same_artist(facts: Facts, rule: Rule, keep: bool) -> Draw | None:
+def _same_artist(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
     del keep  # it is not in the profile
     nobody = facts.artist_N is None
     code_N = np.zeros(facts.num_items, np.int64) if nobody else np.asarray(facts.artist_N)
-    kin = grouped(code_N)
+    kin = positions_by_code(code_N)
     rank_N = np.zeros(facts.num_items, np.int64)  # of an item among its kin
     rank_N[kin.values] = np.arange(len(kin.values)) - kin.offsets[kin.owners]
     many_N = np.append(kin.lengths, 0)[code_N] > 1
-    item_S = np.flatnonzero(many_N & rule.open_O[facts.num_users :])
+    item_S = np.flatnonzero(many_N & rule.has_valid_negative_O[facts.num_users :])
 
-    def attempt(size: int, random: Random) -> Drawn:
+    def attempt(size: int, random: Random) -> SampledTriples:
         item_B = _pick(item_S, size, random)
         code_B = code_N[item_B]
-        other_B = below(kin.lengths[code_B] - 1, random)
+        other_B = random_below(kin.lengths[code_B] - 1, random)
         other_B += other_B >= rank_N[item_B]
         positive_B = kin.values[kin.offsets[code_B] + other_B]
         return _outside_profile(facts, rule, facts.num_users + item_B, positive_B, random)
 
-    def draw(size: int, random: Random) -> Drawn:
+    def draw(size: int, random: Random) -> SampledTriples:
         drawn = attempt(size, random)
         while len(again := np.flatnonzero((drawn.negative_BK < 0).any(axis=1))):
             drawn.put(again, attempt(len(again), random))
@@ -198,16 +206,16 @@ def _same_artist(facts: Facts, rule: Rule, keep: bool) -> Draw | None:
     if not len(item_S):
         return None
     probe = attempt(_PROBE, np.random.default_rng(0))
-    agreeing = (probe.negative_BK >= 0).all(axis=1).mean()
-    return draw if agreeing >= _LEAST_AGREEING else None
+    visually_consistent = (probe.negative_BK >= 0).all(axis=1).mean()
+    return draw if visually_consistent >= _LEAST_AGREEING else None
 
 
 def _outside_profile(
-    facts: Facts, rule: Rule, owner_B: Ints, positive_B: Ints, random: Random
-) -> Drawn:
+    facts: SamplingIndex, rule: NegativeSampler, owner_B: Ints, positive_B: Ints, random: Random
+) -> SampledTriples:
     """Triples of whole profiles, in which the positives are not."""
     place_B = np.full(len(owner_B), -1)
-    return Drawn(
+    return SampledTriples(
         owner_B=owner_B,
         length_B=facts.count_O[owner_B],
         place_B=place_B,
@@ -251,4 +259,4 @@ GUIDELINES = {
 }
 
 # Whose profiles are one item alone and nobody's.
-OF_NOBODY = frozenset({"single_item", "same_artist"})
+ANONYMOUS_PROFILES = frozenset({"single_item", "same_artist"})

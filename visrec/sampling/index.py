@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from visrec.errors import InputError
 from visrec.features.clusters import Clusters
-from visrec.ragged import Ragged, offsets_of, positions
+from visrec.jagged import Jagged, offsets_of, positions
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -25,7 +25,7 @@ _PAIRS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
-class Facts:
+class SamplingIndex:
     """What the guidelines read, and what follows from it, computed when first asked for.
 
     Args:
@@ -38,7 +38,7 @@ class Facts:
             None where each item is like no other.
     """
 
-    train: Ragged
+    train: Jagged
     basket_R: Ints
     num_items: int
     clusters: Clusters | None = None
@@ -53,14 +53,14 @@ class Facts:
         return len(self.train)
 
     @cached_property
-    def profiles(self) -> Ragged:
+    def profiles(self) -> Jagged:
         """The U + N profiles: each user's items, then each item alone."""
         values = np.concatenate([self.train.values, np.arange(self.num_items)])
         singles = self.train.offsets[-1] + np.arange(1, self.num_items + 1)
-        return Ragged(values.astype(np.int32), np.concatenate([self.train.offsets, singles]))
+        return Jagged(values.astype(np.int32), np.concatenate([self.train.offsets, singles]))
 
     @cached_property
-    def owner_T(self) -> Ints:
+    def profile_row_T(self) -> Ints:
         """(T,) the owner of each of the T = R + N places."""
         return self.profiles.owners
 
@@ -77,7 +77,7 @@ class Facts:
 
     @cached_property
     def _taken_T(self) -> Ints:
-        return np.sort(self.owner_T * self.num_items + self.profiles.values)
+        return np.sort(self.profile_row_T * self.num_items + self.profiles.values)
 
     @cached_property
     def basket_bounds(self) -> tuple[Ints, Ints]:
@@ -100,24 +100,24 @@ class Facts:
         return np.arange(self.num_items) if self.alike_N is None else self.alike_N
 
     @cached_property
-    def by_group(self) -> Ragged:
+    def by_group(self) -> Jagged:
         """The items of each group."""
-        return grouped(self.group_N)
+        return positions_by_code(self.group_N)
 
     @cached_property
     def twins_T(self) -> Ints:
         """(T,) items outside the owner's profile that are near-identical to the item at a place."""
         group_T = self.group_N[self.profiles.values]
         size_G = np.bincount(self.group_N)
-        return np.asarray(size_G[group_T] - together(self.owner_T, group_T))
+        return np.asarray(size_G[group_T] - count_same_code(self.profile_row_T, group_T))
 
     @cached_property
-    def open_T(self) -> Bools:
+    def has_valid_negative_T(self) -> Bools:
         """(T,) whether an item is outside the profile and not a twin of the item at the place."""
-        return np.asarray(self.count_O[self.owner_T] + self.twins_T < self.num_items)
+        return np.asarray(self.count_O[self.profile_row_T] + self.twins_T < self.num_items)
 
     @cached_property
-    def open_O(self) -> Bools:
+    def has_valid_negative_O(self) -> Bools:
         """(U + N,) whether more items are outside the profile than any one item has twins."""
         return np.asarray(self.count_O + np.bincount(self.group_N).max() < self.num_items)
 
@@ -138,16 +138,16 @@ class Facts:
         return self.clusters.cluster_N.astype(np.int64)
 
     @cached_property
-    def by_cluster(self) -> Ragged:
+    def by_cluster(self) -> Jagged:
         """The items of each of the C clusters."""
-        return grouped(self.cluster_N)
+        return positions_by_code(self.cluster_N)
 
     @cached_property
-    def clusters_of(self) -> Ragged:
+    def clusters_of(self) -> Jagged:
         """The distinct clusters of each user, sorted."""
         rows = len(self.basket_R)
         cluster_R = self.cluster_N[self.train.values]
-        return distinct(self.owner_T[:rows], cluster_R, self.num_users, len(self.by_cluster))
+        return distinct(self.profile_row_T[:rows], cluster_R, self.num_users, len(self.by_cluster))
 
     @cached_property
     def _member_UX(self) -> npt.NDArray[np.uint8]:
@@ -167,17 +167,17 @@ class Facts:
     # Artists. The item of no artist is in no list and is nobody's.
 
     @cached_property
-    def by_artist(self) -> Ragged:
+    def by_artist(self) -> Jagged:
         """The items of each artist."""
         assert self.artist_N is not None
-        return grouped(self.artist_N)
+        return positions_by_code(self.artist_N)
 
     @cached_property
-    def artists_of(self) -> Ragged:
+    def artists_of(self) -> Jagged:
         """The distinct artists of each user, sorted."""
         assert self.artist_N is not None
         artist_R = self.artist_N[self.train.values]
-        owner_R = self.owner_T[: len(artist_R)]
+        owner_R = self.profile_row_T[: len(artist_R)]
         known_R = artist_R >= 0
         return distinct(owner_R[known_R], artist_R[known_R], self.num_users, len(self.by_artist))
 
@@ -190,7 +190,7 @@ class Facts:
         key_E, size_E = np.unique(
             self.artist_N[known_N] * count + self.cluster_N[known_N], return_counts=True
         )
-        entries = Ragged.group(key_E // count, key_E % count, len(self.by_artist))
+        entries = Jagged.group(key_E // count, key_E % count, len(self.by_artist))
         user_A, artist_A = self.artists_of.owners, self.artists_of.values
         inside_A = np.zeros(len(artist_A), np.int64)
         for part in _parts(entries.lengths[artist_A], _PAIRS_AT_ONCE):
@@ -214,23 +214,23 @@ class Facts:
         return np.append(keys, np.iinfo(np.int64).max)  # never empty
 
 
-def together(owner_T: Ints, code_T: Ints) -> Ints:
+def count_same_code(profile_row_T: Ints, code_T: Ints) -> Ints:
     """(T,) how many places of the same owner have the same code."""
-    key_T = owner_T * (int(code_T.max(initial=0)) + 1) + code_T
+    key_T = profile_row_T * (int(code_T.max(initial=0)) + 1) + code_T
     _, inverse_T, count = np.unique(key_T, return_inverse=True, return_counts=True)
     return np.asarray(count[inverse_T])
 
 
-def grouped(code_N: Ints) -> Ragged:
+def positions_by_code(code_N: Ints) -> Jagged:
     """The places of each code from 0 on; -1 is in no list."""
     order = np.argsort(code_N, kind="stable")[np.count_nonzero(code_N < 0) :]
-    return Ragged.group(code_N[order], order, int(code_N.max(initial=-1)) + 1)
+    return Jagged.group(code_N[order], order, int(code_N.max(initial=-1)) + 1)
 
 
-def distinct(owner_R: Ints, code_R: Ints, owners: int, codes: int) -> Ragged:
+def distinct(owner_R: Ints, code_R: Ints, owners: int, codes: int) -> Jagged:
     """The distinct codes of each owner, sorted."""
     key = sorted_set(owner_R * codes + code_R)
-    return Ragged.group(key // max(codes, 1), key % max(codes, 1), owners)
+    return Jagged.group(key // max(codes, 1), key % max(codes, 1), owners)
 
 
 def sorted_set(values: Ints) -> Ints:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from visrec.ragged import offsets_of
-from visrec.sampling.index import Bools, Facts, Ints, sorted_set, together
+from visrec.jagged import offsets_of
+from visrec.sampling.index import Bools, Ints, SamplingIndex, count_same_code, sorted_set
 
 Random = np.random.Generator
 # (owner_B, positive_B, place_B, random) -> negative_BK
@@ -23,18 +23,18 @@ _MARGIN = 0.1  # by which the positive must be more like the profile's item than
 
 
 @dataclass(frozen=True)
-class Rule:
+class NegativeSampler:
     """How K negatives of a positive are drawn.
 
     Args:
-        open_T: (T,) for whom it can: an owner with the item at a place of theirs as positive.
-        open_O: (U + N,) the same with a positive that is not in the profile, whichever it is.
+        has_valid_negative_T: (T,) for whom it can: an owner with the item at a place of theirs as positive.
+        has_valid_negative_O: (U + N,) the same with a positive that is not in the profile, whichever it is.
         draw: from owners, positives and the positives' places (-1: not in the profile) to (B, K)
             items; -1 for none.
     """
 
-    open_T: Bools
-    open_O: Bools
+    has_valid_negative_T: Bools
+    has_valid_negative_O: Bools
     draw: DrawNegatives
 
 
@@ -74,22 +74,22 @@ def draw_allowed(
     return item_B
 
 
-def below(count_B: Ints, random: Random) -> Ints:
+def random_below(count_B: Ints, random: Random) -> Ints:
     """(B,) uniform from 0 to below each count."""
     return (random.random(len(count_B)) * count_B).astype(np.int64)
 
 
-def nothing(facts: Facts) -> Rule:
+def no_negatives(facts: SamplingIndex) -> NegativeSampler:
     """No negative is drawn here, and nobody needs one."""
     everyone = np.ones(len(facts.profiles), bool)
-    return Rule(
+    return NegativeSampler(
         np.ones(len(facts.profiles.values), bool),
         everyone,
         lambda owner_B, *_: np.zeros((len(owner_B), 0), np.int64),
     )
 
 
-def outside(facts: Facts, popularity: float, count: int) -> Rule:
+def outside_profile(facts: SamplingIndex, popularity: float, count: int) -> NegativeSampler:
     """Any item outside the profile, in proportion to (its training count + 1) ** popularity.
 
     Args:
@@ -119,10 +119,10 @@ def outside(facts: Facts, popularity: float, count: int) -> Rule:
         kind_S = owner_S * n + group_S
         return draw_allowed(propose, allowed, kind_S, weight_N, random).reshape(-1, count)
 
-    return Rule(facts.open_T, facts.open_O, draw)
+    return NegativeSampler(facts.has_valid_negative_T, facts.has_valid_negative_O, draw)
 
 
-def fine_grained(facts: Facts, own_cluster: float) -> Rule:
+def fine_grained(facts: SamplingIndex, own_cluster: float) -> NegativeSampler:
     """An item outside the profile, of the positive's own cluster or of one drawn uniformly.
 
     The own cluster is taken with the probability `own_cluster`, where it has an item that is
@@ -130,7 +130,7 @@ def fine_grained(facts: Facts, own_cluster: float) -> Rule:
     """
     clusters, cluster_N = facts.by_cluster, facts.cluster_N
     cluster_T = cluster_N[facts.profiles.values]
-    taken_T = together(facts.owner_T, cluster_T)
+    taken_T = count_same_code(facts.profile_row_T, cluster_T)
     own_open_T = clusters.lengths[cluster_T] > taken_T + facts.twins_T
     weight_N = 1.0 / clusters.lengths[cluster_N]
 
@@ -149,18 +149,18 @@ def fine_grained(facts: Facts, own_cluster: float) -> Rule:
         kind_B = place_B * 2 + own_B
         return draw_allowed(propose, allowed, kind_B, weight_N, random)[:, None]
 
-    return Rule(facts.open_T, facts.open_O, draw)
+    return NegativeSampler(facts.has_valid_negative_T, facts.has_valid_negative_O, draw)
 
 
-def of_cluster(facts: Facts, cluster_B: Ints, own_B: Bools, random: Random) -> Ints:
+def of_cluster(facts: SamplingIndex, cluster_B: Ints, own_B: Bools, random: Random) -> Ints:
     """(B,) any item of the cluster where it is `own`, else of a cluster drawn uniformly."""
     clusters = facts.by_cluster
     drawn_B = np.where(own_B, cluster_B, random.integers(0, len(clusters), len(own_B)))
-    within_B = below(clusters.lengths[drawn_B], random)
+    within_B = random_below(clusters.lengths[drawn_B], random)
     return np.asarray(clusters.values[clusters.offsets[drawn_B] + within_B])
 
 
-def foreign(facts: Facts) -> Rule:
+def unrelated(facts: SamplingIndex) -> NegativeSampler:
     """An item of none of the user's clusters and of none of the user's artists, all as likely.
 
     The r-th item outside a user's clusters is found in the items in order of their clusters, by
@@ -177,14 +177,14 @@ def foreign(facts: Facts) -> Rule:
         theirs = facts.artists_of
         blocked_A = facts.by_artist.lengths[theirs.values] - facts.inside_A
         spare_U = outside_U - np.diff(offsets_of(blocked_A)[theirs.offsets])
-    open_O = np.append(spare_U > 0, np.zeros(n, bool))
+    has_valid_negative_O = np.append(spare_U > 0, np.zeros(n, bool))
 
     def draw(owner_B: Ints, positive_B: Ints, place_B: Ints, random: Random) -> Ints:
         del positive_B, place_B  # in one of the user's clusters, so no twin of what is drawn
 
         def propose(rows: Ints) -> Ints:
             user_S = owner_B[rows]
-            rank_S = below(outside_U[user_S], random)
+            rank_S = random_below(outside_U[user_S], random)
             last_S = np.searchsorted(key_P, user_S * (n + 1) + rank_S, side="right")
             skip_S = before_P[last_S] - before_P[mine.offsets[user_S]]
             return np.asarray(clusters.values[rank_S + skip_S])
@@ -198,10 +198,10 @@ def foreign(facts: Facts) -> Rule:
 
         return draw_allowed(propose, allowed, owner_B, np.ones(n), random)[:, None]
 
-    return Rule(open_O[facts.owner_T], open_O, draw)
+    return NegativeSampler(has_valid_negative_O[facts.profile_row_T], has_valid_negative_O, draw)
 
 
-def agreeing(facts: Facts, own_cluster: float) -> Rule:
+def visually_consistent(facts: SamplingIndex, own_cluster: float) -> NegativeSampler:
     """A fine-grained item of another artist than the one item of the profile, if pictures agree.
 
     They do if the positive is in that item's cluster and the negative is not, or if the positive
@@ -226,4 +226,4 @@ def agreeing(facts: Facts, own_cluster: float) -> Rule:
             good_B[rows] = np.einsum("sp,sp->s", look_NP[item_B[rows]], nearer_SP) > _MARGIN
         return np.where(good_B, negative_B, -1)[:, None]
 
-    return Rule(facts.open_T, np.ones(len(facts.profiles), bool), draw)
+    return NegativeSampler(facts.has_valid_negative_T, np.ones(len(facts.profiles), bool), draw)

@@ -14,17 +14,17 @@ import numpy.typing as npt
 
 from visrec.config import COUNTS, check_fields
 from visrec.errors import InputError
-from visrec.ragged import Ragged, offsets_of
-from visrec.sampling.guidelines import GUIDELINES, Draw, Drawn
-from visrec.sampling.index import Bools, Facts, Ints
+from visrec.jagged import Jagged, offsets_of
+from visrec.sampling.guidelines import GUIDELINES, Draw, SampledTriples
+from visrec.sampling.index import Bools, Ints, SamplingIndex
 from visrec.sampling.negatives import (
-    Rule,
-    agreeing,
-    below,
+    NegativeSampler,
     fine_grained,
-    foreign,
-    nothing,
-    outside,
+    no_negatives,
+    outside_profile,
+    random_below,
+    unrelated,
+    visually_consistent,
 )
 
 Chances = npt.NDArray[np.float64]
@@ -126,7 +126,7 @@ class Triples:
     """
 
     user_B: Ints
-    profiles: Ragged
+    profiles: Jagged
     positive_B: Ints
     negative_BK: Ints
 
@@ -153,7 +153,7 @@ class TripleSampler:
         InputError: nobody has what a guideline needs.
     """
 
-    def __init__(self, facts: Facts, config: SamplingConfig, seed: int) -> None:
+    def __init__(self, facts: SamplingIndex, config: SamplingConfig, seed: int) -> None:
         self._facts, self._config, self._seed = facts, config, seed
         self._draws = [self._build(name) for name in config.drawn_by]
         self.start_epoch(0, _WINDOW)
@@ -187,7 +187,7 @@ class TripleSampler:
     def start_epoch(self, epoch: int, triples: int) -> None:
         """Begins an epoch of so many triples; no window is larger."""
         self._epoch, self._triples = epoch, triples
-        self._window: tuple[tuple[int, ...], Drawn] | None = None
+        self._window: tuple[tuple[int, ...], SampledTriples] | None = None
         self._part: tuple[tuple[int, ...], Triples, Ints] | None = None
 
     def step(self, step: int, size: int, rank: int = 0, workers: int = 1) -> Triples:
@@ -243,12 +243,14 @@ class TripleSampler:
         )
         return triples, positive_P
 
-    def _draw(self, window: int, size: int) -> Drawn:
+    def _draw(self, window: int, size: int) -> SampledTriples:
         """A window's triples, none twice while there are others to be found."""
         random = np.random.default_rng((self._seed, self._epoch, _WINDOWS, window))
         edges = self._edges(size)
         counts = np.diff(edges)
-        drawn = Drawn.join([d(int(n), random) for d, n in zip(self._draws, counts, strict=True)])
+        drawn = SampledTriples.join(
+            [d(int(n), random) for d, n in zip(self._draws, counts, strict=True)]
+        )
         for _ in range(_ROUNDS if drawn.negative_BK.shape[1] else 0):
             again = repeated(drawn)
             if not len(again):
@@ -265,7 +267,7 @@ class TripleSampler:
         share = np.cumsum(weights) / weights.sum() * size
         return np.append(0, np.rint(share)).astype(np.int64)
 
-    def _profiles(self, drawn: Drawn, mine: Ints, random: np.random.Generator) -> Ragged:
+    def _profiles(self, drawn: SampledTriples, mine: Ints, random: np.random.Generator) -> Jagged:
         """The profiles of some rows, thinned and cut to random subsets where they are to be.
 
         Each row has its own among the random numbers, whichever worker it is for.
@@ -277,9 +279,9 @@ class TripleSampler:
         full_B = drawn.length_B - (inside_B & ~stays_B)
         size_B = np.minimum(full_B, config.max_profile)
         # A row has a slot for each of its items, the positive's last where that stays.
-        slots = Ragged(np.ones(size_B.sum(), bool), offsets_of(size_B))
+        slots = Jagged(np.ones(size_B.sum(), bool), offsets_of(size_B))
         if config.sub_profiles:
-            slots = thinned(slots, full_B, stays_B, random)
+            slots = subsample_profiles(slots, full_B, stays_B, random)
         longer_B = full_B > size_B
         chances = offsets_of(np.where(longer_B, size_B - stays_B, 0))
         chance_V = random.random(chances[-1] + config.max_profile)
@@ -302,26 +304,26 @@ class TripleSampler:
         place_V = slot_V + (slot_V >= np.repeat(hole_S, counts_S))
         place_V[offsets[1:][stays_S] - 1] = hole_S[stays_S]
         place_V += np.repeat(begin_S - first_S, counts_S)
-        return Ragged(facts.profiles.values[place_V], offsets)
+        return Jagged(facts.profiles.values[place_V], offsets)
 
 
-def negatives_of(name: str, facts: Facts, config: SamplingConfig) -> Rule:
+def negatives_of(name: str, facts: SamplingIndex, config: SamplingConfig) -> NegativeSampler:
     """The rule by which a guideline's negatives are drawn."""
     if config.negatives in ("catalogue", "in_batch"):
-        return nothing(facts)
+        return no_negatives(facts)
     if config.negatives == "hard":
-        return outside(facts, config.popularity, config.hard_pool)
+        return outside_profile(facts, config.popularity, config.hard_pool)
     match name:
         case "own_profile" | "single_item":
             return fine_grained(facts, config.own_cluster)
         case "same_artist":
-            return agreeing(facts, config.own_cluster)
+            return visually_consistent(facts, config.own_cluster)
         case "random":
-            return outside(facts, config.popularity, 1)
-    return foreign(facts)
+            return outside_profile(facts, config.popularity, 1)
+    return unrelated(facts)
 
 
-def repeated(drawn: Drawn) -> Ints:
+def repeated(drawn: SampledTriples) -> Ints:
     """Sorted rows whose (owner, positive, negatives) an earlier row has.
 
     Compared by 64-bit hashes: two triples of one hash, one in 10 ** 10 windows, cost a draw.
@@ -339,7 +341,9 @@ def repeated(drawn: Drawn) -> Ints:
     return np.delete(row_S, first)
 
 
-def thinned(slots: Ragged, full_B: Ints, stays_B: Bools, random: np.random.Generator) -> Ragged:
+def subsample_profiles(
+    slots: Jagged, full_B: Ints, stays_B: Bools, random: np.random.Generator
+) -> Jagged:
     """Which slots of each row stay when it is to have 1, 2, ... items, all sizes as likely.
 
     One item stays, and each other with a chance that is the row's own and uniform: so the number
@@ -355,15 +359,15 @@ def thinned(slots: Ragged, full_B: Ints, stays_B: Bools, random: np.random.Gener
     """
     most, size_B = 65_535, slots.lengths
     chance_B = random.integers(0, most, len(slots), np.uint16, endpoint=True)
-    chance_B[below(full_B, random) >= size_B] = most
+    chance_B[random_below(full_B, random) >= size_B] = most
     drawn_V = np.frombuffer(random.bytes(2 * len(slots.values)), np.uint16)
     kept_V = drawn_V <= np.repeat(chance_B, size_B)
-    stays = np.where(stays_B, size_B - 1, below(size_B, random))
+    stays = np.where(stays_B, size_B - 1, random_below(size_B, random))
     kept_V[slots.offsets[:-1] + stays] = True
-    return Ragged(kept_V, slots.offsets)
+    return Jagged(kept_V, slots.offsets)
 
 
-def subsets(of_B: Ints, count_B: Ints, size_B: Ints, chance_B: Ints, chance_V: Chances) -> Ragged:
+def subsets(of_B: Ints, count_B: Ints, size_B: Ints, chance_B: Ints, chance_V: Chances) -> Jagged:
     """For each row a uniform subset, without replacement, of 0, 1, ... of - 1.
 
     Robert Floyd's algorithm (Bentley & Floyd 1987, Communications of the ACM 30(9)), over many rows
@@ -393,4 +397,4 @@ def subsets(of_B: Ints, count_B: Ints, size_B: Ints, chance_B: Ints, chance_V: C
             there = (take_WS[:j, :going_on] == take_WS[j, :going_on]).any(axis=0)
             np.copyto(take_WS[j, :going_on], last_WS[j, :going_on], where=there)
         values[(offsets[rows] + step_W)[taking_WS]] = take_WS[taking_WS]
-    return Ragged(values, offsets)
+    return Jagged(values, offsets)

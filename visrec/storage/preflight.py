@@ -58,7 +58,7 @@ class Finding:
     advice: str = ""
 
     def __str__(self) -> str:
-        mark = {True: "fit", False: "UNFIT", None: "-"}[self.fit]
+        mark = {True: "fit", False: "FAIL", None: "-"}[self.fit]
         return f"{mark:<6}{self.found}" + ("" if self.fit else f"; expected {self.expected}")
 
     @property

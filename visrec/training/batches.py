@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from visrec.errors import InputError
+from visrec.jagged import Jagged
 from visrec.models.base import Needs
-from visrec.models.inputs import Bags, Candidates, RatingBatch, TripleBatch, UserBatch
-from visrec.ragged import Ragged
-from visrec.sampling.candidates import CandidateSampler, Drawn, InBatch, taken_mask
-from visrec.sampling.guidelines import OF_NOBODY
+from visrec.models.inputs import Candidates, JaggedTensor, RatingBatch, TripleBatch, UserBatch
+from visrec.sampling.candidates import CandidateSampler, InBatch, SampledCandidates, taken_mask
+from visrec.sampling.guidelines import ANONYMOUS_PROFILES
 from visrec.sampling.triples import SamplingConfig, Triples, TripleSampler
 from visrec.training.data import TrainingData
 
@@ -43,14 +43,14 @@ class TripleSource:
     def __init__(
         self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
     ) -> None:
-        nobody = sorted(set(sampling.drawn_by) & OF_NOBODY)
-        if nobody and not needs.cold_users:
+        nobody = sorted(set(sampling.drawn_by) & ANONYMOUS_PROFILES)
+        if nobody and not needs.supports_new_users:
             raise InputError(
                 f"Found {nobody[0]} in --sampling.guidelines, which draws profiles that are "
                 "nobody's, and the model has a vector for each user; expected other guidelines, or "
                 "another --model.name."
             )
-        if not needs.cold_users:
+        if not needs.supports_new_users:
             sampling = profile_unread(sampling)
         self._data, self._needs, self._config = data, needs, sampling
         self._seed, self._epoch = seed, 0
@@ -74,7 +74,7 @@ class TripleSource:
         self, step: int, size: int, rank: int, workers: int, device: torch.device
     ) -> TripleBatch:
         triples = self._sampler.step(step, size, rank, workers)
-        drawn: Drawn | None = None
+        drawn: SampledCandidates | None = None
         if isinstance(self._candidates, InBatch):
             drawn = self._candidates.of(self._sampler.positives(step, size, rank, workers))
         elif self._candidates:
@@ -157,7 +157,7 @@ class UserSource:
         first = step * size + rank * share
         items = self._train.take(self._order_E[first : first + share])
         seed = step_seed(self._seed, self._epoch, step)
-        return UserBatch(Bags.of(items, device), rank * share, size, seed)
+        return UserBatch(JaggedTensor.of(items, device), rank * share, size, seed)
 
 
 class RatingSource:
@@ -246,8 +246,8 @@ def make_batch(
         feature_MD=_tensor(feature_ND[item_M], device),
         category_M=_tensor(category_M, device),
         user_B=_tensor(triples.user_B, device),
-        profiles=Bags.of(
-            Ragged(place_N[triples.profiles.values], triples.profiles.offsets), device
+        profiles=JaggedTensor.of(
+            Jagged(place_N[triples.profiles.values], triples.profiles.offsets), device
         ),
         positive_B=_tensor(place_N[triples.positive_B], device),
         negative_BK=_tensor(place_N[triples.negative_BK], device),

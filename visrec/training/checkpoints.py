@@ -35,11 +35,11 @@ def save_checkpoint(trainer: Trainer, folder: Path) -> None:
 
 def restore_checkpoint(trainer: Trainer, folder: Path) -> None:
     """Puts a trainer back where `save_checkpoint` found it."""
-    tensors = load_file(folder / _TENSORS, device=str(trainer.place.device))
+    tensors = load_file(folder / _TENSORS, device=str(trainer.context.device))
     state = json.loads((folder / _STATE).read_text())
     trainer.model.load_state_dict(_below("model.", tensors))
     if averaged := _below("average.", tensors):
-        trainer.judged.load_state_dict(averaged)
+        trainer.eval_model.load_state_dict(averaged)
     trainer.best = _below("best.", tensors)
     optimizer = trainer.optimizer.state_dict()
     for name, value in _below("adam.", tensors).items():
@@ -65,9 +65,9 @@ def _progress(state: dict[str, Any]) -> Progress:
 
 def _averaged(trainer: Trainer) -> dict[str, Tensor]:
     """The averaged weights, where they are not the model's own."""
-    if trainer.judged is trainer.model:
+    if trainer.eval_model is trainer.model:
         return {}
-    averaged: dict[str, Tensor] = trainer.judged.state_dict()
+    averaged: dict[str, Tensor] = trainer.eval_model.state_dict()
     return averaged
 
 

@@ -17,7 +17,7 @@ from visrec.features.clusters import (
     near_identical,
 )
 from visrec.features.table import load_features, read_manifest
-from visrec.interactions.log import Log, Reading, read_log
+from visrec.interactions.log import InteractionLog, Reading, read_log
 from visrec.interactions.split import (
     HeldOut,
     Part,
@@ -27,9 +27,9 @@ from visrec.interactions.split import (
     split,
     why_nobody,
 )
+from visrec.jagged import Jagged
 from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.ragged import Ragged
-from visrec.sampling.index import Facts
+from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import (
     InteractionsConfig,
@@ -54,7 +54,7 @@ class TrainingData:
         validation_basket_V: (V,) the basket of each held-out item, numbered on from the user's.
         test_pairs: the held-out test rows by `user_id` and `item_id`. Training only passes them on
             to the model's directory, where evaluation finds what it may judge the model by.
-        made_from: digests and settings, for the model's config.json.
+        provenance: digests and settings, for the model's config.json.
         category_N: (N,) codes into `categories`, -1 for none.
         categories: names, sorted; empty where the model does not ask for them.
         clusters: what looks alike; None where the guidelines do not ask for it.
@@ -72,12 +72,12 @@ class TrainingData:
     item_ids: pa.LargeStringArray
     user_ids: pa.LargeStringArray
     feature_ND: npt.NDArray[np.float16]
-    train: Ragged
+    train: Jagged
     basket_R: npt.NDArray[np.int64]
     validation: HeldOut
     validation_basket_V: npt.NDArray[np.int64]
     test_pairs: pa.Table
-    made_from: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     category_N: npt.NDArray[np.int64] | None = None
     categories: tuple[str, ...] = ()
     clusters: Clusters | None = None
@@ -89,12 +89,12 @@ class TrainingData:
     notes: tuple[str, ...] = ()
 
     @property
-    def facts(self) -> Facts:
+    def facts(self) -> SamplingIndex:
         """What triples are drawn from."""
         alike_N = self.alike_N
         if alike_N is None and self.clusters is None:
             alike_N = near_identical(self.feature_ND)
-        return Facts(
+        return SamplingIndex(
             self.train, self.basket_R, len(self.item_ids), self.clusters, self.artist_N, alike_N
         )
 
@@ -111,7 +111,7 @@ class TrainingData:
             rating_R = np.concatenate([rating_R, self.validation_rating_V])[order]
         return dataclasses.replace(
             self,
-            train=Ragged.group(owner_R[order], item_R, len(self.train)),
+            train=Jagged.group(owner_R[order], item_R, len(self.train)),
             basket_R=basket_R,
             validation=held.take(np.zeros(0, np.int64)),
             validation_basket_V=basket_R[:0],
@@ -190,7 +190,7 @@ def load_training_data(
         artist_N=artist_codes(items.artist_N) if sampling and sampling.by_artist else None,
         reading=log.reading,
         notes=tuple(dict.fromkeys(why_nobody(log, held, part) for part in lacking)),
-        made_from={
+        provenance={
             "features": {"digest": digests["features"], **manifest.identity.__dict__},
             "interactions": {
                 "digest": digests["interactions"],
@@ -225,7 +225,7 @@ def _categories(items: Items, items_uri: str | None) -> tuple[str, ...]:
     return names
 
 
-def _ratings(log: Log, train_R: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32] | None:
+def _ratings(log: InteractionLog, train_R: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32] | None:
     """(R,) each row's rating; where it has none, the mean rating of the training rows."""
     if log.rating_R is None or np.isnan(log.rating_R[train_R]).all():
         return None

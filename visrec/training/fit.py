@@ -17,11 +17,11 @@ from visrec.models import MODELS
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.checkpoints import read_progress, restore_checkpoint
 from visrec.training.data import TrainingData
-from visrec.training.loop import Place, Progress, TrainConfig, Trainer, is_over
+from visrec.training.loop import Progress, TrainConfig, Trainer, WorkerContext, is_over
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingRecipe:
     """All that a model depends on, besides the data.
 
     Args:
@@ -37,7 +37,7 @@ class Recipe:
     sampling: SamplingConfig
 
 
-def build_model(recipe: Recipe, data: TrainingData) -> Any:
+def build_model(recipe: TrainingRecipe, data: TrainingData) -> Any:
     """The model with weights from the seed, fitted to what needs no gradient."""
     torch.manual_seed(recipe.train.seed)
     model = MODELS[recipe.model_name](recipe.model_config, data.sizes)
@@ -45,10 +45,10 @@ def build_model(recipe: Recipe, data: TrainingData) -> Any:
     return model
 
 
-def begin(
-    recipe: Recipe,
+def build_trainer(
+    recipe: TrainingRecipe,
     data: TrainingData,
-    place: Place | None = None,
+    context: WorkerContext | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     chosen: Progress | None = None,
 ) -> Trainer:
@@ -57,23 +57,23 @@ def begin(
     Args:
         recipe: what to fit and how.
         data: with the validation baskets held out.
-        place: which worker of how many; one on the CPU by default.
+        context: which worker of how many; one on the CPU by default.
         wrap: see `Trainer`.
         chosen: the finished progress by which the epoch was chosen: this is the fit after it.
     """
-    place = place or Place()
+    context = context or WorkerContext()
     data = data.refit if chosen else data
-    model = build_model(recipe, data).to(place.device)
-    trainer = Trainer(model, data, recipe.train, recipe.sampling, place, wrap)
+    model = build_model(recipe, data).to(context.device)
+    trainer = Trainer(model, data, recipe.train, recipe.sampling, context, wrap)
     trainer.progress.chosen = chosen
     return trainer
 
 
-def resume(
-    recipe: Recipe,
+def restore_trainer(
+    recipe: TrainingRecipe,
     data: TrainingData,
     folder: Path,
-    place: Place | None = None,
+    context: WorkerContext | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
 ) -> Trainer:
     """The trainer of a checkpoint, in either fit.
@@ -82,14 +82,14 @@ def resume(
     """
     chosen = read_progress(folder).chosen
     if chosen and not is_over(chosen, recipe.train.epochs, recipe.train):
-        return begin(recipe, data, place, wrap)
-    trainer = begin(recipe, data, place, wrap, chosen)
+        return build_trainer(recipe, data, context, wrap)
+    trainer = build_trainer(recipe, data, context, wrap, chosen)
     restore_checkpoint(trainer, folder)
     return trainer
 
 
-def complete(
-    trainer: Trainer, recipe: Recipe, data: TrainingData, report: Callable[[Trainer], None]
+def train_to_end(
+    trainer: Trainer, recipe: TrainingRecipe, data: TrainingData, report: Callable[[Trainer], None]
 ) -> Trainer:
     """Runs a trainer to its end, and the second fit after it where there is to be one.
 
@@ -104,7 +104,7 @@ def complete(
     """
     trainer.run(report)
     if recipe.train.refit and len(data.validation) and not trainer.progress.chosen:
-        trainer = begin(recipe, data, trainer.place, trainer.wrap, trainer.progress)
+        trainer = build_trainer(recipe, data, trainer.context, trainer.wrap, trainer.progress)
         trainer.run(report)
     return trainer
 
@@ -115,7 +115,7 @@ def seconds(progress: Progress) -> float:
     return round(sum(epoch["seconds"] for fit in fits for epoch in fit.history), 3)
 
 
-def record(progress: Progress) -> dict[str, Any]:
+def metrics_of(progress: Progress) -> dict[str, Any]:
     """What a model's metrics.json says of its training.
 
     Without the seconds: the same data, settings and seed give the same bytes.

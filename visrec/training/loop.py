@@ -28,7 +28,7 @@ from visrec.retrieval.ranks import stand
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
-from visrec.training.optimizer import Average, RowAdamW
+from visrec.training.optimizer import RowAdamW, WeightEma
 from visrec.training.replicas import replicate
 
 
@@ -44,8 +44,8 @@ class TrainConfig:
         weight_decay: each step multiplies the weights by 1 - weight_decay * the learning rate that
             it has, apart from the gradient and so whatever the batch size; biases do not decay.
         warmup_steps: the learning rate rises linearly over this many steps at the start.
-        averaging: what is validated and kept is the running average of the weights, to which each
-            step adds 1 - averaging of its own; 0 keeps the last step's alone.
+        ema_decay: what is validated and kept is the running average of the weights, to which each
+            step adds 1 - ema_decay of its own; 0 keeps the last step's alone.
         lr_factor: the learning rate is multiplied by this when validation AUC stands still.
         lr_patience: epochs without a better validation AUC after which it does.
         stop_patience: training ends when it has not risen for this many epochs.
@@ -62,7 +62,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.1
     warmup_steps: int = 0
-    averaging: float = 0.99
+    ema_decay: float = 0.99
     lr_factor: float = 0.6
     lr_patience: int = 2
     stop_patience: int = 6
@@ -81,7 +81,7 @@ class TrainConfig:
             learning_rate="(0, inf)",
             weight_decay="[0, 100]",
             warmup_steps="[0, 2147483647]",
-            averaging="[0, 1)",
+            ema_decay="[0, 1)",
             lr_factor="(0, 1)",
             lr_patience="[0, 1000000]",
             stop_patience="[1, 1000000]",
@@ -108,7 +108,7 @@ _THRESHOLD = 1e-4
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerContext:
     """Which worker of how many this process is, and where it computes."""
 
     rank: int = 0
@@ -125,7 +125,7 @@ class Progress:
         history: one entry an epoch: loss, val_auc, learning_rate, seconds, triples.
         best_auc: the highest validation AUC so far.
         best_epoch: how many epochs were done when it was.
-        stale: epochs since.
+        epochs_without_improvement: epochs since.
         chosen: of the fit that found out for how many epochs this one goes; None for such a fit.
     """
 
@@ -133,7 +133,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best_auc: float = -math.inf
     best_epoch: int = 0
-    stale: int = 0
+    epochs_without_improvement: int = 0
     chosen: "Progress | None" = None
 
 
@@ -141,11 +141,11 @@ class Trainer:
     """One worker's training of one model.
 
     Args:
-        model: built and fitted, the same on every worker, on `place.device`.
+        model: built and fitted, the same on every worker, on `context.device`.
         data: shared, read only.
         config: how to fit.
         sampling: how to draw.
-        place: which worker this is.
+        context: which worker this is.
         wrap: makes a DDP module, where there are several workers.
     """
 
@@ -155,13 +155,13 @@ class Trainer:
         data: TrainingData,
         config: TrainConfig,
         sampling: SamplingConfig,
-        place: Place,
+        context: WorkerContext,
         wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
     ) -> None:
-        self.model, self.data, self.config, self.place = model, data, config, place
+        self.model, self.data, self.config, self.context = model, data, config, context
         self.wrap = wrap
-        self.average = Average(model, config.averaging)
-        self.wrapped = replicate(model, wrap) if place.workers > 1 else model
+        self.average = WeightEma(model, config.ema_decay)
+        self.wrapped = replicate(model, wrap) if context.workers > 1 else model
         self.optimizer = RowAdamW(
             model, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
@@ -178,7 +178,7 @@ class Trainer:
         self.progress = Progress()
         self.best: dict[str, Tensor] = {}
         self._steps = max(1, config.triples_per_epoch // config.batch_size)
-        require_equal_shares(config, place.workers)
+        require_equal_shares(config, context.workers)
 
     def run(self, report: Callable[["Trainer"], None]) -> None:
         """Trains to the end, from where `progress` stands, with a report after each epoch.
@@ -203,23 +203,23 @@ class Trainer:
             self._set_learning_rate(chosen.history[epoch]["learning_rate"])
         loss = self._epoch(epoch)
         # Scores that are no numbers would stand above and below all: they are not ranked at all.
-        sound = math.isfinite(loss) and self.sound
+        weights_are_finite = math.isfinite(loss) and self.weights_are_finite
         auc = math.nan
-        if sound:
-            auc = validation_auc(self.judged, self.data, self.validation, self.place)
-        self._judge(loss, auc, sound)
+        if weights_are_finite:
+            auc = validation_auc(self.eval_model, self.data, self.validation, self.context)
+        self._record_epoch(loss, auc, weights_are_finite)
         self.progress.history[-1]["seconds"] = time.perf_counter() - start
         self.progress.epoch = epoch + 1
 
     @property
-    def judged(self) -> Any:
+    def eval_model(self) -> Any:
         """What is judged and kept: the averaged weights, or the model itself."""
-        return self.average.judged
+        return self.average.eval_model
 
     @property
-    def sound(self) -> bool:
+    def weights_are_finite(self) -> bool:
         """Whether the weights that are judged are numbers."""
-        return all(bool(weight.isfinite().all()) for weight in self.judged.parameters())
+        return all(bool(weight.isfinite().all()) for weight in self.eval_model.parameters())
 
     @property
     def finished(self) -> bool:
@@ -230,11 +230,11 @@ class Trainer:
     def _epoch(self, epoch: int) -> float:
         """One epoch's steps; returns the mean loss of its triples, all workers together."""
         self.model.train()
-        place, size = self.place, self.config.batch_size
+        context, size = self.context, self.config.batch_size
         self.source.start_epoch(epoch, self._steps * size)
-        losses = torch.zeros((), dtype=torch.float64, device=self.place.device)
+        losses = torch.zeros((), dtype=torch.float64, device=self.context.device)
         for step in range(self._steps):
-            batch = self.source.batch(step, size, place.rank, place.workers, place.device)
+            batch = self.source.batch(step, size, context.rank, context.workers, context.device)
             with self._autocast():
                 loss = self.wrapped(batch)
             self.optimizer.zero_grad(set_to_none=True)
@@ -248,11 +248,11 @@ class Trainer:
                 self._flush()
             losses += loss.detach()
         self._flush()
-        return float(_mean_over_workers(losses / self._steps, self.place))
+        return float(_mean_over_workers(losses / self._steps, self.context))
 
     def _flush(self) -> None:
         """Leaves nothing but weights and their average: see `visrec.training.optimizer`."""
-        self.average.settle()
+        self.average.flush()
         self.optimizer.flush()
 
     def _warm_up(self, steps: int) -> None:
@@ -266,12 +266,12 @@ class Trainer:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(
-            self.place.device.type,
+            self.context.device.type,
             torch.bfloat16,
             enabled=self.config.precision == "bfloat16",
         )
 
-    def _judge(self, loss: float, auc: float, sound: bool) -> None:
+    def _record_epoch(self, loss: float, auc: float, weights_are_finite: bool) -> None:
         """Books the epoch, keeps the best weights, moves the learning rate, ends what diverged."""
         progress = self.progress
         learning_rate = self.optimizer.param_groups[0]["lr"]
@@ -283,39 +283,43 @@ class Trainer:
                 "triples": float(self._steps * self.config.batch_size),
             }
         )
-        if not sound:
-            progress.stale = self.config.stop_patience
+        if not weights_are_finite:
+            progress.epochs_without_improvement = self.config.stop_patience
             return
         # Without anybody to validate with, the last weights are the best there are.
         if math.isnan(auc) or auc > progress.best_auc + _THRESHOLD:
-            progress.best_auc, progress.best_epoch, progress.stale = auc, progress.epoch + 1, 0
-            self.best = {k: v.detach().clone() for k, v in self.judged.state_dict().items()}
+            progress.best_auc, progress.best_epoch, progress.epochs_without_improvement = (
+                auc,
+                progress.epoch + 1,
+                0,
+            )
+            self.best = {k: v.detach().clone() for k, v in self.eval_model.state_dict().items()}
         else:
-            progress.stale += 1
+            progress.epochs_without_improvement += 1
         if not math.isnan(auc):
             self.scheduler.step(auc)
 
 
 def is_over(progress: Progress, epochs: int, config: TrainConfig) -> bool:
     """Whether a fit of at most so many epochs is at its end."""
-    return progress.epoch >= epochs or progress.stale >= config.stop_patience
+    return progress.epoch >= epochs or progress.epochs_without_improvement >= config.stop_patience
 
 
-def validation_auc(model: Any, data: TrainingData, held: HeldOut, place: Place) -> float:
+def validation_auc(model: Any, data: TrainingData, held: HeldOut, context: WorkerContext) -> float:
     """The exact AUC, mean over the users of all workers; NaN where nobody is held out.
 
     Args:
         model: scored as it stands.
         data: its catalogue is ranked.
         held: all users; this worker takes its share.
-        place: which share.
+        context: which share.
     """
-    mine = held.take(np.arange(place.rank, len(held), place.workers))
-    total = torch.zeros(2, dtype=torch.float64, device=place.device)
+    mine = held.take(np.arange(context.rank, len(held), context.workers))
+    total = torch.zeros(2, dtype=torch.float64, device=context.device)
     if len(mine):
         auc_E = score_held_out(model, data.catalogue, mine)
         total += torch.tensor([auc_E.sum(), len(auc_E)], dtype=total.dtype, device=total.device)
-    total = _mean_over_workers(total, place)
+    total = _mean_over_workers(total, context)
     return float(total[0] / total[1])
 
 
@@ -334,7 +338,7 @@ def _some(held: HeldOut, most: int, seed: int) -> HeldOut:
     return held.take(np.sort(rows))
 
 
-def _mean_over_workers(value: Tensor, place: Place) -> Tensor:
-    if place.workers > 1:
+def _mean_over_workers(value: Tensor, context: WorkerContext) -> Tensor:
+    if context.workers > 1:
         torch.distributed.all_reduce(value)
-    return value / place.workers
+    return value / context.workers

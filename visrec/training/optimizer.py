@@ -114,13 +114,13 @@ def touched(table_RD: Tensor) -> Tensor:
     return cast(Tensor, table_RD.grad).indices()[0]
 
 
-class Average:
+class WeightEma:
     """The running average of a model's weights, to which each step adds 1 - keep of its own.
 
     Stored rows without a gradient stand still, and their weights are those times the table's scale.
     With K the product of all keeps since such a row last moved, and A the running average of the
     scale, the row's average is K times what it was then, plus the stored row times A - K A_then. It
-    is brought up to date when the row next moves, or with `settle`.
+    is brought up to date when the row next moves, or with `flush`.
 
     Args:
         model: whose weights move.
@@ -130,7 +130,7 @@ class Average:
 
     def __init__(self, model: Any, share: float) -> None:
         self._model, self._share = model, share
-        self.judged = copy.deepcopy(model) if share else model
+        self.eval_model = copy.deepcopy(model) if share else model
         tables = [table.weight for table in sparse_tables(model)] if share else []
         # Since all was up to date: the logarithm of the product of all keeps, the average of each
         # table's scale from 0 on, and both when each row last was up to date.
@@ -163,7 +163,7 @@ class Average:
             self._log_kept += math.log(keep)
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Brings all up to date, so that nothing but the weights themselves need be kept."""
         for mean, now in self._pairs():
             if now in self._since:
@@ -175,7 +175,7 @@ class Average:
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
         if not self._share:
             return []
-        return list(zip(self.judged.parameters(), self._model.parameters(), strict=True))
+        return list(zip(self.eval_model.parameters(), self._model.parameters(), strict=True))
 
     def _catch_up(self, mean_RD: Tensor, now_RD: Tensor, rows: Tensor) -> None:
         since, scale, at = self._since[now_RD], self._scale[now_RD], rows.cpu()

@@ -30,15 +30,15 @@ from visrec.storage.store import Store
 from visrec.training.checkpoints import save_checkpoint
 from visrec.training.data import TrainingData
 from visrec.training.fit import (
-    Recipe,
-    begin,
+    TrainingRecipe,
     build_model,
-    complete,
-    record,
-    resume,
+    build_trainer,
+    metrics_of,
+    restore_trainer,
     seconds,
+    train_to_end,
 )
-from visrec.training.loop import Place, Trainer, score_held_out
+from visrec.training.loop import Trainer, WorkerContext, score_held_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Job:
         tally: what the workers tell their progress to.
     """
 
-    recipe: Recipe
+    recipe: TrainingRecipe
     data: "ray.ObjectRef[TrainingData]"
     artifact_store: Store
     model_id: str
@@ -144,29 +144,29 @@ def train_worker(config: dict[str, Any]) -> None:
     with timer.phase("read"):
         data = ray.get(job.data)
     trainer = start_worker(job.recipe, data, job.threads)
-    leads = trainer.place.rank == 0
+    leads = trainer.context.rank == 0
     for note in trainer.source.notes if leads else ():
         job.tally.say.remote(note)
     if leads and (done := trainer.progress.epoch):
         fit = "the refit's " if trainer.progress.chosen else ""
         job.tally.say.remote(f"resumed after {fit}epoch {done}")
-    trainer = complete(trainer, job.recipe, data, lambda t: _report(t, job, timer))
+    trainer = train_to_end(trainer, job.recipe, data, lambda t: _report(t, job, timer))
     if leads:
         with timer.phase("write"):
             _write_model(trainer, job, data)
         timer.done()
 
 
-def start_worker(recipe: Recipe, data: TrainingData, threads: int) -> Trainer:
+def start_worker(recipe: TrainingRecipe, data: TrainingData, threads: int) -> Trainer:
     """The trainer of this process of a group, put back to the group's last checkpoint."""
     torch.set_num_threads(threads)
-    context = ray.train.get_context()
-    place = Place(context.get_world_rank(), context.get_world_size(), get_device())
+    worker = ray.train.get_context()
+    context = WorkerContext(worker.get_world_rank(), worker.get_world_size(), get_device())
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return begin(recipe, data, place, _wrap)
+        return build_trainer(recipe, data, context, _wrap)
     with checkpoint.as_directory() as folder:
-        return resume(recipe, data, Path(folder), place, _wrap)
+        return restore_trainer(recipe, data, Path(folder), context, _wrap)
 
 
 def _wrap(module: nn.Module) -> nn.Module:
@@ -178,14 +178,14 @@ def _wrap(module: nn.Module) -> nn.Module:
 
 def _report(trainer: Trainer, job: Job, timer: Timer) -> None:
     """Tells Ray and the tally about the epoch."""
-    if trainer.place.rank == 0:
+    if trainer.context.rank == 0:
         last, chosen = trainer.progress.history[-1], trainer.progress.chosen
         auc = last["val_auc"]
-        judged = "no validation" if math.isnan(auc) else f"val AUC {auc:.4f}"
-        judged = f"refit of {chosen.best_epoch}" if chosen else judged
+        eval_model = "no validation" if math.isnan(auc) else f"val AUC {auc:.4f}"
+        eval_model = f"refit of {chosen.best_epoch}" if chosen else eval_model
         job.tally.say.remote(
             f"epoch {trainer.progress.epoch:>3}  loss {last['loss']:.4f}  "
-            f"{judged}  lr {last['learning_rate']:.1e}  "
+            f"{eval_model}  lr {last['learning_rate']:.1e}  "
             f"{last['triples'] / last['seconds']:,.0f} triples/s"
         )
         timer.done(triples=last["triples"], epochs=1, train_s=last["seconds"])
@@ -195,7 +195,7 @@ def _report(trainer: Trainer, job: Job, timer: Timer) -> None:
 def report_epoch(trainer: Trainer) -> None:
     """Tells Ray about the epoch, every worker of the group, with rank 0's checkpoint."""
     metrics = {"epoch": trainer.progress.epoch, **trainer.progress.history[-1]}
-    if trainer.place.rank:
+    if trainer.context.rank:
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -205,7 +205,7 @@ def report_epoch(trainer: Trainer) -> None:
 
 def _write_model(trainer: Trainer, job: Job, data: TrainingData) -> None:
     trainer.model.load_state_dict(trainer.best)
-    metrics = record(trainer.progress)
+    metrics = metrics_of(trainer.progress)
     job.artifact_store.write_json(TIMES, {"train_s": seconds(trainer.progress)})
     save_artifact(artifact_of(job, data, trainer.model, metrics), job.artifact_store)
 
@@ -217,9 +217,9 @@ def artifact_of(job: Job, data: TrainingData, model: Any, metrics: dict[str, Any
         config=job.recipe.model_config,
         sizes=data.sizes,
         item_ids=data.item_ids,
-        user_ids=None if model.needs.cold_users else data.user_ids,
-        made_from={
-            **data.made_from,
+        user_ids=None if model.needs.supports_new_users else data.user_ids,
+        provenance={
+            **data.provenance,
             "train": job.recipe.train,
             "sampling": job.recipe.sampling,
             "settings": job.settings,

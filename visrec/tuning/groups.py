@@ -15,7 +15,7 @@ import ray.exceptions
 
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData
-from visrec.training.fit import Recipe
+from visrec.training.fit import TrainingRecipe
 from visrec.training.loop import Trainer
 from visrec.training.ray_train import (
     TrainResources,
@@ -39,7 +39,7 @@ class GroupJob:
     """
 
     number: int
-    recipe: Recipe
+    recipe: TrainingRecipe
     data: "ray.ObjectRef[TrainingData]"
     threads: int
     groups: Any
@@ -73,7 +73,9 @@ class Groups:
 
     # For the trial.
 
-    async def start(self, number: int, recipe: Recipe, data: list[Any], groups: Any) -> None:
+    async def start(
+        self, number: int, recipe: TrainingRecipe, data: list[Any], groups: Any
+    ) -> None:
         """Starts a trial's group, after the end of any that it had.
 
         Args:
@@ -168,11 +170,11 @@ def _train_when_asked(config: dict[str, Any]) -> None:
 
 
 def _tell(trainer: Trainer, job: GroupJob) -> None:
-    if trainer.place.rank == 0:
+    if trainer.context.rank == 0:
         ray.get(job.groups.tell.remote(job.number, entries(trainer)))
 
 
 def entries(trainer: Trainer) -> list[Epoch]:
     """The trainer's history, the last entry with whether training is over and the weights sound."""
-    last = {"over": trainer.finished, "sound": trainer.sound}
+    last = {"over": trainer.finished, "sound": trainer.weights_are_finite}
     return [*trainer.progress.history[:-1], *({**e, **last} for e in trainer.progress.history[-1:])]

@@ -22,8 +22,8 @@ from ray.tune.schedulers import FIFOScheduler
 from visrec.errors import VisrecError
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData
-from visrec.training.fit import Recipe, begin
-from visrec.training.loop import Place
+from visrec.training.fit import TrainingRecipe, build_trainer
+from visrec.training.loop import WorkerContext
 from visrec.training.ray_train import TrainResources
 from visrec.tuning.groups import Groups, entries
 from visrec.tuning.records import Epoch, Record, Status, best_auc, best_of, write_record
@@ -32,7 +32,7 @@ from visrec.tuning.spaces import Space, Values, values_of, with_values
 
 # Of a trial whose group has the CPUs: Ray Tune wants some resource, and a share of a CPU would
 # keep a group from one that needs all of them.
-_NEXT_TO_NOTHING = {"CPU": 0.0, "memory": 1.0}
+_PLACEHOLDER_RESOURCES = {"CPU": 0.0, "memory": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Sweep:
         tally: told of each trial that ends.
     """
 
-    recipe: Recipe
+    recipe: TrainingRecipe
     space: Space
     data: "ray.ObjectRef[TrainingData]"
     trials: int
@@ -83,7 +83,7 @@ def run_sweep(sweep: Sweep) -> tuple[list[Record], dict[int, Exception]]:
         seed=sweep.seed,
         optuna=sweep.search == "optuna",
     )
-    keeper = _Keeper(sweep, proposals)
+    keeper = _RecordCallback(sweep, proposals)
     errors: dict[int, Exception] = {}
     if len(sweep.recorded) < sweep.trials:
         groups = None
@@ -91,7 +91,7 @@ def run_sweep(sweep: Sweep) -> tuple[list[Record], dict[int, Exception]]:
             groups = Groups.remote(sweep.resources, sweep.store / "training")  # type: ignore[attr-defined]
         plan = Plan(sweep.recipe, sweep.data, sweep.resources, groups)
         desk = f"visrec-sweep-{uuid.uuid4().hex}"
-        keeps = _Desk.options(name=desk).remote(plan)  # type: ignore[attr-defined]
+        keeps = _PlanHolder.options(name=desk).remote(plan)  # type: ignore[attr-defined]
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 errors = _run_trials(sweep, proposals, keeper, desk, scratch)
@@ -104,13 +104,13 @@ def run_sweep(sweep: Sweep) -> tuple[list[Record], dict[int, Exception]]:
 
 
 def _run_trials(
-    sweep: Sweep, proposals: Proposals, keeper: "_Keeper", desk: str, scratch: str
+    sweep: Sweep, proposals: Proposals, keeper: "_RecordCallback", desk: str, scratch: str
 ) -> dict[int, Exception]:
     """Ray Tune's part. What it writes into `scratch`, pickles among it, is read by nobody."""
     in_groups = sweep.resources.workers > 1
     tuner = tune.Tuner(
         tune.with_resources(
-            Trial, _NEXT_TO_NOTHING if in_groups else _of_a_process(sweep.resources)
+            Trial, _PLACEHOLDER_RESOURCES if in_groups else _of_a_process(sweep.resources)
         ),
         param_space={"desk": desk},
         tune_config=tune.TuneConfig(
@@ -164,7 +164,7 @@ class Plan:
         groups: the DDP groups' actor, where trials are groups.
     """
 
-    recipe: Recipe
+    recipe: TrainingRecipe
     data: "ray.ObjectRef[TrainingData]"
     resources: TrainResources
     groups: Any
@@ -177,17 +177,17 @@ class Plan:
             yield from _in_this_process(self, with_values(self.recipe, values))
 
 
-def _in_this_process(plan: Plan, recipe: Recipe) -> Iterator[Epoch]:
+def _in_this_process(plan: Plan, recipe: TrainingRecipe) -> Iterator[Epoch]:
     torch.set_num_threads(plan.resources.cpus_per_worker)
     data = ray.get(plan.data)
     device = torch.device("cuda" if plan.resources.use_gpu else "cpu")
-    trainer = begin(recipe, data, Place(device=device))
+    trainer = build_trainer(recipe, data, WorkerContext(device=device))
     while not trainer.finished:
         trainer.epoch()
         yield entries(trainer)[-1]
 
 
-def _in_a_group(plan: Plan, number: int, recipe: Recipe) -> Iterator[Epoch]:
+def _in_a_group(plan: Plan, number: int, recipe: TrainingRecipe) -> Iterator[Epoch]:
     try:
         ray.get(plan.groups.start.remote(number, recipe, [plan.data], plan.groups))
         over = False
@@ -200,7 +200,7 @@ def _in_a_group(plan: Plan, number: int, recipe: Recipe) -> Iterator[Epoch]:
 
 
 @ray.remote(num_cpus=0)
-class _Desk:
+class _PlanHolder:
     """Keeps the plan, under a name, while the sweep runs.
 
     `tune.with_parameters` would keep it, and with it the training data, until the driver ends.
@@ -256,7 +256,7 @@ class Trial(tune.Trainable):
         }
 
 
-class _Keeper(tune.Callback):
+class _RecordCallback(tune.Callback):
     """Writes the record of each trial that ends, in the driver, so that one process writes."""
 
     def __init__(self, sweep: Sweep, proposals: Proposals) -> None:

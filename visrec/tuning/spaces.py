@@ -20,7 +20,7 @@ import yaml
 
 from visrec.errors import InputError, StorageError
 from visrec.storage.store import read_uri
-from visrec.training.fit import Recipe
+from visrec.training.fit import TrainingRecipe
 
 Values = Mapping[str, Any]
 
@@ -120,7 +120,7 @@ def _range(uri: str, key: str, kind: str, listed: Sequence[Any]) -> Range:
     return Range(low, high, log=kind == "log_uniform")
 
 
-def check_space(space: Space, recipe: Recipe) -> None:
+def check_space(space: Space, recipe: TrainingRecipe) -> None:
     """Holds the space against the configuration that it varies.
 
     Raises:
@@ -147,7 +147,7 @@ def check_space(space: Space, recipe: Recipe) -> None:
                 raise InputError(f"The search space gives {key} {value!r}: {error}") from error
 
 
-def _hints(recipe: Recipe) -> dict[str, Any]:
+def _hints(recipe: TrainingRecipe) -> dict[str, Any]:
     """The type of each key that can be searched."""
     found = {
         f"{section}.{name}": hint
@@ -176,7 +176,7 @@ def draw(space: Space, seed: int, number: int) -> Values:
     return {key: domain.draw(random) for key, domain in sorted(space.items())}
 
 
-def values_of(space: Space, recipe: Recipe) -> Values:
+def values_of(space: Space, recipe: TrainingRecipe) -> Values:
     """What a recipe has where the space has a choice."""
     found = {}
     for key in sorted(space):
@@ -185,7 +185,7 @@ def values_of(space: Space, recipe: Recipe) -> Values:
     return found
 
 
-def with_values(recipe: Recipe, values: Values) -> Recipe:
+def with_values(recipe: TrainingRecipe, values: Values) -> TrainingRecipe:
     """A recipe with these values in place of its own.
 
     Raises:

@@ -4,18 +4,18 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visrec.ragged import Ragged, offsets_of, positions
+from visrec.jagged import Jagged, offsets_of, positions
 
 Lists = list[list[int]]
 LISTS = st.lists(st.lists(st.integers(0, 99), max_size=5), max_size=8)
 
 
-def ragged(lists: Lists) -> Ragged:
+def ragged(lists: Lists) -> Jagged:
     values = np.array([value for one in lists for value in one], np.int32)
-    return Ragged(values, np.cumsum([0, *map(len, lists)]).astype(np.int64))
+    return Jagged(values, np.cumsum([0, *map(len, lists)]).astype(np.int64))
 
 
-def plain(one: Ragged) -> Lists:
+def plain(one: Jagged) -> Lists:
     assert one.offsets[0] == 0
     assert one.offsets[-1] == len(one.values)
     return [one[b].tolist() for b in range(len(one))]
@@ -56,8 +56,8 @@ def test_padding_adds_empty_lists_behind(lists: Lists, more: int) -> None:
 @given(LISTS, st.integers(0, 3))
 def test_group_gathers_sorted_owners_and_keeps_those_without_any(lists: Lists, more: int) -> None:
     one = ragged(lists)
-    grouped = Ragged.group(one.owners, one.values, len(lists) + more)
-    assert plain(grouped) == lists + [[]] * more
+    positions_by_code = Jagged.group(one.owners, one.values, len(lists) + more)
+    assert plain(positions_by_code) == lists + [[]] * more
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 6))))

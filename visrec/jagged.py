@@ -11,7 +11,7 @@ Ints = npt.NDArray[Any]  # of int32 or int64
 
 
 @dataclass(frozen=True)
-class Ragged:
+class Jagged:
     """B lists as one array.
 
     Args:
@@ -38,43 +38,43 @@ class Ragged:
         """(V,) the list that each value is in."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
-    def take(self, rows: Ints) -> "Ragged":
+    def take(self, rows: Ints) -> "Jagged":
         """The lists at `rows`, in that order."""
         starts, lengths = self.offsets[:-1][rows], self.lengths[rows]
         offsets = offsets_of(lengths)
-        return Ragged(self.values[positions(starts, offsets)], offsets)
+        return Jagged(self.values[positions(starts, offsets)], offsets)
 
-    def keep(self, kept_V: npt.NDArray[np.bool_]) -> "Ragged":
+    def keep(self, kept_V: npt.NDArray[np.bool_]) -> "Jagged":
         """The same lists without the values that a (V,) mask leaves out."""
         counts = np.bincount(self.owners[kept_V], minlength=len(self))
-        return Ragged(self.values[kept_V], offsets_of(counts))
+        return Jagged(self.values[kept_V], offsets_of(counts))
 
-    def joined(self, other: "Ragged") -> "Ragged":
+    def joined(self, other: "Jagged") -> "Jagged":
         """Each list with the other's list of that place behind it."""
         if not len(other.values):
             return self
         order = np.argsort(np.concatenate([self.owners, other.owners]), kind="stable")
         values = np.concatenate([self.values, other.values])[order]
-        return Ragged(values, self.offsets + other.offsets)
+        return Jagged(values, self.offsets + other.offsets)
 
-    def slice(self, start: int, stop: int) -> "Ragged":
+    def slice(self, start: int, stop: int) -> "Jagged":
         """The lists from `start` to `stop`; no values are copied."""
         offsets = self.offsets[start : stop + 1]
-        return Ragged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
+        return Jagged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
-    def pad_to(self, count: int) -> "Ragged":
+    def pad_to(self, count: int) -> "Jagged":
         """The same lists with empty ones behind, `count` in all."""
-        return Ragged(self.values, np.pad(self.offsets, (0, count - len(self)), mode="edge"))
+        return Jagged(self.values, np.pad(self.offsets, (0, count - len(self)), mode="edge"))
 
     @staticmethod
-    def empty(count: int) -> "Ragged":
+    def empty(count: int) -> "Jagged":
         """`count` lists without values."""
-        return Ragged(np.zeros(0, np.int64), np.zeros(count + 1, np.int64))
+        return Jagged(np.zeros(0, np.int64), np.zeros(count + 1, np.int64))
 
     @staticmethod
-    def group(owners: Ints, values: Ints, count: int) -> "Ragged":
+    def group(owners: Ints, values: Ints, count: int) -> "Jagged":
         """`count` lists from values and their owners, which must be sorted."""
-        return Ragged(values, offsets_of(np.bincount(owners, minlength=count)))
+        return Jagged(values, offsets_of(np.bincount(owners, minlength=count)))
 
 
 def offsets_of(lengths: Ints) -> npt.NDArray[np.int64]:
