@@ -44,7 +44,7 @@ def measure(
         seeds: of training.
     """
     config = parse(TrainJob, [*flags, "--train.refit=false"])
-    features = Store.at(config.context(config.features, "features"))
+    features = Store.at(config.resolve(config.features, "features"))
     data = load_training_data(*load_inputs(config, features))
     rows = []
     for decay in decays:

@@ -76,9 +76,9 @@ def chain_rate(config: ExtractJob) -> dict[str, float]:
 
 def watched(config: ExtractJob, start: float) -> dict[str, float]:
     """The same on the Ray that runs, with `start` the moment from which its clock counts."""
-    store = Store.at(config.context(config.features, "features"))
+    store = Store.at(config.resolve(config.features, "features"))
     identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
-    images = config.context(config.images, "images")
+    images = config.resolve(config.images, "images")
     plan = ray.remote(make_plan).remote(images, store, identity, config.limits)
     todo = ray.get(plan).todo.num_rows
     tally: Any = ProgressActor.remote()  # type: ignore[attr-defined]

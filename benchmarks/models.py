@@ -52,7 +52,7 @@ def best_flags(
         flags = [f"--{key}={value}" for key, value in values.items()]
         config = parse(TrainJob, [*base, "--model.name", name, *flags])
         if data is None:
-            features = Store.at(config.context(config.features, "features"))
+            features = Store.at(config.resolve(config.features, "features"))
             data = load_training_data(*load_inputs(config, features))
         start, trainer = time.perf_counter(), build_trainer(recipe_of(config), data)
         # One that diverged has the worst AUC there is.
@@ -67,7 +67,7 @@ def best_flags(
 def parameters(name: str, base: Sequence[str], flags: Sequence[str]) -> int:
     """How many numbers training moves."""
     config = parse(TrainJob, [*base, "--model.name", name, *flags])
-    features = Store.at(config.context(config.features, "features"))
+    features = Store.at(config.resolve(config.features, "features"))
     data = load_training_data(*load_inputs(config, features))
     model = MODELS[name](config.model.config, data.sizes)
     return sum(parameter.numel() for parameter in model.parameters())

@@ -370,7 +370,7 @@ def train(config: TrainJob, data: TrainingData, seed: int) -> Trainer:
 
 def test_users(config: TrainJob, data: TrainingData) -> HeldOut:
     """Those that jobs/evaluate.py ranks for."""
-    uri = config.context(config.interactions.path, "interactions.parquet")
+    uri = config.resolve(config.interactions.path, "interactions.parquet")
     log = build_log(read_interactions(config.interactions, uri), data.item_ids)
     return held_out(log, split(log, config.split), Part.TEST)
 
@@ -384,7 +384,7 @@ def compare(
         parse(TrainJob, [*base, "--model.name", model, *SHARED.get(model, []), *flags])
         for flags in SETTINGS[model]
     ]
-    features = Store.at(configs[0].context(configs[0].features, "features"))
+    features = Store.at(configs[0].resolve(configs[0].features, "features"))
     data = load_training_data(*load_inputs(configs[0], features))
     found: dict[str, Any] = {"settings": {}, "skipped": {}, "versions": {}}
 

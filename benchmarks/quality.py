@@ -206,7 +206,7 @@ def measure(
                 models={one.store.name: one.store for fits in fitted.values() for one in fits},
                 features=_features(first),
                 interactions=first.interactions,
-                interactions_uri=first.context(first.interactions.path, "interactions.parquet"),
+                interactions_uri=first.resolve(first.interactions.path, "interactions.parquet"),
                 items_uri=first.place_if_there(first.items, "items.parquet"),
                 truth=None,
             )
@@ -248,7 +248,7 @@ def measure(
 
 
 def _features(config: TrainJob) -> Store:
-    return Store.at(config.context(config.features, "features"))
+    return Store.at(config.resolve(config.features, "features"))
 
 
 def _mean(seeded: Sequence[Values]) -> Values:

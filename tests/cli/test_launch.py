@@ -206,22 +206,22 @@ def test_entries_of_a_mapping_are_no_keys_of_the_job(tmp_path: Path) -> None:
 def test_a_table_may_be_a_folder(tmp_path: Path) -> None:
     job = RecommendJob(workspace=str(tmp_path))
     folder = tmp_path / "items.parquet"
-    assert job.place_if_there(None, "items.parquet") is None
+    assert job.resolve_if_exists(None, "items.parquet") is None
     folder.mkdir()
-    assert job.place_if_there(None, "items.parquet") is None
+    assert job.resolve_if_exists(None, "items.parquet") is None
     (folder / "part-0.parquet").touch()
-    assert job.place_if_there(None, "items.parquet") == str(folder)
-    assert job.place_if_there("elsewhere", "items.parquet") == "elsewhere"
+    assert job.resolve_if_exists(None, "items.parquet") == str(folder)
+    assert job.resolve_if_exists("elsewhere", "items.parquet") == "elsewhere"
 
 
 def test_places_are_below_the_workspace_unless_given(tmp_path: Path) -> None:
     config = JobConfig(workspace=f"{tmp_path}/")
-    assert config.place(None, "features") == f"{tmp_path}/features"
-    assert config.place("s3://x/y", "features") == "s3://x/y"
-    assert config.place_if_there(None, "items.parquet") is None
-    assert config.place_if_there("given", "items.parquet") == "given"
+    assert config.resolve(None, "features") == f"{tmp_path}/features"
+    assert config.resolve("s3://x/y", "features") == "s3://x/y"
+    assert config.resolve_if_exists(None, "items.parquet") is None
+    assert config.resolve_if_exists("given", "items.parquet") == "given"
     (tmp_path / "items.parquet").touch()
-    assert config.place_if_there(None, "items.parquet") == f"{tmp_path}/items.parquet"
+    assert config.resolve_if_exists(None, "items.parquet") == f"{tmp_path}/items.parquet"
 
 
 @pytest.mark.parametrize("job", [ExtractJob, TrainJob, RecommendJob, EvaluateJob])

@@ -54,9 +54,9 @@ def write_tables(store: Store) -> None:
     )
     store.write_table("features.parquet", table)
     rows = [
-        (f"u{user:02}", f"i{item:02}", place // 2)
+        (f"u{user:02}", f"i{item:02}", resolve // 2)
         for user in range(USERS)
-        for place, item in enumerate(random.permutation(ITEMS)[: 2 + user % 7])
+        for resolve, item in enumerate(random.permutation(ITEMS)[: 2 + user % 7])
     ]
     user_id, item_id, timestamp = map(list, zip(*rows, strict=True))
     log = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})

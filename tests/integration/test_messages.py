@@ -158,8 +158,8 @@ def broken(
     wrong_keys = {**NO_AWS_CONFIG, **s3.env(), "AWS_SECRET_ACCESS_KEY": "wrong"}
     reader = {**NO_AWS_CONFIG, **s3.readonly_env()}
 
-    def start(job: str, place: object, *flags: str, **env: str) -> "Future[Done]":
-        every = ("--workspace", str(place), *flags)
+    def start(job: str, resolve: object, *flags: str, **env: str) -> "Future[Done]":
+        every = ("--workspace", str(resolve), *flags)
         return pool.submit(run_job, job, *every, env={**cluster_env(), **env})
 
     log_at = "--interactions.path"

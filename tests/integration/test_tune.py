@@ -109,8 +109,8 @@ def gives_everything_back(config: TuneJob) -> Summary:
 @pytest.fixture(scope="module")
 def swept(featured: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[TuneJob, Summary]:
     """One small sweep, read only."""
-    place = tmp_path_factory.mktemp("swept") / "shop"
-    config = job(copy(featured, place, "features", "interactions.parquet"))
+    resolve = tmp_path_factory.mktemp("swept") / "shop"
+    config = job(copy(featured, resolve, "features", "interactions.parquet"))
     return config, gives_everything_back(config)
 
 
@@ -249,15 +249,15 @@ def test_more_trials_go_on_and_the_best_is_trained_again(
     swept: tuple[TuneJob, Summary], tmp_path: Path
 ) -> None:
     config, _ = swept
-    place = copy(
+    resolve = copy(
         Path(config.workspace), tmp_path / "more", "features", "interactions.parquet", "sweeps"
     )
-    summary = run(job(place, trials=6, refit=True))
+    summary = run(job(resolve, trials=6, refit=True))
     assert (summary.rows["trials"], summary.rows["from earlier runs"]) == (6, 5)
-    model = Store.at(place) / "models" / summary.rows["model"]
+    model = Store.at(resolve) / "models" / summary.rows["model"]
     metrics = model.read_json("metrics.json")
     # The same weights, triples and epochs as the trial, so the same AUC.
-    best = read_records(sweep_of(job(place)), 6)[summary.rows["best trial"]]
+    best = read_records(sweep_of(job(resolve)), 6)[summary.rows["best trial"]]
     assert [epoch["val_auc"] for epoch in metrics["history"]] == [
         epoch["val_auc"] for epoch in best.history
     ]

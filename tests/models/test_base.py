@@ -22,7 +22,7 @@ from visrec.retrieval.ranks import stand
 from visrec.sampling.triples import SamplingConfig
 from visrec.storage.store import Store
 from visrec.training.batches import SOURCES
-from visrec.training.loop import Place, TrainConfig, Trainer
+from visrec.training.loop import TrainConfig, Trainer, WorkerContext
 
 DATA = checkerboard(noise=0.5)
 NEW_ITEMS = 7
@@ -47,7 +47,7 @@ def _model(name: str) -> Any:
             key.removeprefix("train."): value for key, value in model.default_overrides.items()
         }
         config = TrainConfig(epochs=3, triples_per_epoch=6400, batch_size=64, **named)
-        trainer = Trainer(model, DATA, config, SamplingConfig(), Place())
+        trainer = Trainer(model, DATA, config, SamplingConfig(), WorkerContext())
         trainer.run(lambda _: None)
         model.load_state_dict(trainer.best)
     return model.eval()

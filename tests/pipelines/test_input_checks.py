@@ -87,9 +87,9 @@ def test_space_that_cannot_be_searched_is_refused_before_ray(
      ("gs://shop/w", "s3://bucket/prefix"), ("", "expected a local path")],
 )  # fmt: skip
 def test_misspelt_address_is_refused(
-    run: Callable[..., tuple[Any, str]], place: str, word: str
+    run: Callable[..., tuple[Any, str]], resolve: str, word: str
 ) -> None:
-    code, text = run("train", "--workspace", place)
+    code, text = run("train", "--workspace", resolve)
     assert code == 2
     assert word in text
 

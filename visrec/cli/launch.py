@@ -48,18 +48,18 @@ class JobConfig:
     local: bool = False
     debug: bool = False
 
-    def place(self, given: str | None, name: str) -> str:
+    def resolve(self, given: str | None, name: str) -> str:
         """A path that was given, or the one of that name in the workspace."""
         return given or f"{self.workspace.rstrip('/')}/{name}"
 
-    def place_if_there(self, given: str | None, name: str) -> str | None:
+    def resolve_if_exists(self, given: str | None, name: str) -> str | None:
         """The same for a table that need not be: None where none was given and none is there."""
         if given is None:
             store = Store.at(self.workspace)
             # A table may be a folder of files.
             if not store.exists(name) and not any(store.list(f"{name}/")):
                 return None
-        return self.place(given, name)
+        return self.resolve(given, name)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Summary:
         rows: label and value of each line.
         phases: seconds of wall time, in order.
         worker_seconds: seconds of work by phase, all workers together.
-        begun: whether anything may have been written.
+        has_written: whether anything may have been written.
         not_published: one sentence on which run stays published instead of this job's, and why;
             None where that is not so.
     """
@@ -91,7 +91,7 @@ class Summary:
     rows: dict[str, Any] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
     worker_seconds: dict[str, float] = field(default_factory=dict)
-    begun: bool = False
+    has_written: bool = False
     not_published: str | None = None
 
     @contextmanager
@@ -386,7 +386,7 @@ def _verdict(error: BaseException, summary: Summary) -> tuple[int, str]:
     cause = own_cause(error)
     text = " ".join(str(cause).partition(_RAY_NOTE)[0].split())
     if isinstance(cause, StorageError):
-        return (1 if summary.begun else 2), text
+        return (1 if summary.has_written else 2), text
     if isinstance(cause, InputError):
         return 2, text
     if isinstance(cause, VisrecError):

@@ -70,7 +70,7 @@ def train_variants(model: Store, own: TrainJob, summary: Summary) -> list[Store]
         train=TrainConfig(**made["train"]),
     )
     every = dataclasses.replace(own.sampling, guidelines=dict.fromkeys(SIX, 1.0))
-    features = Store.at(own.place(own.features, "features"))
+    features = Store.at(own.resolve(own.features, "features"))
     inputs = load_inputs(dataclasses.replace(own, sampling=every), features)
     reasons = ray.get(ray.remote(_impossible).remote(inputs, own.sampling))
     for name, reason in reasons.items():

@@ -383,14 +383,14 @@ def size_of(config: DoctorJob) -> Size | None:
     """How much data the run is for: as given, else as the workspace has it; None if unknown."""
     items, dim, interactions = config.items, config.feature_dim, config.users * PER_USER
     if not items or not dim:
-        there = Store.at(config.place(None, "features"))
+        there = Store.at(config.resolve(None, "features"))
         try:
             manifest = read_manifest(there)
             items, dim = items or manifest.rows, dim or manifest.identity.dim
         except VisrecError:
             dim = dim or 1280
     if not interactions:
-        interactions = _rows(config.place(None, "interactions.parquet"))
+        interactions = _rows(config.resolve(None, "interactions.parquet"))
     if not items or not interactions:
         return None
     return Size(config.users or -(-interactions // PER_USER), items, interactions, dim)
@@ -471,10 +471,10 @@ def _session_disk(nodes: Sequence[Node]) -> Finding:
 
 
 def _workspace_disk(workspace: Store, size: Size | None) -> Finding:
-    place = Path(workspace.root)
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    resolve = Path(workspace.root)
+    while not resolve.exists():
+        resolve = resolve.parent
+    free = shutil.disk_usage(resolve).free
     needed = size.written if size else 1_000_000_000
     return Finding(
         "disk of the workspace",

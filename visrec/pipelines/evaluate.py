@@ -119,13 +119,13 @@ def _listed(text: str) -> list[str]:
 
 
 def check(config: EvaluateJob) -> None:
-    require_features(config.place(config.features, "features"))
+    require_features(config.resolve(config.features, "features"))
     interactions = config.interactions
-    require_interactions(interactions, config.place(interactions.path, "interactions.parquet"))
+    require_interactions(interactions, config.resolve(interactions.path, "interactions.parquet"))
     require_table(config.items, "items")
     if config.models is None:
         require_model(model_store(config, config.model))
-    models = Store.at(config.place(None, "models"))
+    models = Store.at(config.resolve(None, "models"))
     for at in _listed(config.models or ""):
         if "/" not in at and at not in MODELS and not (models / at).exists(MANIFEST):
             raise InputError(
@@ -135,7 +135,7 @@ def check(config: EvaluateJob) -> None:
 
 
 def main(config: EvaluateJob, summary: Summary) -> None:
-    target = Store.at(config.place(config.evaluation, "evaluation"))
+    target = Store.at(config.resolve(config.evaluation, "evaluation"))
     inputs = _inputs(config)
     target.check_writable()
     inputs = dataclasses.replace(inputs, models=_contestants(config, summary))
@@ -144,7 +144,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         users, items, labels, known, missing, reading = ray.get(_counts.remote(data))
     pairs = _pairs(config, labels)
     _say_counts(users, items, len(labels), missing)
-    summary.begun = True
+    summary.has_written = True
     with follow("rank", users, summary, unit="users") as tally:
         blocks = -(-users // USERS)
         workers = min(config.workers or cpu_actors(config.threads, 64), blocks)
@@ -182,13 +182,13 @@ def main(config: EvaluateJob, summary: Summary) -> None:
 
 def _inputs(config: EvaluateJob) -> EvaluationInputs:
     """What the models are judged on, no model among it yet."""
-    truth = config.place_if_there(config.truth, "truth/items.parquet")
+    truth = config.resolve_if_exists(config.truth, "truth/items.parquet")
     return EvaluationInputs(
         models={},
-        features=Store.at(config.place(config.features, "features")),
+        features=Store.at(config.resolve(config.features, "features")),
         interactions=config.interactions,
-        interactions_uri=config.place(config.interactions.path, "interactions.parquet"),
-        items_uri=config.place_if_there(config.items, "items.parquet"),
+        interactions_uri=config.resolve(config.interactions.path, "interactions.parquet"),
+        items_uri=config.resolve_if_exists(config.items, "items.parquet"),
         truth=Store.at(truth.removesuffix("/items.parquet")) if truth else None,
     )
 
@@ -222,7 +222,7 @@ def _report(
     costs: dict[str, Any],
 ) -> Report:
     """The page, with examples and clusters made by tasks."""
-    images = config.place(config.images, "images")
+    images = config.resolve(config.images, "images")
     examples, clusters = ray.get(
         [
             ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri),
@@ -256,7 +256,7 @@ def _model_stores(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
     """The models by their names in the table; those asked for by name are trained first."""
     if config.models is None:
         return {"": model_store(config, config.model)}
-    models, stores = Store.at(config.place(None, "models")), {}
+    models, stores = Store.at(config.resolve(None, "models")), {}
     for at in _listed(config.models):
         if "/" in at:
             store = Store.at(at)

@@ -54,12 +54,12 @@ class ExtractJob(JobConfig):
 
 
 def check(config: ExtractJob) -> None:
-    require_pictures(config.place(config.images, "images"))
+    require_pictures(config.resolve(config.images, "images"))
 
 
 def main(config: ExtractJob, summary: Summary) -> None:
-    images = config.place(config.images, "images")
-    store = Store.at(config.place(config.features, "features"))
+    images = config.resolve(config.images, "images")
+    store = Store.at(config.resolve(config.features, "features"))
     store.check_writable()
     with summary.phase("plan"):
         identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
@@ -76,7 +76,7 @@ def main(config: ExtractJob, summary: Summary) -> None:
             reserved(actors, config.resources.of_an_actor) as places,
             follow("extract", todo, summary) as tally,
         ):
-            summary.begun = True
+            summary.has_written = True
             chain = extract_chain(
                 plan_ref, todo, store, config.backbone, config.limits, identity, preprocessing,
                 config.resources, places, tally,

@@ -47,18 +47,18 @@ class ImportJob(JobConfig):
 
 
 def check(config: ImportJob) -> None:
-    require_table(config.place(config.table, "features.parquet"), "table")
+    require_table(config.resolve(config.table, "features.parquet"), "table")
 
 
 def main(config: ImportJob, summary: Summary) -> None:
-    table = config.place(config.table, "features.parquet")
-    store = Store.at(config.place(config.features, "features"))
+    table = config.resolve(config.table, "features.parquet")
+    store = Store.at(config.resolve(config.features, "features"))
     store.check_writable()
     with summary.phase("plan"):
         plan = ray.get(ray.remote(plan_import).remote(table, config.name, store))
     if plan.chunks:
         print(f"{plan.rows:,} rows to read ({plan.identity})", flush=True)
-        summary.begun = True
+        summary.has_written = True
         with follow("import", plan.rows, summary) as tally:
             written = [row["name"] for row in import_chain(plan, store, tally).iter_rows()]
         with summary.phase("commit"):

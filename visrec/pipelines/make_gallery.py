@@ -24,7 +24,7 @@ class GalleryJob(JobConfig):
 def main(config: GalleryJob, summary: Summary) -> None:
     store = Store.at(config.workspace)
     store.check_writable()
-    summary.begun = True
+    summary.has_written = True
     with summary.phase("paint"):
         counts = write_gallery(config.gallery, store.write)
     summary.rows = {name.replace("_", " "): count for name, count in counts.items()}

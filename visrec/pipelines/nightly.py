@@ -118,7 +118,7 @@ def check(config: NightlyJob) -> None:
 def main(config: NightlyJob, summary: Summary) -> None:
     night = config.night()
     steps = Steps(config, night, summary)
-    nights = Store.at(config.place(None, "nights"))
+    nights = Store.at(config.resolve(None, "nights"))
     nights.check_writable()
     with Lease(nights, f"{night}.lease") as lease:
         if not lease.held:
@@ -194,14 +194,14 @@ class Steps:
         """Raises an InputError where the pictures or the interactions are not there."""
         if not self._imported():
             with _naming_the_file("extract"):
-                require_pictures(self._extract.place(self._extract.images, "images"))
+                require_pictures(self._extract.resolve(self._extract.images, "images"))
         known = self._recommend
-        path = known.place(known.interactions.path, "interactions.parquet")
+        path = known.resolve(known.interactions.path, "interactions.parquet")
         with _naming_the_file("recommend"):
             require_interactions(known.interactions, path)
 
     def _imported(self) -> bool:
-        features = Store.at(self._extract.place(self._extract.features, "features"))
+        features = Store.at(self._extract.resolve(self._extract.features, "features"))
         return features.exists(FEATURES) and read_manifest(features).identity.made_elsewhere
 
     def extract(self) -> None:
@@ -218,7 +218,7 @@ class Steps:
         config, name = self._config, self._train.model.name
         if not config.train_every and not config.train_now:
             return None
-        models = Store.at(self._train.place(self._train.models, "models"))
+        models = Store.at(self._train.resolve(self._train.models, "models"))
         due = _training_day(self._night, config.train_every)
         day = self._night if config.train_now else _newest(models, name, due, self._night) or due
         store = models / f"{name}-{day}"
@@ -228,7 +228,7 @@ class Steps:
                 job = dataclasses.replace(job, model_id=store.name, models=models.root)
                 train.main(job, self._summary)
             self._take("validation AUC", "epochs")
-        return NightModel(store, day, Store.at(config.place(None, f"evaluation/{store.name}")))
+        return NightModel(store, day, Store.at(config.resolve(None, f"evaluation/{store.name}")))
 
     def judge(self, model: "NightModel | None") -> None:
         """How good the night's model is, where that is not known yet and something is held out."""

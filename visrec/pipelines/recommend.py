@@ -124,7 +124,7 @@ class RecommendJob(JobConfig):
 
 
 def check(config: RecommendJob) -> None:
-    require_features(config.place(config.features, "features"))
+    require_features(config.resolve(config.features, "features"))
     require_interactions(config.interactions, _interactions_uri(config))
     require_table(config.items, "items")
     require_table(config.users, "users")
@@ -135,11 +135,11 @@ def check(config: RecommendJob) -> None:
 def main(config: RecommendJob, summary: Summary) -> None:
     inputs = ScoringInputs(
         model=model_store(config, config.model),
-        features=Store.at(config.place(config.features, "features")),
+        features=Store.at(config.resolve(config.features, "features")),
         interactions=config.interactions,
         interactions_uri=_interactions_uri(config),
-        items_uri=config.place_if_there(config.items, "items.parquet"),
-        users_uri=config.place_if_there(config.users, "users.parquet"),
+        items_uri=config.resolve_if_exists(config.items, "items.parquet"),
+        users_uri=config.resolve_if_exists(config.users, "users.parquet"),
         rules=config.rules,
     )
     recommendations = target_of(config)
@@ -217,7 +217,7 @@ def _score(
         claim(run, described["digest"])
         fingerprints = dict([ray.get(ray.remote(write_item_fingerprints).remote(data, target))])
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
-    summary.begun = True
+    summary.has_written = True
     whose = _OWNERS[config.kind]
     with follow("score", counts[whose], summary, unit=whose) as tally:
         actors = _actors(config, shards)
@@ -361,7 +361,7 @@ def _check(
             flush=True,
         )
     require_unchanged(described["inputs"], ray.get(again)["inputs"])
-    evaluation = Store.at(config.place(config.evaluation, "evaluation"))
+    evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
     gates: list[Gate] = ray.get(
         ray.remote(_judge).remote(config, data, inputs, described, last, evaluation, *facts)
     )
@@ -407,13 +407,13 @@ def _judge(
 def _interactions_uri(config: RecommendJob) -> str | None:
     """The interactions; lists of items are made without, too, by a model that needs none."""
     if config.kind == "item_to_item":
-        return config.place_if_there(config.interactions.path, "interactions.parquet")
-    return config.place(config.interactions.path, "interactions.parquet")
+        return config.resolve_if_exists(config.interactions.path, "interactions.parquet")
+    return config.resolve(config.interactions.path, "interactions.parquet")
 
 
 def target_of(config: RecommendJob) -> Store:
     folder = "recommendations" if config.kind == "user_to_item" else "similar_items"
-    return Store.at(config.place(config.recommendations, folder))
+    return Store.at(config.resolve(config.recommendations, folder))
 
 
 def model_store(config: JobConfig, given: str | None) -> Store:
@@ -424,7 +424,7 @@ def model_store(config: JobConfig, given: str | None) -> Store:
     """
     if given:
         return Store.at(given)
-    models = Store.at(config.place(None, "models"))
+    models = Store.at(config.resolve(None, "models"))
     if not models.exists(LATEST):
         raise InputError(
             f"Found no trained model at {models.root}; expected one that jobs/train.py wrote. "

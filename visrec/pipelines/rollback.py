@@ -25,7 +25,7 @@ class RollbackJob(JobConfig):
 
 
 def main(config: RollbackJob, summary: Summary) -> None:
-    recommendations = Store.at(config.place(config.recommendations, "recommendations"))
+    recommendations = Store.at(config.resolve(config.recommendations, "recommendations"))
     with summary.phase("read"):
         left, now = roll_back(recommendations, config.run_id)
     summary.rows = {"was published": left, "is published": now, "at": recommendations.root}

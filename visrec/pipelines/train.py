@@ -71,7 +71,7 @@ class TrainJob(TrainKeys, JobConfig):
 
 def check(config: TrainJob) -> None:
     """Raises an InputError where an input is not there or not as declared."""
-    require_features(config.place(config.features, "features"))
+    require_features(config.resolve(config.features, "features"))
     require_interactions(config.interactions, _interactions_uri(config))
     require_table(_items_uri(config), "items")
 
@@ -96,8 +96,8 @@ def _rounded(auc: float | None) -> float | None:
 
 def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str, Any]]:
     """Trains what is not trained already; returns where the models are, this one, and counts."""
-    features = Store.at(config.place(config.features, "features"))
-    models = Store.at(config.place(config.models, "models"))
+    features = Store.at(config.resolve(config.features, "features"))
+    models = Store.at(config.resolve(config.models, "models"))
     models.check_writable()
     data, facts = read(config, features, summary)
     settings = digest(facts["provenance"], config.model, config.train, config.sampling)
@@ -159,8 +159,8 @@ def recipe_of(config: TrainJob) -> TrainingRecipe:
 def _interactions_uri(config: TrainJob) -> str | None:
     """The interactions; None where there are none and the model needs none."""
     if MODELS[config.model.name].needs.interactions:
-        return config.place(config.interactions.path, "interactions.parquet")
-    return config.place_if_there(config.interactions.path, "interactions.parquet")
+        return config.resolve(config.interactions.path, "interactions.parquet")
+    return config.resolve_if_exists(config.interactions.path, "interactions.parquet")
 
 
 def _draws_triples(config: TrainJob) -> bool:
@@ -176,11 +176,11 @@ def _items_uri(config: TrainJob) -> str | None:
     needed = MODELS[config.model.name].needs.categories
     if not needed and not (_draws_triples(config) and config.sampling.by_artist):
         return None
-    uri = config.place_if_there(config.items, "items.parquet")
+    uri = config.resolve_if_exists(config.items, "items.parquet")
     if uri is None and needed:
         raise InputError(
             f"{config.model.name} needs each item's category, and found no items table at "
-            f"{config.place(None, 'items.parquet')}; expected one with item_id and category. Name "
+            f"{config.resolve(None, 'items.parquet')}; expected one with item_id and category. Name "
             "one with --items, or choose another --model.name."
         )
     return uri
@@ -195,14 +195,14 @@ def _other_settings(store: Store, model_id: str) -> InputError:
 
 def _fit(config: TrainJob, summary: Summary, job: Job, run: str) -> None:
     resources = config.resources
-    summary.begun = True
+    summary.has_written = True
     with follow("train", 0, summary) as tally:
         job = dataclasses.replace(job, tally=tally)
         if MODELS[config.model.name].trains_on == "nothing":
             ray.get(ray.remote(fit_at_once).remote(job))
         else:
             require_resources(of_one_model(resources), config, "resources.workers")
-            fit_with_ray(job, run, resources, Store.at(config.place(None, "training")))
+            fit_with_ray(job, run, resources, Store.at(config.resolve(None, "training")))
 
 
 def of_one_model(resources: TrainResources) -> dict[str, float]:

@@ -88,8 +88,8 @@ def main(config: TuneJob, summary: Summary) -> None:
     base = train_job(config)
     recipe = recipe_of(base)
     space = _space(config, base, recipe)
-    features = Store.at(config.place(config.features, "features"))
-    sweeps = Store.at(config.place(config.sweeps, "sweeps"))
+    features = Store.at(config.resolve(config.features, "features"))
+    sweeps = Store.at(config.resolve(config.sweeps, "sweeps"))
     sweeps.check_writable()
     data, facts = read(base, features, summary)
     if not facts["counts"]["validation users"]:
@@ -101,7 +101,7 @@ def main(config: TuneJob, summary: Summary) -> None:
     recorded = read_records(store, config.trials)
     concurrency = _concurrency(config)
 
-    summary.begun = True
+    summary.has_written = True
     _keep_ray_tune_quiet(config)
     with follow("tune", config.trials, summary, "trials", done=len(recorded)) as tally:
         sweep = Sweep(
@@ -158,7 +158,7 @@ def _write(store: Store, records: list[Record], space: Space, chosen: TrainJob) 
 
 def _refit(chosen: TrainJob, summary: Summary) -> None:
     """Trains the best configuration as jobs/train.py does, and adds what it said to the summary."""
-    refit = Summary("train", begun=True)
+    refit = Summary("train", has_written=True)
     train(chosen, refit)
     summary.phases |= {f"refit: {phase}": s for phase, s in refit.phases.items()}
     summary.rows |= {key: refit.rows[key] for key in ("model", "model at", "digest")}
