@@ -207,7 +207,7 @@ def measure(
                 features=_features(first),
                 interactions=first.interactions,
                 interactions_uri=first.resolve(first.interactions.path, "interactions.parquet"),
-                items_uri=first.place_if_there(first.items, "items.parquet"),
+                items_uri=first.resolve_if_exists(first.items, "items.parquet"),
                 truth=None,
             )
         )
