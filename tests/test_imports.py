@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).parents[1]
 SHARED = (
     *(
         "errors",
+        "paths",
         "config",
         "values",
         "ids",

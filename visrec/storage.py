@@ -27,6 +27,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from visrec.clients import BUSY, LOST, MISSING, arrow_s3, boto_s3, code, credentials, translated
 from visrec.errors import InputError, StorageError
+from visrec.paths import require_utf8, with_home
 from visrec.s3_settings import configured_endpoint, masked, settings_of
 
 _WRITE_ID = "visrec-write-id"
@@ -70,10 +71,11 @@ class Store:
         """
         if not uri or "\0" in uri:
             raise _no_location(uri)
+        require_utf8(uri)
         found = _URI.fullmatch(uri)
         scheme = found["scheme"].lower() if found else ""
         if found is None or not (found["slashes"] or scheme in _URIS):
-            return Store(os.path.abspath(os.path.expanduser(uri)))
+            return Store(os.path.abspath(with_home(uri)))
         if scheme == "file" and found["slashes"] not in ("", "//"):  # // stands before a host
             return Store(os.path.abspath(f"/{found['rest']}"))
         rest = found["rest"].rstrip("/")
