@@ -36,7 +36,7 @@ _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/*)(?P<rest>
 # address with a slash missing, not a folder called "s3:".
 _S3 = ("s3", "s3a", "s3n")
 _URIS = (*_S3, "file")
-_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _PAUSES = (0.1, 0.3, 1.0, 3.0)  # seconds between tries while another writes the same key
 
 
@@ -388,6 +388,7 @@ class Store:
         return f"{prefix}/{name}" if prefix else name
 
     def _s3(self) -> Any:
+        credentials()  # what boto3 would say of those that cannot be used says less
         return boto_s3(os.getpid(), settings_of(os.getpid(), self.endpoint))
 
     def check_writable(self) -> None:

@@ -18,6 +18,7 @@ from jobs.train import TrainJob
 from jobs.tune import TuneJob
 from visrec.errors import InputError, VisrecError
 from visrec.models import MODELS
+from visrec.models.vbpr import VbprConfig
 from visrec.models.visrank import VisRankConfig
 from visrec.text import width
 from visrec.training.loop import TrainConfig
@@ -101,6 +102,37 @@ def test_model_name_decides_which_keys_there_are(tmp_path: Path) -> None:
         parse(TrainJob, [f"--config={path}", "--model.item_width", "3"])
     with pytest.raises(InputError, match="expected one of bpr_mf, convncf"):
         parse(TrainJob, ["--model.name=nothing"])
+
+
+def test_dotted_model_name_of_a_yaml_decides_too(tmp_path: Path) -> None:
+    given = tmp_path / "train.yaml"
+    given.write_text("model.name: vbpr\nmodel.width: 7\n")
+    config = parse(TrainJob, ["--config", str(given)])
+    assert (config.model.name, config.model.config) == ("vbpr", VbprConfig(width=7))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# k: 5\n", "gates:\n", "gates:\n  # max_repeats: 1\nrules: {}\n"]
+)
+def test_yaml_in_which_keys_are_commented_out_is_read(tmp_path: Path, text: str) -> None:
+    given = tmp_path / "recommend.yaml"
+    given.write_text(text)
+    assert parse(RecommendJob, ["--config", str(given)]) == RecommendJob()
+    assert parse(RecommendJob, [f"--config={given}", "--k", "7"]) == RecommendJob(k=7)
+    given.write_text(f"k: 5\n{text}")
+    assert parse(RecommendJob, ["--config", str(given)]) == RecommendJob(k=5)
+
+
+@pytest.mark.parametrize("value", ["[]", "0", "''", "false", "long"])
+def test_value_in_place_of_keys_is_refused(tmp_path: Path, value: str) -> None:
+    given = tmp_path / "recommend.yaml"
+    given.write_text(f"interactions: {value}\n")
+    with pytest.raises(InputError, match=r"expected keys below it, as interactions\.path"):
+        parse(RecommendJob, ["--config", str(given)])
+    with pytest.raises(
+        InputError, match=r"Found --model vbpr; expected keys below it, as --model\.name"
+    ):
+        parse(TrainJob, ["--model", "vbpr"])
 
 
 def test_a_model_suggests_defaults_that_flags_override() -> None:
