@@ -52,6 +52,10 @@ def check_yaml(path: str, content: Mapping[Any, Any], keys: Keys) -> None:
         below = next((name for name in keys if name.startswith(f"{key}.")), None)
         if below and value is not None and not isinstance(value, Mapping):
             raise InputError(f"Found {key}: {value} in {path}; expected keys below it, as {below}.")
+        if value is None and key in keys and not _is_optional(keys[key]):
+            raise InputError(
+                f"Found {key}: without a value in {path}; expected {_in_words(keys[key])}."
+            )
 
 
 def filled(content: Mapping[Any, Any], keys: Keys, prefix: str = "") -> dict[Any, Any]:
@@ -107,6 +111,10 @@ def _is_mapping(kind: Any) -> bool:
 
 def _is_choice(kind: Any) -> bool:
     return typing.get_origin(kind) is typing.Literal
+
+
+def _is_optional(kind: Any) -> bool:
+    return type(None) in typing.get_args(kind)
 
 
 def _flat(content: Mapping[Any, Any], keys: Keys, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -33,6 +33,7 @@ from visrec.gates import NOT_EVALUATED, GatesConfig, Night, judge
 from visrec.interactions.log import Reading
 from visrec.models.artifact import LATEST, load_artifact
 from visrec.models.contract import Arrays
+from visrec.paths import require_folder_name
 from visrec.publish import (
     Gate,
     complete,
@@ -115,6 +116,8 @@ class RecommendJob(JobConfig):
     force_publish: str | None = None
 
     def __post_init__(self) -> None:
+        if self.run_id is not None:
+            require_folder_name(self.run_id, "run_id")
         if self.force_publish is not None and not self.force_publish.strip():
             raise InputError(
                 "Found --force_publish without a reason; expected one in words, which the manifest "

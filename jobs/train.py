@@ -26,6 +26,7 @@ from visrec.interactions.split import SplitConfig
 from visrec.interactions.triples import SamplingConfig
 from visrec.models import MODELS
 from visrec.models.artifact import LATEST, MANIFEST, Artifact, load_artifact
+from visrec.paths import require_folder_name
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import Store
 from visrec.training.data import TrainingData, load_training_data
@@ -65,6 +66,8 @@ class TrainKeys:
     resources: TrainResources = field(default_factory=TrainResources)
 
     def __post_init__(self) -> None:
+        if self.model_id is not None:
+            require_folder_name(self.model_id, "model_id")
         if MODELS[self.model.name].trains_on != "nothing":
             require_equal_shares(self.train, self.resources.workers)
 

@@ -37,6 +37,7 @@ from jobs.train import main as train
 from visrec.config import SEEDS, check_fields, digest, plain
 from visrec.errors import InputError, VisrecError
 from visrec.models import MODELS
+from visrec.paths import require_folder_name
 from visrec.storage import Store
 from visrec.training.recipe import Recipe
 from visrec.training.records import STATUSES, Record, best_of, plot, read_records, table
@@ -80,6 +81,8 @@ class TuneJob(TrainKeys, JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.name is not None:
+            require_folder_name(self.name, "name")
         check_fields(self, "", trials="[1, 1000000]", seed=SEEDS, concurrency="[1, 65536]")
 
 

@@ -1,6 +1,7 @@
 """Paths of files as text: home directories, and names that are not UTF-8."""
 
 import os
+import re
 
 from visrec.errors import InputError
 
@@ -20,6 +21,23 @@ def require_utf8(uri: str) -> None:
         raise InputError(
             f"Found the location {printable(uri)}, which is not UTF-8; expected a path that is. "
             "Rename its folders."
+        )
+
+
+def require_folder_name(name: str, key: str) -> None:
+    """Refuses the name of a run, a model or a sweep that would lie elsewhere as a folder.
+
+    Args:
+        name: as it was given.
+        key: where, without dashes.
+
+    Raises:
+        InputError: it is empty, begins with a dot, or has other signs than are expected.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_:-][A-Za-z0-9_:.-]*", name):
+        raise InputError(
+            f"Found --{key} {name!r}; expected letters, digits, '-', '_', ':' and '.', such as "
+            "2026-11-22."
         )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from visrec.claims import FINGERPRINTS, PARTS, REMOVED, read_claim, seal, taken
 from visrec.errors import ConflictError, GateError, InputError
+from visrec.paths import require_folder_name
 from visrec.pointer import LATEST, Pointer, read_pointer, replace_pointer
 from visrec.storage import Store, parse_json, to_json
 
@@ -55,15 +56,7 @@ def run_store(recommendations: Store, run_id: str) -> Store:
     Raises:
         InputError: the id cannot be a folder's name.
     """
-    if (
-        not run_id
-        or not all(c.isascii() and (c.isalnum() or c in "-_.:") for c in run_id)
-        or run_id[0] == "."
-    ):
-        raise InputError(
-            f"Found --run_id {run_id!r}; expected letters, digits, '-', '_', ':' and '.', such as "
-            "2026-11-22."
-        )
+    require_folder_name(run_id, "run_id")
     return recommendations / f"run={run_id}"
 
 

@@ -205,6 +205,14 @@ def test_misspelt_key_of_a_yaml_is_refused_with_the_one_that_was_meant(
     assert f"did you mean {meant}?" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["workspace: null", "workspace:", "train: {epochs: null}"])
+def test_key_without_a_value_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"items: null\n{text}")
+    with pytest.raises(InputError, match=r"without a value in .*job\.yaml; expected (text|an int)"):
+        parse(TrainJob, ["--config", str(path)])
+
+
 def test_key_unlike_any_other_is_refused_without_a_guess() -> None:
     with pytest.raises(
         InputError, match=r"^Found --train\.scheduler, which is not a key"
@@ -218,6 +226,7 @@ def test_key_unlike_any_other_is_refused_without_a_guess() -> None:
     [(["--train.epochs", "many"], "--train.epochs many; expected an integer"),
      (["--train.learning_rate", "fast"], "expected a number"),
      (["--split.test", "maybe"], "expected true or false"),
+     (["--split.test="], "--split.test ''; expected true or false"),
      (["--resources.workers"], "--resources.workers")],
 )  # fmt: skip
 def test_value_of_another_type_is_named_with_what_is_expected(
@@ -366,3 +375,11 @@ def test_summary_adds_up_phases_and_worker_seconds() -> None:
     assert summary.phases.keys() == {"fit"}
     assert summary.as_json()["worker_s"] == {"fit": 2.5}
     assert "12,345" in summary.show()
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "a/b", ".x", "a b", "\u00e9", "x\n"])
+def test_name_that_would_lie_elsewhere_as_a_folder_is_refused(name: str) -> None:
+    for job, key in ((TrainJob, "model_id"), (RecommendJob, "run_id"), (TuneJob, "name")):
+        with pytest.raises(InputError) as caught:
+            parse(job, [f"--{key}={name}"])
+        assert f"Found --{key} {name!r}; expected letters, digits" in str(caught.value)
