@@ -12,7 +12,6 @@ if __name__ == "__main__":  # before the imports, which take seconds
     listen()
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,8 +22,9 @@ from typing import Any
 import ray
 
 from jobs.inputs import require_features, require_interactions, require_model, require_table
-from jobs.launch import JobConfig, Summary, cluster_has, cpu_actors, launch, require_resources
+from jobs.launch import JobConfig, Summary, cpu_actors, launch
 from jobs.progress import follow
+from jobs.reserve import scoring_actors
 from visrec.claims import claim
 from visrec.config import check_fields, digest, plain
 from visrec.errors import InputError
@@ -128,11 +128,20 @@ class RecommendJob(JobConfig):
 
 def check(config: RecommendJob) -> None:
     require_features(config.place(config.features, "features"))
+    check_tables(config)
+    require_model(model_store(config, config.model))
+
+
+def check_tables(config: RecommendJob) -> None:
+    """What a night needs before its first step.
+
+    Raises:
+        InputError: a table is not there or not as declared.
+    """
     require_interactions(config.interactions, _interactions_uri(config))
     require_table(config.items, "items")
     require_table(config.users, "users")
     require_table(config.rules.blocked, "rules.blocked")
-    require_model(model_store(config, config.model))
 
 
 def main(config: RecommendJob, summary: Summary) -> None:
@@ -202,7 +211,7 @@ def _score(
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
     with summary.phase("prepare"):
         data, arrays = prepare.remote(inputs, config.shards, config.kind, config.k)
-        counts, reading, shards = ray.get(_counts.remote(data, _OWNERS[config.kind]))
+        counts, reading, shards, note = ray.get(_counts.remote(data, _OWNERS[config.kind]))
         target = Target(
             run=run,
             shards=shards,
@@ -218,10 +227,12 @@ def _score(
         claim(run, described["digest"])
         fingerprints = dict([ray.get(ray.remote(write_item_marks).remote(data, target))])
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
+    if note:
+        print(note, flush=True)
     summary.begun = True
     whose = _OWNERS[config.kind]
     with follow("score", counts[whose], summary, unit=whose) as tally:
-        actors = _actors(config, shards)
+        actors = scoring_actors(config, config.resources, shards)
         carried = _carried_from(config, described["inputs"], last, shards)
         chain = recommend_chain(
             data, arrays, inputs.model, carried, target, config.resources, actors, tally
@@ -231,11 +242,14 @@ def _score(
     described["carried"] = _total(found, "carried")
     with summary.phase("check"):
         sha256 = {name: str(facts["sha256"]) for name, facts in found.items()}
-        gates = _check(config, inputs, described, data, arrays, target, sha256, last)
+        gates, without_feature = _check(
+            config, inputs, described, data, arrays, target, sha256, last
+        )
     manifest = {
         **_described_run(config, described, run_id, found),
         "available": counts["available"],
         "interactions": plain(reading),
+        "without_feature": without_feature,
         "fingerprints": fingerprints
         | {str(row["fingerprints"]): str(row["fingerprints_sha256"]) for row in found.values()},
         "seconds": {name: round(s, 2) for name, s in summary.phases.items()},
@@ -331,8 +345,11 @@ def _check(
     target: Target,
     sha256: dict[str, str],
     last: Mapping[str, Any] | None,
-) -> list[Gate]:
+) -> tuple[list[Gate], Mapping[str, float]]:
     """Reads the files back, some shards a task, and judges them all in one.
+
+    Returns:
+        The gates, and the shares of what has no feature, by which the next night's are judged.
 
     Raises:
         InputError: the inputs are not what they were before they were read.
@@ -363,10 +380,10 @@ def _check(
         )
     require_unchanged(described["inputs"], ray.get(again)["inputs"])
     evaluation = Store.at(config.place(config.evaluation, "evaluation"))
-    gates: list[Gate] = ray.get(
+    judged: tuple[list[Gate], Mapping[str, float]] = ray.get(
         ray.remote(_judge).remote(config, data, inputs, described, last, evaluation, *facts)
     )
-    return gates
+    return judged
 
 
 def _is_later(last: Any, config: RecommendJob) -> bool:
@@ -384,8 +401,9 @@ def _judge(
     last: Any,
     evaluation: Store,
     *facts: ShardFacts,
-) -> list[Gate]:
-    """All gates of the run, from the facts of its shards and what else is known of the night."""
+) -> tuple[list[Gate], Mapping[str, float]]:
+    """All gates of the run, from the facts of its shards and what else is known of the night; and
+    the shares of what has no feature."""
     known = evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None
     night = Night(
         kind=config.kind,
@@ -402,7 +420,7 @@ def _judge(
         last=last,
         evaluation=known,
     )
-    return judge(reduce(add, facts), night, config.gates)
+    return judge(reduce(add, facts), night, config.gates), night.without_feature
 
 
 def _interactions_uri(config: RecommendJob) -> str | None:
@@ -466,33 +484,13 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
 
 
 @ray.remote
-def _counts(data: ScoringData, whose: str) -> tuple[dict[str, int], Reading, int]:
+def _counts(data: ScoringData, whose: str) -> tuple[dict[str, int], Reading, int, str | None]:
     counts = {
         whose: len(data.owner_ids),
         "in the catalogue": len(data.item_ids),
         "available": int(data.available_N.sum()),
     }
-    return counts, data.reading, len(data.shard_offsets) - 1
-
-
-def _actors(config: RecommendJob, shards: int) -> int:
-    """How many processes score: nothing else wants a CPU meanwhile."""
-    resources = config.resources
-    if resources.actors:
-        actors = resources.actors
-    elif resources.use_gpu:
-        actors = max(1, cluster_has("GPU"))
-    else:
-        cores = cluster_has("CPU")
-        if config.local:  # where Ray counts more CPUs than there may be
-            cores = min(cores, os.cpu_count() or 1)
-        actors = max(1, min(64, cores // resources.cpus_per_actor))
-    actors = min(actors, shards)
-    wanted = {"CPU": float(actors * resources.cpus_per_actor)}
-    if resources.use_gpu:
-        wanted["GPU"] = float(actors)
-    require_resources(wanted, config, "resources.actors")
-    return actors
+    return counts, data.reading, len(data.shard_offsets) - 1, data.note
 
 
 if __name__ == "__main__":

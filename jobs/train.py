@@ -80,7 +80,12 @@ class TrainJob(TrainKeys, JobConfig):
 def check(config: TrainJob) -> None:
     """Raises an InputError where an input is not there or not as declared."""
     require_features(config.place(config.features, "features"))
-    require_interactions(config.interactions, _interactions_uri(config))
+    check_tables(config)
+
+
+def check_tables(config: TrainJob) -> None:
+    """The same for what a night needs before its first step."""
+    require_interactions(config.interactions, interactions_of(config))
     require_table(_items_uri(config), "items")
 
 
@@ -151,7 +156,7 @@ def load_inputs(config: TrainJob, features: Store) -> tuple[Any, ...]:
     return (
         features,
         config.interactions,
-        _interactions_uri(config),
+        interactions_of(config),
         config.split,
         _items_uri(config),
         MODELS[config.model.name].needs,
@@ -164,7 +169,7 @@ def recipe_of(config: TrainJob) -> Recipe:
     return Recipe(config.model.name, config.model.config, config.train, config.sampling)
 
 
-def _interactions_uri(config: TrainJob) -> str | None:
+def interactions_of(config: TrainJob) -> str | None:
     """The interactions; None where there are none and the model needs none."""
     if MODELS[config.model.name].needs.interactions:
         return config.place(config.interactions.path, "interactions.parquet")

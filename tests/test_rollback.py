@@ -415,3 +415,11 @@ def test_a_run_without_a_date_does_not_make_way_for_old_nights(lists: Store) -> 
     assert standing(lists, "sunday") == "no: a later night is published"
     night(lists, "wednesday", 3)
     assert point_to(lists, "wednesday")
+    # Nor where somebody goes back to it: it knows what was known when it was made.
+    assert roll_back(lists, "by-hand") == ("wednesday", "by-hand")
+    night(lists, "saturday", -1)
+    assert not point_to(lists, "saturday")
+    assert not point_to(lists, "sunday")
+    assert pointed_to(lists) == "by-hand"
+    night(lists, "thursday", 4)
+    assert point_to(lists, "thursday")

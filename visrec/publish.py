@@ -183,13 +183,16 @@ def complete(
                 f"{run.uri(name)} has {sizes.get(name, 0)} bytes, not the {facts['bytes']} that "
                 "were written: another writer is at work on this run. Choose another --run_id."
             )
+    now, _ = read_pointer(_recommendations_of(run))
     manifest: Mapping[str, Any] = {
         **described,
         "gates": [
             gate.__dict__ | ({"outcome": "forced"} if gate in failed else {}) for gate in gates
         ],
         "forced": force and {"reason": force, "gates": [gate.name for gate in failed]},
-        "pointer_sequence": read_pointer(_recommendations_of(run))[0].sequence,
+        "pointer_sequence": now.sequence,
+        # What was published knew this much: without a date of its own, the run knows no less.
+        "pointer_before": now.before,
         "completed_at": _now(),
     }
     manifest = {**manifest, "digest": _digest(manifest)}
@@ -388,7 +391,7 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
         raise InputError(f"Found {what} at {run.root}; expected a complete one before (--run_id).")
     whole = _require_whole(run)
     pointer = replace(
-        _pointer(run_id, manifest[0], whole, replace(now, before=None)),
+        _pointer(run_id, manifest[0], whole, replace(now, before=whole.get("pointer_before"))),
         previous_run_id=None,
         rolled_back=tuple(
             name for name in dict.fromkeys([*now.rolled_back, now.run_id]) if name != run_id

@@ -27,6 +27,7 @@ from visrec.sources.interactions import InteractionsConfig, read_not_liked
 from visrec.sources.items import Items, artist_codes, category_codes, read_groups, read_items
 from visrec.sources.tables import read_batches, read_whole
 from visrec.storage import Store
+from visrec.values import TEXT
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class ScoringData:
         mark_N: (N,) hashes of all that scoring knows of each item.
         rules: between the entries of a list, or None.
         reading: what became of the rows of the interactions.
+        note: what is to be said of the block list, if anything.
     """
 
     item_ids: pa.LargeStringArray
@@ -92,6 +94,7 @@ class ScoringData:
     mark_N: npt.NDArray[np.uint64]
     rules: Rules | None = None
     reading: Reading = field(default_factory=Reading)
+    note: str | None = None
 
 
 def prepare_scoring(
@@ -148,6 +151,7 @@ def prepare_scoring(
         mark_N=item_marks(_names(item_ids, group_N, rules), [unseen_N, *arrays.values()]),
         rules=rules,
         reading=log.reading,
+        note=blocks_nothing(inputs.rules, item_ids, log.user_ids),
     )
     return data, arrays
 
@@ -245,6 +249,35 @@ def blocked_pairs(rules: RulesConfig) -> Iterator[pa.Table]:
         for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
             if "user_id" in batch.column_names:
                 yield batch
+
+
+def blocks_nothing(
+    rules: RulesConfig, item_ids: pa.LargeStringArray, user_ids: pa.LargeStringArray
+) -> str | None:
+    """Two sentences on the rows of the block list that close no item for anybody; None where there
+    are none. They may be of items and users that are gone, or their ids be written differently."""
+    if rules.blocked is None:
+        return None
+    rows = idle = 0
+    item = user = pa.array([], TEXT)
+    for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
+        rows += len(batch)
+        no_item_V, no_user_V = rows_of(batch["item_id"], item_ids) < 0, np.zeros(len(batch), bool)
+        if "user_id" in batch.column_names:
+            no_user_V = batch["user_id"].is_valid().to_numpy() & (
+                rows_of(batch["user_id"], user_ids) < 0
+            )
+            user = user if len(user) else id_array(batch["user_id"].filter(pa.array(no_user_V)))
+        item = item if len(item) else id_array(batch["item_id"].filter(pa.array(no_item_V)))
+        idle += int((no_item_V | no_user_V).sum())
+    if not idle:
+        return None
+    ids, known, what = (item, item_ids, "catalogue") if len(item) else (user, user_ids, "users")
+    return (
+        f"{idle:,} of the {rows:,} rows of {rules.blocked} (--rules.blocked) block nothing: their "
+        f"items have no feature, or their users are not known. "
+        f"{differing_ids(ids, 'The block list', known, f'the {what}')}"
+    )
 
 
 def listed(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) -> Ragged:
