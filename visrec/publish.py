@@ -70,13 +70,16 @@ def read_published(run: Store) -> Mapping[str, Any] | None:
     if found is None:
         return None
     manifest: dict[str, Any] = parse_json(found[0], run.uri(MANIFEST))
-    known = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)
-    if not known or manifest.get("digest") not in (None, _digest(manifest)):
-        raise InputError(
-            f"{run.uri(MANIFEST)} is damaged: it is not the manifest that visrec wrote. Remove "
-            "the file and run the job again with the same --run_id: whole shards are kept."
-        )
+    if not isinstance(manifest, dict) or manifest.get("digest") != _digest(manifest):
+        raise _damaged(run.uri(MANIFEST))
     return manifest
+
+
+def _damaged(where: str) -> InputError:
+    return InputError(
+        f"{where} is damaged: it is not the manifest that visrec wrote. Remove the file and run "
+        "the job again with the same --run_id: whole shards are kept."
+    )
 
 
 def find_complete(run: Store) -> Mapping[str, Any] | None:
@@ -322,7 +325,10 @@ def _next(
     found = run_store(recommendations, run_id).read_if_exists(MANIFEST)
     if found is None:
         return None, "no: it is not complete, or retention has removed it"
-    manifest = parse_json(found[0], recommendations.uri(f"run={run_id}/{MANIFEST}"))
+    where = recommendations.uri(f"run={run_id}/{MANIFEST}")
+    manifest = parse_json(found[0], where)
+    if not isinstance(manifest, dict):
+        raise _damaged(where)
     moved = _pointer(run_id, found[0], manifest, now)
     if now.manifest_sha256 == moved.manifest_sha256:
         return moved, "yes"

@@ -498,7 +498,7 @@ def parse_json(data: bytes, where: str) -> Any:
     """
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{where} is damaged: it is not JSON ({error}). Bring the file back from a copy, or "
             "remove it where it can be made again."
