@@ -162,7 +162,7 @@ def _list_parquet(uri: str, unlisted: Unlisted) -> Iterator[pa.Table]:
             if not has:
                 raise InputError(
                     f"{where} has neither an image nor a uri column; found "
-                    f"{', '.join(file.schema_arrow.names)}."
+                    f"{schemas.names_of(file.schema_arrow)}."
                 )
             for group in range(file.num_row_groups):
                 columns = ["item_id"] if has[0] == "image" else ["item_id", "uri"]
