@@ -132,7 +132,7 @@ def prepare_scoring(
     if kind == "user_to_item" and inputs.interactions_uri:
         not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
         blocked = listed(chain(blocked_pairs(inputs.rules), not_liked), queries.ids, item_ids)
-    shards = shards or shards_for(len(queries.ids), k)
+    shards = shards or shards_for(len(queries.ids), min(k, len(item_ids)))
     shard_U = shard_of(queries.ids, shards)
     order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
     data = ScoringData(
