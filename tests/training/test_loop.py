@@ -22,11 +22,13 @@ from visrec.evaluation.ranking import stand
 from visrec.interactions.split import HeldOut
 from visrec.interactions.triples import SamplingConfig, Triples
 from visrec.models.contract import Needs, TripleBatch
+from visrec.models.convncf import ConvNcf, ConvNcfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.models.random import Random, RandomConfig
 from visrec.training import loop
 from visrec.training.batches import make_batch
 from visrec.training.data import TrainingData
+from visrec.training.groups import entries
 from visrec.training.loop import Place, TrainConfig, Trainer, validation_auc
 
 DATA = checkerboard()
@@ -245,6 +247,26 @@ def test_what_diverges_later_ends_with_the_best_before() -> None:
     assert math.isnan(_history(trainer, "val_auc")[2])
     assert trainer.progress.best_auc == max(_history(trainer, "val_auc")[:2])
     assert _equal(trainer.best, seen[0]) or _equal(trainer.best, seen[1])
+
+
+def test_model_whose_scores_cannot_be_ranked_ends_with_the_best_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = _trainer(_with(epochs=5, stop_patience=3))
+    judge = loop.validation_auc
+    reranker = ConvNcf(ConvNcfConfig(width=4, channels=4), DATA.sizes)
+    with torch.no_grad():
+        for weight in reranker.parameters():
+            weight.fill_(1e30)
+
+    def judged(model: Any, *others: Any) -> float:
+        return judge(reranker if trainer.progress.epoch == 2 else model, *others)
+
+    monkeypatch.setattr(loop, "validation_auc", judged)
+    trainer.run(lambda _: None)
+    assert trainer.progress.epoch == 3
+    assert not entries(trainer)[-1]["sound"]
+    assert trainer.progress.best_auc == max(_history(trainer, "val_auc")[:2])
 
 
 def test_with_nobody_to_validate_with_the_last_weights_are_kept() -> None:
