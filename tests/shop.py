@@ -94,7 +94,12 @@ class Shop:
     def judged(self, facts: ShardFacts | None = None) -> list[Gate]:
         users = len(self.data.query_ids)
         available = int(self.data.available_N.sum())
-        last = {"users": users, "cold_users": int(self.data.cold_U.sum()), "available": available}
+        last: dict[str, Any] = {
+            "users": users,
+            "cold_users": int(self.data.cold_U.sum()),
+            "available": available,
+        }
+        last["without_feature"] = {"interactions": 0.01, "items": 0.01}
         last_inputs = {"model": MODEL, "items": "a digest", "users": None}
         known: dict[str, Any] = {
             "kind": "user_to_item",

@@ -12,7 +12,10 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 
 # A module imports from its own folder and from those before it, which is the order of the story.
-LEAVES = ("errors", "config", "ids", "jagged", "hashes", "text", "progress", "native", "capacity")
+LEAVES = (
+    *("errors", "paths", "config", "ids", "jagged", "hashes", "text", "progress", "native"),
+    "capacity",
+)
 FOLDERS = (
     *("storage", "sources", "features", "interactions", "models", "retrieval", "sampling"),
     *("training", "tuning", "publication", "recommend", "evaluation", "demo", "cli", "pipelines"),

@@ -28,8 +28,11 @@ def compiled(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
         return None, "no C++ compiler (g++)"
     provenance = (source.read_text(), compiler, _FLAGS, _processor())
     name = f"{source.stem}-{hashlib.sha256(repr(provenance).encode()).hexdigest()[:16]}.so"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if cache.startswith("~"):
+        return None, "no home directory to keep it in; set HOME or XDG_CACHE_HOME"
+    folder = Path(cache) / "visrec"
     try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "visrec"
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (folder / name).exists():
             _build(compiler, source, folder / name)

@@ -1,11 +1,14 @@
-"""Text in the columns of a terminal: how wide it is, and how it is cut, wrapped and aligned.
+"""Text in the columns of a terminal: how wide it is, and how it is cut, wrapped and aligned; and
+numbers beside their bounds.
 
 Widths are in cells: most characters take one, those of East Asia two, and marks that combine with
 the character before them none.
 """
 
+import math
 import unicodedata
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 _ELLIPSIS = "…"
 _GAP = "  "  # between columns
@@ -124,3 +127,27 @@ def _part(rows: Sequence[Sequence[str]], widths: Sequence[int], shown: Sequence[
         line = _GAP.join([padded(first, widths[0]), *right])
         lines += [line, *(padded(piece, width(line)) for piece in more)]
     return "\n".join(lines)
+
+
+def number_beside(found: float, bound: float) -> Any:
+    """As the manifest has it and messages print it: rounded, but never onto the other side of the
+    bound, nor to the bound itself unless it is that. JSON knows no NaN."""
+    if isinstance(found, int):
+        return found
+    if not math.isfinite(found):
+        return str(found)
+    found = float(found)
+    digits = 4
+    while (_sign(round(found, digits) - bound)) != _sign(found - bound):
+        digits += 1
+    return round(found, digits)
+
+
+def _sign(value: float) -> int:
+    return (value > 0) - (value < 0)
+
+
+def shortest(bound: float) -> str:
+    """A threshold with as many digits as it has."""
+    short = f"{bound:g}"
+    return short if float(short) == bound else repr(bound)

@@ -279,6 +279,17 @@ def test_float32_stays_far_below_the_tolerance(label: str, models: Any) -> None:
     assert worst < TOLERANCE / 10
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-14, 1e30])
+def test_reasons_are_those_of_the_search_whatever_the_magnitude(size: float, models: Any) -> None:
+    """Of items that are seldom drawn a high decay leaves next to nothing."""
+    vectors_Nd = np.random.default_rng(0).normal(size=(6, 65)).astype(np.float32)
+    vectors_Nd[::2] *= np.float32(size)
+    scores = ModelScores(models("bpr_mf")[0], {"vectors": vectors_Nd}, "user_to_item")
+    space = scores.space(np.arange(6))
+    assert space is not None
+    np.testing.assert_allclose(np.linalg.norm(space, axis=1), 1)
+
+
 # ----------------------------------------------------------------------------------------- mutants
 
 

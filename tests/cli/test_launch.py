@@ -11,6 +11,7 @@ import ray
 from visrec.cli.launch import JobConfig, Summary, launch, own_cause, parse
 from visrec.errors import InputError, VisrecError
 from visrec.models import MODELS
+from visrec.models.vbpr import VbprConfig
 from visrec.models.visrank import VisRankConfig
 from visrec.pipelines import train
 from visrec.pipelines.evaluate import EvaluateJob
@@ -103,6 +104,37 @@ def test_model_name_decides_which_keys_there_are(tmp_path: Path) -> None:
         parse(TrainJob, ["--model.name=nothing"])
 
 
+def test_dotted_model_name_of_a_yaml_decides_too(tmp_path: Path) -> None:
+    given = tmp_path / "train.yaml"
+    given.write_text("model.name: vbpr\nmodel.width: 7\n")
+    config = parse(TrainJob, ["--config", str(given)])
+    assert (config.model.name, config.model.config) == ("vbpr", VbprConfig(width=7))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# k: 5\n", "gates:\n", "gates:\n  # max_repeats: 1\nrules: {}\n"]
+)
+def test_yaml_in_which_keys_are_commented_out_is_read(tmp_path: Path, text: str) -> None:
+    given = tmp_path / "recommend.yaml"
+    given.write_text(text)
+    assert parse(RecommendJob, ["--config", str(given)]) == RecommendJob()
+    assert parse(RecommendJob, [f"--config={given}", "--k", "7"]) == RecommendJob(k=7)
+    given.write_text(f"k: 5\n{text}")
+    assert parse(RecommendJob, ["--config", str(given)]) == RecommendJob(k=5)
+
+
+@pytest.mark.parametrize("value", ["[]", "0", "''", "false", "long"])
+def test_value_in_place_of_keys_is_refused(tmp_path: Path, value: str) -> None:
+    given = tmp_path / "recommend.yaml"
+    given.write_text(f"interactions: {value}\n")
+    with pytest.raises(InputError, match=r"expected keys below it, as interactions\.path"):
+        parse(RecommendJob, ["--config", str(given)])
+    with pytest.raises(
+        InputError, match=r"Found --model vbpr; expected keys below it, as --model\.name"
+    ):
+        parse(TrainJob, ["--model", "vbpr"])
+
+
 def test_a_model_suggests_defaults_that_flags_override() -> None:
     suggested = MODELS["bpr_mf"].default_overrides["train.learning_rate"]
     assert suggested != TrainConfig().learning_rate
@@ -173,6 +205,14 @@ def test_misspelt_key_of_a_yaml_is_refused_with_the_one_that_was_meant(
     assert f"did you mean {meant}?" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["workspace: null", "workspace:", "train: {epochs: null}"])
+def test_key_without_a_value_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(f"items: null\n{text}")
+    with pytest.raises(InputError, match=r"without a value in .*job\.yaml; expected (text|an int)"):
+        parse(TrainJob, ["--config", str(path)])
+
+
 def test_key_unlike_any_other_is_refused_without_a_guess() -> None:
     with pytest.raises(
         InputError, match=r"^Found --train\.scheduler, which is not a key"
@@ -186,6 +226,7 @@ def test_key_unlike_any_other_is_refused_without_a_guess() -> None:
     [(["--train.epochs", "many"], "--train.epochs many; expected an integer"),
      (["--train.learning_rate", "fast"], "expected a number"),
      (["--split.test", "maybe"], "expected true or false"),
+     (["--split.test="], "--split.test ''; expected true or false"),
      (["--resources.workers"], "--resources.workers")],
 )  # fmt: skip
 def test_value_of_another_type_is_named_with_what_is_expected(
@@ -334,3 +375,11 @@ def test_summary_adds_up_phases_and_worker_seconds() -> None:
     assert summary.phases.keys() == {"fit"}
     assert summary.as_json()["worker_s"] == {"fit": 2.5}
     assert "12,345" in summary.show()
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "a/b", ".x", "a b", "\u00e9", "x\n"])
+def test_name_that_would_lie_elsewhere_as_a_folder_is_refused(name: str) -> None:
+    for job, key in ((TrainJob, "model_id"), (RecommendJob, "run_id"), (TuneJob, "name")):
+        with pytest.raises(InputError) as caught:
+            parse(job, [f"--{key}={name}"])
+        assert f"Found --{key} {name!r}; expected letters, digits" in str(caught.value)

@@ -130,6 +130,10 @@ def test_there_is_a_compiler_that_native_finds(
     assert library is not None, reason
     assert library.one() == 1
     assert list((tmp_path / "home" / ".cache" / "visrec").glob("one-*.so"))
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # of a user that the system has no name of
+    other = shutil.copy(source, tmp_path / "other.cpp")
+    assert compiled(other) == (None, "no home directory to keep it in; set HOME or XDG_CACHE_HOME")
 
 
 def test_it_ends_as_a_user_that_is_not_root(instructions: list[tuple[str, str]]) -> None:

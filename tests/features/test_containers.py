@@ -353,6 +353,12 @@ def test_marker_among_the_pixels_of_a_jpeg_is_damage(code: int) -> None:
         (file(scene(), "PPM"), "Netpbm"),
         (b"\0\0\0\x1cftypavif" + bytes(90), "AVIF"),
         (b"\0\0\0\x18ftypmif1" + bytes(90), "HEIF"),
+        (b"\0\0\0\x1cftypmp41\0\0\0\0isomavifmiaf" + bytes(90), "AVIF"),
+        (b"\0\0\0\x14ftypjxl \0\0\0\0jxl " + bytes(90), "JPEG XL"),
+        (file(scene(), "TGA"), "TGA"),
+        (file(scene(), "TGA", compression="tga_rle"), "TGA"),
+        (file(scene(), "PCX"), "PCX"),
+        (b"\0\0\2\0\1\0\x20\x20" + bytes(90), "CUR"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(90), "JPEG XL"),
         (b"\xff\x0a" + bytes(90), "JPEG XL"),
         (b"qoif" + bytes(90), "QOI"),
@@ -368,7 +374,13 @@ def test_format_that_is_not_opened_is_named(data: bytes, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"BMW and other cars\n" * 9, b"\0\0\0\x18ftypmp42" + bytes(90), b"<html>" * 90]
+    "data",
+    [
+        b"BMW and other cars\n" * 9,
+        b"\0\0\0\x18ftypmp42\0\0\0\0isommp42" + b"avif" * 9,
+        b"<html>" * 90,
+        b"\n<!DOCTYPE html><title>404</title><svg viewBox='0 0 8 8'></svg>",
+    ],
 )
 def test_other_files_are_no_pictures(data: bytes) -> None:
     assert refused(data).reason == "not_a_picture"

@@ -76,3 +76,17 @@ def test_names_that_cannot_be_ids_count_as_rejected_pictures(tmp_path: Path) -> 
         assert store.read_table(name)["item_id"].to_pylist() == ["caf\\xe9"]
         with pytest.raises(InputError, match="1 of 2 pictures were rejected"):
             commit(plan, [GOOD], store, IDENTITY, LIMITS, 0.4)
+
+
+def test_second_rows_of_an_item_are_rejected_with_or_without_a_uri(tmp_path: Path) -> None:
+    images, store = str(tmp_path / "images.parquet"), Store.at(str(tmp_path / "features"))
+    table = pa.table({"item_id": ["a", "a", "a"], "uri": [None, "/b.jpg", "/a.jpg"]})
+    pq.write_table(table, images)
+    plan = make_plan(images, store, IDENTITY, LIMITS)
+    assert plan.todo["uri"].to_pylist() == ["/a.jpg"]
+    manifest, reasons = commit(plan, [], store, IDENTITY, LIMITS, 1.0)
+    assert reasons == {"duplicate_id": 2}
+    [name] = manifest.rejected
+    said = "another picture has this item id:"
+    details = store.read_table(name)["detail"].to_pylist()
+    assert details == [f"{said} /b.jpg", f"{said} a row without a uri"]

@@ -223,6 +223,16 @@ def test_numbers_that_float16_cannot_hold_are_rejected_with_their_reason(tmp_pat
     }
 
 
+def test_a_file_that_pandas_wrote_without_rows_counts_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "vectors").mkdir()
+    empty = pa.table({"item_id": pa.nulls(0), "feature": pa.nulls(0)})
+    for name, table in (("a", empty), ("b", table_of(IDS, VALUES)), ("c", empty)):
+        pq.write_table(table, tmp_path / "vectors" / f"{name}.parquet")
+    store = Store.at(str(tmp_path / "features"))
+    bring_in(tmp_path / "vectors", store)
+    assert found(store) == halves(IDS, VALUES)
+
+
 def test_too_many_rejected_rows_leave_the_features_as_they_were(
     source: Path, tmp_path: Path
 ) -> None:
@@ -264,6 +274,10 @@ WRONG: dict[str, tuple[list[pa.Table], str]] = {
     "two types": (
         [table_of(["a"], VALUES[:1]), table_of(["b"], VALUES[:1], DOUBLES)],
         "features in float32 and float64; expected one type",
+    ),
+    "no feature at all": (
+        [pa.table({"item_id": ["a"], "feature": pa.nulls(1)})],
+        "1 of 1 values of the column feature are null",
     ),
     "no numbers": ([table_of(["a"], [[]], pa.list_(pa.float32()))], "is empty; expected numbers"),
 }  # fmt: skip

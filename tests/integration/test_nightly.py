@@ -15,6 +15,7 @@ from visrec.cli.launch import Summary
 from visrec.errors import GateError, InputError
 from visrec.pipelines import nightly
 from visrec.pipelines.nightly import NightlyJob
+from visrec.publication.gates import NOT_EVALUATED
 from visrec.publication.pointer import LATEST
 from visrec.publication.run import MANIFEST, roll_back
 from visrec.sources.interactions import InteractionsConfig
@@ -134,11 +135,23 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_night_on_s3(s3_env: str, tmp_path: Path) -> None:
+def test_first_night_of_a_young_shop_on_s3(
+    s3_env: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It opened after the last training day, and nobody has come back yet."""
     workspace = f"{s3_env}/shop"
     paint(workspace)
-    night = run_night(workspace, SECOND, folder=tmp_path, evaluate=False)
+    store = Store.at(workspace)
+    table = store.read_table("interactions.parquet")
+    opened = int(datetime.fromisoformat(FIRST).replace(tzinfo=UTC).timestamp())
+    times = pa.array([opened] * len(table)).cast(table.schema.field("timestamp").type)
+    at = table.column_names.index("timestamp")
+    store.write_table("interactions.parquet", table.set_column(at, "timestamp", times))
+    night = run_night(workspace, SECOND, folder=tmp_path)
     assert night.rows["published"] == "yes"
+    assert night.rows["model"] == f"curatornet-{SECOND}"
+    assert night.rows["evaluation"] == NOT_EVALUATED
+    assert "evaluate: left out" in capsys.readouterr().out
     assert Store.at(workspace).read_json(f"nights/{SECOND}.lease") == {"owner": None}
     assert run_night(workspace, SECOND, folder=tmp_path).rows["published"] == "yes"
 
@@ -180,6 +193,29 @@ def test_error_of_a_step_says_which_file_has_the_key_that_it_names(tmp_path: Pat
         raise InputError("Change --rules.cap.")
     with pytest.raises(InputError, match=r"^No key\.$"), steps.step("recommend"):
         raise InputError("No key.")
+
+
+def test_table_that_is_not_there_is_told_before_the_first_step(tmp_path: Path) -> None:
+    given = tmp_path / "step.yaml"
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
+    (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1700000000\n")
+    path = f"interactions: {{path: {tmp_path}/interactions.csv}}\n"
+    ours = tmp_path / "ours.yaml"
+    ours.write_text(path)
+    for option, keys in (
+        ("recommend", "items: {0}/gone"), ("recommend", "users: {0}/gone"),
+        ("recommend", "rules: {{blocked: {0}/gone}}"), ("evaluation", "items: {0}/gone"),
+        ("training", "model: {{name: deepstyle}}\nitems: {0}/gone"),
+    ):  # fmt: skip
+        given.write_text(path + keys.format(tmp_path))
+        files: Any = {**dict.fromkeys(("training", "evaluation", "recommend"), str(ours))}
+        config = NightlyJob(workspace=str(tmp_path), as_of=SECOND, **{**files, option: str(given)})
+        with pytest.raises(InputError, match=rf"gone.*stand in the YAML file of --{option}\.\)"):
+            nightly.check(config)
+    last = NightlyJob(workspace=str(tmp_path), as_of=SECOND, train_every=0, recommend=str(ours))
+    with pytest.raises(InputError, match="Found no trained model"):
+        nightly.check(last)
 
 
 def test_lists_are_made_of_what_the_training_counts(tmp_path: Path) -> None:

@@ -106,3 +106,13 @@ def test_misspelt_table_is_refused_before_ray(
     assert log in text
     assert "--interactions.path" in text
     assert {path.name for path in featured.iterdir()} == before
+
+
+@pytest.mark.ray
+def test_misspelt_model_or_training_of_an_evaluation_is_refused_before_ray(
+    run: Callable[..., tuple[Any, str]], featured: Path
+) -> None:
+    for flag in ("--models", "--training"):
+        code, text = run("evaluate", "--workspace", str(featured), flag, str(featured / "gone"))
+        assert code == 2
+        assert str(featured / "gone") in text

@@ -81,6 +81,25 @@ def test_first_night_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> N
     assert not failed(shop)
 
 
+def test_features_that_were_always_missing_hold_back_no_night() -> None:
+    """Pictures of what was sold are gone, and the last publication was like that, or is none."""
+    shop = open_shop()
+    shop.context = {"interactions": (1000, 600), "items": (400, 200)}
+    assert failed(shop) == {"max_without_feature_rise"}
+    shares = {"interactions": 0.6, "items": 0.5}
+    last = {"users": 200, "cold_users": 20, "inputs": {"model": MODEL}, "without_feature": shares}
+    shop.context["last"] = last
+    assert not failed(shop)
+    shop.context["interactions"] = (1000, 790)
+    assert not failed(shop)
+    shop.context["interactions"] = (1000, 810)
+    assert failed(shop) == {"max_without_feature_rise"}
+    shop.before, shop.context["last"] = [], None
+    assert not failed(shop)
+    shop.config = GatesConfig(max_without_feature=0.8)
+    assert failed(shop) == {"max_without_feature"}
+
+
 def test_popular_entries_are_those_of_a_plain_loop() -> None:
     shop = open_shop(2, users=60, items=40, blocked=Jagged(np.arange(60) % 40, np.arange(61)))
     data, expected_N = shop.data, np.zeros(40, np.int64)
@@ -235,8 +254,8 @@ MUTANTS: Mapping[str, tuple[str, Callable[[Shop], None]]] = {
     "scores collapsed": ("max_score_drift", scored(lambda s: s.score_UK.__imul__(1e-3))),
     "half the users of the last time": ("min_owners_of_last", change_last(users=401)),
     "the fallback for half": ("max_cold_rise", scored(fallback_for_half)),
-    "stale features of what is taken": ("max_without_feature", told(interactions=(1000, 300))),
-    "stale features of the catalogue": ("max_without_feature", told(items=(400, 160))),
+    "stale features of what is taken": ("max_without_feature_rise", told(interactions=(1000, 300))),
+    "stale features of the catalogue": ("max_without_feature_rise", told(items=(400, 160))),
     "worse than VisRank": ("min_gain", told(evaluation=evaluated(0.6, visrank=0.7))),
     "worse than popularity": ("min_gain", told(evaluation=evaluated(0.75, popularity=0.8))),
 }  # fmt: skip

@@ -16,6 +16,7 @@ from visrec.publication.retention import prune_runs
 from visrec.publication.run import (
     MANIFEST,
     complete,
+    find_complete,
     point_to,
     publication_status,
     read_last,
@@ -393,16 +394,25 @@ def test_a_pointer_a_claim_or_a_manifest_that_is_damaged_is_named(lists: Store) 
     run = run_store(lists, "r2")
     for place, name, use in (
         (lists, LATEST, lambda: point_to(lists, "r1")),
-        (run, MANIFEST, lambda: read_published(run)),
+        (run, MANIFEST, lambda: find_complete(run)),
         (run, CLAIM, lambda: claim(run, "inputs")),
     ):
         whole = place.read(name) if place.exists(name) else None
-        for damaged in (b"", b"{", b"[]", b'{"run_id": 3}', b"\xff\xfe"):
+        for damaged in (
+            b"",
+            b"{",
+            b"[]",
+            b'{"run_id": 3}',
+            b'{"files": {}}',
+            b"\xff\xfe",
+            b"[" * 9999,
+        ):
             place.write(name, damaged)
             with pytest.raises(InputError, match=f"{name} is damaged"):
                 use()
         if whole is not None:
             place.write(name, whole)
+    assert find_complete(run) is not None  # no shard was taken for a stray
 
 
 def test_a_run_without_a_date_does_not_make_way_for_old_nights(lists: Store) -> None:
@@ -415,3 +425,11 @@ def test_a_run_without_a_date_does_not_make_way_for_old_nights(lists: Store) -> 
     assert publication_status(lists, "sunday") == "no: a later night is published"
     night(lists, "wednesday", 3)
     assert point_to(lists, "wednesday")
+    # Nor where somebody goes back to it: it knows what was known when it was made.
+    assert roll_back(lists, "by-hand") == ("wednesday", "by-hand")
+    night(lists, "saturday", -1)
+    assert not point_to(lists, "saturday")
+    assert not point_to(lists, "sunday")
+    assert pointed_to(lists) == "by-hand"
+    night(lists, "thursday", 4)
+    assert point_to(lists, "thursday")

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.memory import peak_memory
 from tests.shop import groups_of
 from visrec.interactions.log import shard_of
 from visrec.jagged import Jagged, offsets_of
@@ -153,15 +154,17 @@ def write_night(
     """What a night's shards are, once they are in its run with their marks."""
     data = shop.data(rules)
     target = RunSpec(run, SHARDS, K, layout, "user_to_item", {"visrec.inputs": run.name})
-    quiet = SimpleNamespace(
-        add=SimpleNamespace(remote=lambda _: None), say_once=SimpleNamespace(remote=say)
-    )
-    timer = Timer(quiet)
+    timer = _timer(say)
     claim(run, target.inputs)
     write_item_fingerprints(data, target)
     lists = ShardLists(data, shop.scorer(), target, last, timer)
     write = ShardWriter(data, target, lists, timer)
     return [write(shard) for shard in range(SHARDS)]
+
+
+def _timer(say: Callable[[str], None] = lambda _: None) -> Timer:
+    remote = lambda call: SimpleNamespace(remote=call)  # noqa: E731
+    return Timer(SimpleNamespace(add=remote(lambda _: None), say_once=remote(say)))
 
 
 @given(
@@ -313,3 +316,13 @@ def test_marks_change_with_all_that_they_are_of() -> None:
     flags = (np.zeros((1, 1), bool), np.ones((1, 1), bool))
     one = Jagged(np.array([0]), np.array([0, 1]))
     assert len({int(query_fingerprints(marks, flag, one)[0]) for flag in flags}) == 2
+
+
+def test_lists_that_are_longer_than_the_catalogue_cost_no_memory() -> None:
+    shop = Shop(6, users=4)
+    target = RunSpec(Store("/nowhere"), SHARDS, 2_000_000, "nested", "user_to_item", {})
+    lists = ShardLists(shop.data((None, False)), shop.scorer(), target, None, _timer())
+    with peak_memory() as peak:
+        tables = [lists(shard)[0] for shard in range(SHARDS)]
+    assert peak.grown < 2**25
+    assert sum(table.num_rows for table in tables) == len(shop.users)

@@ -17,13 +17,14 @@ from tests.shop import groups_of
 from visrec.errors import InputError
 from visrec.jagged import Jagged, offsets_of
 from visrec.models.scorers import DotScorer, ReRankScorer
-from visrec.recommend.inputs import allowed, blocked_pairs, listed
+from visrec.recommend.inputs import allowed, blocked_pairs, blocks_nothing, listed
 from visrec.recommend.rescore import Written, in_turn, is_best
 from visrec.retrieval import near_duplicates
 from visrec.retrieval.near_duplicates import near_duplicate_groups
 from visrec.retrieval.rules import RuledTopK, Rules, RulesConfig
 from visrec.retrieval.topk import TopK, TopKResult
 from visrec.sources.items import read_groups, read_items
+from visrec.storage.column_types import TEXT
 
 Rows = npt.NDArray[np.int64]
 
@@ -290,3 +291,31 @@ def test_groups_are_of_any_column(tmp_path: Path) -> None:
     table = str(tmp_path / "items.parquet")
     pq.write_table(pa.table({"item_id": ["b", "a"], "room": [7, None]}), table)
     assert read_groups(table, "room", pa.array(["a", "b", "c"])).to_pylist() == [None, "7", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("item_id\na\nb\n", ()),
+        ("item_id\n", ()),
+        (
+            "item_id\nA.jpg\nB.jpg\n",
+            ("2 of the 2 rows", "'A.jpg', 'B.jpg'", "catalogue such as 'a'"),
+        ),
+        ("item_id\na\ngone\n", ("1 of the 2 rows",)),
+        ("item_id,user_id\na,u0\nb,\n", ()),
+        ("item_id,user_id\na,U0\nb,\n", ("1 of the 2 rows", "without upper and lower case")),
+        ("item_id,user_id\nx,u0\nb,u9\n", ("2 of the 2 rows",)),
+    ],
+)
+def test_rows_of_a_block_list_that_block_nothing_are_told(
+    tmp_path: Path, text: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "blocked.csv").write_text(text)
+    rules = RulesConfig(blocked=str(tmp_path / "blocked.csv"))
+    items, users = (pa.array(ids, TEXT) for ids in (["a", "b"], ["u0"]))
+    note = blocks_nothing(rules, items, users)
+    assert (note is None) == (not words)
+    for word in words:
+        assert word in str(note)
+    assert blocks_nothing(RulesConfig(), items, users) is None

@@ -81,7 +81,8 @@ def test_other_files_are_ignored(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "ending", ["heic", "avif", "tif", "bmp", "jxl", "mpo", "jfif", "jpe", "JPG", "cr2", "svg"]
+    "ending",
+    ["heic", "avif", "tif", "bmp", "jxl", "mpo", "jfif", "jpe", "JPG", "cr2", "svg", "pjpeg"],
 )
 def test_every_picture_is_listed_whether_it_is_opened_or_not(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"a.{ending}").write_bytes(b"x")
@@ -146,6 +147,8 @@ def test_a_name_that_is_not_utf8_is_rejected_and_shown_as_text(tmp_path: Path) -
     assert [row["item_id"] for row in found.rejected] == ["caf\\xe9", "\\xff\\xfe/b"]
     assert {row["reason"] for row in found.rejected} == {"name_not_utf8"}
     assert f"{tmp_path}/caf\\xe9.jpg is not UTF-8" in found.rejected[0]["detail"]
+    with pytest.raises(InputError, match=r"/\\xff\\xfe, which is not UTF-8"):
+        pictures(os.fsdecode(os.path.join(os.fsencode(tmp_path), b"\xff\xfe")))
     (tmp_path / "a.jpg").unlink()
     with pytest.raises(InputError, match=r"only 1 \.txt, 2 with names that are not UTF-8"):
         list(list_pictures(str(tmp_path)))
@@ -334,7 +337,11 @@ def test_uris_are_followed_to_either_kind_of_store(store: Store, tmp_path: Path)
     assert "not-there.jpg" in str(found["gone"])
 
 
-def test_one_uri_that_cannot_be_followed_does_not_stop_the_others(tmp_path: Path) -> None:
+def test_one_uri_that_cannot_be_followed_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "None").write_bytes(b"a picture that no row names")
     (tmp_path / "a.jpg").write_bytes(b"a")
     os.mkfifo(tmp_path / "pipe")
     uris = [str(tmp_path / "a.jpg"), "https://shop.example/b.jpg", None, "/x\0.jpg", ""]
@@ -342,9 +349,10 @@ def test_one_uri_that_cannot_be_followed_does_not_stop_the_others(tmp_path: Path
         {"item_id": ["a", "web", "null", "nul", "empty", "pipe", "s3"],
          "uri": [*uris, str(tmp_path / "pipe"), "s3://"]}
     )  # fmt: skip
-    pq.write_table(table, tmp_path / "x.parquet")
-    found = pictures(str(tmp_path / "x.parquet"))
+    pq.write_table(table, tmp_path / "X.PARQUET")
+    found = pictures(str(tmp_path / "X.PARQUET"))
     assert found["a"] == b"a"
+    assert str(found["null"]) == "The row has no uri."
     assert isinstance(found["web"], StorageError)
     assert "s3://bucket/prefix" in str(found["web"])
     for item_id in ("null", "nul", "empty", "pipe", "s3"):

@@ -130,8 +130,8 @@ def test_flags_that_are_neither_are_refused() -> None:
         ([Decimal("4.5"), None], pa.decimal128(2, 1), [4.5, None]),
         ([Decimal("4.5"), None], pa.decimal32(2, 1), [4.5, None]),
         ([1.5, float("nan")], pa.float16(), [1.5, None]),
-        (["4.5", "-3", "+1", "1e3", "4.", "", "NaN", "NA", " 2 "], None,
-         [4.5, -3, 1, 1000, 4, None, None, None, 2]),
+        (["4.5", "-3", "+1", "1e3", "4.", ".5", "-.5e1", "", "NaN", "NA", " 2 "], None,
+         [4.5, -3, 1, 1000, 4, 0.5, -5, None, None, None, 2]),
     ],
 )  # fmt: skip
 def test_numbers_of_any_writer(values: list[Any], type: pa.DataType, expected: list[Any]) -> None:
@@ -141,6 +141,7 @@ def test_numbers_of_any_writer(values: list[Any], type: pa.DataType, expected: l
 def test_numbers_that_are_none_are_refused() -> None:
     assert "found '4,5'; expected numbers, as 4.5" in refusal(NUMBER, ["4.5", "4,5"])
     assert "found 'inf'" in refusal(NUMBER, ["inf"])
+    assert "found '.'" in refusal(NUMBER, ["."])
     assert "found an infinite number" in refusal(NUMBER, [float("inf")])
 
 
@@ -213,6 +214,18 @@ def test_times_in_another_unit_are_named(factor: int, unit: str) -> None:
 def test_the_year_of_milliseconds_is_told() -> None:
     message = refusal(TIME, [0, 1_700_000_000_000])
     assert "up to the year 55840, such as 1700000000000; milliseconds?" in message
+
+
+@pytest.mark.parametrize("first", [2021_03_01, 2021_03_01_12_00_00])
+def test_dates_written_as_numbers_are_no_seconds(first: int) -> None:
+    for times in ([first, None], [str(first)], [float(first), float("nan")], [f" {first}", ""]):
+        assert f"such as {first} alone, which are dates written as numbers" in refusal(TIME, times)
+
+
+def test_seconds_that_look_like_a_date_are_seconds_beside_others() -> None:
+    for other in (0, 2021_13_01, 2021_03_00, 2021_02_32, NOON):
+        assert taken(TIME, [2021_03_01, other]) == [2021_03_01, other]
+    assert taken(TIME, pa.nulls(2, pa.int64())) == [None, None]
 
 
 @pytest.mark.parametrize(

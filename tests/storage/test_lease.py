@@ -99,3 +99,15 @@ def test_a_reply_that_is_lost_does_not_lose_it(tmp_path: Path) -> None:
         mine.check()
         assert store.read_json(NAME)["beats"] > 2
     assert store.read_json(NAME) == {"owner": None}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"null", b"{", b"\xff", b"[" * 9999,
+     b'{"owner": "a", "pid": "\\u0000", "started": "", "machine": ""}'],
+)  # fmt: skip
+def test_lease_that_is_damaged_is_taken_after_some_beats(tmp_path: Path, damaged: bytes) -> None:
+    nights = Store(str(tmp_path))
+    nights.write("night.lease", damaged)
+    with Lease(nights, "night.lease", beat_s=0.01) as lease:
+        assert lease.held

@@ -139,6 +139,13 @@ def test_a_time_in_words_is_refused() -> None:
 # ---------------------------------------------------------------------------------------- columns
 
 
+def test_a_table_with_a_column_a_number_is_told_in_one_paragraph() -> None:
+    wide = pa.table({"item_id": ["a"], **{f"f{n}": [0.5] for n in range(1280)}})
+    message = refusal(wide, schemas.FEATURES)
+    assert "lacks the column feature. Found item_id, f0, f1," in message
+    assert "f18 and 1,261 more; expected item_id, feature." in message
+
+
 def test_a_missing_column_is_named_with_what_was_found_and_expected() -> None:
     message = refusal(pa.table({"user": ["u"], "item_id": ["a"]}))
     assert "lacks the columns user_id, timestamp. Found user, item_id; expected user_id" in message

@@ -377,6 +377,12 @@ def test_a_local_place_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert Store.at(f"file://{tmp_path}/a").root == f"{tmp_path}/a"
     (tmp_path / "x").write_bytes(b"here")
     assert read_uri("x") == b"here"
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # of a user that the system has no name of
+    assert Store.at("./~/a").root == f"{tmp_path}/~/a"
+    for path in ("~", "~/a"):
+        with pytest.raises(InputError, match="this user has no home directory"):
+            Store.at(path)
 
 
 def test_an_endpoint_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 import bz2
 import gzip
+import os
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from visrec.errors import InputError, SchemaError
 from visrec.storage.schemas import INTERACTIONS, ITEMS
 from visrec.storage.store import Store
-from visrec.storage.tables import digest_files, read_batches, read_whole
+from visrec.storage.tables import digest_files, read_batches, read_whole, table_files
 
 KEY = "interactions.path"
 LOG = pa.table({"user_id": ["u", "v"], "item_id": ["007", "b"], "timestamp": [1, 2]})
@@ -260,7 +262,30 @@ def test_a_table_by_a_log_is_refused_by_name(store: Store, kind: str) -> None:
     put(store, "log/part-0.parquet", LOG)
     for name in LOGS[kind]:
         store.write(f"log/{name}", b"{}")
-    assert f"is a {kind.split()[0]} table: its log says" in refusal(store.uri("log"))
+    article = "an" if kind == "Iceberg" else "a"
+    assert f"is {article} {kind.split()[0]} table: its log says" in refusal(store.uri("log"))
+
+
+@pytest.mark.parametrize("kind", ["Delta", "Iceberg", "Hudi"])
+def test_a_part_of_a_table_by_a_log_is_refused_by_the_tables_name(store: Store, kind: str) -> None:
+    part = "log/data/x=1/y=2" if kind == "Iceberg" else "log/x=1/y=2"
+    put(store, f"{part}/part-0.parquet", LOG)
+    assert len(rows(store, part)) == 2
+    for name in LOGS[kind]:
+        store.write(f"log/{name}", b"{}")
+    with pytest.raises(InputError, match=f"{store.uri('log')} .*{kind} table"):
+        rows(store, part)
+
+
+def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+    put(Store.at(str(tmp_path)), "log/a.parquet", LOG)
+    odd = os.path.join(os.fsencode(tmp_path), b"log/caf\xe9.parquet")
+    shutil.copy(tmp_path / "log/a.parquet", odd)
+    for read in (digest_files, table_files):
+        with pytest.raises(InputError, match=r"log/caf\\xe9.parquet \(--x\) is not UTF-8"):
+            read(str(tmp_path / "log"), "x")
+    with pytest.raises(InputError, match=r"log/caf\\xe9.parquet, which is not UTF-8"):
+        digest_files(os.fsdecode(odd), "x")
 
 
 def test_files_of_other_names_are_told(store: Store) -> None:
@@ -323,7 +348,8 @@ def test_csv_of_any_writer_gives_its_rows(store: Store, form: str) -> None:
     store.write("log.csv", FORMS[form])
     store.write("log.csv.gz", gzip.compress(FORMS[form]))
     store.write("log.csv.bz2", bz2.compress(FORMS[form]))
-    for name in ("log.csv", "log.csv.gz", "log.csv.bz2"):
+    store.write("LOG.CSV.GZ", gzip.compress(FORMS[form]))
+    for name in ("log.csv", "log.csv.gz", "log.csv.bz2", "LOG.CSV.GZ"):
         assert rows(store, name) == [("é u", "007", 1)]
 
 

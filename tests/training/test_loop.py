@@ -19,6 +19,7 @@ from tests.training import checkerboard, ragged
 from visrec.errors import InputError, VisrecError
 from visrec.interactions.split import HeldOut
 from visrec.models.base import Needs
+from visrec.models.convncf import ConvNcf, ConvNcfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.models.inputs import TripleBatch
 from visrec.models.random import Random, RandomConfig
@@ -29,6 +30,7 @@ from visrec.training import loop
 from visrec.training.batches import make_batch
 from visrec.training.data import TrainingData
 from visrec.training.loop import TrainConfig, Trainer, WorkerContext, validation_auc
+from visrec.tuning.groups import entries
 
 DATA = checkerboard()
 TRAIN = TrainConfig(epochs=3, triples_per_epoch=1280, batch_size=64, ema_decay=0)
@@ -246,6 +248,26 @@ def test_what_diverges_later_ends_with_the_best_before() -> None:
     assert math.isnan(_history(trainer, "val_auc")[2])
     assert trainer.progress.best_auc == max(_history(trainer, "val_auc")[:2])
     assert _equal(trainer.best, seen[0]) or _equal(trainer.best, seen[1])
+
+
+def test_model_whose_scores_cannot_be_ranked_ends_with_the_best_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = _trainer(_with(epochs=5, stop_patience=3))
+    judge = loop.validation_auc
+    reranker = ConvNcf(ConvNcfConfig(width=4, channels=4), DATA.sizes)
+    with torch.no_grad():
+        for weight in reranker.parameters():
+            weight.fill_(1e30)
+
+    def eval_model(model: Any, *others: Any) -> float:
+        return judge(reranker if trainer.progress.epoch == 2 else model, *others)
+
+    monkeypatch.setattr(loop, "validation_auc", eval_model)
+    trainer.run(lambda _: None)
+    assert trainer.progress.epoch == 3
+    assert not entries(trainer)[-1]["sound"]
+    assert trainer.progress.best_auc == max(_history(trainer, "val_auc")[:2])
 
 
 def test_with_nobody_to_validate_with_the_last_weights_are_kept() -> None:

@@ -50,8 +50,24 @@ def check_yaml(path: str, content: Mapping[Any, Any], keys: Keys) -> None:
         if not _is_known(key, keys):
             raise InputError(_unknown(f"the key {key} in {path}", did_you_mean(key, keys)))
         below = next((name for name in keys if name.startswith(f"{key}.")), None)
-        if below and value and not isinstance(value, Mapping):
+        if below and value is not None and not isinstance(value, Mapping):
             raise InputError(f"Found {key}: {value} in {path}; expected keys below it, as {below}.")
+        if value is None and key in keys and not _is_optional(keys[key]):
+            raise InputError(
+                f"Found {key}: without a value in {path}; expected {_in_words(keys[key])}."
+            )
+
+
+def filled(content: Mapping[Any, Any], keys: Keys, prefix: str = "") -> dict[Any, Any]:
+    """The content of a YAML file without groups of keys that have no key below them."""
+    found = {}
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        if key not in keys and isinstance(value, Mapping):
+            value = filled(value, keys, f"{key}.")
+        if key in keys or value:
+            found[name] = value
+    return found
 
 
 def explained(error: Exception, keys: Keys) -> str:
@@ -62,12 +78,18 @@ def explained(error: Exception, keys: Keys) -> str:
         first = stray[1].split()[0]
         name = first.lstrip("-").partition("=")[0]
         return _unknown(repr(stray[1]), did_you_mean(name, keys, "--"))
+    section = re.match(r'Parser key "([^"]+)": Unable to load config .([^"\']*)', text)
+    below = next((name for name in keys if section and name.startswith(f"{section[1]}.")), None)
+    if section and below:
+        return (
+            f"Found --{section[1]} {section[2]}; expected keys below it, as --{below}. {_ALL_KEYS}"
+        )
     key = re.match(r'Parser key "([^"]+)": (?:Expected|Does not validate)', text)
-    value = re.search(r"(?:Got value|Given value): (.*)$", text)
+    value = re.search(r"(?:Got value|Given value): ?(.*)$", text)
     if key and value and key[1] in keys:
         kind = keys[key[1]]
         hint = did_you_mean(value[1], typing.get_args(kind)) if _is_choice(kind) else ""
-        found = f"Found --{key[1]} {value[1]}; expected {_in_words(kind)}"
+        found = f"Found --{key[1]} {value[1] or repr('')}; expected {_in_words(kind)}"
         return f"{found}{hint or '.'} {_ALL_KEYS}"
     return f"{text.rstrip('.')}. {_ALL_KEYS}"
 
@@ -89,6 +111,10 @@ def _is_mapping(kind: Any) -> bool:
 
 def _is_choice(kind: Any) -> bool:
     return typing.get_origin(kind) is typing.Literal
+
+
+def _is_optional(kind: Any) -> bool:
+    return type(None) in typing.get_args(kind)
 
 
 def _flat(content: Mapping[Any, Any], keys: Keys, prefix: str = "") -> Iterator[tuple[str, Any]]:

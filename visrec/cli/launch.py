@@ -25,7 +25,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 from visrec.cli.cluster import start_ray
-from visrec.cli.keys import check_flags, check_yaml, explained, keys_of
+from visrec.cli.keys import Keys, check_flags, check_yaml, explained, filled, keys_of
 from visrec.cli.signals import work_is_done
 from visrec.errors import GateError, InputError, StorageError, VisrecError, did_you_mean
 from visrec.models import MODELS
@@ -253,6 +253,7 @@ def parse(config_type: type[Config], arguments: Sequence[str]) -> Config:
         )
         parser.add_class_arguments(MODELS[name].Config, "model")
         parser.set_defaults(dict(MODELS[name].default_overrides))
+    arguments = list(_read_in(arguments, [content for _, content in files], keys))
     try:
         values = parser.parse_args(arguments)
     except ArgumentError as error:
@@ -283,6 +284,23 @@ def _underscored(argument: str) -> str:
     return "--" + name.replace("-", "_") + equals + value if argument[:2] == "--" else argument
 
 
+def _read_in(
+    arguments: Sequence[str], files: Sequence[dict[Any, Any]], keys: Keys
+) -> Iterator[str]:
+    """The arguments with what stands in each --config file in place of its name, and without files
+    in which nothing stands, as where all is commented out."""
+    contents, skip = iter(files), False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument.partition("=")[0] == "--config":
+            skip = argument == "--config"
+            if content := filled(next(contents), keys):
+                yield f"--config={yaml.safe_dump(content)}"
+        else:
+            yield argument
+
+
 def _yaml(path: str) -> dict[Any, Any]:
     """A configuration file's keys.
 
@@ -311,7 +329,8 @@ def _model_name(arguments: Sequence[str], files: Sequence[tuple[str, dict[Any, A
     name = ModelChoice().name
     for _, content in files:
         model = content.get("model")
-        name = (model.get("name") if isinstance(model, dict) else None) or name
+        given = model.get("name") if isinstance(model, dict) else content.get("model.name")
+        name = given or name
     name = str(dict(_flags(arguments)).get("--model.name", name))
     if name not in MODELS:
         raise InputError(

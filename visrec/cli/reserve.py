@@ -6,12 +6,16 @@ other indefinitely. So jobs take theirs in turn, and only where one CPU more is 
 back at once, is there for the tasks of all jobs, and is never an actor's.
 """
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+
+from visrec.cli.launch import JobConfig, cluster_has, require_resources
+from visrec.recommend.score import ScoreResources
 
 FIRST_WORD, NEXT_WORD = 5.0, 60.0  # seconds of waiting after which it is said
 _PAUSE = 0.5  # seconds between looks at what is free
@@ -85,3 +89,22 @@ def _granted(bundles: list[dict[str, float]], patience: _Patience) -> PlacementG
         remove_placement_group(group)
         raise
     return group
+
+
+def scoring_actors(config: JobConfig, resources: ScoreResources, shards: int) -> int:
+    """How many processes score: nothing else wants a CPU meanwhile."""
+    if resources.actors:
+        actors = resources.actors
+    elif resources.use_gpu:
+        actors = max(1, cluster_has("GPU"))
+    else:
+        cores = cluster_has("CPU")
+        if config.local:  # where Ray counts more CPUs than there may be
+            cores = min(cores, os.cpu_count() or 1)
+        actors = max(1, min(64, cores // resources.cpus_per_actor))
+    actors = min(actors, shards)
+    wanted = {"CPU": float(actors * resources.cpus_per_actor)}
+    if resources.use_gpu:
+        wanted["GPU"] = float(actors)
+    require_resources(wanted, config, "resources.actors")
+    return actors

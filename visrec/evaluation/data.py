@@ -183,6 +183,12 @@ def _recorded_split(
 ) -> RecordedSplit:
     """What the training of a model held out, in the interactions as they are now."""
     pairs = artifact.held_out
+    if artifact.provenance["interactions"]["digest"] is None:
+        raise InputError(
+            f"{artifact.model_id} was trained without interactions, so nothing was held out by "
+            "which it may be judged. Train it with them (--interactions.path of jobs/train.py), "
+            "and evaluate again."
+        )
     if not len(pairs):
         raise InputError(
             f"The training of {artifact.model_id} held nothing out: none of its users had two "

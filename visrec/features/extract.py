@@ -181,7 +181,8 @@ def _rejections(old: pa.Table | None, listing: pa.Table, twins: pa.Table) -> pa.
     """The rejections that need no second look: earlier ones of the same files, and twins."""
     reason = pa.repeat(pa.scalar("duplicate_id"), twins.num_rows)
     said, space = pa.scalar("another picture has this item id:", TEXT), pa.scalar(" ", TEXT)
-    detail = pc.binary_join_element_wise(said, twins["uri"], space)
+    uri = pc.fill_null(twins["uri"], "a row without a uri")
+    detail = pc.binary_join_element_wise(said, uri, space)
     columns = [twins["item_id"], reason, detail, twins["source"]]
     rejected = [pa.table(columns, schema=REJECTED)]
     if old is not None:

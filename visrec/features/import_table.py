@@ -111,7 +111,8 @@ def plan_import(uri: str, name: str, store: Store) -> ImportPlan:
     for file in files:
         with _opened(table, file) as parquet:
             kind = plain_type(parquet.schema_arrow.field("feature").type)
-            types.add(_PRECISION[str(kind.value_type)])
+            if not pa.types.is_null(kind):  # as pandas writes a file without rows
+                types.add(_PRECISION[str(kind.value_type)])
             groups = range(parquet.num_row_groups)
             ids += [rows["item_id"] for rows in _read(table, parquet, file, groups, FEATURES[:1])]
             chunks += _chunks(parquet, file)
@@ -123,12 +124,13 @@ def plan_import(uri: str, name: str, store: Store) -> ImportPlan:
             "all of its files."
         )
     _require_distinct(pa.chunked_array(ids), uri)
+    dim = _first_width(table, chunks[0])
     identity = Identity(
         backbone=name,
         weights_digest="unknown",
         preprocessing={},
         precision=types.pop(),
-        dim=_first_width(table, chunks[0]),
+        dim=dim,
     )
     if store.exists(MANIFEST):
         manifest = read_manifest(store)

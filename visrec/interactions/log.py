@@ -20,6 +20,7 @@ from visrec.sources.interactions import (
     NO_FEATURE,
     NO_ITEM,
     NOT_LIKED,
+    NOT_RATED,
     REPEATED,
     InteractionsConfig,
     read_known,
@@ -140,9 +141,16 @@ def _empty_log(users: pa.Array | None) -> InteractionLog:
 
 def _liked(batches: Iterable[pa.Table], left_out: Counter[str]) -> Iterator[pa.Table]:
     for batch in batches:
-        liked = batch.filter(batch[LIKED]) if LIKED in batch.column_names else batch
-        left_out[NOT_LIKED] += len(batch) - len(liked)
-        yield liked
+        if LIKED in batch.column_names:
+            _count_not_liked(batch, left_out)
+            batch = batch.filter(batch[LIKED])
+        yield batch
+
+
+def _count_not_liked(batch: pa.Table, left_out: Counter[str]) -> None:
+    rating = batch["rating"].filter(pc.invert(batch[LIKED]))
+    left_out[NOT_RATED] += rating.null_count
+    left_out[NOT_LIKED] += len(rating) - rating.null_count
 
 
 def build_log(
@@ -210,7 +218,8 @@ def _code_items(
     named_R = item_id.is_valid().to_numpy()
     liked_R = named_R if LIKED not in batch.column_names else batch[LIKED].to_numpy()
     left_out[NO_ITEM] += int((~named_R).sum())
-    left_out[NOT_LIKED] += int((named_R & ~liked_R).sum())
+    if LIKED in batch.column_names:
+        _count_not_liked(batch.filter(item_id.is_valid()), left_out)
     strange_R = named_R & liked_R & (coded_R < 0)
     left_out[NO_FEATURE] += int(strange_R.sum())
     return np.where(liked_R, coded_R, -1), item_id.filter(pa.array(strange_R)).combine_chunks()

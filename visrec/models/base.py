@@ -36,7 +36,8 @@ class Needs:
         features: visual features of the items.
         categories: the category of each item.
         ratings: what users thought of the items they took, where that is known.
-        supports_new_items: it scores items that training has not seen; else they are not recommended.
+        supports_new_items: it scores items that training has not seen; otherwise these are not
+            recommended.
         supports_new_users: it scores users that training has not seen, from their profile.
         personal: its scores differ between users.
     """

@@ -119,6 +119,7 @@ def _listed(text: str) -> list[str]:
 
 
 def check(config: EvaluateJob) -> None:
+    _train_job(config, [])  # a mistake in its YAML
     require_features(config.resolve(config.features, "features"))
     interactions = config.interactions
     require_interactions(interactions, config.resolve(interactions.path, "interactions.parquet"))
@@ -127,7 +128,9 @@ def check(config: EvaluateJob) -> None:
         require_model(model_store(config, config.model))
     models = Store.at(config.resolve(None, "models"))
     for at in _listed(config.models or ""):
-        if "/" not in at and at not in MODELS and not (models / at).exists(MANIFEST):
+        if "/" in at:
+            require_model(Store.at(at))
+        elif at not in MODELS and not (models / at).exists(MANIFEST):
             raise InputError(
                 f"Found {at!r} in --models, which is no model of {models.root} and no kind of model"
                 f"{did_you_mean(at, MODELS) or '.'}"

@@ -41,7 +41,7 @@ class ImportJob(JobConfig):
     max_rejected: float = 0.05
 
     def __post_init__(self) -> None:
-        if not self.name:
+        if not self.name.strip():
             raise InputError("Found an empty --name; expected that of the network.")
         check_fields(self, "", max_rejected="[0, 1]")
 

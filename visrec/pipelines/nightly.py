@@ -17,16 +17,19 @@ from datetime import UTC, date, datetime, time
 from time import perf_counter
 from typing import Any, Literal, TypeVar
 
+import ray
+
 from visrec.cli.launch import JobConfig, Summary, own_cause, parse
 from visrec.config import check_fields
 from visrec.errors import GateError, InputError
 from visrec.features.table import MANIFEST as FEATURES
 from visrec.features.table import read_manifest
-from visrec.models.artifact import MANIFEST
+from visrec.models import MODELS
+from visrec.models.artifact import MANIFEST, load_artifact
 from visrec.pipelines import evaluate, extract_features, recommend, train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
-from visrec.pipelines.input_checks import require_interactions, require_pictures
+from visrec.pipelines.input_checks import require_model, require_pictures, require_table
 from visrec.pipelines.recommend import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.publication.retention import prune_runs
@@ -37,7 +40,7 @@ from visrec.publication.run import (
     run_store,
     why_not_published,
 )
-from visrec.sources.interactions import require_past
+from visrec.sources.interactions import InteractionsConfig, read_interactions, require_past
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store
 
@@ -66,7 +69,8 @@ class NightlyJob(JobConfig):
         recommend: YAML with keys of jobs/recommend.py.
         evaluation: YAML with keys of jobs/evaluate.py.
         train_every: days that a model serves. Training days are counted from 1970, whatever was run
-            before, so that a night has the same model whenever it is run. 0 never trains: the model
+            before, so that a night has the same model whenever it is run. As long as nothing
+            happened before the last of them, each night trains its own. 0 never trains: the model
             that jobs/recommend.py would take is taken.
         train_now: train a model of this night.
         evaluate: judge the model of a training day, so that the gates know it; in a folder of its
@@ -178,7 +182,7 @@ class Steps:
             RecommendJob, config.recommend, run_id=night.isoformat(),
             force_publish=config.force_publish,
         )  # fmt: skip
-        if config.train_every or config.train_now:
+        if self._trains:
             wanted = self._train.interactions.min_rating
             self._recommend.interactions.require_min_rating(wanted, "the night's training")
             if config.evaluate:
@@ -191,14 +195,26 @@ class Steps:
         return recommend.target_of(self._recommend)
 
     def require_inputs(self) -> None:
-        """Raises an InputError where the pictures or the interactions are not there."""
+        """Raises an InputError where the pictures, a table or the model that is asked for is not
+        there: a misspelt path of the last step is not to be told after hours of the first."""
         if not self._imported():
             with _naming_the_file("extract"):
                 require_pictures(self._extract.resolve(self._extract.images, "images"))
-        known = self._recommend
-        path = known.resolve(known.interactions.path, "interactions.parquet")
         with _naming_the_file("recommend"):
-            require_interactions(known.interactions, path)
+            recommend.check_tables(self._recommend)
+        if not self._trains:
+            with _naming_the_file("recommend"):
+                require_model(recommend.model_store(self._recommend, self._recommend.model))
+            return
+        with _naming_the_file("train"):
+            train.check_tables(self._train)
+        if self._config.evaluate:
+            with _naming_the_file("evaluate"):
+                require_table(self._evaluate.items, "items")
+
+    @property
+    def _trains(self) -> bool:
+        return bool(self._config.train_every or self._config.train_now)
 
     def _imported(self) -> bool:
         features = Store.at(self._extract.resolve(self._extract.features, "features"))
@@ -216,11 +232,14 @@ class Steps:
     def model(self) -> "NightModel | None":
         """The night's model, trained where it is not yet; None for the workspace's last."""
         config, name = self._config, self._train.model.name
-        if not config.train_every and not config.train_now:
+        if not self._trains:
             return None
         models = Store.at(self._train.resolve(self._train.models, "models"))
         due = _training_day(self._night, config.train_every)
-        day = self._night if config.train_now else _newest(models, name, due, self._night) or due
+        if config.train_now or not self._had_begun(models / f"{name}-{due}", due):
+            day = self._night
+        else:
+            day = _newest(models, name, due, self._night) or due
         store = models / f"{name}-{day}"
         if not store.exists(MANIFEST):
             with self.step("train"):
@@ -230,9 +249,25 @@ class Steps:
             self._take("validation AUC", "epochs")
         return NightModel(store, day, Store.at(config.resolve(None, f"evaluation/{store.name}")))
 
+    def _had_begun(self, model: Store, due: date) -> bool:
+        """Whether anything counts before a training day. Of a younger shop each night trains a
+        model of its own until the next one, so that it has the same whenever it is run."""
+        job = _as_of(self._train, due)
+        uri = train.interactions_of(job)
+        if uri is None or not MODELS[job.model.name].needs.interactions or model.exists(MANIFEST):
+            return True
+        return bool(ray.get(ray.remote(_any_counts).remote(job.interactions, uri)))
+
     def judge(self, model: "NightModel | None") -> None:
         """How good the night's model is, where that is not known yet and something is held out."""
         if model is None or not self._config.evaluate or not self._train.split.test:
+            return
+        if not ray.get(ray.remote(_holds_out).remote(model.store)):
+            print(
+                f"\n{self._night} evaluate: left out, for the training of {model.store.name} held "
+                "nothing out: none of its users had two baskets",
+                flush=True,
+            )
             return
         known: dict[str, Any] = {}
         if model.evaluation.exists(recommend.METRICS):
@@ -309,6 +344,14 @@ def _as_of(job: Timed, day: date) -> Timed:
     """The job, which knows nothing of that day and later."""
     known = dataclasses.replace(job.interactions, as_of=day.isoformat())
     return dataclasses.replace(job, interactions=known)
+
+
+def _any_counts(config: InteractionsConfig, uri: str) -> bool:
+    return any(len(batch) for batch in read_interactions(config, uri))
+
+
+def _holds_out(model: Store) -> bool:
+    return len(load_artifact(model).held_out) > 0
 
 
 def _training_day(night: date, every: int) -> date:

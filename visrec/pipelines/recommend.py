@@ -7,7 +7,6 @@ python jobs/recommend.py --local --force_publish "half of the shop is closed tod
 """
 
 import dataclasses
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,14 +16,16 @@ from typing import Any
 
 import ray
 
-from visrec.cli.launch import JobConfig, Summary, cluster_has, cpu_actors, require_resources
+from visrec.cli.launch import JobConfig, Summary, cpu_actors
 from visrec.cli.progress import follow
+from visrec.cli.reserve import scoring_actors
 from visrec.config import check_fields, digest, plain
 from visrec.errors import InputError
 from visrec.features.table import read_manifest
 from visrec.interactions.log import Reading
 from visrec.models.arrays import Arrays
 from visrec.models.artifact import LATEST, load_artifact
+from visrec.paths import require_folder_name
 from visrec.pipelines.input_checks import (
     require_features,
     require_interactions,
@@ -115,6 +116,8 @@ class RecommendJob(JobConfig):
     force_publish: str | None = None
 
     def __post_init__(self) -> None:
+        if self.run_id is not None:
+            require_folder_name(self.run_id, "run_id")
         if self.force_publish is not None and not self.force_publish.strip():
             raise InputError(
                 "Found --force_publish without a reason; expected one in words, which the manifest "
@@ -125,11 +128,20 @@ class RecommendJob(JobConfig):
 
 def check(config: RecommendJob) -> None:
     require_features(config.resolve(config.features, "features"))
+    check_tables(config)
+    require_model(model_store(config, config.model))
+
+
+def check_tables(config: RecommendJob) -> None:
+    """What a night needs before its first step.
+
+    Raises:
+        InputError: a table is not there or not as declared.
+    """
     require_interactions(config.interactions, _interactions_uri(config))
     require_table(config.items, "items")
     require_table(config.users, "users")
     require_table(config.rules.blocked, "rules.blocked")
-    require_model(model_store(config, config.model))
 
 
 def main(config: RecommendJob, summary: Summary) -> None:
@@ -201,7 +213,7 @@ def _score(
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
     with summary.phase("prepare"):
         data, arrays = prepare.remote(inputs, config.shards, config.kind, config.k)
-        counts, reading, shards = ray.get(_counts.remote(data, _OWNERS[config.kind]))
+        counts, reading, shards, note = ray.get(_counts.remote(data, _OWNERS[config.kind]))
         target = RunSpec(
             run=run,
             shards=shards,
@@ -217,10 +229,12 @@ def _score(
         claim(run, described["digest"])
         fingerprints = dict([ray.get(ray.remote(write_item_fingerprints).remote(data, target))])
     print("  ".join(f"{value:,} {name}" for name, value in counts.items()), flush=True)
+    if note:
+        print(note, flush=True)
     summary.has_written = True
     whose = _OWNERS[config.kind]
     with follow("score", counts[whose], summary, unit=whose) as tally:
-        actors = _actors(config, shards)
+        actors = scoring_actors(config, config.resources, shards)
         carried = _carried_from(config, described["inputs"], last, shards)
         chain = recommend_chain(
             data, arrays, inputs.model, carried, target, config.resources, actors, tally
@@ -230,11 +244,14 @@ def _score(
     described["carried"] = _total(found, "carried")
     with summary.phase("check"):
         sha256 = {name: str(facts["sha256"]) for name, facts in found.items()}
-        gates = _check(config, inputs, described, data, arrays, target, sha256, last)
+        gates, without_feature = _check(
+            config, inputs, described, data, arrays, target, sha256, last
+        )
     manifest = {
         **_described_run(config, described, run_id, found),
         "available": counts["available"],
         "interactions": plain(reading),
+        "without_feature": without_feature,
         "fingerprints": fingerprints
         | {str(row["fingerprints"]): str(row["fingerprints_sha256"]) for row in found.values()},
         "seconds": {name: round(s, 2) for name, s in summary.phases.items()},
@@ -330,8 +347,11 @@ def _check(
     target: RunSpec,
     sha256: dict[str, str],
     last: Mapping[str, Any] | None,
-) -> list[Gate]:
+) -> tuple[list[Gate], Mapping[str, float]]:
     """Reads the files back, some shards a task, and judges them all in one.
+
+    Returns:
+        The gates, and the shares of what has no feature, by which the next night's are judged.
 
     Raises:
         InputError: the inputs are not what they were before they were read.
@@ -362,10 +382,10 @@ def _check(
         )
     require_unchanged(described["inputs"], ray.get(again)["inputs"])
     evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
-    gates: list[Gate] = ray.get(
+    judged: tuple[list[Gate], Mapping[str, float]] = ray.get(
         ray.remote(_judge).remote(config, data, inputs, described, last, evaluation, *facts)
     )
-    return gates
+    return judged
 
 
 def _is_later(last: Any, config: RecommendJob) -> bool:
@@ -383,8 +403,9 @@ def _judge(
     last: Any,
     evaluation: Store,
     *facts: ShardFacts,
-) -> list[Gate]:
-    """All gates of the run, from the facts of its shards and what else is known of the night."""
+) -> tuple[list[Gate], Mapping[str, float]]:
+    """All gates of the run, from the facts of its shards and what else is known of the night; and
+    the shares of what has no feature."""
     known = evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None
     context = GateContext(
         kind=config.kind,
@@ -401,7 +422,7 @@ def _judge(
         last=last,
         evaluation=known,
     )
-    return judge(reduce(add, facts), context, config.gates)
+    return judge(reduce(add, facts), context, config.gates), context.without_feature
 
 
 def _interactions_uri(config: RecommendJob) -> str | None:
@@ -465,30 +486,10 @@ def _describe(inputs: ScoringInputs, config: RecommendJob) -> dict[str, Any]:
 
 
 @ray.remote
-def _counts(data: ScoringData, whose: str) -> tuple[dict[str, int], Reading, int]:
+def _counts(data: ScoringData, whose: str) -> tuple[dict[str, int], Reading, int, str | None]:
     counts = {
         whose: len(data.query_ids),
         "in the catalogue": len(data.item_ids),
         "available": int(data.available_N.sum()),
     }
-    return counts, data.reading, len(data.shard_offsets) - 1
-
-
-def _actors(config: RecommendJob, shards: int) -> int:
-    """How many processes score: nothing else wants a CPU meanwhile."""
-    resources = config.resources
-    if resources.actors:
-        actors = resources.actors
-    elif resources.use_gpu:
-        actors = max(1, cluster_has("GPU"))
-    else:
-        cores = cluster_has("CPU")
-        if config.local:  # where Ray counts more CPUs than there may be
-            cores = min(cores, os.cpu_count() or 1)
-        actors = max(1, min(64, cores // resources.cpus_per_actor))
-    actors = min(actors, shards)
-    wanted = {"CPU": float(actors * resources.cpus_per_actor)}
-    if resources.use_gpu:
-        wanted["GPU"] = float(actors)
-    require_resources(wanted, config, "resources.actors")
-    return actors
+    return counts, data.reading, len(data.shard_offsets) - 1, data.note

@@ -19,6 +19,7 @@ from visrec.errors import InputError
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
 from visrec.models.artifact import LATEST, MANIFEST, Artifact, load_artifact
+from visrec.paths import require_folder_name
 from visrec.pipelines.input_checks import require_features, require_interactions, require_table
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
@@ -60,6 +61,8 @@ class TrainKeys:
     resources: TrainResources = field(default_factory=TrainResources)
 
     def __post_init__(self) -> None:
+        if self.model_id is not None:
+            require_folder_name(self.model_id, "model_id")
         if MODELS[self.model.name].trains_on != "nothing":
             require_equal_shares(self.train, self.resources.workers)
 
@@ -72,7 +75,12 @@ class TrainJob(TrainKeys, JobConfig):
 def check(config: TrainJob) -> None:
     """Raises an InputError where an input is not there or not as declared."""
     require_features(config.resolve(config.features, "features"))
-    require_interactions(config.interactions, _interactions_uri(config))
+    check_tables(config)
+
+
+def check_tables(config: TrainJob) -> None:
+    """The same for what a night needs before its first step."""
+    require_interactions(config.interactions, interactions_of(config))
     require_table(_items_uri(config), "items")
 
 
@@ -143,7 +151,7 @@ def load_inputs(config: TrainJob, features: Store) -> tuple[Any, ...]:
     return (
         features,
         config.interactions,
-        _interactions_uri(config),
+        interactions_of(config),
         config.split,
         _items_uri(config),
         MODELS[config.model.name].needs,
@@ -156,7 +164,7 @@ def recipe_of(config: TrainJob) -> TrainingRecipe:
     return TrainingRecipe(config.model.name, config.model.config, config.train, config.sampling)
 
 
-def _interactions_uri(config: TrainJob) -> str | None:
+def interactions_of(config: TrainJob) -> str | None:
     """The interactions; None where there are none and the model needs none."""
     if MODELS[config.model.name].needs.interactions:
         return config.resolve(config.interactions.path, "interactions.parquet")
@@ -180,8 +188,8 @@ def _items_uri(config: TrainJob) -> str | None:
     if uri is None and needed:
         raise InputError(
             f"{config.model.name} needs each item's category, and found no items table at "
-            f"{config.resolve(None, 'items.parquet')}; expected one with item_id and category. Name "
-            "one with --items, or choose another --model.name."
+            f"{config.resolve(None, 'items.parquet')}; expected one with item_id and category. "
+            "Name one with --items, or choose another --model.name."
         )
     return uri
 

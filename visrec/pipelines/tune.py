@@ -28,6 +28,7 @@ from visrec.cli.progress import follow
 from visrec.config import SEEDS, check_fields, digest, plain
 from visrec.errors import InputError, VisrecError
 from visrec.models import MODELS
+from visrec.paths import require_folder_name
 from visrec.pipelines.train import TrainJob, TrainKeys, of_one_model, read, recipe_of
 from visrec.pipelines.train import check as check_training
 from visrec.pipelines.train import main as train
@@ -74,6 +75,8 @@ class TuneJob(TrainKeys, JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.name is not None:
+            require_folder_name(self.name, "name")
         check_fields(self, "", trials="[1, 1000000]", seed=SEEDS, concurrency="[1, 65536]")
 
 

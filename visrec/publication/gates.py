@@ -18,6 +18,7 @@ from visrec.errors import InputError
 from visrec.publication.run import Gate
 from visrec.publication.verify import ShardFacts
 from visrec.retrieval.similar import Kind
+from visrec.text import number_beside, shortest
 
 _VISRANK, _POPULARITY = "visrank", "popularity"
 NOT_EVALUATED = "this model has not been evaluated"
@@ -62,8 +63,11 @@ class GatesConfig:
         min_available_of_last: number of available items, as a share of the last publication's.
         max_missing_tables: tables of items and users that the last publication had.
         max_cold_rise: rise of the share of users with the fallback list since then.
-        max_without_feature: share of the interactions, and of the available items of the items
-            table, whose item has no feature: the features are stale.
+        max_without_feature_rise: rise since the last publication of the share of the interactions,
+            and of the available items of the items table, whose item has no feature: the features
+            are stale.
+        max_without_feature: the same share itself. None, the default, asks for nothing: a shop
+            whose pictures of what was sold are gone has many such interactions every night.
         metric: of the held-out set, by which the model is judged.
         min_gain: how far the model must be above VisRank and popularity, noise allowed for: the
             upper end of its 95 % interval counts.
@@ -93,7 +97,8 @@ class GatesConfig:
     min_available_of_last: float = 0.5
     max_missing_tables: int = 0
     max_cold_rise: float = 0.2
-    max_without_feature: float = 0.2
+    max_without_feature_rise: float = 0.2
+    max_without_feature: float | None = None
     metric: str = "auc"
     min_gain: float = 0.0
     require_evaluation: bool = False
@@ -142,6 +147,12 @@ class GateContext:
     @property
     def whose(self) -> str:
         return "users" if self.kind == "user_to_item" else "items"
+
+    @property
+    def without_feature(self) -> Mapping[str, float]:
+        """Shares of the interactions and of the available items whose item has no feature."""
+        counts = {"interactions": self.interactions, "items": self.items}
+        return {name: _share(missing, whole, 0.0) for name, (whole, missing) in counts.items()}
 
 
 def judge(facts: ShardFacts, context: GateContext, config: GatesConfig) -> list[Gate]:
@@ -202,15 +213,25 @@ def _of_every_list(facts: ShardFacts, context: GateContext, config: GatesConfig)
     ]
 
 
+_PARTS = {"items": "available items", "interactions": "interactions with items"}
+
+
 def _of_inputs(context: GateContext, config: GatesConfig) -> list[Gate]:
-    parts = {"available items without a feature": context.items}
-    if context.kind == "user_to_item":
-        parts["interactions whose item has no feature"] = context.interactions
-    return [
-        _at_most(name, _share(missing, whole, 0.0), config, "max_without_feature",
-                 f"{missing:,} of {whole:,}")
-        for name, (whole, missing) in parts.items()
-    ]  # fmt: skip
+    """Of the features: whether more items than in the last publication are without."""
+    last = (context.last or {}).get("without_feature")
+    gates, rise = [], "max_without_feature_rise"
+    for part in ("items", "interactions")[: 2 if context.kind == "user_to_item" else 1]:
+        share, (whole, missing) = context.without_feature[part], getattr(context, part)
+        name, note = f"{_PARTS[part]} without a feature", f"{missing:,} of {whole:,}"
+        if config.max_without_feature is not None:
+            gates.append(_at_most(name, share, config, "max_without_feature", note))
+        name = f"rise of the share of {name}"
+        if last is None:
+            gates.append(_skipped(name, config, rise, f"{note} now; there is none to compare with"))
+        else:
+            note += f" now, {last[part]:.0%} in the last publication"
+            gates.append(_at_most(name, share - last[part], config, rise, note))
+    return gates
 
 
 # What a night is like. Lists of cold users are left out: they are the same by design.
@@ -250,8 +271,8 @@ def _of_items(
     taken = concentration(context.taken_N, np.ones(len(listed_N)), context.k)[0]
     popular = concentration(context.popular_N, context.available_N, context.k)[0]
     note = (
-        f"the {context.k} listed most take {share:.0%} of the entries; concentration {found:.3f}, of "
-        f"the interactions {taken:.3f}, of the most popular items for everybody {popular:.3f}"
+        f"the {context.k} listed most take {share:.0%} of the entries; concentration {found:.3f}, "
+        f"of the interactions {taken:.3f}, of the most popular items for everybody {popular:.3f}"
     )
     return _at_most(name, _between(found, taken, popular), config, key, note)
 
@@ -440,14 +461,16 @@ def _share(part: int, whole: int, of_nothing: float = 1.0) -> float:
 def _at_least(name: str, found: float, config: GatesConfig, key: str, note: str = "") -> Gate:
     least = getattr(config, key)
     outcome: Any = "passed" if found >= least else "failed"
-    text = f"at least {_text(least)}"
-    return Gate(name, _number(found, least), text, outcome, f"gates.{key}", note)
+    text = f"at least {shortest(least)}"
+    return Gate(name, number_beside(found, least), text, outcome, f"gates.{key}", note)
 
 
 def _at_most(name: str, found: float, config: GatesConfig, key: str, note: str = "") -> Gate:
     most = getattr(config, key)
     outcome: Any = "passed" if found <= most else "failed"
-    return Gate(name, _number(found, most), f"at most {_text(most)}", outcome, f"gates.{key}", note)
+    return Gate(
+        name, number_beside(found, most), f"at most {shortest(most)}", outcome, f"gates.{key}", note
+    )
 
 
 def _none(name: str, found: int, tried: int) -> Gate:
@@ -460,7 +483,7 @@ def _none(name: str, found: int, tried: int) -> Gate:
 
 def _skipped(name: str, config: GatesConfig, key: str, note: str) -> Gate:
     """A gate that has too little to judge by: it neither passes nor holds back."""
-    expected = f"at {'least' if key.startswith('min') else 'most'} {_text(getattr(config, key))}"
+    expected = f"at {'least' if key.startswith('min') else 'most'} {shortest(getattr(config, key))}"
     return Gate(name, None, expected, "skipped", f"gates.{key}", note)
 
 
@@ -469,27 +492,3 @@ def _not_evaluated(name: str, config: GatesConfig, note: str) -> Gate:
         return _skipped(name, config, "min_gain", note)
     key = "gates.require_evaluation"
     return Gate(name, "no evaluation", "an evaluation", "failed", key, note)
-
-
-def _number(found: float, bound: float) -> Any:
-    """As the manifest has it and messages print it: rounded, but never onto the other side of the
-    bound, nor to the bound itself unless it is that. JSON knows no NaN."""
-    if isinstance(found, int):
-        return found
-    if not math.isfinite(found):
-        return str(found)
-    found = float(found)
-    digits = 4
-    while (_sign(round(found, digits) - bound)) != _sign(found - bound):
-        digits += 1
-    return round(found, digits)
-
-
-def _sign(value: float) -> int:
-    return (value > 0) - (value < 0)
-
-
-def _text(bound: float) -> str:
-    """A threshold with as many digits as it has."""
-    short = f"{bound:g}"
-    return short if float(short) == bound else repr(bound)

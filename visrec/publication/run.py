@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from visrec.errors import ConflictError, GateError, InputError
+from visrec.paths import require_folder_name
 from visrec.publication.claims import FINGERPRINTS, PARTS, REMOVED, read_claim, seal, taken
 from visrec.publication.pointer import LATEST, Pointer, read_pointer, replace_pointer
 from visrec.storage.store import Store, parse_json, to_json
@@ -55,15 +56,7 @@ def run_store(recommendations: Store, run_id: str) -> Store:
     Raises:
         InputError: the id cannot be a folder's name.
     """
-    if (
-        not run_id
-        or not all(c.isascii() and (c.isalnum() or c in "-_.:") for c in run_id)
-        or run_id[0] == "."
-    ):
-        raise InputError(
-            f"Found --run_id {run_id!r}; expected letters, digits, '-', '_', ':' and '.', such as "
-            "2026-11-22."
-        )
+    require_folder_name(run_id, "run_id")
     return recommendations / f"run={run_id}"
 
 
@@ -77,13 +70,16 @@ def read_published(run: Store) -> Mapping[str, Any] | None:
     if found is None:
         return None
     manifest: dict[str, Any] = parse_json(found[0], run.uri(MANIFEST))
-    known = isinstance(manifest, dict) and isinstance(manifest.get("files"), dict)
-    if not known or manifest.get("digest") not in (None, _digest(manifest)):
-        raise InputError(
-            f"{run.uri(MANIFEST)} is damaged: it is not the manifest that visrec wrote. Remove "
-            "the file and run the job again with the same --run_id: whole shards are kept."
-        )
+    if not isinstance(manifest, dict) or manifest.get("digest") != _digest(manifest):
+        raise _damaged(run.uri(MANIFEST))
     return manifest
+
+
+def _damaged(where: str) -> InputError:
+    return InputError(
+        f"{where} is damaged: it is not the manifest that visrec wrote. Remove the file and run "
+        "the job again with the same --run_id: whole shards are kept."
+    )
 
 
 def find_complete(run: Store) -> Mapping[str, Any] | None:
@@ -190,13 +186,16 @@ def complete(
                 f"{run.uri(name)} has {sizes.get(name, 0)} bytes, not the {facts['bytes']} that "
                 "were written: another writer is at work on this run. Choose another --run_id."
             )
+    now, _ = read_pointer(_recommendations_of(run))
     manifest: Mapping[str, Any] = {
         **described,
         "gates": [
             gate.__dict__ | ({"outcome": "forced"} if gate in failed else {}) for gate in gates
         ],
         "forced": force and {"reason": force, "gates": [gate.name for gate in failed]},
-        "pointer_sequence": read_pointer(_recommendations_of(run))[0].sequence,
+        "pointer_sequence": now.sequence,
+        # What was published knew this much: without a date of its own, the run knows no less.
+        "pointer_before": now.before,
         "completed_at": _now(),
     }
     manifest = {**manifest, "digest": _digest(manifest)}
@@ -326,7 +325,10 @@ def _next(
     found = run_store(recommendations, run_id).read_if_exists(MANIFEST)
     if found is None:
         return None, "no: it is not complete, or retention has removed it"
-    manifest = parse_json(found[0], recommendations.uri(f"run={run_id}/{MANIFEST}"))
+    where = recommendations.uri(f"run={run_id}/{MANIFEST}")
+    manifest = parse_json(found[0], where)
+    if not isinstance(manifest, dict):
+        raise _damaged(where)
     moved = _pointer(run_id, found[0], manifest, now)
     if now.manifest_sha256 == moved.manifest_sha256:
         return moved, "yes"
@@ -395,7 +397,7 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
         raise InputError(f"Found {what} at {run.root}; expected a complete one before (--run_id).")
     whole = _require_whole(run)
     pointer = replace(
-        _pointer(run_id, manifest[0], whole, replace(now, before=None)),
+        _pointer(run_id, manifest[0], whole, replace(now, before=whole.get("pointer_before"))),
         previous_run_id=None,
         rolled_back=tuple(
             name for name in dict.fromkeys([*now.rolled_back, now.run_id]) if name != run_id

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from visrec.capacity import shards_for
 from visrec.errors import InputError
 from visrec.features.table import Identity, load_features, read_manifest, require_same
-from visrec.ids import id_array, is_among, rows_of
+from visrec.ids import TEXT, id_array, is_among, rows_of
 from visrec.interactions.log import InteractionLog, Reading, read_log, shard_of
 from visrec.jagged import Jagged, offsets_of
 from visrec.models.arrays import Arrays
@@ -76,6 +76,7 @@ class ScoringData:
         fingerprint_N: (N,) hashes of all that scoring knows of each item.
         rules: between the entries of a list, or None.
         reading: what became of the rows of the interactions.
+        note: what is to be said of the block list, if anything.
     """
 
     item_ids: pa.LargeStringArray
@@ -93,6 +94,7 @@ class ScoringData:
     fingerprint_N: npt.NDArray[np.uint64]
     rules: Rules | None = None
     reading: Reading = field(default_factory=Reading)
+    note: str | None = None
 
 
 def prepare_scoring(
@@ -130,7 +132,7 @@ def prepare_scoring(
     if kind == "user_to_item" and inputs.interactions_uri:
         not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
         blocked = listed(chain(blocked_pairs(inputs.rules), not_liked), queries.ids, item_ids)
-    shards = shards or shards_for(len(queries.ids), k)
+    shards = shards or shards_for(len(queries.ids), min(k, len(item_ids)))
     shard_U = shard_of(queries.ids, shards)
     order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
     data = ScoringData(
@@ -151,6 +153,7 @@ def prepare_scoring(
         ),
         rules=rules,
         reading=log.reading,
+        note=blocks_nothing(inputs.rules, item_ids, log.user_ids),
     )
     return data, arrays
 
@@ -250,6 +253,35 @@ def blocked_pairs(rules: RulesConfig) -> Iterator[pa.Table]:
         for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
             if "user_id" in batch.column_names:
                 yield batch
+
+
+def blocks_nothing(
+    rules: RulesConfig, item_ids: pa.LargeStringArray, user_ids: pa.LargeStringArray
+) -> str | None:
+    """Two sentences on the rows of the block list that close no item for anybody; None where there
+    are none. They may be of items and users that are gone, or their ids be written differently."""
+    if rules.blocked is None:
+        return None
+    rows = idle = 0
+    item = user = pa.array([], TEXT)
+    for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
+        rows += len(batch)
+        no_item_V, no_user_V = rows_of(batch["item_id"], item_ids) < 0, np.zeros(len(batch), bool)
+        if "user_id" in batch.column_names:
+            no_user_V = batch["user_id"].is_valid().to_numpy() & (
+                rows_of(batch["user_id"], user_ids) < 0
+            )
+            user = user if len(user) else id_array(batch["user_id"].filter(pa.array(no_user_V)))
+        item = item if len(item) else id_array(batch["item_id"].filter(pa.array(no_item_V)))
+        idle += int((no_item_V | no_user_V).sum())
+    if not idle:
+        return None
+    ids, known, what = (item, item_ids, "catalogue") if len(item) else (user, user_ids, "users")
+    return (
+        f"{idle:,} of the {rows:,} rows of {rules.blocked} (--rules.blocked) block nothing: their "
+        f"items have no feature, or their users are not known. "
+        f"{differing_ids(ids, 'The block list', known, f'the {what}')}"
+    )
 
 
 def listed(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) -> Jagged:

@@ -33,15 +33,18 @@ class ShardLists:
         self, data: ScoringData, scorer: Scorer, target: RunSpec, last: Last | None, timer: Timer
     ) -> None:
         self._data, self._scorer, self._target, self._timer = data, scorer, target, timer
+        # No list is longer than what is available, and memory is that of the longest.
+        self._k = max(1, min(target.k, int(data.available_N.sum())))
         searches = (
-            TopK(scorer, data.available_N, target.k),
+            TopK(scorer, data.available_N, self._k),
             MostPopular(data.count_N, data.available_N),
         )
         self._search, self._fallback = (
-            RuledTopK(search, data.rules, data.available_N, target.k) for search in searches
+            RuledTopK(search, data.rules, data.available_N, self._k) for search in searches
         )
         self._carry = None
-        if last is not None and isinstance(scorer, DotScorer):
+        # Only lists of k entries are carried over.
+        if last is not None and isinstance(scorer, DotScorer) and self._k == target.k:
             self._carry = IncrementalScorer(last, data, target, scorer, timer.say_once)
 
     def __call__(self, shard: int) -> tuple[pa.Table, int]:
@@ -49,7 +52,7 @@ class ShardLists:
         over."""
         first, last = map(int, self._data.shard_offsets[shard : shard + 2])
         data, target, carried, kept = self._data, self._target, None, 0
-        lists = empty(last - first, target.k, np.int32)
+        lists = empty(last - first, self._k, np.int32)
         if self._carry:
             with self._timer.phase("carry"):
                 carried = self._carry.shard(shard)
@@ -78,7 +81,7 @@ class ShardLists:
     ) -> tuple[TopKResult, npt.NDArray[np.int64], int]:
         """The lists of the owners at `rows`, the reasons of their entries, and how many of the
         lists are carried over."""
-        best = empty(len(rows), self._target.k)
+        best = empty(len(rows), self._k)
         because_BK = best.row_BK.copy()
         unchanged_B = np.zeros(len(rows), bool)
         if self._carry and carried:
@@ -105,7 +108,7 @@ class ShardLists:
         )
         excluded = consumed.joined(data.blocked.take(rows))
         profiles = consumed.keep(~data.unseen_N[consumed.values])
-        best = empty(len(rows), self._target.k)
+        best = empty(len(rows), self._k)
         with self._timer.phase("score"):
             for search, their_B in ((self._search, ~cold_B), (self._fallback, cold_B)):
                 where = np.flatnonzero(their_B)

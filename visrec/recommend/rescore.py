@@ -349,4 +349,7 @@ class ModelScores:
         space_Rd = self._scorer(rows).space_Nd
         if space_Rd is None:
             return None
-        return torch.nn.functional.normalize(space_Rd.detach()).double().numpy()
+        wide_Rd = space_Rd.detach().double()  # in which no length of float32 vectors vanishes
+        length_R1 = torch.linalg.vector_norm(wide_Rd, dim=1, keepdim=True)
+        unit_Rd: torch.Tensor = wide_Rd / length_R1.clamp(min=1e-300)
+        return unit_Rd.numpy()

@@ -110,7 +110,7 @@ def _stand_reranked(
 ) -> TargetRanks:
     """Where held-out items stand among candidates by their own scores, or behind all candidates."""
     proposed = stand(scorer.proposer, profiles, user_B, targets)
-    search = topk.TopK(scorer, None, scorer.candidates)
+    search = topk.TopK(scorer, None, min(scorer.candidates, scorer.num_items))
     lists = search(profiles, user_B, profiles)
     counts_3P = np.stack([proposed.above_P, proposed.others_above_P, proposed.others_equal_P])
     for b, row_C in enumerate(lists.row_BK):

@@ -130,7 +130,8 @@ class TopK:
         self._packed: PackedItems | None = None
         self._proposed: TopK | None = None
         if isinstance(scorer, ReRankScorer):
-            self._proposed = TopK(scorer.proposer, available_N, scorer.candidates)
+            proposals = min(scorer.candidates, scorer.num_items)
+            self._proposed = TopK(scorer.proposer, available_N, proposals)
         if isinstance(scorer, DotScorer):
             _require_numbers(scorer.vectors_Nd, "item")
             if kernel := kernel_for(scorer):

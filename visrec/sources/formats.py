@@ -27,7 +27,13 @@ _MAGIC = {
     b"8BPS": "PSD",
     b"gimp xcf": "XCF",
     b"\0\0\1\0": "ICO",
+    **dict.fromkeys((b"\0\0\2\0\0\0\0\0", b"\0\0\n\0\0\0\0\0"), "TGA"),
     b"\0\0\2\0": "CUR",
+    b"\n\5\1\x08": "PCX",
+    b"\x01\xda\0\1": "SGI",
+    b"\x01\xda\1\1": "SGI",
+    b"icns": "ICNS",
+    b"\xd7\xcd\xc6\x9a": "WMF",
     b"\0\0\0\x0cjP": "JPEG 2000",
     b"\xff\x4f\xff\x51": "JPEG 2000",
     b"\0\0\0\x0cJXL ": "JPEG XL",
@@ -44,23 +50,25 @@ _MAGIC = {
     b"AT&TFORM": "DjVu",
 }
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes; "BM" alone is the start of a text, too
+_SVG, _HTML = re.compile(rb"<svg[\s>]"), re.compile(rb"\s*<(!doctype )?html")
 _NETPBM = re.compile(rb"P[1-7fF]\s")
-# By the major brand of an ISO base media file; any other brand is a video's.
+# By the first of the brands of an ISO base media file that is here; all others are videos'.
 _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"),
-    **dict.fromkeys((b"mif1", b"mif2", b"msf1"), "HEIF"),
+    **dict.fromkeys((b"mif1", b"mif2", b"mif3", b"msf1", b"miaf"), "HEIF"),
+    b"jxl ": "JPEG XL",
     b"crx ": "Canon raw",
 }
 
 # By these endings a file counts as a picture. Formats that visrec does not open are here too, so
 # that their files are rejected by name instead of missing without a word.
 _SUFFIXES = {
-    *("jpg", "jpeg", "jpe", "jfif", "jif", "mpo", "png", "apng", "webp", "gif"),
+    *("jpg", "jpeg", "jpe", "jfif", "jif", "pjpeg", "pjpg", "mpo", "png", "apng", "webp", "gif"),
     *("bmp", "dib", "tif", "tiff", "btf", "heic", "heics", "heif", "heifs", "hif", "avif", "avifs"),
     *("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "jpm", "jxl"),
     *("jxr", "jls", "svg", "svgz", "eps", "psd", "psb", "xcf"),
-    *("ico", "cur", "tga", "dds", "exr", "hdr", "qoi", "pbm", "pgm", "ppm", "pnm", "pam"),
+    *("ico", "cur", "pcx", "tga", "dds", "exr", "hdr", "qoi", "pbm", "pgm", "ppm", "pnm", "pam"),
     *("dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
 }
 _ENDING = re.compile(r"[A-Za-z][A-Za-z0-9]{0,7}")  # of other kinds of files: txt, json, parquet
@@ -71,14 +79,22 @@ def format_of(head: bytes) -> str | None:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
     if head[4:8] == b"ftyp":
-        return _BRANDS.get(head[8:12])
+        return _of_brands(head)
     if _NETPBM.match(head):
         return "Netpbm"
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "BMP"
-    if b"<svg" in head[:HEAD_BYTES].lower():
+    text = head[:HEAD_BYTES].lower()
+    if _SVG.search(text) and not _HTML.match(text):  # a page that a server sent in its place
         return "SVG"
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def _of_brands(head: bytes) -> str | None:
+    """By the major brand, or where that is a general one, by those that the file agrees with."""
+    size = min(int.from_bytes(head[:4]), HEAD_BYTES)
+    places = (8, *range(16, size - 3, 4))
+    return next((_BRANDS[head[n : n + 4]] for n in places if head[n : n + 4] in _BRANDS), None)
 
 
 def item_of(name: str) -> str | None:

@@ -2,6 +2,9 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
+from functools import partial
+from unicodedata import normalize
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +15,8 @@ _FORMS: dict[str, Callable[[str], str]] = {
     "white space around them": str.strip,
     "upper and lower case": str.casefold,
     "the ending": lambda text: text.rpartition(".")[0] or text,
+    "percent-encoding": unquote,
+    "Unicode normalization": partial(normalize, "NFC"),
     "the folder": lambda text: text.rpartition("/")[2],
     "leading zeros": lambda text: text.lstrip("0") or text[:1],
 }

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from visrec.errors import InputError, StorageError
 from visrec.ids import TEXT
+from visrec.paths import printable
 from visrec.sources.formats import HEAD_BYTES, format_of, item_of, other_ending
 from visrec.storage import schemas
 from visrec.storage.column_types import PICTURE
@@ -95,14 +97,9 @@ def list_pictures(uri: str, unlisted: Unlisted | None = None) -> Iterator[pa.Tab
         )
 
 
-def printable(name: str) -> str:
-    """A name as text that any file and terminal takes: bytes that are not UTF-8 as \\xe9."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _is_parquet(uri: str) -> bool:
     """By the first file that is either: a `_SUCCESS` or a README may come before it."""
-    if uri.endswith(".parquet"):
+    if uri.lower().endswith(".parquet"):
         return True
     for entry in Store.at(uri).list():
         if entry.name.lower().endswith(".parquet"):
@@ -166,7 +163,7 @@ def _list_parquet(uri: str, unlisted: Unlisted) -> Iterator[pa.Table]:
             if not has:
                 raise InputError(
                     f"{where} has neither an image nor a uri column; found "
-                    f"{', '.join(file.schema_arrow.names)}."
+                    f"{schemas.names_of(file.schema_arrow)}."
                 )
             for group in range(file.num_row_groups):
                 columns = ["item_id"] if has[0] == "image" else ["item_id", "uri"]
@@ -213,12 +210,14 @@ def fetch(listing: pa.Table) -> list[bytes | StorageError]:
 
 
 def _fetch_one(
-    row: dict[str, str | int], images: dict[tuple[str, int], pa.ChunkedArray]
+    row: dict[str, Any], images: dict[tuple[str, int], pa.ChunkedArray]
 ) -> bytes | StorageError:
+    if row["uri"] is None:
+        return StorageError("The row has no uri.")
     if row["row"] is not None:
-        return images[str(row["uri"]), int(row["row_group"])][row["row"]].as_py() or b""
+        return images[row["uri"], row["row_group"]][row["row"]].as_py() or b""
     try:
-        return read_uri(str(row["uri"]))
+        return read_uri(row["uri"])
     except StorageError as error:
         return error
     # Not a location, or one that no store takes: of one picture, so no reason to stop the run.

@@ -21,6 +21,7 @@ LIKED = "liked"  # the column that says which rows count
 # Why rows are left out.
 NO_TIME, NO_USER, NO_ITEM = "without a timestamp", "without a user_id", "without an item_id"
 AFTER_CUTOFF, NOT_LIKED = "at or after as_of", "rated below min_rating"
+NOT_RATED = "without a rating"
 NO_FEATURE, REPEATED = "of items without a feature", "repeated"
 
 

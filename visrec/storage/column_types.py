@@ -18,7 +18,7 @@ from visrec.ids import TEXT
 
 _NO_VALUE = ["", "na", "n/a", "nan", "nat", "none", "null"]  # where a number, flag or time is due
 _TRUE, _FALSE = ["true", "t", "yes", "y", "1", "1.0"], ["false", "f", "no", "n", "0", "0.0"]
-_NUMBER = r"^[+-]?[0-9]+[.]?[0-9]*([eE][+-]?[0-9]+)?$"
+_NUMBER = r"^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$"
 _ZONE = r"(:[0-9]{2})([.,][0-9]+)? ?(Z|z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)$"
 _FRACTION = r"(:[0-9]{2})[.,][0-9]+$"
 _FLOAT = r"^-?[0-9]+\.0$"
@@ -26,6 +26,7 @@ _EXACT = {16: 2**11, 32: 2**24, 64: 2**53}  # below these, floats of so many bit
 FIRST_TIME = int(datetime(1900, 1, 2, tzinfo=UTC).timestamp())  # 1900-01-01 stands for no date
 LAST_TIME = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 _UNITS = {10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
+_FIRST_DATE, _LAST_DATE = 1900_01_01, 2099_12_31  # as the digits of one number
 
 
 class ValueRefusedError(ValueError):
@@ -260,8 +261,14 @@ def _whole_seconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _require_seconds(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Refuses numbers that are times in another unit."""
+    """Refuses numbers that are times in another unit, or the digits of dates."""
     last = pc.max(numbers).as_py()
+    for digits, form in ((numbers, "YYYYMMDD"), (pc.divide(numbers, 10**6), "YYYYMMDDhhmmss")):
+        if _are_dates(digits):
+            raise ValueRefusedError(
+                f"found timestamps such as {last} alone, which are dates written as numbers, "
+                f"{form}; expected {TIME.expected}"
+            )
     if last is not None and last >= LAST_TIME:
         fits = (unit for each, unit in _UNITS.items() if last // each < LAST_TIME)
         raise ValueRefusedError(
@@ -269,6 +276,19 @@ def _require_seconds(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
             f"{next(fits, 'nanoseconds')}? Expected {TIME.expected}"
         )
     return numbers
+
+
+def _are_dates(numbers: pa.ChunkedArray) -> bool:
+    """Whether all are a year, a month and a day in eight digits; of seconds, these are a few days
+    in 1970 and never all."""
+    bounds = pc.min_max(numbers).as_py()
+    if bounds["min"] is None or bounds["min"] < _FIRST_DATE or bounds["max"] > _LAST_DATE:
+        return False
+    rest = pc.subtract(numbers, pc.multiply(pc.divide(numbers, 10_000), 10_000))
+    month = pc.divide(rest, 100)
+    day = pc.subtract(rest, pc.multiply(month, 100))
+    parts = ((month, 12), (day, 31))
+    return all(pc.min(part).as_py() >= 1 and pc.max(part).as_py() <= most for part, most in parts)
 
 
 def _seconds_of_text(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -122,7 +122,7 @@ def _holder(data: bytes) -> dict[str, Any]:
     unknown = {"owner": "unknown", "pid": 0, "started": "", "machine": ""}
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return unknown
     whole = isinstance(found, dict) and (found == _FREE or unknown.keys() <= found.keys())
     return found if whole else unknown
@@ -142,7 +142,7 @@ def _process(pid: int) -> dict[str, Any]:
     try:
         # The 22nd field, in ticks since the machine started; the name before may have blanks.
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except OSError:
+    except (OSError, ValueError):  # nor is there one where the number is none
         started = ""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

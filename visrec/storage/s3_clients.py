@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -44,13 +45,36 @@ _NO_CREDENTIALS = (
 )
 
 
+_KEYS = ("access key", "secret key", "session token")
+
+
 def credentials() -> tuple[str | None, str | None, str | None]:
-    """Access key, secret key and token as boto3 finds (and renews) them."""
-    found = session(os.getpid()).get_credentials()
-    if found is None:
+    """Access key, secret key and token as boto3 finds (and renews) them.
+
+    Raises:
+        StorageError: there are none, they cannot be fetched, or no request can carry them.
+    """
+    try:
+        found = session(os.getpid()).get_credentials()
+        frozen = found and found.get_frozen_credentials()
+    # Of a token's file that is missing, or the output of a credential_process that is no JSON.
+    except (BotoCoreError, OSError, ValueError, KeyError) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".:")
+        raise StorageError(
+            f"Could not reach S3: its credentials cannot be fetched ({text}). Check the AWS_* "
+            "variables, the AWS profile, or the role of this machine."
+        ) from error
+    if frozen is None:
         raise StorageError(f"Could not reach S3: {_NO_CREDENTIALS}")
-    frozen = found.get_frozen_credentials()
-    return frozen.access_key, frozen.secret_key, frozen.token
+    keys = frozen.access_key, frozen.secret_key, frozen.token
+    for key, name in zip(keys, _KEYS, strict=True):
+        if key and not re.fullmatch(r"[!-~]+", key):
+            raise StorageError(
+                f"Could not reach S3: the {name} has white space, such as the end of a line, or a "
+                "character outside ASCII in it; expected the key alone. Check the variable, file "
+                "or secret that it comes from."
+            )
+    return keys
 
 
 @lru_cache(maxsize=4)

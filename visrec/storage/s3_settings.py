@@ -11,20 +11,24 @@ import re
 import ssl
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, cast
+from ipaddress import IPv6Address
+from typing import Any, Literal, cast
 from urllib.parse import unquote, urlsplit
 
 from botocore.exceptions import BotoCoreError
 from botocore.httpsession import get_cert_path
 from botocore.session import Session
-from botocore.utils import get_environ_proxies
+from botocore.utils import ensure_boolean, get_environ_proxies
 
 from visrec.errors import InputError
 
 Addressing = Literal["auto", "path", "virtual"]
 _STYLES: tuple[Addressing, ...] = ("auto", "path", "virtual")
 _REGION = "us-east-1"  # where none is configured, as AWS and the stores that imitate it do
-_HOST = r"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?/?"
+_LABEL = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"  # of a name in the DNS: of a store's, no client takes _
+_PORT = r"(?::(?P<port>[0-9]{1,5}))?/?"
+_HOST = rf"(?P<host>{_LABEL}(?:\.{_LABEL})*\.?|\[[0-9A-Fa-f:.]+\]){_PORT}"
+_PROXY_HOST = rf"(?P<host>[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]){_PORT}"
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ def configured_endpoint() -> Setting | None:
         return None
     services = botocore.full_config.get("services", {}).get(profile.get("services"), {})
     service = services.get("s3", {})
+    if not isinstance(service, dict):
+        raise _no_section("services.s3", service, botocore)
     candidates = (
         (os.environ.get("AWS_ENDPOINT_URL_S3"), "AWS_ENDPOINT_URL_S3"),
         (os.environ.get("AWS_ENDPOINT_URL"), "AWS_ENDPOINT_URL"),
@@ -135,11 +141,12 @@ def settings_of(_pid: int, endpoint: str | None) -> S3Settings:
     """
     botocore = session(os.getpid())
     region = botocore.get_config_variable("region") or _REGION
-    if not re.fullmatch(r"[A-Za-z0-9-]{1,63}", region):
+    if not re.fullmatch(_LABEL, region):
         raise InputError(
             f"Found the AWS region {region!r}; expected a name such as {_REGION}. Check "
             f"AWS_DEFAULT_REGION and the region of {_profile_name(botocore)}."
         )
+    _refuse_special_endpoints(botocore, region)
     here = configured_endpoint()
     # A worker may be told of another endpoint than its own environment names.
     source = here.source if here and here.value == endpoint else "AWS_ENDPOINT_URL"
@@ -169,20 +176,29 @@ def _profile_name(botocore: Session) -> str:
 
 def _checked_endpoint(value: str, source: str) -> str:
     """The endpoint with its scheme in lower case and no slash at its end."""
-    found = re.fullmatch(rf"(?P<scheme>https?)://{_HOST}", value, flags=re.IGNORECASE)
-    if found is None or not _is_port(found["port"]):
-        bare = re.fullmatch(_HOST, value)
-        example = f"http://{value}" if bare and _is_port(bare["port"]) else "http://localhost:9000"
+    found = _address(rf"(?P<scheme>https?)://{_HOST}", value)
+    if found is None:
+        example = f"http://{value}" if _address(_HOST, value) else "http://localhost:9000"
         raise InputError(
             f"Found {source} {masked(value)!r}; expected http:// or https://, a host and at most a "
-            f"port, such as {example}, without a path, a user or a password. Keys belong in "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+            f"port, such as {example}, without a path, a user or a password. A host's name has "
+            "letters, digits, '-' and '.'. Keys belong in AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY."
         )
     return f"{found['scheme'].lower()}://{value.partition('://')[2].rstrip('/')}"
 
 
-def _is_port(port: str | None) -> bool:
-    return port is None or 0 < int(port) < 1 << 16
+def _address(pattern: str, text: str) -> re.Match[str] | None:
+    """The parts of an address, None where it is none: neither its host nor its port may be odd."""
+    found = re.fullmatch(pattern, text, flags=re.IGNORECASE)
+    if found is None or not 0 < int(found["port"] or 80) < 1 << 16:
+        return None
+    if found["host"].startswith("["):
+        try:
+            IPv6Address(found["host"][1:-1])
+        except ValueError:
+            return None
+    return found
 
 
 def _ca_file(botocore: Session) -> Setting:
@@ -215,10 +231,8 @@ def _proxy(url: str) -> Setting | None:
         return None
     source = variable if os.environ.get(variable) else variable.upper()
     full = value if "://" in value else f"http://{value.removeprefix('//')}"
-    found = re.fullmatch(
-        rf"(?P<scheme>https?)://(?P<user>[^/@]*@)?{_HOST}", full, flags=re.IGNORECASE
-    )
-    if found is None or not _is_port(found["port"]):
+    found = _address(rf"(?P<scheme>https?)://(?P<user>[^/@]*@)?{_PROXY_HOST}", full)
+    if found is None:
         raise InputError(
             f"Found {source} {masked(value)!r}; expected an HTTP proxy such as "
             "http://proxy.example:3128, or NO_PROXY with the store's host where none is needed."
@@ -230,10 +244,53 @@ def _proxy(url: str) -> Setting | None:
 
 def _addressing(botocore: Session, endpoint: str | None) -> Addressing:
     """Stores other than AWS seldom serve a host name per bucket, so a profile must ask for it."""
-    asked = (botocore.get_config_variable("s3") or {}).get("addressing_style", "auto")
+    asked = _s3_section(botocore).get("addressing_style", "auto")
     if asked not in _STYLES:
         raise InputError(
             f"Found s3.addressing_style {asked!r} in {_profile_name(botocore)}; expected one of "
             f"{', '.join(_STYLES)}."
         )
     return "path" if endpoint and asked == "auto" else cast(Addressing, asked)
+
+
+def _s3_section(botocore: Session) -> dict[str, Any]:
+    """What the profile says of S3 alone.
+
+    Raises:
+        InputError: it is a value where keys are expected.
+    """
+    section = botocore.get_scoped_config().get("s3") or {}
+    if not isinstance(section, dict):
+        raise _no_section("s3", section, botocore)
+    return section
+
+
+def _no_section(key: str, found: object, botocore: Session) -> InputError:
+    return InputError(
+        f"Found {key} = {found} in {_profile_name(botocore)}; expected nothing behind the equals "
+        "sign, and indented lines such as `addressing_style = path` below it."
+    )
+
+
+def _refuse_special_endpoints(botocore: Session, region: str) -> None:
+    """Refuses what would lead boto3 to an endpoint of AWS that pyarrow does not know.
+
+    Raises:
+        InputError: names the setting.
+    """
+    section = _s3_section(botocore)
+    for name, prefix in (
+        ("use_fips_endpoint", "s3-fips."),
+        ("use_dualstack_endpoint", "s3.dualstack."),
+        ("use_accelerate_endpoint", "s3."),
+    ):
+        asked = name in section and ensure_boolean(section[name])
+        source = f"s3.{name} of {_profile_name(botocore)}"
+        if name != "use_accelerate_endpoint" and botocore.get_config_variable(name):
+            asked, source = True, f"AWS_{name.upper()} (or {name} of {_profile_name(botocore)})"
+        if asked:
+            raise InputError(
+                f"Found {source} true, by which only some of the clients of S3 would go to another "
+                f"endpoint; expected it unset, and AWS_ENDPOINT_URL=https://{prefix}{region}."
+                "amazonaws.com to have all of them use one."
+            )

@@ -20,6 +20,7 @@ from visrec.storage.column_types import (
 )
 
 _ID = pa.string()  # in files; what is read becomes `TEXT`
+_SHOWN_NAMES = 20  # in an error; a table of features may have a column a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +171,7 @@ def check(found: pa.Schema, columns: Sequence[Column], where: str) -> None:
     if missing:
         raise SchemaError(
             f"{where} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. Found "
-            f"{', '.join(found.names) or 'none'}; expected "
+            f"{names_of(found)}; expected "
             + ", ".join(c.name if c.required else f"{c.name} (optional)" for c in columns)
             + "."
         )
@@ -185,6 +186,12 @@ def check(found: pa.Schema, columns: Sequence[Column], where: str) -> None:
                 f"{where}: the column {column.name} has the type {found.field(places[0]).type}; "
                 f"expected {column.kind.expected}."
             )
+
+
+def names_of(schema: pa.Schema) -> str:
+    """The columns of a table in words, as many as one can read."""
+    names, more = schema.names[:_SHOWN_NAMES], len(schema.names) - _SHOWN_NAMES
+    return (", ".join(names) or "none") + (f" and {more:,} more" if more > 0 else "")
 
 
 def conform(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:

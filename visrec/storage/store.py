@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError, ClientError
 
 from visrec.errors import InputError, StorageError
+from visrec.paths import require_utf8, with_home
 from visrec.storage.s3_clients import (
     BUSY,
     LOST,
@@ -44,7 +45,7 @@ _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/*)(?P<rest>
 # address with a slash missing, not a folder called "s3:".
 _S3 = ("s3", "s3a", "s3n")
 _URIS = (*_S3, "file")
-_BUCKET = re.compile(r"[A-Za-z0-9._-]{1,255}")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _PAUSES = (0.1, 0.3, 1.0, 3.0)  # seconds between tries while another writes the same key
 
 
@@ -79,10 +80,11 @@ class Store:
         """
         if not uri or "\0" in uri:
             raise _no_location(uri)
+        require_utf8(uri)
         found = _URI.fullmatch(uri)
         scheme = found["scheme"].lower() if found else ""
         if found is None or not (found["slashes"] or scheme in _URIS):
-            return Store(os.path.abspath(os.path.expanduser(uri)))
+            return Store(os.path.abspath(with_home(uri)))
         if scheme == "file" and found["slashes"] not in ("", "//"):  # // stands before a host
             return Store(os.path.abspath(f"/{found['rest']}"))
         rest = found["rest"].rstrip("/")
@@ -395,6 +397,7 @@ class Store:
         return f"{prefix}/{name}" if prefix else name
 
     def _s3(self) -> Any:
+        credentials()  # what boto3 would say of those that cannot be used says less
         return boto_s3(os.getpid(), settings_of(os.getpid(), self.endpoint))
 
     def check_writable(self) -> None:
@@ -504,7 +507,7 @@ def parse_json(data: bytes, where: str) -> Any:
     """
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{where} is damaged: it is not JSON ({error}). Bring the file back from a copy, or "
             "remove it where it can be made again."

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from visrec.errors import InputError, SchemaError
 from visrec.ids import TEXT
+from visrec.paths import printable
 from visrec.storage.s3_clients import translated
 from visrec.storage.schemas import Column, cast, check, require_values
 from visrec.storage.store import Store, file_at
@@ -36,12 +37,14 @@ _NULLS = ["", "NULL", "null", "\\N"]  # as SQL clients and Hive write it, withou
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 # Where the log of a table format lies, and how its rows become plain Parquet.
 _LOGS = {
-    "Delta": (re.compile(r"(^|/)_delta_log/"), "DuckDB's delta_scan or Spark"),
-    "Iceberg": (
+    "a Delta": (re.compile(r"(^|/)_delta_log/"), "DuckDB's delta_scan or Spark"),
+    "an Iceberg": (
         re.compile(r"(^|/)metadata/[^/]*\.metadata\.json"),
         "DuckDB's iceberg_scan or Spark",
     ),
 }
+_CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
+_LOG_FOLDERS = ("_delta_log/", "metadata/")
 _HUDI = ".hoodie/hoodie.properties"
 
 
@@ -75,6 +78,8 @@ def table_files(uri: str, key: str) -> tuple[Store, list[str]]:
     store = Store.at(uri)  # which may end in .parquet too: Spark writes such directories
     every = [entry.name for entry in store.list(follow_links=True)]
     _refuse_logs(store, every, key)
+    for above in _above(store):
+        _refuse_logs(above, _log_files(above), key)
     names = [name for name in every if _TABLE.search(name) and not _hidden(name)]
     if not names:
         others = f", only {', '.join(sorted(every)[:3])}" if every else ""
@@ -82,7 +87,25 @@ def table_files(uri: str, key: str) -> tuple[Store, list[str]]:
             f"Found no table at {uri}{others}; expected a .parquet or .csv file (.csv.gz, .bz2, "
             f".zst, .lz4), or a directory of them. Change --{key}."
         )
+    for name in names:
+        if printable(name) != name:
+            raise InputError(
+                f"The name of {printable(store.uri(name))} (--{key}) is not UTF-8; expected one "
+                "that is. Rename it."
+            )
     return store, sorted(names)
+
+
+def _above(store: Store) -> Iterator[Store]:
+    """The folders of which this one may be a part: `category=shirt`, or Iceberg's `data`."""
+    while ("=" in store.name or store.name == "data") and "/" in store.path.strip("/"):
+        store, _ = file_at(store.root)
+        yield store
+
+
+def _log_files(store: Store) -> Iterator[str]:
+    for folder in _LOG_FOLDERS:
+        yield from (entry.name for entry in store.list(folder))
 
 
 def _hidden(name: str) -> bool:
@@ -96,11 +119,11 @@ def _hidden(name: str) -> bool:
 def _refuse_logs(store: Store, names: Iterable[str], key: str) -> None:
     found = next(
         ((kind, how) for name in names for kind, (log, how) in _LOGS.items() if log.search(name)),
-        ("Hudi", "Spark") if store.exists(_HUDI) else None,
+        ("a Hudi", "Spark") if store.exists(_HUDI) else None,
     )
     if found:
         raise InputError(
-            f"{store.root} (--{key}) is a {found[0]} table: its log says which files count; "
+            f"{store.root} (--{key}) is {found[0]} table: its log says which files count; "
             f"expected plain Parquet or CSV. Write its rows out with {found[1]}, and name those "
             "files instead."
         )
@@ -237,8 +260,7 @@ def opened_parquet(source: pa.NativeFile, where: str) -> pq.ParquetFile:
 
 def _read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
     """The columns of a CSV, all as text: what they hold is not guessed from the first rows."""
-    path, files = f"{file.store.path}/{file.name}", file.store.filesystem()
-    with files.open_input_stream(path) as stream:
+    with _csv_stream(file) as stream:
         head = stream.read(_HEAD_BYTES)
     encoding = _encoding(head, file.where)
     lines = _LINE_END.split(head.decode(encoding, "replace").lstrip("\ufeff"))
@@ -256,7 +278,7 @@ def _read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordB
         quoted_strings_can_be_null=False,
     )
     with (
-        files.open_input_stream(path) as stream,
+        _csv_stream(file) as stream,
         pacsv.open_csv(
             stream,
             pacsv.ReadOptions(
@@ -267,6 +289,13 @@ def _read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordB
         ) as batches,
     ):
         yield from batches
+
+
+def _csv_stream(file: TableFile) -> pa.NativeFile:
+    """A CSV's bytes, unpacked by the ending, which pyarrow itself knows in lower case alone."""
+    packed = _CODECS.get(file.name.rpartition(".")[2].lower())
+    path = f"{file.store.path}/{file.name}"
+    return file.store.filesystem().open_input_stream(path, compression=packed)
 
 
 def _encoding(head: bytes, where: str) -> str:

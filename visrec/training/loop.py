@@ -207,6 +207,7 @@ class Trainer:
         auc = math.nan
         if weights_are_finite:
             auc = validation_auc(self.eval_model, self.data, self.validation, self.context)
+            weights_are_finite = not (len(self.validation) and math.isnan(auc))
         self._record_epoch(loss, auc, weights_are_finite)
         self.progress.history[-1]["seconds"] = time.perf_counter() - start
         self.progress.epoch = epoch + 1
@@ -218,7 +219,10 @@ class Trainer:
 
     @property
     def weights_are_finite(self) -> bool:
-        """Whether the weights that are judged are numbers."""
+        """Whether the weights that are judged are numbers, and so were their last scores."""
+        last = self.progress.history[-1:]
+        if len(self.validation) and any(math.isnan(epoch["val_auc"]) for epoch in last):
+            return False
         return all(bool(weight.isfinite().all()) for weight in self.eval_model.parameters())
 
     @property
@@ -306,7 +310,8 @@ def is_over(progress: Progress, epochs: int, config: TrainConfig) -> bool:
 
 
 def validation_auc(model: Any, data: TrainingData, held: HeldOut, context: WorkerContext) -> float:
-    """The exact AUC, mean over the users of all workers; NaN where nobody is held out.
+    """The exact AUC, mean over the users of all workers; NaN where nobody is held out, and where
+    float32 cannot hold the scores of a model that re-ranks.
 
     Args:
         model: scored as it stands.
@@ -317,7 +322,10 @@ def validation_auc(model: Any, data: TrainingData, held: HeldOut, context: Worke
     mine = held.take(np.arange(context.rank, len(held), context.workers))
     total = torch.zeros(2, dtype=torch.float64, device=context.device)
     if len(mine):
-        auc_E = score_held_out(model, data.catalogue, mine)
+        try:
+            auc_E = score_held_out(model, data.catalogue, mine)
+        except VisrecError:
+            auc_E = np.full(len(mine), np.nan)  # which all workers then have, and end with
         total += torch.tensor([auc_E.sum(), len(auc_E)], dtype=total.dtype, device=total.device)
     total = _mean_over_workers(total, context)
     return float(total[0] / total[1])

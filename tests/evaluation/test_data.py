@@ -1,0 +1,30 @@
+"""What may be judged at all."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from visrec.errors import InputError
+from visrec.evaluation.data import _recorded_split
+from visrec.interactions.log import read_log
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.schemas import HELD_OUT
+
+
+@pytest.mark.parametrize(
+    ("digest", "why"),
+    [(None, "without interactions"), ("of some", "none of its users had two baskets")],
+)
+def test_model_that_held_nothing_out_is_refused_with_the_reason(
+    digest: str | None, why: str
+) -> None:
+    item_ids = pa.array(["a", "b"], pa.large_string())
+    provenance = {"interactions": {"digest": digest, "last_timestamp": None}}
+    looks: Any = SimpleNamespace(
+        held_out=HELD_OUT.empty_table(), provenance=provenance, model_id="looks"
+    )
+    log = read_log(InteractionsConfig(), None, item_ids)
+    with pytest.raises(InputError, match=rf"looks.*{why}"):
+        _recorded_split(looks, log, item_ids, "interactions.parquet")
