@@ -29,8 +29,7 @@ class NegativeSampler:
     Args:
         has_valid_negative_T: (T,) for whom it can: an owner with the item at a place of theirs as
             positive.
-        has_valid_negative_O: (U + N,) the same with a positive that is not in the profile, whichever
-            it is.
+        has_valid_negative_O: (U + N,) the same with any positive that is not in the profile.
         draw: from owners, positives and the positives' places (-1: not in the profile) to (B, K)
             items; -1 for none.
     """
