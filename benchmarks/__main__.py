@@ -1,11 +1,11 @@
-"""Runs the benchmarks and says what moved since the results that are committed.
+"""Runs the benchmarks and reports what changed since the committed results.
 
 python -m benchmarks
 python -m benchmarks topk evaluate
 python -m benchmarks --data ../shared/data
 
-New results are left in runs/bench; `benchmarks/results` is changed by hand, when they are to stay.
-Those that want pictures or interactions of others are left out without --data.
+New results go to runs/bench; `benchmarks/results` is only updated by hand. Without --data, the
+benchmarks that need external pictures or interactions are skipped.
 """
 
 import argparse

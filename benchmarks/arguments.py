@@ -1,4 +1,4 @@
-"""The flags of a benchmark that asks for whole numbers alone."""
+"""Flags of a benchmark that takes only integers."""
 
 import argparse
 

@@ -1,11 +1,11 @@
-"""What carrying lists over saves: a night after a night, beside the same night scored whole.
+"""What incremental scoring saves: one night after another, compared with scoring it in full.
 
 python -m benchmarks.carry --json
 python -m benchmarks.carry --users 100000 --items 100000 --changed 0.05 --new 10
 
-The workspace is that of `benchmarks.recommend_scale`. After a first run some users take one more
-item and some items come; then jobs/recommend.py runs twice on the same inputs, carrying over from
-the first run and scoring everybody. Both must write the same lists.
+The workspace is that of `benchmarks.recommend_scale`. After a first run, some users take one more
+item and some items are added. jobs/recommend.py then runs twice on the same inputs: once carrying
+lists over from the first run, once scoring everybody. Both runs must write the same lists.
 """
 
 import argparse

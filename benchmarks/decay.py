@@ -1,12 +1,12 @@
-"""What weight decay does to the validation AUC of a model, over seeds.
+"""The effect of weight decay on a model's validation AUC, over seeds.
 
 python -m benchmarks.decay demo --config configs/demo_train.yaml
 python -m benchmarks.decay movies --source ../shared/data/movies --seeds 2 -- --train.epochs=10
 python -m benchmarks.decay clothing --source ../shared/data/clothing --decays 0,0.1,1,10
 
-Each decay is trained with each seed, in this process, without the refit, and judged by its best
-epoch. The spread is the standard deviation over seeds; what the axis moves is the mean of the best
-decay less that of the worst. What is behind `--` are flags of jobs/train.py.
+Each decay is trained with each seed, in this process and without the refit, and scored by its best
+epoch. The spread is the standard deviation over seeds; the effect is the mean AUC of the best decay
+minus that of the worst. Arguments after `--` are flags of jobs/train.py.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ from jsonargparse import ArgumentError
 
 from benchmarks.machine import machine
 from benchmarks.quality import asked, data_parser
-from visrec.cli.launch import parse
+from visrec.cli.parse import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
-from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
+from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
 from visrec.storage.store import Store
 from visrec.training.data import load_training_data
 from visrec.training.fit import build_trainer
@@ -45,13 +45,13 @@ def measure(
     """
     config = parse(TrainJob, [*flags, "--train.refit=false"])
     features = Store.at(config.resolve(config.features, "features"))
-    data = load_training_data(*load_inputs(config, features))
+    data = load_training_data(training_inputs(config, features))
     rows = []
     for decay in decays:
         row: dict[str, Any] = {"decay": decay, "val_auc": [], "best_epoch": [], "seconds": []}
         for seed in seeds:
             train = dataclasses.replace(config.train, weight_decay=decay, seed=seed)
-            trainer = build_trainer(recipe_of(dataclasses.replace(config, train=train)), data)
+            trainer = build_trainer(training_recipe(dataclasses.replace(config, train=train)), data)
             start = time.perf_counter()
             # One that diverged has the worst AUC there is.
             with contextlib.suppress(VisrecError):

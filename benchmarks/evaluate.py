@@ -3,18 +3,18 @@
 python -m benchmarks.evaluate
 python -m benchmarks.evaluate --users 100000 --items 100000 --dimensions 200 --json
 
-Dot products with the maximum of a profile's vectors, 20 items in a profile, 1 to 5 held out. visrec
-is `stand` and `per_user`. The loop is what one writes first: `vectors @ user`, `np.argsort`, AUC
-and nDCG from the places of the held-out items; ties cost it next to nothing, since only those with
-held-out items are looked at. `gemm` is torch's product of the same tiles and nothing else, which is
-what visrec could reach at best. All three have the same number of threads (of the loop, the product
-alone uses them) and take turns; the loop and the product see a sample of the users. Medians and
-spreads (most minus least) are of `--repeats`.
+Scores are dot products with the maximum of a profile's vectors; a profile has 20 items, and 1 to 5
+more are held out. visrec is `rank_targets` followed by `per_user`. The loop is the obvious one:
+`vectors @ user`, `np.argsort`, then AUC and nDCG from the ranks of the held-out items. Ties cost it
+next to nothing, since only ties with held-out items are resolved. `gemm` is torch's product of the
+same tiles alone, an upper bound for visrec's approach. All three have the same number of threads
+(only the product inside the loop uses them) and take turns; the loop and the product run on a
+sample of the users. Results are medians over `--repeats`, spreads are maximum minus minimum.
 
-Vectors are whole numbers, so small that every sum is exact in float32: the loop and visrec have the
-same scores, ties between different items among them, though they add up in different orders, and
-`identical` asks for the same counts and metrics of all users of the sample. `peak_rss_mb` is the
-process's after `stand`, before any loop; `start_rss_mb` of it were there before.
+Vectors are integers small enough for every float32 sum to be exact. So the loop and visrec have the
+same scores, ties included, although they add up in different orders, and `identical` compares the
+counts and metrics of every user of the sample. `peak_rss_mb` is the memory of the process after
+`rank_targets` and before any loop; `start_rss_mb` of it was there before.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from visrec.jagged import Jagged, offsets_of
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import stand
+from visrec.retrieval.ranks import rank_targets
 from visrec.retrieval.topk import item_tiles, user_blocks
 
 PROFILE, MOST_HELD = 20, 5
@@ -66,12 +66,12 @@ def made_scorer(items: int, dimensions: int) -> DotScorer:
 
 def by_visrec(scorer: DotScorer, profiles: Jagged, targets: Jagged) -> dict[str, Any]:
     """Counts of each held-out item, AUC and nDCG of each user."""
-    standing = stand(scorer, profiles, np.full(len(profiles), -1), targets)
-    metrics = per_user(standing, (CUTOFF,))
+    target_ranks = rank_targets(scorer, profiles, np.full(len(profiles), -1), targets)
+    metrics = per_user(target_ranks, (CUTOFF,))
     return {
-        "above": standing.above_P,
-        "others_above": standing.others_above_P,
-        "others_equal": standing.others_equal_P,
+        "above": target_ranks.above_P,
+        "others_above": target_ranks.others_above_P,
+        "others_equal": target_ranks.others_equal_P,
         "auc": metrics["auc"],
         "ndcg": metrics[f"ndcg@{CUTOFF}"],
     }

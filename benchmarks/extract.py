@@ -3,21 +3,21 @@
 python -m benchmarks.extract --source ../shared/data/clothing
 python -m benchmarks.extract --source ../shared/data/clothing --pictures 2560 --json
 
-The chain is that of jobs/extract_features.py with its defaults, on a Ray of its own; its rate is
-that of the pictures between the first fifth and the last tenth, and `first_batch_s` is what passes
-from the start of Ray to the first batch of features. The limit is cores / (core-seconds of decode +
-core-seconds of the network, a picture), both measured with every core at it, a process each with
-one thread, since cores share caches and a clock. The plain loop is a tutorial's: `Image.open` in a
-DataLoader of 4 workers, batches of 8, the network as its package gives it, float32. All alternate,
-and ratios are medians over the repeats.
+The chain is that of jobs/extract_features.py with its defaults, on its own local Ray. Its rate
+counts the pictures between the first fifth and the last tenth; `first_batch_s` is the time from the
+start of Ray to the first batch of features. The limit is cores / (core-seconds of decoding +
+core-seconds of the network, per picture). Both are measured with all cores busy, one
+single-threaded process each, because cores share caches and clock. The plain loop is the one from
+tutorials: `Image.open` in a DataLoader with 4 workers, batches of 8, the network as its package
+provides it, float32. All alternate; ratios are medians over the repeats.
 
-Decoders are compared on one core: Pillow in full, Pillow with `draft` (what visrec does), and
-simplejpeg where it is installed, in speed, and in the cosine of float32 features to those of Pillow
-in full. `draft` has an effect only on pictures of twice the network's size and more, so they are
-compared on tiles of pictures put together, too (`montage`: 3 x 3, as large as a photograph from a
-telephone). Chosen is Pillow with `draft`: twice as fast as in full there, and features are the same
-within bfloat16's own error; simplejpeg is a sixth to a quarter faster again, which is 1 % of the
-chain, opens JPEG alone, and its worst cosine is further off.
+Decoders are compared on one core: Pillow at full size, Pillow with `draft` (what visrec uses), and
+simplejpeg where installed. Compared are speed and the cosine of the float32 features to those of
+Pillow at full size. `draft` only has an effect on pictures at least twice the network's input size,
+so the decoders also run on collages (`montage`: 3 x 3 pictures, the size of a phone's photograph).
+Pillow with `draft` is the choice: twice as fast as full size on those, with features equal to
+within bfloat16's own error. simplejpeg is another sixth to a quarter faster, which is 1 % of the
+chain, but only opens JPEG, and its worst cosine is lower.
 """
 
 import argparse
@@ -45,11 +45,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.machine import machine
 from visrec.cli.cluster import start_ray
-from visrec.cli.reserve import reserved
+from visrec.cli.reserve import reserve_workers
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, Preprocessing, _pixels, decode
-from visrec.features.extract import CHUNK, describe_backbone, extract_chain, make_plan
+from visrec.features.extract import CHUNK, describe_backbone, extract_chain, plan_extraction
 from visrec.pipelines.extract_features import ExtractJob, _actors
 from visrec.progress import ProgressActor
 from visrec.storage.store import Store
@@ -79,31 +79,31 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
     store = Store.at(config.resolve(config.features, "features"))
     identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
     images = config.resolve(config.images, "images")
-    plan = ray.remote(make_plan).remote(images, store, identity, config.limits)
+    plan = ray.remote(plan_extraction).remote(images, store, identity, config.limits)
     todo = ray.get(plan).todo.num_rows
-    tally: Any = ProgressActor.remote()  # type: ignore[attr-defined]
+    progress_actor: Any = ProgressActor.remote()  # type: ignore[attr-defined]
     points, done = [], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.1):
-            amounts, *_ = ray.get(tally.read.remote())
+            amounts, *_ = ray.get(progress_actor.snapshot.remote())
             points.append((time.perf_counter() - start, int(amounts.get("network", 0))))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     actors = min(_actors(config), -(-todo // CHUNK))
     try:
-        with reserved(actors, config.resources.of_an_actor) as places:
+        with reserve_workers(actors, config.resources.per_worker) as places:
             chain = extract_chain(
                 plan, todo, store, config.backbone, config.limits, identity, preprocessing,
-                config.resources, places, tally,
+                config.resources, places, progress_actor,
             )  # fmt: skip
             for _ in chain.iter_rows():
                 pass
     finally:
         done.set()
         watcher.join()
-    amounts, *_ = ray.get(tally.read.remote())
+    amounts, *_ = ray.get(progress_actor.snapshot.remote())
     return {
         "first_batch_s": next(seconds for seconds, count in points if count),
         "pictures_per_s": steady(points, int(amounts["network"])),

@@ -1,16 +1,16 @@
-"""The same work on a GPU: top-k, a training step, and two networks. No Ray.
+"""The same work on a GPU: top-k search, a training step, and two networks. No Ray.
 
 python -m benchmarks.gpu
 python -m benchmarks.gpu --device cpu --items 2000 --users 256 --pictures 8 --seconds 0.1 --json
 
-top-k     scores per second of the search for 100 of `--items`, against the float32 product alone at
-          the search's own tile (`share_of_product`; aim .5)
+top-k     scores per second of the search for 100 of `--items`, against the float32 product alone
+          with the search's own tile size (`share_of_product`; target 0.5)
 training  triples per second of CuratorNet's steps with the jobs' defaults, on random features
 networks  pictures per second from pixels on the host to features on the host, against the bare
-          forward pass of the same network on the device (`share_of_forward`; aim .9). The weights
-          of resnet50 are random, as no hub is asked: its speed does not depend on them.
+          forward pass of the same network on the device (`share_of_forward`; target 0.9). resnet50
+          has random weights, so that no hub is needed; its speed does not depend on them.
 
-Without a GPU the figures are the CPU's, and say so.
+Without a GPU this measures the CPU, and the result says so.
 """
 
 import argparse
@@ -27,10 +27,12 @@ from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
 
 from benchmarks.machine import machine
 from visrec.features.backbones import BackboneConfig, load_backbone
-from visrec.interactions.split import HeldOut
+from visrec.features.table import Identity
+from visrec.interactions.split import HeldOut, SplitConfig
 from visrec.jagged import Jagged
 from visrec.models.curatornet import CuratorNetConfig
-from visrec.retrieval.torch_topk import by_candidates
+from visrec.models.provenance import DataProvenance, InteractionsProvenance
+from visrec.retrieval.torch_topk import torch_top_k
 from visrec.sampling.triples import SamplingConfig
 from visrec.storage.schemas import HELD_OUT
 from visrec.training.data import TrainingData
@@ -72,7 +74,7 @@ def top_k(device: torch.device, users: int, items: int, seconds: float) -> dict[
                 user_bd @ item_Td.T
 
     def search() -> None:
-        by_candidates(item_Nd, user_Bd, excluded, None, K)
+        torch_top_k(item_Nd, user_Bd, excluded, None, K)
 
     found, limit = (rate(work, users * items, device, seconds) for work in (search, product))
     return {"scores_per_s": found, "product_scores_per_s": limit, "share_of_product": found / limit}
@@ -94,7 +96,19 @@ def training(device: torch.device, users: int, items: int, seconds: float) -> di
         validation=HeldOut(np.zeros(0, np.int64), nobody, nobody),
         validation_basket_V=np.zeros(0, np.int64),
         test_pairs=HELD_OUT.empty_table(),
-        provenance={},
+        provenance=DataProvenance(
+            features_digest="random",
+            features_identity=Identity(
+                backbone="random",
+                weights_digest="none",
+                preprocessing={},
+                precision="float16",
+                dim=DIM,
+            ),
+            interactions=InteractionsProvenance(),
+            items_digest=None,
+            split=SplitConfig(),
+        ),
     )
     config = TrainConfig(precision="bfloat16" if device.type == "cuda" else "float32")
     recipe = TrainingRecipe("curatornet", CuratorNetConfig(), config, SamplingConfig())

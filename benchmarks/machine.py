@@ -1,4 +1,4 @@
-"""What a result must say of the machine and the libraries that it was measured with."""
+"""Hardware and library versions, recorded with every result."""
 
 import os
 import platform

@@ -1,12 +1,13 @@
-"""Every model on one data set: the best of a small sweep each, several seeds, the same split.
+"""Every model on one data set and one split: a small sweep for each, then several seeds.
 
 python -m benchmarks.models movies --source ../shared/data/movies
 python -m benchmarks.models demo --config configs/demo_train.yaml --only vbpr,multivae
 
-Each model that trains tries as many settings: its own defaults, and draws from its space in
-`tune_spaces/`, by validation AUC, with one seed and no second fit. The best of them is trained anew
-with each seed, as jobs/train.py does, and judged by `benchmarks.quality`: test AUC and recall with
-intervals, and paired differences. `--config` is for CuratorNet alone, whose keys it may name.
+Each trainable model tries the same number of settings: its own defaults and draws from its space in
+`tune_spaces/`, compared by validation AUC with one seed and without the refit. The best setting is
+then trained with each seed as jobs/train.py does and evaluated by `benchmarks.quality`: test AUC
+and recall with intervals, and paired differences. `--config` applies to CuratorNet only, whose keys
+it may name.
 """
 
 import contextlib
@@ -20,11 +21,11 @@ from jsonargparse import ArgumentError
 
 from benchmarks.machine import machine
 from benchmarks.quality import CHECKOUT, asked, data_parser, measure, table
-from visrec.cli.launch import parse
+from visrec.cli.parse import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
 from visrec.models import MODELS
-from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
+from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.fit import build_trainer
@@ -53,8 +54,8 @@ def best_flags(
         config = parse(TrainJob, [*base, "--model.name", name, *flags])
         if data is None:
             features = Store.at(config.resolve(config.features, "features"))
-            data = load_training_data(*load_inputs(config, features))
-        start, trainer = time.perf_counter(), build_trainer(recipe_of(config), data)
+            data = load_training_data(training_inputs(config, features))
+        start, trainer = time.perf_counter(), build_trainer(training_recipe(config), data)
         # One that diverged has the worst AUC there is.
         with contextlib.suppress(VisrecError):
             trainer.run(lambda _: None)
@@ -68,7 +69,7 @@ def parameters(name: str, base: Sequence[str], flags: Sequence[str]) -> int:
     """How many numbers training moves."""
     config = parse(TrainJob, [*base, "--model.name", name, *flags])
     features = Store.at(config.resolve(config.features, "features"))
-    data = load_training_data(*load_inputs(config, features))
+    data = load_training_data(training_inputs(config, features))
     model = MODELS[name](config.model.config, data.sizes)
     return sum(parameter.numel() for parameter in model.parameters())
 

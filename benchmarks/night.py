@@ -1,10 +1,10 @@
-"""A night of the demo's gallery and the next one, beside a next one that does everything again.
+"""A first night of the demo gallery, the next night, and that next night done from scratch.
 
 python -m benchmarks.night --json
 
-The first night is all there is to do. Then ten pictures come and one user in twenty takes
-something; the next night does what that asks for, and beside it, in a copy of the workspace without
-features, models and lists, a night from nothing. Both must publish the same lists. Told are the
+The first night does everything. Then ten pictures are added and one user in twenty takes another
+item. The next night does only what that requires; for comparison, a night runs in a copy of the
+workspace without features, models and lists. Both must publish the same lists. The result has the
 seconds of each step as the night records them, of the whole process, and what was done again.
 """
 

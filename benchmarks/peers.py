@@ -4,23 +4,25 @@ python -m benchmarks.peers --source ../shared/data/movies
 python -m benchmarks.peers --source ../shared/data/movies --peers_python a/bin/python b/bin/python
 python -m benchmarks.peers --source ../shared/data/movies --models vbpr bpr_mf --seeds 3 --json
 
-VBPR and MultiVAE (VAECF there) of Cornac, BPR-MF of implicit, MultiVAE and ConvNCF of RecBole. Each
-side has the same number of settings; the one of highest validation AUC is fitted anew to training
-and validation items and tested once a seed, by visrec's own ranking. Sizes of vectors and layers
-are the same on both sides. visrec chooses its epoch by validation, as it always does; how many
-epochs a peer has is among its settings. Intervals are of users drawn anew, values are means over
-the seeds. `_s` is the mean of the tested fits; a peer's has its imports and its scoring in it.
+Compared are VBPR and MultiVAE (there VAECF) of Cornac, BPR-MF of implicit, and MultiVAE and ConvNCF
+of RecBole. Each side tries the same number of settings; the one with the highest validation AUC is
+refitted on training and validation items and tested once per seed, with visrec's own ranking. Sizes
+of vectors and layers are equal on both sides. visrec picks its epoch by validation, as always; a
+peer's number of epochs is one of its settings. Intervals come from resampling users, values are
+means over the seeds. `_s` is the mean time of the tested fits; a peer's includes its imports and
+its scoring.
 
-Cornac 3.0.1 wants numpy from 2 on; RecBole 1.2.1 does not start with it (np.float_), nor with
-pandas 3 or setuptools from 81 on (its Ray asks for pkg_resources). So each peer runs in the first
-of `--peers_python` in which it does run, as a process of its own; what runs in none is left out,
-and why is told. Two environments have all:
+Cornac 3.0.1 needs numpy 2 or later. RecBole 1.2.1 does not start with it (np.float_), nor with
+pandas 3 or setuptools 81 and later (its Ray imports pkg_resources). So each peer runs as a process
+of its own, in the first interpreter of `--peers_python` in which it works; a peer that works in
+none is left out, with the reason. Two environments cover all peers:
 
     pip install torch==2.13.0 cornac implicit
     pip install torch==2.13.0 recbole 'numpy<2' 'pandas<3' 'setuptools<81'
 
-Cornac 3.0.1's VBPR adds a (B, 1) of visual biases to (B,) scores, so that every example's bias
-meets every other example. `cornac` is as released; `cornac_mended` adds (B,).
+Cornac 3.0.1's VBPR adds visual biases of shape (B, 1) to scores of shape (B,), so that every
+example's bias reaches every other example. `cornac` is the package as released; `cornac_mended`
+adds biases of shape (B,).
 """
 
 from __future__ import annotations
@@ -50,16 +52,16 @@ if "--peer" not in sys.argv:  # the interpreter of a peer has no visrec
 
     from benchmarks.machine import machine
     from benchmarks.quality import movies
-    from visrec.cli.launch import parse
+    from visrec.cli.parse import parse
     from visrec.config import plain
     from visrec.evaluation.bootstrap import resample
     from visrec.interactions.log import build_log
     from visrec.interactions.split import HeldOut, Part, held_out, split
     from visrec.models.feature_scale import FeatureScale
     from visrec.models.scorers import DotScorer
-    from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
+    from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
     from visrec.retrieval.metrics import per_user
-    from visrec.retrieval.ranks import stand
+    from visrec.retrieval.ranks import rank_targets
     from visrec.sources.interactions import read_interactions
     from visrec.storage.store import Store
     from visrec.training.data import TrainingData, load_training_data
@@ -340,7 +342,9 @@ def auc_of(score_EN: Scores, held: HeldOut) -> Floats:
     """(E,) the AUC of each held-out user; products with ones and zeros leave scores as they are."""
     one_EE = torch.eye(len(held))
     scorer = DotScorer(torch.from_numpy(score_EN.T.copy()), lambda _, user_B: one_EE[user_B])
-    return per_user(stand(scorer, held.profiles, np.arange(len(held)), held.targets), ())["auc"]
+    return per_user(rank_targets(scorer, held.profiles, np.arange(len(held)), held.targets), ())[
+        "auc"
+    ]
 
 
 def z_scored(feature_ND: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
@@ -362,7 +366,7 @@ def choose(name: str, settings: Sequence[Any], tried: Callable[[int], float]) ->
 
 def train(config: TrainJob, data: TrainingData, seed: int) -> Trainer:
     """Trains as jobs/train.py does, in this process; its model is the one that was kept."""
-    recipe = recipe_of(replace(config, train=replace(config.train, seed=seed)))
+    recipe = training_recipe(replace(config, train=replace(config.train, seed=seed)))
     trainer = train_to_end(build_trainer(recipe, data), recipe, data, lambda _: None)
     trainer.model.load_state_dict(trainer.best)
     return trainer
@@ -385,7 +389,7 @@ def compare(
         for flags in SETTINGS[model]
     ]
     features = Store.at(configs[0].resolve(configs[0].features, "features"))
-    data = load_training_data(*load_inputs(configs[0], features))
+    data = load_training_data(training_inputs(configs[0], features))
     found: dict[str, Any] = {"settings": {}, "skipped": {}, "versions": {}}
 
     def tried(number: int) -> float:
@@ -397,10 +401,10 @@ def compare(
     trained = [train(configs[best], data, seed).model for seed in seeds]
     found[f"{model}_s"] = (time.perf_counter() - start) / len(seeds)
     aucs = [score_held_out(one, data.catalogue, test) for one in trained]
-    counts_N = np.bincount(data.refit.train.values, minlength=len(data.item_ids))
+    counts_N = np.bincount(data.for_refit.train.values, minlength=len(data.item_ids))
     by_counts = auc_of(np.tile(counts_N.astype(np.float32), (len(test), 1)), test)
     values = {model: np.mean(aucs, axis=0), "popularity": by_counts}
-    validation = build_trainer(recipe_of(configs[0]), data).validation
+    validation = build_trainer(training_recipe(configs[0]), data).validation
     for (library, peers_model), (_, names, values_of) in PEERS.items():
         if peers_model != model:
             continue
@@ -448,7 +452,7 @@ def test_peer(
     aucs, seconds = [], []
     for seed in seeds:
         asked = {**settings[best], "seed": seed}
-        aucs.append(auc_of(peer.scores(data.refit, test.user_E, asked), test))
+        aucs.append(auc_of(peer.scores(data.for_refit, test.user_E, asked), test))
         seconds.append(peer.seconds)
     return np.mean(aucs, axis=0), told, float(np.mean(seconds))
 

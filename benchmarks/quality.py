@@ -1,20 +1,20 @@
-"""How well the models rank: means over seeds, and paired differences to the best baseline.
+"""Ranking quality: means over seeds, and paired differences to the best baseline.
 
 python -m benchmarks.quality demo
 python -m benchmarks.quality movies --source ../shared/data/movies --config configs/x.yaml --seeds 5
 python -m benchmarks.quality clothing --source ../shared/data/clothing --variants variants.yaml
 python -m benchmarks.quality movies --source ../shared/data/movies -- --train.learning_rate 2e-3
 
-A data set's workspace is made where it is not there (with the jobs, on this machine). Then all is
-this process: no Ray. What is behind `--` and the lists of a variants file are flags of
-jobs/train.py. A variants file names several configurations,
+A data set's workspace is created with the jobs, on this machine, if it does not exist. Everything
+else runs in this process, without Ray. Arguments after `--`, and the lists of a variants file, are
+flags of jobs/train.py. A variants file names several configurations,
 
-    as it is: []
+    default: []
     no dropout: [--model.feature_dropout=0]
 
-each of which gets a row and its paired difference to the first. A user's value of a configuration
-is the mean over its seeds, so that an interval says how sure a difference is over other users; the
-spread (standard deviation) over seeds is told beside each mean.
+each of which gets a row and its paired difference to the first. A user's value under a
+configuration is the mean over its seeds, so the interval expresses the uncertainty over users; the
+standard deviation over seeds stands beside each mean.
 """
 
 import argparse
@@ -38,26 +38,26 @@ import yaml
 from jsonargparse import ArgumentError
 
 from benchmarks.machine import machine
-from visrec.cli.launch import parse
+from visrec.cli.parse import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
 from visrec.evaluation.bootstrap import resample
 from visrec.evaluation.data import (
     EvaluationData,
     EvaluationInputs,
+    build_scorer,
     prepare_evaluation,
-    scorer_of,
 )
 from visrec.features.table import MANIFEST
 from visrec.models import MODELS
 from visrec.models.artifact import save_artifact
-from visrec.pipelines.train import TrainJob, load_inputs, recipe_of
+from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import stand
+from visrec.retrieval.ranks import rank_targets
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.fit import build_model, build_trainer, metrics_of, train_to_end
-from visrec.training.ray_train import Job, artifact_of
+from visrec.training.fit import build_model, build_trainer, train_to_end, training_metrics
+from visrec.training.ray_train import TrainTask, build_artifact
 
 CHECKOUT = Path(__file__).parents[1]
 SHOWN = {"auc": "AUC", "recall@20": "R@20", "recall@100": "R@100"}
@@ -142,7 +142,7 @@ class Fitted:
 
 def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted:
     """Trains as jobs/train.py does, in this process."""
-    recipe = recipe_of(
+    recipe = training_recipe(
         dataclasses.replace(config, train=dataclasses.replace(config.train, seed=seed))
     )
     start, val_auc, epochs = time.perf_counter(), None, 0
@@ -152,13 +152,13 @@ def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted
         trainer = train_to_end(build_trainer(recipe, data), recipe, data, lambda _: None)
         model = trainer.model
         model.load_state_dict(trainer.best)
-        told = metrics_of(trainer.progress)
+        told = training_metrics(trainer.progress)
         val_auc, epochs = told["val_auc"], len(told["history"]) + len(told["refit"])
     seconds = time.perf_counter() - start
     name = store.name
     no_ray: Any = None
-    job = Job(recipe, no_ray, store, name, settings="", threads=1, tally=None)
-    save_artifact(artifact_of(job, data, model, {}), store)
+    job = TrainTask(recipe, no_ray, store, name, settings_digest="", threads=1, progress_actor=None)
+    save_artifact(build_artifact(job, data, model, {}), store)
     print(f"  {name}: validation AUC {val_auc}, {epochs} epochs, {seconds:.0f} s", flush=True)
     return Fitted(store, val_auc, epochs, seconds)
 
@@ -167,7 +167,11 @@ def rank(data: EvaluationData) -> list[Values]:
     """The metrics of every held-out user, by each contestant."""
     held = data.held
     return [
-        per_user(stand(scorer_of(c, data), held.profiles, data.user_rows[c.label], held.targets))
+        per_user(
+            rank_targets(
+                build_scorer(c, data), held.profiles, data.user_rows[c.label], held.targets
+            )
+        )
         for c in data.evaluated_models
     ]
 
@@ -195,7 +199,7 @@ def measure(
         fitted: dict[str, list[Fitted]] = {}
         for number, (name, config) in enumerate(configs.items()):
             print(f"{name}:", flush=True)
-            data = load_training_data(*load_inputs(config, _features(config)))
+            data = load_training_data(training_inputs(config, _features(config)))
             stores = [Store.at(f"{folder}/{number}-seed-{seed}") for seed in seeds]
             fitted[name] = [
                 fit(config, data, seed, store) for seed, store in zip(seeds, stores, strict=True)

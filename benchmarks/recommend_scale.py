@@ -1,16 +1,16 @@
-"""The scoring job end to end, Parquet to Parquet, for more and more users.
+"""The scoring job end to end, Parquet to Parquet, for growing numbers of users.
 
 python -m benchmarks.recommend_scale
 python -m benchmarks.recommend_scale --users 10000 100000 --items 100000 --json
 python -m benchmarks.recommend_scale --users 20000 --items 1000000
 python -m benchmarks.recommend_scale --users 100000 --items 20000 --models all
 
-For each number of users a workspace is made here (features, interactions, a model with the weights
-of its seed: how fast it scores does not depend on what it learned; CuratorNet, or each of
-`--models`) and jobs/recommend.py runs on it as a process of its own, with Ray on this machine. Told
-are users per second of the scoring phase, seconds of the whole job, and the largest memory of any
-process of each kind. `ratio_kernel`, for CuratorNet, is the scoring phase's share of the speed of
-the kernel alone, on all cores with the same vectors.
+For each number of users this creates a workspace: features, interactions, and CuratorNet (or each
+of `--models`) with its initial weights, since scoring speed does not depend on training.
+jobs/recommend.py then runs on it as a separate process with its own local Ray. The result has users
+per second of the scoring phase, seconds of the whole job, and the peak memory of each kind of
+process. `ratio_kernel`, for CuratorNet, is the scoring phase's share of the speed of the kernel
+alone on all cores with the same vectors.
 """
 
 import argparse
@@ -46,10 +46,10 @@ from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
-from visrec.training.data import load_training_data
+from visrec.training.data import TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, build_model
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import Job, artifact_of
+from visrec.training.ray_train import TrainTask, build_artifact
 
 CHECKOUT = Path(__file__).parents[1]
 DIM = 64  # of the features: the towers are a small part of the work
@@ -86,19 +86,23 @@ def make_model(workspace: Path, name: str) -> None:
     """A model of the workspace's users and items as it is before training, under its name."""
     sampling, store = SamplingConfig(), Store.at(str(workspace))
     data = load_training_data(
-        store / "features",
-        InteractionsConfig(),
-        str(workspace / "interactions.parquet"),
-        SplitConfig(),
-        str(workspace / "items.parquet"),
-        MODELS[name].needs,
-        sampling,
+        TrainingInputs(
+            features=store / "features",
+            interactions=InteractionsConfig(),
+            interactions_uri=str(workspace / "interactions.parquet"),
+            items_uri=str(workspace / "items.parquet"),
+            split=SplitConfig(),
+            traits=MODELS[name].traits,
+            sampling=sampling,
+        )
     )
     recipe = TrainingRecipe(name, MODELS[name].Config(), TrainConfig(), sampling)
     no_ray: Any = None
     target = store / "models" / name
-    job = Job(recipe, no_ray, target, name, settings="", threads=1, tally=None)
-    save_artifact(artifact_of(job, data, build_model(recipe, data), {"val_auc": None}), target)
+    job = TrainTask(
+        recipe, no_ray, target, name, settings_digest="", threads=1, progress_actor=None
+    )
+    save_artifact(build_artifact(job, data, build_model(recipe, data), {"val_auc": None}), target)
 
 
 def write_interactions(path: Path, users: int, ids: pa.StringArray) -> None:

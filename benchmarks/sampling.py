@@ -1,13 +1,13 @@
-"""Triples per second on one core, by guideline, with the profiles of every triple.
+"""Triples per second on one core, by guideline, including the profile of every triple.
 
 python -m benchmarks.sampling
 python -m benchmarks.sampling --users 1000000 --json
 
-The data are made here: users with some favourite artists, artists with a style each, styles that
-k-means would find. Two figures a guideline: in steps of 512 triples, as a small training run asks
-for them, and in one step of 65,536, where numpy's overhead is gone. A step of 512 is a share of a
-window of 65,536 that is drawn at once, so the first includes its share of that. Times are of the
-process, not of the clock, so that others on the machine disturb less.
+The data are synthetic: users with a few favourite artists, artists with one style each, and styles
+that k-means would find. Each guideline has two figures: in steps of 512 triples, as in a small
+training run, and in one step of 65,536, where numpy's overhead vanishes. Steps of 512 are slices of
+a window of 65,536 that is drawn at once, so the first figure includes its share of that. Times are
+processor time, so that other load on the machine matters less.
 """
 
 import json
@@ -40,8 +40,8 @@ def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -
     cluster_N = style_A2[artist_N, random.integers(0, 2, items)]
     cluster_N = np.where(random.random(items) < 0.8, cluster_N, random.integers(0, clusters, items))
     cluster_N[:clusters] = np.arange(clusters)
-    look_NP = random.normal(size=(clusters, 200))[cluster_N] + random.normal(size=(items, 200))
-    look_NP /= np.linalg.norm(look_NP, axis=1, keepdims=True)
+    visual_NP = random.normal(size=(clusters, 200))[cluster_N] + random.normal(size=(items, 200))
+    visual_NP /= np.linalg.norm(visual_NP, axis=1, keepdims=True)
 
     count_U = random.integers(each // 2, each * 3 // 2 + 1, users)
     user_R = np.repeat(np.arange(users), count_U)
@@ -62,7 +62,7 @@ def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -
         clusters=Clusters(
             cluster_N=cluster_N.astype(np.int32),
             group_N=np.arange(items, dtype=np.int32),
-            look_NP=look_NP.astype(np.float32),
+            visual_NP=visual_NP.astype(np.float32),
             silhouette=float("nan"),
         ),
         artist_N=artist_N,

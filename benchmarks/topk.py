@@ -1,17 +1,17 @@
-"""Users per second for the 100 best of 100,000 items: visrec's kernel against its peers.
+"""Users per second for the top 100 of 100,000 items: visrec's kernel against its peers.
 
 python -m benchmarks.topk
 python -m benchmarks.topk --users 8192 --json
 
-All search the same random vectors with the same number of threads in one run. visrec leaves out 20
-items a user, inside the measured time, and its lists are exact; the others leave out nothing. Each
-peer is given the best of several batch sizes, found before. Repeats take turns, so that others on
-the machine disturb all alike; figures are medians, with the lowest and the highest.
+All search the same random vectors with the same number of threads in one run. visrec also excludes
+20 items per user, within the measured time, and its lists are exact; the others exclude nothing.
+Each peer runs at the best of several batch sizes, chosen beforehand. Repeats take turns, so that
+other load disturbs all alike; results are medians with the lowest and the highest.
 
 faiss      IndexFlatIP.search
 implicit   implicit.cpu.topk, the C++ selection behind its recommend()
-torch      torch.topk of tiles of a float32 product, and of the tiles' winners
-gemm       the float32 product alone, tile by tile, nothing selected: the limit of the three above
+torch      torch.topk of the tiles of a float32 product, then of the tiles' winners
+gemm       the float32 product alone, tile by tile, without selection: the limit of the three above
 """
 
 import json
@@ -30,7 +30,7 @@ from benchmarks.arguments import asked
 from benchmarks.machine import machine
 from visrec.jagged import Jagged
 from visrec.models.scorers import DotScorer
-from visrec.retrieval.kernel import missing
+from visrec.retrieval.kernel import kernel_unavailable_reason
 from visrec.retrieval.topk import TopK, TopKResult
 
 Floats = npt.NDArray[np.float32]
@@ -169,14 +169,23 @@ def main() -> None:
     checked = user_Bd[: args.checked]
     found["identical"] = identical(ours(checked), item_Nd, checked, excluded)
     for name, rates in runs.items():
-        batch = f"batches of {best_batch[name]:,}" if name in best_batch else missing() or "kernel"
+        batch = (
+            f"batches of {best_batch[name]:,}"
+            if name in best_batch
+            else kernel_unavailable_reason() or "kernel"
+        )
         print(
             f"{name:10}{statistics.median(rates):>10,.0f} users/s  "
             f"[{min(rates):,.0f} to {max(rates):,.0f}]  {batch}"
         )
     print(f"identical to float64: {found['identical']}; packed in {pack_s:.2f} s")
     if args.json:
-        more = {"runs": runs, "best_batch": best_batch, "pack_s": pack_s, "kernel": missing()}
+        more = {
+            "runs": runs,
+            "best_batch": best_batch,
+            "pack_s": pack_s,
+            "kernel": kernel_unavailable_reason(),
+        }
         print(json.dumps({"asked": vars(args), **machine(), **found, **more}))
 
 

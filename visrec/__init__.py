@@ -1,0 +1,15 @@
+"""Nightly recommendations from pictures and past interactions, on Ray.
+
+The folders form a pipeline, and a module imports only from its own folder and earlier ones:
+
+    errors, config, ids, jagged, ...   leaves that every module may import
+    storage, sources                   bytes and tables as they come
+    features, interactions             pictures as vectors, interactions as arrays
+    models, retrieval, sampling        what scores, what searches, what a step trains on
+    training, tuning                   one model, or the best of many
+    publication, recommend             runs of lists, published whole or not at all
+    evaluation, demo                   how good a model is, and data to try it on
+    cli, pipelines                     the jobs
+
+docs/architecture.md traces one picture and one interaction through them.
+"""

@@ -1,0 +1,1 @@
+"""The command line: flags and YAML to a configuration, the Ray session, progress, exit codes."""

@@ -1,0 +1,1 @@
+"""The sample gallery: painted pictures, and buyers whose taste is known."""

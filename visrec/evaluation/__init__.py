@@ -1,0 +1,1 @@
+"""How good models are: exact ranks of held-out items, list metrics, intervals, the report."""

@@ -1,0 +1,1 @@
+"""Pictures to feature vectors: decoding, pretrained backbones, the features directory, clusters."""

@@ -1,0 +1,1 @@
+"""Lists for every query: scoring, lists carried over from the last publication, read-back."""

@@ -1,0 +1,1 @@
+"""Exact search: top-k with rules, ranks of held-out items, and their metrics."""

@@ -1,0 +1,1 @@
+"""Tables and pictures as users have them: formats, which rows count, items and users."""
