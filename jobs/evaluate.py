@@ -1,9 +1,9 @@
-"""Models judged: exact ranks of held-out items, beside VisRank, popularity and random."""
+"""Evaluates models by the exact ranks of held-out items, beside VisRank, popularity and random."""
 
-from visrec.cli.signals import listen
+from visrec.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
-    listen()  # before the other imports, which take seconds
+    exit_on_signals()  # before the other imports, which take seconds
 
     from visrec.cli.launch import launch
     from visrec.pipelines.evaluate import EvaluateJob, check, main

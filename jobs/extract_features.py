@@ -1,9 +1,9 @@
-"""Pictures to features: a pretrained network reads the new pictures of a catalogue."""
+"""Pictures to features: runs a pretrained network on the new pictures of a catalogue."""
 
-from visrec.cli.signals import listen
+from visrec.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
-    listen()  # before the other imports, which take seconds
+    exit_on_signals()  # before the other imports, which take seconds
 
     from visrec.cli.launch import launch
     from visrec.pipelines.extract_features import ExtractJob, check, main

@@ -1,9 +1,9 @@
-"""Features made elsewhere into a workspace, where there are no pictures to make them from."""
+"""Imports features that were computed elsewhere into a workspace without pictures."""
 
-from visrec.cli.signals import listen
+from visrec.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
-    listen()  # before the other imports, which take seconds
+    exit_on_signals()  # before the other imports, which take seconds
 
     from visrec.cli.launch import launch
     from visrec.pipelines.import_features import ImportJob, check, main

@@ -1,9 +1,9 @@
-"""The night: new pictures, a model where one is due, lists, gates, publication."""
+"""The nightly run: new pictures, a model when one is due, lists, gates, publication."""
 
-from visrec.cli.signals import listen
+from visrec.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
-    listen()  # before the other imports, which take seconds
+    exit_on_signals()  # before the other imports, which take seconds
 
     from visrec.cli.launch import launch
     from visrec.pipelines.nightly import NightlyJob, check, main

@@ -1,9 +1,9 @@
-"""A model to lists: scores every user against every available item, publishes the best 100 each."""
+"""Scores every user against every available item and publishes the best 100 items of each."""
 
-from visrec.cli.signals import listen
+from visrec.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
-    listen()  # before the other imports, which take seconds
+    exit_on_signals()  # before the other imports, which take seconds
 
     from visrec.cli.launch import launch
     from visrec.pipelines.recommend import RecommendJob, check, main

@@ -1,9 +1,9 @@
-"""The pointer back to an earlier run, whose files are read whole before."""
+"""Moves the publication pointer back to an earlier run, after reading all files of that run."""
 
-from visrec.cli.signals import listen
+from visrec.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
-    listen()  # before the other imports, which take seconds
+    exit_on_signals()  # before the other imports, which take seconds
 
     from visrec.cli.launch import launch
     from visrec.pipelines.rollback import RollbackJob, main

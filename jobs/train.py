@@ -1,9 +1,9 @@
-"""Features and interactions to a model, by Ray Train."""
+"""Trains a model on features and interactions with Ray Train."""
 
-from visrec.cli.signals import listen
+from visrec.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
-    listen()  # before the other imports, which take seconds
+    exit_on_signals()  # before the other imports, which take seconds
 
     from visrec.cli.launch import launch
     from visrec.pipelines.train import TrainJob, check, main

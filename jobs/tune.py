@@ -1,9 +1,9 @@
-"""Which keys of training do best: Ray Tune searches a space for the highest validation AUC."""
+"""Searches training settings for the highest validation AUC with Ray Tune."""
 
-from visrec.cli.signals import listen
+from visrec.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
-    listen()  # before the other imports, which take seconds
+    exit_on_signals()  # before the other imports, which take seconds
 
     from visrec.cli.launch import launch
     from visrec.pipelines.tune import TuneJob, check, main

@@ -1,71 +1,82 @@
-"""How far the workers are: they add to one counter, the job reads it and shows it."""
+"""Progress of the workers: they add to one counter, which the job reads and shows."""
 
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import ray
+
+ProgressHandle: TypeAlias = Any  # of a `ProgressActor`; mypy cannot see the methods of Ray actors
+
+
+class ProgressSnapshot(NamedTuple):
+    """What a `ProgressActor` has collected.
+
+    Attributes:
+        amounts: all amounts so far, by name.
+        messages: the messages since the last snapshot.
+        status: the latest status, or an empty text.
+    """
+
+    amounts: dict[str, float]
+    messages: list[str]
+    status: str
 
 
 @ray.remote(num_cpus=0)
 class ProgressActor:
-    """Amounts by name (rows done, seconds of a phase), lines to show, and how things stand."""
+    """Amounts by name (rows done, seconds of a phase), messages to print, and a short status."""
 
     def __init__(self) -> None:
         self._amounts: Counter[str] = Counter()
-        self._lines: list[str] = []
-        self._said_once: set[str] = set()
-        self._standing = ""
+        self._messages: list[str] = []
+        self._logged_once: set[str] = set()
+        self._status = ""
 
     def add(self, amounts: dict[str, float]) -> None:
         self._amounts.update(amounts)
 
-    def say(self, line: str) -> None:
-        self._lines.append(line)
+    def log(self, message: str) -> None:
+        self._messages.append(message)
 
-    def say_once(self, line: str) -> None:
-        """A line that many workers may have to say."""
-        if line not in self._said_once:
-            self._said_once.add(line)
-            self._lines.append(line)
+    def log_once(self, message: str) -> None:
+        """Logs a message unless another worker has logged it already."""
+        if message not in self._logged_once:
+            self._logged_once.add(message)
+            self._messages.append(message)
 
-    def stand(self, words: str) -> None:
-        """A few words for the line of progress, in place of those before."""
-        self._standing = words
+    def set_status(self, status: str) -> None:
+        """Replaces the few words at the end of the progress line."""
+        self._status = status
 
-    def read(self) -> tuple[dict[str, float], list[str], str]:
-        """All amounts so far, the lines since the last call, and how things stand."""
-        lines, self._lines = self._lines, []
-        return dict(self._amounts), lines, self._standing
+    def snapshot(self) -> ProgressSnapshot:
+        messages, self._messages = self._messages, []
+        return ProgressSnapshot(dict(self._amounts), messages, self._status)
 
 
 class Timer:
-    """Seconds by phase in one worker, told to the tally at once.
+    """Measures the seconds of each phase in one worker and reports them to a `ProgressActor`."""
 
-    Args:
-        tally: a handle of a `ProgressActor`.
-    """
-
-    def __init__(self, tally: Any) -> None:
-        self._tally = tally
+    def __init__(self, progress_actor: ProgressHandle) -> None:
+        self._progress_actor = progress_actor
         self._amounts: dict[str, float] = {}
         self._idle_since = time.perf_counter()
 
     @contextmanager
     def call(self, phase: str | None = None) -> Iterator[None]:
-        """One call of an actor: the seconds since the last one ended are `wait_s`.
+        """Times one call of an actor; the seconds since the previous call ended are `wait_s`.
 
         Args:
-            phase: the name for all that is inside, if it is one phase.
+            phase: name of the phase, if the whole call is one phase.
         """
         self._add("wait_s", time.perf_counter() - self._idle_since)
         try:
             with self.phase(phase) if phase else nullcontext():
                 yield
         finally:
-            self.done()
+            self.report()
             self._idle_since = time.perf_counter()
 
     @contextmanager
@@ -77,16 +88,16 @@ class Timer:
         finally:
             self._add(f"{name}_s", time.perf_counter() - start)
 
-    def done(self, **amounts: float) -> None:
-        """Sends what was measured since the last call, with amounts such as `rows=64`."""
+    def report(self, **amounts: float) -> None:
+        """Sends the seconds measured since the last report, and amounts such as `rows=64`."""
         for name, amount in amounts.items():
             self._add(name, amount)
-        self._tally.add.remote(self._amounts)
+        self._progress_actor.add.remote(self._amounts)
         self._amounts = {}
 
-    def say_once(self, line: str) -> None:
-        """A line that many workers may have to say."""
-        self._tally.say_once.remote(line)
+    def log_once(self, message: str) -> None:
+        """Logs a message unless another worker has logged it already."""
+        self._progress_actor.log_once.remote(message)
 
     def _add(self, name: str, amount: float) -> None:
         self._amounts[name] = self._amounts.get(name, 0.0) + amount

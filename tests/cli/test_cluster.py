@@ -1,4 +1,4 @@
-"""Which Ray a job takes, and what it says where there is none."""
+"""Starting a local Ray session or joining a cluster, and the errors of both."""
 
 import os
 from typing import Any
@@ -8,21 +8,23 @@ import ray
 
 from tests.servers import free_ports
 from visrec.cli import cluster
-from visrec.cli.cluster import named_cluster, start_ray
+from visrec.cli.cluster import cluster_address, start_ray
 from visrec.errors import InputError, VisrecError
 
 
 @pytest.fixture(autouse=True)
-def no_reset(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The session's own Ray stays, whatever a start that fails winds up."""
+def keep_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the Ray of the test session alive when a failed start shuts Ray down."""
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_TOKEN", "RAY_BACKEND_LOG_LEVEL"):
-        monkeypatch.setenv(name, "")  # what a start sets is put back
+        monkeypatch.setenv(name, "")  # restored after the test
     monkeypatch.setattr(cluster.ray_constants, "ENABLE_RAY_CLUSTER", True)
 
 
-def starts(monkeypatch: pytest.MonkeyPatch, *outcomes: Exception | None) -> list[dict[str, Any]]:
-    """Replaces Ray's start by these outcomes, one a call; returns the calls."""
+def fake_starts(
+    monkeypatch: pytest.MonkeyPatch, *outcomes: Exception | None
+) -> list[dict[str, Any]]:
+    """Makes `ray.init` raise or return these outcomes in turn; returns the calls."""
     calls: list[dict[str, Any]] = []
 
     def init(*_: Any, **keys: Any) -> None:
@@ -48,10 +50,10 @@ def starts(monkeypatch: pytest.MonkeyPatch, *outcomes: Exception | None) -> list
         ("head", ("'head'", "host:port")),
     ],
 )
-def test_address_that_names_no_cluster_is_refused_before_ray_looks_for_one(
+def test_address_of_no_cluster_is_refused_before_ray_starts(
     monkeypatch: pytest.MonkeyPatch, address: str | None, words: tuple[str, ...]
 ) -> None:
-    calls = starts(monkeypatch)
+    calls = fake_starts(monkeypatch)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
@@ -63,22 +65,24 @@ def test_address_that_names_no_cluster_is_refused_before_ray_looks_for_one(
     assert calls == []
 
 
-def test_cluster_that_does_not_answer_is_named_before_ray_waits_for_it(
+def test_silent_cluster_is_refused_before_ray_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    calls = starts(monkeypatch)
+    calls = fake_starts(monkeypatch)
     address = f"127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv("RAY_ADDRESS", address)
-    monkeypatch.setattr(cluster, "_ANSWER_S", 1)
+    monkeypatch.setattr(cluster, "_ANSWER_TIMEOUT_S", 1)
     with pytest.raises(InputError, match=f"No Ray cluster answers at {address}"):
         start_ray(local=False, debug=False)
     assert calls == []
 
 
-def test_cluster_that_lets_nobody_in_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_that_refuses_the_job_is_an_input_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.3:6379")
-    monkeypatch.setattr(cluster, "_check_answer", lambda _: None)
-    starts(monkeypatch, RuntimeError("Version mismatch: Ray 2.0\nand a stack"))
+    monkeypatch.setattr(cluster, "_require_answer", lambda _: None)
+    fake_starts(monkeypatch, RuntimeError("Version mismatch: Ray 2.0\nand a stack"))
     with pytest.raises(
         InputError, match=r"10\.0\.0\.3:6379 .*Version mismatch: Ray 2\.0 "
     ) as caught:
@@ -86,39 +90,43 @@ def test_cluster_that_lets_nobody_in_is_bad_input(monkeypatch: pytest.MonkeyPatc
     assert "\n" not in str(caught.value)
 
 
-def test_job_says_which_cluster_it_joins(
+def test_joined_cluster_is_printed(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.3:6379")
-    monkeypatch.setattr(cluster, "_check_answer", lambda _: None)
-    calls = starts(monkeypatch, None)
+    monkeypatch.setattr(cluster, "_require_answer", lambda _: None)
+    calls = fake_starts(monkeypatch, None)
     start_ray(local=False, debug=False)
     assert [call["address"] for call in calls] == ["10.0.0.3:6379"]
     assert capsys.readouterr().out == "Joined the Ray cluster at 10.0.0.3:6379.\n"
 
 
 @pytest.mark.ray
-def test_running_cluster_answers(ray_cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001
+def test_running_cluster_passes_the_check(
+    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:  # noqa: ARG001
     address = ray.get_runtime_context().gcs_address
     monkeypatch.setenv("RAY_ADDRESS", address)
-    assert named_cluster() == address
-    cluster._check_answer(address)
+    assert cluster_address() == address
+    cluster._require_answer(address)
 
 
 SLOW = Exception("The current node timed out during startup. This could happen because\nand so on")
 
 
-def test_start_that_timed_out_is_tried_once_more(
+def test_local_start_that_times_out_is_tried_once_more(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    calls = starts(monkeypatch, SLOW, None)
+    calls = fake_starts(monkeypatch, SLOW, None)
     start_ray(local=True, debug=False)
     assert len(calls) == 2
     assert "trying once more" in capsys.readouterr().out
 
 
-def test_second_start_that_times_out_is_told_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    starts(monkeypatch, SLOW, SLOW)
+def test_second_timeout_of_a_local_start_is_an_error_of_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_starts(monkeypatch, SLOW, SLOW)
     with pytest.raises(VisrecError, match=r"timed out during startup.*too busy") as caught:
         start_ray(local=True, debug=False)
     assert not isinstance(caught.value, InputError)
@@ -126,7 +134,7 @@ def test_second_start_that_times_out_is_told_in_a_sentence(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "RAY_TMPDIR"])
-def test_place_that_is_too_long_or_closed_is_named(
+def test_unusable_session_folder_is_refused_by_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "/some/long/place")
@@ -134,19 +142,19 @@ def test_place_that_is_too_long_or_closed_is_named(
         (OSError("AF_UNIX path length cannot exceed 107 bytes: /some"), "too long"),
         (PermissionError(13, "Permission denied"), "may write to"),
     ):
-        calls = starts(monkeypatch, error)
+        calls = fake_starts(monkeypatch, error)
         with pytest.raises(InputError, match=word) as caught:
             start_ray(local=True, debug=False)
         assert variable in str(caught.value)
         assert "'/some/long/place'" in str(caught.value)
-        assert len(calls) == 1  # no second try cures it
+        assert len(calls) == 1  # a second try would fail the same way
 
 
-def test_local_session_needs_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray would write its token there."""
+def test_local_session_needs_no_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a token in the environment Ray would write one into the home directory."""
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
-        monkeypatch.setenv(name, "")  # so that it is put back afterwards
+        monkeypatch.setenv(name, "")  # so that it is restored after the test
         monkeypatch.delenv(name)
-    starts(monkeypatch, None)
+    fake_starts(monkeypatch, None)
     start_ray(local=True, debug=False)
     assert len(os.environ["RAY_AUTH_TOKEN"]) == 64

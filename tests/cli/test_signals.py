@@ -1,4 +1,4 @@
-"""Signals to a process: one sentence, an exit code, nobody left behind."""
+"""Signals to a job: one sentence, exit code 130, no process left behind."""
 
 import os
 import signal
@@ -11,11 +11,11 @@ import pytest
 
 from tests.conftest import CHECKOUT
 
-# A job that has started a process which has started another, as Ray does.
+# A job whose child process has started a process of its own, as Ray's do.
 JOB = """
 import subprocess, sys
-from visrec.cli.signals import listen, work_is_done
-listen()
+from visrec.cli.signals import exit_on_signals, ignore_signals
+exit_on_signals()
 tree = ["sh", "-c", "sleep 300 2>/dev/null & echo $! $$; wait"]
 child = subprocess.Popen(tree, stdout=subprocess.PIPE, text=True)
 print(child.stdout.readline(), flush=True)
@@ -25,15 +25,15 @@ print("went on", flush=True)
 MOMENTS = {
     "in Python": "import time; time.sleep(60)",
     "in C": "import hashlib; hashlib.pbkdf2_hmac('sha256', b'', b'', 1 << 30)",
-    "under another's handler that exits with 0": (
+    "with a foreign handler that exits with 0": (
         "import signal, time\n"
         "for n in (signal.SIGINT, signal.SIGTERM): signal.signal(n, lambda *_: sys.exit(0))\n"
         "time.sleep(60)"
     ),
-    "where exceptions are swallowed": (
+    "where every exception is swallowed": (
         "import time\nwhile True:\n    try: time.sleep(60)\n    except BaseException: pass"
     ),
-    "with standard error held back": (
+    "with standard error redirected": (
         "import os, time; os.dup2(os.open('/dev/null', 1), 2); time.sleep(60)"
     ),
 }
@@ -47,7 +47,7 @@ def alive(pid: int) -> bool:
 
 
 def stopped(moment: str, number: signal.Signals) -> tuple[int, str, str, list[int]]:
-    """Code, outputs and living children of a job that got a signal at its moment."""
+    """Exit code, outputs and living children of a job that got a signal while it ran `moment`."""
     script = JOB.format(moment=moment)
     process = subprocess.Popen(
         [sys.executable, "-c", script],
@@ -59,7 +59,7 @@ def stopped(moment: str, number: signal.Signals) -> tuple[int, str, str, list[in
     )
     assert process.stdout is not None
     children = [int(pid) for pid in process.stdout.readline().split()]
-    time.sleep(0.3)  # for the moment to come
+    time.sleep(0.3)  # until the job runs `moment`
     process.send_signal(number)
     try:
         out, err = process.communicate(timeout=30)
@@ -74,12 +74,12 @@ def stopped(moment: str, number: signal.Signals) -> tuple[int, str, str, list[in
     ("moment", "number"),
     [("in Python", signal.SIGTERM), *((moment, signal.SIGINT) for moment in MOMENTS)],
 )
-def test_signal_ends_a_job_with_a_sentence_and_all_its_processes(
+def test_signal_ends_a_job_and_its_processes_with_one_sentence(
     moment: str, number: signal.Signals
 ) -> None:
     name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
-    found, out, err, left = stopped(MOMENTS[moment], number)
-    assert found == 130
+    code, out, err, left = stopped(MOMENTS[moment], number)
+    assert code == 130
     assert err.strip() == (
         f"-c: stopped by {name}. Nothing half done was published; start the same command again to "
         "go on."
@@ -88,9 +88,9 @@ def test_signal_ends_a_job_with_a_sentence_and_all_its_processes(
     assert left == []
 
 
-def test_signal_after_the_work_does_not_change_its_code() -> None:
-    moment = "work_is_done()\nimport time; time.sleep(1)\nchild.kill(); child.wait()"
-    found, out, err, left = stopped(moment, signal.SIGTERM)
-    assert len(left) == 1  # nobody's but the sleeper, whose shell it has ended itself
-    assert (found, err) == (0, "")
+def test_signal_after_the_work_does_not_change_the_exit_code() -> None:
+    moment = "ignore_signals()\nimport time; time.sleep(1)\nchild.kill(); child.wait()"
+    code, out, err, left = stopped(moment, signal.SIGTERM)
+    assert len(left) == 1  # `sleep`, since the job has killed only its shell
+    assert (code, err) == (0, "")
     assert "went on" in out

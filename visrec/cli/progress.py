@@ -6,53 +6,65 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from visrec.cli.launch import Summary, terminal_columns
-from visrec.progress import ProgressActor
-from visrec.text import cut, printable
+from visrec.cli.summary import Summary, terminal_width
+from visrec.progress import ProgressActor, ProgressHandle, ProgressSnapshot
+from visrec.text import printable, truncate
 
-# Between lines where the output is no terminal: of news, and of none, as in a log of cron.
-_SECONDS, _QUIET_SECONDS = 5.0, 60.0
+_POLL_S = 0.5
+# Between lines where the output is not a terminal: while rows are being done, and while none are,
+# so that a log stays short.
+_LINE_S, _IDLE_LINE_S = 5.0, 60.0
 
 
 @contextmanager
-def follow(
+def track_progress(
     label: str, total: int, summary: Summary, unit: str = "rows", done: int = 0
-) -> Iterator[Any]:
-    """Gives a tally for the workers and shows what they tell it until the step ends.
+) -> Iterator[ProgressHandle]:
+    """Shows the progress that the workers report until the step ends.
 
     Args:
-        label: what the step does.
-        total: how many rows there will be.
-        summary: takes the wall time and the workers' seconds.
-        unit: what the rows are, and the name the workers count them under.
-        done: how many of them earlier runs did.
+        label: name of the step.
+        total: number of rows of the step.
+        summary: takes the wall time of the step and the workers' seconds.
+        unit: what the rows are, which is also the name under which the workers count them.
+        done: number of rows that earlier runs did.
+
+    Yields:
+        The `ProgressActor` that the workers report to.
     """
-    # Beside the driver: a machine that goes away takes no count with it.
+    # On the driver's node: the counts must survive the loss of any other node.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    tally: Any = ProgressActor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]  # put there by the decorator
-    over, work = threading.Event(), _Work(label, total, unit, done)
-    watcher = threading.Thread(target=_watch, args=(tally, work, over), daemon=True)
+    # The decorator adds `options`, which mypy does not see.
+    progress_actor: ProgressHandle = ProgressActor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    ended, step = threading.Event(), _Step(label, total, unit, done)
+    watcher = threading.Thread(target=_watch, args=(progress_actor, step, ended), daemon=True)
     watcher.start()
     try:
         with summary.phase(label):
-            yield tally
+            yield progress_actor
     finally:
-        over.set()
+        ended.set()
         watcher.join()
-    amounts, lines, _ = ray.get(tally.read.remote())
-    for line in lines:
-        print(f"  {printable(line)}", flush=True)
-    summary.worked(amounts)
+    snapshot: ProgressSnapshot = ray.get(progress_actor.snapshot.remote())
+    for message in snapshot.messages:
+        print(f"  {printable(message)}", flush=True)
+    summary.add_worker_seconds(snapshot.amounts)
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What a step does, how many rows of what kind there are, and how many were there before."""
+class _Step:
+    """A step that is under way.
+
+    Attributes:
+        label: its name.
+        total: number of rows.
+        unit: what the rows are.
+        done: number of rows that earlier runs did.
+    """
 
     label: str
     total: int
@@ -60,46 +72,47 @@ class _Work:
     done: int = 0
 
 
-def _watch(tally: Any, work: _Work, over: threading.Event) -> None:
-    start, terminal = time.perf_counter(), sys.stdout.isatty()
-    shown, before = 0.0, 0.0
-    while not over.wait(0.5):
+def _watch(progress_actor: ProgressHandle, step: _Step, ended: threading.Event) -> None:
+    """Prints messages as they come, and the progress line from time to time."""
+    start, is_terminal = time.perf_counter(), sys.stdout.isatty()
+    last_printed, last_rows = 0.0, 0.0
+    while not ended.wait(_POLL_S):
         try:
-            amounts, lines, standing = ray.get(tally.read.remote())
+            snapshot: ProgressSnapshot = ray.get(progress_actor.snapshot.remote())
         except ray.exceptions.RayError:
-            return  # the step's own error says more than its progress can
-        for line in lines:
-            print(f"{_clear(terminal)}  {printable(line)}", flush=True)
-        now = time.perf_counter() - start
-        rows = amounts.get(work.unit, 0)
-        pause = _SECONDS if rows != before else _QUIET_SECONDS
-        if work.total and (terminal or now - shown >= pause):
-            shown, before = now, rows
-            line = f"  {printable(_line(work, rows, standing, now))}"
-            # A longer one would take two lines, of which the next clears one.
-            line = cut(line, (terminal_columns() or len(line)) - 1) if terminal else line
-            print(f"{_clear(terminal)}{line}", end="" if terminal else "\n", flush=True)
-    if terminal:
-        print(_clear(terminal), end="", flush=True)
+            return  # the step fails as well, and its error says more
+        for message in snapshot.messages:
+            print(f"{_clear(is_terminal)}  {printable(message)}", flush=True)
+        seconds = time.perf_counter() - start
+        rows = snapshot.amounts.get(step.unit, 0)
+        interval = _LINE_S if rows != last_rows else _IDLE_LINE_S
+        if step.total and (is_terminal or seconds - last_printed >= interval):
+            last_printed, last_rows = seconds, rows
+            line = f"  {printable(_progress_line(step, rows, snapshot.status, seconds))}"
+            # A line that wraps would take two rows, and only the last row is cleared.
+            line = truncate(line, (terminal_width() or len(line)) - 1) if is_terminal else line
+            print(f"{_clear(is_terminal)}{line}", end="" if is_terminal else "\n", flush=True)
+    if is_terminal:
+        print(_clear(is_terminal), end="", flush=True)
 
 
-def _line(work: _Work, rows: float, standing: str, seconds: float) -> str:
-    """One line on a step after so many seconds, in which so many rows were done."""
-    done = f"{work.label}: {work.done + rows:,.0f} of {work.total:,} {work.unit}"
-    left = work.total - work.done - rows
+def _progress_line(step: _Step, rows: float, status: str, seconds: float) -> str:
+    """One line on a step that has done so many rows in so many seconds."""
+    counts = f"{step.label}: {step.done + rows:,.0f} of {step.total:,} {step.unit}"
+    left = step.total - step.done - rows
     if not rows:
-        parts = [f"{done} done after {_duration(seconds)}"]
+        parts = [f"{counts} done after {_duration(seconds)}"]
     else:
-        parts = [done, _rate(rows / seconds)]
+        parts = [counts, _rate(rows / seconds)]
         parts += [f"{_duration(left * seconds / rows)} left"] if left > 0 else []
-    return ", ".join([*parts, standing] if standing else parts)
+    return ", ".join([*parts, status] if status else parts)
 
 
-def _rate(a_second: float) -> str:
-    if a_second >= 1:
-        return f"{a_second:,.{0 if a_second >= 10 else 1}f} a second"
-    a_minute = a_second * 60
-    return f"{a_minute:.1f} a minute" if a_minute >= 1 else f"{a_minute * 60:.1f} an hour"
+def _rate(per_second: float) -> str:
+    if per_second >= 1:
+        return f"{per_second:,.{0 if per_second >= 10 else 1}f} a second"
+    per_minute = per_second * 60
+    return f"{per_minute:.1f} a minute" if per_minute >= 1 else f"{per_minute * 60:.1f} an hour"
 
 
 def _duration(seconds: float) -> str:
@@ -109,5 +122,5 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-def _clear(terminal: bool) -> str:
-    return "\r\x1b[K" if terminal else ""
+def _clear(is_terminal: bool) -> str:
+    return "\r\x1b[K" if is_terminal else ""

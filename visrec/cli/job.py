@@ -1,0 +1,53 @@
+"""What the configuration of every job has in common."""
+
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from visrec.models import MODELS
+from visrec.storage.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """The keys that every job has.
+
+    Attributes:
+        workspace: directory or s3:// prefix that holds the inputs and outputs unless a key names
+            another path.
+        local: start Ray in this process, on this machine alone; otherwise the job joins the cluster
+            that it was submitted to.
+        debug: show stack traces.
+    """
+
+    workspace: str = "runs/demo"
+    local: bool = False
+    debug: bool = False
+
+    def resolve(self, path: str | None, default: str) -> str:
+        """The path as configured, or the default name inside the workspace."""
+        return path or f"{self.workspace.rstrip('/')}/{default}"
+
+    def resolve_if_exists(self, path: str | None, default: str) -> str | None:
+        """Like `resolve`, for an optional table: None if no path is set and no default exists."""
+        if path is None:
+            store = Store.at(self.workspace)
+            # A table may be a folder of files.
+            if not store.exists(default) and not any(store.list(f"{default}/")):
+                return None
+        return self.resolve(path, default)
+
+
+Job = TypeVar("Job", bound=JobConfig)
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """A model by name, and the configuration of that model.
+
+    Attributes:
+        name: a key of `MODELS`.
+        config: an instance of that model's `Config`; each model has a class of its own.
+    """
+
+    name: str = "curatornet"
+    config: Any = field(default_factory=MODELS["curatornet"].Config)

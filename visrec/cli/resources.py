@@ -1,0 +1,71 @@
+"""How many workers a job may start, by the resources that the cluster has."""
+
+import os
+from collections.abc import Mapping
+
+import ray
+
+from visrec.cli.job import JobConfig
+from visrec.errors import InputError
+from visrec.recommend.score import ScoreResources
+
+_MAX_SCORING_WORKERS = 64
+
+
+def cluster_total(resource: str) -> int:
+    """How much of a resource the cluster has now, free or taken, in whole units."""
+    return int(ray.cluster_resources().get(resource, 0))  # type: ignore[no-untyped-call]
+
+
+def default_cpu_workers(cpus_per_worker: int, most: int) -> int:
+    """Workers for half of the cluster's CPUs: the tasks that feed them need the rest."""
+    return max(1, min(most, cluster_total("CPU") // (2 * cpus_per_worker)))
+
+
+def require_resources(needed: Mapping[str, float], config: JobConfig, key: str) -> None:
+    """Refuses what this machine can never provide, instead of waiting for it indefinitely.
+
+    A cluster may grow, so on a cluster a message is printed and the job goes on.
+
+    Args:
+        needed: CPUs and GPUs, all at once.
+        config: tells whether the job runs on this machine alone.
+        key: the configuration key that decides how many are needed.
+
+    Raises:
+        InputError: the local machine has less.
+    """
+    missing = {name: n for name, n in needed.items() if n > cluster_total(name)}
+    if not missing:
+        return
+    expected = ", ".join(f"{n:g} {name}" for name, n in missing.items())
+    found = ", ".join(f"{cluster_total(name)} {name}" for name in missing)
+    text = f"--{key} needs {expected} at once; found {found}"
+    if config.local:
+        raise InputError(f"{text} on this machine. Use fewer, or run on a cluster.")
+    print(f"{text} in the cluster now. Waiting for the cluster to grow.", flush=True)
+
+
+def scoring_workers(config: JobConfig, resources: ScoreResources, shards: int) -> int:
+    """How many processes score; they may take every CPU, since no tasks run beside them.
+
+    Args:
+        config: tells whether the job runs on this machine alone.
+        resources: as configured.
+        shards: at most one worker per shard is of use.
+    """
+    if resources.workers:
+        workers = resources.workers
+    elif resources.use_gpu:
+        workers = max(1, cluster_total("GPU"))
+    else:
+        cores = cluster_total("CPU")
+        if config.local:  # `start_ray` may declare more CPUs than the machine has
+            cores = min(cores, os.cpu_count() or 1)
+        workers = max(1, min(_MAX_SCORING_WORKERS, cores // resources.cpus_per_worker))
+    workers = min(workers, shards)
+    needed = {"CPU": float(workers * resources.cpus_per_worker)}
+    if resources.use_gpu:
+        needed["GPU"] = float(workers)
+    require_resources(needed, config, "resources.workers")
+    return workers
