@@ -1,7 +1,7 @@
-"""A model on disk: weights, JSON that tells everything, the ids it knows. Complete or absent.
+"""A model on disk: weights, settings, provenance and the ids of its training. Complete or absent.
 
-`_manifest.json` is written last and holds the SHA-256 of every file and one digest over all. The
-weights are safetensors: loading a model runs no code of the file's.
+`_manifest.json` is written last. It has the SHA-256 of every file and one digest over all of them.
+The weights are safetensors, so loading a model never executes code from the file.
 """
 
 import hashlib
@@ -19,45 +19,46 @@ from visrec.config import plain
 from visrec.errors import InputError
 from visrec.ids import id_array
 from visrec.models import MODELS
-from visrec.models.base import Model, Sizes
+from visrec.models.base import Model, ModelConfig, Sizes
+from visrec.models.provenance import Provenance
 from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import Store, to_json
 
 MANIFEST = "_manifest.json"
-LATEST = "_latest.json"  # beside the models: which was trained last
+LATEST = "_latest.json"  # beside the models: names the one that was trained last
 _WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.json", "metrics.json"
-TIMES = "_training.json"  # seconds, beside the files that are the same for the same inputs
+TIMES = "_training.json"  # durations; not in the manifest, because a rerun has others
 _ITEMS, _USERS = "item_ids.parquet", "user_ids.parquet"
 _HELD_OUT = "held_out.parquet"
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A model and what it was made from.
+    """A model with its provenance.
 
-    Args:
-        name: its entry in `MODELS`.
+    Attributes:
+        name: the model's key in `MODELS`.
         model: the fitted model.
-        config: its config dataclass.
-        sizes: what its parameters are sized by.
-        item_ids: (I,) the items of its training.
-        user_ids: (U,) the users of its training, for a model that cannot score others; else None.
+        config: its settings.
+        sizes: what determines the shapes of its parameters.
+        item_ids: (I,) the items of training.
+        user_ids: (U,) the users of training; None for a model that supports new users.
         provenance: features (backbone, weights digest, D), data digests, split, training config.
         metrics: what training measured.
-        model_id: its name in the workspace.
-        held_out: rows of `user_id` and `item_id` that the training held out for the test: the only
-            ones by which this model may be judged.
-        digest: over all files; empty before it is saved.
-        categories: the names that category codes point into.
+        model_id: the model's name in the workspace.
+        held_out: rows of `user_id` and `item_id` that training held out for the test. The model
+            may be evaluated on no others.
+        digest: over all files; empty before the model is saved.
+        categories: (code,) the names of the category codes.
     """
 
     name: str
     model: Model
-    config: Any
+    config: ModelConfig
     sizes: Sizes
     item_ids: pa.Array
     user_ids: pa.Array | None
-    provenance: Mapping[str, Any]
+    provenance: Provenance
     metrics: Mapping[str, Any]
     model_id: str
     held_out: pa.Table
@@ -66,7 +67,7 @@ class Artifact:
 
 
 def save_artifact(artifact: Artifact, store: Store) -> str:
-    """Writes a model's directory, manifest last; returns the digest over all files."""
+    """Writes a model's directory, the manifest last, and returns the digest over all files."""
     files = {
         _WEIGHTS: save({k: v.contiguous().cpu() for k, v in artifact.model.state_dict().items()}),
         _CONFIG: to_json(
@@ -74,7 +75,7 @@ def save_artifact(artifact: Artifact, store: Store) -> str:
                 "model": {"name": artifact.name, **plain(artifact.config)},
                 "model_id": artifact.model_id,
                 "sizes": plain(artifact.sizes),
-                "provenance": plain(artifact.provenance),
+                "provenance": artifact.provenance.to_dict(),
                 "categories": list(artifact.categories),
             }
         ),
@@ -92,15 +93,15 @@ def save_artifact(artifact: Artifact, store: Store) -> str:
 
 
 def load_artifact(store: Store) -> Artifact:
-    """Reads a model's directory and checks every file against the manifest.
+    """Reads a model's directory after checking every file against the manifest.
 
     Raises:
-        InputError: there is no complete model, a file is not the one that was written, or the model
-            is one that this version does not know.
+        InputError: there is no complete model, a file has changed since it was written, or this
+            version cannot build the model.
     """
     files = _checked_files(store)
     try:
-        return _loaded(store, files)
+        return _build(store, files)
     except (ValueError, KeyError) as error:
         text = " ".join(str(error).split())
         raise InputError(
@@ -108,26 +109,26 @@ def load_artifact(store: Store) -> Artifact:
         ) from error
 
 
-def _loaded(store: Store, files: Mapping[str, bytes]) -> Artifact:
-    described = json.loads(files[_CONFIG])
-    settings = dict(described["model"])
+def _build(store: Store, files: Mapping[str, bytes]) -> Artifact:
+    description = json.loads(files[_CONFIG])
+    settings = dict(description["model"])
     name = settings.pop("name")
     if name not in MODELS:
         raise InputError(
             f"The model at {store.root} is a {name!r}; expected one of {', '.join(sorted(MODELS))}."
         )
     try:
-        config, sizes = MODELS[name].Config(**settings), Sizes(**described["sizes"])
+        config, sizes = MODELS[name].Config(**settings), Sizes(**description["sizes"])
     except TypeError as error:
         raise InputError(
-            f"The {store.uri(_CONFIG)} is not that of a {name} of this version: {error}"
+            f"{store.uri(_CONFIG)} does not fit this version's {name}: {error}"
         ) from error
     model = MODELS[name](config, sizes)
     try:
         model.load_state_dict(load(files[_WEIGHTS]))
     except (SafetensorError, RuntimeError) as error:
         raise InputError(
-            f"The weights at {store.uri(_WEIGHTS)} do not load as a {name}: {error}"
+            f"The weights at {store.uri(_WEIGHTS)} do not fit a {name}: {error}"
         ) from error
     model.eval()
     return Artifact(
@@ -137,12 +138,12 @@ def _loaded(store: Store, files: Mapping[str, bytes]) -> Artifact:
         sizes=sizes,
         item_ids=_ids(files[_ITEMS]),
         user_ids=_ids(files[_USERS]) if _USERS in files else None,
-        provenance=described["provenance"],
+        provenance=Provenance.from_dict(description["provenance"]),
         metrics=json.loads(files[_METRICS]),
-        model_id=described["model_id"],
+        model_id=description["model_id"],
         held_out=_held_out(files[_HELD_OUT]),
         digest=json.loads(store.read(MANIFEST))["digest"],
-        categories=tuple(described["categories"]),
+        categories=tuple(description["categories"]),
     )
 
 
@@ -160,14 +161,14 @@ def _checked_files(store: Store) -> dict[str, bytes]:
         changed, missing = [MANIFEST], set()
     if changed or missing:
         raise InputError(
-            f"The model at {store.root} is not the one that was written: "
+            f"The model at {store.root} has changed since it was written: "
             f"{', '.join(sorted([*changed, *missing]))} changed or missing. Train it again."
         )
     return files
 
 
 def _hashes(manifest: bytes) -> dict[str, str]:
-    """The files' hashes; none where the manifest is not, to the byte, one that was written."""
+    """The files' hashes; none if the manifest is not byte for byte what `save_artifact` writes."""
     try:
         hashes = dict(json.loads(manifest)["files"])
     except (ValueError, KeyError, TypeError):
@@ -188,7 +189,7 @@ def _ids_file(column: str, ids: pa.Array) -> bytes:
 
 
 def _table_file(table: pa.Table) -> bytes:
-    """The Parquet file of a table of ids, without the Arrow schema: its readers see strings."""
+    """A Parquet file without the Arrow schema, so that readers see plain strings."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, store_schema=False)
     return bytes(sink.getvalue())

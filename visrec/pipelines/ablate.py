@@ -1,20 +1,19 @@
 """What `jobs/evaluate.py --ablate true` trains: a model again, each time with other triples."""
 
 import dataclasses
-from typing import Any
 
 import ray
 
-from visrec.cli.launch import ModelChoice, Summary
+from visrec.cli.job import ModelChoice
+from visrec.cli.summary import Summary
 from visrec.errors import InputError
-from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact
-from visrec.pipelines.train import TrainJob, load_inputs, train
+from visrec.pipelines.train import TrainJob, train, training_inputs
 from visrec.sampling.guidelines import GUIDELINES
 from visrec.sampling.triples import SamplingConfig, TripleSampler
 from visrec.storage.store import Store
-from visrec.training.data import load_training_data
+from visrec.training.data import TrainingInputs, load_training_data
 from visrec.training.loop import TrainConfig
 
 SIX = tuple(name for name in GUIDELINES if name != "random")
@@ -61,17 +60,17 @@ def train_variants(model: Store, own: TrainJob, summary: Summary) -> list[Store]
             f"Found a {artifact.name} at {model.root}; expected a model that trains on triples "
             "for --ablate. Name another with --model."
         )
-    made = artifact.provenance
+    provenance = artifact.provenance
     own = dataclasses.replace(
         own,
         model=ModelChoice(artifact.name, artifact.config),
-        split=SplitConfig(**made["split"]),
-        sampling=SamplingConfig(**made["sampling"]),
-        train=TrainConfig(**made["train"]),
+        split=provenance.data.split,
+        sampling=SamplingConfig(**provenance.sampling),
+        train=TrainConfig(**provenance.train),
     )
     every = dataclasses.replace(own.sampling, guidelines=dict.fromkeys(SIX, 1.0))
     features = Store.at(own.resolve(own.features, "features"))
-    inputs = load_inputs(dataclasses.replace(own, sampling=every), features)
+    inputs = training_inputs(dataclasses.replace(own, sampling=every), features)
     reasons = ray.get(ray.remote(_impossible).remote(inputs, own.sampling))
     for name, reason in reasons.items():
         print(f"ablate: the guideline {name} is left out. {reason}", flush=True)
@@ -80,20 +79,18 @@ def train_variants(model: Store, own: TrainJob, summary: Summary) -> list[Store]
     for name, sampling in variants(own.sampling, possible).items():
         model_id = f"{artifact.model_id}-{name}"
         print(f"ablate: {name}", flush=True)
-        models, _, _ = train(
-            dataclasses.replace(own, model_id=model_id, sampling=sampling), summary
-        )
-        stores.append(models / model_id)
+        config = dataclasses.replace(own, model_id=model_id, sampling=sampling)
+        stores.append(train(config, summary).store)
     return stores
 
 
-def _impossible(inputs: tuple[Any, ...], sampling: SamplingConfig) -> dict[str, str]:
+def _impossible(inputs: TrainingInputs, sampling: SamplingConfig) -> dict[str, str]:
     """The guidelines by which no triple can be drawn, and why."""
-    facts = load_training_data(*inputs).facts
+    index = load_training_data(inputs).sampling_index
     reasons = {}
     for name in SIX:
         try:
-            TripleSampler(facts, dataclasses.replace(sampling, guidelines={name: 1.0}), seed=0)
+            TripleSampler(index, dataclasses.replace(sampling, guidelines={name: 1.0}), seed=0)
         except InputError as error:
             reasons[name] = str(error)
     return reasons

@@ -12,47 +12,48 @@ from typing import Any
 import pyarrow.compute as pc
 import ray
 
-from visrec.cli.launch import JobConfig, ModelChoice, Summary, require_resources
-from visrec.cli.progress import follow
+from visrec.cli.job import JobConfig, ModelChoice
+from visrec.cli.progress import track_progress
+from visrec.cli.resources import require_resources
+from visrec.cli.summary import Summary
 from visrec.config import digest
 from visrec.errors import InputError
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
 from visrec.models.artifact import LATEST, MANIFEST, Artifact, load_artifact
+from visrec.models.provenance import DataProvenance
 from visrec.paths import require_folder_name
 from visrec.pipelines.input_checks import require_features, require_interactions, require_table
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
-from visrec.training.data import TrainingData, load_training_data
+from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe
 from visrec.training.loop import TrainConfig, require_equal_shares
-from visrec.training.ray_train import Job, TrainResources, fit_at_once, fit_with_ray
+from visrec.training.ray_train import TrainResources, TrainTask, fit_closed_form, fit_with_ray
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainKeys:
-    """What is trained, on what and how: the keys that train.py and tune.py share.
+    """The keys that train.py and tune.py share: what is trained, on what, and how.
 
     Attributes:
-        features: features directory; by default features of the workspace.
-        interactions: what was taken by whom; visrank and random are trained without, too.
-        items: items table with categories, for models that ask for them, and with artists, for
-            guidelines that do; by default items.parquet of the workspace.
-        models: where the model's directory goes; by default models of the workspace.
-        model_id: name of the model; by default made of its name and of a digest of data and
-            settings, so that the same command goes on with the same model.
-        model: which model; its other keys are the model's own.
+        features: features directory; by default features in the workspace.
+        interactions: which users took which items; visrank and random do not need any.
+        items: items table, with categories for models that use them and artists for guidelines
+            that use them; by default items.parquet in the workspace.
+        model_id: name of the model; by default the name of its kind and a digest of data and
+            settings, so that the same command continues with the same model.
+        model: the model to train; its other keys are those of the model itself.
         split: what is held out.
-        sampling: how triples are drawn.
+        sampling: how triples are sampled.
         train: how the model is fitted.
-        resources: what training may take of the cluster.
+        resources: what training takes of the cluster.
     """
 
     features: str | None = None
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     items: str | None = None
-    models: str | None = None
     model_id: str | None = None
     model: ModelChoice = field(default_factory=ModelChoice)
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -73,119 +74,190 @@ class TrainJob(TrainKeys, JobConfig):
 
 
 def check(config: TrainJob) -> None:
-    """Raises an InputError where an input is not there or not as declared."""
+    """Raises an InputError where an input is missing or is not as declared."""
     require_features(config.resolve(config.features, "features"))
     check_tables(config)
 
 
 def check_tables(config: TrainJob) -> None:
-    """The same for what a night needs before its first step."""
-    require_interactions(config.interactions, interactions_of(config))
+    """The same without the features, which a night makes before it trains."""
+    require_interactions(config.interactions, interactions_uri(config))
     require_table(_items_uri(config), "items")
 
 
 def main(config: TrainJob, summary: Summary) -> None:
-    models, artifact, counts = train(config, summary)
-    models.write_json(LATEST, {"model_id": artifact.model_id, "digest": artifact.digest})
+    trained = train(config, summary)
+    artifact = trained.artifact
+    latest = {"model_id": artifact.model_id, "digest": artifact.digest}
+    models_store(config).write_json(LATEST, latest)
     summary.rows = {
         "model": artifact.model_id,
         "validation AUC": _rounded(artifact.metrics["val_auc"]),
         "epochs": artifact.metrics["epochs"],
-        **counts,
-        "model at": (models / artifact.model_id).root,
+        **trained.counts,
+        "model at": trained.store.root,
         "digest": artifact.digest,
     }
 
 
 def _rounded(auc: float | None) -> float | None:
-    """None where nobody was there to validate with."""
+    """The AUC for the summary; None without validation users."""
     return None if auc is None or math.isnan(auc) else round(auc, 4)
 
 
-def train(config: TrainJob, summary: Summary) -> tuple[Store, Artifact, dict[str, Any]]:
-    """Trains what is not trained already; returns where the models are, this one, and counts."""
-    features = Store.at(config.resolve(config.features, "features"))
-    models = Store.at(config.resolve(config.models, "models"))
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model.
+
+    Attributes:
+        store: its directory.
+        artifact: its content.
+        counts: rows of the summary about the data.
+    """
+
+    store: Store
+    artifact: Artifact
+    counts: dict[str, Any]
+
+
+def train(config: TrainJob, summary: Summary) -> TrainedModel:
+    """Trains a model, unless the workspace has it already.
+
+    Raises:
+        InputError: the workspace has a model of this name that was made from other data or
+            settings.
+    """
+    models = models_store(config)
     models.check_writable()
-    data, facts = read(config, features, summary)
-    settings = digest(facts["provenance"], config.model, config.train, config.sampling)
-    model_id = config.model_id or f"{config.model.name}-{settings[:12]}"
+    loaded = load_data(config, summary)
+    settings_digest = _settings_digest(config, loaded.provenance)
+    model_id = config.model_id or f"{config.model.name}-{settings_digest[:12]}"
     store = models / model_id
     if store.exists(MANIFEST):
         print(f"{model_id} is trained already: nothing to do.", flush=True)
     else:
-        # Checkpoints of other data or settings are never gone on from; for more epochs they are.
-        once = dataclasses.replace(config.train, epochs=1)
-        mark = digest(facts["provenance"], config.model, once, config.sampling)
-        job = Job(
-            recipe=recipe_of(config),
-            data=data,
+        task = TrainTask(
+            recipe=training_recipe(config),
+            data=loaded.data,
             artifact_store=store,
             model_id=model_id,
-            settings=settings,
+            settings_digest=settings_digest,
             threads=config.resources.cpus_per_worker,
-            tally=None,
+            progress_actor=None,
         )
-        _fit(config, summary, job, f"{model_id}-{mark[:8]}")
+        _fit(config, summary, task, f"{model_id}-{_checkpoint_digest(config, loaded)[:8]}")
     artifact = load_artifact(store)
-    if artifact.provenance["settings"] != settings:
-        raise _other_settings(store, model_id)
-    return models, artifact, {**facts["counts"], **facts["rows"]}
+    if artifact.provenance.settings_digest != settings_digest:
+        raise InputError(
+            f"{store.root} was made from other data or with other settings than these; expected "
+            f"the same, or a new name. Change --model_id {model_id}, or leave it out."
+        )
+    return TrainedModel(store, artifact, {**loaded.counts, **loaded.read_counts})
 
 
-def read(
-    config: TrainJob, features: Store, summary: Summary
-) -> tuple["ray.ObjectRef[TrainingData]", Any]:
-    """The training data, left where a task put it together, and what the driver knows of it."""
+def models_store(config: TrainJob) -> Store:
+    """The directory of the workspace's models."""
+    return Store.at(config.resolve(None, "models"))
+
+
+def _settings_digest(config: TrainJob, provenance: DataProvenance) -> str:
+    return digest(provenance.to_dict(), config.model, config.train, config.sampling)
+
+
+def _checkpoint_digest(config: TrainJob, loaded: "LoadedData") -> str:
+    """What a checkpoint must agree on to be resumed: all data and settings but the epochs."""
+    once = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
+    return _settings_digest(once, loaded.provenance)
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """Training data in Ray's object store, and what the driver knows of it.
+
+    Attributes:
+        data: its reference.
+        counts: numbers of items, users and rows in each part of the split.
+        read_counts: rows of the interactions that were read and left out.
+        notes: sentences for the user about parts of the split that are empty.
+        provenance: digests and settings of the inputs.
+    """
+
+    data: "ray.ObjectRef[TrainingData]"
+    counts: dict[str, int]
+    read_counts: dict[str, Any]
+    notes: tuple[str, ...]
+    provenance: DataProvenance
+
+    @property
+    def has_validation(self) -> bool:
+        return self.counts["validation users"] > 0
+
+
+def load_data(config: TrainJob, summary: Summary) -> LoadedData:
+    """Loads the training data in a task, which leaves it in the object store."""
+    features = Store.at(config.resolve(config.features, "features"))
     with summary.phase("read"):
-        data = ray.remote(load_training_data).remote(*load_inputs(config, features))
-        facts = ray.get(_describe.remote(data))
-    print("  ".join(f"{value:,} {name}" for name, value in facts["counts"].items()), flush=True)
-    for note in facts["notes"]:
+        data = ray.remote(load_training_data).remote(training_inputs(config, features))
+        loaded = LoadedData(data, *ray.get(_describe.remote(data)))
+    print("  ".join(f"{value:,} {name}" for name, value in loaded.counts.items()), flush=True)
+    for note in loaded.notes:
         print(note, flush=True)
-    return data, facts
+    return loaded
 
 
-def load_inputs(config: TrainJob, features: Store) -> tuple[Any, ...]:
-    """What `load_training_data` is called with."""
-    return (
-        features,
-        config.interactions,
-        interactions_of(config),
-        config.split,
-        _items_uri(config),
-        MODELS[config.model.name].needs,
-        config.sampling if _draws_triples(config) else None,
+@ray.remote
+def _describe(
+    data: TrainingData,
+) -> tuple[dict[str, int], dict[str, Any], tuple[str, ...], DataProvenance]:
+    """The fields of `LoadedData` after the reference."""
+    counts = {
+        "items": len(data.item_ids),
+        "users": len(data.user_ids),
+        "training interactions": len(data.train.values),
+        "validation users": len(data.validation),
+        "test users held out": pc.count_distinct(data.test_pairs["user_id"]).as_py(),
+    }
+    return counts, data.read_report.summary, data.notes, data.provenance
+
+
+def training_inputs(config: TrainJob, features: Store) -> TrainingInputs:
+    return TrainingInputs(
+        features=features,
+        interactions=config.interactions,
+        interactions_uri=interactions_uri(config),
+        items_uri=_items_uri(config),
+        split=config.split,
+        traits=MODELS[config.model.name].traits,
+        sampling=config.sampling if _trains_on_triples(config) else None,
     )
 
 
-def recipe_of(config: TrainJob) -> TrainingRecipe:
-    """What is fitted and how."""
+def training_recipe(config: TrainJob) -> TrainingRecipe:
     return TrainingRecipe(config.model.name, config.model.config, config.train, config.sampling)
 
 
-def interactions_of(config: TrainJob) -> str | None:
-    """The interactions; None where there are none and the model needs none."""
-    if MODELS[config.model.name].needs.interactions:
+def interactions_uri(config: TrainJob) -> str | None:
+    """Where the interactions are; None without any, for a model that does not need them."""
+    if MODELS[config.model.name].traits.requires_interactions:
         return config.resolve(config.interactions.path, "interactions.parquet")
     return config.resolve_if_exists(config.interactions.path, "interactions.parquet")
 
 
-def _draws_triples(config: TrainJob) -> bool:
+def _trains_on_triples(config: TrainJob) -> bool:
     return MODELS[config.model.name].trains_on not in ("nothing", "users")
 
 
 def _items_uri(config: TrainJob) -> str | None:
-    """The items table, for a model that needs categories or guidelines that ask for artists.
+    """Where the items table is; None where neither the model nor a guideline uses it.
 
     Raises:
-        InputError: there is none, and the model needs it.
+        InputError: the model requires categories, and there is no items table.
     """
-    needed = MODELS[config.model.name].needs.categories
-    if not needed and not (_draws_triples(config) and config.sampling.by_artist):
+    is_required = MODELS[config.model.name].traits.requires_categories
+    if not is_required and not (_trains_on_triples(config) and config.sampling.by_artist):
         return None
     uri = config.resolve_if_exists(config.items, "items.parquet")
-    if uri is None and needed:
+    if uri is None and is_required:
         raise InputError(
             f"{config.model.name} needs each item's category, and found no items table at "
             f"{config.resolve(None, 'items.parquet')}; expected one with item_id and category. "
@@ -194,43 +266,21 @@ def _items_uri(config: TrainJob) -> str | None:
     return uri
 
 
-def _other_settings(store: Store, model_id: str) -> InputError:
-    return InputError(
-        f"{store.root} was made from other data or with other settings than these; expected the "
-        f"same, or a new name. Change --model_id {model_id}, or leave it out."
-    )
+def _fit(config: TrainJob, summary: Summary, task: TrainTask, run: str) -> None:
+    """Fits the model and writes it.
 
-
-def _fit(config: TrainJob, summary: Summary, job: Job, run: str) -> None:
+    Args:
+        config: of the job.
+        summary: takes the time and the progress.
+        task: for the workers.
+        run: name of the Ray Train run, by which checkpoints are found again.
+    """
     resources = config.resources
     summary.has_written = True
-    with follow("train", 0, summary) as tally:
-        job = dataclasses.replace(job, tally=tally)
+    with track_progress("train", 0, summary) as progress_actor:
+        task = dataclasses.replace(task, progress_actor=progress_actor)
         if MODELS[config.model.name].trains_on == "nothing":
-            ray.get(ray.remote(fit_at_once).remote(job))
+            ray.get(ray.remote(fit_closed_form).remote(task))
         else:
-            require_resources(of_one_model(resources), config, "resources.workers")
-            fit_with_ray(job, run, resources, Store.at(config.resolve(None, "training")))
-
-
-def of_one_model(resources: TrainResources) -> dict[str, float]:
-    """CPUs and GPUs that the training of one model takes."""
-    cpus = {"CPU": float(resources.workers * resources.cpus_per_worker)}
-    return {**cpus, "GPU": float(resources.workers)} if resources.use_gpu else cpus
-
-
-@ray.remote
-def _describe(data: TrainingData) -> dict[str, Any]:
-    counts = {
-        "items": len(data.item_ids),
-        "users": len(data.user_ids),
-        "training interactions": len(data.train.values),
-        "validation users": len(data.validation),
-        "test users held out": pc.count_distinct(data.test_pairs["user_id"]).as_py(),
-    }
-    return {
-        "counts": counts,
-        "rows": data.reading.summary,
-        "notes": data.notes,
-        "provenance": dict(data.provenance),
-    }
+            require_resources(resources.total, config, "resources.workers")
+            fit_with_ray(task, run, resources, Store.at(config.resolve(None, "training")))

@@ -1,4 +1,9 @@
-"""What a step trains on: one source of batches for each kind that a model can train on."""
+"""The batches of a training step: one source for each kind of batch that a model trains on.
+
+Shapes: B examples of one worker, K negatives of an example, C shared candidates, M distinct items
+of a batch, N items, P positives of all workers, R training rows, E examples of an epoch, V values
+of a jagged array, D feature width.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,56 +16,58 @@ from torch import Tensor
 
 from visrec.errors import InputError
 from visrec.jagged import Jagged
-from visrec.models.base import Needs
+from visrec.models.base import ModelTraits
 from visrec.models.inputs import Candidates, JaggedTensor, RatingBatch, TripleBatch, UserBatch
-from visrec.sampling.candidates import CandidateSampler, InBatch, SampledCandidates, taken_mask
-from visrec.sampling.guidelines import ANONYMOUS_PROFILES
+from visrec.sampling.candidates import CandidateSampler, InBatchCandidates, SampledCandidates, invalid_negative_mask
+from visrec.sampling.guidelines import ANONYMOUS_GUIDELINES
 from visrec.sampling.triples import SamplingConfig, Triples, TripleSampler
 from visrec.training.data import TrainingData
 
+Batch = TripleBatch | UserBatch | RatingBatch
+
 
 class BatchSource(Protocol):
-    """Batches by epoch and step, of the same examples however many workers share them."""
+    """Batches by epoch and step; the number of workers does not change which examples they hold."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of how batches are made from these data."""
+        """Sentences for the user about how batches are made from these data."""
 
     def start_epoch(self, epoch: int, examples: int) -> None:
-        """Begins an epoch of so many examples."""
+        """Begins an epoch of `examples` examples."""
 
-    def batch(self, step: int, size: int, rank: int, workers: int, device: torch.device) -> Any:
-        """The share of worker `rank` of a step of `size` examples, a multiple of the workers."""
+    def batch(self, step: int, size: int, rank: int, workers: int, device: torch.device) -> Batch:
+        """The share of worker `rank` in a step of `size` examples, a multiple of `workers`."""
 
 
 class TripleSource:
-    """Batches of triples, or of positives and candidates; see `visrec.sampling.triples`.
+    """Batches of triples, or of positives and shared candidates; see `visrec.sampling.triples`.
 
     Raises:
-        InputError: a guideline draws profiles that are nobody's, for a model that needs users.
+        InputError: a guideline samples profiles of no user, and the model has user embeddings.
     """
 
     def __init__(
-        self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
+        self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits
     ) -> None:
-        nobody = sorted(set(sampling.drawn_by) & ANONYMOUS_PROFILES)
-        if nobody and not needs.supports_new_users:
+        anonymous = sorted(set(sampling.active_guidelines) & ANONYMOUS_GUIDELINES)
+        if anonymous and not traits.supports_new_users:
             raise InputError(
-                f"Found {nobody[0]} in --sampling.guidelines, which draws profiles that are "
-                "nobody's, and the model has a vector for each user; expected other guidelines, or "
-                "another --model.name."
+                f"Found {anonymous[0]} in --sampling.guidelines, which samples profiles that "
+                "belong to no user, and the model has a vector for each user; expected other "
+                "guidelines, or another --model.name."
             )
-        if not needs.supports_new_users:
-            sampling = profile_unread(sampling)
-        self._data, self._needs, self._config = data, needs, sampling
+        if not traits.supports_new_users:
+            sampling = without_profiles(sampling)
+        self._data, self._traits, self._config = data, traits, sampling
         self._seed, self._epoch = seed, 0
-        self._facts = data.facts
-        self._sampler = TripleSampler(self._facts, sampling, seed)
-        self._candidates: CandidateSampler | InBatch | None = None
+        self._index = data.sampling_index
+        self._sampler = TripleSampler(self._index, sampling, seed)
+        self._candidates: CandidateSampler | InBatchCandidates | None = None
         if sampling.negatives == "catalogue":
             self._candidates = CandidateSampler(data.train, len(data.item_ids), sampling, seed)
         elif sampling.negatives == "in_batch":
-            self._candidates = InBatch(data.train, len(data.item_ids), sampling)
+            self._candidates = InBatchCandidates(data.train, len(data.item_ids), sampling)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -74,72 +81,75 @@ class TripleSource:
         self, step: int, size: int, rank: int, workers: int, device: torch.device
     ) -> TripleBatch:
         triples = self._sampler.step(step, size, rank, workers)
-        drawn: SampledCandidates | None = None
-        if isinstance(self._candidates, InBatch):
-            drawn = self._candidates.of(self._sampler.positives(step, size, rank, workers))
+        sampled: SampledCandidates | None = None
+        if isinstance(self._candidates, InBatchCandidates):
+            sampled = self._candidates.of(self._sampler.positives(step, size, rank, workers))
         elif self._candidates:
-            drawn = self._candidates.step((self._epoch, step))
-        item_C = drawn.item_C if drawn else None
-        batch = make_batch(triples, item_C, self._data, self._needs, device)
+            sampled = self._candidates.step((self._epoch, step))
+        item_C = sampled.item_C if sampled else None
+        batch = make_batch(triples, item_C, self._data, self._traits, device)
         candidates = None
-        if drawn:
-            taken_BC = taken_mask(triples, self._facts, drawn.item_C)
-            candidates = Candidates(_tensor(taken_BC, device), _tensor(drawn.log_q_C, device))
+        if sampled:
+            taken_BC = invalid_negative_mask(triples, self._index, sampled.item_C)
+            candidates = Candidates(_tensor(taken_BC, device), _tensor(sampled.log_q_C, device))
         seed = step_seed(self._seed, self._epoch, step)
         return dataclasses.replace(batch, candidates=candidates, seed=seed)
 
 
-class DrawnTripleSource(TripleSource):
-    """Triples for a model that scores every pair on its own, and so has no candidates in common."""
+class PerTripleNegativesSource(TripleSource):
+    """Triples for a model that scores pairs one by one and cannot share candidates in a batch."""
 
     def __init__(
-        self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
+        self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits
     ) -> None:
-        self._asked = sampling.negatives
-        super().__init__(data, drawn_alone(sampling), seed, needs)
+        self._requested = sampling.negatives
+        super().__init__(data, with_per_triple_negatives(sampling), seed, traits)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self._config.negatives == self._asked:
+        if self._config.negatives == self._requested:
             return self._sampler.notes
-        note = f"--sampling.negatives {self._asked} is drawn: the model scores pairs one by one"
+        note = (
+            f"--sampling.negatives {self._requested} is replaced by {self._config.negatives}: the "
+            "model scores pairs one by one"
+        )
         return (note, *self._sampler.notes)
 
 
-def profile_unread(sampling: SamplingConfig) -> SamplingConfig:
-    """The same for a model that looks its users up and does not read their profiles.
+def without_profiles(sampling: SamplingConfig) -> SamplingConfig:
+    """The sampling for a model with user embeddings, which does not read profiles.
 
-    A profile may keep the positive, so that who took one item alone is an example too, and an item
-    of it is enough.
+    The positive may stay in the profile, so that a user with a single item also gives examples, and
+    profiles of one item are enough.
     """
     return dataclasses.replace(
         sampling, keep_positive_in_profile=True, max_profile=1, sub_profiles=False
     )
 
 
-def drawn_alone(sampling: SamplingConfig) -> SamplingConfig:
-    """The same with negatives of each triple's own."""
+def with_per_triple_negatives(sampling: SamplingConfig) -> SamplingConfig:
+    """The sampling with separate negatives for each triple."""
     if sampling.negatives in ("drawn", "hard"):
         return sampling
     return dataclasses.replace(sampling, negatives="drawn")
 
 
 class UserSource:
-    """Users with all of their training items, every user once before any comes again."""
+    """Users with all of their training items; each user comes once before any user comes again."""
 
     notes: tuple[str, ...] = ()
 
     def __init__(
-        self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
+        self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits
     ) -> None:
-        del sampling, needs
+        del sampling, traits
         self._train, self._seed = data.train, seed
         self._user_T = np.flatnonzero(data.train.lengths > 0)
         if not len(self._user_T):
             raise InputError(
-                f"None of the {len(data.train)} users has a training item; expected some. Hold out "
-                "less (--split.test, --split.validation), lower --interactions.min_rating, or add "
-                "interactions."
+                f"None of the {len(data.train)} users has a training item; expected at least one. "
+                "Hold out less (--split.test, --split.validation), lower "
+                "--interactions.min_rating, or add interactions."
             )
         self._order_E, self._epoch = self._user_T, 0
 
@@ -157,30 +167,35 @@ class UserSource:
         first = step * size + rank * share
         items = self._train.take(self._order_E[first : first + share])
         seed = step_seed(self._seed, self._epoch, step)
-        return UserBatch(JaggedTensor.of(items, device), rank * share, size, seed)
+        return UserBatch(JaggedTensor.from_jagged(items, device), rank * share, size, seed)
 
 
 class RatingSource:
-    """Training items with what the user thought of them, each beside one the user did not take.
+    """Training items with the user's rating, each with one item that the user did not take.
 
-    Where nobody rated anything, what was taken counts 1.
+    Without ratings, each taken item has the rating 1.
     """
 
     def __init__(
-        self, data: TrainingData, sampling: SamplingConfig, seed: int, needs: Needs
+        self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits
     ) -> None:
-        del needs
-        alone = dataclasses.replace(sampling, guidelines={"random": 1.0}, negatives="drawn")
-        self._sampler = TripleSampler(data.facts, profile_unread(alone), seed)
+        del traits
+        simple = dataclasses.replace(sampling, guidelines={"random": 1.0}, negatives="drawn")
+        self._sampler = TripleSampler(data.sampling_index, without_profiles(simple), seed)
         self._items = len(data.item_ids)
-        key_R = self._key(data.train.owners, data.train.values)
+        key_R = self._key(data.train.row_ids, data.train.values)
         order = np.argsort(key_R)
         self._key_R = key_R[order]
         rating_R = np.ones(len(key_R), np.float32) if data.rating_R is None else data.rating_R
         self._rating_R = rating_R[order]
-        self.notes = () if data.rating_R is not None else ("no ratings: what was taken counts 1",)
+        self.notes = (
+            () if data.rating_R is not None else ("no ratings: each taken item counts as rated 1",)
+        )
 
-    def _key(self, user_B: npt.NDArray[Any], item_B: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    def _key(
+        self, user_B: npt.NDArray[np.int64], item_B: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.int64]:
+        """(B,) one number for each pair of user and item."""
         return np.asarray(user_B.astype(np.int64) * self._items + item_B)
 
     def start_epoch(self, epoch: int, examples: int) -> None:
@@ -190,25 +205,25 @@ class RatingSource:
         self, step: int, size: int, rank: int, workers: int, device: torch.device
     ) -> RatingBatch:
         triples = self._sampler.step(step, size, rank, workers)
-        place_B = np.searchsorted(self._key_R, self._key(triples.user_B, triples.positive_B))
+        row_B = np.searchsorted(self._key_R, self._key(triples.user_B, triples.positive_B))
         return RatingBatch(
             user_B=_tensor(triples.user_B, device),
             item_B=_tensor(triples.positive_B, device),
-            rating_B=_tensor(self._rating_R[place_B], device),
+            rating_B=_tensor(self._rating_R[row_B], device),
             other_B=_tensor(triples.negative_BK[:, 0], device),
         )
 
 
-SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int, Needs], BatchSource]] = {
+SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int, ModelTraits], BatchSource]] = {
     "triples": TripleSource,
-    "drawn_triples": DrawnTripleSource,
+    "drawn_triples": PerTripleNegativesSource,
     "users": UserSource,
     "ratings": RatingSource,
 }
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
-    """63 bits for what a model draws in one step, the same on all workers."""
+    """A 63-bit seed for the random numbers of a model in one step, the same on all workers."""
     state = np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)
     return int(state[0] >> 1)
 
@@ -217,28 +232,28 @@ def make_batch(
     triples: Triples,
     item_C: npt.NDArray[np.int64] | None,
     data: TrainingData,
-    needs: Needs,
+    traits: ModelTraits,
     device: torch.device,
 ) -> TripleBatch:
-    """Triples over their distinct items, candidates first, with what the model needs of them.
+    """Triples as rows of their distinct items, candidates first.
 
     Args:
         triples: the examples.
-        item_C: the candidates of the step, or None where the triples have negatives of their own.
-        data: features and categories.
-        needs: which of these the model asks for.
-        device: where the batch goes.
+        item_C: the shared candidates of the step; None where each triple has its own negatives.
+        data: features and categories of the items.
+        traits: which of the two the model reads.
+        device: where the tensors go.
     """
-    place_N = np.zeros(len(data.item_ids), np.int64)
+    row_N = np.zeros(len(data.item_ids), np.int64)
     for item_V in (triples.profiles.values, triples.positive_B, triples.negative_BK):
-        place_N[item_V] = 1
+        row_N[item_V] = 1
     if item_C is None:
         item_C = np.zeros(0, np.int64)
-    place_N[item_C] = 0
-    # A pass over the catalogue takes less than a sort of what is in the triples.
-    item_M = np.concatenate([item_C, np.flatnonzero(place_N)])
-    place_N[item_M] = np.arange(len(item_M))
-    feature_ND = data.feature_ND if needs.features else data.feature_ND[:, :0]
+    row_N[item_C] = 0
+    # One pass over the catalogue takes less time than sorting the items of the triples.
+    item_M = np.concatenate([item_C, np.flatnonzero(row_N)])
+    row_N[item_M] = np.arange(len(item_M))
+    feature_ND = data.feature_ND if traits.requires_features else data.feature_ND[:, :0]
     category_N = data.category_N
     category_M = np.full(len(item_M), -1) if category_N is None else category_N[item_M]
     return TripleBatch(
@@ -246,11 +261,11 @@ def make_batch(
         feature_MD=_tensor(feature_ND[item_M], device),
         category_M=_tensor(category_M, device),
         user_B=_tensor(triples.user_B, device),
-        profiles=JaggedTensor.of(
-            Jagged(place_N[triples.profiles.values], triples.profiles.offsets), device
+        profiles=JaggedTensor.from_jagged(
+            Jagged(row_N[triples.profiles.values], triples.profiles.offsets), device
         ),
-        positive_B=_tensor(place_N[triples.positive_B], device),
-        negative_BK=_tensor(place_N[triples.negative_BK], device),
+        positive_B=_tensor(row_N[triples.positive_B], device),
+        negative_BK=_tensor(row_N[triples.negative_BK], device),
     )
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint: all tensors in one safetensors file, the rest in JSON. Nothing in it can run."""
+"""A checkpoint: all tensors in one safetensors file, the rest in JSON. Loading it runs no code."""
 
 import json
 from dataclasses import asdict
@@ -14,13 +14,15 @@ _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
 def save_checkpoint(trainer: Trainer, folder: Path) -> None:
-    """Writes weights, their average, the best, optimiser, schedule and progress."""
-    moments = trainer.optimizer.state_dict()["state"]
+    """Writes the weights, their average, the best ones, optimizer, schedule and progress."""
+    optimizer_state = trainer.optimizer.state_dict()["state"]
     tensors: dict[str, Tensor] = {
         **{f"model.{name}": value for name, value in trainer.model.state_dict().items()},
-        **{f"average.{name}": value for name, value in _averaged(trainer).items()},
-        **{f"best.{name}": value for name, value in trainer.best.items()},
-        **{f"adam.{i}.{key}": v for i, state in moments.items() for key, v in state.items()},
+        **{f"ema.{name}": value for name, value in _averaged_weights(trainer).items()},
+        **{f"best.{name}": value for name, value in trainer.best_weights.items()},
+        **{
+            f"adam.{i}.{key}": v for i, state in optimizer_state.items() for key, v in state.items()
+        },
     }
     save_file(
         {name: value.contiguous().cpu() for name, value in tensors.items()}, folder / _TENSORS
@@ -28,54 +30,55 @@ def save_checkpoint(trainer: Trainer, folder: Path) -> None:
     state = {
         "progress": asdict(trainer.progress),
         "learning_rate": trainer.optimizer.param_groups[0]["lr"],
-        "plateau": {k: v for k, v in trainer.scheduler.state_dict().items() if _is_plain(v)},
+        "scheduler": {k: v for k, v in trainer.scheduler.state_dict().items() if _is_json(v)},
     }
     (folder / _STATE).write_text(json.dumps(state))
 
 
 def restore_checkpoint(trainer: Trainer, folder: Path) -> None:
-    """Puts a trainer back where `save_checkpoint` found it."""
+    """Puts a trainer into the state that `save_checkpoint` wrote."""
     tensors = load_file(folder / _TENSORS, device=str(trainer.context.device))
     state = json.loads((folder / _STATE).read_text())
-    trainer.model.load_state_dict(_below("model.", tensors))
-    if averaged := _below("average.", tensors):
+    trainer.model.load_state_dict(_with_prefix("model.", tensors))
+    if averaged := _with_prefix("ema.", tensors):
         trainer.eval_model.load_state_dict(averaged)
-    trainer.best = _below("best.", tensors)
+    trainer.best_weights = _with_prefix("best.", tensors)
     optimizer = trainer.optimizer.state_dict()
-    for name, value in _below("adam.", tensors).items():
+    for name, value in _with_prefix("adam.", tensors).items():
         index, _, key = name.partition(".")
-        # Adam counts its steps on the CPU, wherever the moments are.
+        # Adam keeps its step count on the CPU, on whatever device the moments are.
         optimizer["state"].setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
     for group in optimizer["param_groups"]:
         group["lr"] = state["learning_rate"]
     trainer.optimizer.load_state_dict(optimizer)
-    trainer.scheduler.load_state_dict(state["plateau"])
+    trainer.scheduler.load_state_dict(state["scheduler"])
     trainer.progress = _progress(state["progress"])
 
 
 def read_progress(folder: Path) -> Progress:
-    """Where the trainer stood: says which of its two fits a checkpoint is of."""
+    """The progress of a checkpoint, which tells whether it is one of a refit."""
     return _progress(json.loads((folder / _STATE).read_text())["progress"])
 
 
 def _progress(state: dict[str, Any]) -> Progress:
-    chosen = state["chosen"] and Progress(**state["chosen"])
-    return Progress(**{**state, "chosen": chosen})
+    selection = state["selection"] and Progress(**state["selection"])
+    return Progress(**{**state, "selection": selection})
 
 
-def _averaged(trainer: Trainer) -> dict[str, Tensor]:
-    """The averaged weights, where they are not the model's own."""
+def _averaged_weights(trainer: Trainer) -> dict[str, Tensor]:
+    """The averaged weights; empty where the model is validated as it is trained."""
     if trainer.eval_model is trainer.model:
         return {}
     averaged: dict[str, Tensor] = trainer.eval_model.state_dict()
     return averaged
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _is_plain(value: object) -> bool:
+def _is_json(value: object) -> bool:
     return isinstance(value, str | int | float | bool | type(None)) or (
         isinstance(value, list) and all(isinstance(v, int | float) for v in value)
     )

@@ -1,9 +1,10 @@
-"""What training reads, put together once and shared by the workers of a node."""
+"""What training reads, put together once and shared by the workers of a node.
+
+Shapes: N items, U users, R training rows, V held-out validation rows, D feature width.
+"""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,21 +15,22 @@ from visrec.features.clusters import (
     ClusterConfig,
     Clusters,
     load_clusters,
-    near_identical,
+    near_identical_groups,
 )
-from visrec.features.table import load_features, read_manifest
-from visrec.interactions.log import InteractionLog, Reading, read_log
+from visrec.features.table import Manifest, load_features, read_manifest
+from visrec.interactions.log import InteractionLog, ReadReport, read_log
 from visrec.interactions.split import (
     HeldOut,
-    Part,
+    SplitPart,
     SplitConfig,
-    held_out,
+    select_held_out,
     held_out_pairs,
     split,
-    why_nobody,
+    explain_empty_part,
 )
 from visrec.jagged import Jagged
-from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.base import Catalogue, ModelTraits, Sizes
+from visrec.models.provenance import DataProvenance, InteractionsProvenance
 from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import (
@@ -40,33 +42,58 @@ from visrec.storage.store import Store
 from visrec.storage.tables import digest_files, require_unchanged
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainingInputs:
+    """Where training reads from, and what of it.
+
+    Attributes:
+        features: the features directory.
+        interactions: which rows of the interactions count.
+        interactions_uri: where the interactions are; None for a model that is trained without.
+        items_uri: the items table; None where neither the model nor a guideline reads it.
+        split: what is held out.
+        traits: what the model requires.
+        sampling: how triples are drawn, whose guidelines may require clusters and artists; None for
+            a model that does not train on triples.
+    """
+
+    features: Store
+    interactions: InteractionsConfig
+    interactions_uri: str | None
+    items_uri: str | None
+    split: SplitConfig
+    traits: ModelTraits
+    sampling: SamplingConfig | None
+
+
 @dataclass(frozen=True)
 class TrainingData:
-    """Training items of each user, and users to validate with; all items as catalogue rows.
+    """The training items of each user, and users to validate with; items are catalogue rows.
 
-    Args:
+    Attributes:
         item_ids: (N,) sorted.
         user_ids: (U,) sorted.
         feature_ND: (N, D) float16.
-        train: U lists, in time order.
-        basket_R: (R,) the basket of each training item; numbers rise along a list.
+        train: U lists of items, in time order.
+        basket_R: (R,) the basket of each training row; the numbers rise along a user's list.
         validation: users with a held-out basket.
-        validation_basket_V: (V,) the basket of each held-out item, numbered on from the user's.
-        test_pairs: the held-out test rows by `user_id` and `item_id`. Training only passes them on
-            to the model's directory, where evaluation finds what it may judge the model by.
-        provenance: digests and settings, for the model's config.json.
+        validation_basket_V: (V,) the basket of each held-out row, numbered on from the user's last
+            training basket.
+        test_pairs: the held-out test rows, as `user_id` and `item_id`. Training only copies them to
+            the model's directory: evaluation may use no other rows for this model.
+        provenance: digests and settings of the inputs, for the model's config.json.
         category_N: (N,) codes into `categories`, -1 for none.
-        categories: names, sorted; empty where the model does not ask for them.
-        clusters: what looks alike; None where the guidelines do not ask for it.
-        alike_N: (N,) items of one number are near-identical; None where that is found out when it
-            is asked for, or told by the clusters.
-        rating_R: (R,) what the user thought of each training item; None where nothing is rated, or
-            the model does not ask.
-        validation_rating_V: (V,) the same of each held-out item.
-        artist_N: (N,) codes of the artists, -1 for none; None where no item has one, or the
-            guidelines do not ask.
-        reading: what became of the rows of the interactions.
-        notes: sentences about what the split lacks.
+        categories: category names, sorted; empty where the model does not use categories.
+        clusters: visual clusters; None where no guideline uses them.
+        near_identical_N: (N,) items with the same number are near-identical pictures; None where
+            `clusters` has these numbers, or they are computed on first use.
+        artist_N: (N,) artist codes, -1 for none; None where no item has an artist, or no guideline
+            uses artists.
+        rating_R: (R,) the rating of each training row; None where there are none, or the model does
+            not use them.
+        validation_rating_V: (V,) the same for each held-out row.
+        read_report: how many rows of the interactions were read and left out.
+        notes: sentences for the user about parts of the split that are empty.
     """
 
     item_ids: pa.LargeStringArray
@@ -77,33 +104,38 @@ class TrainingData:
     validation: HeldOut
     validation_basket_V: npt.NDArray[np.int64]
     test_pairs: pa.Table
-    provenance: Mapping[str, Any]
+    provenance: DataProvenance
     category_N: npt.NDArray[np.int64] | None = None
     categories: tuple[str, ...] = ()
     clusters: Clusters | None = None
-    alike_N: npt.NDArray[np.int64] | None = None
+    near_identical_N: npt.NDArray[np.int64] | None = None
     artist_N: npt.NDArray[np.int64] | None = None
     rating_R: npt.NDArray[np.float32] | None = None
     validation_rating_V: npt.NDArray[np.float32] | None = None
-    reading: Reading = field(default_factory=Reading)
+    read_report: ReadReport = field(default_factory=ReadReport)
     notes: tuple[str, ...] = ()
 
     @property
-    def facts(self) -> SamplingIndex:
-        """What triples are drawn from."""
-        alike_N = self.alike_N
-        if alike_N is None and self.clusters is None:
-            alike_N = near_identical(self.feature_ND)
+    def sampling_index(self) -> SamplingIndex:
+        """The lookup tables that triples are drawn from."""
+        near_identical_N = self.near_identical_N
+        if near_identical_N is None and self.clusters is None:
+            near_identical_N = near_identical_groups(self.feature_ND)
         return SamplingIndex(
-            self.train, self.basket_R, len(self.item_ids), self.clusters, self.artist_N, alike_N
+            self.train,
+            self.basket_R,
+            len(self.item_ids),
+            self.clusters,
+            self.artist_N,
+            near_identical_N,
         )
 
     @property
-    def refit(self) -> "TrainingData":
-        """The same with the validation items for training, behind each user's others."""
+    def for_refit(self) -> "TrainingData":
+        """The same data with each user's validation rows appended to their training rows."""
         held = self.validation
-        owner_R = np.concatenate([self.train.owners, held.user_E[held.targets.owners]])
-        order = np.argsort(owner_R, kind="stable")
+        user_R = np.concatenate([self.train.row_ids, held.user_E[held.targets.row_ids]])
+        order = np.argsort(user_R, kind="stable")
         item_R = np.concatenate([self.train.values, held.targets.values])[order]
         basket_R = np.concatenate([self.basket_R, self.validation_basket_V])[order]
         rating_R = self.rating_R
@@ -111,7 +143,7 @@ class TrainingData:
             rating_R = np.concatenate([rating_R, self.validation_rating_V])[order]
         return dataclasses.replace(
             self,
-            train=Jagged.group(owner_R[order], item_R, len(self.train)),
+            train=Jagged.from_row_ids(user_R[order], item_R, len(self.train)),
             basket_R=basket_R,
             validation=held.take(np.zeros(0, np.int64)),
             validation_basket_V=basket_R[:0],
@@ -131,87 +163,98 @@ class TrainingData:
         )
 
 
-def load_training_data(
-    features: Store,
-    interactions: InteractionsConfig,
-    uri: str | None,
-    held: SplitConfig,
-    items_uri: str | None,
-    needs: Needs,
-    sampling: SamplingConfig | None,
-) -> TrainingData:
-    """Reads features and interactions and splits them; the test basket stays out.
-
-    Args:
-        features: the features directory.
-        interactions: which of them count.
-        uri: where they are; None where there are none, for a model that needs none.
-        held: what is held out.
-        items_uri: the items table, where the model or the guidelines ask for what it tells.
-        needs: what the model asks for.
-        sampling: whose guidelines may ask for clusters and artists; None does not.
+def load_training_data(inputs: TrainingInputs) -> TrainingData:
+    """Reads features and interactions and splits them; the test rows stay out of training.
 
     Raises:
-        InputError: either is missing, empty, does not fit the other, or changed while it was read.
+        InputError: an input is missing or empty, inputs do not fit each other, or one of them
+            changed while it was read.
     """
-    manifest = read_manifest(features)
-    digests = _digests(features, interactions, uri, items_uri)
-    item_ids, feature_ND = load_features(features)
-    log = read_log(interactions, uri, item_ids)
-    part_R, basket_R = split(log, held), log.basket_R()
-    validation, test = (held_out(log, part_R, part) for part in (Part.VALIDATION, Part.TEST))
-    lacking = [Part.VALIDATION] * (held.validation and not len(validation))
-    lacking += [Part.TEST] * (held.test and not len(test))
-    items = read_items(items_uri, item_ids)
-    names = _categories(items, items_uri) if needs.categories else ()
-    rating_R = _ratings(log, part_R == Part.TRAIN) if needs.ratings else None
-    clusters = alike_N = None
-    if sampling and sampling.needs_clusters:
-        clusters = load_clusters(features, ClusterConfig(), feature_ND)
-    elif sampling:
-        alike_N = near_identical(feature_ND)
-    require_unchanged(digests, _digests(features, interactions, uri, items_uri))
+    manifest, digests = read_manifest(inputs.features), _digests(inputs)
+    item_ids, feature_ND = load_features(inputs.features)
+    log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
+    part_R, basket_R = split(log, inputs.split), log.basket_R()
+    in_train_R, in_validation_R = part_R == SplitPart.TRAIN, part_R == SplitPart.VALIDATION
+    validation, test = (select_held_out(log, part_R, part) for part in (SplitPart.VALIDATION, SplitPart.TEST))
+    rating_R = _ratings(log, in_train_R) if inputs.traits.requires_ratings else None
+    items = read_items(inputs.items_uri, item_ids)
+    categories = _categories(items, inputs.items_uri) if inputs.traits.requires_categories else ()
+    clusters, near_identical_N = _look_alikes(inputs, feature_ND)
+    by_artist = bool(inputs.sampling and inputs.sampling.by_artist)
+    require_unchanged(digests, _digests(inputs))
     return TrainingData(
         item_ids=item_ids,
         user_ids=log.user_ids,
         feature_ND=feature_ND,
-        train=log.where(part_R == Part.TRAIN),
-        basket_R=basket_R[part_R == Part.TRAIN],
-        # Who has a validation item has training items too, so all of their baskets are here.
+        train=log.where(in_train_R),
+        basket_R=basket_R[in_train_R],
+        # A user with a validation row also has training rows, so all of their baskets are here.
         validation=validation,
-        validation_basket_V=basket_R[part_R == Part.VALIDATION],
+        validation_basket_V=basket_R[in_validation_R],
         test_pairs=held_out_pairs(test, log.user_ids, item_ids),
-        category_N=category_codes(items.category_N, names),
-        categories=names,
+        category_N=category_codes(items.category_N, categories),
+        categories=categories,
         clusters=clusters,
-        alike_N=alike_N,
-        rating_R=None if rating_R is None else rating_R[part_R == Part.TRAIN],
-        validation_rating_V=None if rating_R is None else rating_R[part_R == Part.VALIDATION],
-        artist_N=artist_codes(items.artist_N) if sampling and sampling.by_artist else None,
-        reading=log.reading,
-        notes=tuple(dict.fromkeys(why_nobody(log, held, part) for part in lacking)),
-        provenance={
-            "features": {"digest": digests["features"], **manifest.identity.__dict__},
-            "interactions": {
-                "digest": digests["interactions"],
-                "min_rating": interactions.min_rating,
-                "as_of": interactions.as_of,
-                "last_timestamp": int(log.time_R.max()) if len(log.time_R) else None,
-            },
-            "items": {"digest": digests["items"]},
-            "split": held.__dict__,
-        },
+        near_identical_N=near_identical_N,
+        rating_R=None if rating_R is None else rating_R[in_train_R],
+        validation_rating_V=None if rating_R is None else rating_R[in_validation_R],
+        artist_N=artist_codes(items.artist_N) if by_artist else None,
+        read_report=log.read_report,
+        notes=_empty_parts(log, inputs.split, validation, test),
+        provenance=_provenance(inputs, manifest, digests, log),
     )
 
 
-def _digests(
-    features: Store, interactions: InteractionsConfig, uri: str | None, items_uri: str | None
-) -> dict[str, str | None]:
+def _digests(inputs: TrainingInputs) -> dict[str, str | None]:
+    log_uri, items_uri = inputs.interactions_uri, inputs.items_uri
     return {
-        "features": read_manifest(features).digest,
-        "interactions": digest_interactions(interactions, uri) if uri else None,
+        "features": read_manifest(inputs.features).digest,
+        "interactions": digest_interactions(inputs.interactions, log_uri) if log_uri else None,
         "items": digest_files(items_uri, "items") if items_uri else None,
     }
+
+
+def _provenance(
+    inputs: TrainingInputs,
+    manifest: Manifest,
+    digests: dict[str, str | None],
+    log: InteractionLog,
+) -> DataProvenance:
+    return DataProvenance(
+        features_digest=manifest.digest,
+        features_identity=manifest.identity,
+        interactions=InteractionsProvenance(
+            digest=digests["interactions"],
+            min_rating=inputs.interactions.min_rating,
+            as_of=inputs.interactions.as_of,
+            last_timestamp=int(log.time_R.max()) if len(log.time_R) else None,
+        ),
+        items_digest=digests["items"],
+        split=inputs.split,
+    )
+
+
+def _look_alikes(
+    inputs: TrainingInputs, feature_ND: npt.NDArray[np.float16]
+) -> tuple[Clusters | None, npt.NDArray[np.int64] | None]:
+    """Visual clusters where a guideline uses them; else the (N,) groups of near-identical items.
+
+    Clusters have these groups too. A model that does not train on triples uses neither.
+    """
+    if inputs.sampling is None:
+        return None, None
+    if inputs.sampling.needs_clusters:
+        return load_clusters(inputs.features, ClusterConfig(), feature_ND), None
+    return None, near_identical_groups(feature_ND)
+
+
+def _empty_parts(
+    log: InteractionLog, config: SplitConfig, validation: HeldOut, test: HeldOut
+) -> tuple[str, ...]:
+    """A sentence for each part of the split that should have users and has none."""
+    empty = [SplitPart.VALIDATION] * (config.validation and not len(validation))
+    empty += [SplitPart.TEST] * (config.test and not len(test))
+    return tuple(dict.fromkeys(explain_empty_part(log, config, part) for part in empty))
 
 
 def _categories(items: Items, items_uri: str | None) -> tuple[str, ...]:
@@ -226,7 +269,7 @@ def _categories(items: Items, items_uri: str | None) -> tuple[str, ...]:
 
 
 def _ratings(log: InteractionLog, train_R: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32] | None:
-    """(R,) each row's rating; where it has none, the mean rating of the training rows."""
+    """(R,) the rating of each row; the mean training rating where a row has none."""
     if log.rating_R is None or np.isnan(log.rating_R[train_R]).all():
         return None
     return np.where(np.isnan(log.rating_R), np.nanmean(log.rating_R[train_R]), log.rating_R)

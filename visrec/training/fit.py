@@ -1,8 +1,9 @@
-"""What a model is made of besides the data, and its making from beginning to end. No Ray in here.
+"""What a model is made from besides the data, and its fit from beginning to end. No Ray in here.
 
-A model is fitted twice: first with the validation baskets held out, to find the epoch that ranks
-them best, and then anew, from the same seed, for as many epochs with those baskets among its
-training items. What it is used or tested for comes after them, and is most like them.
+A model is fitted twice. The first fit holds the validation rows out and selects the epoch that
+ranks them best. The second, the refit, starts again from the same seed and trains for as many
+epochs with these rows among the training rows: they are the latest ones, and the most like what
+comes next.
 """
 
 from collections.abc import Callable
@@ -14,31 +15,33 @@ import torch
 from torch import nn
 
 from visrec.models import MODELS
+from visrec.models.base import Model, ModelConfig
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.checkpoints import read_progress, restore_checkpoint
 from visrec.training.data import TrainingData
-from visrec.training.loop import Progress, TrainConfig, Trainer, WorkerContext, is_over
+from visrec.training.distributed import WorkerContext
+from visrec.training.loop import Progress, TrainConfig, Trainer, fit_is_finished
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """All that a model depends on, besides the data.
+    """Everything that decides a model, besides the data.
 
-    Args:
-        model_name: in `MODELS`.
-        model_config: its config.
+    Attributes:
+        model_name: its entry in `MODELS`.
+        model_config: the model's own configuration.
         train: how to fit.
-        sampling: how to draw.
+        sampling: how to sample.
     """
 
     model_name: str
-    model_config: Any
+    model_config: ModelConfig
     train: TrainConfig
     sampling: SamplingConfig
 
 
-def build_model(recipe: TrainingRecipe, data: TrainingData) -> Any:
-    """The model with weights from the seed, fitted to what needs no gradient."""
+def build_model(recipe: TrainingRecipe, data: TrainingData) -> Model:
+    """A model with initial weights from the seed, after its closed-form `fit`."""
     torch.manual_seed(recipe.train.seed)
     model = MODELS[recipe.model_name](recipe.model_config, data.sizes)
     model.fit(data.catalogue, data.train)
@@ -50,22 +53,22 @@ def build_trainer(
     data: TrainingData,
     context: WorkerContext | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
-    chosen: Progress | None = None,
+    selection: Progress | None = None,
 ) -> Trainer:
     """A trainer before its first epoch.
 
     Args:
         recipe: what to fit and how.
-        data: with the validation baskets held out.
-        context: which worker of how many; one on the CPU by default.
+        data: with the validation rows held out.
+        context: which worker this is; by default the only one, on the CPU.
         wrap: see `Trainer`.
-        chosen: the finished progress by which the epoch was chosen: this is the fit after it.
+        selection: for a refit, the final progress of the fit that selected the epoch.
     """
     context = context or WorkerContext()
-    data = data.refit if chosen else data
+    data = data.for_refit if selection else data
     model = build_model(recipe, data).to(context.device)
     trainer = Trainer(model, data, recipe.train, recipe.sampling, context, wrap)
-    trainer.progress.chosen = chosen
+    trainer.progress.selection = selection
     return trainer
 
 
@@ -78,12 +81,12 @@ def restore_trainer(
 ) -> Trainer:
     """The trainer of a checkpoint, in either fit.
 
-    Where more epochs are asked for than the choice was made from, it is made anew.
+    If the recipe now has more epochs than the selection ran for, the first fit starts again.
     """
-    chosen = read_progress(folder).chosen
-    if chosen and not is_over(chosen, recipe.train.epochs, recipe.train):
+    selection = read_progress(folder).selection
+    if selection and not fit_is_finished(selection, recipe.train.epochs, recipe.train):
         return build_trainer(recipe, data, context, wrap)
-    trainer = build_trainer(recipe, data, context, wrap, chosen)
+    trainer = build_trainer(recipe, data, context, wrap, selection)
     restore_checkpoint(trainer, folder)
     return trainer
 
@@ -91,47 +94,45 @@ def restore_trainer(
 def train_to_end(
     trainer: Trainer, recipe: TrainingRecipe, data: TrainingData, report: Callable[[Trainer], None]
 ) -> Trainer:
-    """Runs a trainer to its end, and the second fit after it where there is to be one.
+    """Runs a trainer to its end, then the refit if there is one.
 
     Args:
-        trainer: of either fit, wherever it stands.
-        recipe: what it is of.
-        data: with the validation baskets held out.
-        report: called after each epoch of each.
+        trainer: of either fit, new or restored.
+        recipe: what the trainer was built from.
+        data: with the validation rows held out.
+        report: called after each epoch of either fit.
 
     Returns:
-        The trainer whose `best` weights are the model's.
+        The trainer whose `best_weights` are the model's.
     """
     trainer.run(report)
-    if recipe.train.refit and len(data.validation) and not trainer.progress.chosen:
+    if recipe.train.refit and len(data.validation) and not trainer.progress.selection:
         trainer = build_trainer(recipe, data, trainer.context, trainer.wrap, trainer.progress)
         trainer.run(report)
     return trainer
 
 
-def seconds(progress: Progress) -> float:
-    """What the epochs of both fits took, validation in it."""
-    fits = [progress, progress.chosen] if progress.chosen else [progress]
+def training_seconds(progress: Progress) -> float:
+    """Seconds of all epochs of both fits, validation included."""
+    fits = [progress, progress.selection] if progress.selection else [progress]
     return round(sum(epoch["seconds"] for fit in fits for epoch in fit.history), 3)
 
 
-def metrics_of(progress: Progress) -> dict[str, Any]:
-    """What a model's metrics.json says of its training.
+def training_metrics(progress: Progress) -> dict[str, Any]:
+    """The content of a model's metrics.json.
 
-    Without the seconds: the same data, settings and seed give the same bytes.
+    It has no seconds in it, so that the same data, settings and seed give the same bytes.
     """
-    choice = progress.chosen or progress
-    history, again = (
-        [{k: v for k, v in epoch.items() if k not in without} for epoch in entries]
-        for entries, without in (
-            (choice.history, {"seconds"}),
-            (progress.history if progress.chosen else [], {"seconds", "val_auc"}),
-        )
-    )
+    selection = progress.selection or progress
+    refit = progress.history if progress.selection else []
     return {
-        "val_auc": choice.best_auc,
-        "epochs": len(history),
-        "best_epoch": choice.best_epoch,
-        "history": history,
-        "refit": again,
+        "val_auc": selection.best_auc,
+        "epochs": len(selection.history),
+        "best_epoch": selection.best_epoch,
+        "history": [_without(epoch, "seconds") for epoch in selection.history],
+        "refit": [_without(epoch, "seconds", "val_auc") for epoch in refit],
     }
+
+
+def _without(epoch: dict[str, float], *keys: str) -> dict[str, float]:
+    return {key: value for key, value in epoch.items() if key not in keys}

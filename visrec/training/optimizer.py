@@ -1,83 +1,89 @@
-"""AdamW, and the running average of its weights, at the cost of the rows that a step touches.
+"""AdamW and a moving average of the weights, at the cost of the rows that a step reads.
 
-A table with a row for each user would otherwise be read and written whole at every step: a million
-users of 100 numbers are 400 MB, five times over.
+An embedding table has a row for each user, and the plain versions read and write all of it in every
+step: with a million users and a width of 100, that is 400 MB, five times over. Here a step touches
+only the rows that the batch reads. What happens to all other rows is the same for every one of
+them, so it is kept as a few numbers per table and applied to a row when the row is next read.
+
+Shapes: R rows of a table, r rows with a gradient, D its width, X any batch shape.
 """
 
 import copy
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-# A table's scale below this is multiplied into its rows, lest gradients times it become subnormal.
-_SMALLEST_SCALE = 1e-9
-# What is left of the weights where a step's decay is 1: next to nothing, by which one can divide.
-_LEFT_AT_LEAST = 1e-30
+# Below this scale a table is flushed, so that gradients times the scale do not become subnormal.
+_MIN_SCALE = 1e-9
+# The factor of a step whose decay would be total: the scale must stay divisible.
+_MIN_FACTOR = 1e-30
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class RowAdamW(torch.optim.AdamW):
-    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) that takes sparse gradients too.
+    """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) that also takes sparse gradients.
 
     A step multiplies every weight that decays by 1 - learning rate * weight decay, and then moves
-    it as Adam does. Of a table with sparse gradients all rows decay at every step; Adam moves rows
-    with a gradient alone, moments too, as in `torch.optim.SparseAdam`. The decay of a whole table
-    is one number, its scale: its weights are scale times the rows that are stored, which is what
-    `forward` of its module gives. `flush` multiplies the scale into the rows.
+    it as Adam does. In a table with sparse gradients, all rows decay at every step, but Adam moves
+    only rows with a gradient and their moments, as `torch.optim.SparseAdam` does. The decay of a
+    table is kept as one number, its scale: the weights are the stored rows times the scale, and
+    `forward` of the table's module returns these. `flush` multiplies the scale into the stored
+    rows.
 
     Args:
-        model: its sparse `nn.Embedding`s are read by their `forward` alone in training.
+        model: while it trains, its sparse `nn.Embedding`s may be read only through their `forward`.
         lr: learning rate.
-        weight_decay: of what `decays` says.
+        weight_decay: of the parameters for which `has_weight_decay` is true.
         settings: of `torch.optim.AdamW`.
     """
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float, **settings: Any) -> None:
         parameters = list(model.parameters())
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if decays(p)]},
-            {"params": [p for p in parameters if not decays(p)], "weight_decay": 0.0},
+            {"params": [p for p in parameters if has_weight_decay(p)]},
+            {"params": [p for p in parameters if not has_weight_decay(p)], "weight_decay": 0.0},
         ]
         super().__init__(groups, lr=lr, weight_decay=weight_decay, **settings)
         self.scale: dict[Tensor, float] = {}
         for table in sparse_tables(model):
             self.scale[table.weight] = 1.0
-            table.register_forward_hook(self._scaled)
+            table.register_forward_hook(self._scale_output)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step."""
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None and table.grad.is_sparse:
                     self._step_rows(table, group)
-                    table.grad = None  # AdamW's own step passes over it
+                    table.grad = None  # AdamW's own step skips parameters without a gradient
         return super().step(closure)
 
     @property
     def needs_flush(self) -> bool:
-        """Whether a scale is so small that gradients lose digits, or below 0."""
-        return any(scale < _SMALLEST_SCALE for scale in self.scale.values())
+        """Whether a scale is negative, or so small that gradients would lose precision."""
+        return any(scale < _MIN_SCALE for scale in self.scale.values())
 
     @torch.no_grad()
     def flush(self) -> None:
-        """Makes what the tables store their weights."""
+        """Multiplies the scales into the stored rows."""
         for table, scale in self.scale.items():
             if scale != 1:
                 table.mul_(scale)
                 self.scale[table] = 1.0
 
-    def _scaled(self, table: nn.Embedding, _: Any, row_Xd: Tensor) -> Tensor:
+    def _scale_output(self, table: nn.Embedding, _: Any, row_Xd: Tensor) -> Tensor:
         scale = self.scale[table.weight]
         return row_Xd if scale == 1 else row_Xd * scale
 
     def _step_rows(self, table_RD: Tensor, group: dict[str, Any]) -> None:
-        rows = touched(table_RD)
-        # The gradient is that of the stored rows: by the scale smaller than that of the weights.
+        rows = rows_with_gradient(table_RD)
+        # Backward gives the gradient of the stored rows: that of the weights times the scale.
         gradient = cast(Tensor, table_RD.grad).coalesce().values() / self.scale[table_RD]
-        self.scale[table_RD] *= 1 - group["lr"] * group["weight_decay"] or _LEFT_AT_LEAST
+        self.scale[table_RD] *= 1 - group["lr"] * group["weight_decay"] or _MIN_FACTOR
         state = self.state[table_RD]
         if not state:
             state["step"] = torch.zeros(())
@@ -93,95 +99,101 @@ class RowAdamW(torch.optim.AdamW):
         table_RD[rows] -= rate * mean / spread
 
 
-def decays(parameter: Tensor) -> bool:
-    """Whether weight decay is for a parameter: for weights and vectors, not for biases.
+def has_weight_decay(parameter: Tensor) -> bool:
+    """Whether a parameter decays: weights and embeddings do, biases do not.
 
-    A table of one number a row is the items' biases: as a bias of a layer it says how large values
-    are, not how they are told apart.
+    A table with one number a row holds item biases. Like the bias of a layer, they shift values and
+    do not tell them apart.
     """
     return math.prod(parameter.shape[1:]) > 1
 
 
 def sparse_tables(model: nn.Module) -> list[nn.Embedding]:
-    """The tables whose gradients are of the rows that a batch reads."""
+    """The embedding tables whose gradients hold only the rows that a batch reads."""
     return [m for m in model.modules() if isinstance(m, nn.Embedding) and m.sparse]
 
 
-def touched(table_RD: Tensor) -> Tensor:
+def rows_with_gradient(table_RD: Tensor) -> Tensor:
     """(r,) the rows that have a gradient, each once."""
     if not cast(Tensor, table_RD.grad).is_coalesced():
         table_RD.grad = cast(Tensor, table_RD.grad).coalesce()
     return cast(Tensor, table_RD.grad).indices()[0]
 
 
-class WeightEma:
-    """The running average of a model's weights, to which each step adds 1 - keep of its own.
+class WeightEma(Generic[ModelT]):
+    """The exponential moving average of a model's weights.
 
-    Stored rows without a gradient stand still, and their weights are those times the table's scale.
-    With K the product of all keeps since such a row last moved, and A the running average of the
-    scale, the row's average is K times what it was then, plus the stored row times A - K A_then. It
-    is brought up to date when the row next moves, or with `flush`.
+    A step with decay d updates the average: average = d * average + (1 - d) * weights. Rows of a
+    sparse table without a gradient keep their stored values, and their weights change only with the
+    scale of the table. For such a row, let K be the product of all decays since the row last moved,
+    and A the moving average of the scale. Then its average is K times its average at that time,
+    plus the stored row times A - K * A_then. This is computed when the row next moves, or by
+    `flush`.
 
     Args:
-        model: whose weights move.
-        share: keep; in the beginning it is less, so that the first weights are forgotten. With 0
-            the average is the model itself.
+        model: whose weights are averaged.
+        decay: d; in the first steps it is smaller, so that the initial weights are forgotten. With
+            0 `eval_model` is the model itself.
+
+    Attributes:
+        eval_model: a copy of the model with the averaged weights, up to date after `flush`.
     """
 
-    def __init__(self, model: Any, share: float) -> None:
-        self._model, self._share = model, share
-        self.eval_model = copy.deepcopy(model) if share else model
-        tables = [table.weight for table in sparse_tables(model)] if share else []
-        # Since all was up to date: the logarithm of the product of all keeps, the average of each
-        # table's scale from 0 on, and both when each row last was up to date.
-        self._log_kept = 0.0
+    def __init__(self, model: ModelT, decay: float) -> None:
+        self._model, self._decay = model, decay
+        self.eval_model = copy.deepcopy(model) if decay else model
+        tables = [table.weight for table in sparse_tables(model)] if decay else []
+        # Since the last flush: the logarithm of the product of all decays, the moving average of
+        # each table's scale (from 0 on), and both of them at the time when each row was last
+        # updated.
+        self._log_decay = 0.0
         self._scale = dict.fromkeys(tables, 0.0)
-        self._since = {t: torch.zeros(2, len(t), dtype=torch.float64) for t in tables}
+        self._at_update = {t: torch.zeros(2, len(t), dtype=torch.float64) for t in tables}
 
     @torch.no_grad()
-    def before(self) -> None:
-        """Brings the rows up to date that are about to move."""
-        for mean, now in self._pairs():
-            if now in self._since and now.grad is not None and now.grad.is_sparse:
-                self._catch_up(mean, now, touched(now))
+    def before_step(self) -> None:
+        """Updates the averages of the rows that the step is about to move."""
+        for mean, weight in self._pairs():
+            if weight in self._at_update and weight.grad is not None and weight.grad.is_sparse:
+                self._update_rows(mean, weight, rows_with_gradient(weight))
 
     @torch.no_grad()
-    def after(self, steps: int, scale: Mapping[Tensor, float]) -> None:
-        """Takes in the weights after a step.
+    def after_step(self, steps: int, scale: Mapping[Tensor, float]) -> None:
+        """Adds the weights after a step to the averages.
 
         Args:
-            steps: how many were before it.
-            scale: of each sparse table, what its stored rows are multiplied by.
+            steps: number of steps before this one.
+            scale: the factor of each sparse table's stored rows.
         """
-        keep = min(self._share, (steps + 1) / (steps + 10))
-        for mean, now in self._pairs():
-            if now in self._since:
-                self._scale[now] += (1 - keep) * (scale[now] - self._scale[now])
+        decay = min(self._decay, (steps + 1) / (steps + 10))
+        for mean, weight in self._pairs():
+            if weight in self._at_update:
+                self._scale[weight] += (1 - decay) * (scale[weight] - self._scale[weight])
             else:
-                mean.lerp_(now, 1 - keep)
-        if self._since:
-            self._log_kept += math.log(keep)
+                mean.lerp_(weight, 1 - decay)
+        if self._at_update:
+            self._log_decay += math.log(decay)
 
     @torch.no_grad()
     def flush(self) -> None:
-        """Brings all up to date, so that nothing but the weights themselves need be kept."""
-        for mean, now in self._pairs():
-            if now in self._since:
-                self._catch_up(mean, now, torch.arange(len(now)))
-                self._since[now].zero_()
-                self._scale[now] = 0.0
-        self._log_kept = 0.0
+        """Updates the averages of all rows, so that the averaged weights are the only state."""
+        for mean, weight in self._pairs():
+            if weight in self._at_update:
+                self._update_rows(mean, weight, torch.arange(len(weight)))
+                self._at_update[weight].zero_()
+                self._scale[weight] = 0.0
+        self._log_decay = 0.0
 
     def _pairs(self) -> list[tuple[Tensor, Tensor]]:
-        if not self._share:
+        if not self._decay:
             return []
         return list(zip(self.eval_model.parameters(), self._model.parameters(), strict=True))
 
-    def _catch_up(self, mean_RD: Tensor, now_RD: Tensor, rows: Tensor) -> None:
-        since, scale, at = self._since[now_RD], self._scale[now_RD], rows.cpu()
-        log_kept_r, scale_r = since[:, at]
-        keep_r = torch.exp(self._log_kept - log_kept_r)
-        gained_r = scale - keep_r * scale_r
-        keep_r1, gained_r1 = (values.to(now_RD)[:, None] for values in (keep_r, gained_r))
-        mean_RD[rows] = keep_r1 * mean_RD[rows] + gained_r1 * now_RD[rows]
-        since[:, at] = torch.tensor([[self._log_kept], [scale]], dtype=torch.float64)
+    def _update_rows(self, mean_RD: Tensor, weight_RD: Tensor, rows: Tensor) -> None:
+        at_update, scale, index = self._at_update[weight_RD], self._scale[weight_RD], rows.cpu()
+        log_decay_r, scale_r = at_update[:, index]
+        decay_r = torch.exp(self._log_decay - log_decay_r)
+        gain_r = scale - decay_r * scale_r
+        decay_r1, gain_r1 = (values.to(weight_RD)[:, None] for values in (decay_r, gain_r))
+        mean_RD[rows] = decay_r1 * mean_RD[rows] + gain_r1 * weight_RD[rows]
+        at_update[:, index] = torch.tensor([[self._log_decay], [scale]], dtype=torch.float64)

@@ -23,33 +23,37 @@ from ray.train import (
 from ray.train.torch import TorchTrainer, get_device, prepare_model
 from torch import nn
 
-from visrec.config import check_fields
+from visrec.config import check_fields, plain
 from visrec.models.artifact import TIMES, Artifact, save_artifact
-from visrec.progress import Timer
+from visrec.models.base import Model
+from visrec.models.provenance import Provenance
+from visrec.progress import ProgressHandle, Timer
 from visrec.storage.store import Store
 from visrec.training.checkpoints import save_checkpoint
 from visrec.training.data import TrainingData
+from visrec.training.distributed import WorkerContext
 from visrec.training.fit import (
     TrainingRecipe,
     build_model,
     build_trainer,
-    metrics_of,
     restore_trainer,
-    seconds,
     train_to_end,
+    training_metrics,
+    training_seconds,
 )
-from visrec.training.loop import Trainer, WorkerContext, score_held_out
+from visrec.training.loop import Progress, Trainer
+from visrec.training.validation import score_held_out
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResources:
-    """What training may take of the cluster.
+    """What training takes of the cluster.
 
     Attributes:
-        workers: DDP processes; their shares make up one batch.
-        use_gpu: one GPU for each, and nccl instead of gloo.
-        cpus_per_worker: CPU cores of each; threads of its network on a CPU.
-        max_failures: how often the group is started again from its last checkpoint.
+        workers: number of DDP processes; each batch is divided among them.
+        use_gpu: give each worker a GPU, and use nccl instead of gloo.
+        cpus_per_worker: CPU cores of each worker, and threads of its network on a CPU.
+        max_failures: how often failed workers are restarted from the last checkpoint.
     """
 
     SECTION: ClassVar[str] = "resources"  # of its keys on the command line
@@ -68,68 +72,77 @@ class TrainResources:
             max_failures="[0, 1000000]",
         )
 
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """CPUs and GPUs of one worker, as Ray names them."""
+        gpu = {"GPU": 1.0} if self.use_gpu else {}
+        return {"CPU": float(self.cpus_per_worker), **gpu}
+
+    @property
+    def total(self) -> dict[str, float]:
+        """CPUs and GPUs of all workers."""
+        return {name: self.workers * amount for name, amount in self.per_worker.items()}
+
 
 @dataclass(frozen=True)
-class Job:
-    """What every worker is told.
+class TrainTask:
+    """What every training worker is given.
 
-    Args:
+    Attributes:
         recipe: what to fit.
         data: shared by the workers of a node.
-        artifact_store: where rank 0 writes the model.
-        model_id: its name.
-        settings: a digest of data and settings, kept with the model.
-        threads: of a CPU worker.
-        tally: what the workers tell their progress to.
+        artifact_store: the directory to which rank 0 writes the model.
+        model_id: name of the model.
+        settings_digest: hash of data and settings, which is kept with the model.
+        threads: CPU threads of a worker.
+        progress_actor: where workers report their progress.
     """
 
     recipe: TrainingRecipe
     data: "ray.ObjectRef[TrainingData]"
     artifact_store: Store
     model_id: str
-    settings: str
+    settings_digest: str
     threads: int
-    tally: Any
+    progress_actor: ProgressHandle
 
 
-def fit_with_ray(job: Job, name: str, resources: TrainResources, runs: Store) -> Result:
-    """Trains on the cluster. A run of the same name goes on from its last checkpoint.
+def fit_with_ray(task: TrainTask, name: str, resources: TrainResources, runs: Store) -> Result:
+    """Trains on the cluster. A run with the name of an earlier one resumes from its checkpoint.
 
     Args:
-        job: what to train.
-        name: of the run.
-        resources: with what.
-        runs: where Ray keeps checkpoints, below a folder of the run's name.
+        task: what to train.
+        name: name of the run.
+        resources: what the workers take of the cluster.
+        runs: where Ray Train keeps checkpoints, in a folder with the name of the run.
     """
-    return run_workers(train_worker, job, name, resources, runs)
+    return run_ddp_group(train_worker, task, name, resources, runs)
 
 
-def run_workers(
+def run_ddp_group(
     worker: Callable[[dict[str, Any]], None],
-    job: Any,
+    task: object,
     name: str,
     resources: TrainResources,
     runs: Store,
 ) -> Result:
-    """Runs `worker({"job": job})` in each process of a DDP group, under a name to go on from."""
-    # A report waits until the controller asks for it, by default up to 2 s after the last one: of a
-    # short epoch that is most of the time. The driver's setting goes to the controller.
+    """Runs `worker({"task": task})` in each process of a DDP group; see `fit_with_ray`."""
+    # A worker's report waits until the controller polls, by default up to 2 s after the last poll,
+    # which is most of the time of a short epoch. The controller inherits the driver's setting.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    filesystem, path = runs.arrow_filesystem()
     trainer = TorchTrainer(
         worker,
-        train_loop_config={"job": job},
+        train_loop_config={"task": task},
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.use_gpu,
-            resources_per_worker={
-                "CPU": resources.cpus_per_worker,
-                **({"GPU": 1} if resources.use_gpu else {}),
-            },
+            resources_per_worker=resources.per_worker,
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=runs.path,
-            storage_filesystem=runs.filesystem(),
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=resources.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -138,62 +151,67 @@ def run_workers(
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """What runs in each worker: build, resume, train, report each epoch, and write the model."""
-    job: Job = config["job"]
-    timer = Timer(job.tally)
+    """Runs in each worker: builds or restores, trains, reports each epoch, writes the model."""
+    task: TrainTask = config["task"]
+    timer = Timer(task.progress_actor)
     with timer.phase("read"):
-        data = ray.get(job.data)
-    trainer = start_worker(job.recipe, data, job.threads)
-    leads = trainer.context.rank == 0
-    for note in trainer.source.notes if leads else ():
-        job.tally.say.remote(note)
-    if leads and (done := trainer.progress.epoch):
-        fit = "the refit's " if trainer.progress.chosen else ""
-        job.tally.say.remote(f"resumed after {fit}epoch {done}")
-    trainer = train_to_end(trainer, job.recipe, data, lambda t: _report(t, job, timer))
-    if leads:
+        data = ray.get(task.data)
+    trainer = build_or_restore_trainer(task.recipe, data, task.threads)
+    is_leader = trainer.context.rank == 0
+    for note in trainer.source.notes if is_leader else ():
+        task.progress_actor.log.remote(note)
+    if is_leader and (epochs := trainer.progress.epoch):
+        fit = "the refit's " if trainer.progress.selection else ""
+        task.progress_actor.log.remote(f"resumed after {fit}epoch {epochs}")
+    trainer = train_to_end(trainer, task.recipe, data, lambda t: _report(t, task, timer))
+    if is_leader:
         with timer.phase("write"):
-            _write_model(trainer, job, data)
-        timer.done()
+            _write_model(trainer, task, data)
+        timer.report()
 
 
-def start_worker(recipe: TrainingRecipe, data: TrainingData, threads: int) -> Trainer:
-    """The trainer of this process of a group, put back to the group's last checkpoint."""
+def build_or_restore_trainer(recipe: TrainingRecipe, data: TrainingData, threads: int) -> Trainer:
+    """The trainer of this process, restored from the group's last checkpoint if there is one."""
     torch.set_num_threads(threads)
     worker = ray.train.get_context()
     context = WorkerContext(worker.get_world_rank(), worker.get_world_size(), get_device())
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
-        return build_trainer(recipe, data, context, _wrap)
+        return build_trainer(recipe, data, context, _wrap_ddp)
     with checkpoint.as_directory() as folder:
-        return restore_trainer(recipe, data, Path(folder), context, _wrap)
+        return restore_trainer(recipe, data, Path(folder), context, _wrap_ddp)
 
 
-def _wrap(module: nn.Module) -> nn.Module:
+def _wrap_ddp(module: nn.Module) -> nn.Module:
     wrapped: nn.Module = prepare_model(
         module, move_to_device=False, parallel_strategy_kwargs={"broadcast_buffers": False}
     )
     return wrapped
 
 
-def _report(trainer: Trainer, job: Job, timer: Timer) -> None:
-    """Tells Ray and the tally about the epoch."""
+def _report(trainer: Trainer, task: TrainTask, timer: Timer) -> None:
+    """Reports an epoch to the terminal and to Ray Train."""
     if trainer.context.rank == 0:
-        last, chosen = trainer.progress.history[-1], trainer.progress.chosen
-        auc = last["val_auc"]
-        eval_model = "no validation" if math.isnan(auc) else f"val AUC {auc:.4f}"
-        eval_model = f"refit of {chosen.best_epoch}" if chosen else eval_model
-        job.tally.say.remote(
-            f"epoch {trainer.progress.epoch:>3}  loss {last['loss']:.4f}  "
-            f"{eval_model}  lr {last['learning_rate']:.1e}  "
-            f"{last['triples'] / last['seconds']:,.0f} triples/s"
-        )
-        timer.done(triples=last["triples"], epochs=1, train_s=last["seconds"])
+        task.progress_actor.log.remote(epoch_line(trainer.progress))
+        last = trainer.progress.history[-1]
+        timer.report(triples=last["triples"], epochs=1, train_s=last["seconds"])
     report_epoch(trainer)
 
 
+def epoch_line(progress: Progress) -> str:
+    """One line about the last epoch, for the terminal."""
+    last, selection = progress.history[-1], progress.selection
+    auc = last["val_auc"]
+    validation = "no validation" if math.isnan(auc) else f"val AUC {auc:.4f}"
+    validation = f"refit of {selection.best_epoch}" if selection else validation
+    return (
+        f"epoch {progress.epoch:>3}  loss {last['loss']:.4f}  {validation}  "
+        f"lr {last['learning_rate']:.1e}  {last['triples'] / last['seconds']:,.0f} triples/s"
+    )
+
+
 def report_epoch(trainer: Trainer) -> None:
-    """Tells Ray about the epoch, every worker of the group, with rank 0's checkpoint."""
+    """Reports an epoch to Ray Train, from every worker of the group, with rank 0's checkpoint."""
     metrics = {"epoch": trainer.progress.epoch, **trainer.progress.history[-1]}
     if trainer.context.rank:
         ray.train.report(metrics)
@@ -203,44 +221,47 @@ def report_epoch(trainer: Trainer) -> None:
         ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
-def _write_model(trainer: Trainer, job: Job, data: TrainingData) -> None:
-    trainer.model.load_state_dict(trainer.best)
-    metrics = metrics_of(trainer.progress)
-    job.artifact_store.write_json(TIMES, {"train_s": seconds(trainer.progress)})
-    save_artifact(artifact_of(job, data, trainer.model, metrics), job.artifact_store)
+def _write_model(trainer: Trainer, task: TrainTask, data: TrainingData) -> None:
+    trainer.model.load_state_dict(trainer.best_weights)
+    metrics = training_metrics(trainer.progress)
+    task.artifact_store.write_json(TIMES, {"train_s": training_seconds(trainer.progress)})
+    save_artifact(build_artifact(task, data, trainer.model, metrics), task.artifact_store)
 
 
-def artifact_of(job: Job, data: TrainingData, model: Any, metrics: dict[str, Any]) -> Artifact:
+def build_artifact(
+    task: TrainTask, data: TrainingData, model: Model, metrics: dict[str, Any]
+) -> Artifact:
+    """The artifact of a fitted model: what scoring and evaluation need to know of its training."""
     return Artifact(
-        name=job.recipe.model_name,
+        name=task.recipe.model_name,
         model=model,
-        config=job.recipe.model_config,
+        config=task.recipe.model_config,
         sizes=data.sizes,
         item_ids=data.item_ids,
-        user_ids=None if model.needs.supports_new_users else data.user_ids,
-        provenance={
-            **data.provenance,
-            "train": job.recipe.train,
-            "sampling": job.recipe.sampling,
-            "settings": job.settings,
-        },
+        user_ids=None if model.traits.supports_new_users else data.user_ids,
+        provenance=Provenance(
+            data=data.provenance,
+            train=plain(task.recipe.train),
+            sampling=plain(task.recipe.sampling),
+            settings_digest=task.settings_digest,
+        ),
         metrics=metrics,
-        model_id=job.model_id,
+        model_id=task.model_id,
         held_out=data.test_pairs,
         categories=data.categories,
     )
 
 
-def fit_at_once(job: Job) -> None:
-    """Fits and writes a model that needs no training, in one task."""
-    start, data = time.perf_counter(), ray.get(job.data)
-    model = build_model(job.recipe, data)
-    held = data.validation
+def fit_closed_form(task: TrainTask) -> None:
+    """Fits and writes a model that trains no weights, in a single Ray task."""
+    start, data = time.perf_counter(), ray.get(task.data)
+    model = build_model(task.recipe, data)
     metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
-    if len(held):
-        metrics["val_auc"] = float(score_held_out(model, data.catalogue, held).mean())
-        if job.recipe.train.refit:
-            model = build_model(job.recipe, data.refit)
-    job.artifact_store.write_json(TIMES, {"train_s": round(time.perf_counter() - start, 3)})
-    save_artifact(artifact_of(job, data, model, metrics), job.artifact_store)
-    job.tally.say.remote(f"{job.recipe.model_name} fitted: it needs no training")
+    if len(data.validation):
+        auc_E = score_held_out(model, data.catalogue, data.validation)
+        metrics["val_auc"] = float(auc_E.mean())
+        if task.recipe.train.refit:
+            model = build_model(task.recipe, data.for_refit)
+    task.artifact_store.write_json(TIMES, {"train_s": round(time.perf_counter() - start, 3)})
+    save_artifact(build_artifact(task, data, model, metrics), task.artifact_store)
+    task.progress_actor.log.remote(f"{task.recipe.model_name} is fitted; it trains no weights")

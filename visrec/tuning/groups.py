@@ -1,9 +1,10 @@
-"""Trials that are each a DDP group of their own, trained an epoch at a time as they are asked.
+"""Trials that are DDP groups of their own, each of which trains one epoch at a time on request.
 
-Ray Tune stops a trial by ending its process. A Ray Train run started inside that process leaves its
-placement group behind then, with its CPUs, until the job ends (ray-project/ray 54305). So a run
-is started from one actor that outlives the trials, its workers ask that actor before each epoch,
-and a stopped trial is one that gets no as an answer: the group ends as if it were at its end.
+Ray Tune stops a trial by ending its process. If a Ray Train run was started in that process, its
+placement group then stays behind, with its CPUs, until the job ends (ray-project/ray 54305).
+So one actor that outlives the trials starts all runs. Their workers ask it before each epoch
+whether to go on, and to stop a trial the actor answers no: the group ends as if it had reached its
+end.
 """
 
 import asyncio
@@ -19,81 +20,94 @@ from visrec.training.fit import TrainingRecipe
 from visrec.training.loop import Trainer
 from visrec.training.ray_train import (
     TrainResources,
+    build_or_restore_trainer,
     report_epoch,
-    run_workers,
-    start_worker,
+    run_ddp_group,
 )
-from visrec.tuning.records import Epoch
+from visrec.tuning.records import EpochMetrics
+
+GroupsHandle = Any  # handle of a `TrialGroups` actor: Ray's handles have no types
 
 
 @dataclass(frozen=True)
-class GroupJob:
-    """What each worker of a group is told.
+class GroupTask:
+    """What every worker of a group is given.
 
-    Args:
-        number: of the trial.
+    Attributes:
+        number: number of the trial.
         recipe: what to fit.
         data: shared by the workers of a node.
-        threads: of a CPU worker.
-        groups: whom to ask and to tell.
+        threads: CPU threads of a worker.
+        groups: the actor that grants epochs and takes their metrics.
     """
 
     number: int
     recipe: TrainingRecipe
     data: "ray.ObjectRef[TrainingData]"
     threads: int
-    groups: Any
+    groups: GroupsHandle
 
 
 @dataclass
-class _Group:
-    """One run: what it may do, what it has done, and what it ended with."""
+class GroupState:
+    """How far a group may train, how far it has trained, and how it ended.
+
+    Attributes:
+        granted: number of epochs that the group may train.
+        stopped: no more epochs will be granted.
+        history: metrics of each epoch so far.
+        ended: the run is over and has given its resources back.
+        error: what the run failed with, if it failed.
+    """
 
     granted: int = 0
     stopped: bool = False
-    history: list[Epoch] = field(default_factory=list)
+    history: list[EpochMetrics] = field(default_factory=list)
     ended: bool = False
     error: ray.exceptions.RayError | None = None
 
 
-@ray.remote(num_cpus=0)
-class Groups:
-    """The DDP groups of a sweep, by trial number.
+class GroupTable:
+    """The DDP groups of a sweep, by trial number. `TrialGroups` is the same as a Ray actor.
 
     Args:
         resources: of each group.
-        runs: where Ray Train keeps their checkpoints.
+        runs: where Ray Train keeps checkpoints.
     """
 
     def __init__(self, resources: TrainResources, runs: Store) -> None:
         self._resources, self._runs = resources, runs
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[int, GroupState] = {}
         self._watchers: dict[int, asyncio.Task[None]] = {}
         self._changed = asyncio.Condition()
 
-    # For the trial.
+    # Called by trials.
 
     async def start(
-        self, number: int, recipe: TrainingRecipe, data: list[Any], groups: Any
+        self,
+        number: int,
+        recipe: TrainingRecipe,
+        data: list["ray.ObjectRef[TrainingData]"],
+        groups: GroupsHandle,
     ) -> None:
-        """Starts a trial's group, after the end of any that it had.
+        """Starts the group of a trial, after the end of an earlier group of the same trial.
 
         Args:
-            number: of the trial.
+            number: number of the trial.
             recipe: what to fit.
-            data: the reference of the training data, in a list so that it stays one.
+            data: the reference of the training data, in a list so that Ray does not resolve it.
             groups: the handle of this actor, for the workers.
         """
         await self.stop(number)
-        job = GroupJob(number, recipe, data[0], self._resources.cpus_per_worker, groups)
-        group = self._groups[number] = _Group()
-        self._watchers[number] = asyncio.create_task(self._watch(group, job))
+        task = GroupTask(number, recipe, data[0], self._resources.cpus_per_worker, groups)
+        group = self._groups[number] = GroupState()
+        self._watchers[number] = asyncio.create_task(self._watch(group, task))
 
-    async def epoch(self, number: int) -> Epoch:
-        """Lets the group train one epoch more and gives what came of it.
+    async def next_epoch(self, number: int) -> EpochMetrics:
+        """Lets a group train one more epoch and returns the metrics of that epoch.
 
         Raises:
-            RayError: the run ended with it.
+            RayError: the run failed with it.
         """
         group = self._groups[number]
         async with self._changed:
@@ -105,7 +119,7 @@ class Groups:
         return group.history[group.granted - 1]
 
     async def stop(self, number: int) -> None:
-        """Ends the group, if there is one, and waits until its resources are free."""
+        """Ends the group of a trial, if there is one, and waits until its resources are free."""
         if watcher := self._watchers.pop(number, None):
             async with self._changed:
                 self._groups[number].stopped = True
@@ -116,65 +130,80 @@ class Groups:
         for number in list(self._watchers):
             await self.stop(number)
 
-    # For the workers.
+    # Called by workers.
 
     async def may_train(self, number: int, epochs: int) -> bool:
-        """Whether to go on after so many epochs; waits until that is known."""
+        """Whether to train on after `epochs` epochs; waits until that is decided."""
         group = self._groups[number]
         async with self._changed:
             await self._changed.wait_for(lambda: group.stopped or group.granted > epochs)
-        # What was granted holds even if the group was stopped since: some workers may be at it.
+        # A granted epoch is trained even if the group was stopped since: other workers of the group
+        # may have begun it.
         return group.granted > epochs
 
-    async def tell(self, number: int, history: list[Epoch]) -> None:
-        """Takes the entries of all epochs so far: a group that starts again begins with them."""
+    async def record_history(self, number: int, history: list[EpochMetrics]) -> None:
+        """Replaces the metrics of all epochs so far: a restarted group begins with its own."""
         async with self._changed:
             self._groups[number].history = history
             self._changed.notify_all()
 
-    async def _watch(self, group: _Group, job: GroupJob) -> None:
-        run: Any = _Run.remote()  # type: ignore[attr-defined]  # put there by the decorator
+    async def _watch(self, group: GroupState, task: GroupTask) -> None:
+        """Runs a group to its end and notes how it ended."""
         try:
-            await run.fit.remote(job, self._resources, self._runs)
+            await self._run(task)
         except ray.exceptions.RayError as error:
             group.error = error
-        finally:
-            ray.kill(run)
         async with self._changed:
             group.ended = True
             self._changed.notify_all()
 
+    async def _run(self, task: GroupTask) -> None:
+        driver: Any = _RayTrainDriver.remote()  # type: ignore[attr-defined]
+        try:
+            await driver.fit.remote(task, self._resources, self._runs)
+        finally:
+            ray.kill(driver)
+
+
+TrialGroups = ray.remote(num_cpus=0)(GroupTable)
+
 
 @ray.remote(num_cpus=0)
-class _Run:
-    """The driver of one Ray Train run: a process whose end is the end of all that Ray Train made.
+class _RayTrainDriver:
+    """The driver of one Ray Train run: a process whose end frees everything that Ray Train made.
 
-    (In a task, the controller of a finished run lives as long as the process that the task was in.)
+    (In a task, the controller of a finished run lives as long as the process that ran the task.)
     """
 
-    def fit(self, job: GroupJob, resources: TrainResources, runs: Store) -> None:
-        run_workers(_train_when_asked, job, f"trial-{job.number:05}", resources, runs)
+    def fit(self, task: GroupTask, resources: TrainResources, runs: Store) -> None:
+        run_ddp_group(_train_granted_epochs, task, f"trial-{task.number:05}", resources, runs)
 
 
-def _train_when_asked(config: dict[str, Any]) -> None:
-    """What runs in each worker. All of them get the same answer before an epoch."""
-    job: GroupJob = config["job"]
-    trainer = start_worker(job.recipe, ray.get(job.data), job.threads)
-    _tell(trainer, job)
-    while not trainer.finished and ray.get(
-        job.groups.may_train.remote(job.number, trainer.progress.epoch)
+def _train_granted_epochs(config: dict[str, Any]) -> None:
+    """Runs in each worker of a group. All workers get the same answer before an epoch."""
+    task: GroupTask = config["task"]
+    trainer = build_or_restore_trainer(task.recipe, ray.get(task.data), task.threads)
+    _send_history(trainer, task)
+    while not trainer.is_finished and ray.get(
+        task.groups.may_train.remote(task.number, trainer.progress.epoch)
     ):
-        trainer.epoch()
+        trainer.run_epoch()
         report_epoch(trainer)
-        _tell(trainer, job)
+        _send_history(trainer, task)
 
 
-def _tell(trainer: Trainer, job: GroupJob) -> None:
+def _send_history(trainer: Trainer, task: GroupTask) -> None:
     if trainer.context.rank == 0:
-        ray.get(job.groups.tell.remote(job.number, entries(trainer)))
+        history = history_with_outcome(trainer)
+        ray.get(task.groups.record_history.remote(task.number, history))
 
 
-def entries(trainer: Trainer) -> list[Epoch]:
-    """The trainer's history, the last entry with whether training is over and the weights sound."""
-    last = {"over": trainer.finished, "sound": trainer.weights_are_finite}
-    return [*trainer.progress.history[:-1], *({**e, **last} for e in trainer.progress.history[-1:])]
+def history_with_outcome(trainer: Trainer) -> list[EpochMetrics]:
+    """The trainer's history, where the last entry has two keys more.
+
+    `is_last` is whether training is over, and `is_finite` whether the weights and scores are
+    finite.
+    """
+    outcome = {"is_last": trainer.is_finished, "is_finite": trainer.weights_are_finite}
+    history = trainer.progress.history
+    return [*history[:-1], *({**epoch, **outcome} for epoch in history[-1:])]

@@ -1,57 +1,55 @@
-"""The Ray Tune wiring: a trial is trained an epoch at a time, and recorded when it is over.
+"""Runs a sweep with Ray Tune, and records each trial when it ends.
 
-A sweep that was killed goes on by its own records, not by `Tuner.restore`: that one reads pickles
-back from the store, knows only what its last snapshot knew, and continues with a pickled
-configuration. Here the same command runs the trials that are not on record, with a scheduler and a
-search that know those that are. What a trial came to is told once, by its record: to the search,
-the scheduler, the table and the best configuration alike.
+A sweep that was killed is resumed from its own records, not with `Tuner.restore`, which reads
+pickles back from the store, knows no more than its last snapshot did, and continues with a pickled
+configuration. Here the same command runs the trials that have no record, with a scheduler and a
+searcher that have been given the records. The outcome of a trial has one source, its record: for
+the searcher, the scheduler, the table and the best configuration.
 """
 
-import math
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
-import torch
 from ray import tune
 from ray.tune.schedulers import FIFOScheduler
 
-from visrec.errors import VisrecError
+from visrec.progress import ProgressHandle
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData
-from visrec.training.fit import TrainingRecipe, build_trainer
-from visrec.training.loop import WorkerContext
+from visrec.training.fit import TrainingRecipe
 from visrec.training.ray_train import TrainResources
-from visrec.tuning.groups import Groups, entries
-from visrec.tuning.records import Epoch, Record, Status, best_auc, best_of, write_record
-from visrec.tuning.search import METRIC, Asha, Proposals
-from visrec.tuning.spaces import Space, Values, values_of, with_values
+from visrec.tuning.groups import GroupsHandle, TrialGroups
+from visrec.tuning.records import EpochMetrics, TrialRecord, best_trial, write_record
+from visrec.tuning.search import METRIC, AshaScheduler, TrialSearcher
+from visrec.tuning.spaces import Space, Values, values_in
+from visrec.tuning.trials import PlanHolder, TrialPlan, TrialTrainable
 
-# Of a trial whose group has the CPUs: Ray Tune wants some resource, and a share of a CPU would
-# keep a group from one that needs all of them.
+# For a trial whose DDP group has the CPUs. Ray Tune insists on some resource, and a fraction of a
+# CPU would keep a group from starting that needs all of them.
 _PLACEHOLDER_RESOURCES = {"CPU": 0.0, "memory": 1.0}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What is searched, with what.
+    """A search for the best configuration.
 
-    Args:
-        recipe: the default configuration; trial 0 has it as it is.
-        space: what the others draw.
+    Attributes:
+        recipe: the default configuration, which trial 0 has unchanged.
+        space: what the other trials vary.
         data: shared by all trials.
-        trials: how many.
-        scheduler: asha stops trials that stand badly after an epoch or a few; none stops none.
+        trials: number of trials.
+        scheduler: asha stops trials that do badly after an epoch or a few; none stops no trial.
         search: random, or Optuna's tree-structured Parzen estimator.
-        seed: of the drawn values.
-        resources: of each trial; with more than one worker it is a DDP group of its own.
-        concurrency: trials at a time.
-        store: the sweep's directory.
-        recorded: the trials that are over.
-        tally: told of each trial that ends.
+        seed: seed of the sampled values.
+        resources: of each trial, which is a DDP group of its own where there are several workers.
+        concurrency: number of trials that run at the same time.
+        store: directory of the sweep.
+        recorded: the trials that have ended, by number.
+        progress_actor: takes the progress of the sweep.
     """
 
     recipe: TrainingRecipe
@@ -64,72 +62,83 @@ class Sweep:
     resources: TrainResources
     concurrency: int
     store: Store
-    recorded: Mapping[int, Record]
-    tally: Any
+    recorded: Mapping[int, TrialRecord]
+    progress_actor: ProgressHandle
+
+    @property
+    def in_groups(self) -> bool:
+        """Whether each trial is a DDP group."""
+        return self.resources.workers > 1
 
 
-def run_sweep(sweep: Sweep) -> tuple[list[Record], dict[int, Exception]]:
-    """Runs the trials that are not on record.
+def run_sweep(sweep: Sweep) -> tuple[list[TrialRecord], dict[int, Exception]]:
+    """Runs the trials that have no record.
 
     Returns:
-        The records of all trials, by number, and the errors that nobody foresaw, by number: those
-        trials are not kept on record, so the same command tries them again.
+        The records of all trials, in order, and the unexpected errors by trial number. The trials
+        with such errors have no record on disk, so the same command tries them again.
     """
-    proposals = Proposals(
+    searcher = TrialSearcher(
         space=sweep.space,
-        default=values_of(sweep.space, sweep.recipe),
+        default=values_in(sweep.space, sweep.recipe),
         recorded=sweep.recorded,
         trials=sweep.trials,
         seed=sweep.seed,
         optuna=sweep.search == "optuna",
     )
-    keeper = _RecordCallback(sweep, proposals)
+    recorder = _RecordCallback(sweep, searcher)
     errors: dict[int, Exception] = {}
     if len(sweep.recorded) < sweep.trials:
-        groups = None
-        if sweep.resources.workers > 1:
-            groups = Groups.remote(sweep.resources, sweep.store / "training")  # type: ignore[attr-defined]
-        plan = Plan(sweep.recipe, sweep.data, sweep.resources, groups)
-        desk = f"visrec-sweep-{uuid.uuid4().hex}"
-        keeps = _PlanHolder.options(name=desk).remote(plan)  # type: ignore[attr-defined]
+        groups: GroupsHandle = None
+        if sweep.in_groups:
+            groups = TrialGroups.remote(sweep.resources, sweep.store / "training")
+        plan = TrialPlan(sweep.recipe, sweep.data, sweep.resources, groups)
+        plan_name = f"visrec-sweep-{uuid.uuid4().hex}"
+        holder = PlanHolder.options(name=plan_name).remote(plan)  # type: ignore[attr-defined]
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                errors = _run_trials(sweep, proposals, keeper, desk, scratch)
+                errors = _run_trials(sweep, searcher, recorder, plan_name, scratch)
         finally:
-            ray.kill(keeps)
+            ray.kill(holder)
             if groups:
                 ray.get(groups.stop_all.remote())
                 ray.kill(groups)
-    return sorted(keeper.records.values(), key=lambda record: record.number), errors
+    return sorted(recorder.records.values(), key=lambda record: record.number), errors
 
 
 def _run_trials(
-    sweep: Sweep, proposals: Proposals, keeper: "_RecordCallback", desk: str, scratch: str
+    sweep: Sweep,
+    searcher: TrialSearcher,
+    recorder: "_RecordCallback",
+    plan_name: str,
+    scratch: str,
 ) -> dict[int, Exception]:
-    """Ray Tune's part. What it writes into `scratch`, pickles among it, is read by nobody."""
-    in_groups = sweep.resources.workers > 1
+    """Runs Ray Tune; nothing reads what it writes into `scratch`, which includes pickles.
+
+    Returns:
+        Unexpected errors, by trial number.
+    """
+    resources = _PLACEHOLDER_RESOURCES if sweep.in_groups else sweep.resources.per_worker
     tuner = tune.Tuner(
-        tune.with_resources(
-            Trial, _PLACEHOLDER_RESOURCES if in_groups else _of_a_process(sweep.resources)
-        ),
-        param_space={"desk": desk},
+        tune.with_resources(TrialTrainable, resources),
+        param_space={"plan_name": plan_name},
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
-            search_alg=proposals,
+            search_alg=searcher,
             scheduler=(
-                Asha(sweep.recipe.train.epochs, sweep.recorded)
+                AshaScheduler(sweep.recipe.train.epochs, sweep.recorded)
                 if sweep.scheduler == "asha"
                 else FIFOScheduler()  # type: ignore[no-untyped-call]
             ),
             num_samples=sweep.trials - len(sweep.recorded),
             max_concurrent_trials=sweep.concurrency,
-            reuse_actors=not in_groups,
+            reuse_actors=not sweep.in_groups,
         ),
         run_config=tune.RunConfig(
             storage_path=scratch,
             verbose=0,
-            callbacks=[keeper],
+            callbacks=[recorder],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=sweep.resources.max_failures),
         ),
@@ -140,130 +149,20 @@ def _run_trials(
         if result.error and result.config:
             number = result.config["number"]
             errors[number] = result.error
-            keeper.records[number] = Record(
+            recorder.records[number] = TrialRecord(
                 number, result.config["values"], (), "failed", str(result.error).splitlines()[-1]
             )
     return errors
 
 
-def _of_a_process(resources: TrainResources) -> dict[str, float]:
-    return {"CPU": resources.cpus_per_worker, **({"GPU": 1} if resources.use_gpu else {})}
-
-
-# A trial.
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What every trial's process is told.
-
-    Args:
-        recipe: the default.
-        data: shared by the processes of a node.
-        resources: of a trial.
-        groups: the DDP groups' actor, where trials are groups.
-    """
-
-    recipe: TrainingRecipe
-    data: "ray.ObjectRef[TrainingData]"
-    resources: TrainResources
-    groups: Any
-
-    def epochs(self, number: int, values: Values) -> Iterator[Epoch]:
-        """The epochs of one trial, each trained when it is asked for."""
-        if self.groups:
-            yield from _in_a_group(self, number, with_values(self.recipe, values))
-        else:
-            yield from _in_this_process(self, with_values(self.recipe, values))
-
-
-def _in_this_process(plan: Plan, recipe: TrainingRecipe) -> Iterator[Epoch]:
-    torch.set_num_threads(plan.resources.cpus_per_worker)
-    data = ray.get(plan.data)
-    device = torch.device("cuda" if plan.resources.use_gpu else "cpu")
-    trainer = build_trainer(recipe, data, WorkerContext(device=device))
-    while not trainer.finished:
-        trainer.epoch()
-        yield entries(trainer)[-1]
-
-
-def _in_a_group(plan: Plan, number: int, recipe: TrainingRecipe) -> Iterator[Epoch]:
-    try:
-        ray.get(plan.groups.start.remote(number, recipe, [plan.data], plan.groups))
-        over = False
-        while not over:
-            epoch = ray.get(plan.groups.epoch.remote(number))
-            over = bool(epoch.get("over"))
-            yield epoch
-    finally:
-        ray.get(plan.groups.stop.remote(number))
-
-
-@ray.remote(num_cpus=0)
-class _PlanHolder:
-    """Keeps the plan, under a name, while the sweep runs.
-
-    `tune.with_parameters` would keep it, and with it the training data, until the driver ends.
-    """
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-
-    def plan(self) -> Plan:
-        return self._plan
-
-
-class Trial(tune.Trainable):
-    """A process that trains one trial after the other; a step is an epoch."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        desk: Any = ray.get_actor(config["desk"])
-        self._plan: Plan = ray.get(desk.plan.remote())
-        self._begin(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.cleanup()
-        self._begin(new_config)
-        return True
-
-    def cleanup(self) -> None:
-        self._epochs.close()
-
-    def _begin(self, config: dict[str, Any]) -> None:
-        self._history: list[Epoch] = []
-        self._epochs: Any = self._plan.epochs(config["number"], config["values"])
-
-    def step(self) -> dict[str, Any]:
-        try:
-            epoch = dict(next(self._epochs))
-        except VisrecError as error:
-            return self._said(None, "failed", error=str(error))
-        # Of a group that began again from its checkpoint, the last epoch alone has them.
-        over = bool(epoch.pop("over", False))
-        if not (epoch.pop("sound", True) and math.isfinite(epoch["loss"])):
-            return self._said(None, "diverged")
-        self._history.append(epoch)
-        return self._said(epoch, "finished" if over else None)
-
-    def _said(self, epoch: Epoch | None, end: Status | None, error: str = "") -> dict[str, Any]:
-        return {
-            "epoch": len(self._history),
-            METRIC: best_auc(self._history) if epoch else math.nan,
-            "entry": epoch,
-            "end": end,
-            "error": error,
-            "done": end is not None,
-        }
-
-
 class _RecordCallback(tune.Callback):
-    """Writes the record of each trial that ends, in the driver, so that one process writes."""
+    """Writes a record for each trial that ends. It runs in the driver: only one process writes."""
 
-    def __init__(self, sweep: Sweep, proposals: Proposals) -> None:
+    def __init__(self, sweep: Sweep, searcher: TrialSearcher) -> None:
         self.records = dict(sweep.recorded)
-        self._proposals = proposals
-        self._store, self._tally = sweep.store, sweep.tally
-        self._history: dict[int, list[Epoch]] = {}
+        self._searcher = searcher
+        self._store, self._progress_actor = sweep.store, sweep.progress_actor
+        self._history: dict[int, list[EpochMetrics]] = {}
         self._running: set[int] = set()
         self._epochs = 0
 
@@ -274,72 +173,75 @@ class _RecordCallback(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         del iteration, trials
         self._running.add(trial.config["number"])
-        self._tell()
+        self._show_status()
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         del iteration, trials
-        if result["entry"]:
+        if result["metrics"]:
             self._epochs += 1
             history = self._history.setdefault(trial.config["number"], [])
-            # A trial whose process died begins again: what it had from there on is replaced.
-            history[result["epoch"] - 1 :] = [result["entry"]]
-            self._tell()
+            # If the process of a trial died, the trial starts again: replace what it had from here.
+            history[result["epoch"] - 1 :] = [result["metrics"]]
+            self._show_status()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         del iteration, trials
         number, result = trial.config["number"], trial.last_result
-        trained = Record(
+        trained = TrialRecord(
             number=number,
             values=trial.config["values"],
             history=tuple(self._history.get(number, ())),
-            status=result["end"] or "stopped",
+            status=result["status"] or "stopped",
             error=result["error"] or None,
         )
         record = write_record(self._store, trained)
         self.records[number] = record
-        self._proposals.learn(record)
-        self._tally.add.remote({"trials": 1.0, "train_s": trained.seconds})
-        self._tally.say.remote(line_of(record))
-        self._running.discard(number)
-        self._tell()
+        self._searcher.add_record(record)
+        self._end_trial(number, describe_trial(record), train_s=trained.seconds)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """A trial's process died, and that too often: it is over, and is not on record."""
+        """The process of a trial died too often: the trial has ended, and gets no record."""
         del iteration, trials
         number = trial.config["number"]
-        self._tally.add.remote({"trials": 1.0})
-        self._tally.say.remote(f"trial {number:>3}  failed  {words_of(trial.config['values'])}")
+        self._end_trial(
+            number, f"trial {number:>3}  failed  {describe_values(trial.config['values'])}"
+        )
+
+    def _end_trial(self, number: int, line: str, **seconds: float) -> None:
+        self._progress_actor.add.remote({"trials": 1.0, **seconds})
+        self._progress_actor.log.remote(line)
         self._running.discard(number)
-        self._tell()
+        self._show_status()
 
-    def _tell(self) -> None:
-        words = standing(len(self._running), self._epochs, best_of(self.records.values()))
-        self._tally.stand.remote(words)
+    def _show_status(self) -> None:
+        status = sweep_status(len(self._running), self._epochs, best_trial(self.records.values()))
+        self._progress_actor.set_status.remote(status)
 
 
-def line_of(record: Record) -> str:
-    """One line that says what a trial had and what came of it."""
+def describe_trial(record: TrialRecord) -> str:
+    """One line on the values and the outcome of a trial."""
     epochs = f"{len(record.history):>3} epoch{'s' if len(record.history) != 1 else ' '}"
     why = f"  ({record.error})" if record.error else ""
     return (
         f"trial {record.number:>3}  val AUC {record.auc:>6.4f}  {epochs}  {record.status:<8}  "
-        f"{words_of(record.values)}{why}"
+        f"{describe_values(record.values)}{why}"
     )
 
 
-def words_of(values: Values) -> str:
-    """The searched keys by their last names, each with its value."""
+def describe_values(values: Values) -> str:
+    """The searched keys without their sections, each with its value."""
     return "  ".join(
         f"{key.partition('.')[2]} {f'{value:.3g}' if isinstance(value, float) else value}"
         for key, value in values.items()
     )
 
 
-def standing(running: int, epochs: int, best: Record | None) -> str:
-    """What the line of progress says of a sweep: the trials that run, and the best one so far."""
+def sweep_status(running: int, epochs: int, best: TrialRecord | None) -> str:
+    """The end of a sweep's progress line: running trials, epochs trained, best trial so far."""
     now = f"{running} running, {epochs:,} epoch{'s' if epochs != 1 else ''} trained"
     if best is None:
         return now
-    return f"{now}, best AUC so far {best.auc:.4f} (trial {best.number}: {words_of(best.values)})"
+    values = describe_values(best.values)
+    return f"{now}, best AUC so far {best.auc:.4f} (trial {best.number}: {values})"

@@ -1,4 +1,4 @@
-"""What Ray Tune is told: which trial comes next, and which goes on."""
+"""The searcher and the scheduler of Ray Tune: which trial comes next, and which one goes on."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -11,40 +11,42 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from visrec.tuning.records import Record, best_auc
-from visrec.tuning.spaces import Choice, Range, Space, Values, draw
+from visrec.tuning.records import TrialRecord, best_auc
+from visrec.tuning.spaces import Choice, Range, Space, Values, sample_values
 
-DEFAULT = 0  # the number of the trial that has the default configuration
-METRIC = "val_auc"  # of a step's result: the best of the trial so far, NaN once it does not count
+DEFAULT_TRIAL = 0  # number of the trial with the default configuration
+# In the result of a step: the best AUC of the trial so far, NaN once it has diverged or failed.
+METRIC = "val_auc"
 _REDUCTION = 3  # of ASHA: a third of the trials goes on from each rung
 
 
 def has_optuna() -> bool:
-    """Whether Optuna, which Ray Tune does not bring, is installed."""
+    """Whether Optuna is installed, which is optional."""
     return find_spec("optuna") is not None
 
 
-class Proposals(Searcher):
-    """Numbers the trials that are not on record, and says what each has.
+class TrialSearcher(Searcher):
+    """Proposes the trials that have no record, with the values of each.
 
-    What it proposes depends on the seed, the trial's number and the records alone, so that a sweep
-    that goes on after a kill has told its search the same as one that was never killed.
+    The values depend only on the seed, the trial's number and the records, so that a sweep that was
+    killed and resumed proposes what an uninterrupted one would.
 
     Args:
         space: what is searched.
         default: the values of trial 0.
-        recorded: the trials that are over.
-        trials: how many there are to be in all.
-        seed: the others are drawn from it and their number,
-        optuna: or proposed by Optuna, from the records as well.
+        recorded: the trials that have ended, by number.
+        trials: number of trials in the sweep.
+        seed: of the sampled values.
+        optuna: let Optuna propose the values, from the seed and the records. Otherwise they are
+            sampled from the seed and the trial's number.
     """
 
-    # It is pickled with the rest of the experiment, so it holds nothing that pins the data.
+    # Ray Tune pickles it with the experiment, so it holds nothing that would pin the data.
     def __init__(
         self,
         space: Space,
         default: Values,
-        recorded: Mapping[int, Record],
+        recorded: Mapping[int, TrialRecord],
         trials: int,
         seed: int,
         optuna: bool,
@@ -61,33 +63,33 @@ class Proposals(Searcher):
         return {"number": number, "values": dict(self._values(number))}
 
     def _values(self, number: int) -> Values:
-        if number == DEFAULT:
+        if number == DEFAULT_TRIAL:
             return self._default
         if self._optuna:
             return _propose(self._space, self._seed, number, self._records)
-        return draw(self._space, self._seed, number)
+        return sample_values(self._space, self._seed, number)
 
-    def learn(self, record: Record) -> None:
-        """Takes a trial that is over, as its record has it."""
+    def add_record(self, record: TrialRecord) -> None:
+        """Takes the record of a trial that has ended."""
         self._records[record.number] = record
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: `learn` is told, and of what is on record alone."""
+        """Nothing: only trials with a record count, and `add_record` gets them."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: records are what a sweep goes on by."""
+        """Nothing: a sweep is resumed from its records."""
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `save`."""
 
 
-def _propose(space: Space, seed: int, number: int, records: Mapping[int, Record]) -> Values:
-    """What Optuna's tree-structured Parzen estimator, through Ray Tune, makes of the records.
+def _propose(space: Space, seed: int, number: int, records: Mapping[int, TrialRecord]) -> Values:
+    """What Optuna's tree-structured Parzen estimator proposes after the records, through Ray Tune.
 
-    It is asked for places among a choice's values instead of the values. A trial that does not
-    count is to it one that was pruned, worse than all that count.
+    Optuna sees the index of a choice's value instead of the value. A trial that is not eligible is
+    passed on as pruned, which Optuna ranks below all others.
     """
     domains = {key: _as_tune(domain) for key, domain in space.items()}
     search = OptunaSearch(
@@ -97,18 +99,21 @@ def _propose(space: Space, seed: int, number: int, records: Mapping[int, Record]
         seed=int(np.random.default_rng((seed, number)).integers(2**32)),
     )
     for _, record in sorted(records.items()):
-        if all(space[key].holds(value) for key, value in record.values.items()):
-            pruned: dict[str, Any] = {"value": None, "pruned": True}
-            told = {"value": record.auc} if record.counts else pruned
-            search.add_evaluated_point(_places(space, record.values), **told)
-    found = search.suggest(str(number)) or {}
+        if all(space[key].contains(value) for key, value in record.values.items()):
+            point = _with_indices(space, record.values)
+            if record.is_eligible:
+                search.add_evaluated_point(point, record.auc)
+            else:
+                search.add_evaluated_point(point, None, pruned=True)  # type: ignore[arg-type]
+    proposed = search.suggest(str(number)) or {}
     return {
-        key: domain.values[found[key]] if isinstance(domain, Choice) else found[key]
+        key: domain.values[proposed[key]] if isinstance(domain, Choice) else proposed[key]
         for key, domain in space.items()
     }
 
 
-def _places(space: Space, values: Values) -> dict[str, Any]:
+def _with_indices(space: Space, values: Values) -> dict[str, Any]:
+    """The values, where that of a choice is replaced by its index."""
     return {
         key: domain.values.index(values[key]) if isinstance(domain, Choice) else values[key]
         for key, domain in space.items()
@@ -121,19 +126,19 @@ def _as_tune(domain: Range | Choice) -> Any:
     return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
 
 
-class Asha(ASHAScheduler):
+class AshaScheduler(ASHAScheduler):
     """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) over epochs.
 
-    The first rung is at a ninth of the epochs. The default configuration goes to its end, since the
-    best is compared with it. What a trial had at a rung is forgotten when it diverges or fails: the
-    others are not held against it, in this run of the sweep or in one that goes on.
+    The first rung is at a ninth of the epochs. The default configuration always trains to its end,
+    because the best one is compared with it. When a trial diverges or fails, its results at the
+    rungs are dropped and no other trial is compared with them, in this run or after a resume.
 
     Args:
-        epochs: of a trial.
-        recorded: the trials that are over, which the others are compared with.
+        epochs: maximum number of epochs of a trial.
+        recorded: the trials that have ended, with which the others are compared.
     """
 
-    def __init__(self, epochs: int, recorded: Mapping[int, Record]) -> None:
+    def __init__(self, epochs: int, recorded: Mapping[int, TrialRecord]) -> None:
         super().__init__(
             time_attr="epoch",
             max_t=epochs,
@@ -142,27 +147,27 @@ class Asha(ASHAScheduler):
         )
         for number, record in recorded.items():
             for epoch, aucs in self._rungs():
-                if record.counts and len(record.history) >= epoch:
+                if record.is_eligible and len(record.history) >= epoch:
                     aucs[f"recorded-{number}"] = best_auc(record.history[: int(epoch)])
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         decision = super().on_trial_result(tune_controller, trial, result)
-        return str(self.CONTINUE if trial.config["number"] == DEFAULT else decision)
+        return str(self.CONTINUE if trial.config["number"] == DEFAULT_TRIAL else decision)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         super().on_trial_complete(tune_controller, trial, result)
         if math.isnan(result[METRIC]):
-            self._forget(trial)
+            self._drop_results(trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         super().on_trial_error(tune_controller, trial)
-        self._forget(trial)
+        self._drop_results(trial)
 
     def _rungs(self) -> Iterator[tuple[float, dict[str, float]]]:
-        """The epoch of each rung, and the AUC that each trial had there; Ray has no call for it."""
+        """The epoch of each rung and the AUC of each trial there. Ray has no public call for it."""
         for bracket in self._brackets:
             yield from bracket._rungs
 
-    def _forget(self, trial: Any) -> None:
+    def _drop_results(self, trial: Any) -> None:
         for _, aucs in self._rungs():
             aucs.pop(trial.trial_id, None)

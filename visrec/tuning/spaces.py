@@ -1,11 +1,11 @@
-"""Search spaces as data: dotted keys of the training configuration, and what each may be.
+"""Search spaces as data: dotted keys of the training configuration, each with a domain of values.
 
     train.learning_rate: {log_uniform: [1.0e-4, 1.0e-2]}
     model.feature_dropout: {uniform: [0.0, 0.7]}
     train.batch_size: {choice: [256, 512, 1024]}
 
-A value is drawn from the seed and the trial's number alone, so a sweep that goes on after a kill
-draws again what it drew.
+Values are sampled from the seed and the trial's number alone, so that a sweep that is resumed after
+a kill samples the same values again.
 """
 
 import dataclasses
@@ -24,48 +24,48 @@ from visrec.training.fit import TrainingRecipe
 
 Values = Mapping[str, Any]
 
-# Of the first part of a key: where a recipe keeps it.
+# The field of a recipe for each section, the first part of a key.
 _SECTIONS = {"model": "model_config", "sampling": "sampling", "train": "train"}
-_BUDGET = "train.epochs"  # what the scheduler hands out: trials differ in it anyway
+_BUDGET = "train.epochs"  # not searched: the scheduler decides how many epochs a trial gets
 
 
 @dataclass(frozen=True)
 class Range:
-    """A float between two bounds, drawn uniformly, or so that its logarithm is."""
+    """A float between two bounds, sampled uniformly, or uniformly in its logarithm."""
 
     low: float
     high: float
     log: bool
 
-    def draw(self, random: np.random.Generator) -> float:
+    def sample(self, random: np.random.Generator) -> float:
         if not self.log:
             return float(random.uniform(self.low, self.high))
-        drawn = math.exp(random.uniform(math.log(self.low), math.log(self.high)))
-        return min(max(drawn, self.low), self.high)  # exp(log(x)) may miss x by a rounding
+        value = math.exp(random.uniform(math.log(self.low), math.log(self.high)))
+        return min(max(value, self.low), self.high)  # exp(log(x)) may differ from x by rounding
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     @property
-    def ends(self) -> tuple[Any, ...]:
-        """Values that stand for all others when they are checked."""
+    def checked_values(self) -> tuple[Any, ...]:
+        """The values to check: if a configuration accepts these, it accepts all of the domain."""
         return self.low, self.high
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values, each as likely."""
+    """One of several values, all equally likely."""
 
     values: tuple[Any, ...]
 
-    def draw(self, random: np.random.Generator) -> Any:
+    def sample(self, random: np.random.Generator) -> Any:
         return self.values[int(random.integers(len(self.values)))]
 
-    def holds(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         return value in self.values
 
     @property
-    def ends(self) -> tuple[Any, ...]:
+    def checked_values(self) -> tuple[Any, ...]:
         return self.values
 
 
@@ -73,23 +73,23 @@ Space = Mapping[str, Range | Choice]
 
 
 def load_space(uri: str) -> Space:
-    """A space from YAML.
+    """A space from a YAML file.
 
     Raises:
-        InputError: the file is missing, no YAML, or a key's values are not given as they should be.
+        InputError: the file is missing or is not YAML, or the domain of a key is malformed.
     """
     try:
-        found = yaml.safe_load(read_uri(uri))
+        domains = yaml.safe_load(read_uri(uri))
     except StorageError as error:
         raise InputError(f"{error} --space names the search space.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{uri} is not YAML: {error} (--space names the file.)") from error
-    if not isinstance(found, dict) or not found:
+    if not isinstance(domains, dict) or not domains:
         raise InputError(
             f"{uri} holds no search space; expected keys such as train.learning_rate, each with "
             "log_uniform, uniform or choice. --space names the file."
         )
-    return {str(key): _domain(uri, str(key), given) for key, given in sorted(found.items())}
+    return {str(key): _domain(uri, str(key), given) for key, given in sorted(domains.items())}
 
 
 def _domain(uri: str, key: str, given: Any) -> Range | Choice:
@@ -109,37 +109,38 @@ def _domain(uri: str, key: str, given: Any) -> Range | Choice:
 
 
 def _range(uri: str, key: str, kind: str, listed: Sequence[Any]) -> Range:
-    shown = f"{uri}: found {key}: {kind}: {listed}; expected"
-    if len(listed) != 2 or not all(_fits(bound, float) for bound in listed):
-        raise InputError(f"{shown} two numbers. YAML reads 1e-4 as a word: write 1.0e-4.")
+    prefix = f"{uri}: found {key}: {kind}: {listed}; expected"
+    if len(listed) != 2 or not all(_has_type(bound, float) for bound in listed):
+        raise InputError(f"{prefix} two numbers. YAML reads 1e-4 as text: write 1.0e-4.")
     low, high = (float(bound) for bound in listed)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"{shown} a finite low bound below a finite high one.")
+        raise InputError(f"{prefix} a finite lower bound below a finite upper bound.")
     if kind == "log_uniform" and low <= 0:
-        raise InputError(f"{shown} bounds above 0.")
+        raise InputError(f"{prefix} bounds above 0.")
     return Range(low, high, log=kind == "log_uniform")
 
 
 def check_space(space: Space, recipe: TrainingRecipe) -> None:
-    """Holds the space against the configuration that it varies.
+    """Checks a space against the configuration that it varies.
 
     Raises:
-        InputError: a key is not of this model's configuration, or a value cannot be its value.
+        InputError: a key is not one of this model's configuration, or cannot have one of its
+            values.
     """
-    known = _hints(recipe)
+    types = _key_types(recipe)
     for key, domain in space.items():
-        if key not in known:
+        if key not in types:
             raise InputError(
                 f"Found {key!r} in the search space; expected keys of {recipe.model_name} among "
-                f"{', '.join(sorted(known))}. --space names the file."
+                f"{', '.join(sorted(types))}. --space names the file."
             )
-        for value in domain.ends:
-            if not _fits(value, known[key]):
-                kind = getattr(known[key], "__name__", str(known[key]))
+        for value in domain.checked_values:
+            if not _has_type(value, types[key]):
+                kind = getattr(types[key], "__name__", str(types[key]))
                 raise InputError(
                     f"Found {value!r} for {key} in the search space; expected {kind}. "
-                    "(A range gives floats: whole numbers are listed by choice. "
-                    "YAML reads 1e-4 as a word: write 1.0e-4.)"
+                    "(A range gives floats: list whole numbers as a choice. "
+                    "YAML reads 1e-4 as text: write 1.0e-4.)"
                 )
             try:
                 with_values(recipe, {key: value})
@@ -147,49 +148,49 @@ def check_space(space: Space, recipe: TrainingRecipe) -> None:
                 raise InputError(f"The search space gives {key} {value!r}: {error}") from error
 
 
-def _hints(recipe: TrainingRecipe) -> dict[str, Any]:
+def _key_types(recipe: TrainingRecipe) -> dict[str, Any]:
     """The type of each key that can be searched."""
-    found = {
+    types = {
         f"{section}.{name}": hint
         for section, attribute in _SECTIONS.items()
         for name, hint in get_type_hints(type(getattr(recipe, attribute))).items()
     }
-    del found[_BUDGET]
-    return found
+    del types[_BUDGET]
+    return types
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value that YAML gave is of a configuration's type."""
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value from YAML is of the type that a configuration declares."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
         return value in parts
     if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
+        return any(_has_type(value, part) for part in parts)
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else origin or hint)
 
 
-def draw(space: Space, seed: int, number: int) -> Values:
-    """The values of one trial, whatever the others are."""
+def sample_values(space: Space, seed: int, number: int) -> Values:
+    """The values of one trial, independent of all others."""
     random = np.random.default_rng((seed, number))
-    return {key: domain.draw(random) for key, domain in sorted(space.items())}
+    return {key: domain.sample(random) for key, domain in sorted(space.items())}
 
 
-def values_of(space: Space, recipe: TrainingRecipe) -> Values:
-    """What a recipe has where the space has a choice."""
-    found = {}
+def values_in(space: Space, recipe: TrainingRecipe) -> Values:
+    """The values that a recipe has for the keys of a space."""
+    values = {}
     for key in sorted(space):
         section, _, name = key.partition(".")
-        found[key] = getattr(getattr(recipe, _SECTIONS[section]), name)
-    return found
+        values[key] = getattr(getattr(recipe, _SECTIONS[section]), name)
+    return values
 
 
 def with_values(recipe: TrainingRecipe, values: Values) -> TrainingRecipe:
-    """A recipe with these values in place of its own.
+    """The recipe with some values replaced.
 
     Raises:
-        InputError: the configuration refuses them.
+        InputError: the configuration refuses a value.
     """
     changes: dict[str, dict[str, Any]] = {}
     for key, value in values.items():

@@ -1,0 +1,59 @@
+"""The validation AUC of a model, exact: the held-out items of a user against the whole catalogue.
+
+Shapes: E held-out users.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from visrec.errors import VisrecError
+from visrec.interactions.split import HeldOut
+from visrec.models.base import Catalogue
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import rank_targets
+from visrec.training.data import TrainingData
+from visrec.training.distributed import WorkerContext, mean_over_workers
+
+
+def validation_auc(model: Any, data: TrainingData, held: HeldOut, context: WorkerContext) -> float:
+    """The mean AUC over the users of all workers.
+
+    Args:
+        model: scored as it is, without dropout.
+        data: the catalogue to rank.
+        held: all validation users; this worker scores its share of them.
+        context: which share.
+
+    Returns:
+        The AUC. NaN without validation users, and where the scores of a model that re-ranks do not
+        fit into float32.
+    """
+    share = held.take(np.arange(context.rank, len(held), context.workers))
+    total = torch.zeros(2, dtype=torch.float64, device=context.device)
+    if len(share):
+        try:
+            auc_E = score_held_out(model, data.catalogue, share)
+        except VisrecError:
+            # The mean over all workers is NaN then, so all of them end in the same way.
+            auc_E = np.full(len(share), np.nan)
+        total += torch.tensor([auc_E.sum(), len(auc_E)], dtype=total.dtype, device=total.device)
+    total = mean_over_workers(total, context)
+    return float(total[0] / total[1])
+
+
+def score_held_out(model: Any, catalogue: Catalogue, held: HeldOut) -> npt.NDArray[np.float64]:
+    """(E,) the AUC of each held-out user."""
+    model.eval()
+    scorer = model.scorer(model.item_arrays(catalogue))
+    return per_user(rank_targets(scorer, held.profiles, held.user_E, held.targets), ())["auc"]
+
+
+def sample_users(held: HeldOut, limit: int, seed: int) -> HeldOut:
+    """At most `limit` of the users, sampled without replacement and kept in their order."""
+    if len(held) <= limit:
+        return held
+    rows = np.random.default_rng(seed).choice(len(held), limit, replace=False)
+    return held.take(np.sort(rows))
