@@ -1,4 +1,4 @@
-"""What every configuration shares: its plain form, its digest, and the check of its values."""
+"""What all configurations share: conversion to plain values, digests, and checks of values."""
 
 import dataclasses
 import hashlib
@@ -11,52 +11,53 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from visrec.errors import InputError
 
-SEEDS = "[0, 2147483647]"  # what numpy, torch, scikit-learn and Optuna all take
+SEEDS = "[0, 2147483647]"  # what numpy, torch, scikit-learn and Optuna all accept
 WIDTHS = "[1, 65536]"  # of a layer or a vector
 COUNTS = "[1, 2147483647]"
 
 
-def plain(config: Any, unspeakable: Callable[[float], Any] = lambda _: None) -> Any:
+def plain(config: Any, non_finite: Callable[[float], Any] = lambda _: None) -> Any:
     """A dataclass as dicts, lists and scalars, for JSON and YAML.
 
     Args:
-        config: the dataclass, or a value of one.
-        unspeakable: what stands for a number that JSON cannot say; None by default.
+        config: a dataclass, or a value of its fields; Any, because this function takes it apart.
+        non_finite: maps NaN and infinities, which JSON does not have; to None by default.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-        return plain(values, unspeakable)
+        return plain(values, non_finite)
     if isinstance(config, dict):
-        return {key: plain(value, unspeakable) for key, value in config.items()}
+        return {key: plain(value, non_finite) for key, value in config.items()}
     if isinstance(config, list | tuple):
-        return [plain(value, unspeakable) for value in config]
+        return [plain(value, non_finite) for value in config]
     if isinstance(config, float) and not math.isfinite(config):
-        return unspeakable(config)
+        return non_finite(config)
     return config
 
 
 def digest(*values: Any) -> str:
-    """16 hexadecimal digits that change with any of the values."""
-    # `json` writes infinity and NaN as words without quotes, which no text becomes.
-    text = json.dumps(plain(values, unspeakable=lambda number: number), sort_keys=True)
+    """16 hexadecimal digits that depend on all of the values."""
+    # `json` writes NaN and infinities as unquoted words, so they differ from any string.
+    text = json.dumps(plain(values, non_finite=lambda number: number), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def check_fields(config: Any, section: str, **intervals: str) -> None:
-    """Refuses values that a configuration can never have.
+    """Checks the values of a configuration.
 
-    A number must lie in the interval of its field, which no NaN does; a field of type Literal must
-    be one of its values.
+    A number must be in the interval of its field, which NaN never is. A field of type Literal must
+    have one of its values.
 
     Args:
         config: a dataclass.
-        section: before the fields' names on the command line, `train` for --train.epochs; empty for
-            the fields of a job itself.
-        intervals: of each numeric field, or of the values of a dict, in the usual notation:
-            "[0, 1)" has 0 in it and not 1.
+        section: the prefix of its fields on the command line, such as `train` for --train.epochs;
+            empty for the fields of a job itself.
+        intervals: for each numeric field, or for each dict of numbers, the interval of its values
+        in
+            the usual notation: "[0, 1)" includes 0 and excludes 1.
 
     Raises:
-        InputError: names the key, the value found, and what was expected.
+        InputError: names the key, the value and what was expected.
     """
     for name, choices in _literals(config.__class__).items():
         if (value := getattr(config, name)) not in choices:
@@ -72,7 +73,7 @@ def check_fields(config: Any, section: str, **intervals: str) -> None:
 
 
 def _values(field: str, value: Any) -> list[tuple[str, Any]]:
-    """A field's value with its key, or each value of a dict with its own."""
+    """A field's key and value, or the keys and values of a field that is a dict."""
     if not isinstance(value, dict):
         return [(field, value)]
     return [(f"{field}.{key}", entry) for key, entry in value.items()]
@@ -83,8 +84,8 @@ def _refused(section: str, name: str, value: Any, expected: str) -> InputError:
     return InputError(f"Found --{key} {value}; expected {expected}.")
 
 
-def _is_number(value: Any, fractions: bool) -> bool:
-    kinds = int | float if fractions else int
+def _is_number(value: Any, allow_float: bool) -> bool:
+    kinds = int | float if allow_float else int
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
@@ -97,7 +98,7 @@ def _lies_in(value: float, interval: str) -> bool:
 
 @cache
 def _kinds(config: type) -> dict[str, tuple[Any, ...]]:
-    """The type of each field, or the types in a union or a dict."""
+    """The type of each field as a tuple, or the types in a union or a dict."""
     return {
         name: get_args(hint) if get_origin(hint) in (Union, types.UnionType, dict) else (hint,)
         for name, hint in get_type_hints(config).items()
@@ -106,6 +107,6 @@ def _kinds(config: type) -> dict[str, tuple[Any, ...]]:
 
 @cache
 def _literals(config: type) -> dict[str, tuple[Any, ...]]:
-    """The values of each field of type Literal."""
+    """The allowed values of each field of type Literal."""
     hints = get_type_hints(config).items()
     return {name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}

@@ -1,4 +1,4 @@
-"""C++ beside Python: a source file compiled for this processor on first use, and then kept."""
+"""C++ source files, compiled for this processor on first use and cached."""
 
 import ctypes
 import hashlib
@@ -17,20 +17,22 @@ _FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
 
 
 @cache
-def compiled(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
-    """The library of one source file, or None and why there is none.
+def compile_and_load(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
+    """The library of a source file; if it is not available, None and the reason.
 
     Args:
-        source: C++ whose functions are `extern "C"`; it stops with #error what it is not for.
+        source: C++ with `extern "C"` functions; it uses #error to refuse processors that it does
+        not
+            support.
     """
     compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
     if compiler is None:
         return None, "no C++ compiler (g++)"
-    provenance = (source.read_text(), compiler, _FLAGS, _processor())
-    name = f"{source.stem}-{hashlib.sha256(repr(provenance).encode()).hexdigest()[:16]}.so"
+    key = (source.read_text(), compiler, _FLAGS, _processor_flags())
+    name = f"{source.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if cache.startswith("~"):
-        return None, "no home directory to keep it in; set HOME or XDG_CACHE_HOME"
+        return None, "no home directory to cache it in; set HOME or XDG_CACHE_HOME"
     folder = Path(cache) / "visrec"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -45,25 +47,25 @@ def compiled(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
 
 
 def _build(compiler: str, source: Path, target: Path) -> None:
-    """Compiles to a file of its own, which then takes the name: whoever else builds does no harm.
+    """Compiles to a temporary file and renames it, so that concurrent builds do not interfere.
 
     Raises:
-        subprocess.CalledProcessError: the source is not for this processor.
+        subprocess.CalledProcessError: the source does not compile, or not for this processor.
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        made = Path(folder) / target.name
-        command = [compiler, *_FLAGS, "-o", str(made), str(source)]
+        library = Path(folder) / target.name
+        command = [compiler, *_FLAGS, "-o", str(library), str(source)]
         subprocess.run(command, check=True, capture_output=True, text=True)
-        made.replace(target)
+        library.replace(target)
 
 
-def _processor() -> str:
-    """What the processor can do, where the system tells; a home may be shared by different ones."""
+def _processor_flags() -> str:
+    """The processor's instruction sets: different machines may share a home directory."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line for line in lines if line.startswith("flags")), platform.processor())
 
 
 def pointers(*arrays: npt.NDArray[np.generic] | None) -> list[ctypes.c_void_p]:
-    """The addresses of contiguous arrays, null for None."""
+    """The addresses of contiguous arrays; null for None."""
     return [ctypes.c_void_p(None if a is None else a.ctypes.data) for a in arrays]

@@ -105,7 +105,7 @@ def batch_of(triples: list[Triple]) -> TripleBatch:
         feature_MD=torch.from_numpy(FEATURES[order]),
         category_M=torch.from_numpy(CATEGORY[order]),
         user_B=torch.tensor(users),
-        profiles=JaggedTensor.of(ragged([place[profile].tolist() for profile in profiles])),
+        profiles=JaggedTensor.from_jagged(ragged([place[profile].tolist() for profile in profiles])),
         positive_B=torch.from_numpy(place[list(positives)]),
         negative_BK=torch.from_numpy(place[np.array(negatives)]),
     )
@@ -120,7 +120,7 @@ def scores_of(model: Any, profiles: list[list[int]] = PROFILES) -> npt.NDArray[n
     """(users, items of the world) the model's scores, in two tiles."""
     scorer = model.eval().scorer(model.item_arrays(WORLD))
     lists = ragged([ROW[profile].tolist() for profile in profiles])
-    state = scorer.prepare(JaggedTensor.of(lists), torch.tensor(USER_ROWS))
+    state = scorer.prepare(JaggedTensor.from_jagged(lists), torch.tensor(USER_ROWS))
     tiles = [scorer.tile(state, start, stop) for start, stop in ((0, 5), (5, ITEMS))]
     return np.asarray(torch.cat(tiles, dim=1).numpy()[:, ROW])
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from tests.training import checkerboard
+from tests.training import checkerboard, provenance
 from visrec.errors import InputError
 from visrec.models import MODELS
 from visrec.models.artifact import MANIFEST, Artifact, load_artifact, save_artifact
@@ -46,7 +46,7 @@ def _artifact(**changed: Any) -> Artifact:
         "sizes": data.sizes,
         "item_ids": data.item_ids,
         "user_ids": data.user_ids,
-        "provenance": {"features": {"digest": "abc", "dim": 3}, "train": config},
+        "provenance": provenance(features_digest="abc", train={"temperature": 2.5}),
         "metrics": {"val_auc": 0.75, "history": [{"loss": 0.5}]},
         "model_id": "m1",
         "held_out": pa.table({"user_id": ["u0001"], "item_id": ["i0002"]}),
@@ -81,8 +81,8 @@ def test_round_trip(store: Store) -> None:
     assert read.user_ids.to_pylist() == written.user_ids.to_pylist()
     assert read.model_id == "m1"
     assert read.metrics == written.metrics
-    assert read.provenance["features"] == {"digest": "abc", "dim": 3}
-    assert read.provenance["train"]["temperature"] == 2.5
+    assert read.provenance == written.provenance
+    assert read.provenance.data.features_digest == "abc"
     weights, expected = read.model.state_dict(), written.model.state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
@@ -106,7 +106,7 @@ def test_digest_is_over_all_files_and_stable(store: Store, tmp_path: Path) -> No
     different = {
         again,
         digest("metrics", metrics={"val_auc": 0.76}),
-        digest("config", provenance={}),
+        digest("config", provenance=provenance()),
         digest("items", item_ids=pa.array([f"j{n}" for n in range(8)])),
         digest("users", user_ids=None),
         digest("weights", model=MODELS["curatornet"](_artifact().config, _artifact().sizes)),

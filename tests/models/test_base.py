@@ -8,21 +8,22 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.training import checkerboard, ragged
+from tests.training import checkerboard, provenance, ragged
 from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
-from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.base import Catalogue, ModelTraits, Sizes
 from visrec.models.convncf import ConvNcfConfig
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import Scorer
 from visrec.retrieval import topk
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import stand
+from visrec.retrieval.ranks import rank_targets
 from visrec.sampling.triples import SamplingConfig
 from visrec.storage.store import Store
 from visrec.training.batches import SOURCES
-from visrec.training.loop import TrainConfig, Trainer, WorkerContext
+from visrec.training.distributed import WorkerContext
+from visrec.training.loop import TrainConfig, Trainer
 
 DATA = checkerboard(noise=0.5)
 NEW_ITEMS = 7
@@ -43,19 +44,17 @@ def _model(name: str) -> Any:
     model = MODELS[name](_config(name), DATA.sizes)
     model.fit(DATA.catalogue, DATA.train)
     if model.trains_on != "nothing":
-        named = {
-            key.removeprefix("train."): value for key, value in model.default_overrides.items()
-        }
-        config = TrainConfig(epochs=3, triples_per_epoch=6400, batch_size=64, **named)
+        overrides = model.default_overrides.to_dict()
+        config = TrainConfig(epochs=3, triples_per_epoch=6400, batch_size=64, **overrides)
         trainer = Trainer(model, DATA, config, SamplingConfig(), WorkerContext())
         trainer.run(lambda _: None)
-        model.load_state_dict(trainer.best)
+        model.load_state_dict(trainer.best_weights)
     return model.eval()
 
 
 def _catalogue(name: str) -> Catalogue:
     """The items of the training, and new ones where the model scores those."""
-    new = NEW_ITEMS if MODELS[name].needs.supports_new_items else 0
+    new = NEW_ITEMS if MODELS[name].traits.supports_new_items else 0
     features = np.concatenate([DATA.feature_ND, DATA.feature_ND[:new] + np.float16(0.01)])
     return Catalogue(features, np.append(np.arange(len(DATA.item_ids)), np.full(new, -1)))
 
@@ -76,7 +75,7 @@ def _many_users(count: int) -> tuple[Jagged, npt.NDArray[np.int64]]:
 
 @every_model
 def test_declares_what_it_needs_and_trains_on(name: str) -> None:
-    assert isinstance(MODELS[name].needs, Needs)
+    assert isinstance(MODELS[name].traits, ModelTraits)
     assert MODELS[name].trains_on in {"nothing", *SOURCES}
 
 
@@ -119,7 +118,7 @@ def test_item_arrays_may_be_read_only(name: str) -> None:
 def test_tile_is_a_slice_of_a_wider_tile(name: str, start: int, stop: int) -> None:
     scorer = _scorer(name)
     profiles, user_B = _many_users(9)
-    state = scorer.prepare(JaggedTensor.of(profiles), torch.from_numpy(user_B))
+    state = scorer.prepare(JaggedTensor.from_jagged(profiles), torch.from_numpy(user_B))
     wide = scorer.tile(state, 0, scorer.num_items)
     tile = scorer.tile(state, start, stop)
     assert wide.shape == (9, scorer.num_items)
@@ -160,8 +159,8 @@ def test_saved_and_loaded_model_gives_the_same_scores(name: str, tmp_path: Any) 
             config=_config(name),
             sizes=DATA.sizes,
             item_ids=DATA.item_ids,
-            user_ids=None if model.needs.supports_new_users else DATA.user_ids,
-            provenance={},
+            user_ids=None if model.traits.supports_new_users else DATA.user_ids,
+            provenance=provenance(),
             metrics={},
             model_id="m1",
             held_out=DATA.test_pairs,
@@ -191,7 +190,7 @@ def test_planted_taste_is_found(name: str) -> None:
     model = _model(name)
     scorer = model.scorer(model.item_arrays(DATA.catalogue))
     held = DATA.validation
-    auc = per_user(stand(scorer, held.profiles, held.user_E, held.targets))["auc"].mean()
+    auc = per_user(rank_targets(scorer, held.profiles, held.user_E, held.targets))["auc"].mean()
     if name in FLOORS:
         assert auc < 0.7
     else:
@@ -199,7 +198,7 @@ def test_planted_taste_is_found(name: str) -> None:
 
 
 SEES_NEW_PICTURES = [
-    n for n, m in MODELS.items() if m.needs.supports_new_items and m.needs.features
+    n for n, m in MODELS.items() if m.traits.supports_new_items and m.traits.requires_features
 ]
 
 
@@ -216,7 +215,7 @@ def test_new_items_are_ranked_by_their_pictures(name: str) -> None:
     targets = ragged([[60 + n for n in range(user % 2, 20, 2)] for user in range(40)])
     scorer = model.scorer(model.item_arrays(catalogue))
     # A new user who took three items, not a row that training has seen, where the model scores it.
-    rows = np.full(40, -1) if MODELS[name].needs.supports_new_users else np.arange(40)
+    rows = np.full(40, -1) if MODELS[name].traits.supports_new_users else np.arange(40)
     profiles = ragged([data.train[user][:3].tolist() for user in range(40)])
     known = ragged([list(range(60))] * 40)
     best = topk.top_k(scorer, profiles, rows, known, None, 10)

@@ -32,7 +32,7 @@ def _model() -> Cooccurrence:
 
 
 def _batch(users: list[int]) -> UserBatch:
-    return UserBatch(JaggedTensor.of(ragged([TAKEN[user] for user in users])), 0, len(users))
+    return UserBatch(JaggedTensor.from_jagged(ragged([TAKEN[user] for user in users])), 0, len(users))
 
 
 class Formula:

@@ -88,7 +88,7 @@ def _batch(triples: list[tuple[list[int], int, int]]) -> TripleBatch:
         feature_MD=torch.from_numpy(FEATURES[order].astype(np.float32)),
         category_M=torch.full((ITEMS,), -1),
         user_B=torch.zeros(len(triples), dtype=torch.int64),
-        profiles=JaggedTensor.of(profiles),
+        profiles=JaggedTensor.from_jagged(profiles),
         positive_B=torch.from_numpy(place[[positive for _, positive, _ in triples]]),
         negative_BK=torch.from_numpy(place[[[negative] for _, _, negative in triples]]),
     )
@@ -109,7 +109,7 @@ def _scores(
     model.eval()
     with torch.no_grad():
         scorer = model.scorer(model.item_arrays(Catalogue(features, np.full(len(features), -1))))
-        state = scorer.prepare(JaggedTensor.of(profiles), torch.full((len(profiles),), -1))
+        state = scorer.prepare(JaggedTensor.from_jagged(profiles), torch.full((len(profiles),), -1))
         return scorer.tile(state, 0, len(features)).numpy()
 
 
@@ -124,7 +124,7 @@ def test_item_vectors_are_the_papers() -> None:
 def test_user_vectors_are_the_papers_for_profiles_of_1_to_40_items() -> None:
     model = _model()
     vectors = model.item_arrays(Catalogue(FEATURES, np.arange(ITEMS)))["vectors"]
-    users = model.encode_users(torch.from_numpy(vectors), JaggedTensor.of(ragged(PROFILES)))
+    users = model.encode_users(torch.from_numpy(vectors), JaggedTensor.from_jagged(ragged(PROFILES)))
     paper = Paper(model)
     expected = [paper.user(profile) for profile in PROFILES]
     np.testing.assert_allclose(users.detach().numpy(), expected, rtol=1e-5, atol=1e-5)

@@ -7,18 +7,18 @@ import pytest
 import torch
 
 from visrec.models import dropout
-from visrec.models.dropout import dropped, levels, scaled_and_dropped
+from visrec.models.dropout import drop_features, dropout_threshold, scale_and_drop
 from visrec.models.feature_scale import FeatureScale
-from visrec.native import compiled
+from visrec.native import compile_and_load
 
-KERNEL, WHY = compiled(dropout.SOURCE)
+KERNEL, WHY = compile_and_load(dropout.SOURCE)
 needs_kernel = pytest.mark.skipif(KERNEL is None, reason=f"no compiled kernel here: {WHY}")
 SEEDS = (0, 1, 2**62 + 12345)
 
 
 @pytest.mark.parametrize("share", [0.125, 0.5, 0.75])
 def test_takes_its_share_and_scales_the_rest(share: float) -> None:
-    values = dropped(torch.ones(501, 999), torch.arange(501), 7, levels(share))
+    values = drop_features(torch.ones(501, 999), torch.arange(501), 7, dropout_threshold(share))
     assert values.unique().tolist() == pytest.approx([0, 1 / (1 - share)])
     assert (values == 0).float().mean().item() == pytest.approx(share, abs=0.003)
     assert values.mean().item() == pytest.approx(1, abs=0.01)
@@ -26,25 +26,25 @@ def test_takes_its_share_and_scales_the_rest(share: float) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_values_are_taken_independently(seed: int) -> None:
-    kept_RV = dropped(torch.ones(20_000, 16), torch.arange(20_000), seed, levels(0.5)) > 0
+    kept_RV = drop_features(torch.ones(20_000, 16), torch.arange(20_000), seed, dropout_threshold(0.5)) > 0
     count_same_code = torch.corrcoef(kept_RV.T.float()) - torch.eye(16)
     assert count_same_code.abs().max() < 0.04  # five standard deviations of 20,000 draws are 0.035
     assert kept_RV.float().mean(dim=0).sub(0.5).abs().max() < 0.02
-    other = dropped(torch.ones(20_000, 16), torch.arange(20_000), seed + 1, levels(0.5)) > 0
+    other = drop_features(torch.ones(20_000, 16), torch.arange(20_000), seed + 1, dropout_threshold(0.5)) > 0
     assert abs((kept_RV == other).float().mean() - 0.5) < 0.01
 
 
 def test_an_item_loses_the_same_whoever_is_beside_it() -> None:
     items = torch.tensor([5, 900, 31, 0])
     values = torch.randn(4, 37)
-    whole = dropped(values, items, 3, levels(0.4))
+    whole = drop_features(values, items, 3, dropout_threshold(0.4))
     for rows in ([2], [3, 1], [0, 1, 2, 3]):
-        assert torch.equal(dropped(values[rows], items[rows], 3, levels(0.4)), whole[rows])
+        assert torch.equal(drop_features(values[rows], items[rows], 3, dropout_threshold(0.4)), whole[rows])
 
 
 def test_gradient_is_that_of_what_is_kept() -> None:
     values = torch.randn(7, 5, requires_grad=True)
-    kept = dropped(values, torch.arange(7), 0, levels(0.25))
+    kept = drop_features(values, torch.arange(7), 0, dropout_threshold(0.25))
     kept.sum().backward()
     assert values.grad is not None
     assert torch.equal(values.grad != 0, kept != 0)
@@ -53,7 +53,7 @@ def test_gradient_is_that_of_what_is_kept() -> None:
 
 def test_nothing_is_dropped_by_none() -> None:
     values = torch.randn(3, 9)
-    assert torch.equal(dropped(values, torch.arange(3), 1, levels(0.0)), values)
+    assert torch.equal(drop_features(values, torch.arange(3), 1, dropout_threshold(0.0)), values)
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_one_pass_gives_what_several_do(count: int, m: int, d: int, share: float
     scale.scale_D[0] = np.inf  # a dimension that never varies
     items = torch.from_numpy(random.choice(10_000, m, replace=False))
     for seed in SEEDS:
-        found = scaled_and_dropped(stored, scale, items, seed, levels(share))
-        expected = dropped(scale(stored.float()), items, seed, levels(share))
+        found = scale_and_drop(stored, scale, items, seed, dropout_threshold(share))
+        expected = drop_features(scale(stored.float()), items, seed, dropout_threshold(share))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
         assert torch.equal(found == 0, expected == 0)
 
@@ -87,6 +87,6 @@ def test_other_numbers_go_through_torch() -> None:
     scale = FeatureScale(4)
     scale.fit(np.random.default_rng(0).normal(size=(9, 4)))
     values = torch.randn(3, 4, dtype=torch.float64)
-    found = scaled_and_dropped(values, scale, torch.arange(3), 5, levels(0.5))
+    found = scale_and_drop(values, scale, torch.arange(3), 5, dropout_threshold(0.5))
     assert found.dtype == torch.float64
-    assert torch.equal(found, dropped(scale(values), torch.arange(3), 5, levels(0.5)))
+    assert torch.equal(found, drop_features(scale(values), torch.arange(3), 5, dropout_threshold(0.5)))

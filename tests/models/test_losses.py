@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.training import ragged
 from visrec.errors import InputError
 from visrec.models.inputs import Candidates, JaggedTensor, TripleBatch
-from visrec.models.losses import RankingConfig, loss_of_scores, ranking_loss
+from visrec.models.losses import RankingConfig, loss_from_scores, ranking_loss
 
 LOSSES = ["softmax", "bpr", "bpr_max", "top1", "top1_max"]
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -70,7 +70,7 @@ def _found(
     positive = torch.tensor(own_B, dtype=torch.float64)
     negative = torch.tensor(negative_BJ, dtype=torch.float64)
     taken = None if taken_BJ is None else torch.tensor(taken_BJ)
-    return loss_of_scores(positive, negative, taken, config).item()
+    return loss_from_scores(positive, negative, taken, config).item()
 
 
 SCORE = st.floats(-9, 9, width=32)
@@ -122,7 +122,7 @@ def test_example_without_a_negative_counts_zero_among_the_others(name: str) -> N
 def test_nobody_has_a_negative_and_there_is_still_a_way_back(name: str) -> None:
     positive = torch.tensor([1.0, 2.0], requires_grad=True)
     taken = torch.ones(2, 3, dtype=torch.bool)
-    loss_of_scores(positive, torch.zeros(2, 3), taken, _config(name)).backward()
+    loss_from_scores(positive, torch.zeros(2, 3), taken, _config(name)).backward()
     assert positive.grad is not None
     assert positive.grad.tolist() == [0, 0]
 
@@ -161,7 +161,7 @@ def test_extreme_scores_give_finite_losses_and_gradients(
     score = torch.tensor(rows, dtype=dtype, requires_grad=True)
     mask = torch.tensor([[bool(taken >> j & 1) for j in range(3)]] * len(rows))
     for taken_BJ in (None, mask):
-        loss = loss_of_scores(score[:, 0], score[:, 1:].clone(), taken_BJ, _config(name))
+        loss = loss_from_scores(score[:, 0], score[:, 1:].clone(), taken_BJ, _config(name))
         (gradient,) = torch.autograd.grad(loss, score)
         assert loss.isfinite()
         assert gradient.isfinite().all()
@@ -182,7 +182,7 @@ def test_gradients_are_those_of_finite_differences(name: str, masked: bool) -> N
     def loss(positive_B: torch.Tensor, negative_BJ: torch.Tensor) -> torch.Tensor:
         # Negatives are written over, which those of the caller must not be.
         config = _config(name, score_penalty=0.7)
-        return loss_of_scores(positive_B, negative_BJ.clone(), taken if masked else None, config)
+        return loss_from_scores(positive_B, negative_BJ.clone(), taken if masked else None, config)
 
     assert torch.autograd.gradcheck(loss, (positive, negative))
 
@@ -205,7 +205,7 @@ def _batch(
         feature_MD=torch.zeros(9, 0),
         category_M=torch.full((9,), -1),
         user_B=torch.arange(5),
-        profiles=JaggedTensor.of(ragged([[]] * 5)),
+        profiles=JaggedTensor.from_jagged(ragged([[]] * 5)),
         positive_B=torch.from_numpy(place_N[POSITIVES]),
         negative_BK=torch.from_numpy(place_N[np.array(negative_BK, np.int64)]).view(5, -1),
         candidates=candidates,

@@ -35,7 +35,7 @@ def _model(**settings: float) -> MultiVae:
 
 def _batch(first: int = 0, stop: int = len(ROWS)) -> UserBatch:
     """The share of one worker of a step of all rows."""
-    return UserBatch(JaggedTensor.of(ragged(ROWS[first:stop])), first, len(ROWS), SEED)
+    return UserBatch(JaggedTensor.from_jagged(ragged(ROWS[first:stop])), first, len(ROWS), SEED)
 
 
 def _noise() -> list[list[float]]:
@@ -131,7 +131,7 @@ def test_dropout_leaves_out_a_share_of_the_items_and_scales_the_others() -> None
     with torch.no_grad():
         model.encoder.fill_(0.1)
         model.encoder_bias.zero_()
-    loss_of(model, UserBatch(JaggedTensor.of(ragged([[2]] * 2000)), 0, 2000))
+    loss_of(model, UserBatch(JaggedTensor.from_jagged(ragged([[2]] * 2000)), 0, 2000))
     nothing = (seen[0] == 0).all(dim=1)
     assert float(nothing.double().mean()) == pytest.approx(0.75, abs=0.03)
     there = seen[0][~nothing]

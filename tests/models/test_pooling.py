@@ -10,9 +10,9 @@ from tests.training import ragged
 from visrec.models import dropout, pooling
 from visrec.models.inputs import JaggedTensor
 from visrec.models.pooling import max_and_mean, pool
-from visrec.native import compiled
+from visrec.native import compile_and_load
 
-KERNEL, WHY = compiled(dropout.SOURCE)
+KERNEL, WHY = compile_and_load(dropout.SOURCE)
 lists_of_rows = st.lists(st.lists(st.integers(0, 7), max_size=9), min_size=1, max_size=6)
 
 
@@ -28,7 +28,7 @@ def _plain(vectors: Tensor, lists: list[list[int]]) -> Tensor:
 @given(lists_of_rows, st.integers(1, 20), st.integers(0, 99))
 def test_maxima_and_means_of_each_list(lists: list[list[int]], width: int, seed: int) -> None:
     vectors = torch.randn(8, width, generator=torch.Generator().manual_seed(seed))
-    found = max_and_mean(vectors, JaggedTensor.of(ragged(lists)))
+    found = max_and_mean(vectors, JaggedTensor.from_jagged(ragged(lists)))
     torch.testing.assert_close(found, _plain(vectors, lists).float(), rtol=1e-5, atol=1e-6)
 
 
@@ -38,7 +38,7 @@ def test_gradient_is_that_of_plain_loops(lists: list[list[int]], width: int, see
     vectors = torch.randn(8, width, generator=random)
     weights = torch.randn(len(lists), 2 * width, generator=random)
     one, other = vectors.clone().requires_grad_(), vectors.clone().requires_grad_()
-    (max_and_mean(one, JaggedTensor.of(ragged(lists))) * weights).sum().backward()
+    (max_and_mean(one, JaggedTensor.from_jagged(ragged(lists))) * weights).sum().backward()
     (_plain(other, lists) * weights).sum().backward()
     assert one.grad is not None
     assert other.grad is not None
@@ -48,7 +48,7 @@ def test_gradient_is_that_of_plain_loops(lists: list[list[int]], width: int, see
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_threads_change_nothing(threads: int) -> None:
     before, vectors = torch.get_num_threads(), torch.randn(8, 33, requires_grad=True)
-    bags = JaggedTensor.of(ragged([[1, 2, 3], [], [7, 7, 0, 5], [2]]))
+    bags = JaggedTensor.from_jagged(ragged([[1, 2, 3], [], [7, 7, 0, 5], [2]]))
     found = []
     try:
         for count in (1, threads):
@@ -65,7 +65,7 @@ def test_threads_change_nothing(threads: int) -> None:
 
 
 def test_without_a_kernel_torch_pools(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors, bags = torch.randn(8, 5), JaggedTensor.of(ragged([[1, 2, 3], [], [7]]))
+    vectors, bags = torch.randn(8, 5), JaggedTensor.from_jagged(ragged([[1, 2, 3], [], [7]]))
     compiled_ones = max_and_mean(vectors, bags)
     monkeypatch.setattr(pooling, "compiled", lambda _: (None, "told so"))
     torch.testing.assert_close(max_and_mean(vectors, bags), compiled_ones)
@@ -73,7 +73,7 @@ def test_without_a_kernel_torch_pools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sums() -> None:
     vectors = torch.arange(6.0).view(3, 2)
-    assert pool(vectors, JaggedTensor.of(ragged([[0, 2, 2], []])), "sum").tolist() == [
+    assert pool(vectors, JaggedTensor.from_jagged(ragged([[0, 2, 2], []])), "sum").tolist() == [
         [8, 11],
         [0, 0],
     ]

@@ -20,7 +20,7 @@ def test_scores_are_the_numbers_of_users() -> None:
     model = _fitted()
     arrays = model.item_arrays(Catalogue(np.zeros((4, 2), np.float16), np.arange(4)))
     scorer = model.scorer(arrays)
-    state = scorer.prepare(JaggedTensor.of(ragged([[0], []])), torch.tensor([0, -1]))
+    state = scorer.prepare(JaggedTensor.from_jagged(ragged([[0], []])), torch.tensor([0, -1]))
     assert scorer.tile(state, 0, 4).tolist() == [[1, 0, 3, 1], [1, 0, 3, 1]]
 
 

@@ -10,7 +10,7 @@ from visrec.models.inputs import JaggedTensor
 from visrec.models.random import Random, RandomConfig
 from visrec.models.scorers import Scorer
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import stand
+from visrec.retrieval.ranks import rank_targets
 
 ITEMS = 500
 
@@ -23,7 +23,7 @@ def _scorer(seed: int = 0) -> Scorer:
 
 def _scores(scorer: Scorer, profiles: Jagged, start: int = 0, stop: int = ITEMS) -> torch.Tensor:
     rows = torch.full((len(profiles),), -1)
-    return scorer.tile(scorer.prepare(JaggedTensor.of(profiles), rows), start, stop)
+    return scorer.tile(scorer.prepare(JaggedTensor.from_jagged(profiles), rows), start, stop)
 
 
 def _profiles(users: int, seed: int = 0) -> Jagged:
@@ -36,9 +36,9 @@ def test_auc_is_half() -> None:
     random = np.random.default_rng(1)
     others = [np.setdiff1d(np.arange(ITEMS), profiles[b]) for b in range(400)]
     targets = ragged([random.choice(rows, 5, replace=False).tolist() for rows in others])
-    standing = stand(_scorer(), profiles, np.full(400, -1), targets)
+    target_ranks = rank_targets(_scorer(), profiles, np.full(400, -1), targets)
     # 2,000 held-out items, each uniform in [0, 1]: a standard error of .289 / sqrt(2000) = .0065.
-    assert abs(per_user(standing)["auc"].mean() - 0.5) < 4 * 0.0065
+    assert abs(per_user(target_ranks)["auc"].mean() - 0.5) < 4 * 0.0065
 
 
 def test_scores_are_uniform() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from visrec.models.inputs import Candidates, JaggedTensor, TripleBatch
-from visrec.models.sharded_encoding import encoded
+from visrec.models.sharded_encoding import encode_sharded
 
 CANDIDATES, OTHERS = 7, 4  # 7 do not go into two or three equal shares
 
@@ -53,7 +53,7 @@ def _work(rank: int, folder: str, workers: int) -> None:
         vectors: Tensor = network(some.feature_MD)
         return vectors
 
-    vector_Md = encoded(_batch(rank), encode)
+    vector_Md = encode_sharded(_batch(rank), encode)
     _loss(vector_Md, rank).backward()
     gradients = [weight.grad.tolist() for weight in network.parameters() if weight.grad is not None]
     found = {"vectors": vector_Md.tolist(), "gradients": gradients, "rows": rows}
@@ -71,7 +71,7 @@ def test_workers_share_what_one_does_alone(workers: int, tmp_path: Path) -> None
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(workers)]
     network = _network()
     for rank in range(workers):
-        vector_Md = encoded(_batch(rank), lambda some: network(some.feature_MD))
+        vector_Md = encode_sharded(_batch(rank), lambda some: network(some.feature_MD))
         torch.testing.assert_close(_float64(found[rank]["vectors"]), vector_Md)
         _loss(vector_Md, rank).backward()
         share = -(-CANDIDATES // workers)

@@ -35,7 +35,7 @@ def _scorer(config: VisRankConfig) -> Scorer:
 
 def _scores(config: VisRankConfig, profiles: list[list[int]]) -> npt.NDArray[np.float32]:
     scorer = _scorer(config)
-    state = scorer.prepare(JaggedTensor.of(ragged(profiles)), torch.full((len(profiles),), -1))
+    state = scorer.prepare(JaggedTensor.from_jagged(ragged(profiles)), torch.full((len(profiles),), -1))
     return scorer.tile(state, 0, ITEMS).numpy()
 
 

@@ -13,7 +13,7 @@ from tests.conftest import environment
 from tests.retrieval import TableScorer
 from tests.training import ragged
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import stand
+from visrec.retrieval.ranks import rank_targets
 
 CUTOFFS = (1, 3, 10, 50)
 USERS, ITEMS = 60, 45
@@ -37,13 +37,13 @@ class Users:
             self.targets.append(order[known : known + held])
 
     def metrics(self) -> dict[str, npt.NDArray[np.float64]]:
-        standing = stand(
+        target_ranks = rank_targets(
             TableScorer(self.score_BN),
             ragged(self.profiles),
             np.arange(USERS),
             ragged(self.targets),
         )
-        return per_user(standing, CUTOFFS)
+        return per_user(target_ranks, CUTOFFS)
 
     def ranked(self, user: int) -> list[int]:
         """Items outside the profile, best first, ties by row."""
@@ -161,13 +161,13 @@ def test_what_ranx_measures_too_is_the_same(ranx: Any, seed: int) -> None:
 
 
 def test_with_nothing_else_to_rank_every_order_is_right() -> None:
-    standing = stand(
+    target_ranks = rank_targets(
         TableScorer(np.array([[3, 1, 2]], np.float32)),
         ragged([[1]]),
         np.array([0]),
         ragged([[0, 2]]),
     )
-    metrics = per_user(standing, (2,))
+    metrics = per_user(target_ranks, (2,))
     assert {name: values.tolist() for name, values in metrics.items()} == {
         "auc": [1],
         "rr": [1],

@@ -21,7 +21,7 @@ from visrec.models.base import Catalogue, Sizes
 from visrec.models.scorers import DotScorer, ReRankScorer, Scorer
 from visrec.retrieval import ranks, topk
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import TargetRanks, stand
+from visrec.retrieval.ranks import TargetRanks, rank_targets
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _stand(
         patch.setattr(topk, "USER_ROWS", rows)
         patch.setattr(topk, "ITEM_COLUMNS", columns)
         patch.setattr(ranks, "KEPT_BYTES", kept)
-        return stand(
+        return rank_targets(
             TableScorer(case.score_BN),
             ragged(case.profiles[users]),
             np.arange(len(case.score_BN))[users],
@@ -92,8 +92,8 @@ def _sorted_whole(case: Case) -> list[tuple[int, int, int]]:
     return counts
 
 
-def _counts(standing: TargetRanks) -> list[tuple[int, int, int]]:
-    columns = (standing.above_P, standing.others_above_P, standing.others_equal_P)
+def _counts(target_ranks: TargetRanks) -> list[tuple[int, int, int]]:
+    columns = (target_ranks.above_P, target_ranks.others_above_P, target_ranks.others_equal_P)
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
@@ -111,10 +111,10 @@ def test_equals_a_full_sort(
     users: int, items: int, levels: int, seed: int, rows: int, columns: int, kept: int
 ) -> None:
     case = _case(users, items, levels, seed)
-    standing = _stand(case, rows=rows, columns=columns, kept=kept)
-    assert _counts(standing) == _sorted_whole(case)
-    assert standing.ranked_B.tolist() == [items - len(profile) for profile in case.profiles]
-    assert np.diff(standing.offsets).tolist() == [len(targets) for targets in case.targets]
+    target_ranks = _stand(case, rows=rows, columns=columns, kept=kept)
+    assert _counts(target_ranks) == _sorted_whole(case)
+    assert target_ranks.ranked_B.tolist() == [items - len(profile) for profile in case.profiles]
+    assert np.diff(target_ranks.offsets).tolist() == [len(targets) for targets in case.targets]
 
 
 @given(st.integers(0, 2**32), st.booleans())
@@ -137,8 +137,8 @@ def test_dot_products_stand_as_a_table_of_the_same_scores(seed: int, damaged: bo
     vectors = torch.from_numpy(user_Bd)
     scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
     user_B = np.arange(users)
-    found = stand(scorer, profiles, user_B, targets)
-    expected = stand(TableScorer(user_Bd @ item_Nd.T), profiles, user_B, targets)
+    found = rank_targets(scorer, profiles, user_B, targets)
+    expected = rank_targets(TableScorer(user_Bd @ item_Nd.T), profiles, user_B, targets)
     for name, values in expected.__dict__.items():
         np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
 
@@ -159,7 +159,7 @@ def test_a_reranker_is_ranked_as_its_lists_are(seed: int) -> None:
         lambda _, rows: rows.clamp(min=0)[:, None].float(),
         lambda user_B1, row_BC: own_BN[user_B1[:, 0].long()].gather(1, row_BC),
     )
-    found = stand(scorer, ragged(case.profiles), np.arange(users), ragged(case.targets))
+    found = rank_targets(scorer, ragged(case.profiles), np.arange(users), ragged(case.targets))
     expected = []
     for user in range(users):
         proposed_N = (item_Nd @ user_Bd[user]).tolist()
@@ -201,8 +201,8 @@ def test_ranks_are_those_of_float64_at_any_magnitude(
     scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
-            patch.setattr(topk, "library", lambda: None)
-        found = stand(scorer, profiles, np.arange(users), targets)
+            patch.setattr(topk, "load_kernel", lambda: None)
+        found = rank_targets(scorer, profiles, np.arange(users), targets)
     score_BN = user_Bd.astype(np.float64) @ item_Nd.astype(np.float64).T
     case = Case(score_BN, profiles=[r[:5] for r in drawn], targets=[r[5:] for r in drawn])
     assert _counts(found) == _sorted_whole(case)
@@ -230,9 +230,9 @@ def test_a_score_that_is_no_number_helps_nobody() -> None:
         [[], [], [2]],
         [[1], [1, 3], [0]],
     )
-    standing = _stand(case)
-    assert _counts(standing) == [(3, 3, 0), (3, 2, 0), (2, 1, 0), (2, 2, 0)]
-    assert per_user(standing)["auc"].tolist() == [0, 0.25, 0]
+    target_ranks = _stand(case)
+    assert _counts(target_ranks) == [(3, 3, 0), (3, 2, 0), (2, 1, 0), (2, 2, 0)]
+    assert per_user(target_ranks)["auc"].tolist() == [0, 0.25, 0]
 
 
 def _lists(users: int) -> tuple[Jagged, npt.NDArray[np.int64], Jagged]:
@@ -246,7 +246,7 @@ def test_threads_do_not_matter_and_are_given_back(threads: int) -> None:
         assert _counts(_stand(case, rows=4, columns=8)) == _sorted_whole(case)
         assert torch.get_num_threads() == threads
         with pytest.raises(IndexError):  # users that the table does not have
-            stand(TableScorer(case.score_BN[:1]), *_lists(300))
+            rank_targets(TableScorer(case.score_BN[:1]), *_lists(300))
         assert torch.get_num_threads() == threads
 
 
@@ -307,7 +307,7 @@ def test_real_scores_and_metrics_are_equal_to_the_bit_for_any_block_of_users_and
             known, held = profiles.slice(start, stop), targets.slice(start, stop)
             unseen_B = np.full(stop - start, -1)
             best = topk.top_k(scorer, known, unseen_B, known, None, 100)
-            metrics = per_user(stand(scorer, known, unseen_B, held))
+            metrics = per_user(rank_targets(scorer, known, unseen_B, held))
             blocks.append({**metrics, "items": best.row_BK, "scores": best.score_BK})
         return {name: np.concatenate([b[name] for b in blocks]).tobytes() for name in blocks[0]}
 

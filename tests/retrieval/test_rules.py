@@ -15,15 +15,20 @@ from hypothesis import strategies as st
 from tests.retrieval import TableScorer
 from tests.shop import groups_of
 from visrec.errors import InputError
-from visrec.jagged import Jagged, offsets_of
+from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models.scorers import DotScorer, ReRankScorer
-from visrec.recommend.inputs import allowed, blocked_pairs, blocks_nothing, listed
-from visrec.recommend.rescore import Written, in_turn, is_best
+from visrec.recommend.eligibility import (
+    blocked_pairs,
+    items_by_user,
+    recommendable_mask,
+    unused_block_warning,
+)
+from visrec.recommend.rescore import WrittenList, fill_in_order, is_top_k
 from visrec.retrieval import near_duplicates
 from visrec.retrieval.near_duplicates import near_duplicate_groups
 from visrec.retrieval.rules import RuledTopK, Rules, RulesConfig
 from visrec.retrieval.topk import TopK, TopKResult
-from visrec.sources.items import read_groups, read_items
+from visrec.sources.items import read_item_groups, read_items
 from visrec.storage.column_types import TEXT
 
 Rows = npt.NDArray[np.int64]
@@ -31,7 +36,7 @@ Rows = npt.NDArray[np.int64]
 
 def ragged(lists: list[Any]) -> Jagged:
     values = np.concatenate([np.asarray(one, np.int64) for one in [*lists, []]])
-    return Jagged(values.astype(np.int64), offsets_of(np.array([len(one) for one in lists])))
+    return Jagged(values.astype(np.int64), offsets_from_lengths(np.array([len(one) for one in lists])))
 
 
 def dots(item_Nd: torch.Tensor, user_Ud: torch.Tensor) -> DotScorer:
@@ -114,8 +119,8 @@ def test_a_cap_that_fills_no_list_is_not_looked_past(monkeypatch: pytest.MonkeyP
     """Five groups of 2,000 items and a cap of two: ten entries are all there can be."""
     score_UN = np.random.default_rng(0).random((3, 10_000)).astype(np.float32)
     rules, every = Rules(2, np.arange(10_000) % 5, None), np.ones(10_000, bool)
-    assert rules.most(every) == 10
-    assert rules.most(np.arange(10_000) < 7) == 7
+    assert rules.max_entries(every) == 10
+    assert rules.max_entries(np.arange(10_000) < 7) == 7
     search, widths = TopK(TableScorer(score_UN), None, 50), []
 
     def watched(*args: Any) -> TopKResult:
@@ -186,15 +191,15 @@ def test_lists_of_a_reranker_leave_out_nothing_that_may_follow(seed: int, k: int
         open_N = np.ones(n, bool)
         open_N[closed[user]] = False
         assert open_N[row_K].all()
-        follow = in_turn(np.flatnonzero(open_N), set(row_K.tolist()), None, n)
-        may = [row for row in follow if in_turn(np.append(row_K, row), set(), rules, k)[-1] == row]
+        follow = fill_in_order(np.flatnonzero(open_N), set(row_K.tolist()), None, n)
+        may = [row for row in follow if fill_in_order(np.append(row_K, row), set(), rules, k)[-1] == row]
         assert len(row_K) == k or not may
         # The first proposals are looked at all, so none of them is left out for a worse one.
         first = np.argsort(-(item_Nd @ user_Ud[user]).numpy() - np.where(open_N, 1e9, 0))
         sure_N = np.zeros(n, bool)
         sure_N[first[: min(max(2 * k, c), open_N.sum())]] = True
-        written = Written(user, row_K, found.score_BK[user, : len(row_K)].astype(float), None)
-        assert is_best(written, own_N.double().numpy(), sure_N, rules, k)
+        written = WrittenList(user, row_K, found.score_BK[user, : len(row_K)].astype(float), None)
+        assert is_top_k(written, own_N.double().numpy(), sure_N, rules, k)
 
 
 @pytest.mark.parametrize("nearest", [1, 16])
@@ -213,7 +218,7 @@ def test_near_duplicate_groups_are_the_connected_parts_of_all_pairs(
     available_N = rng.random(n) < 0.9
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(near_duplicates, "_NEAREST", nearest)
-        patch.setattr(near_duplicates, "_CLOSED", 30)
+        patch.setattr(near_duplicates, "_EXCLUDED", 30)
         found = near_duplicate_groups(feature_ND, available_N, likeness)
     length_N1 = np.linalg.norm(feature_ND.astype(np.float64), axis=1, keepdims=True)
     unit_ND = feature_ND.astype(np.float64) / np.where(length_N1 == 0, 1, length_N1)
@@ -255,11 +260,11 @@ def test_stock_and_block_lists_close_items(tmp_path: Path) -> None:
     pq.write_table(pa.table(rows), blocked)
     items = read_items(str(tmp_path / "items.parquet"), ids)
     no_rules, stock = RulesConfig(), RulesConfig(min_stock=1)
-    assert allowed(no_rules, items, ids).tolist() == [True] * 5
-    assert allowed(stock, items, ids).tolist() == [False, True, True, True, True]
+    assert recommendable_mask(no_rules, items, ids).tolist() == [True] * 5
+    assert recommendable_mask(stock, items, ids).tolist() == [False, True, True, True, True]
     both = RulesConfig(min_stock=2, blocked=blocked)
-    assert allowed(both, items, ids).tolist() == [False, False, True, False, True]
-    mine = listed(blocked_pairs(RulesConfig(blocked=blocked)), pa.array(["u0", "u1", "u2"]), ids)
+    assert recommendable_mask(both, items, ids).tolist() == [False, False, True, False, True]
+    mine = items_by_user(blocked_pairs(RulesConfig(blocked=blocked)), pa.array(["u0", "u1", "u2"]), ids)
     assert [one.tolist() for one in map(mine.__getitem__, range(3))] == [[], [0], [1]]
 
 
@@ -267,8 +272,8 @@ def test_a_block_list_without_users_is_for_everybody(tmp_path: Path) -> None:
     (tmp_path / "blocked.csv").write_text("item_id\nb\n")
     ids, uri = pa.array(["a", "b"]), str(tmp_path / "blocked.csv")
     items = read_items(None, ids)
-    assert allowed(RulesConfig(blocked=uri), items, ids).tolist() == [True, False]
-    assert not len(listed(blocked_pairs(RulesConfig(blocked=uri)), pa.array(["u"]), ids).values)
+    assert recommendable_mask(RulesConfig(blocked=uri), items, ids).tolist() == [True, False]
+    assert not len(items_by_user(blocked_pairs(RulesConfig(blocked=uri)), pa.array(["u"]), ids).values)
 
 
 def test_rules_that_leave_nothing_or_cannot_be_judged_say_so(tmp_path: Path) -> None:
@@ -276,11 +281,11 @@ def test_rules_that_leave_nothing_or_cannot_be_judged_say_so(tmp_path: Path) -> 
     table = str(tmp_path / "items.parquet")
     pq.write_table(pa.table({"item_id": ["a"], "stock": [0]}), table)
     with pytest.raises(InputError, match=r"no items table with a stock.*--rules.min_stock"):
-        allowed(RulesConfig(min_stock=1), read_items(None, ids), ids)
+        recommendable_mask(RulesConfig(min_stock=1), read_items(None, ids), ids)
     with pytest.raises(InputError, match="None of the 1 available items is in stock"):
-        allowed(RulesConfig(min_stock=1), read_items(table, ids), ids)
+        recommendable_mask(RulesConfig(min_stock=1), read_items(table, ids), ids)
     with pytest.raises(InputError, match=r"no column maker.*--rules.cap_by"):
-        read_groups(table, "maker", ids)
+        read_item_groups(table, "maker", ids)
     with pytest.raises(InputError, match=r"--rules.cap 0; expected a whole number in \[1, "):
         RulesConfig(cap=0)
     with pytest.raises(InputError, match=r"near_duplicate 1.5; expected a number in \(0, 1"):
@@ -290,7 +295,7 @@ def test_rules_that_leave_nothing_or_cannot_be_judged_say_so(tmp_path: Path) -> 
 def test_groups_are_of_any_column(tmp_path: Path) -> None:
     table = str(tmp_path / "items.parquet")
     pq.write_table(pa.table({"item_id": ["b", "a"], "room": [7, None]}), table)
-    assert read_groups(table, "room", pa.array(["a", "b", "c"])).to_pylist() == [None, "7", None]
+    assert read_item_groups(table, "room", pa.array(["a", "b", "c"])).to_pylist() == [None, "7", None]
 
 
 @pytest.mark.parametrize(
@@ -314,8 +319,8 @@ def test_rows_of_a_block_list_that_block_nothing_are_told(
     (tmp_path / "blocked.csv").write_text(text)
     rules = RulesConfig(blocked=str(tmp_path / "blocked.csv"))
     items, users = (pa.array(ids, TEXT) for ids in (["a", "b"], ["u0"]))
-    note = blocks_nothing(rules, items, users)
+    note = unused_block_warning(rules, items, users)
     assert (note is None) == (not words)
     for word in words:
         assert word in str(note)
-    assert blocks_nothing(RulesConfig(), items, users) is None
+    assert unused_block_warning(RulesConfig(), items, users) is None

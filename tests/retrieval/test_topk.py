@@ -19,8 +19,8 @@ from visrec.jagged import Jagged
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import DotScorer
 from visrec.retrieval import topk
-from visrec.retrieval.kernel import PackedItems, library, missing
-from visrec.retrieval.topk import TopKResult, nearest_of_profile, top_k
+from visrec.retrieval.kernel import PackedItems, load_kernel, kernel_unavailable_reason
+from visrec.retrieval.topk import TopKResult, nearest_profile_items, top_k
 
 Floats = npt.NDArray[np.float32]
 
@@ -148,10 +148,10 @@ KERNELS = pytest.mark.parametrize("compiled", [True, False])
 
 def _without_kernel(patch: pytest.MonkeyPatch, compiled: bool) -> None:
     """The compiled kernel, where this machine can have one, or torch."""
-    if compiled and library() is None:
-        pytest.skip(f"no compiled kernel here: {missing()}")
+    if compiled and load_kernel() is None:
+        pytest.skip(f"no compiled kernel here: {kernel_unavailable_reason()}")
     if not compiled:
-        patch.setattr(topk, "library", lambda: None)
+        patch.setattr(topk, "load_kernel", lambda: None)
 
 
 @KERNELS
@@ -274,7 +274,7 @@ def test_memory_of_a_search_does_not_depend_on_the_scores() -> None:
     user_Bd = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
     peaks = []
     for vectors_Nd in (item_Nd, equal_Nd):
-        packed = PackedItems(vectors_Nd, None, cast(Any, library()))
+        packed = PackedItems(vectors_Nd, None, cast(Any, load_kernel()))
         with peak_memory() as peak:
             rows, scores = packed.top_k(user_Bd, Jagged.empty(96), 100, threads=1)
         peaks.append(peak.grown)
@@ -384,7 +384,7 @@ def test_nearest_profile_item_is_that_of_plain_cosines(
     row_BK = random.integers(0, 50, (len(profiles), 7))
     row_BK[3, 2:] = -1
     row_BK[6] = -1
-    nearest = nearest_of_profile(torch.from_numpy(space_Nd), ragged(profiles), row_BK)
+    nearest = nearest_profile_items(torch.from_numpy(space_Nd), ragged(profiles), row_BK)
     expected = [
         list(_nearest(space_Nd.astype(np.float64), profile, row_K))
         for profile, row_K in zip(profiles, row_BK.tolist(), strict=True)
@@ -403,11 +403,11 @@ def test_nearest_profile_item_is_the_same_at_any_magnitude(
     profiles = ragged([random.choice(40, 6, replace=False).tolist() for _ in range(9)])
     row_BK = random.integers(0, 40, (9, 7))
     scaled_Nd = space_Nd * np.float32(2.0**power)
-    found = nearest_of_profile(torch.from_numpy(scaled_Nd), profiles, row_BK)
-    expected = nearest_of_profile(torch.from_numpy(space_Nd), profiles, row_BK)
+    found = nearest_profile_items(torch.from_numpy(scaled_Nd), profiles, row_BK)
+    expected = nearest_profile_items(torch.from_numpy(space_Nd), profiles, row_BK)
     np.testing.assert_array_equal(found, expected)
-    unit_Nd = topk.unit_rows(torch.from_numpy(scaled_Nd))
-    assert torch.equal(unit_Nd, topk.unit_rows(torch.from_numpy(space_Nd)))
+    unit_Nd = topk.normalize_rows(torch.from_numpy(scaled_Nd))
+    assert torch.equal(unit_Nd, topk.normalize_rows(torch.from_numpy(space_Nd)))
 
 
 @KERNELS
@@ -416,5 +416,5 @@ def test_nearest_of_twins_is_the_first_of_the_profile(
 ) -> None:
     _without_kernel(monkeypatch, compiled)
     space_Nd = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
-    nearest = nearest_of_profile(space_Nd, ragged([[1, 2, 0]]), np.array([[3]]))
+    nearest = nearest_profile_items(space_Nd, ragged([[1, 2, 0]]), np.array([[3]]))
     assert nearest.tolist() == [[2]]

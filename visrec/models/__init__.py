@@ -1,7 +1,6 @@
-"""Every model by its name. A model is one file, and one entry here."""
+"""Every model by name. A model is one file, and one entry here."""
 
-from typing import Any
-
+from visrec.models.base import Model
 from visrec.models.bpr_mf import BprMf
 from visrec.models.convncf import ConvNcf
 from visrec.models.cooccurrence import Cooccurrence
@@ -15,7 +14,7 @@ from visrec.models.vbpr import Vbpr
 from visrec.models.visrank import VisRank
 from visrec.models.youtube_dnn import YoutubeDnn
 
-MODELS: dict[str, Any] = {
+MODELS: dict[str, type[Model]] = {
     "bpr_mf": BprMf,
     "convncf": ConvNcf,
     "cooccurrence": Cooccurrence,

@@ -1,4 +1,4 @@
-"""Arrays as tensors, and rows that are encoded in blocks of one size."""
+"""NumPy arrays as tensors, and encoding of item rows in batches of one size."""
 
 import warnings
 from collections.abc import Callable
@@ -9,19 +9,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-Arrays = dict[str, npt.NDArray[Any]]
+ItemArrays = dict[str, npt.NDArray[Any]]  # of any type: what one model's scorer takes
 
-# Item rows are encoded in blocks of one size, the last one padded, so that a vector never depends
-# on how many others are computed beside it: a matrix product may add up in another order for
-# another shape.
+# Every batch has exactly this many rows; the last one is padded. A matrix product may sum in
+# another order for another shape, so otherwise a vector would depend on how many are computed with
+# it.
 ENCODE_ROWS = 4096
 
 
-def known_rows(weight_Rd: Tensor, row_X: npt.NDArray[np.int64] | Tensor) -> Tensor:
-    """(X, d) rows of a table of what training has seen; zeros for -1, which it has not.
+def rows_or_zeros(weight_Rd: Tensor, row_X: npt.NDArray[np.int64] | Tensor) -> Tensor:
+    """(X, d) rows of an embedding matrix; zeros where the row is -1, that is, not seen in training.
 
     Args:
-        weight_Rd: the table.
+        weight_Rd: the embedding matrix.
         row_X: (X,) its rows.
     """
     rows = torch.as_tensor(row_X, device=weight_Rd.device)
@@ -29,7 +29,7 @@ def known_rows(weight_Rd: Tensor, row_X: npt.NDArray[np.int64] | Tensor) -> Tens
 
 
 def zero_copy_tensor(array: npt.NDArray[Any]) -> Tensor:
-    """A tensor over an array of the object store, not copied, which nobody may write to."""
+    """A read-only tensor that shares the memory of an array in the object store."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.asarray(array))
@@ -38,18 +38,18 @@ def zero_copy_tensor(array: npt.NDArray[Any]) -> Tensor:
 def encode_in_fixed_batches(
     rows: npt.NDArray[Any], encode: Callable[[Tensor], Tensor], device: str | torch.device = "cpu"
 ) -> npt.NDArray[np.float32]:
-    """(N, d) float32 of (N, ...) rows, `ENCODE_ROWS` at a time, each block of that size exactly.
+    """(N, d) float32 encodings of (N, ...) rows, computed `ENCODE_ROWS` rows at a time.
 
     Args:
-        rows: the catalogue's rows.
-        encode: from a (ENCODE_ROWS, ...) float32 tensor to (ENCODE_ROWS, d).
-        device: where it computes.
+        rows: the rows of the catalogue.
+        encode: maps a (ENCODE_ROWS, ...) float32 tensor to (ENCODE_ROWS, d).
+        device: where `encode` runs.
     """
     parts = []
     with torch.inference_mode():
         for start in range(0, len(rows), ENCODE_ROWS):
-            block = torch.from_numpy(np.array(rows[start : start + ENCODE_ROWS], np.float32))
-            padding = ENCODE_ROWS - len(block)
-            padded = torch.cat([block, block.new_zeros(padding, *block.shape[1:])])
-            parts.append(encode(padded.to(device))[: len(block)].float().cpu().numpy())
+            batch = torch.from_numpy(np.array(rows[start : start + ENCODE_ROWS], np.float32))
+            padding = ENCODE_ROWS - len(batch)
+            padded = torch.cat([batch, batch.new_zeros(padding, *batch.shape[1:])])
+            parts.append(encode(padded.to(device))[: len(batch)].float().cpu().numpy())
     return np.concatenate(parts)

@@ -1,68 +1,78 @@
-"""What every model is to the jobs: how it is built, what it trains on, how it scores.
+"""The base class of every model: how jobs build it, train it and score with it.
 
-A model is a `torch.nn.Module` with a `Config` dataclass in its own file, and an entry in
-`visrec.models.MODELS`. The jobs know nothing else about it:
-
-    needs       which facts it wants beside the interactions, and whether it can score what it has
-                not seen
-    suggests    keys of jobs/train.py whose defaults are others for this model
-    trains_on   which kind of batch `forward` takes, a key of `visrec.training.batches.SOURCES`,
-                or "nothing" for a model that is fitted by `fit` alone
-    fit         takes what can be computed in closed form (feature statistics, counts)
-    forward     the mean loss of one batch
-    item_arrays what scoring needs about the items, computed once and shared by every worker
-    scorer      a scorer over those arrays: vectors for a dot product, or any tile of scores
+To add a model, write one file with a `ModelConfig` and a `Model`, and enter the class in
+`visrec.models.MODELS`. Jobs use nothing of a model but what this file declares.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from torch import nn
 
 from visrec.jagged import Jagged
-from visrec.models.arrays import Arrays
+from visrec.models.arrays import ItemArrays
 from visrec.models.scorers import Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a model wants of the data, and what it can do without.
+class ModelTraits:
+    """What data a model requires and what it supports.
 
-    Args:
-        interactions: what was taken by whom, for its training.
-        features: visual features of the items.
-        categories: the category of each item.
-        ratings: what users thought of the items they took, where that is known.
-        supports_new_items: it scores items that training has not seen; otherwise these are not
-            recommended.
-        supports_new_users: it scores users that training has not seen, from their profile.
-        personal: its scores differ between users.
+    Attributes:
+        requires_interactions: users' interactions, to train or fit on.
+        requires_features: visual features of the items.
+        requires_categories: the category of each item.
+        requires_ratings: users' ratings of items, where there are any.
+        supports_new_items: the model scores items that training has not seen. If it does not, these
+            items are not recommended.
+        supports_new_users: the model scores users that training has not seen, from their profiles.
+            If it does not, these users get fallback lists.
+        personalized: scores differ between users.
     """
 
-    interactions: bool = True
-    features: bool = False
-    categories: bool = False
-    ratings: bool = False
+    requires_interactions: bool = True
+    requires_features: bool = False
+    requires_categories: bool = False
+    requires_ratings: bool = False
     supports_new_items: bool = True
     supports_new_users: bool = True
-    personal: bool = True
+    personalized: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOverrides:
+    """A model's own defaults of training settings; None keeps the default of `TrainConfig`."""
+
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+
+    def to_dict(self) -> dict[str, float]:
+        """The fields of `TrainConfig` to replace, with their values."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Base of every model's configuration."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items to train on or to score.
+    """The items that a model is trained on or that it scores.
 
-    Args:
+    Attributes:
         feature_ND: (N, D) visual features, float16 or float32.
-        trained_N: (N,) each item's row in the model's own items, -1 for one it has not seen.
-        category_N: (N,) the code of each item's category among those of training, -1 for none and
-            for others; None for a model that does not ask.
+        trained_N: (N,) each item's row among the items of training; -1 for an item that training
+            has not seen.
+        category_N: (N,) each item's code among the categories of training; -1 for an item without
+            a category or with an unseen one. None for a model that does not require categories.
     """
 
-    feature_ND: npt.NDArray[Any]
+    feature_ND: npt.NDArray[np.floating[Any]]
     trained_N: npt.NDArray[np.int64]
     category_N: npt.NDArray[np.int64] | None = None
 
@@ -72,7 +82,14 @@ class Catalogue:
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What a model's parameters are sized by: counts of what training saw, and D."""
+    """What determines the shapes of a model's parameters.
+
+    Attributes:
+        items: number of items in training.
+        users: number of users in training.
+        feature_dim: D, the width of an item's visual feature.
+        categories: number of categories in training.
+    """
 
     items: int
     users: int
@@ -80,21 +97,46 @@ class Sizes:
     categories: int = 0
 
 
-class Model(Protocol):
-    """See the module's docstring. Constructed as `Model(config, sizes)`."""
+class Model(nn.Module, ABC):
+    """A recommendation model.
 
-    needs: Needs
-    default_overrides: Mapping[str, Any]
-    trains_on: str
+    `forward(batch)` returns the mean loss of a batch of the kind that `trains_on` names; a model
+    that trains on nothing has none.
+
+    Attributes:
+        Config: the dataclass of the model's own settings.
+        traits: what data the model requires and what it supports.
+        default_overrides: training settings with a default of the model's own.
+        trains_on: the kind of batch that `forward` takes, a key of
+            `visrec.training.batches.SOURCES`; "nothing" if `fit` alone sets the weights.
+    """
+
+    Config: ClassVar[type[ModelConfig]]
+    traits: ClassVar[ModelTraits] = ModelTraits()
+    default_overrides: ClassVar[TrainOverrides] = TrainOverrides()
+    trains_on: ClassVar[Literal["triples", "drawn_triples", "users", "ratings", "nothing"]]
+
+    @abstractmethod
+    def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
+        super().__init__()
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
-        """Takes from the catalogue and each user's training items what needs no gradient."""
+        """Sets what is computed without gradients, such as feature statistics or counts.
 
-    def item_arrays(self, catalogue: Catalogue) -> Arrays:
-        """What scoring needs about the N items; first axis N, computed once."""
+        Most models have nothing to set.
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Scorer: ...
+        Args:
+            catalogue: the items of training.
+            train: each user's training items, as rows of the catalogue.
+        """
 
-    def state_dict(self) -> dict[str, Tensor]: ...
+    @abstractmethod
+    def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
+        """What scoring takes about the items: arrays whose first axis is N.
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+        They are computed once, and all workers of a node share them.
+        """
+
+    @abstractmethod
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Scorer:
+        """A scorer over the result of `item_arrays`."""

@@ -1,22 +1,22 @@
-"""Item co-occurrence: items are near one another when the same users took them.
+"""Item co-occurrence: items are close to one another if the same users took them.
 
-Item vectors v that minimise, over all pairs of different items,
+The items' vectors v minimize, over all pairs of different items,
 
-    sum over i != j of (v_i . v_j - X_ij)^2       X = S^T S, how many users took both
+    sum over i != j of (v_i . v_j - X_ij)^2       X = S^T S, the number of users who took both
 
-for S the users' rows of zeros and ones. X is never built: with s_u the sum of the vectors of what u
-took, and n_i the takers of i, the sum is, but for a constant,
+where S holds the users' rows of zeros and ones. X is never built. With s_u the sum of the vectors
+of what user u took, the sum is, up to a constant,
 
     |V^T V|^2 - sum_i |v_i|^4 - 2 sum_u (|s_u|^2 - sum over i of u of |v_i|^2)
 
-whose first two terms take N d^2 steps and whose last is a sum over users, of whom each step takes
-some. A user's score of an item is the mean of the consumed items' v . v_i. New users are scored by
-their profile; new items have no vector and are not recommended.
+The first two terms take N d^2 operations. The last one is a sum over users, and each training step
+takes some of them. A user's score of item i is the mean of v . v_i over the items of the profile.
+New users are scored by their profile; new items have no vector and are not recommended.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy.typing as npt
 import torch
@@ -24,17 +24,17 @@ from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
 from visrec.jagged import Jagged
-from visrec.models.arrays import Arrays, zero_copy_tensor
-from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.models.embeddings import of_items
+from visrec.models.arrays import ItemArrays, zero_copy_tensor
+from visrec.models.base import Catalogue, Model, ModelConfig, ModelTraits, Sizes, TrainOverrides
+from visrec.models.embeddings import embeddings_for
 from visrec.models.inputs import UserBatch
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class CooccurrenceConfig:
-    """The size of the vectors.
+class CooccurrenceConfig(ModelConfig):
+    """The width of the vectors.
 
     Attributes:
         width: of the items' vectors.
@@ -46,42 +46,41 @@ class CooccurrenceConfig:
         check_fields(self, "model", width=WIDTHS)
 
 
-class Cooccurrence(nn.Module):
+class Cooccurrence(Model):
     """See the module's docstring."""
 
     Config = CooccurrenceConfig
-    needs = Needs(supports_new_items=False)
-    default_overrides: ClassVar[Mapping[str, Any]] = {
-        "train.learning_rate": 1e-2,
-        "train.weight_decay": 1e-2,
-    }
-    trains_on: Literal["users"] = "users"
+    traits = ModelTraits(supports_new_items=False)
+    default_overrides = TrainOverrides(learning_rate=1e-2, weight_decay=1e-2)
+    trains_on = "users"
     users: Tensor
 
     def __init__(self, config: CooccurrenceConfig, sizes: Sizes) -> None:
-        super().__init__()
+        super().__init__(config, sizes)
         self.vectors = nn.Parameter(torch.empty(sizes.items, config.width))
         nn.init.normal_(self.vectors, std=0.1)
         self.register_buffer("users", torch.zeros(()))
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
-        """Counts the users who took anything."""
+        """Counts the users with a training item."""
         del catalogue
         self.users.fill_(float((train.lengths > 0).sum()))
 
     def forward(self, batch: UserBatch) -> Tensor:
-        """The sum over all pairs by the B users' shares in it, over the number of users."""
+        """An unbiased estimate of the sum, divided by the number of users."""
         square_I = (self.vectors**2).sum(dim=1)
-        apart = (self.vectors.T @ self.vectors).square().sum() - square_I.square().sum()
+        all_pairs = (self.vectors.T @ self.vectors).square().sum() - square_I.square().sum()
         items = batch.items
         sum_Bd = pool(self.vectors, items, "sum")
-        count_same_code = (sum_Bd**2).sum() - square_I[items.values].sum()
-        return apart / self.users - 2 * count_same_code / len(items)
+        user_pairs = (sum_Bd**2).sum() - square_I[items.values].sum()
+        return all_pairs / self.users - 2 * user_pairs / len(items)
 
-    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+    def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`vectors`: (N, width) float32; zeros for unseen items."""
-        return {"vectors": of_items(self.vectors, catalogue)}
+        return {"vectors": embeddings_for(catalogue, self.vectors)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.vectors.device)
-        return DotScorer(vectors_Nd, lambda bags, _: pool(vectors_Nd, bags, "mean"), vectors_Nd)
+        return DotScorer(
+            vectors_Nd, lambda profiles, _: pool(vectors_Nd, profiles, "mean"), vectors_Nd
+        )

@@ -1,102 +1,86 @@
-"""CuratorNet (Messina et al. 2020, arXiv 2009.04426): a user is what the pooled items say.
+"""CuratorNet (Messina et al. 2020, arXiv 2009.04426): a user is represented by the items they took.
 
-Item tower phi, shared by profile items, positives and negatives (section 4):
+The item tower phi is shared by profile items, positives and negatives (section 4):
 
     phi(i) = SELU(W2 SELU(W1 z_i + b1) + b2)          D -> 200 -> 200, z_i the z-scored feature
 
-User tower over the items P of a profile:
+The user tower reads the items P of a profile:
 
     u = tower([max_{i in P} phi(i) ; mean_{i in P} phi(i)])      400 -> 300 -> 300 -> 200, SELU each
 
-Score x_ui = u . phi(i); loss -log sigmoid(x_ui - x_uj) over triples (equation 7). There is no
-parameter of a user or of an item, so new users and new items are scored without retraining.
+The score is x_ui = u . phi(i); the paper's loss is -log sigmoid(x_ui - x_uj) over triples
+(equation 7). There are no parameters per user or per item, so new users and new items are scored
+without retraining.
+
+Shapes: B examples, M distinct items of a batch, N items of the catalogue, D feature width, d width
+of a vector.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.errors import InputError
 from visrec.jagged import Jagged
-from visrec.models.arrays import Arrays, encode_in_fixed_batches, zero_copy_tensor
-from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.models.dropout import dropped, levels, scaled_and_dropped
-from visrec.models.feature_scale import FeatureScale, Whitening
+from visrec.models.arrays import ItemArrays, encode_in_fixed_batches, zero_copy_tensor
+from visrec.models.base import Catalogue, Model, ModelTraits, Sizes
+from visrec.models.dropout import dropout_threshold, scale_and_drop
+from visrec.models.feature_scale import FeatureScale
 from visrec.models.inputs import JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.pooling import max_and_mean
 from visrec.models.scorers import DotScorer
-from visrec.models.sharded_encoding import encoded
+from visrec.models.sharded_encoding import encode_sharded
 
 
 @dataclass(frozen=True, kw_only=True)
 class CuratorNetConfig(RankingConfig):
-    """Widths of the towers, the paper's by default, and what prevents overfitting.
+    """Widths of the towers (by default the paper's), the loss, and regularization.
 
     Attributes:
         loss: softmax, bpr (the paper's), bpr_max, top1 or top1_max.
-        temperature: scores are divided by it in training; the paper has 1.
+        temperature: scores are divided by it in training; 1 in the paper.
         score_penalty: lambda of bpr_max.
         item_width: width of both layers of the item tower, and so of the vectors.
         user_width: width of the two hidden layers of the user tower.
-        feature_dropout: share of the features set to zero in training, in steps of 1/256; the paper
-            has 0.
-        whiten: the towers see this many principal components of the features, each of variance
-            one, instead of all features z-scored; 0, as in the paper, is the latter.
+        feature_dropout: share of the features set to zero in training, in steps of 1/256; 0 in the
+            paper.
     """
 
     item_width: int = 200
     user_width: int = 300
-    # Measured on three data sets (docs/decisions.md). SELU towers of 200 begin with logits of some
-    # 14 = sqrt(200), and a softmax that is sure of itself from the start learns by heart.
+    # Measured on three data sets (docs/decisions.md). SELU towers of width 200 start with logits of
+    # about 14 = sqrt(200). A softmax that is this confident from the start overfits.
     temperature: float = 30.0
     feature_dropout: float = 0.5
-    whiten: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_fields(
-            self,
-            "model",
-            item_width=WIDTHS,
-            user_width=WIDTHS,
-            feature_dropout="[0, 1)",
-            whiten="[0, 65536]",
-        )
+        check_fields(self, "model", item_width=WIDTHS, user_width=WIDTHS, feature_dropout="[0, 1)")
 
 
-class CuratorNet(nn.Module):
+class CuratorNet(Model):
     """See the module's docstring."""
 
     Config = CuratorNetConfig
-    needs = Needs(features=True)
-    default_overrides: ClassVar[Mapping[str, Any]] = {}
-    trains_on: Literal["triples"] = "triples"
+    traits = ModelTraits(requires_features=True)
+    trains_on = "triples"
 
     def __init__(self, config: CuratorNetConfig, sizes: Sizes) -> None:
-        super().__init__()
+        super().__init__(config, sizes)
         d, hidden = config.item_width, config.user_width
         self._config = config
-        self._zeroed = levels(config.feature_dropout)
-        seen = config.whiten or sizes.feature_dim
-        if seen > sizes.feature_dim:
-            raise InputError(
-                f"Found --model.whiten {seen}; expected at most the {sizes.feature_dim} dimensions "
-                "of the features."
-            )
-        self.feature_scale = (
-            Whitening(sizes.feature_dim, seen) if config.whiten else FeatureScale(seen)
-        )
-        self.item_tower = _selu_tower(seen, d, d)
+        self._dropout_threshold = dropout_threshold(config.feature_dropout)
+        self.feature_scale = FeatureScale(sizes.feature_dim)
+        self.item_tower = _selu_tower(sizes.feature_dim, d, d)
         self.user_tower = _selu_tower(2 * d, hidden, hidden, d)
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
-        """Takes mean and scale of the features of the items that training can draw."""
+        """Computes the mean and the scale of the features."""
         del train
         self.feature_scale.fit(catalogue.feature_ND)
 
@@ -105,25 +89,27 @@ class CuratorNet(nn.Module):
         vectors: Tensor = self.item_tower(self.feature_scale(feature_MD))
         return vectors
 
-    def _inputs(self, batch: TripleBatch) -> Tensor:
-        """(M, D) what the item tower sees of a batch's items in training."""
-        scale, zeroed = self.feature_scale, self._zeroed if self.training else 0
-        if isinstance(scale, FeatureScale):
-            return scaled_and_dropped(batch.feature_MD, scale, batch.item_M, batch.seed, zeroed)
-        return dropped(scale(batch.feature_MD), batch.item_M, batch.seed, zeroed)
-
     def encode_users(self, vector_Md: Tensor, profiles: JaggedTensor) -> Tensor:
         """(B, d) vectors of B users from the (M, d) vectors that their profiles point into."""
         vectors: Tensor = self.user_tower(max_and_mean(vector_Md, profiles))
         return vectors
 
     def forward(self, batch: TripleBatch) -> Tensor:
-        """The mean loss of B examples; the item tower runs once per distinct item."""
-        item_Md = encoded(batch, lambda some: self.item_tower(self._inputs(some)))
+        """The mean loss of B examples; the item tower runs once for each distinct item."""
+        item_Md = encode_sharded(batch, self._encode_batch)
         user_Bd = self.encode_users(item_Md, batch.profiles)
         return ranking_loss(user_Bd, item_Md, batch, self._config)
 
-    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+    def _encode_batch(self, batch: TripleBatch) -> Tensor:
+        """(M, d) vectors of a batch's items, with feature dropout in training."""
+        threshold = self._dropout_threshold if self.training else 0
+        input_MD = scale_and_drop(
+            batch.feature_MD, self.feature_scale, batch.item_M, batch.seed, threshold
+        )
+        vectors: Tensor = self.item_tower(input_MD)
+        return vectors
+
+    def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`vectors`: (N, d) float32."""
         device = next(self.parameters()).device
         return {"vectors": encode_in_fixed_batches(catalogue.feature_ND, self.encode_items, device)}
@@ -131,8 +117,9 @@ class CuratorNet(nn.Module):
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         device = next(self.parameters()).device
         vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(device)
-        users = lambda bags, _: self.encode_users(vectors_Nd, bags)  # noqa: E731
-        return DotScorer(vectors_Nd, users, vectors_Nd)
+        return DotScorer(
+            vectors_Nd, lambda profiles, _: self.encode_users(vectors_Nd, profiles), vectors_Nd
+        )
 
 
 def _selu_tower(*widths: int) -> nn.Sequential:

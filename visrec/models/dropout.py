@@ -1,7 +1,11 @@
-"""Dropout (Srivastava et al. 2014) of items' features, by a hash of seed, item and feature.
+"""Dropout (Srivastava et al. 2014) of item features, decided by a hash of step, item and feature.
 
-A mask that is a function of these is the same whichever worker computes an item, so that one worker
-and two follow the same loss. A byte is drawn for each value, where torch's own draws a double.
+A hashed mask does not depend on which worker encodes an item, so a run with one worker and a run
+with two have the same losses. It takes one random byte per value, where torch's own dropout draws a
+double.
+
+Shapes: M items, D feature width, W 64-bit words of a mask (8 values each), V entries of a sparse
+matrix.
 """
 
 import ctypes
@@ -12,71 +16,72 @@ from torch import Tensor
 
 from visrec.models.feature_scale import FeatureScale
 from visrec.models.splitmix import splitmix64
-from visrec.native import compiled, pointers
+from visrec.native import compile_and_load, pointers
 
 SOURCE = Path(__file__).with_name("batch.cpp")
-_LEVELS = 256
+_BYTE_VALUES = 256
 
 
-def levels(share: float) -> int:
-    """How many of 256 values of a byte drop a value: a share from 0 to below 1, rounded."""
-    return min(round(share * _LEVELS), _LEVELS - 1)
+def dropout_threshold(rate: float) -> int:
+    """The number of byte values (of 256) that drop a feature, for a rate from 0 to below 1."""
+    return min(round(rate * _BYTE_VALUES), _BYTE_VALUES - 1)
 
 
-def dropped(values_MD: Tensor, item_M: Tensor, seed: int, zeroed: int) -> Tensor:
-    """(M, D) values with a share of them zero and the rest scaled, so that means stay.
+def drop_features(values_MD: Tensor, item_M: Tensor, seed: int, threshold: int) -> Tensor:
+    """(M, D) values of which some are zero and the others are scaled up, to keep the mean.
 
     Args:
-        values_MD: of M items.
-        item_M: which items these are.
+        values_MD: the values of M items.
+        item_M: the rows of these items.
         seed: of the step.
-        zeroed: see `levels`.
+        threshold: see `dropout_threshold`.
     """
-    if not zeroed:
+    if not threshold:
         return values_MD
     _m, d = values_MD.shape
-    own_M1 = splitmix64((item_M + 1) ^ seed)[:, None]
-    word_MW = splitmix64(own_M1 + torch.arange(-(-d // 8), device=item_M.device))
-    kept_MD = word_MW.view(torch.uint8)[:, :d] >= zeroed
-    return values_MD * kept_MD * (_LEVELS / (_LEVELS - zeroed))
+    item_hash_M1 = splitmix64((item_M + 1) ^ seed)[:, None]
+    word_MW = splitmix64(item_hash_M1 + torch.arange(-(-d // 8), device=item_M.device))
+    kept_MD = word_MW.view(torch.uint8)[:, :d] >= threshold
+    return values_MD * kept_MD * (_BYTE_VALUES / (_BYTE_VALUES - threshold))
 
 
-def dropped_entries(
-    value_V: Tensor, row_V: Tensor, column_V: Tensor, seed: int, share: float
+def dropout_entries(
+    value_V: Tensor, row_V: Tensor, column_V: Tensor, seed: int, rate: float
 ) -> Tensor:
-    """(V,) entries of a sparse matrix, a share of them zero and the rest scaled.
+    """(V,) entries of a sparse matrix of which some are zero and the others are scaled up.
 
     Args:
         value_V: the entries.
-        row_V: of each.
-        column_V: of each.
+        row_V: each entry's row.
+        column_V: each entry's column.
         seed: of the step.
-        share: from 0 to below 1.
+        rate: the share that is dropped, from 0 to below 1.
     """
     word_V = splitmix64(splitmix64(row_V + seed) ^ (column_V + 1))
     uniform_V = ((word_V >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
-    return value_V * (uniform_V >= share) / (1 - share)
+    return value_V * (uniform_V >= rate) / (1 - rate)
 
 
-def scaled_and_dropped(
-    feature_MD: Tensor, scale: FeatureScale, item_M: Tensor, seed: int, zeroed: int
+def scale_and_drop(
+    feature_MD: Tensor, scale: FeatureScale, item_M: Tensor, seed: int, threshold: int
 ) -> Tensor:
-    """(M, D) float32, `dropped` of z-scored features, in one pass where there is a compiler.
+    """(M, D) float32 z-scored features after `drop_features`.
 
-    A fifth of a training step went into reading and writing these numbers once for each operation.
+    The compiled version computes both in one pass. With torch, reading and writing these values for
+    each operation took a fifth of a training step.
 
     Args:
-        feature_MD: float16 as they are stored, or float32.
+        feature_MD: the raw features, float16 as stored, or float32.
         scale: the z-score.
-        item_M: which items these are.
+        item_M: the rows of these items.
         seed: of the step.
-        zeroed: see `levels`.
+        threshold: see `dropout_threshold`.
     """
-    kernel, _ = compiled(SOURCE)
+    kernel, _ = compile_and_load(SOURCE)
     if kernel is None or feature_MD.device.type != "cpu" or feature_MD.dtype != torch.float16:
-        return dropped(scale(feature_MD), item_M, seed, zeroed)
+        return drop_features(scale(feature_MD), item_M, seed, threshold)
     m, d = feature_MD.shape
-    factor_D = (_LEVELS / (_LEVELS - zeroed)) / scale.scale_D
+    factor_D = (_BYTE_VALUES / (_BYTE_VALUES - threshold)) / scale.scale_D
     scaled_MD = torch.empty(m, d)
     arrays = (feature_MD.contiguous(), scale.mean_D, factor_D, item_M)
     kernel.visrec_scaled(
@@ -84,7 +89,7 @@ def scaled_and_dropped(
         *map(ctypes.c_int64, (m, d)),
         *pointers(*(array.numpy() for array in arrays[1:])),
         ctypes.c_uint64(seed),
-        *map(ctypes.c_int64, (zeroed, torch.get_num_threads())),
+        *map(ctypes.c_int64, (threshold, torch.get_num_threads())),
         *pointers(scaled_MD.numpy()),
     )
     return scaled_MD

@@ -1,40 +1,43 @@
-"""Embedding MLP: a rating from a small network over a user's and an item's vector.
+"""Embedding MLP: a small network over a user's and an item's vector predicts a rating.
 
     x_ui = w . ReLU(W [e_u ; e_i] + b) + c
 
-Loss: the mean squared error of the ratings, and beside each that of a pair whose item the user did
-not take and whose target is 0, times a weight. Where nobody rated anything, what was taken counts
-1. With a weight of 0 it learns how much users like what they take, and not what they take. Users
-and items that training has not seen have no vector: users fall back to the popular items, and items
-are not recommended. Vectors begin at 0.01 times a normal number.
+The loss is the mean squared error of the ratings, plus a weight times that of one pair for each
+rating whose item the user did not take and whose target is 0. Without any ratings, every item that
+was taken has a rating of 1. With a weight of 0 the model learns how much users like what they take,
+but not what they take. Users and items that training has not seen have no vector, so these users
+get fallback lists, and these items are not recommended. Vectors are initialized with a standard
+deviation of 0.01.
+
+Shapes: B users or ratings, T items of a tile, h hidden width, X any.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
-from visrec.jagged import Jagged
-from visrec.models.arrays import Arrays, known_rows, zero_copy_tensor
-from visrec.models.base import Catalogue, Needs, Sizes
-from visrec.models.embeddings import of_items, table
+from visrec.models.arrays import ItemArrays, rows_or_zeros, zero_copy_tensor
+from visrec.models.base import Catalogue, Model, ModelConfig, ModelTraits, Sizes, TrainOverrides
+from visrec.models.embeddings import embeddings_for, make_embedding
 from visrec.models.inputs import JaggedTensor, RatingBatch
+from visrec.models.scorers import TiledScorer
 
-_ITEMS = 512  # of a tile at a time: 8 MB of hidden values of 128 users
+_ITEMS = 512  # of a tile at a time: 8 MB of hidden values for 128 users
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingMlpConfig:
-    """The sizes of vectors and network.
+class EmbeddingMlpConfig(ModelConfig):
+    """The sizes of vectors and network, and the loss.
 
     Attributes:
-        width: of the vectors of users and items.
+        width: of the users' and items' vectors.
         hidden: width of the hidden layer.
-        untaken: weight of the error on items that were not taken.
+        untaken: weight of the squared error on items that the user did not take.
     """
 
     width: int = 10
@@ -45,60 +48,59 @@ class EmbeddingMlpConfig:
         check_fields(self, "model", width=WIDTHS, hidden=WIDTHS, untaken="[0, 1000000]")
 
 
-class EmbeddingMlp(nn.Module):
+class EmbeddingMlp(Model):
     """See the module's docstring."""
 
     Config = EmbeddingMlpConfig
-    needs = Needs(ratings=True, supports_new_items=False, supports_new_users=False)
-    default_overrides: ClassVar[Mapping[str, Any]] = {"train.learning_rate": 1e-2}
-    trains_on: Literal["ratings"] = "ratings"
+    traits = ModelTraits(requires_ratings=True, supports_new_items=False, supports_new_users=False)
+    default_overrides = TrainOverrides(learning_rate=1e-2)
+    trains_on = "ratings"
 
     def __init__(self, config: EmbeddingMlpConfig, sizes: Sizes) -> None:
-        super().__init__()
-        self._untaken = config.untaken
-        self.users = table(sizes.users, config.width, spread=0.01)
-        self.items = table(sizes.items, config.width, spread=0.01)
-        # One layer over both vectors, as two that are added.
-        self.of_user = nn.Linear(config.width, config.hidden)
-        self.of_item = nn.Linear(config.width, config.hidden, bias=False)
+        super().__init__(config, sizes)
+        self._untaken_weight = config.untaken
+        self.users = make_embedding(sizes.users, config.width, std=0.01)
+        self.items = make_embedding(sizes.items, config.width, std=0.01)
+        # W [e_u ; e_i] + b as the sum of two layers, so that scoring runs each once a user or item.
+        self.user_layer = nn.Linear(config.width, config.hidden)
+        self.item_layer = nn.Linear(config.width, config.hidden, bias=False)
         self.rating = nn.Linear(config.hidden, 1)
 
-    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
-        """There is nothing to take."""
-
     def forward(self, batch: RatingBatch) -> Tensor:
-        """The mean of B ratings' squared errors and of those of what was not taken."""
-        user_Bh = self.of_user(self.users(batch.user_B))
-        rated_B = self._rate(user_Bh, self.of_item(self.items(batch.item_B)))
-        other_B = self._rate(user_Bh, self.of_item(self.items(batch.other_B)))
-        wrong: Tensor = ((rated_B - batch.rating_B) ** 2 + self._untaken * other_B**2).mean()
-        return wrong
+        """The mean over B ratings of the squared error, plus the weighted one of the other item."""
+        user_Bh = self.user_layer(self.users(batch.user_B))
+        rated_B = self.rate(user_Bh, self.item_layer(self.items(batch.item_B)))
+        other_B = self.rate(user_Bh, self.item_layer(self.items(batch.other_B)))
+        loss: Tensor = ((rated_B - batch.rating_B) ** 2 + self._untaken_weight * other_B**2).mean()
+        return loss
 
-    def _rate(self, user_Xh: Tensor, item_Xh: Tensor) -> Tensor:
+    def rate(self, user_Xh: Tensor, item_Xh: Tensor) -> Tensor:
+        """(X,) ratings from the two layers' outputs, which may broadcast."""
         rating_X: Tensor = self.rating(torch.relu(user_Xh + item_Xh)).squeeze(-1)
         return rating_X
 
-    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+    def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`vectors`: (N, width) float32; zeros for unseen items."""
-        return {"vectors": of_items(self.items.weight, catalogue)}
+        return {"vectors": embeddings_for(catalogue, self.items.weight)}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_MlpScorer":
         return _MlpScorer(self, zero_copy_tensor(arrays["vectors"]).to(self.items.weight.device))
 
 
-class _MlpScorer:
-    """The network over a tile: each user's hidden values and each item's, added."""
+class _MlpScorer(TiledScorer):
+    """The ratings of a tile; the state is the (B, h) output of the user layer."""
 
     def __init__(self, model: EmbeddingMlp, vectors_Nd: Tensor) -> None:
-        self._model, self.space_Nd = model, vectors_Nd
+        self._model, self._vectors_Nd = model, vectors_Nd
         self.num_items, self.device = len(vectors_Nd), vectors_Nd.device
+        self.space_Nd = vectors_Nd
 
     def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> Tensor:
         del profiles
-        user_Bh: Tensor = self._model.of_user(known_rows(self._model.users.weight, user_B))
+        user_Bh: Tensor = self._model.user_layer(rows_or_zeros(self._model.users.weight, user_B))
         return user_Bh
 
     def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
-        item_Th = self._model.of_item(self.space_Nd[start:stop])
-        parts = [self._model._rate(state[:, None], part_th) for part_th in item_Th.split(_ITEMS)]
+        item_Th = self._model.item_layer(self._vectors_Nd[start:stop])
+        parts = [self._model.rate(state[:, None], part_th) for part_th in item_Th.split(_ITEMS)]
         return torch.cat(parts, dim=1)

@@ -1,58 +1,62 @@
-"""Tables with a row for each user or item that training has seen."""
-
-from collections.abc import Mapping
-from typing import Any
+"""Embeddings: one trained vector for each user or item that training has seen."""
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from visrec.models.arrays import known_rows
-from visrec.models.base import Catalogue
+from visrec.models.arrays import rows_or_zeros
+from visrec.models.base import Catalogue, TrainOverrides
 from visrec.models.inputs import JaggedTensor
-from visrec.models.scorers import UserVectors
+from visrec.models.scorers import UserEncoder
 
-# A sweep found it for every model of tables under a ranking loss, on movies and clothing alike:
-# validation AUC rises by .001 to .014 over 1e-3 to 5e-3 (benchmarks/results/models-*.json). At this
-# rate and the default decay of .1 bpr_mf has .886 on movies; without decay .883, with 1 .861.
-EMBEDDING_DEFAULTS: Mapping[str, Any] = {"train.learning_rate": 7e-3}
+# The best learning rate in a sweep, for every model of embeddings with a ranking loss, on movies
+# and on clothing: validation AUC is 0.001 to 0.014 higher than with rates from 1e-3 to 5e-3
+# (benchmarks/results/models-*.json). With it and the default weight decay of 0.1, bpr_mf reaches
+# 0.886 on movies; without weight decay 0.883, with 1 0.861.
+EMBEDDING_DEFAULTS = TrainOverrides(learning_rate=7e-3)
 
 
-def table(rows: int, width: int, spread: float = 0.1) -> nn.Embedding:
-    """A table of normal numbers, whose gradients are of the rows that a batch reads.
+def make_embedding(rows: int, width: int, std: float = 0.1) -> nn.Embedding:
+    """A normally distributed embedding with sparse gradients, for the rows that a batch reads.
 
     Args:
-        rows: users or items of training.
-        width: of a row.
-        spread: standard deviation; 0.1 as in the peers' matrix factorisations.
+        rows: number of users or items in training.
+        width: of a vector.
+        std: standard deviation; 0.1 as in other libraries' matrix factorizations.
     """
-    made = nn.Embedding(rows, width, sparse=True)
-    # A sparse gradient's values are a view of what other weights are still to get: whoever divides
-    # them in place, as DDP does, would divide those too.
-    made.weight.register_hook(torch.clone)  # type: ignore[no-untyped-call]
-    nn.init.normal_(made.weight, std=spread)
-    return made
+    embedding = nn.Embedding(rows, width, sparse=True)
+    # The values of a sparse gradient may be a view of a tensor that other weights' gradients are
+    # still computed from. DDP divides gradients in place and would divide that tensor too.
+    embedding.weight.register_hook(torch.clone)  # type: ignore[no-untyped-call]
+    nn.init.normal_(embedding.weight, std=std)
+    return embedding
 
 
 def append_bias_column(vector_Bd: Tensor) -> Tensor:
-    """(B, d + 1) vectors with a 1 behind, which meets the bias of an item."""
+    """(B, d + 1) vectors that end with a 1, which an item's bias is multiplied by."""
     return torch.cat([vector_Bd, vector_Bd.new_ones(len(vector_Bd), 1)], dim=1)
 
 
-def embedding_user_encoder(users: nn.Embedding) -> UserVectors:
-    """Users by their rows, whatever their profiles: zeros for those that training has not seen."""
+def embedding_user_encoder(users: nn.Embedding, with_bias: bool = False) -> UserEncoder:
+    """Looks users' vectors up; their profiles do not matter, and unseen users get zeros.
 
-    def vectors(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
+    Args:
+        users: the users' embedding.
+        with_bias: whether to append a 1 for the items' biases.
+    """
+
+    def encode(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
         del profiles
-        return known_rows(users.weight, user_B)
+        vector_Bd = rows_or_zeros(users.weight, user_B)
+        return append_bias_column(vector_Bd) if with_bias else vector_Bd
 
-    return vectors
+    return encode
 
 
-def of_items(weight_Id: Tensor, catalogue: Catalogue) -> npt.NDArray[np.float32]:
-    """(N, d) the rows of a table that the items of a catalogue have; zeros for unseen ones."""
-    rows_Nd: npt.NDArray[np.float32] = known_rows(
+def embeddings_for(catalogue: Catalogue, weight_Id: Tensor) -> npt.NDArray[np.float32]:
+    """(N, d) the embeddings of a catalogue's items; zeros for unseen items."""
+    vectors_Nd: npt.NDArray[np.float32] = rows_or_zeros(
         weight_Id.detach().cpu(), catalogue.trained_N
     ).numpy()
-    return rows_Nd
+    return vectors_Nd

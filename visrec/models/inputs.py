@@ -1,4 +1,8 @@
-"""What a model's `forward` takes: one kind of batch for each way of training."""
+"""What a model's `forward` takes: one batch type for each way of training.
+
+Shapes: B examples or users, M distinct items of a batch, K negatives of an example, C candidates of
+a step, D feature width.
+"""
 
 from dataclasses import dataclass
 
@@ -11,7 +15,12 @@ from visrec.jagged import Jagged
 
 @dataclass(frozen=True)
 class JaggedTensor:
-    """`Jagged` as tensors: B lists of rows, flat."""
+    """`Jagged` as tensors: B lists of integers as one.
+
+    Attributes:
+        values: the entries of all lists, one list after another.
+        offsets: (B + 1,) list b is `values[offsets[b]:offsets[b + 1]]`.
+    """
 
     values: Tensor
     offsets: Tensor
@@ -24,7 +33,7 @@ class JaggedTensor:
         return self.offsets.diff()
 
     @staticmethod
-    def of(lists: Jagged, device: str | torch.device = "cpu") -> "JaggedTensor":
+    def from_jagged(lists: Jagged, device: str | torch.device = "cpu") -> "JaggedTensor":
         return JaggedTensor(
             torch.as_tensor(np.asarray(lists.values, np.int64), device=device),
             torch.as_tensor(np.asarray(lists.offsets, np.int64), device=device),
@@ -33,13 +42,14 @@ class JaggedTensor:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The first C items of a batch, which stand against the positives of all B examples.
+    """Negatives that all examples of a step share: the first C items of each worker's batch.
 
-    They are the same on all workers of a step, and so in the same order.
+    All workers of a step have the same candidates in the same order.
 
-    Args:
-        taken_BC: (B, C) bool, the candidates that are no negative of that example.
-        log_q_C: (C,) the logarithm of the chance that a step has the candidate, 0 where it has all.
+    Attributes:
+        taken_BC: (B, C) bool, the candidates that the example's user took, which are no negatives.
+        log_q_C: (C,) the logarithm of the probability that a step has the candidate; 0 if every
+            step has it.
     """
 
     taken_BC: Tensor
@@ -51,18 +61,18 @@ class Candidates:
 
 @dataclass(frozen=True)
 class TripleBatch:
-    """B examples over the M distinct items of the batch; item fields point into those.
+    """B examples over M distinct items. Items are given by their position among these M.
 
-    Args:
+    Attributes:
         item_M: (M,) rows of the catalogue.
-        feature_MD: (M, D) their raw features as they are stored; D = 0 for a model that does not
-            ask.
-        category_M: (M,) codes of their categories, -1 for none.
-        user_B: (B,) trained user rows.
+        feature_MD: (M, D) the items' raw features as stored; D = 0 for a model that does not
+            require features.
+        category_M: (M,) codes of the items' categories, -1 for none.
+        user_B: (B,) rows of the users in training.
         profiles: B lists of positions in M.
         positive_B: (B,) positions in M.
         negative_BK: (B, K) positions in M, each example's own negatives; K = 0 with candidates.
-        candidates: what stands against all positives instead, or None.
+        candidates: negatives that all examples share; None if each has its own.
         seed: of the step, the same on all workers.
     """
 
@@ -79,12 +89,13 @@ class TripleBatch:
 
 @dataclass(frozen=True)
 class UserBatch:
-    """B of the users of a step, each with all training items.
+    """B of a step's users, each with all of their training items.
 
-    Args:
-        items: B lists of catalogue rows.
-        first: the place of the first of them among the step's users, all workers together.
-        total: how many users the step has.
+    Attributes:
+        items: B lists of rows of the catalogue.
+        first: the position of the first of these users among all users of the step, over all
+            workers.
+        total: the number of users of the step.
         seed: of the step, the same on all workers.
     """
 
@@ -96,13 +107,13 @@ class UserBatch:
 
 @dataclass(frozen=True)
 class RatingBatch:
-    """B ratings, and B pairs of the same users with items that they did not take.
+    """B ratings, and for each one an item that the same user did not take.
 
-    Args:
-        user_B: trained user rows.
-        item_B: catalogue rows.
-        rating_B: what the user thought of the item.
-        other_B: (B,) items that the user did not take.
+    Attributes:
+        user_B: (B,) rows of the users in training.
+        item_B: (B,) rows of the catalogue.
+        rating_B: (B,) the user's rating of the item.
+        other_B: (B,) rows of the items that the user did not take.
     """
 
     user_B: Tensor

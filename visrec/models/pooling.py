@@ -1,4 +1,7 @@
-"""Pools of the vectors that lists point into, read in place: no (V, d) copy of them is made."""
+"""Pools the vectors that lists point into. The (V, d) vectors of all entries are never copied.
+
+Shapes: B lists, V entries of all lists, M vectors, d width.
+"""
 
 import ctypes
 from typing import Any, Literal
@@ -10,58 +13,59 @@ from torch.nn import functional
 
 from visrec.models.dropout import SOURCE
 from visrec.models.inputs import JaggedTensor
-from visrec.native import compiled, pointers
+from visrec.native import compile_and_load, pointers
 
 
-def pool(vector_Md: Tensor, bags: JaggedTensor, how: Literal["max", "mean", "sum"]) -> Tensor:
-    """(B, d) maxima, means or sums of the vectors at each list's rows; zeros for an empty list."""
+def pool(vector_Md: Tensor, lists: JaggedTensor, mode: Literal["max", "mean", "sum"]) -> Tensor:
+    """(B, d) the maximum, mean or sum of each list's vectors; zeros for an empty list."""
     return functional.embedding_bag(
-        bags.values, vector_Md, bags.offsets, mode=how, include_last_offset=True
+        lists.values, vector_Md, lists.offsets, mode=mode, include_last_offset=True
     )
 
 
-def max_and_mean(vector_Md: Tensor, bags: JaggedTensor) -> Tensor:
-    """(B, 2 d) maxima and behind them means; zeros for an empty list.
+def max_and_mean(vector_Md: Tensor, lists: JaggedTensor) -> Tensor:
+    """(B, 2 d) the maximum of each list's vectors, followed by their mean; zeros for an empty list.
 
-    In one pass where there is a compiler: torch's two pools, and the way back through them, were a
-    fifth of a training step.
+    The compiled version computes both in one pass. With torch, two pools and their backward passes
+    took a fifth of a training step.
     """
-    kernel, _ = compiled(SOURCE)
+    kernel, _ = compile_and_load(SOURCE)
     if kernel is None or vector_Md.device.type != "cpu" or vector_Md.dtype != torch.float32:
-        return torch.cat([pool(vector_Md, bags, "max"), pool(vector_Md, bags, "mean")], dim=1)
-    pooled: Tensor = _MaxAndMean.apply(vector_Md, bags.values, bags.offsets)  # type: ignore[no-untyped-call]
+        return torch.cat([pool(vector_Md, lists, "max"), pool(vector_Md, lists, "mean")], dim=1)
+    pooled: Tensor = _MaxAndMean.apply(vector_Md, lists.values, lists.offsets)  # type: ignore[no-untyped-call]
     return pooled
 
 
 class _MaxAndMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vector_Md: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
+        # ctx is Any because torch's context takes any attribute.
         lists = (np.ascontiguousarray(offsets.numpy()), np.ascontiguousarray(values.numpy()))
         vector_Md = vector_Md.detach().contiguous()
         b, (m, d) = len(offsets) - 1, vector_Md.shape
-        pooled_BE, best_Bd = torch.empty(b, 2 * d), torch.empty(b, d, dtype=torch.int32)
+        pooled_BE, argmax_Bd = torch.empty(b, 2 * d), torch.empty(b, d, dtype=torch.int32)
         _kernel().visrec_pool(
             *pointers(vector_Md.numpy()),
             ctypes.c_int64(d),
             *pointers(*lists),
             *map(ctypes.c_int64, (b, torch.get_num_threads())),
-            *pointers(pooled_BE.numpy(), best_Bd.numpy()),
+            *pointers(pooled_BE.numpy(), argmax_Bd.numpy()),
         )
-        ctx.lists, ctx.best, ctx.shape = lists, best_Bd, (m, d)
+        ctx.lists, ctx.argmax, ctx.shape = lists, argmax_Bd, (m, d)
         return pooled_BE
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        of_pooled_BE, gradient_Md = gradients[0].contiguous(), torch.zeros(ctx.shape)
+        pooled_gradient_BE, gradient_Md = gradients[0].contiguous(), torch.zeros(ctx.shape)
         _kernel().visrec_pool_back(
-            *pointers(of_pooled_BE.numpy(), ctx.best.numpy(), *ctx.lists),
-            *map(ctypes.c_int64, (len(of_pooled_BE), ctx.shape[1], torch.get_num_threads())),
+            *pointers(pooled_gradient_BE.numpy(), ctx.argmax.numpy(), *ctx.lists),
+            *map(ctypes.c_int64, (len(pooled_gradient_BE), ctx.shape[1], torch.get_num_threads())),
             *pointers(gradient_Md.numpy()),
         )
         return gradient_Md, None, None
 
 
 def _kernel() -> ctypes.CDLL:
-    kernel, why = compiled(SOURCE)
-    assert kernel, why
+    kernel, reason = compile_and_load(SOURCE)
+    assert kernel, reason
     return kernel

@@ -1,37 +1,35 @@
-"""Popularity: an item's score is how many users took it in training. A floor every table needs."""
+"""Popularity: an item's score is the number of users who took it in training. A baseline."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visrec.jagged import Jagged
-from visrec.models.arrays import Arrays, zero_copy_tensor
-from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.arrays import ItemArrays, zero_copy_tensor
+from visrec.models.base import Catalogue, Model, ModelConfig, ModelTraits, Sizes
 from visrec.models.scorers import DotScorer
 
 
 @dataclass(frozen=True, kw_only=True)
-class PopularityConfig:
-    """Nothing to set."""
+class PopularityConfig(ModelConfig):
+    """Popularity has no settings."""
 
 
-class Popularity(nn.Module):
-    """See the module's docstring. An item that training has not seen counts zero."""
+class Popularity(Model):
+    """See the module's docstring. An item that training has not seen has a score of 0."""
 
     Config = PopularityConfig
-    needs = Needs(supports_new_items=False, personal=False)
-    default_overrides: ClassVar[Mapping[str, Any]] = {}
-    trains_on: Literal["nothing"] = "nothing"
+    traits = ModelTraits(supports_new_items=False, personalized=False)
+    trains_on = "nothing"
     count_I: Tensor
 
     def __init__(self, config: PopularityConfig, sizes: Sizes) -> None:
-        del config
-        super().__init__()
+        super().__init__(config, sizes)
         self.register_buffer("count_I", torch.zeros(sizes.items))
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
@@ -40,12 +38,12 @@ class Popularity(nn.Module):
         counts = np.bincount(train.values, minlength=len(self.count_I))
         self.count_I.copy_(torch.from_numpy(counts))
 
-    def item_arrays(self, catalogue: Catalogue) -> Arrays:
+    def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`counts`: (N, 1) float32."""
         counts = np.append(self.count_I.numpy(), np.float32(0))[catalogue.trained_N]
         return {"counts": counts[:, None]}
 
     def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
         counts_N1 = zero_copy_tensor(arrays["counts"])
-        # The same for all users.
+        # Every user's vector is 1.
         return DotScorer(counts_N1, lambda profiles, _: counts_N1.new_ones(len(profiles), 1))

@@ -1,28 +1,28 @@
-"""Random: a seeded score per user and item, the other floor every table needs."""
+"""Random: a score that is a hash of the seed, the user and the item. A baseline."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from visrec.config import SEEDS, check_fields
-from visrec.jagged import Jagged
-from visrec.models.arrays import Arrays, zero_copy_tensor
-from visrec.models.base import Catalogue, Needs, Sizes
+from visrec.models.arrays import ItemArrays, zero_copy_tensor
+from visrec.models.base import Catalogue, Model, ModelConfig, ModelTraits, Sizes
 from visrec.models.inputs import JaggedTensor
+from visrec.models.scorers import TiledScorer
 from visrec.models.splitmix import splitmix64
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomConfig:
-    """Where the noise begins.
+class RandomConfig(ModelConfig):
+    """The seed of the scores.
 
     Attributes:
-        seed: another seed, another order.
+        seed: determines all scores.
     """
 
     seed: int = 0
@@ -31,50 +31,42 @@ class RandomConfig:
         check_fields(self, "model", seed=SEEDS)
 
 
-class Random(nn.Module):
+class Random(Model):
     """See the module's docstring."""
 
     Config = RandomConfig
-    needs = Needs(interactions=False)
-    default_overrides: ClassVar[Mapping[str, Any]] = {}
-    trains_on: Literal["nothing"] = "nothing"
+    traits = ModelTraits(requires_interactions=False)
+    trains_on = "nothing"
 
     def __init__(self, config: RandomConfig, sizes: Sizes) -> None:
-        del sizes
-        super().__init__()
+        super().__init__(config, sizes)
         self._seed = config.seed
 
-    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
-        """There is nothing to take."""
-
-    def item_arrays(self, catalogue: Catalogue) -> Arrays:
-        """`rows`: (N,) the items' own numbers."""
+    def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
+        """`rows`: (N,) each item's row."""
         return {"rows": np.arange(len(catalogue))}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_NoiseScorer":
-        return _NoiseScorer(zero_copy_tensor(arrays["rows"]), self._seed)
+    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_HashScorer":
+        return _HashScorer(zero_copy_tensor(arrays["rows"]), self._seed)
 
 
-class _NoiseScorer:
-    """A hash of (seed, user, item) in [0, 1), so that no score depends on tiles or workers.
+class _HashScorer(TiledScorer):
+    """A hash of (seed, user, item) in [0, 1), the same for any tiles and workers.
 
-    A user is the hash of the profile: it is the same wherever the user is scored.
+    A user is a hash of the profile, so it does not matter where the user is scored.
     """
 
-    space_Nd = None
-    device = torch.device("cpu")
-
     def __init__(self, row_N: Tensor, seed: int) -> None:
-        self.num_items = len(row_N)
+        self.num_items, self.device, self.space_Nd = len(row_N), torch.device("cpu"), None
         self._row_N, self._seed = row_N, seed
 
     def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> Tensor:
         del user_B
-        noise_V = splitmix64(self._row_N[profiles.values] + 1)
-        owner_V = torch.repeat_interleave(torch.arange(len(profiles)), profiles.lengths)
-        sums_B = torch.zeros(len(profiles), dtype=torch.int64).index_add_(0, owner_V, noise_V)
-        return splitmix64(sums_B + self._seed)
+        hash_V = splitmix64(self._row_N[profiles.values] + 1)
+        list_V = torch.repeat_interleave(torch.arange(len(profiles)), profiles.lengths)
+        sum_B = torch.zeros(len(profiles), dtype=torch.int64).index_add_(0, list_V, hash_V)
+        return splitmix64(sum_B + self._seed)
 
     def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
-        noise_BT = splitmix64(state[:, None] ^ splitmix64(self._row_N[start:stop] + 1)[None, :])
-        return (noise_BT & 0xFFFFFF).float() / 2**24
+        hash_BT = splitmix64(state[:, None] ^ splitmix64(self._row_N[start:stop] + 1)[None, :])
+        return (hash_BT & 0xFFFFFF).float() / 2**24

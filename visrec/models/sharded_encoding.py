@@ -1,10 +1,14 @@
-"""What all workers of a step need of its candidates is computed by one of them each.
+"""Encodes a step's shared candidates once over all workers, instead of once on each worker.
 
-The candidates stand against the examples of all workers, and the network that sees their features
-is most of a step: run by everybody, two workers were no faster than one. So each worker runs it for
-its share, and for what its own examples have besides; the vectors are gathered, and on the way back
-a vector's gradients are summed over the workers and go on where it was made. Averaged over the
-workers, as DDP does, the weights' gradients are those of each having run it for all.
+All workers of a step have the same candidates, and the network that encodes their features is most
+of a step: if every worker encodes all candidates, two workers are no faster than one. So each
+worker encodes its shard of the candidates, and the items that only its own examples have. The
+candidates' vectors are gathered. In the backward pass, a vector's gradients are summed over the
+workers and continue on the worker that computed it. After DDP has averaged the weights' gradients
+over the workers, they equal those of encoding all candidates everywhere.
+
+Shapes: M distinct items of a batch, C candidates, S candidates of a shard, E items that a worker
+encodes, d width.
 """
 
 import dataclasses
@@ -17,52 +21,52 @@ from torch import Tensor, distributed
 from visrec.models.inputs import TripleBatch
 
 
-def encoded(batch: TripleBatch, encode: Callable[[TripleBatch], Tensor]) -> Tensor:
-    """(M, d) vectors of a batch's items, as `encode` has them.
+def encode_sharded(batch: TripleBatch, encode: Callable[[TripleBatch], Tensor]) -> Tensor:
+    """(M, d) vectors of a batch's items.
 
     Args:
-        batch: of this worker, with the candidates of all of them.
-        encode: from a batch to the vectors of its items, each of which depends on its item alone.
+        batch: this worker's batch.
+        encode: computes the vectors of a batch's items, each from its item alone.
     """
     candidates = len(batch.candidates) if batch.candidates else 0
     workers = distributed.get_world_size() if distributed.is_initialized() else 1
     if workers == 1 or not candidates:
         return encode(batch)
-    row_M = torch.arange(len(batch.item_M), device=batch.item_M.device)
-    share = -(-candidates // workers)
-    # Shares are of one size: behind the last candidate stands the last one again.
-    mine_S = (row_M[:share] + distributed.get_rank() * share).clamp(max=candidates - 1)
-    some = torch.cat([mine_S, row_M[candidates:]])
-    vector_Ed = encode(_items(batch, some))
-    # Not every backend adds up numbers of 16 bits.
+    position_M = torch.arange(len(batch.item_M), device=batch.item_M.device)
+    shard = -(-candidates // workers)
+    # All shards have the same size: the last candidate is repeated.
+    position_S = (position_M[:shard] + distributed.get_rank() * shard).clamp(max=candidates - 1)
+    position_E = torch.cat([position_S, position_M[candidates:]])
+    vector_Ed = encode(_select_items(batch, position_E))
+    # Not every backend can sum 16-bit numbers.
     vector_Ed = vector_Ed.to(torch.promote_types(vector_Ed.dtype, torch.float32))
-    shared_Cd: Tensor = _Gathered.apply(vector_Ed[:share])  # type: ignore[no-untyped-call]
-    return torch.cat([shared_Cd[:candidates], vector_Ed[share:]])
+    candidate_Cd: Tensor = _Gather.apply(vector_Ed[:shard])  # type: ignore[no-untyped-call]
+    return torch.cat([candidate_Cd[:candidates], vector_Ed[shard:]])
 
 
-def _items(batch: TripleBatch, rows: Tensor) -> TripleBatch:
-    """The batch with some of its items, for what looks at nothing else."""
+def _select_items(batch: TripleBatch, position_E: Tensor) -> TripleBatch:
+    """The batch with some of its items, for `encode` only: its examples keep their positions."""
     return dataclasses.replace(
         batch,
-        item_M=batch.item_M[rows],
-        feature_MD=batch.feature_MD[rows],
-        category_M=batch.category_M[rows],
+        item_M=batch.item_M[position_E],
+        feature_MD=batch.feature_MD[position_E],
+        category_M=batch.category_M[position_E],
     )
 
 
-class _Gathered(torch.autograd.Function):
-    """(W S, d) the vectors of all workers, from each one's (S, d)."""
+class _Gather(torch.autograd.Function):
+    """(W S, d) the vectors of all W workers, from each one's (S, d)."""
 
     @staticmethod
-    def forward(ctx: Any, mine_Sd: Tensor) -> Tensor:
-        mine_Sd = mine_Sd.detach().contiguous()
-        parts = [torch.empty_like(mine_Sd) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, mine_Sd)
-        ctx.share = len(mine_Sd)
+    def forward(ctx: Any, shard_Sd: Tensor) -> Tensor:  # Any: torch's context takes any attribute
+        shard_Sd = shard_Sd.detach().contiguous()
+        parts = [torch.empty_like(shard_Sd) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, shard_Sd)
+        ctx.shard = len(shard_Sd)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         summed_Cd = gradients[0].clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(summed_Cd)
-        return summed_Cd[distributed.get_rank() * ctx.share :][: ctx.share]
+        return summed_Cd[distributed.get_rank() * ctx.shard :][: ctx.shard]

@@ -1,7 +1,10 @@
-"""The compiled kernel for dot products on this processor.
+"""The compiled kernel for exact search and ranking by dot product.
 
-A processor without AVX-512 VNNI, or a machine without a C++ compiler, has none: `library()` is then
-None and `missing()` says why. Scoring goes on with torch, some times slower, to the same lists.
+It requires a processor with AVX-512 VNNI and a C++ compiler. Without either, `load_kernel()`
+returns None and `kernel_unavailable_reason()` says why; torch then finds the same lists, several
+times slower.
+
+Shapes: B users, K list length, N items, P held-out items of all users, V entries of lists, d width.
 """
 
 import ctypes
@@ -11,21 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from visrec.jagged import Jagged
-from visrec.native import compiled, pointers
+from visrec.native import compile_and_load, pointers
 
 _SOURCE = Path(__file__).with_name("kernel.cpp")
-_BLOCK = 64  # kItems of the source
+_BLOCK = 64  # kItems in kernel.cpp
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
 class PackedItems:
-    """The items' vectors as bytes, a quarter of their size, for exact searches.
+    """Items packed for exact search: their vectors rounded to bytes, beside the vectors themselves.
 
     Args:
-        vectors_Nd: finite; kept, for the last step is done with them.
+        vectors_Nd: finite vectors; kept, because the last step of a search uses them.
         available_N: which items may be found; None for all.
-        kernel: see `library`.
+        kernel: see `load_kernel`.
     """
 
     def __init__(
@@ -34,13 +37,13 @@ class PackedItems:
         self._vectors_Nd, self._kernel = _floats(vectors_Nd), kernel
         n, d = self._vectors_Nd.shape
         padded, quads = -(-n // _BLOCK) * _BLOCK, -(-d // 4)
-        closed_N = None if available_N is None else np.ascontiguousarray(~available_N)
+        unavailable_N = None if available_N is None else np.ascontiguousarray(~available_N)
         self._packed = _aligned(padded * quads * 4, np.dtype(np.uint8))
         self._scale = _aligned(padded, np.dtype(np.float32))
         self._bounds = np.empty((padded // _BLOCK, 2), np.float32)
         self._mean_d, exponent = np.empty(d), np.empty(1, np.int32)
         kernel.visrec_pack(
-            *pointers(self._vectors_Nd, closed_N),
+            *pointers(self._vectors_Nd, unavailable_N),
             *map(ctypes.c_int64, (n, d)),
             *pointers(self._packed, self._scale, self._bounds, self._mean_d, exponent),
         )
@@ -50,10 +53,10 @@ class PackedItems:
         """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf behind the last.
 
         Args:
-            user_Bd: finite.
-            excluded: B lists of rows that are not to be found for that user, in any order.
-            k: how many.
-            threads: that search, each some of the users.
+            user_Bd: the users' finite vectors.
+            excluded: B lists of rows that may not be found for that user, in any order.
+            k: list length.
+            threads: number of threads, which divide the users between them.
         """
         user_Bd, excluded = _floats(user_Bd), _sorted(excluded)
         (b, d), n = user_Bd.shape, len(self._vectors_Nd)
@@ -79,19 +82,20 @@ def rank(
     threads: int,
     kernel: ctypes.CDLL,
 ) -> tuple[Ints, Ints, Ints]:
-    """(P,) each: items above each target, those that are no targets above it, and equal to it.
+    """Three (P,) counts: items above each target, non-targets above it, and non-targets equal to
+    it.
 
-    Products are added up in float32 in one order, whatever the users beside. Equal items of a lower
-    row are above; what is no number is above all.
+    Products are summed in float32 in a fixed order that does not depend on the other users. In the
+    first count, equal items with a lower row are above. NaN is above everything.
 
     Args:
-        vectors_Nd: the items'.
-        user_Bd: the users'.
+        vectors_Nd: the items' vectors.
+        user_Bd: the users' vectors.
         profiles: B lists of rows that are left out.
         targets: B lists of rows, none of which is in the profile.
-        wide_B: (B,) users whose products are added up in float64.
-        threads: that rank, each some of the users.
-        kernel: see `library`.
+        wide_B: (B,) users whose products are summed in float64.
+        threads: number of threads, which divide the users between them.
+        kernel: see `load_kernel`.
     """
     vectors_Nd, user_Bd = _floats(vectors_Nd), _floats(user_Bd)
     lists = [*_lists(profiles), *_lists(targets)]
@@ -111,18 +115,18 @@ def rank(
 def nearest(
     vectors_Nd: Floats, profiles: Jagged, row_BK: Ints, threads: int, kernel: ctypes.CDLL
 ) -> Ints:
-    """(B, K) the profile row nearest by cosine to each row, the first of equals; -1 for none.
+    """(B, K) the profile row with the largest cosine to each row, the first one in case of ties.
 
     Args:
-        vectors_Nd: where near means alike.
+        vectors_Nd: the vectors to compare.
         profiles: B lists of rows.
-        row_BK: rows, -1 for none.
-        threads: that search.
-        kernel: see `library`.
+        row_BK: rows, -1 for none; these get -1.
+        threads: number of threads, which divide the users between them.
+        kernel: see `load_kernel`.
     """
     vectors_Nd, row_BK = _floats(vectors_Nd), np.ascontiguousarray(row_BK, np.int64)
     lists = _lists(profiles)
-    found = np.empty(row_BK.shape, np.int64)
+    nearest_BK = np.empty(row_BK.shape, np.int64)
     kernel.visrec_nearest(
         *pointers(vectors_Nd),
         ctypes.c_int64(vectors_Nd.shape[1]),
@@ -130,29 +134,29 @@ def nearest(
         *map(ctypes.c_int64, row_BK.shape),
         *pointers(*lists),
         ctypes.c_int64(threads),
-        *pointers(found),
+        *pointers(nearest_BK),
     )
-    return found
+    return nearest_BK
 
 
-def library() -> ctypes.CDLL | None:
-    """The kernel, or None where there can be none."""
-    return compiled(_SOURCE)[0]
+def load_kernel() -> ctypes.CDLL | None:
+    """The compiled kernel, or None if it is not available here."""
+    return compile_and_load(_SOURCE)[0]
 
 
-def missing() -> str | None:
-    """Why there is no kernel here; None where there is one."""
-    return compiled(_SOURCE)[1]
+def kernel_unavailable_reason() -> str | None:
+    """Why the kernel is not available here; None if it is."""
+    return compile_and_load(_SOURCE)[1]
 
 
 def _aligned(count: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
-    """Zeros that begin at a multiple of 64 bytes, as a register's worth of them must."""
+    """Zeros that start at a multiple of 64 bytes, as loads of whole registers require."""
     raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + count * dtype.itemsize].view(dtype)
 
 
-# The kernel takes addresses: whatever an array is of, it must be of these by then.
+# The kernel reads memory by address, so arrays are first converted to the types it expects.
 
 
 def _floats(array: npt.NDArray[np.generic]) -> Floats:
@@ -165,7 +169,8 @@ def _lists(lists: Jagged) -> tuple[Ints, Ints]:
 
 
 def _sorted(lists: Jagged) -> Jagged:
-    """Each list in rising order."""
-    most = int(lists.values.max(initial=0)) + 1
-    key_V = np.sort(lists.owners * most + lists.values)
-    return Jagged(key_V - lists.owners * most, lists.offsets.astype(np.int64))
+    """Each list sorted."""
+    stride = int(lists.values.max(initial=0)) + 1
+    list_V = lists.row_ids
+    key_V = np.sort(list_V * stride + lists.values)
+    return Jagged(key_V - list_V * stride, lists.offsets.astype(np.int64))

@@ -1,19 +1,20 @@
-"""Metrics of ranked lists: pure functions of where the held-out items stand.
+"""Metrics of ranked lists: pure functions of the ranks of held-out items.
 
 With n held-out items at 0-based ranks r_1 < ... < r_n among M ranked items:
 
-    AUC     mean over k of (M - n - others above k - half of those equal) / (M - n); with no ties
-            this is ((M - (r_k + 1)) - (n - k)) / (M - n), k from 1
+    AUC     mean over k of (M - n - others above k - half of those equal) / (M - n); without ties
+            this is ((M - (r_k + 1)) - (n - k)) / (M - n), with k from 1
     RR      1 / (r_1 + 1)
     P@K     hits in the first K / K            R@K   hits in the first K / n
-    nDCG@K  sum over hits of 1 / log2(r + 2), over that of min(n, K) hits at the top
-    nDCG_tutorial@K  the same over that of as many hits at the top as were found, 0 where none was:
-            as the tutorial on visual recommenders at IUI 2021 divides, for comparison with its
-            tables. Never below nDCG.
+    nDCG@K  sum over hits of 1 / log2(r + 2), divided by that of min(n, K) hits at the top
+    nDCG_tutorial@K  the same sum divided by that of all hits at the top, or 0 without hits: the
+            definition in the tutorial on visual recommenders at IUI 2021, for comparison with its
+            tables. It is never below nDCG.
+
+Shapes: B users, P held-out items of all users.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,33 +25,33 @@ Floats = npt.NDArray[np.float64]
 CUTOFFS = (20, 100, 200)
 
 
-def per_user(standing: TargetRanks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Floats]:
-    """Each metric's (B,) values, one a user; every user has at least one held-out item."""
-    starts = standing.offsets[:-1]
-    n_B = np.diff(standing.offsets)
-    rank_P = standing.above_P
-    negatives_B = standing.ranked_B - n_B
-    lost_P = standing.others_above_P + 0.5 * standing.others_equal_P
-    # With nothing to rank below, every order is right.
-    auc_B = 1 - _sums(lost_P, starts) / n_B / np.maximum(negatives_B, 1)
+def per_user(ranks: TargetRanks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, Floats]:
+    """Each metric's (B,) values, one per user; every user must have a held-out item."""
+    starts = ranks.offsets[:-1]
+    n_B = np.diff(ranks.offsets)
+    rank_P = ranks.above_P
+    negatives_B = ranks.ranked_B - n_B
+    misordered_P = ranks.others_above_P + 0.5 * ranks.others_equal_P
+    # Without negatives, every order is right.
+    auc_B = 1 - _sum_per_user(misordered_P, starts) / n_B / np.maximum(negatives_B, 1)
     metrics = {"auc": auc_B, "rr": 1 / (np.minimum.reduceat(rank_P, starts) + 1.0)}
     for k in cutoffs:
-        hit_P = rank_P < k
-        hits_B = _sums(hit_P, starts)
+        is_hit_P = rank_P < k
+        hits_B = _sum_per_user(is_hit_P, starts)
         metrics[f"precision@{k}"] = hits_B / k
         metrics[f"recall@{k}"] = hits_B / n_B
-        dcg_B = _sums(hit_P / np.log2(rank_P + 2.0), starts)
-        metrics[f"ndcg@{k}"] = dcg_B / _ideal(np.minimum(n_B, k))
-        metrics[f"ndcg_tutorial@{k}"] = dcg_B / _ideal(np.maximum(hits_B, 1).astype(np.int64))
+        dcg_B = _sum_per_user(is_hit_P / np.log2(rank_P + 2.0), starts)
+        metrics[f"ndcg@{k}"] = dcg_B / _ideal_dcg(np.minimum(n_B, k))
+        metrics[f"ndcg_tutorial@{k}"] = dcg_B / _ideal_dcg(np.maximum(hits_B, 1).astype(np.int64))
     return metrics
 
 
-def _sums(value_P: npt.NDArray[Any], starts: npt.NDArray[np.int64]) -> Floats:
-    """(B,) each user's sum of the P values."""
+def _sum_per_user(value_P: npt.NDArray[np.generic], starts: npt.NDArray[np.int64]) -> Floats:
+    """(B,) the sum of each user's values."""
     return np.asarray(np.add.reduceat(value_P.astype(np.float64), starts))
 
 
-def _ideal(hits_B: npt.NDArray[np.int64]) -> Floats:
-    """(B,) the DCG of that many hits at the top."""
+def _ideal_dcg(hits_B: npt.NDArray[np.int64]) -> Floats:
+    """(B,) the DCG of that many hits at the top of a list."""
     gains = 1 / np.log2(np.arange(int(hits_B.max())) + 2.0)
     return np.asarray(np.cumsum(gains)[hits_B - 1])
