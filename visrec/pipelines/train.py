@@ -254,7 +254,7 @@ def _items_uri(config: TrainJob) -> str | None:
         InputError: the model requires categories, and there is no items table.
     """
     is_required = MODELS[config.model.name].traits.requires_categories
-    if not is_required and not (_trains_on_triples(config) and config.sampling.by_artist):
+    if not is_required and not (_trains_on_triples(config) and config.sampling.artist_conditions):
         return None
     uri = config.resolve_if_exists(config.items, "items.parquet")
     if uri is None and is_required:

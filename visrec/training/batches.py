@@ -18,7 +18,12 @@ from visrec.errors import InputError
 from visrec.jagged import Jagged
 from visrec.models.base import ModelTraits
 from visrec.models.inputs import Candidates, JaggedTensor, RatingBatch, TripleBatch, UserBatch
-from visrec.sampling.candidates import CandidateSampler, InBatchCandidates, SampledCandidates, invalid_negative_mask
+from visrec.sampling.candidates import (
+    CandidateSampler,
+    InBatchCandidates,
+    SampledCandidates,
+    invalid_negative_mask,
+)
 from visrec.sampling.guidelines import ANONYMOUS_GUIDELINES
 from visrec.sampling.triples import SamplingConfig, Triples, TripleSampler
 from visrec.training.data import TrainingData
@@ -83,7 +88,7 @@ class TripleSource:
         triples = self._sampler.step(step, size, rank, workers)
         sampled: SampledCandidates | None = None
         if isinstance(self._candidates, InBatchCandidates):
-            sampled = self._candidates.of(self._sampler.positives(step, size, rank, workers))
+            sampled = self._candidates.from_positives(self._sampler.positives(step, size, rank, workers))
         elif self._candidates:
             sampled = self._candidates.step((self._epoch, step))
         item_C = sampled.item_C if sampled else None
@@ -129,8 +134,6 @@ def without_profiles(sampling: SamplingConfig) -> SamplingConfig:
 
 def with_per_triple_negatives(sampling: SamplingConfig) -> SamplingConfig:
     """The sampling with separate negatives for each triple."""
-    if sampling.negatives in ("drawn", "hard"):
-        return sampling
     return dataclasses.replace(sampling, negatives="drawn")
 
 

@@ -21,12 +21,12 @@ from visrec.features.table import Manifest, load_features, read_manifest
 from visrec.interactions.log import InteractionLog, ReadReport, read_log
 from visrec.interactions.split import (
     HeldOut,
-    SplitPart,
     SplitConfig,
-    select_held_out,
-    held_out_pairs,
-    split,
+    SplitPart,
     explain_empty_part,
+    held_out_pairs,
+    select_held_out,
+    split,
 )
 from visrec.jagged import Jagged
 from visrec.models.base import Catalogue, ModelTraits, Sizes
@@ -180,7 +180,7 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
     items = read_items(inputs.items_uri, item_ids)
     categories = _categories(items, inputs.items_uri) if inputs.traits.requires_categories else ()
     clusters, near_identical_N = _look_alikes(inputs, feature_ND)
-    by_artist = bool(inputs.sampling and inputs.sampling.by_artist)
+    by_artist = bool(inputs.sampling and inputs.sampling.artist_conditions)
     require_unchanged(digests, _digests(inputs))
     return TrainingData(
         item_ids=item_ids,

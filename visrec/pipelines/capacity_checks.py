@@ -1,0 +1,180 @@
+"""Checks of capacity: room for the processes of each job, memory and disk for the data."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from visrec.capacity import WorkloadSize, processes_that_fit
+from visrec.errors import VisrecError
+from visrec.features.table import read_manifest
+from visrec.recommend.score import ScoreResources
+from visrec.storage.preflight import Finding
+from visrec.storage.store import Store
+from visrec.storage.table_files import find_table_files
+
+_FOOTERS = 8  # read to estimate the rows of a table of many files
+_INTERACTIONS_PER_USER = 20  # where only one of the two numbers is known, as in docs/scaling.md
+_DEFAULT_DIM = 1280  # of the features of EfficientNet-Lite0
+_MAX_SCORING_PROCESSES = 64  # that recommend.py starts by default
+_MIN_FREE_BYTES = 1_000_000_000  # on the disk of a workspace of unknown size
+
+NodeResources = Mapping[str, float]  # amounts by Ray's names: CPU, GPU, memory in bytes, ...
+
+
+@dataclass(frozen=True)
+class ProcessRequest:
+    """The processes that a job starts, which must all have a place at the same time.
+
+    Attributes:
+        job: the section of the doctor's keys.
+        workers: number of processes.
+        per_worker: resources of each.
+        feeder_cpus: CPUs of the tasks that feed them.
+    """
+
+    job: str
+    workers: int
+    per_worker: NodeResources
+    feeder_cpus: int = 0
+
+
+def check_room(
+    request: ProcessRequest, nodes: Sequence[NodeResources], *, may_grow: bool
+) -> Finding:
+    """Whether there is a place for each process of a job at the same time."""
+    name, workers = f"room to {request.job}", request.workers
+    cpus, gpus = request.per_worker["CPU"], request.per_worker.get("GPU", 0)
+    places = processes_that_fit(nodes, request.per_worker)
+    total_cpus, total_gpus = (sum(node.get(key, 0) for node in nodes) for key in ("CPU", "GPU"))
+    fits = places >= workers and total_cpus >= workers * cpus + request.feeder_cpus
+    needed = f"{workers} x {cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+    needed += f" and {request.feeder_cpus} CPU to feed them" if request.feeder_cpus else ""
+    found = f"{total_cpus:g} CPU" + (f" and {total_gpus:g} GPU" if gpus or total_gpus else "")
+    found += " in all" + ("" if places >= workers else f", room for {places} of {workers}")
+    if fits:
+        return Finding(name, f"room for {needed}", f"{needed} at once", True)
+    if may_grow:
+        return Finding(name, f"{found} until it grows", f"{needed} at once", None)
+    return Finding(
+        name,
+        found,
+        f"{needed} at once, as --{request.job} asks for",
+        False,
+        "The job would wait indefinitely. Lower "
+        f"--{request.job}.workers or --{request.job}.cpus_per_worker (in the job itself "
+        "--resources.workers), add nodes, or pass --may_grow true if the cluster adds them itself.",
+    )
+
+
+def estimate_workload(
+    workspace: Store, users: int, items: int, feature_dim: int
+) -> WorkloadSize | None:
+    """How much data a run has; None if that is unknown.
+
+    Args:
+        workspace: where numbers that are not given are read or estimated from.
+        users: number of users, or 0.
+        items: number of items, or 0.
+        feature_dim: D of the features, or 0.
+    """
+    if not items or not feature_dim:
+        try:
+            manifest = read_manifest(workspace / "features")
+            items, feature_dim = items or manifest.rows, feature_dim or manifest.identity.dim
+        except VisrecError:
+            feature_dim = feature_dim or _DEFAULT_DIM
+    interactions = users * _INTERACTIONS_PER_USER
+    interactions = interactions or _estimate_rows(workspace.uri("interactions.parquet"))
+    if not items or not interactions:
+        return None
+    users = users or -(-interactions // _INTERACTIONS_PER_USER)
+    return WorkloadSize(users, items, interactions, feature_dim)
+
+
+def _estimate_rows(uri: str) -> int:
+    """Rows of a Parquet table, estimated from a few of its files; 0 if unknown."""
+    try:
+        store, names = find_table_files(uri, "interactions.path")
+        sample = [name for name in names if name.endswith(".parquet")][:_FOOTERS]
+        rows = 0
+        for name in sample:
+            with store.open_input(name) as file:
+                rows += pq.ParquetFile(file).metadata.num_rows
+    except (VisrecError, ValueError):  # ValueError: pyarrow's error for a file that is not Parquet
+        return 0
+    return rows * len(names) // len(sample) if sample else 0
+
+
+def check_memory(
+    workload: WorkloadSize | None, nodes: Sequence[NodeResources], scoring: ScoreResources
+) -> Iterator[Finding]:
+    """Whether the memory of the nodes is enough for each stage.
+
+    Args:
+        workload: how much data the run has; None if that is unknown.
+        nodes: resources of each node.
+        scoring: of recommend.py.
+    """
+    if workload is None:
+        expected = "users and items of the workspace, or --users and --items"
+        yield Finding("memory", "no size to estimate it from", expected, None)
+        return
+    with_cpus = [node for node in nodes if node.get("CPU", 0) >= 1]
+    size = f"for {workload.users:,} users, {workload.items:,} items, D = {workload.feature_dim}"
+    yield _check_bytes(
+        "object store",
+        min((node.get("object_store_memory", 0.0) for node in with_cpus), default=0.0),
+        workload.object_store_bytes,
+        f"on the smallest node, {size}",
+        "Start Ray with a larger --object-store-memory, and give containers as much --shm-size.",
+    )
+    yield _check_bytes(
+        "memory to prepare",
+        max((node.get("memory", 0.0) for node in with_cpus), default=0.0),
+        workload.prepare_bytes,
+        f"on the largest node, {size}",
+        "A single task prepares the data: add one node with more memory.",
+    )
+    # Per node, its memory and the scoring processes that will run there.
+    limit, cpus = scoring.workers or _MAX_SCORING_PROCESSES, scoring.cpus_per_worker
+    loads = [
+        (node.get("memory", 0.0), max(1, min(limit, int(node["CPU"] // cpus))))
+        for node in with_cpus
+    ]
+    memory, processes = min(loads, key=lambda load: load[0] / load[1], default=(0.0, 1))
+    yield _check_bytes(
+        "memory to recommend",
+        memory,
+        processes * workload.scoring_process_bytes,
+        f"for {processes} processes on one node, {size}",
+        "Fewer processes with more threads share it: raise --recommend.cpus_per_worker.",
+    )
+
+
+def check_workspace_disk(workspace: Store, workload: WorkloadSize | None) -> Finding:
+    """Whether the disk of a local workspace has space for features and lists."""
+    folder = Path(workspace.root)
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    needed = workload.output_bytes if workload else _MIN_FREE_BYTES
+    return Finding(
+        "disk of the workspace",
+        f"{format_bytes(free)} free, {format_bytes(needed)} needed",
+        "as much for features and lists",
+        free >= needed,
+        "Free some space, or point --workspace at another disk.",
+    )
+
+
+def _check_bytes(name: str, found: float, needed: float, what: str, advice: str) -> Finding:
+    passed = found >= needed
+    text = format_bytes(found) + (f", {format_bytes(needed)} needed" if passed else "")
+    return Finding(name, text, f"{format_bytes(needed)} {what}", passed, advice)
+
+
+def format_bytes(amount: float) -> str:
+    return f"{amount / 1e9:,.1f} GB" if amount >= 1e8 else f"{amount / 1e6:,.1f} MB"

@@ -1,0 +1,134 @@
+"""The jobs of a night: one for each step, read from its YAML file, on the night's workspace."""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, TypeVar
+
+from visrec.cli.job import Job, JobConfig
+from visrec.cli.launch import visrec_cause
+from visrec.cli.parse import parse
+from visrec.errors import InputError
+from visrec.features.table import MANIFEST as FEATURES_MANIFEST
+from visrec.features.table import read_manifest
+from visrec.pipelines import recommend, train
+from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.extract_features import ExtractJob
+from visrec.pipelines.input_checks import require_model, require_pictures, require_table
+from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.train import TrainJob
+from visrec.storage.store import Store
+
+# For each step, the script whose keys are in the YAML file that --<step>_config names.
+_SCRIPTS = {
+    "extract": "jobs/extract_features.py",
+    "train": "jobs/train.py",
+    "evaluate": "jobs/evaluate.py",
+    "recommend": "jobs/recommend.py",
+}
+JobWithCutoff = TypeVar("JobWithCutoff", TrainJob, EvaluateJob, RecommendJob)
+
+
+@dataclass(frozen=True)
+class NightJobs:
+    """The configuration of each step of a night.
+
+    Attributes:
+        extract: features of the pictures.
+        train: the model of a training day.
+        evaluate: the evaluation of that model.
+        recommend: the lists.
+    """
+
+    extract: ExtractJob
+    train: TrainJob
+    evaluate: EvaluateJob
+    recommend: RecommendJob
+
+    @property
+    def features_are_imported(self) -> bool:
+        """Whether the workspace's features were imported, and are not extracted from pictures."""
+        features = Store.at(self.extract.resolve(self.extract.features, "features"))
+        return features.exists(FEATURES_MANIFEST) and read_manifest(features).identity.is_imported
+
+    def require_same_min_rating(self, *, evaluates: bool) -> None:
+        """Refuses lists, or an evaluation, from other rows than those that the training counts.
+
+        Args:
+            evaluates: whether the night evaluates its model.
+        """
+        min_rating = self.train.interactions.min_rating
+        self.recommend.interactions.require_min_rating(min_rating, "the night's training")
+        if evaluates:
+            self.evaluate.interactions.require_min_rating(min_rating, "the night's training")
+
+    def require_inputs(self, *, trains: bool, evaluates: bool) -> None:
+        """Checks the inputs of all steps, so that an error in the last does not wait for the first.
+
+        Args:
+            trains: whether the night's model is trained, and not the latest of the workspace.
+            evaluates: whether that model is evaluated.
+
+        Raises:
+            InputError: the pictures, a table or the model is missing.
+        """
+        if not self.features_are_imported:
+            with naming_config_file("extract"):
+                require_pictures(self.extract.resolve(self.extract.images, "images"))
+        with naming_config_file("recommend"):
+            recommend.check_tables(self.recommend)
+        if not trains:
+            with naming_config_file("recommend"):
+                require_model(recommend.model_store(self.recommend, self.recommend.model))
+            return
+        with naming_config_file("train"):
+            train.check_tables(self.train)
+        if evaluates:
+            with naming_config_file("evaluate"):
+                require_table(self.evaluate.items, "items")
+
+
+def load_job(job_type: type[Job], path: str | None, night: JobConfig, **fields: Any) -> Job:
+    """The job of a step, on the workspace of the night.
+
+    Args:
+        job_type: its class.
+        path: its YAML file; without one it has default keys.
+        night: the configuration of the night.
+        fields: fields of the job that the night sets, whatever their types are.
+
+    Raises:
+        InputError: the file has an unknown key or a wrong value.
+    """
+    try:
+        job = parse(job_type, ["--config", path] if path else [])
+    except InputError as error:
+        names_the_file = str(path) in str(error)
+        raise InputError(str(error) if names_the_file else f"{path}: {error}") from error
+    return dataclasses.replace(job, workspace=night.workspace, local=night.local, **fields)
+
+
+def with_cutoff(job: JobWithCutoff, day: date) -> JobWithCutoff:
+    """The job with a cutoff: interactions of that day and later are left out."""
+    interactions = dataclasses.replace(job.interactions, as_of=day.isoformat())
+    return dataclasses.replace(job, interactions=interactions)
+
+
+@contextmanager
+def naming_config_file(step: str) -> Iterator[None]:
+    """Adds to an error about keys of a step's job in which file these keys are.
+
+    Raises:
+        InputError: the error with that sentence appended.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = visrec_cause(error)
+        if step not in _SCRIPTS or not isinstance(cause, InputError) or "--" not in str(cause):
+            raise
+        raise InputError(
+            f"{cause} (Keys of {_SCRIPTS[step]} belong in the YAML file of --{step}_config.)"
+        ) from error
