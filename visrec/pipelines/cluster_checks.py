@@ -1,4 +1,4 @@
-"""Checks of a Ray cluster's nodes: answers, versions, clocks, the token, access to the workspace."""
+"""Checks of a Ray cluster's nodes: answers, versions, clocks, token, access to the workspace."""
 
 import importlib.metadata
 import os

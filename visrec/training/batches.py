@@ -68,11 +68,13 @@ class TripleSource:
         self._seed, self._epoch = seed, 0
         self._index = data.sampling_index
         self._sampler = TripleSampler(self._index, sampling, seed)
-        self._candidates: CandidateSampler | InBatchCandidates | None = None
+        self._catalogue_candidates: CandidateSampler | None = None
+        self._in_batch_candidates: InBatchCandidates | None = None
+        items = len(data.item_ids)
         if sampling.negatives == "catalogue":
-            self._candidates = CandidateSampler(data.train, len(data.item_ids), sampling, seed)
+            self._catalogue_candidates = CandidateSampler(data.train, items, sampling, seed)
         elif sampling.negatives == "in_batch":
-            self._candidates = InBatchCandidates(data.train, len(data.item_ids), sampling)
+            self._in_batch_candidates = InBatchCandidates(data.train, items, sampling)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -86,11 +88,7 @@ class TripleSource:
         self, step: int, size: int, rank: int, workers: int, device: torch.device
     ) -> TripleBatch:
         triples = self._sampler.step(step, size, rank, workers)
-        sampled: SampledCandidates | None = None
-        if isinstance(self._candidates, InBatchCandidates):
-            sampled = self._candidates.from_positives(self._sampler.positives(step, size, rank, workers))
-        elif self._candidates:
-            sampled = self._candidates.step((self._epoch, step))
+        sampled = self._sample_candidates(step, size, rank, workers)
         item_C = sampled.item_C if sampled else None
         batch = make_batch(triples, item_C, self._data, self._traits, device)
         candidates = None
@@ -99,6 +97,17 @@ class TripleSource:
             candidates = Candidates(_tensor(taken_BC, device), _tensor(sampled.log_q_C, device))
         seed = step_seed(self._seed, self._epoch, step)
         return dataclasses.replace(batch, candidates=candidates, seed=seed)
+
+    def _sample_candidates(
+        self, step: int, size: int, rank: int, workers: int
+    ) -> SampledCandidates | None:
+        """The candidates that all workers share in a step; None if triples have negatives."""
+        if self._in_batch_candidates:
+            positive_P = self._sampler.positives(step, size, rank, workers)
+            return self._in_batch_candidates.from_positives(positive_P)
+        if self._catalogue_candidates:
+            return self._catalogue_candidates.step((self._epoch, step))
+        return None
 
 
 class PerTripleNegativesSource(TripleSource):

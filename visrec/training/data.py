@@ -175,7 +175,9 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
     part_R, basket_R = split(log, inputs.split), log.basket_R()
     in_train_R, in_validation_R = part_R == SplitPart.TRAIN, part_R == SplitPart.VALIDATION
-    validation, test = (select_held_out(log, part_R, part) for part in (SplitPart.VALIDATION, SplitPart.TEST))
+    validation, test = (
+        select_held_out(log, part_R, part) for part in (SplitPart.VALIDATION, SplitPart.TEST)
+    )
     rating_R = _ratings(log, in_train_R) if inputs.traits.requires_ratings else None
     items = read_items(inputs.items_uri, item_ids)
     categories = _categories(items, inputs.items_uri) if inputs.traits.requires_categories else ()
