@@ -1,4 +1,4 @@
-"""A night of a planted shop for tests of the gates: its lists, and what is known of it."""
+"""A night of a planted shop for tests of the gates: its lists, and what is known of the run."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,21 +11,25 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visrec.interactions.log import shard_of
-from visrec.jagged import Jagged, offsets_of
-from visrec.publication.gates import GateContext, GatesConfig, judge
-from visrec.publication.list_tables import Layout, lists_file, lists_table
-from visrec.publication.run import Gate
+from tests.publication.runs import draft_manifest
+from visrec.interactions.log import assign_shards
+from visrec.jagged import Jagged, offsets_from_lengths
+from visrec.publication.gate import Gate
+from visrec.publication.gates import GateContext, GatesConfig
+from visrec.publication.integrity_gates import integrity_gates
+from visrec.publication.judgement_gates import judgement_gates
+from visrec.publication.list_tables import Layout, lists_file, lists_table, read_lists
+from visrec.publication.manifest import RunManifest
 from visrec.publication.run_spec import RunSpec
-from visrec.publication.verify import ShardFacts, check_shard, read_lists
+from visrec.publication.verify import ListChecks, check_shard
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.popular import popular_entries
-from visrec.recommend.readback import expected_of
+from visrec.recommend.popular import popularity_list_counts
+from visrec.recommend.readback import shard_expectation
 from visrec.retrieval.rules import Rules
 from visrec.storage.store import Store
 
 K, SHARDS, ARTISTS = 10, 3, 40
-MODEL = "the model's digest"
+MODEL = "digest of the model"
 Rows = npt.NDArray[np.int64]
 
 
@@ -42,10 +46,19 @@ def evaluated(model: float = 0.9, visrank: float = 0.7, popularity: float = 0.6)
 
 @dataclass
 class Shop:
-    """A night of a shop whose users like what their vectors say. Mutants change its parts.
+    """A night of a shop whose users like items by the inner product of vectors.
 
-    What scoring is given is in `data`; its lists are `row_UK` and `score_UK`; `tables` are what
-    is found in the files, and `before` was in the last publication's.
+    Mutants change its parts.
+
+    Attributes:
+        data: the input of scoring.
+        row_UK: the items of each list.
+        score_UK: their scores.
+        tables: the lists as read back from the files of the run.
+        before: those of the last publication; empty for none.
+        layout: of the tables.
+        context: what differs from the context of a clean night.
+        config: thresholds of the gates.
     """
 
     data: ScoringData
@@ -83,40 +96,45 @@ class Shop:
         change(rows)
         self.tables[shard] = pa.Table.from_pylist(rows, self.tables[shard].schema)
 
-    def facts(self) -> ShardFacts:
-        return reduce(add, map(self.facts_of, range(SHARDS)))
+    def checks(self) -> ListChecks:
+        return reduce(add, map(self.checks_of_shard, range(SHARDS)))
 
-    def facts_of(self, shard: int) -> ShardFacts:
-        target = RunSpec(Store("/nowhere"), SHARDS, K, self.layout, "user_to_item", {})
-        before = read_lists(self.before[shard], "user_to_item") if self.before else None
-        return check_shard(self.tables[shard], expected_of(self.data, target, shard), before)
+    def checks_of_shard(self, shard: int) -> ListChecks:
+        spec = RunSpec(Store("/nowhere"), SHARDS, K, self.layout, "user_to_item", {})
+        last = read_lists(self.before[shard], "user_to_item") if self.before else None
+        return check_shard(self.tables[shard], shard_expectation(self.data, spec, shard), last)
 
-    def judged(self, facts: ShardFacts | None = None) -> list[Gate]:
-        users = len(self.data.query_ids)
-        available = int(self.data.available_N.sum())
-        last: dict[str, Any] = {
-            "users": users,
+    def last_manifest(self, **fields: Any) -> RunManifest:
+        """The manifest of a last publication like this run, except for some fields."""
+        like_this: dict[str, Any] = {
+            "queries": len(self.data.query_ids),
             "cold_users": int(self.data.cold_U.sum()),
-            "available": available,
+            "available": int(self.data.available_N.sum()),
+            "without_feature": {"interactions": 0.01, "items": 0.01},
+            "inputs": {"model": MODEL, "items": "a digest", "users": None},
         }
-        last["without_feature"] = {"interactions": 0.01, "items": 0.01}
-        last_inputs = {"model": MODEL, "items": "a digest", "users": None}
+        return draft_manifest(**{**like_this, **fields})
+
+    def gates(self, checks: ListChecks | None = None) -> list[Gate]:
+        """All gates; `context` overrides what is known of the run."""
         known: dict[str, Any] = {
             "kind": "user_to_item",
             "k": K,
             "available_N": self.data.available_N,
             "artist_N": self.data.artist_N,
             "taken_N": self.data.count_N,
-            "popular_N": popular_entries(self.data, K),
+            "popular_N": popularity_list_counts(self.data, K),
             "personal": True,
             "interactions": (1000, 10),
             "items": (400, 4),
-            "model": MODEL,
+            "model_digest": MODEL,
             "tables": ["items"],
-            "last": {**last, "inputs": last_inputs} if self.before else None,
+            "last": self.last_manifest() if self.before else None,
             "evaluation": evaluated(),
         }
-        return judge(facts or self.facts(), GateContext(**{**known, **self.context}), self.config)
+        context = GateContext(**{**known, **self.context})
+        checks = checks or self.checks()
+        return [*integrity_gates(checks, context), *judgement_gates(checks, context, self.config)]
 
 
 def through_a_file(table: pa.Table) -> pa.Table:
@@ -132,16 +150,16 @@ def open_shop(
     blocked: Jagged | None = None,
     trend: float = 1.0,
 ) -> Shop:
-    """A clean night: each user's K best of what is available and not theirs, by the rules.
+    """A clean night: each user has the K best available items that rules and profile leave.
 
-    With a `trend` above 1 a few items are taken and liked by most.
+    With a `trend` above 1 a few items are taken and liked by most users.
     """
     rng = np.random.default_rng(seed)
     item_Nd, user_Ud = rng.normal(size=(items, 8)), rng.normal(size=(users, 8))
     item_ids = pa.array([f"i{n:04}" for n in range(items)])
     names = pa.array(sorted(f"u{n}" for n in rng.permutation(10 * users)[:users]))
     available_N = rng.random(items) < 0.9
-    # Some things are liked more by all; a tenth of the users have taken nothing.
+    # Some items are liked more by everybody; a tenth of the users have taken nothing.
     appeal_N = rng.exponential(size=items) ** trend
     profiles = [
         np.sort(rng.choice(items, rng.integers(1, 9), replace=False, p=appeal_N / appeal_N.sum()))
@@ -150,15 +168,16 @@ def open_shop(
         for _ in range(users)
     ]
     lengths = np.array([len(p) for p in profiles])
-    order = np.argsort(shard_of(names, SHARDS), kind="stable")
-    consumed = Jagged(np.concatenate(profiles), offsets_of(lengths)).take(order)
+    shard_U = assign_shards(names, SHARDS)
+    order = np.argsort(shard_U, kind="stable")
+    consumed = Jagged(np.concatenate(profiles), offsets_from_lengths(lengths)).take(order)
     count_N = np.bincount(consumed.values, minlength=items).astype(np.float32)
     cold_U = consumed.lengths == 0
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
         query_ids=names.take(pa.array(order)),
-        shard_offsets=offsets_of(np.bincount(shard_of(names, SHARDS), minlength=SHARDS)),
+        shard_offsets=offsets_from_lengths(np.bincount(shard_U, minlength=SHARDS)),
         profiles=consumed,
         blocked=blocked or Jagged.empty(users),
         fingerprint_N=np.zeros(items, np.uint64),
@@ -167,7 +186,7 @@ def open_shop(
         count_N=count_N,
         cold_U=cold_U,
         artist_N=rng.permutation(np.arange(items) % ARTISTS),
-        without_item=0,
+        dropped_missing_feature=0,
         rules=rules,
     )
     affinity_UN = user_Ud @ item_Nd.T + 0.3 * appeal_N
@@ -180,14 +199,14 @@ def open_shop(
 
 
 def best(data: ScoringData, score_UN: npt.NDArray[Any]) -> tuple[Rows, npt.NDArray[np.float32]]:
-    """Each user's K best candidates that keep to the rules, of cold users the most popular ones."""
+    """Each user's K best candidates that the rules allow; for cold users, the most popular ones."""
     score_UN = np.where(data.cold_U[:, None], data.count_N, score_UN)
     score_UN = np.where(data.available_N, score_UN, -np.inf)
     for closed in (data.profiles, data.blocked):
-        score_UN[closed.owners, closed.values] = -np.inf
+        score_UN[closed.row_ids, closed.values] = -np.inf
     row_UN = np.argsort(-score_UN, axis=1, kind="stable")
     if data.rules is not None:
-        row_UN = np.array([in_turn(row_N, score_N, data.rules)
+        row_UN = np.array([fill_in_order(row_N, score_N, data.rules)
                            for row_N, score_N in zip(row_UN, score_UN, strict=True)])  # fmt: skip
     row_UK = row_UN[:, :K]
     score_UK = np.take_along_axis(score_UN, row_UK, axis=1).astype(np.float32)
@@ -195,8 +214,8 @@ def best(data: ScoringData, score_UN: npt.NDArray[Any]) -> tuple[Rows, npt.NDArr
     return np.where(np.isneginf(score_UK), -1, row_UK), score_UK
 
 
-def in_turn(row_N: Rows, score_N: npt.NDArray[Any], rules: Rules) -> Rows:
-    """(K,) the first rows that are open and that no rule keeps from those before, -1 behind."""
+def fill_in_order(row_N: Rows, score_N: npt.NDArray[Any], rules: Rules) -> Rows:
+    """(K,) the first rows with a score that the rules allow, -1 after the last."""
     taken: list[int] = []
     for row in map(int, row_N):
         if len(taken) < K and score_N[row] > -np.inf and may_follow(row, taken, rules):
@@ -205,13 +224,11 @@ def in_turn(row_N: Rows, score_N: npt.NDArray[Any], rules: Rules) -> Rows:
 
 
 def may_follow(row: int, taken: Sequence[int], rules: Rules) -> bool:
-    """Whether a list with these rows may have one more, by a look at each."""
+    """Whether a list with these rows may have one more, by a plain loop."""
     for limit, group_N in ((rules.cap, rules.group_N), (1, rules.near_duplicate_N)):
-        positions_by_code = group_N is not None and group_N[row] >= 0
-        if (
-            positions_by_code
-            and sum(bool(group_N[other] == group_N[row]) for other in taken) >= limit
-        ):
+        if group_N is None or group_N[row] < 0:
+            continue
+        if sum(bool(group_N[other] == group_N[row]) for other in taken) >= limit:
             return False
     return True
 
@@ -227,7 +244,9 @@ def groups_of(pairs: Iterable[tuple[int, int]], items: int) -> Rows:
 
 
 def failed(shop: Shop) -> set[str]:
-    return {gate.key.removeprefix("gates.") for gate in shop.judged() if gate.outcome == "failed"}
+    """The failed gates: the key of the threshold, or the name of a gate without one."""
+    gates = [gate for gate in shop.gates() if gate.outcome == "failed"]
+    return {gate.key.removeprefix("gates.") or gate.name for gate in gates}
 
 
 def scores_of(shop: Shop, score_UN: npt.NDArray[Any]) -> None:

@@ -1,17 +1,22 @@
 """Actors that share a store and take turns, one store operation at a time.
 
-The code that they run is the real one; only the store is in memory, with what S3 has: conditional
-puts by a version that is a hash of the content, and no conditional delete.
+They run the real code. Only the store is in memory, with the operations of S3: conditional puts by
+a version that is a hash of the content, and no conditional delete.
 """
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from visrec.errors import VisrecError
-from visrec.storage.store import Entry, Store
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from visrec.errors import MissingFileError, VisrecError
+from visrec.storage.backend import Backend, FileInfo
+from visrec.storage.store import Store
 
 
 def _no_pause(_: str) -> None:
@@ -22,7 +27,7 @@ def _no_pause(_: str) -> None:
 class MemoryStore(Store):
     """A store in memory.
 
-    Args:
+    Attributes:
         objects: bytes by URI.
         pause: called before each operation, with its name and the URI.
     """
@@ -30,67 +35,102 @@ class MemoryStore(Store):
     objects: dict[str, bytes] = field(default_factory=dict)
     pause: Callable[[str], None] = _no_pause
 
-    def _read(self, name: str) -> tuple[bytes, str]:
-        self.pause(f"read {self.uri(name)}")
-        if self.uri(name) not in self.objects:
-            raise FileNotFoundError(self.uri(name))
-        data = self.objects[self.uri(name)]
-        return data, hashlib.md5(data, usedforsecurity=False).hexdigest()
+    @property
+    def _backend(self) -> Backend:
+        return MemoryBackend(self.root, self.objects, self.pause)
+
+
+@dataclass(frozen=True)
+class MemoryBackend:
+    """The operations of `MemoryStore`; those that publication does not use are left out."""
+
+    root: str
+    objects: dict[str, bytes]
+    pause: Callable[[str], None]
+
+    def read(self, name: str) -> tuple[bytes, str]:
+        self.pause(f"read {self._uri(name)}")
+        if self._uri(name) not in self.objects:
+            raise FileNotFoundError(self._uri(name))
+        data = self.objects[self._uri(name)]
+        return data, _version(data)
 
     def exists(self, name: str) -> bool:
-        self.pause(f"look at {self.uri(name)}")
-        return self.uri(name) in self.objects
+        self.pause(f"look up {self._uri(name)}")
+        return self._uri(name) in self.objects
 
     def write(self, name: str, data: bytes) -> None:
-        self.pause(f"write {self.uri(name)}")
-        self.objects[self.uri(name)] = data
+        self.pause(f"write {self._uri(name)}")
+        self.objects[self._uri(name)] = data
 
     def create(self, name: str, data: bytes) -> bool:
-        self.pause(f"create {self.uri(name)}")
-        return self.objects.setdefault(self.uri(name), data) is data
+        self.pause(f"create {self._uri(name)}")
+        return self.objects.setdefault(self._uri(name), data) is data
 
     def replace(self, name: str, data: bytes, version: str) -> bool:
-        self.pause(f"replace {self.uri(name)}")
-        there = self.objects.get(self.uri(name))
-        if there is None or hashlib.md5(there, usedforsecurity=False).hexdigest() != version:
+        self.pause(f"replace {self._uri(name)}")
+        present = self.objects.get(self._uri(name))
+        if present is None or _version(present) != version:
             return False
-        self.objects[self.uri(name)] = data
+        self.objects[self._uri(name)] = data
         return True
 
-    def list(self, prefix: str = "") -> Iterator[Entry]:
-        self.pause(f"list {self.uri(prefix)}")
+    def list(self, prefix: str, follow_links: bool) -> Iterator[FileInfo]:
+        del follow_links
+        self.pause(f"list {self._uri(prefix)}")
         for uri, data in sorted(self.objects.items()):
             if uri.startswith(f"{self.root}/{prefix}"):
-                yield Entry(uri.removeprefix(f"{self.root}/"), len(data), "")
+                yield FileInfo(uri.removeprefix(f"{self.root}/"), len(data), "")
 
-    def delete(self, names: Iterable[str]) -> None:
-        for name in names:
-            self.pause(f"delete {self.uri(name)}")
-            self.objects.pop(self.uri(name), None)
+    def delete(self, name: str) -> None:
+        self.pause(f"delete {self._uri(name)}")
+        self.objects.pop(self._uri(name), None)
 
     def delete_empty_folder(self, name: str) -> None:
         pass
 
+    def filesystem(self) -> pafs.FileSystem:
+        raise NotImplementedError
+
+    def read_start(self, name: str, size: int) -> bytes:
+        raise NotImplementedError
+
+    def staged(self, name: str) -> AbstractContextManager[pa.NativeFile]:
+        raise NotImplementedError
+
+    def delete_all(self) -> int:
+        raise NotImplementedError
+
+    def abort_uploads(self) -> None:
+        raise NotImplementedError
+
+    def _uri(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+
+def _version(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
 
 class Killed(BaseException):
-    """What ends an actor that is killed: no code on its way handles it."""
+    """Ends an actor that is killed; no code between here and the actor catches it."""
 
 
 class Actor:
-    """Work on a store that goes on one operation at a time.
+    """Runs work on a store in a thread, one store operation at a time.
 
     Args:
-        store: what it shares with others.
-        work: is given the store.
+        store: shared with other actors.
+        work: called with the store.
     """
 
     def __init__(self, store: MemoryStore, work: Callable[[Store], Any]) -> None:
         self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
         self._killed = False
         self.done = False
-        self.steps: list[str] = []  # that were done
-        self.outcome: Any = None  # of the work, or the error that it raised on purpose
-        self.fault: BaseException | None = None  # any other error
+        self.steps: list[str] = []  # operations that were done
+        self.outcome: Any = None  # what the work returned, or the VisrecError that it raised
+        self.fault: BaseException | None = None  # any other error that it raised
         self._thread = threading.Thread(
             target=self._run, args=(work, replace(store, pause=self._pause)), daemon=True
         )
@@ -98,7 +138,7 @@ class Actor:
         self._back.acquire()
 
     def step(self, most: int = 1) -> None:
-        """Does so many operations, or what is left of them."""
+        """Does at most so many operations."""
         for _ in range(most):
             if self.done:
                 return
@@ -106,7 +146,7 @@ class Actor:
             self._back.acquire()
 
     def finish(self, after_each: Callable[[], None] = lambda: None) -> Any:
-        """Goes on to the end; returns the outcome."""
+        """Does all that is left; returns the outcome."""
         while not self.done:
             self.step()
             after_each()
@@ -115,7 +155,7 @@ class Actor:
         return self.outcome
 
     def kill(self) -> None:
-        """Ends it before its next operation."""
+        """Ends the actor before its next operation."""
         self._killed = True
         self.step()
 
@@ -142,14 +182,15 @@ class Actor:
 def meetings(
     start: MemoryStore, first: Callable[[Store], Any], second: Callable[[Store], Any], every: int
 ) -> Iterator[tuple[MemoryStore, Actor, Actor]]:
-    """Two actors wherever both can be stopped: the first has done so many operations, and then the
-    second so many. The caller says who goes on, and who is killed.
+    """Two actors at all pairs of points: the first has done i operations, then the second j.
+
+    The caller decides who goes on and who is killed.
 
     Args:
         start: the store, which stays as it is.
-        first: the work of the first.
-        second: of the second.
-        every: 1 for all pairs of places; n for one in n of each actor's.
+        first: work of the first actor.
+        second: work of the second actor.
+        every: 1 for all pairs of points; n for one in n points of each actor.
     """
     i = 0
     while True:

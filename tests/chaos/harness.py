@@ -1,8 +1,8 @@
-"""What the suites of the promises share: how much they do, what they counted, and odd processes.
+"""Shared by the tests of the promises: how much they do, what they count, runs and processes.
 
-A count is named by what is summed in the end: `faults_<kind>` for what was injected,
+Counts of these names are summed over all promises: `faults_<kind>` for injected faults,
 `rows_acknowledged`, `rows_lost`, `rows_doubled`, `polls`, `partial_reads`, `bad_inputs`, `crashes`,
-`mutants_tried`, `mutants_held_back`; any other name is shown at its own promise alone.
+`mutants_tried`, `mutants_held_back`. A count of any other name is shown only with its own promise.
 """
 
 import faulthandler
@@ -15,27 +15,28 @@ import warnings
 from collections.abc import Mapping
 from multiprocessing.context import SpawnContext
 from pathlib import Path
-from typing import Any
 
+from tests.publication.runs import PASSED, draft_manifest, write_files
 from visrec.features.decode import PictureError, PictureLimits, Preprocessing, decode
-from visrec.publication.run import Gate, complete, run_store
+from visrec.publication.completion import complete_run
+from visrec.publication.manifest import RunManifest
+from visrec.publication.run_spec import run_store
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
 
 FULL, LOG = "VISREC_CHAOS", "VISREC_CHAOS_LOG"
-PASSED = Gate(name="users with a list", found=1, expected="at least 1", outcome="passed")
 PATIENCE = 5  # seconds that one hostile picture may take
 # Not fork: the process of the tests may hold Ray's and pyarrow's threads.
 PROCESSES: SpawnContext = multiprocessing.get_context("spawn")
 
 
 def amount(short: int, full: int) -> int:
-    """How often: `full` in `make chaos`, `short` in `make test`."""
+    """How many repetitions: `full` in `make chaos`, `short` in `make test`."""
     return full if os.environ.get(FULL) == "full" else short
 
 
 def measured(promise: int, **counts: int) -> None:
-    """Tells `make chaos` what a test counted for a promise; counts of one name add up."""
+    """Reports to `make chaos` what a test counted for a promise; counts of one name add up."""
     if log := os.environ.get(LOG):
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
         line = json.dumps({"promise": promise, "test": test, "counts": counts})
@@ -44,44 +45,40 @@ def measured(promise: int, **counts: int) -> None:
 
 
 def adopt(env: Mapping[str, str]) -> None:
-    """What a process that a test started does first: it finds the store by these variables."""
+    """Sets the environment with which a process that a test started finds the store."""
     os.environ.update(env)
     forget_credentials()
 
 
-def shards_of(run: Store, contents: Mapping[str, bytes], writer: str = "") -> dict[str, Any]:
-    """Writes a run's files and describes them as scoring does, one row each."""
-    files = {}
-    for name, data in contents.items():
-        run.write(name, data)
-        facts = {"rows": 1, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        files[name] = facts
-    return {"files": files, "writer": writer}
+def write_draft(run: Store, contents: Mapping[str, bytes], writer: str = "") -> RunManifest:
+    """Writes the files of a run; returns the draft of its manifest, with the writer as model id."""
+    run_id = run.name.removeprefix("run=")
+    return draft_manifest(run_id=run_id, model_id=writer, files=write_files(run, contents))
 
 
-def contents_of(run_id: str, shards: int = 2, size: int = 20_000) -> dict[str, bytes]:
+def run_contents(run_id: str, shards: int = 2, size: int = 20_000) -> dict[str, bytes]:
     """Files that differ from run to run and are the same each time a run is tried."""
     stem = hashlib.sha256(run_id.encode()).digest()
     return {f"part-{n:05}.parquet": (stem + bytes([n])) * (size // 33) for n in range(shards)}
 
 
-def completed(lists: Store, run_id: str, writer: str = "") -> Mapping[str, Any]:
-    """A run's files and its manifest; the pointer stays."""
+def make_complete_run(lists: Store, run_id: str, writer: str = "") -> RunManifest:
+    """Writes the files and the manifest of a run; the pointer does not move."""
     run = run_store(lists, run_id)
-    return complete(run, shards_of(run, contents_of(run_id), writer), [PASSED])[0]
+    return complete_run(run, write_draft(run, run_contents(run_id), writer), [PASSED])[0]
 
 
-def damage(run: Store, manifest: Mapping[str, Any]) -> list[str]:
-    """The files of a run that are not what its manifest says."""
+def damaged_files(run: Store, manifest: RunManifest) -> list[str]:
+    """The files of a run that are not those of its manifest."""
     return [
         name
-        for name, facts in manifest["files"].items()
-        if hashlib.sha256(run.read(name)).hexdigest() != facts["sha256"]
+        for name, sha256 in manifest.sha256.items()
+        if hashlib.sha256(run.read(name)).hexdigest() != sha256
     ]
 
 
 class Witness(Store):
-    """A store that remembers what it was told that it committed."""
+    """A store that records the conditional writes that were acknowledged to it."""
 
     def create(self, name: str, data: bytes) -> bool:
         return self._noted(name, data, super().create(name, data))
@@ -107,13 +104,13 @@ def tried(
     room: int,
     patience: float = PATIENCE,
 ) -> dict[str, tuple[str, str]]:
-    """What becomes of each picture: ("pixels", their digest) or (the reason, the detail).
+    """Decodes each picture: ("pixels", their digest), or (the reason, the detail) of the error.
 
-    To be called in a process of its own. It ends at once, with the stack on standard error, if one
-    picture takes too long, even inside C code; what wants more than `room` bytes of memory beyond
-    what the process has gets a MemoryError.
+    Call it in a separate process. If one picture takes longer than `patience` seconds, even inside
+    C code, the process ends at once, with the stack on standard error. An allocation of more than
+    `room` bytes beyond the present memory of the process raises a MemoryError.
     """
-    warnings.simplefilter("ignore")  # of odd metadata
+    warnings.simplefilter("ignore")  # unusual metadata cause some
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     most = pages * resource.getpagesize() + room
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -3,93 +3,102 @@
 import pytest
 
 from tests.chaos.test_publication import job
+from tests.publication.runs import PASSED, draft_manifest, write_files
 from tests.stepping import Actor, MemoryStore
 from visrec.errors import ConflictError, InputError
-from visrec.publication.claims import CLAIM, claim, is_claimed, is_lost, read_claim, removal, seal
-from visrec.publication.run import MANIFEST, Gate, complete
+from visrec.publication.claims import (
+    CLAIM,
+    claim_run,
+    has_lost_claim,
+    holds_claim,
+    read_claim,
+    removal_claim,
+    seal,
+)
+from visrec.publication.completion import complete_run
+from visrec.publication.manifest import MANIFEST, RunManifest
 from visrec.storage.store import Store
 
-PASSED = Gate("users with a list", 1, "at least 1", "passed")
+
+def written(run: Store) -> RunManifest:
+    return draft_manifest(files=write_files(run, {"part-0": b"a"}))
 
 
-def described(run: Store, shards: int) -> dict[str, object]:
-    files: dict[str, object] = {}
-    for shard in range(shards):
-        data = run.read(f"part-{shard}")
-        files[f"part-{shard}"] = {"bytes": len(data), "rows": 1, "sha256": data.decode()}
-    return {"files": files}
+def test_claim_passes_to_other_inputs_and_never_back(store: Store) -> None:
+    claim_run(store, "a")
+    claim_run(store, "a")
+    assert holds_claim(store, "a")
+    claim_run(store, "b")
+    assert holds_claim(store, "b")
+    assert not holds_claim(store, "a")
+    with pytest.raises(InputError, match="Choose another --run_id"):
+        claim_run(store, "a")
+    claim_run(store, "c")
+    assert holds_claim(store, "c")
 
 
-def test_a_run_is_claimed_again_by_the_same_inputs_and_taken_by_others(store: Store) -> None:
-    claim(store, "a")
-    claim(store, "a")
-    assert is_claimed(store, "a")
-    claim(store, "b")
-    assert is_claimed(store, "b")
-    assert not is_claimed(store, "a")
-    with pytest.raises(InputError, match="choose another --run_id"):
-        claim(store, "a")  # nobody gets it back
-    claim(store, "c")
-    assert is_claimed(store, "c")
-
-
-def test_who_has_lost_the_run_cannot_complete_it(store: Store) -> None:
-    claim(store, "a")
-    store.write("part-0", b"a")
-    claim(store, "b")
+def test_writer_that_lost_its_claim_cannot_complete_the_run(store: Store) -> None:
+    claim_run(store, "a")
+    draft = written(store)
+    claim_run(store, "b")
     with pytest.raises(ConflictError, match="for lists of other inputs"):
-        complete(store, described(store, 1), [PASSED], inputs="a")
+        complete_run(store, draft, [PASSED], inputs_digest="a")
     assert not store.exists(MANIFEST)
 
 
-def test_what_is_being_completed_cannot_be_taken(store: Store) -> None:
-    """As where the job died between the seal and the manifest: the same inputs may go on."""
-    claim(store, "a")
-    store.write("part-0", b"a")
-    complete(store, described(store, 1), [PASSED], inputs="a")
+def test_claim_is_refused_after_seal_except_for_the_same_inputs(store: Store) -> None:
+    """As if the job died between the seal and the manifest: the same inputs may go on."""
+    claim_run(store, "a")
+    draft = written(store)
+    complete_run(store, draft, [PASSED], inputs_digest="a")
     store.delete([MANIFEST])
     assert store.read_json(CLAIM)["state"] == "sealed"
     with pytest.raises(InputError, match="was made from other inputs"):
-        claim(store, "b")
-    claim(store, "a")
-    complete(store, described(store, 1), [PASSED], inputs="a")
+        claim_run(store, "b")
+    claim_run(store, "a")
+    complete_run(store, draft, [PASSED], inputs_digest="a")
     assert store.exists(MANIFEST)
 
 
-def test_a_file_goes_where_nothing_has_changed_since(store: Store) -> None:
-    assert store.exchange("part", b"1", None)
-    assert not store.exchange("part", b"2", None)
+def test_swap_writes_only_if_nothing_has_changed_since_the_read(store: Store) -> None:
+    assert store.compare_and_swap("part", b"1", None)
+    assert not store.compare_and_swap("part", b"2", None)
     version = store.read_versioned("part")[1]
-    assert store.exchange("part", b"3", version)
-    assert not store.exchange("part", b"4", version)
+    assert store.compare_and_swap("part", b"3", version)
+    assert not store.compare_and_swap("part", b"4", version)
     assert store.read("part") == b"3"
 
 
-def test_a_run_that_is_being_removed_is_nobodys(store: Store) -> None:
-    claim(store, "a")
+def test_run_that_is_being_removed_cannot_be_claimed_or_sealed(store: Store) -> None:
+    claim_run(store, "a")
     _, version = read_claim(store)
-    assert store.exchange(CLAIM, removal(), version)
-    assert not is_claimed(store, "a")
-    assert is_lost(store, "a")
+    assert store.compare_and_swap(CLAIM, removal_claim(), version)
+    assert not holds_claim(store, "a")
+    assert has_lost_claim(store, "a")
     with pytest.raises(ConflictError, match="Retention is removing"):
-        claim(store, "a")
+        claim_run(store, "a")
     with pytest.raises(ConflictError, match="retention has removed it"):
         seal(store, "a")
+
+
+def test_removed_run_can_be_claimed_again(store: Store) -> None:
+    claim_run(store, "a")
     store.delete([CLAIM])
-    assert not is_claimed(store, "a")
-    assert not is_lost(store, "a")  # the same inputs may claim it anew, and take up what is there
-    claim(store, "a")
+    assert not holds_claim(store, "a")
+    assert not has_lost_claim(store, "a")  # the same inputs may take up the shards that they find
+    claim_run(store, "a")
+    assert holds_claim(store, "a")
 
 
-def test_a_claim_that_was_made_again_is_another_one(store: Store) -> None:
-    claim(store, "a")
+def test_claim_that_was_made_again_is_a_different_one(store: Store) -> None:
+    claim_run(store, "a")
     version = store.read_versioned(CLAIM)[1]
     store.delete([CLAIM])
-    claim(store, "a")
-    assert not store.exchange(CLAIM, removal(), version)
+    claim_run(store, "a")
+    assert not store.compare_and_swap(CLAIM, removal_claim(), version)
 
 
-def test_a_writer_that_finds_its_run_lost_writes_nothing_more() -> None:
+def test_writer_that_finds_its_run_lost_writes_nothing_more() -> None:
     """Wherever it was stopped, the run is complete from other inputs when it goes on: only the
     operation that was under way may still be a write, and what it wrote is removed."""
     i, done, late = 0, False, 0
@@ -97,9 +106,9 @@ def test_a_writer_that_finds_its_run_lost_writes_nothing_more() -> None:
         store = MemoryStore("s3://shop")
         slow = Actor(store, job("night", "a", 2))
         slow.step(i)
-        claimed, _ = read_claim(store / "run=night")
-        done = claimed is not None and claimed["state"] == "sealed"
-        if claimed is not None and not done:
+        claim, _ = read_claim(store / "run=night")
+        done = claim is not None and claim.state == "sealed"
+        if claim is not None and not done:
             assert job("night", "b", 1)(store) == "yes"
             before = dict(store.objects)
             assert isinstance(slow.finish(), ConflictError | InputError)

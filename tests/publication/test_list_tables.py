@@ -13,7 +13,7 @@ from visrec.storage.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG
 
 USERS = pa.array(["u1", "u2", "u3", "u4"])
 ITEMS = pa.array(["a", "b", "c", "d"])
-# Who gets what: (item, score, because), and whether it is the fallback.
+# Of each user the entries (item, score, because), and whether the list is the fallback.
 EXPECTED: list[tuple[str, list[tuple[str, float, str | None]], bool]] = [
     ("u1", [("d", 3.5, "a"), ("b", 1.0, "c"), ("a", -2.0, None)], False),
     ("u2", [("c", 0.25, None)], True),
@@ -23,7 +23,7 @@ EXPECTED: list[tuple[str, list[tuple[str, float, str | None]], bool]] = [
 
 
 def _table(layout: Layout, rows: slice = slice(None)) -> pa.Table:
-    """The table as who reads its file sees it."""
+    """The table as a reader of its file sees it."""
     none = -np.inf
     table = lists_table(
         USERS[rows],
@@ -37,7 +37,7 @@ def _table(layout: Layout, rows: slice = slice(None)) -> pa.Table:
     return through_a_file(table)
 
 
-def test_nested_is_one_row_a_user() -> None:
+def test_nested_layout_has_one_row_a_user() -> None:
     table = _table("nested")
     assert table.schema.equals(RECOMMENDATIONS)
     table.validate(full=True)
@@ -48,26 +48,26 @@ def test_nested_is_one_row_a_user() -> None:
     assert found == EXPECTED
 
 
-def test_long_is_one_row_an_entry_with_ranks_from_one() -> None:
+def test_long_layout_has_one_row_an_entry_with_ranks_from_one() -> None:
     table = _table("long")
     assert table.schema.equals(RECOMMENDATIONS_LONG)
     table.validate(full=True)
     expected: list[dict[str, Any]] = [
         {
             "user_id": user,
-            "rank": place + 1,
+            "rank": position + 1,
             "item_id": item,
             "score": score,
             "because_item_id": because,
         }
         for user, entries, _ in EXPECTED
-        for place, (item, score, because) in enumerate(entries)
+        for position, (item, score, because) in enumerate(entries)
     ]
     assert table.to_pylist() == expected
 
 
 @pytest.mark.parametrize("layout", ["nested", "long"])
-def test_nobody_gives_an_empty_table_of_the_same_columns(layout: Layout) -> None:
+def test_table_without_lists_has_the_same_columns(layout: Layout) -> None:
     table = _table(layout, slice(0, 0))
     assert table.num_rows == 0
     assert table.schema.equals(_table(layout).schema)
@@ -89,7 +89,7 @@ def test_users_and_items_may_be_slices_of_longer_arrays(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("layout", ["nested", "long"])
-def test_a_file_keeps_the_marks_and_can_be_skipped_by_its_owners(layout: Layout) -> None:
+def test_file_keeps_metadata_and_can_be_skipped_by_its_query_ids(layout: Layout) -> None:
     rows = np.array([[1], [0], [3], [2]])
     table = lists_table(
         USERS, ITEMS, rows, rows.astype(np.float32), rows, np.zeros(4, bool), layout
@@ -107,13 +107,13 @@ def test_a_file_keeps_the_marks_and_can_be_skipped_by_its_owners(layout: Layout)
 
 
 @pytest.mark.parametrize("layout", ["nested", "long"])
-def test_a_file_holds_the_ids_of_its_entries_alone_and_once(layout: Layout) -> None:
+def test_file_has_the_ids_of_its_own_entries_once(layout: Layout) -> None:
     """Of a catalogue whose text is 40 MB, ten items are listed, in more rows than one group has."""
     catalogue = pa.array([f"{row:040}" for row in range(10**6)], pa.large_string())
     rows = np.tile(np.arange(5, 10**6, 10**5), (110_000, 1))
-    owners = pa.array(range(len(rows))).cast(pa.string())
+    users = pa.array(range(len(rows))).cast(pa.string())
     scores = np.zeros(rows.shape, np.float32)
-    table = lists_table(owners, catalogue, rows, scores, rows[:, ::-1], np.zeros(len(rows), bool),
+    table = lists_table(users, catalogue, rows, scores, rows[:, ::-1], np.zeros(len(rows), bool),
                         layout)  # fmt: skip
     data = lists_file(table)
     assert len(data) < 3 * 2**20

@@ -1,4 +1,4 @@
-"""Facts of lists against plain loops over their rows, and files read back in any groups."""
+"""Counts of checks against plain loops over the rows, and files read back in any groups."""
 
 from collections import Counter
 from dataclasses import replace
@@ -15,29 +15,35 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.shop import SHARDS, K, Rows, Shop, groups_of, in_turn, may_follow, open_shop
-from visrec.interactions.log import shard_of
+from tests.shop import SHARDS, K, Rows, Shop, fill_in_order, groups_of, may_follow, open_shop
+from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged
-from visrec.publication.list_tables import Layout, lists_file
+from visrec.publication.list_tables import Layout, lists_file, read_lists
 from visrec.publication.run_spec import RunSpec
-from visrec.publication.verify import Expected, ShardFacts, check_shard, read_lists
+from visrec.publication.verify import Expected, ListChecks, check_shard
 from visrec.recommend import readback
-from visrec.recommend.readback import LastPublication, check_files, expected_of, without_feature
+from visrec.recommend.published_run import PublishedRun
+from visrec.recommend.readback import (
+    WrittenRun,
+    check_files,
+    count_items_without_feature,
+    shard_expectation,
+)
 from visrec.retrieval.rules import Rules
 from visrec.storage.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG
 from visrec.storage.store import Store
 
-# ------------------------------------------------------------------------------------------- facts
+# ------------------------------------------------------------------------------------------ counts
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_facts_of_garbage_are_those_of_a_plain_loop(seed: int) -> None:
+def test_counts_of_random_lists_equal_those_of_a_plain_loop(seed: int) -> None:
     """Lists of any length of any ids, some of them nobody's, against a loop over their rows."""
     rng = np.random.default_rng(seed)
     shop = open_shop(seed, users=30, items=25)
     data, names = shop.data, [*shop.data.item_ids.to_pylist(), "?", "??"]
     users = [*data.query_ids.to_pylist(), *[f"nobody{n}" for n in range(5)]]
-    found = [
+    found: list[dict[str, Any]] = [
         {
             "user_id": str(rng.choice(users)),
             "items": [
@@ -54,8 +60,10 @@ def test_facts_of_garbage_are_those_of_a_plain_loop(seed: int) -> None:
     ]
     offsets = np.array([0, len(data.query_ids)])
     whole = replace(data, shard_offsets=offsets)
-    target = RunSpec(Store("/nowhere"), 1, K, "nested", "user_to_item", {})
-    facts = check_shard(pa.Table.from_pylist(found, RECOMMENDATIONS), expected_of(whole, target, 0))
+    spec = RunSpec(Store("/nowhere"), 1, K, "nested", "user_to_item", {})
+    checks = check_shard(
+        pa.Table.from_pylist(found, RECOMMENDATIONS), shard_expectation(whole, spec, 0)
+    )
     ids = data.item_ids.to_pylist()
     free = {i for i, yes in zip(ids, data.available_N, strict=True) if yes}
     mine = {
@@ -64,22 +72,22 @@ def test_facts_of_garbage_are_those_of_a_plain_loop(seed: int) -> None:
     }
     known = [row for row in found if row["user_id"] in mine]
     entries = [(row["user_id"], e) for row in found for e in row["items"]]
-    assert facts.rows == 40
-    assert facts.owners == len({row["user_id"] for row in known})
-    assert facts.lists_beyond == 40 - facts.owners
-    assert facts.entries == len(entries)
-    assert facts.unknown == sum(e["item_id"] not in ids for _, e in entries)
+    assert checks.rows == 40
+    assert checks.queries == len({row["user_id"] for row in known})
+    assert checks.extra_lists == 40 - checks.queries
+    assert checks.entries == len(entries)
+    assert checks.unknown == sum(e["item_id"] not in ids for _, e in entries)
     gone = [e for _, e in entries if e["item_id"] in ids and e["item_id"] not in free]
-    assert facts.unavailable == len(gone)
-    assert facts.consumed == sum(e["item_id"] in mine.get(u, ()) for u, e in entries)
-    assert facts.not_finite == sum(np.isnan(e["score"]) for _, e in entries)
+    assert checks.unavailable == len(gone)
+    assert checks.consumed == sum(e["item_id"] in mine.get(u, ()) for u, e in entries)
+    assert checks.not_finite == sum(np.isnan(e["score"]) for _, e in entries)
     reasons = [(u, e["because_item_id"]) for u, e in entries if e["because_item_id"] and u in mine]
-    assert facts.wrong_because == sum(reason not in mine[u] for u, reason in reasons)
-    assert facts.wrong_lengths == sum(
+    assert checks.wrong_reasons == sum(reason not in mine[u] for u, reason in reasons)
+    assert checks.wrong_lengths == sum(
         len(row["items"]) != min(K, len(free - mine[row["user_id"]])) for row in known
     )
     in_lists = [[e["item_id"] for e in row["items"] if e["item_id"] in ids] for row in found]
-    assert facts.with_repeats == sum(len(set(one)) < len(one) for one in in_lists)
+    assert checks.with_duplicates == sum(len(set(one)) < len(one) for one in in_lists)
     rising = [
         any(
             b["score"] > a["score"]
@@ -92,18 +100,20 @@ def test_facts_of_garbage_are_those_of_a_plain_loop(seed: int) -> None:
         )
         for row in found
     ]
-    assert facts.unsorted == sum(rising)
+    assert checks.unsorted == sum(rising)
     cold = {u for u, items in mine.items() if not items}
-    assert facts.wrong_cold == sum(row["cold"] != (row["user_id"] in cold) for row in known)
-    assert facts.warm == sum(row["user_id"] not in cold for row in known)
+    assert checks.wrong_fallback_flags == sum(
+        row["cold"] != (row["user_id"] in cold) for row in known
+    )
+    assert checks.model_lists == sum(row["user_id"] not in cold for row in known)
     warm_entries = [e["item_id"] for u, e in entries if u in mine and u not in cold]
-    assert facts.listed_N.tolist() == [warm_entries.count(item) for item in ids]
+    assert checks.listed_N.tolist() == [warm_entries.count(item) for item in ids]
 
 
 @pytest.mark.parametrize("layout", ["nested", "long"])
 @pytest.mark.parametrize("alike", [False, True])
 @pytest.mark.parametrize("cap", [None, 1, 2])
-def test_facts_by_rules_are_those_of_a_plain_loop(
+def test_counts_with_rules_equal_those_of_a_plain_loop(
     cap: int | None, alike: bool, layout: Layout
 ) -> None:
     """Lists that keep to the rules, some cut or with one entry more, and garbage of any length."""
@@ -116,14 +126,14 @@ def test_facts_by_rules_are_those_of_a_plain_loop(
         owner_P, item_P = np.divmod(np.unique(rng.integers(0, users * n, 90)), n)
         data = replace(open_shop(seed, users=users, items=n).data,
                        shard_offsets=np.array([0, users]), rules=rules,
-                       blocked=Jagged.group(owner_P, item_P, users))  # fmt: skip
+                       blocked=Jagged.from_row_ids(owner_P, item_P, users))  # fmt: skip
         closed = [{*data.profiles[u].tolist(), *data.blocked[u].tolist()} for u in range(users)]
         open_N = data.available_N
         left = [set(np.flatnonzero(open_N).tolist()) - gone for gone in closed]
         found: list[tuple[int, list[int]]] = []
         for user in rng.integers(-3, users, 60).tolist():  # below 0 is nobody we know
             score_N = np.array([0.0 if row in left[user] else -np.inf for row in range(n)])
-            fine = in_turn(rng.permutation(n), score_N, rules)
+            fine = fill_in_order(rng.permutation(n), score_N, rules)
             mine = fine[fine >= 0].tolist()
             kind = rng.integers(0, 4)
             if kind == 0:
@@ -136,8 +146,8 @@ def test_facts_by_rules_are_those_of_a_plain_loop(
             if (mine or layout == "nested") and (not found or found[-1][0] != user):
                 found.append((user, mine))
         table = as_table(found, layout, data.item_ids, data.query_ids)
-        target = RunSpec(Store("/nowhere"), 1, K, layout, "user_to_item", {})
-        facts = check_shard(table, expected_of(data, target, 0))
+        spec = RunSpec(Store("/nowhere"), 1, K, layout, "user_to_item", {})
+        checks = check_shard(table, shard_expectation(data, spec, 0))
 
         against = wrong = 0
         for user, mine in found:
@@ -147,34 +157,34 @@ def test_facts_by_rules_are_those_of_a_plain_loop(
             if user >= 0:
                 wanted = min(K, len(left[user]))
                 more = [row for row in left[user] - set(listed) if may_follow(row, listed, rules)]
-                honest = len(mine) == wanted or (len(mine) < wanted and not more)
-                wrong += not honest
-                seen["short and honest"] += honest and len(mine) < wanted
-                seen["too short"] += not honest and len(mine) < wanted
+                right = len(mine) == wanted or (len(mine) < wanted and not more)
+                wrong += not right
+                seen["short and right"] += right and len(mine) < wanted
+                seen["too short"] += not right and len(mine) < wanted
                 seen["too long"] += len(mine) > wanted
-        assert facts.against_rules == against
-        assert facts.wrong_lengths == wrong
-        assert facts.consumed == sum(
+        assert checks.against_rules == against
+        assert checks.wrong_lengths == wrong
+        assert checks.consumed == sum(
             row in closed[user] for user, mine in found if user >= 0 for row in mine
         )
         seen["against"] += against
     # What is looked for was there.
     assert min(seen["too short"], seen["too long"]) > 0
-    assert (seen["against"] > 0) == (seen["short and honest"] > 0) == (bool(cap) or alike)
+    assert (seen["against"] > 0) == (seen["short and right"] > 0) == (bool(cap) or alike)
 
 
 @pytest.mark.parametrize("layout", ["nested", "long"])
-def test_what_is_both_taken_and_blocked_is_gone_once(layout: Layout) -> None:
+def test_item_that_is_both_taken_and_blocked_is_excluded_once(layout: Layout) -> None:
     """Where fewer than k candidates are left, so that one more or less of them counts."""
     shop = open_shop(2, users=60, items=14, layout=layout)
     assert (shop.row_UK < 0).any()
-    assert not shop.facts().wrong_lengths
+    assert not shop.checks().wrong_lengths
     shop.data = replace(shop.data, blocked=shop.data.profiles)
-    assert not shop.facts().wrong_lengths
+    assert not shop.checks().wrong_lengths
     short = int(np.argmax((shop.row_UK < 0).any(axis=1)))
     shop.row_UK[short, (shop.row_UK[short] >= 0).sum() - 1] = -1
     shop.tables = shop.write()
-    assert shop.facts().wrong_lengths == 1
+    assert shop.checks().wrong_lengths == 1
 
 
 def as_table(
@@ -198,28 +208,33 @@ def as_table(
     return pa.Table.from_pylist(flat, RECOMMENDATIONS_LONG)
 
 
-def test_overlap_and_first_scores_are_those_of_a_plain_loop() -> None:
+def test_overlap_and_first_scores_equal_those_of_a_plain_loop() -> None:
     shop = open_shop(3, users=60)
-    facts = shop.facts()
+    checks = shop.checks()
 
     def lists(tables: list[pa.Table]) -> dict[str, list[dict[str, Any]]]:
         every = [row for table in tables for row in table.to_pylist()]
         return {row["user_id"]: row["items"] for row in every if not row["cold"]}
 
     now, then = lists(shop.tables), lists(shop.before)
-    assert facts.both == len(now)
-    assert facts.overlap == sum(
+    assert checks.compared == len(now)
+    assert checks.overlap == sum(
         len({e["item_id"] for e in now[u]} & {e["item_id"] for e in then[u]}) for u in now
     )
-    assert facts.overlap_of == K * len(now)
+    assert checks.overlap_possible == K * len(now)
     first = np.array([[now[u][0]["score"], then[u][0]["score"]] for u in now], np.float64)
-    found = [facts.now_sum, facts.before_sum, facts.now_squares, facts.before_squares]
+    found = [
+        checks.score_sum,
+        checks.last_score_sum,
+        checks.score_squares,
+        checks.last_score_squares,
+    ]
     np.testing.assert_allclose(found, [*first.sum(axis=0), *(first**2).sum(axis=0)])
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_facts_add_up_whatever_the_shards(data: st.DataObject) -> None:
+def test_counts_add_up_whatever_the_shards(data: st.DataObject) -> None:
     shop = open_shop(4, users=40, items=60)
     shop.edit(0, lambda r: r[0]["items"].pop())
     shop.edit(1, lambda r: r[0]["items"][0].update(item_id="?"))
@@ -230,7 +245,7 @@ def test_facts_add_up_whatever_the_shards(data: st.DataObject) -> None:
     dealt = st.lists(st.integers(0, shards - 1), min_size=40, max_size=40)
     shard_U = np.array(data.draw(dealt))
 
-    def facts(users: Rows) -> ShardFacts:
+    def checks_of(users: Rows) -> ListChecks:
         row_of = {row["user_id"]: row for row in table.to_pylist()}
         part = pa.Table.from_pylist([row_of[names[u]] for u in users], table.schema)
         expected = Expected(
@@ -241,8 +256,8 @@ def test_facts_add_up_whatever_the_shards(data: st.DataObject) -> None:
         )  # fmt: skip
         return replace(check_shard(part, expected, then), files=1)
 
-    parts = [facts(np.flatnonzero(shard_U == shard)) for shard in range(shards)]
-    whole, summed = vars(facts(np.arange(40))), vars(reduce(add, parts))
+    parts = [checks_of(np.flatnonzero(shard_U == shard)) for shard in range(shards)]
+    whole, summed = vars(checks_of(np.arange(40))), vars(reduce(add, parts))
     assert summed.pop("files") == shards
     for name, value in summed.items():
         np.testing.assert_allclose(value, whole[name], rtol=1e-12, err_msg=name)
@@ -252,69 +267,74 @@ def test_facts_add_up_whatever_the_shards(data: st.DataObject) -> None:
 
 
 def written(shop: Shop, run: Store, tables: list[pa.Table], shards: int = SHARDS) -> RunSpec:
-    marks = {"visrec.run_id": run.name, "visrec.inputs": "0123456789abcdef"}
-    target = RunSpec(run, shards, K, shop.layout, "user_to_item", marks)
+    metadata = {"visrec.run_id": run.name, "visrec.inputs": "0123456789abcdef"}
+    spec = RunSpec(run, shards, K, shop.layout, "user_to_item", metadata)
     for shard, table in enumerate(tables):
-        own = {**marks, "visrec.shard": str(shard)}
-        run.write(target.part(shard), lists_file(table.replace_schema_metadata(own)))
-    return target
+        shard_metadata = {**metadata, "visrec.shard": str(shard)}
+        run.write(spec.part(shard), lists_file(table.replace_schema_metadata(shard_metadata)))
+    return spec
 
 
 def hashes(run: Store) -> dict[str, str]:
     return {entry.name: run.read_versioned(entry.name)[1] for entry in run.list()}
 
 
-def test_files_are_read_back_in_any_groups(tmp_path: Path) -> None:
+def test_files_read_back_in_any_groups_give_the_same_counts(tmp_path: Path) -> None:
     shop, run = open_shop(), Store(str(tmp_path / "now"))
-    target = written(shop, run, shop.tables)
-    one = check_files(shop.data, target, hashes(run), None, range(SHARDS))
-    two = [check_files(shop.data, target, hashes(run), None, part) for part in ([0, 2], [1], [])]
+    spec = written(shop, run, shop.tables)
+    one = check_files(shop.data, WrittenRun(spec, hashes(run)), range(SHARDS))
+    two = [
+        check_files(shop.data, WrittenRun(spec, hashes(run)), part) for part in ([0, 2], [1], [])
+    ]
     assert one.files == SHARDS
-    assert one.other_files == 0
+    assert one.altered_files == 0
     shop.before = []
-    for found in (reduce(add, two), shop.facts()):
+    for found in (reduce(add, two), shop.checks()):
         np.testing.assert_equal(vars(found), vars(one))
 
 
-def test_a_file_that_changed_after_it_was_written_is_seen(tmp_path: Path) -> None:
+def test_file_that_changed_after_it_was_written_is_counted(tmp_path: Path) -> None:
     shop, run = open_shop(), Store(str(tmp_path / "now"))
-    target = written(shop, run, shop.tables)
+    spec = written(shop, run, shop.tables)
     sha256 = hashes(run)
-    run.write(target.part(1), lists_file(shop.tables[1].slice(1)))
-    facts = check_files(shop.data, target, sha256, None, range(SHARDS))
-    assert facts.other_files == 1
-    stale = replace(target, marks={**target.marks, "visrec.run_id": "another"})
-    assert check_files(shop.data, stale, hashes(run), None, range(SHARDS)).other_files == SHARDS
+    run.write(spec.part(1), lists_file(shop.tables[1].slice(1)))
+    checks = check_files(shop.data, WrittenRun(spec, sha256), range(SHARDS))
+    assert checks.altered_files == 1
+    stale = replace(spec, metadata={**spec.metadata, "visrec.run_id": "another"})
+    assert (
+        check_files(shop.data, WrittenRun(stale, hashes(run)), range(SHARDS)).altered_files
+        == SHARDS
+    )
 
 
 @pytest.mark.parametrize("layout", ["nested", "long"])
 @pytest.mark.parametrize("shards", [1, SHARDS, 7])
-def test_the_last_publication_is_found_however_it_was_cut(
+def test_last_publication_is_compared_whatever_its_number_of_shards(
     tmp_path: Path, shards: int, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shop, run, old = open_shop(), Store(str(tmp_path / "now")), Store(str(tmp_path / "old"))
-    target = written(shop, run, shop.tables)
-    expected = shop.facts()
+    spec = written(shop, run, shop.tables)
+    expected = shop.checks()
     shop.row_UK, shop.score_UK = recover(shop)
     shop.layout = layout
     whole = pa.concat_tables(shop.write())
-    shard_B = shard_of(whole[0].combine_chunks(), shards)
+    shard_B = assign_shards(whole[0].combine_chunks(), shards)
     tables = [whole.filter(pa.array(shard_B == shard)) for shard in range(shards)]
     written(shop, old, tables, shards)
-    last = LastPublication(old, hashes(old))
-    found = check_files(shop.data, target, hashes(run), last, range(SHARDS))
+    last = PublishedRun(old, "inputs", hashes(old))
+    found = check_files(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS))
     if layout == "nested":  # the long one does not tell who was cold
-        assert (found.both, found.overlap) == (expected.both, expected.overlap)
-    assert found.both == expected.both
+        assert (found.compared, found.overlap) == (expected.compared, expected.overlap)
+    assert found.compared == expected.compared
     # To read all of another cut for each shard would take shards times as long.
     monkeypatch.setattr(readback, "_SAMPLE", 1)
-    first = check_files(shop.data, target, hashes(run), last, [0])
-    sampled = check_files(shop.data, target, hashes(run), last, range(SHARDS))
-    assert 0 < first.both < expected.both
-    assert sampled.both == (expected.both if shards == SHARDS else first.both)
-    gone = LastPublication(Store(str(tmp_path / "gone")), last.sha256)
-    facts = check_files(shop.data, target, hashes(run), gone, range(SHARDS))
-    assert (facts.both, facts.damaged_of_last > 0) == (0, True)
+    first = check_files(shop.data, WrittenRun(spec, hashes(run), last), [0])
+    sampled = check_files(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS))
+    assert 0 < first.compared < expected.compared
+    assert sampled.compared == (expected.compared if shards == SHARDS else first.compared)
+    gone = replace(last, run=Store(str(tmp_path / "gone")))
+    checks = check_files(shop.data, WrittenRun(spec, hashes(run), gone), range(SHARDS))
+    assert (checks.compared, checks.damaged_last_files > 0) == (0, True)
 
 
 def recover(shop: Shop) -> tuple[Rows, npt.NDArray[np.float32]]:
@@ -330,7 +350,7 @@ def test_items_without_a_feature_are_counted(tmp_path: Path) -> None:
     known, uri = pa.array(["a", "b"]), str(tmp_path / "items.parquet")
     ids, available = ["a", "b", "c", "d", "e"], [True, False, None, True, False]
     pq.write_table(pa.table({"item_id": ids, "available": available}), uri)
-    assert without_feature(uri, known) == (3, 2)
+    assert count_items_without_feature(uri, known) == (3, 2)
     pq.write_table(pa.table({"item_id": ids}), uri)
-    assert without_feature(uri, known) == (5, 3)
-    assert without_feature(None, known) == (0, 0)
+    assert count_items_without_feature(uri, known) == (5, 3)
+    assert count_items_without_feature(None, known) == (0, 0)

@@ -1,4 +1,4 @@
-"""The pointer back to an earlier run, whose files are read whole before.
+"""Publishes an earlier run again, after all its files were read and are intact.
 
 python jobs/rollback.py --workspace shop
 python jobs/rollback.py --workspace shop --run_id 2026-11-20
@@ -6,18 +6,19 @@ python jobs/rollback.py --workspace shop --run_id 2026-11-20
 
 from dataclasses import dataclass
 
-from visrec.cli.launch import JobConfig, Summary
-from visrec.publication.run import roll_back
+from visrec.cli.job import JobConfig
+from visrec.cli.summary import Summary
+from visrec.publication.rollback import roll_back
 from visrec.storage.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackJob(JobConfig):
-    """The pointer back to an earlier run.
+    """Go back to an earlier run.
 
     Attributes:
-        recommendations: where the runs are; by default recommendations of the workspace.
-        run_id: to which run; by default the one before the one that is published.
+        recommendations: directory of the runs; by default recommendations of the workspace.
+        run_id: the earlier run; by default the one before the published run.
     """
 
     recommendations: str | None = None

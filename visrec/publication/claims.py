@@ -1,29 +1,69 @@
-"""Who may write a run: shards of one set of inputs at a time, until it is sealed or removed.
+"""Who may write a run: one set of inputs at a time, until the run is sealed or removed.
 
-The claim is one small file, and every change of it replaces exactly what was read:
+The claim is one small file, and every change replaces exactly the content that was read:
 
-    (none) -> open -> sealed          `claim`, then `seal` just before the manifest
-    open of inputs a -> open of b     others take a run that nobody has sealed; a never gets it back
+    (none) -> open -> sealed                 `claim_run`, then `seal` just before the manifest
+    open for inputs a -> open for inputs b   b takes a run that is not sealed; a never gets it back
     open or sealed -> removed -> (none)      `retention.py`, which deletes the claim last
 
-A claim carries a random token, so that one that was deleted and made again is another one.
+Each claim has a random token, so that a claim that was deleted and made again is a different one.
 """
 
+import dataclasses
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from visrec.errors import ConflictError, InputError
-from visrec.storage.store import Store, parse_json, to_json
+from visrec.publication.records import VERSION, read_record, require_keys
+from visrec.storage.store import Store, to_json
 
 CLAIM = "_claim.json"
-# What a run's writers write, besides claim and manifest, starts with one of these.
-PARTS, FINGERPRINTS = "part-", "_marks/"
-OPEN, SEALED, REMOVED = "open", "sealed", "removed"
+# The names of all files of a run, except the claim and the manifest, start with one of these.
+PARTS, FINGERPRINTS = "part-", "_fingerprints/"
+
+State = Literal["open", "sealed", "removed"]
 
 
-def read_claim(run: Store) -> tuple[Mapping[str, Any] | None, str | None]:
-    """The claim and its version; None and None where there is none.
+def _token() -> str:
+    return uuid.uuid4().hex
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Who may write a run.
+
+    Attributes:
+        inputs_digest: digest of the inputs whose lists may be written; empty in state `removed`.
+        lost: digests of inputs that claimed the run before and cannot get it back.
+        state: `open`, `sealed` (the manifest may come at any moment) or `removed` (retention is
+            removing the run).
+        token: random, so that no two claims have the same bytes.
+        version: of this record.
+    """
+
+    inputs_digest: str
+    lost: tuple[str, ...] = ()
+    state: State = "open"
+    token: str = dataclasses.field(default_factory=_token)
+    version: int = VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Claim":
+        """The claim with these fields; raises KeyError, TypeError or ValueError for others."""
+        require_keys(data, ("inputs_digest", "lost", "state", "token"))
+        if not isinstance(data["inputs_digest"], str) or not isinstance(data["lost"], list):
+            raise TypeError("found a field of the wrong type")
+        if data["state"] not in ("open", "sealed", "removed"):
+            raise ValueError(f"found the state {data['state']!r}")
+        return cls(**{**data, "lost": tuple(data["lost"])})
+
+
+def read_claim(run: Store) -> tuple[Claim | None, str | None]:
+    """The claim of a run and the version of its file; None and None where there is no claim.
 
     Raises:
         InputError: the file is not a claim.
@@ -31,103 +71,95 @@ def read_claim(run: Store) -> tuple[Mapping[str, Any] | None, str | None]:
     found = run.read_if_exists(CLAIM)
     if found is None:
         return None, None
-    where = run.uri(CLAIM)
-    data = parse_json(found[0], where)
-    if not (
-        isinstance(data, dict)
-        and isinstance(data.get("inputs"), str)
-        and isinstance(data.get("lost"), list)
-        and data.get("state") in (OPEN, SEALED, REMOVED)
-    ):
-        raise InputError(
-            f"{where} is damaged: expected the claim that visrec wrote. Where nobody is at work on "
-            f"{run.root}, remove the file and run the job again."
-        )
-    return data, found[1]
+    remedy = (
+        "expected the claim that visrec wrote. If no job is writing "
+        f"{run.root}, remove the file and run the job again."
+    )
+    return read_record(found[0], run.uri(CLAIM), Claim.from_dict, remedy), found[1]
 
 
-def claim(run: Store, inputs: str) -> None:
-    """Takes a run for shards made of these inputs, from others that did not seal it.
+def claim_run(run: Store, inputs_digest: str) -> None:
+    """Claims a run for these inputs, also from other inputs whose writer has not sealed it.
 
-    Shards are written only by a writer that finds the run still claimed (`is_claimed`), under names
-    of their inputs; a writer that finds afterwards that it lost the run removes what it wrote. Who
-    lost a run never gets it back, so that its files are garbage for good.
+    A writer writes a shard only while it holds the claim (`holds_claim`), and the names of its
+    files contain the digest of its inputs. A writer that finds afterwards that it lost the claim
+    removes what it wrote. It never gets the run back, so its files can be removed at any time.
 
     Args:
-        run: the run's directory.
-        inputs: their digest.
+        run: the directory of the run.
+        inputs_digest: digest of all inputs.
 
     Raises:
-        InputError: the run is sealed for other inputs, or others have taken it.
+        InputError: the run is sealed for other inputs, or other inputs have taken it.
         ConflictError: retention is removing the run.
     """
-    lost: list[str] = []
+    lost: tuple[str, ...] = ()
     version = None
-    while not run.exchange(CLAIM, _claim(inputs, lost), version):
-        found, version = read_claim(run)
-        if found is None:
-            lost = []
+    while not _replace(run, Claim(inputs_digest=inputs_digest, lost=lost), version):
+        claim, version = read_claim(run)
+        if claim is None:
+            lost = ()
             continue
-        if found["state"] == REMOVED:
+        if claim.state == "removed":
             raise ConflictError(
-                f"Retention is removing {run.root}. Run the job again when that is done: where the "
-                "removal was stopped, the retention of the next nights finishes it."
+                f"Retention is removing {run.root}. Run the job again when the removal is done; if "
+                "it was interrupted, the next nights finish it."
             )
-        if found["inputs"] == inputs:
+        if claim.inputs_digest == inputs_digest:
             return
-        if found["state"] == SEALED or inputs in found["lost"]:
+        if claim.state == "sealed" or inputs_digest in claim.lost:
             raise InputError(
-                f"The run at {run.root} was made from other inputs or settings, or is being made "
-                "from them; choose another --run_id, or, where nobody is at work on it and it has "
-                "no manifest, remove it."
+                f"The run at {run.root} was made from other inputs or settings, or another job is "
+                "making it from them. Choose another --run_id; or, if no job is writing it and it "
+                "has no manifest, remove it."
             )
-        lost = [*found["lost"], found["inputs"]]
+        lost = (*claim.lost, claim.inputs_digest)
 
 
-def is_claimed(run: Store, inputs: str) -> bool:
-    """Whether a run may be written with shards of these inputs."""
-    found, _ = read_claim(run)
-    return found is not None and found["inputs"] == inputs and found["state"] != REMOVED
+def holds_claim(run: Store, inputs_digest: str) -> bool:
+    """Whether shards made from these inputs may be written to the run."""
+    claim, _ = read_claim(run)
+    return claim is not None and claim.inputs_digest == inputs_digest and claim.state != "removed"
 
 
-def is_lost(run: Store, inputs: str) -> bool:
-    """Whether nothing that is made of these inputs can be part of the run any more.
+def has_lost_claim(run: Store, inputs_digest: str) -> bool:
+    """Whether nothing made from these inputs can become part of the run any more.
 
-    Not where there is no claim: the same inputs may claim the run anew at any moment, and take up
-    the shards that they find.
+    False where there is no claim: the same inputs may claim the run again at any moment, and take
+    up the shards that they find.
     """
-    found, _ = read_claim(run)
-    return found is not None and (found["inputs"] != inputs or found["state"] == REMOVED)
+    claim, _ = read_claim(run)
+    return claim is not None and (claim.inputs_digest != inputs_digest or claim.state == "removed")
 
 
-def seal(run: Store, inputs: str) -> None:
-    """From now on nobody can claim the run for other inputs.
+def seal(run: Store, inputs_digest: str) -> None:
+    """Seals a run: from now on nobody can claim it for other inputs.
 
     Raises:
-        ConflictError: others have taken the run, or retention is removing it.
+        ConflictError: other inputs have taken the run, or retention is removing it.
     """
     while True:
-        found, version = read_claim(run)
-        if found is None or found["inputs"] != inputs or found["state"] == REMOVED:
-            raise taken(run)
-        if found["state"] == SEALED or run.exchange(
-            CLAIM, to_json({**found, "state": SEALED}), version
-        ):
+        claim, version = read_claim(run)
+        if claim is None or claim.inputs_digest != inputs_digest or claim.state == "removed":
+            raise lost_claim_error(run)
+        if claim.state == "sealed":
+            return
+        if _replace(run, dataclasses.replace(claim, state="sealed"), version):
             return
 
 
-def taken(run: Store) -> ConflictError:
-    """What a writer says that has lost its run."""
+def lost_claim_error(run: Store) -> ConflictError:
+    """The error of a writer that no longer holds the claim on its run."""
     return ConflictError(
         f"Another writer has taken {run.root} for lists of other inputs, or retention has removed "
         "it. Choose another --run_id, or run the job again."
     )
 
 
-def removal() -> bytes:
-    """The claim of a run that is being removed."""
-    return to_json({"inputs": "", "lost": [], "state": REMOVED, "token": uuid.uuid4().hex})
+def removal_claim() -> bytes:
+    """The content of the claim file while retention removes the run."""
+    return to_json(Claim(inputs_digest="", state="removed").to_dict())
 
 
-def _claim(inputs: str, lost: list[str]) -> bytes:
-    return to_json({"inputs": inputs, "lost": lost, "state": OPEN, "token": uuid.uuid4().hex})
+def _replace(run: Store, claim: Claim, version: str | None) -> bool:
+    return run.compare_and_swap(CLAIM, to_json(claim.to_dict()), version)

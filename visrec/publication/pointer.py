@@ -1,54 +1,70 @@
-"""`_latest.json`: which run is published. Every change of it replaces exactly what was read.
+"""`_latest.json`: which run is published. Every change replaces exactly the content that was read.
 
-Publications, rollbacks and retention meet here: retention writes the runs that it is about to
-remove into this file, by the same conditional write by which others move it, so that nobody can
-point to a run that is being removed, and nothing that is pointed to is removed.
+Publications, rollbacks and retention meet in this file. Retention writes the runs that it is about
+to remove into it, by the same conditional write that moves the pointer. So nobody can move the
+pointer to a run that is being removed, and no run that the pointer names is removed.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from visrec.errors import InputError
-from visrec.storage.store import Store, parse_json, to_json
+from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
+from visrec.publication.records import VERSION, read_record, require_keys
+from visrec.publication.run_spec import run_store
+from visrec.storage.store import Store, to_json
 
 LATEST = "_latest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pointer:
-    """What the file says. The defaults stand for a file that is not there.
+    """Which run is published. The defaults stand for a file that does not exist.
 
-    Args:
-        run_id: the run that is published.
-        manifest: where its manifest is, below the recommendations.
-        manifest_sha256: of that manifest's bytes.
-        before: the second since 1970 before which its interactions count; of a run without a date,
-            that of the publication before it.
+    Attributes:
+        run_id: the published run.
+        manifest: path of its manifest, below the recommendations.
+        manifest_sha256: SHA-256 of the manifest's bytes.
+        cutoff_timestamp: the published run knows interactions before this second of Unix time; if
+            it has no cutoff, that of the publication before it.
         previous_run_id: the run that was published before; None for the first and after a rollback.
         published_at: when the pointer moved.
-        rolled_back: runs that are not published again when they are found complete.
+        rolled_back: runs that are not published again when a job finds them complete.
         sequence: how often the pointer has moved.
         removing: runs that retention is removing, each with the number of its removal.
-        removals: how many removals were begun, so that no two states of the file are the same to
-            the byte.
+        removals: how many removals were begun; so no two states of the file have the same bytes.
+        version: of this record.
     """
 
     run_id: str | None = None
     manifest: str | None = None
     manifest_sha256: str | None = None
-    before: float | None = None
+    cutoff_timestamp: float | None = None
     previous_run_id: str | None = None
     published_at: str | None = None
     rolled_back: tuple[str, ...] = ()
     sequence: int = 0
     removing: Mapping[str, int] = field(default_factory=dict)
     removals: int = 0
+    version: int = VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Pointer":
+        """The pointer with these fields; raises KeyError or TypeError for others."""
+        require_keys(data, _REQUIRED, _TYPES.keys() - _REQUIRED)
+        if wrong := [key for key, value in data.items() if not _TYPES[key](value)]:
+            raise TypeError(f"found fields of the wrong type: {wrong}")
+        return cls(**{**data, "rolled_back": tuple(data.get("rolled_back", ()))})
 
 
 def read_pointer(recommendations: Store) -> tuple[Pointer, str | None]:
-    """The pointer and its version; a pointer to nothing, and None, where there is no file.
+    """The pointer and the version of its file; a pointer to no run, and None, without a file.
 
     Raises:
         InputError: the file is not a pointer.
@@ -56,60 +72,91 @@ def read_pointer(recommendations: Store) -> tuple[Pointer, str | None]:
     found = recommendations.read_if_exists(LATEST)
     if found is None:
         return Pointer(), None
-    where = recommendations.uri(LATEST)
-    data = parse_json(found[0], where)
-    if not isinstance(data, dict) or not _is_pointer(data):
-        raise InputError(
-            f"{where} is damaged: expected the pointer that visrec wrote. Bring the file back from "
-            "a copy; or remove it and run the job of a complete run again, which points to it."
-        )
-    data = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    return Pointer(**data), found[1]
+    remedy = (
+        "expected the pointer that visrec wrote. Bring the file back from a copy; or remove it and "
+        "run the job of a complete run again, which publishes that run."
+    )
+    return read_record(found[0], recommendations.uri(LATEST), Pointer.from_dict, remedy), found[1]
 
 
 def replace_pointer(recommendations: Store, pointer: Pointer, version: str | None) -> bool:
-    """Writes the pointer in place of the one that was read; False where another writer was first.
+    """Writes the pointer in place of the one that was read; False if another writer was first.
 
     Args:
         recommendations: where the runs are.
-        pointer: the new one.
-        version: of the one that was read, None where there was none.
+        pointer: the new pointer.
+        version: of the file that was read, None if there was none.
     """
-    return recommendations.exchange(LATEST, to_json(dataclasses.asdict(pointer)), version)
+    return recommendations.compare_and_swap(LATEST, to_json(pointer.to_dict()), version)
 
 
-def _is_pointer(data: dict[str, Any]) -> bool:
-    """Whether all fields are known ones of the right types, and those of a publication are there.
+def read_published_manifest(
+    recommendations: Store, say: Callable[[str], None] = print
+) -> RunManifest | None:
+    """The manifest of the published run; None where there is none that can be used.
 
-    The fields that are not of every publication were not always written.
+    The last publication only saves work and gives the gates something to compare with. So if its
+    manifest is missing or is not what was published, it counts as absent, and `say` gets a message.
+
+    Raises:
+        InputError: the pointer is damaged.
     """
-    wanted = {"run_id", "manifest", "manifest_sha256", "previous_run_id", "published_at"}
-    return wanted <= data.keys() <= _TYPES.keys() and all(
-        _TYPES[key](value) for key, value in data.items()
+    pointer, version = read_pointer(recommendations)
+    if version is None or pointer.run_id is None:
+        return None
+    uri = recommendations.uri(str(pointer.manifest))
+    found = run_store(recommendations, pointer.run_id).read_if_exists(MANIFEST)
+    if found is None:
+        problem = "is missing"
+    elif hashlib.sha256(found[0]).hexdigest() != pointer.manifest_sha256:
+        problem = "is not what was published"
+    else:
+        try:
+            return parse_manifest(found[0], uri)
+        except InputError:  # the bytes are right, so another version of visrec wrote them
+            problem = "was written by another version of visrec"
+    say(
+        f"The manifest of the last publication, {uri}, {problem}: this run goes on as if nothing "
+        "had been published before it."
     )
+    return None
 
 
-def _is_text(value: Any) -> bool:
+def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_count(value: Any) -> bool:
+def _is_text_or_none(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_count(value: object) -> bool:
     return isinstance(value, int)
 
 
-def _or_none(fits: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or fits(value)
+def _is_time_or_none(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
-def _of(fits: Callable[[Any], bool], names: Iterable[str]) -> dict[str, Callable[[Any], bool]]:
-    return dict.fromkeys(names, fits)
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
-_TYPES = {
-    **_of(_is_text, ("run_id", "manifest", "manifest_sha256", "published_at")),
-    **_of(_is_count, ("sequence", "removals")),
-    "rolled_back": lambda value: isinstance(value, list) and all(map(_is_text, value)),
-    "removing": lambda value: isinstance(value, dict) and all(map(_is_count, value.values())),
-    "previous_run_id": _or_none(_is_text),
-    "before": _or_none(lambda value: isinstance(value, int | float)),
+def _are_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
+
+
+_REQUIRED = {"run_id", "manifest", "manifest_sha256", "previous_run_id", "published_at"}
+_TYPES: dict[str, Callable[[object], bool]] = {
+    "run_id": _is_text,
+    "manifest": _is_text,
+    "manifest_sha256": _is_text,
+    "cutoff_timestamp": _is_time_or_none,
+    "previous_run_id": _is_text_or_none,
+    "published_at": _is_text,
+    "rolled_back": _are_texts,
+    "sequence": _is_count,
+    "removing": _are_counts,
+    "removals": _is_count,
+    "version": _is_count,
 }

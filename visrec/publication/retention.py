@@ -1,15 +1,20 @@
-"""Old nights are removed, and never one that is published or that somebody is completing.
+"""Old runs are removed, but never one that is published or that somebody is completing.
 
-A complete night is first written into the pointer's file, from which nobody takes it back: no
-publication and no rollback goes to it from then on. Then its claim is replaced, so that no writer
-goes on; then it loses its manifest and its files; then it leaves the pointer's file; at last it
-loses its claim, and can be made again. A night without a manifest cannot be pointed to, so to
-replace its claim is enough.
+The steps for a complete run, in an order that a kill at any point leaves safe:
 
-A removal that was stopped at any point is finished by the next one. A store has no conditional
-delete, and nobody can tell a process that was killed from one that is only slow: it may have one
-more delete under way, of a name that the night would have again when it is made again. So who
-finishes the removal of another leaves the claim, and the night cannot be made again until a later
+1. Its id is written into the pointer's file, where nobody takes it back. From then on no
+   publication and no rollback goes to it.
+2. Its claim is replaced, so that no writer goes on.
+3. Its manifest is removed, then its files.
+4. Its id is taken out of the pointer's file.
+5. Its claim is removed. The run can be made again.
+
+A run without a manifest cannot be published, so replacing its claim is enough.
+
+The next retention finishes a removal that was interrupted. A store has no conditional delete, and
+nobody can distinguish a process that was killed from one that is slow: that process may have one
+more delete under way, of a name that the run would use when it is made again. So whoever finishes
+the removal of another process leaves the claim, and the run cannot be made again until a later
 retention finds nothing but the claim.
 """
 
@@ -18,17 +23,19 @@ from dataclasses import replace
 from datetime import date
 
 from visrec.errors import InputError
-from visrec.publication.claims import CLAIM, REMOVED, SEALED, read_claim, removal
-from visrec.publication.pointer import read_pointer, replace_pointer
-from visrec.publication.run import MANIFEST, read_last, remove_strays, run_store
+from visrec.publication.claims import CLAIM, State, read_claim, removal_claim
+from visrec.publication.manifest import MANIFEST, remove_stray_files
+from visrec.publication.pointer import read_pointer, read_published_manifest, replace_pointer
+from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
 
 
 def prune_runs(recommendations: Store, keep: int, tonight: str | None = None) -> list[str]:
-    """Removes the oldest nights beyond some, with all their files, and says which.
+    """Removes all but the newest nights, with all their files, and returns the ids of those.
 
     A night is a run whose id is a date. The published run and the one before it stay, and so does a
-    night that somebody is completing. Files that the published run's manifest does not name go.
+    run that somebody is completing. Files of the published run that its manifest does not name are
+    removed, too.
 
     Args:
         recommendations: where the runs are.
@@ -36,8 +43,8 @@ def prune_runs(recommendations: Store, keep: int, tonight: str | None = None) ->
         tonight: a night that stays, however old it is, unless its removal has begun.
     """
     pointer, _ = read_pointer(recommendations)
-    if published := read_last(recommendations, say=lambda _: None):
-        remove_strays(run_store(recommendations, str(pointer.run_id)), published)
+    if published := read_published_manifest(recommendations, say=lambda _: None):
+        remove_stray_files(run_store(recommendations, str(pointer.run_id)), published)
     files = {entry.name for entry in recommendations.list("run=")}
     runs = {name.partition("/")[0].removeprefix("run=") for name in files}
     nights = sorted(filter(_is_date, runs), reverse=True)
@@ -46,50 +53,53 @@ def prune_runs(recommendations: Store, keep: int, tonight: str | None = None) ->
     incomplete = {
         night
         for night in set(nights) - complete
-        if night not in spared or _state(run_store(recommendations, night))[0] == REMOVED
+        if night not in spared or _read_state(run_store(recommendations, night))[0] == "removed"
     }
-    doomed = _doom(recommendations, complete - spared)
+    removing = _mark_as_removing(recommendations, complete - spared)
     removed, finished = [], {}
-    for run_id in sorted({*incomplete, *doomed}):
-        had_files, claim = _empty(recommendations, run_id)
+    for run_id in sorted({*incomplete, *removing}):
+        had_files, claim = _remove_files(recommendations, run_id)
         if had_files:
             removed.append(run_id)
         if claim is not None:
             finished[run_id] = claim
-    _forget(recommendations, doomed, finished)
+    _unmark(recommendations, removing, finished)
     for run_id, claim in finished.items():
         run = run_store(recommendations, run_id)
-        if _is(run, claim):
+        if _has_claim(run, claim):
             run.delete([CLAIM])
             recommendations.delete_empty_folder(f"run={run_id}")
     return removed
 
 
-def _doom(recommendations: Store, complete: Collection[str]) -> Mapping[str, int]:
-    """Writes complete runs into the pointer's file as those to be removed, but for those that the
-    pointer names; returns all that stand there, with the numbers of their removals.
+def _mark_as_removing(recommendations: Store, run_ids: Collection[str]) -> Mapping[str, int]:
+    """Writes complete runs into the pointer's file as runs to remove, except those that it names.
 
-    Where nothing is published none is removed: there is no file to meet a first publication in.
+    Where nothing is published no run is removed: without the file nothing would stop a first
+    publication of such a run.
+
+    Returns:
+        All runs that the file has as runs to remove, with the numbers of their removals.
     """
     while True:
         pointer, version = read_pointer(recommendations)
         named = {pointer.run_id, pointer.previous_run_id, *pointer.removing}
-        new = sorted(set(complete) - named)
+        new = sorted(set(run_ids) - named)
         if version is None or not new:
             return pointer.removing
         number = pointer.removals + 1
-        doomed = {**pointer.removing, **dict.fromkeys(new, number)}
-        changed = replace(pointer, removing=doomed, removals=number)
+        removing = {**pointer.removing, **dict.fromkeys(new, number)}
+        changed = replace(pointer, removing=removing, removals=number)
         if replace_pointer(recommendations, changed, version):
-            return doomed
+            return removing
 
 
-def _forget(recommendations: Store, doomed: Mapping[str, int], finished: Collection[str]) -> None:
+def _unmark(recommendations: Store, removing: Mapping[str, int], finished: Collection[str]) -> None:
     """Takes runs out of the pointer's file whose removal is finished.
 
-    Under another number a run was made again meanwhile, and its removal is not this one.
+    Under another number a run was made again meanwhile, and its present removal is another one.
     """
-    done = {(run_id, number) for run_id, number in doomed.items() if run_id in finished}
+    done = {(run_id, number) for run_id, number in removing.items() if run_id in finished}
     while True:
         pointer, version = read_pointer(recommendations)
         left = dict(pointer.removing.items() - done)
@@ -99,65 +109,68 @@ def _forget(recommendations: Store, doomed: Mapping[str, int], finished: Collect
             return
 
 
-def _empty(recommendations: Store, run_id: str) -> tuple[bool, bytes | None]:
-    """Removes a run's files, its manifest first; returns whether it had any, and the claim that is
-    to go now, None where it is to stay."""
+def _remove_files(recommendations: Store, run_id: str) -> tuple[bool, bytes | None]:
+    """Removes the files of a run, its manifest first, but not its claim.
+
+    Returns:
+        Whether there were files; and the claim if it is to be removed now, None if it stays.
+    """
     run = run_store(recommendations, run_id)
-    mine, was_begun = _fence(recommendations, run_id)
-    if mine is None:
+    claim, was_begun = _take_claim(recommendations, run_id)
+    if claim is None:
         return False, None
     had_files = False
     while names := [entry.name for entry in run.list() if entry.name != CLAIM]:
         for name in sorted(names, key=lambda name: (name != MANIFEST, name)):
-            if not _is(run, mine):  # another retention has taken the removal over
+            if not _has_claim(run, claim):  # another retention has taken the removal over
                 return had_files, None
             run.delete([name])
             had_files = True
-    return had_files, None if was_begun and had_files else mine
+    return had_files, None if was_begun and had_files else claim
 
 
-def _is(run: Store, claim: bytes) -> bool:
-    """Whether the run's claim is still this one."""
+def _has_claim(run: Store, claim: bytes) -> bool:
+    """Whether the claim of the run is still this one."""
     found = run.read_if_exists(CLAIM)
     return found is not None and found[0] == claim
 
 
-def _fence(recommendations: Store, run_id: str) -> tuple[bytes | None, bool]:
-    """Replaces a run's claim, so that neither its writers nor another retention go on.
+def _take_claim(recommendations: Store, run_id: str) -> tuple[bytes | None, bool]:
+    """Replaces the claim of a run, so that neither its writers nor another retention go on.
 
-    A run without a manifest is left alone where it is sealed, since its manifest may come at any
-    moment, or where its claim changes meanwhile, since somebody is at work there.
+    A run without a manifest is left alone if it is sealed, since its manifest may come at any
+    moment, or if its claim changes meanwhile, since somebody is writing it.
 
     Returns:
-        The claim that was written, None where the run is left alone; and whether the removal had
-        been begun before.
+        The claim that was written, None if the run is left alone; and whether the removal had been
+        begun before.
     """
-    run, mine = run_store(recommendations, run_id), removal()
+    run, claim = run_store(recommendations, run_id), removal_claim()
     while True:
-        # The version first: a claim that has changed since is not replaced.
-        state, version = _state(run)
-        complete = run.exists(MANIFEST)
-        if state != REMOVED and complete:
+        # The version is read first: a claim that has changed since is not replaced.
+        state, version = _read_state(run)
+        is_complete = run.exists(MANIFEST)
+        if state != "removed" and is_complete:
             if run_id not in read_pointer(recommendations)[0].removing:
                 return None, False
-        elif state == SEALED:
+        elif state == "sealed":
             return None, False
-        if run.exchange(CLAIM, mine, version):
-            return mine, state == REMOVED
-        if not complete:
+        if run.compare_and_swap(CLAIM, claim, version):
+            return claim, state == "removed"
+        if not is_complete:
             return None, False
 
 
-def _state(run: Store) -> tuple[str | None, str | None]:
-    """What the claim says, None where there is none, and its version.
+def _read_state(run: Store) -> tuple[State | None, str | None]:
+    """The state of a claim, None where there is no claim, and the version of its file.
 
-    A damaged claim may be anything, and so counts as sealed.
+    A damaged claim may have any state, so it counts as sealed.
     """
     try:
-        found, version = read_claim(run)
+        claim, version = read_claim(run)
     except InputError:
-        return SEALED, (run.read_if_exists(CLAIM) or (b"", None))[1]
-    return (None if found is None else found["state"]), version
+        return "sealed", (run.read_if_exists(CLAIM) or (b"", None))[1]
+    return (None if claim is None else claim.state), version
 
 
 def _is_date(text: str) -> bool:

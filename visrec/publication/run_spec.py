@@ -1,10 +1,11 @@
-"""What a run of lists is and where it goes."""
+"""What a run writes, and under which names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
+from visrec.paths import require_folder_name
 from visrec.publication.claims import FINGERPRINTS, PARTS
 from visrec.publication.list_tables import Layout
 from visrec.retrieval.similar import Kind
@@ -13,15 +14,15 @@ from visrec.storage.store import Store
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What is written where.
+    """What a run writes, and where.
 
-    Args:
-        run: the run's own directory.
-        shards: how many files.
-        k: entries a user.
+    Attributes:
+        run: the directory of the run.
+        shards: number of files with lists.
+        k: entries of a list.
         layout: of the tables.
         kind: whose lists they are.
-        marks: file metadata: model id, run id, digest of all inputs.
+        metadata: of every Parquet file of the run: model id, run id, digest of all inputs.
     """
 
     run: Store
@@ -29,28 +30,38 @@ class RunSpec:
     k: int
     layout: Layout
     kind: Kind
-    marks: Mapping[str, str]
+    metadata: Mapping[str, str]
 
     @property
-    def inputs(self) -> str:
-        """The digest of all inputs, for which the run is claimed."""
-        return self.marks["visrec.inputs"]
+    def inputs_digest(self) -> str:
+        """Digest of all inputs, for which the run is claimed."""
+        return self.metadata["visrec.inputs"]
 
     def part(self, shard: int) -> str:
-        """A shard's file. Other inputs or another number of shards never write over it."""
-        return f"{PARTS}{shard:05d}-of-{self.shards:05d}-{self.inputs[:12]}.parquet"
+        """Name of a shard's file: other inputs or another number of shards give other names."""
+        return f"{PARTS}{shard:05d}-of-{self.shards:05d}-{self.inputs_digest[:12]}.parquet"
 
     @property
     def item_fingerprints(self) -> str:
-        """The file of the items' fingerprints."""
-        return f"{FINGERPRINTS}items-{self.inputs[:12]}.parquet"
+        """Name of the file with the fingerprints of all items."""
+        return f"{FINGERPRINTS}items-{self.inputs_digest[:12]}.parquet"
 
     def query_fingerprints(self, shard: int) -> str:
-        """The file of the fingerprints of a shard's owners."""
+        """Name of the file with the fingerprints of a shard's queries."""
         return FINGERPRINTS + self.part(shard)
 
 
-def has_metadata(schema: pa.Schema, marks: Mapping[str, str]) -> bool:
-    """Whether a file's metadata say all that."""
+def has_metadata(schema: pa.Schema, metadata: Mapping[str, str]) -> bool:
+    """Whether a Parquet file has all these metadata."""
     found = schema.metadata or {}
-    return all(found.get(key.encode()) == value.encode() for key, value in marks.items())
+    return all(found.get(key.encode()) == value.encode() for key, value in metadata.items())
+
+
+def run_store(recommendations: Store, run_id: str) -> Store:
+    """The directory of a run.
+
+    Raises:
+        InputError: the id cannot be the name of a folder.
+    """
+    require_folder_name(run_id, "run_id")
+    return recommendations / f"run={run_id}"

@@ -1,8 +1,8 @@
-"""Files of a run that say what they were when they were made, and how they get into a run.
+"""Files of a run that carry their own SHA-256, and how they get into the run.
 
-A Parquet file carries the SHA-256 of its own bytes, the digits themselves taken as zeros. The hash
-and what it is of are one object: no writer and no kill comes between them, and a file with a
-flipped bit, wherever it is, is told from a whole one.
+A Parquet file of a run holds the SHA-256 of its own bytes, computed with the 64 digits taken as
+zeros. The hash is part of the file that it describes: no writer and no kill can come between the
+two, and a flipped bit anywhere is detected.
 """
 
 import hashlib
@@ -11,83 +11,91 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visrec.publication.claims import is_claimed, is_lost, taken
+from visrec.publication.claims import has_lost_claim, holds_claim, lost_claim_error
 from visrec.publication.run_spec import RunSpec, has_metadata
 from visrec.storage.store import Store
 
 _SHA256 = b"visrec.sha256"
-_BLANK = b"0" * 64
+_ZEROS = b"0" * 64
 # In Thrift's compact protocol: the key, the header of the next field (text), its length.
-_BEFORE = _SHA256 + b"\x18\x40"
+_PREFIX = _SHA256 + b"\x18\x40"
 
 
-def stamped(
-    table: pa.Table, marks: Mapping[str, str], to_file: Callable[[pa.Table], bytes]
+def with_sha256(
+    table: pa.Table, metadata: Mapping[str, str], to_file: Callable[[pa.Table], bytes]
 ) -> bytes:
-    """The file of a table, with these metadata beside its own, and with its own SHA-256."""
-    told = {key.encode(): value.encode() for key, value in marks.items()}
-    metadata = {**(table.schema.metadata or {}), **told, _SHA256: _BLANK}
-    data = to_file(table.replace_schema_metadata(metadata))
-    head, place, rest = data.rpartition(_BEFORE)
-    return head + place + hashlib.sha256(data).hexdigest().encode() + rest[len(_BLANK) :]
-
-
-def is_whole(data: bytes) -> bool:
-    """Whether a file is, to the bit, one that `stamped` made."""
-    head, place, rest = data.rpartition(_BEFORE)
-    found, tail = rest[: len(_BLANK)], rest[len(_BLANK) :]
-    blank = hashlib.sha256()
-    for part in (head, place, _BLANK, tail):
-        blank.update(part)
-    return blank.hexdigest().encode() == found
-
-
-def kept_or_written(
-    target: RunSpec, name: str, marks: Mapping[str, str], make: Callable[[], bytes]
-) -> tuple[bytes, bool]:
-    """The bytes of a run's file: those that are there, where they are whole, else made and written.
-
-    A writer that has lost the run to other inputs, or to retention, writes nothing; one that has
-    lost it meanwhile removes what it wrote.
+    """The Parquet file of a table, with more metadata and with its own SHA-256.
 
     Args:
-        target: the run.
+        table: its own metadata stay.
+        metadata: to add.
+        to_file: writes the table.
+    """
+    added = {key.encode(): value.encode() for key, value in metadata.items()}
+    all_metadata = {**(table.schema.metadata or {}), **added, _SHA256: _ZEROS}
+    data = to_file(table.replace_schema_metadata(all_metadata))
+    head, prefix, rest = data.rpartition(_PREFIX)
+    return head + prefix + hashlib.sha256(data).hexdigest().encode() + rest[len(_ZEROS) :]
+
+
+def is_intact(data: bytes) -> bool:
+    """Whether a file is, to the bit, one that `with_sha256` made."""
+    head, prefix, rest = data.rpartition(_PREFIX)
+    found, tail = rest[: len(_ZEROS)], rest[len(_ZEROS) :]
+    zeroed = hashlib.sha256()
+    for part in (head, prefix, _ZEROS, tail):
+        zeroed.update(part)
+    return zeroed.hexdigest().encode() == found
+
+
+def keep_or_write(
+    spec: RunSpec, name: str, metadata: Mapping[str, str], make: Callable[[], bytes]
+) -> tuple[bytes, bool]:
+    """The bytes of a file of a run: those in the store if they are intact, else newly written ones.
+
+    A writer that has lost its claim on the run writes nothing. If it loses the claim while it
+    writes, it removes what it wrote.
+
+    Args:
+        spec: of the run.
         name: of the file.
-        marks: metadata of the file by which it is this one.
+        metadata: that the file must have to be kept.
         make: makes its bytes.
 
     Returns:
-        The bytes, and whether they were there already.
+        The bytes, and whether the file was kept.
 
     Raises:
-        ConflictError: the run was lost, or another writer put something else in this place.
+        ConflictError: the claim is lost, or another writer wrote something else under this name.
     """
-    run = target.run
-    found, version = _whole(run, name, marks)
-    if found is not None:
-        return found, True
+    run = spec.run
+    intact, version = _read_intact(run, name, metadata)
+    if intact is not None:
+        return intact, True
     made = make()
-    if not is_claimed(run, target.inputs):
-        raise taken(run)
-    written = run.exchange(name, made, version)
-    if not is_claimed(run, target.inputs):
-        if is_lost(run, target.inputs):
+    if not holds_claim(run, spec.inputs_digest):
+        raise lost_claim_error(run)
+    is_written = run.compare_and_swap(name, made, version)
+    if not holds_claim(run, spec.inputs_digest):
+        if has_lost_claim(run, spec.inputs_digest):
             run.delete([name])
-        raise taken(run)
-    if not written:
-        # Another was faster, with the same lists: files of other inputs have other names.
-        found, _ = _whole(run, name, marks)
-        if found is None:
-            raise taken(run)
-    return found or made, False
+        raise lost_claim_error(run)
+    if not is_written:
+        # Another writer was faster, with the same lists: files of other inputs have other names.
+        intact, _ = _read_intact(run, name, metadata)
+        if intact is None:
+            raise lost_claim_error(run)
+    return intact or made, False
 
 
-def _whole(run: Store, name: str, marks: Mapping[str, str]) -> tuple[bytes | None, str | None]:
-    """A file's bytes, None where they are damaged or of other inputs; and its version, None where
-    there is no file."""
+def _read_intact(
+    run: Store, name: str, metadata: Mapping[str, str]
+) -> tuple[bytes | None, str | None]:
+    """The bytes of a file, None where they are damaged or have other metadata; and the version of
+    the file, None where there is no file."""
     found = run.read_if_exists(name)
     if found is None:
         return None, None
     data, version = found
-    ours = is_whole(data) and has_metadata(pq.read_schema(pa.BufferReader(data)), marks)
-    return (data if ours else None), version
+    is_usable = is_intact(data) and has_metadata(pq.read_schema(pa.BufferReader(data)), metadata)
+    return (data if is_usable else None), version

@@ -1,0 +1,167 @@
+"""Writes the manifest of a run, once its gates have passed and it is sealed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from visrec.errors import ConflictError, GateError
+from visrec.publication.claims import PARTS, lost_claim_error, read_claim, seal
+from visrec.publication.gate import Gate
+from visrec.publication.manifest import (
+    HELD_BACK,
+    MANIFEST,
+    ForcedPublication,
+    RunManifest,
+    now,
+    read_run_manifest,
+    remove_stray_files,
+)
+from visrec.publication.pointer import read_pointer
+from visrec.publication.records import VERSION
+from visrec.storage.store import Store, to_json
+
+
+def find_complete_run(run: Store) -> RunManifest | None:
+    """The manifest of a complete run, after files that it does not name were removed.
+
+    None where there is no manifest, or where a file that it names is missing or has another size:
+    such a run is made again.
+
+    Raises:
+        InputError: the manifest is not the one that was written.
+    """
+    manifest = read_run_manifest(run)
+    if manifest is None:
+        return None
+    sizes = remove_stray_files(run, manifest)
+    is_complete = all(sizes.get(name) == file.bytes for name, file in manifest.files.items())
+    return manifest if is_complete else None
+
+
+def complete_run(
+    run: Store,
+    draft: RunManifest,
+    gates: Sequence[Gate],
+    force_reason: str | None = None,
+    inputs_digest: str | None = None,
+) -> tuple[RunManifest, bool]:
+    """Writes the manifest of a run, if all its gates passed and its files are in place.
+
+    Args:
+        run: the directory of the run.
+        draft: the manifest, but for the gates and the fields after them.
+        gates: the checks.
+        force_reason: why the run is published even if a gate failed. The manifest records it, and
+            the gates that it overrode.
+        inputs_digest: for which the run was claimed; None for a run without a claim.
+
+    Returns:
+        The manifest, and whether this call wrote it: False if another writer of the same files was
+        first.
+
+    Raises:
+        GateError: a gate failed and no reason was given; nothing was published.
+        ConflictError: another writer completed the run with other files, or took it, or retention
+            removed it.
+    """
+    failed = [gate for gate in gates if gate.outcome == "failed"]
+    if failed and force_reason is None:
+        _hold_back(run, gates, failed)
+    if inputs_digest is not None:
+        seal(run, inputs_digest)
+    _require_written_files(run, draft)
+    manifest = _finish(run, draft, gates, force_reason)
+    is_first = run.create(MANIFEST, to_json(manifest.to_dict()))
+    if not is_first:
+        manifest = _read_same_manifest(run, draft)
+    if inputs_digest is not None:
+        _require_not_removed(run)
+    remove_stray_files(run, manifest)
+    return manifest, is_first
+
+
+def _hold_back(run: Store, gates: Sequence[Gate], failed: Sequence[Gate]) -> None:
+    """Records the gates beside the shards.
+
+    Raises:
+        GateError: always.
+    """
+    record = {"version": VERSION, "gates": [gate.to_dict() for gate in gates]}
+    run.write_json(HELD_BACK, {**record, "held_back_at": now()})
+    thresholds = " or run again with other thresholds;" if any(gate.key for gate in failed) else ""
+    raise GateError(
+        "Publication was held back; the pointer has not moved. "
+        + " ".join(gate.sentence for gate in failed)
+        + f" The files stay: fix the cause and run again;{thresholds} or publish with "
+        "--force_publish 'the reason', which the manifest will record. All checks are in "
+        f"{run.uri(HELD_BACK)}."
+    )
+
+
+def _require_written_files(run: Store, draft: RunManifest) -> None:
+    """Checks that every file is there with the size that was written.
+
+    Raises:
+        ConflictError: a file is missing or has another size.
+    """
+    sizes = {entry.name: entry.size for entry in run.list(PARTS)}
+    for name, file in draft.files.items():
+        if sizes.get(name) != file.bytes:
+            raise ConflictError(
+                f"{run.uri(name)} has {sizes.get(name, 0)} bytes, not the {file.bytes} that were "
+                "written: another job is writing this run. Choose another --run_id."
+            )
+
+
+def _finish(
+    run: Store, draft: RunManifest, gates: Sequence[Gate], force_reason: str | None
+) -> RunManifest:
+    """The manifest with the gates and the state of the pointer."""
+    recommendations = replace(run, root=run.root.rpartition("/")[0])
+    pointer, _ = read_pointer(recommendations)
+    overridden = tuple(gate.name for gate in gates if gate.outcome == "failed")
+    recorded = [
+        replace(gate, outcome="forced") if gate.outcome == "failed" else gate for gate in gates
+    ]
+    return replace(
+        draft,
+        gates=tuple(recorded),
+        forced=ForcedPublication(force_reason, overridden) if force_reason else None,
+        pointer_sequence=pointer.sequence,
+        # A run without a cutoff of its own knows no less than the publication before it.
+        pointer_cutoff_timestamp=pointer.cutoff_timestamp,
+        completed_at=now(),
+    )
+
+
+def _read_same_manifest(run: Store, draft: RunManifest) -> RunManifest:
+    """The manifest that another writer of the same files has written.
+
+    Raises:
+        ConflictError: it names other files, or retention has removed it.
+    """
+    manifest = read_run_manifest(run)
+    if manifest is None:
+        raise lost_claim_error(run)
+    if manifest.files != draft.files:
+        raise ConflictError(
+            f"Another writer completed the run at {run.root} with other files. Choose another "
+            "--run_id."
+        )
+    return manifest
+
+
+def _require_not_removed(run: Store) -> None:
+    """Takes the manifest back if retention removed the run just before it was written.
+
+    That happens if two writers complete a run at once: retention removes the manifest of the first
+    with the run, and the second writes it again.
+
+    Raises:
+        ConflictError: retention has removed the run.
+    """
+    claim, _ = read_claim(run)
+    if claim is None or claim.state == "removed":
+        # Without a claim the same inputs may claim the run again: the next retention removes it.
+        if claim is not None:
+            run.delete([MANIFEST])
+        raise lost_claim_error(run)

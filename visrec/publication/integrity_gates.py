@@ -1,0 +1,91 @@
+"""Gates on what is true of every correct list, whatever the data.
+
+They have no threshold and no configuration key: a list is right, or the run is held back until
+somebody publishes it with `--force_publish` and a reason.
+"""
+
+from visrec.publication.gate import Gate, exactly, skipped
+from visrec.publication.gates import NO_LAST, GateContext, share
+from visrec.publication.verify import ListChecks
+
+
+def integrity_gates(checks: ListChecks, context: GateContext) -> list[Gate]:
+    """The gates that a run of correct lists passes.
+
+    Args:
+        checks: of all shards together.
+        context: what else is known of the run.
+    """
+    note = f"{checks.queries:,} of {checks.queries_expected:,}"
+    with_list = share(checks.queries, checks.queries_expected)
+    return [
+        exactly(f"share of the {context.queries} with a list", with_list, 1, note),
+        *(exactly(name, found, 0) for name, found in _counts(checks, context).items()),
+        *_rescored(checks, context),
+        _missing_tables(context),
+    ]
+
+
+def _counts(checks: ListChecks, context: GateContext) -> dict[str, int]:
+    """How many files, lists and entries are wrong, by the name of the gate."""
+    is_of_users = context.kind == "user_to_item"
+    one = "user" if is_of_users else "item"
+    consumed = (
+        "that the user has taken or that are blocked" if is_of_users else "with the item itself"
+    )
+    counts = {
+        "files that were changed, are of another run or have other columns": (
+            checks.altered_files + checks.wrong_schemas
+        ),
+        f"lists of an unknown {one}, or second lists": checks.extra_lists,
+        f"lists without {context.k} items although there are more": checks.wrong_lengths,
+        "lists with an item twice": checks.with_duplicates,
+        "lists against the rules": checks.against_rules,
+        "entries with an item that is not in the catalogue": checks.unknown,
+        "entries with an item that is not available": checks.unavailable,
+        f"entries {consumed}": checks.consumed,
+        "entries with a NaN or infinite score": checks.not_finite,
+        "lists that are not sorted, best item first": checks.unsorted,
+    }
+    if is_of_users:
+        counts["reasons that the user never took, and wrong fallback flags"] = (
+            checks.wrong_reasons + checks.wrong_fallback_flags
+        )
+    return counts
+
+
+def _rescored(checks: ListChecks, context: GateContext) -> list[Gate]:
+    """The sample of lists that was made again."""
+    samples = [
+        ("lists that the model does not give", checks.not_from_model, checks.rescored),
+        (
+            "fallback lists that are not the most popular items",
+            checks.not_most_popular,
+            checks.rescored_fallbacks,
+        ),
+        (
+            "lists with a reason that is missing or not the nearest item",
+            checks.not_nearest_reasons,
+            checks.rescored,
+        ),
+    ]
+    return [
+        exactly(name, wrong, 0, f"of {rescored:,} rescored lists")
+        if rescored
+        else skipped(name, 0, "there are no such lists")
+        for name, wrong, rescored in samples[: 3 if context.kind == "user_to_item" else 1]
+    ]
+
+
+def _missing_tables(context: GateContext) -> Gate:
+    """Tables of items and users that the last publication had and this run has not."""
+    name = "tables that the last publication had and this run does not have"
+    if context.last is None:
+        return skipped(name, 0, NO_LAST)
+    missing = [
+        table
+        for table in ("items", "users")
+        if context.last.inputs.get(table) and table not in context.tables
+    ]
+    note = f"no table of {' and of '.join(missing)} now" if missing else ""
+    return exactly(name, len(missing), 0, note)

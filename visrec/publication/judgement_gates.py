@@ -1,0 +1,336 @@
+"""Gates on whether a run is like other runs, each with a threshold of `GatesConfig`.
+
+They look at the lists of the model's own. Lists of cold users are left out: they are all the same
+by design.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from visrec.errors import InputError
+from visrec.publication.gate import Gate, at_least, at_most, skipped
+from visrec.publication.gates import NO_LAST, NOT_EVALUATED, GateContext, GatesConfig, share
+from visrec.publication.manifest import RunManifest
+from visrec.publication.verify import ListChecks
+from visrec.text import format_threshold
+
+# Labels of the baselines in metrics.json start with these.
+_VISRANK, _POPULARITY = "visrank", "popularity"
+_MIN_ARTISTS = 10  # of fewer, one may well have most of what is liked
+_PARTS = {"items": "available items", "interactions": "interactions with items"}
+
+
+def judgement_gates(checks: ListChecks, context: GateContext, config: GatesConfig) -> list[Gate]:
+    """The gates that a run passes if it is like other runs.
+
+    Args:
+        checks: of all shards together.
+        context: what else is known of the run.
+        config: the thresholds.
+
+    Raises:
+        InputError: the evaluation does not have the metric of the configuration.
+    """
+    gates = _feature_gates(context, config)
+    gates += _concentration_gates(checks, context, config)
+    gates += _gates_since_last(checks, context, config)
+    if context.kind == "user_to_item":
+        gates += _evaluation_gates(context, config)
+    return gates
+
+
+# The features: do more items lack one than in the last publication?
+
+
+def _feature_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
+    gates, rise_key = [], "max_without_feature_rise"
+    is_of_users = context.kind == "user_to_item"
+    for part in ("items", "interactions") if is_of_users else ("items",):
+        found, (total, missing) = context.without_feature[part], getattr(context, part)
+        name, note = f"{_PARTS[part]} without a feature", f"{missing:,} of {total:,}"
+        if config.max_without_feature is not None:
+            gates.append(_at_most(name, found, config, "max_without_feature", note))
+        name = f"rise of the share of {name}"
+        if context.last is None:
+            why = f"{note} now; there is no publication to compare with"
+            gates.append(_skipped(name, config, rise_key, why))
+        else:
+            before = context.last.without_feature[part]
+            note += f" now, {before:.0%} in the last publication"
+            gates.append(_at_most(name, found - before, config, rise_key, note))
+    return gates
+
+
+# The lists: are they concentrated on few items or artists?
+
+
+def _concentration_gates(
+    checks: ListChecks, context: GateContext, config: GatesConfig
+) -> list[Gate]:
+    names = {
+        "min_catalogue": "share of the catalogue that is in any list",
+        "max_item_concentration": "concentration on few items",
+        "max_artist_concentration": "concentration on few artists",
+    }
+    if config.min_catalogue is None:
+        del names["min_catalogue"]
+    if why := _why_no_concentration(checks, context, config):
+        return [_skipped(name, config, key, why) for key, name in names.items()]
+    gates = []
+    if name := names.get("min_catalogue"):
+        listed, entries = int(np.count_nonzero(checks.listed_N)), int(checks.listed_N.sum())
+        note = f"{listed:,} of {context.available:,} items in {checks.model_lists:,} lists"
+        found = listed / min(context.available, entries)
+        gates.append(_at_least(name, found, config, "min_catalogue", note))
+    item_gate = _item_gate(names["max_item_concentration"], checks.listed_N, context, config)
+    artist_gate = _artist_gate(names["max_artist_concentration"], checks.listed_N, context, config)
+    return [*gates, item_gate, artist_gate]
+
+
+def _why_no_concentration(
+    checks: ListChecks, context: GateContext, config: GatesConfig
+) -> str | None:
+    """Why the lists say nothing about concentration; None if they do."""
+    if not context.personal:
+        return "the model gives everybody the same list by design"
+    if checks.model_lists < config.min_lists:
+        return f"{checks.model_lists:,} lists are the model's own, fewer than --gates.min_lists"
+    return None if checks.listed_N.sum() else "the lists are empty"
+
+
+def _item_gate(
+    name: str, listed_N: npt.NDArray[np.int64], context: GateContext, config: GatesConfig
+) -> Gate:
+    key = "max_item_concentration"
+    if 2 * context.k > context.available:
+        return _skipped(name, config, key, "k is more than half of the items")
+    found, listed_share = concentration(listed_N, context.available_N, context.k)
+    taken = concentration(context.taken_N, np.ones(len(listed_N)), context.k)[0]
+    popular = concentration(context.popular_N, context.available_N, context.k)[0]
+    note = (
+        f"the {context.k} most listed items have {listed_share:.0%} of the entries; concentration "
+        f"{found:.3f}, of the interactions {taken:.3f}, of the most popular items for everybody "
+        f"{popular:.3f}"
+    )
+    return _at_most(name, _rescale(found, taken, popular), config, key, note)
+
+
+def _artist_gate(
+    name: str, listed_N: npt.NDArray[np.int64], context: GateContext, config: GatesConfig
+) -> Gate:
+    key = "max_artist_concentration"
+    if context.artist_N is None:
+        return _skipped(name, config, key, "no item has an artist")
+    has_artist_N = context.artist_N >= 0
+    artist_V = context.artist_N[has_artist_N]
+    listed_A = np.bincount(artist_V, weights=listed_N[has_artist_N])
+    size_A = np.bincount(artist_V, weights=context.available_N[has_artist_N])
+    artists = np.count_nonzero(size_A)
+    if artists < _MIN_ARTISTS or not listed_A.sum():
+        return _skipped(name, config, key, f"{artists} artists have available items")
+    few = math.ceil(artists / 20)
+    found, listed_share = concentration(listed_A, size_A, few)
+    taken_A = np.bincount(artist_V, weights=context.taken_N[has_artist_N])
+    taken = concentration(taken_A, np.bincount(artist_V), few)[0]
+    note = (
+        f"the {few} most listed of {artists:,} artists have {listed_share:.0%} of the entries; "
+        f"concentration {found:.3f}, of the interactions {taken:.3f}"
+    )
+    return _at_most(name, _rescale(found, taken, 1.0), config, key, note)
+
+
+def concentration(
+    listed_G: npt.NDArray[Any], size_G: npt.NDArray[Any], few: int
+) -> tuple[float, float]:
+    """How far the `few` most listed groups exceed their share, and how much they have.
+
+    Args:
+        listed_G: (G,) entries of each group, of any number type.
+        size_G: (G,) items of each group, of any number type.
+        few: how many groups.
+
+    Returns:
+        0 if they have the share of the entries that they have of the items, or if there are no
+        entries, and 1 if they have all entries; and their share of the entries.
+    """
+    if not listed_G.sum():
+        return 0.0, 0.0
+    most_listed = np.argsort(-np.asarray(listed_G, np.float64), kind="stable")[:few]
+    listed_share = float(listed_G[most_listed].sum() / listed_G.sum())
+    fair_share = float(size_G[most_listed].sum() / size_G.sum())
+    if fair_share >= 1:
+        return 0.0, listed_share
+    return (listed_share - fair_share) / (1 - fair_share), listed_share
+
+
+def _rescale(found: float, at_0: float, at_1: float) -> float:
+    """A figure on the scale on which `at_0` is 0 and `at_1` is 1."""
+    return (found - at_0) / (at_1 - at_0) if at_1 > at_0 else float(found > at_0)
+
+
+# The last publication: what has changed since then?
+
+
+def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesConfig) -> list[Gate]:
+    queries, last = context.queries, context.last
+    names = {
+        "min_queries_of_last": f"{queries}, as a share of the last publication's",
+        "min_available_of_last": "available items, as a share of the last publication's",
+        "max_cold_rise": "rise of the share of users with the fallback list",
+        "min_overlap": "overlap with the lists of the last publication, beyond chance",
+        "max_score_drift": "drift of the best scores since the last publication",
+    }
+    if queries == "items":
+        del names["max_cold_rise"]
+    if last is None:
+        return [_skipped(name, config, key, NO_LAST) for key, name in names.items()]
+    gates = [
+        _at_least(
+            names["min_queries_of_last"], share(checks.queries, last.queries), config,
+            "min_queries_of_last", f"{checks.queries:,} now, {last.queries:,} in it",
+        ),
+        _at_least(
+            names["min_available_of_last"], share(context.available, last.available), config,
+            "min_available_of_last", f"{context.available:,} now, {last.available:,} in it",
+        ),
+    ]  # fmt: skip
+    if queries == "users":
+        now = share(checks.fallback_lists, checks.queries)
+        before = share(last.cold_users, last.queries)
+        note = f"{now:.0%} now, {before:.0%} in the last publication"
+        name = names["max_cold_rise"]
+        gates.append(_at_most(name, now - before, config, "max_cold_rise", note))
+    too_few = None
+    if checks.compared < config.min_lists:
+        too_few = f"{checks.compared:,} {queries} have a list in both, fewer than --gates.min_lists"
+    return [
+        *gates,
+        _overlap_gate(names["min_overlap"], too_few, checks, context, config),
+        _drift_gate(names["max_score_drift"], too_few, checks, context, last, config),
+    ]
+
+
+def _overlap_gate(
+    name: str, too_few: str | None, checks: ListChecks, context: GateContext, config: GatesConfig
+) -> Gate:
+    chance = context.k / max(context.available, 1)
+    why = too_few
+    if why is None and 2 * chance > 1:
+        why = "k is more than half of the items"
+    if why is None and not checks.overlap_possible:
+        why = "the lists are empty"
+    if why is not None:
+        return _skipped(name, config, "min_overlap", why)
+    kept = checks.overlap / checks.overlap_possible
+    note = f"{kept:.0%} of the items of {checks.compared:,} lists"
+    return _at_least(name, (kept - chance) / (1 - chance), config, "min_overlap", note)
+
+
+def _drift_gate(
+    name: str,
+    too_few: str | None,
+    checks: ListChecks,
+    context: GateContext,
+    last: RunManifest,
+    config: GatesConfig,
+) -> Gate:
+    """How far the mean has moved, or how much the spread has changed, whichever is more."""
+    key, why = "max_score_drift", too_few
+    if last.inputs["model"] != context.model_digest:
+        why = "it was of another model, whose scores have another scale"
+    elif why is None and checks.scores_compared < config.min_lists:
+        why = f"{checks.scores_compared:,} lists have scores in both"
+    if why is not None:
+        return _skipped(name, config, key, why)
+    lists = checks.scores_compared
+    mean, spread = _mean_and_deviation(checks.score_sum, checks.score_squares, lists)
+    last_mean, last_spread = _mean_and_deviation(
+        checks.last_score_sum, checks.last_score_squares, lists
+    )
+    if last_spread <= 1e-3 * abs(last_mean):
+        return _skipped(name, config, key, "the scores were all alike")
+    ratio = spread / last_spread
+    moved, widened = abs(mean - last_mean) / last_spread, max(ratio, 1 / max(ratio, 1e-3)) - 1
+    note = (
+        f"mean {last_mean:.4g} with deviation {last_spread:.4g}, now {mean:.4g} with {spread:.4g}"
+    )
+    return _at_most(name, max(moved, widened), config, key, note)
+
+
+def _mean_and_deviation(total: float, squares: float, count: int) -> tuple[float, float]:
+    mean = total / count
+    return mean, math.sqrt(max(squares / count - mean * mean, 0.0))
+
+
+# The evaluation: is the model better than the baselines?
+
+
+def _evaluation_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
+    gates = []
+    evaluation = context.evaluation or {}
+    figures, digests = evaluation.get("models", {}), evaluation.get("digests", {})
+    own = [
+        label
+        for label, digest in digests.items()
+        if digest == context.model_digest and label in figures
+    ]
+    for title, prefix in (("VisRank", _VISRANK), ("popularity", _POPULARITY)):
+        name = f"{config.metric} on the held-out set, above {title}"
+        baselines = [
+            label for label in figures if label.startswith(prefix) and label not in digests
+        ]
+        if not own or not baselines:
+            why = NOT_EVALUATED if not own else f"{title} was not evaluated"
+            gates.append(_not_evaluated(name, config, why))
+            continue
+        model = _interval(figures[own[0]], config.metric)
+        means = {
+            label: float(_interval(figures[label], config.metric)["mean"]) for label in baselines
+        }
+        best = max(means, key=lambda label: means[label])
+        note = f"the model {model['mean']:.4f}, up to {model['high']:.4f}; {best} {means[best]:.4f}"
+        gates.append(_at_least(name, float(model["high"]) - means[best], config, "min_gain", note))
+    return gates
+
+
+def _interval(figures: Mapping[str, Any], metric: str) -> Mapping[str, float]:
+    """Mean and 95 % interval of a metric.
+
+    Raises:
+        InputError: the evaluation does not have the metric.
+    """
+    if metric not in figures:
+        raise InputError(
+            f"Found --gates.metric {metric!r}; expected one that the evaluation has: "
+            f"{', '.join(sorted(figures))}."
+        )
+    interval: Mapping[str, float] = figures[metric]
+    return interval
+
+
+def _not_evaluated(name: str, config: GatesConfig, why: str) -> Gate:
+    if not config.require_evaluation:
+        return _skipped(name, config, "min_gain", why)
+    key = "gates.require_evaluation"
+    return Gate(name, "no evaluation", "an evaluation", "failed", key, why)
+
+
+# One gate, with the threshold of a key.
+
+
+def _at_least(name: str, found: float, config: GatesConfig, key: str, note: str) -> Gate:
+    return at_least(name, found, getattr(config, key), f"gates.{key}", note)
+
+
+def _at_most(name: str, found: float, config: GatesConfig, key: str, note: str) -> Gate:
+    return at_most(name, found, getattr(config, key), f"gates.{key}", note)
+
+
+def _skipped(name: str, config: GatesConfig, key: str, why: str) -> Gate:
+    side = "least" if key.startswith("min") else "most"
+    expected = f"at {side} {format_threshold(getattr(config, key))}"
+    return skipped(name, expected, why, f"gates.{key}")

@@ -1,0 +1,204 @@
+"""The manifest of a run: what it wrote and from what. A run with a manifest is complete."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from visrec.errors import InputError
+from visrec.interactions.log import ReadReport
+from visrec.publication.claims import FINGERPRINTS, PARTS, lost_claim_error
+from visrec.publication.gate import Gate
+from visrec.publication.list_tables import Layout
+from visrec.publication.records import VERSION, read_record, require_keys
+from visrec.retrieval.similar import Kind
+from visrec.storage.store import Store, to_json
+
+MANIFEST = "_manifest.json"
+HELD_BACK = "_held_back.json"  # the gates of a run that was held back, until it is complete
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """A file with lists.
+
+    Attributes:
+        rows: of its table.
+        bytes: its size.
+        sha256: of its bytes.
+    """
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ForcedPublication:
+    """Why a run was published although gates failed.
+
+    Attributes:
+        reason: given with `--force_publish`.
+        gates: names of the gates that it overrode.
+    """
+
+    reason: str
+    gates: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunManifest:
+    """What a complete run is.
+
+    Attributes:
+        run_id: of the run.
+        model_id: of the model.
+        inputs: digests of all that the lists were made from, and the settings, by name.
+        inputs_digest: digest of `inputs`.
+        layout: of the tables.
+        kind: whose lists they are.
+        k: entries of a list.
+        cutoff_timestamp: the run knows interactions before this second of Unix time; None for all.
+        queries: number of users, or items, with a list.
+        cold_users: how many of them have the fallback list.
+        rows: of all files together.
+        available: number of items that may be listed.
+        interactions: how many rows were read, and how many were left out.
+        without_feature: shares of the interactions, and of the available items of the items table,
+            whose item has no feature.
+        files: the files with lists, by name.
+        fingerprints: SHA-256 of the files with fingerprints, by name.
+        seconds: that each phase took.
+        gates: all checks before publication; those below are known once the run is complete.
+        forced: why the run was published although gates failed; None where none did.
+        pointer_sequence: `sequence` of the pointer when the run was completed.
+        pointer_cutoff_timestamp: `cutoff_timestamp` of the pointer at that moment.
+        completed_at: when.
+        version: of this record.
+    """
+
+    run_id: str
+    model_id: str
+    inputs: Mapping[str, object]
+    inputs_digest: str
+    layout: Layout
+    kind: Kind
+    k: int
+    cutoff_timestamp: float | None
+    queries: int
+    cold_users: int
+    rows: int
+    available: int
+    interactions: ReadReport
+    without_feature: Mapping[str, float]
+    files: Mapping[str, ShardFile]
+    fingerprints: Mapping[str, str]
+    seconds: Mapping[str, float]
+    gates: tuple[Gate, ...] = ()
+    forced: ForcedPublication | None = None
+    pointer_sequence: int = 0
+    pointer_cutoff_timestamp: float | None = None
+    completed_at: str = ""
+    version: int = VERSION
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """SHA-256 of the files with lists, by name."""
+        return {name: file.sha256 for name, file in self.files.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and `digest`, the SHA-256 of them all."""
+        data = dataclasses.asdict(self)
+        return {**data, "digest": _digest(data)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "RunManifest":
+        """The manifest with these fields; raises KeyError, TypeError or ValueError for others."""
+        data = dict(data)
+        digest = data.pop("digest")
+        require_keys(data, {field.name for field in dataclasses.fields(cls)} - {"version"})
+        if digest != _digest(data):
+            raise ValueError("the digest is not that of the other fields")
+        forced = data["forced"]
+        parsed = {
+            "interactions": ReadReport(**data["interactions"]),
+            "files": {name: ShardFile(**file) for name, file in data["files"].items()},
+            "gates": tuple(Gate.from_dict(gate) for gate in data["gates"]),
+            "forced": forced
+            and ForcedPublication(reason=forced["reason"], gates=tuple(forced["gates"])),
+        }
+        return cls(**{**data, **parsed})
+
+
+def parse_manifest(data: bytes, uri: str) -> RunManifest:
+    """The manifest in a file.
+
+    Raises:
+        InputError: it is not the manifest that was written.
+    """
+    remedy = (
+        "it is not the manifest that visrec wrote. Remove the file and run the job again with the "
+        "same --run_id: shards that are intact are kept."
+    )
+    return read_record(data, uri, RunManifest.from_dict, remedy)
+
+
+def read_run_manifest(run: Store) -> RunManifest | None:
+    """The manifest of a run, None where there is none.
+
+    Raises:
+        InputError: the file is not the manifest that was written.
+    """
+    found = run.read_if_exists(MANIFEST)
+    return None if found is None else parse_manifest(found[0], run.uri(MANIFEST))
+
+
+def require_intact_run(run: Store) -> RunManifest:
+    """The manifest of a run, once all its files with lists were read and have the right SHA-256.
+
+    Raises:
+        InputError: a file is missing or differs.
+        ConflictError: there is no manifest any more.
+    """
+    manifest = read_run_manifest(run)
+    if manifest is None:
+        raise lost_claim_error(run)
+    for name, sha256 in sorted(manifest.sha256.items()):
+        found = run.read_if_exists(name)
+        if found is None or hashlib.sha256(found[0]).hexdigest() != sha256:
+            raise InputError(
+                f"{run.uri(name)} is not the file that the manifest names; expected a run whose "
+                f"files are intact. Choose another --run_id; or remove {run.uri(MANIFEST)} and run "
+                "the job that made the run again: shards that are intact are kept."
+            )
+    return manifest
+
+
+def remove_stray_files(run: Store, manifest: RunManifest) -> dict[str, int]:
+    """Removes the files of a complete run that its manifest does not name.
+
+    They were written by a writer that was late, or that was killed before it could remove them.
+    Files whose names visrec does not use stay.
+
+    Returns:
+        The sizes of all files before, by name.
+    """
+    sizes = {entry.name: entry.size for entry in run.list()}
+    named = {*manifest.files, *manifest.fingerprints}
+    run.delete(
+        name
+        for name in sizes
+        if name.startswith((PARTS, FINGERPRINTS, HELD_BACK)) and name not in named
+    )
+    return sizes
+
+
+def now() -> str:
+    """The time in UTC, as records have it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    return hashlib.sha256(to_json(data)).hexdigest()

@@ -1,0 +1,175 @@
+"""The pointer moves to a complete run, or stays, and says why."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+from visrec.errors import ConflictError
+from visrec.publication.manifest import (
+    MANIFEST,
+    RunManifest,
+    now,
+    parse_manifest,
+    require_intact_run,
+)
+from visrec.publication.pointer import LATEST, Pointer, read_pointer, replace_pointer
+from visrec.publication.run_spec import run_store
+from visrec.storage.store import Store
+
+
+@dataclass(frozen=True)
+class PublicationStatus:
+    """Whether a complete run is the published one.
+
+    Attributes:
+        run_id: the complete run.
+        published: the pointer.
+        reason: why the pointer is not at the run; None if it is.
+    """
+
+    run_id: str
+    published: Pointer
+    reason: str | None
+
+    @property
+    def summary(self) -> str:
+        """`yes`, or `no` and the reason."""
+        return "yes" if self.reason is None else f"no: {self.reason}"
+
+    @property
+    def explanation(self) -> str | None:
+        """Sentences on which run stays published instead, and why; None if the run is published."""
+        if self.reason is None:
+            return None
+        stays = self.published.run_id
+        text = (
+            f"The run {self.run_id} is complete and is not published: {stays} stays published, "
+            f"because {self.reason}."
+        )
+        if (self.published.cutoff_timestamp or 0) > datetime.now(UTC).timestamp():
+            text += (
+                f" The cutoff of {stays} lies in the future, so it would stay published until "
+                "then: go back to an earlier run with jobs/rollback.py --run_id."
+            )
+        return text
+
+
+def publish_run(recommendations: Store, run_id: str, *, rerun: bool = False) -> bool:
+    """Moves the pointer to a complete run; False if it stays where it is.
+
+    The pointer does not go back: neither to a run whose cutoff is before that of the published run
+    (a night that was filled in later), nor to a run that was rolled back. A rerun of a complete run
+    takes the pointer from no other run: it moves the pointer only if the first start was stopped
+    between manifest and pointer, and the pointer has not moved since.
+
+    Args:
+        recommendations: where the runs are.
+        run_id: the run.
+        rerun: whether the run was found complete.
+
+    Raises:
+        ConflictError: another writer moved the pointer first.
+        InputError: a rerun would publish files that are not those of the manifest.
+    """
+    sequence = None
+    while True:
+        pointer, version = read_pointer(recommendations)
+        if sequence not in (None, pointer.sequence):
+            raise moved_meanwhile_error(recommendations)
+        sequence = pointer.sequence
+        # Read after the pointer: a run that retention removes after this is in a later pointer.
+        found = _read_manifest(recommendations, run_id)
+        if found is None:
+            return False
+        moved = next_pointer(run_id, *found, pointer)
+        if moved.manifest_sha256 == pointer.manifest_sha256:
+            return False
+        is_rerun = rerun and version is not None
+        if _reason_to_stay(run_id, found[1], pointer, is_rerun) is not None:
+            return False
+        if rerun:  # nobody has read the files since they were checked
+            require_intact_run(run_store(recommendations, run_id))
+        if replace_pointer(recommendations, moved, version):
+            return True
+
+
+def publication_status(
+    recommendations: Store, run_id: str, *, rerun: bool = False
+) -> PublicationStatus:
+    """Whether a complete run is the published one, and if not, why the pointer does not move.
+
+    Args:
+        recommendations: where the runs are.
+        run_id: the run.
+        rerun: whether the run was found complete.
+    """
+    pointer, version = read_pointer(recommendations)
+    found = _read_manifest(recommendations, run_id)
+    reason: str | None
+    if found is None:
+        reason = "it is not complete, or retention has removed it"
+    elif hashlib.sha256(found[0]).hexdigest() == pointer.manifest_sha256:
+        reason = None
+    else:
+        is_rerun = rerun and version is not None
+        reason = _reason_to_stay(run_id, found[1], pointer, is_rerun)
+        reason = reason or "the pointer has not moved to it"
+    return PublicationStatus(run_id, pointer, reason)
+
+
+def next_pointer(run_id: str, data: bytes, manifest: RunManifest, pointer: Pointer) -> Pointer:
+    """The pointer to a run, as it follows the present one.
+
+    Args:
+        run_id: the run.
+        data: the bytes of its manifest.
+        manifest: the same, parsed.
+        pointer: the present one.
+    """
+    cutoff_timestamp, previous = manifest.cutoff_timestamp, pointer.run_id
+    if cutoff_timestamp is None:  # else an old night could follow a run without a cutoff
+        cutoff_timestamp = pointer.cutoff_timestamp
+    if previous == run_id:  # the run was made again
+        previous = pointer.previous_run_id
+    return replace(
+        pointer,
+        run_id=run_id,
+        manifest=f"run={run_id}/{MANIFEST}",
+        manifest_sha256=hashlib.sha256(data).hexdigest(),
+        cutoff_timestamp=cutoff_timestamp,
+        previous_run_id=previous,
+        published_at=now(),
+        # If the pointer's file was lost, the count goes on from what the run remembers.
+        sequence=max(pointer.sequence, manifest.pointer_sequence) + 1,
+    )
+
+
+def moved_meanwhile_error(recommendations: Store) -> ConflictError:
+    """The error of a writer that did not move the pointer because another one was first."""
+    return ConflictError(
+        f"Another run moved {recommendations.uri(LATEST)} at the same moment. The run is "
+        "complete; run the job again with the same --run_id to publish it."
+    )
+
+
+def _read_manifest(recommendations: Store, run_id: str) -> tuple[bytes, RunManifest] | None:
+    """The bytes of a run's manifest, and the manifest; None where there is none."""
+    run = run_store(recommendations, run_id)
+    found = run.read_if_exists(MANIFEST)
+    return None if found is None else (found[0], parse_manifest(found[0], run.uri(MANIFEST)))
+
+
+def _reason_to_stay(
+    run_id: str, manifest: RunManifest, pointer: Pointer, is_rerun: bool
+) -> str | None:
+    """Why the pointer does not move to a complete run that it does not name; None if it may."""
+    if run_id in pointer.removing:
+        return "retention is removing it"
+    if run_id in pointer.rolled_back:
+        return "it was rolled back"
+    cutoffs = (manifest.cutoff_timestamp, pointer.cutoff_timestamp)
+    if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] < cutoffs[1]:
+        return "a later night is published"
+    if is_rerun and manifest.pointer_sequence != pointer.sequence:
+        return "another run was published or rolled back to since it was complete"
+    return None

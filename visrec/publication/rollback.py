@@ -1,0 +1,54 @@
+"""The pointer goes back to an earlier run, once all files of that run were read."""
+
+from dataclasses import replace
+
+from visrec.errors import InputError
+from visrec.publication.manifest import MANIFEST, require_intact_run
+from visrec.publication.pointer import read_pointer, replace_pointer
+from visrec.publication.publish import moved_meanwhile_error, next_pointer
+from visrec.publication.run_spec import run_store
+from visrec.storage.store import Store
+
+
+def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, str]:
+    """Publishes an earlier run again, after all its files were read and are intact.
+
+    Args:
+        recommendations: where the runs are.
+        run_id: the earlier run; by default the one before the published run.
+
+    Returns:
+        The run that was published, and the run that is published now. A job that finds the first
+        one complete does not publish it again.
+
+    Raises:
+        InputError: there is no such run or no run before; or a file of it is not what was
+            published; or retention is removing it.
+        ConflictError: another writer moved the pointer first.
+    """
+    pointer, version = read_pointer(recommendations)
+    run_id = run_id or pointer.previous_run_id
+    if run_id is None or version is None or pointer.run_id is None:
+        found = f"no run before {pointer.run_id}" if version else "no publication at all"
+        raise InputError(
+            f"Found {found} in {recommendations.root}; expected a run to go back to. Name it with "
+            "--run_id, or the directory of the runs with --recommendations."
+        )
+    run = run_store(recommendations, run_id)
+    data = run.read_if_exists(MANIFEST)
+    if data is None or run_id == pointer.run_id or run_id in pointer.removing:
+        what = "the run that is published"
+        if run_id != pointer.run_id:
+            what = "no complete run" if data is None else "a run that retention is removing"
+        raise InputError(f"Found {what} at {run.root}; expected a complete one before (--run_id).")
+    manifest = require_intact_run(run)
+    as_of_then = replace(pointer, cutoff_timestamp=manifest.pointer_cutoff_timestamp)
+    left = dict.fromkeys([*pointer.rolled_back, pointer.run_id])
+    moved = replace(
+        next_pointer(run_id, data[0], manifest, as_of_then),
+        previous_run_id=None,
+        rolled_back=tuple(name for name in left if name != run_id),
+    )
+    if not replace_pointer(recommendations, moved, version):
+        raise moved_meanwhile_error(recommendations)
+    return pointer.run_id, run_id
