@@ -1,4 +1,7 @@
-"""The visual clusters for the report: what the network takes for alike."""
+"""The visual clusters in the report: the pictures that the backbone finds alike.
+
+Shapes: N items, C clusters, K items of one cluster, P width of the clustered vectors.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -18,18 +21,18 @@ _PICTURES = 8
 def make_clusters(
     data: EvaluationData, features: Store, images: str, items_uri: str | None
 ) -> VisualClusters | None:
-    """The largest clusters, each by the pictures nearest its centre; None without pictures.
+    """The largest clusters, each with the pictures nearest to its centre; None without pictures.
 
     Args:
         data: as evaluation prepared it.
-        features: the features directory it was prepared from.
-        images: where pictures are looked for.
+        features: the features directory that it was prepared from.
+        images: where the pictures are.
         items_uri: an items table with titles, or None.
     """
     try:
-        any(page.num_rows for page in list_pictures(images))  # the first is enough
+        any(page.num_rows for page in list_pictures(images))  # looks no further than the first
     except InputError:
-        return None  # features may come without pictures, as from a table
+        return None  # there may be no pictures: features can be imported from a table
     clusters = load_clusters(features, ClusterConfig())
     size_C = np.bincount(clusters.cluster_N)
     largest = np.argsort(-size_C, kind="stable")[:_CLUSTERS]
@@ -49,9 +52,9 @@ def make_clusters(
 
 
 def _nearest_centre(clusters: Clusters, cluster: int) -> npt.NDArray[np.int64]:
-    """Rows of the cluster by falling similarity to its mean, one of each group of same pictures."""
+    """Rows of a cluster by decreasing similarity to its mean, one of each near-duplicate group."""
     row_K = np.flatnonzero(clusters.cluster_N == cluster)
-    look_KP = clusters.look_NP[row_K]
-    row_K = row_K[np.argsort(-(look_KP @ look_KP.mean(axis=0)), kind="stable")]
+    visual_KP = clusters.visual_NP[row_K]
+    row_K = row_K[np.argsort(-(visual_KP @ visual_KP.mean(axis=0)), kind="stable")]
     _, first = np.unique(clusters.group_N[row_K], return_index=True)
     return np.asarray(row_K[np.sort(first)][:_PICTURES])

@@ -1,4 +1,7 @@
-"""What evaluation compares: trained models and baselines, prepared over one catalogue and split."""
+"""What evaluation compares: trained models and baselines, over one catalogue and one split.
+
+Shapes: N items, E test users, D feature width.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -9,37 +12,39 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.errors import InputError
-from visrec.evaluation.list_metrics import ItemFacts, novelty
+from visrec.evaluation.list_metrics import ItemStatistics, novelty
 from visrec.evaluation.oracle import Oracle, read_oracle
+from visrec.evaluation.results import TrainingCost
 from visrec.evaluation.table import ORACLE
-from visrec.interactions.log import InteractionLog, Reading, read_log
-from visrec.interactions.split import HeldOut, RecordedSplit, SplitConfig, recorded_split
+from visrec.interactions.log import InteractionLog, ReadReport
+from visrec.interactions.read import read_log
+from visrec.interactions.split import HeldOut, RestoredSplit, restore_split
 from visrec.jagged import Jagged
 from visrec.models import MODELS
-from visrec.models.arrays import Arrays
+from visrec.models.arrays import ItemArrays
 from visrec.models.artifact import TIMES, Artifact, load_artifact
-from visrec.models.base import Catalogue, Sizes
+from visrec.models.base import Catalogue, ModelConfig, Sizes
 from visrec.models.scorers import Scorer
 from visrec.models.visrank import VisRankConfig
-from visrec.recommend.inputs import load_catalogue, trained_users
+from visrec.recommend.catalogue import load_catalogue, trained_users
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """A model of the table: a trained one from its directory, or one that needs no training.
+    """A row of the table: a trained model from its directory, or one that needs no training.
 
-    Args:
+    Attributes:
         label: its name in the table.
         model: its entry in `MODELS`; None for the oracle.
-        config: its config.
-        store: its directory, for a trained one.
+        config: its configuration; the oracle has none.
+        store: the directory of a trained model; None for others.
     """
 
     label: str
     model: str | None
-    config: Any = None
+    config: ModelConfig = field(default_factory=ModelConfig)
     store: Store | None = None
 
 
@@ -53,27 +58,14 @@ BASELINES = (
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a model costs, besides the scoring.
-
-    Args:
-        parameters: numbers that training moves.
-        train_s: seconds that training them took; None where nobody measured.
-    """
-
-    parameters: int
-    train_s: float | None
-
-
-@dataclass(frozen=True)
 class EvaluationInputs:
     """Where evaluation reads.
 
-    Args:
-        models: the trained models' directories, by their names in the table; of a single one, ""
-            stands for the name of the model.
+    Attributes:
+        models: the trained models' directories, by label; the label "" of a single model stands for
+            the name of its kind.
         features: the features directory.
-        interactions: which of them count.
+        interactions: which interactions count.
         interactions_uri: where they are.
         items_uri: the items table, or None.
         truth: planted truth, or None.
@@ -89,122 +81,146 @@ class EvaluationInputs:
 
 @dataclass(frozen=True)
 class EvaluationData:
-    """Held-out users, and what each contestant makes of the items; shared by the workers of a node.
+    """Test users, and the items as each model sees them. The workers of a node share one copy.
 
-    Args:
+    Attributes:
         item_ids: (N,) sorted.
-        user_ids: (E,) the held-out users.
-        held: their profiles and held-out items.
-        item_facts: what the lists are measured by.
-        evaluated_models: the models, the trained ones first.
-        arrays: each one's item arrays.
-        user_rows: each one's (E,) trained user rows, -1 for users it has not seen.
-        costs: of the trained ones.
-        missing: rows that training held out and that are not in the interactions now.
-        reading: what became of the rows of the interactions.
+        user_ids: (E,) the test users.
+        held_out: their profiles and held-out items.
+        item_statistics: what the list metrics are computed from.
+        evaluated_models: the models, trained ones first.
+        arrays: each model's item arrays, by label.
+        user_rows: each model's (E,) user rows, by label; -1 for users its training has not seen.
+        costs: what it cost to train the trained models, by label.
+        missing: held-out rows of the training that the interactions no longer have.
+        read_report: how many rows of the interactions were read, and why some were dropped.
     """
 
     item_ids: pa.LargeStringArray
     user_ids: pa.LargeStringArray
-    held: HeldOut
-    item_facts: ItemFacts
+    held_out: HeldOut
+    item_statistics: ItemStatistics
     evaluated_models: Sequence[EvaluatedModel]
-    arrays: Mapping[str, Arrays]
+    arrays: Mapping[str, ItemArrays]
     user_rows: Mapping[str, npt.NDArray[np.int64]]
-    costs: Mapping[str, Cost]
+    costs: Mapping[str, TrainingCost]
     missing: int
-    reading: Reading = field(default_factory=Reading)
+    read_report: ReadReport = field(default_factory=ReadReport)
+
+    def overview(self) -> "EvaluationOverview":
+        """What the driver shows and records, without the data itself."""
+        return EvaluationOverview(
+            users=len(self.held_out),
+            items=len(self.item_ids),
+            labels=[model.label for model in self.evaluated_models],
+            costs=self.costs,
+            missing=self.missing,
+            read_report=self.read_report,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOverview:
+    """Counts of evaluation data, and the rows of the table.
+
+    Attributes:
+        users: test users.
+        items: items that are ranked.
+        labels: the models, trained ones first.
+        costs: what it cost to train the trained models, by label.
+        missing: held-out rows of the training that the interactions no longer have.
+        read_report: how many rows of the interactions were read, and why some were dropped.
+    """
+
+    users: int
+    items: int
+    labels: Sequence[str]
+    costs: Mapping[str, TrainingCost]
+    missing: int
+    read_report: ReadReport
 
 
 def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
-    """Reads everything once and lets each model see the items.
+    """Reads the split and the catalogue, and computes every model's item arrays.
 
     The items are those of the training that still have features, and the interactions end where the
-    training's did: the models are judged on what their training held out, whatever came later.
+    training's did: a model is evaluated on what its training held out, whatever came later.
 
     Raises:
-        InputError: something is missing, does not fit a model, or nobody is held out; or the models
-            do not belong in one table.
+        InputError: something is missing or does not fit a model; there are no test users; or the
+            models cannot be compared in one table.
     """
     stores = list(inputs.models.values())
     artifacts = [load_artifact(store) for store in stores]
     labels = [label or artifacts[0].name for label in inputs.models]
-    _require_rows_of_their_own(labels)
-    _require_held_out(artifacts, stores)
-    _require_alike(artifacts)
+    _require_no_baseline_label(labels)
+    _require_test_split(artifacts, stores)
+    _require_comparable(artifacts)
     item_ids, catalogue = _catalogue_of_training(artifacts[0], inputs)
     inputs.interactions.require_min_rating(
-        artifacts[0].provenance["interactions"]["min_rating"], f"the model {artifacts[0].model_id}"
+        artifacts[0].provenance.data.interactions.min_rating, f"the model {artifacts[0].model_id}"
     )
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
-    found = _recorded_split(artifacts[0], log, item_ids, inputs.interactions_uri)
-    held, known = found.held, found.known
-    user_ids = log.user_ids.take(pa.array(held.user_E))
-    evaluated_models, arrays, rows, costs = [], {}, {}, {}
+    split = _recorded_split(artifacts[0], log, item_ids, inputs.interactions_uri)
+    user_ids = log.user_ids.take(pa.array(split.held_out.user_E))
+    models, arrays, user_rows, costs = [], {}, {}, {}
     for label, artifact, store in zip(labels, artifacts, stores, strict=True):
-        evaluated_models.append(EvaluatedModel(label, artifact.name, artifact.config, store))
-        costs[label] = _cost(artifact, store)
+        models.append(EvaluatedModel(label, artifact.name, artifact.config, store))
+        costs[label] = _training_cost(artifact, store)
         if artifact is not artifacts[0]:
             _, catalogue = _catalogue_of_training(artifact, inputs)
         arrays[label] = artifact.model.item_arrays(catalogue)
-        rows[label] = trained_users(artifact, user_ids)
-    # Baselines know all that comes before the test basket, as the profiles do.
-    of_model = _baseline_arrays(catalogue.feature_ND, known)
+        user_rows[label] = trained_users(artifact, user_ids)
+    # Baselines are fitted to everything before the test baskets, as the profiles are.
+    baseline_arrays = _baseline_arrays(catalogue.feature_ND, split.known_items)
     for baseline in BASELINES:
         if baseline.label not in arrays:
-            evaluated_models.append(baseline)
-            arrays[baseline.label] = of_model[str(baseline.model)]
-            rows[baseline.label] = np.full(len(user_ids), -1)
+            models.append(baseline)
+            arrays[baseline.label] = baseline_arrays[str(baseline.model)]
+            user_rows[baseline.label] = np.full(len(user_ids), -1)
     if inputs.truth:
-        evaluated_models.append(EvaluatedModel(ORACLE, None))
-        arrays[ORACLE], rows[ORACLE] = read_oracle(inputs.truth, item_ids, user_ids)
-    takers_N = np.bincount(known.values, minlength=len(item_ids))
-    facts = ItemFacts(
-        unit_ND=of_model["visrank"]["unit"],
-        novelty_N=novelty(takers_N, int((known.lengths > 0).sum())),
-        cold_N=takers_N == 0,
-    )
+        models.append(EvaluatedModel(ORACLE, None))
+        arrays[ORACLE], user_rows[ORACLE] = read_oracle(inputs.truth, item_ids, user_ids)
     return EvaluationData(
-        item_ids,
-        user_ids,
-        held,
-        facts,
-        evaluated_models,
-        arrays,
-        rows,
-        costs,
-        found.missing,
-        log.reading,
+        item_ids=item_ids,
+        user_ids=user_ids,
+        held_out=split.held_out,
+        item_statistics=_item_statistics(baseline_arrays["visrank"]["unit"], split.known_items),
+        evaluated_models=models,
+        arrays=arrays,
+        user_rows=user_rows,
+        costs=costs,
+        missing=split.num_missing,
+        read_report=log.read_report,
     )
 
 
 def _recorded_split(
     artifact: Artifact, log: InteractionLog, item_ids: pa.LargeStringArray, uri: str
-) -> RecordedSplit:
-    """What the training of a model held out, in the interactions as they are now."""
-    pairs = artifact.held_out
-    if artifact.provenance["interactions"]["digest"] is None:
+) -> RestoredSplit:
+    """The split of a model's training, found again in the interactions as they are now."""
+    pairs, interactions = artifact.held_out, artifact.provenance.data.interactions
+    if interactions.digest is None or interactions.last_timestamp is None:
         raise InputError(
-            f"{artifact.model_id} was trained without interactions, so nothing was held out by "
-            "which it may be judged. Train it with them (--interactions.path of jobs/train.py), "
+            f"{artifact.model_id} was trained without interactions, so nothing was held out to "
+            "evaluate it on. Train it with interactions (--interactions.path of jobs/train.py), "
             "and evaluate again."
         )
     if not len(pairs):
         raise InputError(
             f"The training of {artifact.model_id} held nothing out: none of its users had two "
-            "baskets or rows marked in an evaluation column. Train with interactions that have, or "
-            "with --split.by item, and evaluate again."
+            "baskets, or rows that an evaluation column marks. Train with interactions that have, "
+            "or with --split.by item, and evaluate again."
         )
-    last = artifact.provenance["interactions"]["last_timestamp"]
-    found = recorded_split(log, item_ids, pairs, last)
-    if not len(found.held):
+    split = restore_split(log, item_ids, pairs, interactions.last_timestamp)
+    if not len(split.held_out):
         raise InputError(
             f"None of the {len(pairs)} rows that the training of {artifact.model_id} held out, "
-            f"such as {pairs.slice(0, 1).to_pylist()[0]}, is in {uri}. A model is judged only by "
-            "what its training did not see: expected interactions with these rows "
-            "(--interactions.path, --interactions.as_of), or train again."
+            f"such as {pairs.slice(0, 1).to_pylist()[0]}, is in {uri}. A model is evaluated only "
+            "on what its training did not see: expected interactions with these rows "
+            "(--interactions.path, --interactions.as_of). Or train again."
         )
-    return found
+    return split
 
 
 def _catalogue_of_training(
@@ -212,89 +228,97 @@ def _catalogue_of_training(
 ) -> tuple[pa.LargeStringArray, Catalogue]:
     """The items of the training that still have features, as the model sees them."""
     item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
-    kept_N = catalogue.trained_N >= 0
-    if kept_N.all():
+    is_trained_N = catalogue.trained_N >= 0
+    if is_trained_N.all():
         return item_ids, catalogue
     category_N = catalogue.category_N
-    return item_ids.filter(pa.array(kept_N)), Catalogue(
-        catalogue.feature_ND[kept_N],
-        catalogue.trained_N[kept_N],
-        None if category_N is None else category_N[kept_N],
+    return item_ids.filter(pa.array(is_trained_N)), Catalogue(
+        catalogue.feature_ND[is_trained_N],
+        catalogue.trained_N[is_trained_N],
+        None if category_N is None else category_N[is_trained_N],
     )
 
 
-def _baseline_arrays(feature_ND: npt.NDArray[Any], known: Jagged) -> dict[str, Arrays]:
-    """The item arrays of each model among the baselines, fitted to what is known.
+def _baseline_arrays(feature_ND: npt.NDArray[Any], train: Jagged) -> dict[str, ItemArrays]:
+    """The item arrays of each kind of baseline, fitted to the users' profiles.
 
-    One for all modes of VisRank, which differ in how they score alone.
+    All modes of VisRank share theirs, since they differ only in how they score.
     """
     catalogue = Catalogue(feature_ND, trained_N=np.arange(len(feature_ND)))
     sizes = Sizes(items=len(feature_ND), users=0, feature_dim=feature_ND.shape[1])
     arrays = {}
     for name, config in {str(b.model): b.config for b in BASELINES}.items():
         model = MODELS[name](config, sizes)
-        model.fit(catalogue, known)
+        model.fit(catalogue, train)
         arrays[name] = model.item_arrays(catalogue)
     return arrays
 
 
-def _cost(artifact: Artifact, store: Store) -> Cost:
-    module: Any = artifact.model
-    count = sum(parameter.numel() for parameter in module.parameters())
-    known = store.exists(TIMES)
-    return Cost(count, float(store.read_json(TIMES)["train_s"]) if known else None)
+def _item_statistics(unit_ND: npt.NDArray[np.float32], train: Jagged) -> ItemStatistics:
+    takers_N = np.bincount(train.values, minlength=len(unit_ND))
+    return ItemStatistics(
+        unit_ND=unit_ND,
+        novelty_N=novelty(takers_N, int((train.lengths > 0).sum())),
+        cold_N=takers_N == 0,
+    )
 
 
-def _require_rows_of_their_own(labels: Sequence[str]) -> None:
+def _training_cost(artifact: Artifact, store: Store) -> TrainingCost:
+    parameters = sum(parameter.numel() for parameter in artifact.model.parameters())
+    train_s = float(store.read_json(TIMES)["train_s"]) if store.exists(TIMES) else None
+    return TrainingCost(parameters=parameters, train_s=train_s)
+
+
+def _require_no_baseline_label(labels: Sequence[str]) -> None:
     if len(labels) == 1:
         return
     taken = {ORACLE, *(baseline.label for baseline in BASELINES)} & set(labels)
     if taken:
         raise InputError(
             f"Found {min(taken)!r} for more than one row of the table; expected names in --models "
-            "that are no baseline's."
+            "that are not those of baselines."
         )
 
 
-def _require_held_out(artifacts: Sequence[Artifact], stores: Sequence[Store]) -> None:
+def _require_test_split(artifacts: Sequence[Artifact], stores: Sequence[Store]) -> None:
     for artifact, store in zip(artifacts, stores, strict=True):
-        if not artifact.provenance["split"]["test"]:
+        if not artifact.provenance.data.split.test:
             raise InputError(
                 f"The model at {store.root} was trained with --split.test false: it has seen what "
-                "it would be judged by. Train one with --split.test true to evaluate."
+                "it would be evaluated on. Train one with --split.test true to evaluate it."
             )
 
 
-def _require_alike(artifacts: Sequence[Artifact]) -> None:
-    """One table compares models that had the same to learn from, and the same kept from them."""
+def _require_comparable(artifacts: Sequence[Artifact]) -> None:
+    """All models of one table were trained on the same data, with the same rows held out."""
     first = artifacts[0]
-    wanted = _provenance(first)
+    expected = _compared_provenance(first)
     for other in artifacts[1:]:
-        for what, found in _provenance(other).items():
-            if found != wanted[what]:
+        for what, found in _compared_provenance(other).items():
+            if found != expected[what]:
                 raise InputError(
                     f"{other.model_id} was made from {what} {found}, and {first.model_id} from "
-                    f"{wanted[what]}; expected the same, so that one table can compare them. "
-                    "Change --models, or train them alike."
+                    f"{expected[what]}; expected the same, so that one table can compare them. "
+                    "Change --models, or train the models on the same data."
                 )
 
 
-def _provenance(artifact: Artifact) -> dict[str, Any]:
-    facts = artifact.provenance
+def _compared_provenance(artifact: Artifact) -> dict[str, Any]:
+    """What must be equal; of any type, because it is only compared and printed."""
+    data = artifact.provenance.data
     return {
-        "the split": asdict(SplitConfig(**facts["split"])),
-        "the interactions": facts["interactions"],
-        "the features of digest": facts["features"]["digest"],
+        "the split": asdict(data.split),
+        "the interactions": asdict(data.interactions),
+        "the features of digest": data.features_digest,
     }
 
 
-def scorer_of(contestant: EvaluatedModel, data: EvaluationData) -> Scorer:
-    """A contestant's scorer over the arrays that were computed for all workers."""
-    arrays = data.arrays[contestant.label]
-    if contestant.model is None:
+def build_scorer(evaluated: EvaluatedModel, data: EvaluationData) -> Scorer:
+    """A model's scorer over the item arrays that all workers share."""
+    arrays = data.arrays[evaluated.label]
+    if evaluated.model is None:
         return Oracle.scorer(arrays)
-    if contestant.store:
-        return load_artifact(contestant.store).model.scorer(arrays)
+    if evaluated.store:
+        return load_artifact(evaluated.store).model.scorer(arrays)
     sizes = Sizes(items=len(data.item_ids), users=0, feature_dim=0)
-    scorer: Scorer = MODELS[contestant.model](contestant.config, sizes).scorer(arrays)
-    return scorer
+    return MODELS[evaluated.model](evaluated.config, sizes).scorer(arrays)

@@ -1,41 +1,42 @@
-"""A few users for the report: what they took, what was held out, what the model recommends."""
+"""A few test users for the report: their profiles, their held-out items, their recommendations."""
 
 from dataclasses import replace
 
 import numpy as np
 
 from visrec.evaluation.cards import make_cards
-from visrec.evaluation.data import EvaluationData, scorer_of
+from visrec.evaluation.data import EvaluationData, build_scorer
 from visrec.evaluation.report import ItemCard, UserExample
-from visrec.retrieval.topk import nearest_of_profile, top_k
+from visrec.retrieval.similar import nearest_profile_items
+from visrec.retrieval.topk import top_k
 
-_SHOWN = 10  # items a row of pictures holds on a wide screen
-_PROFILE = 8
+_LIST_LENGTH = 10  # pictures in a row on a wide screen
+_PROFILE_LENGTH = 8  # the latest items of a profile
 
 
 def make_examples(
     data: EvaluationData, users: int, images: str, items_uri: str | None
 ) -> list[UserExample]:
-    """Examples for some held-out users, drawn with a fixed seed, by the table's first model.
+    """Recommendations of the table's first model to some test users, drawn with a fixed seed.
 
     Args:
         data: as evaluation prepared it.
-        users: how many.
-        images: where pictures are looked for; those that are not there are left out.
+        users: how many users.
+        images: where the pictures are; an item may have none.
         items_uri: an items table with titles, or None.
     """
     if not users:
         return []
-    chosen = np.random.default_rng(0).permutation(len(data.held))[:users]
-    held, trained = data.held.take(chosen), data.evaluated_models[0]
-    scorer = scorer_of(trained, data)
-    user_B = data.user_rows[trained.label][chosen]
-    best = top_k(scorer, held.profiles, user_B, held.profiles, None, _SHOWN)
+    chosen = np.random.default_rng(0).permutation(len(data.held_out))[:users]
+    held_out, model = data.held_out.take(chosen), data.evaluated_models[0]
+    scorer = build_scorer(model, data)
+    user_B = data.user_rows[model.label][chosen]
+    best = top_k(scorer, held_out.profiles, user_B, held_out.profiles, None, _LIST_LENGTH)
     because_BK = np.full(best.row_BK.shape, -1)
     if scorer.space_Nd is not None:
-        because_BK = nearest_of_profile(scorer.space_Nd, held.profiles, best.row_BK)
-    profiles = [held.profiles[b][-_PROFILE:] for b in range(len(chosen))]
-    targets = [held.targets[b] for b in range(len(chosen))]
+        because_BK = nearest_profile_items(scorer.space_Nd, held_out.profiles, best.row_BK)
+    profiles = [held_out.profiles[b][-_PROFILE_LENGTH:] for b in range(len(chosen))]
+    targets = [held_out.targets[b] for b in range(len(chosen))]
     rows = np.unique(np.concatenate([*profiles, *targets, *best.row_BK, *because_BK]))
     cards = make_cards(rows[rows >= 0], data.item_ids, images, items_uri)
     examples = []

@@ -1,55 +1,51 @@
-"""The page that tells how good a model is.
+"""The evaluation report: one HTML page on how good a model is.
 
-The page is one file that asks for nothing else: styles inline, pictures as small JPEGs in `data:`
-URIs. What it shows was written by others, ids and titles included, so all of it is escaped.
+The page is one file that loads nothing else: styles are inline, pictures are small JPEGs in `data:`
+URIs. Ids, titles and other texts come from users of the shop, so all of them are escaped.
 """
 
 import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-from PIL import Image
 
+from visrec.evaluation.results import Figure, Metrics
 from visrec.evaluation.table import (
     BASELINES,
     COLUMNS,
     COSTS,
     ORACLE,
     VISRANK,
-    Figure,
-    Metrics,
-    columns_of,
-    cost_texts,
-    difference_text,
     excludes_zero,
-    figure_text,
-    interval_text,
-    label,
-    ranked,
-    value,
+    finite_value,
+    format_cost_cells,
+    format_difference,
+    format_figure,
+    format_interval,
+    metric_label,
+    metric_names,
+    sort_models,
 )
-from visrec.features.containers import PictureError
-from visrec.features.decode import PictureLimits, Preprocessing, decode
-from visrec.text import visible
+from visrec.text import show_controls
 
-_SHOWN_SIZES = ("auc", "recall@20", "ndcg@20", "recall@100")  # the others fold away
+# Metrics by profile size that the page shows at once; the others are folded away.
+_MAIN_SIZE_METRICS = ("auc", "recall@20", "ndcg@20", "recall@100")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ItemCard:
-    """One item as shown in an example.
+    """One item as the page shows it.
 
     Attributes:
-        item_id: Its id, shown where there is no title.
-        title: Its name.
-        thumbnail: JPEG bytes, as `thumbnail()` makes them.
-        score: What the model gave it.
-        hit: Whether it is one of the held-out items.
-        because: The profile item that explains it.
+        item_id: its id, shown if there is no title.
+        title: its name.
+        thumbnail: JPEG bytes, as `cards.thumbnail` makes them.
+        score: the score that the model gave it.
+        hit: whether it is one of the held-out items.
+        because: the profile item that explains it.
     """
 
     item_id: str
@@ -62,7 +58,7 @@ class ItemCard:
 
 @dataclass(frozen=True, kw_only=True)
 class UserExample:
-    """What one user liked, what was held out, and what the model recommends, best first."""
+    """A user's profile, held-out items, and recommendations, best first."""
 
     user_id: str
     profile: Sequence[ItemCard]
@@ -72,7 +68,7 @@ class UserExample:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterRow:
-    """A visual cluster: its items, their share of the catalogue, and some of them."""
+    """A visual cluster: how many items it has, their share of the catalogue, and some of them."""
 
     size: int
     share: float
@@ -81,7 +77,7 @@ class ClusterRow:
 
 @dataclass(frozen=True, kw_only=True)
 class VisualClusters:
-    """How many there are, and the largest of them."""
+    """How many clusters there are, and the largest of them."""
 
     count: int
     rows: Sequence[ClusterRow]
@@ -89,25 +85,26 @@ class VisualClusters:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that the page says. A figure is `{"mean", "low", "high", "n"}`, low and high optional.
+    """Everything that the page shows. A figure is `{"mean", "low", "high", "n"}`; only the mean is
+    required.
 
     Attributes:
-        title: Its heading.
-        metrics: `{model: {metric: figure}}`; higher is better in all.
-        examples: A few users.
-        facts: Model id, data digest, date and the like, by name.
-        lists: `{model: {measure: figure}}` of what the lists are like.
+        title: the heading.
+        metrics: ranking metrics, `{model: {metric: figure}}`; in all of them, higher is better.
+        examples: a few users.
+        metadata: model id, number of users, date and the like, by name.
+        lists: beyond-accuracy metrics, `{model: {metric: figure}}`.
         by_profile_size: `{size: {model: {metric: figure}}}`.
-        paired: `{"a - b": {metric: figure}}` of differences.
+        paired: differences between models, `{"a - b": {metric: figure}}`.
         costs: `{model: {"parameters", "train_s", "score_ms"}}`.
-        clusters: What looks alike in the catalogue.
-        notes: Paragraphs on how to read the figures.
+        clusters: the visual clusters of the catalogue.
+        notes: paragraphs on how to read the figures.
     """
 
     title: str
     metrics: Metrics
     examples: Sequence[UserExample]
-    facts: Mapping[str, str]
+    metadata: Mapping[str, str]
     lists: Metrics = field(default_factory=dict)
     by_profile_size: Mapping[str, Metrics] = field(default_factory=dict)
     paired: Metrics = field(default_factory=dict)
@@ -120,7 +117,7 @@ class Report:
 class _Cell:
     mean: str
     interval: str
-    mark: str = ""  # the class that styles it
+    css_class: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,7 +128,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Table:
-    """A column's second line says how many users it is of."""
+    """A table; each column has a label, and a second line for its number of users."""
 
     corner: str
     columns: list[tuple[str, str]]
@@ -141,7 +138,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Bar:
-    """One model in the interval plot; positions in percent of the plot's width."""
+    """One model of the interval plot; positions are in percent of the plot's width."""
 
     model: str
     mean: str
@@ -157,82 +154,64 @@ class _Plot:
 
 
 def render(report: Report) -> str:
-    """The page as one HTML text, to be written as UTF-8."""
+    """The page as one HTML text, which can be encoded as UTF-8."""
     page = _template().render(
         report=report,
-        metrics=_metrics_table(report.metrics, _known(report.metrics), report.metrics),
-        more_metrics=_metrics_table(report.metrics, _others(report.metrics), report.metrics),
-        differences=_differences_table(report.paired, _known(report.paired)),
-        more_differences=_differences_table(report.paired, _others(report.paired)),
+        metrics=_metrics_table(report.metrics, _main_columns(report.metrics), report.metrics),
+        more_metrics=_metrics_table(report.metrics, _more_columns(report.metrics), report.metrics),
+        differences=_differences_table(report.paired, _main_columns(report.paired)),
+        more_differences=_differences_table(report.paired, _more_columns(report.paired)),
         costs=_costs_table(report),
-        lists=_metrics_table(report.lists, columns_of(report.lists), report.metrics, best=False),
+        lists=_metrics_table(report.lists, metric_names(report.lists), report.metrics, best=False),
         by_size=_size_tables(report),
-        shown_sizes=_SHOWN_SIZES,
+        shown_sizes=_MAIN_SIZE_METRICS,
         plot=_plot(report.metrics),
-        distance=_distance(report.metrics),
+        distance=_progress_to_oracle(report.metrics),
     )
-    # Half of a surrogate pair, which Python strings may hold, has no UTF-8.
+    # A Python string may hold half of a surrogate pair, which UTF-8 cannot encode.
     return page.encode("utf-8", "replace").decode()
-
-
-def thumbnail(data: bytes, size: int = 96) -> bytes | None:
-    """A square JPEG from the middle of any picture; None where it cannot be read."""
-    square = Preprocessing(
-        resize=size,
-        crop=(size, size),
-        interpolation="lanczos",
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-    )
-    try:
-        pixels = decode(data, square, PictureLimits())
-    except PictureError:
-        return None
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=80, optimize=True)
-    return out.getvalue()
 
 
 # Tables.
 
 
-def _known(metrics: Metrics) -> list[str]:
-    """The columns that are shown at once; the others fold away."""
-    return [name for name in columns_of(metrics) if name in COLUMNS]
+def _main_columns(metrics: Metrics) -> list[str]:
+    """The columns that the page shows at once; the others are folded away."""
+    return [name for name in metric_names(metrics) if name in COLUMNS]
 
 
-def _others(metrics: Metrics) -> list[str]:
-    return [name for name in columns_of(metrics) if name not in COLUMNS]
+def _more_columns(metrics: Metrics) -> list[str]:
+    return [name for name in metric_names(metrics) if name not in COLUMNS]
 
 
 def _metrics_table(
     metrics: Metrics, columns: Sequence[str], order: Metrics, *, best: bool = True
 ) -> _Table:
-    """A row a model, in the order of falling AUC of `order`; a column a metric."""
+    """One row per model, in the order of the AUC in `order`; one column per metric."""
     rows = {
         model: [_cell(metrics, model, name, best=best) for name in columns]
-        for model in ranked(order)
+        for model in sort_models(order)
         if model in metrics
     }
-    return _table("Model", [(label(name), "") for name in columns], rows)
+    return _table("Model", [(metric_label(name), "") for name in columns], rows)
 
 
 def _costs_table(report: Report) -> _Table:
-    """A row a model, a column a cost."""
+    """One row per model, one column per cost."""
     rows = {
-        model: [_Cell(text, "") for text in cost_texts(report.costs[model])]
-        for model in ranked(report.metrics)
+        model: [_Cell(text, "") for text in format_cost_cells(report.costs[model])]
+        for model in sort_models(report.metrics)
         if model in report.costs
     }
     return _table("Model", [(name, "") for name in COSTS.values()], rows)
 
 
 def _size_tables(report: Report) -> dict[str, _Table]:
-    """By metric: a row a model, a column a size of profile."""
+    """One table per metric: one row per model, one column per profile size."""
     sizes = report.by_profile_size
-    measures = set(columns_of(report.lists))  # of these, more is not better
+    list_metrics = set(metric_names(report.lists))  # of these, a higher value is not better
     tables = {}
-    for name in columns_of(next(iter(sizes.values()), {})):
+    for name in metric_names(next(iter(sizes.values()), {})):
         users = [next(iter(metrics.values()))[name]["n"] for metrics in sizes.values()]
         columns = [
             (f"{size} item{'s' if size != '1' else ''}", f"{count:,} users")
@@ -240,21 +219,22 @@ def _size_tables(report: Report) -> dict[str, _Table]:
         ]
         rows = {
             model: [
-                _cell(metrics, model, name, best=name not in measures) for metrics in sizes.values()
+                _cell(metrics, model, name, best=name not in list_metrics)
+                for metrics in sizes.values()
             ]
-            for model in ranked(report.metrics)
+            for model in sort_models(report.metrics)
         }
         tables[name] = _table("Model", columns, rows)
     return tables
 
 
 def _differences_table(paired: Metrics, columns: Sequence[str]) -> _Table:
-    """A row a pair, a column a metric."""
+    """One row per pair of models, one column per metric."""
     rows = {
         pair: [_difference_cell(figures.get(name)) for name in columns]
         for pair, figures in paired.items()
     }
-    return _table("Models", [(label(name), "") for name in columns], rows)
+    return _table("Models", [(metric_label(name), "") for name in columns], rows)
 
 
 def _table(corner: str, columns: list[tuple[str, str]], cells: Mapping[str, list[_Cell]]) -> _Table:
@@ -266,32 +246,32 @@ def _table(corner: str, columns: list[tuple[str, str]], cells: Mapping[str, list
 
 def _cell(metrics: Metrics, model: str, name: str, *, best: bool) -> _Cell:
     figure = metrics[model].get(name)
-    rivals = [value(metrics[m].get(name)) for m in metrics if m != ORACLE]
-    # The oracle knows the truth and competes with nobody; with one model there is no contest.
-    top = max((v for v in rivals if v is not None), default=None) if len(rivals) > 1 else None
-    mean = value(figure)
-    won = best and model != ORACLE and mean is not None and mean == top
-    return _Cell(figure_text(figure), interval_text(figure, "–"), "best" if won else "")
+    means = [finite_value(metrics[m].get(name)) for m in metrics if m != ORACLE]
+    # The oracle knows the truth, so it does not compete; and one model alone is not the best.
+    top = max((v for v in means if v is not None), default=None) if len(means) > 1 else None
+    mean = finite_value(figure)
+    is_best = best and model != ORACLE and mean is not None and mean == top
+    return _Cell(format_figure(figure), format_interval(figure, "–"), "best" if is_best else "")
 
 
 def _difference_cell(figure: Figure | None) -> _Cell:
-    mark = ""
+    css_class = ""
     if excludes_zero(figure):
-        mark = "more" if (value(figure) or 0) > 0 else "less"
-    return _Cell(difference_text(figure), interval_text(figure, " to "), mark)
+        css_class = "more" if (finite_value(figure) or 0) > 0 else "less"
+    return _Cell(format_difference(figure), format_interval(figure, " to "), css_class)
 
 
-# The plot and the sentence.
+# The interval plot, and the progress towards the oracle.
 
 
 def _plot(metrics: Metrics) -> _Plot | None:
-    """The AUC of each model with its interval, on an axis that holds chance, 0.5."""
+    """The AUC of each model with its interval, on an axis that includes chance, 0.5."""
     spans = []
-    for model in ranked(metrics):
+    for model in sort_models(metrics):
         auc = metrics[model].get("auc")
-        mean = value(auc)
+        mean = finite_value(auc)
         if mean is not None:
-            low, high = value(auc, "low"), value(auc, "high")
+            low, high = finite_value(auc, "low"), finite_value(auc, "high")
             ends = [mean, *(end for end in (low, high) if end is not None)]
             spans.append((model, mean, min(ends), max(ends)))
     if not spans:
@@ -299,38 +279,35 @@ def _plot(metrics: Metrics) -> _Plot | None:
     left = math.floor(min(0.5, *(low for _, _, low, _ in spans)) * 10) / 10
     right = math.ceil(max(0.6, *(high for _, _, _, high in spans)) * 10) / 10
 
-    def at(value: float) -> float:
-        return round(2 + 96 * (value - left) / (right - left), 2)  # room for the ends
+    def position(auc: float) -> float:
+        return round(2 + 96 * (auc - left) / (right - left), 2)  # with room for round line ends
 
     tenths = range(round(left * 10), round(right * 10) + 1)
     return _Plot(
-        bars=[_Bar(m, f"{mean:.3f}", at(low), at(mean), at(high)) for m, mean, low, high in spans],
-        ticks=[(at(tenth / 10), f"{tenth / 10:.1f}") for tenth in tenths],
+        bars=[
+            _Bar(m, f"{mean:.3f}", position(low), position(mean), position(high))
+            for m, mean, low, high in spans
+        ],
+        ticks=[(position(tenth / 10), f"{tenth / 10:.1f}") for tenth in tenths],
     )
 
 
-def _distance(metrics: Metrics) -> str | None:
-    """How far the best learned model got from the best VisRank towards the oracle, in AUC."""
-    known = {m: v for m in metrics if (v := value(metrics[m].get("auc"))) is not None}
-    visrank = {m: v for m, v in known.items() if m.startswith(VISRANK)}
-    learned = {m: v for m, v in known.items() if m not in (*visrank, *BASELINES, ORACLE)}
-    if ORACLE not in known or not visrank or not learned:
+def _progress_to_oracle(metrics: Metrics) -> str | None:
+    """How far the best trained model gets from the best VisRank towards the oracle, in AUC."""
+    auc = {m: v for m in metrics if (v := finite_value(metrics[m].get("auc"))) is not None}
+    visrank = {m: v for m, v in auc.items() if m.startswith(VISRANK)}
+    trained = {m: v for m, v in auc.items() if m not in (*visrank, *BASELINES, ORACLE)}
+    if ORACLE not in auc or not visrank or not trained:
         return None
-    start = max(visrank, key=lambda m: visrank[m])
-    best = max(learned, key=lambda m: learned[m])
-    whole = known[ORACLE] - known[start]
-    if whole <= 0:
+    start, start_auc = max(visrank.items(), key=lambda item: item[1])
+    best, best_auc = max(trained.items(), key=lambda item: item[1])
+    gap = auc[ORACLE] - start_auc
+    if gap <= 0:
         return None
-    ends = f"{visible(start)}, {known[start]:.3f}) to the oracle ({known[ORACLE]:.3f})"
-    if known[best] <= known[start]:
-        return (
-            f"{visible(best)} ({known[best]:.3f}) closes none of the distance in AUC from the "
-            f"best VisRank ({ends}."
-        )
-    share = (known[best] - known[start]) / whole
+    share = f"{(best_auc - start_auc) / gap:.0%}" if best_auc > start_auc else "none"
     return (
-        f"{visible(best)} ({known[best]:.3f}) closes {share:.0%} of the distance in AUC from the "
-        f"best VisRank ({ends}."
+        f"{show_controls(best)} ({best_auc:.3f}) closes {share} of the distance in AUC from the "
+        f"best VisRank ({show_controls(start)}, {start_auc:.3f}) to the oracle ({auc[ORACLE]:.3f})."
     )
 
 
@@ -347,5 +324,5 @@ def _template() -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"visible": visible, "label": label, "data_uri": _data_uri}
+    environment.filters |= {"visible": show_controls, "label": metric_label, "data_uri": _data_uri}
     return environment.get_template("report.html")

@@ -19,36 +19,40 @@ from visrec.training.loop import TrainConfig
 SIX = tuple(name for name in GUIDELINES if name != "random")
 
 
-def variants(sampling: SamplingConfig, possible: tuple[str, ...]) -> dict[str, SamplingConfig]:
-    """Other ways to draw the triples, by name: random ones, all guidelines, all but one of them,
-    and the positive kept in the profile, or left out where it was kept.
+def sampling_variants(
+    sampling: SamplingConfig, possible: tuple[str, ...]
+) -> dict[str, SamplingConfig]:
+    """Other ways to sample the triples, by name.
+
+    Random triples; all guidelines; all guidelines but one; and the positive item kept in the
+    profile, or left out if the model kept it. The model's own way is not among them.
 
     Args:
-        sampling: how the model's own were drawn.
-        possible: the guidelines by which a triple can be drawn from the data.
+        sampling: how the model's triples were sampled.
+        possible: the guidelines that can sample a triple from the data.
     """
 
-    def drawn_by(names: tuple[str, ...]) -> SamplingConfig:
+    def by_guidelines(names: tuple[str, ...]) -> SamplingConfig:
         return dataclasses.replace(sampling, guidelines=dict.fromkeys(names, 1.0))
 
-    kept = not sampling.keep_positive_in_profile
-    others = {"random": drawn_by(("random",)), "guidelines": drawn_by(possible)}
+    keep = not sampling.keep_positive_in_profile
+    variants = {"random": by_guidelines(("random",)), "guidelines": by_guidelines(possible)}
     if len(possible) > 1:
         for left_out in possible:
-            rest = tuple(name for name in possible if name != left_out)
-            others[f"without-{left_out}"] = drawn_by(rest)
-    name = "positive-in-profile" if kept else "positive-out-of-profile"
-    others[name] = dataclasses.replace(sampling, keep_positive_in_profile=kept)
-    return {name: config for name, config in others.items() if config != sampling}
+            others = tuple(name for name in possible if name != left_out)
+            variants[f"without-{left_out}"] = by_guidelines(others)
+    name = "positive-in-profile" if keep else "positive-out-of-profile"
+    variants[name] = dataclasses.replace(sampling, keep_positive_in_profile=keep)
+    return {name: variant for name, variant in variants.items() if variant != sampling}
 
 
-def train_variants(model: Store, own: TrainJob, summary: Summary) -> list[Store]:
-    """Trains a model's variants, those that are not there yet, and returns where they are.
+def train_variants(model: Store, config: TrainJob, summary: Summary) -> list[Store]:
+    """Trains those variants of a model that do not exist yet; returns the directories of all.
 
     Args:
         model: the trained model's directory.
-        own: its workspace, session, features, items and interactions; the rest of its settings is
-            kept with the model.
+        config: workspace, session, features, items and interactions; all other settings come from
+            the model's provenance.
         summary: of the job.
 
     Raises:
@@ -61,31 +65,31 @@ def train_variants(model: Store, own: TrainJob, summary: Summary) -> list[Store]
             "for --ablate. Name another with --model."
         )
     provenance = artifact.provenance
-    own = dataclasses.replace(
-        own,
+    config = dataclasses.replace(
+        config,
         model=ModelChoice(artifact.name, artifact.config),
         split=provenance.data.split,
         sampling=SamplingConfig(**provenance.sampling),
         train=TrainConfig(**provenance.train),
     )
-    every = dataclasses.replace(own.sampling, guidelines=dict.fromkeys(SIX, 1.0))
-    features = Store.at(own.resolve(own.features, "features"))
-    inputs = training_inputs(dataclasses.replace(own, sampling=every), features)
-    reasons = ray.get(ray.remote(_impossible).remote(inputs, own.sampling))
+    all_guidelines = dataclasses.replace(config.sampling, guidelines=dict.fromkeys(SIX, 1.0))
+    features = Store.at(config.resolve(config.features, "features"))
+    inputs = training_inputs(dataclasses.replace(config, sampling=all_guidelines), features)
+    reasons = ray.get(ray.remote(_impossible_guidelines).remote(inputs, config.sampling))
     for name, reason in reasons.items():
         print(f"ablate: the guideline {name} is left out. {reason}", flush=True)
     possible = tuple(name for name in SIX if name not in reasons)
     stores = []
-    for name, sampling in variants(own.sampling, possible).items():
+    for name, sampling in sampling_variants(config.sampling, possible).items():
         model_id = f"{artifact.model_id}-{name}"
         print(f"ablate: {name}", flush=True)
-        config = dataclasses.replace(own, model_id=model_id, sampling=sampling)
-        stores.append(train(config, summary).store)
+        variant = dataclasses.replace(config, model_id=model_id, sampling=sampling)
+        stores.append(train(variant, summary).store)
     return stores
 
 
-def _impossible(inputs: TrainingInputs, sampling: SamplingConfig) -> dict[str, str]:
-    """The guidelines by which no triple can be drawn, and why."""
+def _impossible_guidelines(inputs: TrainingInputs, sampling: SamplingConfig) -> dict[str, str]:
+    """The guidelines that cannot sample any triple, each with the reason."""
     index = load_training_data(inputs).sampling_index
     reasons = {}
     for name in SIX:

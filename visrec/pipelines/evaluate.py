@@ -1,4 +1,4 @@
-"""Models judged: exact ranks of held-out items, beside VisRank, popularity and random.
+"""Evaluates models on held-out items, beside VisRank, popularity and random.
 
 python jobs/evaluate.py --local
 python jobs/evaluate.py --local --models curatornet,vbpr,multivae
@@ -8,35 +8,33 @@ python jobs/evaluate.py --workspace s3://shop/visrec --model s3://shop/visrec/mo
 """
 
 import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
 
+import pyarrow as pa
 import ray
 
-from visrec.cli.launch import (
-    JobConfig,
-    Summary,
-    cpu_actors,
-    parse,
-    require_resources,
-    terminal_columns,
-)
-from visrec.cli.progress import follow
+from visrec.cli.job import JobConfig
+from visrec.cli.parse import parse
+from visrec.cli.progress import track_progress
+from visrec.cli.resources import default_cpu_workers, require_resources
+from visrec.cli.summary import Summary, terminal_width
 from visrec.config import check_fields
 from visrec.errors import InputError, did_you_mean
+from visrec.evaluation.aggregate import AggregationSpec, aggregate
 from visrec.evaluation.clusters import make_clusters
 from visrec.evaluation.data import (
-    Cost,
     EvaluationData,
     EvaluationInputs,
+    EvaluationOverview,
     prepare_evaluation,
 )
-from visrec.evaluation.evaluate import USERS, AggregationSpec, aggregate, evaluate_chain
 from visrec.evaluation.examples import make_examples
+from visrec.evaluation.rank_users import USERS, EvaluationResources, ranking_dataset
 from visrec.evaluation.report import Report, render
-from visrec.evaluation.table import text_costs, text_differences, text_table
-from visrec.interactions.log import Reading
+from visrec.evaluation.results import COSTS, METRICS, EvaluationResults, ModelCost
+from visrec.evaluation.table import format_costs, format_differences, format_metrics
 from visrec.models import MODELS
 from visrec.models.artifact import MANIFEST
 from visrec.pipelines.ablate import train_variants
@@ -46,44 +44,51 @@ from visrec.pipelines.input_checks import (
     require_model,
     require_table,
 )
-from visrec.pipelines.recommend import METRICS, model_store
+from visrec.pipelines.recommend import model_store
 from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 
+_NOTES = (
+    "Each user's last basket was held out from training. Each model ranks all items that are not "
+    "in the user's profile, and the metrics are computed from the ranks of the held-out items. AUC "
+    "is the share of the other items that a held-out item is ranked above.",
+    "Figures are means over users; intervals are 95 % bootstrap intervals.",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob(JobConfig):
-    """Models judged.
+    """Evaluates models on held-out items.
 
     Attributes:
-        model: the model's directory; by default the one that was trained last in the workspace.
-        models: several in one table instead, with commas between: ids of the workspace's models,
-            directories, or names of models, such as vbpr, which are trained first where they are
-            not. All must be of one split and the same data.
-        training: YAML with keys of jobs/train.py for those that are trained; by default its own.
-        compare: two rows of the table with a comma between, such as visrank-mean,popularity, whose
-            difference is told beside those of the first model and every other.
-        ablate: train the model again with other triples, and put all in one table: random ones, all
-            six guidelines, all but one of them, and the positive kept in the profile or left out.
+        model: directory of the model; by default the model that was trained last in the workspace.
+        models: several models for one table, separated by commas: ids of the workspace's models,
+            directories, or names of models, such as vbpr, which are trained first if they are not
+            trained yet. All must have the same split and the same data.
+        train_config: YAML with keys of jobs/train.py for models that are trained first; by default
+            its own defaults.
+        compare: two rows of the table, separated by a comma, such as visrank-mean,popularity. Their
+            difference is shown beside those between the first model and every other.
+        ablate: train the model again with other triples, and put all variants in one table: random
+            triples, all six guidelines, all but one of them, and the positive item kept in the
+            profile or left out.
         features: features directory; by default features of the workspace.
-        interactions: those that the model was trained with. Of others only the rows that training
-            held out count, so that no model is judged by what it was trained on.
+        interactions: the interactions that the model was trained with. Of others, only rows that
+            training held out count, so that no model is evaluated on what it was trained on.
         images: where the report's thumbnails come from; by default images of the workspace.
-        items: items table with titles for the report, and categories for models that ask; by
-            default items.parquet of the workspace, where it is there.
-        truth: planted truth of generated data; by default truth of the workspace, where it is
-            there.
+        items: items table with titles for the report, and categories for models that need them; by
+            default items.parquet of the workspace, if it exists.
+        truth: planted truth of generated data; by default truth of the workspace, if it exists.
         evaluation: where metrics.json, costs.json, report.html and per_user.parquet go; by default
             evaluation of the workspace.
-        examples: users shown in the report.
-        workers: processes that rank; by default one for two CPUs of this cluster (at most 64).
-        threads: threads of each, and CPUs it asks for.
+        examples: number of users shown in the report.
+        resources: what evaluation may take of the cluster.
     """
 
     model: str | None = None
     models: str | None = None
-    training: str | None = None
+    train_config: str | None = None
     compare: str | None = None
     ablate: bool = False
     features: str | None = None
@@ -93,11 +98,10 @@ class EvaluateJob(JobConfig):
     truth: str | None = None
     evaluation: str | None = None
     examples: int = 6
-    workers: int | None = None
-    threads: int = 1
+    resources: EvaluationResources = field(default_factory=EvaluationResources)
 
     def __post_init__(self) -> None:
-        check_fields(self, "", examples="[0, 10000]", workers="[1, 65536]", threads="[1, 65536]")
+        check_fields(self, "", examples="[0, 10000]")
         if self.model and self.models:
             raise InputError("Found both --model and --models; expected one of them.")
         if self.models and self.ablate:
@@ -105,21 +109,26 @@ class EvaluateJob(JobConfig):
                 "Found both --models and --ablate; expected one of them: --ablate trains the "
                 "variants of one model, --model."
             )
-        if self.models is not None and not _listed(self.models):
+        if self.models is not None and not _split_list(self.models):
             raise InputError(f"Found --models {self.models!r}; expected at least one.")
-        if self.compare is not None and len(_listed(self.compare)) != 2:
+        if self.compare is not None and len(_split_list(self.compare)) != 2:
             raise InputError(
                 f"Found --compare {self.compare!r}; expected two rows of the table, as in "
                 "--compare visrank-mean,popularity."
             )
 
 
-def _listed(text: str) -> list[str]:
+def _split_list(text: str) -> list[str]:
     return [part for part in map(str.strip, text.split(",")) if part]
 
 
 def check(config: EvaluateJob) -> None:
-    _train_job(config, [])  # a mistake in its YAML
+    """Checks the inputs before Ray starts.
+
+    Raises:
+        InputError: an input is missing or has other columns than declared.
+    """
+    _train_job(config, [])  # reads its YAML
     require_features(config.resolve(config.features, "features"))
     interactions = config.interactions
     require_interactions(interactions, config.resolve(interactions.path, "interactions.parquet"))
@@ -127,64 +136,60 @@ def check(config: EvaluateJob) -> None:
     if config.models is None:
         require_model(model_store(config, config.model))
     models = Store.at(config.resolve(None, "models"))
-    for at in _listed(config.models or ""):
-        if "/" in at:
-            require_model(Store.at(at))
-        elif at not in MODELS and not (models / at).exists(MANIFEST):
+    for name in _split_list(config.models or ""):
+        if "/" in name:
+            require_model(Store.at(name))
+        elif name not in MODELS and not (models / name).exists(MANIFEST):
             raise InputError(
-                f"Found {at!r} in --models, which is no model of {models.root} and no kind of model"
-                f"{did_you_mean(at, MODELS) or '.'}"
+                f"Found {name!r} in --models, which is no model of {models.root} and no kind of "
+                f"model{did_you_mean(name, MODELS) or '.'}"
             )
 
 
 def main(config: EvaluateJob, summary: Summary) -> None:
+    """Ranks the held-out items by every model; writes metrics, costs, and the report."""
     target = Store.at(config.resolve(config.evaluation, "evaluation"))
-    inputs = _inputs(config)
+    inputs = _evaluation_inputs(config)
     target.check_writable()
-    inputs = dataclasses.replace(inputs, models=_contestants(config, summary))
+    inputs = dataclasses.replace(inputs, models=_evaluated_stores(config, summary))
     with summary.phase("prepare"):
         data = ray.remote(prepare_evaluation).remote(inputs)
-        users, items, labels, known, missing, reading = ray.get(_counts.remote(data))
-    pairs = _pairs(config, labels)
-    _say_counts(users, items, len(labels), missing)
+        overview: EvaluationOverview = ray.get(ray.remote(EvaluationData.overview).remote(data))
+    spec = AggregationSpec(
+        labels=overview.labels,
+        items=overview.items,
+        pairs=_compared_pairs(config, overview.labels),
+        costs=overview.costs,
+        digests=_digests(overview.labels, inputs.models.values()),
+        target=target,
+    )
+    _print_overview(overview)
     summary.has_written = True
-    with follow("rank", users, summary, unit="users") as tally:
-        blocks = -(-users // USERS)
-        workers = min(config.workers or cpu_actors(config.threads, 64), blocks)
-        require_resources({"CPU": workers * config.threads + 1.0}, config, "workers")
-        chain = evaluate_chain(data, users, config.threads, workers, tally)
-        tables = chain.to_arrow_refs()
-    with summary.phase("sum up"):
-        question = AggregationSpec(labels, items, pairs, known, target)
-        results = ray.get(ray.remote(aggregate).remote(question, *tables))
-        # Seconds differ from run to run, and metrics.json does not.
-        costs = results.pop("costs")
-        # By which jobs/recommend.py knows whether this was its model.
-        results["digests"] = {
-            label: store.read_json(MANIFEST)["digest"]
-            for label, store in zip(labels, inputs.models.values(), strict=False)
-        }
-        target.write_json("costs.json", costs)
+    tables = _rank(config, data, overview.users, summary)
+    with summary.phase("aggregate"):
+        results, costs = ray.get(ray.remote(aggregate).remote(spec, *tables))
+        target.write_json(COSTS, {label: cost.to_dict() for label, cost in costs.items()})
     model_ids = ", ".join(store.name for store in inputs.models.values())
     with summary.phase("report"):
-        facts = {"model": model_ids, "users": f"{users:,}", "items": f"{items:,}"}
-        page = _report(config, inputs, data, facts, results, costs)
+        page = _make_report(config, inputs, data, overview, results, costs)
         target.write("report.html", render(page).encode())
-        target.write_json(METRICS, results)  # last: where it is, the rest is too
-    _show(results, costs)
+        # Last, because where there are metrics, readers expect everything else.
+        target.write_json(METRICS, results.to_dict())
+    _print_results(results, costs)
+    missing = overview.missing
     summary.rows = {
         "model": model_ids,
-        "users": users,
-        "items": items,
+        "users": overview.users,
+        "items": overview.items,
         **({"held-out rows missing": missing} if missing else {}),
-        **reading.summary,
+        **overview.read_report.summary,
         "metrics at": target.uri(METRICS),
         "report at": target.uri("report.html"),
     }
 
 
-def _inputs(config: EvaluateJob) -> EvaluationInputs:
-    """What the models are judged on, no model among it yet."""
+def _evaluation_inputs(config: EvaluateJob) -> EvaluationInputs:
+    """Where evaluation reads; the models come later, because some are trained first."""
     truth = config.resolve_if_exists(config.truth, "truth/items.parquet")
     return EvaluationInputs(
         models={},
@@ -196,8 +201,8 @@ def _inputs(config: EvaluateJob) -> EvaluationInputs:
     )
 
 
-def _contestants(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
-    """The models by their names in the table, those of an ablation among them."""
+def _evaluated_stores(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
+    """The directories of the trained models by label, variants of an ablation included."""
     models = _model_stores(config, summary)
     if not config.ablate:
         return models
@@ -206,84 +211,34 @@ def _contestants(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
     return {store.name: store for store in (model, *variants)}
 
 
-def _say_counts(users: int, items: int, models: int, missing: int) -> None:
-    print(f"{users:,} users with a held-out basket, {items:,} items, {models} models", flush=True)
-    if missing:
-        print(
-            f"{missing:,} rows that training held out are not in the interactions now, and are "
-            "left out.",
-            flush=True,
-        )
-
-
-def _report(
-    config: EvaluateJob,
-    inputs: EvaluationInputs,
-    data: "ray.ObjectRef[EvaluationData]",
-    facts: dict[str, str],
-    results: dict[str, Any],
-    costs: dict[str, Any],
-) -> Report:
-    """The page, with examples and clusters made by tasks."""
-    images = config.resolve(config.images, "images")
-    examples, clusters = ray.get(
-        [
-            ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri),
-            ray.remote(make_clusters).remote(data, inputs.features, images, inputs.items_uri),
-        ]
-    )
-    return Report(
-        title=f"How good is {facts['model']}?",
-        metrics=results["models"],
-        examples=examples,
-        facts={**facts, "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")},
-        lists=results["lists"],
-        by_profile_size=results["by_profile_size"],
-        paired=results["paired"],
-        costs=costs,
-        clusters=clusters,
-        notes=_NOTES,
-    )
-
-
-def _show(results: dict[str, Any], costs: dict[str, Any]) -> None:
-    """The tables of the terminal."""
-    columns = terminal_columns()
-    print(f"\n{text_table(results['models'], columns)}")
-    if results["paired"]:
-        print(f"\n{text_differences(results['paired'], columns)}")
-    print(f"\n{text_costs(costs, columns)}")
-
-
 def _model_stores(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
-    """The models by their names in the table; those asked for by name are trained first."""
+    """The directories of the configured models by label; trains those that are not trained yet."""
     if config.models is None:
         return {"": model_store(config, config.model)}
     models, stores = Store.at(config.resolve(None, "models")), {}
-    for at in _listed(config.models):
-        if "/" in at:
-            store = Store.at(at)
-        elif at in MODELS and not (models / at).exists(MANIFEST):
-            print(f"evaluate: {at}", flush=True)
-            trained, artifact, _ = train(_train_job(config, ["--model.name", at]), summary)
-            store = trained / artifact.model_id
+    for name in _split_list(config.models):
+        if "/" in name:
+            store = Store.at(name)
+        elif name in MODELS and not (models / name).exists(MANIFEST):
+            print(f"evaluate: {name}", flush=True)
+            store = train(_train_job(config, ["--model.name", name]), summary).store
         else:
-            store = models / at
-        name = store.name if "/" in at else at
-        if name in stores:
+            store = models / name
+        label = store.name if "/" in name else name
+        if label in stores:
             raise InputError(
-                f"Found {name!r} for more than one row of the table; expected different models in "
+                f"Found {label!r} for more than one row of the table; expected different models in "
                 "--models."
             )
-        stores[name] = store
+        stores[label] = store
     return stores
 
 
 def _train_job(config: EvaluateJob, flags: list[str]) -> TrainJob:
-    """How a model of the table is trained: on the same data."""
-    given = ["--config", config.training] if config.training else []
+    """The configuration for a model that is trained first: on the same data."""
+    yaml_flags = ["--config", config.train_config] if config.train_config else []
     return dataclasses.replace(
-        parse(TrainJob, [*given, *flags]),
+        parse(TrainJob, [*yaml_flags, *flags]),
         workspace=config.workspace,
         local=config.local,
         features=config.features,
@@ -292,15 +247,23 @@ def _train_job(config: EvaluateJob, flags: list[str]) -> TrainJob:
     )
 
 
-def _pairs(config: EvaluateJob, labels: list[str]) -> list[tuple[str, str]]:
-    """The first model and each other one, and the two that --compare asks for.
+def _digests(labels: Sequence[str], stores: Iterable[Store]) -> dict[str, str]:
+    """The artifact digests of the trained models, which come first among the labels."""
+    return {
+        label: store.read_json(MANIFEST)["digest"]
+        for label, store in zip(labels, stores, strict=False)
+    }
+
+
+def _compared_pairs(config: EvaluateJob, labels: Sequence[str]) -> list[tuple[str, str]]:
+    """The first model with each other one, and the two of --compare.
 
     Raises:
-        InputError: --compare names no row of the table.
+        InputError: --compare names something that is no row of the table.
     """
     pairs = [(labels[0], other) for other in labels[1:]]
     if config.compare:
-        one, other = _listed(config.compare)
+        one, other = _split_list(config.compare)
         unknown = [label for label in (one, other) if label not in labels]
         if unknown:
             raise InputError(
@@ -310,18 +273,74 @@ def _pairs(config: EvaluateJob, labels: list[str]) -> list[tuple[str, str]]:
     return list(dict.fromkeys(pairs))
 
 
-_NOTES = (
-    "Each user's last basket was held out from training. All items but those of the user's profile "
-    "are ranked; the metrics say where the held-out items stand. AUC is the share of the other "
-    "items that a held-out one is ranked above.",
-    "Means over users; intervals are 95 % bootstrap intervals.",
-)
+def _print_overview(overview: EvaluationOverview) -> None:
+    print(
+        f"{overview.users:,} users with a held-out basket, {overview.items:,} items, "
+        f"{len(overview.labels)} models",
+        flush=True,
+    )
+    if overview.missing:
+        print(
+            f"{overview.missing:,} rows that training held out are no longer in the interactions, "
+            "and do not count.",
+            flush=True,
+        )
 
 
-@ray.remote
-def _counts(
-    data: EvaluationData,
-) -> tuple[int, int, list[str], dict[str, Cost], int, Reading]:
-    labels = [contestant.label for contestant in data.evaluated_models]
-    users, items = len(data.held), len(data.item_ids)
-    return users, items, labels, dict(data.costs), data.missing, data.reading
+def _rank(
+    config: EvaluateJob, data: "ray.ObjectRef[EvaluationData]", users: int, summary: Summary
+) -> list["ray.ObjectRef[pa.Table]"]:
+    """Ranks the users on all workers; returns the tables of their metrics."""
+    resources, blocks = config.resources, -(-users // USERS)
+    with track_progress("rank", users, summary, unit="users") as progress_actor:
+        cpus = resources.cpus_per_worker
+        workers = min(resources.workers or default_cpu_workers(cpus, 64), blocks)
+        require_resources({"CPU": workers * cpus + 1.0}, config, "resources.workers")
+        dataset = ranking_dataset(data, users, workers, cpus, progress_actor)
+        tables: list[ray.ObjectRef[pa.Table]] = dataset.to_arrow_refs()
+    return tables
+
+
+def _make_report(
+    config: EvaluateJob,
+    inputs: EvaluationInputs,
+    data: "ray.ObjectRef[EvaluationData]",
+    overview: EvaluationOverview,
+    results: EvaluationResults,
+    costs: Mapping[str, ModelCost],
+) -> Report:
+    """The report; tasks make its examples and its clusters."""
+    images = config.resolve(config.images, "images")
+    examples, clusters = ray.get(
+        [
+            ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri),
+            ray.remote(make_clusters).remote(data, inputs.features, images, inputs.items_uri),
+        ]
+    )
+    model_ids = ", ".join(store.name for store in inputs.models.values())
+    return Report(
+        title=f"How good is {model_ids}?",
+        metrics=results.models,
+        examples=examples,
+        metadata={
+            "model": model_ids,
+            "users": f"{overview.users:,}",
+            "items": f"{overview.items:,}",
+            "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        },
+        lists=results.lists,
+        by_profile_size=results.by_profile_size,
+        paired=results.paired,
+        costs={label: cost.to_dict() for label, cost in costs.items()},
+        clusters=clusters,
+        notes=_NOTES,
+    )
+
+
+def _print_results(results: EvaluationResults, costs: Mapping[str, ModelCost]) -> None:
+    width = terminal_width()
+    print(f"\n{format_metrics(results.models, width)}")
+    if results.paired:
+        print(f"\n{format_differences(results.paired, width)}")
+    rows = {label: cost.to_dict() for label, cost in costs.items()}
+    print(f"\n{format_costs(rows, width)}")

@@ -1,7 +1,9 @@
-"""Marks of items and of the owners of lists: hashes of all that scoring knows of them.
+"""Fingerprints of items and of queries: hashes of everything that decides a score.
 
-Equal marks mean equal scores, under the same model: 64 bits, of which a chance collision among a
-million items or users has a probability of 3e-8.
+Under one model, equal fingerprints mean equal scores. A fingerprint has 64 bits: among a million
+items or queries, some two collide with a probability of 3e-8.
+
+Shapes: N items, B queries, F flags.
 """
 
 from collections.abc import Sequence
@@ -10,32 +12,34 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from visrec.hashes import Hashes, combined, hash_lists, hash_rows, hash_strings
+from visrec.hashes import Hashes, combine_hashes, hash_lists, hash_rows, hash_strings
 from visrec.jagged import Jagged
 
 
 def item_fingerprints(
     names: Sequence[pa.Array], columns: Sequence[npt.NDArray[np.generic]]
 ) -> Hashes:
-    """(N,) the marks of items.
+    """(N,) the fingerprints of the items.
 
     Args:
-        names: strings of each, null where there is none; the id among them.
-        columns: numbers of each, the first axis N.
+        names: string columns of length N, among them the item ids; null where an item has no value.
+        columns: numeric columns; the first axis has length N.
     """
-    every = np.arange(len(names[0]))
-    return combined(*map(hash_strings, names), *(hash_rows(each, every) for each in columns))
+    rows = np.arange(len(names[0]))
+    return combine_hashes(
+        *map(hash_strings, names), *(hash_rows(column, rows) for column in columns)
+    )
 
 
 def query_fingerprints(
     fingerprint_N: Hashes, flags_BF: npt.NDArray[np.bool_], *lists: Jagged
 ) -> Hashes:
-    """(B,) the marks of owners: their items in order, and whatever else is told of them.
+    """(B,) the fingerprints of the queries: their items, in order, and their flags.
 
     Args:
-        fingerprint_N: of the items.
-        flags_BF: facts of each owner.
-        lists: B lists of items each.
+        fingerprint_N: (N,) the fingerprints of the items.
+        flags_BF: (B, F) properties of each query.
+        lists: each holds B lists of item rows.
     """
-    of_lists = (hash_lists(fingerprint_N[each.values], each) for each in lists)
-    return combined(hash_rows(flags_BF, np.arange(len(flags_BF))), *of_lists)
+    list_hashes = (hash_lists(fingerprint_N[each.values], each) for each in lists)
+    return combine_hashes(hash_rows(flags_BF, np.arange(len(flags_BF))), *list_hashes)

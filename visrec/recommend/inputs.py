@@ -1,47 +1,55 @@
-"""What scoring reads, put together once and shared by the workers of a node."""
+"""What scoring reads: loaded once, then shared by the workers of a node.
 
-from collections.abc import Iterable, Iterator
+Shapes: N items, U queries, S shards.
+"""
+
 from dataclasses import dataclass, field
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from visrec.capacity import shards_for
+from visrec.capacity import shard_count
 from visrec.errors import InputError
-from visrec.features.table import Identity, load_features, read_manifest, require_same
-from visrec.ids import TEXT, id_array, is_among, rows_of
-from visrec.interactions.log import InteractionLog, Reading, read_log, shard_of
-from visrec.jagged import Jagged, offsets_of
-from visrec.models.arrays import Arrays
+from visrec.ids import id_array
+from visrec.interactions.log import InteractionLog, ReadReport, assign_shards
+from visrec.interactions.read import read_log
+from visrec.jagged import Jagged, offsets_from_lengths
+from visrec.models.arrays import ItemArrays
 from visrec.models.artifact import Artifact, load_artifact
 from visrec.models.base import Catalogue
+from visrec.recommend.catalogue import load_catalogue, trained_users
+from visrec.recommend.eligibility import (
+    blocked_pairs,
+    items_by_user,
+    recommendable_mask,
+    unused_block_warning,
+)
 from visrec.recommend.fingerprints import item_fingerprints
 from visrec.retrieval.near_duplicates import near_duplicate_groups
 from visrec.retrieval.rules import Rules, RulesConfig
-from visrec.retrieval.similar import Kind, similarity
-from visrec.sources.id_mismatch import differing_ids
-from visrec.sources.interactions import InteractionsConfig, read_not_liked
-from visrec.sources.items import Items, artist_codes, category_codes, read_groups, read_items
+from visrec.retrieval.similar import Kind, similarity_arrays
+from visrec.sources.id_mismatch import explain_id_mismatch
+from visrec.sources.interactions import InteractionsConfig, read_disliked
+from visrec.sources.items import artist_codes, read_item_groups, read_items
 from visrec.storage import schemas
 from visrec.storage.store import Store
-from visrec.storage.tables import read_batches, read_whole
+from visrec.storage.tables import load_table
 
 
 @dataclass(frozen=True)
 class ScoringInputs:
     """Where scoring reads.
 
-    Args:
+    Attributes:
         model: the model's directory.
         features: the features directory.
-        interactions: which of them count.
-        interactions_uri: where they are; None where there are none, for lists of items.
+        interactions: which interactions count.
+        interactions_uri: where they are; None for item-to-item lists without interactions.
         items_uri: the items table, or None.
         users_uri: the users table, or None.
-        rules: of what a list may hold.
+        rules: what a list may hold.
     """
 
     model: Store
@@ -55,28 +63,28 @@ class ScoringInputs:
 
 @dataclass(frozen=True)
 class ScoringData:
-    """Users, or items, and the items to score for them, shared by the workers of a node.
+    """Queries, and the items to score for them. The workers of a node share one copy.
 
-    Args:
+    A query is a user or, for item-to-item lists, an item.
+
+    Attributes:
         item_ids: (N,) sorted.
-        available_N: (N,) which may be recommended.
-        query_ids: (U,) whose lists are made, shard after shard, sorted in each: users, or the
-            items whose neighbours are looked for.
-        shard_offsets: (S + 1,) where each shard's begin.
+        available_N: (N,) which items may be recommended.
+        query_ids: (U,) ids of the queries, shard after shard, sorted within each shard.
+        shard_offsets: (S + 1,) where each shard begins.
         profiles: U lists of consumed items, oldest first; of an item, the item itself.
-        blocked: U lists of items that are blocked for that user alone, or were rated too low to
-            count.
-        unseen_N: (N,) items that the model knows nothing of, so that they say nothing of a user.
-        trained_U: (U,) the model's user rows, -1 for users it has not seen.
-        count_N: (N,) float32, how many users took each item: the score for users whom the model
-            cannot score.
+        blocked: U lists of items that are blocked for that user alone, or that the user rated too
+            low to count.
+        unseen_N: (N,) items that the model knows nothing about, so they say nothing about a user.
+        trained_U: (U,) the model's user rows, -1 for users that training has not seen.
+        count_N: (N,) float32, how many users took each item: the score of the fallback lists.
         cold_U: (U,) users whom the model cannot score: they get the most popular items.
-        artist_N: (N,) a number for each artist, -1 for none; None where no item has one.
-        without_item: interactions left out because their item has no feature.
-        fingerprint_N: (N,) hashes of all that scoring knows of each item.
+        artist_N: (N,) a number for each artist, -1 for none; None if no item has an artist.
+        dropped_missing_feature: interactions that were dropped because their item has no feature.
+        fingerprint_N: (N,) hashes of everything that scoring knows about each item.
         rules: between the entries of a list, or None.
-        reading: what became of the rows of the interactions.
-        note: what is to be said of the block list, if anything.
+        read_report: how many rows of the interactions were read, and why some were dropped.
+        block_list_warning: a warning about the block list, or None.
     """
 
     item_ids: pa.LargeStringArray
@@ -90,56 +98,87 @@ class ScoringData:
     count_N: npt.NDArray[np.float32]
     cold_U: npt.NDArray[np.bool_]
     artist_N: npt.NDArray[np.int64] | None
-    without_item: int
+    dropped_missing_feature: int
     fingerprint_N: npt.NDArray[np.uint64]
     rules: Rules | None = None
-    reading: Reading = field(default_factory=Reading)
-    note: str | None = None
+    read_report: ReadReport = field(default_factory=ReadReport)
+    block_list_warning: str | None = None
+
+    def overview(self) -> "ScoringOverview":
+        """What the driver shows and records, without the data itself."""
+        return ScoringOverview(
+            queries=len(self.query_ids),
+            items=len(self.item_ids),
+            available=int(self.available_N.sum()),
+            shards=len(self.shard_offsets) - 1,
+            read_report=self.read_report,
+            block_list_warning=self.block_list_warning,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOverview:
+    """Counts of scoring data.
+
+    Attributes:
+        queries: users, or items, that get a list.
+        items: items of the catalogue.
+        available: items that may be recommended.
+        shards: number of shards.
+        read_report: how many rows of the interactions were read, and why some were dropped.
+        block_list_warning: a warning about the block list, or None.
+    """
+
+    queries: int
+    items: int
+    available: int
+    shards: int
+    read_report: ReadReport
+    block_list_warning: str | None
 
 
 def prepare_scoring(
     inputs: ScoringInputs, shards: int | None, kind: Kind, k: int
-) -> tuple[ScoringData, Arrays]:
-    """Reads everything once: users, profiles, availability, and what the model says of the items.
+) -> tuple[ScoringData, ItemArrays]:
+    """Reads users, profiles and availability, and computes the model's item arrays.
 
     Args:
-        inputs: where.
-        shards: to which owners are dealt; by default as many as `shards_for` says.
-        kind: whose lists are made.
-        k: entries of a list.
+        inputs: where to read.
+        shards: how many shards the queries are dealt to; by default what `shard_count` says.
+        kind: user_to_item or item_to_item.
+        k: list length.
 
     Raises:
-        InputError: something is missing or does not fit the model or the rules, or the model has
-            no item vectors and the lists are of items.
+        InputError: something is missing or does not fit the model or the rules; or the lists are
+            item-to-item and the model has no item vectors.
     """
     artifact = load_artifact(inputs.model)
     item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
     log = _read_log(inputs, artifact, item_ids)
     items = read_items(inputs.items_uri, item_ids)
     unseen_N = np.zeros(len(item_ids), bool)
-    if not artifact.model.needs.supports_new_items:
+    if not artifact.model.traits.supports_new_items:
         unseen_N = catalogue.trained_N < 0
-    available_N = allowed(inputs.rules, items, item_ids)
-    _require_known(available_N & ~unseen_N, item_ids.filter(pa.array(available_N)), artifact)
+    available_N = recommendable_mask(inputs.rules, items, item_ids)
+    _require_scorable(available_N & ~unseen_N, item_ids.filter(pa.array(available_N)), artifact)
     available_N = available_N & ~unseen_N
-    arrays, queries = artifact.model.item_arrays(catalogue), _users(log, artifact, unseen_N)
+    arrays = artifact.model.item_arrays(catalogue)
+    queries = _user_queries(log, artifact, unseen_N)
     if kind == "item_to_item":
-        arrays = similarity(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
-        known_N = np.any(arrays["unit"], axis=1)  # what the model has not seen is near nothing
-        available_N, queries = available_N & known_N, _items(known_N, item_ids)
-    rules, group_N = _rules(inputs, item_ids, catalogue, available_N)
-    blocked = Jagged.empty(len(queries.ids))
-    if kind == "user_to_item" and inputs.interactions_uri:
-        not_liked = read_not_liked(inputs.interactions, inputs.interactions_uri)
-        blocked = listed(chain(blocked_pairs(inputs.rules), not_liked), queries.ids, item_ids)
-    shards = shards or shards_for(len(queries.ids), min(k, len(item_ids)))
-    shard_U = shard_of(queries.ids, shards)
-    order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are
+        arrays = similarity_arrays(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
+        has_vector_N = np.any(arrays["unit"], axis=1)  # without one, no item is near
+        available_N = available_N & has_vector_N
+        queries = _item_queries(has_vector_N, item_ids)
+    rules, group_N = _build_rules(inputs, item_ids, catalogue, available_N)
+    blocked = _read_blocked(inputs, kind, queries.ids, item_ids)
+    shards = shards or shard_count(len(queries.ids), min(k, len(item_ids)))
+    shard_U = assign_shards(queries.ids, shards)
+    order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are too
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
         query_ids=queries.ids.take(pa.array(order)),
-        shard_offsets=offsets_of(np.bincount(shard_U, minlength=shards)),
+        shard_offsets=offsets_from_lengths(np.bincount(shard_U, minlength=shards)),
         profiles=queries.profiles.take(order),
         blocked=blocked.take(order),
         unseen_N=unseen_N,
@@ -147,13 +186,13 @@ def prepare_scoring(
         count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
         cold_U=queries.cold_U[order],
         artist_N=artist_codes(items.artist_N),
-        without_item=log.without_item,
+        dropped_missing_feature=log.dropped_missing_feature,
         fingerprint_N=item_fingerprints(
-            _names(item_ids, group_N, rules), [unseen_N, *arrays.values()]
+            _identity_columns(item_ids, group_N, rules), [unseen_N, *arrays.values()]
         ),
         rules=rules,
-        reading=log.reading,
-        note=blocks_nothing(inputs.rules, item_ids, log.user_ids),
+        read_report=log.read_report,
+        block_list_warning=unused_block_warning(inputs.rules, item_ids, log.user_ids),
     )
     return data, arrays
 
@@ -161,29 +200,30 @@ def prepare_scoring(
 def _read_log(
     inputs: ScoringInputs, artifact: Artifact, item_ids: pa.LargeStringArray
 ) -> InteractionLog:
-    """The interactions and every user who is named anywhere."""
-    others = None
+    """The interactions, and every user of the interactions or of the users table."""
+    extra_users = None
     if inputs.users_uri:
-        others = id_array(read_whole(inputs.users_uri, schemas.USERS, "users")["user_id"])
+        extra_users = id_array(load_table(inputs.users_uri, schemas.USERS, "users")["user_id"])
     inputs.interactions.require_min_rating(
-        artifact.provenance["interactions"]["min_rating"], f"the model {artifact.model_id}"
+        artifact.provenance.data.interactions.min_rating, f"the model {artifact.model_id}"
     )
-    return read_log(inputs.interactions, inputs.interactions_uri, item_ids, others, every_user=True)
+    return read_log(
+        inputs.interactions, inputs.interactions_uri, item_ids, extra_users, keep_all_users=True
+    )
 
 
-def _require_known(known_N: npt.NDArray[np.bool_], ids: pa.Array, artifact: Artifact) -> None:
-    if not known_N.any():
+def _require_scorable(scorable_N: npt.NDArray[np.bool_], ids: pa.Array, artifact: Artifact) -> None:
+    if not scorable_N.any():
         raise InputError(
             f"None of the {len(ids)} available items was there when {artifact.model_id} was "
             "trained, and it cannot score others. Train again, or choose a model that scores new "
-            f"items. {differing_ids(ids, 'The catalogue', artifact.item_ids, 'the model')}"
+            f"items. {explain_id_mismatch(ids, 'The catalogue', artifact.item_ids, 'the model')}"
         )
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """Whose lists are made: `ids`, `profiles`, `trained_U` and `cold_U` as in `ScoringData`, sorted
-    by id."""
+    """The queries, sorted by id; the fields are those of `ScoringData`."""
 
     ids: pa.LargeStringArray
     profiles: Jagged
@@ -191,117 +231,53 @@ class _Queries:
     cold_U: npt.NDArray[np.bool_]
 
 
-def _users(log: InteractionLog, artifact: Artifact, unseen_N: npt.NDArray[np.bool_]) -> _Queries:
+def _user_queries(
+    log: InteractionLog, artifact: Artifact, unseen_N: npt.NDArray[np.bool_]
+) -> _Queries:
     trained_U = trained_users(artifact, log.user_ids)
     cold_U = log.items.keep(~unseen_N[log.item_R]).lengths == 0
-    if not artifact.model.needs.supports_new_users:
+    if not artifact.model.traits.supports_new_users:
         cold_U |= trained_U < 0
     return _Queries(log.user_ids, log.items, trained_U, cold_U)
 
 
-def _items(known_N: npt.NDArray[np.bool_], item_ids: pa.LargeStringArray) -> _Queries:
-    """Each item that the model knows, with itself as its profile."""
-    row_Q = np.flatnonzero(known_N)
-    itself = Jagged(row_Q, np.arange(len(row_Q) + 1))
-    trained_Q, cold_Q = np.full(len(row_Q), -1), np.zeros(len(row_Q), bool)
-    return _Queries(item_ids.take(pa.array(row_Q)), itself, trained_Q, cold_Q)
+def _item_queries(has_vector_N: npt.NDArray[np.bool_], item_ids: pa.LargeStringArray) -> _Queries:
+    """Every item that has a vector, with itself as its profile."""
+    row_U = np.flatnonzero(has_vector_N)
+    profiles = Jagged(row_U, np.arange(len(row_U) + 1))
+    trained_U, cold_U = np.full(len(row_U), -1), np.zeros(len(row_U), bool)
+    return _Queries(item_ids.take(pa.array(row_U)), profiles, trained_U, cold_U)
 
 
-def _names(
+def _read_blocked(
+    inputs: ScoringInputs, kind: Kind, query_ids: pa.LargeStringArray, item_ids: pa.LargeStringArray
+) -> Jagged:
+    """U lists of the items that a user must not get: blocked, or rated too low."""
+    if kind == "item_to_item" or not inputs.interactions_uri:
+        return Jagged.empty(len(query_ids))
+    disliked = read_disliked(inputs.interactions, inputs.interactions_uri)
+    return items_by_user(chain(blocked_pairs(inputs.rules), disliked), query_ids, item_ids)
+
+
+def _identity_columns(
     item_ids: pa.LargeStringArray, group_N: pa.LargeStringArray | None, rules: Rules | None
 ) -> list[pa.LargeStringArray]:
-    """What names each item, and the groups that the rules put it in."""
-    names = [item_ids] if group_N is None else [item_ids, group_N]
+    """String columns of the items: their ids, and the groups that the rules put them in."""
+    columns = [item_ids] if group_N is None else [item_ids, group_N]
     if rules is not None and rules.near_duplicate_N is not None:
-        # A group is named by one of its items, for rows move from night to night.
+        # One of its items names a group, because row numbers change from night to night.
         same_N = rules.near_duplicate_N
-        names.append(item_ids.take(pa.array(same_N, mask=same_N < 0)))
-    return names
+        columns.append(item_ids.take(pa.array(same_N, mask=same_N < 0)))
+    return columns
 
 
-def allowed(rules: RulesConfig, items: Items, item_ids: pa.Array) -> npt.NDArray[np.bool_]:
-    """(N,) which items may be in anybody's list: available, in stock and not blocked.
-
-    Raises:
-        InputError: there is no stock column to judge by, or no item is left.
-    """
-    allowed_N = items.available_N
-    if rules.min_stock is not None:
-        if items.stock_N is None:
-            raise InputError(
-                f"Found --rules.min_stock {rules.min_stock:g} and no items table with a stock "
-                "column; expected one. Name it with --items, or leave --rules.min_stock out."
-            )
-        allowed_N = allowed_N & ~(items.stock_N < rules.min_stock)
-    if rules.blocked is not None:
-        for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
-            if "user_id" in batch.column_names:
-                batch = batch.filter(pc.is_null(batch["user_id"]))
-            found = is_among(item_ids, batch["item_id"])
-            allowed_N = allowed_N & ~found.to_numpy(zero_copy_only=False)
-    if not allowed_N.any():
-        raise InputError(
-            f"None of the {int(items.available_N.sum())} available items is in stock and not "
-            "blocked. Check --rules.min_stock and --rules.blocked."
-        )
-    return allowed_N
-
-
-def blocked_pairs(rules: RulesConfig) -> Iterator[pa.Table]:
-    """What is blocked for one user each, a batch at a time."""
-    if rules.blocked is not None:
-        for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
-            if "user_id" in batch.column_names:
-                yield batch
-
-
-def blocks_nothing(
-    rules: RulesConfig, item_ids: pa.LargeStringArray, user_ids: pa.LargeStringArray
-) -> str | None:
-    """Two sentences on the rows of the block list that close no item for anybody; None where there
-    are none. They may be of items and users that are gone, or their ids be written differently."""
-    if rules.blocked is None:
-        return None
-    rows = idle = 0
-    item = user = pa.array([], TEXT)
-    for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
-        rows += len(batch)
-        no_item_V, no_user_V = rows_of(batch["item_id"], item_ids) < 0, np.zeros(len(batch), bool)
-        if "user_id" in batch.column_names:
-            no_user_V = batch["user_id"].is_valid().to_numpy() & (
-                rows_of(batch["user_id"], user_ids) < 0
-            )
-            user = user if len(user) else id_array(batch["user_id"].filter(pa.array(no_user_V)))
-        item = item if len(item) else id_array(batch["item_id"].filter(pa.array(no_item_V)))
-        idle += int((no_item_V | no_user_V).sum())
-    if not idle:
-        return None
-    ids, known, what = (item, item_ids, "catalogue") if len(item) else (user, user_ids, "users")
-    return (
-        f"{idle:,} of the {rows:,} rows of {rules.blocked} (--rules.blocked) block nothing: their "
-        f"items have no feature, or their users are not known. "
-        f"{differing_ids(ids, 'The block list', known, f'the {what}')}"
-    )
-
-
-def listed(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) -> Jagged:
-    """U lists of the items in rows of user_id and item_id, each once."""
-    pairs = [np.zeros(0, np.int64)]
-    for batch in batches:
-        user_V, item_V = rows_of(batch["user_id"], user_ids), rows_of(batch["item_id"], item_ids)
-        known_V = (user_V >= 0) & (item_V >= 0)
-        pairs.append(user_V[known_V] * len(item_ids) + item_V[known_V])
-    user_P, item_P = np.divmod(np.unique(np.concatenate(pairs)), len(item_ids))
-    return Jagged.group(user_P, item_P, len(user_ids))
-
-
-def _rules(
+def _build_rules(
     inputs: ScoringInputs,
     item_ids: pa.LargeStringArray,
     catalogue: Catalogue,
     available_N: npt.NDArray[np.bool_],
 ) -> tuple[Rules | None, pa.LargeStringArray | None]:
-    """The rules between entries, None where there are none; and the items' groups."""
+    """The rules between the entries of a list, None without any; and the groups of `rules.cap`."""
     config, group_N, code_N, same_N = inputs.rules, None, None, None
     if config.cap is not None:
         if inputs.items_uri is None:
@@ -309,40 +285,10 @@ def _rules(
                 f"Found --rules.cap {config.cap} and no items table; expected one with the column "
                 f"{config.cap_by} (--rules.cap_by). Name it with --items."
             )
-        group_N = read_groups(inputs.items_uri, config.cap_by, item_ids)
+        group_N = read_item_groups(inputs.items_uri, config.cap_by, item_ids)
         code_N = artist_codes(group_N)
     if config.near_duplicate is not None:
         same_N = near_duplicate_groups(catalogue.feature_ND, available_N, config.near_duplicate)
     if code_N is None and same_N is None:
         return None, group_N
     return Rules(config.cap or 0, code_N, same_N), group_N
-
-
-def load_catalogue(
-    artifact: Artifact, features: Store, items_uri: str | None
-) -> tuple[pa.LargeStringArray, Catalogue]:
-    """All items that have features now, as the model sees them.
-
-    Args:
-        artifact: the model.
-        features: the features directory.
-        items_uri: the items table, for a model that needs categories.
-
-    Raises:
-        InputError: the features are of another backbone than the model's.
-    """
-    identity = {k: v for k, v in artifact.provenance["features"].items() if k != "digest"}
-    require_same(
-        read_manifest(features).identity, Identity(**identity), features, "model, or --features"
-    )
-    item_ids, feature_ND = load_features(features)
-    category_N = None
-    if artifact.model.needs.categories:
-        category_N = category_codes(read_items(items_uri, item_ids).category_N, artifact.categories)
-    return item_ids, Catalogue(feature_ND, rows_of(item_ids, artifact.item_ids), category_N)
-
-
-def trained_users(artifact: Artifact, user_ids: pa.Array) -> npt.NDArray[np.int64]:
-    """(U,) the model's rows of these users, -1 for those it has not seen or need not know."""
-    known = artifact.user_ids
-    return np.full(len(user_ids), -1) if known is None else rows_of(user_ids, known)

@@ -1,40 +1,68 @@
-"""The lists of a shard's owners: carried over where they still hold, else searched for."""
+"""The lists of a shard's queries: carried over from the last publication, or searched for.
+
+Shapes: N items, B queries, b some of them, U all queries, K list length.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.jagged import Jagged
-from visrec.models.scorers import DotScorer, Scorer
+from visrec.models.scorers import ByKind, Scorer
 from visrec.progress import Timer
 from visrec.publication.list_tables import lists_table, similar_table
 from visrec.publication.run_spec import RunSpec
-from visrec.recommend.incremental import Carried, IncrementalScorer, Last
+from visrec.recommend.incremental import CarriedLists, IncrementalScorer
 from visrec.recommend.inputs import ScoringData
+from visrec.recommend.published_run import PublishedRun
 from visrec.retrieval.rules import RuledTopK
-from visrec.retrieval.topk import MostPopular, TopK, TopKResult, empty, nearest_of_profile, put
+from visrec.retrieval.similar import nearest_profile_items
+from visrec.retrieval.topk import MostPopular, TopK, TopKResult
 
-COLD = "visrec.cold_users"  # how many, in a file's metadata
-_BLOCK = 1024  # users scored between two progress reports; 100 lists of them are 2 MB
+COLD_USERS_KEY = "visrec.cold_users"  # in a file's metadata: how many of its users are cold
+_BLOCK = 1024  # users between two progress reports; their lists of 100 entries take 2 MB
+Ints = npt.NDArray[np.int64]
 
 
-class ShardLists:
-    """From a shard's number to the table of its lists.
+@dataclass(frozen=True)
+class _BlockLists:
+    """Lists of a block of B queries.
+
+    Attributes:
+        best: the lists.
+        because_BK: (B, K) rows of the reasons, -1 for none.
+        carried: how many of the lists were carried over.
+    """
+
+    best: TopKResult
+    because_BK: Ints
+    carried: int
+
+
+class ShardRecommender:
+    """Makes the table of a shard's lists from the shard's number.
 
     Args:
-        data: who has lists, and of what.
+        data: the queries, and the items to list.
         scorer: the scores.
-        target: k, layout and kind.
-        last: the publication from which lists may be carried over.
-        timer: told of phases and owners done.
+        spec: k, layout and kind of the lists.
+        last: the publication whose lists may be carried over.
+        timer: takes seconds by phase, and the number of users done.
     """
 
     def __init__(
-        self, data: ScoringData, scorer: Scorer, target: RunSpec, last: Last | None, timer: Timer
+        self,
+        data: ScoringData,
+        scorer: Scorer,
+        spec: RunSpec,
+        last: PublishedRun | None,
+        timer: Timer,
     ) -> None:
-        self._data, self._scorer, self._target, self._timer = data, scorer, target, timer
-        # No list is longer than what is available, and memory is that of the longest.
-        self._k = max(1, min(target.k, int(data.available_N.sum())))
+        self._data, self._scorer, self._spec, self._timer = data, scorer, spec, timer
+        # No list is longer than the items that are available: memory is bounded by them, not by k.
+        self._k = max(1, min(spec.k, int(data.available_N.sum())))
         searches = (
             TopK(scorer, data.available_N, self._k),
             MostPopular(data.count_N, data.available_N),
@@ -42,86 +70,92 @@ class ShardLists:
         self._search, self._fallback = (
             RuledTopK(search, data.rules, data.available_N, self._k) for search in searches
         )
-        self._carry = None
-        # Only lists of k entries are carried over.
-        if last is not None and isinstance(scorer, DotScorer) and self._k == target.k:
-            self._carry = IncrementalScorer(last, data, target, scorer, timer.say_once)
+        self._incremental: IncrementalScorer | None = None
+        if last is not None and self._k == spec.k:  # only lists of k entries can be carried over
+            self._incremental = scorer.dispatch(
+                ByKind(
+                    dot=lambda dot: IncrementalScorer(last, data, spec, dot, timer.log_once),
+                    tiled=lambda _: None,
+                    rerank=lambda _: None,
+                )
+            )
 
     def __call__(self, shard: int) -> tuple[pa.Table, int]:
-        """The lists of a shard's owners, marked with how many are cold; and how many are carried
-        over."""
-        first, last = map(int, self._data.shard_offsets[shard : shard + 2])
-        data, target, carried, kept = self._data, self._target, None, 0
-        lists = empty(last - first, self._k, np.int32)
-        if self._carry:
+        """The lists of a shard's queries, and how many of them were carried over.
+
+        The table's metadata says how many users are cold.
+        """
+        data, carried, count = self._data, None, 0
+        first, stop = map(int, data.shard_offsets[shard : shard + 2])
+        lists = TopKResult.empty(stop - first, self._k, np.int32)
+        if self._incremental:
             with self._timer.phase("carry"):
-                carried = self._carry.shard(shard)
+                carried = self._incremental.carried_lists(shard)
         because_UK = lists.row_BK.copy()
-        for start in range(first, last, _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, last))
-            best, because_BK, still = self._block(rows, carried, first)
-            put(lists, rows - first, best)
-            because_UK[rows - first] = because_BK
-            kept += still
-        query_ids, cold_U = data.query_ids.slice(first, last - first), data.cold_U[first:last]
+        for start in range(first, stop, _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, stop))
+            block = self._recommend_block(rows, carried, first)
+            lists.assign(rows - first, block.best)
+            because_UK[rows - first] = block.because_BK
+            count += block.carried
         with self._timer.phase("table"):
-            if target.kind == "item_to_item":
-                table = similar_table(
-                    query_ids, data.item_ids, lists.row_BK, lists.score_BK, target.layout
-                )
-            else:
-                table = lists_table(
-                    query_ids, data.item_ids, lists.row_BK, lists.score_BK, because_UK, cold_U,
-                    target.layout,
-                )  # fmt: skip
-        return table.replace_schema_metadata({COLD: str(int(cold_U.sum()))}), kept
+            table = self._to_table(lists, because_UK, first, stop)
+        cold_users = str(int(data.cold_U[first:stop].sum()))
+        return table.replace_schema_metadata({COLD_USERS_KEY: cold_users}), count
 
-    def _block(
-        self, rows: npt.NDArray[np.int64], carried: Carried | None, first: int
-    ) -> tuple[TopKResult, npt.NDArray[np.int64], int]:
-        """The lists of the owners at `rows`, the reasons of their entries, and how many of the
-        lists are carried over."""
-        best = empty(len(rows), self._k)
+    def _to_table(self, lists: TopKResult, because_UK: Ints, first: int, stop: int) -> pa.Table:
+        data, layout = self._data, self._spec.layout
+        query_ids = data.query_ids.slice(first, stop - first)
+        if self._spec.kind == "item_to_item":
+            return similar_table(query_ids, data.item_ids, lists.row_BK, lists.score_BK, layout)
+        return lists_table(
+            query_ids, data.item_ids, lists.row_BK, lists.score_BK, because_UK,
+            data.cold_U[first:stop], layout,
+        )  # fmt: skip
+
+    def _recommend_block(self, rows: Ints, carried: CarriedLists | None, first: int) -> _BlockLists:
+        """The lists of the queries at `rows` of a shard that begins at `first`."""
+        best = TopKResult.empty(len(rows), self._k)
         because_BK = best.row_BK.copy()
-        unchanged_B = np.zeros(len(rows), bool)
-        if self._carry and carried:
-            unchanged_B = carried.unchanged_B[rows - first]
+        is_carried_B = np.zeros(len(rows), bool)
+        if self._incremental and carried:
+            is_carried_B = carried.unchanged_B[rows - first]
+            query_b = rows[is_carried_B] - first
             with self._timer.phase("carry"):
-                merged = self._carry.merge(carried, rows[unchanged_B] - first, first, self._because)
-            lists, reason_bK, open_b = merged
-            put(best, unchanged_B, lists)
-            because_BK[unchanged_B] = reason_bK
-            unchanged_B[np.flatnonzero(unchanged_B)[open_b]] = False
-        lists, reason_bK = self._scored(rows[~unchanged_B])
-        put(best, ~unchanged_B, lists)
-        because_BK[~unchanged_B] = reason_bK
-        self._timer.done(users=len(rows))
-        return best, because_BK, int(unchanged_B.sum())
+                lists, because_bK, undecided_b = self._incremental.merge(
+                    carried, query_b, first, self._explain
+                )
+            best.assign(is_carried_B, lists)
+            because_BK[is_carried_B] = because_bK
+            is_carried_B[np.flatnonzero(is_carried_B)[undecided_b]] = False
+        lists, because_bK = self._recommend(rows[~is_carried_B])
+        best.assign(~is_carried_B, lists)
+        because_BK[~is_carried_B] = because_bK
+        self._timer.report(users=len(rows))
+        return _BlockLists(best, because_BK, int(is_carried_B.sum()))
 
-    def _scored(self, rows: npt.NDArray[np.int64]) -> tuple[TopKResult, npt.NDArray[np.int64]]:
-        """The lists of the owners at `rows`, and the reasons of their entries."""
+    def _recommend(self, rows: Ints) -> tuple[TopKResult, Ints]:
+        """Newly searched lists of the queries at `rows`, and the reasons of their entries."""
         data = self._data
-        consumed, trained_B, cold_B = (
-            data.profiles.take(rows),
-            data.trained_U[rows],
-            data.cold_U[rows],
-        )
-        excluded = consumed.joined(data.blocked.take(rows))
+        consumed, trained_B = data.profiles.take(rows), data.trained_U[rows]
+        cold_B = data.cold_U[rows]
+        excluded = consumed.append_values(data.blocked.take(rows))
         profiles = consumed.keep(~data.unseen_N[consumed.values])
-        best = empty(len(rows), self._k)
+        best = TopKResult.empty(len(rows), self._k)
         with self._timer.phase("score"):
-            for search, their_B in ((self._search, ~cold_B), (self._fallback, cold_B)):
-                where = np.flatnonzero(their_B)
-                if len(where):
-                    theirs = profiles.take(where), trained_B[where], excluded.take(where)
-                    put(best, where, search(*theirs))
-        if self._target.kind == "item_to_item":
+            for search, is_searched_B in ((self._search, ~cold_B), (self._fallback, cold_B)):
+                some = np.flatnonzero(is_searched_B)
+                if len(some):
+                    found = search(profiles.take(some), trained_B[some], excluded.take(some))
+                    best.assign(some, found)
+        if self._spec.kind == "item_to_item":
             return best, np.full(best.row_BK.shape, -1)
         with self._timer.phase("explain"):
-            return best, self._because(profiles, np.where(cold_B[:, None], -1, best.row_BK))
+            return best, self._explain(profiles, np.where(cold_B[:, None], -1, best.row_BK))
 
-    def _because(self, profiles: Jagged, row_BK: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    def _explain(self, profiles: Jagged, row_BK: Ints) -> Ints:
+        """(B, K) the profile item nearest to each entry, -1 for none."""
         space_Nd = self._scorer.space_Nd
         if space_Nd is None:
             return np.full(row_BK.shape, -1, np.int64)
-        return nearest_of_profile(space_Nd, profiles, row_BK)
+        return nearest_profile_items(space_Nd, profiles, row_BK)

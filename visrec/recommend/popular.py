@@ -1,4 +1,7 @@
-"""What the lists would hold if everybody got the most popular items: a scale for the gates."""
+"""What the lists would hold if everybody got the most popular items: a scale for the gates.
+
+Shapes: N items, B users, M most popular items that a list may reach.
+"""
 
 import numpy as np
 import numpy.typing as npt
@@ -6,38 +9,40 @@ import numpy.typing as npt
 from visrec.jagged import Jagged
 from visrec.recommend.inputs import ScoringData
 
-_CELLS = 1 << 24  # of users by popular items at once: a byte each, several times over
+_CELLS = 1 << 24  # users times popular items at once: a byte each, several times over
 
 
-def popular_entries(data: ScoringData, k: int) -> npt.NDArray[np.int64]:
-    """(N,) in how many lists each item would be, of the users whose lists are the model's own.
+def popularity_list_counts(data: ScoringData, k: int) -> npt.NDArray[np.int64]:
+    """(N,) how many lists would contain each item, among the users whom the model scores.
 
-    Rules between the entries of a list are left out.
+    Rules between the entries of a list are ignored.
 
     Args:
-        data: users, items and how often each was taken.
-        k: entries of a list.
+        data: users, items, and how many users took each item.
+        k: list length.
     """
     order = np.argsort(-data.count_N, kind="stable")
     order = order[data.available_N[order]]
-    place_N = np.full(len(data.item_ids), -1)
-    place_N[order] = np.arange(len(order))
-    owners, listed_N = np.flatnonzero(~data.cold_U), np.zeros(len(data.item_ids), np.int64)
-    closed = (data.profiles, data.blocked)
-    most = int((data.profiles.lengths + data.blocked.lengths).max(initial=0))
-    width = min(k + most, len(order))
+    rank_N = np.full(len(data.item_ids), -1)
+    rank_N[order] = np.arange(len(order))
+    warm, count_N = np.flatnonzero(~data.cold_U), np.zeros(len(data.item_ids), np.int64)
+    excluded = (data.profiles, data.blocked)
+    longest = int((data.profiles.lengths + data.blocked.lengths).max(initial=0))
+    width = min(k + longest, len(order))
     step = max(1, _CELLS // max(width, 1))
-    for start in range(0, len(owners), step):
-        some = owners[start : start + step]
-        open_BM = np.ones((len(some), width), bool)
-        for lists in closed:
-            _close(open_BM, lists.take(some), place_N)
-        kept_BM = open_BM & (np.cumsum(open_BM, axis=1, dtype=np.int32) <= k)
-        listed_N[order[:width]] += kept_BM.sum(axis=0)
-    return listed_N
+    for start in range(0, len(warm), step):
+        users = warm[start : start + step]
+        eligible_BM = np.ones((len(users), width), bool)
+        for lists in excluded:
+            _exclude(eligible_BM, lists.take(users), rank_N)
+        listed_BM = eligible_BM & (np.cumsum(eligible_BM, axis=1, dtype=np.int32) <= k)
+        count_N[order[:width]] += listed_BM.sum(axis=0)
+    return count_N
 
 
-def _close(open_BM: npt.NDArray[np.bool_], lists: Jagged, place_N: npt.NDArray[np.int64]) -> None:
-    place_V = place_N[lists.values]
-    inside_V = (place_V >= 0) & (place_V < open_BM.shape[1])
-    open_BM[lists.owners[inside_V], place_V[inside_V]] = False
+def _exclude(
+    eligible_BM: npt.NDArray[np.bool_], lists: Jagged, rank_N: npt.NDArray[np.int64]
+) -> None:
+    rank_V = rank_N[lists.values]
+    inside_V = (rank_V >= 0) & (rank_V < eligible_BM.shape[1])
+    eligible_BM[lists.row_ids[inside_V], rank_V[inside_V]] = False

@@ -1,8 +1,9 @@
-"""The Ray Data step from users to lists: one shard of users a row, one Parquet file a shard.
+"""Scoring on Ray: one shard of queries per task, one Parquet file per shard.
 
-Item vectors and coded interactions are computed once and shared through the object store; an actor
-scores one shard at a time and writes its file. A shard that is there already, made from the same
-inputs, is left as it is; lists of the last publication that are still right are carried over.
+Item arrays and coded interactions are computed once and shared through the object store. A worker
+scores one shard at a time and writes its file. A shard's file that an earlier start of the run has
+written from the same inputs is kept; lists of the last publication that are still valid are carried
+over.
 """
 
 from dataclasses import dataclass
@@ -16,17 +17,17 @@ import torch
 from ray.data import ActorPoolStrategy, Dataset
 
 from visrec.config import check_fields
-from visrec.models.arrays import Arrays
+from visrec.models.arrays import ItemArrays
 from visrec.models.artifact import load_artifact
 from visrec.models.scorers import Scorer
 from visrec.progress import Timer
 from visrec.publication.run_spec import RunSpec
-from visrec.recommend.incremental import Last
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.lists import ShardLists
+from visrec.recommend.lists import ShardRecommender
+from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.writer import ShardWriter
-from visrec.retrieval.kernel import missing
-from visrec.retrieval.similar import neighbours
+from visrec.retrieval.kernel import kernel_unavailable_reason
+from visrec.retrieval.similar import cosine_scorer
 from visrec.storage.store import Store
 
 
@@ -35,79 +36,85 @@ class ScoreResources:
     """What scoring may take of the cluster.
 
     Attributes:
-        actors: processes that score; by default as many as the cluster has CPUs for (at most 64).
+        workers: processes that score; by default as many as the cluster has CPUs for (at most 64).
         use_gpu: one GPU for each.
-        cpus_per_actor: CPU cores of each, and threads of its products.
+        cpus_per_worker: CPU cores of each, and threads of its matrix products.
     """
 
-    SECTION: ClassVar[str] = "resources"  # of its keys on the command line
+    SECTION: ClassVar[str] = "resources"  # of the keys on the command line
 
-    actors: int | None = None
+    workers: int | None = None
     use_gpu: bool = False
-    cpus_per_actor: int = 1
+    cpus_per_worker: int = 1
 
     def __post_init__(self) -> None:
-        check_fields(self, self.SECTION, actors="[1, 65536]", cpus_per_actor="[1, 65536]")
+        check_fields(self, self.SECTION, workers="[1, 65536]", cpus_per_worker="[1, 65536]")
 
 
-def recommend_chain(
-    data: "ray.ObjectRef[ScoringData]",
-    arrays: "ray.ObjectRef[Arrays]",
-    model: Store,
-    last: Last | None,
-    target: RunSpec,
-    resources: ScoreResources,
-    actors: int,
-    tally: Any,
-) -> Dataset:
-    """The chain over shard numbers; its rows say what each shard's file is.
+@dataclass(frozen=True)
+class ScoringTask:
+    """What every scoring worker is given.
 
-    The numbers lie there from the start: a task that makes them would want a CPU of its own.
+    Attributes:
+        data: queries and items.
+        arrays: the model's item arrays.
+        model: the model's directory.
+        last: the publication whose lists may be carried over.
+        spec: the run to write.
+        resources: what each worker may take.
     """
-    numbers = [{"id": shard} for shard in range(target.shards)]
-    return ray.data.from_items(numbers, override_num_blocks=target.shards).map_batches(
+
+    data: "ray.ObjectRef[ScoringData]"
+    arrays: "ray.ObjectRef[ItemArrays]"
+    model: Store
+    last: PublishedRun | None
+    spec: RunSpec
+    resources: ScoreResources
+
+
+def scoring_dataset(task: ScoringTask, workers: int, progress_actor: Any) -> Dataset:
+    """The dataset of shard numbers, mapped to the rows of `WrittenShard`.
+
+    The numbers are not read from anywhere, because a task that reads would need a CPU of its own.
+    """
+    numbers = [{"id": shard} for shard in range(task.spec.shards)]
+    return ray.data.from_items(numbers, override_num_blocks=task.spec.shards).map_batches(
         ScoreShards,
-        fn_constructor_args=(data, arrays, model, last, target, resources, tally),
+        fn_constructor_args=(task, progress_actor),
         batch_size=1,
-        compute=ActorPoolStrategy(size=actors),
-        num_cpus=resources.cpus_per_actor,
-        num_gpus=1 if resources.use_gpu else None,
+        compute=ActorPoolStrategy(size=workers),
+        num_cpus=task.resources.cpus_per_worker,
+        num_gpus=1 if task.resources.use_gpu else None,
     )
 
 
 class ScoreShards:
-    """A shard's number in, its file written, what the file is out."""
+    """A scoring worker: a shard's number in, the row of its `WrittenShard` out."""
 
-    def __init__(
-        self,
-        data: "ray.ObjectRef[ScoringData]",
-        arrays: "ray.ObjectRef[Arrays]",
-        model: Store,
-        last: Last | None,
-        target: RunSpec,
-        resources: ScoreResources,
-        tally: Any,
-    ) -> None:
-        torch.set_num_threads(resources.cpus_per_actor)
-        self._timer = Timer(tally)
+    def __init__(self, task: ScoringTask, progress_actor: Any) -> None:
+        torch.set_num_threads(task.resources.cpus_per_worker)
+        self._timer = Timer(progress_actor)
         with self._timer.call("read"):
-            scored = ray.get(data)
-            artifact = load_artifact(model)
-            module: Any = artifact.model
-            if resources.use_gpu:
-                # Else convolutions are rounded to 10 bits, and the scores are not the model's.
-                torch.backends.cudnn.allow_tf32 = False
-                module = module.cuda()
-            if target.kind == "item_to_item":
-                scorer: Scorer = neighbours(ray.get(arrays), resources.use_gpu)
-            else:
-                scorer = module.scorer(ray.get(arrays))
-            shard_lists = ShardLists(scored, scorer, target, last, self._timer)
-            self._write = ShardWriter(scored, target, shard_lists, self._timer)
-        if (reason := missing()) and not resources.use_gpu:
-            tally.say_once.remote(f"no compiled kernel, so torch searches, slower: {reason}")
+            data, scorer = ray.get(task.data), _load_scorer(task)
+            recommend = ShardRecommender(data, scorer, task.spec, task.last, self._timer)
+            self._write = ShardWriter(data, task.spec, recommend, self._timer)
+        if (reason := kernel_unavailable_reason()) and not task.resources.use_gpu:
+            self._timer.log_once(f"no compiled kernel, so torch searches, slower: {reason}")
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         with self._timer.call():
-            facts = self._write(int(batch["id"][0]))
-            return {key: np.array([value]) for key, value in facts.items()}
+            written = self._write(int(batch["id"][0]))
+            return {key: np.array([value]) for key, value in written.to_row().items()}
+
+
+def _load_scorer(task: ScoringTask) -> Scorer:
+    module: Any = load_artifact(task.model).model
+    if task.resources.use_gpu:
+        # Else convolutions are rounded to 10 bits, and the scores are not the model's.
+        torch.backends.cudnn.allow_tf32 = False
+        module = module.cuda()
+    arrays = ray.get(task.arrays)
+    if task.spec.kind == "item_to_item":
+        return cosine_scorer(arrays, task.resources.use_gpu)
+    scorer: Scorer = module.scorer(arrays)
+    return scorer

@@ -1,7 +1,8 @@
-"""A shard's number in, its file in the run, what the file is out."""
+"""Writes the shards of a run: a shard's number in, a description of its file out."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -11,63 +12,111 @@ import pyarrow.parquet as pq
 from visrec.progress import Timer
 from visrec.publication.list_tables import lists_file
 from visrec.publication.run_spec import RunSpec
-from visrec.publication.shards import kept_or_written, stamped
-from visrec.recommend.incremental import write_query_fingerprints
+from visrec.publication.shards import keep_or_write, with_sha256
+from visrec.recommend.fingerprint_files import write_query_fingerprints
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.lists import COLD
+from visrec.recommend.lists import COLD_USERS_KEY
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenShard:
+    """A shard whose file is in the run.
+
+    Attributes:
+        name: the file's name.
+        rows: rows of its table.
+        queries: users, or items, that have a list.
+        cold_users: users with the fallback list.
+        bytes: the file's size.
+        sha256: the file's SHA-256.
+        fingerprints: the name of the file with its queries' fingerprints.
+        fingerprints_sha256: that file's SHA-256.
+        kept: whether an earlier start of the run had written the file.
+        carried: lists that were carried over from the last publication.
+    """
+
+    name: str
+    rows: int
+    queries: int
+    cold_users: int
+    bytes: int
+    sha256: str
+    fingerprints: str
+    fingerprints_sha256: str
+    kept: bool
+    carried: int
+
+    def to_row(self) -> dict[str, str | int | bool]:
+        """The same as a row of a Ray dataset."""
+        return asdict(self)
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "WrittenShard":
+        """A shard from a row, whose values may be numpy's."""
+        return cls(
+            name=str(row["name"]),
+            rows=int(row["rows"]),
+            queries=int(row["queries"]),
+            cold_users=int(row["cold_users"]),
+            bytes=int(row["bytes"]),
+            sha256=str(row["sha256"]),
+            fingerprints=str(row["fingerprints"]),
+            fingerprints_sha256=str(row["fingerprints_sha256"]),
+            kept=bool(row["kept"]),
+            carried=int(row["carried"]),
+        )
 
 
 class ShardWriter:
-    """Writes the shards of a run that are missing.
+    """Writes those shards of a run that are missing.
 
     Args:
-        data: who has lists.
-        target: the run.
-        lists: from a shard's number to its table, and how many of its lists are carried over.
-        timer: told of the seconds.
+        data: the queries.
+        spec: the run.
+        recommend: makes the table of a shard, and says how many of its lists were carried over.
+        timer: takes seconds by phase.
     """
 
     def __init__(
         self,
         data: ScoringData,
-        target: RunSpec,
-        lists: Callable[[int], tuple[pa.Table, int]],
+        spec: RunSpec,
+        recommend: Callable[[int], tuple[pa.Table, int]],
         timer: Timer,
     ) -> None:
-        self._data, self._target, self._lists, self._timer = data, target, lists, timer
+        self._data, self._spec, self._recommend, self._timer = data, spec, recommend, timer
 
-    def __call__(self, shard: int) -> dict[str, Any]:
-        """What the shard's file is: name, rows, owners, cold, bytes, sha256; the name and SHA-256
-        of its fingerprints; whether it was there (`kept`), how many lists were carried over.
+    def __call__(self, shard: int) -> WrittenShard:
+        """Writes a shard's lists and fingerprints, unless they are there.
 
         Raises:
-            ConflictError: the run was lost to other inputs, or to retention.
+            ConflictError: other inputs, or retention, have taken the run.
         """
-        name, carried = self._target.part(shard), 0
-        marks = {**self._target.marks, "visrec.shard": str(shard)}
+        name, carried = self._spec.part(shard), 0
+        metadata = {**self._spec.metadata, "visrec.shard": str(shard)}
 
         def make() -> bytes:
             nonlocal carried
-            table, carried = self._lists(shard)
+            table, carried = self._recommend(shard)
             with self._timer.phase("write"):
-                return stamped(table, marks, lists_file)
+                return with_sha256(table, metadata, lists_file)
 
-        content, kept = kept_or_written(self._target, name, marks, make)
+        content, kept = keep_or_write(self._spec, name, metadata, make)
         with self._timer.phase("write"):
             fingerprints, fingerprints_sha256 = write_query_fingerprints(
-                self._data, self._target, shard
+                self._data, self._spec, shard
             )
         file = pq.ParquetFile(pa.BufferReader(content))
         query_ids = file.read(columns=file.schema_arrow.names[:1])[0]
-        return {
-            "name": name,
-            "rows": len(query_ids),
-            "owners": pc.count_distinct(query_ids).as_py(),
-            "cold": int(file.schema_arrow.metadata[COLD.encode()]),
-            "bytes": len(content),
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "fingerprints": fingerprints,
-            "fingerprints_sha256": fingerprints_sha256,
-            "kept": kept,
-            "carried": carried,
-        }
+        return WrittenShard(
+            name=name,
+            rows=len(query_ids),
+            queries=pc.count_distinct(query_ids).as_py(),
+            cold_users=int(file.schema_arrow.metadata[COLD_USERS_KEY.encode()]),
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            fingerprints=fingerprints,
+            fingerprints_sha256=fingerprints_sha256,
+            kept=kept,
+            carried=carried,
+        )

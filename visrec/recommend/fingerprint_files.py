@@ -1,0 +1,70 @@
+"""Fingerprints as files of a run: written beside its lists, read by the next night.
+
+Scores have the same bits only under the same versions of the libraries that compute them, so each
+file records those versions.
+"""
+
+import hashlib
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import version
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from visrec.publication.run_spec import RunSpec
+from visrec.publication.shards import keep_or_write, with_sha256
+from visrec.recommend.fingerprints import query_fingerprints
+from visrec.recommend.inputs import ScoringData
+
+
+def write_item_fingerprints(data: ScoringData, spec: RunSpec) -> tuple[str, str]:
+    """Writes the fingerprints of all items; returns the file's name and SHA-256."""
+    columns = {
+        "item_id": data.item_ids,
+        "fingerprint": data.fingerprint_N,
+        "available": data.available_N,
+    }
+    return _write(spec, spec.item_fingerprints, lambda: pa.table(columns))
+
+
+def write_query_fingerprints(data: ScoringData, spec: RunSpec, shard: int) -> tuple[str, str]:
+    """Writes the fingerprints of a shard's queries; returns the file's name and SHA-256."""
+    start, stop = map(int, data.shard_offsets[shard : shard + 2])
+
+    def table() -> pa.Table:
+        query_ids = data.query_ids.slice(start, stop - start)
+        fingerprint_B = fingerprint_queries(data, start, stop)
+        return pa.table({"query_id": query_ids, "fingerprint": fingerprint_B})
+
+    return _write(spec, spec.query_fingerprints(shard), table)
+
+
+def fingerprint_queries(data: ScoringData, start: int, stop: int) -> npt.NDArray[np.uint64]:
+    """(B,) the fingerprints of the queries from `start` to `stop`."""
+    flags_B2 = np.stack([data.cold_U[start:stop], data.trained_U[start:stop] >= 0], axis=1)
+    lists = (data.profiles.slice(start, stop), data.blocked.slice(start, stop))
+    return query_fingerprints(data.fingerprint_N, flags_B2, *lists)
+
+
+@cache
+def library_versions() -> dict[str, str]:
+    """File metadata with the versions that decide the bits of a score."""
+    return {f"visrec.{name}": version(name) for name in ("visrec", "torch", "numpy")}
+
+
+def _write(spec: RunSpec, name: str, table: Callable[[], pa.Table]) -> tuple[str, str]:
+    metadata = {**spec.metadata, **library_versions()}
+    content, _ = keep_or_write(
+        spec, name, metadata, lambda: with_sha256(table(), metadata, _to_parquet)
+    )
+    return name, hashlib.sha256(content).hexdigest()
+
+
+def _to_parquet(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data

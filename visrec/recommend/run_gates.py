@@ -1,0 +1,81 @@
+"""Evaluates the gates of a run, with the run's inputs and the last publication."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+from visrec.publication.gate import Gate
+from visrec.publication.gates import GateContext, GatesConfig
+from visrec.publication.integrity_gates import integrity_gates
+from visrec.publication.judgement_gates import judgement_gates
+from visrec.publication.manifest import RunManifest
+from visrec.publication.verify import ListChecks
+from visrec.recommend.inputs import ScoringData
+from visrec.recommend.popular import popularity_list_counts
+from visrec.recommend.readback import count_items_without_feature
+from visrec.recommend.run_inputs import RunSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateInputs:
+    """What the gates of a run need besides its lists and the scoring data.
+
+    Attributes:
+        source: the model and the inputs of the run.
+        items_uri: the items table, or None.
+        last: the publication to compare with, or None.
+        evaluation: the content of the evaluation's metrics.json, or None; of any type, because
+            gates read it as JSON.
+        thresholds: when a publication is held back.
+    """
+
+    source: RunSource
+    items_uri: str | None
+    last: RunManifest | None
+    evaluation: Mapping[str, Any] | None
+    thresholds: GatesConfig
+
+
+@dataclass(frozen=True)
+class GateResults:
+    """The evaluated gates.
+
+    Attributes:
+        gates: all gates, in the order of the manifest.
+        without_feature: shares of the interactions and of the available items whose item has no
+            feature; the next run compares its own with them.
+    """
+
+    gates: list[Gate]
+    without_feature: Mapping[str, float]
+
+
+def evaluate_gates(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -> GateResults:
+    """Evaluates all gates of a run.
+
+    Args:
+        inputs: what they need besides.
+        data: the input of the scoring.
+        checks: counts over the run's lists, each of some shards.
+    """
+    run_inputs, dropped = inputs.source.inputs, data.dropped_missing_feature
+    context = GateContext(
+        kind=run_inputs.kind,
+        k=run_inputs.k,
+        available_N=data.available_N,
+        artist_N=data.artist_N,
+        taken_N=data.count_N,
+        popular_N=popularity_list_counts(data, run_inputs.k),
+        personal=inputs.source.personalized,
+        interactions=(len(data.profiles.values) + dropped, dropped),
+        items=count_items_without_feature(inputs.items_uri, data.item_ids),
+        model_digest=run_inputs.model,
+        tables=[name for name in ("items", "users") if getattr(run_inputs, name)],
+        last=inputs.last,
+        evaluation=inputs.evaluation,
+    )
+    total = reduce(add, checks)
+    gates = [*integrity_gates(total, context), *judgement_gates(total, context, inputs.thresholds)]
+    return GateResults(gates, context.without_feature)

@@ -1,0 +1,129 @@
+"""What a run's lists are made from: digests of everything that is read, and the settings."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+from visrec.config import digest, plain
+from visrec.features.table import read_manifest
+from visrec.models.artifact import load_artifact
+from visrec.publication.list_tables import Layout
+from visrec.recommend.inputs import ScoringInputs
+from visrec.retrieval.similar import Kind
+from visrec.sources.interactions import digest_interactions
+from visrec.storage.tables import digest_files
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListSettings:
+    """The shape of a run's lists and of its files.
+
+    Attributes:
+        k: list length.
+        shards: number of files; None for as many as the lists need.
+        layout: of the tables.
+        kind: user_to_item or item_to_item.
+    """
+
+    k: int
+    shards: int | None
+    layout: Layout
+    kind: Kind
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInputs:
+    """Everything that decides the lists of a run. The run's manifest records it as `inputs`.
+
+    Attributes:
+        model: digest of the model's artifact.
+        features: digest of the feature table.
+        interactions: digest of the interactions before the cutoff, those with a low rating
+            included, because they are not recommended; None without interactions.
+        items: digest of the items table, or None.
+        users: digest of the users table, or None.
+        min_rating: interactions with a lower rating do not count.
+        as_of: the cutoff, as it was given.
+        k: list length.
+        shards: number of files, as it was given.
+        layout: of the tables.
+        kind: user_to_item or item_to_item.
+        rules: settings of the rules; the block list is in `blocked`.
+        blocked: digest of the block list, or None.
+    """
+
+    model: str
+    features: str
+    interactions: str | None
+    items: str | None
+    users: str | None
+    min_rating: float | None
+    as_of: str | None
+    k: int
+    shards: int | None
+    layout: Layout
+    kind: Kind
+    rules: Mapping[str, object]
+    blocked: str | None
+
+    @property
+    def digest(self) -> str:
+        """The digest of all fields."""
+        return digest(self.to_dict())
+
+    def to_dict(self) -> dict[str, object]:
+        """The fields as JSON values."""
+        return asdict(self)
+
+    def gives_same_scores(self, other: Mapping[str, object]) -> bool:
+        """Whether lists of other inputs, as a manifest records them, may be carried over.
+
+        They differ from the lists of these inputs only by users and items, which have fingerprints.
+        """
+        decisive = ("model", "k", "shards", "layout", "kind", "rules")
+        fields = self.to_dict()
+        return all(other.get(name) == fields[name] for name in decisive)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSource:
+    """The model of a run, and the inputs of its lists.
+
+    Attributes:
+        model_id: the model's name.
+        personalized: whether the model's scores differ between users.
+        inputs: everything that decides the lists.
+    """
+
+    model_id: str
+    personalized: bool
+    inputs: RunInputs
+
+
+def read_run_source(inputs: ScoringInputs, settings: ListSettings) -> RunSource:
+    """Reads the model and the digests of all inputs."""
+    artifact = load_artifact(inputs.model)
+    rules, interactions = inputs.rules, inputs.interactions
+    interactions_digest = None
+    if inputs.interactions_uri:
+        every_rating = replace(interactions, min_rating=None)
+        interactions_digest = digest_interactions(every_rating, inputs.interactions_uri)
+    run_inputs = RunInputs(
+        model=artifact.digest,
+        features=read_manifest(inputs.features).digest,
+        interactions=interactions_digest,
+        items=digest_files(inputs.items_uri, "items") if inputs.items_uri else None,
+        users=digest_files(inputs.users_uri, "users") if inputs.users_uri else None,
+        min_rating=interactions.min_rating,
+        as_of=interactions.as_of,
+        k=settings.k,
+        shards=settings.shards,
+        layout=settings.layout,
+        kind=settings.kind,
+        rules={**plain(rules), "blocked": None},
+        blocked=digest_files(rules.blocked, "rules.blocked") if rules.blocked else None,
+    )
+    return RunSource(
+        model_id=artifact.model_id,
+        personalized=artifact.model.traits.personalized,
+        inputs=run_inputs,
+    )
