@@ -1,14 +1,17 @@
-"""Every error visrec raises on purpose.
+"""Every error that visrec raises on purpose.
 
 VisrecError
-├── InputError      the configuration or the data is not what the job needs (exit code 2)
-│   └── SchemaError a table's columns are not what was declared
-├── StorageError    a store refuses or fails (exit code 2 before any work, 1 after)
-├── GateError       a quality gate held publication back (exit code 3)
-└── ConflictError   another writer committed first (exit code 1)
+├── InputError           the configuration or the data is not what the job needs (exit code 2)
+│   └── SchemaError      a table's columns are not the declared ones
+├── StorageError         a disk or an S3 store refused or failed a request (exit code 2 before the
+│   └── MissingFileError   job has written anything, 1 after)
+├── GateError            a quality gate held the publication back (exit code 3)
+└── ConflictError        another writer committed first (exit code 1)
 
-A message is one readable paragraph: what was found, what was expected, which key to change.
-Each error is built from that one string alone, so that it survives pickling between processes.
+A message is one readable paragraph: what was found, what was expected, which key to change. What an
+error is about is also an attribute, None where it does not apply, so that no code parses messages.
+Positional arguments and attributes are all that pickle carries from one process to another, so the
+message is the only positional argument.
 """
 
 import difflib
@@ -16,19 +19,64 @@ from collections.abc import Iterable
 
 
 class VisrecError(Exception):
-    """Root of all errors raised on purpose."""
+    """Root of all errors that are raised on purpose."""
 
 
 class InputError(VisrecError):
-    """Bad configuration or bad input: nothing was written."""
+    """Bad configuration or bad input; nothing was written.
+
+    Attributes:
+        path: location of the file or table.
+        key: configuration key that names it, without dashes.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None, key: str | None = None) -> None:
+        super().__init__(message)
+        self.path, self.key = path, key
 
 
 class SchemaError(InputError):
-    """A table does not have the columns or types declared for it."""
+    """A table does not have the columns, types or values declared for it.
+
+    Attributes:
+        column: name of the column.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        key: str | None = None,
+        column: str | None = None,
+    ) -> None:
+        super().__init__(message, path=path, key=key)
+        self.column = column
 
 
 class StorageError(VisrecError):
-    """A local disk or an S3 store refused or failed a request."""
+    """A local disk or an S3 store refused or failed a request.
+
+    Attributes:
+        path: location of the file or directory.
+        code: S3's error code, or the name of the Python exception.
+        reason: the part of the message that says why and what to check.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        code: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.path, self.code, self.reason = path, code, reason
+
+
+class MissingFileError(StorageError):
+    """The file does not exist."""
 
 
 class GateError(VisrecError):
@@ -36,32 +84,40 @@ class GateError(VisrecError):
 
 
 class ConflictError(VisrecError):
-    """Another writer committed first."""
+    """Another writer committed first.
+
+    Attributes:
+        path: location of the file that both wanted to write.
+    """
+
+    def __init__(self, message: str, *, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+_SIMILARITY = 0.6  # difflib's default for a close match
 
 
 def did_you_mean(found: str, known: Iterable[object], before: str = "") -> str:
-    """The end of a sentence about a misspelt name, nothing where no name is like it.
+    """The end of a sentence about a misspelt name; empty if no known name is similar.
 
     Args:
-        found: the name.
-        known: names that there are; of dotted ones the last part alone is recognised too.
-        before: what stands before each of them, such as dashes.
+        found: the misspelt name.
+        known: the valid names. The last part of a dotted name is also recognised on its own.
+        before: prefix of the suggested name, such as dashes.
     """
     names = [str(name) for name in known] if found else []
-    near = [name for name in names if _last(name) == _last(found)]
-    near = near or [name for name in names if name.startswith(found)]
-    # Of two keys in one group most letters agree whatever their last parts are.
-    alike = [name for name in names if _alike(_last(found), _last(name)) >= _LIKE]
-    near = near or difflib.get_close_matches(found, alike, n=1, cutoff=_LIKE)
-    return f"; did you mean {before}{near[0]}?" if near else ""
+    close = [name for name in names if _last_part(name) == _last_part(found)]
+    close = close or [name for name in names if name.startswith(found)]
+    # Two keys of one group share most of their letters, so the last parts must be similar too.
+    similar = [n for n in names if _similarity(_last_part(found), _last_part(n)) >= _SIMILARITY]
+    close = close or difflib.get_close_matches(found, similar, n=1, cutoff=_SIMILARITY)
+    return f"; did you mean {before}{close[0]}?" if close else ""
 
 
-_LIKE = 0.6  # difflib's own measure of a close match
-
-
-def _last(name: str) -> str:
+def _last_part(name: str) -> str:
     return name.rpartition(".")[2]
 
 
-def _alike(one: str, other: str) -> float:
-    return difflib.SequenceMatcher(None, one, other).ratio()
+def _similarity(first: str, second: str) -> float:
+    return difflib.SequenceMatcher(None, first, second).ratio()

@@ -1,4 +1,4 @@
-"""Paths of files as text: home directories, and names that are not UTF-8."""
+"""Paths as text: home directories, folder names, and file names that are not UTF-8."""
 
 import os
 import re
@@ -6,51 +6,55 @@ import re
 from visrec.errors import InputError
 
 
-def printable(name: str) -> str:
-    """A name as text that any file and terminal takes: bytes that are not UTF-8 as \\xe9."""
+def escape_non_utf8(name: str) -> str:
+    r"""A name that any file and any terminal can hold: bytes that are not UTF-8 become \xe9."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def require_utf8(uri: str) -> None:
-    """Refuses a location that no table can hold, and by which pyarrow opens no file.
+    """Refuses a location that no table can store and no pyarrow function can open.
 
     Raises:
-        InputError: it has bytes that are not UTF-8.
+        InputError: it contains bytes that are not UTF-8.
     """
-    if printable(uri) != uri:
+    escaped = escape_non_utf8(uri)
+    if escaped != uri:
         raise InputError(
-            f"Found the location {printable(uri)}, which is not UTF-8; expected a path that is. "
-            "Rename its folders."
+            f"Found the location {escaped}, which is not UTF-8; expected a UTF-8 path. Rename its "
+            "folders.",
+            path=escaped,
         )
 
 
 def require_folder_name(name: str, key: str) -> None:
-    """Refuses the name of a run, a model or a sweep that would lie elsewhere as a folder.
+    """Refuses a name of a run, a model or a sweep that would resolve to another folder.
 
     Args:
-        name: as it was given.
-        key: where, without dashes.
+        name: the configured name.
+        key: the configuration key, without dashes.
 
     Raises:
-        InputError: it is empty, begins with a dot, or has other signs than are expected.
+        InputError: the name is empty, starts with a dot, or contains other characters.
     """
     if not re.fullmatch(r"[A-Za-z0-9_:-][A-Za-z0-9_:.-]*", name):
         raise InputError(
             f"Found --{key} {name!r}; expected letters, digits, '-', '_', ':' and '.', such as "
-            "2026-11-22."
+            "2026-11-22.",
+            key=key,
         )
 
 
-def with_home(path: str) -> str:
-    """The path with the home directory in place of ~.
+def expand_home(path: str) -> str:
+    """The path with ~ replaced by the home directory.
 
     Raises:
-        InputError: this user has none.
+        InputError: this user has no home directory.
     """
     expanded = os.path.expanduser(path)
     if path.split("/")[0] == "~" and expanded == path:
         raise InputError(
-            f"Found the location {path!r}, and this user has no home directory; expected a path "
-            "without ~, or the variable HOME to be set."
+            f"Found the location {path!r}, but this user has no home directory; expected a path "
+            "without ~, or HOME to be set.",
+            path=path,
         )
     return expanded

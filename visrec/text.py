@@ -1,25 +1,24 @@
-"""Text in the columns of a terminal: how wide it is, and how it is cut, wrapped and aligned; and
-numbers beside their bounds.
+"""Text for terminals and reports: display width, truncation, wrapping, tables, and numbers printed
+beside a bound.
 
-Widths are in cells: most characters take one, those of East Asia two, and marks that combine with
-the character before them none.
+Widths are in terminal cells: most characters take one, East Asian wide characters two, and
+combining characters none.
 """
 
 import math
 import unicodedata
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 _ELLIPSIS = "…"
 _GAP = "  "  # between columns
-_NO_CELL = ("Mn", "Me", "Cf")  # marks, joiners and selectors
-_SOFT_HYPHEN = "\xad"  # the one format character that terminals show
+_ZERO_WIDTH = ("Mn", "Me", "Cf")  # Unicode categories of combining characters and format controls
+_SOFT_HYPHEN = "\xad"  # the one format control that terminals show
 
-# Control characters, which a browser would drop or break lines at, as the signs made for them.
-_VISIBLE = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
-# What else steers a terminal, breaks its lines or turns the direction of writing for the rest of
-# one, and halves of surrogate pairs, which cannot be printed.
-_STEERING = dict.fromkeys(
+# Control characters become the symbols that Unicode has for them.
+_CONTROL_PICTURES = {code: 0x2400 + code for code in range(32)} | {127: 0x2421}
+# Other characters that control a terminal, break lines or change the writing direction of the rest
+# of a line, and surrogates, which cannot be encoded.
+_UNSAFE = dict.fromkeys(
     [
         *range(0x80, 0xA0),
         *range(0x2028, 0x202F),
@@ -30,50 +29,48 @@ _STEERING = dict.fromkeys(
 )
 
 
-def visible(text: str) -> str:
-    """The text for a page, with a sign for each control character."""
-    return text.translate(_VISIBLE)
+def show_controls(text: str) -> str:
+    """The text for an HTML page, with a visible symbol for each control character."""
+    return text.translate(_CONTROL_PICTURES)
 
 
 def printable(text: str) -> str:
-    """The text for a line on a terminal, where a page would take care of more."""
-    return visible(text).translate(_STEERING)
+    """The text for one line of a terminal, which needs more replacements than a page."""
+    return show_controls(text).translate(_UNSAFE)
 
 
 def width(text: str) -> int:
-    """Cells that a text takes."""
+    """Number of terminal cells that a text takes."""
     return sum(map(_cells, text))
 
 
 def _cells(character: str) -> int:
-    # Vowels and final consonants of Hangul (U+1160 to U+11FF) join the syllable before them.
-    joins = (
-        unicodedata.category(character) in ("Mn", "Me", "Cf") or "\u1160" <= character <= "\u11ff"
-    )
+    # Hangul vowels and final consonants (U+1160 to U+11FF) join the syllable before them.
+    joins = unicodedata.category(character) in _ZERO_WIDTH or "\u1160" <= character <= "\u11ff"
     if joins and character != _SOFT_HYPHEN:
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def cut(text: str, cells: int) -> str:
-    """The text, or as much of its beginning as fits, with an ellipsis."""
+def truncate(text: str, cells: int) -> str:
+    """The text, cut with an ellipsis if it is wider than `cells`."""
     return text if width(text) <= cells else next(_pieces(text, max(cells - 1, 1))) + _ELLIPSIS
 
 
 def _pieces(text: str, cells: int) -> Iterator[str]:
-    """A text in pieces of at most so many cells; one character may be wider than a piece."""
-    piece, taken = "", 0
+    """The text in pieces of at most `cells` cells, or of one character if that is wider."""
+    piece, used = "", 0
     for character in text:
-        wide = _cells(character)
-        if piece and taken + wide > cells:
+        needed = _cells(character)
+        if piece and used + needed > cells:
             yield piece
-            piece, taken = "", 0
-        piece, taken = piece + character, taken + wide
+            piece, used = "", 0
+        piece, used = piece + character, used + needed
     yield piece
 
 
-def wrapped(text: str, cells: int) -> list[str]:
-    """A text in lines that break at blanks; a longer word, such as a path, stays whole."""
+def wrap(text: str, cells: int) -> list[str]:
+    """The text as lines that break at spaces; a longer word, such as a path, is not broken."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}" if lines[-1] else word
@@ -84,70 +81,70 @@ def wrapped(text: str, cells: int) -> list[str]:
     return lines
 
 
-def padded(text: str, cells: int) -> str:
-    """The text with blanks behind it, as wide as a column."""
+def pad(text: str, cells: int) -> str:
+    """The text, padded with spaces on the right."""
     return text + " " * (cells - width(text))
 
 
-def aligned(rows: Sequence[Sequence[str]], columns: int | None = None) -> str:
-    """A table: names on the left, everything else to the right of its column.
+def format_table(rows: Sequence[Sequence[str]], columns: int | None = None) -> str:
+    """A table whose first column is left-aligned and whose other columns are right-aligned.
 
     Args:
-        rows: the header and the rows, each a name and its cells.
-        columns: of the terminal. A table that is wider comes in parts below each other, each with
-            the names, and long names take several lines. None where there is no terminal.
+        rows: the header and the rows; the first cell of each is its name.
+        columns: width of the terminal, None without one. A wider table is split into parts below
+            each other. Each part repeats the names, and long names are broken into several lines.
     """
     widths = [max(map(width, column)) for column in zip(*rows, strict=True)]
     if columns is None or sum(widths) + len(_GAP) * (len(widths) - 1) <= columns:
-        return _part(rows, widths, range(1, len(widths)))
+        return _format_part(rows, widths, range(1, len(widths)))
     widths[0] = min(widths[0], max(columns // 3, 1))
-    parts = _dealt(widths, columns)
-    return "\n\n".join(_part(rows, widths, part) for part in parts)
+    parts = _split_columns(widths, columns)
+    return "\n\n".join(_format_part(rows, widths, part) for part in parts)
 
 
-def _dealt(widths: Sequence[int], columns: int) -> list[list[int]]:
-    """The columns beside the names, as many to a part as fit; at least one."""
+def _split_columns(widths: Sequence[int], columns: int) -> list[list[int]]:
+    """The columns after the first, as many in each part as fit and at least one."""
     parts: list[list[int]] = []
     left = 0
     for n in range(1, len(widths)):
-        wide = len(_GAP) + widths[n]
-        if not parts or wide > left:
+        needed = len(_GAP) + widths[n]
+        if not parts or needed > left:
             parts.append([])
             left = columns - widths[0]
         parts[-1].append(n)
-        left -= wide
+        left -= needed
     return parts
 
 
-def _part(rows: Sequence[Sequence[str]], widths: Sequence[int], shown: Sequence[int]) -> str:
+def _format_part(rows: Sequence[Sequence[str]], widths: Sequence[int], part: Sequence[int]) -> str:
     lines = []
     for name, *cells in rows:
         first, *more = _pieces(name, widths[0])
-        right = [" " * (widths[n] - width(cells[n - 1])) + cells[n - 1] for n in shown]
-        line = _GAP.join([padded(first, widths[0]), *right])
-        lines += [line, *(padded(piece, width(line)) for piece in more)]
+        right = [" " * (widths[n] - width(cells[n - 1])) + cells[n - 1] for n in part]
+        line = _GAP.join([pad(first, widths[0]), *right])
+        lines += [line, *(pad(piece, width(line)) for piece in more)]
     return "\n".join(lines)
 
 
-def number_beside(found: float, bound: float) -> Any:
-    """As the manifest has it and messages print it: rounded, but never onto the other side of the
-    bound, nor to the bound itself unless it is that. JSON knows no NaN."""
-    if isinstance(found, int):
-        return found
-    if not math.isfinite(found):
-        return str(found)
-    found = float(found)
+def round_beside(value: float, bound: float) -> int | float | str:
+    """The value as messages and the manifest show it: rounded, but never across the bound, and
+    never to the bound itself unless it is equal. NaN and infinity become text, as JSON needs."""
+    if isinstance(value, int):
+        return value
+    if not math.isfinite(value):
+        return str(value)
+    value = float(value)
     digits = 4
-    while (_sign(round(found, digits) - bound)) != _sign(found - bound):
+    while _sign(round(value, digits) - bound) != _sign(value - bound):
         digits += 1
-    return round(found, digits)
+    return round(value, digits)
 
 
 def _sign(value: float) -> int:
     return (value > 0) - (value < 0)
 
 
-def shortest(bound: float) -> str:
-    """A threshold with as many digits as it has."""
-    short = f"{bound:g}"
-    return short if float(short) == bound else repr(bound)
+def format_threshold(threshold: float) -> str:
+    """A threshold with all of its digits and no more."""
+    short = f"{threshold:g}"
+    return short if float(short) == threshold else repr(threshold)

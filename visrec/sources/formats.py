@@ -1,11 +1,11 @@
-"""What a file is, by its name and by its first bytes."""
+"""Picture formats, detected by file name and by first bytes."""
 
 import re
 
-HEAD_BYTES = 1024  # what `format_of` looks at; an SVG may begin with a comment
+HEAD_BYTES = 1024  # that `detect_format` needs; an SVG may start with a comment
 
-# The formats that visrec opens.
-OPENED = ("JPEG", "PNG", "WEBP", "GIF")
+# Formats that visrec decodes.
+OPENED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 
 _MAGIC = {
     b"\xff\xd8\xff\xf7": "JPEG-LS",
@@ -13,7 +13,7 @@ _MAGIC = {
     b"\x89PNG\r\n\x1a\n": "PNG",
     b"GIF87a": "GIF",
     b"GIF89a": "GIF",
-    # Pictures whose parsers stay shut.
+    # Formats that are only recognised, never parsed.
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
     b"II+\0": "BigTIFF",
@@ -49,10 +49,10 @@ _MAGIC = {
     b"BPG\xfb": "BPG",
     b"AT&TFORM": "DjVu",
 }
-_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)  # bytes; "BM" alone is the start of a text, too
+_BMP_HEADER_BYTES = (12, 16, 40, 52, 56, 64, 108, 124)  # a text may start with "BM" too
 _SVG, _HTML = re.compile(rb"<svg[\s>]"), re.compile(rb"\s*<(!doctype )?html")
 _NETPBM = re.compile(rb"P[1-7fF]\s")
-# By the first of the brands of an ISO base media file that is here; all others are videos'.
+# Brands of an ISO base media file; all other brands are those of videos.
 _BRANDS = {
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"), "HEIC"),
@@ -61,9 +61,9 @@ _BRANDS = {
     b"crx ": "Canon raw",
 }
 
-# By these endings a file counts as a picture. Formats that visrec does not open are here too, so
-# that their files are rejected by name instead of missing without a word.
-_SUFFIXES = {
+# Extensions of picture files. Formats that visrec does not decode are included, so that their files
+# are rejected by name instead of silently missing.
+_EXTENSIONS = {
     *("jpg", "jpeg", "jpe", "jfif", "jif", "pjpeg", "pjpg", "mpo", "png", "apng", "webp", "gif"),
     *("bmp", "dib", "tif", "tiff", "btf", "heic", "heics", "heif", "heifs", "hif", "avif", "avifs"),
     *("jp2", "j2k", "j2c", "jpc", "jpf", "jpx", "jpm", "jxl"),
@@ -71,46 +71,46 @@ _SUFFIXES = {
     *("ico", "cur", "pcx", "tga", "dds", "exr", "hdr", "qoi", "pbm", "pgm", "ppm", "pnm", "pam"),
     *("dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
 }
-_ENDING = re.compile(r"[A-Za-z][A-Za-z0-9]{0,7}")  # of other kinds of files: txt, json, parquet
+_ANY_EXTENSION = re.compile(r"[A-Za-z][A-Za-z0-9]{0,7}")  # such as txt, json, parquet
 
 
-def format_of(head: bytes) -> str | None:
-    """The format of a picture by the first bytes of its file; None where it is no picture."""
+def detect_format(head: bytes) -> str | None:
+    """The format of a picture from the first bytes of its file; None if it is not a picture."""
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "WEBP"
     if head[4:8] == b"ftyp":
-        return _of_brands(head)
+        return _detect_by_brand(head)
     if _NETPBM.match(head):
         return "Netpbm"
-    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
         return "BMP"
     text = head[:HEAD_BYTES].lower()
-    if _SVG.search(text) and not _HTML.match(text):  # a page that a server sent in its place
+    if _SVG.search(text) and not _HTML.match(text):  # not an error page saved as a picture
         return "SVG"
     return next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def _of_brands(head: bytes) -> str | None:
-    """By the major brand, or where that is a general one, by those that the file agrees with."""
+def _detect_by_brand(head: bytes) -> str | None:
+    """The format from the major brand or, if that one is generic, from the compatible brands."""
     size = min(int.from_bytes(head[:4]), HEAD_BYTES)
-    places = (8, *range(16, size - 3, 4))
-    return next((_BRANDS[head[n : n + 4]] for n in places if head[n : n + 4] in _BRANDS), None)
+    offsets = (8, *range(16, size - 3, 4))
+    return next((_BRANDS[head[n : n + 4]] for n in offsets if head[n : n + 4] in _BRANDS), None)
 
 
-def item_of(name: str) -> str | None:
-    """The item id in the name of a picture's file; None where it does not end like one.
+def item_id_from_name(name: str) -> str | None:
+    """The item id in a file name; None if the name does not have the extension of a picture.
 
-    What a download left behind the ending, as in `a.jpg?width=200`, is not part of the id.
+    A query string after the extension, as in `a.jpg?width=200`, is not part of the id.
     """
     folder, slash, file = name.rpartition("/")
-    for known in (file, file.partition("?")[0]):
-        stem, _, ending = known.rpartition(".")
-        if stem and ending.lower() in _SUFFIXES:
+    for candidate in (file, file.partition("?")[0]):
+        stem, _, extension = candidate.rpartition(".")
+        if stem and extension.lower() in _EXTENSIONS:
             return f"{folder}{slash}{stem}"
     return None
 
 
-def other_ending(name: str) -> str | None:
-    """The ending, such as `txt`, of a file that is no picture; None where the name does not say."""
-    ending = name.rpartition("/")[2].rpartition(".")
-    return ending[2].lower() if ending[1] and _ENDING.fullmatch(ending[2]) else None
+def other_extension(name: str) -> str | None:
+    """The extension, such as `txt`, of a file that is not a picture; None without an extension."""
+    _, dot, extension = name.rpartition("/")[2].rpartition(".")
+    return extension.lower() if dot and _ANY_EXTENSION.fullmatch(extension) else None

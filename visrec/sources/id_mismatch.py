@@ -1,4 +1,4 @@
-"""Ids of two tables that should be the same and are not: examples of both, and why that may be."""
+"""Explains why the ids of two tables do not match, with examples of both."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
@@ -9,12 +9,14 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-_SHOWN, _SAMPLE, _KNOWN = 3, 1_000, 1_000_000
-# What writers change in an id, each with what undoes it, in the order in which all are undone.
-_FORMS: dict[str, Callable[[str], str]] = {
+_SHOWN, _SAMPLED, _MAX_OTHERS = 3, 1_000, 1_000_000
+_MAX_AFFIX = 100  # characters
+# Differences that writers introduce, each with a function that removes it, in the order in which
+# all are removed together.
+_NORMALIZERS: dict[str, Callable[[str], str]] = {
     "white space around them": str.strip,
     "upper and lower case": str.casefold,
-    "the ending": lambda text: text.rpartition(".")[0] or text,
+    "the file extension": lambda text: text.rpartition(".")[0] or text,
     "percent-encoding": unquote,
     "Unicode normalization": partial(normalize, "NFC"),
     "the folder": lambda text: text.rpartition("/")[2],
@@ -22,57 +24,63 @@ _FORMS: dict[str, Callable[[str], str]] = {
 }
 
 
-def differing_ids(ours: pa.Array, our: str, theirs: pa.Array, their: str) -> str:
-    """Two sentences about ids of which none is in the other table.
+def explain_id_mismatch(ids: pa.Array, table: str, other_ids: pa.Array, other_table: str) -> str:
+    """Two sentences about ids none of which is in the other table.
 
     Args:
-        ours: some of one table.
-        our: that table, in words.
-        theirs: all of the other.
-        their: that table, in words.
+        ids: ids of one table.
+        table: name of that table, which starts the first sentence.
+        other_ids: all ids of the other table.
+        other_table: name of the other table.
     """
-    some, known = _texts(ours, _SAMPLE), _texts(theirs, _KNOWN)
-    text = f"{our} has ids such as {_shown(some)}, and {their} such as {_shown(known)}"
-    forms = {**_FORMS, "case, ending, folder and zeros": _undone}
-    for words, form in forms.items():
-        if match := _match(some, known, form):
-            return f"{text}: some would agree without {words}, as {match[0]!r} and {match[1]!r}."
-    if affix := _affix(some, set(known)) or _affix(known[:_SAMPLE], set(some)):
-        return f"{text}: they would agree without the {affix}."
-    return f"{text}."
+    sample, others = _distinct(ids, _SAMPLED), _distinct(other_ids, _MAX_OTHERS)
+    text = f"{table} has ids such as {_format_ids(sample)}, and {other_table} such as "
+    text += _format_ids(others)
+    normalizers = {**_NORMALIZERS, "case, file extension, folder and zeros": _normalize_all}
+    for difference, normalizer in normalizers.items():
+        if match := _find_match(sample, others, normalizer):
+            return (
+                f"{text}: some would match without {difference}, as {match[0]!r} and {match[1]!r}."
+            )
+    affix = _common_affix(sample, set(others)) or _common_affix(others[:_SAMPLED], set(sample))
+    return f"{text}: they would match without the {affix}." if affix else f"{text}."
 
 
-def _texts(ids: pa.Array, most: int) -> list[str]:
-    return [str(text) for text in pc.unique(ids.drop_null())[:most].to_pylist()]
+def _distinct(ids: pa.Array, limit: int) -> list[str]:
+    return [str(text) for text in pc.unique(ids.drop_null())[:limit].to_pylist()]
 
 
-def _shown(ids: list[str]) -> str:
+def _format_ids(ids: list[str]) -> str:
     return ", ".join(f"{text!r:.60}" for text in ids[:_SHOWN])
 
 
-def _undone(text: str) -> str:
-    for form in _FORMS.values():
-        text = form(text)
+def _normalize_all(text: str) -> str:
+    for normalizer in _NORMALIZERS.values():
+        text = normalizer(text)
     return text
 
 
-def _match(some: list[str], known: list[str], form: Callable[[str], str]) -> tuple[str, str] | None:
-    of_form = {form(text): text for text in known}
-    return next(((text, of_form[form(text)]) for text in some if form(text) in of_form), None)
+def _find_match(
+    ids: list[str], others: list[str], normalizer: Callable[[str], str]
+) -> tuple[str, str] | None:
+    """An id and one of the others that are equal once both are normalized."""
+    by_normalized = {normalizer(text): text for text in others}
+    pairs = ((text, by_normalized.get(normalizer(text))) for text in ids)
+    return next(((text, other) for text, other in pairs if other is not None), None)
 
 
-def _affix(some: list[str], known: Set[str]) -> str | None:
-    """What most of these ids have before or behind an id that is known."""
-    counts = Counter(affix for text in some for affix in _affixes(text, known))
+def _common_affix(ids: list[str], others: Set[str]) -> str | None:
+    """The prefix or suffix that more than half of the ids add to one of the others."""
+    counts = Counter(affix for text in ids for affix in _affixes(text, others))
     for affix, count in counts.most_common(1):
-        if 2 * count > len(some):
+        if 2 * count > len(ids):
             return affix
     return None
 
 
-def _affixes(text: str, known: Set[str]) -> Iterator[str]:
-    for at in range(1, min(len(text), 100)):
-        if text[at:] in known:
-            yield f"beginning {text[:at]!r}"
-        if text[:-at] in known:
-            yield f"ending {text[-at:]!r}"
+def _affixes(text: str, others: Set[str]) -> Iterator[str]:
+    for length in range(1, min(len(text), _MAX_AFFIX)):
+        if text[length:] in others:
+            yield f"prefix {text[:length]!r}"
+        if text[:-length] in others:
+            yield f"suffix {text[-length:]!r}"

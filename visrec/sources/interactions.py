@@ -1,4 +1,4 @@
-"""Interactions in: which of the rows of a log count, and how far back it is read."""
+"""Interactions of users: which rows of a log count, up to the cutoff."""
 
 import hashlib
 import json
@@ -15,10 +15,11 @@ from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.ids import TEXT
 from visrec.storage import schemas
-from visrec.storage.tables import digest_files, files_of, read_file
+from visrec.storage.table_files import list_table_files
+from visrec.storage.tables import digest_files, read_table_file
 
-LIKED = "liked"  # the column that says which rows count
-# Why rows are left out.
+LIKED = "liked"  # column that says which rows count
+# Reasons for which rows are left out.
 NO_TIME, NO_USER, NO_ITEM = "without a timestamp", "without a user_id", "without an item_id"
 AFTER_CUTOFF, NOT_LIKED = "at or after as_of", "rated below min_rating"
 NOT_RATED = "without a rating"
@@ -32,13 +33,13 @@ class InteractionsConfig:
     Attributes:
         path: Parquet or CSV file (or a directory of them) with user_id, item_id and timestamp;
             by default interactions.parquet of the workspace.
-        min_rating: rows rated below this do not count, for they say that an item was not liked;
-            needs a rating column. The same for training, evaluation and lists. Such items are not
-            recommended either.
-        as_of: a date or time (ISO, UTC) before which a row must have happened; a date means its
-            first second. It must not lie in the future.
-        max_incomplete: share of the rows that may lack a user, an item or a time. Such rows, as of
-            guests, are left out and counted; where there are more, the job ends.
+        min_rating: rows with a lower rating do not count, because the user did not like the item.
+            Needs a rating column, and the same value for training, evaluation and lists. Items
+            rated lower are not recommended to that user.
+        as_of: cutoff as an ISO date or time in UTC; only earlier rows count. A date means its first
+            second. It must not be in the future.
+        max_incomplete: share of rows that may lack a user, an item or a timestamp, such as those of
+            guests. They are left out and counted; if there are more, the job ends.
     """
 
     path: str | None = None
@@ -48,12 +49,12 @@ class InteractionsConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "interactions", min_rating="(-inf, inf)", max_incomplete="[0, 1]")
-        before = self.before()
-        if before is not None:
-            require_past(before, "interactions.as_of", self.as_of)
+        cutoff_timestamp = self.cutoff_timestamp()
+        if cutoff_timestamp is not None:
+            require_past(cutoff_timestamp, "interactions.as_of", self.as_of)
 
-    def before(self) -> int | None:
-        """`as_of` in seconds since 1970.
+    def cutoff_timestamp(self) -> int | None:
+        """`as_of` in seconds since 1970; None without a cutoff.
 
         Raises:
             InputError: it is not a date.
@@ -65,184 +66,206 @@ class InteractionsConfig:
         except ValueError as error:
             raise InputError(
                 f"Found --interactions.as_of {self.as_of!r}; expected an ISO date such as "
-                "2026-11-22 or 2026-11-22T03:00."
+                "2026-11-22 or 2026-11-22T03:00.",
+                key="interactions.as_of",
             ) from error
         aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         return int(aware.timestamp())
 
-    def require_min_rating(self, wanted: float | None, whose: str) -> None:
-        """Refuses profiles made otherwise than those that a model was trained on.
+    def require_min_rating(self, expected: float | None, source: str) -> None:
+        """Refuses profiles that are built differently from those that a model was trained on.
 
         Args:
-            wanted: the `min_rating` of its training.
-            whose: it is, in words.
+            expected: the `min_rating` of the model's training.
+            source: where that value was used, in words.
 
         Raises:
-            InputError: it is another.
+            InputError: this `min_rating` is different.
         """
-        if self.min_rating != wanted:
-            shown = ["none" if each is None else f"{each:g}" for each in (self.min_rating, wanted)]
+        if self.min_rating != expected:
+            found, other = (_format_rating(each) for each in (self.min_rating, expected))
             raise InputError(
-                f"Found --interactions.min_rating {shown[0]}, and {shown[1]} for {whose}; expected "
-                "the same, or what counts as liked there is something else here."
+                f"Found --interactions.min_rating {found}, and {other} for {source}; expected the "
+                "same value, so that the same interactions count.",
+                key="interactions.min_rating",
             )
 
 
-def require_past(before: float, key: str, given: str | None) -> None:
-    """Refuses a cutoff that has not been reached yet: what happens until then is not known, and a
-    publication of that cutoff would stand in the way of every real night until then.
+def _format_rating(rating: float | None) -> str:
+    return "none" if rating is None else f"{rating:g}"
 
-    Cutoffs are UTC, so no time zone needs any tolerance: a date begins when it begins in UTC.
+
+def require_past(cutoff_timestamp: float, key: str, value: str | None) -> None:
+    """Refuses a cutoff in the future: interactions before it are still missing, and its publication
+    would block all nights until then.
+
+    Cutoffs are UTC, so no time zone needs any tolerance.
 
     Args:
-        before: the cutoff, in seconds since 1970.
-        key: where it was given, without dashes.
-        given: as it was written.
+        cutoff_timestamp: in seconds since 1970.
+        key: the configuration key, without dashes.
+        value: the configured value, for the message.
 
     Raises:
-        InputError: it lies in the future.
+        InputError: the cutoff is in the future.
     """
     now = datetime.now(UTC)
-    if before > now.timestamp():
+    if cutoff_timestamp > now.timestamp():
         raise InputError(
-            f"Found --{key} {given}, which lies in the future: it is {now:%Y-%m-%d %H:%M} UTC. "
-            "Expected a date or time that has been reached, such as today's date in UTC."
+            f"Found --{key} {value}, which lies in the future: it is {now:%Y-%m-%d %H:%M} UTC. "
+            "Expected a date or time in the past, such as today's date in UTC.",
+            key=key,
         )
 
 
 def read_interactions(config: InteractionsConfig, uri: str) -> Iterator[pa.Table]:
-    """The interactions that count, a batch at a time; some may lack an item.
+    """The interactions that count, in batches; some rows may lack an item.
 
     Raises:
-        InputError: as `read_known`.
+        InputError: as `read_until_cutoff`.
     """
-    for batch in read_known(config, uri, Counter()):
-        yield (
-            batch.filter(batch[LIKED]).drop_columns(LIKED) if LIKED in batch.column_names else batch
-        )
+    for batch in read_until_cutoff(config, uri, Counter()):
+        if LIKED in batch.column_names:
+            yield batch.filter(batch[LIKED]).drop_columns(LIKED)
+        else:
+            yield batch
 
 
-def read_not_liked(config: InteractionsConfig, uri: str) -> Iterator[pa.Table]:
-    """The interactions that do not count for their rating, a batch at a time.
+def read_disliked(config: InteractionsConfig, uri: str) -> Iterator[pa.Table]:
+    """The interactions that do not count because of their rating, in batches.
 
     Raises:
-        InputError: as `read_known`.
+        InputError: as `read_until_cutoff`.
     """
-    for batch in read_known(config, uri, Counter()):
+    for batch in read_until_cutoff(config, uri, Counter()):
         if LIKED in batch.column_names:
             yield batch.filter(pc.invert(batch[LIKED]))
 
 
-def read_known(config: InteractionsConfig, uri: str, left_out: Counter[str]) -> Iterator[pa.Table]:
-    """What had happened by the cutoff, a batch at a time: rows of a user and a time.
+def read_until_cutoff(
+    config: InteractionsConfig, uri: str, left_out: Counter[str]
+) -> Iterator[pa.Table]:
+    """The interactions before the cutoff, in batches, without rows that lack a user or a timestamp.
 
-    Where there is a `min_rating`, the column `LIKED` says which rows count.
+    With a `min_rating`, the column `LIKED` says which rows count.
 
     Args:
-        config: which of them count.
-        uri: where they are.
-        left_out: takes the rows that are left out here, by reason.
+        config: which interactions count.
+        uri: location of the table.
+        left_out: counts the rows that are left out here, by reason.
 
     Raises:
-        InputError: a rating is asked for where there is no such column, or too many rows lack a
-            user, an item or a time.
+        InputError: there is a `min_rating` but no rating column, or too many rows lack a user, an
+            item or a timestamp.
     """
-    incomplete = _Incomplete(config, uri)
+    incomplete = _IncompleteRows(config, uri)
     for where, batch in _batches(uri):
-        known = _happened(batch, config.before(), left_out)
-        incomplete.note(batch.filter(pc.is_null(batch["timestamp"])), known)
-        has_user = pc.is_valid(known["user_id"])
-        left_out[NO_USER] += len(known) - int(pc.sum(has_user).as_py() or 0)
-        known = known.filter(has_user)
+        past = _before_cutoff(batch, config.cutoff_timestamp(), left_out)
+        incomplete.add(batch.filter(pc.is_null(batch["timestamp"])), past)
+        has_user = pc.is_valid(past["user_id"])
+        left_out[NO_USER] += len(past) - int(pc.sum(has_user).as_py() or 0)
+        past = past.filter(has_user)
         if config.min_rating is None:
-            yield known
+            yield past
             continue
-        if "rating" not in known.column_names:
+        if "rating" not in past.column_names:
             raise InputError(
                 f"Found no rating column in {where}; --interactions.min_rating "
-                f"{config.min_rating} needs one. Leave the key out, or add the column."
+                f"{config.min_rating} needs one. Remove the key, or add the column.",
+                key="interactions.min_rating",
             )
-        liked = pc.fill_null(pc.greater_equal(known["rating"], config.min_rating), False)
-        yield known.append_column(LIKED, liked)
+        liked = pc.fill_null(pc.greater_equal(past["rating"], config.min_rating), False)
+        yield past.append_column(LIKED, liked)
     incomplete.require_few()
 
 
 def _batches(uri: str) -> Iterator[tuple[str, pa.Table]]:
-    for file in files_of(uri, "interactions.path"):
-        for batch in read_file(file, schemas.INTERACTIONS):
+    for file in list_table_files(uri, "interactions.path"):
+        for batch in read_table_file(file, schemas.INTERACTIONS):
             yield file.where, batch
 
 
-def _happened(batch: pa.Table, before: int | None, left_out: Counter[str]) -> pa.Table:
-    """The rows that have a time, before the cutoff."""
+def _before_cutoff(
+    batch: pa.Table, cutoff_timestamp: int | None, left_out: Counter[str]
+) -> pa.Table:
+    """The rows with a timestamp before the cutoff."""
     timed = batch.filter(pc.is_valid(batch["timestamp"]))
     left_out[NO_TIME] += len(batch) - len(timed)
-    if before is None:
+    if cutoff_timestamp is None:
         return timed
-    happened = timed.filter(pc.less(timed["timestamp"], before))
-    left_out[AFTER_CUTOFF] += len(timed) - len(happened)
-    return happened
+    past = timed.filter(pc.less(timed["timestamp"], cutoff_timestamp))
+    left_out[AFTER_CUTOFF] += len(timed) - len(past)
+    return past
 
 
-class _Incomplete:
-    """Counts the rows that lack what each must have, among those that a cutoff leaves."""
+class _IncompleteRows:
+    """Counts rows that lack a user, an item or a timestamp, among those not after the cutoff."""
 
     def __init__(self, config: InteractionsConfig, uri: str) -> None:
         self._config, self._uri = config, uri
-        self._rows = self._lacking = 0
+        self._rows = self._incomplete = 0
         self._example: dict[str, object] = {}
 
-    def note(self, without_time: pa.Table, timed: pa.Table) -> None:
-        self._rows += len(without_time) + len(timed)
-        lacks = pc.or_(pc.is_null(timed["user_id"]), pc.is_null(timed["item_id"]))
-        for lacking in (without_time, timed.filter(lacks)):
-            self._lacking += len(lacking)
-            if len(lacking) and not self._example:
-                self._example = lacking.slice(0, 1).to_pylist()[0]
+    def add(self, without_time: pa.Table, past: pa.Table) -> None:
+        """Counts a batch.
+
+        Args:
+            without_time: its rows that lack a timestamp.
+            past: its rows before the cutoff.
+        """
+        self._rows += len(without_time) + len(past)
+        is_incomplete = pc.or_(pc.is_null(past["user_id"]), pc.is_null(past["item_id"]))
+        for incomplete in (without_time, past.filter(is_incomplete)):
+            self._incomplete += len(incomplete)
+            if len(incomplete) and not self._example:
+                self._example = incomplete.slice(0, 1).to_pylist()[0]
 
     def require_few(self) -> None:
-        if self._lacking > self._config.max_incomplete * self._rows:
+        if self._incomplete > self._config.max_incomplete * self._rows:
             shown = ", ".join(f"{name} {value!r:.60}" for name, value in self._example.items())
             raise InputError(
-                f"{self._lacking:,} of {self._rows:,} rows of {self._uri} lack a user_id, an "
-                f"item_id or a timestamp, such as {shown}; expected at most a share of "
-                f"{self._config.max_incomplete:g}. Fill them, or raise "
-                "--interactions.max_incomplete."
+                f"{self._incomplete:,} of {self._rows:,} rows of {self._uri} lack a user_id, an "
+                f"item_id or a timestamp, such as {shown}; expected a share of at most "
+                f"{self._config.max_incomplete:g}. Fill them in, or raise "
+                "--interactions.max_incomplete.",
+                path=self._uri,
+                key="interactions.max_incomplete",
             )
 
 
 def digest_interactions(config: InteractionsConfig, uri: str) -> str:
-    """16 hexadecimal digits that change with any row that counts.
+    """16 hexadecimal digits that depend on every row that counts.
 
-    As of a moment they do not change with what is added to the files later, so that a night that is
-    begun again, or filled in, is the same night.
+    With a cutoff they do not depend on rows that are appended later, so that a night that is
+    restarted or filled in later is the same night.
     """
     if config.as_of is None:
         return digest_files(uri, "interactions.path")
-    seen, names = hashlib.sha256(), None
+    digest, names = hashlib.sha256(), None
     for batch in read_interactions(config, uri):
         if len(batch) and batch.column_names != names:
             names = batch.column_names
-            seen.update(f"#{json.dumps(names)}\n".encode())
-        _update(seen, batch)
-    return seen.hexdigest()[:16]
+            digest.update(f"#{json.dumps(names)}\n".encode())
+        _update_digest(digest, batch)
+    return digest.hexdigest()[:16]
 
 
-def _update(seen: "hashlib._Hash", batch: pa.Table) -> None:
-    """Hashes a batch row by row, so that it does not matter where batches are cut.
+def _update_digest(digest: "hashlib._Hash", batch: pa.Table) -> None:
+    """Hashes a batch row by row, so that batch boundaries do not matter.
 
-    A value is its length, a colon and its text; a null is a minus. So no two rows look the same.
+    A value is hashed as its length, a colon and its text, and a null as a minus sign, so that no
+    two different rows have the same bytes.
     """
-    none, nothing = pa.scalar("-", TEXT), pa.scalar("", TEXT)
+    null, separator = pa.scalar("-", TEXT), pa.scalar("", TEXT)
     values = []
     for column in batch.columns:
         text = column.cast(TEXT)
         length = pc.binary_length(text).cast(TEXT)
-        told = pc.binary_join_element_wise(length, text, pa.scalar(":", TEXT))
-        values.append(pc.fill_null(told, none))
-    rows = pc.binary_join_element_wise(*values, nothing)
+        encoded = pc.binary_join_element_wise(length, text, pa.scalar(":", TEXT))
+        values.append(pc.fill_null(encoded, null))
+    rows = pc.binary_join_element_wise(*values, separator)
     for chunk in rows.chunks:
-        _, offsets, data = chunk.buffers()
+        _, offset_buffer, data = chunk.buffers()
         if len(chunk):
-            places = np.frombuffer(offsets, np.int64)[chunk.offset :][: len(chunk) + 1]
-            seen.update(data[int(places[0]) : int(places[-1])])
+            offsets = np.frombuffer(offset_buffer, np.int64)[chunk.offset :][: len(chunk) + 1]
+            digest.update(data[int(offsets[0]) : int(offsets[-1])])

@@ -1,4 +1,4 @@
-"""The items table in: what may be recommended, and what kind of thing each item is."""
+"""The items table: which items may be recommended, and their category, artist and stock."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,22 +9,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrec.errors import InputError
-from visrec.ids import TEXT, rows_of
-from visrec.sources.id_mismatch import differing_ids
+from visrec.ids import TEXT, index_in
+from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.storage import schemas
-from visrec.storage.tables import read_whole
+from visrec.storage.tables import load_table
 
 
 @dataclass(frozen=True)
 class Items:
-    """Facts of the N items of a catalogue, in its order.
+    """Columns of the items table for the N items of a catalogue, in its order.
 
-    Args:
-        available_N: whether it may be recommended: yes, unless the table says otherwise.
-        category_N: its category's name, null where it has none.
-        artist_N: its artist's id, null where it has none.
-        stock_N: how many there are, NaN where the table does not say; None where it has no such
-            column.
+    Attributes:
+        available_N: (N,) whether an item may be recommended; true unless the table says otherwise.
+        category_N: (N,) name of the category, null for none.
+        artist_N: (N,) id of the artist, null for none.
+        stock_N: (N,) number of copies, NaN if unknown; None if the table has no such column.
     """
 
     available_N: npt.NDArray[np.bool_]
@@ -34,15 +33,19 @@ class Items:
 
 
 def read_items(uri: str | None, item_ids: pa.Array) -> Items:
-    """The facts of these items; without a table all are available, and no more is known of them.
+    """The items table for these items; without a table all are available.
+
+    Args:
+        uri: location of the table, None without one.
+        item_ids: (N,) ids of the catalogue.
 
     Raises:
         InputError: the table cannot be read, names an item twice, or no item is available.
     """
-    nothing = pa.nulls(len(item_ids), TEXT)
+    null_N = pa.nulls(len(item_ids), TEXT)
     if uri is None:
-        return Items(np.ones(len(item_ids), bool), nothing, nothing)
-    columns = _of_items(uri, schemas.ITEMS, item_ids)
+        return Items(np.ones(len(item_ids), bool), null_N, null_N)
+    columns = _read_columns(uri, schemas.ITEMS, item_ids)
     available, category, artist, stock = (
         columns.get(name) for name in ("available", "category", "artist_id", "stock")
     )
@@ -50,63 +53,75 @@ def read_items(uri: str | None, item_ids: pa.Array) -> Items:
     if available is not None:
         available_N = pc.fill_null(available, True).to_numpy(zero_copy_only=False)
     if not available_N.any():
-        raise InputError(f"None of the {len(item_ids)} items is available in {uri} (--items).")
+        raise InputError(
+            f"None of the {len(item_ids)} items is available in {uri} (--items).",
+            path=uri,
+            key="items",
+        )
     return Items(
         available_N,
-        nothing if category is None else category,
-        nothing if artist is None else artist,
+        null_N if category is None else category,
+        null_N if artist is None else artist,
         None if stock is None else stock.to_numpy(zero_copy_only=False),
     )
 
 
-def read_groups(uri: str, column: str, item_ids: pa.Array) -> pa.LargeStringArray:
-    """(N,) each item's value of a column of the items table, null for items without one.
+def read_item_groups(uri: str, column: str, item_ids: pa.Array) -> pa.LargeStringArray:
+    """(N,) the value of one column of the items table for each item, null for none.
 
     Raises:
-        InputError: the table has no such column, or one of other types than ids.
+        InputError: the table has no such column, or its type is not that of ids.
     """
-    found = _of_items(uri, (schemas.ITEMS[0], schemas.an_id(column)), item_ids)
-    if column not in found:
+    columns = _read_columns(uri, (schemas.ITEMS[0], schemas.label_column(column)), item_ids)
+    if column not in columns:
         raise InputError(
-            f"{uri} (--items) has no column {column}; expected the one that --rules.cap_by names."
+            f"{uri} (--items) has no column {column}; expected the one that --rules.cap_by names.",
+            path=uri,
+            key="items",
         )
-    return found[column]
+    return columns[column]
 
 
-def _of_items(
+def _read_columns(
     uri: str, columns: Sequence[schemas.Column], item_ids: pa.Array
 ) -> dict[str, pa.Array]:
-    """The columns that the items table has, a value for each of these items.
+    """The declared columns that the items table has, each with one value per item.
 
     Raises:
-        InputError: the table cannot be read, names an item twice, or none of these items.
+        InputError: the table cannot be read, names an item twice, or has none of these items.
     """
-    table = read_whole(uri, columns, "items")
-    twice = table.num_rows - pc.count_distinct(table["item_id"]).as_py()
-    if twice:
+    table = load_table(uri, columns, "items")
+    duplicates = table.num_rows - pc.count_distinct(table["item_id"]).as_py()
+    if duplicates:
         raise InputError(
-            f"{uri} (--items) has {twice} rows with an item_id that another row has, such as "
-            f"{_repeated(table['item_id'])!r}; expected one row an item."
+            f"{uri} (--items) has {duplicates} rows whose item_id occurs before, such as "
+            f"{_first_duplicate(table['item_id'])!r}; expected one row per item.",
+            path=uri,
+            key="items",
         )
-    row_N = rows_of(item_ids, table["item_id"])
+    row_N = index_in(item_ids, table["item_id"])
     if not (row_N >= 0).any():
         raise InputError(
             f"None of the {table.num_rows:,} items of {uri} (--items) has a feature; expected the "
             "same item ids in --items and --features. "
-            f"{differing_ids(table['item_id'], 'The first', item_ids, 'the second')}"
+            f"{explain_id_mismatch(table['item_id'], 'The first', item_ids, 'the second')}",
+            path=uri,
+            key="items",
         )
-    places = pa.array(row_N, mask=row_N < 0)
-    return {name: table[name].combine_chunks().take(places) for name in table.column_names}
+    rows = pa.array(row_N, mask=row_N < 0)
+    return {name: table[name].combine_chunks().take(rows) for name in table.column_names}
 
 
-def _repeated(ids: pa.ChunkedArray) -> str:
+def _first_duplicate(ids: pa.ChunkedArray) -> str:
     counts = ids.value_counts()
     return str(counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"].as_py())
 
 
-def category_codes(category_N: pa.LargeStringArray, known: Sequence[str]) -> npt.NDArray[np.int64]:
-    """(N,) the place of each category among the known ones, -1 for none and for others."""
-    return rows_of(category_N, pa.array(known, TEXT))
+def category_codes(
+    category_N: pa.LargeStringArray, categories: Sequence[str]
+) -> npt.NDArray[np.int64]:
+    """(N,) index of each category in `categories`, -1 for none and for any other."""
+    return index_in(category_N, pa.array(categories, TEXT))
 
 
 def category_names(category_N: pa.LargeStringArray) -> tuple[str, ...]:
@@ -115,7 +130,7 @@ def category_names(category_N: pa.LargeStringArray) -> tuple[str, ...]:
 
 
 def artist_codes(artist_N: pa.LargeStringArray) -> npt.NDArray[np.int64] | None:
-    """(N,) a number for each artist, -1 for none; None where no item has one."""
+    """(N,) code of each artist, -1 for none; None if no item has an artist."""
     if artist_N.null_count == len(artist_N):
         return None
     codes = artist_N.dictionary_encode().indices

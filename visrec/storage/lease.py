@@ -1,8 +1,8 @@
-"""One worker at a time, by a file with a heartbeat: who has it is at work on what it names.
+"""A lease: a file with a heartbeat that lets one process at a time work on what it names.
 
-It saves work that would be done twice; that nothing is published twice or half does not depend on
-it. No clocks are compared: a holder whose file has not changed for some beats, as the one who wants
-it counts them, is taken for dead, and one that ran on this machine is looked for.
+A lease only saves duplicate work; publication is correct without it. Clocks are never compared. A
+holder is taken for dead when its file has not changed for a few heartbeats, as the waiting process
+counts them, or at once if it ran on this machine and its process is gone.
 """
 
 import contextlib
@@ -18,23 +18,28 @@ from typing import Any, Self
 from visrec.errors import ConflictError, StorageError
 from visrec.storage.store import Store, to_json
 
-BEAT_S = 5.0  # two small requests each
-_FREE = {"owner": None}
-_BEATS = 4  # without a change, after which the holder is taken for dead
+HEARTBEAT_S = 5.0  # each takes two small requests
+_FREE = {"holder": None}
+_MISSED_HEARTBEATS = 4  # after which the holder is taken for dead
 
 
 class Lease:
     """`with Lease(store, "night.lease") as lease: if lease.held: ...`
 
-    Args:
-        store: where the file lies.
-        name: of the file.
-        beat_s: seconds between two signs of life.
+    Attributes:
+        held: whether this process has the lease.
     """
 
-    def __init__(self, store: Store, name: str, beat_s: float = BEAT_S) -> None:
-        self._store, self._name, self._beat_s = store, name, beat_s
-        self._mine = {"owner": uuid.uuid4().hex, **_process(os.getpid())}
+    def __init__(self, store: Store, name: str, heartbeat_s: float = HEARTBEAT_S) -> None:
+        """Prepares a lease, which `with` tries to take.
+
+        Args:
+            store: contains the file.
+            name: of the file.
+            heartbeat_s: seconds between two heartbeats.
+        """
+        self._store, self._name, self._heartbeat_s = store, name, heartbeat_s
+        self._record = {"holder": uuid.uuid4().hex, **_describe_process(os.getpid())}
         self._version = ""
         self._ended = threading.Event()
         self._lost = False
@@ -44,7 +49,7 @@ class Lease:
     def __enter__(self) -> Self:
         self.held = self._take()
         if self.held:
-            self._thread = threading.Thread(target=self._beat, daemon=True)
+            self._thread = threading.Thread(target=self._send_heartbeats, daemon=True)
             self._thread.start()
         return self
 
@@ -58,95 +63,98 @@ class Lease:
         if self._thread:
             self._thread.join()
         if self.held and not self._lost:
-            # Where the store is away the file stays, and is free after some beats.
+            # If the store does not answer, the file stays and is free after a few heartbeats.
             with contextlib.suppress(StorageError):
                 self._write(_FREE)
 
     def check(self) -> None:
-        """Between two pieces of work.
+        """Call this between two pieces of work.
 
         Raises:
-            ConflictError: another has taken it, as when this process was stopped for long.
+            ConflictError: another process has taken the lease, because this one was stopped.
         """
         if self._lost:
+            path = self._store.uri(self._name)
             raise ConflictError(
-                f"Another process has taken {self._store.uri(self._name)}: this one gave no sign "
-                f"of life for {_BEATS * self._beat_s:g} s. What it has done stays."
+                f"Another process has taken {path}: this process sent no heartbeat for "
+                f"{_MISSED_HEARTBEATS * self._heartbeat_s:g} s. Its finished work is kept.",
+                path=path,
             )
 
     def _take(self) -> bool:
-        if self._store.create(self._name, to_json(self._mine)):
+        if self._store.create(self._name, to_json(self._record)):
             self._version = self._store.read_versioned(self._name)[1]
             return True
         data, version = self._store.read_versioned(self._name)
-        holder, waited = _holder(data), 0.0
-        while not _is_free(holder) and waited < _BEATS * self._beat_s:
-            time.sleep(self._beat_s / 2)
-            waited += self._beat_s / 2
-            data, now = self._store.read_versioned(self._name)
-            holder = _holder(data)
-            if now != version and not _is_free(holder):
+        record, waited = _parse_record(data), 0.0
+        while not _is_free(record) and waited < _MISSED_HEARTBEATS * self._heartbeat_s:
+            time.sleep(self._heartbeat_s / 2)
+            waited += self._heartbeat_s / 2
+            data, new_version = self._store.read_versioned(self._name)
+            record = _parse_record(data)
+            if new_version != version and not _is_free(record):
                 return False
-            version = now
+            version = new_version
         self._version = version
-        return self._write(self._mine)
+        return self._write(self._record)
 
-    def _beat(self) -> None:
+    def _send_heartbeats(self) -> None:
         beats = 0
-        while not self._ended.wait(self._beat_s):
+        while not self._ended.wait(self._heartbeat_s):
             beats += 1
             try:
-                self._lost = not (self._write({**self._mine, "beats": beats}) or self._is_mine())
+                still_held = self._write({**self._record, "beats": beats}) or self._is_holder()
             except StorageError:
-                continue  # the store is away: if for long, the next write finds another's mark
-            if self._lost:
+                continue  # no answer; if that lasts, the next write finds another holder's record
+            if not still_held:
+                self._lost = True
                 return
 
-    def _write(self, value: dict[str, Any]) -> bool:
-        """Writes in place of what this process wrote last; False where that is not there."""
-        if not self._store.replace(self._name, to_json(value), self._version):
+    def _write(self, record: dict[str, Any]) -> bool:
+        """Replaces the record that this process wrote last; False if another one is there."""
+        if not self._store.replace(self._name, to_json(record), self._version):
             return False
         data, version = self._store.read_versioned(self._name)
         self._version = version
-        return data == to_json(value)
+        return data == to_json(record)
 
-    def _is_mine(self) -> bool:
-        """Whether the file is this process's after all: of a write whose reply was lost."""
+    def _is_holder(self) -> bool:
+        """Whether the stored record is this process's, as after a write whose reply was lost."""
         data, self._version = self._store.read_versioned(self._name)
-        return bool(_holder(data)["owner"] == self._mine["owner"])
+        return bool(_parse_record(data)["holder"] == self._record["holder"])
 
 
-def _holder(data: bytes) -> dict[str, Any]:
-    """Who has it, by the file. A damaged file is a holder's of whom nothing is known: where it
-    shows no sign of life, it is taken for dead."""
-    unknown = {"owner": "unknown", "pid": 0, "started": "", "machine": ""}
+def _parse_record(data: bytes) -> dict[str, Any]:
+    """The holder's record. A damaged file counts as the record of an unknown process, which is
+    taken for dead if it sends no heartbeat."""
+    unknown = {"holder": "unknown", "pid": 0, "started": "", "machine": ""}
     try:
-        found = json.loads(data)
+        record = json.loads(data)
     except (ValueError, RecursionError):
         return unknown
-    whole = isinstance(found, dict) and (found == _FREE or unknown.keys() <= found.keys())
-    return found if whole else unknown
+    is_valid = isinstance(record, dict) and (record == _FREE or unknown.keys() <= record.keys())
+    return record if is_valid else unknown
 
 
-def _is_free(holder: dict[str, Any]) -> bool:
-    """Given back, or held by a process of this machine that is no more."""
-    if holder["owner"] is None:
+def _is_free(record: dict[str, Any]) -> bool:
+    """Whether the lease was given back, or its holder was a process of this machine and is gone."""
+    if record["holder"] is None:
         return True
-    mine = _process(holder["pid"])
-    same_machine = holder["machine"] == mine["machine"]
-    return bool(same_machine and holder["started"] != mine["started"])
+    current = _describe_process(record["pid"])
+    same_machine = record["machine"] == current["machine"]
+    return bool(same_machine and record["started"] != current["started"])
 
 
-def _process(pid: int) -> dict[str, Any]:
-    """A process of this machine (and container), so that no other is taken for it."""
+def _describe_process(pid: int) -> dict[str, Any]:
+    """What distinguishes a process from every other one, here and on other machines."""
     try:
-        # The 22nd field, in ticks since the machine started; the name before may have blanks.
+        # The 22nd field, in ticks since boot; the command name before it may contain spaces.
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, ValueError):  # nor is there one where the number is none
+    except (OSError, ValueError):  # ValueError: the pid of a damaged record
         started = ""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        space = os.readlink("/proc/self/ns/pid")
-    except OSError:  # no Linux: a machine that nobody else is, so only the heartbeat counts
-        boot, space = uuid.uuid4().hex, ""
-    return {"pid": pid, "started": started, "machine": f"{boot} {space}"}
+        boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux: a random machine id, so that only the heartbeat counts
+        boot_id, namespace = uuid.uuid4().hex, ""
+    return {"pid": pid, "started": started, "machine": f"{boot_id} {namespace}"}

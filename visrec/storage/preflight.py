@@ -1,153 +1,146 @@
-"""Whether a place is fit for a run: what its store does when it is tried, what a run will take.
+"""Checks of a store before a run relies on it.
 
-The store is tried by the methods that the jobs use, below a folder of its own that `sweep` removes.
-What is asked of it is what publication relies on: without conditional writes two nights that
-publish at once overwrite each other, and nothing says so.
+The checks use the same methods as the jobs, in a scratch folder that `clean_up` removes. They test
+what publication needs: without conditional writes, two nights that publish at the same time would
+overwrite each other unnoticed.
 """
 
 import hashlib
 import os
-import shutil
 import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
-from botocore.exceptions import BotoCoreError, ClientError
 
 from visrec.errors import InputError, StorageError
-from visrec.storage.s3_clients import translated
 from visrec.storage.store import Store
 
 FOLDER = "_doctor"
-PROBE = "probe"  # left by the first write, for other machines to look for
-WRITABLE = "write and read"  # the name of the finding
+PROBE = "probe"  # the first file written; other machines look for it
+WRITABLE = "write and read"  # name of the check
 RACERS = 8
-# pyarrow sends parts of at most 10 MiB, and anything smaller in one request.
-_BIG = 24 << 20
-_BLOCK = 1 << 20
-# What picture files are called is their owner's choice.
-_UNUSUAL = ("two words", "übergröße-絵画", "50%", "%41", "a+b&c=d", "#?;'", "e\u0301=combined")
-_CONDITIONS = (
-    "Jobs that publish at once would overwrite each other without a word. Point --workspace at a "
-    "store that honours If-None-Match and If-Match, as AWS S3 and SeaweedFS do, and look for a "
+# pyarrow uploads parts of at most 10 MiB, and anything smaller in one request.
+_UPLOAD_BYTES = 24 << 20
+_BLOCK_BYTES = 1 << 20
+# Users name their picture files as they like.
+_UNUSUAL_NAMES = (
+    "two words",
+    "übergröße-絵画",
+    "50%",
+    "%41",
+    "a+b&c=d",
+    "#?;'",
+    "e\u0301=combined",
+)
+_CONDITIONS_ADVICE = (
+    "Jobs that publish at the same time would overwrite each other unnoticed. Point --workspace at "
+    "a store that honours If-None-Match and If-Match, as AWS S3 and SeaweedFS do, and look for a "
     "proxy in front of it that drops these headers."
 )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
-    Args:
-        name: what, in at most 22 characters.
-        found: what is there.
-        expected: what should be.
-        fit: whether a run can do with it; None where that cannot be told or is only of use to know.
-        advice: what to change where it is not fit.
+    Attributes:
+        name: of the check, at most 22 characters.
+        found: what was found.
+        expected: what should have been found.
+        passed: whether a run can work with it; None if that is unknown or only informative.
+        advice: what to change if the check failed.
     """
 
     name: str
     found: str
     expected: str
-    fit: bool | None
+    passed: bool | None
     advice: str = ""
 
     def __str__(self) -> str:
-        mark = {True: "fit", False: "FAIL", None: "-"}[self.fit]
-        return f"{mark:<6}{self.found}" + ("" if self.fit else f"; expected {self.expected}")
+        status = {True: "pass", False: "FAIL", None: "-"}[self.passed]
+        return f"{status:<6}{self.found}" + ("" if self.passed else f"; expected {self.expected}")
 
     @property
     def complaint(self) -> str:
-        """The same as a part of an error."""
+        """The finding as a part of an error message."""
         return f"{self.name}: found {self.found}, expected {self.expected}"
 
 
-# The store.
-
-Outcome = tuple[bool, str]
+Outcome = tuple[bool, str]  # whether the check passed, and what it found
 
 
-def try_store(workspace: Store, trial: Store) -> list[Finding]:
-    """Tries all that jobs do with a store, as far as it lets in.
+def check_store(workspace: Store, scratch: Store) -> list[Finding]:
+    """Tries everything that jobs do with a store; stops early if it refuses to list or to write.
 
     Args:
-        workspace: only listed.
-        trial: where files are written, as `trial_of` names it.
+        workspace: the store of the run, which is only listed.
+        scratch: where files are written, from `scratch_store`.
     """
     listed = _attempt(workspace, "list", _list, "the names in the workspace")
-    if not listed.fit:
-        return [
-            listed
-        ]  # SeaweedFS makes a bucket that is not there when something is written to it
-    written = _attempt(trial, WRITABLE, _write, "each read to give what was written last")
-    if not written.fit:
+    if not listed.passed:
+        return [listed]  # writing would make SeaweedFS create a missing bucket
+    written = _attempt(scratch, WRITABLE, _write, "each read to return what was written last")
+    if not written.passed:
         return [listed, written]
+    conditions = _CONDITIONS_ADVICE
     return [
         listed,
         written,
-        _attempt(trial, "create if absent", _create, "the second writer refused", _CONDITIONS),
-        _attempt(trial, "replace if unchanged", _replace, "a late writer refused", _CONDITIONS),
-        _attempt(trial, f"race of {RACERS} creators", _race, "1 to win", _CONDITIONS),
+        _attempt(scratch, "create if absent", _create, "the second writer refused", conditions),
+        _attempt(scratch, "replace if unchanged", _replace, "a late writer refused", conditions),
+        _attempt(scratch, f"race of {RACERS} creators", _race, "1 to win", conditions),
         _attempt(
-            trial,
+            scratch,
             "list after write",
             _list_again,
-            "what is there at once, and what is deleted gone",
-            "A run looks for what an earlier one left by listing: expect work done twice here.",
+            "new files listed at once, and deleted files gone",
+            "A run finds the work of an earlier one by listing, so work may be done twice here.",
         ),
         _attempt(
-            trial,
+            scratch,
             "multipart upload",
             _upload,
-            f"{_BIG >> 20} MiB read back with the same hash",
-            "Ray writes checkpoints this way: training would fail at its first.",
+            f"{_UPLOAD_BYTES >> 20} MiB read back with the same hash",
+            "Ray writes checkpoints this way, so training would fail at its first checkpoint.",
         ),
         _attempt(
-            trial,
+            scratch,
             "unusual names",
-            _unusual,
-            f"{len(_UNUSUAL)} names written, listed and read back",
-            "Pictures whose item ids have such characters would not be found.",
+            _write_unusual_names,
+            f"{len(_UNUSUAL_NAMES)} names written, listed and read back",
+            "Pictures whose item ids contain such characters would not be found.",
         ),
     ]
 
 
-def trial_of(workspace: Store) -> Store:
-    """A folder in the workspace that nobody else has."""
+def scratch_store(workspace: Store) -> Store:
+    """A new folder in the workspace, used by one check of the store."""
     return workspace / FOLDER / uuid.uuid4().hex
 
 
-def sees(trial: Store) -> str:
-    """What another machine finds of a probe that was left: nothing to complain of, or why not."""
+def probe_error(scratch: Store) -> str:
+    """Why this machine cannot read the probe that another one wrote; empty if it can."""
     try:
-        trial.read(PROBE)
-    except InputError as error:  # of its settings
+        scratch.read(PROBE)
+    except InputError as error:  # an S3 setting of this machine
         return str(error)
     except StorageError as error:
-        return _reason(error)
+        return _error_code(error)
     return ""
 
 
-def sweep(trial: Store) -> Finding:
-    """Removes what the trials left; also after some of them failed half-way."""
+def clean_up(scratch: Store) -> Finding:
+    """Removes the scratch folder, also after checks that failed half-way."""
     name, expected = "clean up", "nothing left behind"
-    advice = f"Grant the right to delete, and remove {trial.root} by hand."
+    advice = f"Grant the right to delete, and remove {scratch.root} by hand."
     try:
-        if trial.is_s3:
-            trial.delete([entry.name for entry in trial.list()])
-            left = sum(1 for _ in trial.list())
-        else:
-            shutil.rmtree(trial.root, ignore_errors=True)
-            left = int(Path(trial.root).exists())
-            with suppress(OSError):  # another doctor may be at work beside
-                Path(trial.root).parent.rmdir()
+        left = scratch.delete_all()
     except StorageError as error:
-        return Finding(name, _reason(error), expected, False, f"{_explained(error)} {advice}")
+        return Finding(name, _error_code(error), expected, False, f"{_explain(error)} {advice}")
     return Finding(name, f"{left} files left", expected, not left, advice)
 
 
@@ -158,27 +151,23 @@ def _attempt(
     expected: str,
     advice: str = "",
 ) -> Finding:
-    """A check as a finding; what the store refuses is one too."""
+    """Runs a check; an error of the store is a finding too."""
     try:
-        fit, found = check(store)
+        passed, found = check(store)
     except StorageError as error:
-        return Finding(name, _reason(error), expected, False, f"{_explained(error)} {advice}")
-    return Finding(name, found, expected, fit, "" if fit else advice)
+        return Finding(name, _error_code(error), expected, False, f"{_explain(error)} {advice}")
+    return Finding(name, found, expected, passed, "" if passed else advice)
 
 
-def _reason(error: StorageError) -> str:
-    """What it was in a few words."""
-    cause = error.__cause__
-    if isinstance(cause, ClientError):
-        return f"an error ({cause.response.get('Error', {}).get('Code', 'without a code')})"
-    return f"an error ({type(cause or error).__name__})"
+def _error_code(error: StorageError) -> str:
+    return f"an error ({error.code or type(error).__name__})"
 
 
-def _explained(error: StorageError) -> str:
-    """The error without what was done to which file: the finding's name says it."""
-    text = str(error).partition(": ")[2] or str(error)
-    if "no such bucket" in text:
-        return "There is no such bucket: make it, or change --workspace."
+def _explain(error: StorageError) -> str:
+    """The reason of an error; the finding's name says which action failed."""
+    if error.code == "NoSuchBucket":
+        return "There is no such bucket: create it, or change --workspace."
+    text = error.reason or str(error)
     return text[:1].upper() + text[1:]
 
 
@@ -205,12 +194,12 @@ def _create(store: Store) -> Outcome:
 
 def _replace(store: Store) -> Outcome:
     store.write("pointer", b"one")
-    _, seen = store.read_versioned("pointer")
+    _, old_version = store.read_versioned("pointer")
     store.write("pointer", b"two, by somebody else")
-    if store.replace("pointer", b"three", seen):
+    if store.replace("pointer", b"three", old_version):
         return False, "a late writer let in"
-    _, now = store.read_versioned("pointer")
-    if not store.replace("pointer", b"four", now):
+    _, version = store.read_versioned("pointer")
+    if not store.replace("pointer", b"four", version):
         return False, "a writer in time refused"
     return store.read("pointer") == b"four", "a late writer refused, one in time let in"
 
@@ -226,61 +215,51 @@ def _race(store: Store) -> Outcome:
         won = list(pool.map(run, range(RACERS)))
     if sum(won) != 1:
         return False, f"{sum(won)} to win"
-    kept = store.read("race").decode()
-    return kept == f"by {won.index(True)}", f"1 to win, the file {kept}"
+    stored = store.read("race").decode()
+    return stored == f"by {won.index(True)}", f"1 to win, the file {stored}"
 
 
 def _list_again(store: Store) -> Outcome:
     names = {f"listed/{letter}" for letter in "abc"}
     for name in sorted(names):
         store.write(name, b"x")
-    found = {entry.name for entry in store.list("listed/")}
-    if found != names:
-        return False, f"{len(found & names)} of 3 new files listed"
-    store.delete(["listed/a", "listed/a"])  # what is gone already is no error
-    found = {entry.name for entry in store.list("listed/")}
-    if found != names - {"listed/a"} or store.exists("listed/a"):
+    listed = {entry.name for entry in store.list("listed/")}
+    if listed != names:
+        return False, f"{len(listed & names)} of 3 new files listed"
+    store.delete(["listed/a", "listed/a"])  # deleting a missing file is no error
+    listed = {entry.name for entry in store.list("listed/")}
+    if listed != names - {"listed/a"} or store.exists("listed/a"):
         return False, "a deleted file listed"
     return True, "3 of 3 new files listed, a deleted one gone"
 
 
 def _upload(store: Store) -> Outcome:
-    path = f"{store.path}/big"
-    sent, read = hashlib.sha256(), hashlib.sha256()
+    name, sent, received = "big", hashlib.sha256(), hashlib.sha256()
     try:
-        with translated("upload", store.uri("big")):
-            files = store.filesystem()
-            with files.open_output_stream(path) as stream:
-                for _ in range(_BIG // _BLOCK):
-                    block = os.urandom(_BLOCK)
-                    sent.update(block)
-                    stream.write(block)
-            with files.open_input_stream(path) as stream:
-                while block := stream.read(_BLOCK):
-                    read.update(block)
+        with store.open_output_stream(name) as sink:
+            for _ in range(_UPLOAD_BYTES // _BLOCK_BYTES):
+                block = os.urandom(_BLOCK_BYTES)
+                sent.update(block)
+                sink.write(block)
+        with store.open_input_stream(name) as source:
+            while block := source.read(_BLOCK_BYTES):
+                received.update(block)
     except pa.ArrowException as error:
-        raise StorageError(f"Could not upload {store.uri('big')}: {error}.") from error
+        reason = f"{error}."
+        raise StorageError(
+            f"Could not upload {store.uri(name)}: {reason}",
+            path=store.uri(name),
+            code=type(error).__name__,
+            reason=reason,
+        ) from error
     finally:
-        _abort_uploads(store)
-    same = sent.digest() == read.digest()
-    return same, f"{_BIG >> 20} MiB with {'the same' if same else 'another'} hash"
+        store.abort_uploads()  # an upload that failed half-way keeps its parts, unseen and billed
+    same = sent.digest() == received.digest()
+    return same, f"{_UPLOAD_BYTES >> 20} MiB with {'the same' if same else 'another'} hash"
 
 
-def _abort_uploads(store: Store) -> None:
-    """An upload that failed half-way keeps its parts, unseen and paid for, until it is aborted."""
-    if not store.is_s3:
-        return
-    bucket, _, prefix = store.path.partition("/")
-    client = store._s3()
-    with suppress(ClientError, BotoCoreError):  # a store that cannot do so has nothing to abort
-        found = client.list_multipart_uploads(Bucket=bucket, Prefix=f"{prefix}/")
-        for upload in found.get("Uploads", []):
-            where = {"Key": upload["Key"], "UploadId": upload["UploadId"]}
-            client.abort_multipart_upload(Bucket=bucket, **where)
-
-
-def _unusual(store: Store) -> Outcome:
-    names = {f"unusual/{name}" for name in _UNUSUAL}
+def _write_unusual_names(store: Store) -> Outcome:
+    names = {f"unusual/{name}" for name in _UNUSUAL_NAMES}
     for name in names:
         store.write(name, name.encode())
     listed = {entry.name for entry in store.list("unusual/")}

@@ -1,4 +1,8 @@
-"""The columns of every table that crosses a stage, and the one check they all pass through."""
+"""Declared columns of all tables that visrec reads, and schemas of those that it writes.
+
+Tables that users write are declared as tuples of `Column`, which accept many types; `conform`
+checks and casts them. Tables that visrec writes have one exact Arrow schema.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,67 +11,67 @@ import pyarrow as pa
 
 from visrec.errors import SchemaError
 from visrec.ids import TEXT
+from visrec.storage.arrow_values import InvalidValueError
 from visrec.storage.column_types import (
     FLAG,
     ID,
     NAME,
     NUMBER,
     PICTURE,
-    TIME,
+    TIMESTAMP,
     VECTOR,
-    Kind,
-    ValueRefusedError,
+    ColumnType,
 )
 
-_ID = pa.string()  # in files; what is read becomes `TEXT`
-_SHOWN_NAMES = 20  # in an error; a table of features may have a column a number
+_ID = pa.string()  # in files; `TEXT` once they are read
+_MAX_SHOWN_NAMES = 20  # in an error; some feature tables have a column for each dimension
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """One declared column.
 
-    Args:
-        name: its name.
-        kind: what it holds.
-        to: the type it becomes.
-        required: whether the table must have it, with a value in every row.
-        nullable: whether rows of a required column may lack a value, since who reads the table
-            leaves them out and counts them.
+    Attributes:
+        name: of the column.
+        column_type: which values it may contain.
+        dtype: Arrow type that the values are cast to.
+        required: whether the table must have the column, with a value in every row.
+        nullable: whether a required column may contain nulls, because the reader of the table
+            drops and counts those rows.
     """
 
     name: str
-    kind: Kind
-    to: pa.DataType
+    column_type: ColumnType
+    dtype: pa.DataType
     required: bool = True
     nullable: bool = False
 
 
-def an_id(name: str) -> Column:
-    """A column of a name that a user chose: ids, some of which may be null."""
+def label_column(name: str) -> Column:
+    """An optional column that the configuration names, such as the one of `--rules.cap_by`."""
     return _name(name)
 
 
 def _id(name: str, *, required: bool = True, nullable: bool = False) -> Column:
-    return Column(name=name, kind=ID, to=TEXT, required=required, nullable=nullable)
+    return Column(name=name, column_type=ID, dtype=TEXT, required=required, nullable=nullable)
 
 
 def _name(name: str) -> Column:
-    return Column(name=name, kind=NAME, to=TEXT, required=False)
+    return Column(name=name, column_type=NAME, dtype=TEXT, required=False)
 
 
 def _flag(name: str) -> Column:
-    return Column(name=name, kind=FLAG, to=pa.bool_(), required=False)
+    return Column(name=name, column_type=FLAG, dtype=pa.bool_(), required=False)
 
 
 def _number(name: str) -> Column:
-    return Column(name=name, kind=NUMBER, to=pa.float64(), required=False)
+    return Column(name=name, column_type=NUMBER, dtype=pa.float64(), required=False)
 
 
 INTERACTIONS = (
     _id("user_id", nullable=True),
     _id("item_id", nullable=True),
-    Column(name="timestamp", kind=TIME, to=pa.int64(), nullable=True),
+    Column(name="timestamp", column_type=TIMESTAMP, dtype=pa.int64(), nullable=True),
     _number("rating"),
     _number("weight"),
     _flag("evaluation"),
@@ -84,14 +88,14 @@ BLOCKED = (_id("item_id"), _id("user_id", required=False))
 USERS = (_id("user_id"),)
 PICTURES = (
     _id("item_id"),
-    Column(name="image", kind=PICTURE, to=pa.large_binary(), required=False),
+    Column(name="image", column_type=PICTURE, dtype=pa.large_binary(), required=False),
     _name("uri"),
 )
 FEATURES = (
     _id("item_id"),
-    Column(name="feature", kind=VECTOR, to=pa.list_(pa.float64())),
+    Column(name="feature", column_type=VECTOR, dtype=pa.list_(pa.float64())),
 )
-# The rows that a model's training held out; they lie in the model's directory.
+# Interactions that training held out, in the directory of the model.
 HELD_OUT = pa.schema([pa.field("user_id", _ID), pa.field("item_id", _ID)])
 
 RECOMMENDED = pa.struct(
@@ -140,10 +144,12 @@ REJECTED = pa.schema(
 
 
 def features_schema(dim: int) -> pa.Schema:
-    """The features table: `source` marks the file a feature came from, to see that it is unchanged.
+    """The schema of a features table.
+
+    Its column `source` is a fingerprint of the picture file, which tells whether it has changed.
 
     Args:
-        dim: D, numbers a feature.
+        dim: D, dimensions of a feature.
     """
     return pa.schema(
         [
@@ -155,80 +161,83 @@ def features_schema(dim: int) -> pa.Schema:
     )
 
 
-def check(found: pa.Schema, columns: Sequence[Column], where: str) -> None:
-    """Refuses a table whose columns are not what is declared.
+def check_columns(schema: pa.Schema, columns: Sequence[Column], where: str) -> None:
+    """Refuses a table that does not have the declared columns.
 
     Args:
-        found: the table's schema.
-        columns: what is declared.
-        where: the table's place and the key that named it, for the error.
+        schema: of the table.
+        columns: the declared columns.
+        where: location of the table and the key that names it, for the error.
 
     Raises:
-        SchemaError: a required column is missing, one is there twice, or one has a type that cannot
-            be taken.
+        SchemaError: a required column is missing, a column occurs twice, or its type is not
+            supported.
     """
-    missing = [c.name for c in columns if c.required and c.name not in found.names]
+    missing = [c.name for c in columns if c.required and c.name not in schema.names]
     if missing:
+        expected = ", ".join(c.name if c.required else f"{c.name} (optional)" for c in columns)
         raise SchemaError(
             f"{where} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}. Found "
-            f"{names_of(found)}; expected "
-            + ", ".join(c.name if c.required else f"{c.name} (optional)" for c in columns)
-            + "."
+            f"{describe_columns(schema)}; expected {expected}.",
+            column=missing[0],
         )
     for column in columns:
-        places = found.get_all_field_indices(column.name)
-        if len(places) > 1:
+        indices = schema.get_all_field_indices(column.name)
+        if len(indices) > 1:
             raise SchemaError(
-                f"{where} has {len(places)} columns of the name {column.name}; expected one."
+                f"{where} has {len(indices)} columns named {column.name}; expected one.",
+                column=column.name,
             )
-        if places and not column.kind.takes(found.field(places[0]).type):
+        if indices and not column.column_type.supports(schema.field(indices[0]).type):
             raise SchemaError(
-                f"{where}: the column {column.name} has the type {found.field(places[0]).type}; "
-                f"expected {column.kind.expected}."
+                f"{where}: the column {column.name} has the type {schema.field(indices[0]).type}; "
+                f"expected {column.column_type.expected}.",
+                column=column.name,
             )
 
 
-def names_of(schema: pa.Schema) -> str:
-    """The columns of a table in words, as many as one can read."""
-    names, more = schema.names[:_SHOWN_NAMES], len(schema.names) - _SHOWN_NAMES
+def describe_columns(schema: pa.Schema) -> str:
+    """The names of a table's columns as text, with a count of those beyond the first few."""
+    names, more = schema.names[:_MAX_SHOWN_NAMES], len(schema.names) - _MAX_SHOWN_NAMES
     return (", ".join(names) or "none") + (f" and {more:,} more" if more > 0 else "")
 
 
 def conform(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:
-    """The declared columns that a table has, cast to their declared types, blanks as nulls.
+    """The declared columns that a table has, cast to their declared types, with nulls for blanks.
 
     Raises:
-        SchemaError: as `check`, or a required value is null, or a value cannot be cast.
+        SchemaError: as `cast_columns`, or a required value is null.
     """
-    taken = cast(table, columns, where)
-    require_values(taken, columns, where)
-    return taken
+    conformed = cast_columns(table, columns, where)
+    require_no_nulls(conformed, columns, where)
+    return conformed
 
 
-def cast(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:
-    """The same, whatever is null.
+def cast_columns(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:
+    """`conform` for tables whose nulls are checked elsewhere.
 
     Raises:
-        SchemaError: as `check`, or a value cannot be cast.
+        SchemaError: as `check_columns`, or a value is invalid.
     """
-    check(table.schema, columns, where)
+    check_columns(table.schema, columns, where)
     present = [column for column in columns if column.name in table.schema.names]
     return pa.table({column.name: _cast(table[column.name], column, where) for column in present})
 
 
 def _cast(values: pa.ChunkedArray, column: Column, where: str) -> pa.ChunkedArray:
     try:
-        return column.kind.of(values, column.to)
-    except (pa.ArrowInvalid, ValueRefusedError) as error:
+        return column.column_type.cast(values, column.dtype)
+    except (pa.ArrowInvalid, InvalidValueError) as error:
         text = " ".join(str(error).split()).rstrip(".")
-        raise SchemaError(f"{where}: the column {column.name}: {text}.") from error
+        message = f"{where}: the column {column.name}: {text}."
+        raise SchemaError(message, column=column.name) from error
 
 
-def require_values(table: pa.Table, columns: Sequence[Column], where: str) -> None:
-    """Refuses a table whose rows lack what each of them must have.
+def require_no_nulls(table: pa.Table, columns: Sequence[Column], where: str) -> None:
+    """Refuses nulls in columns that must have a value in every row.
 
     Raises:
-        SchemaError: a value is null; an example is named.
+        SchemaError: a value is null; the message shows an example.
     """
     for column in columns:
         if not column.required or column.nullable or not table[column.name].null_count:
@@ -237,5 +246,6 @@ def require_values(table: pa.Table, columns: Sequence[Column], where: str) -> No
         shown = ", ".join(f"{name} {value!r:.60}" for name, value in example.items())
         raise SchemaError(
             f"{where}: {table[column.name].null_count} of {len(table)} values of the column "
-            f"{column.name} are null or blank, as in the row {shown}; expected none."
+            f"{column.name} are null or blank, as in the row {shown}; expected none.",
+            column=column.name,
         )

@@ -1,0 +1,205 @@
+"""Files of input tables: found below a location, opened, and refused by name.
+
+A directory is searched as Spark searches it: names that start with `_` or `.` are ignored, and
+folders named `column=value` are a column. Tables of formats with a log of their own (Delta,
+Iceberg, Hudi) are refused, because the log may have removed or replaced some of the files.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import pyarrow as pa
+
+from visrec.errors import InputError
+from visrec.ids import TEXT
+from visrec.paths import escape_non_utf8
+from visrec.storage.schemas import Column, check_columns
+from visrec.storage.store import Store, file_at
+
+_TABLE_NAME = re.compile(r"\.(parquet|csv(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE)
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+# Table formats by the files of their logs, and tools that write their rows as plain Parquet.
+_TABLE_FORMATS = {
+    "a Delta": (re.compile(r"(^|/)_delta_log/"), "DuckDB's delta_scan or Spark"),
+    "an Iceberg": (
+        re.compile(r"(^|/)metadata/[^/]*\.metadata\.json"),
+        "DuckDB's iceberg_scan or Spark",
+    ),
+}
+_LOG_FOLDERS = ("_delta_log/", "metadata/")
+_HUDI_LOG = ".hoodie/hoodie.properties"
+
+
+@contextmanager
+def table_errors(where: str) -> Iterator[None]:
+    """Turns errors of a damaged file into an `InputError`; errors of the store pass through.
+
+    Args:
+        where: location of the file and the key that names it.
+
+    Raises:
+        InputError: the file is damaged or not a table.
+    """
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError, EOFError, UnicodeError) as error:
+        # For damaged Parquet pyarrow raises an OSError without errno. The errors of a disk have
+        # one, and those of S3 name AWS.
+        has_errno = isinstance(error, OSError) and error.errno is not None
+        if has_errno or "AWS Error" in str(error):
+            raise
+        text = " ".join(str(error).split()).rstrip(".")
+        if "UTF8" in text:
+            text += "; expected UTF-8 (in Excel: CSV UTF-8), or UTF-16 with a byte order mark"
+        raise InputError(f"{where} cannot be read as a table: {text}.") from error
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file of a table.
+
+    Attributes:
+        store: contains the file.
+        name: of the file in the store.
+        where: its location and the key that names it, for errors.
+        partition_values: values of the columns that the folders above it name.
+    """
+
+    store: Store
+    name: str
+    where: str
+    partition_values: Mapping[str, str | None]
+
+    @property
+    def is_parquet(self) -> bool:
+        return self.name.lower().endswith(".parquet")
+
+    @contextmanager
+    def open_input(self) -> Iterator[pa.NativeFile]:
+        """The file, to read at any offset.
+
+        Raises:
+            InputError: the file is damaged.
+            StorageError: the store refuses.
+        """
+        with self.store.open_input(self.name) as source, table_errors(self.where):
+            yield source
+
+    @contextmanager
+    def open_input_stream(self, codec: str | None) -> Iterator[pa.NativeFile]:
+        """The file, decompressed, to read from start to end; raises as `open_input`."""
+        with self.store.open_input_stream(self.name, codec) as source, table_errors(self.where):
+            yield source
+
+    def select_columns(self, schema: pa.Schema, columns: Sequence[Column]) -> list[str]:
+        """The declared columns to read from the file itself; a partition value replaces its column.
+
+        Args:
+            schema: of the file.
+            columns: the declared columns.
+
+        Raises:
+            SchemaError: as `check_columns`.
+        """
+        fields = [field for field in schema if field.name not in self.partition_values]
+        partitions = ((name, TEXT) for name in self.partition_values)
+        check_columns(pa.schema([*fields, *partitions]), columns, self.where)
+        names = {field.name for field in fields}
+        return [column.name for column in columns if column.name in names]
+
+
+def find_table_files(uri: str, key: str) -> tuple[Store, list[str]]:
+    """The files at a location: the file itself, or the Parquet and CSV files below it.
+
+    Returns:
+        Their store and their names, sorted.
+
+    Raises:
+        InputError: there are none, or they belong to a Delta, Iceberg or Hudi table.
+    """
+    if _TABLE_NAME.search(uri):
+        store, name = file_at(uri)
+        if store.exists(name):
+            return store, [name]
+    store = Store.at(uri)  # a directory may end in .parquet too: Spark writes such directories
+    all_names = [info.name for info in store.list(follow_links=True)]
+    _refuse_table_formats(store, all_names, key)
+    for ancestor in _ancestors(store):
+        _refuse_table_formats(ancestor, _log_files(ancestor), key)
+    names = [name for name in all_names if _TABLE_NAME.search(name) and not _is_ignored(name)]
+    if not names:
+        others = f", only {', '.join(sorted(all_names)[:3])}" if all_names else ""
+        raise InputError(
+            f"Found no table at {uri}{others}; expected a .parquet or .csv file (.csv.gz, .bz2, "
+            f".zst, .lz4), or a directory of them. Change --{key}.",
+            path=uri,
+            key=key,
+        )
+    for name in names:
+        if escape_non_utf8(name) != name:
+            path = escape_non_utf8(store.uri(name))
+            raise InputError(
+                f"The name of {path} (--{key}) is not UTF-8; expected a UTF-8 name. Rename it.",
+                path=path,
+                key=key,
+            )
+    return store, sorted(names)
+
+
+def list_table_files(uri: str, key: str) -> Iterator[TableFile]:
+    """The files of a table, sorted by name.
+
+    Raises:
+        InputError: as `find_table_files`.
+    """
+    store, names = find_table_files(uri, key)
+    for name in names:
+        yield TableFile(store, name, f"{store.uri(name)} (--{key})", _partition_values(name))
+
+
+def _partition_values(name: str) -> dict[str, str | None]:
+    """The values of the folders `column=value` above a file."""
+    pairs = (part.partition("=") for part in name.split("/")[:-1] if "=" in part)
+    decoded = ((unquote(column), unquote(value)) for column, _, value in pairs)
+    return {column: None if value == _HIVE_NULL else value for column, value in decoded}
+
+
+def _ancestors(store: Store) -> Iterator[Store]:
+    """The folders whose table may contain this folder, such as `category=shirt` or Iceberg's
+    `data`."""
+    parent = store.parent
+    while parent is not None and ("=" in store.name or store.name == "data"):
+        yield parent
+        store, parent = parent, parent.parent
+
+
+def _log_files(store: Store) -> Iterator[str]:
+    for folder in _LOG_FOLDERS:
+        yield from (info.name for info in store.list(folder))
+
+
+def _is_ignored(name: str) -> bool:
+    """Whether a writer keeps the file for itself; a folder named `_column=value` contains data."""
+    return any(
+        part.startswith(".") or (part.startswith("_") and "=" not in part)
+        for part in name.split("/")
+    )
+
+
+def _refuse_table_formats(store: Store, names: Iterable[str], key: str) -> None:
+    formats = _TABLE_FORMATS.items()
+    found = next(
+        ((name, tool) for file in names for name, (log, tool) in formats if log.search(file)),
+        ("a Hudi", "Spark") if store.exists(_HUDI_LOG) else None,
+    )
+    if found:
+        raise InputError(
+            f"{store.root} (--{key}) is {found[0]} table: its log says which files count; "
+            f"expected plain Parquet or CSV. Export its rows with {found[1]}, and pass those files "
+            "instead.",
+            path=store.root,
+            key=key,
+        )
