@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from visrec.cli.launch import JobConfig
+from visrec.cli.job import JobConfig
 from visrec.config import check_fields, digest, plain
 from visrec.errors import InputError
 from visrec.features.clusters import ClusterConfig
@@ -87,7 +87,7 @@ def test_the_digest_tells_its_values_apart() -> None:
 # that is added without a check takes a NaN, and fails here.
 
 JOBS = [path.stem for path in (Path(__file__).parents[1] / "jobs").glob("[a-z]*.py")]
-REQUIRED = {"ImportJob": {"name": "resnet50"}}
+REQUIRED = {"ImportJob": {"backbone": "resnet50"}}
 # Numbers that are never a value, whatever they mean.
 NEVER = (float("nan"), float("inf"), -float("inf"), 10**30, True, "many")
 # A rating or a stock may be any finite number.
@@ -96,14 +96,14 @@ ANY_FINITE = {"InteractionsConfig.min_rating", "RulesConfig.min_stock"}
 LARGE = ANY_FINITE | {"TrainConfig.learning_rate"}
 MINUS_ONE = ANY_FINITE | {"GatesConfig.min_gain", "SamplingConfig.popularity"}
 ZERO = MINUS_ONE | {
-    *("CuratorNetConfig.feature_dropout", "CuratorNetConfig.whiten", "VbprConfig.width"),
+    *("CuratorNetConfig.feature_dropout", "VbprConfig.width"),
     *("ConvNcfConfig.product_weight", "EmbeddingMlpConfig.untaken", "MultiVaeConfig.dropout"),
     *("MultiVaeConfig.kl_weight", "TrainConfig.weight_decay", "TrainConfig.warmup_steps"),
     *("TrainConfig.ema_decay", "TrainConfig.lr_patience", "TrainResources.max_failures"),
-    *("SamplingConfig.own_cluster", "ExtractResources.gpus_per_actor", "NightlyJob.train_every"),
+    *("SamplingConfig.own_cluster", "NightlyJob.train_every"),
     *("ExtractJob.max_rejected", "ImportJob.max_rejected", "EvaluateJob.examples"),
     *("DoctorJob.users", "DoctorJob.items", "DoctorJob.feature_dim"),
-    *("ToExtract.gpus_per_actor", "ToTrain.max_failures"),
+    *("TrainSection.max_failures"),
     "InteractionsConfig.max_incomplete",
 }
 
@@ -184,7 +184,7 @@ def test_numeric_fields_take_minus_one_and_zero_where_they_mean_something(
         f"{kind.__name__}.{name}" for kind, name in numeric_fields() if takes(kind, name, value)
     }
     # A share or a count of 0 is a gate at its strictest, or its laxest.
-    always = {name for name in taken if name.endswith((".seed", ".score_penalty"))}
+    always = {name for name in taken if name.checked_valueswith((".seed", ".score_penalty"))}
     always |= {name for name in taken if name.startswith("GatesConfig.")}
     assert taken - always == fine - always
 

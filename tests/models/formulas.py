@@ -1,7 +1,7 @@
-"""A small world in which models are written out as formulas, and what puts the two side by side.
+"""A small world for comparing models with their formulas, and the comparison.
 
-Items of the world are 0 to 11, of which training saw the first `TRAINED`; a catalogue has them in
-another order, so that an item, its row in the catalogue and its place in a batch are three numbers.
+Items of the world are 0 to 11; training saw the first `TRAINED`. Catalogue and batches have them in
+other orders, so that an item, its row in the catalogue and its position in a batch differ.
 """
 
 import math
@@ -14,14 +14,14 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.inputs import JaggedTensor, TripleBatch
 
 ITEMS, TRAINED, USERS, DIM = 12, 9, 5, 4
 _RANDOM = np.random.default_rng(0)
 FEATURES = (_RANDOM.normal(size=(ITEMS, DIM)) * 2 + 1).astype(np.float16)
-CATEGORY = np.array([0, 2, -1, 1, 1, 0, -1, 2, 0, 1, -1, 2])  # new items have one, or none
+CATEGORY = np.array([0, 2, -1, 1, 1, 0, -1, 2, 0, 1, -1, 2])  # new items may have one or none
 SIZES = Sizes(items=TRAINED, users=USERS, feature_dim=DIM, categories=3)
 SEEN = Catalogue(FEATURES[:TRAINED], np.arange(TRAINED), CATEGORY[:TRAINED])
 
@@ -29,11 +29,12 @@ ORDER = _RANDOM.permutation(ITEMS)  # the item at each row of the catalogue
 ROW = np.argsort(ORDER)  # the row of each item
 WORLD = Catalogue(FEATURES[ORDER], np.where(ORDER < TRAINED, ORDER, -1), CATEGORY[ORDER])
 
-# Users to score: trained rows, -1 for new ones, and what they took: new items too, and nothing.
+# Users to score: their rows in training, -1 for new ones; and their profiles, with new items or
+# empty.
 USER_ROWS = [3, -1, 0, 4, -1]
 PROFILES = [[0, 5, 8], [2], [1, 11, 7, 3], [], [10, 9, 4]]
 
-# User, profile, positive, negatives; an item is all three of them, to different users.
+# User, profile, positive, negatives. An item may be each of these for different users.
 Triple = tuple[int, list[int], int, list[int]]
 TRIPLES: list[Triple] = [
     (0, [1, 2], 3, [4]),
@@ -46,9 +47,9 @@ Vector = Sequence[float]
 Weights = Mapping[str, npt.NDArray[np.float64]]
 
 
-def randomised(model: Any, train: list[list[int]] | None = None) -> Any:
-    """The model fitted, each of its weights moved: none is zero, and none like another."""
-    model.fit(SEEN, ragged(train or [[0]] * USERS))
+def randomized(model: Any, train: list[list[int]] | None = None) -> Any:
+    """The model, fitted, with random changes to its weights: none is zero, no two are equal."""
+    model.fit(SEEN, jagged_lists(train or [[0]] * USERS))
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -70,20 +71,20 @@ def affine(weight: npt.NDArray[np.float64], x: Vector, bias: Vector | None = Non
     return sums if bias is None else [s + float(b) for s, b in zip(sums, bias, strict=True)]
 
 
-def row_of(table: npt.NDArray[np.float64], row: int) -> Vector:
-    """A row of a table; zeros for what training has not seen."""
-    return [float(v) for v in table[row]] if 0 <= row < len(table) else [0.0] * table.shape[1]
+def row_of(matrix: npt.NDArray[np.float64], row: int) -> Vector:
+    """A row of a matrix; zeros for a user or item that training has not seen."""
+    return [float(v) for v in matrix[row]] if 0 <= row < len(matrix) else [0.0] * matrix.shape[1]
 
 
 def z_score(item: int) -> list[float]:
-    """The item's feature by mean and deviation of those that training saw."""
+    """The item's feature, z-scored by those that training saw."""
     exact = FEATURES.astype(np.float64)
     seen = exact[:TRAINED]
     return [float(z) for z in (exact[item] - seen.mean(axis=0)) / seen.std(axis=0)]
 
 
 def unit_z_score(item: int) -> list[float]:
-    """The same of length 1."""
+    """The item's z-scored feature, scaled to length 1."""
     z = z_score(item)
     length = math.sqrt(sum(value * value for value in z))
     return [value / length for value in z]
@@ -96,18 +97,20 @@ def bpr(pairs: list[tuple[float, float]], temperature: float = 1.0) -> float:
 
 
 def batch_of(triples: list[Triple]) -> TripleBatch:
-    """Triples over all trained items in mixed order."""
+    """Triples over all trained items in shuffled order."""
     order = np.random.default_rng(2).permutation(TRAINED)
-    place = np.argsort(order)
+    position = np.argsort(order)
     users, profiles, positives, negatives = zip(*triples, strict=True)
     return TripleBatch(
         item_M=torch.from_numpy(order),
         feature_MD=torch.from_numpy(FEATURES[order]),
         category_M=torch.from_numpy(CATEGORY[order]),
         user_B=torch.tensor(users),
-        profiles=JaggedTensor.from_jagged(ragged([place[profile].tolist() for profile in profiles])),
-        positive_B=torch.from_numpy(place[list(positives)]),
-        negative_BK=torch.from_numpy(place[np.array(negatives)]),
+        profiles=JaggedTensor.from_jagged(
+            jagged_lists([position[profile].tolist() for profile in profiles])
+        ),
+        positive_B=torch.from_numpy(position[list(positives)]),
+        negative_BK=torch.from_numpy(position[np.array(negatives)]),
     )
 
 
@@ -117,9 +120,9 @@ def loss_of(model: nn.Module, batch: object) -> float:
 
 @torch.no_grad()
 def scores_of(model: Any, profiles: list[list[int]] = PROFILES) -> npt.NDArray[np.float32]:
-    """(users, items of the world) the model's scores, in two tiles."""
+    """(users, items of the world) the model's scores, computed in two tiles."""
     scorer = model.eval().scorer(model.item_arrays(WORLD))
-    lists = ragged([ROW[profile].tolist() for profile in profiles])
+    lists = jagged_lists([ROW[profile].tolist() for profile in profiles])
     state = scorer.prepare(JaggedTensor.from_jagged(lists), torch.tensor(USER_ROWS))
     tiles = [scorer.tile(state, start, stop) for start, stop in ((0, 5), (5, ITEMS))]
     return np.asarray(torch.cat(tiles, dim=1).numpy()[:, ROW])
@@ -130,7 +133,7 @@ def assert_scores(
     score: Callable[[int, list[int], int], float],
     profiles: list[list[int]] = PROFILES,
 ) -> None:
-    """The model's scores are those of a formula of a user's row, their profile and an item."""
+    """The model's scores equal a formula of a user's row, the user's profile and an item."""
     expected = [
         [score(user, profile, item) for item in range(ITEMS)]
         for user, profile in zip(USER_ROWS, profiles, strict=True)
@@ -139,7 +142,7 @@ def assert_scores(
 
 
 def assert_gradients(model: Any, batch: object) -> None:
-    """Gradients of the loss by every weight are those of finite differences, in float64."""
+    """The gradients of the loss equal finite differences in float64."""
     model.double()
     for module in model.modules():
         if isinstance(module, nn.Embedding):

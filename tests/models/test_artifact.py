@@ -1,4 +1,4 @@
-"""A model on disk: complete or absent, what was written or refused, and never code."""
+"""A model on disk is complete or absent, unchanged or refused, and never executes code."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ def _artifact(**changed: Any) -> Artifact:
     config = MODELS["curatornet"].Config(item_width=4, user_width=5, temperature=2.5)
     model = MODELS["curatornet"](config, data.sizes)
     model.fit(data.catalogue, data.train)
-    facts: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "name": "curatornet",
         "model": model,
         "config": config,
@@ -51,19 +51,19 @@ def _artifact(**changed: Any) -> Artifact:
         "model_id": "m1",
         "held_out": pa.table({"user_id": ["u0001"], "item_id": ["i0002"]}),
     }
-    return Artifact(**{**facts, **changed})
+    return Artifact(**{**fields, **changed})
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """A folder with a whole model."""
+    """A folder with a complete model."""
     store = Store.at(str(tmp_path / "model"))
     save_artifact(_artifact(), store)
     return store
 
 
-def _replaced(store: Store, name: str, data: bytes) -> None:
-    """Puts a file in place, with a manifest that vouches for it."""
+def _replace(store: Store, name: str, data: bytes) -> None:
+    """Replaces a file, and its hash in the manifest."""
     store.write(name, data)
     hashes = store.read_json(MANIFEST)["files"]
     hashes[name] = hashlib.sha256(data).hexdigest()
@@ -71,7 +71,7 @@ def _replaced(store: Store, name: str, data: bytes) -> None:
     store.write_json(MANIFEST, {"files": hashes, "digest": digest})
 
 
-def test_round_trip(store: Store) -> None:
+def test_loaded_model_equals_the_saved_one(store: Store) -> None:
     written, read = _artifact(), load_artifact(store)
     assert read.name == "curatornet"
     assert read.config == written.config
@@ -93,11 +93,11 @@ def test_loaded_model_scores_without_dropout(store: Store) -> None:
     assert not model.training
 
 
-def test_files_are_the_declared_ones(store: Store) -> None:
+def test_saved_files_are_the_documented_ones(store: Store) -> None:
     assert sorted(entry.name for entry in store.list()) == sorted([*FILES, MANIFEST])
 
 
-def test_digest_is_over_all_files_and_stable(store: Store, tmp_path: Path) -> None:
+def test_digest_covers_all_files_and_is_stable(store: Store, tmp_path: Path) -> None:
     def digest(name: str, **changed: Any) -> str:
         return save_artifact(_artifact(**changed), Store.at(str(tmp_path / name)))
 
@@ -114,7 +114,7 @@ def test_digest_is_over_all_files_and_stable(store: Store, tmp_path: Path) -> No
     assert len(different) == 6
 
 
-def test_ids_round_trip_whatever_they_look_like(tmp_path: Path) -> None:
+def test_hostile_ids_are_loaded_unchanged(tmp_path: Path) -> None:
     store = Store.at(str(tmp_path / "model"))
     save_artifact(_artifact(item_ids=pa.array(HOSTILE), user_ids=pa.array(HOSTILE[::-1])), store)
     read = load_artifact(store)
@@ -125,7 +125,7 @@ def test_ids_round_trip_whatever_they_look_like(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [*FILES, MANIFEST])
 @pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.999])
-def test_flipped_byte_is_seen_and_the_file_named(store: Store, name: str, part: float) -> None:
+def test_flipped_byte_is_refused_with_the_file(store: Store, name: str, part: float) -> None:
     data = bytearray(store.read(name))
     data[int(part * len(data))] ^= 0x04
     store.write(name, bytes(data))
@@ -134,13 +134,13 @@ def test_flipped_byte_is_seen_and_the_file_named(store: Store, name: str, part: 
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_missing_file_is_named(store: Store, name: str) -> None:
+def test_missing_file_is_refused_with_its_name(store: Store, name: str) -> None:
     store.delete([name])
     with pytest.raises(InputError, match=name):
         load_artifact(store)
 
 
-def test_manifest_that_leaves_a_file_out_is_refused(store: Store) -> None:
+def test_manifest_without_a_file_is_refused(store: Store) -> None:
     hashes = store.read_json(MANIFEST)["files"]
     del hashes["model.safetensors"]
     digest = hashlib.sha256(to_json(hashes)).hexdigest()
@@ -149,40 +149,40 @@ def test_manifest_that_leaves_a_file_out_is_refused(store: Store) -> None:
         load_artifact(store)
 
 
-def test_without_a_manifest_there_is_no_model(store: Store) -> None:
+def test_directory_without_a_manifest_is_no_model(store: Store) -> None:
     store.delete([MANIFEST])
     with pytest.raises(InputError, match="no complete model"):
         load_artifact(store)
 
 
-def test_interrupted_writing_leaves_no_model(tmp_path: Path, monkeypatch: Any) -> None:
+def test_interrupted_save_leaves_no_model(tmp_path: Path, monkeypatch: Any) -> None:
     store = Store.at(str(tmp_path / "model"))
-    kept = Store.write
+    write = Store.write
 
-    def dies_at_the_items(self: Store, name: str, data: bytes) -> None:
+    def fails_at_the_items(self: Store, name: str, data: bytes) -> None:
         if name == "item_ids.parquet":
             raise OSError("the disk is full")
-        kept(self, name, data)
+        write(self, name, data)
 
-    monkeypatch.setattr(Store, "write", dies_at_the_items)
+    monkeypatch.setattr(Store, "write", fails_at_the_items)
     with pytest.raises(OSError, match="full"):
         save_artifact(_artifact(), store)
     with pytest.raises(InputError, match="no complete model"):
         load_artifact(store)
 
 
-def test_unknown_model_is_refused_with_the_known_ones(store: Store) -> None:
+def test_unknown_model_is_refused_with_the_list_of_models(store: Store) -> None:
     config = store.read_json("config.json")
     config["model"]["name"] = "os.system"
-    _replaced(store, "config.json", to_json(config))
+    _replace(store, "config.json", to_json(config))
     with pytest.raises(InputError, match=r"'os\.system'.*curatornet.*visrank"):
         load_artifact(store)
 
 
-def test_weights_of_other_sizes_are_refused(store: Store) -> None:
+def test_weights_of_another_shape_are_refused(store: Store) -> None:
     config = store.read_json("config.json")
     config["model"]["item_width"] = 6
-    _replaced(store, "config.json", to_json(config))
+    _replace(store, "config.json", to_json(config))
     with pytest.raises(InputError, match=r"model\.safetensors"):
         load_artifact(store)
 
@@ -190,13 +190,13 @@ def test_weights_of_other_sizes_are_refused(store: Store) -> None:
 def test_config_key_of_another_version_is_refused(store: Store) -> None:
     config = store.read_json("config.json")
     config["model"]["learned_temperature"] = True
-    _replaced(store, "config.json", to_json(config))
+    _replace(store, "config.json", to_json(config))
     with pytest.raises(InputError, match="learned_temperature"):
         load_artifact(store)
 
 
 class _Payload:
-    """Whoever unpickles it creates a file."""
+    """Unpickling it creates a file."""
 
     def __init__(self, trace: Path) -> None:
         self._trace = trace
@@ -222,17 +222,17 @@ def _as_npz(payload: _Payload) -> bytes:
 
 
 @pytest.mark.parametrize("disguise", [_as_pickle, _as_torch_zip, _as_npz])
-def test_file_that_could_run_code_is_refused_and_does_not(
+def test_pickled_weights_are_refused_and_not_executed(
     store: Store, tmp_path: Path, disguise: Callable[[_Payload], bytes]
 ) -> None:
     trace = tmp_path / "trace"
-    _replaced(store, "model.safetensors", disguise(_Payload(trace)))
+    _replace(store, "model.safetensors", disguise(_Payload(trace)))
     with pytest.raises(InputError, match=r"model\.safetensors"):
         load_artifact(store)
     assert not trace.exists()
 
 
-def test_payload_would_run_where_pickle_is_read(tmp_path: Path) -> None:
-    # Else the test before would pass whatever the loader does.
+def test_payload_runs_when_it_is_unpickled(tmp_path: Path) -> None:
+    # Otherwise the test above would pass whatever the loader does.
     pickle.loads(_as_pickle(_Payload(tmp_path / "trace")))  # noqa: S301
     assert (tmp_path / "trace").exists()

@@ -1,4 +1,4 @@
-"""What every model in `MODELS` promises the jobs, on data whose right answer is planted."""
+"""The contract of every model in `MODELS`, on data with a planted right answer."""
 
 from functools import cache
 from typing import Any
@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.training import checkerboard, provenance, ragged
+from tests.training import checkerboard, provenance, jagged_lists
 from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
@@ -27,8 +27,8 @@ from visrec.training.loop import TrainConfig, Trainer
 
 DATA = checkerboard(noise=0.5)
 NEW_ITEMS = 7
-FLOORS = {"popularity", "random"}  # they see neither pictures nor profiles
-# The network of the paper takes minutes where a smaller one takes seconds.
+BASELINES = {"popularity", "random"}  # they see neither pictures nor profiles
+# The paper's network takes minutes, a smaller one takes seconds.
 SMALL = {"convncf": ConvNcfConfig(width=8, channels=16, candidates=30)}
 every_model = pytest.mark.parametrize("name", sorted(MODELS))
 
@@ -39,7 +39,7 @@ def _config(name: str) -> Any:
 
 @cache
 def _model(name: str) -> Any:
-    """Built from its default config, fitted, and trained for 300 steps where it trains."""
+    """Built from its default config, fitted, and trained for 300 steps if it trains."""
     torch.manual_seed(0)
     model = MODELS[name](_config(name), DATA.sizes)
     model.fit(DATA.catalogue, DATA.train)
@@ -53,7 +53,7 @@ def _model(name: str) -> Any:
 
 
 def _catalogue(name: str) -> Catalogue:
-    """The items of the training, and new ones where the model scores those."""
+    """The items of training, and new ones if the model supports them."""
     new = NEW_ITEMS if MODELS[name].traits.supports_new_items else 0
     features = np.concatenate([DATA.feature_ND, DATA.feature_ND[:new] + np.float16(0.01)])
     return Catalogue(features, np.append(np.arange(len(DATA.item_ids)), np.full(new, -1)))
@@ -66,32 +66,32 @@ def _scorer(name: str) -> Scorer:
 
 
 def _many_users(count: int) -> tuple[Jagged, npt.NDArray[np.int64]]:
-    """Profiles of 1 to 40 items, and the users' rows in training."""
+    """Profiles of 1 to 40 items, and users' rows in training."""
     random = np.random.default_rng(0)
     sizes = random.integers(1, 41, count)
     rows = [random.choice(len(DATA.item_ids), n, replace=False).tolist() for n in sizes]
-    return ragged(rows), np.arange(count) % len(DATA.user_ids)
+    return jagged_lists(rows), np.arange(count) % len(DATA.user_ids)
 
 
 @every_model
-def test_declares_what_it_needs_and_trains_on(name: str) -> None:
+def test_traits_and_batch_kind_are_declared(name: str) -> None:
     assert isinstance(MODELS[name].traits, ModelTraits)
     assert MODELS[name].trains_on in {"nothing", *SOURCES}
 
 
 @every_model
-def test_built_from_the_sizes_of_other_data(name: str) -> None:
+def test_model_is_built_for_data_of_other_sizes(name: str) -> None:
     sizes = Sizes(items=11, users=5, feature_dim=3)
     model = MODELS[name](_config(name), sizes)
     catalogue = Catalogue(np.random.default_rng(0).normal(size=(11, 3)), np.arange(11))
-    model.fit(catalogue, ragged([[0, 1], [2], [], [3, 4, 10], [5]]))
+    model.fit(catalogue, jagged_lists([[0, 1], [2], [], [3, 4, 10], [5]]))
     scorer = model.eval().scorer(model.item_arrays(catalogue))
-    best = topk.top_k(scorer, ragged([[0, 1]]), np.array([0]), ragged([[0, 1]]), None, 20)
+    best = topk.top_k(scorer, jagged_lists([[0, 1]]), np.array([0]), jagged_lists([[0, 1]]), None, 20)
     assert sorted(best.row_BK[0, :9].tolist()) == list(range(2, 11))
 
 
 @every_model
-def test_item_arrays_have_one_row_an_item(name: str) -> None:
+def test_item_arrays_have_one_row_per_item(name: str) -> None:
     catalogue = _catalogue(name)
     arrays = _model(name).item_arrays(catalogue)
     assert arrays
@@ -103,7 +103,7 @@ def test_item_arrays_have_one_row_an_item(name: str) -> None:
 
 @every_model
 def test_item_arrays_may_be_read_only(name: str) -> None:
-    # As they are in the object store that the workers of a node share.
+    # Arrays in the object store, which the workers of a node share, are read-only.
     arrays = _model(name).item_arrays(_catalogue(name))
     for array in arrays.values():
         array.flags.writeable = False
@@ -115,7 +115,7 @@ def test_item_arrays_may_be_read_only(name: str) -> None:
 @every_model
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (0, 17), (17, 33), (5, 60)])
 @torch.inference_mode()
-def test_tile_is_a_slice_of_a_wider_tile(name: str, start: int, stop: int) -> None:
+def test_tile_equals_a_slice_of_a_wider_tile(name: str, start: int, stop: int) -> None:
     scorer = _scorer(name)
     profiles, user_B = _many_users(9)
     state = scorer.prepare(JaggedTensor.from_jagged(profiles), torch.from_numpy(user_B))
@@ -128,7 +128,7 @@ def test_tile_is_a_slice_of_a_wider_tile(name: str, start: int, stop: int) -> No
 
 @every_model
 @pytest.mark.parametrize("columns", [16, 8192])
-def test_lists_do_not_depend_on_who_is_scored_together(
+def test_lists_do_not_depend_on_the_batch_of_users(
     name: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topk, "ITEM_COLUMNS", columns)
@@ -139,14 +139,14 @@ def test_lists_do_not_depend_on_who_is_scored_together(
         part = profiles.slice(start, stop)
         return topk.top_k(scorer, part, user_B[start:stop], part, None, 10)
 
-    count_same_code = lists(0, 300)
+    whole = lists(0, 300)
     for start, stop in [
         *((b, b + 7) for b in range(0, 293, 7)),
         *((b, b + 1) for b in (0, 1, 299)),
     ]:
-        apart = lists(start, stop)
-        np.testing.assert_array_equal(apart.row_BK, count_same_code.row_BK[start:stop])
-        np.testing.assert_array_equal(apart.score_BK, count_same_code.score_BK[start:stop])
+        part = lists(start, stop)
+        np.testing.assert_array_equal(part.row_BK, whole.row_BK[start:stop])
+        np.testing.assert_array_equal(part.score_BK, whole.score_BK[start:stop])
 
 
 @every_model
@@ -179,7 +179,7 @@ def test_saved_and_loaded_model_gives_the_same_scores(name: str, tmp_path: Any) 
 @every_model
 @pytest.mark.parametrize("lists", [[[]], [[], []], [[], [3, 5], []]])
 def test_empty_profiles_get_finite_scores(name: str, lists: list[list[int]]) -> None:
-    profiles, user_B = ragged(lists), np.full(len(lists), -1)
+    profiles, user_B = jagged_lists(lists), np.full(len(lists), -1)
     best = topk.top_k(_scorer(name), profiles, user_B, profiles, None, 5)
     assert (best.row_BK >= 0).all()
     assert np.isfinite(best.score_BK).all()
@@ -191,7 +191,7 @@ def test_planted_taste_is_found(name: str) -> None:
     scorer = model.scorer(model.item_arrays(DATA.catalogue))
     held = DATA.validation
     auc = per_user(rank_targets(scorer, held.profiles, held.user_E, held.targets))["auc"].mean()
-    if name in FLOORS:
+    if name in BASELINES:
         assert auc < 0.7
     else:
         assert auc > 0.95
@@ -212,12 +212,12 @@ def test_new_items_are_ranked_by_their_pictures(name: str) -> None:
         np.append(np.arange(60), np.full(20, -1)),
     )
     model = _model(name)
-    targets = ragged([[60 + n for n in range(user % 2, 20, 2)] for user in range(40)])
+    targets = jagged_lists([[60 + n for n in range(user % 2, 20, 2)] for user in range(40)])
     scorer = model.scorer(model.item_arrays(catalogue))
-    # A new user who took three items, not a row that training has seen, where the model scores it.
+    # New users who took three items, unless the model only supports users of training.
     rows = np.full(40, -1) if MODELS[name].traits.supports_new_users else np.arange(40)
-    profiles = ragged([data.train[user][:3].tolist() for user in range(40)])
-    known = ragged([list(range(60))] * 40)
+    profiles = jagged_lists([data.train[user][:3].tolist() for user in range(40)])
+    known = jagged_lists([list(range(60))] * 40)
     best = topk.top_k(scorer, profiles, rows, known, None, 10)
     right = [set(best.row_BK[user]) & set(targets[user]) for user in range(40)]
     assert sum(map(len, right)) > 0.95 * 400

@@ -13,7 +13,7 @@ from tests.models.formulas import (
     bpr,
     dot,
     loss_of,
-    randomised,
+    randomized,
     row_of,
     weights_of,
 )
@@ -22,7 +22,7 @@ from visrec.models.bpr_mf import BprMf, BprMfConfig
 
 def _model(**settings: float) -> BprMf:
     torch.manual_seed(0)
-    model: BprMf = randomised(BprMf(BprMfConfig(width=3, loss="bpr", **settings), SIZES))
+    model: BprMf = randomized(BprMf(BprMfConfig(width=3, loss="bpr", **settings), SIZES))
     return model
 
 
@@ -45,13 +45,13 @@ class Paper:
         return bpr(pairs, temperature)
 
 
-def test_scores_are_the_papers_for_new_users_and_items_too() -> None:
+def test_scores_equal_the_paper_with_new_users_and_items() -> None:
     model = _model()
     assert_scores(model, Paper(model).score)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_loss_is_the_papers(temperature: float) -> None:
+def test_loss_equals_the_paper(temperature: float) -> None:
     model = _model(temperature=temperature)
     expected = Paper(model).loss(TRIPLES, temperature)
     assert loss_of(model, batch_of(TRIPLES)) == pytest.approx(expected, rel=1e-5)
@@ -61,7 +61,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert_gradients(_model(), batch_of(TRIPLES))
 
 
-def test_gradients_are_of_the_rows_that_a_batch_reads() -> None:
+def test_gradients_have_only_the_rows_of_the_batch() -> None:
     model = _model()
     model(batch_of([(1, [], 2, [7]), (4, [], 3, [2])])).backward()
     gradient = model.users.weight.grad
@@ -70,7 +70,7 @@ def test_gradients_are_of_the_rows_that_a_batch_reads() -> None:
     assert sorted(gradient.coalesce().indices()[0].tolist()) == [1, 4]
 
 
-def test_items_begin_without_a_bias_and_vectors_small() -> None:
+def test_biases_start_at_zero_and_vectors_small() -> None:
     model = BprMf(BprMfConfig(), SIZES)
     assert not model.item_bias.weight.any()
     assert float(model.items.weight.detach().std()) == pytest.approx(0.1, rel=0.2)

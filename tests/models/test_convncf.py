@@ -21,11 +21,11 @@ from tests.models.formulas import (
     bpr,
     dot,
     loss_of,
-    randomised,
+    randomized,
     row_of,
     weights_of,
 )
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.errors import InputError
 from visrec.models import convncf
 from visrec.models.convncf import ConvNcf, ConvNcfConfig
@@ -37,8 +37,8 @@ Map = list[list[list[float]]]  # channel, row, column
 def _model(width: int = 4, candidates: int = 200, **settings: float) -> ConvNcf:
     torch.manual_seed(0)
     config = ConvNcfConfig(width=width, channels=3, candidates=candidates, loss="bpr", **settings)
-    model: ConvNcf = randomised(ConvNcf(config, SIZES))
-    with torch.no_grad():  # or there would be little but biases
+    model: ConvNcf = randomized(ConvNcf(config, SIZES))
+    with torch.no_grad():  # otherwise the scores would be mostly biases
         model.users.weight.mul_(3)
         model.items.weight.mul_(3)
     return model
@@ -65,16 +65,16 @@ class Paper:
         bias = self.weights[f"layers.{layer}.bias"]
         half = range(len(maps[0]) // 2)
 
-        def value(out: int, row: int, column: int) -> float:
+        def output(out: int, row: int, column: int) -> float:
             total = float(bias[out])
-            for channel, of_channel in enumerate(maps):
+            for channel, values in enumerate(maps):
                 for a in range(2):
                     for b in range(2):
-                        there = of_channel[2 * row + a][2 * column + b]
-                        total += float(weight[out, channel, a, b]) * there
+                        value_at = values[2 * row + a][2 * column + b]
+                        total += float(weight[out, channel, a, b]) * value_at
             return max(0.0, total)
 
-        return [[[value(out, r, c) for c in half] for r in half] for out in range(len(weight))]
+        return [[[output(out, r, c) for c in half] for r in half] for out in range(len(weight))]
 
     def score(self, user: int, profile: list[int], item: int) -> float:
         del profile
@@ -82,29 +82,27 @@ class Paper:
         maps: Map = [[[a * b for b in q] for a in p]]
         for layer in self.layers:
             maps = self._convolved(layer, maps)
-        last = [of_channel[0][0] for of_channel in maps]
+        last = [values[0][0] for values in maps]
         return affine(self.weights["score.weight"], last, self.weights["score.bias"])[0]
 
     def loss(self, triples: list[Triple], weight: float, temperature: float = 1.0) -> float:
-        """Of each triple's hardest negatives, by the score and by the product."""
+        """The loss by the score, plus the weighted loss by the product."""
         scores, products = [], []
-        for user, _, positive, negatives in triples:
-            hardest = max(self.score(user, [], j) for j in negatives)
-            scores.append((self.score(user, [], positive), hardest))
-            near = max(self.product(user, j) for j in negatives)
-            products.append((self.product(user, positive), near))
+        for user, _, positive, (negative,) in triples:
+            scores.append((self.score(user, [], positive), self.score(user, [], negative)))
+            products.append((self.product(user, positive), self.product(user, negative)))
         return bpr(scores, temperature) + weight * bpr(products, temperature)
 
 
 @pytest.mark.parametrize("width", [4, 8])
-def test_scores_are_the_papers_for_new_users_and_items_too(width: int) -> None:
+def test_scores_equal_the_paper_with_new_users_and_items(width: int) -> None:
     model = _model(width)
     paper = Paper(model)
     assert len(paper.layers) == {4: 2, 8: 3}[width]
     assert_scores(model, paper.score)
 
 
-def test_scores_do_not_depend_on_how_many_pairs_go_at_once(
+def test_scores_do_not_depend_on_the_pairs_scored_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(convncf, "_PAIRS", 4)
@@ -113,22 +111,10 @@ def test_scores_do_not_depend_on_how_many_pairs_go_at_once(
 
 
 @pytest.mark.parametrize(("weight", "temperature"), [(1.0, 1.0), (0.0, 1.0), (0.4, 2.5)])
-def test_loss_is_the_papers_and_that_of_the_products(weight: float, temperature: float) -> None:
+def test_loss_equals_the_paper_plus_that_of_the_products(weight: float, temperature: float) -> None:
     model = _model(product_weight=weight, temperature=temperature)
     expected = Paper(model).loss(TRIPLES, weight, temperature)
     assert loss_of(model, batch_of(TRIPLES)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_hardest_of_several_negatives_counts_by_either_score() -> None:
-    model = _model(8)
-    paper = Paper(model)
-    several: list[Triple] = [(user, [], user, list(range(user + 1, user + 5))) for user in range(5)]
-    hardest = [
-        [max(js, key=lambda j, u=user, by=by: by(u, j)) for user, _, _, js in several]
-        for by in (lambda u, j: paper.score(u, [], j), paper.product)
-    ]
-    assert hardest[0] != hardest[1]  # else one would do for the other
-    assert loss_of(model, batch_of(several)) == pytest.approx(paper.loss(several, 1.0), rel=1e-5)
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -136,37 +122,37 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def _best(
-    paper: Paper, user: int, without: set[int], open_to: set[int], c: int, k: int
+    paper: Paper, user: int, excluded: set[int], available: set[int], c: int, k: int
 ) -> list[int]:
     """Rows of the k best by the score of the c best by the product, ties to the lower row."""
-    rows = [r for r in range(ITEMS) if r not in without and r in open_to]
+    rows = [r for r in range(ITEMS) if r not in excluded and r in available]
     rows = sorted(rows, key=lambda r: (-paper.product(user, int(ORDER[r])), r))[:c]
-    # Products of zeros tie exactly; the scores of what they are of must too.
+    # Products with zero vectors tie exactly, so their scores must tie, too.
     score = {r: round(paper.score(user, [], int(ORDER[r])), 6) for r in rows}
     return sorted(rows, key=lambda r: (-score[r], r))[:k]
 
 
 @pytest.mark.parametrize(("candidates", "k"), [(5, 3), (4, 4), (2, 6), (200, 20)])
-def test_lists_are_the_best_of_the_proposed(candidates: int, k: int) -> None:
+def test_lists_are_the_best_of_the_proposed_items(candidates: int, k: int) -> None:
     model = _model(8, candidates).eval()
     paper = Paper(model)
     scorer = model.scorer(model.item_arrays(WORLD))
-    taken = ragged([sorted(ROW[profile].tolist()) for profile in PROFILES])
+    taken = jagged_lists([sorted(ROW[profile].tolist()) for profile in PROFILES])
     available_N = np.ones(ITEMS, bool)
     available_N[[2, 7]] = False
     found = topk.top_k(scorer, taken, np.array(USER_ROWS), taken, available_N, k)
     for b, user in enumerate(USER_ROWS):
-        # Where the list is longer than that, as many are proposed as it has.
-        wide, open_to = max(candidates, k), set(np.flatnonzero(available_N).tolist())
-        expected = _best(paper, user, set(taken[b].tolist()), open_to, wide, k)
+        # At least as many items are proposed as the list is long.
+        proposed, available = max(candidates, k), set(np.flatnonzero(available_N).tolist())
+        expected = _best(paper, user, set(taken[b].tolist()), available, proposed, k)
         assert found.row_BK[b, : len(expected)].tolist() == expected
         assert (found.row_BK[b, len(expected) :] == -1).all()
         scores = [paper.score(user, [], int(ORDER[row])) for row in expected]
         np.testing.assert_allclose(found.score_BK[b, : len(expected)], scores, rtol=1e-5, atol=1e-5)
 
 
-def test_proposed_are_not_the_best_by_the_score() -> None:
-    # Else the test above would pass without a proposer.
+def test_proposals_change_the_lists() -> None:
+    # Otherwise the test above would pass without a proposer.
     paper = Paper(_model(8))
     every = set(range(ITEMS))
     few, all_of_them = ([_best(paper, u, set(), every, c, 3) for u in range(5)] for c in (5, 12))
@@ -174,6 +160,6 @@ def test_proposed_are_not_the_best_by_the_score() -> None:
 
 
 @pytest.mark.parametrize("width", [0, 2, 6, 63])
-def test_width_that_is_no_power_of_two_is_refused(width: int) -> None:
+def test_width_that_is_not_a_power_of_two_is_refused(width: int) -> None:
     with pytest.raises(InputError, match=r"model\.width"):
         ConvNcfConfig(width=width)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.errors import InputError
 from visrec.jagged import Jagged
 from visrec.models.base import Catalogue, Sizes
@@ -25,12 +25,12 @@ Weights = Mapping[str, npt.NDArray[np.float64]]
 
 
 def _model(**settings: float) -> CuratorNet:
-    """A small network with z-scores of its own and biases that are not zero."""
+    """A small fitted network whose biases are not zero."""
     torch.manual_seed(0)
     defaults = {"item_width": 12, "user_width": 14, "feature_dropout": 0.0, "temperature": 1.0}
     config = CuratorNetConfig(**{**defaults, **settings})
     model = CuratorNet(config, Sizes(items=ITEMS, users=0, feature_dim=DIM))
-    model.fit(Catalogue(FEATURES, np.arange(ITEMS)), ragged([]))
+    model.fit(Catalogue(FEATURES, np.arange(ITEMS)), jagged_lists([]))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -81,16 +81,16 @@ class Paper:
 def _batch(triples: list[tuple[list[int], int, int]]) -> TripleBatch:
     """Triples over all items in shuffled order, so that a row and its position differ."""
     order = np.random.default_rng(1).permutation(ITEMS)
-    place = np.argsort(order)
-    profiles = ragged([place[profile].tolist() for profile, _, _ in triples])
+    position = np.argsort(order)
+    profiles = jagged_lists([position[profile].tolist() for profile, _, _ in triples])
     return TripleBatch(
         item_M=torch.from_numpy(order),
         feature_MD=torch.from_numpy(FEATURES[order].astype(np.float32)),
         category_M=torch.full((ITEMS,), -1),
         user_B=torch.zeros(len(triples), dtype=torch.int64),
         profiles=JaggedTensor.from_jagged(profiles),
-        positive_B=torch.from_numpy(place[[positive for _, positive, _ in triples]]),
-        negative_BK=torch.from_numpy(place[[[negative] for _, _, negative in triples]]),
+        positive_B=torch.from_numpy(position[[positive for _, positive, _ in triples]]),
+        negative_BK=torch.from_numpy(position[[[negative] for _, _, negative in triples]]),
     )
 
 
@@ -113,7 +113,7 @@ def _scores(
         return scorer.tile(state, 0, len(features)).numpy()
 
 
-def test_item_vectors_are_the_papers() -> None:
+def test_item_vectors_equal_the_paper() -> None:
     model = _model()
     vectors = model.item_arrays(Catalogue(FEATURES, np.arange(ITEMS)))["vectors"]
     paper = Paper(model)
@@ -121,33 +121,35 @@ def test_item_vectors_are_the_papers() -> None:
     np.testing.assert_allclose(vectors, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_user_vectors_are_the_papers_for_profiles_of_1_to_40_items() -> None:
+def test_user_vectors_equal_the_paper_for_profiles_of_1_to_40_items() -> None:
     model = _model()
     vectors = model.item_arrays(Catalogue(FEATURES, np.arange(ITEMS)))["vectors"]
-    users = model.encode_users(torch.from_numpy(vectors), JaggedTensor.from_jagged(ragged(PROFILES)))
+    users = model.encode_users(
+        torch.from_numpy(vectors), JaggedTensor.from_jagged(jagged_lists(PROFILES))
+    )
     paper = Paper(model)
     expected = [paper.user(profile) for profile in PROFILES]
     np.testing.assert_allclose(users.detach().numpy(), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_scores_are_the_papers() -> None:
+def test_scores_equal_the_paper() -> None:
     model = _model()
     paper = Paper(model)
     items = [paper.item(row) for row in range(ITEMS)]
     expected = np.array([paper.user(profile) for profile in PROFILES]) @ np.array(items).T
-    np.testing.assert_allclose(_scores(model, ragged(PROFILES)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(_scores(model, jagged_lists(PROFILES)), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.5, 14.0])
-def test_loss_is_the_papers(temperature: float) -> None:
+def test_loss_equals_the_paper(temperature: float) -> None:
     model, triples = _model(temperature=temperature), _triples()
     assert _loss(model, _batch(triples)) == pytest.approx(
         Paper(model).loss(triples, temperature), rel=1e-5, abs=1e-5
     )
 
 
-def test_loss_of_one_triple_and_of_few() -> None:
-    # With B of 1 and 2 a product (B,) by (B, 1) has a shape that goes unseen; its value does not.
+def test_loss_of_one_or_two_triples_equals_the_paper() -> None:
+    # With B of 1 or 2, a wrong broadcast of (B,) with (B, 1) would raise no error.
     model = _model()
     for triples in ([_triples()[7]], _triples()[30:32]):
         assert _loss(model, _batch(triples)) == pytest.approx(
@@ -155,33 +157,33 @@ def test_loss_of_one_triple_and_of_few() -> None:
         )
 
 
-def test_profile_item_is_pooled_once_though_it_is_positive_and_in_other_profiles() -> None:
+def test_item_may_be_positive_and_in_several_profiles() -> None:
     model = _model()
     triples = [([1, 2, 3], 1, 4), ([1], 1, 2), ([4, 1], 3, 1)]
     assert _loss(model, _batch(triples)) == pytest.approx(Paper(model).loss(triples, 1.0), rel=1e-5)
 
 
-def test_order_within_a_profile_does_not_matter() -> None:
-    one, other = _scores(_model(), ragged([[5, 9, 30, 2], [30, 2, 5, 9]]))
+def test_scores_do_not_depend_on_the_order_of_the_profile() -> None:
+    one, other = _scores(_model(), jagged_lists([[5, 9, 30, 2], [30, 2, 5, 9]]))
     np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_empty_profile_is_finite_and_changes_nothing_beside_it() -> None:
+def test_empty_profile_has_finite_scores_and_changes_no_others() -> None:
     model = _model()
-    scores = _scores(model, ragged([[], [7, 8], []]))
+    scores = _scores(model, jagged_lists([[], [7, 8], []]))
     assert np.isfinite(scores).all()
-    np.testing.assert_allclose(scores[1], _scores(model, ragged([[7, 8]]))[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(scores[1], _scores(model, jagged_lists([[7, 8]]))[0], rtol=1e-5, atol=1e-5)
 
 
 def test_new_items_and_users_are_scored_without_training() -> None:
     model = _model()
     new = np.random.default_rng(3).normal(size=(5, DIM)).astype(np.float16)
-    scores = _scores(model, ragged([[ITEMS, 3]]), np.concatenate([FEATURES, new]))
+    scores = _scores(model, jagged_lists([[ITEMS, 3]]), np.concatenate([FEATURES, new]))
     # The same picture under a new row gets the same score.
-    twin = _scores(model, ragged([[ITEMS, 3]]), np.concatenate([FEATURES, new, FEATURES[:4]]))
+    repeated = _scores(model, jagged_lists([[ITEMS, 3]]), np.concatenate([FEATURES, new, FEATURES[:4]]))
     assert scores.shape == (1, ITEMS + 5)
-    np.testing.assert_allclose(twin[:, ITEMS + 5 :], twin[:, :4], rtol=1e-6)
-    np.testing.assert_allclose(twin[:, : ITEMS + 5], scores, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(repeated[:, ITEMS + 5 :], repeated[:, :4], rtol=1e-6)
+    np.testing.assert_allclose(repeated[:, : ITEMS + 5], scores, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -199,7 +201,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(loss, (features, *weights))
 
 
-def test_dropout_in_training_only() -> None:
+def test_dropout_applies_in_training_only() -> None:
     model, batch = _model(feature_dropout=0.5), _batch(_triples())
     model.train()
     assert _loss(model, batch) != _loss(model, dataclasses.replace(batch, seed=1))
@@ -207,11 +209,11 @@ def test_dropout_in_training_only() -> None:
     expected = Paper(model).loss(_triples(), 1.0)
     assert _loss(model, batch) == pytest.approx(expected, rel=1e-5)
     np.testing.assert_array_equal(
-        _scores(model, ragged(PROFILES)), _scores(_model(), ragged(PROFILES))
+        _scores(model, jagged_lists(PROFILES)), _scores(_model(), jagged_lists(PROFILES))
     )
 
 
-def test_paper_widths_and_initial_weights() -> None:
+def test_default_widths_and_initial_weights_are_the_papers() -> None:
     model = CuratorNet(CuratorNetConfig(), Sizes(items=1, users=0, feature_dim=2048))
     shapes = [tuple(p.shape) for p in model.parameters() if p.dim() == 2]
     assert shapes == [(200, 2048), (200, 200), (300, 400), (300, 300), (200, 300)]

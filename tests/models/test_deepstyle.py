@@ -19,7 +19,7 @@ from tests.models.formulas import (
     bpr,
     dot,
     loss_of,
-    randomised,
+    randomized,
     row_of,
     unit_z_score,
     weights_of,
@@ -30,7 +30,7 @@ from visrec.models.deepstyle import DeepStyle, DeepStyleConfig
 
 def _model(sizes: Sizes = SIZES) -> DeepStyle:
     torch.manual_seed(0)
-    model: DeepStyle = randomised(
+    model: DeepStyle = randomized(
         DeepStyle(DeepStyleConfig(width=3, loss="bpr", temperature=1.0), sizes)
     )
     return model
@@ -55,19 +55,19 @@ class Paper:
         return bpr([(self.score(u, p, i), self.score(u, p, j)) for u, p, i, (j,) in triples])
 
 
-def test_scores_are_the_papers_for_new_users_new_items_and_items_of_no_category() -> None:
+def test_scores_equal_the_paper_with_new_users_and_items_and_no_category() -> None:
     model = _model()
     assert_scores(model, Paper(model).score)
 
 
-def test_loss_is_the_papers() -> None:
-    # Items 2 and 6 are of no category; one is a positive, the other a negative.
+def test_loss_equals_the_paper() -> None:
+    # Items 2 and 6 have no category; one is a positive, the other a negative.
     assert {int(CATEGORY[i]) for _, _, i, _ in TRIPLES} >= {-1, 1}
     model = _model()
     assert loss_of(model, batch_of(TRIPLES)) == pytest.approx(Paper(model).loss(TRIPLES), rel=1e-5)
 
 
-def test_catalogue_without_categories_is_one_where_no_item_has_any() -> None:
+def test_catalogue_without_categories_equals_one_whose_items_have_none() -> None:
     model = _model()
     none = np.full(len(WORLD), -1)
     absent, empty = (
@@ -78,7 +78,7 @@ def test_catalogue_without_categories_is_one_where_no_item_has_any() -> None:
     assert not np.allclose(absent, model.item_arrays(WORLD)["vectors"])
 
 
-def test_trains_where_no_item_has_a_category() -> None:
+def test_model_trains_without_categories() -> None:
     model = _model(dataclasses.replace(SIZES, categories=0))
     batch = batch_of(TRIPLES)
     batch = dataclasses.replace(batch, category_M=torch.full_like(batch.category_M, -1))

@@ -13,7 +13,7 @@ from tests.models.formulas import (
     assert_gradients,
     assert_scores,
     loss_of,
-    randomised,
+    randomized,
     row_of,
     scores_of,
     weights_of,
@@ -24,15 +24,15 @@ from visrec.models.base import Sizes
 from visrec.models.embedding_mlp import EmbeddingMlp, EmbeddingMlpConfig
 from visrec.models.inputs import RatingBatch
 
-# User, item taken, what the user thought of it, item not taken.
+# User, item taken, its rating, item not taken.
 RATED = [(0, 3, 5.0, 1), (4, 8, 1.0, 3), (0, 1, 2.5, 2), (2, 0, 4.0, 8)]
 
 
 def _model(untaken: float = 1.0) -> EmbeddingMlp:
     torch.manual_seed(0)
     config = EmbeddingMlpConfig(width=3, hidden=7, untaken=untaken)
-    model: EmbeddingMlp = randomised(EmbeddingMlp(config, SIZES))
-    with torch.no_grad():  # or there would be little but biases
+    model: EmbeddingMlp = randomized(EmbeddingMlp(config, SIZES))
+    with torch.no_grad():  # otherwise the scores would be mostly biases
         model.users.weight.mul_(4)
         model.items.weight.mul_(4)
     return model
@@ -50,15 +50,15 @@ class Formula:
 
     def __init__(self, model: EmbeddingMlp) -> None:
         self.weights = weights_of(model)
-        names = ("of_user.weight", "of_item.weight")
+        names = ("user_layer.weight", "item_layer.weight")
         self.both = np.concatenate([self.weights[name] for name in names], axis=1)
 
     def score(self, user: int, profile: list[int], item: int) -> float:
         del profile
         tables = self.weights
-        taste = [*row_of(tables["users.weight"], user)]
-        made = [*row_of(tables["items.weight"], item)]
-        hidden = affine(self.both, taste + made, tables["of_user.bias"])
+        user_vector = [*row_of(tables["users.weight"], user)]
+        item_vector = [*row_of(tables["items.weight"], item)]
+        hidden = affine(self.both, user_vector + item_vector, tables["user_layer.bias"])
         relu = [max(0.0, h) for h in hidden]
         return affine(tables["rating.weight"], relu, tables["rating.bias"])[0]
 
@@ -71,7 +71,7 @@ class Formula:
 
 
 @pytest.mark.parametrize("items", [512, 5])
-def test_scores_are_the_formulas_for_new_users_and_items_too(
+def test_scores_equal_the_formula_with_new_users_and_items(
     items: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(embedding_mlp, "_ITEMS", items)
@@ -79,15 +79,15 @@ def test_scores_are_the_formulas_for_new_users_and_items_too(
     assert_scores(model, Formula(model).score)
 
 
-def test_scores_are_of_users_and_items_together() -> None:
-    # Some hidden values are cut off for one item and not for another: no sum of two parts.
+def test_scores_are_no_sums_of_a_user_and_an_item_part() -> None:
+    # The ReLU cuts off some hidden values for one item and not for another.
     scores = scores_of(_model())[:, :TRAINED]
-    of_others = scores[2] - scores[0]
-    assert float(of_others.max() - of_others.min()) > 0.1
+    difference = scores[2] - scores[0]
+    assert float(difference.max() - difference.min()) > 0.1
 
 
 @pytest.mark.parametrize("untaken", [0.0, 1.0, 0.3])
-def test_loss_is_the_formulas(untaken: float) -> None:
+def test_loss_equals_the_formula(untaken: float) -> None:
     model = _model(untaken)
     expected = Formula(model).loss(untaken)
     assert loss_of(model, _batch()) == pytest.approx(expected, rel=1e-5)
@@ -97,15 +97,15 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert_gradients(_model(0.3), _batch())
 
 
-def test_vectors_begin_at_a_hundredth_of_a_normal_number() -> None:
+def test_vectors_start_with_a_deviation_of_a_hundredth() -> None:
     model = EmbeddingMlp(EmbeddingMlpConfig(), Sizes(items=500, users=400, feature_dim=1))
-    for table in (model.users, model.items):
-        weight = table.weight.detach()
+    for embedding in (model.users, model.items):
+        weight = embedding.weight.detach()
         assert float(weight.std()) == pytest.approx(0.01, rel=0.05)
         assert abs(float(weight.mean())) < 0.001
 
 
 @pytest.mark.parametrize("untaken", [-0.1, math.nan])
-def test_negative_weight_of_what_was_not_taken_is_refused(untaken: float) -> None:
+def test_negative_weight_of_untaken_items_is_refused(untaken: float) -> None:
     with pytest.raises(InputError, match=r"model\.untaken"):
         EmbeddingMlpConfig(untaken=untaken)

@@ -1,4 +1,4 @@
-"""Ranking losses against their definitions, score by score in float64."""
+"""Ranking losses against their definitions, computed score by score in float64."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.errors import InputError
 from visrec.models.inputs import Candidates, JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, loss_from_scores, ranking_loss
@@ -29,7 +29,7 @@ def _sigmoid(x: float) -> float:
 
 
 def _loss_of_one(name: str, own: float, negatives: list[float], penalty: float) -> float:
-    """An example's loss, as the definitions have it; zero where nothing stands against it."""
+    """An example's loss by its definition; zero without negatives."""
     if not negatives:
         return 0.0
     weights = [math.exp(x) for x in negatives]
@@ -78,7 +78,7 @@ SCORE = st.floats(-9, 9, width=32)
 
 @st.composite
 def _cases(draw: st.DrawFn) -> tuple[list[float], list[list[float]], list[list[bool]]]:
-    """Up to 4 examples with up to 5 others each; a row may be taken whole."""
+    """Up to 4 examples with up to 5 negatives each; all of a row may be taken."""
     b, j = draw(st.integers(1, 4)), draw(st.integers(1, 5))
     own = draw(st.lists(SCORE, min_size=b, max_size=b))
     row, mask = (st.lists(of, min_size=j, max_size=j) for of in (SCORE, st.booleans()))
@@ -103,14 +103,14 @@ def test_loss_is_its_definition(name: str, case: Any, penalty: float) -> None:
 @every_loss
 @given(case=_cases(), penalty=st.floats(0, 3))
 @settings(deadline=None, max_examples=60)
-def test_loss_of_what_is_not_taken_is_its_definition(name: str, case: Any, penalty: float) -> None:
+def test_loss_without_taken_items_is_its_definition(name: str, case: Any, penalty: float) -> None:
     expected = _loss(name, _rest(*case), penalty)
     found = _found(_config(name, score_penalty=penalty), *case)
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 @every_loss
-def test_example_without_a_negative_counts_zero_among_the_others(name: str) -> None:
+def test_example_without_negatives_counts_as_zero(name: str) -> None:
     config, own, others = _config(name), [0.3, -0.2], [[0.5, 0.1], [1.0, -1.0]]
     alone = _found(config, own[:1], others[:1])
     masks = [[False, False], [True, True]]
@@ -119,7 +119,7 @@ def test_example_without_a_negative_counts_zero_among_the_others(name: str) -> N
 
 
 @every_loss
-def test_nobody_has_a_negative_and_there_is_still_a_way_back(name: str) -> None:
+def test_batch_without_negatives_has_zero_gradients(name: str) -> None:
     positive = torch.tensor([1.0, 2.0], requires_grad=True)
     taken = torch.ones(2, 3, dtype=torch.bool)
     loss_from_scores(positive, torch.zeros(2, 3), taken, _config(name)).backward()
@@ -127,7 +127,7 @@ def test_nobody_has_a_negative_and_there_is_still_a_way_back(name: str) -> None:
     assert positive.grad.tolist() == [0, 0]
 
 
-# Of a positive at -1000 beside a negative at 1000, and the other way round; lambda is 1.
+# The losses of a positive at -1000 and a negative at 1000, and vice versa; lambda is 1.
 FAR = {
     "softmax": (2000, 0),
     "bpr": (2000, 0),
@@ -138,7 +138,7 @@ FAR = {
 
 
 @every_loss
-def test_loss_of_scores_far_apart(name: str) -> None:
+def test_loss_of_distant_scores_is_exact(name: str) -> None:
     for own, other, expected in zip((-1e3, 1e3), (1e3, -1e3), FAR[name], strict=True):
         found = _found(_config(name), [own], [[other]])
         assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
@@ -175,12 +175,12 @@ def test_gradients_are_those_of_finite_differences(name: str, masked: bool) -> N
         torch.randn(shape, dtype=torch.float64, generator=random).requires_grad_()
         for shape in ((4,), (4, 5))
     )
-    # One has all negatives, one none, two have some.
+    # One example has all negatives, one has none, two have some.
     taken = torch.rand(4, 5, generator=random) < 0.5
     taken[0], taken[1] = False, True
 
     def loss(positive_B: torch.Tensor, negative_BJ: torch.Tensor) -> torch.Tensor:
-        # Negatives are written over, which those of the caller must not be.
+        # The loss overwrites its negatives, so it gets a copy.
         config = _config(name, score_penalty=0.7)
         return loss_from_scores(positive_B, negative_BJ.clone(), taken if masked else None, config)
 
@@ -197,17 +197,17 @@ POSITIVES = [7, 0, 3, 8, 2]
 def _batch(
     negative_BK: list[list[int]], candidates: Candidates | None = None, first: Sequence[int] = ()
 ) -> TripleBatch:
-    """The triples, with `first` as the first of the items: the candidates."""
+    """The triples over 9 items, the first of which are `first`, the candidates."""
     item_M = [*first, *(item for item in range(9) if item not in first)]
-    place_N = np.argsort(item_M)
+    position_N = np.argsort(item_M)
     return TripleBatch(
         item_M=torch.tensor(item_M),
         feature_MD=torch.zeros(9, 0),
         category_M=torch.full((9,), -1),
         user_B=torch.arange(5),
-        profiles=JaggedTensor.from_jagged(ragged([[]] * 5)),
-        positive_B=torch.from_numpy(place_N[POSITIVES]),
-        negative_BK=torch.from_numpy(place_N[np.array(negative_BK, np.int64)]).view(5, -1),
+        profiles=JaggedTensor.from_jagged(jagged_lists([[]] * 5)),
+        positive_B=torch.from_numpy(position_N[POSITIVES]),
+        negative_BK=torch.from_numpy(position_N[np.array(negative_BK, np.int64)]).view(5, -1),
         candidates=candidates,
     )
 
@@ -225,10 +225,10 @@ def _score(user: int, item: int, temperature: float) -> float:
 
 @every_loss
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_hardest_of_the_triples_negatives_counts(name: str, temperature: float) -> None:
+def test_all_negatives_of_a_triple_count(name: str, temperature: float) -> None:
     several = [[1, 2, 4], [5, 6, 1], [0, 1, 2], [4, 4, 4], [8, 7, 6]]
     examples = [
-        (_score(u, POSITIVES[u], temperature), [max(_score(u, j, temperature) for j in several[u])])
+        (_score(u, POSITIVES[u], temperature), [_score(u, j, temperature) for j in several[u]])
         for u in range(5)
     ]
     config = _config(name, temperature=temperature, score_penalty=0.5)
@@ -237,30 +237,30 @@ def test_hardest_of_the_triples_negatives_counts(name: str, temperature: float) 
 
 @every_loss
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_in_batch_the_diagonal_is_positive_and_all_else_negative(
-    name: str, temperature: float
-) -> None:
-    """Logits (B, B): weights are over the B - 1 others, among which the positive is not."""
-    drawn = Candidates(torch.eye(5, dtype=torch.bool), torch.zeros(5))
+def test_in_batch_positives_are_the_diagonal(name: str, temperature: float) -> None:
+    """Logits are (B, B); the softmax weights are over the B - 1 others without the positive."""
+    candidates = Candidates(torch.eye(5, dtype=torch.bool), torch.zeros(5))
     logits = [[_score(u, i, temperature) for i in POSITIVES] for u in range(5)]
     examples = [(row[u], row[:u] + row[u + 1 :]) for u, row in enumerate(logits)]
     config = _config(name, temperature=temperature, score_penalty=0.5)
-    found = _ranking(_batch([[]] * 5, drawn, POSITIVES), config)
+    found = _ranking(_batch([[]] * 5, candidates, POSITIVES), config)
     assert found == pytest.approx(_loss(name, examples, 0.5), rel=1e-9)
-    # The listing that circulates has the positive among the negatives: another loss altogether.
-    corrupt = _loss(name, [(row[u], row) for u, row in enumerate(logits)], 0.5)
-    assert abs(found - corrupt) > 1e-3
+    # Published code that counts the positive among the negatives computes a different loss.
+    wrong = _loss(name, [(row[u], row) for u, row in enumerate(logits)], 0.5)
+    assert abs(found - wrong) > 1e-3
 
 
 @every_loss
-def test_chance_of_a_candidate_is_taken_off_by_the_softmax_alone(name: str) -> None:
-    place, log_q = [1, 2, 4, 6], [-0.1, -2.0, -3.5, -1.0]
-    taken = [[u == 4 and i == 2 for i in place] for u in range(5)]
-    drawn = Candidates(torch.tensor(taken), torch.tensor(log_q))
+def test_log_q_is_subtracted_by_softmax_only(name: str) -> None:
+    items, log_q = [1, 2, 4, 6], [-0.1, -2.0, -3.5, -1.0]
+    taken = [[u == 4 and i == 2 for i in items] for u in range(5)]
+    candidates = Candidates(torch.tensor(taken), torch.tensor(log_q))
     own = [_score(u, i, 1.0) for u, i in enumerate(POSITIVES)]
-    off = log_q if name == "softmax" else [0.0] * 4
-    others = [[_score(u, i, 1.0) - q for i, q in zip(place, off, strict=True)] for u in range(5)]
-    found = _ranking(_batch([[]] * 5, drawn, place), _config(name))
+    correction = log_q if name == "softmax" else [0.0] * 4
+    others = [
+        [_score(u, i, 1.0) - q for i, q in zip(items, correction, strict=True)] for u in range(5)
+    ]
+    found = _ranking(_batch([[]] * 5, candidates, items), _config(name))
     assert found == pytest.approx(_loss(name, _rest(own, others, taken)), rel=1e-6)
 
 
@@ -277,7 +277,7 @@ def test_settings_out_of_range_are_refused(key: str, value: float) -> None:
 
 
 @every_loss
-def test_one_negative_of_softmax_is_bpr(name: str) -> None:
+def test_softmax_with_one_negative_equals_bpr(name: str) -> None:
     same = name in ("softmax", "bpr")
     found, other = (_found(_config(which), [0.5, 2.0], [[1.0], [-0.5]]) for which in (name, "bpr"))
     assert (found == pytest.approx(other, rel=1e-12)) is same

@@ -13,10 +13,10 @@ from tests.models.formulas import (
     assert_gradients,
     assert_scores,
     loss_of,
-    randomised,
+    randomized,
     weights_of,
 )
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.errors import InputError
 from visrec.models.inputs import JaggedTensor, UserBatch
 from visrec.models.multivae import MultiVae, MultiVaeConfig
@@ -29,17 +29,17 @@ def _model(**settings: float) -> MultiVae:
     torch.manual_seed(0)
     defaults = {"dropout": 0.0, "kl_weight": 0.7, "kl_steps": 4}
     config = MultiVaeConfig(width=WIDTH, hidden=HIDDEN, **{**defaults, **settings})
-    model: MultiVae = randomised(MultiVae(config, SIZES))
+    model: MultiVae = randomized(MultiVae(config, SIZES))
     return model
 
 
 def _batch(first: int = 0, stop: int = len(ROWS)) -> UserBatch:
-    """The share of one worker of a step of all rows."""
-    return UserBatch(JaggedTensor.from_jagged(ragged(ROWS[first:stop])), first, len(ROWS), SEED)
+    """One worker's users of a step with all rows."""
+    return UserBatch(JaggedTensor.from_jagged(jagged_lists(ROWS[first:stop])), first, len(ROWS), SEED)
 
 
 def _noise() -> list[list[float]]:
-    """What the model draws from the batch's seed: WIDTH numbers for each user of the step."""
+    """The noise of the batch's seed: WIDTH numbers for each user of the step."""
     random = torch.Generator().manual_seed(SEED)
     return [[float(e) for e in row] for row in torch.randn(len(ROWS), WIDTH, generator=random)]
 
@@ -71,9 +71,9 @@ class Paper:
         mean, log_variance = self.latent(items)
         z = [m + math.exp(v / 2) * e for m, v, e in zip(mean, log_variance, noise, strict=True)]
         logits = self.logits(z)
-        every = math.log(sum(math.exp(x) for x in logits))
+        log_normalizer = math.log(sum(math.exp(x) for x in logits))
         kl = sum((m * m + math.exp(v) - v - 1) / 2 for m, v in zip(mean, log_variance, strict=True))
-        return -sum(logits[i] - every for i in items) + beta * kl
+        return -sum(logits[i] - log_normalizer for i in items) + beta * kl
 
     def loss(self, beta: float, first: int = 0, stop: int = len(ROWS)) -> float:
         pairs = list(zip(ROWS, _noise(), strict=True))[first:stop]
@@ -86,19 +86,18 @@ class Paper:
         return self.logits(self.latent(profile)[0])[item]
 
 
-def test_scores_are_the_papers_for_new_users_and_empty_profiles() -> None:
+def test_scores_equal_the_paper_with_new_users_and_empty_profiles() -> None:
     model = _model()
     known = [[item for item in profile if item < TRAINED] for profile in PROFILES]
     assert_scores(model, Paper(model).score, known)
 
 
-def test_what_training_has_not_seen_is_not_in_the_row() -> None:
-    """A row is over the N items of training: who took a new item as well is as if they had not."""
+def test_new_items_of_a_profile_are_ignored() -> None:
     model = _model()
     assert_scores(model, Paper(model).score)
 
 
-def test_loss_is_the_papers_and_beta_rises_with_the_steps() -> None:
+def test_loss_equals_the_paper_and_beta_rises_with_the_steps() -> None:
     model = _model()
     model.train()
     paper = Paper(model)
@@ -108,7 +107,7 @@ def test_loss_is_the_papers_and_beta_rises_with_the_steps() -> None:
     assert abs(expected[0] - expected[3]) > 0.01 * abs(expected[0])
 
 
-def test_worker_draws_the_noise_of_its_share_of_the_step() -> None:
+def test_noise_does_not_depend_on_the_number_of_workers() -> None:
     model = _model(kl_steps=1)
     model.train()
     for first, stop in ((0, 2), (2, 4)):
@@ -116,7 +115,7 @@ def test_worker_draws_the_noise_of_its_share_of_the_step() -> None:
         assert loss_of(model, _batch(first, stop)) == pytest.approx(expected, rel=1e-5)
 
 
-def test_dropout_in_training_only() -> None:
+def test_dropout_applies_in_training_only() -> None:
     without, model = _model(), _model(dropout=0.5)
     for one in (without, model):
         one.steps.fill_(3)
@@ -124,32 +123,32 @@ def test_dropout_in_training_only() -> None:
     assert loss_of(model.train(), _batch()) != loss_of(without.train(), _batch())
 
 
-def test_dropout_leaves_out_a_share_of_the_items_and_scales_the_others() -> None:
-    """One item of weight 1: encoded it is nothing, or as if it were there 1 / (1 - share) times."""
+def test_dropout_drops_a_share_of_items_and_scales_the_others() -> None:
+    """The one item of a row is dropped, or it has a weight of 1 / (1 - dropout)."""
     model, seen = _model(dropout=0.75).train(), []
     model.latent.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach()))
     with torch.no_grad():
         model.encoder.fill_(0.1)
         model.encoder_bias.zero_()
-    loss_of(model, UserBatch(JaggedTensor.from_jagged(ragged([[2]] * 2000)), 0, 2000))
-    nothing = (seen[0] == 0).all(dim=1)
-    assert float(nothing.double().mean()) == pytest.approx(0.75, abs=0.03)
-    there = seen[0][~nothing]
-    torch.testing.assert_close(there, torch.full_like(there, math.tanh(0.1 * 4)))
+    loss_of(model, UserBatch(JaggedTensor.from_jagged(jagged_lists([[2]] * 2000)), 0, 2000))
+    is_dropped = (seen[0] == 0).all(dim=1)
+    assert float(is_dropped.double().mean()) == pytest.approx(0.75, abs=0.03)
+    kept = seen[0][~is_dropped]
+    torch.testing.assert_close(kept, torch.full_like(kept, math.tanh(0.1 * 4)))
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
     model = _model()
     model.steps.fill_(4)
-    model.eval()  # in which beta stands still
+    model.eval()  # so that beta is constant
     assert_gradients(model, _batch())
 
 
-def test_two_workers_drop_the_items_that_one_does() -> None:
+def test_dropout_does_not_depend_on_the_number_of_workers() -> None:
     model = _model(dropout=0.5, kl_steps=1).train()
     whole = loss_of(model, _batch())
     assert whole != loss_of(_model(kl_steps=1).train(), _batch())
-    # The mean over four users, of which one worker has one and the other three.
+    # The mean over four users: one worker has one of them, the other three.
     parts = 1 * loss_of(model, _batch(0, 1)) + 3 * loss_of(model, _batch(1, 4))
     assert parts / 4 == pytest.approx(whole, rel=1e-5)
 

@@ -1,9 +1,9 @@
-"""Random is seeded noise of user and item, whatever the tile or the batch."""
+"""Random is a hash of seed, user and item, whatever the tile or the batch."""
 
 import numpy as np
 import torch
 
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.jagged import Jagged
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.inputs import JaggedTensor
@@ -28,17 +28,17 @@ def _scores(scorer: Scorer, profiles: Jagged, start: int = 0, stop: int = ITEMS)
 
 def _profiles(users: int, seed: int = 0) -> Jagged:
     random = np.random.default_rng(seed)
-    return ragged([sorted(random.choice(ITEMS, 3, replace=False).tolist()) for _ in range(users)])
+    return jagged_lists([sorted(random.choice(ITEMS, 3, replace=False).tolist()) for _ in range(users)])
 
 
-def test_auc_is_half() -> None:
+def test_auc_is_one_half() -> None:
     profiles = _profiles(400)
     random = np.random.default_rng(1)
     others = [np.setdiff1d(np.arange(ITEMS), profiles[b]) for b in range(400)]
-    targets = ragged([random.choice(rows, 5, replace=False).tolist() for rows in others])
-    target_ranks = rank_targets(_scorer(), profiles, np.full(400, -1), targets)
-    # 2,000 held-out items, each uniform in [0, 1]: a standard error of .289 / sqrt(2000) = .0065.
-    assert abs(per_user(target_ranks)["auc"].mean() - 0.5) < 4 * 0.0065
+    targets = jagged_lists([random.choice(rows, 5, replace=False).tolist() for rows in others])
+    ranks = rank_targets(_scorer(), profiles, np.full(400, -1), targets)
+    # 2,000 held-out items, each uniform in [0, 1]: a standard error of 0.289 / sqrt(2000) = 0.0065.
+    assert abs(per_user(ranks)["auc"].mean() - 0.5) < 4 * 0.0065
 
 
 def test_scores_are_uniform() -> None:
@@ -49,7 +49,7 @@ def test_scores_are_uniform() -> None:
     assert np.abs(counts - 0.1).max() < 0.01
 
 
-def test_tile_and_batch_do_not_matter() -> None:
+def test_scores_do_not_depend_on_tile_and_batch() -> None:
     scorer, profiles = _scorer(), _profiles(9)
     whole = _scores(scorer, profiles)
     assert torch.equal(_scores(scorer, profiles, 123, 300), whole[:, 123:300])
@@ -57,12 +57,12 @@ def test_tile_and_batch_do_not_matter() -> None:
         assert torch.equal(_scores(scorer, profiles.slice(b, b + 1)), whole[b : b + 1])
 
 
-def test_order_of_the_profile_does_not_matter() -> None:
-    one, other = _scores(_scorer(), ragged([[1, 2, 3], [3, 1, 2]]))
+def test_scores_do_not_depend_on_the_order_of_the_profile() -> None:
+    one, other = _scores(_scorer(), jagged_lists([[1, 2, 3], [3, 1, 2]]))
     assert torch.equal(one, other)
 
 
-def test_users_and_seeds_differ() -> None:
+def test_scores_of_users_and_seeds_are_uncorrelated() -> None:
     profiles = _profiles(2)
     one, other = _scores(_scorer(), profiles).numpy()
     again = _scores(_scorer(seed=1), profiles).numpy()[0]

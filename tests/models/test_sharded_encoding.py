@@ -1,4 +1,4 @@
-"""Candidates of which each worker encodes a share: vectors and gradients as of all of them."""
+"""Sharded encoding of candidates: vectors and gradients equal those of encoding all of them."""
 
 import json
 from pathlib import Path
@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from visrec.models.inputs import Candidates, JaggedTensor, TripleBatch
 from visrec.models.sharded_encoding import encode_sharded
 
-CANDIDATES, OTHERS = 7, 4  # 7 do not go into two or three equal shares
+CANDIDATES, OTHERS = 7, 4  # 7 are not divisible into two or three equal shards
 
 
 def _batch(rank: int) -> TripleBatch:
-    """A worker's batch: the candidates, and behind them items that no other worker has."""
+    """A worker's batch: the candidates, followed by items that no other worker has."""
     item_M = torch.cat([torch.arange(CANDIDATES), 10 * (rank + 1) + torch.arange(OTHERS)])
     nothing = torch.zeros(0, dtype=torch.int64)
     return TripleBatch(
@@ -37,7 +37,7 @@ def _network() -> nn.Sequential:
 
 
 def _loss(vector_Md: Tensor, rank: int) -> Tensor:
-    """A sum in which every vector weighs another amount, and each worker's are its own."""
+    """A sum in which every vector has its own weight, different on each worker."""
     weight_Md = torch.arange(vector_Md.numel()).reshape(vector_Md.shape).double()
     return (torch.tanh(vector_Md) * torch.cos(weight_Md + rank)).sum()
 
@@ -48,9 +48,9 @@ def _work(rank: int, folder: str, workers: int) -> None:
     )
     network, rows = _network(), []
 
-    def encode(some: TripleBatch) -> Tensor:
-        rows.append(some.item_M.tolist())
-        vectors: Tensor = network(some.feature_MD)
+    def encode(part: TripleBatch) -> Tensor:
+        rows.append(part.item_M.tolist())
+        vectors: Tensor = network(part.feature_MD)
         return vectors
 
     vector_Md = encode_sharded(_batch(rank), encode)
@@ -66,16 +66,18 @@ def _float64(numbers: list[list[float]]) -> Tensor:
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_workers_share_what_one_does_alone(workers: int, tmp_path: Path) -> None:
+def test_sharded_vectors_and_gradients_equal_those_of_one_worker(
+    workers: int, tmp_path: Path
+) -> None:
     torch.multiprocessing.spawn(_work, (str(tmp_path), workers), nprocs=workers)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(workers)]
     network = _network()
     for rank in range(workers):
-        vector_Md = encode_sharded(_batch(rank), lambda some: network(some.feature_MD))
+        vector_Md = encode_sharded(_batch(rank), lambda part: network(part.feature_MD))
         torch.testing.assert_close(_float64(found[rank]["vectors"]), vector_Md)
         _loss(vector_Md, rank).backward()
-        share = -(-CANDIDATES // workers)
-        assert [len(rows) for rows in found[rank]["rows"]] == [share + OTHERS]
-    for place, weight in enumerate(network.parameters()):
-        count_same_code = sum(_float64(one["gradients"][place]) for one in found)
-        torch.testing.assert_close(count_same_code, weight.grad)
+        shard = -(-CANDIDATES // workers)
+        assert [len(rows) for rows in found[rank]["rows"]] == [shard + OTHERS]
+    for index, weight in enumerate(network.parameters()):
+        summed = sum(_float64(one["gradients"][index]) for one in found)
+        torch.testing.assert_close(summed, weight.grad)

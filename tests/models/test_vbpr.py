@@ -15,7 +15,7 @@ from tests.models.formulas import (
     bpr,
     dot,
     loss_of,
-    randomised,
+    randomized,
     row_of,
     scores_of,
     unit_z_score,
@@ -26,7 +26,7 @@ from visrec.models.vbpr import Vbpr, VbprConfig
 
 def _model(width: int = 3) -> Vbpr:
     torch.manual_seed(0)
-    model: Vbpr = randomised(
+    model: Vbpr = randomized(
         Vbpr(VbprConfig(width=width, visual_width=2, loss="bpr", temperature=1.0), SIZES)
     )
     return model
@@ -45,26 +45,26 @@ class Paper:
         both = row_of(tables["users.weight"], user)
         p, theta = both[: len(q)], both[len(q) :]
         bias = row_of(tables["item_bias.weight"], item)[0]
-        seen = dot(theta, affine(tables["visual.weight"], z))
-        return bias + dot(p, q) + seen + dot(tables["visual_bias.weight"][0], z)
+        visual = dot(theta, affine(tables["visual.weight"], z))
+        return bias + dot(p, q) + visual + dot(tables["visual_bias.weight"][0], z)
 
     def loss(self, triples: list[Triple]) -> float:
         return bpr([(self.score(u, p, i), self.score(u, p, j)) for u, p, i, (j,) in triples])
 
 
 @pytest.mark.parametrize("width", [3, 0])
-def test_scores_are_the_papers_for_new_users_and_items_too(width: int) -> None:
+def test_scores_equal_the_paper_with_new_users_and_items(width: int) -> None:
     model = _model(width)
     assert_scores(model, Paper(model).score)
 
 
 @pytest.mark.parametrize("width", [3, 0])
-def test_loss_is_the_papers(width: int) -> None:
+def test_loss_equals_the_paper(width: int) -> None:
     model = _model(width)
     assert loss_of(model, batch_of(TRIPLES)) == pytest.approx(Paper(model).loss(TRIPLES), rel=1e-5)
 
 
-def test_new_items_are_told_apart_by_their_pictures_and_for_new_users_too() -> None:
+def test_new_items_have_different_scores_for_all_users() -> None:
     scores = scores_of(_model())[:, TRAINED:]
     assert all(len(set(row)) == scores.shape[1] for row in scores.tolist())
 

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import Scorer
@@ -13,7 +13,7 @@ from visrec.models.visrank import VisRank, VisRankConfig
 
 ITEMS, DIM = 50, 6
 FEATURES = np.random.default_rng(0).gamma(2.0, size=(ITEMS, DIM)).astype(np.float16)
-# 1 to 40 items, and more than 256 in all, over which similarities are computed block by block.
+# Profiles of 1 to 40 items; more than 256 in all, so that similarities take several blocks.
 PROFILES = [
     np.random.default_rng(n).choice(ITEMS, n, replace=False).tolist()
     for n in (1, 40, 2, 3, 40, 33, 40, 4, 40, 39, 7)
@@ -29,13 +29,15 @@ MODES = [
 def _scorer(config: VisRankConfig) -> Scorer:
     model = VisRank(config, Sizes(items=ITEMS, users=0, feature_dim=DIM))
     catalogue = Catalogue(FEATURES, np.arange(ITEMS))
-    model.fit(catalogue, ragged([]))
+    model.fit(catalogue, jagged_lists([]))
     return model.scorer(model.item_arrays(catalogue))
 
 
 def _scores(config: VisRankConfig, profiles: list[list[int]]) -> npt.NDArray[np.float32]:
     scorer = _scorer(config)
-    state = scorer.prepare(JaggedTensor.from_jagged(ragged(profiles)), torch.full((len(profiles),), -1))
+    state = scorer.prepare(
+        JaggedTensor.from_jagged(jagged_lists(profiles)), torch.full((len(profiles),), -1)
+    )
     return scorer.tile(state, 0, ITEMS).numpy()
 
 
@@ -56,21 +58,21 @@ def _expected(config: VisRankConfig, profile: list[int]) -> list[float]:
 
 
 @pytest.mark.parametrize("config", MODES, ids=str)
-def test_equals_plain_loops(config: VisRankConfig) -> None:
+def test_scores_equal_plain_loops(config: VisRankConfig) -> None:
     expected = [_expected(config, profile) for profile in PROFILES]
     np.testing.assert_allclose(_scores(config, PROFILES), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("config", MODES, ids=str)
-def test_empty_profiles_score_zero_and_change_nothing_beside_them(config: VisRankConfig) -> None:
+def test_empty_profiles_score_zero_and_change_no_other_scores(config: VisRankConfig) -> None:
     alone = _scores(config, [[3, 4]])
-    beside = _scores(config, [[], [3, 4], []])
-    np.testing.assert_array_equal(beside[[0, 2]], 0)
-    np.testing.assert_allclose(beside[1], alone[0], rtol=1e-5, atol=1e-6)
+    mixed = _scores(config, [[], [3, 4], []])
+    np.testing.assert_array_equal(mixed[[0, 2]], 0)
+    np.testing.assert_allclose(mixed[1], alone[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(_scores(config, [[], []]), np.zeros((2, ITEMS)))
 
 
-def test_item_vectors_do_not_depend_on_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_item_vectors_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _scorer(VisRankConfig()).space_Nd
     monkeypatch.setattr("visrec.models.arrays.ENCODE_ROWS", 7)
     blocks = _scorer(VisRankConfig()).space_Nd

@@ -14,7 +14,7 @@ from tests.models.formulas import (
     bpr,
     dot,
     loss_of,
-    randomised,
+    randomized,
     row_of,
     weights_of,
 )
@@ -24,15 +24,15 @@ from visrec.models.youtube_dnn import YoutubeDnn, YoutubeDnnConfig
 def _model() -> YoutubeDnn:
     torch.manual_seed(0)
     config = YoutubeDnnConfig(width=3, hidden=5, loss="bpr", temperature=1.0)
-    model: YoutubeDnn = randomised(YoutubeDnn(config, SIZES))
+    model: YoutubeDnn = randomized(YoutubeDnn(config, SIZES))
     return model
 
 
 class Paper:
     """u = W2 ReLU(W1 mean(e_p) + b1) + b2, and x_ui = u . v_i.
 
-    What training has not seen has the zero vector, as the paper gives what its vocabulary lacks
-    (section 4.1).
+    Items that training has not seen have the zero vector, like values outside the paper's
+    vocabulary (section 4.1).
     """
 
     def __init__(self, model: YoutubeDnn) -> None:
@@ -54,18 +54,18 @@ class Paper:
         return bpr([(self.score(u, p, i), self.score(u, p, j)) for u, p, i, (j,) in triples])
 
 
-def test_scores_are_the_papers_for_new_users_new_items_and_empty_profiles() -> None:
+def test_scores_equal_the_paper_with_new_users_items_and_empty_profiles() -> None:
     model = _model()
     assert_scores(model, Paper(model).score)
 
 
-def test_loss_is_the_papers() -> None:
+def test_loss_equals_the_paper() -> None:
     model = _model()
     assert loss_of(model, batch_of(TRIPLES)) == pytest.approx(Paper(model).loss(TRIPLES), rel=1e-5)
 
 
-def test_some_hidden_values_are_cut_off_and_some_are_not() -> None:
-    # Else the tests above would not see a ReLU that is missing.
+def test_relu_cuts_off_some_hidden_values() -> None:
+    # Otherwise the tests above would pass without the ReLU.
     model = _model()
     hidden = model.tower[0](model.taken.weight).detach()
     assert 0.2 < float((hidden > 0).double().mean()) < 0.8

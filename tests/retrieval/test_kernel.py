@@ -13,7 +13,8 @@ from visrec.native import compile_and_load
 from visrec.retrieval import kernel
 
 needs_kernel = pytest.mark.skipif(
-    kernel.load_kernel() is None, reason=f"no compiled kernel here: {kernel.kernel_unavailable_reason()}"
+    kernel.load_kernel() is None,
+    reason=f"no compiled kernel here: {kernel.kernel_unavailable_reason()}",
 )
 
 

@@ -11,7 +11,7 @@ from sklearn.metrics import ndcg_score, roc_auc_score
 
 from tests.conftest import environment
 from tests.retrieval import TableScorer
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import rank_targets
 
@@ -39,9 +39,9 @@ class Users:
     def metrics(self) -> dict[str, npt.NDArray[np.float64]]:
         target_ranks = rank_targets(
             TableScorer(self.score_BN),
-            ragged(self.profiles),
+            jagged_lists(self.profiles),
             np.arange(USERS),
-            ragged(self.targets),
+            jagged_lists(self.targets),
         )
         return per_user(target_ranks, CUTOFFS)
 
@@ -163,9 +163,9 @@ def test_what_ranx_measures_too_is_the_same(ranx: Any, seed: int) -> None:
 def test_with_nothing_else_to_rank_every_order_is_right() -> None:
     target_ranks = rank_targets(
         TableScorer(np.array([[3, 1, 2]], np.float32)),
-        ragged([[1]]),
+        jagged_lists([[1]]),
         np.array([0]),
-        ragged([[0, 2]]),
+        jagged_lists([[0, 2]]),
     )
     metrics = per_user(target_ranks, (2,))
     assert {name: values.tolist() for name, values in metrics.items()} == {

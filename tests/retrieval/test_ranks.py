@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.retrieval import TableScorer
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.evaluation.data import BASELINES
 from visrec.jagged import Jagged
 from visrec.models import MODELS
@@ -58,9 +58,9 @@ def _stand(
         patch.setattr(ranks, "KEPT_BYTES", kept)
         return rank_targets(
             TableScorer(case.score_BN),
-            ragged(case.profiles[users]),
+            jagged_lists(case.profiles[users]),
             np.arange(len(case.score_BN))[users],
-            ragged(case.targets[users]),
+            jagged_lists(case.targets[users]),
         )
 
 
@@ -132,8 +132,8 @@ def test_dot_products_stand_as_a_table_of_the_same_scores(seed: int, damaged: bo
         user_Bd[random.integers(0, users)] = np.nan
     drawn = [random.permutation(items)[:12].tolist() for _ in range(users)]
     cuts = random.integers(0, 11, users)
-    profiles = ragged([rows[:cut] for rows, cut in zip(drawn, cuts, strict=True)])
-    targets = ragged([rows[cut:] for rows, cut in zip(drawn, cuts, strict=True)])
+    profiles = jagged_lists([rows[:cut] for rows, cut in zip(drawn, cuts, strict=True)])
+    targets = jagged_lists([rows[cut:] for rows, cut in zip(drawn, cuts, strict=True)])
     vectors = torch.from_numpy(user_Bd)
     scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
     user_B = np.arange(users)
@@ -159,7 +159,7 @@ def test_a_reranker_is_ranked_as_its_lists_are(seed: int) -> None:
         lambda _, rows: rows.clamp(min=0)[:, None].float(),
         lambda user_B1, row_BC: own_BN[user_B1[:, 0].long()].gather(1, row_BC),
     )
-    found = rank_targets(scorer, ragged(case.profiles), np.arange(users), ragged(case.targets))
+    found = rank_targets(scorer, jagged_lists(case.profiles), np.arange(users), jagged_lists(case.targets))
     expected = []
     for user in range(users):
         proposed_N = (item_Nd @ user_Bd[user]).tolist()
@@ -196,7 +196,7 @@ def test_ranks_are_those_of_float64_at_any_magnitude(
         for n in (items, users)
     )
     drawn = [random.permutation(items)[:12].tolist() for _ in range(users)]
-    profiles, targets = ragged([rows[:5] for rows in drawn]), ragged([rows[5:] for rows in drawn])
+    profiles, targets = jagged_lists([rows[:5] for rows in drawn]), jagged_lists([rows[5:] for rows in drawn])
     vectors = torch.from_numpy(user_Bd)
     scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
     with pytest.MonkeyPatch.context() as patch:
@@ -236,7 +236,7 @@ def test_a_score_that_is_no_number_helps_nobody() -> None:
 
 
 def _lists(users: int) -> tuple[Jagged, npt.NDArray[np.int64], Jagged]:
-    return ragged([[]] * users), np.arange(users), ragged([[0]] * users)
+    return jagged_lists([[]] * users), np.arange(users), jagged_lists([[0]] * users)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -296,8 +296,8 @@ def test_real_scores_and_metrics_are_equal_to_the_bit_for_any_block_of_users_and
     random = np.random.default_rng(1)
     orders = [random.permutation(ITEMS).tolist() for _ in range(USERS)]
     # Of 1 to 40 items, so that blocks of users end anywhere in the sums over profile items.
-    profiles = ragged([order[: 1 + user % 40] for user, order in enumerate(orders)])
-    targets = ragged([order[40 : 41 + user % 3] for user, order in enumerate(orders)])
+    profiles = jagged_lists([order[: 1 + user % 40] for user, order in enumerate(orders)])
+    targets = jagged_lists([order[40 : 41 + user % 3] for user, order in enumerate(orders)])
     scorer = _real_scorer(label, profiles)
 
     def found(size: int) -> dict[str, bytes]:

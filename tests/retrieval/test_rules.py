@@ -17,26 +17,21 @@ from tests.shop import groups_of
 from visrec.errors import InputError
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models.scorers import DotScorer, ReRankScorer
-from visrec.recommend.eligibility import (
-    blocked_pairs,
-    items_by_user,
-    recommendable_mask,
-    unused_block_warning,
-)
 from visrec.recommend.rescore import WrittenList, fill_in_order, is_top_k
 from visrec.retrieval import near_duplicates
 from visrec.retrieval.near_duplicates import near_duplicate_groups
 from visrec.retrieval.rules import RuledTopK, Rules, RulesConfig
 from visrec.retrieval.topk import TopK, TopKResult
-from visrec.sources.items import read_item_groups, read_items
-from visrec.storage.column_types import TEXT
+from visrec.sources.items import read_item_groups
 
 Rows = npt.NDArray[np.int64]
 
 
-def ragged(lists: list[Any]) -> Jagged:
+def jagged_lists(lists: list[Any]) -> Jagged:
     values = np.concatenate([np.asarray(one, np.int64) for one in [*lists, []]])
-    return Jagged(values.astype(np.int64), offsets_from_lengths(np.array([len(one) for one in lists])))
+    return Jagged(
+        values.astype(np.int64), offsets_from_lengths(np.array([len(one) for one in lists]))
+    )
 
 
 def dots(item_Nd: torch.Tensor, user_Ud: torch.Tensor) -> DotScorer:
@@ -84,7 +79,7 @@ def test_lists_are_those_of_a_loop_over_all_items(kind: str, cap: int | None, al
         users = 40
         rules, group_N, same_N = some_rules(rng, n, cap, alike)
         available_N = rng.random(n) < 0.8
-        excluded = ragged([rng.choice(n, rng.integers(0, n // 3), False) for _ in range(users)])
+        excluded = jagged_lists([rng.choice(n, rng.integers(0, n // 3), False) for _ in range(users)])
         if kind == "dot":
             item_Nd = rng.integers(-2, 3, (n, 3)).astype(np.float32)
             user_Ud = rng.integers(-2, 3, (users, 3)).astype(np.float32)
@@ -111,7 +106,7 @@ def test_a_list_is_filled_from_as_far_down_as_it_takes() -> None:
     rules = Rules(2, group_N, None)
     every = np.ones(1000, bool)
     search = RuledTopK(TopK(TableScorer(score_1N), None, 10), rules, every, 10)
-    none = ragged([[]])
+    none = jagged_lists([[]])
     assert search(none, np.zeros(1, np.int64), none).row_BK[0].tolist() == [0, 1, *range(300, 308)]
 
 
@@ -127,7 +122,7 @@ def test_a_cap_that_fills_no_list_is_not_looked_past(monkeypatch: pytest.MonkeyP
         widths.append(args[3])
         return search(*args)
 
-    none = ragged([[], [], []])
+    none = jagged_lists([[], [], []])
     monkeypatch.setattr("visrec.retrieval.rules.ENTRIES", 200)  # two users at a time
     found = RuledTopK(watched, rules, every, 50)(none, np.arange(3), none)  # type: ignore[arg-type]
     assert widths == [100, 100]
@@ -150,7 +145,7 @@ def reranked(items: int, candidates: int, ranked: list[int]) -> ReRankScorer:
 
 def test_a_scorer_of_proposals_is_asked_for_others_of_them() -> None:
     """Six proposals at first, of which a rule leaves one; then six of those that may follow."""
-    rules, none = Rules(1, np.arange(40) // 8, None), ragged([[]])
+    rules, none = Rules(1, np.arange(40) // 8, None), jagged_lists([[]])
     search = RuledTopK(TopK(reranked(40, 4, []), None, 3), rules, np.ones(40, bool), 3)
     found = search(none, np.zeros(1, np.int64), none)
     # Of 0 to 5, of 8 to 13 and of 16 to 21 the best by their own scores, in their order.
@@ -166,7 +161,7 @@ def test_a_rule_never_has_a_whole_catalogue_ranked_again() -> None:
     search = RuledTopK(
         TopK(reranked(3004, 20, ranked), None, 8), Rules(1, group_N, None), np.ones(3004, bool), 8
     )
-    found = search(ragged([[]]), np.zeros(1, np.int64), ragged([[3001]]))
+    found = search(jagged_lists([[]]), np.zeros(1, np.int64), jagged_lists([[3001]]))
     assert found.row_BK[0].tolist() == [3003, 3000, 19, *[-1] * 5]
     assert sum(ranked) <= 40
 
@@ -185,14 +180,18 @@ def test_lists_of_a_reranker_leave_out_nothing_that_may_follow(seed: int, k: int
     rules, every = Rules(int(random.integers(1, 4)), *groups), np.ones(n, bool)
     closed = [random.permutation(n)[: random.integers(0, n // 2)] for _ in range(4)]
     search = RuledTopK(TopK(scorer, every, k), rules, every, k)
-    found = search(ragged([[]] * 4), np.arange(4), ragged(closed))
+    found = search(jagged_lists([[]] * 4), np.arange(4), jagged_lists(closed))
     for user in range(4):
         row_K = found.row_BK[user][found.row_BK[user] >= 0]
         open_N = np.ones(n, bool)
         open_N[closed[user]] = False
         assert open_N[row_K].all()
         follow = fill_in_order(np.flatnonzero(open_N), set(row_K.tolist()), None, n)
-        may = [row for row in follow if fill_in_order(np.append(row_K, row), set(), rules, k)[-1] == row]
+        may = [
+            row
+            for row in follow
+            if fill_in_order(np.append(row_K, row), set(), rules, k)[-1] == row
+        ]
         assert len(row_K) == k or not may
         # The first proposals are looked at all, so none of them is left out for a worse one.
         first = np.argsort(-(item_Nd @ user_Ud[user]).numpy() - np.where(open_N, 1e9, 0))
@@ -249,41 +248,10 @@ def test_one_picture_of_many_items_is_one_group_and_no_search(
     assert asked == [1001]
 
 
-def test_stock_and_block_lists_close_items(tmp_path: Path) -> None:
-    ids = pa.array(["a", "b", "c", "d", "e"])
-    pq.write_table(
-        pa.table({"item_id": ["a", "b", "c", "d"], "stock": [0, 1, None, 5]}),
-        tmp_path / "items.parquet",
-    )
-    rows = {"item_id": ["d", "a", "b", "?", "b"], "user_id": [None, "u1", "u2", "u2", "u2"]}
-    blocked = str(tmp_path / "blocked.parquet")
-    pq.write_table(pa.table(rows), blocked)
-    items = read_items(str(tmp_path / "items.parquet"), ids)
-    no_rules, stock = RulesConfig(), RulesConfig(min_stock=1)
-    assert recommendable_mask(no_rules, items, ids).tolist() == [True] * 5
-    assert recommendable_mask(stock, items, ids).tolist() == [False, True, True, True, True]
-    both = RulesConfig(min_stock=2, blocked=blocked)
-    assert recommendable_mask(both, items, ids).tolist() == [False, False, True, False, True]
-    mine = items_by_user(blocked_pairs(RulesConfig(blocked=blocked)), pa.array(["u0", "u1", "u2"]), ids)
-    assert [one.tolist() for one in map(mine.__getitem__, range(3))] == [[], [0], [1]]
-
-
-def test_a_block_list_without_users_is_for_everybody(tmp_path: Path) -> None:
-    (tmp_path / "blocked.csv").write_text("item_id\nb\n")
-    ids, uri = pa.array(["a", "b"]), str(tmp_path / "blocked.csv")
-    items = read_items(None, ids)
-    assert recommendable_mask(RulesConfig(blocked=uri), items, ids).tolist() == [True, False]
-    assert not len(items_by_user(blocked_pairs(RulesConfig(blocked=uri)), pa.array(["u"]), ids).values)
-
-
-def test_rules_that_leave_nothing_or_cannot_be_judged_say_so(tmp_path: Path) -> None:
+def test_impossible_rules_are_refused_with_the_key(tmp_path: Path) -> None:
     ids = pa.array(["a"])
     table = str(tmp_path / "items.parquet")
     pq.write_table(pa.table({"item_id": ["a"], "stock": [0]}), table)
-    with pytest.raises(InputError, match=r"no items table with a stock.*--rules.min_stock"):
-        recommendable_mask(RulesConfig(min_stock=1), read_items(None, ids), ids)
-    with pytest.raises(InputError, match="None of the 1 available items is in stock"):
-        recommendable_mask(RulesConfig(min_stock=1), read_items(table, ids), ids)
     with pytest.raises(InputError, match=r"no column maker.*--rules.cap_by"):
         read_item_groups(table, "maker", ids)
     with pytest.raises(InputError, match=r"--rules.cap 0; expected a whole number in \[1, "):
@@ -295,32 +263,8 @@ def test_rules_that_leave_nothing_or_cannot_be_judged_say_so(tmp_path: Path) -> 
 def test_groups_are_of_any_column(tmp_path: Path) -> None:
     table = str(tmp_path / "items.parquet")
     pq.write_table(pa.table({"item_id": ["b", "a"], "room": [7, None]}), table)
-    assert read_item_groups(table, "room", pa.array(["a", "b", "c"])).to_pylist() == [None, "7", None]
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("item_id\na\nb\n", ()),
-        ("item_id\n", ()),
-        (
-            "item_id\nA.jpg\nB.jpg\n",
-            ("2 of the 2 rows", "'A.jpg', 'B.jpg'", "catalogue such as 'a'"),
-        ),
-        ("item_id\na\ngone\n", ("1 of the 2 rows",)),
-        ("item_id,user_id\na,u0\nb,\n", ()),
-        ("item_id,user_id\na,U0\nb,\n", ("1 of the 2 rows", "without upper and lower case")),
-        ("item_id,user_id\nx,u0\nb,u9\n", ("2 of the 2 rows",)),
-    ],
-)
-def test_rows_of_a_block_list_that_block_nothing_are_told(
-    tmp_path: Path, text: str, words: tuple[str, ...]
-) -> None:
-    (tmp_path / "blocked.csv").write_text(text)
-    rules = RulesConfig(blocked=str(tmp_path / "blocked.csv"))
-    items, users = (pa.array(ids, TEXT) for ids in (["a", "b"], ["u0"]))
-    note = unused_block_warning(rules, items, users)
-    assert (note is None) == (not words)
-    for word in words:
-        assert word in str(note)
-    assert unused_block_warning(RulesConfig(), items, users) is None
+    assert read_item_groups(table, "room", pa.array(["a", "b", "c"])).to_pylist() == [
+        None,
+        "7",
+        None,
+    ]

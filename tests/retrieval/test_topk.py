@@ -1,6 +1,5 @@
-"""Top-k lists: those of a full sort, whatever the tiles, the batch and the ties."""
+"""Top-k lists equal those of a full sort, whatever the tiles, the batch and the ties."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -12,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.memory import peak_memory
-from tests.retrieval import TableScorer
-from tests.training import ragged
+from tests.retrieval import KERNELS, TableScorer, select_kernel
+from tests.training import jagged_lists
 from visrec.errors import VisrecError
 from visrec.jagged import Jagged
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import DotScorer
 from visrec.retrieval import topk
-from visrec.retrieval.kernel import PackedItems, load_kernel, kernel_unavailable_reason
-from visrec.retrieval.topk import TopKResult, nearest_profile_items, top_k
+from visrec.retrieval.kernel import PackedItems, load_kernel
+from visrec.retrieval.topk import TopKResult, top_k
 
 Floats = npt.NDArray[np.float32]
 
@@ -37,7 +36,7 @@ class Case:
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Few users and items, scores of few levels, tiles of all sizes."""
+    """Few users and items, scores with few levels, tiles of all sizes."""
     users, items = draw(st.integers(1, 9)), draw(st.integers(1, 40))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     levels = draw(st.sampled_from([1, 2, 5, 10**6]))
@@ -52,14 +51,14 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-def _sorted_whole(case: Case, user: int) -> list[tuple[int, float]]:
-    """(row, score) of the candidates, best first, ties by row; -1 and -inf behind them."""
-    candidates = [
+def _full_sort(case: Case, user: int) -> list[tuple[int, float]]:
+    """(row, score) of the allowed items, best first, ties by row; -1 and -inf behind them."""
+    allowed = [
         (-float(score), row)
         for row, score in enumerate(case.score_BN[user])
         if row not in case.excluded[user] and (case.available_N is None or case.available_N[row])
     ]
-    best = [(row, -minus) for minus, row in sorted(candidates)[: case.k]]
+    best = [(row, -minus) for minus, row in sorted(allowed)[: case.k]]
     return best + [(-1, -np.inf)] * (case.k - len(best))
 
 
@@ -70,7 +69,7 @@ def _list(best: TopKResult, user: int) -> list[tuple[int, float]]:
 
 def _shuffled(lists: list[list[int]]) -> Jagged:
     random = np.random.default_rng(0)
-    return ragged([random.permutation(rows).astype(int).tolist() for rows in lists])
+    return jagged_lists([random.permutation(rows).astype(int).tolist() for rows in lists])
 
 
 def _top_k(case: Case) -> TopKResult:
@@ -80,7 +79,7 @@ def _top_k(case: Case) -> TopKResult:
         patch.setattr(topk, "ITEM_COLUMNS", case.item_columns)
         return top_k(
             TableScorer(case.score_BN),
-            ragged([[]] * users),
+            jagged_lists([[]] * users),
             np.arange(users),
             _shuffled(case.excluded),
             case.available_N,
@@ -95,12 +94,12 @@ def test_equals_a_full_sort(case: Case) -> None:
     assert best.row_BK.shape == best.score_BK.shape == (len(case.score_BN), case.k)
     assert (best.row_BK.dtype, best.score_BK.dtype) == (np.int64, np.float32)
     for user in range(len(case.score_BN)):
-        assert _list(best, user) == _sorted_whole(case, user)
+        assert _list(best, user) == _full_sort(case, user)
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Users and items whose products are whole numbers, so that sums in any order are the same."""
+    """Users and items whose products are integers, so that sums in any order are equal."""
 
     item_Nd: Floats
     user_Bd: Floats
@@ -112,7 +111,7 @@ class Vectors:
         user_Bd = torch.from_numpy(self.user_Bd)
         scorer = DotScorer(torch.from_numpy(self.item_Nd), lambda _, user_B: user_Bd[user_B])
         user_B = np.arange(len(self.user_Bd))[rows]
-        nothing, excluded = ragged([[]] * len(user_B)), _shuffled(self.excluded[rows])
+        nothing, excluded = jagged_lists([[]] * len(user_B)), _shuffled(self.excluded[rows])
         return top_k(scorer, nothing, user_B, excluded, self.available_N, self.k)
 
     def case(self) -> Case:
@@ -122,7 +121,7 @@ class Vectors:
 
 @st.composite
 def vectors(draw: st.DrawFn) -> Vectors:
-    """Some blocks of 64 items and groups of 6 users; many alike, or long and short ones mixed."""
+    """A few blocks of 64 items and groups of 6 users; many equal, or long and short ones mixed."""
     users, items = draw(st.integers(1, 14)), draw(st.integers(1, 400))
     d = draw(st.sampled_from([1, 3, 4, 17, 64]))
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -130,7 +129,7 @@ def vectors(draw: st.DrawFn) -> Vectors:
     item_Nd = random.integers(-levels, levels + 1, (items, d)).astype(np.float32)
     if draw(st.booleans()):
         item_Nd *= 2.0 ** random.integers(-3, 4, (items, 1))
-    item_Nd += draw(st.sampled_from([0, 500]))  # what all have in common
+    item_Nd += draw(st.sampled_from([0, 500]))  # a common offset
     user_Bd = random.integers(-9, 10, (users, d)).astype(np.float32)
     user_Bd[random.random(users) < 0.2] = 0
     share = draw(st.sampled_from([0.0, 0.3, 1.0]))
@@ -143,28 +142,17 @@ def vectors(draw: st.DrawFn) -> Vectors:
     )
 
 
-KERNELS = pytest.mark.parametrize("compiled", [True, False])
-
-
-def _without_kernel(patch: pytest.MonkeyPatch, compiled: bool) -> None:
-    """The compiled kernel, where this machine can have one, or torch."""
-    if compiled and load_kernel() is None:
-        pytest.skip(f"no compiled kernel here: {kernel_unavailable_reason()}")
-    if not compiled:
-        patch.setattr(topk, "load_kernel", lambda: None)
-
-
 @KERNELS
 @given(vectors())
 @settings(max_examples=150, deadline=None)
 def test_dot_products_equal_a_full_sort(compiled: bool, given_: Vectors) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        _without_kernel(patch, compiled)
+        select_kernel(patch, compiled)
         best = given_.search()
     assert (best.row_BK.dtype, best.score_BK.dtype) == (np.int64, np.float32)
     case = given_.case()
     for user in range(len(given_.user_Bd)):
-        assert _list(best, user) == _sorted_whole(case, user)
+        assert _list(best, user) == _full_sort(case, user)
 
 
 def _normal(users: int, items: int, d: int) -> Vectors:
@@ -178,11 +166,11 @@ def _normal(users: int, items: int, d: int) -> Vectors:
 
 
 @KERNELS
-@pytest.mark.parametrize("k", [10, 100])  # torch looks at groups of scores first where k is small
-def test_dot_products_of_any_numbers_equal_those_in_float64(
+@pytest.mark.parametrize("k", [10, 100])  # for a small k, torch looks at groups of scores first
+def test_lists_of_dot_products_equal_those_in_float64(
     compiled: bool, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _without_kernel(monkeypatch, compiled)
+    select_kernel(monkeypatch, compiled)
     given_ = replace(_normal(users=140, items=9000, d=50), k=k)
     best = given_.search()
     exact = given_.user_Bd.astype(np.float64) @ given_.item_Nd.astype(np.float64).T
@@ -196,26 +184,26 @@ def test_dot_products_of_any_numbers_equal_those_in_float64(
 
 
 @KERNELS
-def test_items_that_are_nearly_alike_go_by_their_rounded_scores_and_rows(
+def test_nearly_equal_items_are_ordered_by_rounded_score_and_row(
     compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Scores about 64 are steps of 7.6e-6 apart, and many items share the best of them.
-    _without_kernel(monkeypatch, compiled)
+    # Near 64, float32 scores are 7.6e-6 apart, so many items share the best one.
+    select_kernel(monkeypatch, compiled)
     random = np.random.default_rng(0)
     item_Nd = (1 + 1e-6 * random.normal(size=(1000, 64))).astype(np.float32)
     given_ = Vectors(item_Nd, np.ones((7, 64), np.float32), [[0]] * 7, None, 10)
-    best, expected = given_.search(), _sorted_whole(given_.case(), 0)
+    best, expected = given_.search(), _full_sort(given_.case(), 0)
     assert len({score for _, score in expected}) < 10
     for user in range(7):
         assert _list(best, user) == expected
 
 
 @KERNELS
-def test_numbers_next_to_nothing_are_numbers(
+def test_subnormal_vectors_are_ordered_exactly(
     compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _without_kernel(monkeypatch, compiled)
-    # All but two cancel out, so that what is left of those two without the mean is next to nothing.
+    select_kernel(monkeypatch, compiled)
+    # The other items cancel out, so the mean is tiny, and so are these two without the mean.
     random = np.random.default_rng(0)
     half_Nd = random.integers(-3, 4, (199, 8)).astype(np.float32)
     tiny_Nd = np.full((2, 8), 1e-44, np.float32)
@@ -224,39 +212,39 @@ def test_numbers_next_to_nothing_are_numbers(
     given_ = Vectors(np.concatenate([tiny_Nd, half_Nd, -half_Nd]), user_Bd, [[]] * 3, None, 20)
     best = given_.search()
     for user in (0, 2):
-        assert _list(best, user) == _sorted_whole(given_.case(), user)
+        assert _list(best, user) == _full_sort(given_.case(), user)
     assert (best.row_BK[1] >= 0).all()
 
 
 @st.composite
 def magnitudes(draw: st.DrawFn) -> Vectors:
-    """The same, with powers of two that float32 just holds mixed among the items and the users."""
+    """`vectors` scaled by powers of two that float32 just represents."""
     given_ = draw(vectors())
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     low, high = sorted(draw(st.tuples(*[st.integers(-145, 112)] * 2)))
-    one_for_all = draw(st.booleans())
+    same_for_all = draw(st.booleans())
     parts = [
-        part * 2.0 ** random.integers(low, high + 1, (1 if one_for_all else len(part), 1))
+        part * 2.0 ** random.integers(low, high + 1, (1 if same_for_all else len(part), 1))
         for part in (given_.item_Nd, given_.user_Bd)
     ]
     item_Nd, user_Bd = (part.astype(np.float32) for part in parts)
     if draw(st.booleans()):
-        item_Nd[random.random(len(item_Nd)) < 0.5] = item_Nd[0]  # one placeholder
+        item_Nd[random.random(len(item_Nd)) < 0.5] = item_Nd[0]  # a placeholder picture
     return replace(given_, item_Nd=item_Nd, user_Bd=user_Bd)
 
 
 @KERNELS
 @given(magnitudes())
 @settings(max_examples=150, deadline=None)
-def test_any_finite_vectors_give_the_lists_of_float64_or_are_refused(
+def test_finite_vectors_give_the_lists_of_float64_or_an_error(
     compiled: bool, given_: Vectors
 ) -> None:
     with np.errstate(over="ignore"):
         case = given_.case()
-    expected = [_sorted_whole(case, user) for user in range(len(given_.user_Bd))]
+    expected = [_full_sort(case, user) for user in range(len(given_.user_Bd))]
     listed = [score for one in expected for row, score in one if row >= 0]
     with pytest.MonkeyPatch.context() as patch:
-        _without_kernel(patch, compiled)
+        select_kernel(patch, compiled)
         if np.isfinite(listed).all():
             best = given_.search()
             for user, truth in enumerate(expected):
@@ -267,8 +255,8 @@ def test_any_finite_vectors_give_the_lists_of_float64_or_are_refused(
 
 
 def test_memory_of_a_search_does_not_depend_on_the_scores() -> None:
-    """The buffers of 96 users, if each kept all of 300,000 equal items, would take 700 MB."""
-    _without_kernel(pytest.MonkeyPatch(), True)
+    """If the buffers of 96 users kept all of 300,000 equal items, they would take 700 MB."""
+    select_kernel(pytest.MonkeyPatch(), True)
     item_Nd = np.random.default_rng(0).normal(size=(300_000, 4)).astype(np.float32)
     equal_Nd = np.repeat(item_Nd[:1], len(item_Nd), axis=0)
     user_Bd = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
@@ -283,14 +271,16 @@ def test_memory_of_a_search_does_not_depend_on_the_scores() -> None:
     assert peaks[1] < 1.2 * peaks[0] + 8 * 2**20  # a buffer may be 8 times as large: 6 MB in all
 
 
-def test_the_most_popular_are_those_of_a_search_by_their_counts() -> None:
+def test_most_popular_lists_equal_a_search_by_counts() -> None:
     random = np.random.default_rng(0)
     count_N = random.integers(0, 4, 60).astype(np.float32)
     available_N = random.random(60) < 0.8
-    excluded = ragged([random.choice(60, n, replace=False).tolist() for n in (0, 3, 60, 41, 0)])
-    nothing, user_B = ragged([[]] * 5), np.full(5, -1)
-    one = lambda bags, _: torch.ones(len(bags), 1)  # noqa: E731
-    search = topk.TopK(DotScorer(torch.from_numpy(count_N)[:, None], one), available_N, 10)
+    excluded = jagged_lists([random.choice(60, n, replace=False).tolist() for n in (0, 3, 60, 41, 0)])
+    nothing, user_B = jagged_lists([[]] * 5), np.full(5, -1)
+    scorer = DotScorer(
+        torch.from_numpy(count_N)[:, None], lambda lists, _: torch.ones(len(lists), 1)
+    )
+    search = topk.TopK(scorer, available_N, 10)
     for k in (10, 59):
         expected = search(nothing, user_B, excluded, k)
         found = topk.MostPopular(count_N, available_N)(nothing, user_B, excluded, k)
@@ -302,7 +292,7 @@ def test_the_most_popular_are_those_of_a_search_by_their_counts() -> None:
 def test_lists_and_scores_do_not_depend_on_the_batch(
     compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _without_kernel(monkeypatch, compiled)
+    select_kernel(monkeypatch, compiled)
     given_ = _normal(users=150, items=2000, d=30)
     whole = given_.search()
     for size in (1, 7):
@@ -314,35 +304,35 @@ def test_lists_and_scores_do_not_depend_on_the_batch(
 
 def test_compiled_kernel_and_torch_give_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     given_ = _normal(users=40, items=3000, d=200)
-    _without_kernel(monkeypatch, True)
+    select_kernel(monkeypatch, True)
     compiled = given_.search()
-    _without_kernel(monkeypatch, False)
+    select_kernel(monkeypatch, False)
     plain = given_.search()
     np.testing.assert_array_equal(compiled.row_BK, plain.row_BK)
     np.testing.assert_array_equal(compiled.score_BK, plain.score_BK)
 
 
-@pytest.mark.parametrize("whose", ["item", "user"])
-@pytest.mark.parametrize("number", [np.nan, np.inf])
-def test_vectors_that_are_no_numbers_are_refused(whose: str, number: float) -> None:
+@pytest.mark.parametrize("kind", ["item", "user"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_with_nan_or_infinity_are_refused(kind: str, value: float) -> None:
     given_ = _normal(users=3, items=100, d=4)
-    (given_.item_Nd if whose == "item" else given_.user_Bd)[2, 1] = number
-    with pytest.raises(VisrecError, match=f"{whose} vectors.*learning_rate"):
+    (given_.item_Nd if kind == "item" else given_.user_Bd)[2, 1] = value
+    with pytest.raises(VisrecError, match=f"{kind} vectors.*learning_rate"):
         given_.search()
 
 
-def test_nobody_gives_no_lists() -> None:
+def test_no_users_give_no_lists() -> None:
     case = Case(np.zeros((0, 5), np.float32), [], None, 3, 128, 8192)
     assert _top_k(case).row_BK.shape == (0, 3)
 
 
 def test_every_block_has_the_same_shape(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What makes the scores independent of the batch: products of one shape only.
+    # Products of one shape only make the scores independent of the batch.
     monkeypatch.setattr(topk, "USER_ROWS", 4)
     monkeypatch.setattr(topk, "ITEM_COLUMNS", 6)
     shapes = set()
 
-    class Watched(TableScorer):
+    class RecordingScorer(TableScorer):
         def prepare(self, profiles: JaggedTensor, user_B: torch.Tensor) -> torch.Tensor:
             assert len(profiles) == len(user_B) == 4
             return super().prepare(profiles, user_B)
@@ -352,69 +342,5 @@ def test_every_block_has_the_same_shape(monkeypatch: pytest.MonkeyPatch) -> None
             return super().tile(state, start, stop)
 
     scores = np.random.default_rng(0).normal(size=(9, 20)).astype(np.float32)
-    top_k(Watched(scores), ragged([[]] * 9), np.arange(9), ragged([[]] * 9), None, 3)
+    top_k(RecordingScorer(scores), jagged_lists([[]] * 9), np.arange(9), jagged_lists([[]] * 9), None, 3)
     assert shapes == {6}
-
-
-def _nearest(space_Nd: Floats, profile: list[int], rows: list[int]) -> Iterator[int]:
-    for row in rows:
-        if row < 0 or not profile:
-            yield -1
-            continue
-        cosines = [
-            float(
-                np.dot(space_Nd[row], space_Nd[p])
-                / np.linalg.norm(space_Nd[row])
-                / np.linalg.norm(space_Nd[p])
-            )
-            for p in profile
-        ]
-        yield profile[cosines.index(max(cosines))]
-
-
-@KERNELS
-def test_nearest_profile_item_is_that_of_plain_cosines(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _without_kernel(monkeypatch, compiled)
-    random = np.random.default_rng(0)
-    space_Nd = (random.normal(size=(50, 6)) * random.uniform(0.1, 9, (50, 1))).astype(np.float32)
-    profiles = [random.choice(50, n, replace=False).tolist() for n in range(1, 12)]
-    profiles[4] = []
-    row_BK = random.integers(0, 50, (len(profiles), 7))
-    row_BK[3, 2:] = -1
-    row_BK[6] = -1
-    nearest = nearest_profile_items(torch.from_numpy(space_Nd), ragged(profiles), row_BK)
-    expected = [
-        list(_nearest(space_Nd.astype(np.float64), profile, row_K))
-        for profile, row_K in zip(profiles, row_BK.tolist(), strict=True)
-    ]
-    assert nearest.tolist() == expected
-
-
-@KERNELS
-@pytest.mark.parametrize("power", [-140, -80, 120])
-def test_nearest_profile_item_is_the_same_at_any_magnitude(
-    compiled: bool, power: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _without_kernel(monkeypatch, compiled)
-    random = np.random.default_rng(0)
-    space_Nd = random.integers(-9, 10, (40, 5)).astype(np.float32)
-    profiles = ragged([random.choice(40, 6, replace=False).tolist() for _ in range(9)])
-    row_BK = random.integers(0, 40, (9, 7))
-    scaled_Nd = space_Nd * np.float32(2.0**power)
-    found = nearest_profile_items(torch.from_numpy(scaled_Nd), profiles, row_BK)
-    expected = nearest_profile_items(torch.from_numpy(space_Nd), profiles, row_BK)
-    np.testing.assert_array_equal(found, expected)
-    unit_Nd = topk.normalize_rows(torch.from_numpy(scaled_Nd))
-    assert torch.equal(unit_Nd, topk.normalize_rows(torch.from_numpy(space_Nd)))
-
-
-@KERNELS
-def test_nearest_of_twins_is_the_first_of_the_profile(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _without_kernel(monkeypatch, compiled)
-    space_Nd = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
-    nearest = nearest_profile_items(space_Nd, ragged([[1, 2, 0]]), np.array([[3]]))
-    assert nearest.tolist() == [[2]]
