@@ -48,9 +48,10 @@ from visrec.cli.cluster import start_ray
 from visrec.cli.reserve import reserve_workers
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
-from visrec.features.decode import PictureLimits, Preprocessing, _pixels, decode
-from visrec.features.extract import CHUNK, describe_backbone, extract_chain, plan_extraction
-from visrec.pipelines.extract_features import ExtractJob, _actors
+from visrec.features.decode import PictureLimits, Preprocessing, decode, resize_and_crop
+from visrec.features.extract import CHUNK, Extraction, describe_backbone, extract_chain
+from visrec.features.planning import plan_extraction
+from visrec.pipelines.extract_features import ExtractJob, count_workers
 from visrec.progress import ProgressActor
 from visrec.storage.store import Store
 
@@ -80,7 +81,7 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
     identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
     images = config.resolve(config.images, "images")
     plan = ray.remote(plan_extraction).remote(images, store, identity, config.limits)
-    todo = ray.get(plan).todo.num_rows
+    pending = ray.get(plan).pending.num_rows
     progress_actor: Any = ProgressActor.remote()  # type: ignore[attr-defined]
     points, done = [], threading.Event()
 
@@ -91,14 +92,20 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    actors = min(_actors(config), -(-todo // CHUNK))
+    workers = min(count_workers(config), -(-pending // CHUNK))
     try:
-        with reserve_workers(actors, config.resources.per_worker) as places:
-            chain = extract_chain(
-                plan, todo, store, config.backbone, config.limits, identity, preprocessing,
-                config.resources, places, progress_actor,
-            )  # fmt: skip
-            for _ in chain.iter_rows():
+        with reserve_workers(workers, config.resources.per_worker) as reserved:
+            extraction = Extraction(
+                plan=plan,
+                store=store,
+                backbone=config.backbone,
+                identity=identity,
+                preprocessing=preprocessing,
+                limits=config.limits,
+                resources=config.resources,
+                progress_actor=progress_actor,
+            )
+            for _ in extract_chain(extraction, pending, reserved).iter_rows():
                 pass
     finally:
         done.set()
@@ -107,7 +114,7 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
     return {
         "first_batch_s": next(seconds for seconds, count in points if count),
         "pictures_per_s": steady(points, int(amounts["network"])),
-        **{name: amounts[name] / todo for name in ("fetch_s", "decode_s", "network_s")},
+        **{name: amounts[name] / pending for name in ("fetch_s", "decode_s", "network_s")},
     }
 
 
@@ -244,7 +251,7 @@ def decoders(files: Sequence[bytes], backbone: Backbone) -> dict[str, dict[str, 
 
 
 def _in_full(data: bytes, preprocessing: Preprocessing) -> npt.NDArray[np.uint8]:
-    return _pixels(Image.open(io.BytesIO(data)), preprocessing)
+    return resize_and_crop(Image.open(io.BytesIO(data)), preprocessing)
 
 
 def _with(simplejpeg: Any) -> Decoder:
@@ -252,7 +259,7 @@ def _with(simplejpeg: Any) -> Decoder:
         height, width = preprocessing.crop
         # The smallest scale at which twice the network's size is left, as with draft.
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=2 * height, min_width=2 * width)
-        return _pixels(Image.fromarray(pixels), preprocessing)
+        return resize_and_crop(Image.fromarray(pixels), preprocessing)
 
     return way
 

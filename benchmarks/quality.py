@@ -80,7 +80,7 @@ def movies(workspace: str, source: str, features: str | None) -> list[str]:
         table = table.filter(pc.is_in(table["item_id"], value_set=liked.cast("string")))
         Path(workspace).mkdir(parents=True, exist_ok=True)
         pq.write_table(table, f"{workspace}/features.parquet")
-        run_job("import_features", "--workspace", workspace, "--name", "efficientnet-lite0")
+        run_job("import_features", "--workspace", workspace, "--backbone", "efficientnet-lite0")
     return [
         *("--interactions.path", interactions, "--items", f"{source}/items.parquet"),
         *("--interactions.min_rating", str(MIN_RATING), "--split.by", "item"),
@@ -151,7 +151,7 @@ def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted
     else:
         trainer = train_to_end(build_trainer(recipe, data), recipe, data, lambda _: None)
         model = trainer.model
-        model.load_state_dict(trainer.best)
+        model.load_state_dict(trainer.best_weights)
         told = training_metrics(trainer.progress)
         val_auc, epochs = told["val_auc"], len(told["history"]) + len(told["refit"])
     seconds = time.perf_counter() - start
@@ -165,7 +165,7 @@ def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted
 
 def rank(data: EvaluationData) -> list[Values]:
     """The metrics of every held-out user, by each contestant."""
-    held = data.held
+    held = data.held_out
     return [
         per_user(
             rank_targets(
@@ -240,7 +240,7 @@ def measure(
             differences = count_same_code.difference(name, names[0])
             paired[f"{name} - {names[0]}"] = {metric: differences[metric] for metric in COMPARED}
     return {
-        "users": len(eval_model.held),
+        "users": len(eval_model.held_out),
         "items": len(eval_model.item_ids),
         "models": models,
         "fits": {

@@ -34,13 +34,13 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks.machine import machine
-from visrec.features.commit import commit_table, write_part
+from visrec.features.commit import TableContent, commit_table, write_part
 from visrec.features.table import Identity
 from visrec.interactions.split import SplitConfig
 from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact, save_artifact
-from visrec.recommend.inputs import load_catalogue
+from visrec.recommend.catalogue import load_catalogue
 from visrec.retrieval.topk import TopK
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
@@ -76,7 +76,17 @@ def make_workspace(workspace: Path, items: int) -> pa.StringArray:
         part = rows.slice(start, PART)
         name = write_part(features, part, feature_ND[start : start + PART], identity)
         files.append((name, len(part)))
-    commit_table(features, identity, rows, files, REJECTED.empty_table(), {}, None)
+    commit_table(
+        features,
+        TableContent(
+            identity=identity,
+            rows=rows,
+            files=dict(files),
+            rejected=REJECTED.empty_table(),
+            settings={},
+        ),
+        None,
+    )
     kinds = pa.array([f"kind-{n % 20}" for n in range(items)])
     pq.write_table(pa.table({"item_id": ids, "category": kinds}), workspace / "items.parquet")
     return ids

@@ -10,12 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.training import provenance
 from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
-from visrec.features.commit import commit_table, write_part
+from visrec.features.commit import TableContent, commit_table, write_part
 from visrec.features.decode import PictureLimits
-from visrec.features.extract import make_plan
+from visrec.features.planning import plan_extraction
 from visrec.features.table import Identity
-from visrec.ids import id_array, is_among, rows_of
+from visrec.ids import id_array, index_in, is_in
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
@@ -25,7 +26,7 @@ from visrec.sources.interactions import InteractionsConfig
 from visrec.sources.items import read_items
 from visrec.storage.schemas import HELD_OUT, REJECTED
 from visrec.storage.store import Store
-from visrec.training.data import TrainingData, load_training_data
+from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 
 IDENTITY = Identity(
     backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=4
@@ -46,8 +47,8 @@ def test_ids_of_either_type_are_found(kind: Any, known: Any, chunked: bool) -> N
     ids, among = pa.array(["a", None, "x", "b"], kind), pa.array(KNOWN, known)
     if chunked:
         ids, among = pa.chunked_array([ids[:1], ids[1:]]), pa.chunked_array([among[:2], among[2:]])
-    assert rows_of(ids, among).tolist() == [1, -1, -1, 0]
-    assert is_among(ids, among).to_pylist() == [True, False, False, True]
+    assert index_in(ids, among).tolist() == [1, -1, -1, 0]
+    assert is_in(ids, among).to_pylist() == [True, False, False, True]
     assert id_array(ids).equals(pa.array(["a", None, "x", "b"], pa.large_string()))
 
 
@@ -89,7 +90,17 @@ class Shop:
             (write_part(self.store, rows[at : at + 6], feature_ND[at : at + 6], IDENTITY), 6)
             for at in (0, 6)
         ]
-        commit_table(self.store, IDENTITY, rows, files, REJECTED.empty_table(), {}, None)
+        commit_table(
+            self.store,
+            TableContent(
+                identity=IDENTITY,
+                rows=rows,
+                files=dict(files),
+                rejected=REJECTED.empty_table(),
+                settings={},
+            ),
+            None,
+        )
         users, items, times = map(list, zip(*ROWS, strict=True))
         self.log = self.put("log", user_id=users, item_id=items, timestamp=times)
         kinds = [f"k{n % 3}" for n in range(len(ITEMS))]
@@ -106,10 +117,13 @@ class Shop:
         return str(path)
 
     def training(self) -> TrainingData:
-        needs = MODELS["deepstyle"].needs
+        traits = MODELS["deepstyle"].traits
         return load_training_data(
-            self.store, InteractionsConfig(), self.log, SplitConfig(), self.items, needs, None
-        )
+            TrainingInputs(
+                features=self.store, interactions=InteractionsConfig(), interactions_uri=self.log,
+                items_uri=self.items, split=SplitConfig(), traits=traits, sampling=None,
+            )
+        )  # fmt: skip
 
     def model(self) -> Store:
         """A model that keeps all that one can: items, users, held-out rows."""
@@ -118,7 +132,7 @@ class Shop:
         store = Store.at(str(self.folder / "model"))
         artifact = Artifact(
             name="deepstyle", model=model, config=config, sizes=data.sizes, metrics={},
-            item_ids=data.item_ids, user_ids=data.user_ids, provenance=data.provenance,
+            item_ids=data.item_ids, user_ids=data.user_ids, provenance=provenance(data.provenance),
             model_id="m", held_out=data.test_pairs, categories=data.categories,
         )  # fmt: skip
         save_artifact(artifact, store)
@@ -141,7 +155,7 @@ def test_no_ids_of_all_items_or_users_are_held_with_32_bit_offsets(shop: Shop) -
         models={"": model}, features=shop.store, interactions=InteractionsConfig(),
         interactions_uri=shop.log, items_uri=shop.items, truth=None,
     )  # fmt: skip
-    plan = make_plan(shop.images, shop.store, IDENTITY, PictureLimits())
+    plan = plan_extraction(shop.images, shop.store, IDENTITY, PictureLimits())
     held = {
         "training": shop.training(),
         "artifact": load_artifact(model),

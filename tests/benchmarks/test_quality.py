@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.quality import measure, table
-from visrec.features.commit import commit_table, write_part
+from visrec.features.commit import TableContent, commit_table, write_part
 from visrec.features.table import Identity
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
@@ -34,7 +34,17 @@ def plant(workspace: Path) -> None:
     )
     store = Store.at(str(workspace / "features"))
     files = [(write_part(store, rows, feature_ND, identity), ITEMS)]
-    commit_table(store, identity, rows, files, REJECTED.empty_table(), {}, None)
+    commit_table(
+        store,
+        TableContent(
+            identity=identity,
+            rows=rows,
+            files=dict(files),
+            rejected=REJECTED.empty_table(),
+            settings={},
+        ),
+        None,
+    )
     log = [
         (f"u{user:02}", ids[int(item)].as_py(), hour)
         for user in range(USERS)

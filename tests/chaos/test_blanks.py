@@ -22,8 +22,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.chaos.harness import amount, measured
+from tests.training import provenance
+from visrec.models.provenance import InteractionsProvenance
 from visrec.errors import InputError
-from visrec.features.commit import commit_table, write_part
+from visrec.features.commit import TableContent, commit_table, write_part
 from visrec.features.table import Identity
 from visrec.jagged import Jagged
 from visrec.models import MODELS
@@ -32,7 +34,7 @@ from visrec.models.base import Catalogue, Sizes
 from visrec.progress import Timer
 from visrec.publication.run_spec import RunSpec
 from visrec.recommend.inputs import ScoringInputs, prepare_scoring
-from visrec.recommend.lists import ShardLists
+from visrec.recommend.lists import ShardRecommender
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.schemas import HELD_OUT, REJECTED
@@ -233,7 +235,17 @@ def workspace(tmp_path: Path) -> Path:
     feature_ND = np.random.default_rng(0).normal(size=(ITEMS, DIM)).astype(np.float16)
     rows = pa.table({"item_id": ids, "digest": ids, "source": pa.nulls(ITEMS, pa.string())})
     files = [(write_part(features, rows, feature_ND, identity), ITEMS)]
-    manifest = commit_table(features, identity, rows, files, REJECTED.empty_table(), {}, None)
+    manifest = commit_table(
+        features,
+        TableContent(
+            identity=identity,
+            rows=rows,
+            files=dict(files),
+            rejected=REJECTED.empty_table(),
+            settings={},
+        ),
+        None,
+    )
     sizes = Sizes(items=ITEMS, users=0, feature_dim=DIM)
     visrank = MODELS["visrank"](MODELS["visrank"].Config(), sizes)
     visrank.fit(Catalogue(feature_ND, np.arange(ITEMS)), Jagged.empty(0))
@@ -241,10 +253,10 @@ def workspace(tmp_path: Path) -> Path:
         name="visrank", model=visrank, config=MODELS["visrank"].Config(), sizes=sizes,
         item_ids=pa.array(ids), user_ids=None, metrics={}, model_id="visrank",
         held_out=HELD_OUT.empty_table(),
-        provenance={
-            "features": {"digest": manifest.digest, **identity.__dict__},
-            "interactions": {"min_rating": LIKED, "as_of": None},
-        },
+        provenance=provenance(
+            features_digest=manifest.digest, features_identity=identity,
+            interactions=InteractionsProvenance(min_rating=LIKED),
+        ),
     )  # fmt: skip
     save_artifact(artifact, model)
     return tmp_path
@@ -265,7 +277,7 @@ def lists_of(workspace: Path, places: dict[str, Path]) -> dict[str, list[dict[st
     data, arrays = prepare_scoring(inputs, SHARDS, "user_to_item", 100)
     target = RunSpec(Store.at(str(workspace)), SHARDS, K, "nested", "user_to_item", {})
     scorer = load_artifact(model).model.scorer(arrays)
-    lists = ShardLists(data, scorer, target, None, Timer(QUIET))
+    lists = ShardRecommender(data, scorer, target, None, Timer(QUIET))
     rows = [row for shard in range(SHARDS) for row in lists(shard)[0].to_pylist()]
     return {row["user_id"]: [*row["items"], {"cold": row["cold"]}] for row in rows}
 

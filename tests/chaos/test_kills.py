@@ -37,7 +37,7 @@ PATIENCE = 25  # seconds in which a step must have put something on another node
 WORKERS = tuple(
     b"ray::" + name
     for name in (
-        *(b"MapWorker", b"RayTrainWorker", b"make_plan", b"commit", b"load_training_data"),
+        *(b"MapWorker", b"RayTrainWorker", b"plan_extraction", b"commit_extraction", b"load_training_data"),
         *(b"prepare", b"check_files", b"FetchAndDecode", b"MapBatches", b"sum_up"),
     )
 )

@@ -18,17 +18,17 @@ import ray
 from tests.conftest import CHECKOUT
 from tests.servers import SeaweedFS
 from tests.storage.test_store import everything_below, refusal
-from visrec.capacity import Size
+from visrec.capacity import WorkloadSize
 from visrec.cli import launch
-from visrec.cli.launch import Summary, parse
-from visrec.config import plain
+from visrec.cli.parse import parse
+from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.features.table import MANIFEST, Identity, Manifest
 from visrec.pipelines import doctor
 from visrec.pipelines.doctor import DoctorJob, Node, ToTrain, examine_cluster, schedulable, size_of
 from visrec.recommend.score import ScoreResources
 from visrec.storage import s3_clients as clients
-from visrec.storage.preflight import Finding, trial_of
+from visrec.storage.preflight import Finding, scratch_store
 from visrec.storage.store import Store
 from visrec.training.ray_train import TrainResources
 
@@ -49,13 +49,13 @@ def examined(config: DoctorJob) -> dict[str, Finding]:
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.usefixtures("ray_cluster")
-def test_fit_place_is_fit_for_every_finding(s3_env: str) -> None:
+def test_healthy_cluster_and_store_pass_every_check(s3_env: str) -> None:
     summary = Summary("doctor")
     config = DoctorJob(workspace=f"{s3_env}/shop", users=1000, items=500, train=SMALL)
     doctor.main(config, summary)
     verdict = str(summary.rows.pop("verdict"))
-    assert verdict.startswith(f"fit for a run: {len(summary.rows)} findings, none unfit")
-    assert all(line.startswith("fit ") for line in summary.rows.values()), summary.rows
+    assert verdict.startswith(f"pass: {len(summary.rows)} findings, none failed")
+    assert all(line.startswith("pass ") for line in summary.rows.values()), summary.rows
     assert "1 of 1 nodes read it" in summary.rows["workspace from nodes"]
     assert all(len(name) <= 22 for name in summary.rows)
     assert not everything_below(Store.at(s3_env))
@@ -79,7 +79,7 @@ def test_too_large_a_config_is_named_and_not_waited_for(
     # The summary is there for whoever reads it, and nothing else.
     assert everything_below(Store.at(str(tmp_path))) == {"doctor.json"}
     written = json.loads((tmp_path / "summaries" / "doctor.json").read_text())
-    assert written["verdict"].startswith("UNFIT for a run: room to train")
+    assert written["verdict"].startswith("FAIL: room to train")
 
 
 def test_trials_are_removed_when_the_job_is_stopped(
@@ -104,7 +104,7 @@ def test_advice_for_several_findings_is_given_once(tmp_path: Path) -> None:
     ]
     message = refusal(lambda: doctor._conclude(findings, workspace, Summary("doctor")), InputError)
     assert message == (
-        "Unfit for a run. one: found x, expected y; two: found x, expected y. Do this. "
+        "The checks failed. one: found x, expected y; two: found x, expected y. Do this. "
         "three: found x, expected z. Do that."
     )
 
@@ -113,9 +113,9 @@ def test_advice_for_several_findings_is_given_once(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("ray_cluster")
 def test_disk_that_nodes_do_not_share_is_named(tmp_path: Path) -> None:
     workspace = Store.at(str(tmp_path))
-    nowhere = trial_of(workspace)  # as a node sees a disk that it does not have
+    nowhere = scratch_store(workspace)  # as a node sees a disk that it does not have
     findings = by_name(examine_cluster(DoctorJob(workspace=str(tmp_path)), workspace, nowhere))
-    assert findings["workspace from nodes"].fit is False
+    assert findings["workspace from nodes"].passed is False
     assert "FileNotFoundError" in findings["workspace from nodes"].found
     assert "every node shares" in findings["workspace from nodes"].advice
 
@@ -125,7 +125,7 @@ def test_disk_that_nodes_do_not_share_is_named(tmp_path: Path) -> None:
 def test_node_that_does_not_answer_is_named(tmp_path: Path) -> None:
     findings = examined(DoctorJob(workspace=str(tmp_path), answer_within_s=1e-6))
     address = ray.nodes()[0]["NodeManagerAddress"]
-    assert findings["nodes"].fit is False
+    assert findings["nodes"].passed is False
     assert findings["nodes"].found == f"0 of 1 answer, not {address}"
 
 
@@ -142,10 +142,10 @@ def on_paper(nodes: list[Mapping[str, float]], **keys: Any) -> dict[str, Finding
 def test_gpus_count_where_they_are_asked_for() -> None:
     train = TrainResources(workers=2, cpus_per_worker=4, use_gpu=True)
     short = on_paper([GPU_BOX, CPU_BOX], train=train)["room to train"]
-    assert short.fit is False
+    assert short.passed is False
     assert short.found == "16 CPU and 1 GPU in all, room for 1 of 2"
     assert "2 x 4 CPU and 1 GPU at once" in short.expected
-    assert on_paper([GPU_BOX, GPU_BOX], train=train)["room to train"].fit
+    assert on_paper([GPU_BOX, GPU_BOX], train=train)["room to train"].passed
 
 
 def test_a_worker_is_not_split_between_nodes() -> None:
@@ -156,54 +156,54 @@ def test_a_worker_is_not_split_between_nodes() -> None:
 
 
 def test_extraction_needs_cpus_beside_its_network() -> None:
-    assert on_paper([{"CPU": 2.0}])["room to extract"].fit is False
-    assert on_paper([{"CPU": 3.0}])["room to extract"].fit
+    assert on_paper([{"CPU": 2.0}])["room to extract"].passed is False
+    assert on_paper([{"CPU": 3.0}])["room to extract"].passed
 
 
-def test_cluster_that_may_grow_is_not_unfit() -> None:
+def test_cluster_that_may_grow_does_not_fail() -> None:
     findings = on_paper([CPU_BOX], train=TrainResources(workers=99), may_grow=True)
-    assert findings["room to train"].fit is None
+    assert findings["room to train"].passed is None
     assert "until it grows" in findings["room to train"].found
 
 
 def test_memory_is_held_against_each_node() -> None:
     """Shared memory against the smallest node, the one large task against the largest."""
-    size = Size(users=1_000_000, items=100_000, interactions=20_000_000, feature_dim=1280)
+    size = WorkloadSize(users=1_000_000, items=100_000, interactions=20_000_000, feature_dim=1280)
     nodes = [GPU_BOX, {**CPU_BOX, "object_store_memory": 0.3e9}, {"object_store_memory": 1.0}]
     findings = by_name(list(doctor._memory(DoctorJob(), size, nodes)))
-    assert findings["object store"].fit is False  # 0.1 GB of interactions, 0.26 GB of features
+    assert findings["object store"].passed is False  # 0.1 GB of interactions, 0.26 GB of features
     assert findings["object store"].found == "0.3 GB"
     assert findings["object store"].expected.startswith("0.4 GB on the smallest node")
-    assert findings["memory to prepare"].fit
-    assert findings["memory to recommend"].fit
+    assert findings["memory to prepare"].passed
+    assert findings["memory to recommend"].passed
     # 6 GB hold 8 processes of 0.6 GB, and not 16.
     tight = [{"CPU": 16.0, "memory": 6e9, "object_store_memory": 1e9}]
-    for cpus, fit in ((1, False), (2, True)):
-        config = DoctorJob(recommend=ScoreResources(cpus_per_actor=cpus))
-        assert by_name(list(doctor._memory(config, size, tight)))["memory to recommend"].fit is fit
+    for cpus, passed in ((1, False), (2, True)):
+        config = DoctorJob(recommend=ScoreResources(cpus_per_worker=cpus))
+        assert by_name(list(doctor._memory(config, size, tight)))["memory to recommend"].passed is passed
 
 
 def test_size_is_given_or_read_or_unknown(tmp_path: Path) -> None:
     config = DoctorJob(workspace=str(tmp_path))
     assert size_of(config) is None
     (finding,) = doctor._memory(config, None, [CPU_BOX])
-    assert finding.fit is None
+    assert finding.passed is None
     assert "--users" in finding.expected
     given = DoctorJob(workspace=str(tmp_path), users=10, items=7)
-    assert size_of(given) == Size(users=10, items=7, interactions=200, feature_dim=1280)
+    assert size_of(given) == WorkloadSize(users=10, items=7, interactions=200, feature_dim=1280)
     identity = Identity(
         backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=64
     )
     manifest = Manifest(
-        identity=identity, files={"a": 30, "b": 12}, rejected={}, limits={}, digest=""
+        identity=identity, files={"a": 30, "b": 12}, rejected={}, settings={}, digest=""
     )
-    Store.at(str(tmp_path / "features")).write_json(MANIFEST, plain(manifest))
+    Store.at(str(tmp_path / "features")).write_json(MANIFEST, manifest.to_dict())
     (tmp_path / "interactions.parquet").mkdir()
     for part in range(20):  # more files than are opened
         pq.write_table(
             pa.table({"x": range(50)}), tmp_path / f"interactions.parquet/{part}.parquet"
         )
-    assert size_of(config) == Size(users=50, items=42, interactions=1000, feature_dim=64)
+    assert size_of(config) == WorkloadSize(users=50, items=42, interactions=1000, feature_dim=64)
     (tmp_path / "interactions.parquet/0.parquet").write_bytes(b"no Parquet")
     assert size_of(config) is None
 
@@ -242,12 +242,12 @@ def test_the_node_that_is_unlike_the_others_is_named(
 ) -> None:
     monkeypatch.setattr(doctor, "_jobs_api_without_token", lambda: 401)
     odd, found = ODD_NODES[name]
-    for nodes, unfit in (([node(), node("192.0.2.3")], set()), ([node(), odd], {name})):
+    for nodes, failed in (([node(), node("192.0.2.3")], set()), ([node(), odd], {name})):
         findings = [
             *(doctor._versions(nodes), doctor._clocks(nodes)),
             *(doctor._token(DoctorJob(), nodes), doctor._session_disk(nodes)),
         ]
-        assert {finding.name for finding in findings if not finding.fit} == unfit
+        assert {finding.name for finding in findings if not finding.passed} == failed
     assert found in by_name(findings)[name].found
     assert by_name(findings)[name].advice
 
@@ -274,15 +274,15 @@ def jobs_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
         server.shutdown()
 
 
-@pytest.mark.parametrize(("status", "fit"), [(401, True), (403, True), (200, False)])
-def test_cluster_that_lets_strangers_in_is_unfit(
-    jobs_api: dict[str, Any], status: int, fit: bool
+@pytest.mark.parametrize(("status", "passed"), [(401, True), (403, True), (200, False)])
+def test_cluster_without_a_token_check_fails(
+    jobs_api: dict[str, Any], status: int, passed: bool
 ) -> None:
     jobs_api["status"] = status
     finding = doctor._token(DoctorJob(), [node()])
-    assert finding.fit is fit
+    assert finding.passed is passed
     assert (jobs_api["path"], jobs_api["token"]) == ("/api/jobs/", None)
-    assert ("let in (200)" in finding.found) is not fit
+    assert ("let in (200)" in finding.found) is not passed
 
 
 def test_configuration() -> None:
@@ -326,7 +326,7 @@ def test_command_says_fit_and_leaves_its_summary(
 ) -> None:
     code, shown, error = command(f"{s3_env}/shop", "--train.cpus_per_worker", "1")
     assert (code, error) == (0, "")
-    assert "fit for a run" in shown
+    assert "pass: " in shown
     assert everything_below(Store.at(s3_env)) == {"doctor.json"}
 
 
@@ -349,7 +349,7 @@ def test_command_says_why_not_in_one_paragraph(
             patch.setenv(variable, value)
         code, shown, error = command(s3_env, "--train.cpus_per_worker", "1")
     assert code == 2
-    assert error.startswith(f"doctor: Unfit for a run. {name}: found an error (")
+    assert error.startswith(f"doctor: The checks failed. {name}: found an error (")
     assert error.count(": found ") == 1  # and nothing else
     assert "AWS_SECRET_ACCESS_KEY" in error
     assert "\n" not in error
@@ -362,7 +362,7 @@ def test_command_says_why_not_in_one_paragraph(
 
 
 @pytest.mark.parametrize(
-    "flag", ["--extract.actors", "--train.workers", "--recommend.cpus_per_actor"]
+    "flag", ["--extract.workers", "--train.workers", "--recommend.cpus_per_worker"]
 )
 def test_refused_resources_are_named_by_the_doctors_own_keys(flag: str) -> None:
     with pytest.raises(InputError, match=f"^Found {flag} 0; expected a whole number in "):

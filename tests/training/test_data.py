@@ -1,4 +1,4 @@
-"""What training reads: baskets of training rows, and clusters and artists only where asked for."""
+"""Loading: training rows in their baskets; clusters and artists only if a guideline uses them."""
 
 from pathlib import Path
 from typing import Any
@@ -8,31 +8,31 @@ import pyarrow as pa
 import pytest
 
 from visrec.errors import InputError
-from visrec.features.commit import commit_table, write_part
+from visrec.features.commit import TableContent, commit_table, write_part
 from visrec.features.table import Identity
-from visrec.interactions.log import Reading
+from visrec.interactions.log import ReadReport
 from visrec.interactions.split import SplitConfig
-from visrec.models.base import Needs
+from visrec.models.base import ModelTraits
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 from visrec.training import data as training_data
-from visrec.training.data import TrainingData, load_training_data
+from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 
 IDS = [f"i{n:02}" for n in range(40)]
-# User, item, time: the last basket of each is the test's, the one before it validation's.
+# User, item, time: the last basket of a user is for the test, the one before for validation.
 ROWS = [
     *(("a", 5, 10), ("a", 3, 10), ("a", 9, 20), ("a", 8, 30), ("a", 7, 30), ("a", 1, 40)),
     *(("a", 2, 50), ("b", 4, 10), ("c", 6, 10), ("c", 0, 20), ("c", 11, 30), ("c", 12, 40)),
 ]
-EVERY = InteractionsConfig()
+ALL_ROWS = InteractionsConfig()
 NEXT = SamplingConfig(guidelines={"next_basket": 1.0}, negatives="drawn")
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Features, a log, and an items table whose every third item has no artist."""
+    """Features, interactions, and an items table in which every third item has no artist."""
     store = Store.at(str(tmp_path))
     identity = Identity(
         backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=4
@@ -40,7 +40,17 @@ def store(tmp_path: Path) -> Store:
     feature_ND = np.random.default_rng(0).normal(size=(len(IDS), 4)).astype(np.float16)
     rows = pa.table({"item_id": IDS, "digest": IDS, "source": pa.nulls(len(IDS), pa.string())})
     files = [(write_part(store, rows, feature_ND, identity), len(IDS))]
-    commit_table(store, identity, rows, files, REJECTED.empty_table(), {}, None)
+    commit_table(
+        store,
+        TableContent(
+            identity=identity,
+            rows=rows,
+            files=dict(files),
+            rejected=REJECTED.empty_table(),
+            settings={},
+        ),
+        None,
+    )
     user_id, item, timestamp = map(list, zip(*ROWS, strict=True))
     item_id = [IDS[n] for n in item]
     log = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
@@ -51,26 +61,30 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def _load(store: Store, interactions: InteractionsConfig = EVERY, **changes: Any) -> TrainingData:
-    arguments = {"items_uri": store.uri("items.parquet"), "needs": Needs(), "sampling": NEXT}
-    return load_training_data(
-        store,
-        interactions,
-        store.uri("log.parquet"),
-        SplitConfig(),
-        **{**arguments, **changes},
-    )
+def _load(
+    store: Store, interactions: InteractionsConfig = ALL_ROWS, **changes: Any
+) -> TrainingData:
+    fields: dict[str, Any] = {
+        "features": store,
+        "interactions": interactions,
+        "interactions_uri": store.uri("log.parquet"),
+        "items_uri": store.uri("items.parquet"),
+        "split": SplitConfig(),
+        "traits": ModelTraits(),
+        "sampling": NEXT,
+    }
+    return load_training_data(TrainingInputs(**{**fields, **changes}))
 
 
-def test_training_rows_come_in_order_of_time_with_their_baskets(store: Store) -> None:
+def test_training_rows_are_in_time_order_with_their_baskets(store: Store) -> None:
     data = _load(store)
     assert [data.train[user].tolist() for user in range(3)] == [[3, 5, 9, 7, 8], [4], [6, 0]]
     assert data.basket_R.tolist() == [0, 0, 1, 2, 2, 0, 0, 1]
-    assert data.facts.basket_bounds[0].tolist() == [0, 0, 2, 3, 3, 5, 6, 7]
-    assert data.facts.basket_bounds[1].tolist() == [2, 2, 3, 5, 5, 6, 7, 8]
+    assert data.sampling_index.basket_range_R[0].tolist() == [0, 0, 2, 3, 3, 5, 6, 7]
+    assert data.sampling_index.basket_range_R[1].tolist() == [2, 2, 3, 5, 5, 6, 7, 8]
 
 
-def test_clusters_and_artists_are_read_for_guidelines_that_ask(store: Store) -> None:
+def test_clusters_and_artists_are_loaded_for_guidelines_that_use_them(store: Store) -> None:
     data = _load(store)
     assert data.clusters is not None
     assert data.clusters.count == 4  # of ten items each on average
@@ -81,42 +95,44 @@ def test_clusters_and_artists_are_read_for_guidelines_that_ask(store: Store) -> 
 
 
 @pytest.mark.parametrize("sampling", [None, SamplingConfig(guidelines={"random": 1.0})])
-def test_nothing_is_clustered_for_nobody(store: Store, sampling: SamplingConfig | None) -> None:
+def test_clusters_and_artists_are_not_loaded_if_no_guideline_uses_them(
+    store: Store, sampling: SamplingConfig | None
+) -> None:
     data = _load(store, sampling=sampling)
     assert data.clusters is None
     assert data.artist_N is None
     assert not [*store.list("_clusters-")]
 
 
-def test_without_an_items_table_there_are_no_artists(store: Store) -> None:
+def test_there_are_no_artists_without_an_items_table(store: Store) -> None:
     data = _load(store, items_uri=None)
     assert data.artist_N is None
     assert data.clusters is not None
 
 
-@pytest.mark.parametrize(("asked", "names"), [(True, ("hat",)), (False, ())])
-def test_categories_are_those_that_the_model_asks_for(
-    store: Store, asked: bool, names: tuple[str, ...]
+@pytest.mark.parametrize(("required", "names"), [(True, ("hat",)), (False, ())])
+def test_categories_are_loaded_only_for_a_model_that_requires_them(
+    store: Store, required: bool, names: tuple[str, ...]
 ) -> None:
-    data = _load(store, needs=Needs(categories=asked))
+    data = _load(store, traits=ModelTraits(requires_categories=required))
     assert data.categories == names
     assert data.category_N is not None
-    assert set(data.category_N.tolist()) == {0 if asked else -1}
+    assert set(data.category_N.tolist()) == {0 if required else -1}
 
 
-def test_a_model_that_needs_categories_is_refused_where_no_item_has_one(store: Store) -> None:
+def test_items_without_categories_are_refused_for_a_model_that_requires_them(store: Store) -> None:
     items = store.read_table("items.parquet")
     store.write_table("items.parquet", items.set_column(2, "category", [[" "] * len(items)]))
     _load(store)
     with pytest.raises(
         InputError, match=r"None of the 40 items .* has a category in .* \(--items\)"
     ):
-        _load(store, needs=Needs(categories=True))
+        _load(store, traits=ModelTraits(requires_categories=True))
 
 
-def test_nobody_to_validate_with_is_noted_and_rows_are_counted(store: Store) -> None:
+def test_empty_parts_of_the_split_are_noted_and_rows_are_counted(store: Store) -> None:
     assert _load(store).notes == ()
-    assert _load(store).reading == Reading(len(ROWS), {})
+    assert _load(store).read_report == ReadReport(len(ROWS), {})
     log = store.read_table("log.parquet")
     log = log.set_column(2, "timestamp", pa.array([0] * len(ROWS)))
     store.write_table("log.parquet", log.append_column("rating", pa.array([5.0] * 11 + [1.0])))
@@ -125,21 +141,21 @@ def test_nobody_to_validate_with_is_noted_and_rows_are_counted(store: Store) -> 
         "No user has 3 baskets, ",
         "No user has 2 baskets, ",
     ]
-    assert data.reading == Reading(len(ROWS), {"rated below min_rating": 1})
+    assert data.read_report == ReadReport(len(ROWS), {"rated below min_rating": 1})
 
 
 @pytest.mark.parametrize("name", ["log.parquet", "items.parquet"])
-def test_what_changes_while_it_is_read_is_refused(
+def test_input_that_changes_while_it_is_read_is_refused(
     store: Store, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found: Any = training_data.read_items
+    read_items: Any = training_data.read_items
 
-    def replaced(*args: Any) -> Any:
-        items = found(*args)
+    def read_and_change(*args: Any) -> Any:
+        items = read_items(*args)
         table = store.read_table(name)
         store.write_table(name, table.slice(0, len(table) - 1))
         return items
 
-    monkeypatch.setattr(training_data, "read_items", replaced)
+    monkeypatch.setattr(training_data, "read_items", read_and_change)
     with pytest.raises(InputError, match=r"changed while they were read: (items|interactions)"):
         _load(store)

@@ -1,6 +1,6 @@
-"""What is held out for the test reaches nothing of training, and one seed makes one model.
+"""Nothing that is held out for the test reaches training, and one seed gives one model.
 
-Marker items are planted that occur in test baskets alone, and others in validation baskets alone.
+Some planted marker items occur only in test baskets, others only in validation baskets.
 """
 
 import dataclasses
@@ -12,36 +12,36 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from visrec.features.commit import commit_table, write_part
+from visrec.features.commit import TableContent, commit_table, write_part
 from visrec.features.table import Identity
 from visrec.interactions.split import SplitConfig
 from visrec.jagged import Jagged
 from visrec.models.artifact import save_artifact
-from visrec.models.base import Needs
+from visrec.models.base import ModelTraits
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.sampling.guidelines import GUIDELINES
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
-from visrec.training.data import TrainingData, load_training_data
-from visrec.training.fit import TrainingRecipe, build_trainer, metrics_of, train_to_end
+from visrec.training.data import TrainingData, TrainingInputs, load_training_data
+from visrec.training.fit import TrainingRecipe, build_trainer, train_to_end, training_metrics
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import Job, artifact_of
+from visrec.training.ray_train import TrainTask, build_artifact
 
 USERS, DIM = 40, 6
 ITEMS = [f"i{n:02}" for n in range(50)]
-# They sort after all others, so that of one moment they are the last.
+# They sort after all other items, so that among items of one moment they are the last.
 VALIDATION_MARKERS, TEST_MARKERS = ["y0", "y1"], ["z0", "z1"]
 ALL = [*ITEMS, *VALIDATION_MARKERS, *TEST_MARKERS]
 By = Literal["basket", "item"]
 Row = tuple[str, str, int]
 
-# Between them they ask for all that training knows: baskets, counts, clusters and artists.
+# Together they use everything that training reads: baskets, counts, clusters and artists.
 SAMPLINGS = {
     "candidates": SamplingConfig(candidates=20, popularity=0.5),
     "guidelines": SamplingConfig(guidelines=dict.fromkeys(GUIDELINES, 1.0), negatives="drawn"),
-    "hard": SamplingConfig(negatives="hard", popularity=0.5),
+    "popular": SamplingConfig(negatives="drawn", popularity=0.5),
 }
 RECIPE = TrainingRecipe(
     "curatornet",
@@ -52,31 +52,31 @@ RECIPE = TrainingRecipe(
 
 
 def planted(by: By) -> tuple[list[Row], list[Row]]:
-    """Rows of user, item and time: those of the test, and all others.
+    """Rows of user, item and time: all others, and those of the test.
 
-    Every fourth user has no validation part, and every eighth no test part.
+    Every fourth user has no validation rows, and every eighth has no test rows.
     """
     random = np.random.default_rng(0)
-    known: list[Row] = []
+    train: list[Row] = []
     test: list[Row] = []
     for u in range(USERS):
-        user, own = f"u{u:02}", random.permutation(ITEMS)
-        baskets = [own[2 * hour :][:2] for hour in range(1 + u % 4)]
+        user, shuffled = f"u{u:02}", random.permutation(ITEMS)
+        baskets = [shuffled[2 * hour :][:2] for hour in range(1 + u % 4)]
         if u % 8 == 0:
-            baskets = [own[:1]]
-        known += [(user, item, hour) for hour, basket in enumerate(baskets) for item in basket]
+            baskets = [shuffled[:1]]
+        train += [(user, item, hour) for hour, basket in enumerate(baskets) for item in basket]
         if u % 4:
-            known.append((user, VALIDATION_MARKERS[u % 2], 8))
+            train.append((user, VALIDATION_MARKERS[u % 2], 8))
         if u % 8:
-            # By item, the two markers are of one moment, as the rows of a basket are.
+            # With a split by item, the two markers share a moment, as rows of one basket do.
             test.append((user, TEST_MARKERS[u // 2 % 2], 8 if by == "item" else 9))
             if by == "basket":
-                test += [(user, item, 9) for item in own[10:12]]
-    return known, test
+                test += [(user, item, 9) for item in shuffled[10:12]]
+    return train, test
 
 
 def load(folder: Path, rows: list[Row], split: SplitConfig) -> TrainingData:
-    """What training reads of a workspace with these rows, and features and artists of all items."""
+    """The training data of a workspace with these rows, and features and artists of all items."""
     store = Store.at(str(folder))
     feature_ND = np.random.default_rng(1).normal(size=(len(ALL), DIM)).astype(np.float16)
     identity = Identity(
@@ -84,16 +84,32 @@ def load(folder: Path, rows: list[Row], split: SplitConfig) -> TrainingData:
     )
     items = pa.table({"item_id": ALL, "digest": ALL, "source": pa.nulls(len(ALL), pa.string())})
     files = [(write_part(store, items, feature_ND, identity), len(ALL))]
-    commit_table(store, identity, items, files, REJECTED.empty_table(), {}, None)
+    commit_table(
+        store,
+        TableContent(
+            identity=identity,
+            rows=items,
+            files=dict(files),
+            rejected=REJECTED.empty_table(),
+            settings={},
+        ),
+        None,
+    )
     user_id, item_id, timestamp = map(list, zip(*rows, strict=True))
     log = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
     store.write_table("log.parquet", log)
     artists = [f"a{n % 9}" for n in range(len(ALL))]
     store.write_table("items.parquet", pa.table({"item_id": ALL, "artist_id": artists}))
-    log_uri, items_uri = store.uri("log.parquet"), store.uri("items.parquet")
-    everything = SAMPLINGS["guidelines"]
     return load_training_data(
-        store, InteractionsConfig(), log_uri, split, items_uri, Needs(), everything
+        TrainingInputs(
+            features=store,
+            interactions=InteractionsConfig(),
+            interactions_uri=store.uri("log.parquet"),
+            items_uri=store.uri("items.parquet"),
+            split=split,
+            traits=ModelTraits(),
+            sampling=SAMPLINGS["guidelines"],
+        )
     )
 
 
@@ -111,9 +127,9 @@ def item_lists(value: Any) -> Iterator[set[int]]:
 
 
 @pytest.mark.parametrize("by", ["basket", "item"])
-def test_no_item_of_the_test_reaches_training(by: By, tmp_path: Path) -> None:
-    known, test = planted(by)
-    data = load(tmp_path, known + test, SplitConfig(by=by))
+def test_no_test_item_reaches_training(by: By, tmp_path: Path) -> None:
+    other_rows, test = planted(by)
+    data = load(tmp_path, other_rows + test, SplitConfig(by=by))
     held_out = sorted((user, item) for user, item, _ in test)
     assert sorted(zip(*data.test_pairs.to_pydict().values(), strict=True)) == held_out
     lists = [*item_lists(data)]
@@ -125,54 +141,56 @@ def test_no_item_of_the_test_reaches_training(by: By, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["basket", "item"])
-def test_refit_sees_what_would_be_seen_without_validation(by: By, tmp_path: Path) -> None:
-    known, test = planted(by)
-    held = load(tmp_path / "one", known + test, SplitConfig(by=by))
-    whole = load(tmp_path / "other", known + test, SplitConfig(by=by, validation=False))
+def test_refit_has_the_data_of_a_training_without_validation(by: By, tmp_path: Path) -> None:
+    other_rows, test = planted(by)
+    held = load(tmp_path / "one", other_rows + test, SplitConfig(by=by))
+    whole = load(tmp_path / "other", other_rows + test, SplitConfig(by=by, validation=False))
     assert not np.array_equal(held.train.values, whole.train.values)
     for name in ("values", "offsets"):
-        np.testing.assert_array_equal(getattr(held.refit.train, name), getattr(whole.train, name))
-    np.testing.assert_array_equal(held.refit.basket_R, whole.basket_R)
-    assert len(held.refit.validation) == 0
+        np.testing.assert_array_equal(
+            getattr(held.for_refit.train, name), getattr(whole.train, name)
+        )
+    np.testing.assert_array_equal(held.for_refit.basket_R, whole.basket_R)
+    assert len(held.for_refit.validation) == 0
 
 
-def trained(data: TrainingData, recipe: TrainingRecipe, folder: Path) -> tuple[bytes, list[Any]]:
-    """The bytes of the weights in the artifact, and the history without its seconds."""
+def train(data: TrainingData, recipe: TrainingRecipe, folder: Path) -> tuple[bytes, list[Any]]:
+    """The bytes of the weights in the artifact, and the metrics of the training."""
     trainer = train_to_end(build_trainer(recipe, data), recipe, data, lambda _: None)
-    trainer.model.load_state_dict(trainer.best)
-    job: Any = Job(recipe, None, None, "model", "settings", 1, None)  # type: ignore[arg-type]
-    save_artifact(artifact_of(job, data, trainer.model, {}), Store.at(str(folder)))
-    return (folder / "model.safetensors").read_bytes(), [metrics_of(trainer.progress)]
+    trainer.model.load_state_dict(trainer.best_weights)
+    job: Any = TrainTask(recipe, None, None, "model", "settings", 1, None)  # type: ignore[arg-type]
+    save_artifact(build_artifact(job, data, trainer.model, {}), Store.at(str(folder)))
+    return (folder / "model.safetensors").read_bytes(), [training_metrics(trainer.progress)]
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("by", ["basket", "item"])
-def test_training_is_the_same_to_the_bit_where_the_test_never_happened(
+def test_model_is_the_same_to_the_bit_without_the_test_rows(
     by: By, sampling: str, tmp_path: Path
 ) -> None:
     recipe = dataclasses.replace(RECIPE, sampling=SAMPLINGS[sampling])
-    known, test = planted(by)
-    with_test = load(tmp_path / "with", known + test, SplitConfig(by=by))
-    without = load(tmp_path / "without", known, SplitConfig(test=False, by=by))
+    other_rows, test = planted(by)
+    with_test = load(tmp_path / "with", other_rows + test, SplitConfig(by=by))
+    without = load(tmp_path / "without", other_rows, SplitConfig(test=False, by=by))
     assert len(with_test.validation) > 10
     one, other = (
-        trained(data, recipe, tmp_path / name)
+        train(data, recipe, tmp_path / name)
         for name, data in (("one", with_test), ("other", without))
     )
     assert one[0] == other[0]
     assert one[1] == other[1]
-    # The test could fail: with the test's rows for training, it is another model.
-    leaky = load(tmp_path / "leaky", known + test, SplitConfig(test=False, by=by))
-    assert trained(leaky, recipe, tmp_path / "leak")[0] != one[0]
+    # Proof that this test can fail: with the test rows in training, the model differs.
+    leaky = load(tmp_path / "leaky", other_rows + test, SplitConfig(test=False, by=by))
+    assert train(leaky, recipe, tmp_path / "leak")[0] != one[0]
 
 
-def test_one_seed_makes_one_model_to_the_byte(tmp_path: Path) -> None:
-    known, _ = planted("basket")
-    data = load(tmp_path, known, SplitConfig(test=False))
+def test_one_seed_gives_one_model_to_the_byte(tmp_path: Path) -> None:
+    rows, _ = planted("basket")
+    data = load(tmp_path, rows, SplitConfig(test=False))
     other = dataclasses.replace(RECIPE, train=dataclasses.replace(RECIPE.train, seed=1))
     runs = [(RECIPE, "one"), (RECIPE, "again"), (other, "other")]
-    one, again, another = (trained(data, recipe, tmp_path / name) for recipe, name in runs)
+    one, again, other_seed = (train(data, recipe, tmp_path / name) for recipe, name in runs)
     assert one == again
-    assert one[0] != another[0]
+    assert one[0] != other_seed[0]
     files = [{p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("one", "again")]
     assert files[0] == files[1]

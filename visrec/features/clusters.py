@@ -65,14 +65,14 @@ class Clusters:
     Args:
         cluster_N: (N,) int32, 0 to C - 1, each of which has an item.
         group_N: (N,) int32, 0 to G - 1: items of one group have near-identical pictures.
-        look_NP: (N, P) float32, where cosine similarity says how alike two items look: vectors of
+        visual_NP: (N, P) float32, where cosine similarity says how alike two items look: vectors of
             length 1, in the space that was clustered.
         silhouette: of the clusters, NaN where there is one cluster, or one item in each.
     """
 
     cluster_N: npt.NDArray[np.int32]
     group_N: npt.NDArray[np.int32]
-    look_NP: npt.NDArray[np.float32]
+    visual_NP: npt.NDArray[np.float32]
     silhouette: float
 
     @property
@@ -106,8 +106,8 @@ def load_clusters(
 
 
 def _to_table(clusters: Clusters) -> pa.Table:
-    width = clusters.look_NP.shape[1]
-    look = pa.FixedSizeListArray.from_arrays(pa.array(clusters.look_NP.reshape(-1)), width)
+    width = clusters.visual_NP.shape[1]
+    look = pa.FixedSizeListArray.from_arrays(pa.array(clusters.visual_NP.reshape(-1)), width)
     table = pa.table({"cluster": clusters.cluster_N, "group": clusters.group_N, "look": look})
     return table.replace_schema_metadata({"silhouette": repr(clusters.silhouette)})
 
@@ -117,7 +117,7 @@ def _from_table(table: pa.Table) -> Clusters:
     return Clusters(
         cluster_N=cluster.to_numpy(),
         group_N=group.to_numpy(),
-        look_NP=look.flatten().to_numpy().reshape(len(look), -1),
+        visual_NP=look.flatten().to_numpy().reshape(len(look), -1),
         silhouette=float(table.schema.metadata[b"silhouette"]),
     )
 
@@ -139,7 +139,7 @@ def find_clusters(feature_ND: npt.NDArray[np.float16], config: ClusterConfig) ->
         return Clusters(
             cluster_N=cluster_N,
             group_N=_near_identical(feature_ND, cluster_N),
-            look_NP=np.asarray(point_NP / np.where(length_N == 0, 1, length_N), np.float32),
+            visual_NP=np.asarray(point_NP / np.where(length_N == 0, 1, length_N), np.float32),
             silhouette=silhouette,
         )
 
@@ -205,10 +205,10 @@ def _near_identical(
     n = len(feature_ND)
     along_N = _along(feature_ND, np.arange(n), 1)[:, 0]
     one, two = _near_pairs(feature_ND, np.arange(n), cluster_N, along_N)
-    return connected_parts(one, two, n).astype(np.int32)
+    return graph_components(one, two, n).astype(np.int32)
 
 
-def near_identical(feature_ND: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def near_identical_groups(feature_ND: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """(N,) the group of each item where nothing is clustered: the cosine alone decides.
 
     Of features that are equal to the bit one stands for all. The others are compared within the
@@ -234,7 +234,7 @@ def near_identical(feature_ND: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
         cell_E = before_E * _ODD + np.append(number_E, number_E[low_E] - 1)
     pairs = _near_pairs(feature_ND, first_F[row_E], cell_E, along_FK[row_E, 0])
     one, two = np.concatenate([pairs, [first_F[of_S], row_S]], axis=1)
-    return connected_parts(one, two, n)
+    return graph_components(one, two, n)
 
 
 def _hashes(feature_ND: npt.NDArray[Any], row_S: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
@@ -283,7 +283,7 @@ def _near_pairs(
     return np.concatenate(pairs, axis=1)
 
 
-def connected_parts(
+def graph_components(
     one_E: npt.NDArray[np.int64], two_E: npt.NDArray[np.int64], size: int
 ) -> npt.NDArray[np.int64]:
     """(size,) the connected part that each node is in, by E edges."""
@@ -302,7 +302,7 @@ def _forest(
     b, m = near_BM.nonzero()
     size = len(row_B) + len(row_M)
     _, first, part = np.unique(
-        connected_parts(b, len(row_B) + m, size), return_index=True, return_inverse=True
+        graph_components(b, len(row_B) + m, size), return_index=True, return_inverse=True
     )
     row = np.concatenate([row_B, row_M])
     edges = np.stack([row[first][part], row])

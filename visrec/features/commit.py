@@ -1,38 +1,59 @@
 """How a features directory changes: parts and rejections are written, then the manifest moves.
 
-What is written before the manifest names it is nothing to any reader; what it no longer names is
-removed after.
+Readers ignore what the manifest does not name, so nothing written before the manifest moves is
+visible. What the new manifest no longer names is removed afterwards.
+
+Shapes: P parts, B rows, D features.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from visrec.config import plain
 from visrec.errors import ConflictError, InputError
+from visrec.features.decode import PictureLimits
+from visrec.features.planning import ExtractionPlan, source_keys
 from visrec.features.table import (
     MANIFEST,
     REJECTED_FOLDER,
     Identity,
     Manifest,
     features_table,
+    part_files,
     part_name,
+    read_features_at,
+    read_index,
+    rejected_files,
     rejected_table,
     table_digest,
 )
+from visrec.ids import is_in
+from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store, to_json
 
 
-def part_files(store: Store) -> list[str]:
-    """Every part that is on disk, in the manifest or not."""
-    return [e.name for e in store.list("part-") if e.name.endswith(".parquet")]
+@dataclass(frozen=True, kw_only=True)
+class TableContent:
+    """What a features directory is to hold.
 
+    Attributes:
+        identity: what made the features.
+        rows: item_id and digest of every item with a feature.
+        files: number of rows of each part; the parts hold exactly `rows`.
+        rejected: rejections of items without a feature, with the columns of `REJECTED`.
+        settings: as in the `Manifest`.
+    """
 
-def rejected_files(store: Store) -> list[str]:
-    return [e.name for e in store.list(f"{REJECTED_FOLDER}/") if e.name.endswith(".parquet")]
+    identity: Identity
+    rows: pa.Table
+    files: Mapping[str, int]
+    rejected: pa.Table
+    settings: Mapping[str, object]
 
 
 def write_part(
@@ -45,81 +66,163 @@ def write_part(
 
 
 def write_rejected(store: Store, rows: pa.Table, identity: Identity) -> str:
-    """Writes rows of `REJECTED`'s columns; returns the file's name."""
+    """Writes rows with the columns of `REJECTED`; returns the file's name."""
     name = f"{REJECTED_FOLDER}/{part_name(rows)}"
     store.write_table(name, rejected_table(rows, identity))
     return name
 
 
 def manifest_version(store: Store) -> str | None:
-    """The version that a commit must still find, None where there is no manifest."""
+    """The version that the manifest must still have when it moves; None if there is no manifest."""
     return store.read_versioned(MANIFEST)[1] if store.exists(MANIFEST) else None
 
 
-def commit_table(
-    store: Store,
-    identity: Identity,
-    live: pa.Table,
-    files: Iterable[tuple[str, int]],
-    rejected: pa.Table,
-    limits: Any,
-    version: str | None,
-) -> Manifest:
-    """Moves the manifest to these rows and removes what it no longer names.
+def commit_table(store: Store, content: TableContent, version: str | None) -> Manifest:
+    """Moves the manifest to this content and removes the files that it no longer names.
 
     Args:
         store: the features directory.
-        identity: what made the features.
-        live: item_id and digest of every row.
-        files: names and rows of the parts that hold them and no others.
-        rejected: rows of `REJECTED`'s columns, of items that have no feature.
-        limits: the settings that the rejections were made under.
-        version: the manifest's, before anything of this was read.
+        content: what the directory is to hold.
+        version: `manifest_version`, taken before anything of the content was read.
 
     Raises:
         ConflictError: another run committed in the meantime.
     """
+    rejected = {}
+    if content.rejected.num_rows:
+        name = write_rejected(store, content.rejected, content.identity)
+        rejected = {name: content.rejected.num_rows}
     manifest = Manifest(
-        identity=identity,
-        files=dict(files),
-        rejected=(
-            {write_rejected(store, rejected, identity): rejected.num_rows} if len(rejected) else {}
-        ),
-        limits=plain(limits),
-        digest=table_digest(live, identity),
+        identity=content.identity,
+        files=dict(content.files),
+        rejected=rejected,
+        settings=content.settings,
+        digest=table_digest(content.rows, content.identity),
     )
-    data = to_json(plain(manifest))
-    moved = (
-        store.create(MANIFEST, data) if version is None else store.replace(MANIFEST, data, version)
-    )
-    if not moved:
-        raise ConflictError(f"Another run committed features to {store.root} first; run again.")
+    if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
+        raise ConflictError(
+            f"Another run committed features to {store.root} first; run again.",
+            path=store.uri(MANIFEST),
+        )
     store.delete(set(part_files(store)) - manifest.files.keys())
     store.delete(set(rejected_files(store)) - manifest.rejected.keys())
     return manifest
 
 
 def count_rejected(
-    rejected: pa.Table, listed: int, max_rejected: float, store: Store, what: str
+    rejected: pa.Table, total: int, max_rejected: float, store: Store, noun: str
 ) -> dict[str, int]:
     """Rejections by reason.
 
     Args:
         rejected: rows with a reason.
-        listed: of how many.
-        max_rejected: the share that is let through.
+        total: number of rows or pictures, including the rejected ones.
+        max_rejected: the largest share that may be rejected.
         store: the features directory, for the error.
-        what: was rejected, for the error.
+        noun: what was rejected, in the plural, for the error.
 
     Raises:
-        InputError: more than `max_rejected` of them were rejected.
+        InputError: a larger share was rejected.
     """
     reasons = {r["values"]: r["counts"] for r in rejected["reason"].value_counts().to_pylist()}
-    if rejected.num_rows > max_rejected * listed:
-        words = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    if rejected.num_rows > max_rejected * total:
+        counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         raise InputError(
-            f"{rejected.num_rows} of {listed} {what} were rejected ({words}); expected at most "
-            f"{max_rejected:.1%}. The features are as they were. Look at "
-            f"{store.uri(REJECTED_FOLDER)}, or raise --max_rejected."
+            f"{rejected.num_rows} of {total} {noun} were rejected ({counts}); expected at most "
+            f"{max_rejected:.1%}. The features have not changed. Look at "
+            f"{store.uri(REJECTED_FOLDER)}, or raise --max_rejected.",
+            path=store.uri(REJECTED_FOLDER),
+            key="max_rejected",
         )
     return reasons
+
+
+def commit_extraction(
+    plan: ExtractionPlan,
+    written: list[str],
+    store: Store,
+    identity: Identity,
+    limits: PictureLimits,
+    max_rejected: float,
+) -> tuple[Manifest, dict[str, int]]:
+    """Makes the features directory hold exactly the listed pictures.
+
+    Args:
+        plan: of the extraction.
+        written: names of the files that the extraction has written.
+        store: the features directory.
+        identity: of the features.
+        limits: under which pictures were rejected.
+        max_rejected: the largest share of the pictures that may be rejected.
+
+    Returns:
+        The manifest, and the number of rejected pictures by reason.
+
+    Raises:
+        InputError: a larger share was rejected; nothing was committed.
+        ConflictError: another run committed in the meantime.
+    """
+    version = manifest_version(store)
+    names = part_files(store)
+    index = read_index(store, names, identity, ["item_id", "digest", "source"])
+    rows = _current_rows(plan.listing, index, names, written)
+    rejected = _all_rejected(plan, written, store, identity, rows)
+    reasons = count_rejected(rejected, plan.picture_count, max_rejected, store, "pictures")
+    content = TableContent(
+        identity=identity,
+        rows=rows,
+        files=dict(_trim_parts(store, names, index, rows, identity)),
+        rejected=rejected,
+        settings=plain(limits),
+    )
+    return commit_table(store, content, version), reasons
+
+
+def _current_rows(
+    listing: pa.Table, index: pa.Table, names: list[str], written: list[str]
+) -> pa.Table:
+    """One row of the index for each listed picture that has any, preferably of this run.
+
+    Pictures without a source are read and written every time, and the newest row is the valid one.
+    """
+    keys, listed = (
+        source_keys(table["item_id"], pc.fill_null(table["source"], ""))
+        for table in (index, listing)
+    )
+    index = index.filter(is_in(keys, listed))
+    new_parts = pa.array([names.index(name) for name in written if name in names], pa.int32())
+    is_old = pc.invert(pc.is_in(index["part"], value_set=new_parts))
+    order = [(name, "ascending") for name in ("item_id", "is_old", "part", "row")]
+    index = index.append_column("is_old", is_old).sort_by(order).combine_chunks()
+    ids = index["item_id"].to_numpy()
+    return index.filter(pa.array(np.append([True], ids[1:] != ids[:-1])[: len(ids)]))
+
+
+def _all_rejected(
+    plan: ExtractionPlan, written: list[str], store: Store, identity: Identity, rows: pa.Table
+) -> pa.Table:
+    """The rejections of the plan, and this run's rejections of pictures that have no feature."""
+    names = rejected_files(store)
+    index = read_index(store, names, identity, REJECTED.names)
+    found = _current_rows(plan.pending, index, names, written)
+    found = found.select(REJECTED.names).cast(REJECTED)
+    new = found.filter(pc.invert(is_in(found["item_id"], rows["item_id"])))
+    return pa.concat_tables([plan.rejected, new]).sort_by("item_id")
+
+
+def _trim_parts(
+    store: Store, names: list[str], index: pa.Table, rows: pa.Table, identity: Identity
+) -> Iterator[tuple[str, int]]:
+    """Names and row counts of parts that hold exactly `rows`.
+
+    A part with only such rows is kept, and a part with other rows as well is written anew.
+    """
+    stored_P = np.bincount(index["part"].to_numpy(), minlength=len(names))
+    current_P = np.bincount(rows["part"].to_numpy(), minlength=len(names))
+    for part, name in enumerate(names):
+        if current_P[part] == stored_P[part] > 0:
+            yield name, int(stored_P[part])
+        elif current_P[part]:
+            kept = rows.filter(pc.equal(rows["part"], part))
+            feature_BD = read_features_at(store, names, kept, identity.dim)
+            yield write_part(store, kept, feature_BD, identity), kept.num_rows

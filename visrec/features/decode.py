@@ -1,16 +1,18 @@
 """From the bytes of a file to pixels of one fixed shape, or a PictureError that says why not.
 
-Nobody vouches for a catalogue's files. Everything that Pillow raises leaves here as a PictureError;
-only the parsers of four formats ever run, on the first picture of a file and nothing else of it;
-the pixel count is read from the header before anything is decoded; and the resize writes the crop
-alone, so a 1x65535 picture costs no more than another.
-Colour profiles are ignored: the networks were trained on pixels read in the same way.
+The files of a catalogue cannot be trusted. Every error of Pillow becomes a PictureError; only the
+parsers of four formats ever run, and only on the first picture of a file; the pixel count is read
+from the header before anything is decoded; and the resize computes the crop alone, so a 1x65535
+picture costs no more than any other.
+Colour profiles are ignored: the networks were trained on pixels that were read in the same way.
+
+Shapes: H height, W width.
 """
 
 import io
 import struct
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -21,27 +23,34 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from visrec.config import COUNTS, check_fields
 from visrec.errors import InputError
-from visrec.features.containers import Essentials, PictureError, essentials, require_all_rows
+from visrec.features.containers import (
+    FirstPicture,
+    PictureError,
+    first_picture,
+    require_all_rows,
+)
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
-# Raised whenever `decode` gives other pixels for the same file, or refuses it where it did not or
-# the other way round: features and rejections are kept under it.
+# Raised whenever `decode` gives other pixels for some file, or starts or stops rejecting it:
+# features and rejections of another recipe are not reused.
 RECIPE = 2
 
-# A JPEG is decoded at 1/2, 1/4 or 1/8 scale as long as this many times the size asked for is left.
-# Measured as the cosine between EfficientNet-Lite0 features (float32, 224 pixels) with and without,
-# on montages of clothing photographs, which are all fine detail: 1024x1364, mean 0.9990, worst
-# 0.9984, 123 pictures/s against 67; 3072x4092, mean 0.9997, worst 0.9995, 20 against 8. A gap of 1
-# is 1.3 times faster again on the former, but its worst is 0.973. bfloat16 alone gives mean 0.9989.
-DRAFT_GAP = 2
+# A JPEG is decoded at 1/2, 1/4 or 1/8 scale if that leaves at least this many times the size after
+# the resize. Measured as the cosine between EfficientNet-Lite0 features (float32, 224 pixels) with
+# and without it, on montages of clothing photographs, which are all fine detail: 1024x1364, mean
+# 0.9990, worst 0.9984, 123 pictures/s against 67; 3072x4092, mean 0.9997, worst 0.9995, 20 against
+# 8. A factor of 1 is 1.3 times faster again on the former, but the worst cosine is 0.973. bfloat16
+# alone gives a mean of 0.9989.
+DRAFT_FACTOR = 2
 
-# A progressive JPEG may ask for the whole picture to be visited once per scan, and a scan costs
-# it a few bytes. Encoders write about 10 scans; this many visits to each of `max_pixels` pixels
+# Each scan of a progressive JPEG makes the decoder visit the whole picture, and takes only a few
+# bytes of the file. Encoders write about 10 scans. This many visits to each of `max_pixels` pixels
 # bound the time: 0.8 s for 7000x7000 with 20 scans on a Xeon core of 2023.
 MAX_SCANS = 20
 
-_UPRIGHT = {
+# By EXIF orientation.
+_TO_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -54,12 +63,12 @@ _UPRIGHT = {
 
 @dataclass(frozen=True, kw_only=True)
 class PictureLimits:
-    """What a picture may cost before it is refused.
+    """The largest picture that is decoded.
 
     Attributes:
         max_pixels: width times height, read from the header before decoding. A decoded pixel takes
             up to 16 bytes for a moment (four channels, premultiplied, rotated).
-        max_bytes: size of the file. Its picture is copied out of it twice before decoding.
+        max_bytes: size of the file; two copies of its picture are made before decoding.
     """
 
     max_pixels: int = 50_000_000
@@ -71,15 +80,15 @@ class PictureLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """What is done to a picture before the network.
+    """How a picture is resized, cropped and normalized for a network.
 
     Attributes:
-        resize: the length of the shorter edge (the aspect ratio is kept), or exactly
+        resize: length of the shorter edge in pixels (the aspect ratio is kept), or exactly
             (height, width).
         crop: (height, width) cut from the centre after the resize; the shape of every result.
-        interpolation: the filter of the resize, with Pillow's antialiasing.
+        interpolation: filter of the resize, with Pillow's antialiasing.
         mean: subtracted from each channel, on the 0..255 scale.
-        std: each channel is divided by it, on the 0..255 scale.
+        std: divides each channel, on the 0..255 scale.
 
     Raises:
         InputError: the crop does not fit into the resized picture.
@@ -92,8 +101,8 @@ class Preprocessing:
     std: tuple[float, float, float]
 
     def __post_init__(self) -> None:
-        room = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
-        if not (1 <= self.crop[0] <= room[0] and 1 <= self.crop[1] <= room[1]):
+        available = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        if not (1 <= self.crop[0] <= available[0] and 1 <= self.crop[1] <= available[1]):
             raise InputError(
                 f"The preprocessing resizes pictures to {self.resize} and crops {self.crop} "
                 "(height, width); expected a crop of at least 1x1 that fits into the resized "
@@ -110,33 +119,33 @@ class Preprocessing:
         """(height, width, 3) of every decoded picture."""
         return (*self.crop, 3)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able and equal after a round trip, for manifests and digests."""
+    def to_dict(self) -> dict[str, object]:
+        """The fields and the recipe as JSON has them, for manifests and digests."""
         fields = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
         return {**fields, "recipe": RECIPE}
 
 
 def decode(data: bytes, preprocessing: Preprocessing, limits: PictureLimits) -> np.ndarray:
-    """Decode one picture, upright, on white, resized and cropped.
+    """Decodes one picture: upright, on a white background, resized and cropped.
 
     Args:
         data: the bytes of a JPEG, PNG, WEBP or GIF file (of an animation, the first frame).
-        preprocessing: size of the result; mean and std are left to the network.
-        limits: what is refused before decoding.
+        preprocessing: decides the size of the result; the backbone applies mean and std.
+        limits: larger pictures are refused before decoding.
 
     Returns:
         uint8 array of shape `preprocessing.shape`, C-contiguous and writable.
 
     Raises:
-        PictureError: the picture cannot be used; nothing else is raised for a bad picture.
+        PictureError: the picture cannot be used; a bad picture raises no other error.
     """
     try:
         _check_bytes(data, limits)
-        return _pixels(_loaded(essentials(data), preprocessing, limits), preprocessing)
+        return resize_and_crop(_load(first_picture(data), preprocessing, limits), preprocessing)
     except PictureError:
         raise
     except Exception as error:  # Pillow raises nearly anything for a malformed file
-        raise PictureError(_reason(error), _sentence(error)) from error
+        raise PictureError(_reason(error), _detail(error)) from error
 
 
 def _check_bytes(data: bytes, limits: PictureLimits) -> None:
@@ -148,8 +157,8 @@ def _check_bytes(data: bytes, limits: PictureLimits) -> None:
         )
 
 
-# Not `Image.open(formats=...)`, which forgets why a parser refused a file, hands some JPEGs to the
-# multi-picture parser, and warns by itself at a pixel count that is not ours.
+# `Image.open(formats=...)` would drop the reason why a parser refused a file, hand some JPEGs to a
+# multi-picture parser, and warn at a pixel count of its own.
 _PARSERS: dict[str, type[ImageFile.ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,
@@ -158,9 +167,9 @@ _PARSERS: dict[str, type[ImageFile.ImageFile]] = {
 }
 
 
-def _loaded(found: Essentials, preprocessing: Preprocessing, limits: PictureLimits) -> Image.Image:
-    """Decoded and upright, in the file's own mode."""
-    picture = _PARSERS[found.format](io.BytesIO(found.data))
+def _load(first: FirstPicture, preprocessing: Preprocessing, limits: PictureLimits) -> Image.Image:
+    """The decoded picture, upright, in the mode of the file."""
+    picture = _PARSERS[first.format](io.BytesIO(first.data))
     pixels = picture.width * picture.height
     if pixels > limits.max_pixels:
         raise PictureError(
@@ -168,37 +177,37 @@ def _loaded(found: Essentials, preprocessing: Preprocessing, limits: PictureLimi
             f"The picture is {picture.width}x{picture.height}, more than {limits.max_pixels} "
             "pixels.",
         )
-    if pixels * found.scans > limits.max_pixels * MAX_SCANS:
+    if pixels * first.scans > limits.max_pixels * MAX_SCANS:
         raise PictureError(
             "too_many_scans",
-            f"The JPEG has {found.scans} scans over {picture.width}x{picture.height} pixels.",
+            f"The JPEG has {first.scans} scans over {picture.width}x{picture.height} pixels.",
         )
     if isinstance(picture, JpegImageFile):
-        _draft(picture, preprocessing, swapped=found.orientation >= 5)
+        _draft(picture, preprocessing, is_sideways=first.orientation >= 5)
     picture.load()
     if isinstance(picture, PngImageFile) and _may_lack_rows(picture):
-        require_all_rows(found.data)
-    method = _UPRIGHT.get(found.orientation)
+        require_all_rows(first.data)
+    method = _TO_UPRIGHT.get(first.orientation)
     return picture if method is None else picture.transpose(method)
 
 
 def _may_lack_rows(picture: PngImageFile) -> bool:
-    """Whether a row that the decoder never reached would look as the last one does."""
+    """Whether the last row looks like one that the decoder never reached."""
     last = picture.crop((0, picture.height - 1, *picture.size))
     return bool(picture.info.get("interlace")) or last.getbbox(alpha_only=False) is None
 
 
-def _draft(picture: JpegImageFile, preprocessing: Preprocessing, *, swapped: bool) -> None:
-    """Tell the JPEG decoder that a smaller picture will do, where one will."""
+def _draft(picture: JpegImageFile, preprocessing: Preprocessing, *, is_sideways: bool) -> None:
+    """Lets the JPEG decoder decode at a smaller scale if the picture is large enough."""
     width, height = picture.size
-    if swapped:  # the file lies on its side: ask for the size it has before it is turned
-        height, width = _resized((height, width), preprocessing.resize)
+    if is_sideways:  # `resize` is meant for the upright picture
+        height, width = _resized_size((height, width), preprocessing.resize)
     else:
-        width, height = _resized((width, height), preprocessing.resize)
-    picture.draft(None, (DRAFT_GAP * width, DRAFT_GAP * height))
+        width, height = _resized_size((width, height), preprocessing.resize)
+    picture.draft(None, (DRAFT_FACTOR * width, DRAFT_FACTOR * height))
 
 
-def _resized(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
+def _resized_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
     """(width, height) after the resize; rounded down as the Hugging Face processors do."""
     if isinstance(resize, tuple):
         return resize[1], resize[0]
@@ -208,27 +217,27 @@ def _resized(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int,
     return int(resize * width / height), resize
 
 
-def _pixels(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """uint8 (H, W, 3) of a decoded picture of any mode."""
-    picture = _resampleable(picture)
-    width, height = _resized(picture.size, preprocessing.resize)
+def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
+    """uint8 (H, W, 3) pixels of a decoded picture of any mode."""
+    picture = _to_averageable_mode(picture)
+    width, height = _resized_size(picture.size, preprocessing.resize)
     crop_height, crop_width = preprocessing.crop
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
     # The part of the source that the crop shows. Pillow's filter reads past the edges of the box,
-    # so this equals resizing all of it and then cropping, without ever holding the resized whole.
+    # so the result equals resizing the whole picture and then cropping it, with less memory.
     x, y = picture.width / width, picture.height / height
     box = (left * x, top * y, (left + crop_width) * x, (top + crop_height) * y)
     box = (box[0], box[1], min(box[2], picture.width), min(box[3], picture.height))
     filter = Image.Resampling[preprocessing.interpolation.upper()]
     small = picture.resize((crop_width, crop_height), filter, box=box)
-    if small.mode == "RGBA":  # blending the few pixels left is the same sum as blending them all
+    if small.mode == "RGBA":  # blending after the resize gives the same sums, on fewer pixels
         white = Image.new("RGBA", small.size, "white")
         small = Image.alpha_composite(white, small)
     return np.array(small.convert("RGB"))
 
 
-def _resampleable(picture: Image.Image) -> Image.Image:
-    """The picture as L, RGB or RGBA: modes whose values may be averaged."""
+def _to_averageable_mode(picture: Image.Image) -> Image.Image:
+    """The picture as L, RGB or RGBA, the modes whose values may be averaged."""
     if picture.mode.startswith("I"):
         return Image.fromarray(_eight_bit(np.asarray(picture)))
     if picture.has_transparency_data:
@@ -239,7 +248,7 @@ def _resampleable(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bit(values: np.ndarray) -> np.ndarray:
-    """16-bit grey to the nearest 8-bit grey; Pillow's own conversion clips at 255."""
+    """16-bit grey to the nearest 8-bit grey; Pillow's conversion clips at 255."""
     return ((values.clip(0, 65535).astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
@@ -248,11 +257,11 @@ def _reason(error: Exception) -> str:
         return "out_of_memory"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return "too_many_pixels"
-    # Pillow wraps what its parsers meet at the end of the data into a SyntaxError.
-    ended = isinstance(error.__cause__, EOFError | IndexError | struct.error)
-    return "truncated" if ended or "truncated" in str(error).lower() else "corrupt"
+    # Pillow wraps the error of a parser that reaches the end of the data into a SyntaxError.
+    is_cut_off = isinstance(error.__cause__, EOFError | IndexError | struct.error)
+    return "truncated" if is_cut_off or "truncated" in str(error).lower() else "corrupt"
 
 
-def _sentence(error: Exception) -> str:
+def _detail(error: Exception) -> str:
     text = " ".join(str(error).split())[:200] or "no message"
     return f"The decoder stopped with {type(error).__name__}: {text}."

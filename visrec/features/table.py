@@ -1,13 +1,15 @@
-"""Features on disk: immutable parts, and a manifest that says which of them are the table.
+"""Features on disk: immutable parts, and a manifest that says which parts are the table.
 
-A part's own metadata names the backbone that made it, so that a part that a killed run left behind
-can be taken up by the next, and one of another backbone never is.
+Each part's metadata names the backbone that made it. So a run can use the parts that a killed run
+left behind, and never uses the parts of another backbone.
+
+Shapes: N items, D features, B rows.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,37 +20,41 @@ import pyarrow.parquet as pq
 
 from visrec.errors import InputError
 from visrec.ids import TEXT, id_array
-from visrec.storage.s3_clients import translated
 from visrec.storage.schemas import REJECTED, features_schema
 from visrec.storage.store import Store, to_json
 
 MANIFEST = "_manifest.json"
+MANIFEST_VERSION = 1  # of the manifest's keys
 REJECTED_FOLDER = "_rejected"
-_IDENTITY = b"visrec.features"
+_IDENTITY = b"visrec.features"  # metadata key of parts and of files of rejections
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What makes two features comparable: the same network, weights, preprocessing, precision.
+    """What makes features comparable: the same network, weights, preprocessing and precision.
 
-    Args:
-        backbone: its name.
-        weights_digest: over its weights; unknown where the features were made elsewhere.
-        preprocessing: as `Preprocessing.to_dict`; empty where they were made elsewhere.
-        precision: float32 or bfloat16; the type they came in where they were made elsewhere.
+    Attributes:
+        backbone: name of the network.
+        weights_digest: over its weights; `unknown` for imported features.
+        preprocessing: as `Preprocessing.to_dict`; empty for imported features.
+        precision: float32 or bfloat16; for imported features the type of the imported numbers.
         dim: D.
     """
 
     backbone: str
     weights_digest: str
-    preprocessing: Mapping[str, Any]
+    preprocessing: Mapping[str, object]
     precision: str
     dim: int
 
     @property
-    def made_elsewhere(self) -> bool:
-        """Whether they are from a table, and not from pictures."""
+    def is_imported(self) -> bool:
+        """Whether the features come from a table instead of pictures."""
         return not self.preprocessing
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return asdict(self)
 
     def __str__(self) -> str:
         return (
@@ -58,26 +64,52 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What the features of a directory are.
+    """The content of a features directory.
 
-    Args:
-        identity: what made them.
-        files: rows of each part.
-        rejected: rows of each file of rejected pictures.
-        limits: what the rejections were made under: the picture limits, or the table that was
-            brought in.
-        digest: over identity, item ids and digests; the same however the parts are cut.
+    Attributes:
+        identity: what made the features.
+        files: number of rows of each part.
+        rejected: number of rows of each file of rejected pictures.
+        settings: what else decided the content: the picture limits, or the digest of the imported
+            table.
+        digest: over identity, item ids and digests; it does not depend on how rows are split into
+            parts.
     """
 
     identity: Identity
     files: Mapping[str, int]
     rejected: Mapping[str, int]
-    limits: Mapping[str, Any]
+    settings: Mapping[str, object]
     digest: str
 
     @property
     def rows(self) -> int:
         return sum(self.files.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON has it."""
+        return {"version": MANIFEST_VERSION, **asdict(self)}
+
+    @staticmethod
+    def from_dict(value: Mapping[str, Any], path: str) -> "Manifest":
+        """The manifest from its JSON.
+
+        Args:
+            value: as `to_dict`.
+            path: location of the file, for the error.
+
+        Raises:
+            InputError: the manifest was written by another version of visrec.
+        """
+        fields = dict(value)
+        if (version := fields.pop("version", None)) != MANIFEST_VERSION:
+            raise InputError(
+                f"Found version {version} of {path}; expected version {MANIFEST_VERSION}. Remove "
+                "that file and extract (or import) again; parts that are still valid are reused.",
+                path=path,
+                key="features",
+            )
+        return Manifest(**{**fields, "identity": Identity(**fields["identity"])})
 
 
 def read_manifest(store: Store) -> Manifest:
@@ -88,52 +120,68 @@ def read_manifest(store: Store) -> Manifest:
     """
     if not store.exists(MANIFEST):
         raise InputError(
-            f"Found no features at {store.root} (no {MANIFEST}); expected those that "
-            "jobs/extract_features.py writes, or jobs/import_features.py. Change --features, or "
-            "extract first."
+            f"Found no features at {store.root} (no {MANIFEST}); expected the output of "
+            "jobs/extract_features.py or jobs/import_features.py. Change --features, or extract "
+            "first.",
+            path=store.root,
+            key="features",
         )
-    return manifest_of(store.read_json(MANIFEST))
+    return Manifest.from_dict(store.read_json(MANIFEST), store.uri(MANIFEST))
 
 
-def manifest_of(value: Mapping[str, Any]) -> Manifest:
-    return Manifest(**{**value, "identity": Identity(**value["identity"])})
-
-
-def require_same(found: Identity, expected: Identity, store: Store, key: str) -> None:
+def require_same_identity(found: Identity, expected: Identity, store: Store, key: str) -> None:
     """Refuses features that another network made.
 
+    Args:
+        found: of the features.
+        expected: of the network or model that is to be used with them.
+        store: the features directory.
+        key: the configuration key that chose the other one.
+
     Raises:
-        InputError: they are not comparable.
+        InputError: the two are not comparable.
     """
     if found != expected:
         raise InputError(
             f"The features at {store.root} were made by {found}; expected {expected}. Features of "
-            f"two backbones are never mixed: change --{key}, or point --features elsewhere."
+            f"two backbones are never mixed: change --{key}, or point --features elsewhere.",
+            path=store.root,
+            key=key,
         )
 
 
 def load_features(store: Store) -> tuple[pa.LargeStringArray, npt.NDArray[np.float16]]:
-    """Item ids, sorted, and their (N, D) features in the same order.
+    """All features, in the order of their item ids.
 
-    Holds the table twice while it is put in order: 2 N D x 2 bytes.
+    While the rows are put in order the table is in memory twice: 2 N D x 2 bytes.
+
+    Returns:
+        The item ids, sorted, and (N, D) features.
+
+    Raises:
+        InputError: there are no features.
     """
     manifest = read_manifest(store)
     if not manifest.rows:
-        raise InputError(f"The features at {store.root} have no rows; expected at least one.")
+        raise InputError(
+            f"The features at {store.root} have no rows; expected at least one.",
+            path=store.root,
+            key="features",
+        )
     ids, feature_ND = [], np.empty((manifest.rows, manifest.identity.dim), np.float16)
-    at = 0
+    start = 0
     for name in sorted(manifest.files):
         table = store.read_table(name, ["item_id", "feature"])
         ids.append(id_array(table["item_id"]))
-        feature_ND[at : at + table.num_rows] = feature_matrix(table)
-        at += table.num_rows
+        feature_ND[start : start + table.num_rows] = feature_matrix(table)
+        start += table.num_rows
     item_ids = pa.concat_arrays(ids)
     order = pc.sort_indices(item_ids)
     return item_ids.take(order), feature_ND[order.to_numpy()]
 
 
 def feature_matrix(table: pa.Table) -> npt.NDArray[np.float16]:
-    """(rows, D) the feature column of a table, not copied where it is one chunk."""
+    """(B, D) feature column of a table; not copied if it is one chunk."""
     column = table["feature"].combine_chunks()
     dim = column.type.list_size
     return np.asarray(column.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim))
@@ -142,76 +190,105 @@ def feature_matrix(table: pa.Table) -> npt.NDArray[np.float16]:
 def features_table(
     rows: pa.Table, feature_BD: npt.NDArray[np.float16], identity: Identity
 ) -> pa.Table:
-    """A part: ids, digests and sources of `rows` with their features, marked with who made them."""
+    """A part: rows (item_id, digest, source) with their features, and the identity as metadata."""
     values = pa.array(feature_BD.reshape(-1), pa.float16())
     schema = features_schema(identity.dim)
     column = pa.FixedSizeListArray.from_arrays(values, type=schema.field("feature").type)
     table = pa.table([rows["item_id"], column, rows["digest"], rows["source"]], schema=schema)
-    return _marked(table, identity)
+    return _with_identity(table, identity)
 
 
 def rejected_table(rows: pa.Table, identity: Identity) -> pa.Table:
+    """A file of rejections: the columns of `REJECTED`, and the identity as metadata."""
     columns = [rows[name] for name in REJECTED.names]
-    return _marked(pa.table(columns, schema=REJECTED), identity)
+    return _with_identity(pa.table(columns, schema=REJECTED), identity)
 
 
-def _marked(table: pa.Table, identity: Identity) -> pa.Table:
-    return table.replace_schema_metadata({_IDENTITY: to_json(identity.__dict__)})
-
-
-def read_part_rows(
-    store: Store, names: list[str], places: pa.Table, dim: int
-) -> npt.NDArray[np.float16]:
-    """(B, D) the features at B places (columns part and place) of the parts of those names."""
-    feature_BD = np.empty((places.num_rows, dim), np.float16)
-    part_B, place_B = places["part"].to_numpy(), places["place"].to_numpy()
-    for number in np.unique(part_B):
-        chosen = np.flatnonzero(part_B == number)
-        table = store.read_table(names[number], ["feature"])
-        feature_BD[chosen] = feature_matrix(table)[place_B[chosen]]
-    return feature_BD
+def _with_identity(table: pa.Table, identity: Identity) -> pa.Table:
+    return table.replace_schema_metadata({_IDENTITY: to_json(identity.to_dict())})
 
 
 def part_name(rows: pa.Table) -> str:
-    """A part's name, from what is in it: a task that is tried again writes the same file."""
-    seen = hashlib.sha256()
+    """The name of a part, from its content: a retried task writes the same file again."""
+    content = hashlib.sha256()
     for name in sorted({"item_id", "digest", "source", "reason"} & set(rows.column_names)):
-        seen.update("\0".join(str(value) for value in rows[name].to_pylist()).encode())
-    return f"part-{seen.hexdigest()[:20]}.parquet"
+        content.update("\0".join(str(value) for value in rows[name].to_pylist()).encode())
+    return f"part-{content.hexdigest()[:20]}.parquet"
+
+
+def part_files(store: Store) -> list[str]:
+    """Names of all parts on disk, whether or not the manifest names them."""
+    return [e.name for e in store.list("part-") if e.name.endswith(".parquet")]
+
+
+def rejected_files(store: Store) -> list[str]:
+    """Names of all files of rejections on disk, whether or not the manifest names them."""
+    return [e.name for e in store.list(f"{REJECTED_FOLDER}/") if e.name.endswith(".parquet")]
+
+
+def read_features_at(
+    store: Store, names: list[str], rows: pa.Table, dim: int
+) -> npt.NDArray[np.float16]:
+    """Single features out of several parts.
+
+    Args:
+        store: the features directory.
+        names: of the parts that the column `part` numbers.
+        rows: B rows of an index, with its columns `part` and `row`.
+        dim: D.
+
+    Returns:
+        (B, D) features.
+    """
+    feature_BD = np.empty((rows.num_rows, dim), np.float16)
+    part_B, row_B = rows["part"].to_numpy(), rows["row"].to_numpy()
+    for part in np.unique(part_B):
+        positions = np.flatnonzero(part_B == part)
+        table = store.read_table(names[part], ["feature"])
+        feature_BD[positions] = feature_matrix(table)[row_B[positions]]
+    return feature_BD
 
 
 def read_index(store: Store, names: list[str], identity: Identity, columns: list[str]) -> pa.Table:
-    """Some columns of the parts that `identity` made, with each row's part and its place there.
+    """Some columns of the parts that `identity` made, with where each row is.
 
-    About 150 bytes a row: the one thing of an extraction that is held whole, by one task.
+    About 150 bytes a row. No other step of an extraction holds all rows in one task.
+
+    Args:
+        store: the features directory.
+        names: of parts, or of files of rejections.
+        identity: files of another identity are skipped.
+        columns: to read, as text.
+
+    Returns:
+        The columns, `part` (position in `names`) and `row` (within the part).
     """
+    schema = pa.schema([(column, TEXT) for column in columns])
     parts = []
     for number, name in enumerate(names):
-        with (
-            translated("read", store.uri(name)),
-            store.filesystem().open_input_file(f"{store.path}/{name}") as source,
-        ):
+        with store.open_input(name) as source:
             file = pq.ParquetFile(source)
-            mark = (file.schema_arrow.metadata or {}).get(_IDENTITY, b"null")
-            if json.loads(mark) != json.loads(to_json(identity.__dict__)):
+            if not _is_made_by(identity, file.schema_arrow):
                 continue
-            table = file.read(columns=columns).cast(pa.schema([(name, TEXT) for name in columns]))
-        place = pa.array(np.arange(table.num_rows, dtype=np.int32))
+            table = file.read(columns=columns).cast(schema)
         part = pa.repeat(pa.scalar(number, pa.int32()), table.num_rows)
-        parts.append(table.append_column("part", part).append_column("place", place))
+        row = pa.array(np.arange(table.num_rows, dtype=np.int32))
+        parts.append(table.append_column("part", part).append_column("row", row))
     if not parts:
-        empty = {name: pa.array([], TEXT) for name in columns}
-        return pa.table(
-            {**empty, "part": pa.array([], pa.int32()), "place": pa.array([], pa.int32())}
-        )
+        return pa.schema([*schema, ("part", pa.int32()), ("row", pa.int32())]).empty_table()
     return pa.concat_tables(parts).replace_schema_metadata(None)
+
+
+def _is_made_by(identity: Identity, schema: pa.Schema) -> bool:
+    found = json.loads((schema.metadata or {}).get(_IDENTITY, b"null"))
+    return bool(found == json.loads(to_json(identity.to_dict())))
 
 
 def table_digest(index: pa.Table, identity: Identity) -> str:
     """SHA-256 over the identity and each item's id and digest, in the order of the ids."""
-    seen = hashlib.sha256(to_json(identity.__dict__))
+    content = hashlib.sha256(to_json(identity.to_dict()))
     ordered = index.select(["item_id", "digest"]).take(pc.sort_indices(index["item_id"]))
     for batch in ordered.to_batches(max_chunksize=65536):
         for column in batch.columns:
-            seen.update("".join(f"{value}\0" for value in column.to_pylist()).encode())
-    return seen.hexdigest()
+            content.update("".join(f"{value}\0" for value in column.to_pylist()).encode())
+    return content.hexdigest()

@@ -9,23 +9,28 @@ from dataclasses import dataclass, field
 
 import ray
 
-from visrec.cli.launch import JobConfig, Summary, cluster_has, cpu_actors, require_resources
-from visrec.cli.progress import follow
-from visrec.cli.reserve import reserved
+from visrec.cli.job import JobConfig
+from visrec.cli.progress import track_progress
+from visrec.cli.reserve import reserve_workers
+from visrec.cli.resources import cluster_total, default_cpu_workers, require_resources
+from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.features.backbones import BackboneConfig
+from visrec.features.commit import commit_extraction
 from visrec.features.decode import PictureLimits
 from visrec.features.extract import (
     CHUNK,
+    Extraction,
     ExtractResources,
-    Plan,
-    commit,
     describe_backbone,
     extract_chain,
-    make_plan,
 )
+from visrec.features.planning import ExtractionPlan, plan_extraction
 from visrec.pipelines.input_checks import require_pictures
 from visrec.storage.store import Store
+
+_MAX_CPU_WORKERS = 8  # unless --resources.workers says otherwise
+_TASK_CPUS = 2  # beside the workers: one for tasks that read and decode, one for tasks that write
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +39,12 @@ class ExtractJob(JobConfig):
 
     Attributes:
         images: directory or prefix of <item_id>.jpg (.png, .webp, .gif), or Parquet with item_id
-            and image (bytes) or uri; by default images of the workspace.
-        features: where the features go; by default features of the workspace.
+            and image (bytes) or uri; by default `images` in the workspace.
+        features: directory of the features; by default `features` in the workspace.
         backbone: the network.
-        limits: pictures beyond these are rejected before they are decoded.
+        limits: larger pictures are rejected before they are decoded.
         max_rejected: share of the pictures that may be rejected; above it nothing is committed.
-        resources: what the network may take of the cluster.
+        resources: workers that run the network, and the resources of each.
     """
 
     images: str | None = None
@@ -63,40 +68,48 @@ def main(config: ExtractJob, summary: Summary) -> None:
     store.check_writable()
     with summary.phase("plan"):
         identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
-        plan_ref = ray.remote(make_plan).remote(images, store, identity, config.limits)
-        listed, todo, left_out = ray.get(_counts.remote(plan_ref))
+        plan = ray.remote(plan_extraction).remote(images, store, identity, config.limits)
+        pictures, pending, not_pictures = ray.get(_counts.remote(plan))
     print(
-        f"{listed:,} pictures, {listed - todo:,} known, {todo:,} to read ({identity})", flush=True
+        f"{pictures:,} pictures, {pictures - pending:,} unchanged, {pending:,} to read "
+        f"({identity})",
+        flush=True,
     )
 
     written, computed = [], 0
-    if todo:
-        actors = min(_actors(config), -(-todo // CHUNK))
+    if pending:
+        workers = min(count_workers(config), -(-pending // CHUNK))
         with (
-            reserved(actors, config.resources.of_an_actor) as places,
-            follow("extract", todo, summary) as tally,
+            reserve_workers(workers, config.resources.per_worker) as reserved,
+            track_progress("extract", pending, summary) as progress_actor,
         ):
             summary.has_written = True
-            chain = extract_chain(
-                plan_ref, todo, store, config.backbone, config.limits, identity, preprocessing,
-                config.resources, places, tally,
-            )  # fmt: skip
-            for row in chain.iter_rows():
+            extraction = Extraction(
+                plan=plan,
+                store=store,
+                backbone=config.backbone,
+                identity=identity,
+                preprocessing=preprocessing,
+                limits=config.limits,
+                resources=config.resources,
+                progress_actor=progress_actor,
+            )
+            for row in extract_chain(extraction, pending, reserved).iter_rows():
                 written.append(row["name"])
                 computed += row["computed"]
     with summary.phase("commit"):
         manifest, rejected = ray.get(
-            ray.remote(commit).remote(
-                plan_ref, written, store, identity, config.limits, config.max_rejected
+            ray.remote(commit_extraction).remote(
+                plan, written, store, identity, config.limits, config.max_rejected
             )
         )
     summary.rows = {
-        "pictures": listed,
+        "pictures": pictures,
         "run through the network": computed,
         "features": manifest.rows,
         "rejected": sum(rejected.values()),
         "rejected by reason": rejected,
-        "files left out": left_out,
+        "files left out": not_pictures,
         "backbone": str(identity),
         "features at": store.root,
         "digest": manifest.digest,
@@ -106,21 +119,20 @@ def main(config: ExtractJob, summary: Summary) -> None:
 
 
 @ray.remote
-def _counts(plan: Plan) -> tuple[int, int, Mapping[str, int]]:
-    return plan.listed, plan.todo.num_rows, plan.left_out
+def _counts(plan: ExtractionPlan) -> tuple[int, int, Mapping[str, int]]:
+    return plan.picture_count, plan.pending.num_rows, plan.not_pictures
 
 
-def _actors(config: ExtractJob) -> int:
-    """How many copies of the network run; leaves room for the tasks that feed them."""
+def count_workers(config: ExtractJob) -> int:
+    """How many workers run the network; leaves CPUs for the tasks that feed them."""
     resources = config.resources
-    if resources.actors:
-        actors = resources.actors
-    elif resources.gpus_per_actor:
-        actors = max(1, cluster_has("GPU") // resources.gpus_per_actor)
+    if resources.workers:
+        workers = resources.workers
+    elif resources.use_gpu:
+        workers = max(1, cluster_total("GPU"))
     else:
-        actors = cpu_actors(resources.cpus_per_actor, 8)
-    # One more CPU for the tasks that read and decode, and one for those that write.
-    wanted = {name: actors * n for name, n in resources.of_an_actor.items()}
-    wanted["CPU"] += 2
-    require_resources(wanted, config, "resources.actors")
-    return actors
+        workers = default_cpu_workers(resources.cpus_per_worker, _MAX_CPU_WORKERS)
+    needed = {name: workers * n for name, n in resources.per_worker.items()}
+    needed["CPU"] += _TASK_CPUS
+    require_resources(needed, config, "resources.workers")
+    return workers

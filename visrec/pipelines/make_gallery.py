@@ -5,7 +5,8 @@ python jobs/make_gallery.py
 
 from dataclasses import dataclass, field
 
-from visrec.cli.launch import JobConfig, Summary
+from visrec.cli.job import JobConfig
+from visrec.cli.summary import Summary
 from visrec.demo.gallery import GalleryConfig, write_gallery
 from visrec.storage.store import Store
 
@@ -15,7 +16,7 @@ class GalleryJob(JobConfig):
     """The sample gallery.
 
     Attributes:
-        gallery: how much of everything, and the seed.
+        gallery: number of pictures, artists and users, and the seed.
     """
 
     gallery: GalleryConfig = field(default_factory=GalleryConfig)
