@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from visrec.errors import MissingFileError, VisrecError
+from visrec.errors import VisrecError
 from visrec.storage.backend import Backend, FileInfo
 from visrec.storage.store import Store
 

@@ -1,6 +1,6 @@
-"""Proves the promises of docs/reliability.md at full length and prints what was counted.
+"""Tests the promises of docs/reliability.md at full length and prints what was counted.
 
-`python -m tests.chaos` runs all of them; with paths, only those tests run:
+`python -m tests.chaos` tests all of them; with paths, only those tests run:
 `python -m tests.chaos tests/chaos/test_store.py`.
 """
 
@@ -21,16 +21,18 @@ from tests.chaos.harness import FULL, LOG
 
 COMMITS, HOSTILE = "tests/chaos/test_commits.py::", "tests/chaos/test_hostile.py::"
 
-LONGEST = 5400  # seconds that one test may take: ten times the limit of the suite
+MAX_SECONDS = 5400  # of one test: ten times the limit of the suite
 
 
 @dataclass
 class Promise:
-    """One of docs/reliability.md.
+    """One promise of docs/reliability.md.
 
-    Args:
+    Attributes:
         words: what is promised.
-        proofs: how the ids of the tests begin that prove it.
+        proofs: the ids of the tests that prove it start with one of these.
+        outcomes: how many of these tests passed, failed or were skipped.
+        counts: what they counted.
     """
 
     words: str
@@ -54,10 +56,10 @@ def promises() -> dict[int, Promise]:
         ),
         2: Promise(
             "a lost reply is neither a lost nor a second commit",
-            (f"{COMMITS}test_a_fault", "tests/storage/test_conditional_writes.py"),
+            (f"{COMMITS}test_fault", "tests/storage/test_conditional_writes.py"),
         ),
         3: Promise("work that is killed or tried again appears once", (f"{chaos}kills.py",)),
-        4: Promise("a reader never sees half a run", (f"{COMMITS}test_a_reader",)),
+        4: Promise("a reader never sees half a run", (f"{COMMITS}test_reader",)),
         5: Promise("a rerun does only what is missing", (f"{chaos}reruns.py",)),
         6: Promise(
             "bad rows and pictures are bounded and named",
@@ -98,7 +100,7 @@ def promises() -> dict[int, Promise]:
             ("tests/pipelines/test_doctor.py", "tests/storage/test_preflight.py"),
         ),
         16: Promise("nights are repeatable", (f"{chaos}nights.py",)),
-        # Their proofs are the tests that count something for them.
+        # These are proved by the tests that count something for them.
         17: Promise("a published folder holds exactly the files of its manifest", ()),
         18: Promise("a rerun of something complete moves nothing", ()),
         19: Promise("retention never removes what is pointed to or worked on", ()),
@@ -121,7 +123,7 @@ SUMS = (
 
 
 def outcomes_in(report: Path) -> dict[str, str]:
-    """What became of each test, by its id."""
+    """The outcome of each test, by its id."""
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
@@ -132,9 +134,9 @@ def outcomes_in(report: Path) -> dict[str, str]:
 
 
 def proved(outcomes: dict[str, str], lines: list[dict[str, Any]]) -> dict[int, Promise]:
-    """The promises with what was counted for them and what became of their proofs."""
+    """The promises with the counts and outcomes of their tests."""
     found = promises()
-    # A test that counted something for a promise is one of its proofs, listed or not.
+    # A test that counted something for a promise is one of its tests, whether it is listed or not.
     counted = {(line["promise"], line["test"]) for line in lines}
     for number, promise in found.items():
         for test, outcome in outcomes.items():
@@ -167,16 +169,16 @@ def shown(found: dict[int, Promise], sums: dict[str, int], seconds: float) -> st
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("paths", nargs="*", help="tests to run; all proofs by default")
-    parser.add_argument("--json", type=Path, help="where to write the same as JSON")
+    parser.add_argument("paths", nargs="*", help="tests to run; by default those of all promises")
+    parser.add_argument("--json", type=Path, help="file for the same as JSON")
     arguments = parser.parse_args()
     proofs = {proof for promise in promises().values() for proof in promise.proofs}
     outside = {proof.partition("::")[0] for proof in proofs if "tests/chaos/" not in proof}
     paths = arguments.paths or ["tests/chaos", "tests/test_proxy.py", *sorted(outside)]
-    # Two at once, for most of the time of a night is waiting for processes to start.
+    # Two at once: most of the time of a night goes to waiting for processes to start.
     pytest = [sys.executable, "-m", "pytest", "-q", "--numprocesses=2", "--dist=loadfile"]
-    pytest += ["--no-loadscope-reorder"]  # kills, the longest, would come last
-    pytest += [f"--timeout={LONGEST}", "--durations=15"]
+    pytest += ["--no-loadscope-reorder"]  # else test_kills.py, the longest, would be last
+    pytest += [f"--timeout={MAX_SECONDS}", "--durations=15"]
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         log, report = Path(folder, "log"), Path(folder, "report.xml")

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 
 from tests.conftest import CHECKOUT
 from tests.integration.workspace import night_settings, paint
+from visrec.publication.manifest import MANIFEST
 from visrec.publication.pointer import LATEST
-from visrec.publication.run import MANIFEST
 
 NIGHT = "2026-11-21"
 MARK = "VISREC_TEST_NIGHT"  # in the environment of all processes of one

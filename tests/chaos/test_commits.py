@@ -1,33 +1,36 @@
-"""Commits in a race, over a line that breaks, and before a reader's eyes (promises 1, 2 and 4)."""
+"""Commits in a race, over a line that breaks, and while a reader looks (promises 1, 2 and 4)."""
 
 import hashlib
 import json
 import random
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 
 from tests.chaos.harness import (
-    PASSED,
     PROCESSES,
     Witness,
     adopt,
     amount,
-    completed,
-    contents_of,
-    damage,
+    damaged_files,
+    make_complete_run,
     measured,
-    shards_of,
+    run_contents,
+    write_draft,
 )
 from tests.proxy import FaultProxy, Kind, Rule
-from tests.publication.test_run import names, pointed_to
+from tests.publication.runs import PASSED, file_names, published_run_id
 from tests.servers import SeaweedFS
 from visrec.errors import ConflictError, StorageError
-from visrec.publication.pointer import LATEST
-from visrec.publication.run import MANIFEST, complete, point_to, read_published, run_store
+from visrec.publication.completion import complete_run
+from visrec.publication.manifest import MANIFEST, RunManifest, read_run_manifest
+from visrec.publication.pointer import LATEST, Pointer, read_pointer
+from visrec.publication.publish import publish_run
+from visrec.publication.run_spec import run_store
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
 
@@ -36,7 +39,7 @@ pytestmark = [pytest.mark.s3, pytest.mark.chaos]
 
 # ------------------------------------------------------------- 1. one wins, and none is lost
 
-_start: Any = None  # of a racing process: where all of them meet
+_start: Any = None  # the barrier at which the racing processes meet
 
 
 def enter(barrier: Any, env: dict[str, str]) -> None:
@@ -46,43 +49,43 @@ def enter(barrier: Any, env: dict[str, str]) -> None:
 
 
 def race_for_nights(number: int, lists: Store, nights: int) -> list[str]:
-    """One writer's outcome of each night; its files are its own, of its own bytes."""
+    """The outcome of each night for one writer, whose files are unlike those of the others."""
     outcomes = []
     for night in range(nights):
         run = run_store(lists, f"night-{night}")
-        mine = {f"part-{number:05}.parquet": f"lists of {number} in {night}".encode() * 100}
-        described = shards_of(run, mine, f"writer {number}")
+        contents = {f"part-{number:05}.parquet": f"lists of {number} in {night}".encode() * 100}
+        draft = write_draft(run, contents, f"writer {number}")
         _start.wait()
         try:
-            complete(run, described, [PASSED])
+            complete_run(run, draft, [PASSED])
             outcomes.append("won")
         except ConflictError:
             outcomes.append("refused")
         if outcomes[-1] == "won":
-            assert point_to(lists, f"night-{night}")
+            assert publish_run(lists, f"night-{night}")
         _start.wait()
     return outcomes
 
 
 def race_for_pointer(number: int, lists: Store, moves: int) -> tuple[list[bytes], int]:
-    """The pointers that one writer was told it had set, and how often it was refused."""
+    """The pointers whose writes were acknowledged to one writer, and how often it was refused."""
     witness, refused = Witness(lists.root, lists.endpoint), 0
     runs = [f"writer-{number}-{move}" for move in range(moves)]
     for run_id in runs:
-        completed(lists, run_id)
+        make_complete_run(lists, run_id)
     _start.wait()
     for run_id in runs:
         while True:
             try:
-                assert point_to(witness, run_id)
+                assert publish_run(witness, run_id)
                 break
             except ConflictError:
                 refused += 1
     return [data for name, data in witness.commits if name == LATEST], refused
 
 
-def count_same_code(count: int, s3: SeaweedFS, work: Any, *arguments: Any) -> list[Any]:
-    """What `work(number, ...)` returns in as many processes, which all start at one moment."""
+def in_processes(count: int, s3: SeaweedFS, work: Any, *arguments: Any) -> list[Any]:
+    """Results of `work(number, ...)` in `count` processes, which all start at one moment."""
     setup = (PROCESSES.Barrier(count, timeout=120), s3.env())
     with PROCESSES.Pool(count, enter, setup) as pool:
         return pool.starmap(work, [(number, *arguments) for number in range(count)], chunksize=1)
@@ -90,31 +93,31 @@ def count_same_code(count: int, s3: SeaweedFS, work: Any, *arguments: Any) -> li
 
 def test_of_processes_that_publish_one_night_one_wins(s3: SeaweedFS, lists: Store) -> None:
     writers, nights = amount(2, 8), amount(2, 20)
-    outcomes = count_same_code(writers, s3, race_for_nights, lists, nights)
+    outcomes = in_processes(writers, s3, race_for_nights, lists, nights)
     for night in range(nights):
         seen = [outcome[night] for outcome in outcomes]
         winner = seen.index("won")
         assert seen.count("won") == 1
         assert seen.count("refused") == writers - 1
         run = run_store(lists, f"night-{night}")
-        manifest = read_published(run)
+        manifest = read_run_manifest(run)
         assert manifest is not None
         data = f"lists of {winner} in {night}".encode() * 100
-        [facts] = manifest["files"].values()
-        assert manifest["writer"] == f"writer {winner}"
-        assert facts["sha256"] == hashlib.sha256(data).hexdigest()
-        assert names(run) == {f"part-{winner:05}.parquet", MANIFEST}
-        assert damage(run, manifest) == []
-    assert pointed_to(lists) == f"night-{nights - 1}"
+        [file] = manifest.files.values()
+        assert manifest.model_id == f"writer {winner}"
+        assert file.sha256 == hashlib.sha256(data).hexdigest()
+        assert file_names(run) == {f"part-{winner:05}.parquet", MANIFEST}
+        assert damaged_files(run, manifest) == []
+    assert published_run_id(lists) == f"night-{nights - 1}"
     every = [outcome for one in outcomes for outcome in one]
     measured(1, nights=nights, wins=every.count("won"), clean_refusals=every.count("refused"))
 
 
 def test_every_move_of_the_pointer_in_a_race_is_counted(s3: SeaweedFS, lists: Store) -> None:
     writers, moves = amount(2, 8), amount(4, 25)
-    outcomes = count_same_code(writers, s3, race_for_pointer, lists, moves)
+    outcomes = in_processes(writers, s3, race_for_pointer, lists, moves)
     commits = [json.loads(data) for found, _ in outcomes for data in found]
-    counted = chain(commits, pointed_to(lists))
+    counted = chain(commits, published_run_id(lists))
     assert counted == writers * moves == len(commits)
     refusals = sum(refused for _, refused in outcomes)
     measured(1, pointer_swaps=len(commits), swaps_counted=counted, swaps_refused=refusals)
@@ -122,13 +125,13 @@ def test_every_move_of_the_pointer_in_a_race_is_counted(s3: SeaweedFS, lists: St
 
 
 def chain(pointers: list[dict[str, Any]], last: str) -> int:
-    """How many moves lead from nothing to the pointer that is there, each from the one before."""
+    """How many moves lead from no pointer to the last one, each from the one before."""
     previous = {pointer["run_id"]: pointer["previous_run_id"] for pointer in pointers}
     length, at = 0, last
     while at is not None:
         at = previous.pop(at)
         length += 1
-    assert not previous  # moves that another overwrote without having seen them
+    assert not previous  # moves that another writer overwrote without having read them
     return length
 
 
@@ -147,44 +150,48 @@ def publish_until_done(
     """
     failed = landed = 0
     run = run_store(direct, run_id)
-    for step in ("manifest", "pointer"):
+
+    def manifest() -> RunManifest | None:
+        return read_run_manifest(run)
+
+    def pointer() -> Pointer | None:
+        found, _ = read_pointer(direct)
+        return None if found.run_id == before else found
+
+    steps: list[tuple[Callable[[], Any], Callable[[], RunManifest | Pointer | None]]] = [
+        (lambda: make_complete_run(lists, run_id, "mine"), manifest),
+        (lambda: publish_run(lists, run_id), pointer),
+    ]
+    for commit, read in steps:
         acknowledged: Any = None
         try:
-            acknowledged = (
-                completed(lists, run_id, "mine") if step == "manifest" else point_to(lists, run_id)
-            )
+            acknowledged = commit()
         except StorageError:
             failed += 1
-        # What lies there now, seen over a line that is whole.
-        name, night = (MANIFEST, run) if step == "manifest" else (LATEST, direct)
-        found = night.read_json(name) if night.exists(name) else None
-        if step == "pointer" and found is not None and found["run_id"] == before:
-            found = None
-        if acknowledged is None:
-            landed += found is not None
-            proxy.clear()  # the line is mended and the step is done again
-            if step == "manifest":
-                again = completed(lists, run_id, "mine")
-                assert found is None or again == found
-            else:
-                assert point_to(lists, run_id) is (found is None)
-        elif step == "manifest":
-            assert acknowledged == found
-        else:
-            assert acknowledged is True
+        found = read()  # what is in the store now, seen over a line that is not broken
+        if acknowledged is not None:
             assert found is not None
-        made = night.read_json(name)
-        if step == "manifest":
-            assert names(run) == {*contents_of(run_id), MANIFEST}
-            assert (made["writer"], damage(run, made)) == ("mine", [])
+            assert acknowledged in (found, True)
+            continue
+        landed += found is not None
+        proxy.clear()  # the line is repaired and the step is done again
+        again = commit()
+        if read is pointer:
+            assert again is (found is None)
         else:
-            assert (made["run_id"], made["previous_run_id"]) == (run_id, before)
-    assert pointed_to(direct) == run_id
+            assert found is None or again == found
+    made, published = manifest(), pointer()
+    assert made is not None
+    assert published is not None
+    assert file_names(run) == {*run_contents(run_id), MANIFEST}
+    assert (made.model_id, damaged_files(run, made)) == ("mine", [])
+    assert (published.run_id, published.previous_run_id) == (run_id, before)
+    assert published_run_id(direct) == run_id
     return failed, landed
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_a_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: FaultProxy) -> None:
+def test_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: FaultProxy) -> None:
     broken = Store(lists.root, proxy.endpoint)
     cases = [
         # One fault, which the client's own retry meets; and one at each of its five attempts.
@@ -193,8 +200,8 @@ def test_a_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: F
         for key in (MANIFEST, LATEST)
         for times in (*amount(1, 3) * (1,), 5)
     ]
-    # Nor is the look that settles an unclear reply answered. Before the pointer is written there
-    # has been a look at it already.
+    # The request that settles an unclear reply is not answered either. The pointer was requested
+    # once before it is written.
     cases += [
         [Rule(kind, "PUT", key, times=5), Rule("drop_before", "HEAD", key, skip=skip, times=5)]
         for kind in KINDS
@@ -213,10 +220,10 @@ def test_a_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: F
     assert sum(proxy.injected.values()) >= amount(100, 200)
     assert set(proxy.injected) == set(KINDS)
     assert failed
-    assert landed  # or the tests of what is unclear tested nothing
+    assert landed  # else no reply was unclear, and the test tested nothing
     measured(2, **{f"faults_{kind}": count for kind, count in proxy.injected.items()})
     measured(2, errors=failed, landed_all_the_same=landed)
-    # Each was looked for, and its predecessor too: a lost or a second one ends the test.
+    # Each commit was looked for, and the one before it: a lost or a second commit fails the test.
     measured(2, commits_acknowledged=commits, commits_lost=0, commits_doubled=0)
 
 
@@ -224,17 +231,17 @@ def test_a_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: F
 
 
 def publish_on_demand(orders: Connection, lists: Store, env: dict[str, str]) -> None:
-    """Publishes each run it is told to, and tells when it begins and when it is done."""
+    """Publishes each run that it is sent, and reports when it begins and when it is done."""
     adopt(env)
     while run_id := orders.recv():
         orders.send("begun")
-        completed(lists, run_id)
-        point_to(lists, run_id)
+        make_complete_run(lists, run_id)
+        publish_run(lists, run_id)
         orders.send("done")
 
 
 class Writers:
-    """Publications without pause by processes, of which some are killed at a random moment."""
+    """Publishes without pause, in processes; some are killed at a random moment."""
 
     def __init__(self, lists: Store, env: dict[str, str]) -> None:
         self._arguments = (lists, env)
@@ -242,7 +249,7 @@ class Writers:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work)
         self._process: Any = None
-        self._seconds = 0.1  # that the last publication took
+        self._seconds = 0.1  # of the last publication
         self.killed = 0
         self.done: list[str] = []
 
@@ -294,22 +301,22 @@ class Writers:
             self._process = None
 
 
-def test_a_reader_never_sees_half_a_run(s3: SeaweedFS, lists: Store) -> None:
+def test_reader_never_sees_half_a_run(s3: SeaweedFS, lists: Store) -> None:
     publications, kills, polls = amount(2, 30), amount(1, 10), amount(20, 1000)
-    completed(lists, "first")
-    point_to(lists, "first")
+    make_complete_run(lists, "first")
+    publish_run(lists, "first")
     seen: list[str] = []
     with Writers(lists, s3.env()) as writers:
         while (
             len(seen) < polls or len(writers.done) < publications or writers.killed < kills
         ) and writers.alive:
-            seen.append(pointed_to(lists))  # fails where a file is not what its manifest says
-            time.sleep(0.01)  # writers want the processor too
+            seen.append(published_run_id(lists))  # fails if a file is not that of the manifest
+            time.sleep(0.01)  # writers need the processor, too
     assert len(seen) >= polls
     order = ["first", *writers.done]
     assert order == ["first", *(f"night-{number}" for number in range(len(writers.done)))]
-    places = [order.index(run_id) for run_id in seen]
-    assert places == sorted(places)  # nor one that had been replaced
-    assert pointed_to(lists) == order[-1]
+    positions = [order.index(run_id) for run_id in seen]
+    assert positions == sorted(positions)  # never a run that had been replaced
+    assert published_run_id(lists) == order[-1]
     measured(4, publications=len(writers.done), faults_writer_sigkill=writers.killed)
     measured(4, polls=len(seen), partial_reads=0, runs_seen=len(set(seen)))

@@ -1,7 +1,8 @@
-"""A date in the future is refused, and one that was published does not silence the nights after."""
+"""A cutoff in the future is refused, and a published one does not silence the nights after it."""
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,11 @@ import pytest
 import ray
 from jsonargparse import ArgumentError
 
-from tests.chaos.harness import PASSED, amount, measured, shards_of
-from visrec.cli.launch import JobConfig, launch, parse
+from tests.chaos.harness import amount, measured, write_draft
+from tests.publication.runs import PASSED
+from visrec.cli.job import JobConfig
+from visrec.cli.launch import launch
+from visrec.cli.parse import parse
 from visrec.errors import InputError
 from visrec.pipelines import nightly
 from visrec.pipelines.evaluate import EvaluateJob
@@ -19,8 +23,11 @@ from visrec.pipelines.nightly import NightlyJob
 from visrec.pipelines.recommend import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.pipelines.tune import TuneJob
+from visrec.publication.completion import complete_run
 from visrec.publication.pointer import LATEST
-from visrec.publication.run import complete, point_to, roll_back, run_store
+from visrec.publication.publish import publish_run
+from visrec.publication.rollback import roll_back
+from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
 
 JOBS = {
@@ -37,7 +44,7 @@ def in_days(days: int) -> str:
 
 
 def run_nightly(monkeypatch: pytest.MonkeyPatch, workspace: Path, *flags: str) -> Any:
-    """The night from its command line to its exit code; one that is complete needs no Ray."""
+    """The night from its command line to its exit code; a complete night needs no Ray."""
     monkeypatch.setattr(ray, "shutdown", lambda: None)  # the session's cluster is not ours
     arguments = ["jobs/nightly.py", "--workspace", str(workspace), *flags]
     monkeypatch.setattr(sys, "argv", arguments)
@@ -86,16 +93,16 @@ def test_publication_of_a_future_cutoff_does_not_silence_nights(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """As an older version published it, or a machine whose clock was wrong."""
+    """As published by an older version, or by a machine whose clock was wrong."""
     lists, future = Store(str(tmp_path / "recommendations")), in_days(ahead)
     nights = [in_days(-days) for days in range(1 + amount(2, 8), 0, -1)]
     for night in (*nights, future):
-        before = int(datetime.fromisoformat(night).replace(tzinfo=UTC).timestamp())
+        cutoff = int(datetime.fromisoformat(night).replace(tzinfo=UTC).timestamp())
         run = run_store(lists, night)
-        facts = shards_of(run, {"part-0.parquet": night.encode()})
-        complete(run, {**facts, "before": before}, [PASSED])
-    point_to(lists, nights[0])
-    point_to(lists, future)
+        draft = write_draft(run, {"part-0.parquet": night.encode()})
+        complete_run(run, replace(draft, cutoff_timestamp=cutoff), [PASSED])
+    publish_run(lists, nights[0])
+    publish_run(lists, future)
     for night in nights[1:]:
         assert run_nightly(monkeypatch, tmp_path, "--as-of", night) == 4
         printed = capsys.readouterr()
@@ -107,8 +114,8 @@ def test_publication_of_a_future_cutoff_does_not_silence_nights(
         told = json.loads((tmp_path / "summaries" / "nightly.json").read_text())
         assert told["published"] == "no: a later night is published"
         measured(23, nights_after_a_future_date=1, silenced=0)
-    # What the sentence says to do, does it.
+    # What the message says helps.
     roll_back(lists, nights[0])
-    point_to(lists, nights[1])
+    publish_run(lists, nights[1])
     assert run_nightly(monkeypatch, tmp_path, "--as-of", nights[1]) == 0
     assert lists.read_json(LATEST)["run_id"] == nights[1]

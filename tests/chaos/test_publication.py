@@ -1,6 +1,6 @@
 """Writers, rollbacks and retention that meet at any two store operations (promises 17, 18, 19).
 
-Both are stopped between every two of their operations; then either goes on first, or is killed.
+Two actors are stopped between any two of their operations; then either goes on first, or is killed.
 """
 
 import hashlib
@@ -17,31 +17,26 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from tests.chaos.harness import PASSED, amount, measured
-from tests.recommend.test_incremental import Shop
+from tests.chaos.harness import amount, measured
+from tests.publication.runs import PASSED, draft_manifest
+from tests.recommend.changing_shop import NO_RULES, ChangingShop
 from tests.stepping import Actor, MemoryStore, meetings
 from visrec.errors import ConflictError, InputError
-from visrec.interactions.log import shard_of
-from visrec.jagged import offsets_of
+from visrec.interactions.log import assign_shards
+from visrec.jagged import offsets_from_lengths
 from visrec.progress import Timer
-from visrec.publication.claims import CLAIM, claim, read_claim
+from visrec.publication.claims import CLAIM, claim_run, read_claim
+from visrec.publication.completion import complete_run, find_complete_run
 from visrec.publication.list_tables import lists_table
-from visrec.publication.pointer import LATEST, read_pointer
+from visrec.publication.manifest import MANIFEST, RunManifest, ShardFile, parse_manifest
+from visrec.publication.pointer import LATEST, read_pointer, read_published_manifest
+from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.retention import prune_runs
-from visrec.publication.run import (
-    MANIFEST,
-    complete,
-    find_complete,
-    point_to,
-    publication_status,
-    read_last,
-    roll_back,
-    run_store,
-)
-from visrec.publication.run_spec import RunSpec
-from visrec.recommend.incremental import write_item_fingerprints
+from visrec.publication.rollback import roll_back
+from visrec.publication.run_spec import RunSpec, run_store
+from visrec.recommend.fingerprint_files import write_item_fingerprints
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.lists import COLD
+from visrec.recommend.lists import COLD_USERS_KEY
 from visrec.recommend.writer import ShardWriter
 from visrec.storage.store import Store
 
@@ -53,13 +48,13 @@ Work = Callable[[Store], Any]
 
 @cache
 def shop(shards: int) -> ScoringData:
-    """Six users, dealt to so many shards."""
-    data = Shop(1, items=8, users=USERS).data((None, False))
+    """Six users in a number of shards."""
+    data = ChangingShop(1, items=8, users=USERS).data(NO_RULES)
     query_ids = data.query_ids
-    order = np.argsort(shard_of(query_ids, shards), kind="stable")
-    counts = np.bincount(shard_of(query_ids, shards), minlength=shards)
+    order = np.argsort(assign_shards(query_ids, shards), kind="stable")
+    counts = np.bincount(assign_shards(query_ids, shards), minlength=shards)
     return replace(
-        data, query_ids=query_ids.take(pa.array(order)), shard_offsets=offsets_of(counts)
+        data, query_ids=query_ids.take(pa.array(order)), shard_offsets=offsets_from_lengths(counts)
     )
 
 
@@ -72,31 +67,37 @@ def table_of(shards: int, shard: int) -> pa.Table:
         data.query_ids.slice(first, end - first), data.item_ids, row_BK,
         row_BK.astype(np.float32), row_BK, np.zeros(end - first, bool), "nested",
     )  # fmt: skip
-    return table.replace_schema_metadata({COLD: "0"})
+    return table.replace_schema_metadata({COLD_USERS_KEY: "0"})
 
 
-def job(run_id: str, inputs: str, shards: int, before: int | None = None) -> Work:
-    """A job's steps as jobs/recommend.py takes them, the searching left out."""
+def job(run_id: str, inputs: str, shards: int, cutoff: int | None = None) -> Work:
+    """The steps of jobs/recommend.py, without the search."""
 
     def work(lists: Store) -> str:
-        run, data = run_store(lists, run_id), shop(shards)
-        read_last(lists, say=lambda _: None)
-        first = False
-        if find_complete(run) is None:
-            marks = {"visrec.inputs": inputs * 16, "visrec.run_id": run_id}
-            target = RunSpec(run, shards, 2, "nested", "user_to_item", marks)
-            claim(run, target.inputs)
-            fingerprints = dict([write_item_fingerprints(data, target)])
-            write = ShardWriter(data, target, lambda n: (table_of(shards, n), 0), Timer(QUIET))
-            facts = [write(shard) for shard in range(shards)]
-            files = {f["name"]: {k: f[k] for k in ("rows", "bytes", "sha256")} for f in facts}
-            fingerprints |= {f["fingerprints"]: f["fingerprints_sha256"] for f in facts}
-            described = {"files": files, "fingerprints": fingerprints, "before": before}
-            _, first = complete(run, described, [PASSED], inputs=target.inputs)
-        point_to(lists, run_id, rerun=not first)
-        return publication_status(lists, run_id, rerun=not first)
+        run = run_store(lists, run_id)
+        read_published_manifest(lists, say=lambda _: None)
+        is_first = False
+        if find_complete_run(run) is None:
+            metadata = {"visrec.inputs": inputs * 16, "visrec.run_id": run_id}
+            spec = RunSpec(run, shards, 2, "nested", "user_to_item", metadata)
+            claim_run(run, spec.inputs_digest)
+            draft = replace(write_run(spec), run_id=run_id, cutoff_timestamp=cutoff)
+            _, is_first = complete_run(run, draft, [PASSED], inputs_digest=spec.inputs_digest)
+        publish_run(lists, run_id, rerun=not is_first)
+        return publication_status(lists, run_id, rerun=not is_first).summary
 
     return work
+
+
+def write_run(spec: RunSpec) -> RunManifest:
+    """Writes the fingerprints and shards of a run that are missing."""
+    data = shop(spec.shards)
+    fingerprints = dict([write_item_fingerprints(data, spec)])
+    write = ShardWriter(data, spec, lambda n: (table_of(spec.shards, n), 0), Timer(QUIET))
+    shards = [write(shard) for shard in range(spec.shards)]
+    fingerprints |= {shard.fingerprints: shard.fingerprints_sha256 for shard in shards}
+    files = {shard.name: ShardFile(shard.rows, shard.bytes, shard.sha256) for shard in shards}
+    return draft_manifest(files=files, fingerprints=fingerprints)
 
 
 def published(store: MemoryStore, *nights: str) -> None:
@@ -115,44 +116,49 @@ def runs_in(store: MemoryStore) -> dict[str, dict[str, bytes]]:
     return found
 
 
-def is_whole(files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> bool:
+def is_intact(files: Mapping[str, bytes], manifest: RunManifest) -> bool:
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return all(hashes.get(name) == facts["sha256"] for name, facts in manifest["files"].items())
+    return all(hashes.get(name) == sha256 for name, sha256 in manifest.sha256.items())
 
 
-def require_whole_pointer(store: MemoryStore) -> None:
-    """A reader who follows the pointer finds a run that is whole."""
+def require_intact_pointer(store: MemoryStore) -> None:
+    """A reader who follows the pointer finds a complete run whose files are intact."""
     pointer, version = read_pointer(store)
     if version is not None:
         files = runs_in(store).get(str(pointer.run_id), {})
         assert MANIFEST in files, f"the pointer is at {pointer.run_id}, which has no manifest"
         assert hashlib.sha256(files[MANIFEST]).hexdigest() == pointer.manifest_sha256
-        assert is_whole(files, run_store(store, str(pointer.run_id)).read_json(MANIFEST))
+        assert is_intact(files, parse_manifest(files[MANIFEST], MANIFEST))
 
 
-def require_sound(store: MemoryStore, folder: Path, killed: bool) -> int:
-    """The pointer is at a whole run; what is complete is whole; and readers who glob see what the
-    manifest says, each user once: at once where nobody was killed, else when anybody has come by.
-    Returns how many runs are complete."""
-    require_whole_pointer(store)
+def require_consistent(store: MemoryStore, folder: Path, killed: bool) -> int:
+    """Checks the pointer, every complete run, and what readers see who glob the files of a run.
+
+    They see the files of the manifest, each user once: immediately if no actor was killed, else
+    after the next job has looked at the run.
+
+    Returns:
+        How many runs are complete.
+    """
+    require_intact_pointer(store)
     found = 0
     for run_id, before in runs_in(store).items():
-        manifest = find_complete(run_store(store, run_id))
+        manifest = find_complete_run(run_store(store, run_id))
         if manifest is None:
             continue
         found += 1
         after = runs_in(store)[run_id]
         assert killed or after == before, f"{before.keys() - after.keys()} stayed in {run_id}"
-        assert is_whole(after, manifest)
+        assert is_intact(after, manifest)
         # A retention that was slow may have removed the claim of a run that was made again.
-        named = {*manifest["files"], *manifest["fingerprints"], MANIFEST}
+        named = {*manifest.files, *manifest.fingerprints, MANIFEST}
         assert after.keys() - {CLAIM} == named
         require_glob(after, manifest, folder)
     return found
 
 
-def require_glob(files: Mapping[str, bytes], manifest: Any, folder: Path) -> None:
-    """As DuckDB sees the run on a disk."""
+def require_glob(files: Mapping[str, bytes], manifest: RunManifest, folder: Path) -> None:
+    """Checks the run on a disk as DuckDB reads it."""
     for old in folder.iterdir():
         old.unlink()
     for name, data in files.items():
@@ -160,12 +166,12 @@ def require_glob(files: Mapping[str, bytes], manifest: Any, folder: Path) -> Non
             (folder / name).write_bytes(data)
     query = f"SELECT user_id, filename FROM read_parquet('{folder}/part-*.parquet', filename=true)"
     rows = duckdb.sql(query).fetchall()
-    named = {name for name, facts in manifest["files"].items() if facts["rows"]}
+    named = {name for name, file in manifest.files.items() if file.rows}
     assert {Path(filename).name for _, filename in rows} == named
     assert sorted(user for user, _ in rows) == sorted(shop(2).query_ids.to_pylist())
 
 
-# How two that were stopped end, and whether one was killed.
+# How two actors that were stopped go on, and whether one was killed.
 ENDINGS: list[tuple[Callable[[Actor, Actor, Callable[[], None]], Any], bool]] = [
     (lambda one, two, check: (one.finish(check), two.finish(check)), False),
     (lambda one, two, check: (two.finish(check), one.finish(check)), False),
@@ -178,12 +184,17 @@ ENDINGS: list[tuple[Callable[[Actor, Actor, Callable[[], None]], Any], bool]] = 
 def schedules(
     start: MemoryStore, first: Work, second: Work, every: int
 ) -> Iterator[tuple[MemoryStore, bool]]:
-    """The store after two actors met in all ways, or in some of them, and ended in all ways;
-    the pointer was at a whole run after every operation. And whether one was killed."""
+    """Lets two actors meet at all points, or some of them, and go on in all ways.
+
+    The pointer is checked after every operation.
+
+    Yields:
+        The store at the end, and whether an actor was killed.
+    """
     for end, killed in ENDINGS:
         for store, one, two in meetings(start, first, second, every):
-            require_whole_pointer(store)
-            end(one, two, lambda store=store: require_whole_pointer(store))
+            require_intact_pointer(store)
+            end(one, two, lambda store=store: require_intact_pointer(store))
             for actor in (one, two):
                 if actor.fault is not None:
                     raise actor.fault
@@ -203,27 +214,29 @@ NIGHT = "2026-11-21"
     ],
     ids=["other inputs", "the same inputs"],
 )
-def test_a_folder_holds_what_its_manifest_names(first: Work, second: Work, tmp_path: Path) -> None:
+def test_folder_of_a_complete_run_has_exactly_the_files_of_its_manifest(
+    first: Work, second: Work, tmp_path: Path
+) -> None:
     start, count, strays = MemoryStore("s3://shop"), 0, 0
     for store, killed in schedules(start, first, second, amount(13, 2)):
         before = len(store.objects)
-        complete_runs = require_sound(store, tmp_path, killed)
+        complete_runs = require_consistent(store, tmp_path, killed)
         strays += before - len(store.objects)
         if not killed:
             assert complete_runs == 1
         count += 1
-        # One of them comes to the end when it is started again.
+        # When both jobs are started again, one of them publishes the run.
         outcomes = [Actor(store, work).finish() for work in (second, first)]
         assert "yes" in outcomes, outcomes
-        assert require_sound(store, tmp_path, False) == 1
+        assert require_consistent(store, tmp_path, False) == 1
     measured(17, schedules=count, globs=2 * count, strays_removed_later=strays, wrong_globs=0)
 
 
-# ------------------------------------------------ 18. a rerun of something complete moves nothing
+# ------------------------------------------ 18. a rerun of a complete run does not move the pointer
 
 
-def test_a_rerun_of_a_complete_run_moves_nothing() -> None:
-    """Whatever was published or rolled back since, with a date or without one."""
+def test_rerun_of_a_complete_run_does_not_move_the_pointer() -> None:
+    """Whatever was published or rolled back since, with a cutoff or without one."""
     days: list[int | None] = [None, 1]
     reruns = 0
     for day, urgent_day, back in itertools.product(days, days, (False, True)):
@@ -243,7 +256,7 @@ def test_a_rerun_of_a_complete_run_moves_nothing() -> None:
     measured(18, reruns=reruns, pointers_moved=0)
 
 
-def test_a_run_stopped_before_the_pointer_is_pointed_to_unless_others_were_faster() -> None:
+def test_run_stopped_before_the_pointer_is_published_unless_another_was_faster() -> None:
     for others in (False, True):
         store = MemoryStore("s3://shop")
         published(store, "2026-11-20")
@@ -256,10 +269,10 @@ def test_a_run_stopped_before_the_pointer_is_pointed_to_unless_others_were_faste
             assert job("urgent", "b", 1, 2)(store) == "yes"
         why_not = "no: another run was published or rolled back to since it was complete"
         assert night(store) == (why_not if others else "yes")
-        require_whole_pointer(store)
+        require_intact_pointer(store)
 
 
-def test_a_run_that_is_made_again_does_not_name_itself_as_the_one_before() -> None:
+def test_run_that_is_made_again_is_not_its_own_previous_run() -> None:
     store = MemoryStore("s3://shop")
     published(store, "2026-11-20", NIGHT)
     for uri in [uri for uri in store.objects if f"run={NIGHT}/" in uri]:
@@ -268,7 +281,7 @@ def test_a_run_that_is_made_again_does_not_name_itself_as_the_one_before() -> No
     assert read_pointer(store)[0].previous_run_id == "2026-11-20"
 
 
-# --------------------------------- 19. retention removes nothing that is pointed to or worked on
+# ------------------------------ 19. retention removes no run that is published or at work
 
 NIGHTS = [f"2026-11-{day:02}" for day in range(11, 15)]
 OLD = NIGHTS[0]
@@ -279,7 +292,7 @@ def prune(lists: Store) -> list[str]:
 
 
 def again(*works: Work) -> Work:
-    """One after another, each whatever the one before has said."""
+    """One after another, whichever errors they raise."""
 
     def work(lists: Store) -> None:
         for one in works:
@@ -309,16 +322,14 @@ MEETINGS: dict[str, tuple[Work, Work]] = {
 
 
 @pytest.mark.parametrize("name", MEETINGS)
-def test_retention_removes_nothing_that_is_pointed_to_or_worked_on(
-    name: str, tmp_path: Path
-) -> None:
+def test_retention_removes_no_run_that_is_published_or_at_work(name: str, tmp_path: Path) -> None:
     first, second = MEETINGS[name]
     start, count = MemoryStore("s3://shop"), 0
     published(start, *NIGHTS)
     for store, killed in schedules(start, first, second, amount(13, 2)):
-        require_sound(store, tmp_path, killed)
-        # The next retentions finish what was stopped. What stays is of somebody who was killed just
-        # before the manifest: only who makes that run again can go on there.
+        require_consistent(store, tmp_path, killed)
+        # The next retentions finish the removals that were stopped. What stays is a run whose
+        # writer was killed just before the manifest: only the same inputs can complete it.
         prune(store)
         prune(store)
         pointer, _ = read_pointer(store)
@@ -326,10 +337,10 @@ def test_retention_removes_nothing_that_is_pointed_to_or_worked_on(
         kept = {*newest, pointer.run_id, pointer.previous_run_id}
         for run_id in {*runs_in(store), *pointer.removing} - kept:
             run = run_store(store, run_id)
-            claimed, _ = read_claim(run)
-            assert claimed is not None
-            assert claimed["state"] == "sealed"
-            assert find_complete(run) is None
-        require_sound(store, tmp_path, killed)
+            claim, _ = read_claim(run)
+            assert claim is not None
+            assert claim.state == "sealed"
+            assert find_complete_run(run) is None
+        require_consistent(store, tmp_path, killed)
         count += 1
     measured(19, schedules=count, pointers_at_removed_runs=0, complete_runs_without_files=0)

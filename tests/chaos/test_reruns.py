@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.harness import amount, measured
 from tests.integration.workspace import copy, run_recommend
-from visrec.publication.run import MANIFEST
+from visrec.publication.manifest import MANIFEST
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
 SHARDS, NIGHT = 20, "night"

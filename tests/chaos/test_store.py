@@ -3,18 +3,19 @@
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.harness import amount, completed, damage, measured
+from tests.chaos.harness import amount, damaged_files, make_complete_run, measured
 from tests.conftest import NO_AWS_CONFIG
 from tests.proxy import FaultProxy, Rule
-from tests.publication.test_run import pointed_to
+from tests.publication.runs import published_run_id
 from tests.servers import SeaweedFS
 from visrec.errors import StorageError
-from visrec.publication.run import point_to, read_published, run_store
+from visrec.publication.manifest import RunManifest, read_run_manifest
+from visrec.publication.publish import publish_run
+from visrec.publication.run_spec import run_store
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
 
@@ -38,7 +39,7 @@ class Publisher:
         self._lists = lists
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work)
-        self.manifests: dict[str, Mapping[str, Any]] = {}  # whose completion was acknowledged
+        self.manifests: dict[str, RunManifest] = {}  # whose completion was acknowledged
         self.pointed: list[str] = []  # whose move of the pointer was acknowledged
         self.tried: list[str] = []
         self.refused: list[str] = []
@@ -57,8 +58,8 @@ class Publisher:
             run_id = f"run-{len(self.tried):04}"
             self.tried.append(run_id)
             try:
-                self.manifests[run_id] = completed(self._lists, run_id)
-                assert point_to(self._lists, run_id)
+                self.manifests[run_id] = make_complete_run(self._lists, run_id)
+                assert publish_run(self._lists, run_id)
                 self.pointed.append(run_id)
             except StorageError as error:
                 self.refused.append(str(error))
@@ -70,12 +71,12 @@ class Publisher:
 
 def missing(lists: Store, publisher: Publisher) -> list[str]:
     """Acknowledged runs that are no longer what they were, the pointer's order included."""
-    pointer = pointed_to(lists)  # fails where it does not lead to a whole run
+    pointer = published_run_id(lists)  # fails where it does not lead to a whole run
     last = publisher.pointed[-1] if publisher.pointed else ""
     lost = [] if pointer >= last else [last]  # a move that ended in an error may have been made
     for run_id, manifest in list(publisher.manifests.items()):
         run = run_store(lists, run_id)
-        if read_published(run) != manifest or damage(run, manifest):
+        if read_run_manifest(run) != manifest or damaged_files(run, manifest):
             lost.append(run_id)
     return lost
 
@@ -103,7 +104,7 @@ def test_a_store_that_is_killed_slow_and_busy_keeps_what_it_acknowledged(
                 own_server.kill9()
                 time.sleep(rng.uniform(0, 1))
                 own_server.restart()
-                pointed_to(direct)  # the last good publication is readable
+                published_run_id(direct)  # the last good publication is readable
             wait_for_more(publisher, amount(1, 3))
         assert not publisher.unclean
         assert missing(direct, publisher) == []

@@ -1,9 +1,10 @@
-"""The gates through Ray: a night whose file is wrong is held back, and published with a reason."""
+"""The gates with Ray: a run with a wrong file is held back, and published with a reason."""
 
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 from tests.integration.workspace import copy, run_recommend
 from visrec.errors import GateError, InputError
 from visrec.publication.list_tables import lists_file
+from visrec.publication.manifest import MANIFEST, parse_manifest
 from visrec.publication.pointer import LATEST
-from visrec.publication.run import MANIFEST, point_to
-from visrec.publication.shards import stamped
+from visrec.publication.publish import publish_run
+from visrec.publication.shards import with_sha256
 from visrec.recommend.score import ScoreResources
 from visrec.storage.store import Store
 
@@ -27,40 +29,40 @@ REASON = "the shop asked for it"
 
 
 def night(workspace: Path, **keys: Any) -> Any:
-    one = ScoreResources(actors=1)
+    one = ScoreResources(workers=1)
     return run_recommend(workspace, run_id="first", shards=8, resources=one, **keys)
 
 
 def put_twice(path: Path) -> str:
-    """Gives a user of a shard's file an item twice, as a fault of scoring would."""
+    """Gives one user of a shard an item twice, as a bug in scoring would; returns the user."""
     table = pq.read_table(path)
-    marks = dict(table.schema.metadata)
+    metadata = dict(table.schema.metadata)
     rows = table.to_pylist()
     row = next(row for row in rows if not row["cold"])
     row["items"][1] = {**row["items"][0], "score": row["items"][1]["score"]}
-    changed = pa.Table.from_pylist(rows, table.schema).replace_schema_metadata(marks)
-    Store(str(path.parent)).write(path.name, stamped(changed, {}, lists_file))
+    changed = pa.Table.from_pylist(rows, table.schema).replace_schema_metadata(metadata)
+    Store(str(path.parent)).write(path.name, with_sha256(changed, {}, lists_file))
     return str(row["user_id"])
 
 
-def test_a_night_that_is_wrong_is_held_back_until_somebody_says_why(
+def test_wrong_run_is_held_back_until_it_is_forced_with_a_reason(
     recommended: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The night before is a copy of this one, whose last step has died."""
+    """The published run is a copy of this one, which died before its last step."""
     copy(recommended, tmp_path, "features", "models", "recommendations", *INPUTS)
     lists = tmp_path / "recommendations"
     run, before = lists / "run=first", lists / "run=before"
     shutil.copytree(run, before)
-    manifest = json.loads((before / MANIFEST).read_text())
-    (before / MANIFEST).write_text(json.dumps({**manifest, "run_id": "before"}))
-    assert point_to(Store(str(lists)), "before")
+    manifest = replace(parse_manifest((before / MANIFEST).read_bytes(), ""), run_id="before")
+    Store(str(before)).write_json(MANIFEST, manifest.to_dict())
+    assert publish_run(Store(str(lists)), "before")
     pointer = (lists / LATEST).read_text()
     (run / MANIFEST).unlink()
     put_twice(sorted(run.glob("part-*"))[3])
 
     with pytest.raises(GateError) as held:
         night(tmp_path)
-    sentence = "lists with an item twice: found 1, expected at most 0 (--gates.max_repeats)."
+    sentence = "lists with an item twice: found 1, expected 0."
     assert sentence in str(held.value)
     assert "lists that the model does not give: found 1 (of " in str(held.value)
     assert str(held.value).count("expected") == 2
@@ -73,16 +75,16 @@ def test_a_night_that_is_wrong_is_held_back_until_somebody_says_why(
     both = ["lists with an item twice", "lists that the model does not give"]
     assert forced.rows["forced past"] == "; ".join(both)
     assert {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")} == files
-    manifest = json.loads((run / MANIFEST).read_text())
-    assert manifest["forced"] == {"reason": REASON, "gates": both}
-    gates = {gate["key"]: gate for gate in manifest["gates"]}
-    past = [gate["name"] for gate in manifest["gates"] if gate["outcome"] == "forced"]
+    record = json.loads((run / MANIFEST).read_text())
+    assert record["forced"] == {"reason": REASON, "gates": both}
+    gates = {gate["key"]: gate for gate in record["gates"]}
+    past = [gate["name"] for gate in record["gates"] if gate["outcome"] == "forced"]
     assert past == both
     assert 0.99 < gates["gates.min_overlap"]["found"] < 1  # but for that one item
     assert gates["gates.max_score_drift"]["found"] == 0.0
     assert gates["gates.min_gain"]["note"] == "this model has not been evaluated"
-    skipped = sum(gate["outcome"] == "skipped" for gate in manifest["gates"])
-    passed = len(manifest["gates"]) - skipped - 2
+    skipped = sum(gate["outcome"] == "skipped" for gate in record["gates"])
+    passed = len(record["gates"]) - skipped - 2
     counts = f"{passed} passed, {skipped} skipped, 2 forced (the manifest says why)"
     assert forced.rows["gates"] == counts
     assert forced.rows["evaluation"] == "this model has not been evaluated"
@@ -90,14 +92,14 @@ def test_a_night_that_is_wrong_is_held_back_until_somebody_says_why(
     assert json.loads((lists / LATEST).read_text())["run_id"] == "first"
 
 
-def test_a_reason_must_be_one(tmp_path: Path) -> None:
+def test_force_publish_without_a_reason_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--force_publish without a reason"):
         run_recommend(tmp_path, force_publish="  ")
 
 
 def test_every_threshold_is_a_flag() -> None:
-    command = [sys.executable, "jobs/recommend.py", "--gates.max_repeats", "-1", "--local"]
+    command = [sys.executable, "jobs/recommend.py", "--gates.min_lists", "-1", "--local"]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.returncode == 2
-    assert "Found --gates.max_repeats -1; expected a whole number in [0, " in done.stderr
+    assert "Found --gates.min_lists -1; expected a whole number in [0, " in done.stderr

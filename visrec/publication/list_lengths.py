@@ -25,7 +25,7 @@ def expected_lengths(available_N: Bools, excluded: Jagged, k: int) -> Ints:
     """
     n = len(available_N)
     query_P, item_P = np.divmod(
-        distinct(pair_codes(excluded.owners, excluded.values, n)), max(n, 1)
+        distinct(pair_codes(excluded.row_ids, excluded.values, n)), max(n, 1)
     )
     is_available_P = available_N[item_P]
     excluded_U = np.bincount(query_P[is_available_P], minlength=len(excluded))
@@ -74,7 +74,7 @@ def count_open_items(rules: Rules, listed: Jagged, excluded: Jagged, available_N
         excluded: B lists of items that may not follow, whatever the rules.
         available_N: (N,) which items may be recommended.
     """
-    full = list(rules.full_groups(listed.owners, listed.values))
+    full = list(rules.full_groups(listed.row_ids, listed.values))
     closed_B = np.zeros(len(listed), np.int64)
     available_as_int_N = available_N.astype(np.int64)
     for (list_F, group_F), (_, group_N) in zip(full, rules.limits, strict=True):
@@ -86,13 +86,13 @@ def count_open_items(rules: Rules, listed: Jagged, excluded: Jagged, available_N
         members = rules.members[-1]
         for part in chunk_rows(members.lengths[group_F], ENTRIES):
             items = members.take(group_F[part])
-            list_V, item_V = list_F[part][items.owners], items.values
+            list_V, item_V = list_F[part][items.row_ids], items.values
             is_twice_V = _is_in_full_group(full[:-1], rules.limits[:-1], list_V, item_V)
             np.subtract.at(closed_B, list_V, is_twice_V * available_as_int_N[item_V])
     # And excluded or listed items of groups that are not full.
     n = len(available_N)
     either = listed.append_values(excluded)
-    list_P, item_P = np.divmod(distinct(pair_codes(either.owners, either.values, n)), max(n, 1))
+    list_P, item_P = np.divmod(distinct(pair_codes(either.row_ids, either.values, n)), max(n, 1))
     is_left_P = available_N[item_P] & ~_is_in_full_group(full, rules.limits, list_P, item_P)
     np.add.at(closed_B, list_P[is_left_P], 1)
     return np.asarray(available_as_int_N.sum() - closed_B)
