@@ -55,8 +55,8 @@ if "--peer" not in sys.argv:  # the interpreter of a peer has no visrec
     from visrec.cli.parse import parse
     from visrec.config import plain
     from visrec.evaluation.bootstrap import resample
-    from visrec.interactions.log import build_log
-    from visrec.interactions.split import HeldOut, Part, held_out, split
+    from visrec.interactions.read import build_log
+    from visrec.interactions.split import HeldOut, SplitPart, select_held_out, split
     from visrec.models.feature_scale import FeatureScale
     from visrec.models.scorers import DotScorer
     from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
@@ -66,7 +66,8 @@ if "--peer" not in sys.argv:  # the interpreter of a peer has no visrec
     from visrec.storage.store import Store
     from visrec.training.data import TrainingData, load_training_data
     from visrec.training.fit import build_trainer, train_to_end
-    from visrec.training.loop import Trainer, score_held_out
+    from visrec.training.loop import Trainer
+    from visrec.training.validation import score_held_out
 
 Floats = npt.NDArray[np.float64]
 Scores = npt.NDArray[np.float32]
@@ -315,7 +316,7 @@ class Peer:
             how["cwd"] = folder
             np.savez(
                 folder / "given.npz",
-                user_R=data.train.owners,
+                user_R=data.train.row_ids,
                 item_R=data.train.values,
                 shape=np.array([len(data.user_ids), len(data.item_ids)]),
                 feature_ND=z_scored(data.feature_ND),
@@ -368,7 +369,7 @@ def train(config: TrainJob, data: TrainingData, seed: int) -> Trainer:
     """Trains as jobs/train.py does, in this process; its model is the one that was kept."""
     recipe = training_recipe(replace(config, train=replace(config.train, seed=seed)))
     trainer = train_to_end(build_trainer(recipe, data), recipe, data, lambda _: None)
-    trainer.model.load_state_dict(trainer.best)
+    trainer.model.load_state_dict(trainer.best_weights)
     return trainer
 
 
@@ -376,7 +377,7 @@ def test_users(config: TrainJob, data: TrainingData) -> HeldOut:
     """Those that jobs/evaluate.py ranks for."""
     uri = config.resolve(config.interactions.path, "interactions.parquet")
     log = build_log(read_interactions(config.interactions, uri), data.item_ids)
-    return held_out(log, split(log, config.split), Part.TEST)
+    return select_held_out(log, split(log, config.split), SplitPart.TEST)
 
 
 def compare(

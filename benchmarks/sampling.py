@@ -28,7 +28,7 @@ WINDOW = 65_536
 SIX = tuple(name for name in GUIDELINES if name != "random")
 
 
-def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -> SamplingIndex:
+def make_index(users: int, items: int, artists: int, clusters: int, each: int) -> SamplingIndex:
     """A log of `each` interactions a user on average, in baskets of one to three items.
 
     Four in five of an artist's items are in the artist's own two clusters, and four in five of a
@@ -46,7 +46,7 @@ def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -
     count_U = random.integers(each // 2, each * 3 // 2 + 1, users)
     user_R = np.repeat(np.arange(users), count_U)
     favourite_U3 = random.integers(0, artists, (users, 3))
-    by_artist = Jagged.group(np.sort(artist_N), np.argsort(artist_N, kind="stable"), artists)
+    by_artist = Jagged.from_row_ids(np.sort(artist_N), np.argsort(artist_N, kind="stable"), artists)
     artist_R = favourite_U3[user_R, random.integers(0, 3, len(user_R))]
     within_R = (random.random(len(user_R)) * by_artist.lengths[artist_R]).astype(np.int64)
     item_R = by_artist.values[np.minimum(by_artist.offsets[artist_R] + within_R, items - 1)]
@@ -56,7 +56,7 @@ def made_facts(users: int, items: int, artists: int, clusters: int, each: int) -
     pair = np.unique(user_R * items + item_R)  # no item twice
     pair = pair[np.lexsort((random.random(len(pair)), pair // items))]
     return SamplingIndex(
-        train=Jagged.group(pair // items, (pair % items).astype(np.int32), users),
+        train=Jagged.from_row_ids(pair // items, (pair % items).astype(np.int32), users),
         basket_R=np.cumsum(random.random(len(pair)) < 0.6),
         num_items=items,
         clusters=Clusters(
@@ -84,22 +84,21 @@ def main() -> None:
     args = asked(
         __doc__, users=100_000, items=20_000, artists=500, clusters=100, each=20, seconds=2
     )
-    facts = made_facts(args.users, args.items, args.artists, args.clusters, args.each)
+    index = make_index(args.users, args.items, args.artists, args.clusters, args.each)
     drawn = SamplingConfig(guidelines={"random": 1.0}, negatives="drawn", popularity=0.0)
     weights = {"all six": dict.fromkeys(SIX, 1.0), **{name: {name: 1.0} for name in SIX}}
     cases = {
         "random": drawn,
         "random, popularity .75": replace(drawn, popularity=0.75),
-        "random, hard pool of 8": replace(drawn, negatives="hard", hard_pool=8),
         "random, no negatives": replace(drawn, negatives="catalogue"),
         **{name: replace(drawn, guidelines=guidelines) for name, guidelines in weights.items()},
     }
     found = {}
-    print(f"{len(facts.basket_R):,} interactions; triples per second on one core")
+    print(f"{len(index.basket_R):,} interactions; triples per second on one core")
     print(f"{'':24}{'set-up s':>10}{'steps of 512':>14}{'of 65,536':>14}")
     for name, config in cases.items():
         start = time.process_time()
-        sampler = TripleSampler(facts, config, seed=0)
+        sampler = TripleSampler(index, config, seed=0)
         setup = time.process_time() - start
         small, large = (rate(sampler, size, args.seconds) for size in (512, WINDOW))
         print(f"{name:24}{setup:>10.2f}{small:>14,.0f}{large:>14,.0f}", flush=True)

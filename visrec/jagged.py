@@ -1,4 +1,7 @@
-"""Lists of different lengths without padding: one flat array and the offsets of its parts."""
+"""Lists of different lengths without padding: one flat array of values, and offsets into it.
+
+Shapes: B lists, V values in all of them.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,16 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[Any]  # of int32 or int64
+Ints = npt.NDArray[Any]  # int32 or int64: item rows are stored in 32 bits and computed in 64
 
 
 @dataclass(frozen=True)
 class Jagged:
-    """B lists as one array.
+    """B lists, stored one after another.
 
-    Args:
-        values: (V,) integers, list after list.
-        offsets: (B + 1,) int64; list b is `values[offsets[b]:offsets[b + 1]]`.
+    Attributes:
+        values: (V,) integers; list b is `values[offsets[b]:offsets[b + 1]]`.
+        offsets: (B + 1,) int64.
     """
 
     values: Ints
@@ -34,68 +37,68 @@ class Jagged:
         return np.diff(self.offsets)
 
     @property
-    def owners(self) -> Ints:
-        """(V,) the list that each value is in."""
+    def row_ids(self) -> Ints:
+        """(V,) the index of the list that each value belongs to."""
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def take(self, rows: Ints) -> "Jagged":
-        """The lists at `rows`, in that order."""
+        """Selects the lists at `rows`, in that order."""
         starts, lengths = self.offsets[:-1][rows], self.lengths[rows]
-        offsets = offsets_of(lengths)
-        return Jagged(self.values[positions(starts, offsets)], offsets)
+        offsets = offsets_from_lengths(lengths)
+        return Jagged(self.values[concat_ranges(starts, offsets)], offsets)
 
-    def keep(self, kept_V: npt.NDArray[np.bool_]) -> "Jagged":
-        """The same lists without the values that a (V,) mask leaves out."""
-        counts = np.bincount(self.owners[kept_V], minlength=len(self))
-        return Jagged(self.values[kept_V], offsets_of(counts))
+    def keep(self, mask_V: npt.NDArray[np.bool_]) -> "Jagged":
+        """Keeps the values where the mask is true; a list may end up empty."""
+        counts = np.bincount(self.row_ids[mask_V], minlength=len(self))
+        return Jagged(self.values[mask_V], offsets_from_lengths(counts))
 
-    def joined(self, other: "Jagged") -> "Jagged":
-        """Each list with the other's list of that place behind it."""
+    def append_values(self, other: "Jagged") -> "Jagged":
+        """Appends the values of `other`, which also has B lists, list by list."""
         if not len(other.values):
             return self
-        order = np.argsort(np.concatenate([self.owners, other.owners]), kind="stable")
+        order = np.argsort(np.concatenate([self.row_ids, other.row_ids]), kind="stable")
         values = np.concatenate([self.values, other.values])[order]
         return Jagged(values, self.offsets + other.offsets)
 
     def slice(self, start: int, stop: int) -> "Jagged":
-        """The lists from `start` to `stop`; no values are copied."""
+        """Selects the lists from `start` to `stop` without copying values."""
         offsets = self.offsets[start : stop + 1]
         return Jagged(self.values[offsets[0] : offsets[-1]], offsets - offsets[0])
 
-    def pad_to(self, count: int) -> "Jagged":
-        """The same lists with empty ones behind, `count` in all."""
+    def pad_rows(self, count: int) -> "Jagged":
+        """Appends empty lists until there are `count` lists."""
         return Jagged(self.values, np.pad(self.offsets, (0, count - len(self)), mode="edge"))
 
     @staticmethod
     def empty(count: int) -> "Jagged":
-        """`count` lists without values."""
+        """`count` empty lists."""
         return Jagged(np.zeros(0, np.int64), np.zeros(count + 1, np.int64))
 
     @staticmethod
-    def group(owners: Ints, values: Ints, count: int) -> "Jagged":
-        """`count` lists from values and their owners, which must be sorted."""
-        return Jagged(values, offsets_of(np.bincount(owners, minlength=count)))
+    def from_row_ids(row_ids: Ints, values: Ints, count: int) -> "Jagged":
+        """`count` lists from values and the sorted index of the list that each belongs to."""
+        return Jagged(values, offsets_from_lengths(np.bincount(row_ids, minlength=count)))
 
 
-def offsets_of(lengths: Ints) -> npt.NDArray[np.int64]:
+def offsets_from_lengths(lengths: Ints) -> npt.NDArray[np.int64]:
     """(B + 1,) offsets of lists with these (B,) lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=offsets[1:])
     return offsets
 
 
-def portions(length_B: Ints, most: int) -> Iterator[slice]:
-    """Slices of consecutive lists that hold at most `most` values, or one list."""
+def chunk_rows(length_B: Ints, max_values: int) -> Iterator[slice]:
+    """Slices of consecutive lists with at most `max_values` values, but at least one list."""
     end_B, start = np.cumsum(length_B), 0
     while start < len(end_B):
-        before = end_B[start - 1] if start else 0
-        stop = max(int(np.searchsorted(end_B, before + most, side="right")), start + 1)
+        used = end_B[start - 1] if start else 0
+        stop = max(int(np.searchsorted(end_B, used + max_values, side="right")), start + 1)
         yield slice(start, stop)
         start = stop
 
 
-def positions(starts: Ints, offsets: Ints) -> npt.NDArray[np.int64]:
-    """(V,) start, start + 1, ... for each list: the arange of every part, in one go."""
+def concat_ranges(starts: Ints, offsets: Ints) -> npt.NDArray[np.int64]:
+    """(V,) the ranges that begin at (B,) `starts` and have the lengths that `offsets` imply."""
     within: npt.NDArray[np.int64] = np.arange(offsets[-1]) + np.repeat(
         starts - offsets[:-1], np.diff(offsets)
     )

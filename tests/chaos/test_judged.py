@@ -7,13 +7,14 @@ import pyarrow as pa
 import pytest
 
 from tests.chaos.harness import amount, measured
-from visrec.interactions.log import InteractionLog, build_log
+from visrec.interactions.log import InteractionLog
+from visrec.interactions.read import build_log
 from visrec.interactions.split import (
-    Part,
     SplitConfig,
-    held_out,
+    SplitPart,
     held_out_pairs,
-    recorded_split,
+    restore_split,
+    select_held_out,
     split,
 )
 
@@ -30,7 +31,7 @@ class Trained:
     last: int
 
 
-def rows_of(random: np.random.Generator, users: int) -> Rows:
+def index_in(random: np.random.Generator, users: int) -> Rows:
     return [
         (f"u{user}", f"i{item:02}", int(random.integers(0, 9)))
         for user in range(users)
@@ -52,9 +53,9 @@ def pairs_of(log: InteractionLog, mask_R: np.ndarray) -> set[tuple[str, str]]:
 def trained(rows: Rows, config: SplitConfig) -> Trained:
     log = logged(rows)
     part_R = split(log, config)
-    held = held_out(log, part_R, Part.TEST)
+    held = select_held_out(log, part_R, SplitPart.TEST)
     pairs = held_out_pairs(held, log.user_ids, ITEMS)
-    return Trained(pairs_of(log, part_R < Part.TEST), pairs, int(log.time_R.max()))
+    return Trained(pairs_of(log, part_R < SplitPart.TEST), pairs, int(log.time_R.max()))
 
 
 def changed(rows: Rows, how: str, random: np.random.Generator) -> Rows:
@@ -64,10 +65,10 @@ def changed(rows: Rows, how: str, random: np.random.Generator) -> Rows:
     if how == "rows are gone anywhere":
         return [row for row in rows if random.random() < 0.7]
     if how == "a shop went on":
-        return rows + [(user, item, time + 9) for user, item, time in rows_of(random, 12)]
+        return rows + [(user, item, time + 9) for user, item, time in index_in(random, 12)]
     if how == "times are others":
         return [(user, item, int(random.integers(0, 9))) for user, item, _ in rows]
-    return rows_of(random, 12)
+    return index_in(random, 12)
 
 
 CHANGES = [
@@ -85,18 +86,18 @@ def test_only_rows_that_training_held_out_become_targets(how: str, by: str) -> N
     judged = leaks = 0
     for seed in range(amount(20, 500)):
         random = np.random.default_rng(seed)
-        rows = rows_of(random, 12)
+        rows = index_in(random, 12)
         config = SplitConfig(by=by)  # type: ignore[arg-type]
         known = trained(rows, config)
         now = changed(rows, how, random)
         if not now:
             continue
         log = logged(now)
-        found = recorded_split(log, ITEMS, known.pairs, known.last)
+        found = restore_split(log, ITEMS, known.pairs, known.last)
         targets = {
             (log.user_ids[int(user)].as_py(), ITEMS[int(item)].as_py())
             for user, items in zip(
-                found.held.user_E, map(found.held.targets.__getitem__, range(len(found.held))),
+                found.held_out.user_E, map(found.held_out.targets.__getitem__, range(len(found.held_out))),
                 strict=True,
             )
             for item in items
@@ -104,10 +105,10 @@ def test_only_rows_that_training_held_out_become_targets(how: str, by: str) -> N
         held = set(zip(*known.pairs.to_pydict().values(), strict=True))
         there = {(user, item) for user, item, _ in now}
         assert targets <= held & there
-        assert found.missing == len(held) - len(targets)
+        assert found.num_missing == len(held) - len(targets)
         # Nothing from after the training is in a profile, and no target either.
         for u, user in enumerate(log.user_ids.to_pylist()):
-            profile = {ITEMS[int(item)].as_py() for item in found.known[u]}
+            profile = {ITEMS[int(item)].as_py() for item in found.known_items[u]}
             first = {i: min(t for n, j, t in now if (n, j) == (user, i)) for i in profile}
             assert all(time <= known.last for time in first.values())
             assert not {(user, item) for item in profile} & targets
@@ -121,11 +122,11 @@ def test_only_rows_that_training_held_out_become_targets(how: str, by: str) -> N
 def test_the_same_interactions_give_the_same_split() -> None:
     for seed in range(20):
         random = np.random.default_rng(seed)
-        rows = rows_of(random, 12)
+        rows = index_in(random, 12)
         known, log = trained(rows, SplitConfig()), logged(rows)
-        found = recorded_split(log, ITEMS, known.pairs, known.last)
-        expected = held_out(log, split(log, SplitConfig()), Part.TEST)
-        assert found.missing == 0
-        np.testing.assert_array_equal(found.held.user_E, expected.user_E)
-        np.testing.assert_array_equal(found.held.targets.values, expected.targets.values)
-        np.testing.assert_array_equal(found.held.profiles.values, expected.profiles.values)
+        found = restore_split(log, ITEMS, known.pairs, known.last)
+        expected = select_held_out(log, split(log, SplitConfig()), SplitPart.TEST)
+        assert found.num_missing == 0
+        np.testing.assert_array_equal(found.held_out.user_E, expected.user_E)
+        np.testing.assert_array_equal(found.held_out.targets.values, expected.targets.values)
+        np.testing.assert_array_equal(found.held_out.profiles.values, expected.profiles.values)

@@ -27,8 +27,8 @@ from visrec.models.losses import LossName
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.batches import SOURCES
 from visrec.training.data import TrainingData
-from visrec.training.loop import TrainConfig, Trainer, WorkerContext
-from visrec.training.replicas import replicate
+from visrec.training.distributed import WorkerContext, replicate
+from visrec.training.loop import TrainConfig, Trainer
 
 SIZE = 24  # examples of the step, all workers together
 TRAINS = sorted(name for name, model in MODELS.items() if model.trains_on != "nothing")
@@ -37,10 +37,9 @@ NEGATIVES = {
     "drawn candidates": SamplingConfig(candidates=20, popularity=0.5),
     "in batch": SamplingConfig(negatives="in_batch"),
     "drawn": SamplingConfig(negatives="drawn"),
-    "hard": SamplingConfig(negatives="hard"),
 }
 # A model that scores pairs one by one has no candidates in common; others have no such choice.
-KINDS = {"triples": tuple(NEGATIVES), "drawn_triples": ("drawn", "hard")}
+KINDS = {"triples": tuple(NEGATIVES), "drawn_triples": ("drawn",)}
 
 # The weights whose gradients are sparse.
 TWO = ("users.weight", "items.weight")
@@ -138,7 +137,7 @@ def _gradients(
     if halved:
         for weight in model.parameters():
             weight.register_post_accumulate_grad_hook(_halve_sparse)
-    source = SOURCES[model.trains_on](data, NEGATIVES[case.negatives], 0, model.needs)
+    source = SOURCES[model.trains_on](data, NEGATIVES[case.negatives], 0, model.traits)
     source.start_epoch(0, SIZE)
     batch = source.batch(0, SIZE, rank, workers, torch.device("cpu"))
     if hasattr(batch, "feature_MD"):
@@ -161,10 +160,8 @@ def _dense(gradient: Tensor | None) -> Tensor:
 def _losses(name: str, rank: int = 0, workers: int = 1) -> list[float]:
     """The loss of each of three epochs, as the jobs train."""
     case = Case(name, "softmax", "catalogue")
-    named = {
-        key.removeprefix("train."): value for key, value in MODELS[name].default_overrides.items()
-    }
-    train = TrainConfig(epochs=3, triples_per_epoch=10 * SIZE, batch_size=SIZE, **named)
+    overrides = MODELS[name].default_overrides.to_dict()
+    train = TrainConfig(epochs=3, triples_per_epoch=10 * SIZE, batch_size=SIZE, **overrides)
     night = WorkerContext(rank, workers)
     model, sampling = _model(case).float(), NEGATIVES[case.negatives]
     trainer = Trainer(model, _data(), train, sampling, night, DistributedDataParallel)

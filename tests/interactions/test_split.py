@@ -1,4 +1,4 @@
-"""What is held out, against plain loops and planted users."""
+"""The split against plain loops and planted users."""
 
 import json
 from itertools import chain
@@ -11,31 +11,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visrec.config import plain
-from visrec.interactions.log import InteractionLog, build_log
-from visrec.interactions.split import HeldOut, Part, SplitConfig, held_out, split, why_nobody
+from visrec.interactions.log import InteractionLog
+from visrec.interactions.read import build_log
+from visrec.interactions.split import (
+    HeldOut,
+    SplitConfig,
+    SplitPart,
+    explain_empty_part,
+    select_held_out,
+    split,
+)
 
 BOTH = SplitConfig()
 ITEMS = pa.array([f"{n:02}" for n in range(40)])
 Baskets = dict[str, list[list[int]]]  # each user's baskets of items, oldest first
 
 
-def logged(users: Baskets, marked: set[int] | None = None) -> InteractionLog:
-    """The log of some baskets, an hour apart; `marked` items are for evaluation."""
+def logged(users: Baskets, flagged: set[int] | None = None) -> InteractionLog:
+    """The log of some baskets, an hour apart; `flagged` items are for evaluation."""
     rows = [
-        (user, f"{item:02}", 3_600 * hour, item in (marked or ()))
+        (user, f"{item:02}", 3_600 * hour, item in (flagged or ()))
         for user, baskets in users.items()
         for hour, basket in enumerate(baskets)
         for item in basket
     ]
     user_id, item_id, timestamp, evaluation = map(list, zip(*rows, strict=True))
     table = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
-    if marked is not None:
+    if flagged is not None:
         table = table.append_column("evaluation", [evaluation])
     return build_log([table], ITEMS)
 
 
-def items_of(log: InteractionLog, part_R: npt.NDArray[np.int8], part: Part) -> dict[str, list[int]]:
-    lists = log.where(part_R == part)
+def items_of(
+    log: InteractionLog, part_R: npt.NDArray[np.int8], part: SplitPart
+) -> dict[str, list[int]]:
+    lists = log.items_where(part_R == part)
     return {user: lists[u].tolist() for u, user in enumerate(log.user_ids.to_pylist())}
 
 
@@ -82,7 +92,7 @@ PLANTED: Baskets = {
         ),
     ],
 )
-def test_the_last_baskets_are_held_out_of_those_who_have_enough(
+def test_last_baskets_are_held_out_of_users_with_enough(
     config: SplitConfig,
     train: dict[str, list[int]],
     validation: dict[str, list[int]],
@@ -91,32 +101,34 @@ def test_the_last_baskets_are_held_out_of_those_who_have_enough(
     log = logged(PLANTED)
     part_R = split(log, config)
     nothing: dict[str, list[int]] = {user: [] for user in PLANTED}
-    assert items_of(log, part_R, Part.TRAIN) == train
-    assert items_of(log, part_R, Part.VALIDATION) == (validation or nothing)
-    assert items_of(log, part_R, Part.TEST) == (test or nothing)
+    assert items_of(log, part_R, SplitPart.TRAIN) == train
+    assert items_of(log, part_R, SplitPart.VALIDATION) == (validation or nothing)
+    assert items_of(log, part_R, SplitPart.TEST) == (test or nothing)
 
 
-def test_an_evaluation_column_decides_the_test_rows() -> None:
-    log = logged(PLANTED, marked={2, 10, 11, 23})
+def test_evaluation_column_decides_the_test_rows() -> None:
+    log = logged(PLANTED, flagged={2, 10, 11, 23})
     part_R = split(log, BOTH)
-    assert items_of(log, part_R, Part.TEST) == {
+    assert items_of(log, part_R, SplitPart.TEST) == {
         "five": [2], "one": [10, 11], "three": [23], "two": [],
     }  # fmt: skip
     # Validation is the last basket of the rest, where the rest has two.
-    assert items_of(log, part_R, Part.VALIDATION) == {
+    assert items_of(log, part_R, SplitPart.VALIDATION) == {
         "five": [6, 7], "one": [], "three": [21, 22], "two": [32],
     }  # fmt: skip
 
 
-def test_an_evaluation_column_is_training_data_where_no_test_is_asked_for() -> None:
-    log = logged(PLANTED, marked={1})
-    assert items_of(log, split(log, SplitConfig(test=False)), Part.TRAIN)["five"][0] == 1
+def test_evaluation_rows_are_training_rows_without_a_test_part() -> None:
+    log = logged(PLANTED, flagged={1})
+    assert items_of(log, split(log, SplitConfig(test=False)), SplitPart.TRAIN)["five"][0] == 1
 
 
 def test_held_out_users_have_a_profile_and_targets() -> None:
     log = logged(PLANTED)
     part_R = split(log, BOTH)
-    validation, test = (held_out(log, part_R, p) for p in (Part.VALIDATION, Part.TEST))
+    validation, test = (
+        select_held_out(log, part_R, p) for p in (SplitPart.VALIDATION, SplitPart.TEST)
+    )
 
     def shown(held: HeldOut) -> dict[str, tuple[list[int], list[int]]]:
         assert len(held) == len(held.user_E)
@@ -137,9 +149,9 @@ def test_held_out_users_have_a_profile_and_targets() -> None:
     }
 
 
-def test_who_has_nothing_before_the_held_out_rows_is_not_judged() -> None:
-    log = logged({"new": [[1, 2]], "old": [[3], [4]]}, marked={1, 2, 4})
-    test = held_out(log, split(log, BOTH), Part.TEST)
+def test_user_without_a_profile_is_not_evaluated() -> None:
+    log = logged({"new": [[1, 2]], "old": [[3], [4]]}, flagged={1, 2, 4})
+    test = select_held_out(log, split(log, BOTH), SplitPart.TEST)
     assert log.user_ids.take(pa.array(test.user_E)).to_pylist() == ["old"]
 
 
@@ -157,63 +169,63 @@ CONFIGS = st.builds(
 
 
 def random_log(rows: list[tuple[str, int, int, bool]], evaluation: bool) -> InteractionLog:
-    users, items, times, marks = map(list, zip(*rows, strict=True))
+    users, items, times, flags = map(list, zip(*rows, strict=True))
     table = pa.table({"user_id": users, "item_id": [f"{i:02}" for i in items], "timestamp": times})
-    return build_log([table.append_column("evaluation", [marks]) if evaluation else table], ITEMS)
+    return build_log([table.append_column("evaluation", [flags]) if evaluation else table], ITEMS)
 
 
 @given(ROWS, CONFIGS, st.booleans())
-def test_parts_are_a_partition_and_what_is_held_out_is_unseen(
+def test_parts_are_a_partition_and_held_out_rows_are_unseen(
     rows: list[tuple[str, int, int, bool]], config: SplitConfig, evaluation: bool
 ) -> None:
     log = random_log(rows, evaluation)
     part_R = split(log, config)
-    sets = {part: items_of(log, part_R, part) for part in Part}
+    sets = {part: items_of(log, part_R, part) for part in SplitPart}
     for u, user in enumerate(log.user_ids.to_pylist()):
-        count_same_code = chain.from_iterable(sets[part][user] for part in Part)
-        assert sorted(count_same_code) == sorted(log.items[u].tolist())
-    for part in (Part.VALIDATION, Part.TEST):
-        held = held_out(log, part_R, part)
+        every_item = chain.from_iterable(sets[part][user] for part in SplitPart)
+        assert sorted(every_item) == sorted(log.items[u].tolist())
+    for part in (SplitPart.VALIDATION, SplitPart.TEST):
+        held = select_held_out(log, part_R, part)
         for e, u in enumerate(held.user_E):
             user = log.user_ids[int(u)].as_py()
             profile, targets = set(held.profiles[e].tolist()), set(held.targets[e].tolist())
             assert profile
             assert targets == set(sets[part][user])
             assert not profile & targets
-            assert not profile & set(sets[Part.TEST][user])
-            known = set(sets[Part.TRAIN][user])
-            if part is Part.TEST:
-                known |= set(sets[Part.VALIDATION][user])
+            assert not profile & set(sets[SplitPart.TEST][user])
+            known = set(sets[SplitPart.TRAIN][user])
+            if part is SplitPart.TEST:
+                known |= set(sets[SplitPart.VALIDATION][user])
             assert profile == known
 
 
 @given(ROWS, CONFIGS)
-def test_nothing_held_out_happened_before_what_is_known(
+def test_held_out_rows_are_later_than_profiles(
     rows: list[tuple[str, int, int, bool]], config: SplitConfig
 ) -> None:
     log = random_log(rows, evaluation=False)
     part_R = split(log, config)
     by_item = config.by == "item"
     for u in range(len(log.user_ids)):
-        mine = log.user_R == u
-        times = [log.time_R[mine & (part_R == part)].tolist() for part in Part]
+        of_user_R = log.user_R == u
+        times = [log.time_R[of_user_R & (part_R == part)].tolist() for part in SplitPart]
         known: list[int] = []
         for later in times:
-            # Strictly, but by item: a basket is one moment and never cut.
+            # Baskets, which have one timestamp, are never cut; items of one timestamp may be.
             assert not known or not later or max(known) < min(later) + by_item
             known += later
-        assert not mine.any() or times[Part.TRAIN]
-        assert len(set(times[Part.TEST])) <= 1
-        assert len(set(times[Part.VALIDATION])) <= 1
+        assert not of_user_R.any() or times[SplitPart.TRAIN]
+        assert len(set(times[SplitPart.TEST])) <= 1
+        assert len(set(times[SplitPart.VALIDATION])) <= 1
 
 
 @given(ROWS)
-def test_by_item_leaves_one_out_as_a_plain_loop_does(
+def test_split_by_item_leaves_one_out_as_a_plain_loop_does(
     rows: list[tuple[str, int, int, bool]],
 ) -> None:
     log = random_log(rows, evaluation=False)
     part_R = split(log, SplitConfig(by="item"))
-    found = {part: items_of(log, part_R, part) for part in Part}
+    found = {part: items_of(log, part_R, part) for part in SplitPart}
     for user in "uvw":
         first: dict[int, int] = {}  # when each item was first taken
         for _, item, time, _ in sorted((r for r in rows if r[0] == user), key=lambda r: r[2]):
@@ -222,16 +234,16 @@ def test_by_item_leaves_one_out_as_a_plain_loop_does(
         test = [taken.pop()] if len(taken) > 1 else []
         validation = [taken.pop()] if test and len(taken) > 1 else []
         if first:
-            assert [found[part][user] for part in Part] == [taken, validation, test]
+            assert [found[part][user] for part in SplitPart] == [taken, validation, test]
 
 
-def test_the_config_comes_back_from_json_and_older_ones_mean_baskets() -> None:
+def test_config_survives_json_and_defaults_to_baskets() -> None:
     for config in (BOTH, SplitConfig(by="item", validation=False)):
         assert SplitConfig(**json.loads(json.dumps(plain(config)))) == config
     assert SplitConfig(test=True, validation=True).by == "basket"
 
 
-def test_a_split_is_the_same_for_rows_in_any_order() -> None:
+def test_split_does_not_depend_on_the_order_of_rows() -> None:
     rows = [
         (u, i, t, False) for u, i, t in zip("uvuuvw", range(6), [3, 1, 2, 1, 5, 4], strict=True)
     ]
@@ -240,17 +252,23 @@ def test_a_split_is_the_same_for_rows_in_any_order() -> None:
         assert split(forth, config).tolist() == split(back, config).tolist()
 
 
-def test_nobody_held_out_is_said_with_what_would_hold_out_somebody() -> None:
+def test_empty_part_is_explained_with_a_remedy() -> None:
     at_once = [("u", item, 7, False) for item in range(4)]
     log = random_log(at_once, evaluation=False)
-    text = why_nobody(log, BOTH, Part.TEST)
+    text = explain_empty_part(log, BOTH, SplitPart.TEST)
     assert text.startswith("No user has 2 baskets, so nobody is held out for test")
     assert "all timestamps are 7. --split.by item holds out single items instead." in text
-    assert "No user has 3 baskets" in why_nobody(log, BOTH, Part.VALIDATION)
-    assert "No user has 2 baskets" in why_nobody(log, SplitConfig(test=False), Part.VALIDATION)
-    assert len(held_out(log, split(log, SplitConfig(by="item")), Part.TEST)) == 1
+    assert "No user has 3 baskets" in explain_empty_part(log, BOTH, SplitPart.VALIDATION)
+    assert "No user has 2 baskets" in explain_empty_part(
+        log, SplitConfig(test=False), SplitPart.VALIDATION
+    )
+    assert len(select_held_out(log, split(log, SplitConfig(by="item")), SplitPart.TEST)) == 1
     single = random_log([("u", 1, 7, False), ("v", 2, 8, False)], evaluation=False)
-    assert why_nobody(single, SplitConfig(by="item"), Part.TEST).startswith("No user has 2 items")
-    assert "--split.by item" not in why_nobody(single, BOTH, Part.TEST)  # it would not help
-    marked = random_log([("u", 1, 7, False), ("u", 2, 8, False)], evaluation=True)
-    assert "The evaluation column marks no row" in why_nobody(marked, BOTH, Part.TEST)
+    assert explain_empty_part(single, SplitConfig(by="item"), SplitPart.TEST).startswith(
+        "No user has 2 items"
+    )
+    assert "--split.by item" not in explain_empty_part(
+        single, BOTH, SplitPart.TEST
+    )  # it would not help
+    flagged = random_log([("u", 1, 7, False), ("u", 2, 8, False)], evaluation=True)
+    assert "The evaluation column marks no row" in explain_empty_part(flagged, BOTH, SplitPart.TEST)

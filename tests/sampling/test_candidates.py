@@ -1,4 +1,4 @@
-"""Candidates: who may stand against a positive, how often, and what the loss makes of it."""
+"""Softmax candidates: which items are drawn, how often, and how the loss corrects for it."""
 
 import dataclasses
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training import checkerboard, ragged
-from visrec.models.base import Needs
+from tests.training import checkerboard, jagged_lists
+from visrec.models.base import ModelTraits
 from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
-from visrec.sampling.candidates import CandidateSampler, taken_mask
+from visrec.sampling.candidates import CandidateSampler, invalid_negative_mask
 from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig, Triples
-from visrec.training.batches import RatingSource, TripleSource, make_batch
+from visrec.training.batches import RatingSource, TripleSource
 from visrec.training.data import TrainingData
 
 DATA = checkerboard()
@@ -25,38 +25,39 @@ FIELDS = ("item_C", "log_q_C")
 def _triples(rows: list[tuple[int, list[int], int]]) -> Triples:
     users, profiles, positives = zip(*rows, strict=True)
     return Triples(
-        np.array(users), ragged(list(profiles)), np.array(positives), np.zeros((len(rows), 0), int)
+        np.array(users),
+        jagged_lists(list(profiles)),
+        np.array(positives),
+        np.zeros((len(rows), 0), int),
     )
 
 
-def test_catalogue_that_fits_is_whole_but_for_what_nobody_took() -> None:
-    train = ragged([[1, 4], [4, 6]])
+def test_small_catalogue_is_used_whole_without_items_nobody_took() -> None:
+    train = jagged_lists([[1, 4], [4, 6]])
     drawn = CandidateSampler(train, 9, SamplingConfig(candidates=4), 0).step((0, 0))
     assert drawn.item_C.tolist() == [1, 4, 6]
     assert not drawn.log_q_C.any()
-    every = SamplingConfig(candidates=9, unseen_candidates=True)
-    assert CandidateSampler(train, 9, every, 0).step((0, 0)).item_C.tolist() == list(range(9))
 
 
 @pytest.mark.parametrize("popularity", [0.0, 0.75])
-def test_q_is_how_often_a_step_has_the_item(popularity: float) -> None:
+def test_q_is_the_probability_that_a_step_has_the_item(popularity: float) -> None:
     lists = [[i for i in range(12) if i <= u] for u in range(12)]  # item 0 has 12 takers, 11 one
     config = SamplingConfig(candidates=5, popularity=popularity)
-    sampler = CandidateSampler(ragged(lists), 14, config, seed=3)
+    sampler = CandidateSampler(jagged_lists(lists), 14, config, seed=3)
     steps = [sampler.step((0, step)) for step in range(6000)]
     often = np.bincount(np.concatenate([s.item_C for s in steps]), minlength=14) / 6000
     assert not often[12:].any()  # nobody took these
     log_q_N = dict(
         zip(*(np.concatenate([getattr(s, f) for s in steps]) for f in FIELDS), strict=True)
     )
-    told = np.exp([log_q_N[item] for item in range(12)])
-    np.testing.assert_allclose(told, often[:12], atol=0.025)
+    q = np.exp([log_q_N[item] for item in range(12)])
+    np.testing.assert_allclose(q, often[:12], atol=0.025)
     weight = (np.arange(12, 0, -1) + 1.0) ** popularity
     chance = 1 - (1 - weight / weight.sum()) ** 5
-    np.testing.assert_allclose(told, chance, rtol=1e-5)
+    np.testing.assert_allclose(q, chance, rtol=1e-5)
 
 
-def test_drawn_by_seed_epoch_and_step() -> None:
+def test_candidates_depend_on_seed_epoch_and_step() -> None:
     def items(seed: int, *key: int) -> list[int]:
         sampler = CandidateSampler(DATA.train, N, SamplingConfig(candidates=6), seed)
         return sampler.step(key).item_C.tolist()
@@ -65,27 +66,25 @@ def test_drawn_by_seed_epoch_and_step() -> None:
     assert len({str(items(*key)) for key in [(0, 1, 2), (1, 1, 2), (0, 2, 2), (0, 1, 3)]}) == 4
 
 
-def test_masked_are_the_positive_and_what_the_user_took() -> None:
-    facts = SamplingIndex(ragged([[0, 1, 2], [3, 5]]), np.arange(5), 9)
+def test_mask_has_the_positive_and_the_users_items() -> None:
+    index = SamplingIndex(jagged_lists([[0, 1, 2], [3, 5]]), np.arange(5), 9)
     triples = _triples([(0, [0], 2), (1, [3], 8), (-1, [4], 6), (-1, [7], 7)])
     item_C = np.array([1, 2, 4, 5, 6, 7, 8])
-    masked = [item_C[row].tolist() for row in taken_mask(triples, facts, item_C)]
+    masked = [item_C[row].tolist() for row in invalid_negative_mask(triples, index, item_C)]
     assert masked == [[1, 2], [5, 8], [4, 6], [7]]
 
 
 NEGATIVES = {
     "catalogue": SamplingConfig(),
     "drawn candidates": SamplingConfig(candidates=9, popularity=1.0),
-    "unseen candidates": SamplingConfig(unseen_candidates=True),
     "in batch": SamplingConfig(negatives="in_batch"),
     "drawn": SamplingConfig(negatives="drawn"),
     "popular": SamplingConfig(negatives="drawn", popularity=1.0),
-    "hard": SamplingConfig(negatives="hard", hard_pool=5, popularity=0.5),
 }
 
 
-def _with_copies() -> TrainingData:
-    """Items 0, 10, 20, ... have one picture, 1 and 11 another; lengths of features differ."""
+def _with_duplicates() -> TrainingData:
+    """Items 0, 10, 20, ... have the same picture, and so have 1 and 11; feature norms differ."""
     feature_ND = np.array(DATA.feature_ND, np.float64)
     feature_ND[::10] = feature_ND[0] * np.linspace(1, 1.5, len(feature_ND[::10]))[:, None]
     feature_ND[11] = feature_ND[1]
@@ -93,9 +92,9 @@ def _with_copies() -> TrainingData:
 
 
 @pytest.mark.parametrize("name", NEGATIVES)
-def test_no_negative_has_the_picture_of_the_positive(name: str) -> None:
-    data, pairs, copies = _with_copies(), 0, 0
-    source = TripleSource(data, NEGATIVES[name], 0, Needs())
+def test_no_negative_is_a_near_duplicate_of_the_positive(name: str) -> None:
+    data, pairs, duplicates = _with_duplicates(), 0, 0
+    source = TripleSource(data, NEGATIVES[name], 0, ModelTraits())
     source.start_epoch(0, 1024)
     group_N = np.arange(N)
     group_N[::10], group_N[11] = 0, 1
@@ -109,13 +108,13 @@ def test_no_negative_has_the_picture_of_the_positive(name: str) -> None:
                 items = item_M[: len(batch.candidates)][~batch.candidates.taken_BC[b].numpy()]
             assert not (group_N[items] == group_N[positive]).any()
             pairs += len(items)
-            copies += positive % 10 == 0
-    assert copies
+            duplicates += positive % 10 == 0
+    assert duplicates
     assert pairs > 400
 
 
-def test_no_untaken_item_beside_a_rating_has_its_picture() -> None:
-    source = RatingSource(_with_copies(), SamplingConfig(), 0, Needs())
+def test_no_item_drawn_for_a_rating_is_a_near_duplicate() -> None:
+    source = RatingSource(_with_duplicates(), SamplingConfig(), 0, ModelTraits())
     source.start_epoch(0, 1024)
     batches = [source.batch(step, 64, 0, 1, CPU) for step in range(8)]
     rated = torch.cat([batch.item_B for batch in batches])
@@ -125,25 +124,25 @@ def test_no_untaken_item_beside_a_rating_has_its_picture() -> None:
 
 
 def _log_likelihood(batch: TripleBatch, item_Nd: np.ndarray, user_Bd: np.ndarray) -> float:
-    """Minus the mean of the positives' log likelihood, example by example in float64."""
-    drawn = batch.candidates
-    assert drawn is not None
+    """The mean negative log-likelihood of the positives, example by example in float64."""
+    candidates = batch.candidates
+    assert candidates is not None
     losses = []
     for b, user in enumerate(user_Bd):
         own = user @ item_Nd[batch.positive_B[b]] / 2
         logits = [own] + [
-            user @ item_Nd[c] / 2 - float(drawn.log_q_C[c])
-            for c in range(len(drawn))
-            if not drawn.taken_BC[b, c]
+            user @ item_Nd[c] / 2 - float(candidates.log_q_C[c])
+            for c in range(len(candidates))
+            if not candidates.taken_BC[b, c]
         ]
         losses.append(np.log(np.sum(np.exp(logits))) - own)
     return float(np.mean(losses))
 
 
 @pytest.mark.parametrize("candidates", [5, N])
-def test_loss_is_the_likelihood_among_candidates(candidates: int) -> None:
+def test_loss_is_the_likelihood_of_the_positive_among_candidates(candidates: int) -> None:
     config = SamplingConfig(candidates=candidates, popularity=0.5)
-    source = TripleSource(DATA, config, 0, Needs())
+    source = TripleSource(DATA, config, 0, ModelTraits())
     source.start_epoch(0, 64)
     batch = source.batch(0, 16, 0, 1, CPU)
     random = np.random.default_rng(0)
@@ -154,40 +153,23 @@ def test_loss_is_the_likelihood_among_candidates(candidates: int) -> None:
     assert loss.item() == pytest.approx(_log_likelihood(batch, item_Md, user_Bd), rel=1e-6)
 
 
-def test_loss_of_a_drawn_softmax_estimates_that_of_the_whole() -> None:
-    """Mean over many draws of half of the items: near the whole, which no correction is not."""
+def test_loss_of_a_sampled_softmax_estimates_that_of_the_catalogue() -> None:
+    """The mean over many samples of half of the items; it would be off without the correction."""
     random = np.random.default_rng(1)
     lists = [sorted(random.choice(40, 3 + 20 * (u % 2), replace=False)) for u in range(40)]
     user_d, item_Nd = random.normal(size=(1, 3)), random.normal(size=(40, 3))
     triples = _triples([(-1, [0], 1)])
 
-    facts = SamplingIndex(ragged(lists), np.zeros(sum(map(len, lists)), np.int64), 40)
+    index = SamplingIndex(jagged_lists(lists), np.zeros(sum(map(len, lists)), np.int64), 40)
 
     def loss(config: SamplingConfig, step: int) -> float:
-        drawn = CandidateSampler(ragged(lists), 40, config, 0).step((0, step))
-        mask = taken_mask(triples, facts, drawn.item_C)
+        drawn = CandidateSampler(jagged_lists(lists), 40, config, 0).step((0, step))
+        mask = invalid_negative_mask(triples, index, drawn.item_C)
         own = float(user_d[0] @ item_Nd[1])
         logits = user_d @ item_Nd[drawn.item_C].T - drawn.log_q_C
         return float(np.log(np.exp(own) + np.exp(logits)[~mask].sum()) - own)
 
-    whole = loss(SamplingConfig(unseen_candidates=True), 0)
-    few = SamplingConfig(candidates=20, popularity=1.0, unseen_candidates=True)
-    assert np.mean([loss(few, step) for step in range(500)]) == pytest.approx(whole, abs=0.1)
-
-
-def test_hardest_of_several_negatives_counts() -> None:
-    random = np.random.default_rng(2)
-    item_Md, user_Bd = random.normal(size=(9, 4)), random.normal(size=(3, 4))
-    negative_BK = np.array([[3, 4], [5, 6], [7, 8]])
-    triples = Triples(np.arange(3), ragged([[0], [1], [2]]), np.array([0, 1, 2]), negative_BK)
-    batch = make_batch(triples, None, DATA, Needs(), CPU)
-    expected = np.mean(
-        [
-            np.log1p(np.exp(max(user @ item_Md[j] for j in row) / 3 - user @ item_Md[p] / 3))
-            for user, row, p in zip(user_Bd, negative_BK, range(3), strict=True)
-        ]
-    )
-    place = torch.searchsorted(batch.item_M, torch.arange(9))
-    vectors = torch.from_numpy(item_Md)[: len(batch.item_M)][place.argsort()]
-    loss = ranking_loss(torch.from_numpy(user_Bd), vectors, batch, RankingConfig(temperature=3.0))
-    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert set().union(*lists) == set(range(40))
+    full = loss(SamplingConfig(), 0)
+    few = SamplingConfig(candidates=20, popularity=1.0)
+    assert np.mean([loss(few, step) for step in range(500)]) == pytest.approx(full, abs=0.1)

@@ -1,4 +1,10 @@
-"""The honest split: what training sees, what it is chosen by, what it is judged by."""
+"""The leakage-free split into training, validation and test rows.
+
+No held-out row of a user is earlier than one of the user's training rows, unless an `evaluation`
+column says which rows are held out.
+
+Shapes: U users, N items, R rows of the log, E evaluated users, P pairs of a user and an item.
+"""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -9,13 +15,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.config import check_fields
-from visrec.ids import rows_of
+from visrec.ids import index_in
 from visrec.interactions.log import InteractionLog
 from visrec.jagged import Jagged
 
 
-class Part(IntEnum):
-    """Where a row of the log belongs."""
+class SplitPart(IntEnum):
+    """The part that a row of the log belongs to, in the order of time."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -28,9 +34,11 @@ class SplitConfig:
 
     Attributes:
         test: hold out the last basket of each user with at least two, for jobs/evaluate.py.
-        validation: hold out the basket before it (where there are three), to choose the epoch by.
-        by: what is held out whole: basket is all of a user's items of one moment; item is one item,
-            as leave-one-out in the literature has it (of items of one moment, the last by id).
+        validation: hold out the last basket that is left of each user with at least two, to choose
+            the best epoch.
+        by: the unit that is held out. basket is all of a user's items with one timestamp; item is a
+            single item, as in leave-one-out evaluation (of items with one timestamp, the last by
+            id).
     """
 
     test: bool = True
@@ -43,11 +51,11 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Users to rank for, what is known of them, and what they went on to take.
+    """Evaluated users with their profiles and held-out targets.
 
-    Args:
+    Attributes:
         user_E: (E,) rows of the log's users.
-        profiles: E lists of items known before.
+        profiles: E lists of items from before the targets.
         targets: E lists of held-out items.
     """
 
@@ -63,41 +71,43 @@ class HeldOut:
 
 
 def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
-    """(R,) the `Part` of each row, per user in time order.
+    """(R,) the `SplitPart` of each row.
 
-    An `evaluation` column decides the test rows where there is one; validation then is the last
-    basket of the rest. Users with one basket train only. By item, every row is a basket.
+    If there is an `evaluation` column, it decides the test rows, and validation is the last basket
+    of the others. Users with a single basket are only trained on. With `by` item, every row counts
+    as a basket.
     """
-    part_R = np.full(len(log.item_R), Part.TRAIN, np.int8)
-    basket_R = log.basket_R() if config.by == "basket" else np.arange(len(part_R))
-    marked = log.evaluation_R is not None
+    part_R = np.full(len(log.item_R), SplitPart.TRAIN, np.int8)
+    basket_R = log.number_baskets() if config.by == "basket" else np.arange(len(part_R))
     if config.test:
-        part_R[log.evaluation_R if marked else _last_baskets(log, basket_R, part_R)] = Part.TEST
+        flags_R = log.evaluation_flag_R
+        test_R = _last_baskets(log, basket_R, part_R) if flags_R is None else flags_R
+        part_R[test_R] = SplitPart.TEST
     if config.validation:
-        part_R[_last_baskets(log, basket_R, part_R)] = Part.VALIDATION
+        part_R[_last_baskets(log, basket_R, part_R)] = SplitPart.VALIDATION
     return part_R
 
 
-def why_nobody(log: InteractionLog, config: SplitConfig, part: Part) -> str:
-    """Why the split has nobody in `part`, in words."""
+def explain_empty_part(log: InteractionLog, config: SplitConfig, part: SplitPart) -> str:
+    """Explains why the split holds out nobody for `part`, and what would help."""
     if not len(log.item_R):
         return "There are no interactions, so nobody is held out."
-    name = "test" if part == Part.TEST else "validation"
-    needed = 2 + (part == Part.VALIDATION and config.test)
+    name = "test" if part == SplitPart.TEST else "validation"
+    needed = 2 + (part == SplitPart.VALIDATION and config.test)
     unit = "baskets" if config.by == "basket" else "items"
     text = f"No user has {needed} {unit}, so nobody is held out for {name} (--split.{name})."
-    if log.evaluation_R is not None and part == Part.TEST:
+    if log.evaluation_flag_R is not None and part == SplitPart.TEST:
         text = (
-            "The evaluation column marks no row of a user who has other rows before it, so nobody "
-            "is held out for test."
+            "The evaluation column marks no row of a user who also has other rows, so nobody is "
+            "held out for test."
         )
     elif config.by == "basket" and (log.items.lengths >= needed).any():
-        text += f" A basket is all that a user took at one second; {_times(log)}"
+        text += f" A basket is all that a user took in one second; {_same_timestamp(log)}"
         text += "--split.by item holds out single items instead."
     return text
 
 
-def _times(log: InteractionLog) -> str:
+def _same_timestamp(log: InteractionLog) -> str:
     first, last = int(log.time_R.min()), int(log.time_R.max())
     return f"all timestamps are {first}. " if first == last else ""
 
@@ -105,82 +115,86 @@ def _times(log: InteractionLog) -> str:
 def _last_baskets(
     log: InteractionLog, basket_R: npt.NDArray[np.int64], part_R: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.bool_]:
-    """(R,) rows of the last training basket of each user who has at least two.
+    """(R,) whether a row is in its user's last training basket, of at least two.
 
     Args:
         log: the rows.
-        basket_R: numbers that rise with a user's baskets, from any start.
-        part_R: which rows are training rows as yet.
+        basket_R: (R,) numbers that rise with each basket of a user.
+        part_R: (R,) the parts so far; only training rows are considered.
     """
-    training_R = part_R == Part.TRAIN
+    training_R = part_R == SplitPart.TRAIN
     last_U = np.full(len(log.user_ids), -1)
     first_U = np.full(len(log.user_ids), len(basket_R))
-    users = log.user_R[training_R]
-    np.maximum.at(last_U, users, basket_R[training_R])
-    np.minimum.at(first_U, users, basket_R[training_R])
-    last_R = (basket_R == last_U[log.user_R]) & (last_U > first_U)[log.user_R]
-    return np.asarray(training_R & last_R)
+    user_S, basket_S = log.user_R[training_R], basket_R[training_R]
+    np.maximum.at(last_U, user_S, basket_S)
+    np.minimum.at(first_U, user_S, basket_S)
+    is_last_R = (basket_R == last_U[log.user_R]) & (last_U > first_U)[log.user_R]
+    return np.asarray(training_R & is_last_R)
 
 
-def held_out(log: InteractionLog, part_R: npt.NDArray[np.int8], part: Part) -> HeldOut:
-    """The users with rows in `part` and with a profile from the parts before it."""
-    return _with_profiles(log, part_R == part, part_R < part)
+def select_held_out(log: InteractionLog, part_R: npt.NDArray[np.int8], part: SplitPart) -> HeldOut:
+    """Selects the users with rows in `part` and a profile from the parts before it."""
+    return _targets_and_profiles(log, part_R == part, part_R < part)
 
 
-def _with_profiles(
+def _targets_and_profiles(
     log: InteractionLog, target_R: npt.NDArray[np.bool_], profile_R: npt.NDArray[np.bool_]
 ) -> HeldOut:
-    targets, profiles = log.where(target_R), log.where(profile_R)
+    targets, profiles = log.items_where(target_R), log.items_where(profile_R)
     user_E = np.flatnonzero((targets.lengths > 0) & (profiles.lengths > 0))
     return HeldOut(user_E, profiles.take(user_E), targets.take(user_E))
 
 
-# What a model keeps of its split, so that nothing else is ever held against it.
+# A model stores the pairs that its training held out, so that it is never evaluated on others.
 
 
-def held_out_pairs(held: HeldOut, user_ids: pa.Array, item_ids: pa.Array) -> pa.Table:
+def held_out_pairs(held_out: HeldOut, user_ids: pa.Array, item_ids: pa.Array) -> pa.Table:
     """The held-out rows by their ids: `user_id` and `item_id`."""
+    users = held_out.user_E[held_out.targets.row_ids]
     return pa.table(
         {
-            "user_id": user_ids.take(pa.array(held.user_E[held.targets.owners])),
-            "item_id": item_ids.take(pa.array(held.targets.values)),
+            "user_id": user_ids.take(pa.array(users)),
+            "item_id": item_ids.take(pa.array(held_out.targets.values)),
         }
     )
 
 
 @dataclass(frozen=True)
-class RecordedSplit:
-    """The rows that a model's training held out, found again in interactions of any later moment.
+class RestoredSplit:
+    """The split of a model's training, found again in the interactions of a later moment.
 
-    Args:
-        held: users with held-out rows and a profile.
-        known: U lists of what was known when the model was trained, the held-out rows apart.
-        missing: held-out rows that are not in the interactions now, or whose user has no profile.
+    Attributes:
+        held_out: users with held-out rows and a profile.
+        known_items: U lists of the items up to the end of the training data that were not held out.
+        num_missing: held-out rows that are no longer in the interactions, or whose user has no
+            profile.
     """
 
-    held: HeldOut
-    known: Jagged
-    missing: int
+    held_out: HeldOut
+    known_items: Jagged
+    num_missing: int
 
 
-def recorded_split(
+def restore_split(
     log: InteractionLog, item_ids: pa.Array, pairs: pa.Table, last_timestamp: int
-) -> RecordedSplit:
+) -> RestoredSplit:
     """Splits interactions as a model's training did, whatever was added or removed since.
 
-    Only rows that the training held out become targets: of a log that ends earlier now, the last
-    baskets are rows that the model was trained on. Rows after the training's last one are ignored.
+    Only rows that the training held out become targets. If rows were removed since, the last basket
+    of a user may be one that the model was trained on. Rows after the end of the training data are
+    ignored.
 
     Args:
         log: the interactions now.
         item_ids: (N,) the catalogue that the log is coded against.
-        pairs: what `held_out_pairs` recorded.
+        pairs: what `held_out_pairs` returned in training.
         last_timestamp: of the training's interactions, in seconds.
     """
-    user_P, item_P = rows_of(pairs["user_id"], log.user_ids), rows_of(pairs["item_id"], item_ids)
-    found_P = (user_P >= 0) & (item_P >= 0)
-    pair_P = user_P[found_P] * len(item_ids) + item_P[found_P]
-    target_R = np.isin(log.user_R * len(item_ids) + log.item_R, pair_P)
+    user_P, item_P = index_in(pairs["user_id"], log.user_ids), index_in(pairs["item_id"], item_ids)
+    is_found_P = (user_P >= 0) & (item_P >= 0)
+    pair_S = user_P[is_found_P] * len(item_ids) + item_P[is_found_P]
+    target_R = np.isin(log.user_R * len(item_ids) + log.item_R, pair_S)
     known_R = ~target_R & (log.time_R <= last_timestamp)
-    held = _with_profiles(log, target_R, known_R)
-    return RecordedSplit(held, log.where(known_R), len(pairs) - len(held.targets.values))
+    held_out = _targets_and_profiles(log, target_R, known_R)
+    num_missing = len(pairs) - len(held_out.targets.values)
+    return RestoredSplit(held_out, log.items_where(known_R), num_missing)

@@ -107,10 +107,9 @@ class ConvNcf(Model):
         return loss + self._config.product_weight * self._loss(product_BK)
 
     def _loss(self, score_BK: Tensor) -> Tensor:
-        """The mean loss of the positives in the first column against their hardest negatives."""
+        """The mean loss of the positives in the first column against the negatives."""
         scaled_BK = score_BK / self._config.temperature
-        hardest_B1 = scaled_BK[:, 1:].amax(dim=1, keepdim=True)
-        return loss_from_scores(scaled_BK[:, 0], hardest_B1, None, self._config)
+        return loss_from_scores(scaled_BK[:, 0], scaled_BK[:, 1:], None, self._config)
 
     def _convolve(self, user_Pd: Tensor, item_Pd: Tensor) -> Tensor:
         """(P,) scores of P pairs of vectors."""

@@ -14,9 +14,7 @@ are its J negatives, and s is the softmax of the x_j over the negatives alone:
 The last three are from Hidasi & Karatzoglou (2018, arXiv 1706.03847, section 3). A loss is the mean
 over the examples; an example without negatives counts as zero.
 
-The negatives are either the triple's own or the step's candidates that the user did not take. A
-triple with several negatives of its own uses the one with the highest score, the hard negative of
-dynamic negative sampling (Zhang et al. 2013).
+The negatives are either the triple's own or the step's candidates that the user did not take.
 
 With sampled candidates, softmax subtracts log Q from each score, where Q is the probability that a
 step has the item. The sum then is an unbiased estimate of that over the whole catalogue (importance
@@ -75,8 +73,7 @@ def ranking_loss(
     candidates = batch.candidates
     if candidates is None:
         negative_BK = torch.einsum("bd,bkd->bk", scaled_Bd, _lookup(item_Md, batch.negative_BK))
-        hardest_B1 = negative_BK.amax(dim=1, keepdim=True)
-        return loss_from_scores(positive_B, hardest_B1, None, config)
+        return loss_from_scores(positive_B, negative_BK, None, config)
     score_BC = scaled_Bd @ item_Md[: len(candidates)].T
     if config.loss == "softmax":
         score_BC = score_BC - candidates.log_q_C

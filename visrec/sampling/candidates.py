@@ -1,12 +1,15 @@
-"""Candidates: the items that stand against all positives of a step.
+"""Softmax candidates: the items that all positives of a step are compared with.
 
-Either the step's own positives, or of the catalogue: all of it where it fits; otherwise as many as
-are asked for, drawn with replacement in proportion to (training count + 1) to a power, each kept
-once. Then Q, the chance that a step has item i, is 1 - (1 - p_i)^draws, and the softmax takes log Q
-off each score, so that an item that is drawn more often is not pushed down more.
+They are either the step's own positives or items of the catalogue: all of it if it is small enough,
+otherwise items drawn with replacement in proportion to (training count + 1) to a power, each kept
+once. Then Q, the probability that a step has item i, is 1 - (1 - p_i)^draws. The softmax subtracts
+log Q from each score, so that an item that is drawn more often is not pushed down more.
 
-Items that nobody took in training are left out unless asked for: a softmax can only push them down,
-and where items are one of a kind they are the very ones to recommend.
+Items without training interactions are never candidates of the catalogue. A softmax could only push
+them down, and in a catalogue of unique items they are the ones to recommend.
+
+Shapes: N items, F items that can be candidates, C candidates, P positives of a step, B triples,
+V values of lists.
 """
 
 from collections.abc import Sequence
@@ -16,31 +19,30 @@ import numpy as np
 import numpy.typing as npt
 
 from visrec.jagged import Jagged
-from visrec.sampling.index import SamplingIndex
+from visrec.sampling.index import Bools, Ints, SamplingIndex
 from visrec.sampling.triples import SamplingConfig, Triples
 
-_CANDIDATES = 1 << 33  # a number of its own among the seeds of an epoch
+_CANDIDATE_STREAM = 1 << 33  # tells the seeds of candidates apart from the others of an epoch
 
 
 @dataclass(frozen=True)
 class SampledCandidates:
     """The candidates of a step.
 
-    Args:
+    Attributes:
         item_C: (C,) sorted items.
-        log_q_C: (C,) float32, the logarithm of each one's chance to be among them; 0 where all
-            are.
+        log_q_C: (C,) float32, log Q of each; 0 if all items are candidates.
     """
 
-    item_C: npt.NDArray[np.int64]
+    item_C: Ints
     log_q_C: npt.NDArray[np.float32]
 
 
-class InBatch:
+class InBatchCandidates:
     """The positives of a step as its candidates.
 
-    A positive is drawn in proportion to its training count, as the guideline random draws it; what
-    nobody took, which other guidelines draw, counts as taken once.
+    Q supposes that positives are drawn in proportion to their training counts, as the guideline
+    random draws them. Items without a count, which other guidelines draw, count once.
 
     Args:
         train: U lists of training items.
@@ -49,45 +51,45 @@ class InBatch:
     """
 
     def __init__(self, train: Jagged, num_items: int, config: SamplingConfig) -> None:
-        # A positive that leaves the profile is one of two items or more.
-        gives_U = train.lengths > (0 if config.keep_positive_in_profile else 1)
-        given_R = train.values[np.repeat(gives_U, train.lengths)]
-        count_N = np.maximum(np.bincount(given_R, minlength=num_items), 1)
-        self._chance_N = count_N / max(1, len(given_R))
+        # A positive that leaves the profile must not leave it empty.
+        min_length = 1 if config.keep_positive_in_profile else 2
+        is_drawn_U = train.lengths >= min_length
+        positive_V = train.values[np.repeat(is_drawn_U, train.lengths)]
+        count_N = np.maximum(np.bincount(positive_V, minlength=num_items), 1)
+        self._chance_N = count_N / max(1, len(positive_V))
 
-    def of(self, positive_P: npt.NDArray[np.int64]) -> SampledCandidates:
+    def from_positives(self, positive_P: Ints) -> SampledCandidates:
         """The candidates of a step from its (P,) positives, all workers together."""
         item_C = np.unique(positive_P)
         return SampledCandidates(item_C, _log_q(self._chance_N[item_C], len(positive_P)))
 
 
 def _log_q(chance_X: npt.NDArray[np.float64], draws: int) -> npt.NDArray[np.float32]:
-    """(X,) logarithm of the chance to be among so many draws: 1 - (1 - p)^draws."""
+    """(X,) the logarithm of 1 - (1 - p)^draws."""
     chance_X = np.minimum(chance_X, 1 - 1e-12)
     return np.asarray(np.log(-np.expm1(draws * np.log1p(-chance_X))), np.float32)
 
 
 class CandidateSampler:
-    """Draws the candidates of each step.
+    """Draws the candidates of each step from the catalogue.
 
     Args:
         train: U lists of training items.
         num_items: N.
-        config: how many, and by which popularity.
+        config: how many candidates, and by which popularity.
         seed: the run's seed.
     """
 
     def __init__(self, train: Jagged, num_items: int, config: SamplingConfig, seed: int) -> None:
         count_N = np.bincount(train.values, minlength=num_items)
-        eligible_N = np.ones(num_items, bool) if config.unseen_candidates else count_N > 0
-        self._from_F = np.flatnonzero(eligible_N)
+        self._item_F = np.flatnonzero(count_N > 0)
         self._seed, self._draws = seed, config.candidates
-        self._log_q_F = np.zeros(len(self._from_F), np.float32)
-        self._whole = len(self._from_F) <= config.candidates
-        weight_F = (count_N[self._from_F] + 1.0) ** config.popularity
+        self._takes_all = len(self._item_F) <= config.candidates
+        weight_F = (count_N[self._item_F] + 1.0) ** config.popularity
         chance_F = weight_F / weight_F.sum()
-        self._upto_F = np.cumsum(chance_F)
-        if not self._whole:
+        self._edge_F = np.cumsum(chance_F)
+        self._log_q_F = np.zeros(len(self._item_F), np.float32)
+        if not self._takes_all:
             self._log_q_F = _log_q(chance_F, self._draws)
 
     def step(self, key: Sequence[int]) -> SampledCandidates:
@@ -96,35 +98,34 @@ class CandidateSampler:
         Args:
             key: epoch and step.
         """
-        if self._whole:
-            return SampledCandidates(self._from_F, self._log_q_F)
-        random = np.random.default_rng((self._seed, *key, _CANDIDATES))
-        place = np.searchsorted(self._upto_F, random.random(self._draws), side="right")
-        place_C = np.unique(np.minimum(place, len(self._from_F) - 1))
-        return SampledCandidates(self._from_F[place_C], self._log_q_F[place_C])
+        if self._takes_all:
+            return SampledCandidates(self._item_F, self._log_q_F)
+        random = np.random.default_rng((self._seed, *key, _CANDIDATE_STREAM))
+        drawn = np.searchsorted(self._edge_F, random.random(self._draws), side="right")
+        chosen_C = np.unique(np.minimum(drawn, len(self._item_F) - 1))
+        return SampledCandidates(self._item_F[chosen_C], self._log_q_F[chosen_C])
 
 
-def taken_mask(
-    triples: Triples, facts: SamplingIndex, item_C: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
-    """(B, C) the candidates that are no negatives of an example.
+def invalid_negative_mask(triples: Triples, index: SamplingIndex, item_C: Ints) -> Bools:
+    """(B, C) the candidates that are not valid negatives of a triple.
 
-    These are its positive, what is near-identical to it, and what its user took in training; of a
-    profile that is nobody's, what is in it.
+    These are the positive, its near duplicates, and the training items of the user; for an
+    anonymous profile, the items in it.
     """
-    train = facts.train
-    theirs, nobody_B = train.take(np.maximum(triples.user_B, 0)), triples.user_B < 0
-    mask_BC = np.zeros((len(nobody_B), len(item_C)), bool)
-    column_N = np.full(facts.num_items, -1)
+    taken, is_anonymous_B = index.train.take(np.maximum(triples.user_B, 0)), triples.user_B < 0
+    mask_BC = np.zeros((len(is_anonymous_B), len(item_C)), bool)
+    column_N = np.full(index.num_items, -1)
     column_N[item_C] = np.arange(len(item_C))
 
-    def mark(owner_V: npt.NDArray[np.int64], item_V: npt.NDArray[np.int64]) -> None:
+    def mask_items(row_V: Ints, item_V: Ints) -> None:
         column_V = column_N[item_V]
-        mask_BC[owner_V[column_V >= 0], column_V[column_V >= 0]] = True
+        mask_BC[row_V[column_V >= 0], column_V[column_V >= 0]] = True
 
-    known_V, alone_V = ~nobody_B[theirs.owners], nobody_B[triples.profiles.owners]
-    mark(theirs.owners[known_V], theirs.values[known_V])
-    mark(triples.profiles.owners[alone_V], triples.profiles.values[alone_V])
-    alike = facts.by_group.take(facts.group_N[triples.positive_B])
-    mark(alike.owners, alike.values)
+    of_user_V = ~is_anonymous_B[taken.row_ids]
+    mask_items(taken.row_ids[of_user_V], taken.values[of_user_V])
+    profiles = triples.profiles
+    of_anonymous_V = is_anonymous_B[profiles.row_ids]
+    mask_items(profiles.row_ids[of_anonymous_V], profiles.values[of_anonymous_V])
+    duplicates = index.items_by_group.take(index.group_N[triples.positive_B])
+    mask_items(duplicates.row_ids, duplicates.values)
     return mask_BC

@@ -1,262 +1,336 @@
 """The guidelines by which triples are drawn (Messina et al. 2020, arXiv 2009.04426, section 4.2).
 
-| guideline         | profile                       | positive             | negative             |
+| guideline         | profile                       | positive             | drawn negative       |
 |-------------------|-------------------------------|----------------------|----------------------|
-| own_profile       | a user's training items       | one of them          | fine-grained         |
-| single_item       | one item                      | that item            | fine-grained         |
-| favourite_artists | a user's training items       | another item, of one | of no artist and no  |
-|                   |                               | of the user's artists| cluster of the user  |
-|                   |                               | in one of the user's |                      |
-|                   |                               | clusters             |                      |
-| same_artist       | one item                      | another of its artist| fine-grained, of     |
-|                   |                               |                      | another artist, if   |
-|                   |                               |                      | the pictures agree   |
-| next_basket       | all baskets before basket k   | of basket k          | as favourite_artists |
-| hidden_item       | the first k baskets less one  | that item            | as favourite_artists |
-|                   | item of basket k (of 2 or     |                      |                      |
-|                   | more)                         |                      |                      |
-| random            | a user's training items       | one of them          | any other item       |
+| own_profile       | a user's training items       | one of them          | FineGrained          |
+| single_item       | one item                      | that item            | FineGrained          |
+| favourite_artists | a user's training items       | another item, by one | Unrelated            |
+|                   |                               | of the user's artists|                      |
+|                   |                               | and in one of the    |                      |
+|                   |                               | user's clusters      |                      |
+| same_artist       | one item                      | another by its artist| VisuallyConsistent   |
+| next_basket       | all baskets before basket k   | one of basket k      | Unrelated            |
+| hidden_item       | the first k baskets less the  | one of basket k, if  | Unrelated            |
+|                   | positive                      | it has two or more   |                      |
+| random            | a user's training items       | one of them          | OutsideProfile       |
 
-An interaction of those that can give a triple is drawn uniformly, and with it the user; one-item
-profiles are drawn uniformly from the catalogue. The artist and the cluster conditions of a user are
-on all training items of the user. Where no item has an artist, the artist conditions fall away.
+The last column holds for `--sampling.negatives drawn` only, with the classes of
+`visrec.sampling.negatives`. By default nothing is drawn for a triple: its negatives are the softmax
+candidates of the step, whatever the guideline (`visrec.sampling.candidates`).
+
+The training item that a triple starts from is uniform among those that can give a triple, and the
+user follows from it; one-item profiles are uniform over the catalogue. Conditions on artists and
+clusters refer to all training items of the user. If no item has an artist, the conditions on
+artists are dropped.
+
+Shapes: U users, N items, O = U + N profiles, R training items, T = R + N positions (see
+`visrec.sampling.index`), B triples, S positions or items to start from, K negatives of a triple.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
+from visrec.jagged import Jagged
 from visrec.sampling.index import Bools, Ints, SamplingIndex, count_same_code, positions_by_code
-from visrec.sampling.negatives import NegativeSampler, Random, draw_allowed, random_below
+from visrec.sampling.negatives import NegativeSampler, Positives
+from visrec.sampling.rejection import Random, draw_accepted, random_below
+from visrec.sampling.rows import Rows, SampledTriples
 
-# same_artist draws until the pictures agree; below this share of its draws it is given up.
-_LEAST_AGREEING, _PROBE = 1e-3, 20_000
+# same_artist draws until the pictures agree; it is refused below this share of so many draws.
+_MIN_CONSISTENT, _PROBE_SIZE = 1e-3, 20_000
 
-
-@dataclass(frozen=True)
-class SampledTriples:
-    """B triples whose profiles are the first items of an owner's, perhaps less one of them.
-
-    Args:
-        owner_B: (B,) owners, see `visrec.sampling.index`.
-        length_B: (B,) how many of the owner's items.
-        place_B: (B,) the place of the positive; -1 if it is none of the owner's items.
-        stays_B: (B,) whether it stays in the profile, if it is in there.
-        positive_B: (B,) items.
-        negative_BK: (B, K) items.
-    """
-
-    owner_B: Ints
-    length_B: Ints
-    place_B: Ints
-    stays_B: Bools
-    positive_B: Ints
-    negative_BK: Ints
-
-    def take(self, rows: Ints | slice) -> "SampledTriples":
-        return SampledTriples(*(array[rows] for array in self.__dict__.values()))
-
-    def put(self, rows: Ints, other: "SampledTriples") -> None:
-        """Writes other triples over those at `rows`."""
-        for name, array in self.__dict__.items():
-            array[rows] = getattr(other, name)
-
-    @staticmethod
-    def join(parts: "list[SampledTriples]") -> "SampledTriples":
-        return SampledTriples(
-            *map(np.concatenate, zip(*(p.__dict__.values() for p in parts), strict=True))
-        )
-
-
-Draw = Callable[[int, Random], SampledTriples]
-
-
-@dataclass(frozen=True)
-class Guideline:
-    """One row of the table.
-
-    Args:
-        build: from facts, the rule for negatives, and whether a positive of the profile stays
-            there, to how triples are drawn; None where there are none.
-        needs: what there must be, in words.
-        by_artist: which of positive and negative has a condition on artists.
-    """
-
-    build: Callable[[SamplingIndex, NegativeSampler, bool], Draw | None]
-    needs: str
-    by_artist: tuple[str, ...] = ()
-
-
-def _own_profile(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
-    rows = len(facts.basket_R)
-    length_R = facts.count_O[facts.profile_row_T[:rows]]
-    open_R = (length_R >= (1 if keep else 2)) & rule.has_valid_negative_T[:rows]
-    return _of_places(facts, rule, np.flatnonzero(open_R), length_R, keep)
-
-
-def _single_item(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
-    del keep  # else nothing would be left
-    place_S = np.flatnonzero(rule.has_valid_negative_T)
-    place_S = place_S[place_S >= len(facts.basket_R)]
-    return _of_places(facts, rule, place_S, np.ones(len(facts.profile_row_T), np.int64), True)
-
-
-def _next_basket(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
-    del keep  # it is not in the profile
-    rows = len(facts.basket_R)
-    length_R = facts.basket_bounds[0] - facts.profiles.offsets[facts.profile_row_T[:rows]]
-    place_S = np.flatnonzero((length_R > 0) & rule.has_valid_negative_T[:rows])
-    return _of_places(facts, rule, place_S, length_R, False)
-
-
-def _hidden_item(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
-    del keep  # else it would not be hidden
-    rows = len(facts.basket_R)
-    start_R, stop_R = facts.basket_bounds
-    length_R = stop_R - facts.profiles.offsets[facts.profile_row_T[:rows]]
-    place_S = np.flatnonzero((stop_R - start_R > 1) & rule.has_valid_negative_T[:rows])
-    return _of_places(facts, rule, place_S, length_R, False)
-
-
-def _of_places(
-    facts: SamplingIndex, rule: NegativeSampler, place_S: Ints, length_T: Ints, stays: bool
-) -> Draw | None:
-    """Draws the item at one of some places, and the first items of its owner's profile."""
-
-    def draw(size: int, random: Random) -> SampledTriples:
-        place_B = _pick(place_S, size, random)
-        owner_B = facts.profile_row_T[place_B]
-        positive_B = facts.profiles.values[place_B].astype(np.int64)
-        return SampledTriples(
-            owner_B=owner_B,
-            length_B=length_T[place_B],
-            place_B=place_B,
-            stays_B=np.full(size, stays),
-            positive_B=positive_B,
-            negative_BK=rule.draw(owner_B, positive_B, place_B, random),
-        )
-
-    return draw if len(place_S) else None
-
-
-def _favourite_artists(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
-    del keep  # it is not in the profile
-    rows = len(facts.basket_R)
-    user_R = facts.profile_row_T[:rows]
-    # Its kin are the items of an item's artist, or, where there are no artists, of its cluster.
-    if facts.artist_N is None:
-        code_N, kin = facts.cluster_N, facts.by_cluster
-        code_R = code_N[facts.train.values]
-        inside_R = kin.lengths[code_R]
-    else:
-        code_N, kin = facts.artist_N, facts.by_artist
-        code_R = code_N[facts.train.values]
-        inside_R = np.append(facts.inside_A, 0)[facts.artist_place(user_R, code_R)]
-    place_S = np.flatnonzero(
-        (inside_R > count_same_code(user_R, code_R + 1)) & rule.has_valid_negative_O[user_R]
-    )
-
-    def draw(size: int, random: Random) -> SampledTriples:
-        place_B = _pick(place_S, size, random)
-        user_B, code_B = user_R[place_B], code_R[place_B]
-
-        def propose(rows: Ints) -> Ints:
-            code_S = code_B[rows]
-            return np.asarray(
-                kin.values[kin.offsets[code_S] + random_below(kin.lengths[code_S], random)]
-            )
-
-        def allowed(rows: Ints, items: Ints) -> Bools:
-            fits = facts.in_clusters_of(user_B[rows], facts.cluster_N[items])
-            fits &= code_N[items] == code_B[rows]
-            return np.asarray(fits & ~facts.is_taken(user_B[rows], items))
-
-        kind_B = user_B * len(kin) + code_B
-        positive_B = draw_allowed(propose, allowed, kind_B, np.ones(facts.num_items), random)
-        return _outside_profile(facts, rule, user_B, positive_B, random)
-
-    return draw if len(place_S) else None
-
-
-def _same_artist(facts: SamplingIndex, rule: NegativeSampler, keep: bool) -> Draw | None:
-    del keep  # it is not in the profile
-    nobody = facts.artist_N is None
-    code_N = np.zeros(facts.num_items, np.int64) if nobody else np.asarray(facts.artist_N)
-    kin = positions_by_code(code_N)
-    rank_N = np.zeros(facts.num_items, np.int64)  # of an item among its kin
-    rank_N[kin.values] = np.arange(len(kin.values)) - kin.offsets[kin.owners]
-    many_N = np.append(kin.lengths, 0)[code_N] > 1
-    item_S = np.flatnonzero(many_N & rule.has_valid_negative_O[facts.num_users :])
-
-    def attempt(size: int, random: Random) -> SampledTriples:
-        item_B = _pick(item_S, size, random)
-        code_B = code_N[item_B]
-        other_B = random_below(kin.lengths[code_B] - 1, random)
-        other_B += other_B >= rank_N[item_B]
-        positive_B = kin.values[kin.offsets[code_B] + other_B]
-        return _outside_profile(facts, rule, facts.num_users + item_B, positive_B, random)
-
-    def draw(size: int, random: Random) -> SampledTriples:
-        drawn = attempt(size, random)
-        while len(again := np.flatnonzero((drawn.negative_BK < 0).any(axis=1))):
-            drawn.put(again, attempt(len(again), random))
-        return drawn
-
-    if not len(item_S):
-        return None
-    probe = attempt(_PROBE, np.random.default_rng(0))
-    visually_consistent = (probe.negative_BK >= 0).all(axis=1).mean()
-    return draw if visually_consistent >= _LEAST_AGREEING else None
-
-
-def _outside_profile(
-    facts: SamplingIndex, rule: NegativeSampler, owner_B: Ints, positive_B: Ints, random: Random
-) -> SampledTriples:
-    """Triples of whole profiles, in which the positives are not."""
-    place_B = np.full(len(owner_B), -1)
-    return SampledTriples(
-        owner_B=owner_B,
-        length_B=facts.count_O[owner_B],
-        place_B=place_B,
-        stays_B=np.zeros(len(owner_B), bool),
-        positive_B=positive_B,
-        negative_BK=rule.draw(owner_B, positive_B, place_B, random),
-    )
-
-
-def _pick(place_S: Ints, size: int, random: Random) -> Ints:
-    """(B,) of the places, drawn uniformly and sorted: a search for sorted owners is much faster."""
-    return np.asarray(place_S[np.sort(random.integers(0, len(place_S), size))])
-
-
-_FOREIGN = "an item of none of their clusters and artists"
+_UNRELATED = "an item of none of their clusters and artists"
 _TWO_ITEMS = (
     "a user with two training items (with --sampling.keep_positive_in_profile true, one), and an "
     "item outside the profile"
 )
-GUIDELINES = {
-    "own_profile": Guideline(_own_profile, _TWO_ITEMS),
-    "single_item": Guideline(_single_item, "an item that is not near-identical to all others"),
-    "favourite_artists": Guideline(
-        _favourite_artists,
-        f"a user with another item of their artists in their clusters, and {_FOREIGN}",
-        ("positive", "negative"),
-    ),
-    "same_artist": Guideline(
-        _same_artist,
+
+
+class Guideline(ABC):
+    """Draws triples: the profile and the positive itself, the negatives with its sampler.
+
+    Attributes:
+        requirement: what the data must contain, for an error message.
+        artist_conditions: which of "positive" and "negative" depend on artists.
+
+    Args:
+        index: the training data.
+        negatives: draws the negatives.
+        keep_positive: whether a positive that is an item of the profile stays in it. Guidelines
+            ignore this if the positive is always or never in the profile.
+    """
+
+    requirement: ClassVar[str]
+    artist_conditions: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self, index: SamplingIndex, negatives: NegativeSampler, keep_positive: bool
+    ) -> None:
+        self._index, self._negatives, self._keep_positive = index, negatives, keep_positive
+
+    @property
+    @abstractmethod
+    def can_draw(self) -> bool:
+        """Whether the data give any triple."""
+
+    @abstractmethod
+    def draw(self, size: int, random: Random) -> SampledTriples:
+        """Draws `size` triples; only if `can_draw`."""
+
+
+class _PositiveOfProfile(Guideline):
+    """The positive is the item at a position, the profile the first items of its profile row.
+
+    A subclass sets `_position_S`, the positions to draw from, and `_profile_length_T`, how many
+    items of the profile row each position is drawn with.
+    """
+
+    _position_S: Ints
+    _profile_length_T: Ints
+
+    @property
+    def can_draw(self) -> bool:
+        return len(self._position_S) > 0
+
+    def draw(self, size: int, random: Random) -> SampledTriples:
+        position_B = _choose(self._position_S, size, random)
+        profile_row_B = self._index.profile_row_T[position_B]
+        positive_B = self._index.profiles.values[position_B].astype(np.int64)
+        positives = Positives(profile_row_B, positive_B, position_B)
+        return SampledTriples(
+            profile_row_B=profile_row_B,
+            profile_length_B=self._profile_length_T[position_B],
+            position_B=position_B,
+            keeps_positive_B=np.full(size, self._keep_positive),
+            positive_B=positive_B,
+            negative_BK=self._negatives.draw(positives, random),
+        )
+
+
+class OwnProfile(_PositiveOfProfile):
+    """own_profile and random: the positive is an item of the user's whole profile."""
+
+    requirement = _TWO_ITEMS
+
+    def __init__(
+        self, index: SamplingIndex, negatives: NegativeSampler, keep_positive: bool
+    ) -> None:
+        super().__init__(index, negatives, keep_positive)
+        rows = len(index.basket_R)
+        length_R = index.profile_length_O[index.profile_row_T[:rows]]
+        has_profile_R = length_R >= (1 if keep_positive else 2)
+        self._position_S = np.flatnonzero(has_profile_R & negatives.has_valid_negative_T[:rows])
+        self._profile_length_T = length_R
+
+
+class SingleItem(_PositiveOfProfile):
+    """single_item: the positive is the one item of the profile, and stays in it."""
+
+    requirement = "an item that is not near-identical to all others"
+
+    def __init__(
+        self, index: SamplingIndex, negatives: NegativeSampler, keep_positive: bool
+    ) -> None:
+        del keep_positive  # without the positive the profile would be empty
+        super().__init__(index, negatives, keep_positive=True)
+        position_S = np.flatnonzero(negatives.has_valid_negative_T)
+        self._position_S = position_S[position_S >= len(index.basket_R)]
+        self._profile_length_T = np.ones(len(index.profile_row_T), np.int64)
+
+
+class NextBasket(_PositiveOfProfile):
+    """next_basket: the positive is of a basket, and the profile is all baskets before that one."""
+
+    requirement = f"a user with two baskets and {_UNRELATED}"
+    artist_conditions = ("negative",)
+
+    def __init__(
+        self, index: SamplingIndex, negatives: NegativeSampler, keep_positive: bool
+    ) -> None:
+        del keep_positive  # the positive comes after the profile
+        super().__init__(index, negatives, keep_positive=False)
+        rows = len(index.basket_R)
+        start_R, _ = index.basket_range_R
+        length_R = start_R - index.profiles.offsets[index.profile_row_T[:rows]]
+        has_profile_R = length_R > 0
+        self._position_S = np.flatnonzero(has_profile_R & negatives.has_valid_negative_T[:rows])
+        self._profile_length_T = length_R
+
+
+class HiddenItem(_PositiveOfProfile):
+    """hidden_item: the positive is of a basket, and the profile ends with the rest of it."""
+
+    requirement = f"a user with a basket of two items and {_UNRELATED}"
+    artist_conditions = ("negative",)
+
+    def __init__(
+        self, index: SamplingIndex, negatives: NegativeSampler, keep_positive: bool
+    ) -> None:
+        del keep_positive  # the positive is what the profile hides
+        super().__init__(index, negatives, keep_positive=False)
+        rows = len(index.basket_R)
+        start_R, stop_R = index.basket_range_R
+        has_rest_R = stop_R - start_R > 1
+        self._position_S = np.flatnonzero(has_rest_R & negatives.has_valid_negative_T[:rows])
+        self._profile_length_T = stop_R - index.profiles.offsets[index.profile_row_T[:rows]]
+
+
+class _PositiveOutsideProfile(Guideline):
+    """The positive is not in the profile, which is a whole profile row."""
+
+    def _complete(self, profile_row_B: Ints, positive_B: Ints, random: Random) -> SampledTriples:
+        """Draws the negatives."""
+        position_B = np.full(len(profile_row_B), -1)
+        positives = Positives(profile_row_B, positive_B, position_B)
+        return SampledTriples(
+            profile_row_B=profile_row_B,
+            profile_length_B=self._index.profile_length_O[profile_row_B],
+            position_B=position_B,
+            keeps_positive_B=np.zeros(len(profile_row_B), bool),
+            positive_B=positive_B,
+            negative_BK=self._negatives.draw(positives, random),
+        )
+
+
+@dataclass(frozen=True)
+class _UserArtists(Rows):
+    """What the positives of favourite_artists are drawn for.
+
+    Attributes:
+        user_B: (B,) users.
+        code_B: (B,) one of the user's artists, or clusters if no item has an artist.
+    """
+
+    user_B: Ints
+    code_B: Ints
+
+
+class FavouriteArtists(_PositiveOutsideProfile):
+    """favourite_artists: the positive is another item by an artist of the user.
+
+    It is of one of the user's clusters too. If no item has an artist, an item's cluster stands in
+    for its artist.
+    """
+
+    requirement = f"a user with another item of their artists in their clusters, and {_UNRELATED}"
+    artist_conditions = ("positive", "negative")
+
+    def __init__(
+        self, index: SamplingIndex, negatives: NegativeSampler, keep_positive: bool
+    ) -> None:
+        super().__init__(index, negatives, keep_positive)
+        rows = len(index.basket_R)
+        self._user_R = index.profile_row_T[:rows]
+        if index.artist_N is None:
+            self._code_N, self._items_by_code = index.cluster_N, index.items_by_cluster
+            self._code_R = self._code_N[index.train.values]
+            in_cluster_R = self._items_by_code.lengths[self._code_R]
+        else:
+            self._code_N, self._items_by_code = index.artist_N, index.items_by_artist
+            self._code_R = self._code_N[index.train.values]
+            artist_index_R = index.user_artist_index(self._user_R, self._code_R)
+            in_cluster_R = np.append(index.in_cluster_count_A, 0)[artist_index_R]
+        has_positive_R = in_cluster_R > count_same_code(self._user_R, self._code_R + 1)
+        self._position_S = np.flatnonzero(
+            has_positive_R & negatives.has_valid_negative_O[self._user_R]
+        )
+        self.weight_N = np.ones(index.num_items)
+
+    @property
+    def can_draw(self) -> bool:
+        return len(self._position_S) > 0
+
+    def draw(self, size: int, random: Random) -> SampledTriples:
+        position_B = _choose(self._position_S, size, random)
+        rows = _UserArtists(self._user_R[position_B], self._code_R[position_B])
+        key_B = rows.user_B * len(self._items_by_code) + rows.code_B
+        positive_B = draw_accepted(self, rows, key_B, random)
+        return self._complete(rows.user_B, positive_B, random)
+
+    def propose(self, rows: _UserArtists, random: Random) -> Ints:
+        within_B = random_below(self._items_by_code.lengths[rows.code_B], random)
+        start_B = self._items_by_code.offsets[rows.code_B]
+        return np.asarray(self._items_by_code.values[start_B + within_B])
+
+    def accepts(self, rows: _UserArtists, item_B: Ints) -> Bools:
+        accepted_B = self._index.user_has_cluster(rows.user_B, self._index.cluster_N[item_B])
+        accepted_B &= self._code_N[item_B] == rows.code_B
+        return np.asarray(accepted_B & ~self._index.in_profile(rows.user_B, item_B))
+
+
+class SameArtist(_PositiveOutsideProfile):
+    """same_artist: the profile is one item, the positive another item by its artist.
+
+    The negative sampler finds no negative where the pictures disagree; such triples are drawn
+    again. If no item has an artist, all items count as one artist's.
+    """
+
+    requirement = (
         "two items of one artist and one of another, whose pictures agree in at least one of "
-        f"{1 / _LEAST_AGREEING:,.0f} draws",
-        ("positive", "negative"),
-    ),
-    "next_basket": Guideline(
-        _next_basket, f"a user with two baskets and {_FOREIGN}", ("negative",)
-    ),
-    "hidden_item": Guideline(
-        _hidden_item, f"a user with a basket of two items and {_FOREIGN}", ("negative",)
-    ),
-    "random": Guideline(_own_profile, _TWO_ITEMS),
+        f"{1 / _MIN_CONSISTENT:,.0f} draws"
+    )
+    artist_conditions = ("positive", "negative")
+
+    def __init__(
+        self, index: SamplingIndex, negatives: NegativeSampler, keep_positive: bool
+    ) -> None:
+        super().__init__(index, negatives, keep_positive)
+        n = index.num_items
+        self._artist_N = np.zeros(n, np.int64) if index.artist_N is None else index.artist_N
+        self._items_by_artist = positions_by_code(self._artist_N)
+        self._rank_N = _ranks_in_lists(self._items_by_artist, n)
+        has_positive_N = np.append(self._items_by_artist.lengths, 0)[self._artist_N] > 1
+        has_negative_N = negatives.has_valid_negative_O[index.num_users :]
+        self._item_S = np.flatnonzero(has_positive_N & has_negative_N)
+
+    @property
+    def can_draw(self) -> bool:
+        if not len(self._item_S):
+            return False
+        probe = self._attempt(_PROBE_SIZE, np.random.default_rng(0))
+        return bool((probe.negative_BK >= 0).all(axis=1).mean() >= _MIN_CONSISTENT)
+
+    def draw(self, size: int, random: Random) -> SampledTriples:
+        sampled = self._attempt(size, random)
+        while len(again := np.flatnonzero((sampled.negative_BK < 0).any(axis=1))):
+            sampled.put(again, self._attempt(len(again), random))
+        return sampled
+
+    def _attempt(self, size: int, random: Random) -> SampledTriples:
+        """Draws triples, some of which may have no negative."""
+        item_B = _choose(self._item_S, size, random)
+        artist_B = self._artist_N[item_B]
+        # A rank among the artist's other items: the item's own rank is skipped.
+        rank_B = random_below(self._items_by_artist.lengths[artist_B] - 1, random)
+        rank_B += rank_B >= self._rank_N[item_B]
+        positive_B = self._items_by_artist.values[self._items_by_artist.offsets[artist_B] + rank_B]
+        return self._complete(self._index.num_users + item_B, positive_B, random)
+
+
+def _ranks_in_lists(lists: Jagged, num_items: int) -> Ints:
+    """(N,) the index of each item within its list; 0 for items in no list."""
+    rank_N = np.zeros(num_items, np.int64)
+    rank_N[lists.values] = np.arange(len(lists.values)) - lists.offsets[lists.row_ids]
+    return rank_N
+
+
+def _choose(value_S: Ints, size: int, random: Random) -> Ints:
+    """(B,) uniform choices, sorted, because looking up sorted profile rows is much faster."""
+    return np.asarray(value_S[np.sort(random.integers(0, len(value_S), size))])
+
+
+GUIDELINES: dict[str, type[Guideline]] = {
+    "own_profile": OwnProfile,
+    "single_item": SingleItem,
+    "favourite_artists": FavouriteArtists,
+    "same_artist": SameArtist,
+    "next_basket": NextBasket,
+    "hidden_item": HiddenItem,
+    "random": OwnProfile,
 }
 
-# Whose profiles are one item alone and nobody's.
-ANONYMOUS_PROFILES = frozenset({"single_item", "same_artist"})
+# The profiles of these guidelines are one item, and no user's.
+ANONYMOUS_GUIDELINES = frozenset({"single_item", "same_artist"})

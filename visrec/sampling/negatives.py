@@ -1,230 +1,239 @@
-"""Negatives: the rules by which the item that a user would not prefer is drawn.
+"""Negative samplers: how the item that a user would not prefer is drawn for a triple.
 
-A rule says who can be given a negative, exactly, and draws one for whom it can. None draws an item
-of the profile's owner, nor one whose picture is near-identical to the positive's. The candidates of
-a step, which are drawn elsewhere, are held to the same by `visrec.sampling.candidates.taken_mask`.
+A sampler knows exactly which positives have a valid negative, and draws one for those. It never
+draws an item of the profile or a near duplicate of the positive. The softmax candidates of a step
+are drawn in `visrec.sampling.candidates`, where `invalid_negative_mask` holds them to the same.
+
+Shapes: U users, N items, O = U + N profiles, T positions (see `visrec.sampling.index`),
+B positives, K negatives of a positive (0 or 1), M (user, cluster) pairs.
 """
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from visrec.jagged import offsets_of
-from visrec.sampling.index import Bools, Ints, SamplingIndex, count_same_code, sorted_set
+from visrec.jagged import offsets_from_lengths
+from visrec.sampling.index import Bools, Ints, SamplingIndex, count_same_code
+from visrec.sampling.rejection import Random, draw_accepted, random_below
+from visrec.sampling.rows import Rows
 
-Random = np.random.Generator
-# (owner_B, positive_B, place_B, random) -> negative_BK
-DrawNegatives = Callable[[Ints, Ints, Ints, Random], Ints]
-
-_OVERHEAD = 1000  # a round of proposals costs as much as so many proposals more
-_MARGIN = 0.1  # by which the positive must be more like the profile's item than the negative
+# By how much the positive must be more similar to the profile's item than the negative is.
+_SIMILARITY_MARGIN = 0.1
 
 
 @dataclass(frozen=True)
-class NegativeSampler:
-    """How K negatives of a positive are drawn.
+class Positives(Rows):
+    """What negatives are drawn for.
 
-    Args:
-        has_valid_negative_T: (T,) for whom it can: an owner with the item at a place of theirs as
-            positive.
-        has_valid_negative_O: (U + N,) the same with any positive that is not in the profile.
-        draw: from owners, positives and the positives' places (-1: not in the profile) to (B, K)
-            items; -1 for none.
+    Attributes:
+        profile_row_B: (B,) the profiles.
+        positive_B: (B,) the positives, items.
+        position_B: (B,) the position of the positive in the profile; -1 if it is not in it.
     """
 
-    has_valid_negative_T: Bools
-    has_valid_negative_O: Bools
-    draw: DrawNegatives
+    profile_row_B: Ints
+    positive_B: Ints
+    position_B: Ints
 
 
-def draw_allowed(
-    propose: Callable[[Ints], Ints],
-    allowed: Callable[[Ints, Ints], Bools],
-    kind_B: Ints,
-    weight_N: npt.NDArray[np.floating],
-    random: Random,
-) -> Ints:
-    """An allowed item for each of B rows, all of which must have one.
+class NegativeSampler(ABC):
+    """Draws K negatives for each positive.
 
-    Proposed until allowed, but not for longer than it takes to go through the catalogue for what is
-    left: one allowed item of a million is found in bounded time.
-
-    Args:
-        propose: from rows to an item for each, drawn in proportion to `weight_N`.
-        allowed: from rows and items to whether the row may have the item.
-        kind_B: (B,) rows of one kind are allowed the same items.
-        weight_N: of the items.
-        random: that `propose` draws from.
+    Attributes:
+        has_valid_negative_T: (T,) whether there is one for the item at the position as positive.
+        has_valid_negative_O: (O,) whether there is one for every positive outside the profile.
     """
-    n, spent = len(weight_N), 0
-    row_S = np.arange(len(kind_B))
-    item_B = propose(row_S)
-    row_S = row_S[~allowed(row_S, item_B)]
-    while len(row_S) and spent < n * len(sorted_set(kind_B[row_S])):
-        spent += len(row_S) + _OVERHEAD
-        item_S = propose(row_S)
-        item_B[row_S] = item_S
-        row_S = row_S[~allowed(row_S, item_S)]
-    _, first, kind_S = np.unique(kind_B[row_S], return_index=True, return_inverse=True)
-    for kind, row in enumerate(row_S[first]):
-        upto_N = np.cumsum(weight_N * allowed(np.full(n, row), np.arange(n)))
-        mine = row_S[kind_S == kind]
-        item_B[mine] = np.searchsorted(upto_N, random.random(len(mine)) * upto_N[-1], side="right")
-    return item_B
+
+    def __init__(
+        self, index: SamplingIndex, has_valid_negative_T: Bools, has_valid_negative_O: Bools
+    ) -> None:
+        self._index = index
+        self.has_valid_negative_T = has_valid_negative_T
+        self.has_valid_negative_O = has_valid_negative_O
+
+    @abstractmethod
+    def draw(self, positives: Positives, random: Random) -> Ints:
+        """(B, K) items; -1 where the sampler found no negative."""
 
 
-def random_below(count_B: Ints, random: Random) -> Ints:
-    """(B,) uniform from 0 to below each count."""
-    return (random.random(len(count_B)) * count_B).astype(np.int64)
+class NoNegatives(NegativeSampler):
+    """Draws none: the candidates of the step are the negatives, and every positive has some."""
+
+    def __init__(self, index: SamplingIndex) -> None:
+        profiles = index.profiles
+        super().__init__(index, np.ones(len(profiles.values), bool), np.ones(len(profiles), bool))
+
+    def draw(self, positives: Positives, random: Random) -> Ints:
+        del random
+        return np.zeros((len(positives.positive_B), 0), np.int64)
 
 
-def no_negatives(facts: SamplingIndex) -> NegativeSampler:
-    """No negative is drawn here, and nobody needs one."""
-    everyone = np.ones(len(facts.profiles), bool)
-    return NegativeSampler(
-        np.ones(len(facts.profiles.values), bool),
-        everyone,
-        lambda owner_B, *_: np.zeros((len(owner_B), 0), np.int64),
-    )
-
-
-def outside_profile(facts: SamplingIndex, popularity: float, count: int) -> NegativeSampler:
-    """Any item outside the profile, in proportion to (its training count + 1) ** popularity.
+class OutsideProfile(NegativeSampler):
+    """Draws any item outside the profile, in proportion to (training count + 1) ** popularity.
 
     Args:
-        facts: of the training data.
+        index: the training data.
         popularity: 0 is uniform.
-        count: K.
     """
-    n = facts.num_items
-    weight_N = (np.bincount(facts.train.values, minlength=n) + 1.0) ** popularity
-    edge_N = np.cumsum(weight_N)
 
-    def draw(owner_B: Ints, positive_B: Ints, place_B: Ints, random: Random) -> Ints:
-        del place_B
-        owner_S = np.repeat(owner_B, count)
-        group_S = facts.group_N[np.repeat(positive_B, count)]
+    def __init__(self, index: SamplingIndex, popularity: float) -> None:
+        super().__init__(index, index.has_valid_negative_T, index.has_valid_negative_O)
+        count_N = np.bincount(index.train.values, minlength=index.num_items)
+        self.weight_N = (count_N + 1.0) ** popularity
+        self._is_uniform = popularity == 0
+        self._edge_N = np.cumsum(self.weight_N)
 
-        def propose(rows: Ints) -> Ints:
-            if popularity == 0:
-                return np.asarray(random.integers(0, n, len(rows)))
-            drawn = random.random(len(rows)) * edge_N[-1]
-            return np.asarray(np.minimum(np.searchsorted(edge_N, drawn, side="right"), n - 1))
+    def draw(self, positives: Positives, random: Random) -> Ints:
+        group_B = self._index.group_N[positives.positive_B]
+        key_B = positives.profile_row_B * self._index.num_items + group_B
+        return draw_accepted(self, positives, key_B, random)[:, None]
 
-        def allowed(rows: Ints, items: Ints) -> Bools:
-            other = facts.group_N[items] != group_S[rows]
-            return np.asarray(other & ~facts.is_taken(owner_S[rows], items))
+    def propose(self, rows: Positives, random: Random) -> Ints:
+        size, n = len(rows.positive_B), self._index.num_items
+        if self._is_uniform:
+            return np.asarray(random.integers(0, n, size))
+        drawn = random.random(size) * self._edge_N[-1]
+        return np.asarray(np.minimum(np.searchsorted(self._edge_N, drawn, side="right"), n - 1))
 
-        kind_S = owner_S * n + group_S
-        return draw_allowed(propose, allowed, kind_S, weight_N, random).reshape(-1, count)
+    def accepts(self, rows: Positives, item_B: Ints) -> Bools:
+        group_N = self._index.group_N
+        differs_B = group_N[item_B] != group_N[rows.positive_B]
+        return np.asarray(differs_B & ~self._index.in_profile(rows.profile_row_B, item_B))
 
-    return NegativeSampler(facts.has_valid_negative_T, facts.has_valid_negative_O, draw)
+
+@dataclass(frozen=True)
+class _FineGrainedRows(Positives):
+    """Positives, and whether the negative must be of the positive's cluster."""
+
+    same_cluster_B: Bools
 
 
-def fine_grained(facts: SamplingIndex, own_cluster: float) -> NegativeSampler:
-    """An item outside the profile, of the positive's own cluster or of one drawn uniformly.
+class FineGrained(NegativeSampler):
+    """Draws an item outside the profile, of the positive's cluster or of a random cluster.
 
-    The own cluster is taken with the probability `own_cluster`, where it has an item that is
-    allowed. Within a cluster the items are as likely as one another.
+    The positive's cluster is chosen with probability `own_cluster`, if it has a valid negative.
+    Items of one cluster are equally likely.
     """
-    clusters, cluster_N = facts.by_cluster, facts.cluster_N
-    cluster_T = cluster_N[facts.profiles.values]
-    taken_T = count_same_code(facts.profile_row_T, cluster_T)
-    own_open_T = clusters.lengths[cluster_T] > taken_T + facts.twins_T
-    weight_N = 1.0 / clusters.lengths[cluster_N]
 
-    def draw(owner_B: Ints, positive_B: Ints, place_B: Ints, random: Random) -> Ints:
-        own_B = (random.random(len(owner_B)) < own_cluster) & own_open_T[place_B]
-        cluster_B, group_B = cluster_N[positive_B], facts.group_N[positive_B]
+    def __init__(self, index: SamplingIndex, own_cluster: float) -> None:
+        super().__init__(index, index.has_valid_negative_T, index.has_valid_negative_O)
+        self._own_cluster = own_cluster
+        cluster_size_C = index.items_by_cluster.lengths
+        cluster_T = index.cluster_N[index.profiles.values]
+        invalid_T = count_same_code(index.profile_row_T, cluster_T) + index.outside_duplicates_T
+        self._has_valid_in_cluster_T = cluster_size_C[cluster_T] > invalid_T
+        self.weight_N = 1.0 / cluster_size_C[index.cluster_N]
 
-        def propose(rows: Ints) -> Ints:
-            return of_cluster(facts, cluster_B[rows], own_B[rows], random)
+    def draw(self, positives: Positives, random: Random) -> Ints:
+        position_B = positives.position_B
+        same_cluster_B = random.random(len(position_B)) < self._own_cluster
+        same_cluster_B &= self._has_valid_in_cluster_T[position_B]
+        rows = _FineGrainedRows(
+            positives.profile_row_B, positives.positive_B, position_B, same_cluster_B
+        )
+        return draw_accepted(self, rows, position_B * 2 + same_cluster_B, random)[:, None]
 
-        def allowed(rows: Ints, items: Ints) -> Bools:
-            fits = ~own_B[rows] | (cluster_N[items] == cluster_B[rows])
-            fits &= facts.group_N[items] != group_B[rows]
-            return np.asarray(fits & ~facts.is_taken(owner_B[rows], items))
+    def propose(self, rows: _FineGrainedRows, random: Random) -> Ints:
+        return _draw_from_cluster(self._index, rows.positive_B, rows.same_cluster_B, random)
 
-        kind_B = place_B * 2 + own_B
-        return draw_allowed(propose, allowed, kind_B, weight_N, random)[:, None]
-
-    return NegativeSampler(facts.has_valid_negative_T, facts.has_valid_negative_O, draw)
-
-
-def of_cluster(facts: SamplingIndex, cluster_B: Ints, own_B: Bools, random: Random) -> Ints:
-    """(B,) any item of the cluster where it is `own`, else of a cluster drawn uniformly."""
-    clusters = facts.by_cluster
-    drawn_B = np.where(own_B, cluster_B, random.integers(0, len(clusters), len(own_B)))
-    within_B = random_below(clusters.lengths[drawn_B], random)
-    return np.asarray(clusters.values[clusters.offsets[drawn_B] + within_B])
+    def accepts(self, rows: _FineGrainedRows, item_B: Ints) -> Bools:
+        cluster_N, group_N = self._index.cluster_N, self._index.group_N
+        accepted_B = ~rows.same_cluster_B | (cluster_N[item_B] == cluster_N[rows.positive_B])
+        accepted_B &= group_N[item_B] != group_N[rows.positive_B]
+        return np.asarray(accepted_B & ~self._index.in_profile(rows.profile_row_B, item_B))
 
 
-def unrelated(facts: SamplingIndex) -> NegativeSampler:
-    """An item of none of the user's clusters and of none of the user's artists, all as likely.
+class VisuallyConsistent(NegativeSampler):
+    """For one-item profiles: a fine-grained item of another artist, if the pictures agree.
 
-    The r-th item outside a user's clusters is found in the items in order of their clusters, by
-    skipping those of the user's clusters that begin before it: a user who has nearly all clusters
-    takes no longer than another.
+    They agree if the positive is in the cluster of the profile's item and the negative is not, or
+    if the positive is more similar to that item by a margin. One item is drawn for each positive;
+    -1 stands for an item that does not qualify. Which profiles can have one is not known without
+    drawing.
     """
-    n, clusters, mine = facts.num_items, facts.by_cluster, facts.clusters_of
-    before_P = offsets_of(clusters.lengths[mine.values])
-    outside_U = n - np.diff(before_P[mine.offsets])
-    skipped_P = before_P[:-1] - np.repeat(before_P[mine.offsets[:-1]], mine.lengths)
-    key_P = mine.owners * (n + 1) + clusters.offsets[mine.values] - skipped_P
-    spare_U = outside_U
-    if facts.artist_N is not None:
-        theirs = facts.artists_of
-        blocked_A = facts.by_artist.lengths[theirs.values] - facts.inside_A
-        spare_U = outside_U - np.diff(offsets_of(blocked_A)[theirs.offsets])
-    has_valid_negative_O = np.append(spare_U > 0, np.zeros(n, bool))
 
-    def draw(owner_B: Ints, positive_B: Ints, place_B: Ints, random: Random) -> Ints:
-        del positive_B, place_B  # in one of the user's clusters, so no twin of what is drawn
+    def __init__(self, index: SamplingIndex, own_cluster: float) -> None:
+        super().__init__(index, index.has_valid_negative_T, np.ones(len(index.profiles), bool))
+        assert index.clusters is not None
+        self._visual_NP = index.clusters.visual_NP
+        self._own_cluster = own_cluster
 
-        def propose(rows: Ints) -> Ints:
-            user_S = owner_B[rows]
-            rank_S = random_below(outside_U[user_S], random)
-            last_S = np.searchsorted(key_P, user_S * (n + 1) + rank_S, side="right")
-            skip_S = before_P[last_S] - before_P[mine.offsets[user_S]]
-            return np.asarray(clusters.values[rank_S + skip_S])
-
-        def allowed(rows: Ints, items: Ints) -> Bools:
-            user_S = owner_B[rows]
-            ours = facts.in_clusters_of(user_S, facts.cluster_N[items])
-            if facts.artist_N is not None:
-                ours |= facts.artist_place(user_S, facts.artist_N[items]) >= 0
-            return np.asarray(~ours)
-
-        return draw_allowed(propose, allowed, owner_B, np.ones(n), random)[:, None]
-
-    return NegativeSampler(has_valid_negative_O[facts.profile_row_T], has_valid_negative_O, draw)
+    def draw(self, positives: Positives, random: Random) -> Ints:
+        cluster_N, group_N = self._index.cluster_N, self._index.group_N
+        item_B = positives.profile_row_B - self._index.num_users
+        positive_B = positives.positive_B
+        same_cluster_B = random.random(len(item_B)) < self._own_cluster
+        negative_B = _draw_from_cluster(self._index, positive_B, same_cluster_B, random)
+        valid_B = group_N[negative_B] != group_N[positive_B]
+        if self._index.artist_N is not None:
+            valid_B &= self._index.artist_N[negative_B] != self._index.artist_N[item_B]
+        separated_B = cluster_N[positive_B] == cluster_N[item_B]
+        separated_B &= cluster_N[negative_B] != cluster_N[item_B]
+        undecided = np.flatnonzero(valid_B & ~separated_B)
+        for rows in np.array_split(undecided, len(item_B) // 1024 + 1):
+            difference_SP = self._visual_NP[positive_B[rows]] - self._visual_NP[negative_B[rows]]
+            margin_S = np.einsum("sp,sp->s", self._visual_NP[item_B[rows]], difference_SP)
+            valid_B[rows] = margin_S > _SIMILARITY_MARGIN
+        return np.where(valid_B, negative_B, -1)[:, None]
 
 
-def visually_consistent(facts: SamplingIndex, own_cluster: float) -> NegativeSampler:
-    """A fine-grained item of another artist than the one item of the profile, if pictures agree.
+def _draw_from_cluster(
+    index: SamplingIndex, item_B: Ints, same_cluster_B: Bools, random: Random
+) -> Ints:
+    """(B,) an item of the given item's cluster, or of a random cluster, both uniform."""
+    clusters = index.items_by_cluster
+    random_B = random.integers(0, len(clusters), len(item_B))
+    cluster_B = np.where(same_cluster_B, index.cluster_N[item_B], random_B)
+    within_B = random_below(clusters.lengths[cluster_B], random)
+    return np.asarray(clusters.values[clusters.offsets[cluster_B] + within_B])
 
-    They do if the positive is in that item's cluster and the negative is not, or if the positive
-    looks more like it by a margin. An item is drawn once; where the pictures disagree there is
-    none, and who can be given one is seen by drawing.
+
+class Unrelated(NegativeSampler):
+    """Draws an item of none of the user's clusters and none of the user's artists, uniformly.
+
+    The catalogue is laid out cluster by cluster. The r-th item outside the user's clusters is found
+    by adding to r the sizes of those of the user's clusters that begin before it. So a user who has
+    nearly all clusters costs no more than another.
+
+    Nothing that it draws is a near duplicate of the positive, which is in a cluster of the user.
     """
-    assert facts.clusters is not None
-    look_NP, cluster_N, group_N = facts.clusters.look_NP, facts.cluster_N, facts.group_N
 
-    def draw(owner_B: Ints, positive_B: Ints, place_B: Ints, random: Random) -> Ints:
-        del place_B
-        item_B = owner_B - facts.num_users
-        cluster_B = cluster_N[item_B]
-        own_B = random.random(len(owner_B)) < own_cluster
-        negative_B = of_cluster(facts, cluster_N[positive_B], own_B, random)
-        good_B = group_N[negative_B] != group_N[positive_B]
-        if facts.artist_N is not None:
-            good_B &= facts.artist_N[negative_B] != facts.artist_N[item_B]
-        apart_B = (cluster_N[positive_B] == cluster_B) & (cluster_N[negative_B] != cluster_B)
-        for rows in np.array_split(np.flatnonzero(good_B & ~apart_B), len(owner_B) // 1024 + 1):
-            nearer_SP = look_NP[positive_B[rows]] - look_NP[negative_B[rows]]
-            good_B[rows] = np.einsum("sp,sp->s", look_NP[item_B[rows]], nearer_SP) > _MARGIN
-        return np.where(good_B, negative_B, -1)[:, None]
+    def __init__(self, index: SamplingIndex) -> None:
+        clusters, user_clusters = index.items_by_cluster, index.user_clusters
+        n = index.num_items
+        self.weight_N = np.ones(n)
+        self._skipped_M = offsets_from_lengths(clusters.lengths[user_clusters.values])
+        self._first_U = user_clusters.offsets
+        self._outside_U = n - np.diff(self._skipped_M[self._first_U])
+        skipped_before_M = self._skipped_M[:-1] - np.repeat(
+            self._skipped_M[self._first_U[:-1]], user_clusters.lengths
+        )
+        rank_M = clusters.offsets[user_clusters.values] - skipped_before_M
+        self._key_M = user_clusters.row_ids * (n + 1) + rank_M
+        valid_U = self._outside_U
+        if index.artist_N is not None:
+            artists = index.user_artists
+            blocked_A = index.items_by_artist.lengths[artists.values] - index.in_cluster_count_A
+            valid_U = valid_U - np.diff(offsets_from_lengths(blocked_A)[artists.offsets])
+        has_valid_negative_O = np.append(valid_U > 0, np.zeros(n, bool))
+        super().__init__(index, has_valid_negative_O[index.profile_row_T], has_valid_negative_O)
 
-    return NegativeSampler(facts.has_valid_negative_T, np.ones(len(facts.profiles), bool), draw)
+    def draw(self, positives: Positives, random: Random) -> Ints:
+        return draw_accepted(self, positives, positives.profile_row_B, random)[:, None]
+
+    def propose(self, rows: Positives, random: Random) -> Ints:
+        user_B = rows.profile_row_B
+        rank_B = random_below(self._outside_U[user_B], random)
+        key_B = user_B * (self._index.num_items + 1) + rank_B
+        last_B = np.searchsorted(self._key_M, key_B, side="right")
+        skipped_B = self._skipped_M[last_B] - self._skipped_M[self._first_U[user_B]]
+        return np.asarray(self._index.items_by_cluster.values[rank_B + skipped_B])
+
+    def accepts(self, rows: Positives, item_B: Ints) -> Bools:
+        user_B = rows.profile_row_B
+        related_B = self._index.user_has_cluster(user_B, self._index.cluster_N[item_B])
+        if self._index.artist_N is not None:
+            artist_B = self._index.artist_N[item_B]
+            related_B |= self._index.user_artist_index(user_B, artist_B) >= 0
+        return np.asarray(~related_B)

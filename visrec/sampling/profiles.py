@@ -1,0 +1,141 @@
+"""Profiles of triples: subsampled to a random size and cut to a maximum length.
+
+Shapes: B triples, S of them selected, V slots or values of profiles.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from visrec.jagged import Jagged, offsets_from_lengths
+from visrec.sampling.index import Bools, Ints, SamplingIndex
+from visrec.sampling.rejection import Random, random_below
+from visrec.sampling.rows import SampledTriples
+
+Uniforms = npt.NDArray[np.float64]
+
+_SUBSET_ROWS = 2048  # rows whose subsets are drawn at a time: what is compared stays in the cache
+
+
+def cut_profiles(
+    index: SamplingIndex,
+    sampled: SampledTriples,
+    rows: Ints,
+    max_length: int,
+    subsample: bool,
+    random: Random,
+) -> Jagged:
+    """The profiles of some triples, as lists of items.
+
+    Random numbers are drawn for all of `sampled`, whatever is selected: so a triple has the same
+    profile on whichever worker it is.
+
+    Args:
+        index: the training data.
+        sampled: B triples.
+        rows: (S,) the triples whose profiles are returned.
+        max_length: longer profiles are cut to a random subset of this size.
+        subsample: first draw each profile's size uniformly from 1 to its length.
+        random: the source of randomness.
+    """
+    start_B = index.profiles.offsets[sampled.profile_row_B]
+    # The positive is among the profile's items, and stays there or is taken out.
+    inside_B = sampled.position_B >= 0
+    inside_B &= sampled.position_B < start_B + sampled.profile_length_B
+    keeps_B = inside_B & sampled.keeps_positive_B
+    full_B = sampled.profile_length_B - (inside_B & ~keeps_B)
+    size_B = np.minimum(full_B, max_length)
+    # A triple has one slot for each item of the cut profile; a positive that stays has the last.
+    slots = Jagged(np.ones(size_B.sum(), bool), offsets_from_lengths(size_B))
+    if subsample:
+        slots = subsample_profiles(slots, full_B, keeps_B, random)
+    is_cut_B = full_B > size_B
+    uniform_offsets = offsets_from_lengths(np.where(is_cut_B, size_B - keeps_B, 0))
+    uniform_V = random.random(uniform_offsets[-1] + max_length)
+    if len(rows) < len(size_B):
+        slots = slots.take(rows)
+
+    # What each used slot holds: a number among the profile's items without the positive.
+    slot_start_S = slots.offsets[:-1]
+    length_S = np.add.reduceat(slots.values, slot_start_S, dtype=np.int64)
+    slot_V = np.flatnonzero(slots.values)
+    if (is_cut_S := is_cut_B[rows]).any():
+        cut = rows[is_cut_S]
+        others, keeps = sampled.profile_length_B[cut] - inside_B[cut], keeps_B[cut]
+        subsets = random_subsets(
+            others, size_B[cut] - keeps, size_B[cut], uniform_offsets[cut], uniform_V
+        )
+        used_V = slots.values[np.repeat(is_cut_S, slots.lengths)]
+        chosen_V = subsets.values + np.repeat(slot_start_S[is_cut_S], subsets.lengths)
+        slot_V[np.repeat(is_cut_S, length_S)] = chosen_V[used_V]
+
+    # From these numbers to positions: skip the positive, but in the slot where it stays.
+    offsets, keeps_S = offsets_from_lengths(length_S), keeps_B[rows]
+    positive_B = np.where(inside_B, sampled.position_B - start_B, sampled.profile_length_B)
+    positive_S = positive_B[rows] + slot_start_S
+    position_V = slot_V + (slot_V >= np.repeat(positive_S, length_S))
+    position_V[offsets[1:][keeps_S] - 1] = positive_S[keeps_S]
+    position_V += np.repeat(start_B[rows] - slot_start_S, length_S)
+    return Jagged(index.profiles.values[position_V], offsets)
+
+
+def subsample_profiles(slots: Jagged, full_B: Ints, keeps_B: Bools, random: Random) -> Jagged:
+    """Chooses the slots of each profile that are used when its size is drawn uniformly.
+
+    One slot is always used, and each other with a probability that is uniform and the profile's
+    own. So the number of the others is uniform too, and all subsets of a size are equally likely.
+    Probabilities are multiples of 1 / 65,536.
+
+    Args:
+        slots: B lists of one or more slots.
+        full_B: (B,) the profile's length before it was cut to its slots. The size is drawn from 1
+            to this length, and then cut to the number of slots.
+        keeps_B: (B,) whether the slot that is always used is the last one.
+        random: the source of randomness.
+
+    Returns:
+        The slots, true where they are used.
+    """
+    most, size_B = 65_535, slots.lengths
+    threshold_B = random.integers(0, most, len(slots), np.uint16, endpoint=True)
+    threshold_B[random_below(full_B, random) >= size_B] = most
+    drawn_V = np.frombuffer(random.bytes(2 * len(slots.values)), np.uint16)
+    used_V = drawn_V <= np.repeat(threshold_B, size_B)
+    always = np.where(keeps_B, size_B - 1, random_below(size_B, random))
+    used_V[slots.offsets[:-1] + always] = True
+    return Jagged(used_V, slots.offsets)
+
+
+def random_subsets(
+    population_B: Ints, count_B: Ints, length_B: Ints, start_B: Ints, uniform_V: Uniforms
+) -> Jagged:
+    """For each row a uniform subset, without replacement, of 0, 1, ... population - 1.
+
+    Robert Floyd's algorithm (Bentley & Floyd 1987, Communications of the ACM 30(9)) over many rows
+    at once: for j from population - count to population - 1, a number drawn from 0 to j joins the
+    subset, or j itself if that number is in it already.
+
+    Args:
+        population_B: (B,) the size of the population.
+        count_B: (B,) the size of the subset, at most the population's.
+        length_B: (B,) the length of the row's list, `count_B` or more; the rest of it is 0.
+        start_B: (B,) where the row's `count_B` random numbers begin.
+        uniform_V: (V,) uniform from 0 to 1. Beyond each start there are at least as many as the
+            largest subset needs.
+    """
+    offsets = offsets_from_lengths(length_B)
+    values = np.zeros(offsets[-1], np.int32)
+    # The largest subsets first, so that the rows of every step are a prefix. The narrowest integer
+    # type sorts fastest.
+    key_B = (-count_B).astype(np.min_scalar_type(-int(count_B.max(initial=1))))
+    order = np.argsort(key_B, kind="stable")
+    for rows in np.array_split(order, len(order) // _SUBSET_ROWS + 1):
+        count_S = count_B[rows]
+        step_W = np.arange(count_S.max(initial=0))[:, None]
+        is_active_WS = step_W < count_S
+        last_WS = (population_B[rows] - count_S + step_W).astype(np.int32)
+        chosen_WS = (uniform_V[start_B[rows] + step_W] * (last_WS + 1)).astype(np.int32)
+        for j, active in enumerate(is_active_WS.sum(axis=1)):
+            is_repeat = (chosen_WS[:j, :active] == chosen_WS[j, :active]).any(axis=0)
+            np.copyto(chosen_WS[j, :active], last_WS[j, :active], where=is_repeat)
+        values[(offsets[rows] + step_W)[is_active_WS]] = chosen_WS[is_active_WS]
+    return Jagged(values, offsets)
