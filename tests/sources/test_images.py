@@ -1,4 +1,4 @@
-"""Where pictures are, and their bytes, from every form they may come in."""
+"""Listing and fetching pictures from directories and from Parquet."""
 
 import os
 import shutil
@@ -11,14 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from visrec.errors import InputError, SchemaError, StorageError
-from visrec.sources.images import LISTING, Unlisted, fetch, list_pictures
-from visrec.storage import store as storage
+from visrec.sources.images import LISTING_SCHEMA, SkippedFiles, fetch_pictures, list_pictures
+from visrec.storage import local
 from visrec.storage.store import Store
 
 
 def listed(uri: str) -> pa.Table:
     pages = list(list_pictures(uri))
-    assert all(page.schema == LISTING for page in pages)
+    assert all(page.schema == LISTING_SCHEMA for page in pages)
     return pa.concat_tables(pages)
 
 
@@ -26,7 +26,7 @@ def pictures(uri: str) -> dict[str, Any]:
     """Item id to bytes, or to the error in their place."""
     listing = listed(uri)
     assert len(set(listing["item_id"].to_pylist())) == len(listing)
-    return dict(zip(listing["item_id"].to_pylist(), fetch(listing), strict=True))
+    return dict(zip(listing["item_id"].to_pylist(), fetch_pictures(listing), strict=True))
 
 
 def sources(uri: str) -> dict[str, str | None]:
@@ -34,8 +34,8 @@ def sources(uri: str) -> dict[str, str | None]:
     return dict(zip(listing["item_id"].to_pylist(), listing["source"].to_pylist(), strict=True))
 
 
-def unlisted(uri: str) -> Unlisted:
-    found = Unlisted()
+def unlisted(uri: str) -> SkippedFiles:
+    found = SkippedFiles()
     list(list_pictures(uri, found))
     return found
 
@@ -109,7 +109,7 @@ def test_files_without_an_ending_are_known_by_their_first_bytes(store: Store) ->
         "tiff": b"II*\0",
         "a": b"a",
     }
-    assert unlisted(store.uri("images")).left_out == {"without an ending": 2}
+    assert unlisted(store.uri("images")).not_pictures == {"without an extension": 2}
 
 
 def test_files_that_are_left_out_are_counted_by_ending(store: Store) -> None:
@@ -117,8 +117,8 @@ def test_files_that_are_left_out_are_counted_by_ending(store: Store) -> None:
         store.write(f"images/{name}", b"x")
     write_parquet(store, "images/index.parquet", images("a"), rows_a_group=1)
     found = unlisted(store.uri("images"))
-    counts = {".txt": 2, ".json": 1, ".part": 1, ".parquet": 1, "without an ending": 1}
-    assert found.left_out == counts
+    counts = {".txt": 2, ".json": 1, ".part": 1, ".parquet": 1, "without an extension": 1}
+    assert found.not_pictures == counts
     assert str(found).startswith("2 .txt, ")
 
 
@@ -127,8 +127,8 @@ def test_files_beside_parquet_are_counted_too(store: Store) -> None:
     store.write("images/z.jpg", b"x")
     store.write("images/_SUCCESS", b"")
     found = unlisted(store.uri("images"))
-    assert found.left_out == {".jpg": 1, "without an ending": 1}
-    assert unlisted(store.uri("images/part-0.parquet")).left_out == {}
+    assert found.not_pictures == {".jpg": 1, "without an extension": 1}
+    assert unlisted(store.uri("images/part-0.parquet")).not_pictures == {}
 
 
 # What may lie in a local folder beside pictures. Each is one rejection, and stops nothing.
@@ -143,7 +143,7 @@ def test_a_name_that_is_not_utf8_is_rejected_and_shown_as_text(tmp_path: Path) -
             file.write(b"x")
     assert pictures(str(tmp_path)) == {"a": b"a"}
     found = unlisted(str(tmp_path))
-    assert found.left_out == {".txt": 1}
+    assert found.not_pictures == {".txt": 1}
     assert [row["item_id"] for row in found.rejected] == ["caf\\xe9", "\\xff\\xfe/b"]
     assert {row["reason"] for row in found.rejected} == {"name_not_utf8"}
     assert f"{tmp_path}/caf\\xe9.jpg is not UTF-8" in found.rejected[0]["detail"]
@@ -202,7 +202,7 @@ def test_a_file_that_vanishes_while_it_is_listed_was_not_there(
     for name in ("a.jpg", "b.jpg", "x/c.jpg", "y/d.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    scan = storage._scan
+    scan = local._scan
 
     def slow(folder: str) -> list[os.DirEntry[str]]:
         found = scan(folder)
@@ -211,7 +211,7 @@ def test_a_file_that_vanishes_while_it_is_listed_was_not_there(
             shutil.rmtree(tmp_path / "x", ignore_errors=True)
         return found
 
-    monkeypatch.setattr(storage, "_scan", slow)
+    monkeypatch.setattr(local, "_scan", slow)
     assert set(pictures(str(tmp_path))) == {"b", "y/d"}
 
 
@@ -264,7 +264,7 @@ def test_a_picture_that_went_away_is_an_error_in_its_place(store: Store) -> None
         store.write(f"images/{name}.jpg", name.encode())
     listing = listed(store.uri("images"))
     store.delete(["images/a.jpg"])
-    gone, there = fetch(listing)
+    gone, there = fetch_pictures(listing)
     assert isinstance(gone, StorageError)
     assert "a.jpg" in str(gone)
     assert there == b"b"
@@ -287,7 +287,7 @@ def test_any_rows_of_a_listing_can_be_fetched_in_any_order(store: Store) -> None
     write_parquet(store, "x.parquet", images(*"abcdefg"), rows_a_group=3)
     listing = listed(store.uri("x.parquet")).take([6, 0, 4, 0])
     expected = [b"bytes of g", b"bytes of a", b"bytes of e", b"bytes of a"]
-    assert fetch(listing) == expected
+    assert fetch_pictures(listing) == expected
 
 
 def test_ids_of_parquet_may_be_integers(store: Store) -> None:

@@ -13,8 +13,8 @@ from visrec.errors import InputError
 from visrec.sources.interactions import (
     InteractionsConfig,
     digest_interactions,
+    read_disliked,
     read_interactions,
-    read_not_liked,
 )
 
 DAY = 86_400
@@ -63,7 +63,7 @@ def test_only_what_is_rated_high_enough_counts(uri: str) -> None:
 
 def test_what_does_not_count_for_its_rating_is_the_rest(uri: str) -> None:
     def rest(config: InteractionsConfig) -> list[str]:
-        return [i for batch in read_not_liked(config, uri) for i in batch["item_id"].to_pylist()]
+        return [i for batch in read_disliked(config, uri) for i in batch["item_id"].to_pylist()]
 
     assert rest(ALL) == []
     assert rest(replace(ALL, min_rating=4.0)) == ["midnight", "three", "day after"]

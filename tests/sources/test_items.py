@@ -57,7 +57,7 @@ def test_contradictions_and_an_empty_shop_are_refused(
         read_items(_table(tmp_path, item_id=ids, available=available), IDS)
 
 
-def test_codes_point_into_the_categories_that_training_knew() -> None:
+def test_category_codes_index_the_training_categories() -> None:
     seen = pa.array(["hat", "coat", None, "hat"])
     names = category_names(seen)
     assert names == ("coat", "hat")
@@ -65,19 +65,19 @@ def test_codes_point_into_the_categories_that_training_knew() -> None:
     np.testing.assert_array_equal(category_codes(pa.array(["shoe", "coat"]), names), [-1, 0])
 
 
-def test_artists_are_told_apart_and_nobodys_items_are() -> None:
+def test_artist_codes_distinguish_artists_and_mark_none() -> None:
     codes = artist_codes(pa.array(["x", None, "y", "x"]))
     assert codes is not None
     assert codes.tolist() == [0, -1, 1, 0]
 
 
-def test_items_of_which_none_has_a_feature_are_refused_with_both_ids(tmp_path: Path) -> None:
+def test_items_without_any_feature_are_refused_with_examples_of_both_ids(tmp_path: Path) -> None:
     path = _table(tmp_path, item_id=["a.jpg", "z.jpg"], category=["hat", "coat"])
     with pytest.raises(InputError, match=r"such as 'a.jpg', 'z.jpg'.* such as 'a', 'b', 'c': some"
-                                         r" would agree without the ending"):  # fmt: skip
+                                         r" would match without the file extension"):  # fmt: skip
         read_items(path, IDS)
 
 
-def test_an_item_that_is_there_twice_is_shown(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="such as 'b'; expected one row an item"):
+def test_duplicate_item_is_refused_with_its_id(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="such as 'b'; expected one row per item"):
         read_items(_table(tmp_path, item_id=["a", "b", "b"]), IDS)

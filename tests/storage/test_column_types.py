@@ -1,5 +1,4 @@
-"""What columns hold, as the writers of tables write it: the right value, or a refusal with an
-example."""
+"""Values of every column type as writers store them: parsed, or refused with an example."""
 
 import uuid
 from datetime import UTC, date, datetime
@@ -10,35 +9,35 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from visrec.storage.arrow_values import InvalidValueError
 from visrec.storage.column_types import (
     FLAG,
     ID,
     NAME,
     NUMBER,
     PICTURE,
-    TIME,
+    TIMESTAMP,
     VECTOR,
-    Kind,
-    ValueRefusedError,
+    ColumnType,
 )
 
 NOON = 1_614_600_000  # 2021-03-01 12:00 UTC
-SOME = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
-TO = {
-    ID: pa.string(), NAME: pa.string(), NUMBER: pa.float64(), FLAG: pa.bool_(), TIME: pa.int64(),
-    PICTURE: pa.large_binary(), VECTOR: pa.list_(pa.float64()),
+A_UUID = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
+DTYPES = {
+    ID: pa.string(), NAME: pa.string(), NUMBER: pa.float64(), FLAG: pa.bool_(),
+    TIMESTAMP: pa.int64(), PICTURE: pa.large_binary(), VECTOR: pa.list_(pa.float64()),
 }  # fmt: skip
 
 
-def taken(kind: Kind, values: Any, type: pa.DataType | None = None) -> list[Any]:
+def parsed(column_type: ColumnType, values: Any, type: pa.DataType | None = None) -> list[Any]:
     array = values if isinstance(values, pa.Array) else pa.array(values, type)
-    assert kind.takes(array.type)
-    return kind.of(pa.chunked_array([array]), TO[kind]).to_pylist()
+    assert column_type.supports(array.type)
+    return column_type.cast(pa.chunked_array([array]), DTYPES[column_type]).to_pylist()
 
 
-def refusal(kind: Kind, values: Any, type: pa.DataType | None = None) -> str:
-    with pytest.raises((ValueRefusedError, pa.ArrowInvalid)) as caught:
-        taken(kind, values, type)
+def refusal(column_type: ColumnType, values: Any, type: pa.DataType | None = None) -> str:
+    with pytest.raises((InvalidValueError, pa.ArrowInvalid)) as caught:
+        parsed(column_type, values, type)
     return str(caught.value)
 
 
@@ -46,18 +45,18 @@ TEXTS = [pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.binar
 
 
 @pytest.mark.parametrize("type", TEXTS, ids=str)
-def test_blank_ids_are_nulls_and_others_stay_as_they_are(type: pa.DataType) -> None:
+def test_blank_ids_become_nulls_and_others_are_kept(type: pa.DataType) -> None:
     ids = ["", " ", "\t\u00a0 ", None, "007", " a", "NA", "nan", "-"]
     encoded = [None if i is None else i.encode() for i in ids]
     array = pa.array(encoded if "binary" in str(type) else ids, type)
-    assert taken(ID, array) == [None] * 4 + ids[4:]
+    assert parsed(ID, array) == [None] * 4 + ids[4:]
     if "view" not in str(type):
-        assert taken(ID, array.dictionary_encode()) == [None] * 4 + ids[4:]
+        assert parsed(ID, array.dictionary_encode()) == [None] * 4 + ids[4:]
 
 
-def test_blank_ids_in_runs_and_extensions_are_nulls() -> None:
-    assert taken(ID, pc.run_end_encode(pa.array(["a", "a", ""]))) == ["a", "a", None]
-    assert taken(ID, pa.array(['"a"', None], pa.json_())) == ['"a"', None]
+def test_blank_ids_in_encoded_columns_become_nulls() -> None:
+    assert parsed(ID, pc.run_end_encode(pa.array(["a", "a", ""]))) == ["a", "a", None]
+    assert parsed(ID, pa.array(['"a"', None], pa.json_())) == ['"a"', None]
 
 
 @pytest.mark.parametrize(
@@ -72,34 +71,34 @@ def test_blank_ids_in_runs_and_extensions_are_nulls() -> None:
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_numbers_that_are_whole_are_ids(
+def test_whole_numbers_become_ids(
     values: list[Any], type: pa.DataType, expected: list[str | None]
 ) -> None:
-    assert taken(ID, values, type) == expected
+    assert parsed(ID, values, type) == expected
 
 
-def test_numbers_that_are_no_ids_are_refused() -> None:
+def test_numbers_that_are_not_exact_integers_are_refused_as_ids() -> None:
     assert "found 7.5 as an id; expected whole numbers" in refusal(ID, [7.0, 7.5])
     assert "found 9007199254740992 as an id" in refusal(ID, [2.0**53])
     assert "found 16777216 as an id" in refusal(ID, [2.0**24], pa.float32())
     assert "found inf" in refusal(ID, [float("inf")])
-    assert not ID.takes(pa.decimal128(38, 2))
+    assert not ID.supports(pa.decimal128(38, 2))
     _, offsets, data = pa.array([b"\xff\xfe"]).buffers()
     for array in (pa.array([b"\xff\xfe"]), pa.StringArray.from_buffers(1, offsets, data)):
         assert "found an id that is not UTF-8" in refusal(ID, array)
 
 
-def test_ids_that_were_integers_before_pandas_are_refused_as_text() -> None:
+def test_text_ids_that_pandas_made_from_integers_are_refused() -> None:
     text = [None, "17850.0", "", "2.0"]
-    assert "found ids such as '17850.0' alone, which pandas makes" in refusal(ID, text)
-    assert taken(NAME, text) == [None, "17850.0", None, "2.0"]
-    assert taken(ID, ["2.0", "2.1"]) == ["2.0", "2.1"]
+    assert "found only ids such as '17850.0', which pandas makes" in refusal(ID, text)
+    assert parsed(NAME, text) == [None, "17850.0", None, "2.0"]
+    assert parsed(ID, ["2.0", "2.1"]) == ["2.0", "2.1"]
 
 
-def test_uuids_are_ids_in_their_usual_form() -> None:
-    ids = pa.array([SOME.bytes, None, bytes(16)], pa.uuid())
-    assert taken(ID, ids) == [str(SOME), None, str(uuid.UUID(int=0))]
-    assert taken(ID, ids.slice(1)) == [None, str(uuid.UUID(int=0))]
+def test_uuids_become_ids_in_their_usual_form() -> None:
+    ids = pa.array([A_UUID.bytes, None, bytes(16)], pa.uuid())
+    assert parsed(ID, ids) == [str(A_UUID), None, str(uuid.UUID(int=0))]
+    assert parsed(ID, ids.slice(1)) == [None, str(uuid.UUID(int=0))]
 
 
 @pytest.mark.parametrize(
@@ -114,11 +113,11 @@ def test_uuids_are_ids_in_their_usual_form() -> None:
         ([None], pa.null(), [None]),
     ],
 )
-def test_flags_of_any_writer(values: list[Any], type: pa.DataType, expected: list[Any]) -> None:
-    assert taken(FLAG, values, type) == expected
+def test_flags_are_parsed(values: list[Any], type: pa.DataType, expected: list[Any]) -> None:
+    assert parsed(FLAG, values, type) == expected
 
 
-def test_flags_that_are_neither_are_refused() -> None:
+def test_other_values_are_refused_as_flags() -> None:
     expected = "expected true or false, 1 or 0, yes or no"
     assert f"found 'maybe'; {expected}" in refusal(FLAG, ["true", "maybe"])
     assert f"found 2.0; {expected}" in refusal(FLAG, [1, 0, 2])
@@ -134,12 +133,12 @@ def test_flags_that_are_neither_are_refused() -> None:
          [4.5, -3, 1, 1000, 4, 0.5, -5, None, None, None, 2]),
     ],
 )  # fmt: skip
-def test_numbers_of_any_writer(values: list[Any], type: pa.DataType, expected: list[Any]) -> None:
-    assert taken(NUMBER, values, type) == expected
+def test_numbers_are_parsed(values: list[Any], type: pa.DataType, expected: list[Any]) -> None:
+    assert parsed(NUMBER, values, type) == expected
 
 
-def test_numbers_that_are_none_are_refused() -> None:
-    assert "found '4,5'; expected numbers, as 4.5" in refusal(NUMBER, ["4.5", "4,5"])
+def test_other_values_are_refused_as_numbers() -> None:
+    assert "found '4,5'; expected numbers such as 4.5" in refusal(NUMBER, ["4.5", "4,5"])
     assert "found 'inf'" in refusal(NUMBER, ["inf"])
     assert "found '.'" in refusal(NUMBER, ["."])
     assert "found an infinite number" in refusal(NUMBER, [float("inf")])
@@ -155,31 +154,33 @@ SECONDS = [
 
 
 @pytest.mark.parametrize("values", SECONDS, ids=str)
-def test_times_in_words_are_seconds(values: list[str]) -> None:
-    assert taken(TIME, values) == [NOON] * len(values)
-    assert taken(TIME, pa.array([*values, "", None, "NaT"]).dictionary_encode()) == [
+def test_text_timestamps_become_seconds(values: list[str]) -> None:
+    assert parsed(TIMESTAMP, values) == [NOON] * len(values)
+    assert parsed(TIMESTAMP, pa.array([*values, "", None, "NaT"]).dictionary_encode()) == [
         *[NOON] * len(values), None, None, None,
     ]  # fmt: skip
 
 
-def test_dates_and_early_times_in_words_are_rounded_down() -> None:
-    assert taken(TIME, ["1970-01-02", "1969-12-31T23:59:59.5"]) == [86_400, -1]
+def test_dates_and_early_text_timestamps_are_rounded_down() -> None:
+    assert parsed(TIMESTAMP, ["1970-01-02", "1969-12-31T23:59:59.5"]) == [86_400, -1]
 
 
 @pytest.mark.parametrize("text", ["yesterday", "01/03/2021", "2021-02-30", "2021-03-01 25:00"])
-def test_other_words_are_no_times(text: str) -> None:
-    assert f"found {text!r}; expected seconds since 1970" in refusal(TIME, ["2021-03-01", text])
+def test_other_text_is_refused_as_timestamp(text: str) -> None:
+    assert f"found {text!r}; expected seconds since 1970" in refusal(
+        TIMESTAMP, ["2021-03-01", text]
+    )
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Santiago", "UTC", "+05:30"])
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
-def test_zoned_times_are_instants(zone: str, unit: str) -> None:
-    """Each quarter of an hour around changes of the clock, when a zone shows an hour twice."""
+def test_zoned_timestamps_are_instants(zone: str, unit: str) -> None:
+    """Every quarter of an hour around clock changes, when local time repeats an hour."""
     starts = (datetime(2021, 10, 31, tzinfo=UTC), datetime(2021, 4, 4, tzinfo=UTC))
     seconds = [int(start.timestamp()) + 900 * n for start in starts for n in range(16)]
     instants = [datetime.fromtimestamp(second, UTC) for second in seconds]
     array = pa.array(instants, pa.timestamp(unit, "UTC")).cast(pa.timestamp(unit, zone))
-    assert taken(TIME, array) == seconds
+    assert parsed(TIMESTAMP, array) == seconds
 
 
 @pytest.mark.parametrize(
@@ -191,41 +192,44 @@ def test_zoned_times_are_instants(zone: str, unit: str) -> None:
     ],
     ids=lambda times: str(times.type),
 )
-def test_times_of_other_types(times: pa.Array) -> None:
-    assert taken(TIME, times) == [NOON, None]
+def test_timestamps_of_other_types_become_seconds(times: pa.Array) -> None:
+    assert parsed(TIMESTAMP, times) == [NOON, None]
 
 
-def test_types_that_hold_no_time_are_refused() -> None:
+def test_types_without_timestamps_are_not_supported() -> None:
     for type in (pa.float16(), pa.bool_(), pa.time64("us"), pa.duration("s"), pa.list_(pa.int64())):
-        assert not TIME.takes(type)
+        assert not TIMESTAMP.supports(type)
 
 
 @pytest.mark.parametrize(
     ("factor", "unit"),
     [(10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")],
 )
-def test_times_in_another_unit_are_named(factor: int, unit: str) -> None:
+def test_timestamps_in_another_unit_are_refused_with_the_unit(factor: int, unit: str) -> None:
     for times in ([NOON * factor], [str(NOON * factor)], [float(NOON * factor)]):
-        message = refusal(TIME, times)
+        message = refusal(TIMESTAMP, times)
         assert f"{unit}? Expected seconds since 1970" in message
         assert str(NOON * factor)[:9] in message
 
 
-def test_the_year_of_milliseconds_is_told() -> None:
-    message = refusal(TIME, [0, 1_700_000_000_000])
+def test_refusal_of_milliseconds_names_the_year() -> None:
+    message = refusal(TIMESTAMP, [0, 1_700_000_000_000])
     assert "up to the year 55840, such as 1700000000000; milliseconds?" in message
 
 
 @pytest.mark.parametrize("first", [2021_03_01, 2021_03_01_12_00_00])
-def test_dates_written_as_numbers_are_no_seconds(first: int) -> None:
+def test_dates_written_as_numbers_are_refused(first: int) -> None:
     for times in ([first, None], [str(first)], [float(first), float("nan")], [f" {first}", ""]):
-        assert f"such as {first} alone, which are dates written as numbers" in refusal(TIME, times)
+        assert (
+            f"found only timestamps such as {first}, which are dates written as numbers"
+            in refusal(TIMESTAMP, times)
+        )
 
 
-def test_seconds_that_look_like_a_date_are_seconds_beside_others() -> None:
+def test_seconds_that_look_like_a_date_are_accepted_among_others() -> None:
     for other in (0, 2021_13_01, 2021_03_00, 2021_02_32, NOON):
-        assert taken(TIME, [2021_03_01, other]) == [2021_03_01, other]
-    assert taken(TIME, pa.nulls(2, pa.int64())) == [None, None]
+        assert parsed(TIMESTAMP, [2021_03_01, other]) == [2021_03_01, other]
+    assert parsed(TIMESTAMP, pa.nulls(2, pa.int64())) == [None, None]
 
 
 @pytest.mark.parametrize(
@@ -239,24 +243,24 @@ def test_seconds_that_look_like_a_date_are_seconds_beside_others() -> None:
     ],
     ids=lambda times: str(times.type),
 )
-def test_dates_that_stand_for_none_are_refused(times: pa.Array) -> None:
-    assert "blanks where a time is not known" in refusal(TIME, times)
+def test_placeholder_dates_are_refused(times: pa.Array) -> None:
+    assert "blanks for unknown times" in refusal(TIMESTAMP, times)
 
 
-def test_a_far_date_is_refused() -> None:
+def test_far_date_is_refused() -> None:
     assert "in the year 9999 (253402214400" in refusal(
-        TIME, [datetime(9999, 12, 31)], pa.timestamp("us")
+        TIMESTAMP, [datetime(9999, 12, 31)], pa.timestamp("us")
     )
-    assert "found inf; expected seconds" in refusal(TIME, [float("inf")])
+    assert "found inf; expected seconds" in refusal(TIMESTAMP, [float("inf")])
 
 
-def test_vectors_and_pictures_of_any_writer() -> None:
+def test_vectors_and_pictures_are_parsed() -> None:
     for type in (pa.list_view(pa.float32()), pa.large_list_view(pa.float16())):
         views = pa.array([[1.0, 2.0], [9.0, 9.0], None, [3.0]], type)
-        assert taken(VECTOR, views.take([0, 2, 3])) == [[1, 2], None, [3]]
+        assert parsed(VECTOR, views.take([0, 2, 3])) == [[1, 2], None, [3]]
     storage = pa.array([[1.0, 2.0]], pa.list_(pa.float32(), 2))
     tensor = pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.float32(), [2]), storage)
-    assert taken(VECTOR, tensor) == [[1, 2]]
+    assert parsed(VECTOR, tensor) == [[1, 2]]
     pictures = pa.array([{"bytes": b"jpg", "path": "a"}, {"bytes": None, "path": "b"}, None])
-    assert taken(PICTURE, pictures) == [b"jpg", None, None]
-    assert not PICTURE.takes(pa.struct({"path": pa.string()}))
+    assert parsed(PICTURE, pictures) == [b"jpg", None, None]
+    assert not PICTURE.supports(pa.struct({"path": pa.string()}))

@@ -1,4 +1,4 @@
-"""Conditional writes of a store: of those who race one wins, and lost replies are told apart."""
+"""Conditional writes of a store: one writer wins a race, and a lost reply is not a lost write."""
 
 import threading
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from visrec.storage.store import Store
 
 
 def in_threads(count: int, work: Callable[[int], Any]) -> list[Any]:
-    """What `work(0) ... work(count - 1)` return when they all start at the same moment."""
+    """The results of `work(0) ... work(count - 1)`, all started at the same moment."""
     barrier = threading.Barrier(count)
 
     def run(number: int) -> Any:
@@ -34,14 +34,14 @@ def test_create_writes_once(store: Store) -> None:
     assert everything_below(store) == {"y"}
 
 
-def test_of_eight_racing_creators_one_wins(store: Store) -> None:
+def test_race_of_eight_creators_has_one_winner(store: Store) -> None:
     for attempt in range(5):
         won = in_threads(8, lambda n, at=attempt: store.create(f"race{at}", f"by {n}".encode()))
         assert won.count(True) == 1
         assert store.read(f"race{attempt}") == f"by {won.index(True)}".encode()
 
 
-def test_replace_needs_the_version_that_is_there(store: Store) -> None:
+def test_replace_fails_with_an_old_version(store: Store) -> None:
     store.write("x", b"one")
     data, version = store.read_versioned("x")
     assert data == b"one"
@@ -50,7 +50,7 @@ def test_replace_needs_the_version_that_is_there(store: Store) -> None:
     assert store.read("x") == b"two"
 
 
-def test_what_is_gone_is_not_replaced(store: Store) -> None:
+def test_replace_of_a_deleted_file_fails(store: Store) -> None:
     store.write("folder/x", b"one")
     version = store.read_versioned("folder/x")[1]
     store.delete(["folder/x"])
@@ -60,7 +60,7 @@ def test_what_is_gone_is_not_replaced(store: Store) -> None:
     assert everything_below(store) == set()
 
 
-def test_increments_of_racing_threads_are_all_counted(store: Store) -> None:
+def test_no_increment_of_racing_threads_is_lost(store: Store) -> None:
     store.write("counter", b"0")
 
     def increment(_: int) -> None:
@@ -79,10 +79,10 @@ Put = Callable[..., Any]
 
 @pytest.fixture
 def wrap_put(monkeypatch: pytest.MonkeyPatch, s3_env: str) -> Callable[[Callable[..., Any]], Store]:
-    """Gives a store whose `put_object` is `broken(real_put, **arguments)`."""
+    """Returns a store whose `put_object` is `broken(real_put, **arguments)`."""
     make = Session.create_client
 
-    def wrapped(broken: Callable[..., Any]) -> Store:
+    def store_with(broken: Callable[..., Any]) -> Store:
         def client(session: Session, *args: Any, **options: Any) -> Any:
             made: Any = make(session, *args, **options)
             real = made.put_object
@@ -93,7 +93,7 @@ def wrap_put(monkeypatch: pytest.MonkeyPatch, s3_env: str) -> Callable[[Callable
         forget_credentials()
         return Store.at(s3_env)
 
-    return wrapped
+    return store_with
 
 
 def reply_lost(put: Put, **arguments: Any) -> None:
@@ -102,7 +102,7 @@ def reply_lost(put: Put, **arguments: Any) -> None:
 
 
 def reply_lost_and_put_again(put: Put, **arguments: Any) -> Any:
-    """As botocore does by itself: the second attempt meets what the first one wrote."""
+    """As botocore retries: the second attempt finds what the first one wrote."""
     put(**arguments)
     return put(**arguments)
 
@@ -111,14 +111,14 @@ def request_lost(_: Put, **__: Any) -> None:
     raise ConnectionClosedError(endpoint_url="http://store")
 
 
-def another_is_faster(put: Put, **arguments: Any) -> None:
-    put(**{**arguments, "Body": b"theirs", "Metadata": {}})
+def another_writer_is_faster(put: Put, **arguments: Any) -> None:
+    put(**{**arguments, "Body": b"other", "Metadata": {}})
     raise ConnectionClosedError(endpoint_url="http://store")
 
 
 @pytest.mark.s3
 @pytest.mark.parametrize("broken", [reply_lost, reply_lost_and_put_again])
-def test_a_lost_reply_is_no_conflict(wrap_put: Callable[[Put], Store], broken: Put) -> None:
+def test_lost_reply_is_not_a_conflict(wrap_put: Callable[[Put], Store], broken: Put) -> None:
     store = wrap_put(broken)
     assert store.create("x", b"one")
     assert store.read("x") == b"one"
@@ -127,7 +127,7 @@ def test_a_lost_reply_is_no_conflict(wrap_put: Callable[[Put], Store], broken: P
 
 
 @pytest.mark.s3
-def test_a_lost_request_is_an_error_and_neither_success_nor_conflict(
+def test_lost_request_is_an_error(
     wrap_put: Callable[[Put], Store],
 ) -> None:
     store = wrap_put(request_lost)
@@ -136,14 +136,14 @@ def test_a_lost_request_is_an_error_and_neither_success_nor_conflict(
 
 
 @pytest.mark.s3
-def test_a_lost_reply_does_not_claim_what_another_wrote(wrap_put: Callable[[Put], Store]) -> None:
-    store = wrap_put(another_is_faster)
-    refusal(lambda: store.create("x", b"mine"))
-    assert store.read("x") == b"theirs"
+def test_lost_reply_does_not_claim_another_writers_file(wrap_put: Callable[[Put], Store]) -> None:
+    store = wrap_put(another_writer_is_faster)
+    refusal(lambda: store.create("x", b"first"))
+    assert store.read("x") == b"other"
 
 
 def busy(times: int) -> Put:
-    """Answers 409 so many times, as S3 does while another put of the key is on its way."""
+    """Answers 409 a number of times, as S3 does while another put of the key runs."""
     left = iter(range(times))
 
     def put(real: Put, **arguments: Any) -> Any:
@@ -155,20 +155,20 @@ def busy(times: int) -> Put:
 
 
 @pytest.mark.s3
-def test_a_busy_key_is_tried_again(
+def test_put_of_a_busy_key_is_retried(
     wrap_put: Callable[[Put], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("visrec.storage.store._PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("visrec.storage.s3.BUSY_PAUSES", (0.0, 0.0, 0.0))
     store = wrap_put(busy(3))
-    assert store.create("busy", b"mine")
-    assert not store.create("busy", b"theirs")
-    assert store.read("busy") == b"mine"
+    assert store.create("busy", b"first")
+    assert not store.create("busy", b"second")
+    assert store.read("busy") == b"first"
 
 
 @pytest.mark.s3
-def test_a_key_that_stays_busy_is_an_error(
+def test_key_that_stays_busy_is_an_error(
     wrap_put: Callable[[Put], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("visrec.storage.store._PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("visrec.storage.s3.BUSY_PAUSES", (0.0, 0.0))
     with pytest.raises(StorageError, match="ConditionalRequestConflict"):
-        wrap_put(busy(9)).create("x", b"mine")
+        wrap_put(busy(9)).create("x", b"data")

@@ -1,4 +1,4 @@
-"""The lease: one at a time, given back, and taken from who is dead and from nobody else."""
+"""The lease: one holder at a time, given back, and taken over only from dead holders."""
 
 import json
 import subprocess
@@ -13,26 +13,26 @@ from visrec.errors import ConflictError, StorageError
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store, to_json
 
-NAME, BEAT = "night.lease", 0.1
+NAME, HEARTBEAT_S = "night.lease", 0.1
 
 
 def lease(store: Store) -> Lease:
-    return Lease(store, NAME, BEAT)
+    return Lease(store, NAME, HEARTBEAT_S)
 
 
-def held_by(count: int, store: Store) -> list[bool]:
-    """Which of some that want it at once hold it; nobody gives it back before all know."""
+def take_at_once(count: int, store: Store) -> list[bool]:
+    """Which of several threads get the lease; none gives it back before all have tried."""
     end = threading.Barrier(count)
 
-    def want(_: int) -> bool:
-        with lease(store) as mine:
+    def take(_: int) -> bool:
+        with lease(store) as taken:
             end.wait(timeout=30)
-            return mine.held
+            return taken.held
 
-    return in_threads(count, want)
+    return in_threads(count, take)
 
 
-def test_one_holds_it_until_it_is_given_back(store: Store) -> None:
+def test_lease_is_held_by_one_until_it_is_given_back(store: Store) -> None:
     with lease(store) as first:
         assert first.held
         with lease(store) as second:
@@ -42,49 +42,52 @@ def test_one_holds_it_until_it_is_given_back(store: Store) -> None:
         assert third.held
 
 
-def test_of_many_at_once_one_holds_it(tmp_path: Path) -> None:
-    assert held_by(6, Store(str(tmp_path))).count(True) == 1
+def test_free_lease_goes_to_one_of_many_threads(tmp_path: Path) -> None:
+    assert take_at_once(6, Store(str(tmp_path))).count(True) == 1
 
 
-def test_of_many_after_a_death_one_holds_it(tmp_path: Path) -> None:
-    """A holder of another machine, who gives no sign of life: all find out at about once."""
+def test_lease_of_a_dead_holder_goes_to_one_of_many_threads(tmp_path: Path) -> None:
+    """The holder ran on another machine and sends no heartbeat; all notice it at the same time."""
     store = Store(str(tmp_path))
-    store.create(NAME, to_json({"owner": "x", "pid": 1, "started": "1", "machine": "elsewhere"}))
-    assert held_by(4, store).count(True) == 1
+    store.create(NAME, to_json({"holder": "x", "pid": 1, "started": "1", "machine": "elsewhere"}))
+    assert take_at_once(4, store).count(True) == 1
 
 
-def test_a_process_of_this_machine_that_is_no_more_is_seen_at_once(tmp_path: Path) -> None:
-    """Killed while it holds: nobody waits for its heartbeat, which would be a minute here."""
+def test_lease_of_a_killed_local_process_is_taken_at_once(tmp_path: Path) -> None:
+    """Nobody waits for its heartbeat, which would take minutes here."""
     code = (
         "import os, signal\nfrom visrec.storage.lease import Lease\n"
         "from visrec.storage.store import Store\n"
-        f"with Lease(Store({str(tmp_path)!r}), {NAME!r}, 60) as mine:\n"
-        "    assert mine.held\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"with Lease(Store({str(tmp_path)!r}), {NAME!r}, 60) as taken:\n"
+        "    assert taken.held\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
     assert done.returncode == -9
-    assert json.loads((tmp_path / NAME).read_text())["owner"] is not None
-    with Lease(Store(str(tmp_path)), NAME, 60) as mine:
-        assert mine.held
+    assert json.loads((tmp_path / NAME).read_text())["holder"] is not None
+    with Lease(Store(str(tmp_path)), NAME, 60) as taken:
+        assert taken.held
 
 
-def test_who_has_lost_it_is_told(tmp_path: Path) -> None:
-    """As a process that was stopped for long: meanwhile another has taken it."""
+def test_check_raises_after_another_process_took_the_lease(tmp_path: Path) -> None:
+    """As happens to a process that is stopped for a while."""
     store = Store(str(tmp_path))
-    with lease(store) as mine:
-        mine.check()
+    with lease(store) as lost:
+        lost.check()
         version = store.read_versioned(NAME)[1]
-        theirs = to_json({"owner": "another", "pid": 1, "started": "", "machine": "elsewhere"})
-        while not store.replace(NAME, theirs, version):
+        other = to_json({"holder": "another", "pid": 1, "started": "", "machine": "elsewhere"})
+        while not store.replace(NAME, other, version):
             version = store.read_versioned(NAME)[1]
-        threading.Event().wait(20 * BEAT)
-        with pytest.raises(ConflictError, match=r"Another process has taken .*night.lease"):
-            mine.check()
-    assert store.read(NAME) == theirs
+        threading.Event().wait(20 * HEARTBEAT_S)
+        with pytest.raises(
+            ConflictError, match=r"Another process has taken .*night.lease"
+        ) as caught:
+            lost.check()
+        assert caught.value.path == store.uri(NAME)
+    assert store.read(NAME) == other
 
 
-def test_a_reply_that_is_lost_does_not_lose_it(tmp_path: Path) -> None:
-    """A sign of life is written, and the store is away before its reply is read."""
+def test_lease_survives_a_lost_reply(tmp_path: Path) -> None:
+    """A heartbeat is written, and the store fails before its reply is read."""
 
     class Flaky(Store):
         def replace(self, name: str, data: bytes, version: str) -> bool:
@@ -94,20 +97,20 @@ def test_a_reply_that_is_lost_does_not_lose_it(tmp_path: Path) -> None:
             return done
 
     store = Flaky(str(tmp_path))
-    with lease(store) as mine:
-        threading.Event().wait(10 * BEAT)
-        mine.check()
+    with lease(store) as taken:
+        threading.Event().wait(10 * HEARTBEAT_S)
+        taken.check()
         assert store.read_json(NAME)["beats"] > 2
-    assert store.read_json(NAME) == {"owner": None}
+    assert store.read_json(NAME) == {"holder": None}
 
 
 @pytest.mark.parametrize(
     "damaged",
     [b"", b"null", b"{", b"\xff", b"[" * 9999,
-     b'{"owner": "a", "pid": "\\u0000", "started": "", "machine": ""}'],
+     b'{"holder": "a", "pid": "\\u0000", "started": "", "machine": ""}'],
 )  # fmt: skip
-def test_lease_that_is_damaged_is_taken_after_some_beats(tmp_path: Path, damaged: bytes) -> None:
+def test_damaged_lease_is_taken_after_a_few_heartbeats(tmp_path: Path, damaged: bytes) -> None:
     nights = Store(str(tmp_path))
     nights.write("night.lease", damaged)
-    with Lease(nights, "night.lease", beat_s=0.01) as lease:
+    with Lease(nights, "night.lease", heartbeat_s=0.01) as lease:
         assert lease.held

@@ -1,7 +1,7 @@
-"""A fit store is found fit, each fault is found under its own name, and nothing is left behind.
+"""A sound store passes all checks, each fault fails its own check, and nothing is left behind.
 
-The stores are real: a directory, SeaweedFS, `rclone serve s3` where that program is installed. A
-store with a single fault is one of these with that fault planted.
+The stores are real: a directory, SeaweedFS, and `rclone serve s3` if rclone is installed. A store
+with one fault is one of these with the fault planted in one method.
 """
 
 import os
@@ -20,7 +20,6 @@ from tests import servers
 from tests.conftest import NO_AWS_CONFIG
 from tests.servers import SeaweedFS
 from tests.storage.test_store import everything_below, refusal
-from visrec.capacity import FILE, Size, room, shards_for
 from visrec.errors import StorageError
 from visrec.storage import preflight
 from visrec.storage import s3_clients as clients
@@ -29,42 +28,44 @@ from visrec.storage.preflight import (
     RACERS,
     WRITABLE,
     Finding,
-    sees,
-    sweep,
-    trial_of,
-    try_store,
+    check_store,
+    clean_up,
+    probe_error,
+    scratch_store,
 )
+from visrec.storage.s3 import S3Backend
 from visrec.storage.store import Store
 
 CONDITIONS = {"create if absent", "replace if unchanged", f"race of {RACERS} creators"}
 
 
 def examine(workspace: Store) -> dict[str, Finding]:
-    """The findings by name; where something could be written, also that of cleaning up."""
-    trial = trial_of(workspace)
+    """The findings by name, with that of the clean-up if anything could be written."""
+    scratch = scratch_store(workspace)
     try:
-        findings = try_store(workspace, trial)
+        findings = check_store(workspace, scratch)
     finally:
-        swept = sweep(trial)
+        cleaned_up = clean_up(scratch)
     found = {finding.name: finding for finding in findings}
-    return {**found, swept.name: swept} if WRITABLE in found else found
+    return {**found, cleaned_up.name: cleaned_up} if WRITABLE in found else found
 
 
-def unfit(findings: dict[str, Finding]) -> set[str]:
-    return {name for name, finding in findings.items() if not finding.fit}
+def failed(findings: dict[str, Finding]) -> set[str]:
+    """The names of the checks that failed."""
+    return {name for name, finding in findings.items() if not finding.passed}
 
 
 def open_uploads(store: Store) -> list[Any]:
     client = boto3.Session().client("s3", endpoint_url=store.endpoint)
-    bucket = store.path.partition("/")[0]
+    bucket = store.root.removeprefix("s3://").partition("/")[0]
     found: list[Any] = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
     return found
 
 
-def test_fit_store_is_fit_and_keeps_nothing_but_its_own(store: Store) -> None:
+def test_sound_store_passes_all_checks_and_is_left_as_it_was(store: Store) -> None:
     store.write("kept", b"x")
     findings = examine(store)
-    assert not unfit(findings)
+    assert not failed(findings)
     assert len(findings) == 9
     assert all(len(name) <= 22 for name in findings)  # the width of a summary's first column
     assert everything_below(store) == {"kept"}
@@ -78,27 +79,27 @@ def test_fit_store_is_fit_and_keeps_nothing_but_its_own(store: Store) -> None:
 
 
 @pytest.mark.s3
-def test_store_that_ignores_conditions_is_unfit_for_that_alone(
+def test_store_that_ignores_conditions_fails_those_checks_only(
     monkeypatch: pytest.MonkeyPatch, s3_env: str
 ) -> None:
     make = Session.create_client
 
-    def deaf(session: Session, *args: Any, **options: Any) -> Any:
+    def ignoring_conditions(session: Session, *args: Any, **options: Any) -> Any:
         made: Any = make(session, *args, **options)
         put = made.put_object
 
-        def put_whatever_is_there(**request: Any) -> Any:
+        def put_unconditionally(**request: Any) -> Any:
             kept = {k: v for k, v in request.items() if k not in ("IfNoneMatch", "IfMatch")}
             return put(**kept)
 
-        made.put_object = put_whatever_is_there
+        made.put_object = put_unconditionally
         return made
 
-    monkeypatch.setattr(Session, "create_client", deaf)
+    monkeypatch.setattr(Session, "create_client", ignoring_conditions)
     clients.forget_credentials()
     store = Store.at(f"{s3_env}/shop")
     findings = examine(store)
-    assert unfit(findings) == CONDITIONS
+    assert failed(findings) == CONDITIONS
     assert findings["create if absent"].found == "the second writer let in"
     assert findings["replace if unchanged"].found == "a late writer let in"
     assert findings[f"race of {RACERS} creators"].found == f"{RACERS} to win"
@@ -127,7 +128,7 @@ def no_creation(_: Method) -> Method:
     return lambda *_: False
 
 
-def racers_all_told_they_won(create: Method) -> Method:
+def all_racers_win(create: Method) -> Method:
     return lambda store, name, data: create(store, name, data) or name == "race"
 
 
@@ -150,16 +151,16 @@ def decodes_names(write: Method) -> Method:
 
 
 class OtherBytes:
-    """A file system that reads back something else."""
+    """A file system that reads back other bytes than were written."""
 
     open_output_stream = pafs.LocalFileSystem().open_output_stream
 
-    def open_input_stream(self, _: str) -> Any:
+    def open_input_stream(self, *_: object, **__: object) -> Any:
         return pafs.LocalFileSystem().open_input_stream(os.devnull)
 
 
 def uploads_garbled(_: Method) -> Method:
-    return lambda _: OtherBytes()
+    return lambda store: (OtherBytes(), store.root)
 
 
 FAULTS: dict[str, tuple[str, Callable[[Method], Method], set[str]]] = {
@@ -169,23 +170,23 @@ FAULTS: dict[str, tuple[str, Callable[[Method], Method], set[str]]] = {
         *("create", no_creation),
         {"create if absent", f"race of {RACERS} creators"},
     ),
-    "race": ("create", racers_all_told_they_won, {f"race of {RACERS} creators"}),
+    "race": ("create", all_racers_win, {f"race of {RACERS} creators"}),
     "listing": ("list", lists_late, {"list after write", "unusual names"}),
     "deletion": ("list", lists_what_is_deleted, {"list after write"}),
     "names": ("write", decodes_names, {"unusual names"}),
-    "upload": ("filesystem", uploads_garbled, {"multipart upload"}),
+    "upload": ("arrow_filesystem", uploads_garbled, {"multipart upload"}),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_each_fault_is_found_under_its_own_name(
+def test_each_fault_fails_its_own_checks(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fault: str
 ) -> None:
     method, broken, names = FAULTS[fault]
     monkeypatch.setattr(Store, method, broken(getattr(Store, method)))
     store = Store.at(str(tmp_path))
     findings = examine(store)
-    assert unfit(findings) == names
+    assert failed(findings) == names
     for name in names:
         assert findings[name].found != findings[name].expected
         assert str(findings[name]).startswith("FAIL")
@@ -193,40 +194,40 @@ def test_each_fault_is_found_under_its_own_name(
 
 
 @pytest.mark.s3
-def test_store_that_deletes_nothing_is_said_to_keep_it(
+def test_store_that_deletes_nothing_fails_the_clean_up(
     monkeypatch: pytest.MonkeyPatch, s3_env: str
 ) -> None:
-    def refuse(store: Store, _: object) -> None:
-        raise StorageError(f"Could not delete {store.root}/x: access denied.")
+    def refuse(_: S3Backend, name: str) -> None:
+        raise StorageError(f"Could not delete {name}: access denied.", reason="access denied.")
 
-    monkeypatch.setattr(Store, "delete", refuse)
-    trial = trial_of(Store.at(s3_env))
-    trial.write("x", b"x")
-    swept = sweep(trial)
-    assert swept.fit is False
-    assert "Access denied." in swept.advice
-    assert trial.root in swept.advice
+    monkeypatch.setattr(S3Backend, "delete", refuse)
+    scratch = scratch_store(Store.at(s3_env))
+    scratch.write("x", b"x")
+    cleaned_up = clean_up(scratch)
+    assert cleaned_up.passed is False
+    assert "Access denied." in cleaned_up.advice
+    assert scratch.root in cleaned_up.advice
 
 
 # Stores that refuse.
 
 
 def try_with(
-    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], place: str
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], workspace: str
 ) -> dict[str, Finding]:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     clients.forget_credentials()
-    return examine(Store.at(place))
+    return examine(Store.at(workspace))
 
 
 @pytest.mark.s3
-def test_read_only_bucket_is_unfit_to_write_alone(
+def test_read_only_bucket_fails_the_write_check_only(
     monkeypatch: pytest.MonkeyPatch, s3: SeaweedFS, s3_env: str
 ) -> None:
     findings = try_with(monkeypatch, s3.readonly_env(), s3_env)
-    assert unfit(findings) == {"write and read"}
-    assert findings["list"].fit
+    assert failed(findings) == {"write and read"}
+    assert findings["list"].passed
     assert findings["write and read"].found == "an error (AccessDenied)"
     assert "the bucket's policy" in findings["write and read"].advice
 
@@ -244,7 +245,7 @@ def test_wrong_key_is_named(
 ) -> None:
     findings = try_with(monkeypatch, {variable: "wrong"}, s3_env)
     assert findings.keys() == {"list"}
-    assert findings["list"].fit is False
+    assert findings["list"].passed is False
     assert findings["list"].found == f"an error ({code})"
     assert variable in findings["list"].advice
     assert s3.secret_key not in findings["list"].complaint + findings["list"].advice
@@ -252,11 +253,11 @@ def test_wrong_key_is_named(
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("s3_env")
-def test_missing_bucket_is_named_and_not_made(s3: SeaweedFS) -> None:
+def test_missing_bucket_is_named_and_not_created(s3: SeaweedFS) -> None:
     findings = examine(Store.at("s3://no-such-bucket/shop"))
-    assert unfit(findings) == findings.keys() == {"list"}
+    assert failed(findings) == findings.keys() == {"list"}
     assert "no such bucket" in findings["list"].advice
-    # SeaweedFS would make it upon the first write.
+    # SeaweedFS would create it upon the first write.
     assert "no-such-bucket" not in {b["Name"] for b in s3.client().list_buckets()["Buckets"]}
     assert "--workspace" in findings["list"].advice
 
@@ -265,19 +266,20 @@ def test_missing_bucket_is_named_and_not_made(s3: SeaweedFS) -> None:
 def test_upload_that_failed_half_way_is_aborted(
     monkeypatch: pytest.MonkeyPatch, s3_env: str
 ) -> None:
-    """As pyarrow leaves it where a part is refused: begun, with parts, and unseen in listings."""
+    """pyarrow leaves an upload of which a part is refused: started, and absent from listings."""
     store = Store.at(f"{s3_env}/shop")
     client = boto3.Session().client("s3", endpoint_url=store.endpoint)
 
-    def begin(trial: Store) -> Any:
+    def begin(scratch: Store) -> Any:
         client.create_multipart_upload(
-            Bucket=s3_env.removeprefix("s3://"), Key=f"{trial.path.partition('/')[2]}/big"
+            Bucket=s3_env.removeprefix("s3://"),
+            Key=f"{scratch.root.removeprefix(f'{s3_env}/')}/big",
         )
         assert open_uploads(store)
         raise OSError("part refused")
 
-    monkeypatch.setattr(Store, "filesystem", begin)
-    assert "part refused" in refusal(lambda: preflight._upload(trial_of(store)))
+    monkeypatch.setattr(Store, "arrow_filesystem", begin)
+    assert "part refused" in refusal(lambda: preflight._upload(scratch_store(store)))
     assert not open_uploads(store)
 
 
@@ -320,65 +322,21 @@ def rclone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.s3
-def test_rclone_is_refused(rclone: str) -> None:
+def test_rclone_fails_the_conditional_checks(rclone: str) -> None:
     store = Store.at(f"{rclone}/shop")
     findings = examine(store)
-    # Nor does it take what pyarrow uploads.
-    assert unfit(findings) == {*CONDITIONS, "multipart upload"}
+    # It does not accept pyarrow's uploads either.
+    assert failed(findings) == {*CONDITIONS, "multipart upload"}
     assert findings["create if absent"].found == "the second writer let in"
     assert not everything_below(store)
     assert not open_uploads(store)
 
 
-# What other machines see, and what a run takes.
+# What other machines see.
 
 
-def test_another_machine_sees_the_probe_or_says_why_not(tmp_path: Path) -> None:
-    trial = trial_of(Store.at(str(tmp_path)))
-    assert sees(trial) == "an error (FileNotFoundError)"
-    try_store(Store.at(str(tmp_path)), trial)
-    assert sees(trial) == ""
-
-
-@pytest.mark.parametrize(
-    ("nodes", "each", "places"),
-    [
-        ([{"CPU": 4}], {"CPU": 2}, 2),
-        ([{"CPU": 3}, {"CPU": 3}], {"CPU": 2}, 2),  # 6 CPUs, and no process is split
-        ([{"CPU": 16}, {"CPU": 4, "GPU": 2}], {"CPU": 1, "GPU": 1}, 2),
-        ([{"CPU": 1, "GPU": 8}], {"CPU": 2, "GPU": 1}, 0),
-        ([{"CPU": 4}], {"CPU": 1, "GPU": 0}, 4),
-        ([], {"CPU": 1}, 0),
-    ],
-)
-def test_processes_have_room_only_whole(
-    nodes: list[dict[str, float]], each: dict[str, float], places: int
-) -> None:
-    assert room(nodes, each) == places
-
-
-def test_memory_is_that_of_the_scaling_tables() -> None:
-    """The rows of docs/scaling.md for 1 M users x 100 k items and 10 M x 1 M, D = 1280."""
-    for times in (1, 10):
-        users, items = 1_000_000 * times, 100_000 * times
-        size = Size(users=users, items=items, interactions=20 * users, feature_dim=1280)
-        assert size.vectors == times * 80_000_000
-        coded = size.object_store - size.features
-        assert coded == times * 96_000_000
-        assert size.preparing == pytest.approx(times * 3.0e9, rel=0.05)
-    small = Size(users=1_000_000, items=100_000, interactions=20_000_000, feature_dim=64)
-    assert small.object_store == 80_000_000 + 96_000_000  # item vectors outweigh such features
-    # A process, the items as bytes, 15,625 lists of 100 entries; the same lists of the last night,
-    # its items, and a quarter of the items again, in float32 and as bytes.
-    parts = (350e6, 20.4e6, 60 * 1_562_500), (80 * 1_562_500, 17e6, 25_000 * 1_004)
-    assert small.scoring == pytest.approx(sum(map(sum, parts)))
-    assert small.preparing == pytest.approx(2.6e9, rel=0.05)  # measured
-    assert small.written == pytest.approx(0.9e9, rel=0.05)
-
-
-def test_files_follow_the_size_and_their_number_hardly_changes() -> None:
-    sizes = [shards_for(owners, 100) for owners in (0, 600, 80_000, 80_001, 10**6, 10**7, 10**8)]
-    assert sizes == [8, 8, 8, 16, 64, 512, 4096]
-    assert shards_for(10**6, 10_000) == 64 * 64
-    for owners in (10**6, 10**7, 10**8):
-        assert FILE / 4 < owners * 900 / shards_for(owners, 100) <= FILE
+def test_another_machine_reads_the_probe_or_says_why_not(tmp_path: Path) -> None:
+    scratch = scratch_store(Store.at(str(tmp_path)))
+    assert probe_error(scratch) == "an error (FileNotFoundError)"
+    check_store(Store.at(str(tmp_path)), scratch)
+    assert probe_error(scratch) == ""

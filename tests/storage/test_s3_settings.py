@@ -1,7 +1,7 @@
-"""Settings and keys of S3 that no client can use, or that boto3 and pyarrow would take differently.
+"""S3 settings and credentials that no client can use, or that boto3 and pyarrow read differently.
 
-No request leaves this process: each is refused before. `tests/chaos/test_settings.py` tries those
-that can be used on a real server.
+No request leaves this process, since each setting is refused first. `tests/chaos/test_settings.py`
+tries the valid ones on a real server.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_storage import refusal
+from tests.storage.test_store import refusal
 from visrec.errors import InputError
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
@@ -18,20 +18,22 @@ KEYS = {"AWS_ACCESS_KEY_ID": "canary-key", "AWS_SECRET_ACCESS_KEY": "canary-secr
 
 
 @pytest.fixture
-def _forgotten() -> Iterator[None]:
+def _fresh_settings() -> Iterator[None]:
     forget_credentials()
     yield
     forget_credentials()
 
 
-def put(monkeypatch: pytest.MonkeyPatch, folder: Path, env: Mapping[str, str], config: str) -> None:
+def configure(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, env: Mapping[str, str], config: str
+) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     (folder / "config").write_text(config)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
 
 
-@pytest.mark.usefixtures("_forgotten")
+@pytest.mark.usefixtures("_fresh_settings")
 @pytest.mark.parametrize(
     ("env", "config", "words"),
     [
@@ -48,24 +50,24 @@ def put(monkeypatch: pytest.MonkeyPatch, folder: Path, env: Mapping[str, str], c
         ({"AWS_DEFAULT_REGION": "-"}, "", ("AWS region '-'", "AWS_DEFAULT_REGION")),
     ],
 )
-def test_setting_that_clients_take_differently_is_refused(
+def test_setting_that_clients_read_differently_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     env: Mapping[str, str],
     config: str,
     words: tuple[str, ...],
 ) -> None:
-    put(monkeypatch, tmp_path, {**KEYS, **env}, f"[default]\n{config}")
+    configure(monkeypatch, tmp_path, {**KEYS, **env}, f"[default]\n{config}")
     message = refusal(lambda: Store.at("s3://shop/visrec"), InputError)
     for word in words:
         assert word in message
 
 
-def test_bucket_that_is_a_step_up_is_refused() -> None:
+def test_bucket_named_dot_dot_is_refused() -> None:
     assert "did you mean s3://shop" in refusal(lambda: Store.at("s3://../shop"), InputError)
 
 
-@pytest.mark.usefixtures("_forgotten")
+@pytest.mark.usefixtures("_fresh_settings")
 @pytest.mark.parametrize("client", ["boto3", "pyarrow"])
 @pytest.mark.parametrize(
     ("env", "config", "words"),
@@ -84,7 +86,7 @@ def test_bucket_that_is_a_step_up_is_refused() -> None:
         ({"AWS_CONTAINER_CREDENTIALS_FULL_URI": "http://10.1.1.1/x"}, "", ("10.1.1.1",)),
     ],
 )  # fmt: skip
-def test_keys_that_cannot_be_used_are_told_by_every_client(
+def test_unusable_credentials_are_reported_by_every_client(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     env: Mapping[str, str],
@@ -94,9 +96,9 @@ def test_keys_that_cannot_be_used_are_told_by_every_client(
 ) -> None:
     for name in KEYS:
         monkeypatch.delenv(name, raising=False)
-    put(monkeypatch, tmp_path, env, f"[default]\n{config}\n")
+    configure(monkeypatch, tmp_path, env, f"[default]\n{config}\n")
     store = Store.at("s3://shop/visrec")
-    message = refusal(store.filesystem if client == "pyarrow" else lambda: store.read("x"))
+    message = refusal(store.arrow_filesystem if client == "pyarrow" else lambda: store.read("x"))
     for word in words:
         assert word in message
     assert "canary" not in message

@@ -1,6 +1,7 @@
-"""Every promise of a store, on a local directory and on a real S3 server."""
+"""Everything that a store guarantees, on a local directory and on a real S3 server."""
 
 import errno
+import gzip
 import os
 import pickle
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.servers import SeaweedFS, free_ports
-from visrec.errors import InputError, StorageError
+from visrec.errors import InputError, MissingFileError, StorageError
 from visrec.storage import s3_clients as clients
 from visrec.storage.store import Store, read_uri, to_json
 
@@ -28,17 +29,17 @@ def names(store: Store, prefix: str = "") -> set[str]:
 
 
 def everything_below(store: Store) -> set[str]:
-    """Every name below a store, hidden ones too, found without visrec."""
+    """The names of all files below a store, hidden ones included, found without visrec."""
     if not store.is_s3:
         return {path.name for path in Path(store.root).rglob("*") if path.is_file()}
-    bucket, _, prefix = store.path.partition("/")
+    bucket, _, prefix = store.root.removeprefix("s3://").partition("/")
     client = boto3.Session().client("s3", endpoint_url=store.endpoint)
     page = client.list_objects_v2(Bucket=bucket, Prefix=prefix)
     return {entry["Key"].rpartition("/")[2] for entry in page.get("Contents", [])}
 
 
 def refusal(action: Callable[[], Any], kind: type[Exception] = StorageError) -> str:
-    """The message of an error, which must be one readable paragraph without any secret key."""
+    """The message of an error, which must be one paragraph without any secret key."""
     with pytest.raises(kind) as caught:
         action()
     message = str(caught.value)
@@ -49,10 +50,10 @@ def refusal(action: Callable[[], Any], kind: type[Exception] = StorageError) -> 
     return message
 
 
-# ------------------------------------------------------------------------- whole files and tables
+# ------------------------------------------------------------------------------- files and tables
 
 
-def test_what_is_written_is_read(store: Store) -> None:
+def test_written_bytes_are_read_back(store: Store) -> None:
     store.write("a/b/c.bin", b"\x00\xffbytes")
     assert store.read("a/b/c.bin") == b"\x00\xffbytes"
     store.write("a/b/c.bin", b"")
@@ -61,14 +62,14 @@ def test_what_is_written_is_read(store: Store) -> None:
     assert read_uri(store.uri("a/b/c.bin")) == b""
 
 
-def test_json_is_read_back_and_is_the_same_bytes_for_the_same_value(store: Store) -> None:
+def test_json_is_read_back_and_deterministic(store: Store) -> None:
     value = {"b": [1, 2.5, None], "a": "絵"}
     store.write_json("x.json", value)
     assert store.read_json("x.json") == value
     assert store.read("x.json") == to_json({"a": "絵", "b": [1, 2.5, None]})
 
 
-def test_exists_knows_files_and_not_folders(store: Store) -> None:
+def test_exists_is_true_for_files_only(store: Store) -> None:
     assert not store.exists("folder/file")
     store.write("folder/file", b"x")
     assert store.exists("folder/file")
@@ -76,14 +77,34 @@ def test_exists_knows_files_and_not_folders(store: Store) -> None:
     assert not store.exists("folder/fil")
 
 
-def test_deleting_removes_what_is_named_and_takes_absence_well(store: Store) -> None:
+def test_delete_removes_the_named_files_and_ignores_missing_ones(store: Store) -> None:
     for name in ("a", "b", "c"):
         store.write(name, b"x")
     store.delete(["a", "never was", "c"])
     assert names(store) == {"b"}
 
 
-def test_a_folder_goes_where_nothing_is_left_in_it(store: Store) -> None:
+def test_read_if_exists_of_a_missing_file_is_none(store: Store) -> None:
+    assert store.read_if_exists("x") is None
+    assert store.read_if_exists("folder/x") is None
+    store.write("x", b"data")
+    assert store.read_if_exists("x") == store.read_versioned("x")
+
+
+def test_delete_all_removes_hidden_files_and_empty_parents_only(store: Store) -> None:
+    folder = store / "scratch" / "1"
+    for name in ("a", "b/c"):
+        folder.write(name, b"x")
+    assert folder.replace("a", b"y", folder.read_versioned("a")[1])  # leaves a lock on a disk
+    store.write("kept", b"x")
+    assert folder.delete_all() == 0
+    assert everything_below(store) == {"kept"}
+    if not store.is_s3:
+        assert os.listdir(store.root) == ["kept"]
+    assert (store / "scratch" / "missing").delete_all() == 0
+
+
+def test_only_an_empty_folder_is_removed(store: Store) -> None:
     for name in ("run=1/part", "run=1/_marks/part", "run=10/part", "run=1.lease"):
         store.write(name, b"x")
     claimed = store / "run=1"
@@ -91,7 +112,7 @@ def test_a_folder_goes_where_nothing_is_left_in_it(store: Store) -> None:
     assert claimed.replace("_claim.json", b"b", claimed.read_versioned("_claim.json")[1])
     store.delete(["run=1/part", "run=1/_marks/part"])
     store.delete_empty_folder("run=1")
-    assert claimed.read("_claim.json") == b"b"  # somebody is at work there
+    assert claimed.read("_claim.json") == b"b"  # another writer uses the folder
     store.delete(["run=1/_claim.json"])
     store.delete_empty_folder("run=1")
     assert names(store) == {"run=10/part", "run=1.lease"}
@@ -100,15 +121,34 @@ def test_a_folder_goes_where_nothing_is_left_in_it(store: Store) -> None:
     store.delete_empty_folder("run=1")
 
 
-def test_tables_come_back_whole_or_by_column(store: Store) -> None:
+def test_table_is_read_back_by_columns(store: Store) -> None:
     size = store.write_table("t/x.parquet", TABLE)
     assert store.read_table("t/x.parquet").equals(TABLE)
     assert store.read_table("t/x.parquet", ["y"]).equals(TABLE.select(["y"]))
     assert [(entry.name, entry.size) for entry in store.list()] == [("t/x.parquet", size)]
 
 
+def test_open_input_reads_at_any_offset(store: Store) -> None:
+    store.write("x", b"0123456789")
+    with store.open_input("x") as source:
+        source.seek(7)
+        assert source.read() == b"789"
+        source.seek(2)
+        assert source.read(2) == b"23"
+
+
+def test_streams_are_written_and_read_compressed_or_not(store: Store) -> None:
+    store.write("x.gz", b"")  # pyarrow creates no local folder
+    with store.open_output_stream("x.gz") as sink:
+        sink.write(gzip.compress(b"text"))
+    with store.open_input_stream("x.gz", "gzip") as source:
+        assert source.read() == b"text"
+    with store.open_input_stream("x.gz") as source:  # pyarrow would decompress it by its extension
+        assert source.read() == store.read("x.gz")
+
+
 @pytest.mark.parametrize("name", WEIRD)
-def test_odd_names_are_kept_as_they_are(store: Store, name: str) -> None:
+def test_unusual_names_are_kept(store: Store, name: str) -> None:
     store.write(name, b"bytes")
     store.write_table(f"in {name}/{name}", TABLE)
     assert names(store) == {name, f"in {name}/{name}"}
@@ -122,7 +162,7 @@ def test_odd_names_are_kept_as_they_are(store: Store, name: str) -> None:
 # ---------------------------------------------------------------------------------------- listing
 
 
-def test_a_listing_has_each_file_below_the_prefix_and_no_dotfile(store: Store) -> None:
+def test_listing_has_each_file_below_the_prefix_except_hidden_ones(store: Store) -> None:
     for name in ("a.txt", "ab/c.txt", "a/b.txt", "b.txt", ".hidden", "a/.hidden"):
         store.write(name, name.encode())
     assert names(store) == {"a.txt", "ab/c.txt", "a/b.txt", "b.txt"}
@@ -134,7 +174,7 @@ def test_a_listing_has_each_file_below_the_prefix_and_no_dotfile(store: Store) -
     assert {entry.name: entry.size for entry in store.list("ab")} == {"ab/c.txt": 8}
 
 
-def test_a_listing_leaves_out_a_neighbour_whose_name_begins_alike(store: Store) -> None:
+def test_listing_excludes_a_sibling_with_the_same_prefix(store: Store) -> None:
     (store / "run").write("x", b"1")
     (store / "run2").write("y", b"2")
     assert names(store / "run") == {"x"}
@@ -146,12 +186,12 @@ def test_files_of_one_folder_are_listed_in_order(store: Store) -> None:
     assert [entry.name for entry in store.list()] == ["0", "B", "a", "b", "é"]
 
 
-def test_a_store_that_is_not_there_lists_nothing(store: Store) -> None:
+def test_missing_store_lists_nothing(store: Store) -> None:
     assert list(store.list()) == []
     assert list((store / "deeper").list("x/y")) == []
 
 
-def test_the_fingerprint_changes_with_the_bytes(store: Store) -> None:
+def test_fingerprint_changes_with_the_bytes(store: Store) -> None:
     store.write("x", b"one")
     [before] = store.list()
     [again] = store.list()
@@ -162,19 +202,17 @@ def test_the_fingerprint_changes_with_the_bytes(store: Store) -> None:
 
 
 @pytest.mark.s3
-def test_a_listing_goes_on_after_the_first_thousand(s3_env: str) -> None:
+def test_listing_continues_after_the_first_thousand(s3_env: str) -> None:
     store = Store.at(s3_env)
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda n: store.write(f"{n:04}", b""), range(1_005)))
     assert [entry.name for entry in store.list()] == [f"{n:04}" for n in range(1_005)]
 
 
-# ---------------------------------------------------------------------------------- half-way there
+# ---------------------------------------------------------------------------------- partial writes
 
 
-def test_a_write_that_fails_half_way_leaves_what_was_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.at(str(tmp_path))
     store.write("x", b"before")
     real = Path.write_bytes
@@ -192,13 +230,11 @@ def test_a_write_that_fails_half_way_leaves_what_was_there(
     ):
         assert "disk is full" in refusal(action)
     assert store.read("x") == b"before"
-    # The lock of `replace` stays: who removes a lock file may remove another's lock.
+    # The lock file of `replace` stays, since removing it could remove the lock of another process.
     assert everything_below(store) - {".x.lock"} == {"x"}
 
 
-def test_a_create_that_fails_half_way_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_create_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.at(str(tmp_path))
 
     def full(_: int) -> None:
@@ -211,16 +247,13 @@ def test_a_create_that_fails_half_way_leaves_nothing(
     assert everything_below(store) == set()
 
 
-def test_a_table_that_fails_half_way_leaves_what_was_there(
+def test_failed_write_of_a_table_leaves_the_old_file(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write_table("old.parquet", TABLE)
 
     def half(_: pa.Table, sink: Any, **__: Any) -> None:
-        if isinstance(sink, Path):
-            sink.write_bytes(b"PAR1 and no more")
-        else:
-            sink.write(b"PAR1 and no more")
+        sink.write(b"PAR1 and no more")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", half)
@@ -233,15 +266,19 @@ def test_a_table_that_fails_half_way_leaves_what_was_there(
 # --------------------------------------------------------------------------------- readable errors
 
 
-def test_a_missing_file_is_named(store: Store) -> None:
+def test_missing_file_is_named(store: Store) -> None:
     for action in (store.read, store.read_versioned, store.read_table):
         message = refusal(lambda action=action: action("folder/x"))
         assert store.uri("folder/x") in message
         assert "there is no such file" in message
+    with pytest.raises(MissingFileError) as caught:
+        store.read("folder/x")
+    assert caught.value.path == store.uri("folder/x")
+    assert caught.value.reason == "there is no such file."
 
 
 @pytest.mark.s3
-def test_a_missing_bucket_is_named(s3_env: str) -> None:
+def test_missing_bucket_is_named(s3_env: str) -> None:
     missing = Store.at(f"{s3_env}-not/prefix")
     for action in (lambda: missing.read("x"), lambda: list(missing.list())):
         message = refusal(action)
@@ -268,7 +305,7 @@ REQUESTS = tuple(every_request(Store("")))
 @pytest.mark.s3
 @pytest.mark.parametrize("request_name", REQUESTS)
 @pytest.mark.parametrize("wrong", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_wrong_keys_say_so(
+def test_wrong_credentials_are_reported(
     s3: SeaweedFS, s3_env: str, monkeypatch: pytest.MonkeyPatch, wrong: str, request_name: str
 ) -> None:
     monkeypatch.setenv("VISREC_TRUE_SECRET", s3.secret_key)
@@ -281,7 +318,7 @@ def test_wrong_keys_say_so(
 
 @pytest.mark.s3
 @pytest.mark.parametrize("request_name", REQUESTS)
-def test_absent_keys_say_so(
+def test_missing_credentials_are_reported(
     s3_env: str, monkeypatch: pytest.MonkeyPatch, request_name: str
 ) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -293,7 +330,7 @@ def test_absent_keys_say_so(
 
 @pytest.mark.s3
 @pytest.mark.parametrize("request_name", ["write", "create", "delete", "write_table"])
-def test_a_reader_may_not_write(
+def test_read_only_credentials_cannot_write(
     s3: SeaweedFS, s3_env: str, monkeypatch: pytest.MonkeyPatch, request_name: str
 ) -> None:
     Store.at(s3_env).write_table("x.parquet", TABLE)
@@ -308,26 +345,26 @@ def test_a_reader_may_not_write(
 
 @pytest.mark.s3
 @pytest.mark.parametrize("request_name", REQUESTS)
-def test_an_endpoint_that_does_not_answer_says_so(
+def test_endpoint_without_an_answer_is_reported(
     s3_env: str, monkeypatch: pytest.MonkeyPatch, request_name: str
 ) -> None:
     endpoint = f"http://127.0.0.1:{free_ports(1)[0]}"
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     monkeypatch.setattr(botocore.endpoint.time, "sleep", lambda _: None)  # between attempts
-    # The run's date and the 403 below must not be taken for an HTTP status.
+    # The 403 in the name must not be mistaken for an HTTP status.
     store = Store.at(f"{s3_env}/run=2026-04-03/part-00403")
     message = refusal(every_request(store)[request_name])
     assert store.root in message
     assert f"no answer from {endpoint}; check AWS_ENDPOINT_URL" in message
 
 
-def test_a_place_where_nothing_can_be_written_is_bad_input(tmp_path: Path) -> None:
+def test_unwritable_store_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     store = Store.at(str(tmp_path / "file" / "below"))
     assert store.root in refusal(store.check_writable, InputError)
 
 
-def test_a_folder_of_another_user_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_permission_error_is_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(path: Path, _: bytes) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
@@ -337,7 +374,7 @@ def test_a_folder_of_another_user_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     assert "permission denied for this user; check the folder's owner and mode" in message
 
 
-def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(
+def test_unreadable_folder_is_not_listed_as_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def denied(path: str) -> None:
@@ -349,16 +386,16 @@ def test_a_folder_that_may_not_be_read_is_not_taken_for_an_empty_one(
     assert "permission denied" in message
 
 
-def test_a_writable_store_is_left_as_it_was(store: Store) -> None:
+def test_check_writable_leaves_nothing_behind(store: Store) -> None:
     store.check_writable()
     assert everything_below(store) == set()
 
 
-# ------------------------------------------------------------------------------- what a store holds
+# ------------------------------------------------------------------------------ store and location
 
 
 @pytest.mark.s3
-def test_a_pickled_store_holds_no_key_and_still_works(s3: SeaweedFS, s3_env: str) -> None:
+def test_pickled_store_contains_no_key_and_works(s3: SeaweedFS, s3_env: str) -> None:
     store = Store.at(f"{s3_env}/prefix")
     store.write_table("x.parquet", TABLE)
     pickled = pickle.dumps(store)
@@ -369,7 +406,7 @@ def test_a_pickled_store_holds_no_key_and_still_works(s3: SeaweedFS, s3_env: str
     assert copy.read_table("x.parquet").equals(TABLE)
 
 
-def test_a_local_place_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_root_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Store.at("a/b/").root == f"{tmp_path}/a/b"
@@ -378,14 +415,28 @@ def test_a_local_place_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "x").write_bytes(b"here")
     assert read_uri("x") == b"here"
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # of a user that the system has no name of
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # a user without an entry
     assert Store.at("./~/a").root == f"{tmp_path}/~/a"
     for path in ("~", "~/a"):
         with pytest.raises(InputError, match="this user has no home directory"):
             Store.at(path)
 
 
-def test_an_endpoint_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("root", "parent"),
+    [
+        ("/shop/images", "/shop"),
+        ("/shop", None),
+        ("s3://shop/images/2021", "s3://shop/images"),
+        ("s3://shop/images", "s3://shop"),
+        ("s3://shop", None),
+    ],
+)
+def test_parent_is_none_at_the_top(root: str, parent: str | None) -> None:
+    assert Store(root).parent == (None if parent is None else Store(parent))
+
+
+def test_endpoint_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     assert Store.at("s3://bucket/prefix/") == Store("s3://bucket/prefix")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
@@ -395,7 +446,7 @@ def test_an_endpoint_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/x", "http://host/x", "s3://", "s3:///prefix"])
-def test_a_location_that_is_neither_is_refused(uri: str) -> None:
+def test_other_location_is_refused(uri: str) -> None:
     message = refusal(lambda: Store.at(uri), InputError)
     assert uri in message
     assert "s3://bucket/prefix" in message

@@ -1,4 +1,4 @@
-"""Tables from Parquet and CSV, files and directories, a local disk and S3."""
+"""Input tables: Parquet and CSV, files and directories, on a local disk and on S3."""
 
 import bz2
 import gzip
@@ -15,7 +15,8 @@ import pytest
 from visrec.errors import InputError, SchemaError
 from visrec.storage.schemas import INTERACTIONS, ITEMS
 from visrec.storage.store import Store
-from visrec.storage.tables import digest_files, read_batches, read_whole, table_files
+from visrec.storage.table_files import find_table_files
+from visrec.storage.tables import digest_files, load_table, read_batches
 
 KEY = "interactions.path"
 LOG = pa.table({"user_id": ["u", "v"], "item_id": ["007", "b"], "timestamp": [1, 2]})
@@ -50,12 +51,12 @@ def refusal(uri: str, kind: type[Exception] = InputError) -> str:
 
 
 @pytest.mark.parametrize("name", ["log.parquet", "log.csv", "odd name 100%/é+ log.csv"])
-def test_a_file_gives_its_rows(store: Store, name: str) -> None:
+def test_file_yields_its_rows(store: Store, name: str) -> None:
     put(store, name, LOG)
     assert rows(store, name) == [("u", "007", 1), ("v", "b", 2)]
 
 
-def test_a_directory_gives_the_rows_of_its_tables_in_order_of_names(store: Store) -> None:
+def test_directory_yields_the_rows_of_its_files_in_order(store: Store) -> None:
     for number, name in enumerate(["z.csv", "day=2/x.parquet", "a.parquet"]):
         put(store, f"log/{name}", LOG.slice(0, 1).set_column(2, "timestamp", [[number]]))
     for other in ("_SUCCESS", "notes.txt", ".hidden.csv"):
@@ -65,18 +66,18 @@ def test_a_directory_gives_the_rows_of_its_tables_in_order_of_names(store: Store
     assert rows(store, "log/") == expected
 
 
-def test_a_directory_may_be_named_like_a_file(store: Store) -> None:
+def test_directory_may_be_named_like_a_file(store: Store) -> None:
     # Spark, Dask and Ray write such directories.
     put(store, "log.parquet/part-0.parquet", LOG)
     assert rows(store, "log.parquet") == [("u", "007", 1), ("v", "b", 2)]
 
 
-def test_ids_of_a_csv_keep_their_zeros(store: Store) -> None:
+def test_csv_ids_keep_leading_zeros(store: Store) -> None:
     store.write("log.csv", b"user_id,item_id,timestamp\n007,0010,5\n1e3,NA,6\n")
     assert rows(store, "log.csv") == [("007", "0010", 5), ("1e3", "NA", 6)]
 
 
-def test_dates_of_a_csv_are_times(store: Store) -> None:
+def test_csv_dates_become_seconds(store: Store) -> None:
     text = b"user_id,item_id,timestamp\nu,a,1970-01-02\n"
     store.write("log.csv", text)
     assert rows(store, "log.csv") == [("u", "a", 86_400)]
@@ -84,12 +85,12 @@ def test_dates_of_a_csv_are_times(store: Store) -> None:
     assert rows(store, "log.csv") == [("u", "a", 86_400 + 1 - 3_600)]
 
 
-def test_a_csv_column_may_turn_from_whole_numbers_to_fractions(tmp_path: Path) -> None:
-    # pyarrow guesses types from the first megabyte.
+def test_csv_column_may_change_from_integers_to_fractions(tmp_path: Path) -> None:
+    # pyarrow infers types from the first megabyte.
     line = "somebody-or-other,something-or-other,1600000000,4\n"
     text = "user_id,item_id,timestamp,rating\n" + line * 40_000 + line.replace(",4", ",4.5")
     (tmp_path / "log.csv").write_text(text)
-    ratings = read_whole(str(tmp_path / "log.csv"), INTERACTIONS, KEY)["rating"]
+    ratings = load_table(str(tmp_path / "log.csv"), INTERACTIONS, KEY)["rating"]
     assert len(ratings) == 40_001
     assert ratings[-1].as_py() == 4.5
 
@@ -113,7 +114,7 @@ def test_batches_are_bounded(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing.parquet", "nothing.csv", "nothing", "with-others"])
-def test_nothing_there_names_the_key(store: Store, name: str) -> None:
+def test_missing_table_is_refused_with_the_key(store: Store, name: str) -> None:
     store.write("with-others/readme.txt", b"no table")
     message = refusal(store.uri(name))
     assert "Found no" in message
@@ -121,19 +122,19 @@ def test_nothing_there_names_the_key(store: Store, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["log.parquet", "log.csv"])
-def test_an_empty_file_is_bad_input(store: Store, name: str) -> None:
+def test_empty_file_is_refused(store: Store, name: str) -> None:
     store.write(name, b"")
     refusal(store.uri(name))
 
 
-def test_a_table_without_rows_has_none(store: Store) -> None:
+def test_table_without_rows_yields_none(store: Store) -> None:
     put(store, "log.parquet", LOG.slice(0, 0))
     store.write("log.csv", b"user_id,item_id,timestamp\n")
     for name in ("log.parquet", "log.csv"):
         assert rows(store, name) == []
 
 
-def broken(data: bytes) -> dict[str, bytes]:
+def damaged(data: bytes) -> dict[str, bytes]:
     middle = len(data) // 2
     return {
         "not Parquet": b"PARDON" * 50,
@@ -144,51 +145,51 @@ def broken(data: bytes) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("how", broken(b""))
-def test_corrupted_parquet_is_bad_input_that_names_the_file(store: Store, how: str) -> None:
+@pytest.mark.parametrize("how", damaged(b""))
+def test_damaged_parquet_is_refused_with_its_name(store: Store, how: str) -> None:
     ids = [f"id {n}" for n in range(999)]
     table = pa.table({"user_id": ids, "item_id": ids, "timestamp": range(999)})
     put(store, "log.parquet", table)
-    store.write("log.parquet", broken(store.read("log.parquet"))[how])
+    store.write("log.parquet", damaged(store.read("log.parquet"))[how])
     message = refusal(store.uri("log.parquet"))
     assert "cannot be read as a table" in message
 
 
-def test_a_csv_with_ragged_rows_is_bad_input(store: Store) -> None:
+def test_csv_with_ragged_rows_is_refused(store: Store) -> None:
     store.write("log.csv", b"user_id,item_id,timestamp\nu,a,1\nv,b\n")
     assert "cannot be read as a table" in refusal(store.uri("log.csv"))
 
 
 @pytest.mark.parametrize("name", ["log.parquet", "log.csv"])
-def test_a_missing_column_names_the_file(store: Store, name: str) -> None:
+def test_missing_column_is_refused_with_the_file(store: Store, name: str) -> None:
     put(store, name, LOG.rename_columns(["user", "item_id", "timestamp"]))
     assert "lacks the column user_id. Found user, item_id" in refusal(store.uri(name), SchemaError)
 
 
-# ------------------------------------------------------------------------------------ whole tables
+# ---------------------------------------------------------------------------------- loaded tables
 
 
-def test_read_whole_joins_the_files(store: Store) -> None:
+def test_load_table_concatenates_the_files(store: Store) -> None:
     put(store, "items/a.csv", pa.table({"item_id": [7], "title": ["Late Hills"]}))
     put(store, "items/b.parquet", pa.table({"item_id": ["x"], "title": ["Early Sea"]}))
-    table = read_whole(store.uri("items"), ITEMS, "items")
+    table = load_table(store.uri("items"), ITEMS, "items")
     assert table.to_pydict() == {"item_id": ["7", "x"], "title": ["Late Hills", "Early Sea"]}
 
 
-def test_read_whole_refuses_nothing_and_files_that_differ(store: Store) -> None:
+def test_load_table_refuses_no_rows_and_different_columns(store: Store) -> None:
     store.write("empty.csv", b"item_id\n")
     with pytest.raises(InputError, match=r"empty.csv \(--items\) has no rows"):
-        read_whole(store.uri("empty.csv"), ITEMS, "items")
+        load_table(store.uri("empty.csv"), ITEMS, "items")
     put(store, "items/a.parquet", pa.table({"item_id": ["x"]}))
     put(store, "items/b.parquet", pa.table({"item_id": ["x"], "title": ["t"]}))
     with pytest.raises(SchemaError, match=r"items \(--items\) have different columns"):
-        read_whole(store.uri("items"), ITEMS, "items")
+        load_table(store.uri("items"), ITEMS, "items")
 
 
 # ----------------------------------------------------------------------------------------- digests
 
 
-def test_a_digest_changes_with_any_byte(store: Store) -> None:
+def test_digest_changes_with_any_byte(store: Store) -> None:
     put(store, "log/a.csv", LOG)
     put(store, "log/b.parquet", LOG)
     before = digest_files(store.uri("log"), KEY)
@@ -204,7 +205,7 @@ def test_a_digest_changes_with_any_byte(store: Store) -> None:
 
 
 @pytest.mark.s3
-def test_a_digest_is_the_same_wherever_the_files_lie(s3_env: str, tmp_path: Path) -> None:
+def test_digest_does_not_depend_on_the_location(s3_env: str, tmp_path: Path) -> None:
     for store in (Store.at(f"{s3_env}/deep/log"), Store.at(str(tmp_path / "other"))):
         put(store, "a.csv", LOG)
         put(store, "b.parquet", LOG)
@@ -217,7 +218,7 @@ def test_a_digest_is_the_same_wherever_the_files_lie(s3_env: str, tmp_path: Path
 # ------------------------------------------------------------------- directories of other writers
 
 
-def test_what_writers_keep_for_themselves_is_no_data(store: Store) -> None:
+def test_hidden_and_underscored_files_are_ignored(store: Store) -> None:
     ghost = LOG.set_column(0, "user_id", [["ghost", "ghost"]])
     put(store, "log.parquet/part-0.parquet", LOG)
     for name in ("_temporary/0/x.parquet", "_change_data/x.parquet", "day=1/_tmp.csv",
@@ -228,7 +229,7 @@ def test_what_writers_keep_for_themselves_is_no_data(store: Store) -> None:
     assert len(rows(store, "by")) == 2
 
 
-def test_folders_named_by_a_value_are_a_column(store: Store) -> None:
+def test_hive_partitions_become_columns(store: Store) -> None:
     log = LOG.slice(0, 1).select(["user_id", "item_id"])
     names = ["rating=5/timestamp=7", "rating=1.5/timestamp=2021-03-01 12%3A00%3A00",
              "rating=__HIVE_DEFAULT_PARTITION__/timestamp=1970-01-02"]  # fmt: skip
@@ -240,11 +241,11 @@ def test_folders_named_by_a_value_are_a_column(store: Store) -> None:
         (0, 86_400), (1.5, 1_614_600_000), (3, 8), (5, 7),
     ]  # fmt: skip
     put(store, "items/category=red%2Fblue shirt/x.parquet", pa.table({"item_id": [7]}))
-    table = read_whole(store.uri("items"), ITEMS, "items")
+    table = load_table(store.uri("items"), ITEMS, "items")
     assert table.to_pylist() == [{"item_id": "7", "category": "red/blue shirt"}]
 
 
-def test_a_folder_comes_before_a_column_of_the_file(store: Store) -> None:
+def test_partition_value_replaces_the_column_of_the_file(store: Store) -> None:
     put(store, "log/user_id=w/x.parquet", LOG)
     assert [row[0] for row in rows(store, "log")] == ["w", "w"]
 
@@ -258,7 +259,7 @@ LOGS = {
 
 
 @pytest.mark.parametrize("kind", LOGS)
-def test_a_table_by_a_log_is_refused_by_name(store: Store, kind: str) -> None:
+def test_table_format_with_a_log_is_refused_by_name(store: Store, kind: str) -> None:
     put(store, "log/part-0.parquet", LOG)
     for name in LOGS[kind]:
         store.write(f"log/{name}", b"{}")
@@ -267,7 +268,7 @@ def test_a_table_by_a_log_is_refused_by_name(store: Store, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Delta", "Iceberg", "Hudi"])
-def test_a_part_of_a_table_by_a_log_is_refused_by_the_tables_name(store: Store, kind: str) -> None:
+def test_partition_of_a_table_with_a_log_is_refused_by_name(store: Store, kind: str) -> None:
     part = "log/data/x=1/y=2" if kind == "Iceberg" else "log/x=1/y=2"
     put(store, f"{part}/part-0.parquet", LOG)
     assert len(rows(store, part)) == 2
@@ -277,32 +278,32 @@ def test_a_part_of_a_table_by_a_log_is_refused_by_the_tables_name(store: Store, 
         rows(store, part)
 
 
-def test_a_name_that_is_not_utf8_is_told(tmp_path: Path) -> None:
+def test_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     put(Store.at(str(tmp_path)), "log/a.parquet", LOG)
     odd = os.path.join(os.fsencode(tmp_path), b"log/caf\xe9.parquet")
     shutil.copy(tmp_path / "log/a.parquet", odd)
-    for read in (digest_files, table_files):
+    for read in (digest_files, find_table_files):
         with pytest.raises(InputError, match=r"log/caf\\xe9.parquet \(--x\) is not UTF-8"):
             read(str(tmp_path / "log"), "x")
     with pytest.raises(InputError, match=r"log/caf\\xe9.parquet, which is not UTF-8"):
         digest_files(os.fsdecode(odd), "x")
 
 
-def test_files_of_other_names_are_told(store: Store) -> None:
+def test_directory_without_tables_is_refused_with_an_example(store: Store) -> None:
     store.write("log/000000_0", b"u\x01a\x011\n")
     assert "only 000000_0; expected a .parquet or .csv file" in refusal(store.uri("log"))
 
 
-def test_what_only_has_the_name_of_a_table_is_told(store: Store) -> None:
+def test_file_with_the_wrong_extension_is_refused(store: Store) -> None:
     store.write("log.parquet", csv(LOG))
-    assert 'begins with b\'"user_id"' in refusal(store.uri("log.parquet"))
+    assert 'starts with b\'"user_id"' in refusal(store.uri("log.parquet"))
     store.write_table("other.parquet", LOG)
     store.write("log.csv", store.read("other.parquet"))
-    assert "Name Parquet .parquet" in refusal(store.uri("log.csv"))
+    assert "Rename a Parquet file to .parquet" in refusal(store.uri("log.csv"))
 
 
-def test_int96_holds_times_beyond_those_of_nanoseconds(tmp_path: Path) -> None:
-    """Spark writes them so; they wrapped to other years."""
+def test_int96_timestamps_beyond_nanoseconds_do_not_wrap(tmp_path: Path) -> None:
+    """Spark writes int96, which pyarrow reads as nanoseconds by default."""
     days = [datetime(2021, 3, 1, 12), datetime(9999, 12, 31)]
     table = LOG.set_column(2, "timestamp", pa.array(days, pa.timestamp("us")))
     path = tmp_path / "log.parquet"
@@ -312,15 +313,15 @@ def test_int96_holds_times_beyond_those_of_nanoseconds(tmp_path: Path) -> None:
     assert "in the year 9999" in refusal(str(path), SchemaError)
 
 
-def test_a_column_that_is_there_twice_names_the_file(store: Store) -> None:
+def test_duplicate_column_is_refused_with_the_file(store: Store) -> None:
     twice = pa.Table.from_arrays([*LOG.columns, LOG["user_id"]], [*LOG.column_names, "user_id"])
     store.write_table("log.parquet", twice)
     store.write("log.csv", b"user_id,item_id,timestamp,user_id\nu,a,1,v\n")
     for name in ("log.parquet", "log.csv"):
-        assert "has 2 columns of the name user_id" in refusal(store.uri(name), SchemaError)
+        assert "has 2 columns named user_id" in refusal(store.uri(name), SchemaError)
     twice = twice.rename_columns(["other", "item_id", "timestamp", "other"])
     store.write_table("log.parquet", twice.append_column("user_id", LOG["user_id"]))
-    assert rows(store, "log.parquet") == [("u", "007", 1), ("v", "b", 2)]  # nobody reads it
+    assert rows(store, "log.parquet") == [("u", "007", 1), ("v", "b", 2)]  # not read
 
 
 # ------------------------------------------------------------------------- CSV of other writers
@@ -344,7 +345,7 @@ FORMS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_csv_of_any_writer_gives_its_rows(store: Store, form: str) -> None:
+def test_csv_dialect_is_detected(store: Store, form: str) -> None:
     store.write("log.csv", FORMS[form])
     store.write("log.csv.gz", gzip.compress(FORMS[form]))
     store.write("log.csv.bz2", bz2.compress(FORMS[form]))
@@ -353,7 +354,7 @@ def test_csv_of_any_writer_gives_its_rows(store: Store, form: str) -> None:
         assert rows(store, name) == [("é u", "007", 1)]
 
 
-def test_an_encoding_that_cannot_be_known_is_told(store: Store) -> None:
+def test_other_encodings_are_refused(store: Store) -> None:
     store.write("log.csv", (HEADER + ROW).encode("latin-1"))
     assert "expected UTF-8 (in Excel: CSV UTF-8)" in refusal(store.uri("log.csv"))
     store.write("log.csv", (HEADER + ROW).encode("utf-16-le"))
@@ -362,30 +363,30 @@ def test_an_encoding_that_cannot_be_known_is_told(store: Store) -> None:
     refusal(store.uri("log.csv.gz"))
 
 
-def test_blanks_of_a_csv_are_nulls_in_every_column(store: Store) -> None:
+def test_csv_blanks_become_nulls_in_every_column(store: Store) -> None:
     text = "item_id,artist_id,category,available,stock,title\n" + "".join(
         f"{n},{blank},{blank},{blank},{blank},{blank}\n"
         for n, blank in enumerate(["", '""', '" "', " ", "NULL", "null", "\\N"])
     )
     store.write("items.csv", (text + ',,,,,\n , ,,,"",\n').encode())  # as Excel ends a sheet
-    table = read_whole(store.uri("items.csv"), ITEMS, "items")
+    table = load_table(store.uri("items.csv"), ITEMS, "items")
     assert table["item_id"].to_pylist() == list("0123456")
     assert {column.null_count for column in table.columns[1:]} == {7}
     store.write("items.csv", b'item_id,title\n"NULL","null"\n')
-    assert read_whole(store.uri("items.csv"), ITEMS, "items").to_pylist() == [
+    assert load_table(store.uri("items.csv"), ITEMS, "items").to_pylist() == [
         {"item_id": "NULL", "title": "null"}
     ]
 
 
-def test_types_of_a_csv_are_not_guessed_from_its_first_rows(tmp_path: Path) -> None:
-    """60,000 rows are more than the megabyte by which pyarrow guesses."""
+def test_csv_types_do_not_depend_on_the_first_rows(tmp_path: Path) -> None:
+    """60,000 rows exceed the first megabyte, from which pyarrow infers types."""
     many = 60_000
     text = "user_id,item_id,timestamp,evaluation,rating\n"
     text += "somebody-or-other,something,2023-11-14 22:13:20,,\n" * many
     for stamp, flag in (("2023-11-14 22:13:20.123", "true"), ("1700000000", "1")):
         text += f"u,i,{stamp},{flag},4.5\n"
     (tmp_path / "log.csv").write_text(text)
-    table = read_whole(str(tmp_path / "log.csv"), INTERACTIONS, KEY)
+    table = load_table(str(tmp_path / "log.csv"), INTERACTIONS, KEY)
     assert len(table) == many + 2
     assert set(table["timestamp"].to_pylist()) == {1_700_000_000}
     assert table["evaluation"].to_pylist()[-3:] == [None, True, True]

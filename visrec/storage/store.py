@@ -257,7 +257,7 @@ class Store:
         """
         with storage_errors("upload", self.uri(name)):
             filesystem, path = self.arrow_filesystem()
-            with filesystem.open_output_stream(f"{path}/{name}") as sink:
+            with filesystem.open_output_stream(f"{path}/{name}", compression=None) as sink:
                 yield sink
 
     def abort_uploads(self) -> None:
