@@ -1,30 +1,71 @@
-"""Planted training data: what every model that sees pictures, or learns, must find."""
+"""Planted training data, whose structure every model that learns, or sees pictures, must find."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from visrec.interactions.split import HeldOut
-from visrec.jagged import Jagged, offsets_of
+from visrec.features.table import Identity
+from visrec.interactions.split import HeldOut, SplitConfig
+from visrec.jagged import Jagged, offsets_from_lengths
+from visrec.models.provenance import DataProvenance, InteractionsProvenance, Provenance
 from visrec.storage.schemas import HELD_OUT
 from visrec.training.data import TrainingData
 
-# These networks are so small that threads cost more than they give, on shared cores much more.
+# Threads slow such small networks down, above all on shared cores.
 torch.set_num_threads(1)
 
 
-def ragged(lists: list[list[int]]) -> Jagged:
-    """Lists as `Jagged`."""
+def jagged_lists(lists: list[list[int]]) -> Jagged:
+    """The lists as a `Jagged`."""
     flat = [value for values in lists for value in values]
-    return Jagged(np.array(flat, np.int64), offsets_of(np.array([len(v) for v in lists], np.int64)))
+    return Jagged(
+        np.array(flat, np.int64), offsets_from_lengths(np.array([len(v) for v in lists], np.int64))
+    )
+
+
+def data_provenance(**changes: Any) -> DataProvenance:
+    """The inputs of a training that never happened."""
+    identity = Identity(
+        backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=8
+    )
+    fields: dict[str, Any] = {
+        "features_digest": "f",
+        "features_identity": identity,
+        "interactions": InteractionsProvenance(),
+        "items_digest": None,
+        "split": SplitConfig(),
+    }
+    return DataProvenance(**{**fields, **changes})
+
+
+def provenance(
+    data: DataProvenance | None = None, train: Mapping[str, Any] | None = None, **changes: Any
+) -> Provenance:
+    """The provenance of a model that no job trained.
+
+    Args:
+        data: its inputs.
+        train: its training configuration.
+        changes: fields of `data_provenance` with other values, where `data` is not given.
+    """
+    return Provenance(
+        data=data or data_provenance(**changes),
+        train=train or {},
+        sampling={},
+        settings_digest="s",
+    )
 
 
 def checkerboard(
     items: int = 60, users: int = 40, dim: int = 8, noise: float = 1.0, seed: int = 0
 ) -> TrainingData:
-    """Items of even and odd rows are two visual clusters, and each user sticks to one of them.
+    """Items with even and odd rows are two visual clusters, and each user takes items of one.
 
-    Half of a user's cluster is training, the other half held out: the right ranking has AUC 1.
+    Half of the user's cluster is for training, the other half is held out: the right ranking has an
+    AUC of 1.
     """
     random = np.random.default_rng(seed)
     direction_D = random.normal(size=dim)
@@ -32,18 +73,18 @@ def checkerboard(
     feature_ND = 3 + side_N[:, None] * direction_D + noise * random.normal(size=(items, dim))
     train, held = [], []
     for user in range(users):
-        own = random.permutation(np.arange(user % 2, items, 2))
-        train.append(sorted(own[: len(own) // 2].tolist()))
-        held.append(sorted(own[len(own) // 2 :].tolist()))
+        taken = random.permutation(np.arange(user % 2, items, 2))
+        train.append(sorted(taken[: len(taken) // 2].tolist()))
+        held.append(sorted(taken[len(taken) // 2 :].tolist()))
     parts = list(zip(train, held, strict=True))
     return TrainingData(
         item_ids=pa.array([f"i{n:04}" for n in range(items)]),
         user_ids=pa.array([f"u{n:04}" for n in range(users)]),
         feature_ND=feature_ND.astype(np.float16),
-        train=ragged(train),
+        train=jagged_lists(train),
         basket_R=np.concatenate([np.arange(len(items)) for items in train]),
-        validation=HeldOut(np.arange(users), ragged(train), ragged(held)),
+        validation=HeldOut(np.arange(users), jagged_lists(train), jagged_lists(held)),
         validation_basket_V=np.concatenate([len(t) + np.arange(len(h)) for t, h in parts]),
         test_pairs=HELD_OUT.empty_table(),
-        provenance={"features": {}, "split": {}},
+        provenance=data_provenance(),
     )

@@ -1,4 +1,4 @@
-"""Sources of batches: whom and what they draw, how workers share it, and what they refuse."""
+"""Batch sources: what they sample, how workers share a step, and what they refuse."""
 
 import dataclasses
 from itertools import chain
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.training import checkerboard, ragged
+from tests.training import checkerboard, jagged_lists
 from visrec.errors import InputError
-from visrec.models.base import Needs
+from visrec.models.base import ModelTraits
 from visrec.models.inputs import JaggedTensor, RatingBatch, TripleBatch, UserBatch
 from visrec.sampling.triples import SamplingConfig
-from visrec.training.batches import DrawnTripleSource, RatingSource, TripleSource, UserSource
+from visrec.training.batches import PerTripleNegativesSource, RatingSource, TripleSource, UserSource
 from visrec.training.data import TrainingData
 
 DATA = checkerboard()
@@ -24,7 +24,7 @@ SAMPLING = SamplingConfig()
 def _with(lists: list[list[int]], **changes: Any) -> TrainingData:
     """The same items with other training items of other users, in baskets of one."""
     basket_R = np.concatenate([np.arange(len(items)) for items in lists])
-    return dataclasses.replace(DATA, train=ragged(lists), basket_R=basket_R, **changes)
+    return dataclasses.replace(DATA, train=jagged_lists(lists), basket_R=basket_R, **changes)
 
 
 def _lists(bags: JaggedTensor) -> list[list[int]]:
@@ -33,7 +33,7 @@ def _lists(bags: JaggedTensor) -> list[list[int]]:
 
 # Users, each with all of their items.
 
-# Two took nothing, and no two took the same.
+# Two users took nothing, and no two users took the same items.
 TAKEN = [[0, 1], [], [2], [3, 4, 5], [6, 9], [], [7, 8, 10, 11, 12], [13]]
 ACTIVE = sorted(items for items in TAKEN if items)
 
@@ -41,43 +41,43 @@ ACTIVE = sorted(items for items in TAKEN if items)
 def _users(
     size: int, steps: int, epoch: int = 0, seed: int = 0, rank: int = 0, workers: int = 1
 ) -> list[list[int]]:
-    source = UserSource(_with(TAKEN), SAMPLING, seed, Needs())
+    source = UserSource(_with(TAKEN), SAMPLING, seed, ModelTraits())
     source.start_epoch(epoch, size * steps)
     batches = [source.batch(step, size, rank, workers, CPU) for step in range(steps)]
     return [items for batch in batches for items in _lists(batch.items)]
 
 
-def test_every_user_comes_once_before_any_comes_again() -> None:
+def test_every_user_comes_once_before_any_user_comes_again() -> None:
     drawn = _users(size=4, steps=6)
     assert len(drawn) == 24
     for start in range(0, 24, len(ACTIVE)):
         assert sorted(drawn[start : start + len(ACTIVE)]) == ACTIVE
     rounds = {str(drawn[start : start + len(ACTIVE)]) for start in range(0, 24, len(ACTIVE))}
-    assert len(rounds) > 1  # each in an order of its own
+    assert len(rounds) > 1  # each round has its own order
 
 
-def test_step_of_more_users_than_there_are_is_full() -> None:
+def test_step_larger_than_the_number_of_users_is_full() -> None:
     drawn = _users(size=16, steps=1)
     assert len(drawn) == 16
     assert {str(items) for items in drawn} == {str(items) for items in ACTIVE}
 
 
-def test_users_are_drawn_by_seed_and_epoch() -> None:
-    kinds = [_users(4, 6, epoch, seed) for epoch, seed in ((0, 0), (1, 0), (0, 1))]
-    assert kinds[0] == _users(4, 6)
-    assert len({str(drawn) for drawn in kinds}) == 3
+def test_order_of_users_depends_on_seed_and_epoch() -> None:
+    orders = [_users(4, 6, epoch, seed) for epoch, seed in ((0, 0), (1, 0), (0, 1))]
+    assert orders[0] == _users(4, 6)
+    assert len({str(order) for order in orders}) == 3
 
 
-def test_source_that_goes_on_draws_what_one_from_there_does() -> None:
-    source = UserSource(_with(TAKEN), SAMPLING, 0, Needs())
+def test_epoch_is_the_same_in_a_source_that_starts_with_it() -> None:
+    source = UserSource(_with(TAKEN), SAMPLING, 0, ModelTraits())
     for epoch in range(3):
         source.start_epoch(epoch, 24)
     batch = source.batch(5, 4, 0, 1, CPU)
     assert _lists(batch.items) == _users(4, 6, epoch=2)[20:]
 
 
-def test_users_of_two_workers_are_those_of_one() -> None:
-    source = UserSource(_with(TAKEN), SAMPLING, 0, Needs())
+def test_two_workers_get_the_users_of_one() -> None:
+    source = UserSource(_with(TAKEN), SAMPLING, 0, ModelTraits())
     source.start_epoch(0, 24)
     for step in range(6):
         whole = source.batch(step, 4, 0, 1, CPU)
@@ -106,7 +106,7 @@ def _ratings(
     data: TrainingData, steps: int = 8, rank: int = 0, workers: int = 1, seed: int = 0
 ) -> list[tuple[int, int, float, int]]:
     """User, item, rating and the other item of each example of some steps of 64."""
-    source = RatingSource(data, SAMPLING, seed, Needs(ratings=True))
+    source = RatingSource(data, SAMPLING, seed, ModelTraits(requires_ratings=True))
     source.start_epoch(0, 64 * steps)
     batches: list[RatingBatch] = [source.batch(s, 64, rank, workers, CPU) for s in range(steps)]
     columns = [
@@ -116,7 +116,7 @@ def _ratings(
     return list(zip(*columns, strict=True))
 
 
-def test_ratings_are_those_of_the_pairs() -> None:
+def test_each_pair_has_its_rating() -> None:
     drawn = _ratings(_rated())
     assert len(drawn) == 512
     for user, item, rating, _ in drawn:
@@ -124,36 +124,38 @@ def test_ratings_are_those_of_the_pairs() -> None:
         assert rating == _rating(user, item)
 
 
-def test_other_item_is_one_that_the_user_did_not_take() -> None:
+def test_other_item_is_never_one_that_the_user_took() -> None:
     drawn = _ratings(_rated())
     assert not any(other in RATED[user] for user, _, _, other in drawn)
     assert len({other for *_, other in drawn}) > 50  # of 60
 
 
-def test_every_rating_is_learned_from() -> None:
-    # Of users who rated but one item too.
+def test_every_rating_is_sampled() -> None:
+    # Also those of users who rated a single item.
     every = {(user, item) for user, items in enumerate(RATED) for item in items}
     assert {(user, item) for user, item, *_ in _ratings(_rated(), steps=16)} == every
 
 
-def test_ratings_of_two_workers_are_those_of_one() -> None:
+def test_two_workers_get_the_ratings_of_one() -> None:
     one, other = (_ratings(_rated(), rank=rank, workers=2) for rank in range(2))
-    count_same_code = [one[at : at + 32] + other[at : at + 32] for at in range(0, 256, 32)]
-    assert [*chain(*count_same_code)] == _ratings(_rated())
+    interleaved = [one[at : at + 32] + other[at : at + 32] for at in range(0, 256, 32)]
+    assert [*chain(*interleaved)] == _ratings(_rated())
     assert _ratings(_rated(), seed=1) != _ratings(_rated())
 
 
-def test_what_was_taken_counts_1_where_nobody_rated_and_it_is_said() -> None:
-    source = RatingSource(_with(RATED), SAMPLING, 0, Needs(ratings=True))
-    assert source.notes == ("no ratings: what was taken counts 1",)
+def test_taken_items_count_as_rated_1_without_ratings_and_a_note_says_so() -> None:
+    source = RatingSource(_with(RATED), SAMPLING, 0, ModelTraits(requires_ratings=True))
+    assert source.notes == ("no ratings: each taken item counts as rated 1",)
     assert {rating for _, _, rating, _ in _ratings(_with(RATED))} == {1.0}
-    assert RatingSource(_rated(), SAMPLING, 0, Needs(ratings=True)).notes == ()
+    assert RatingSource(_rated(), SAMPLING, 0, ModelTraits(requires_ratings=True)).notes == ()
 
 
-def test_guidelines_have_no_say_in_ratings() -> None:
-    # Neither clusters nor artists are there for them, and nobody's profiles are no pairs.
-    asked = SamplingConfig(guidelines={"single_item": 1.0, "next_basket": 1.0}, negatives="hard")
-    source = RatingSource(_rated(), asked, 0, Needs(ratings=True, supports_new_users=False))
+def test_ratings_ignore_the_guidelines() -> None:
+    # There are no clusters or artists for these, and anonymous profiles give no pairs.
+    sampling = SamplingConfig(guidelines={"single_item": 1.0, "next_basket": 1.0})
+    source = RatingSource(
+        _rated(), sampling, 0, ModelTraits(requires_ratings=True, supports_new_users=False)
+    )
     source.start_epoch(0, 64)
     batch = source.batch(0, 64, 0, 1, CPU)
     assert (batch.user_B >= 0).all()
@@ -168,58 +170,57 @@ def _triples(source: TripleSource, size: int = 16, rank: int = 0, workers: int =
     return source.batch(1, size, rank, workers, CPU)
 
 
-@pytest.mark.parametrize("asked", ["catalogue", "in_batch"])
-def test_pairs_scored_one_by_one_have_negatives_of_their_own_and_it_is_said(asked: Any) -> None:
-    source = DrawnTripleSource(DATA, SamplingConfig(negatives=asked), 0, Needs())
+@pytest.mark.parametrize("negatives", ["catalogue", "in_batch"])
+def test_pairwise_scorer_gets_a_negative_per_triple_and_a_note_says_so(negatives: Any) -> None:
+    source = PerTripleNegativesSource(DATA, SamplingConfig(negatives=negatives), 0, ModelTraits())
     batch = _triples(source)
     assert batch.candidates is None
     assert batch.negative_BK.shape == (16, 1)
     for user, item in zip(batch.user_B, batch.item_M[batch.negative_BK[:, 0]], strict=True):
         assert int(item) not in DATA.train[int(user)].tolist()
     assert len(source.notes) == 1
-    assert asked in source.notes[0]
+    assert negatives in source.notes[0]
     assert "--sampling.negatives" in source.notes[0]
 
 
-@pytest.mark.parametrize(("asked", "negatives"), [("drawn", 1), ("hard", 5)])
-def test_negatives_of_a_triples_own_stay_as_asked(asked: Any, negatives: int) -> None:
-    config = SamplingConfig(negatives=asked, hard_pool=5)
-    source = DrawnTripleSource(DATA, config, 0, Needs())
-    assert _triples(source).negative_BK.shape == (16, negatives)
+def test_drawn_negatives_stay_as_configured() -> None:
+    config = SamplingConfig(negatives="drawn")
+    source = PerTripleNegativesSource(DATA, config, 0, ModelTraits())
+    assert _triples(source).negative_BK.shape == (16, 1)
     assert source.notes == ()
 
 
-@pytest.mark.parametrize("source", [TripleSource, DrawnTripleSource])
+@pytest.mark.parametrize("source", [TripleSource, PerTripleNegativesSource])
 @pytest.mark.parametrize("guideline", ["single_item", "same_artist"])
-def test_profiles_of_nobody_are_refused_for_a_model_that_needs_users(
+def test_anonymous_profiles_are_refused_for_a_model_with_user_embeddings(
     source: type[TripleSource], guideline: str
 ) -> None:
     config = SamplingConfig(guidelines={"random": 1.0, guideline: 0.5})
     with pytest.raises(InputError, match=rf"{guideline} in --sampling\.guidelines"):
-        source(DATA, config, 0, Needs(supports_new_users=False))
+        source(DATA, config, 0, ModelTraits(supports_new_users=False))
 
 
-def test_profiles_of_nobody_are_drawn_for_a_model_that_scores_them() -> None:
-    asked = SamplingConfig(guidelines={"single_item": 1.0})
-    assert (_triples(TripleSource(DATA, asked, 0, Needs())).user_B == -1).all()
-    # A weight of 0 is none.
-    none = SamplingConfig(guidelines={"random": 1.0, "single_item": 0.0})
-    batch = _triples(TripleSource(DATA, none, 0, Needs(supports_new_users=False)))
+def test_anonymous_profiles_are_sampled_for_a_model_that_scores_new_users() -> None:
+    sampling = SamplingConfig(guidelines={"single_item": 1.0})
+    assert (_triples(TripleSource(DATA, sampling, 0, ModelTraits())).user_B == -1).all()
+    # A guideline with a weight of 0 is not used.
+    unused = SamplingConfig(guidelines={"random": 1.0, "single_item": 0.0})
+    batch = _triples(TripleSource(DATA, unused, 0, ModelTraits(supports_new_users=False)))
     assert (batch.user_B >= 0).all()
 
 
-# The step's own positives as candidates.
+# In-batch candidates: the positives of the step.
 
 IN_BATCH = SamplingConfig(negatives="in_batch")
 
 
-def _items(batch: TripleBatch, places: torch.Tensor) -> list[int]:
-    return [int(item) for item in batch.item_M[places]]
+def _items(batch: TripleBatch, positions: Any) -> list[int]:
+    return [int(item) for item in batch.item_M[positions]]
 
 
-def test_candidates_in_batch_are_the_positives_of_all_workers() -> None:
-    whole = _triples(TripleSource(DATA, IN_BATCH, 0, Needs()))
-    shares = [_triples(TripleSource(DATA, IN_BATCH, 0, Needs()), 16, r, 2) for r in range(2)]
+def test_in_batch_candidates_are_the_positives_of_all_workers() -> None:
+    whole = _triples(TripleSource(DATA, IN_BATCH, 0, ModelTraits()))
+    shares = [_triples(TripleSource(DATA, IN_BATCH, 0, ModelTraits()), 16, r, 2) for r in range(2)]
     positives = [_items(share, share.positive_B) for share in shares]
     assert positives[0] + positives[1] == _items(whole, whole.positive_B)
     assert positives[0] != positives[1]
@@ -233,8 +234,8 @@ def test_candidates_in_batch_are_the_positives_of_all_workers() -> None:
     assert torch.equal(torch.cat(masks), whole.candidates.taken_BC)
 
 
-def test_what_the_user_took_is_no_negative_in_batch() -> None:
-    batch = _triples(TripleSource(DATA, IN_BATCH, 0, Needs()))
+def test_item_that_the_user_took_is_masked_in_batch() -> None:
+    batch = _triples(TripleSource(DATA, IN_BATCH, 0, ModelTraits()))
     assert batch.candidates is not None
     candidates = _items(batch, slice(len(batch.candidates)))
     for user, mask in zip(batch.user_B.tolist(), batch.candidates.taken_BC.tolist(), strict=True):
@@ -242,36 +243,36 @@ def test_what_the_user_took_is_no_negative_in_batch() -> None:
         assert mask == [item in taken for item in candidates]
 
 
-def _how_often(lists: list[list[int]], config: SamplingConfig) -> tuple[Any, Any]:
-    """(N,) how often a step of 8 has each item as a candidate, and how often log Q says it does."""
+def _frequencies(lists: list[list[int]], config: SamplingConfig) -> tuple[Any, Any]:
+    """(N,) the share of steps of 8 that have each item as a candidate, and the share by log Q."""
     steps, size, items = 6000, 8, len(DATA.item_ids)
-    source = TripleSource(_with(lists), config, 3, Needs())
+    source = TripleSource(_with(lists), config, 3, ModelTraits())
     source.start_epoch(0, steps * size)
-    often_N, told_N = np.zeros(items), np.zeros(items)
+    found_N, expected_N = np.zeros(items), np.zeros(items)
     for step in range(steps):
         batch = source.batch(step, size, 0, 1, CPU)
         assert batch.candidates is not None
-        there = _items(batch, slice(len(batch.candidates)))
-        often_N[there] += 1 / steps
-        told_N[there] = batch.candidates.log_q_C.exp()
-    return often_N, told_N
+        candidates = _items(batch, slice(len(batch.candidates)))
+        found_N[candidates] += 1 / steps
+        expected_N[candidates] = batch.candidates.log_q_C.exp()
+    return found_N, expected_N
 
 
-# Item 0 has 11 takers, item 11 one.
+# 11 users took item 0, and one took item 11.
 NESTED = [[item for item in range(12) if item <= user] for user in range(1, 12)]
 
 
-def test_q_is_how_often_a_step_has_the_item_in_batch() -> None:
-    often_N, told_N = _how_often(NESTED, IN_BATCH)
-    assert not often_N[12:].any()
-    assert often_N[0] > 5 * often_N[11]
-    np.testing.assert_allclose(told_N, often_N, atol=0.02)
+def test_log_q_is_the_log_frequency_of_an_in_batch_candidate() -> None:
+    found_N, expected_N = _frequencies(NESTED, IN_BATCH)
+    assert not found_N[12:].any()
+    assert found_N[0] > 5 * found_N[11]
+    np.testing.assert_allclose(expected_N, found_N, atol=0.02)
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_q_knows_that_who_took_one_item_may_give_no_example(keep: bool) -> None:
-    # Their only item is a positive only where the positive stays in the profile.
+def test_log_q_counts_users_of_one_item_only_where_they_give_examples(keep: bool) -> None:
+    # Their only item can be a positive only if the positive stays in the profile.
     config = dataclasses.replace(IN_BATCH, keep_positive_in_profile=keep)
-    often_N, told_N = _how_often([*NESTED, *[[11]] * 20], config)
-    assert bool(often_N[11] > 0.5) is keep
-    np.testing.assert_allclose(told_N, often_N, atol=0.02)
+    found_N, expected_N = _frequencies([*NESTED, *[[11]] * 20], config)
+    assert bool(found_N[11] > 0.5) is keep
+    np.testing.assert_allclose(expected_N, found_N, atol=0.02)

@@ -1,4 +1,4 @@
-"""A run that stops and goes on ends where the run that never stopped does, to the bit."""
+"""A run that stops and resumes ends with the same bits as an uninterrupted one."""
 
 import json
 from pathlib import Path
@@ -12,18 +12,19 @@ from visrec.models.bpr_mf import BprMf, BprMfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.checkpoints import restore_checkpoint, save_checkpoint
-from visrec.training.loop import TrainConfig, Trainer, WorkerContext
+from visrec.training.distributed import WorkerContext
+from visrec.training.loop import TrainConfig, Trainer
 
 DATA = checkerboard()
 
 
 class Stopped(Exception):
-    """The machine is taken away."""
+    """Stands for the loss of the machine."""
 
 
-def _trainer(start: int = 0) -> Trainer:
-    """Dropout, and a learning rate that falls on the way: all the state there is."""
-    torch.manual_seed(start)
+def _trainer(init_seed: int = 0) -> Trainer:
+    """A trainer with dropout and a falling learning rate, so that every kind of state is in use."""
+    torch.manual_seed(init_seed)
     model = CuratorNet(CuratorNetConfig(item_width=12, user_width=10), DATA.sizes)
     model.fit(DATA.catalogue, DATA.train)
     config = TrainConfig(
@@ -37,8 +38,7 @@ def _trainer(start: int = 0) -> Trainer:
     return Trainer(model, DATA, config, SamplingConfig(), WorkerContext())
 
 
-def _facts(trainer: Trainer) -> dict[str, Any]:
-    """Everything but the clock."""
+def _state_without_seconds(trainer: Trainer) -> dict[str, Any]:
     history = [{k: v for k, v in e.items() if k != "seconds"} for e in trainer.progress.history]
     return {
         "history": history,
@@ -51,11 +51,11 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
 
 
 def _assert_same(one: Trainer, other: Trainer) -> None:
-    assert _facts(one) == _facts(other)
+    assert _state_without_seconds(one) == _state_without_seconds(other)
     for left, right in (
         (one.model.state_dict(), other.model.state_dict()),
         (one.eval_model.state_dict(), other.eval_model.state_dict()),
-        (one.best, other.best),
+        (one.best_weights, other.best_weights),
     ):
         assert left.keys() == right.keys()
         assert all(torch.equal(left[key], right[key]) for key in left)
@@ -65,9 +65,9 @@ def _assert_same(one: Trainer, other: Trainer) -> None:
         assert all(torch.equal(state[key], moments[1][index][key]) for key in state)
 
 
-def _sparse_trainer(start: int = 0) -> Trainer:
-    """Tables of whose rows each step moves a few: steps of 8 among 40 users."""
-    torch.manual_seed(start)
+def _sparse_trainer(init_seed: int = 0) -> Trainer:
+    """A trainer with sparse tables, where a step of 8 moves only some rows of 40 users."""
+    torch.manual_seed(init_seed)
     config = TrainConfig(
         epochs=4, triples_per_epoch=24, batch_size=8, learning_rate=0.1, stop_patience=10
     )
@@ -76,10 +76,10 @@ def _sparse_trainer(start: int = 0) -> Trainer:
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])
-def test_stopped_and_resumed_ends_where_the_straight_run_does(after: int, tmp_path: Path) -> None:
-    straight = _trainer()
-    straight.run(lambda _: None)
-    assert len({entry["learning_rate"] for entry in straight.progress.history}) > 1
+def test_resumed_run_ends_as_the_uninterrupted_one(after: int, tmp_path: Path) -> None:
+    uninterrupted = _trainer()
+    uninterrupted.run(lambda _: None)
+    assert len({entry["learning_rate"] for entry in uninterrupted.progress.history}) > 1
 
     def stop(trainer: Trainer) -> None:
         if trainer.progress.epoch == after:
@@ -89,22 +89,24 @@ def test_stopped_and_resumed_ends_where_the_straight_run_does(after: int, tmp_pa
     stopped = _trainer()
     with pytest.raises(Stopped):
         stopped.run(stop)
-    resumed = _trainer(start=1)  # other weights, which the checkpoint replaces
+    resumed = _trainer(init_seed=1)  # other weights, which the checkpoint replaces
     restore_checkpoint(resumed, tmp_path)
     _assert_same(resumed, stopped)
     resumed.run(lambda _: None)
-    _assert_same(resumed, straight)
+    _assert_same(resumed, uninterrupted)
 
 
 @pytest.mark.parametrize("after", [1, 3])
-def test_rows_that_train_alone_go_on_from_where_each_of_them_stood(
-    after: int, tmp_path: Path
-) -> None:
-    straight, stopped, resumed = _sparse_trainer(), _sparse_trainer(), _sparse_trainer(start=1)
-    straight.run(lambda _: None)
+def test_resumed_run_restores_the_state_of_each_sparse_row(after: int, tmp_path: Path) -> None:
+    uninterrupted, stopped, resumed = (
+        _sparse_trainer(),
+        _sparse_trainer(),
+        _sparse_trainer(init_seed=1),
+    )
+    uninterrupted.run(lambda _: None)
     while stopped.progress.epoch < after:
-        stopped.epoch()
-    # Some rows have moments by then and some have none, and the average is not the weights.
+        stopped.run_epoch()
+    # By then only some rows have moments, and the average differs from the weights.
     moved = (stopped.optimizer.state[stopped.model.users.weight]["exp_avg"] != 0).any(dim=1)
     assert 0 < int(moved.sum()) < len(moved)
     assert not torch.equal(stopped.eval_model.users.weight, stopped.model.users.weight)
@@ -112,30 +114,33 @@ def test_rows_that_train_alone_go_on_from_where_each_of_them_stood(
     restore_checkpoint(resumed, tmp_path)
     _assert_same(resumed, stopped)
     resumed.run(lambda _: None)
-    _assert_same(resumed, straight)
+    _assert_same(resumed, uninterrupted)
 
 
-def test_restored_state_shares_no_memory_with_the_best_weights(tmp_path: Path) -> None:
-    trainer, restored = _trainer(), _trainer(start=1)
+def test_restored_weights_share_no_memory_with_the_best_weights(tmp_path: Path) -> None:
+    trainer, restored = _trainer(), _trainer(init_seed=1)
     trainer.run(lambda _: None)
     save_checkpoint(trainer, tmp_path)
     restore_checkpoint(restored, tmp_path)
     with torch.no_grad():
         for parameter in restored.model.parameters():
             parameter.add_(1.0)
-    assert all(torch.equal(restored.best[key], trainer.best[key]) for key in trainer.best)
+    assert all(
+        torch.equal(restored.best_weights[key], trainer.best_weights[key])
+        for key in trainer.best_weights
+    )
 
 
-def test_finished_run_stays_finished(tmp_path: Path) -> None:
-    trainer, restored = _trainer(), _trainer(start=1)
+def test_restored_finished_run_trains_no_more(tmp_path: Path) -> None:
+    trainer, restored = _trainer(), _trainer(init_seed=1)
     trainer.run(lambda _: None)
     save_checkpoint(trainer, tmp_path)
     restore_checkpoint(restored, tmp_path)
-    assert restored.finished
+    assert restored.is_finished
     restored.run(lambda _: pytest.fail("trained on"))
 
 
-def test_files_are_tensors_and_json(tmp_path: Path) -> None:
+def test_checkpoint_is_tensors_and_json(tmp_path: Path) -> None:
     trainer = _trainer()
     trainer.run(lambda _: None)
     save_checkpoint(trainer, tmp_path)

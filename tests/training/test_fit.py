@@ -1,4 +1,4 @@
-"""Two fits: one that finds the epoch, and one with all that is known."""
+"""The two fits: one that selects the epoch, and the refit with the validation rows."""
 
 import dataclasses
 from pathlib import Path
@@ -13,9 +13,9 @@ from visrec.training.checkpoints import save_checkpoint
 from visrec.training.fit import (
     TrainingRecipe,
     build_trainer,
-    metrics_of,
     restore_trainer,
     train_to_end,
+    training_metrics,
 )
 from visrec.training.loop import TrainConfig, Trainer
 
@@ -37,92 +37,96 @@ def _with(**changes: object) -> TrainingRecipe:
     return dataclasses.replace(RECIPE, train=dataclasses.replace(TRAIN, **changes))
 
 
-def _completed(recipe: TrainingRecipe) -> Trainer:
+def _train(recipe: TrainingRecipe) -> Trainer:
     return train_to_end(build_trainer(recipe, DATA), recipe, DATA, lambda _: None)
 
 
-def _equal(one: Trainer, other: Trainer) -> bool:
-    return all(torch.equal(one.best[key], other.best[key]) for key in one.best)
-
-
-def test_refit_is_the_training_without_validation_for_the_best_number_of_epochs() -> None:
-    steady = {"lr_patience": 99}  # else the schedules part: see below
-    found = _completed(_with(**steady))
-    choice = found.progress.chosen
-    assert choice
-    aucs = [epoch["val_auc"] for epoch in choice.history]
-    best = aucs.index(max(aucs)) + 1
-    assert choice.best_epoch == best == found.progress.epoch < len(aucs)
-    plain = build_trainer(_with(epochs=best, **steady), DATA.refit)
-    plain.run(lambda _: None)
-    assert _equal(found, plain)
-
-
-def test_refit_has_the_learning_rates_of_the_choice() -> None:
-    found = _completed(_with(epochs=6, stop_patience=6, learning_rate=0.3))
-    choice = found.progress.chosen
-    assert choice
-    rates, before = (
-        [epoch["learning_rate"] for epoch in p.history] for p in (found.progress, choice)
+def _have_equal_weights(one: Trainer, other: Trainer) -> bool:
+    return all(
+        torch.equal(one.best_weights[key], other.best_weights[key]) for key in one.best_weights
     )
-    assert rates == before[: choice.best_epoch]
 
 
-def test_without_refit_or_without_validation_there_is_one_fit() -> None:
-    assert _completed(_with(refit=False)).progress.chosen is None
+def test_refit_trains_on_all_rows_for_the_selected_number_of_epochs() -> None:
+    steady = {"lr_patience": 99}  # otherwise the refit has its own schedule: see below
+    refitted = _train(_with(**steady))
+    selection = refitted.progress.selection
+    assert selection
+    aucs = [epoch["val_auc"] for epoch in selection.history]
+    best = aucs.index(max(aucs)) + 1
+    assert selection.best_epoch == best == refitted.progress.epoch < len(aucs)
+    plain = build_trainer(_with(epochs=best, **steady), DATA.for_refit)
+    plain.run(lambda _: None)
+    assert _have_equal_weights(refitted, plain)
+
+
+def test_refit_repeats_the_learning_rates_of_the_selection() -> None:
+    refitted = _train(_with(epochs=6, stop_patience=6, learning_rate=0.3))
+    selection = refitted.progress.selection
+    assert selection
+    rates, selection_rates = (
+        [epoch["learning_rate"] for epoch in p.history] for p in (refitted.progress, selection)
+    )
+    assert rates == selection_rates[: selection.best_epoch]
+
+
+def test_there_is_one_fit_without_refit_or_without_validation() -> None:
+    assert _train(_with(refit=False)).progress.selection is None
     recipe = _with(epochs=2)
-    found = train_to_end(build_trainer(recipe, DATA.refit), recipe, DATA.refit, lambda _: None)
-    assert found.progress.chosen is None
+    found = train_to_end(
+        build_trainer(recipe, DATA.for_refit), recipe, DATA.for_refit, lambda _: None
+    )
+    assert found.progress.selection is None
 
 
-def test_each_epoch_of_both_fits_is_reported() -> None:
+def test_every_epoch_of_both_fits_is_reported() -> None:
     seen: list[tuple[bool, int]] = []
     trainer = train_to_end(
         build_trainer(RECIPE, DATA),
         RECIPE,
         DATA,
-        lambda t: seen.append((t.progress.chosen is not None, t.progress.epoch)),
+        lambda t: seen.append((t.progress.selection is not None, t.progress.epoch)),
     )
-    assert trainer.progress.chosen
-    first, second = len(trainer.progress.chosen.history), trainer.progress.epoch
+    assert trainer.progress.selection
+    first, second = len(trainer.progress.selection.history), trainer.progress.epoch
     assert seen == [(False, n + 1) for n in range(first)] + [(True, n + 1) for n in range(second)]
 
 
 @pytest.mark.parametrize("refitting", [False, True])
-def test_stopped_in_either_fit_and_resumed_ends_where_the_straight_run_does(
+def test_run_resumed_in_either_fit_ends_as_the_uninterrupted_one(
     refitting: bool, tmp_path: Path
 ) -> None:
-    straight = _completed(RECIPE)
+    uninterrupted = _train(RECIPE)
 
     def stop(trainer: Trainer) -> None:
-        if bool(trainer.progress.chosen) == refitting:
+        if bool(trainer.progress.selection) == refitting:
             save_checkpoint(trainer, tmp_path)
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
         train_to_end(build_trainer(RECIPE, DATA), RECIPE, DATA, stop)
     resumed = restore_trainer(RECIPE, DATA, tmp_path)
-    assert (bool(resumed.progress.chosen), resumed.progress.epoch) == (refitting, 1)
+    assert (bool(resumed.progress.selection), resumed.progress.epoch) == (refitting, 1)
     found = train_to_end(resumed, RECIPE, DATA, lambda _: None)
-    assert metrics_of(found.progress) == metrics_of(straight.progress)
-    assert _equal(found, straight)
+    assert training_metrics(found.progress) == training_metrics(uninterrupted.progress)
+    assert _have_equal_weights(found, uninterrupted)
 
 
-def test_choice_is_made_anew_where_more_epochs_are_asked_for(tmp_path: Path) -> None:
+def test_selection_starts_again_if_the_recipe_has_more_epochs(tmp_path: Path) -> None:
     short = _with(epochs=2)
-    save_checkpoint(_completed(short), tmp_path)
-    assert restore_trainer(short, DATA, tmp_path).progress.chosen
-    anew = restore_trainer(RECIPE, DATA, tmp_path)
-    assert (anew.progress.chosen, anew.progress.epoch) == (None, 0)
-    assert _equal(train_to_end(anew, RECIPE, DATA, lambda _: None), _completed(RECIPE))
+    save_checkpoint(_train(short), tmp_path)
+    assert restore_trainer(short, DATA, tmp_path).progress.selection
+    restored = restore_trainer(RECIPE, DATA, tmp_path)
+    assert (restored.progress.selection, restored.progress.epoch) == (None, 0)
+    assert _have_equal_weights(train_to_end(restored, RECIPE, DATA, lambda _: None), _train(RECIPE))
 
 
-def test_record_tells_the_choice_and_the_refit() -> None:
-    found = _completed(RECIPE)
-    told = metrics_of(found.progress)
-    aucs = [epoch["val_auc"] for epoch in told["history"]]
-    assert told["val_auc"] == max(aucs)
-    assert told["epochs"] == len(aucs)
-    assert told["best_epoch"] == len(told["refit"]) == aucs.index(max(aucs)) + 1
-    assert not any("seconds" in epoch for epoch in told["history"] + told["refit"])
-    assert not any("val_auc" in epoch for epoch in told["refit"])
+def test_metrics_have_the_selection_and_the_refit() -> None:
+    found = _train(RECIPE)
+    metrics = training_metrics(found.progress)
+    aucs = [epoch["val_auc"] for epoch in metrics["history"]]
+    assert metrics["val_auc"] == max(aucs)
+    assert metrics["epochs"] == len(aucs)
+    assert metrics["best_epoch"] == len(metrics["refit"]) == aucs.index(max(aucs)) + 1
+    assert not any("seconds" in epoch for epoch in metrics["history"] + metrics["refit"])
+    assert not any("val_auc" in epoch for epoch in metrics["refit"])

@@ -1,4 +1,4 @@
-"""The training loop: reproducible, the same on one worker and on two, and it learns."""
+"""The training loop: it learns, is reproducible, and gives the same on one worker and on two."""
 
 import dataclasses
 import json
@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.training import checkerboard, ragged
+from tests.training import checkerboard, jagged_lists
 from visrec.errors import InputError, VisrecError
 from visrec.interactions.split import HeldOut
-from visrec.models.base import Needs
+from visrec.models.base import ModelTraits
 from visrec.models.convncf import ConvNcf, ConvNcfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.models.inputs import TripleBatch
@@ -29,8 +29,10 @@ from visrec.sampling.triples import SamplingConfig, Triples
 from visrec.training import loop
 from visrec.training.batches import make_batch
 from visrec.training.data import TrainingData
-from visrec.training.loop import TrainConfig, Trainer, WorkerContext, validation_auc
-from visrec.tuning.groups import entries
+from visrec.training.distributed import WorkerContext
+from visrec.training.loop import TrainConfig, Trainer
+from visrec.training.validation import validation_auc
+from visrec.tuning.groups import history_with_outcome
 
 DATA = checkerboard()
 TRAIN = TrainConfig(epochs=3, triples_per_epoch=1280, batch_size=64, ema_decay=0)
@@ -74,11 +76,11 @@ def _equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_it_learns_the_planted_taste() -> None:
+def test_loop_learns_the_planted_taste() -> None:
     trainer = _trained(_with(epochs=5))
-    # Who knows the two clusters and no more still takes one positive for 15 others: log 16.
-    above = [loss - math.log(16) for loss in _history(trainer, "loss")]
-    assert 0 < above[-1] < 0.5 * above[0]
+    # A model that knows only the clusters cannot tell a positive from 15 other items: log 16.
+    excess = [loss - math.log(16) for loss in _history(trainer, "loss")]
+    assert 0 < excess[-1] < 0.5 * excess[0]
     assert max(_history(trainer, "val_auc")) > 0.95
 
 
@@ -88,22 +90,22 @@ def test_same_seed_gives_the_same_weights_to_the_bit() -> None:
     assert _history(one, "loss") == _history(other, "loss")
 
 
-def test_another_seed_gives_other_triples() -> None:
+def test_other_seed_gives_other_triples() -> None:
     losses = []
     for seed in (0, 1):
         trainer = _trainer(_with(seed=seed, epochs=1))
-        trainer.model.load_state_dict(_trainer().model.state_dict())  # the same start
+        trainer.model.load_state_dict(_trainer().model.state_dict())  # the same initial weights
         trainer.run(lambda _: None)
         losses.append(_history(trainer, "loss"))
     assert losses[0] != losses[1]
 
 
-def test_triples_are_drawn_anew_each_epoch() -> None:
+def test_each_epoch_samples_new_triples() -> None:
     one, other = _history(_trained(_with(epochs=2, learning_rate=1e-12)), "loss")
     assert abs(one - other) > 1e-4
 
 
-def test_dropout_is_drawn_anew_each_epoch_and_step() -> None:
+def test_each_step_of_each_epoch_has_its_own_dropout() -> None:
     trainer, seeds = _trainer(_with(epochs=2), dropout=0.5), set()
     for epoch in range(2):
         trainer.source.start_epoch(epoch, 640)
@@ -115,17 +117,17 @@ def test_dropout_is_drawn_anew_each_epoch_and_step() -> None:
     assert one != other
 
 
-def test_first_step_is_adamws_on_the_summed_loss() -> None:
-    # Adam is blind to the loss's scale but for its epsilon, and decay is apart from the gradient.
+def test_first_step_is_that_of_adamw_on_the_summed_loss() -> None:
+    # Adam ignores the scale of the loss except for its epsilon, and decay ignores the gradient.
     config = _with(epochs=1, triples_per_epoch=64, weight_decay=3.0)
-    trainer, by_hand = _trainer(config), _trainer(config).model
+    trainer, reference = _trainer(config), _trainer(config).model
     trainer.run(lambda _: None)
-    by_hand.train()
+    reference.train()
     source = _trainer(config).source
     source.start_epoch(0, 64)
-    loss = by_hand(source.batch(0, 64, 0, 1, torch.device("cpu")))
+    loss = reference(source.batch(0, 64, 0, 1, torch.device("cpu")))
     (64 * loss).backward()
-    for name, parameter in by_hand.named_parameters():
+    for name, parameter in reference.named_parameters():
         gradient, kept = parameter.grad, 1 - 3.0 * 1e-3 * (parameter.ndim > 1)
         expected = kept * parameter.detach() - 1e-3 * gradient / (gradient.abs() + 1e-8)
         found = trainer.model.get_parameter(name).detach()
@@ -133,10 +135,10 @@ def test_first_step_is_adamws_on_the_summed_loss() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [16, 64])
-def test_decay_of_a_step_is_the_same_for_any_batch_size_and_falls_with_the_learning_rate(
+def test_decay_of_a_step_depends_on_the_learning_rate_and_not_on_the_batch_size(
     batch_size: int,
 ) -> None:
-    """Of two that see the same gradients, one loses decay times the learning rate a step."""
+    """With gradients of zero, each step multiplies a weight by 1 - learning rate * decay."""
     steps = {"epochs": 3, "triples_per_epoch": 4 * batch_size, "batch_size": batch_size}
     trainer = _trainer(_with(weight_decay=100.0, learning_rate=1e-3, lr_factor=0.5, **steps))
     with torch.no_grad():
@@ -145,35 +147,35 @@ def test_decay_of_a_step_is_the_same_for_any_batch_size_and_falls_with_the_learn
     weight = nn.Parameter(torch.ones(2, 2))
     trainer.optimizer.param_groups[0]["params"] = [weight]
     trainer.optimizer.param_groups[1]["params"] = []
-    trainer.wrapped = lambda _: 0.0 * weight.sum()  # type: ignore[assignment]
+    trainer.replica = lambda _: 0.0 * weight.sum()  # type: ignore[assignment]
     for rate, left in ((1e-3, 0.9**4), (5e-4, 0.9**4 * 0.95**4)):
         trainer._set_learning_rate(rate)
-        trainer._epoch(0)
+        trainer._train_steps(0)
         torch.testing.assert_close(weight.detach(), torch.full((2, 2), left))
 
 
-def test_bfloat16_learns_too() -> None:
+def test_bfloat16_learns() -> None:
     trainer = _trained(_with(precision="bfloat16", epochs=5))
     assert max(_history(trainer, "val_auc")) > 0.95
     assert all(p.dtype == torch.float32 for p in trainer.model.parameters())
 
 
 def test_best_weights_are_those_of_the_best_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The last but one is not higher by the threshold of 1e-4.
+    # The gain of the fifth is below the threshold of 1e-4.
     aucs = [0.5, 0.7, 0.6, 0.9, 0.90005, 0.8]
-    told = iter(aucs)
-    monkeypatch.setattr(loop, "validation_auc", lambda *_: next(told))
+    remaining = iter(aucs)
+    monkeypatch.setattr(loop, "validation_auc", lambda *_: next(remaining))
     seen: list[dict[str, Tensor]] = []
     trainer = _trainer(_with(epochs=6, triples_per_epoch=128))
     trainer.run(lambda t: seen.append(_weights(t)))
     assert _history(trainer, "val_auc") == aucs
-    assert _equal(trainer.best, seen[3])
+    assert _equal(trainer.best_weights, seen[3])
     assert not _equal(seen[3], seen[5])
     assert (trainer.progress.best_auc, trainer.progress.epochs_without_improvement) == (0.9, 2)
 
 
-class Standstill(Random):
-    """Trains without effect on its scores, so that the AUC never rises."""
+class Plateau(Random):
+    """A model whose training does not change its scores, so that the AUC never improves."""
 
     trains_on = "triples"
 
@@ -186,55 +188,55 @@ class Standstill(Random):
         return (self.weight**2).mean()
 
 
-def _standstill(config: TrainConfig, data: TrainingData = DATA) -> Trainer:
-    trainer = Trainer(Standstill(), data, config, SamplingConfig(), WorkerContext())
+def _train_plateau(config: TrainConfig, data: TrainingData = DATA) -> Trainer:
+    trainer = Trainer(Plateau(), data, config, SamplingConfig(), WorkerContext())
     trainer.run(lambda _: None)
     return trainer
 
 
-def test_stops_when_the_auc_stands_still() -> None:
-    trainer = _standstill(_with(epochs=50, stop_patience=4))
+def test_training_stops_when_the_auc_does_not_improve() -> None:
+    trainer = _train_plateau(_with(epochs=50, stop_patience=4))
     assert trainer.progress.epoch == len(trainer.progress.history) == 1 + 4
 
 
-def test_learning_rate_falls_when_the_auc_stands_still() -> None:
+def test_learning_rate_falls_when_the_auc_does_not_improve() -> None:
     config = _with(epochs=7, stop_patience=50, lr_patience=1, lr_factor=0.5, learning_rate=0.01)
-    rates = _history(_standstill(config), "learning_rate")
+    rates = _history(_train_plateau(config), "learning_rate")
     assert rates == pytest.approx([0.01, 0.01, 0.01, 0.005, 0.005, 0.0025, 0.0025])
 
 
-def test_learning_rate_rises_to_its_start_over_the_warm_up() -> None:
+def test_learning_rate_rises_linearly_in_the_warm_up() -> None:
     one_step = {"triples_per_epoch": 64, "batch_size": 64, "stop_patience": 50, "lr_patience": 50}
     config = _with(epochs=6, warmup_steps=4, learning_rate=0.01, **one_step)
-    rates = _history(_standstill(config), "learning_rate")
+    rates = _history(_train_plateau(config), "learning_rate")
     assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, 0.01, 0.01])
 
 
-def test_judged_weights_are_the_running_average_of_the_trained_ones() -> None:
+def test_validated_weights_are_the_moving_average_of_the_trained_ones() -> None:
     config = _with(epochs=30, triples_per_epoch=64, stop_patience=50, ema_decay=0.6)
     weights, averages = [], []
-    trainer = Trainer(Standstill(), DATA, config, SamplingConfig(), WorkerContext())
+    trainer = Trainer(Plateau(), DATA, config, SamplingConfig(), WorkerContext())
 
-    def look(t: Trainer) -> None:
+    def record(t: Trainer) -> None:
         weights.append(t.model.weight.double().tolist()[0])
         averages.append(t.eval_model.weight.double().tolist()[0])
 
-    trainer.run(look)
-    expected, average = [], 1.0  # what the weights begin with
+    trainer.run(record)
+    expected, average = [], 1.0  # the initial weights
     for step, weight in enumerate(weights):
-        keep = min(0.6, (step + 1) / (step + 10))
-        average = keep * average + (1 - keep) * weight
+        decay = min(0.6, (step + 1) / (step + 10))
+        average = decay * average + (1 - decay) * weight
         expected.append(average)
     assert averages == pytest.approx(expected, rel=1e-5)
     assert weights[-1] < averages[-1] < 1
 
 
-def test_what_diverges_at_once_is_an_error() -> None:
+def test_training_that_diverges_at_once_is_an_error() -> None:
     with pytest.raises(VisrecError, match=r"diverged.*--train\.learning_rate"):
         _trained(_with(learning_rate=1e30))
 
 
-def test_what_diverges_later_ends_with_the_best_before() -> None:
+def test_training_that_diverges_later_ends_with_the_best_weights_before() -> None:
     trainer, seen = _trainer(_with(epochs=5, stop_patience=3)), []
 
     def spoil(t: Trainer) -> None:
@@ -247,41 +249,41 @@ def test_what_diverges_later_ends_with_the_best_before() -> None:
     assert trainer.progress.epoch == 3
     assert math.isnan(_history(trainer, "val_auc")[2])
     assert trainer.progress.best_auc == max(_history(trainer, "val_auc")[:2])
-    assert _equal(trainer.best, seen[0]) or _equal(trainer.best, seen[1])
+    assert _equal(trainer.best_weights, seen[0]) or _equal(trainer.best_weights, seen[1])
 
 
-def test_model_whose_scores_cannot_be_ranked_ends_with_the_best_before(
+def test_training_with_scores_beyond_float32_ends_with_the_best_weights_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trainer = _trainer(_with(epochs=5, stop_patience=3))
-    judge = loop.validation_auc
+    real_auc = loop.validation_auc
     reranker = ConvNcf(ConvNcfConfig(width=4, channels=4), DATA.sizes)
     with torch.no_grad():
         for weight in reranker.parameters():
             weight.fill_(1e30)
 
-    def eval_model(model: Any, *others: Any) -> float:
-        return judge(reranker if trainer.progress.epoch == 2 else model, *others)
+    def auc_of_reranker_in_epoch_3(model: Any, *others: Any) -> float:
+        return real_auc(reranker if trainer.progress.epoch == 2 else model, *others)
 
-    monkeypatch.setattr(loop, "validation_auc", eval_model)
+    monkeypatch.setattr(loop, "validation_auc", auc_of_reranker_in_epoch_3)
     trainer.run(lambda _: None)
     assert trainer.progress.epoch == 3
-    assert not entries(trainer)[-1]["sound"]
+    assert not history_with_outcome(trainer)[-1]["is_finite"]
     assert trainer.progress.best_auc == max(_history(trainer, "val_auc")[:2])
 
 
-def test_with_nobody_to_validate_with_the_last_weights_are_kept() -> None:
-    nobody = HeldOut(np.zeros(0, np.int64), ragged([]), ragged([]))
+def test_last_weights_are_kept_without_validation_users() -> None:
+    nobody = HeldOut(np.zeros(0, np.int64), jagged_lists([]), jagged_lists([]))
     trainer = _trained(
         _with(stop_patience=1, lr_patience=0), dataclasses.replace(DATA, validation=nobody)
     )
     assert len(trainer.progress.history) == TRAIN.epochs
     assert all(math.isnan(auc) for auc in _history(trainer, "val_auc"))
     assert set(_history(trainer, "learning_rate")) == {TRAIN.learning_rate}
-    assert _equal(trainer.best, _weights(trainer))
+    assert _equal(trainer.best_weights, _weights(trainer))
 
 
-def test_validation_auc_is_that_of_the_metrics() -> None:
+def test_validation_auc_is_the_mean_auc_of_the_metrics() -> None:
     trainer, held = _trainer(), DATA.validation
     model = trainer.model.eval()
     scorer = model.scorer(model.item_arrays(DATA.catalogue))
@@ -289,23 +291,25 @@ def test_validation_auc_is_that_of_the_metrics() -> None:
     assert validation_auc(trainer.model, DATA, held, WorkerContext()) == pytest.approx(auc_E.mean())
 
 
-def test_validation_users_are_at_most_so_many_and_drawn_by_seed() -> None:
-    drawn = [
+def test_validation_users_are_limited_and_sampled_by_seed() -> None:
+    sampled = [
         _trainer(_with(validation_users=9, seed=seed)).validation.user_E.tolist()
         for seed in (0, 0, 1)
     ]
-    assert len(set(drawn[0])) == 9
-    assert drawn[0] == drawn[1] != drawn[2]
+    assert len(set(sampled[0])) == 9
+    assert sampled[0] == sampled[1] != sampled[2]
 
 
-def test_batch_points_at_the_features_of_its_triples() -> None:
+def test_batch_positions_are_those_of_the_items_of_its_triples() -> None:
     triples = Triples(
         user_B=np.array([4, 5]),
-        profiles=ragged([[30, 7, 9], [7]]),
+        profiles=jagged_lists([[30, 7, 9], [7]]),
         positive_B=np.array([9, 30]),
         negative_BK=np.array([[50], [8]]),
     )
-    batch = make_batch(triples, None, DATA, Needs(features=True), torch.device("cpu"))
+    batch = make_batch(
+        triples, None, DATA, ModelTraits(requires_features=True), torch.device("cpu")
+    )
     assert batch.item_M.tolist() == [7, 8, 9, 30, 50]
     np.testing.assert_array_equal(batch.feature_MD, DATA.feature_ND[[7, 8, 9, 30, 50]])
     assert batch.item_M[batch.profiles.values].tolist() == [30, 7, 9, 7]
@@ -316,24 +320,26 @@ def test_batch_points_at_the_features_of_its_triples() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(65, 2), (64, 3), (12, 8)])
-def test_batch_that_workers_cannot_share_is_refused(batch_size: int, workers: int) -> None:
+def test_batch_size_that_workers_cannot_share_equally_is_refused(
+    batch_size: int, workers: int
+) -> None:
     with pytest.raises(
         InputError, match=f"batch_size {batch_size}.*multiple of the {workers} work"
     ):
         _trainer(_with(batch_size=batch_size), context=WorkerContext(0, workers))
 
 
-@pytest.mark.parametrize(("asked", "drawn"), [(100, 64), (1280, 1280), (10, 64)])
-def test_history_counts_the_triples_that_were_drawn(asked: int, drawn: int) -> None:
-    assert _history(_trained(_with(epochs=1, triples_per_epoch=asked)), "triples") == [drawn]
+@pytest.mark.parametrize(("configured", "sampled"), [(100, 64), (1280, 1280), (10, 64)])
+def test_history_counts_the_triples_that_were_sampled(configured: int, sampled: int) -> None:
+    assert _history(_trained(_with(epochs=1, triples_per_epoch=configured)), "triples") == [sampled]
 
 
 def _train_as_one_of_two(rank: int, folder: str) -> None:
-    """A process of its own: trains with DDP and writes what it ended with."""
+    """Runs in a process of its own: trains with DDP and writes its history and weights."""
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
-    # 39 users to validate with: shares of 20 and 19.
+    # 39 validation users: shares of 20 and 19.
     data = _odd_users()
     trainer = _trainer(TRAIN, data, WorkerContext(rank, 2), DistributedDataParallel, dropout=0.5)
     before = validation_auc(trainer.model, data, trainer.validation, trainer.context)
@@ -350,7 +356,7 @@ def _odd_users() -> TrainingData:
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with what each of two workers ended with."""
+    """The folder with the history and the weights of each of two workers."""
     folder = tmp_path_factory.mktemp("two")
     torch.multiprocessing.spawn(_train_as_one_of_two, (str(folder),), nprocs=2)
     return folder
@@ -361,7 +367,7 @@ def _found(folder: Path, rank: int) -> dict[str, Any]:
     return found
 
 
-def test_two_workers_train_as_one_does(two_workers: Path) -> None:
+def test_two_workers_train_as_one(two_workers: Path) -> None:
     alone = _trained(data=_odd_users(), dropout=0.5)
     for rank in range(2):
         history = _found(two_workers, rank)["history"]
@@ -377,7 +383,9 @@ def test_two_workers_end_with_the_same_weights(two_workers: Path) -> None:
     assert _equal(one, other)
 
 
-def test_validation_auc_of_two_workers_is_over_the_users_of_both(two_workers: Path) -> None:
+def test_validation_auc_of_two_workers_is_the_mean_over_the_users_of_both(
+    two_workers: Path,
+) -> None:
     data = _odd_users()
     alone = validation_auc(_trainer(data=data).model, data, data.validation, WorkerContext())
     for rank in range(2):

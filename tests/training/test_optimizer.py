@@ -1,4 +1,4 @@
-"""Rows that train alone: AdamW and the running average, against the same over whole tables."""
+"""AdamW and the weight average that touch single rows, compared with plain versions of both."""
 
 import copy
 from typing import Any
@@ -14,7 +14,7 @@ from visrec.models.base import Sizes
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.fit import TrainingRecipe, build_trainer
 from visrec.training.loop import TrainConfig
-from visrec.training.optimizer import RowAdamW, WeightEma, decays, sparse_tables
+from visrec.training.optimizer import RowAdamW, WeightEma, has_weight_decay, sparse_tables
 
 ROWS, WIDTH = 7, 3
 SIZES = Sizes(items=5, users=4, feature_dim=3, categories=2)
@@ -22,13 +22,13 @@ SETTINGS: dict[str, Any] = {"lr": 0.05, "betas": (0.8, 0.95)}
 
 
 def _table(sparse: bool = True) -> nn.Embedding:
-    made = nn.Embedding(ROWS, WIDTH, sparse=sparse, dtype=torch.float64)
-    start = torch.randn(
+    table = nn.Embedding(ROWS, WIDTH, sparse=sparse, dtype=torch.float64)
+    initial = torch.randn(
         ROWS, WIDTH, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
     )
     with torch.no_grad():
-        made.weight.copy_(start)
-    return made
+        table.weight.copy_(initial)
+    return table
 
 
 def _gradients(steps: int) -> list[Tensor]:
@@ -37,7 +37,7 @@ def _gradients(steps: int) -> list[Tensor]:
 
 
 def _step(table: nn.Embedding, optimizer: RowAdamW, rows: list[int], value_Rd: Tensor) -> Tensor:
-    """A step whose gradient of the rows that are read is given; returns what was read."""
+    """A step with the given gradient of the rows that are read; returns these rows as read."""
     optimizer.zero_grad(set_to_none=True)
     read: Tensor = table(torch.tensor(rows, dtype=torch.int64))
     (read * value_Rd).sum().backward()
@@ -46,15 +46,13 @@ def _step(table: nn.Embedding, optimizer: RowAdamW, rows: list[int], value_Rd: T
 
 
 def _weights(table: nn.Embedding, optimizer: RowAdamW) -> Tensor:
-    """The weights that a table stands for, whether or not they are flushed."""
+    """The weights of a table, whether or not they are flushed."""
     return (table.weight * optimizer.scale[table.weight]).detach()
 
 
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("decay", [0.0, 0.3, 15.0, 20.0, 25.0])  # 20: nothing is left at first
-def test_rows_that_are_read_at_each_step_move_as_adamw_moves_them(
-    decay: float, fused: bool
-) -> None:
+@pytest.mark.parametrize("decay", [0.0, 0.3, 15.0, 20.0, 25.0])  # at 20, nothing is left
+def test_rows_that_are_read_in_every_step_move_as_with_adamw(decay: float, fused: bool) -> None:
     table, whole = _table(), _table(sparse=False)
     own = RowAdamW(table, weight_decay=decay, fused=fused, **SETTINGS)
     adamws = torch.optim.AdamW([whole.weight], weight_decay=decay, **SETTINGS)
@@ -63,8 +61,8 @@ def test_rows_that_are_read_at_each_step_move_as_adamw_moves_them(
         rows = order.permutation(ROWS).tolist()
         for optimizer in (own, adamws):
             for group in optimizer.param_groups:
-                group["lr"] = 0.05 / (1 + step // 10)  # as the schedule lowers it
-        # Half of row 3 twice, as when a batch reads it twice.
+                group["lr"] = 0.05 / (1 + step // 10)  # like a schedule
+        # Row 3 is read twice, each time with half of its gradient.
         part = gradient[rows]
         part[rows.index(3)] /= 2
         _step(table, own, [*rows, 3], torch.cat([part, gradient[3:4] / 2]))
@@ -79,10 +77,10 @@ def test_rows_that_are_read_at_each_step_move_as_adamw_moves_them(
 
 @pytest.mark.parametrize("often", [0.0, 0.3])
 @pytest.mark.parametrize("decay", [0.02, 3.0])
-def test_every_row_decays_at_every_step_however_seldom_it_is_read(
+def test_every_row_decays_in_every_step_however_rarely_it_is_read(
     decay: float, often: float
 ) -> None:
-    """Against the plain update of the whole table: all rows decay, then SparseAdam moves some."""
+    """Compared with a plain update of the table: all rows decay, then SparseAdam moves some."""
     table, whole = _table(), _table()
     own = RowAdamW(table, weight_decay=decay, eps=1e-15, **SETTINGS)
     adams = torch.optim.SparseAdam([whole.weight], eps=1e-15, **SETTINGS)
@@ -92,7 +90,7 @@ def test_every_row_decays_at_every_step_however_seldom_it_is_read(
         for optimizer in (own, adams):
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        # Rows 0 to 2 often, 3 to 5 seldom, row 6 never; at times none at all.
+        # Rows 0 to 2 are read often, 3 to 5 rarely, row 6 never; some steps read no row.
         most = 6 if step % 40 == 0 else 3
         rows = random.integers(0, most, random.integers(0, 4)).tolist()
         whole.weight.grad = torch.sparse_coo_tensor(
@@ -103,7 +101,7 @@ def test_every_row_decays_at_every_step_however_seldom_it_is_read(
         )
         expected = whole.weight[rows].detach().clone()
         read = _step(table, own, rows, gradient[rows])
-        # What the model reads has the decay of all steps before.
+        # The rows as read have the decay of all steps before.
         torch.testing.assert_close(read, expected, rtol=1e-9, atol=1e-12)
         with torch.no_grad():
             whole.weight.mul_(1 - rate * decay)
@@ -114,7 +112,7 @@ def test_every_row_decays_at_every_step_however_seldom_it_is_read(
     assert own.scale[table.weight] < 1 or often
 
 
-def test_moments_of_rows_without_a_gradient_stay_as_they_are() -> None:
+def test_moments_of_rows_without_a_gradient_do_not_change() -> None:
     table = _table()
     optimizer = RowAdamW(table, weight_decay=0.3, **SETTINGS)
     random = np.random.default_rng(0)
@@ -126,7 +124,7 @@ def test_moments_of_rows_without_a_gradient_stay_as_they_are() -> None:
             copy.deepcopy(optimizer.state[table.weight]),
         )
         _step(table, optimizer, touched, gradient[touched])
-        # Decay is in the scale: no row is written but those that are read.
+        # Decay is in the scale: only rows that are read are written.
         assert torch.equal(table.weight[others], stored[others])
         assert (table.weight[touched] != stored[touched]).all()
         for name in ("exp_avg", "exp_avg_sq") if moments else ():
@@ -135,8 +133,8 @@ def test_moments_of_rows_without_a_gradient_stay_as_they_are() -> None:
             assert (now[touched] != moments[name][touched]).all()
 
 
-def test_decay_is_of_the_weight_and_not_of_the_gradients_size() -> None:
-    # One step of Adam is lr times the sign of the gradient, however large that is.
+def test_decay_does_not_depend_on_the_size_of_the_gradient() -> None:
+    # The first step of Adam is lr times the sign of the gradient, however large that is.
     for size in (1e-3, 1e3):
         table = nn.Embedding.from_pretrained(
             torch.tensor([[2.0, 2.0], [-2.0, 2.0], [2.0, 4.0]]), freeze=False, sparse=True
@@ -148,23 +146,23 @@ def test_decay_is_of_the_weight_and_not_of_the_gradients_size() -> None:
         assert found == pytest.approx([1.9, 1.9, -1.7, 1.9, 1.8, 3.6], rel=1e-4)
 
 
-def test_scale_that_grows_small_asks_to_be_flushed() -> None:
+def test_small_scale_needs_a_flush() -> None:
     table, whole = _table(), _table()
     own, flushed = (RowAdamW(t, weight_decay=15.0, **SETTINGS) for t in (table, whole))
-    asked = 0
+    flushes = 0
     for gradient in _gradients(120):
         _step(table, own, [0, 1], gradient[:2])
         _step(whole, flushed, [0, 1], gradient[:2])
         flushed.flush()
         if own.needs_flush:
-            asked += 1
+            flushes += 1
             own.flush()
             assert not own.needs_flush
-    assert asked == 8  # .25 to the power of 15 is the first below 1e-9
+    assert flushes == 8  # 0.25 to the power of 15 is the first below 1e-9
     torch.testing.assert_close(_weights(table, own), whole.weight, rtol=1e-9, atol=1e-30)
 
 
-def test_step_in_which_no_row_is_read_moves_none_and_decays_all() -> None:
+def test_step_that_reads_no_row_decays_all_and_moves_none() -> None:
     table = _table()
     before = table.weight.detach().clone()
     optimizer = RowAdamW(table, weight_decay=2.0, **SETTINGS)
@@ -174,7 +172,7 @@ def test_step_in_which_no_row_is_read_moves_none_and_decays_all() -> None:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_dense_parameters_beside_a_table_move_as_adamw_moves_them(fused: bool) -> None:
+def test_dense_parameters_beside_a_table_move_as_with_adamw(fused: bool) -> None:
     dense, alone = nn.Parameter(torch.ones(ROWS, WIDTH)), nn.Parameter(torch.ones(ROWS, WIDTH))
     both = nn.ParameterList([dense])
     both.table = _table()
@@ -189,7 +187,7 @@ def test_dense_parameters_beside_a_table_move_as_adamw_moves_them(fused: bool) -
         assert torch.equal(dense, alone)
 
 
-def test_weights_and_vectors_decay_and_biases_do_not() -> None:
+def test_weights_and_embeddings_decay_and_biases_do_not() -> None:
     model = nn.ModuleDict(
         {
             "layer": nn.Linear(4, 1),
@@ -198,7 +196,7 @@ def test_weights_and_vectors_decay_and_biases_do_not() -> None:
             "item_bias": nn.Embedding(5, 1),
         }
     )
-    found = {name for name, parameter in model.named_parameters() if decays(parameter)}
+    found = {name for name, parameter in model.named_parameters() if has_weight_decay(parameter)}
     assert found == {"layer.weight", "convolution.weight", "vectors.weight"}
     optimizer = RowAdamW(model, lr=0.1, weight_decay=0.5)
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
@@ -217,8 +215,8 @@ MODELS_WITH_TABLES = [
 
 
 @pytest.mark.parametrize("name", MODELS_WITH_TABLES)
-def test_models_train_with_decay_as_if_each_step_were_flushed(name: str) -> None:
-    """All read their tables by `forward`, which has the decay of rows long unread."""
+def test_models_train_as_if_every_step_were_flushed(name: str) -> None:
+    """All models read their tables through `forward`, which applies the decay of unread rows."""
     config = TrainConfig(
         epochs=1, triples_per_epoch=640, batch_size=16, learning_rate=0.02, weight_decay=10.0
     )
@@ -229,21 +227,21 @@ def test_models_train_with_decay_as_if_each_step_were_flushed(name: str) -> None
         trainer.model.double()
         trainer.eval_model.double()
         if each_step:
-            after = trainer.average.after
+            after_step = trainer.ema.after_step
 
-            def flushed(*args: Any, after: Any = after, trainer: Any = trainer) -> None:
+            def flush_after(*args: Any, after: Any = after_step, trainer: Any = trainer) -> None:
                 after(*args)
                 trainer._flush()
 
-            trainer.average.after = flushed
-        trainer._epoch(0)
+            trainer.ema.after_step = flush_after  # type: ignore[method-assign]
+        trainer._train_steps(0)
         found.append([*trainer.model.parameters(), *trainer.eval_model.parameters()])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-10)
 
 
 class Both(nn.Module):
-    """A table and a layer, which a batch of rows reads."""
+    """A model with a sparse table and a layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -255,21 +253,21 @@ class Both(nn.Module):
         return loss
 
 
-def _average(
-    model: Both, optimizer: RowAdamW, average: WeightEma, rows: list[int], step: int
+def _step_with_average(
+    model: Both, optimizer: RowAdamW, average: WeightEma[Both], rows: list[int], step: int
 ) -> None:
-    """A step as the training loop has it."""
+    """A step as in the training loop."""
     optimizer.zero_grad(set_to_none=True)
     model(torch.tensor(rows, dtype=torch.int64)).backward()
-    average.before()
+    average.before_step()
     optimizer.step()
-    average.after(step, optimizer.scale)
+    average.after_step(step, optimizer.scale)
 
 
-def _made(share: float, decay: float = 0.1) -> tuple[Both, RowAdamW, WeightEma]:
+def _build(ema_decay: float, decay: float = 0.1) -> tuple[Both, RowAdamW, WeightEma[Both]]:
     torch.manual_seed(0)
     model = Both()
-    average = WeightEma(model, share)
+    average = WeightEma(model, ema_decay)
     return model, RowAdamW(model, lr=0.05, weight_decay=decay), average
 
 
@@ -280,47 +278,47 @@ def _state(model: Any, scale: dict[Tensor, float] | None = None) -> dict[str, Te
     }
 
 
-@pytest.mark.parametrize("share", [0.3, 0.9, 0.999])
+@pytest.mark.parametrize("ema_decay", [0.3, 0.9, 0.999])
 @pytest.mark.parametrize("decay", [0.0, 0.1, 2.0])
-@pytest.mark.parametrize("flushes", [False, True])
-def test_average_is_the_plain_one_wherever_it_is_settled(
-    share: float, decay: float, flushes: bool
+@pytest.mark.parametrize("flushes_optimizer", [False, True])
+def test_average_is_the_plain_one_after_every_flush(
+    ema_decay: float, decay: float, flushes_optimizer: bool
 ) -> None:
-    model, optimizer, average = _made(share, decay)
+    model, optimizer, average = _build(ema_decay, decay)
     expected, random = _state(model), np.random.default_rng(0)
-    settled = 0
+    flushes = 0
     for step in range(120):
-        # Rows 0 to 2 often, 3 to 5 seldom, row 6 never; at times none at all.
+        # Rows 0 to 2 are read often, 3 to 5 rarely, row 6 never; some steps read no row.
         rows = random.integers(0, 6 if step % 25 == 0 else 3, random.integers(0, 4)).tolist()
-        _average(model, optimizer, average, rows, step)
-        keep = min(share, (step + 1) / (step + 10))
+        _step_with_average(model, optimizer, average, rows, step)
+        keep = min(ema_decay, (step + 1) / (step + 10))
         for name, now in _state(model, optimizer.scale).items():
             expected[name] = keep * expected[name] + (1 - keep) * now
         if random.random() < 0.1:
             average.flush()
-            settled += 1
-            if flushes:
+            flushes += 1
+            if flushes_optimizer:
                 optimizer.flush()
             for name, mean in _state(average.eval_model).items():
                 torch.testing.assert_close(mean, expected[name], rtol=1e-6, atol=1e-6)
-    assert settled > 5
-    # And it is neither the weights nor what they were.
+    assert flushes > 5
+    # The average is not simply the weights.
     assert not torch.allclose(average.eval_model.table.weight, model.table.weight, atol=1e-4)
 
 
-def test_settled_twice_is_settled_once() -> None:
-    model, optimizer, average = _made(0.9)
+def test_second_flush_changes_nothing() -> None:
+    model, optimizer, average = _build(0.9)
     for step in range(9):
-        _average(model, optimizer, average, [step % 3, 5], step)
+        _step_with_average(model, optimizer, average, [step % 3, 5], step)
     average.flush()
     once = _state(average.eval_model)
     average.flush()
     assert all(torch.equal(once[name], mean) for name, mean in _state(average.eval_model).items())
 
 
-def test_weights_that_move_leave_those_that_are_judged_alone() -> None:
-    model, optimizer, average = _made(0.9)
-    _average(model, optimizer, average, [1, 2], 0)
+def test_averaged_weights_share_no_memory_with_the_trained_ones() -> None:
+    model, optimizer, average = _build(0.9)
+    _step_with_average(model, optimizer, average, [1, 2], 0)
     average.flush()
     before = _state(average.eval_model)
     with torch.no_grad():
@@ -329,12 +327,12 @@ def test_weights_that_move_leave_those_that_are_judged_alone() -> None:
     assert all(torch.equal(before[name], mean) for name, mean in _state(average.eval_model).items())
 
 
-def test_share_of_zero_is_the_model_itself() -> None:
-    model, optimizer, average = _made(0.0)
+def test_decay_of_zero_validates_the_model_itself() -> None:
+    model, optimizer, average = _build(0.0)
     assert average.eval_model is model
     for step in range(3):
         before = _state(model)
-        _average(model, optimizer, average, [1, 4], step)
+        _step_with_average(model, optimizer, average, [1, 4], step)
         now = _state(model)
         average.flush()
         assert all(torch.equal(now[name], value) for name, value in _state(model).items())

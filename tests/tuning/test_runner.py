@@ -1,193 +1,120 @@
-"""A trial: the training loop an epoch a step, and what it says of its end."""
+"""The driver's callback: what it records of each trial, and what it tells searcher and terminal."""
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from tests.training import checkerboard
-from visrec.errors import InputError
-from visrec.models.curatornet import CuratorNetConfig
-from visrec.sampling.triples import SamplingConfig
 from visrec.storage.store import Store
-from visrec.training.fit import TrainingRecipe, build_trainer
-from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import TrainResources
-from visrec.tuning import runner
-from visrec.tuning.records import Record, Status, best_of, write_record
-from visrec.tuning.runner import Plan, Trial, line_of
+from visrec.tuning.records import Status, TrialRecord, best_trial, write_record
+from visrec.tuning.runner import _RecordCallback, describe_trial, describe_values
 from visrec.tuning.search import METRIC
 
-DATA = checkerboard()
-RECIPE = TrainingRecipe(
-    "curatornet",
-    CuratorNetConfig(item_width=8, user_width=8),
-    TrainConfig(epochs=3, triples_per_epoch=640, batch_size=64),
-    SamplingConfig(),
-)
-RATES = {"slow": {"train.learning_rate": 1e-5}, "fast": {"train.learning_rate": 0.02}}
+VALUES = {"train.learning_rate": 1e-5}
+EPOCH = {"val_auc": 0.7, "loss": 1.0, "seconds": 1.0}
 
 
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The data are where they are read."""
-    monkeypatch.setattr(runner.ray, "get", lambda found: found)
-
-
-def trial(values: dict[str, Any]) -> Trial:
-    # Without Ray Tune's own constructor, which makes folders.
-    made, data = object.__new__(Trial), cast(Any, DATA)
-    made._plan = Plan(RECIPE, data, TrainResources(cpus_per_worker=1), None)
-    made._begin({"number": 1, "values": values})
-    return made
-
-
-def steps(made: Trial) -> list[dict[str, Any]]:
-    results = [made.step()]
-    while not results[-1]["done"]:
-        results.append(made.step())
-    return results
-
-
-def aucs_of(values: dict[str, Any]) -> list[float]:
-    """The same by the training loop alone."""
-    recipe = runner.with_values(RECIPE, values)
-    trainer = build_trainer(recipe, DATA)
-    trainer.run(lambda _: None)
-    return [epoch["val_auc"] for epoch in trainer.progress.history]
-
-
-@pytest.mark.parametrize("pace", RATES)
-def test_trial_trains_as_the_loop_does(pace: str) -> None:
-    results, expected = steps(trial(RATES[pace])), aucs_of(RATES[pace])
-    assert [result["entry"]["val_auc"] for result in results] == expected
-    assert [result["epoch"] for result in results] == [1, 2, 3]
-    assert [result[METRIC] for result in results] == [max(expected[: n + 1]) for n in range(3)]
-    assert [result["end"] for result in results] == [None, None, "finished"]
-    assert len({*aucs_of(RATES["slow"]), *aucs_of(RATES["fast"])}) > 3
-
-
-def test_process_that_is_used_again_begins_anew() -> None:
-    used = trial(RATES["slow"])
-    used.step()
-    assert used.reset_config({"number": 2, "values": RATES["fast"]})
-    found = [result["entry"]["val_auc"] for result in steps(used)]
-    assert found == aucs_of(RATES["fast"])
-
-
-def test_diverged_trial_has_no_auc() -> None:
-    # Scores that are no numbers stand below nothing, which would be an AUC of 1.
-    (result,) = steps(trial({"train.learning_rate": 1e30}))
-    assert (result["end"], result["epoch"], result["entry"]) == ("diverged", 0, None)
-    assert math.isnan(result[METRIC])
-
-
-def test_trial_that_cannot_start_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any) -> None:
-        raise InputError("Found no triple; expected one.")
-
-    monkeypatch.setattr(runner, "begin", refuse)
-    (result,) = steps(trial(RATES["fast"]))
-    assert (result["end"], result["error"]) == ("failed", "Found no triple; expected one.")
-    assert math.isnan(result[METRIC])
-
-
-@pytest.mark.parametrize("end", ["diverged", "failed"])
-def test_good_auc_of_a_trial_that_came_to_nothing_is_told_to_nobody(
-    end: Status, tmp_path: Path
-) -> None:
-    def epochs() -> Iterator[dict[str, Any]]:
-        yield {"val_auc": 0.9, "loss": 1.0, "seconds": 2.0}
-        if end == "failed":
-            raise InputError("Found no triple; expected one.")
-        yield {"val_auc": math.nan, "loss": math.nan, "seconds": 2.0, "over": True, "sound": False}
-
-    made = trial(RATES["slow"])
-    made._epochs = epochs()
-    first, last = steps(made)
-    assert (first[METRIC], last["end"], last["epoch"]) == (0.9, end, 1)
-    assert math.isnan(last[METRIC])  # what Ray Tune's scheduler is told
-    keeper, search = told_of(Store.at(str(tmp_path)), first, last)
-    (record,) = keeper.records.values()
-    assert (record.status, len(record.history)) == (end, 1)
-    assert math.isnan(record.auc)  # the table's, the search's
-    assert "nan" in line_of(record)
-    assert best_of([record]) is None
-    assert search.told == [record]
-
-
-def test_record_that_another_driver_wrote_first_is_what_all_are_told(tmp_path: Path) -> None:
-    kept = Record(1, RATES["fast"], ({"val_auc": 0.7, "seconds": 1.0},), "finished")
-    store = Store.at(str(tmp_path))
-    write_record(store, kept)
-    keeper, search = told_of(store, *steps(trial(RATES["slow"])))
-    assert keeper.records == {1: kept}
-    assert search.told == [kept]
-
-
-class Told:
-    """A search, or a tally, that keeps what it is told."""
+class FakeSearcher:
+    """Keeps the records that it is given."""
 
     def __init__(self) -> None:
-        self.told: list[Record] = []
-        self.add = self.say = self.stand = SimpleNamespace(remote=lambda _: None)
+        self.records: list[TrialRecord] = []
 
-    def learn(self, record: Record) -> None:
-        self.told.append(record)
+    def add_record(self, record: TrialRecord) -> None:
+        self.records.append(record)
 
 
-def told_of(store: Store, *results: dict[str, Any]) -> tuple[Any, Told]:
-    """What the driver keeps of a trial, and its search is told, as Ray Tune calls it."""
-    search = Told()
-    sweep: Any = SimpleNamespace(recorded={}, store=store, tally=Told())
-    keeper = runner._RecordCallback(sweep, search)  # type: ignore[arg-type]
-    values = RATES["slow"]
-    done = SimpleNamespace(config={"number": 1, "values": values}, last_result=results[-1])
+class FakeProgressActor:
+    """Keeps the statuses that it is given."""
+
+    def __init__(self) -> None:
+        self.statuses: list[str] = []
+        self.add = self.log = SimpleNamespace(remote=lambda _: None)
+        self.set_status = SimpleNamespace(remote=self.statuses.append)
+
+
+class Driver:
+    """A callback with a fake searcher and a fake progress actor."""
+
+    def __init__(self, store: Store) -> None:
+        self.searcher, self.actor = FakeSearcher(), FakeProgressActor()
+        sweep: Any = SimpleNamespace(recorded={}, store=store, progress_actor=self.actor)
+        self.callback = _RecordCallback(sweep, self.searcher)  # type: ignore[arg-type]
+
+
+def make_trial(number: int = 1, last_result: dict[str, Any] | None = None) -> Any:
+    return SimpleNamespace(config={"number": number, "values": VALUES}, last_result=last_result)
+
+
+def step_result(
+    epoch: int, metrics: dict[str, float] | None, status: Status | None, error: str = ""
+) -> dict[str, Any]:
+    auc = metrics["val_auc"] if metrics else math.nan
+    return {
+        "epoch": epoch, "metrics": metrics, "status": status, "error": error, METRIC: auc,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Driver:
+    return Driver(Store.at(str(tmp_path)))
+
+
+def end_trial(driver: Driver, *results: dict[str, Any]) -> None:
+    """Calls the callback as Ray Tune does for a trial with these results."""
+    trial = make_trial(last_result=results[-1])
     for result in results:
-        keeper.on_trial_result(0, [], done, result)
-    keeper.on_trial_complete(0, [], done)
-    return keeper, search
+        driver.callback.on_trial_result(0, [], trial, result)
+    driver.callback.on_trial_complete(0, [], trial)
 
 
-def test_line_of_progress_tells_running_trials_and_the_best_with_its_values(
-    tmp_path: Path,
-) -> None:
-    said: list[str] = []
-    tally = Told()
-    tally.stand = SimpleNamespace(remote=said.append)
-    sweep: Any = SimpleNamespace(recorded={}, store=Store.at(str(tmp_path)), tally=tally)
-    keeper = runner._RecordCallback(sweep, Told())  # type: ignore[arg-type]
-    started = [SimpleNamespace(config={"number": n, "values": RATES["slow"]}) for n in (0, 1, 2)]
-    for one in started:
-        keeper.on_trial_start(0, [], one)
-    assert said[-1] == "3 running, 0 epochs trained"
-    entry = {"val_auc": 0.7, "loss": 1.0, "seconds": 1.0}
-    started[1].last_result = {"entry": entry, "epoch": 1, "end": "finished", "error": ""}
-    keeper.on_trial_result(0, [], started[1], started[1].last_result)
-    assert said[-1] == "3 running, 1 epoch trained"
-    keeper.on_trial_complete(0, [], started[1])
-    best = f"best AUC so far 0.7000 (trial 1: {runner.words_of(RATES['slow'])})"
-    assert said[-1] == f"2 running, 1 epoch trained, {best}"
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_good_auc_of_a_trial_that_ended_badly_is_never_used(driver: Driver, status: Status) -> None:
+    good = {**EPOCH, "val_auc": 0.9}
+    end_trial(driver, step_result(1, good, None), step_result(1, None, status))
+    (record,) = driver.callback.records.values()
+    assert (record.status, len(record.history)) == (status, 1)
+    assert math.isnan(record.auc)
+    assert "nan" in describe_trial(record)
+    assert best_trial([record]) is None
+    assert driver.searcher.records == [record]
+
+
+def test_record_that_another_driver_wrote_first_is_the_one_that_counts(tmp_path: Path) -> None:
+    first = TrialRecord(1, VALUES, ({"val_auc": 0.7, "seconds": 1.0},), "finished")
+    store = Store.at(str(tmp_path))
+    write_record(store, first)
+    driver = Driver(store)
+    end_trial(driver, step_result(1, {**EPOCH, "val_auc": 0.3}, "finished"))
+    assert driver.callback.records == {1: first}
+    assert driver.searcher.records == [first]
+
+
+def test_history_of_a_restarted_trial_replaces_that_of_its_first_process(driver: Driver) -> None:
+    aucs = [0.5, 0.6, 0.55, 0.65]  # of epochs 1 and 2, and of both again
+    results = [
+        step_result(1 + n % 2, {**EPOCH, "val_auc": auc}, "finished" if n == 3 else None)
+        for n, auc in enumerate(aucs)
+    ]
+    end_trial(driver, *results)
+    (record,) = driver.callback.records.values()
+    assert [epoch["val_auc"] for epoch in record.history] == [0.55, 0.65]
+
+
+def test_status_shows_running_trials_and_the_best_with_its_values(driver: Driver) -> None:
+    callback, statuses = driver.callback, driver.actor.statuses
+    trials = [make_trial(number) for number in (0, 1, 2)]
+    for trial in trials:
+        callback.on_trial_start(0, [], trial)
+    assert statuses[-1] == "3 running, 0 epochs trained"
+    trials[1].last_result = step_result(1, EPOCH, "finished")
+    callback.on_trial_result(0, [], trials[1], trials[1].last_result)
+    assert statuses[-1] == "3 running, 1 epoch trained"
+    callback.on_trial_complete(0, [], trials[1])
+    best = f"best AUC so far 0.7000 (trial 1: {describe_values(VALUES)})"
+    assert statuses[-1] == f"2 running, 1 epoch trained, {best}"
     assert "learning_rate" in best
-    keeper.on_trial_error(0, [], started[0])
-    assert said[-1] == f"1 running, 1 epoch trained, {best}"
-
-
-def test_trial_that_ends_early_leaves_nothing_behind() -> None:
-    ended = []
-
-    def epochs(*_: Any) -> Any:
-        try:
-            yield {"val_auc": 0.5, "loss": 1.0}
-        finally:
-            ended.append(True)
-
-    made = trial(RATES["slow"])
-    made._epochs = epochs()
-    made.step()
-    assert not ended
-    made.cleanup()
-    assert ended
+    callback.on_trial_error(0, [], trials[0])
+    assert statuses[-1] == f"1 running, 1 epoch trained, {best}"

@@ -1,4 +1,4 @@
-"""Which trial comes next and which goes on, as Ray Tune asks."""
+"""The searcher proposes the next trial; the scheduler stops trials or lets them go on."""
 
 import math
 from types import SimpleNamespace
@@ -7,64 +7,64 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
-from visrec.tuning.records import Record, Status
-from visrec.tuning.search import METRIC, Asha, Proposals, has_optuna
-from visrec.tuning.spaces import Choice, Range, Space, draw
+from visrec.tuning.records import Status, TrialRecord
+from visrec.tuning.search import METRIC, AshaScheduler, TrialSearcher, has_optuna
+from visrec.tuning.spaces import Choice, Range, Space, sample_values
 
 SPACE: Space = {"a": Range(0.0, 1.0, log=False), "b": Choice(("good", {"bad": 1}))}
 DEFAULT = {"a": 0.5, "b": "good"}
 
 
-def proposals(
-    recorded: dict[int, Record] | None = None, trials: int = 5, optuna: bool = False
-) -> Proposals:
-    return Proposals(SPACE, DEFAULT, recorded or {}, trials, seed=3, optuna=optuna)
+def searcher(
+    recorded: dict[int, TrialRecord] | None = None, trials: int = 5, optuna: bool = False
+) -> TrialSearcher:
+    return TrialSearcher(SPACE, DEFAULT, recorded or {}, trials, seed=3, optuna=optuna)
 
 
-def asked(search: Proposals, times: int) -> list[dict[str, Any]]:
+def propose(search: TrialSearcher, times: int) -> list[dict[str, Any]]:
     return [search.suggest(f"trial-{n}") for n in range(times)]
 
 
-def test_default_comes_first_and_the_others_are_drawn_by_number() -> None:
-    first, *others = asked(proposals(), 5)
+def test_default_comes_first_and_other_values_are_sampled_by_number() -> None:
+    first, *others = propose(searcher(), 5)
     assert first == {"number": 0, "values": DEFAULT}
-    assert others == [{"number": n, "values": draw(SPACE, 3, n)} for n in range(1, 5)]
+    assert others == [{"number": n, "values": sample_values(SPACE, 3, n)} for n in range(1, 5)]
 
 
-def test_what_is_missing_is_drawn_as_it_is_without_a_record() -> None:
-    kept = {n: Record(n, {"a": float(n), "b": "good"}, (), "finished") for n in (1, 3)}
-    found = asked(proposals(kept), 3)
-    assert [one["number"] for one in found] == [0, 2, 4]
-    assert found[0]["values"] == DEFAULT
-    assert found[1:] == [{"number": n, "values": draw(SPACE, 3, n)} for n in (2, 4)]
+def test_missing_trials_get_the_values_of_an_uninterrupted_sweep() -> None:
+    kept = {n: TrialRecord(n, {"a": float(n), "b": "good"}, (), "finished") for n in (1, 3)}
+    proposed = propose(searcher(kept), 3)
+    assert [trial["number"] for trial in proposed] == [0, 2, 4]
+    assert proposed[0]["values"] == DEFAULT
+    assert proposed[1:] == [{"number": n, "values": sample_values(SPACE, 3, n)} for n in (2, 4)]
 
 
-def decide(scheduler: Asha, number: int, epoch: int, auc: float) -> str:
+def decide(scheduler: AshaScheduler, number: int, epoch: int, auc: float) -> str:
     trial = SimpleNamespace(trial_id=str(number), config={"number": number})
     if epoch == 1:
         scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
     return scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: auc})
 
 
-def asha(epochs: int, *recorded: Record) -> Asha:
-    scheduler = Asha(epochs, {record.number: record for record in recorded})
+def asha(epochs: int, *recorded: TrialRecord) -> AshaScheduler:
+    scheduler = AshaScheduler(epochs, {record.number: record for record in recorded})
     scheduler.set_search_properties(METRIC, "max")
     return scheduler
 
 
-def over(number: int, *aucs: float, status: Status = "finished") -> Record:
-    """A trial that is over."""
+def ended(number: int, *aucs: float, status: Status = "finished") -> TrialRecord:
+    """The record of a trial that has ended."""
     history = tuple({"val_auc": auc, "seconds": 0.0} for auc in aucs)
-    return Record(number, dict(DEFAULT), history, status)
+    return TrialRecord(number, dict(DEFAULT), history, status)
 
 
-def end(scheduler: Asha, number: int, epoch: int, auc: float) -> None:
-    """Tells that a trial is over after so many epochs; NaN where it does not count."""
+def end_trial(scheduler: AshaScheduler, number: int, epoch: int, auc: float) -> None:
+    """Ends a trial after some epochs; a NaN AUC is that of one that diverged or failed."""
     trial: Any = SimpleNamespace(trial_id=str(number), config={"number": number})
     scheduler.on_trial_complete(None, trial, {"epoch": epoch, METRIC: auc})
 
 
-def test_a_third_goes_on_from_the_first_rung_and_the_default_always() -> None:
+def test_a_third_of_the_trials_passes_the_first_rung_and_the_default_always_does() -> None:
     scheduler = asha(9)
     assert decide(scheduler, 0, 1, 0.1) == TrialScheduler.CONTINUE
     decisions = [decide(scheduler, n, 1, auc) for n, auc in enumerate([0.9, 0.5, 0.6, 0.95], 1)]
@@ -77,25 +77,25 @@ def test_a_third_goes_on_from_the_first_rung_and_the_default_always() -> None:
 
 
 @pytest.mark.parametrize("last", ["stopped", "diverged", "failed"])
-def test_scheduler_of_a_sweep_that_goes_on_decides_as_that_of_one_that_was_not_killed(
+def test_scheduler_of_a_resumed_sweep_decides_as_that_of_an_uninterrupted_one(
     last: Status,
 ) -> None:
-    """Trial 1 is at its end; 2 was stopped, or diverged or failed after three good epochs."""
+    """Trial 1 has finished; trial 2 was stopped, or diverged or failed after three good epochs."""
     whole, first, second = asha(9), (0.5, 0.6, 0.6), (0.7, 0.8, 0.9)
     for number, aucs in ((1, first), (2, second)):
         for epoch, auc in enumerate(aucs, 1):
             decide(whole, number, epoch, auc)
-    end(whole, 1, 3, 0.6)
-    end(whole, 2, 3, 0.9 if last == "stopped" else math.nan)
-    resumed = asha(9, over(1, *first), over(2, *second, status=last))
+    end_trial(whole, 1, 3, 0.6)
+    end_trial(whole, 2, 3, 0.9 if last == "stopped" else math.nan)
+    resumed = asha(9, ended(1, *first), ended(2, *second, status=last))
     for scheduler in (whole, resumed):
         found = [decide(scheduler, 3, epoch, auc) for epoch, auc in ((1, 0.65), (3, 0.7))]
-        # What came to nothing is nothing to be held against.
+        # No trial is compared with one that diverged or failed.
         assert found == (["CONTINUE", "STOP"] if last == "stopped" else ["CONTINUE", "CONTINUE"])
         assert decide(scheduler, 4, 1, 0.4) == TrialScheduler.STOP
 
 
-def test_trial_whose_process_died_is_compared_with_when_it_trains_again() -> None:
+def test_trial_whose_process_died_counts_again_once_it_has_restarted() -> None:
     scheduler = asha(9)
     decide(scheduler, 1, 1, 0.9)
     trial: Any = SimpleNamespace(trial_id="1", config={"number": 1})
@@ -123,49 +123,51 @@ needs_optuna = pytest.mark.skipif(
 )
 
 
-def record_of(proposed: dict[str, Any]) -> Record:
-    """Better the nearer `a` is to .8, with `good`; above .9 it diverges after a good epoch."""
+def run_trial(proposed: dict[str, Any]) -> TrialRecord:
+    """Best with `a` at 0.8 and `good`; with `a` above 0.9 it diverges after a good epoch."""
     number, values = proposed["number"], proposed["values"]
-    assert all(SPACE[key].holds(value) for key, value in values.items())
+    assert all(SPACE[key].contains(value) for key, value in values.items())
     if values["a"] > 0.9:
-        return Record(number, values, ({"val_auc": 2.0, "seconds": 0.0},), "diverged")
+        return TrialRecord(number, values, ({"val_auc": 2.0, "seconds": 0.0},), "diverged")
     auc = 1 - abs(values["a"] - 0.8) - 0.5 * (values["b"] != "good")
-    return Record(number, values, ({"val_auc": auc, "seconds": 0.0},), "finished")
+    return TrialRecord(number, values, ({"val_auc": auc, "seconds": 0.0},), "finished")
 
 
-def swept(trials: int, recorded: dict[int, Record] | None = None) -> dict[int, Record]:
-    """A sweep by Optuna, one trial after the other, from some records on."""
+def run_sweep(
+    trials: int, recorded: dict[int, TrialRecord] | None = None
+) -> dict[int, TrialRecord]:
+    """A sweep with Optuna, one trial after another, continuing from some records."""
     records = dict(recorded or {})
-    search = proposals(records, trials, optuna=True)
+    search = searcher(records, trials, optuna=True)
     for _ in range(trials - len(records)):
-        record = record_of(search.suggest("any"))
-        search.learn(record)
+        record = run_trial(search.suggest("any"))
+        search.add_record(record)
         records[record.number] = record
     return records
 
 
 @needs_optuna
-def test_optuna_learns_where_it_is_good_and_not_where_a_good_trial_diverges() -> None:
-    records = swept(60)
+def test_optuna_moves_to_good_values_and_away_from_those_that_diverge() -> None:
+    records = run_sweep(60)
     assert list(records) == list(range(60))
     assert records[0].values == DEFAULT
     last = [records[n].values for n in range(40, 60)]
-    # Of 20, where blind draws give 2 and 2.
+    # Of 20, where random values give 2 and 2.
     assert sum(v["b"] == "good" and abs(v["a"] - 0.8) < 0.1 for v in last) >= 8
     assert sum(v["a"] > 0.9 for v in last) <= 2
 
 
 @needs_optuna
 @pytest.mark.parametrize("kept", [1, 7, 15])
-def test_optuna_tells_the_same_story_after_a_kill(kept: int) -> None:
-    whole = swept(20)
+def test_optuna_proposes_the_same_after_a_kill(kept: int) -> None:
+    whole = run_sweep(20)
     assert "diverged" in {whole[n].status for n in range(15)}
-    assert swept(20, {n: whole[n] for n in range(kept)}) == whole
+    assert run_sweep(20, {n: whole[n] for n in range(kept)}) == whole
 
 
 @needs_optuna
-def test_optuna_is_not_told_of_a_trial_without_a_record() -> None:
-    one, other = (proposals(trials=4, optuna=True) for _ in range(2))
+def test_optuna_learns_nothing_from_a_trial_without_a_record() -> None:
+    one, other = (searcher(trials=4, optuna=True) for _ in range(2))
     for n in range(3):
         assert one.suggest(str(n)) == other.suggest(str(n))
         one.on_trial_complete(str(n), error=True)
@@ -173,6 +175,6 @@ def test_optuna_is_not_told_of_a_trial_without_a_record() -> None:
 
 
 @needs_optuna
-def test_optuna_proposes_what_it_did_not_before() -> None:
-    found = [one["values"]["a"] for one in asked(proposals(trials=9, optuna=True), 9)]
-    assert len(set(found)) == 9
+def test_optuna_never_proposes_the_same_values_twice() -> None:
+    proposed = [trial["values"]["a"] for trial in propose(searcher(trials=9, optuna=True), 9)]
+    assert len(set(proposed)) == 9

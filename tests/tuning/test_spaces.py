@@ -1,4 +1,4 @@
-"""Search spaces: what is drawn lies in them, and what cannot be searched is refused by name."""
+"""Search spaces: sampled values lie in them, and what cannot be searched is refused by name."""
 
 import dataclasses
 import math
@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import CHECKOUT
-from visrec.cli.launch import parse
+from visrec.cli.parse import parse
 from visrec.errors import InputError
 from visrec.models import MODELS
 from visrec.models.curatornet import CuratorNetConfig
-from visrec.pipelines.train import TrainJob, recipe_of
+from visrec.pipelines.train import TrainJob, training_recipe
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.fit import TrainingRecipe
 from visrec.training.loop import TrainConfig
@@ -25,9 +25,9 @@ from visrec.tuning.spaces import (
     Choice,
     Range,
     check_space,
-    draw,
     load_space,
-    values_of,
+    sample_values,
+    values_in,
     with_values,
 )
 
@@ -35,7 +35,7 @@ RECIPE = TrainingRecipe("curatornet", CuratorNetConfig(), TrainConfig(), Samplin
 RATE = Range(1e-4, 1e-2, log=True)
 
 
-def loaded(folder: Path, text: str) -> Any:
+def load(folder: Path, text: str) -> Any:
     (folder / "space.yaml").write_text(text)
     return load_space(str(folder / "space.yaml"))
 
@@ -46,7 +46,7 @@ def test_space_is_read_as_written(tmp_path: Path) -> None:
         "train.learning_rate: {log_uniform: [1.0e-4, 0.01]}\n"
         "train.precision: {choice: [float32, bfloat16]}\n"
     )
-    space = loaded(tmp_path, text)
+    space = load(tmp_path, text)
     assert space == {
         "train.learning_rate": RATE,
         "train.precision": Choice(("float32", "bfloat16")),
@@ -64,14 +64,14 @@ def test_every_model_that_trains_has_a_space() -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_spaces_that_come_along_fit_the_model(name: str) -> None:
-    recipe = recipe_of(parse(TrainJob, ["--model.name", name.removesuffix("-wide")]))
+def test_shipped_space_fits_its_model(name: str) -> None:
+    recipe = training_recipe(parse(TrainJob, ["--model.name", name.removesuffix("-wide")]))
     space = load_space(str(CHECKOUT / "tune_spaces" / f"{name}.yaml"))
     assert {"train.learning_rate", "train.weight_decay"} <= set(space)
     check_space(space, recipe)
-    for key, value in values_of(space, recipe).items():
-        assert space[key].holds(value), f"the default of {key} is outside of what is searched"
-    # A decay of next to nothing, and one that leaves the weights little time: not all the same.
+    for key, value in values_in(space, recipe).items():
+        assert space[key].contains(value), f"the default of {key} is outside the space"
+    # From a decay that is next to nothing to one that leaves nothing of the initial weights.
     decay = space["train.weight_decay"]
     assert isinstance(decay, Range)
     rate, steps = recipe.train.learning_rate, 1600
@@ -102,7 +102,7 @@ BAD_FILES = {
 def test_bad_file_is_refused(tmp_path: Path, case: str) -> None:
     text, words = BAD_FILES[case]
     with pytest.raises(InputError) as refusal:
-        loaded(tmp_path, text)
+        load(tmp_path, text)
     for word in words:
         assert word in str(refusal.value)
 
@@ -112,11 +112,11 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
         load_space(str(tmp_path / "nowhere.yaml"))
 
 
-def test_no_code_in_a_space_is_run(tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
+def test_yaml_tag_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    made = tmp_path / "made"
     with pytest.raises(InputError, match="not YAML"):
-        loaded(tmp_path, f"train.seed: !!python/object/apply:os.mkdir ['{mark}']")
-    assert not mark.exists()
+        load(tmp_path, f"train.seed: !!python/object/apply:os.mkdir ['{made}']")
+    assert not made.exists()
 
 
 BAD_KEYS = {
@@ -144,7 +144,7 @@ BAD_KEYS = {
 
 
 @pytest.mark.parametrize("case", BAD_KEYS)
-def test_what_the_configuration_does_not_take_is_refused(case: str) -> None:
+def test_space_that_the_configuration_refuses_is_refused(case: str) -> None:
     key, domain, words = BAD_KEYS[case]
     with pytest.raises(InputError) as refusal:
         check_space({key: domain}, RECIPE)
@@ -152,7 +152,7 @@ def test_what_the_configuration_does_not_take_is_refused(case: str) -> None:
         assert word in str(refusal.value)
 
 
-def test_whole_numbers_are_floats_too() -> None:
+def test_whole_number_is_accepted_for_a_float() -> None:
     check_space({"train.learning_rate": Choice((1, 0.5))}, RECIPE)
 
 
@@ -162,56 +162,56 @@ def test_whole_numbers_are_floats_too() -> None:
     seed=st.integers(0, 2**32),
     number=st.integers(0, 10_000),
 )
-def test_what_is_drawn_lies_in_the_space(
+def test_sampled_values_lie_in_the_space_and_are_reproducible(
     bounds: tuple[float, float], log: bool, seed: int, number: int
 ) -> None:
     space = {"a": Range(*bounds, log=log), "b": Choice((3, "x"))}
-    values = draw(space, seed, number)
+    values = sample_values(space, seed, number)
     assert bounds[0] <= values["a"] <= bounds[1]
     assert values["b"] in (3, "x")
-    assert all(space[key].holds(value) for key, value in values.items())
-    assert draw(space, seed, number) == values
+    assert all(space[key].contains(value) for key, value in values.items())
+    assert sample_values(space, seed, number) == values
 
 
-def test_rounding_leaves_no_range() -> None:
+def test_rounding_does_not_leave_the_range() -> None:
     assert math.exp(math.log(0.1)) > 0.1
     at_the_end = SimpleNamespace(uniform=lambda _, high: high)
-    assert Range(1e-3, 0.1, log=True).draw(at_the_end) == 0.1  # type: ignore[arg-type]
+    assert Range(1e-3, 0.1, log=True).sample(at_the_end) == 0.1  # type: ignore[arg-type]
 
 
-def test_draws_are_uniform_in_what_the_space_says() -> None:
+def test_values_are_uniform_on_the_scale_of_the_space() -> None:
     space = {
         "log": Range(1e-4, 1.0, log=True),
         "flat": Range(1.0, 3.0, log=False),
         "one": Choice((1, 2)),
     }
-    drawn = [draw(space, 0, number) for number in range(2000)]
-    # Medians: 1e-2 on a logarithmic scale, 2 on a flat one. The standard error is about .011 of the
-    # range.
+    drawn = [sample_values(space, 0, number) for number in range(2000)]
+    # Medians: 1e-2 on a logarithmic scale, 2 on a flat one. The standard error is about 0.011 of
+    # the range.
     assert math.log10(np.median([v["log"] for v in drawn])) == pytest.approx(-2, abs=0.2)
     assert np.median([v["flat"] for v in drawn]) == pytest.approx(2, abs=0.1)
     assert sum(v["one"] == 1 for v in drawn) == pytest.approx(1000, abs=100)
 
 
-def test_seeds_and_numbers_draw_differently() -> None:
+def test_each_seed_and_number_gives_other_values() -> None:
     drawn = {
-        draw({"a": RATE}, seed, number)["a"]
+        sample_values({"a": RATE}, seed, number)["a"]
         for seed, number in [(0, 1), (0, 2), (1, 1), (1, 2), (2, 0), (0, 0)]
     }
     assert len(drawn) == 6
 
 
-def test_values_take_the_place_of_the_recipes_own() -> None:
+def test_values_replace_those_of_the_recipe() -> None:
     values = {"train.learning_rate": 0.5, "train.seed": 4, "model.item_width": 7}
     changed = with_values(RECIPE, values)
-    assert values_of(dict.fromkeys(values, RATE), changed) == values
+    assert values_in(dict.fromkeys(values, RATE), changed) == values
     assert changed.train == dataclasses.replace(RECIPE.train, learning_rate=0.5, seed=4)
     assert changed.model_config == dataclasses.replace(RECIPE.model_config, item_width=7)
     assert changed.sampling == RECIPE.sampling
     assert with_values(RECIPE, {}) == RECIPE
 
 
-def test_yaml_takes_back_what_was_drawn() -> None:
+def test_sampled_values_survive_yaml() -> None:
     for number in range(100):
-        values = draw({"train.learning_rate": Range(1e-9, 1e9, log=True)}, 0, number)
+        values = sample_values({"train.learning_rate": Range(1e-9, 1e9, log=True)}, 0, number)
         assert yaml.safe_load(yaml.safe_dump(dict(values))) == values
