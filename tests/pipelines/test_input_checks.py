@@ -1,4 +1,4 @@
-"""A misspelt path ends a job before Ray starts, and makes nothing."""
+"""A job with a misspelt path fails before Ray starts and creates nothing."""
 
 import sys
 from collections.abc import Callable
@@ -27,7 +27,7 @@ from visrec.pipelines.tune import TuneJob
 
 JOBS: dict[str, tuple[Any, Any, tuple[str, ...], str]] = {
     "extract": (extract_features, ExtractJob, (), "--images"),
-    "import": (import_features, ImportJob, ("--name", "clip"), "--table"),
+    "import": (import_features, ImportJob, ("--backbone", "clip"), "--table"),
     "train": (train, TrainJob, (), "--features"),
     "tune": (tune, TuneJob, (), "--features"),
     "recommend": (recommend, RecommendJob, (), "--features"),
@@ -40,7 +40,7 @@ JOBS: dict[str, tuple[Any, Any, tuple[str, ...], str]] = {
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[Any, str]]:
-    """Runs a job from its command line without Ray; gives its code and what it says."""
+    """Runs a job from its command line; fails if Ray starts; gives exit code and standard error."""
 
     def started(*_: object) -> None:
         raise AssertionError("Ray was started")
@@ -48,17 +48,17 @@ def run(
     monkeypatch.setattr(launch, "start_ray", started)
 
     def run_job(job: str, *flags: str) -> tuple[Any, str]:
-        module, kind, own, _ = JOBS[job]
-        monkeypatch.setattr(sys, "argv", [job, "--local", *own, *flags])
+        module, job_type, required, _ = JOBS[job]
+        monkeypatch.setattr(sys, "argv", [job, "--local", *required, *flags])
         with pytest.raises(SystemExit) as end:
-            launch.launch(module.main, kind, check=module.check)
+            launch.launch(module.main, job_type, check=module.check)
         return end.value.code, capsys.readouterr().err
 
     return run_job
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_misspelt_workspace_is_refused_and_not_made(
+def test_misspelt_workspace_is_refused_and_not_created(
     run: Callable[..., tuple[Any, str]], tmp_path: Path, job: str
 ) -> None:
     code, text = run(job, "--workspace", str(tmp_path / "shpo"))
@@ -69,7 +69,7 @@ def test_misspelt_workspace_is_refused_and_not_made(
 
 
 @pytest.mark.parametrize("content", [None, "train.learning_rat: {choice: [0.1]}\n"])
-def test_space_that_cannot_be_searched_is_refused_before_ray(
+def test_invalid_search_space_is_refused_before_ray_starts(
     run: Callable[..., tuple[Any, str]], tmp_path: Path, content: str | None
 ) -> None:
     space = tmp_path / "space.yaml"
@@ -82,21 +82,21 @@ def test_space_that_cannot_be_searched_is_refused_before_ray(
 
 
 @pytest.mark.parametrize(
-    ("place", "word"),
+    ("workspace", "word"),
     [("s3:/shop/w", "did you mean s3://shop/w?"), ("s3://shop//w", "s3://shop/w"),
      ("gs://shop/w", "s3://bucket/prefix"), ("", "expected a local path")],
 )  # fmt: skip
-def test_misspelt_address_is_refused(
-    run: Callable[..., tuple[Any, str]], resolve: str, word: str
+def test_misspelt_s3_address_is_refused(
+    run: Callable[..., tuple[Any, str]], workspace: str, word: str
 ) -> None:
-    code, text = run("train", "--workspace", resolve)
+    code, text = run("train", "--workspace", workspace)
     assert code == 2
     assert word in text
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("job", ["train", "evaluate", "recommend", "tune"])
-def test_misspelt_table_is_refused_before_ray(
+def test_misspelt_table_is_refused_before_ray_starts(
     run: Callable[..., tuple[Any, str]], featured: Path, job: str
 ) -> None:
     before = {path.name for path in featured.iterdir()}
@@ -109,7 +109,7 @@ def test_misspelt_table_is_refused_before_ray(
 
 
 @pytest.mark.ray
-def test_misspelt_model_or_training_of_an_evaluation_is_refused_before_ray(
+def test_misspelt_model_or_training_of_an_evaluation_is_refused_before_ray_starts(
     run: Callable[..., tuple[Any, str]], featured: Path
 ) -> None:
     for flag in ("--models", "--training"):

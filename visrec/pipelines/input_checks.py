@@ -1,41 +1,40 @@
-"""What a job reads, looked at before Ray starts: a misspelt path costs a second and makes nothing.
+"""Checks of a job's inputs before Ray starts: a misspelt path costs a second and creates nothing.
 
-Each look is the first step of the reading itself, so it finds what the job would find.
+Each check is the first step of the reading that the job does later, so both find the same mistakes.
 """
 
 from collections import Counter
-from collections.abc import Iterator
 
 from visrec.errors import InputError
 from visrec.features.table import read_manifest
 from visrec.models.artifact import MANIFEST
 from visrec.sources.images import list_pictures
-from visrec.sources.interactions import InteractionsConfig, read_known
+from visrec.sources.interactions import InteractionsConfig, read_until_cutoff
 from visrec.storage.store import Store
-from visrec.storage.tables import table_files
+from visrec.storage.table_files import find_table_files
 
 
 def require_pictures(uri: str) -> None:
-    """The first page of the listing.
+    """Lists the first page of pictures.
 
     Raises:
         InputError: there is no picture.
     """
-    _begin(list_pictures(uri))
+    next(list_pictures(uri), None)
 
 
 def require_interactions(config: InteractionsConfig, uri: str | None) -> None:
-    """The first rows, as they are read by every job; nothing where a job has none and needs none.
+    """Reads the first interactions; does nothing for a job without interactions (None).
 
     Raises:
-        InputError: there is no table, or it is not as declared.
+        InputError: there is no table, or its columns are not the declared ones.
     """
     if uri is not None:
-        _begin(read_known(config, uri, Counter()))
+        next(read_until_cutoff(config, uri, Counter()), None)
 
 
 def require_features(uri: str) -> None:
-    """The manifest of the features.
+    """Reads the manifest of the features.
 
     Raises:
         InputError: there is none.
@@ -44,17 +43,17 @@ def require_features(uri: str) -> None:
 
 
 def require_table(uri: str | None, key: str) -> None:
-    """The files of a table that was named.
+    """Lists the files of a table; does nothing if no table is configured (None).
 
     Raises:
         InputError: there are none.
     """
     if uri is not None:
-        table_files(uri, key)
+        find_table_files(uri, key)
 
 
 def require_model(store: Store) -> None:
-    """The manifest of a model's directory.
+    """Looks for the manifest of a model's directory.
 
     Raises:
         InputError: there is none.
@@ -62,9 +61,7 @@ def require_model(store: Store) -> None:
     if not store.exists(MANIFEST):
         raise InputError(
             f"Found no model at {store.root}; expected a directory that jobs/train.py wrote. "
-            "Change --model."
+            "Change --model.",
+            path=store.root,
+            key="model",
         )
-
-
-def _begin(rows: Iterator[object]) -> None:
-    next(rows, None)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from visrec.features.clusters import graph_components
+from visrec.features.near_identical import graph_components
 from visrec.hashes import hash_rows
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.retrieval.similar import cosine_scorer, normalize_rows

@@ -15,10 +15,11 @@ from visrec.features.clusters import (
     ClusterConfig,
     Clusters,
     load_clusters,
-    near_identical_groups,
 )
+from visrec.features.near_identical import near_identical_groups
 from visrec.features.table import Manifest, load_features, read_manifest
-from visrec.interactions.log import InteractionLog, ReadReport, read_log
+from visrec.interactions.log import InteractionLog, ReadReport
+from visrec.interactions.read import read_log
 from visrec.interactions.split import (
     HeldOut,
     SplitConfig,
@@ -173,7 +174,7 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
     manifest, digests = read_manifest(inputs.features), _digests(inputs)
     item_ids, feature_ND = load_features(inputs.features)
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
-    part_R, basket_R = split(log, inputs.split), log.basket_R()
+    part_R, basket_R = split(log, inputs.split), log.number_baskets()
     in_train_R, in_validation_R = part_R == SplitPart.TRAIN, part_R == SplitPart.VALIDATION
     validation, test = (
         select_held_out(log, part_R, part) for part in (SplitPart.VALIDATION, SplitPart.TEST)
@@ -188,7 +189,7 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
         item_ids=item_ids,
         user_ids=log.user_ids,
         feature_ND=feature_ND,
-        train=log.where(in_train_R),
+        train=log.items_where(in_train_R),
         basket_R=basket_R[in_train_R],
         # A user with a validation row also has training rows, so all of their baskets are here.
         validation=validation,
