@@ -1,4 +1,4 @@
-"""The bootstrap: its intervals cover what they should, and differences are of the same users."""
+"""The bootstrap: intervals have their coverage, and differences are paired by user."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_summary_holds_mean_interval_and_count() -> None:
         assert found["high"] - found["low"] == pytest.approx(width, rel=0.15)
 
 
-def test_summary_is_the_same_twice_and_beside_other_metrics() -> None:
+def test_summary_is_reproducible_and_independent_of_other_metrics() -> None:
     values = np.random.default_rng(1).random(50)
     alone = summarise({"auc": values})
     assert summarise({"auc": values}) == alone
@@ -36,23 +36,24 @@ def test_summary_is_the_same_twice_and_beside_other_metrics() -> None:
     assert summarise({"auc": values}, seed=1) != alone
 
 
-def test_users_that_are_all_alike_have_no_width() -> None:
+def test_interval_of_identical_users_has_no_width() -> None:
     found = summarise({"auc": np.full(10, 0.75)})["auc"]
     assert (found["low"], found["mean"], found["high"]) == pytest.approx((0.75, 0.75, 0.75))
 
 
-def test_interval_covers_the_truth_about_95_times_of_100() -> None:
+def test_interval_covers_the_true_mean_in_about_95_percent_of_samples() -> None:
     random = np.random.default_rng(2)
     truth, repeats = 0.7, 200
     covered = 0
     for _ in range(repeats):
         found = summarise({"auc": random.beta(7, 3, 60)})["auc"]  # of mean 7 / (7 + 3)
         covered += found["low"] <= truth <= found["high"]
-    # A standard error of .015 at 200 repeats; the percentile bootstrap of 60 is a little narrow.
+    # The standard error of 200 repeats is 0.015, and the percentile bootstrap of 60 users is a
+    # little narrow.
     assert 0.88 <= covered / repeats <= 0.99
 
 
-def test_difference_is_that_of_the_users_differences() -> None:
+def test_difference_equals_the_summary_of_per_user_differences() -> None:
     random = np.random.default_rng(3)
     one, other = random.random(70), random.random(70)
     pair = resample({"one": {"auc": one}, "other": {"auc": other}}).difference("one", "other")
@@ -60,7 +61,7 @@ def test_difference_is_that_of_the_users_differences() -> None:
     assert {key: pair["auc"][key] for key in alone} == pytest.approx(alone, abs=1e-12)
 
 
-def test_what_users_have_in_common_cancels() -> None:
+def test_difficulty_that_users_share_cancels_in_the_difference() -> None:
     random = np.random.default_rng(4)
     hard = 10 * random.random(100)  # spreads both means, not their difference
     gain = 0.1 + 0.05 * random.normal(size=100)
@@ -77,30 +78,31 @@ def test_what_users_have_in_common_cancels() -> None:
     assert back["above"] == 0
 
 
-def test_equal_models_differ_by_nothing_either_way() -> None:
+def test_equal_models_have_no_difference_and_half_of_the_samples_above() -> None:
     values = {"auc": np.random.default_rng(5).random(30)}
     found = resample({"a": values, "b": dict(values)}).difference("a", "b")
     assert found == {"auc": {"mean": 0, "low": 0, "high": 0, "above": 0.5, "n": 30}}
 
 
-def test_share_above_is_that_of_a_normal_mean() -> None:
-    # A mean one standard error above 0 is above 0 in .841 of the draws, by the central limit.
+def test_share_above_zero_is_that_of_a_normal_mean() -> None:
+    # By the central limit theorem, a mean one standard error above 0 is above 0 in 0.841 of the
+    # samples.
     random = np.random.default_rng(6)
     noise = random.normal(size=400)
     values = (noise - noise.mean()) / noise.std() + 1 / math.sqrt(400)
     models = {"a": {"auc": values}, "b": {"auc": np.zeros(400)}}
-    # A share of 1,000 draws: a standard error of .012.
+    # The standard error of a share of 1,000 samples is 0.012.
     assert resample(models).difference("a", "b")["auc"]["above"] == pytest.approx(0.841, abs=0.04)
 
 
-def test_only_metrics_of_both_are_compared() -> None:
+def test_only_metrics_of_both_models_are_compared() -> None:
     ones = np.ones(5)
     both = resample({"a": {"auc": ones, "rr": ones}, "b": {"auc": ones}})
     assert both.difference("a", "b").keys() == {"auc"}
     assert both.difference("b", "a").keys() == {"auc"}
 
 
-def test_interval_of_a_difference_covers_the_truth_about_95_times_of_100() -> None:
+def test_interval_of_a_difference_covers_the_truth_in_about_95_percent_of_samples() -> None:
     random = np.random.default_rng(7)
     covered, repeats = 0, 200
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""The clusters of the report: the largest first, by the pictures nearest each centre."""
+"""The clusters of the report: the largest first, each with the pictures nearest to its centre."""
 
 import io
 from pathlib import Path
@@ -20,17 +20,17 @@ NOWHERE = Store.at("/nowhere")
 
 
 def planted(sizes: list[int]) -> Clusters:
-    """Clusters of these sizes; in each, rows stand by their angle from the first, in degrees."""
+    """Clusters of these sizes; within each, row n is n degrees away from the first."""
     cluster_N = np.repeat(np.arange(len(sizes)), sizes)
     angle_N = np.concatenate([np.arange(size) for size in sizes]) * np.pi / 180
-    look_NP = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1).astype(np.float32)
-    return Clusters(cluster_N.astype(np.int32), np.arange(len(cluster_N)), look_NP, 0.5)
+    visual_NP = np.stack([np.cos(angle_N), np.sin(angle_N)], axis=1).astype(np.float32)
+    return Clusters(cluster_N.astype(np.int32), np.arange(len(cluster_N)), visual_NP, 0.5)
 
 
 def shown(
     found: Clusters, images: Path, monkeypatch: pytest.MonkeyPatch, pictures: int = 3
 ) -> VisualClusters | None:
-    """What the report shows of clusters whose first items have pictures."""
+    """What the report shows of clusters whose first `pictures` items have pictures."""
     monkeypatch.setattr(clusters, "load_clusters", lambda *_: found)
     ids = [f"i{n:03}" for n in range(len(found.cluster_N))]
     for item_id in ids[:pictures]:
@@ -39,7 +39,7 @@ def shown(
     return make_clusters(data, NOWHERE, str(images), None)
 
 
-def test_largest_come_first_with_their_share(
+def test_largest_clusters_come_first_with_their_share(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = [3, *range(1, 30), 3]
@@ -53,21 +53,23 @@ def test_largest_come_first_with_their_share(
     assert [len(row.items) for row in found.rows] == [min(row.size, 8) for row in found.rows]
 
 
-def test_nearest_the_centre_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_nearest_to_the_centre_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = shown(planted([4, 21]), tmp_path, monkeypatch)
     assert found is not None
-    # Of the angles from 0 to 20 the mean is at 10: row 14, then one and one on each side.
+    # The mean of the angles from 0 to 20 is 10: row 14 comes first, then one row on each side.
     names = [card.item_id for card in found.rows[0].items]
     assert names[0] == "i014"
     assert {*names[1:3]} == {"i013", "i015"}
     assert {*names[3:5]} == {"i012", "i016"}
 
 
-def test_one_picture_stands_for_all_that_are_the_same(
+def test_one_picture_is_shown_of_each_near_duplicate_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = planted([5])
-    same = Clusters(found.cluster_N, np.array([0, 1, 1, 1, 2]), found.look_NP, 0.5)
+    same = Clusters(found.cluster_N, np.array([0, 1, 1, 1, 2]), found.visual_NP, 0.5)
     rows = shown(same, tmp_path, monkeypatch)
     assert rows is not None
     names = [card.item_id for card in rows.rows[0].items]
@@ -75,7 +77,7 @@ def test_one_picture_stands_for_all_that_are_the_same(
     assert {*names} == {"i000", "i002", "i004"}
 
 
-def test_pictures_that_are_missing_leave_their_place(
+def test_item_without_a_picture_keeps_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = shown(planted([5]), tmp_path, monkeypatch, pictures=2)
@@ -87,7 +89,7 @@ def test_pictures_that_are_missing_leave_their_place(
         assert opened.format == "JPEG"
 
 
-def test_without_pictures_nothing_is_clustered(
+def test_nothing_is_clustered_without_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> Clusters:

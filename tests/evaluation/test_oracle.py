@@ -1,4 +1,4 @@
-"""The oracle scores by the planted vectors, in the order of the catalogue it is asked for."""
+"""The oracle scores with the planted vectors, in the order of the catalogue."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from tests.training import ragged
+from tests.training import jagged_lists
 from visrec.errors import InputError
 from visrec.evaluation.oracle import Oracle, read_oracle
 from visrec.retrieval.topk import top_k
@@ -31,9 +31,9 @@ def truth(tmp_path: Path) -> Store:
 
 
 def _scores(truth: Store, items: list[str], users: list[str]) -> npt.NDArray[np.float64]:
-    """(B, N) the scores, put back in the order that was asked for."""
+    """(B, N) the scores, in the order of `users` and `items`."""
     arrays, user_B = read_oracle(truth, pa.array(items), pa.array(users))
-    nothing = ragged([[]] * len(users))
+    nothing = jagged_lists([[]] * len(users))
     best = top_k(Oracle.scorer(arrays), nothing, user_B, nothing, None, len(items))
     scores = np.empty((len(users), len(items)))
     np.put_along_axis(scores, best.row_BK, best.score_BK.astype(np.float64), axis=1)
@@ -42,7 +42,7 @@ def _scores(truth: Store, items: list[str], users: list[str]) -> npt.NDArray[np.
 
 @pytest.mark.parametrize("items", [["a", "b", "c", "d"], ["d", "b"], ["c", "a", "d"]])
 @pytest.mark.parametrize("users", [["u", "v", "w"], ["w", "u"], ["v"]])
-def test_scores_are_dot_products_in_the_order_asked_for(
+def test_scores_are_dot_products_in_the_order_of_the_catalogue(
     truth: Store, items: list[str], users: list[str]
 ) -> None:
     expected = [[np.dot(USER_VECTORS[u], ITEM_VECTORS[i]) for i in items] for u in users]

@@ -1,4 +1,4 @@
-"""The report: every figure is there, and nothing that others wrote steers the page."""
+"""The report: every figure is there, and no text of others changes the structure of the page."""
 
 import io
 import re
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visrec.evaluation.cards import thumbnail
 from visrec.evaluation.report import (
     ClusterRow,
     ItemCard,
@@ -15,7 +16,6 @@ from visrec.evaluation.report import (
     UserExample,
     VisualClusters,
     render,
-    thumbnail,
 )
 
 HOSTILE = [
@@ -98,7 +98,7 @@ def table(html: str) -> list[list[str]]:
     return [[cell.strip() for cell in row] for row in Page(first).rows]
 
 
-def test_table_holds_every_model_and_metric_by_falling_auc() -> None:
+def test_table_holds_every_model_and_metric_by_decreasing_auc() -> None:
     header, *rows = table(render(report()))
     assert header[:4] == ["Model", "AUC", "RR", "Recall@20"]
     assert len(header) == 1 + len(NAMES)
@@ -109,20 +109,20 @@ def test_table_holds_every_model_and_metric_by_falling_auc() -> None:
         assert row[1:] == [f"{f['mean']:.3f} {f['low']:.3f}–{f['high']:.3f}" for f in figures]
 
 
-def test_best_of_each_column_is_marked_and_the_oracle_does_not_compete() -> None:
+def test_best_of_each_column_is_highlighted_and_the_oracle_does_not_compete() -> None:
     html = render(report())
-    marked = re.findall(r'<td class="best">([\d.]+)', html)
-    assert marked == [f"{METRICS['curatornet'][name]['mean']:.3f}" for name in NAMES]
+    best = re.findall(r'<td class="best">([\d.]+)', html)
+    assert best == [f"{METRICS['curatornet'][name]['mean']:.3f}" for name in NAMES]
 
 
-def test_distance_to_the_oracle() -> None:
+def test_progress_to_the_oracle_is_a_share_of_the_distance_from_visrank() -> None:
     # From 0.75 to 0.95, 0.85 is half way.
     text = Page(render(report())).text
     assert "curatornet (0.850) closes 50% of the distance" in text
     assert "best VisRank (visrank-mean, 0.750) to the oracle (0.950)" in text
 
 
-def test_model_below_visrank_is_not_said_to_close_anything() -> None:
+def test_model_below_visrank_closes_none_of_the_distance() -> None:
     metrics = {**METRICS, "curatornet": {"auc": figure(0.6)}}
     assert (
         "curatornet (0.600) closes none of the distance"
@@ -131,12 +131,12 @@ def test_model_below_visrank_is_not_said_to_close_anything() -> None:
 
 
 @pytest.mark.parametrize("absent", ["oracle", "visrank", "curatornet"])
-def test_no_distance_without_its_ends(absent: str) -> None:
+def test_progress_is_not_shown_without_oracle_visrank_and_trained_model(absent: str) -> None:
     metrics = {name: value for name, value in METRICS.items() if not name.startswith(absent)}
     assert "of the distance" not in render(report(metrics=metrics))
 
 
-def test_missing_figures_and_unknown_metrics() -> None:
+def test_missing_figures_are_dashes_and_unknown_metrics_fold_away() -> None:
     metrics = {
         "curatornet": {"auc": {"mean": 0.8, "n": 3}, "surprise": figure(0.4)},
         "empty": {},
@@ -164,7 +164,7 @@ def difference(mean: float, low: float, high: float) -> dict[str, float]:
     return {"mean": mean, "low": low, "high": high, "above": 0.5, "n": 50}
 
 
-def test_differences_that_are_sure_are_marked() -> None:
+def test_differences_whose_interval_excludes_zero_are_highlighted() -> None:
     paired = {
         "a - b": {"auc": difference(0.1, 0.02, 0.2), "rr": difference(-0.1, -0.2, -0.05)},
         "a - c": {"auc": difference(0.1, -0.02, 0.2), "rr": difference(0.0, 0.0, 0.0)},
@@ -181,8 +181,8 @@ def test_differences_that_are_sure_are_marked() -> None:
     ]
 
 
-def test_each_metric_by_size_of_profile() -> None:
-    def of(auc: float, users: int) -> dict[str, dict[str, dict[str, float]]]:
+def test_each_metric_has_a_table_by_profile_size() -> None:
+    def metrics_of(auc: float, users: int) -> dict[str, dict[str, dict[str, float]]]:
         one, other = ({**figure(value), "n": users} for value in (auc, auc - 0.2))
         return {
             "random": {"auc": other, "precision@200": other, "novelty@100": one},
@@ -191,22 +191,22 @@ def test_each_metric_by_size_of_profile() -> None:
 
     metrics = {model: METRICS[model] for model in ("random", "curatornet")}
     lists = {model: {"novelty@100": figure(5)} for model in metrics}
-    sizes = {"1": of(0.6, 1200), "5-9": of(0.8, 9)}
+    sizes = {"1": metrics_of(0.6, 1200), "5-9": metrics_of(0.8, 9)}
     html = render(report(metrics=metrics, lists=lists, by_profile_size=sizes))
     expected = [
         ["Model", "1 item 1,200 users", "5-9 items 9 users"],
         ["curatornet", "0.600 0.590–0.620", "0.800 0.790–0.820"],
         ["random", "0.400 0.390–0.420", "0.600 0.590–0.620"],
     ]
-    html = html[html.index("By size of profile") :]
+    html = html[html.index("By profile size") :]
     assert part(html, "AUC") == expected
     assert part(html, "Precision@200") == expected
     assert html.index("AUC</h3>") < html.index("<details>") < html.index("Precision@200</h3>")
-    # The best of each is marked, but not where more is not better.
+    # The best of each column is highlighted, but not where a higher value is not better.
     assert re.findall(r'class="best">([\d.]+)', html) == ["0.600", "0.800"] * 2
 
 
-def test_what_the_lists_are_like_in_the_order_of_the_models() -> None:
+def test_list_metrics_are_in_the_order_of_the_models() -> None:
     lists = {model: {"coverage@100": {"mean": 0.5}} for model in METRICS}
     lists["curatornet"]["diversity@100"] = figure(0.9)
     html = render(report(lists=lists))
@@ -217,7 +217,7 @@ def test_what_the_lists_are_like_in_the_order_of_the_models() -> None:
     assert rows[1][1:] == ["0.500", "–"]
 
 
-def test_clusters_are_rows_of_pictures_with_size_and_share() -> None:
+def test_cluster_is_a_row_of_pictures_with_size_and_share() -> None:
     card = ItemCard(item_id="a", title="A hill", thumbnail=thumbnail(picture(40, 30)))
     rows = [
         ClusterRow(size=1234, share=0.125, items=[card, card]),
@@ -234,8 +234,8 @@ def test_clusters_are_rows_of_pictures_with_size_and_share() -> None:
     assert "Visual clusters" not in render(report())
 
 
-def test_nothing_to_show_still_makes_a_page() -> None:
-    text = Page(render(report(metrics={}, facts={}))).text
+def test_report_without_content_is_still_a_page() -> None:
+    text = Page(render(report(metrics={}, metadata={}))).text
     assert "No figures." in text
     assert "Examples" not in text
     empty = UserExample(user_id="u", profile=[], held_out=[], recommended=[])
@@ -243,7 +243,7 @@ def test_nothing_to_show_still_makes_a_page() -> None:
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_text_is_shown_and_steers_nothing(hostile: str) -> None:
+def test_hostile_text_is_shown_and_changes_no_tag(hostile: str) -> None:
     def filled(text: str) -> str:
         card = ItemCard(item_id=text, title=text, because=text, score=1.0, hit=True)
         bare = ItemCard(item_id=text)
@@ -255,7 +255,7 @@ def test_hostile_text_is_shown_and_steers_nothing(hostile: str) -> None:
                 title=text,
                 metrics=metrics,
                 examples=[user],
-                facts={text: text},
+                metadata={text: text},
                 lists=metrics,
                 by_profile_size={text: {model: {text: figure(0.5)} for model in metrics}},
                 paired={text: {text: figure(0.5)}},
@@ -275,7 +275,7 @@ def test_hostile_text_is_shown_and_steers_nothing(hostile: str) -> None:
     assert page.text.count(shown) >= 8
 
 
-def test_page_asks_for_nothing_outside() -> None:
+def test_page_loads_nothing_from_outside() -> None:
     card = ItemCard(item_id="a", thumbnail=thumbnail(picture(40, 30)))
     user = UserExample(user_id="u", profile=[card], held_out=[card], recommended=[card])
     html = render(report(examples=[user]))
@@ -299,5 +299,5 @@ def test_thumbnail_is_a_small_square_jpeg(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"not a picture", picture(64, 64)[:80], b"<svg></svg>"])
-def test_thumbnail_of_what_is_no_picture(data: bytes) -> None:
+def test_bytes_that_are_no_picture_have_no_thumbnail(data: bytes) -> None:
     assert thumbnail(data) is None

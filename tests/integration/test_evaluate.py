@@ -1,4 +1,4 @@
-"""Evaluation through Ray: the table, its numbers for any number of workers, the report."""
+"""Evaluation on Ray: the metrics, equal for any number of workers, and the report."""
 
 import json
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ import torch
 
 from tests.integration.workspace import copy, run_evaluate
 from visrec.errors import InputError
-from visrec.evaluation import evaluate
+from visrec.evaluation.aggregate import AggregationSpec, aggregate
 from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
-from visrec.evaluation.evaluate import AggregationSpec, RankUsers, aggregate
+from visrec.evaluation.rank_users import EvaluationResources, RankUsers
 from visrec.features.table import load_features
 from visrec.models.artifact import load_artifact, save_artifact
 from visrec.pipelines import ablate
@@ -46,7 +46,7 @@ def held_out_users(workspace: Path) -> set[str]:
     return set(baskets[baskets > 1].index)
 
 
-def test_metrics_have_the_shape_that_readers_rely_on(evaluated: Path) -> None:
+def test_metrics_json_has_the_fields_that_readers_rely_on(evaluated: Path) -> None:
     found, users = metrics(evaluated / "evaluation"), held_out_users(evaluated)
     assert found.keys() == {"models", "lists", "by_profile_size", "paired", "digests"}
     assert found["models"].keys() == found["lists"].keys() == MODELS
@@ -64,7 +64,7 @@ def test_metrics_have_the_shape_that_readers_rely_on(evaluated: Path) -> None:
     assert found["paired"].keys() == {f"curatornet - {other}" for other in others}
 
 
-def test_oracle_is_the_best_and_random_is_a_coin(evaluated: Path) -> None:
+def test_oracle_is_best_and_random_has_an_auc_of_one_half(evaluated: Path) -> None:
     found = metrics(evaluated / "evaluation")["models"]
     auc = {name: model["auc"]["mean"] for name, model in found.items()}
     assert max(auc, key=lambda name: auc[name]) == "oracle"
@@ -72,7 +72,7 @@ def test_oracle_is_the_best_and_random_is_a_coin(evaluated: Path) -> None:
     assert auc["random"] == pytest.approx(0.5, abs=0.08)
 
 
-def test_means_are_those_of_the_users(evaluated: Path) -> None:
+def test_means_equal_those_of_the_per_user_metrics(evaluated: Path) -> None:
     file = evaluated / "evaluation" / "per_user.parquet"
     assert pq.read_schema(file).field("user_id").type == pa.string()
     rows = pd.read_parquet(file)
@@ -89,7 +89,7 @@ def test_means_are_those_of_the_users(evaluated: Path) -> None:
             assert found["lists"][str(name)][measure]["mean"] == pytest.approx(mean)
 
 
-def test_each_size_of_profile_has_the_means_of_its_users(evaluated: Path) -> None:
+def test_each_profile_size_has_the_means_of_its_users(evaluated: Path) -> None:
     rows = pd.read_parquet(evaluated / "evaluation" / "per_user.parquet")
     found = metrics(evaluated / "evaluation")["by_profile_size"]
     for model, of_model in rows.groupby("model"):
@@ -110,7 +110,7 @@ def test_each_size_of_profile_has_the_means_of_its_users(evaluated: Path) -> Non
             assert auc["low"] <= auc["mean"] <= auc["high"]
 
 
-def test_paired_differences_are_of_the_same_users(evaluated: Path) -> None:
+def test_paired_difference_equals_the_mean_of_per_user_differences(evaluated: Path) -> None:
     rows = pd.read_parquet(evaluated / "evaluation" / "per_user.parquet")
     auc = rows.pivot(index="user_id", columns="model", values="auc")
     found = metrics(evaluated / "evaluation")["paired"]["curatornet - visrank-mean"]["auc"]
@@ -135,7 +135,7 @@ def inputs(workspace: Path, *models: str) -> EvaluationInputs:
     )
 
 
-def test_what_lists_are_like_is_what_a_loop_over_them_finds(evaluated: Path) -> None:
+def test_list_metrics_equal_a_loop_over_the_lists(evaluated: Path) -> None:
     found = metrics(evaluated / "evaluation")["lists"]["visrank-mean"]
     data = prepare_evaluation(inputs(evaluated, "one"))
     log = pd.read_parquet(evaluated / "interactions.parquet")
@@ -161,14 +161,14 @@ def test_what_lists_are_like_is_what_a_loop_over_them_finds(evaluated: Path) -> 
         novelty.append(-np.log2(taken / before["user_id"].nunique()).mean())
         cold.append((~np.isin(ids[rows], before["item_id"])).mean())
         shown.update(rows.tolist())
-    # Scores are float32 there: at the end of a list of a hundred, two items may change places.
+    # Scores are float32 there, so two items at the end of a list may change places.
     assert found["diversity@100"]["mean"] == pytest.approx(np.mean(diversity), rel=1e-3)
     assert found["novelty@100"]["mean"] == pytest.approx(np.mean(novelty), rel=1e-3)
     assert found["cold@100"]["mean"] == pytest.approx(np.mean(cold), rel=1e-2)
     assert found["coverage@100"]["mean"] == pytest.approx(len(shown) / len(data.item_ids), rel=1e-2)
 
 
-def test_a_log_that_ends_earlier_now_leaves_out_users_and_judges_nobody_on_trained_rows(
+def test_shorter_log_drops_users_and_evaluates_nobody_on_trained_rows(
     evaluated: Path, tmp_path: Path
 ) -> None:
     whole = prepare_evaluation(inputs(evaluated, "one"))
@@ -179,17 +179,18 @@ def test_a_log_that_ends_earlier_now_leaves_out_users_and_judges_nobody_on_train
     shorter = replace(inputs(evaluated, "one"), interactions_uri=str(tmp_path / "shorter.parquet"))
     data = prepare_evaluation(shorter)
     assert data.user_ids.to_pylist() == whole.user_ids.to_pylist()[::2]
-    even = whole.held.take(np.arange(0, len(whole.held), 2))
-    np.testing.assert_array_equal(data.held.targets.values, even.targets.values)
-    np.testing.assert_array_equal(data.held.profiles.values, even.profiles.values)
-    assert data.missing == len(whole.held.targets.values) - len(even.targets.values)
+    even = whole.held_out.take(np.arange(0, len(whole.held_out), 2))
+    np.testing.assert_array_equal(data.held_out.targets.values, even.targets.values)
+    np.testing.assert_array_equal(data.held_out.profiles.values, even.profiles.values)
+    assert data.missing == len(whole.held_out.targets.values) - len(even.targets.values)
     log[log["timestamp"] < last].to_parquet(tmp_path / "shorter.parquet")
-    with pytest.raises(InputError, match="is judged only by what its training did not see"):
+    with pytest.raises(InputError, match="is evaluated only on what its training did not see"):
         prepare_evaluation(shorter)
 
 
-def test_two_workers_give_the_same_numbers_as_one(evaluated: Path, tmp_path: Path) -> None:
-    run_evaluate(evaluated, evaluation=str(tmp_path), workers=2)
+def test_two_workers_give_the_same_metrics_as_one(evaluated: Path, tmp_path: Path) -> None:
+    resources = EvaluationResources(workers=2)
+    run_evaluate(evaluated, evaluation=str(tmp_path), resources=resources)
     assert metrics(tmp_path) == metrics(evaluated / "evaluation")
     one, two = (
         pd.read_parquet(folder / "per_user.parquet")
@@ -199,19 +200,22 @@ def test_two_workers_give_the_same_numbers_as_one(evaluated: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("size", [1, 7, 512])
-def test_any_block_of_users_gives_the_same_numbers(
-    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    monkeypatch.setattr(evaluate, "USERS", size)
+def test_any_block_size_gives_the_same_metrics(evaluated: Path, tmp_path: Path, size: int) -> None:
     data = prepare_evaluation(inputs(evaluated, "one"))
-    tally = SimpleNamespace(add=SimpleNamespace(remote=lambda _: None))
-    rank = RankUsers(ray.put(data), 1, tally)
-    blocks = [rank({"id": np.array([n])}) for n in range(-(-len(data.held) // size))]
-    labels = [contestant.label for contestant in data.evaluated_models]
-    target = Store.at(str(tmp_path))
-    found = aggregate(
-        AggregationSpec(labels, len(data.item_ids), [], data.costs, target), *reversed(blocks)
+    progress_actor = SimpleNamespace(add=SimpleNamespace(remote=lambda _: None))
+    rank = RankUsers(ray.put(data), 1, progress_actor, size)
+    blocks = [rank({"id": np.array([n])}) for n in range(-(-len(data.held_out) // size))]
+    labels = [model.label for model in data.evaluated_models]
+    spec = AggregationSpec(
+        labels=labels,
+        items=len(data.item_ids),
+        pairs=[],
+        costs=data.costs,
+        digests={},
+        target=Store.at(str(tmp_path)),
     )
+    results, _ = aggregate(spec, *reversed(blocks))
+    found = results.to_dict()
     expected = metrics(evaluated / "evaluation")
     for part in ("models", "lists"):
         for label in labels:
@@ -224,16 +228,16 @@ def test_any_block_of_users_gives_the_same_numbers(
     )
 
 
-def test_models_by_name_are_trained_once_and_stand_beside_others(
+def test_models_by_name_are_trained_once_and_compared_with_others(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workspace = Path(copy(trained, tmp_path / "ws", "features", "interactions.parquet", "models"))
-    training = tmp_path / "train.yaml"
-    training.write_text(
+    train_config = tmp_path / "train.yaml"
+    train_config.write_text(
         "train: {epochs: 2, triples_per_epoch: 1024, batch_size: 128, refit: false}\n"
         "resources: {cpus_per_worker: 1}\n"
     )
-    keys = {"models": "one,bpr_mf,multivae", "training": str(training), "examples": 0}
+    keys = {"models": "one,bpr_mf,multivae", "train_config": str(train_config), "examples": 0}
     run_evaluate(workspace, **keys)
     found, costs = (
         metrics(workspace / "evaluation"),
@@ -261,20 +265,20 @@ def models_of(workspace: Path, name: str) -> Iterator[Store]:
 
 @pytest.fixture(scope="module")
 def several(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The workspace with its model, another, and three that were made from something else."""
+    """The workspace with two comparable models, one named random, and three that are not."""
     workspace = tmp_path_factory.mktemp("several")
     copy(trained, workspace, "features", "interactions.parquet", "models")
     models = Store.at(str(workspace / "models"))
     first = load_artifact(models / "one")
-    provenance = dict(first.provenance)
+    data = first.provenance.data
 
-    def save(name: str, **made: object) -> None:
-        artifact = replace(first, model_id=name, provenance={**provenance, **made})
-        save_artifact(artifact, models / name)
+    def save(name: str, **changes: Any) -> None:
+        provenance = replace(first.provenance, data=replace(data, **changes))
+        save_artifact(replace(first, model_id=name, provenance=provenance), models / name)
 
-    save("by-item", split={**provenance["split"], "by": "item"})
-    save("fewer", interactions={**provenance["interactions"], "min_rating": 4.0})
-    save("retaken", features={**provenance["features"], "digest": "of other pictures"})
+    save("by-item", split=replace(data.split, by="item"))
+    save("fewer", interactions=replace(data.interactions, min_rating=4.0))
+    save("retaken", features_digest="of other pictures")
     save("random")
     with torch.no_grad():
         for weight in first.model.parameters():
@@ -283,7 +287,9 @@ def several(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workspace
 
 
-def test_several_models_stand_in_one_table_by_their_ids(several: Path, tmp_path: Path) -> None:
+def test_several_models_are_compared_in_one_table_by_their_ids(
+    several: Path, tmp_path: Path
+) -> None:
     keys = {"evaluation": str(tmp_path), "examples": 0}
     run_evaluate(
         several, models=f"one, {several}/models/two", compare="visrank-mean,popularity", **keys
@@ -315,7 +321,7 @@ def test_several_models_stand_in_one_table_by_their_ids(several: Path, tmp_path:
         ({"compare": "random,oracle-of-delphi"}, "'oracle-of-delphi' in --compare"),
     ],
 )
-def test_what_cannot_stand_in_one_table_is_refused(
+def test_models_that_cannot_be_compared_are_refused(
     several: Path, tmp_path: Path, keys: dict[str, str], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -330,7 +336,7 @@ def test_report_is_one_page_with_pictures(evaluated: Path) -> None:
     for model in MODELS:
         assert model in page
     for heading in (
-        "By size of profile",
+        "By profile size",
         "What the lists are like",
         "Differences between models",
         "Visual clusters",
@@ -338,16 +344,16 @@ def test_report_is_one_page_with_pictures(evaluated: Path) -> None:
         assert heading in page
 
 
-def test_ablation_trains_what_is_missing_and_compares_it(
+def test_ablation_trains_missing_variants_and_compares_them(
     trained: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Each variant is a training of some seconds; which ones there are is tested in tests/jobs.
+    # Training a variant takes seconds; tests/pipelines/test_ablate.py tests which ones there are.
     kept = ("guidelines", "positive-in-profile")
-    every = ablate.variants
-    monkeypatch.setattr(ablate, "variants", lambda *a: {n: every(*a)[n] for n in kept})
+    every = ablate.sampling_variants
+    monkeypatch.setattr(ablate, "sampling_variants", lambda *a: {n: every(*a)[n] for n in kept})
     names = ("features", "models", "interactions.parquet", "items.parquet", "images", "truth")
     workspace = Path(copy(trained, tmp_path / "shop", *names))
     latest = (workspace / "models" / "_latest.json").read_bytes()

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from tests.integration.workspace import copy, published_rows, run_recommend, run_train
-from visrec.cli.launch import ModelChoice, own_cause
+from visrec.cli.job import ModelChoice
+from visrec.cli.launch import visrec_cause
 from visrec.errors import InputError
 from visrec.features.table import load_features
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact
-from visrec.publication.claims import claim
+from visrec.publication.claims import claim_run
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 
@@ -142,9 +143,9 @@ def test_manifest_pointer_and_file_marks_are_what_the_contract_says(recommended:
     folder, manifest = run_of(recommended, "first")
     assert len(manifest["files"]) == SHARDS
     assert {p.name for p in folder.glob("part-*")} == manifest["files"].keys()
-    digest = manifest["config_digest"][:12]
+    digest = manifest["inputs_digest"][:12]
     assert set(manifest["files"]) == {f"part-{n:05}-of-00008-{digest}.parquet" for n in range(8)}
-    prints = {f"_marks/{p.name}" for p in (folder / "_marks").iterdir()}
+    prints = {f"_fingerprints/{p.name}" for p in (folder / "_fingerprints").iterdir()}
     assert prints == manifest["fingerprints"].keys()
     for name, facts in manifest["files"].items():
         data = (folder / name).read_bytes()
@@ -154,9 +155,9 @@ def test_manifest_pointer_and_file_marks_are_what_the_contract_says(recommended:
         assert facts["rows"] == file.num_rows
         assert file.schema.metadata[b"visrec.model_id"] == b"one"
         assert file.schema.metadata[b"visrec.run_id"] == b"first"
-    assert manifest["rows"] == manifest["users"] == 160
+    assert manifest["rows"] == manifest["queries"] == 160
     assert {gate["outcome"] for gate in manifest["gates"]} == {"passed", "skipped"}
-    assert {"config_digest", "inputs", "seconds", "model_id"} <= manifest.keys()
+    assert {"inputs_digest", "inputs", "seconds", "model_id"} <= manifest.keys()
     pointer = json.loads((recommended / "recommendations" / "_latest.json").read_text())
     assert pointer["run_id"] == "first"
     assert pointer["manifest"] == "run=first/_manifest.json"
@@ -250,7 +251,7 @@ def test_model_and_features_of_two_backbones_are_refused(recommended: Path, tmp_
     (tmp_path / "features" / "_manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(Exception, match=r"weights 00000000.*--model, or --features") as refusal:
         run_recommend(tmp_path, model=str(recommended / "models" / "one"))
-    assert isinstance(own_cause(refusal.value), InputError)
+    assert isinstance(visrec_cause(refusal.value), InputError)
     assert not list((tmp_path / "recommendations").rglob("part-*"))
 
 
@@ -267,7 +268,7 @@ def test_damage_of_the_last_publication_ends_no_job(
     tables = ("interactions.parquet", "items.parquet", "users.parquet")
     copy(recommended, tmp_path, "features", "models", "recommendations", *tables)
     truth, last = published_rows(tmp_path / "recommendations"), "first"
-    for name in ("part-", "_marks/items", "_manifest.json"):
+    for name in ("part-", "_fingerprints/items", "_manifest.json"):
         folder, manifest = run_of(tmp_path, last)
         files = {*manifest["files"], *manifest["fingerprints"], "_manifest.json"}
         flip_a_bit(folder / next(file for file in sorted(files) if file.startswith(name)))
@@ -287,10 +288,10 @@ def test_inputs_that_change_while_they_are_read_are_refused(
     log = pq.read_table(tmp_path / "interactions.parquet")
 
     def claim_and_swap(run: Store, inputs: str) -> None:
-        claim(run, inputs)
+        claim_run(run, inputs)
         pq.write_table(log.slice(1), tmp_path / "interactions.parquet")
 
-    monkeypatch.setattr("visrec.pipelines.recommend.claim", claim_and_swap)
+    monkeypatch.setattr("visrec.pipelines.recommend.claim_run", claim_and_swap)
     with pytest.raises(InputError, match="changed while they were read: interactions"):
         run_recommend(tmp_path, run_id="swapped", shards=SHARDS)
     assert not (tmp_path / "recommendations" / "_latest.json").exists()

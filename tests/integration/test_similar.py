@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.workspace import copy, published_rows, run_recommend, run_train
-from visrec.cli.launch import ModelChoice, own_cause
+from visrec.cli.job import ModelChoice
+from visrec.cli.launch import visrec_cause
 from visrec.errors import InputError
 from visrec.features.table import load_features
 from visrec.models import MODELS
@@ -70,7 +71,7 @@ def test_a_model_without_item_vectors_is_refused(featured: Path, tmp_path: Path)
     run_train(workspace, model=ModelChoice("random", MODELS["random"].Config()), model_id="noise")
     with pytest.raises(Exception, match="item_to_item") as refused:
         run_recommend(workspace, kind=ITEMS)
-    assert isinstance(own_cause(refused.value), InputError)
+    assert isinstance(visrec_cause(refused.value), InputError)
     assert not [path for path in (workspace / "similar_items").rglob("*") if path.is_file()]
 
 
@@ -91,4 +92,4 @@ def test_pictures_alone_are_enough_for_lists_of_items(featured: Path, tmp_path: 
     np.testing.assert_allclose(scores, -np.sort(-cosine_NN, axis=1)[:, :5], atol=1e-4)
     with pytest.raises(Exception, match="interactions") as refused:  # users need them all the same
         run_recommend(workspace, k=5)
-    assert isinstance(own_cause(refused.value), InputError)
+    assert isinstance(visrec_cause(refused.value), InputError)

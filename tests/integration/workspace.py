@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 import yaml
 
-from visrec.cli.launch import JobConfig, Summary
+from visrec.cli.job import JobConfig
+from visrec.cli.summary import Summary
 from visrec.config import plain
 from visrec.demo.gallery import GalleryConfig, write_gallery
 from visrec.features.backbones import BackboneConfig
@@ -27,13 +28,15 @@ from visrec.training.ray_train import TrainResources
 
 GALLERY = GalleryConfig(paintings=300, artists=30, users=160, picture_size=64)
 BACKBONE = BackboneConfig(name="random-conv", precision="float32")
+# For tests that run several nights from pictures on.
+SMALL_GALLERY = GalleryConfig(paintings=80, artists=8, users=60, picture_size=32)
 QUICK = TrainConfig(epochs=3, triples_per_epoch=2048, batch_size=256)
 Config = TypeVar("Config", bound=JobConfig)
 
 
-def paint(workspace: str | Path) -> None:
-    """The gallery's pictures and tables in a workspace, local or on S3."""
-    write_gallery(GALLERY, Store.at(str(workspace)).write)
+def paint(workspace: str | Path, gallery: GalleryConfig = GALLERY) -> None:
+    """Writes a gallery's pictures and tables into a workspace, local or on S3."""
+    write_gallery(gallery, Store.at(str(workspace)).write)
 
 
 def copy(source: Path, target: Path, *names: str) -> str:
@@ -71,13 +74,13 @@ def run_evaluate(workspace: str | Path, **keys: Any) -> Summary:
 
 
 def night_settings(folder: Path, shards: int = 3, model: str = "curatornet") -> dict[str, str]:
-    """The small gallery's YAML for each job of a night."""
-    one = {"workers": 1, "cpus_per_worker": 1, "max_failures": 10}
+    """The keys of a night that name a YAML file for each of its jobs, written into a folder."""
+    one_worker = {"workers": 1, "cpus_per_worker": 1, "max_failures": 10}
     files = {
-        "extract": {"backbone": plain(BACKBONE)},
-        "training": {"model": {"name": model}, "train": plain(QUICK), "resources": one},
-        "recommend": {"k": 10, "shards": shards, "resources": {"actors": 1}},
-        "evaluation": {"examples": 1},
+        "extract_config": {"backbone": plain(BACKBONE)},
+        "train_config": {"model": {"name": model}, "train": plain(QUICK), "resources": one_worker},
+        "recommend_config": {"k": 10, "shards": shards, "resources": {"workers": 1}},
+        "evaluate_config": {"examples": 1},
     }
     folder.mkdir(exist_ok=True)
     for name, keys in files.items():

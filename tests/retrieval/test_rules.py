@@ -79,7 +79,9 @@ def test_lists_are_those_of_a_loop_over_all_items(kind: str, cap: int | None, al
         users = 40
         rules, group_N, same_N = some_rules(rng, n, cap, alike)
         available_N = rng.random(n) < 0.8
-        excluded = jagged_lists([rng.choice(n, rng.integers(0, n // 3), False) for _ in range(users)])
+        excluded = jagged_lists(
+            [rng.choice(n, rng.integers(0, n // 3), False) for _ in range(users)]
+        )
         if kind == "dot":
             item_Nd = rng.integers(-2, 3, (n, 3)).astype(np.float32)
             user_Ud = rng.integers(-2, 3, (users, 3)).astype(np.float32)

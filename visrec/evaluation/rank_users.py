@@ -80,9 +80,14 @@ class RankUsers:
     """A ranking worker: the number of a block in, the metrics of its users by every model out."""
 
     def __init__(
-        self, data: "ray.ObjectRef[EvaluationData]", threads: int, progress_actor: Any
+        self,
+        data: "ray.ObjectRef[EvaluationData]",
+        threads: int,
+        progress_actor: Any,
+        block_users: int = USERS,
     ) -> None:
         torch.set_num_threads(threads)
+        self._block_users = block_users
         self._timer = Timer(progress_actor)
         with self._timer.call("read"):
             self._data: EvaluationData = ray.get(data)
@@ -96,8 +101,8 @@ class RankUsers:
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
         with self._timer.call():
-            start = int(batch["id"][0]) * USERS
-            rows = np.arange(start, min(start + USERS, len(self._data.held_out)))
+            start = int(batch["id"][0]) * self._block_users
+            rows = np.arange(start, min(start + self._block_users, len(self._data.held_out)))
             held_out = self._data.held_out.take(rows)
             tables = [
                 self._rank(label, scorer, rows, held_out) for label, scorer in self._scorers.items()

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from visrec.features.table import load_features, read_manifest, require_same
+from visrec.features.table import load_features, read_manifest, require_same_identity
 from visrec.ids import index_in
 from visrec.models.artifact import Artifact
 from visrec.models.base import Catalogue
@@ -26,7 +26,7 @@ def load_catalogue(
         InputError: the features come from another backbone than the model's.
     """
     expected = artifact.provenance.data.features_identity
-    require_same(read_manifest(features).identity, expected, features, "model, or --features")
+    require_same_identity(read_manifest(features).identity, expected, features, "model, or --features")
     item_ids, feature_ND = load_features(features)
     category_N = None
     if artifact.model.traits.requires_categories:

@@ -1,0 +1,327 @@
+"""Planted inputs, and the scoring data that they give: queries, profiles, availability, rules."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.training import jagged_lists, provenance
+from visrec.errors import InputError
+from visrec.features.commit import TableContent, commit_table, write_part
+from visrec.features.table import Identity
+from visrec.jagged import Jagged
+from visrec.models import MODELS
+from visrec.models.artifact import Artifact, load_artifact, save_artifact
+from visrec.models.base import Catalogue, Sizes
+from visrec.models.provenance import InteractionsProvenance
+from visrec.recommend.catalogue import load_catalogue, trained_users
+from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
+from visrec.retrieval.rules import RulesConfig
+from visrec.retrieval.similar import Kind
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.schemas import HELD_OUT, REJECTED
+from visrec.storage.store import Store
+
+IDENTITY = Identity(backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=2)
+# a and b look alike; d is new: training has not seen it.
+FEATURES = {"a": [4.0, 0.0], "b": [4.0, 0.1], "c": [0.0, 4.0], "d": [-4.0, 1.0]}
+ITEMS, TRAINED_ITEMS = list(FEATURES), ["a", "b", "c"]
+TRAINED_USERS = ["u0", "u1"]
+LOG = [("u0", "a", 1), ("u0", "b", 2), ("u1", "c", 1), ("u2", "d", 1), ("u2", "gone", 2)]
+
+
+class Workspace:
+    """Features of four items, a log of three users, a users table with a fourth; and models."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.features = folder, Store.at(str(folder / "features"))
+        rows = pa.table({"item_id": ITEMS, "digest": ITEMS, "source": ITEMS})
+        feature_ND = np.array(list(FEATURES.values()), np.float16)
+        part = write_part(self.features, rows, feature_ND, IDENTITY)
+        content = TableContent(
+            identity=IDENTITY,
+            rows=rows,
+            files={part: len(ITEMS)},
+            rejected=REJECTED.empty_table(),
+            settings={},
+        )
+        commit_table(self.features, content, None)
+        users, items, times = map(list, zip(*LOG, strict=True))
+        self.log = self.write("log", user_id=users, item_id=items, timestamp=times)
+        self.users = self.write("users", user_id=["u0", "visitor"])
+
+    def write(self, name: str, **columns: list[Any]) -> str:
+        path = self.folder / f"{name}.parquet"
+        pq.write_table(pa.table(columns), path)
+        return str(path)
+
+    def model(self, name: str, **changes: Any) -> Store:
+        """A model trained on `TRAINED_ITEMS` and `TRAINED_USERS`; `changes` are of provenance."""
+        sizes = Sizes(items=3, users=2, feature_dim=2)
+        model = MODELS[name](MODELS[name].Config(), sizes)
+        feature_ND = np.array([FEATURES[item] for item in TRAINED_ITEMS], np.float16)
+        model.fit(Catalogue(feature_ND, np.arange(3)), jagged_lists([[0, 1], [2]]))
+        changes = {"features_identity": IDENTITY, **changes}
+        artifact = Artifact(
+            name=name,
+            model=model,
+            config=MODELS[name].Config(),
+            sizes=sizes,
+            item_ids=pa.array(TRAINED_ITEMS),
+            user_ids=pa.array(TRAINED_USERS),
+            provenance=provenance(**changes),
+            metrics={},
+            model_id=name,
+            held_out=HELD_OUT.empty_table(),
+        )
+        store = Store.at(str(self.folder / f"model-{name}"))
+        save_artifact(artifact, store)
+        return store
+
+    def inputs(self, model: str = "visrank", **changes: Any) -> ScoringInputs:
+        """Inputs with a log, and without tables of items and users."""
+        inputs = ScoringInputs(
+            model=self.model(model),
+            features=self.features,
+            interactions=InteractionsConfig(),
+            interactions_uri=self.log,
+            items_uri=None,
+            users_uri=None,
+        )
+        return replace(inputs, **changes)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def prepare(
+    inputs: ScoringInputs, *, shards: int | None = 1, kind: Kind = "user_to_item"
+) -> ScoringData:
+    return prepare_scoring(inputs, shards, kind, k=2)[0]
+
+
+def by_query(data: ScoringData, lists: Jagged) -> dict[str, list[str]]:
+    """Each query's list as item ids."""
+    ids = data.item_ids.to_pylist()
+    return {
+        query: [ids[row] for row in lists[u].tolist()]
+        for u, query in enumerate(data.query_ids.to_pylist())
+    }
+
+
+def chosen(data: ScoringData, mask_N: npt.NDArray[np.bool_]) -> list[str]:
+    """The ids of the items of a mask."""
+    return [item for item, is_in in zip(data.item_ids.to_pylist(), mask_N, strict=True) if is_in]
+
+
+# Queries.
+
+
+def test_queries_are_all_users_of_log_and_users_table_with_their_profiles(
+    workspace: Workspace,
+) -> None:
+    data = prepare(workspace.inputs(users_uri=workspace.users))
+    assert by_query(data, data.profiles) == {
+        "u0": ["a", "b"], "u1": ["c"], "u2": ["d"], "visitor": [],
+    }  # fmt: skip
+    assert data.cold_U.tolist() == [False, False, False, True]
+    assert data.trained_U.tolist() == [0, 1, -1, -1]
+    assert data.count_N.tolist() == [1, 1, 1, 1]
+    assert data.dropped_missing_feature == 1
+
+
+def test_users_whom_the_model_has_not_seen_are_cold_if_it_needs_user_rows(
+    workspace: Workspace,
+) -> None:
+    data = prepare(workspace.inputs("bpr_mf"))
+    assert data.query_ids.to_pylist() == ["u0", "u1", "u2"]
+    assert data.cold_U.tolist() == [False, False, True]
+
+
+def test_users_are_cold_if_the_model_knows_no_item_of_their_profile(workspace: Workspace) -> None:
+    log = workspace.write("one", user_id=["u0", "u1"], item_id=["a", "d"], timestamp=[1, 1])
+    data = prepare(workspace.inputs("bpr_mf", interactions_uri=log))
+    assert chosen(data, data.unseen_N) == ["d"]
+    assert data.cold_U.tolist() == [False, True]
+
+
+def test_shards_hold_consecutive_queries_in_order_of_their_ids(workspace: Workspace) -> None:
+    users = workspace.write("many", user_id=[f"user-{n:02}" for n in range(40)])
+    data = prepare(workspace.inputs(users_uri=users), shards=4)
+    offsets, ids = data.shard_offsets.tolist(), data.query_ids.to_pylist()
+    assert (offsets[0], offsets[-1], len(offsets)) == (0, 43, 5)
+    for start, stop in pairwise(offsets):
+        assert ids[start:stop] == sorted(ids[start:stop])
+    assert by_query(data, data.profiles)["u0"] == ["a", "b"]
+
+
+def test_number_of_shards_is_chosen_if_none_is_given(workspace: Workspace) -> None:
+    assert prepare(workspace.inputs(), shards=None).overview().shards == 8
+
+
+def test_queries_of_item_to_item_are_items_with_themselves_as_profiles(
+    workspace: Workspace,
+) -> None:
+    data = prepare(workspace.inputs(), kind="item_to_item")
+    assert by_query(data, data.profiles) == {item: [item] for item in ITEMS}
+    assert not data.cold_U.any()
+    assert not len(data.blocked.values)
+
+
+def test_item_to_item_needs_no_interactions(workspace: Workspace) -> None:
+    data = prepare(workspace.inputs(interactions_uri=None), kind="item_to_item")
+    assert data.query_ids.to_pylist() == ITEMS
+    assert not data.count_N.any()
+
+
+# Availability.
+
+
+def test_new_items_are_available_only_to_a_model_that_supports_them(workspace: Workspace) -> None:
+    visrank, bpr_mf = prepare(workspace.inputs()), prepare(workspace.inputs("bpr_mf"))
+    assert chosen(visrank, visrank.available_N) == ITEMS
+    assert not visrank.unseen_N.any()
+    assert chosen(bpr_mf, bpr_mf.available_N) == TRAINED_ITEMS
+
+
+def test_unavailable_items_of_the_items_table_are_not_available(workspace: Workspace) -> None:
+    items = workspace.write("items", item_id=["a", "c"], available=[False, True])
+    data = prepare(workspace.inputs(items_uri=items))
+    assert chosen(data, data.available_N) == ["b", "c", "d"]
+
+
+def test_blocked_and_disliked_items_are_blocked_for_their_user_alone(workspace: Workspace) -> None:
+    log = workspace.write(
+        "rated", user_id=["u0", "u0", "u1"], item_id=["a", "b", "c"], timestamp=[1, 2, 3],
+        rating=[5.0, 1.0, 5.0],
+    )  # fmt: skip
+    blocked = workspace.write("blocked", item_id=["d", "c"], user_id=["u1", None])
+    model = workspace.model("visrank", interactions=InteractionsProvenance(min_rating=4.0))
+    inputs = replace(
+        workspace.inputs(interactions_uri=log),
+        model=model,
+        interactions=InteractionsConfig(min_rating=4.0),
+        rules=RulesConfig(blocked=blocked),
+    )
+    data = prepare(inputs)
+    assert by_query(data, data.profiles) == {"u0": ["a"], "u1": ["c"]}
+    assert by_query(data, data.blocked) == {"u0": ["b"], "u1": ["d"]}
+    assert chosen(data, data.available_N) == ["a", "b", "d"]
+    assert data.block_list_warning is None
+
+
+def test_block_list_of_unknown_items_gives_a_warning(workspace: Workspace) -> None:
+    blocked = workspace.write("blocked", item_id=["x"])
+    warning = prepare(workspace.inputs(rules=RulesConfig(blocked=blocked))).block_list_warning
+    assert "1 of the 1 rows" in str(warning)
+
+
+# Rules and fingerprints.
+
+
+def test_rules_group_items_by_a_column_and_by_near_duplicates(workspace: Workspace) -> None:
+    items = workspace.write("items", item_id=ITEMS, artist_id=["x", None, "x", "y"])
+    rules = RulesConfig(cap=1, near_duplicate=0.99)
+    data = prepare(workspace.inputs(items_uri=items, rules=rules))
+    assert data.rules is not None
+    assert data.rules.group_N is not None
+    assert data.rules.near_duplicate_N is not None
+    a, b, c, d = data.rules.group_N.tolist()
+    assert (a == c, b, a == d) == (True, -1, False)
+    a, b, c, d = data.rules.near_duplicate_N.tolist()
+    assert (a == b >= 0, c, d) == (True, -1, -1)
+
+
+def test_no_rules_between_entries_without_cap_and_near_duplicates(workspace: Workspace) -> None:
+    assert prepare(workspace.inputs()).rules is None
+
+
+def test_fingerprint_changes_with_the_items_features_and_its_group_alone(
+    workspace: Workspace,
+) -> None:
+    def fingerprints(artists: list[str | None]) -> npt.NDArray[np.uint64]:
+        items = workspace.write("items", item_id=ITEMS, artist_id=artists)
+        inputs = workspace.inputs(items_uri=items, rules=RulesConfig(cap=1))
+        return prepare(inputs).fingerprint_N
+
+    before = fingerprints(["x", None, "x", "y"])
+    after = fingerprints(["x", None, "z", "y"])
+    assert (before == after).tolist() == [True, True, False, True]
+    assert len(set(before.tolist())) == len(ITEMS)
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: w.inputs(rules=RulesConfig(cap=1)),
+            r"--rules.cap 1 and no items table.*--items",
+        ),
+        (
+            lambda w: replace(
+                w.inputs(),
+                model=w.model("visrank", interactions=InteractionsProvenance(min_rating=4.0)),
+            ),
+            "min_rating",
+        ),
+        (
+            lambda w: replace(
+                w.inputs(),
+                model=w.model("visrank", features_identity=replace(IDENTITY, weights_digest="x")),
+            ),
+            "--model, or --features",
+        ),
+        (
+            lambda w: w.inputs(
+                "bpr_mf",
+                items_uri=w.write("items", item_id=TRAINED_ITEMS, available=[False] * 3),
+            ),
+            "None of the 1 available items was there when bpr_mf was trained",
+        ),
+    ],
+    ids=["cap without items table", "other min_rating", "other backbone", "only unseen items"],
+)
+def test_inputs_that_do_not_fit_are_refused(
+    workspace: Workspace, change: Callable[[Workspace], ScoringInputs], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        prepare(change(workspace))
+
+
+def test_item_to_item_is_refused_for_a_model_without_item_vectors(workspace: Workspace) -> None:
+    with pytest.raises(InputError, match=r"The model random.*item_to_item.*--model"):
+        prepare(workspace.inputs("random"), kind="item_to_item")
+
+
+# The catalogue.
+
+
+def test_catalogue_holds_all_items_with_features_and_their_rows_in_training(
+    workspace: Workspace,
+) -> None:
+    artifact = load_artifact(workspace.model("visrank"))
+    item_ids, catalogue = load_catalogue(artifact, workspace.features, None)
+    assert item_ids.to_pylist() == ITEMS
+    assert catalogue.trained_N.tolist() == [0, 1, 2, -1]
+    assert catalogue.feature_ND.tolist() == np.array(list(FEATURES.values()), np.float16).tolist()
+
+
+def test_trained_users_are_minus_one_for_unseen_users_and_for_models_without_user_rows(
+    workspace: Workspace,
+) -> None:
+    artifact = load_artifact(workspace.model("visrank"))
+    ids = pa.array(["u1", "nobody"])
+    assert trained_users(artifact, ids).tolist() == [1, -1]
+    assert trained_users(replace(artifact, user_ids=None), ids).tolist() == [-1, -1]
