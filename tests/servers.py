@@ -1,9 +1,9 @@
-"""A real S3 server for tests, on loopback ports and with data of its own, and how servers are kept.
+"""A real S3 server for tests, with its own loopback ports and data, and helpers to run servers.
 
-`SeaweedFS` is a context manager, touches nothing outside its temporary directory, ends only
-processes that it started, and ends by itself when the process that holds it dies, however it dies.
+`SeaweedFS` is a context manager. It touches nothing outside its temporary directory, kills only
+processes that it started, and dies with the process that started it.
 
-By hand, to try the S3 commands of the README:
+To try the S3 commands of the README by hand:
 
     python -m tests.servers --bucket gallery
 """
@@ -32,16 +32,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 REGION = "us-east-1"
 # Runs a command and kills its process group when the command ends or when standard input closes,
-# which is when the process holding the other end is gone, by SIGKILL too.
+# which also happens when the process at the other end is killed.
 GUARD = '{ "$@" </dev/null; kill -9 0; } & read -r _; kill -9 0'
 
 
 class ServerError(RuntimeError):
-    """A test server is missing or did not start."""
+    """A test server is not installed or did not start."""
 
 
 def program(name: str) -> str:
-    """Path of a program installed beside this Python, or else on PATH."""
+    """The path of a program that is installed beside this Python or on PATH."""
     beside = Path(sys.executable).parent / name
     found = str(beside) if beside.exists() else shutil.which(name)
     if found is None:
@@ -53,7 +53,7 @@ def program(name: str) -> str:
 
 
 def is_free(port: int) -> bool:
-    """Whether a TCP port of the loopback address can be bound."""
+    """Whether a TCP port of the loopback interface can be bound."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -64,10 +64,10 @@ def is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports free now whose partner, 10,000 higher (SeaweedFS takes it for gRPC), is free too.
+    """Free ports whose partner, 10,000 higher, is free too; SeaweedFS uses it for gRPC.
 
-    Both stay below 32,768, where Linux starts to give ports to outgoing connections. They are drawn
-    at random, since several test sessions may choose at the same time.
+    Both are below 32,768, where Linux's ports for outgoing connections start. They are drawn at
+    random, since several test sessions may choose at the same time.
     """
     chosen: list[int] = []
     for port in random.SystemRandom().sample(range(11_000, 22_700), 2_000):
@@ -79,7 +79,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def spawn(command: list[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a command in its own session, guarded, its output in `cwd`/log."""
+    """Starts a command in a session of its own that dies with this process; logs to `cwd`/log."""
     with (cwd / "log").open("ab") as log:
         return subprocess.Popen(
             ["sh", "-c", GUARD, "guard", *command],
@@ -95,7 +95,11 @@ def spawn(command: list[str], cwd: Path, env: Mapping[str, str]) -> subprocess.P
 def wait_until(
     ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path, seconds: float
 ) -> None:
-    """Wait until `ready()`; say what the log says when the process ends or time runs out."""
+    """Waits until `ready()`.
+
+    Raises:
+        ServerError: the process ended or time ran out; shows the end of the log.
+    """
     deadline = time.monotonic() + seconds
     while not ready():
         ended = process.poll() is not None
@@ -110,7 +114,7 @@ class SeaweedFS:
     """An S3 server on loopback: `with SeaweedFS() as server: server.client().list_buckets()`.
 
     Args:
-        port: Port of the S3 endpoint; a free one by default.
+        port: of the S3 endpoint; a free one by default.
     """
 
     region = REGION
@@ -140,11 +144,11 @@ class SeaweedFS:
         self.stop()
 
     def start(self) -> None:
-        """Start on an empty store and wait until an object can be written."""
+        """Starts with an empty store and waits until an object can be written."""
         self.directory = Path(tempfile.mkdtemp(prefix="visrec-s3-"))
         (self.directory / "data").mkdir()
         (self.directory / "s3.json").write_text(json.dumps(self._identities()))
-        # Somebody may take a port between its choice and its use: choose again then.
+        # Another process may take a port between its choice and its use: then choose again.
         for attempts_left in (2, 1, 0):
             self._ports = free_ports(4)
             self.port = self._wanted_port or self._ports[3]
@@ -157,49 +161,49 @@ class SeaweedFS:
                     raise
 
     def restart(self) -> None:
-        """Start (again) on the same ports and data, and wait until an object can be written."""
+        """Starts again with the same ports and data, and waits until an object can be written."""
         self.kill9()
-        # The first write to a bucket makes seven volumes by default: with 60 buckets a restart then
-        # took 18 s. The environment of this process, with its keys and proxies, stays out of it.
+        # By default the first write to a bucket creates seven volumes: with 60 buckets a restart
+        # took 18 s. The server does not inherit this process's environment with keys and proxies.
         env = {"HOME": str(self.directory), "WEED_MASTER_VOLUME_GROWTH_COPY_1": "1"}
         env["PATH"] = os.environ.get("PATH", os.defpath)
         self._process = spawn(self._command(), self.directory, env)
         wait_until(self._writable, self._process, self.directory / "log", seconds=30)
 
     def kill9(self) -> None:
-        """Kill the server at once, as a crash does; data and ports are kept for `restart`."""
+        """Kills the server like a crash; keeps data and ports for `restart`."""
         if self._process is None:
             return
-        # By its group, which is the server and its guard: SIGTERM would take 15 s.
+        # The process group is the server and its guard. SIGTERM would take 15 s.
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process = None
-        # What was waited for is the guard: the server itself is gone when its ports are free.
+        # The process that ended is the guard; the server is gone when its ports are free.
         deadline = time.monotonic() + 5
         while not all(map(is_free, self._all_ports())) and time.monotonic() < deadline:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Kill the server and delete its data."""
+        """Kills the server and deletes its data."""
         self.kill9()
         shutil.rmtree(self.directory, ignore_errors=True)
-        for port in self._all_ports():  # sockets whose place cannot be chosen
+        for port in self._all_ports():  # sockets whose path is not configurable
             for socket_file in Path("/tmp").glob(f"seaweedfs-*-grpc-{port}.sock"):
                 socket_file.unlink(missing_ok=True)
 
     def env(self) -> dict[str, str]:
-        """The variables by which a client finds this server, with every right."""
+        """The environment of a client with all permissions."""
         return self._env(self.access_key, self.secret_key)
 
     def readonly_env(self) -> dict[str, str]:
-        """The same for an identity that may read and list, and nothing else."""
+        """The environment of a client that may only read and list."""
         return self._env(self.readonly_access_key, self.readonly_secret_key)
 
     def client(self) -> Any:
-        """A boto3 client with every right, which does not look at the environment."""
+        """A boto3 client with all permissions, which ignores the environment."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -238,24 +242,24 @@ class SeaweedFS:
 
     def _command(self) -> list[str]:
         master, volume, filer, _ = self._ports
-        place = self.directory
+        directory = self.directory
         return [
-            *(self._weed, "-logtostderr=true", "server", f"-dir={place / 'data'}"),
+            *(self._weed, "-logtostderr=true", "server", f"-dir={directory / 'data'}"),
             *("-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}"),
-            # The automatic limit, free disk over volume size, would bound the number of buckets,
-            # though their volumes are small files.
+            # The automatic limit, free disk over volume size, would limit the number of buckets,
+            # although their volumes are small files.
             *("-master.volumeSizeLimitMB=256", "-volume.max=10000", "-volume.minFreeSpace=1GiB"),
             *("-master.telemetry=false", "-volume.preStopSeconds=0"),
-            # The defaults are made for real networks and make a restart take over 10 s.
+            # The defaults are meant for real networks: a restart would take over 10 s.
             *("-master.electionTimeout=1s", "-master.heartbeatInterval=200ms"),
-            *("-filer", f"-filer.localSocket={place / 'filer.sock'}"),
-            *("-s3", f"-s3.port={self.port}", f"-s3.config={place / 's3.json'}"),
-            *(f"-s3.localSocket={place / 's3.sock'}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
+            *("-filer", f"-filer.localSocket={directory / 'filer.sock'}"),
+            *("-s3", f"-s3.port={self.port}", f"-s3.config={directory / 's3.json'}"),
+            *(f"-s3.localSocket={directory / 's3.sock'}", "-s3.port.iceberg=0", "-s3.port.lance=0"),
         ]
 
     def _writable(self) -> bool:
-        """Whether a bucket can be made and an object written to it."""
+        """Whether a bucket can be created and an object written to it."""
         client = self.client()
         try:
             existing = [bucket["Name"] for bucket in client.list_buckets()["Buckets"]]
@@ -268,7 +272,7 @@ class SeaweedFS:
 
 
 def main() -> None:
-    """Serve S3 until Ctrl-C and print how to reach it."""
+    """Serves S3 until Ctrl-C and prints how to reach the server."""
     parser = argparse.ArgumentParser(
         description="A local S3 server for trying visrec with s3:// paths."
     )
@@ -277,7 +281,7 @@ def main() -> None:
         "--bucket", default="visrec", help="bucket to create (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    # SIGINT by hand too: a process started in the background of a script is born ignoring it.
+    # SIGINT too: a process in the background of a script ignores it by default.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: sys.exit(0))
     with SeaweedFS(port=arguments.port) as server:

@@ -1,4 +1,4 @@
-"""The fault proxy: what it passes on is whole, what it breaks is broken as it was asked to."""
+"""The fault proxy: it forwards requests unchanged, and injects the faults that rules ask for."""
 
 import random
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
-from tests.proxy import FaultProxy, Kind, Rule
+from tests.proxy import FaultKind, FaultProxy, FaultRule
 from tests.servers import SeaweedFS, free_ports
 
 pytestmark = [pytest.mark.s3, pytest.mark.chaos]
@@ -28,19 +28,19 @@ def bucket(s3_env: str) -> str:
 
 
 def through(proxy: FaultProxy, attempts: int = 1) -> Any:
-    """A client of the proxy, with the keys of `s3_env`, which does not try again by itself."""
+    """A client of the proxy, with the credentials of `s3_env`, without retries by default."""
     config = Config(retries={"total_max_attempts": attempts}, connect_timeout=5, read_timeout=20)
     return boto3.Session().client("s3", endpoint_url=proxy.endpoint, config=config)
 
 
 def stored(s3: SeaweedFS, bucket: str) -> dict[str, bytes]:
-    """What the server has, seen without the proxy."""
+    """The objects on the server, read without the proxy."""
     client = s3.client()
     keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=bucket).get("Contents", [])]
     return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
 
 
-def test_what_is_passed_on_is_whole(proxy: FaultProxy, s3: SeaweedFS, bucket: str) -> None:
+def test_forwarded_requests_are_unchanged(proxy: FaultProxy, s3: SeaweedFS, bucket: str) -> None:
     client = through(proxy)
     contents = {
         "empty": b"",
@@ -60,7 +60,7 @@ def test_what_is_passed_on_is_whole(proxy: FaultProxy, s3: SeaweedFS, bucket: st
     assert not proxy.injected
 
 
-def test_pyarrow_streams_through_it(proxy: FaultProxy, s3: SeaweedFS, bucket: str) -> None:
+def test_pyarrow_uploads_are_forwarded(proxy: FaultProxy, s3: SeaweedFS, bucket: str) -> None:
     files = pafs.S3FileSystem(
         access_key=s3.access_key,
         secret_key=s3.secret_key,
@@ -79,10 +79,10 @@ def test_pyarrow_streams_through_it(proxy: FaultProxy, s3: SeaweedFS, bucket: st
 @pytest.mark.parametrize(
     ("kind", "arrives"), [("drop_before", False), ("reply_dropped", True), ("reset_in_body", False)]
 )
-def test_a_broken_connection_is_an_error_and_the_server_knows_what_was_asked(
-    proxy: FaultProxy, s3: SeaweedFS, bucket: str, kind: Kind, arrives: bool
+def test_broken_connection_is_an_error_for_the_client_alone(
+    proxy: FaultProxy, s3: SeaweedFS, bucket: str, kind: FaultKind, arrives: bool
 ) -> None:
-    proxy.add(Rule(kind, method="PUT", key="x"))
+    proxy.add(FaultRule(kind, method="PUT", key="x"))
     with pytest.raises(BotoCoreError) as caught:
         through(proxy).put_object(Bucket=bucket, Key="x", Body=b"data" * 50_000)
     assert kind == "reset_in_body" or isinstance(caught.value, ConnectionClosedError)
@@ -90,10 +90,8 @@ def test_a_broken_connection_is_an_error_and_the_server_knows_what_was_asked(
     assert proxy.injected == {kind: 1}
 
 
-def test_a_busy_answer_reaches_the_client_and_not_the_server(
-    proxy: FaultProxy, s3: SeaweedFS, bucket: str
-) -> None:
-    proxy.add(Rule("status_503", key="x", times=2))
+def test_status_503_comes_from_the_proxy(proxy: FaultProxy, s3: SeaweedFS, bucket: str) -> None:
+    proxy.add(FaultRule("status_503", key="x", times=2))
     client = through(proxy)
     for _ in range(2):
         with pytest.raises(ClientError, match="SlowDown"):
@@ -105,24 +103,24 @@ def test_a_busy_answer_reaches_the_client_and_not_the_server(
 
 
 @pytest.mark.parametrize("kind", ["drop_before", "reply_dropped", "reset_in_body", "status_503"])
-def test_a_client_that_tries_again_gets_through(
-    proxy: FaultProxy, s3: SeaweedFS, bucket: str, kind: Kind
+def test_client_with_retries_succeeds(
+    proxy: FaultProxy, s3: SeaweedFS, bucket: str, kind: FaultKind
 ) -> None:
-    proxy.add(Rule(kind, times=1))
+    proxy.add(FaultRule(kind, times=1))
     through(proxy, attempts=3).put_object(Bucket=bucket, Key="x", Body=b"data")
     assert stored(s3, bucket) == {"x": b"data"}
     assert proxy.injected == {kind: 1}
 
 
-def test_a_delay_changes_nothing_else(proxy: FaultProxy, s3: SeaweedFS, bucket: str) -> None:
-    proxy.add(Rule("delay", times=None, seconds=0.05))
+def test_delay_changes_nothing_else(proxy: FaultProxy, s3: SeaweedFS, bucket: str) -> None:
+    proxy.add(FaultRule("delay", times=None, seconds=0.05))
     through(proxy).put_object(Bucket=bucket, Key="x", Body=b"data")
     assert stored(s3, bucket) == {"x": b"data"}
     assert proxy.injected["delay"] >= 1
 
 
-def test_rules_choose_by_method_key_and_count(proxy: FaultProxy, bucket: str) -> None:
-    proxy.add(Rule("status_503", method="GET", key="b c", skip=1, times=1))
+def test_rules_match_by_method_key_and_count(proxy: FaultProxy, bucket: str) -> None:
+    proxy.add(FaultRule("status_503", method="GET", key="b c", skip=1, times=1))
     client = through(proxy)
     for key in ("a", "b c"):
         client.put_object(Bucket=bucket, Key=key, Body=key.encode())
@@ -134,33 +132,33 @@ def test_rules_choose_by_method_key_and_count(proxy: FaultProxy, bucket: str) ->
         except ClientError:
             failed.append(True)
     assert failed == [False, False, True, False]
-    proxy.add(Rule("status_503", times=None))
+    proxy.add(FaultRule("status_503", times=None))
     proxy.clear()
     client.head_object(Bucket=bucket, Key="a")
 
 
-def test_a_share_is_drawn_by_the_seed(s3: SeaweedFS, bucket: str) -> None:
-    def drawn(seed: int) -> list[int]:
+def test_share_is_drawn_with_the_seed(s3: SeaweedFS, bucket: str) -> None:
+    def failed_requests(seed: int) -> list[int]:
         with FaultProxy(s3.endpoint, seed) as proxy:
-            proxy.add(Rule("status_503", times=None, share=0.3))
+            proxy.add(FaultRule("status_503", times=None, share=0.3))
             client = through(proxy)
-            hit = []
+            failed = []
             for number in range(40):
                 try:
                     client.list_objects_v2(Bucket=bucket, Prefix=str(number))
                 except ClientError:
-                    hit.append(number)
-            assert proxy.injected == {"status_503": len(hit)}
-            assert proxy.passed == 40 - len(hit)
-            return hit
+                    failed.append(number)
+            assert proxy.injected == {"status_503": len(failed)}
+            assert proxy.forwarded == 40 - len(failed)
+            return failed
 
-    first = drawn(1)
+    first = failed_requests(1)
     assert 4 <= len(first) <= 20
-    assert drawn(1) == first
-    assert drawn(2) != first
+    assert failed_requests(1) == first
+    assert failed_requests(2) != first
 
 
-def test_a_server_that_is_gone_is_a_closed_connection(bucket: str) -> None:
+def test_missing_server_is_a_closed_connection(bucket: str) -> None:
     with FaultProxy(f"http://127.0.0.1:{free_ports(1)[0]}") as proxy:
         with pytest.raises(ConnectionClosedError):
             through(proxy).list_objects_v2(Bucket=bucket)

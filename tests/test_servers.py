@@ -1,4 +1,4 @@
-"""The test servers themselves: what the other tests rely on."""
+"""The test servers that the other tests rely on."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ def test_missing_program_is_named() -> None:
         servers.program("no-such-program")
 
 
-def test_ports_come_in_free_pairs() -> None:
+def test_free_ports_have_free_partners() -> None:
     ports = servers.free_ports(20)
     assert len(set(ports)) == 20
     assert all(servers.is_free(port) and servers.is_free(port + 10_000) for port in ports)
@@ -36,10 +36,10 @@ def test_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
         servers.wait_until(lambda: False, process, tmp_path / "log", seconds=10)
 
 
-def test_spawned_server_dies_with_its_holder(tmp_path: Path) -> None:
+def test_spawned_server_dies_with_its_parent(tmp_path: Path) -> None:
     process = servers.spawn(["sleep", "600"], tmp_path, os.environ)
     assert process.stdin is not None
-    process.stdin.close()  # what the system does when this process dies
+    process.stdin.close()  # as happens when this process dies
     assert process.wait(timeout=10) == -9
 
 
@@ -76,7 +76,7 @@ def test_wrong_key_is_refused(s3: SeaweedFS, s3_env: str, monkeypatch: pytest.Mo
 
 @pytest.mark.s3
 @pytest.mark.chaos
-def test_objects_outlive_a_kill() -> None:
+def test_objects_survive_a_kill() -> None:
     with SeaweedFS() as server:
         client = server.client()
         client.create_bucket(Bucket="kept")
@@ -100,7 +100,7 @@ def served_by_hand() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.s3
-def test_served_by_hand(served_by_hand: subprocess.Popen[str]) -> None:
+def test_server_by_hand_prints_its_environment(served_by_hand: subprocess.Popen[str]) -> None:
     assert served_by_hand.stdout is not None
     lines = [served_by_hand.stdout.readline() for _ in range(5)]
     env = dict(shlex.split(line)[1].split("=", 1) for line in lines[:4])
@@ -177,7 +177,7 @@ def test_job_without_the_right_token_is_refused(
 
 @pytest.mark.ray
 @pytest.mark.chaos
-def test_cluster_stops_alone_and_whole(token_cluster: TokenCluster) -> None:
+def test_cluster_stops_completely_and_no_other_with_it(token_cluster: TokenCluster) -> None:
     with TokenCluster(num_cpus=1) as other:
         command = [servers.program("ray"), "job", "submit", "--no-wait", "--", "sleep", "600"]
         subprocess.run(command, env={**os.environ, **other.env()}, check=True, capture_output=True)

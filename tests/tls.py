@@ -1,6 +1,6 @@
-"""What stands between a client and a store in companies: TLS of a private authority, and a proxy.
+"""What companies put between a client and a store: TLS with a private authority, and a proxy.
 
-Both pass on raw bytes, so signatures stay valid: the store checks the Host header that it is sent.
+Both relay raw bytes, so signatures stay valid: the store checks the Host header that it receives.
 """
 
 import datetime
@@ -21,18 +21,23 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 
-class Front:
-    """Listens on loopback and connects each client to wherever its greeting leads.
+class Relay:
+    """Listens on loopback and relays each client to a server.
 
-    Args:
-        greet: takes an accepted connection and gives the two sides to connect, or None.
+    Attributes:
+        port: that it listens on.
     """
 
     def __init__(
-        self, greet: Callable[[socket.socket], tuple[socket.socket, socket.socket] | None]
+        self, connect: Callable[[socket.socket], tuple[socket.socket, socket.socket] | None]
     ) -> None:
-        self._greet = greet
-        self._open: list[socket.socket] = []
+        """Prepares a relay, which `with` starts.
+
+        Args:
+            connect: maps an accepted connection to the two connections to join, or to None.
+        """
+        self._connect = connect
+        self._connections: list[socket.socket] = []
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
@@ -46,7 +51,7 @@ class Front:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for connection in (self._listener, *self._open):
+        for connection in (self._listener, *self._connections):
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             connection.close()
@@ -58,12 +63,12 @@ class Front:
                 threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with suppress(OSError):  # a client that trusts nobody here, among others
-            sides = self._greet(client)
+        with suppress(OSError):  # such as of a client that does not trust the certificate
+            sides = self._connect(client)
             if sides is None:
                 client.close()
                 return
-            self._open += sides
+            self._connections += sides
             back = threading.Thread(target=_pump, args=sides, daemon=True)
             back.start()
             _pump(*reversed(sides))
@@ -78,31 +83,35 @@ def _pump(source: socket.socket, target: socket.socket) -> None:
             side.shutdown(socket.SHUT_RDWR)
 
 
-def tls_front(target: str, folder: Path) -> Front:
-    """TLS before a server, for 127.0.0.1 by a certificate of the authority in `folder`/ca.pem."""
+def tls_relay(target: str, folder: Path) -> Relay:
+    """TLS in front of a server, with a certificate for 127.0.0.1 signed by `folder`/ca.pem."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(_certificate(folder))
-    where = urlsplit(target)
+    url = urlsplit(target)
 
-    def greet(client: socket.socket) -> tuple[socket.socket, socket.socket]:
+    def connect(client: socket.socket) -> tuple[socket.socket, socket.socket]:
         secured = context.wrap_socket(client, server_side=True)
-        return secured, socket.create_connection((str(where.hostname), int(where.port or 0)))
+        return secured, socket.create_connection((str(url.hostname), int(url.port or 0)))
 
-    return Front(greet)
+    return Relay(connect)
 
 
-class Tunnel(Front):
-    """An HTTP proxy that connects (CONNECT) and counts for whom, and with which Authorization."""
+class Tunnel(Relay):
+    """An HTTP proxy for CONNECT requests, which it records.
+
+    Attributes:
+        requests: head of each request.
+    """
 
     def __init__(self) -> None:
-        super().__init__(self._connect)
-        self.asked: list[str] = []
+        super().__init__(self._open_tunnel)
+        self.requests: list[str] = []
 
-    def _connect(self, client: socket.socket) -> tuple[socket.socket, socket.socket]:
+    def _open_tunnel(self, client: socket.socket) -> tuple[socket.socket, socket.socket]:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += client.recv(1)
-        self.asked.append(head.decode())
+        self.requests.append(head.decode())
         host, _, port = head.split(b" ")[1].decode().rpartition(":")
         server = socket.create_connection((host, int(port)))
         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
@@ -110,7 +119,7 @@ class Tunnel(Front):
 
 
 def _certificate(folder: Path) -> Path:
-    """Writes ca.pem, and a key with the certificate that it signed, whose path is returned."""
+    """Writes ca.pem and the path that is returned: a key and the certificate signed for it."""
     authority, key = (
         ec.generate_private_key(ec.SECP256R1()),
         ec.generate_private_key(ec.SECP256R1()),

@@ -68,7 +68,7 @@ def promises() -> dict[int, Promise]:
         7: Promise("workers, nodes and the driver may die", (f"{chaos}workers.py",)),
         8: Promise(
             "the store may go away",
-            (f"{chaos}store.py", "tests/test_servers.py::test_objects_outlive"),
+            (f"{chaos}store.py", "tests/test_servers.py::test_objects_survive"),
         ),
         9: Promise("only checked lists are published", ("tests/publication/test_gates.py",)),
         10: Promise(
@@ -97,7 +97,11 @@ def promises() -> dict[int, Promise]:
         14: Promise("ids steer nothing", (f"{HOSTILE}test_ids",)),
         15: Promise(
             "the operator's store is fit",
-            ("tests/pipelines/test_doctor.py", "tests/storage/test_preflight.py"),
+            (
+                "tests/pipelines/test_doctor.py",
+                "tests/pipelines/test_cluster_checks.py",
+                "tests/storage/test_preflight.py",
+            ),
         ),
         16: Promise("nights are repeatable", (f"{chaos}nights.py",)),
         # These are proved by the tests that count something for them.

@@ -22,7 +22,7 @@ from tests.chaos.harness import (
     run_contents,
     write_draft,
 )
-from tests.proxy import FaultProxy, Kind, Rule
+from tests.proxy import FaultKind, FaultProxy, FaultRule
 from tests.publication.runs import PASSED, file_names, published_run_id
 from tests.servers import SeaweedFS
 from visrec.errors import ConflictError, StorageError
@@ -137,7 +137,7 @@ def chain(pointers: list[dict[str, Any]], last: str) -> int:
 
 # ------------------------------------------------------ 2. a lost reply is no lost or second commit
 
-KINDS: tuple[Kind, ...] = ("drop_before", "reply_dropped", "reset_in_body", "status_503")
+KINDS: tuple[FaultKind, ...] = ("drop_before", "reply_dropped", "reset_in_body", "status_503")
 
 
 def publish_until_done(
@@ -195,7 +195,7 @@ def test_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: Fau
     broken = Store(lists.root, proxy.endpoint)
     cases = [
         # One fault, which the client's own retry meets; and one at each of its five attempts.
-        [Rule(kind, method="PUT", key=key, times=times)]
+        [FaultRule(kind, method="PUT", key=key, times=times)]
         for kind in KINDS
         for key in (MANIFEST, LATEST)
         for times in (*amount(1, 3) * (1,), 5)
@@ -203,7 +203,10 @@ def test_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: Fau
     # The request that settles an unclear reply is not answered either. The pointer was requested
     # once before it is written.
     cases += [
-        [Rule(kind, "PUT", key, times=5), Rule("drop_before", "HEAD", key, skip=skip, times=5)]
+        [
+            FaultRule(kind, "PUT", key, times=5),
+            FaultRule("drop_before", "HEAD", key, skip=skip, times=5),
+        ]
         for kind in KINDS
         for key, skip in ((MANIFEST, 0), (LATEST, 1))
     ]
@@ -213,7 +216,7 @@ def test_fault_at_a_commit_neither_loses_nor_doubles_it(lists: Store, proxy: Fau
             run_id = f"turn-{turn}-case-{number}"
             if number % 4 == 0:
                 forget_credentials()  # a client that has failed often does not try again for long
-            proxy.add(*[Rule(**vars(rule)) for rule in rules])
+            proxy.add(*[FaultRule(**vars(rule)) for rule in rules])
             raised, there = publish_until_done(broken, lists, run_id, before, proxy)
             proxy.clear()
             before, failed, landed, commits = run_id, failed + raised, landed + there, commits + 2

@@ -19,9 +19,9 @@ from tests.conftest import NO_AWS_CONFIG
 from tests.proxy import FaultProxy
 from tests.servers import SeaweedFS
 from tests.storage.test_store import refusal
-from tests.tls import Tunnel, tls_front
+from tests.tls import Tunnel, tls_relay
 from visrec.errors import InputError, StorageError, VisrecError
-from visrec.storage.preflight import sweep, trial_of, try_store
+from visrec.storage.preflight import check_store, clean_up, scratch_store
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
 
@@ -74,7 +74,7 @@ def site(s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     s3.client().create_bucket(Bucket="settings")
     folder = tmp_path_factory.mktemp("settings")
     with (
-        tls_front(s3.endpoint, folder) as front,
+        tls_relay(s3.endpoint, folder) as front,
         FaultProxy(s3.endpoint) as proxy,
         Tunnel() as tunnel,
     ):
@@ -86,9 +86,10 @@ def passes_all_clients(night: str) -> None:
     store = Store.at(night)
     store.write_table("x.parquet", TABLE)  # by boto3
     assert store.read_table("x.parquet").equals(TABLE)  # by pyarrow
-    files = pickle.loads(pickle.dumps(store.filesystem()))  # noqa: S301  # as in a worker
-    StorageContext(store.path, "run", storage_filesystem=files)  # writes a marker, and reads it
-    with files.open_output_stream(f"{store.path}/run/checkpoint") as stream:
+    filesystem, path = store.arrow_filesystem()
+    files = pickle.loads(pickle.dumps(filesystem))  # noqa: S301  # as in a worker
+    StorageContext(path, "run", storage_filesystem=files)  # writes a marker, and reads it
+    with files.open_output_stream(f"{path}/run/checkpoint") as stream:
         stream.write(b"weights")
     assert store.read("run/checkpoint") == b"weights"
 
@@ -142,15 +143,15 @@ def test_clients_agree_on_a_setting(
 ) -> None:
     env, config, through = GOOD[case]
     site.set(monkeypatch, env, config)
-    site.proxy.passed = 0
-    site.tunnel.asked.clear()
+    site.proxy.forwarded = 0
+    site.tunnel.requests.clear()
     passes_all_clients(f"s3://settings/{abs(hash(case))}")
-    assert (site.proxy.passed >= 5) == (through == "proxy")
+    assert (site.proxy.forwarded >= 5) == (through == "proxy")
     # One connection of boto3 and one of pyarrow at least.
-    assert (len(site.tunnel.asked) >= 2) == (through == "tunnel")
+    assert (len(site.tunnel.requests) >= 2) == (through == "tunnel")
     if case == "tunnel with a password":
         login = base64.b64encode(f"me:{SECRET}!".encode()).decode()
-        assert all(f"Proxy-Authorization: Basic {login}" in head for head in site.tunnel.asked)
+        assert all(f"Proxy-Authorization: Basic {login}" in head for head in site.tunnel.requests)
     assert SECRET not in "".join(capfd.readouterr())
     measured(27, settings_tried=1, clients_agreeing=3)
 
@@ -246,9 +247,9 @@ def test_doctor_passes_a_store_of_a_private_authority(
 ) -> None:
     site.set(monkeypatch, TRUSTED, "")
     workspace = Store.at("s3://settings/doctor")
-    trial = trial_of(workspace)
-    findings = [*try_store(workspace, trial), sweep(trial)]
-    assert [str(finding) for finding in findings if not finding.fit] == []
+    scratch = scratch_store(workspace)
+    findings = [*check_store(workspace, scratch), clean_up(scratch)]
+    assert [str(finding) for finding in findings if not finding.passed] == []
     assert "multipart upload" in {finding.name for finding in findings}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos.harness import amount, damaged_files, make_complete_run, measured
 from tests.conftest import NO_AWS_CONFIG
-from tests.proxy import FaultProxy, Rule
+from tests.proxy import FaultProxy, FaultRule
 from tests.publication.runs import published_run_id
 from tests.servers import SeaweedFS
 from visrec.errors import StorageError
@@ -93,8 +93,8 @@ def test_a_store_that_is_killed_slow_and_busy_keeps_what_it_acknowledged(
     kills, rng = amount(1, 10), random.Random(8)
     with FaultProxy(own_server.endpoint, seed=8) as proxy:
         proxy.add(
-            Rule("status_503", times=None, share=0.05),
-            Rule("delay", times=None, share=0.2, seconds=0.03),
+            FaultRule("status_503", times=None, share=0.05),
+            FaultRule("delay", times=None, share=0.2, seconds=0.03),
         )
         direct = Store("s3://shop/recommendations", own_server.endpoint)
         with Publisher(Store(direct.root, proxy.endpoint)) as publisher:

@@ -76,7 +76,7 @@ class Store:
     def parent(self) -> "Store | None":
         """The store above; None for a bucket and for a folder of the root directory."""
         above = self.root.rpartition("/")[0]
-        return Store(above, self.endpoint) if above not in ("", "s3:/") else None
+        return None if above in ("", "s3:/") else replace(self, root=above)
 
     def uri(self, name: str) -> str:
         """The location of one file."""
