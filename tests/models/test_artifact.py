@@ -17,6 +17,7 @@ from visrec.errors import InputError
 from visrec.models import MODELS
 from visrec.models.artifact import MANIFEST, Artifact, load_artifact, save_artifact
 from visrec.models.base import Sizes
+from visrec.models.curatornet import CuratorNetConfig
 from visrec.storage.store import Store, to_json
 
 FILES = [
@@ -36,7 +37,7 @@ HOSTILE = [
 def _artifact(**changed: Any) -> Artifact:
     torch.manual_seed(0)
     data = checkerboard(items=8, users=4, dim=3)
-    config = MODELS["curatornet"].Config(item_width=4, user_width=5, temperature=2.5)
+    config = CuratorNetConfig(item_width=4, user_width=5, temperature=2.5)
     model = MODELS["curatornet"](config, data.sizes)
     model.fit(data.catalogue, data.train)
     fields: dict[str, Any] = {
@@ -62,7 +63,7 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
-def _replace(store: Store, name: str, data: bytes) -> None:
+def replace_file(store: Store, name: str, data: bytes) -> None:
     """Replaces a file, and its hash in the manifest."""
     store.write(name, data)
     hashes = store.read_json(MANIFEST)["files"]
@@ -174,7 +175,7 @@ def test_interrupted_save_leaves_no_model(tmp_path: Path, monkeypatch: Any) -> N
 def test_unknown_model_is_refused_with_the_list_of_models(store: Store) -> None:
     config = store.read_json("config.json")
     config["model"]["name"] = "os.system"
-    _replace(store, "config.json", to_json(config))
+    replace_file(store, "config.json", to_json(config))
     with pytest.raises(InputError, match=r"'os\.system'.*curatornet.*visrank"):
         load_artifact(store)
 
@@ -182,7 +183,7 @@ def test_unknown_model_is_refused_with_the_list_of_models(store: Store) -> None:
 def test_weights_of_another_shape_are_refused(store: Store) -> None:
     config = store.read_json("config.json")
     config["model"]["item_width"] = 6
-    _replace(store, "config.json", to_json(config))
+    replace_file(store, "config.json", to_json(config))
     with pytest.raises(InputError, match=r"model\.safetensors"):
         load_artifact(store)
 
@@ -190,7 +191,7 @@ def test_weights_of_another_shape_are_refused(store: Store) -> None:
 def test_config_key_of_another_version_is_refused(store: Store) -> None:
     config = store.read_json("config.json")
     config["model"]["learned_temperature"] = True
-    _replace(store, "config.json", to_json(config))
+    replace_file(store, "config.json", to_json(config))
     with pytest.raises(InputError, match="learned_temperature"):
         load_artifact(store)
 
@@ -226,7 +227,7 @@ def test_pickled_weights_are_refused_and_not_executed(
     store: Store, tmp_path: Path, disguise: Callable[[_Payload], bytes]
 ) -> None:
     trace = tmp_path / "trace"
-    _replace(store, "model.safetensors", disguise(_Payload(trace)))
+    replace_file(store, "model.safetensors", disguise(_Payload(trace)))
     with pytest.raises(InputError, match=r"model\.safetensors"):
         load_artifact(store)
     assert not trace.exists()

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from tests.training import checkerboard, provenance, jagged_lists
+from tests.training import checkerboard, jagged_lists, provenance
 from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
@@ -86,7 +86,9 @@ def test_model_is_built_for_data_of_other_sizes(name: str) -> None:
     catalogue = Catalogue(np.random.default_rng(0).normal(size=(11, 3)), np.arange(11))
     model.fit(catalogue, jagged_lists([[0, 1], [2], [], [3, 4, 10], [5]]))
     scorer = model.eval().scorer(model.item_arrays(catalogue))
-    best = topk.top_k(scorer, jagged_lists([[0, 1]]), np.array([0]), jagged_lists([[0, 1]]), None, 20)
+    best = topk.top_k(
+        scorer, jagged_lists([[0, 1]]), np.array([0]), jagged_lists([[0, 1]]), None, 20
+    )
     assert sorted(best.row_BK[0, :9].tolist()) == list(range(2, 11))
 
 

@@ -137,7 +137,9 @@ def test_scores_equal_the_paper() -> None:
     paper = Paper(model)
     items = [paper.item(row) for row in range(ITEMS)]
     expected = np.array([paper.user(profile) for profile in PROFILES]) @ np.array(items).T
-    np.testing.assert_allclose(_scores(model, jagged_lists(PROFILES)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        _scores(model, jagged_lists(PROFILES)), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("temperature", [1.0, 3.5, 14.0])
@@ -172,7 +174,9 @@ def test_empty_profile_has_finite_scores_and_changes_no_others() -> None:
     model = _model()
     scores = _scores(model, jagged_lists([[], [7, 8], []]))
     assert np.isfinite(scores).all()
-    np.testing.assert_allclose(scores[1], _scores(model, jagged_lists([[7, 8]]))[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        scores[1], _scores(model, jagged_lists([[7, 8]]))[0], rtol=1e-5, atol=1e-5
+    )
 
 
 def test_new_items_and_users_are_scored_without_training() -> None:
@@ -180,7 +184,9 @@ def test_new_items_and_users_are_scored_without_training() -> None:
     new = np.random.default_rng(3).normal(size=(5, DIM)).astype(np.float16)
     scores = _scores(model, jagged_lists([[ITEMS, 3]]), np.concatenate([FEATURES, new]))
     # The same picture under a new row gets the same score.
-    repeated = _scores(model, jagged_lists([[ITEMS, 3]]), np.concatenate([FEATURES, new, FEATURES[:4]]))
+    repeated = _scores(
+        model, jagged_lists([[ITEMS, 3]]), np.concatenate([FEATURES, new, FEATURES[:4]])
+    )
     assert scores.shape == (1, ITEMS + 5)
     np.testing.assert_allclose(repeated[:, ITEMS + 5 :], repeated[:, :4], rtol=1e-6)
     np.testing.assert_allclose(repeated[:, : ITEMS + 5], scores, rtol=1e-5, atol=1e-5)

@@ -35,7 +35,9 @@ def _model(**settings: float) -> MultiVae:
 
 def _batch(first: int = 0, stop: int = len(ROWS)) -> UserBatch:
     """One worker's users of a step with all rows."""
-    return UserBatch(JaggedTensor.from_jagged(jagged_lists(ROWS[first:stop])), first, len(ROWS), SEED)
+    return UserBatch(
+        JaggedTensor.from_jagged(jagged_lists(ROWS[first:stop])), first, len(ROWS), SEED
+    )
 
 
 def _noise() -> list[list[float]]:

@@ -73,7 +73,9 @@ def test_torch_pools_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sums_of_each_list() -> None:
     vectors = torch.arange(6.0).view(3, 2)
-    assert pool(vectors, JaggedTensor.from_jagged(jagged_lists([[0, 2, 2], []])), "sum").tolist() == [
+    assert pool(
+        vectors, JaggedTensor.from_jagged(jagged_lists([[0, 2, 2], []])), "sum"
+    ).tolist() == [
         [8, 11],
         [0, 0],
     ]

@@ -28,7 +28,9 @@ def _scores(scorer: Scorer, profiles: Jagged, start: int = 0, stop: int = ITEMS)
 
 def _profiles(users: int, seed: int = 0) -> Jagged:
     random = np.random.default_rng(seed)
-    return jagged_lists([sorted(random.choice(ITEMS, 3, replace=False).tolist()) for _ in range(users)])
+    return jagged_lists(
+        [sorted(random.choice(ITEMS, 3, replace=False).tolist()) for _ in range(users)]
+    )
 
 
 def test_auc_is_one_half() -> None:

@@ -159,7 +159,9 @@ def test_a_reranker_is_ranked_as_its_lists_are(seed: int) -> None:
         lambda _, rows: rows.clamp(min=0)[:, None].float(),
         lambda user_B1, row_BC: own_BN[user_B1[:, 0].long()].gather(1, row_BC),
     )
-    found = rank_targets(scorer, jagged_lists(case.profiles), np.arange(users), jagged_lists(case.targets))
+    found = rank_targets(
+        scorer, jagged_lists(case.profiles), np.arange(users), jagged_lists(case.targets)
+    )
     expected = []
     for user in range(users):
         proposed_N = (item_Nd @ user_Bd[user]).tolist()
@@ -196,7 +198,10 @@ def test_ranks_are_those_of_float64_at_any_magnitude(
         for n in (items, users)
     )
     drawn = [random.permutation(items)[:12].tolist() for _ in range(users)]
-    profiles, targets = jagged_lists([rows[:5] for rows in drawn]), jagged_lists([rows[5:] for rows in drawn])
+    profiles, targets = (
+        jagged_lists([rows[:5] for rows in drawn]),
+        jagged_lists([rows[5:] for rows in drawn]),
+    )
     vectors = torch.from_numpy(user_Bd)
     scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
     with pytest.MonkeyPatch.context() as patch:

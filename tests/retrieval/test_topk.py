@@ -275,7 +275,9 @@ def test_most_popular_lists_equal_a_search_by_counts() -> None:
     random = np.random.default_rng(0)
     count_N = random.integers(0, 4, 60).astype(np.float32)
     available_N = random.random(60) < 0.8
-    excluded = jagged_lists([random.choice(60, n, replace=False).tolist() for n in (0, 3, 60, 41, 0)])
+    excluded = jagged_lists(
+        [random.choice(60, n, replace=False).tolist() for n in (0, 3, 60, 41, 0)]
+    )
     nothing, user_B = jagged_lists([[]] * 5), np.full(5, -1)
     scorer = DotScorer(
         torch.from_numpy(count_N)[:, None], lambda lists, _: torch.ones(len(lists), 1)
@@ -342,5 +344,12 @@ def test_every_block_has_the_same_shape(monkeypatch: pytest.MonkeyPatch) -> None
             return super().tile(state, start, stop)
 
     scores = np.random.default_rng(0).normal(size=(9, 20)).astype(np.float32)
-    top_k(RecordingScorer(scores), jagged_lists([[]] * 9), np.arange(9), jagged_lists([[]] * 9), None, 3)
+    top_k(
+        RecordingScorer(scores),
+        jagged_lists([[]] * 9),
+        np.arange(9),
+        jagged_lists([[]] * 9),
+        None,
+        3,
+    )
     assert shapes == {6}

@@ -1,5 +1,5 @@
-// The parts of a training step that are no matrix products: z-scored features with dropout, and pools.
-// For processors with AVX-512.
+// The parts of a training step that are no matrix products: z-scored features with dropout, and
+// pools. For processors with AVX-512.
 //
 // Each thread has its own rows or columns, so results do not depend on the number of threads.
 
@@ -17,7 +17,8 @@
 
 namespace {
 
-// Splits 0 to n between threads. If the system refuses a thread, this one does the rest of the work.
+// Splits 0 to n between threads. If the system refuses a thread, this one does the rest of the
+// work.
 template <typename Work>
 void share(int64_t n, int64_t threads, const Work& work) {
     threads = std::max<int64_t>(1, std::min(threads, n));
@@ -34,7 +35,8 @@ void share(int64_t n, int64_t threads, const Work& work) {
     for (auto& other : others) other.join();
 }
 
-// The finalizer of splitmix64 (Steele et al. 2014); the same as `visrec.models.splitmix.splitmix64`.
+// The finalizer of splitmix64 (Steele et al. 2014); the same as
+// `visrec.models.splitmix.splitmix64`.
 inline uint64_t mixed(uint64_t v) {
     v = (v ^ (v >> 30)) * 0xBF58476D1CE4E5B9ull;
     v = (v ^ (v >> 27)) * 0x94D049BB133111EBull;
@@ -45,8 +47,9 @@ inline uint64_t mixed(uint64_t v) {
 
 extern "C" {
 
-// scaled (m, d) = (feature - mean) * factor, or 0 where the feature's byte is below `zeroed`. Byte j of
-// item i is byte j % 8 of mixed(mixed((i + 1) ^ seed) + j / 8). feature (m, d) is in half precision.
+// scaled (m, d) = (feature - mean) * factor, or 0 where the feature's byte is below `zeroed`. Byte
+// j of item i is byte j % 8 of mixed(mixed((i + 1) ^ seed) + j / 8). feature (m, d) is in half
+// precision.
 void visrec_scaled(const uint16_t* feature, int64_t m, int64_t d, const float* mean,
                    const float* factor, const int64_t* item, uint64_t seed, int64_t zeroed,
                    int64_t threads, float* scaled) {
@@ -110,7 +113,8 @@ void visrec_pool(const float* vectors, int64_t d, const int64_t* offsets, const 
     });
 }
 
-// The backward pass of visrec_pool. gradient (m, d) must be zero before. Each thread has its columns.
+// The backward pass of visrec_pool. gradient (m, d) must be zero before. Each thread has its
+// columns.
 void visrec_pool_back(const float* of_pooled, const int32_t* best, const int64_t* offsets,
                       const int64_t* values, int64_t b, int64_t d, int64_t threads,
                       float* gradient) {

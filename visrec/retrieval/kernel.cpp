@@ -1,25 +1,27 @@
 // The exact k best items of many users by dot product, for processors with AVX-512 VNNI.
 //
-// All items are first scored with vectors of 8-bit integers, four multiplications a lane and
-// instruction. What the rounding can have changed is bounded for every pair (Cauchy-Schwarz): with
-// u = u' + du and i = i' + di,
+// All items are first scored with vectors of 8-bit integers, four multiplications per lane and
+// instruction. The effect of the rounding is bounded for every pair (Cauchy-Schwarz):
+// with u = u' + du and i = i' + di,
 //
 //     |u . i - u' . i'|  <=  |u'| |di| + |du| |i|
 //
-// so an item whose upper bound is below the k-th highest lower bound is not among the k best. What
-// is left, a few hundred items, is scored in double precision. No result depends on how users are
-// put together, nor on the number of threads.
+// so an item whose upper bound is below the k-th highest lower bound is not among the k best. The
+// remaining items, a few hundred, are scored in double precision. No result depends on which users
+// are searched for together, nor on the number of threads.
 //
-// Memory does not depend on the scores. Where so many items are alike that their bounds cannot tell
-// them apart, those seen so far are scored exactly, the k best of them are kept, and the search
-// goes on: items come in the order of their rows, so a later one with an equal score is no better.
+// Memory does not depend on the scores. If so many items are alike that their bounds cannot tell
+// them apart, the items seen so far are scored exactly, the k best of them are kept, and the search
+// continues: items come in the order of their rows, so a later one with an equal score is no
+// better.
 //
-// The mean of all items is subtracted from them before they are rounded: it adds the same to all
-// scores of a user, and what is left is smaller. Vectors are first divided by a power of two, all
-// items by the same one and each user by one of their own, so that no bound overflows and none
-// vanishes, whatever finite numbers the vectors hold. Items lie in blocks of 64: for each group of four
-// dimensions, 64 items' four bytes. Bytes of items are 128 too high, as the instruction multiplies
-// unsigned by signed ones; the accumulators begin with what takes that off again.
+// The mean of all items is subtracted from the items before they are rounded. It adds the same
+// amount to all scores of a user, and what remains is smaller. Vectors are first divided by a power
+// of two, all items by the same one and each user by their own, so that no bound overflows or
+// vanishes, whatever finite numbers the vectors hold. Items are stored in blocks of 64: for each
+// group of four dimensions, four bytes of each of the 64 items. The items' bytes are 128 too high,
+// because the instruction multiplies unsigned by signed bytes; the accumulators start with the
+// correction.
 
 #include <immintrin.h>
 
@@ -42,34 +44,34 @@
 
 namespace {
 
-constexpr int kItems = 64;    // of a block: four registers of 16
-constexpr int kUsers = 6;     // of a group: 24 accumulators and what they need fill 32 registers
-constexpr int kGroups = 16;   // of a piece of work: 96 users share each read of the items
-constexpr int kGrowth = 8;    // times that the buffer of a search may become as large; a power of 2
-constexpr int kHalvings = 16; // of the range that the k-th bound is looked for in
-constexpr float kSlack = 1e-5f;  // of |u| |i|: more than all roundings of single precision together
-constexpr double kRounded = 0x1p-22;  // of a score: what is nearer may be the same single-precision
-                                      // number, and then the lower row is the better
-constexpr double kTiny = 2. * FLT_TRUE_MIN;  // the same of a score next to zero
+constexpr int kItems = 64;    // in a block: four registers of 16
+constexpr int kUsers = 6;     // in a group: 24 accumulators and their operands fill 32 registers
+constexpr int kGroups = 16;   // in a piece of work: 96 users share each read of the items
+constexpr int kGrowth = 8;    // factor by which a search's buffer may grow; a power of 2
+constexpr int kHalvings = 16; // steps of the bisection for the k-th bound
+constexpr float kSlack = 1e-5f;  // times |u| |i|: more than all single-precision errors
+constexpr double kRounded = 0x1p-22;  // times a score: closer scores may round to the same
+                                      // single-precision number; then the lower row is better
+constexpr double kTiny = 2. * FLT_TRUE_MIN;  // the same for scores near zero
 
 struct Items {
     const float* vectors;   // (n, d)
     const uint8_t* packed;  // (blocks, quads, 64, 4)
-    const float* scale;     // (blocks * 64,) a byte's worth in 2^exponent; NaN for closed items
-    const float* bounds;    // (blocks, 2) the largest |di| and |i| of a block, in bytes' worths
+    const float* scale;     // (blocks * 64,) a byte step, in 2^exponent; NaN: unavailable
+    const float* bounds;    // (blocks, 2) the largest |di| and |i| of a block, in byte steps
     const double* mean;     // (d,)
     int64_t n, blocks;
     int d, quads, exponent;
 };
 
 struct User {
-    int32_t offset;          // what 128 in every byte of an item adds, negated
-    float length, rounding;  // |u'| and |du| with the slack, in bytes' worths
+    int32_t offset;          // minus what the 128 in every byte of an item adds
+    float length, rounding;  // |u'| and |du| with the slack, in byte steps
 };
 
 // The exponent of the power of two that a vector is divided by: its largest entry is then below 1.
 int exponent_of(const float* vector, int64_t count) {
-    uint32_t most = 0;  // of finite numbers without a sign, the greater one has the greater bits
+    uint32_t most = 0;  // without the sign, the bits of finite numbers compare like the numbers
     for (int64_t j = 0; j < count; j++) {
         uint32_t bits;
         std::memcpy(&bits, vector + j, 4);
@@ -82,7 +84,7 @@ int exponent_of(const float* vector, int64_t count) {
     return exponent;
 }
 
-// Rounds a vector to bytes; gives its scale, and |v'|, |dv| in units of it.
+// Rounds a vector to bytes; returns its scale, and |v'| and |dv| in units of that scale.
 float rounded(const double* vector, int d, int8_t* bytes, double* length, double* rounding) {
     const auto there = [&](int j) { return __mmask8(d - j < 8 ? (1u << (d - j)) - 1 : 0xff); };
     __m512d most = _mm512_setzero_pd();
@@ -103,12 +105,12 @@ float rounded(const double* vector, int d, int8_t* bytes, double* length, double
     return scale;
 }
 
-// Brings a vector from memory while others are worked on.
+// Prefetches a vector while others are processed.
 void fetch(const float* vector, int64_t d) {
     for (int64_t j = 0; j < d; j += 16) _mm_prefetch(vector + j, _MM_HINT_T0);
 }
 
-// The order of these sums is part of the result; a product of two floats is exact in a double.
+// The order of the summation is part of the result. A product of two floats is exact in a double.
 double dot(const float* a, const float* b, int d) {
     double sums[16] = {};
     int j = 0;
@@ -125,9 +127,9 @@ struct Scored {
     int32_t row;
 };
 
-// One number for both, the greater the better: a higher score, or an equal one of a lower row.
+// A number that is greater for a better item, which has a higher score or, in a tie, a lower row.
 uint64_t rank_of(Scored item) {
-    item.score += 0.f;  // no two zeros
+    item.score += 0.f;  // so that -0 equals 0
     uint32_t bits;
     std::memcpy(&bits, &item.score, 4);
     bits ^= bits >> 31 ? 0xffffffffu : 0x80000000u;
@@ -142,18 +144,19 @@ Scored scored(uint64_t rank) {
     return item;
 }
 
-// The least that an unrounded score can be that rounds to this one, and somewhat less.
+// Slightly less than the smallest exact score that rounds to this one.
 double rounds_to(float score) { return score - kRounded * std::fabs(score) - kTiny; }
 
-// What is open about one user: items with bounds of their scores, in units of the user's scale.
+// One user's search: the items that may be among the best, with bounds of their scores in units of
+// the user's scale.
 struct Search {
     std::vector<float> high, low;
     std::vector<int32_t> item;
     size_t size, full, most;
-    float least;   // k items have lower bounds of at least this, and some more
-    double unit;   // what a bound of 1 is in scores
-    double base;   // what the mean of all items adds to every score
-    float margin;  // how far below the k-th an item may be that rounds to the same score
+    float least;   // at least k items have a lower bound of this or more
+    double unit;   // the score that a bound of 1 stands for
+    double base;   // the score of the mean of all items, which is part of every score
+    float margin;  // how far below the k-th an item with the same rounded score may be
     const float* vector;  // the user's
     const int64_t *without, *without_end;
 
@@ -167,12 +170,12 @@ struct Search {
         reserve();
     }
 
-    void reserve() {  // a block more than is full, and a register more than that
+    void reserve() {  // room for one more block than a full buffer, and for one more register
         for (auto* array : {&high, &low}) array->resize(full + kItems + 16);
         item.resize(full + kItems + 16);
     }
 
-    // Makes room where pruning has left more than half: as the bounds are coarse, or items alike.
+    // Makes room if pruning has left more than half, because bounds are coarse or items are alike.
     void make_room(const Items& items, int k, std::vector<uint64_t>& ranked) {
         if (2 * size <= full) return;
         if (full == most) return settle(items, k, ranked);
@@ -187,7 +190,7 @@ struct Search {
         size += size_t(__builtin_popcount(passed));
     }
 
-    // Lets go of what is not to be found and of what cannot be among the k best.
+    // Drops excluded items and items that cannot be among the k best.
     void prune(int k) {
         close();
         if (size > size_t(k)) least = std::max(least, bound(k) - margin);
@@ -201,8 +204,8 @@ struct Search {
         }
     }
 
-    // Marks what is not to be found. Items and the user's list both rise, so each of the shorter
-    // is looked for in the longer, once.
+    // Marks excluded items. Items and the user's exclusions are both sorted, so each entry of the
+    // shorter list is looked up once in the longer one.
     void close() {
         if (!size || without == without_end) return;
         const auto close_at = [&](size_t one) { high[one] = low[one] = -INFINITY; };
@@ -221,15 +224,15 @@ struct Search {
         without = next;
     }
 
-    // Keeps the k best by their exact scores, where more than k are left whose bounds are alike. Kept
-    // out of the loop over blocks, which is faster without it.
+    // Keeps the k best by their exact scores, if bounds cannot tell more than k items apart. Not
+    // inlined, because the loop over blocks is faster without it.
     __attribute__((noinline)) void settle(const Items& items, int k, std::vector<uint64_t>& ranked) {
         ranked.resize(size);
         for (size_t one = 0; one < size; one++)
             ranked[one] = rank_of({exact(items, item[one]), item[one]});
         std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), std::greater<>());
         const Scored last = scored(ranked[size_t(k) - 1]);
-        // Those that are kept stay in the order of their rows.
+        // The items that are kept stay in the order of their rows.
         ranked.resize(size_t(k));
         std::sort(ranked.begin(), ranked.end(), [](uint64_t a, uint64_t b) {
             return uint32_t(a) > uint32_t(b);
@@ -240,8 +243,8 @@ struct Search {
             high[to] = high[from], low[to] = low[from], item[to] = item[from];
         }
         size = size_t(k);
-        // What comes later has a higher row, so it must be better; a score that overflows is told
-        // apart from no other.
+        // Later items have higher rows, so they need a better score. A score that overflows cannot
+        // be compared.
         if (std::isfinite(last.score)) {
             const float worst = float((rounds_to(last.score) - base) / unit);
             least = std::max(least, std::nextafter(worst, -INFINITY));
@@ -252,7 +255,7 @@ struct Search {
         return float(dot(vector, items.vectors + row * items.d, items.d));
     }
 
-    // A number that k of the lower bounds are not below, and hardly more.
+    // A number that at least k of the lower bounds reach, and few more than k.
     float bound(int k) const {
         float from = INFINITY, to = -INFINITY;
         size_t there = 0;
@@ -279,7 +282,7 @@ struct Search {
         return from;
     }
 
-    static __mmask16 found(__m512 bounds) {  // what is not to be found has -inf
+    static __mmask16 found(__m512 bounds) {  // excluded items have -inf
         return _mm512_cmp_ps_mask(bounds, _mm512_set1_ps(-INFINITY), _CMP_GT_OQ);
     }
 
@@ -288,11 +291,11 @@ struct Search {
     }
 };
 
-// The integer scores of a group of users and a block of items.
+// The integer scores of a group of users for a block of items.
 void multiply(const uint8_t* item, const int8_t* bytes, int quads, const int32_t* offsets,
               int32_t (*sums)[kItems]) {
     const int32_t* user = reinterpret_cast<const int32_t*>(bytes);
-    // Named one by one: an array of them would live in memory.
+    // Accumulators are named variables, because an array of them would be kept in memory.
 #define EACH_USER(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
 #define BEGIN(U) \
     __m512i a##U = _mm512_set1_epi32(offsets[U]), b##U = a##U, c##U = a##U, d##U = a##U;
@@ -321,10 +324,10 @@ void multiply(const uint8_t* item, const int8_t* bytes, int quads, const int32_t
 #undef END
 }
 
-// One group of users against one block of items; what may be among the best is noted.
+// Scores one block of items for one group of users; notes the items that may be among the best.
 void score_block(const Items& items, int64_t block, const int8_t* bytes, const User* users,
                  int count, Search* searches, int k, std::vector<uint64_t>& ranked) {
-    // What the rounding can have taken off a score is added to all of a block alike.
+    // The largest error that rounding can have caused is added to all scores of a block.
     int32_t error[kUsers], offsets[kUsers];
     for (int u = 0; u < kUsers; u++) {
         const float* bound = items.bounds + 2 * block;
@@ -360,7 +363,7 @@ void score_block(const Items& items, int64_t block, const int8_t* bytes, const U
     }
 }
 
-// A thread's memory; it takes one piece of the users after another.
+// A thread's memory. A thread processes one piece of the users after another.
 struct Worker {
     std::vector<Search> searches{size_t(kUsers) * kGroups};
     std::vector<User> users;
@@ -398,7 +401,7 @@ struct Worker {
         const int64_t size = items.quads * kItems * 4, share = (size / kGroups + 63) / 64 * 64;
         for (int64_t block = 0; block < items.blocks; block++)
             for (int64_t u = 0; u < count; u += kUsers) {
-                // Some of the next block from memory while this one is multiplied.
+                // Prefetches part of the next block while this one is multiplied.
                 const uint8_t* coming = items.packed + (block + 1) * size + u / kUsers * share;
                 for (int64_t j = 0; j < share; j += 64) _mm_prefetch(coming + j, _MM_HINT_T0);
                 score_block(items, block, bytes.data() + u * width, users.data() + u,
@@ -409,7 +412,7 @@ struct Worker {
             finish(items, searches[u], k, rows + u * k, scores + u * k);
     }
 
-    // Scores what is left in double precision, the most promising first.
+    // Scores the remaining items in double precision, the most promising ones first.
     void finish(const Items& items, Search& search, int k, int64_t* rows, float* scores) {
         search.prune(k);
         open.clear(), ranked.clear();
@@ -440,7 +443,7 @@ struct Worker {
 
     void rescore(const Items& items, const Search& search, const Scored* these, size_t count) {
         const auto at = [&](size_t one) { return items.vectors + int64_t(these[one].row) * items.d; };
-        constexpr size_t kAhead = 3;  // rows that are fetched while others are multiplied
+        constexpr size_t kAhead = 3;  // rows to prefetch ahead of the one being multiplied
         for (size_t one = 0; one < count + kAhead; one++) {
             if (one < count) fetch(at(one), items.d);
             if (one >= kAhead) {
@@ -451,10 +454,10 @@ struct Worker {
     }
 };
 
-constexpr int kList = 32;  // items of a user's list in two registers
-constexpr int kRows = 4;   // rows that share each read of them
+constexpr int kList = 32;  // items of a user's list, in two registers
+constexpr int kRows = 4;   // rows that share each read of these items
 
-// Up to 32 vectors as columns, each divided by its length: (d, 32), zeros behind the last.
+// Up to 32 vectors, scaled to length 1, as columns: (d, 32), zeros behind the last.
 void columns(const float* vectors, int64_t d, const int64_t* list, int64_t count, float* unit) {
     for (int64_t i = 0; i < count; i++) fetch(vectors + list[i] * d, d);
     std::fill(unit, unit + d * kList, 0.f);
@@ -466,8 +469,8 @@ void columns(const float* vectors, int64_t d, const int64_t* list, int64_t count
     }
 }
 
-// The largest product of each of four rows with the columns, and which column it is of. Rows are
-// divided by powers of two, which changes no order among the columns, so that no product overflows.
+// The largest product of each of four rows with the columns, and its column. Rows are divided by
+// powers of two so that no product overflows; this does not change the order of the columns.
 void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const float* unit,
                     int64_t count, float* most, int64_t* column) {
     const float* row[kRows];
@@ -501,20 +504,20 @@ void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const 
     }
 }
 
-// Ranking: all scores are wanted, in single precision, and compared with a few.
+// Ranking: computes all scores in single precision and compares them with those of a few targets.
 
-constexpr int kRankItems = 32;   // two registers of 16, so that a block of them stays in the cache
-constexpr int kRankUsers = 12;   // of a group
-constexpr int kRankGroups = 32;  // of a piece of work
+constexpr int kRankItems = 32;   // two registers of 16, so that a block of items stays in the cache
+constexpr int kRankUsers = 12;   // in a group
+constexpr int kRankGroups = 32;  // in a piece of work
 
-// A score as `products` adds it up: from the first dimension to the last, each step rounded once.
+// A score summed like those of `products`: from the first dimension to the last, rounded each time.
 float product(const float* a, const float* b, int64_t d) {
     float sum = 0;
     for (int64_t j = 0; j < d; j++) sum = std::fma(a[j], b[j], sum);
     return sum;
 }
 
-// The scores of a group of users (d, 12) and a block of items (d, 32).
+// The scores of a group of users (d, 12) for a block of items (d, 32).
 void products(const float* item, const float* user, int64_t d, float (*sums)[kRankItems]) {
 #define EACH_USER(DO) \
     DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
@@ -539,8 +542,8 @@ void products(const float* item, const float* user, int64_t d, float (*sums)[kRa
 #undef END
 }
 
-// A held-out item of a user: its score, and how many stand above it or with it. What is no number
-// is above all, and all is above it.
+// A held-out item of a user: its score, and how many items are above it or equal to it. NaN is
+// above everything, and everything is above NaN.
 struct Target {
     double score;
     int64_t row, above = 0, equal = 0, equal_before = 0;
@@ -560,7 +563,7 @@ struct Target {
         }
     }
 
-    // Counts one item, or takes it out of the counts.
+    // Counts an item, or removes it from the counts if `times` is -1.
     void count(double its, int64_t its_row, int64_t times) {
         above += times * !(its <= score);
         equal += times * (its == score);
@@ -572,7 +575,7 @@ struct Ranker {
     std::vector<float> memory, vectors;
     std::vector<std::vector<Target>> targets{size_t(kRankUsers) * kRankGroups};
 
-    // One user's targets among all items, where single precision would overflow or vanish.
+    // Ranks one user's targets in double precision, if single precision would overflow or vanish.
     void run_wide(const float* items, int64_t n, int64_t d, const float* user, int64_t u) {
         for (Target& target : targets[u])
             target = {dot(items + target.row * d, user, int(d)), target.row};
@@ -614,7 +617,7 @@ struct Ranker {
     }
 };
 
-// Calls work(piece) for every piece, in threads that take one after another.
+// Runs `work` in several threads. Each takes the next piece whenever it has finished one.
 template <typename Work>
 void in_threads(int64_t threads, int64_t pieces, Work work) {
     std::atomic<int64_t> next{0};
@@ -623,7 +626,7 @@ void in_threads(int64_t threads, int64_t pieces, Work work) {
     try {
         for (int64_t t = 1; t < std::min(threads, pieces); t++) others.emplace_back(take);
     } catch (const std::system_error&) {
-        // The system gives no more threads: those that are there do the work.
+        // The system refuses more threads; the existing ones do the work.
     }
     take();
     for (auto& other : others) other.join();
@@ -633,8 +636,9 @@ void in_threads(int64_t threads, int64_t pieces, Work work) {
 
 extern "C" {
 
-// Rounds (n, d) vectors, divided by 2^exponent, to bytes. closed (n,) or null: what is not to be found.
-// packed (blocks * 64 * d rounded up to four), scale (blocks * 64) are 64-byte aligned.
+// Rounds (n, d) vectors, divided by 2^exponent, to bytes. closed (n,) or null: unavailable items.
+// packed (blocks * 64 * d, with d rounded up to a multiple of 4) and scale (blocks * 64) are
+// 64-byte aligned.
 void visrec_pack(const float* vectors, const uint8_t* closed, int64_t n, int64_t d,
                  uint8_t* packed, float* scale, float* bounds, double* mean, int32_t* exponent) {
     const int64_t quads = (d + 3) / 4, blocks = (n + kItems - 1) / kItems;
@@ -665,8 +669,8 @@ void visrec_pack(const float* vectors, const uint8_t* closed, int64_t n, int64_t
     }
 }
 
-// The k best of b users (b, d): rows and scores (b, k), best first, -1 and -inf where there are
-// fewer. offsets (b + 1) and without: each user's sorted rows that are not to be found.
+// The k best items of b users (b, d): rows and scores (b, k), best first, -1 and -inf behind the
+// last. offsets (b + 1) and without: each user's excluded rows, sorted.
 void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scale,
                   const float* bounds, const double* mean, int64_t n, int64_t d, int64_t exponent,
                   const float* users, int64_t b, const int64_t* offsets, const int64_t* without,
@@ -674,7 +678,7 @@ void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scal
     const Items items{vectors, packed, scale, bounds,
                       mean,    n, (n + kItems - 1) / kItems, int(d), int((d + 3) / 4),
                       int(exponent)};
-    // Pieces as even as they can be, and none larger than a worker's memory.
+    // Pieces are of equal size, up to rounding, and none is larger than a worker's memory.
     const int64_t most = int64_t(kUsers) * kGroups;
     const int64_t pieces = std::max<int64_t>((b + most - 1) / most, 1);
     in_threads(threads, pieces, [&](auto next) {
@@ -687,8 +691,9 @@ void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scal
     });
 }
 
-// Of each of (b, k) rows, -1 behind the last, the row of the user's list that is nearest by cosine;
-// -1 where there is none. Ties go to what comes first in the list.
+// For each of (b, k) rows, the row of the user's list with the largest cosine. Ties go to the one
+// that comes first in the list. The result is -1 for an empty list and for rows of -1, which must
+// come last.
 void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_t b, int64_t k,
                     const int64_t* offsets, const int64_t* lists, int64_t threads,
                     int64_t* nearest) {
@@ -723,14 +728,15 @@ void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_
     });
 }
 
-// Where the targets of b users stand among all items but those of the user's profile: how many are
-// above, equal ones of lower rows too; how many that are no targets are above, and equal.
-// No target is in the profile. wide (b): users whose scores are computed in double precision.
+// Ranks the targets of b users among all items but those of the user's profile. above: how many
+// items have a higher score, or an equal one and a lower row; others_above and others_equal: how
+// many items that are not targets have a higher or an equal score. No target may be in the profile.
+// wide (b): users whose scores are computed in double precision.
 void visrec_rank(const float* vectors, int64_t n, int64_t d, const float* users, int64_t b,
                  const int64_t* profile_offsets, const int64_t* profiles,
                  const int64_t* target_offsets, const int64_t* targets, const uint8_t* wide,
                  int64_t threads, int64_t* above, int64_t* others_above, int64_t* others_equal) {
-    // The more users share a block of items the better, if only every thread has some.
+    // As many users as possible share a block of items, but every thread gets some.
     const int64_t most = int64_t(kRankUsers) * kRankGroups;
     const int64_t pieces = std::max({(b + most - 1) / most, std::min(threads, b), int64_t(1)});
     in_threads(threads, pieces, [&](auto next) {
