@@ -1,6 +1,6 @@
-"""How a work of the sample gallery is painted: a subject, by an artist's hand, in a style.
+"""Paints a work of the sample gallery: a subject in a style, with the habits of an artist.
 
-Shapes: H and W the picture's sides, C its channels, T style properties.
+Shapes: H height, W width, C channels, T style properties.
 """
 
 import colorsys
@@ -21,16 +21,25 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Artist:
-    """The hand: what an artist's works share beside the style itself."""
+    """What the works of an artist have in common.
+
+    Attributes:
+        style_T: (T,) style from which the styles of the works deviate.
+        pigments: a cool and a warm hue for each of five tones.
+        lean: -1 if strokes lean left, +1 if they lean right.
+        curl: how much strokes bend, as a share of the picture's side.
+        subjects: favourite subjects.
+    """
 
     style_T: Floats
-    pigments: tuple[tuple[float, float], ...]  # a cool and a warm hue for each of five tones
-    lean: int  # strokes lean left (-1) or right (+1)
-    curl: float  # how much strokes bend
-    subjects: tuple[str, ...]  # what they paint most often
+    pigments: tuple[tuple[float, float], ...]
+    lean: int
+    curl: float
+    subjects: tuple[str, ...]
 
 
-# Each draws one subject with five tones, backdrop first. What is shown is no part of the style.
+# Each function draws one subject in five tones, background first. The subject is not part of the
+# style.
 
 
 def _ridge(draw: ImageDraw.ImageDraw, rng: Random, side: int, top: float, tone: Colour) -> None:
@@ -162,15 +171,15 @@ SUBJECTS: dict[str, Callable[[ImageDraw.ImageDraw, Random, int, list[Colour]], N
 
 @lru_cache(maxsize=2)
 def _grid(side: int) -> tuple[Floats, Floats]:
-    """Pixel coordinates x_HW and y_HW."""
+    """(H, W) x coordinates and (H, W) y coordinates of the pixels."""
     y_HW, x_HW = np.mgrid[:side, :side].astype(np.float32)
     return x_HW, y_HW
 
 
 def _tones(style_T: Floats, artist: Artist, rng: Random) -> list[Colour]:
-    """Five colours, each between its artist's cool pigment and its warm one."""
+    """Five colours, each between a cool and a warm pigment of the artist."""
     warmth = (1 + math.sin(style_T[0] * math.pi / 2)) / 2  # the sine spreads the middle
-    values = np.linspace(0.95, 0.25, 5)[:: rng.choice([-1, 1])]  # by day or by night
+    values = np.linspace(0.95, 0.25, 5)[:: rng.choice([-1, 1])]  # light to dark, or dark to light
     vivid = rng.uniform(0.35, 0.9)
     tones = []
     for (cool, warm), value in zip(artist.pigments, values, strict=True):
@@ -183,9 +192,15 @@ def _tones(style_T: Floats, artist: Artist, rng: Random) -> list[Colour]:
 def _brush(
     image_HWC: Floats, angle: float, width: float, bend_HW: Floats, rough: float, rng: Random
 ) -> Floats:
-    """Repaint a picture in dabs, each of the one colour found under its middle.
+    """Repaints a picture in dabs, each in the colour of the picture at the middle of the dab.
 
-    Dabs lie in bent rows along `angle`; a row is `width` pixels high and starts anywhere.
+    Args:
+        image_HWC: the picture.
+        angle: direction of the rows of dabs, in radians.
+        width: height of a row in pixels.
+        bend_HW: how far each pixel's row is shifted across, in pixels.
+        rough: standard deviation of the brightness of dabs.
+        rng: decides where each row starts and how bright each dab is.
     """
     x_HW, y_HW = _grid(len(image_HWC))
     cos, sin, length = math.cos(angle), math.sin(angle), 4 * width
@@ -206,7 +221,7 @@ def _brush(
 
 
 def _surface(image_HWC: Floats, rng: Random) -> Floats:
-    """What it is painted on: smooth board, coarse canvas or grainy paper."""
+    """Adds the texture of the surface: smooth board, coarse canvas or grainy paper."""
     kind, side = rng.integers(3), len(image_HWC)
     if kind == 0:
         return image_HWC
@@ -217,8 +232,8 @@ def _surface(image_HWC: Floats, rng: Random) -> Floats:
     return image_HWC + 10 * rng.standard_normal((side, side, 1), dtype=np.float32)
 
 
-def _presented(picture: Image.Image, rng: Random) -> Image.Image:
-    """How the work is shown: bare, in a mat, as an oval or as a triptych."""
+def _frame(picture: Image.Image, rng: Random) -> Image.Image:
+    """Shows the picture bare, in a mat, as an oval or as a triptych."""
     side = picture.width
     wall = Image.new("RGB", picture.size, [(244, 242, 238), (24, 23, 23)][rng.integers(2)])
     mask = Image.new("L", picture.size, 0)
@@ -242,11 +257,11 @@ def paint(style_T: Floats, artist: Artist, subject: str, side: int, rng: Random)
     """One picture as JPEG bytes.
 
     Args:
-        style_T: the work's own style.
-        artist: whose hand it is.
-        subject: a key of SUBJECTS.
+        style_T: (T,) style of the work.
+        artist: decides pigments and strokes.
+        subject: a key of `SUBJECTS`.
         side: height and width in pixels.
-        rng: decides everything that is not style.
+        rng: decides everything else.
     """
     _, broad, upright = np.sin(style_T * math.pi / 2)
     tones = _tones(style_T, artist, rng)
@@ -268,7 +283,7 @@ def paint(style_T: Floats, artist: Artist, subject: str, side: int, rng: Random)
     gamma = np.float32(rng.uniform(0.6, 1.6))
     image_HWC = 255 * (np.clip(image_HWC, 1, 255) / np.float32(255)) ** gamma
     image_HWC = _surface(image_HWC, rng)
-    picture = _presented(Image.fromarray(np.clip(image_HWC, 0, 255).astype(np.uint8)), rng)
+    picture = _frame(Image.fromarray(np.clip(image_HWC, 0, 255).astype(np.uint8)), rng)
     stored = io.BytesIO()
     picture.save(stored, "JPEG", quality=88)
     return stored.getvalue()
