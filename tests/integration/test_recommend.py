@@ -1,4 +1,4 @@
-"""Recommendation through Ray: the lists, the run's files, the pointer."""
+"""Recommendation on Ray: the lists, the run's files, the pointer."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ K, SHARDS = 10, 8
 
 
 def profiles(workspace: Path) -> dict[str, list[str]]:
-    """Each user's items, users without any included."""
+    """Each user's items; users without items are included."""
     found: dict[str, list[str]] = {
         user: [] for user in pq.read_table(workspace / "users.parquet")["user_id"].to_pylist()
     }
@@ -42,13 +42,13 @@ def unavailable(workspace: Path) -> set[str]:
     return {row["item_id"] for row in items if not row["available"]}
 
 
-def run_of(workspace: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
+def read_run(workspace: Path, run_id: str) -> tuple[Path, dict[str, Any]]:
     folder = workspace / "recommendations" / f"run={run_id}"
     manifest: dict[str, Any] = json.loads((folder / "_manifest.json").read_text())
     return folder, manifest
 
 
-def test_every_user_has_one_list_of_k_new_available_items(recommended: Path) -> None:
+def test_every_user_has_one_list_of_k_available_items_not_taken_before(recommended: Path) -> None:
     rows, taken = published_rows(recommended / "recommendations"), profiles(recommended)
     assert [row["user_id"] for row in rows] == sorted(taken)
     gone = unavailable(recommended)
@@ -61,8 +61,8 @@ def test_every_user_has_one_list_of_k_new_available_items(recommended: Path) -> 
         assert scores == sorted(scores, reverse=True)
 
 
-def test_lists_are_the_plain_top_k_of_the_models_vectors(recommended: Path) -> None:
-    """By a loop over users in float64 that only borrows the two towers."""
+def test_lists_are_the_top_k_of_the_models_dot_products(recommended: Path) -> None:
+    """Compared with a loop over users in float64, which shares only the two towers."""
     artifact = load_artifact(Store.at(str(recommended / "models" / "one")))
     model: Any = artifact.model.double()
     item_ids, feature_ND = load_features(Store.at(str(recommended / "features")))
@@ -88,7 +88,7 @@ def test_lists_are_the_plain_top_k_of_the_models_vectors(recommended: Path) -> N
         np.testing.assert_allclose(listed, best, rtol=1e-4, atol=1e-4)
 
 
-def test_users_without_a_profile_get_what_most_users_took(recommended: Path) -> None:
+def test_users_without_a_profile_get_the_most_popular_items(recommended: Path) -> None:
     taken, gone = profiles(recommended), unavailable(recommended)
     buyers: dict[str, set[str]] = defaultdict(set)
     for user, items in taken.items():
@@ -110,7 +110,7 @@ def test_users_without_a_profile_get_what_most_users_took(recommended: Path) -> 
             assert row["items"] == fallback
 
 
-def test_each_entry_names_the_nearest_item_of_the_profile(recommended: Path) -> None:
+def test_reason_of_each_entry_is_the_nearest_item_of_the_profile(recommended: Path) -> None:
     artifact = load_artifact(Store.at(str(recommended / "models" / "one")))
     item_ids, feature_ND = load_features(Store.at(str(recommended / "features")))
     row_of = {item_id: row for row, item_id in enumerate(item_ids.to_pylist())}
@@ -128,7 +128,7 @@ def test_each_entry_names_the_nearest_item_of_the_profile(recommended: Path) -> 
             assert because == pytest.approx(nearness.max(), abs=1e-5)
 
 
-def test_items_that_nobody_took_are_recommended_too(recommended: Path) -> None:
+def test_items_that_nobody_took_are_recommended(recommended: Path) -> None:
     sold = {item for items in profiles(recommended).values() for item in items}
     shown = {
         entry["item_id"]
@@ -139,8 +139,8 @@ def test_items_that_nobody_took_are_recommended_too(recommended: Path) -> None:
     assert shown - sold
 
 
-def test_manifest_pointer_and_file_marks_are_what_the_contract_says(recommended: Path) -> None:
-    folder, manifest = run_of(recommended, "first")
+def test_manifest_pointer_and_file_metadata_have_the_declared_fields(recommended: Path) -> None:
+    folder, manifest = read_run(recommended, "first")
     assert len(manifest["files"]) == SHARDS
     assert {p.name for p in folder.glob("part-*")} == manifest["files"].keys()
     digest = manifest["inputs_digest"][:12]
@@ -166,7 +166,7 @@ def test_manifest_pointer_and_file_marks_are_what_the_contract_says(recommended:
 
 
 def test_complete_run_is_not_scored_again(recommended: Path) -> None:
-    folder, _ = run_of(recommended, "first")
+    folder, _ = read_run(recommended, "first")
     before = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
     summary = run_recommend(recommended, run_id="first", shards=SHARDS)
     assert summary.rows["shards scored now"] == 0
@@ -174,17 +174,15 @@ def test_complete_run_is_not_scored_again(recommended: Path) -> None:
     assert {p.name: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
-def test_complete_run_is_not_given_other_inputs(recommended: Path) -> None:
+def test_complete_run_is_refused_with_other_inputs(recommended: Path) -> None:
     with pytest.raises(InputError, match=r"first.*other inputs.*--run_id"):
         run_recommend(recommended, run_id="first", shards=SHARDS, k=5)
 
 
-def test_rerun_scores_the_missing_and_damaged_shards_only(
-    recommended: Path, tmp_path: Path
-) -> None:
+def test_rerun_scores_only_missing_and_damaged_shards(recommended: Path, tmp_path: Path) -> None:
     tables = ("interactions.parquet", "items.parquet", "users.parquet")
     copy(recommended, tmp_path, "features", "models", "recommendations", *tables)
-    folder, manifest = run_of(tmp_path, "first")
+    folder, manifest = read_run(tmp_path, "first")
     (folder / "_manifest.json").unlink()
     for shard in (1, 4, 7):
         (folder / sorted(manifest["files"])[shard]).unlink()
@@ -192,12 +190,12 @@ def test_rerun_scores_the_missing_and_damaged_shards_only(
         flip_a_bit(folder / name)
     summary = run_recommend(tmp_path, run_id="first", shards=SHARDS)
     assert summary.rows["shards scored now"] == 4
-    made_again = run_of(tmp_path, "first")[1]
+    made_again = read_run(tmp_path, "first")[1]
     assert made_again["files"] == manifest["files"]
     assert made_again["fingerprints"] == manifest["fingerprints"]
 
 
-def test_long_layout_of_other_shards_holds_the_same_lists(
+def test_long_layout_with_other_shards_has_the_same_lists(
     recommended: Path, tmp_path: Path
 ) -> None:
     run_recommend(
@@ -211,10 +209,10 @@ def test_long_layout_of_other_shards_holds_the_same_lists(
     assert published_rows(tmp_path) == nested
 
 
-def test_what_was_not_liked_is_neither_a_taste_nor_recommended(
+def test_item_rated_too_low_is_neither_in_the_profile_nor_recommended(
     featured: Path, tmp_path: Path
 ) -> None:
-    """Every second item of a profile is rated 2; lists as long as the catalogue have none of it."""
+    """Every second row is rated 2. Even lists as long as the catalogue do not have its item."""
     copy(featured, tmp_path, "features", "users.parquet")
     log = pq.read_table(featured / "interactions.parquet")
     rating = [5.0 if row % 2 else 2.0 for row in range(len(log))]
@@ -225,7 +223,8 @@ def test_what_was_not_liked_is_neither_a_taste_nor_recommended(
     with pytest.raises(InputError, match=r"min_rating none, and 4 for the model visrank"):
         run_recommend(tmp_path)
     users = pq.read_table(featured / "users.parquet")
-    pq.write_table(users.slice(0, 1), tmp_path / "users.parquet")  # the others are in the log alone
+    # The other users are only in the interactions.
+    pq.write_table(users.slice(0, 1), tmp_path / "users.parquet")
     summary = run_recommend(tmp_path, interactions=liked, k=300)
     assert summary.rows["interactions read"] == len(log)
     assert summary.rows["rows left out"]["rated below min_rating"] == rating.count(2.0)
@@ -233,7 +232,7 @@ def test_what_was_not_liked_is_neither_a_taste_nor_recommended(
     for row, stars in zip(log.to_pylist(), rating, strict=True):
         profile[row["user_id"]] |= {row["item_id"]} if stars > 4 else set()
     rows = published_rows(tmp_path / "recommendations")
-    # Whose every row is rated too low has the fallback list.
+    # A user whose rows are all rated too low has the fallback list.
     assert [row["user_id"] for row in rows] == sorted(taken)
     for row in rows:
         user, entries = row["user_id"], row["items"]
@@ -244,7 +243,9 @@ def test_what_was_not_liked_is_neither_a_taste_nor_recommended(
             assert {entry["because_item_id"] for entry in entries} <= profile[user]
 
 
-def test_model_and_features_of_two_backbones_are_refused(recommended: Path, tmp_path: Path) -> None:
+def test_features_of_another_backbone_than_the_models_are_refused(
+    recommended: Path, tmp_path: Path
+) -> None:
     copy(recommended, tmp_path, "features", "interactions.parquet")
     manifest = json.loads((tmp_path / "features" / "_manifest.json").read_text())
     manifest["identity"]["weights_digest"] = "0" * 64
@@ -261,15 +262,15 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_damage_of_the_last_publication_ends_no_job(
+def test_damaged_last_publication_is_reported_and_changes_no_list(
     recommended: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A shard, then fingerprints, then the manifest: each time one sentence, and the same lists."""
+    """One bit flips in a shard, then in fingerprints, then in the manifest."""
     tables = ("interactions.parquet", "items.parquet", "users.parquet")
     copy(recommended, tmp_path, "features", "models", "recommendations", *tables)
     truth, last = published_rows(tmp_path / "recommendations"), "first"
     for name in ("part-", "_fingerprints/items", "_manifest.json"):
-        folder, manifest = run_of(tmp_path, last)
+        folder, manifest = read_run(tmp_path, last)
         files = {*manifest["files"], *manifest["fingerprints"], "_manifest.json"}
         flip_a_bit(folder / next(file for file in sorted(files) if file.startswith(name)))
         last = f"after-{len(name)}"
@@ -279,10 +280,10 @@ def test_damage_of_the_last_publication_ends_no_job(
         assert published_rows(tmp_path / "recommendations") == truth
 
 
-def test_inputs_that_change_while_they_are_read_are_refused(
+def test_inputs_that_change_during_a_run_are_refused(
     recommended: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file is swapped after its digest was taken: nothing would say what the lists are of."""
+    """A file is swapped after its digest was computed, so the manifest would be wrong."""
     tables = ("interactions.parquet", "items.parquet", "users.parquet")
     copy(recommended, tmp_path, "features", "models", *tables)
     log = pq.read_table(tmp_path / "interactions.parquet")

@@ -1,4 +1,4 @@
-"""Lists of items for items through Ray: nearest by vectors, published on their own."""
+"""Item-to-item lists on Ray: the nearest items by vectors, with a publication of their own."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ ITEMS: Kind = "item_to_item"
 
 
 def test_each_item_has_the_nearest_available_others(trained: Path, tmp_path: Path) -> None:
-    """Against cosines in float64 of all pairs."""
+    """Compared with the cosines of all pairs in float64."""
     target = tmp_path / "similar"
     summary = run_recommend(trained, kind=ITEMS, k=K, recommendations=str(target))
     assert summary.rows["items"] == 300
@@ -41,18 +41,20 @@ def test_each_item_has_the_nearest_available_others(trained: Path, tmp_path: Pat
     found = published_rows(target)
     assert [row["item_id"] for row in found] == names
     for row in found:
-        own, listed = row["item_id"], [entry["item_id"] for entry in row["items"]]
+        query, listed = row["item_id"], [entry["item_id"] for entry in row["items"]]
         assert len(set(listed)) == K
-        assert own not in listed
+        assert query not in listed
         assert set(listed) <= available
-        others = [row_of[name] for name in available if name != own]
-        best = np.sort(cosine_NN[row_of[own], others])[::-1][:K]
-        told = [cosine_NN[row_of[own], row_of[name]] for name in listed]
-        np.testing.assert_allclose(told, best, atol=1e-6)
+        others = [row_of[name] for name in available if name != query]
+        best = np.sort(cosine_NN[row_of[query], others])[::-1][:K]
+        cosines = [cosine_NN[row_of[query], row_of[name]] for name in listed]
+        np.testing.assert_allclose(cosines, best, atol=1e-6)
         np.testing.assert_allclose([entry["score"] for entry in row["items"]], best, atol=1e-5)
 
 
-def test_long_layout_and_a_pointer_of_their_own(recommended: Path, tmp_path: Path) -> None:
+def test_item_lists_have_a_long_layout_and_their_own_pointer(
+    recommended: Path, tmp_path: Path
+) -> None:
     names = ("features", "models", "interactions.parquet", "items.parquet", "users.parquet")
     workspace = Path(copy(recommended, tmp_path / "ws", *names))
     run_recommend(workspace, kind=ITEMS, k=3, layout="long", run_id="one")
@@ -65,7 +67,7 @@ def test_long_layout_and_a_pointer_of_their_own(recommended: Path, tmp_path: Pat
     assert again.rows["shards scored now"] == 0
 
 
-def test_a_model_without_item_vectors_is_refused(featured: Path, tmp_path: Path) -> None:
+def test_model_without_item_vectors_is_refused(featured: Path, tmp_path: Path) -> None:
     names = ("features", "interactions.parquet", "items.parquet", "users.parquet")
     workspace = Path(copy(featured, tmp_path / "ws", *names))
     run_train(workspace, model=ModelChoice("random", MODELS["random"].Config()), model_id="noise")
@@ -75,7 +77,7 @@ def test_a_model_without_item_vectors_is_refused(featured: Path, tmp_path: Path)
     assert not [path for path in (workspace / "similar_items").rglob("*") if path.is_file()]
 
 
-def test_pictures_alone_are_enough_for_lists_of_items(featured: Path, tmp_path: Path) -> None:
+def test_item_lists_need_no_interactions(featured: Path, tmp_path: Path) -> None:
     workspace = Path(copy(featured, tmp_path / "ws", "features"))
     visrank = ModelChoice("visrank", MODELS["visrank"].Config())
     run_train(workspace, model=visrank, model_id="looks")
@@ -90,6 +92,6 @@ def test_pictures_alone_are_enough_for_lists_of_items(featured: Path, tmp_path: 
     assert [row["item_id"] for row in rows] == item_ids.to_pylist()
     scores = np.array([[entry["score"] for entry in row["items"]] for row in rows])
     np.testing.assert_allclose(scores, -np.sort(-cosine_NN, axis=1)[:, :5], atol=1e-4)
-    with pytest.raises(Exception, match="interactions") as refused:  # users need them all the same
+    with pytest.raises(Exception, match="interactions") as refused:  # lists for users do need them
         run_recommend(workspace, k=5)
     assert isinstance(visrec_cause(refused.value), InputError)
