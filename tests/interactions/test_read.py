@@ -121,16 +121,16 @@ def test_any_log_has_the_first_times_sorted(batches: list[list[Row]]) -> None:
     first: dict[tuple[str, str], int] = {}
     for user, item, time in (row for rows in batches for row in rows):
         first[user, item] = min(time, first.get((user, item), time))
-    known = {pair: time for pair, time in first.items() if pair[1] != "gone"}
+    expected = {pair: time for pair, time in first.items() if pair[1] != "gone"}
     tables = [batch(*rows) for rows in batches]
-    if not known:
+    if not expected:
         with pytest.raises(InputError):
             build_log(tables, CATALOGUE)
         return
     users = {user for user, _ in first}
     assert decoded(build_log(tables, CATALOGUE)) == {
         user: sorted(
-            ((item, time) for (u, item), time in known.items() if u == user),
+            ((item, time) for (u, item), time in expected.items() if u == user),
             key=lambda row: (row[1], row[0]),
         )
         for user in users

@@ -193,10 +193,10 @@ def test_parts_are_a_partition_and_held_out_rows_are_unseen(
             assert targets == set(sets[part][user])
             assert not profile & targets
             assert not profile & set(sets[SplitPart.TEST][user])
-            known = set(sets[SplitPart.TRAIN][user])
+            expected = set(sets[SplitPart.TRAIN][user])
             if part is SplitPart.TEST:
-                known |= set(sets[SplitPart.VALIDATION][user])
-            assert profile == known
+                expected |= set(sets[SplitPart.VALIDATION][user])
+            assert profile == expected
 
 
 @given(ROWS, CONFIGS)
@@ -209,11 +209,11 @@ def test_held_out_rows_are_later_than_profiles(
     for u in range(len(log.user_ids)):
         of_user_R = log.user_R == u
         times = [log.time_R[of_user_R & (part_R == part)].tolist() for part in SplitPart]
-        known: list[int] = []
+        earlier: list[int] = []
         for later in times:
             # Baskets, which have one timestamp, are never cut; items of one timestamp may be.
-            assert not known or not later or max(known) < min(later) + by_item
-            known += later
+            assert not earlier or not later or max(earlier) < min(later) + by_item
+            earlier += later
         assert not of_user_R.any() or times[SplitPart.TRAIN]
         assert len(set(times[SplitPart.TEST])) <= 1
         assert len(set(times[SplitPart.VALIDATION])) <= 1
@@ -225,7 +225,7 @@ def test_split_by_item_leaves_one_out_as_a_plain_loop_does(
 ) -> None:
     log = random_log(rows, evaluation=False)
     part_R = split(log, SplitConfig(by="item"))
-    found = {part: items_of(log, part_R, part) for part in SplitPart}
+    parts = {part: items_of(log, part_R, part) for part in SplitPart}
     for user in "uvw":
         first: dict[int, int] = {}  # when each item was first taken
         for _, item, time, _ in sorted((r for r in rows if r[0] == user), key=lambda r: r[2]):
@@ -234,7 +234,7 @@ def test_split_by_item_leaves_one_out_as_a_plain_loop_does(
         test = [taken.pop()] if len(taken) > 1 else []
         validation = [taken.pop()] if test and len(taken) > 1 else []
         if first:
-            assert [found[part][user] for part in SplitPart] == [taken, validation, test]
+            assert [parts[part][user] for part in SplitPart] == [taken, validation, test]
 
 
 def test_config_survives_json_and_defaults_to_baskets() -> None:

@@ -129,13 +129,13 @@ def _log_likelihood(batch: TripleBatch, item_Nd: np.ndarray, user_Bd: np.ndarray
     assert candidates is not None
     losses = []
     for b, user in enumerate(user_Bd):
-        own = user @ item_Nd[batch.positive_B[b]] / 2
-        logits = [own] + [
+        positive_score = user @ item_Nd[batch.positive_B[b]] / 2
+        logits = [positive_score] + [
             user @ item_Nd[c] / 2 - float(candidates.log_q_C[c])
             for c in range(len(candidates))
             if not candidates.taken_BC[b, c]
         ]
-        losses.append(np.log(np.sum(np.exp(logits))) - own)
+        losses.append(np.log(np.sum(np.exp(logits))) - positive_score)
     return float(np.mean(losses))
 
 
@@ -165,9 +165,9 @@ def test_loss_of_a_sampled_softmax_estimates_that_of_the_catalogue() -> None:
     def loss(config: SamplingConfig, step: int) -> float:
         drawn = CandidateSampler(jagged_lists(lists), 40, config, 0).step((0, step))
         mask = invalid_negative_mask(triples, index, drawn.item_C)
-        own = float(user_d[0] @ item_Nd[1])
+        positive_score = float(user_d[0] @ item_Nd[1])
         logits = user_d @ item_Nd[drawn.item_C].T - drawn.log_q_C
-        return float(np.log(np.exp(own) + np.exp(logits)[~mask].sum()) - own)
+        return float(np.log(np.exp(positive_score) + np.exp(logits)[~mask].sum()) - positive_score)
 
     assert set().union(*lists) == set(range(40))
     full = loss(SamplingConfig(), 0)

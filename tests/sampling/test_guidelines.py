@@ -49,10 +49,14 @@ def worlds(draw: st.DrawFn) -> World:
     for _ in range(draw(st.integers(0, 4))):
         items = draw(st.lists(st.integers(0, n - 1), unique=True))
         cuts = draw(st.lists(st.booleans(), min_size=len(items), max_size=len(items)))
-        mine: list[list[int]] = []
+        user_baskets: list[list[int]] = []
         for item, cut in zip(items, cuts, strict=True):
-            mine = [*mine, [item]] if cut or not mine else [*mine[:-1], [*mine[-1], item]]
-        baskets.append(mine)
+            user_baskets = (
+                [*user_baskets, [item]]
+                if cut or not user_baskets
+                else [*user_baskets[:-1], [*user_baskets[-1], item]]
+            )
+        baskets.append(user_baskets)
     artists = st.lists(st.integers(-1, 3), min_size=n, max_size=n)
     angle = draw(st.lists(st.sampled_from(range(12)), min_size=n, max_size=n))
     return World(
@@ -167,9 +171,9 @@ def test_rare_unrelated_item_is_found() -> None:
     # Item 298 is by another artist than in NARROW, so that few proposals are accepted.
     config = make_config("hidden_item")
     world = dataclasses.replace(NARROW, artist=[n % 50 if n != 298 else 77 for n in range(300)])
-    found = {(u, j) for u, _, _, j in drawn_triples(world, config, 500)}
-    assert found == {(0, j) for j in world.unrelated(0)}
-    assert len(found) < 5
+    drawn = {(u, j) for u, _, _, j in drawn_triples(world, config, 500)}
+    assert drawn == {(0, j) for j in world.unrelated(0)}
+    assert len(drawn) < 5
 
 
 def plain_world(
@@ -205,10 +209,10 @@ def test_users_without_an_unrelated_item_are_never_drawn(name: str) -> None:
 LEAST_P = 1e-3
 
 
-@pytest.mark.parametrize("own", [0.0, 0.65, 1.0])
+@pytest.mark.parametrize("own_cluster", [0.0, 0.65, 1.0])
 @pytest.mark.parametrize("name", ["own_profile", "single_item"])
 def test_fine_grained_negatives_share_the_positives_cluster_as_often_as_configured(
-    name: str, own: float
+    name: str, own_cluster: float
 ) -> None:
     n = 400
     world = World(
@@ -218,18 +222,18 @@ def test_fine_grained_negatives_share_the_positives_cluster_as_often_as_configur
         artist=None,
         visual=[(1.0, 0.0)] * n,
     )
-    config = make_config(name, own_cluster=own, keep_positive_in_profile=True)
+    config = make_config(name, own_cluster=own_cluster, keep_positive_in_profile=True)
     # Few at a time: repeats are drawn again, which would bias a large window.
     drawn = [triple for seed in range(20) for triple in drawn_triples(world, config, 200, seed)]
     shared = np.mean([p % 4 == j % 4 for _, _, p, j in drawn])
-    assert shared == pytest.approx(own + (1 - own) / 4, abs=0.02)
+    assert shared == pytest.approx(own_cluster + (1 - own_cluster) / 4, abs=0.02)
 
 
 def test_unrelated_negatives_are_uniform() -> None:
     # The user has the first, the last and some other of these clusters of different sizes.
     cluster = [c for c, size in enumerate([3, 5, 2, 7, 4, 6, 1, 8, 2]) for _ in range(size)]
-    mine = [0, 3, 4, 10, 22, 36, 37]  # of clusters 0, 1, 3, 5 and 8
-    world = plain_world([[mine, [9]]], cluster, None)
+    items = [0, 3, 4, 10, 22, 36, 37]  # of clusters 0, 1, 3, 5 and 8
+    world = plain_world([[items, [9]]], cluster, None)
     drawn = [
         j
         for seed in range(80)
@@ -258,5 +262,5 @@ def test_popularity_decides_how_often_negatives_are_drawn() -> None:
         weights = {0: 4, 1: 2, 2: 1, 3: 1, 11: 1}
         assert set(drawn) == set(weights)
         expected = np.array([weight**power for weight in weights.values()])
-        found = np.array([drawn[item] for item in weights])
-        assert chisquare(found, expected / expected.sum() * found.sum()).pvalue > LEAST_P
+        counts = np.array([drawn[item] for item in weights])
+        assert chisquare(counts, expected / expected.sum() * counts.sum()).pvalue > LEAST_P

@@ -229,9 +229,9 @@ def test_any_number_of_workers_draws_the_same_triples(config: SamplingConfig, wo
     for epoch, step in ((0, 0), (0, 1), (2, 5)):
         shares: list[Row] = []
         for rank in range(workers):
-            mine = TripleSampler(FIXED.index, config, 0)  # each worker has its own
-            mine.start_epoch(epoch, 200)
-            share = mine.step(step, 80, rank, workers)
+            worker = TripleSampler(FIXED.index, config, 0)  # each worker has its own
+            worker.start_epoch(epoch, 200)
+            share = worker.step(step, 80, rank, workers)
             assert len(share.user_B) == 80 // workers
             shares += rows(share)
         alone = TripleSampler(FIXED.index, config, 0)
@@ -285,11 +285,11 @@ ROUNDS = 400  # small windows, because repeats are drawn again, which biases lar
 
 
 def in_rounds(drawn: TripleSampler, size: int = 8) -> list[Row]:
-    found = []
+    triples = []
     for epoch in range(ROUNDS):
         drawn.start_epoch(epoch, size)
-        found += rows(drawn.step(0, size))
-    return found
+        triples += rows(drawn.step(0, size))
+    return triples
 
 
 def test_negatives_are_uniform_outside_the_profile() -> None:

@@ -161,7 +161,7 @@ def held_out_pairs(held_out: HeldOut, user_ids: pa.Array, item_ids: pa.Array) ->
 
 @dataclass(frozen=True)
 class RestoredSplit:
-    """The split of a model's training, found again in the interactions of a later moment.
+    """The split of a model's training, restored from the interactions of a later time.
 
     Attributes:
         held_out: users with held-out rows and a profile.

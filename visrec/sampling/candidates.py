@@ -1,9 +1,10 @@
 """Softmax candidates: the items that all positives of a step are compared with.
 
-They are either the step's own positives or items of the catalogue: all of it if it is small enough,
-otherwise items drawn with replacement in proportion to (training count + 1) to a power, each kept
-once. Then Q, the probability that a step has item i, is 1 - (1 - p_i)^draws. The softmax subtracts
-log Q from each score, so that an item that is drawn more often is not pushed down more.
+They are either the positives of the step or items of the catalogue. A small catalogue is used
+whole. From a larger one, items are drawn with replacement in proportion to (training count + 1) to
+a power, and each is kept once; Q, the probability that a step has item i, then is
+1 - (1 - p_i)^draws. The softmax subtracts log Q from each score, so that an item that is drawn more
+often is not pushed down more.
 
 Items without training interactions are never candidates of the catalogue. A softmax could only push
 them down, and in a catalogue of unique items they are the ones to recommend.

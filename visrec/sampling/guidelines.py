@@ -111,7 +111,7 @@ class _PositiveOfProfile(Guideline):
 
 
 class OwnProfile(_PositiveOfProfile):
-    """own_profile and random: the positive is an item of the user's whole profile."""
+    """own_profile and random: the profile is all of a user's items, the positive one of them."""
 
     requirement = _TWO_ITEMS
 
@@ -179,7 +179,7 @@ class HiddenItem(_PositiveOfProfile):
 
 
 class _PositiveOutsideProfile(Guideline):
-    """The positive is not in the profile, which is a whole profile row."""
+    """The profile is all items of a profile row, and the positive is not among them."""
 
     def _complete(self, profile_row_B: Ints, positive_B: Ints, random: Random) -> SampledTriples:
         """Draws the negatives."""
@@ -211,8 +211,7 @@ class _UserArtists(Rows):
 class FavouriteArtists(_PositiveOutsideProfile):
     """favourite_artists: the positive is another item by an artist of the user.
 
-    It is of one of the user's clusters too. If no item has an artist, an item's cluster stands in
-    for its artist.
+    It is in one of the user's clusters, too. If no item has an artist, clusters replace artists.
     """
 
     requirement = f"a user with another item of their artists in their clusters, and {_UNRELATED}"
@@ -303,7 +302,7 @@ class SameArtist(_PositiveOutsideProfile):
         """Draws triples, some of which may have no negative."""
         item_B = _choose(self._item_S, size, random)
         artist_B = self._artist_N[item_B]
-        # A rank among the artist's other items: the item's own rank is skipped.
+        # A rank among the artist's other items: the rank of the item itself is skipped.
         rank_B = random_below(self._items_by_artist.lengths[artist_B] - 1, random)
         rank_B += rank_B >= self._rank_N[item_B]
         positive_B = self._items_by_artist.values[self._items_by_artist.offsets[artist_B] + rank_B]

@@ -1,7 +1,9 @@
 """Profiles of triples: subsampled to a random size and cut to a maximum length.
 
-Shapes: B triples, S of them selected, V slots or values of profiles.
+Shapes: B triples, S of them selected, C of these cut, V slots or values of profiles.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -9,11 +11,45 @@ import numpy.typing as npt
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.sampling.index import Bools, Ints, SamplingIndex
 from visrec.sampling.rejection import Random, random_below
-from visrec.sampling.rows import SampledTriples
+from visrec.sampling.rows import Rows, SampledTriples
 
 Uniforms = npt.NDArray[np.float64]
 
 _SUBSET_ROWS = 2048  # rows whose subsets are drawn at a time: what is compared stays in the cache
+
+
+@dataclass(frozen=True)
+class _Uncut(Rows):
+    """Profiles before they are cut.
+
+    Attributes:
+        start_B: (B,) the position at which the profile begins.
+        others_B: (B,) the number of its items, the positive not counted.
+        hole_B: (B,) the index of the positive among all items; their number if it is not there.
+        keeps_B: (B,) whether the positive is there and stays.
+    """
+
+    start_B: Ints
+    others_B: Ints
+    hole_B: Ints
+    keeps_B: Bools
+
+    @property
+    def length_B(self) -> Ints:
+        """(B,) the number of items that stay if nothing is cut."""
+        return self.others_B + self.keeps_B
+
+
+def _uncut_profiles(index: SamplingIndex, sampled: SampledTriples) -> _Uncut:
+    start_B = index.profiles.offsets[sampled.profile_row_B]
+    length_B, position_B = sampled.profile_length_B, sampled.position_B
+    is_inside_B = (position_B >= 0) & (position_B < start_B + length_B)
+    return _Uncut(
+        start_B=start_B,
+        others_B=length_B - is_inside_B,
+        hole_B=np.where(is_inside_B, position_B - start_B, length_B),
+        keeps_B=is_inside_B & sampled.keeps_positive_B,
+    )
 
 
 def cut_profiles(
@@ -26,8 +62,8 @@ def cut_profiles(
 ) -> Jagged:
     """The profiles of some triples, as lists of items.
 
-    Random numbers are drawn for all of `sampled`, whatever is selected: so a triple has the same
-    profile on whichever worker it is.
+    Random numbers are drawn for all of `sampled`, whatever is selected, so that a triple has the
+    same profile on whichever worker it is.
 
     Args:
         index: the training data.
@@ -37,52 +73,41 @@ def cut_profiles(
         subsample: first draw each profile's size uniformly from 1 to its length.
         random: the source of randomness.
     """
-    start_B = index.profiles.offsets[sampled.profile_row_B]
-    # The positive is among the profile's items, and stays there or is taken out.
-    inside_B = sampled.position_B >= 0
-    inside_B &= sampled.position_B < start_B + sampled.profile_length_B
-    keeps_B = inside_B & sampled.keeps_positive_B
-    full_B = sampled.profile_length_B - (inside_B & ~keeps_B)
-    size_B = np.minimum(full_B, max_length)
+    uncut = _uncut_profiles(index, sampled)
+    size_B = np.minimum(uncut.length_B, max_length)
     # A triple has one slot for each item of the cut profile; a positive that stays has the last.
     slots = Jagged(np.ones(size_B.sum(), bool), offsets_from_lengths(size_B))
     if subsample:
-        slots = subsample_profiles(slots, full_B, keeps_B, random)
-    is_cut_B = full_B > size_B
-    uniform_offsets = offsets_from_lengths(np.where(is_cut_B, size_B - keeps_B, 0))
+        slots = subsample_profiles(slots, uncut.length_B, uncut.keeps_B, random)
+    is_cut_B = uncut.length_B > size_B
+    uniform_offsets = offsets_from_lengths(np.where(is_cut_B, size_B - uncut.keeps_B, 0))
     uniform_V = random.random(uniform_offsets[-1] + max_length)
     if len(rows) < len(size_B):
-        slots = slots.take(rows)
+        slots, uncut = slots.take(rows), uncut.take(rows)
 
     # What each used slot holds: a number among the profile's items without the positive.
-    slot_start_S = slots.offsets[:-1]
-    length_S = np.add.reduceat(slots.values, slot_start_S, dtype=np.int64)
-    slot_V = np.flatnonzero(slots.values)
+    length_S = np.add.reduceat(slots.values, slots.offsets[:-1], dtype=np.int64)
+    number_V = np.flatnonzero(slots.values) - np.repeat(slots.offsets[:-1], length_S)
     if (is_cut_S := is_cut_B[rows]).any():
-        cut = rows[is_cut_S]
-        others, keeps = sampled.profile_length_B[cut] - inside_B[cut], keeps_B[cut]
-        subsets = random_subsets(
-            others, size_B[cut] - keeps, size_B[cut], uniform_offsets[cut], uniform_V
-        )
-        used_V = slots.values[np.repeat(is_cut_S, slots.lengths)]
-        chosen_V = subsets.values + np.repeat(slot_start_S[is_cut_S], subsets.lengths)
-        slot_V[np.repeat(is_cut_S, length_S)] = chosen_V[used_V]
+        cut, size_C = uncut.take(np.flatnonzero(is_cut_S)), size_B[rows[is_cut_S]]
+        start_C = uniform_offsets[rows[is_cut_S]]
+        subsets = random_subsets(cut.others_B, size_C - cut.keeps_B, size_C, start_C, uniform_V)
+        is_used_V = slots.values[np.repeat(is_cut_S, slots.lengths)]
+        number_V[np.repeat(is_cut_S, length_S)] = subsets.values[is_used_V]
 
     # From these numbers to positions: skip the positive, but in the slot where it stays.
-    offsets, keeps_S = offsets_from_lengths(length_S), keeps_B[rows]
-    positive_B = np.where(inside_B, sampled.position_B - start_B, sampled.profile_length_B)
-    positive_S = positive_B[rows] + slot_start_S
-    position_V = slot_V + (slot_V >= np.repeat(positive_S, length_S))
-    position_V[offsets[1:][keeps_S] - 1] = positive_S[keeps_S]
-    position_V += np.repeat(start_B[rows] - slot_start_S, length_S)
+    offsets = offsets_from_lengths(length_S)
+    position_V = number_V + (number_V >= np.repeat(uncut.hole_B, length_S))
+    position_V[offsets[1:][uncut.keeps_B] - 1] = uncut.hole_B[uncut.keeps_B]
+    position_V += np.repeat(uncut.start_B, length_S)
     return Jagged(index.profiles.values[position_V], offsets)
 
 
 def subsample_profiles(slots: Jagged, full_B: Ints, keeps_B: Bools, random: Random) -> Jagged:
     """Chooses the slots of each profile that are used when its size is drawn uniformly.
 
-    One slot is always used, and each other with a probability that is uniform and the profile's
-    own. So the number of the others is uniform too, and all subsets of a size are equally likely.
+    One slot is always used. The others are used with a probability that is drawn uniformly for each
+    profile, so that their number is uniform as well, and all subsets of a size are equally likely.
     Probabilities are multiples of 1 / 65,536.
 
     Args:

@@ -227,12 +227,14 @@ class TripleSampler:
         profiles = cut_profiles(
             self._index, sampled, worker_rows, config.max_profile, config.sub_profiles, random
         )
-        own = sampled.take(worker_rows)
+        selected = sampled.take(worker_rows)
         triples = Triples(
-            user_B=np.where(own.profile_row_B < self._index.num_users, own.profile_row_B, -1),
+            user_B=np.where(
+                selected.profile_row_B < self._index.num_users, selected.profile_row_B, -1
+            ),
             profiles=profiles,
-            positive_B=own.positive_B,
-            negative_BK=own.negative_BK,
+            positive_B=selected.positive_B,
+            negative_BK=selected.negative_BK,
         )
         return triples, sampled.positive_B
 
