@@ -23,7 +23,7 @@ def listed(uri: str) -> pa.Table:
 
 
 def pictures(uri: str) -> dict[str, Any]:
-    """Item id to bytes, or to the error in their place."""
+    """The bytes of each item, or the error in their place."""
     listing = listed(uri)
     assert len(set(listing["item_id"].to_pylist())) == len(listing)
     return dict(zip(listing["item_id"].to_pylist(), fetch_pictures(listing), strict=True))
@@ -34,15 +34,15 @@ def sources(uri: str) -> dict[str, str | None]:
     return dict(zip(listing["item_id"].to_pylist(), listing["source"].to_pylist(), strict=True))
 
 
-def unlisted(uri: str) -> SkippedFiles:
+def skipped_files(uri: str) -> SkippedFiles:
     found = SkippedFiles()
     list(list_pictures(uri, found))
     return found
 
 
-def write_parquet(store: Store, name: str, table: pa.Table, rows_a_group: int) -> None:
+def write_parquet(store: Store, name: str, table: pa.Table, row_group_size: int) -> None:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, row_group_size=rows_a_group)
+    pq.write_table(table, sink, row_group_size=row_group_size)
     store.write(name, bytes(sink.getvalue()))
 
 
@@ -54,7 +54,7 @@ def images(*item_ids: str, kind: pa.DataType | None = None) -> pa.Table:
 # --------------------------------------------------------------------------------------- directory
 
 
-def test_files_are_named_by_their_item(store: Store) -> None:
+def test_item_id_is_the_file_name_without_extension(store: Store) -> None:
     files = {"a.jpg": "a", "b.PNG": "b", "two words 50%.webp": "two words 50%", "v1.2.jpeg": "v1.2"}
     for file, item_id in files.items():
         store.write(f"images/{file}", f"bytes of {item_id}".encode())
@@ -63,7 +63,7 @@ def test_files_are_named_by_their_item(store: Store) -> None:
     assert pictures(store.uri("images/")) == expected
 
 
-def test_files_in_folders_keep_the_folder_in_their_name(store: Store) -> None:
+def test_item_id_contains_the_folder(store: Store) -> None:
     for name in ("2021/a.jpg", "2022/spring/a.jpg", "a.jpg"):
         store.write(f"images/{name}", name.encode())
     assert pictures(store.uri("images")) == {
@@ -73,7 +73,7 @@ def test_files_in_folders_keep_the_folder_in_their_name(store: Store) -> None:
     }
 
 
-def test_other_files_are_ignored(store: Store) -> None:
+def test_files_that_are_not_pictures_are_ignored(store: Store) -> None:
     others = ("notes.txt", "Thumbs.db", ".hidden.jpg", "no-suffix", "a.jpg.part", ".jpg")
     for name in ("a.jpg", *others):
         store.write(f"images/{name}", b"x")
@@ -84,19 +84,19 @@ def test_other_files_are_ignored(store: Store) -> None:
     "ending",
     ["heic", "avif", "tif", "bmp", "jxl", "mpo", "jfif", "jpe", "JPG", "cr2", "svg", "pjpeg"],
 )
-def test_every_picture_is_listed_whether_it_is_opened_or_not(tmp_path: Path, ending: str) -> None:
+def test_pictures_of_unsupported_formats_are_listed_too(tmp_path: Path, ending: str) -> None:
     (tmp_path / f"a.{ending}").write_bytes(b"x")
     assert set(pictures(str(tmp_path))) == {"a"}
 
 
-def test_what_a_download_leaves_behind_an_ending_is_no_part_of_the_id(store: Store) -> None:
+def test_query_string_after_the_extension_is_not_part_of_the_id(store: Store) -> None:
     for name in ("a.jpg?width=200", "b.JPEG?", "what?.jpg", "c.png?from=d.png"):
         store.write(f"images/{name}", b"x")
     found = pictures(store.uri("images"))
     assert set(found) == {"a", "b", "what?", "c.png?from=d"}
 
 
-def test_files_without_an_ending_are_known_by_their_first_bytes(store: Store) -> None:
+def test_files_without_an_extension_are_detected_by_their_first_bytes(store: Store) -> None:
     jpeg, webp = b"\xff\xd8\xff\xe0 and so on", b"RIFF\x09\0\0\0WEBPVP8 "
     files = {"0108775015": jpeg, "0.12": webp, "folder/x": jpeg, "tiff": b"II*\0", "empty": b""}
     for name, data in {**files, "LICENSE": b"You may", "a.jpg": b"a"}.items():
@@ -109,32 +109,32 @@ def test_files_without_an_ending_are_known_by_their_first_bytes(store: Store) ->
         "tiff": b"II*\0",
         "a": b"a",
     }
-    assert unlisted(store.uri("images")).not_pictures == {"without an extension": 2}
+    assert skipped_files(store.uri("images")).not_pictures == {"without an extension": 2}
 
 
-def test_files_that_are_left_out_are_counted_by_ending(store: Store) -> None:
+def test_skipped_files_are_counted_by_extension(store: Store) -> None:
     for name in ("a.jpg", "a.txt", "x/b.TXT", "a.json", "a.jpg.part", "README"):
         store.write(f"images/{name}", b"x")
-    write_parquet(store, "images/index.parquet", images("a"), rows_a_group=1)
-    found = unlisted(store.uri("images"))
+    write_parquet(store, "images/index.parquet", images("a"), row_group_size=1)
+    found = skipped_files(store.uri("images"))
     counts = {".txt": 2, ".json": 1, ".part": 1, ".parquet": 1, "without an extension": 1}
     assert found.not_pictures == counts
     assert str(found).startswith("2 .txt, ")
 
 
-def test_files_beside_parquet_are_counted_too(store: Store) -> None:
-    write_parquet(store, "images/part-0.parquet", images("a"), rows_a_group=1)
+def test_skipped_files_beside_parquet_are_counted(store: Store) -> None:
+    write_parquet(store, "images/part-0.parquet", images("a"), row_group_size=1)
     store.write("images/z.jpg", b"x")
     store.write("images/_SUCCESS", b"")
-    found = unlisted(store.uri("images"))
+    found = skipped_files(store.uri("images"))
     assert found.not_pictures == {".jpg": 1, "without an extension": 1}
-    assert unlisted(store.uri("images/part-0.parquet")).not_pictures == {}
+    assert skipped_files(store.uri("images/part-0.parquet")).not_pictures == {}
 
 
-# What may lie in a local folder beside pictures. Each is one rejection, and stops nothing.
+# Anything else in a local folder is one rejection and does not stop the run.
 
 
-def test_a_name_that_is_not_utf8_is_rejected_and_shown_as_text(tmp_path: Path) -> None:
+def test_name_that_is_not_utf8_is_rejected_and_shown_escaped(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"a")
     for name in (b"caf\xe9.jpg", b"\xff\xfe/b.png", b"\xe9.txt"):
         path = os.path.join(os.fsencode(tmp_path), name)
@@ -142,7 +142,7 @@ def test_a_name_that_is_not_utf8_is_rejected_and_shown_as_text(tmp_path: Path) -
         with open(path, "wb") as file:
             file.write(b"x")
     assert pictures(str(tmp_path)) == {"a": b"a"}
-    found = unlisted(str(tmp_path))
+    found = skipped_files(str(tmp_path))
     assert found.not_pictures == {".txt": 1}
     assert [row["item_id"] for row in found.rejected] == ["caf\\xe9", "\\xff\\xfe/b"]
     assert {row["reason"] for row in found.rejected} == {"name_not_utf8"}
@@ -154,7 +154,7 @@ def test_a_name_that_is_not_utf8_is_rejected_and_shown_as_text(tmp_path: Path) -
         list(list_pictures(str(tmp_path)))
 
 
-def test_what_cannot_be_read_is_an_error_in_its_place(
+def test_unreadable_file_is_an_error_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the path of a socket may have 107 characters
@@ -169,16 +169,16 @@ def test_what_cannot_be_read_is_an_error_in_its_place(
         listener.bind("socket.jpg")
         found = pictures(str(tmp_path))
     assert found.pop("a") == b"a"
-    said = {"nowhere": "no such file", "itself": "symbolic links", "no-ending": "no such file"}
-    said |= dict.fromkeys(("device", "pipe", "socket"), "expected a file")
-    assert found.keys() == said.keys()
-    for name, words in said.items():
+    expected = {"nowhere": "no such file", "itself": "symbolic links", "no-ending": "no such file"}
+    expected |= dict.fromkeys(("device", "pipe", "socket"), "expected a file")
+    assert found.keys() == expected.keys()
+    for name, words in expected.items():
         assert isinstance(found[name], StorageError)
         assert words in str(found[name])
         assert str(tmp_path / name) in str(found[name])
 
 
-def test_a_file_that_may_not_be_read_is_an_error_in_its_place(
+def test_file_without_permission_is_an_error_in_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b"):
@@ -196,7 +196,7 @@ def test_a_file_that_may_not_be_read_is_an_error_in_its_place(
     assert "permission denied" in str(found["a"])
 
 
-def test_a_file_that_vanishes_while_it_is_listed_was_not_there(
+def test_file_that_vanishes_during_the_listing_is_not_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a.jpg", "b.jpg", "x/c.jpg", "y/d.jpg"):
@@ -215,7 +215,7 @@ def test_a_file_that_vanishes_while_it_is_listed_was_not_there(
     assert set(pictures(str(tmp_path))) == {"b", "y/d"}
 
 
-def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
+def test_linked_folders_are_listed_once(tmp_path: Path) -> None:
     inside, outside = tmp_path / "images", tmp_path / "elsewhere"
     for folder in (inside / "real", outside / "deeper"):
         folder.mkdir(parents=True)
@@ -231,24 +231,24 @@ def test_linked_folders_are_entered_once(tmp_path: Path) -> None:
     assert set(pictures(str(inside))) == {"real/a", "linked/deeper/a"}
     (tmp_path / "link to all").symlink_to(inside)
     assert set(pictures(str(tmp_path / "link to all"))) == {"real/a", "linked/deeper/a"}
-    # What a store lists to remove is its own.
+    # Without `follow_links` a store lists only its own files, which retention may remove.
     assert {entry.name for entry in Store.at(str(inside)).list()} == {"real/a.jpg"}
 
 
-def test_a_link_to_a_file_is_the_file(tmp_path: Path) -> None:
+def test_link_to_a_file_is_listed_as_the_file(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").write_bytes(b"x")
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.jpg").symlink_to(tmp_path / "elsewhere")
     assert pictures(str(tmp_path / "images")) == {"a": b"x"}
 
 
-def test_ids_that_differ_in_case_are_two(store: Store) -> None:
+def test_ids_that_differ_in_case_are_distinct(store: Store) -> None:
     for name in ("a.jpg", "A.jpg", "B.png"):
         store.write(f"images/{name}", name.encode())
     assert pictures(store.uri("images")) == {"a": b"a.jpg", "A": b"A.jpg", "B": b"B.png"}
 
 
-def test_the_source_of_a_file_changes_with_it(store: Store) -> None:
+def test_source_changes_with_the_file(store: Store) -> None:
     for name in ("a", "b"):
         store.write(f"images/{name}.jpg", b"one")
     before = sources(store.uri("images"))
@@ -259,7 +259,7 @@ def test_the_source_of_a_file_changes_with_it(store: Store) -> None:
     assert after["b"] == before["b"]
 
 
-def test_a_picture_that_went_away_is_an_error_in_its_place(store: Store) -> None:
+def test_deleted_picture_is_an_error_in_its_place(store: Store) -> None:
     for name in ("a", "b"):
         store.write(f"images/{name}.jpg", name.encode())
     listing = listed(store.uri("images"))
@@ -274,62 +274,62 @@ def test_a_picture_that_went_away_is_an_error_in_its_place(store: Store) -> None
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
-def test_bytes_are_found_over_row_groups_and_files(store: Store, kind: pa.DataType) -> None:
+def test_bytes_are_fetched_across_row_groups_and_files(store: Store, kind: pa.DataType) -> None:
     first, second = [f"a{n}" for n in range(7)], [f"b{n}" for n in range(3)]
-    write_parquet(store, "images/0.parquet", images(*first, kind=kind), rows_a_group=3)
-    write_parquet(store, "images/1.parquet", images(*second, kind=kind), rows_a_group=2)
+    write_parquet(store, "images/0.parquet", images(*first, kind=kind), row_group_size=3)
+    write_parquet(store, "images/1.parquet", images(*second, kind=kind), row_group_size=2)
     every = {item_id: f"bytes of {item_id}".encode() for item_id in first + second}
     assert pictures(store.uri("images")) == every
     assert pictures(store.uri("images/1.parquet")) == {name: every[name] for name in second}
 
 
-def test_any_rows_of_a_listing_can_be_fetched_in_any_order(store: Store) -> None:
-    write_parquet(store, "x.parquet", images(*"abcdefg"), rows_a_group=3)
+def test_rows_of_a_listing_can_be_fetched_in_any_order(store: Store) -> None:
+    write_parquet(store, "x.parquet", images(*"abcdefg"), row_group_size=3)
     listing = listed(store.uri("x.parquet")).take([6, 0, 4, 0])
     expected = [b"bytes of g", b"bytes of a", b"bytes of e", b"bytes of a"]
     assert fetch_pictures(listing) == expected
 
 
-def test_ids_of_parquet_may_be_integers(store: Store) -> None:
+def test_parquet_ids_may_be_integers(store: Store) -> None:
     table = pa.table({"item_id": [7, 12], "image": [b"x", b"y"]})
-    write_parquet(store, "x.parquet", table, rows_a_group=1)
+    write_parquet(store, "x.parquet", table, row_group_size=1)
     assert pictures(store.uri("x.parquet")) == {"7": b"x", "12": b"y"}
 
 
-def test_hugging_faces_struct_has_the_bytes(store: Store) -> None:
+def test_hugging_face_struct_yields_the_bytes(store: Store) -> None:
     image = [{"bytes": b"jpg a", "path": "a.jpg"}, {"bytes": b"jpg b", "path": None}]
     write_parquet(store, "part.parquet", pa.table({"item_id": ["a", "b"], "image": image}), 1)
     assert pictures(store.root) == {"a": b"jpg a", "b": b"jpg b"}
 
 
-def test_a_null_in_place_of_a_picture_is_no_bytes(store: Store) -> None:
+def test_null_picture_is_fetched_as_no_bytes(store: Store) -> None:
     table = pa.table({"item_id": ["a", "b"], "image": [None, b"y"]})
-    write_parquet(store, "x.parquet", table, rows_a_group=9)
+    write_parquet(store, "x.parquet", table, row_group_size=9)
     assert pictures(store.uri("x.parquet")) == {"a": b"", "b": b"y"}
 
 
-def test_the_source_of_bytes_changes_with_their_file(store: Store) -> None:
-    write_parquet(store, "x.parquet", images("a", "b"), rows_a_group=1)
+def test_source_of_bytes_changes_with_their_file(store: Store) -> None:
+    write_parquet(store, "x.parquet", images("a", "b"), row_group_size=1)
     before = sources(store.uri("x.parquet"))
     assert sources(store.uri("x.parquet")) == before
     assert before["a"] != before["b"]
-    write_parquet(store, "x.parquet", images("a", "c"), rows_a_group=1)
+    write_parquet(store, "x.parquet", images("a", "c"), row_group_size=1)
     assert sources(store.uri("x.parquet"))["a"] != before["a"]
 
 
 def test_other_files_beside_parquet_are_ignored(store: Store) -> None:
-    write_parquet(store, "images/part-0.parquet", images("a"), rows_a_group=1)
+    write_parquet(store, "images/part-0.parquet", images("a"), row_group_size=1)
     for other in ("_SUCCESS", "README.md", "items.csv"):
         store.write(f"images/{other}", b"item_id\nb\n")
     assert set(pictures(store.uri("images"))) == {"a"}
 
 
-def test_uris_are_followed_to_either_kind_of_store(store: Store, tmp_path: Path) -> None:
+def test_uris_may_be_local_or_on_s3(store: Store, tmp_path: Path) -> None:
     (tmp_path / "local.jpg").write_bytes(b"local")
     store.write("in store/é.jpg", b"store")
     uris = [str(tmp_path / "local.jpg"), store.uri("in store/é.jpg"), store.uri("not-there.jpg")]
     table = pa.table({"item_id": ["local", "store", "gone"], "uri": uris})
-    write_parquet(store, "x.parquet", table, rows_a_group=2)
+    write_parquet(store, "x.parquet", table, row_group_size=2)
     found = pictures(store.uri("x.parquet"))
     assert found["local"] == b"local"
     assert found["store"] == b"store"
@@ -337,7 +337,7 @@ def test_uris_are_followed_to_either_kind_of_store(store: Store, tmp_path: Path)
     assert "not-there.jpg" in str(found["gone"])
 
 
-def test_one_uri_that_cannot_be_followed_does_not_stop_the_others(
+def test_invalid_uri_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -363,9 +363,9 @@ def test_one_uri_that_cannot_be_followed_does_not_stop_the_others(
 
 
 @pytest.mark.parametrize("name", ["nothing", "others", "empty.parquet"])
-def test_no_picture_at_all_is_bad_input(store: Store, name: str) -> None:
+def test_no_pictures_are_bad_input(store: Store, name: str) -> None:
     store.write("others/readme.txt", b"x")
-    write_parquet(store, "empty.parquet", images("a").slice(0, 0), rows_a_group=1)
+    write_parquet(store, "empty.parquet", images("a").slice(0, 0), row_group_size=1)
     with pytest.raises(InputError) as caught:
         list(list_pictures(store.uri(name)))
     assert store.uri(name) in str(caught.value)
@@ -373,18 +373,18 @@ def test_no_picture_at_all_is_bad_input(store: Store, name: str) -> None:
 
 
 def test_parquet_with_neither_bytes_nor_uris_is_refused(store: Store) -> None:
-    write_parquet(store, "x.parquet", pa.table({"item_id": ["a"], "size": [1]}), rows_a_group=1)
+    write_parquet(store, "x.parquet", pa.table({"item_id": ["a"], "size": [1]}), row_group_size=1)
     with pytest.raises(InputError, match="neither an image nor a uri column; found item_id, size"):
         list(list_pictures(store.uri("x.parquet")))
 
 
 def test_parquet_without_ids_is_refused(store: Store) -> None:
-    write_parquet(store, "x.parquet", images("a").drop_columns("item_id"), rows_a_group=1)
+    write_parquet(store, "x.parquet", images("a").drop_columns("item_id"), row_group_size=1)
     with pytest.raises(SchemaError, match=r"x.parquet \(--images\) lacks the column item_id"):
         list(list_pictures(store.uri("x.parquet")))
 
 
-def test_corrupted_parquet_is_bad_input(store: Store) -> None:
+def test_damaged_parquet_is_bad_input(store: Store) -> None:
     store.write("x.parquet", b"PARDON" * 50)
     with pytest.raises(InputError) as caught:
         list(list_pictures(store.uri("x.parquet")))

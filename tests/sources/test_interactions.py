@@ -1,4 +1,4 @@
-"""Which interactions count."""
+"""Which interactions count: rating, cutoff, and the digest of what was read."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ ALL = InteractionsConfig()
 
 @pytest.fixture
 def uri(tmp_path: Path) -> str:
-    """Five interactions around a midnight, one a rating, the item's name saying when."""
+    """Five interactions around midnight with different ratings; the item id says when."""
     rows = {
         "day before": (-DAY, 5.0),
         "last second": (-1, 4.0),
@@ -50,27 +50,27 @@ def items(config: InteractionsConfig, uri: str) -> list[str]:
     ]
 
 
-def test_everything_counts_by_default(uri: str) -> None:
+def test_all_rows_count_by_default(uri: str) -> None:
     assert items(ALL, uri) == ["day before", "last second", "midnight", "three", "day after"]
 
 
-def test_only_what_is_rated_high_enough_counts(uri: str) -> None:
+def test_rows_below_min_rating_do_not_count(uri: str) -> None:
     assert items(replace(ALL, min_rating=4.0), uri) == ["day before", "last second"]
     assert items(replace(ALL, min_rating=4.1), uri) == ["day before"]
-    # A row without a rating is not known to be rated high enough.
+    # A row without a rating does not reach any min_rating.
     assert "day after" not in items(replace(ALL, min_rating=0.0), uri)
 
 
-def test_what_does_not_count_for_its_rating_is_the_rest(uri: str) -> None:
-    def rest(config: InteractionsConfig) -> list[str]:
+def test_disliked_rows_are_those_that_do_not_count(uri: str) -> None:
+    def disliked(config: InteractionsConfig) -> list[str]:
         return [i for batch in read_disliked(config, uri) for i in batch["item_id"].to_pylist()]
 
-    assert rest(ALL) == []
-    assert rest(replace(ALL, min_rating=4.0)) == ["midnight", "three", "day after"]
-    assert rest(replace(ALL, min_rating=4.0, as_of="2021-03-02T01:00")) == ["midnight"]
+    assert disliked(ALL) == []
+    assert disliked(replace(ALL, min_rating=4.0)) == ["midnight", "three", "day after"]
+    assert disliked(replace(ALL, min_rating=4.0, as_of="2021-03-02T01:00")) == ["midnight"]
 
 
-def test_profiles_are_made_as_the_models_were() -> None:
+def test_another_min_rating_than_in_training_is_refused() -> None:
     replace(ALL, min_rating=4.0).require_min_rating(4.0, "the model m")
     with pytest.raises(InputError, match=r"min_rating none, and 3\.5 for the model m; expected"):
         ALL.require_min_rating(3.5, "the model m")
@@ -88,27 +88,27 @@ def test_profiles_are_made_as_the_models_were() -> None:
         ("2026-11-01", "day after"),
     ],
 )
-def test_only_what_happened_before_counts(uri: str, as_of: str, last: str) -> None:
+def test_only_rows_before_the_cutoff_count(uri: str, as_of: str, last: str) -> None:
     assert items(replace(ALL, as_of=as_of), uri)[-1] == last
 
 
-def test_both_conditions_hold_together(uri: str) -> None:
+def test_min_rating_and_cutoff_combine(uri: str) -> None:
     config = InteractionsConfig(min_rating=4.0, as_of="2021-03-01T12:00")
     assert items(config, uri) == ["day before"]
 
 
-def test_nothing_may_be_left(uri: str) -> None:
+def test_early_cutoff_leaves_no_rows(uri: str) -> None:
     assert items(replace(ALL, as_of="1999-01-01"), uri) == []
 
 
 @pytest.mark.parametrize("as_of", ["yesterday", "2021-13-01", "", "01/03/2021"])
-def test_a_bad_date_is_refused_when_it_is_given(as_of: str) -> None:
+def test_invalid_date_is_refused_by_the_config(as_of: str) -> None:
     with pytest.raises(InputError) as caught:
         InteractionsConfig(as_of=as_of)
     assert f"Found --interactions.as_of {as_of!r}; expected an ISO date" in str(caught.value)
 
 
-def test_a_rating_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
+def test_min_rating_without_a_rating_column_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("user_id,item_id,timestamp\nu,a,1\n")
     assert items(ALL, str(path)) == ["a"]
@@ -117,8 +117,8 @@ def test_a_rating_is_asked_for_where_there_is_none(tmp_path: Path) -> None:
     assert f"Found no rating column in {path} (--interactions.path); --" in str(caught.value)
 
 
-def test_the_digest_as_of_a_day_is_of_what_was_known_then(tmp_path: Path) -> None:
-    """Rows of later days may come, in files cut anywhere; rows of earlier days change it."""
+def test_digest_with_a_cutoff_covers_earlier_rows_only(tmp_path: Path) -> None:
+    """Later rows and other row groups do not change it; a change of an earlier row does."""
     rows = {"user_id": ["u", "v", "w"], "item_id": ["i", "j", "k"], "timestamp": [1, 2, 3]}
     rated = {**rows, "rating": [1.0, None, 3.0]}
 
@@ -128,18 +128,18 @@ def test_the_digest_as_of_a_day_is_of_what_was_known_then(tmp_path: Path) -> Non
         as_of = None if seconds is None else f"1970-01-01T00:00:0{seconds}"
         return digest_interactions(InteractionsConfig(as_of=as_of, max_incomplete=1), str(path))
 
-    then = digest({name: values[:2] for name, values in rows.items()}, 3)
-    assert digest(rows, 3) == digest(rows, 3, group=1) == then
-    assert digest(rows, 4) != then
-    assert digest({**rows, "item_id": ["i", "J", "k"]}, 3) != then
-    assert digest({**rows, "user_id": ["u", "v", "W"]}, 3) == then
-    assert digest(rated, 3) not in (then, digest({**rated, "rating": [1.0, 2.0, 3.0]}, 3))
-    assert digest({**rows, "user_id": ["ui", "v", "w"], "item_id": ["", "j", "k"]}, 3) != then
-    # Columns count by name, and no value runs into the next, whatever is in it.
+    first = digest({name: values[:2] for name, values in rows.items()}, 3)
+    assert digest(rows, 3) == digest(rows, 3, group=1) == first
+    assert digest(rows, 4) != first
+    assert digest({**rows, "item_id": ["i", "J", "k"]}, 3) != first
+    assert digest({**rows, "user_id": ["u", "v", "W"]}, 3) == first
+    assert digest(rated, 3) not in (first, digest({**rated, "rating": [1.0, 2.0, 3.0]}, 3))
+    assert digest({**rows, "user_id": ["ui", "v", "w"], "item_id": ["", "j", "k"]}, 3) != first
+    # The digest depends on column names, and no value can run into the next one.
     weighted = {**rows, "weight": rated["rating"]}
     assert digest(weighted, 3) != digest(rated, 3)
     odd = [["a\x1fb", "c"], ["a", "b\x1fc"], ["1:a", ""], ["-", "-"], ["\x1e", "\x00"]]
     tables = [{"user_id": [u], "item_id": [i], "timestamp": [1]} for u, i in odd]
     assert len({digest(table, 3) for table in tables}) == len(odd)
-    whole = digest(rows, None)
-    assert digest({name: [*values, values[0]] for name, values in rows.items()}, None) != whole
+    uncut = digest(rows, None)
+    assert digest({name: [*values, values[0]] for name, values in rows.items()}, None) != uncut

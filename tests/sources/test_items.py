@@ -1,4 +1,4 @@
-"""The items table: availability and categories in the order of the catalogue."""
+"""The items table, aligned with the catalogue."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def _table(folder: Path, **columns: list[object]) -> str:
     return path
 
 
-def test_facts_come_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
+def test_columns_are_aligned_with_the_catalogue(tmp_path: Path) -> None:
     path = _table(
         tmp_path,
         item_id=["c", "x", "a", "b"],
@@ -33,13 +33,13 @@ def test_facts_come_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
     assert items.artist_N.to_pylist() == [None, "9", "7", None]
 
 
-def test_without_a_table_all_are_available_and_no_more_is_known() -> None:
+def test_without_a_table_all_items_are_available() -> None:
     items = read_items(None, IDS)
     assert items.available_N.all()
     assert items.category_N.null_count == items.artist_N.null_count == len(IDS)
 
 
-def test_columns_may_be_left_out(tmp_path: Path) -> None:
+def test_columns_are_optional(tmp_path: Path) -> None:
     items = read_items(_table(tmp_path, item_id=["a"]), IDS)
     assert items.available_N.all()
     assert category_names(items.category_N) == ()
@@ -47,13 +47,13 @@ def test_columns_may_be_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "available", "said"),
+    ("ids", "available", "message"),
     [(["a", "a"], [True, False], "item_id"), (list("abcd"), [False] * 4, "None of the 4 items")],
 )
-def test_contradictions_and_an_empty_shop_are_refused(
-    tmp_path: Path, ids: list[object], available: list[object], said: str
+def test_duplicate_items_and_no_available_item_are_refused(
+    tmp_path: Path, ids: list[object], available: list[object], message: str
 ) -> None:
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_items(_table(tmp_path, item_id=ids, available=available), IDS)
 
 
