@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import ExifTags, Image
 
-from tests.chaos.harness import PROCESSES, amount, completed, measured, tried
+from tests.chaos.harness import PROCESSES, amount, make_complete_run, measured, tried
 from tests.features.test_containers import chunk, segment, with_chunks, with_segments
 from tests.features.test_decode import _VICTIMS, PLAIN, file, frames, oriented, png, scene
 from tests.models.test_artifact import (
@@ -35,11 +35,12 @@ from tests.models.test_artifact import (
     _as_pickle,
     _as_torch_zip,
     _Payload,
-    _replaced,
+    replace_file,
 )
 from tests.servers import SeaweedFS, free_ports
 from tests.storage.test_store import every_request
-from visrec.cli.launch import JobConfig, parse
+from visrec.cli.job import JobConfig
+from visrec.cli.parse import parse
 from visrec.config import plain
 from visrec.errors import InputError, VisrecError
 from visrec.features.decode import PictureLimits
@@ -48,7 +49,8 @@ from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.recommend import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.publication.list_tables import Layout, lists_file, lists_table
-from visrec.publication.run import point_to, run_store
+from visrec.publication.publish import publish_run
+from visrec.publication.run_spec import run_store
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
 
@@ -331,7 +333,7 @@ def test_no_file_of_a_model_runs_code(
     for name in FILES:
         store = Store.at(str(tmp_path / f"model-{name}"))
         save_artifact(_artifact(), store)
-        _replaced(store, name, data)
+        replace_file(store, name, data)
         if harmless and name.endswith("ids.parquet"):
             load_artifact(store)
         else:
@@ -374,7 +376,7 @@ FLAGS: tuple[tuple[type[JobConfig], tuple[str, ...]], ...] = (
     (RecommendJob, ("--k", "0")),
     (RecommendJob, ("--k", "many")),
     (RecommendJob, ("--no_such_key", "1")),
-    (RecommendJob, ("--gates.max_repeats", "-1")),
+    (RecommendJob, ("--gates.min_lists", "-1")),
     (RecommendJob, ("--force_publish", " ")),
     (TrainJob, ("--model.name", "oracle")),
     (TrainJob, ("--train.epochs", "0")),
@@ -393,8 +395,8 @@ def failures(place: str) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"{name} of no server", request
     for kind, flags in FLAGS:
         yield " ".join(flags), lambda kind=kind, flags=flags: parse(kind, flags)
-    yield "publish", lambda: completed(Store.at(place), "run")
-    yield "point", lambda: point_to(Store.at(place), "run")
+    yield "publish", lambda: make_complete_run(Store.at(place), "run")
+    yield "point", lambda: publish_run(Store.at(place), "run")
     yield "run id", lambda: run_store(Store.at(place), "../up")
     yield "probe", Store.at(place).check_writable
 
@@ -423,8 +425,8 @@ def test_keys_are_in_no_message_config_or_file(
     assert count >= 30
     # What is written where the store takes it: here, and on the server by its own keys.
     local = Store.at(str(tmp_path))
-    completed(local, "run")
-    point_to(local, "run")
+    make_complete_run(local, "run")
+    publish_run(local, "run")
     local.write_table("x.parquet", pa.table({"item_id": ["a"]}))
     for kind, flags in ((RecommendJob, ("--k", "7")), (TrainJob, ())):
         config = parse(kind, flags)
@@ -435,7 +437,7 @@ def test_keys_are_in_no_message_config_or_file(
         monkeypatch.setenv(name, value)
     forget_credentials()
     remote = Store.at(f"{s3_env}/recommendations")
-    completed(remote, "run")
+    make_complete_run(remote, "run")
     shown += [repr(local), repr(remote), repr(pickle.dumps(remote))]
     shown += [repr(remote.read(entry.name)) for entry in remote.list()]
     shown += [repr(path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()]
@@ -476,8 +478,8 @@ def publish_ids(lists: Store, ids: list[str], layout: Layout) -> dict[str, list[
     )
     run = run_store(lists, layout)
     run.write("part-00000.parquet", lists_file(table))
-    completed(lists, f"{layout}-2")
-    point_to(lists, f"{layout}-2")
+    make_complete_run(lists, f"{layout}-2")
+    publish_run(lists, f"{layout}-2")
     read: dict[str, list[str]] = {}
     for row in run.read_table("part-00000.parquet").to_pylist():
         entries = row["items"] if layout == "nested" else [row]

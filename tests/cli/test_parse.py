@@ -74,9 +74,9 @@ def test_dashes_in_values_are_kept(tmp_path: Path) -> None:
     assert parse(RecommendJob, ["--workspace", "my-shop/a-b"]).workspace == "my-shop/a-b"
     path = tmp_path / "my-job.yaml"
     path.write_text("as_of: 2026-11-22\nworkspace: s3://a-b/c-d\n")
-    config = parse(NightlyJob, ["--config", str(path), "--recommend", "a-b.yaml"])
+    config = parse(NightlyJob, ["--config", str(path), "--recommend_config", "a-b.yaml"])
     assert (config.as_of, config.workspace) == ("2026-11-22", "s3://a-b/c-d")
-    assert config.recommend == "a-b.yaml"
+    assert config.recommend_config == "a-b.yaml"
 
 
 def test_flags_override_yaml_and_yaml_overrides_defaults(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_dotted_model_name_in_yaml_decides_the_keys_below_model(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "# k: 5\n", "gates:\n", "gates:\n  # max_repeats: 1\nrules: {}\n"]
+    "text", ["", "# k: 5\n", "gates:\n", "gates:\n  # min_lists: 1\nrules: {}\n"]
 )
 def test_yaml_with_all_keys_commented_out_gives_the_defaults(tmp_path: Path, text: str) -> None:
     given = tmp_path / "recommend.yaml"
