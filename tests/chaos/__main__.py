@@ -58,7 +58,7 @@ def promises() -> dict[int, Promise]:
             "a lost reply is neither a lost nor a second commit",
             (f"{COMMITS}test_fault", "tests/storage/test_conditional_writes.py"),
         ),
-        3: Promise("work that is killed or tried again appears once", (f"{chaos}kills.py",)),
+        3: Promise("work that is killed or retried appears once", (f"{chaos}kills.py",)),
         4: Promise("a reader never sees half a run", (f"{COMMITS}test_reader",)),
         5: Promise("a rerun does only what is missing", (f"{chaos}reruns.py",)),
         6: Promise(
@@ -90,13 +90,16 @@ def promises() -> dict[int, Promise]:
             ),
         ),
         12: Promise(
-            "the cluster is closed",
+            "the cluster accepts nobody without the token",
             (f"{chaos}closed.py", "tests/test_servers.py::test_job_without"),
         ),
-        13: Promise("secrets stay out", (f"{HOSTILE}test_keys", "tests/storage/test_store.py")),
-        14: Promise("ids steer nothing", (f"{HOSTILE}test_ids",)),
+        13: Promise(
+            "secrets stay out of messages, files and reprs",
+            (f"{HOSTILE}test_keys", "tests/storage/test_store.py"),
+        ),
+        14: Promise("ids cannot steer paths", (f"{HOSTILE}test_ids",)),
         15: Promise(
-            "the operator's store is fit",
+            "an unfit store is refused",
             (
                 "tests/pipelines/test_doctor.py",
                 "tests/pipelines/test_cluster_checks.py",
@@ -106,13 +109,16 @@ def promises() -> dict[int, Promise]:
         16: Promise("nights are repeatable", (f"{chaos}nights.py",)),
         # These are proved by the tests that count something for them.
         17: Promise("a published folder holds exactly the files of its manifest", ()),
-        18: Promise("a rerun of something complete moves nothing", ()),
-        19: Promise("retention never removes what is pointed to or worked on", ()),
-        20: Promise("what was hashed is what was made", ()),
+        18: Promise("rerunning a complete run moves nothing", ()),
+        19: Promise("retention never removes what is pointed to or being written", ()),
+        20: Promise("what was hashed is what was written", ()),
         21: Promise("lists are the model's", ()),
-        22: Promise("memory does not depend on the scores", (f"{chaos}memory.py",)),
+        22: Promise(
+            "memory depends neither on the scores nor on --k beyond the catalogue",
+            (f"{chaos}memory.py",),
+        ),
         23: Promise("a date in the future is refused", ()),
-        24: Promise("evaluation never judges on what was trained on", ()),
+        24: Promise("evaluation never uses rows that were trained on", ()),
         25: Promise("every model trains the same with one worker and with several", ()),
         26: Promise("blanks are nulls", ()),
         27: Promise("every client of the store has the same configuration", ()),
