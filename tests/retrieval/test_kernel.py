@@ -1,4 +1,4 @@
-"""The compiled kernel: built once, whoever else builds it, and done without where there is none."""
+"""The compiled kernel: built once, or a reason why it is not available."""
 
 import os
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ needs_kernel = pytest.mark.skipif(
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty folder for what is built, and nothing remembered of other tests."""
+    """An empty build folder; libraries that other tests loaded are forgotten."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     compile_and_load.cache_clear()
     yield tmp_path / "visrec"
@@ -28,7 +28,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @needs_kernel
-def test_it_is_built_once_for_a_source_and_a_processor(
+def test_kernel_is_built_once_per_source_and_processor(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert kernel.load_kernel() is not None
@@ -44,7 +44,7 @@ def test_it_is_built_once_for_a_source_and_a_processor(
 
 
 @needs_kernel
-def test_those_who_build_at_the_same_time_do_no_harm(cache: Path) -> None:
+def test_concurrent_builds_do_not_interfere(cache: Path) -> None:
     build = partial(compile_and_load.__wrapped__, kernel._SOURCE)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: build(), range(2)))
@@ -53,7 +53,7 @@ def test_those_who_build_at_the_same_time_do_no_harm(cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("cache")
-def test_without_a_compiler_there_is_none_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reason_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", os.devnull)
     assert kernel.load_kernel() is None
     assert "compiler" in (kernel.kernel_unavailable_reason() or "")
@@ -61,7 +61,7 @@ def test_without_a_compiler_there_is_none_and_it_is_said(monkeypatch: pytest.Mon
 
 @needs_kernel
 @pytest.mark.usefixtures("cache")
-def test_on_another_processor_there_is_none_and_it_is_said(
+def test_reason_on_an_unsupported_processor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flags = tuple(flag.replace("native", "x86-64") for flag in visrec.native._FLAGS)

@@ -37,13 +37,13 @@ class Users:
             self.targets.append(order[known : known + held])
 
     def metrics(self) -> dict[str, npt.NDArray[np.float64]]:
-        target_ranks = rank_targets(
+        ranks = rank_targets(
             TableScorer(self.score_BN),
             jagged_lists(self.profiles),
             np.arange(USERS),
             jagged_lists(self.targets),
         )
-        return per_user(target_ranks, CUTOFFS)
+        return per_user(ranks, CUTOFFS)
 
     def ranked(self, user: int) -> list[int]:
         """Items outside the profile, best first, ties by row."""
@@ -56,7 +56,7 @@ def users(request: pytest.FixtureRequest) -> Users:
     return Users(request.param)
 
 
-def test_auc_is_scikit_learns(users: Users) -> None:
+def test_auc_equals_scikit_learn(users: Users) -> None:
     expected = []
     for user in range(USERS):
         rows = users.ranked(user)
@@ -65,7 +65,7 @@ def test_auc_is_scikit_learns(users: Users) -> None:
     np.testing.assert_allclose(users.metrics()["auc"], expected, rtol=1e-12)
 
 
-def test_auc_without_ties_is_the_formula_over_ranks() -> None:
+def test_auc_without_ties_equals_the_formula_over_ranks() -> None:
     users = Users(1000)
     expected = []
     for user in range(USERS):
@@ -77,7 +77,7 @@ def test_auc_without_ties_is_the_formula_over_ranks() -> None:
     np.testing.assert_allclose(users.metrics()["auc"], expected, rtol=1e-12)
 
 
-def test_reciprocal_rank_is_of_the_first_hit(users: Users) -> None:
+def test_reciprocal_rank_is_that_of_the_first_hit(users: Users) -> None:
     expected = []
     for user in range(USERS):
         ranked = users.ranked(user)
@@ -96,21 +96,21 @@ def test_precision_and_recall_count_hits(users: Users, k: int) -> None:
 
 
 @pytest.mark.parametrize("k", CUTOFFS)
-def test_ndcg_divides_by_the_best_that_k_places_can_hold(users: Users, k: int) -> None:
+def test_ndcg_divides_by_the_best_dcg_of_k_entries(users: Users, k: int) -> None:
     metrics = users.metrics()
     for user in range(USERS):
         held = users.targets[user]
         dcg = sum(
-            1 / math.log2(place + 2)
-            for place, row in enumerate(users.ranked(user)[:k])
+            1 / math.log2(rank + 2)
+            for rank, row in enumerate(users.ranked(user)[:k])
             if row in held
         )
-        best = sum(1 / math.log2(place + 2) for place in range(min(len(held), k)))
+        best = sum(1 / math.log2(rank + 2) for rank in range(min(len(held), k)))
         assert metrics[f"ndcg@{k}"][user] == pytest.approx(dcg / best)
 
 
 @pytest.mark.parametrize("k", CUTOFFS)
-def test_ndcg_without_ties_is_scikit_learns(k: int) -> None:
+def test_ndcg_without_ties_equals_scikit_learn(k: int) -> None:
     users = Users(1000)
     for user, found in enumerate(users.metrics()[f"ndcg@{k}"]):
         rows = users.ranked(user)
@@ -119,21 +119,19 @@ def test_ndcg_without_ties_is_scikit_learns(k: int) -> None:
 
 
 @pytest.mark.parametrize("k", CUTOFFS)
-def test_the_tutorials_ndcg_divides_by_the_best_order_of_the_hits_found(
-    users: Users, k: int
-) -> None:
+def test_tutorial_ndcg_divides_by_the_best_order_of_the_hits(users: Users, k: int) -> None:
     metrics = users.metrics()
     for user in range(USERS):
         found = [row in users.targets[user] for row in users.ranked(user)[:k]]
-        dcg = sum(1 / math.log2(place + 2) for place, hit in enumerate(found) if hit)
-        best = sum(1 / math.log2(place + 2) for place in range(sum(found)))
+        dcg = sum(1 / math.log2(rank + 2) for rank, hit in enumerate(found) if hit)
+        best = sum(1 / math.log2(rank + 2) for rank in range(sum(found)))
         expected = dcg / best if any(found) else 0
         assert metrics[f"ndcg_tutorial@{k}"][user] == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")
 def ranx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The peer, which makes folders in the home directory unless told otherwise."""
+    """The module, which by default creates folders in the home directory."""
     with environment({"IR_DATASETS_HOME": str(tmp_path_factory.mktemp("ranx"))}):
         import ranx
 
@@ -142,8 +140,8 @@ def ranx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.mark.filterwarnings("ignore::numba.core.errors.NumbaTypeSafetyWarning")
 @pytest.mark.parametrize("seed", range(5))
-def test_what_ranx_measures_too_is_the_same(ranx: Any, seed: int) -> None:
-    users = Users(1000, seed)  # no ties, which ranx breaks in its own way
+def test_metrics_equal_those_of_ranx(ranx: Any, seed: int) -> None:
+    users = Users(1000, seed)  # without ties, which ranx breaks differently
     names = [f"u{user:02}" for user in range(USERS)]
     held = {name: {f"i{row}": 1 for row in users.targets[u]} for u, name in enumerate(names)}
     scores = {
@@ -160,14 +158,14 @@ def test_what_ranx_measures_too_is_the_same(ranx: Any, seed: int) -> None:
         np.testing.assert_allclose(metrics[our_name], found[name], rtol=1e-12, err_msg=name)
 
 
-def test_with_nothing_else_to_rank_every_order_is_right() -> None:
-    target_ranks = rank_targets(
+def test_metrics_are_one_without_negatives() -> None:
+    ranks = rank_targets(
         TableScorer(np.array([[3, 1, 2]], np.float32)),
         jagged_lists([[1]]),
         np.array([0]),
         jagged_lists([[0, 2]]),
     )
-    metrics = per_user(target_ranks, (2,))
+    metrics = per_user(ranks, (2,))
     assert {name: values.tolist() for name, values in metrics.items()} == {
         "auc": [1],
         "rr": [1],

@@ -1,4 +1,4 @@
-"""Where held-out items stand: the counts of a full sort, whatever the tiles and the batch."""
+"""Ranks of held-out items equal those of a full sort, whatever the tiles and the batch."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +44,7 @@ def _case(users: int, items: int, levels: int, seed: int) -> Case:
     return Case(score_BN, profiles, targets)
 
 
-def _stand(
+def _rank(
     case: Case,
     users: slice = slice(None),
     *,
@@ -74,7 +74,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _sorted_whole(case: Case) -> list[tuple[int, int, int]]:
+def _full_sort(case: Case) -> list[tuple[int, int, int]]:
     """(above, others above, others equal) of each held-out item, by sorting and counting."""
     counts = []
     for user, score_N in enumerate(case.score_BN.tolist()):
@@ -107,20 +107,20 @@ def _counts(target_ranks: TargetRanks) -> list[tuple[int, int, int]]:
     kept=st.sampled_from([0, ranks.KEPT_BYTES]),
 )
 @settings(max_examples=200, deadline=None)
-def test_equals_a_full_sort(
+def test_counts_equal_a_full_sort(
     users: int, items: int, levels: int, seed: int, rows: int, columns: int, kept: int
 ) -> None:
     case = _case(users, items, levels, seed)
-    target_ranks = _stand(case, rows=rows, columns=columns, kept=kept)
-    assert _counts(target_ranks) == _sorted_whole(case)
-    assert target_ranks.ranked_B.tolist() == [items - len(profile) for profile in case.profiles]
-    assert np.diff(target_ranks.offsets).tolist() == [len(targets) for targets in case.targets]
+    found = _rank(case, rows=rows, columns=columns, kept=kept)
+    assert _counts(found) == _full_sort(case)
+    assert found.ranked_B.tolist() == [items - len(profile) for profile in case.profiles]
+    assert np.diff(found.offsets).tolist() == [len(targets) for targets in case.targets]
 
 
 @given(st.integers(0, 2**32), st.booleans())
 @settings(max_examples=100, deadline=None)
-def test_dot_products_stand_as_a_table_of_the_same_scores(seed: int, damaged: bool) -> None:
-    """The compiled kernel, where there is one, against the tiles; whole numbers, so ties abound."""
+def test_dot_products_rank_like_a_table_of_the_same_scores(seed: int, damaged: bool) -> None:
+    """The compiled kernel, if available, against tiles. Integer scores make ties frequent."""
     random = np.random.default_rng(seed)
     users, items, d = random.integers(1, 30), random.integers(12, 150), random.integers(1, 20)
     most = int(random.integers(0, 4))
@@ -145,19 +145,19 @@ def test_dot_products_stand_as_a_table_of_the_same_scores(seed: int, damaged: bo
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=100, deadline=None)
-def test_a_reranker_is_ranked_as_its_lists_are(seed: int) -> None:
-    """Whole numbers, so that ties abound: of proposed scores, of own scores, of both."""
+def test_re_ranker_is_ranked_like_its_lists(seed: int) -> None:
+    """Integer scores make ties frequent: of the proposer, of the re-ranker, and of both."""
     random = np.random.default_rng(seed)
     users, items, candidates = (int(random.integers(1, most)) for most in (9, 40, 30))
     case = _case(users, items, 4, seed)
     item_Nd, user_Bd = (random.integers(-2, 3, (n, 3)).astype(np.float32) for n in (items, users))
-    vectors, own_BN = torch.from_numpy(user_Bd), torch.from_numpy(case.score_BN)
+    vectors, score_BN = torch.from_numpy(user_Bd), torch.from_numpy(case.score_BN)
     proposer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
     scorer = ReRankScorer(
         proposer,
         candidates,
         lambda _, rows: rows.clamp(min=0)[:, None].float(),
-        lambda user_B1, row_BC: own_BN[user_B1[:, 0].long()].gather(1, row_BC),
+        lambda user_B1, row_BC: score_BN[user_B1[:, 0].long()].gather(1, row_BC),
     )
     found = rank_targets(
         scorer, jagged_lists(case.profiles), np.arange(users), jagged_lists(case.targets)
@@ -186,7 +186,7 @@ def test_a_reranker_is_ranked_as_its_lists_are(seed: int) -> None:
 @pytest.mark.parametrize("compiled", [True, False])
 @given(st.integers(0, 2**32), st.tuples(*[st.integers(-140, 112)] * 2))
 @settings(max_examples=40, deadline=None)
-def test_ranks_are_those_of_float64_at_any_magnitude(
+def test_ranks_equal_those_of_float64_at_any_magnitude(
     compiled: bool, seed: int, powers: tuple[int, int]
 ) -> None:
     random, (low, high) = np.random.default_rng(seed), sorted(powers)
@@ -210,34 +210,34 @@ def test_ranks_are_those_of_float64_at_any_magnitude(
         found = rank_targets(scorer, profiles, np.arange(users), targets)
     score_BN = user_Bd.astype(np.float64) @ item_Nd.astype(np.float64).T
     case = Case(score_BN, profiles=[r[:5] for r in drawn], targets=[r[5:] for r in drawn])
-    assert _counts(found) == _sorted_whole(case)
+    assert _counts(found) == _full_sort(case)
 
 
-def test_more_held_out_items_than_are_compared_at_a_time() -> None:
+def test_more_held_out_items_than_one_part_has() -> None:
     case = _case(8, 200, 20, seed=3)
     assert max(map(len, case.targets)) > 96  # of one user, and so of all
-    assert _counts(_stand(case, columns=64)) == _sorted_whole(case)
+    assert _counts(_rank(case, columns=64)) == _full_sort(case)
 
 
-def test_more_items_than_a_byte_can_count() -> None:
-    # 5,000 items below one and equal to another: many times 255 in each byte of a word of marks.
+def test_more_equal_scores_than_a_byte_counts() -> None:
+    # 5,000 items are below one and equal to another: more than 255 for each byte of a word.
     score_BN = np.zeros((2, 5003), np.float32)
     score_BN[:, [0, 5002]] = 1, -1
     case = Case(score_BN, [[], [7]], [[0, 1], [5001, 5002]])
-    assert _counts(_stand(case)) == [(0, 0, 0), (1, 0, 5000), (5000, 1, 4999), (5001, 5000, 0)]
+    assert _counts(_rank(case)) == [(0, 0, 0), (1, 0, 5000), (5000, 1, 4999), (5001, 5000, 0)]
 
 
-def test_a_score_that_is_no_number_helps_nobody() -> None:
-    """A held-out item with such a score is the last one, any other is above the held-out ones."""
+def test_nan_scores_never_improve_a_rank() -> None:
+    """A held-out item with NaN is last; other items with NaN are above the held-out ones."""
     nan = np.nan
     case = Case(
         np.array([[nan, nan, nan, nan], [3, nan, 1, 2], [3, nan, 1, nan]], np.float32),
         [[], [], [2]],
         [[1], [1, 3], [0]],
     )
-    target_ranks = _stand(case)
-    assert _counts(target_ranks) == [(3, 3, 0), (3, 2, 0), (2, 1, 0), (2, 2, 0)]
-    assert per_user(target_ranks)["auc"].tolist() == [0, 0.25, 0]
+    found = _rank(case)
+    assert _counts(found) == [(3, 3, 0), (3, 2, 0), (2, 1, 0), (2, 2, 0)]
+    assert per_user(found)["auc"].tolist() == [0, 0.25, 0]
 
 
 def _lists(users: int) -> tuple[Jagged, npt.NDArray[np.int64], Jagged]:
@@ -245,10 +245,10 @@ def _lists(users: int) -> tuple[Jagged, npt.NDArray[np.int64], Jagged]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_do_not_matter_and_are_given_back(threads: int) -> None:
+def test_ranks_do_not_depend_on_threads_which_are_restored(threads: int) -> None:
     case = _case(21, 30, 4, seed=1)
     with _threads(threads):
-        assert _counts(_stand(case, rows=4, columns=8)) == _sorted_whole(case)
+        assert _counts(_rank(case, rows=4, columns=8)) == _full_sort(case)
         assert torch.get_num_threads() == threads
         with pytest.raises(IndexError):  # users that the table does not have
             rank_targets(TableScorer(case.score_BN[:1]), *_lists(300))
@@ -256,22 +256,22 @@ def test_threads_do_not_matter_and_are_given_back(threads: int) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 7])
-def test_batch_of_users_does_not_matter(size: int) -> None:
+def test_ranks_do_not_depend_on_the_batch_of_users(size: int) -> None:
     case = _case(21, 30, 4, seed=1)
-    whole = _counts(_stand(case))
+    whole = _counts(_rank(case))
     parts = [
-        _counts(_stand(case, slice(b, b + size), rows=4, columns=8)) for b in range(0, 21, size)
+        _counts(_rank(case, slice(b, b + size), rows=4, columns=8)) for b in range(0, 21, size)
     ]
     assert [count for part in parts for count in part] == whole
 
 
-def test_held_out_items_at_the_borders_of_tiles() -> None:
+def test_held_out_items_at_tile_borders_are_counted_once() -> None:
     # Tiles of 8 over 20 items: 0-7, 8-15, 16-19, the last one read from 12.
     borders = [0, 7, 8, 11, 12, 15, 16, 19]
     random = np.random.default_rng(0)
     score_BN = random.permutation(20)[None].astype(np.float32)
     case = Case(score_BN, [[1, 9, 13, 17]], [borders])
-    assert _counts(_stand(case, columns=8)) == _sorted_whole(case)
+    assert _counts(_rank(case, columns=8)) == _full_sort(case)
 
 
 USERS, ITEMS, DIM = 520, 500, 64
@@ -282,7 +282,7 @@ REAL = {
 
 
 def _real_scorer(label: str, profiles: Jagged) -> Scorer:
-    """A model's own scorer over features of many levels; the network is untrained, but whole."""
+    """The scorer of a model with random weights and features with many distinct values."""
     name, config = REAL[label]
     random = np.random.default_rng(0)
     catalogue = Catalogue(random.gamma(2.0, size=(ITEMS, DIM)), np.arange(ITEMS))
@@ -294,13 +294,13 @@ def _real_scorer(label: str, profiles: Jagged) -> Scorer:
 
 
 @pytest.mark.parametrize("label", sorted(REAL))
-def test_real_scores_and_metrics_are_equal_to_the_bit_for_any_block_of_users_and_threads(
+def test_scores_and_metrics_are_bit_identical_for_any_batch_and_threads(
     label: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(topk, "ITEM_COLUMNS", 200)
     random = np.random.default_rng(1)
     orders = [random.permutation(ITEMS).tolist() for _ in range(USERS)]
-    # Of 1 to 40 items, so that blocks of users end anywhere in the sums over profile items.
+    # Profiles of 1 to 40 items, so that blocks of users end anywhere in sums over profile items.
     profiles = jagged_lists([order[: 1 + user % 40] for user, order in enumerate(orders)])
     targets = jagged_lists([order[40 : 41 + user % 3] for user, order in enumerate(orders)])
     scorer = _real_scorer(label, profiles)
