@@ -8,7 +8,7 @@ import pytest
 
 from tests.training import provenance
 from visrec.errors import InputError
-from visrec.evaluation.data import _recorded_split
+from visrec.evaluation.data import _restore_split
 from visrec.interactions.read import read_log
 from visrec.models.provenance import InteractionsProvenance
 from visrec.sources.interactions import InteractionsConfig
@@ -29,4 +29,4 @@ def test_model_that_held_nothing_out_is_refused_with_the_reason(
     )
     log = read_log(InteractionsConfig(), None, item_ids)
     with pytest.raises(InputError, match=rf"looks.*{why}"):
-        _recorded_split(looks, log, item_ids, "interactions.parquet")
+        _restore_split(looks, log, item_ids, "interactions.parquet")

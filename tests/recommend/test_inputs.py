@@ -85,10 +85,10 @@ class Workspace:
         save_artifact(artifact, store)
         return store
 
-    def inputs(self, model: str = "visrank", **changes: Any) -> ScoringInputs:
+    def inputs(self, model: str | Store = "visrank", **changes: Any) -> ScoringInputs:
         """Inputs with a log, and without tables of items and users."""
         inputs = ScoringInputs(
-            model=self.model(model),
+            model=self.model(model) if isinstance(model, str) else model,
             features=self.features,
             interactions=InteractionsConfig(),
             interactions_uri=self.log,
@@ -206,13 +206,14 @@ def test_blocked_and_disliked_items_are_blocked_for_their_user_alone(workspace: 
     )  # fmt: skip
     blocked = workspace.write("blocked", item_id=["d", "c"], user_id=["u1", None])
     model = workspace.model("visrank", interactions=InteractionsProvenance(min_rating=4.0))
-    inputs = replace(
-        workspace.inputs(interactions_uri=log),
-        model=model,
-        interactions=InteractionsConfig(min_rating=4.0),
-        rules=RulesConfig(blocked=blocked),
+    data = prepare(
+        workspace.inputs(
+            model,
+            interactions_uri=log,
+            interactions=InteractionsConfig(min_rating=4.0),
+            rules=RulesConfig(blocked=blocked),
+        )
     )
-    data = prepare(inputs)
     assert by_query(data, data.profiles) == {"u0": ["a"], "u1": ["c"]}
     assert by_query(data, data.blocked) == {"u0": ["b"], "u1": ["d"]}
     assert chosen(data, data.available_N) == ["a", "b", "d"]
@@ -270,16 +271,14 @@ def test_fingerprint_changes_with_the_items_features_and_its_group_alone(
             r"--rules.cap 1 and no items table.*--items",
         ),
         (
-            lambda w: replace(
-                w.inputs(),
-                model=w.model("visrank", interactions=InteractionsProvenance(min_rating=4.0)),
+            lambda w: w.inputs(
+                w.model("visrank", interactions=InteractionsProvenance(min_rating=4.0))
             ),
             "min_rating",
         ),
         (
-            lambda w: replace(
-                w.inputs(),
-                model=w.model("visrank", features_identity=replace(IDENTITY, weights_digest="x")),
+            lambda w: w.inputs(
+                w.model("visrank", features_identity=replace(IDENTITY, weights_digest="x"))
             ),
             "--model, or --features",
         ),

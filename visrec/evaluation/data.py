@@ -150,24 +150,20 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         InputError: something is missing or does not fit a model; there are no test users; or the
             models cannot be compared in one table.
     """
-    stores = list(inputs.models.values())
-    artifacts = [load_artifact(store) for store in stores]
-    labels = [label or artifacts[0].name for label in inputs.models]
-    _require_no_baseline_label(labels)
-    _require_test_split(artifacts, stores)
-    _require_comparable(artifacts)
-    item_ids, catalogue = _catalogue_of_training(artifacts[0], inputs)
+    artifacts = _load_artifacts(inputs)
+    first = next(iter(artifacts.values()))
+    item_ids, catalogue = _catalogue_of_training(first, inputs)
     inputs.interactions.require_min_rating(
-        artifacts[0].provenance.data.interactions.min_rating, f"the model {artifacts[0].model_id}"
+        first.provenance.data.interactions.min_rating, f"the model {first.model_id}"
     )
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
-    split = _recorded_split(artifacts[0], log, item_ids, inputs.interactions_uri)
+    split = _restore_split(first, log, item_ids, inputs.interactions_uri)
     user_ids = log.user_ids.take(pa.array(split.held_out.user_E))
     models, arrays, user_rows, costs = [], {}, {}, {}
-    for label, artifact, store in zip(labels, artifacts, stores, strict=True):
+    for (label, artifact), store in zip(artifacts.items(), inputs.models.values(), strict=True):
         models.append(EvaluatedModel(label, artifact.name, artifact.config, store))
         costs[label] = _training_cost(artifact, store)
-        if artifact is not artifacts[0]:
+        if artifact is not first:
             _, catalogue = _catalogue_of_training(artifact, inputs)
         arrays[label] = artifact.model.item_arrays(catalogue)
         user_rows[label] = trained_users(artifact, user_ids)
@@ -195,10 +191,21 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     )
 
 
-def _recorded_split(
+def _load_artifacts(inputs: EvaluationInputs) -> dict[str, Artifact]:
+    """The trained models by label, if they can be compared in one table."""
+    stores = list(inputs.models.values())
+    artifacts = [load_artifact(store) for store in stores]
+    labels = [label or artifacts[0].name for label in inputs.models]
+    _require_no_baseline_label(labels)
+    _require_test_split(artifacts, stores)
+    _require_comparable(artifacts)
+    return dict(zip(labels, artifacts, strict=True))
+
+
+def _restore_split(
     artifact: Artifact, log: InteractionLog, item_ids: pa.LargeStringArray, uri: str
 ) -> RestoredSplit:
-    """The split of a model's training, found again in the interactions as they are now."""
+    """The split of a model's training, restored from the interactions as they are now."""
     pairs, interactions = artifact.held_out, artifact.provenance.data.interactions
     if interactions.digest is None or interactions.last_timestamp is None:
         raise InputError(

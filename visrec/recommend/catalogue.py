@@ -26,7 +26,9 @@ def load_catalogue(
         InputError: the features come from another backbone than the model's.
     """
     expected = artifact.provenance.data.features_identity
-    require_same_identity(read_manifest(features).identity, expected, features, "model, or --features")
+    require_same_identity(
+        read_manifest(features).identity, expected, features, "model, or --features"
+    )
     item_ids, feature_ND = load_features(features)
     category_N = None
     if artifact.model.traits.requires_categories:
@@ -39,5 +41,7 @@ def trained_users(artifact: Artifact, user_ids: pa.Array) -> npt.NDArray[np.int6
 
     The row is -1 for users that training has not seen, and for all users if the model has no rows.
     """
-    known = artifact.user_ids
-    return np.full(len(user_ids), -1) if known is None else index_in(user_ids, known)
+    trained_ids = artifact.user_ids
+    if trained_ids is None:
+        return np.full(len(user_ids), -1)
+    return index_in(user_ids, trained_ids)

@@ -172,19 +172,19 @@ def prepare_scoring(
     rules, group_N = _build_rules(inputs, item_ids, catalogue, available_N)
     blocked = _read_blocked(inputs, kind, queries.ids, item_ids)
     shards = shards or shard_count(len(queries.ids), min(k, len(item_ids)))
-    shard_U = assign_shards(queries.ids, shards)
-    order = np.argsort(shard_U, kind="stable")  # the ids are sorted, so each shard's are too
+    order, shard_offsets = _deal(queries.ids, shards)
+    queries = queries.take(order)
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
-        query_ids=queries.ids.take(pa.array(order)),
-        shard_offsets=offsets_from_lengths(np.bincount(shard_U, minlength=shards)),
-        profiles=queries.profiles.take(order),
+        query_ids=queries.ids,
+        shard_offsets=shard_offsets,
+        profiles=queries.profiles,
         blocked=blocked.take(order),
         unseen_N=unseen_N,
-        trained_U=queries.trained_U[order],
+        trained_U=queries.trained_U,
         count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
-        cold_U=queries.cold_U[order],
+        cold_U=queries.cold_U,
         artist_N=artist_codes(items.artist_N),
         dropped_missing_feature=log.dropped_missing_feature,
         fingerprint_N=item_fingerprints(
@@ -223,12 +223,31 @@ def _require_scorable(scorable_N: npt.NDArray[np.bool_], ids: pa.Array, artifact
 
 @dataclass(frozen=True)
 class _Queries:
-    """The queries, sorted by id; the fields are those of `ScoringData`."""
+    """The queries; the fields are those of `ScoringData`."""
 
     ids: pa.LargeStringArray
     profiles: Jagged
     trained_U: npt.NDArray[np.int64]
     cold_U: npt.NDArray[np.bool_]
+
+    def take(self, rows: npt.NDArray[np.int64]) -> "_Queries":
+        """The queries at `rows`, in that order."""
+        return _Queries(
+            self.ids.take(pa.array(rows)),
+            self.profiles.take(rows),
+            self.trained_U[rows],
+            self.cold_U[rows],
+        )
+
+
+def _deal(
+    query_ids: pa.LargeStringArray, shards: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(U,) the order that puts queries, sorted by id, shard after shard; (S + 1,) shard offsets."""
+    shard_U = assign_shards(query_ids, shards)
+    # A stable sort keeps the order of the ids within each shard.
+    order = np.argsort(shard_U, kind="stable")
+    return order, offsets_from_lengths(np.bincount(shard_U, minlength=shards))
 
 
 def _user_queries(

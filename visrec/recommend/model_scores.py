@@ -1,6 +1,6 @@
 """A model's scores in float64, computed by its own network, independently of the search.
 
-Shapes: N items, B queries, C some items, R some rows, d width.
+Shapes: N items, B queries, C and R rows of the catalogue, d width.
 """
 
 from typing import Any
@@ -72,14 +72,14 @@ class ModelScores:
 
     @torch.inference_mode()
     def score_items(self, profile: Ints, user: int, rows: Ints) -> Floats:
-        """(C,) one user's scores of the items at `rows`; of a re-ranker, its own."""
+        """(C,) one user's scores of the items at `rows`, re-ranked if the model does."""
         scorer = self._scorer(np.concatenate([profile, rows]))
         one = Jagged(np.arange(len(profile)), np.array([0, len(profile)]))
         state = scorer.prepare(JaggedTensor.from_jagged(one), torch.tensor([user]))
         return scorer.tile(state, len(profile), len(profile) + len(rows))[0].double().numpy()
 
     def unit_vectors(self, rows: Ints) -> Floats | None:
-        """(R, d) unit vectors of some items, near for items that are alike; None without any."""
+        """(R, d) the unit vectors of items, close for similar items; None if the model has none."""
         space_Rd = self._scorer(rows).space_Nd
         if space_Rd is None:
             return None

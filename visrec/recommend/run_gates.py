@@ -68,7 +68,7 @@ def evaluate_gates(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -
         artist_N=data.artist_N,
         taken_N=data.count_N,
         popular_N=popularity_list_counts(data, run_inputs.k),
-        personal=inputs.source.personalized,
+        personalized=inputs.source.personalized,
         interactions=(len(data.profiles.values) + dropped, dropped),
         items=count_items_without_feature(inputs.items_uri, data.item_ids),
         model_digest=run_inputs.model,
