@@ -35,7 +35,7 @@ PICTURES, USERS = 10, 0.05
 def night(workspace: Path, as_of: str) -> dict[str, Any]:
     """Runs a night as a process of its own; returns what it says of itself, and its seconds."""
     command = [sys.executable, "jobs/nightly.py", "--local", "--workspace", str(workspace)]
-    flags = ["--as-of", as_of, "--training", "configs/demo_train.yaml"]
+    flags = ["--as-of", as_of, "--train_config", "configs/demo_train.yaml"]
     start = time.perf_counter()
     subprocess.run([*command, *flags], cwd=CHECKOUT, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - start

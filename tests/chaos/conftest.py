@@ -11,15 +11,15 @@ from tests.servers import SeaweedFS
 from visrec.storage.store import Store
 
 if TYPE_CHECKING:
-    from tests.chaos.night import Calm
+    from tests.chaos.night import Undisturbed
 
 
 @pytest.fixture(scope="session")
-def calm_night(tmp_path_factory: pytest.TempPathFactory) -> "Calm":
-    """A night that nothing disturbs, and the workspace before it."""
-    from tests.chaos.night import undisturbed
+def undisturbed_night(tmp_path_factory: pytest.TempPathFactory) -> "Undisturbed":
+    """A night that nothing disturbed, with its workspace."""
+    from tests.chaos.night import run_undisturbed
 
-    return undisturbed(tmp_path_factory.mktemp("night"))
+    return run_undisturbed(tmp_path_factory.mktemp("night"))
 
 
 @pytest.fixture

@@ -30,9 +30,14 @@ PATIENCE = 5  # seconds that one hostile picture may take
 PROCESSES: SpawnContext = multiprocessing.get_context("spawn")
 
 
+def is_full() -> bool:
+    """Whether this is `make chaos`, and not `make test`."""
+    return os.environ.get(FULL) == "full"
+
+
 def amount(short: int, full: int) -> int:
     """How many repetitions: `full` in `make chaos`, `short` in `make test`."""
-    return full if os.environ.get(FULL) == "full" else short
+    return full if is_full() else short
 
 
 def measured(promise: int, **counts: int) -> None:

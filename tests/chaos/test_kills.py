@@ -1,6 +1,6 @@
-"""A night's driver, its workers and nodes are killed; what comes out is the night undisturbed.
+"""Kills the driver, the workers and the nodes of a night; the result is that of an undisturbed one.
 
-One file, so that one process sets up the undisturbed night for all of them.
+The tests are in one file, so that one process runs the undisturbed night for all of them.
 """
 
 import contextlib
@@ -17,101 +17,127 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import amount, measured
-from tests.chaos.night import MARK, NIGHT, Calm, published, rows, start
+from tests.chaos.harness import amount, is_full, measured
+from tests.chaos.night import (
+    ENV_TAG,
+    NIGHT,
+    Undisturbed,
+    published_hashes,
+    rows_per_user,
+    start_night,
+)
 from tests.cluster import TokenCluster
 from tests.conftest import CHECKOUT
 from tests.integration.workspace import night_settings
 from tests.servers import program
 
 pytestmark = [pytest.mark.ray, pytest.mark.chaos]
-SHORTEST = 2.0  # seconds until a kill
-# Of a night, and what each leaves.
+MIN_PATIENCE = 2.0  # seconds until a kill
+# The steps of a night, with what each of them leaves in the workspace.
 STEPS = {
     "extract": ("features",),
     "train": ("models", "training"),
     "evaluate": ("evaluation",),
     "recommend": ("recommendations", "nights", "log"),
 }
-PATIENCE = 25  # seconds in which a step must have put something on another node
+PATIENCE = 25  # seconds in which a step must have placed work on another node
+# How Ray names the processes that do the work of a night.
 WORKERS = tuple(
     b"ray::" + name
     for name in (
-        *(b"MapWorker", b"RayTrainWorker", b"plan_extraction", b"commit_extraction", b"load_training_data"),
-        *(b"prepare", b"check_files", b"FetchAndDecode", b"MapBatches", b"sum_up"),
+        *(
+            b"MapWorker",
+            b"RayTrainWorker",
+            b"plan_extraction",
+            b"commit_extraction",
+            b"load_training_data",
+        ),
+        *(b"prepare", b"check_and_rescore", b"FetchAndDecode", b"MapBatches", b"aggregate"),
     )
 )
 
 
-def at_work(workspace: Path) -> list[int]:
-    """Processes that do the work of a night: those of Ray that run what visrec gave it."""
-    mark, found = f"{MARK}={workspace}\0".encode(), []
+def working_processes(workspace: Path) -> list[int]:
+    """Ids of the processes that do the work of a night."""
+    tag, found = f"{ENV_TAG}={workspace}\0".encode(), []
     for entry in Path("/proc").iterdir():
         try:
             command = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-            if command.startswith(WORKERS) and mark in (entry / "environ").read_bytes():
+            if command.startswith(WORKERS) and tag in (entry / "environ").read_bytes():
                 found.append(int(entry.name))
         except OSError:
             continue
     return found
 
 
-def before(steps: list[str], calm_night: Calm, stormy: Path) -> None:
-    """A workspace in which a night has these last steps still to do."""
-    left = [name for step in steps for name in STEPS[step]]
-    shutil.copytree(calm_night.workspace, stormy, ignore=shutil.ignore_patterns(*left))
+def prepare(workspace: Path, steps: list[str], undisturbed: Undisturbed) -> None:
+    """Makes a workspace in which a night still has to do these last steps."""
+    left_out = [name for step in steps for name in STEPS[step]]
+    ignore = shutil.ignore_patterns(*left_out)
+    shutil.copytree(undisturbed.workspace, workspace, ignore=ignore)
 
 
-def test_a_night_killed_at_random_moments_is_the_night_undisturbed(
-    calm_night: Calm, tmp_path: Path
+def test_night_whose_driver_is_killed_at_random_ends_as_the_undisturbed_one(
+    undisturbed_night: Undisturbed, tmp_path: Path
 ) -> None:
     kills, wanted, dice = 0, amount(1, 60), random.Random(0)
-    seconds = calm_night.seconds  # of a whole one; fewer when nothing else is tested any more
+    seconds = undisturbed_night.seconds  # fewer as soon as a night was faster
     while kills < wanted:
-        stormy, until_now = tmp_path / f"stormy-{kills}", kills
-        before(list(STEPS), calm_night, stormy)
+        workspace, kills_before = tmp_path / f"killed-{kills}", kills
+        prepare(workspace, list(STEPS), undisturbed_night)
         while True:
-            since, process = time.monotonic(), start(stormy)
+            since, process = time.monotonic(), start_night(workspace)
             try:
-                # Towards the end of a count the night is left to end.
-                patience = dice.uniform(SHORTEST, seconds) if kills < wanted else 300
-                assert process.wait(timeout=patience) == 0, (stormy / "log").read_text()
-                if kills == until_now:
+                # Once there are enough kills, the night is left to end.
+                patience = dice.uniform(MIN_PATIENCE, seconds) if kills < wanted else 300
+                assert process.wait(timeout=patience) == 0, (workspace / "log").read_text()
+                if kills == kills_before:
                     seconds = min(seconds, time.monotonic() - since)
                 break
             except subprocess.TimeoutExpired:
                 os.kill(process.pid, signal.SIGKILL)  # the driver alone
                 process.wait()
                 kills += 1
-        assert published(stormy) == calm_night.truth, (stormy / "log").read_text()
-        assert rows(stormy) == calm_night.users
-        assert set(calm_night.users.values()) == {1}
-        shutil.rmtree(stormy)
-        # By the night, so that a run that is stopped has counted what it has shown.
-        sums = {"rows_acknowledged": len(calm_night.users), "rows_lost": 0, "rows_doubled": 0}
-        measured(3, faults_driver_kills=kills - until_now, nights=1, **sums)
-        measured(7, driver_kills=kills - until_now)
+        assert published_hashes(workspace) == undisturbed_night.hashes, (
+            workspace / "log"
+        ).read_text()
+        assert rows_per_user(workspace) == undisturbed_night.users
+        assert set(undisturbed_night.users.values()) == {1}
+        shutil.rmtree(workspace)
+        # Counted night by night, so that an interrupted run has counted what it has shown.
+        sums = {
+            "rows_acknowledged": len(undisturbed_night.users),
+            "rows_lost": 0,
+            "rows_doubled": 0,
+        }
+        measured(3, faults_driver_kills=kills - kills_before, nights=1, **sums)
+        measured(7, driver_kills=kills - kills_before)
 
 
-def test_nights_whose_workers_are_killed_are_nights_undisturbed(
-    calm_night: Calm, tmp_path: Path
+@pytest.mark.skipif(
+    not is_full(), reason="only in `make chaos`: test_workers.py has the short form"
+)
+def test_night_whose_workers_are_killed_ends_as_the_undisturbed_one(
+    undisturbed_night: Undisturbed, tmp_path: Path
 ) -> None:
-    kills, wanted, dice = 0, amount(2, 30), random.Random(1)
-    steps = list(STEPS)[-amount(3, len(STEPS)) :]
+    kills, wanted, dice = 0, 30, random.Random(1)
+    steps = list(STEPS)
     while kills < wanted:
-        stormy, until_now = tmp_path / f"stormy-{kills}", kills
-        before(steps, calm_night, stormy)
-        process = start(stormy)
+        workspace, kills_before = tmp_path / f"killed-{kills}", kills
+        prepare(workspace, steps, undisturbed_night)
+        process = start_night(workspace)
         while process.poll() is None:
             time.sleep(dice.uniform(0.2, 2.0))
-            if kills < wanted and (working := at_work(stormy)):
+            if kills < wanted and (working := working_processes(workspace)):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(dice.choice(working), signal.SIGKILL)
                     kills += 1
-        assert process.returncode == 0, (stormy / "log").read_text()
-        assert published(stormy) == calm_night.truth, (stormy / "log").read_text()
-        shutil.rmtree(stormy)
-        measured(7, worker_kills=kills - until_now, faults_worker_kills=kills - until_now)
+        assert process.returncode == 0, (workspace / "log").read_text()
+        assert published_hashes(workspace) == undisturbed_night.hashes, (
+            workspace / "log"
+        ).read_text()
+        shutil.rmtree(workspace)
+        measured(7, worker_kills=kills - kills_before, faults_worker_kills=kills - kills_before)
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +147,8 @@ def cluster() -> Iterator[TokenCluster]:
         yield running
 
 
-def night(cluster: TokenCluster, workspace: Path) -> subprocess.Popen[bytes]:
-    """The night as an operator submits it, its output in `log`."""
+def submit_night(cluster: TokenCluster, workspace: Path) -> subprocess.Popen[bytes]:
+    """Submits the night as an operator does; its output goes to `log`."""
     flags = [f"--{key}={path}" for key, path in night_settings(workspace / "yaml", 6).items()]
     job = ["python", "jobs/nightly.py", "--workspace", str(workspace), "--as-of", NIGHT, *flags]
     with (workspace / "log").open("ab") as log:
@@ -132,40 +158,42 @@ def night(cluster: TokenCluster, workspace: Path) -> subprocess.Popen[bytes]:
         )  # fmt: skip
 
 
-def step_of(workspace: Path) -> str | None:
-    """The step that the night is in, by its own headings."""
+def current_step(workspace: Path) -> str | None:
+    """The step that the night is in, by the headings that it prints."""
     found = re.findall(rf"^{NIGHT} (\w+)$", (workspace / "log").read_text(), re.MULTILINE)
     return found[-1] if found else None
 
 
-def test_a_node_goes_away_in_every_step(
-    cluster: TokenCluster, calm_night: Calm, tmp_path: Path
+def test_night_that_loses_a_node_in_a_step_ends_as_the_undisturbed_one(
+    cluster: TokenCluster, undisturbed_night: Undisturbed, tmp_path: Path
 ) -> None:
-    """The one that is at work; another comes in its place, as spot machines do."""
+    """The busiest node goes away in every step and is replaced, as spot machines are."""
     nodes = [cluster.add_node() for _ in range(2)]
     steps, nights = list(STEPS)[-amount(1, len(STEPS)) :], amount(1, 3)
     removed: list[str] = []
     for number in range(nights):
-        stormy = tmp_path / f"stormy-{number}"
-        before(steps, calm_night, stormy)
-        process, left, since = night(cluster, stormy), list(steps), 0.0
+        workspace = tmp_path / f"killed-{number}"
+        prepare(workspace, steps, undisturbed_night)
+        process, left, since = submit_night(cluster, workspace), list(steps), 0.0
         while process.poll() is None:
             time.sleep(0.2)
-            step = step_of(stormy)
+            step = current_step(workspace)
             if step not in left:
                 since = time.monotonic()
                 continue
             busy = max(nodes, key=cluster.workers_of)
             late = time.monotonic() - since > PATIENCE
             if cluster.workers_of(busy) or late:
-                time.sleep(0.5)  # into the middle of what it does
+                time.sleep(0.5)  # into the middle of its work
                 cluster.kill_node(busy)
                 nodes.remove(busy)
                 removed.append(step)
                 left.remove(step)
                 nodes.append(cluster.add_node())
-        assert process.returncode == 0, (stormy / "log").read_text()
-        assert published(stormy) == calm_night.truth, (stormy / "log").read_text()
-        shutil.rmtree(stormy)
+        assert process.returncode == 0, (workspace / "log").read_text()
+        assert published_hashes(workspace) == undisturbed_night.hashes, (
+            workspace / "log"
+        ).read_text()
+        shutil.rmtree(workspace)
     assert set(removed) == set(steps)
     measured(7, node_removals=len(removed), faults_node_removals=len(removed))

@@ -1,8 +1,8 @@
 """Promise 25: every model trains the same with one worker and with several.
 
-Every model under every loss and every kind of negatives: the gradients of its first step, in
-float64, from workers that have a share of the batch each, are those of one worker with all of it.
-The process group of the workers refuses sparse tensors, as NCCL does, and is gloo otherwise.
+For every model, loss and kind of negatives, the float64 gradients of the first step are compared:
+those of several workers, each with a share of the batch, and those of one worker with all of it.
+The process group of the workers is gloo, except that it refuses sparse tensors, as NCCL does.
 """
 
 import dataclasses
@@ -30,18 +30,18 @@ from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext, replicate
 from visrec.training.loop import TrainConfig, Trainer
 
-SIZE = 24  # examples of the step, all workers together
-TRAINS = sorted(name for name, model in MODELS.items() if model.trains_on != "nothing")
+SIZE = 24  # examples of a step, all workers together
+TRAINED_MODELS = sorted(name for name, model in MODELS.items() if model.trains_on != "nothing")
 NEGATIVES = {
     "catalogue": SamplingConfig(),
     "drawn candidates": SamplingConfig(candidates=20, popularity=0.5),
     "in batch": SamplingConfig(negatives="in_batch"),
     "drawn": SamplingConfig(negatives="drawn"),
 }
-# A model that scores pairs one by one has no candidates in common; others have no such choice.
-KINDS = {"triples": tuple(NEGATIVES), "drawn_triples": ("drawn",)}
+# By kind of batch; other kinds have no choice of negatives.
+NEGATIVES_BY_BATCH = {"triples": tuple(NEGATIVES), "drawn_triples": ("drawn",)}
 
-# The weights whose gradients are sparse.
+# The weights with sparse gradients.
 TWO = ("users.weight", "items.weight")
 SPARSE = {
     "bpr_mf": (*TWO, "item_bias.weight"),
@@ -63,15 +63,15 @@ class Case(NamedTuple):
 
 
 def cases() -> Iterator[Case]:
-    for model in TRAINS:
-        for negatives in KINDS.get(MODELS[model].trains_on, ("catalogue",)):
+    for model in TRAINED_MODELS:
+        for negatives in NEGATIVES_BY_BATCH.get(MODELS[model].trains_on, ("catalogue",)):
             ranks = model not in ("cooccurrence", "embedding_mlp", "multivae")
             for loss in get_args(LossName) if ranks else ("its own",):
                 yield Case(model, loss, negatives)
 
 
 class DenseOnly(distributed.ProcessGroup):
-    """gloo without sparse tensors, which NCCL does not know."""
+    """gloo without sparse tensors, which NCCL does not support."""
 
     def __init__(self, store: Any, rank: int, size: int, timeout: Any) -> None:
         super().__init__(rank, size)
@@ -100,7 +100,7 @@ def _refuse_sparse(tensors: list[Tensor]) -> None:
 
 @cache
 def _data() -> TrainingData:
-    """Items in two visual clusters, with categories, and users who rated what they took."""
+    """Items in two visual clusters, with categories and ratings."""
     data = checkerboard(items=40, users=18)
     random = np.random.default_rng(3)
     return dataclasses.replace(
@@ -125,13 +125,13 @@ def _model(case: Case) -> Any:
 def _gradients(
     case: Case, rank: int = 0, workers: int = 1, *, halved: bool = False
 ) -> dict[str, Tensor]:
-    """What the backward pass of the first step leaves in each parameter's `grad`.
+    """The gradient of each parameter after the backward pass of the first step.
 
     Args:
         case: model, loss and negatives.
-        rank: of the worker.
-        workers: of how many.
-        halved: whether sparse gradients are divided by 2 in place, each when it is there.
+        rank: rank of the worker.
+        workers: number of workers.
+        halved: divide each sparse gradient by 2, in place, as soon as it is accumulated.
     """
     model, data = _model(case), _data()
     if halved:
@@ -158,50 +158,48 @@ def _dense(gradient: Tensor | None) -> Tensor:
 
 
 def _losses(name: str, rank: int = 0, workers: int = 1) -> list[float]:
-    """The loss of each of three epochs, as the jobs train."""
+    """The loss of each of three epochs, trained as in the jobs."""
     case = Case(name, "softmax", "catalogue")
     overrides = MODELS[name].default_overrides.to_dict()
     train = TrainConfig(epochs=3, triples_per_epoch=10 * SIZE, batch_size=SIZE, **overrides)
-    night = WorkerContext(rank, workers)
+    context = WorkerContext(rank, workers)
     model, sampling = _model(case).float(), NEGATIVES[case.negatives]
-    trainer = Trainer(model, _data(), train, sampling, night, DistributedDataParallel)
+    trainer = Trainer(model, _data(), train, sampling, context, DistributedDataParallel)
     trainer.run(lambda _: None)
     return [entry["loss"] for entry in trainer.progress.history]
 
 
 def _work(rank: int, folder: str, workers: int) -> None:
-    """A process of its own: all cases, one after another."""
+    """Runs in a process of its own: all cases, one after another."""
     torch.set_num_threads(1)
     distributed.Backend.register_backend("dense", DenseOnly, devices=["cpu"])
     distributed.init_process_group(
         "dense", init_method=f"file://{folder}/meet", rank=rank, world_size=workers
     )
-    found = {
+    gradients = {
         f"{case} {name}": gradient
         for case in cases()
         for name, gradient in _gradients(case, rank, workers).items()
     }
-    save_file(found, Path(folder, f"{rank}.safetensors"))
-    losses = {name: _losses(name, rank, workers) for name in TRAINS}
+    save_file(gradients, Path(folder, f"{rank}.safetensors"))
+    losses = {name: _losses(name, rank, workers) for name in TRAINED_MODELS}
     Path(folder, f"{rank}.json").write_text(json.dumps(losses))
     distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def groups(tmp_path_factory: pytest.TempPathFactory) -> list[list[Path]]:
-    """For each group of workers, what each of them has written, without the suffix."""
-    found = []
+    """For each group of workers, the files of each of them, without the suffix."""
+    groups = []
     for workers in (2, 3, 4)[: amount(1, 3)]:
         folder = tmp_path_factory.mktemp("replicas")
         torch.multiprocessing.spawn(_work, (str(folder), workers), nprocs=workers)
-        found.append([folder / str(rank) for rank in range(workers)])
-    return found
+        groups.append([folder / str(rank) for rank in range(workers)])
+    return groups
 
 
-@pytest.mark.parametrize("model", TRAINS)
-def test_gradients_of_several_workers_are_those_of_one(
-    model: str, groups: list[list[Path]]
-) -> None:
+@pytest.mark.parametrize("model", TRAINED_MODELS)
+def test_several_workers_have_the_gradients_of_one(model: str, groups: list[list[Path]]) -> None:
     workers = [load_file(path.with_suffix(".safetensors")) for group in groups for path in group]
     compared = 0
     for case in (case for case in cases() if case.model == model):
@@ -215,18 +213,18 @@ def test_gradients_of_several_workers_are_those_of_one(
     measured(25, gradients_compared=compared)
 
 
-@pytest.mark.parametrize("model", TRAINS)
-def test_losses_of_several_workers_are_those_of_one(model: str, groups: list[list[Path]]) -> None:
+@pytest.mark.parametrize("model", TRAINED_MODELS)
+def test_several_workers_have_the_losses_of_one(model: str, groups: list[list[Path]]) -> None:
     alone = _losses(model)
-    assert abs(alone[-1] - alone[0]) > 1e-3 * abs(alone[0])  # it moves
+    assert abs(alone[-1] - alone[0]) > 1e-3 * abs(alone[0])  # the loss changes
     for path in (path for group in groups for path in group):
         found = json.loads(path.with_suffix(".json").read_text())[model]
         assert found == pytest.approx(alone, rel=1e-4)
 
 
-@pytest.mark.parametrize("model", TRAINS)
-def test_sparse_gradient_divided_in_place_leaves_the_others_as_they_are(model: str) -> None:
-    """DDP does so as soon as it is there, while other weights still wait for theirs."""
+@pytest.mark.parametrize("model", TRAINED_MODELS)
+def test_sparse_gradient_divided_in_place_changes_no_other_gradient(model: str) -> None:
+    """DDP divides a gradient as soon as it is accumulated, before those of other weights are."""
     for case in cases():
         if case.model == model:
             expected, found = _gradients(case), _gradients(case, halved=True)

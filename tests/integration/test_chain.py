@@ -1,4 +1,4 @@
-"""The whole chain on an S3 store, and its files in other programs."""
+"""The whole chain on an S3 store, and its files as other programs read them."""
 
 import json
 from pathlib import Path
@@ -65,8 +65,10 @@ def test_duckdb_and_pandas_read_the_lists(recommended: Path) -> None:
     assert sorted(duckdb.execute(query, [str(parts)]).fetchall()) == sorted(flat)
     table = pd.concat(pd.read_parquet(part) for part in parts.parent.glob(parts.name))
     exploded = table.explode("items")
-    found = zip(exploded["user_id"], (entry["item_id"] for entry in exploded["items"]), strict=True)
-    assert sorted(found) == sorted(flat)
+    by_pandas = zip(
+        exploded["user_id"], (entry["item_id"] for entry in exploded["items"]), strict=True
+    )
+    assert sorted(by_pandas) == sorted(flat)
 
 
 def test_features_are_read_by_pyarrow_alone(recommended: Path) -> None:

@@ -1,9 +1,10 @@
 """What jobs print when something is wrong: one paragraph, an exit code, no stack trace.
 
-Real processes from a shell's point of view. They start side by side, for most of their time is
-the import of Ray and torch.
+The jobs are real processes. They start side by side, because importing Ray and torch takes most of
+their time.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -22,10 +23,10 @@ from tests.conftest import CHECKOUT, NO_AWS_CONFIG
 from tests.integration.workspace import copy
 from tests.servers import SeaweedFS
 
-Done = subprocess.CompletedProcess[str]
+Completed = subprocess.CompletedProcess[str]
 
 
-def run_job(name: str, *flags: str, env: dict[str, str] | None = None) -> Done:
+def run_job(name: str, *flags: str, env: dict[str, str] | None = None) -> Completed:
     return subprocess.run(
         [sys.executable, f"jobs/{name}.py", *flags],
         cwd=CHECKOUT,
@@ -37,8 +38,43 @@ def run_job(name: str, *flags: str, env: dict[str, str] | None = None) -> Done:
     )
 
 
-def refused(done: Done, *words: str, code: int = 2) -> None:
-    """The job printed one paragraph on standard error that has these words, and nothing else."""
+# Runs jobs whose arguments come as JSON, and prints exit code, output and error of each. Signal
+# handlers are for a process with one job.
+_RUN_JOBS = """
+import contextlib, io, json, runpy, sys
+from visrec.cli import signals
+signals.exit_on_signals = lambda: None
+results = []
+for name, *flags in json.load(sys.stdin):
+    output, error, code = io.StringIO(), io.StringIO(), 0
+    sys.argv = [f"jobs/{name}.py", *flags]
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as end:
+            code = end.code or 0
+    results.append((code, output.getvalue(), error.getvalue()))
+json.dump(results, sys.stdout)
+"""
+
+
+def run_jobs(*commands: tuple[str, ...]) -> list[Completed]:
+    """Runs several jobs, one after another, in a single new process: they share its imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", _RUN_JOBS],
+        cwd=CHECKOUT,
+        input=json.dumps(commands),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    results = zip(commands, json.loads(done.stdout), strict=True)
+    return [Completed(command, *result) for command, result in results]
+
+
+def assert_refused(done: Completed, *words: str, code: int = 2) -> None:
+    """Checks that a job printed one paragraph on standard error, with these words."""
     text = done.stderr.strip()
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -73,24 +109,21 @@ BAD_FLAGS = {
 
 
 @pytest.fixture(scope="module")
-def bad_flags(
-    pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, "Future[Done]"]:
+def bad_flags(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Completed]:
     workspace = str(tmp_path_factory.mktemp("bad-flags"))
-    return {
-        case: pool.submit(run_job, "train", "--workspace", workspace, *flags)
-        for case, (flags, _) in BAD_FLAGS.items()
-    }
+    commands = [("train", "--workspace", workspace, *flags) for flags, _ in BAD_FLAGS.values()]
+    return dict(zip(BAD_FLAGS, run_jobs(*commands), strict=True))
 
 
 @pytest.mark.parametrize("case", BAD_FLAGS)
-def test_bad_flags_are_named(bad_flags: dict[str, "Future[Done]"], case: str) -> None:
-    refused(bad_flags[case].result(), *BAD_FLAGS[case][1])
+def test_bad_flag_is_named(bad_flags: dict[str, Completed], case: str) -> None:
+    assert_refused(bad_flags[case], *BAD_FLAGS[case][1])
 
 
 def test_unknown_key_in_yaml_is_named(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text("train:\n  epoks: 3\n")
-    refused(run_job("train", "--config", str(tmp_path / "job.yaml")), "train", "epoks", "--help")
+    done = run_job("train", "--config", str(tmp_path / "job.yaml"))
+    assert_refused(done, "train", "epoks", "--help")
 
 
 JOBS = (
@@ -100,18 +133,18 @@ JOBS = (
 
 
 @pytest.fixture(scope="module")
-def helps(pool: ThreadPoolExecutor) -> dict[str, "Future[Done]"]:
-    return {job: pool.submit(run_job, job, "--help") for job in JOBS}
+def helps() -> dict[str, Completed]:
+    return dict(zip(JOBS, run_jobs(*((job, "--help") for job in JOBS)), strict=True))
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_help_gives_every_key_its_meaning_and_default(
-    helps: dict[str, "Future[Done]"], job: str
+def test_help_has_the_meaning_and_the_default_of_every_key(
+    helps: dict[str, Completed], job: str
 ) -> None:
-    done = helps[job].result()
+    done = helps[job]
     assert done.returncode == 0
     text = " ".join(done.stdout.partition("options:")[2].split())
-    # Each key's own paragraph, from its name to the next key's.
+    # The paragraph of each key, up to the name of the next key.
     keys = [part for part in re.split(r" (?=--[a-z])", text) if re.match(r"--[\w.]+ [A-Z{]", part)]
     assert any(key.startswith("--workspace") for key in keys)
     for key in keys:
@@ -120,16 +153,17 @@ def test_help_gives_every_key_its_meaning_and_default(
             assert re.match(r"--[\w.]+ (\{\S+\}|\S+) [a-zA-Z`(]\w*.* \(", key), key
 
 
-def test_printed_config_is_taken_back(tmp_path: Path) -> None:
-    printed = run_job("train", "--train.epochs", "7", "--model.item_width", "32", "--print_config")
+def test_printed_config_is_read_back(tmp_path: Path) -> None:
+    flags = ("--train.epochs", "7", "--model.item_width", "32", "--print_config")
+    (printed,) = run_jobs(("train", *flags))
     assert printed.returncode == 0, printed.stderr
     assert yaml.safe_load(printed.stdout)["train"]["epochs"] == 7
     (tmp_path / "job.yaml").write_text(printed.stdout)
-    again = run_job("train", "--config", str(tmp_path / "job.yaml"), "--print_config")
+    (again,) = run_jobs(("train", "--config", str(tmp_path / "job.yaml"), "--print_config"))
     assert (again.returncode, again.stdout) == (0, printed.stdout)
 
 
-# Bad input: these join the Ray of the other tests, as a submitted job would, which saves its start.
+# Bad input. These jobs join the Ray cluster of the tests, as submitted jobs would.
 
 
 def cluster_env() -> dict[str, str]:
@@ -142,25 +176,26 @@ def broken(
     pool: ThreadPoolExecutor,
     s3: SeaweedFS,
     tmp_path_factory: pytest.TempPathFactory,
-) -> dict[str, "Future[Done]"]:
-    def workspace(name: str, *names: str) -> Path:
+) -> dict[str, "Future[Completed]"]:
+    def make_workspace(name: str, *names: str) -> Path:
         return Path(copy(featured, tmp_path_factory.mktemp("broken") / name, *names))
 
-    headless = workspace("headless", "features")
+    headless = make_workspace("headless", "features")
+    untrained = make_workspace("untrained", "features", "interactions.parquet")
     log = pq.read_table(featured / "interactions.parquet")
     pq.write_table(log.rename_columns(["client", "item_id", "timestamp"]), headless / "log.parquet")
     pq.write_table(log.slice(0, 0), headless / "empty.parquet")
     other = pa.table({"user_id": ["u"], "item_id": ["elsewhere"], "timestamp": [1]})
     pq.write_table(other, headless / "other.parquet")
-    featureless = workspace("featureless", "interactions.parquet")
+    featureless = make_workspace("featureless", "interactions.parquet")
     s3.client().create_bucket(Bucket="messages")
     s3.client().put_object(Bucket="messages", Key="shop/images/a.jpg", Body=b"a picture")
     wrong_keys = {**NO_AWS_CONFIG, **s3.env(), "AWS_SECRET_ACCESS_KEY": "wrong"}
     reader = {**NO_AWS_CONFIG, **s3.readonly_env()}
 
-    def start(job: str, resolve: object, *flags: str, **env: str) -> "Future[Done]":
-        every = ("--workspace", str(resolve), *flags)
-        return pool.submit(run_job, job, *every, env={**cluster_env(), **env})
+    def start(job: str, workspace: object, *flags: str, **env: str) -> "Future[Completed]":
+        arguments = ("--workspace", str(workspace), *flags)
+        return pool.submit(run_job, job, *arguments, env={**cluster_env(), **env})
 
     log_at = "--interactions.path"
     return {
@@ -169,13 +204,13 @@ def broken(
         "other items": start("train", headless, log_at, str(headless / "other.parquet")),
         "no interactions": start("train", headless),
         "no features": start("train", featureless),
-        "no model": start("recommend", workspace("untrained", "features", "interactions.parquet")),
-        "no pictures": start("extract_features", workspace("unpainted", "items.parquet")),
+        "no model": start("recommend", untrained),
+        "no pictures": start("extract_features", make_workspace("unpainted", "items.parquet")),
         "wrong keys": start("extract_features", "s3://messages/shop", **wrong_keys),
         "denied": start("extract_features", "s3://messages/shop", **reader),
         "scheme": start("train", "gs://bucket/shop"),
         "too many workers": start(
-            "train", workspace("small", "features", "interactions.parquet"),
+            "train", make_workspace("small", "features", "interactions.parquet"),
             "--resources.workers", "512", "--local", "true",
         ),
         "debug": start("train", featureless, "--debug", "true"),
@@ -200,12 +235,12 @@ MESSAGES = {
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.parametrize("case", MESSAGES)
-def test_bad_input_is_named(broken: dict[str, "Future[Done]"], case: str) -> None:
-    refused(broken[case].result(), *MESSAGES[case])
+def test_bad_input_is_named(broken: dict[str, "Future[Completed]"], case: str) -> None:
+    assert_refused(broken[case].result(), *MESSAGES[case])
 
 
 @pytest.mark.ray
-def test_debug_shows_the_stack(broken: dict[str, "Future[Done]"]) -> None:
+def test_debug_shows_the_stack_trace(broken: dict[str, "Future[Completed]"]) -> None:
     done = broken["debug"].result()
     assert done.returncode == 2
     assert "Traceback" in done.stderr
@@ -228,4 +263,4 @@ def test_full_disk_is_named(featured: Path, tmp_path: Path) -> None:
         )
     finally:
         subprocess.run(["umount", str(small)], check=True)
-    refused(done, "the disk is full", "--workspace", code=1)
+    assert_refused(done, "the disk is full", "--workspace", code=1)

@@ -1,7 +1,7 @@
-"""Nights one after another on the small gallery: what is done, what is left, what is published."""
+"""Nights in sequence on a small gallery: what they do, what they skip and what they publish."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,33 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from tests.integration.workspace import paint, published_rows, run_night, run_recommend
-from visrec.cli.launch import Summary
+from tests.integration.workspace import (
+    SMALL_GALLERY,
+    paint,
+    published_rows,
+    run_night,
+    run_recommend,
+)
+from visrec.cli.summary import Summary
 from visrec.errors import GateError, InputError
 from visrec.pipelines import nightly
+from visrec.pipelines.night_model import newest_model_day, training_day
 from visrec.pipelines.nightly import NightlyJob
 from visrec.publication.gates import NOT_EVALUATED
+from visrec.publication.manifest import MANIFEST
 from visrec.publication.pointer import LATEST
-from visrec.publication.run import MANIFEST, roll_back
+from visrec.publication.rollback import roll_back
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
-FIRST, SECOND, THIRD = "2026-11-20", "2026-11-21", "2026-11-22"  # of one week from a training day
+FIRST, SECOND, THIRD = "2026-11-20", "2026-11-21", "2026-11-22"  # in one week after a training day
 
 
-def a_day_in_the_shop(workspace: Path, day: str) -> None:
-    """Ten new pictures, and one user in twenty takes something on that day."""
+def add_a_day(workspace: Path, day: str) -> None:
+    """Adds ten pictures, and an interaction on that day for every twentieth user."""
     originals = sorted((workspace / "images").iterdir())[:10]
     for number, path in enumerate(originals):
         with Image.open(path) as picture:
@@ -38,46 +46,48 @@ def a_day_in_the_shop(workspace: Path, day: str) -> None:
     users = sorted(set(table["user_id"].to_pylist()))[::20]
     when = int(datetime.fromisoformat(day).replace(tzinfo=UTC).timestamp()) + 3600
     item = table["item_id"][0].as_py()
-    more = {"user_id": users, "item_id": [item] * len(users), "timestamp": [when] * len(users)}
-    columns = [pa.array(more.get(f.name, [None] * len(users))).cast(f.type) for f in table.schema]
+    rows = {"user_id": users, "item_id": [item] * len(users), "timestamp": [when] * len(users)}
+    columns = [pa.array(rows.get(f.name, [None] * len(users))).cast(f.type) for f in table.schema]
     pq.write_table(pa.concat_tables([table, pa.table(columns, schema=table.schema)]), path)
 
 
-def pointed_to(workspace: Path) -> str:
+def published_run(workspace: Path) -> str:
     return str(json.loads((workspace / "recommendations" / LATEST).read_text())["run_id"])
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One workspace, from its first night on; every step looks at what the one before has left."""
-    paint(tmp_path)
+def test_nights_in_sequence_do_what_is_due_and_publish_the_latest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One workspace from its first night on; every part builds on the one before."""
+    paint(tmp_path, SMALL_GALLERY)
     lists = tmp_path / "recommendations"
 
-    # The first night does all there is to do.
+    # The first night runs every step.
     night = run_night(tmp_path, SECOND)
     assert night.rows["published"] == "yes"
     assert night.not_published is None
-    assert night.rows["run through the network"] == night.rows["pictures"] == 300
-    # 2026-11-19 was a Thursday, as 1970-01-01 was: a training day where every seventh is one.
+    assert night.rows["run through the network"] == night.rows["pictures"] == 80
+    # 2026-11-19 was a Thursday, like 1970-01-01, so it is a training day with a period of 7 days.
     assert night.rows["model"] == "curatornet-2026-11-19"
-    judged = tmp_path / "evaluation" / "curatornet-2026-11-19"
-    known = json.loads((judged / "metrics.json").read_text())
+    evaluation = tmp_path / "evaluation" / "curatornet-2026-11-19"
+    metrics = json.loads((evaluation / "metrics.json").read_text())
     manifest = json.loads((lists / f"run={SECOND}" / MANIFEST).read_text())
-    assert manifest["inputs"]["model"] in known["digests"].values()
+    assert manifest["inputs"]["model"] in metrics["digests"].values()
     gates = {gate["key"]: gate for gate in manifest["gates"]}
     assert gates["gates.min_gain"]["outcome"] == "passed"
-    told = json.loads((tmp_path / "nights" / f"{SECOND}.json").read_text())
-    assert set(told["steps_s"]) == {"extract", "train", "evaluate", "recommend", "retire"}
+    record = json.loads((tmp_path / "nights" / f"{SECOND}.json").read_text())
+    assert set(record["steps_s"]) == {"extract", "train", "evaluate", "recommend", "prune"}
 
-    # Begun again, it does nothing.
+    # A second start does nothing.
     before = {path: path.stat().st_mtime_ns for path in lists.rglob("part-*")}
     again = run_night(tmp_path, SECOND)
     assert "is complete already" in capsys.readouterr().out
     assert again.rows["published"] == "yes"
     assert {path: path.stat().st_mtime_ns for path in lists.rglob("part-*")} == before
 
-    # The next night reads ten pictures, trains nothing and carries over what has not changed.
-    a_day_in_the_shop(tmp_path, SECOND)
+    # The next night reads ten pictures, trains nothing and carries over unchanged lists.
+    add_a_day(tmp_path, SECOND)
     night = run_night(tmp_path, THIRD)
     assert night.rows["run through the network"] == 10
     assert night.rows["model"] == "curatornet-2026-11-19"
@@ -91,15 +101,15 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
         model=str(tmp_path / "models" / "curatornet-2026-11-19"),
     )  # fmt: skip
     assert whole.rows["lists carried over"] == 0
-    assert pointed_to(tmp_path) == "whole"
+    assert published_run(tmp_path) == "whole"
     assert published_rows(lists) == rows
-    # A second start of the night does not take the pointer back from a run that somebody wanted.
+    # A second start of the night does not move the pointer away from a later publication.
     again = run_night(tmp_path, THIRD)
     assert "another run was published" in again.rows["published"]
-    assert pointed_to(tmp_path) == "whole"
+    assert published_run(tmp_path) == "whole"
     assert any(e["item_id"].startswith("new-") for row in rows for e in row["items"])
 
-    # A night that is filled in later is complete and not published.
+    # A missed night that is run later is complete but not published.
     late = run_night(tmp_path, FIRST)
     assert late.rows["published"] == "no: a later night is published"
     assert late.not_published == (
@@ -107,24 +117,24 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
         "later night is published."
     )
     assert late.rows["model"] == "curatornet-2026-11-19"
-    assert pointed_to(tmp_path) == "whole"
+    assert published_run(tmp_path) == "whole"
 
-    # What is rolled back stays so, whoever starts the night again.
+    # A night that was rolled back is not published by another start.
     assert roll_back(Store(str(lists)), THIRD) == ("whole", THIRD)
     assert roll_back(Store(str(lists)), SECOND) == (THIRD, SECOND)
     again = run_night(tmp_path, THIRD)
     assert again.rows["published"] == "no: it was rolled back"
     assert f"{SECOND} stays published, because it was rolled back" in str(again.not_published)
-    assert pointed_to(tmp_path) == SECOND
+    assert published_run(tmp_path) == SECOND
 
-    # Two nights stay, and the one that is published.
+    # Pruning keeps two nights and the published run.
     assert run_night(tmp_path, THIRD, keep=2).rows["nights removed"] == FIRST
     files = [path.relative_to(lists) for path in lists.rglob("*") if path.is_file()]
     left = {path.parts[0] for path in files if path.parts[0].startswith("run=")}
     assert left == {f"run={SECOND}", f"run={THIRD}", "run=whole"}
 
-    # While another has the night, nothing is done.
-    with Lease(Store(str(tmp_path / "nights")), "2026-11-23.lease", beat_s=0.2) as other:
+    # Nothing is done while another process has the lease.
+    with Lease(Store(str(tmp_path / "nights")), "2026-11-23.lease", heartbeat_s=0.2) as other:
         assert other.held
         night = run_night(tmp_path, "2026-11-23")
         assert night.rows["published"] == "no: another process is at work on this night"
@@ -135,12 +145,12 @@ def test_nights_one_after_another(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("ray_cluster")
-def test_first_night_of_a_young_shop_on_s3(
+def test_first_night_on_s3_without_earlier_interactions_trains_its_own_model(
     s3_env: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It opened after the last training day, and nobody has come back yet."""
+    """All interactions are of one day after the last training day, so no user has two baskets."""
     workspace = f"{s3_env}/shop"
-    paint(workspace)
+    paint(workspace, SMALL_GALLERY)
     store = Store.at(workspace)
     table = store.read_table("interactions.parquet")
     opened = int(datetime.fromisoformat(FIRST).replace(tzinfo=UTC).timestamp())
@@ -151,8 +161,8 @@ def test_first_night_of_a_young_shop_on_s3(
     assert night.rows["published"] == "yes"
     assert night.rows["model"] == f"curatornet-{SECOND}"
     assert night.rows["evaluation"] == NOT_EVALUATED
-    assert "evaluate: left out" in capsys.readouterr().out
-    assert Store.at(workspace).read_json(f"nights/{SECOND}.lease") == {"owner": None}
+    assert "evaluate: skipped" in capsys.readouterr().out
+    assert Store.at(workspace).read_json(f"nights/{SECOND}.lease") == {"holder": None}
     assert run_night(workspace, SECOND, folder=tmp_path).rows["published"] == "yes"
 
 
@@ -169,74 +179,77 @@ def test_first_night_of_a_young_shop_on_s3(
         ({"keep": 1}, "--keep 1; expected a whole number in"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(keys: dict[str, Any], message: str) -> None:
+def test_impossible_key_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         NightlyJob(**keys)
 
 
-@pytest.mark.parametrize("step", ["extract", "training", "recommend", "evaluation"])
-def test_a_mistake_in_the_last_step_is_told_before_the_first(tmp_path: Path, step: str) -> None:
-    given = tmp_path / "step.yaml"
-    given.write_text("example: 1\n")
+@pytest.mark.parametrize("step", ["extract", "train", "recommend", "evaluate"])
+def test_unknown_key_of_any_step_is_refused_before_the_first(tmp_path: Path, step: str) -> None:
+    path = tmp_path / "step.yaml"
+    path.write_text("example: 1\n")
     with pytest.raises(InputError, match=r"Found the key example in .*step\.yaml"):
-        run_night(tmp_path, SECOND, folder=tmp_path, **{step: str(given)})
+        run_night(tmp_path, SECOND, folder=tmp_path, **{f"{step}_config": str(path)})
     assert {path.name for path in tmp_path.iterdir()} == {"step.yaml", "yaml"}
 
 
-def test_error_of_a_step_says_which_file_has_the_key_that_it_names(tmp_path: Path) -> None:
+def test_error_of_a_step_names_the_file_of_its_keys(tmp_path: Path) -> None:
     config = NightlyJob(workspace=str(tmp_path), as_of=SECOND)
-    with pytest.raises(InputError, match=r"Change --images\. \(Keys of .* file of --extract\.\)$"):
+    with pytest.raises(
+        InputError, match=r"Change --images\. \(Keys of .* file of --extract_config\.\)$"
+    ):
         nightly.check(config)
-    steps = nightly.Steps(config, config.night(), Summary("nightly"))
-    expected = r"--rules\.cap\. \(Keys of jobs/recommend\.py stand in the YAML file of --recommend"
+    steps = nightly.Steps(config, nightly.load_jobs(config), Summary("nightly"))
+    expected = r"--rules\.cap\. \(Keys of jobs/recommend\.py belong in .* of --recommend_config"
     with pytest.raises(InputError, match=expected), steps.step("recommend"):
         raise InputError("Change --rules.cap.")
     with pytest.raises(InputError, match=r"^No key\.$"), steps.step("recommend"):
         raise InputError("No key.")
 
 
-def test_table_that_is_not_there_is_told_before_the_first_step(tmp_path: Path) -> None:
-    given = tmp_path / "step.yaml"
+def test_missing_table_of_any_step_is_refused_before_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "step.yaml"
     (tmp_path / "images").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "images" / "a.png")
     (tmp_path / "interactions.csv").write_text("user_id,item_id,timestamp\nu,a,1700000000\n")
-    path = f"interactions: {{path: {tmp_path}/interactions.csv}}\n"
-    ours = tmp_path / "ours.yaml"
-    ours.write_text(path)
-    for option, keys in (
+    interactions = f"interactions: {{path: {tmp_path}/interactions.csv}}\n"
+    valid = tmp_path / "valid.yaml"
+    valid.write_text(interactions)
+    for step, keys in (
         ("recommend", "items: {0}/gone"), ("recommend", "users: {0}/gone"),
-        ("recommend", "rules: {{blocked: {0}/gone}}"), ("evaluation", "items: {0}/gone"),
-        ("training", "model: {{name: deepstyle}}\nitems: {0}/gone"),
+        ("recommend", "rules: {{blocked: {0}/gone}}"), ("evaluate", "items: {0}/gone"),
+        ("train", "model: {{name: deepstyle}}\nitems: {0}/gone"),
     ):  # fmt: skip
-        given.write_text(path + keys.format(tmp_path))
-        files: Any = {**dict.fromkeys(("training", "evaluation", "recommend"), str(ours))}
-        config = NightlyJob(workspace=str(tmp_path), as_of=SECOND, **{**files, option: str(given)})
-        with pytest.raises(InputError, match=rf"gone.*stand in the YAML file of --{option}\.\)"):
+        path.write_text(interactions + keys.format(tmp_path))
+        files: Any = dict.fromkeys(
+            ("train_config", "evaluate_config", "recommend_config"), str(valid)
+        )
+        files[f"{step}_config"] = str(path)
+        config = NightlyJob(workspace=str(tmp_path), as_of=SECOND, **files)
+        with pytest.raises(InputError, match=rf"gone.*the YAML file of --{step}_config\.\)"):
             nightly.check(config)
-    last = NightlyJob(workspace=str(tmp_path), as_of=SECOND, train_every=0, recommend=str(ours))
+    untrained = NightlyJob(
+        workspace=str(tmp_path), as_of=SECOND, train_every=0, recommend_config=str(valid)
+    )
     with pytest.raises(InputError, match="Found no trained model"):
-        nightly.check(last)
+        nightly.check(untrained)
 
 
-def test_lists_are_made_of_what_the_training_counts(tmp_path: Path) -> None:
-    given = tmp_path / "training.yaml"
-    given.write_text("interactions: {min_rating: 4.0}\n")
+def test_min_rating_of_the_lists_must_be_that_of_the_training(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text("interactions: {min_rating: 4.0}\n")
     with pytest.raises(InputError, match=r"min_rating none, and 4 for the night's training"):
-        run_night(tmp_path, SECOND, folder=tmp_path, training=str(given))
+        run_night(tmp_path, SECOND, folder=tmp_path, train_config=str(path))
 
 
-def test_a_training_day_is_the_same_whatever_was_run_before(tmp_path: Path) -> None:
-    from datetime import date
-
-    from visrec.pipelines.nightly import _newest, _training_day
-
+def test_training_day_does_not_depend_on_earlier_nights(tmp_path: Path) -> None:
     nights = [date.fromordinal(date(2026, 11, 1).toordinal() + n) for n in range(30)]
-    days = [_training_day(night, 7) for night in nights]
+    days = [training_day(night, 7) for night in nights]
     assert all(0 <= (night - day).days < 7 for night, day in zip(nights, days, strict=True))
     assert len(set(days)) == 5
-    assert [_training_day(night, 1) for night in nights] == nights
+    assert [training_day(night, 1) for night in nights] == nights
     models = Store(str(tmp_path))
-    assert _newest(models, "vbpr", days[10], nights[10]) is None
+    assert newest_model_day(models, "vbpr", days[10], nights[10]) is None
     (models / f"vbpr-{nights[9]}").write(MANIFEST, b"{}")
-    assert _newest(models, "vbpr", days[10], nights[10]) == nights[9]
-    assert _newest(models, "vbpr", days[8], nights[8]) is None
+    assert newest_model_day(models, "vbpr", days[10], nights[10]) == nights[9]
+    assert newest_model_day(models, "vbpr", days[8], nights[8]) is None

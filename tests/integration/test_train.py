@@ -1,4 +1,4 @@
-"""Training through Ray Train: any number of workers, any interruption, the same model."""
+"""Training with Ray Train: the number of workers and interruptions do not change the model."""
 
 import json
 import shutil
@@ -16,23 +16,23 @@ from visrec.storage.store import Store
 pytestmark = pytest.mark.ray
 
 
-def history(workspace: Path, model_id: str) -> list[dict[str, float]]:
+def read_history(workspace: Path, model_id: str) -> list[dict[str, float]]:
     metrics = json.loads((workspace / "models" / model_id / "metrics.json").read_text())
     epochs: list[dict[str, float]] = metrics["history"]
     return epochs
 
 
-def test_artifact_is_complete_and_describes_itself(trained: Path) -> None:
+def test_artifact_has_all_files_and_its_provenance(trained: Path) -> None:
     folder = trained / "models" / "one"
     files = {path.name for path in folder.iterdir()}
-    wanted = {
+    expected = {
         "model.safetensors",
         "config.json",
         "metrics.json",
         "item_ids.parquet",
         "held_out.parquet",
     }
-    assert files == wanted | {"_manifest.json", "_training.json"}
+    assert files == expected | {"_manifest.json", "_training.json"}
     assert json.loads((folder / "_training.json").read_text())["train_s"] > 0
     described = json.loads((folder / "config.json").read_text())
     assert described["model"] == {"name": "curatornet", **asdict(CuratorNetConfig())}
@@ -48,42 +48,42 @@ def test_artifact_is_complete_and_describes_itself(trained: Path) -> None:
 
 
 def test_training_learns_the_planted_taste(trained: Path) -> None:
-    first, *_, last = history(trained, "one")
+    first, *_, last = read_history(trained, "one")
     assert last["loss"] < first["loss"]
     assert load_artifact(Store.at(str(trained / "models/one"))).metrics["val_auc"] > 0.6
 
 
-def test_rerun_does_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rerun_trains_nothing(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p.name: p.read_bytes() for p in (trained / "models" / "one").iterdir()}
     summary = run_train(trained, model_id="one")
     assert "trained already" in capsys.readouterr().out
     assert "train" not in summary.phases
-    # What was read, and what of it does not count, is told each time.
+    # A rerun also reports the rows that were read and left out.
     rows = pq.ParquetFile(trained / "interactions.parquet").metadata.num_rows
     assert summary.rows["interactions read"] == rows
     assert sum(summary.rows["rows left out"].values()) < rows
     assert {p.name: p.read_bytes() for p in (trained / "models" / "one").iterdir()} == before
 
 
-def test_two_workers_train_as_one_and_a_later_job_goes_on(
+def test_two_workers_train_as_one_and_a_later_job_resumes(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two epochs by two workers; the driver ends; one worker does the third."""
-    # Dropout is on: what an item loses in a step does not depend on the worker.
+    """Two workers train two epochs; the driver ends; one worker trains the third."""
+    # Dropout is on: it does not depend on the worker.
     copy(trained, tmp_path, "features", "interactions.parquet")
     once = replace(QUICK, refit=False)
     run_train(tmp_path, replace(once, epochs=2), workers=2, model_id="two")
-    alone, count_same_code = history(trained, "one"), history(tmp_path, "two")
-    assert len(count_same_code) == 2
-    for one, two in zip(alone, count_same_code, strict=False):
+    alone, by_two = read_history(trained, "one"), read_history(tmp_path, "two")
+    assert len(by_two) == 2
+    for one, two in zip(alone, by_two, strict=False):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert two["val_auc"] == pytest.approx(one["val_auc"], abs=2e-3)
         assert two["triples"] == one["triples"]
 
-    shutil.rmtree(tmp_path / "models" / "two")  # as if it had been interrupted before its end
+    shutil.rmtree(tmp_path / "models" / "two")  # as if it had been interrupted
     capsys.readouterr()
     run_train(tmp_path, once, model_id="two")
     assert "resumed after epoch 2" in capsys.readouterr().out
-    resumed = history(tmp_path, "two")
-    assert resumed[:2] == count_same_code
+    resumed = read_history(tmp_path, "two")
+    assert resumed[:2] == by_two
     assert resumed[2]["loss"] == pytest.approx(alone[2]["loss"], rel=1e-4)

@@ -24,7 +24,7 @@ from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.models.inputs import TripleBatch
 from visrec.models.random import Random, RandomConfig
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import stand
+from visrec.retrieval.ranks import rank_targets
 from visrec.sampling.triples import SamplingConfig, Triples
 from visrec.training import loop
 from visrec.training.batches import make_batch
@@ -287,7 +287,7 @@ def test_validation_auc_is_the_mean_auc_of_the_metrics() -> None:
     trainer, held = _trainer(), DATA.validation
     model = trainer.model.eval()
     scorer = model.scorer(model.item_arrays(DATA.catalogue))
-    auc_E = per_user(stand(scorer, held.profiles, held.user_E, held.targets))["auc"]
+    auc_E = per_user(rank_targets(scorer, held.profiles, held.user_E, held.targets))["auc"]
     assert validation_auc(trainer.model, DATA, held, WorkerContext()) == pytest.approx(auc_E.mean())
 
 
