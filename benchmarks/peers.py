@@ -420,12 +420,12 @@ def compare(
             print(f"  {name} is left out: {error}", flush=True)
             continue
         found["versions"][library.partition("_")[0]] = peer.version
-    count_same_code = resample({name: {"auc": auc} for name, auc in values.items()})
+    resampled = resample({name: {"auc": auc} for name, auc in values.items()})
     for name, auc in values.items():
         found[f"{name}_auc"] = float(auc.mean())
         if name not in (model, "popularity"):
             paired = f"{model}_minus_{name.removesuffix('_' + model)}"
-            difference = count_same_code.difference(model, name)["auc"]
+            difference = resampled.difference(model, name)["auc"]
             found[paired] = difference["mean"]
             found[f"{paired}_interval"] = [difference["low"], difference["high"]]
     return found

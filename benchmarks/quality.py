@@ -164,7 +164,7 @@ def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted
 
 
 def rank(data: EvaluationData) -> list[Values]:
-    """The metrics of every held-out user, by each contestant."""
+    """The metrics of every test user, by each model of the table."""
     held = data.held_out
     return [
         per_user(
@@ -205,7 +205,7 @@ def measure(
                 fit(config, data, seed, store) for seed, store in zip(seeds, stores, strict=True)
             ]
         first = next(iter(configs.values()))
-        eval_model = prepare_evaluation(
+        evaluation_data = prepare_evaluation(
             EvaluationInputs(
                 models={one.store.name: one.store for fits in fitted.values() for one in fits},
                 features=_features(first),
@@ -215,14 +215,14 @@ def measure(
                 truth=None,
             )
         )
-        ranked = rank(eval_model)
-    # The contestants come in the order of the models, then the baselines.
+        ranked = rank(evaluation_data)
+    # The rows come in the order of the models, then the baselines.
     by_seed = {name: [ranked.pop(0) for _ in fits] for name, fits in fitted.items()}
-    baselines = [c.label for c in eval_model.evaluated_models[-len(ranked) :]]
+    baselines = [c.label for c in evaluation_data.evaluated_models[-len(ranked) :]]
     values = {name: _mean(seeded) for name, seeded in by_seed.items()}
-    count_same_code = resample({**values, **dict(zip(baselines, ranked, strict=True))})
+    resampled = resample({**values, **dict(zip(baselines, ranked, strict=True))})
     models: dict[str, Any] = {
-        label: count_same_code.summary(label) for label in count_same_code.mean
+        label: resampled.summary(label) for label in resampled.mean
     }
     for name, seeded in by_seed.items():
         for metric, figures in models[name].items():
@@ -233,15 +233,15 @@ def measure(
     names = list(by_seed)
     for name in names:
         for metric in COMPARED:
-            best = max(baselines, key=lambda label: count_same_code.mean[label][metric])
-            figures = count_same_code.difference(name, best)[metric]
+            best = max(baselines, key=lambda label: resampled.mean[label][metric])
+            figures = resampled.difference(name, best)[metric]
             paired.setdefault(f"{name} - {best}", {})[metric] = figures
         if name != names[0]:
-            differences = count_same_code.difference(name, names[0])
+            differences = resampled.difference(name, names[0])
             paired[f"{name} - {names[0]}"] = {metric: differences[metric] for metric in COMPARED}
     return {
-        "users": len(eval_model.held_out),
-        "items": len(eval_model.item_ids),
+        "users": len(evaluation_data.held_out),
+        "items": len(evaluation_data.item_ids),
         "models": models,
         "fits": {
             name: {key: [getattr(one, key) for one in fits] for key in FIT}
