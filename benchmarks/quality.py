@@ -221,9 +221,7 @@ def measure(
     baselines = [c.label for c in evaluation_data.evaluated_models[-len(ranked) :]]
     values = {name: _mean(seeded) for name, seeded in by_seed.items()}
     resampled = resample({**values, **dict(zip(baselines, ranked, strict=True))})
-    models: dict[str, Any] = {
-        label: resampled.summary(label) for label in resampled.mean
-    }
+    models: dict[str, Any] = {label: resampled.summary(label) for label in resampled.mean}
     for name, seeded in by_seed.items():
         for metric, figures in models[name].items():
             figures["seeds"] = [float(v[metric].mean()) for v in seeded]
