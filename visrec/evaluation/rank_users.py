@@ -24,7 +24,7 @@ from visrec.evaluation.list_metrics import LENGTH, covered_bits, per_list
 from visrec.ids import TEXT
 from visrec.interactions.split import HeldOut
 from visrec.models.scorers import Scorer
-from visrec.progress import Timer
+from visrec.progress import ProgressHandle, Timer
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import rank_targets
 from visrec.retrieval.topk import TopK
@@ -58,7 +58,7 @@ def ranking_dataset(
     users: int,
     workers: int,
     cpus_per_worker: int,
-    progress_actor: Any,
+    progress_actor: ProgressHandle,
 ) -> Dataset:
     """The dataset of block numbers, mapped to rows of (model, user, metrics).
 
@@ -83,7 +83,7 @@ class RankUsers:
         self,
         data: "ray.ObjectRef[EvaluationData]",
         threads: int,
-        progress_actor: Any,
+        progress_actor: ProgressHandle,
         block_users: int = USERS,
     ) -> None:
         torch.set_num_threads(threads)

@@ -14,7 +14,9 @@ Metrics = Mapping[str, Mapping[str, Figure]]  # by model, or by pair of models, 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResults:
-    """The content of `metrics.json`. It is the same for the same inputs.
+    """The content of `metrics.json`: the same for the same inputs.
+
+    Gates and nights read it as JSON, since they belong to other stages.
 
     Attributes:
         models: ranking metrics of each model.
@@ -35,17 +37,6 @@ class EvaluationResults:
     def to_dict(self) -> dict[str, Any]:
         """The results as JSON values."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "EvaluationResults":
-        """Reads what `to_dict` made; raises KeyError where something is missing."""
-        return cls(
-            models=fields["models"],
-            lists=fields["lists"],
-            by_profile_size=fields["by_profile_size"],
-            paired=fields["paired"],
-            digests=fields["digests"],
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,8 +3,6 @@
 Shapes: N items, B queries, C and R rows of the catalogue, d width.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -33,8 +31,7 @@ class ModelScores:
     """
 
     def __init__(self, model: Store, arrays: ItemArrays, kind: Kind) -> None:
-        module: Any = load_artifact(model).model
-        self._module, self._arrays, self._kind = module.double(), arrays, kind
+        self._model, self._arrays, self._kind = load_artifact(model).model.double(), arrays, kind
         self._items = len(next(iter(arrays.values())))
         self.num_proposals = self._scorer(np.zeros(0, np.int64)).num_proposals
 
@@ -46,8 +43,7 @@ class ModelScores:
             arrays[name] = array[rows].astype(np.float64 if floating else array.dtype)
         if self._kind == "item_to_item":
             return cosine_scorer(arrays, use_gpu=False)
-        scorer: Scorer = self._module.scorer(arrays)
-        return scorer
+        return self._model.scorer(arrays)
 
     @torch.inference_mode()
     def score_all(self, profiles: Jagged, user_B: Ints) -> Floats:

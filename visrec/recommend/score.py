@@ -20,7 +20,7 @@ from visrec.config import check_fields
 from visrec.models.arrays import ItemArrays
 from visrec.models.artifact import load_artifact
 from visrec.models.scorers import Scorer
-from visrec.progress import Timer
+from visrec.progress import ProgressHandle, Timer
 from visrec.publication.run_spec import RunSpec
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import ShardRecommender
@@ -72,7 +72,7 @@ class ScoringTask:
     resources: ScoreResources
 
 
-def scoring_dataset(task: ScoringTask, workers: int, progress_actor: Any) -> Dataset:
+def scoring_dataset(task: ScoringTask, workers: int, progress_actor: ProgressHandle) -> Dataset:
     """The dataset of shard numbers, mapped to the rows of `WrittenShard`.
 
     The numbers are not read from anywhere, because a task that reads would need a CPU of its own.
@@ -91,7 +91,7 @@ def scoring_dataset(task: ScoringTask, workers: int, progress_actor: Any) -> Dat
 class ScoreShards:
     """A scoring worker: a shard's number in, the row of its `WrittenShard` out."""
 
-    def __init__(self, task: ScoringTask, progress_actor: Any) -> None:
+    def __init__(self, task: ScoringTask, progress_actor: ProgressHandle) -> None:
         torch.set_num_threads(task.resources.cpus_per_worker)
         self._timer = Timer(progress_actor)
         with self._timer.call("read"):
@@ -108,13 +108,12 @@ class ScoreShards:
 
 
 def _load_scorer(task: ScoringTask) -> Scorer:
-    module: Any = load_artifact(task.model).model
+    model = load_artifact(task.model).model
     if task.resources.use_gpu:
         # Else convolutions are rounded to 10 bits, and the scores are not the model's.
         torch.backends.cudnn.allow_tf32 = False
-        module = module.cuda()
+        model = model.cuda()
     arrays = ray.get(task.arrays)
     if task.spec.kind == "item_to_item":
         return cosine_scorer(arrays, task.resources.use_gpu)
-    scorer: Scorer = module.scorer(arrays)
-    return scorer
+    return model.scorer(arrays)
