@@ -1,4 +1,4 @@
-"""What Kubernetes and KubeRay accept: the fields in schema.json, and no others."""
+"""What Kubernetes and KubeRay accept: the fields of schema.json and no others."""
 
 import json
 from pathlib import Path
@@ -9,27 +9,27 @@ from jsonschema import Draft202012Validator
 SCHEMA = json.loads(Path(__file__).with_name("schema.json").read_text())
 
 
-def faults(document: dict[str, Any]) -> list[str]:
-    """What an API server would say against a document: where, and what was found there."""
+def find_errors(document: dict[str, Any]) -> list[str]:
+    """The errors that an API server would find in a document: where, and what is there."""
     kind = document.get("kind")
     if kind not in SCHEMA["$defs"]:
-        return [f"kind: {kind!r} is none that is described here"]
-    schema = {"$ref": f"#/$defs/{kind}", "$defs": _closed(SCHEMA["$defs"])}
-    found = Draft202012Validator(schema).iter_errors(document)
-    return [f"{error.json_path}: {error.message}" for error in found]
+        return [f"kind: {kind!r} is not described in schema.json"]
+    schema = {"$ref": f"#/$defs/{kind}", "$defs": _without_additional_properties(SCHEMA["$defs"])}
+    errors = Draft202012Validator(schema).iter_errors(document)
+    return [f"{error.json_path}: {error.message}" for error in errors]
 
 
-def _closed(schema: Any) -> Any:
-    """The schema with every object closed to fields that it does not name.
+def _without_additional_properties(schema: Any) -> Any:
+    """The schema with no additional properties in any object: Kubernetes drops or refuses them.
 
-    Kubernetes drops or refuses those. A map of any names to values of one type stays open, and what
-    may be an integer or a string (x-kubernetes-int-or-string) has that as anyOf beside the mark.
+    A map from any name to values of one type stays as it is. A value that may be an integer or a
+    string (x-kubernetes-int-or-string) has an anyOf besides that flag.
     """
     if isinstance(schema, list):
-        return [_closed(part) for part in schema]
+        return [_without_additional_properties(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    closed = {name: _closed(part) for name, part in schema.items()}
+    strict = {name: _without_additional_properties(part) for name, part in schema.items()}
     if schema.get("type") == "object" and "properties" in schema:
-        closed["additionalProperties"] = False
-    return closed
+        strict["additionalProperties"] = False
+    return strict

@@ -1,4 +1,4 @@
-"""deploy/*.yaml against the fields that Kubernetes and KubeRay know, and what they must say."""
+"""deploy/*.yaml, checked with the schemas of Kubernetes and KubeRay, and for required content."""
 
 import copy
 import json
@@ -19,7 +19,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 )
 from ray.autoscaler._private.kuberay.utils import parse_quantity
 
-from tests.deploy.crd import faults
+from tests.deploy.crd import find_errors
 
 CHECKOUT = Path(__file__).parents[2]
 DEPLOY = CHECKOUT / "deploy"
@@ -34,7 +34,7 @@ CRON_POD = ("spec", "jobTemplate", "spec", "template", "spec")
 
 
 def named(kind: str, name: str | None = None) -> dict[str, Any]:
-    """A fresh copy of the one document of a kind, or of the one of them with this name."""
+    """A copy of the only document of a kind, or of the one with this name."""
     (found,) = [
         document
         for document in DOCUMENTS
@@ -63,14 +63,16 @@ def pods() -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     "document", DOCUMENTS, ids=lambda d: f"{d['kind']}-{d['metadata'].get('name', '')}"
 )
-def test_every_document_has_known_fields_of_the_right_types(document: dict[str, Any]) -> None:
-    assert faults(document) == []
+def test_every_document_has_only_known_fields_with_the_right_types(
+    document: dict[str, Any],
+) -> None:
+    assert find_errors(document) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "path", "key", "wrong"),
     [
-        # A key that is misspelt, at all depths.
+        # Misspelt keys at all depths.
         ("RayJob", ("spec",), "backofLimit", 2),
         ("RayJob", ("spec", "rayClusterSpec"), "authOption", {"mode": "token"}),
         ("RayJob", ("spec", "rayClusterSpec", "authOptions"), "Mode", "token"),
@@ -110,7 +112,7 @@ def test_every_document_has_known_fields_of_the_right_types(document: dict[str, 
         ("RoleBinding", (), "roleRef", None),
     ],
 )
-def test_a_document_with_one_mistake_is_refused(
+def test_document_with_one_error_is_refused(
     kind: str, path: tuple[str | int, ...], key: str, wrong: Any
 ) -> None:
     document = named(kind)
@@ -118,21 +120,21 @@ def test_a_document_with_one_mistake_is_refused(
         del at(document, path)[key]
     else:
         at(document, path)[key] = wrong
-    assert any(key in fault for fault in faults(document))
+    assert any(key in fault for fault in find_errors(document))
 
 
-def test_a_quantity_may_be_a_number_or_a_text() -> None:
+def test_quantity_may_be_a_number_or_a_string() -> None:
     job = named("RayJob")
     limits = at(job, (*HEAD, "template", "spec", "containers", 0, "resources", "limits"))
     for good in (7, "7", "500m", "26Gi"):
         limits["cpu"] = good
-        assert faults(job) == []
+        assert find_errors(job) == []
     for bad in (True, [7], 7.5, "7 cores"):
         limits["cpu"] = bad
-        assert faults(job)
+        assert find_errors(job)
 
 
-def test_the_schema_says_where_it_is_from() -> None:
+def test_schema_names_its_sources() -> None:
     sources = json.loads((Path(__file__).with_name("schema.json")).read_text())["source"]
     for source in sources.values():
         assert {"repository", "version", "licence"} <= set(source)
@@ -142,7 +144,7 @@ def test_the_schema_says_where_it_is_from() -> None:
 # The cluster of a night.
 
 
-def test_everything_is_of_the_installed_ray() -> None:
+def test_all_versions_are_those_of_the_installed_ray() -> None:
     cluster = named("RayJob")["spec"]["rayClusterSpec"]
     assert cluster["rayVersion"] == version("ray")
     head, worker = (
@@ -151,12 +153,12 @@ def test_everything_is_of_the_installed_ray() -> None:
     )
     assert head.endswith(f"{version('visrec')}-ray{version('ray')}-py311")
     assert worker == f"{head}-gpu"
-    # The tags that the Dockerfile says to build.
+    # The tags of the build commands in the Dockerfile.
     for image in (head, worker):
         assert f"--tag {image} " in (DEPLOY / "Dockerfile").read_text()
 
 
-def test_the_entrypoint_names_files_that_are_there() -> None:
+def test_entrypoint_names_existing_files() -> None:
     python, *words = named("RayJob")["spec"]["entrypoint"].split()
     paths = [word for word in words if "/" in word]
     assert python == "python"
@@ -164,28 +166,28 @@ def test_the_entrypoint_names_files_that_are_there() -> None:
     assert [path for path in paths if not (CHECKOUT / path).is_file()] == []
 
 
-def test_a_token_is_asked_for_and_the_dashboard_stays_inside() -> None:
+def test_cluster_requires_a_token_and_does_not_expose_the_dashboard() -> None:
     cluster = named("RayJob")["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token"}
     assert cluster["headGroupSpec"]["serviceType"] == "ClusterIP"
     assert "enableIngress" not in cluster["headGroupSpec"]
 
 
-def test_rays_autoscaler_reads_the_groups_as_they_are_meant() -> None:
+def test_autoscaler_reads_the_groups_as_intended() -> None:
     custom_resource = {
         "metadata": {"name": "visrec", "namespace": "default"},
         "spec": named("RayJob")["spec"]["rayClusterSpec"],
     }
     config = _derive_autoscaling_config_from_ray_cr(custom_resource)
     head, gpu = (config["available_node_types"][name] for name in ("headgroup", "gpu"))
-    # What is reckoned from the CPUs at the start must find some: workers are not there yet.
+    # Jobs size themselves by the CPUs at the start, when there are no workers yet.
     assert (head["resources"]["CPU"], head["resources"].get("GPU", 0)) == (6, 0)
     assert (gpu["resources"]["CPU"], gpu["resources"]["GPU"]) == (7, 1)
     assert (gpu["min_workers"], gpu["max_workers"]) == (0, 4)
     assert config["idle_timeout_minutes"] == 5
 
 
-def test_the_driver_has_a_cpu_that_tasks_do_not_get() -> None:
+def test_driver_has_a_cpu_that_tasks_do_not_get() -> None:
     head = at(named("RayJob"), HEAD)
     limits = at(head, ("template", "spec", "containers", 0, "resources", "limits"))
     assert int(head["rayStartParams"]["num-cpus"]) < int(limits["cpu"])
@@ -210,7 +212,7 @@ def test_requests_are_limits() -> None:
         assert {"cpu", "memory"} <= set(each["limits"])
 
 
-def test_no_pod_runs_as_root_or_may_become_it() -> None:
+def test_no_pod_runs_as_root_or_can_become_root() -> None:
     for pod in pods():
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
@@ -218,18 +220,18 @@ def test_no_pod_runs_as_root_or_may_become_it() -> None:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
 
 
-def test_workers_are_spot_machines_with_an_account_of_their_own() -> None:
+def test_workers_are_spot_machines_with_their_own_account() -> None:
     head, worker, cron = pods()
     assert "SPOT" in worker["nodeSelector"].values()
     assert "SPOT" not in head["nodeSelector"].values()
     assert len({pod["serviceAccountName"] for pod in (head, worker, cron)}) == 3
-    # KubeRay binds what changes the cluster to the head's account; workers get no token at all.
+    # KubeRay grants changes of the cluster to the head's account; workers get no token at all.
     assert worker["automountServiceAccountToken"] is False
 
 
 # The schedule.
 
-# Writes down what it is told; says the next answer to each get, and fails where that is "!".
+# Logs its arguments; answers each get with the next line of `answers`, and fails if that is "!".
 KUBECTL = """
 printf '%s\\n' "$*" >> calls
 case "$1 $*" in
@@ -242,10 +244,10 @@ esac
 """
 
 
-def test_what_pods_refer_to_is_there() -> None:
+def test_everything_that_pods_refer_to_exists() -> None:
     accounts = {d["metadata"]["name"] for d in DOCUMENTS if d["kind"] == "ServiceAccount"}
     assert {pod["serviceAccountName"] for pod in pods()} == accounts
-    # ConfigMaps: the store's is in the file, the night's is made from a file by a written command.
+    # The ConfigMap of the store is in the file; a command in a comment makes that of the night.
     text = (DEPLOY / "cronjob.yaml").read_text()
     made = dict(re.findall(r"kubectl create configmap (\S+) --from-file=(\S+)", text))
     assert all((CHECKOUT / path).is_file() for path in made.values())
@@ -254,7 +256,7 @@ def test_what_pods_refer_to_is_there() -> None:
         sources = pod["containers"][0]["envFrom"]
         (store,) = [s["configMapRef"]["name"] for s in sources if "configMapRef" in s]
         assert store == named("ConfigMap")["metadata"]["name"]
-        # Keys may be missing, where a role takes their place.
+        # The keys may be missing, if a role replaces them.
         assert [s["secretRef"]["optional"] for s in sources if "secretRef" in s] == [True]
     (volume,) = cron["volumes"]
     (mount,) = cron["containers"][0]["volumeMounts"]
@@ -263,7 +265,7 @@ def test_what_pods_refer_to_is_there() -> None:
     assert f"{mount['mountPath']}/{Path(source).name}" in cron["containers"][0]["command"][-1]
 
 
-def test_whoever_starts_a_night_may_do_no_more_than_that() -> None:
+def test_account_that_starts_a_night_may_do_nothing_else() -> None:
     binding, role = named("RoleBinding"), named("Role")
     cron = at(named("CronJob"), CRON_POD)
     assert binding["roleRef"]["name"] == role["metadata"]["name"]
@@ -274,7 +276,7 @@ def test_whoever_starts_a_night_may_do_no_more_than_that() -> None:
     ]
 
 
-def test_a_night_is_over_before_the_next_and_on_one_date() -> None:
+def test_night_ends_before_the_next_one_and_on_its_own_date() -> None:
     night, cron = named("RayJob")["spec"], named("CronJob")["spec"]
     longest = (night["backoffLimit"] + 1) * night["activeDeadlineSeconds"]
     waits = cron["jobTemplate"]["spec"]["activeDeadlineSeconds"]
@@ -295,13 +297,13 @@ def test_a_night_is_over_before_the_next_and_on_one_date() -> None:
     ],
     ids=["done", "failed", "taken-over"],
 )
-def test_the_pod_starts_a_night_once_and_waits_for_its_end(
+def test_pod_starts_a_night_once_and_waits_for_its_end(
     there: bool, answers: list[str], code: int, tmp_path: Path
 ) -> None:
-    """The pod's own script, with a kubectl that answers from a list."""
+    """Runs the script of the pod with a kubectl that answers from a list."""
     container = at(named("CronJob"), (*CRON_POD, "containers", 0))
     (tmp_path / "answers").write_text("\n".join([("rayjob/n" if there else ""), *answers, ""]))
-    # A Job of the schedule says for when it was; the controller may have made it after midnight.
+    # A scheduled Job names its time; the controller may have made it after midnight.
     (tmp_path / "times").write_text("2026-11-22T01:00:00Z 2026-11-23T00:10:00Z")
     entrypoint = named("RayJob")["spec"]["entrypoint"]
     (tmp_path / "entrypoint").write_text(entrypoint)
@@ -325,11 +327,11 @@ def test_the_pod_starts_a_night_once_and_waits_for_its_end(
         night = {**named("RayJob"), "spec": {**named("RayJob")["spec"], **night["spec"]}}
         night["metadata"] |= {k: v for k, v in patch.items() if v is not None}
         del night["metadata"]["generateName"]
-        assert faults(night) == []
-        # Another name than the Job's: KubeRay takes the night's name for a Job of its own.
+        assert find_errors(night) == []
+        # Not the name of the Job: KubeRay gives the name of the night to a Job of its own.
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "visrec-1", "uid": "u-1"}
         assert patch["ownerReferences"] == [owner]
-    # KubeRay takes no longer names; a scheduled Job has the minutes since 1970 in its own.
+    # KubeRay's limit for names; that of a scheduled Job contains the minutes since 1970.
     assert len(f"{named('CronJob')['metadata']['name']}-{'9' * 10}-ray") <= 47
     codes = at(named("CronJob"), ("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0))
     assert codes == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [100]}}
@@ -339,11 +341,11 @@ def test_the_pod_starts_a_night_once_and_waits_for_its_end(
     ("times", "date"),
     [
         ("2026-11-22T01:00:00Z 2026-11-22T01:00:03Z", "2026-11-22"),
-        (" 2026-11-23T14:05:00Z", "2026-11-23"),  # made by hand: there is no annotation
+        (" 2026-11-23T14:05:00Z", "2026-11-23"),  # made by hand, without an annotation
     ],
 )
-def test_date_of_a_night_is_taken_once(times: str, date: str, tmp_path: Path) -> None:
-    """All tries of a RayJob have its entrypoint; a pod that is replaced finds the RayJob there."""
+def test_date_of_a_night_is_set_once(times: str, date: str, tmp_path: Path) -> None:
+    """All attempts of a RayJob have its entrypoint; a replaced pod finds the existing RayJob."""
     script = at(named("CronJob"), (*CRON_POD, "containers", 0, "command"))[-1]
     (tmp_path / "answers").write_text("\n\nComplete\n")
     (tmp_path / "times").write_text(times)
@@ -359,11 +361,11 @@ def test_date_of_a_night_is_taken_once(times: str, date: str, tmp_path: Path) ->
     expected = f'python jobs/nightly.py --force_publish "half\\closed" --as_of {date}'
     assert patch["spec"]["entrypoint"] == expected
     assert "cronjob-scheduled-timestamp} {.metadata.creationTimestamp}" in calls
-    assert "$(date" not in script  # never the pod's own clock
+    assert "$(date" not in script  # never from the pod's clock
 
 
-def test_night_by_hand_has_its_date_once() -> None:
-    """The command at the head of rayjob.yaml, up to kubectl."""
+def test_night_started_by_hand_has_its_date_once() -> None:
+    """Runs the command at the head of rayjob.yaml, up to kubectl."""
     text = (DEPLOY / "rayjob.yaml").read_text()
     (command,) = re.findall(r"^#   (sed .*) \\$", text, re.M)
     done = subprocess.run(["sh", "-euc", command], cwd=CHECKOUT, capture_output=True, check=True)
@@ -372,8 +374,8 @@ def test_night_by_hand_has_its_date_once() -> None:
     assert entrypoint == f"{named('RayJob')['spec']['entrypoint']} --as_of {today}"
 
 
-def test_night_that_cannot_be_published_is_not_tried_for_ever() -> None:
-    """Exit codes 2, 3 and 4 look like any failure to KubeRay."""
+def test_night_that_cannot_be_published_is_not_retried_indefinitely() -> None:
+    """To KubeRay, exit codes 2, 3 and 4 are failures like any other."""
     assert named("RayJob")["spec"]["backoffLimit"] <= 2
     job = named("CronJob")["spec"]["jobTemplate"]["spec"]
     assert job["podFailurePolicy"]["rules"][0]["action"] == "FailJob"
@@ -385,12 +387,12 @@ def test_night_that_cannot_be_published_is_not_tried_for_ever() -> None:
 _SECRET = re.compile(r"AKIA[0-9A-Z]{12}|(key|secret|token|password)\w*\s*[:=]\s*\S{16,}", re.I)
 
 
-def test_nothing_secret_is_written_in_deploy() -> None:
+def test_deploy_contains_no_secret() -> None:
     assert _SECRET.search("AWS_SECRET_ACCESS_KEY: wJalrXUtnFEMI/K7MDENG/bPxRfiCY")
     for path in sorted(DEPLOY.iterdir()):
         assert not _SECRET.search(path.read_text()), path.name
     assert not [document for document in DOCUMENTS if document["kind"] == "Secret"]
-    # The only values of the environment written here are in the ConfigMap.
+    # Environment variables have literal values only in the ConfigMap.
     values = [e for pod in pods() for c in pod["containers"] for e in c.get("env", [])]
     assert all(set(value) == {"name", "valueFrom"} for value in values)
     assert not [name for name in named("ConfigMap")["data"] if "KEY" in name or "TOKEN" in name]
