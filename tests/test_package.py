@@ -1,4 +1,4 @@
-"""What `ray job submit --working-dir .` packs: the code, and no workspace that lies beside it."""
+"""The files that `ray job submit --working-dir .` packs: the code, and no workspace beside it."""
 
 import shutil
 import zipfile
@@ -11,7 +11,7 @@ from tests.conftest import CHECKOUT
 CODE = ("visrec", "jobs", "configs", "tune_spaces")
 
 
-def test_package_has_the_code_alone(tmp_path: Path) -> None:
+def test_package_contains_only_code_and_configuration(tmp_path: Path) -> None:
     clone, package = tmp_path / "clone", tmp_path / "package.zip"
     for name in CODE:
         shutil.copytree(CHECKOUT / name, clone / name)

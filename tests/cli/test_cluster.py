@@ -103,8 +103,9 @@ def test_joined_cluster_is_printed(
 
 @pytest.mark.ray
 def test_running_cluster_passes_the_check(
-    ray_cluster: None, monkeypatch: pytest.MonkeyPatch
-) -> None:  # noqa: ARG001
+    ray_cluster: None,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     address = ray.get_runtime_context().gcs_address
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert cluster_address() == address

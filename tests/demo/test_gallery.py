@@ -1,4 +1,4 @@
-"""The demo gallery: reproducible, a sound shop, and a planted taste that explains the purchases."""
+"""The demo gallery: reproducible, consistent, with a planted taste that explains the purchases."""
 
 import io
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Files = dict[str, bytes]
 SMALL = GalleryConfig(paintings=90, artists=6, users=60, picture_size=64)
 
 
-def _made(config: GalleryConfig) -> tuple[Files, dict[str, int]]:
+def _write(config: GalleryConfig) -> tuple[Files, dict[str, int]]:
     files: Files = {}
     counts = write_gallery(config, files.__setitem__)
     return files, counts
@@ -26,7 +26,7 @@ def _made(config: GalleryConfig) -> tuple[Files, dict[str, int]]:
 
 @pytest.fixture(scope="module")
 def files() -> Files:
-    return _made(SMALL)[0]
+    return _write(SMALL)[0]
 
 
 def _table(files: Files, name: str) -> pa.Table:
@@ -42,11 +42,11 @@ def _vectors(files: Files, name: str) -> npt.NDArray[np.float32]:
 
 
 def test_same_seed_gives_the_same_bytes(files: Files) -> None:
-    assert _made(SMALL)[0] == files
+    assert _write(SMALL)[0] == files
 
 
-def test_another_seed_gives_another_gallery(files: Files) -> None:
-    other, _ = _made(GalleryConfig(paintings=90, artists=6, users=60, picture_size=64, seed=1))
+def test_other_seed_gives_other_files(files: Files) -> None:
+    other, _ = _write(GalleryConfig(paintings=90, artists=6, users=60, picture_size=64, seed=1))
     assert other.keys() == files.keys()
     assert all(other[name] != files[name] for name in files if name != "users.parquet")
 
@@ -76,7 +76,7 @@ def test_tables_have_the_declared_columns(files: Files) -> None:
         assert schema.field("vector").type.value_type == pa.float32()
 
 
-def test_ids_agree_between_files(files: Files) -> None:
+def test_ids_are_consistent_between_files(files: Files) -> None:
     items, users = _frame(files, "items.parquet"), _frame(files, "users.parquet")
     pictures = {name for name in files if name.startswith("images/")}
     assert pictures == {f"images/{item}.jpg" for item in items.item_id}
@@ -91,7 +91,7 @@ def test_every_artist_has_a_work(files: Files) -> None:
     assert _frame(files, "items.parquet").artist_id.nunique() == SMALL.artists
 
 
-def test_nothing_is_sold_above_stock_and_available_is_what_is_left(files: Files) -> None:
+def test_sales_stay_within_stock_and_available_means_copies_left(files: Files) -> None:
     items = _frame(files, "items.parquet").set_index("item_id")
     sold = _frame(files, "interactions.parquet").item_id.value_counts()
     left = items.copies - sold.reindex(items.index, fill_value=0)
@@ -109,21 +109,21 @@ def test_sales_are_in_time_order_and_nobody_buys_a_work_twice(files: Files) -> N
     assert not sales.duplicated(["user_id", "item_id"]).any()
 
 
-def test_some_users_only_look_and_some_works_are_cold(files: Files) -> None:
+def test_some_users_and_some_works_are_cold(files: Files) -> None:
     sales = _frame(files, "interactions.parquet")
     assert 0 < sales.user_id.nunique() < SMALL.users
     assert 0 < sales.item_id.nunique() < SMALL.paintings
     assert (sales.user_id.value_counts() == 1).any()
 
 
-def test_a_basket_may_hold_several_works(files: Files) -> None:
+def test_some_baskets_hold_several_works(files: Files) -> None:
     baskets = _frame(files, "interactions.parquet").groupby(["user_id", "timestamp"]).size()
     assert baskets.max() > 1
     assert (baskets.groupby("user_id").size() > 1).sum() > SMALL.users / 2
 
 
-def test_counts_are_those_of_the_tables(files: Files) -> None:
-    _, counts = _made(SMALL)
+def test_returned_counts_are_those_of_the_tables(files: Files) -> None:
+    _, counts = _write(SMALL)
     sales = _frame(files, "interactions.parquet")
     visits = sales.drop_duplicates(["user_id", "timestamp"]).user_id.value_counts()
     assert counts == {
@@ -135,8 +135,8 @@ def test_counts_are_those_of_the_tables(files: Files) -> None:
     }
 
 
-def test_an_artists_works_look_alike(files: Files) -> None:
-    """Mean colour: two works of one artist are closer than works of two artists."""
+def test_works_of_one_artist_look_alike(files: Files) -> None:
+    """By mean colour, two works of one artist are closer than works of two artists."""
     items = _frame(files, "items.parquet")
     colour_IC = np.stack(
         [
@@ -144,20 +144,20 @@ def test_an_artists_works_look_alike(files: Files) -> None:
             for item in items.item_id
         ]
     )
-    tint_IC = colour_IC - colour_IC.mean(1, keepdims=True)  # less brightness, which is nuisance
+    tint_IC = colour_IC - colour_IC.mean(1, keepdims=True)  # brightness varies freely
     distance_II = np.linalg.norm(tint_IC[:, None] - tint_IC[None], axis=-1)
     same_II = items.artist_id.to_numpy()[:, None] == items.artist_id.to_numpy()[None]
     different = ~np.eye(len(items), dtype=bool)
     assert distance_II[same_II & different].mean() < 0.9 * distance_II[~same_II].mean()
 
 
-def test_pictures_have_the_asked_size(files: Files) -> None:
+def test_pictures_have_the_configured_size(files: Files) -> None:
     picture = Image.open(io.BytesIO(files["images/work-00000.jpg"]))
     assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (64, 64))
 
 
 def _last_basket_auc(files: Files, score: Callable[[int], npt.NDArray[np.float32]]) -> float:
-    """Mean over users with two baskets: how often a bought work outranks one not bought."""
+    """Mean over users with two baskets of how often a bought work outranks one not bought."""
     sales = _frame(files, "interactions.parquet")
     row = {item: i for i, item in enumerate(_frame(files, "items.parquet").item_id)}
     aucs = []
@@ -166,24 +166,24 @@ def _last_basket_auc(files: Files, score: Callable[[int], npt.NDArray[np.float32
         if last.all():
             continue
         score_I = score(int(str(user_id).removeprefix("user-")))
-        held = [row[item] for item in bought.item_id[last]]
+        held_out = [row[item] for item in bought.item_id[last]]
         others = np.ones(len(row), bool)
         others[[row[item] for item in bought.item_id]] = False
-        aucs.append((score_I[held][:, None] > score_I[others][None]).mean())
+        aucs.append((score_I[held_out][:, None] > score_I[others][None]).mean())
     return float(np.mean(aucs))
 
 
-def test_planted_taste_explains_the_last_basket_and_another_taste_does_not() -> None:
-    # Wider than SMALL, so that favourites do not sell out and push buyers to second choices.
-    files, _ = _made(GalleryConfig(paintings=400, artists=20, users=100, picture_size=32))
+def test_planted_taste_explains_the_last_basket_and_a_random_taste_does_not() -> None:
+    # Larger than SMALL, so that favourites do not sell out, which would force second choices.
+    files, _ = _write(GalleryConfig(paintings=400, artists=20, users=100, picture_size=32))
     taste_UT = _vectors(files, "truth/users.parquet")
     style_IT = _vectors(files, "truth/items.parquet")
-    strangers_UT = np.random.default_rng(0).normal(size=taste_UT.shape)
+    random_UT = np.random.default_rng(0).normal(size=taste_UT.shape)
     assert _last_basket_auc(files, lambda user: style_IT @ taste_UT[user]) > 0.85
-    assert 0.3 < _last_basket_auc(files, lambda user: style_IT @ strangers_UT[user]) < 0.7
+    assert 0.3 < _last_basket_auc(files, lambda user: style_IT @ random_UT[user]) < 0.7
 
 
-def test_style_vectors_are_shared_by_an_artists_works(files: Files) -> None:
+def test_style_vectors_of_one_artist_are_similar(files: Files) -> None:
     style_IT = _vectors(files, "truth/items.parquet")
     artist = _frame(files, "items.parquet").artist_id.to_numpy()
     same_II = artist[:, None] == artist[None]
@@ -204,6 +204,6 @@ def test_style_vectors_are_shared_by_an_artists_works(files: Files) -> None:
         ({"seed": -1}, r"--gallery.seed -1; expected a whole number in \[0, "),
     ],
 )
-def test_impossible_numbers_are_refused(changes: dict[str, int], message: str) -> None:
+def test_impossible_number_is_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
         GalleryConfig(**changes)

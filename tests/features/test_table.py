@@ -1,4 +1,4 @@
-"""Features on disk: read back in the order of the ids, and only those of one network."""
+"""Features on disk: read in the order of the ids, and only those of one network."""
 
 import dataclasses
 from itertools import pairwise
@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from visrec.config import plain
 from visrec.errors import InputError
 from visrec.features.table import (
     MANIFEST,
@@ -19,11 +18,11 @@ from visrec.features.table import (
     features_table,
     load_features,
     part_name,
+    read_features_at,
     read_index,
     read_manifest,
-    read_part_rows,
     rejected_table,
-    require_same,
+    require_same_identity,
     table_digest,
 )
 from visrec.storage.schemas import features_schema
@@ -59,7 +58,7 @@ def _part(start: int, stop: int, identity: Identity = IDENTITY) -> pa.Table:
 
 
 def _write(store: Store, cuts: list[int], identity: Identity = IDENTITY) -> list[str]:
-    """Parts cut at `cuts`, and a manifest over them."""
+    """Writes parts split at `cuts`, and a manifest of them; returns the names of the parts."""
     files = {}
     for start, stop in pairwise(cuts):
         part = _part(start, stop, identity)
@@ -70,10 +69,10 @@ def _write(store: Store, cuts: list[int], identity: Identity = IDENTITY) -> list
         identity=identity,
         files=files,
         rejected={},
-        limits={},
+        settings={},
         digest=table_digest(index, identity),
     )
-    store.write_json(MANIFEST, plain(manifest))
+    store.write_json(MANIFEST, manifest.to_dict())
     return list(files)
 
 
@@ -84,7 +83,7 @@ def test_part_has_the_declared_columns() -> None:
 
 
 @pytest.mark.parametrize("cuts", [[0, ROWS], [0, 9, 10, ROWS], list(range(ROWS + 1))])
-def test_features_come_in_the_order_of_the_ids(store: Store, cuts: list[int]) -> None:
+def test_features_are_loaded_in_the_order_of_the_ids(store: Store, cuts: list[int]) -> None:
     _write(store, cuts)
     item_ids, feature_ND = load_features(store)
     order = sorted(range(ROWS), key=IDS.__getitem__)
@@ -93,14 +92,14 @@ def test_features_come_in_the_order_of_the_ids(store: Store, cuts: list[int]) ->
     assert feature_ND.dtype == np.float16
 
 
-def test_parts_outside_the_manifest_are_not_read(store: Store) -> None:
+def test_part_outside_the_manifest_is_not_loaded(store: Store) -> None:
     _write(store, [0, 6, 12])
     left_behind = _part(12, ROWS)
     store.write_table(part_name(left_behind), left_behind)
     assert sorted(load_features(store)[0].to_pylist()) == sorted(IDS[:12])
 
 
-def test_manifest_comes_back_as_it_was(store: Store) -> None:
+def test_manifest_survives_a_round_trip(store: Store) -> None:
     names = _write(store, [0, 6, ROWS])
     manifest = read_manifest(store)
     assert manifest.identity == IDENTITY
@@ -108,7 +107,14 @@ def test_manifest_comes_back_as_it_was(store: Store) -> None:
     assert manifest.rows == ROWS
 
 
-def test_index_finds_each_row_in_its_part(store: Store) -> None:
+def test_manifest_of_another_version_is_refused(store: Store) -> None:
+    _write(store, [0, ROWS])
+    store.write_json(MANIFEST, {**store.read_json(MANIFEST), "version": 99})
+    with pytest.raises(InputError, match=r"version 99 of .*_manifest\.json; expected version 1"):
+        read_manifest(store)
+
+
+def test_index_has_part_and_row_of_each_item(store: Store) -> None:
     names = _write(store, [0, 6, 7, ROWS])
     index = read_index(store, names, IDENTITY, ["item_id", "digest"])
     found: list[tuple[Any, ...]] = [tuple(row.values()) for row in index.to_pylist()]
@@ -120,11 +126,11 @@ def test_index_finds_each_row_in_its_part(store: Store) -> None:
     assert found == expected
 
 
-def test_features_at_places_of_several_parts(store: Store) -> None:
+def test_features_are_read_at_rows_of_several_parts(store: Store) -> None:
     names = _write(store, [0, 6, 7, ROWS])
     index = read_index(store, names, IDENTITY, ["item_id"])
     chosen = [22, 0, 6, 5, 7, 22]
-    rows = read_part_rows(store, names, index.take(pa.array(chosen)), DIM)
+    rows = read_features_at(store, names, index.take(pa.array(chosen)), DIM)
     np.testing.assert_array_equal(rows, FEATURES[chosen])
 
 
@@ -138,27 +144,27 @@ def test_features_at_places_of_several_parts(store: Store) -> None:
     ],
     ids=str,
 )
-def test_parts_of_another_network_are_not_in_the_index(store: Store, other: Identity) -> None:
-    own, foreign = _part(0, 6), _part(6, 12, other)
-    unmarked = _part(12, ROWS).replace_schema_metadata(None)
-    for name, part in (("own", own), ("foreign", foreign), ("unmarked", unmarked)):
+def test_index_skips_parts_of_another_network(store: Store, other: Identity) -> None:
+    same, foreign = _part(0, 6), _part(6, 12, other)
+    unlabelled = _part(12, ROWS).replace_schema_metadata(None)
+    for name, part in (("same", same), ("foreign", foreign), ("unlabelled", unlabelled)):
         store.write_table(name, part)
-    index = read_index(store, ["unmarked", "foreign", "own"], IDENTITY, ["item_id"])
+    index = read_index(store, ["unlabelled", "foreign", "same"], IDENTITY, ["item_id"])
     assert index["item_id"].to_pylist() == IDS[:6]
     assert set(index["part"].to_pylist()) == {2}
     with pytest.raises(InputError, match="never mixed"):
-        require_same(other, IDENTITY, store, "backbone.name")
+        require_same_identity(other, IDENTITY, store, "backbone.name")
 
 
-def test_without_any_part_the_index_is_empty_and_has_its_columns(store: Store) -> None:
+def test_index_without_parts_is_empty_with_all_columns(store: Store) -> None:
     store.write_table("foreign", _part(0, 5, OTHER))
     for names in ([], ["foreign"]):
         index = read_index(store, names, IDENTITY, ["item_id", "digest"])
         assert index.num_rows == 0
-        assert index.column_names == ["item_id", "digest", "part", "place"]
+        assert index.column_names == ["item_id", "digest", "part", "row"]
 
 
-def test_rejections_are_marked_as_parts_are(store: Store) -> None:
+def test_index_of_rejections_skips_those_of_another_network(store: Store) -> None:
     rows = pa.table({"item_id": ["a"], "reason": ["broken"], "detail": ["cut"], "source": ["s"]})
     store.write_table("rejected", rejected_table(rows, IDENTITY))
     columns = ["item_id", "reason"]
@@ -166,12 +172,12 @@ def test_rejections_are_marked_as_parts_are(store: Store) -> None:
     assert read_index(store, ["rejected"], OTHER, columns).num_rows == 0
 
 
-def test_same_network_is_accepted_after_a_round_trip(store: Store) -> None:
+def test_identity_is_equal_after_a_round_trip(store: Store) -> None:
     _write(store, [0, ROWS])
-    require_same(read_manifest(store).identity, IDENTITY, store, "backbone.name")
+    require_same_identity(read_manifest(store).identity, IDENTITY, store, "backbone.name")
 
 
-def test_digest_does_not_depend_on_the_parts(tmp_path: Path) -> None:
+def test_digest_does_not_depend_on_the_split_into_parts(tmp_path: Path) -> None:
     digests = set()
     for number, cuts in enumerate([[0, ROWS], [0, 9, 10, ROWS], list(range(ROWS + 1))]):
         store = Store.at(str(tmp_path / str(number)))
@@ -196,12 +202,12 @@ def test_digest_changes_with_ids_pictures_and_network() -> None:
     assert len(set(different)) == len(different)
 
 
-def test_name_of_a_part_says_what_is_in_it() -> None:
+def test_name_of_a_part_depends_on_its_content() -> None:
     assert part_name(_part(0, 5)) == part_name(_part(0, 5))
     assert part_name(_part(0, 5)) != part_name(_part(0, 6))
 
 
-def test_missing_and_empty_features_are_refused(store: Store) -> None:
+def test_missing_or_empty_features_are_refused(store: Store) -> None:
     with pytest.raises(InputError, match="Found no features"):
         load_features(store)
     _write(store, [0])

@@ -1,4 +1,4 @@
-"""Extraction through Ray: what is computed, what is known already, what is rejected."""
+"""Extraction through Ray: what is computed, what is reused, what is rejected."""
 
 import io
 import os
@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from tests.integration.workspace import BACKBONE, copy, run_extract
-from visrec.cli.launch import Summary, own_cause
+from visrec.cli.launch import visrec_cause
+from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, decode
@@ -34,7 +35,7 @@ def features(workspace: Path) -> dict[str, bytes]:
 
 
 def rejected(workspace: Path) -> dict[str, str]:
-    """The reason of each rejected picture, as the manifest's files tell it."""
+    """The reason of each rejected picture, from the files that the manifest names."""
     manifest = read_manifest(Store.at(str(workspace / "features")))
     rows = [
         row
@@ -46,20 +47,20 @@ def rejected(workspace: Path) -> dict[str, str]:
 
 
 def bytes_below(folder: Path) -> dict[str, bytes]:
-    """Every file but hidden ones, which are locks."""
+    """The bytes of every file except hidden ones, which are locks."""
     files = [p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".")]
     return {str(p): p.read_bytes() for p in files}
 
 
 def computed_directly(picture: Path) -> bytes:
-    """The feature of one picture by the backbone alone, in float16 as stored."""
+    """The feature of one picture by the backbone alone, in float16 as it is stored."""
     backbone = load_backbone(BACKBONE)
     pixels_HWC = decode(picture.read_bytes(), backbone.preprocessing, PictureLimits())
     feature_BD = backbone(torch.from_numpy(np.array(pixels_HWC))[None])
     return bytes(feature_BD[0].numpy().astype(np.float16).tobytes())
 
 
-def test_each_picture_gets_the_feature_that_the_backbone_gives_it(featured: Path) -> None:
+def test_stored_feature_equals_the_backbones_output(featured: Path) -> None:
     found = features(featured)
     pictures = sorted((featured / "images").iterdir())
     assert sorted(found) == [picture.stem for picture in pictures]
@@ -67,9 +68,10 @@ def test_each_picture_gets_the_feature_that_the_backbone_gives_it(featured: Path
         assert found[picture.stem] == computed_directly(picture)
 
 
-def test_parts_and_manifest_are_what_the_contract_says(featured: Path) -> None:
+def test_parts_and_manifest_have_the_documented_schema(featured: Path) -> None:
     store = Store.at(str(featured / "features"))
     manifest = store.read_json("_manifest.json")
+    assert manifest["version"] == 1
     assert manifest["identity"]["backbone"] == "random-conv"
     assert manifest["identity"]["dim"] == 64
     assert {"weights_digest", "preprocessing", "precision"} <= manifest["identity"].keys()
@@ -94,7 +96,7 @@ def test_second_run_computes_nothing_and_changes_nothing(featured: Path) -> None
 
 @pytest.fixture(scope="module")
 def changed(featured: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Summary]:
-    """One run after a change of every kind: 0 and 1 go, 2 has a new name, 3 a new picture, ..."""
+    """One run after changes of every kind: 0 and 1 are deleted, 2 renamed, 3 replaced, ..."""
     workspace = tmp_path_factory.mktemp("changed")
     copy(featured, workspace, "images", "features")
     images = workspace / "images"
@@ -105,24 +107,24 @@ def changed(featured: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     os.utime(images / "work-00004.jpg", (1, 1))
     (images / "work-00005.png").write_bytes(blue_picture(5))
     (images / "new.jpg").write_bytes(blue_picture(99))
-    whole = (images / "work-00006.jpg").read_bytes()
-    (images / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    data = (images / "work-00006.jpg").read_bytes()
+    (images / "truncated.jpg").write_bytes(data[: len(data) // 2])
     (images / "words.jpg").write_text("This is no picture.")
-    add_odd_files(images, whole)
+    add_odd_files(images, data)
     return workspace, run_extract(workspace)
 
 
-def add_odd_files(images: Path, whole: bytes) -> None:
-    """One of each kind that does not belong among pictures, and pictures by other names."""
-    (images / "no-ending").write_bytes(whole)
-    (images / "fromurl.jpg?width=200").write_bytes(whole)
+def add_odd_files(images: Path, data: bytes) -> None:
+    """Files that are not pictures, and pictures with unusual names."""
+    (images / "no-ending").write_bytes(data)
+    (images / "fromurl.jpg?width=200").write_bytes(data)
     (images / "LICENSE").write_text("You may look at them.")
     (images / "notes.txt").write_text("This is no picture.")
     (images / "nowhere.jpg").symlink_to("/nonexistent/x.jpg")
     (images / "loop").symlink_to(images)
     os.mkfifo(images / "pipe.jpg")
     with open(os.path.join(os.fsencode(images), b"caf\xe9.jpg"), "wb") as file:
-        file.write(whole)
+        file.write(data)
 
 
 def blue_picture(seed: int) -> bytes:
@@ -144,7 +146,7 @@ def test_only_new_and_changed_pictures_are_computed(
     assert now["work-00003"] != before["work-00003"]
 
 
-def test_deleted_pictures_are_gone_and_all_others_are_untouched(
+def test_deleted_pictures_are_removed_and_all_others_are_kept(
     featured: Path, changed: tuple[Path, Summary]
 ) -> None:
     workspace, summary = changed
@@ -172,12 +174,12 @@ def test_bad_pictures_are_rejected_with_their_reasons(changed: tuple[Path, Summa
         "caf\\xe9": "name_not_utf8",
     }
     assert summary.rows["rejected"] == 6
-    assert summary.rows["files left out"] == {"without an ending": 1, ".txt": 1}
+    assert summary.rows["files left out"] == {"without an extension": 1, ".txt": 1}
 
 
-def test_rejections_need_no_second_look(changed: tuple[Path, Summary]) -> None:
+def test_unchanged_rejected_pictures_are_not_read_again(changed: tuple[Path, Summary]) -> None:
     workspace, _ = changed
-    for name in ("nowhere.jpg", "pipe.jpg"):  # which would be looked at again
+    for name in ("nowhere.jpg", "pipe.jpg"):  # unreadable files would be read again
         (workspace / "images" / name).unlink()
     run_extract(workspace)
     before = bytes_below(workspace / "features")
@@ -187,7 +189,7 @@ def test_rejections_need_no_second_look(changed: tuple[Path, Summary]) -> None:
     assert bytes_below(workspace / "features") == before
 
 
-def test_refused_run_leaves_the_table_and_its_work_is_taken_up(
+def test_refused_run_changes_nothing_and_the_next_run_reuses_its_work(
     featured: Path, tmp_path: Path
 ) -> None:
     copy(featured, tmp_path, "images", "features")
@@ -196,35 +198,35 @@ def test_refused_run_leaves_the_table_and_its_work_is_taken_up(
     before = (tmp_path / "features" / "_manifest.json").read_bytes()
     with pytest.raises(Exception, match="--max_rejected") as refusal:
         run_extract(tmp_path, max_rejected=0.0)
-    assert isinstance(own_cause(refusal.value), InputError)
+    assert isinstance(visrec_cause(refusal.value), InputError)
     assert (tmp_path / "features" / "_manifest.json").read_bytes() == before
-    # What it wrote without a commit is what a killed run leaves behind.
+    # A killed run leaves the same files behind, which nothing has committed.
     summary = run_extract(tmp_path)
     assert summary.rows["run through the network"] == 0
     assert features(tmp_path)["new"] == computed_directly(tmp_path / "images" / "new.jpg")
     assert rejected(tmp_path) == {"words": "not_a_picture"}
 
 
-def test_parts_without_a_manifest_are_taken_up(featured: Path, tmp_path: Path) -> None:
+def test_parts_without_a_manifest_are_reused(featured: Path, tmp_path: Path) -> None:
     copy(featured, tmp_path, "images", "features")
     manifest = (tmp_path / "features" / "_manifest.json").read_bytes()
     (tmp_path / "features" / "_manifest.json").unlink()
-    # Copied pictures keep their time, and so are known.
+    # Copied pictures keep their modification time, so their features are reused.
     summary = run_extract(tmp_path)
     assert summary.rows["run through the network"] == 0
     assert (tmp_path / "features" / "_manifest.json").read_bytes() == manifest
 
 
-def test_features_of_two_backbones_are_never_mixed(featured: Path) -> None:
+def test_features_of_another_backbone_are_refused(featured: Path) -> None:
     before = bytes_below(featured / "features")
     other = BackboneConfig(name="random-conv", precision="bfloat16")
     with pytest.raises(Exception, match=r"(?s)float32.*bfloat16.*--backbone.name") as refusal:
         run_extract(featured, backbone=other)
-    assert isinstance(own_cause(refusal.value), InputError)
+    assert isinstance(visrec_cause(refusal.value), InputError)
     assert bytes_below(featured / "features") == before
 
 
-def test_parquet_of_bytes_and_of_uris_gives_the_same_features(
+def test_pictures_in_parquet_by_bytes_or_uris_give_the_same_features(
     featured: Path, tmp_path: Path
 ) -> None:
     pictures = sorted((featured / "images").iterdir())
@@ -243,15 +245,15 @@ def test_parquet_of_bytes_and_of_uris_gives_the_same_features(
     first = run_extract(tmp_path)
     assert first.rows["run through the network"] == 300
     assert features(tmp_path) == features(featured)
-    # A URI says nothing of its bytes: they are read again, and found to be known.
+    # A URI does not tell whether its bytes have changed: they are read again and found on disk.
     second = run_extract(tmp_path)
     assert second.rows["run through the network"] == 0
     assert second.rows["digest"] == first.rows["digest"]
     assert features(tmp_path) == features(featured)
 
 
-def test_two_extractions_at_once_on_one_cluster_both_end(featured: Path, tmp_path: Path) -> None:
-    """Each would take two CPUs of four for its networks, and none would be left for tasks."""
+def test_two_extractions_at_once_on_one_cluster_both_finish(featured: Path, tmp_path: Path) -> None:
+    """If both took two of the four CPUs for their workers, no CPU would be left for tasks."""
     pictures = sorted((featured / "images").iterdir())[: 2 * CHUNK]
     workspaces = [tmp_path / "one", tmp_path / "two"]
     for workspace in workspaces:

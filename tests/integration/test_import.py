@@ -1,4 +1,4 @@
-"""A workspace without pictures: features made elsewhere, taken through training and evaluation."""
+"""A workspace without pictures: imported features through training, evaluation and a night."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,8 @@ from tests.integration.workspace import (
     run_recommend,
     run_train,
 )
-from visrec.cli.launch import Summary, own_cause
+from visrec.cli.launch import visrec_cause
+from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.features.table import load_features, read_manifest
 from visrec.interactions.split import SplitConfig
@@ -38,12 +39,12 @@ ONE_EPOCH = TrainConfig(**{**QUICK.__dict__, "epochs": 1})
 
 def run_import(workspace: str | Path, **keys: Any) -> Summary:
     summary = Summary("import_features")
-    import_features.main(ImportJob(workspace=str(workspace), name="net", **keys), summary)
+    import_features.main(ImportJob(workspace=str(workspace), backbone="net", **keys), summary)
     return summary
 
 
 def write_tables(store: Store) -> None:
-    """Features of a few row groups, and users who take two items at every moment."""
+    """Features of a few row groups, and users who take two items at each timestamp."""
     random = np.random.default_rng(0)
     feature = pa.array(random.normal(size=ITEMS * DIM).astype(np.float32))
     table = pa.table(
@@ -54,9 +55,9 @@ def write_tables(store: Store) -> None:
     )
     store.write_table("features.parquet", table)
     rows = [
-        (f"u{user:02}", f"i{item:02}", resolve // 2)
+        (f"u{user:02}", f"i{item:02}", position // 2)
         for user in range(USERS)
-        for resolve, item in enumerate(random.permutation(ITEMS)[: 2 + user % 7])
+        for position, item in enumerate(random.permutation(ITEMS)[: 2 + user % 7])
     ]
     user_id, item_id, timestamp = map(list, zip(*rows, strict=True))
     log = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
@@ -65,7 +66,7 @@ def write_tables(store: Store) -> None:
 
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:  # noqa: ARG001
-    """A workspace with features that were brought in, and a model trained one item left out."""
+    """A workspace with imported features, and a model trained with one item per user held out."""
     workspace = tmp_path_factory.mktemp("imported")
     write_tables(Store.at(str(workspace)))
     summary = run_import(workspace)
@@ -74,15 +75,17 @@ def imported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Pat
     return workspace
 
 
-def test_features_are_the_tables(imported: Path) -> None:
+def test_imported_features_equal_the_tables(imported: Path) -> None:
     item_ids, feature_ND = load_features(Store.at(str(imported / "features")))
     table = pq.read_table(imported / "features.parquet")
     assert item_ids.to_pylist() == table["item_id"].to_pylist()
-    wanted_ND = np.array(table["feature"].to_pylist(), np.float32).astype(np.float16)
-    np.testing.assert_array_equal(feature_ND, wanted_ND)
+    expected_ND = np.array(table["feature"].to_pylist(), np.float32).astype(np.float16)
+    np.testing.assert_array_equal(feature_ND, expected_ND)
 
 
-def test_a_second_run_writes_nothing(imported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_import_of_the_same_table_writes_nothing(
+    imported: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     files = [p for p in (imported / "features").rglob("*") if not p.name.startswith(".")]
     before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files}
     summary = run_import(imported)
@@ -91,33 +94,34 @@ def test_a_second_run_writes_nothing(imported: Path, capsys: pytest.CaptureFixtu
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files} == before
 
 
-def test_the_model_names_its_features_and_its_split(imported: Path) -> None:
+def test_model_names_its_features_and_its_split(imported: Path) -> None:
     artifact = load_artifact(Store.at(str(imported / "models" / "one")))
-    features = artifact.provenance["features"]
-    assert (features["backbone"], features["weights_digest"]) == ("net", "unknown")
-    assert features["digest"] == read_manifest(Store.at(str(imported / "features"))).digest
-    assert artifact.provenance["split"] == {"test": True, "validation": True, "by": "item"}
+    data = artifact.provenance.data
+    identity = data.features_identity
+    assert (identity.backbone, identity.weights_digest) == ("net", "unknown")
+    assert data.features_digest == read_manifest(Store.at(str(imported / "features"))).digest
+    assert data.split == SplitConfig(by="item")
 
 
-def test_evaluation_holds_out_the_one_item_that_training_did(imported: Path) -> None:
+def test_evaluation_holds_out_the_same_item_as_training(imported: Path) -> None:
     run_evaluate(imported)
     rows = pd.read_parquet(imported / "evaluation" / "per_user.parquet")
     rows = rows[rows["model"] == "curatornet"]
-    assert len(rows) == USERS  # those of one moment, too
-    # By basket it would be two items for every other user.
+    assert len(rows) == USERS  # including users whose items share one timestamp
+    # A split by basket would hold out two items of every other user.
     np.testing.assert_allclose(rows["recall@20"], 20 * rows["precision@20"])
     sizes = {f"u{user:02}": 2 + user % 7 for user in range(USERS)}
     assert dict(zip(rows["user_id"], rows["profile_size"] + 1, strict=True)) == sizes
 
 
-def test_a_night_on_features_that_were_brought_in(imported: Path, tmp_path: Path) -> None:
+def test_night_on_imported_features_skips_extraction(imported: Path, tmp_path: Path) -> None:
     copy(imported, tmp_path, "features", "interactions.parquet")
     night = run_night(tmp_path, "2026-11-21", model="visrank", evaluate=False)
     assert night.rows["published"] == "yes"
     assert "extract" not in json.loads((tmp_path / "nights/2026-11-21.json").read_text())["steps_s"]
 
 
-def test_a_changed_table_brings_new_items_to_a_model_that_is_trained(
+def test_new_items_of_a_changed_table_are_recommended_by_a_trained_model(
     imported: Path, tmp_path: Path
 ) -> None:
     table = pq.read_table(imported / "features.parquet")
@@ -136,10 +140,10 @@ def test_a_changed_table_brings_new_items_to_a_model_that_is_trained(
     assert all("new" in {entry["item_id"] for entry in one} for one in lists)
 
 
-def test_wrong_rows_are_named_through_ray_and_the_features_stay(
+def test_wrong_row_is_refused_through_ray_and_the_features_are_unchanged(
     imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As `launch` has it.
+    # As `start_ray` sets it.
     context = ray.data.DataContext.get_current()
     monkeypatch.setattr(context, "raise_original_map_exception", True)
     table = pq.read_table(imported / "features.parquet")
@@ -149,12 +153,12 @@ def test_wrong_rows_are_named_through_ray_and_the_features_stay(
     before = (imported / "features" / "_manifest.json").read_bytes()
     with pytest.raises(Exception, match=r"feature of i07 has 7 numbers; expected 8") as refusal:
         run_import(imported, table=str(tmp_path / "ragged.parquet"))
-    assert isinstance(own_cause(refusal.value), InputError)
+    assert isinstance(visrec_cause(refusal.value), InputError)
     assert (imported / "features" / "_manifest.json").read_bytes() == before
 
 
 @pytest.mark.s3
-def test_s3_and_a_local_disk_hold_the_same_features(imported: Path, s3_env: str) -> None:
+def test_features_on_s3_equal_those_on_a_local_disk(imported: Path, s3_env: str) -> None:
     forget_credentials()
     store = Store.at(f"{s3_env}/shop")
     write_tables(store)
