@@ -7,7 +7,7 @@ of a jagged array, D feature width.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -281,5 +281,5 @@ def make_batch(
     )
 
 
-def _tensor(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+def _tensor(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -54,7 +54,7 @@ class RowAdamW(torch.optim.AdamW):
             table.register_forward_hook(self._scale_output)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: Any = None) -> Any:  # as torch declares it
         for group in self.param_groups:
             for table in group["params"]:
                 if table.grad is not None and table.grad.is_sparse:

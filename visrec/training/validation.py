@@ -3,22 +3,22 @@
 Shapes: E held-out users.
 """
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from visrec.errors import VisrecError
 from visrec.interactions.split import HeldOut
-from visrec.models.base import Catalogue
+from visrec.models.base import Catalogue, Model
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import rank_targets
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext, mean_over_workers
 
 
-def validation_auc(model: Any, data: TrainingData, held: HeldOut, context: WorkerContext) -> float:
+def validation_auc(
+    model: Model, data: TrainingData, held: HeldOut, context: WorkerContext
+) -> float:
     """The mean AUC over the users of all workers.
 
     Args:
@@ -44,7 +44,7 @@ def validation_auc(model: Any, data: TrainingData, held: HeldOut, context: Worke
     return float(total[0] / total[1])
 
 
-def score_held_out(model: Any, catalogue: Catalogue, held: HeldOut) -> npt.NDArray[np.float64]:
+def score_held_out(model: Model, catalogue: Catalogue, held: HeldOut) -> npt.NDArray[np.float64]:
     """(E,) the AUC of each held-out user."""
     model.eval()
     scorer = model.scorer(model.item_arrays(catalogue))

@@ -115,7 +115,7 @@ def trials_table(records: Sequence[TrialRecord], space: Space) -> pa.Table:
     )
 
 
-def _column(values: list[Any]) -> pa.Array:
+def _column(values: list[object]) -> pa.Array:
     """Numbers, texts or flags as such; values of mixed or other types as JSON."""
     kinds = {type(value) for value in values}
     if kinds <= {int, float}:

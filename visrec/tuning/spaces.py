@@ -22,7 +22,7 @@ from visrec.errors import InputError, StorageError
 from visrec.storage.store import read_uri
 from visrec.training.fit import TrainingRecipe
 
-Values = Mapping[str, Any]
+Values = Mapping[str, Any]  # whatever YAML can hold, by key
 
 # The field of a recipe for each section, the first part of a key.
 _SECTIONS = {"model": "model_config", "sampling": "sampling", "train": "train"}
@@ -43,11 +43,11 @@ class Range:
         value = math.exp(random.uniform(math.log(self.low), math.log(self.high)))
         return min(max(value, self.low), self.high)  # exp(log(x)) may differ from x by rounding
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     @property
-    def checked_values(self) -> tuple[Any, ...]:
+    def checked_values(self) -> tuple[object, ...]:
         """The values to check: if a configuration accepts these, it accepts all of the domain."""
         return self.low, self.high
 
@@ -56,16 +56,16 @@ class Range:
 class Choice:
     """One of several values, all equally likely."""
 
-    values: tuple[Any, ...]
+    values: tuple[object, ...]
 
-    def sample(self, random: np.random.Generator) -> Any:
+    def sample(self, random: np.random.Generator) -> object:
         return self.values[int(random.integers(len(self.values)))]
 
-    def contains(self, value: Any) -> bool:
+    def contains(self, value: object) -> bool:
         return value in self.values
 
     @property
-    def checked_values(self) -> tuple[Any, ...]:
+    def checked_values(self) -> tuple[object, ...]:
         return self.values
 
 
@@ -92,9 +92,10 @@ def load_space(uri: str) -> Space:
     return {str(key): _domain(uri, str(key), given) for key, given in sorted(domains.items())}
 
 
-def _domain(uri: str, key: str, given: Any) -> Range | Choice:
-    kind, listed = next(iter(given.items())) if isinstance(given, dict) and given else (None, None)
-    if kind not in ("log_uniform", "uniform", "choice") or len(given) > 1:
+def _domain(uri: str, key: str, given: object) -> Range | Choice:
+    domains = list(given.items()) if isinstance(given, dict) else []
+    kind, listed = domains[0] if len(domains) == 1 else (None, None)
+    if kind not in ("log_uniform", "uniform", "choice"):
         raise InputError(
             f"{uri}: found {key}: {given}; expected one of log_uniform: [low, high], "
             "uniform: [low, high], choice: [values]."
@@ -159,7 +160,7 @@ def _key_types(recipe: TrainingRecipe) -> dict[str, Any]:
     return types
 
 
-def _has_type(value: Any, hint: Any) -> bool:
+def _has_type(value: object, hint: Any) -> bool:
     """Whether a value from YAML is of the type that a configuration declares."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Literal:
