@@ -18,10 +18,10 @@ The last column holds for `--sampling.negatives drawn` only, with the classes of
 `visrec.sampling.negatives`. By default nothing is drawn for a triple: its negatives are the softmax
 candidates of the step, whatever the guideline (`visrec.sampling.candidates`).
 
-The training item that a triple starts from is uniform among those that can give a triple, and the
-user follows from it; one-item profiles are uniform over the catalogue. Conditions on artists and
-clusters refer to all training items of the user. If no item has an artist, the conditions on
-artists are dropped.
+A triple starts from a training item, drawn uniformly from those that can give a triple, and its
+user; a one-item profile is drawn uniformly from the catalogue. Conditions on artists and clusters
+refer to all training items of the user. If no item has an artist, conditions on artists are
+dropped.
 
 Shapes: U users, N items, O = U + N profiles, R training items, T = R + N positions (see
 `visrec.sampling.index`), B triples, S positions or items to start from, K negatives of a triple.
@@ -39,7 +39,8 @@ from visrec.sampling.negatives import NegativeSampler, Positives
 from visrec.sampling.rejection import Random, draw_accepted, random_below
 from visrec.sampling.rows import Rows, SampledTriples
 
-# same_artist draws until the pictures agree; it is refused below this share of so many draws.
+# same_artist draws until the pictures agree. It is refused if they agree in less than this share of
+# a probe.
 _MIN_CONSISTENT, _PROBE_SIZE = 1e-3, 20_000
 
 _UNRELATED = "an item of none of their clusters and artists"
@@ -50,7 +51,7 @@ _TWO_ITEMS = (
 
 
 class Guideline(ABC):
-    """Draws triples: the profile and the positive itself, the negatives with its sampler.
+    """Draws triples: the profile and the positive itself, the negatives by a sampler.
 
     Attributes:
         requirement: what the data must contain, for an error message.
@@ -142,7 +143,7 @@ class SingleItem(_PositiveOfProfile):
 
 
 class NextBasket(_PositiveOfProfile):
-    """next_basket: the positive is of a basket, and the profile is all baskets before that one."""
+    """next_basket: the profile is all baskets before the positive's basket."""
 
     requirement = f"a user with two baskets and {_UNRELATED}"
     artist_conditions = ("negative",)
@@ -161,7 +162,7 @@ class NextBasket(_PositiveOfProfile):
 
 
 class HiddenItem(_PositiveOfProfile):
-    """hidden_item: the positive is of a basket, and the profile ends with the rest of it."""
+    """hidden_item: the profile is all items up to the positive's basket, without the positive."""
 
     requirement = f"a user with a basket of two items and {_UNRELATED}"
     artist_conditions = ("negative",)
@@ -169,7 +170,7 @@ class HiddenItem(_PositiveOfProfile):
     def __init__(
         self, index: SamplingIndex, negatives: NegativeSampler, keep_positive: bool
     ) -> None:
-        del keep_positive  # the positive is what the profile hides
+        del keep_positive  # a hidden positive never stays
         super().__init__(index, negatives, keep_positive=False)
         rows = len(index.basket_R)
         start_R, stop_R = index.basket_range_R

@@ -118,13 +118,13 @@ class SamplingIndex:
 
     @cached_property
     def has_valid_negative_T(self) -> Bools:
-        """(T,) whether an item is outside the profile and no near duplicate of the position's."""
+        """(T,) whether an item outside the profile is no near duplicate of the position's item."""
         invalid_T = self.profile_length_O[self.profile_row_T] + self.outside_duplicates_T
         return np.asarray(invalid_T < self.num_items)
 
     @cached_property
     def has_valid_negative_O(self) -> Bools:
-        """(O,) whether that holds for every positive: more items are outside than in any group."""
+        """(O,) the same for any item: more items are outside the profile than in any group."""
         most_duplicates = np.bincount(self.group_N).max()
         return np.asarray(self.profile_length_O + most_duplicates < self.num_items)
 

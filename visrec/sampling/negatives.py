@@ -1,8 +1,8 @@
-"""Negative samplers: how the item that a user would not prefer is drawn for a triple.
+"""Negative samplers: each draws the item of a triple that the user is assumed not to prefer.
 
-A sampler knows exactly which positives have a valid negative, and draws one for those. It never
-draws an item of the profile or a near duplicate of the positive. The softmax candidates of a step
-are drawn in `visrec.sampling.candidates`, where `invalid_negative_mask` holds them to the same.
+A sampler knows which positives have a valid negative, and draws one for those only. A negative is
+never an item of the profile or a near duplicate of the positive. The softmax candidates of a step
+are drawn in `visrec.sampling.candidates`; `invalid_negative_mask` applies the same rules to them.
 
 Shapes: U users, N items, O = U + N profiles, T positions (see `visrec.sampling.index`),
 B positives, K negatives of a positive (0 or 1), M (user, cluster) pairs.
@@ -24,7 +24,7 @@ _SIMILARITY_MARGIN = 0.1
 
 @dataclass(frozen=True)
 class Positives(Rows):
-    """What negatives are drawn for.
+    """The positives that negatives are drawn for.
 
     Attributes:
         profile_row_B: (B,) the profiles.
@@ -41,8 +41,9 @@ class NegativeSampler(ABC):
     """Draws K negatives for each positive.
 
     Attributes:
-        has_valid_negative_T: (T,) whether there is one for the item at the position as positive.
-        has_valid_negative_O: (O,) whether there is one for every positive outside the profile.
+        has_valid_negative_T: (T,) whether the item at a position, as the positive of its profile,
+            has a valid negative.
+        has_valid_negative_O: (O,) whether every item outside the profile, as its positive, has one.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class NegativeSampler(ABC):
 
 
 class NoNegatives(NegativeSampler):
-    """Draws none: the candidates of the step are the negatives, and every positive has some."""
+    """Draws no negatives, because the candidates of the step are the negatives."""
 
     def __init__(self, index: SamplingIndex) -> None:
         profiles = index.profiles
@@ -148,9 +149,9 @@ class VisuallyConsistent(NegativeSampler):
     """For one-item profiles: a fine-grained item of another artist, if the pictures agree.
 
     They agree if the positive is in the cluster of the profile's item and the negative is not, or
-    if the positive is more similar to that item by a margin. One item is drawn for each positive;
-    -1 stands for an item that does not qualify. Which profiles can have one is not known without
-    drawing.
+    if the positive is more similar to that item than the negative is, by a margin. One item is
+    drawn for each positive; if it does not qualify, the result is -1. Only drawing can tell which
+    profiles have a valid negative, so `has_valid_negative_O` is true for all.
     """
 
     def __init__(self, index: SamplingIndex, own_cluster: float) -> None:
@@ -196,7 +197,7 @@ class Unrelated(NegativeSampler):
     by adding to r the sizes of those of the user's clusters that begin before it. So a user who has
     nearly all clusters costs no more than another.
 
-    Nothing that it draws is a near duplicate of the positive, which is in a cluster of the user.
+    The negative cannot be a near duplicate of the positive, which is in one of the user's clusters.
     """
 
     def __init__(self, index: SamplingIndex) -> None:

@@ -11,7 +11,7 @@ from visrec.sampling.rows import Rows
 Random = np.random.Generator
 Weights = npt.NDArray[np.floating]
 
-# A round of proposals has a fixed cost, which is about that of so many more proposals.
+# A round of proposals costs as much as this many further proposals in the same round.
 _ROUND_OVERHEAD = 1000
 
 
@@ -24,7 +24,7 @@ class Proposer(Protocol[RowsT_contra]):
 
     @property
     def weight_N(self) -> Weights:
-        """(N,) the items that a row accepts are proposed in proportion to these weights."""
+        """(N,) weights in proportion to which the items that a row accepts are proposed."""
 
     def propose(self, rows: RowsT_contra, random: Random) -> Ints:
         """(B,) an item for each row."""
@@ -36,8 +36,8 @@ class Proposer(Protocol[RowsT_contra]):
 def draw_accepted(proposer: Proposer[RowsT], rows: RowsT, key_B: Ints, random: Random) -> Ints:
     """(B,) an accepted item for each row; every row must accept at least one.
 
-    Proposals stop when they have cost as much as a pass over the catalogue for each distinct row
-    that is left. The remaining rows are then drawn from all items that they accept, so one accepted
+    Once proposals have cost as much as a pass over the catalogue for each distinct key that is
+    left, the remaining rows draw from the list of all items that they accept. So a single accepted
     item among a million is found in bounded time.
 
     Args:
