@@ -91,8 +91,8 @@ BAD_FILES = {
     "one bound": ("train.learning_rate: {uniform: [1]}", ["two numbers"]),
     "words": ("train.learning_rate: {log_uniform: [1e-4, 1e-2]}", ["'1e-4'", "write 1.0e-4"]),
     "a flag as bound": ("train.learning_rate: {uniform: [false, true]}", ["two numbers"]),
-    "no width": ("train.learning_rate: {uniform: [1, 1]}", ["low bound below"]),
-    "wrong way": ("train.learning_rate: {uniform: [2, 1]}", ["low bound below"]),
+    "no width": ("train.learning_rate: {uniform: [1, 1]}", ["lower bound below"]),
+    "wrong way": ("train.learning_rate: {uniform: [2, 1]}", ["lower bound below"]),
     "infinite": ("train.learning_rate: {uniform: [1, .inf]}", ["finite"]),
     "logarithm of 0": ("train.learning_rate: {log_uniform: [0, 1]}", ["above 0"]),
 }
