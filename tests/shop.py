@@ -124,7 +124,7 @@ class Shop:
             "artist_N": self.data.artist_N,
             "taken_N": self.data.count_N,
             "popular_N": popularity_list_counts(self.data, K),
-            "personal": True,
+            "personalized": True,
             "interactions": (1000, 10),
             "items": (400, 4),
             "model_digest": MODEL,

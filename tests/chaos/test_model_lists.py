@@ -122,8 +122,9 @@ class Run:
             rescorer.add_shard(shard, lists)
         context = GateContext(
             kind=self.kind, k=K, available_N=self.data.available_N, artist_N=None,
-            taken_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64), personal=True,
-            interactions=(1000, 0), items=(ITEMS, 0), model_digest="m", tables=[], last=None,
+            taken_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64),
+            personalized=True, interactions=(1000, 0), items=(ITEMS, 0),
+            model_digest="m", tables=[], last=None,
             evaluation=None,
         )  # fmt: skip
         total = reduce(add, checks) + rescorer.checks()

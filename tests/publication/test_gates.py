@@ -98,7 +98,7 @@ def test_first_run_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> Non
         assert "max_item_concentration" in failed(shop)
         measured(9, mutants_tried=1, mutants_held_back=1)
     # By design where the model is of popularity alone.
-    shop.context["personal"] = False
+    shop.context["personalized"] = False
     assert not failed(shop)
 
 
@@ -486,8 +486,9 @@ def test_item_to_item_run_has_only_gates_that_make_sense_for_items() -> None:
     )  # fmt: skip
     context = GateContext(
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
-        taken_N=np.ones(100), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0), personal=True,
-        interactions=(10, 9), items=(100, 0), model_digest=MODEL, tables=[], last=None,
+        taken_N=np.ones(100), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
+        personalized=True, interactions=(10, 9), items=(100, 0),
+        model_digest=MODEL, tables=[], last=None,
         evaluation=None,
     )  # fmt: skip
 

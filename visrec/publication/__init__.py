@@ -1,7 +1,7 @@
-"""Publication: how the lists of a run reach readers, whatever is killed on the way.
+"""Publication: how the lists of a run reach readers, even if processes are killed on the way.
 
 A run is a directory of Parquet shards, `recommendations/run=<run id>/`. It goes through these
-states, and each arrow is one conditional write, so that it happens once or not at all:
+states. Each arrow to the right is one conditional write, so it happens once or not at all:
 
     (none) --claim--> open --seal--> sealed --manifest--> complete --pointer--> published
                        |                                     |                      |
@@ -21,7 +21,7 @@ states, and each arrow is one conditional write, so that it happens once or not 
                                     complete, and files that it does not name are removed
     pointer   publish.py            `_latest.json` moves to the run if nobody moved it meanwhile
     rollback  rollback.py           `_latest.json` moves back to an earlier run
-    prune     retention.py          old runs are removed, never one that is published or at work
+    prune     retention.py          old runs are removed, never one that is published or in progress
 
 If the process dies between two steps, a second start of the same run goes on: shards without a
 manifest are taken up, a complete run whose pointer did not move is published. If a gate fails, the

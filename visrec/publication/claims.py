@@ -12,10 +12,10 @@ Each claim has a random token, so that a claim that was deleted and made again i
 import dataclasses
 import uuid
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from visrec.errors import ConflictError, InputError
-from visrec.publication.records import VERSION, read_record, require_keys
+from visrec.publication.records import VERSION, JsonObject, read_record, require_keys
 from visrec.storage.store import Store, to_json
 
 CLAIM = "_claim.json"
@@ -48,11 +48,11 @@ class Claim:
     token: str = dataclasses.field(default_factory=_token)
     version: int = VERSION
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Claim":
+    def from_dict(cls, data: JsonObject) -> "Claim":
         """The claim with these fields; raises KeyError, TypeError or ValueError for others."""
         require_keys(data, ("inputs_digest", "lost", "state", "token"))
         if not isinstance(data["inputs_digest"], str) or not isinstance(data["lost"], list):

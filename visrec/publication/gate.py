@@ -2,8 +2,9 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
+from visrec.publication.records import JsonObject
 from visrec.text import format_threshold, round_beside
 
 Outcome = Literal["passed", "skipped", "failed", "forced"]
@@ -37,11 +38,11 @@ class Gate:
         key = f" (--{self.key})" if self.key else ""
         return f"{self.name}: found {self.found}{note}, expected {self.expected}{key}."
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Gate":
+    def from_dict(cls, data: JsonObject) -> "Gate":
         """The gate with these fields; raises TypeError for others."""
         return cls(**data)
 

@@ -1,4 +1,4 @@
-"""What the gates before publication are told: their thresholds, and what is known of the run.
+"""Thresholds of the gates before publication, and what the gates know of a run.
 
 There are two kinds. `integrity_gates.py` checks what is true of every correct list, and has no
 thresholds. `judgement_gates.py` checks whether a run is like other runs: its thresholds are wide
@@ -90,7 +90,7 @@ class GateContext:
         taken_N: (N,) how many users took each item.
         popular_N: (N,) in how many of the model's own lists each item would be, if these were lists
             of the most popular items.
-        personal: whether the model gives each user a different list.
+        personalized: whether the model gives each user a different list.
         interactions: their number, and how many of them are with items without a feature.
         items: number of items that the items table calls available, and how many of them have no
             feature.
@@ -104,9 +104,9 @@ class GateContext:
     k: int
     available_N: npt.NDArray[np.bool_]
     artist_N: npt.NDArray[np.int64] | None
-    taken_N: npt.NDArray[Any]  # of any number type
+    taken_N: npt.NDArray[np.float32]
     popular_N: npt.NDArray[np.int64]
-    personal: bool
+    personalized: bool
     interactions: tuple[int, int]
     items: tuple[int, int]
     model_digest: str
@@ -115,7 +115,7 @@ class GateContext:
     evaluation: Mapping[str, Any] | None  # JSON of another job
 
     @property
-    def queries(self) -> str:
+    def query_noun(self) -> str:
         """What the queries are: users or items."""
         return "users" if self.kind == "user_to_item" else "items"
 

@@ -19,7 +19,7 @@ def integrity_gates(checks: ListChecks, context: GateContext) -> list[Gate]:
     note = f"{checks.queries:,} of {checks.queries_expected:,}"
     with_list = share(checks.queries, checks.queries_expected)
     return [
-        exactly(f"share of the {context.queries} with a list", with_list, 1, note),
+        exactly(f"share of the {context.query_noun} with a list", with_list, 1, note),
         *(exactly(name, found, 0) for name, found in _counts(checks, context).items()),
         *_rescored(checks, context),
         _missing_tables(context),

@@ -95,7 +95,7 @@ def _why_no_concentration(
     checks: ListChecks, context: GateContext, config: GatesConfig
 ) -> str | None:
     """Why the lists say nothing about concentration; None if they do."""
-    if not context.personal:
+    if not context.personalized:
         return "the model gives everybody the same list by design"
     if checks.model_lists < config.min_lists:
         return f"{checks.model_lists:,} lists are the model's own, fewer than --gates.min_lists"
@@ -176,15 +176,15 @@ def _rescale(found: float, at_0: float, at_1: float) -> float:
 
 
 def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesConfig) -> list[Gate]:
-    queries, last = context.queries, context.last
+    noun, last = context.query_noun, context.last
     names = {
-        "min_queries_of_last": f"{queries}, as a share of the last publication's",
+        "min_queries_of_last": f"{noun}, as a share of the last publication's",
         "min_available_of_last": "available items, as a share of the last publication's",
         "max_cold_rise": "rise of the share of users with the fallback list",
         "min_overlap": "overlap with the lists of the last publication, beyond chance",
         "max_score_drift": "drift of the best scores since the last publication",
     }
-    if queries == "items":
+    if noun == "items":
         del names["max_cold_rise"]
     if last is None:
         return [_skipped(name, config, key, NO_LAST) for key, name in names.items()]
@@ -198,7 +198,7 @@ def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesCon
             "min_available_of_last", f"{context.available:,} now, {last.available:,} in it",
         ),
     ]  # fmt: skip
-    if queries == "users":
+    if noun == "users":
         now = share(checks.fallback_lists, checks.queries)
         before = share(last.cold_users, last.queries)
         note = f"{now:.0%} now, {before:.0%} in the last publication"
@@ -206,7 +206,7 @@ def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesCon
         gates.append(_at_most(name, now - before, config, "max_cold_rise", note))
     too_few = None
     if checks.compared < config.min_lists:
-        too_few = f"{checks.compared:,} {queries} have a list in both, fewer than --gates.min_lists"
+        too_few = f"{checks.compared:,} {noun} have a list in both, fewer than --gates.min_lists"
     return [
         *gates,
         _overlap_gate(names["min_overlap"], too_few, checks, context, config),

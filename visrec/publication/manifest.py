@@ -5,14 +5,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from visrec.errors import InputError
 from visrec.interactions.log import ReadReport
 from visrec.publication.claims import FINGERPRINTS, PARTS, lost_claim_error
 from visrec.publication.gate import Gate
 from visrec.publication.list_tables import Layout
-from visrec.publication.records import VERSION, read_record, require_keys
+from visrec.publication.records import VERSION, JsonObject, read_record, require_keys
 from visrec.retrieval.similar import Kind
 from visrec.storage.store import Store, to_json
 
@@ -108,13 +107,13 @@ class RunManifest:
         """SHA-256 of the files with lists, by name."""
         return {name: file.sha256 for name, file in self.files.items()}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """All fields, and `digest`, the SHA-256 of them all."""
         data = dataclasses.asdict(self)
         return {**data, "digest": _digest(data)}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "RunManifest":
+    def from_dict(cls, data: JsonObject) -> "RunManifest":
         """The manifest with these fields; raises KeyError, TypeError or ValueError for others."""
         data = dict(data)
         digest = data.pop("digest")
@@ -200,5 +199,5 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _digest(data: Mapping[str, Any]) -> str:
+def _digest(data: JsonObject) -> str:
     return hashlib.sha256(to_json(data)).hexdigest()

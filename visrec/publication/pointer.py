@@ -9,11 +9,10 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from visrec.errors import InputError
 from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
-from visrec.publication.records import VERSION, read_record, require_keys
+from visrec.publication.records import VERSION, JsonObject, read_record, require_keys
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store, to_json
 
@@ -51,11 +50,11 @@ class Pointer:
     removals: int = 0
     version: int = VERSION
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Pointer":
+    def from_dict(cls, data: JsonObject) -> "Pointer":
         """The pointer with these fields; raises KeyError or TypeError for others."""
         require_keys(data, _REQUIRED, _TYPES.keys() - _REQUIRED)
         if wrong := [key for key, value in data.items() if not _TYPES[key](value)]:

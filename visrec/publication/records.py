@@ -7,11 +7,12 @@ from visrec.errors import InputError
 from visrec.storage.store import parse_json
 
 VERSION = 1  # of the claim, the manifest and the pointer
+JsonObject = dict[str, Any]  # values of any JSON type, which `from_dict` checks
 Record = TypeVar("Record")
 
 
 def read_record(
-    data: bytes, uri: str, from_dict: Callable[[dict[str, Any]], Record], remedy: str
+    data: bytes, uri: str, from_dict: Callable[[JsonObject], Record], remedy: str
 ) -> Record:
     """The record in a JSON file.
 
@@ -34,7 +35,7 @@ def read_record(
 
 
 def require_keys(
-    data: dict[str, Any], required: Collection[str], optional: Collection[str] = ()
+    data: JsonObject, required: Collection[str], optional: Collection[str] = ()
 ) -> None:
     """Checks the names of a record's fields, and its version.
 

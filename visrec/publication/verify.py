@@ -7,8 +7,7 @@ read back.
 U queries of the shard, B lists found in it, V entries of all lists, N items, P queries compared.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import pyarrow as pa
@@ -139,6 +138,23 @@ class ListChecks:
         return ListChecks(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
+@dataclass(frozen=True)
+class _CodedLists:
+    """Lists with their queries and items as rows of what is expected.
+
+    Attributes:
+        lists: as they were read.
+        query_B: (B,) -1 for an unknown query.
+        item_V: (V,) -1 for an unknown item.
+        is_own_B: (B,) which lists are the model's own, and of known queries.
+    """
+
+    lists: Lists
+    query_B: Ints
+    item_V: Ints
+    is_own_B: Bools
+
+
 def check_shard(table: pa.Table, expected: Expected, last: Lists | None = None) -> ListChecks:
     """The counts of one shard's table.
 
@@ -157,39 +173,52 @@ def check_shard(table: pa.Table, expected: Expected, last: Lists | None = None) 
     if lists is None or not table.schema.equals(SCHEMAS[expected.kind, expected.layout]):
         return ListChecks(listed_N=np.zeros(n, np.int64), wrong_schemas=1, **base)
     query_B = index_in(lists.query_ids, expected.query_ids)
-    item_V, list_V = index_in(lists.item_ids, expected.item_ids), lists.list_V
-    is_known_B, is_known_V = query_B >= 0, item_V >= 0
-    queries = len(distinct(query_B[is_known_B]))
+    is_known_B = query_B >= 0
     is_own_B = is_known_B & ~expected.cold_U[query_B] if len(expected_U) else is_known_B
+    item_V = index_in(lists.item_ids, expected.item_ids)
+    coded = _CodedLists(lists, query_B, item_V, is_own_B)
+    wrong_lengths = count_wrong_lengths(
+        Jagged(item_V, lists.offsets), query_B, expected_U, excluded, expected.available_N,
+        expected.rules,
+    )  # fmt: skip
+    queries = len(distinct(query_B[is_known_B]))
+    checks = ListChecks(
+        **base,
+        **_count_entries(coded, excluded, expected),
+        queries=queries,
+        extra_lists=len(query_B) - queries,
+        wrong_lengths=wrong_lengths,
+        fallback_lists=count(is_known_B) - count(is_own_B),
+        model_lists=count(is_own_B),
+        listed_N=np.bincount(item_V[(item_V >= 0) & is_own_B[lists.list_V]], minlength=n),
+    )
+    return checks if last is None else _compare(checks, coded, _code_last(last, expected))
+
+
+def _count_entries(coded: _CodedLists, excluded: Jagged, expected: Expected) -> dict[str, int]:
+    """What is wrong with entries, one by one or in the order of their list."""
+    n, lists, item_V = len(expected.item_ids), coded.lists, coded.item_V
+    list_V = lists.list_V
+    query_V, is_known_V = coded.query_B[list_V], item_V >= 0
     known_list_V, known_item_V = list_V[is_known_V], item_V[is_known_V]
     excluded_codes = np.sort(pair_codes(excluded.row_ids, excluded.values, n))
     counts = {
-        **base,
-        "queries": queries,
-        "extra_lists": len(query_B) - queries,
-        "wrong_lengths": count_wrong_lengths(
-            Jagged(item_V, lists.offsets), query_B, expected_U, excluded, expected.available_N,
-            expected.rules,
-        ),
         "with_duplicates": _count_duplicates(known_list_V, known_item_V, n),
         "against_rules": _count_against_rules(known_list_V, known_item_V, expected.rules),
         "unsorted": _count_unsorted(lists, list_V, item_V),
         "entries": len(item_V),
         "unknown": count(~is_known_V),
         "unavailable": count(~expected.available_N[known_item_V]),
-        "consumed": count(is_pair_among(query_B[list_V], item_V, excluded_codes, n)),
+        "consumed": count(is_pair_among(query_V, item_V, excluded_codes, n)),
         "not_finite": count(~np.isfinite(lists.score_V)),
-        "fallback_lists": count(is_known_B) - count(is_own_B),
-        "model_lists": count(is_own_B),
-    }  # fmt: skip
+    }
     if lists.cold_B is not None:
-        is_wrong_B = lists.cold_B[is_known_B] == is_own_B[is_known_B]
+        is_known_B = coded.query_B >= 0
+        is_wrong_B = lists.cold_B[is_known_B] == coded.is_own_B[is_known_B]
         counts["wrong_fallback_flags"] = count(is_wrong_B)
     if lists.because_V is not None:
-        counts["wrong_reasons"] = _count_wrong_reasons(lists, query_B[list_V], expected)
-    compared = _compare(lists, query_B, item_V, is_own_B, last, expected) if last else {}
-    listed_N = np.bincount(item_V[is_known_V & is_own_B[list_V]], minlength=n)
-    return ListChecks(listed_N=listed_N, **counts, **compared)
+        counts["wrong_reasons"] = _count_wrong_reasons(lists.because_V, query_V, expected)
+    return counts
 
 
 def _count_duplicates(list_V: Ints, item_V: Ints, n: int) -> int:
@@ -218,67 +247,68 @@ def _count_unsorted(lists: Lists, list_V: Ints, item_V: Ints) -> int:
     return len(distinct(list_V[is_wrong_V]))
 
 
-def _count_wrong_reasons(lists: Lists, query_V: Ints, expected: Expected) -> int:
-    assert lists.because_V is not None
+def _count_wrong_reasons(because: pa.Array, query_V: Ints, expected: Expected) -> int:
     n, consumed = len(expected.item_ids), expected.consumed
-    has_reason_V = lists.because_V.is_valid().to_numpy(zero_copy_only=False) & (query_V >= 0)
-    because_V = index_in(lists.because_V, expected.item_ids)
+    has_reason_V = because.is_valid().to_numpy(zero_copy_only=False) & (query_V >= 0)
+    because_V = index_in(because, expected.item_ids)
     consumed_codes = np.sort(pair_codes(consumed.row_ids, consumed.values, n))
     return count(has_reason_V & ~is_pair_among(query_V, because_V, consumed_codes, n))
 
 
-def _compare(
-    lists: Lists, query_B: Ints, item_V: Ints, is_own_B: Bools, last: Lists, expected: Expected
-) -> dict[str, Any]:
-    """Counts over the queries that have a list in the last publication, too.
+def _code_last(last: Lists, expected: Expected) -> _CodedLists:
+    """The lists of the last publication; the long layout does not say which are fallback lists."""
+    query_B = index_in(last.query_ids, expected.query_ids)
+    is_own_B = query_B >= 0
+    if last.cold_B is not None:
+        is_own_B &= ~last.cold_B
+    return _CodedLists(last, query_B, index_in(last.item_ids, expected.item_ids), is_own_B)
+
+
+def _compare(checks: ListChecks, now: _CodedLists, last: _CodedLists) -> ListChecks:
+    """Adds the counts over the queries that have a list of the model's own in both publications.
 
     Of several lists of a query the first counts.
     """
-    n, queries = len(expected.item_ids), len(expected.query_ids)
-    last_query_B = index_in(last.query_ids, expected.query_ids)
-    last_item_V = index_in(last.item_ids, expected.item_ids)
-    is_last_own_B = last_query_B >= 0
-    if last.cold_B is not None:
-        is_last_own_B &= ~last.cold_B
-    list_U = _first_list(query_B, is_own_B, queries)
-    last_list_U = _first_list(last_query_B, is_last_own_B, queries)
+    n = len(checks.listed_N)
+    queries = 1 + max(int(each.query_B.max(initial=-1)) for each in (now, last))
+    list_U, last_list_U = _first_list(now, queries), _first_list(last, queries)
     in_both_U = (list_U >= 0) & (last_list_U >= 0)
     list_P, last_list_P = list_U[in_both_U], last_list_U[in_both_U]
     shared = np.intersect1d(
-        _codes_of_lists(lists, query_B, list_P, item_V, n),
-        _codes_of_lists(last, last_query_B, last_list_P, last_item_V, n),
-        assume_unique=True,
+        _codes_of_lists(now, list_P, n), _codes_of_lists(last, last_list_P, n), assume_unique=True
     )
-    shorter_P = np.minimum(np.diff(lists.offsets)[list_P], np.diff(last.offsets)[last_list_P])
+    offsets, last_offsets = now.lists.offsets, last.lists.offsets
+    shorter_P = np.minimum(np.diff(offsets)[list_P], np.diff(last_offsets)[last_list_P])
     list_P, last_list_P = list_P[shorter_P > 0], last_list_P[shorter_P > 0]
-    first_P = lists.score_V[lists.offsets[list_P]].astype(np.float64)
-    last_first_P = last.score_V[last.offsets[last_list_P]].astype(np.float64)
+    first_P = now.lists.score_V[offsets[list_P]].astype(np.float64)
+    last_first_P = last.lists.score_V[last_offsets[last_list_P]].astype(np.float64)
     is_finite_P = np.isfinite(first_P) & np.isfinite(last_first_P)
     first_P, last_first_P = first_P[is_finite_P], last_first_P[is_finite_P]
-    return {
-        "compared": count(in_both_U),
-        "overlap": len(shared),
-        "overlap_possible": int(shorter_P.sum()),
-        "scores_compared": len(first_P),
-        "score_sum": float(first_P.sum()),
-        "score_squares": float(first_P @ first_P),
-        "last_score_sum": float(last_first_P.sum()),
-        "last_score_squares": float(last_first_P @ last_first_P),
-    }
+    return replace(
+        checks,
+        compared=count(in_both_U),
+        overlap=len(shared),
+        overlap_possible=int(shorter_P.sum()),
+        scores_compared=len(first_P),
+        score_sum=float(first_P.sum()),
+        score_squares=float(first_P @ first_P),
+        last_score_sum=float(last_first_P.sum()),
+        last_score_squares=float(last_first_P @ last_first_P),
+    )
 
 
-def _first_list(query_B: Ints, is_kept_B: Bools, queries: int) -> Ints:
-    """(U,) the first list of each query among those kept, -1 for none."""
+def _first_list(coded: _CodedLists, queries: int) -> Ints:
+    """(U,) the first of each query's own lists, -1 for none."""
     first_U = np.full(queries, -1)
-    kept = np.flatnonzero(is_kept_B)[::-1]  # the last assignment wins: that of the first list
-    first_U[query_B[kept]] = kept
+    own = np.flatnonzero(coded.is_own_B)[::-1]  # the last assignment wins: that of the first list
+    first_U[coded.query_B[own]] = own
     return first_U
 
 
-def _codes_of_lists(lists: Lists, query_B: Ints, list_P: Ints, item_V: Ints, n: int) -> Ints:
+def _codes_of_lists(coded: _CodedLists, list_P: Ints, n: int) -> Ints:
     """Sorted pairs of a query and an item, from some of the lists."""
-    is_chosen_B = np.zeros(len(query_B), bool)
+    is_chosen_B = np.zeros(len(coded.query_B), bool)
     is_chosen_B[list_P] = True
-    list_V = lists.list_V
+    list_V, item_V = coded.lists.list_V, coded.item_V
     is_chosen_V = is_chosen_B[list_V] & (item_V >= 0)
-    return distinct(pair_codes(query_B[list_V[is_chosen_V]], item_V[is_chosen_V], n))
+    return distinct(pair_codes(coded.query_B[list_V[is_chosen_V]], item_V[is_chosen_V], n))
