@@ -8,6 +8,7 @@ import dataclasses
 import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import yaml
@@ -69,7 +70,7 @@ def parse(job_type: type[Job], arguments: Sequence[str]) -> Job:
 
 def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Each argument that may be a flag with its value: after `=`, else the next argument."""
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, equals, value = argument.partition("=")
         yield flag, value if equals else following
 
