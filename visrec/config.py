@@ -52,9 +52,8 @@ def check_fields(config: Any, section: str, **intervals: str) -> None:
         config: a dataclass.
         section: the prefix of its fields on the command line, such as `train` for --train.epochs;
             empty for the fields of a job itself.
-        intervals: for each numeric field, or for each dict of numbers, the interval of its values
-        in
-            the usual notation: "[0, 1)" includes 0 and excludes 1.
+        intervals: for each numeric field, or for each dict of numbers, the interval of its
+            values in the usual notation: "[0, 1)" includes 0 and excludes 1.
 
     Raises:
         InputError: names the key, the value and what was expected.

@@ -21,9 +21,8 @@ def compile_and_load(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
     """The library of a source file; if it is not available, None and the reason.
 
     Args:
-        source: C++ with `extern "C"` functions; it uses #error to refuse processors that it does
-        not
-            support.
+        source: C++ with `extern "C"` functions; it uses #error to refuse processors that it
+            does not support.
     """
     compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
     if compiler is None:

@@ -264,7 +264,7 @@ def test_memory_of_a_search_does_not_depend_on_the_scores() -> None:
     for vectors_Nd in (item_Nd, equal_Nd):
         packed = PackedItems(vectors_Nd, None, cast(Any, load_kernel()))
         with peak_memory() as peak:
-            rows, scores = packed.top_k(user_Bd, Jagged.empty(96), 100, threads=1)
+            rows, scores = packed.top_k(user_Bd, Jagged.empty(96), 100)
         peaks.append(peak.grown)
     assert (rows == np.arange(100)).all()
     assert (scores == scores[:, :1]).all()

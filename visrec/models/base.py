@@ -5,7 +5,6 @@ To add a model, write one file with a `ModelConfig` and a `Model`, and enter the
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
@@ -138,5 +137,5 @@ class Model(nn.Module, ABC):
         """
 
     @abstractmethod
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Scorer:
+    def scorer(self, arrays: ItemArrays) -> Scorer:
         """A scorer over the result of `item_arrays`."""

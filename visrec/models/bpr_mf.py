@@ -7,11 +7,8 @@ Users and items that training has not seen have no vector, so these users get fa
 these items are not recommended.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -75,7 +72,7 @@ class BprMf(Model):
         item_Id = torch.cat([self.items.weight, self.item_bias.weight], dim=1)
         return {"vectors": embeddings_for(catalogue, item_Id)}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+    def scorer(self, arrays: ItemArrays) -> DotScorer:
         vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.users.weight.device)
         users = embedding_user_encoder(self.users, with_bias=True)
         return DotScorer(vectors_Nd, users, vectors_Nd[:, :-1])

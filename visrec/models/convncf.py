@@ -17,11 +17,8 @@ these items are not recommended.
 Shapes: B examples or users, K items of an example, P pairs, d width, C items proposed to a user.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -122,7 +119,7 @@ class ConvNcf(Model):
         """`vectors`: (N, width) float32; zeros for unseen items."""
         return {"vectors": embeddings_for(catalogue, self.items.weight)}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> ReRankScorer:
+    def scorer(self, arrays: ItemArrays) -> ReRankScorer:
         vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.items.weight.device)
 
         def score_pairs(user_Bd: Tensor, row_BC: Tensor) -> Tensor:

@@ -14,11 +14,8 @@ takes some of them. A user's score of item i is the mean of v . v_i over the ite
 New users are scored by their profile; new items have no vector and are not recommended.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -79,7 +76,7 @@ class Cooccurrence(Model):
         """`vectors`: (N, width) float32; zeros for unseen items."""
         return {"vectors": embeddings_for(catalogue, self.vectors)}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+    def scorer(self, arrays: ItemArrays) -> DotScorer:
         vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.vectors.device)
         return DotScorer(
             vectors_Nd, lambda profiles, _: pool(vectors_Nd, profiles, "mean"), vectors_Nd

@@ -16,12 +16,9 @@ Shapes: B examples, M distinct items of a batch, N items of the catalogue, D fea
 of a vector.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
-import numpy.typing as npt
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
@@ -114,7 +111,7 @@ class CuratorNet(Model):
         device = next(self.parameters()).device
         return {"vectors": encode_in_fixed_batches(catalogue.feature_ND, self.encode_items, device)}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+    def scorer(self, arrays: ItemArrays) -> DotScorer:
         device = next(self.parameters()).device
         vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(device)
         return DotScorer(

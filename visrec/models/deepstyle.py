@@ -7,12 +7,9 @@ z-scored feature scaled to length 1, as in `visrec.models.vbpr`. q is zero for a
 zero for an item without a known category. New users have no vector and get fallback lists.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
@@ -105,6 +102,6 @@ class DeepStyle(Model):
         vectors_Nd -= rows_or_zeros(self.categories.weight.detach().cpu(), code_N).numpy()
         return {"vectors": vectors_Nd}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+    def scorer(self, arrays: ItemArrays) -> DotScorer:
         vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.users.weight.device)
         return DotScorer(vectors_Nd, embedding_user_encoder(self.users), vectors_Nd)

@@ -12,11 +12,8 @@ deviation of 0.01.
 Shapes: B users or ratings, T items of a tile, h hidden width, X any.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -83,7 +80,7 @@ class EmbeddingMlp(Model):
         """`vectors`: (N, width) float32; zeros for unseen items."""
         return {"vectors": embeddings_for(catalogue, self.items.weight)}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_MlpScorer":
+    def scorer(self, arrays: ItemArrays) -> "_MlpScorer":
         return _MlpScorer(self, zero_copy_tensor(arrays["vectors"]).to(self.items.weight.device))
 
 

@@ -16,11 +16,8 @@ Shapes: B users, I items of training, N items of the catalogue, V entries of all
 width, z latent width.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -153,7 +150,7 @@ class MultiVae(Model):
             "vectors": embeddings_for(catalogue, decoder_Ih),
         }
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+    def scorer(self, arrays: ItemArrays) -> DotScorer:
         device = self.encoder.device
         taken_Nh, vectors_Nh = (
             zero_copy_tensor(arrays[name]).to(device) for name in ("taken", "vectors")

@@ -1,11 +1,8 @@
 """Popularity: an item's score is the number of users who took it in training. A baseline."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -43,7 +40,7 @@ class Popularity(Model):
         counts = np.append(self.count_I.numpy(), np.float32(0))[catalogue.trained_N]
         return {"counts": counts[:, None]}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+    def scorer(self, arrays: ItemArrays) -> DotScorer:
         counts_N1 = zero_copy_tensor(arrays["counts"])
         # Every user's vector is 1.
         return DotScorer(counts_N1, lambda profiles, _: counts_N1.new_ones(len(profiles), 1))

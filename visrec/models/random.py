@@ -1,11 +1,8 @@
 """Random: a score that is a hash of the seed, the user and the item. A baseline."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -46,7 +43,7 @@ class Random(Model):
         """`rows`: (N,) each item's row."""
         return {"rows": np.arange(len(catalogue))}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> "_HashScorer":
+    def scorer(self, arrays: ItemArrays) -> "_HashScorer":
         return _HashScorer(zero_copy_tensor(arrays["rows"]), self._seed)
 
 

@@ -12,12 +12,9 @@ Shapes: B examples, M distinct items of a batch, I items of training, N items of
 feature width, d width of a vector, v visual width + 1.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -110,7 +107,7 @@ class Vbpr(Model):
         bias_N1 = item_Nd[:, -1:] + visual_Nv[:, -1:]
         return {"vectors": np.concatenate([item_Nd[:, :-1], visual_Nv[:, :-1], bias_N1], axis=1)}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+    def scorer(self, arrays: ItemArrays) -> DotScorer:
         vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.users.weight.device)
         users = embedding_user_encoder(self.users, with_bias=True)
         return DotScorer(vectors_Nd, users, vectors_Nd[:, :-1])

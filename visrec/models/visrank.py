@@ -11,11 +11,9 @@ Shapes: B users, N items of the catalogue, T items of a tile, V entries of all p
 of one profile, D feature width.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -72,7 +70,7 @@ class VisRank(Model):
 
         return {"unit": encode_in_fixed_batches(catalogue.feature_ND, encode)}
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> Scorer:
+    def scorer(self, arrays: ItemArrays) -> Scorer:
         unit_ND = zero_copy_tensor(arrays["unit"])
         if self.config.mode == "mean":
             # The mean of dot products is the dot product with the mean of the profile's vectors.

@@ -9,11 +9,8 @@ Q is subtracted from their scores. There are no parameters per user, so new user
 retraining. New items have no vector and are not recommended.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import numpy.typing as npt
 from torch import Tensor, nn
 
 from visrec.config import WIDTHS, check_fields
@@ -83,7 +80,7 @@ class YoutubeDnn(Model):
             "vectors": embeddings_for(catalogue, self.items.weight),
         }
 
-    def scorer(self, arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
+    def scorer(self, arrays: ItemArrays) -> DotScorer:
         device = self.items.weight.device
         taken_Nd, vectors_Nd = (
             zero_copy_tensor(arrays[name]).to(device) for name in ("taken", "vectors")

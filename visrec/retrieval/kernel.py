@@ -2,7 +2,7 @@
 
 It requires a processor with AVX-512 VNNI and a C++ compiler. Without either, `load_kernel()`
 returns None and `kernel_unavailable_reason()` says why; torch then finds the same lists, several
-times slower.
+times slower. The kernel uses as many threads as torch, which divide the users between them.
 
 Shapes: B users, K list length, N items, P held-out items of all users, V entries of lists, d width.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from visrec.jagged import Jagged
 from visrec.native import compile_and_load, pointers
@@ -49,14 +50,13 @@ class PackedItems:
         )
         self._exponent = int(exponent[0])
 
-    def top_k(self, user_Bd: Floats, excluded: Jagged, k: int, threads: int) -> tuple[Ints, Floats]:
+    def top_k(self, user_Bd: Floats, excluded: Jagged, k: int) -> tuple[Ints, Floats]:
         """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf behind the last.
 
         Args:
             user_Bd: the users' finite vectors.
             excluded: B lists of rows that may not be found for that user, in any order.
             k: list length.
-            threads: number of threads, which divide the users between them.
         """
         user_Bd, excluded = _floats(user_Bd), _sorted(excluded)
         (b, d), n = user_Bd.shape, len(self._vectors_Nd)
@@ -67,7 +67,7 @@ class PackedItems:
             *pointers(user_Bd),
             ctypes.c_int64(b),
             *pointers(excluded.offsets, excluded.values),
-            *map(ctypes.c_int64, (k, threads)),
+            *map(ctypes.c_int64, (k, torch.get_num_threads())),
             *pointers(rows, scores),
         )
         return rows, scores
@@ -79,11 +79,9 @@ def rank(
     profiles: Jagged,
     targets: Jagged,
     wide_B: npt.NDArray[np.bool_],
-    threads: int,
     kernel: ctypes.CDLL,
 ) -> tuple[Ints, Ints, Ints]:
-    """Three (P,) counts: items above each target, non-targets above it, and non-targets equal to
-    it.
+    """(P,) each: items above a target, non-targets above it, and non-targets equal to it.
 
     Products are summed in float32 in a fixed order that does not depend on the other users. In the
     first count, equal items with a lower row are above. NaN is above everything.
@@ -94,7 +92,6 @@ def rank(
         profiles: B lists of rows that are left out.
         targets: B lists of rows, none of which is in the profile.
         wide_B: (B,) users whose products are summed in float64.
-        threads: number of threads, which divide the users between them.
         kernel: see `load_kernel`.
     """
     vectors_Nd, user_Bd = _floats(vectors_Nd), _floats(user_Bd)
@@ -106,22 +103,19 @@ def rank(
         *pointers(user_Bd),
         ctypes.c_int64(len(user_Bd)),
         *pointers(*lists, np.ascontiguousarray(wide_B, bool)),
-        ctypes.c_int64(threads),
+        ctypes.c_int64(torch.get_num_threads()),
         *pointers(above_P, others_above_P, others_equal_P),
     )
     return above_P, others_above_P, others_equal_P
 
 
-def nearest(
-    vectors_Nd: Floats, profiles: Jagged, row_BK: Ints, threads: int, kernel: ctypes.CDLL
-) -> Ints:
+def nearest(vectors_Nd: Floats, profiles: Jagged, row_BK: Ints, kernel: ctypes.CDLL) -> Ints:
     """(B, K) the profile row with the largest cosine to each row, the first one in case of ties.
 
     Args:
         vectors_Nd: the vectors to compare.
         profiles: B lists of rows.
         row_BK: rows, -1 for none; these get -1.
-        threads: number of threads, which divide the users between them.
         kernel: see `load_kernel`.
     """
     vectors_Nd, row_BK = _floats(vectors_Nd), np.ascontiguousarray(row_BK, np.int64)
@@ -133,7 +127,7 @@ def nearest(
         *pointers(row_BK),
         *map(ctypes.c_int64, row_BK.shape),
         *pointers(*lists),
-        ctypes.c_int64(threads),
+        ctypes.c_int64(torch.get_num_threads()),
         *pointers(nearest_BK),
     )
     return nearest_BK

@@ -100,8 +100,7 @@ def _near_pairs(
 ) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
     """Pairs of a row and one of its `k` nearest rows in other components, above a cosine.
 
-    The third result says which of the rows have all `k` above the cosine, so that there may be
-    more.
+    The third result says which rows have all `k` above the cosine and so may have more.
     """
     search = TopK(cosine_scorer({"unit": unit_RD}, use_gpu=False), None, k)
     order = np.argsort(component_R, kind="stable")

@@ -96,7 +96,6 @@ def _rank_dot(
         profiles,
         targets,
         wide_B.numpy(),
-        torch.get_num_threads(),
         kernel,
     )
     ranked_B = scorer.num_items - profiles.lengths

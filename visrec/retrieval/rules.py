@@ -61,9 +61,8 @@ class Rules:
     Attributes:
         cap: most entries with the same group in `group_N`.
         group_N: (N,) each item's group, -1 for none; None without this rule.
-        near_duplicate_N: (N,) each item's group of near-duplicates, -1 for none. A list has one
-        item
-            of a group. None without this rule.
+        near_duplicate_N: (N,) each item's group of near-duplicates, -1 for none. A list has at
+            most one item of a group. None without this rule.
     """
 
     cap: int

@@ -65,13 +65,12 @@ def normalize_rows(vector_Xd: Tensor) -> Tensor:
 def nearest_profile_items(
     space_Nd: Tensor, profiles: Jagged, row_BK: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """(B, K) the profile item with the largest cosine to each recommended item; -1 if there is
-    none.
+    """(B, K) the profile item with the largest cosine to each recommended item; -1 for none.
 
     Ties go to the item that comes first in the profile.
     """
     if (kernel := load_kernel()) and _is_cpu_float32(space_Nd):
-        return nearest(space_Nd.numpy(), profiles, row_BK, torch.get_num_threads(), kernel)
+        return nearest(space_Nd.numpy(), profiles, row_BK, kernel)
     found_BK = np.full(row_BK.shape, -1, np.int64)
     for b, row_K in enumerate(row_BK):
         row_K, profile = row_K[row_K >= 0], profiles[b]

@@ -190,8 +190,7 @@ class _DotSearch:
         user_Bd = user_vectors(self._scorer, profiles, user_B)
         _require_finite(user_Bd, "user vectors")
         if self._packed:
-            threads = torch.get_num_threads()
-            return TopKResult(*self._packed.top_k(user_Bd.numpy(), excluded, k, threads))
+            return TopKResult(*self._packed.top_k(user_Bd.numpy(), excluded, k))
         vectors_Nd = self._scorer.vectors_Nd
         return TopKResult(*torch_top_k(vectors_Nd, user_Bd, excluded, self._available_N, k))
 

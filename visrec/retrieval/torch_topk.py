@@ -64,10 +64,7 @@ def torch_top_k(
         )
         exact_bC = _float64_products(vectors_Nd, user_bd, row_bC)
         exact_bC[rough_bC == -torch.inf] = -torch.inf
-        # By row, then stably by score, so that ties stay in the order of their rows.
-        row_bC, order = row_bC.sort(dim=1)
-        exact_bC, order = exact_bC.gather(1, order).sort(dim=1, descending=True, stable=True)
-        row_bC = row_bC.gather(1, order).masked_fill(exact_bC == -torch.inf, -1)
+        row_bC, exact_bC = _sort_by_score(row_bC, exact_bC)
         rows[block, :shortlist] = row_bC[:, :k].cpu().numpy()
         scores[block, :shortlist] = exact_bC[:, :k].cpu().numpy()
         uncertain_b = wide_B[block]
@@ -83,6 +80,14 @@ def torch_top_k(
             )
             rows[first + b, : len(row_K)], scores[first + b, : len(row_K)] = row_K, score_K
     return rows, scores
+
+
+def _sort_by_score(row_bC: Tensor, score_bC: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows and the scores, best first, ties to the lower row; a row of -1 for -inf."""
+    # By row, then stably by score, so that ties stay in the order of their rows.
+    row_bC, order = row_bC.sort(dim=1)
+    score_bC, order = score_bC.gather(1, order).sort(dim=1, descending=True, stable=True)
+    return row_bC.gather(1, order).masked_fill(score_bC == -torch.inf, -1), score_bC
 
 
 def needs_float64(vectors_Nd: Tensor, user_Bd: Tensor) -> Tensor:
