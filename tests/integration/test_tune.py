@@ -272,15 +272,17 @@ def test_more_trials_continue_the_sweep_and_the_best_configuration_is_trained(
 
 
 def test_group_trial_is_stopped_and_everything_is_freed(shop: str) -> None:
-    """With two DDP workers per trial, ASHA stops the second trial, and its group ends with it."""
-    config = job(
-        shop,
-        (TOO_SMALL,),
-        train=replace(QUICK, learning_rate=GOOD),
-        trials=2,
-        concurrency=1,
-        resources=TrainResources(workers=2, cpus_per_worker=1),
-    )
+    """ASHA stops the second trial, which is a group of two DDP workers; the group ends with it.
+
+    The first trial is one process, which starts faster: other resources continue the same sweep.
+    """
+    settings: dict[str, Any] = {
+        "train": replace(QUICK, learning_rate=GOOD),
+        "concurrency": 1,
+    }
+    run(job(shop, (TOO_SMALL,), trials=1, **settings))
+    group = TrainResources(workers=2, cpus_per_worker=1)
+    config = job(shop, (TOO_SMALL,), trials=2, resources=group, **settings)
     summary = run_and_check_release(config)
     assert (summary.rows["finished"], summary.rows["stopped"]) == (1, 1)
     assert summary.rows["best trial"] == 0

@@ -103,6 +103,20 @@ def test_stopped_group_ends_and_trains_no_more() -> None:
     run(scenario)
 
 
+def test_group_that_reaches_its_end_frees_its_resources_by_itself() -> None:
+    table = FakeTable(epochs=2)
+
+    async def scenario() -> None:
+        await start(table, 1)
+        epochs = [await table.next_epoch(1) for _ in range(2)]
+        assert epochs == [{"val_auc": 0.1}, {"val_auc": 0.2}]
+        await settle()
+        assert table.running == set()
+        await table.stop(1)
+
+    run(scenario)
+
+
 def test_granted_epoch_is_trained_by_all_workers_even_after_a_stop() -> None:
     # Otherwise one worker would wait for the other in a collective that never comes.
     table = FakeTable()
