@@ -8,7 +8,7 @@ import pytest
 from ray.tune.schedulers import TrialScheduler
 
 from visrec.tuning.records import Status, TrialRecord
-from visrec.tuning.search import METRIC, AshaScheduler, TrialSearcher, has_optuna
+from visrec.tuning.search import METRIC, ResumableAsha, TrialSearcher, has_optuna
 from visrec.tuning.spaces import Choice, Range, Space, sample_values
 
 SPACE: Space = {"a": Range(0.0, 1.0, log=False), "b": Choice(("good", {"bad": 1}))}
@@ -39,15 +39,15 @@ def test_missing_trials_get_the_values_of_an_uninterrupted_sweep() -> None:
     assert proposed[1:] == [{"number": n, "values": sample_values(SPACE, 3, n)} for n in (2, 4)]
 
 
-def decide(scheduler: AshaScheduler, number: int, epoch: int, auc: float) -> str:
+def decide(scheduler: ResumableAsha, number: int, epoch: int, auc: float) -> str:
     trial = SimpleNamespace(trial_id=str(number), config={"number": number})
     if epoch == 1:
         scheduler.on_trial_add(None, trial)  # type: ignore[arg-type]
     return scheduler.on_trial_result(None, trial, {"epoch": epoch, METRIC: auc})
 
 
-def asha(epochs: int, *recorded: TrialRecord) -> AshaScheduler:
-    scheduler = AshaScheduler(epochs, {record.number: record for record in recorded})
+def asha(epochs: int, *recorded: TrialRecord) -> ResumableAsha:
+    scheduler = ResumableAsha(epochs, {record.number: record for record in recorded})
     scheduler.set_search_properties(METRIC, "max")
     return scheduler
 
@@ -58,7 +58,7 @@ def ended(number: int, *aucs: float, status: Status = "finished") -> TrialRecord
     return TrialRecord(number, dict(DEFAULT), history, status)
 
 
-def end_trial(scheduler: AshaScheduler, number: int, epoch: int, auc: float) -> None:
+def end_trial(scheduler: ResumableAsha, number: int, epoch: int, auc: float) -> None:
     """Ends a trial after some epochs; a NaN AUC is that of one that diverged or failed."""
     trial: Any = SimpleNamespace(trial_id=str(number), config={"number": number})
     scheduler.on_trial_complete(None, trial, {"epoch": epoch, METRIC: auc})

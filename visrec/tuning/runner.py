@@ -24,7 +24,7 @@ from visrec.training.fit import TrainingRecipe
 from visrec.training.ray_train import TrainResources
 from visrec.tuning.groups import GroupsHandle, TrialGroups
 from visrec.tuning.records import EpochMetrics, TrialRecord, best_trial, write_record
-from visrec.tuning.search import METRIC, AshaScheduler, TrialSearcher
+from visrec.tuning.search import METRIC, ResumableAsha, TrialSearcher
 from visrec.tuning.spaces import Space, Values, values_in
 from visrec.tuning.trials import PlanHolder, TrialPlan, TrialTrainable
 
@@ -127,7 +127,7 @@ def _run_trials(
             mode="max",
             search_alg=searcher,
             scheduler=(
-                AshaScheduler(sweep.recipe.train.epochs, sweep.recorded)
+                ResumableAsha(sweep.recipe.train.epochs, sweep.recorded)
                 if sweep.scheduler == "asha"
                 else FIFOScheduler()  # type: ignore[no-untyped-call]
             ),

@@ -126,7 +126,7 @@ def _as_tune(domain: Range | Choice) -> Any:
     return (tune.loguniform if domain.log else tune.uniform)(domain.low, domain.high)
 
 
-class AshaScheduler(ASHAScheduler):
+class ResumableAsha(ASHAScheduler):
     """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) over epochs.
 
     The first rung is at a ninth of the epochs. The default configuration always trains to its end,
