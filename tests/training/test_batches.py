@@ -48,18 +48,18 @@ def _users(
 
 
 def test_every_user_comes_once_before_any_user_comes_again() -> None:
-    drawn = _users(size=4, steps=6)
-    assert len(drawn) == 24
+    sampled = _users(size=4, steps=6)
+    assert len(sampled) == 24
     for start in range(0, 24, len(ACTIVE)):
-        assert sorted(drawn[start : start + len(ACTIVE)]) == ACTIVE
-    rounds = {str(drawn[start : start + len(ACTIVE)]) for start in range(0, 24, len(ACTIVE))}
+        assert sorted(sampled[start : start + len(ACTIVE)]) == ACTIVE
+    rounds = {str(sampled[start : start + len(ACTIVE)]) for start in range(0, 24, len(ACTIVE))}
     assert len(rounds) > 1  # each round has its own order
 
 
 def test_step_larger_than_the_number_of_users_is_full() -> None:
-    drawn = _users(size=16, steps=1)
-    assert len(drawn) == 16
-    assert {str(items) for items in drawn} == {str(items) for items in ACTIVE}
+    sampled = _users(size=16, steps=1)
+    assert len(sampled) == 16
+    assert {str(items) for items in sampled} == {str(items) for items in ACTIVE}
 
 
 def test_order_of_users_depends_on_seed_and_epoch() -> None:
@@ -80,12 +80,12 @@ def test_two_workers_get_the_users_of_one() -> None:
     source = UserSource(_with(TAKEN), SAMPLING, 0, ModelTraits())
     source.start_epoch(0, 24)
     for step in range(6):
-        whole = source.batch(step, 4, 0, 1, CPU)
+        by_one = source.batch(step, 4, 0, 1, CPU)
         shares: list[UserBatch] = [source.batch(step, 4, rank, 2, CPU) for rank in range(2)]
         assert [share.first for share in shares] == [0, 2]
-        assert (whole.first, whole.total) == (0, 4)
+        assert (by_one.first, by_one.total) == (0, 4)
         assert {share.total for share in shares} == {4}
-        assert [*chain(*(_lists(share.items) for share in shares))] == _lists(whole.items)
+        assert [*chain(*(_lists(share.items) for share in shares))] == _lists(by_one.items)
 
 
 # Ratings.
@@ -117,17 +117,17 @@ def _ratings(
 
 
 def test_each_pair_has_its_rating() -> None:
-    drawn = _ratings(_rated())
-    assert len(drawn) == 512
-    for user, item, rating, _ in drawn:
+    sampled = _ratings(_rated())
+    assert len(sampled) == 512
+    for user, item, rating, _ in sampled:
         assert item in RATED[user]
         assert rating == _rating(user, item)
 
 
 def test_other_item_is_never_one_that_the_user_took() -> None:
-    drawn = _ratings(_rated())
-    assert not any(other in RATED[user] for user, _, _, other in drawn)
-    assert len({other for *_, other in drawn}) > 50  # of 60
+    sampled = _ratings(_rated())
+    assert not any(other in RATED[user] for user, _, _, other in sampled)
+    assert len({other for *_, other in sampled}) > 50  # of 60
 
 
 def test_every_rating_is_sampled() -> None:
@@ -219,19 +219,19 @@ def _items(batch: TripleBatch, positions: Any) -> list[int]:
 
 
 def test_in_batch_candidates_are_the_positives_of_all_workers() -> None:
-    whole = _triples(TripleSource(DATA, IN_BATCH, 0, ModelTraits()))
+    by_one = _triples(TripleSource(DATA, IN_BATCH, 0, ModelTraits()))
     shares = [_triples(TripleSource(DATA, IN_BATCH, 0, ModelTraits()), 16, r, 2) for r in range(2)]
     positives = [_items(share, share.positive_B) for share in shares]
-    assert positives[0] + positives[1] == _items(whole, whole.positive_B)
+    assert positives[0] + positives[1] == _items(by_one, by_one.positive_B)
     assert positives[0] != positives[1]
-    assert whole.candidates is not None
-    for batch in (whole, *shares):
+    assert by_one.candidates is not None
+    for batch in (by_one, *shares):
         assert batch.candidates is not None
         assert _items(batch, slice(len(batch.candidates))) == sorted({*positives[0], *positives[1]})
-        assert torch.equal(batch.candidates.log_q_C, whole.candidates.log_q_C)
+        assert torch.equal(batch.candidates.log_q_C, by_one.candidates.log_q_C)
         assert batch.negative_BK.shape == (len(batch.positive_B), 0)
     masks = [share.candidates.taken_BC for share in shares if share.candidates]
-    assert torch.equal(torch.cat(masks), whole.candidates.taken_BC)
+    assert torch.equal(torch.cat(masks), by_one.candidates.taken_BC)
 
 
 def test_item_that_the_user_took_is_masked_in_batch() -> None:

@@ -19,7 +19,7 @@ DATA = checkerboard()
 
 
 class Stopped(Exception):
-    """Stands for the loss of the machine."""
+    """Raised where the machine would be taken away."""
 
 
 def _trainer(init_seed: int = 0) -> Trainer:

@@ -73,10 +73,10 @@ def test_refit_repeats_the_learning_rates_of_the_selection() -> None:
 def test_there_is_one_fit_without_refit_or_without_validation() -> None:
     assert _train(_with(refit=False)).progress.selection is None
     recipe = _with(epochs=2)
-    found = train_to_end(
+    trainer = train_to_end(
         build_trainer(recipe, DATA.for_refit), recipe, DATA.for_refit, lambda _: None
     )
-    assert found.progress.selection is None
+    assert trainer.progress.selection is None
 
 
 def test_every_epoch_of_both_fits_is_reported() -> None:
@@ -107,9 +107,9 @@ def test_run_resumed_in_either_fit_ends_as_the_uninterrupted_one(
         train_to_end(build_trainer(RECIPE, DATA), RECIPE, DATA, stop)
     resumed = restore_trainer(RECIPE, DATA, tmp_path)
     assert (bool(resumed.progress.selection), resumed.progress.epoch) == (refitting, 1)
-    found = train_to_end(resumed, RECIPE, DATA, lambda _: None)
-    assert training_metrics(found.progress) == training_metrics(uninterrupted.progress)
-    assert _have_equal_weights(found, uninterrupted)
+    trainer = train_to_end(resumed, RECIPE, DATA, lambda _: None)
+    assert training_metrics(trainer.progress) == training_metrics(uninterrupted.progress)
+    assert _have_equal_weights(trainer, uninterrupted)
 
 
 def test_selection_starts_again_if_the_recipe_has_more_epochs(tmp_path: Path) -> None:
@@ -122,8 +122,8 @@ def test_selection_starts_again_if_the_recipe_has_more_epochs(tmp_path: Path) ->
 
 
 def test_metrics_have_the_selection_and_the_refit() -> None:
-    found = _train(RECIPE)
-    metrics = training_metrics(found.progress)
+    trainer = _train(RECIPE)
+    metrics = training_metrics(trainer.progress)
     aucs = [epoch["val_auc"] for epoch in metrics["history"]]
     assert metrics["val_auc"] == max(aucs)
     assert metrics["epochs"] == len(aucs)

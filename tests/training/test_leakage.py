@@ -144,13 +144,13 @@ def test_no_test_item_reaches_training(by: By, tmp_path: Path) -> None:
 def test_refit_has_the_data_of_a_training_without_validation(by: By, tmp_path: Path) -> None:
     other_rows, test = planted(by)
     held = load(tmp_path / "one", other_rows + test, SplitConfig(by=by))
-    whole = load(tmp_path / "other", other_rows + test, SplitConfig(by=by, validation=False))
-    assert not np.array_equal(held.train.values, whole.train.values)
+    all_rows = load(tmp_path / "other", other_rows + test, SplitConfig(by=by, validation=False))
+    assert not np.array_equal(held.train.values, all_rows.train.values)
     for name in ("values", "offsets"):
         np.testing.assert_array_equal(
-            getattr(held.for_refit.train, name), getattr(whole.train, name)
+            getattr(held.for_refit.train, name), getattr(all_rows.train, name)
         )
-    np.testing.assert_array_equal(held.for_refit.basket_R, whole.basket_R)
+    np.testing.assert_array_equal(held.for_refit.basket_R, all_rows.basket_R)
     assert len(held.for_refit.validation) == 0
 
 

@@ -53,26 +53,28 @@ def _weights(table: nn.Embedding, optimizer: RowAdamW) -> Tensor:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("decay", [0.0, 0.3, 15.0, 20.0, 25.0])  # at 20, nothing is left
 def test_rows_that_are_read_in_every_step_move_as_with_adamw(decay: float, fused: bool) -> None:
-    table, whole = _table(), _table(sparse=False)
-    own = RowAdamW(table, weight_decay=decay, fused=fused, **SETTINGS)
-    adamws = torch.optim.AdamW([whole.weight], weight_decay=decay, **SETTINGS)
+    table, reference = _table(), _table(sparse=False)
+    row_adamw = RowAdamW(table, weight_decay=decay, fused=fused, **SETTINGS)
+    adamw = torch.optim.AdamW([reference.weight], weight_decay=decay, **SETTINGS)
     order = np.random.default_rng(0)
     for step, gradient in enumerate(_gradients(25)):
         rows = order.permutation(ROWS).tolist()
-        for optimizer in (own, adamws):
+        for optimizer in (row_adamw, adamw):
             for group in optimizer.param_groups:
                 group["lr"] = 0.05 / (1 + step // 10)  # like a schedule
         # Row 3 is read twice, each time with half of its gradient.
         part = gradient[rows]
         part[rows.index(3)] /= 2
-        _step(table, own, [*rows, 3], torch.cat([part, gradient[3:4] / 2]))
-        whole.weight.grad = gradient
-        adamws.step()
-        torch.testing.assert_close(_weights(table, own), whole.weight, rtol=1e-11, atol=1e-12)
-        if own.needs_flush:
-            own.flush()
-    own.flush()
-    torch.testing.assert_close(table.weight, whole.weight, rtol=1e-11, atol=1e-12)
+        _step(table, row_adamw, [*rows, 3], torch.cat([part, gradient[3:4] / 2]))
+        reference.weight.grad = gradient
+        adamw.step()
+        torch.testing.assert_close(
+            _weights(table, row_adamw), reference.weight, rtol=1e-11, atol=1e-12
+        )
+        if row_adamw.needs_flush:
+            row_adamw.flush()
+    row_adamw.flush()
+    torch.testing.assert_close(table.weight, reference.weight, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("often", [0.0, 0.3])
@@ -81,35 +83,37 @@ def test_every_row_decays_in_every_step_however_rarely_it_is_read(
     decay: float, often: float
 ) -> None:
     """Compared with a plain update of the table: all rows decay, then SparseAdam moves some."""
-    table, whole = _table(), _table()
-    own = RowAdamW(table, weight_decay=decay, eps=1e-15, **SETTINGS)
-    adams = torch.optim.SparseAdam([whole.weight], eps=1e-15, **SETTINGS)
+    table, reference = _table(), _table()
+    row_adamw = RowAdamW(table, weight_decay=decay, eps=1e-15, **SETTINGS)
+    sparse_adam = torch.optim.SparseAdam([reference.weight], eps=1e-15, **SETTINGS)
     random = np.random.default_rng(0)
     for step, gradient in enumerate(_gradients(200)):
         rate = 0.05 / (1 + step // 50)
-        for optimizer in (own, adams):
+        for optimizer in (row_adamw, sparse_adam):
             for group in optimizer.param_groups:
                 group["lr"] = rate
         # Rows 0 to 2 are read often, 3 to 5 rarely, row 6 never; some steps read no row.
         most = 6 if step % 40 == 0 else 3
         rows = random.integers(0, most, random.integers(0, 4)).tolist()
-        whole.weight.grad = torch.sparse_coo_tensor(
+        reference.weight.grad = torch.sparse_coo_tensor(
             torch.tensor([rows], dtype=torch.int64),
             gradient[rows],
             (ROWS, WIDTH),
             check_invariants=True,
         )
-        expected = whole.weight[rows].detach().clone()
-        read = _step(table, own, rows, gradient[rows])
+        expected = reference.weight[rows].detach().clone()
+        read = _step(table, row_adamw, rows, gradient[rows])
         # The rows as read have the decay of all steps before.
         torch.testing.assert_close(read, expected, rtol=1e-9, atol=1e-12)
         with torch.no_grad():
-            whole.weight.mul_(1 - rate * decay)
-        adams.step()
+            reference.weight.mul_(1 - rate * decay)
+        sparse_adam.step()
         if random.random() < often:
-            own.flush()
-        torch.testing.assert_close(_weights(table, own), whole.weight, rtol=1e-9, atol=1e-12)
-    assert own.scale[table.weight] < 1 or often
+            row_adamw.flush()
+        torch.testing.assert_close(
+            _weights(table, row_adamw), reference.weight, rtol=1e-9, atol=1e-12
+        )
+    assert row_adamw.scale[table.weight] < 1 or often
 
 
 def test_moments_of_rows_without_a_gradient_do_not_change() -> None:
@@ -147,19 +151,19 @@ def test_decay_does_not_depend_on_the_size_of_the_gradient() -> None:
 
 
 def test_small_scale_needs_a_flush() -> None:
-    table, whole = _table(), _table()
-    own, flushed = (RowAdamW(t, weight_decay=15.0, **SETTINGS) for t in (table, whole))
+    table, reference = _table(), _table()
+    row_adamw, flushed = (RowAdamW(t, weight_decay=15.0, **SETTINGS) for t in (table, reference))
     flushes = 0
     for gradient in _gradients(120):
-        _step(table, own, [0, 1], gradient[:2])
-        _step(whole, flushed, [0, 1], gradient[:2])
+        _step(table, row_adamw, [0, 1], gradient[:2])
+        _step(reference, flushed, [0, 1], gradient[:2])
         flushed.flush()
-        if own.needs_flush:
+        if row_adamw.needs_flush:
             flushes += 1
-            own.flush()
-            assert not own.needs_flush
+            row_adamw.flush()
+            assert not row_adamw.needs_flush
     assert flushes == 8  # 0.25 to the power of 15 is the first below 1e-9
-    torch.testing.assert_close(_weights(table, own), whole.weight, rtol=1e-9, atol=1e-30)
+    torch.testing.assert_close(_weights(table, row_adamw), reference.weight, rtol=1e-9, atol=1e-30)
 
 
 def test_step_that_reads_no_row_decays_all_and_moves_none() -> None:
@@ -173,18 +177,18 @@ def test_step_that_reads_no_row_decays_all_and_moves_none() -> None:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_dense_parameters_beside_a_table_move_as_with_adamw(fused: bool) -> None:
-    dense, alone = nn.Parameter(torch.ones(ROWS, WIDTH)), nn.Parameter(torch.ones(ROWS, WIDTH))
+    dense, reference = nn.Parameter(torch.ones(ROWS, WIDTH)), nn.Parameter(torch.ones(ROWS, WIDTH))
     both = nn.ParameterList([dense])
     both.table = _table()
-    own = RowAdamW(both, weight_decay=0.3, fused=fused, **SETTINGS)
-    adamws = torch.optim.AdamW([alone], weight_decay=0.3, fused=fused, **SETTINGS)
+    row_adamw = RowAdamW(both, weight_decay=0.3, fused=fused, **SETTINGS)
+    adamw = torch.optim.AdamW([reference], weight_decay=0.3, fused=fused, **SETTINGS)
     for gradient in _gradients(10):
-        own.zero_grad()
+        row_adamw.zero_grad()
         (both.table(torch.tensor([1, 4])) * gradient[[1, 4]]).sum().backward()
-        dense.grad, alone.grad = gradient.float(), gradient.float()
-        own.step()
-        adamws.step()
-        assert torch.equal(dense, alone)
+        dense.grad, reference.grad = gradient.float(), gradient.float()
+        row_adamw.step()
+        adamw.step()
+        assert torch.equal(dense, reference)
 
 
 def test_weights_and_embeddings_decay_and_biases_do_not() -> None:

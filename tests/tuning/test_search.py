@@ -81,14 +81,14 @@ def test_scheduler_of_a_resumed_sweep_decides_as_that_of_an_uninterrupted_one(
     last: Status,
 ) -> None:
     """Trial 1 has finished; trial 2 was stopped, or diverged or failed after three good epochs."""
-    whole, first, second = asha(9), (0.5, 0.6, 0.6), (0.7, 0.8, 0.9)
+    uninterrupted, first, second = asha(9), (0.5, 0.6, 0.6), (0.7, 0.8, 0.9)
     for number, aucs in ((1, first), (2, second)):
         for epoch, auc in enumerate(aucs, 1):
-            decide(whole, number, epoch, auc)
-    end_trial(whole, 1, 3, 0.6)
-    end_trial(whole, 2, 3, 0.9 if last == "stopped" else math.nan)
+            decide(uninterrupted, number, epoch, auc)
+    end_trial(uninterrupted, 1, 3, 0.6)
+    end_trial(uninterrupted, 2, 3, 0.9 if last == "stopped" else math.nan)
     resumed = asha(9, ended(1, *first), ended(2, *second, status=last))
-    for scheduler in (whole, resumed):
+    for scheduler in (uninterrupted, resumed):
         found = [decide(scheduler, 3, epoch, auc) for epoch, auc in ((1, 0.65), (3, 0.7))]
         # No trial is compared with one that diverged or failed.
         assert found == (["CONTINUE", "STOP"] if last == "stopped" else ["CONTINUE", "CONTINUE"])
@@ -160,9 +160,9 @@ def test_optuna_moves_to_good_values_and_away_from_those_that_diverge() -> None:
 @needs_optuna
 @pytest.mark.parametrize("kept", [1, 7, 15])
 def test_optuna_proposes_the_same_after_a_kill(kept: int) -> None:
-    whole = run_sweep(20)
-    assert "diverged" in {whole[n].status for n in range(15)}
-    assert run_sweep(20, {n: whole[n] for n in range(kept)}) == whole
+    uninterrupted = run_sweep(20)
+    assert "diverged" in {uninterrupted[n].status for n in range(15)}
+    assert run_sweep(20, {n: uninterrupted[n] for n in range(kept)}) == uninterrupted
 
 
 @needs_optuna

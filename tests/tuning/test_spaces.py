@@ -185,20 +185,20 @@ def test_values_are_uniform_on_the_scale_of_the_space() -> None:
         "flat": Range(1.0, 3.0, log=False),
         "one": Choice((1, 2)),
     }
-    drawn = [sample_values(space, 0, number) for number in range(2000)]
+    sampled = [sample_values(space, 0, number) for number in range(2000)]
     # Medians: 1e-2 on a logarithmic scale, 2 on a flat one. The standard error is about 0.011 of
     # the range.
-    assert math.log10(np.median([v["log"] for v in drawn])) == pytest.approx(-2, abs=0.2)
-    assert np.median([v["flat"] for v in drawn]) == pytest.approx(2, abs=0.1)
-    assert sum(v["one"] == 1 for v in drawn) == pytest.approx(1000, abs=100)
+    assert math.log10(np.median([v["log"] for v in sampled])) == pytest.approx(-2, abs=0.2)
+    assert np.median([v["flat"] for v in sampled]) == pytest.approx(2, abs=0.1)
+    assert sum(v["one"] == 1 for v in sampled) == pytest.approx(1000, abs=100)
 
 
 def test_each_seed_and_number_gives_other_values() -> None:
-    drawn = {
+    sampled = {
         sample_values({"a": RATE}, seed, number)["a"]
         for seed, number in [(0, 1), (0, 2), (1, 1), (1, 2), (2, 0), (0, 0)]
     }
-    assert len(drawn) == 6
+    assert len(sampled) == 6
 
 
 def test_values_replace_those_of_the_recipe() -> None:

@@ -26,7 +26,7 @@ NodeResources = Mapping[str, float]  # amounts by Ray's names: CPU, GPU, memory 
 
 @dataclass(frozen=True)
 class ProcessRequest:
-    """The processes that a job starts, which must all have a place at the same time.
+    """The processes that a job starts, all of which must run at the same time.
 
     Attributes:
         job: the section of the doctor's keys.
@@ -44,16 +44,16 @@ class ProcessRequest:
 def check_room(
     request: ProcessRequest, nodes: Sequence[NodeResources], *, may_grow: bool
 ) -> Finding:
-    """Whether there is a place for each process of a job at the same time."""
+    """Whether all processes of a job can run at the same time."""
     name, workers = f"room to {request.job}", request.workers
     cpus, gpus = request.per_worker["CPU"], request.per_worker.get("GPU", 0)
-    places = processes_that_fit(nodes, request.per_worker)
+    fitting = processes_that_fit(nodes, request.per_worker)
     total_cpus, total_gpus = (sum(node.get(key, 0) for node in nodes) for key in ("CPU", "GPU"))
-    fits = places >= workers and total_cpus >= workers * cpus + request.feeder_cpus
+    fits = fitting >= workers and total_cpus >= workers * cpus + request.feeder_cpus
     needed = f"{workers} x {cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
     needed += f" and {request.feeder_cpus} CPU to feed them" if request.feeder_cpus else ""
     found = f"{total_cpus:g} CPU" + (f" and {total_gpus:g} GPU" if gpus or total_gpus else "")
-    found += " in all" + ("" if places >= workers else f", room for {places} of {workers}")
+    found += " in all" + ("" if fitting >= workers else f", room for {fitting} of {workers}")
     if fits:
         return Finding(name, f"room for {needed}", f"{needed} at once", True)
     if may_grow:

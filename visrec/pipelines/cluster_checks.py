@@ -66,27 +66,27 @@ def ask_nodes(
 
     Args:
         alive: the entries of the living nodes in `ray.nodes()`.
-        scratch: the folder whose probe file the nodes should read; None asks for none.
+        scratch: the folder whose probe file the nodes should read; None skips that check.
         within_s: seconds in which all nodes must answer.
 
     Returns:
         The nodes that answered, and the addresses of those that did not.
     """
     sent = time.time()
-    asked = {
+    tasks = {
         _examine_node.options(
             num_cpus=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
         ).remote(node["ObjectStoreSocketName"], scratch): node
         for node in alive
     }
-    waiting, deadline = list(asked), time.monotonic() + within_s
+    waiting, deadline = list(tasks), time.monotonic() + within_s
     nodes, silent = [], []
     while waiting and (left := deadline - time.monotonic()) > 0:
         done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
         received = time.time()
         for ref in done:
-            address = str(asked[ref]["NodeManagerAddress"])
+            address = str(tasks[ref]["NodeManagerAddress"])
             try:
                 answer = ray.get(ref)
             except ray.exceptions.RayError as error:
@@ -98,7 +98,7 @@ def ask_nodes(
             skew = max(sent - answer.clock, answer.clock - received, 0.0)
             nodes.append(Node(address, answer, skew))
     for ref in waiting:
-        silent.append(str(asked[ref]["NodeManagerAddress"]))
+        silent.append(str(tasks[ref]["NodeManagerAddress"]))
         ray.cancel(ref, force=True)
     return nodes, silent
 

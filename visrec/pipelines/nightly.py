@@ -142,7 +142,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
 
 
 def load_jobs(config: NightlyJob) -> NightJobs:
-    """The jobs of all steps, so that an error in the keys of one is found before the first runs."""
+    """Loads the jobs of all steps, so that a wrong key is found before the first step runs."""
     jobs = NightJobs(
         extract=load_job(ExtractJob, config.extract_config, config),
         train=load_job(TrainJob, config.train_config, config),

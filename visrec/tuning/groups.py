@@ -1,4 +1,4 @@
-"""Trials that are DDP groups of their own, each of which trains one epoch at a time on request.
+"""Trials that are DDP groups, each of which trains one epoch at a time on request.
 
 Ray Tune stops a trial by ending its process. If a Ray Train run was started in that process, its
 placement group then stays behind, with its CPUs, until the job ends (ray-project/ray 54305).
