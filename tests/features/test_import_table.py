@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from visrec.errors import InputError, SchemaError
-from visrec.features.import_table import ImportChunk, commit_import, plan_import
+from visrec.features.import_planning import plan_import
+from visrec.features.import_table import ImportChunk, commit_import
 from visrec.features.table import Manifest, load_features, read_manifest
 from visrec.storage.schemas import features_schema
 from visrec.storage.store import Store

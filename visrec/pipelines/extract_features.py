@@ -70,11 +70,7 @@ def main(config: ExtractJob, summary: Summary) -> None:
         identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
         plan = ray.remote(plan_extraction).remote(images, store, identity, config.limits)
         pictures, pending, not_pictures = ray.get(_counts.remote(plan))
-    print(
-        f"{pictures:,} pictures, {pictures - pending:,} unchanged, {pending:,} to read "
-        f"({identity})",
-        flush=True,
-    )
+    print(f"{pictures:,} pictures, {pending:,} to read ({identity})", flush=True)
 
     written, computed = [], 0
     if pending:

@@ -13,7 +13,8 @@ from visrec.cli.progress import track_progress
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import InputError
-from visrec.features.import_table import commit_import, import_chain, plan_import
+from visrec.features.import_planning import plan_import
+from visrec.features.import_table import commit_import, import_chain
 from visrec.features.table import read_manifest
 from visrec.pipelines.input_checks import require_table
 from visrec.storage.store import Store
