@@ -281,7 +281,7 @@ def test_run_that_is_made_again_is_not_its_own_previous_run() -> None:
     assert read_pointer(store)[0].previous_run_id == "2026-11-20"
 
 
-# ------------------------------ 19. retention removes no run that is published or at work
+# ------------------------------ 19. retention removes no run that is published or in progress
 
 NIGHTS = [f"2026-11-{day:02}" for day in range(11, 15)]
 OLD = NIGHTS[0]
@@ -322,7 +322,7 @@ MEETINGS: dict[str, tuple[Work, Work]] = {
 
 
 @pytest.mark.parametrize("name", MEETINGS)
-def test_retention_removes_no_run_that_is_published_or_at_work(name: str, tmp_path: Path) -> None:
+def test_retention_removes_no_run_that_is_published_or_in_progress(name: str, tmp_path: Path) -> None:
     first, second = MEETINGS[name]
     start, count = MemoryStore("s3://shop"), 0
     published(start, *NIGHTS)

@@ -1,4 +1,4 @@
-"""Old nights are removed, and never one that is published or at work, on either store."""
+"""Old nights are removed, and never one that is published or in progress, on either store."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -100,7 +100,7 @@ def test_published_night_and_the_one_before_stay_however_old(lists: Store) -> No
 
 
 @pytest.mark.parametrize("tonight", [0, 1, 6])
-def test_night_at_work_stays_however_old(lists: Store, tonight: int) -> None:
+def test_night_in_progress_stays_however_old(lists: Store, tonight: int) -> None:
     """Complete or not: the job that fills it in still asks for its status."""
     history(lists)
     publish_run(lists, DATES[6])
