@@ -67,7 +67,7 @@ def test_nights_in_sequence_do_what_is_due_and_publish_the_latest(
     night = run_night(tmp_path, SECOND)
     assert night.rows["published"] == "yes"
     assert night.not_published is None
-    assert night.rows["run through the network"] == night.rows["pictures"] == 80
+    assert night.rows["run through the network"] == night.rows["pictures"] == 150
     # 2026-11-19 was a Thursday, like 1970-01-01, so it is a training day with a period of 7 days.
     assert night.rows["model"] == "curatornet-2026-11-19"
     evaluation = tmp_path / "evaluation" / "curatornet-2026-11-19"

@@ -29,7 +29,7 @@ from visrec.training.ray_train import TrainResources
 GALLERY = GalleryConfig(paintings=300, artists=30, users=160, picture_size=64)
 BACKBONE = BackboneConfig(name="random-conv", precision="float32")
 # For tests that run several nights from pictures on.
-SMALL_GALLERY = GalleryConfig(paintings=80, artists=8, users=60, picture_size=32)
+SMALL_GALLERY = GalleryConfig(paintings=150, artists=15, users=60, picture_size=32)
 QUICK = TrainConfig(epochs=3, triples_per_epoch=2048, batch_size=256)
 Config = TypeVar("Config", bound=JobConfig)
 
