@@ -25,7 +25,7 @@ from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import Store, to_json
 
 MANIFEST = "_manifest.json"
-LATEST = "_latest.json"  # beside the models: names the one that was trained last
+LATEST = "_latest.json"  # next to the models: names the one that was trained last
 _WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.json", "metrics.json"
 TIMES = "_training.json"  # durations; not in the manifest, because a rerun has others
 _ITEMS, _USERS = "item_ids.parquet", "user_ids.parquet"

@@ -45,7 +45,7 @@ class ConvNcfConfig(RankingConfig):
         score_penalty: lambda of bpr_max.
         width: of the users' and items' vectors; a power of 2.
         channels: of every layer.
-        product_weight: weight of the loss of p . q beside that of the score; 0 in the paper.
+        product_weight: weight of the loss of p . q relative to that of the score; 0 in the paper.
         candidates: how many items p . q proposes for re-ranking, or the length of the list if that
             is more.
     """

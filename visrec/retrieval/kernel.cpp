@@ -457,7 +457,7 @@ struct Worker {
 constexpr int kList = 32;  // items of a user's list, in two registers
 constexpr int kRows = 4;   // rows that share each read of these items
 
-// Up to 32 vectors, scaled to length 1, as columns: (d, 32), zeros behind the last.
+// Up to 32 vectors, scaled to length 1, as columns: (d, 32), zeros after the last.
 void columns(const float* vectors, int64_t d, const int64_t* list, int64_t count, float* unit) {
     for (int64_t i = 0; i < count; i++) fetch(vectors + list[i] * d, d);
     std::fill(unit, unit + d * kList, 0.f);

@@ -24,7 +24,7 @@ Ints = npt.NDArray[np.int64]
 
 
 class PackedItems:
-    """Items packed for exact search: their vectors rounded to bytes, beside the vectors themselves.
+    """Items packed for exact search: their vectors rounded to bytes, and the vectors.
 
     Args:
         vectors_Nd: finite vectors; kept, because the last step of a search uses them.
@@ -51,7 +51,7 @@ class PackedItems:
         self._exponent = int(exponent[0])
 
     def top_k(self, user_Bd: Floats, excluded: Jagged, k: int) -> tuple[Ints, Floats]:
-        """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf behind the last.
+        """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf after the last.
 
         Args:
             user_Bd: the users' finite vectors.

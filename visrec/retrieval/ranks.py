@@ -134,7 +134,7 @@ def _rank_tiled(
 def _rank_reranked(
     scorer: ReRankScorer, profiles: Jagged, user_B: npt.NDArray[np.int64], targets: Jagged
 ) -> TargetRanks:
-    """Ranks by the scorer's own scores among the proposed items, and behind them all others."""
+    """Ranks by the scorer's own scores among the proposed items; all other items follow."""
     ranks = rank_targets(scorer.proposer, profiles, user_B, targets)
     search = topk.TopK(scorer, None, min(scorer.num_proposals, scorer.num_items))
     lists = search(profiles, user_B, profiles)
@@ -263,7 +263,7 @@ def _pad(lists: Jagged, fill: int) -> Tensor:
 
 
 def _target_scores(tiles: Tiles, item_Bn: Tensor) -> Tensor:
-    """(B, n) the scores of the held-out items, NaN behind the last one of a user."""
+    """(B, n) the scores of the held-out items, NaN after the last one of a user."""
     target_Bn = torch.full_like(item_Bn, torch.nan, dtype=torch.float64)
     for start, score_BT in tiles:
         inside_Bn = (item_Bn >= start) & (item_Bn < start + score_BT.shape[1])

@@ -30,7 +30,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class RulesConfig:
-    """What a list may contain, beside what `available` in the items table says.
+    """What a list may contain, in addition to `available` in the items table.
 
     Attributes:
         min_stock: items with less in the `stock` column of the items table are not recommended;
@@ -88,7 +88,7 @@ class Rules:
         """(B, M) which candidates enter the lists, at most k for each user.
 
         Args:
-            row_BM: rows, best first, -1 behind the last.
+            row_BM: rows, best first, -1 after the last.
             k: length of a list.
         """
         exists_BM = row_BM >= 0
@@ -105,7 +105,7 @@ class Rules:
     def _select_one_by_one(self, row_BM: Ints, k: int) -> Bools:
         """(B, M) which candidates the rules allow, decided column by column, the best first.
 
-        Candidates behind the k-th allowed one are undecided.
+        Candidates after the k-th allowed one are undecided.
         """
         allowed_BM, width = row_BM >= 0, row_BM.shape[1]
         size_B = np.zeros(len(row_BM), np.int64)
@@ -227,7 +227,7 @@ class RuledTopK:
 
 
 def _sort(lists: TopKResult) -> TopKResult:
-    """The lists sorted by score, ties by row; -inf behind the last entry stays last."""
+    """The lists sorted by score, ties by row; -inf after the last entry stays last."""
     order = np.lexsort((lists.row_BK, -lists.score_BK), axis=1)
     return TopKResult(
         np.take_along_axis(lists.row_BK, order, axis=1),

@@ -48,8 +48,8 @@ class TopKResult:
     """Lists of B users, best item first.
 
     Attributes:
-        row_BK: (B, K) catalogue rows, -1 behind the end of a shorter list.
-        score_BK: (B, K) float32 scores, -inf behind the end of a shorter list.
+        row_BK: (B, K) catalogue rows, -1 after the end of a shorter list.
+        score_BK: (B, K) float32 scores, -inf after the end of a shorter list.
     """
 
     row_BK: Ints

@@ -1,6 +1,6 @@
 """The k best items by dot product with torch alone, on any device: the same lists as the kernel's.
 
-A shortlist has somewhat more than k items, those with the largest float32 products, found tile by
+A shortlist has slightly more than k items, those with the largest float32 products, found tile by
 tile. These are scored again in float64. If a user's shortlist may not be enough (many ties), or if
 float32 cannot represent a user's products, all items are scored in float64, one tile after another.
 So neither the shape of a tile nor the device changes a list, and memory does not depend on the
@@ -39,7 +39,7 @@ def torch_top_k(
     available_N: npt.NDArray[np.bool_] | None,
     k: int,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf behind the last item.
+    """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf after the last item.
 
     Args:
         vectors_Nd: the items' finite float32 vectors.
