@@ -36,8 +36,9 @@ from visrec.retrieval.torch_topk import torch_top_k
 from visrec.sampling.triples import SamplingConfig
 from visrec.storage.schemas import HELD_OUT
 from visrec.training.data import TrainingData
+from visrec.training.distributed import WorkerContext
 from visrec.training.fit import TrainingRecipe, build_trainer
-from visrec.training.loop import TrainConfig, WorkerContext
+from visrec.training.loop import TrainConfig
 
 DIM, VECTOR, TAKEN, K = 1280, 200, 20, 100
 TILE = {"cuda": (2048, 65_536), "cpu": (128, 8192)}  # users and items of a tile of the search

@@ -29,7 +29,7 @@ from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.fit import build_trainer
-from visrec.tuning.spaces import draw, load_space
+from visrec.tuning.spaces import load_space, sample_values
 
 TRAINS = tuple(name for name, model in MODELS.items() if model.trains_on != "nothing")
 
@@ -49,7 +49,7 @@ def best_flags(
     data: TrainingData | None = None
     tried = []
     for number in range(settings):
-        values = draw(space, seed, number) if number else {}
+        values = sample_values(space, seed, number) if number else {}
         flags = [f"--{key}={value}" for key, value in values.items()]
         config = parse(TrainJob, [*base, "--model.name", name, *flags])
         if data is None:

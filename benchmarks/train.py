@@ -48,8 +48,10 @@ from visrec.models import MODELS
 from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
-from visrec.training.loop import Trainer, WorkerContext, validation_auc
-from visrec.training.ray_train import build_model
+from visrec.training.distributed import WorkerContext
+from visrec.training.fit import build_model
+from visrec.training.loop import Trainer
+from visrec.training.validation import validation_auc
 
 BATCH = 128
 WEIGHT_DECAY = 1e-4
@@ -192,7 +194,7 @@ def rates(asked: Measured) -> dict[str, Any]:
     epochs = iter(range(1 << 30))
 
     def visrec_step() -> int:
-        trainer._epoch(next(epochs))
+        trainer._train_steps(next(epochs))
         return 10 * asked.config.train.batch_size
 
     sides: dict[str, Callable[[], int]] = {"visrec": visrec_step}
@@ -265,8 +267,8 @@ def times_to_auc(asked: Measured) -> dict[str, Any]:
 
 def visrec_curve(config: TrainJob, data: TrainingData) -> Iterator[tuple[float, float]]:
     trainer, start = visrec_trainer(config, data), time.perf_counter()
-    while not trainer.finished:
-        trainer.epoch()
+    while not trainer.is_finished:
+        trainer.run_epoch()
         yield time.perf_counter() - start, trainer.progress.history[-1]["val_auc"]
 
 
