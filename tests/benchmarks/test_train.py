@@ -19,15 +19,17 @@ from benchmarks.train import (
     times_to_auc,
     until,
 )
-from tests.training import checkerboard, ragged
-from visrec.cli.launch import parse
+from tests.training import checkerboard, jagged_lists
+from visrec.cli.parse import parse
 from visrec.pipelines.train import TrainJob
 
 WHOLE = checkerboard()
 # Users of 2, 8 and 14 items.
 DATA = dataclasses.replace(
     WHOLE,
-    train=ragged([WHOLE.train[u][: 2 + 6 * (u % 3)].tolist() for u in range(len(WHOLE.train))]),
+    train=jagged_lists(
+        [WHOLE.train[u][: 2 + 6 * (u % 3)].tolist() for u in range(len(WHOLE.train))]
+    ),
     basket_R=np.concatenate([np.arange(2 + 6 * (u % 3)) for u in range(len(WHOLE.train))]),
 )
 
