@@ -62,8 +62,7 @@ def cut_profiles(
 ) -> Jagged:
     """The profiles of some triples, as lists of items.
 
-    Random numbers are drawn for all of `sampled`, whatever is selected, so that a triple has the
-    same profile on whichever worker it is.
+    Random numbers are drawn for all of `sampled`, so a triple has the same profile on any worker.
 
     Args:
         index: the training data.
@@ -85,21 +84,23 @@ def cut_profiles(
     if len(rows) < len(size_B):
         slots, uncut = slots.take(rows), uncut.take(rows)
 
-    # What each used slot holds: a number among the profile's items without the positive.
-    length_S = np.add.reduceat(slots.values, slots.offsets[:-1], dtype=np.int64)
-    number_V = np.flatnonzero(slots.values) - np.repeat(slots.offsets[:-1], length_S)
+    # Each used slot holds an index into the other items, counted on from the triple's first slot.
+    slot_start_S = slots.offsets[:-1]
+    length_S = np.add.reduceat(slots.values, slot_start_S, dtype=np.int64)
+    index_V = np.flatnonzero(slots.values)
     if (is_cut_S := is_cut_B[rows]).any():
         cut, size_C = uncut.take(np.flatnonzero(is_cut_S)), size_B[rows[is_cut_S]]
         start_C = uniform_offsets[rows[is_cut_S]]
         subsets = random_subsets(cut.others_B, size_C - cut.keeps_B, size_C, start_C, uniform_V)
         is_used_V = slots.values[np.repeat(is_cut_S, slots.lengths)]
-        number_V[np.repeat(is_cut_S, length_S)] = subsets.values[is_used_V]
+        chosen_V = subsets.values + np.repeat(slot_start_S[is_cut_S], subsets.lengths)
+        index_V[np.repeat(is_cut_S, length_S)] = chosen_V[is_used_V]
 
-    # From these numbers to positions: skip the positive, but in the slot where it stays.
-    offsets = offsets_from_lengths(length_S)
-    position_V = number_V + (number_V >= np.repeat(uncut.hole_B, length_S))
-    position_V[offsets[1:][uncut.keeps_B] - 1] = uncut.hole_B[uncut.keeps_B]
-    position_V += np.repeat(uncut.start_B, length_S)
+    # From these indices to positions: skip the positive, but in the slot where it stays.
+    offsets, hole_S = offsets_from_lengths(length_S), uncut.hole_B + slot_start_S
+    position_V = index_V + (index_V >= np.repeat(hole_S, length_S))
+    position_V[offsets[1:][uncut.keeps_B] - 1] = hole_S[uncut.keeps_B]
+    position_V += np.repeat(uncut.start_B - slot_start_S, length_S)
     return Jagged(index.profiles.values[position_V], offsets)
 
 
