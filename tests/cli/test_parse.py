@@ -247,7 +247,7 @@ def test_help_keeps_the_line_breaks_of_the_examples(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "a/b", ".x", "a b", "\u00e9", "x\n"])
 def test_name_that_is_no_plain_folder_name_is_refused(name: str) -> None:
-    for job, key in ((TrainJob, "model_id"), (RecommendJob, "run_id"), (TuneJob, "name")):
+    for job, key in ((TrainJob, "model_id"), (RecommendJob, "run_id"), (TuneJob, "sweep")):
         with pytest.raises(InputError) as caught:
             parse(job, [f"--{key}={name}"])
         assert f"Found --{key} {name!r}; expected letters, digits" in str(caught.value)

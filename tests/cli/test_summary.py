@@ -45,7 +45,7 @@ def test_render_aligns_wide_and_control_characters() -> None:
 def test_long_value_wraps_beside_its_label_on_a_narrow_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("visrec.cli.launch.terminal_columns", lambda: 60)
+    monkeypatch.setattr("visrec.cli.summary.terminal_width", lambda: 60)
     path = "/" + "long/" * 20
     text = Summary("x", rows={"reasons": "too many of them " * 8, "at": path}).render()
     beside = [line for line in text.splitlines()[2:] if path not in line]

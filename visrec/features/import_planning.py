@@ -74,13 +74,13 @@ def plan_import(uri: str, backbone: str, store: Store) -> ImportPlan:
     """
     table, files = find_table_files(uri, "table")
     digest = digest_files(uri, "table")
-    precision, chunks = _scan(table, files, uri)
+    precision, dim, chunks = _scan(table, files, uri)
     identity = Identity(
         backbone=backbone,
         weights_digest="unknown",
         preprocessing={},
         precision=precision,
-        dim=_first_width(table, chunks[0]),
+        dim=dim,
     )
     if store.exists(MANIFEST):
         manifest = read_manifest(store)
@@ -90,8 +90,8 @@ def plan_import(uri: str, backbone: str, store: Store) -> ImportPlan:
     return ImportPlan(table, chunks, identity, digest, uri)
 
 
-def _scan(table: Store, files: Sequence[str], uri: str) -> tuple[str, list[Chunk]]:
-    """The type of the features and the chunks of a table, whose ids are checked on the way.
+def _scan(table: Store, files: Sequence[str], uri: str) -> tuple[str, int, list[Chunk]]:
+    """The type of the features, D, and the chunks of a table, whose ids are checked on the way.
 
     Raises:
         InputError: as `plan_import`.
@@ -122,7 +122,8 @@ def _scan(table: Store, files: Sequence[str], uri: str) -> tuple[str, list[Chunk
             column="feature",
         )
     _require_distinct(pa.chunked_array(ids), uri)
-    return precisions.pop(), chunks
+    dim = _first_width(table, chunks[0])  # refuses nulls, so that there is a type
+    return precisions.pop(), dim, chunks
 
 
 @contextmanager
