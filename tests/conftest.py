@@ -173,6 +173,7 @@ def recommended(trained: Path) -> Path:
 def evaluated(trained: Path) -> Path:
     """The same, with an evaluation by one worker."""
     from tests.integration.workspace import run_evaluate
+    from visrec.evaluation.rank_users import EvaluationResources
 
-    run_evaluate(trained, workers=1)
+    run_evaluate(trained, resources=EvaluationResources(workers=1))
     return trained

@@ -1,4 +1,4 @@
-"""The ids of whole catalogues and of all users, which together may exceed 2 GiB of text."""
+"""Ids of large catalogues and of all users, whose text may exceed 2 GiB."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,35 +33,38 @@ IDENTITY = Identity(
 )  # fmt: skip
 ITEMS = [f"i{n}" for n in range(12)]
 ROWS = [(f"u{u}", ITEMS[(u + 5 * n) % 12], 100 * n) for u in range(6) for n in range(3)]
-KNOWN = ["b", "a", "c"]
-KINDS = [pa.string(), pa.large_string()]
+VALUES = ["b", "a", "c"]
+STRING_TYPES = [pa.string(), pa.large_string()]
 
 
 # ------------------------------------------------------------------------------- ids of either type
 
 
-@pytest.mark.parametrize("known", KINDS, ids=str)
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("value_type", STRING_TYPES, ids=str)
+@pytest.mark.parametrize("id_type", STRING_TYPES, ids=str)
 @pytest.mark.parametrize("chunked", [False, True])
-def test_ids_of_either_type_are_found(kind: Any, known: Any, chunked: bool) -> None:
-    ids, among = pa.array(["a", None, "x", "b"], kind), pa.array(KNOWN, known)
+def test_ids_of_both_string_types_are_found(id_type: Any, value_type: Any, chunked: bool) -> None:
+    ids, values = pa.array(["a", None, "x", "b"], id_type), pa.array(VALUES, value_type)
     if chunked:
-        ids, among = pa.chunked_array([ids[:1], ids[1:]]), pa.chunked_array([among[:2], among[2:]])
-    assert index_in(ids, among).tolist() == [1, -1, -1, 0]
-    assert is_in(ids, among).to_pylist() == [True, False, False, True]
+        ids, values = (
+            pa.chunked_array([ids[:1], ids[1:]]),
+            pa.chunked_array([values[:2], values[2:]]),
+        )
+    assert index_in(ids, values).tolist() == [1, -1, -1, 0]
+    assert is_in(ids, values).to_pylist() == [True, False, False, True]
     assert id_array(ids).equals(pa.array(["a", None, "x", "b"], pa.large_string()))
 
 
-def test_an_array_of_the_type_is_not_copied() -> None:
-    ids = pa.array(KNOWN, pa.large_string())
+def test_array_of_the_right_type_is_not_copied() -> None:
+    ids = pa.array(VALUES, pa.large_string())
     assert id_array(ids).buffers()[2].address == ids.buffers()[2].address
 
 
-# --------------------------------------------------------------- all that stages hand to each other
+# ------------------------------------------------------------------ ids passed between the stages
 
 
 def texts(value: Any, name: str) -> Iterator[tuple[str, pa.DataType]]:
-    """The types of the columns of text below a value, with the names by which they are reached."""
+    """Name and type of every text column inside a value, found recursively."""
     if isinstance(value, pa.Table):
         for column in value.column_names:
             yield from texts(value[column], f"{name}.{column}")
@@ -80,7 +83,7 @@ def texts(value: Any, name: str) -> Iterator[tuple[str, pa.DataType]]:
 
 
 class Shop:
-    """A small workspace, all of whose tables hold plain strings, as other tools write them."""
+    """A small workspace whose tables contain plain strings, as other tools write them."""
 
     def __init__(self, folder: Path) -> None:
         self.store, self.folder = Store.at(str(folder / "features")), folder
@@ -126,7 +129,7 @@ class Shop:
         )  # fmt: skip
 
     def model(self) -> Store:
-        """A model that keeps all that one can: items, users, held-out rows."""
+        """A model with item ids, user ids and held-out rows."""
         data, config = self.training(), MODELS["deepstyle"].Config()
         model = MODELS["deepstyle"](config, data.sizes)
         store = Store.at(str(self.folder / "model"))
@@ -144,7 +147,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     return Shop(tmp_path_factory.mktemp("shop"))
 
 
-def test_no_ids_of_all_items_or_users_are_held_with_32_bit_offsets(shop: Shop) -> None:
+def test_no_stage_holds_ids_with_32_bit_offsets(shop: Shop) -> None:
     model = shop.model()
     scoring = ScoringInputs(
         model=model, features=shop.store, interactions=InteractionsConfig(),
@@ -165,16 +168,16 @@ def test_no_ids_of_all_items_or_users_are_held_with_32_bit_offsets(shop: Shop) -
         "neighbours": prepare_scoring(scoring, 2, "item_to_item", 3)[0],
         "evaluation": prepare_evaluation(evaluation),
         "listing": plan.listing,
-        "known": plan.known,
+        "stored": plan.stored,
     }
     found = dict(texts(held, "held"))
     assert {name for name, kind in found.items() if kind != pa.large_string()} == set()
-    ids = ("item_ids", "user_ids", "owner_ids", "item_id", "user_id", "artist_N", "uri", "digest")
+    ids = ("item_ids", "user_ids", "query_ids", "item_id", "user_id", "artist_N", "uri", "digest")
     assert all(any(name.endswith(f".{each}") for name in found) for each in ids)
     assert len(found) >= 20
 
 
-def test_files_of_ids_hold_strings(shop: Shop) -> None:
+def test_id_files_contain_plain_strings(shop: Shop) -> None:
     model = shop.model()
     for name in ("item_ids", "user_ids", "held_out"):
         assert set(model.read_table(f"{name}.parquet").schema.types) == {pa.string()}
@@ -183,9 +186,9 @@ def test_files_of_ids_hold_strings(shop: Shop) -> None:
         assert shop.store.read_table(name).schema.field("item_id").type == pa.string()
 
 
-def test_a_table_without_its_schema_is_read_as_strings(tmp_path: Path) -> None:
+def test_table_without_arrow_schema_is_read_as_plain_strings(tmp_path: Path) -> None:
     store = Store.at(str(tmp_path))
-    store.write_table("x.parquet", pa.table({"id": id_array(pa.array(KNOWN))}), store_schema=False)
+    store.write_table("x.parquet", pa.table({"id": id_array(pa.array(VALUES))}), store_schema=False)
     table = store.read_table("x.parquet")
     assert table["id"].type == pa.string()
-    assert table["id"].to_pylist() == KNOWN
+    assert table["id"].to_pylist() == VALUES

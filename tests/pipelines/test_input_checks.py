@@ -112,7 +112,7 @@ def test_misspelt_table_is_refused_before_ray_starts(
 def test_misspelt_model_or_training_of_an_evaluation_is_refused_before_ray_starts(
     run: Callable[..., tuple[Any, str]], featured: Path
 ) -> None:
-    for flag in ("--models", "--training"):
+    for flag in ("--models", "--train_config"):
         code, text = run("evaluate", "--workspace", str(featured), flag, str(featured / "gone"))
         assert code == 2
         assert str(featured / "gone") in text
