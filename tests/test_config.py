@@ -184,7 +184,7 @@ def test_numeric_fields_take_minus_one_and_zero_where_they_mean_something(
         f"{kind.__name__}.{name}" for kind, name in numeric_fields() if takes(kind, name, value)
     }
     # A share or a count of 0 is a gate at its strictest, or its laxest.
-    always = {name for name in taken if name.checked_valueswith((".seed", ".score_penalty"))}
+    always = {name for name in taken if name.endswith((".seed", ".score_penalty"))}
     always |= {name for name in taken if name.startswith("GatesConfig.")}
     assert taken - always == fine - always
 
