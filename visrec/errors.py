@@ -1,12 +1,13 @@
 """Every error that visrec raises on purpose.
 
 VisrecError
-├── InputError           the configuration or the data is not what the job needs (exit code 2)
-│   └── SchemaError      a table's columns are not the declared ones
-├── StorageError         a disk or an S3 store refused or failed a request (exit code 2 before the
-│   └── MissingFileError   job has written anything, 1 after)
-├── GateError            a quality gate held the publication back (exit code 3)
-└── ConflictError        another writer committed first (exit code 1)
+├── InputError              the configuration or the data is not what the job needs (exit code 2)
+│   └── SchemaError         a table's columns are not the declared ones
+├── StorageError            a disk or an S3 store refused or failed a request (exit code 1, or 2 if
+│   │                       the job has written nothing yet)
+│   └── MissingFileError    the file does not exist
+├── GateError               a quality gate held the publication back (exit code 3)
+└── ConflictError           another writer committed first (exit code 1)
 
 A message is one readable paragraph: what was found, what was expected, which key to change. What an
 error is about is also an attribute, None where it does not apply, so that no code parses messages.

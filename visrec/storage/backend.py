@@ -1,4 +1,4 @@
-"""What a store needs from the place that holds its files: a local directory or an S3 prefix."""
+"""The interface of a store's backend, which holds its files: a local directory or an S3 prefix."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager

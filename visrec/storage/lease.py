@@ -11,16 +11,56 @@ import os
 import threading
 import time
 import uuid
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from visrec.errors import ConflictError, StorageError
 from visrec.storage.store import Store, to_json
 
 HEARTBEAT_S = 5.0  # each takes two small requests
-_FREE = {"holder": None}
 _MISSED_HEARTBEATS = 4  # after which the holder is taken for dead
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """The content of a lease file.
+
+    Attributes:
+        holder: random id of the holder; None if the lease is free.
+        pid: process id of the holder.
+        started: when that process started, in ticks since boot; empty if unknown.
+        machine: boot and process namespace in which the pid is valid.
+        beats: number of heartbeats.
+    """
+
+    holder: str | None
+    pid: int = 0
+    started: str = ""
+    machine: str = ""
+    beats: int = 0
+
+    def to_json(self) -> bytes:
+        return to_json({"holder": None} if self.holder is None else asdict(self))
+
+    @staticmethod
+    def from_json(data: bytes) -> "_Record":
+        """The record of a file. A damaged file counts as the record of an unknown process, which is
+        taken for dead if it sends no heartbeat."""
+        try:
+            fields = json.loads(data)
+            if fields == {"holder": None}:
+                return _FREE
+            record = _Record(**fields)
+        except (ValueError, TypeError, RecursionError):
+            return _UNKNOWN
+        is_valid = all(isinstance(value, str | int) for value in asdict(record).values())
+        return record if is_valid else _UNKNOWN
+
+
+_FREE = _Record(holder=None)
+_UNKNOWN = _Record(holder="unknown")
 
 
 class Lease:
@@ -39,7 +79,7 @@ class Lease:
             heartbeat_s: seconds between two heartbeats.
         """
         self._store, self._name, self._heartbeat_s = store, name, heartbeat_s
-        self._record = {"holder": uuid.uuid4().hex, **_describe_process(os.getpid())}
+        self._record = _describe_process(os.getpid(), holder=uuid.uuid4().hex)
         self._version = ""
         self._ended = threading.Event()
         self._lost = False
@@ -82,16 +122,16 @@ class Lease:
             )
 
     def _take(self) -> bool:
-        if self._store.create(self._name, to_json(self._record)):
+        if self._store.create(self._name, self._record.to_json()):
             self._version = self._store.read_versioned(self._name)[1]
             return True
         data, version = self._store.read_versioned(self._name)
-        record, waited = _parse_record(data), 0.0
+        record, waited = _Record.from_json(data), 0.0
         while not _is_free(record) and waited < _MISSED_HEARTBEATS * self._heartbeat_s:
             time.sleep(self._heartbeat_s / 2)
             waited += self._heartbeat_s / 2
             data, new_version = self._store.read_versioned(self._name)
-            record = _parse_record(data)
+            record = _Record.from_json(data)
             if new_version != version and not _is_free(record):
                 return False
             version = new_version
@@ -103,58 +143,45 @@ class Lease:
         while not self._ended.wait(self._heartbeat_s):
             beats += 1
             try:
-                still_held = self._write({**self._record, "beats": beats}) or self._is_holder()
+                still_held = self._write(replace(self._record, beats=beats)) or self._is_holder()
             except StorageError:
                 continue  # no answer; if that lasts, the next write finds another holder's record
             if not still_held:
                 self._lost = True
                 return
 
-    def _write(self, record: dict[str, Any]) -> bool:
+    def _write(self, record: _Record) -> bool:
         """Replaces the record that this process wrote last; False if another one is there."""
-        if not self._store.replace(self._name, to_json(record), self._version):
+        if not self._store.replace(self._name, record.to_json(), self._version):
             return False
         data, version = self._store.read_versioned(self._name)
         self._version = version
-        return data == to_json(record)
+        return data == record.to_json()
 
     def _is_holder(self) -> bool:
         """Whether the stored record is this process's, as after a write whose reply was lost."""
         data, self._version = self._store.read_versioned(self._name)
-        return bool(_parse_record(data)["holder"] == self._record["holder"])
+        return _Record.from_json(data).holder == self._record.holder
 
 
-def _parse_record(data: bytes) -> dict[str, Any]:
-    """The holder's record. A damaged file counts as the record of an unknown process, which is
-    taken for dead if it sends no heartbeat."""
-    unknown = {"holder": "unknown", "pid": 0, "started": "", "machine": ""}
-    try:
-        record = json.loads(data)
-    except (ValueError, RecursionError):
-        return unknown
-    is_valid = isinstance(record, dict) and (record == _FREE or unknown.keys() <= record.keys())
-    return record if is_valid else unknown
-
-
-def _is_free(record: dict[str, Any]) -> bool:
+def _is_free(record: _Record) -> bool:
     """Whether the lease was given back, or its holder was a process of this machine and is gone."""
-    if record["holder"] is None:
+    if record.holder is None:
         return True
-    current = _describe_process(record["pid"])
-    same_machine = record["machine"] == current["machine"]
-    return bool(same_machine and record["started"] != current["started"])
+    current = _describe_process(record.pid, record.holder)
+    return record.machine == current.machine and record.started != current.started
 
 
-def _describe_process(pid: int) -> dict[str, Any]:
-    """What distinguishes a process from every other one, here and on other machines."""
+def _describe_process(pid: int, holder: str) -> _Record:
+    """A record with what distinguishes a process from every other one, here and elsewhere."""
     try:
         # The 22nd field, in ticks since boot; the command name before it may contain spaces.
         started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, ValueError):  # ValueError: the pid of a damaged record
+    except (OSError, ValueError):  # ValueError: a pid that is not a path, in a damaged record
         started = ""
     try:
         boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux: a random machine id, so that only the heartbeat counts
         boot_id, namespace = uuid.uuid4().hex, ""
-    return {"pid": pid, "started": started, "machine": f"{boot_id} {namespace}"}
+    return _Record(holder=holder, pid=pid, started=started, machine=f"{boot_id} {namespace}")
