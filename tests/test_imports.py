@@ -25,7 +25,7 @@ WITHOUT_RAY = (
     *("visrec.models", "visrec.interactions", "visrec.sampling", "visrec.features.decode"),
     *("visrec.features.backbones", "visrec.retrieval.topk", "visrec.publication.list_tables"),
     *("visrec.retrieval.metrics", "visrec.retrieval.ranks", "visrec.evaluation.report"),
-    *("visrec.training.loop", "visrec.training.checkpoints", "visrec.publication.run"),
+    *("visrec.training.loop", "visrec.training.checkpoints", "visrec.publication.publish"),
     *("visrec.publication.verify", "visrec.publication.gates", "visrec.publication.claims"),
     *("visrec.storage.preflight", "visrec.storage.lease", "visrec.retrieval.rules"),
     "visrec.recommend.incremental",
