@@ -330,8 +330,8 @@ def cut(shop: Shop, user: int) -> bool:
 
 
 def block(shop: Shop, user: int) -> bool:
-    one, owner = shop.row_UK[user, 3:4], np.array([user])
-    shop.data = replace(shop.data, blocked=Jagged.from_row_ids(owner, one, len(shop.row_UK)))
+    item, row = shop.row_UK[user, 3:4], np.array([user])
+    shop.data = replace(shop.data, blocked=Jagged.from_row_ids(row, item, len(shop.row_UK)))
     return True
 
 
@@ -486,7 +486,7 @@ def test_item_to_item_run_has_only_gates_that_make_sense_for_items() -> None:
     )  # fmt: skip
     context = GateContext(
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
-        taken_N=np.ones(100), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
+        taken_N=np.ones(100, np.float32), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
         personalized=True, interactions=(10, 9), items=(100, 0),
         model_digest=MODEL, tables=[], last=None,
         evaluation=None,

@@ -12,7 +12,7 @@ from visrec.publication.pointer import Pointer
 from visrec.publication.records import read_record
 from visrec.storage.store import to_json
 
-RECORDS = {
+RECORDS: dict[str, Claim | Pointer | RunManifest] = {
     "claim": Claim(inputs_digest="b", lost=("a",), state="sealed"),
     "pointer": Pointer(
         run_id="r2",
