@@ -80,7 +80,7 @@ class Page(HTMLParser):
 
 
 def report(**changes: object) -> Report:
-    given = {"title": "A title", "metrics": METRICS, "examples": [], "facts": {"users": "50"}}
+    given = {"title": "A title", "metrics": METRICS, "examples": [], "metadata": {"users": "50"}}
     return Report(**{**given, **changes})  # type: ignore[arg-type]
 
 
