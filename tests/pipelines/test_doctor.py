@@ -64,7 +64,7 @@ def test_request_that_is_too_large_fails_and_is_not_waited_for(
     for word in ("--train.workers", "--train.cpus_per_worker", "--may_grow", "memory to prepare"):
         assert word in message
     shown = capsys.readouterr().out
-    assert "FAIL 4 CPU in all, room for 2 of 3" in shown
+    assert "FAIL  4 CPU in all, room for 2 of 3" in shown
     assert "room for 1 x 1 CPU" in shown
     # The summary is written, and nothing else.
     assert everything_below(Store.at(str(tmp_path))) == {"doctor.json"}
