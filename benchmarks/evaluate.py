@@ -31,7 +31,7 @@ import torch
 
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
-from visrec.jagged import Jagged, offsets_of
+from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
 from visrec.retrieval.metrics import per_user
@@ -53,7 +53,7 @@ def made_users(users: int, items: int) -> tuple[Jagged, Jagged]:
     held_U = random.integers(1, MOST_HELD + 1, users)
     held_UH = np.arange(MOST_HELD) < held_U[:, None]
     profiles = Jagged(item_UI[:, :PROFILE].ravel(), np.arange(users + 1) * PROFILE)
-    return profiles, Jagged(item_UI[:, PROFILE:][held_UH], offsets_of(held_U))
+    return profiles, Jagged(item_UI[:, PROFILE:][held_UH], offsets_from_lengths(held_U))
 
 
 def made_scorer(items: int, dimensions: int) -> DotScorer:

@@ -17,7 +17,7 @@ from visrec.models.scorers import DotScorer
 from visrec.progress import Timer
 from visrec.publication.run_spec import RunSpec
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.lists import ShardLists
+from visrec.recommend.lists import ShardRecommender
 from visrec.retrieval.near_duplicates import near_duplicate_groups
 from visrec.retrieval.rules import Rules
 from visrec.storage.store import Store
@@ -68,14 +68,14 @@ def lists_of(vector_Nd: Vectors, cold: bool, near_duplicate: bool) -> int:
         count_N=np.zeros(n, np.float32),
         cold_U=np.full(USERS, cold),
         artist_N=None,
-        without_item=0,
+        dropped_missing_feature=0,
         fingerprint_N=np.zeros(n, np.uint64),
         rules=rules,
     )
     scorer = DotScorer(every, lambda bags, _: pool(every, bags, "mean"), every)
     quiet = Timer(SimpleNamespace(add=SimpleNamespace(remote=lambda _: None)))
     target = RunSpec(Store("/nowhere"), 1, 100, "nested", "user_to_item", {})
-    return len(ShardLists(data, scorer, target, None, quiet)(0)[0])
+    return len(ShardRecommender(data, scorer, target, None, quiet)(0)[0])
 
 
 FORMS: dict[str, tuple[Callable[[Vectors], Vectors], bool]] = {

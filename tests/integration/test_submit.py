@@ -25,9 +25,9 @@ def cluster() -> Iterator[TokenCluster]:
         yield running
 
 
-def submit(cluster: TokenCluster, *job: str) -> subprocess.CompletedProcess[str]:
-    """Submits a job from this checkout and follows it to its end."""
-    command = [program("ray"), "job", "submit", "--working-dir", ".", "--", "python", *job]
+def submit(cluster: TokenCluster, script: str) -> subprocess.CompletedProcess[str]:
+    """Submits a shell script as a job from this checkout, and follows it to its end."""
+    command = [program("ray"), "job", "submit", "--working-dir", ".", "--", "sh", "-c", script]
     env = {**os.environ, **cluster.env()}
     return subprocess.run(
         command,
@@ -46,14 +46,14 @@ def test_submitted_job_refuses_a_relative_workspace_and_trains_on_an_absolute_on
 ) -> None:
     """One submission for both, because most of its time is the start."""
     copy(featured, tmp_path, "features", "interactions.parquet")
+    flags = (
+        f"--workspace {tmp_path} --model_id sent --train.epochs 1 --train.triples_per_epoch 1024 "
+        "--resources.cpus_per_worker 1"
+    )
+    # The second command runs only if the first one failed with exit code 2.
     done = submit(
         cluster,
-        *("jobs/train.py", "--workspace", "runs/here"),
-        # The shell of the job goes on only if the first command failed with exit code 2.
-        *("||", "test", "$?", "=", "2", "&&", "python"),
-        *("jobs/train.py", "--workspace", str(tmp_path), "--model_id", "sent"),
-        *("--train.epochs", "1", "--train.triples_per_epoch", "1024"),
-        *("--resources.cpus_per_worker", "1"),
+        f"python jobs/train.py --workspace runs/here; test $? = 2 && python jobs/train.py {flags}",
     )
     assert done.returncode == 0, done.stdout
     refusal, _, rest = done.stdout.partition("validation AUC")
