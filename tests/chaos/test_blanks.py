@@ -23,7 +23,6 @@ import pytest
 
 from tests.chaos.harness import amount, measured
 from tests.training import provenance
-from visrec.models.provenance import InteractionsProvenance
 from visrec.errors import InputError
 from visrec.features.commit import TableContent, commit_table, write_part
 from visrec.features.table import Identity
@@ -31,6 +30,7 @@ from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
 from visrec.models.base import Catalogue, Sizes
+from visrec.models.provenance import InteractionsProvenance
 from visrec.progress import Timer
 from visrec.publication.run_spec import RunSpec
 from visrec.recommend.inputs import ScoringInputs, prepare_scoring
