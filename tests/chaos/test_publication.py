@@ -325,8 +325,6 @@ MEETINGS: dict[str, tuple[Work, Work]] = {
 def test_retention_removes_no_run_that_is_published_or_in_progress(
     name: str, tmp_path: Path
 ) -> None:
-    name: str, tmp_path: Path
-) -> None:
     first, second = MEETINGS[name]
     start, count = MemoryStore("s3://shop"), 0
     published(start, *NIGHTS)
