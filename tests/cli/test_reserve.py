@@ -74,7 +74,7 @@ def test_job_waits_while_no_cpu_would_be_left_for_tasks(
         assert ray.get([fetch.remote(n) for n in range(3)], timeout=20) == [0, 1, 2]
         printed = capsys.readouterr().out
     assert "waiting for 2 CPU at once, and 1 CPU for the tasks that feed them" in printed
-    assert "2 of 4 CPUs of the cluster are free, other jobs use the rest" in printed
+    assert "2 of 4 CPUs of the cluster are free now" in printed
     assert entered.wait(20)
     leave.set()
     waiting.join(20)

@@ -14,7 +14,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 FIRST_MESSAGE_S, NEXT_MESSAGE_S = 5.0, 60.0  # between messages about the wait
-_POLL_S = 0.5
+_POLL_S = 1  # Ray takes whole seconds; with less it answers "not yet" before it has looked
 
 
 @contextmanager
@@ -40,20 +40,19 @@ def reserve_workers(count: int, per_worker: Mapping[str, float]) -> Iterator[Pla
 
 
 class _Waiting:
-    """Pauses between looks at the cluster; says what the job waits for, soon and then rarely."""
+    """Says what the job waits for, soon and then rarely."""
 
     def __init__(self, count: int, per_worker: Mapping[str, float]) -> None:
         needed = " and ".join(f"{count * n:g} {name}" for name, n in per_worker.items())
         self._line = f"waiting for {needed} at once, and 1 CPU for the tasks that feed them"
         self._next = time.monotonic() + FIRST_MESSAGE_S
 
-    def pause(self) -> None:
+    def report(self) -> None:
         if time.monotonic() >= self._next:
             self._next += NEXT_MESSAGE_S
             free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
             cpus = f"{free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPUs of the cluster"
-            print(f"  {self._line}: {cpus} are free, other jobs use the rest", flush=True)
-        time.sleep(_POLL_S)
+            print(f"  {self._line}: {cpus} are free now", flush=True)
 
 
 @ray.remote(num_cpus=0)
@@ -68,7 +67,8 @@ def _lock(waiting: _Waiting) -> Iterator[None]:
             lock = _Lock.options(name="visrec-reserve", namespace="visrec").remote()  # type: ignore[attr-defined]
             break
         except ValueError:  # another job holds the name
-            waiting.pause()
+            time.sleep(_POLL_S)
+            waiting.report()
     try:
         yield
     finally:
@@ -79,8 +79,8 @@ def _created(bundles: list[dict[str, float]], waiting: _Waiting) -> PlacementGro
     """A placement group that has all of its bundles; while it is pending it holds none."""
     group: PlacementGroup = placement_group(bundles, strategy="SPREAD")
     try:
-        while not group.wait(0):
-            waiting.pause()
+        while not group.wait(_POLL_S):
+            waiting.report()
     except BaseException:
         remove_placement_group(group)
         raise
