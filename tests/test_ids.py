@@ -10,12 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.features import feature_identity, write_features
 from tests.training import provenance
 from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
-from visrec.features.commit import TableContent, commit_table, write_part
 from visrec.features.decode import PictureLimits
 from visrec.features.planning import plan_extraction
-from visrec.features.table import Identity
 from visrec.ids import id_array, index_in, is_in
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
@@ -24,13 +23,11 @@ from visrec.recommend.inputs import ScoringInputs, prepare_scoring
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.sources.items import read_items
-from visrec.storage.schemas import HELD_OUT, REJECTED
+from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 
-IDENTITY = Identity(
-    backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=4
-)  # fmt: skip
+IDENTITY = feature_identity(4)
 ITEMS = [f"i{n}" for n in range(12)]
 ROWS = [(f"u{u}", ITEMS[(u + 5 * n) % 12], 100 * n) for u in range(6) for n in range(3)]
 VALUES = ["b", "a", "c"]
@@ -88,22 +85,7 @@ class Shop:
     def __init__(self, folder: Path) -> None:
         self.store, self.folder = Store.at(str(folder / "features")), folder
         feature_ND = np.random.default_rng(0).normal(size=(len(ITEMS), 4)).astype(np.float16)
-        rows = pa.table({"item_id": ITEMS, "digest": ITEMS, "source": ITEMS})
-        files = [
-            (write_part(self.store, rows[at : at + 6], feature_ND[at : at + 6], IDENTITY), 6)
-            for at in (0, 6)
-        ]
-        commit_table(
-            self.store,
-            TableContent(
-                identity=IDENTITY,
-                rows=rows,
-                files=dict(files),
-                rejected=REJECTED.empty_table(),
-                settings={},
-            ),
-            None,
-        )
+        write_features(self.store, ITEMS, feature_ND, rows_per_part=6)
         users, items, times = map(list, zip(*ROWS, strict=True))
         self.log = self.put("log", user_id=users, item_id=items, timestamp=times)
         kinds = [f"k{n % 3}" for n in range(len(ITEMS))]

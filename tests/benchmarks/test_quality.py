@@ -8,9 +8,7 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.quality import measure, table
-from visrec.features.commit import TableContent, commit_table, write_part
-from visrec.features.table import Identity
-from visrec.storage.schemas import REJECTED
+from tests.features import write_features
 from visrec.storage.store import Store
 
 ITEMS, USERS, DIM = 120, 40, 8
@@ -27,26 +25,10 @@ def plant(workspace: Path) -> None:
     side_N = np.where(np.arange(ITEMS) % 2, 1, -1)
     feature_ND = random.normal(size=(ITEMS, DIM)).astype(np.float16)
     feature_ND[:, 0] = 2 * side_N
-    ids = pa.array([f"i{n:03}" for n in range(ITEMS)])
-    rows = pa.table({"item_id": ids, "digest": ids, "source": pa.nulls(ITEMS, pa.string())})
-    identity = Identity(
-        backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=DIM
-    )
-    store = Store.at(str(workspace / "features"))
-    files = [(write_part(store, rows, feature_ND, identity), ITEMS)]
-    commit_table(
-        store,
-        TableContent(
-            identity=identity,
-            rows=rows,
-            files=dict(files),
-            rejected=REJECTED.empty_table(),
-            settings={},
-        ),
-        None,
-    )
+    ids = [f"i{n:03}" for n in range(ITEMS)]
+    write_features(Store.at(str(workspace / "features")), ids, feature_ND)
     log = [
-        (f"u{user:02}", ids[int(item)].as_py(), hour)
+        (f"u{user:02}", ids[int(item)], hour)
         for user in range(USERS)
         for hour, item in enumerate(random.permutation(np.arange(user % 2, ITEMS, 2))[:10])
     ]

@@ -22,10 +22,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.chaos.harness import amount, measured
+from tests.features import write_features
 from tests.training import provenance
 from visrec.errors import InputError
-from visrec.features.commit import TableContent, commit_table, write_part
-from visrec.features.table import Identity
 from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
@@ -37,7 +36,7 @@ from visrec.recommend.inputs import ScoringInputs, prepare_scoring
 from visrec.recommend.lists import ShardRecommender
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage.schemas import HELD_OUT, REJECTED
+from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import Store
 
 pytestmark = pytest.mark.chaos
@@ -228,24 +227,9 @@ WRITERS: tuple[Writer, ...] = (by_hand, by_csv, by_pandas, by_duckdb, by_arrow)
 def workspace(tmp_path: Path) -> Path:
     """Features of all items and a VisRank model."""
     features, model = Store.at(str(tmp_path / "features")), Store.at(str(tmp_path / "model"))
-    identity = Identity(
-        backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=DIM
-    )
     ids = [f"{n:03}" for n in range(ITEMS)]
     feature_ND = np.random.default_rng(0).normal(size=(ITEMS, DIM)).astype(np.float16)
-    rows = pa.table({"item_id": ids, "digest": ids, "source": pa.nulls(ITEMS, pa.string())})
-    files = [(write_part(features, rows, feature_ND, identity), ITEMS)]
-    manifest = commit_table(
-        features,
-        TableContent(
-            identity=identity,
-            rows=rows,
-            files=dict(files),
-            rejected=REJECTED.empty_table(),
-            settings={},
-        ),
-        None,
-    )
+    manifest = write_features(features, ids, feature_ND)
     sizes = Sizes(items=ITEMS, users=0, feature_dim=DIM)
     visrank = MODELS["visrank"](MODELS["visrank"].Config(), sizes)
     visrank.fit(Catalogue(feature_ND, np.arange(ITEMS)), Jagged.empty(0))
@@ -254,7 +238,7 @@ def workspace(tmp_path: Path) -> Path:
         item_ids=pa.array(ids), user_ids=None, metrics={}, model_id="visrank",
         held_out=HELD_OUT.empty_table(),
         provenance=provenance(
-            features_digest=manifest.digest, features_identity=identity,
+            features_digest=manifest.digest, features_identity=manifest.identity,
             interactions=InteractionsProvenance(min_rating=LIKED),
         ),
     )  # fmt: skip

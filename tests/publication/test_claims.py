@@ -99,8 +99,9 @@ def test_claim_that_was_made_again_is_a_different_one(store: Store) -> None:
 
 
 def test_writer_that_finds_its_run_lost_writes_nothing_more() -> None:
-    """Wherever it was stopped, the run is complete from other inputs when it goes on: only the
-    operation that was under way may still be a write, and what it wrote is removed."""
+    """A writer is stopped before each of its operations, and another one completes the run from
+    other inputs meanwhile. When the first goes on, it may finish the write that it had begun, and
+    then removes that file; it begins no other write."""
     i, done, late = 0, False, 0
     while not done:
         store = MemoryStore("s3://shop")

@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.features import feature_identity, write_features
 from tests.training import jagged_lists, provenance
 from visrec.errors import InputError
-from visrec.features.commit import TableContent, commit_table, write_part
-from visrec.features.table import Identity
 from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
@@ -26,10 +25,10 @@ from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
 from visrec.retrieval.rules import RulesConfig
 from visrec.retrieval.similar import Kind
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage.schemas import HELD_OUT, REJECTED
+from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import Store
 
-IDENTITY = Identity(backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=2)
+IDENTITY = feature_identity(2)
 # a and b look alike; d is new: training has not seen it.
 FEATURES = {"a": [4.0, 0.0], "b": [4.0, 0.1], "c": [0.0, 4.0], "d": [-4.0, 1.0]}
 ITEMS, TRAINED_ITEMS = list(FEATURES), ["a", "b", "c"]
@@ -42,17 +41,8 @@ class Workspace:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.features = folder, Store.at(str(folder / "features"))
-        rows = pa.table({"item_id": ITEMS, "digest": ITEMS, "source": ITEMS})
         feature_ND = np.array(list(FEATURES.values()), np.float16)
-        part = write_part(self.features, rows, feature_ND, IDENTITY)
-        content = TableContent(
-            identity=IDENTITY,
-            rows=rows,
-            files={part: len(ITEMS)},
-            rejected=REJECTED.empty_table(),
-            settings={},
-        )
-        commit_table(self.features, content, None)
+        write_features(self.features, ITEMS, feature_ND)
         users, items, times = map(list, zip(*LOG, strict=True))
         self.log = self.write("log", user_id=users, item_id=items, timestamp=times)
         self.users = self.write("users", user_id=["u0", "visitor"])

@@ -7,15 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.features import write_features
 from visrec.errors import InputError
-from visrec.features.commit import TableContent, commit_table, write_part
-from visrec.features.table import Identity
 from visrec.interactions.log import ReadReport
 from visrec.interactions.split import SplitConfig
 from visrec.models.base import ModelTraits
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 from visrec.training import data as training_data
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
@@ -34,23 +32,8 @@ NEXT = SamplingConfig(guidelines={"next_basket": 1.0}, negatives="drawn")
 def store(tmp_path: Path) -> Store:
     """Features, interactions, and an items table in which every third item has no artist."""
     store = Store.at(str(tmp_path))
-    identity = Identity(
-        backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=4
-    )
     feature_ND = np.random.default_rng(0).normal(size=(len(IDS), 4)).astype(np.float16)
-    rows = pa.table({"item_id": IDS, "digest": IDS, "source": pa.nulls(len(IDS), pa.string())})
-    files = [(write_part(store, rows, feature_ND, identity), len(IDS))]
-    commit_table(
-        store,
-        TableContent(
-            identity=identity,
-            rows=rows,
-            files=dict(files),
-            rejected=REJECTED.empty_table(),
-            settings={},
-        ),
-        None,
-    )
+    write_features(store, IDS, feature_ND)
     user_id, item, timestamp = map(list, zip(*ROWS, strict=True))
     item_id = [IDS[n] for n in item]
     log = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})

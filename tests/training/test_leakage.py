@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from visrec.features.commit import TableContent, commit_table, write_part
-from visrec.features.table import Identity
+from tests.features import write_features
 from visrec.interactions.split import SplitConfig
 from visrec.jagged import Jagged
 from visrec.models.artifact import save_artifact
@@ -22,7 +21,6 @@ from visrec.models.curatornet import CuratorNetConfig
 from visrec.sampling.guidelines import GUIDELINES
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
-from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, build_trainer, train_to_end, training_metrics
@@ -79,22 +77,7 @@ def load(folder: Path, rows: list[Row], split: SplitConfig) -> TrainingData:
     """The training data of a workspace with these rows, and features and artists of all items."""
     store = Store.at(str(folder))
     feature_ND = np.random.default_rng(1).normal(size=(len(ALL), DIM)).astype(np.float16)
-    identity = Identity(
-        backbone="b", weights_digest="w", preprocessing={}, precision="float32", dim=DIM
-    )
-    items = pa.table({"item_id": ALL, "digest": ALL, "source": pa.nulls(len(ALL), pa.string())})
-    files = [(write_part(store, items, feature_ND, identity), len(ALL))]
-    commit_table(
-        store,
-        TableContent(
-            identity=identity,
-            rows=items,
-            files=dict(files),
-            rejected=REJECTED.empty_table(),
-            settings={},
-        ),
-        None,
-    )
+    write_features(store, ALL, feature_ND)
     user_id, item_id, timestamp = map(list, zip(*rows, strict=True))
     log = pa.table({"user_id": user_id, "item_id": item_id, "timestamp": timestamp})
     store.write_table("log.parquet", log)

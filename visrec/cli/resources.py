@@ -9,7 +9,7 @@ from visrec.cli.job import JobConfig
 from visrec.errors import InputError
 from visrec.recommend.score import ScoreResources
 
-_MAX_SCORING_WORKERS = 64
+MAX_SCORING_WORKERS = 64  # unless --resources.workers says otherwise
 
 
 def cluster_total(resource: str) -> int:
@@ -62,7 +62,7 @@ def scoring_workers(config: JobConfig, resources: ScoreResources, shards: int) -
         cores = cluster_total("CPU")
         if config.local:  # `start_ray` may declare more CPUs than the machine has
             cores = min(cores, os.cpu_count() or 1)
-        workers = max(1, min(_MAX_SCORING_WORKERS, cores // resources.cpus_per_worker))
+        workers = max(1, min(MAX_SCORING_WORKERS, cores // resources.cpus_per_worker))
     workers = min(workers, shards)
     needed = {"CPU": float(workers * resources.cpus_per_worker)}
     if resources.use_gpu:

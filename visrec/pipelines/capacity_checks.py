@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from visrec.capacity import WorkloadSize, processes_that_fit
+from visrec.cli.resources import MAX_SCORING_WORKERS
 from visrec.errors import VisrecError
 from visrec.features.table import read_manifest
 from visrec.recommend.score import ScoreResources
@@ -18,7 +19,6 @@ from visrec.storage.table_files import find_table_files
 _FOOTERS = 8  # read to estimate the rows of a table of many files
 _INTERACTIONS_PER_USER = 20  # where only one of the two numbers is known, as in docs/scaling.md
 _DEFAULT_DIM = 1280  # of the features of EfficientNet-Lite0
-_MAX_SCORING_PROCESSES = 64  # that recommend.py starts by default
 _MIN_FREE_BYTES = 1_000_000_000  # on the disk of a workspace of unknown size
 
 NodeResources = Mapping[str, float]  # amounts by Ray's names: CPU, GPU, memory in bytes, ...
@@ -139,7 +139,7 @@ def check_memory(
         "A single task prepares the data: add one node with more memory.",
     )
     # Per node, its memory and the scoring processes that will run there.
-    limit, cpus = scoring.workers or _MAX_SCORING_PROCESSES, scoring.cpus_per_worker
+    limit, cpus = scoring.workers or MAX_SCORING_WORKERS, scoring.cpus_per_worker
     loads = [
         (node.get("memory", 0.0), max(1, min(limit, int(node["CPU"] // cpus))))
         for node in with_cpus

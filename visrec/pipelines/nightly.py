@@ -204,13 +204,14 @@ class Steps:
         """Evaluates the night's model, unless that is done, or there are no held-out rows."""
         if model is None or not self._config.evaluate or not self.jobs.train.split.test:
             return
+        if model.is_evaluated:
+            return
         if not model.has_held_out_rows():
             name = model.store.name
             self._skip("evaluate", f"{name} has no test rows: none of its users had two baskets")
             return
-        if not model.is_evaluated:
-            with self.step("evaluate"):
-                evaluate.main(model.evaluate_job(self.jobs.evaluate), self._summary)
+        with self.step("evaluate"):
+            evaluate.main(model.evaluate_job(self.jobs.evaluate), self._summary)
 
     def recommend(self, model: NightModel | None) -> None:
         """Makes the lists, checks them by the gates and publishes them."""
