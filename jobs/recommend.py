@@ -6,6 +6,7 @@ if __name__ == "__main__":
     exit_on_signals()  # before the other imports, which take seconds
 
     from visrec.cli.launch import launch
-    from visrec.pipelines.recommend import RecommendJob, check, main
+    from visrec.pipelines.recommend import main
+    from visrec.pipelines.recommend_job import RecommendJob, check
 
     launch(main, RecommendJob, check=check)

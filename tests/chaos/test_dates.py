@@ -20,7 +20,7 @@ from visrec.errors import InputError
 from visrec.pipelines import nightly
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.nightly import NightlyJob
-from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.pipelines.tune import TuneJob
 from visrec.publication.completion import complete_run

@@ -35,7 +35,7 @@ from visrec.config import plain
 from visrec.errors import InputError, VisrecError
 from visrec.models.artifact import load_artifact, save_artifact
 from visrec.pipelines.evaluate import EvaluateJob
-from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.publication.list_tables import Layout, lists_file, lists_table
 from visrec.publication.publish import publish_run

@@ -9,7 +9,7 @@ import pytest
 from visrec.cli.job import JobConfig
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
-from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 
 

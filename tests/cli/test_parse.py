@@ -13,7 +13,7 @@ from visrec.models.visrank import VisRankConfig
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.nightly import NightlyJob
-from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.pipelines.tune import TuneJob
 from visrec.training.loop import TrainConfig

@@ -20,7 +20,7 @@ from visrec.pipelines import evaluate, extract_features, nightly, recommend, tra
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.nightly import NightlyJob
-from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.storage.store import Store
 from visrec.training.loop import TrainConfig

@@ -44,7 +44,7 @@ from visrec.pipelines.input_checks import (
     require_model,
     require_table,
 )
-from visrec.pipelines.recommend import model_store
+from visrec.pipelines.recommend_job import model_store
 from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store

@@ -13,11 +13,11 @@ from visrec.cli.parse import parse
 from visrec.errors import InputError
 from visrec.features.table import MANIFEST as FEATURES_MANIFEST
 from visrec.features.table import read_manifest
-from visrec.pipelines import recommend, train
+from visrec.pipelines import recommend_job, train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.input_checks import require_model, require_pictures, require_table
-from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.storage.store import Store
 
@@ -78,10 +78,10 @@ class NightJobs:
             with naming_config_file("extract"):
                 require_pictures(self.extract.resolve(self.extract.images, "images"))
         with naming_config_file("recommend"):
-            recommend.check_tables(self.recommend)
+            recommend_job.check_tables(self.recommend)
         if not trains:
             with naming_config_file("recommend"):
-                require_model(recommend.model_store(self.recommend, self.recommend.model))
+                require_model(recommend_job.model_store(self.recommend, self.recommend.model))
             return
         with naming_config_file("train"):
             train.check_tables(self.train)

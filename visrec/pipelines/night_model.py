@@ -16,7 +16,7 @@ from visrec.models.artifact import MANIFEST, load_artifact
 from visrec.pipelines import train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.night_jobs import with_cutoff
-from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.sources.interactions import InteractionsConfig, read_interactions
 from visrec.storage.store import Store

@@ -25,7 +25,7 @@ from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.night_jobs import NightJobs, load_job, naming_config_file, with_cutoff
 from visrec.pipelines.night_model import NightModel, choose_model
-from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.recommend_job import RecommendJob, recommendations_store
 from visrec.pipelines.train import TrainJob
 from visrec.publication.completion import find_complete_run
 from visrec.publication.publish import publication_status, publish_run
@@ -118,7 +118,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
             print(f"{_BUSY}: nothing to do here.", flush=True)
             summary.rows = {"night": night, "published": f"no: {_BUSY}"}
             return
-        recommendations = recommend.recommendations_store(steps.jobs.recommend)
+        recommendations = recommendations_store(steps.jobs.recommend)
         is_complete = find_complete_run(run_store(recommendations, night)) is not None
         if is_complete:
             print(f"The night {night} is complete already.", flush=True)

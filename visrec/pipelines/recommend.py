@@ -1,39 +1,26 @@
-"""Recommends items with a trained model: scores all users, checks the lists, publishes them.
+"""One run of lists: reads model and tables, scores, checks by the gates, and publishes."""
 
-python jobs/recommend.py --local
-python jobs/recommend.py --local --kind item_to_item
-python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
-python jobs/recommend.py --local --force_publish "half of the shop is closed today"
-"""
-
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 
-from visrec.cli.job import JobConfig
 from visrec.cli.progress import track_progress
 from visrec.cli.resources import default_cpu_workers, scoring_workers
 from visrec.cli.summary import Summary
-from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.evaluation.results import METRICS
 from visrec.models.arrays import ItemArrays
-from visrec.models.artifact import LATEST
-from visrec.paths import require_folder_name
-from visrec.pipelines.input_checks import (
-    require_features,
-    require_interactions,
-    require_model,
-    require_table,
+from visrec.pipelines.recommend_job import (
+    RecommendJob,
+    interactions_uri,
+    model_store,
+    recommendations_store,
 )
+from visrec.pipelines.recommend_summary import QUERIES, summary_rows, warn_if_not_evaluated
 from visrec.publication.claims import claim_run
 from visrec.publication.completion import complete_run, find_complete_run
-from visrec.publication.gate import Gate, Outcome
-from visrec.publication.gates import NOT_EVALUATED, GatesConfig
-from visrec.publication.list_tables import Layout
 from visrec.publication.manifest import RunManifest, ShardFile, read_run_manifest
 from visrec.publication.pointer import read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
@@ -44,94 +31,10 @@ from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.readback import WrittenRun, check_and_rescore
 from visrec.recommend.run_gates import GateInputs, GateResults, evaluate_gates
 from visrec.recommend.run_inputs import ListSettings, RunSource, read_run_source
-from visrec.recommend.score import ScoreResources, ScoringTask, scoring_dataset
+from visrec.recommend.score import ScoringTask, scoring_dataset
 from visrec.recommend.writer import WrittenShard
-from visrec.retrieval.rules import RulesConfig
-from visrec.retrieval.similar import Kind
-from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 from visrec.storage.tables import require_unchanged
-
-_QUERIES: dict[Kind, str] = {"user_to_item": "users", "item_to_item": "items"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecommendJob(JobConfig):
-    """Recommends items with a trained model.
-
-    Attributes:
-        model: directory of the model; by default the model that was trained last in the workspace.
-        features: features directory; by default features of the workspace.
-        interactions: which users took which items; taken items are not recommended.
-        items: items table with an available column; by default items.parquet of the workspace, if
-            it exists. Items that are not available are not recommended.
-        users: users table, for users without any interaction; by default users.parquet of the
-            workspace, if it exists. These users get the most popular available items.
-        kind: user_to_item recommends items to each user; item_to_item lists for each item those
-            most similar to it, by the cosine of the model's item vectors.
-        recommendations: where the run goes; by default recommendations of the workspace, or
-            similar_items for item_to_item.
-        run_id: name of the run; by default a digest of all inputs. A second start with the same
-            name does only what is missing.
-        k: entries per list.
-        layout: nested, one row per user; or long, one row per entry.
-        shards: number of files; users are dealt to them by a hash of their id. By default as many
-            as the lists need: at most about 32 MB each, and at least 8 files.
-        resources: what scoring may take of the cluster.
-        rules: what a list may hold.
-        incremental: take over the last publication's lists of users for whom nothing has changed,
-            and score only the others and the new items. The lists are the same either way.
-        gates: when a publication is held back.
-        evaluation: directory that jobs/evaluate.py wrote; by default evaluation of the workspace.
-            If this model is not in it, the gates on its quality are skipped, and the job says so.
-        force_publish: the reason to publish what the gates would hold back; the manifest records
-            it. A run that was held back is not scored again.
-    """
-
-    model: str | None = None
-    features: str | None = None
-    interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
-    items: str | None = None
-    users: str | None = None
-    kind: Kind = "user_to_item"
-    recommendations: str | None = None
-    run_id: str | None = None
-    k: int = 100
-    layout: Layout = "nested"
-    shards: int | None = None
-    resources: ScoreResources = field(default_factory=ScoreResources)
-    rules: RulesConfig = field(default_factory=RulesConfig)
-    incremental: bool = True
-    gates: GatesConfig = field(default_factory=GatesConfig)
-    evaluation: str | None = None
-    force_publish: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.run_id is not None:
-            require_folder_name(self.run_id, "run_id")
-        if self.force_publish is not None and not self.force_publish.strip():
-            raise InputError(
-                "Found --force_publish without a reason; expected one in words, for the manifest."
-            )
-        check_fields(self, "", k="[1, 1000000]", shards="[1, 1000000]")
-
-
-def check(config: RecommendJob) -> None:
-    require_features(config.resolve(config.features, "features"))
-    check_tables(config)
-    require_model(model_store(config, config.model))
-
-
-def check_tables(config: RecommendJob) -> None:
-    """Checks the tables of a run, which a night does before its first step.
-
-    Raises:
-        InputError: a table is missing or has other columns than declared.
-    """
-    require_interactions(config.interactions, _interactions_uri(config))
-    require_table(config.items, "items")
-    require_table(config.users, "users")
-    require_table(config.rules.blocked, "rules.blocked")
 
 
 @dataclass(frozen=True)
@@ -159,7 +62,7 @@ class _Run:
     @property
     def queries(self) -> str:
         """What the queries are: users or items."""
-        return _QUERIES[self.config.kind]
+        return QUERIES[self.config.kind]
 
 
 @dataclass(frozen=True)
@@ -207,9 +110,10 @@ def main(config: RecommendJob, summary: Summary) -> None:
     with summary.phase("publish"):
         moved = publish_run(recommendations, run.run_id, rerun=rerun)
     status = publication_status(recommendations, run.run_id, rerun=rerun)
-    summary.rows = _summary_rows(run, manifest, written, "now" if moved else status.summary)
+    published = "now" if moved else status.summary
+    summary.rows = summary_rows(manifest, written, published, run.store.root)
     summary.not_published = status.explanation
-    _warn_if_not_evaluated(manifest, summary)
+    warn_if_not_evaluated(manifest, summary)
     if any(not shard.kept for shard in written):
         rate = manifest.queries / summary.phases["score"]
         summary.rows[f"{run.queries} per second"] = round(rate, 1)
@@ -221,7 +125,7 @@ def _read_run(config: RecommendJob, recommendations: Store) -> _Run:
         model=model_store(config, config.model),
         features=Store.at(config.resolve(config.features, "features")),
         interactions=config.interactions,
-        interactions_uri=_interactions_uri(config),
+        interactions_uri=interactions_uri(config),
         items_uri=config.resolve_if_exists(config.items, "items.parquet"),
         users_uri=config.resolve_if_exists(config.users, "users.parquet"),
         rules=config.rules,
@@ -396,74 +300,3 @@ def _draft_manifest(
         fingerprints=prepared.fingerprints | fingerprints,
         seconds={name: round(seconds, 2) for name, seconds in summary.phases.items()},
     )
-
-
-def _summary_rows(
-    run: _Run, manifest: RunManifest, written: Sequence[WrittenShard], published: str
-) -> dict[str, object]:
-    forced = [gate.name for gate in manifest.gates if gate.outcome == "forced"]
-    return {
-        "run": run.run_id,
-        "model": run.source.model_id,
-        run.queries: manifest.queries,
-        **({"cold users": manifest.cold_users} if run.queries == "users" else {}),
-        "rows": manifest.rows,
-        **manifest.interactions.summary,
-        "files": len(manifest.files),
-        "shards scored now": sum(not shard.kept for shard in written),
-        "lists carried over": sum(shard.carried for shard in written),
-        "gates": _gates_row(manifest.gates),
-        **({"forced past": "; ".join(forced)} if forced else {}),
-        "published": published,
-        "run at": run.store.root,
-    }
-
-
-def _gates_row(gates: Sequence[Gate]) -> str:
-    """How many gates passed, were skipped and were forced; a skipped gate proves nothing."""
-    count = Counter(gate.outcome for gate in gates)
-    outcomes: tuple[Outcome, ...] = ("passed", "skipped", "forced")
-    parts = [f"{count[outcome]} {outcome}" for outcome in outcomes if count[outcome]]
-    why = " (the manifest says why)" if count["skipped"] else ""
-    return f"{', '.join(parts)}{why}"
-
-
-def _warn_if_not_evaluated(manifest: RunManifest, summary: Summary) -> None:
-    if any(gate.note == NOT_EVALUATED for gate in manifest.gates):
-        summary.rows["evaluation"] = NOT_EVALUATED
-        print(
-            "This model has not been evaluated: nothing says whether its lists are better than "
-            "VisRank's or than the most popular items. Run jobs/evaluate.py before "
-            "jobs/recommend.py, and the gates compare them.",
-            flush=True,
-        )
-
-
-def _interactions_uri(config: RecommendJob) -> str | None:
-    """The interactions; item-to-item lists of a model that needs none are made without, too."""
-    if config.kind == "item_to_item":
-        return config.resolve_if_exists(config.interactions.path, "interactions.parquet")
-    return config.resolve(config.interactions.path, "interactions.parquet")
-
-
-def recommendations_store(config: RecommendJob) -> Store:
-    """Where the runs of this kind are."""
-    folder = "recommendations" if config.kind == "user_to_item" else "similar_items"
-    return Store.at(config.resolve(config.recommendations, folder))
-
-
-def model_store(config: JobConfig, model: str | None) -> Store:
-    """A model's directory: the one that is named, or the one that was trained last.
-
-    Raises:
-        InputError: none is named, and the workspace has none.
-    """
-    if model:
-        return Store.at(model)
-    models = Store.at(config.resolve(None, "models"))
-    if not models.exists(LATEST):
-        raise InputError(
-            f"Found no trained model at {models.root}; expected one that jobs/train.py wrote. "
-            "Train first, or name a model's directory with --model."
-        )
-    return models / str(models.read_json(LATEST)["model_id"])
