@@ -15,7 +15,7 @@ from tests.publication.runs import draft_manifest
 from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.publication.gate import Gate
-from visrec.publication.gates import GateContext, GatesConfig
+from visrec.publication.gate_context import GateContext, GatesConfig
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.list_tables import Layout, lists_file, lists_table, read_lists

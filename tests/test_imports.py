@@ -26,7 +26,7 @@ WITHOUT_RAY = (
     *("visrec.features.backbones", "visrec.retrieval.topk", "visrec.publication.list_tables"),
     *("visrec.retrieval.metrics", "visrec.retrieval.ranks", "visrec.evaluation.report"),
     *("visrec.training.loop", "visrec.training.checkpoints", "visrec.publication.publish"),
-    *("visrec.publication.verify", "visrec.publication.gates", "visrec.publication.claims"),
+    *("visrec.publication.verify", "visrec.publication.gate_context", "visrec.publication.claims"),
     *("visrec.storage.preflight", "visrec.storage.lease", "visrec.retrieval.rules"),
     "visrec.recommend.incremental",
 )

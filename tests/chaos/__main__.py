@@ -1,7 +1,7 @@
 """Tests the promises of docs/reliability.md at full length and prints what was counted.
 
 `python -m tests.chaos` tests all of them; with paths, only those tests run:
-`python -m tests.chaos tests/chaos/test_store.py`.
+`python -m tests.chaos tests/chaos/test_store_outages.py`.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.chaos.harness import FULL, LOG
 
-COMMITS, HOSTILE = "tests/chaos/test_commits.py::", "tests/chaos/test_hostile.py::"
+COMMITS, HOSTILE = "tests/chaos/test_commits.py::", "tests/chaos/test_hostile_models_and_ids.py::"
 
 MAX_SECONDS = 5400  # of one test: ten times the limit of the suite
 
@@ -65,10 +65,10 @@ def promises() -> dict[int, Promise]:
             "bad rows and pictures are bounded and named",
             ("tests/integration/test_extract.py",),
         ),
-        7: Promise("workers, nodes and the driver may die", (f"{chaos}workers.py",)),
+        7: Promise("workers, nodes and the driver may die", (f"{chaos}killed_workers.py",)),
         8: Promise(
             "the store may go away",
-            (f"{chaos}store.py", "tests/test_servers.py::test_objects_survive"),
+            (f"{chaos}store_outages.py", "tests/test_servers.py::test_objects_survive"),
         ),
         9: Promise(
             "only checked lists are published",
@@ -97,7 +97,7 @@ def promises() -> dict[int, Promise]:
         ),
         12: Promise(
             "the cluster accepts nobody without the token",
-            (f"{chaos}closed.py", "tests/test_servers.py::test_job_without"),
+            (f"{chaos}cluster_access.py", "tests/test_servers.py::test_job_without"),
         ),
         13: Promise(
             "secrets stay out of messages, files and reprs",

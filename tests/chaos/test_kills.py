@@ -115,7 +115,7 @@ def test_night_whose_driver_is_killed_at_random_ends_as_the_undisturbed_one(
 
 
 @pytest.mark.skipif(
-    not is_full(), reason="only in `make chaos`: test_workers.py has the short form"
+    not is_full(), reason="only in `make chaos`: test_killed_workers.py has the short form"
 )
 def test_night_whose_workers_are_killed_ends_as_the_undisturbed_one(
     undisturbed_night: Undisturbed, tmp_path: Path

@@ -33,7 +33,7 @@ from visrec.models.visrank import VisRankConfig
 from visrec.progress import Timer
 from visrec.publication.completion import complete_run
 from visrec.publication.gate import Gate
-from visrec.publication.gates import GateContext, GatesConfig
+from visrec.publication.gate_context import GateContext, GatesConfig
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.list_tables import Layout, lists_table, read_lists, similar_table
@@ -80,7 +80,7 @@ class Run:
         layout: of the tables.
         row_UK: the items of each query's list, -1 after the last.
         score_UK: their scores.
-        because_UK: their reasons, -1 for none.
+        reason_UK: their reasons, -1 for none.
     """
 
     model: Store
@@ -90,7 +90,7 @@ class Run:
     layout: Layout
     row_UK: Rows
     score_UK: npt.NDArray[np.float32]
-    because_UK: Rows
+    reason_UK: Rows
 
     @property
     def spec(self) -> RunSpec:
@@ -103,7 +103,7 @@ class Run:
             lists = similar_table(ids, items, self.row_UK[cut], self.score_UK[cut], self.layout)
         else:
             lists = lists_table(
-                ids, items, self.row_UK[cut], self.score_UK[cut], self.because_UK[cut],
+                ids, items, self.row_UK[cut], self.score_UK[cut], self.reason_UK[cut],
                 self.data.cold_U[cut], self.layout,
             )  # fmt: skip
         return through_a_file(lists)
@@ -253,8 +253,8 @@ def run_of(
             length = cut.stop - cut.start
             run.row_UK[query, :length] = index_in(lists.item_ids[cut], ids)
             run.score_UK[query, :length] = lists.score_V[cut]
-            if lists.because_V is not None:
-                run.because_UK[query, :length] = index_in(lists.because_V[cut], ids)
+            if lists.reason_V is not None:
+                run.reason_UK[query, :length] = index_in(lists.reason_V[cut], ids)
     return run
 
 
@@ -360,7 +360,7 @@ def scores_of_another_scale(run: Run, rng: np.random.Generator) -> None:
 
 def no_reasons(run: Run, rng: np.random.Generator) -> None:
     del rng
-    run.because_UK[:] = -1
+    run.reason_UK[:] = -1
 
 
 def other_reasons(run: Run, rng: np.random.Generator) -> None:
@@ -368,8 +368,8 @@ def other_reasons(run: Run, rng: np.random.Generator) -> None:
     del rng
     for query in np.flatnonzero(run.data.profiles.lengths > 1).tolist():
         profile = run.data.profiles[query]
-        place_K = [profile.tolist().index(row) for row in run.because_UK[query].tolist()]
-        run.because_UK[query] = profile[(np.array(place_K) + 1) % len(profile)]
+        place_K = [profile.tolist().index(row) for row in run.reason_UK[query].tolist()]
+        run.reason_UK[query] = profile[(np.array(place_K) + 1) % len(profile)]
 
 
 def popular(run: Run, order: Rows) -> None:
@@ -431,7 +431,7 @@ def test_lists_that_are_not_the_models_are_held_back(
                 clean,
                 row_UK=clean.row_UK.copy(),
                 score_UK=clean.score_UK.copy(),
-                because_UK=clean.because_UK.copy(),
+                reason_UK=clean.reason_UK.copy(),
             )
             mutate(run, np.random.default_rng(seed))
             gates = run.gates(seed)

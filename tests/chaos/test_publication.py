@@ -26,12 +26,12 @@ from visrec.interactions.log import assign_shards
 from visrec.jagged import offsets_from_lengths
 from visrec.progress import Timer
 from visrec.publication.claims import CLAIM, claim_run, read_claim
-from visrec.publication.completion import complete_run, find_complete_run
+from visrec.publication.completion import clean_complete_run, complete_run
 from visrec.publication.list_tables import lists_table
 from visrec.publication.manifest import MANIFEST, RunManifest, ShardFile, parse_manifest
 from visrec.publication.pointer import LATEST, read_pointer, read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
-from visrec.publication.retention import prune_runs
+from visrec.publication.retention import remove_old_runs
 from visrec.publication.rollback import roll_back
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.fingerprint_files import write_item_fingerprints
@@ -77,7 +77,7 @@ def job(run_id: str, inputs: str, shards: int, cutoff: int | None = None) -> Wor
         run = run_store(lists, run_id)
         read_published_manifest(lists, say=lambda _: None)
         is_first = False
-        if find_complete_run(run) is None:
+        if clean_complete_run(run) is None:
             metadata = {"visrec.inputs": inputs * 16, "visrec.run_id": run_id}
             spec = RunSpec(run, shards, 2, "nested", "user_to_item", metadata)
             claim_run(run, spec.inputs_digest)
@@ -143,7 +143,7 @@ def require_consistent(store: MemoryStore, folder: Path, killed: bool) -> int:
     require_intact_pointer(store)
     found = 0
     for run_id, before in runs_in(store).items():
-        manifest = find_complete_run(run_store(store, run_id))
+        manifest = clean_complete_run(run_store(store, run_id))
         if manifest is None:
             continue
         found += 1
@@ -288,7 +288,7 @@ OLD = NIGHTS[0]
 
 
 def prune(lists: Store) -> list[str]:
-    return prune_runs(lists, 2)
+    return remove_old_runs(lists, 2)
 
 
 def again(*works: Work) -> Work:
@@ -342,7 +342,7 @@ def test_retention_removes_no_run_that_is_published_or_in_progress(
             claim, _ = read_claim(run)
             assert claim is not None
             assert claim.state == "sealed"
-            assert find_complete_run(run) is None
+            assert clean_complete_run(run) is None
         require_consistent(store, tmp_path, killed)
         count += 1
     measured(19, schedules=count, pointers_at_removed_runs=0, complete_runs_without_files=0)

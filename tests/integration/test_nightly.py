@@ -22,7 +22,7 @@ from visrec.errors import GateError, InputError
 from visrec.pipelines import nightly
 from visrec.pipelines.night_model import newest_model_day, training_day
 from visrec.pipelines.nightly import NightlyJob
-from visrec.publication.gates import NOT_EVALUATED
+from visrec.publication.gate_context import NOT_EVALUATED
 from visrec.publication.manifest import MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.rollback import roll_back
@@ -77,7 +77,7 @@ def test_nights_in_sequence_do_what_is_due_and_publish_the_latest(
     gates = {gate["key"]: gate for gate in manifest["gates"]}
     assert gates["gates.min_gain"]["outcome"] == "passed"
     record = json.loads((tmp_path / "nights" / f"{SECOND}.json").read_text())
-    assert set(record["steps_s"]) == {"extract", "train", "evaluate", "recommend", "prune"}
+    assert set(record["steps_s"]) == {"extract", "train", "evaluate", "recommend", "retention"}
 
     # A second start does nothing.
     before = {path: path.stat().st_mtime_ns for path in lists.rglob("part-*")}

@@ -53,11 +53,11 @@ def _loss(name: str, examples: list[Example], penalty: float = 1.0) -> float:
 
 
 def _rest(
-    own_B: list[float], negative_BJ: list[list[float]], taken_BJ: list[list[bool]]
+    own_B: list[float], negative_BJ: list[list[float]], invalid_BJ: list[list[bool]]
 ) -> list[Example]:
     return [
         (own, [x for x, t in zip(row, taken, strict=True) if not t])
-        for own, row, taken in zip(own_B, negative_BJ, taken_BJ, strict=True)
+        for own, row, taken in zip(own_B, negative_BJ, invalid_BJ, strict=True)
     ]
 
 
@@ -65,11 +65,11 @@ def _found(
     config: RankingConfig,
     own_B: list[float],
     negative_BJ: list[list[float]],
-    taken_BJ: list[list[bool]] | None = None,
+    invalid_BJ: list[list[bool]] | None = None,
 ) -> float:
     positive = torch.tensor(own_B, dtype=torch.float64)
     negative = torch.tensor(negative_BJ, dtype=torch.float64)
-    taken = None if taken_BJ is None else torch.tensor(taken_BJ)
+    taken = None if invalid_BJ is None else torch.tensor(invalid_BJ)
     return loss_from_scores(positive, negative, taken, config).item()
 
 
@@ -160,8 +160,8 @@ def test_extreme_scores_give_finite_losses_and_gradients(
 ) -> None:
     score = torch.tensor(rows, dtype=dtype, requires_grad=True)
     mask = torch.tensor([[bool(taken >> j & 1) for j in range(3)]] * len(rows))
-    for taken_BJ in (None, mask):
-        loss = loss_from_scores(score[:, 0], score[:, 1:].clone(), taken_BJ, _config(name))
+    for invalid_BJ in (None, mask):
+        loss = loss_from_scores(score[:, 0], score[:, 1:].clone(), invalid_BJ, _config(name))
         (gradient,) = torch.autograd.grad(loss, score)
         assert loss.isfinite()
         assert gradient.isfinite().all()

@@ -9,8 +9,8 @@ from visrec.errors import ConflictError, InputError
 from visrec.publication.claims import (
     CLAIM,
     claim_run,
-    has_lost_claim,
     holds_claim,
+    is_claimed_by_others,
     read_claim,
     removal_claim,
     seal,
@@ -74,7 +74,7 @@ def test_run_that_is_being_removed_cannot_be_claimed_or_sealed(store: Store) -> 
     _, version = read_claim(store)
     assert store.compare_and_swap(CLAIM, removal_claim(), version)
     assert not holds_claim(store, "a")
-    assert has_lost_claim(store, "a")
+    assert is_claimed_by_others(store, "a")
     with pytest.raises(ConflictError, match="Retention is removing"):
         claim_run(store, "a")
     with pytest.raises(ConflictError, match="retention has removed it"):
@@ -85,7 +85,8 @@ def test_removed_run_can_be_claimed_again(store: Store) -> None:
     claim_run(store, "a")
     store.delete([CLAIM])
     assert not holds_claim(store, "a")
-    assert not has_lost_claim(store, "a")  # the same inputs may take up the shards that they find
+    # The same inputs may claim the run again, and keep the shards that they find.
+    assert not is_claimed_by_others(store, "a")
     claim_run(store, "a")
     assert holds_claim(store, "a")
 

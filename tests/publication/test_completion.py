@@ -14,7 +14,7 @@ from tests.publication.runs import (
 )
 from tests.storage.test_conditional_writes import in_threads
 from visrec.errors import ConflictError, GateError
-from visrec.publication.completion import complete_run, find_complete_run
+from visrec.publication.completion import clean_complete_run, complete_run
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import (
     HELD_BACK,
@@ -204,9 +204,9 @@ def test_shards_of_an_earlier_attempt_are_removed(run: Store) -> None:
 
 def test_run_with_a_missing_file_is_not_complete(run: Store) -> None:
     manifest, _ = complete_run(run, written(run, b"one", b"two"), [PASSED])
-    assert find_complete_run(run) == manifest
+    assert clean_complete_run(run) == manifest
     run.delete(["part-00001.parquet"])
-    assert find_complete_run(run) is None
+    assert clean_complete_run(run) is None
 
 
 def test_racing_writers_of_one_run_all_get_one_manifest(run: Store) -> None:

@@ -28,7 +28,7 @@ from visrec.errors import GateError, InputError
 from visrec.jagged import Jagged
 from visrec.publication.completion import complete_run
 from visrec.publication.gate import Gate
-from visrec.publication.gates import NO_LAST, NOT_EVALUATED, GateContext, GatesConfig
+from visrec.publication.gate_context import NO_LAST, NOT_EVALUATED, GateContext, GatesConfig
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import concentration, judgement_gates
 from visrec.publication.list_tables import similar_table
@@ -337,8 +337,8 @@ def test_every_threshold_can_be_moved_to_let_its_mutant_through() -> None:
             continue
         shop = open_shop()
         mutate(shop)
-        below_chance = key in ("min_gain", "min_overlap")
-        open_wide: Any = -1.0 if below_chance else 0.0 if key.startswith("min") else 10_000
+        may_be_negative = key in ("min_gain", "min_overlap")
+        open_wide: Any = -1.0 if may_be_negative else 0.0 if key.startswith("min") else 10_000
         shop.config = GatesConfig(**{key: open_wide})
         assert key not in failed(shop), name
 

@@ -13,7 +13,7 @@ from visrec.publication.completion import complete_run
 from visrec.publication.manifest import MANIFEST, ShardFile, read_run_manifest
 from visrec.publication.pointer import read_pointer
 from visrec.publication.publish import publication_status, publish_run
-from visrec.publication.retention import prune_runs
+from visrec.publication.retention import remove_old_runs
 from visrec.publication.rollback import roll_back
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
@@ -80,9 +80,9 @@ def test_newest_nights_stay_and_every_run_of_another_name(
     history(lists)
     publish_run(lists, DATES[5])
     publish_run(lists, DATES[6])
-    assert prune_runs(lists, keep) == DATES[:gone]
+    assert remove_old_runs(lists, keep) == DATES[:gone]
     assert runs(lists) == {*DATES[gone:], *NO_DATES}
-    assert prune_runs(lists, keep) == []
+    assert remove_old_runs(lists, keep) == []
     assert published_run_id(lists) == DATES[6]
 
 
@@ -90,12 +90,12 @@ def test_published_night_and_the_one_before_stay_however_old(lists: Store) -> No
     history(lists)
     publish_run(lists, DATES[0])
     publish_run(lists, DATES[2])
-    assert prune_runs(lists, 2) == [DATES[1], DATES[3], DATES[4]]
+    assert remove_old_runs(lists, 2) == [DATES[1], DATES[3], DATES[4]]
     assert runs(lists) == {DATES[0], DATES[2], *DATES[5:], *NO_DATES}
     assert roll_back(lists) == (DATES[2], DATES[0])
     assert published_run_id(lists) == DATES[0]
     # A night that was rolled back is removed like any other.
-    assert prune_runs(lists, 2) == [DATES[2]]
+    assert remove_old_runs(lists, 2) == [DATES[2]]
     assert published_run_id(lists) == DATES[0]
 
 
@@ -105,7 +105,7 @@ def test_night_in_progress_stays_however_old(lists: Store, tonight: int) -> None
     history(lists)
     publish_run(lists, DATES[6])
     old = [night for night in DATES[:4] if night != DATES[tonight]]
-    assert prune_runs(lists, 3, DATES[tonight]) == old
+    assert remove_old_runs(lists, 3, DATES[tonight]) == old
     assert runs(lists) == {*DATES, *NO_DATES} - {*old}
     if tonight == 0:
         status = publication_status(lists, DATES[0])
@@ -115,12 +115,12 @@ def test_night_in_progress_stays_however_old(lists: Store, tonight: int) -> None
 def test_incomplete_nights_count_as_nights(lists: Store) -> None:
     for run_id in DATES[:3]:
         unfinished(lists, run_id)
-    assert prune_runs(lists, 2) == [DATES[0]]
+    assert remove_old_runs(lists, 2) == [DATES[0]]
     assert runs(lists) == set(DATES[1:3])
 
 
 def test_nothing_is_removed_from_an_empty_store(lists: Store) -> None:
-    assert prune_runs(lists, 2) == []
+    assert remove_old_runs(lists, 2) == []
 
 
 def test_manifest_is_removed_first_and_the_claim_last(lists: Store) -> None:
@@ -129,7 +129,7 @@ def test_manifest_is_removed_first_and_the_claim_last(lists: Store) -> None:
     run_store(lists, DATES[0]).write("other/part-00000.parquet", b"a file of another name")
     files = {entry.name for entry in lists.list("run=")}
     recorder = Recorder(lists.root, lists.endpoint)
-    assert prune_runs(recorder, 3) == DATES[:4]
+    assert remove_old_runs(recorder, 3) == DATES[:4]
     for run_id in DATES[:4]:
         deleted = [name for name in recorder.deleted if name.startswith(f"run={run_id}/")]
         assert (deleted[0] == f"run={run_id}/{MANIFEST}") == (run_id != DATES[1])
@@ -146,7 +146,7 @@ def test_interrupted_removal_leaves_no_half_night_and_is_finished_the_next_time(
     publish_run(lists, DATES[6])
     failing = Recorder(lists.root, lists.endpoint).failing_after(2)
     with pytest.raises(StorageError, match="the store is gone"):
-        prune_runs(failing, 3)
+        remove_old_runs(failing, 3)
     assert len(failing.deleted) == 2
     for run_id in DATES[:4]:
         run = run_store(lists, run_id)
@@ -154,11 +154,11 @@ def test_interrupted_removal_leaves_no_half_night_and_is_finished_the_next_time(
         assert manifest is None or not damaged_files(run, manifest)
     stopped = {entry.name for entry in lists.list(f"run={DATES[0]}/")}
     assert stopped < {f"run={DATES[0]}/{name}" for name in (*run_contents(DATES[0]), CLAIM)}
-    assert prune_runs(lists, 3) == DATES[:4]
+    assert remove_old_runs(lists, 3) == DATES[:4]
     assert [entry.name for entry in lists.list(f"run={DATES[0]}/")] == [f"run={DATES[0]}/{CLAIM}"]
     with pytest.raises(ConflictError, match="Retention is removing"):
         claim_run(run_store(lists, DATES[0]), "inputs")
-    assert prune_runs(lists, 99) == []  # whatever is kept now, what was begun is finished
+    assert remove_old_runs(lists, 99) == []  # whatever is kept now, what was begun is finished
     assert runs(lists) == {*DATES[4:], *NO_DATES}
     assert not read_pointer(lists)[0].removing
 
@@ -168,6 +168,6 @@ def test_sealed_night_stays(lists: Store) -> None:
     history(lists)
     claim_run(run_store(lists, DATES[1]), "inputs")
     seal(run_store(lists, DATES[1]), "inputs")
-    assert prune_runs(lists, 3) == []  # nothing is published either
+    assert remove_old_runs(lists, 3) == []  # nothing is published either
     publish_run(lists, DATES[6])
-    assert prune_runs(lists, 3) == [DATES[0], DATES[2], DATES[3]]
+    assert remove_old_runs(lists, 3) == [DATES[0], DATES[2], DATES[3]]

@@ -9,7 +9,7 @@ from tests.chaos.harness import run_contents
 from tests.publication.runs import PASSED, draft_manifest, published_run_id, write_files
 from visrec.errors import ConflictError, InputError
 from visrec.publication.claims import CLAIM, claim_run
-from visrec.publication.completion import complete_run, find_complete_run
+from visrec.publication.completion import clean_complete_run, complete_run
 from visrec.publication.manifest import MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.publish import publication_status, publish_run
@@ -206,7 +206,7 @@ def test_damaged_record_is_named(lists: Store, name: str) -> None:
     store = lists if name == LATEST else run
     read: Callable[[], object] = {
         LATEST: lambda: publish_run(lists, "r1"),
-        MANIFEST: lambda: find_complete_run(run),
+        MANIFEST: lambda: clean_complete_run(run),
         CLAIM: lambda: claim_run(run, "inputs"),
     }[name]
     intact = store.read_if_exists(name)
@@ -216,4 +216,4 @@ def test_damaged_record_is_named(lists: Store, name: str) -> None:
             read()
     if intact is not None:
         store.write(name, intact[0])
-    assert find_complete_run(run) is not None  # no shard was removed as a stray file
+    assert clean_complete_run(run) is not None  # no shard was removed as a stray file

@@ -105,7 +105,7 @@ def test_no_negative_is_a_near_duplicate_of_the_positive(name: str) -> None:
         for b, positive in enumerate(positive_B):
             items = item_M[batch.negative_BK.numpy()[b]]
             if batch.candidates is not None:
-                items = item_M[: len(batch.candidates)][~batch.candidates.taken_BC[b].numpy()]
+                items = item_M[: len(batch.candidates)][~batch.candidates.invalid_BC[b].numpy()]
             assert not (group_N[items] == group_N[positive]).any()
             pairs += len(items)
             duplicates += positive % 10 == 0
@@ -133,7 +133,7 @@ def _log_likelihood(batch: TripleBatch, item_Nd: np.ndarray, user_Bd: np.ndarray
         logits = [positive_score] + [
             user @ item_Nd[c] / 2 - float(candidates.log_q_C[c])
             for c in range(len(candidates))
-            if not candidates.taken_BC[b, c]
+            if not candidates.invalid_BC[b, c]
         ]
         losses.append(np.log(np.sum(np.exp(logits))) - positive_score)
     return float(np.mean(losses))

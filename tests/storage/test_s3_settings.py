@@ -1,7 +1,7 @@
 """S3 settings and credentials that no client can use, or that boto3 and pyarrow read differently.
 
-No request leaves this process, since each setting is refused first. `tests/chaos/test_settings.py`
-tries the valid ones on a real server.
+No request leaves this process, since each setting is refused first. The valid ones are tried on a
+real server in `tests/chaos/test_store_settings.py`.
 """
 
 from collections.abc import Iterator, Mapping

@@ -230,15 +230,15 @@ def test_in_batch_candidates_are_the_positives_of_all_workers() -> None:
         assert _items(batch, slice(len(batch.candidates))) == sorted({*positives[0], *positives[1]})
         assert torch.equal(batch.candidates.log_q_C, by_one.candidates.log_q_C)
         assert batch.negative_BK.shape == (len(batch.positive_B), 0)
-    masks = [share.candidates.taken_BC for share in shares if share.candidates]
-    assert torch.equal(torch.cat(masks), by_one.candidates.taken_BC)
+    masks = [share.candidates.invalid_BC for share in shares if share.candidates]
+    assert torch.equal(torch.cat(masks), by_one.candidates.invalid_BC)
 
 
 def test_item_that_the_user_took_is_masked_in_batch() -> None:
     batch = _triples(TripleSource(DATA, IN_BATCH, 0, ModelTraits()))
     assert batch.candidates is not None
     candidates = _items(batch, slice(len(batch.candidates)))
-    for user, mask in zip(batch.user_B.tolist(), batch.candidates.taken_BC.tolist(), strict=True):
+    for user, mask in zip(batch.user_B.tolist(), batch.candidates.invalid_BC.tolist(), strict=True):
         taken = set(DATA.train[user].tolist())
         assert mask == [item in taken for item in candidates]
 

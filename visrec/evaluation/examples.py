@@ -32,16 +32,16 @@ def make_examples(
     scorer = build_scorer(model, data)
     user_B = data.user_rows[model.label][chosen]
     best = top_k(scorer, held_out.profiles, user_B, held_out.profiles, None, _LIST_LENGTH)
-    because_BK = np.full(best.row_BK.shape, -1)
+    reason_BK = np.full(best.row_BK.shape, -1)
     if scorer.space_Nd is not None:
-        because_BK = nearest_profile_items(scorer.space_Nd, held_out.profiles, best.row_BK)
+        reason_BK = nearest_profile_items(scorer.space_Nd, held_out.profiles, best.row_BK)
     profiles = [held_out.profiles[b][-_PROFILE_LENGTH:] for b in range(len(chosen))]
     targets = [held_out.targets[b] for b in range(len(chosen))]
-    rows = np.unique(np.concatenate([*profiles, *targets, *best.row_BK, *because_BK]))
+    rows = np.unique(np.concatenate([*profiles, *targets, *best.row_BK, *reason_BK]))
     cards = make_cards(rows[rows >= 0], data.item_ids, images, items_uri)
     examples = []
     for b, user in enumerate(chosen):
-        entries = zip(best.row_BK[b], best.score_BK[b], because_BK[b], strict=True)
+        entries = zip(best.row_BK[b], best.score_BK[b], reason_BK[b], strict=True)
         recommended = [
             replace(
                 cards[row],

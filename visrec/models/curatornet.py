@@ -31,7 +31,7 @@ from visrec.models.inputs import JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.pooling import max_and_mean
 from visrec.models.scorers import DotScorer
-from visrec.models.sharded_encoding import encode_sharded
+from visrec.models.sliced_encoding import encode_sliced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class CuratorNet(Model):
 
     def forward(self, batch: TripleBatch) -> Tensor:
         """The mean loss of B examples; the item tower runs once for each distinct item."""
-        item_Md = encode_sharded(batch, self._encode_batch)
+        item_Md = encode_sliced(batch, self._encode_batch)
         user_Bd = self.encode_users(item_Md, batch.profiles)
         return ranking_loss(user_Bd, item_Md, batch, self._config)
 

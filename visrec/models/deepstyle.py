@@ -32,7 +32,7 @@ from visrec.models.feature_scale import FeatureScale
 from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.scorers import DotScorer
-from visrec.models.sharded_encoding import encode_sharded
+from visrec.models.sliced_encoding import encode_sliced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class DeepStyle(Model):
         """The mean loss of B examples."""
         code_M = batch.category_M
         category_Md = self.categories(code_M.clamp(min=0)) * (code_M >= 0)[:, None]
-        appearance_Md = encode_sharded(batch, lambda part: self._appearance(part.feature_MD))
+        appearance_Md = encode_sliced(batch, lambda part: self._appearance(part.feature_MD))
         item_Md = appearance_Md - category_Md + self.items(batch.item_M)
         return ranking_loss(self.users(batch.user_B), item_Md, batch, self._config)
 

@@ -47,12 +47,13 @@ class Candidates:
     All workers of a step have the same candidates in the same order.
 
     Attributes:
-        taken_BC: (B, C) bool, the candidates that the example's user took, which are no negatives.
+        invalid_BC: (B, C) bool, the candidates that are not valid negatives of the example: items
+            of its user, its positive, and items that are near-identical to the positive.
         log_q_C: (C,) the logarithm of the probability that a step has the candidate; 0 if every
             step has it.
     """
 
-    taken_BC: Tensor
+    invalid_BC: Tensor
     log_q_C: Tensor
 
     def __len__(self) -> int:

@@ -77,39 +77,39 @@ def ranking_loss(
     score_BC = scaled_Bd @ item_Md[: len(candidates)].T
     if config.loss == "softmax":
         score_BC = score_BC - candidates.log_q_C
-    return loss_from_scores(positive_B, score_BC, candidates.taken_BC, config)
+    return loss_from_scores(positive_B, score_BC, candidates.invalid_BC, config)
 
 
 def loss_from_scores(
-    positive_B: Tensor, negative_BJ: Tensor, taken_BJ: Tensor | None, config: RankingConfig
+    positive_B: Tensor, negative_BJ: Tensor, invalid_BJ: Tensor | None, config: RankingConfig
 ) -> Tensor:
     """The mean loss of B examples.
 
     Args:
         positive_B: the scores of the positives.
         negative_BJ: the scores of the negatives; overwritten.
-        taken_BJ: bool, which of them the user took, so that they are no negatives; None for none.
+        invalid_BJ: bool, which of them the user took, so that they are no negatives; None for none.
         config: which loss.
     """
-    if taken_BJ is not None:
-        if config.loss != "softmax" and bool((lacks_negatives_B := taken_BJ.all(dim=1)).any()):
+    if invalid_BJ is not None:
+        if config.loss != "softmax" and bool((lacks_negatives_B := invalid_BJ.all(dim=1)).any()):
             rest_B = ~lacks_negatives_B
             mean = loss_from_scores(
-                positive_B[rest_B], negative_BJ[rest_B], taken_BJ[rest_B], config
+                positive_B[rest_B], negative_BJ[rest_B], invalid_BJ[rest_B], config
             )
             return (
                 mean * (int(rest_B.sum()) / len(rest_B)) if rest_B.any() else positive_B.sum() * 0
             )
-        negative_BJ = negative_BJ.masked_fill_(taken_BJ, -torch.inf)
+        negative_BJ = negative_BJ.masked_fill_(invalid_BJ, -torch.inf)
     if config.loss == "softmax":
         logits = torch.cat([positive_B[:, None], negative_BJ], dim=1)
         label_B = torch.zeros(len(logits), dtype=torch.int64, device=logits.device)
         return functional.cross_entropy(logits, label_B)
     margin_BJ = negative_BJ - positive_B[:, None]
     if config.loss == "bpr":
-        return _mean_over_negatives(functional.softplus(margin_BJ), taken_BJ)
+        return _mean_over_negatives(functional.softplus(margin_BJ), invalid_BJ)
     # The score of a taken item is -inf, whose sigmoid is 0. Its square must contribute 0, too.
-    finite_BJ = negative_BJ if taken_BJ is None else negative_BJ.masked_fill(taken_BJ, 0)
+    finite_BJ = negative_BJ if invalid_BJ is None else negative_BJ.masked_fill(invalid_BJ, 0)
     if config.loss == "bpr_max":
         # log sum_j s_j sigmoid(x_i - x_j) in log space, because s may underflow.
         log_s_BJ = functional.log_softmax(negative_BJ, dim=1)
@@ -118,7 +118,7 @@ def loss_from_scores(
         return (config.score_penalty * square_B - log_likelihood_B).mean()
     loss_BJ = torch.sigmoid(margin_BJ) + torch.sigmoid(finite_BJ**2)
     if config.loss == "top1":
-        return _mean_over_negatives(loss_BJ, taken_BJ)
+        return _mean_over_negatives(loss_BJ, invalid_BJ)
     return (functional.softmax(negative_BJ, dim=1) * loss_BJ).sum(dim=1).mean()
 
 
@@ -127,9 +127,9 @@ def _lookup(item_Md: Tensor, position_X: Tensor) -> Tensor:
     return functional.embedding(position_X, item_Md)
 
 
-def _mean_over_negatives(value_BJ: Tensor, taken_BJ: Tensor | None) -> Tensor:
+def _mean_over_negatives(value_BJ: Tensor, invalid_BJ: Tensor | None) -> Tensor:
     """The mean over the examples of each one's mean over the negatives that were not taken."""
-    if taken_BJ is None:
+    if invalid_BJ is None:
         return value_BJ.mean()
-    count_B = (~taken_BJ).sum(dim=1)
-    return (value_BJ.masked_fill(taken_BJ, 0).sum(dim=1) / count_B).mean()
+    count_B = (~invalid_BJ).sum(dim=1)
+    return (value_BJ.masked_fill(invalid_BJ, 0).sum(dim=1) / count_B).mean()

@@ -34,7 +34,7 @@ from visrec.models.feature_scale import FeatureScale
 from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.scorers import DotScorer
-from visrec.models.sharded_encoding import encode_sharded
+from visrec.models.sliced_encoding import encode_sliced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class Vbpr(Model):
     def forward(self, batch: TripleBatch) -> Tensor:
         """The mean loss of B examples."""
         items, bias = self.items(batch.item_M), self.item_bias(batch.item_M)
-        visual_Mv = encode_sharded(batch, lambda part: self._visual_part(part.feature_MD))
+        visual_Mv = encode_sliced(batch, lambda part: self._visual_part(part.feature_MD))
         item_Md = torch.cat([items, visual_Mv[:, :-1], bias + visual_Mv[:, -1:]], dim=1)
         return ranking_loss(
             append_bias_column(self.users(batch.user_B)), item_Md, batch, self._config

@@ -1,4 +1,4 @@
-"""One night: features of new pictures, a model if one is due, lists, gates, publication, pruning.
+"""One night: features of new pictures, a model if one is due, lists, gates, publication, retention.
 
 python jobs/nightly.py --local
 python jobs/nightly.py --config configs/nightly.yaml
@@ -27,9 +27,9 @@ from visrec.pipelines.night_jobs import NightJobs, load_job, naming_config_file,
 from visrec.pipelines.night_model import NightModel, choose_model
 from visrec.pipelines.recommend_job import RecommendJob, recommendations_store
 from visrec.pipelines.train import TrainJob
-from visrec.publication.completion import find_complete_run
+from visrec.publication.completion import clean_complete_run
 from visrec.publication.publish import publication_status, publish_run
-from visrec.publication.retention import prune_runs
+from visrec.publication.retention import remove_old_runs
 from visrec.publication.run_spec import run_store
 from visrec.sources.interactions import require_past
 from visrec.storage.lease import Lease
@@ -119,7 +119,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
             summary.rows = {"night": night, "published": f"no: {_BUSY}"}
             return
         recommendations = recommendations_store(steps.jobs.recommend)
-        is_complete = find_complete_run(run_store(recommendations, night)) is not None
+        is_complete = clean_complete_run(run_store(recommendations, night)) is not None
         if is_complete:
             print(f"The night {night} is complete already.", flush=True)
             publish_run(recommendations, night, rerun=True)
@@ -131,8 +131,8 @@ def main(config: NightlyJob, summary: Summary) -> None:
             steps.evaluate(model)
             lease.check()
             steps.recommend(model)
-        with steps.step("prune"):
-            removed = prune_runs(recommendations, config.keep, night)
+        with steps.step("retention"):
+            removed = remove_old_runs(recommendations, config.keep, night)
             steps.rows["nights removed"] = ", ".join(removed) or "none"
         status = publication_status(recommendations, night, rerun=is_complete)
         summary.rows = {"night": night, **steps.rows, "published": status.summary}

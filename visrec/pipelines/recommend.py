@@ -20,7 +20,7 @@ from visrec.pipelines.recommend_job import (
 )
 from visrec.pipelines.recommend_summary import QUERIES, summary_rows, warn_if_not_evaluated
 from visrec.publication.claims import claim_run
-from visrec.publication.completion import complete_run, find_complete_run
+from visrec.publication.completion import clean_complete_run, complete_run
 from visrec.publication.manifest import RunManifest, ShardFile, read_run_manifest
 from visrec.publication.pointer import read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
@@ -151,7 +151,7 @@ def _find_complete(run: _Run) -> RunManifest | None:
             f"The run {run.run_id} at {run.store.root} is complete and was made from other inputs "
             "or settings; choose another --run_id."
         )
-    return find_complete_run(run.store)
+    return clean_complete_run(run.store)
 
 
 def _prepare(run: _Run) -> _Prepared:

@@ -19,7 +19,7 @@ from visrec.pipelines.input_checks import (
     require_model,
     require_table,
 )
-from visrec.publication.gates import GatesConfig
+from visrec.publication.gate_context import GatesConfig
 from visrec.publication.list_tables import Layout
 from visrec.recommend.score import ScoreResources
 from visrec.retrieval.rules import RulesConfig

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from visrec.cli.summary import Summary
 from visrec.publication.gate import Gate, Outcome
-from visrec.publication.gates import NOT_EVALUATED
+from visrec.publication.gate_context import NOT_EVALUATED
 from visrec.publication.manifest import RunManifest
 from visrec.recommend.writer import WrittenShard
 from visrec.retrieval.similar import Kind

@@ -29,6 +29,6 @@ manifest is not written, and readers keep the run before. A reader who follows `
 complete run at every moment.
 
 The other files: `run_spec.py` (what a run writes and where), `list_tables.py` (lists as tables and
-files), `list_lengths.py` and `pairs.py` (parts of verify), `gates.py` (thresholds and inputs of the
-gates), `gate.py` (one result), `manifest.py`, `pointer.py`, `records.py` (the JSON files).
+files), `list_lengths.py` and `pairs.py` (parts of verify), `gate_context.py` (thresholds and inputs
+of the gates), `gate.py` (one result), `manifest.py`, `pointer.py`, `records.py` (the JSON files).
 """

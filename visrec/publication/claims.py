@@ -122,7 +122,7 @@ def holds_claim(run: Store, inputs_digest: str) -> bool:
     return claim is not None and claim.inputs_digest == inputs_digest and claim.state != "removed"
 
 
-def has_lost_claim(run: Store, inputs_digest: str) -> bool:
+def is_claimed_by_others(run: Store, inputs_digest: str) -> bool:
     """Whether nothing made from these inputs can become part of the run any more.
 
     False where there is no claim: the same inputs may claim the run again at any moment, and take

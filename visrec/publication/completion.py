@@ -20,7 +20,7 @@ from visrec.publication.records import VERSION
 from visrec.storage.store import Store, to_json
 
 
-def find_complete_run(run: Store) -> RunManifest | None:
+def clean_complete_run(run: Store) -> RunManifest | None:
     """The manifest of a complete run, after files that it does not name were removed.
 
     None where there is no manifest, or where a file that it names is missing or has another size:
@@ -69,7 +69,7 @@ def complete_run(
     if inputs_digest is not None:
         seal(run, inputs_digest)
     _require_written_files(run, draft)
-    manifest = _finish(run, draft, gates, force_reason)
+    manifest = _with_gates_and_pointer(run, draft, gates, force_reason)
     is_first = run.create(MANIFEST, to_json(manifest.to_dict()))
     if not is_first:
         manifest = _read_same_manifest(run, draft)
@@ -112,7 +112,7 @@ def _require_written_files(run: Store, draft: RunManifest) -> None:
             )
 
 
-def _finish(
+def _with_gates_and_pointer(
     run: Store, draft: RunManifest, gates: Sequence[Gate], force_reason: str | None
 ) -> RunManifest:
     """The manifest with the gates and the state of the pointer."""

@@ -5,7 +5,7 @@ somebody publishes it with `--force_publish` and a reason.
 """
 
 from visrec.publication.gate import Gate, exactly, skipped
-from visrec.publication.gates import NO_LAST, GateContext, share
+from visrec.publication.gate_context import NO_LAST, GateContext, share
 from visrec.publication.verify import ListChecks
 
 

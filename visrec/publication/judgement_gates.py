@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from visrec.errors import InputError
 from visrec.publication.gate import Gate, at_least, at_most, skipped
-from visrec.publication.gates import NO_LAST, NOT_EVALUATED, GateContext, GatesConfig, share
+from visrec.publication.gate_context import NO_LAST, NOT_EVALUATED, GateContext, GatesConfig, share
 from visrec.publication.manifest import RunManifest
 from visrec.publication.verify import ListChecks
 from visrec.text import format_threshold

@@ -41,7 +41,7 @@ def lists_table(
     item_ids: pa.LargeStringArray,
     row_BK: npt.NDArray[np.int64],
     score_BK: npt.NDArray[np.float32],
-    because_BK: npt.NDArray[np.int64],
+    reason_BK: npt.NDArray[np.int64],
     cold_B: npt.NDArray[np.bool_],
     layout: Layout,
 ) -> pa.Table:
@@ -52,12 +52,12 @@ def lists_table(
         item_ids: (N,) of the catalogue.
         row_BK: (B, K) rows of the catalogue, best first, -1 after the last entry.
         score_BK: (B, K).
-        because_BK: (B, K) rows of the reasons, -1 for none.
+        reason_BK: (B, K) rows of the reasons, -1 for none.
         cold_B: (B,) whether the list is the fallback; the long layout has no such column.
         layout: `nested`, one row a user, or `long`, one row an entry.
     """
-    because_V = because_BK[row_BK >= 0]
-    because = _encoded(because_V, item_ids, because_V < 0)
+    reason_V = reason_BK[row_BK >= 0]
+    because = _encoded(reason_V, item_ids, reason_V < 0)
     entries = [*_entries(item_ids, row_BK, score_BK), because]
     if layout == "nested":
         return _nested(user_ids, row_BK, entries, [pa.array(cold_B)], RECOMMENDATIONS)
@@ -182,7 +182,7 @@ class Lists:
         offsets: (B + 1,) where the entries of each list begin.
         item_ids: (V,).
         score_V: (V,) NaN for a missing score.
-        because_V: (V,) item ids of the reasons, or None where the table has none.
+        reason_V: (V,) item ids of the reasons, or None where the table has none.
         rank_V: (V,) or None in the nested layout.
         cold_B: (B,) or None where the table has no such column.
     """
@@ -191,7 +191,7 @@ class Lists:
     offsets: npt.NDArray[np.int64]
     item_ids: pa.Array
     score_V: npt.NDArray[np.float32]
-    because_V: pa.Array | None
+    reason_V: pa.Array | None
     rank_V: npt.NDArray[np.int64] | None
     cold_B: npt.NDArray[np.bool_] | None
 
@@ -227,7 +227,7 @@ def read_lists(table: pa.Table, kind: Kind) -> Lists | None:
         offsets=offsets_from_lengths(lengths),
         item_ids=item_ids,
         score_V=scores.to_numpy(zero_copy_only=False).astype(np.float32),
-        because_V=because[0] if because else None,
+        reason_V=because[0] if because else None,
         rank_V=rank_V,
         cold_B=cold_B,
     )

@@ -30,7 +30,7 @@ from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
 
 
-def prune_runs(recommendations: Store, keep: int, tonight: str | None = None) -> list[str]:
+def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = None) -> list[str]:
     """Removes all but the newest nights, with all their files, and returns the ids of those.
 
     A night is a run whose id is a date. The published run and the one before it stay, and so does a

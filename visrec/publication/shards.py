@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from visrec.publication.claims import has_lost_claim, holds_claim, lost_claim_error
+from visrec.publication.claims import holds_claim, is_claimed_by_others, lost_claim_error
 from visrec.publication.run_spec import RunSpec, has_metadata
 from visrec.storage.store import Store
 
@@ -77,7 +77,7 @@ def keep_or_write(
         raise lost_claim_error(run)
     is_written = run.compare_and_swap(name, made, version)
     if not holds_claim(run, spec.inputs_digest):
-        if has_lost_claim(run, spec.inputs_digest):
+        if is_claimed_by_others(run, spec.inputs_digest):
             run.delete([name])
         raise lost_claim_error(run)
     if not is_written:

@@ -216,8 +216,8 @@ def _count_entries(coded: _CodedLists, excluded: Jagged, expected: Expected) -> 
         is_known_B = coded.query_B >= 0
         is_wrong_B = lists.cold_B[is_known_B] == coded.is_own_B[is_known_B]
         counts["wrong_fallback_flags"] = count(is_wrong_B)
-    if lists.because_V is not None:
-        counts["wrong_reasons"] = _count_wrong_reasons(lists.because_V, query_V, expected)
+    if lists.reason_V is not None:
+        counts["wrong_reasons"] = _count_wrong_reasons(lists.reason_V, query_V, expected)
     return counts
 
 
@@ -250,9 +250,9 @@ def _count_unsorted(lists: Lists, list_V: Ints, item_V: Ints) -> int:
 def _count_wrong_reasons(because: pa.Array, query_V: Ints, expected: Expected) -> int:
     n, consumed = len(expected.item_ids), expected.consumed
     has_reason_V = because.is_valid().to_numpy(zero_copy_only=False) & (query_V >= 0)
-    because_V = index_in(because, expected.item_ids)
+    reason_V = index_in(because, expected.item_ids)
     consumed_codes = np.sort(pair_codes(consumed.row_ids, consumed.values, n))
-    return count(has_reason_V & ~is_pair_among(query_V, because_V, consumed_codes, n))
+    return count(has_reason_V & ~is_pair_among(query_V, reason_V, consumed_codes, n))
 
 
 def _code_last(last: Lists, expected: Expected) -> _CodedLists:

@@ -47,12 +47,12 @@ class CarriedLists:
         unchanged_B: (B,) the queries of tonight's shard whose lists are still valid, but for fresh
             items.
         best: their lists; the lists of the other queries have no meaning.
-        because_BK: (B, k) rows of the reasons, -1 for none.
+        reason_BK: (B, k) rows of the reasons, -1 for none.
     """
 
     unchanged_B: Bools
     best: TopKResult
-    because_BK: Ints
+    reason_BK: Ints
 
 
 class IncrementalScorer:
@@ -135,12 +135,12 @@ class IncrementalScorer:
         row_BK = by_query(index_in(lists.item_ids, data.item_ids))
         score_BK = TopKResult.empty(len(query_ids), k).score_BK
         score_BK[unchanged_B] = lists.score_V[entry_bK]
-        because_BK = np.full_like(row_BK, -1)
-        if lists.because_V is not None:
-            because_BK = by_query(index_in(lists.because_V, data.item_ids))
+        reason_BK = np.full_like(row_BK, -1)
+        if lists.reason_V is not None:
+            reason_BK = by_query(index_in(lists.reason_V, data.item_ids))
         # The row -1, of an item that is gone, looks up the last item: hence the first condition.
         intact_B = (row_BK >= 0).all(axis=1) & self._unchanged_N[row_BK].all(axis=1)
-        return CarriedLists(unchanged_B & intact_B, TopKResult(row_BK, score_BK), because_BK)
+        return CarriedLists(unchanged_B & intact_B, TopKResult(row_BK, score_BK), reason_BK)
 
     def merge(
         self, carried: CarriedLists, query_b: Ints, first: int, explain: Explain
@@ -159,9 +159,9 @@ class IncrementalScorer:
         """
         data, few = self._data, min(self._spec.k, len(self._row_F) - 1)
         best = TopKResult(carried.best.row_BK[query_b], carried.best.score_BK[query_b])
-        because_bK, undecided_b = carried.because_BK[query_b], np.zeros(len(query_b), bool)
+        reason_bK, undecided_b = carried.reason_BK[query_b], np.zeros(len(query_b), bool)
         if not few:
-            return best, because_bK, undecided_b
+            return best, reason_bK, undecided_b
         rows = first + query_b
         profiles = data.profiles.take(rows)
         seen = profiles.keep(~data.unseen_N[profiles.values])
@@ -175,14 +175,14 @@ class IncrementalScorer:
             fresh = TopKResult(self._row_F[fresh.row_BK[entering_b]], fresh.score_BK[entering_b])
             old = TopKResult(best.row_BK[entering_b], best.score_BK[entering_b])
             lists, reasons, undecided_b[entering_b] = self._merge_entries(
-                old, fresh, because_bK[entering_b], seen.take(entering_b), explain
+                old, fresh, reason_bK[entering_b], seen.take(entering_b), explain
             )
             best.assign(entering_b, lists)
-            because_bK[entering_b] = reasons
-        return best, because_bK, undecided_b
+            reason_bK[entering_b] = reasons
+        return best, reason_bK, undecided_b
 
     def _merge_entries(
-        self, old: TopKResult, fresh: TopKResult, because_bK: Ints, seen: Jagged, explain: Explain
+        self, old: TopKResult, fresh: TopKResult, reason_bK: Ints, seen: Jagged, explain: Explain
     ) -> tuple[TopKResult, Ints, Bools]:
         """As `merge`, for lists that a fresh item may enter."""
         data, k = self._data, self._spec.k
@@ -200,25 +200,25 @@ class IncrementalScorer:
         best = TopKResult(
             *(np.take_along_axis(array_bM, chosen, axis=1) for array_bM in (row_bM, score_bM))
         )
-        reason_bK = _explain_fresh(best.row_BK, chosen, because_bK, seen, explain)
+        reason_bK = _explain_fresh(best.row_BK, chosen, reason_bK, seen, explain)
         return best, reason_bK, undecided_b
 
 
 def _explain_fresh(
-    row_bK: Ints, chosen_bK: Ints, because_bK: Ints, seen: Jagged, explain: Explain
+    row_bK: Ints, chosen_bK: Ints, old_reason_bK: Ints, seen: Jagged, explain: Explain
 ) -> Ints:
     """(b, k) the reasons of merged lists: computed for fresh entries, copied for the others.
 
     Args:
         row_bK: (b, k) the merged lists.
         chosen_bK: (b, k) where each entry comes from; from k on, it is fresh.
-        because_bK: (b, k) the reasons of the old lists.
+        old_reason_bK: (b, k) the reasons of the old lists.
         seen: b profiles.
         explain: computes the reasons of fresh entries.
     """
     is_fresh_bK = chosen_bK >= row_bK.shape[1]
     fresh_bK = np.where(is_fresh_bK, row_bK, -1)
-    reason_bK = np.take_along_axis(because_bK, np.where(is_fresh_bK, 0, chosen_bK), axis=1)
+    reason_bK = np.take_along_axis(old_reason_bK, np.where(is_fresh_bK, 0, chosen_bK), axis=1)
     some_b = np.flatnonzero(is_fresh_bK.any(axis=1))
     if len(some_b):
         # The fresh entries go first, because the search ends at the first -1 of a list.

@@ -32,12 +32,12 @@ class _BlockLists:
 
     Attributes:
         best: the lists.
-        because_BK: (B, K) rows of the reasons, -1 for none.
+        reason_BK: (B, K) rows of the reasons, -1 for none.
         carried: how many of the lists were carried over.
     """
 
     best: TopKResult
-    because_BK: Ints
+    reason_BK: Ints
     carried: int
 
 
@@ -91,48 +91,48 @@ class ShardRecommender:
         if self._incremental:
             with self._timer.phase("carry"):
                 carried = self._incremental.carried_lists(shard)
-        because_UK = lists.row_BK.copy()
+        reason_UK = lists.row_BK.copy()
         for start in range(first, stop, _BLOCK):
             rows = np.arange(start, min(start + _BLOCK, stop))
             block = self._recommend_block(rows, carried, first)
             lists.assign(rows - first, block.best)
-            because_UK[rows - first] = block.because_BK
+            reason_UK[rows - first] = block.reason_BK
             count += block.carried
         with self._timer.phase("table"):
-            table = self._to_table(lists, because_UK, first, stop)
+            table = self._to_table(lists, reason_UK, first, stop)
         cold_users = str(int(data.cold_U[first:stop].sum()))
         return table.replace_schema_metadata({COLD_USERS_KEY: cold_users}), count
 
-    def _to_table(self, lists: TopKResult, because_UK: Ints, first: int, stop: int) -> pa.Table:
+    def _to_table(self, lists: TopKResult, reason_UK: Ints, first: int, stop: int) -> pa.Table:
         data, layout = self._data, self._spec.layout
         query_ids = data.query_ids.slice(first, stop - first)
         if self._spec.kind == "item_to_item":
             return similar_table(query_ids, data.item_ids, lists.row_BK, lists.score_BK, layout)
         return lists_table(
-            query_ids, data.item_ids, lists.row_BK, lists.score_BK, because_UK,
+            query_ids, data.item_ids, lists.row_BK, lists.score_BK, reason_UK,
             data.cold_U[first:stop], layout,
         )  # fmt: skip
 
     def _recommend_block(self, rows: Ints, carried: CarriedLists | None, first: int) -> _BlockLists:
         """The lists of the queries at `rows` of a shard that begins at `first`."""
         best = TopKResult.empty(len(rows), self._k)
-        because_BK = best.row_BK.copy()
+        reason_BK = best.row_BK.copy()
         is_carried_B = np.zeros(len(rows), bool)
         if self._incremental and carried:
             is_carried_B = carried.unchanged_B[rows - first]
             query_b = rows[is_carried_B] - first
             with self._timer.phase("carry"):
-                lists, because_bK, undecided_b = self._incremental.merge(
+                lists, reason_bK, undecided_b = self._incremental.merge(
                     carried, query_b, first, self._explain
                 )
             best.assign(is_carried_B, lists)
-            because_BK[is_carried_B] = because_bK
+            reason_BK[is_carried_B] = reason_bK
             is_carried_B[np.flatnonzero(is_carried_B)[undecided_b]] = False
-        lists, because_bK = self._recommend(rows[~is_carried_B])
+        lists, reason_bK = self._recommend(rows[~is_carried_B])
         best.assign(~is_carried_B, lists)
-        because_BK[~is_carried_B] = because_bK
+        reason_BK[~is_carried_B] = reason_bK
         self._timer.report(users=len(rows))
-        return _BlockLists(best, because_BK, int(is_carried_B.sum()))
+        return _BlockLists(best, reason_BK, int(is_carried_B.sum()))
 
     def _recommend(self, rows: Ints) -> tuple[TopKResult, Ints]:
         """Newly searched lists of the queries at `rows`, and the reasons of their entries."""

@@ -55,13 +55,13 @@ class WrittenList:
         query: the query's row in the scoring data.
         row_K: (K,) catalogue rows, -1 for an unknown id.
         score_K: (K,) their scores.
-        because_K: (K,) rows of the reasons, -1 for none; None if the table has no reasons.
+        reason_K: (K,) rows of the reasons, -1 for none; None if the table has no reasons.
     """
 
     query: int
     row_K: Ints
     score_K: Floats
-    because_K: Ints | None
+    reason_K: Ints | None
 
 
 def sample_queries(data: ScoringData, shard: int, seed: int) -> tuple[Ints, Ints]:
@@ -81,14 +81,14 @@ def select_lists(lists: Lists, queries: Ints, data: ScoringData) -> Iterator[Wri
     list_B = index_in(data.query_ids.take(pa.array(queries)), lists.query_ids)
     for query, at in zip(queries.tolist(), list_B.tolist(), strict=True):
         entries = slice(lists.offsets[at], lists.offsets[at + 1]) if at >= 0 else slice(0, 0)
-        because_K = None
-        if lists.because_V is not None:
-            because_K = index_in(lists.because_V[entries], data.item_ids)
+        reason_K = None
+        if lists.reason_V is not None:
+            reason_K = index_in(lists.reason_V[entries], data.item_ids)
         yield WrittenList(
             query,
             index_in(lists.item_ids[entries], data.item_ids),
             lists.score_V[entries].astype(np.float64),
-            because_K,
+            reason_K,
         )
 
 
@@ -207,22 +207,22 @@ class Rescorer:
             row_K = np.array(fill_in_order(order, excluded, data.rules, self._k), np.int64)
             same = np.array_equal(row_K, written.row_K)
             same = same and np.array_equal(takers_N[row_K], written.score_K)
-            no_reason = written.because_K is None or bool((written.because_K < 0).all())
+            no_reason = written.reason_K is None or bool((written.reason_K < 0).all())
             wrong += not (same and no_reason)
         return wrong
 
 
 def _has_wrong_reason(scores: ModelScores, written: WrittenList, profile: Ints) -> bool:
     """Whether a reason is missing, or is not the profile item nearest to its entry."""
-    if written.because_K is None:
+    if written.reason_K is None:
         return False
     known_K = written.row_K >= 0
-    row_K, because_K = written.row_K[known_K], written.because_K[known_K]
+    row_K, reason_K = written.row_K[known_K], written.reason_K[known_K]
     unit_Rd = scores.unit_vectors(np.concatenate([row_K, profile]))
     if unit_Rd is None:
-        return bool((because_K >= 0).any())
+        return bool((reason_K >= 0).any())
     cosine_KP = unit_Rd[: len(row_K)] @ unit_Rd[len(row_K) :].T
-    is_reason_KP = because_K[:, None] == profile
+    is_reason_KP = reason_K[:, None] == profile
     nearest_K = cosine_KP.max(axis=1)
     given_K = np.where(is_reason_KP, cosine_KP, -np.inf).max(axis=1)
     return not bool((given_K >= nearest_K - TOLERANCE).all())

@@ -7,7 +7,7 @@ from operator import add
 from typing import Any
 
 from visrec.publication.gate import Gate
-from visrec.publication.gates import GateContext, GatesConfig
+from visrec.publication.gate_context import GateContext, GatesConfig
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.manifest import RunManifest

@@ -82,7 +82,7 @@ class Guideline(ABC):
         """Draws `size` triples; only if `can_draw`."""
 
 
-class _PositiveOfProfile(Guideline):
+class _PositiveInProfileRow(Guideline):
     """The positive is the item at a position, the profile the first items of its profile row.
 
     A subclass sets `_position_S`, the positions to draw from, and `_profile_length_T`, how many
@@ -111,7 +111,7 @@ class _PositiveOfProfile(Guideline):
         )
 
 
-class OwnProfile(_PositiveOfProfile):
+class OwnProfile(_PositiveInProfileRow):
     """own_profile and random: the profile is all of a user's items, the positive one of them."""
 
     requirement = _TWO_ITEMS
@@ -127,7 +127,7 @@ class OwnProfile(_PositiveOfProfile):
         self._profile_length_T = length_R
 
 
-class SingleItem(_PositiveOfProfile):
+class SingleItem(_PositiveInProfileRow):
     """single_item: the positive is the one item of the profile, and stays in it."""
 
     requirement = "an item that is not near-identical to all others"
@@ -142,7 +142,7 @@ class SingleItem(_PositiveOfProfile):
         self._profile_length_T = np.ones(len(index.profile_row_T), np.int64)
 
 
-class NextBasket(_PositiveOfProfile):
+class NextBasket(_PositiveInProfileRow):
     """next_basket: the profile is all baskets before the positive's basket."""
 
     requirement = f"a user with two baskets and {_UNRELATED}"
@@ -161,7 +161,7 @@ class NextBasket(_PositiveOfProfile):
         self._profile_length_T = length_R
 
 
-class HiddenItem(_PositiveOfProfile):
+class HiddenItem(_PositiveInProfileRow):
     """hidden_item: the profile is all items up to the positive's basket, without the positive."""
 
     requirement = f"a user with a basket of two items and {_UNRELATED}"
@@ -179,7 +179,7 @@ class HiddenItem(_PositiveOfProfile):
         self._profile_length_T = stop_R - index.profiles.offsets[index.profile_row_T[:rows]]
 
 
-class _PositiveOutsideProfile(Guideline):
+class _PositiveOutsideProfileRow(Guideline):
     """The profile is all items of a profile row, and the positive is not among them."""
 
     def _complete(self, profile_row_B: Ints, positive_B: Ints, random: Random) -> SampledTriples:
@@ -209,7 +209,7 @@ class _UserArtists(Rows):
     code_B: Ints
 
 
-class FavouriteArtists(_PositiveOutsideProfile):
+class FavouriteArtists(_PositiveOutsideProfileRow):
     """favourite_artists: the positive is another item by an artist of the user.
 
     It is in one of the user's clusters, too. If no item has an artist, clusters replace artists.
@@ -261,7 +261,7 @@ class FavouriteArtists(_PositiveOutsideProfile):
         return np.asarray(accepted_B & ~self._index.in_profile(rows.user_B, item_B))
 
 
-class SameArtist(_PositiveOutsideProfile):
+class SameArtist(_PositiveOutsideProfileRow):
     """same_artist: the profile is one item, the positive another item by its artist.
 
     The negative sampler finds no negative where the pictures disagree; such triples are drawn

@@ -36,7 +36,7 @@ class SamplingIndex:
         num_items: N.
         clusters: of the N items; None if no guideline needs them.
         artist_N: (N,) artist codes, -1 for none; None if no item has an artist.
-        near_duplicate_group_N: (N,) items with the same number are near duplicates. It is read if
+        near_identical_N: (N,) items with the same number are near duplicates. It is read if
             there are no clusters; None means that no two items are near duplicates.
     """
 
@@ -45,7 +45,7 @@ class SamplingIndex:
     num_items: int
     clusters: Clusters | None = None
     artist_N: Ints | None = None
-    near_duplicate_group_N: Ints | None = None
+    near_identical_N: Ints | None = None
 
     # Profiles.
 
@@ -100,8 +100,8 @@ class SamplingIndex:
         """(N,) items with the same group number are near duplicates."""
         if self.clusters is not None:
             return self.clusters.group_N.astype(np.int64)
-        if self.near_duplicate_group_N is not None:
-            return self.near_duplicate_group_N
+        if self.near_identical_N is not None:
+            return self.near_identical_N
         return np.arange(self.num_items)
 
     @cached_property
@@ -110,7 +110,7 @@ class SamplingIndex:
         return positions_by_code(self.group_N)
 
     @cached_property
-    def outside_duplicates_T(self) -> Ints:
+    def outside_near_identical_T(self) -> Ints:
         """(T,) the number of near duplicates of the item that are outside its profile."""
         group_T = self.group_N[self.profiles.values]
         size_G = np.bincount(self.group_N)
@@ -119,7 +119,7 @@ class SamplingIndex:
     @cached_property
     def has_valid_negative_T(self) -> Bools:
         """(T,) whether an item outside the profile is no near duplicate of the position's item."""
-        invalid_T = self.profile_length_O[self.profile_row_T] + self.outside_duplicates_T
+        invalid_T = self.profile_length_O[self.profile_row_T] + self.outside_near_identical_T
         return np.asarray(invalid_T < self.num_items)
 
     @cached_property

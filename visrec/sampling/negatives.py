@@ -122,7 +122,7 @@ class FineGrained(NegativeSampler):
         self._own_cluster = own_cluster
         cluster_size_C = index.items_by_cluster.lengths
         cluster_T = index.cluster_N[index.profiles.values]
-        invalid_T = count_same_code(index.profile_row_T, cluster_T) + index.outside_duplicates_T
+        invalid_T = count_same_code(index.profile_row_T, cluster_T) + index.outside_near_identical_T
         self._has_valid_in_cluster_T = cluster_size_C[cluster_T] > invalid_T
         self.weight_N = 1.0 / cluster_size_C[index.cluster_N]
 

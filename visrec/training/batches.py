@@ -93,8 +93,8 @@ class TripleSource:
         batch = make_batch(triples, item_C, self._data, self._traits, device)
         candidates = None
         if sampled:
-            taken_BC = invalid_negative_mask(triples, self._index, sampled.item_C)
-            candidates = Candidates(_tensor(taken_BC, device), _tensor(sampled.log_q_C, device))
+            invalid_BC = invalid_negative_mask(triples, self._index, sampled.item_C)
+            candidates = Candidates(_tensor(invalid_BC, device), _tensor(sampled.log_q_C, device))
         seed = step_seed(self._seed, self._epoch, step)
         return dataclasses.replace(batch, candidates=candidates, seed=seed)
 

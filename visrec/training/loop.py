@@ -190,7 +190,7 @@ class Trainer:
             self._set_learning_rate(selection.history[epoch]["learning_rate"])
         loss = self._train_steps(epoch)
         # NaN scores would rank arbitrarily, so a model with such weights is not validated at all.
-        is_sound = math.isfinite(loss) and self.weights_are_finite
+        is_sound = math.isfinite(loss) and self.weights_and_scores_are_finite
         auc = math.nan
         if is_sound:
             auc = validation_auc(self.eval_model, self.data, self.validation, self.context)
@@ -205,7 +205,7 @@ class Trainer:
         return self.ema.eval_model
 
     @property
-    def weights_are_finite(self) -> bool:
+    def weights_and_scores_are_finite(self) -> bool:
         """Whether all weights of `eval_model` are finite, and its last validation scores were."""
         last = self.progress.history[-1:]
         if len(self.validation) and any(math.isnan(epoch["val_auc"]) for epoch in last):

@@ -204,6 +204,6 @@ def history_with_outcome(trainer: Trainer) -> list[EpochMetrics]:
     `is_last` is whether training is over, and `is_finite` whether the weights and scores are
     finite.
     """
-    outcome = {"is_last": trainer.is_finished, "is_finite": trainer.weights_are_finite}
+    outcome = {"is_last": trainer.is_finished, "is_finite": trainer.weights_and_scores_are_finite}
     history = trainer.progress.history
     return [*history[:-1], *({**epoch, **outcome} for epoch in history[-1:])]

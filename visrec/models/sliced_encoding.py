@@ -2,12 +2,12 @@
 
 All workers of a step have the same candidates, and the network that encodes their features is most
 of a step: if every worker encodes all candidates, two workers are no faster than one. So each
-worker encodes its shard of the candidates, and the items that only its own examples have. The
+worker encodes its slice of the candidates, and the items that only its own examples have. The
 candidates' vectors are gathered. In the backward pass, a vector's gradients are summed over the
 workers and continue on the worker that computed it. After DDP has averaged the weights' gradients
 over the workers, they equal those of encoding all candidates everywhere.
 
-Shapes: M distinct items of a batch, C candidates, S candidates of a shard, E items that a worker
+Shapes: M distinct items of a batch, C candidates, S candidates of a slice, E items that a worker
 encodes, d width.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 from visrec.models.inputs import TripleBatch
 
 
-def encode_sharded(batch: TripleBatch, encode: Callable[[TripleBatch], Tensor]) -> Tensor:
+def encode_sliced(batch: TripleBatch, encode: Callable[[TripleBatch], Tensor]) -> Tensor:
     """(M, d) vectors of a batch's items.
 
     Args:
@@ -33,15 +33,15 @@ def encode_sharded(batch: TripleBatch, encode: Callable[[TripleBatch], Tensor]) 
     if workers == 1 or not candidates:
         return encode(batch)
     position_M = torch.arange(len(batch.item_M), device=batch.item_M.device)
-    shard = -(-candidates // workers)
-    # All shards have the same size: the last candidate is repeated.
-    position_S = (position_M[:shard] + distributed.get_rank() * shard).clamp(max=candidates - 1)
+    size = -(-candidates // workers)
+    # All slices have the same size: the last candidate is repeated.
+    position_S = (position_M[:size] + distributed.get_rank() * size).clamp(max=candidates - 1)
     position_E = torch.cat([position_S, position_M[candidates:]])
     vector_Ed = encode(_select_items(batch, position_E))
     # Not every backend can sum 16-bit numbers.
     vector_Ed = vector_Ed.to(torch.promote_types(vector_Ed.dtype, torch.float32))
-    candidate_Cd: Tensor = _Gather.apply(vector_Ed[:shard])  # type: ignore[no-untyped-call]
-    return torch.cat([candidate_Cd[:candidates], vector_Ed[shard:]])
+    candidate_Cd: Tensor = _Gather.apply(vector_Ed[:size])  # type: ignore[no-untyped-call]
+    return torch.cat([candidate_Cd[:candidates], vector_Ed[size:]])
 
 
 def _select_items(batch: TripleBatch, position_E: Tensor) -> TripleBatch:
@@ -58,15 +58,15 @@ class _Gather(torch.autograd.Function):
     """(W S, d) the vectors of all W workers, from each one's (S, d)."""
 
     @staticmethod
-    def forward(ctx: Any, shard_Sd: Tensor) -> Tensor:  # Any: torch's context takes any attribute
-        shard_Sd = shard_Sd.detach().contiguous()
-        parts = [torch.empty_like(shard_Sd) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, shard_Sd)
-        ctx.shard = len(shard_Sd)
+    def forward(ctx: Any, slice_Sd: Tensor) -> Tensor:  # Any: torch's context takes any attribute
+        slice_Sd = slice_Sd.detach().contiguous()
+        parts = [torch.empty_like(slice_Sd) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, slice_Sd)
+        ctx.slice_size = len(slice_Sd)
         return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         summed_Cd = gradients[0].clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(summed_Cd)
-        return summed_Cd[distributed.get_rank() * ctx.shard :][: ctx.shard]
+        return summed_Cd[distributed.get_rank() * ctx.slice_size :][: ctx.slice_size]

@@ -74,8 +74,8 @@ class GatesConfig:
 
     def __post_init__(self) -> None:
         thresholds = {f.name: "[0, 1000000000]" for f in fields(self) if f.type not in (bool, str)}
-        below_chance = {"min_gain": "[-1, 1]", "min_overlap": "[-1, 1]"}
-        check_fields(self, "gates", **{**thresholds, **below_chance})
+        may_be_negative = {"min_gain": "[-1, 1]", "min_overlap": "[-1, 1]"}
+        check_fields(self, "gates", **{**thresholds, **may_be_negative})
 
 
 @dataclass(frozen=True, kw_only=True)

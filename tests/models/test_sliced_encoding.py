@@ -1,4 +1,4 @@
-"""Sharded encoding of candidates: vectors and gradients equal those of encoding all of them."""
+"""Sliced encoding of candidates: vectors and gradients equal those of encoding all of them."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from visrec.models.inputs import Candidates, JaggedTensor, TripleBatch
-from visrec.models.sharded_encoding import encode_sharded
+from visrec.models.sliced_encoding import encode_sliced
 
-CANDIDATES, OTHERS = 7, 4  # 7 are not divisible into two or three equal shards
+CANDIDATES, OTHERS = 7, 4  # 7 are not divisible into two or three equal slices
 
 
 def _batch(rank: int) -> TripleBatch:
@@ -53,7 +53,7 @@ def _work(rank: int, folder: str, workers: int) -> None:
         vectors: Tensor = network(part.feature_MD)
         return vectors
 
-    vector_Md = encode_sharded(_batch(rank), encode)
+    vector_Md = encode_sliced(_batch(rank), encode)
     _loss(vector_Md, rank).backward()
     gradients = [weight.grad.tolist() for weight in network.parameters() if weight.grad is not None]
     found = {"vectors": vector_Md.tolist(), "gradients": gradients, "rows": rows}
@@ -66,18 +66,18 @@ def _float64(numbers: list[list[float]]) -> Tensor:
 
 
 @pytest.mark.parametrize("workers", [2, 3])
-def test_sharded_vectors_and_gradients_equal_those_of_one_worker(
+def test_sliced_vectors_and_gradients_equal_those_of_one_worker(
     workers: int, tmp_path: Path
 ) -> None:
     torch.multiprocessing.spawn(_work, (str(tmp_path), workers), nprocs=workers)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(workers)]
     network = _network()
     for rank in range(workers):
-        vector_Md = encode_sharded(_batch(rank), lambda part: network(part.feature_MD))
+        vector_Md = encode_sliced(_batch(rank), lambda part: network(part.feature_MD))
         torch.testing.assert_close(_float64(found[rank]["vectors"]), vector_Md)
         _loss(vector_Md, rank).backward()
-        shard = -(-CANDIDATES // workers)
-        assert [len(rows) for rows in found[rank]["rows"]] == [shard + OTHERS]
+        slice_size = -(-CANDIDATES // workers)
+        assert [len(rows) for rows in found[rank]["rows"]] == [slice_size + OTHERS]
     for index, weight in enumerate(network.parameters()):
         summed = sum(_float64(one["gradients"][index]) for one in found)
         torch.testing.assert_close(summed, weight.grad)
