@@ -8,9 +8,9 @@ if __name__ == "__main__":
     import sys
 
     from visrec.cli.launch import launch
-    from visrec.pipelines.doctor import DoctorJob, main
+    from visrec.pipelines.doctor import DoctorJob, check, main
 
     # The workspace may be given without its flag: `doctor.py s3://shop/visrec`.
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         sys.argv.insert(1, "--workspace")
-    launch(main, DoctorJob)
+    launch(main, DoctorJob, check=check)

@@ -1,5 +1,6 @@
 """Checks of capacity: room for processes, memory and disk, on clusters that exist on paper."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from visrec.capacity import WorkloadSize
+from visrec.features.extract import ExtractResources
 from visrec.features.table import MANIFEST, Identity, Manifest
 from visrec.pipelines.capacity_checks import (
     ProcessRequest,
@@ -17,11 +19,13 @@ from visrec.pipelines.capacity_checks import (
     check_workspace_disk,
     estimate_workload,
 )
-from visrec.pipelines.doctor import DoctorJob, TrainSection, requests
+from visrec.pipelines.doctor import RunResources, requests
 from visrec.recommend.score import ScoreResources
 from visrec.storage.preflight import Finding
 from visrec.storage.store import Store
+from visrec.training.ray_train import TrainResources
 
+DEFAULTS = RunResources(ExtractResources(), TrainResources(), ScoreResources())
 GPU_BOX = {"CPU": 8.0, "GPU": 1.0, "memory": 32e9, "object_store_memory": 10e9}
 CPU_BOX = {"CPU": 8.0, "memory": 16e9, "object_store_memory": 5e9}
 
@@ -57,16 +61,18 @@ def test_worker_is_not_split_between_nodes() -> None:
 
 
 def test_extraction_needs_cpus_besides_its_workers() -> None:
-    extract = requests(DoctorJob())[0]
+    extract = requests(DEFAULTS)[0]
     assert extract.job == "extract"
     assert room(extract, {"CPU": 2.0}).passed is False
     assert room(extract, {"CPU": 3.0}).passed
 
 
 def test_job_that_chooses_its_number_of_workers_needs_one() -> None:
-    assert [request.workers for request in requests(DoctorJob())] == [1, 1, 1]
-    config = DoctorJob(train=TrainSection(workers=3, cpus_per_worker=4, use_gpu=True))
-    assert requests(config)[1] == ProcessRequest("train", 3, {"CPU": 4.0, "GPU": 1.0})
+    assert [request.workers for request in requests(DEFAULTS)] == [1, 1, 1]
+    large = TrainResources(workers=3, cpus_per_worker=4, use_gpu=True)
+    assert requests(dataclasses.replace(DEFAULTS, train=large))[1] == ProcessRequest(
+        "train", 3, {"CPU": 4.0, "GPU": 1.0}
+    )
 
 
 def test_cluster_that_may_grow_does_not_fail() -> None:

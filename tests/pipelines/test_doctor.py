@@ -17,12 +17,18 @@ from visrec.cli.parse import parse
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.pipelines import doctor
-from visrec.pipelines.doctor import DoctorJob, TrainSection, examine_cluster
+from visrec.pipelines.doctor import DoctorJob, examine_cluster, load_resources
 from visrec.storage import s3_clients as clients
 from visrec.storage.preflight import Finding, scratch_store
 from visrec.storage.store import Store
+from visrec.training.ray_train import TrainResources
 
-SMALL = TrainSection(workers=2, cpus_per_worker=1)
+
+def train_config(folder: Path, workers: int, cpus_per_worker: int) -> str:
+    """A YAML file of jobs/train.py with these resources."""
+    file = folder / "train.yaml"
+    file.write_text(f"resources: {{workers: {workers}, cpus_per_worker: {cpus_per_worker}}}")
+    return str(file)
 
 
 def by_name(findings: list[Finding]) -> dict[str, Finding]:
@@ -39,9 +45,10 @@ def examine(config: DoctorJob) -> dict[str, Finding]:
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.usefixtures("ray_cluster")
-def test_healthy_cluster_and_store_pass_every_check(s3_env: str) -> None:
+def test_healthy_cluster_and_store_pass_every_check(s3_env: str, tmp_path: Path) -> None:
     summary = Summary("doctor")
-    config = DoctorJob(workspace=f"{s3_env}/shop", users=1000, items=500, train=SMALL)
+    small = train_config(tmp_path, workers=2, cpus_per_worker=1)
+    config = DoctorJob(workspace=f"{s3_env}/shop", users=1000, items=500, train_config=small)
     doctor.main(config, summary)
     verdict = str(summary.rows.pop("verdict"))
     assert verdict.startswith(f"pass: {len(summary.rows)} findings, none failed")
@@ -54,14 +61,14 @@ def test_healthy_cluster_and_store_pass_every_check(s3_env: str) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_request_that_is_too_large_fails_and_is_not_waited_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train = TrainSection(workers=3, cpus_per_worker=2)
-    config = DoctorJob(workspace=str(tmp_path), users=10**9, items=500, train=train)
+    large = train_config(tmp_path_factory.mktemp("config"), workers=3, cpus_per_worker=2)
+    config = DoctorJob(workspace=str(tmp_path), users=10**9, items=500, train_config=large)
     message = refusal(lambda: doctor.main(config, Summary("doctor")), InputError)
     assert "room to train: found 4 CPU in all, room for 2 of 3" in message
     assert "expected 3 x 2 CPU at once" in message
-    for word in ("--train.workers", "--train.cpus_per_worker", "--may_grow", "memory to prepare"):
+    for word in ("--resources.workers", "--train_config", "--may_grow", "memory to prepare"):
         assert word in message
     shown = capsys.readouterr().out
     assert "FAIL  4 CPU in all, room for 2 of 3" in shown
@@ -119,10 +126,14 @@ def test_node_that_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
     assert findings["nodes"].found == f"0 of 1 answer, not {address}"
 
 
-def test_config_file_is_read_and_numbers_are_checked() -> None:
+def test_resources_are_those_of_the_night_and_numbers_are_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert parse(DoctorJob, []) == DoctorJob()
-    config = parse(DoctorJob, ["--config", str(CHECKOUT / "configs" / "doctor.yaml")])
-    assert config.train == TrainSection(workers=4, use_gpu=True, cpus_per_worker=4)
+    monkeypatch.chdir(CHECKOUT)  # the file names its neighbours from there
+    config = parse(DoctorJob, ["--config", "configs/doctor.yaml"])
+    train = load_resources(config).train
+    assert train == TrainResources(workers=4, use_gpu=True, cpus_per_worker=4, max_failures=5)
     assert config.items == 100_000
     with pytest.raises(InputError, match="--users -1"):
         DoctorJob(users=-1)

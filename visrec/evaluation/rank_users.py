@@ -8,7 +8,7 @@ Shapes: B users of a block, N items, K list length.
 
 import time
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,13 +44,11 @@ class EvaluationResources:
         cpus_per_worker: CPU cores of each, and threads of its ranking.
     """
 
-    SECTION: ClassVar[str] = "resources"  # of the keys on the command line
-
     workers: int | None = None
     cpus_per_worker: int = 1
 
     def __post_init__(self) -> None:
-        check_fields(self, self.SECTION, workers="[1, 65536]", cpus_per_worker="[1, 65536]")
+        check_fields(self, "resources", workers="[1, 65536]", cpus_per_worker="[1, 65536]")
 
 
 def ranking_dataset(

@@ -14,7 +14,7 @@ Shapes: B pictures, H height, W width, C channels, D features.
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -64,14 +64,12 @@ class ExtractResources:
             depend on this number.
     """
 
-    SECTION: ClassVar[str] = "resources"  # prefix of the keys on the command line
-
     workers: int | None = None
     use_gpu: bool = False
     cpus_per_worker: int = 1
 
     def __post_init__(self) -> None:
-        check_fields(self, self.SECTION, workers="[1, 65536]", cpus_per_worker="[1, 65536]")
+        check_fields(self, "resources", workers="[1, 65536]", cpus_per_worker="[1, 65536]")
 
     @property
     def per_worker(self) -> dict[str, float]:

@@ -29,7 +29,7 @@ class ProcessRequest:
     """The processes that a job starts, all of which must run at the same time.
 
     Attributes:
-        job: the section of the doctor's keys.
+        job: the step of the night, as in the key --<job>_config.
         workers: number of processes.
         per_worker: resources of each.
         feeder_cpus: CPUs of the tasks that feed them.
@@ -61,11 +61,11 @@ def check_room(
     return Finding(
         name,
         found,
-        f"{needed} at once, as --{request.job} asks for",
+        f"{needed} at once, as the resources of that job ask for",
         False,
-        "The job would wait indefinitely. Lower "
-        f"--{request.job}.workers or --{request.job}.cpus_per_worker (in the job itself "
-        "--resources.workers), add nodes, or pass --may_grow true if the cluster adds them itself.",
+        "The job would wait indefinitely. Lower --resources.workers or --resources.cpus_per_worker "
+        f"of that job (in the YAML file of --{request.job}_config), add nodes, or pass "
+        "--may_grow true if the cluster adds them itself.",
     )
 
 
@@ -150,7 +150,7 @@ def check_memory(
         memory,
         processes * workload.scoring_process_bytes,
         f"for {processes} processes on one node, {size}",
-        "Fewer processes with more threads share it: raise --recommend.cpus_per_worker.",
+        "Fewer processes with more threads share it: raise --resources.cpus_per_worker of the job.",
     )
 
 

@@ -1,15 +1,14 @@
 """Whether a run is possible here: tests the store, asks every node, and says what is missing.
 
 python jobs/doctor.py --local
-python jobs/doctor.py s3://shop/visrec --train.workers 4 --train.use_gpu true
+python jobs/doctor.py s3://shop/visrec --train_config configs/train.yaml
 
 Exit code 0: all checks passed; 2: a check failed, and its finding says why. Nothing but the summary
 stays in the workspace.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
 import ray
 
@@ -34,27 +33,14 @@ from visrec.pipelines.cluster_checks import (
     check_versions,
     check_workspace_access,
 )
+from visrec.pipelines.extract_features import ExtractJob
+from visrec.pipelines.night_jobs import load_job
+from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.train import TrainJob
 from visrec.recommend.score import ScoreResources
 from visrec.storage.preflight import WRITABLE, Finding, check_store, clean_up, scratch_store
 from visrec.storage.store import Store
 from visrec.training.ray_train import TrainResources
-
-# The resources of the jobs, each under the name of its job.
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExtractSection(ExtractResources):
-    SECTION: ClassVar[str] = "extract"
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSection(TrainResources):
-    SECTION: ClassVar[str] = "train"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecommendSection(ScoreResources):
-    SECTION: ClassVar[str] = "recommend"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +52,10 @@ class DoctorJob(JobConfig):
             workspace, at 20 interactions a user.
         items: number of items of the run; by default that of the workspace's features.
         feature_dim: D of the features; by default that of the workspace's features, or 1280.
-        extract: the resources that extract_features.py will be given.
-        train: the resources that train.py will be given.
-        recommend: the resources that recommend.py will be given.
+        extract_config: YAML with keys of jobs/extract_features.py, whose resources the run will
+            need; by default its defaults.
+        train_config: YAML with keys of jobs/train.py.
+        recommend_config: YAML with keys of jobs/recommend.py.
         may_grow: the cluster adds nodes when a job needs them; a job that is too large for it now
             is reported, but is no failure.
         answer_within_s: seconds in which each node must answer.
@@ -77,9 +64,9 @@ class DoctorJob(JobConfig):
     users: int = 0
     items: int = 0
     feature_dim: int = 0
-    extract: ExtractSection = field(default_factory=ExtractSection)
-    train: TrainSection = field(default_factory=TrainSection)
-    recommend: RecommendSection = field(default_factory=RecommendSection)
+    extract_config: str | None = None
+    train_config: str | None = None
+    recommend_config: str | None = None
     may_grow: bool = False
     answer_within_s: float = 60.0
 
@@ -92,6 +79,32 @@ class DoctorJob(JobConfig):
             feature_dim="[0, 65536]",
             answer_within_s="(0, 86400]",
         )
+
+
+@dataclass(frozen=True)
+class RunResources:
+    """What the jobs of a run will take of the cluster, by their defaults unless files say more."""
+
+    extract: ExtractResources
+    train: TrainResources
+    recommend: ScoreResources
+
+
+def check(config: DoctorJob) -> None:
+    load_resources(config)
+
+
+def load_resources(config: DoctorJob) -> RunResources:
+    """Reads the resources from the YAML file of each job.
+
+    Raises:
+        InputError: a file has an unknown key or a wrong value.
+    """
+    return RunResources(
+        load_job(ExtractJob, config.extract_config, config).resources,
+        load_job(TrainJob, config.train_config, config).resources,
+        load_job(RecommendJob, config.recommend_config, config).resources,
+    )
 
 
 def main(config: DoctorJob, summary: Summary) -> None:
@@ -123,22 +136,23 @@ def examine_cluster(config: DoctorJob, workspace: Store, scratch: Store | None) 
     nodes, silent = ask_nodes(alive, scratch, config.answer_within_s)
     resources = [node["Resources"] for node in alive]
     workload = estimate_workload(workspace, config.users, config.items, config.feature_dim)
+    run = load_resources(config)
     return [
         check_answers(nodes, silent, config.answer_within_s),
         check_versions(nodes),
         check_clocks(nodes),
         check_token(nodes, is_local=config.local),
         *([check_workspace_access(nodes, on_s3=workspace.is_s3)] if scratch else []),
-        *[check_room(request, resources, may_grow=config.may_grow) for request in requests(config)],
-        *check_memory(workload, resources, config.recommend),
+        *[check_room(request, resources, may_grow=config.may_grow) for request in requests(run)],
+        *check_memory(workload, resources, run.recommend),
         check_session_disk(nodes),
         *([] if workspace.is_s3 else [check_workspace_disk(workspace, workload)]),
     ]
 
 
-def requests(config: DoctorJob) -> list[ProcessRequest]:
+def requests(run: RunResources) -> list[ProcessRequest]:
     """The processes that each job will start. A job that chooses their number can do with one."""
-    extract, train, score = config.extract, config.train, config.recommend
+    extract, train, score = run.extract, run.train, run.recommend
     return [
         # Besides the workers, a task that reads and one that writes need a CPU each.
         ProcessRequest("extract", extract.workers or 1, _per_worker(extract), feeder_cpus=2),

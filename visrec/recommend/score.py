@@ -7,7 +7,7 @@ over.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,14 +41,12 @@ class ScoreResources:
         cpus_per_worker: CPU cores of each, and threads of its matrix products.
     """
 
-    SECTION: ClassVar[str] = "resources"  # of the keys on the command line
-
     workers: int | None = None
     use_gpu: bool = False
     cpus_per_worker: int = 1
 
     def __post_init__(self) -> None:
-        check_fields(self, self.SECTION, workers="[1, 65536]", cpus_per_worker="[1, 65536]")
+        check_fields(self, "resources", workers="[1, 65536]", cpus_per_worker="[1, 65536]")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import ray
 import ray.train
@@ -56,8 +56,6 @@ class TrainResources:
         max_failures: how often failed workers are restarted from the last checkpoint.
     """
 
-    SECTION: ClassVar[str] = "resources"  # of its keys on the command line
-
     workers: int = 1
     use_gpu: bool = False
     cpus_per_worker: int = 2
@@ -66,7 +64,7 @@ class TrainResources:
     def __post_init__(self) -> None:
         check_fields(
             self,
-            self.SECTION,
+            "resources",
             workers="[1, 65536]",
             cpus_per_worker="[1, 65536]",
             max_failures="[0, 1000000]",
