@@ -22,11 +22,7 @@ lock: .venv/dev  ## write the versions that are installed now
 	$(PY) -m pip freeze --exclude-editable | sed 's/+cpu$$//' > requirements.lock
 
 demo: .venv/runtime  ## the whole chain on the sample gallery, on this machine
-	@start=$$(date +%s); set -e; \
-	for job in make_gallery extract_features "train --config configs/demo_train.yaml" recommend evaluate; do \
-	  set -- $$job; name=$$1; shift; $(PY) jobs/$$name.py --local "$$@"; \
-	done; \
-	echo; echo "The demo took $$(( $$(date +%s) - start )) s after the install. Report: runs/demo/evaluation/report.html"
+	.venv/bin/visrec demo
 
 check: .venv/dev  ## lint, format and types
 	.venv/bin/ruff check .

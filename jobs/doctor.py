@@ -5,12 +5,6 @@ from visrec.cli.signals import exit_on_signals
 if __name__ == "__main__":
     exit_on_signals()  # before the other imports, which take seconds
 
-    import sys
+    from visrec import commands
 
-    from visrec.cli.launch import launch
-    from visrec.pipelines.doctor import DoctorJob, check, main
-
-    # The workspace may be given without its flag: `doctor.py s3://shop/visrec`.
-    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
-        sys.argv.insert(1, "--workspace")
-    launch(main, DoctorJob, check=check)
+    commands.doctor()

@@ -1,12 +1,10 @@
-"""Scores every user against every available item and publishes the best 100 items of each."""
+"""Recommends items with a trained model: scores all users, checks the lists, publishes them."""
 
 from visrec.cli.signals import exit_on_signals
 
 if __name__ == "__main__":
     exit_on_signals()  # before the other imports, which take seconds
 
-    from visrec.cli.launch import launch
-    from visrec.pipelines.recommend import main
-    from visrec.pipelines.recommend_job import RecommendJob, check
+    from visrec import commands
 
-    launch(main, RecommendJob, check=check)
+    commands.recommend()

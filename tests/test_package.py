@@ -1,6 +1,8 @@
-"""The files that `ray job submit --working-dir .` packs: the code, and no workspace beside it."""
+"""What is packed: by `ray job submit --working-dir .`, and into the wheel."""
 
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -31,3 +33,26 @@ def test_package_contains_only_code_and_configuration(tmp_path: Path) -> None:
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert packed == {*expected, "pyproject.toml", "my-night.yaml"}
+
+
+def test_wheel_has_configurations_spaces_sources_and_the_command(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    for name in CODE:
+        shutil.copytree(CHECKOUT / name, clone / name)
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy2(CHECKOUT / name, clone / name)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(clone)], check=True)
+    (wheel,) = tmp_path.glob("visrec-*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        packed = set(file.namelist())
+        (entry_points,) = (name for name in packed if name.endswith("/entry_points.txt"))
+        assert "visrec = visrec.commands:main" in file.read(entry_points).decode()
+    for source in ("configs", "tune_spaces"):
+        files = {f"visrec/{source}/{path.name}" for path in (CHECKOUT / source).glob("*.yaml")}
+        assert files
+        assert files <= packed
+    others = [p for p in (CHECKOUT / "visrec").rglob("*") if p.suffix in {".cpp", ".html", ".py"}]
+    assert {str(path.relative_to(CHECKOUT)) for path in others} <= packed
+    assert any(name.endswith("/licenses/LICENSE") for name in packed)
+    assert not [name for name in packed if name.startswith(("jobs/", "tests/", "configs/"))]

@@ -13,3 +13,5 @@ The folders form a pipeline, and a module imports only from its own folder and e
 
 docs/architecture.md traces one picture and one interaction through them.
 """
+
+__version__ = "0.1.0"

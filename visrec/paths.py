@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 from visrec.errors import InputError
 
@@ -58,3 +59,13 @@ def expand_home(path: str) -> str:
             path=path,
         )
     return expanded
+
+
+def shipped(name: str) -> str:
+    """Path of a YAML file that comes with visrec, such as `tune_spaces/vbpr.yaml`.
+
+    A wheel has these files inside the package, a checkout beside it.
+    """
+    package = Path(__file__).parent
+    inside = package / name
+    return str(inside if inside.exists() else package.parent / name)

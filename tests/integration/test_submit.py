@@ -1,10 +1,12 @@
-"""`ray job submit` to a cluster that requires a token."""
+"""`ray job submit` and `visrec submit` to a cluster that requires a token."""
 
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,8 @@ from tests.cluster import TokenCluster
 from tests.conftest import CHECKOUT
 from tests.integration.workspace import copy
 from tests.servers import program
+from visrec.storage.lease import Lease
+from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
 
@@ -39,6 +43,49 @@ def submit(cluster: TokenCluster, script: str) -> subprocess.CompletedProcess[st
         timeout=300,
         check=False,
     )
+
+
+def visrec_submit(cluster: TokenCluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs `visrec submit` from this checkout to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "visrec", "submit", *arguments],
+        cwd=CHECKOUT,
+        env={**os.environ, **cluster.env()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_visrec_submit_ends_with_the_exit_code_of_the_command(
+    cluster: TokenCluster, featured: Path, tmp_path: Path
+) -> None:
+    """0, 2 and 3 at the same time, because most of their time is the start."""
+    copy(featured, tmp_path, "images", "features", "interactions.parquet")
+    night = date.today().isoformat()
+    commands: dict[int, tuple[str, ...]] = {
+        0: ("make-gallery", "--workspace", f"{tmp_path}/new", "--gallery.paintings", "24"),
+        2: ("train", "--workspace", "runs/here"),
+        3: ("nightly", "--workspace", str(tmp_path), "--as_of", night, "--exit_if_running", "3"),
+    }
+    with Lease(Store.at(str(tmp_path / "nights")), f"{night}.lease") as lease:
+        assert lease.held
+        with ThreadPoolExecutor(len(commands)) as pool:
+            ended = dict(
+                zip(
+                    commands,
+                    pool.map(lambda words: visrec_submit(cluster, *words), commands.values()),
+                    strict=True,
+                )
+            )
+    for code, done in ended.items():
+        assert done.returncode == code, done.stdout
+        assert "Submitted as raysubmit_" in done.stdout
+    assert "paintings" in ended[0].stdout
+    assert "Found --workspace runs/here in a job submitted to a cluster" in ended[2].stdout
+    assert "another process is at work on this night" in ended[3].stdout
 
 
 def test_submitted_job_refuses_a_relative_workspace_and_trains_on_an_absolute_one(

@@ -45,7 +45,7 @@ def launch(
     arguments = sys.argv[1:]
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack characters of a table
         sys.stdout.reconfigure(errors="backslashreplace")
-    summary = Summary(os.path.basename(sys.argv[0]).removesuffix(".py"))
+    summary = Summary(main.__module__.rpartition(".")[2])
     debug = dict(flags(arguments)).get("--debug", "false").lower() != "false"
     try:
         config = parse(job_type, arguments)

@@ -35,7 +35,7 @@ from visrec.pipelines.cluster_checks import (
 )
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.night_jobs import load_job
-from visrec.pipelines.recommend import RecommendJob
+from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.recommend.score import ScoreResources
 from visrec.storage.preflight import WRITABLE, Finding, check_store, clean_up, scratch_store

@@ -25,7 +25,7 @@ from visrec.config import SEEDS, check_fields, digest, plain
 from visrec.errors import InputError, VisrecError
 from visrec.models import MODELS
 from visrec.models.provenance import DataProvenance
-from visrec.paths import require_folder_name
+from visrec.paths import require_folder_name, shipped
 from visrec.pipelines.train import TrainJob, TrainKeys, load_data, training_recipe
 from visrec.pipelines.train import check as check_training
 from visrec.pipelines.train import main as train
@@ -145,7 +145,7 @@ def _load_space(config: TuneJob, base: TrainJob, recipe: TrainingRecipe) -> Spac
         InputError: the model cannot be trained with one of its values, or cannot be tuned at all.
     """
     _require_tunable(config, recipe)
-    space = load_space(config.space or f"tune_spaces/{recipe.model_name}.yaml")
+    space = load_space(config.space or shipped(f"tune_spaces/{recipe.model_name}.yaml"))
     check_space(space, recipe)
     for key, domain in space.items():
         for value in domain.checked_values:

@@ -1,0 +1,165 @@
+"""The commands: each names a job's configuration, its checks and its story, and launches them.
+
+`visrec train ...` and `python jobs/train.py ...` are the same. A command imports its job only when
+it is called, so that `visrec --help` takes no seconds.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from visrec import __version__
+from visrec.cli.signals import exit_on_signals
+from visrec.errors import InputError, VisrecError, did_you_mean
+
+
+def demo() -> NoReturn:
+    """the whole chain on a painted sample gallery"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.demo import DemoJob, main
+
+    launch(main, DemoJob)
+
+
+def make_gallery() -> NoReturn:
+    """paint the demo's sample gallery into a workspace"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.make_gallery import GalleryJob, main
+
+    launch(main, GalleryJob, needs_ray=False)
+
+
+def extract() -> NoReturn:
+    """turn new pictures into features"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.extract_features import ExtractJob, check, main
+
+    launch(main, ExtractJob, check=check)
+
+
+def import_features() -> NoReturn:
+    """take over features that were made elsewhere"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.import_features import ImportJob, check, main
+
+    launch(main, ImportJob, check=check)
+
+
+def train() -> NoReturn:
+    """fit a model to the interactions"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.train import TrainJob, check, main
+
+    launch(main, TrainJob, check=check)
+
+
+def tune() -> NoReturn:
+    """search hyperparameters by validation AUC"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.tune import TuneJob, check, main
+
+    launch(main, TuneJob, check=check)
+
+
+def evaluate() -> NoReturn:
+    """judge models on held-out items; writes the report"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.evaluate import EvaluateJob, check, main
+
+    launch(main, EvaluateJob, check=check)
+
+
+def recommend() -> NoReturn:
+    """make the lists of all users, check and publish them"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.recommend import main
+    from visrec.pipelines.recommend_job import RecommendJob, check
+
+    launch(main, RecommendJob, check=check)
+
+
+def nightly() -> NoReturn:
+    """one night: extract, train when due, evaluate, recommend"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.nightly import NightlyJob, check, main
+
+    launch(main, NightlyJob, check=check)
+
+
+def rollback() -> NoReturn:
+    """publish an earlier run again"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.rollback import RollbackJob, main
+
+    launch(main, RollbackJob, needs_ray=False)
+
+
+def doctor() -> NoReturn:
+    """test the store and the cluster before the first night"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.doctor import DoctorJob, check, main
+
+    _take_workspace_from_first_argument()
+    launch(main, DoctorJob, check=check)
+
+
+def submit() -> NoReturn:
+    """run a command on a cluster, and keep its exit code"""
+    from visrec.pipelines.submit import submit as submit_command
+
+    try:
+        sys.exit(submit_command(sys.argv[1:]))
+    except VisrecError as error:
+        print(f"submit: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+COMMANDS: dict[str, Callable[[], NoReturn]] = {
+    "demo": demo,
+    "extract": extract,
+    "train": train,
+    "tune": tune,
+    "evaluate": evaluate,
+    "recommend": recommend,
+    "nightly": nightly,
+    "rollback": rollback,
+    "doctor": doctor,
+    "submit": submit,
+    "import-features": import_features,
+    "make-gallery": make_gallery,
+}
+
+
+def main() -> NoReturn:
+    """The `visrec` command: runs the command that the first argument names."""
+    exit_on_signals()  # before a command's imports, which take seconds
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("--version", "version"):
+        print(f"visrec {__version__}")
+        sys.exit(0)
+    if name in ("--help", "-h", "help"):
+        print(_help())
+        sys.exit(0)
+    command = COMMANDS.get(name.replace("_", "-"))
+    if command is None:
+        hint = did_you_mean(name, COMMANDS) or f"; expected one of {', '.join(COMMANDS)}."
+        print(f"visrec: Found {name!r}, which is not a command{hint}", file=sys.stderr)
+        sys.exit(2)
+    sys.argv = [f"visrec {name}", *arguments]
+    command()
+
+
+def _help() -> str:
+    commands = "\n".join(f"  {name:<16} {call.__doc__}" for name, call in COMMANDS.items())
+    return (
+        "Nightly recommendations from pictures and past interactions.\n\n"
+        "usage: visrec COMMAND [--workspace PATH] [--local] [--config FILE] [--key value ...]\n\n"
+        f"{commands}\n\n"
+        "visrec COMMAND --help lists the command's keys. Start with: visrec demo"
+    )
+
+
+def _take_workspace_from_first_argument() -> None:
+    """Lets `visrec doctor s3://shop/visrec` name the workspace without its flag."""
+    if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
+        sys.argv.insert(1, "--workspace")

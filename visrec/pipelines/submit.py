@@ -1,0 +1,110 @@
+"""Runs a command on a Ray cluster, shows its output here, and ends with its exit code.
+
+visrec submit nightly --config nightly.yaml
+visrec submit train --workspace s3://shop/visrec
+
+RAY_ADDRESS names the cluster's dashboard, such as http://127.0.0.1:8265. The code and the YAML
+files of this folder go with the command. `ray job submit` ends with 1 whatever the command's exit
+code was; this keeps it, so that a schedule can tell a night that a gate held back (3) from one
+that failed (1).
+"""
+
+import asyncio
+import os
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from ray.job_submission import JobSubmissionClient
+
+from visrec.errors import InputError, VisrecError
+
+_SILENCE_S = 120.0  # a head node that restarts is back within two minutes
+_PAUSE_S = 2.0
+# In a folder that is no checkout of visrec, only YAML files go along, and no pictures.
+_ONLY_YAML = ["/[!.]*", "/.?*", "!/*.yaml"]
+
+
+def submit(arguments: Sequence[str]) -> int:
+    """Submits a command and follows it to its end.
+
+    Args:
+        arguments: the command and its flags.
+
+    Returns:
+        The exit code of the command; 1 if a signal ended it, or if it could not start.
+
+    Raises:
+        InputError: there is no command, or RAY_ADDRESS does not name a dashboard that answers.
+        VisrecError: the cluster stopped answering while the command ran.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise InputError(
+            "Found no command to submit; expected one, such as `visrec submit nightly --config "
+            "nightly.yaml`."
+        )
+    client = _connect()
+    job = client.submit_job(
+        entrypoint=shlex.join(["python", "-m", "visrec", *arguments]), runtime_env=_runtime_env()
+    )
+    print(f"Submitted as {job}. Ctrl-C only stops following it: ray job stop {job}", flush=True)
+    asyncio.run(_follow(client, job))
+    details = client.get_job_info(job)
+    code = details.driver_exit_code
+    if code is None:  # the command did not start, or somebody stopped it
+        print(f"{job} is {details.status}: {details.message}", flush=True)
+    return code if code is not None and 0 <= code < 256 else 1
+
+
+def _connect() -> JobSubmissionClient:
+    """A client of the cluster that RAY_ADDRESS names."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    if not address.startswith(("http://", "https://")):
+        raise InputError(
+            f"Found RAY_ADDRESS {address!r}; expected the address of a cluster's dashboard, such "
+            "as http://127.0.0.1:8265 (`ray dashboard cluster.yaml` forwards it)."
+        )
+    try:
+        return JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        first_line = (str(error).strip().splitlines() or [""])[0]
+        raise InputError(
+            f"The cluster at RAY_ADDRESS {address} does not take jobs ({first_line}); expected a "
+            "dashboard that answers. A cluster with tokens also needs RAY_AUTH_MODE=token."
+        ) from error
+
+
+def _runtime_env() -> dict[str, Any]:
+    """This folder as Ray packs it, with what visrec needs of the environment."""
+    env: dict[str, Any] = {"working_dir": "."}
+    if not Path(".rayignore").exists():
+        env["excludes"] = _ONLY_YAML
+    return env
+
+
+async def _follow(client: JobSubmissionClient, job: str) -> None:
+    """Prints the output of a job until the job has ended, also across lost connections."""
+    shown, answered = 0, time.monotonic()
+    while True:
+        position = 0
+        try:
+            async for text in client.tail_job_logs(job):
+                answered = time.monotonic()
+                # A new connection starts from the beginning of the output.
+                unseen = text[max(0, shown - position) :]
+                position += len(text)
+                shown = max(shown, position)
+                print(unseen, end="", flush=True)
+            if client.get_job_status(job).is_terminal():
+                return
+            answered = time.monotonic()
+        except (RuntimeError, OSError, aiohttp.ClientError) as error:
+            if time.monotonic() - answered > _SILENCE_S:
+                raise VisrecError(
+                    f"The cluster has not answered for {_SILENCE_S:.0f} s ({error}). {job} may "
+                    f"still run: `ray job status {job}` tells."
+                ) from error
+        await asyncio.sleep(_PAUSE_S)
