@@ -1,4 +1,4 @@
-"""Recommends items with a trained model: scores all users, checks the lists, publishes them."""
+"""Scores every user against every available item and publishes the best 100 items of each."""
 
 from visrec.cli.signals import exit_on_signals
 
