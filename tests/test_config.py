@@ -103,7 +103,6 @@ ZERO = MINUS_ONE | {
     *("SamplingConfig.own_cluster", "NightlyJob.train_every"),
     *("ExtractJob.max_rejected", "ImportJob.max_rejected", "EvaluateJob.examples"),
     *("DoctorJob.users", "DoctorJob.items", "DoctorJob.feature_dim"),
-    "TrainSection.max_failures",
     "InteractionsConfig.max_incomplete",
 }
 
