@@ -8,19 +8,17 @@ from torch import Tensor
 
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import TiledScorer
-from visrec.retrieval import similar, topk
-from visrec.retrieval.kernel import kernel_unavailable_reason, load_kernel
+from visrec.retrieval import kernel
 
 KERNELS = pytest.mark.parametrize("compiled", [True, False])
 
 
 def select_kernel(patch: pytest.MonkeyPatch, compiled: bool) -> None:
     """The compiled kernel, for which the test is skipped where it is not available, or torch."""
-    if compiled and load_kernel() is None:
-        pytest.skip(f"no compiled kernel here: {kernel_unavailable_reason()}")
+    if compiled and kernel.load_kernel() is None:
+        pytest.skip(f"no compiled kernel here: {kernel.kernel_unavailable_reason()}")
     if not compiled:
-        for module in (topk, similar):
-            patch.setattr(module, "load_kernel", lambda: None)
+        patch.setattr(kernel, "load_kernel", lambda: None)
 
 
 class TableScorer(TiledScorer):

@@ -19,7 +19,7 @@ from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.scorers import DotScorer, ReRankScorer, Scorer
-from visrec.retrieval import ranks, topk
+from visrec.retrieval import kernel, ranks, topk
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import TargetRanks, rank_targets
 
@@ -206,7 +206,7 @@ def test_ranks_equal_those_of_float64_at_any_magnitude(
     scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
     with pytest.MonkeyPatch.context() as patch:
         if not compiled:
-            patch.setattr(topk, "load_kernel", lambda: None)
+            patch.setattr(kernel, "load_kernel", lambda: None)
         found = rank_targets(scorer, profiles, np.arange(users), targets)
     score_BN = user_Bd.astype(np.float64) @ item_Nd.astype(np.float64).T
     case = Case(score_BN, profiles=[r[:5] for r in drawn], targets=[r[5:] for r in drawn])

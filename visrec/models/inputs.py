@@ -1,4 +1,4 @@
-"""What a model's `forward` takes: one batch type for each way of training.
+"""The batches that a model's `forward` takes: one type for each kind of training.
 
 Shapes: B examples or users, M distinct items of a batch, K negatives of an example, C candidates of
 a step, D feature width.
@@ -15,7 +15,7 @@ from visrec.jagged import Jagged
 
 @dataclass(frozen=True)
 class JaggedTensor:
-    """`Jagged` as tensors: B lists of integers as one.
+    """`Jagged` as tensors: B lists of integers, stored one after another.
 
     Attributes:
         values: the entries of all lists, one list after another.
@@ -42,9 +42,9 @@ class JaggedTensor:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Negatives that all examples of a step share: the first C items of each worker's batch.
+    """Negatives that all examples of a step share. They are the first C items of each batch.
 
-    All workers of a step have the same candidates in the same order.
+    All workers have the same candidates in the same order.
 
     Attributes:
         invalid_BC: (B, C) bool, the candidates that are not valid negatives of the example: items
@@ -62,7 +62,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class TripleBatch:
-    """B examples over M distinct items. Items are given by their position among these M.
+    """B examples with M distinct items. An item is given by its position among these M.
 
     Attributes:
         item_M: (M,) rows of the catalogue.
@@ -72,8 +72,9 @@ class TripleBatch:
         user_B: (B,) rows of the users in training.
         profiles: B lists of positions in M.
         positive_B: (B,) positions in M.
-        negative_BK: (B, K) positions in M, each example's own negatives; K = 0 with candidates.
-        candidates: negatives that all examples share; None if each has its own.
+        negative_BK: (B, K) positions in M, each example's own negatives; K = 0 if the examples
+            share candidates.
+        candidates: negatives that all examples share; None if each example has its own.
         seed: of the step, the same on all workers.
     """
 
@@ -90,12 +91,11 @@ class TripleBatch:
 
 @dataclass(frozen=True)
 class UserBatch:
-    """B of a step's users, each with all of their training items.
+    """One worker's B users of a step, each with all training items.
 
     Attributes:
         items: B lists of rows of the catalogue.
-        first: the position of the first of these users among all users of the step, over all
-            workers.
+        first: the position of the first of these users among the users of all workers.
         total: the number of users of the step.
         seed: of the step, the same on all workers.
     """

@@ -12,14 +12,16 @@ are its J negatives, and s is the softmax of the x_j over the negatives alone:
     top1_max  sum_j s_j (sigmoid(x_j - x_i) + sigmoid(x_j^2))
 
 The last three are from Hidasi & Karatzoglou (2018, arXiv 1706.03847, section 3). A loss is the mean
-over the examples; an example without negatives counts as zero.
+over the examples; an example without negatives contributes 0 to it.
 
-The negatives are either the triple's own or the step's candidates that the user did not take.
+The negatives are either those drawn for the triple, or the step's candidates that are valid
+negatives for its user and positive (`Candidates.invalid_BC`).
 
 With sampled candidates, softmax subtracts log Q from each score, where Q is the probability that a
-step has the item. The sum then is an unbiased estimate of that over the whole catalogue (importance
-sampling, Bengio & Senecal 2008). The positive is always there, so nothing is subtracted from its
-score. The other losses make no such correction: an item that is sampled more often weighs more.
+step has the item. The sum over the candidates then is an unbiased estimate of the sum over the
+catalogue (importance sampling, Bengio & Senecal 2008). The positive is in every sum, so nothing is
+subtracted from its score. The other losses make no such correction, so an item that is sampled more
+often weighs more.
 
 Shapes: B examples, M distinct items of a batch, K negatives of an example, C candidates of a step,
 J either of these, d width.
@@ -88,7 +90,7 @@ def loss_from_scores(
     Args:
         positive_B: the scores of the positives.
         negative_BJ: the scores of the negatives; overwritten.
-        invalid_BJ: bool, which of them the user took, so that they are no negatives; None for none.
+        invalid_BJ: bool, which of them are not valid negatives; None if all are valid.
         config: which loss.
     """
     if invalid_BJ is not None:
@@ -108,7 +110,7 @@ def loss_from_scores(
     margin_BJ = negative_BJ - positive_B[:, None]
     if config.loss == "bpr":
         return _mean_over_negatives(functional.softplus(margin_BJ), invalid_BJ)
-    # The score of a taken item is -inf, whose sigmoid is 0. Its square must contribute 0, too.
+    # An invalid negative has the score -inf, whose sigmoid is 0. Its square must be 0, too.
     finite_BJ = negative_BJ if invalid_BJ is None else negative_BJ.masked_fill(invalid_BJ, 0)
     if config.loss == "bpr_max":
         # log sum_j s_j sigmoid(x_i - x_j) in log space, because s may underflow.
@@ -128,7 +130,7 @@ def _lookup(item_Md: Tensor, position_X: Tensor) -> Tensor:
 
 
 def _mean_over_negatives(value_BJ: Tensor, invalid_BJ: Tensor | None) -> Tensor:
-    """The mean over the examples of each one's mean over the negatives that were not taken."""
+    """The mean over the examples of each one's mean over its valid negatives."""
     if invalid_BJ is None:
         return value_BJ.mean()
     count_B = (~invalid_BJ).sum(dim=1)

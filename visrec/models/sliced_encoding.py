@@ -1,11 +1,12 @@
 """Encodes a step's shared candidates once over all workers, instead of once on each worker.
 
-All workers of a step have the same candidates, and the network that encodes their features is most
-of a step: if every worker encodes all candidates, two workers are no faster than one. So each
-worker encodes its slice of the candidates, and the items that only its own examples have. The
-candidates' vectors are gathered. In the backward pass, a vector's gradients are summed over the
-workers and continue on the worker that computed it. After DDP has averaged the weights' gradients
-over the workers, they equal those of encoding all candidates everywhere.
+All workers of a step have the same candidates, and encoding their features takes most of a step. If
+every worker encoded all candidates, two workers would be no faster than one. So each worker encodes
+a slice of the candidates, and those items of its own examples that are not candidates. Then all
+workers exchange the vectors of their slices. In the backward pass, the gradients of a candidate's
+vector are summed over the workers, and the worker that computed the vector passes the sum on to its
+weights. After DDP has averaged the weights' gradients over the workers, they equal those of
+encoding all candidates on every worker.
 
 Shapes: M distinct items of a batch, C candidates, S candidates of a slice, E items that a worker
 encodes, d width.
@@ -34,7 +35,7 @@ def encode_sliced(batch: TripleBatch, encode: Callable[[TripleBatch], Tensor]) -
         return encode(batch)
     position_M = torch.arange(len(batch.item_M), device=batch.item_M.device)
     size = -(-candidates // workers)
-    # All slices have the same size: the last candidate is repeated.
+    # All slices have the same size; the last candidate is repeated to fill the last slice.
     position_S = (position_M[:size] + distributed.get_rank() * size).clamp(max=candidates - 1)
     position_E = torch.cat([position_S, position_M[candidates:]])
     vector_Ed = encode(_select_items(batch, position_E))
@@ -45,7 +46,7 @@ def encode_sliced(batch: TripleBatch, encode: Callable[[TripleBatch], Tensor]) -
 
 
 def _select_items(batch: TripleBatch, position_E: Tensor) -> TripleBatch:
-    """The batch with some of its items, for `encode` only: its examples keep their positions."""
+    """The batch with some of its items, to be encoded only: positions of examples do not fit it."""
     return dataclasses.replace(
         batch,
         item_M=batch.item_M[position_E],
@@ -55,7 +56,7 @@ def _select_items(batch: TripleBatch, position_E: Tensor) -> TripleBatch:
 
 
 class _Gather(torch.autograd.Function):
-    """(W S, d) the vectors of all W workers, from each one's (S, d)."""
+    """From each worker's (S, d) vectors the (W S, d) vectors of all W workers."""
 
     @staticmethod
     def forward(ctx: Any, slice_Sd: Tensor) -> Tensor:  # Any: torch's context takes any attribute

@@ -138,6 +138,15 @@ def load_kernel() -> ctypes.CDLL | None:
     return compile_and_load(_SOURCE)[0]
 
 
+def kernel_for(vectors_Nd: torch.Tensor) -> ctypes.CDLL | None:
+    """The compiled kernel, or None if it is not available or does not take these vectors.
+
+    It takes float32 vectors on a CPU. The caller then computes the same results with torch.
+    """
+    is_supported = vectors_Nd.device.type == "cpu" and vectors_Nd.dtype == torch.float32
+    return load_kernel() if is_supported else None
+
+
 def kernel_unavailable_reason() -> str | None:
     """Why the kernel is not available here; None if it is."""
     return compile_and_load(_SOURCE)[1]

@@ -30,7 +30,7 @@ from visrec.jagged import Jagged
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import ByKind, DotScorer, ReRankScorer, Scorer, TiledScorer
 from visrec.retrieval import topk
-from visrec.retrieval.kernel import rank
+from visrec.retrieval.kernel import kernel_for, rank
 from visrec.retrieval.torch_topk import needs_float64
 
 Counts = npt.NDArray[np.int64]
@@ -86,7 +86,7 @@ def _rank_dot(
 ) -> TargetRanks:
     user_Bd = topk.user_vectors(scorer, profiles, user_B)
     wide_B = needs_float64(scorer.vectors_Nd, user_Bd)
-    kernel = topk.kernel_for(scorer)
+    kernel = kernel_for(scorer.vectors_Nd)
     if kernel is None:
         tiled = _Float64DotScorer(scorer) if bool(wide_B.any()) else scorer
         return _rank_tiled(tiled, profiles, user_B, targets)

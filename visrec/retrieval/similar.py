@@ -15,7 +15,7 @@ from visrec.jagged import Jagged
 from visrec.models.arrays import ItemArrays, zero_copy_tensor
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer, Scorer
-from visrec.retrieval.kernel import load_kernel, nearest
+from visrec.retrieval.kernel import kernel_for, nearest
 from visrec.retrieval.topk import ITEM_COLUMNS
 
 Kind = Literal["user_to_item", "item_to_item"]
@@ -69,7 +69,7 @@ def nearest_profile_items(
 
     Ties go to the item that comes first in the profile.
     """
-    if (kernel := load_kernel()) and _is_cpu_float32(space_Nd):
+    if kernel := kernel_for(space_Nd):
         return nearest(space_Nd.numpy(), profiles, row_BK, kernel)
     found_BK = np.full(row_BK.shape, -1, np.int64)
     for b, row_K in enumerate(row_BK):
@@ -81,7 +81,3 @@ def nearest_profile_items(
             nearest_K = profile[(item_Kd @ profile_Pd.T).argmax(dim=1).cpu().numpy()]
             found_BK[b, : len(row_K)] = nearest_K
     return found_BK
-
-
-def _is_cpu_float32(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.dtype == torch.float32

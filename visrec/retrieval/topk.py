@@ -14,7 +14,6 @@ each user, d width.
 """
 
 from collections.abc import Iterator
-from ctypes import CDLL
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,7 +26,7 @@ from visrec.errors import VisrecError
 from visrec.jagged import Jagged
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import ByKind, DotScorer, ReRankScorer, Scorer, TiledScorer
-from visrec.retrieval.kernel import PackedItems, load_kernel
+from visrec.retrieval.kernel import PackedItems, kernel_for
 from visrec.retrieval.torch_topk import (
     mask_excluded,
     sort_by_item,
@@ -94,12 +93,6 @@ def user_vectors(scorer: DotScorer, profiles: Jagged, user_B: Ints) -> Tensor:
     blocks = user_blocks(scorer, profiles, user_B)
     vectors = [state[: block.stop - block.start] for block, state in blocks]
     return torch.cat(vectors) if vectors else scorer.vectors_Nd[:0]
-
-
-def kernel_for(scorer: DotScorer) -> CDLL | None:
-    """The compiled kernel, if it is available and supports the scorer's vectors."""
-    supported = scorer.device.type == "cpu" and scorer.vectors_Nd.dtype == torch.float32
-    return load_kernel() if supported else None
 
 
 def item_tiles(scorer: Scorer, state: object) -> Iterator[tuple[int, Tensor]]:
@@ -183,7 +176,7 @@ class _DotSearch:
         _require_finite(scorer.vectors_Nd, "item vectors")
         self._scorer, self._available_N = scorer, available_N
         self._packed: PackedItems | None = None
-        if kernel := kernel_for(scorer):
+        if kernel := kernel_for(scorer.vectors_Nd):
             self._packed = PackedItems(scorer.vectors_Nd.numpy(), available_N, kernel)
 
     def __call__(self, profiles: Jagged, user_B: Ints, excluded: Jagged, k: int) -> TopKResult:

@@ -1,13 +1,14 @@
 """Softmax candidates: the items that all positives of a step are compared with.
 
-They are either the positives of the step or items of the catalogue. A small catalogue is used
-whole. From a larger one, items are drawn with replacement in proportion to (training count + 1) to
-a power, and each is kept once; Q, the probability that a step has item i, then is
+Candidates are either the positives of the step or items of the catalogue. Items of the catalogue
+without training interactions are never candidates: a softmax could only push them down, and in a
+catalogue of unique items they are the ones to recommend.
+
+If at most `--sampling.candidates` items have training interactions, all of them are candidates of
+every step. From more, items are drawn with replacement in proportion to (training count + 1) to a
+power, and each is kept once. The probability Q that item i is a candidate of a step is then
 1 - (1 - p_i)^draws. The softmax subtracts log Q from each score, so that an item that is drawn more
 often is not pushed down more.
-
-Items without training interactions are never candidates of the catalogue. A softmax could only push
-them down, and in a catalogue of unique items they are the ones to recommend.
 
 Shapes: N items, F items that can be candidates, C candidates, P positives of a step, B triples,
 V values of lists.
@@ -23,7 +24,7 @@ from visrec.jagged import Jagged
 from visrec.sampling.index import Bools, Ints, SamplingIndex
 from visrec.sampling.triples import SamplingConfig, Triples
 
-_CANDIDATE_STREAM = 1 << 33  # tells the seeds of candidates apart from the others of an epoch
+_CANDIDATE_STREAM = 1 << 33  # part of the seed, which no other random numbers of an epoch have
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class SampledCandidates:
 class InBatchCandidates:
     """The positives of a step as its candidates.
 
-    Q supposes that positives are drawn in proportion to their training counts, as the guideline
-    random draws them. Items without a count, which other guidelines draw, count once.
+    Q is computed as if every positive were drawn in proportion to its training count, which is true
+    of the guideline random. An item without training interactions, which only other guidelines
+    draw, counts once.
 
     Args:
         train: U lists of training items.
@@ -52,7 +54,7 @@ class InBatchCandidates:
     """
 
     def __init__(self, train: Jagged, num_items: int, config: SamplingConfig) -> None:
-        # A positive that leaves the profile must not leave it empty.
+        # If the positive is taken out of its profile, another item must be left there.
         min_length = 1 if config.keep_positive_in_profile else 2
         is_drawn_U = train.lengths >= min_length
         positive_V = train.values[np.repeat(is_drawn_U, train.lengths)]
@@ -66,7 +68,7 @@ class InBatchCandidates:
 
 
 def _log_q(chance_X: npt.NDArray[np.float64], draws: int) -> npt.NDArray[np.float32]:
-    """(X,) the logarithm of 1 - (1 - p)^draws."""
+    """(X,) the logarithm of 1 - (1 - p)^draws, for each chance p."""
     chance_X = np.minimum(chance_X, 1 - 1e-12)
     return np.asarray(np.log(-np.expm1(draws * np.log1p(-chance_X))), np.float32)
 
@@ -108,10 +110,10 @@ class CandidateSampler:
 
 
 def invalid_negative_mask(triples: Triples, index: SamplingIndex, item_C: Ints) -> Bools:
-    """(B, C) the candidates that are not valid negatives of a triple.
+    """(B, C) which candidates are not valid negatives of a triple.
 
-    These are the positive, its near duplicates, and the training items of the user; for an
-    anonymous profile, the items in it.
+    These are the positive, items that are near-identical to it, and the training items of the user;
+    for an anonymous profile, the items in it.
     """
     taken, is_anonymous_B = index.train.take(np.maximum(triples.user_B, 0)), triples.user_B < 0
     mask_BC = np.zeros((len(is_anonymous_B), len(item_C)), bool)
@@ -127,6 +129,6 @@ def invalid_negative_mask(triples: Triples, index: SamplingIndex, item_C: Ints) 
     profiles = triples.profiles
     of_anonymous_V = is_anonymous_B[profiles.row_ids]
     mask_items(profiles.row_ids[of_anonymous_V], profiles.values[of_anonymous_V])
-    duplicates = index.items_by_group.take(index.group_N[triples.positive_B])
-    mask_items(duplicates.row_ids, duplicates.values)
+    near_identical = index.items_by_group.take(index.group_N[triples.positive_B])
+    mask_items(near_identical.row_ids, near_identical.values)
     return mask_BC

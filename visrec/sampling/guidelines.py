@@ -1,25 +1,29 @@
 """The guidelines by which triples are drawn (Messina et al. 2020, arXiv 2009.04426, section 4.2).
 
-| guideline         | profile                       | positive             | drawn negative       |
-|-------------------|-------------------------------|----------------------|----------------------|
-| own_profile       | a user's training items       | one of them          | FineGrained          |
-| single_item       | one item                      | that item            | FineGrained          |
-| favourite_artists | a user's training items       | another item, by one | Unrelated            |
-|                   |                               | of the user's artists|                      |
-|                   |                               | and in one of the    |                      |
-|                   |                               | user's clusters      |                      |
-| same_artist       | one item                      | another by its artist| VisuallyConsistent   |
-| next_basket       | all baskets before basket k   | one of basket k      | Unrelated            |
-| hidden_item       | the first k baskets less the  | one of basket k, if  | Unrelated            |
-|                   | positive                      | it has two or more   |                      |
-| random            | a user's training items       | one of them          | OutsideProfile       |
+The numbers are the paper's; random is its baseline.
 
-The last column holds for `--sampling.negatives drawn` only, with the classes of
-`visrec.sampling.negatives`. By default nothing is drawn for a triple: its negatives are the softmax
-candidates of the step, whatever the guideline (`visrec.sampling.candidates`).
+| # | guideline         | profile                   | positive               | negative           |
+|---|-------------------|---------------------------|------------------------|--------------------|
+| 1 | hidden_item       | a user's first k baskets  | an item of basket k,   | Unrelated          |
+|   |                   | without the positive      | which has two or more  |                    |
+| 2 | next_basket       | a user's first k - 1      | an item of basket k    | Unrelated          |
+|   |                   | baskets                   |                        |                    |
+| 3 | favourite_artists | a user's training items   | another item of the    | Unrelated          |
+|   |                   |                           | user's artists and     |                    |
+|   |                   |                           | clusters               |                    |
+| 4 | own_profile       | a user's training items   | one of them            | FineGrained        |
+| 5 | single_item       | one item                  | that item              | FineGrained        |
+| 6 | same_artist       | one item                  | another by its artist  | VisuallyConsistent |
+|   | random            | a user's training items   | one of them            | OutsideProfile     |
 
-A triple starts from a training item, drawn uniformly from those that can give a triple, and its
-user; a one-item profile is drawn uniformly from the catalogue. Conditions on artists and clusters
+The last column names a class of `visrec.sampling.negatives`, and holds if `--sampling.negatives` is
+drawn: `make_negative_sampler` in `visrec.sampling.triples` chooses it. By default no negative is
+drawn for a triple: under every guideline, the positive is compared with the softmax candidates of
+the step (`visrec.sampling.candidates`).
+
+Guidelines 1, 2 and 4 and random draw their positive uniformly from the training items that can be
+one. Guideline 3 draws a training item in this way and takes its user and its artist. Guidelines 5
+and 6 draw the item of the profile uniformly from the catalogue. Conditions on artists and clusters
 refer to all training items of the user. If no item has an artist, conditions on artists are
 dropped.
 
@@ -39,8 +43,8 @@ from visrec.sampling.negatives import NegativeSampler, Positives
 from visrec.sampling.rejection import Random, draw_accepted, random_below
 from visrec.sampling.rows import Rows, SampledTriples
 
-# same_artist draws until the pictures agree. It is refused if they agree in less than this share of
-# a probe.
+# same_artist draws a triple until the pictures confirm its negative. It is refused if they confirm
+# less than this share of the negatives of a probe.
 _MIN_CONSISTENT, _PROBE_SIZE = 1e-3, 20_000
 
 _UNRELATED = "an item of none of their clusters and artists"
@@ -51,7 +55,7 @@ _TWO_ITEMS = (
 
 
 class Guideline(ABC):
-    """Draws triples: the profile and the positive itself, the negatives by a sampler.
+    """Draws triples: profile and positive itself, negatives with a sampler.
 
     Attributes:
         requirement: what the data must contain, for an error message.
@@ -60,8 +64,8 @@ class Guideline(ABC):
     Args:
         index: the training data.
         negatives: draws the negatives.
-        keep_positive: whether a positive that is an item of the profile stays in it. Guidelines
-            ignore this if the positive is always or never in the profile.
+        keep_positive: whether a positive that is an item of the profile stays in it. Only
+            own_profile and random read this; in the others it follows from the guideline.
     """
 
     requirement: ClassVar[str]
@@ -83,10 +87,12 @@ class Guideline(ABC):
 
 
 class _PositiveInProfileRow(Guideline):
-    """The positive is the item at a position, the profile the first items of its profile row.
+    """The positive is an item of a profile row, and the profile is the first items of that row.
 
-    A subclass sets `_position_S`, the positions to draw from, and `_profile_length_T`, how many
-    items of the profile row each position is drawn with.
+    The positive may be among these items or come after them.
+
+    A subclass sets `_position_S`, the positions of possible positives, and `_profile_length_T`, the
+    number of items in the profile of the positive at each position.
     """
 
     _position_S: Ints
@@ -112,7 +118,7 @@ class _PositiveInProfileRow(Guideline):
 
 
 class OwnProfile(_PositiveInProfileRow):
-    """own_profile and random: the profile is all of a user's items, the positive one of them."""
+    """own_profile and random: the profile is all items of a user, the positive is one of them."""
 
     requirement = _TWO_ITEMS
 
@@ -128,7 +134,7 @@ class OwnProfile(_PositiveInProfileRow):
 
 
 class SingleItem(_PositiveInProfileRow):
-    """single_item: the positive is the one item of the profile, and stays in it."""
+    """single_item: the positive is the only item of the profile, and stays in it."""
 
     requirement = "an item that is not near-identical to all others"
 
@@ -180,10 +186,10 @@ class HiddenItem(_PositiveInProfileRow):
 
 
 class _PositiveOutsideProfileRow(Guideline):
-    """The profile is all items of a profile row, and the positive is not among them."""
+    """The profile is all items of a profile row, and the positive is another item."""
 
     def _complete(self, profile_row_B: Ints, positive_B: Ints, random: Random) -> SampledTriples:
-        """Draws the negatives."""
+        """The triples of these profiles and positives, with negatives drawn for them."""
         position_B = np.full(len(profile_row_B), -1)
         positives = Positives(profile_row_B, positive_B, position_B)
         return SampledTriples(
@@ -198,11 +204,11 @@ class _PositiveOutsideProfileRow(Guideline):
 
 @dataclass(frozen=True)
 class _UserArtists(Rows):
-    """What the positives of favourite_artists are drawn for.
+    """Users, and for each the artist whose item becomes the positive of favourite_artists.
 
     Attributes:
         user_B: (B,) users.
-        code_B: (B,) one of the user's artists, or clusters if no item has an artist.
+        code_B: (B,) one of the user's artists; one of the user's clusters if no item has an artist.
     """
 
     user_B: Ints
@@ -210,9 +216,9 @@ class _UserArtists(Rows):
 
 
 class FavouriteArtists(_PositiveOutsideProfileRow):
-    """favourite_artists: the positive is another item by an artist of the user.
+    """favourite_artists: the positive is by an artist of the profile and in one of its clusters.
 
-    It is in one of the user's clusters, too. If no item has an artist, clusters replace artists.
+    If no item has an artist, the positive is only in one of the clusters.
     """
 
     requirement = f"a user with another item of their artists in their clusters, and {_UNRELATED}"
@@ -262,10 +268,10 @@ class FavouriteArtists(_PositiveOutsideProfileRow):
 
 
 class SameArtist(_PositiveOutsideProfileRow):
-    """same_artist: the profile is one item, the positive another item by its artist.
+    """same_artist: the profile is one item, and the positive is another item by its artist.
 
-    The negative sampler finds no negative where the pictures disagree; such triples are drawn
-    again. If no item has an artist, all items count as one artist's.
+    A triple is drawn again until its negative is one that the pictures confirm: see
+    `VisuallyConsistent`. If no item has an artist, all items count as one artist's.
     """
 
     requirement = (
@@ -300,10 +306,10 @@ class SameArtist(_PositiveOutsideProfileRow):
         return sampled
 
     def _attempt(self, size: int, random: Random) -> SampledTriples:
-        """Draws triples, some of which may have no negative."""
+        """Draws triples once; where the negative was not confirmed it is -1."""
         item_B = _choose(self._item_S, size, random)
         artist_B = self._artist_N[item_B]
-        # A rank among the artist's other items: the rank of the item itself is skipped.
+        # A rank among the artist's items, of which the item itself is skipped.
         rank_B = random_below(self._items_by_artist.lengths[artist_B] - 1, random)
         rank_B += rank_B >= self._rank_N[item_B]
         positive_B = self._items_by_artist.values[self._items_by_artist.offsets[artist_B] + rank_B]
@@ -318,10 +324,11 @@ def _ranks_in_lists(lists: Jagged, num_items: int) -> Ints:
 
 
 def _choose(value_S: Ints, size: int, random: Random) -> Ints:
-    """(B,) uniform choices, sorted, because looking up sorted profile rows is much faster."""
+    """(B,) uniform choices, sorted, because sorted profile rows are looked up much faster."""
     return np.asarray(value_S[np.sort(random.integers(0, len(value_S), size))])
 
 
+# Triples are drawn in this order, so another order would give every seed other triples.
 GUIDELINES: dict[str, type[Guideline]] = {
     "own_profile": OwnProfile,
     "single_item": SingleItem,
@@ -332,5 +339,5 @@ GUIDELINES: dict[str, type[Guideline]] = {
     "random": OwnProfile,
 }
 
-# The profiles of these guidelines are one item, and no user's.
+# Their profiles are single items of the catalogue and belong to no user.
 ANONYMOUS_GUIDELINES = frozenset({"single_item", "same_artist"})

@@ -1,4 +1,4 @@
-"""What triples are drawn from: profiles, visual clusters, artists, and counts of them.
+"""What triples are drawn from: profiles, visual clusters, artists, and their sizes.
 
 A profile is a list of items. Profile rows 0 to U - 1 are the users with their training items in
 time order; profile row U + n holds the item n alone. All profiles are stored one after another in
@@ -28,7 +28,7 @@ _PAIRS_AT_ONCE = 4_000_000  # bounds the memory of `SamplingIndex.in_cluster_cou
 
 @dataclass(frozen=True)
 class SamplingIndex:
-    """The data that guidelines and negative samplers read; what derives from it is cached.
+    """The data that guidelines and negative samplers read. Derived arrays are cached.
 
     Attributes:
         train: U lists of training items in time order, without repeats in a list.
@@ -36,8 +36,8 @@ class SamplingIndex:
         num_items: N.
         clusters: of the N items; None if no guideline needs them.
         artist_N: (N,) artist codes, -1 for none; None if no item has an artist.
-        near_identical_N: (N,) items with the same number are near duplicates. It is read if
-            there are no clusters; None means that no two items are near duplicates.
+        near_identical_N: (N,) items with the same number have near-identical pictures; read only
+            without `clusters`, which have such groups of their own. None: no two items have.
     """
 
     train: Jagged
@@ -93,11 +93,11 @@ class SamplingIndex:
         basket_R = np.cumsum(is_first_R) - 1
         return start_K[basket_R], np.append(start_K[1:], rows)[basket_R]
 
-    # Near duplicates.
+    # Near-identical pictures.
 
     @cached_property
     def group_N(self) -> Ints:
-        """(N,) items with the same group number are near duplicates."""
+        """(N,) items with the same group number have near-identical pictures."""
         if self.clusters is not None:
             return self.clusters.group_N.astype(np.int64)
         if self.near_identical_N is not None:
@@ -111,22 +111,22 @@ class SamplingIndex:
 
     @cached_property
     def outside_near_identical_T(self) -> Ints:
-        """(T,) the number of near duplicates of the item that are outside its profile."""
+        """(T,) how many items outside the profile are near-identical to the position's item."""
         group_T = self.group_N[self.profiles.values]
         size_G = np.bincount(self.group_N)
         return np.asarray(size_G[group_T] - count_same_code(self.profile_row_T, group_T))
 
     @cached_property
     def has_valid_negative_T(self) -> Bools:
-        """(T,) whether an item outside the profile is no near duplicate of the position's item."""
+        """(T,) whether an item outside the profile is not near-identical to the position's item."""
         invalid_T = self.profile_length_O[self.profile_row_T] + self.outside_near_identical_T
         return np.asarray(invalid_T < self.num_items)
 
     @cached_property
     def has_valid_negative_O(self) -> Bools:
-        """(O,) the same for any item: more items are outside the profile than in any group."""
-        most_duplicates = np.bincount(self.group_N).max()
-        return np.asarray(self.profile_length_O + most_duplicates < self.num_items)
+        """(O,) whether more items are outside the profile than are near-identical to any item."""
+        largest_group = np.bincount(self.group_N).max()
+        return np.asarray(self.profile_length_O + largest_group < self.num_items)
 
     # Clusters.
 
@@ -192,7 +192,7 @@ class SamplingIndex:
 
     @cached_property
     def in_cluster_count_A(self) -> Ints:
-        """(A,) how many of the artist's items are in clusters of the user."""
+        """(A,) how many items of the artist are in one of the user's clusters."""
         assert self.artist_N is not None
         count = len(self.items_by_cluster)
         has_artist_N = self.artist_N >= 0
@@ -213,7 +213,7 @@ class SamplingIndex:
         return count_A
 
     def user_artist_index(self, user_B: Ints, artist_B: Ints) -> Ints:
-        """(B,) the index of the user's artist into `user_artists`; -1 if the user lacks it."""
+        """(B,) each pair's index in `user_artists`; -1 if the user has no item of the artist."""
         key_B = user_B * len(self.items_by_artist) + artist_B
         keys = self._user_artist_keys
         index_B = np.minimum(np.searchsorted(keys, key_B), len(keys) - 1)
@@ -222,21 +222,24 @@ class SamplingIndex:
 
     @cached_property
     def _user_artist_keys(self) -> Ints:
-        """(A + 1,) a sorted number for each user and artist, and one behind so that it has one."""
+        """(A + 1,) a sorted number for each user and artist, and a larger one after the last.
+
+        With that one the array is never empty.
+        """
         artists = self.user_artists
         keys = artists.row_ids * len(self.items_by_artist) + artists.values
         return np.append(keys, np.iinfo(np.int64).max)
 
 
 def count_same_code(row_T: Ints, code_T: Ints) -> Ints:
-    """(T,) how many positions of the same row have the same code."""
+    """(T,) how many positions, this one included, are of the same row and have the same code."""
     key_T = row_T * (int(code_T.max(initial=0)) + 1) + code_T
     _, inverse_T, count = np.unique(key_T, return_inverse=True, return_counts=True)
     return np.asarray(count[inverse_T])
 
 
 def positions_by_code(code_N: Ints) -> Jagged:
-    """The positions of each code from 0 on; positions of code -1 are in no list."""
+    """For each code from 0 on, the positions that have it; positions of code -1 are in no list."""
     order = np.argsort(code_N, kind="stable")[np.count_nonzero(code_N < 0) :]
     return Jagged.from_row_ids(code_N[order], order, int(code_N.max(initial=-1)) + 1)
 

@@ -1,8 +1,11 @@
-"""Negative samplers: each draws the item of a triple that the user is assumed not to prefer.
+"""Negative samplers: each draws an item that the user is assumed to like less than the positive.
 
-A sampler knows which positives have a valid negative, and draws one for those only. A negative is
-never an item of the profile or a near duplicate of the positive. The softmax candidates of a step
-are drawn in `visrec.sampling.candidates`; `invalid_negative_mask` applies the same rules to them.
+A negative is never an item of the profile and never near-identical to the positive. A sampler says
+which positives have a valid negative, and may be asked for those only. A *fine-grained* negative is
+likely to be of the positive's own visual cluster, where only details tell the two apart.
+
+The softmax candidates of a step are drawn in `visrec.sampling.candidates`, whose
+`invalid_negative_mask` applies the same two conditions to them.
 
 Shapes: U users, N items, O = U + N profiles, T positions (see `visrec.sampling.index`),
 B positives, K negatives of a positive (0 or 1), M (user, cluster) pairs.
@@ -18,7 +21,7 @@ from visrec.sampling.index import Bools, Ints, SamplingIndex, count_same_code
 from visrec.sampling.rejection import Random, draw_accepted, random_below
 from visrec.sampling.rows import Rows
 
-# By how much the positive must be more similar to the profile's item than the negative is.
+# By how much the cosine of the positive and the profile's item must exceed that of the negative.
 _SIMILARITY_MARGIN = 0.1
 
 
@@ -41,9 +44,10 @@ class NegativeSampler(ABC):
     """Draws K negatives for each positive.
 
     Attributes:
-        has_valid_negative_T: (T,) whether the item at a position, as the positive of its profile,
-            has a valid negative.
-        has_valid_negative_O: (O,) whether every item outside the profile, as its positive, has one.
+        has_valid_negative_T: (T,) whether there is a valid negative if the item at this position is
+            the positive.
+        has_valid_negative_O: (O,) whether there is a valid negative for this profile, whichever
+            item outside it is the positive.
     """
 
     def __init__(
@@ -105,16 +109,16 @@ class OutsideProfile(NegativeSampler):
 
 @dataclass(frozen=True)
 class _FineGrainedRows(Positives):
-    """Positives, and whether the negative must be of the positive's cluster."""
+    """Positives, and for each whether its negative must be of the positive's cluster."""
 
     same_cluster_B: Bools
 
 
 class FineGrained(NegativeSampler):
-    """Draws an item outside the profile, of the positive's cluster or of a random cluster.
+    """Draws a fine-grained negative: a cluster first, then an item of it outside the profile.
 
-    The positive's cluster is chosen with probability `own_cluster`, if it has a valid negative.
-    Items of one cluster are equally likely.
+    With the probability `own_cluster` it is the positive's cluster, if that has a valid negative.
+    In all other cases it is a random cluster. Items of one cluster are equally likely.
     """
 
     def __init__(self, index: SamplingIndex, own_cluster: float) -> None:
@@ -146,12 +150,14 @@ class FineGrained(NegativeSampler):
 
 
 class VisuallyConsistent(NegativeSampler):
-    """For one-item profiles: a fine-grained item of another artist, if the pictures agree.
+    """For one-item profiles: draws a fine-grained negative by another artist, or none.
 
-    They agree if the positive is in the cluster of the profile's item and the negative is not, or
-    if the positive is more similar to that item than the negative is, by a margin. One item is
-    drawn for each positive; if it does not qualify, the result is -1. Only drawing can tell which
-    profiles have a valid negative, so `has_valid_negative_O` is true for all.
+    The negative counts only if the pictures confirm that the positive is nearer to the profile's
+    item p: either the positive is in the cluster of p and the negative is not, or the positive is
+    more similar to p than the negative is, by `_SIMILARITY_MARGIN`.
+
+    One item is drawn for each positive; where it does not count, the result is -1. Which profiles
+    have a valid negative is not known without drawing, so `has_valid_negative_O` is true for all.
     """
 
     def __init__(self, index: SamplingIndex, own_cluster: float) -> None:
@@ -182,7 +188,7 @@ class VisuallyConsistent(NegativeSampler):
 def _draw_from_cluster(
     index: SamplingIndex, item_B: Ints, same_cluster_B: Bools, random: Random
 ) -> Ints:
-    """(B,) an item of the given item's cluster, or of a random cluster, both uniform."""
+    """(B,) a uniformly drawn item, of the given item's cluster or of a uniformly drawn cluster."""
     clusters = index.items_by_cluster
     random_B = random.integers(0, len(clusters), len(item_B))
     cluster_B = np.where(same_cluster_B, index.cluster_N[item_B], random_B)
@@ -193,11 +199,14 @@ def _draw_from_cluster(
 class Unrelated(NegativeSampler):
     """Draws an item of none of the user's clusters and none of the user's artists, uniformly.
 
-    The catalogue is laid out cluster by cluster. The r-th item outside the user's clusters is found
-    by adding to r the sizes of those of the user's clusters that begin before it. So a user who has
-    nearly all clusters costs no more than another.
+    Items outside the user's clusters are proposed without rejection. With all items in the order of
+    their clusters, the r-th item outside the user's clusters is at position r plus the sizes of
+    those clusters of the user that begin before it. These sums are stored, and a binary search
+    finds the right one. So a user who has nearly all clusters costs no more than any other user.
+    Proposed items of the user's artists are rejected.
 
-    The negative cannot be a near duplicate of the positive, which is in one of the user's clusters.
+    The negative cannot be near-identical to the positive, which is in one of the user's clusters,
+    because near-identical items share a cluster.
     """
 
     def __init__(self, index: SamplingIndex) -> None:

@@ -15,7 +15,7 @@ from visrec.sampling.rows import Rows, SampledTriples
 
 Uniforms = npt.NDArray[np.float64]
 
-_SUBSET_ROWS = 2048  # rows whose subsets are drawn at a time: what is compared stays in the cache
+_SUBSET_ROWS = 2048  # rows whose subsets are drawn at a time: few enough for the cache
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class _Uncut(Rows):
 
     Attributes:
         start_B: (B,) the position at which the profile begins.
-        others_B: (B,) the number of its items, the positive not counted.
-        hole_B: (B,) the index of the positive among all items; their number if it is not there.
-        keeps_B: (B,) whether the positive is there and stays.
+        others_B: (B,) the number of its items, without the positive.
+        hole_B: (B,) the index of the positive in the profile; its length if the positive is not in
+            it.
+        keeps_B: (B,) whether the positive is in the profile and stays in it.
     """
 
     start_B: Ints
@@ -36,7 +37,7 @@ class _Uncut(Rows):
 
     @property
     def length_B(self) -> Ints:
-        """(B,) the number of items that stay if nothing is cut."""
+        """(B,) the number of items in the profile, if it is not cut."""
         return self.others_B + self.keeps_B
 
 
@@ -62,7 +63,8 @@ def cut_profiles(
 ) -> Jagged:
     """The profiles of some triples, as lists of items.
 
-    Random numbers are drawn for all of `sampled`, so a triple has the same profile on any worker.
+    Random numbers are drawn for all of `sampled`, whichever triples are selected, so a triple has
+    the same profile on any worker.
 
     Args:
         index: the training data.
@@ -74,7 +76,7 @@ def cut_profiles(
     """
     uncut = _uncut_profiles(index, sampled)
     size_B = np.minimum(uncut.length_B, max_length)
-    # A triple has one slot for each item of the cut profile; a positive that stays has the last.
+    # A triple has a slot for each item of its cut profile, and a positive that stays has the last.
     slots = Jagged(np.ones(size_B.sum(), bool), offsets_from_lengths(size_B))
     if subsample:
         slots = subsample_profiles(slots, uncut.length_B, uncut.keeps_B, random)
@@ -84,7 +86,8 @@ def cut_profiles(
     if len(rows) < len(size_B):
         slots, uncut = slots.take(rows), uncut.take(rows)
 
-    # Each used slot holds an index into the other items, counted on from the triple's first slot.
+    # Each used slot gets an index: that of an item other than the positive, plus the triple's first
+    # slot.
     slot_start_S = slots.offsets[:-1]
     length_S = np.add.reduceat(slots.values, slot_start_S, dtype=np.int64)
     index_V = np.flatnonzero(slots.values)
@@ -96,7 +99,8 @@ def cut_profiles(
         chosen_V = subsets.values + np.repeat(slot_start_S[is_cut_S], subsets.lengths)
         index_V[np.repeat(is_cut_S, length_S)] = chosen_V[is_used_V]
 
-    # From these indices to positions: skip the positive, but in the slot where it stays.
+    # These indices become positions: those from the positive's on move up by one, and the last slot
+    # of a profile that keeps the positive gets the positive itself.
     offsets, hole_S = offsets_from_lengths(length_S), uncut.hole_B + slot_start_S
     position_V = index_V + (index_V >= np.repeat(hole_S, length_S))
     position_V[offsets[1:][uncut.keeps_B] - 1] = hole_S[uncut.keeps_B]
@@ -107,14 +111,14 @@ def cut_profiles(
 def subsample_profiles(slots: Jagged, full_B: Ints, keeps_B: Bools, random: Random) -> Jagged:
     """Chooses the slots of each profile that are used when its size is drawn uniformly.
 
-    One slot is always used. The others are used with a probability that is drawn uniformly for each
-    profile, so that their number is uniform as well, and all subsets of a size are equally likely.
-    Probabilities are multiples of 1 / 65,536.
+    One slot is always used. For the others a probability is drawn uniformly, once for each profile,
+    and each of them is used with that probability. So every number of used slots is equally likely,
+    and so are all subsets of one size. Probabilities are multiples of 1 / 65,536.
 
     Args:
         slots: B lists of one or more slots.
         full_B: (B,) the profile's length before it was cut to its slots. The size is drawn from 1
-            to this length, and then cut to the number of slots.
+            to this length; a size above the number of slots uses all of them.
         keeps_B: (B,) whether the slot that is always used is the last one.
         random: the source of randomness.
 
@@ -136,9 +140,9 @@ def random_subsets(
 ) -> Jagged:
     """For each row a uniform subset, without replacement, of 0, 1, ... population - 1.
 
-    Robert Floyd's algorithm (Bentley & Floyd 1987, Communications of the ACM 30(9)) over many rows
-    at once: for j from population - count to population - 1, a number drawn from 0 to j joins the
-    subset, or j itself if that number is in it already.
+    Robert Floyd's algorithm (Bentley & Floyd 1987, Communications of the ACM 30(9)), for many rows
+    at once: for each j from population - count to population - 1, a number is drawn from 0 to j.
+    It joins the subset; if it is in the subset already, j joins instead.
 
     Args:
         population_B: (B,) the size of the population.

@@ -1,4 +1,4 @@
-"""Draws items by rejection: an item is proposed for each row until the row accepts its item."""
+"""Draws items by rejection: each row is proposed items until it accepts one."""
 
 from typing import Protocol, TypeVar
 
@@ -11,7 +11,7 @@ from visrec.sampling.rows import Rows
 Random = np.random.Generator
 Weights = npt.NDArray[np.floating]
 
-# A round of proposals costs as much as this many further proposals in the same round.
+# The fixed cost of a round of proposals, in proposals.
 _ROUND_OVERHEAD = 1000
 
 
@@ -24,21 +24,22 @@ class Proposer(Protocol[RowsT_contra]):
 
     @property
     def weight_N(self) -> Weights:
-        """(N,) weights in proportion to which the items that a row accepts are proposed."""
+        """(N,) each item's weight; a row is proposed the items it accepts in proportion to them."""
 
     def propose(self, rows: RowsT_contra, random: Random) -> Ints:
         """(B,) an item for each row."""
 
     def accepts(self, rows: RowsT_contra, item_B: Ints) -> Bools:
-        """(B,) whether the row accepts the item."""
+        """(B,) whether each row accepts its item."""
 
 
 def draw_accepted(proposer: Proposer[RowsT], rows: RowsT, key_B: Ints, random: Random) -> Ints:
     """(B,) an accepted item for each row; every row must accept at least one.
 
-    Once proposals have cost as much as a pass over the catalogue for each distinct key that is
-    left, the remaining rows draw from the list of all items that they accept. So a single accepted
-    item among a million is found in bounded time.
+    Rows without an item share a pass over the catalogue with all rows of the same key. When the
+    proposals so far have cost more than such passes would, they are made: each key's accepted items
+    are listed, and its rows draw from the list. So the time is bounded even if a row accepts only
+    one item of a million.
 
     Args:
         proposer: proposes the items.
@@ -66,5 +67,5 @@ def draw_accepted(proposer: Proposer[RowsT], rows: RowsT, key_B: Ints, random: R
 
 
 def random_below(count_B: Ints, random: Random) -> Ints:
-    """(B,) uniform integers from 0 to below each count."""
+    """(B,) uniform integers, each from 0 to its count - 1."""
     return (random.random(len(count_B)) * count_B).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Columns of equal length: the rows that items are drawn for, and the triples that were drawn.
+"""Tables as dataclasses of arrays: the rows that items are drawn for, and the drawn triples.
 
 Shapes: B rows, K negatives of a triple.
 """
@@ -23,13 +23,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class SampledTriples(Rows):
-    """B triples. A profile is the first items of a profile row, perhaps without the positive.
+    """B triples. Each profile is the first items of a profile row, with or without the positive.
 
     Attributes:
         profile_row_B: (B,) see `visrec.sampling.index`.
         profile_length_B: (B,) how many items of the profile row.
-        position_B: (B,) the position of the positive; -1 if the profile row does not have it.
-        keeps_positive_B: (B,) whether the positive stays in the profile, if it is in it.
+        position_B: (B,) the position of the positive; -1 if it is not in the profile row.
+        keeps_positive_B: (B,) whether a positive that is in the profile stays in it.
         positive_B: (B,) items.
         negative_BK: (B, K) items.
     """

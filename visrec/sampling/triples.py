@@ -1,9 +1,13 @@
 """Triples (profile, positive, negative), drawn many at a time.
 
-The triples of an epoch are drawn in windows of about 65,536, in random order and without repeats
-within a window. Profiles are cut in blocks of about 8,192 triples. Windows and blocks are seeded by
-(seed, epoch, stream, number). Every worker draws the whole window, and cuts the profiles of its own
-rows: so one worker and two see the same triples, and a run that resumes at an epoch draws what it
+The triples of an epoch are drawn in windows of about 65,536 and shuffled within a window. If
+negatives are drawn, a triple that occurs twice in a window is drawn again, up to eight times.
+Without drawn negatives repeats are kept, because a triple is then only a profile and a positive, of
+which there may be fewer than a window has triples.
+
+Profiles are cut in blocks of about 8,192 triples. Windows and blocks are seeded by (seed, epoch,
+stream, number). Every worker draws the whole window and cuts the profiles of its own rows. So the
+triples do not depend on the number of workers, and a run that resumes at an epoch draws what it
 would have drawn without the interruption.
 
 Shapes: B triples, K negatives of a triple (0 or 1), P positives of a block, all workers together.
@@ -32,8 +36,8 @@ from visrec.sampling.rows import SampledTriples
 
 _WINDOW = 65_536
 _BLOCK = 8192
-_REDRAWS = 8  # rounds in which repeated triples are drawn again; those left after them stay
-_WINDOW_STREAM, _PROFILE_STREAM = 0, 1  # tell the seeds of windows and of blocks apart
+_REDRAWS = 8  # rounds in which repeated triples are drawn again; repeats left after that are kept
+_WINDOW_STREAM, _PROFILE_STREAM = 0, 1  # parts of the seeds of windows and of blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +45,23 @@ class SamplingConfig:
     """How triples are drawn.
 
     Attributes:
-        guidelines: weight of each guideline, of own_profile, single_item, favourite_artists,
-            same_artist, next_basket, hidden_item, and random, the baseline. A weight is the
-            guideline's share of the triples.
+        guidelines: the weight of each guideline by its name: hidden_item, next_basket,
+            favourite_artists, own_profile, single_item, same_artist, or random, the baseline.
+            Each guideline draws a share of the triples in proportion to its weight.
         max_profile: longer profiles are cut to a random subset of this many items, drawn anew for
             each triple.
-        sub_profiles: cut each profile to a size drawn uniformly from 1 to its length, and then to
-            max_profile, so that the model also learns from short profiles.
+        sub_profiles: first cut each profile to a random subset whose size is drawn uniformly from
+            1 to the profile's length, so that the model also learns from short profiles.
         keep_positive_in_profile: own_profile and random leave the positive among the items of the
             profile, as the reference code does.
         negatives: what each positive is compared with. catalogue means items of the catalogue, the
             same for all positives of a step; in_batch means the other positives of the step; drawn
             means one item for each triple, drawn as its guideline says.
-        candidates: with catalogue, at most this many items for a step. A larger catalogue is
-            sampled in proportion to popularity, which the loss corrects. Items without training
-            interactions are never among them.
-        popularity: candidates, and negatives of random, are drawn in proportion to (training count
-            + 1) to this power; 0 is uniform.
+        candidates: with catalogue, the most items that a positive is compared with in a step. If
+            more items have training interactions, that many are sampled by popularity, which the
+            softmax loss corrects. Items without training interactions are never candidates.
+        popularity: sampled candidates, and drawn negatives of the guideline random, are drawn in
+            proportion to (training count + 1) to this power; 0 is uniform.
         own_cluster: the probability that a fine-grained negative is of the positive's own visual
             cluster.
     """
@@ -104,7 +108,7 @@ class SamplingConfig:
     def artist_conditions(self) -> dict[str, list[str]]:
         """For each guideline with conditions on artists, which parts have one: positive, negative.
 
-        The condition on the negative counts only where the guideline draws it.
+        A condition on the negative counts only if negatives are drawn.
         """
         parts = ("positive", "negative") if self.negatives == "drawn" else ("positive",)
         conditions = {
@@ -120,9 +124,9 @@ class Triples:
 
     Attributes:
         user_B: (B,) users; -1 for an anonymous profile of one item.
-        profiles: B lists of items, in no particular order.
+        profiles: B lists of items: profiles cut by `cut_profiles`, no longer in time order.
         positive_B: (B,) items.
-        negative_BK: (B, K) items.
+        negative_BK: (B, K) items; K is 0 if negatives are not drawn.
     """
 
     user_B: Ints
@@ -143,7 +147,14 @@ class Triples:
 
 @dataclass(frozen=True)
 class _BlockKey:
-    """Which triples a worker has cut the profiles of: `size` is the step's, over all workers."""
+    """Which block of triples a worker keeps, with the profiles of its own share.
+
+    Attributes:
+        number: of the block in its epoch.
+        size: triples of a step, all workers together.
+        rank: of the worker.
+        workers: their number.
+    """
 
     number: int
     size: int
@@ -182,7 +193,7 @@ class TripleSampler:
         return (f"no item has an artist: no condition on artists in {dropped}",)
 
     def start_epoch(self, epoch: int, triples: int) -> None:
-        """Begins an epoch of so many triples; no window is larger."""
+        """Begins an epoch of `triples` triples; its windows are at most that large."""
         self._epoch, self._triples = epoch, triples
         self._window: tuple[tuple[int, int], SampledTriples] | None = None
         self._block: tuple[_BlockKey, Triples, Ints] | None = None
@@ -211,7 +222,7 @@ class TripleSampler:
         return max(1, min(_BLOCK, self._triples) // size)
 
     def _block_of(self, step: int, size: int, rank: int, workers: int) -> tuple[Triples, Ints]:
-        """The worker's triples of the block that has the step, and the positives of all workers."""
+        """One worker's triples of the block with this step, and the positives of all workers."""
         key = _BlockKey(step // self._steps_per_block(size), size, rank, workers)
         if self._block is None or self._block[0] != key:
             self._block = key, *self._make_block(key)
@@ -248,7 +259,7 @@ class TripleSampler:
         return self._window[1].take(slice(first * rows, (first + 1) * rows))
 
     def _draw_window(self, window: int, size: int) -> SampledTriples:
-        """Draws a window's triples, without repeats while new ones are found."""
+        """Draws a window's triples, and repeats among them again if they have negatives."""
         random = np.random.default_rng((self._seed, self._epoch, _WINDOW_STREAM, window))
         edges = self._edges(size)
         sampled = SampledTriples.concat(
@@ -315,9 +326,9 @@ def make_negative_sampler(
 
 
 def find_repeats(sampled: SampledTriples) -> Ints:
-    """Sorted rows whose (profile row, positive, negatives) an earlier row has.
+    """Sorted rows with the (profile row, positive, negatives) of an earlier row.
 
-    They are compared by 64-bit hashes. A collision, one in 10 ** 10 windows, costs a redraw.
+    Rows are compared by 64-bit hashes. A collision, in one of 10 ** 10 windows, costs a redraw.
     """
     hash_B = np.zeros(len(sampled.positive_B), np.uint64)
     for column in (sampled.profile_row_B, sampled.positive_B, *sampled.negative_BK.T):

@@ -1,8 +1,8 @@
 """The training loop: batches, steps, the exact validation AUC, one report an epoch. No Ray in here.
 
 The loop runs in one process, or in each of several under `torch.distributed`. Each worker takes its
-share of every batch, gradients are averaged, and the validation AUC is taken over the users of all
-workers, so that the learning rate and the early stop are the same everywhere.
+share of every batch, gradients are averaged, and the validation AUC is a mean over the users of all
+workers. So the learning rate and the early stop are the same on every worker.
 """
 
 import math
@@ -47,7 +47,7 @@ class TrainConfig:
         lr_factor: the learning rate is multiplied by this when the validation AUC stops improving.
         lr_patience: epochs without improvement before the learning rate is reduced.
         stop_patience: training ends after this many epochs without improvement.
-        refit: once the best epoch is known, train again from scratch for as many epochs, with the
+        refit: once the best epoch is known, train again from scratch up to that epoch, with the
             validation rows added to the training rows.
         validation_users: maximum number of users to validate with, sampled once.
         precision: bfloat16 computes the model under autocast; float32 does not.
@@ -89,10 +89,10 @@ class TrainConfig:
 
 
 def require_equal_shares(config: TrainConfig, workers: int) -> None:
-    """Refuses a batch size that is not a multiple of the number of workers.
+    """Checks that a batch can be divided equally among the workers.
 
     Raises:
-        InputError: names both keys.
+        InputError: the batch size is not a multiple of the number of workers.
     """
     if config.batch_size % workers:
         raise InputError(
@@ -111,6 +111,8 @@ class Progress:
         best_auc: highest validation AUC so far.
         best_epoch: number of epochs after which it was reached.
         epochs_without_improvement: epochs since `best_epoch`.
+        diverged: whether the last epoch ended with a loss, weights or scores that are NaN or
+            infinite, which ends the training.
         selection: in a refit, the progress of the fit that selected the number of epochs; None in
             that first fit.
     """
@@ -120,6 +122,7 @@ class Progress:
     best_auc: float = -math.inf
     best_epoch: int = 0
     epochs_without_improvement: int = 0
+    diverged: bool = False
     selection: "Progress | None" = None
 
 
@@ -170,8 +173,8 @@ class Trainer:
         """Trains to the end, starting from `progress`, and calls `report` after each epoch.
 
         Raises:
-            VisrecError: training diverged before there were any best weights. If it diverges later,
-                it ends with those.
+            VisrecError: training diverged in the first epoch. If it diverges later, it ends, and
+                `best_weights` are those of an earlier epoch.
         """
         while not self.is_finished:
             self.run_epoch()
@@ -201,12 +204,12 @@ class Trainer:
 
     @property
     def eval_model(self) -> Model:
-        """The model that is validated and kept, with averaged weights where there is an average."""
+        """The model that is validated and kept; its weights are averages if there is an average."""
         return self.ema.eval_model
 
     @property
     def weights_and_scores_are_finite(self) -> bool:
-        """Whether all weights of `eval_model` are finite, and its last validation scores were."""
+        """Whether the weights of `eval_model`, and its last validation scores, are finite."""
         last = self.progress.history[-1:]
         if len(self.validation) and any(math.isnan(epoch["val_auc"]) for epoch in last):
             return False
@@ -230,8 +233,9 @@ class Trainer:
                 loss = self.replica(batch)
             self.optimizer.zero_grad(set_to_none=True)
             self._warm_up(epoch * self._steps + step)
-            # The loss is a mean over the worker's share, and gradients are averaged over workers
-            # with equal shares: times the batch size, they are those of the sum over the batch.
+            # The loss is a mean over the worker's share, and gradients are averaged over workers,
+            # whose shares are equal. Multiplied by the batch size, they are the gradients of the
+            # sum over the batch.
             (loss * self.config.batch_size).backward()
             self.ema.before_step()
             self.optimizer.step()
@@ -269,7 +273,7 @@ class Trainer:
         Args:
             loss: mean loss of the epoch.
             auc: validation AUC; NaN without validation users.
-            is_sound: False ends the training, which has diverged.
+            is_sound: whether loss, weights and scores are finite; if not, training has diverged.
         """
         progress = self.progress
         progress.history.append(
@@ -281,7 +285,7 @@ class Trainer:
             }
         )
         if not is_sound:
-            progress.epochs_without_improvement = self.config.stop_patience
+            progress.diverged = True
             return
         # Without validation users, the last weights are the best ones.
         if math.isnan(auc) or auc > progress.best_auc + _MIN_GAIN:
@@ -298,4 +302,4 @@ class Trainer:
 def fit_is_finished(progress: Progress, max_epochs: int, config: TrainConfig) -> bool:
     """Whether a fit of at most `max_epochs` epochs has come to its end."""
     out_of_patience = progress.epochs_without_improvement >= config.stop_patience
-    return progress.epoch >= max_epochs or out_of_patience
+    return progress.diverged or out_of_patience or progress.epoch >= max_epochs
