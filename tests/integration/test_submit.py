@@ -66,7 +66,7 @@ def test_visrec_submit_ends_with_the_exit_code_of_the_command(
     copy(featured, tmp_path, "images", "features", "interactions.parquet")
     night = date.today().isoformat()
     commands: dict[int, tuple[str, ...]] = {
-        0: ("make-gallery", "--workspace", f"{tmp_path}/new", "--gallery.paintings", "24"),
+        0: ("make-gallery", "--workspace", f"{tmp_path}/new", "--gallery.paintings", "60"),
         2: ("train", "--workspace", "runs/here"),
         3: ("nightly", "--workspace", str(tmp_path), "--as_of", night, "--exit_if_running", "3"),
     }

@@ -63,15 +63,15 @@ def test_healthy_cluster_and_store_pass_every_check(s3_env: str, tmp_path: Path)
 def test_request_that_is_too_large_fails_and_is_not_waited_for(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    large = train_config(tmp_path_factory.mktemp("config"), workers=3, cpus_per_worker=2)
+    large = train_config(tmp_path_factory.mktemp("config"), workers=4, cpus_per_worker=2)
     config = DoctorJob(workspace=str(tmp_path), users=10**9, items=500, train_config=large)
     message = refusal(lambda: doctor.main(config, Summary("doctor")), InputError)
-    assert "room to train: found 4 CPU in all, room for 2 of 3" in message
-    assert "expected 3 x 2 CPU at once" in message
+    assert "room to train: found 4 CPU in all, room for 2 of 4" in message
+    assert "expected 4 x 2 CPU at once" in message
     for word in ("--resources.workers", "--train_config", "--may_grow", "memory to prepare"):
         assert word in message
     shown = capsys.readouterr().out
-    assert "FAIL  4 CPU in all, room for 2 of 3" in shown
+    assert "FAIL  4 CPU in all, room for 2 of 4" in shown
     assert "room for 1 x 1 CPU" in shown
     # The summary is written, and nothing else.
     assert everything_below(Store.at(str(tmp_path))) == {"doctor.json"}
@@ -167,9 +167,10 @@ def command(
 @pytest.mark.s3
 @pytest.mark.usefixtures("ray_cluster")
 def test_command_passes_and_leaves_only_its_summary(
-    command: Callable[..., tuple[int, str, str]], s3_env: str
+    command: Callable[..., tuple[int, str, str]], s3_env: str, tmp_path: Path
 ) -> None:
-    code, shown, error = command(f"{s3_env}/shop", "--train.cpus_per_worker", "1")
+    small = train_config(tmp_path, workers=1, cpus_per_worker=1)
+    code, shown, error = command(f"{s3_env}/shop", "--train_config", small)
     assert (code, error) == (0, "")
     assert "pass: " in shown
     assert everything_below(Store.at(s3_env)) == {"doctor.json"}
@@ -184,6 +185,7 @@ def test_command_fails_with_one_paragraph(
     monkeypatch: pytest.MonkeyPatch,
     s3: SeaweedFS,
     s3_env: str,
+    tmp_path: Path,
     reader: bool,
     name: str,
 ) -> None:
@@ -192,7 +194,8 @@ def test_command_fails_with_one_paragraph(
     with monkeypatch.context() as patch:
         for variable, value in (s3.readonly_env() if reader else wrong).items():
             patch.setenv(variable, value)
-        code, shown, error = command(s3_env, "--train.cpus_per_worker", "1")
+        small = train_config(tmp_path, workers=1, cpus_per_worker=1)
+        code, shown, error = command(s3_env, "--train_config", small)
     assert code == 2
     assert error.startswith(f"doctor: The checks failed. {name}: found an error (")
     assert error.count(": found ") == 1  # a single finding
@@ -205,9 +208,11 @@ def test_command_fails_with_one_paragraph(
     assert s3.secret_key not in shown + error
 
 
-@pytest.mark.parametrize(
-    "flag", ["--extract.workers", "--train.workers", "--recommend.cpus_per_worker"]
-)
-def test_refused_resources_are_named_by_the_keys_of_the_doctor(flag: str) -> None:
-    with pytest.raises(InputError, match=f"^Found {flag} 0; expected a whole number in "):
-        parse(DoctorJob, [flag, "0"])
+@pytest.mark.parametrize("job", ["extract", "train", "recommend"])
+def test_refused_resources_are_named_with_their_file(job: str, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("resources: {workers: 0}")
+    config = parse(DoctorJob, [f"--{job}_config", str(file)])
+    expected = f"^{file}: Found --resources.workers 0; expected a whole number in "
+    with pytest.raises(InputError, match=expected):
+        load_resources(config)

@@ -10,6 +10,7 @@ that failed (1).
 """
 
 import asyncio
+import logging
 import os
 import shlex
 import time
@@ -46,6 +47,7 @@ def submit(arguments: Sequence[str]) -> int:
             "Found no command to submit; expected one, such as `visrec submit nightly --config "
             "nightly.yaml`."
         )
+    logging.getLogger("ray").setLevel(logging.ERROR)  # else it names every file that it packs
     client = _connect()
     job = client.submit_job(
         entrypoint=shlex.join(["python", "-m", "visrec", *arguments]), runtime_env=_runtime_env()
