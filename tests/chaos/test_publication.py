@@ -267,7 +267,7 @@ def test_run_stopped_before_the_pointer_is_published_unless_another_was_faster()
         stopped.kill()
         if others:
             assert job("urgent", "b", 1, 2)(store) == "yes"
-        why_not = "no: another run was published or rolled back to since it was complete"
+        why_not = "no: the pointer has moved to another run since this one became complete"
         assert night(store) == (why_not if others else "yes")
         require_intact_pointer(store)
 

@@ -40,8 +40,8 @@ from visrec.storage.store import Store
 # Names of the gates without a threshold.
 WITH_LIST = "share of the users with a list"
 WRONG_FILES = "files that were changed, are of another run or have other columns"
-EXTRA_LISTS = "lists of an unknown user, or second lists"
-WRONG_LENGTH = f"lists without {K} items although there are more"
+EXTRA_LISTS = "lists of an unknown user, and second lists of one"
+WRONG_LENGTH = f"lists with fewer than {K} items although there are more, or with too many"
 DUPLICATES = "lists with an item twice"
 AGAINST_RULES = "lists against the rules"
 UNKNOWN = "entries with an item that is not in the catalogue"

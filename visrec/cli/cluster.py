@@ -45,9 +45,9 @@ def start_ray(local: bool, debug: bool) -> None:
 def _configure_ray_data(debug: bool) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    # Ray Data has no named parameter for a placement group, and warns about the one it does have.
+    # A placement group can only be named in `ray_remote_args`, about which Ray Data warns.
     warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-    # An actor may be starting on a node that goes away; by default one such death fails the step.
+    # By default a step fails if one actor dies while it starts, as when its node goes away.
     context.max_consecutive_actor_init_deaths = 3
     # By default Ray Data wraps the exception of a step, and the wrapper cannot be unpickled.
     context.raise_original_map_exception = True
@@ -60,11 +60,11 @@ def _start_local() -> None:
     # An actor pool, the tasks that feed it and the tasks that write its output need a CPU each:
     # with two logical CPUs a chain can wait for itself indefinitely.
     cpus = max(_MIN_LOCAL_CPUS, os.cpu_count() or 1)
-    # Otherwise Ray replaces 127.0.0.1 by the machine's own address and listens on every interface.
+    # Without this, Ray replaces 127.0.0.1 by the machine's own address, on every interface.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False
     if not os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        # Otherwise Ray writes a token into the home directory, which may be missing or read-only.
+        # With no token set, Ray writes one into the home directory, which may be read-only.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     for is_last_try in (False, True):
         try:

@@ -1,4 +1,4 @@
-"""Beyond-accuracy metrics: how diverse, novel and new the lists are, and how much they cover.
+"""Beyond-accuracy metrics: diversity, novelty, share of cold items, and coverage of the catalogue.
 
 Of a user's list, which holds the K best items outside the profile:
 
@@ -9,8 +9,8 @@ Of a user's list, which holds the K best items outside the profile:
     novelty@K    the mean over the items of -log2 p_i in bits, where p_i is the share of users who
                  took item i before the test baskets (Vargas and Castells 2011). An item that nobody
                  took counts as if one user had taken it, so novelty has an upper bound.
-    cold@K       the share of items that nobody took before the test baskets, that is, that no
-                 model saw an interaction with in training.
+    cold@K       the share of items that nobody took before the test baskets. No model has seen an
+                 interaction with them in training.
 
 Of all lists together:
 
@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 
-LENGTH = 100  # K: the length of published lists
+LENGTH = 100  # K: the default length of published lists
 COVERAGE, DIVERSITY, NOVELTY, COLD_SHARE = (
     f"{name}@{LENGTH}" for name in ("coverage", "diversity", "novelty", "cold")
 )
@@ -89,7 +89,7 @@ def _diversity(unit_KD: npt.NDArray[np.float32]) -> float:
 
 
 def covered_bits(row_BK: npt.NDArray[np.int64], items: int) -> npt.NDArray[np.uint8]:
-    """One bit per item, set if the item is in at least one list. Blocks are combined with `|`."""
+    """One bit per item, set if the item is in at least one list. `|` combines blocks of lists."""
     covered_N = np.zeros(items, bool)
     covered_N[row_BK[row_BK >= 0]] = True
     return np.packbits(covered_N)

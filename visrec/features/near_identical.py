@@ -1,7 +1,7 @@
-"""Groups of items whose pictures are the same: near-identical features.
+"""Groups of items whose pictures are the same, up to rounding: near-identical features.
 
-Two items are *near-identical* when the cosine similarity of their features is within 1e-7 of 1. A
-group is a connected component of the graph of near-identical pairs.
+Two items are *near-identical* if the cosine of their features is within 1e-7 of 1. A group is a
+connected component of the graph of near-identical pairs.
 
 The search never compares all pairs. Unit vectors whose cosine is within 1e-7 of 1 are less than
 `_MAX_GAP` apart along any direction, so only rows that are close along a few random directions are
@@ -19,13 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 _TOLERANCE = 1e-7
-_MAX_GAP = 2 * math.sqrt(2 * _TOLERANCE)  # twice the distance of such vectors: allows for rounding
-# The grid has cells this many gaps wide, along this many directions. A row is in two cells on
-# average, and few of a million rows share a cell with a row that is not near-identical.
+# Twice the largest distance of near-identical unit vectors, which leaves room for rounding.
+_MAX_GAP = 2 * math.sqrt(2 * _TOLERANCE)
+# A cell of the grid is 16 `_MAX_GAP` wide along each of 12 directions. A row is then in two cells
+# on average, and of a million rows, few share a cell with one that is not near-identical.
 _CELL_GAPS, _GRID_DIRECTIONS = 16, 12
 _CELL_HASH_FACTOR = 0x2545F4914F6CDD1D
-_BLOCK_ROWS = 4096  # at a time, whenever features are widened to 64 bits
-_BAND_ROWS = 256  # whose pairs are compared in one product
+_BLOCK_ROWS = 4096  # rows at a time, whenever features are widened to 64 bits
+_BAND_ROWS = 256  # rows that are compared with others in one matrix product
 
 # Features are float16 or float32; NumPy's type parameters would only repeat that.
 Features = npt.NDArray[Any]
@@ -36,9 +37,10 @@ Ints = npt.NDArray[np.int64]
 def near_identical_groups(feature_ND: Features) -> Ints:
     """The group of each item, by cosine alone.
 
-    One row stands for all rows that are equal to the bit. The other rows are compared within the
-    cells of a grid over random directions: near-identical unit vectors are in one cell or in
-    neighbouring cells, and a row at the lower border of a cell is also an entry of the cell below.
+    One row stands for all rows that are equal to the bit. These rows are compared within the cells
+    of a grid over random directions. Near-identical unit vectors are in the same cell or in
+    neighbouring ones. So that neighbours are compared, too, a row at the lower border of a cell is
+    also entered in the cell below.
 
     Args:
         feature_ND: (N, D) features as they are stored.
@@ -63,11 +65,11 @@ def near_identical_groups(feature_ND: Features) -> Ints:
 
 
 def near_identical_groups_within(feature_ND: Features, code_N: npt.NDArray[np.int32]) -> Ints:
-    """The group of each item, if only items with the same code may be near-identical.
+    """The group of each item, where only items with the same code are compared.
 
     Args:
         feature_ND: (N, D) features as they are stored.
-        code_N: (N,) such as the cluster of each item.
+        code_N: (N,) for example the cluster of each item.
 
     Returns:
         (N,) numbers of groups.
@@ -163,7 +165,7 @@ def _near_pairs(
 
 
 def _spanning_forest(is_near_BM: npt.NDArray[np.bool_], row_B: Ints, row_M: Ints) -> Ints:
-    """(2, E) fewer than B + M edges that connect what all the pairs connect."""
+    """(2, E) fewer than B + M pairs that connect the same rows as all near pairs do."""
     b, m = is_near_BM.nonzero()
     size = len(row_B) + len(row_M)
     _, first, component = np.unique(

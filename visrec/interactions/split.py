@@ -34,11 +34,11 @@ class SplitConfig:
 
     Attributes:
         test: hold out the last basket of each user with at least two, for jobs/evaluate.py.
-        validation: hold out the last basket that is left of each user with at least two, to choose
-            the best epoch.
-        by: the unit that is held out. basket is all of a user's items with one timestamp; item is a
-            single item, as in leave-one-out evaluation (of items with one timestamp, the last by
-            id).
+        validation: hold out the last basket of each user with at least two, not counting the test
+            basket, to choose the best epoch.
+        by: the unit that is held out. basket means all of a user's items with one timestamp; item
+            means a single item, as in leave-one-out evaluation (among items with one timestamp, the
+            last one by id).
     """
 
     test: bool = True
@@ -73,9 +73,9 @@ class HeldOut:
 def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
     """(R,) the `SplitPart` of each row.
 
-    If there is an `evaluation` column, it decides the test rows, and validation is the last basket
-    of the others. Users with a single basket are only trained on. With `by` item, every row counts
-    as a basket.
+    If there is an `evaluation` column, it decides which rows are test rows, and the last basket of
+    a user's other rows is the validation. All rows of a user with a single basket are training
+    rows. With `by` item, every row counts as a basket.
     """
     part_R = np.full(len(log.item_R), SplitPart.TRAIN, np.int8)
     basket_R = log.number_baskets() if config.by == "basket" else np.arange(len(part_R))
@@ -93,6 +93,7 @@ def explain_empty_part(log: InteractionLog, config: SplitConfig, part: SplitPart
     if not len(log.item_R):
         return "There are no interactions, so nobody is held out."
     name = "test" if part == SplitPart.TEST else "validation"
+    # A user needs a basket for each part that is held out, and one to train on.
     needed = 2 + (part == SplitPart.VALIDATION and config.test)
     unit = "baskets" if config.by == "basket" else "items"
     text = f"No user has {needed} {unit}, so nobody is held out for {name} (--split.{name})."
@@ -115,7 +116,7 @@ def _same_timestamp(log: InteractionLog) -> str:
 def _last_baskets(
     log: InteractionLog, basket_R: npt.NDArray[np.int64], part_R: npt.NDArray[np.int8]
 ) -> npt.NDArray[np.bool_]:
-    """(R,) whether a row is in its user's last training basket, of at least two.
+    """(R,) whether a row is in the last training basket of a user who has at least two.
 
     Args:
         log: the rows.
@@ -165,7 +166,7 @@ class RestoredSplit:
 
     Attributes:
         held_out: users with held-out rows and a profile.
-        known_items: U lists of the items up to the end of the training data that were not held out.
+        known_items: U lists of items that were not held out, up to the end of the training data.
         num_missing: held-out rows that are no longer in the interactions, or whose user has no
             profile.
     """
@@ -180,9 +181,9 @@ def restore_split(
 ) -> RestoredSplit:
     """Splits interactions as a model's training did, whatever was added or removed since.
 
-    Only rows that the training held out become targets. If rows were removed since, the last basket
-    of a user may be one that the model was trained on. Rows after the end of the training data are
-    ignored.
+    Only rows that the training held out become targets. (A new split could hold out a basket that
+    the model was trained on, if later rows have been removed.) Rows after the end of the training
+    data are ignored.
 
     Args:
         log: the interactions now.

@@ -1,7 +1,8 @@
 """Which model serves a night: the one of the last training day, or one of its own.
 
-Training days are counted from 1970 and do not depend on which nights have been run, so that a night
-gets the same model whenever it is run.
+Training days are counted from 1970 and do not depend on which nights have been run. So a night gets
+the same model whenever it is run, unless a night between its training day and itself has trained a
+model of its own (`--train_now`): then it gets the newest of these.
 """
 
 import dataclasses
@@ -89,7 +90,10 @@ def choose_model(job: TrainJob, night: date, train_every: int, *, train_now: boo
 
 
 def training_day(night: date, train_every: int) -> date:
-    """The last training day up to a night; every day is one if `train_every` is 0 or 1."""
+    """The last training day up to a night; every day is one if `train_every` is 1.
+
+    With `train_every` 0, only `--train_now` trains; the result is then the night itself.
+    """
     days = (night - _EPOCH).days
     return date.fromordinal(_EPOCH.toordinal() + days - days % max(train_every, 1))
 

@@ -6,7 +6,8 @@ python jobs/nightly.py --config configs/nightly.yaml --as_of 2026-11-20
 ray job submit --working-dir . -- python jobs/nightly.py --config configs/nightly.yaml
 
 A second start of the same night continues where the first one stopped, and does nothing if that
-night is complete. Missed nights can be run later, in any order, with the same lists as a result.
+night is complete. Missed nights can be run later, in any order. They get the interactions and the
+model that they would have had; pictures, items, users and block lists are as they are now.
 """
 
 from collections.abc import Iterator
@@ -50,9 +51,10 @@ class NightlyJob(JobConfig):
         recommend_config: YAML with keys of jobs/recommend.py.
         evaluate_config: YAML with keys of jobs/evaluate.py.
         train_every: days that a model serves. Training days are counted from 1970, so that a night
-            has the same model whenever it is run. Until there are interactions before a training
-            day, each night trains a model of its own. 0 never trains, and takes the model that
-            jobs/recommend.py would take.
+            has the same model whenever it is run, unless a night before it trained a model with
+            train_now. Until there are interactions before a training day, each night trains a model
+            of its own. With 0 no model is trained, except by train_now, and the night takes the
+            model that jobs/recommend.py would take.
         train_now: train a model of this night.
         evaluate: evaluate the model of a training day, into its own folder below evaluation, so
             that the gates can check it.
@@ -189,7 +191,10 @@ class Steps:
         self._take_rows("pictures", "run through the network", "rejected")
 
     def train(self) -> NightModel | None:
-        """The night's model, trained if it is not yet; None for the latest of the workspace."""
+        """The night's model, trained if necessary.
+
+        None means: use the workspace's latest model.
+        """
         config, job = self._config, self.jobs.train
         if not config.trains:
             return None

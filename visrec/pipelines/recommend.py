@@ -120,7 +120,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
 
 
 def _read_run(config: RecommendJob, recommendations: Store) -> _Run:
-    """Digests all inputs, which name the run by default."""
+    """Reads the model and digests all inputs; without `run_id`, the digest is the run's id."""
     inputs = ScoringInputs(
         model=model_store(config, config.model),
         features=Store.at(config.resolve(config.features, "features")),
@@ -155,8 +155,10 @@ def _find_complete(run: _Run) -> RunManifest | None:
 
 
 def _prepare(run: _Run) -> _Prepared:
-    """Loads the scoring data into the object store, claims the run and writes the items'
-    fingerprints."""
+    """Loads the scoring data into the object store, claims the run and writes its first file.
+
+    That file has the fingerprints of the items.
+    """
     config, inputs_digest = run.config, run.source.inputs.digest
     # Two results, so that the item arrays are an object of their own; Ray's types know only one.
     prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
@@ -205,7 +207,7 @@ def _incremental_base(run: _Run, shards: int) -> PublishedRun | None:
         return None
     if not run.source.inputs.gives_same_scores(last.inputs):
         return None
-    if len(last.files) != shards or last.forced:  # its lists may have what the gates found
+    if len(last.files) != shards or last.forced:  # lists that failed a gate are not carried over
         return None
     return _published_run(run, last)
 
@@ -230,8 +232,8 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         sha256={shard.name: shard.sha256 for shard in written},
         last=_published_run(run, last) if last else None,
     )
-    # A task adds up the shards that it reads: counts of all items for each shard would be larger
-    # than the lists.
+    # A task adds up the counts of its shards. The counts of one shard have a number for each item,
+    # so sent one by one they would be larger than the lists.
     tasks = default_cpu_workers(1, min(64, shards))
     check = ray.remote(check_and_rescore)
     checks = ray.get(

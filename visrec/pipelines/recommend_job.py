@@ -57,8 +57,8 @@ class RecommendJob(JobConfig):
         gates: when a publication is held back.
         evaluation: directory that jobs/evaluate.py wrote; by default evaluation of the workspace.
             If this model is not in it, the gates on its quality are skipped, and the job says so.
-        force_publish: the reason to publish what the gates would hold back; the manifest records
-            it. A run that was held back is not scored again.
+        force_publish: the reason to publish lists that a gate would hold back; the manifest records
+            it. A run that was held back before is checked again, but not scored again.
     """
 
     model: str | None = None

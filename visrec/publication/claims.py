@@ -3,7 +3,7 @@
 The claim is one small file, and every change replaces exactly the content that was read:
 
     (none) -> open -> sealed                 `claim_run`, then `seal` just before the manifest
-    open for inputs a -> open for inputs b   b takes a run that is not sealed; a never gets it back
+    open for inputs a -> open for inputs b   `claim_run` by b; a never gets the run back
     open or sealed -> removed -> (none)      `retention.py`, which deletes the claim last
 
 Each claim has a random token, so that a claim that was deleted and made again is a different one.
@@ -35,7 +35,7 @@ class Claim:
 
     Attributes:
         inputs_digest: digest of the inputs whose lists may be written; empty in state `removed`.
-        lost: digests of inputs that claimed the run before and cannot get it back.
+        lost: digests of inputs that claimed the run earlier and cannot get it back.
         state: `open`, `sealed` (the manifest may come at any moment) or `removed` (retention is
             removing the run).
         token: random, so that no two claims have the same bytes.
@@ -79,18 +79,18 @@ def read_claim(run: Store) -> tuple[Claim | None, str | None]:
 
 
 def claim_run(run: Store, inputs_digest: str) -> None:
-    """Claims a run for these inputs, also from other inputs whose writer has not sealed it.
+    """Claims a run for these inputs; other inputs that hold it lose it, unless they have sealed it.
 
-    A writer writes a shard only while it holds the claim (`holds_claim`), and the names of its
-    files contain the digest of its inputs. A writer that finds afterwards that it lost the claim
-    removes what it wrote. It never gets the run back, so its files can be removed at any time.
+    A writer writes a file only while it holds the claim (`holds_claim`), and the names of its files
+    contain the digest of its inputs. If it loses the claim to other inputs while it writes a file,
+    it removes that file. It never gets the run back, so its other files can be removed at any time.
 
     Args:
         run: the directory of the run.
         inputs_digest: digest of all inputs.
 
     Raises:
-        InputError: the run is sealed for other inputs, or other inputs have taken it.
+        InputError: the run is sealed for other inputs, or these inputs have lost it to others.
         ConflictError: retention is removing the run.
     """
     lost: tuple[str, ...] = ()
@@ -110,30 +110,29 @@ def claim_run(run: Store, inputs_digest: str) -> None:
         if claim.state == "sealed" or inputs_digest in claim.lost:
             raise InputError(
                 f"The run at {run.root} was made from other inputs or settings, or another job is "
-                "making it from them. Choose another --run_id; or, if no job is writing it and it "
-                "has no manifest, remove it."
+                "making it from others now. Choose another --run_id; or remove the run, if no job "
+                "is writing it and it has no manifest."
             )
         lost = (*claim.lost, claim.inputs_digest)
 
 
 def holds_claim(run: Store, inputs_digest: str) -> bool:
-    """Whether shards made from these inputs may be written to the run."""
+    """Whether files made from these inputs may be written to the run: the claim is theirs."""
     claim, _ = read_claim(run)
     return claim is not None and claim.inputs_digest == inputs_digest and claim.state != "removed"
 
 
 def is_claimed_by_others(run: Store, inputs_digest: str) -> bool:
-    """Whether nothing made from these inputs can become part of the run any more.
+    """Whether the claim is that of other inputs, or of retention: these inputs have lost the run.
 
-    False where there is no claim: the same inputs may claim the run again at any moment, and take
-    up the shards that they find.
+    False where there is no claim: these inputs may claim the run again, and keep intact files.
     """
     claim, _ = read_claim(run)
     return claim is not None and (claim.inputs_digest != inputs_digest or claim.state == "removed")
 
 
 def seal(run: Store, inputs_digest: str) -> None:
-    """Seals a run: from now on nobody can claim it for other inputs.
+    """Seals a run: from now on it cannot be claimed for other inputs.
 
     Raises:
         ConflictError: other inputs have taken the run, or retention is removing it.

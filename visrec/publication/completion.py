@@ -1,4 +1,4 @@
-"""Writes the manifest of a run, once its gates have passed and it is sealed."""
+"""Completes a run: checks that its gates passed, seals it and writes its manifest."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,10 +21,10 @@ from visrec.storage.store import Store, to_json
 
 
 def clean_complete_run(run: Store) -> RunManifest | None:
-    """The manifest of a complete run, after files that it does not name were removed.
+    """Removes the files of a complete run that its manifest does not name; returns the manifest.
 
-    None where there is no manifest, or where a file that it names is missing or has another size:
-    such a run is made again.
+    Returns None if there is no manifest, or if a file that it names is missing or has another size:
+    then the run is to be made again.
 
     Raises:
         InputError: the manifest is not the one that was written.
@@ -48,7 +48,7 @@ def complete_run(
 
     Args:
         run: the directory of the run.
-        draft: the manifest, but for the gates and the fields after them.
+        draft: the manifest without the gates and the fields that follow them.
         gates: the checks.
         force_reason: why the run is published even if a gate failed. The manifest records it, and
             the gates that it overrode.
@@ -60,8 +60,8 @@ def complete_run(
 
     Raises:
         GateError: a gate failed and no reason was given; nothing was published.
-        ConflictError: another writer completed the run with other files, or took it, or retention
-            removed it.
+        ConflictError: another writer completed the run with other files or took the claim, or
+            retention removed the run.
     """
     failed = [gate for gate in gates if gate.outcome == "failed"]
     if failed and force_reason is None:
@@ -80,7 +80,7 @@ def complete_run(
 
 
 def _hold_back(run: Store, gates: Sequence[Gate], failed: Sequence[Gate]) -> None:
-    """Records the gates beside the shards.
+    """Records the gates in a file of the run.
 
     Raises:
         GateError: always.
@@ -115,8 +115,9 @@ def _require_written_files(run: Store, draft: RunManifest) -> None:
 def _with_gates_and_pointer(
     run: Store, draft: RunManifest, gates: Sequence[Gate], force_reason: str | None
 ) -> RunManifest:
-    """The manifest with the gates and the state of the pointer."""
-    recommendations = replace(run, root=run.root.rpartition("/")[0])
+    """The draft with the gates, and with the pointer's state at this moment."""
+    recommendations = run.parent
+    assert recommendations is not None  # a run is a folder of the recommendations
     pointer, _ = read_pointer(recommendations)
     overridden = tuple(gate.name for gate in gates if gate.outcome == "failed")
     recorded = [
@@ -127,7 +128,7 @@ def _with_gates_and_pointer(
         gates=tuple(recorded),
         forced=ForcedPublication(force_reason, overridden) if force_reason else None,
         pointer_sequence=pointer.sequence,
-        # A run without a cutoff of its own knows no less than the publication before it.
+        # Becomes the run's cutoff if it has none: it knows no less than the publication before it.
         pointer_cutoff_timestamp=pointer.cutoff_timestamp,
         completed_at=now(),
     )
@@ -151,17 +152,18 @@ def _read_same_manifest(run: Store, draft: RunManifest) -> RunManifest:
 
 
 def _require_not_removed(run: Store) -> None:
-    """Takes the manifest back if retention removed the run just before it was written.
+    """Checks that retention has not removed the run; if it has, removes the manifest again.
 
-    That happens if two writers complete a run at once: retention removes the manifest of the first
-    with the run, and the second writes it again.
+    This matters when two writers complete one run: the first writes the manifest, retention removes
+    the run, and then the second, which was slower, writes the manifest of a run without files.
 
     Raises:
         ConflictError: retention has removed the run.
     """
     claim, _ = read_claim(run)
     if claim is None or claim.state == "removed":
-        # Without a claim the same inputs may claim the run again: the next retention removes it.
+        # Without a claim, the same inputs may have claimed and completed the run again, so the
+        # manifest may be theirs. If it is not, the next retention removes it.
         if claim is not None:
             run.delete([MANIFEST])
         raise lost_claim_error(run)

@@ -1,9 +1,9 @@
-"""Thresholds of the gates before publication, and what the gates know of a run.
+"""What gates are given besides the counts over the lists: thresholds, and facts about the run.
 
-There are two kinds. `integrity_gates.py` checks what is true of every correct list, and has no
-thresholds. `judgement_gates.py` checks whether a run is like other runs: its thresholds are wide
-enough for an honest one, the first run of a small shop included, and its gates are skipped where
-there is too little to decide.
+There are two kinds of gates. Those of `integrity_gates.py` check what is true of every correct list
+and have no thresholds. Those of `judgement_gates.py` check whether a run is like other runs. Their
+thresholds are wide enough for any sound run, the first run of a small shop included, and they are
+skipped where there are too few lists or nothing to compare with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,34 +26,40 @@ class GatesConfig:
     """Thresholds that hold a publication back.
 
     Attributes:
-        min_lists: the gates on concentration, overlap and drift are skipped if fewer lists are the
-            model's own.
-        min_catalogue: share of the available items that are in any list; where there are fewer
-            entries than items, share of the entries. None, the default, switches the gate off: how
-            much of a catalogue should be shown depends on its trends.
-        max_item_concentration: how far the k most listed items are ahead of the others, on a scale
-            from what the interactions have (0) to lists of the most popular items for everybody
-            (1). Skipped where k is more than half of the items, and for a model that gives
-            everybody the same list by design.
-        max_artist_concentration: how far the most listed twentieth of the artists is ahead, on a
-            scale from what the interactions have (0) to lists of those artists alone (1).
-        min_overlap: how much of the last publication's list a query still has, on average, beyond
-            chance: 0 is chance, 1 is the same list.
-        max_score_drift: how far the mean of the best scores may move from the last publication of
-            the same model, in its standard deviations; also how many times wider or narrower the
-            scores may spread, minus one.
-        min_queries_of_last: number of users (or items) with a list, as a share of the last
-            publication's.
-        min_available_of_last: number of available items, as a share of the last publication's.
-        max_cold_rise: rise, since then, of the share of users with the fallback list.
-        max_without_feature_rise: rise, since then, of the share of the interactions, and of the
-            available items of the items table, whose item has no feature: features are stale.
-        max_without_feature: the same share itself. None, the default, switches the gate off: a shop
+        min_lists: with fewer lists of the model's own than this, the gates on concentration,
+            overlap and score drift are skipped.
+        min_catalogue: least share of the available items that are in any list; a share of the
+            entries, if all lists together have fewer entries than there are items. None, the
+            default, switches the gate off: how much of a catalogue lists should show depends on
+            its trends.
+        max_item_concentration: how much the lists may favour the k most listed items, on a scale
+            from how much the interactions favour k items (0) to lists of the most popular items
+            for everybody (1). The gate is skipped if k is more than half of the items, and for a
+            model that gives everybody the same list by design.
+        max_artist_concentration: how much the lists may favour the most listed twentieth of the
+            artists, on a scale from how much the interactions favour as many artists (0) to lists
+            of those artists alone (1).
+        min_overlap: least share of a list in the last publication that is in the same query's list
+            now, on average, on a scale from chance (0) to the same items (1).
+        max_score_drift: how far the mean of the lists' best scores may move from the last
+            publication of the same model, in standard deviations of the scores then; also how many
+            times wider or narrower these scores may spread, minus one.
+        min_queries_of_last: least number of users (or items) with a list, as a share of the number
+            in the last publication.
+        min_available_of_last: least number of available items, as a share of the number in the last
+            publication.
+        max_cold_rise: how much the share of users with the fallback list may rise from the last
+            publication.
+        max_without_feature_rise: how much the share of interactions whose item has no feature may
+            rise from the last publication, and the same share of the available items of the items
+            table. A rise means that features are stale.
+        max_without_feature: largest share of interactions whose item has no feature, and of the
+            available items of the items table. None, the default, switches the gate off: a shop
             that deletes the pictures of sold items has many such interactions every night.
-        metric: metric of the held-out set by which the model is compared with the baselines.
-        min_gain: how far the model must be above VisRank and popularity, noise allowed for: the
-            upper end of its 95 % interval counts.
-        require_evaluation: hold back a model that was not evaluated.
+        metric: metric of the evaluation by which the model is compared with VisRank and popularity.
+        min_gain: how far the model must be above VisRank and popularity in the evaluation. The
+            upper end of the model's 95 % interval is compared, so that noise holds no model back.
+        require_evaluation: whether a model that was not evaluated is held back.
     """
 
     min_lists: int = 50
@@ -80,7 +86,7 @@ class GatesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GateContext:
-    """What is known of a run besides its lists.
+    """Facts about a run besides the counts over its lists.
 
     Attributes:
         kind: whose lists they are.
@@ -88,14 +94,14 @@ class GateContext:
         available_N: (N,) which items may be recommended.
         artist_N: (N,) a code for each artist, -1 for none; or None.
         taken_N: (N,) how many users took each item.
-        popular_N: (N,) in how many of the model's own lists each item would be, if these were lists
-            of the most popular items.
+        popular_N: (N,) in how many of the model's own lists each item would be, if they held the
+            most popular items instead.
         personalized: whether the model gives each user a different list.
-        interactions: their number, and how many of them are with items without a feature.
+        interactions: number of interactions, and how many of them have an item without a feature.
         items: number of items that the items table calls available, and how many of them have no
             feature.
-        model_digest: of the model.
-        tables: which of the tables `items` and `users` the run has.
+        model_digest: digest of the model.
+        tables: which of the tables `items` and `users` the run read.
         last: manifest of the last publication of this kind; None where there is none.
         evaluation: content of metrics.json, as jobs/evaluate.py wrote it; None where there is none.
     """

@@ -1,7 +1,7 @@
 """Gates on what is true of every correct list, whatever the data.
 
-They have no threshold and no configuration key: a list is right, or the run is held back until
-somebody publishes it with `--force_publish` and a reason.
+They have no threshold and no configuration key. If one list is wrong, the run is held back, unless
+`--force_publish` gives a reason to publish it.
 """
 
 from visrec.publication.gate import Gate, exactly, skipped
@@ -10,18 +10,18 @@ from visrec.publication.verify import ListChecks
 
 
 def integrity_gates(checks: ListChecks, context: GateContext) -> list[Gate]:
-    """The gates that a run of correct lists passes.
+    """The gates that a run passes if all its lists are correct.
 
     Args:
-        checks: of all shards together.
-        context: what else is known of the run.
+        checks: counts over the lists of all shards.
+        context: facts about the run.
     """
     note = f"{checks.queries:,} of {checks.queries_expected:,}"
     with_list = share(checks.queries, checks.queries_expected)
     return [
         exactly(f"share of the {context.query_noun} with a list", with_list, 1, note),
         *(exactly(name, found, 0) for name, found in _counts(checks, context).items()),
-        *_rescored(checks, context),
+        *_rescoring_gates(checks, context),
         _missing_tables(context),
     ]
 
@@ -37,8 +37,10 @@ def _counts(checks: ListChecks, context: GateContext) -> dict[str, int]:
         "files that were changed, are of another run or have other columns": (
             checks.altered_files + checks.wrong_schemas
         ),
-        f"lists of an unknown {one}, or second lists": checks.extra_lists,
-        f"lists without {context.k} items although there are more": checks.wrong_lengths,
+        f"lists of an unknown {one}, and second lists of one": checks.extra_lists,
+        f"lists with fewer than {context.k} items although there are more, or with too many": (
+            checks.wrong_lengths
+        ),
         "lists with an item twice": checks.with_duplicates,
         "lists against the rules": checks.against_rules,
         "entries with an item that is not in the catalogue": checks.unknown,
@@ -54,31 +56,30 @@ def _counts(checks: ListChecks, context: GateContext) -> dict[str, int]:
     return counts
 
 
-def _rescored(checks: ListChecks, context: GateContext) -> list[Gate]:
-    """The sample of lists that was made again."""
-    samples = [
-        ("lists that the model does not give", checks.not_from_model, checks.rescored),
-        (
-            "fallback lists that are not the most popular items",
-            checks.not_most_popular,
-            checks.rescored_fallbacks,
-        ),
-        (
-            "lists with a reason that is missing or not the nearest item",
-            checks.not_nearest_reasons,
-            checks.rescored,
-        ),
-    ]
+def _rescoring_gates(checks: ListChecks, context: GateContext) -> list[Gate]:
+    """Gates on the sample of lists that was scored again."""
+    wrong_of_rescored = {
+        "lists that the model does not give": (checks.not_from_model, checks.rescored)
+    }
+    if context.kind == "user_to_item":
+        wrong_of_rescored |= {
+            "fallback lists that are not the most popular items": (
+                checks.not_most_popular, checks.rescored_fallbacks,
+            ),
+            "lists with a reason that is missing or not the nearest item": (
+                checks.not_nearest_reasons, checks.rescored,
+            ),
+        }  # fmt: skip
     return [
         exactly(name, wrong, 0, f"of {rescored:,} rescored lists")
         if rescored
         else skipped(name, 0, "there are no such lists")
-        for name, wrong, rescored in samples[: 3 if context.kind == "user_to_item" else 1]
+        for name, (wrong, rescored) in wrong_of_rescored.items()
     ]
 
 
 def _missing_tables(context: GateContext) -> Gate:
-    """Tables of items and users that the last publication had and this run has not."""
+    """The gate on tables of items and users that the last publication had and this run lacks."""
     name = "tables that the last publication had and this run does not have"
     if context.last is None:
         return skipped(name, 0, NO_LAST)

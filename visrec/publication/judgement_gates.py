@@ -1,7 +1,7 @@
 """Gates on whether a run is like other runs, each with a threshold of `GatesConfig`.
 
-They look at the lists of the model's own. Lists of cold users are left out: they are all the same
-by design.
+The gates on concentration, overlap and score drift look at the model's own lists only. The lists of
+cold users say nothing about the model.
 """
 
 import math
@@ -20,7 +20,7 @@ from visrec.text import format_threshold
 
 # Labels of the baselines in metrics.json start with these.
 _VISRANK, _POPULARITY = "visrank", "popularity"
-_MIN_ARTISTS = 10  # of fewer, one may well have most of what is liked
+_MIN_ARTISTS = 10  # of fewer artists, one may well have most of what users like
 _PARTS = {"items": "available items", "interactions": "interactions with items"}
 
 
@@ -28,8 +28,8 @@ def judgement_gates(checks: ListChecks, context: GateContext, config: GatesConfi
     """The gates that a run passes if it is like other runs.
 
     Args:
-        checks: of all shards together.
-        context: what else is known of the run.
+        checks: counts over the lists of all shards.
+        context: facts about the run.
         config: the thresholds.
 
     Raises:
@@ -146,7 +146,7 @@ def _artist_gate(
 def concentration(
     listed_G: npt.NDArray[Any], size_G: npt.NDArray[Any], few: int
 ) -> tuple[float, float]:
-    """How far the `few` most listed groups exceed their share, and how much they have.
+    """How far the share of the `few` most listed groups exceeds their share of the items.
 
     Args:
         listed_G: (G,) entries of each group, of any number type.
@@ -154,8 +154,8 @@ def concentration(
         few: how many groups.
 
     Returns:
-        0 if they have the share of the entries that they have of the items, or if there are no
-        entries, and 1 if they have all entries; and their share of the entries.
+        The concentration: 0 if the groups have the same share of the entries as of the items, or if
+        there are no entries; 1 if they have all entries. And their share of the entries.
     """
     if not listed_G.sum():
         return 0.0, 0.0
@@ -168,7 +168,7 @@ def concentration(
 
 
 def _rescale(found: float, at_0: float, at_1: float) -> float:
-    """A figure on the scale on which `at_0` is 0 and `at_1` is 1."""
+    """`found` on the scale on which `at_0` is 0 and `at_1` is 1."""
     return (found - at_0) / (at_1 - at_0) if at_1 > at_0 else float(found > at_0)
 
 
@@ -238,7 +238,7 @@ def _drift_gate(
     last: RunManifest,
     config: GatesConfig,
 ) -> Gate:
-    """How far the mean has moved, or how much the spread has changed, whichever is more."""
+    """The gate on how far the mean score has moved or its spread has changed, whichever is more."""
     key, why = "max_score_drift", too_few
     if last.inputs["model"] != context.model_digest:
         why = "it was of another model, whose scores have another scale"

@@ -1,4 +1,4 @@
-"""The pointer moves to a complete run, or stays, and says why."""
+"""Publishes a complete run: the pointer moves to it, or stays where it is for a reason."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -55,17 +55,17 @@ class PublicationStatus:
 
 
 def publish_run(recommendations: Store, run_id: str, *, rerun: bool = False) -> bool:
-    """Moves the pointer to a complete run; False if it stays where it is.
+    """Moves the pointer to a complete run; returns whether it moved.
 
-    The pointer does not go back: neither to a run whose cutoff is before that of the published run
-    (a night that was filled in later), nor to a run that was rolled back. A rerun of a complete run
-    takes the pointer from no other run: it moves the pointer only if the first start was stopped
-    between manifest and pointer, and the pointer has not moved since.
+    The pointer never moves back: not to a run whose cutoff is before that of the published run (a
+    night that was filled in later), and not to a run that was rolled back. If the run was complete
+    before this start of it, the pointer moves only if nobody has moved it since the run became
+    complete: an earlier start was then stopped between manifest and pointer.
 
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        rerun: whether the run was found complete.
+        rerun: whether the run was complete before this start of it.
 
     Raises:
         ConflictError: another writer moved the pointer first.
@@ -77,7 +77,8 @@ def publish_run(recommendations: Store, run_id: str, *, rerun: bool = False) -> 
         if sequence not in (None, pointer.sequence):
             raise moved_meanwhile_error(recommendations)
         sequence = pointer.sequence
-        # Read after the pointer: a run that retention removes after this is in a later pointer.
+        # The manifest is read after the pointer. Before retention removes the run, it changes the
+        # pointer's file, and then the conditional write below fails.
         found = _read_manifest(recommendations, run_id)
         if found is None:
             return False
@@ -101,7 +102,7 @@ def publication_status(
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        rerun: whether the run was found complete.
+        rerun: whether the run was complete before this start of it.
     """
     pointer, version = read_pointer(recommendations)
     found = _read_manifest(recommendations, run_id)
@@ -118,7 +119,7 @@ def publication_status(
 
 
 def next_pointer(run_id: str, data: bytes, manifest: RunManifest, pointer: Pointer) -> Pointer:
-    """The pointer to a run, as it follows the present one.
+    """The pointer that names a run and follows the present pointer.
 
     Args:
         run_id: the run.
@@ -127,7 +128,7 @@ def next_pointer(run_id: str, data: bytes, manifest: RunManifest, pointer: Point
         pointer: the present one.
     """
     cutoff_timestamp, previous = manifest.cutoff_timestamp, pointer.run_id
-    if cutoff_timestamp is None:  # else an old night could follow a run without a cutoff
+    if cutoff_timestamp is None:  # so that no older night is published after such a run
         cutoff_timestamp = pointer.cutoff_timestamp
     if previous == run_id:  # the run was made again
         previous = pointer.previous_run_id
@@ -139,7 +140,7 @@ def next_pointer(run_id: str, data: bytes, manifest: RunManifest, pointer: Point
         cutoff_timestamp=cutoff_timestamp,
         previous_run_id=previous,
         published_at=now(),
-        # If the pointer's file was lost, the count goes on from what the run remembers.
+        # If the pointer's file was lost, counting continues from the run's copy of the number.
         sequence=max(pointer.sequence, manifest.pointer_sequence) + 1,
     )
 
@@ -171,5 +172,5 @@ def _reason_to_stay(
     if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] < cutoffs[1]:
         return "a later night is published"
     if is_rerun and manifest.pointer_sequence != pointer.sequence:
-        return "another run was published or rolled back to since it was complete"
+        return "the pointer has moved to another run since this one became complete"
     return None

@@ -1,21 +1,21 @@
-"""Old runs are removed, but never one that is published or that somebody is completing.
+"""The removal of old runs, but never of one that is published or that somebody is completing.
 
-The steps for a complete run, in an order that a kill at any point leaves safe:
+A complete run is removed in these steps. The process may be killed at any point between them:
 
-1. Its id is written into the pointer's file, where nobody takes it back. From then on no
-   publication and no rollback goes to it.
-2. Its claim is replaced, so that no writer goes on.
-3. Its manifest is removed, then its files.
-4. Its id is taken out of the pointer's file.
-5. Its claim is removed. The run can be made again.
+1. The run's id is written into `removing` of the pointer's file. From then on no publication and no
+   rollback moves the pointer to the run.
+2. The run's claim is replaced, so that its writers stop.
+3. The run's manifest is removed, then its other files.
+4. The run's id is taken out of `removing`. Nothing but step 4 takes it out.
+5. The run's claim is removed. From then on the run can be made again.
 
-A run without a manifest cannot be published, so replacing its claim is enough.
+A run without a manifest cannot be published, so it needs only steps 2, 3 and 5.
 
-The next retention finishes a removal that was interrupted. A store has no conditional delete, and
-nobody can distinguish a process that was killed from one that is slow: that process may have one
-more delete under way, of a name that the run would use when it is made again. So whoever finishes
-the removal of another process leaves the claim, and the run cannot be made again until a later
-retention finds nothing but the claim.
+The next retention finishes a removal that was interrupted. It cannot know whether the first process
+was killed or is only slow. A slow one may still delete one more file, because a store has no
+conditional delete, and a run that was made again by then would lose a file of that name. So a
+retention that finishes the removal of another one leaves the claim, with which the run cannot be
+made again. A later retention that finds nothing but the claim removes it.
 """
 
 from collections.abc import Collection, Mapping
@@ -31,16 +31,16 @@ from visrec.storage.store import Store
 
 
 def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = None) -> list[str]:
-    """Removes all but the newest nights, with all their files, and returns the ids of those.
+    """Removes all nights but the newest, and returns the ids of the removed ones.
 
-    A night is a run whose id is a date. The published run and the one before it stay, and so does a
-    run that somebody is completing. Files of the published run that its manifest does not name are
+    A night is a run whose id is a date. The published run, the run before it and runs that somebody
+    is completing are never removed. Files of the published run that its manifest does not name are
     removed, too.
 
     Args:
         recommendations: where the runs are.
-        keep: how many nights stay, complete or not.
-        tonight: a night that stays, however old it is, unless its removal has begun.
+        keep: how many nights to keep, complete or not.
+        tonight: a night to keep, however old it is, unless its removal has begun.
     """
     pointer, _ = read_pointer(recommendations)
     if published := read_published_manifest(recommendations, say=lambda _: None):
@@ -73,13 +73,13 @@ def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = Non
 
 
 def _mark_as_removing(recommendations: Store, run_ids: Collection[str]) -> Mapping[str, int]:
-    """Writes complete runs into the pointer's file as runs to remove, except those that it names.
+    """Writes complete runs into `removing` of the pointer's file, except those that it points to.
 
-    Where nothing is published no run is removed: without the file nothing would stop a first
-    publication of such a run.
+    If nothing is published, there is no such file and no run is removed, because nothing would keep
+    another process from publishing that run.
 
     Returns:
-        All runs that the file has as runs to remove, with the numbers of their removals.
+        All of `removing`: runs, each with the number of its removal.
     """
     while True:
         pointer, version = read_pointer(recommendations)
@@ -95,9 +95,9 @@ def _mark_as_removing(recommendations: Store, run_ids: Collection[str]) -> Mappi
 
 
 def _unmark(recommendations: Store, removing: Mapping[str, int], finished: Collection[str]) -> None:
-    """Takes runs out of the pointer's file whose removal is finished.
+    """Takes the runs whose removal is finished out of `removing` of the pointer's file.
 
-    Under another number a run was made again meanwhile, and its present removal is another one.
+    A run with another number there stays: it has been made again, and its next removal has begun.
     """
     done = {(run_id, number) for run_id, number in removing.items() if run_id in finished}
     while True:
@@ -113,7 +113,7 @@ def _remove_files(recommendations: Store, run_id: str) -> tuple[bool, bytes | No
     """Removes the files of a run, its manifest first, but not its claim.
 
     Returns:
-        Whether there were files; and the claim if it is to be removed now, None if it stays.
+        Whether there were files; and the claim if it may be removed now, otherwise None.
     """
     run = run_store(recommendations, run_id)
     claim, was_begun = _take_claim(recommendations, run_id)
@@ -122,7 +122,7 @@ def _remove_files(recommendations: Store, run_id: str) -> tuple[bool, bytes | No
     had_files = False
     while names := [entry.name for entry in run.list() if entry.name != CLAIM]:
         for name in sorted(names, key=lambda name: (name != MANIFEST, name)):
-            if not _has_claim(run, claim):  # another retention has taken the removal over
+            if not _has_claim(run, claim):  # another retention now does this removal
                 return had_files, None
             run.delete([name])
             had_files = True
@@ -136,18 +136,18 @@ def _has_claim(run: Store, claim: bytes) -> bool:
 
 
 def _take_claim(recommendations: Store, run_id: str) -> tuple[bytes | None, bool]:
-    """Replaces the claim of a run, so that neither its writers nor another retention go on.
+    """Replaces the claim of a run, so that its writers and every other retention stop.
 
-    A run without a manifest is left alone if it is sealed, since its manifest may come at any
-    moment, or if its claim changes meanwhile, since somebody is writing it.
+    A run without a manifest is left alone if it is sealed, because its manifest may be written at
+    any moment, or if its claim changes meanwhile, because somebody is writing it.
 
     Returns:
-        The claim that was written, None if the run is left alone; and whether the removal had been
-        begun before.
+        The claim that was written, None if the run is left alone; and whether another retention
+        had begun the removal.
     """
     run, claim = run_store(recommendations, run_id), removal_claim()
     while True:
-        # The version is read first: a claim that has changed since is not replaced.
+        # The version is read before anything else, so that a claim that changes is not replaced.
         state, version = _read_state(run)
         is_complete = run.exists(MANIFEST)
         if state != "removed" and is_complete:

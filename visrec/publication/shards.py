@@ -1,8 +1,8 @@
-"""Files of a run that carry their own SHA-256, and how they get into the run.
+"""The files of a run, each with its own SHA-256 in it, and how they get into the run.
 
-A Parquet file of a run holds the SHA-256 of its own bytes, computed with the 64 digits taken as
-zeros. The hash is part of the file that it describes: no writer and no kill can come between the
-two, and a flipped bit anywhere is detected.
+A Parquet file of a run holds the SHA-256 of its own bytes, computed with zeros in place of the 64
+digits. Since hash and content are one file, one is never written without the other, and a flipped
+bit anywhere is detected.
 """
 
 import hashlib
@@ -17,17 +17,18 @@ from visrec.storage.store import Store
 
 _SHA256 = b"visrec.sha256"
 _ZEROS = b"0" * 64
-# In Thrift's compact protocol: the key, the header of the next field (text), its length.
+# The key as it is in the file, where Thrift's compact protocol lets two bytes follow: the header of
+# the next field, which is a string, and its length, 64.
 _PREFIX = _SHA256 + b"\x18\x40"
 
 
 def with_sha256(
     table: pa.Table, metadata: Mapping[str, str], to_file: Callable[[pa.Table], bytes]
 ) -> bytes:
-    """The Parquet file of a table, with more metadata and with its own SHA-256.
+    """The Parquet file of a table, with metadata and its own SHA-256 added.
 
     Args:
-        table: its own metadata stay.
+        table: the table; its metadata are kept.
         metadata: to add.
         to_file: writes the table.
     """
@@ -51,10 +52,11 @@ def is_intact(data: bytes) -> bool:
 def keep_or_write(
     spec: RunSpec, name: str, metadata: Mapping[str, str], make: Callable[[], bytes]
 ) -> tuple[bytes, bool]:
-    """The bytes of a file of a run: those in the store if they are intact, else newly written ones.
+    """Keeps a file of a run if it is intact, and otherwise makes and writes it.
 
-    A writer that has lost its claim on the run writes nothing. If it loses the claim while it
-    writes, it removes what it wrote.
+    A writer that does not hold the claim writes nothing. If other inputs or retention take the
+    claim while it writes, it removes the file. If the claim is gone altogether, the file is left:
+    the same inputs may claim the run again and keep it.
 
     Args:
         spec: of the run.
@@ -81,7 +83,8 @@ def keep_or_write(
             run.delete([name])
         raise lost_claim_error(run)
     if not is_written:
-        # Another writer was faster, with the same lists: files of other inputs have other names.
+        # Another writer of the same inputs was faster. Other inputs have other file names, so its
+        # file has the same lists.
         intact, _ = _read_intact(run, name, metadata)
         if intact is None:
             raise lost_claim_error(run)
@@ -91,8 +94,10 @@ def keep_or_write(
 def _read_intact(
     run: Store, name: str, metadata: Mapping[str, str]
 ) -> tuple[bytes | None, str | None]:
-    """The bytes of a file, None where they are damaged or have other metadata; and the version of
-    the file, None where there is no file."""
+    """The bytes of a file and its version.
+
+    The bytes are None if they are damaged or have other metadata; both are None without a file.
+    """
     found = run.read_if_exists(name)
     if found is None:
         return None, None

@@ -1,17 +1,17 @@
-"""Incremental scoring: takes over the last publication's lists and scores only what changed.
+"""Incremental scoring: carries the last publication's lists over and scores only what changed.
 
-The model, the user's own items and the items that may be listed decide a list. If nothing about a
-user changed, and nothing about any item of the user's last list, then tonight's list is the best of
-that list and the fresh items: those that are new, changed or available again. An item that was not
-good enough for the last list is not good enough for this one.
+A list depends on the model, the user's own items and the items that may be listed. If nothing about
+a user changed, and nothing about any item of the user's last list, then tonight's list holds the
+best of that list and of the fresh items: those that are new, changed or available again. An item
+that was not good enough for the last list is not good enough for tonight's.
 
-"Nothing changed" means equal fingerprints: hashes of everything that decides a score, which every
-run writes beside its lists. A score has the same bits whatever is scored in the same batch
-(`visrec.retrieval.topk`), on machines of one kind with the same library versions. Fingerprints of
-other versions are not used.
+"Nothing changed" means that fingerprints are equal: hashes of everything that decides a score,
+which every run writes beside its lists. The bits of a score do not depend on what else is scored in
+the same batch (`visrec.retrieval.topk`), but they may depend on the kind of machine and on library
+versions. Fingerprints of other library versions are not used.
 
 Shapes: N items, F fresh items, B queries of a shard, b some of them, k list length, M = k plus the
-fresh items of a list, V values.
+fresh items found for a list, V values.
 """
 
 from collections.abc import Callable
@@ -44,9 +44,9 @@ class CarriedLists:
     """A shard's lists of the last publication, as rows of tonight's catalogue.
 
     Attributes:
-        unchanged_B: (B,) the queries of tonight's shard whose lists are still valid, but for fresh
-            items.
-        best: their lists; the lists of the other queries have no meaning.
+        unchanged_B: (B,) the queries of tonight's shard whose last lists are still the best, fresh
+            items left aside.
+        best: the last lists of these queries; rows of other queries have no meaning.
         reason_BK: (B, k) rows of the reasons, -1 for none.
     """
 
@@ -56,7 +56,7 @@ class CarriedLists:
 
 
 class IncrementalScorer:
-    """Finds the lists of the last publication that are still valid, and merges fresh items in.
+    """Finds lists of the last publication that can be carried over, and merges fresh items in.
 
     Args:
         last: the last publication: of the same model, k, kind, layout and rules as tonight's run,
@@ -94,16 +94,16 @@ class IncrementalScorer:
         fresh_N = data.available_N & ~self._unchanged_N
         self._enabled = previous is not None and fresh_N.mean() <= MAX_NEW_ITEM_SHARE
         if not self._enabled:
-            return  # no list is carried over, so nobody searches the fresh items alone
+            return  # no list is carried over, so the fresh items are not searched alone
         row_F = np.flatnonzero(fresh_N)
-        self._row_F = np.append(row_F, -1)  # the index -1, for no item, finds the row -1
-        self._index_N = np.cumsum(fresh_N) - 1  # of a fresh item in `_row_F`
+        self._row_F = np.append(row_F, -1)  # so that the index -1, of no item, gives the row -1
+        self._index_N = np.cumsum(fresh_N) - 1  # each fresh item's index in `_row_F`
         self._fresh_N = fresh_N
         vectors_Fd = scorer.vectors_Nd[torch.from_numpy(row_F).to(scorer.device)]
         self._search = TopK(DotScorer(vectors_Fd, scorer.prepare), None, spec.k)
 
     def carried_lists(self, shard: int) -> CarriedLists | None:
-        """The last lists of a shard's queries; None where there are none that can be used."""
+        """The last lists of a shard's queries; None if none of them can be used."""
         if not self._enabled:
             return None
         data, k = self._data, self._spec.k
@@ -120,7 +120,8 @@ class IncrementalScorer:
         list_B = index_in(query_ids, lists.query_ids)
         fingerprint_row_B = index_in(query_ids, fingerprints["query_id"])
         fingerprint_B = fingerprints["fingerprint"].to_numpy()[fingerprint_row_B]
-        # A shorter list held every item that the user could get: it is made again.
+        # A list of fewer than k items held all that there were, so no item was too bad for it: such
+        # a list is made again.
         is_full_B = np.diff(lists.offsets)[list_B] == k
         unchanged_B = (list_B >= 0) & (fingerprint_row_B >= 0) & is_full_B
         unchanged_B &= ~data.cold_U[start:stop]
@@ -138,7 +139,8 @@ class IncrementalScorer:
         reason_BK = np.full_like(row_BK, -1)
         if lists.reason_V is not None:
             reason_BK = by_query(index_in(lists.reason_V, data.item_ids))
-        # The row -1, of an item that is gone, looks up the last item: hence the first condition.
+        # An item that is gone has the row -1, for which `_unchanged_N[-1]` is that of another item.
+        # So the first condition is needed, too.
         intact_B = (row_BK >= 0).all(axis=1) & self._unchanged_N[row_BK].all(axis=1)
         return CarriedLists(unchanged_B & intact_B, TopKResult(row_BK, score_BK), reason_BK)
 
@@ -149,13 +151,13 @@ class IncrementalScorer:
 
         Args:
             carried: the shard's lists.
-            query_b: (b,) which queries of the shard, all of them `unchanged_B`.
+            query_b: (b,) queries of the shard, all of them among `unchanged_B`.
             first: the row of the shard's first query in the data.
             explain: computes the reasons of fresh entries.
 
         Returns:
-            The lists, the (b, k) rows of their reasons, and the (b,) queries that must be scored
-            again because the rules leave their merged list undecided.
+            The lists, the (b, k) rows of their reasons, and (b,) whether a query must be scored
+            again because the merged entries do not decide its list under the rules.
         """
         data, few = self._data, min(self._spec.k, len(self._row_F) - 1)
         best = TopKResult(carried.best.row_BK[query_b], carried.best.score_BK[query_b])
@@ -184,11 +186,11 @@ class IncrementalScorer:
     def _merge_entries(
         self, old: TopKResult, fresh: TopKResult, reason_bK: Ints, seen: Jagged, explain: Explain
     ) -> tuple[TopKResult, Ints, Bools]:
-        """As `merge`, for lists that a fresh item may enter."""
+        """As `merge`, for lists whose last entry is not better than the best fresh item."""
         data, k = self._data, self._spec.k
         row_bM = np.concatenate([old.row_BK, fresh.row_BK], axis=1)
         score_bM = np.concatenate([old.score_BK, fresh.score_BK], axis=1)
-        order = np.lexsort((row_bM, -score_bM), axis=1)  # no item has -inf, so it comes last
+        order = np.lexsort((row_bM, -score_bM), axis=1)  # places without an item, -inf, come last
         sorted_bM = np.take_along_axis(row_bM, order, axis=1)
         kept_bM = np.broadcast_to(np.arange(order.shape[1]) < k, order.shape)
         undecided_b = np.zeros(len(order), bool)
@@ -211,7 +213,7 @@ def _explain_fresh(
 
     Args:
         row_bK: (b, k) the merged lists.
-        chosen_bK: (b, k) where each entry comes from; from k on, it is fresh.
+        chosen_bK: (b, k) each entry's index in the old list, or k and more for a fresh entry.
         old_reason_bK: (b, k) the reasons of the old lists.
         seen: b profiles.
         explain: computes the reasons of fresh entries.
@@ -221,7 +223,7 @@ def _explain_fresh(
     reason_bK = np.take_along_axis(old_reason_bK, np.where(is_fresh_bK, 0, chosen_bK), axis=1)
     some_b = np.flatnonzero(is_fresh_bK.any(axis=1))
     if len(some_b):
-        # The fresh entries go first, because the search ends at the first -1 of a list.
+        # The fresh entries are put first, because `explain` expects no entry after a -1.
         order = np.argsort(~is_fresh_bK[some_b], axis=1, kind="stable")
         found = explain(seen.take(some_b), np.take_along_axis(fresh_bK[some_b], order, axis=1))
         in_list_order = np.empty_like(found)
@@ -233,10 +235,11 @@ def _explain_fresh(
 def _apply_rules(
     rules: Rules, row_bM: Ints, order: Ints, fresh_bK: Ints, k: int
 ) -> tuple[Bools, Bools]:
-    """Which entries of merged lists the rules keep, and which lists this does not decide.
+    """Which entries of merged lists the rules keep, and which lists remain undecided.
 
-    Where a fresh item drives out an entry, an item that a rule had kept out because of that entry
-    may come in. And behind k fresh items there may be more of them.
+    A list is undecided in three cases. A fresh item drives out an old entry, and a rule may have
+    kept another item out of the last list because of that entry. Or a rule drops an entry, and
+    there may be more fresh items than the k that were found. Or fewer than k entries are kept.
     """
     kept_bM = rules.select(row_bM, k)
     has_room_bM = np.cumsum(kept_bM, axis=1) - kept_bM < k

@@ -61,7 +61,7 @@ class ShardRecommender:
         timer: Timer,
     ) -> None:
         self._data, self._scorer, self._spec, self._timer = data, scorer, spec, timer
-        # No list is longer than the items that are available: memory is bounded by them, not by k.
+        # A list cannot be longer than the catalogue, so memory does not grow with k beyond that.
         self._k = max(1, min(spec.k, int(data.available_N.sum())))
         searches = (
             TopK(scorer, data.available_N, self._k),
@@ -81,9 +81,9 @@ class ShardRecommender:
             )
 
     def __call__(self, shard: int) -> tuple[pa.Table, int]:
-        """The lists of a shard's queries, and how many of them were carried over.
+        """The table of a shard's lists, and how many of them were carried over.
 
-        The table's metadata says how many users are cold.
+        The table's metadata say how many of its users are cold.
         """
         data, carried, count = self._data, None, 0
         first, stop = map(int, data.shard_offsets[shard : shard + 2])

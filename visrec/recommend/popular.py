@@ -1,4 +1,4 @@
-"""What the lists would hold if everybody got the most popular items: a scale for the gates.
+"""What lists of the most popular items would hold: the end of a scale that a gate uses.
 
 Shapes: N items, B users, M most popular items that a list may reach.
 """
@@ -9,13 +9,13 @@ import numpy.typing as npt
 from visrec.jagged import Jagged
 from visrec.recommend.inputs import ScoringData
 
-_CELLS = 1 << 24  # users times popular items at once: a byte each, several times over
+_CELLS = 1 << 24  # pairs of a user and a popular item at once, a few bytes each
 
 
 def popularity_list_counts(data: ScoringData, k: int) -> npt.NDArray[np.int64]:
-    """(N,) how many lists would contain each item, among the users whom the model scores.
+    """(N,) in how many lists each item would be, if all users had the most popular items.
 
-    Rules between the entries of a list are ignored.
+    Only users whom the model scores are counted. Rules between the entries of a list are ignored.
 
     Args:
         data: users, items, and how many users took each item.

@@ -17,12 +17,12 @@ from visrec.storage.store import Store
 class PublishedRun:
     """The files of the run that is published while tonight's run is made.
 
-    A file is used only if it has the SHA-256 of the manifest. Retention may have removed it, and a
-    disk may have damaged it: then it counts as missing, and the night does without it.
+    A file is used only if it has the SHA-256 that the manifest names. A file that retention has
+    removed or a disk has damaged counts as missing, and its lists are scored again.
 
     Attributes:
         run: the run's directory.
-        inputs_digest: digest of the run's inputs, which its fingerprint files must name.
+        inputs_digest: digest of the run's inputs, which its fingerprint files contain.
         sha256: SHA-256 of each file of lists or of fingerprints, by its name, from the manifest.
         versions: file metadata that fingerprints must have; by default this process's versions.
     """

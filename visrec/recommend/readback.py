@@ -1,4 +1,4 @@
-"""Reads a run's files back and checks them: the files that were checked are those published."""
+"""Reads a run's files back and checks them, so that what is published is what was checked."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -45,8 +45,8 @@ def check_files(
 ) -> ListChecks:
     """Checks some shards of a run, with one file in memory at a time.
 
-    If the last publication has another number of shards, all of its files may hold the queries of
-    one shard. Then all are read for each shard, until `_SAMPLE` queries have been compared.
+    If the last publication has another number of shards, any of its files may hold queries of a
+    shard. Then all of them are read for each shard, until `_SAMPLE` queries have been compared.
 
     Args:
         data: the input of the scoring.
@@ -113,7 +113,7 @@ def shard_expectation(data: ScoringData, spec: RunSpec, shard: int) -> Expected:
 
 
 def _damaged_shard(expected: Expected) -> ListChecks:
-    """The checks of a file that is not what was written: nothing in it is looked at."""
+    """The counts of a file that is not what was written; its content is not checked."""
     return ListChecks(
         listed_N=np.zeros(len(expected.item_ids), np.int64),
         files=1,
@@ -127,13 +127,13 @@ def _read_last_lists(
 ) -> tuple[Lists | None, int]:
     """The last publication's lists of some queries, and how many files cannot be used.
 
-    The gates compare with what is left, or with nothing.
+    The gates compare with the lists of the other files; without any, the lists are None.
 
     Args:
         last: the publication.
         kind: user_to_item or item_to_item.
-        names: the files that may hold these queries. Queries are dealt to shards by their ids, so
-            if the number of shards is the same, it is one file.
+        names: the files that may hold these queries; one file if both publications have the same
+            number of shards, because queries are dealt to shards by their ids.
         query_ids: the queries.
     """
     tables: list[pa.Table] = []

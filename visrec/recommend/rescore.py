@@ -1,8 +1,8 @@
 """Scores a sample of a run's lists again, to compare what was written with what the model says.
 
-This shares no code with the search: no kernel, no shortlist, no list that was carried over. It
-loads the model's own network once more, in float64, scores every item, and applies the rules one
-entry at a time. A list is the model's own if
+This shares no code with the search: no kernel, no shortlist, no carried-over list. It loads the
+model's own network once more, in float64, scores every item, and applies the rules one entry at a
+time. A list is the model's if
 
 - each entry has the score of its item, up to `TOLERANCE` of the query's largest score;
 - no item that may be listed scores better than the last entry by more than that, unless a rule
@@ -12,9 +12,9 @@ entry at a time. A list is the model's own if
 
 Fallback lists are compared exactly: the most popular items, ties by item id.
 
-The items come, in tiles, from the arrays that scoring workers share (`ItemArrays`); a query takes
-one number per item. If a share p of the lists is wrong, all n lists of the sample are right with
-probability (1 - p)^n: 1.4e-6 for a tenth of the lists and n = 128.
+Items are read in tiles from the arrays that scoring workers share (`ItemArrays`), and each query
+takes one float64 per item. If a share p of the lists is wrong, the probability that none of them is
+in a sample of n lists is (1 - p)^n: 1.4e-6 for p = 0.1 and n = 128.
 
 Shapes: N items, B queries, K list length, P profile items, R rows, d width.
 """
@@ -37,9 +37,10 @@ from visrec.retrieval.rules import Rules
 from visrec.retrieval.similar import Kind
 from visrec.storage.store import Store
 
-# Lists of a run that are scored again, and as many fallback lists; at least one of each a shard.
+# The number of lists of a run that are scored again, and of fallback lists; at least one of each
+# kind for each shard that has any.
 SAMPLE = 128
-# The worst seen is 4e-7, of float32 encoders that add up some thousand products.
+# The largest error seen is 4e-7, from float32 encoders that add up about a thousand products.
 TOLERANCE = 1e-5
 _SCORES = 1 << 25  # scores in memory at once: 256 MB
 Ints = npt.NDArray[np.int64]
@@ -171,10 +172,10 @@ class Rescorer:
         profile: Ints,
         trained: int,
     ) -> tuple[Floats, Bools]:
-        """The re-ranker's scores of what its proposer proposes, and which items that surely is.
+        """The re-ranker's scores of proposed items, and which items were certainly proposed.
 
-        With rules the proposer may be asked for more, so only its first proposals are certain. The
-        scores of all other items are NaN.
+        With rules, the search may have asked the proposer for more items, so only the first ones
+        are certain. The scores of all items that are neither certain nor listed are NaN.
         """
         rules = self._data.rules
         most = max(self._k if rules is None else 2 * self._k, scores.num_proposals)
@@ -196,7 +197,7 @@ class Rescorer:
         if not self._fallback_lists:
             return 0
         data = self._data
-        # Counted from the profiles: what the search was given is not trusted.
+        # Counted from the profiles, because the search's own counts are what is checked.
         takers_N = np.bincount(data.profiles.values, minlength=len(data.item_ids))
         order = np.argsort(-takers_N, kind="stable")
         order = order[data.available_N[order]]
@@ -257,7 +258,7 @@ def is_top_k(
 
 
 def _excluded_up_to(row_K: Ints, score_K: Floats, rules: Rules, n: int) -> Floats:
-    """(N,) the score up to which the entries of a list keep each item out of it."""
+    """(N,) the score up to which a rule keeps each item out, because of entries of the list."""
     bound_N = np.full(n, -np.inf)
     for limit, group_N in _limits(rules):
         scores_by_group: dict[int, list[float]] = {}
@@ -272,7 +273,7 @@ def _excluded_up_to(row_K: Ints, score_K: Floats, rules: Rules, n: int) -> Float
 
 
 def _limits(rules: Rules) -> list[tuple[int, Ints]]:
-    """Each rule's most entries of a group, and the items' groups; not by the code of the search."""
+    """Each rule's limit of entries per group, and the items' groups; not the search's own code."""
     both = ((rules.cap, rules.group_N), (1, rules.near_duplicate_N))
     return [(limit, group_N) for limit, group_N in both if group_N is not None]
 

@@ -1,4 +1,4 @@
-"""Evaluates the gates of a run, with the run's inputs and the last publication."""
+"""Gathers what the gates of a run need to know, and evaluates them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -56,9 +56,9 @@ def evaluate_gates(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -
     """Evaluates all gates of a run.
 
     Args:
-        inputs: what they need besides.
+        inputs: what the gates need besides the other two arguments.
         data: the input of the scoring.
-        checks: counts over the run's lists, each of some shards.
+        checks: counts over the run's lists, each over some of its shards.
     """
     run_inputs, dropped = inputs.source.inputs, data.dropped_missing_feature
     context = GateContext(

@@ -1,9 +1,8 @@
 """Scoring on Ray: one shard of queries per task, one Parquet file per shard.
 
-Item arrays and coded interactions are computed once and shared through the object store. A worker
-scores one shard at a time and writes its file. A shard's file that an earlier start of the run has
-written from the same inputs is kept; lists of the last publication that are still valid are carried
-over.
+Item arrays and profiles are computed once and shared through the object store. A worker scores one
+shard at a time and writes its file. A file that an earlier start of the run has written is kept.
+Lists of the last publication that have not changed are carried over.
 """
 
 from dataclasses import dataclass
@@ -108,7 +107,7 @@ class ScoreShards:
 def _load_scorer(task: ScoringTask) -> Scorer:
     model = load_artifact(task.model).model
     if task.resources.use_gpu:
-        # Else convolutions are rounded to 10 bits, and the scores are not the model's.
+        # With TF32, convolutions would be rounded to 10 bits, and scores would not be the model's.
         torch.backends.cudnn.allow_tf32 = False
         model = model.cuda()
     arrays = ray.get(task.arrays)

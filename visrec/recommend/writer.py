@@ -31,8 +31,9 @@ class WrittenShard:
         sha256: the file's SHA-256.
         fingerprints: the name of the file with its queries' fingerprints.
         fingerprints_sha256: that file's SHA-256.
-        kept: whether an earlier start of the run had written the file.
-        carried: lists that were carried over from the last publication.
+        kept: whether the file was there and intact before this task. An earlier start of the run
+            has written it, or an earlier try of this task whose worker died after the write.
+        carried: lists that this task carried over from the last publication; 0 if `kept`.
     """
 
     name: str
@@ -68,7 +69,7 @@ class WrittenShard:
 
 
 class ShardWriter:
-    """Writes those shards of a run that are missing.
+    """Writes the shards of a run that are missing or damaged.
 
     Args:
         data: the queries.
@@ -87,7 +88,7 @@ class ShardWriter:
         self._data, self._spec, self._recommend, self._timer = data, spec, recommend, timer
 
     def __call__(self, shard: int) -> WrittenShard:
-        """Writes a shard's lists and fingerprints, unless they are there.
+        """Writes a shard's lists and fingerprints, unless they are there and intact.
 
         Raises:
             ConflictError: other inputs, or retention, have taken the run.

@@ -7,9 +7,9 @@ With n held-out items at 0-based ranks r_1 < ... < r_n among M ranked items:
     RR      1 / (r_1 + 1)
     P@K     hits in the first K / K            R@K   hits in the first K / n
     nDCG@K  sum over hits of 1 / log2(r + 2), divided by that of min(n, K) hits at the top
-    nDCG_tutorial@K  the same sum divided by that of all hits at the top, or 0 without hits: the
-            definition in the tutorial on visual recommenders at IUI 2021, for comparison with its
-            tables. It is never below nDCG.
+    nDCG_tutorial@K  the same sum, divided by the sum if all hits were at the top; 0 without hits.
+            This is the definition in the tutorial on visual recommenders at IUI 2021, for
+            comparison with its tables. It is never below nDCG.
 
 Shapes: B users, P held-out items of all users.
 """

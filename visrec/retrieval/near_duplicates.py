@@ -1,8 +1,9 @@
 """Groups of near-duplicate pictures: the connected components of pairs above a cosine.
 
-Pairs are not stored. Of bit-identical features only one takes part, and each picture searches for
-its nearest ones. A picture with more near-duplicates than it searched for then searches outside its
-own component, until it finds none there. So memory grows with the number of items alone.
+Not all pairs are searched for. One feature stands for all that are equal to the bit. For each, the
+nearest `_NEAREST` pictures are found. If all of these are near-duplicates, there may be more: then
+the nearest picture outside the picture's component is found, again and again, until that is no
+near-duplicate. So memory grows with the number of items, not of pairs.
 
 Shapes: N items, M items with a feature, R distinct features, r of these that still search, E pairs,
 Q queries, K nearest pictures, D feature width.
@@ -20,7 +21,7 @@ from visrec.retrieval.topk import ITEM_COLUMNS, TopK
 
 _NEAREST = 16  # nearest pictures in the first search
 _QUERIES = 4096  # pictures in one search
-_EXCLUDED = 2**21  # items that all of them together exclude
+_EXCLUDED = 2**21  # items that the pictures of one search exclude, all together
 _ROUNDING = 1e-6  # maximum error of the cosine of two float32 vectors of length 1
 Ints = npt.NDArray[np.int64]
 
@@ -33,12 +34,12 @@ def near_duplicate_groups(
     Args:
         feature_ND: the pictures' features.
         available_N: items that may be listed; the others are in no group.
-        threshold: cosine from which two pictures are the same.
+        threshold: the least cosine of near-duplicates.
     """
     row_M, first_M = _distinct(feature_ND, np.flatnonzero(available_N))
     row_R = np.unique(first_M)
     component_R = _components(feature_ND, row_R, threshold - _ROUNDING)
-    # Rows rise, so the first one of a component is its lowest.
+    # Rows are in rising order, so the first row of a component is its lowest.
     _, first_C, component_R = np.unique(component_R, return_index=True, return_inverse=True)
     group_M = row_R[first_C][component_R][np.searchsorted(row_R, first_M)]
     has_duplicates_M = np.bincount(group_M, minlength=len(feature_ND))[group_M] > 1
@@ -48,9 +49,9 @@ def near_duplicate_groups(
 
 
 def _distinct(feature_ND: npt.NDArray[np.generic], row_M: Ints) -> tuple[Ints, Ints]:
-    """Rows that are not zero, and for each the first row with a bit-identical feature."""
+    """The rows whose feature is not zero, and for each the first row with the same feature."""
     blocks = [row_M[s : s + ITEM_COLUMNS] for s in range(0, len(row_M), ITEM_COLUMNS)]
-    # A feature of zeros has no direction, so it resembles no other.
+    # A feature of zeros has no direction, and so no cosine to another one.
     nonzero_M = [feature_ND[block].any(axis=1) for block in blocks]
     row_M = row_M[np.concatenate([*nonzero_M, np.zeros(0, bool)])]
     hash_M = hash_rows(feature_ND, row_M)
@@ -64,9 +65,9 @@ def _components(feature_ND: npt.NDArray[np.generic], row_R: Ints, min_cosine: fl
     every_R = np.arange(len(row_R))
     one_E, other_E, has_more_R = _near_pairs(unit_RD, every_R, every_R, _NEAREST, min_cosine)
     component_R = graph_components(one_E, other_E, len(row_R))
-    # A pair that was not found is of two components and of two rows with more near-duplicates than
-    # were searched for. Rows of the largest component need not search: the other side finds the
-    # pair.
+    # If a pair was missed, its two rows are in different components, and both have more
+    # near-duplicates than were searched for. Rows of the largest component need not search,
+    # because the other row of such a pair searches.
     pending_r = every_R[has_more_R]
     while len(pending_r):
         sizes = np.bincount(component_R[pending_r])
@@ -80,7 +81,7 @@ def _components(feature_ND: npt.NDArray[np.generic], row_R: Ints, min_cosine: fl
         other_E = np.append(other_E, pending_r[other_e])
         component_R = graph_components(one_E, other_E, len(row_R))
         is_done_r = np.zeros(len(pending_r), bool)
-        # There is nothing outside their component, and components only grow.
+        # These have no near-duplicate outside their component, and components only grow.
         is_done_r[searching[~found_r]] = True
         pending_r = pending_r[~is_done_r]
     return component_R
@@ -98,9 +99,9 @@ def _unit_features(feature_ND: npt.NDArray[np.generic], row_R: Ints) -> npt.NDAr
 def _near_pairs(
     unit_RD: npt.NDArray[np.float32], row_Q: Ints, component_R: Ints, k: int, min_cosine: float
 ) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
-    """Pairs of a row and one of its `k` nearest rows in other components, above a cosine.
+    """Pairs of a row and one of its `k` nearest rows in other components, with at least a cosine.
 
-    The third result says which rows have all `k` above the cosine and so may have more.
+    The third result says for which rows all `k` have that cosine, so that there may be more.
     """
     search = TopK(cosine_scorer({"unit": unit_RD}, use_gpu=False), None, k)
     order = np.argsort(component_R, kind="stable")

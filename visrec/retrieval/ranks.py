@@ -1,13 +1,13 @@
 """The exact ranks of held-out items among all others, tile by tile.
 
-All items but those of the user's profile are ranked; the other held-out items are, too. Dot
-products go to the compiled kernel where it is available. Otherwise the tiles are computed twice:
-once for the scores of the held-out items, once to count the items below them. The second pass
-reuses the scores of the first one if a block's scores fit into `KEPT_BYTES`, and computes them
-again if not, so memory does not grow with the number of items.
+A user's ranking holds all items that are not in the profile, the user's other held-out items
+included. Dot products are ranked by the compiled kernel if `kernel_for` finds it. All other scores
+are computed in tiles, in two passes: the first finds the scores of the held-out items, the second
+counts the items below them. If a block's scores fit into `KEPT_BYTES`, they are kept for the second
+pass, otherwise they are computed again, so memory does not grow with the number of items.
 
-A re-ranking model is ranked like its lists: first the proposed items by their own scores, then all
-other items by the scores of the proposer.
+For a model that re-ranks, the ranking is that of its lists: first the proposed items by the model's
+scores, then all other items by the proposer's scores.
 
 Only items below a held-out item are counted; all others are above it. NaN is below nothing, and
 nothing is below NaN, so a model with NaN scores has an AUC of 0 and not of 1.
@@ -36,7 +36,7 @@ from visrec.retrieval.torch_topk import needs_float64
 Counts = npt.NDArray[np.int64]
 Tiles = Iterable[tuple[int, Tensor]]
 
-KEPT_BYTES = 128 * 2**20  # of scores, kept between a thread's passes: 262,144 items of 128 users
+KEPT_BYTES = 128 * 2**20  # scores that a thread keeps: of 262,144 items for 128 users
 _TARGETS = 96  # held-out items compared with a tile at a time: 0.8 MB of flags, in a core's cache
 _WORDS = 128  # words of 8 flags that are added at a time: few enough that no byte overflows
 
@@ -106,9 +106,9 @@ def _rank_tiled(
     scorer: Scorer, profiles: Jagged, user_B: npt.NDArray[np.int64], targets: Jagged
 ) -> TargetRanks:
     starts = range(0, len(user_B), topk.USER_ROWS)
-    # glibc requests each tile's memory from the operating system anew, which takes a quarter of the
-    # time, unless a larger block was freed before; it considers blocks up to 32 MB. This allocation
-    # raises that threshold, and none of its pages is touched.
+    # glibc gives the memory of a freed tile back to the operating system, and requesting it again
+    # takes a quarter of the time. It keeps blocks that are no larger than one that was freed
+    # before, up to 32 MB. This block is freed at once for that purpose; its pages are never used.
     torch.empty(31 * 2**20, dtype=torch.uint8)
 
     def block(start: int) -> Counts:
@@ -161,8 +161,8 @@ def _rerank_counts(
     """
     same_nC = target_n[:, None] == row_C
     is_other_C = ~same_nC.any(axis=0)
-    # All proposed items are above an item that was not proposed, even those that the proposer gave
-    # the same score.
+    # All proposed items are above an item that was not proposed, even if the proposer gave both the
+    # same score.
     others_above_n = np.maximum(counts_3n[1], is_other_C.sum())
     result_3n = np.stack([counts_3n[0], others_above_n, counts_3n[1:].sum(0) - others_above_n])
     is_proposed_n = same_nC.any(axis=1)
@@ -193,7 +193,8 @@ class _Float64DotScorer(TiledScorer):
 def _on_threads(
     block: Callable[[int], Counts], starts: range, device: torch.device
 ) -> list[Counts]:
-    """The counts of each block, each on one thread: torch's threads would wait at every tile."""
+    """The counts of each block. Each block has one thread of its own: threads of torch, which share
+    a block, would wait for one another at every tile."""
     threads = torch.get_num_threads()
     workers = min(threads, len(starts)) if device.type == "cpu" else 1
     if workers <= 1:
@@ -208,13 +209,14 @@ def _on_threads(
 
 @torch.inference_mode()
 def _rank_block(scorer: Scorer, profiles: Jagged, user_B: Counts, targets: Jagged) -> Counts:
-    """(3, P) how many items are below or equal to each held-out item of a block of users.
+    """Three counts for each held-out item of a block of users, as (3, P).
 
-    The rows are: items with a lower score, or the same score and a higher row; items that are not
-    held out with a lower score; items that are not held out with the same score.
+    1. Items below it: with a lower score, or with the same score and a higher row.
+    2. Items that are not held out and have a lower score.
+    3. Items that are not held out and have the same score.
     """
-    # Users with the most held-out items come first: the users with a k-th one are then a tile's
-    # first rows, and no rows are gathered.
+    # Users with the most held-out items come first. The users who have a k-th held-out item are
+    # then the first rows of a tile, which are a slice and need no copy.
     order = np.argsort(-targets.lengths, kind="stable")
     profile, target = profiles.take(order), targets.take(order)
     ((_, state),) = topk.user_blocks(scorer, profile, user_B[order])
@@ -273,9 +275,9 @@ def _target_scores(tiles: Tiles, item_Bn: Tensor) -> Tensor:
 
 
 def _parts(target_counts_B: Counts) -> list[tuple[slice, slice]]:
-    """Parts of at most `_TARGETS` entries that cover a (B, n) array's held-out items.
+    """Parts of at most `_TARGETS` entries that cover the held-out items of a (B, n) array.
 
-    The counts fall, so that a part has little padding.
+    Users have ever fewer held-out items, so a part has little padding.
     """
     parts, first = [], 0
     while first < len(target_counts_B):
@@ -310,11 +312,11 @@ def _count_true(
     flags = score_B1T.new_empty(users, targets, -(-count // words) * words, dtype=torch.bool)
     flags[:, :, count:] = False
     out = flags[:, :, :count]
-    if flags.device.type == "cpu":  # where numpy compares four times as fast as torch
+    if flags.device.type == "cpu":  # NumPy compares four times as fast as torch here
         getattr(np, compare)(score_B1T.numpy(), target_Bn1.numpy(), out=out.numpy())
     else:
         getattr(torch, compare)(score_B1T, target_Bn1, out=out)
-    # Eight flags are added at a time, as the bytes of a word.
+    # Flags are bytes, and eight of them are added at a time as one 64-bit word.
     sums = flags.view(torch.int64).reshape(users, targets, -1, _WORDS).sum(3)
     return sums.view(torch.uint8).sum(2)
 

@@ -1,12 +1,12 @@
 """Rules for the entries of a list, applied inside the exact search and not to its result.
 
-Some rules make an item unavailable, for everybody or for one user; these items are never
-candidates. The others are limits between the entries of a list: items enter it from the best score
-down, ties by row, and an item that would break a rule together with the entries above it is
-skipped. The search goes as far down as it takes to fill the list.
+Some rules make an item unavailable, for everybody or for one user; such items are never candidates.
+The other rules are limits between the entries of a list. Items enter a list from the best score
+down, ties by row, and an item is skipped if it would break a limit together with the entries above
+it. The search continues until the list is full.
 
-Both rules between entries are limits on groups: at most `cap` entries with the same value in a
-column, and one entry of each group of near-duplicates. Each of them stores one integer per item.
+Both limits between entries are limits on groups: at most `cap` entries with the same value in a
+column, and one entry of each group of near-duplicates. A rule stores each item's group.
 
 Shapes: B users, b some of them, K list length, M candidates of a user, N items, V entries of lists,
 F full groups.
@@ -23,7 +23,7 @@ from visrec.config import COUNTS, check_fields
 from visrec.jagged import Jagged, chunk_rows
 from visrec.retrieval.topk import Search, TopKResult
 
-ENTRIES = 2**21  # candidates and excluded items in memory at a time, about 16 bytes each
+ENTRIES = 2**21  # candidates and excluded items in memory at once, about 16 bytes each
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
@@ -39,9 +39,9 @@ class RulesConfig:
         cap: most entries of a list with the same value of `cap_by`; items without a value are
             not limited.
         cap_by: column of the items table.
-        near_duplicate: cosine of two pictures' features from which they count as the same picture.
-            Two pictures that are both the same as a third one are the same, too. Only the best item
-            of such a group is listed. Re-encoded and rescaled copies are above 0.95.
+        near_duplicate: least cosine of the features of two pictures that count as near-duplicates.
+            Two near-duplicates of a third picture are in one group with it. Only the best item of a
+            group is listed. Re-encoded and rescaled copies are above 0.95.
     """
 
     min_stock: float | None = None
@@ -60,7 +60,7 @@ class Rules:
 
     Attributes:
         cap: most entries with the same group in `group_N`.
-        group_N: (N,) each item's group, -1 for none; None without this rule.
+        group_N: (N,) each item's group for the cap, -1 for none; None without a cap.
         near_duplicate_N: (N,) each item's group of near-duplicates, -1 for none. A list has at
             most one item of a group. None without this rule.
     """
@@ -94,8 +94,8 @@ class Rules:
         exists_BM = row_BM >= 0
         allowed_by_rule = [_first_of_groups(_groups(g, row_BM), m) for m, g in self.limits]
         allowed_BM = np.logical_and.reduce([exists_BM, *allowed_by_rule])
-        # An item that one rule skips does not count towards the other rule's limit. Where both
-        # rules skip items, candidates are decided one after another.
+        # An item that one rule skips does not count towards the other rule's limit. So if both
+        # rules skip items of a list, its candidates are decided one after another.
         rule_skips_B = [(exists_BM & ~rule_BM).any(axis=1) for rule_BM in allowed_by_rule]
         if len(rule_skips_B) > 1:
             both_b = np.flatnonzero(np.logical_and.reduce(rule_skips_B))
@@ -123,7 +123,7 @@ class Rules:
         return allowed_BM
 
     def full_groups(self, list_V: Ints, row_V: Ints) -> Iterator[tuple[Ints, Ints]]:
-        """For each rule the groups of which a list may have no more items.
+        """For each rule, the lists and those of their groups that can have no more entries.
 
         Args:
             list_V: the list that each entry is in.
@@ -178,10 +178,10 @@ def count_keys(key_V: Ints) -> tuple[Ints, Ints]:
 class RuledTopK:
     """Searches for the k best items of users that obey the rules.
 
-    A list that is not full is continued: the items that may not follow are excluded, and the best
-    of the rest are searched for. So each search finds few candidates, however far down the list
-    goes. A re-ranker's later proposals may have higher scores than the earlier ones, so lists are
-    sorted in the end.
+    If the rules leave a list short, the search is repeated for it, without the items that cannot
+    follow: its own and those of full groups. So each search finds few candidates, however many the
+    rules skip. A re-ranker's later proposals may have higher scores than its earlier ones, so the
+    lists are sorted at the end.
 
     Args:
         search: finds candidates.
@@ -193,7 +193,7 @@ class RuledTopK:
     def __init__(self, search: Search, rules: Rules | None, available_N: Bools, k: int) -> None:
         self._search, self._rules, self._k = search, rules, k
         self._full = min(k, rules.max_entries(available_N)) if rules else k
-        # All items that a re-ranker has scored are used, because scoring them was expensive.
+        # A re-ranker scores this many in any case.
         self._width = max(2 * k, search.num_proposals)
 
     def __call__(self, profiles: Jagged, user_B: Ints, excluded: Jagged) -> TopKResult:
@@ -260,7 +260,7 @@ def _append(lists: TopKResult, found: TopKResult) -> TopKResult:
 
 
 def apply_rules(rules: Rules, candidates: TopKResult, k: int) -> TopKResult:
-    """The lists of at most k items that the rules make of candidates, which are best first."""
+    """The lists of at most k items that the rules select from candidates, which are best first."""
     selected_BM = rules.select(candidates.row_BK, k)
     user_V, from_V = np.nonzero(selected_BM)
     to_V = (np.cumsum(selected_BM, axis=1) - 1)[user_V, from_V]

@@ -40,7 +40,7 @@ def similarity_arrays(scorer: Scorer, model_name: str) -> ItemArrays:
 
 
 def cosine_scorer(arrays: ItemArrays, use_gpu: bool) -> DotScorer:
-    """A scorer of cosines; the query is the only item of its profile."""
+    """A scorer of cosines. The user is an item, whose profile is that item."""
     unit_Nd = zero_copy_tensor(arrays["unit"])
     unit_Nd = unit_Nd.cuda() if use_gpu else unit_Nd
     return DotScorer(unit_Nd, lambda profiles, _: pool(unit_Nd, profiles, "mean"))
@@ -49,7 +49,7 @@ def cosine_scorer(arrays: ItemArrays, use_gpu: bool) -> DotScorer:
 def normalize_rows(vector_Xd: Tensor) -> Tensor:
     """(X, d) float32 rows of length 1, whatever their magnitude; zeros for rows of zeros.
 
-    In float32, the squares of entries below 1e-19 or above 1e19 would be lost, and
+    In float32, the squares of entries below 1e-19 or above 1e19 do not fit, and
     `torch.nn.functional.normalize` does not rescale rows shorter than 1e-12.
     """
     unit_Xd = torch.empty_like(vector_Xd, dtype=torch.float32)

@@ -1,13 +1,14 @@
 """The k best items for each of many users: exact, tile by tile, and the same for any batch.
 
-Dot products go to the compiled kernel (`kernel.py`) where it is available. Otherwise a shortlist is
-found in float32 and scored again in float64 (`torch_topk.py`). Either way a score is the rounded
-float64 product, on any machine and for any batch. Other scorers are searched tile by tile, and
-re-rankers score the items that their proposer finds.
+Dot products are searched by the compiled kernel (`kernel.py`) if `kernel_for` finds it. If not,
+torch finds a shortlist in float32 and scores it again in float64 (`torch_topk.py`). Both give the
+float64 product rounded to float32, on any machine and for any batch. Other scorers are searched
+tile by tile, and re-rankers score the items that their proposer finds.
 
 Users are scored in blocks of `USER_ROWS` and items in tiles of `ITEM_COLUMNS`, padded to exactly
-these sizes: a matrix product may sum in another order for another shape, and results would depend
-on the batch size or the number of workers. Ties go to the lower row, which has the smaller item id.
+these sizes. A matrix product of another shape may sum in another order, so without this, scores
+would depend on the batch size and the number of workers. Ties go to the lower row, which has the
+smaller item id.
 
 Shapes: B users, K list length, N items of the catalogue, T items of a tile, C items proposed to
 each user, d width.
@@ -35,9 +36,8 @@ from visrec.retrieval.torch_topk import (
 )
 
 USER_ROWS = 128
-ITEM_COLUMNS = (
-    8192  # 4 MB of float32 scores a block: about one core's share of the last-level cache
-)
+# A block of users and a tile have 4 MB of float32 scores, about one core's share of the cache.
+ITEM_COLUMNS = 8192
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
@@ -69,7 +69,7 @@ class Search(Protocol):
 
     @property
     def num_proposals(self) -> int:
-        """How many items a re-ranker is proposed at least; 0 if every item is scored."""
+        """The least number of items that a re-ranker scores; 0 if every item is scored."""
 
     def __call__(self, profiles: Jagged, user_B: Ints, excluded: Jagged, k: int) -> TopKResult: ...
 
@@ -77,7 +77,7 @@ class Search(Protocol):
 def user_blocks(
     scorer: Scorer, profiles: Jagged, user_B: Ints
 ) -> Iterator[tuple[slice, Any]]:  # Any: each scorer has its own type of state
-    """Slices of at most `USER_ROWS` users and the scorer's state for each, padded to that many."""
+    """Slices of at most `USER_ROWS` users, each with the scorer's state, padded to `USER_ROWS`."""
     for start in range(0, len(user_B), USER_ROWS):
         block = slice(start, min(start + USER_ROWS, len(user_B)))
         rows = np.full(USER_ROWS, -1, np.int64)
@@ -98,8 +98,8 @@ def user_vectors(scorer: DotScorer, profiles: Jagged, user_B: Ints) -> Tensor:
 def item_tiles(scorer: Scorer, state: object) -> Iterator[tuple[int, Tensor]]:
     """The first item of each tile and the tile's (USER_ROWS, T) scores.
 
-    The last tile ends with the last item, so it may overlap the one before it. The overlapping
-    columns are cut off.
+    The last tile is as wide as the others and ends with the last item. Its first columns may belong
+    to the tile before it; these are cut off.
     """
     count = scorer.num_items
     for start in range(0, count, ITEM_COLUMNS):
@@ -116,7 +116,7 @@ def top_k(
     available_N: Bools | None,
     k: int,
 ) -> TopKResult:
-    """The k best items of each of B users: a single search, see `TopK`."""
+    """The k best items of each of B users, by a `TopK` that is used once."""
     return TopK(scorer, available_N, k)(profiles, user_B, excluded)
 
 
@@ -159,8 +159,8 @@ class TopK:
             k: the length of a list, if not the default.
 
         Raises:
-            VisrecError: a user's vector contains NaN or infinity, or float32 cannot represent the
-                score of a listed item.
+            VisrecError: a user's vector contains NaN or infinity, or the score of a listed item
+                does not fit into float32.
         """
         lists = self._search(profiles, user_B, excluded, self._k if k is None else k)
         _require_finite_scores(lists)
@@ -255,7 +255,7 @@ class _ReRankSearch:
 
 
 class MostPopular:
-    """Searches for fallback lists: the same most popular items for everybody, but for exclusions.
+    """Makes fallback lists: for everybody the most popular items that are not excluded.
 
     Args:
         count_N: (N,) float32, each item's score.
@@ -290,7 +290,7 @@ class MostPopular:
 
 
 def _require_finite(value_XY: Tensor, kind: str) -> None:
-    # In parts, because the check takes more memory than the rows themselves.
+    # In parts, because the check of all rows at once would take more memory than the rows.
     starts = range(0, len(value_XY), ITEM_COLUMNS)
     if not all(bool(value_XY[i : i + ITEM_COLUMNS].isfinite().all()) for i in starts):
         raise VisrecError(
@@ -315,8 +315,8 @@ def _require_finite_scores(lists: TopKResult) -> None:
 def _largest(score_BT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest scores of each row and their columns, best first, ties to the lower column.
 
-    `torch.topk` breaks ties arbitrarily. Within the k, sorting fixes the order. If the k-th score
-    is tied with the next one, the row is sorted completely.
+    `torch.topk` breaks ties arbitrarily. Among the k largest, sorting puts ties in order. If the
+    k-th score equals the next one, the whole row is sorted.
     """
     wide = min(k + 1, score_BT.shape[1])
     score, column = score_BT.topk(wide, dim=1)

@@ -1,10 +1,10 @@
 """The k best items by dot product with torch alone, on any device: the same lists as the kernel's.
 
-A shortlist has slightly more than k items, those with the largest float32 products, found tile by
-tile. These are scored again in float64. If a user's shortlist may not be enough (many ties), or if
-float32 cannot represent a user's products, all items are scored in float64, one tile after another.
-So neither the shape of a tile nor the device changes a list, and memory does not depend on the
-scores.
+First, a shortlist is found tile by tile: slightly more than k items, those with the largest float32
+products. Then the shortlist is scored again in float64. If an item outside the shortlist may be as
+good as the k-th one (mostly because of ties), or if float32 cannot represent a user's products, all
+items are scored in float64 for this user, one tile after another. So neither the shape of a tile
+nor the device changes a list, and memory does not depend on the scores.
 
 Shapes: B users, b users of a block, N items, T items of a tile, C items of a shortlist, K list
 length, V entries of lists, G groups of g columns, d width.
@@ -23,13 +23,11 @@ SortedByItem = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]  # (V,) users
 
 _SPARE = 32  # items of a shortlist beyond k: enough unless there are ties
 _GROUP = 64  # columns whose maximum is looked at first
-_CPU_TILE = (
-    128,
-    8192,
-)  # users, items: 4 MB of scores, about one core's share of the last-level cache
+# Users and items of a tile: 4 MB of scores, about one core's share of the last-level cache.
+_CPU_TILE = 128, 8192
 _GPU_TILE = 2048, 65_536  # 512 MB of scores
 _PRODUCTS = 1 << 23  # float64 multiplications at a time: 64 MB
-_LARGEST, _SMALLEST = 2.0**120, 2.0**-100  # products of entries whose sums float32 can represent
+_LARGEST, _SMALLEST = 2.0**120, 2.0**-100  # between them, float32 can represent sums of products
 
 
 def torch_top_k(
@@ -168,7 +166,7 @@ def _search_in_float64(
 def _largest_by_groups(score_bT: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """(b, k) the largest scores of each row, best first, and their columns; ties in any order.
 
-    The k largest are in the k groups of columns with the largest maxima.
+    The k largest scores are in those k groups of columns that have the largest maxima.
     """
     b, width = score_bT.shape
     groups = width // _GROUP

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 _SHOWN, _SAMPLED, _MAX_OTHERS = 3, 1_000, 1_000_000
 _MAX_AFFIX = 100  # characters
-# Differences that writers introduce, each with a function that removes it, in the order in which
-# all are removed together.
+# Differences that writers of tables introduce, each with a function that removes it.
+# `_normalize_all` removes them in this order.
 _NORMALIZERS: dict[str, Callable[[str], str]] = {
     "white space around them": str.strip,
     "upper and lower case": str.casefold,
@@ -25,11 +25,11 @@ _NORMALIZERS: dict[str, Callable[[str], str]] = {
 
 
 def explain_id_mismatch(ids: pa.Array, table: str, other_ids: pa.Array, other_table: str) -> str:
-    """Two sentences about ids none of which is in the other table.
+    """A sentence with examples of both tables' ids and, if one is found, the difference.
 
     Args:
-        ids: ids of one table.
-        table: name of that table, which starts the first sentence.
+        ids: ids of one table, none of which is in the other.
+        table: name of that table, with which the sentence starts.
         other_ids: all ids of the other table.
         other_table: name of the other table.
     """
@@ -70,7 +70,7 @@ def _find_match(
 
 
 def _common_affix(ids: list[str], others: Set[str]) -> str | None:
-    """The prefix or suffix that more than half of the ids add to one of the others."""
+    """The prefix or suffix without which more than half of the ids are among the others."""
     counts = Counter(affix for text in ids for affix in _affixes(text, others))
     for affix, count in counts.most_common(1):
         if 2 * count > len(ids):

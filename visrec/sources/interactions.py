@@ -147,7 +147,8 @@ def read_until_cutoff(
 ) -> Iterator[pa.Table]:
     """The interactions before the cutoff, in batches, without rows that lack a user or a timestamp.
 
-    With a `min_rating`, the column `LIKED` says which rows count.
+    Rows that lack an item are among them. With a `min_rating`, the column `LIKED` says which rows
+    count.
 
     Args:
         config: which interactions count.
@@ -199,7 +200,10 @@ def _before_cutoff(
 
 
 class _IncompleteRows:
-    """Counts rows that lack a user, an item or a timestamp, among those not after the cutoff."""
+    """Counts rows that lack a user, an item or a timestamp.
+
+    They are counted among rows before the cutoff or without a timestamp.
+    """
 
     def __init__(self, config: InteractionsConfig, uri: str) -> None:
         self._config, self._uri = config, uri

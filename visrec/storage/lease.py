@@ -1,8 +1,9 @@
 """A lease: a file with a heartbeat that lets one process at a time work on what it names.
 
-A lease only saves duplicate work; publication is correct without it. Clocks are never compared. A
-holder is taken for dead when its file has not changed for a few heartbeats, as the waiting process
-counts them, or at once if it ran on this machine and its process is gone.
+A lease only avoids duplicate work; publication is correct without it. A process that waits for a
+lease takes it if the holder's file does not change for a few heartbeats, measured by the waiting
+process alone, so clocks of two machines are never compared. If the holder ran on this machine and
+its process is gone, the lease is taken at once.
 """
 
 import contextlib
@@ -46,8 +47,10 @@ class _Record:
 
     @staticmethod
     def from_json(data: bytes) -> "_Record":
-        """The record of a file. A damaged file counts as the record of an unknown process, which is
-        taken for dead if it sends no heartbeat."""
+        """The record of a file; that of an unknown process if the file is damaged.
+
+        An unknown process is taken for dead if it sends no heartbeat.
+        """
         try:
             fields = json.loads(data)
             if fields == {"holder": None}:
@@ -108,10 +111,11 @@ class Lease:
                 self._write(_FREE)
 
     def check(self) -> None:
-        """Call this between two pieces of work.
+        """Checks that this process still has the lease; to be called between two steps of the work.
 
         Raises:
-            ConflictError: another process has taken the lease, because this one was stopped.
+            ConflictError: another process has taken the lease, because this process was suspended
+                or its store did not answer.
         """
         if self._lost:
             path = self._store.uri(self._name)
@@ -145,13 +149,13 @@ class Lease:
             try:
                 still_held = self._write(replace(self._record, beats=beats)) or self._is_holder()
             except StorageError:
-                continue  # no answer; if that lasts, the next write finds another holder's record
+                continue  # if the store does not answer for long, another process takes the lease
             if not still_held:
                 self._lost = True
                 return
 
     def _write(self, record: _Record) -> bool:
-        """Replaces the record that this process wrote last; False if another one is there."""
+        """Replaces the record that this process read or wrote last; False if it has changed."""
         if not self._store.replace(self._name, record.to_json(), self._version):
             return False
         data, version = self._store.read_versioned(self._name)
@@ -159,13 +163,13 @@ class Lease:
         return data == record.to_json()
 
     def _is_holder(self) -> bool:
-        """Whether the stored record is this process's, as after a write whose reply was lost."""
+        """Whether the stored record is this process's; it may be, if a write's reply was lost."""
         data, self._version = self._store.read_versioned(self._name)
         return _Record.from_json(data).holder == self._record.holder
 
 
 def _is_free(record: _Record) -> bool:
-    """Whether the lease was given back, or its holder was a process of this machine and is gone."""
+    """Whether the lease was given back, or its holder ran on this machine and has ended."""
     if record.holder is None:
         return True
     current = _describe_process(record.pid, record.holder)

@@ -1,10 +1,9 @@
 """Trials that are DDP groups, each of which trains one epoch at a time on request.
 
-Ray Tune stops a trial by ending its process. If a Ray Train run was started in that process, its
-placement group then stays behind, with its CPUs, until the job ends (ray-project/ray 54305).
-So one actor that outlives the trials starts all runs. Their workers ask it before each epoch
-whether to go on, and to stop a trial the actor answers no: the group ends as if it had reached its
-end.
+Ray Tune stops a trial by ending its process. If that process had started a Ray Train run, the run's
+placement group would keep its CPUs until the job ends (ray-project/ray 54305). So one actor, which
+outlives the trials, starts all runs. Workers ask this actor before each epoch whether to train it.
+To stop a trial, the actor answers no, and the run ends as if it had trained its last epoch.
 """
 
 import asyncio
@@ -54,10 +53,10 @@ class GroupState:
 
     Attributes:
         granted: number of epochs that the group may train.
-        stopped: no more epochs will be granted.
+        stopped: whether the group gets no more epochs.
         history: metrics of each epoch so far.
-        ended: the run is over and has given its resources back.
-        error: what the run failed with, if it failed.
+        ended: whether the run is over and its resources are free.
+        error: the error of a run that failed; None for any other.
     """
 
     granted: int = 0
@@ -68,7 +67,7 @@ class GroupState:
 
 
 class GroupTable:
-    """The DDP groups of a sweep, by trial number. `TrialGroups` is the same as a Ray actor.
+    """The DDP groups of a sweep, by trial number. `TrialGroups` is this class as a Ray actor.
 
     Args:
         resources: of each group.
@@ -90,12 +89,12 @@ class GroupTable:
         data: list["ray.ObjectRef[TrainingData]"],
         groups: GroupsHandle,
     ) -> None:
-        """Starts the group of a trial, after the end of an earlier group of the same trial.
+        """Starts the group of a trial; an earlier group of the same trial is ended first.
 
         Args:
             number: number of the trial.
             recipe: what to fit.
-            data: the reference of the training data, in a list so that Ray does not resolve it.
+            data: a reference to the training data, in a list so that Ray passes the reference on.
             groups: the handle of this actor, for the workers.
         """
         await self.stop(number)
@@ -107,7 +106,7 @@ class GroupTable:
         """Lets a group train one more epoch and returns the metrics of that epoch.
 
         Raises:
-            RayError: the run failed with it.
+            RayError: the run failed.
         """
         group = self._groups[number]
         async with self._changed:
@@ -133,16 +132,16 @@ class GroupTable:
     # Called by workers.
 
     async def may_train(self, number: int, epochs: int) -> bool:
-        """Whether to train on after `epochs` epochs; waits until that is decided."""
+        """Whether a group that has trained `epochs` epochs may train another; waits for that."""
         group = self._groups[number]
         async with self._changed:
             await self._changed.wait_for(lambda: group.stopped or group.granted > epochs)
-        # A granted epoch is trained even if the group was stopped since: other workers of the group
-        # may have begun it.
+        # An epoch that was granted is trained even if the group has been stopped since, because
+        # other workers of the group may have begun it.
         return group.granted > epochs
 
     async def record_history(self, number: int, history: list[EpochMetrics]) -> None:
-        """Replaces the metrics of all epochs so far: a restarted group begins with its own."""
+        """Replaces the metrics of all epochs; a restarted group sends those of its checkpoint."""
         async with self._changed:
             self._groups[number].history = history
             self._changed.notify_all()
@@ -170,9 +169,10 @@ TrialGroups = ray.remote(num_cpus=0)(GroupTable)
 
 @ray.remote(num_cpus=0)
 class _RayTrainDriver:
-    """The driver of one Ray Train run: a process whose end frees everything that Ray Train made.
+    """The driver of one Ray Train run, in a process of its own that is ended after the run.
 
-    (In a task, the controller of a finished run lives as long as the process that ran the task.)
+    Ray Train's controller lives as long as the process that started the run. A Ray task would not
+    do, because Ray uses the process of a task again.
     """
 
     def fit(self, task: GroupTask, resources: TrainResources, runs: Store) -> None:
@@ -180,7 +180,10 @@ class _RayTrainDriver:
 
 
 def _train_granted_epochs(config: dict[str, Any]) -> None:
-    """Runs in each worker of a group. All workers get the same answer before an epoch."""
+    """Runs in each worker of a group: trains as many epochs as `may_train` grants.
+
+    All workers get the same answer before an epoch.
+    """
     task: GroupTask = config["task"]
     trainer = build_or_restore_trainer(task.recipe, ray.get(task.data), task.threads)
     _send_history(trainer, task)
@@ -199,10 +202,9 @@ def _send_history(trainer: Trainer, task: GroupTask) -> None:
 
 
 def history_with_outcome(trainer: Trainer) -> list[EpochMetrics]:
-    """The trainer's history, where the last entry has two keys more.
+    """The trainer's history, with two more keys in its last entry.
 
-    `is_last` is whether training is over, and `is_finite` whether the weights and scores are
-    finite.
+    `is_last` says whether training is over, `is_finite` whether weights and scores are finite.
     """
     outcome = {"is_last": trainer.is_finished, "is_finite": trainer.weights_and_scores_are_finite}
     history = trainer.progress.history
