@@ -19,7 +19,7 @@ LEAVES = (
 FOLDERS = (
     *("storage", "sources", "features", "interactions", "models", "retrieval", "sampling"),
     *("training", "tuning", "publication", "recommend", "evaluation", "demo", "cli", "pipelines"),
-    *("commands", "__main__"),
+    *("commands", "__main__", "workspace"),
 )
 # What runs in any process, with torch and numpy alone.
 WITHOUT_RAY = (
@@ -78,7 +78,8 @@ def reached(module: str) -> set[str]:
             continue
         seen.add(name)
         packages = {name.rsplit(".", n)[0] for n in range(1, name.count(".") + 1)}
-        waiting += [*OWN.get(name, ()), *(packages & set(ALL))]
+        # `visrec` itself imports only when `Workspace` is asked for.
+        waiting += [*OWN.get(name, ()), *(packages & set(ALL) - {"visrec"})]
     return seen
 
 

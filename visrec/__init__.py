@@ -14,4 +14,19 @@ The folders form a pipeline, and a module imports only from its own folder and e
 docs/architecture.md traces one picture and one interaction through them.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from visrec.workspace import Workspace
+
+__all__ = ["Workspace", "__version__"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Imports `Workspace` when it is asked for: Ray and torch take seconds to import."""
+    if name == "Workspace":
+        from visrec.workspace import Workspace
+
+        return Workspace
+    raise AttributeError(f"module 'visrec' has no attribute {name!r}")

@@ -57,9 +57,13 @@ class ProgressActor:
 
 
 class Timer:
-    """Measures the seconds of each phase in one worker and reports them to a `ProgressActor`."""
+    """Measures the seconds of each phase in one worker and reports them to a `ProgressActor`.
 
-    def __init__(self, progress_actor: ProgressHandle) -> None:
+    Args:
+        progress_actor: where the seconds go; None outside of Ray, where nobody asks for them.
+    """
+
+    def __init__(self, progress_actor: ProgressHandle | None) -> None:
         self._progress_actor = progress_actor
         self._amounts: dict[str, float] = {}
         self._idle_since = time.perf_counter()
@@ -92,12 +96,14 @@ class Timer:
         """Sends the seconds measured since the last report, and amounts such as `rows=64`."""
         for name, amount in amounts.items():
             self._add(name, amount)
-        self._progress_actor.add.remote(self._amounts)
+        if self._progress_actor is not None:
+            self._progress_actor.add.remote(self._amounts)
         self._amounts = {}
 
     def log_once(self, message: str) -> None:
         """Logs a message unless another worker has logged it already."""
-        self._progress_actor.log_once.remote(message)
+        if self._progress_actor is not None:
+            self._progress_actor.log_once.remote(message)
 
     def _add(self, name: str, amount: float) -> None:
         self._amounts[name] = self._amounts.get(name, 0.0) + amount

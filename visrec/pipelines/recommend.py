@@ -14,9 +14,8 @@ from visrec.evaluation.results import METRICS
 from visrec.models.arrays import ItemArrays
 from visrec.pipelines.recommend_job import (
     RecommendJob,
-    interactions_uri,
-    model_store,
     recommendations_store,
+    scoring_inputs,
 )
 from visrec.pipelines.recommend_summary import QUERIES, summary_rows, warn_if_not_evaluated
 from visrec.publication.claims import claim_run
@@ -121,15 +120,7 @@ def main(config: RecommendJob, summary: Summary) -> None:
 
 def _read_run(config: RecommendJob, recommendations: Store) -> _Run:
     """Reads the model and digests all inputs; without `run_id`, the digest is the run's id."""
-    inputs = ScoringInputs(
-        model=model_store(config, config.model),
-        features=Store.at(config.resolve(config.features, "features")),
-        interactions=config.interactions,
-        interactions_uri=interactions_uri(config),
-        items_uri=config.resolve_if_exists(config.items, "items.parquet"),
-        users_uri=config.resolve_if_exists(config.users, "users.parquet"),
-        rules=config.rules,
-    )
+    inputs = scoring_inputs(config)
     source: RunSource = ray.get(ray.remote(read_run_source).remote(inputs, _list_settings(config)))
     store = run_store(recommendations, config.run_id or source.inputs.digest)
     return _Run(config, inputs, source, store, read_published_manifest(recommendations))

@@ -21,6 +21,7 @@ from visrec.pipelines.input_checks import (
 )
 from visrec.publication.gate_context import GatesConfig
 from visrec.publication.list_tables import Layout
+from visrec.recommend.inputs import ScoringInputs
 from visrec.recommend.score import ScoreResources
 from visrec.retrieval.rules import RulesConfig
 from visrec.retrieval.similar import Kind
@@ -112,6 +113,23 @@ def interactions_uri(config: RecommendJob) -> str | None:
     if config.kind == "item_to_item":
         return config.resolve_if_exists(config.interactions.path, "interactions.parquet")
     return config.resolve(config.interactions.path, "interactions.parquet")
+
+
+def scoring_inputs(config: RecommendJob) -> ScoringInputs:
+    """Where the scoring data are read.
+
+    Raises:
+        InputError: there is no trained model.
+    """
+    return ScoringInputs(
+        model=model_store(config, config.model),
+        features=Store.at(config.resolve(config.features, "features")),
+        interactions=config.interactions,
+        interactions_uri=interactions_uri(config),
+        items_uri=config.resolve_if_exists(config.items, "items.parquet"),
+        users_uri=config.resolve_if_exists(config.users, "users.parquet"),
+        rules=config.rules,
+    )
 
 
 def recommendations_store(config: RecommendJob) -> Store:

@@ -99,18 +99,23 @@ class ShardRecommender:
             reason_UK[rows - first] = block.reason_BK
             count += block.carried
         with self._timer.phase("table"):
-            table = self._to_table(lists, reason_UK, first, stop)
+            table = self._to_table(lists, reason_UK, np.arange(first, stop))
         cold_users = str(int(data.cold_U[first:stop].sum()))
         return table.replace_schema_metadata({COLD_USERS_KEY: cold_users}), count
 
-    def _to_table(self, lists: TopKResult, reason_UK: Ints, first: int, stop: int) -> pa.Table:
+    def recommend(self, rows: Ints) -> pa.Table:
+        """Newly searched lists of the queries at any `rows`, in their order."""
+        lists, reason_BK = self._recommend(rows)
+        return self._to_table(lists, reason_BK, rows)
+
+    def _to_table(self, lists: TopKResult, reason_BK: Ints, rows: Ints) -> pa.Table:
         data, layout = self._data, self._spec.layout
-        query_ids = data.query_ids.slice(first, stop - first)
+        query_ids = data.query_ids.take(pa.array(rows))
         if self._spec.kind == "item_to_item":
             return similar_table(query_ids, data.item_ids, lists.row_BK, lists.score_BK, layout)
         return lists_table(
-            query_ids, data.item_ids, lists.row_BK, lists.score_BK, reason_UK,
-            data.cold_U[first:stop], layout,
+            query_ids, data.item_ids, lists.row_BK, lists.score_BK, reason_BK,
+            data.cold_U[rows], layout,
         )  # fmt: skip
 
     def _recommend_block(self, rows: Ints, carried: CarriedLists | None, first: int) -> _BlockLists:

@@ -1,0 +1,73 @@
+"""`visrec.Workspace`: the jobs from Python, on the cluster of the tests."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import visrec
+from tests.integration.workspace import copy
+from visrec import Workspace
+from visrec.errors import InputError
+from visrec.workspace import Gallery
+
+pytestmark = pytest.mark.ray
+
+
+def test_lists_made_now_are_those_that_were_published(recommended: Path) -> None:
+    workspace = Workspace(str(recommended))
+    published = workspace.recommendations()
+    everybody = published.to_pandas()
+    users = everybody["user_id"].unique()[:20].tolist()
+    now = workspace.recommend(users, k=published.manifest.k)
+    for user in users:
+        expected = everybody[everybody["user_id"] == user].reset_index(drop=True)
+        pd.testing.assert_frame_equal(published.for_user(user), expected)
+        made = now[now["user_id"] == user].reset_index(drop=True)
+        pd.testing.assert_frame_equal(made, expected, check_dtype=False)
+
+
+def test_shorter_lists_are_the_heads_of_longer_ones(recommended: Path) -> None:
+    workspace = Workspace(str(recommended))
+    user = workspace.recommendations().to_pandas()["user_id"][0]
+    long, short = (workspace.recommend([user], k) for k in (9, 3))
+    assert long["rank"].tolist() == list(range(1, 10))
+    assert short["item_id"].tolist() == long["item_id"].tolist()[:3]
+
+
+def test_unknown_user_or_item_is_refused(trained: Path) -> None:
+    workspace = Workspace(str(trained))
+    with pytest.raises(InputError, match="Found 'nobody'; expected a user of the interactions"):
+        workspace.recommend(["nobody"])
+    with pytest.raises(InputError, match="Found 'nothing'; expected an item that has a feature"):
+        workspace.similar("nothing")
+
+
+def test_similar_items_exclude_the_item_itself(trained: Path) -> None:
+    workspace = Workspace(str(trained))
+    item = pd.read_parquet(trained / "features", columns=["item_id"])["item_id"][0]
+    similar = workspace.similar(item, k=5)
+    assert list(similar.columns) == ["item_id", "rank", "similar_item_id", "score"]
+    assert len(similar) == 5
+    assert item not in set(similar["similar_item_id"])
+    assert similar["score"].is_monotonic_decreasing
+
+
+def test_shown_items_are_pictures_with_titles(trained: Path) -> None:
+    workspace = Workspace(str(trained))
+    user = pd.read_parquet(trained / "interactions.parquet")["user_id"][0]
+    gallery = workspace.show(user, k=4)
+    page = gallery._repr_html_()
+    assert page.count("<img ") == page.count("<figcaption>") == 4
+    assert "<b>" not in Gallery("<b>", ())._repr_html_()
+
+
+def test_fit_takes_the_keys_of_the_command(featured: Path, tmp_path: Path) -> None:
+    workspace = Workspace(copy(featured, tmp_path, "features", "interactions.parquet"))
+    keys = {"train.epochs": 1, "train.triples_per_epoch": 512, "model_id": "mine"}
+    assert workspace.fit("bpr_mf", keys)["model"] == "mine"
+    with pytest.raises(InputError, match=r"did you mean --train\.epochs"):
+        workspace.fit("bpr_mf", {"train.epoch": 1})
+    with pytest.raises(InputError, match="Nothing is published at"):
+        workspace.recommendations()
+    assert visrec.__version__

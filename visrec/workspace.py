@@ -1,0 +1,311 @@
+"""A workspace from Python: the jobs as methods, their results as pandas DataFrames.
+
+>>> from visrec import Workspace
+>>> ws = Workspace("runs/demo")          # doctest: +SKIP
+>>> ws.extract()                          # doctest: +SKIP
+>>> ws.fit("curatornet", {"train.epochs": 5})  # doctest: +SKIP
+>>> ws.evaluate()                         # doctest: +SKIP
+>>> ws.recommend(users=["u1"], k=20)      # doctest: +SKIP
+
+Every method takes the keys of its command (`visrec train --help` lists them) as a mapping. No
+cluster is needed: the jobs that use Ray start it on this machine, once per process.
+"""
+
+import base64
+import html
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from visrec.cli.cluster import start_ray
+from visrec.cli.job import Job, JobConfig
+from visrec.cli.parse import parse
+from visrec.cli.summary import Summary
+from visrec.errors import InputError
+from visrec.evaluation.cards import make_cards
+from visrec.evaluation.report import ItemCard
+from visrec.evaluation.results import METRICS
+from visrec.ids import TEXT, index_in
+from visrec.interactions.log import assign_shards
+from visrec.models.artifact import load_artifact
+from visrec.models.scorers import Scorer
+from visrec.pipelines import evaluate, extract_features, recommend, recommend_job, train
+from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.extract_features import ExtractJob
+from visrec.pipelines.recommend_job import RecommendJob, model_store, scoring_inputs
+from visrec.pipelines.train import TrainJob
+from visrec.progress import Timer
+from visrec.publication.manifest import RunManifest, parse_manifest
+from visrec.publication.pointer import read_pointer
+from visrec.publication.run_spec import RunSpec, run_store
+from visrec.recommend.inputs import ScoringData, prepare_scoring
+from visrec.recommend.lists import ShardRecommender
+from visrec.retrieval.similar import Kind, cosine_scorer
+from visrec.storage.store import Store
+
+Keys = Mapping[str, Any]  # values as YAML has them
+_CARD = '<figure style="width:112px;margin:0 8px 8px 0;font:12px sans-serif">{}</figure>'
+
+
+class Workspace:
+    """The pictures and interactions of a shop, and everything that is made from them.
+
+    Args:
+        path: a directory or an s3:// prefix; docs/schemas.md says what it holds.
+    """
+
+    def __init__(self, path: str = "runs/demo") -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Workspace({self.path!r})"
+
+    def extract(self, keys: Keys | None = None) -> dict[str, Any]:
+        """Turns new pictures into features, as `visrec extract`.
+
+        Returns:
+            The rows of the job's summary.
+
+        Raises:
+            InputError: a key is unknown, or an input is missing or not as expected.
+        """
+        return self._run(extract_features.main, self._job(ExtractJob, keys), extract_features.check)
+
+    def fit(self, model: str = "curatornet", keys: Keys | None = None) -> dict[str, Any]:
+        """Fits a model to the interactions, as `visrec train --model.name MODEL`.
+
+        Raises:
+            InputError: as `extract`.
+        """
+        job = self._job(TrainJob, {"model.name": model, **(keys or {})})
+        return self._run(train.main, job, train.check)
+
+    def evaluate(self, keys: Keys | None = None) -> pd.DataFrame:
+        """Ranks the held-out items, as `visrec evaluate`; the report is in the workspace.
+
+        Returns:
+            One row a model, one column a metric, means over all users.
+
+        Raises:
+            InputError: as `extract`.
+        """
+        job = self._job(EvaluateJob, keys)
+        self._run(evaluate.main, job, evaluate.check)
+        models = Store.at(job.resolve(job.evaluation, "evaluation")).read_json(METRICS)["models"]
+        means = {
+            model: {metric: figure["mean"] for metric, figure in metrics.items()}
+            for model, metrics in models.items()
+        }
+        return pd.DataFrame.from_dict(means, orient="index")
+
+    def publish(self, keys: Keys | None = None) -> dict[str, Any]:
+        """Makes the lists of all users, checks and publishes them, as `visrec recommend`.
+
+        Raises:
+            InputError: as `extract`.
+            GateError: a gate held the lists back.
+        """
+        job = self._job(RecommendJob, keys)
+        return self._run(recommend.main, job, recommend_job.check)
+
+    def recommend(
+        self,
+        users: Sequence[str],
+        k: int = 20,
+        keys: Keys | None = None,
+    ) -> pd.DataFrame:
+        """The k best items for some users, now; nothing is written.
+
+        The model is the one that was trained last, unless the key `model` names another. The
+        interactions of all users are read, so ask for many users at once.
+
+        Returns:
+            Columns user_id, rank, item_id, score and because_item_id, best first.
+
+        Raises:
+            InputError: as `extract`; or a user is in neither the interactions nor the users table.
+        """
+        return self._lists("user_to_item", users, k, keys)
+
+    def similar(self, item: str, k: int = 20, keys: Keys | None = None) -> pd.DataFrame:
+        """The k items that are most similar to one, by the cosine of the model's item vectors.
+
+        Returns:
+            Columns item_id (the query), rank, similar_item_id and score, best first.
+
+        Raises:
+            InputError: as `extract`; or the item has no vector.
+        """
+        return self._lists("item_to_item", [item], k, keys)
+
+    def recommendations(self) -> "PublishedLists":
+        """The lists that are published.
+
+        Raises:
+            InputError: nothing is published yet.
+        """
+        recommendations = Store.at(JobConfig(workspace=self.path).resolve(None, "recommendations"))
+        pointer, _ = read_pointer(recommendations)
+        if pointer.run_id is None:
+            raise InputError(
+                f"Nothing is published at {recommendations.root}; expected a run. Workspace."
+                "publish(), `visrec recommend` and `visrec nightly` publish one."
+            )
+        store = run_store(recommendations, pointer.run_id)
+        data = recommendations.read(str(pointer.manifest))
+        return PublishedLists(store, parse_manifest(data, store.root))
+
+    def show(self, user: str, k: int = 10) -> "Gallery":
+        """The k best items for a user as pictures, for a notebook.
+
+        Raises:
+            InputError: as `recommend`.
+        """
+        lists = self.recommend([user], k)
+        job = self._job(RecommendJob, None)
+        items_uri = job.resolve_if_exists(job.items, "items.parquet")
+        ids = pa.array(lists["item_id"].to_list(), TEXT)
+        rows = np.arange(len(ids))
+        cards = make_cards(rows, ids, job.resolve(None, "images"), items_uri)
+        return Gallery(f"For {user}", tuple(cards[int(row)] for row in rows))
+
+    def _job(self, job_type: type[Job], keys: Keys | None) -> Job:
+        flags = [f"--{key}={_as_flag(value)}" for key, value in (keys or {}).items()]
+        return parse(job_type, ["--workspace", self.path, "--local", "true", *flags])
+
+    def _run(
+        self, main: Callable[[Job, Summary], None], job: Job, check: Callable[[Job], None]
+    ) -> dict[str, Any]:
+        """Runs a job on a Ray of this process."""
+        check(job)
+        if not ray.is_initialized():
+            start_ray(local=True, debug=job.debug)
+        summary = Summary(main.__module__.rpartition(".")[2])
+        main(job, summary)
+        Store.at(job.workspace).write_json(f"summaries/{summary.job}.json", summary.to_dict())
+        return dict(summary.rows)
+
+    def _lists(self, kind: Kind, queries: Sequence[str], k: int, keys: Keys | None) -> pd.DataFrame:
+        job = self._job(RecommendJob, {**(keys or {}), "kind": kind, "k": k, "layout": "long"})
+        recommend_job.check(job)
+        data, arrays = prepare_scoring(scoring_inputs(job), job.shards, kind, k)
+        scorer: Scorer = (
+            cosine_scorer(arrays, use_gpu=False)
+            if kind == "item_to_item"
+            else load_artifact(model_store(job, job.model)).model.scorer(arrays)
+        )
+        shards = len(data.shard_offsets) - 1
+        spec = RunSpec(Store.at(self.path), shards, k, "long", kind, {})
+        recommender = ShardRecommender(data, scorer, spec, None, Timer(None))
+        return _to_frame(recommender.recommend(_query_rows(data, queries, kind)))
+
+
+@dataclass(frozen=True)
+class PublishedLists:
+    """The lists of one run, as readers have them.
+
+    Attributes:
+        store: the run's directory.
+        manifest: what the run is, and which files belong to it.
+    """
+
+    store: Store
+    manifest: RunManifest
+
+    @property
+    def run_id(self) -> str:
+        return self.manifest.run_id
+
+    def for_user(self, user: str) -> pd.DataFrame:
+        """The list of a user, best first; empty if the run has none. One file is read."""
+        files = sorted(self.manifest.files)
+        shard = int(assign_shards(pa.array([user], TEXT), len(files))[0])
+        table = self._read(files[shard])
+        return _to_frame(table.filter(pc.equal(table["user_id"].cast(pa.string()), user)))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All lists, one row an entry; they must fit into memory."""
+        return _to_frame(pa.concat_tables(map(self._read, sorted(self.manifest.files))))
+
+    def _read(self, name: str) -> pa.Table:
+        with self.store.open_input(name) as file:
+            return pq.read_table(file)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Items as pictures with titles; a notebook shows them.
+
+    Attributes:
+        heading: above the pictures.
+        cards: the items, in order.
+    """
+
+    heading: str
+    cards: tuple[ItemCard, ...]
+
+    def _repr_html_(self) -> str:
+        figures = "".join(_CARD.format(_figure(card)) for card in self.cards)
+        heading = html.escape(self.heading)
+        return f'<h4>{heading}</h4><div style="display:flex;flex-wrap:wrap">{figures}</div>'
+
+
+def _figure(card: ItemCard) -> str:
+    name = html.escape(card.title or card.item_id)
+    if card.thumbnail is None:
+        return f"<figcaption>{name}</figcaption>"
+    data = base64.b64encode(card.thumbnail).decode()
+    return f'<img src="data:image;base64,{data}" alt="{name}"><figcaption>{name}</figcaption>'
+
+
+def _as_flag(value: Any) -> str:
+    """A value as the command line takes it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def _query_rows(data: ScoringData, queries: Sequence[str], kind: Kind) -> npt.NDArray[np.int64]:
+    """The rows of these users or items among the queries.
+
+    Raises:
+        InputError: one of them is not among the queries.
+    """
+    ids = pa.array([str(query) for query in queries], TEXT)
+    rows = index_in(ids, data.query_ids)
+    if (rows < 0).any():
+        missing = str(queries[int((rows < 0).argmax())])
+        expected = (
+            "a user of the interactions or of the users table"
+            if kind == "user_to_item"
+            else "an item that has a feature"
+        )
+        raise InputError(f"Found {missing!r}; expected {expected}.")
+    return rows
+
+
+def _to_frame(table: pa.Table) -> pd.DataFrame:
+    """Lists in either layout as a frame with one row an entry."""
+    columns = table.column_names
+    if "items" in columns:
+        parents = pc.list_parent_indices(table["items"])
+        lengths = pc.list_value_length(table["items"]).to_numpy()
+        rank = np.concatenate([np.arange(1, n + 1) for n in lengths] or [np.zeros(0, int)])
+        entries = pc.list_flatten(table["items"]).combine_chunks()
+        flat = {columns[0]: table[columns[0]].take(parents), "rank": pa.array(rank)}
+        flat |= {field.name: pc.struct_field(entries, field.name) for field in entries.type}
+        table = pa.table(flat)
+    plain = {
+        name: column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+        for name, column in zip(table.column_names, table.columns, strict=True)
+    }
+    frame: pd.DataFrame = pa.table(plain).to_pandas()
+    return frame
