@@ -1,7 +1,7 @@
-// The parts of a training step that are no matrix products: z-scored features with dropout, and
-// pools. For processors with AVX-512.
+// Two operations of a training step, for processors with AVX-512: z-scored features with dropout,
+// and max and mean pooling. (The rest of a step is matrix products, which torch computes.)
 //
-// Each thread has its own rows or columns, so results do not depend on the number of threads.
+// A row or column is computed by one thread, so results do not depend on the number of threads.
 
 #include <immintrin.h>
 
@@ -17,19 +17,19 @@
 
 namespace {
 
-// Splits 0 to n between threads. If the system refuses a thread, this one does the rest of the
-// work.
+// Divides the range from 0 to n among threads. If the system refuses to start a thread, the calling
+// thread does the work that is left.
 template <typename Work>
-void share(int64_t n, int64_t threads, const Work& work) {
+void parallel_for(int64_t n, int64_t threads, const Work& work) {
     threads = std::max<int64_t>(1, std::min(threads, n));
     const auto edge = [&](int64_t t) { return n * t / threads; };
     std::vector<std::thread> others;
-    int64_t own = 1;
+    int64_t started = 1;
     try {
-        for (int64_t t = 1; t < threads; t++, own++)
+        for (int64_t t = 1; t < threads; t++, started++)
             others.emplace_back([&work, from = edge(t), to = edge(t + 1)] { work(from, to); });
     } catch (const std::system_error&) {
-        work(edge(own), n);
+        work(edge(started), n);
     }
     work(0, edge(1));
     for (auto& other : others) other.join();
@@ -37,7 +37,7 @@ void share(int64_t n, int64_t threads, const Work& work) {
 
 // The finalizer of splitmix64 (Steele et al. 2014); the same as
 // `visrec.models.splitmix.splitmix64`.
-inline uint64_t mixed(uint64_t v) {
+inline uint64_t splitmix64(uint64_t v) {
     v = (v ^ (v >> 30)) * 0xBF58476D1CE4E5B9ull;
     v = (v ^ (v >> 27)) * 0x94D049BB133111EBull;
     return v ^ (v >> 31);
@@ -47,90 +47,93 @@ inline uint64_t mixed(uint64_t v) {
 
 extern "C" {
 
-// scaled (m, d) = (feature - mean) * factor, or 0 where the feature's byte is below `zeroed`. Byte
-// j of item i is byte j % 8 of mixed(mixed((i + 1) ^ seed) + j / 8). feature (m, d) is in half
-// precision.
+// scaled (m, d) = (feature - mean) * factor, or 0 where the random byte of this item and feature is
+// below `threshold`. For feature j of the item in catalogue row i, this is byte j % 8 of the word
+// splitmix64(splitmix64((i + 1) ^ seed) + j / 8), as in `visrec.models.dropout.drop_features`.
+// feature (m, d) is in half precision.
 void visrec_scaled(const uint16_t* feature, int64_t m, int64_t d, const float* mean,
-                   const float* factor, const int64_t* item, uint64_t seed, int64_t zeroed,
+                   const float* factor, const int64_t* item, uint64_t seed, int64_t threshold,
                    int64_t threads, float* scaled) {
-    const __m128i least = _mm_set1_epi8(char(uint8_t(zeroed)));
-    share(m, threads, [&](int64_t from, int64_t to) {
+    const __m128i least_kept = _mm_set1_epi8(char(uint8_t(threshold)));
+    parallel_for(m, threads, [&](int64_t from, int64_t to) {
         std::vector<uint64_t> word((d + 15) / 16 * 2);
         const auto* byte = reinterpret_cast<const uint8_t*>(word.data());
         for (int64_t i = from; i < to; i++) {
-            if (zeroed) {
-                const uint64_t own = mixed(uint64_t(item[i] + 1) ^ seed);
-                for (size_t w = 0; w < word.size(); w++) word[w] = mixed(own + w);
+            if (threshold) {
+                const uint64_t item_hash = splitmix64(uint64_t(item[i] + 1) ^ seed);
+                for (size_t w = 0; w < word.size(); w++) word[w] = splitmix64(item_hash + w);
             }
             for (int64_t j = 0; j < d; j += 16) {
-                const __mmask16 here = d - j >= 16 ? 0xffff : __mmask16((1u << (d - j)) - 1);
-                __mmask16 kept = here;
-                if (zeroed) {
+                const __mmask16 exists = d - j >= 16 ? 0xffff : __mmask16((1u << (d - j)) - 1);
+                __mmask16 kept = exists;
+                if (threshold) {
                     const auto drawn = _mm_loadu_si128(reinterpret_cast<const __m128i*>(byte + j));
-                    kept &= _mm_cmpge_epu8_mask(drawn, least);
+                    kept &= _mm_cmpge_epu8_mask(drawn, least_kept);
                 }
-                const auto half = _mm256_maskz_loadu_epi16(here, feature + i * d + j);
-                const auto is = _mm512_sub_ps(_mm512_cvtph_ps(half),
-                                              _mm512_maskz_loadu_ps(here, mean + j));
-                const auto by = _mm512_maskz_loadu_ps(here, factor + j);
-                _mm512_mask_storeu_ps(scaled + i * d + j, here, _mm512_maskz_mul_ps(kept, is, by));
+                const auto half = _mm256_maskz_loadu_epi16(exists, feature + i * d + j);
+                const auto centered = _mm512_sub_ps(_mm512_cvtph_ps(half),
+                                                    _mm512_maskz_loadu_ps(exists, mean + j));
+                const auto factors = _mm512_maskz_loadu_ps(exists, factor + j);
+                _mm512_mask_storeu_ps(scaled + i * d + j, exists,
+                                      _mm512_maskz_mul_ps(kept, centered, factors));
             }
         }
     });
 }
 
-// pooled (b, 2 d): the maxima of each list's rows, followed by their means; 0 for an empty list.
-// best (b, d): the row of each maximum, the first one in case of ties; -1 for an empty list.
+// pooled (b, 2 d): for each list the maxima of its rows of `vectors`, followed by their means; 0
+// for an empty list. best (b, d): the row of each maximum, the first one in case of ties; -1 for
+// an empty list.
 void visrec_pool(const float* vectors, int64_t d, const int64_t* offsets, const int64_t* values,
                  int64_t b, int64_t threads, float* pooled, int32_t* best) {
-    share(b, threads, [&](int64_t from, int64_t to) {
+    parallel_for(b, threads, [&](int64_t from, int64_t to) {
         for (int64_t list = from; list < to; list++) {
-            float* most = pooled + list * 2 * d;
-            float* mean = most + d;
-            int32_t* of = best + list * d;
+            float* maximum = pooled + list * 2 * d;
+            float* mean = maximum + d;
+            int32_t* best_row = best + list * d;
             const int64_t begin = offsets[list], end = offsets[list + 1];
             if (begin == end) {
-                std::fill(most, mean + d, 0.f);
-                std::fill(of, of + d, -1);
+                std::fill(maximum, mean + d, 0.f);
+                std::fill(best_row, best_row + d, -1);
                 continue;
             }
             const float* first = vectors + values[begin] * d;
-            std::copy(first, first + d, most);
+            std::copy(first, first + d, maximum);
             std::copy(first, first + d, mean);
-            std::fill(of, of + d, int32_t(values[begin]));
+            std::fill(best_row, best_row + d, int32_t(values[begin]));
             for (int64_t v = begin + 1; v < end; v++) {
                 const float* row = vectors + values[v] * d;
-                const int32_t at = int32_t(values[v]);
+                const int32_t row_index = int32_t(values[v]);
                 for (int64_t j = 0; j < d; j++) {
-                    of[j] = row[j] > most[j] ? at : of[j];
-                    most[j] = row[j] > most[j] ? row[j] : most[j];
+                    best_row[j] = row[j] > maximum[j] ? row_index : best_row[j];
+                    maximum[j] = row[j] > maximum[j] ? row[j] : maximum[j];
                     mean[j] += row[j];
                 }
             }
-            const float share = 1.f / float(end - begin);
-            for (int64_t j = 0; j < d; j++) mean[j] *= share;
+            const float weight = 1.f / float(end - begin);
+            for (int64_t j = 0; j < d; j++) mean[j] *= weight;
         }
     });
 }
 
-// The backward pass of visrec_pool. gradient (m, d) must be zero before. Each thread has its
-// columns.
-void visrec_pool_back(const float* of_pooled, const int32_t* best, const int64_t* offsets,
+// The backward pass of visrec_pool. gradient (m, d) must be zero at the start. Each thread
+// computes some of the columns.
+void visrec_pool_back(const float* pooled_gradient, const int32_t* best, const int64_t* offsets,
                       const int64_t* values, int64_t b, int64_t d, int64_t threads,
                       float* gradient) {
-    share(d, threads, [&](int64_t from, int64_t to) {
+    parallel_for(d, threads, [&](int64_t from, int64_t to) {
         for (int64_t list = 0; list < b; list++) {
             const int64_t begin = offsets[list], end = offsets[list + 1];
             if (begin == end) continue;
-            const float* most = of_pooled + list * 2 * d;
-            const float* mean = most + d;
-            const int32_t* of = best + list * d;
-            const float share = 1.f / float(end - begin);
+            const float* max_gradient = pooled_gradient + list * 2 * d;
+            const float* mean_gradient = max_gradient + d;
+            const int32_t* best_row = best + list * d;
+            const float weight = 1.f / float(end - begin);
             for (int64_t v = begin; v < end; v++) {
                 float* row = gradient + values[v] * d;
-                for (int64_t j = from; j < to; j++) row[j] += mean[j] * share;
+                for (int64_t j = from; j < to; j++) row[j] += mean_gradient[j] * weight;
             }
-            for (int64_t j = from; j < to; j++) gradient[of[j] * d + j] += most[j];
+            for (int64_t j = from; j < to; j++) gradient[best_row[j] * d + j] += max_gradient[j];
         }
     });
 }
