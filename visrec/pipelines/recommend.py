@@ -216,7 +216,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     """
     reread = ray.remote(read_run_source).remote(run.inputs, _list_settings(run.config))
     config, shards, last = run.config, prepared.spec.shards, run.last
-    if last is not None and (last.kind != config.kind or _knows_more(last, config)):
+    if last is not None and (last.kind != config.kind or _has_later_cutoff(last, config)):
         last = None
     files = WrittenRun(
         spec=prepared.spec,
@@ -256,7 +256,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     return results
 
 
-def _knows_more(last: RunManifest, config: RecommendJob) -> bool:
+def _has_later_cutoff(last: RunManifest, config: RecommendJob) -> bool:
     """Whether a publication has a later cutoff than this run.
 
     A night that is filled in later is not compared with a later state of the shop.
