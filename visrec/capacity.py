@@ -13,7 +13,9 @@ BYTES_PER_ENTRY = 9  # of a list in its file, compressed
 BYTES_PER_SCORED_ENTRY = 60  # of the shard that a process works on: codes, table and file
 BYTES_PER_REUSED_ENTRY = 80  # of the same shard of the last publication: file, ids, rows
 BYTES_PER_REUSED_ITEM = 170  # of an item of the last publication: id and fingerprint
-MAX_NEW_ITEM_SHARE = 0.25  # with more new items, scoring everything again costs no more than reuse
+MAX_FRESH_ITEM_SHARE = (
+    0.25  # with more new items, scoring everything again costs no more than reuse
+)
 MAX_FILE_BYTES = 32_000_000  # of a file of lists
 
 
@@ -64,11 +66,11 @@ class WorkloadSize:
     @property
     def scoring_process_bytes(self) -> int:
         """Bytes of one scoring process: the items packed as bytes, the lists of its shard, the same
-        shard and the items of the last publication, and the new items packed once more."""
+        shard and the items of the last publication, and the fresh items packed once more."""
         entries = DEFAULT_K * -(-self.users // shard_count(self.users, DEFAULT_K))
-        new_items = int(MAX_NEW_ITEM_SHARE * self.items) * (5 * VECTOR_DIM + 4)
+        fresh_items = int(MAX_FRESH_ITEM_SHARE * self.items) * (5 * VECTOR_DIM + 4)
         packed = (VECTOR_DIM + 4) * self.items
-        reused = BYTES_PER_REUSED_ENTRY * entries + BYTES_PER_REUSED_ITEM * self.items + new_items
+        reused = BYTES_PER_REUSED_ENTRY * entries + BYTES_PER_REUSED_ITEM * self.items + fresh_items
         return SCORING_PROCESS_BYTES + packed + BYTES_PER_SCORED_ENTRY * entries + reused
 
     @property

@@ -56,7 +56,7 @@ def published_run(workspace: Path) -> str:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_nights_in_sequence_do_what_is_due_and_publish_the_latest(
+def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One workspace from its first night on; every part builds on the one before."""
@@ -179,7 +179,9 @@ def test_first_night_on_s3_without_earlier_interactions_trains_its_own_model(
         ({"keep": 1}, "--keep 1; expected a whole number in"),
     ],
 )
-def test_impossible_key_is_refused(keys: dict[str, Any], message: str) -> None:
+def test_night_with_an_impossible_date_or_number_is_refused(
+    keys: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         NightlyJob(**keys)
 
@@ -235,7 +237,7 @@ def test_missing_table_of_any_step_is_refused_before_the_first(tmp_path: Path) -
         nightly.check(untrained)
 
 
-def test_min_rating_of_the_lists_must_be_that_of_the_training(tmp_path: Path) -> None:
+def test_min_rating_of_the_lists_is_refused_if_the_training_has_another(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     path.write_text("interactions: {min_rating: 4.0}\n")
     with pytest.raises(InputError, match=r"min_rating none, and 4 for the night's training"):

@@ -92,7 +92,7 @@ PLANTED: Baskets = {
         ),
     ],
 )
-def test_last_baskets_are_held_out_of_users_with_enough(
+def test_last_baskets_are_held_out_if_the_user_has_enough_baskets(
     config: SplitConfig,
     train: dict[str, list[int]],
     validation: dict[str, list[int]],
@@ -118,7 +118,7 @@ def test_evaluation_column_decides_the_test_rows() -> None:
     }  # fmt: skip
 
 
-def test_evaluation_rows_are_training_rows_without_a_test_part() -> None:
+def test_flagged_rows_are_training_rows_if_no_test_part_is_held_out() -> None:
     log = logged(PLANTED, flagged={1})
     assert items_of(log, split(log, SplitConfig(test=False)), SplitPart.TRAIN)["five"][0] == 1
 
@@ -175,7 +175,7 @@ def random_log(rows: list[tuple[str, int, int, bool]], evaluation: bool) -> Inte
 
 
 @given(ROWS, CONFIGS, st.booleans())
-def test_parts_are_a_partition_and_held_out_rows_are_unseen(
+def test_parts_of_a_split_cover_all_rows_and_held_out_rows_are_in_no_profile(
     rows: list[tuple[str, int, int, bool]], config: SplitConfig, evaluation: bool
 ) -> None:
     log = random_log(rows, evaluation)
@@ -220,7 +220,7 @@ def test_held_out_rows_are_later_than_profiles(
 
 
 @given(ROWS)
-def test_split_by_item_leaves_one_out_as_a_plain_loop_does(
+def test_split_by_item_equals_leave_one_out_by_a_plain_loop(
     rows: list[tuple[str, int, int, bool]],
 ) -> None:
     log = random_log(rows, evaluation=False)
@@ -237,7 +237,7 @@ def test_split_by_item_leaves_one_out_as_a_plain_loop_does(
             assert [parts[part][user] for part in SplitPart] == [taken, validation, test]
 
 
-def test_config_survives_json_and_defaults_to_baskets() -> None:
+def test_split_config_from_json_equals_the_original() -> None:
     for config in (BOTH, SplitConfig(by="item", validation=False)):
         assert SplitConfig(**json.loads(json.dumps(plain(config)))) == config
     assert SplitConfig(test=True, validation=True).by == "basket"

@@ -278,7 +278,9 @@ MUTANTS: Mapping[str, tuple[str, Callable[[Shop], None]]] = {
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_mutant_is_held_back(name: str, tmp_path: Path) -> None:
+def test_run_with_one_planted_fault_is_held_back_by_the_gate_for_it(
+    name: str, tmp_path: Path
+) -> None:
     key, mutate = MUTANTS[name]
     shop = open_shop()
     assert not failed(shop)
@@ -298,7 +300,9 @@ def test_mutant_is_held_back(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", [1, 3, 40])
-def test_found_figure_that_fails_is_not_printed_as_its_threshold(missing: int) -> None:
+def test_failing_figure_near_its_threshold_is_printed_with_enough_digits_to_differ(
+    missing: int,
+) -> None:
     """One user of two million without a list is 1.0, rounded to four digits."""
     shop = open_shop()
     users = 2_000_000
@@ -376,7 +380,7 @@ def test_wrong_ranks_of_the_long_layout_are_held_back() -> None:
     assert WRONG_FILES in failed(shop)
 
 
-def test_item_to_item_run_has_only_gates_that_make_sense_for_items() -> None:
+def test_item_to_item_run_has_no_gate_about_users_or_evaluation() -> None:
     names = pa.array([f"i{n:03}" for n in range(100)])
     vector_Nd = np.random.default_rng(0).normal(size=(100, 6))
     score_NN = vector_Nd @ vector_Nd.T / np.linalg.norm(vector_Nd, axis=1) ** 2

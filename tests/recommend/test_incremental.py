@@ -77,7 +77,7 @@ def test_all_lists_of_warm_users_are_carried_over_if_nothing_changes(tmp_path: P
     assert carried == warm > 50
 
 
-def test_new_items_do_not_prevent_any_list_from_being_carried_over(tmp_path: Path) -> None:
+def test_all_lists_are_carried_over_if_few_items_are_new(tmp_path: Path) -> None:
     warm, carried = count_carried(tmp_path, lambda shop: shop.add_items(10))
     assert carried == warm
 
@@ -150,11 +150,11 @@ def test_shard_without_a_single_list_is_scored_again(tmp_path: Path) -> None:
     assert sum(len(table) for table in tables) > 0
 
 
-def test_nothing_is_carried_over_beside_too_many_fresh_items(tmp_path: Path) -> None:
+def test_nothing_is_carried_over_if_too_many_items_are_new(tmp_path: Path) -> None:
     assert count_carried(tmp_path, lambda shop: shop.add_items(60))[1] == 0
 
 
-def test_memory_does_not_grow_with_k_beyond_the_catalogue() -> None:
+def test_lists_take_no_more_memory_if_k_is_larger_than_the_catalogue() -> None:
     shop = ChangingShop(6, users=4)
     spec = RunSpec(Store("/nowhere"), SHARDS, 2_000_000, "nested", "user_to_item", {})
     recommend = ShardRecommender(shop.data((None, False)), shop.scorer(), spec, None, quiet_timer())

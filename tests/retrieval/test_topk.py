@@ -89,7 +89,7 @@ def _top_k(case: Case) -> TopKResult:
 
 @given(cases())
 @settings(max_examples=300, deadline=None)
-def test_equals_a_full_sort(case: Case) -> None:
+def test_lists_of_any_scores_equal_a_full_sort(case: Case) -> None:
     best = _top_k(case)
     assert best.row_BK.shape == best.score_BK.shape == (len(case.score_BN), case.k)
     assert (best.row_BK.dtype, best.score_BK.dtype) == (np.int64, np.float32)
@@ -145,7 +145,7 @@ def vectors(draw: st.DrawFn) -> Vectors:
 @KERNELS
 @given(vectors())
 @settings(max_examples=150, deadline=None)
-def test_dot_products_equal_a_full_sort(compiled: bool, given_: Vectors) -> None:
+def test_lists_of_dot_products_equal_a_full_sort(compiled: bool, given_: Vectors) -> None:
     with pytest.MonkeyPatch.context() as patch:
         select_kernel(patch, compiled)
         best = given_.search()
@@ -323,12 +323,14 @@ def test_vectors_with_nan_or_infinity_are_refused(kind: str, value: float) -> No
         given_.search()
 
 
-def test_no_users_give_no_lists() -> None:
+def test_search_for_no_users_returns_no_lists() -> None:
     case = Case(np.zeros((0, 5), np.float32), [], None, 3, 128, 8192)
     assert _top_k(case).row_BK.shape == (0, 3)
 
 
-def test_every_block_has_the_same_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_are_computed_in_blocks_of_one_shape_for_any_number_of_users(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # Products of one shape only make the scores independent of the batch.
     monkeypatch.setattr(topk, "USER_ROWS", 4)
     monkeypatch.setattr(topk, "ITEM_COLUMNS", 6)

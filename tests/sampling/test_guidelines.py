@@ -91,7 +91,7 @@ DUPLICATES = World(
 @settings(deadline=None, max_examples=150)
 @example(DUPLICATES, "same_artist", False, 0)
 @given(worlds(), st.sampled_from([*SIX, "random"]), st.booleans(), st.integers(0, 99))
-def test_every_drawn_triple_is_one_of_the_enumerated(
+def test_drawn_triples_are_among_those_that_the_guideline_allows(
     world: World, name: str, keep: bool, seed: int
 ) -> None:
     expected = enumerate_triples(world, name, keep)
@@ -107,7 +107,9 @@ def test_every_drawn_triple_is_one_of_the_enumerated(
 
 @settings(deadline=None, max_examples=80)
 @given(worlds(), st.sampled_from([*SIX, "random"]))
-def test_pairs_need_no_valid_negative_if_none_is_drawn(world: World, name: str) -> None:
+def test_positive_without_a_valid_negative_is_drawn_if_negatives_are_not(
+    world: World, name: str
+) -> None:
     expected = {
         (u, tuple(sorted(profile)), p) for u, profile, p, _ in enumerate_pairs(world, name, False)
     }
@@ -125,7 +127,7 @@ def test_pairs_need_no_valid_negative_if_none_is_drawn(world: World, name: str) 
 
 @pytest.mark.parametrize("artists", [True, False])
 @pytest.mark.parametrize("name", [*SIX, "random"])
-def test_every_enumerated_triple_is_drawn(name: str, artists: bool) -> None:
+def test_every_triple_that_the_guideline_allows_is_drawn(name: str, artists: bool) -> None:
     world = FIXED if artists else dataclasses.replace(FIXED, artist=None)
     for keep in (False, True):
         config = make_config(name, keep_positive_in_profile=keep)
@@ -134,7 +136,7 @@ def test_every_enumerated_triple_is_drawn(name: str, artists: bool) -> None:
         assert expected
 
 
-def test_near_duplicates_are_never_positive_and_negative() -> None:
+def test_drawn_negative_is_never_near_identical_to_the_positive() -> None:
     for name in (*SIX, "random"):
         assert not {(p, j) for _, _, p, j in drawn_triples(FIXED, make_config(name), 8_000)} & {
             (10, 11),
@@ -142,7 +144,7 @@ def test_near_duplicates_are_never_positive_and_negative() -> None:
         }
 
 
-def test_random_without_clusters_ignores_near_duplicates() -> None:
+def test_near_identical_item_is_drawn_as_negative_if_groups_are_unknown() -> None:
     index = dataclasses.replace(FIXED.index, clusters=None)
     triples = TripleSampler(index, make_config("random", keep_positive_in_profile=True), 0).step(
         0, 8_000
@@ -244,7 +246,7 @@ def test_unrelated_negatives_are_uniform() -> None:
     assert chisquare(list(counts.values())).pvalue > LEAST_P
 
 
-def test_popularity_decides_how_often_negatives_are_drawn() -> None:
+def test_negatives_of_random_are_drawn_in_proportion_to_popularity() -> None:
     # Training counts 3, 1, 0, 0, 0 of the items that the last user has not taken.
     world = dataclasses.replace(
         FIXED,

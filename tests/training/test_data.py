@@ -87,7 +87,7 @@ def test_clusters_and_artists_are_not_loaded_if_no_guideline_uses_them(
     assert not [*store.list("_clusters-")]
 
 
-def test_there_are_no_artists_without_an_items_table(store: Store) -> None:
+def test_artists_are_none_without_an_items_table(store: Store) -> None:
     data = _load(store, items_uri=None)
     assert data.artist_N is None
     assert data.clusters is not None

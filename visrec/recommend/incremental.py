@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from visrec.capacity import MAX_NEW_ITEM_SHARE
+from visrec.capacity import MAX_FRESH_ITEM_SHARE
 from visrec.ids import index_in
 from visrec.jagged import Jagged
 from visrec.models.scorers import DotScorer
@@ -92,7 +92,7 @@ class IncrementalScorer:
                 & data.available_N
             )
         fresh_N = data.available_N & ~self._unchanged_N
-        self._enabled = previous is not None and fresh_N.mean() <= MAX_NEW_ITEM_SHARE
+        self._enabled = previous is not None and fresh_N.mean() <= MAX_FRESH_ITEM_SHARE
         if not self._enabled:
             return  # no list is carried over, so the fresh items are not searched alone
         row_F = np.flatnonzero(fresh_N)
