@@ -52,7 +52,7 @@ def promises() -> dict[int, Promise]:
     return {
         1: Promise(
             "one publication of a run wins, none is lost",
-            (f"{COMMITS}test_of_processes", f"{COMMITS}test_every_move"),
+            (f"{COMMITS}test_one_of_the_processes", f"{COMMITS}test_every_move"),
         ),
         2: Promise(
             "a lost reply is neither a lost nor a second commit",
@@ -82,7 +82,7 @@ def promises() -> dict[int, Promise]:
             (
                 f"{chaos}hostile_pictures.py::test_crafted",
                 f"{chaos}hostile_pictures.py::test_mutated",
-                f"{chaos}hostile_pictures.py::test_the_watch",
+                f"{chaos}hostile_pictures.py::test_watch",
                 "tests/features/test_decode.py",
             ),
         ),

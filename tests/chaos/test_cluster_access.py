@@ -128,7 +128,7 @@ def is_loopback(address: str) -> bool:
     return address.endswith("7F") and address[:-8] in ("", f"{'0' * 16}FFFF0000")
 
 
-def test_an_address_is_loopback_or_not() -> None:
+def test_loopback_addresses_are_told_from_others() -> None:
     assert is_loopback("0100007F")
     assert is_loopback("0000000000000000FFFF00000100007F")
     assert is_loopback("00000000000000000000000001000000")

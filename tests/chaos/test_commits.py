@@ -91,7 +91,7 @@ def in_processes(count: int, s3: SeaweedFS, work: Any, *arguments: Any) -> list[
         return pool.starmap(work, [(number, *arguments) for number in range(count)], chunksize=1)
 
 
-def test_of_processes_that_publish_one_night_one_wins(s3: SeaweedFS, lists: Store) -> None:
+def test_one_of_the_processes_that_publish_one_night_wins(s3: SeaweedFS, lists: Store) -> None:
     writers, nights = amount(2, 8), amount(2, 20)
     outcomes = in_processes(writers, s3, race_for_nights, lists, nights)
     for night in range(nights):

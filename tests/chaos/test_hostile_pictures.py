@@ -230,7 +230,7 @@ def of_noise(format: str, **options: Any) -> bytes:
     return file(Image.fromarray(noise), format, **options)
 
 
-def test_flipped_bits_are_found_where_the_format_can() -> None:
+def test_flipped_bits_are_found_if_the_format_has_checksums() -> None:
     """PNG finds all. The others have no checksums: what their decoder says is not swallowed."""
     sound = {
         "PNG": of_noise("PNG"),
@@ -255,7 +255,7 @@ def test_flipped_bits_are_found_where_the_format_can() -> None:
         measured(10, bad_inputs=count, crashes=0, errors_swallowed=0, **counts)
 
 
-def test_the_watch_sees_what_wants_too_much() -> None:
+def test_watch_reports_a_process_that_takes_too_much() -> None:
     """With too little memory, most of it for the watch itself, or time, a plain one is stopped."""
     large = {"large": file(Image.new("RGB", (1900, 1900)), "PNG")}
     with ProcessPoolExecutor(1, PROCESSES) as pool:

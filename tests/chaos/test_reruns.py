@@ -17,7 +17,9 @@ INPUTS = ("features", "models", "interactions.parquet", "items.parquet", "users.
 
 
 @pytest.mark.parametrize("share", [10, 25, 50, 75, 90])
-def test_what_is_missing_is_made_again(trained: Path, tmp_path: Path, share: int) -> None:
+def test_missing_shards_are_made_again_and_no_others(
+    trained: Path, tmp_path: Path, share: int
+) -> None:
     if share not in (10, 25, 50, 75, 90)[: amount(1, 5)]:
         pytest.skip("a part of the full form, `make chaos`")
     copy(trained, tmp_path, *INPUTS)

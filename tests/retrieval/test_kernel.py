@@ -53,7 +53,9 @@ def test_concurrent_builds_do_not_interfere(cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("cache")
-def test_reason_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernel_is_unavailable_with_a_reason_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("PATH", os.devnull)
     assert kernel.load_kernel() is None
     assert "compiler" in (kernel.kernel_unavailable_reason() or "")
@@ -61,7 +63,7 @@ def test_reason_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_kernel
 @pytest.mark.usefixtures("cache")
-def test_reason_on_an_unsupported_processor(
+def test_kernel_is_unavailable_with_a_reason_on_an_unsupported_processor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flags = tuple(flag.replace("native", "x86-64") for flag in visrec.native._FLAGS)

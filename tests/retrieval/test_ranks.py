@@ -107,7 +107,7 @@ def _counts(target_ranks: TargetRanks) -> list[tuple[int, int, int]]:
     kept=st.sampled_from([0, ranks.KEPT_BYTES]),
 )
 @settings(max_examples=200, deadline=None)
-def test_counts_equal_a_full_sort(
+def test_ranks_of_any_scores_equal_a_full_sort(
     users: int, items: int, levels: int, seed: int, rows: int, columns: int, kept: int
 ) -> None:
     case = _case(users, items, levels, seed)
@@ -213,13 +213,13 @@ def test_ranks_equal_those_of_float64_at_any_magnitude(
     assert _counts(found) == _full_sort(case)
 
 
-def test_more_held_out_items_than_one_part_has() -> None:
+def test_user_with_more_held_out_items_than_one_part_is_ranked_exactly() -> None:
     case = _case(8, 200, 20, seed=3)
     assert max(map(len, case.targets)) > 96  # of one user, and so of all
     assert _counts(_rank(case, columns=64)) == _full_sort(case)
 
 
-def test_more_equal_scores_than_a_byte_counts() -> None:
+def test_more_equal_scores_than_a_byte_holds_are_counted_exactly() -> None:
     # 5,000 items are below one and equal to another: more than 255 for each byte of a word.
     score_BN = np.zeros((2, 5003), np.float32)
     score_BN[:, [0, 5002]] = 1, -1

@@ -93,7 +93,7 @@ def test_lists_equal_a_loop_over_all_items(kind: str, cap: int | None, alike: bo
             assert np.isneginf(score_K[row_K < 0]).all()
 
 
-def test_list_is_filled_however_far_down_it_takes() -> None:
+def test_list_is_filled_even_if_the_rules_skip_many_items() -> None:
     """One artist has the 300 best items; with a cap of two, the other 8 come from below them."""
     score_1N = -np.arange(1000, dtype=np.float32)[None]
     group_N = np.where(np.arange(1000) < 300, 0, np.arange(1000))

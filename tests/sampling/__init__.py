@@ -54,7 +54,7 @@ class World:
     def artists(self, user: int) -> set[int]:
         return {self.artist[i] for i in self.items_of(user)} - {-1} if self.artist else set()
 
-    def are_near_duplicates(self, one: int, other: int) -> bool:
+    def are_near_identical(self, one: int, other: int) -> bool:
         return self.group[one] == self.group[other]
 
     def similarity(self, one: int, other: int) -> float:
@@ -71,9 +71,9 @@ class World:
         ]
 
     def outside_profile(self, profile: list[int], positive: int) -> list[int]:
-        """Items outside the profile that are no near duplicates of the positive."""
+        """Items outside the profile that are not near-identical to the positive."""
         return [
-            j for j in self.items if j not in profile and not self.are_near_duplicates(j, positive)
+            j for j in self.items if j not in profile and not self.are_near_identical(j, positive)
         ]
 
     def same_artist(self, item: int) -> list[int]:
@@ -104,7 +104,7 @@ class World:
         )
 
 
-# 12 items: clusters of three; the last two are near duplicates; artists across the clusters, none
+# 12 items: clusters of three; the last two are near-identical; artists across the clusters, none
 # for the last.
 FIXED = World(
     baskets=[[[0, 1], [2], [3, 4]], [[5], [6, 0, 9]], [[11]], []],

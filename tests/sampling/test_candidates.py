@@ -92,7 +92,7 @@ def _with_duplicates() -> TrainingData:
 
 
 @pytest.mark.parametrize("name", NEGATIVES)
-def test_no_negative_is_a_near_duplicate_of_the_positive(name: str) -> None:
+def test_no_negative_is_near_identical_to_the_positive(name: str) -> None:
     data, pairs, duplicates = _with_duplicates(), 0, 0
     source = TripleSource(data, NEGATIVES[name], 0, ModelTraits())
     source.start_epoch(0, 1024)
@@ -113,7 +113,7 @@ def test_no_negative_is_a_near_duplicate_of_the_positive(name: str) -> None:
     assert pairs > 400
 
 
-def test_no_item_drawn_for_a_rating_is_a_near_duplicate() -> None:
+def test_item_drawn_for_a_rating_is_never_near_identical() -> None:
     source = RatingSource(_with_duplicates(), SamplingConfig(), 0, ModelTraits())
     source.start_epoch(0, 1024)
     batches = [source.batch(step, 64, 0, 1, CPU) for step in range(8)]

@@ -41,7 +41,7 @@ def drawn_triples(world: World, config: SamplingConfig, size: int, seed: int = 0
 @st.composite
 def worlds(draw: st.DrawFn) -> World:
     n = draw(st.integers(2, 9))
-    group = draw(st.lists(st.integers(0, n), min_size=n, max_size=n))  # some are near duplicates
+    group = draw(st.lists(st.integers(0, n), min_size=n, max_size=n))  # some are near-identical
     cluster_of_group = draw(st.lists(st.integers(0, 4), min_size=n + 1, max_size=n + 1))
     used = sorted({cluster_of_group[g] for g in group})  # numbered without gaps
     names = {g: code for code, g in enumerate(sorted(set(group)))}
@@ -81,7 +81,7 @@ def consistent_share(world: World, own_cluster: float) -> float:
     return share
 
 
-# Two near duplicates and one other item still give triples.
+# Two near-identical items and one other still give triples.
 DUPLICATES = World(
     baskets=[], cluster=[0, 0, 0], group=[0, 0, 1], artist=None,
     visual=[(1.0, 0.0), (1.0, 0.0), (0.8, 0.6)],
@@ -181,7 +181,7 @@ def test_rare_unrelated_item_is_found() -> None:
 def plain_world(
     baskets: list[list[list[int]]], cluster: list[int], artist: list[int] | None
 ) -> World:
-    """All items look the same, and there are no near duplicates."""
+    """All items look the same, and no two are near-identical."""
     n = len(cluster)
     return World(baskets, cluster, list(range(n)), artist, [(1.0, 0.0)] * n)
 

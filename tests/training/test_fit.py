@@ -70,7 +70,7 @@ def test_refit_repeats_the_learning_rates_of_the_selection() -> None:
     assert rates == selection_rates[: selection.best_epoch]
 
 
-def test_there_is_one_fit_without_refit_or_without_validation() -> None:
+def test_model_is_fitted_once_without_refit_or_without_validation() -> None:
     assert _train(_with(refit=False)).progress.selection is None
     recipe = _with(epochs=2)
     trainer = train_to_end(
