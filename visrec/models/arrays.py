@@ -11,14 +11,13 @@ from torch import Tensor
 
 ItemArrays = dict[str, npt.NDArray[Any]]  # of any type: what one model's scorer takes
 
-# Every batch has exactly this many rows; the last one is padded. A matrix product may sum in
-# another order for another shape, so otherwise a vector would depend on how many are computed with
-# it.
+# Every batch has exactly this many rows; the last one is padded. A matrix product of another shape
+# may sum in another order, and then a vector would depend on how many are computed with it.
 ENCODE_ROWS = 4096
 
 
 def rows_or_zeros(weight_Rd: Tensor, row_X: npt.NDArray[np.int64] | Tensor) -> Tensor:
-    """(X, d) rows of an embedding matrix; zeros where the row is -1, that is, not seen in training.
+    """(X, d) rows of an embedding matrix; zeros for a row of -1, which training has not seen.
 
     Args:
         weight_Rd: the embedding matrix.

@@ -1,7 +1,8 @@
-"""A model on disk: weights, settings, provenance and the ids of its training. Complete or absent.
+"""A model on disk: weights, settings, provenance and the ids of its training.
 
-`_manifest.json` is written last. It has the SHA-256 of every file and one digest over all of them.
-The weights are safetensors, so loading a model never executes code from the file.
+`_manifest.json` is written last, so a model with a manifest is complete. It has the SHA-256 of
+every file and one digest over all of them. The weights are safetensors, so loading a model never
+executes code from the file.
 """
 
 import hashlib
@@ -46,8 +47,8 @@ class Artifact:
         provenance: features (backbone, weights digest, D), data digests, split, training config.
         metrics: what training measured.
         model_id: the model's name in the workspace.
-        held_out: rows of `user_id` and `item_id` that training held out for the test. The model
-            may be evaluated on no others.
+        held_out: rows of `user_id` and `item_id` that training held out for the test. The model may
+            be evaluated on these alone.
         digest: over all files; empty before the model is saved.
         categories: (code,) the names of the category codes.
     """

@@ -61,7 +61,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The items that a model is trained on or that it scores.
+    """The items that a model is trained on, or those that it scores.
 
     Attributes:
         feature_ND: (N, D) visual features, float16 or float32.
@@ -105,7 +105,7 @@ class Model(nn.Module, ABC):
     Attributes:
         Config: the dataclass of the model's own settings.
         traits: what data the model requires and what it supports.
-        default_overrides: training settings with a default of the model's own.
+        default_overrides: the model's own defaults of training settings.
         trains_on: the kind of batch that `forward` takes, a key of
             `visrec.training.batches.SOURCES`; "nothing" if `fit` alone sets the weights.
     """
@@ -131,7 +131,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
-        """What scoring takes about the items: arrays whose first axis is N.
+        """What the scorer needs to know about the items: arrays whose first axis is N.
 
         They are computed once, and all workers of a node share them.
         """

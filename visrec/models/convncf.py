@@ -7,9 +7,9 @@
 p_u and q_i are vectors of each user and item. The width is a power of 2, and there are log2(width)
 layers. The paper's loss is bpr.
 
-A score takes about 3 million operations, so lists are re-ranked: p_u . q_i, which is the trace of
-E_0, proposes items. To make these proposals good, the same loss is also applied to p_u . q_i. The
-paper starts from vectors that BPR-MF has learned, with the same effect.
+A score takes about 3 million operations, so only the items with the largest p_u . q_i, the trace of
+E_0, are scored and re-ranked. To make these proposals good, the same loss is also applied to
+p_u . q_i. The paper gets good proposals by starting from vectors that BPR-MF has learned.
 
 Users and items that training has not seen have no vector, so these users get fallback lists, and
 these items are not recommended.
@@ -39,15 +39,15 @@ class ConvNcfConfig(RankingConfig):
     """The sizes of vectors and layers, and the loss.
 
     Attributes:
-        loss: softmax (bpr, because it sees one negative), bpr (the paper's), bpr_max, top1 or
-            top1_max.
+        loss: softmax (the same as bpr here, because there is one negative), bpr (the paper's),
+            bpr_max, top1 or top1_max.
         temperature: scores are divided by it in training; 1 in the paper.
         score_penalty: lambda of bpr_max.
         width: of the users' and items' vectors; a power of 2.
         channels: of every layer.
         product_weight: weight of the loss of p . q relative to that of the score; 0 in the paper.
-        candidates: how many items p . q proposes for re-ranking, or the length of the list if that
-            is more.
+        candidates: number of items that p . q proposes for re-ranking; at least the length of the
+            list.
     """
 
     width: int = 64

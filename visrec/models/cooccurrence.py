@@ -1,17 +1,18 @@
-"""Item co-occurrence: items are close to one another if the same users took them.
+"""Item co-occurrence: two items have similar vectors if the same users took both.
 
 The items' vectors v minimize, over all pairs of different items,
 
     sum over i != j of (v_i . v_j - X_ij)^2       X = S^T S, the number of users who took both
 
-where S holds the users' rows of zeros and ones. X is never built. With s_u the sum of the vectors
-of what user u took, the sum is, up to a constant,
+where S has a row of zeros and ones for each user. X is never built. With s_u, the sum of the
+vectors of the items that user u took, the sum above is, up to a constant,
 
     |V^T V|^2 - sum_i |v_i|^4 - 2 sum_u (|s_u|^2 - sum over i of u of |v_i|^2)
 
-The first two terms take N d^2 operations. The last one is a sum over users, and each training step
-takes some of them. A user's score of item i is the mean of v . v_i over the items of the profile.
-New users are scored by their profile; new items have no vector and are not recommended.
+The first two terms take N d^2 operations. The last term is a sum over users, which each training
+step estimates from some of them. A user's score of item i is the mean of v . v_i over the items of
+the profile. New users are scored by their profile; new items have no vector and are not
+recommended.
 """
 
 from dataclasses import dataclass

@@ -44,8 +44,8 @@ class CuratorNetConfig(RankingConfig):
         score_penalty: lambda of bpr_max.
         item_width: width of both layers of the item tower, and so of the vectors.
         user_width: width of the two hidden layers of the user tower.
-        feature_dropout: share of the features set to zero in training, in steps of 1/256; 0 in the
-            paper.
+        feature_dropout: share of the features that is set to zero in training, in steps of 1/256;
+            0 in the paper.
     """
 
     item_width: int = 200

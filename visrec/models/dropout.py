@@ -1,8 +1,7 @@
 """Dropout (Srivastava et al. 2014) of item features, decided by a hash of step, item and feature.
 
-A hashed mask does not depend on which worker encodes an item, so a run with one worker and a run
-with two have the same losses. It takes one random byte per value, where torch's own dropout draws a
-double.
+A hashed mask does not depend on which worker encodes an item, so one worker and two have the same
+losses. It takes one random byte for a value, whereas torch's own dropout draws a double.
 
 Shapes: M items, D feature width, W 64-bit words of a mask (8 values each), V entries of a sparse
 matrix.
@@ -28,7 +27,7 @@ def dropout_threshold(rate: float) -> int:
 
 
 def drop_features(values_MD: Tensor, item_M: Tensor, seed: int, threshold: int) -> Tensor:
-    """(M, D) values of which some are zero and the others are scaled up, to keep the mean.
+    """(M, D) values of which some are set to zero; the others are scaled up, to keep the mean.
 
     Args:
         values_MD: the values of M items.
@@ -48,7 +47,7 @@ def drop_features(values_MD: Tensor, item_M: Tensor, seed: int, threshold: int) 
 def dropout_entries(
     value_V: Tensor, row_V: Tensor, column_V: Tensor, seed: int, rate: float
 ) -> Tensor:
-    """(V,) entries of a sparse matrix of which some are zero and the others are scaled up.
+    """(V,) entries of a sparse matrix of which some are set to zero; the others are scaled up.
 
     Args:
         value_V: the entries.
@@ -67,8 +66,8 @@ def scale_and_drop(
 ) -> Tensor:
     """(M, D) float32 z-scored features after `drop_features`.
 
-    The compiled version computes both in one pass. With torch, reading and writing these values for
-    each operation took a fifth of a training step.
+    The compiled version computes both in one pass. With torch, reading and writing the values for
+    each operation would take a fifth of a training step.
 
     Args:
         feature_MD: the raw features, float16 as stored, or float32.

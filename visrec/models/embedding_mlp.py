@@ -2,12 +2,12 @@
 
     x_ui = w . ReLU(W [e_u ; e_i] + b) + c
 
-The loss is the mean squared error of the ratings, plus a weight times that of one pair for each
-rating whose item the user did not take and whose target is 0. Without any ratings, every item that
-was taken has a rating of 1. With a weight of 0 the model learns how much users like what they take,
-but not what they take. Users and items that training has not seen have no vector, so these users
-get fallback lists, and these items are not recommended. Vectors are initialized with a standard
-deviation of 0.01.
+The loss is the mean squared error of the ratings, plus `untaken` times the mean squared error of
+other pairs: for each rating, one item that the user did not take, whose target is 0. Without any
+ratings, every item that a user took has a rating of 1. If `untaken` is 0, the model learns how much
+users like what they take, but not what they take. Users and items that training has not seen have
+no vector, so these users get fallback lists, and these items are not recommended. Vectors are
+initialized with a standard deviation of 0.01.
 
 Shapes: B users or ratings, T items of a tile, h hidden width, X any.
 """
@@ -58,7 +58,8 @@ class EmbeddingMlp(Model):
         self._untaken_weight = config.untaken
         self.users = make_embedding(sizes.users, config.width, std=0.01)
         self.items = make_embedding(sizes.items, config.width, std=0.01)
-        # W [e_u ; e_i] + b as the sum of two layers, so that scoring runs each once a user or item.
+        # W [e_u ; e_i] + b as the sum of two layers: scoring computes the first once for each user,
+        # the second once for each item.
         self.user_layer = nn.Linear(config.width, config.hidden)
         self.item_layer = nn.Linear(config.width, config.hidden, bias=False)
         self.rating = nn.Linear(config.hidden, 1)

@@ -10,15 +10,15 @@ from visrec.models.base import Catalogue, TrainOverrides
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import UserEncoder
 
-# The best learning rate in a sweep, for every model of embeddings with a ranking loss, on movies
-# and on clothing: validation AUC is 0.001 to 0.014 higher than with rates from 1e-3 to 5e-3
-# (benchmarks/results/models-*.json). With it and the default weight decay of 0.1, bpr_mf reaches
-# 0.886 on movies; without weight decay 0.883, with 1 0.861.
+# The best learning rate of a sweep, on movies and on clothing, for every model of embeddings with a
+# ranking loss: the validation AUC is 0.001 to 0.014 higher than with rates from 1e-3 to 5e-3
+# (benchmarks/results/models-*.json). With this rate, bpr_mf reaches 0.886 on movies at the default
+# weight decay of 0.1, 0.883 at 0 and 0.861 at 1.
 EMBEDDING_DEFAULTS = TrainOverrides(learning_rate=7e-3)
 
 
 def make_embedding(rows: int, width: int, std: float = 0.1) -> nn.Embedding:
-    """A normally distributed embedding with sparse gradients, for the rows that a batch reads.
+    """An embedding with normally distributed weights. Its gradients have only the rows of a batch.
 
     Args:
         rows: number of users or items in training.
@@ -26,8 +26,8 @@ def make_embedding(rows: int, width: int, std: float = 0.1) -> nn.Embedding:
         std: standard deviation; 0.1 as in other libraries' matrix factorizations.
     """
     embedding = nn.Embedding(rows, width, sparse=True)
-    # The values of a sparse gradient may be a view of a tensor that other weights' gradients are
-    # still computed from. DDP divides gradients in place and would divide that tensor too.
+    # The values of a sparse gradient may be a view of a tensor from which other weights' gradients
+    # are still to be computed. DDP divides gradients in place and would change that tensor, too.
     embedding.weight.register_hook(torch.clone)  # type: ignore[no-untyped-call]
     nn.init.normal_(embedding.weight, std=std)
     return embedding
@@ -39,7 +39,7 @@ def append_bias_column(vector_Bd: Tensor) -> Tensor:
 
 
 def embedding_user_encoder(users: nn.Embedding, with_bias: bool = False) -> UserEncoder:
-    """Looks users' vectors up; their profiles do not matter, and unseen users get zeros.
+    """An encoder that looks users' vectors up. It ignores profiles; unseen users get zeros.
 
     Args:
         users: the users' embedding.

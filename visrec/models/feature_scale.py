@@ -1,4 +1,4 @@
-"""The z-score of a model's visual features, stored with its weights."""
+"""The z-score of visual features. Mean and scale are stored with the model's weights."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _ROWS = 16384  # rows summed at a time: two blocks of 168 MB of float64 at D = 1
 
 
 class FeatureScale(nn.Module):
-    """z = (x - mean) / scale for each dimension; a dimension that never varies becomes zero.
+    """z = (x - mean) / scale for each dimension; a dimension that does not vary becomes zero.
 
     Args:
         dim: D, the width of a feature.

@@ -41,7 +41,7 @@ class MultiVaeConfig(ModelConfig):
         hidden: width of the hidden layers of encoder and decoder.
         dropout: share of a user's items that are left out of the encoder's input in training.
         kl_weight: the final value of beta.
-        kl_steps: number of training steps until beta has that value.
+        kl_steps: number of training steps in which beta rises to `kl_weight`.
     """
 
     width: int = 200

@@ -1,4 +1,4 @@
-"""Pools the vectors that lists point into. The (V, d) vectors of all entries are never copied.
+"""Pools lists of vectors: each list becomes one vector. The (V, d) entries are never copied.
 
 Shapes: B lists, V entries of all lists, M vectors, d width.
 """
@@ -17,7 +17,13 @@ from visrec.native import compile_and_load, pointers
 
 
 def pool(vector_Md: Tensor, lists: JaggedTensor, mode: Literal["max", "mean", "sum"]) -> Tensor:
-    """(B, d) the maximum, mean or sum of each list's vectors; zeros for an empty list."""
+    """(B, d) the maximum, mean or sum of each list's vectors; zeros for an empty list.
+
+    Args:
+        vector_Md: the vectors.
+        lists: B lists of rows of `vector_Md`.
+        mode: which of the three.
+    """
     return functional.embedding_bag(
         lists.values, vector_Md, lists.offsets, mode=mode, include_last_offset=True
     )
@@ -26,8 +32,8 @@ def pool(vector_Md: Tensor, lists: JaggedTensor, mode: Literal["max", "mean", "s
 def max_and_mean(vector_Md: Tensor, lists: JaggedTensor) -> Tensor:
     """(B, 2 d) the maximum of each list's vectors, followed by their mean; zeros for an empty list.
 
-    The compiled version computes both in one pass. With torch, two pools and their backward passes
-    took a fifth of a training step.
+    The compiled version computes both in one pass. With torch, the two pools and their backward
+    passes would take a fifth of a training step.
     """
     kernel, _ = compile_and_load(SOURCE)
     if kernel is None or vector_Md.device.type != "cpu" or vector_Md.dtype != torch.float32:

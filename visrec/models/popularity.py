@@ -18,7 +18,7 @@ class PopularityConfig(ModelConfig):
 
 
 class Popularity(Model):
-    """See the module's docstring. An item that training has not seen has a score of 0."""
+    """See the module's docstring. The score of an item that training has not seen is 0."""
 
     Config = PopularityConfig
     traits = ModelTraits(supports_new_items=False, personalized=False)

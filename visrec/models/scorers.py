@@ -4,8 +4,8 @@
     TiledScorer    any other score, computed for a block of users and a range of items at a time
     ReRankScorer   too slow for every item: it re-ranks the items that a DotScorer proposes
 
-Search and ranking treat each kind differently. They choose with `Scorer.dispatch`, which takes one
-function for each kind, so the type checker finds every place that does not handle a new kind.
+Search and ranking treat each kind differently. They call `Scorer.dispatch` with one function for
+each kind. If a kind is added, the type checker finds every call that does not handle it.
 
 Shapes: B users, N items of the catalogue, T items of a tile, C items proposed to each user, d
 width.
@@ -57,7 +57,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> Any:
-        """What `tile` takes about B users. Each scorer has its own type for it.
+        """What `tile` needs to know about B users. Its type differs between scorers.
 
         Args:
             profiles: B lists of catalogue rows.
@@ -114,9 +114,9 @@ class ReRankScorer(Scorer):
     Args:
         proposer: the scorer whose best items are re-ranked.
         num_proposals: how many of them.
-        encode_users: (B, d) what `score_pairs` takes of each user.
-        score_pairs: from that and (B, C) catalogue rows to (B, C) scores, no user's depending on
-            another's.
+        encode_users: computes the (B, d) users' vectors that `score_pairs` takes.
+        score_pairs: computes (B, C) scores from the users' vectors and (B, C) catalogue rows. The
+            scores of one user do not depend on the other users.
     """
 
     def __init__(

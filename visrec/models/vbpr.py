@@ -3,9 +3,9 @@
     x_ui = b_i + p_u . q_i + theta_u . (E z_i) + beta . z_i
 
 p_u and theta_u are vectors of each user, q_i and b_i a vector and a bias of each item; E
-(D -> visual width) and beta (D) are shared. z_i is the z-scored feature scaled to length 1: without
-that scaling, the visual part dominates p and q in training and overfits (movies: validation AUC
-0.79 instead of 0.87). q and b are zero for a new item, so that its score comes from its picture
+(D -> visual width) and beta (D) are shared by all. z_i is the z-scored feature, scaled to length 1.
+Without this scaling the visual part dominates p and q in training and overfits (movies: validation
+AUC 0.79 instead of 0.87). q and b are zero for a new item, so that its score comes from its picture
 alone. New users have no vector and get fallback lists.
 
 Shapes: B examples, M distinct items of a batch, I items of training, N items of the catalogue, D

@@ -1,11 +1,10 @@
-"""VisRank (section 5.2 of the CuratorNet paper): items that look like the profile. It is not
-trained.
+"""VisRank (section 5.2 of the CuratorNet paper): recommends items that look like the profile's.
 
-With s_ip the cosine similarity of the z-scored features of items i and p, a user's score of item i
-is over the items p of the profile: `max` the largest s_ip, `mean` their mean, `mean_top_k` the mean
-of the k largest. Features that come out of a ReLU are all positive; without the z-score, what all
-pictures have in common outweighs what tells them apart (clothing: test AUC 0.75 instead of 0.85
-with `mean`).
+It is not trained. Let s_ip be the cosine of the z-scored features of items i and p. A user's score
+of item i aggregates s_ip over the items p of the profile: `max` takes the largest, `mean` their
+mean, `mean_top_k` the mean of the k largest. Features that come out of a ReLU are all positive;
+without the z-score, what all pictures have in common would outweigh what tells them apart
+(clothing: test AUC 0.75 instead of 0.85 with `mean`).
 
 Shapes: B users, N items of the catalogue, T items of a tile, V entries of all profiles, P entries
 of one profile, D feature width.

@@ -1,4 +1,4 @@
-"""The batches of a training step: one source for each kind of batch that a model trains on.
+"""The batches of training steps: one source for each kind of batch that a model trains on.
 
 Shapes: B examples of one worker, K negatives of an example, C shared candidates, M distinct items
 of a batch, N items, P positives of all workers, R training rows, E examples of an epoch, V values
@@ -32,11 +32,11 @@ Batch = TripleBatch | UserBatch | RatingBatch
 
 
 class BatchSource(Protocol):
-    """Batches by epoch and step; the number of workers does not change which examples they hold."""
+    """Gives batches by epoch and step. A step has the same examples for any number of workers."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences for the user about how batches are made from these data."""
+        """Sentences for the user about how batches are made from the data."""
 
     def start_epoch(self, epoch: int, examples: int) -> None:
         """Begins an epoch of `examples` examples."""
@@ -46,10 +46,11 @@ class BatchSource(Protocol):
 
 
 class TripleSource:
-    """Batches of triples, or of positives and shared candidates; see `visrec.sampling.triples`.
+    """Batches of triples with drawn negatives, or of positives with shared candidates.
 
     Raises:
-        InputError: a guideline samples profiles of no user, and the model has user embeddings.
+        InputError: a guideline draws profiles that belong to no user, and the model has user
+            embeddings.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class TripleSource:
     def _sample_candidates(
         self, step: int, size: int, rank: int, workers: int
     ) -> SampledCandidates | None:
-        """The candidates that all workers share in a step; None if triples have negatives."""
+        """The candidates that all workers share in a step; None if negatives are drawn."""
         if self._in_batch_candidates:
             positive_P = self._sampler.positives(step, size, rank, workers)
             return self._in_batch_candidates.from_positives(positive_P)
@@ -111,7 +112,10 @@ class TripleSource:
 
 
 class PerTripleNegativesSource(TripleSource):
-    """Triples for a model that scores pairs one by one and cannot share candidates in a batch."""
+    """Triples with drawn negatives, for a model that scores pairs one by one.
+
+    With candidates that a step shares, it would have to score each of them for each example.
+    """
 
     def __init__(
         self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits
@@ -133,8 +137,8 @@ class PerTripleNegativesSource(TripleSource):
 def without_profiles(sampling: SamplingConfig) -> SamplingConfig:
     """The sampling for a model with user embeddings, which does not read profiles.
 
-    The positive may stay in the profile, so that a user with a single item also gives examples, and
-    profiles of one item are enough.
+    The positive stays in the profile, so that a user with a single item also gives examples. A
+    profile of one item suffices, because nothing reads it.
     """
     return dataclasses.replace(
         sampling, keep_positive_in_profile=True, max_profile=1, sub_profiles=False
@@ -142,12 +146,12 @@ def without_profiles(sampling: SamplingConfig) -> SamplingConfig:
 
 
 def with_per_triple_negatives(sampling: SamplingConfig) -> SamplingConfig:
-    """The sampling with separate negatives for each triple."""
+    """The sampling with a drawn negative for each triple."""
     return dataclasses.replace(sampling, negatives="drawn")
 
 
 class UserSource:
-    """Users with all of their training items; each user comes once before any user comes again."""
+    """Users with all of their training items. Every user comes once before any comes again."""
 
     notes: tuple[str, ...] = ()
 
@@ -183,9 +187,9 @@ class UserSource:
 
 
 class RatingSource:
-    """Training items with the user's rating, each with one item that the user did not take.
+    """Training items with their users' ratings, and for each an item that the user did not take.
 
-    Without ratings, each taken item has the rating 1.
+    Without ratings, each training item has the rating 1.
     """
 
     def __init__(
@@ -247,14 +251,14 @@ def make_batch(
     traits: ModelTraits,
     device: torch.device,
 ) -> TripleBatch:
-    """Triples as rows of their distinct items, candidates first.
+    """Triples as positions among their distinct items, of which the candidates are the first.
 
     Args:
         triples: the examples.
-        item_C: the shared candidates of the step; None where each triple has its own negatives.
+        item_C: the shared candidates of the step; None if negatives are drawn.
         data: features and categories of the items.
-        traits: which of the two the model reads.
-        device: where the tensors go.
+        traits: whether the model reads features.
+        device: of the tensors.
     """
     row_N = np.zeros(len(data.item_ids), np.int64)
     for item_V in (triples.profiles.values, triples.positive_B, triples.negative_BK):

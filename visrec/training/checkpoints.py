@@ -1,4 +1,4 @@
-"""A checkpoint: all tensors in one safetensors file, the rest in JSON. Loading it runs no code."""
+"""Checkpoints: tensors in a safetensors file, the rest in JSON. Loading one runs no code."""
 
 import json
 from dataclasses import asdict
@@ -14,7 +14,7 @@ _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
 def save_checkpoint(trainer: Trainer, folder: Path) -> None:
-    """Writes the weights, their average, the best ones, optimizer, schedule and progress."""
+    """Writes the weights, their average, the best weights, optimizer, schedule and progress."""
     optimizer_state = trainer.optimizer.state_dict()["state"]
     tensors: dict[str, Tensor] = {
         **{f"model.{name}": value for name, value in trainer.model.state_dict().items()},
@@ -56,7 +56,7 @@ def restore_checkpoint(trainer: Trainer, folder: Path) -> None:
 
 
 def read_progress(folder: Path) -> Progress:
-    """The progress of a checkpoint, which tells whether it is one of a refit."""
+    """The progress of a checkpoint; its `selection` tells whether the checkpoint is of a refit."""
     return _progress(json.loads((folder / _STATE).read_text())["progress"])
 
 
@@ -66,7 +66,7 @@ def _progress(state: dict[str, Any]) -> Progress:
 
 
 def _averaged_weights(trainer: Trainer) -> dict[str, Tensor]:
-    """The averaged weights; empty where the model is validated as it is trained."""
+    """The averaged weights; empty if weights are not averaged."""
     if trainer.eval_model is trainer.model:
         return {}
     averaged: dict[str, Tensor] = trainer.eval_model.state_dict()

@@ -1,4 +1,4 @@
-"""What training reads, put together once and shared by the workers of a node.
+"""The data of a training: loaded once, then shared by the workers of a node.
 
 Shapes: N items, U users, R training rows, V held-out validation rows, D feature width.
 """
@@ -69,7 +69,7 @@ class TrainingInputs:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The training items of each user, and users to validate with; items are catalogue rows.
+    """The training items of each user, and users to validate with. Items are catalogue rows.
 
     Attributes:
         item_ids: (N,) sorted.
@@ -78,16 +78,16 @@ class TrainingData:
         train: U lists of items, in time order.
         basket_R: (R,) the basket of each training row; the numbers rise along a user's list.
         validation: users with a held-out basket.
-        validation_basket_V: (V,) the basket of each held-out row, numbered on from the user's last
-            training basket.
+        validation_basket_V: (V,) the basket of each held-out row; its number follows that of the
+            user's last training basket.
         test_pairs: the held-out test rows, as `user_id` and `item_id`. Training only copies them to
-            the model's directory: evaluation may use no other rows for this model.
+            the model's directory, because evaluation may use no other rows for this model.
         provenance: digests and settings of the inputs, for the model's config.json.
         category_N: (N,) codes into `categories`, -1 for none.
         categories: category names, sorted; empty where the model does not use categories.
         clusters: visual clusters; None where no guideline uses them.
-        near_identical_N: (N,) items with the same number are near-identical pictures; None where
-            `clusters` has these numbers, or they are computed on first use.
+        near_identical_N: (N,) items with the same number have near-identical pictures; None if
+            `clusters` has these numbers. Without both, they are computed when they are needed.
         artist_N: (N,) artist codes, -1 for none; None where no item has an artist, or no guideline
             uses artists.
         rating_R: (R,) the rating of each training row; None where there are none, or the model does
@@ -165,7 +165,7 @@ class TrainingData:
 
 
 def load_training_data(inputs: TrainingInputs) -> TrainingData:
-    """Reads features and interactions and splits them; the test rows stay out of training.
+    """Reads features and interactions, and splits the interactions.
 
     Raises:
         InputError: an input is missing or empty, inputs do not fit each other, or one of them
@@ -182,7 +182,7 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
     rating_R = _ratings(log, in_train_R) if inputs.traits.requires_ratings else None
     items = read_items(inputs.items_uri, item_ids)
     categories = _categories(items, inputs.items_uri) if inputs.traits.requires_categories else ()
-    clusters, near_identical_N = _look_alikes(inputs, feature_ND)
+    clusters, near_identical_N = _clusters_or_groups(inputs, feature_ND)
     by_artist = bool(inputs.sampling and inputs.sampling.artist_conditions)
     require_unchanged(digests, _digests(inputs))
     return TrainingData(
@@ -237,12 +237,12 @@ def _provenance(
     )
 
 
-def _look_alikes(
+def _clusters_or_groups(
     inputs: TrainingInputs, feature_ND: npt.NDArray[np.float16]
 ) -> tuple[Clusters | None, npt.NDArray[np.int64] | None]:
-    """Visual clusters where a guideline uses them; else the (N,) groups of near-identical items.
+    """Visual clusters if a guideline uses them, otherwise the (N,) groups of near-identical items.
 
-    Clusters have these groups too. A model that does not train on triples uses neither.
+    Clusters have these groups, too. A model that does not train on triples needs neither.
     """
     if inputs.sampling is None:
         return None, None
@@ -254,7 +254,7 @@ def _look_alikes(
 def _empty_parts(
     log: InteractionLog, config: SplitConfig, validation: HeldOut, test: HeldOut
 ) -> tuple[str, ...]:
-    """A sentence for each part of the split that should have users and has none."""
+    """A sentence for each part of the split that was asked for and has no users."""
     empty = [SplitPart.VALIDATION] * (config.validation and not len(validation))
     empty += [SplitPart.TEST] * (config.test and not len(test))
     return tuple(dict.fromkeys(explain_empty_part(log, config, part) for part in empty))

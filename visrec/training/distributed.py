@@ -1,8 +1,8 @@
 """Data-parallel workers: each has a copy of all weights, and gradients are averaged over workers.
 
-DistributedDataParallel (DDP) averages dense gradients. Gradients of embedding tables are sparse,
-and NCCL cannot reduce sparse tensors. Their rows are gathered here instead, as gloo's sparse
-reduction does, with dense collectives only, which every backend has.
+DistributedDataParallel (DDP) averages dense gradients. The gradients of embedding tables are
+sparse, and NCCL cannot reduce sparse tensors. Instead, their rows are gathered here and averaged.
+This is what gloo does for sparse tensors, but with dense collectives, which every backend has.
 
 Shapes: R rows of a table, D its width, G gathered rows of all workers.
 """
@@ -26,14 +26,14 @@ class WorkerContext:
 
 
 def mean_over_workers(value: Tensor, context: WorkerContext) -> Tensor:
-    """The mean of a tensor over all workers; with several workers it is overwritten by the sum."""
+    """The mean of a tensor over all workers. With several workers, `value` becomes their sum."""
     if context.workers > 1:
         distributed.all_reduce(value)
     return value / context.workers
 
 
 def replicate(model: nn.Module, wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
-    """A module whose backward pass leaves the mean of all workers' gradients.
+    """A module whose backward pass gives every worker the mean of all workers' gradients.
 
     Args:
         model: identical on every worker of the default process group.
@@ -48,7 +48,7 @@ def replicate(model: nn.Module, wrap: Callable[[nn.Module], nn.Module]) -> nn.Mo
         table.register_post_accumulate_grad_hook(average_sparse_gradient)  # type: ignore[no-untyped-call]
     ignore = DistributedDataParallel._set_params_and_buffers_to_ignore_for_model
     ignore(model, list(tables))  # type: ignore[no-untyped-call]
-    # DDP refuses a model that leaves it no parameter to average.
+    # DDP refuses a model in which it has no parameter to average.
     return wrap(model) if len(tables) < len(list(model.parameters())) else model
 
 

@@ -1,9 +1,9 @@
-"""What a model is made from besides the data, and its fit from beginning to end. No Ray in here.
+"""A model's fit from beginning to end. No Ray in here.
 
 A model is fitted twice. The first fit holds the validation rows out and selects the epoch that
-ranks them best. The second, the refit, starts again from the same seed and trains for as many
-epochs with these rows among the training rows: they are the latest ones, and the most like what
-comes next.
+ranks them best. The second, the refit, starts again from the same seed and trains up to that epoch,
+with the validation rows among the training rows. These rows are the latest ones, and the most like
+those that the model will be asked about.
 """
 
 from collections.abc import Callable
@@ -25,7 +25,7 @@ from visrec.training.loop import Progress, TrainConfig, Trainer, fit_is_finished
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Everything that decides a model, besides the data.
+    """Everything besides the data that decides a model.
 
     Attributes:
         model_name: its entry in `MODELS`.
@@ -79,9 +79,9 @@ def restore_trainer(
     context: WorkerContext | None = None,
     wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
 ) -> Trainer:
-    """The trainer of a checkpoint, in either fit.
+    """The trainer of a checkpoint, which may be of either fit.
 
-    If the recipe now has more epochs than the selection ran for, the first fit starts again.
+    If the recipe now allows more epochs than the first fit has had, the first fit starts again.
     """
     selection = read_progress(folder).selection
     if selection and not fit_is_finished(selection, recipe.train.epochs, recipe.train):
@@ -94,7 +94,7 @@ def restore_trainer(
 def train_to_end(
     trainer: Trainer, recipe: TrainingRecipe, data: TrainingData, report: Callable[[Trainer], None]
 ) -> Trainer:
-    """Runs a trainer to its end, then the refit if there is one.
+    """Runs a trainer to its end, and then the refit, if there is one.
 
     Args:
         trainer: of either fit, new or restored.

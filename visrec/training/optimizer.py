@@ -1,9 +1,9 @@
 """AdamW and a moving average of the weights, at the cost of the rows that a step reads.
 
-An embedding table has a row for each user, and the plain versions read and write all of it in every
-step: with a million users and a width of 100, that is 400 MB, five times over. Here a step touches
-only the rows that the batch reads. What happens to all other rows is the same for every one of
-them, so it is kept as a few numbers per table and applied to a row when the row is next read.
+An embedding table has a row for each user, and the plain versions of both read and write the whole
+table in every step: with a million users and a width of 100, these are 400 MB, five times. Here a
+step reads and writes only the rows of its batch. All other rows change in the same way, so the
+change is kept as a few numbers per table, and is applied to a row when the row is next read.
 
 Shapes: R rows of a table, r rows with a gradient, D its width, X any batch shape.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 # Below this scale a table is flushed, so that gradients times the scale do not become subnormal.
 _MIN_SCALE = 1e-9
-# The factor of a step whose decay would be total: the scale must stay divisible.
+# Replaces a decay factor of 0, because values are divided by the scale.
 _MIN_FACTOR = 1e-30
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
@@ -28,14 +28,15 @@ class RowAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov & Hutter 2019, arXiv 1711.05101) that also takes sparse gradients.
 
     A step multiplies every weight that decays by 1 - learning rate * weight decay, and then moves
-    it as Adam does. In a table with sparse gradients, all rows decay at every step, but Adam moves
-    only rows with a gradient and their moments, as `torch.optim.SparseAdam` does. The decay of a
-    table is kept as one number, its scale: the weights are the stored rows times the scale, and
-    `forward` of the table's module returns these. `flush` multiplies the scale into the stored
-    rows.
+    it as Adam does. In a table with sparse gradients, all rows decay at every step, but only rows
+    with a gradient move, and only their moments change, as in `torch.optim.SparseAdam`. The decay
+    of a table is kept as one number, its scale: the weights are the stored rows times the scale,
+    and `forward` of the table's module returns these weights. `flush` multiplies the scale into the
+    stored rows.
 
     Args:
-        model: while it trains, its sparse `nn.Embedding`s may be read only through their `forward`.
+        model: the model. Until it is flushed, its sparse `nn.Embedding`s may be read only through
+            their `forward`.
         lr: learning rate.
         weight_decay: of the parameters for which `has_weight_decay` is true.
         settings: of `torch.optim.AdamW`.
@@ -102,8 +103,7 @@ class RowAdamW(torch.optim.AdamW):
 def has_weight_decay(parameter: Tensor) -> bool:
     """Whether a parameter decays: weights and embeddings do, biases do not.
 
-    A table with one number a row holds item biases. Like the bias of a layer, they shift values and
-    do not tell them apart.
+    A table with one number in a row holds item biases, which do not decay either.
     """
     return math.prod(parameter.shape[1:]) > 1
 
@@ -123,12 +123,12 @@ def rows_with_gradient(table_RD: Tensor) -> Tensor:
 class WeightEma(Generic[ModelT]):
     """The exponential moving average of a model's weights.
 
-    A step with decay d updates the average: average = d * average + (1 - d) * weights. Rows of a
-    sparse table without a gradient keep their stored values, and their weights change only with the
-    scale of the table. For such a row, let K be the product of all decays since the row last moved,
-    and A the moving average of the scale. Then its average is K times its average at that time,
-    plus the stored row times A - K * A_then. This is computed when the row next moves, or by
-    `flush`.
+    A step with decay d updates the average: average = d * average + (1 - d) * weights. A row of a
+    sparse table that has no gradient keeps its stored values, and its weights change only with the
+    scale of the table. For such a row, let K be the product of all decays since it last moved, and
+    let A be the moving average of the scale, A_0 at the time when the row last moved. Then the
+    row's average is K times its average at that time, plus the stored row times A - K * A_0. This
+    is computed when the row next moves, or by `flush`.
 
     Args:
         model: whose weights are averaged.
@@ -143,8 +143,8 @@ class WeightEma(Generic[ModelT]):
         self._model, self._decay = model, decay
         self.eval_model = copy.deepcopy(model) if decay else model
         tables = [table.weight for table in sparse_tables(model)] if decay else []
-        # Since the last flush: the logarithm of the product of all decays, the moving average of
-        # each table's scale (from 0 on), and both of them at the time when each row was last
+        # Since the last flush: the logarithm of the product of all decays; the moving average of
+        # each table's scale, which starts at 0; and both of them at the time when each row was last
         # updated.
         self._log_decay = 0.0
         self._scale = dict.fromkeys(tables, 0.0)

@@ -1,4 +1,4 @@
-"""The Ray Train wiring: N workers, DDP, a checkpoint each epoch, the model written by rank 0."""
+"""The Ray Train wiring: N workers with DDP, a checkpoint each epoch, a model written by rank 0."""
 
 import math
 import os
@@ -125,8 +125,8 @@ def run_ddp_group(
     runs: Store,
 ) -> Result:
     """Runs `worker({"task": task})` in each process of a DDP group; see `fit_with_ray`."""
-    # A worker's report waits until the controller polls, by default up to 2 s after the last poll,
-    # which is most of the time of a short epoch. The controller inherits the driver's setting.
+    # A worker's report waits until the controller polls, by default every 2 s, which is longer than
+    # a short epoch. The controller inherits the driver's setting.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     filesystem, path = runs.arrow_filesystem()
     trainer = TorchTrainer(
@@ -149,7 +149,7 @@ def run_ddp_group(
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """Runs in each worker: builds or restores, trains, reports each epoch, writes the model."""
+    """Runs in each worker: builds or restores a trainer, trains, and on rank 0 writes the model."""
     task: TrainTask = config["task"]
     timer = Timer(task.progress_actor)
     with timer.phase("read"):
@@ -229,7 +229,7 @@ def _write_model(trainer: Trainer, task: TrainTask, data: TrainingData) -> None:
 def build_artifact(
     task: TrainTask, data: TrainingData, model: Model, metrics: dict[str, Any]
 ) -> Artifact:
-    """The artifact of a fitted model: what scoring and evaluation need to know of its training."""
+    """The artifact of a fitted model, with what scoring and evaluation need of its training."""
     return Artifact(
         name=task.recipe.model_name,
         model=model,

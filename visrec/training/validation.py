@@ -1,4 +1,4 @@
-"""The validation AUC of a model, exact: the held-out items of a user against the whole catalogue.
+"""The exact validation AUC: a user's held-out items are ranked among the whole catalogue.
 
 Shapes: E held-out users.
 """
@@ -24,12 +24,12 @@ def validation_auc(
     Args:
         model: scored as it is, without dropout.
         data: the catalogue to rank.
-        held: all validation users; this worker scores its share of them.
-        context: which share.
+        held: all validation users, of which this worker scores its share.
+        context: which worker this is.
 
     Returns:
-        The AUC. NaN without validation users, and where the scores of a model that re-ranks do not
-        fit into float32.
+        The AUC. NaN without validation users, and if scores of a model that re-ranks do not fit
+        into float32.
     """
     share = held.take(np.arange(context.rank, len(held), context.workers))
     total = torch.zeros(2, dtype=torch.float64, device=context.device)
@@ -37,7 +37,7 @@ def validation_auc(
         try:
             auc_E = score_held_out(model, data.catalogue, share)
         except VisrecError:
-            # The mean over all workers is NaN then, so all of them end in the same way.
+            # The mean over all workers then is NaN, so that all of them stop.
             auc_E = np.full(len(share), np.nan)
         total += torch.tensor([auc_E.sum(), len(auc_E)], dtype=total.dtype, device=total.device)
     total = mean_over_workers(total, context)
