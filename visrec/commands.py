@@ -81,9 +81,10 @@ def recommend() -> NoReturn:
 def nightly() -> NoReturn:
     """one night: extract, train when due, evaluate, recommend"""
     from visrec.cli.launch import launch
+    from visrec.pipelines.night_end import tell
     from visrec.pipelines.nightly import NightlyJob, check, main
 
-    launch(main, NightlyJob, check=check)
+    launch(main, NightlyJob, check=check, after=tell)
 
 
 def rollback() -> NoReturn:

@@ -9,8 +9,10 @@ gate; 4 done, but an older or a later run stays published; 130 stopped by the us
 import io
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NoReturn
 
 import ray
@@ -27,11 +29,29 @@ from visrec.storage.store import Store
 _RAY_NOTE = "\nFailed to apply UDF"  # Ray Data appends how often it retried to an error's message
 
 
+@dataclass(frozen=True)
+class JobEnd:
+    """How a job ended.
+
+    Attributes:
+        job: its name.
+        exit_code: as in this module's head.
+        message: why the code is not 0; empty if it is.
+        seconds: wall time.
+    """
+
+    job: str
+    exit_code: int
+    message: str
+    seconds: float
+
+
 def launch(
     main: Callable[[Job, Summary], None],
     job_type: type[Job],
     *,
     check: Callable[[Job], None] | None = None,
+    after: Callable[[Job, JobEnd], None] | None = None,
     needs_ray: bool = True,
 ) -> NoReturn:
     """Runs a job from the command line and exits with its exit code.
@@ -40,6 +60,7 @@ def launch(
         main: the job.
         job_type: its configuration; every field is a flag.
         check: checks the job's inputs before Ray starts and before anything is written.
+        after: tells others how the job ended; not called if the configuration is not valid.
         needs_ray: whether the job uses Ray.
     """
     arguments = sys.argv[1:]
@@ -47,6 +68,8 @@ def launch(
         sys.stdout.reconfigure(errors="backslashreplace")
     summary = Summary(main.__module__.rpartition(".")[2])
     debug = dict(flags(arguments)).get("--debug", "false").lower() != "false"
+    config: Job | None = None
+    start = time.perf_counter()
     try:
         config = parse(job_type, arguments)
         debug = config.debug
@@ -54,16 +77,24 @@ def launch(
         if check is not None:
             check(config)
         _run(main, config, summary, needs_ray=needs_ray)
+        code, message = (4, summary.not_published) if summary.not_published else (0, "")
     except Exception as error:
         code, message = _code_and_message(error, summary)
         if debug:
             traceback.print_exc()
+    if message:
         print(f"\n{summary.job}: {message}", file=sys.stderr)
-        sys.exit(code)
-    if summary.not_published:
-        print(f"\n{summary.job}: {summary.not_published}", file=sys.stderr)
-        sys.exit(4)
-    sys.exit(0)
+    if config is not None and after is not None:
+        _tell(after, config, JobEnd(summary.job, code, message, time.perf_counter() - start))
+    sys.exit(code)
+
+
+def _tell(after: Callable[[Job, JobEnd], None], config: Job, end: JobEnd) -> None:
+    """Tells others how the job ended; a failure of that is printed and changes no exit code."""
+    try:
+        after(config, end)
+    except VisrecError as error:
+        print(f"{end.job}: its end could not be reported: {error}", file=sys.stderr)
 
 
 def _run(

@@ -12,12 +12,13 @@ model that they would have had; pictures, items, users and block lists are as th
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time
 from time import perf_counter
 from typing import Any, Literal
 
 from visrec.cli.job import JobConfig
+from visrec.cli.notify import NotifyConfig, require_notifier
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import GateError, InputError
@@ -62,6 +63,7 @@ class NightlyJob(JobConfig):
             before it.
         exit_if_running: exit code if another process is at work on the same night.
         force_publish: the reason to publish lists that a gate would hold back.
+        notify: whom to tell if the night fails or is held back.
     """
 
     as_of: str | None = None
@@ -75,6 +77,7 @@ class NightlyJob(JobConfig):
     keep: int = 14
     exit_if_running: Literal[0, 3] = 0
     force_publish: str | None = None
+    notify: NotifyConfig = field(default_factory=NotifyConfig)
 
     def __post_init__(self) -> None:
         midnight = datetime.combine(self.night_date(), time(), UTC)
@@ -104,6 +107,7 @@ class NightlyJob(JobConfig):
 
 
 def check(config: NightlyJob) -> None:
+    require_notifier(config.notify)
     jobs = load_jobs(config)
     jobs.require_inputs(trains=config.trains, evaluates=config.evaluate)
 
