@@ -1,33 +1,77 @@
-"""Items as the report shows them: with a title and a thumbnail, where these exist."""
+"""Items as pages show them: with a title and a thumbnail, where these exist."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
 from visrec.errors import InputError, StorageError
-from visrec.evaluation.report import ItemCard
+from visrec.evaluation.report_content import ItemCard, ListEntry, UserExample, VisualClusters
 from visrec.features.containers import PictureError
-from visrec.features.decode import PictureLimits, Preprocessing, decode
-from visrec.ids import is_in
+from visrec.features.decode import PictureLimits, decode_whole
+from visrec.ids import TEXT, is_in
 from visrec.sources.images import fetch_pictures, list_pictures
 from visrec.storage import schemas
 from visrec.storage.tables import load_table
 
+# Longest edge and quality of a thumbnail: the first that fits. Pages show 70 to 150 pixels.
+_SIZES = ((200, 75), (176, 62), (144, 55), (128, 48), (112, 40), (96, 30))
+_MAX_BYTES = 8_000  # of a thumbnail
+_ALL_BYTES = 9_000_000  # of all thumbnails of a page; in base64, 12 MB
 
-def make_cards(
-    rows: npt.NDArray[np.int64], item_ids: pa.Array, images: str, items_uri: str | None
-) -> dict[int, ItemCard]:
-    """A card for each of these catalogue rows, by row."""
-    ids = item_ids.take(pa.array(rows))
-    titles, pictures = _titles(ids, items_uri), dict(_pictures(ids, images))
+
+def make_cards(item_ids: pa.Array, images: str, items_uri: str | None) -> dict[str, ItemCard]:
+    """A card for each of these items, by id.
+
+    Args:
+        item_ids: distinct ids, as text.
+        images: where the pictures are; an item may have none.
+        items_uri: an items table with titles, or None.
+    """
+    titles = _titles(item_ids, items_uri)
+    max_bytes = min(_MAX_BYTES, _ALL_BYTES // max(len(item_ids), 1))
+    pictures = dict(_pictures(item_ids, images, max_bytes))
     return {
-        int(row): ItemCard(item_id=key, title=titles.get(key), thumbnail=pictures.get(key))
-        for row, key in zip(rows, ids.to_pylist(), strict=True)
+        key: ItemCard(item_id=key, title=titles.get(key), thumbnail=pictures.get(key))
+        for key in item_ids.to_pylist()
     }
+
+
+def add_pictures(
+    users: Sequence[UserExample], clusters: VisualClusters | None, images: str, items_uri: str | None
+) -> tuple[list[UserExample], VisualClusters | None]:
+    """The users and clusters of a page with titles and pictures; all copies of an item share one.
+
+    Args:
+        users: with items by their ids alone.
+        clusters: the same; None for none.
+        images: where the pictures are; an item may have none.
+        items_uri: an items table with titles, or None.
+    """
+    shown = {card.item_id for user in users for card in user.items}
+    shown |= {card.item_id for row in (clusters.rows if clusters else ()) for card in row.items}
+    cards = make_cards(pa.array(sorted(shown), TEXT), images, items_uri)
+    if clusters:
+        rows = [replace(r, items=[cards[i.item_id] for i in r.items]) for r in clusters.rows]
+        clusters = replace(clusters, rows=rows)
+    return [_with_cards(user, cards) for user in users], clusters
+
+
+def _with_cards(user: UserExample, cards: Mapping[str, ItemCard]) -> UserExample:
+    return replace(
+        user,
+        profile=[cards[item.item_id] for item in user.profile],
+        held_out=[entry_with_cards(entry, cards) for entry in user.held_out],
+        recommended=[entry_with_cards(entry, cards) for entry in user.recommended],
+    )
+
+
+def entry_with_cards(entry: ListEntry, cards: Mapping[str, ItemCard]) -> ListEntry:
+    """The entry with the titles and pictures of its items."""
+    because = entry.because and cards[entry.because.item_id]
+    return replace(entry, item=cards[entry.item.item_id], because=because)
 
 
 def _titles(item_ids: pa.Array, items_uri: str | None) -> dict[str, str | None]:
@@ -40,31 +84,39 @@ def _titles(item_ids: pa.Array, items_uri: str | None) -> dict[str, str | None]:
     return dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
 
 
-def _pictures(item_ids: pa.Array, images: str) -> Iterable[tuple[str, bytes | None]]:
+def _pictures(
+    item_ids: pa.Array, images: str, max_bytes: int
+) -> Iterable[tuple[str, bytes | None]]:
     try:
         for page in list_pictures(images):
             wanted = page.filter(is_in(page["item_id"], item_ids))
             for item_id, data in zip(
                 wanted["item_id"].to_pylist(), fetch_pictures(wanted), strict=True
             ):
-                yield item_id, None if isinstance(data, StorageError) else thumbnail(data)
+                is_missing = isinstance(data, StorageError)
+                yield item_id, None if is_missing else thumbnail(data, max_bytes)
     except InputError:
         return  # there may be no pictures: features can be imported from a table
 
 
-def thumbnail(data: bytes, size: int = 96) -> bytes | None:
-    """A square JPEG from the middle of a picture; None if the picture cannot be decoded."""
-    square = Preprocessing(
-        resize=size,
-        crop=(size, size),
-        interpolation="lanczos",
-        mean=(0.0, 0.0, 0.0),
-        std=(1.0, 1.0, 1.0),
-    )
+def thumbnail(data: bytes, max_bytes: int = _MAX_BYTES) -> bytes | None:
+    """A whole picture as a small WebP; None if it cannot be decoded.
+
+    Args:
+        data: bytes of the picture.
+        max_bytes: of the thumbnail, unless the smallest one is larger.
+    """
     try:
-        pixels = decode(data, square, PictureLimits())
+        picture = Image.fromarray(decode_whole(data, _SIZES[0][0], PictureLimits()))
     except PictureError:
         return None
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=80, optimize=True)
-    return out.getvalue()
+    encoded = b""
+    for longest, quality in _SIZES:
+        small = picture.copy()
+        small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+        out = io.BytesIO()
+        small.save(out, "WEBP", quality=quality, method=4)
+        encoded = out.getvalue()
+        if len(encoded) <= max_bytes:
+            break
+    return encoded

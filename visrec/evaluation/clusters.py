@@ -5,12 +5,12 @@ Shapes: N items, C clusters, K items of one cluster, P width of the clustered ve
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from visrec.errors import InputError
-from visrec.evaluation.cards import make_cards
-from visrec.evaluation.data import EvaluationData
-from visrec.evaluation.report import ClusterRow, VisualClusters
+from visrec.evaluation.report_content import ClusterRow, ItemCard, VisualClusters
 from visrec.features.clusters import ClusterConfig, Clusters, load_clusters
+from visrec.features.table import load_features
 from visrec.sources.images import list_pictures
 from visrec.storage.store import Store
 
@@ -18,35 +18,36 @@ _CLUSTERS = 24
 _PICTURES = 8
 
 
-def make_clusters(
-    data: EvaluationData, features: Store, images: str, items_uri: str | None
-) -> VisualClusters | None:
-    """The largest clusters, each with the pictures nearest to its centre; None without pictures.
+def find_clusters(features: Store, images: str) -> VisualClusters | None:
+    """The largest clusters, each with the items nearest to its centre; None without pictures.
 
     Args:
-        data: as evaluation prepared it.
-        features: the features directory that it was prepared from.
+        features: the features directory.
         images: where the pictures are.
-        items_uri: an items table with titles, or None.
+
+    Returns:
+        The clusters; their items have neither titles nor pictures.
     """
     try:
         any(page.num_rows for page in list_pictures(images))  # looks no further than the first
     except InputError:
         return None  # there may be no pictures: features can be imported from a table
-    clusters = load_clusters(features, ClusterConfig())
+    item_ids, feature_ND = load_features(features)
+    clusters = load_clusters(features, ClusterConfig(), feature_ND)
     size_C = np.bincount(clusters.cluster_N)
     largest = np.argsort(-size_C, kind="stable")[:_CLUSTERS]
-    members = [_nearest_centre(clusters, int(c)) for c in largest]
-    cards = make_cards(np.unique(np.concatenate(members)), data.item_ids, images, items_uri)
     return VisualClusters(
         count=clusters.count,
         rows=[
             ClusterRow(
                 size=int(size_C[c]),
-                share=float(size_C[c] / len(data.item_ids)),
-                items=[cards[row] for row in rows],
+                share=float(size_C[c] / len(item_ids)),
+                items=[
+                    ItemCard(item_id=key)
+                    for key in item_ids.take(pa.array(_nearest_centre(clusters, c))).to_pylist()
+                ],
             )
-            for c, rows in zip(largest, members, strict=True)
+            for c in largest.tolist()
         ],
     )
 

@@ -1,67 +1,141 @@
-"""A few test users for the report: their profiles, their held-out items, their recommendations."""
+"""Some test users for the report: their profiles, what they took next, their recommendations.
 
-from dataclasses import replace
+Shapes: E users, K list length.
+"""
+
+import hashlib
+import hmac
 
 import numpy as np
+import numpy.typing as npt
 
-from visrec.evaluation.cards import make_cards
-from visrec.evaluation.data import EvaluationData, build_scorer
-from visrec.evaluation.report import ItemCard, UserExample
+from visrec.evaluation.data import EvaluatedModel, EvaluationData, build_scorer
+from visrec.evaluation.report_content import ItemCard, ListEntry, UserExample
+from visrec.interactions.split import HeldOut
+from visrec.models import MODELS
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.ranks import TargetRanks, rank_targets
 from visrec.retrieval.similar import nearest_profile_items
-from visrec.retrieval.topk import top_k
+from visrec.retrieval.topk import TopKResult, top_k
 
-_LIST_LENGTH = 10  # pictures in a row on a wide screen
-_PROFILE_LENGTH = 8  # the latest items of a profile
+_LIST_LENGTH = 12  # pictures in two rows on a wide screen
+_PROFILE_LENGTH = 9  # the latest items of a profile
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
-def make_examples(
-    data: EvaluationData, users: int, images: str, items_uri: str | None
+def find_examples(
+    data: EvaluationData, count: int, rival: str | None, hash_key: str | None
 ) -> list[UserExample]:
     """Recommendations of the table's first model to some test users, drawn with a fixed seed.
 
     Args:
         data: as evaluation prepared it.
-        users: how many users.
-        images: where the pictures are; an item may have none.
-        items_uri: an items table with titles, or None.
+        count: how many users.
+        rival: label of the best baseline; None without one.
+        hash_key: replaces user ids by keyed hashes; None shows the ids.
+
+    Returns:
+        The users; their items have neither titles nor pictures.
     """
-    if not users:
+    if not count:
         return []
-    chosen = np.random.default_rng(0).permutation(len(data.held_out))[:users]
+    chosen = np.random.default_rng(0).permutation(len(data.held_out))[:count]
     held_out, model = data.held_out.take(chosen), data.evaluated_models[0]
-    scorer = build_scorer(model, data)
-    user_B = data.user_rows[model.label][chosen]
-    best = top_k(scorer, held_out.profiles, user_B, held_out.profiles, None, _LIST_LENGTH)
-    reason_BK = np.full(best.row_BK.shape, -1)
+    scorer, user_E = build_scorer(model, data), data.user_rows[model.label][chosen]
+    best = top_k(scorer, held_out.profiles, user_E, held_out.profiles, None, _LIST_LENGTH)
+    reason_EK = np.full(best.row_BK.shape, -1)
     if scorer.space_Nd is not None:
-        reason_BK = nearest_profile_items(scorer.space_Nd, held_out.profiles, best.row_BK)
-    profiles = [held_out.profiles[b][-_PROFILE_LENGTH:] for b in range(len(chosen))]
-    targets = [held_out.targets[b] for b in range(len(chosen))]
-    rows = np.unique(np.concatenate([*profiles, *targets, *best.row_BK, *reason_BK]))
-    cards = make_cards(rows[rows >= 0], data.item_ids, images, items_uri)
-    examples = []
-    for b, user in enumerate(chosen):
-        entries = zip(best.row_BK[b], best.score_BK[b], reason_BK[b], strict=True)
-        recommended = [
-            replace(
-                cards[row],
-                score=float(score),
-                hit=bool(row in targets[b]),
-                because=_name(cards[because]) if because >= 0 else None,
-            )
-            for row, score, because in entries
-            if row >= 0
-        ]
-        examples.append(
+        reason_EK = nearest_profile_items(scorer.space_Nd, held_out.profiles, best.row_BK)
+    ranks = rank_targets(scorer, held_out.profiles, user_E, held_out.targets)
+    auc_E, rival_auc_E = per_user(ranks)["auc"], _rival_auc(data, rival, chosen, held_out)
+    is_unknown_E = _is_unknown(model, user_E)
+    users = []
+    for e, user in enumerate(chosen):
+        user_id, targets = data.user_ids[int(user)].as_py(), held_out.targets[e]
+        profile = held_out.profiles[e][::-1]
+        users.append(
             UserExample(
-                user_id=data.user_ids[int(user)].as_py(),
-                profile=[cards[row] for row in profiles[b]],
-                held_out=[cards[row] for row in targets[b]],
-                recommended=recommended,
+                user_id=hash_user_id(user_id, hash_key) if hash_key else user_id,
+                profile=[_card(data, row) for row in profile[:_PROFILE_LENGTH]],
+                profile_size=len(profile),
+                held_out=_held_out(data, targets, ranks, e, best),
+                recommended=_recommended(data, best, reason_EK, e, targets),
+                auc=float(auc_E[e]),
+                rival_auc=None if rival_auc_E is None else float(rival_auc_E[e]),
+                is_cold=bool(is_unknown_E[e] or data.item_statistics.cold_N[targets].any()),
             )
         )
-    return examples
+    return users
 
 
-def _name(card: ItemCard) -> str:
-    return card.title or card.item_id
+def _held_out(
+    data: EvaluationData, targets: Ints, ranks: TargetRanks, e: int, best: TopKResult
+) -> list[ListEntry]:
+    """What a user took next, best rank first."""
+    rank_T = ranks.above_P[ranks.offsets[e] : ranks.offsets[e + 1]] + 1
+    return [
+        ListEntry(
+            item=_card(data, targets[t]),
+            rank=int(rank_T[t]),
+            hit=bool(targets[t] in best.row_BK[e]),
+            badges=_badges(data, targets[t]),
+        )
+        for t in np.argsort(rank_T, kind="stable")
+    ]
+
+
+def _recommended(
+    data: EvaluationData, best: TopKResult, reason_EK: Ints, e: int, targets: Ints
+) -> list[ListEntry]:
+    """A user's list, best first."""
+    entries = zip(best.row_BK[e], best.score_BK[e], reason_EK[e], strict=True)
+    return [
+        ListEntry(
+            item=_card(data, row),
+            rank=k,
+            score=float(score),
+            because=_card(data, reason) if reason >= 0 else None,
+            hit=bool(row in targets),
+            badges=_badges(data, row),
+        )
+        for k, (row, score, reason) in enumerate(entries, 1)
+        if row >= 0
+    ]
+
+
+def _card(data: EvaluationData, row: np.int64) -> ItemCard:
+    return ItemCard(item_id=data.item_ids[int(row)].as_py())
+
+
+def _badges(data: EvaluationData, row: np.int64) -> tuple[str, ...]:
+    return ("new item",) if data.item_statistics.cold_N[row] else ()
+
+
+def _is_unknown(model: EvaluatedModel, user_E: Ints) -> npt.NDArray[np.bool_]:
+    """(E,) which users a model cannot score: unseen in training, and it supports no new users."""
+    if model.model is None or MODELS[model.model].traits.supports_new_users:
+        return np.zeros(len(user_E), bool)
+    return np.asarray(user_E < 0)
+
+
+def _rival_auc(
+    data: EvaluationData, rival: str | None, chosen: Ints, held_out: HeldOut
+) -> Floats | None:
+    """(E,) AUC of the best baseline; None without one."""
+    found = next((model for model in data.evaluated_models if model.label == rival), None)
+    if found is None:
+        return None
+    user_E = data.user_rows[found.label][chosen]
+    scorer = build_scorer(found, data)
+    return per_user(rank_targets(scorer, held_out.profiles, user_E, held_out.targets))["auc"]
+
+
+def hash_user_id(user_id: str, key: str) -> str:
+    """A short keyed hash: who has only the page cannot tell whose id it is, not even by trying.
+
+    Args:
+        user_id: of the user.
+        key: the digest of the evaluated model, which the page does not show.
+    """
+    return hmac.new(key.encode(), user_id.encode(), hashlib.sha256).hexdigest()[:12]

@@ -1,295 +1,338 @@
-"""The evaluation report: one HTML page on how good a model is.
+"""The evaluation report: one HTML page on whether a model is good, and what to do.
 
-The page is one file that loads nothing else: styles are inline, pictures are small JPEGs in `data:`
-URIs. Ids, titles and other texts come from users of the shop, so all of them are escaped.
+`report_content.py` has what it shows, `report.html` how.
 """
 
-import base64
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
-from visrec.evaluation.results import Figure, Metrics
+from visrec.evaluation.charts import plot_auc, plot_curve, plot_sweep
+from visrec.evaluation.page import render_page
+from visrec.evaluation.report_content import (
+    HeldBackRun,
+    ItemCard,
+    Publication,
+    RejectedPictures,
+    Report,
+    UserExample,
+)
+from visrec.evaluation.report_tables import (
+    costs_table,
+    differences_table,
+    main_columns,
+    metrics_table,
+    more_columns,
+    size_tables,
+)
+from visrec.evaluation.results import Metrics
 from visrec.evaluation.table import (
     BASELINES,
-    COLUMNS,
-    COSTS,
+    MINUS,
     ORACLE,
     VISRANK,
-    excludes_zero,
     finite_value,
-    format_cost_cells,
     format_difference,
     format_figure,
-    format_interval,
     metric_label,
     metric_names,
-    sort_models,
 )
+from visrec.evaluation.verdict import TOP, Outcome
+from visrec.publication.gate import Gate
+from visrec.publication.manifest import RunManifest
 from visrec.text import show_controls
 
 # Metrics by profile size that the page shows at once; the others are folded away.
 _MAIN_SIZE_METRICS = ("auc", "recall@20", "ndcg@20", "recall@100")
+_OUTCOMES: Mapping[Outcome, str] = {
+    "better": "Better than the baselines",
+    "mixed": "Mixed",
+    "unclear": "Undecided",
+    "worse": "Worse than a baseline",
+    "chance": "No better than chance",
+    "alone": "Measured",
+    "unmeasured": "Not measured",
+}
+COVERAGE = "coverage@100"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ItemCard:
-    """One item as the page shows it.
+class Tile:
+    """A key figure.
 
     Attributes:
-        item_id: its id, shown if there is no title.
-        title: its name.
-        thumbnail: JPEG bytes, as `cards.thumbnail` makes them.
-        score: the score that the model gave it.
-        hit: whether it is one of the held-out items.
-        because: the profile item that explains it.
+        label: what it is.
+        value: the model's.
+        width: of its bar in percent.
+        mark: where the best baseline is on that bar.
+        versus: the figure of the best baseline, in words.
+        change: since the evaluation before, with its sign; empty without one.
+        change_class: how the change is shown.
     """
 
-    item_id: str
-    title: str | None = None
-    thumbnail: bytes | None = None
-    score: float | None = None
-    hit: bool = False
-    because: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class UserExample:
-    """A user's profile, held-out items, and recommendations, best first."""
-
-    user_id: str
-    profile: Sequence[ItemCard]
-    held_out: Sequence[ItemCard]
-    recommended: Sequence[ItemCard]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusterRow:
-    """A visual cluster: how many items it has, their share of the catalogue, and some of them."""
-
-    size: int
-    share: float
-    items: Sequence[ItemCard]
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisualClusters:
-    """How many clusters there are, and the largest of them."""
-
-    count: int
-    rows: Sequence[ClusterRow]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """Everything that the page shows. A figure is `{"mean", "low", "high", "n"}`; only the mean is
-    required.
-
-    Attributes:
-        title: the heading.
-        metrics: ranking metrics, `{model: {metric: figure}}`; in all of them, higher is better.
-        examples: a few users.
-        metadata: model id, number of users, date and the like, by name.
-        lists: beyond-accuracy metrics, `{model: {metric: figure}}`.
-        by_profile_size: `{size: {model: {metric: figure}}}`.
-        paired: differences between models, `{"a - b": {metric: figure}}`.
-        costs: `{model: {"parameters", "train_s", "score_ms"}}`.
-        clusters: the visual clusters of the catalogue.
-        notes: paragraphs on how to read the figures.
-    """
-
-    title: str
-    metrics: Metrics
-    examples: Sequence[UserExample]
-    metadata: Mapping[str, str]
-    lists: Metrics = field(default_factory=dict)
-    by_profile_size: Mapping[str, Metrics] = field(default_factory=dict)
-    paired: Metrics = field(default_factory=dict)
-    costs: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    clusters: VisualClusters | None = None
-    notes: Sequence[str] = ()
+    label: str
+    value: str
+    width: float
+    mark: float | None = None
+    versus: str = ""
+    change: str = ""
+    change_class: str = ""
 
 
 @dataclass(frozen=True)
-class _Cell:
-    mean: str
-    interval: str
+class Change:
+    """A row of a comparison with an earlier state."""
+
+    name: str
+    before: str
+    now: str
+    change: str
     css_class: str = ""
 
 
 @dataclass(frozen=True)
-class _Row:
-    name: str
-    cells: list[_Cell]
+class GateTable:
+    """The gates of one run."""
+
+    title: str
+    gates: Sequence[Gate]
 
 
 @dataclass(frozen=True)
-class _Table:
-    """A table; each column has a label, and a second line for its number of users."""
+class RejectedView:
+    """Rejected pictures as the page shows them."""
 
-    corner: str
-    columns: list[tuple[str, str]]
-    rows: list[_Row]
-    oracle: list[_Row]
-
-
-@dataclass(frozen=True)
-class _Bar:
-    """One model of the interval plot; positions are in percent of the plot's width."""
-
-    model: str
-    mean: str
-    low_at: float
-    mean_at: float
-    high_at: float
+    by_reason: Mapping[str, int]
+    examples: Sequence[object]
+    sentence: str
 
 
 @dataclass(frozen=True)
-class _Plot:
-    bars: list[_Bar]
-    ticks: list[tuple[float, str]]
+class Timing:
+    """A job's wall time; the longest job has a bar of 100 %."""
+
+    job: str
+    seconds: str
+    width: float
+    phases: str
 
 
 def render(report: Report) -> str:
     """The page as one HTML text, which can be encoded as UTF-8."""
-    page = _template().render(
-        report=report,
-        metrics=_metrics_table(report.metrics, _main_columns(report.metrics), report.metrics),
-        more_metrics=_metrics_table(report.metrics, _more_columns(report.metrics), report.metrics),
-        differences=_differences_table(report.paired, _main_columns(report.paired)),
-        more_differences=_differences_table(report.paired, _more_columns(report.paired)),
-        costs=_costs_table(report),
-        lists=_metrics_table(report.lists, metric_names(report.lists), report.metrics, best=False),
-        by_size=_size_tables(report),
-        shown_sizes=_MAIN_SIZE_METRICS,
-        plot=_plot(report.metrics),
-        distance=_progress_to_oracle(report.metrics),
+    metrics, paired, facts = report.metrics, report.paired, report.facts
+    curves = [view for curve in facts.curves if (view := plot_curve(curve)) is not None]
+    gates = _gate_tables(facts.publication, facts.held_back)
+    timings = _timings(facts.seconds)
+    content = {
+        "report": report,
+        "outcome": _OUTCOMES[report.verdict.outcome],
+        "tiles": _tiles(report),
+        "kinds": _kinds(report.examples),
+        "metrics": metrics_table(report, metrics, main_columns(metrics)),
+        "more_metrics": metrics_table(report, metrics, more_columns(metrics)),
+        "differences": differences_table(paired, main_columns(paired)),
+        "more_differences": differences_table(paired, more_columns(paired)),
+        "costs": costs_table(report),
+        "lists": metrics_table(report, report.lists, metric_names(report.lists), best=False),
+        "by_size": size_tables(report),
+        "shown_sizes": _MAIN_SIZE_METRICS,
+        "plot": plot_auc(metrics),
+        "distance": _progress_to_oracle(metrics),
+        "evaluation_changes": _evaluation_changes(report),
+        "publication": facts.publication,
+        "publication_changes": _publication_changes(facts.publication),
+        "gates": gates,
+        "curves": curves,
+        "sweeps": [plot_sweep(sweep) for sweep in facts.sweeps],
+        "rejected": _rejected(facts.rejected),
+        "timings": timings,
+    }
+    shown = {
+        "users": report.examples,
+        "figures": True,
+        "changes": report.before or facts.publication,
+        "gates": gates,
+        "training": curves or facts.sweeps,
+        "catalogue": report.clusters or facts.rejected or facts.data,
+        "timings": timings,
+    }
+    names = {"changes": "Today and before"}
+    sections = [(id, names.get(id, id.capitalize())) for id, is_shown in shown.items() if is_shown]
+    return render_page("report.html", _items(report), sections=sections, **content)
+
+
+def _items(report: Report) -> Iterator[ItemCard]:
+    """Every item on the page, some of them several times."""
+    yield from chain.from_iterable(user.items for user in report.examples)
+    if report.clusters:
+        yield from chain.from_iterable(row.items for row in report.clusters.rows)
+
+
+def _kinds(users: Sequence[UserExample]) -> list[tuple[str, str, int]]:
+    """The groups of users to choose from: value, name and count."""
+    found, cold = sum(user.found > 0 for user in users), sum(user.is_cold for user in users)
+    return [
+        ("all", "All", len(users)),
+        ("found", "Found", found),
+        ("missed", "Missed", len(users) - found),
+        ("cold", "Cold", cold),
+        ("warm", "Warm", len(users) - cold),
+    ]
+
+
+# Key figures.
+
+
+def _tiles(report: Report) -> list[Tile]:
+    metrics = report.metrics
+    labels = {
+        "auc": "of the other items rank below what a user takes next (AUC)",
+        TOP: "of what users took next is in the first 20 items (Recall@20)",
+        "recall@100": "of what users took next is in the first 100 items (Recall@100)",
+    }
+    tiles = [_share_tile(report, metrics, name, label) for name, label in labels.items()]
+    tiles.append(
+        _share_tile(report, report.lists, COVERAGE, "of the catalogue is in somebody's first 100")
     )
-    # A Python string may hold half of a surrogate pair, which UTF-8 cannot encode.
-    return page.encode("utf-8", "replace").decode()
+    return [tile for tile in tiles if tile is not None]
 
 
-# Tables.
+def _share_tile(report: Report, metrics: Metrics, name: str, label: str) -> Tile | None:
+    """A share in percent beside the best baseline's; None where the model has no such figure."""
+    mean = finite_value(metrics.get(report.model, {}).get(name))
+    if mean is None:
+        return None
+    rival = report.verdict.rival
+    other = finite_value(metrics.get(rival, {}).get(name)) if rival else None
+    before = report.before.means.get(name) if report.before else None
+    points = None if before is None else 100 * (mean - before)
+    return Tile(
+        label=label,
+        value=_percent(mean),
+        width=round(100 * mean, 1),
+        mark=None if other is None else round(100 * other, 1),
+        versus="" if other is None else f"{rival}: {_percent(other)}",
+        change="" if points is None else f"{'+' if points >= 0 else MINUS}{abs(points):.1f}",
+        change_class=_css_class(points),
+    )
 
 
-def _main_columns(metrics: Metrics) -> list[str]:
-    """The columns that the page shows at once; the others are folded away."""
-    return [name for name in metric_names(metrics) if name in COLUMNS]
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _more_columns(metrics: Metrics) -> list[str]:
-    return [name for name in metric_names(metrics) if name not in COLUMNS]
+def _css_class(change: float | None) -> str:
+    """How a change of a metric is shown, where more is better."""
+    return "" if not change else "up" if change > 0 else "down"
 
 
-def _metrics_table(
-    metrics: Metrics, columns: Sequence[str], order: Metrics, *, best: bool = True
-) -> _Table:
-    """One row per model, in the order of the AUC in `order`; one column per metric."""
-    rows = {
-        model: [_cell(metrics, model, name, best=best) for name in columns]
-        for model in sort_models(order)
-        if model in metrics
+# Today and before.
+
+
+def _evaluation_changes(report: Report) -> list[Change]:
+    before = report.before
+    if before is None:
+        return []
+    rows = []
+    for name in (*main_columns(report.metrics), *metric_names(report.lists)):
+        figures = report.lists if name in metric_names(report.lists) else report.metrics
+        now = figures.get(report.model, {}).get(name)
+        mean, then = finite_value(now), before.means.get(name)
+        if mean is None or then is None:
+            continue
+        css_class = _css_class(mean - then) if figures is report.metrics else ""
+        difference = format_difference({"mean": mean - then})
+        rows.append(
+            Change(metric_label(name), format_figure({"mean": then}), format_figure(now),
+                   difference, css_class)
+        )  # fmt: skip
+    rival = report.verdict.rival
+    if rival and before.rival and "auc" in before.rival_means:
+        now, then = report.metrics[rival].get("auc"), before.rival_means["auc"]
+        mean = finite_value(now) or 0.0
+        label = f"AUC of {rival}" if rival == before.rival else "AUC of the best baseline"
+        rows.append(
+            Change(label, format_figure({"mean": then}), format_figure(now),
+                   format_difference({"mean": mean - then}))
+        )  # fmt: skip
+    counts = {
+        "Test users": (before.users, report.users),
+        "Items": (before.items, report.items),
     }
-    return _table("Model", [(metric_label(name), "") for name in columns], rows)
+    return rows + [_count_change(name, *pair) for name, pair in counts.items()]
 
 
-def _costs_table(report: Report) -> _Table:
-    """One row per model, one column per cost."""
-    rows = {
-        model: [_Cell(text, "") for text in format_cost_cells(report.costs[model])]
-        for model in sort_models(report.metrics)
-        if model in report.costs
+def _publication_changes(publication: Publication | None) -> list[Change]:
+    if publication is None:
+        return []
+    now, before = _run_counts(publication.run), {}
+    if publication.before is not None:
+        before = _run_counts(publication.before)
+    return [_count_change(name, before.get(name), count) for name, count in now.items()]
+
+
+def _run_counts(run: RunManifest) -> dict[str, int]:
+    queries = "Users" if run.kind == "user_to_item" else "Items"
+    return {
+        f"{queries} with a list": run.queries,
+        "Fallback lists (cold users)": run.cold_users,
+        "Available items": run.available,
+        "Interactions read": run.interactions.rows,
+        "Seconds": round(sum(run.seconds.values())),
     }
-    return _table("Model", [(name, "") for name in COSTS.values()], rows)
 
 
-def _size_tables(report: Report) -> dict[str, _Table]:
-    """One table per metric: one row per model, one column per profile size."""
-    sizes = report.by_profile_size
-    list_metrics = set(metric_names(report.lists))  # of these, a higher value is not better
-    tables = {}
-    for name in metric_names(next(iter(sizes.values()), {})):
-        users = [next(iter(metrics.values()))[name]["n"] for metrics in sizes.values()]
-        columns = [
-            (f"{size} item{'s' if size != '1' else ''}", f"{count:,} users")
-            for size, count in zip(sizes, users, strict=True)
-        ]
-        rows = {
-            model: [
-                _cell(metrics, model, name, best=name not in list_metrics)
-                for metrics in sizes.values()
-            ]
-            for model in sort_models(report.metrics)
-        }
-        tables[name] = _table("Model", columns, rows)
+def _count_change(name: str, before: int | None, now: int) -> Change:
+    if before is None:
+        return Change(name, "", f"{now:,}", "")
+    sign = "+" if now >= before else MINUS
+    return Change(name, f"{before:,}", f"{now:,}", f"{sign}{abs(now - before):,}")
+
+
+def _gate_tables(publication: Publication | None, held_back: HeldBackRun | None) -> list[GateTable]:
+    """The gates of a run that was held back, and of the published run; failed gates come first."""
+    tables = []
+    if held_back:
+        title = f"Run {held_back.run_id} was held back at {held_back.held_back_at}"
+        tables.append(GateTable(title, held_back.gates))
+    if publication:
+        order = ("failed", "forced", "passed", "skipped")
+        gates = sorted(publication.run.gates, key=lambda gate: order.index(gate.outcome))
+        count = {o: sum(gate.outcome == o for gate in gates) for o in order}
+        text = ", ".join(f"{number} {o}" for o, number in count.items() if number)
+        tables.append(GateTable(f"Run {publication.run.run_id}, published: {text}", gates))
     return tables
 
 
-def _differences_table(paired: Metrics, columns: Sequence[str]) -> _Table:
-    """One row per pair of models, one column per metric."""
-    rows = {
-        pair: [_difference_cell(figures.get(name)) for name in columns]
-        for pair, figures in paired.items()
-    }
-    return _table("Models", [(metric_label(name), "") for name in columns], rows)
+# Data and time.
 
 
-def _table(corner: str, columns: list[tuple[str, str]], cells: Mapping[str, list[_Cell]]) -> _Table:
-    rows = [_Row(name, cells[name]) for name in cells if name != ORACLE]
-    return _Table(
-        corner, columns, rows, [_Row(name, cells[name]) for name in cells if name == ORACLE]
-    )
-
-
-def _cell(metrics: Metrics, model: str, name: str, *, best: bool) -> _Cell:
-    figure = metrics[model].get(name)
-    means = [finite_value(metrics[m].get(name)) for m in metrics if m != ORACLE]
-    # The oracle knows the truth, so it does not compete; and one model alone is not the best.
-    top = max((v for v in means if v is not None), default=None) if len(means) > 1 else None
-    mean = finite_value(figure)
-    is_best = best and model != ORACLE and mean is not None and mean == top
-    return _Cell(format_figure(figure), format_interval(figure, "–"), "best" if is_best else "")
-
-
-def _difference_cell(figure: Figure | None) -> _Cell:
-    css_class = ""
-    if excludes_zero(figure):
-        css_class = "more" if (finite_value(figure) or 0) > 0 else "less"
-    return _Cell(format_difference(figure), format_interval(figure, " to "), css_class)
-
-
-# The interval plot, and the progress towards the oracle.
-
-
-def _plot(metrics: Metrics) -> _Plot | None:
-    """The AUC of each model with its interval, on an axis that includes chance, 0.5."""
-    spans = []
-    for model in sort_models(metrics):
-        auc = metrics[model].get("auc")
-        mean = finite_value(auc)
-        if mean is not None:
-            low, high = finite_value(auc, "low"), finite_value(auc, "high")
-            ends = [mean, *(end for end in (low, high) if end is not None)]
-            spans.append((model, mean, min(ends), max(ends)))
-    if not spans:
+def _rejected(rejected: RejectedPictures | None) -> RejectedView | None:
+    if rejected is None:
         return None
-    left = math.floor(min(0.5, *(low for _, _, low, _ in spans)) * 10) / 10
-    right = math.ceil(max(0.6, *(high for _, _, _, high in spans)) * 10) / 10
-
-    def position(auc: float) -> float:
-        return round(2 + 96 * (auc - left) / (right - left), 2)  # with room for round line ends
-
-    tenths = range(round(left * 10), round(right * 10) + 1)
-    return _Plot(
-        bars=[
-            _Bar(m, f"{mean:.3f}", position(low), position(mean), position(high))
-            for m, mean, low, high in spans
-        ],
-        ticks=[(position(tenth / 10), f"{tenth / 10:.1f}") for tenth in tenths],
+    total = sum(rejected.by_reason.values())
+    reasons = ", ".join(
+        f"{count:,} {reason.replace('_', ' ')}"
+        for reason, count in sorted(rejected.by_reason.items(), key=lambda item: -item[1])
     )
+    noun = "picture was" if total == 1 else "pictures were"
+    some = "" if total == len(rejected.examples) else f" The first {len(rejected.examples)} of them"
+    sentence = f"{total:,} {noun} rejected: {reasons}.{some and some + ' are below.'}"
+    return RejectedView(rejected.by_reason, rejected.examples, sentence)
+
+
+def _timings(seconds: Mapping[str, Mapping[str, float]]) -> list[Timing]:
+    totals = {job: sum(phases.values()) for job, phases in seconds.items()}
+    longest = max(totals.values(), default=0.0)
+    return [
+        Timing(
+            job=job,
+            seconds=f"{totals[job]:,.1f}",
+            width=round(100 * totals[job] / longest, 1) if longest else 0.0,
+            phases=", ".join(f"{name} {s:,.1f}" for name, s in phases.items() if s >= 0.05),
+        )
+        for job, phases in seconds.items()
+    ]
 
 
 def _progress_to_oracle(metrics: Metrics) -> str | None:
@@ -309,20 +352,3 @@ def _progress_to_oracle(metrics: Metrics) -> str | None:
         f"{show_controls(best)} ({best_auc:.3f}) closes {share} of the distance in AUC from the "
         f"best VisRank ({show_controls(start)}, {start_auc:.3f}) to the oracle ({auc[ORACLE]:.3f})."
     )
-
-
-def _data_uri(jpeg: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=PackageLoader("visrec", "evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"visible": show_controls, "label": metric_label, "data_uri": _data_uri}
-    return environment.get_template("report.html")

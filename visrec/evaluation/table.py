@@ -7,8 +7,9 @@ from visrec.evaluation.results import Figure, Metrics
 from visrec.text import format_table, printable
 
 ORACLE = "oracle"
-VISRANK = "visrank"
-BASELINES = ("popularity", "random")
+VISRANK, POPULARITY, RANDOM = "visrank", "popularity", "random"
+RIVALS = (VISRANK, POPULARITY)  # kinds of baselines that a shop could publish instead of a model
+BASELINES = (POPULARITY, RANDOM)
 
 # The columns of the terminal's table, and the first columns of the report's.
 COLUMNS = (

@@ -148,6 +148,43 @@ def decode(data: bytes, preprocessing: Preprocessing, limits: PictureLimits) -> 
         raise PictureError(_reason(error), _detail(error)) from error
 
 
+def decode_whole(data: bytes, longest: int, limits: PictureLimits) -> np.ndarray:
+    """Decodes one picture to show it: upright, on a white background, not cropped.
+
+    Args:
+        data: as for `decode`.
+        longest: pixels of the longer edge; a smaller picture is not enlarged.
+        limits: larger pictures are refused before decoding.
+
+    Returns:
+        (H, W, 3) uint8 pixels.
+
+    Raises:
+        PictureError: the picture cannot be used; a bad picture raises no other error.
+    """
+    try:
+        _check_bytes(data, limits)
+        picture = _load(first_picture(data), _to_show(longest, longest), limits)
+        scale = min(1.0, longest / max(picture.size))
+        width, height = (max(1, round(side * scale)) for side in picture.size)
+        return resize_and_crop(picture, _to_show(width, height))
+    except PictureError:
+        raise
+    except Exception as error:  # as in `decode`
+        raise PictureError(_reason(error), _detail(error)) from error
+
+
+def _to_show(width: int, height: int) -> Preprocessing:
+    """Resizes to a width and a height, and crops nothing."""
+    return Preprocessing(
+        resize=(height, width),
+        crop=(height, width),
+        interpolation="lanczos",
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+
+
 def _check_bytes(data: bytes, limits: PictureLimits) -> None:
     if not data:
         raise PictureError("empty", "The file has zero bytes.")

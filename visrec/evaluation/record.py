@@ -1,0 +1,102 @@
+"""`_evaluation.json`: what was evaluated and when, so that the next evaluation can look back.
+
+`metrics.json` has no dates in it, because it is the same for the same inputs.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from visrec.errors import InputError
+from visrec.storage.store import Store
+
+RECORD = "_evaluation.json"
+VERSION = 1
+
+Means = Mapping[str, float]  # by metric
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """One evaluation, in short.
+
+    Attributes:
+        model_id: the first model of the table.
+        digest: of its artifact.
+        data_until: Unix seconds of the latest interaction that it was trained on.
+        made_at: when it was evaluated, as ISO 8601 in UTC.
+        users: number of test users.
+        items: number of items that were ranked.
+        means: its metrics, those of its lists included.
+        rival: the best baseline; None without any.
+        rival_means: the metrics of that baseline.
+        before: the evaluation before this one, without its own `before`.
+        version: of this record.
+    """
+
+    model_id: str
+    digest: str
+    data_until: int
+    made_at: str
+    users: int
+    items: int
+    means: Means
+    rival: str | None = None
+    rival_means: Means = field(default_factory=dict)
+    before: "EvaluationRecord | None" = None
+    version: int = VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "EvaluationRecord":
+        """The record with these fields; raises TypeError or KeyError for others."""
+        before = fields["before"]
+        return cls(**{**fields, "before": before and cls.from_dict(before)})
+
+
+def find_previous(
+    evaluations: Iterable[Store], digest: str, data_until: int
+) -> EvaluationRecord | None:
+    """The evaluation of another model before this one.
+
+    That is the one whose training data end last, up to where this model's end; of several models of
+    the same data, the one that was evaluated last.
+
+    Args:
+        evaluations: directories of evaluations, the own one included, before anything is written.
+        digest: of the model that is evaluated now.
+        data_until: where its training data end.
+    """
+    records = [record for store in evaluations if (record := read_evaluation(store)) is not None]
+    records += [record.before for record in records if record.before is not None]
+    others = [r for r in records if r.digest != digest and r.data_until <= data_until]
+    latest = max(others, key=lambda record: (record.data_until, record.made_at), default=None)
+    return latest and dataclasses.replace(latest, before=None)
+
+
+def read_evaluation(store: Store) -> EvaluationRecord | None:
+    """The record of an evaluation.
+
+    Returns:
+        None if there is none, or another version of visrec wrote it: it only serves to look back.
+
+    Raises:
+        InputError: it is not JSON.
+    """
+    if not store.exists(RECORD):
+        return None
+    fields = store.read_json(RECORD)
+    if not isinstance(fields, dict) or fields.get("version") != VERSION:
+        return None
+    try:
+        return EvaluationRecord.from_dict(fields)
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            f"{store.uri(RECORD)} is not the record that visrec wrote ({error}). Remove it: the "
+            "report then compares with no earlier evaluation.",
+            path=store.uri(RECORD),
+        ) from error

@@ -1,0 +1,224 @@
+"""The verdict of an evaluation: is the model good enough to publish, and what should be done?
+
+The model is compared with the baselines that a shop could publish instead: VisRank, which lists
+what looks like the profile, and popularity. Two models differ if the 95 % interval of their paired
+difference excludes 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from visrec.evaluation.results import Figure, Metrics
+from visrec.evaluation.table import (
+    ORACLE,
+    RANDOM,
+    RIVALS,
+    finite_value,
+    format_difference,
+    format_interval,
+    metric_label,
+)
+
+Outcome = Literal["better", "mixed", "unclear", "worse", "chance", "alone", "unmeasured"]
+TOP = "recall@20"  # what users see first
+_FEW_USERS = 30  # of fewer, the figures move by several points from one evaluation to the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether a model is good, for people.
+
+    Attributes:
+        outcome: `better` than every baseline; `mixed`: better in one metric and worse in another;
+            `unclear`: the difference may be chance; `worse` than a baseline; no better than
+            `chance`; `alone`: there is no baseline to compare with; `unmeasured`: no AUC.
+        sentence: the verdict.
+        details: sentences that support or limit it.
+        advice: what to do now, a sentence each.
+        rival: the baseline with the highest AUC; None without any.
+    """
+
+    outcome: Outcome
+    sentence: str
+    details: Sequence[str] = ()
+    advice: Sequence[str] = ()
+    rival: str | None = None
+
+
+def judge(model: str, metrics: Metrics, paired: Metrics) -> Verdict:
+    """The verdict on one model.
+
+    Args:
+        model: its label.
+        metrics: of all models.
+        paired: differences `"a - b"`, of which those that begin with the model are used.
+    """
+    auc = metrics.get(model, {}).get("auc")
+    mean = finite_value(auc)
+    if auc is None or mean is None:
+        return Verdict(
+            outcome="unmeasured",
+            sentence=f"There is no AUC of {model}, so nothing says how good it is.",
+            advice=("Evaluate a model whose users have held-out items.",),
+        )
+    rival = best_rival(model, metrics)
+    low = finite_value(auc, "low")
+    if (mean if low is None else low) <= 0.5:
+        return _chance(model, mean, rival, _caveats(auc))
+    if rival is None:
+        return Verdict(
+            outcome="alone",
+            sentence=f"{model} {_ranks(mean)}; there is no baseline to compare it with.",
+            details=_caveats(auc),
+        )
+    return _compare(model, rival, metrics, paired)
+
+
+def best_rival(model: str, metrics: Metrics) -> str | None:
+    """The baseline of another kind than the model with the highest AUC."""
+    kind = next((name for name in RIVALS if model.startswith(name)), None)
+    aucs = {
+        label: auc
+        for label in metrics
+        if label.startswith(RIVALS) and label != model
+        if kind is None or not label.startswith(kind)
+        if (auc := finite_value(metrics[label].get("auc"))) is not None
+    }
+    return max(aucs, key=lambda label: aucs[label], default=None)
+
+
+def _compare(model: str, rival: str, metrics: Metrics, paired: Metrics) -> Verdict:
+    mean, rival_mean = (finite_value(metrics[name]["auc"]) or 0.0 for name in (model, rival))
+    differences = paired.get(f"{model} - {rival}", {})
+    by_auc, by_top = (_sign(differences.get(name)) for name in ("auc", TOP))
+    details = _caveats(metrics[model]["auc"])
+    both = f"It {_ranks(mean)}, and {rival}, the best baseline, above {_percent(rival_mean)}"
+    if by_auc * by_top < 0:
+        wins, loses = ("AUC", metric_label(TOP)) if by_auc > 0 else (metric_label(TOP), "AUC")
+        return Verdict(
+            outcome="mixed",
+            sentence=f"{model} is better than {rival} in {wins} and worse in {loses}.",
+            details=[f"{both}.", *details],
+            advice=(
+                f"Decide by what users see: {metric_label(TOP)} counts the first 20 items alone, "
+                "AUC the whole list.",
+                _tune(model),
+            ),
+            rival=rival,
+        )
+    if by_auc < 0:
+        advice = (*_instead(rival, model), _tune(model))
+        sentence = f"{model} lost: it {_ranks(mean)}, and {rival}, a baseline, above "
+        return Verdict(
+            outcome="worse",
+            sentence=f"{sentence}{_percent(rival_mean)}.",
+            details=details,
+            advice=advice,
+            rival=rival,
+        )
+    if by_auc == 0:
+        return Verdict(
+            outcome="unclear",
+            sentence=f"It is not clear whether {model} is better than {rival}.",
+            details=[f"{both}. {_may_be_chance(differences.get('auc'))}", *details],
+            advice=(
+                f"Publishing is safe: the lists are no worse than those of {rival}, as far as "
+                "this evaluation can tell.",
+                "Evaluate again with more test users, and more will be known. " + _tune(model),
+            ),
+            rival=rival,
+        )
+    return _better(model, rival, metrics, paired, f"{both}.", details)
+
+
+def _better(
+    model: str, rival: str, metrics: Metrics, paired: Metrics, both: str, details: Sequence[str]
+) -> Verdict:
+    """The verdict on a model that is better than every baseline, or all but another model."""
+    others = [m for m in metrics if m not in (model, ORACLE, RANDOM) and not m.startswith(RIVALS)]
+    stronger = [m for m in others if _sign(paired.get(f"{model} - {m}", {}).get("auc")) < 0]
+    advice: tuple[str, ...] = (
+        "Publish its lists with jobs/recommend.py, whose gates read this evaluation.",
+    )
+    if stronger:
+        best = max(stronger, key=lambda m: finite_value(metrics[m].get("auc")) or 0.0)
+        details = [*details, f"{best} is better still."]
+        advice = (f"Publish the lists of {best} instead: jobs/recommend.py --model models/{best}.",)
+    return Verdict(
+        outcome="better",
+        sentence=f"{model} is better than every baseline.",
+        details=[both, *details],
+        advice=advice,
+        rival=rival,
+    )
+
+
+def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) -> Verdict:
+    return Verdict(
+        outcome="chance",
+        sentence=f"{model} is no better than chance: it {_ranks(mean)}, and chance is 50 %.",
+        details=caveats,
+        advice=(
+            "Do not publish it. Look at the users below: do the pictures belong to the items that "
+            "they took?",
+            "Check which rows count (the data facts below), and train on more interactions.",
+        ),
+        rival=rival,
+    )
+
+
+def _instead(rival: str, model: str) -> tuple[str, ...]:
+    """What to publish while the baseline wins."""
+    held_back = "jobs/recommend.py holds the lists of this model back (gates.min_gain). "
+    name = next(kind for kind in RIVALS if rival.startswith(kind))
+    mode = rival.removeprefix(name).removeprefix("-")
+    flags = f"--model.name {name}" + (f" --model.mode {mode}" if mode else "")
+    publish = f"{held_back}Publish the baseline meanwhile: jobs/train.py {flags}."
+    if name == "popularity":
+        return (
+            publish,
+            "What everybody takes says more here than pictures do. Compare models that learn from "
+            f"who took what: jobs/evaluate.py --models {model},cooccurrence,multivae.",
+        )
+    return (publish,)
+
+
+def _tune(model: str) -> str:
+    if model.startswith((*RIVALS, RANDOM)):
+        return "Train a model that learns: jobs/train.py."
+    return "Search for better settings with jobs/tune.py, or train with more epochs."
+
+
+def _caveats(auc: Figure) -> list[str]:
+    users = finite_value(auc, "n")
+    if users is None or users >= _FEW_USERS:
+        return []
+    who = "Only one user" if users == 1 else f"Only {users:.0f} users"
+    return [f"{who} could be tested, so these figures will move."]
+
+
+def _may_be_chance(difference: Figure | None) -> str:
+    if difference is None:
+        return "The two were not compared user by user."
+    return (
+        f"Their difference in AUC, {format_difference(difference)} (95 % interval "
+        f"{format_interval(difference, ' to ')}), may be chance."
+    )
+
+
+def _ranks(auc: float) -> str:
+    return f"ranks what a user takes next above {_percent(auc)} of the other items"
+
+
+def _percent(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
+def _sign(difference: Figure | None) -> int:
+    """1 or -1 if the interval of a difference excludes 0, else 0."""
+    low, high = finite_value(difference, "low"), finite_value(difference, "high")
+    if low is None or high is None:
+        return 0
+    return 1 if low > 0 else -1 if high < 0 else 0
