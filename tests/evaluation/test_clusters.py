@@ -1,9 +1,6 @@
 """The clusters of the report: the largest first, each with the pictures nearest to its centre."""
 
-import io
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +8,8 @@ import pytest
 from PIL import Image
 
 from visrec.evaluation import clusters
-from visrec.evaluation.clusters import make_clusters
-from visrec.evaluation.report import VisualClusters
+from visrec.evaluation.clusters import find_clusters
+from visrec.evaluation.report_content import VisualClusters
 from visrec.features.clusters import Clusters
 from visrec.storage.store import Store
 
@@ -27,16 +24,13 @@ def planted(sizes: list[int]) -> Clusters:
     return Clusters(cluster_N.astype(np.int32), np.arange(len(cluster_N)), visual_NP, 0.5)
 
 
-def shown(
-    found: Clusters, images: Path, monkeypatch: pytest.MonkeyPatch, pictures: int = 3
-) -> VisualClusters | None:
-    """What the report shows of clusters whose first `pictures` items have pictures."""
-    monkeypatch.setattr(clusters, "load_clusters", lambda *_: found)
+def shown(found: Clusters, images: Path, monkeypatch: pytest.MonkeyPatch) -> VisualClusters | None:
+    """What the report shows of these clusters."""
     ids = [f"i{n:03}" for n in range(len(found.cluster_N))]
-    for item_id in ids[:pictures]:
-        Image.new("RGB", (8, 8), "teal").save(images / f"{item_id}.png")
-    data: Any = SimpleNamespace(item_ids=pa.array(ids))
-    return make_clusters(data, NOWHERE, str(images), None)
+    monkeypatch.setattr(clusters, "load_features", lambda _: (pa.array(ids), None))
+    monkeypatch.setattr(clusters, "load_clusters", lambda *_: found)
+    Image.new("RGB", (8, 8), "teal").save(images / "i000.png")
+    return find_clusters(NOWHERE, str(images))
 
 
 def test_largest_clusters_come_first_with_their_share(
@@ -77,24 +71,11 @@ def test_one_picture_is_shown_of_each_near_duplicate_group(
     assert {*names} == {"i000", "i002", "i004"}
 
 
-def test_item_without_a_picture_keeps_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = shown(planted([5]), tmp_path, monkeypatch, pictures=2)
-    assert found is not None
-    with_picture = {card.item_id for card in found.rows[0].items if card.thumbnail}
-    assert with_picture == {"i000", "i001"}
-    picture = next(card.thumbnail for card in found.rows[0].items if card.thumbnail)
-    with Image.open(io.BytesIO(picture)) as opened:
-        assert opened.format == "JPEG"
-
-
 def test_nothing_is_clustered_without_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> Clusters:
         raise AssertionError("clustered")
 
-    monkeypatch.setattr(clusters, "load_clusters", never)
-    data: Any = SimpleNamespace(item_ids=pa.array(["a"]))
-    assert make_clusters(data, NOWHERE, str(tmp_path), None) is None
+    monkeypatch.setattr(clusters, "load_features", never)
+    assert find_clusters(NOWHERE, str(tmp_path)) is None

@@ -40,7 +40,10 @@ def make_cards(item_ids: pa.Array, images: str, items_uri: str | None) -> dict[s
 
 
 def add_pictures(
-    users: Sequence[UserExample], clusters: VisualClusters | None, images: str, items_uri: str | None
+    users: Sequence[UserExample],
+    clusters: VisualClusters | None,
+    images: str,
+    items_uri: str | None,
 ) -> tuple[list[UserExample], VisualClusters | None]:
     """The users and clusters of a page with titles and pictures; all copies of an item share one.
 
@@ -93,8 +96,8 @@ def _pictures(
             for item_id, data in zip(
                 wanted["item_id"].to_pylist(), fetch_pictures(wanted), strict=True
             ):
-                is_missing = isinstance(data, StorageError)
-                yield item_id, None if is_missing else thumbnail(data, max_bytes)
+                picture = None if isinstance(data, StorageError) else thumbnail(data, max_bytes)
+                yield item_id, picture
     except InputError:
         return  # there may be no pictures: features can be imported from a table
 

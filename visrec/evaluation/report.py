@@ -9,6 +9,7 @@ from itertools import chain
 
 from visrec.evaluation.charts import plot_auc, plot_curve, plot_sweep
 from visrec.evaluation.page import render_page
+from visrec.evaluation.report_changes import css_class, evaluation_changes, publication_changes
 from visrec.evaluation.report_content import (
     HeldBackRun,
     ItemCard,
@@ -32,14 +33,10 @@ from visrec.evaluation.table import (
     ORACLE,
     VISRANK,
     finite_value,
-    format_difference,
-    format_figure,
-    metric_label,
     metric_names,
 )
 from visrec.evaluation.verdict import TOP, Outcome
 from visrec.publication.gate import Gate
-from visrec.publication.manifest import RunManifest
 from visrec.text import show_controls
 
 # Metrics by profile size that the page shows at once; the others are folded away.
@@ -77,17 +74,6 @@ class Tile:
     versus: str = ""
     change: str = ""
     change_class: str = ""
-
-
-@dataclass(frozen=True)
-class Change:
-    """A row of a comparison with an earlier state."""
-
-    name: str
-    before: str
-    now: str
-    change: str
-    css_class: str = ""
 
 
 @dataclass(frozen=True)
@@ -138,9 +124,9 @@ def render(report: Report) -> str:
         "shown_sizes": _MAIN_SIZE_METRICS,
         "plot": plot_auc(metrics),
         "distance": _progress_to_oracle(metrics),
-        "evaluation_changes": _evaluation_changes(report),
+        "evaluation_changes": evaluation_changes(report),
         "publication": facts.publication,
-        "publication_changes": _publication_changes(facts.publication),
+        "publication_changes": publication_changes(facts.publication),
         "gates": gates,
         "curves": curves,
         "sweeps": [plot_sweep(sweep) for sweep in facts.sweeps],
@@ -213,7 +199,7 @@ def _share_tile(report: Report, metrics: Metrics, name: str, label: str) -> Tile
         mark=None if other is None else round(100 * other, 1),
         versus="" if other is None else f"{rival}: {_percent(other)}",
         change="" if points is None else f"{'+' if points >= 0 else MINUS}{abs(points):.1f}",
-        change_class=_css_class(points),
+        change_class=css_class(points),
     )
 
 
@@ -221,72 +207,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
-def _css_class(change: float | None) -> str:
-    """How a change of a metric is shown, where more is better."""
-    return "" if not change else "up" if change > 0 else "down"
-
-
-# Today and before.
-
-
-def _evaluation_changes(report: Report) -> list[Change]:
-    before = report.before
-    if before is None:
-        return []
-    rows = []
-    for name in (*main_columns(report.metrics), *metric_names(report.lists)):
-        figures = report.lists if name in metric_names(report.lists) else report.metrics
-        now = figures.get(report.model, {}).get(name)
-        mean, then = finite_value(now), before.means.get(name)
-        if mean is None or then is None:
-            continue
-        css_class = _css_class(mean - then) if figures is report.metrics else ""
-        difference = format_difference({"mean": mean - then})
-        rows.append(
-            Change(metric_label(name), format_figure({"mean": then}), format_figure(now),
-                   difference, css_class)
-        )  # fmt: skip
-    rival = report.verdict.rival
-    if rival and before.rival and "auc" in before.rival_means:
-        now, then = report.metrics[rival].get("auc"), before.rival_means["auc"]
-        mean = finite_value(now) or 0.0
-        label = f"AUC of {rival}" if rival == before.rival else "AUC of the best baseline"
-        rows.append(
-            Change(label, format_figure({"mean": then}), format_figure(now),
-                   format_difference({"mean": mean - then}))
-        )  # fmt: skip
-    counts = {
-        "Test users": (before.users, report.users),
-        "Items": (before.items, report.items),
-    }
-    return rows + [_count_change(name, *pair) for name, pair in counts.items()]
-
-
-def _publication_changes(publication: Publication | None) -> list[Change]:
-    if publication is None:
-        return []
-    now, before = _run_counts(publication.run), {}
-    if publication.before is not None:
-        before = _run_counts(publication.before)
-    return [_count_change(name, before.get(name), count) for name, count in now.items()]
-
-
-def _run_counts(run: RunManifest) -> dict[str, int]:
-    queries = "Users" if run.kind == "user_to_item" else "Items"
-    return {
-        f"{queries} with a list": run.queries,
-        "Fallback lists (cold users)": run.cold_users,
-        "Available items": run.available,
-        "Interactions read": run.interactions.rows,
-        "Seconds": round(sum(run.seconds.values())),
-    }
-
-
-def _count_change(name: str, before: int | None, now: int) -> Change:
-    if before is None:
-        return Change(name, "", f"{now:,}", "")
-    sign = "+" if now >= before else MINUS
-    return Change(name, f"{before:,}", f"{now:,}", f"{sign}{abs(now - before):,}")
+# Gates, data and time.
 
 
 def _gate_tables(publication: Publication | None, held_back: HeldBackRun | None) -> list[GateTable]:
@@ -302,9 +223,6 @@ def _gate_tables(publication: Publication | None, held_back: HeldBackRun | None)
         text = ", ".join(f"{number} {o}" for o, number in count.items() if number)
         tables.append(GateTable(f"Run {publication.run.run_id}, published: {text}", gates))
     return tables
-
-
-# Data and time.
 
 
 def _rejected(rejected: RejectedPictures | None) -> RejectedView | None:

@@ -1,7 +1,7 @@
 """What the evaluation report shows, as data: `report.py` turns it into a page."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from visrec.evaluation.record import EvaluationRecord
 from visrec.evaluation.results import Metrics
@@ -210,6 +210,10 @@ class WorkspaceFacts:
     held_back: HeldBackRun | None = None
     rejected: RejectedPictures | None = None
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def with_seconds(self, job: str, phases: Mapping[str, float]) -> "WorkspaceFacts":
+        """The facts with the wall time of one more job."""
+        return replace(self, seconds={**self.seconds, job: phases})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,12 +139,12 @@ def _better(
     others = [m for m in metrics if m not in (model, ORACLE, RANDOM) and not m.startswith(RIVALS)]
     stronger = [m for m in others if _sign(paired.get(f"{model} - {m}", {}).get("auc")) < 0]
     advice: tuple[str, ...] = (
-        "Publish its lists with jobs/recommend.py, whose gates read this evaluation.",
+        "Publish its lists with visrec recommend, whose gates read this evaluation.",
     )
     if stronger:
         best = max(stronger, key=lambda m: finite_value(metrics[m].get("auc")) or 0.0)
         details = [*details, f"{best} is better still."]
-        advice = (f"Publish the lists of {best} instead: jobs/recommend.py --model models/{best}.",)
+        advice = (f"Publish the lists of {best} instead: visrec recommend --model models/{best}.",)
     return Verdict(
         outcome="better",
         sentence=f"{model} is better than every baseline.",
@@ -170,24 +170,24 @@ def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) 
 
 def _instead(rival: str, model: str) -> tuple[str, ...]:
     """What to publish while the baseline wins."""
-    held_back = "jobs/recommend.py holds the lists of this model back (gates.min_gain). "
+    held_back = "visrec recommend holds the lists of this model back (gates.min_gain). "
     name = next(kind for kind in RIVALS if rival.startswith(kind))
     mode = rival.removeprefix(name).removeprefix("-")
     flags = f"--model.name {name}" + (f" --model.mode {mode}" if mode else "")
-    publish = f"{held_back}Publish the baseline meanwhile: jobs/train.py {flags}."
+    publish = f"{held_back}Publish the baseline meanwhile: visrec train {flags}."
     if name == "popularity":
         return (
             publish,
             "What everybody takes says more here than pictures do. Compare models that learn from "
-            f"who took what: jobs/evaluate.py --models {model},cooccurrence,multivae.",
+            f"who took what: visrec evaluate --models {model},cooccurrence,multivae.",
         )
     return (publish,)
 
 
 def _tune(model: str) -> str:
     if model.startswith((*RIVALS, RANDOM)):
-        return "Train a model that learns: jobs/train.py."
-    return "Search for better settings with jobs/tune.py, or train with more epochs."
+        return "Train a model that learns: visrec train."
+    return "Search for better settings with visrec tune, or train with more epochs."
 
 
 def _caveats(auc: Figure) -> list[str]:

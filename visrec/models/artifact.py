@@ -110,6 +110,17 @@ def load_artifact(store: Store) -> Artifact:
         ) from error
 
 
+def read_training_record(store: Store) -> tuple[Provenance, dict[str, Any]]:
+    """What a model was trained on, and what its training measured; the weights are not read.
+
+    Raises:
+        StorageError: a file is missing.
+        InputError: a file is not JSON.
+    """
+    provenance = Provenance.from_dict(store.read_json(_CONFIG)["provenance"])
+    return provenance, dict(store.read_json(_METRICS))
+
+
 def _build(store: Store, files: Mapping[str, bytes]) -> Artifact:
     description = json.loads(files[_CONFIG])
     settings = dict(description["model"])

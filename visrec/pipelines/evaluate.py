@@ -10,7 +10,6 @@ python jobs/evaluate.py --workspace s3://shop/visrec --model s3://shop/visrec/mo
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import pyarrow as pa
 import ray
@@ -23,21 +22,23 @@ from visrec.cli.summary import Summary, terminal_width
 from visrec.config import check_fields
 from visrec.errors import InputError, did_you_mean
 from visrec.evaluation.aggregate import AggregationSpec, aggregate
-from visrec.evaluation.clusters import make_clusters
 from visrec.evaluation.data import (
     EvaluationData,
     EvaluationInputs,
     EvaluationOverview,
     prepare_evaluation,
 )
-from visrec.evaluation.examples import make_examples
 from visrec.evaluation.rank_users import USERS, EvaluationResources, ranking_dataset
-from visrec.evaluation.report import Report, render
+from visrec.evaluation.record import RECORD
+from visrec.evaluation.report import render
 from visrec.evaluation.results import COSTS, METRICS, EvaluationResults, ModelCost
 from visrec.evaluation.table import format_costs, format_differences, format_metrics
+from visrec.evaluation.verdict import Verdict
+from visrec.evaluation.workspace_facts import FactSources
 from visrec.models import MODELS
 from visrec.models.artifact import MANIFEST
 from visrec.pipelines.ablate import train_variants
+from visrec.pipelines.evaluation_report import Evaluated, ReportInputs, make_report
 from visrec.pipelines.input_checks import (
     require_features,
     require_interactions,
@@ -48,13 +49,7 @@ from visrec.pipelines.recommend_job import model_store
 from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
-
-_NOTES = (
-    "Each user's last basket was held out from training. Each model ranks all items that are not "
-    "in the user's profile, and the metrics are computed from the ranks of the held-out items. AUC "
-    "is the share of the other items that a held-out item is ranked above.",
-    "Figures are means over users; intervals are 95 % bootstrap intervals.",
-)
+from visrec.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +78,8 @@ class EvaluateJob(JobConfig):
         evaluation: where metrics.json, costs.json, report.html and per_user.parquet go; by default
             evaluation of the workspace.
         examples: number of users shown in the report.
+        hash_users: show hashes instead of user ids in the report, so that it can be passed on. The
+            key of the hashes is the digest of the model, which the report does not show.
         resources: what evaluation may take of the cluster.
     """
 
@@ -97,7 +94,8 @@ class EvaluateJob(JobConfig):
     items: str | None = None
     truth: str | None = None
     evaluation: str | None = None
-    examples: int = 6
+    examples: int = 50
+    hash_users: bool = False
     resources: EvaluationResources = field(default_factory=EvaluationResources)
 
     def __post_init__(self) -> None:
@@ -171,14 +169,25 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         target.write_json(COSTS, {label: cost.to_dict() for label, cost in costs.items()})
     model_ids = ", ".join(store.name for store in inputs.models.values())
     with summary.phase("report"):
-        page = _make_report(config, inputs, data, overview, results, costs)
-        target.write("report.html", render(page).encode())
+        report, record = make_report(
+            _report_inputs(config, inputs, overview.labels, target),
+            Evaluated(
+                data=data,
+                overview=overview,
+                results=results,
+                costs=costs,
+                seconds=dict(summary.phases),
+            ),
+        )
+        target.write("report.html", render(report).encode())
+        target.write_json(RECORD, record.to_dict())
         # Last, because where there are metrics, readers expect everything else.
         target.write_json(METRICS, results.to_dict())
-    _print_results(results, costs)
+    _print_results(results, costs, report.verdict)
     missing = overview.missing
     summary.rows = {
         "model": model_ids,
+        "verdict": report.verdict.sentence,
         "users": overview.users,
         "items": overview.items,
         **({"held-out rows missing": missing} if missing else {}),
@@ -301,46 +310,37 @@ def _rank(
     return tables
 
 
-def _make_report(
-    config: EvaluateJob,
-    inputs: EvaluationInputs,
-    data: "ray.ObjectRef[EvaluationData]",
-    overview: EvaluationOverview,
-    results: EvaluationResults,
-    costs: Mapping[str, ModelCost],
-) -> Report:
-    """The report; tasks make its examples and its clusters."""
-    images = config.resolve(config.images, "images")
-    examples, clusters = ray.get(
-        [
-            ray.remote(make_examples).remote(data, config.examples, images, inputs.items_uri),
-            ray.remote(make_clusters).remote(data, inputs.features, images, inputs.items_uri),
-        ]
-    )
-    model_ids = ", ".join(store.name for store in inputs.models.values())
-    return Report(
-        title=f"How good is {model_ids}?",
-        metrics=results.models,
-        examples=examples,
-        metadata={
-            "model": model_ids,
-            "users": f"{overview.users:,}",
-            "items": f"{overview.items:,}",
-            "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        },
-        lists=results.lists,
-        by_profile_size=results.by_profile_size,
-        paired=results.paired,
-        costs={label: cost.to_dict() for label, cost in costs.items()},
-        clusters=clusters,
-        notes=_NOTES,
+def _report_inputs(
+    config: EvaluateJob, inputs: EvaluationInputs, labels: Sequence[str], target: Store
+) -> ReportInputs:
+    """Where the report finds pictures and the rest of the workspace."""
+    models = dict(zip(labels, inputs.models.values(), strict=False))  # trained models come first
+    return ReportInputs(
+        sources=FactSources(
+            models=models,
+            features=inputs.features,
+            sweeps=Store.at(config.resolve(None, "sweeps")),
+            recommendations=Store.at(config.resolve(None, "recommendations")),
+            summaries=Store.at(config.resolve(None, "summaries")),
+        ),
+        evaluations=Store.at(config.resolve(None, "evaluation")),
+        target=target,
+        images=config.resolve(config.images, "images"),
+        items_uri=inputs.items_uri,
+        examples=config.examples,
+        hash_users=config.hash_users,
     )
 
 
-def _print_results(results: EvaluationResults, costs: Mapping[str, ModelCost]) -> None:
+def _print_results(
+    results: EvaluationResults, costs: Mapping[str, ModelCost], verdict: Verdict
+) -> None:
     width = terminal_width()
     print(f"\n{format_metrics(results.models, width)}")
     if results.paired:
         print(f"\n{format_differences(results.paired, width)}")
     rows = {label: cost.to_dict() for label, cost in costs.items()}
     print(f"\n{format_costs(rows, width)}")
+    print(f"\n{printable(verdict.sentence)}")
+    for sentence in (*verdict.details, *verdict.advice):
+        print(f"  {printable(sentence)}")

@@ -1,0 +1,123 @@
+"""Cards: whole pictures as small WebP, titles, and a bound on the size of a page."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from visrec.evaluation import cards
+from visrec.evaluation.cards import add_pictures, make_cards, thumbnail
+from visrec.evaluation.report_content import (
+    ClusterRow,
+    ItemCard,
+    ListEntry,
+    UserExample,
+    VisualClusters,
+)
+
+
+def picture(width: int, height: int, kind: str = "PNG") -> bytes:
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = 200
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, kind)
+    return out.getvalue()
+
+
+def noise(width: int, height: int) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        *(((640, 480), (200, 150)), ((30, 400), (15, 200)), ((96, 96), (96, 96))),
+        *(((5, 5), (5, 5)), ((3000, 1), (200, 1))),
+    ],
+)
+def test_thumbnail_is_the_whole_picture(shape: tuple[int, int], expected: tuple[int, int]) -> None:
+    small = thumbnail(picture(*shape))
+    assert small is not None
+    with Image.open(io.BytesIO(small)) as opened:
+        assert (opened.format, opened.size, opened.mode) == ("WEBP", expected, "RGB")
+        red, green, blue = np.asarray(opened).mean(axis=(0, 1))
+    assert abs(red - 200) < 5
+    assert max(green, blue) < 8
+
+
+def test_corners_of_the_picture_are_on_the_thumbnail() -> None:
+    pixels = np.full((300, 900, 3), 255, np.uint8)
+    pixels[:60, :60] = (255, 0, 0)
+    pixels[-60:, -60:] = (0, 0, 255)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    small = thumbnail(out.getvalue())
+    assert small is not None
+    with Image.open(io.BytesIO(small)) as opened:
+        shown = np.asarray(opened).astype(int)
+    assert shown[3, 3, 0] - shown[3, 3, 2] > 150
+    assert shown[-4, -4, 2] - shown[-4, -4, 0] > 150
+
+
+@pytest.mark.parametrize("max_bytes", [8000, 4000, 2500])
+def test_thumbnail_has_at_most_so_many_bytes(max_bytes: int) -> None:
+    small = thumbnail(noise(400, 300), max_bytes)
+    assert small is not None
+    assert len(small) <= max_bytes
+
+
+def test_thumbnail_that_fits_nowhere_is_the_smallest() -> None:
+    small = thumbnail(noise(400, 300), 10)
+    assert small is not None
+    with Image.open(io.BytesIO(small)) as opened:
+        assert max(opened.size) == 96
+
+
+@pytest.mark.parametrize("data", [b"", b"not a picture", picture(64, 64)[:80], b"<svg></svg>"])
+def test_bytes_that_are_no_picture_have_no_thumbnail(data: bytes) -> None:
+    assert thumbnail(data) is None
+
+
+def test_cards_have_titles_and_pictures_where_these_exist(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(40, 30))
+    (tmp_path / "b.png").write_bytes(b"damaged")
+    items = str(tmp_path / "items.parquet")
+    pq.write_table(pa.table({"item_id": ["a", "b"], "title": ["A hill", None]}), items)
+    found = make_cards(pa.array(["a", "b", "c"]), str(tmp_path), items)
+    assert [(card.name, bool(card.thumbnail)) for card in found.values()] == [
+        *(("A hill", True), ("b", False), ("c", False))
+    ]
+    without = make_cards(pa.array(["a"]), str(tmp_path / "nowhere"), None)
+    assert without == {"a": ItemCard(item_id="a")}
+
+
+def test_pictures_of_a_page_share_a_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [f"i{n}" for n in range(10)]
+    for key in ids:
+        (tmp_path / f"{key}.png").write_bytes(noise(300, 200))
+    monkeypatch.setattr(cards, "_ALL_BYTES", 30_000)
+    found = make_cards(pa.array(ids), str(tmp_path), None)
+    assert sum(len(card.thumbnail or b"") for card in found.values()) <= 30_000
+
+
+def test_all_places_of_an_item_get_its_card(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(40, 30))
+    item, other = ItemCard(item_id="a"), ItemCard(item_id="b")
+    entry = ListEntry(item=item, because=other)
+    user = UserExample(
+        user_id="u", profile=[other], profile_size=1, held_out=[entry], recommended=[entry]
+    )
+    clusters = VisualClusters(count=1, rows=[ClusterRow(size=2, share=1, items=[item, other])])
+    (shown,), pictured = add_pictures([user], clusters, str(tmp_path), None)
+    assert pictured is not None
+    thumbnails = {card.item_id: card.thumbnail for card in (*shown.items, *pictured.rows[0].items)}
+    assert thumbnails["a"] is not None
+    assert thumbnails["b"] is None
+    assert shown.recommended[0].because == other

@@ -1,0 +1,189 @@
+"""What the rest of a workspace adds to the report of an evaluation."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from visrec.evaluation.report_content import (
+    HeldBackRun,
+    Publication,
+    RejectedPicture,
+    RejectedPictures,
+    SweepSummary,
+    SweepTrial,
+    TrainingCurve,
+    WorkspaceFacts,
+)
+from visrec.features.table import Manifest, read_manifest
+from visrec.interactions.log import ReadReport
+from visrec.models.artifact import read_training_record
+from visrec.models.provenance import DataProvenance
+from visrec.publication.gate import Gate
+from visrec.publication.manifest import HELD_BACK, read_run_manifest
+from visrec.publication.pointer import Pointer, read_pointer, read_published_manifest
+from visrec.publication.run_spec import run_store
+from visrec.storage.store import Store
+
+_SHOWN_REJECTIONS = 50
+_SHOWN_SWEEPS = 5
+_TRIAL_COLUMNS = ("trial", "best_val_auc", "epochs", "status", "seconds", "error")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactSources:
+    """Where the facts are.
+
+    Attributes:
+        models: the trained models' directories, by label.
+        features: the features directory.
+        sweeps: the searches for settings.
+        recommendations: the runs of lists.
+        summaries: the summaries of the jobs.
+    """
+
+    models: Mapping[str, Store]
+    features: Store
+    sweeps: Store
+    recommendations: Store
+    summaries: Store
+
+
+def read_facts(sources: FactSources, report: ReadReport, job: str) -> WorkspaceFacts:
+    """Reads what there is; what there is not is left out.
+
+    Args:
+        sources: where to read.
+        report: what became of the rows of the interactions.
+        job: the running job, whose last summary is out of date.
+    """
+    manifest = read_manifest(sources.features)
+    pointer, _ = read_pointer(sources.recommendations)
+    return WorkspaceFacts(
+        data=_data_facts(next(iter(sources.models.values())), manifest, report),
+        curves=[_read_curve(label, store) for label, store in sources.models.items()],
+        sweeps=list(_read_sweeps(sources.sweeps)),
+        publication=_read_publication(sources.recommendations, pointer),
+        held_back=_read_held_back(sources.recommendations, pointer),
+        rejected=_read_rejected(sources.features, manifest),
+        seconds=dict(_read_seconds(sources.summaries, job)),
+    )
+
+
+def _data_facts(model: Store, manifest: Manifest, report: ReadReport) -> dict[str, str]:
+    data = read_training_record(model)[0].data
+    left_out = ", ".join(f"{n:,} {why}" for why, n in report.left_out.items() if n)
+    return {
+        "Interactions read": f"{report.rows:,}",
+        "Rows left out": left_out or "none",
+        **_interaction_facts(data),
+        "Items with a feature": f"{manifest.rows:,}",
+        "Backbone": str(manifest.identity),
+        "Held out": f"the last {data.split.by} of each user",
+    }
+
+
+def _interaction_facts(data: DataProvenance) -> dict[str, str]:
+    interactions, facts = data.interactions, {}
+    if interactions.last_timestamp is not None:
+        last = datetime.fromtimestamp(interactions.last_timestamp, UTC)
+        facts["Training data until"] = f"{last:%Y-%m-%d %H:%M} UTC"
+    if interactions.min_rating is not None:
+        facts["Rows count from the rating"] = f"{interactions.min_rating:g}"
+    return facts
+
+
+def _read_curve(label: str, model: Store) -> TrainingCurve:
+    metrics = read_training_record(model)[1]
+    history = metrics["history"]
+    return TrainingCurve(
+        model=label,
+        val_auc=[epoch.get("val_auc", math.nan) for epoch in history],
+        loss=[epoch.get("loss", math.nan) for epoch in history],
+        best_epoch=metrics.get("best_epoch"),
+    )
+
+
+def _read_sweeps(sweeps: Store) -> Iterator[SweepSummary]:
+    """The sweeps that have a table of trials, by name."""
+    names = sorted(e.name for e in sweeps.list() if e.name.endswith("/trials.parquet"))
+    for name in names[:_SHOWN_SWEEPS]:
+        trials = sweeps.read_table(name).to_pylist()
+        yield SweepSummary(
+            name=name.removesuffix("/trials.parquet"),
+            trials=[_trial(row) for row in trials],
+        )
+
+
+def _trial(row: Mapping[str, Any]) -> SweepTrial:
+    """A row of the table, whose searched keys have values of any type."""
+    auc = row["best_val_auc"]
+    values = {
+        key: f"{value:.3g}" if isinstance(value, float) else str(value)
+        for key, value in row.items()
+        if key not in _TRIAL_COLUMNS
+    }
+    return SweepTrial(
+        number=row["trial"],
+        values=values,
+        auc=None if auc is None or math.isnan(auc) else auc,
+        status=row["status"],
+    )
+
+
+def _read_publication(recommendations: Store, pointer: Pointer) -> Publication | None:
+    run = read_published_manifest(recommendations, say=lambda _: None)
+    if run is None:
+        return None
+    before = None
+    if pointer.previous_run_id is not None:
+        before = read_run_manifest(run_store(recommendations, pointer.previous_run_id))
+    return Publication(published_at=str(pointer.published_at), run=run, before=before)
+
+
+def _read_held_back(recommendations: Store, pointer: Pointer) -> HeldBackRun | None:
+    """The last run that gates held back; None if a run was published since."""
+    runs = []
+    for entry in recommendations.list():
+        if entry.name.endswith(f"/{HELD_BACK}"):
+            record = recommendations.read_json(entry.name)
+            runs.append((str(record["held_back_at"]), entry.name, record["gates"]))
+    if not runs:
+        return None
+    held_back_at, name, gates = max(runs)
+    if pointer.published_at is not None and held_back_at < pointer.published_at:
+        return None
+    return HeldBackRun(
+        run_id=name.removeprefix("run=").removesuffix(f"/{HELD_BACK}"),
+        held_back_at=held_back_at,
+        gates=[gate for gate in map(Gate.from_dict, gates) if gate.outcome == "failed"],
+    )
+
+
+def _read_rejected(features: Store, manifest: Manifest) -> RejectedPictures | None:
+    if manifest.identity.is_imported:
+        return None
+    by_reason: Counter[str] = Counter()
+    examples: list[RejectedPicture] = []
+    for name in sorted(manifest.rejected):
+        table = features.read_table(name, ["item_id", "reason", "detail"])
+        by_reason.update(_counts(table["reason"]))
+        rows = table.slice(0, _SHOWN_REJECTIONS - len(examples)).to_pylist()
+        examples += [RejectedPicture(**row) for row in rows]
+    return RejectedPictures(by_reason=dict(by_reason), examples=examples)
+
+
+def _counts(column: pa.ChunkedArray) -> dict[str, int]:
+    return {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
+
+
+def _read_seconds(summaries: Store, job: str) -> Iterator[tuple[str, Mapping[str, float]]]:
+    """Wall time by job and by phase."""
+    for name in sorted(entry.name for entry in summaries.list() if entry.name.endswith(".json")):
+        other = name.removesuffix(".json")
+        if other != job:
+            yield other, summaries.read_json(name)["wall_s"]

@@ -1,0 +1,146 @@
+"""From an evaluation to its report: the verdict, some users, and what else the workspace has."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+
+from visrec.evaluation.cards import add_pictures
+from visrec.evaluation.clusters import find_clusters
+from visrec.evaluation.data import EvaluationData, EvaluationOverview
+from visrec.evaluation.examples import find_examples
+from visrec.evaluation.record import RECORD, EvaluationRecord, find_previous
+from visrec.evaluation.report_content import Report
+from visrec.evaluation.results import EvaluationResults, Metrics, ModelCost
+from visrec.evaluation.table import finite_value
+from visrec.evaluation.verdict import judge
+from visrec.evaluation.workspace_facts import FactSources, read_facts
+from visrec.models.artifact import read_training_record
+from visrec.storage.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportInputs:
+    """Where the report reads, and what it shows.
+
+    Attributes:
+        sources: what else the workspace has.
+        evaluations: the directory of all evaluations of the workspace.
+        target: the directory of this one.
+        images: where the pictures are.
+        items_uri: an items table with titles, or None.
+        examples: number of users.
+        hash_users: whether user ids are replaced by keyed hashes.
+    """
+
+    sources: FactSources
+    evaluations: Store
+    target: Store
+    images: str
+    items_uri: str | None
+    examples: int
+    hash_users: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What an evaluation came to.
+
+    Attributes:
+        data: what was evaluated.
+        overview: its counts.
+        results: the metrics.
+        costs: of each model.
+        seconds: wall time so far, by phase.
+    """
+
+    data: "ray.ObjectRef[EvaluationData]"
+    overview: EvaluationOverview
+    results: EvaluationResults
+    costs: Mapping[str, ModelCost]
+    seconds: Mapping[str, float]
+
+
+def make_report(inputs: ReportInputs, evaluated: Evaluated) -> tuple[Report, EvaluationRecord]:
+    """The report, and the record by which the next evaluation compares itself with this one.
+
+    Tasks find the users and the clusters, fetch their pictures, and read the workspace.
+    """
+    results, overview = evaluated.results, evaluated.overview
+    label, (model_id, digest) = overview.labels[0], _identity(inputs, evaluated)
+    verdict = judge(label, results.models, results.paired)
+    hash_key = digest if inputs.hash_users else None
+    examples = ray.remote(find_examples).remote(
+        evaluated.data, inputs.examples, verdict.rival, hash_key
+    )
+    clusters = ray.remote(find_clusters).remote(inputs.sources.features, inputs.images)
+    facts = ray.remote(read_facts).remote(inputs.sources, overview.read_report, "evaluate")
+    shown: Any = ray.remote(add_pictures)  # Ray's types do not see through the references
+    pictures = shown.remote(examples, clusters, inputs.images, inputs.items_uri)
+    (users, visual_clusters), found = ray.get([pictures, facts])
+    record = _record(inputs, evaluated, verdict.rival)
+    return (
+        Report(
+            model=label,
+            model_id=model_id,
+            verdict=verdict,
+            metrics=results.models,
+            made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+            users=overview.users,
+            items=overview.items,
+            examples=users,
+            before=record.before,
+            lists=results.lists,
+            by_profile_size=results.by_profile_size,
+            paired=results.paired,
+            costs={name: cost.to_dict() for name, cost in evaluated.costs.items()},
+            clusters=visual_clusters,
+            facts=found.with_seconds("evaluate", evaluated.seconds),
+        ),
+        record,
+    )
+
+
+def _identity(inputs: ReportInputs, evaluated: Evaluated) -> tuple[str, str]:
+    """The name of the first model in the workspace, and the digest of its artifact."""
+    store = next(iter(inputs.sources.models.values()))
+    return store.name, evaluated.results.digests[evaluated.overview.labels[0]]
+
+
+def _record(inputs: ReportInputs, evaluated: Evaluated, rival: str | None) -> EvaluationRecord:
+    results, overview = evaluated.results, evaluated.overview
+    model_id, digest = _identity(inputs, evaluated)
+    provenance, _ = read_training_record(next(iter(inputs.sources.models.values())))
+    data_until = provenance.data.interactions.last_timestamp or 0
+    return EvaluationRecord(
+        model_id=model_id,
+        digest=digest,
+        data_until=data_until,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        users=overview.users,
+        items=overview.items,
+        means=_means(overview.labels[0], results.models, results.lists),
+        rival=rival,
+        rival_means={} if rival is None else _means(rival, results.models, results.lists),
+        before=find_previous(_evaluations(inputs), digest, data_until),
+    )
+
+
+def _means(label: str, *groups: Metrics) -> dict[str, float]:
+    means = {
+        name: finite_value(figure) for group in groups for name, figure in group[label].items()
+    }
+    return {name: mean for name, mean in means.items() if mean is not None}
+
+
+def _evaluations(inputs: ReportInputs) -> list[Store]:
+    """The directories of the workspace's evaluations, and that of this one."""
+    found = {inputs.target.root: inputs.target}
+    for entry in inputs.evaluations.list():
+        folder, _, name = entry.name.rpartition("/")
+        if name == RECORD:
+            store = inputs.evaluations / folder if folder else inputs.evaluations
+            found[store.root] = store
+    return list(found.values())
