@@ -108,6 +108,10 @@ class Chromium:
             mobile=width < 600,
         )
 
+    def allow_scripts(self, allowed: bool) -> None:
+        """Whether pages that are opened from now on run scripts; `run` always does."""
+        self._call("Emulation.setScriptExecutionDisabled", value=not allowed)
+
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression, awaited if it is a promise."""
         reply = self._call(

@@ -77,63 +77,95 @@ def judge(model: str, metrics: Metrics, paired: Metrics) -> Verdict:
 
 def best_rival(model: str, metrics: Metrics) -> str | None:
     """The baseline of another kind than the model with the highest AUC."""
-    kind = next((name for name in RIVALS if model.startswith(name)), None)
     aucs = {
         label: auc
-        for label in metrics
-        if label.startswith(RIVALS) and label != model
-        if kind is None or not label.startswith(kind)
+        for label in _rivals(model, metrics)
         if (auc := finite_value(metrics[label].get("auc"))) is not None
     }
     return max(aucs, key=lambda label: aucs[label], default=None)
 
 
+def _rivals(model: str, metrics: Metrics) -> list[str]:
+    """The baselines of another kind than the model."""
+    kind = next((name for name in RIVALS if model.startswith(name)), None)
+    rivals = [label for label in metrics if label.startswith(RIVALS) and label != model]
+    return [label for label in rivals if kind is None or not label.startswith(kind)]
+
+
 def _compare(model: str, rival: str, metrics: Metrics, paired: Metrics) -> Verdict:
     mean, rival_mean = (finite_value(metrics[name]["auc"]) or 0.0 for name in (model, rival))
-    differences = paired.get(f"{model} - {rival}", {})
-    by_auc, by_top = (_sign(differences.get(name)) for name in ("auc", TOP))
-    details = _caveats(metrics[model]["auc"])
-    both = f"It {_ranks(mean)}, and {rival}, the best baseline, above {_percent(rival_mean)}"
-    if by_auc * by_top < 0:
-        wins, loses = ("AUC", metric_label(TOP)) if by_auc > 0 else (metric_label(TOP), "AUC")
-        return Verdict(
-            outcome="mixed",
-            sentence=f"{model} is better than {rival} in {wins} and worse in {loses}.",
-            details=[f"{both}.", *details],
-            advice=(
-                f"Decide by what users see: {metric_label(TOP)} counts the first 20 items alone, "
-                "AUC the whole list.",
-                _tune(model),
-            ),
-            rival=rival,
-        )
+    difference = paired.get(f"{model} - {rival}", {})
+    by_auc, by_top = (_sign(difference.get(name)) for name in ("auc", TOP))
+    both = f"It {_ranks(mean)}, and {rival}, the best baseline, above {_percent(rival_mean)}."
+    caveats = _caveats(metrics[model]["auc"])
+    loses_top = [
+        label
+        for label in _rivals(model, metrics)
+        if _sign(paired.get(f"{model} - {label}", {}).get(TOP)) < 0
+    ]
+    if loses_top and by_auc > 0:
+        than = "" if rival in loses_top else f" than {loses_top[0]}"
+        sentence = f"{model} is better than {rival} in AUC and worse{than} in {metric_label(TOP)}."
+        return _mixed(model, rival, sentence, [both, *caveats])
+    if by_auc < 0 < by_top:
+        sentence = f"{model} is better than {rival} in {metric_label(TOP)} and worse in AUC."
+        return _mixed(model, rival, sentence, [both, *caveats])
     if by_auc < 0:
-        advice = (*_instead(rival, model), _tune(model))
-        sentence = f"{model} lost: it {_ranks(mean)}, and {rival}, a baseline, above "
         return Verdict(
             outcome="worse",
-            sentence=f"{sentence}{_percent(rival_mean)}.",
-            details=details,
-            advice=advice,
+            sentence=f"{model} lost: it {_ranks(mean)}, and {rival}, a baseline, above "
+            f"{_percent(rival_mean)}.",
+            details=caveats,
+            advice=(*_instead(rival, model), _tune(model)),
             rival=rival,
         )
-    if by_auc == 0:
+    if by_auc > 0:
+        return _better(model, rival, metrics, paired, [both, *caveats])
+    details = [f"{both} {_may_be_chance(difference.get('auc'))}", *caveats]
+    return _undecided(model, rival, loses_top, details)
+
+
+def _undecided(model: str, rival: str, loses_top: Sequence[str], details: Sequence[str]) -> Verdict:
+    """The verdict on a model whose AUC may be that of the best baseline."""
+    if loses_top:
+        top = metric_label(TOP)
         return Verdict(
-            outcome="unclear",
-            sentence=f"It is not clear whether {model} is better than {rival}.",
-            details=[f"{both}. {_may_be_chance(differences.get('auc'))}", *details],
-            advice=(
-                f"Publishing is safe: the lists are no worse than those of {rival}, as far as "
-                "this evaluation can tell.",
-                "Evaluate again with more test users, and more will be known. " + _tune(model),
-            ),
+            outcome="worse",
+            sentence=f"{model} is no better than {rival} in AUC, and worse than {loses_top[0]} in "
+            f"{top}.",
+            details=details,
+            advice=(*_instead(loses_top[0], model, held_back=False), _tune(model)),
             rival=rival,
         )
-    return _better(model, rival, metrics, paired, f"{both}.", details)
+    return Verdict(
+        outcome="unclear",
+        sentence=f"It is not clear whether {model} is better than {rival}.",
+        details=details,
+        advice=(
+            f"Publishing is safe: as far as this evaluation can tell, the lists are no worse than "
+            f"those of {rival}.",
+            f"Evaluate again with more test users, and more will be known. {_tune(model)}",
+        ),
+        rival=rival,
+    )
+
+
+def _mixed(model: str, rival: str, sentence: str, details: Sequence[str]) -> Verdict:
+    return Verdict(
+        outcome="mixed",
+        sentence=sentence,
+        details=details,
+        advice=(
+            f"Decide by what users see: {metric_label(TOP)} counts the first 20 items alone, AUC "
+            "the whole list.",
+            _tune(model),
+        ),
+        rival=rival,
+    )
 
 
 def _better(
-    model: str, rival: str, metrics: Metrics, paired: Metrics, both: str, details: Sequence[str]
+    model: str, rival: str, metrics: Metrics, paired: Metrics, details: Sequence[str]
 ) -> Verdict:
     """The verdict on a model that is better than every baseline, or all but another model."""
     others = [m for m in metrics if m not in (model, ORACLE, RANDOM) and not m.startswith(RIVALS)]
@@ -148,7 +180,7 @@ def _better(
     return Verdict(
         outcome="better",
         sentence=f"{model} is better than every baseline.",
-        details=[both, *details],
+        details=details,
         advice=advice,
         rival=rival,
     )
@@ -168,13 +200,13 @@ def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) 
     )
 
 
-def _instead(rival: str, model: str) -> tuple[str, ...]:
-    """What to publish while the baseline wins."""
-    held_back = "visrec recommend holds the lists of this model back (gates.min_gain). "
+def _instead(rival: str, model: str, *, held_back: bool = True) -> tuple[str, ...]:
+    """What to publish while the baseline wins; by AUC, a gate holds the model back."""
+    gate = "visrec recommend holds the lists of this model back (gates.min_gain). "
     name = next(kind for kind in RIVALS if rival.startswith(kind))
     mode = rival.removeprefix(name).removeprefix("-")
     flags = f"--model.name {name}" + (f" --model.mode {mode}" if mode else "")
-    publish = f"{held_back}Publish the baseline meanwhile: visrec train {flags}."
+    publish = f"{gate if held_back else ''}Publish the baseline meanwhile: visrec train {flags}."
     if name == "popularity":
         return (
             publish,
