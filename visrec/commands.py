@@ -95,6 +95,14 @@ def rollback() -> NoReturn:
     launch(main, RollbackJob, needs_ray=False)
 
 
+def explain() -> NoReturn:
+    """show why a user has this list"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.explain import ExplainJob, check, main
+
+    launch(main, ExplainJob, check=check, needs_ray=False)
+
+
 def doctor() -> NoReturn:
     """test the store and the cluster before the first night"""
     from visrec.cli.launch import launch
@@ -124,6 +132,7 @@ COMMANDS: dict[str, Callable[[], NoReturn]] = {
     "recommend": recommend,
     "nightly": nightly,
     "rollback": rollback,
+    "explain": explain,
     "doctor": doctor,
     "submit": submit,
     "import-features": import_features,

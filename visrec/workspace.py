@@ -31,7 +31,7 @@ from visrec.cli.parse import parse
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.evaluation.cards import make_cards
-from visrec.evaluation.report import ItemCard
+from visrec.evaluation.report_content import ItemCard
 from visrec.evaluation.results import METRICS
 from visrec.ids import TEXT, index_in
 from visrec.interactions.log import assign_shards
@@ -173,9 +173,8 @@ class Workspace:
         job = self._job(RecommendJob, None)
         items_uri = job.resolve_if_exists(job.items, "items.parquet")
         ids = pa.array(lists["item_id"].to_list(), TEXT)
-        rows = np.arange(len(ids))
-        cards = make_cards(rows, ids, job.resolve(None, "images"), items_uri)
-        return Gallery(f"For {user}", tuple(cards[int(row)] for row in rows))
+        cards = make_cards(ids, job.resolve(None, "images"), items_uri)
+        return Gallery(f"For {user}", tuple(cards.values()))
 
     def _job(self, job_type: type[Job], keys: Keys | None) -> Job:
         flags = [f"--{key}={_as_flag(value)}" for key, value in (keys or {}).items()]
@@ -259,11 +258,12 @@ class Gallery:
 
 
 def _figure(card: ItemCard) -> str:
-    name = html.escape(card.title or card.item_id)
+    name = html.escape(card.name)
     if card.thumbnail is None:
         return f"<figcaption>{name}</figcaption>"
     data = base64.b64encode(card.thumbnail).decode()
-    return f'<img src="data:image;base64,{data}" alt="{name}"><figcaption>{name}</figcaption>'
+    image = f'<img src="data:image/webp;base64,{data}" alt="{name}" style="max-width:100%">'
+    return f"{image}<figcaption>{name}</figcaption>"
 
 
 def _as_flag(value: Any) -> str:

@@ -10,7 +10,9 @@ import pytest
 from tests.chromium import Chromium, axe_or_skip, chromium_or_skip
 from tests.evaluation.test_cards import picture
 from tests.evaluation.test_report import METRICS, difference, figure, report, user
+from tests.publication.runs import draft_manifest
 from visrec.evaluation.cards import thumbnail
+from visrec.evaluation.explanation_page import Explanation, render_explanation
 from visrec.evaluation.record import EvaluationRecord
 from visrec.evaluation.report import render
 from visrec.evaluation.report_content import (
@@ -29,6 +31,7 @@ from visrec.evaluation.report_content import (
 )
 from visrec.evaluation.verdict import judge
 from visrec.publication.gate import Gate
+from visrec.recommend.explanation import KeptOut, KeptOutItem, ListedItem, TakenItem
 
 USERS = 12
 HOSTILE = "<script>window.hacked = 1</script>"
@@ -156,17 +159,45 @@ def names(numbers: Any) -> list[str]:
     return [f"user-{n:02}" for n in numbers]
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)], ids=["wide", "phone"])
-def test_axe_finds_nothing(chromium: Chromium, page: Path, width: int, dark: bool) -> None:
-    axe = axe_or_skip()
-    chromium.open(page, width, dark=dark)
-    chromium.run("document.querySelectorAll('details').forEach(d => d.open = true)")
-    chromium.run(f"{axe}; 0")
-    violations = chromium.run(
+def violations(browser: Chromium) -> list[str]:
+    """What axe-core finds on the page that is open."""
+    browser.run(f"{axe_or_skip()}; 0")
+    found: list[str] = browser.run(
         "axe.run(document, {resultTypes: ['violations']}).then(found => found.violations.map("
         "v => `${v.id}: ${v.help}: ${v.nodes.slice(0, 3).map(n => n.html).join(' ')}`))"
     )
-    assert violations == []
+    return found
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)], ids=["wide", "phone"])
+def test_axe_finds_nothing(chromium: Chromium, page: Path, width: int, dark: bool) -> None:
+    chromium.open(page, width, dark=dark)
+    chromium.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    assert violations(chromium) == []
+
+
+def test_axe_finds_nothing_on_an_explanation(chromium: Chromium, tmp_path: Path) -> None:
+    cards = {card.item_id: card for card in example(1).items}
+    explanation = Explanation(
+        user_id=HOSTILE,
+        manifest=draft_manifest(),
+        published_at="now",
+        listed=[
+            ListedItem(item_id=n, rank=r, score=9 - r, because_item_id=n, rank_before=5)
+            for r, n in enumerate(cards, 1)
+        ],
+        before="yesterday",
+        taken=[TakenItem(item_id=name, timestamp=0) for name in cards],
+        kept_out=KeptOut(items=[KeptOutItem(item_id="item-1-0", score=3.0, why="taken already")]),
+        cards=cards,
+    )
+    file = tmp_path / "page.html"
+    file.write_text(render_explanation(explanation, 30))
+    chromium.open(file, 390, dark=True)
+    assert violations(chromium) == []
+    assert chromium.run("document.documentElement.scrollWidth") == 390
+    assert chromium.run("document.querySelector('h1').textContent") == f"The list of {HOSTILE}"
+    assert not chromium.messages
 
 
 def test_page_fits_a_phone(chromium: Chromium, page: Path) -> None:
@@ -183,7 +214,8 @@ def test_page_fits_a_phone(chromium: Chromium, page: Path) -> None:
 def test_pictures_are_whole_and_titles_full(browser: Chromium) -> None:
     styles = browser.run(
         f"{VISIBLE}.flatMap(u => [...u.querySelectorAll('.pic:not(.none)')])"
-        ".map(p => getComputedStyle(p)).map(s => [s.backgroundSize, s.backgroundImage.slice(0, 20)])"
+        ".map(p => getComputedStyle(p))"
+        ".map(s => [s.backgroundSize, s.backgroundImage.slice(0, 20)])"
     )
     assert len(styles) >= 30
     assert {tuple(style) for style in styles} == {("contain", 'url("data:image/webp')}

@@ -43,7 +43,7 @@ def test_s3_and_a_local_disk_give_the_same_recommendations(
     weights = (recommended / "models/one/model.safetensors").read_bytes()
     assert store.read("models/one/model.safetensors") == weights
     assert _published(store / "recommendations") == published_rows(recommended / "recommendations")
-    assert b"data:image/jpeg" in store.read("evaluation/report.html")
+    assert b"data:image/webp" in store.read("evaluation/report.html")
     assert not any(tmp_path.iterdir())
 
 

@@ -1,6 +1,7 @@
 """Evaluation on Ray: the metrics, equal for any number of workers, and the report."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.integration.workspace import copy, run_evaluate
 from visrec.errors import InputError
 from visrec.evaluation.aggregate import AggregationSpec, aggregate
 from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
+from visrec.evaluation.examples import find_examples, hash_user_id
 from visrec.evaluation.rank_users import EvaluationResources, RankUsers
 from visrec.features.table import load_features
 from visrec.models.artifact import load_artifact, save_artifact
@@ -331,17 +333,63 @@ def test_models_that_cannot_be_compared_are_refused(
 
 def test_report_is_one_page_with_pictures(evaluated: Path) -> None:
     page = (evaluated / "evaluation" / "report.html").read_text()
-    assert page.count("data:image/jpeg;base64,") > 20
-    assert "http://" not in page.replace("http://www.w3.org", "")
+    pictures = re.findall(r"data:image/webp;base64,[^)]*", page)
+    assert len(pictures) > 20
+    assert len(set(pictures)) == len(pictures)
+    assert "http" not in re.sub(r"base64,[^)]*|http-equiv", "", page)
     for model in MODELS:
         assert model in page
     for heading in (
-        "By profile size",
-        "What the lists are like",
-        "Differences between models",
-        "Visual clusters",
+        *("What users get", "By profile size", "What the lists are like", "Visual clusters"),
+        *("Differences between models", "Training", "Data facts", "Timings"),
     ):
         assert heading in page
+
+
+def test_held_out_item_is_ringed_exactly_if_its_rank_is_in_the_list(evaluated: Path) -> None:
+    data = prepare_evaluation(inputs(evaluated, "one"))
+    taken = pd.read_parquet(evaluated / "interactions.parquet").groupby("user_id")["item_id"]
+    users = find_examples(data, 40, "visrank-mean", None)
+    assert len({user.user_id for user in users}) == 40
+    per_user = pd.read_parquet(evaluated / "evaluation" / "per_user.parquet")
+    auc = per_user.set_index(["model", "user_id"])["auc"]
+    for user in users:
+        listed = [entry.item.item_id for entry in user.recommended]
+        assert len(set(listed)) == len(listed) == 12
+        for entry in user.held_out:
+            assert entry.hit == (entry.item.item_id in listed) == (entry.rank <= 12)
+            if entry.hit:
+                assert listed[entry.rank - 1] == entry.item.item_id
+        held_out = {entry.item.item_id for entry in user.held_out}
+        assert {item.item_id for item in user.profile} | held_out <= set(
+            taken.get_group(user.user_id)
+        )
+        assert not {item.item_id for item in user.profile} & {*listed, *held_out}
+        assert user.auc == pytest.approx(auc["curatornet", user.user_id])
+        assert user.rival_auc == pytest.approx(auc["visrank-mean", user.user_id])
+
+
+def test_evaluation_is_compared_with_the_one_before_and_hides_users(
+    several: Path, tmp_path: Path
+) -> None:
+    workspace = copy(several, tmp_path / "shop", "features", "interactions.parquet", "models")
+    target = Path(workspace) / "evaluation"
+    keys = {"examples": 20, "hash_users": True}
+    for name, before in (("one", None), ("two", "one")):
+        run_evaluate(workspace, model=f"{workspace}/models/{name}", **keys)
+        found = json.loads((target / "_evaluation.json").read_text())
+        assert found["model_id"] == name
+        assert found["means"]["auc"] == metrics(target)["models"]["curatornet"]["auc"]["mean"]
+        assert (found["before"] or {}).get("model_id") == before
+    page = (target / "report.html").read_text()
+    assert "This evaluation and the one before" in page
+    ids = re.findall(r'data-user="([^"]*)"', page)
+    assert len(set(ids)) == 20
+    assert all(re.fullmatch("[0-9a-f]{12}", user) for user in ids)
+    assert not [user for user in held_out_users(several) if user in page]
+    digest = metrics(target)["digests"]["curatornet"]
+    assert digest not in page
+    assert hash_user_id("user-1", digest) != hash_user_id("user-1", "another model")
 
 
 def test_ablation_trains_missing_variants_and_compares_them(

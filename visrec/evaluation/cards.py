@@ -22,17 +22,19 @@ _MAX_BYTES = 8_000  # of a thumbnail
 _ALL_BYTES = 9_000_000  # of all thumbnails of a page; in base64, 12 MB
 
 
-def make_cards(item_ids: pa.Array, images: str, items_uri: str | None) -> dict[str, ItemCard]:
+def make_cards(
+    item_ids: pa.Array, images: str | None, items_uri: str | None
+) -> dict[str, ItemCard]:
     """A card for each of these items, by id.
 
     Args:
         item_ids: distinct ids, as text.
-        images: where the pictures are; an item may have none.
+        images: where the pictures are, None for none; an item may have none.
         items_uri: an items table with titles, or None.
     """
     titles = _titles(item_ids, items_uri)
     max_bytes = min(_MAX_BYTES, _ALL_BYTES // max(len(item_ids), 1))
-    pictures = dict(_pictures(item_ids, images, max_bytes))
+    pictures = {} if images is None else dict(_pictures(item_ids, images, max_bytes))
     return {
         key: ItemCard(item_id=key, title=titles.get(key), thumbnail=pictures.get(key))
         for key in item_ids.to_pylist()

@@ -1,0 +1,250 @@
+"""Explains a user's published list: profile, entries with reasons, what rules kept out.
+
+python jobs/explain.py --user user-00398
+python jobs/explain.py --user user-00398 --html user.html
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from visrec.cli.job import JobConfig
+from visrec.cli.summary import Summary, terminal_width
+from visrec.errors import InputError
+from visrec.evaluation.cards import make_cards
+from visrec.evaluation.explanation_page import Explanation, render_explanation
+from visrec.evaluation.page import format_score
+from visrec.evaluation.report_content import ItemCard
+from visrec.ids import TEXT
+from visrec.pipelines.input_checks import require_interactions, require_table
+from visrec.publication.manifest import RunManifest, read_run_manifest
+from visrec.publication.pointer import Pointer, read_pointer
+from visrec.publication.run_spec import run_store
+from visrec.recommend.explanation import (
+    ListedItem,
+    find_kept_out,
+    read_list,
+    read_profile,
+    with_ranks_before,
+)
+from visrec.recommend.inputs import ScoringInputs
+from visrec.retrieval.rules import RulesConfig
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.store import Store, file_at
+from visrec.text import format_table, printable
+
+_SHOWN = 20  # entries and profile items in the terminal; the page has all entries
+_SHOWN_KEPT_OUT = 5
+_CARDS = 30  # profile items, and items that were kept out, on the page
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainJob(JobConfig):
+    """Why a user has this list.
+
+    Attributes:
+        user: id of the user.
+        html: a file for the same as a page with pictures, local or on S3.
+        recommendations: directory of the runs; by default recommendations of the workspace.
+        features: features directory; by default features of the workspace.
+        interactions: what users took; which rows count is taken from the run.
+        items: items table with titles; by default items.parquet of the workspace, if it exists.
+        users: users table; by default users.parquet of the workspace, if it exists.
+        images: where the page's pictures come from; by default images of the workspace.
+    """
+
+    user: str = ""
+    html: str | None = None
+    recommendations: str | None = None
+    features: str | None = None
+    interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
+    items: str | None = None
+    users: str | None = None
+    images: str | None = None
+
+
+def check(config: ExplainJob) -> None:
+    """Raises an InputError where no user is named, or an input is missing or not as declared."""
+    if not config.user:
+        raise InputError("Found no --user; expected the id of a user, as in --user u1.", key="user")
+    if config.html is not None:
+        file_at(config.html)
+    require_interactions(config.interactions, _interactions_uri(config))
+    require_table(config.items, "items")
+    require_table(config.users, "users")
+
+
+def main(config: ExplainJob, summary: Summary) -> None:
+    """Reads the published list and the profile, scores the user again, and shows all of it."""
+    recommendations = Store.at(config.resolve(config.recommendations, "recommendations"))
+    with summary.phase("read"):
+        pointer, manifest = _read_published(recommendations)
+        listed, before = _read_list(recommendations, pointer, manifest, config.user)
+        inputs = _scoring_inputs(config, manifest)
+        taken, disliked = read_profile(inputs.interactions, _interactions_uri(config), config.user)
+    with summary.phase("score"):
+        kept_out = find_kept_out(inputs, manifest, config.user, listed)
+    with summary.phase("pictures"):
+        others = [*taken[:_CARDS], *kept_out.items[:_CARDS]]
+        cards = _cards(config, inputs.items_uri, listed, {item.item_id for item in others})
+    explanation = Explanation(
+        user_id=config.user,
+        manifest=manifest,
+        published_at=str(pointer.published_at),
+        listed=listed,
+        taken=taken,
+        kept_out=kept_out,
+        before=before,
+        cards=cards,
+    )
+    if config.html is not None:
+        store, name = file_at(config.html)
+        summary.has_written = True
+        store.write(name, render_explanation(explanation, _CARDS).encode())
+    _print(explanation)
+    summary.rows = {
+        "user": config.user,
+        "run": manifest.run_id,
+        "model": manifest.model_id,
+        "published": explanation.published_at,
+        "profile items": len(taken),
+        "rated too low": len(disliked),
+        "list entries": len(listed),
+        "kept out": dict(kept_out.by_reason) or kept_out.note,
+        "page at": "" if config.html is None else config.html,
+    }
+
+
+def _read_published(recommendations: Store) -> tuple[Pointer, RunManifest]:
+    pointer, _ = read_pointer(recommendations)
+    manifest = None
+    if pointer.run_id is not None:
+        manifest = read_run_manifest(run_store(recommendations, pointer.run_id))
+    if manifest is None:
+        raise InputError(
+            f"Found no published run at {recommendations.root}; expected one that "
+            "jobs/recommend.py or jobs/nightly.py published. Change --workspace or "
+            "--recommendations.",
+            path=recommendations.root,
+            key="recommendations",
+        )
+    return pointer, manifest
+
+
+def _read_list(
+    recommendations: Store, pointer: Pointer, manifest: RunManifest, user: str
+) -> tuple[list[ListedItem], str | None]:
+    """The user's list, with the ranks in the run that was published before, and that run's id.
+
+    The id is None if there was no such run, or the user had no list in it.
+    """
+    listed, run_id = read_list(recommendations, manifest, user), pointer.previous_run_id
+    before = None if run_id is None else read_run_manifest(run_store(recommendations, run_id))
+    if before is None:
+        return listed, None
+    try:
+        return with_ranks_before(listed, read_list(recommendations, before, user)), run_id
+    except InputError:  # a user of today alone, or files that retention is removing
+        return listed, None
+
+
+def _scoring_inputs(config: ExplainJob, manifest: RunManifest) -> ScoringInputs:
+    """What the run was scored from, as far as its manifest tells: the block list is not in it."""
+    made_from: dict[str, Any] = dict(manifest.inputs)
+    interactions = dataclasses.replace(
+        config.interactions, min_rating=made_from["min_rating"], as_of=made_from["as_of"]
+    )
+    return ScoringInputs(
+        model=Store.at(config.resolve(None, f"models/{manifest.model_id}")),
+        features=Store.at(config.resolve(config.features, "features")),
+        interactions=interactions,
+        interactions_uri=_interactions_uri(config),
+        items_uri=config.resolve_if_exists(config.items, "items.parquet"),
+        users_uri=config.resolve_if_exists(config.users, "users.parquet"),
+        rules=RulesConfig(**made_from["rules"]),
+    )
+
+
+def _interactions_uri(config: ExplainJob) -> str:
+    return config.resolve(config.interactions.path, "interactions.parquet")
+
+
+def _cards(
+    config: ExplainJob, items_uri: str | None, listed: Sequence[ListedItem], others: set[str]
+) -> dict[str, ItemCard]:
+    """Titles of all items, the reasons included; pictures for the page alone."""
+    ids = others | {item.item_id for item in listed}
+    ids |= {item.because_item_id for item in listed if item.because_item_id is not None}
+    images = config.resolve(config.images, "images") if config.html is not None else None
+    return make_cards(pa.array(sorted(ids), TEXT), images, items_uri)
+
+
+def _print(explanation: Explanation) -> None:
+    manifest, width = explanation.manifest, terminal_width()
+    print(
+        f"The list of {printable(explanation.user_id)} in the run {manifest.run_id}, by the model "
+        f"{manifest.model_id}, published at {explanation.published_at}",
+        flush=True,
+    )
+    print(f"\nprofile: {len(explanation.taken):,} items, latest first")
+    rows = [["item", "id", "taken"], *_profile_rows(explanation)]
+    _print_rows(rows, len(explanation.taken), width)
+    print(f"\nlist: {len(explanation.listed):,} items, best first")
+    rows = [["item", "id", "score", "because of", *_if_before(explanation, "change")]]
+    rows += list(_list_rows(explanation))
+    _print_rows(rows, len(explanation.listed), width)
+    _print_kept_out(explanation, width)
+
+
+def _profile_rows(explanation: Explanation) -> Iterator[list[str]]:
+    for item in explanation.taken[:_SHOWN]:
+        taken = datetime.fromtimestamp(item.timestamp, UTC)
+        name = explanation.card(item.item_id).name
+        yield [printable(name), printable(item.item_id), f"{taken:%Y-%m-%d %H:%M}"]
+
+
+def _list_rows(explanation: Explanation) -> Iterator[list[str]]:
+    for item in explanation.listed[:_SHOWN]:
+        reason = "–"
+        if item.because_item_id is not None:
+            reason = explanation.card(item.because_item_id).name
+        yield [
+            printable(f"{item.rank}. {explanation.card(item.item_id).name}"),
+            printable(item.item_id),
+            format_score(item.score),
+            printable(reason),
+            *_if_before(explanation, explanation.change(item)),
+        ]
+
+
+def _if_before(explanation: Explanation, text: str) -> list[str]:
+    """A cell of the column that exists only if there is a run before."""
+    return [] if explanation.before is None else [text]
+
+
+def _print_rows(rows: Sequence[Sequence[str]], total: int, width: int | None) -> None:
+    if len(rows) > 1:
+        print(format_table(rows, width))
+    if total > len(rows) - 1:
+        print(f"and {total - len(rows) + 1:,} more")
+
+
+def _print_kept_out(explanation: Explanation, width: int | None) -> None:
+    kept_out = explanation.kept_out
+    if kept_out.note:
+        print(f"\nkept out: not known, because {kept_out.note}")
+        return
+    print(f"\nkept out, though they score at least as well: {len(kept_out.items):,} items")
+    for why, count in kept_out.by_reason.most_common():
+        print(f"  {count:,} {why}")
+    rows = [["item", "id", "score", "why"]]
+    for item in kept_out.items[:_SHOWN_KEPT_OUT]:
+        name = explanation.card(item.item_id).name
+        score = format_score(item.score)
+        rows.append([printable(name), printable(item.item_id), score, item.why])
+    if kept_out.items:
+        _print_rows(rows, len(kept_out.items), width)
