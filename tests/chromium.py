@@ -1,9 +1,10 @@
 """A headless Chromium that tests drive through its debugging pipe: no port, no driver.
 
-`python -m tests.chromium report.html docs/report` takes the screenshots of docs/.
+`python -m tests.chromium runs/demo/evaluation/report.html docs/report` takes those of docs/.
 """
 
 import base64
+import io
 import json
 import os
 import select
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 CHECKOUT = Path(__file__).parents[1]
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -175,13 +177,14 @@ class Chromium:
 
 
 def main(page: Path, prefix: str) -> None:
-    """Screenshots of a page's first screen, at two widths, light and dark."""
+    """Small screenshots of a page's first screen, at two widths, light and dark."""
     with Chromium(chromium_or_skip()) as browser:
         for width, height in ((1280, 900), (390, 844)):
             for dark in (False, True):
                 browser.open(page, width, height, dark=dark)
+                picture = Image.open(io.BytesIO(browser.screenshot())).convert("RGB")
                 name = f"{prefix}-{width}-{'dark' if dark else 'light'}.png"
-                Path(name).write_bytes(browser.screenshot())
+                picture.quantize(128).save(name, optimize=True)
 
 
 if __name__ == "__main__":
