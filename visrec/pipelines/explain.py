@@ -89,8 +89,9 @@ def main(config: ExplainJob, summary: Summary) -> None:
     with summary.phase("score"):
         kept_out = find_kept_out(inputs, manifest, config.user, listed)
     with summary.phase("pictures"):
-        others = [*taken[:_CARDS], *kept_out.items[:_CARDS]]
-        cards = _cards(config, inputs.items_uri, listed, {item.item_id for item in others})
+        others = {item.item_id for item in taken[:_CARDS]}
+        others |= {item.item_id for item in kept_out.items[:_CARDS]}
+        cards = _cards(config, inputs.items_uri, listed, others)
     explanation = Explanation(
         user_id=config.user,
         manifest=manifest,
