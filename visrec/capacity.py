@@ -13,9 +13,7 @@ BYTES_PER_ENTRY = 9  # of a list in its file, compressed
 BYTES_PER_SCORED_ENTRY = 60  # of the shard that a process works on: codes, table and file
 BYTES_PER_REUSED_ENTRY = 80  # of the same shard of the last publication: file, ids, rows
 BYTES_PER_REUSED_ITEM = 170  # of an item of the last publication: id and fingerprint
-MAX_FRESH_ITEM_SHARE = (
-    0.25  # with more new items, scoring everything again costs no more than reuse
-)
+MAX_FRESH_ITEM_SHARE = 0.25  # with more, scoring all users costs no more than reusing lists
 MAX_FILE_BYTES = 32_000_000  # of a file of lists
 
 

@@ -9,10 +9,10 @@ VisrecError
 ├── GateError               a quality gate held the publication back (exit code 3)
 └── ConflictError           another writer committed first (exit code 1)
 
-A message is one readable paragraph: what was found, what was expected, which key to change. What an
-error is about is also an attribute, None where it does not apply, so that no code parses messages.
-Positional arguments and attributes are all that pickle carries from one process to another, so the
-message is the only positional argument.
+A message is one readable paragraph: what was found, what was expected, which key to change. Errors
+also have attributes (path, key, code), None if they do not apply, so that no code parses messages.
+The message is the only positional argument: pickle, which carries an error from one process to
+another, calls the class with the positional arguments and then sets the attributes.
 """
 
 import difflib

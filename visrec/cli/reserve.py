@@ -1,9 +1,9 @@
 """Reserves the resources of long-lived workers, all at once and never down to the last CPU.
 
-Tasks that feed the workers need a CPU from time to time. Two jobs that start at the same moment
-could each take half of what they want for their workers and leave nothing for tasks: both would
-wait for each other indefinitely. So jobs reserve one after the other, and only while one CPU more
-is free. That CPU is released at once: it serves the tasks of all jobs and never goes to a worker.
+Tasks that feed the workers need a CPU from time to time. If two jobs started at the same moment,
+each could get half of the workers that it wants, with nothing left for tasks, and both would wait
+for each other indefinitely. So only one job reserves at a time, and only if one CPU more is free
+than its workers need. That CPU is released at once, for the tasks of all jobs.
 """
 
 import time
@@ -40,7 +40,7 @@ def reserve_workers(count: int, per_worker: Mapping[str, float]) -> Iterator[Pla
 
 
 class _Waiting:
-    """Says what the job waits for, soon and then rarely."""
+    """Prints what the job waits for, first after a few seconds and then once a minute."""
 
     def __init__(self, count: int, per_worker: Mapping[str, float]) -> None:
         needed = " and ".join(f"{count * n:g} {name}" for name, n in per_worker.items())
@@ -76,7 +76,7 @@ def _lock(waiting: _Waiting) -> Iterator[None]:
 
 
 def _created(bundles: list[dict[str, float]], waiting: _Waiting) -> PlacementGroup:
-    """A placement group that has all of its bundles; while it is pending it holds none."""
+    """Waits for a placement group that has all of its bundles; a pending one holds none."""
     group: PlacementGroup = placement_group(bundles, strategy="SPREAD")
     try:
         while not group.wait(_POLL_S):

@@ -53,7 +53,7 @@ def find_clusters(features: Store, images: str) -> VisualClusters | None:
 
 
 def _nearest_centre(clusters: Clusters, cluster: int) -> npt.NDArray[np.int64]:
-    """Rows of a cluster by decreasing similarity to its mean, one of each near-duplicate group."""
+    """Rows of a cluster by decreasing similarity to its mean, one of each near-identical group."""
     row_K = np.flatnonzero(clusters.cluster_N == cluster)
     visual_KP = clusters.visual_NP[row_K]
     row_K = row_K[np.argsort(-(visual_KP @ visual_KP.mean(axis=0)), kind="stable")]

@@ -1,7 +1,8 @@
 """Evaluation on Ray: every model ranks the held-out items of every test user, exactly.
 
 What the workers share is computed once: the split, the catalogue, each model's item arrays. A
-worker takes a block of users through all models; one task aggregates the per-user metrics.
+worker ranks a block of users by every model. At the end, one task aggregates the metrics of all
+users.
 
 Shapes: B users of a block, N items, K list length.
 """
@@ -29,7 +30,7 @@ from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import rank_targets
 from visrec.retrieval.topk import TopK
 
-USERS = 384  # users that a worker takes through all models at once: three blocks of 128
+USERS = 384  # users of a block that a worker ranks: three blocks of 128 for the scorers
 # Columns beside the metrics of a user:
 SECONDS = "seconds"  # the mean over the users of the block
 COVERED = "covered"  # bits of the items in the lists of the block, in its first row of each model

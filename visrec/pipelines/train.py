@@ -74,13 +74,17 @@ class TrainJob(TrainKeys, JobConfig):
 
 
 def check(config: TrainJob) -> None:
-    """Raises an InputError where an input is missing or is not as declared."""
+    """Checks the inputs before Ray starts.
+
+    Raises:
+        InputError: an input is missing or has other columns than declared.
+    """
     require_features(config.resolve(config.features, "features"))
     check_tables(config)
 
 
 def check_tables(config: TrainJob) -> None:
-    """The same without the features, which a night makes before it trains."""
+    """Checks the tables alone, because a night makes the features before it trains."""
     require_interactions(config.interactions, interactions_uri(config))
     require_table(_items_uri(config), "items")
 
@@ -165,7 +169,10 @@ def _settings_digest(config: TrainJob, provenance: DataProvenance) -> str:
 
 
 def _checkpoint_digest(config: TrainJob, loaded: "LoadedData") -> str:
-    """What a checkpoint must agree on to be resumed: all data and settings but the epochs."""
+    """The digest of all data and settings except the number of epochs.
+
+    A training is resumed from a checkpoint with the same digest.
+    """
     once = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
     return _settings_digest(once, loaded.provenance)
 

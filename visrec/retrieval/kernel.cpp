@@ -1,8 +1,8 @@
 // The exact k best items of many users by dot product, for processors with AVX-512 VNNI.
 //
 // All items are first scored with vectors of 8-bit integers, four multiplications per lane and
-// instruction. The effect of the rounding is bounded for every pair (Cauchy-Schwarz):
-// with u = u' + du and i = i' + di,
+// instruction. For every pair, Cauchy-Schwarz bounds the effect of the rounding: with u = u' + du
+// and i = i' + di,
 //
 //     |u . i - u' . i'|  <=  |u'| |di| + |du| |i|
 //
@@ -12,8 +12,8 @@
 //
 // Memory does not depend on the scores. If so many items are alike that their bounds cannot tell
 // them apart, the items seen so far are scored exactly, the k best of them are kept, and the search
-// continues: items come in the order of their rows, so a later one with an equal score is no
-// better.
+// continues. This is exact, because items come in the order of their rows, so that a later one with
+// an equal score is no better.
 //
 // The mean of all items is subtracted from the items before they are rounded. It adds the same
 // amount to all scores of a user, and what remains is smaller. Vectors are first divided by a power
@@ -71,37 +71,40 @@ struct User {
 
 // The exponent of the power of two that a vector is divided by: its largest entry is then below 1.
 int exponent_of(const float* vector, int64_t count) {
-    uint32_t most = 0;  // without the sign, the bits of finite numbers compare like the numbers
+    // Without the sign, the bits of finite numbers compare like the numbers.
+    uint32_t largest_bits = 0;
     for (int64_t j = 0; j < count; j++) {
         uint32_t bits;
         std::memcpy(&bits, vector + j, 4);
-        most = std::max(most, bits & 0x7fffffffu);
+        largest_bits = std::max(largest_bits, bits & 0x7fffffffu);
     }
     float largest;
-    std::memcpy(&largest, &most, 4);
+    std::memcpy(&largest, &largest_bits, 4);
     int exponent = 0;
     std::frexp(largest, &exponent);
     return exponent;
 }
 
 // Rounds a vector to bytes; returns its scale, and |v'| and |dv| in units of that scale.
-float rounded(const double* vector, int d, int8_t* bytes, double* length, double* rounding) {
-    const auto there = [&](int j) { return __mmask8(d - j < 8 ? (1u << (d - j)) - 1 : 0xff); };
-    __m512d most = _mm512_setzero_pd();
+float round_to_bytes(const double* vector, int d, int8_t* bytes, double* length, double* rounding) {
+    const auto lanes = [&](int j) { return __mmask8(d - j < 8 ? (1u << (d - j)) - 1 : 0xff); };
+    __m512d largest = _mm512_setzero_pd();
     for (int j = 0; j < d; j += 8)
-        most = _mm512_max_pd(most, _mm512_abs_pd(_mm512_maskz_loadu_pd(there(j), vector + j)));
-    const float scale = std::max(float(_mm512_reduce_max_pd(most) / 127), FLT_MIN);
+        largest =
+            _mm512_max_pd(largest, _mm512_abs_pd(_mm512_maskz_loadu_pd(lanes(j), vector + j)));
+    const float scale = std::max(float(_mm512_reduce_max_pd(largest) / 127), FLT_MIN);
     const __m512d inverse = _mm512_set1_pd(1. / scale), end = _mm512_set1_pd(127);
-    __m512d squares = _mm512_setzero_pd(), rest = squares;
+    __m512d squares = _mm512_setzero_pd(), remainders = squares;
     for (int j = 0; j < d; j += 8) {
-        const __m512d is = _mm512_maskz_loadu_pd(there(j), vector + j) * inverse;
-        const __m512d near = _mm512_max_pd(-end, _mm512_min_pd(end, _mm512_roundscale_pd(is, 8)));
-        squares += near * near;
-        rest += (is - near) * (is - near);
-        _mm256_mask_cvtepi32_storeu_epi8(bytes + j, there(j), _mm512_cvtpd_epi32(near));
+        const __m512d value = _mm512_maskz_loadu_pd(lanes(j), vector + j) * inverse;
+        const __m512d nearest =
+            _mm512_max_pd(-end, _mm512_min_pd(end, _mm512_roundscale_pd(value, 8)));
+        squares += nearest * nearest;
+        remainders += (value - nearest) * (value - nearest);
+        _mm256_mask_cvtepi32_storeu_epi8(bytes + j, lanes(j), _mm512_cvtpd_epi32(nearest));
     }
     *length = std::sqrt(_mm512_reduce_add_pd(squares));
-    *rounding = std::sqrt(_mm512_reduce_add_pd(rest));
+    *rounding = std::sqrt(_mm512_reduce_add_pd(remainders));
     return scale;
 }
 
@@ -136,7 +139,7 @@ uint64_t rank_of(Scored item) {
     return uint64_t(bits) << 32 | uint32_t(~item.row);
 }
 
-Scored scored(uint64_t rank) {
+Scored item_of(uint64_t rank) {
     uint32_t bits = uint32_t(rank >> 32);
     bits ^= bits >> 31 ? 0x80000000u : 0xffffffffu;
     Scored item{0, int32_t(~uint32_t(rank))};
@@ -152,20 +155,20 @@ double rounds_to(float score) { return score - kRounded * std::fabs(score) - kTi
 struct Search {
     std::vector<float> high, low;
     std::vector<int32_t> item;
-    size_t size, full, most;
+    size_t size, full, max_size;
     float least;   // at least k items have a lower bound of this or more
     double unit;   // the score that a bound of 1 stands for
     double base;   // the score of the mean of all items, which is part of every score
     float margin;  // how far below the k-th an item with the same rounded score may be
     const float* vector;  // the user's
-    const int64_t *without, *without_end;
+    const int64_t *excluded, *excluded_end;
 
     void start(int64_t capacity, double a_unit, double all_have, const float* user,
                const int64_t* first, const int64_t* last) {
-        vector = user, without = first, without_end = last;
+        vector = user, excluded = first, excluded_end = last;
         unit = a_unit, base = all_have;
         margin = float((kRounded * std::fabs(base) + kTiny) / unit);
-        size = 0, full = size_t(capacity), most = kGrowth * full;
+        size = 0, full = size_t(capacity), max_size = kGrowth * full;
         least = -INFINITY;
         reserve();
     }
@@ -178,7 +181,7 @@ struct Search {
     // Makes room if pruning has left more than half, because bounds are coarse or items are alike.
     void make_room(const Items& items, int k, std::vector<uint64_t>& ranked) {
         if (2 * size <= full) return;
-        if (full == most) return settle(items, k, ranked);
+        if (full == max_size) return keep_best(items, k, ranked);
         full *= 2;
         reserve();
     }
@@ -192,7 +195,7 @@ struct Search {
 
     // Drops excluded items and items that cannot be among the k best.
     void prune(int k) {
-        close();
+        mark_excluded();
         if (size > size_t(k)) least = std::max(least, bound(k) - margin);
         const __m512 worst = _mm512_set1_ps(least);
         size_t seen = 0;
@@ -206,32 +209,33 @@ struct Search {
 
     // Marks excluded items. Items and the user's exclusions are both sorted, so each entry of the
     // shorter list is looked up once in the longer one.
-    void close() {
-        if (!size || without == without_end) return;
-        const auto close_at = [&](size_t one) { high[one] = low[one] = -INFINITY; };
+    void mark_excluded() {
+        if (!size || excluded == excluded_end) return;
+        const auto mark = [&](size_t one) { high[one] = low[one] = -INFINITY; };
         const auto begin = item.begin(), end = begin + int64_t(size);
-        const int64_t* next = std::upper_bound(without, without_end, int64_t(item[size - 1]));
-        if (next - without < int64_t(size))
-            for (; without < next; without++) {
-                const auto found = std::lower_bound(begin, end, *without);
-                if (found != end && *found == *without) close_at(size_t(found - begin));
+        const int64_t* next = std::upper_bound(excluded, excluded_end, int64_t(item[size - 1]));
+        if (next - excluded < int64_t(size))
+            for (; excluded < next; excluded++) {
+                const auto found = std::lower_bound(begin, end, *excluded);
+                if (found != end && *found == *excluded) mark(size_t(found - begin));
             }
         else
             for (size_t one = 0; one < size; one++) {
-                without = std::lower_bound(without, next, int64_t(item[one]));
-                if (without < next && *without == item[one]) close_at(one);
+                excluded = std::lower_bound(excluded, next, int64_t(item[one]));
+                if (excluded < next && *excluded == item[one]) mark(one);
             }
-        without = next;
+        excluded = next;
     }
 
     // Keeps the k best by their exact scores, if bounds cannot tell more than k items apart. Not
     // inlined, because the loop over blocks is faster without it.
-    __attribute__((noinline)) void settle(const Items& items, int k, std::vector<uint64_t>& ranked) {
+    __attribute__((noinline)) void keep_best(const Items& items, int k,
+                                             std::vector<uint64_t>& ranked) {
         ranked.resize(size);
         for (size_t one = 0; one < size; one++)
             ranked[one] = rank_of({exact(items, item[one]), item[one]});
         std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), std::greater<>());
-        const Scored last = scored(ranked[size_t(k) - 1]);
+        const Scored last = item_of(ranked[size_t(k) - 1]);
         // The items that are kept stay in the order of their rows.
         ranked.resize(size_t(k));
         std::sort(ranked.begin(), ranked.end(), [](uint64_t a, uint64_t b) {
@@ -239,7 +243,7 @@ struct Search {
         });
         size_t from = 0;
         for (size_t to = 0; to < size_t(k); to++, from++) {
-            while (item[from] != scored(ranked[to]).row) from++;
+            while (item[from] != item_of(ranked[to]).row) from++;
             high[to] = high[from], low[to] = low[from], item[to] = item[from];
         }
         size = size_t(k);
@@ -255,18 +259,18 @@ struct Search {
         return float(dot(vector, items.vectors + row * items.d, items.d));
     }
 
-    // A number that at least k of the lower bounds reach, and few more than k.
+    // A number that at least k of the lower bounds reach, but few more than k.
     float bound(int k) const {
         float from = INFINITY, to = -INFINITY;
-        size_t there = 0;
+        size_t count = 0;
         for (size_t one = 0; one < size; one += 16) {
             const __m512 lows = _mm512_loadu_ps(low.data() + one);
             const __mmask16 these = first(size - one) & found(lows);
             from = std::min(from, _mm512_mask_reduce_min_ps(these, lows));
             to = std::max(to, _mm512_mask_reduce_max_ps(these, lows));
-            there += size_t(__builtin_popcount(these));
+            count += size_t(__builtin_popcount(these));
         }
-        if (there < size_t(k)) return -INFINITY;
+        if (count < size_t(k)) return -INFINITY;
         for (int halving = 0; halving < kHalvings && from < to; halving++) {
             const float middle = from + (to - from) / 2;
             const __m512 middles = _mm512_set1_ps(middle);
@@ -367,17 +371,17 @@ void score_block(const Items& items, int64_t block, const int8_t* bytes, const U
 struct Worker {
     std::vector<Search> searches{size_t(kUsers) * kGroups};
     std::vector<User> users;
-    std::vector<int8_t> bytes, own;
+    std::vector<int8_t> bytes, user_bytes;
     std::vector<double> wide;
-    std::vector<Scored> open;
+    std::vector<Scored> remaining;
     std::vector<uint64_t> ranked;
 
     void run(const Items& items, const float* vectors, int64_t count, const int64_t* offsets,
-             const int64_t* without, int k, int64_t* rows, float* scores) {
+             const int64_t* excluded, int k, int64_t* rows, float* scores) {
         const int width = 4 * items.quads;
         users.assign(searches.size(), User{});
         bytes.assign(searches.size() * width, 0);
-        own.assign(width, 0);
+        user_bytes.assign(width, 0);
         for (int64_t u = 0; u < count; u++) {
             const float* vector = vectors + u * items.d;
             wide.assign(vector, vector + items.d);
@@ -385,18 +389,19 @@ struct Worker {
             for (double& entry : wide) entry *= std::ldexp(1., -exponent);
             double length, rounding;
             User& user = users[u];
-            const float scale = rounded(wide.data(), items.d, own.data(), &length, &rounding);
+            const float scale =
+                round_to_bytes(wide.data(), items.d, user_bytes.data(), &length, &rounding);
             user.length = float(length);
             user.rounding = float(rounding + kSlack * (length + rounding));
-            for (int j = 0; j < items.d; j++) user.offset -= 128 * own[j];
+            for (int j = 0; j < items.d; j++) user.offset -= 128 * user_bytes[j];
             int8_t* group = bytes.data() + u / kUsers * kUsers * width;
             for (int q = 0; q < items.quads; q++)
-                std::memcpy(group + (q * kUsers + u % kUsers) * 4, own.data() + 4 * q, 4);
+                std::memcpy(group + (q * kUsers + u % kUsers) * 4, user_bytes.data() + 4 * q, 4);
             double base = 0;
             for (int j = 0; j < items.d; j++) base += vector[j] * items.mean[j];
             const int64_t capacity = std::min<int64_t>(4 * int64_t(k), items.n) + 256;
             searches[u].start(capacity, std::ldexp(double(scale), exponent + items.exponent), base,
-                              vector, without + offsets[u], without + offsets[u + 1]);
+                              vector, excluded + offsets[u], excluded + offsets[u + 1]);
         }
         const int64_t size = items.quads * kItems * 4, share = (size / kGroups + 63) / 64 * 64;
         for (int64_t block = 0; block < items.blocks; block++)
@@ -415,29 +420,30 @@ struct Worker {
     // Scores the remaining items in double precision, the most promising ones first.
     void finish(const Items& items, Search& search, int k, int64_t* rows, float* scores) {
         search.prune(k);
-        open.clear(), ranked.clear();
+        remaining.clear(), ranked.clear();
         for (size_t one = 0; one < search.size; one++)
-            open.push_back({search.high[one], search.item[one]});
-        const size_t sure = std::min<size_t>(k, open.size());
-        std::nth_element(open.begin(), open.begin() + sure, open.end(),
+            remaining.push_back({search.high[one], search.item[one]});
+        const size_t likely = std::min<size_t>(k, remaining.size());
+        std::nth_element(remaining.begin(), remaining.begin() + likely, remaining.end(),
                          [](const Scored& a, const Scored& b) { return a.score > b.score; });
-        rescore(items, search, open.data(), sure);
-        if (sure < open.size()) {
+        rescore(items, search, remaining.data(), likely);
+        if (likely < remaining.size()) {
             const double worst =
-                rounds_to(scored(*std::min_element(ranked.begin(), ranked.end())).score);
-            const auto rest =
-                std::remove_if(open.begin() + sure, open.end(), [&](const Scored& one) {
-                    return double(one.score) * search.unit + search.base < worst;
-                });
-            rescore(items, search, open.data() + sure, rest - open.begin() - sure);
+                rounds_to(item_of(*std::min_element(ranked.begin(), ranked.end())).score);
+            const auto is_worse = [&](const Scored& one) {
+                return double(one.score) * search.unit + search.base < worst;
+            };
+            const auto end = std::remove_if(remaining.begin() + likely, remaining.end(), is_worse);
+            rescore(items, search, remaining.data() + likely, end - remaining.begin() - likely);
         }
         const size_t found = std::min<size_t>(k, ranked.size());
         std::nth_element(ranked.begin(), ranked.begin() + found, ranked.end(), std::greater<>());
         std::sort(ranked.begin(), ranked.begin() + found, std::greater<>());
-        for (size_t place = 0; place < size_t(k); place++) {
-            const Scored best = place < found ? scored(ranked[place]) : Scored{-INFINITY, -1};
-            rows[place] = best.row;
-            scores[place] = best.score;
+        for (size_t position = 0; position < size_t(k); position++) {
+            const Scored best =
+                position < found ? item_of(ranked[position]) : Scored{-INFINITY, -1};
+            rows[position] = best.row;
+            scores[position] = best.score;
         }
     }
 
@@ -458,7 +464,8 @@ constexpr int kList = 32;  // items of a user's list, in two registers
 constexpr int kRows = 4;   // rows that share each read of these items
 
 // Up to 32 vectors, scaled to length 1, as columns: (d, 32), zeros after the last.
-void columns(const float* vectors, int64_t d, const int64_t* list, int64_t count, float* unit) {
+void gather_columns(const float* vectors, int64_t d, const int64_t* list, int64_t count,
+                    float* unit) {
     for (int64_t i = 0; i < count; i++) fetch(vectors + list[i] * d, d);
     std::fill(unit, unit + d * kList, 0.f);
     for (int64_t i = 0; i < count; i++) {
@@ -472,7 +479,7 @@ void columns(const float* vectors, int64_t d, const int64_t* list, int64_t count
 // The largest product of each of four rows with the columns, and its column. Rows are divided by
 // powers of two so that no product overflows; this does not change the order of the columns.
 void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const float* unit,
-                    int64_t count, float* most, int64_t* column) {
+                    int64_t count, float* largest, int64_t* column) {
     const float* row[kRows];
     float power[kRows];
     __m512 left[kRows], right[kRows];
@@ -482,22 +489,22 @@ void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const 
         left[r] = right[r] = _mm512_setzero_ps();
     }
     for (int64_t j = 0; j < d; j++) {
-        const __m512 some = _mm512_load_ps(unit + j * kList);
-        const __m512 others = _mm512_load_ps(unit + j * kList + 16);
+        const __m512 left_columns = _mm512_load_ps(unit + j * kList);
+        const __m512 right_columns = _mm512_load_ps(unit + j * kList + 16);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; r++) {
-            const __m512 by = _mm512_set1_ps(row[r][j] * power[r]);
-            left[r] = _mm512_fmadd_ps(by, some, left[r]);
-            right[r] = _mm512_fmadd_ps(by, others, right[r]);
+            const __m512 factor = _mm512_set1_ps(row[r][j] * power[r]);
+            left[r] = _mm512_fmadd_ps(factor, left_columns, left[r]);
+            right[r] = _mm512_fmadd_ps(factor, right_columns, right[r]);
         }
     }
-    const uint32_t there = count < kList ? (1u << count) - 1 : ~0u;
+    const uint32_t exists = count < kList ? (1u << count) - 1 : ~0u;
     for (int r = 0; r < kRows; r++) {
-        const __m512 none = _mm512_set1_ps(-INFINITY);
-        const __m512 one = _mm512_mask_mov_ps(none, __mmask16(there), left[r]);
-        const __m512 two = _mm512_mask_mov_ps(none, __mmask16(there >> 16), right[r]);
-        most[r] = _mm512_reduce_max_ps(_mm512_max_ps(one, two));
-        const __m512 best = _mm512_set1_ps(most[r]);
+        const __m512 no_column = _mm512_set1_ps(-INFINITY);
+        const __m512 one = _mm512_mask_mov_ps(no_column, __mmask16(exists), left[r]);
+        const __m512 two = _mm512_mask_mov_ps(no_column, __mmask16(exists >> 16), right[r]);
+        largest[r] = _mm512_reduce_max_ps(_mm512_max_ps(one, two));
+        const __m512 best = _mm512_set1_ps(largest[r]);
         const uint32_t equal = uint32_t(_mm512_cmp_ps_mask(one, best, _CMP_EQ_OQ)) |
                                uint32_t(_mm512_cmp_ps_mask(two, best, _CMP_EQ_OQ)) << 16;
         column[r] = __builtin_ctz(equal | 1u << 31);
@@ -548,26 +555,26 @@ struct Target {
     double score;
     int64_t row, above = 0, equal = 0, equal_before = 0;
 
-    void add(const float* scores, int64_t first, uint32_t there) {
+    void add(const float* scores, int64_t first, uint32_t exists) {
         const __m512 own = _mm512_set1_ps(float(score));
         const __m512 left = _mm512_load_ps(scores), right = _mm512_load_ps(scores + 16);
         const uint32_t more = uint32_t(_mm512_cmp_ps_mask(left, own, _CMP_NLE_UQ)) |
                               uint32_t(_mm512_cmp_ps_mask(right, own, _CMP_NLE_UQ)) << 16;
         const uint32_t same = uint32_t(_mm512_cmp_ps_mask(left, own, _CMP_EQ_OQ)) |
                               uint32_t(_mm512_cmp_ps_mask(right, own, _CMP_EQ_OQ)) << 16;
-        above += __builtin_popcount(more & there);
-        if (same & there) {
-            equal += __builtin_popcount(same & there);
+        above += __builtin_popcount(more & exists);
+        if (same & exists) {
+            equal += __builtin_popcount(same & exists);
             const int64_t before = std::min<int64_t>(std::max<int64_t>(row - first, 0), 32);
-            equal_before += __builtin_popcountll(same & there & ((uint64_t(1) << before) - 1));
+            equal_before += __builtin_popcountll(same & exists & ((uint64_t(1) << before) - 1));
         }
     }
 
     // Counts an item, or removes it from the counts if `times` is -1.
-    void count(double its, int64_t its_row, int64_t times) {
-        above += times * !(its <= score);
-        equal += times * (its == score);
-        equal_before += times * (its == score && its_row < row);
+    void count(double item_score, int64_t item_row, int64_t times) {
+        above += times * !(item_score <= score);
+        equal += times * (item_score == score);
+        equal_before += times * (item_score == score && item_row < row);
     }
 };
 
@@ -580,8 +587,8 @@ struct Ranker {
         for (Target& target : targets[u])
             target = {dot(items + target.row * d, user, int(d)), target.row};
         for (int64_t row = 0; row < n; row++) {
-            const double its = dot(items + row * d, user, int(d));
-            for (Target& target : targets[u]) target.count(its, row, 1);
+            const double item_score = dot(items + row * d, user, int(d));
+            for (Target& target : targets[u]) target.count(item_score, row, 1);
         }
     }
 
@@ -606,12 +613,12 @@ struct Ranker {
                 const float* item = items + (first + std::min(i, size - 1)) * d;
                 for (int64_t j = 0; j < d; j++) block[j * kRankItems + i] = item[j];
             }
-            const uint32_t there = size < kRankItems ? (1u << size) - 1 : ~0u;
+            const uint32_t exists = size < kRankItems ? (1u << size) - 1 : ~0u;
             alignas(64) float sums[kRankUsers][kRankItems];
             for (int64_t u = 0; u < count; u += kRankUsers) {
                 products(block, vectors.data() + u * d, d, sums);
                 for (int64_t i = 0; i < std::min<int64_t>(kRankUsers, count - u); i++)
-                    for (Target& target : targets[u + i]) target.add(sums[i], first, there);
+                    for (Target& target : targets[u + i]) target.add(sums[i], first, exists);
             }
         }
     }
@@ -636,10 +643,11 @@ void in_threads(int64_t threads, int64_t pieces, Work work) {
 
 extern "C" {
 
-// Rounds (n, d) vectors, divided by 2^exponent, to bytes. closed (n,) or null: unavailable items.
+// Rounds (n, d) vectors, divided by 2^exponent, to bytes. unavailable (n,): which items are; null
+// if none is.
 // packed (blocks * 64 * d, with d rounded up to a multiple of 4) and scale (blocks * 64) are
 // 64-byte aligned.
-void visrec_pack(const float* vectors, const uint8_t* closed, int64_t n, int64_t d,
+void visrec_pack(const float* vectors, const uint8_t* unavailable, int64_t n, int64_t d,
                  uint8_t* packed, float* scale, float* bounds, double* mean, int32_t* exponent) {
     const int64_t quads = (d + 3) / 4, blocks = (n + kItems - 1) / kItems;
     std::fill(mean, mean + d, 0.);
@@ -648,44 +656,44 @@ void visrec_pack(const float* vectors, const uint8_t* closed, int64_t n, int64_t
     for (int64_t j = 0; j < d; j++) mean[j] /= double(n);
     *exponent = exponent_of(vectors, n * d);
     const double power = std::ldexp(1., -*exponent);
-    std::vector<int8_t> own(4 * quads);
+    std::vector<int8_t> item_bytes(4 * quads);
     std::vector<double> wide(d);
     for (int64_t row = 0; row < blocks * kItems; row++) {
         if (row % kItems == 0) bounds[row / kItems * 2] = bounds[row / kItems * 2 + 1] = 0;
-        if (row >= n || (closed && closed[row])) {
+        if (row >= n || (unavailable && unavailable[row])) {
             scale[row] = NAN;
             continue;
         }
         for (int64_t j = 0; j < d; j++) wide[j] = (vectors[row * d + j] - mean[j]) * power;
         double length, rounding;
-        scale[row] = rounded(wide.data(), int(d), own.data(), &length, &rounding);
+        scale[row] = round_to_bytes(wide.data(), int(d), item_bytes.data(), &length, &rounding);
         float* bound = bounds + row / kItems * 2;
         bound[0] = std::max(bound[0], float(rounding * (1 + kSlack)));
         bound[1] = std::max(bound[1], float((length + rounding) * (1 + kSlack)));
         uint8_t* block = packed + row / kItems * kItems * 4 * quads;
         for (int64_t q = 0; q < quads; q++)
             for (int j = 0; j < 4; j++)
-                block[(q * kItems + row % kItems) * 4 + j] = uint8_t(own[4 * q + j] + 128);
+                block[(q * kItems + row % kItems) * 4 + j] = uint8_t(item_bytes[4 * q + j] + 128);
     }
 }
 
 // The k best items of b users (b, d): rows and scores (b, k), best first, -1 and -inf behind the
-// last. offsets (b + 1) and without: each user's excluded rows, sorted.
+// last. offsets (b + 1) and excluded: each user's excluded rows, sorted.
 void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scale,
                   const float* bounds, const double* mean, int64_t n, int64_t d, int64_t exponent,
-                  const float* users, int64_t b, const int64_t* offsets, const int64_t* without,
+                  const float* users, int64_t b, const int64_t* offsets, const int64_t* excluded,
                   int64_t k, int64_t threads, int64_t* rows, float* scores) {
     const Items items{vectors, packed, scale, bounds,
                       mean,    n, (n + kItems - 1) / kItems, int(d), int((d + 3) / 4),
                       int(exponent)};
     // Pieces are of equal size, up to rounding, and none is larger than a worker's memory.
-    const int64_t most = int64_t(kUsers) * kGroups;
-    const int64_t pieces = std::max<int64_t>((b + most - 1) / most, 1);
+    const int64_t max_users = int64_t(kUsers) * kGroups;
+    const int64_t pieces = std::max<int64_t>((b + max_users - 1) / max_users, 1);
     in_threads(threads, pieces, [&](auto next) {
         Worker worker;
         for (int64_t piece; (piece = next()) < pieces;) {
             const int64_t first = piece * b / pieces, count = (piece + 1) * b / pieces - first;
-            worker.run(items, users + first * d, count, offsets + first, without, int(k),
+            worker.run(items, users + first * d, count, offsets + first, excluded, int(k),
                        rows + first * k, scores + first * k);
         }
     });
@@ -703,24 +711,25 @@ void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_
         std::vector<float> best(k);
         for (int64_t u; (u = next()) < b;) {
             const int64_t* wanted = rows + u * k;
-            const int64_t known = std::find(wanted, wanted + k, -1) - wanted;
+            const int64_t num_wanted = std::find(wanted, wanted + k, -1) - wanted;
             std::fill(best.begin(), best.end(), -INFINITY);
             std::fill(nearest + u * k, nearest + (u + 1) * k, -1);
             for (int64_t one = offsets[u]; one < offsets[u + 1]; one += kList) {
                 const int64_t count = std::min<int64_t>(kList, offsets[u + 1] - one);
-                columns(vectors, d, lists + one, count, unit);
-                for (int64_t place = 0; place < known; place += kRows) {
+                gather_columns(vectors, d, lists + one, count, unit);
+                for (int64_t position = 0; position < num_wanted; position += kRows) {
                     int64_t four[kRows], column[kRows];
-                    float most[kRows];
+                    float largest[kRows];
                     for (int r = 0; r < kRows; r++) {
-                        four[r] = wanted[std::min(place + r, known - 1)];
-                        fetch(vectors + wanted[std::min(place + r + kRows, known - 1)] * d, d);
+                        four[r] = wanted[std::min(position + r, num_wanted - 1)];
+                        const int64_t ahead = std::min(position + r + kRows, num_wanted - 1);
+                        fetch(vectors + wanted[ahead] * d, d);
                     }
-                    nearest_column(vectors, d, four, unit, count, most, column);
-                    for (int r = 0; r < kRows && place + r < known; r++)
-                        if (most[r] > best[place + r]) {
-                            best[place + r] = most[r];
-                            nearest[u * k + place + r] = lists[one + column[r]];
+                    nearest_column(vectors, d, four, unit, count, largest, column);
+                    for (int r = 0; r < kRows && position + r < num_wanted; r++)
+                        if (largest[r] > best[position + r]) {
+                            best[position + r] = largest[r];
+                            nearest[u * k + position + r] = lists[one + column[r]];
                         }
                 }
             }
@@ -737,35 +746,37 @@ void visrec_rank(const float* vectors, int64_t n, int64_t d, const float* users,
                  const int64_t* target_offsets, const int64_t* targets, const uint8_t* wide,
                  int64_t threads, int64_t* above, int64_t* others_above, int64_t* others_equal) {
     // As many users as possible share a block of items, but every thread gets some.
-    const int64_t most = int64_t(kRankUsers) * kRankGroups;
-    const int64_t pieces = std::max({(b + most - 1) / most, std::min(threads, b), int64_t(1)});
+    const int64_t max_users = int64_t(kRankUsers) * kRankGroups;
+    const int64_t pieces =
+        std::max({(b + max_users - 1) / max_users, std::min(threads, b), int64_t(1)});
     in_threads(threads, pieces, [&](auto next) {
         Ranker ranker;
-        std::vector<int64_t> known;
+        std::vector<int64_t> profile;
         for (int64_t piece; (piece = next()) < pieces;) {
             const int64_t first = piece * b / pieces, count = (piece + 1) * b / pieces - first;
             ranker.run(vectors, n, d, users + first * d, count, target_offsets + first, targets);
             for (int64_t u = 0; u < count; u++) {
-                std::vector<Target>& mine = ranker.targets[u];
+                std::vector<Target>& user_targets = ranker.targets[u];
                 const float* user = users + (first + u) * d;
                 if (wide[first + u]) ranker.run_wide(vectors, n, d, user, u);
-                known.assign(profiles + profile_offsets[first + u],
-                             profiles + profile_offsets[first + u + 1]);
-                std::sort(known.begin(), known.end());
-                known.erase(std::unique(known.begin(), known.end()), known.end());
-                for (const int64_t row : known) {
+                profile.assign(profiles + profile_offsets[first + u],
+                               profiles + profile_offsets[first + u + 1]);
+                std::sort(profile.begin(), profile.end());
+                profile.erase(std::unique(profile.begin(), profile.end()), profile.end());
+                for (const int64_t row : profile) {
                     const float* item = vectors + row * d;
-                    const double its = wide[first + u] ? dot(item, user, int(d)) : product(item, user, d);
-                    for (Target& target : mine) target.count(its, row, -1);
+                    const double item_score =
+                        wide[first + u] ? dot(item, user, int(d)) : product(item, user, d);
+                    for (Target& target : user_targets) target.count(item_score, row, -1);
                 }
-                int64_t place = target_offsets[first + u];
-                for (const Target& target : mine) {
+                int64_t position = target_offsets[first + u];
+                for (const Target& target : user_targets) {
                     Target others = target;
-                    for (const Target& each : mine) others.count(each.score, each.row, -1);
+                    for (const Target& each : user_targets) others.count(each.score, each.row, -1);
                     const bool above_itself = std::isnan(target.score);
-                    above[place] = target.above + target.equal_before - above_itself;
-                    others_above[place] = others.above;
-                    others_equal[place++] = others.equal;
+                    above[position] = target.above + target.equal_before - above_itself;
+                    others_above[position] = others.above;
+                    others_equal[position++] = others.equal;
                 }
             }
         }

@@ -20,7 +20,7 @@ Status = Literal["finished", "stopped", "diverged", "failed"]
 STATUSES: tuple[Status, ...] = get_args(Status)
 EpochMetrics = Mapping[str, float]
 
-# The two keys that are plotted against each other where both are searched.
+# The two keys that are plotted against each other if both are searched.
 _PLANE = ("train.learning_rate", "train.weight_decay")
 
 
@@ -34,7 +34,7 @@ class TrialRecord:
         history: one entry an epoch, as in the trainer's history.
         status: finished at its last epoch, stopped early by the scheduler, diverged (its loss,
             weights or scores became NaN or infinite), or failed.
-        error: what it failed with.
+        error: the message of the error, if it failed.
     """
 
     number: int
@@ -55,7 +55,7 @@ class TrialRecord:
 
     @property
     def is_eligible(self) -> bool:
-        """Whether it may be the best trial. One that diverged may not, however good it was."""
+        """Whether it may be the best trial: it has an epoch, and neither diverged nor failed."""
         return bool(self.history) and self.status in ("finished", "stopped")
 
 
@@ -66,7 +66,7 @@ def best_auc(history: Iterable[EpochMetrics]) -> float:
 
 
 def best_trial(records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """The eligible trial with the highest validation AUC; of equals, the one that comes first."""
+    """The eligible trial with the highest validation AUC; of equal ones, the first by number."""
     eligible = [record for record in records if record.is_eligible]
     return max(eligible, key=lambda record: (record.auc, -record.number), default=None)
 
@@ -172,7 +172,10 @@ def _draw_key(axis: Axes, key: str, shown: Sequence[TrialRecord], domain: Range 
 
 
 def _scale(axis: Axes, name: str, values: Sequence[Any], domain: Range | Choice) -> None:
-    """Shows the range that is searched, logarithmic where it is so; a default of 0 is shown too."""
+    """Scales an axis to the searched range, logarithmically if it is searched so.
+
+    The axis also includes a default outside the range, such as 0.
+    """
     if not isinstance(domain, Range):
         return
     low, high = min(domain.low, *values), max(domain.high, *values)

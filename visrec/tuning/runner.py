@@ -1,10 +1,10 @@
 """Runs a sweep with Ray Tune, and records each trial when it ends.
 
-A sweep that was killed is resumed from its own records, not with `Tuner.restore`, which reads
-pickles back from the store, knows no more than its last snapshot did, and continues with a pickled
-configuration. Here the same command runs the trials that have no record, with a scheduler and a
-searcher that have been given the records. The outcome of a trial has one source, its record: for
-the searcher, the scheduler, the table and the best configuration.
+A sweep that was killed is resumed from its own records. (`Tuner.restore` would read pickles from
+the store, know only its last snapshot, and continue with a pickled configuration.) The same command
+runs the trials that have no record, and gives the records of the others to the scheduler and the
+searcher. So scheduler, searcher, table and best configuration all take the outcome of a trial from
+one source, its record.
 """
 
 import tempfile
@@ -28,8 +28,8 @@ from visrec.tuning.search import METRIC, ResumableAsha, TrialSearcher
 from visrec.tuning.spaces import Space, Values, values_in
 from visrec.tuning.trials import PlanHolder, TrialPlan, TrialTrainable
 
-# For a trial whose DDP group has the CPUs. Ray Tune insists on some resource, and a fraction of a
-# CPU would keep a group from starting that needs all of them.
+# Requested by the process of a trial whose DDP group has the CPUs. Ray Tune requires a resource; a
+# fraction of a CPU would keep a group that needs all CPUs from starting.
 _PLACEHOLDER_RESOURCES = {"CPU": 0.0, "memory": 1.0}
 
 
@@ -42,10 +42,11 @@ class Sweep:
         space: what the other trials vary.
         data: shared by all trials.
         trials: number of trials.
-        scheduler: asha stops trials that do badly after an epoch or a few; none stops no trial.
+        scheduler: asha stops trials with a low AUC at a ninth or a third of their epochs; none
+            stops no trial.
         search: random, or Optuna's tree-structured Parzen estimator.
         seed: seed of the sampled values.
-        resources: of each trial, which is a DDP group of its own where there are several workers.
+        resources: of each trial, which is a DDP group if it has several workers.
         concurrency: number of trials that run at the same time.
         store: directory of the sweep.
         recorded: the trials that have ended, by number.
@@ -182,7 +183,8 @@ class _RecordCallback(tune.Callback):
         if result["metrics"]:
             self._epochs += 1
             history = self._history.setdefault(trial.config["number"], [])
-            # If the process of a trial died, the trial starts again: replace what it had from here.
+            # If the trial's process had died, the trial has started again: its earlier metrics from
+            # this epoch on are replaced.
             history[result["epoch"] - 1 :] = [result["metrics"]]
             self._show_status()
 

@@ -1,4 +1,4 @@
-"""The searcher and the scheduler of Ray Tune: which trial comes next, and which one goes on."""
+"""The searcher and the scheduler of Ray Tune: which trial comes next, and which is stopped."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from visrec.tuning.spaces import Choice, Range, Space, Values, sample_values
 DEFAULT_TRIAL = 0  # number of the trial with the default configuration
 # In the result of a step: the best AUC of the trial so far, NaN once it has diverged or failed.
 METRIC = "val_auc"
-_REDUCTION = 3  # of ASHA: a third of the trials goes on from each rung
+_REDUCTION = 3  # of ASHA: at each rung, a third of the trials continues
 
 
 def has_optuna() -> bool:
@@ -76,20 +76,20 @@ class TrialSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: only trials with a record count, and `add_record` gets them."""
+        """Does nothing: only trials with a record count, and `add_record` takes these."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: a sweep is resumed from its records."""
+        """Does nothing: a sweep is resumed from its records."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
+        """Does nothing: see `save`."""
 
 
 def _propose(space: Space, seed: int, number: int, records: Mapping[int, TrialRecord]) -> Values:
     """What Optuna's tree-structured Parzen estimator proposes after the records, through Ray Tune.
 
     Optuna sees the index of a choice's value instead of the value. A trial that is not eligible is
-    passed on as pruned, which Optuna ranks below all others.
+    reported as pruned, and Optuna ranks it below all others.
     """
     domains = {key: _as_tune(domain) for key, domain in space.items()}
     search = OptunaSearch(
@@ -113,7 +113,7 @@ def _propose(space: Space, seed: int, number: int, records: Mapping[int, TrialRe
 
 
 def _with_indices(space: Space, values: Values) -> dict[str, Any]:
-    """The values, where that of a choice is replaced by its index."""
+    """The values; the value of a choice is replaced by its index."""
     return {
         key: domain.values.index(values[key]) if isinstance(domain, Choice) else values[key]
         for key, domain in space.items()
@@ -130,8 +130,8 @@ class ResumableAsha(ASHAScheduler):
     """Asynchronous successive halving (Li et al. 2020, arXiv 1810.05934) over epochs.
 
     The first rung is at a ninth of the epochs. The default configuration always trains to its end,
-    because the best one is compared with it. When a trial diverges or fails, its results at the
-    rungs are dropped and no other trial is compared with them, in this run or after a resume.
+    because the table compares the best one with it. When a trial diverges or fails, its results at
+    the rungs are dropped, so that no other trial is compared with them, now or after a resume.
 
     Args:
         epochs: maximum number of epochs of a trial.
