@@ -37,9 +37,17 @@ from visrec.ids import TEXT, index_in
 from visrec.interactions.log import assign_shards
 from visrec.models.artifact import load_artifact
 from visrec.models.scorers import Scorer
-from visrec.pipelines import evaluate, extract_features, recommend, recommend_job, train
+from visrec.pipelines import (
+    evaluate,
+    extract_features,
+    make_gallery,
+    recommend,
+    recommend_job,
+    train,
+)
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
+from visrec.pipelines.make_gallery import GalleryJob
 from visrec.pipelines.recommend_job import RecommendJob, model_store, scoring_inputs
 from visrec.pipelines.train import TrainJob
 from visrec.progress import Timer
@@ -67,6 +75,17 @@ class Workspace:
 
     def __repr__(self) -> str:
         return f"Workspace({self.path!r})"
+
+    @classmethod
+    def sample(cls, path: str = "runs/demo", keys: Keys | None = None) -> "Workspace":
+        """A workspace with the painted sample gallery, as `visrec make-gallery` makes it.
+
+        Raises:
+            InputError: a key is unknown, or has a value that it cannot have.
+        """
+        workspace = cls(path)
+        make_gallery.main(workspace._job(GalleryJob, keys), Summary("make_gallery"))
+        return workspace
 
     def extract(self, keys: Keys | None = None) -> dict[str, Any]:
         """Turns new pictures into features, as `visrec extract`.
