@@ -213,6 +213,7 @@ def measure(
                 interactions_uri=first.resolve(first.interactions.path, "interactions.parquet"),
                 items_uri=first.resolve_if_exists(first.items, "items.parquet"),
                 truth=None,
+                text_features=Store.at(first.resolve(first.text_features, "text_features")),
             )
         )
         ranked = rank(evaluation_data)

@@ -14,8 +14,6 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from transformers import (
-    CLIPConfig,
-    CLIPModel,
     ResNetConfig,
     ResNetModel,
     ViTConfig,
@@ -288,15 +286,6 @@ def test_untrained_pooler_is_not_used(tmp_path: Path, photographs: list[Path]) -
     with torch.no_grad():
         tokens = model.vit((pixels_BHWC.permute(0, 3, 1, 2) - 127.5) / 127.5).last_hidden_state
     torch.testing.assert_close(first(pixels_BHWC), tokens.mean(1), rtol=1e-4, atol=1e-4)
-
-
-def test_clip_uses_its_vision_half(tmp_path: Path, photographs: list[Path]) -> None:
-    texts = {**_VIT, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}
-    size = {"height": 32, "width": 32}
-    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=size)
-    model = CLIPModel(CLIPConfig(vision_config=_VIT, text_config=texts))
-    backbone = load_backbone(BackboneConfig(name=saved(tmp_path, model, processor)))
-    assert backbone(pixels_of(photographs[:3], backbone)).shape == (3, 16)
 
 
 # ---------------------------------------------------------------------------------------- refusals

@@ -69,6 +69,7 @@ class EvaluationInputs:
         interactions_uri: where they are.
         items_uri: the items table, or None.
         truth: planted truth, or None.
+        text_features: the features directory of the texts, for models that take them.
     """
 
     models: Mapping[str, Store]
@@ -77,6 +78,7 @@ class EvaluationInputs:
     interactions_uri: str
     items_uri: str | None
     truth: Store | None
+    text_features: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,10 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     for (label, artifact), store in zip(artifacts.items(), inputs.models.values(), strict=True):
         models.append(EvaluatedModel(label, artifact.name, artifact.config, store))
         costs[label] = _training_cost(artifact, store)
+        of_this = catalogue
         if artifact is not first:
-            _, catalogue = _catalogue_of_training(artifact, inputs)
-        arrays[label] = artifact.model.item_arrays(catalogue)
+            _, of_this = _catalogue_of_training(artifact, inputs)
+        arrays[label] = artifact.model.item_arrays(of_this)
         user_rows[label] = trained_users(artifact, user_ids)
     # Baselines are fitted to everything before the test baskets, as the profiles are.
     baseline_arrays = _baseline_arrays(catalogue.feature_ND, split.known_items)
@@ -234,7 +237,9 @@ def _catalogue_of_training(
     artifact: Artifact, inputs: EvaluationInputs
 ) -> tuple[pa.LargeStringArray, Catalogue]:
     """The items of the training that still have features, as the model sees them."""
-    item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
+    item_ids, catalogue = load_catalogue(
+        artifact, inputs.features, inputs.items_uri, inputs.text_features
+    )
     is_trained_N = catalogue.trained_N >= 0
     if is_trained_N.all():
         return item_ids, catalogue
@@ -243,6 +248,7 @@ def _catalogue_of_training(
         catalogue.feature_ND[is_trained_N],
         catalogue.trained_N[is_trained_N],
         None if category_N is None else category_N[is_trained_N],
+        catalogue.look_dim,
     )
 
 

@@ -29,6 +29,7 @@ from visrec.features.containers import (
     first_picture,
     require_all_rows,
 )
+from visrec.features.patch_grid import PatchGrid
 
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 
@@ -83,9 +84,10 @@ class Preprocessing:
     """How a picture is resized, cropped and normalized for a network.
 
     Attributes:
-        resize: length of the shorter edge in pixels (the aspect ratio is kept), or exactly
-            (height, width).
-        crop: (height, width) cut from the centre after the resize; the shape of every result.
+        resize: length of the shorter edge in pixels (the aspect ratio is kept), exactly
+            (height, width), or a grid of patches, of which nothing is cropped.
+        crop: (height, width) cut from the centre after the resize; the shape of every result. Of a
+            grid of patches, the shape of the packed patches.
         interpolation: filter of the resize, with Pillow's antialiasing.
         mean: subtracted from each channel, on the 0..255 scale.
         std: divides each channel, on the 0..255 scale.
@@ -94,7 +96,7 @@ class Preprocessing:
         InputError: the crop does not fit into the resized picture.
     """
 
-    resize: int | tuple[int, int]
+    resize: int | tuple[int, int] | PatchGrid
     crop: tuple[int, int]
     interpolation: Interpolation
     mean: tuple[float, float, float]
@@ -102,6 +104,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         available = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
+        available = available.packed if isinstance(available, PatchGrid) else available
         if not (1 <= self.crop[0] <= available[0] and 1 <= self.crop[1] <= available[1]):
             raise InputError(
                 f"The preprocessing resizes pictures to {self.resize} and crops {self.crop} "
@@ -244,11 +247,16 @@ def _draft(picture: JpegImageFile, preprocessing: Preprocessing, *, is_sideways:
     picture.draft(None, (DRAFT_FACTOR * width, DRAFT_FACTOR * height))
 
 
-def _resized_size(size: tuple[int, int], resize: int | tuple[int, int]) -> tuple[int, int]:
+def _resized_size(
+    size: tuple[int, int], resize: int | tuple[int, int] | PatchGrid
+) -> tuple[int, int]:
     """(width, height) after the resize; rounded down as the Hugging Face processors do."""
     if isinstance(resize, tuple):
         return resize[1], resize[0]
     width, height = size
+    if isinstance(resize, PatchGrid):
+        rows, columns = resize.grid(width, height)
+        return columns * resize.side, rows * resize.side
     if width <= height:
         return resize, int(resize * height / width)
     return int(resize * width / height), resize
@@ -258,7 +266,8 @@ def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> np.nd
     """uint8 (H, W, 3) pixels of a decoded picture of any mode."""
     picture = _to_averageable_mode(picture)
     width, height = _resized_size(picture.size, preprocessing.resize)
-    crop_height, crop_width = preprocessing.crop
+    grid = preprocessing.resize if isinstance(preprocessing.resize, PatchGrid) else None
+    crop_height, crop_width = (height, width) if grid else preprocessing.crop
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
     # The part of the source that the crop shows. Pillow's filter reads past the edges of the box,
     # so the result equals resizing the whole picture and then cropping it, with less memory.
@@ -270,7 +279,8 @@ def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> np.nd
     if small.mode == "RGBA":  # blending after the resize gives the same sums, on fewer pixels
         white = Image.new("RGBA", small.size, "white")
         small = Image.alpha_composite(white, small)
-    return np.array(small.convert("RGB"))
+    pixels_HWC = np.array(small.convert("RGB"))
+    return grid.pack(pixels_HWC) if grid else pixels_HWC
 
 
 def _to_averageable_mode(picture: Image.Image) -> Image.Image:

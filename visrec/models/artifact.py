@@ -121,6 +121,20 @@ def read_training_record(store: Store) -> tuple[Provenance, dict[str, Any]]:
     return provenance, dict(store.read_json(_METRICS))
 
 
+def read_provenance(store: Store) -> Provenance:
+    """What a model was made from, without reading its weights.
+
+    Raises:
+        InputError: this version cannot read it.
+    """
+    try:
+        return Provenance.from_dict(store.read_json(_CONFIG)["provenance"])
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{store.uri(_CONFIG)} cannot be read: {type(error).__name__}: {error}"
+        ) from error
+
+
 def _build(store: Store, files: Mapping[str, bytes]) -> Artifact:
     description = json.loads(files[_CONFIG])
     settings = dict(description["model"])

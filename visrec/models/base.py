@@ -64,19 +64,26 @@ class Catalogue:
     """The items that a model is trained on, or those that it scores.
 
     Attributes:
-        feature_ND: (N, D) visual features, float16 or float32.
+        feature_ND: (N, D) features, float16 or float32.
         trained_N: (N,) each item's row among the items of training; -1 for an item that training
             has not seen.
         category_N: (N,) each item's code among the categories of training; -1 for an item without
             a category or with an unseen one. None for a model that does not require categories.
+        look_dim: the first dimensions of the features, by which items look alike; None for all.
     """
 
     feature_ND: npt.NDArray[np.floating[Any]]
     trained_N: npt.NDArray[np.int64]
     category_N: npt.NDArray[np.int64] | None = None
+    look_dim: int | None = None
 
     def __len__(self) -> int:
         return len(self.feature_ND)
+
+    @property
+    def look_NP(self) -> npt.NDArray[np.floating[Any]]:
+        """(N, P) the features by which items look alike: those of the pictures, beside texts."""
+        return self.feature_ND[:, : self.look_dim]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from visrec.config import plain
+from visrec.features.item_features import ItemFeatures
 from visrec.features.table import Identity
 from visrec.interactions.split import SplitConfig
 
@@ -27,15 +28,40 @@ class InteractionsProvenance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextProvenance:
+    """The features of texts that a model takes beside those of pictures.
+
+    Attributes:
+        digest: of the table.
+        identity: the sentence model that made them.
+        mean: what an item without a text has, one number for each dimension.
+    """
+
+    digest: str
+    identity: Identity
+    mean: tuple[float, ...]
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "TextProvenance":
+        return cls(
+            digest=fields["digest"],
+            identity=Identity(**fields["identity"]),
+            mean=tuple(fields["mean"]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataProvenance:
     """The inputs of a training and how they were split.
 
     Attributes:
-        features_digest: digest of the feature table.
+        features_digest: digest of the feature table, that of the texts for a model of texts alone.
         features_identity: the network, weights and preprocessing that made the features.
         interactions: which interactions, and which rows of them.
         items_digest: hash of the items table; None where none was read.
         split: what was held out.
+        item_features: the tables that the model takes.
+        text: the features of texts beside those of pictures; None without.
     """
 
     features_digest: str
@@ -43,15 +69,21 @@ class DataProvenance:
     interactions: InteractionsProvenance
     items_digest: str | None
     split: SplitConfig
+    item_features: ItemFeatures = "pictures"
+    text: TextProvenance | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The inputs as JSON values."""
-        fields = {
+        fields: dict[str, Any] = {
             "features": {"digest": self.features_digest, **asdict(self.features_identity)},
             "interactions": asdict(self.interactions),
             "items": {"digest": self.items_digest},
             "split": asdict(self.split),
         }
+        if self.item_features != "pictures":
+            fields |= {"item_features": self.item_features}
+        if self.text is not None:
+            fields |= {"text": asdict(self.text)}
         return dict(plain(fields))
 
     @classmethod
@@ -63,6 +95,8 @@ class DataProvenance:
             interactions=InteractionsProvenance(**fields["interactions"]),
             items_digest=fields["items"]["digest"],
             split=SplitConfig(**fields["split"]),
+            item_features=fields.get("item_features", "pictures"),
+            text=TextProvenance.from_dict(fields["text"]) if "text" in fields else None,
         )
 
 

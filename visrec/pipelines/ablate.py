@@ -69,6 +69,7 @@ def train_variants(model: Store, config: TrainJob, summary: Summary) -> list[Sto
         config,
         model=ModelChoice(artifact.name, artifact.config),
         split=provenance.data.split,
+        item_features=provenance.data.item_features,
         sampling=SamplingConfig(**provenance.sampling),
         train=TrainConfig(**provenance.train),
     )

@@ -35,8 +35,9 @@ from visrec.evaluation.results import COSTS, METRICS, EvaluationResults, ModelCo
 from visrec.evaluation.table import format_costs, format_differences, format_metrics
 from visrec.evaluation.verdict import Verdict
 from visrec.evaluation.workspace_facts import FactSources
+from visrec.features.item_features import FeatureTables
 from visrec.models import MODELS
-from visrec.models.artifact import MANIFEST
+from visrec.models.artifact import MANIFEST, read_provenance
 from visrec.pipelines.ablate import train_variants
 from visrec.pipelines.evaluation_report import Evaluated, ReportInputs, make_report
 from visrec.pipelines.input_checks import (
@@ -45,7 +46,7 @@ from visrec.pipelines.input_checks import (
     require_model,
     require_table,
 )
-from visrec.pipelines.recommend_job import model_store
+from visrec.pipelines.recommend_job import item_features_of, model_store
 from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
@@ -68,7 +69,9 @@ class EvaluateJob(JobConfig):
         ablate: train the model again with other triples, and put all variants in one table: random
             triples, all six guidelines, all but one of them, and the positive item kept in the
             profile or left out.
-        features: features directory; by default features of the workspace.
+        features: features directory of the pictures; by default features of the workspace.
+        text_features: features directory of the texts, for models that take them; by default
+            text_features of the workspace.
         interactions: the interactions that the model was trained with. Of others, only rows that
             training held out count, so that no model is evaluated on what it was trained on.
         images: where the report's thumbnails come from; by default images of the workspace.
@@ -89,6 +92,7 @@ class EvaluateJob(JobConfig):
     compare: str | None = None
     ablate: bool = False
     features: str | None = None
+    text_features: str | None = None
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     images: str | None = None
     items: str | None = None
@@ -126,8 +130,14 @@ def check(config: EvaluateJob) -> None:
     Raises:
         InputError: an input is missing or has other columns than declared.
     """
-    _train_job(config, [])  # reads its YAML
-    require_features(config.resolve(config.features, "features"))
+    item_features = _train_job(config, []).item_features  # reads its YAML
+    if config.models is None:
+        item_features = item_features_of(config, config.model)
+    require_features(
+        item_features,
+        config.resolve(config.features, "features"),
+        config.resolve(config.text_features, "text_features"),
+    )
     interactions = config.interactions
     require_interactions(interactions, config.resolve(interactions.path, "interactions.parquet"))
     require_table(config.items, "items")
@@ -207,6 +217,7 @@ def _evaluation_inputs(config: EvaluateJob) -> EvaluationInputs:
         interactions_uri=config.resolve(config.interactions.path, "interactions.parquet"),
         items_uri=config.resolve_if_exists(config.items, "items.parquet"),
         truth=Store.at(truth.removesuffix("/items.parquet")) if truth else None,
+        text_features=Store.at(config.resolve(config.text_features, "text_features")),
     )
 
 
@@ -251,6 +262,7 @@ def _train_job(config: EvaluateJob, flags: list[str]) -> TrainJob:
         workspace=config.workspace,
         local=config.local,
         features=config.features,
+        text_features=config.text_features,
         interactions=config.interactions,
         items=config.items,
     )
@@ -315,10 +327,12 @@ def _report_inputs(
 ) -> ReportInputs:
     """Where the report finds pictures and the rest of the workspace."""
     models = dict(zip(labels, inputs.models.values(), strict=False))  # trained models come first
+    kind = read_provenance(next(iter(models.values()))).data.item_features
+    tables = FeatureTables.of(kind, inputs.features, inputs.text_features)
     return ReportInputs(
         sources=FactSources(
             models=models,
-            features=inputs.features,
+            features=tables.catalogue,
             sweeps=Store.at(config.resolve(None, "sweeps")),
             recommendations=Store.at(config.resolve(None, "recommendations")),
             summaries=Store.at(config.resolve(None, "summaries")),

@@ -2,10 +2,14 @@
 
 python jobs/extract_features.py --local
 python jobs/extract_features.py --images s3://shop/pictures --workspace s3://shop/visrec
+python jobs/extract_features.py --local --text.model sentence-transformers/all-MiniLM-L6-v2
+
+With --text.model the titles and descriptions of the items become features of their own as well.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import ray
 
@@ -26,7 +30,10 @@ from visrec.features.extract import (
     extract_chain,
 )
 from visrec.features.planning import ExtractionPlan, plan_extraction
-from visrec.pipelines.input_checks import require_pictures
+from visrec.features.sentences import TextConfig
+from visrec.features.table import MANIFEST, read_manifest
+from visrec.pipelines.extract_texts import TextJob, extract_texts
+from visrec.pipelines.input_checks import require_pictures, require_table
 from visrec.storage.store import Store
 
 _MAX_CPU_WORKERS = 8  # unless --resources.workers says otherwise
@@ -41,14 +48,23 @@ class ExtractJob(JobConfig):
         images: directory or prefix of <item_id>.jpg (.png, .webp, .gif), or Parquet with item_id
             and image (bytes) or uri; by default `images` in the workspace.
         features: directory of the features; by default `features` in the workspace.
+        items: items table with the columns title and description, for --text.model; by default
+            items.parquet in the workspace.
+        text: the model that embeds them. Then the workspace may be without pictures.
+        text_features: directory of the texts' features; by default `text_features` in the
+            workspace.
         backbone: the network.
         limits: larger pictures are rejected before they are decoded.
-        max_rejected: share of the pictures that may be rejected; above it nothing is committed.
+        max_rejected: share of the pictures, and of the texts, that may be rejected; above it
+            nothing is committed.
         resources: workers that run the network, and the resources of each.
     """
 
     images: str | None = None
     features: str | None = None
+    items: str | None = None
+    text: TextConfig = field(default_factory=TextConfig)
+    text_features: str | None = None
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     limits: PictureLimits = field(default_factory=PictureLimits)
     max_rejected: float = 0.05
@@ -59,10 +75,51 @@ class ExtractJob(JobConfig):
 
 
 def check(config: ExtractJob) -> None:
-    require_pictures(config.resolve(config.images, "images"))
+    if takes_pictures(config):
+        require_pictures(config.resolve(config.images, "images"))
+    if config.text.model is not None:
+        require_table(items_uri(config), "items")
+
+
+def takes_pictures(config: ExtractJob) -> bool:
+    """Whether pictures are extracted: not if only texts can be.
+
+    With --text.model, a workspace may have no pictures, or features that were imported.
+    """
+    if config.text.model is None or config.images is not None:
+        return True
+    features = Store.at(config.resolve(config.features, "features"))
+    if features.exists(MANIFEST) and read_manifest(features).identity.is_imported:
+        return False
+    return any(config.resolve_if_exists(None, name) for name in ("images", "images.parquet"))
+
+
+def items_uri(config: ExtractJob) -> str:
+    """Where the items with their texts are."""
+    return config.resolve(config.items, "items.parquet")
 
 
 def main(config: ExtractJob, summary: Summary) -> None:
+    """Extracts the features of the pictures, and those of the texts if there is a text model."""
+    rows: dict[str, Any] = {}  # values of any type that a summary shows
+    if takes_pictures(config):
+        extract_pictures(config, summary)
+        rows = summary.rows
+    if config.text.model is not None:
+        job = TextJob(
+            items_uri=items_uri(config),
+            store=Store.at(config.resolve(config.text_features, "text_features")),
+            text=config.text,
+            max_rejected=config.max_rejected,
+            resources=config.resources,
+            workers=count_workers(config),
+        )
+        extract_texts(job, summary)
+        summary.rows = {**rows, **summary.rows}
+
+
+def extract_pictures(config: ExtractJob, summary: Summary) -> None:
+    """Reads new and changed pictures, runs the network on them and commits the table."""
     images = config.resolve(config.images, "images")
     store = Store.at(config.resolve(config.features, "features"))
     store.check_writable()

@@ -6,6 +6,7 @@ Each check is the first step of the reading that the job does later, so both fin
 from collections import Counter
 
 from visrec.errors import InputError
+from visrec.features.item_features import FeatureTables, ItemFeatures
 from visrec.features.table import read_manifest
 from visrec.models.artifact import MANIFEST
 from visrec.sources.images import list_pictures
@@ -33,13 +34,21 @@ def require_interactions(config: InteractionsConfig, uri: str | None) -> None:
         next(read_until_cutoff(config, uri, Counter()), None)
 
 
-def require_features(uri: str) -> None:
-    """Reads the manifest of the features.
+def require_features(kind: ItemFeatures, pictures: str, text: str) -> None:
+    """Reads the manifests of the features that a model takes.
+
+    Args:
+        kind: what it takes.
+        pictures: the directory of the pictures' features.
+        text: the directory of the texts' features.
 
     Raises:
         InputError: there is none.
     """
-    read_manifest(Store.at(uri))
+    tables = FeatureTables.of(kind, Store.at(pictures), Store.at(text))
+    for store in (tables.catalogue, tables.text):
+        if store is not None:
+            read_manifest(store)
 
 
 def require_table(uri: str | None, key: str) -> None:

@@ -13,10 +13,10 @@ from visrec.cli.parse import parse
 from visrec.errors import InputError
 from visrec.features.table import MANIFEST as FEATURES_MANIFEST
 from visrec.features.table import read_manifest
-from visrec.pipelines import recommend_job, train
+from visrec.pipelines import extract_features, recommend_job, train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
-from visrec.pipelines.input_checks import require_model, require_pictures, require_table
+from visrec.pipelines.input_checks import require_model, require_table
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.storage.store import Store
@@ -48,10 +48,14 @@ class NightJobs:
     recommend: RecommendJob
 
     @property
-    def features_are_imported(self) -> bool:
-        """Whether the workspace's features were imported, and are not extracted from pictures."""
+    def extracts(self) -> bool:
+        """Whether there is anything to extract: not if the features were imported, unless texts are
+        embedded."""
+        if self.extract.text.model is not None:
+            return True
         features = Store.at(self.extract.resolve(self.extract.features, "features"))
-        return features.exists(FEATURES_MANIFEST) and read_manifest(features).identity.is_imported
+        has_features = features.exists(FEATURES_MANIFEST)
+        return not (has_features and read_manifest(features).identity.is_imported)
 
     def require_same_min_rating(self, *, evaluates: bool) -> None:
         """Refuses lists, or an evaluation, from other rows than those that the training counts.
@@ -74,9 +78,9 @@ class NightJobs:
         Raises:
             InputError: the pictures, a table or the model is missing.
         """
-        if not self.features_are_imported:
+        if self.extracts:
             with naming_config_file("extract"):
-                require_pictures(self.extract.resolve(self.extract.images, "images"))
+                extract_features.check(self.extract)
         with naming_config_file("recommend"):
             recommend_job.check_tables(self.recommend)
         if not trains:

@@ -186,13 +186,14 @@ class Steps:
         self.seconds: dict[str, float] = {}
 
     def extract(self) -> None:
-        """Extracts the features of new pictures, unless features are imported."""
-        if self.jobs.features_are_imported:
+        """Extracts the features of new pictures and texts, unless features are imported."""
+        if not self.jobs.extracts:
             self._skip("extract", "the features are imported")
             return
         with self.step("extract"):
             extract_features.main(self.jobs.extract, self._summary)
         self._take_rows("pictures", "run through the network", "rejected")
+        self._take_rows("texts", "texts embedded", "items without a text")
 
     def train(self) -> NightModel | None:
         """The night's model, trained if necessary.

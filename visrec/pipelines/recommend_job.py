@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from visrec.cli.job import JobConfig
 from visrec.config import check_fields
 from visrec.errors import InputError
-from visrec.models.artifact import LATEST
+from visrec.features.item_features import ItemFeatures
+from visrec.models.artifact import LATEST, MANIFEST, read_provenance
 from visrec.paths import require_folder_name
 from visrec.pipelines.input_checks import (
     require_features,
@@ -35,7 +36,9 @@ class RecommendJob(JobConfig):
 
     Attributes:
         model: directory of the model; by default the model that was trained last in the workspace.
-        features: features directory; by default features of the workspace.
+        features: features directory of the pictures; by default features of the workspace.
+        text_features: features directory of the texts, for a model that takes them; by default
+            text_features of the workspace.
         interactions: which users took which items; taken items are not recommended.
         items: items table with an available column; by default items.parquet of the workspace, if
             it exists. Items that are not available are not recommended.
@@ -64,6 +67,7 @@ class RecommendJob(JobConfig):
 
     model: str | None = None
     features: str | None = None
+    text_features: str | None = None
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     items: str | None = None
     users: str | None = None
@@ -91,7 +95,11 @@ class RecommendJob(JobConfig):
 
 
 def check(config: RecommendJob) -> None:
-    require_features(config.resolve(config.features, "features"))
+    require_features(
+        item_features_of(config, config.model),
+        config.resolve(config.features, "features"),
+        config.resolve(config.text_features, "text_features"),
+    )
     check_tables(config)
     require_model(model_store(config, config.model))
 
@@ -129,6 +137,7 @@ def scoring_inputs(config: RecommendJob) -> ScoringInputs:
         items_uri=config.resolve_if_exists(config.items, "items.parquet"),
         users_uri=config.resolve_if_exists(config.users, "users.parquet"),
         rules=config.rules,
+        text_features=Store.at(config.resolve(config.text_features, "text_features")),
     )
 
 
@@ -153,3 +162,12 @@ def model_store(config: JobConfig, model: str | None) -> Store:
             "Train first, or name a model's directory with --model."
         )
     return models / str(models.read_json(LATEST)["model_id"])
+
+
+def item_features_of(config: JobConfig, model: str | None) -> ItemFeatures:
+    """What a model takes; pictures where there is no model, which another check reports."""
+    models = Store.at(config.resolve(None, "models"))
+    if model is None and not models.exists(LATEST):
+        return "pictures"
+    store = model_store(config, model)
+    return read_provenance(store).data.item_features if store.exists(MANIFEST) else "pictures"

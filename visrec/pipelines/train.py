@@ -16,8 +16,9 @@ from visrec.cli.job import JobConfig, ModelChoice
 from visrec.cli.progress import track_progress
 from visrec.cli.resources import require_resources
 from visrec.cli.summary import Summary
-from visrec.config import digest
+from visrec.config import check_fields, digest
 from visrec.errors import InputError
+from visrec.features.item_features import ItemFeatures
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
 from visrec.models.artifact import LATEST, MANIFEST, Artifact, load_artifact
@@ -38,7 +39,11 @@ class TrainKeys:
     """The keys that train.py and tune.py share: what is trained, on what, and how.
 
     Attributes:
-        features: features directory; by default features in the workspace.
+        features: features directory of the pictures; by default features in the workspace.
+        text_features: features directory of the texts; by default text_features in the workspace.
+        item_features: what the model knows about an item: its picture, its text, or both. With
+            both, items without a text count as average in it; items without a picture are not
+            recommended.
         interactions: which users took which items; visrank and random do not need any.
         items: items table, with categories for models that use them and artists for guidelines
             that use them; by default items.parquet in the workspace.
@@ -52,6 +57,8 @@ class TrainKeys:
     """
 
     features: str | None = None
+    text_features: str | None = None
+    item_features: ItemFeatures = "pictures"
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     items: str | None = None
     model_id: str | None = None
@@ -64,6 +71,7 @@ class TrainKeys:
     def __post_init__(self) -> None:
         if self.model_id is not None:
             require_folder_name(self.model_id, "model_id")
+        check_fields(self, "")
         if MODELS[self.model.name].trains_on != "nothing":
             require_equal_shares(self.train, self.resources.workers)
 
@@ -79,7 +87,8 @@ def check(config: TrainJob) -> None:
     Raises:
         InputError: an input is missing or has other columns than declared.
     """
-    require_features(config.resolve(config.features, "features"))
+    pictures, text = feature_uris(config)
+    require_features(config.item_features, pictures, text)
     check_tables(config)
 
 
@@ -224,6 +233,8 @@ def _describe(
         "validation users": len(data.validation),
         "test users held out": pc.count_distinct(data.test_pairs["user_id"]).as_py(),
     }
+    if data.without_text:
+        counts["items without a text"] = data.without_text
     return counts, data.read_report.summary, data.notes, data.provenance
 
 
@@ -236,6 +247,16 @@ def training_inputs(config: TrainJob, features: Store) -> TrainingInputs:
         split=config.split,
         traits=MODELS[config.model.name].traits,
         sampling=config.sampling if _trains_on_triples(config) else None,
+        text_features=Store.at(feature_uris(config)[1]),
+        item_features=config.item_features,
+    )
+
+
+def feature_uris(config: TrainJob) -> tuple[str, str]:
+    """Where the features of the pictures are, and those of the texts."""
+    return (
+        config.resolve(config.features, "features"),
+        config.resolve(config.text_features, "text_features"),
     )
 
 

@@ -4,7 +4,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from visrec.features.table import load_features, read_manifest, require_same_identity
+from visrec.features.item_features import (
+    FeatureTables,
+    load_item_features,
+    require_trained_identities,
+)
 from visrec.ids import index_in
 from visrec.models.artifact import Artifact
 from visrec.models.base import Catalogue
@@ -12,28 +16,48 @@ from visrec.sources.items import category_codes, read_items
 from visrec.storage.store import Store
 
 
+def feature_tables(
+    artifact: Artifact, features: Store, text_features: Store | None
+) -> FeatureTables:
+    """The features that a model takes.
+
+    Args:
+        artifact: the model.
+        features: the features directory of the pictures.
+        text_features: that of the texts; None where there is none.
+
+    Raises:
+        InputError: the model takes texts, and there is no directory of their features.
+    """
+    return FeatureTables.of(artifact.provenance.data.item_features, features, text_features)
+
+
 def load_catalogue(
-    artifact: Artifact, features: Store, items_uri: str | None
+    artifact: Artifact, features: Store, items_uri: str | None, text_features: Store | None = None
 ) -> tuple[pa.LargeStringArray, Catalogue]:
     """Loads all items that have features now.
 
     Args:
         artifact: the model.
-        features: the features directory.
+        features: the features directory of the pictures.
         items_uri: the items table, for a model that needs categories.
+        text_features: the features directory of the texts, for a model that takes them.
 
     Raises:
-        InputError: the features come from another backbone than the model's.
+        InputError: the features come from another network than the model's.
     """
-    expected = artifact.provenance.data.features_identity
-    require_same_identity(
-        read_manifest(features).identity, expected, features, "model, or --features"
+    tables, data = feature_tables(artifact, features, text_features), artifact.provenance.data
+    text = data.text
+    require_trained_identities(
+        tables, data.features_identity, None if text is None else text.identity
     )
-    item_ids, feature_ND = load_features(features)
-    category_N = None
+    mean_text_T = None if text is None else np.array(text.mean, np.float16)
+    loaded = load_item_features(tables, mean_text_T)
+    item_ids, category_N = loaded.item_ids, None
     if artifact.model.traits.requires_categories:
         category_N = category_codes(read_items(items_uri, item_ids).category_N, artifact.categories)
-    return item_ids, Catalogue(feature_ND, index_in(item_ids, artifact.item_ids), category_N)
+    trained_N = index_in(item_ids, artifact.item_ids)
+    return item_ids, Catalogue(loaded.feature_ND, trained_N, category_N, loaded.look_dim)
 
 
 def trained_users(artifact: Artifact, user_ids: pa.Array) -> npt.NDArray[np.int64]:

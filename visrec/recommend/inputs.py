@@ -50,6 +50,7 @@ class ScoringInputs:
         items_uri: the items table, or None.
         users_uri: the users table, or None.
         rules: what a list may hold.
+        text_features: the features directory of the texts, for a model that takes them.
     """
 
     model: Store
@@ -59,6 +60,7 @@ class ScoringInputs:
     items_uri: str | None
     users_uri: str | None
     rules: RulesConfig = field(default_factory=RulesConfig)
+    text_features: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,9 @@ def prepare_scoring(
             item-to-item and the model has no item vectors.
     """
     artifact = load_artifact(inputs.model)
-    item_ids, catalogue = load_catalogue(artifact, inputs.features, inputs.items_uri)
+    item_ids, catalogue = load_catalogue(
+        artifact, inputs.features, inputs.items_uri, inputs.text_features
+    )
     log = _read_log(inputs, artifact, item_ids)
     items = read_items(inputs.items_uri, item_ids)
     unseen_N = np.zeros(len(item_ids), bool)
@@ -307,7 +311,7 @@ def _build_rules(
         group_N = read_item_groups(inputs.items_uri, config.cap_by, item_ids)
         code_N = artist_codes(group_N)
     if config.near_duplicate is not None:
-        same_N = near_duplicate_groups(catalogue.feature_ND, available_N, config.near_duplicate)
+        same_N = near_duplicate_groups(catalogue.look_NP, available_N, config.near_duplicate)
     if code_N is None and same_N is None:
         return None, group_N
     return Rules(config.cap or 0, code_N, same_N), group_N

@@ -7,6 +7,7 @@ from visrec.config import digest, plain
 from visrec.features.table import read_manifest
 from visrec.models.artifact import load_artifact
 from visrec.publication.list_tables import Layout
+from visrec.recommend.catalogue import feature_tables
 from visrec.recommend.inputs import ScoringInputs
 from visrec.retrieval.similar import Kind
 from visrec.sources.interactions import digest_interactions
@@ -36,7 +37,7 @@ class RunInputs:
 
     Attributes:
         model: digest of the model's artifact.
-        features: digest of the feature table.
+        features: digest of the feature table, that of the texts for a model of texts alone.
         interactions: digest of the interactions before the cutoff, those with a low rating
             included, because they are not recommended; None without interactions.
         items: digest of the items table, or None.
@@ -49,6 +50,8 @@ class RunInputs:
         kind: user_to_item or item_to_item.
         rules: settings of the rules; the block list is in `blocked`.
         blocked: digest of the block list, or None.
+        text: digest of the texts' features beside those of the pictures; None for a model that
+            takes one table.
     """
 
     model: str
@@ -64,6 +67,7 @@ class RunInputs:
     kind: Kind
     rules: Mapping[str, object]
     blocked: str | None
+    text: str | None = None
 
     @property
     def digest(self) -> str:
@@ -71,8 +75,9 @@ class RunInputs:
         return digest(self.to_dict())
 
     def to_dict(self) -> dict[str, object]:
-        """The fields as JSON values."""
-        return asdict(self)
+        """The fields as JSON values; without `text` where there is none."""
+        fields = asdict(self)
+        return {name: fields[name] for name in fields if name != "text" or self.text is not None}
 
     def gives_same_scores(self, other: Mapping[str, object]) -> bool:
         """Whether lists of other inputs, as a manifest records them, may be carried over.
@@ -103,13 +108,14 @@ def read_run_source(inputs: ScoringInputs, settings: ListSettings) -> RunSource:
     """Reads the model and the digests of all inputs."""
     artifact = load_artifact(inputs.model)
     rules, interactions = inputs.rules, inputs.interactions
+    tables = feature_tables(artifact, inputs.features, inputs.text_features)
     interactions_digest = None
     if inputs.interactions_uri:
         every_rating = replace(interactions, min_rating=None)
         interactions_digest = digest_interactions(every_rating, inputs.interactions_uri)
     run_inputs = RunInputs(
         model=artifact.digest,
-        features=read_manifest(inputs.features).digest,
+        features=read_manifest(tables.catalogue).digest,
         interactions=interactions_digest,
         items=digest_files(inputs.items_uri, "items") if inputs.items_uri else None,
         users=digest_files(inputs.users_uri, "users") if inputs.users_uri else None,
@@ -121,6 +127,7 @@ def read_run_source(inputs: ScoringInputs, settings: ListSettings) -> RunSource:
         kind=settings.kind,
         rules={**plain(rules), "blocked": None},
         blocked=digest_files(rules.blocked, "rules.blocked") if rules.blocked else None,
+        text=tables.text_digest,
     )
     return RunSource(
         model_id=artifact.model_id,

@@ -91,14 +91,7 @@ def _read_columns(
         InputError: the table cannot be read, names an item twice, or has none of these items.
     """
     table = load_table(uri, columns, "items")
-    duplicates = table.num_rows - pc.count_distinct(table["item_id"]).as_py()
-    if duplicates:
-        raise InputError(
-            f"{uri} (--items) has {duplicates} rows whose item_id occurs before, such as "
-            f"{_first_duplicate(table['item_id'])!r}; expected one row per item.",
-            path=uri,
-            key="items",
-        )
+    require_one_row_per_item(table["item_id"], uri)
     row_N = index_in(item_ids, table["item_id"])
     if not (row_N >= 0).any():
         raise InputError(
@@ -110,6 +103,22 @@ def _read_columns(
         )
     rows = pa.array(row_N, mask=row_N < 0)
     return {name: table[name].combine_chunks().take(rows) for name in table.column_names}
+
+
+def require_one_row_per_item(item_ids: pa.ChunkedArray, uri: str) -> None:
+    """Refuses an items table that names an item twice.
+
+    Raises:
+        InputError: it does; the message shows an example.
+    """
+    duplicates = len(item_ids) - pc.count_distinct(item_ids).as_py()
+    if duplicates:
+        raise InputError(
+            f"{uri} (--items) has {duplicates} rows whose item_id occurs before, such as "
+            f"{_first_duplicate(item_ids)!r}; expected one row per item.",
+            path=uri,
+            key="items",
+        )
 
 
 def _first_duplicate(ids: pa.ChunkedArray) -> str:

@@ -84,6 +84,7 @@ ITEMS = (
     _number("stock"),
     _name("title"),
 )
+TEXTS = (_id("item_id"), _name("title"), _name("description"))  # of the items table
 BLOCKED = (_id("item_id"), _id("user_id", required=False))
 USERS = (_id("user_id"),)
 PICTURES = (

@@ -16,8 +16,14 @@ from visrec.features.clusters import (
     Clusters,
     load_clusters,
 )
+from visrec.features.item_features import (
+    FeatureTables,
+    ItemFeatures,
+    LoadedFeatures,
+    load_item_features,
+)
 from visrec.features.near_identical import near_identical_groups
-from visrec.features.table import Manifest, load_features, read_manifest
+from visrec.features.table import read_manifest
 from visrec.interactions.log import InteractionLog, ReadReport
 from visrec.interactions.read import read_log
 from visrec.interactions.split import (
@@ -31,7 +37,7 @@ from visrec.interactions.split import (
 )
 from visrec.jagged import Jagged
 from visrec.models.base import Catalogue, ModelTraits, Sizes
-from visrec.models.provenance import DataProvenance, InteractionsProvenance
+from visrec.models.provenance import DataProvenance, InteractionsProvenance, TextProvenance
 from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import (
@@ -56,6 +62,8 @@ class TrainingInputs:
         traits: what the model requires.
         sampling: how triples are drawn, whose guidelines may require clusters and artists; None for
             a model that does not train on triples.
+        text_features: the features directory of the texts, for a model that takes them.
+        item_features: the tables that the model takes.
     """
 
     features: Store
@@ -65,6 +73,13 @@ class TrainingInputs:
     split: SplitConfig
     traits: ModelTraits
     sampling: SamplingConfig | None
+    text_features: Store | None = None
+    item_features: ItemFeatures = "pictures"
+
+    @property
+    def tables(self) -> FeatureTables:
+        """The features that the model takes."""
+        return FeatureTables.of(self.item_features, self.features, self.text_features)
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class TrainingData:
         validation_rating_V: (V,) the same for each held-out row.
         read_report: how many rows of the interactions were read and left out.
         notes: sentences for the user about parts of the split that are empty.
+        without_text: items that have the mean text feature, because they have no text.
     """
 
     item_ids: pa.LargeStringArray
@@ -115,6 +131,7 @@ class TrainingData:
     validation_rating_V: npt.NDArray[np.float32] | None = None
     read_report: ReadReport = field(default_factory=ReadReport)
     notes: tuple[str, ...] = ()
+    without_text: int = 0
 
     @property
     def sampling_index(self) -> SamplingIndex:
@@ -171,8 +188,9 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
         InputError: an input is missing or empty, inputs do not fit each other, or one of them
             changed while it was read.
     """
-    manifest, digests = read_manifest(inputs.features), _digests(inputs)
-    item_ids, feature_ND = load_features(inputs.features)
+    digests = _digests(inputs)
+    features = load_item_features(inputs.tables)
+    item_ids = features.item_ids
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
     part_R, basket_R = split(log, inputs.split), log.number_baskets()
     in_train_R, in_validation_R = part_R == SplitPart.TRAIN, part_R == SplitPart.VALIDATION
@@ -182,13 +200,13 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
     rating_R = _ratings(log, in_train_R) if inputs.traits.requires_ratings else None
     items = read_items(inputs.items_uri, item_ids)
     categories = _categories(items, inputs.items_uri) if inputs.traits.requires_categories else ()
-    clusters, near_identical_N = _clusters_or_groups(inputs, feature_ND)
+    clusters, near_identical_N = _clusters_or_groups(inputs, features)
     by_artist = bool(inputs.sampling and inputs.sampling.artist_conditions)
     require_unchanged(digests, _digests(inputs))
     return TrainingData(
         item_ids=item_ids,
         user_ids=log.user_ids,
-        feature_ND=feature_ND,
+        feature_ND=features.feature_ND,
         train=log.items_where(in_train_R),
         basket_R=basket_R[in_train_R],
         # A user with a validation row also has training rows, so all of their baskets are here.
@@ -204,14 +222,16 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
         artist_N=artist_codes(items.artist_N) if by_artist else None,
         read_report=log.read_report,
         notes=_empty_parts(log, inputs.split, validation, test),
-        provenance=_provenance(inputs, manifest, digests, log),
+        without_text=features.without_text,
+        provenance=_provenance(inputs, features, digests, log),
     )
 
 
 def _digests(inputs: TrainingInputs) -> dict[str, str | None]:
     log_uri, items_uri = inputs.interactions_uri, inputs.items_uri
     return {
-        "features": read_manifest(inputs.features).digest,
+        "features": read_manifest(inputs.tables.catalogue).digest,
+        "text features": inputs.tables.text_digest,
         "interactions": digest_interactions(inputs.interactions, log_uri) if log_uri else None,
         "items": digest_files(items_uri, "items") if items_uri else None,
     }
@@ -219,12 +239,13 @@ def _digests(inputs: TrainingInputs) -> dict[str, str | None]:
 
 def _provenance(
     inputs: TrainingInputs,
-    manifest: Manifest,
+    features: LoadedFeatures,
     digests: dict[str, str | None],
     log: InteractionLog,
 ) -> DataProvenance:
+    manifest = read_manifest(inputs.tables.catalogue)
     return DataProvenance(
-        features_digest=manifest.digest,
+        features_digest=str(digests["features"]),
         features_identity=manifest.identity,
         interactions=InteractionsProvenance(
             digest=digests["interactions"],
@@ -234,11 +255,24 @@ def _provenance(
         ),
         items_digest=digests["items"],
         split=inputs.split,
+        item_features=inputs.item_features,
+        text=_text_provenance(inputs, features, str(digests["text features"])),
     )
 
 
+def _text_provenance(
+    inputs: TrainingInputs, features: LoadedFeatures, digest: str
+) -> TextProvenance | None:
+    """The texts beside the pictures; None without."""
+    if inputs.tables.text is None or features.mean_text_T is None:
+        return None
+    identity = read_manifest(inputs.tables.text).identity
+    mean = tuple(map(float, features.mean_text_T))
+    return TextProvenance(digest=digest, identity=identity, mean=mean)
+
+
 def _clusters_or_groups(
-    inputs: TrainingInputs, feature_ND: npt.NDArray[np.float16]
+    inputs: TrainingInputs, features: LoadedFeatures
 ) -> tuple[Clusters | None, npt.NDArray[np.int64] | None]:
     """Visual clusters if a guideline uses them, otherwise the (N,) groups of near-identical items.
 
@@ -246,9 +280,10 @@ def _clusters_or_groups(
     """
     if inputs.sampling is None:
         return None, None
+    look_NP = features.feature_ND[:, : features.look_dim]
     if inputs.sampling.needs_clusters:
-        return load_clusters(inputs.features, ClusterConfig(), feature_ND), None
-    return None, near_identical_groups(feature_ND)
+        return load_clusters(inputs.tables.catalogue, ClusterConfig(), look_NP), None
+    return None, near_identical_groups(look_NP)
 
 
 def _empty_parts(

@@ -32,6 +32,7 @@ from visrec.features.backbones.network import (
     unusable_backbone,
 )
 from visrec.features.backbones.random_conv import load_random_conv
+from visrec.features.backbones.timm_model import is_timm, load_timm
 from visrec.features.decode import Preprocessing
 
 Precision = Literal["float32", "bfloat16"]
@@ -49,7 +50,10 @@ class BackboneConfig:
     Attributes:
         name: `efficientnet-lite0` (1280 features, installed as a package), `resnet50` (2048, from
             the Hugging Face hub), `random-conv` (64, untrained, for tests), or a directory or hub
-            id of a Hugging Face vision model with safetensors weights.
+            id of a Hugging Face vision model with safetensors weights, such as a CLIP, SigLIP 2,
+            DINOv2 or DINOv3. `timm/<id>` is loaded by the package timm, where that is installed.
+        revision: branch, tag or commit of a hub id; by default its main branch. Features of two
+            revisions are never mixed.
         precision: of the convolutions and matrix products; features are float32 either way. On a
             CPU with bfloat16 instructions (avx512_bf16, amx) bfloat16 is 10 to 20 % faster; on
             other CPUs it may be slower than float32.
@@ -58,6 +62,7 @@ class BackboneConfig:
     """
 
     name: str = "efficientnet-lite0"
+    revision: str | None = None
     precision: Precision = "bfloat16"
     batch: int = 32
 
@@ -70,7 +75,7 @@ class Backbone:
     """A loaded network.
 
     Attributes:
-        name: as configured.
+        name: as configured, with `@` and the revision if there is one.
         dim: D, the number of features.
         preprocessing: what `decode` does to pictures for this network.
         weights_digest: SHA-256 of the weights as loaded, before any folding or casting.
@@ -141,14 +146,27 @@ def load_backbone(config: BackboneConfig, device: str = "cpu") -> Backbone:
     Raises:
         InputError: there is no such network, or it cannot be used; the message names the key.
     """
-    load = _BUILT_IN.get(config.name)
-    loaded = load() if load else load_hugging_face(config.name)
+    return build_backbone(_load(config), config, device)
+
+
+def build_backbone(loaded: LoadedNetwork, config: BackboneConfig, device: str = "cpu") -> Backbone:
+    """A loaded network, ready for pictures.
+
+    Args:
+        loaded: the network as its module loads it.
+        config: its name, precision and batch.
+        device: a torch device.
+
+    Raises:
+        InputError: the network gives anything but one reproducible vector per picture.
+    """
+    name = config.name if config.revision is None else f"{config.name}@{config.revision}"
     target = torch.device(device)
     network = loaded.network.eval().requires_grad_(False).to(target)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return Backbone(
-        name=config.name,
-        dim=_feature_dim(network, loaded.preprocessing, target, config.name),
+        name=name,
+        dim=_feature_dim(network, loaded.preprocessing, target, name),
         preprocessing=loaded.preprocessing,
         weights_digest=loaded.weights_digest,
         network=network,
@@ -156,6 +174,18 @@ def load_backbone(config: BackboneConfig, device: str = "cpu") -> Backbone:
         batch=config.batch,
         device=target,
     )
+
+
+def _load(config: BackboneConfig) -> LoadedNetwork:
+    if config.name in _BUILT_IN:
+        if config.revision is not None:
+            raise InputError(
+                f"Found --backbone.revision {config.revision} for the built-in backbone "
+                f"{config.name}; expected it with a hub id. Leave it out."
+            )
+        return _BUILT_IN[config.name]()
+    load = load_timm if is_timm(config.name) else load_hugging_face
+    return load(config.name, config.revision)
 
 
 @contextlib.contextmanager

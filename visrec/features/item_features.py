@@ -1,0 +1,151 @@
+"""Which features a model takes: those of the pictures, of the texts, or both side by side.
+
+Every model scales each dimension of a feature by its own mean and standard deviation, so pictures
+and texts are scaled alike, and a model sees one wider feature. With both, the catalogue is that of
+the pictures. An item without a text gets the mean text feature of the items that the model was
+trained on. That is zero once it is scaled: the missing text says nothing about the item, and the
+value stays the same as long as the model serves.
+
+Shapes: N items, P and T dimensions of the features of pictures and texts, D = P + T.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from visrec.errors import InputError
+from visrec.features.table import (
+    Identity,
+    load_features,
+    read_manifest,
+    require_same_identity,
+)
+from visrec.ids import index_in
+from visrec.sources.id_mismatch import explain_id_mismatch
+from visrec.storage.store import Store
+
+ItemFeatures = Literal["pictures", "text", "both"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureTables:
+    """Where the features of a model are.
+
+    Attributes:
+        catalogue: the directory of the table whose items are the catalogue.
+        text: the directory of the texts' features beside it; None where the model takes one table.
+    """
+
+    catalogue: Store
+    text: Store | None = None
+
+    @staticmethod
+    def of(kind: ItemFeatures, pictures: Store, text: Store | None) -> "FeatureTables":
+        """What a model takes, of the two directories of a workspace.
+
+        Raises:
+            InputError: it takes texts, and there is no directory of their features.
+        """
+        if kind == "pictures":
+            return FeatureTables(catalogue=pictures)
+        if text is None:
+            raise InputError(
+                f"Found a model of {kind} and no features of texts; expected the output of "
+                "jobs/extract_features.py with --text.model. Name it with --text_features.",
+                key="text_features",
+            )
+        if kind == "text":
+            return FeatureTables(catalogue=text)
+        return FeatureTables(catalogue=pictures, text=text)
+
+    @property
+    def text_digest(self) -> str | None:
+        """The digest of the texts' table; None without one."""
+        return None if self.text is None else read_manifest(self.text).digest
+
+
+@dataclass(frozen=True)
+class LoadedFeatures:
+    """The features of a catalogue.
+
+    Attributes:
+        item_ids: (N,) sorted.
+        feature_ND: (N, D) float16.
+        look_dim: the first dimensions, by which items look alike; the others are of texts.
+        mean_text_T: (T,) what items without a text have; None without texts beside pictures.
+        without_text: number of these items.
+    """
+
+    item_ids: pa.LargeStringArray
+    feature_ND: npt.NDArray[np.float16]
+    look_dim: int
+    mean_text_T: npt.NDArray[np.float16] | None = None
+    without_text: int = 0
+
+
+def load_item_features(
+    tables: FeatureTables, mean_text_T: npt.NDArray[np.float16] | None = None
+) -> LoadedFeatures:
+    """Loads what a model takes, in the order of the item ids.
+
+    With both, the pictures' features are in memory twice for a moment, and the texts' as well.
+
+    Args:
+        tables: where to read.
+        mean_text_T: (T,) as training found it; None in training, which computes it here.
+
+    Raises:
+        InputError: a table is missing, or no item of the catalogue has a text.
+    """
+    item_ids, feature_ND = load_features(tables.catalogue)
+    if tables.text is None:
+        return LoadedFeatures(item_ids, feature_ND, feature_ND.shape[1])
+    text_ids, text_XT = load_features(tables.text)
+    row_N = index_in(item_ids, text_ids)
+    has_text_N = row_N >= 0
+    if not has_text_N.any():
+        raise InputError(
+            f"None of the {len(item_ids):,} items with a picture has a text in "
+            f"{tables.text.root} (--text_features); expected the same item ids. "
+            f"{explain_id_mismatch(item_ids, 'The first', text_ids, 'the second')}",
+            path=tables.text.root,
+            key="text_features",
+        )
+    if mean_text_T is None:
+        mean_text_T = _mean_of_rows(text_XT, row_N[has_text_N])
+    look_dim = feature_ND.shape[1]
+    both_ND = np.empty((len(item_ids), look_dim + text_XT.shape[1]), np.float16)
+    both_ND[:, :look_dim] = feature_ND
+    both_ND[:, look_dim:] = mean_text_T
+    both_ND[has_text_N, look_dim:] = text_XT[row_N[has_text_N]]
+    without_text = int((~has_text_N).sum())
+    return LoadedFeatures(item_ids, both_ND, look_dim, mean_text_T, without_text)
+
+
+def _mean_of_rows(
+    text_XT: npt.NDArray[np.float16], row_M: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float16]:
+    return np.asarray(text_XT[row_M].mean(axis=0, dtype=np.float64), np.float16)
+
+
+def require_trained_identities(
+    tables: FeatureTables, catalogue: Identity, text: Identity | None
+) -> None:
+    """Refuses features that other networks made than those that a model was trained on.
+
+    Args:
+        tables: the features as they are now.
+        catalogue: identity of the catalogue's table in training.
+        text: identity of the texts' table beside it; None where the model took one table.
+
+    Raises:
+        InputError: a table is missing or another network's.
+    """
+    found = read_manifest(tables.catalogue).identity
+    require_same_identity(found, catalogue, tables.catalogue, "model, or --features")
+    if tables.text is not None and text is not None:
+        found = read_manifest(tables.text).identity
+        require_same_identity(found, text, tables.text, "model, or --text_features")

@@ -1,0 +1,95 @@
+"""Titles and descriptions to features: embeds new texts with a sentence model, commits the table.
+
+A part of jobs/extract_features.py.
+"""
+
+from dataclasses import dataclass
+
+import ray
+
+from visrec.cli.progress import track_progress
+from visrec.cli.reserve import reserve_workers
+from visrec.cli.summary import Summary
+from visrec.features.extract import ExtractResources
+from visrec.features.sentences import TextConfig
+from visrec.features.text_table import (
+    CHUNK,
+    TextExtraction,
+    TextPlan,
+    commit_texts,
+    describe_text_model,
+    plan_texts,
+    text_chain,
+)
+from visrec.storage.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextJob:
+    """What is embedded, and where the features go.
+
+    Attributes:
+        items_uri: the items table.
+        store: the directory of the texts' features.
+        text: the sentence model.
+        max_rejected: share of the texts that may be rejected.
+        resources: of each worker.
+        workers: how many embed, at most.
+    """
+
+    items_uri: str
+    store: Store
+    text: TextConfig
+    max_rejected: float
+    resources: ExtractResources
+    workers: int
+
+
+def extract_texts(job: TextJob, summary: Summary) -> None:
+    """Embeds the new and changed texts and commits the table."""
+    store = job.store
+    store.check_writable()
+    with summary.phase("plan texts"):
+        identity = ray.get(ray.remote(describe_text_model).remote(job.text))
+        plan = ray.remote(plan_texts).remote(job.items_uri, store, identity)
+        texts, pending, without_text = ray.get(_counts.remote(plan))
+    print(f"{texts:,} texts, {pending:,} to embed ({identity})", flush=True)
+
+    written, computed = [], 0
+    if pending:
+        workers = min(job.workers, -(-pending // CHUNK))
+        with (
+            reserve_workers(workers, job.resources.per_worker) as reserved,
+            track_progress("embed", pending, summary) as progress_actor,
+        ):
+            summary.has_written = True
+            extraction = TextExtraction(
+                plan=plan,
+                store=store,
+                text=job.text,
+                identity=identity,
+                resources=job.resources,
+                progress_actor=progress_actor,
+            )
+            for row in text_chain(extraction, pending, reserved).iter_rows():
+                written.append(row["name"])
+                computed += row["computed"]
+    with summary.phase("commit texts"):
+        manifest, rejected = ray.get(
+            ray.remote(commit_texts).remote(plan, written, store, identity, job.max_rejected)
+        )
+    summary.rows = {
+        "texts": texts,
+        "texts embedded": computed,
+        "items without a text": without_text,
+        "texts rejected": rejected,
+        "text model": str(identity),
+        "text features": manifest.rows,
+        "text features at": store.root,
+        "text digest": manifest.digest,
+    }
+
+
+@ray.remote
+def _counts(plan: TextPlan) -> tuple[int, int, int]:
+    return plan.rows.num_rows, plan.pending.num_rows, plan.items - plan.rows.num_rows

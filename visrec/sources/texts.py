@@ -1,0 +1,41 @@
+"""The texts of the items table: each item's title and description as one text."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrec.errors import SchemaError
+from visrec.ids import TEXT
+from visrec.storage import schemas
+from visrec.storage.tables import read_batches
+
+
+def read_texts(uri: str) -> Iterator[pa.Table]:
+    """The columns `item_id` and `text` of an items table, one batch at a time.
+
+    A text is the title and the description, on a line each; null for an item with neither.
+
+    Args:
+        uri: location of the table.
+
+    Raises:
+        InputError: the table cannot be read.
+        SchemaError: it has neither a title nor a description column.
+    """
+    for batch in read_batches(uri, schemas.TEXTS, "items"):
+        present = [name for name in ("title", "description") if name in batch.column_names]
+        if not present:
+            raise SchemaError(
+                f"{uri} (--items) has neither a column title nor a column description; expected "
+                "one of them to embed as text. Add it, or leave --text.model out.",
+                path=uri,
+                key="items",
+                column="title",
+            )
+        lines = [pc.utf8_trim_whitespace(pc.fill_null(batch[name], "")) for name in present]
+        joined = pc.binary_join_element_wise(*lines, pa.scalar("\n", TEXT))
+        text = pc.utf8_trim_whitespace(joined)  # without the break beside a missing line
+        yield pa.table(
+            {"item_id": batch["item_id"], "text": pc.if_else(pc.equal(text, ""), None, text)}
+        )
