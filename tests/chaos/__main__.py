@@ -128,6 +128,7 @@ def promises() -> dict[int, Promise]:
         25: Promise("every model trains the same with one worker and with several", ()),
         26: Promise("blanks are nulls", ()),
         27: Promise("every client of the store has the same configuration", ()),
+        28: Promise("a reader of a table sees the published run or the one before it", ()),
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from PIL import Image, ImageOps
 
 from tests.integration.workspace import (
@@ -17,6 +18,7 @@ from tests.integration.workspace import (
     run_night,
     run_recommend,
 )
+from tests.publication.list_runs import rows_of_run, rows_of_table
 from visrec.cli.summary import Summary
 from visrec.errors import GateError, InputError
 from visrec.pipelines import nightly
@@ -163,7 +165,14 @@ def test_first_night_on_s3_without_earlier_interactions_trains_its_own_model(
     assert night.rows["evaluation"] == NOT_EVALUATED
     assert "evaluate: skipped" in capsys.readouterr().out
     assert Store.at(workspace).read_json(f"nights/{SECOND}.lease") == {"holder": None}
-    assert run_night(workspace, SECOND, folder=tmp_path).rows["published"] == "yes"
+    # A table for SQL readers that is wanted once the night is complete.
+    keys = yaml.safe_load((tmp_path / "yaml" / "recommend_config.yaml").read_text())
+    with_table = tmp_path / "with_table.yaml"
+    with_table.write_text(yaml.safe_dump({**keys, "publish": {"table": "delta"}}))
+    again = run_night(workspace, SECOND, folder=tmp_path, recommend_config=str(with_table))
+    assert again.rows["published"] == "yes"
+    lists = Store.at(workspace) / "recommendations"
+    assert rows_of_table(lists, "delta") == rows_of_run(lists, SECOND)
 
 
 @pytest.mark.parametrize(

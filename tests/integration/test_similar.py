@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.integration.workspace import copy, published_rows, run_recommend, run_train
+from tests.publication.list_runs import FORMATS, rows_of_table
 from visrec.cli.job import ModelChoice
 from visrec.cli.launch import visrec_cause
 from visrec.errors import InputError
@@ -14,6 +15,7 @@ from visrec.features.table import load_features
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact
 from visrec.models.base import Catalogue
+from visrec.publication.tables import PublishConfig
 from visrec.retrieval.similar import Kind
 from visrec.storage.store import Store
 
@@ -63,8 +65,12 @@ def test_item_lists_have_a_long_layout_and_their_own_pointer(
     assert [row["rank"] for row in rows[:6]] == [1, 2, 3, 1, 2, 3]
     assert len(rows) == 900
     assert not (workspace / "recommendations").exists()
-    again = run_recommend(workspace, kind=ITEMS, k=3, layout="long", run_id="one")
+    publish = PublishConfig(table="delta,iceberg,manifest")
+    again = run_recommend(workspace, kind=ITEMS, k=3, layout="long", run_id="one", publish=publish)
     assert again.rows["shards scored now"] == 0
+    assert again.rows["tables"] == "delta, iceberg, manifest"
+    lists = Store.at(str(workspace / "similar_items"))
+    assert [rows_of_table(lists, table) for table in FORMATS] == 3 * [rows]
 
 
 def test_model_without_item_vectors_is_refused(featured: Path, tmp_path: Path) -> None:

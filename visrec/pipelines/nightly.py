@@ -128,7 +128,8 @@ def main(config: NightlyJob, summary: Summary) -> None:
         is_complete = clean_complete_run(run_store(recommendations, night)) is not None
         if is_complete:
             print(f"The night {night} is complete already.", flush=True)
-            publish_run(recommendations, night, rerun=True)
+            tables = steps.jobs.recommend.publish.tables
+            publish_run(recommendations, night, rerun=True, tables=tables)
         else:
             steps.extract()
             lease.check()
@@ -142,6 +143,8 @@ def main(config: NightlyJob, summary: Summary) -> None:
             steps.rows["nights removed"] = ", ".join(removed) or "none"
         status = publication_status(recommendations, night, rerun=is_complete)
         summary.rows = {"night": night, **steps.rows, "published": status.summary}
+        if status.published.tables:
+            summary.rows["tables"] = ", ".join(status.published.tables)
         summary.not_published = status.explanation
         if not is_complete or not nights.exists(f"{night}.json"):
             nights.write_json(f"{night}.json", {**summary.to_dict(), "steps_s": steps.seconds})

@@ -107,10 +107,12 @@ def main(config: RecommendJob, summary: Summary) -> None:
     else:
         print(f"The run {run.run_id} is complete already: nothing to score.", flush=True)
     with summary.phase("publish"):
-        moved = publish_run(recommendations, run.run_id, rerun=rerun)
+        moved = publish_run(recommendations, run.run_id, rerun=rerun, tables=config.publish.tables)
     status = publication_status(recommendations, run.run_id, rerun=rerun)
     published = "now" if moved else status.summary
     summary.rows = summary_rows(manifest, written, published, run.store.root)
+    if status.published.tables:
+        summary.rows["tables"] = ", ".join(status.published.tables)
     summary.not_published = status.explanation
     warn_if_not_evaluated(manifest, summary)
     if any(not shard.kept for shard in written):

@@ -22,6 +22,7 @@ from visrec.pipelines.input_checks import (
 )
 from visrec.publication.gate_context import GatesConfig
 from visrec.publication.list_tables import Layout
+from visrec.publication.tables import PublishConfig, require_tables
 from visrec.recommend.inputs import ScoringInputs
 from visrec.recommend.score import ScoreResources
 from visrec.retrieval.rules import RulesConfig
@@ -59,6 +60,7 @@ class RecommendJob(JobConfig):
         incremental: take over the last publication's lists of users for whom nothing has changed,
             and score only the others and the new items. The lists are the same either way.
         gates: when a publication is held back.
+        publish: how lists reach readers who do not follow the pointer.
         evaluation: directory that jobs/evaluate.py wrote; by default evaluation of the workspace.
             If this model is not in it, the gates on its quality are skipped, and the job says so.
         force_publish: the reason to publish lists that a gate would hold back; the manifest records
@@ -81,6 +83,7 @@ class RecommendJob(JobConfig):
     rules: RulesConfig = field(default_factory=RulesConfig)
     incremental: bool = True
     gates: GatesConfig = field(default_factory=GatesConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
     evaluation: str | None = None
     force_publish: str | None = None
 
@@ -108,12 +111,14 @@ def check_tables(config: RecommendJob) -> None:
     """Checks the tables of a run, which a night does before its first step.
 
     Raises:
-        InputError: a table is missing or has other columns than declared.
+        InputError: a table is missing or has other columns than declared; or one for SQL readers
+            cannot be written.
     """
     require_interactions(config.interactions, interactions_uri(config))
     require_table(config.items, "items")
     require_table(config.users, "users")
     require_table(config.rules.blocked, "rules.blocked")
+    require_tables(recommendations_store(config), config.publish.tables)
 
 
 def interactions_uri(config: RecommendJob) -> str | None:

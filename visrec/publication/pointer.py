@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from visrec.errors import InputError
 from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
@@ -17,6 +18,7 @@ from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store, to_json
 
 LATEST = "_latest.json"
+TableFormat = Literal["delta", "iceberg", "manifest"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,7 @@ class Pointer:
         sequence: how often the pointer has moved.
         removing: runs that retention is removing, each with the number of its removal.
         removals: how many removals were begun; so no two states of the file have the same bytes.
+        tables: tables for SQL readers that follow the pointer (`tables.py`).
         version: of this record.
     """
 
@@ -48,6 +51,7 @@ class Pointer:
     sequence: int = 0
     removing: Mapping[str, int] = field(default_factory=dict)
     removals: int = 0
+    tables: tuple[TableFormat, ...] = ()
     version: int = VERSION
 
     def to_dict(self) -> JsonObject:
@@ -59,7 +63,8 @@ class Pointer:
         require_keys(data, _REQUIRED, _TYPES.keys() - _REQUIRED)
         if wrong := [key for key, value in data.items() if not _TYPES[key](value)]:
             raise TypeError(f"found fields of the wrong type: {wrong}")
-        return cls(**{**data, "rolled_back": tuple(data.get("rolled_back", ()))})
+        tuples = {name: tuple(data.get(name, ())) for name in ("rolled_back", "tables")}
+        return cls(**{**data, **tuples})
 
 
 def read_pointer(recommendations: Store) -> tuple[Pointer, str | None]:
@@ -141,6 +146,10 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
+def _are_tables(value: object) -> bool:
+    return isinstance(value, list) and set(value) <= set(get_args(TableFormat))
+
+
 def _are_counts(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_count, value.values()))
 
@@ -157,5 +166,6 @@ _TYPES: dict[str, Callable[[object], bool]] = {
     "sequence": _is_count,
     "removing": _are_counts,
     "removals": _is_count,
+    "tables": _are_tables,
     "version": _is_count,
 }

@@ -1,6 +1,7 @@
 """Publishes a complete run: the pointer moves to it, or stays where it is for a reason."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -12,8 +13,15 @@ from visrec.publication.manifest import (
     parse_manifest,
     require_intact_run,
 )
-from visrec.publication.pointer import LATEST, Pointer, read_pointer, replace_pointer
+from visrec.publication.pointer import (
+    LATEST,
+    Pointer,
+    TableFormat,
+    read_pointer,
+    replace_pointer,
+)
 from visrec.publication.run_spec import run_store
+from visrec.publication.tables import add_tables, read_settled_pointer, with_tables
 from visrec.storage.store import Store
 
 
@@ -54,7 +62,13 @@ class PublicationStatus:
         return text
 
 
-def publish_run(recommendations: Store, run_id: str, *, rerun: bool = False) -> bool:
+def publish_run(
+    recommendations: Store,
+    run_id: str,
+    *,
+    rerun: bool = False,
+    tables: Collection[TableFormat] = (),
+) -> bool:
     """Moves the pointer to a complete run; returns whether it moved.
 
     The pointer never moves back: not to a run whose cutoff is before that of the published run (a
@@ -66,14 +80,16 @@ def publish_run(recommendations: Store, run_id: str, *, rerun: bool = False) -> 
         recommendations: where the runs are.
         run_id: the run.
         rerun: whether the run was complete before this start of it.
+        tables: tables for SQL readers that follow the pointer from now on.
 
     Raises:
         ConflictError: another writer moved the pointer first.
-        InputError: a rerun would publish files that are not those of the manifest.
+        InputError: a rerun would publish files that are not those of the manifest, or the log of a
+            table is damaged.
     """
     sequence = None
     while True:
-        pointer, version = read_pointer(recommendations)
+        pointer, version = read_settled_pointer(recommendations)
         if sequence not in (None, pointer.sequence):
             raise moved_meanwhile_error(recommendations)
         sequence = pointer.sequence
@@ -82,8 +98,9 @@ def publish_run(recommendations: Store, run_id: str, *, rerun: bool = False) -> 
         found = _read_manifest(recommendations, run_id)
         if found is None:
             return False
-        moved = next_pointer(run_id, *found, pointer)
+        moved = with_tables(next_pointer(run_id, *found, pointer), tables)
         if moved.manifest_sha256 == pointer.manifest_sha256:
+            add_tables(recommendations, tables)
             return False
         is_rerun = rerun and version is not None
         if _reason_to_stay(run_id, found[1], pointer, is_rerun) is not None:
@@ -91,6 +108,7 @@ def publish_run(recommendations: Store, run_id: str, *, rerun: bool = False) -> 
         if rerun:  # nobody has read the files since they were checked
             require_intact_run(run_store(recommendations, run_id))
         if replace_pointer(recommendations, moved, version):
+            read_settled_pointer(recommendations)
             return True
 
 

@@ -27,6 +27,7 @@ from visrec.publication.claims import CLAIM, State, read_claim, removal_claim
 from visrec.publication.manifest import MANIFEST, remove_stray_files
 from visrec.publication.pointer import read_pointer, read_published_manifest, replace_pointer
 from visrec.publication.run_spec import run_store
+from visrec.publication.tables import read_settled_pointer
 from visrec.storage.store import Store
 
 
@@ -76,13 +77,14 @@ def _mark_as_removing(recommendations: Store, run_ids: Collection[str]) -> Mappi
     """Writes complete runs into `removing` of the pointer's file, except those that it points to.
 
     If nothing is published, there is no such file and no run is removed, because nothing would keep
-    another process from publishing that run.
+    another process from publishing that run. Every table shows the published run first, so none
+    names a run that is removed.
 
     Returns:
         All of `removing`: runs, each with the number of its removal.
     """
     while True:
-        pointer, version = read_pointer(recommendations)
+        pointer, version = read_settled_pointer(recommendations)
         named = {pointer.run_id, pointer.previous_run_id, *pointer.removing}
         new = sorted(set(run_ids) - named)
         if version is None or not new:

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from visrec.errors import InputError
 from visrec.publication.manifest import MANIFEST, require_intact_run
-from visrec.publication.pointer import read_pointer, replace_pointer
+from visrec.publication.pointer import replace_pointer
 from visrec.publication.publish import moved_meanwhile_error, next_pointer
 from visrec.publication.run_spec import run_store
+from visrec.publication.tables import read_settled_pointer
 from visrec.storage.store import Store
 
 
@@ -26,7 +27,7 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
             published; or retention is removing it.
         ConflictError: another writer moved the pointer first.
     """
-    pointer, version = read_pointer(recommendations)
+    pointer, version = read_settled_pointer(recommendations)
     run_id = run_id or pointer.previous_run_id
     if run_id is None or version is None or pointer.run_id is None:
         found = f"no run before {pointer.run_id}" if version else "no publication at all"
@@ -51,4 +52,5 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
     )
     if not replace_pointer(recommendations, moved, version):
         raise moved_meanwhile_error(recommendations)
+    read_settled_pointer(recommendations)
     return pointer.run_id, run_id
