@@ -269,6 +269,11 @@ def test_verdict_comes_first_with_what_to_do() -> None:
     assert [main.index(text) for text in shown] == sorted(main.index(text) for text in shown)
 
 
+def test_commands_in_the_advice_are_code() -> None:
+    verdict = Verdict(outcome="better", sentence="s", advice=["Run `visrec <b>` now."])
+    assert "Run <code>visrec &lt;b&gt;</code> now." in render(report(verdict=verdict))
+
+
 def test_user_has_profile_list_reasons_and_what_was_held_out() -> None:
     cards = {key: ItemCard(item_id=key, title=f"Title {key}") for key in "abcd"}
     html = render(

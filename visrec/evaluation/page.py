@@ -7,11 +7,12 @@ Content-Security-Policy admits one script, by its hash.
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from visrec.evaluation.report_content import ItemCard
 from visrec.evaluation.table import metric_label
@@ -44,6 +45,11 @@ def render_page(template: str, items: Iterable[ItemCard], **content: object) -> 
 def picture_class(item: ItemCard) -> str:
     """The name of the style rule with an item's picture; the same picture has the same name."""
     return f"p-{hashlib.sha256(item.thumbnail or b'').hexdigest()[:12]}"
+
+
+def show_code(text: str) -> Markup:
+    """Escapes a text, and shows what is between backticks as code."""
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(show_controls(text)))))
 
 
 def format_score(score: float) -> str:
@@ -84,6 +90,7 @@ def _environment() -> Environment:
         "visible": show_controls,
         "label": metric_label,
         "score": format_score,
+        "code": show_code,
         "picture_class": picture_class,
     }
     return environment

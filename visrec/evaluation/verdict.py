@@ -113,9 +113,8 @@ def _compare(model: str, rival: str, metrics: Metrics, paired: Metrics) -> Verdi
     if by_auc < 0:
         return Verdict(
             outcome="worse",
-            sentence=f"{model} lost: it {_ranks(mean)}, and {rival}, a baseline, above "
-            f"{_percent(rival_mean)}.",
-            details=caveats,
+            sentence=f"{model} lost to {rival}, a baseline.",
+            details=[f"It {_ranks(mean)}, and {rival} above {_percent(rival_mean)}.", *caveats],
             advice=(*_instead(rival, model), _tune(model)),
             rival=rival,
         )
@@ -171,12 +170,14 @@ def _better(
     others = [m for m in metrics if m not in (model, ORACLE, RANDOM) and not m.startswith(RIVALS)]
     stronger = [m for m in others if _sign(paired.get(f"{model} - {m}", {}).get("auc")) < 0]
     advice: tuple[str, ...] = (
-        "Publish its lists with visrec recommend, whose gates read this evaluation.",
+        "Publish its lists with `visrec recommend`, whose gates read this evaluation.",
     )
     if stronger:
         best = max(stronger, key=lambda m: finite_value(metrics[m].get("auc")) or 0.0)
         details = [*details, f"{best} is better still."]
-        advice = (f"Publish the lists of {best} instead: visrec recommend --model models/{best}.",)
+        advice = (
+            f"Publish the lists of {best} instead: `visrec recommend --model models/{best}`.",
+        )
     return Verdict(
         outcome="better",
         sentence=f"{model} is better than every baseline.",
@@ -189,8 +190,8 @@ def _better(
 def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) -> Verdict:
     return Verdict(
         outcome="chance",
-        sentence=f"{model} is no better than chance: it {_ranks(mean)}, and chance is 50 %.",
-        details=caveats,
+        sentence=f"{model} is no better than chance.",
+        details=[f"It {_ranks(mean)}; chance is {_percent(0.5)}.", *caveats],
         advice=(
             "Do not publish it. Look at the users below: do the pictures belong to the items that "
             "they took?",
@@ -202,24 +203,24 @@ def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) 
 
 def _instead(rival: str, model: str, *, held_back: bool = True) -> tuple[str, ...]:
     """What to publish while the baseline wins; by AUC, a gate holds the model back."""
-    gate = "visrec recommend holds the lists of this model back (gates.min_gain). "
+    gate = "`visrec recommend` holds the lists of this model back (gates.min_gain). "
     name = next(kind for kind in RIVALS if rival.startswith(kind))
     mode = rival.removeprefix(name).removeprefix("-")
     flags = f"--model.name {name}" + (f" --model.mode {mode}" if mode else "")
-    publish = f"{gate if held_back else ''}Publish the baseline meanwhile: visrec train {flags}."
+    publish = f"{gate if held_back else ''}Publish the baseline meanwhile: `visrec train {flags}`."
     if name == "popularity":
         return (
             publish,
             "What everybody takes says more here than pictures do. Compare models that learn from "
-            f"who took what: visrec evaluate --models {model},cooccurrence,multivae.",
+            f"who took what: `visrec evaluate --models {model},cooccurrence,multivae`.",
         )
     return (publish,)
 
 
 def _tune(model: str) -> str:
     if model.startswith((*RIVALS, RANDOM)):
-        return "Train a model that learns: visrec train."
-    return "Search for better settings with visrec tune, or train with more epochs."
+        return "Train a model that learns: `visrec train`."
+    return "Search for better settings with `visrec tune`, or train with more epochs."
 
 
 def _caveats(auc: Figure) -> list[str]:
