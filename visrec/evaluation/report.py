@@ -184,7 +184,10 @@ def _tiles(report: Report) -> list[Tile]:
 
 
 def _share_tile(report: Report, metrics: Metrics, name: str, label: str) -> Tile | None:
-    """A share in percent beside the best baseline's; None where the model has no such figure."""
+    """A share in percent beside the best baseline's; None where the model has no such figure.
+
+    Of beyond-accuracy metrics, more is not always better.
+    """
     mean = finite_value(metrics.get(report.model, {}).get(name))
     if mean is None:
         return None
@@ -199,7 +202,7 @@ def _share_tile(report: Report, metrics: Metrics, name: str, label: str) -> Tile
         mark=None if other is None else round(100 * other, 1),
         versus="" if other is None else f"{rival}: {_percent(other)}",
         change="" if points is None else f"{'+' if points >= 0 else MINUS}{abs(points):.1f}",
-        change_class=css_class(points),
+        change_class="" if metrics is report.lists else css_class(points),
     )
 
 
@@ -233,9 +236,10 @@ def _rejected(rejected: RejectedPictures | None) -> RejectedView | None:
         f"{count:,} {reason.replace('_', ' ')}"
         for reason, count in sorted(rejected.by_reason.items(), key=lambda item: -item[1])
     )
-    noun = "picture was" if total == 1 else "pictures were"
-    some = "" if total == len(rejected.examples) else f" The first {len(rejected.examples)} of them"
-    sentence = f"{total:,} {noun} rejected: {reasons}.{some and some + ' are below.'}"
+    shown, noun = len(rejected.examples), "picture was" if total == 1 else "pictures were"
+    sentence = f"{total:,} {noun} rejected: {reasons}."
+    if shown < total:
+        sentence += f" The first {shown} of them are below."
     return RejectedView(rejected.by_reason, rejected.examples, sentence)
 
 
