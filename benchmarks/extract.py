@@ -49,8 +49,8 @@ from visrec.cli.reserve import reserve_workers
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, Preprocessing, decode, resize_and_crop
-from visrec.features.extract import CHUNK, Extraction, describe_backbone, extract_chain
-from visrec.features.planning import plan_extraction
+from visrec.features.extract import Extraction, describe_backbone, extract_chain
+from visrec.features.planning import CHUNK, plan_extraction
 from visrec.pipelines.extract_features import ExtractJob, count_workers
 from visrec.progress import ProgressActor
 from visrec.storage.store import Store
@@ -79,9 +79,9 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
     """The same on the Ray that runs, with `start` the moment from which its clock counts."""
     store = Store.at(config.resolve(config.features, "features"))
     identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
-    images = config.resolve(config.images, "images")
-    plan = ray.remote(plan_extraction).remote(images, store, identity, config.limits)
-    pending = ray.get(plan).pending.num_rows
+    plan = ray.remote(plan_extraction).remote(config.pictures, store, identity, config.limits)
+    planned = ray.get(plan)
+    pending, chunks = planned.pending.num_rows, len(planned.chunks) - 1
     progress_actor: Any = ProgressActor.remote()  # type: ignore[attr-defined]
     points, done = [], threading.Event()
 
@@ -105,7 +105,7 @@ def watched(config: ExtractJob, start: float) -> dict[str, float]:
                 resources=config.resources,
                 progress_actor=progress_actor,
             )
-            for _ in extract_chain(extraction, pending, reserved).iter_rows():
+            for _ in extract_chain(extraction, chunks, reserved).iter_rows():
                 pass
     finally:
         done.set()

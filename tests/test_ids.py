@@ -21,6 +21,7 @@ from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
 from visrec.recommend.inputs import ScoringInputs, prepare_scoring
 from visrec.retrieval.rules import RulesConfig
+from visrec.sources.images import PictureSource
 from visrec.sources.interactions import InteractionsConfig
 from visrec.sources.items import read_items
 from visrec.storage.schemas import HELD_OUT
@@ -140,7 +141,7 @@ def test_no_stage_holds_ids_with_32_bit_offsets(shop: Shop) -> None:
         models={"": model}, features=shop.store, interactions=InteractionsConfig(),
         interactions_uri=shop.log, items_uri=shop.items, truth=None,
     )  # fmt: skip
-    plan = plan_extraction(shop.images, shop.store, IDENTITY, PictureLimits())
+    plan = plan_extraction(PictureSource(shop.images), shop.store, IDENTITY, PictureLimits())
     held = {
         "training": shop.training(),
         "artifact": load_artifact(model),

@@ -30,7 +30,7 @@ from visrec.cli.job import Job, JobConfig
 from visrec.cli.parse import parse
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
-from visrec.evaluation.cards import make_cards
+from visrec.evaluation.cards import make_cards, named_as_features
 from visrec.evaluation.report_content import ItemCard
 from visrec.evaluation.results import METRICS
 from visrec.ids import TEXT, index_in
@@ -192,7 +192,9 @@ class Workspace:
         job = self._job(RecommendJob, None)
         items_uri = job.resolve_if_exists(job.items, "items.parquet")
         ids = pa.array(lists["item_id"].to_list(), TEXT)
-        cards = make_cards(ids, job.resolve(None, "images"), items_uri)
+        features = Store.at(job.resolve(job.features, "features"))
+        images = named_as_features(job.resolve(None, "images"), features)
+        cards = make_cards(ids, images, items_uri)
         return Gallery(f"For {user}", tuple(cards.values()))
 
     def _job(self, job_type: type[Job], keys: Keys | None) -> Job:

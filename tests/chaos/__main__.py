@@ -63,7 +63,7 @@ def promises() -> dict[int, Promise]:
         5: Promise("a rerun does only what is missing", (f"{chaos}reruns.py",)),
         6: Promise(
             "bad rows and pictures are bounded and named",
-            ("tests/integration/test_extract.py",),
+            ("tests/integration/test_extract.py", f"{chaos}http_pictures.py"),
         ),
         7: Promise("workers, nodes and the driver may die", (f"{chaos}killed_workers.py",)),
         8: Promise(

@@ -5,6 +5,7 @@ What single files become is tested beside the decoder.
 
 import io
 import random
+import re
 import struct
 import zipfile
 import zlib
@@ -59,6 +60,7 @@ def crafted() -> dict[str, tuple[bytes, str]]:
     """Files and what is to become of them: pixels, or one of these reasons."""
     png_file, jpeg = file(scene(), "PNG"), file(scene(), "JPEG")
     gif, webp = file(scene(), "GIF"), file(scene(), "WEBP")
+    avif = file(scene(), "AVIF", speed=10)
     inflated = zlib.compress(bytes(120 * 2**20))
     progressive = file(scene(1500, 1500), "JPEG", progressive=True)
     scan = progressive[progressive.rfind(b"\xff\xda") : -2]
@@ -88,6 +90,15 @@ def crafted() -> dict[str, tuple[bytes, str]]:
             patched(frames("WEBP", lossless=True), 24, b"\xfe\x3f\0\xfe\x3f\0"),
             "too_many_pixels corrupt",
         ),
+        "AVIF bomb": (
+            re.sub(
+                rb"ispe\0{4}.{8}", b"ispe" + bytes(4) + b"\0\0\xc3\x50" * 2, avif, flags=re.DOTALL
+            ),
+            "too_many_pixels",
+        ),
+        "AVIF truncated": (avif[: len(avif) // 2], "truncated"),
+        "AVIF of boxes without end": (avif[:32] + b"\0\0\0\x08free" * 300_000, "too_many_blocks"),
+        "animated AVIF": (frames("AVIF"), "pixels"),
         "endless scans": (progressive[:-2] + scan * 200 + b"\xff\xd9", "too_many_scans"),
         "text that inflates": (with_chunks(chunk(b"zTXt", b"a\0\0" + inflated)), "pixels"),
         "profile that inflates": (with_chunks(chunk(b"iCCP", b"a\0\0" + inflated)), "pixels"),
@@ -239,6 +250,7 @@ def test_flipped_bits_are_found_if_the_format_has_checksums() -> None:
         "WEBP": of_noise("WEBP"),
         "lossless WEBP": of_noise("WEBP", lossless=True),
         "GIF": of_noise("GIF"),
+        "AVIF": of_noise("AVIF", speed=10),
     }
     count = amount(60, 1000)
     files = {f"{kind} {n}": damaged for kind, data in sound.items()

@@ -11,6 +11,7 @@ from visrec.evaluation import clusters
 from visrec.evaluation.clusters import find_clusters
 from visrec.evaluation.report_content import VisualClusters
 from visrec.features.clusters import Clusters
+from visrec.sources.images import PictureSource
 from visrec.storage.store import Store
 
 NOWHERE = Store.at("/nowhere")
@@ -30,7 +31,7 @@ def shown(found: Clusters, images: Path, monkeypatch: pytest.MonkeyPatch) -> Vis
     monkeypatch.setattr(clusters, "load_features", lambda _: (pa.array(ids), None))
     monkeypatch.setattr(clusters, "load_clusters", lambda *_: found)
     Image.new("RGB", (8, 8), "teal").save(images / "i000.png")
-    return find_clusters(NOWHERE, str(images))
+    return find_clusters(NOWHERE, PictureSource(str(images)))
 
 
 def test_largest_clusters_come_first_with_their_share(
@@ -78,4 +79,4 @@ def test_nothing_is_clustered_without_pictures(
         raise AssertionError("clustered")
 
     monkeypatch.setattr(clusters, "load_features", never)
-    assert find_clusters(NOWHERE, str(tmp_path)) is None
+    assert find_clusters(NOWHERE, PictureSource(str(tmp_path))) is None

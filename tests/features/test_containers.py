@@ -320,7 +320,7 @@ def test_png_with_blank_rows_is_decoded() -> None:
     assert refused(interlaced(97, 61, rows=100)).reason == "truncated"
 
 
-@pytest.mark.parametrize("format", ["JPEG", "progressive", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("format", ["JPEG", "progressive", "PNG", "WEBP", "GIF", "AVIF"])
 def test_file_cut_off_at_any_tenth_is_truncated(format: str) -> None:
     noise = Image.fromarray(np.frombuffer(NOISE[:10_800], np.uint8).reshape(60, 60, 3))
     progressive = format == "progressive"
@@ -352,9 +352,7 @@ def test_marker_among_the_pixels_of_a_jpeg_is_corrupt(code: int) -> None:
         (file(scene(), "TIFF"), "TIFF"),
         (file(scene(), "BMP"), "BMP"),
         (file(scene(), "PPM"), "Netpbm"),
-        (b"\0\0\0\x1cftypavif" + bytes(90), "AVIF"),
         (b"\0\0\0\x18ftypmif1" + bytes(90), "HEIF"),
-        (b"\0\0\0\x1cftypmp41\0\0\0\0isomavifmiaf" + bytes(90), "AVIF"),
         (b"\0\0\0\x14ftypjxl \0\0\0\0jxl " + bytes(90), "JPEG XL"),
         (file(scene(), "TGA"), "TGA"),
         (file(scene(), "TGA", compression="tga_rle"), "TGA"),

@@ -81,7 +81,7 @@ def test_result_equals_resizing_the_whole_picture_and_then_cropping(
     assert np.abs(actual - expected).mean() < 0.05
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
 @pytest.mark.parametrize("size", [(97, 61), (1, 1), (1, 4000), (4000, 1)])
 def test_shape_and_layout_are_always_the_same(format: str, size: tuple[int, int]) -> None:
     pixels = decode(file(scene(*size), format), preprocessing(40, (24, 36)), LIMITS)
@@ -253,7 +253,7 @@ def test_png_bomb_is_rejected_by_its_header() -> None:
     assert time.perf_counter() - started < 1
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
 def test_picture_with_too_many_pixels_is_rejected(format: str) -> None:
     data = file(scene(), format)
     assert refused(data, PictureLimits(max_pixels=97 * 61 - 1)).reason == "too_many_pixels"
@@ -288,7 +288,7 @@ def test_jpeg_with_too_many_scans_is_rejected() -> None:
     assert refused(data[:-2] + last * 50 + data[-2:], limits).reason == "too_many_scans"
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF"])
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
 def test_file_cut_off_anywhere_is_rejected(format: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)
     data = file(Image.fromarray(noise), format)
@@ -329,6 +329,8 @@ _VICTIMS = [
     oriented(scene(), 8, "PNG"),
     file(scene(), "WEBP"),
     file(scene().convert("RGBA"), "WEBP", lossless=True),
+    file(scene(), "AVIF", speed=10),
+    file(scene().convert("RGBA"), "AVIF", speed=10),
     file(scene(), "GIF"),
     file(scene(), "GIF", save_all=True, append_images=[flat("RGB", "blue").resize((97, 61))]),
 ]

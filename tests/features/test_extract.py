@@ -11,8 +11,9 @@ import pytest
 from visrec.errors import InputError
 from visrec.features.commit import commit_extraction
 from visrec.features.decode import PictureLimits
-from visrec.features.planning import plan_extraction
+from visrec.features.planning import extraction_settings, plan_extraction
 from visrec.features.table import Identity, features_table, rejected_table
+from visrec.sources.images import PictureSource
 from visrec.storage.store import Store
 
 IDENTITY = Identity(
@@ -25,15 +26,18 @@ GOOD, BAD = "part-good.parquet", "_rejected/part-bad.parquet"
 def test_rejected_picture_without_a_source_is_recorded_once_per_run(tmp_path: Path) -> None:
     images, store = str(tmp_path / "images.parquet"), Store.at(str(tmp_path / "features"))
     pq.write_table(pa.table({"item_id": ["a", "b"], "uri": ["/a.jpg", "/b.jpg"]}), images)
+    source, settings = PictureSource(images), extraction_settings(PictureSource(images), LIMITS)
     none = pa.nulls(1, pa.string())
     good = pa.table({"item_id": ["a"], "digest": ["d"], "source": none})
-    bad = pa.table({"item_id": ["b"], "reason": ["corrupt"], "detail": ["x"], "source": none})
+    bad = pa.table(
+        {"item_id": ["b"], "reason": ["corrupt"], "detail": ["x"], "source": none, "view": none}
+    )
     for _ in range(2):
-        plan = plan_extraction(images, store, IDENTITY, LIMITS)
+        plan = plan_extraction(source, store, IDENTITY, LIMITS)
         assert plan.pending["item_id"].to_pylist() == ["a", "b"]
         store.write_table(GOOD, features_table(good, np.ones((1, 2), np.float16), IDENTITY))
         store.write_table(BAD, rejected_table(bad, IDENTITY))
-        manifest, reasons = commit_extraction(plan, [GOOD, BAD], store, IDENTITY, LIMITS, 1.0)
+        manifest, reasons = commit_extraction(plan, [GOOD, BAD], store, IDENTITY, settings, 1.0)
         assert (manifest.rows, reasons) == (1, {"corrupt": 1})
         assert sum(manifest.rejected.values()) == 1
 
@@ -44,16 +48,19 @@ def test_picture_that_was_unreadable_is_read_again(tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         (tmp_path / "images" / f"{name}.jpg").write_bytes(name.encode())
     store = Store.at(str(tmp_path / "features"))
-    plan = plan_extraction(str(tmp_path / "images"), store, IDENTITY, LIMITS)
+    source = PictureSource(str(tmp_path / "images"))
+    settings = extraction_settings(source, LIMITS)
+    plan = plan_extraction(source, store, IDENTITY, LIMITS)
     sources = dict(
         zip(plan.pending["item_id"].to_pylist(), plan.pending["source"].to_pylist(), strict=True)
     )
     reasons = {"a": "unreadable", "b": "corrupt", "c": "out_of_memory"}
     rows = {"item_id": list(reasons), "reason": list(reasons.values()), "detail": ["x"] * 3}
-    bad = pa.table({**rows, "source": [sources[name] for name in reasons]})
+    no_view = pa.nulls(3, pa.string())
+    bad = pa.table({**rows, "view": no_view, "source": [sources[name] for name in reasons]})
     store.write_table(BAD, rejected_table(bad, IDENTITY))
-    commit_extraction(plan, [BAD], store, IDENTITY, LIMITS, 1.0)
-    again = plan_extraction(str(tmp_path / "images"), store, IDENTITY, LIMITS)
+    commit_extraction(plan, [BAD], store, IDENTITY, settings, 1.0)
+    again = plan_extraction(source, store, IDENTITY, LIMITS)
     assert again.pending["item_id"].to_pylist() == ["a", "c"]
     assert again.rejected["item_id"].to_pylist() == ["b"]
 
@@ -66,28 +73,32 @@ def test_file_whose_name_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     with open(os.path.join(os.fsencode(images), b"caf\xe9.jpg"), "wb") as file:
         file.write(b"x")
     good = pa.table({"item_id": ["a"], "digest": ["d"], "source": pa.nulls(1, pa.string())})
+    source = PictureSource(str(images))
+    settings = extraction_settings(source, LIMITS)
     for _ in range(2):
-        plan = plan_extraction(str(images), store, IDENTITY, LIMITS)
+        plan = plan_extraction(source, store, IDENTITY, LIMITS)
         good = good.set_column(2, "source", plan.listing["source"])
         assert (plan.picture_count, plan.not_pictures) == (2, {".txt": 1})
         store.write_table(GOOD, features_table(good, np.ones((1, 2), np.float16), IDENTITY))
-        manifest, reasons = commit_extraction(plan, [GOOD], store, IDENTITY, LIMITS, 0.5)
+        manifest, reasons = commit_extraction(plan, [GOOD], store, IDENTITY, settings, 0.5)
         assert (manifest.rows, reasons) == (1, {"name_not_utf8": 1})
         [name] = manifest.rejected
         assert store.read_table(name)["item_id"].to_pylist() == ["caf\\xe9"]
         with pytest.raises(InputError, match="1 of 2 pictures were rejected"):
-            commit_extraction(plan, [GOOD], store, IDENTITY, LIMITS, 0.4)
+            commit_extraction(plan, [GOOD], store, IDENTITY, settings, 0.4)
 
 
-def test_second_picture_of_an_item_is_rejected_with_or_without_a_uri(tmp_path: Path) -> None:
-    images, store = str(tmp_path / "images.parquet"), Store.at(str(tmp_path / "features"))
-    table = pa.table({"item_id": ["a", "a", "a"], "uri": [None, "/b.jpg", "/a.jpg"]})
-    pq.write_table(table, images)
-    plan = plan_extraction(images, store, IDENTITY, LIMITS)
-    assert plan.pending["uri"].to_pylist() == ["/a.jpg"]
-    manifest, reasons = commit_extraction(plan, [], store, IDENTITY, LIMITS, 1.0)
-    assert reasons == {"duplicate_id": 2}
+def test_second_picture_of_one_name_is_rejected(tmp_path: Path) -> None:
+    images, store = tmp_path / "images", Store.at(str(tmp_path / "features"))
+    for name in ("a.png", "a.jpg", "b.jpg"):
+        images.mkdir(exist_ok=True)
+        (images / name).write_bytes(b"x")
+    source = PictureSource(str(images))
+    plan = plan_extraction(source, store, IDENTITY, LIMITS)
+    assert plan.pending["uri"].to_pylist() == [f"{images}/a.jpg", f"{images}/b.jpg"]
+    settings = extraction_settings(source, LIMITS)
+    manifest, reasons = commit_extraction(plan, [], store, IDENTITY, settings, 1.0)
+    assert reasons == {"duplicate_id": 1}
     [name] = manifest.rejected
-    prefix = "another picture has this item id:"
-    details = store.read_table(name)["detail"].to_pylist()
-    assert details == [f"{prefix} /b.jpg", f"{prefix} a row without a uri"]
+    detail = f"another picture has this item id: {images}/a.png"
+    assert store.read_table(name)["detail"].to_pylist() == [detail]

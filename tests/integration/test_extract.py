@@ -18,7 +18,7 @@ from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, decode
-from visrec.features.extract import CHUNK
+from visrec.features.planning import CHUNK
 from visrec.features.table import load_features, read_manifest
 from visrec.storage.store import Store
 

@@ -5,25 +5,36 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from visrec.errors import InputError, StorageError
 from visrec.evaluation.report_content import ItemCard, ListEntry, UserExample, VisualClusters
 from visrec.features.containers import PictureError
 from visrec.features.decode import PictureLimits, decode_whole
+from visrec.features.table import MANIFEST, read_manifest
 from visrec.ids import TEXT, is_in
-from visrec.sources.images import fetch_pictures, list_pictures
+from visrec.sources.images import PictureSource, fetch_pictures, list_pictures
+from visrec.sources.views import item_starts, order_views
 from visrec.storage import schemas
+from visrec.storage.store import Store
 from visrec.storage.tables import load_table
 
 # Longest edge and quality of a thumbnail: the first that fits. Pages show 70 to 150 pixels.
 _SIZES = ((200, 75), (176, 62), (144, 55), (128, 48), (112, 40), (96, 30))
+_LIMITS = PictureLimits()
 _MAX_BYTES = 8_000  # of a thumbnail
 _ALL_BYTES = 9_000_000  # of all thumbnails of a page; in base64, 12 MB
 
 
+def named_as_features(images: str, features: Store) -> PictureSource:
+    """The pictures at a location, named by the pattern with which the features were made."""
+    pattern = read_manifest(features).image_pattern if features.exists(MANIFEST) else None
+    return PictureSource(images, pattern)
+
+
 def make_cards(
-    item_ids: pa.Array, images: str | None, items_uri: str | None
+    item_ids: pa.Array, images: PictureSource | None, items_uri: str | None
 ) -> dict[str, ItemCard]:
     """A card for each of these items, by id.
 
@@ -44,7 +55,7 @@ def make_cards(
 def add_pictures(
     users: Sequence[UserExample],
     clusters: VisualClusters | None,
-    images: str,
+    images: PictureSource,
     items_uri: str | None,
 ) -> tuple[list[UserExample], VisualClusters | None]:
     """The users and clusters of a page with titles and pictures; all copies of an item share one.
@@ -90,18 +101,28 @@ def _titles(item_ids: pa.Array, items_uri: str | None) -> dict[str, str | None]:
 
 
 def _pictures(
-    item_ids: pa.Array, images: str, max_bytes: int
-) -> Iterable[tuple[str, bytes | None]]:
+    item_ids: pa.Array, images: PictureSource, max_bytes: int
+) -> Iterable[tuple[str, bytes]]:
+    """The thumbnail of each item: of the first of its pictures that can be decoded."""
     try:
-        for page in list_pictures(images):
-            wanted = page.filter(is_in(page["item_id"], item_ids))
-            for item_id, data in zip(
-                wanted["item_id"].to_pylist(), fetch_pictures(wanted), strict=True
-            ):
-                picture = None if isinstance(data, StorageError) else thumbnail(data, max_bytes)
-                yield item_id, picture
+        pages = [page.filter(is_in(page["item_id"], item_ids)) for page in list_pictures(images)]
     except InputError:
         return  # there may be no pictures: features can be imported from a table
+    views, _ = order_views(pa.concat_tables(pages))
+    while views.num_rows:
+        starts = pa.array(item_starts(views["item_id"]))
+        first, shown = views.take(starts), []
+        for item_id, answer in zip(
+            first["item_id"].to_pylist(), fetch_pictures(first, _LIMITS.max_bytes), strict=True
+        ):
+            if isinstance(answer, StorageError) or answer.data is None:
+                continue
+            if (small := thumbnail(answer.data, max_bytes)) is not None:
+                shown.append(item_id)
+                yield item_id, small
+        is_tried = pc.is_in(pa.array(range(len(views))), value_set=starts)
+        is_shown = is_in(views["item_id"], pa.array(shown, TEXT))
+        views = views.filter(pc.invert(pc.or_(is_tried, is_shown.combine_chunks())))
 
 
 def thumbnail(data: bytes, max_bytes: int = _MAX_BYTES) -> bytes | None:
@@ -112,7 +133,7 @@ def thumbnail(data: bytes, max_bytes: int = _MAX_BYTES) -> bytes | None:
         max_bytes: of the thumbnail, unless the smallest one is larger.
     """
     try:
-        picture = Image.fromarray(decode_whole(data, _SIZES[0][0], PictureLimits()))
+        picture = Image.fromarray(decode_whole(data, _SIZES[0][0], _LIMITS))
     except PictureError:
         return None
     encoded = b""

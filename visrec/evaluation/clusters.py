@@ -11,14 +11,14 @@ from visrec.errors import InputError
 from visrec.evaluation.report_content import ClusterRow, ItemCard, VisualClusters
 from visrec.features.clusters import ClusterConfig, Clusters, load_clusters
 from visrec.features.table import load_features
-from visrec.sources.images import list_pictures
+from visrec.sources.images import PictureSource, list_pictures
 from visrec.storage.store import Store
 
 _CLUSTERS = 24
 _PICTURES = 8
 
 
-def find_clusters(features: Store, images: str) -> VisualClusters | None:
+def find_clusters(features: Store, images: PictureSource) -> VisualClusters | None:
     """The largest clusters, each with the items nearest to its centre; None without pictures.
 
     Args:

@@ -7,23 +7,25 @@ Shapes: P parts, B rows, D features.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.config import plain
 from visrec.errors import ConflictError, InputError
-from visrec.features.decode import PictureLimits
 from visrec.features.planning import ExtractionPlan, source_keys
+from visrec.features.pooling import item_sources
 from visrec.features.table import (
+    FETCHED_FOLDER,
     MANIFEST,
     REJECTED_FOLDER,
     Identity,
     Manifest,
     features_table,
+    fetched_files,
+    fetched_table,
     part_files,
     part_name,
     read_features_at,
@@ -45,8 +47,9 @@ class TableContent:
         identity: what made the features.
         rows: item_id and digest of every item with a feature.
         files: number of rows of each part; the parts hold exactly `rows`.
-        rejected: rejections of items without a feature, with the columns of `REJECTED`.
+        rejected: rejected pictures, with the columns of `REJECTED`.
         settings: as in the `Manifest`.
+        fetched: likewise.
     """
 
     identity: Identity
@@ -54,6 +57,7 @@ class TableContent:
     files: Mapping[str, int]
     rejected: pa.Table
     settings: Mapping[str, object]
+    fetched: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_part(
@@ -69,6 +73,13 @@ def write_rejected(store: Store, rows: pa.Table, identity: Identity) -> str:
     """Writes rows with the columns of `REJECTED`; returns the file's name."""
     name = f"{REJECTED_FOLDER}/{part_name(rows)}"
     store.write_table(name, rejected_table(rows, identity))
+    return name
+
+
+def write_fetched(store: Store, rows: pa.Table, identity: Identity) -> str:
+    """Writes rows with the columns of `FETCHED`; returns the file's name."""
+    name = f"{FETCHED_FOLDER}/{part_name(rows)}"
+    store.write_table(name, fetched_table(rows, identity))
     return name
 
 
@@ -98,6 +109,7 @@ def commit_table(store: Store, content: TableContent, version: str | None) -> Ma
         rejected=rejected,
         settings=content.settings,
         digest=table_digest(content.rows, content.identity),
+        fetched=dict(content.fetched),
     )
     if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
         raise ConflictError(
@@ -106,6 +118,7 @@ def commit_table(store: Store, content: TableContent, version: str | None) -> Ma
         )
     store.delete(set(part_files(store)) - manifest.files.keys())
     store.delete(set(rejected_files(store)) - manifest.rejected.keys())
+    store.delete(set(fetched_files(store)) - manifest.fetched.keys())
     return manifest
 
 
@@ -142,7 +155,7 @@ def commit_extraction(
     written: list[str],
     store: Store,
     identity: Identity,
-    limits: PictureLimits,
+    settings: Mapping[str, object],
     max_rejected: float,
 ) -> tuple[Manifest, dict[str, int]]:
     """Makes the features directory hold exactly the listed pictures.
@@ -152,7 +165,7 @@ def commit_extraction(
         written: names of the files that the extraction has written.
         store: the features directory.
         identity: of the features.
-        limits: under which pictures were rejected.
+        settings: of the extraction, as `extraction_settings` gives them.
         max_rejected: the largest share of the pictures that may be rejected.
 
     Returns:
@@ -165,29 +178,61 @@ def commit_extraction(
     version = manifest_version(store)
     names = part_files(store)
     index = read_index(store, names, identity, ["item_id", "digest", "source"])
-    rows = _current_rows(plan.listing, index, names, written)
-    rejected = _all_rejected(plan, written, store, identity, rows)
+    rejected = _new_rejections(plan, written, store, identity)
+    rows = _current_rows(_used_items(plan.listing, rejected), index, names, written)
+    rejected = pa.concat_tables([plan.rejected, rejected]).sort_by("item_id")
     reasons = count_rejected(rejected, plan.picture_count, max_rejected, store, "pictures")
     content = TableContent(
         identity=identity,
         rows=rows,
         files=dict(_trim_parts(store, names, index, rows, identity)),
         rejected=rejected,
-        settings=plain(limits),
+        settings=settings,
+        fetched=dict(_count_fetched(written, store, identity)),
     )
     return commit_table(store, content, version), reasons
 
 
-def _current_rows(
-    listing: pa.Table, index: pa.Table, names: list[str], written: list[str]
+def _new_rejections(
+    plan: ExtractionPlan, written: list[str], store: Store, identity: Identity
 ) -> pa.Table:
-    """One row of the index for each listed picture that has any, preferably of this run.
+    """The pictures that this run has rejected, with the columns of `REJECTED`."""
+    names = sorted(name for name in written if name.startswith(f"{REJECTED_FOLDER}/"))
+    found = read_index(store, names, identity, REJECTED.names)
+    found = found.filter(is_in(_view_keys(found), _view_keys(plan.pending)))
+    return found.select(REJECTED.names).cast(REJECTED)
+
+
+def _view_keys(rows: pa.Table) -> pa.ChunkedArray:
+    return source_keys(rows["item_id"], pc.fill_null(rows["source"], ""), rows["view"])
+
+
+def _used_items(listing: pa.Table, rejected: pa.Table) -> pa.Table:
+    """Item id and source of each item, from its pictures that were not rejected."""
+    is_rejected = is_in(_view_keys(listing), _view_keys(rejected))
+    return item_sources(listing.filter(pc.invert(is_rejected)))
+
+
+def _count_fetched(
+    written: list[str], store: Store, identity: Identity
+) -> Iterator[tuple[str, int]]:
+    """Names and row counts of the files about pictures at http addresses, all of this run: it has
+    asked for each of them."""
+    names = sorted({name for name in written if name.startswith(f"{FETCHED_FOLDER}/")})
+    index = read_index(store, names, identity, ["address"])
+    rows_P = np.bincount(index["part"].to_numpy(), minlength=len(names)).tolist()
+    return zip(names, rows_P, strict=True)
+
+
+def _current_rows(
+    items: pa.Table, index: pa.Table, names: list[str], written: list[str]
+) -> pa.Table:
+    """One row of the index for each item that has any, preferably of this run.
 
     Pictures without a source are read and written every time, and the newest row is the valid one.
     """
     keys, listed = (
-        source_keys(table["item_id"], pc.fill_null(table["source"], ""))
-        for table in (index, listing)
+        source_keys(table["item_id"], pc.fill_null(table["source"], "")) for table in (index, items)
     )
     index = index.filter(is_in(keys, listed))
     new_parts = pa.array([names.index(name) for name in written if name in names], pa.int32())
@@ -196,18 +241,6 @@ def _current_rows(
     index = index.append_column("is_old", is_old).sort_by(order).combine_chunks()
     ids = index["item_id"].to_numpy()
     return index.filter(pa.array(np.append([True], ids[1:] != ids[:-1])[: len(ids)]))
-
-
-def _all_rejected(
-    plan: ExtractionPlan, written: list[str], store: Store, identity: Identity, rows: pa.Table
-) -> pa.Table:
-    """The rejections of the plan, and this run's rejections of pictures that have no feature."""
-    names = rejected_files(store)
-    index = read_index(store, names, identity, REJECTED.names)
-    found = _current_rows(plan.pending, index, names, written)
-    found = found.select(REJECTED.names).cast(REJECTED)
-    new = found.filter(pc.invert(is_in(found["item_id"], rows["item_id"])))
-    return pa.concat_tables([plan.rejected, new]).sort_by("item_id")
 
 
 def _trim_parts(

@@ -1,7 +1,7 @@
 """From the bytes of a file to pixels of one fixed shape, or a PictureError that says why not.
 
 The files of a catalogue cannot be trusted. Every error of Pillow becomes a PictureError; only the
-parsers of four formats ever run, and only on the first picture of a file; the pixel count is read
+parsers of five formats ever run, and only on the first picture of a file; the pixel count is read
 from the header before anything is decoded; and the resize computes the crop alone, so a 1x65535
 picture costs no more than any other.
 Colour profiles are ignored: the networks were trained on pixels that were read in the same way.
@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import AvifImagePlugin, Image, ImageFile
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
@@ -35,7 +36,7 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 
 # Raised whenever `decode` gives other pixels for some file, or starts or stops rejecting it:
 # features and rejections of another recipe are not reused.
-RECIPE = 2
+RECIPE = 3
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 scale if that leaves at least this many times the size after
 # the resize. Measured as the cosine between EfficientNet-Lite0 features (float32, 224 pixels) with
@@ -132,7 +133,7 @@ def decode(data: bytes, preprocessing: Preprocessing, limits: PictureLimits) -> 
     """Decodes one picture: upright, on a white background, resized and cropped.
 
     Args:
-        data: the bytes of a JPEG, PNG, WEBP or GIF file (of an animation, the first frame).
+        data: the bytes of a JPEG, PNG, WEBP, GIF or AVIF file (of an animation, the first frame).
         preprocessing: decides the size of the result; the backbone applies mean and std.
         limits: larger pictures are refused before decoding.
 
@@ -204,23 +205,22 @@ _PARSERS: dict[str, type[ImageFile.ImageFile]] = {
     "PNG": PngImageFile,
     "WEBP": WebPImageFile,
     "GIF": GifImageFile,
+    "AVIF": AvifImageFile,
 }
+# A task has one core. By default each picture would start a thread for every core of the machine.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def _load(first: FirstPicture, preprocessing: Preprocessing, limits: PictureLimits) -> Image.Image:
     """The decoded picture, upright, in the mode of the file."""
+    _check_pixels(first.coded_pixels, f"{first.coded_pixels} pixels", limits)
     picture = _PARSERS[first.format](io.BytesIO(first.data))
-    pixels = picture.width * picture.height
-    if pixels > limits.max_pixels:
-        raise PictureError(
-            "too_many_pixels",
-            f"The picture is {picture.width}x{picture.height}, more than {limits.max_pixels} "
-            "pixels.",
-        )
+    size = f"{picture.width}x{picture.height}"
+    pixels = max(picture.width * picture.height, first.coded_pixels)
+    _check_pixels(pixels, size, limits)
     if pixels * first.scans > limits.max_pixels * MAX_SCANS:
         raise PictureError(
-            "too_many_scans",
-            f"The JPEG has {first.scans} scans over {picture.width}x{picture.height} pixels.",
+            "too_many_scans", f"The {first.format} has {first.scans} scans over {size} pixels."
         )
     if isinstance(picture, JpegImageFile):
         _draft(picture, preprocessing, is_sideways=first.orientation >= 5)
@@ -229,6 +229,14 @@ def _load(first: FirstPicture, preprocessing: Preprocessing, limits: PictureLimi
         require_all_rows(first.data)
     method = _TO_UPRIGHT.get(first.orientation)
     return picture if method is None else picture.transpose(method)
+
+
+def _check_pixels(pixels: int, size: str, limits: PictureLimits) -> None:
+    if pixels > limits.max_pixels:
+        raise PictureError(
+            "too_many_pixels",
+            f"The picture is {size}, more than {limits.max_pixels} pixels.",
+        )
 
 
 def _may_lack_rows(picture: PngImageFile) -> bool:

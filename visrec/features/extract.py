@@ -1,17 +1,18 @@
 """The Ray Data steps from pictures to features.
 
     plan    compares the listed pictures with the features on disk: only new and changed are read
-    chain   tasks fetch, hash and decode (uint8 pixels); actors run the network; tasks write parts
+    chain   tasks fetch, hash and decode (uint8 pixels); actors run the network and pool the
+            pictures of an item; tasks write parts
     commit  moves the manifest to exactly the listed pictures; parts with other rows are trimmed
 
-A picture whose digest is stored under another id is copied instead of computed again. What a killed
+An item whose digest is stored under another id is copied instead of computed again. What a killed
 run has written is used by the next run. `visrec.features.planning` and `visrec.features.commit`
-have the first and the last step.
+have the first and the last step, and `visrec.features.fetch` the first half of the chain.
 
 Shapes: B pictures, H height, W width, C channels, D features.
 """
 
-import hashlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 import torch
@@ -27,25 +29,33 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from visrec.config import check_fields
-from visrec.errors import StorageError
 from visrec.features.backbones import BackboneConfig, load_backbone
-from visrec.features.commit import write_part, write_rejected
+from visrec.features.commit import write_fetched, write_part, write_rejected
 from visrec.features.containers import PictureError
 from visrec.features.decode import PictureLimits, Preprocessing, decode
+from visrec.features.fetch import (
+    REUSE,
+    Picture,
+    as_batch,
+    fetch_chunk,
+    fetch_unsent,
+    mark_reused,
+    objects,
+)
 from visrec.features.planning import ExtractionPlan
+from visrec.features.pooling import combine, pool_features
 from visrec.features.table import Identity, read_features_at
-from visrec.ids import TEXT, index_in, is_in
+from visrec.ids import TEXT, index_in
 from visrec.progress import ProgressHandle, Timer
-from visrec.sources.images import fetch_pictures
+from visrec.sources.views import item_starts
+from visrec.storage.arrow_values import any_true
+from visrec.storage.schemas import FETCHED, REJECTED
 from visrec.storage.store import Store
 
-# Pictures per task: 64 x 224 x 224 x 3 bytes are a block of 10 MB, and fetching and decoding them
-# takes about half a second on one core.
-CHUNK = 64
 # Memory of a decoding task: the largest picture within the default limits, and a chunk of pixels.
 _DECODE_BYTES = 512 << 20
 _PART_ROWS = 4096  # 10 MB of float16 features at D = 1280
-_REUSE = "reuse"  # in the column `reason`: the feature of these bytes is on disk already
+_POOLED = "pooled"  # in the column `reason`: the feature of the item is in another row
 
 Batch: TypeAlias = dict[str, npt.NDArray[Any]]  # columns of different types
 InputBatch: TypeAlias = Any  # a `Batch`; Ray Data types the argument of a step as a union
@@ -119,25 +129,27 @@ def describe_backbone(config: BackboneConfig) -> tuple[Identity, Preprocessing]:
     return identity, backbone.preprocessing
 
 
-def extract_chain(extraction: Extraction, pending: int, workers: PlacementGroup) -> Dataset:
+def extract_chain(extraction: Extraction, chunks: int, workers: PlacementGroup) -> Dataset:
     """The chain over the pending pictures; its rows name the files that were written.
 
     Args:
         extraction: what the steps share.
-        pending: number of pictures to read.
+        chunks: number of chunks of pictures to read.
         workers: one bundle per worker that runs the network. The tasks run wherever a CPU is free.
     """
-    chunks = -(-pending // CHUNK)
     resources = extraction.resources
+    numbers = ray.data.range(chunks, override_num_blocks=chunks)
+    # A chunk stays one block, whatever its size: no item may be in two batches of the network.
+    numbers.context.target_max_block_size = None
     return (
-        ray.data.range(chunks, override_num_blocks=chunks)
+        numbers
         # The memory request also keeps decoding out of the network's processes: Ray Data fuses
         # steps that request the same resources.
         .map_batches(FetchAndDecode(extraction), batch_size=1, num_cpus=1, memory=_DECODE_BYTES)
         .map_batches(
             Embed,
             fn_constructor_args=(extraction.backbone, resources, extraction.progress_actor),
-            batch_size=CHUNK,
+            batch_size=None,
             compute=ActorPoolStrategy(size=workers.bundle_count),
             num_cpus=resources.cpus_per_worker,
             num_gpus=1 if resources.use_gpu else None,
@@ -149,10 +161,11 @@ def extract_chain(extraction: Extraction, pending: int, workers: PlacementGroup)
 
 @dataclass(frozen=True)
 class FetchAndDecode:
-    """Chunk numbers in; item_id, source, digest, pixels, reason and detail out.
+    """Chunk numbers in; one row a picture out, the pictures of an item together, with pixels.
 
-    A rejected picture has a reason. A picture whose feature is on disk has the reason `reuse`. Both
-    have blank pixels.
+    A rejected picture has a `reason`. The pictures of an item whose feature is on disk have the
+    reason `reuse`. Both have blank pixels. `address`, `etag` and `last_modified` are those of a
+    picture at an http address, if its server may be asked whether it has changed.
     """
 
     extraction: Extraction
@@ -160,51 +173,42 @@ class FetchAndDecode:
     def __call__(self, batch: InputBatch) -> Batch:
         timer = Timer(self.extraction.progress_actor)
         plan: ExtractionPlan = ray.get(self.extraction.plan)
-        rows = plan.pending.slice(int(batch["id"][0]) * CHUNK, CHUNK)
+        start, end = plan.chunks[int(batch["id"][0]) :][:2]
+        rows = plan.pending.slice(start, end - start)
+        max_bytes = self.extraction.limits.max_bytes
         with timer.phase("fetch"):
-            fetched = fetch_pictures(rows)
-        digests = [
-            "" if isinstance(data, StorageError) else hashlib.sha256(data).hexdigest()
-            for data in fetched
-        ]
-        is_stored_B = is_in(pa.array(digests, TEXT), plan.stored["digest"]).to_pylist()
+            pictures = fetch_chunk(rows, max_bytes)
+        mark_reused(pictures, plan.stored["digest"])
+        with timer.phase("fetch"):
+            fetch_unsent(pictures, rows, max_bytes)
         with timer.phase("decode"):
-            decoded = self._decode(fetched, is_stored_B)
+            pixels_BHWC = self._decode(pictures)
+        # A picture that is damaged now was perhaps damaged when the feature was made, too.
+        mark_reused(pictures, plan.stored["digest"])
         timer.report()
-        return {
-            "item_id": _objects(rows["item_id"].to_pylist()),
-            # NumPy would turn a column of nothing but None into floats.
-            "source": _objects([source or "" for source in rows["source"].to_pylist()]),
-            "digest": _objects(digests),
-            **decoded,
-        }
+        unchanged_B = np.array([picture.is_unchanged for picture in pictures], np.int64)
+        return {"pixels": pixels_BHWC, "unchanged": unchanged_B, **as_batch(pictures)}
 
-    def _decode(self, fetched: list[bytes | StorageError], is_stored_B: list[bool]) -> Batch:
-        """(B, H, W, C) pixels, with the reason and detail of each picture without pixels."""
+    def _decode(self, pictures: list[Picture]) -> npt.NDArray[np.uint8]:
+        """(B, H, W, C) pixels of the pictures that have any; the others get a reason."""
         preprocessing, limits = self.extraction.preprocessing, self.extraction.limits
-        pixels_BHWC = np.zeros((len(fetched), *preprocessing.shape), np.uint8)
-        reasons, details = [""] * len(fetched), [""] * len(fetched)
-        for b, data in enumerate(fetched):
+        pixels_BHWC = np.zeros((len(pictures), *preprocessing.shape), np.uint8)
+        for b, picture in enumerate(pictures):
+            if picture.reason or picture.data is None:
+                continue
             try:
-                if is_stored_B[b]:
-                    reasons[b] = _REUSE
-                elif isinstance(data, StorageError):
-                    raise PictureError("unreadable", str(data))
-                else:
-                    pixels_BHWC[b] = decode(data, preprocessing, limits)
+                pixels_BHWC[b] = decode(picture.data, preprocessing, limits)
             except PictureError as error:
-                reasons[b], details[b] = error.reason, error.detail
-        return {"pixels": pixels_BHWC, "reason": _objects(reasons), "detail": _objects(details)}
-
-
-def _objects(values: list[Any]) -> npt.NDArray[np.object_]:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
+                picture.reject(error.reason, error.detail)
+        return pixels_BHWC
 
 
 class Embed:
-    """Pixels in, features out; each worker loads the network once."""
+    """Pixels in, features of items out; each worker loads the network once.
+
+    The first picture of an item gets its feature, digest and source. The others that were used get
+    the reason `pooled`.
+    """
 
     def __init__(
         self, config: BackboneConfig, resources: ExtractResources, progress_actor: ProgressHandle
@@ -228,45 +232,99 @@ class Embed:
             parts = self._pool.map(self._backbone, torch.split(pixels, self._backbone.batch))
             feature_BD[to_embed] = torch.cat(list(parts)).cpu().numpy()
         is_finite_B = np.isfinite(feature_BD).all(axis=1)
-        reason, detail = batch["reason"].copy(), batch["detail"].copy()
-        reason[~is_finite_B] = "feature_not_finite"
-        detail[~is_finite_B] = "the network's output does not fit into float16"
+        batch |= {name: batch[name].astype(object) for name in ("reason", "detail")}
+        batch["reason"][~is_finite_B] = "feature_not_finite"
+        batch["detail"][~is_finite_B] = "the network's output does not fit into float16"
+        computed_B = np.zeros(len(pixels_BHWC), np.int64)
+        computed_B[to_embed] = 1
         self._timer.report(rows=len(pixels_BHWC), network=len(to_embed))
-        return {**batch, "reason": reason, "detail": detail, "feature": feature_BD}
+        return {**pool_items(batch, feature_BD), "computed": computed_B}
+
+
+def pool_items(batch: Batch, feature_BD: npt.NDArray[np.float16]) -> Batch:
+    """Gives the first good picture of each item the item's feature, digest and source.
+
+    Args:
+        batch: with the columns item_id, digest, source and reason; all pictures of an item.
+        feature_BD: (B, D) features of the pictures.
+    """
+    # Columns of type object take texts of any length.
+    reason, digest, source = (batch[n].astype(object) for n in ("reason", "digest", "source"))
+    feature_BD = feature_BD.copy()
+    starts = item_starts(pa.array(batch["item_id"], TEXT)).tolist()
+    for start, end in zip(starts, [*starts[1:], len(reason)], strict=True):
+        good = [b for b in range(start, end) if reason[b] in ("", REUSE)]
+        if len(good) > 1:
+            first, *others = good
+            sources = [batch["source"][b] for b in good]
+            digest[first] = combine([batch["digest"][b] for b in good])
+            source[first] = "" if "" in sources else combine(sources)
+            feature_BD[first] = pool_features(feature_BD[good])
+            reason[others] = _POOLED
+    item = {"item_digest": digest, "item_source": source}
+    return {**batch, **item, "reason": reason, "feature": feature_BD}
 
 
 @dataclass(frozen=True)
 class WriteParts:
-    """Features in; out come the names of the written files and how many features were computed."""
+    """Features in; out come the names of the written files, how many pictures the network has seen,
+    and how many their servers had not changed."""
 
     extraction: Extraction
 
     def __call__(self, batch: InputBatch) -> Batch:
         timer = Timer(self.extraction.progress_actor)
-        store, identity = self.extraction.store, self.extraction.identity
         feature_BD = np.array(batch.pop("feature"))
-        batch["source"] = _objects([source or None for source in batch["source"]])
+        counts = {name: int(batch.pop(name).sum()) for name in ("computed", "unchanged")}
         rows = pa.table({name: pa.array(values, TEXT) for name, values in batch.items()})
-        reused = np.flatnonzero(batch["reason"] == _REUSE)
-        if len(reused):
-            feature_BD[reused] = self._stored_features(rows["digest"].take(reused))
-        is_good_B = (batch["reason"] == "") | (batch["reason"] == _REUSE)
-        names, counts = [], []
+        for name in ("view", "source", "item_source", "etag", "last_modified"):
+            rows = rows.set_column(rows.column_names.index(name), name, _nulls(rows[name]))
         with timer.phase("write"):
-            if is_good_B.any():
-                part = rows.filter(pa.array(is_good_B))
-                names.append(write_part(store, part, feature_BD[is_good_B], identity))
-                counts.append(int(is_good_B.sum()) - len(reused))
-            if not is_good_B.all():
-                part = rows.filter(pa.array(~is_good_B))
-                names.append(write_rejected(store, part, identity))
-                counts.append(0)
+            names = list(self._write(rows, batch["reason"], feature_BD))
         timer.report()
-        return {"name": _objects(names), "computed": np.array(counts, np.int64)}
+        # The numbers stand beside no name: there may be no file, if all features are in others.
+        zeros = [0] * len(names)
+        columns = {name: np.array([*zeros, count], np.int64) for name, count in counts.items()}
+        return {"name": objects([*names, ""]), **columns}
+
+    def _write(
+        self,
+        rows: pa.Table,
+        reason_B: npt.NDArray[np.object_],
+        feature_BD: npt.NDArray[np.float16],
+    ) -> Iterator[str]:
+        """Writes features, rejections, and what is known of addresses; gives the files' names."""
+        store, identity = self.extraction.store, self.extraction.identity
+        is_reused_B, is_pooled_B = reason_B == REUSE, reason_B == _POOLED
+        is_good_B = (reason_B == "") | is_reused_B
+        if is_reused_B.any():
+            digests = rows["item_digest"].filter(pa.array(is_reused_B))
+            feature_BD[is_reused_B] = self._stored_features(digests)
+        if is_good_B.any():
+            items = rows.filter(pa.array(is_good_B))
+            part = pa.table(
+                [items[name] for name in ("item_id", "item_digest", "item_source")],
+                ["item_id", "digest", "source"],
+            )
+            yield write_part(store, part, feature_BD[is_good_B], identity)
+        is_rejected_B = ~(is_good_B | is_pooled_B)
+        if is_rejected_B.any():
+            rejected = rows.filter(pa.array(is_rejected_B)).select(REJECTED.names)
+            yield write_rejected(store, rejected, identity)
+        is_known = pc.or_(pc.is_valid(rows["etag"]), pc.is_valid(rows["last_modified"]))
+        if any_true(is_known):
+            blank = pa.array(np.where(is_rejected_B, reason_B, ""), TEXT)
+            known = rows.set_column(rows.column_names.index("reason"), "reason", blank)
+            yield write_fetched(store, known.filter(is_known).select(FETCHED.names), identity)
 
     def _stored_features(self, digests: pa.ChunkedArray) -> npt.NDArray[np.float16]:
-        """The features on disk for pictures of these digests."""
+        """The features on disk for items of these digests."""
         plan: ExtractionPlan = ray.get(self.extraction.plan)
         rows = plan.stored.take(index_in(digests, plan.stored["digest"]))
         store, dim = self.extraction.store, self.extraction.identity.dim
         return read_features_at(store, plan.parts, rows, dim)
+
+
+def _nulls(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with nulls in place of empty texts, which is how NumPy's columns have them."""
+    return pc.if_else(pc.equal(column, ""), pa.scalar(None, TEXT), column)

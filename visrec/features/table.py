@@ -9,7 +9,7 @@ Shapes: N items, D features, B rows.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,12 +20,13 @@ import pyarrow.parquet as pq
 
 from visrec.errors import InputError
 from visrec.ids import TEXT, id_array
-from visrec.storage.schemas import REJECTED, features_schema
+from visrec.storage.schemas import FETCHED, REJECTED, features_schema
 from visrec.storage.store import Store, to_json
 
 MANIFEST = "_manifest.json"
 MANIFEST_VERSION = 1  # of the manifest's keys
 REJECTED_FOLDER = "_rejected"
+FETCHED_FOLDER = "_fetched"
 _IDENTITY = b"visrec.features"  # metadata key of parts and of files of rejections
 
 
@@ -70,10 +71,11 @@ class Manifest:
         identity: what made the features.
         files: number of rows of each part.
         rejected: number of rows of each file of rejected pictures.
-        settings: what else decided the content: the picture limits, or the digest of the imported
-            table.
+        settings: what else decided the content: the picture limits and the pattern of their names,
+            or the digest of the imported table.
         digest: over identity, item ids and digests; it does not depend on how rows are split into
             parts.
+        fetched: number of rows of each file of what is known of pictures at http addresses.
     """
 
     identity: Identity
@@ -81,10 +83,17 @@ class Manifest:
     rejected: Mapping[str, int]
     settings: Mapping[str, object]
     digest: str
+    fetched: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
         return sum(self.files.values())
+
+    @property
+    def image_pattern(self) -> str | None:
+        """The pattern of the pictures' names; None if there is none."""
+        pattern = self.settings.get("image_pattern")
+        return None if pattern is None else str(pattern)
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON has it."""
@@ -204,6 +213,12 @@ def rejected_table(rows: pa.Table, identity: Identity) -> pa.Table:
     return _with_identity(pa.table(columns, schema=REJECTED), identity)
 
 
+def fetched_table(rows: pa.Table, identity: Identity) -> pa.Table:
+    """A file of what is known of pictures at http addresses: the columns of `FETCHED`."""
+    columns = [rows[name] for name in FETCHED.names]
+    return _with_identity(pa.table(columns, schema=FETCHED), identity)
+
+
 def _with_identity(table: pa.Table, identity: Identity) -> pa.Table:
     return table.replace_schema_metadata({_IDENTITY: to_json(identity.to_dict())})
 
@@ -211,7 +226,8 @@ def _with_identity(table: pa.Table, identity: Identity) -> pa.Table:
 def part_name(rows: pa.Table) -> str:
     """The name of a part, from its content: a retried task writes the same file again."""
     content = hashlib.sha256()
-    for name in sorted({"item_id", "digest", "source", "reason"} & set(rows.column_names)):
+    known = {"item_id", "view", "digest", "source", "reason", *FETCHED.names} - {"detail"}
+    for name in sorted(known & set(rows.column_names)):
         content.update("\0".join(str(value) for value in rows[name].to_pylist()).encode())
     return f"part-{content.hexdigest()[:20]}.parquet"
 
@@ -224,6 +240,12 @@ def part_files(store: Store) -> list[str]:
 def rejected_files(store: Store) -> list[str]:
     """Names of all files of rejections on disk, whether or not the manifest names them."""
     return [e.name for e in store.list(f"{REJECTED_FOLDER}/") if e.name.endswith(".parquet")]
+
+
+def fetched_files(store: Store) -> list[str]:
+    """Names of all files about pictures at http addresses, whether or not the manifest names
+    them."""
+    return [e.name for e in store.list(f"{FETCHED_FOLDER}/") if e.name.endswith(".parquet")]
 
 
 def read_features_at(

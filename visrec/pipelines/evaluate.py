@@ -22,6 +22,7 @@ from visrec.cli.summary import Summary, terminal_width
 from visrec.config import check_fields
 from visrec.errors import InputError, did_you_mean
 from visrec.evaluation.aggregate import AggregationSpec, aggregate
+from visrec.evaluation.cards import named_as_features
 from visrec.evaluation.data import (
     EvaluationData,
     EvaluationInputs,
@@ -339,7 +340,7 @@ def _report_inputs(
         ),
         evaluations=Store.at(config.resolve(None, "evaluation")),
         target=target,
-        images=config.resolve(config.images, "images"),
+        images=named_as_features(config.resolve(config.images, "images"), inputs.features),
         items_uri=inputs.items_uri,
         examples=config.examples,
         hash_users=config.hash_users,

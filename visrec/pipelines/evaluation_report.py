@@ -18,6 +18,7 @@ from visrec.evaluation.table import finite_value
 from visrec.evaluation.verdict import judge
 from visrec.evaluation.workspace_facts import FactSources, read_facts
 from visrec.models.artifact import read_training_record
+from visrec.sources.images import PictureSource
 from visrec.storage.store import Store
 
 
@@ -38,7 +39,7 @@ class ReportInputs:
     sources: FactSources
     evaluations: Store
     target: Store
-    images: str
+    images: PictureSource
     items_uri: str | None
     examples: int
     hash_users: bool

@@ -15,7 +15,7 @@ import pyarrow as pa
 from visrec.cli.job import JobConfig
 from visrec.cli.summary import Summary, terminal_width
 from visrec.errors import InputError
-from visrec.evaluation.cards import make_cards
+from visrec.evaluation.cards import make_cards, named_as_features
 from visrec.evaluation.explanation_page import Explanation, render_explanation
 from visrec.evaluation.page import format_score
 from visrec.evaluation.report_content import ItemCard
@@ -180,7 +180,10 @@ def _cards(
     """Titles of all items, the reasons included; pictures for the page alone."""
     ids = others | {item.item_id for item in listed}
     ids |= {item.because_item_id for item in listed if item.because_item_id is not None}
-    images = config.resolve(config.images, "images") if config.html is not None else None
+    images = None
+    if config.html is not None:
+        features = Store.at(config.resolve(config.features, "features"))
+        images = named_as_features(config.resolve(config.images, "images"), features)
     return make_cards(pa.array(sorted(ids), TEXT), images, items_uri)
 
 

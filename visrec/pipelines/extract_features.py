@@ -7,6 +7,7 @@ python jobs/extract_features.py --local --text.model sentence-transformers/all-M
 With --text.model the titles and descriptions of the items become features of their own as well.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,17 +24,18 @@ from visrec.features.backbones import BackboneConfig
 from visrec.features.commit import commit_extraction
 from visrec.features.decode import PictureLimits
 from visrec.features.extract import (
-    CHUNK,
     Extraction,
     ExtractResources,
     describe_backbone,
     extract_chain,
 )
-from visrec.features.planning import ExtractionPlan, plan_extraction
+from visrec.features.planning import CHUNK, ExtractionPlan, extraction_settings, plan_extraction
 from visrec.features.sentences import TextConfig
-from visrec.features.table import MANIFEST, read_manifest
+from visrec.features.table import MANIFEST, Manifest, read_manifest
 from visrec.pipelines.extract_texts import TextJob, extract_texts
 from visrec.pipelines.input_checks import require_pictures, require_table
+from visrec.sources.images import PictureSource
+from visrec.sources.name_patterns import NamePattern
 from visrec.storage.store import Store
 
 _MAX_CPU_WORKERS = 8  # unless --resources.workers says otherwise
@@ -45,8 +47,11 @@ class ExtractJob(JobConfig):
     """Pictures to features.
 
     Attributes:
-        images: directory or prefix of <item_id>.jpg (.png, .webp, .gif), or Parquet with item_id
-            and image (bytes) or uri; by default `images` in the workspace.
+        images: directory or prefix of <item_id>.jpg (.png, .webp, .gif, .avif), or Parquet with
+            item_id and image (bytes) or uri (a path, s3:// or https://), and several rows for
+            several pictures of an item; by default `images` in the workspace.
+        image_pattern: names of several pictures of an item, such as {item_id}_{view}.jpg or
+            {item_id}/{view}.jpg; by default a name is an item id.
         features: directory of the features; by default `features` in the workspace.
         items: items table with the columns title and description, for --text.model; by default
             items.parquet in the workspace.
@@ -61,6 +66,7 @@ class ExtractJob(JobConfig):
     """
 
     images: str | None = None
+    image_pattern: str | None = None
     features: str | None = None
     items: str | None = None
     text: TextConfig = field(default_factory=TextConfig)
@@ -72,11 +78,18 @@ class ExtractJob(JobConfig):
 
     def __post_init__(self) -> None:
         check_fields(self, "", max_rejected="[0, 1]")
+        if self.image_pattern is not None:
+            NamePattern(self.image_pattern)
+
+    @property
+    def pictures(self) -> PictureSource:
+        """Where the pictures are."""
+        return PictureSource(self.resolve(self.images, "images"), self.image_pattern)
 
 
 def check(config: ExtractJob) -> None:
     if takes_pictures(config):
-        require_pictures(config.resolve(config.images, "images"))
+        require_pictures(config.pictures)
     if config.text.model is not None:
         require_table(items_uri(config), "items")
 
@@ -120,21 +133,23 @@ def main(config: ExtractJob, summary: Summary) -> None:
 
 def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     """Reads new and changed pictures, runs the network on them and commits the table."""
-    images = config.resolve(config.images, "images")
     store = Store.at(config.resolve(config.features, "features"))
     store.check_writable()
     with summary.phase("plan"):
         identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
-        plan = ray.remote(plan_extraction).remote(images, store, identity, config.limits)
-        pictures, pending, not_pictures = ray.get(_counts.remote(plan))
-    print(f"{pictures:,} pictures, {pending:,} to read ({identity})", flush=True)
+        plan = ray.remote(plan_extraction).remote(config.pictures, store, identity, config.limits)
+        counts = ray.get(_count.remote(plan))
+    print(f"{counts.pictures:,} pictures, {counts.pending:,} to read ({identity})", flush=True)
+    if counts.hint:
+        print(f"{counts.hint}.", flush=True)
 
-    written, computed = [], 0
-    if pending:
-        workers = min(count_workers(config), -(-pending // CHUNK))
+    written: list[str] = []
+    amounts = Counter[str]()
+    if counts.pending:
+        workers = min(count_workers(config), -(-counts.pending // CHUNK))
         with (
             reserve_workers(workers, config.resources.per_worker) as reserved,
-            track_progress("extract", pending, summary) as progress_actor,
+            track_progress("extract", counts.pending, summary) as progress_actor,
         ):
             summary.has_written = True
             extraction = Extraction(
@@ -147,33 +162,75 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
                 resources=config.resources,
                 progress_actor=progress_actor,
             )
-            for row in extract_chain(extraction, pending, reserved).iter_rows():
-                written.append(row["name"])
-                computed += row["computed"]
+            for row in extract_chain(extraction, counts.chunks, reserved).iter_rows():
+                written += [row["name"]] if row["name"] else []
+                amounts.update({name: row[name] for name in ("computed", "unchanged")})
+    settings = extraction_settings(config.pictures, config.limits)
     with summary.phase("commit"):
+        commit = ray.remote(commit_extraction)
         manifest, rejected = ray.get(
-            ray.remote(commit_extraction).remote(
-                plan, written, store, identity, config.limits, config.max_rejected
-            )
+            commit.remote(plan, written, store, identity, settings, config.max_rejected)
         )
     summary.rows = {
-        "pictures": pictures,
-        "run through the network": computed,
-        "features": manifest.rows,
-        "rejected": sum(rejected.values()),
-        "rejected by reason": rejected,
-        "files left out": not_pictures,
+        **_rows(counts, amounts, manifest, rejected),
         "backbone": str(identity),
         "features at": store.root,
         "digest": manifest.digest,
     }
-    if computed:
+    if computed := amounts["computed"]:
         summary.rows["pictures per second"] = round(computed / summary.phases["extract"], 1)
 
 
+def _rows(
+    counts: "_Counts", amounts: Counter[str], manifest: Manifest, rejected: Mapping[str, int]
+) -> dict[str, Any]:
+    """Rows of the summary about pictures; those of some sources only where they say something."""
+    rows = {
+        "pictures": counts.pictures,
+        "run through the network": amounts["computed"],
+        "features": manifest.rows,
+        "rejected": sum(rejected.values()),
+        "rejected by reason": rejected,
+        "files left out": counts.not_pictures,
+    }
+    if amounts["unchanged"]:
+        rows["not sent again by their servers"] = amounts["unchanged"]
+    if manifest.image_pattern is not None:
+        rows["names that the pattern does not match"] = counts.unmatched
+    return rows
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What the driver knows of a plan.
+
+    Attributes:
+        pictures: number of pictures.
+        pending: number of those that have to be read.
+        chunks: number of tasks that read them.
+        not_pictures: number of other files, by file extension.
+        unmatched: number of pictures whose names the pattern does not match.
+        hint: a sentence about the names, or an empty text.
+    """
+
+    pictures: int
+    pending: int
+    chunks: int
+    not_pictures: Mapping[str, int]
+    unmatched: int
+    hint: str
+
+
 @ray.remote
-def _counts(plan: ExtractionPlan) -> tuple[int, int, Mapping[str, int]]:
-    return plan.picture_count, plan.pending.num_rows, plan.not_pictures
+def _count(plan: ExtractionPlan) -> _Counts:
+    return _Counts(
+        pictures=plan.picture_count,
+        pending=plan.pending.num_rows,
+        chunks=len(plan.chunks) - 1,
+        not_pictures=plan.not_pictures,
+        unmatched=plan.unmatched,
+        hint=plan.hint,
+    )
 
 
 def count_workers(config: ExtractJob) -> int:

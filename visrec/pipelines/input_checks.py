@@ -9,19 +9,19 @@ from visrec.errors import InputError
 from visrec.features.item_features import FeatureTables, ItemFeatures
 from visrec.features.table import read_manifest
 from visrec.models.artifact import MANIFEST
-from visrec.sources.images import list_pictures
+from visrec.sources.images import PictureSource, list_pictures
 from visrec.sources.interactions import InteractionsConfig, read_until_cutoff
 from visrec.storage.store import Store
 from visrec.storage.table_files import find_table_files
 
 
-def require_pictures(uri: str) -> None:
+def require_pictures(source: PictureSource) -> None:
     """Lists the first page of pictures.
 
     Raises:
         InputError: there is no picture.
     """
-    next(list_pictures(uri), None)
+    next(list_pictures(source), None)
 
 
 def require_interactions(config: InteractionsConfig, uri: str | None) -> None:

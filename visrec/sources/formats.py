@@ -5,7 +5,7 @@ import re
 HEAD_BYTES = 1024  # that `detect_format` needs; an SVG may start with a comment
 
 # Formats that visrec decodes.
-OPENED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+OPENED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF")
 
 _MAGIC = {
     b"\xff\xd8\xff\xf7": "JPEG-LS",
@@ -94,7 +94,9 @@ def _detect_by_brand(head: bytes) -> str | None:
     """The format from the major brand or, if that one is generic, from the compatible brands."""
     size = min(int.from_bytes(head[:4]), HEAD_BYTES)
     offsets = (8, *range(16, size - 3, 4))
-    return next((_BRANDS[head[n : n + 4]] for n in offsets if head[n : n + 4] in _BRANDS), None)
+    found = [_BRANDS[head[n : n + 4]] for n in offsets if head[n : n + 4] in _BRANDS]
+    # Brands of HEIF do not say how its pictures are coded.
+    return next((name for name in found if name != "HEIF"), found[0] if found else None)
 
 
 def item_id_from_name(name: str) -> str | None:

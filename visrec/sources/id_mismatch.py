@@ -9,6 +9,8 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrec.sources.name_patterns import SuggestedPattern, suggest_pattern
+
 _SHOWN, _SAMPLED, _MAX_OTHERS = 3, 1_000, 1_000_000
 _MAX_AFFIX = 100  # characters
 # Differences that writers of tables introduce, each with a function that removes it.
@@ -36,6 +38,9 @@ def explain_id_mismatch(ids: pa.Array, table: str, other_ids: pa.Array, other_ta
     sample, others = _distinct(ids, _SAMPLED), _distinct(other_ids, _MAX_OTHERS)
     text = f"{table} has ids such as {_format_ids(sample)}, and {other_table} such as "
     text += _format_ids(others)
+    views = suggest_pattern(others, set(sample))
+    if views and views.items < views.names:
+        return f"{text}: {_describe_views(views)}."
     normalizers = {**_NORMALIZERS, "case, file extension, folder and zeros": _normalize_all}
     for difference, normalizer in normalizers.items():
         if match := _find_match(sample, others, normalizer):
@@ -43,7 +48,16 @@ def explain_id_mismatch(ids: pa.Array, table: str, other_ids: pa.Array, other_ta
                 f"{text}: some would match without {difference}, as {match[0]!r} and {match[1]!r}."
             )
     affix = _common_affix(sample, set(others)) or _common_affix(others[:_SAMPLED], set(sample))
-    return f"{text}: they would match without the {affix}." if affix else f"{text}."
+    if affix:
+        return f"{text}: they would match without the {affix}."
+    return f"{text}: {_describe_views(views)}." if views else f"{text}."
+
+
+def _describe_views(views: SuggestedPattern) -> str:
+    return (
+        f"{views.name!r} would be a picture of {views.item_id!r} with --image_pattern "
+        f"'{views.pattern}', a key of jobs/extract_features.py"
+    )
 
 
 def _distinct(ids: pa.Array, limit: int) -> list[str]:

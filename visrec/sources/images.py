@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,6 +20,8 @@ from visrec.sources.formats import (
     item_id_from_name,
     other_extension,
 )
+from visrec.sources.http import PARALLEL_REQUESTS, Answer, fetch, hide_user_info, is_http
+from visrec.sources.name_patterns import NamePattern
 from visrec.storage import schemas
 from visrec.storage.backend import FileInfo
 from visrec.storage.column_types import PICTURE
@@ -27,11 +29,11 @@ from visrec.storage.store import Store, file_at, read_uri
 from visrec.storage.table_files import find_table_files, table_errors
 
 _PAGE_ROWS = 10_000
-_PARALLEL_REQUESTS = 16  # of one task: S3 answers in about 20 ms, and one core decodes 100/s
 
 LISTING_SCHEMA = pa.schema(
     [
         pa.field("item_id", TEXT),
+        pa.field("view", TEXT),  # which picture of the item; null if nothing says it
         pa.field("uri", TEXT),
         pa.field("row_group", pa.int32()),  # where the bytes are in a Parquet file; null for files
         pa.field("row", pa.int32()),
@@ -40,8 +42,22 @@ LISTING_SCHEMA = pa.schema(
 )
 
 
+@dataclass(frozen=True)
+class PictureSource:
+    """Where pictures are, and what their names mean.
+
+    Attributes:
+        uri: a directory or prefix of files, or Parquet.
+        pattern: of the names of files, as `NamePattern`; None if a name is an item id.
+    """
+
+    uri: str
+    pattern: str | None = None
+
+
 class _ListingRow(TypedDict):
     item_id: str
+    view: str | None
     uri: str | None
     row_group: int | None
     row: int | None
@@ -55,10 +71,13 @@ class SkippedFiles:
     Attributes:
         not_pictures: number of files that are not pictures, by file extension.
         rejected: files whose names cannot be item ids, as rows of `REJECTED`.
+        unmatched: number of pictures whose names the pattern does not match; each name is an item
+            id then.
     """
 
     not_pictures: Counter[str] = field(default_factory=Counter)
-    rejected: list[dict[str, str]] = field(default_factory=list)
+    rejected: list[dict[str, str | None]] = field(default_factory=list)
+    unmatched: int = 0
 
     def skip(self, name: str) -> None:
         """Counts a file that is not a picture."""
@@ -71,6 +90,7 @@ class SkippedFiles:
         self.rejected.append(
             {
                 "item_id": escape_non_utf8(item_id),
+                "view": None,
                 "reason": "name_not_utf8",
                 "detail": f"The name of {path} is not UTF-8; expected a UTF-8 name. Rename it.",
                 "source": info.fingerprint,
@@ -83,33 +103,58 @@ class SkippedFiles:
         return ", ".join(parts)
 
 
-def list_pictures(uri: str, skipped: SkippedFiles | None = None) -> Iterator[pa.Table]:
+def list_pictures(
+    source: PictureSource | str, skipped: SkippedFiles | None = None
+) -> Iterator[pa.Table]:
     """The location of each picture, in pages of `LISTING_SCHEMA`, without reading the pictures.
 
     In a directory the file extension tells whether a file is a picture. The first bytes of a file
     tell it if there is no extension, as in `0108775015`.
 
     Args:
-        uri: a directory or prefix of files, or Parquet.
+        source: where they are; a location alone is a source without a pattern.
         skipped: collects the files that the listing does not contain.
 
     Raises:
-        InputError: there is no picture at `uri`.
+        InputError: there is no picture, or none whose name the pattern matches.
     """
     rows = 0
     skipped = SkippedFiles() if skipped is None else skipped
-    pages = _list_parquet(uri, skipped) if _is_parquet(uri) else _list_files(uri, skipped)
-    for page in pages:
+    source = PictureSource(source) if isinstance(source, str) else source
+    uri = source.uri
+    for page in _list_pages(source, skipped):
         rows += page.num_rows
         yield page
     if not rows:
         others = f", only {skipped}" if str(skipped) else ""
         raise InputError(
             f"Found no picture at {uri}{others}; expected files named <item_id>.jpg (.png, .webp, "
-            ".gif) or Parquet with item_id and image or uri. Change --images.",
+            ".gif, .avif) or Parquet with item_id and image or uri. Change --images.",
             path=uri,
             key="images",
         )
+    if skipped.unmatched == rows:
+        example = page["uri"][0]
+        raise InputError(
+            f"Found --image_pattern {source.pattern!r}, which matches none of the {rows:,} "
+            f"pictures at {uri}, such as {example}; expected a pattern of names below {uri}.",
+            path=uri,
+            key="image_pattern",
+        )
+
+
+def _list_pages(source: PictureSource, skipped: SkippedFiles) -> Iterator[pa.Table]:
+    pattern = None if source.pattern is None else NamePattern(source.pattern)
+    if not _is_parquet(source.uri):
+        return _list_files(source.uri, skipped, pattern)
+    if pattern is not None:
+        raise InputError(
+            f"Found --image_pattern {source.pattern!r} and Parquet at {source.uri}; expected a "
+            "pattern only for names of files. A column view orders the pictures of an item.",
+            path=source.uri,
+            key="image_pattern",
+        )
+    return _list_parquet(source.uri, skipped)
 
 
 def _is_parquet(uri: str) -> bool:
@@ -124,20 +169,22 @@ def _is_parquet(uri: str) -> bool:
     return False
 
 
-def _list_files(uri: str, skipped: SkippedFiles) -> Iterator[pa.Table]:
+def _list_files(uri: str, skipped: SkippedFiles, pattern: NamePattern | None) -> Iterator[pa.Table]:
     store = Store.at(uri)
     files = store.list(follow_links=True)
     while page := list(islice(files, _PAGE_ROWS)):
-        yield _list_page(store, page, skipped)
+        yield _list_page(store, page, skipped, pattern)
 
 
-def _list_page(store: Store, page: list[FileInfo], skipped: SkippedFiles) -> pa.Table:
+def _list_page(
+    store: Store, page: list[FileInfo], skipped: SkippedFiles, pattern: NamePattern | None
+) -> pa.Table:
     unknown = [
         info
         for info in page
         if item_id_from_name(info.name) is None and other_extension(info.name) is None
     ]
-    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         are_pictures = pool.map(lambda info: _may_be_picture(store, info), unknown)
         pictures = {
             info.name for info, is_picture in zip(unknown, are_pictures, strict=True) if is_picture
@@ -151,9 +198,12 @@ def _list_page(store: Store, page: list[FileInfo], skipped: SkippedFiles) -> pa.
         elif escape_non_utf8(info.name) != info.name:
             skipped.reject(info, item_id, uri)
         else:
+            split = pattern.split(item_id) if pattern else None
+            skipped.unmatched += pattern is not None and split is None
             rows.append(
                 {
-                    "item_id": item_id,
+                    "item_id": split[0] if split else item_id,
+                    "view": split[1] if split else None,
                     "uri": uri,
                     "row_group": None,
                     "row": None,
@@ -199,64 +249,78 @@ def _list_row_groups(store: Store, name: str, fingerprint: str) -> Iterator[pa.T
                 path=store.uri(name),
                 key="images",
             )
-        columns = ["item_id"] if has_bytes else ["item_id", "uri"]
+        columns = [c for c in ("item_id", "view") if c in file.schema_arrow.names]
+        columns += [] if has_bytes else ["uri"]
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=columns)
             table = schemas.conform(table, schemas.PICTURES, where)
+            if "view" not in columns:
+                table = table.append_column("view", pa.nulls(table.num_rows, TEXT))
             if has_bytes:
                 source_prefix = f"{fingerprint}#{group}/"
-                yield _list_rows(table["item_id"], store.uri(name), group, source_prefix)
+                yield _list_rows(table, store.uri(name), group, source_prefix)
             else:
                 yield _list_uris(table)
 
 
 def _list_uris(table: pa.Table) -> pa.Table:
     null = pa.nulls(table.num_rows)
-    columns = [table["item_id"], table["uri"], null, null, null]
+    columns = [table["item_id"], table["view"], table["uri"], null, null, null]
     return pa.table(dict(zip(LISTING_SCHEMA.names, columns, strict=True))).cast(LISTING_SCHEMA)
 
 
-def _list_rows(item_ids: pa.ChunkedArray, uri: str, group: int, source_prefix: str) -> pa.Table:
-    rows = pa.array(range(len(item_ids)), pa.int32())
+def _list_rows(table: pa.Table, uri: str, group: int, source_prefix: str) -> pa.Table:
+    rows = pa.array(range(len(table)), pa.int32())
     columns = [
-        item_ids,
-        pa.repeat(pa.scalar(uri), len(item_ids)),
-        pa.repeat(pa.scalar(group, pa.int32()), len(item_ids)),
+        table["item_id"],
+        table["view"],
+        pa.repeat(pa.scalar(uri), len(table)),
+        pa.repeat(pa.scalar(group, pa.int32()), len(table)),
         rows,
         pc.binary_join_element_wise(source_prefix, rows.cast(pa.string()), ""),
     ]
     return pa.table(columns, schema=LISTING_SCHEMA)
 
 
-def fetch_pictures(listing: pa.Table) -> list[bytes | StorageError]:
-    """The bytes of each picture of a listing, or the error that kept them from being read."""
-    rows: list[_ListingRow] = listing.to_pylist()
+def fetch_pictures(listing: pa.Table, max_bytes: int) -> list[Answer | StorageError]:
+    """The bytes of each picture of a listing, or the error that kept them from being read.
+
+    Args:
+        listing: as `LISTING_SCHEMA`. It may have validators of pictures at http addresses in
+            columns `etag` and `last_modified`: these pictures come without bytes if they have not
+            changed.
+        max_bytes: no more bytes are asked of a server.
+    """
+    rows: list[dict[str, Any]] = listing.to_pylist()
     groups = {
         (row["uri"], row["row_group"])
         for row in rows
         if row["uri"] is not None and row["row_group"] is not None
     }
     images = {group: _read_row_group(*group) for group in groups}
-    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as pool:
-        return list(pool.map(lambda row: _fetch_one(row, images), rows))
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        return list(pool.map(lambda row: _fetch_one(row, images, max_bytes), rows))
 
 
 def _fetch_one(
-    row: _ListingRow, images: dict[tuple[str, int], pa.ChunkedArray]
-) -> bytes | StorageError:
+    row: dict[str, Any], images: dict[tuple[str, int], pa.ChunkedArray], max_bytes: int
+) -> Answer | StorageError:
     uri = row["uri"]
     if uri is None:
         return StorageError("The row has no uri.")
     if row["row_group"] is not None:
         data: bytes | None = images[uri, row["row_group"]][row["row"]].as_py()
-        return data or b""
+        return Answer(data=data or b"")
     try:
-        return read_uri(uri)
+        if is_http(uri):
+            return fetch(uri, max_bytes, row.get("etag"), row.get("last_modified"))
+        return Answer(data=read_uri(uri))
     except StorageError as error:
         return error
     # The URI of one picture may be invalid, which must not stop the run.
     except (InputError, ValueError) as error:
-        return StorageError(f"Could not read {uri!r}: {error}", path=uri)
+        shown = hide_user_info(uri)
+        return StorageError(f"Could not read {shown!r}: {error}", path=shown)
 
 
 def _read_row_group(uri: str, group: int) -> pa.ChunkedArray:

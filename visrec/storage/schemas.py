@@ -91,6 +91,7 @@ PICTURES = (
     _id("item_id"),
     Column(name="image", column_type=PICTURE, dtype=pa.large_binary(), required=False),
     _name("uri"),
+    _name("view"),
 )
 FEATURES = (
     _id("item_id"),
@@ -137,9 +138,21 @@ SIMILAR_ITEMS_LONG = pa.schema(
 REJECTED = pa.schema(
     [
         pa.field("item_id", _ID, nullable=False),
+        pa.field("view", _ID),
         pa.field("reason", _ID, nullable=False),
         pa.field("detail", _ID, nullable=False),
         pa.field("source", _ID),
+    ]
+)
+# What is known of a picture at an http address, whose `address` is a hash: it may hold a password.
+FETCHED = pa.schema(
+    [
+        pa.field("address", _ID, nullable=False),
+        pa.field("etag", _ID),
+        pa.field("last_modified", _ID),
+        pa.field("digest", _ID, nullable=False),
+        pa.field("reason", _ID, nullable=False),
+        pa.field("detail", _ID, nullable=False),
     ]
 )
 

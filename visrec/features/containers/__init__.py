@@ -9,6 +9,7 @@ checked on the way is checked: PNG has a checksum for each block, and JPEG an or
 
 from collections.abc import Callable
 
+from visrec.features.containers.avif import avif_first_picture
 from visrec.features.containers.base import (
     FirstPicture,
     PictureError,
@@ -27,6 +28,7 @@ _BY_FORMAT: dict[str, Callable[[bytes], FirstPicture]] = {
     "PNG": png_first_picture,
     "WEBP": webp_first_picture,
     "GIF": gif_first_picture,
+    "AVIF": avif_first_picture,
 }
 
 

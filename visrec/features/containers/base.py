@@ -37,16 +37,19 @@ class FirstPicture:
     """The first picture of a file.
 
     Attributes:
-        format: JPEG, PNG, WEBP or GIF.
+        format: JPEG, PNG, WEBP, GIF or AVIF.
         data: a file of that format with this picture alone.
         orientation: 1 to 8, as in EXIF; 1 if the metadata has none or cannot be read.
-        scans: how often the decoder visits each pixel; more than once only for progressive JPEGs.
+        scans: how often the decoder visits each pixel; more than once only for progressive JPEGs
+            and for AVIFs in layers.
+        coded_pixels: how many pixels the decoder makes; 0 if as many as the picture has.
     """
 
     format: str
     data: bytes
     orientation: int = 1
     scans: int = 1
+    coded_pixels: int = 0
 
 
 def format_not_supported(format: str) -> PictureError:
