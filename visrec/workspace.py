@@ -13,6 +13,7 @@ cluster is needed: the jobs that use Ray start it on this machine, once per proc
 
 import base64
 import html
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -71,7 +72,8 @@ class Workspace:
     """
 
     def __init__(self, path: str = "runs/demo") -> None:
-        self.path = path
+        # Ray's workers may have another current directory.
+        self.path = path if "://" in path else os.path.abspath(path)
 
     def __repr__(self) -> str:
         return f"Workspace({self.path!r})"
