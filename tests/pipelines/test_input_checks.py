@@ -68,6 +68,30 @@ def test_misspelt_workspace_is_refused_and_not_created(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("job", ["extract", "nightly"])
+def test_texts_need_an_items_table_and_no_pictures(
+    run: Callable[..., tuple[Any, str]], tmp_path: Path, job: str
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "extract.yaml").write_text("text: {model: some/model}\n")
+    flag = "--extract_config" if job == "nightly" else "--config"
+    workspace = ("--workspace", str(tmp_path / "shop"))
+    code, text = run(job, *workspace, flag, str(tmp_path / "extract.yaml"))
+    assert code == 2
+    assert "--items" in text
+    assert "shop/items.parquet" in text
+
+
+@pytest.mark.parametrize(("item_features", "folder"), [("text", "text_features"), ("both", "")])
+def test_model_of_texts_needs_their_features(
+    run: Callable[..., tuple[Any, str]], tmp_path: Path, item_features: str, folder: str
+) -> None:
+    flags = ("--workspace", str(tmp_path), "--item_features", item_features)
+    code, text = run("train", *flags)
+    assert code == 2
+    assert f"{tmp_path}/{folder or 'features'}" in text
+
+
 @pytest.mark.parametrize("content", [None, "train.learning_rat: {choice: [0.1]}\n"])
 def test_invalid_search_space_is_refused_before_ray_starts(
     run: Callable[..., tuple[Any, str]], tmp_path: Path, content: str | None

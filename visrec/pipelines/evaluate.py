@@ -8,7 +8,7 @@ python jobs/evaluate.py --workspace s3://shop/visrec --model s3://shop/visrec/mo
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from visrec.cli.job import JobConfig
 from visrec.cli.parse import parse
 from visrec.cli.progress import track_progress
 from visrec.cli.resources import default_cpu_workers, require_resources
-from visrec.cli.summary import Summary, terminal_width
+from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import InputError, did_you_mean
 from visrec.evaluation.aggregate import AggregationSpec, aggregate
@@ -32,15 +32,18 @@ from visrec.evaluation.data import (
 from visrec.evaluation.rank_users import USERS, EvaluationResources, ranking_dataset
 from visrec.evaluation.record import RECORD
 from visrec.evaluation.report import render
-from visrec.evaluation.results import COSTS, METRICS, EvaluationResults, ModelCost
-from visrec.evaluation.table import format_costs, format_differences, format_metrics
-from visrec.evaluation.verdict import Verdict
+from visrec.evaluation.results import COSTS, METRICS
 from visrec.evaluation.workspace_facts import FactSources
 from visrec.features.item_features import FeatureTables
 from visrec.models import MODELS
 from visrec.models.artifact import MANIFEST, read_provenance
 from visrec.pipelines.ablate import train_variants
-from visrec.pipelines.evaluation_report import Evaluated, ReportInputs, make_report
+from visrec.pipelines.evaluation_report import (
+    Evaluated,
+    ReportInputs,
+    make_report,
+    print_results,
+)
 from visrec.pipelines.input_checks import (
     require_features,
     require_interactions,
@@ -51,7 +54,6 @@ from visrec.pipelines.recommend_job import item_features_of, model_store
 from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
-from visrec.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,14 +133,9 @@ def check(config: EvaluateJob) -> None:
     Raises:
         InputError: an input is missing or has other columns than declared.
     """
-    item_features = _train_job(config, []).item_features  # reads its YAML
-    if config.models is None:
-        item_features = item_features_of(config, config.model)
-    require_features(
-        item_features,
-        config.resolve(config.features, "features"),
-        config.resolve(config.text_features, "text_features"),
-    )
+    kind = _train_job(config, []).item_features  # reads its YAML
+    kind = kind if config.models else item_features_of(config, config.model)
+    require_features(kind, config, config.features, config.text_features)
     interactions = config.interactions
     require_interactions(interactions, config.resolve(interactions.path, "interactions.parquet"))
     require_table(config.items, "items")
@@ -194,7 +191,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         target.write_json(RECORD, record.to_dict())
         # Last, because where there are metrics, readers expect everything else.
         target.write_json(METRICS, results.to_dict())
-    _print_results(results, costs, report.verdict)
+    print_results(results, costs, report.verdict)
     missing = overview.missing
     summary.rows = {
         "model": model_ids,
@@ -328,12 +325,11 @@ def _report_inputs(
 ) -> ReportInputs:
     """Where the report finds pictures and the rest of the workspace."""
     models = dict(zip(labels, inputs.models.values(), strict=False))  # trained models come first
-    kind = read_provenance(next(iter(models.values()))).data.item_features
-    tables = FeatureTables.of(kind, inputs.features, inputs.text_features)
+    kind = read_provenance(models[labels[0]]).data.item_features
     return ReportInputs(
         sources=FactSources(
             models=models,
-            features=tables.catalogue,
+            features=FeatureTables.of(kind, inputs.features, inputs.text_features).catalogue,
             sweeps=Store.at(config.resolve(None, "sweeps")),
             recommendations=Store.at(config.resolve(None, "recommendations")),
             summaries=Store.at(config.resolve(None, "summaries")),
@@ -345,17 +341,3 @@ def _report_inputs(
         examples=config.examples,
         hash_users=config.hash_users,
     )
-
-
-def _print_results(
-    results: EvaluationResults, costs: Mapping[str, ModelCost], verdict: Verdict
-) -> None:
-    width = terminal_width()
-    print(f"\n{format_metrics(results.models, width)}")
-    if results.paired:
-        print(f"\n{format_differences(results.paired, width)}")
-    rows = {label: cost.to_dict() for label, cost in costs.items()}
-    print(f"\n{format_costs(rows, width)}")
-    print(f"\n{printable(verdict.sentence)}")
-    for sentence in (*verdict.details, *verdict.advice):
-        print(f"  {printable(sentence)}")

@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from visrec.cli.summary import terminal_width
 from visrec.evaluation.cards import add_pictures
 from visrec.evaluation.clusters import find_clusters
 from visrec.evaluation.data import EvaluationData, EvaluationOverview
@@ -14,12 +15,18 @@ from visrec.evaluation.examples import find_examples
 from visrec.evaluation.record import RECORD, EvaluationRecord, find_previous
 from visrec.evaluation.report_content import Report
 from visrec.evaluation.results import EvaluationResults, Metrics, ModelCost
-from visrec.evaluation.table import finite_value
-from visrec.evaluation.verdict import judge
+from visrec.evaluation.table import (
+    finite_value,
+    format_costs,
+    format_differences,
+    format_metrics,
+)
+from visrec.evaluation.verdict import Verdict, judge
 from visrec.evaluation.workspace_facts import FactSources, read_facts
 from visrec.models.artifact import read_training_record
 from visrec.sources.images import PictureSource
 from visrec.storage.store import Store
+from visrec.text import printable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,3 +152,18 @@ def _evaluations(inputs: ReportInputs) -> list[Store]:
             store = inputs.evaluations / folder if folder else inputs.evaluations
             found[store.root] = store
     return list(found.values())
+
+
+def print_results(
+    results: EvaluationResults, costs: Mapping[str, ModelCost], verdict: Verdict
+) -> None:
+    """Prints the tables of the figures, and the verdict."""
+    width = terminal_width()
+    print(f"\n{format_metrics(results.models, width)}")
+    if results.paired:
+        print(f"\n{format_differences(results.paired, width)}")
+    rows = {label: cost.to_dict() for label, cost in costs.items()}
+    print(f"\n{format_costs(rows, width)}")
+    print(f"\n{printable(verdict.sentence)}")
+    for sentence in (*verdict.details, *verdict.advice):
+        print(f"  {printable(sentence)}")

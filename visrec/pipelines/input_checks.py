@@ -5,6 +5,7 @@ Each check is the first step of the reading that the job does later, so both fin
 
 from collections import Counter
 
+from visrec.cli.job import JobConfig
 from visrec.errors import InputError
 from visrec.features.item_features import FeatureTables, ItemFeatures
 from visrec.features.table import read_manifest
@@ -34,18 +35,25 @@ def require_interactions(config: InteractionsConfig, uri: str | None) -> None:
         next(read_until_cutoff(config, uri, Counter()), None)
 
 
-def require_features(kind: ItemFeatures, pictures: str, text: str) -> None:
+def require_features(
+    kind: ItemFeatures, config: JobConfig, features: str | None, text_features: str | None
+) -> None:
     """Reads the manifests of the features that a model takes.
 
     Args:
         kind: what it takes.
-        pictures: the directory of the pictures' features.
-        text: the directory of the texts' features.
+        config: of the job, whose workspace has the directories that are not named.
+        features: the directory of the pictures' features, as configured.
+        text_features: the directory of the texts' features, as configured.
 
     Raises:
         InputError: there is none.
     """
-    tables = FeatureTables.of(kind, Store.at(pictures), Store.at(text))
+    tables = FeatureTables.of(
+        kind,
+        Store.at(config.resolve(features, "features")),
+        Store.at(config.resolve(text_features, "text_features")),
+    )
     for store in (tables.catalogue, tables.text):
         if store is not None:
             read_manifest(store)

@@ -98,11 +98,8 @@ class RecommendJob(JobConfig):
 
 
 def check(config: RecommendJob) -> None:
-    require_features(
-        item_features_of(config, config.model),
-        config.resolve(config.features, "features"),
-        config.resolve(config.text_features, "text_features"),
-    )
+    kind = item_features_of(config, config.model)
+    require_features(kind, config, config.features, config.text_features)
     check_tables(config)
     require_model(model_store(config, config.model))
 

@@ -87,8 +87,7 @@ def check(config: TrainJob) -> None:
     Raises:
         InputError: an input is missing or has other columns than declared.
     """
-    pictures, text = feature_uris(config)
-    require_features(config.item_features, pictures, text)
+    require_features(config.item_features, config, config.features, config.text_features)
     check_tables(config)
 
 
@@ -247,16 +246,8 @@ def training_inputs(config: TrainJob, features: Store) -> TrainingInputs:
         split=config.split,
         traits=MODELS[config.model.name].traits,
         sampling=config.sampling if _trains_on_triples(config) else None,
-        text_features=Store.at(feature_uris(config)[1]),
+        text_features=Store.at(config.resolve(config.text_features, "text_features")),
         item_features=config.item_features,
-    )
-
-
-def feature_uris(config: TrainJob) -> tuple[str, str]:
-    """Where the features of the pictures are, and those of the texts."""
-    return (
-        config.resolve(config.features, "features"),
-        config.resolve(config.text_features, "text_features"),
     )
 
 
