@@ -69,7 +69,7 @@ def parse(job_type: type[Job], arguments: Sequence[str]) -> Job:
 
 
 def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Each argument that may be a flag with its value: after `=`, else the next argument."""
+    """Each argument that may be a flag with its value: after `=`, or the next argument."""
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, equals, value = argument.partition("=")
         yield flag, value if equals else following

@@ -69,9 +69,9 @@ class NightModel:
 def choose_model(job: TrainJob, night: date, train_every: int, *, train_now: bool) -> NightModel:
     """The model of a night.
 
-    It is the newest model from the last training day up to the night, or else a model of that day.
-    If there were no interactions before the training day, each night until the next one trains a
-    model of its own.
+    It is the newest trained model of the days from the last training day to the night. If there is
+    none, it is a model of the training day, still to be trained. If there are no interactions
+    before the training day, each night until the next training day trains a model of its own.
 
     Args:
         job: how models are trained.

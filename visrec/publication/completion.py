@@ -128,7 +128,7 @@ def _with_gates_and_pointer(
         gates=tuple(recorded),
         forced=ForcedPublication(force_reason, overridden) if force_reason else None,
         pointer_sequence=pointer.sequence,
-        # Becomes the run's cutoff if it has none: it knows no less than the publication before it.
+        # If the run has no cutoff, a rollback to the run sets the pointer's cutoff to this one.
         pointer_cutoff_timestamp=pointer.cutoff_timestamp,
         completed_at=now(),
     )
