@@ -104,6 +104,9 @@ class MemoryBackend:
     def abort_uploads(self) -> None:
         raise NotImplementedError
 
+    def discard_unfinished(self, name: str) -> None:
+        raise NotImplementedError
+
     def _uri(self, name: str) -> str:
         return f"{self.root}/{name}"
 

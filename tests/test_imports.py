@@ -18,8 +18,8 @@ LEAVES = (
 )
 FOLDERS = (
     *("storage", "sources", "features", "interactions", "models", "retrieval", "sampling"),
-    *("training", "tuning", "publication", "recommend", "evaluation", "demo", "cli", "pipelines"),
-    *("commands", "__main__", "workspace"),
+    *("training", "tuning", "publication", "exports", "recommend", "evaluation", "demo", "cli"),
+    *("pipelines", "commands", "__main__", "workspace"),
 )
 # What runs in any process, with torch and numpy alone.
 WITHOUT_RAY = (
@@ -29,7 +29,7 @@ WITHOUT_RAY = (
     *("visrec.training.loop", "visrec.training.checkpoints", "visrec.publication.publish"),
     *("visrec.publication.verify", "visrec.publication.gate_context", "visrec.publication.claims"),
     *("visrec.storage.preflight", "visrec.storage.lease", "visrec.retrieval.rules"),
-    "visrec.recommend.incremental",
+    *("visrec.recommend.incremental", "visrec.exports"),
 )
 
 

@@ -70,6 +70,9 @@ class Backend(Protocol):
     def abort_uploads(self) -> None:
         """Discards the parts of unfinished multipart uploads."""
 
+    def discard_unfinished(self, name: str) -> None:
+        """Discards what killed processes left of a file that they did not finish to write."""
+
 
 def is_hidden(name: str) -> bool:
     """Whether the file or a folder above it starts with a dot."""

@@ -1,6 +1,7 @@
 """The local backend of a store: files below one directory."""
 
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
@@ -117,6 +118,11 @@ class LocalBackend:
 
     def abort_uploads(self) -> None:
         """Does nothing: a disk has no multipart uploads."""
+
+    def discard_unfinished(self, name: str) -> None:
+        target = Path(self.root, name)
+        for draft in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 32}"):
+            draft.unlink(missing_ok=True)
 
     def _regular_file(self, name: str) -> Path:
         """The path of a file, unless reading it could block: a pipe, a socket or a device."""

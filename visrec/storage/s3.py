@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from visrec.storage.backend import FileInfo, is_hidden
 from visrec.storage.s3_clients import MISSING_CODES, arrow_filesystem, boto_client, error_code
+from visrec.storage.s3_upload import PartedUpload, discard_uploads
 
 BUSY_PAUSES = (0.1, 0.3, 1.0, 3.0)  # seconds between attempts while another put of the key runs
 _BUSY_CODES = {"409", "ConditionalRequestConflict"}
@@ -65,10 +66,14 @@ class S3Backend:
 
     @contextmanager
     def staged(self, name: str) -> Iterator[pa.NativeFile]:
-        # In memory first: a stream to S3 that ends with an error still leaves a truncated object.
-        sink = pa.BufferOutputStream()
-        yield sink
-        self.write(name, sink.getvalue().to_pybytes())
+        upload = PartedUpload(self._client(), self._object(name))
+        try:
+            yield pa.PythonFile(upload, "w")
+            upload.complete()
+        except BaseException:
+            with suppress(ClientError, BotoCoreError):  # the first error says more
+                upload.abort()
+            raise
 
     # Conditional writes.
 
@@ -148,6 +153,9 @@ class S3Backend:
                 client.abort_multipart_upload(
                     Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
                 )
+
+    def discard_unfinished(self, name: str) -> None:
+        discard_uploads(self._client(), self._object(name))
 
     def _client(self) -> Any:
         return boto_client(self.endpoint)

@@ -260,6 +260,22 @@ class Store:
             with filesystem.open_output_stream(f"{path}/{name}", compression=None) as sink:
                 yield sink
 
+    @contextmanager
+    def open_replacement(self, name: str) -> Iterator[pa.NativeFile]:
+        """One file, to write from start to end; it replaces any other of that name when the block
+        ends, and vanishes when the block fails.
+
+        Raises:
+            StorageError: the store refuses, at any time until the block ends.
+        """
+        with storage_errors("write", self.uri(name)), self._backend.staged(name) as sink:
+            yield sink
+
+    def discard_unfinished(self, name: str) -> None:
+        """Discards what killed processes left of one file; nobody must be writing it."""
+        with storage_errors("delete", self.uri(name)):
+            self._backend.discard_unfinished(name)
+
     def abort_uploads(self) -> None:
         """Discards the parts of failed multipart uploads, which S3 keeps unseen and bills."""
         self._backend.abort_uploads()
@@ -282,7 +298,7 @@ class Store:
         Returns:
             Size of the file in bytes.
         """
-        with storage_errors("write", self.uri(name)), self._backend.staged(name) as sink:
+        with self.open_replacement(name) as sink:
             pq.write_table(table, sink, compression="zstd", store_schema=store_schema)
             return int(sink.tell())
 
