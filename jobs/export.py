@@ -5,7 +5,6 @@ from visrec.cli.signals import exit_on_signals
 if __name__ == "__main__":
     exit_on_signals()  # before the other imports, which take seconds
 
-    from visrec.cli.launch import launch
-    from visrec.pipelines.export import ExportJob, check, main
+    from visrec import commands
 
-    launch(main, ExportJob, check=check, needs_ray=False)
+    commands.export()

@@ -3,16 +3,22 @@
 import os
 import secrets
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import boto3
 import pytest
 
-from tests.servers import SeaweedFS
+from tests.servers import SeaweedFS, ServerError
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
+
+if TYPE_CHECKING:
+    from tests.exports.readers import Reader
+    from tests.stores import Server
 
 CHECKOUT = Path(__file__).parents[1]
 # No test may reach an account or a cluster of whoever runs it.
@@ -177,3 +183,46 @@ def evaluated(trained: Path) -> Path:
 
     run_evaluate(trained, resources=EvaluationResources(workers=1))
     return trained
+
+
+# Stores that a shop reads lists from. Their servers start with the first test that asks for one.
+
+
+@pytest.fixture(scope="session")
+def start_store() -> Iterator[Callable[[str], "Server"]]:
+    """Starts a server by its name, or skips the test where it is not installed."""
+    from tests import stores
+
+    starters = {
+        "postgresql": stores.postgres,
+        "redis": stores.redis_server,
+        "redis cluster": partial(stores.redis_server, cluster=True),
+        "dynamodb": stores.dynalite,
+    }
+    started: dict[str, Server] = {}
+    with ExitStack() as running:
+
+        def start(name: str) -> "Server":
+            try:
+                if name not in started:
+                    started[name] = running.enter_context(starters[name]())
+            except ServerError as error:
+                pytest.skip(str(error))
+            return started[name]
+
+        yield start
+
+
+@pytest.fixture(params=["postgresql", "redis", "redis cluster", "dynamodb"])
+def shop(
+    request: pytest.FixtureRequest,
+    start_store: Callable[[str], "Server"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> "Reader":
+    """A shop that reads from each store, empty; visrec finds the store in the environment."""
+    from tests.exports.readers import open_shop
+
+    found = open_shop(request.param, start_store(request.param))
+    for name, value in found.env.items():
+        monkeypatch.setenv(name, value)
+    return found

@@ -103,6 +103,14 @@ def explain() -> NoReturn:
     launch(main, ExplainJob, check=check, needs_ray=False)
 
 
+def export() -> NoReturn:
+    """copy the published lists to PostgreSQL, Redis, DynamoDB or a file"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.export import ExportJob, check, main
+
+    launch(main, ExportJob, check=check, needs_ray=False)
+
+
 def doctor() -> NoReturn:
     """test the store and the cluster before the first night"""
     from visrec.cli.launch import launch
@@ -133,6 +141,7 @@ COMMANDS: dict[str, Callable[[], NoReturn]] = {
     "nightly": nightly,
     "rollback": rollback,
     "explain": explain,
+    "export": export,
     "doctor": doctor,
     "submit": submit,
     "import-features": import_features,

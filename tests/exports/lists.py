@@ -110,18 +110,18 @@ def as_table(lists: Lists, layout: Layout = "nested", kind: Kind = "user_to_item
     catalogue = sorted(names | reasons)
     width = max((len(each.items) for each in lists.values()), default=0)
     row_BK = np.full((len(lists), width), -1)
-    because_BK = np.full((len(lists), width), -1)
+    reason_BK = np.full((len(lists), width), -1)
     score_BK = np.zeros((len(lists), width), np.float32)
     for b, each in enumerate(lists.values()):
         for position, (item, score, because) in enumerate(each.items):
             row_BK[b, position], score_BK[b, position] = catalogue.index(item), score
             if because:
-                because_BK[b, position] = catalogue.index(because)
+                reason_BK[b, position] = catalogue.index(because)
     ids, items = _ids(list(lists)), _ids(catalogue)
     if kind == "item_to_item":
         return similar_table(ids, items, row_BK, score_BK, layout)
     cold_B = np.array([each.cold for each in lists.values()], bool)
-    return lists_table(ids, items, row_BK, score_BK, because_BK, cold_B, layout)
+    return lists_table(ids, items, row_BK, score_BK, reason_BK, cold_B, layout)
 
 
 def _ids(ids: Sequence[str]) -> pa.LargeStringArray:

@@ -4,7 +4,9 @@ Each reader also counts all entries that lie in the store, those that no shop se
 """
 
 import json
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import psycopg
@@ -20,10 +22,12 @@ class Reader(Protocol):
     Attributes:
         url: the store, as `--to` takes it, with its password where it needs one.
         env: variables with which visrec finds it.
+        name: of the lists that it reads.
     """
 
     url: str
     env: Mapping[str, str]
+    name: str
 
     def read(self, user_id: str) -> list[dict[str, Any]] | None:
         """The list of one user."""
@@ -38,79 +42,112 @@ class Reader(Protocol):
         """How many entries there are, visible or not."""
 
 
+def open_shop(kind: str, server: Server, name: str = "recommendations") -> Reader:
+    """A shop on an empty store.
+
+    Args:
+        kind: of the server, as in the fixture `start_store`.
+        server: it.
+        name: of the lists that the shop reads.
+    """
+    unique = f"t{uuid.uuid4().hex[:8]}"
+    if kind == "postgresql":
+        return PostgresShop(server, unique, name)
+    if kind == "dynamodb":
+        return DynamoShop(server, unique, name)
+    return RedisShop(server, name)
+
+
 class PostgresShop:
     """A shop in a schema of its own."""
 
-    def __init__(self, server: Server, schema: str, name: str = "recommendations") -> None:
+    def __init__(self, server: Server, schema: str, name: str) -> None:
         self.env: Mapping[str, str] = {}
-        self._view, self._id = f"visrec_{name}", "item_id" if "similar" in name else "user_id"
+        self.name = name
         base = server.url.replace("visrec@", f"visrec:{server.password}@")
         self.url = f"{base}?options=-csearch_path%3D{schema}"
-        self._connection = psycopg.connect(self.url, autocommit=True)
-        self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+        self.connection = psycopg.connect(self.url, autocommit=True)
+        self.connection.execute(f"CREATE SCHEMA {schema}")
 
     def read(self, user_id: str) -> list[dict[str, Any]] | None:
         query = f"SELECT items FROM {self._view} WHERE {self._id} = %s"
-        found = self._connection.execute(query, [user_id]).fetchone()
-        return None if found is None else found[0]
+        found = self._rows(query, [user_id])
+        return found[0][0] if found else None
 
     def read_all(self) -> Seen:
-        if self._missing():
+        if self._rows("SELECT to_regclass(%s)", [self._view])[0][0] is None:
             return {}
-        rows = self._connection.execute(f"SELECT {self._id}, items FROM {self._view}").fetchall()
+        rows = self._rows(f"SELECT {self._id}, items FROM {self._view}")
         assert len({row[0] for row in rows}) == len(rows)
         return dict(rows)
 
     def run_id(self) -> str | None:
-        row = self._connection.execute(f"SELECT run_id FROM {self._view} LIMIT 1").fetchone()
-        return None if row is None else str(row[0])
+        rows = self._rows(f"SELECT run_id FROM {self._view} LIMIT 1")
+        return str(rows[0][0]) if rows else None
 
     def entries(self) -> int:
-        row = self._connection.execute(f"SELECT count(*) FROM {self._view}_lists").fetchone()
-        assert row is not None
-        return int(row[0])
+        return int(self._rows(f"SELECT count(*) FROM {self._view}_lists")[0][0])
 
-    def _missing(self) -> bool:
-        row = self._connection.execute("SELECT to_regclass(%s)", [self._view]).fetchone()
-        return row is None or row[0] is None
+    @contextmanager
+    def snapshot(self) -> Iterator[Callable[[], Seen]]:
+        """Reads in one transaction, which sees the database as it was at its first query."""
+        with self.connection.transaction():
+            self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            self.connection.execute("SELECT 1")
+            yield self.read_all
+
+    @property
+    def _view(self) -> str:
+        return f"visrec_{self.name}"
+
+    @property
+    def _id(self) -> str:
+        return "item_id" if self.name == "similar_items" else "user_id"
+
+    def _rows(self, query: str, values: Sequence[str] = ()) -> list[tuple[Any, ...]]:
+        return self.connection.execute(query, values).fetchall()
 
 
 class RedisShop:
     """A shop in a database of its own."""
 
-    def __init__(self, server: Server, name: str = "recommendations") -> None:
+    def __init__(self, server: Server, name: str) -> None:
         self.env: Mapping[str, str] = {}
+        self.name = name
         self.url = server.url.replace("redis://", f"redis://:{server.password}@")
-        self._client: Any = redis.Redis.from_url(self.url, decode_responses=True)
-        self._key = f"visrec:{name}"
-        self._client.flushdb()
+        self.client: Any = redis.Redis.from_url(self.url, decode_responses=True)
+        self.client.flushdb()
 
     def read(self, user_id: str) -> list[dict[str, Any]] | None:
-        return self._read_at(user_id, *self._client.hmget(self._key, "generation", "since"))
+        return self._read_at(user_id, *self.client.hmget(self._key, "generation", "since"))
 
     def read_all(self) -> Seen:
-        while True:  # until nothing was switched or swept while it was read
-            state = self._client.hgetall(self._key)
+        while True:  # until nothing was switched while it was read
+            state = self.client.hgetall(self._key)
             if not state:
                 return {}
-            ids = [
-                key.removeprefix(f"{self._key}:")
-                for key in self._client.scan_iter(f"{self._key}:*")
-            ]
+            ids = [key.removeprefix(f"{self._key}:") for key in self._list_keys()]
             lists = {id: self._read_at(id, state["generation"], state["since"]) for id in ids}
-            if self._client.hmget(self._key, "generation") == [state["generation"]]:
+            if self.client.hget(self._key, "generation") == state["generation"]:
                 return {id: items for id, items in lists.items() if items is not None}
 
     def run_id(self) -> str | None:
-        found: str | None = self._client.hget(self._key, "run_id")
+        found: str | None = self.client.hget(self._key, "run_id")
         return found or None
 
     def entries(self) -> int:
-        return sum(self._client.zcard(key) for key in self._client.scan_iter(f"{self._key}:*"))
+        return sum(map(self.client.zcard, self._list_keys()))
+
+    @property
+    def _key(self) -> str:
+        return f"visrec:{self.name}"
+
+    def _list_keys(self) -> list[str]:
+        return list(self.client.scan_iter(f"{self._key}:*"))
 
     def _read_at(self, id: str, generation: str, since: str) -> list[dict[str, Any]] | None:
         key = f"{self._key}:{id}"
-        found = self._client.zrevrangebyscore(key, generation, since, start=0, num=1)
+        found = self.client.zrevrangebyscore(key, generation, since, start=0, num=1)
         value = json.loads(found[0]) if found else {}
         items: list[dict[str, Any]] | None = value.get("items")
         return items
@@ -119,38 +156,45 @@ class RedisShop:
 class DynamoShop:
     """A shop in a table of its own."""
 
-    def __init__(self, server: Server, table: str, name: str = "recommendations") -> None:
+    def __init__(self, server: Server, table: str, name: str) -> None:
         self.env, self.url = server.env, f"dynamodb://{table}?region=us-east-1"
-        self._table, self._name = table, name
-        self._client = dynamodb_client(server.env)
+        self.name = name
+        self._table, self._client = table, dynamodb_client(server.env)
 
     def read(self, user_id: str) -> list[dict[str, Any]] | None:
-        return self._read_at(f"{self._name}:{user_id}", self._state())
+        return self._read_at(f"{self.name}:{user_id}", self._state())
 
     def read_all(self) -> Seen:
         if self._table not in self._client.list_tables()["TableNames"]:
             return {}
-        while True:
-            state = self._state()
-            if not state:
-                return {}
+        while state := self._state():
             names = {item["id"]["S"] for item in self._scan()}
             found = {name: self._read_at(name, state) for name in names}
             if self._state()["present"] == state["present"]:
-                return {
-                    name.removeprefix(f"{self._name}:"): items
-                    for name, items in found.items()
-                    if items is not None
-                }
+                lists = {n: items for n, items in found.items() if items is not None}
+                return {n.removeprefix(f"{self.name}:"): items for n, items in lists.items()}
+        return {}
 
     def run_id(self) -> str | None:
-        return self._state()["run_id"].get("S")
+        found: str | None = self._state()["run_id"].get("S")
+        return found
 
     def entries(self) -> int:
         return len(self._scan())
 
+    def create_table(self, keys: Mapping[str, str]) -> None:
+        """Creates the shop's table with other keys than visrec's."""
+        kinds = [{"AttributeName": n, "AttributeType": kind} for n, kind in keys.items()]
+        schema = [{"AttributeName": n, "KeyType": "HASH"} for n in keys]
+        self._client.create_table(
+            TableName=self._table,
+            AttributeDefinitions=kinds,
+            KeySchema=schema,
+            BillingMode="PAY_PER_REQUEST",
+        )
+
     def _state(self) -> dict[str, Any]:
-        key = {"id": {"S": f"visrec:{self._name}"}, "generation": {"N": "0"}}
+        key = {"id": {"S": f"visrec:{self.name}"}, "generation": {"N": "0"}}
         found = self._client.get_item(TableName=self._table, Key=key, ConsistentRead=True)
         state: dict[str, Any] = found.get("Item", {})
         return state
@@ -160,7 +204,7 @@ class DynamoShop:
             TableName=self._table, ConsistentRead=True
         )
         items = [item for page in pages for item in page["Items"]]
-        return [item for item in items if item["id"]["S"].startswith(f"{self._name}:")]
+        return [item for item in items if item["id"]["S"].startswith(f"{self.name}:")]
 
     def _read_at(self, id: str, state: Mapping[str, Any]) -> list[dict[str, Any]] | None:
         reply = self._client.query(

@@ -99,8 +99,8 @@ def items_json(lists: Lists) -> pa.StringArray:
     # JSON has neither NaN nor infinities, which only a forced publication can contain.
     score_V = pc.if_else(pc.is_finite(score_V), pc.cast(score_V, pa.string()), "null")
     texts = ['{"item_id":', _quoted(lists.item_ids), ',"score":', score_V]
-    if lists.because_V is not None:
-        texts += [',"because_item_id":', _quoted(lists.because_V)]
+    if lists.reason_V is not None:
+        texts += [',"because_item_id":', _quoted(lists.reason_V)]
     entry_V = pc.binary_join_element_wise(*texts, "}", "")
     entries = pa.ListArray.from_arrays(pa.array(lists.offsets, pa.int32()), entry_V)
     return pc.binary_join_element_wise("[", pc.binary_join(entries, ","), "]", "")
@@ -139,7 +139,7 @@ def _take(lists: Lists, rows: Rows) -> Lists:
         offsets=entries.offsets,
         item_ids=lists.item_ids.take(entry_V),
         score_V=lists.score_V[entries.values],
-        because_V=None if lists.because_V is None else lists.because_V.take(entry_V),
+        reason_V=None if lists.reason_V is None else lists.reason_V.take(entry_V),
         rank_V=None if lists.rank_V is None else lists.rank_V[entries.values],
         cold_B=None if lists.cold_B is None else lists.cold_B[rows],
     )

@@ -142,13 +142,18 @@ class DynamoStore:
             NotProcessedError: some were not, after a minute.
         """
         for pause in (*_PAUSES, None):
-            reply = self.client.batch_write_item(RequestItems={self.table: list(requests)})
-            requests = reply.get("UnprocessedItems", {}).get(self.table, [])
+            requests = self._send(requests)
             if not requests:
                 return
             if pause is not None:
                 time.sleep(pause)
         raise NotProcessedError
+
+    def _send(self, requests: Sequence[Item]) -> Sequence[Item]:
+        """Sends writes once; returns those that were not processed."""
+        reply = self.client.batch_write_item(RequestItems={self.table: list(requests)})
+        unprocessed: Sequence[Item] = reply.get("UnprocessedItems", {}).get(self.table, [])
+        return unprocessed
 
     def _sweep_segment(self, segment: int, state: ExportState) -> int:
         """Sweeps one part of the table, which has all entries of an id, one after another.
@@ -197,7 +202,7 @@ class DynamoStore:
         if keys != _KEYS:
             raise InputError(
                 f"Found the table {self.table} with the keys {_shown(keys)}; expected "
-                f"{_shown(_KEYS)}. Name another table with --to: it is created if it is missing.",
+                f"{_shown(_KEYS)}. Name another table: it is created if it is missing.",
                 key="to",
             )
 

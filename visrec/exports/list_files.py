@@ -84,8 +84,8 @@ def _write_csv(lists: Lists, run: RunLists, sink: pa.NativeFile) -> None:
     list_V = lists.list_V
     rank_V = np.arange(1, len(list_V) + 1) - lists.offsets[list_V]
     columns = [lists.query_ids.take(pa.array(list_V)), rank_V, lists.item_ids, lists.score_V]
-    if lists.because_V is not None:
-        columns.append(lists.because_V)
+    if lists.reason_V is not None:
+        columns.append(lists.reason_V)
     table = pa.table(columns, names=_csv_columns(run))
     pcsv.write_csv(table, sink, pcsv.WriteOptions(include_header=False, quoting_style="needed"))
 

@@ -21,6 +21,7 @@ EXPECTED = (
     "dynamodb://table[?region=name], or the path of a file, local or s3://, that ends in .jsonl, "
     ".jsonl.gz, .csv or .csv.gz"
 )
+_KEYS = " (--to, or --export_to of a night)"
 # Everything that could be part of a password is before the only @.
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+]*)://((?P<user>[^/?#@]*)@)?(?P<rest>[^@]*)", re.I)
 _FILE = re.compile(r".+\.(?P<format>jsonl|csv)(?P<gz>\.gz)?", re.DOTALL | re.I)
@@ -140,23 +141,24 @@ def parse_target(url: str) -> Target:
     match = _URL.fullmatch(url)
     if match is None:
         raise InputError(
-            "The URL of --to is not valid. It is not shown here because it may contain a password. "
-            "In a user name or password, write @ as %40, / as %2F, ? as %3F and # as %23. Or leave "
-            "the password out and set PGPASSWORD (PostgreSQL) or REDISCLI_AUTH (Redis).",
+            f"The URL of the target{_KEYS} is not valid. It is not shown here because it may "
+            "contain a password. In a user name or password, write @ as %40, / as %2F, ? as %3F "
+            "and # as %23. Or leave the password out and set PGPASSWORD (PostgreSQL) or "
+            "REDISCLI_AUTH (Redis).",
             key="to",
         )
     shown = f"{scheme}://{re.split('[?#]', match['rest'])[0]}"
     if scheme == "dynamodb":
         return _dynamodb(url, shown)
     if scheme not in _SERVERS:
-        raise InputError(f"Found --to {shown}; expected {EXPECTED}.", key="to")
+        raise InputError(f"Found the target {shown}{_KEYS}; expected {EXPECTED}.", key="to")
     return _SERVERS[scheme](url, shown)
 
 
 def _file(path: str) -> FileTarget:
     match = _FILE.fullmatch(path)
     if match is None:
-        raise InputError(f"Found --to {path!r}; expected {EXPECTED}.", key="to")
+        raise InputError(f"Found the target {path!r}{_KEYS}; expected {EXPECTED}.", key="to")
     folder, name = file_at(path)
     codec = "gzip" if match["gz"] else None
     return FileTarget(ListFile(folder, name, _FORMATS[match["format"].lower()], codec))
@@ -186,9 +188,10 @@ def _dynamodb(url: str, shown: str) -> StoreTarget:
     table = url.partition("://")[2].partition("?")[0].rstrip("/")
     if not _TABLE.fullmatch(table) or parameters.keys() - {"region"}:
         raise InputError(
-            f"Found --to {shown} with the parameters {', '.join(parameters) or 'none'}; expected "
-            "dynamodb://table, optionally with ?region=name. Credentials come from environment, "
-            "profile or role, and another endpoint from AWS_ENDPOINT_URL_DYNAMODB.",
+            f"Found the target {shown} with the parameters {', '.join(parameters) or 'none'}"
+            f"{_KEYS}; expected dynamodb://table, optionally with ?region=name. Credentials come "
+            "from environment, profile or role, and another endpoint from "
+            "AWS_ENDPOINT_URL_DYNAMODB.",
             key="to",
         )
     region = parameters.get("region", [None])[0]
@@ -212,7 +215,7 @@ def _password(url: str) -> str:
 
 def _missing(shown: str, error: ModuleNotFoundError) -> InputError:
     return InputError(
-        f"Found --to {shown}, for which the package {error.name} is not installed here; expected "
-        "it: pip install 'visrec[export]'.",
+        f"Found the target {shown}{_KEYS}, for which the package {error.name} is not installed "
+        "here; expected it: pip install 'visrec[export]'.",
         key="to",
     )

@@ -10,17 +10,19 @@ Readers see a whole run, this one or the one before, at any moment. An export th
 on when it is started again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from visrec.cli.job import JobConfig
 from visrec.cli.summary import Summary
-from visrec.config import digest
-from visrec.errors import ConflictError, InputError
-from visrec.exports.generations import ExportReport
-from visrec.exports.run_lists import open_published_run, published_key
-from visrec.exports.targets import EXPECTED, Target, parse_target
-from visrec.storage.lease import Lease
+from visrec.errors import InputError, VisrecError
+from visrec.exports.published import export_published
+from visrec.exports.run_lists import open_published_run
+from visrec.exports.targets import EXPECTED, parse_target
 from visrec.storage.store import Store
+
+LEASES = "exports"  # folder of the workspace for the files of exports under way
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +55,18 @@ def check(config: ExportJob) -> None:
 
 def main(config: ExportJob, summary: Summary) -> None:
     target, recommendations = parse_target(config.to), _recommendations(config)
-    summary.rows["to"] = target.shown
-    leases = Store.at(config.resolve(None, "exports"))
+    leases = Store.at(config.resolve(None, LEASES))
     with summary.phase("export"):
         report = export_published(
-            target, recommendations, leases, summary, only_changed=config.only_changed
+            target,
+            recommendations,
+            leases,
+            only_changed=config.only_changed,
+            before_write=partial(setattr, summary, "has_written", True),
         )
-    summary.rows |= {
+    summary.rows = {
         "exported run": report.run_id,
+        "to": target.shown,
         "lists written": report.written,
         "lists unchanged": report.unchanged,
         "lists removed": report.removed,
@@ -69,49 +75,35 @@ def main(config: ExportJob, summary: Summary) -> None:
     }
 
 
-def export_published(
-    target: Target,
-    recommendations: Store,
-    leases: Store,
-    summary: Summary,
-    *,
-    only_changed: bool,
-) -> ExportReport:
-    """Exports the published run, and again if another run has been published meanwhile.
-
-    It runs in one process, without Ray: formatting and sending take turns on two threads, and one
-    such process keeps a server busy. More of them would only wait for each other there.
+def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) -> dict[str, str]:
+    """Exports changed lists of the published run to several targets; one that fails stops no other.
 
     Args:
-        target: where to.
+        urls: of the targets.
         recommendations: where the runs are.
-        leases: for the file that lets one process at a time export to the target.
-        summary: of the job.
-        only_changed: write only lists that differ from those of the target.
+        leases: as in `export_published`.
+
+    Returns:
+        What became of each target, for a summary.
 
     Raises:
-        ConflictError: another process is exporting to the target.
-        InputError: nothing is published, or the run is damaged.
-        StorageError: the target, or the workspace, refused or failed a request.
+        VisrecError: an export failed.
     """
-    with Lease(leases, f"{digest(target.shown)}.lease") as lease:
-        if not lease.held:
-            raise ConflictError(
-                f"Another process is exporting to {target.shown}; nothing was done here. It "
-                "exports what is published when it ends."
-            )
-
-        def check_before_write() -> None:
-            lease.check()
-            summary.has_written = True
-
-        while True:
-            run = open_published_run(recommendations)
-            report = target.export(
-                run, recommendations, only_changed=only_changed, check=check_before_write
-            )
-            if published_key(recommendations) == run.key:
-                return report
+    rows, failed = {}, []
+    for target in map(parse_target, urls):
+        try:
+            report = export_published(target, recommendations, leases, only_changed=True)
+        except VisrecError as error:
+            print(f"  {error}", flush=True)
+            failed.append(target.shown)
+        else:
+            rows[f"at {target.shown}"] = f"{report.run_id}, {report.written:,} lists written"
+    if failed:
+        raise VisrecError(
+            f"The published run could not be exported to {', '.join(failed)}; the messages above "
+            "say why. Nothing else is missing: start the same night again, and it only exports."
+        )
+    return rows
 
 
 def _recommendations(config: ExportJob) -> Store:

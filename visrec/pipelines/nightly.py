@@ -22,8 +22,10 @@ from visrec.cli.notify import NotifyConfig, require_notifier
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import GateError, InputError
+from visrec.exports.targets import parse_target
 from visrec.pipelines import evaluate, extract_features, recommend, train
 from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.export import LEASES, export_to_all
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.night_jobs import NightJobs, load_job, naming_config_file, with_cutoff
 from visrec.pipelines.night_model import NightModel, choose_model
@@ -61,6 +63,9 @@ class NightlyJob(JobConfig):
             that the gates can check it.
         keep: nights to keep; older ones are removed, except the published one and the one published
             before it.
+        export_to: list of targets, as --to of jobs/export.py takes them, that get the changed lists
+            of the published run at the end of the night. If that fails, the night stays published,
+            and the next start of the night exports again.
         exit_if_running: exit code if another process is at work on the same night.
         force_publish: the reason to publish lists that a gate would hold back.
         notify: whom to tell if the night fails or is held back.
@@ -75,6 +80,7 @@ class NightlyJob(JobConfig):
     train_now: bool = False
     evaluate: bool = True
     keep: int = 14
+    export_to: list[str] = field(default_factory=list)
     exit_if_running: Literal[0, 3] = 0
     force_publish: str | None = None
     notify: NotifyConfig = field(default_factory=NotifyConfig)
@@ -110,6 +116,8 @@ def check(config: NightlyJob) -> None:
     require_notifier(config.notify)
     jobs = load_jobs(config)
     jobs.require_inputs(trains=config.trains, evaluates=config.evaluate)
+    for url in config.export_to:
+        parse_target(url)
 
 
 def main(config: NightlyJob, summary: Summary) -> None:
@@ -148,6 +156,10 @@ def main(config: NightlyJob, summary: Summary) -> None:
         summary.not_published = status.explanation
         if not is_complete or not nights.exists(f"{night}.json"):
             nights.write_json(f"{night}.json", {**summary.to_dict(), "steps_s": steps.seconds})
+        if config.export_to:
+            with steps.step("export"):
+                leases = Store.at(config.resolve(None, LEASES))
+                summary.rows |= export_to_all(config.export_to, recommendations, leases)
 
 
 def load_jobs(config: NightlyJob) -> NightJobs:
