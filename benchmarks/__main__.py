@@ -27,6 +27,7 @@ SCRIPTS: dict[str, list[str]] = {
     "extract": ["--source", "{data}/clothing"],
     "recommend_scale": [],
     "carry": [],
+    "export": [],
     "night": [],
     "gpu": [],
 }

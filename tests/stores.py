@@ -37,11 +37,13 @@ class Server:
 
     Attributes:
         url: where it is, as `--to` takes it, without the password.
+        private_url: the same with the password, where it has one.
         password: of the user in the URL.
         env: variables with which its clients find it; without the password.
     """
 
     url: str
+    private_url: str
     password: str
     env: Mapping[str, str]
 
@@ -75,7 +77,7 @@ def postgres() -> Iterator[Server]:
 
         with _running([*as_postgres, *command], directory, answers):
             try:
-                yield Server(url, password, {})
+                yield Server(url, url.replace("@", f":{password}@"), password, {})
             finally:  # if it is killed, its shared memory stays
                 pid = int((data / "postmaster.pid").read_text().split()[0])
                 os.kill(pid, signal.SIGINT)
@@ -107,7 +109,8 @@ def redis_server(*, cluster: bool = False) -> Iterator[Server]:
                 client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
                 while client.cluster("info")["cluster_state"] != "ok":
                     pass
-            yield Server(f"redis://127.0.0.1:{port}/0", password, {})
+            at = f"127.0.0.1:{port}/0"
+            yield Server(f"redis://{at}", f"redis://:{password}@{at}", password, {})
 
 
 @contextmanager
@@ -136,7 +139,8 @@ def dynalite() -> Iterator[Server]:
             return True
 
         with _running(command, directory, answers):
-            yield Server("dynamodb://visrec", env["AWS_SECRET_ACCESS_KEY"], env)
+            url = "dynamodb://visrec"
+            yield Server(url, url, env["AWS_SECRET_ACCESS_KEY"], env)
 
 
 def dynamodb_client(env: Mapping[str, str]) -> "boto3.client":

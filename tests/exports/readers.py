@@ -64,8 +64,7 @@ class PostgresShop:
     def __init__(self, server: Server, schema: str, name: str) -> None:
         self.env: Mapping[str, str] = {}
         self.name = name
-        base = server.url.replace("visrec@", f"visrec:{server.password}@")
-        self.url = f"{base}?options=-csearch_path%3D{schema}"
+        self.url = f"{server.private_url}?options=-csearch_path%3D{schema}"
         self.connection = psycopg.connect(self.url, autocommit=True)
         self.connection.execute(f"CREATE SCHEMA {schema}")
 
@@ -114,7 +113,7 @@ class RedisShop:
     def __init__(self, server: Server, name: str) -> None:
         self.env: Mapping[str, str] = {}
         self.name = name
-        self.url = server.url.replace("redis://", f"redis://:{server.password}@")
+        self.url = server.private_url
         self.client: Any = redis.Redis.from_url(self.url, decode_responses=True)
         self.client.flushdb()
 

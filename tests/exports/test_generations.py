@@ -32,7 +32,7 @@ def export(lists: Store, store: MemoryStore, *, only_changed: bool = True) -> Ex
     """Exports what is published."""
     run = open_published_run(lists)
     return export_to_store(
-        store, "memory", run, lists, only_changed=only_changed, check=lambda: None
+        store, "memory", run, lists, only_changed=only_changed, before_shard=lambda *_: None
     )
 
 

@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.csv
@@ -23,10 +22,12 @@ from visrec.storage.store import Store
 LISTS = {**made_lists(20), 'q"uo,te\n': Listed((("ä,b", 0.5, None),)), "none": Listed(())}
 
 
-def export(store: Store, name: str, check: Callable[[], None] = lambda: None) -> int:
+def export(store: Store, name: str) -> int:
     """Exports what is published in the store to a file in it."""
     run = open_published_run(store / "recommendations")
-    return parse_target(store.uri(name)).export(run, store, only_changed=False, check=check).written
+    target = parse_target(store.uri(name))
+    report = target.export(run, store, only_changed=False, before_shard=lambda *_: None)
+    return report.written
 
 
 def read_jsonl(store: Store, name: str) -> list[dict[str, object]]:
@@ -96,9 +97,9 @@ def test_large_file_is_uploaded_in_parts(s3_env: str, monkeypatch: pytest.Monkey
 def test_export_that_fails_leaves_the_file_as_it_was(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_upload, "_PART_BYTES", 100)  # a part is sent before the failure
     publish(store / "recommendations", "r1", LISTS)
     export(store, "lists.jsonl")
+    monkeypatch.setattr(s3_upload, "_PART_BYTES", 100)  # a part is sent before the failure
     before = store.read("lists.jsonl")
     publish(store / "recommendations", "r2", made_lists(20, 1))
     run = run_store(store / "recommendations", "r2")

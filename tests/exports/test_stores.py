@@ -37,6 +37,7 @@ def lists(tmp_path: Path) -> Store:
 
 
 def export(lists: Store, shop: Reader, *, only_changed: bool = True) -> ExportReport:
+    """Exports what is published."""
     leases = Store.at(f"{lists.root}/../exports")
     return export_published(parse_target(shop.url), lists, leases, only_changed=only_changed)
 
@@ -92,7 +93,7 @@ def test_export_that_is_killed_while_it_writes_shows_nothing_and_goes_on(
 ) -> None:
     export(lists, shop)
     publish(lists, "r2", RUNS["r2"])
-    for entries in (0, 2, 5):
+    for entries in (0, 1, 3):
         with killed_after(entries, monkeypatch):
             export(lists, shop, only_changed=only_changed)
         assert shop.read_all() == seen(RUNS["r1"])
@@ -129,34 +130,6 @@ def test_process_that_was_taken_over_cannot_switch(
     export(lists, shop)
     export(lists, shop, only_changed=False)
     assert holds(shop, "r3")
-
-
-def test_second_process_of_the_workspace_is_refused(lists: Store, shop: Reader) -> None:
-    name = lists.root.rpartition("/")[0]
-    leases, target = Store.at(f"{name}/exports"), parse_target(shop.url)
-    refused: list[bool] = []
-
-    def before_write() -> None:
-        if not refused:
-            refused.append(True)
-            with pytest.raises(ConflictError, match="Another process is exporting to"):
-                export_published(target, lists, leases, only_changed=True)
-
-    export_published(target, lists, leases, only_changed=True, before_write=before_write)
-    assert refused
-    assert holds(shop, "r1")
-
-
-def test_run_that_is_published_during_an_export_is_exported_too(lists: Store, shop: Reader) -> None:
-    def before_write() -> None:
-        if not (lists / "run=r2").exists("_manifest.json"):
-            publish(lists, "r2", RUNS["r2"])
-
-    leases = Store.at(f"{lists.root}/../exports")
-    target = parse_target(shop.url)
-    report = export_published(target, lists, leases, only_changed=True, before_write=before_write)
-    assert report.run_id == "r2"
-    assert holds(shop, "r2")
 
 
 @pytest.mark.parametrize("kind", ["postgresql", "redis", "dynamodb"])
@@ -258,7 +231,7 @@ def test_dynamodb_writes_that_were_not_processed_are_sent_again(
     monkeypatch.setattr(DynamoStore, "_send", throttled)
     export(lists, shop)
     assert holds(shop, "r1")
-    assert pauses
+    assert max(pauses) > 0
     monkeypatch.setattr(DynamoStore, "_send", lambda _, requests: requests)
     publish(lists, "r2", RUNS["r2"])
     with pytest.raises(StorageError, match="raise its write capacity"):

@@ -1,11 +1,13 @@
 """URLs of --to: what is understood, what is refused, and that no password is shown."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from visrec.errors import InputError, StorageError
 from visrec.exports.targets import parse_target
+from visrec.storage.store import Store
 
 SECRET = "s3cr3t"
 
@@ -72,6 +74,11 @@ def test_missing_library_is_named(url: str, package: str, monkeypatch: pytest.Mo
 def test_server_that_does_not_answer_is_named(url: str) -> None:
     target = parse_target(url.format(SECRET))
     with pytest.raises(StorageError, match=r"Could not export to \w+://127.0.0.1:1/") as caught:
-        target.export(None, None, only_changed=True, check=lambda: None)  # type: ignore[arg-type]
+        target.export(
+            SimpleNamespace(name="recommendations", id_column="user_id"),  # type: ignore[arg-type]
+            Store.at("."),
+            only_changed=True,
+            before_shard=lambda *_: None,
+        )
     assert SECRET not in str(caught.value)
     assert SECRET not in repr(caught.value.__cause__)

@@ -72,6 +72,37 @@ class _Step:
     done: int = 0
 
 
+class StepProgress:
+    """Progress of a step that this process does by itself: a line every few seconds.
+
+    Args:
+        label: name of the step.
+        unit: what its rows are.
+    """
+
+    def __init__(self, label: str, unit: str) -> None:
+        self._label, self._unit = label, unit
+        self._start = self._last_printed = time.perf_counter()
+        self._first: int | None = None
+
+    def report(self, done: int, total: int) -> None:
+        """Prints a line if the last one is old enough.
+
+        Args:
+            done: rows that are done; those of the first call were done by earlier runs.
+            total: number of rows of the step.
+        """
+        if self._first is None:
+            self._first = done
+        now = time.perf_counter()
+        if now - self._last_printed >= _LINE_S:
+            self._last_printed = now
+            step = _Step(self._label, total, self._unit, self._first)
+            print(
+                f"  {_progress_line(step, done - self._first, '', now - self._start)}", flush=True
+            )
+
+
 def _watch(progress_actor: ProgressHandle, step: _Step, ended: threading.Event) -> None:
     """Prints messages as they come, and the progress line from time to time."""
     start, is_terminal = time.perf_counter(), sys.stdout.isatty()

@@ -12,13 +12,13 @@ reader sees.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from visrec.errors import ConflictError, InputError, StorageError
 from visrec.exports.batches import ListBatch, all_batches, changed_batches, have_same_shards
-from visrec.exports.run_lists import RunLists, open_run
+from visrec.exports.run_lists import BeforeShard, RunLists, open_run
 from visrec.exports.serving_store import ServingStore
 from visrec.exports.state import ExportState, Staging, parse_state
 from visrec.publication.list_tables import Lists
@@ -60,7 +60,7 @@ def export_to_store(
     recommendations: Store,
     *,
     only_changed: bool,
-    check: Callable[[], None],
+    before_shard: BeforeShard,
 ) -> ExportReport:
     """Exports a run to a store.
 
@@ -70,13 +70,13 @@ def export_to_store(
         run: the run.
         recommendations: where the runs are, among them the one that the store holds.
         only_changed: write only lists that differ from those that the store holds.
-        check: called between two shards; raises if this process must not go on.
+        before_shard: called before each shard; raises if this process must not go on.
 
     Raises:
         ConflictError: another process exports to the store.
         InputError: a file of the run is damaged.
     """
-    export = _Export(store, where, run, check)
+    export = _Export(store, where, run, before_shard)
     base, note = _find_base(export.state, run, recommendations) if only_changed else (None, None)
     try:
         return export.run_all(base, note, only_changed=only_changed)
@@ -114,9 +114,9 @@ class _Export:
     """
 
     def __init__(
-        self, store: ServingStore, where: str, run: RunLists, check: Callable[[], None]
+        self, store: ServingStore, where: str, run: RunLists, before_shard: BeforeShard
     ) -> None:
-        self._store, self._where, self._run, self._check = store, where, run, check
+        self._store, self._where, self._run, self._before_shard = store, where, run, before_shard
         self._record = store.read_state()
         self._holder = ExportState().holder
         self.state = parse_state(self._record, where)
@@ -166,7 +166,7 @@ class _Export:
         """Writes the shards that are not written yet."""
         staging = self._staging
         for shard in range(staging.shards_done, len(self._run.parts)):
-            self._check()
+            self._before_shard(shard, len(self._run.parts))
             counts = _Counts()
             batches = counts.count(self._batches(shard, base if staging.only_changed else None))
             with self._store.transaction():
@@ -197,7 +197,7 @@ class _Export:
 
     def _switch(self) -> None:
         """Makes the staged lists visible."""
-        self._check()
+        self._before_shard(len(self._run.parts), len(self._run.parts))
         state, staging = self.state, self._staging
         switched = replace(
             state,

@@ -1,6 +1,6 @@
 """Lists as one file that replaces the one before in one step: JSON lines, or CSV."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pcsv
 
 from visrec.exports.batches import items_json, slices, to_json
-from visrec.exports.run_lists import RunLists
+from visrec.exports.run_lists import BeforeShard, RunLists
 from visrec.publication.list_tables import SCHEMAS, Lists
 from visrec.storage.store import Store
 
@@ -34,12 +34,12 @@ class ListFile:
     format: FileFormat
     codec: str | None
 
-    def write(self, run: RunLists, check: Callable[[], None]) -> int:
+    def write(self, run: RunLists, before_shard: BeforeShard) -> int:
         """Writes the file under another name, then gives it its own.
 
         Args:
             run: the run.
-            check: called between two shards; raises if this process must not go on.
+            before_shard: called before each shard; raises if this process must not go on.
 
         Returns:
             How many lists were written.
@@ -50,7 +50,7 @@ class ListFile:
             if self.format == "csv":
                 sink.write(f"{','.join(_csv_columns(run))}\n".encode())
             for shard in range(len(run.parts)):
-                check()
+                before_shard(shard, len(run.parts))
                 for lists in slices(run.read_shard(shard)):
                     if self.format == "csv":
                         _write_csv(lists, run, sink)

@@ -4,12 +4,10 @@ This takes one process and no Ray: while a server takes one batch, a thread form
 that keeps a server busy. More processes would wait for each other there.
 """
 
-from collections.abc import Callable
-
 from visrec.config import digest
 from visrec.errors import ConflictError
 from visrec.exports.generations import ExportReport
-from visrec.exports.run_lists import open_published_run, published_key
+from visrec.exports.run_lists import BeforeShard, open_published_run, published_key
 from visrec.exports.targets import Target
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store
@@ -21,7 +19,7 @@ def export_published(
     leases: Store,
     *,
     only_changed: bool,
-    before_write: Callable[[], None] = lambda: None,
+    before_shard: BeforeShard = lambda _done, _shards: None,
 ) -> ExportReport:
     """Exports the published run, and again if another run has been published meanwhile.
 
@@ -30,7 +28,7 @@ def export_published(
         recommendations: where the runs are.
         leases: for the file by which one process at a time exports to the target.
         only_changed: write only lists that differ from those of the target.
-        before_write: called before each shard is written.
+        before_shard: called before each shard is written.
 
     Raises:
         ConflictError: another process is exporting to the target.
@@ -44,12 +42,14 @@ def export_published(
                 "exports what is published when it ends."
             )
 
-        def check() -> None:
+        def check(done: int, shards: int) -> None:
             lease.check()
-            before_write()
+            before_shard(done, shards)
 
         while True:
             run = open_published_run(recommendations)
-            report = target.export(run, recommendations, only_changed=only_changed, check=check)
+            report = target.export(
+                run, recommendations, only_changed=only_changed, before_shard=check
+            )
             if published_key(recommendations) == run.key:
                 return report

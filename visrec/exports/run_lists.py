@@ -1,6 +1,7 @@
 """The lists of a complete run, one shard at a time, each file verified before any row is used."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -12,6 +13,8 @@ from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
 from visrec.publication.pointer import read_pointer
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
+
+BeforeShard = Callable[[int, int], None]  # gets how many shards are done, and how many there are
 
 
 @dataclass(frozen=True)

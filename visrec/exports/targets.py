@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from visrec.errors import InputError, StorageError
 from visrec.exports.generations import ExportReport, export_to_store
 from visrec.exports.list_files import FileFormat, ListFile
-from visrec.exports.run_lists import RunLists
+from visrec.exports.run_lists import BeforeShard, RunLists
 from visrec.exports.serving_store import ServingStore
 from visrec.storage.store import Store, file_at
 
@@ -44,7 +44,7 @@ class Target(Protocol):
         recommendations: Store,
         *,
         only_changed: bool,
-        check: Callable[[], None],
+        before_shard: BeforeShard,
     ) -> ExportReport:
         """Exports a run.
 
@@ -52,7 +52,7 @@ class Target(Protocol):
             run: the run.
             recommendations: where the runs are.
             only_changed: write only lists that differ from those of the target.
-            check: called between two shards; raises if this process must not go on.
+            before_shard: called before each shard; raises if this process must not go on.
 
         Raises:
             ConflictError: another process exports to the target.
@@ -81,10 +81,10 @@ class FileTarget:
         recommendations: Store,
         *,
         only_changed: bool,
-        check: Callable[[], None],
+        before_shard: BeforeShard,
     ) -> ExportReport:
         del recommendations, only_changed
-        return ExportReport(run_id=run.key.run_id, written=self.file.write(run, check))
+        return ExportReport(run_id=run.key.run_id, written=self.file.write(run, before_shard))
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,17 @@ class StoreTarget:
         recommendations: Store,
         *,
         only_changed: bool,
-        check: Callable[[], None],
+        before_shard: BeforeShard,
     ) -> ExportReport:
         try:
             with self.open(run.name, run.id_column) as store:
                 return export_to_store(
-                    store, self.shown, run, recommendations, only_changed=only_changed, check=check
+                    store,
+                    self.shown,
+                    run,
+                    recommendations,
+                    only_changed=only_changed,
+                    before_shard=before_shard,
                 )
         except self.errors as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(".") + "."

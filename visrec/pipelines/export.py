@@ -12,9 +12,9 @@ on when it is started again.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from visrec.cli.job import JobConfig
+from visrec.cli.progress import StepProgress
 from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
 from visrec.exports.published import export_published
@@ -56,13 +56,19 @@ def check(config: ExportJob) -> None:
 def main(config: ExportJob, summary: Summary) -> None:
     target, recommendations = parse_target(config.to), _recommendations(config)
     leases = Store.at(config.resolve(None, LEASES))
+    progress = StepProgress("export", "files")
+
+    def before_shard(done: int, shards: int) -> None:
+        summary.has_written = True
+        progress.report(done, shards)
+
     with summary.phase("export"):
         report = export_published(
             target,
             recommendations,
             leases,
             only_changed=config.only_changed,
-            before_write=partial(setattr, summary, "has_written", True),
+            before_shard=before_shard,
         )
     summary.rows = {
         "exported run": report.run_id,

@@ -1,0 +1,96 @@
+"""The job: its keys, exit codes and summary; and the exports at the end of a night."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.exports.lists import made_lists, publish, seen
+from visrec.cli.launch import launch
+from visrec.errors import VisrecError
+from visrec.pipelines.export import ExportJob, check, export_to_all, main
+from visrec.storage.store import Store
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of the job."""
+    monkeypatch.setattr(sys, "argv", ["jobs/export.py", *arguments])
+    # Ray may be the session's, and signals are pytest's.
+    monkeypatch.setattr("visrec.cli.launch.ray.shutdown", lambda: None)
+    monkeypatch.setattr("visrec.cli.launch.ignore_signals", lambda: None)
+    with pytest.raises(SystemExit) as end:
+        launch(main, ExportJob, check=check, needs_ray=False)
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+def test_job_exports_and_says_what_it_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lists, to = made_lists(10), tmp_path / "out.jsonl"
+    publish(Store.at(str(tmp_path / "recommendations")), "r1", lists)
+    assert run(monkeypatch, "--workspace", str(tmp_path), "--to", str(to)) == 0
+    shown = capsys.readouterr().out
+    assert f"to                     {to}\n" in shown
+    assert "exported run           r1\n" in shown
+    assert "lists written          10\n" in shown
+    rows = [json.loads(line) for line in to.read_text().splitlines()]
+    assert {row["user_id"]: row["items"] for row in rows} == seen(lists)
+    summary = json.loads((tmp_path / "summaries" / "export.json").read_text())
+    assert (summary["exported run"], summary["lists written"]) == ("r1", 10)
+    # Similar items are in another folder.
+    similar = str(tmp_path / "similar_items")
+    publish(Store.at(similar), "s1", made_lists(5), kind="item_to_item")
+    flags = ("--to", str(to), "--only-changed", "true", "--recommendations", similar)
+    assert run(monkeypatch, "--workspace", str(tmp_path), *flags) == 0
+    assert "exported run           s1\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "export: Found no --to; expected postgresql://"),
+        (("--to", "lists.txt"), "export: Found the target 'lists.txt' (--to, or"),
+        (("--to", "lists.csv"), "export: Found no published run in"),
+        (("--to", "redis://:s3cr3t/@x"), "export: The URL of the target (--to, or --export_to"),
+        (("--too", "redis://:s3cr3t@x"), "export: Found --too; did you mean --to?"),
+    ],
+)
+def test_job_that_cannot_begin_exits_with_2_and_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: tuple[str, ...],
+    message: str,
+) -> None:
+    assert run(monkeypatch, "--workspace", str(tmp_path), *flags) == 2
+    text = capsys.readouterr().err.strip()
+    assert text.startswith(message)
+    assert "\n" not in text
+    assert "s3cr3t" not in text
+
+
+def test_server_that_does_not_answer_is_exit_code_2_as_nothing_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    publish(Store.at(str(tmp_path / "recommendations")), "r1", made_lists(10))
+    flags = ("--workspace", str(tmp_path), "--to", "redis://:s3cr3t@127.0.0.1:1/0", "--debug")
+    assert run(monkeypatch, *flags) == 2
+    shown = capsys.readouterr()
+    assert "Could not export to redis://127.0.0.1:1/0: ConnectionError" in shown.err
+    assert "s3cr3t" not in shown.err + shown.out
+
+
+def test_target_that_fails_stops_no_other_and_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recommendations, to = Store.at(str(tmp_path / "recommendations")), tmp_path / "out.csv"
+    publish(recommendations, "r1", made_lists(10))
+    urls, leases = ["redis://127.0.0.1:1/0", str(to)], Store.at(str(tmp_path / "exports"))
+    with pytest.raises(VisrecError, match=r"not be exported to redis://127.0.0.1:1/0; the"):
+        export_to_all(urls, recommendations, leases)
+    assert "Could not export to redis://127.0.0.1:1/0" in capsys.readouterr().out
+    assert to.exists()
+    rows = export_to_all(urls[1:], recommendations, leases)
+    assert rows == {f"at {to}": "r1, 10 lists written"}
