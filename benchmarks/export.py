@@ -26,7 +26,7 @@ from tests.servers import ServerError
 from tests.stores import Server, dynalite, postgres, redis_server
 from visrec.exports.published import export_published
 from visrec.exports.targets import parse_target
-from visrec.hashes import hash_strings
+from visrec.interactions.log import assign_shards
 from visrec.publication.completion import complete_run
 from visrec.publication.list_tables import lists_file, lists_table
 from visrec.publication.publish import publish_run
@@ -51,7 +51,7 @@ def publish(lists: Store, run_id: str, users: int, k: int, changed: float) -> No
     score_BK = -np.sort(-random.random((users, k), np.float32), axis=1)
     some = random.random(users) < changed
     row_BK[some] = np.random.default_rng(len(run_id)).integers(0, ITEMS, (int(some.sum()), k))
-    shard_B = np.asarray(hash_strings(user_ids) % np.uint64(SHARDS))
+    shard_B = assign_shards(user_ids, SHARDS)
     files = {}
     for shard in range(SHARDS):
         rows = np.flatnonzero(shard_B == shard)

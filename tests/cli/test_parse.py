@@ -11,6 +11,7 @@ from visrec.models import MODELS
 from visrec.models.vbpr import VbprConfig
 from visrec.models.visrank import VisRankConfig
 from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.export import ExportJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.nightly import NightlyJob
 from visrec.pipelines.recommend_job import RecommendJob
@@ -45,6 +46,10 @@ def test_local_and_debug_need_no_value(arguments: list[str], local: bool, debug:
         (NightlyJob, ["--as-of=2026-11-22"], ["--as_of=2026-11-22"]),
         (NightlyJob, ["--force-publish=why not"], ["--force_publish=why not"]),
         (NightlyJob, ["--local", "--train-now", "true"], ["--local", "--train_now", "true"]),
+        (NightlyJob, ["--train-now", "--as-of", "2026-11-20"],
+         ["--train_now", "true", "--as_of=2026-11-20"]),
+        (ExportJob, ["--to", "lists.csv", "--only-changed"],
+         ["--to=lists.csv", "--only_changed", "true"]),
         (NightlyJob, ["--exit-if-running", "3", "--local"], ["--exit_if_running=3", "--local"]),
         (TrainJob, ["--train.learning-rate", "0.5"], ["--train.learning_rate", "0.5"]),
         (TrainJob, ["--model.item-width=9"], ["--model.item_width=9"]),

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from tests.publication.runs import PASSED, draft_manifest, write_files
-from visrec.hashes import hash_strings
+from visrec.interactions.log import assign_shards
 from visrec.publication.completion import complete_run
 from visrec.publication.list_tables import Layout, lists_file, lists_table, similar_table
 from visrec.publication.publish import publish_run
@@ -87,7 +87,7 @@ def make_run(
 ) -> None:
     """A complete run that is not published."""
     run = run_store(recommendations, run_id)
-    shard_of = hash_strings(pa.array(list(lists), pa.string())) % np.uint64(shards)
+    shard_of = assign_shards(pa.array(list(lists), pa.string()), shards)
     files = {}
     for shard in range(shards):
         ids = [id for id, own in zip(lists, shard_of, strict=True) if own == shard]

@@ -13,7 +13,7 @@ from tests.exports.lists import Listed, Lists, as_table, seen
 from tests.shop import through_a_file
 from visrec.exports import batches
 from visrec.exports.batches import ListBatch, all_batches, changed_batches, have_same_shards
-from visrec.hashes import hash_strings
+from visrec.interactions.log import assign_shards
 from visrec.publication.list_tables import Layout, read_lists
 from visrec.publication.list_tables import Lists as ListArrays
 from visrec.retrieval.similar import Kind
@@ -110,7 +110,7 @@ def test_scores_that_json_does_not_have_are_null() -> None:
 
 def test_list_that_moved_to_another_shard_is_noticed() -> None:
     ids = [f"u{n}" for n in range(50)]
-    shard_of = (hash_strings(pa.array(ids)) % np.uint64(2)).tolist()
+    shard_of = assign_shards(pa.array(ids), 2).tolist()
     zero = {id: Listed(()) for id, shard in zip(ids, shard_of, strict=True) if shard == 0}
     one = {id: Listed(()) for id, shard in zip(ids, shard_of, strict=True) if shard == 1}
     kept = dict(list(zero.items())[:3])

@@ -43,7 +43,7 @@ def parse(job_type: type[Job], arguments: Sequence[str]) -> Job:
     Raises:
         InputError: a key is unknown or a value is invalid.
     """
-    arguments = _normalize(arguments)
+    arguments = _normalize(arguments, job_type)
     files = [(path, _read_yaml(path)) for flag, path in flags(arguments) if flag == "--config"]
     has_model = any(field.type is ModelChoice for field in dataclasses.fields(job_type))
     model = _model_name(arguments, files) if has_model else None
@@ -105,10 +105,10 @@ def _parser(job_type: type[JobConfig], model: str | None) -> ArgumentParser:
     return parser
 
 
-def _normalize(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `true` after a bare --local or --debug, and --as-of as --as_of."""
+def _normalize(arguments: Sequence[str], job_type: type[JobConfig]) -> list[str]:
+    """The arguments with `true` after a bare switch such as --local, and --as-of as --as_of."""
     arguments = [_underscore(argument) for argument in arguments]
-    switches = {f"--{field.name}" for field in dataclasses.fields(JobConfig) if field.type is bool}
+    switches = {f"--{key}" for key, kind in config_keys(job_type).items() if kind is bool}
     normalized = []
     for argument, following in zip(arguments, [*arguments[1:], "--"], strict=False):
         is_bare = argument in switches and following.startswith("-")

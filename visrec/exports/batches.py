@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.hashes import hash_strings
 from visrec.ids import index_in
+from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged, chunk_rows
 from visrec.publication.list_tables import Lists
 
@@ -90,7 +90,7 @@ def have_same_shards(lists: Lists, base: Lists, shard: int, shards: int) -> bool
     """Whether every list of `base` is in this shard today too: only then has a list that is missing
     in `lists` been removed, and not moved to another shard."""
     gone = base.query_ids.filter(pa.array(index_in(base.query_ids, lists.query_ids) < 0))
-    return bool((hash_strings(gone) % np.uint64(shards) == shard).all())
+    return bool((assign_shards(gone, shards) == shard).all())
 
 
 def items_json(lists: Lists) -> pa.StringArray:
