@@ -39,6 +39,13 @@ def test_local_and_debug_need_no_value(arguments: list[str], local: bool, debug:
     assert (config.local, config.debug) == (local, debug)
 
 
+def test_switch_of_a_job_needs_no_value() -> None:
+    assert parse(ExportJob, ["--only-changed", "--to", "lists.csv"]).only_changed
+    assert parse(ExportJob, ["--to", "lists.csv", "--only_changed"]).only_changed
+    assert not parse(ExportJob, ["--to", "lists.csv", "--only_changed", "false"]).only_changed
+    assert not parse(NightlyJob, ["--evaluate=false", "--train-now"]).evaluate
+
+
 @pytest.mark.parametrize(
     ("job", "dashes", "underscores"),
     [
@@ -46,10 +53,6 @@ def test_local_and_debug_need_no_value(arguments: list[str], local: bool, debug:
         (NightlyJob, ["--as-of=2026-11-22"], ["--as_of=2026-11-22"]),
         (NightlyJob, ["--force-publish=why not"], ["--force_publish=why not"]),
         (NightlyJob, ["--local", "--train-now", "true"], ["--local", "--train_now", "true"]),
-        (NightlyJob, ["--train-now", "--as-of", "2026-11-20"],
-         ["--train_now", "true", "--as_of=2026-11-20"]),
-        (ExportJob, ["--to", "lists.csv", "--only-changed"],
-         ["--to=lists.csv", "--only_changed", "true"]),
         (NightlyJob, ["--exit-if-running", "3", "--local"], ["--exit_if_running=3", "--local"]),
         (TrainJob, ["--train.learning-rate", "0.5"], ["--train.learning_rate", "0.5"]),
         (TrainJob, ["--model.item-width=9"], ["--model.item_width=9"]),

@@ -25,7 +25,7 @@ ODD = {
     "no items": Listed((), cold=True),
     "visrec:recommendations": Listed((("a", 1e-9, None),)),
 }
-RUNS: dict[str, Lists] = {f"r{n}": {**made_lists(30, n, changed=0.2), **ODD} for n in range(1, 4)}
+RUNS: dict[str, Lists] = {f"r{n}": {**made_lists(9, n, changed=0.6), **ODD} for n in range(1, 4)}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def holds(shop: Reader, run_id: str, runs: dict[str, Lists] = RUNS) -> bool:
 
 def test_shop_reads_the_published_run(lists: Store, shop: Reader) -> None:
     assert shop.read_all() == {}
-    assert export(lists, shop) == ExportReport(run_id="r1", written=33)
+    assert export(lists, shop) == ExportReport(run_id="r1", written=12)
     assert holds(shop, "r1")
     for user, items in seen(RUNS["r1"]).items():
         assert shop.read(user) == items
@@ -59,11 +59,11 @@ def test_shop_reads_the_published_run(lists: Store, shop: Reader) -> None:
 
     # Six lists of the next run are others, one of them of a new user, and one user is gone.
     publish(lists, "r2", RUNS["r2"])
-    expected = ExportReport(run_id="r2", written=6, unchanged=27, removed=1, swept=7)
+    expected = ExportReport(run_id="r2", written=6, unchanged=6, removed=1, swept=7)
     assert export(lists, shop) == expected
     assert holds(shop, "r2")
     roll_back(lists)
-    assert export(lists, shop, only_changed=False).written == 33
+    assert export(lists, shop, only_changed=False).written == 12
     assert holds(shop, "r1")
 
 
@@ -87,27 +87,28 @@ def killed_after(entries: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
             yield
 
 
-@pytest.mark.parametrize("only_changed", [True, False])
+@pytest.mark.parametrize("shop", ["postgresql", "redis", "dynamodb"], indirect=True)
 def test_export_that_is_killed_while_it_writes_shows_nothing_and_goes_on(
-    lists: Store, shop: Reader, only_changed: bool, monkeypatch: pytest.MonkeyPatch
+    lists: Store, shop: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export(lists, shop)
     publish(lists, "r2", RUNS["r2"])
     for entries in (0, 1, 3):
         with killed_after(entries, monkeypatch):
-            export(lists, shop, only_changed=only_changed)
+            export(lists, shop)
         assert shop.read_all() == seen(RUNS["r1"])
-    export(lists, shop, only_changed=only_changed)
+    export(lists, shop)
     assert holds(shop, "r2")
     # Killed, and then another run is exported.
     publish(lists, "r3", RUNS["r3"])
     with killed_after(4, monkeypatch):
-        export(lists, shop, only_changed=only_changed)
+        export(lists, shop, only_changed=False)
     roll_back(lists)
-    export(lists, shop, only_changed=only_changed)
+    export(lists, shop)
     assert holds(shop, "r2")
 
 
+@pytest.mark.parametrize("shop", ["postgresql", "redis", "dynamodb"], indirect=True)
 def test_process_that_was_taken_over_cannot_switch(
     lists: Store, shop: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,7 +210,7 @@ def test_store_that_lost_its_record_is_filled_again(
     export(lists, shop)
     publish(lists, "r2", RUNS["r2"])
     shop.client.delete("visrec:recommendations")
-    assert export(lists, shop).written == 33
+    assert export(lists, shop).written == 12
     assert holds(shop, "r2")
 
 
