@@ -129,6 +129,7 @@ def promises() -> dict[int, Promise]:
         26: Promise("blanks are nulls", ()),
         27: Promise("every client of the store has the same configuration", ()),
         28: Promise("a reader of a table sees the published run or the one before it", ()),
+        29: Promise("an export leaves each store with one whole run", (f"{chaos}exports.py",)),
     }
 
 
