@@ -50,7 +50,7 @@ def test_job_exports_and_says_what_it_did(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "export: Found no --to; expected postgresql://"),
+        ((), "export: Found the target '' (--to, or --export_to of a night); expected postgresql"),
         (("--to", "lists.txt"), "export: Found the target 'lists.txt' (--to, or"),
         (("--to", "lists.csv"), "export: Found no published run in"),
         (("--to", "redis://:s3cr3t/@x"), "export: The URL of the target (--to, or --export_to"),

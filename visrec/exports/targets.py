@@ -15,7 +15,7 @@ from visrec.exports.run_lists import BeforeShard, RunLists
 from visrec.exports.serving_store import ServingStore
 from visrec.storage.store import Store, file_at
 
-EXPECTED = (
+_EXPECTED = (
     "postgresql://[user[:password]@]host[:port]/database, "
     "redis://[user:password@]host[:port]/number (rediss:// with TLS), "
     "dynamodb://table[?region=name], or the path of a file, local or s3://, that ends in .jsonl, "
@@ -156,14 +156,14 @@ def parse_target(url: str) -> Target:
     if scheme == "dynamodb":
         return _dynamodb(url, shown)
     if scheme not in _SERVERS:
-        raise InputError(f"Found the target {shown}{_KEYS}; expected {EXPECTED}.", key="to")
+        raise InputError(f"Found the target {shown}{_KEYS}; expected {_EXPECTED}.", key="to")
     return _SERVERS[scheme](url, shown)
 
 
 def _file(path: str) -> FileTarget:
     match = _FILE.fullmatch(path)
     if match is None:
-        raise InputError(f"Found the target {path!r}{_KEYS}; expected {EXPECTED}.", key="to")
+        raise InputError(f"Found the target {path!r}{_KEYS}; expected {_EXPECTED}.", key="to")
     folder, name = file_at(path)
     codec = "gzip" if match["gz"] else None
     return FileTarget(ListFile(folder, name, _FORMATS[match["format"].lower()], codec))

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from visrec.cli.job import JobConfig
 from visrec.cli.progress import StepProgress
 from visrec.cli.summary import Summary
-from visrec.errors import InputError, VisrecError
+from visrec.errors import VisrecError
 from visrec.exports.published import export_published
 from visrec.exports.run_lists import open_published_run
-from visrec.exports.targets import EXPECTED, parse_target
+from visrec.exports.targets import parse_target
 from visrec.storage.store import Store
 
 LEASES = "exports"  # folder of the workspace for the files of exports under way
@@ -42,10 +42,6 @@ class ExportJob(JobConfig):
     to: str = ""
     recommendations: str | None = None
     only_changed: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.to:
-            raise InputError(f"Found no --to; expected {EXPECTED}.", key="to")
 
 
 def check(config: ExportJob) -> None:
