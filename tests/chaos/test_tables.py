@@ -218,7 +218,7 @@ def test_table_is_never_two_moves_behind_wherever_two_actors_meet(name: str) -> 
     publish_run(start, R1, tables=FOLLOWED)
     publish_run(start, R2)
     for end in ENDINGS:
-        for store, one, two in meetings(start, first, second, amount(13, 2)):
+        for store, one, two in meetings(start, first, second, amount(13, 3)):
             history: dict[int, str] = {1: R1, 2: R2}
             require_near(store, history)
             end(one, two, lambda store=store, history=history: require_near(store, history))

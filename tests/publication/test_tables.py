@@ -122,6 +122,17 @@ def test_no_file_of_a_run_is_copied_or_changed(local: Store) -> None:
     assert seen(local) == 3 * [{"2026-11-22T03:00"}]
 
 
+def test_run_that_is_made_again_under_its_name_is_shown_once(local: Store) -> None:
+    """Its files have the names of those before."""
+    publish(local, "r1")
+    run_store(local, "r1").delete([MANIFEST])
+    complete_lists(local, "r1", cutoff=1)
+    assert publish_run(local, "r1")
+    assert seen(local) == 3 * [{"r1"}]
+    assert open_delta(local).version() == 1
+    assert (local / ICEBERG).read(HINT) == b"2"
+
+
 def test_table_that_is_named_later_shows_what_is_published_already(local: Store) -> None:
     publish(local, "r1", tables=())
     assert not (local / DELTA_LOG).exists("00000000000000000000.json")
