@@ -128,6 +128,7 @@ class Shop:
             "interactions": (1000, 10),
             "items": (400, 4),
             "model_digest": MODEL,
+            "model_name": "curatornet",
             "tables": ["items"],
             "last": self.last_manifest() if self.before else None,
             "evaluation": evaluated(),

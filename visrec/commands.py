@@ -111,6 +111,14 @@ def export() -> NoReturn:
     launch(main, ExportJob, check=check, needs_ray=False)
 
 
+def forget() -> NoReturn:
+    """remove users from everything that was written"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.forget import ForgetJob, check, main
+
+    launch(main, ForgetJob, check=check)
+
+
 def doctor() -> NoReturn:
     """test the store and the cluster before the first night"""
     from visrec.cli.launch import launch
@@ -142,6 +150,7 @@ COMMANDS: dict[str, Callable[[], NoReturn]] = {
     "rollback": rollback,
     "explain": explain,
     "export": export,
+    "forget": forget,
     "doctor": doctor,
     "submit": submit,
     "import-features": import_features,

@@ -2,7 +2,8 @@
 
 VisrecError
 ├── InputError              the configuration or the data is not what the job needs (exit code 2)
-│   └── SchemaError         a table's columns are not the declared ones
+│   ├── SchemaError         a table's columns are not the declared ones
+│   └── NoExamplesError     the interactions give a model nothing to train on
 ├── StorageError            a disk or an S3 store refused or failed a request (exit code 1, or 2 if
 │   │                       the job has written nothing yet)
 │   └── MissingFileError    the file does not exist
@@ -53,6 +54,25 @@ class SchemaError(InputError):
     ) -> None:
         super().__init__(message, path=path, key=key)
         self.column = column
+
+
+class NoExamplesError(InputError):
+    """The interactions give a model nothing to train on, as those of a young shop may.
+
+    Attributes:
+        found: what the interactions have, as the end of a sentence.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        key: str | None = None,
+        found: str | None = None,
+    ) -> None:
+        super().__init__(message, path=path, key=key)
+        self.found = found
 
 
 class StorageError(VisrecError):

@@ -130,6 +130,7 @@ def promises() -> dict[int, Promise]:
         27: Promise("every client of the store has the same configuration", ()),
         28: Promise("a reader of a table sees the published run or the one before it", ()),
         29: Promise("an export leaves each store with one whole run", (f"{chaos}exports.py",)),
+        30: Promise("a forgotten user is in no file, and readers see a whole run meanwhile", ()),
     }
 
 

@@ -27,7 +27,7 @@ from visrec.jagged import offsets_from_lengths
 from visrec.progress import Timer
 from visrec.publication.claims import CLAIM, claim_run, read_claim
 from visrec.publication.completion import clean_complete_run, complete_run
-from visrec.publication.list_tables import lists_table
+from visrec.publication.list_tables import COLD_USERS_KEY, lists_table
 from visrec.publication.manifest import MANIFEST, RunManifest, ShardFile, parse_manifest
 from visrec.publication.pointer import LATEST, read_pointer, read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
@@ -36,7 +36,6 @@ from visrec.publication.rollback import roll_back
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.fingerprint_files import write_item_fingerprints
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.lists import COLD_USERS_KEY
 from visrec.recommend.writer import ShardWriter
 from visrec.storage.store import Store
 

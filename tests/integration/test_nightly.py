@@ -78,6 +78,11 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     assert manifest["inputs"]["model"] in metrics["digests"].values()
     gates = {gate["key"]: gate for gate in manifest["gates"]}
     assert gates["gates.min_gain"]["outcome"] == "passed"
+    assert manifest["choice"] == night.rows["choice"]
+    assert (
+        "curatornet-2026-11-19 serves, because its auc on the held-out set, 0."
+        in night.rows["choice"]
+    )
     record = json.loads((tmp_path / "nights" / f"{SECOND}.json").read_text())
     assert set(record["steps_s"]) == {"extract", "train", "evaluate", "recommend", "retention"}
 
@@ -86,6 +91,7 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     again = run_night(tmp_path, SECOND)
     assert "is complete already" in capsys.readouterr().out
     assert again.rows["published"] == "yes"
+    assert again.rows["choice"] == night.rows["choice"]
     assert {path: path.stat().st_mtime_ns for path in lists.rglob("part-*")} == before
 
     # If the export of a night fails, the night stays published, and its next start exports.
@@ -157,7 +163,7 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
 
 @pytest.mark.s3
 @pytest.mark.usefixtures("ray_cluster")
-def test_first_night_on_s3_without_earlier_interactions_trains_its_own_model(
+def test_first_night_on_s3_without_earlier_interactions_serves_visrank(
     s3_env: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """All interactions are of one day after the last training day, so no user has two baskets."""
@@ -171,7 +177,11 @@ def test_first_night_on_s3_without_earlier_interactions_trains_its_own_model(
     store.write_table("interactions.parquet", table.set_column(at, "timestamp", times))
     night = run_night(workspace, SECOND, folder=tmp_path)
     assert night.rows["published"] == "yes"
-    assert night.rows["model"] == f"curatornet-{SECOND}"
+    assert night.rows["model"] == f"visrank-mean-{SECOND}"
+    assert night.rows["choice"] == (
+        f"visrank-mean-{SECOND} serves in place of curatornet-{SECOND}, which nothing compares: "
+        "none of its users had two baskets"
+    )
     assert night.rows["evaluation"] == NOT_EVALUATED
     assert "evaluate: skipped" in capsys.readouterr().out
     assert Store.at(workspace).read_json(f"nights/{SECOND}.lease") == {"holder": None}

@@ -158,6 +158,7 @@ def test_manifest_pointer_and_file_metadata_have_the_declared_fields(recommended
     assert manifest["rows"] == manifest["queries"] == 160
     assert {gate["outcome"] for gate in manifest["gates"]} == {"passed", "skipped"}
     assert {"inputs_digest", "inputs", "seconds", "model_id"} <= manifest.keys()
+    assert (manifest["model_name"], manifest["choice"]) == ("curatornet", None)
     pointer = json.loads((recommended / "recommendations" / "_latest.json").read_text())
     assert pointer["run_id"] == "first"
     assert pointer["manifest"] == "run=first/_manifest.json"

@@ -19,6 +19,8 @@ def draft_manifest(**fields: Any) -> RunManifest:
     defaults: dict[str, Any] = {
         "run_id": "r1",
         "model_id": "m1",
+        "model_name": "curatornet",
+        "choice": None,
         "inputs": {"model": "digest of m1"},
         "inputs_digest": "0123456789abcdef",
         "layout": "nested",

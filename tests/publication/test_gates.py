@@ -28,7 +28,13 @@ from visrec.errors import GateError, InputError
 from visrec.jagged import Jagged
 from visrec.publication.completion import complete_run
 from visrec.publication.gate import Gate
-from visrec.publication.gate_context import NO_LAST, NOT_EVALUATED, GateContext, GatesConfig
+from visrec.publication.gate_context import (
+    NO_LAST,
+    NOT_EVALUATED,
+    GateContext,
+    GatesConfig,
+    ServingChoice,
+)
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import concentration, judgement_gates
 from visrec.publication.list_tables import similar_table
@@ -324,6 +330,32 @@ def test_threshold_is_printed_with_all_its_digits(least: float) -> None:
     assert float(str(gate.expected).removeprefix("at least ")) == least
 
 
+def test_baseline_that_a_night_chose_is_compared_with_the_others_only() -> None:
+    shop = open_shop()
+    shop.context = {
+        "model_digest": "of VisRank",
+        "choice": ServingChoice(reason="", row="visrank-mean"),
+        "evaluation": evaluated(0.6, visrank=0.7),
+    }
+    notes = {gate.name: (gate.outcome, gate.note) for gate in shop.gates()}
+    assert notes["auc on the held-out set, above VisRank"] == ("skipped", "VisRank itself serves")
+    assert notes["auc on the held-out set, above popularity"][0] == "passed"
+    shop.context["evaluation"] = evaluated(0.6, visrank=0.7, popularity=0.8)
+    assert failed(shop) == {"min_gain"}
+
+
+def test_overlap_counts_only_for_the_same_kind_of_model_if_a_night_chose_it() -> None:
+    shop = open_shop()
+    MUTANTS["features shuffled"][1](shop)
+    other = {"model": "of VisRank", "items": "a digest", "users": None}
+    shop.context = {"last": shop.last_manifest(model_name="visrank", inputs=other)}
+    assert failed(shop) == {"min_overlap"}
+    shop.context["choice"] = ServingChoice(reason="")
+    assert not failed(shop)
+    shop.context["last"] = shop.last_manifest(inputs=other)
+    assert failed(shop) == {"min_overlap"}
+
+
 def test_model_without_evaluation_is_held_back_if_one_is_required() -> None:
     shop = open_shop()
     shop.config = GatesConfig(require_evaluation=True)
@@ -396,7 +428,7 @@ def test_item_to_item_run_has_no_gate_about_users_or_evaluation() -> None:
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
         taken_N=np.ones(100, np.float32), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
         personalized=True, interactions=(10, 9), items=(100, 0),
-        model_digest=MODEL, tables=[], last=None,
+        model_digest=MODEL, model_name="curatornet", tables=[], last=None,
         evaluation=None,
     )  # fmt: skip
 

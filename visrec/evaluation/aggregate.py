@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from visrec.evaluation.bootstrap import Figures, resample
 from visrec.evaluation.list_metrics import COVERAGE, PER_LIST_METRICS, coverage
 from visrec.evaluation.rank_users import COVERED, SECONDS
-from visrec.evaluation.results import EvaluationResults, ModelCost, TrainingCost
+from visrec.evaluation.results import PER_USER, EvaluationResults, ModelCost, TrainingCost
 from visrec.storage.store import Store
 
 PROFILE_SIZES = {"1": (1, 1), "2-4": (2, 4), "5-9": (5, 9), "10+": (10, np.inf)}
@@ -55,7 +55,7 @@ def aggregate(
     covered = {label: _coverage(users, label, spec.items) for label in spec.labels}
     costs = {label: _cost(users, label, spec.costs.get(label)) for label in spec.labels}
     users = users.drop_columns([COVERED, SECONDS])
-    spec.target.write_table("per_user.parquet", users, store_schema=False)
+    spec.target.write_table(PER_USER, users, store_schema=False)
     model = users["model"].to_numpy(zero_copy_only=False)
     columns = {name: users[name].to_numpy() for name in users.column_names[3:]}
     values = {

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 METRICS, COSTS = "metrics.json", "costs.json"
+PER_USER, REPORT = "per_user.parquet", "report.html"
 
 # "mean", and for most metrics "low" and "high" (the 95 % interval) and "n" (users); for a
 # difference also "above", the share of bootstrap samples in which it is above 0.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.errors import InputError
+from visrec.errors import InputError, NoExamplesError
 from visrec.ids import TEXT, id_array, index_in
 from visrec.interactions.log import InteractionLog, ReadReport
 from visrec.jagged import offsets_from_lengths
@@ -48,7 +48,8 @@ def read_log(
         keep_all_users: include users none of whose interactions counts.
 
     Raises:
-        InputError: the interactions cannot be read, or none of them counts.
+        InputError: the interactions cannot be read.
+        NoExamplesError: none of them counts.
     """
     if uri is None:
         return _empty_log(extra_users)
@@ -99,8 +100,9 @@ def build_log(
         left_out: the rows that reading left out, by reason. Those left out here are added to it.
 
     Raises:
-        InputError: there is no interaction, none counts, none is with an item of the catalogue, or
-            a rating is infinite.
+        NoExamplesError: there is no interaction, none counts, or none is with an item of the
+            catalogue.
+        InputError: a rating is infinite.
     """
     builder = _LogBuilder(item_ids, Counter() if left_out is None else left_out)
     for batch in batches:
@@ -202,23 +204,27 @@ def _code_items(
 
 def _no_interactions_error(
     left_out: Counter[str], unknown_ids: pa.Array | None, item_ids: pa.Array
-) -> InputError:
+) -> NoExamplesError:
     """Explains why no interaction counts."""
     rows = sum(left_out.values())
     if not rows:
-        return InputError(
-            "The interactions are empty; expected at least one row. Check --interactions.path."
+        return NoExamplesError(
+            "The interactions are empty; expected at least one row. Check --interactions.path.",
+            found="the interactions are empty",
         )
     reasons = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
     if unknown_ids is None or not left_out[NO_FEATURE]:
-        return InputError(
-            f"None of the {rows:,} interactions counts ({reasons}); expected at least one. Check "
-            "--interactions.path, --interactions.min_rating and --interactions.as_of."
+        found = f"one of the {rows:,} interactions counts ({reasons})"
+        return NoExamplesError(
+            f"N{found}; expected at least one. Check "
+            "--interactions.path, --interactions.min_rating and --interactions.as_of.",
+            found=f"n{found}",
         )
-    return InputError(
-        f"None of the {rows:,} interactions is with an item that has a feature ({reasons}); "
-        "expected the same item ids in --interactions.path and --features. "
-        f"{explain_id_mismatch(unknown_ids, 'The first', item_ids, 'the second')}"
+    found = f"one of the {rows:,} interactions is with an item that has a feature ({reasons})"
+    return NoExamplesError(
+        f"N{found}; expected the same item ids in --interactions.path and --features. "
+        f"{explain_id_mismatch(unknown_ids, 'The first', item_ids, 'the second')}",
+        found=f"n{found}",
     )
 
 

@@ -7,23 +7,25 @@ executes code from the file.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from visrec.config import plain
 from visrec.errors import InputError
-from visrec.ids import id_array
+from visrec.ids import TEXT, id_array, is_in
 from visrec.models import MODELS
 from visrec.models.base import Model, ModelConfig, Sizes
 from visrec.models.provenance import Provenance
 from visrec.storage.schemas import HELD_OUT
-from visrec.storage.store import Store, to_json
+from visrec.storage.store import Store, parse_json, to_json
 
 MANIFEST = "_manifest.json"
 LATEST = "_latest.json"  # next to the models: names the one that was trained last
@@ -31,6 +33,8 @@ _WEIGHTS, _CONFIG, _METRICS = "model.safetensors", "config.json", "metrics.json"
 TIMES = "_training.json"  # durations; not in the manifest, because a rerun has others
 _ITEMS, _USERS = "item_ids.parquet", "user_ids.parquet"
 _HELD_OUT = "held_out.parquet"
+_USER_VECTORS = "users.weight"  # see `Model`
+_FORGET_RECORD = "_forgotten.json"  # not in the manifest, because it is about earlier ones
 
 
 @dataclass(frozen=True)
@@ -186,11 +190,16 @@ def _checked_files(store: Store) -> dict[str, bytes]:
     if not hashes:
         changed, missing = [MANIFEST], set()
     if changed or missing:
-        raise InputError(
-            f"The model at {store.root} has changed since it was written: "
-            f"{', '.join(sorted([*changed, *missing]))} changed or missing. Train it again."
-        )
+        raise _changed_error(store, [*changed, *missing])
     return files
+
+
+def _changed_error(store: Store, names: Iterable[str]) -> InputError:
+    return InputError(
+        f"The model at {store.root} has changed since it was written: "
+        f"{', '.join(sorted(names))} changed or missing. Train it again; or, if jobs/forget.py was "
+        "stopped while it worked on the model, start that again first."
+    )
 
 
 def _hashes(manifest: bytes) -> dict[str, str]:
@@ -234,3 +243,83 @@ def _pairs(held_out: pa.Table) -> pa.Table:
 
 def _ids(data: bytes) -> pa.LargeStringArray:
     return id_array(pq.read_table(pa.BufferReader(data)).column(0))
+
+
+# Users are removed from a model that is kept.
+
+
+def forget_users(store: Store, user_ids: pa.Array) -> int:
+    """Removes users from a model: their held-out rows, their ids, and their vectors.
+
+    The vectors become zeros and the ids empty, which is no user's id, so that the rows of all other
+    users stay where they are: the model scores these as before, to the bit. Each step can be
+    repeated, so a start after a kill ends as the first one would have.
+
+    Returns:
+        How many rows of held-out items and of ids the model had of them.
+
+    Raises:
+        InputError: the model has changed since it was written.
+    """
+    record, hashes = _read_forget_record(store), _hashes(store.read(MANIFEST))
+    files = {name: store.read(name) for name in hashes}
+    expected = {name: [hash, *record["files"].get(name, [])] for name, hash in hashes.items()}
+    if not hashes or any(_sha256(data) not in expected[name] for name, data in files.items()):
+        raise _changed_error(store, [MANIFEST])
+    removed, changed = _without_users(files, user_ids)
+    new = {name: _sha256(data) for name, data in {**files, **changed}.items()}
+    if new != hashes:
+        earlier = [digest for digest in record["digests"] if digest != _digest(hashes)]
+        begun = {name: [*expected[name][1:], new[name]] for name in changed}
+        record = {"digests": [*earlier, _digest(hashes)], "files": {**record["files"], **begun}}
+        store.write_json(_FORGET_RECORD, record)
+        # In this order: until the last one is written, the ids say which vectors are the users'.
+        for name in (_WEIGHTS, _USERS, _HELD_OUT):
+            if name in changed:
+                store.write(name, changed[name])
+        store.write(MANIFEST, _manifest(new))
+    if record["files"]:
+        store.write_json(_FORGET_RECORD, {**record, "files": {}})
+    return removed
+
+
+def read_digest(store: Store) -> str:
+    """The digest of a model, without reading its files."""
+    return str(store.read_json(MANIFEST)["digest"])
+
+
+def earlier_digests(store: Store) -> list[str]:
+    """The digests that a model had before users were removed from it."""
+    return list(_read_forget_record(store)["digests"])
+
+
+def _read_forget_record(store: Store) -> dict[str, Any]:
+    """`digests`: those before; `files`: the SHA-256 of files that are being replaced, by name."""
+    found = store.read_if_exists(_FORGET_RECORD)
+    if found is None:
+        return {"digests": [], "files": {}}
+    record: dict[str, Any] = parse_json(found[0], store.uri(_FORGET_RECORD))
+    return record
+
+
+def _without_users(files: Mapping[str, bytes], user_ids: pa.Array) -> tuple[int, dict[str, bytes]]:
+    """How many rows of the users were in the files, and the files that had any, without them."""
+    held_out, changed = _held_out(files[_HELD_OUT]), {}
+    kept = held_out.filter(pc.invert(is_in(held_out["user_id"], user_ids)))
+    removed = len(held_out) - len(kept)
+    if removed:
+        changed[_HELD_OUT] = _table_file(kept)
+    if _USERS in files:
+        ids = _ids(files[_USERS])
+        is_gone = is_in(ids, user_ids)
+        if rows := np.flatnonzero(is_gone.to_numpy(zero_copy_only=False)).tolist():
+            weights = load(files[_WEIGHTS])
+            weights[_USER_VECTORS][rows] = 0
+            changed[_WEIGHTS] = save(weights)
+            changed[_USERS] = _ids_file("user_id", pc.if_else(is_gone, pa.scalar("", TEXT), ids))
+            removed += len(rows)
+    return removed, changed
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -109,6 +109,9 @@ class Model(nn.Module, ABC):
     `forward(batch)` returns the mean loss of a batch of the kind that `trains_on` names; a model
     that trains on nothing has none.
 
+    A model that has a vector for each user keeps these in an `nn.Embedding` named `users`, and
+    nothing else of them, so that jobs/forget.py finds them.
+
     Attributes:
         Config: the dataclass of the model's own settings.
         traits: what data the model requires and what it supports.

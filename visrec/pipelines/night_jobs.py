@@ -1,5 +1,6 @@
 """The jobs of a night: one for each step, read from its YAML file, on the night's workspace."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,6 +134,8 @@ def naming_config_file(step: str) -> Iterator[None]:
         cause = visrec_cause(error)
         if step not in _SCRIPTS or not isinstance(cause, InputError) or "--" not in str(cause):
             raise
-        raise InputError(
-            f"{cause} (Keys of {_SCRIPTS[step]} belong in the YAML file of --{step}_config.)"
-        ) from error
+        named = copy.copy(cause)  # which keeps its class and its fields
+        named.args = (
+            f"{cause} (Keys of {_SCRIPTS[step]} belong in the YAML file of --{step}_config.)",
+        )
+        raise named from error

@@ -1,4 +1,4 @@
-"""Which model serves a night: the one of the last training day, or one of its own.
+"""Which model a night trains or has: that of the last training day, or one of its own.
 
 Training days are counted from 1970 and do not depend on which nights have been run. So a night gets
 the same model whenever it is run, unless a night between its training day and itself has trained a
@@ -11,23 +11,24 @@ from datetime import date
 
 import ray
 
+from visrec.errors import NoExamplesError
 from visrec.evaluation.results import METRICS
-from visrec.models import MODELS
 from visrec.models.artifact import MANIFEST, load_artifact
 from visrec.pipelines import train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.night_jobs import with_cutoff
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
-from visrec.sources.interactions import InteractionsConfig, read_interactions
 from visrec.storage.store import Store
+from visrec.training.data import TrainingInputs, load_training_data
+from visrec.training.fit import TrainingRecipe, require_examples
 
 _EPOCH = date(1970, 1, 1)
 
 
 @dataclass(frozen=True)
 class NightModel:
-    """The model that serves a night, trained or not.
+    """A model of a night, trained or not.
 
     Attributes:
         day: the training day, which is the cutoff of its training.
@@ -44,12 +45,21 @@ class NightModel:
         return self.store.exists(MANIFEST)
 
     @property
+    def digest(self) -> str:
+        """The digest of the trained model."""
+        return str(self.store.read_json(MANIFEST)["digest"])
+
+    @property
     def is_evaluated(self) -> bool:
         """Whether there is an evaluation of this very model."""
         if not self.evaluation.exists(METRICS):
             return False
-        digests = self.evaluation.read_json(METRICS)["digests"]
-        return self.store.read_json(MANIFEST)["digest"] in digests.values()
+        return self.digest in self.evaluation.read_json(METRICS)["digests"].values()
+
+    @property
+    def is_learned(self) -> bool:
+        """Whether the model has weights that training has set, and not counts or statistics."""
+        return bool(ray.get(ray.remote(_is_learned).remote(self.store)))
 
     def has_held_out_rows(self) -> bool:
         """Whether there are test rows to evaluate the trained model with."""
@@ -66,12 +76,15 @@ class NightModel:
         return dataclasses.replace(job, model=self.store.root, evaluation=self.evaluation.root)
 
 
-def choose_model(job: TrainJob, night: date, train_every: int, *, train_now: bool) -> NightModel:
-    """The model of a night.
+def models_to_try(
+    job: TrainJob, night: date, train_every: int, *, train_now: bool
+) -> list[NightModel]:
+    """The models that may serve a night, in the order in which they are tried.
 
     It is the newest trained model of the days from the last training day to the night. If there is
-    none, it is a model of the training day, still to be trained. If there are no interactions
-    before the training day, each night until the next training day trains a model of its own.
+    none, it is a model of the training day, still to be trained. If what was known on the training
+    day gives the model nothing to train on, each night until the next training day trains a model
+    of its own.
 
     Args:
         job: how models are trained.
@@ -81,11 +94,27 @@ def choose_model(job: TrainJob, night: date, train_every: int, *, train_now: boo
     """
     models, name = train.models_store(job), job.model.name
     due = training_day(night, train_every)
-    if train_now or not _can_train(job, models / f"{name}-{due}", due):
-        day = night
-    else:
-        day = newest_model_day(models, name, due, night) or due
-    store = models / f"{name}-{day}"
+    newest = newest_model_day(models, name, due, night)
+    if train_now or newest == night:
+        days = [night]
+    elif newest is None:
+        days = [due, night]
+    elif night_model(job, name, due).is_trained or _has_examples(job, due):
+        days = [newest]
+    else:  # the newest model is an earlier night's own
+        days = [night]
+    return [night_model(job, name, day) for day in dict.fromkeys(days)]
+
+
+def night_model(job: TrainJob, name: str, day: date) -> NightModel:
+    """The model of a day, and where its evaluation is.
+
+    Args:
+        job: in whose workspace.
+        name: its kind, or the row of the evaluation of a baseline.
+        day: the cutoff of its training.
+    """
+    store = train.models_store(job) / f"{name}-{day}"
     return NightModel(day, store, Store.at(job.resolve(None, f"evaluation/{store.name}")))
 
 
@@ -107,19 +136,24 @@ def newest_model_day(models: Store, name: str, first: date, last: date) -> date 
     return None
 
 
-def _can_train(job: TrainJob, model: Store, day: date) -> bool:
-    """Whether a model is there, or needs no interactions, or there are some before its day."""
+def _has_examples(job: TrainJob, day: date) -> bool:
+    """Whether there is something to train on in what was known on a day."""
     job = with_cutoff(job, day)
-    uri = train.interactions_uri(job)
-    requires_interactions = MODELS[job.model.name].traits.requires_interactions
-    if uri is None or not requires_interactions or model.exists(MANIFEST):
-        return True
-    return bool(ray.get(ray.remote(_has_interactions).remote(job.interactions, uri)))
+    inputs = train.training_inputs(job, Store.at(job.resolve(job.features, "features")))
+    return bool(ray.get(ray.remote(_give_examples).remote(inputs, train.training_recipe(job))))
 
 
-def _has_interactions(config: InteractionsConfig, uri: str) -> bool:
-    return any(len(batch) for batch in read_interactions(config, uri))
+def _give_examples(inputs: TrainingInputs, recipe: TrainingRecipe) -> bool:
+    try:
+        require_examples(recipe, load_training_data(inputs))
+    except NoExamplesError:
+        return False
+    return True
 
 
 def _has_held_out_rows(model: Store) -> bool:
     return len(load_artifact(model).held_out) > 0
+
+
+def _is_learned(model: Store) -> bool:
+    return load_artifact(model).model.trains_on != "nothing"

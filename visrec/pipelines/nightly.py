@@ -21,14 +21,15 @@ from visrec.cli.job import JobConfig
 from visrec.cli.notify import NotifyConfig, require_notifier
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
-from visrec.errors import GateError, InputError
+from visrec.errors import GateError, InputError, NoExamplesError
 from visrec.exports.targets import parse_target
 from visrec.pipelines import evaluate, extract_features, recommend, train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.export import LEASES, export_to_all
 from visrec.pipelines.extract_features import ExtractJob
+from visrec.pipelines.night_choice import DEFAULT_ROW, Served, choose_served, fit_baseline
 from visrec.pipelines.night_jobs import NightJobs, load_job, naming_config_file, with_cutoff
-from visrec.pipelines.night_model import NightModel, choose_model
+from visrec.pipelines.night_model import NightModel, models_to_try, night_model
 from visrec.pipelines.recommend_job import RecommendJob, recommendations_store
 from visrec.pipelines.train import TrainJob
 from visrec.publication.completion import clean_complete_run
@@ -133,11 +134,12 @@ def main(config: NightlyJob, summary: Summary) -> None:
             summary.rows = {"night": night, "published": f"no: {_BUSY}"}
             return
         recommendations = recommendations_store(steps.jobs.recommend)
-        is_complete = clean_complete_run(run_store(recommendations, night)) is not None
-        if is_complete:
+        complete = clean_complete_run(run_store(recommendations, night))
+        if complete is not None:
             print(f"The night {night} is complete already.", flush=True)
             tables = steps.jobs.recommend.publish.tables
             publish_run(recommendations, night, rerun=True, tables=tables)
+            steps.rows |= {"model": complete.model_id, "choice": complete.choice}
         else:
             steps.extract()
             lease.check()
@@ -145,16 +147,16 @@ def main(config: NightlyJob, summary: Summary) -> None:
             lease.check()
             steps.evaluate(model)
             lease.check()
-            steps.recommend(model)
+            steps.recommend(steps.choose(model))
         with steps.step("retention"):
             removed = remove_old_runs(recommendations, config.keep, night)
             steps.rows["nights removed"] = ", ".join(removed) or "none"
-        status = publication_status(recommendations, night, rerun=is_complete)
+        status = publication_status(recommendations, night, rerun=complete is not None)
         summary.rows = {"night": night, **steps.rows, "published": status.summary}
         if status.published.tables:
             summary.rows["tables"] = ", ".join(status.published.tables)
         summary.not_published = status.explanation
-        if not is_complete or not nights.exists(f"{night}.json"):
+        if complete is None or not nights.exists(f"{night}.json"):
             nights.write_json(f"{night}.json", {**summary.to_dict(), "steps_s": steps.seconds})
         if config.export_to:
             with steps.step("export"):
@@ -199,6 +201,7 @@ class Steps:
         self._config, self._night, self._summary = config, config.night_date(), summary
         self.rows: dict[str, Any] = {}  # values of any type that a summary shows
         self.seconds: dict[str, float] = {}
+        self._untrained: str | None = None  # why the configured model could not be trained
 
     def extract(self) -> None:
         """Extracts the features of new pictures and texts, unless features are imported."""
@@ -213,17 +216,30 @@ class Steps:
     def train(self) -> NightModel | None:
         """The night's model, trained if necessary.
 
-        None means: use the workspace's latest model.
+        None means: use the workspace's latest model. Where there is nothing to train on, the model
+        is VisRank.
         """
         config, job = self._config, self.jobs.train
         if not config.trains:
             return None
-        model = choose_model(job, self._night, config.train_every, train_now=config.train_now)
-        if not model.is_trained:
-            with self.step("train"):
-                train.main(model.train_job(job), self._summary)
-            self._take_rows("validation AUC", "epochs")
-        return model
+        models = models_to_try(job, self._night, config.train_every, train_now=config.train_now)
+        found: str | None = None
+        for model in models:
+            if model.is_trained:
+                return model
+            try:
+                with self.step("train"):
+                    train.main(model.train_job(job), self._summary)
+            except NoExamplesError as error:
+                found = error.found
+                print(f"{model.store.name} is not trained, because {found}.", flush=True)
+            else:
+                self._take_rows("validation AUC", "epochs")
+                return model
+        self._untrained = found
+        with self.step("train"):
+            model = night_model(job, DEFAULT_ROW, models[-1].day)
+            return fit_baseline(job, DEFAULT_ROW, model, self._summary)
 
     def evaluate(self, model: NightModel | None) -> None:
         """Evaluates the night's model, unless that is done, or there are no held-out rows."""
@@ -238,13 +254,29 @@ class Steps:
         with self.step("evaluate"):
             evaluate.main(model.evaluate_job(self.jobs.evaluate), self._summary)
 
-    def recommend(self, model: NightModel | None) -> None:
+    def choose(self, model: NightModel | None) -> Served | None:
+        """Which model serves the night; None for the latest of the workspace."""
+        if model is None:
+            return None
+        with naming_config_file("recommend"):  # which has the keys of the gates
+            return choose_served(
+                self.jobs,
+                model,
+                self._summary,
+                evaluates=self._config.evaluate,
+                untrained=self._untrained,
+            )
+
+    def recommend(self, served: Served | None) -> None:
         """Makes the lists, checks them by the gates and publishes them."""
-        job = self.jobs.recommend
+        job, choice = self.jobs.recommend, None
+        if served is not None:
+            job, choice = served.model.recommend_job(job), served.choice
         with self.step("recommend"):
-            job = job if model is None else model.recommend_job(job)
-            recommend.main(with_cutoff(job, self._night), self._summary)
-        self._take_rows("model", "users", "cold users", "shards scored now", "lists carried over")
+            recommend.main(with_cutoff(job, self._night), self._summary, choice)
+        self._take_rows(
+            "model", "choice", "users", "cold users", "shards scored now", "lists carried over"
+        )
         self._take_rows("gates", "forced past", "evaluation", "run at")
 
     @contextmanager

@@ -20,6 +20,7 @@ from visrec.pipelines.recommend_job import (
 from visrec.pipelines.recommend_summary import QUERIES, summary_rows, warn_if_not_evaluated
 from visrec.publication.claims import claim_run
 from visrec.publication.completion import clean_complete_run, complete_run
+from visrec.publication.gate_context import ServingChoice
 from visrec.publication.manifest import RunManifest, ShardFile, read_run_manifest
 from visrec.publication.pointer import read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
@@ -42,6 +43,7 @@ class _Run:
 
     Attributes:
         config: of the job.
+        choice: why a night chose the model; None where the job was told which one.
         inputs: where it reads.
         source: the model, and digests of all inputs.
         store: the run's directory.
@@ -49,6 +51,7 @@ class _Run:
     """
 
     config: RecommendJob
+    choice: ServingChoice | None
     inputs: ScoringInputs
     source: RunSource
     store: Store
@@ -83,12 +86,18 @@ class _Prepared:
     fingerprints: dict[str, str]
 
 
-def main(config: RecommendJob, summary: Summary) -> None:
-    """Reads the model and the tables, writes `run=<run_id>/`, and moves `_latest.json` to it."""
+def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = None) -> None:
+    """Reads the model and the tables, writes `run=<run_id>/`, and moves `_latest.json` to it.
+
+    Args:
+        config: of the job.
+        summary: takes what was done.
+        choice: why a night chose the model; None where the job was told which one.
+    """
     recommendations = recommendations_store(config)
     recommendations.check_writable()
     with summary.phase("read"):
-        run = _read_run(config, recommendations)
+        run = _read_run(config, choice, recommendations)
         manifest = _find_complete(run)
     written: list[WrittenShard] = []
     rerun = manifest is not None
@@ -120,12 +129,12 @@ def main(config: RecommendJob, summary: Summary) -> None:
         summary.rows[f"{run.queries} per second"] = round(rate, 1)
 
 
-def _read_run(config: RecommendJob, recommendations: Store) -> _Run:
+def _read_run(config: RecommendJob, choice: ServingChoice | None, recommendations: Store) -> _Run:
     """Reads the model and digests all inputs; without `run_id`, the digest is the run's id."""
     inputs = scoring_inputs(config)
     source: RunSource = ray.get(ray.remote(read_run_source).remote(inputs, _list_settings(config)))
     store = run_store(recommendations, config.run_id or source.inputs.digest)
-    return _Run(config, inputs, source, store, read_published_manifest(recommendations))
+    return _Run(config, choice, inputs, source, store, read_published_manifest(recommendations))
 
 
 def _list_settings(config: RecommendJob) -> ListSettings:
@@ -251,6 +260,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         last=last,
         evaluation=evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None,
         thresholds=config.gates,
+        choice=run.choice,
     )
     results: GateResults = ray.get(
         ray.remote(evaluate_gates).remote(gate_inputs, prepared.data, *checks)
@@ -279,6 +289,8 @@ def _draft_manifest(
     return RunManifest(
         run_id=run.run_id,
         model_id=source.model_id,
+        model_name=source.model_name,
+        choice=run.choice.reason if run.choice else None,
         inputs=source.inputs.to_dict(),
         inputs_digest=source.inputs.digest,
         layout=config.layout,

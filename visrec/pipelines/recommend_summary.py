@@ -29,6 +29,7 @@ def summary_rows(
     return {
         "run": manifest.run_id,
         "model": manifest.model_id,
+        **({"choice": manifest.choice} if manifest.choice else {}),
         queries: manifest.queries,
         **({"cold users": manifest.cold_users} if queries == "users" else {}),
         "rows": manifest.rows,
@@ -53,9 +54,11 @@ def _gates_row(gates: Sequence[Gate]) -> str:
 
 
 def warn_if_not_evaluated(manifest: RunManifest, summary: Summary) -> None:
-    """Says that nothing compares the lists with simpler ones, where the gates could not."""
-    if any(gate.note == NOT_EVALUATED for gate in manifest.gates):
-        summary.rows["evaluation"] = NOT_EVALUATED
+    """Says where nothing compares the lists with simpler ones; of a night, its choice says it."""
+    if not any(gate.note == NOT_EVALUATED for gate in manifest.gates):
+        return
+    summary.rows["evaluation"] = NOT_EVALUATED
+    if manifest.choice is None:
         print(
             "This model has not been evaluated: nothing says whether its lists are better than "
             "VisRank's or than the most popular items. Run jobs/evaluate.py before "

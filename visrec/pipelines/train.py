@@ -29,7 +29,7 @@ from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
-from visrec.training.fit import TrainingRecipe
+from visrec.training.fit import TrainingRecipe, require_examples
 from visrec.training.loop import TrainConfig, require_equal_shares
 from visrec.training.ray_train import TrainResources, TrainTask, fit_closed_form, fit_with_ray
 
@@ -138,6 +138,7 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
     Raises:
         InputError: the workspace has a model of this name that was made from other data or
             settings.
+        NoExamplesError: the data give the model nothing to train on.
     """
     models = models_store(config)
     models.check_writable()
@@ -148,6 +149,8 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
     if store.exists(MANIFEST):
         print(f"{model_id} is trained already: nothing to do.", flush=True)
     else:
+        # Here, because a worker that fails for want of data would be started again.
+        ray.get(ray.remote(require_examples).remote(training_recipe(config), loaded.data))
         task = TrainTask(
             recipe=training_recipe(config),
             data=loaded.data,

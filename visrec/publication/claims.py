@@ -5,6 +5,7 @@ The claim is one small file, and every change replaces exactly the content that 
     (none) -> open -> sealed                 `claim_run`, then `seal` just before the manifest
     open for inputs a -> open for inputs b   `claim_run` by b; a never gets the run back
     open or sealed -> removed -> (none)      `retention.py`, which deletes the claim last
+    open -> removed -> open                  `forget.py`, which makes the run's job stop
 
 Each claim has a random token, so that a claim that was deleted and made again is a different one.
 """
@@ -47,6 +48,10 @@ class Claim:
     state: State = "open"
     token: str = dataclasses.field(default_factory=_token)
     version: int = VERSION
+
+    def renewed(self) -> "Claim":
+        """The same claim with another token."""
+        return dataclasses.replace(self, token=_token())
 
     def to_dict(self) -> JsonObject:
         return dataclasses.asdict(self)

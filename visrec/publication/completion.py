@@ -29,10 +29,9 @@ def clean_complete_run(run: Store) -> RunManifest | None:
     Raises:
         InputError: the manifest is not the one that was written.
     """
-    manifest = read_run_manifest(run)
+    manifest, sizes = remove_stray_files(run)
     if manifest is None:
         return None
-    sizes = remove_stray_files(run, manifest)
     is_complete = all(sizes.get(name) == file.bytes for name, file in manifest.files.items())
     return manifest if is_complete else None
 
@@ -75,7 +74,7 @@ def complete_run(
         manifest = _read_same_manifest(run, draft)
     if inputs_digest is not None:
         _require_not_removed(run)
-    remove_stray_files(run, manifest)
+    remove_stray_files(run)
     return manifest, is_first
 
 

@@ -40,7 +40,8 @@ class GatesConfig:
             artists, on a scale from how much the interactions favour as many artists (0) to lists
             of those artists alone (1).
         min_overlap: least share of a list in the last publication that is in the same query's list
-            now, on average, on a scale from chance (0) to the same items (1).
+            now, on average, on a scale from chance (0) to the same items (1). The gate is skipped
+            if a night chose another kind of model.
         max_score_drift: how far the mean of the lists' best scores may move from the last
             publication of the same model, in standard deviations of the scores then; also how many
             times wider or narrower these scores may spread, minus one.
@@ -59,6 +60,8 @@ class GatesConfig:
         metric: metric of the evaluation by which the model is compared with VisRank and popularity.
         min_gain: how far the model must be above VisRank and popularity in the evaluation. The
             upper end of the model's 95 % interval is compared, so that noise holds no model back.
+            In a night, a baseline serves in place of a model that is not so far above; with -1 the
+            model serves in any case.
         require_evaluation: whether a model that was not evaluated is held back.
     """
 
@@ -85,6 +88,20 @@ class GatesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServingChoice:
+    """A night's choice of the model that serves it.
+
+    Attributes:
+        reason: a sentence on which model serves, and why.
+        row: for a baseline, the row of the evaluation that tells how good it is. A trained model is
+            found there by its digest.
+    """
+
+    reason: str
+    row: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class GateContext:
     """Facts about a run besides the counts over its lists.
 
@@ -101,9 +118,11 @@ class GateContext:
         items: number of items that the items table calls available, and how many of them have no
             feature.
         model_digest: digest of the model.
+        model_name: its kind, such as curatornet.
         tables: which of the tables `items` and `users` the run read.
         last: manifest of the last publication of this kind; None where there is none.
         evaluation: content of metrics.json, as jobs/evaluate.py wrote it; None where there is none.
+        choice: why a night chose this model; None where the job was told which one.
     """
 
     kind: Kind
@@ -116,9 +135,11 @@ class GateContext:
     interactions: tuple[int, int]
     items: tuple[int, int]
     model_digest: str
+    model_name: str
     tables: Sequence[str]
     last: RunManifest | None
     evaluation: Mapping[str, Any] | None  # JSON of another job
+    choice: ServingChoice | None = None
 
     @property
     def query_noun(self) -> str:

@@ -5,21 +5,18 @@ cold users say nothing about the model.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from visrec.errors import InputError
+from visrec.publication.evaluation_gates import evaluation_gates
 from visrec.publication.gate import Gate, at_least, at_most, skipped
-from visrec.publication.gate_context import NO_LAST, NOT_EVALUATED, GateContext, GatesConfig, share
+from visrec.publication.gate_context import NO_LAST, GateContext, GatesConfig, share
 from visrec.publication.manifest import RunManifest
 from visrec.publication.verify import ListChecks
 from visrec.text import format_threshold
 
-# Labels of the baselines in metrics.json start with these.
-_VISRANK, _POPULARITY = "visrank", "popularity"
 _MIN_ARTISTS = 10  # of fewer artists, one may well have most of what users like
 _PARTS = {"items": "available items", "interactions": "interactions with items"}
 
@@ -39,7 +36,7 @@ def judgement_gates(checks: ListChecks, context: GateContext, config: GatesConfi
     gates += _concentration_gates(checks, context, config)
     gates += _gates_since_last(checks, context, config)
     if context.kind == "user_to_item":
-        gates += _evaluation_gates(context, config)
+        gates += evaluation_gates(context, config)
     return gates
 
 
@@ -209,20 +206,28 @@ def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesCon
         too_few = f"{checks.compared:,} {noun} have a list in both, fewer than --gates.min_lists"
     return [
         *gates,
-        _overlap_gate(names["min_overlap"], too_few, checks, context, config),
+        _overlap_gate(names["min_overlap"], too_few, checks, context, last, config),
         _drift_gate(names["max_score_drift"], too_few, checks, context, last, config),
     ]
 
 
 def _overlap_gate(
-    name: str, too_few: str | None, checks: ListChecks, context: GateContext, config: GatesConfig
+    name: str,
+    too_few: str | None,
+    checks: ListChecks,
+    context: GateContext,
+    last: RunManifest,
+    config: GatesConfig,
 ) -> Gate:
+    """How much of their last lists queries keep; not if the night chose another kind of model."""
     chance = context.k / max(context.available, 1)
     why = too_few
     if why is None and 2 * chance > 1:
         why = "k is more than half of the items"
     if why is None and not checks.overlap_possible:
         why = "the lists are empty"
+    if why is None and context.choice is not None and last.model_name != context.model_name:
+        why = f"it was of {last.model_name}, and the evaluation chose {context.model_name} now"
     if why is not None:
         return _skipped(name, config, "min_overlap", why)
     kept = checks.overlap / checks.overlap_possible
@@ -264,59 +269,6 @@ def _drift_gate(
 def _mean_and_deviation(total: float, squares: float, count: int) -> tuple[float, float]:
     mean = total / count
     return mean, math.sqrt(max(squares / count - mean * mean, 0.0))
-
-
-# The evaluation: is the model better than the baselines?
-
-
-def _evaluation_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
-    gates = []
-    evaluation = context.evaluation or {}
-    figures, digests = evaluation.get("models", {}), evaluation.get("digests", {})
-    own = [
-        label
-        for label, digest in digests.items()
-        if digest == context.model_digest and label in figures
-    ]
-    for title, prefix in (("VisRank", _VISRANK), ("popularity", _POPULARITY)):
-        name = f"{config.metric} on the held-out set, above {title}"
-        baselines = [
-            label for label in figures if label.startswith(prefix) and label not in digests
-        ]
-        if not own or not baselines:
-            why = NOT_EVALUATED if not own else f"{title} was not evaluated"
-            gates.append(_not_evaluated(name, config, why))
-            continue
-        model = _interval(figures[own[0]], config.metric)
-        means = {
-            label: float(_interval(figures[label], config.metric)["mean"]) for label in baselines
-        }
-        best = max(means, key=lambda label: means[label])
-        note = f"the model {model['mean']:.4f}, up to {model['high']:.4f}; {best} {means[best]:.4f}"
-        gates.append(_at_least(name, float(model["high"]) - means[best], config, "min_gain", note))
-    return gates
-
-
-def _interval(figures: Mapping[str, Any], metric: str) -> Mapping[str, float]:
-    """Mean and 95 % interval of a metric.
-
-    Raises:
-        InputError: the evaluation does not have the metric.
-    """
-    if metric not in figures:
-        raise InputError(
-            f"Found --gates.metric {metric!r}; expected one that the evaluation has: "
-            f"{', '.join(sorted(figures))}."
-        )
-    interval: Mapping[str, float] = figures[metric]
-    return interval
-
-
-def _not_evaluated(name: str, config: GatesConfig, why: str) -> Gate:
-    if not config.require_evaluation:
-        return _skipped(name, config, "min_gain", why)
-    key = "gates.require_evaluation"
-    return Gate(name, "no evaluation", "an evaluation", "failed", key, why)
 
 
 # One gate, with the threshold of a key.

@@ -17,6 +17,9 @@ from visrec.storage.store import Store, to_json
 
 MANIFEST = "_manifest.json"
 HELD_BACK = "_held_back.json"  # the gates of a run that was held back, until it is complete
+# While users are removed from a complete run (`forget.py`): files that the manifest does not name
+# yet, or any more, stay.
+REWRITING = "_rewriting.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ class RunManifest:
     Attributes:
         run_id: of the run.
         model_id: of the model.
+        model_name: its kind, such as curatornet.
+        choice: a sentence on which model serves and why, if a night chose it; None where the job
+            was told which one.
         inputs: digests of all that the lists were made from, and the settings, by name.
         inputs_digest: digest of `inputs`.
         layout: of the tables.
@@ -80,6 +86,8 @@ class RunManifest:
 
     run_id: str
     model_id: str
+    model_name: str
+    choice: str | None
     inputs: Mapping[str, object]
     inputs_digest: str
     layout: Layout
@@ -154,6 +162,20 @@ def read_run_manifest(run: Store) -> RunManifest | None:
     return None if found is None else parse_manifest(found[0], run.uri(MANIFEST))
 
 
+def rewritten_name(sha256: str) -> str:
+    """The name of a manifest while it takes the place of the run's manifest, by its SHA-256."""
+    return f"_manifest-{sha256[:12]}.json"
+
+
+def read_manifest_bytes(run: Store, sha256: str) -> bytes | None:
+    """The manifest of a run that has this SHA-256; None where there is none."""
+    for name in (MANIFEST, rewritten_name(sha256)):
+        found = run.read_if_exists(name)
+        if found is not None and hashlib.sha256(found[0]).hexdigest() == sha256:
+            return found[0]
+    return None
+
+
 def require_intact_run(run: Store) -> RunManifest:
     """The manifest of a run, once all its files with lists were read and have the right SHA-256.
 
@@ -175,23 +197,33 @@ def require_intact_run(run: Store) -> RunManifest:
     return manifest
 
 
-def remove_stray_files(run: Store, manifest: RunManifest) -> dict[str, int]:
+def remove_stray_files(run: Store) -> tuple[RunManifest | None, dict[str, int]]:
     """Removes the files of a complete run that its manifest does not name.
 
     They were written by a writer that was late, or that was killed before it could remove them.
-    Files whose names visrec does not use stay.
+    Files whose names visrec does not use stay. All files stay while users are removed from the run,
+    and where there is no manifest.
 
     Returns:
-        The sizes of all files before, by name.
+        The manifest, and the sizes of all files before, by name.
+
+    Raises:
+        InputError: the manifest is not the one that was written.
     """
-    sizes = {entry.name: entry.size for entry in run.list()}
+    while True:
+        found = run.read_if_exists(MANIFEST)
+        if found is None:
+            return None, {}
+        sizes = {entry.name: entry.size for entry in run.list()}
+        is_rewritten = run.exists(REWRITING)  # after the listing: this file comes before new ones
+        if run.read_if_exists(MANIFEST) == found:  # else the files may be those of another one
+            break
+    manifest = parse_manifest(found[0], run.uri(MANIFEST))
     named = {*manifest.files, *manifest.fingerprints}
-    run.delete(
-        name
-        for name in sizes
-        if name.startswith((PARTS, FINGERPRINTS, HELD_BACK)) and name not in named
-    )
-    return sizes
+    ours = (PARTS, FINGERPRINTS, HELD_BACK)
+    strays = [name for name in sizes if name.startswith(ours) and name not in named]
+    run.delete([] if is_rewritten else strays)
+    return manifest, sizes
 
 
 def now() -> str:

@@ -6,13 +6,12 @@ pointer to a run that is being removed, and no run that the pointer names is rem
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from visrec.errors import InputError
-from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
+from visrec.publication.manifest import RunManifest, parse_manifest, read_manifest_bytes
 from visrec.publication.records import VERSION, JsonObject, read_record, require_keys
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store, to_json
@@ -36,7 +35,8 @@ class Pointer:
         rolled_back: runs that are not published again when a job finds them complete.
         sequence: how often the pointer has moved.
         removing: runs that retention is removing, each with the number of its removal.
-        removals: how many removals were begun; so no two states of the file have the same bytes.
+        removals: how many removals of runs, or of users from runs, were begun; so no two states of
+            the file have the same bytes.
         tables: tables for SQL readers that follow the pointer (`tables.py`).
         version: of this record.
     """
@@ -109,14 +109,14 @@ def read_published_manifest(
     if version is None or pointer.run_id is None:
         return None
     uri = recommendations.uri(str(pointer.manifest))
-    found = run_store(recommendations, pointer.run_id).read_if_exists(MANIFEST)
-    if found is None:
-        problem = "is missing"
-    elif hashlib.sha256(found[0]).hexdigest() != pointer.manifest_sha256:
-        problem = "is not what was published"
+    data = read_manifest_bytes(
+        run_store(recommendations, pointer.run_id), str(pointer.manifest_sha256)
+    )
+    if data is None:
+        problem = "is missing or is not what was published"
     else:
         try:
-            return parse_manifest(found[0], uri)
+            return parse_manifest(data, uri)
         except InputError:  # the bytes are right, so another version of visrec wrote them
             problem = "was written by another version of visrec"
     say(

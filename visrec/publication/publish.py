@@ -11,6 +11,7 @@ from visrec.publication.manifest import (
     RunManifest,
     now,
     parse_manifest,
+    read_manifest_bytes,
     require_intact_run,
 )
 from visrec.publication.pointer import (
@@ -95,7 +96,7 @@ def publish_run(
         sequence = pointer.sequence
         # The manifest is read after the pointer. Before retention removes the run, it changes the
         # pointer's file, and then the conditional write below fails.
-        found = _read_manifest(recommendations, run_id)
+        found = _read_manifest(recommendations, run_id, pointer)
         if found is None:
             return False
         moved = with_tables(next_pointer(run_id, *found, pointer), tables)
@@ -123,7 +124,7 @@ def publication_status(
         rerun: whether the run was complete before this start of it.
     """
     pointer, version = read_pointer(recommendations)
-    found = _read_manifest(recommendations, run_id)
+    found = _read_manifest(recommendations, run_id, pointer)
     reason: str | None
     if found is None:
         reason = "it is not complete, or retention has removed it"
@@ -171,9 +172,18 @@ def moved_meanwhile_error(recommendations: Store) -> ConflictError:
     )
 
 
-def _read_manifest(recommendations: Store, run_id: str) -> tuple[bytes, RunManifest] | None:
-    """The bytes of a run's manifest, and the manifest; None where there is none."""
+def _read_manifest(
+    recommendations: Store, run_id: str, pointer: Pointer
+) -> tuple[bytes, RunManifest] | None:
+    """The bytes of a run's manifest, and the manifest; None where there is none.
+
+    While users are removed from the published run, it is the manifest that the pointer names.
+    """
     run = run_store(recommendations, run_id)
+    if pointer.run_id == run_id:
+        data = read_manifest_bytes(run, str(pointer.manifest_sha256))
+        if data is not None:
+            return data, parse_manifest(data, run.uri(MANIFEST))
     found = run.read_if_exists(MANIFEST)
     return None if found is None else (found[0], parse_manifest(found[0], run.uri(MANIFEST)))
 

@@ -44,8 +44,8 @@ def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = Non
         tonight: a night to keep, however old it is, unless its removal has begun.
     """
     pointer, _ = read_pointer(recommendations)
-    if published := read_published_manifest(recommendations, say=lambda _: None):
-        remove_stray_files(run_store(recommendations, str(pointer.run_id)), published)
+    if read_published_manifest(recommendations, say=lambda _: None) is not None:
+        remove_stray_files(run_store(recommendations, str(pointer.run_id)))
     files = {entry.name for entry in recommendations.list("run=")}
     runs = {name.partition("/")[0].removeprefix("run=") for name in files}
     nights = sorted(filter(_is_date, runs), reverse=True)

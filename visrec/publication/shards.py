@@ -49,6 +49,14 @@ def is_intact(data: bytes) -> bool:
     return zeroed.hexdigest().encode() == found
 
 
+def parquet_file(table: pa.Table) -> bytes:
+    """The Parquet file of a table that only visrec reads."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    data: bytes = sink.getvalue().to_pybytes()
+    return data
+
+
 def keep_or_write(
     spec: RunSpec, name: str, metadata: Mapping[str, str], make: Callable[[], bytes]
 ) -> tuple[bytes, bool]:

@@ -12,10 +12,9 @@ from importlib.metadata import version
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from visrec.publication.run_spec import RunSpec
-from visrec.publication.shards import keep_or_write, with_sha256
+from visrec.publication.shards import keep_or_write, parquet_file, with_sha256
 from visrec.recommend.fingerprints import query_fingerprints
 from visrec.recommend.inputs import ScoringData
 
@@ -58,13 +57,6 @@ def library_versions() -> dict[str, str]:
 def _write(spec: RunSpec, name: str, table: Callable[[], pa.Table]) -> tuple[str, str]:
     metadata = {**spec.metadata, **library_versions()}
     content, _ = keep_or_write(
-        spec, name, metadata, lambda: with_sha256(table(), metadata, _to_parquet)
+        spec, name, metadata, lambda: with_sha256(table(), metadata, parquet_file)
     )
     return name, hashlib.sha256(content).hexdigest()
-
-
-def _to_parquet(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    data: bytes = sink.getvalue().to_pybytes()
-    return data

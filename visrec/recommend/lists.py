@@ -12,7 +12,7 @@ import pyarrow as pa
 from visrec.jagged import Jagged
 from visrec.models.scorers import ByKind, Scorer
 from visrec.progress import Timer
-from visrec.publication.list_tables import lists_table, similar_table
+from visrec.publication.list_tables import COLD_USERS_KEY, lists_table, similar_table
 from visrec.publication.run_spec import RunSpec
 from visrec.recommend.incremental import CarriedLists, IncrementalScorer
 from visrec.recommend.inputs import ScoringData
@@ -21,7 +21,6 @@ from visrec.retrieval.rules import RuledTopK
 from visrec.retrieval.similar import nearest_profile_items
 from visrec.retrieval.topk import MostPopular, TopK, TopKResult
 
-COLD_USERS_KEY = "visrec.cold_users"  # in a file's metadata: how many of its users are cold
 _BLOCK = 1024  # users between two progress reports; their lists of 100 entries take 2 MB
 Ints = npt.NDArray[np.int64]
 

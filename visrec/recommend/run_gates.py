@@ -7,7 +7,7 @@ from operator import add
 from typing import Any
 
 from visrec.publication.gate import Gate
-from visrec.publication.gate_context import GateContext, GatesConfig
+from visrec.publication.gate_context import GateContext, GatesConfig, ServingChoice
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.manifest import RunManifest
@@ -29,6 +29,7 @@ class GateInputs:
         evaluation: the content of the evaluation's metrics.json, or None; of any type, because
             gates read it as JSON.
         thresholds: when a publication is held back.
+        choice: why a night chose the model; None where the job was told which one.
     """
 
     source: RunSource
@@ -36,6 +37,7 @@ class GateInputs:
     last: RunManifest | None
     evaluation: Mapping[str, Any] | None
     thresholds: GatesConfig
+    choice: ServingChoice | None
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,11 @@ def evaluate_gates(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -
         interactions=(len(data.profiles.values) + dropped, dropped),
         items=count_items_without_feature(inputs.items_uri, data.item_ids),
         model_digest=run_inputs.model,
+        model_name=inputs.source.model_name,
         tables=[name for name in ("items", "users") if getattr(run_inputs, name)],
         last=inputs.last,
         evaluation=inputs.evaluation,
+        choice=inputs.choice,
     )
     total = reduce(add, checks)
     gates = [*integrity_gates(total, context), *judgement_gates(total, context, inputs.thresholds)]

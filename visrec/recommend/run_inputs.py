@@ -95,11 +95,13 @@ class RunSource:
 
     Attributes:
         model_id: the model's name.
+        model_name: its kind, such as curatornet.
         personalized: whether the model's scores differ between users.
         inputs: everything that decides the lists.
     """
 
     model_id: str
+    model_name: str
     personalized: bool
     inputs: RunInputs
 
@@ -131,6 +133,7 @@ def read_run_source(inputs: ScoringInputs, settings: ListSettings) -> RunSource:
     )
     return RunSource(
         model_id=artifact.model_id,
+        model_name=artifact.name,
         personalized=artifact.model.traits.personalized,
         inputs=run_inputs,
     )

@@ -10,12 +10,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrec.progress import Timer
-from visrec.publication.list_tables import lists_file
+from visrec.publication.list_tables import COLD_USERS_KEY, lists_file
 from visrec.publication.run_spec import RunSpec
 from visrec.publication.shards import keep_or_write, with_sha256
 from visrec.recommend.fingerprint_files import write_query_fingerprints
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.lists import COLD_USERS_KEY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 from visrec.config import COUNTS, check_fields
-from visrec.errors import InputError
+from visrec.errors import InputError, NoExamplesError
 from visrec.jagged import Jagged
 from visrec.sampling.guidelines import GUIDELINES, Guideline
 from visrec.sampling.index import Ints, SamplingIndex
@@ -171,7 +171,7 @@ class TripleSampler:
         seed: the run's seed.
 
     Raises:
-        InputError: the data give no triple for a guideline.
+        NoExamplesError: the data give no triple for a guideline.
     """
 
     def __init__(self, index: SamplingIndex, config: SamplingConfig, seed: int) -> None:
@@ -291,18 +291,22 @@ def make_guideline(name: str, index: SamplingIndex, config: SamplingConfig) -> G
     """Builds a guideline with its negative sampler.
 
     Raises:
-        InputError: the data give no triple for it.
+        NoExamplesError: the data give no triple for it.
     """
     negatives = make_negative_sampler(name, index, config)
     guideline = GUIDELINES[name](index, negatives, config.keep_positive_in_profile)
     if not guideline.can_draw:
         most = int(index.train.lengths.max(initial=0))
-        raise InputError(
-            f"No triple can be drawn by the guideline {name} from {index.num_users} users with "
+        found = (
+            f"o triple can be drawn by the guideline {name} from {index.num_users} users with "
             f"{len(index.basket_R)} training items, at most {most} of one user, and "
-            f"{index.num_items} items of the catalogue; expected {guideline.requirement}. Change "
+            f"{index.num_items} items of the catalogue"
+        )
+        raise NoExamplesError(
+            f"N{found}; expected {guideline.requirement}. Change "
             "--sampling.guidelines, hold out less (--split.test, --split.validation), lower "
-            "--interactions.min_rating, or add interactions."
+            "--interactions.min_rating, or add interactions.",
+            found=f"n{found}",
         )
     return guideline
 

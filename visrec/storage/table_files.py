@@ -111,6 +111,11 @@ class TableFile:
         return [column.name for column in columns if column.name in names]
 
 
+def is_table_name(uri: str) -> bool:
+    """Whether a location's suffix says that it is a table."""
+    return _TABLE_NAME.search(uri) is not None
+
+
 def find_table_files(uri: str, key: str) -> tuple[Store, list[str]]:
     """The files at a location: the file itself, or the Parquet and CSV files below it.
 
@@ -120,7 +125,7 @@ def find_table_files(uri: str, key: str) -> tuple[Store, list[str]]:
     Raises:
         InputError: there are none, or they belong to a Delta, Iceberg or Hudi table.
     """
-    if _TABLE_NAME.search(uri):
+    if is_table_name(uri):
         store, name = file_at(uri)
         if store.exists(name):
             return store, [name]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from visrec.errors import InputError
+from visrec.errors import InputError, NoExamplesError
 from visrec.jagged import Jagged
 from visrec.models.base import ModelTraits
 from visrec.models.inputs import Candidates, JaggedTensor, RatingBatch, TripleBatch, UserBatch
@@ -162,10 +162,12 @@ class UserSource:
         self._train, self._seed = data.train, seed
         self._user_T = np.flatnonzero(data.train.lengths > 0)
         if not len(self._user_T):
-            raise InputError(
-                f"None of the {len(data.train)} users has a training item; expected at least one. "
+            found = f"one of the {len(data.train)} users has a training item"
+            raise NoExamplesError(
+                f"N{found}; expected at least one. "
                 "Hold out less (--split.test, --split.validation), lower "
-                "--interactions.min_rating, or add interactions."
+                "--interactions.min_rating, or add interactions.",
+                found=f"n{found}",
             )
         self._order_E, self._epoch = self._user_T, 0
 

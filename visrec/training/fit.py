@@ -17,6 +17,7 @@ from torch import nn
 from visrec.models import MODELS
 from visrec.models.base import Model, ModelConfig
 from visrec.sampling.triples import SamplingConfig
+from visrec.training.batches import SOURCES
 from visrec.training.checkpoints import read_progress, restore_checkpoint
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext
@@ -38,6 +39,17 @@ class TrainingRecipe:
     model_config: ModelConfig
     train: TrainConfig
     sampling: SamplingConfig
+
+
+def require_examples(recipe: TrainingRecipe, data: TrainingData) -> None:
+    """Checks that the data give the model something to train on.
+
+    Raises:
+        NoExamplesError: they do not.
+    """
+    model = MODELS[recipe.model_name]
+    if model.trains_on != "nothing":
+        SOURCES[model.trains_on](data, recipe.sampling, recipe.train.seed, model.traits)
 
 
 def build_model(recipe: TrainingRecipe, data: TrainingData) -> Model:

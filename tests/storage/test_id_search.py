@@ -1,0 +1,74 @@
+"""The search for ids finds them in every format, and not where they are something else."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from visrec.storage.id_search import IdSearch, files_with_ids, list_all_files
+from visrec.storage.store import Store
+
+ANNA, NUMBER, ITEM = "anna@shop.example", "4711", "sku-000123"
+SEARCH = IdSearch([ANNA, NUMBER, ITEM], ambiguous=[ITEM])
+
+
+def parquet(columns: dict[str, object]) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(columns), sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+nested = pa.array([[{"name": "x"}], [{"name": ANNA}]])
+WITH: dict[str, tuple[bytes, set[str]]] = {
+    "a.parquet": (parquet({"user_id": [ANNA, NUMBER, "x"]}), {ANNA, NUMBER}),
+    "nested.parquet": (parquet({"any": nested}), {ANNA}),
+    "coded.parquet": (parquet({"any": pa.array([ANNA]).dictionary_encode()}), {ANNA}),
+    "prints.parquet": (parquet({"query_id": [ITEM]}), {ITEM}),
+    ".a.parquet.0123456789abcdef0123456789abcdef": (parquet({"user_id": [NUMBER]}), {NUMBER}),
+    "lists.jsonl": (f'{{"user_id": "{NUMBER}", "items": []}}\n'.encode(), {NUMBER}),
+    "escaped.json": (b'{"user_id": "anna\\u0040shop.example"}', {ANNA}),
+    "lists.csv.gz": (
+        gzip.compress(f"user_id,rank\n{NUMBER},1\n{ITEM},1\n".encode()),
+        {NUMBER, ITEM},
+    ),
+    "report.html": (f"<h3>User <bdi>{NUMBER}</bdi></h3>".encode(), {NUMBER}),
+    "log.txt": (f"by {ANNA}.".encode(), {ANNA}),
+    "paths.json": (json.dumps([f"users/{ANNA}/list"]).encode(), {ANNA}),
+    "late.bin": (b"\0" * (8 << 20) + ANNA.encode(), {ANNA}),
+}
+WITHOUT = {
+    "items.parquet": parquet({"item_id": [ITEM, NUMBER], "rows": [4711, 1]}),
+    "counts.json": b'{"rows": 4711, "item_id": "sku-000123"}',
+    "others.txt": f"not{ANNA} {ANNA}x {ANNA}.org 47110".encode(),
+    "empty.csv": b"",
+    "scores.csv": b"item_id,score\nsku-000123,4711\n",
+}
+
+
+@pytest.mark.parametrize("name", WITH)
+def test_id_is_found(name: str, tmp_path: Path) -> None:
+    data, ids = WITH[name]
+    (tmp_path / name).write_bytes(data)
+    store = Store(str(tmp_path))
+    assert [file.name for file in list_all_files(store)] == [name]
+    assert SEARCH.find(store, name) == ids
+    assert files_with_ids(SEARCH, [(store, name)]) == [store.uri(name)]
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_what_is_no_user_is_not_found(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(WITHOUT[name])
+    assert SEARCH.find(Store(str(tmp_path)), name) == set()
+
+
+def test_statistics_of_a_column_are_searched(tmp_path: Path) -> None:
+    """Rows may be gone while a footer still has the smallest id."""
+    other = parquet({"user_id": ["x" * len(ANNA)]})
+    split = len(other) - 8 - int.from_bytes(other[-8:-4], "little")
+    footer = other[split:].replace(b"x" * len(ANNA), ANNA.encode())
+    assert ANNA.encode() in footer
+    (tmp_path / "a.parquet").write_bytes(other[:split] + footer)
+    assert SEARCH.find(Store(str(tmp_path)), "a.parquet") == {ANNA}

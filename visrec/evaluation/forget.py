@@ -1,0 +1,71 @@
+"""Users are removed from an evaluation that is kept: their metrics, their part of the report."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import escape
+
+from visrec.evaluation.record import RECORD
+from visrec.evaluation.results import METRICS, PER_USER, REPORT
+from visrec.ids import is_in
+from visrec.storage.store import Store, to_json
+from visrec.text import show_controls
+
+# A user of the report, as its template writes it.
+_USER_SECTION = re.compile(r'<(section|article) class="user".*?</\1>\s*', re.DOTALL)
+
+
+def forget_users(evaluation: Store, user_ids: pa.Array, model_digests: Mapping[str, str]) -> int:
+    """Removes users from an evaluation, whose figures stay: they are of no single user.
+
+    Args:
+        evaluation: its directory.
+        user_ids: the users.
+        model_digests: the present digest of each model that was rewritten, by its earlier ones.
+
+    Returns:
+        How many rows of metrics the evaluation had of them.
+    """
+    removed = 0
+    if evaluation.exists(PER_USER):
+        users = evaluation.read_table(PER_USER)
+        is_gone = is_in(users["user_id"], user_ids)
+        removed = pc.sum(is_gone).as_py() or 0
+        if removed:
+            evaluation.write_table(PER_USER, users.filter(pc.invert(is_gone)), store_schema=False)
+    if evaluation.exists(REPORT):
+        _forget_in_report(evaluation, user_ids.to_pylist())
+    for name in (RECORD, METRICS):
+        if evaluation.exists(name):
+            found = evaluation.read_json(name)
+            renamed = with_present_digests(found, model_digests)
+            if renamed != found:
+                evaluation.write(name, to_json(renamed))
+    return removed
+
+
+def _forget_in_report(evaluation: Store, user_ids: Iterable[str]) -> None:
+    """Cuts the users' sections out of the report; removes a report that names them elsewhere."""
+    page = evaluation.read(REPORT).decode()
+    shown = [f"<bdi>{escape(show_controls(user_id))}</bdi>" for user_id in user_ids]
+    if not any(text in page for text in shown):
+        return
+    page = _USER_SECTION.sub(
+        lambda section: "" if any(text in section[0] for text in shown) else section[0], page
+    )
+    if any(text in page for text in shown):
+        evaluation.delete([REPORT])
+    else:
+        evaluation.write(REPORT, page.encode())
+
+
+def with_present_digests(value: Any, model_digests: Mapping[str, str]) -> Any:
+    """A JSON value in which models have their present digests."""
+    if isinstance(value, dict):
+        return {key: with_present_digests(each, model_digests) for key, each in value.items()}
+    if isinstance(value, list):
+        return [with_present_digests(each, model_digests) for each in value]
+    return model_digests.get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,301 @@
+"""Removes users from everything that visrec wrote, and searches all files for what is left of them.
+
+python jobs/forget.py --users leaving.txt --local
+python jobs/forget.py --workspace s3://shop/visrec --users s3://shop/leaving.csv
+
+Remove their interactions first, or tonight's run brings them back: the job says how many there are.
+It can be started again at any time, and after a kill.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from visrec.cli.job import JobConfig
+from visrec.cli.resources import default_cpu_workers
+from visrec.cli.summary import Summary
+from visrec.errors import InputError, VisrecError
+from visrec.evaluation import forget as evaluations
+from visrec.evaluation.results import METRICS
+from visrec.features.table import MANIFEST as FEATURES_MANIFEST
+from visrec.features.table import read_manifest
+from visrec.ids import TEXT, id_array, is_in
+from visrec.models import artifact
+from visrec.publication.forget import Forgotten, forget_in_run, run_ids
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import schemas
+from visrec.storage.id_search import IdSearch, files_with_ids, list_all_files
+from visrec.storage.store import Store, file_at
+from visrec.storage.table_files import is_table_name
+from visrec.storage.tables import load_table, read_batches
+
+# What visrec writes below a workspace. Everything else is the user's.
+_RUNS = ("recommendations", "similar_items")
+_WRITTEN = (
+    *(*_RUNS, "models", "training", "sweeps", "evaluation", "features", "nights", "summaries"),
+    "exports",
+)
+_MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|json|jsonl|txt)(\.[a-z0-9]+)?$", re.IGNORECASE)
+_DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # of a file that a process was writing
+_DRAFT_AGE_S = 3600  # of one whose process is gone
+_SHOWN = 3
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetJob(JobConfig):
+    """Removes users from what visrec wrote.
+
+    Attributes:
+        users: a text file with an id in each line, or a table with user_id.
+        interactions: whose rows of these users are counted. They are yours to remove.
+        recommendations: another directory of runs, outside of the workspace.
+    """
+
+    users: str = ""
+    interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
+    recommendations: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.users:
+            raise InputError(
+                "Found no --users; expected a text file with an id in each line, or a table with "
+                "user_id.",
+                key="users",
+            )
+
+
+def check(config: ForgetJob) -> None:
+    read_user_ids(config.users)
+
+
+def main(config: ForgetJob, summary: Summary) -> None:
+    """Removes the users from models, evaluations and runs; then searches all files for them."""
+    user_ids, workspace = read_user_ids(config.users), Store.at(config.workspace)
+    others = [Store.at(config.recommendations)] if config.recommendations else []
+    workspace.check_writable()
+    summary.has_written = True
+    with summary.phase("models"):
+        rows, digests = _forget_in_models(workspace, user_ids)
+    with summary.phase("evaluations"):
+        metrics = _forget_in_evaluations(workspace, user_ids, digests)
+    with summary.phase("runs"):
+        runs = [*(workspace / name for name in _RUNS), *others]
+        forgotten = Forgotten(user_ids=user_ids, model_digests=digests)
+        tasks = [(store, run_id, forgotten) for store in runs for run_id in run_ids(store)]
+        lists = sum(_in_tasks(forget_in_run, tasks))
+    with summary.phase("remove"):
+        removed = _remove_checkpoints(workspace) + _remove_drafts([workspace, *others])
+    with summary.phase("search"):
+        in_source = _count_interactions(config, user_ids)
+        search = IdSearch(user_ids.to_pylist(), _ids_of_items(workspace, user_ids))
+        searched, left = _search(search, workspace, others, config.users)
+        written, yours = _by_writer(left, workspace, others)
+    summary.rows = {
+        "users": len(user_ids),
+        "lists removed": lists,
+        "from runs": len(tasks),
+        "rows of models removed": rows,
+        "rows of metrics removed": metrics,
+        "checkpoints and unfinished files removed": removed,
+        "files searched": searched,
+        "searched in columns of users only": _explain_ambiguous(search),
+        "found in what visrec wrote": "nothing",
+        "interactions still there": in_source,
+        "found in files of yours": _shown(yours),
+    }
+    if written:
+        raise VisrecError(
+            f"{len(written):,} files still name some of the users: {_shown(written)}. If a job was "
+            "at work meanwhile, start this one again when it has ended; else remove these files."
+        )
+
+
+def read_user_ids(uri: str) -> pa.LargeStringArray:
+    """The distinct ids in a table with user_id, or in the lines of a text file.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not is_table_name(uri) and not any(Store.at(uri).list()):
+        store, name = file_at(uri)
+        found = store.read_if_exists(name)
+        lines = found[0].decode("utf-8-sig").splitlines() if found else []
+        ids = pa.array([line.strip() for line in lines if line.strip()], TEXT)
+        if not len(ids):
+            raise InputError(
+                f"Found no id in {uri}; expected a text file with an id in each line, or a table "
+                "with user_id. Change --users.",
+                path=uri,
+                key="users",
+            )
+    else:
+        ids = id_array(load_table(uri, schemas.USERS, "users")["user_id"])
+    return pc.unique(ids)
+
+
+# What visrec wrote.
+
+
+def _forget_in_models(workspace: Store, user_ids: pa.Array) -> tuple[int, dict[str, str]]:
+    """How many rows were removed, and the present digest of each model by its earlier ones."""
+    models = workspace / "models"
+    names = [n for n in _folders_with(models, artifact.MANIFEST) if n]
+    results = _in_tasks(_forget_in_model, [(models / name, user_ids) for name in names])
+    digests = {old: new for _, earlier, new in results for old in earlier}
+    if models.exists(artifact.LATEST):
+        latest = models.read_json(artifact.LATEST)
+        if latest["digest"] in digests:
+            models.write_json(artifact.LATEST, {**latest, "digest": digests[latest["digest"]]})
+    return sum(removed for removed, _, _ in results), digests
+
+
+def _forget_in_model(model: Store, user_ids: pa.Array) -> tuple[int, list[str], str]:
+    """How many rows were removed, the model's earlier digests, and its present one."""
+    removed = artifact.forget_users(model, user_ids)
+    return removed, artifact.earlier_digests(model), artifact.read_digest(model)
+
+
+def _forget_in_evaluations(workspace: Store, user_ids: pa.Array, digests: Mapping[str, str]) -> int:
+    """How many rows of metrics were removed."""
+    folder = workspace / "evaluation"
+    stores = [folder / name if name else folder for name in _folders_with(folder, METRICS)]
+    return sum(_in_tasks(evaluations.forget_users, [(s, user_ids, digests) for s in stores]))
+
+
+def _folders_with(store: Store, name: str) -> list[str]:
+    """The folders below a store that have a file of this name; "" for the store itself."""
+    paths = [entry.name.rpartition("/") for entry in store.list()]
+    return sorted(folder for folder, _, last in paths if last == name)
+
+
+def _remove_checkpoints(workspace: Store) -> int:
+    """Removes checkpoints, which have the vectors of users, and returns how many files.
+
+    A finished model needs none. An unfinished training starts over anyway, once the interactions
+    have changed.
+    """
+    names = [entry.name for entry in (workspace / "training").list()]
+    sweeps = [entry.name for entry in (workspace / "sweeps").list()]
+    trials = [name for name in sweeps if name.split("/")[1:2] == ["training"]]
+    (workspace / "training").delete(names)
+    (workspace / "sweeps").delete(trials)
+    return len(names) + len(trials)
+
+
+def _remove_drafts(stores: Sequence[Store]) -> int:
+    """Removes what processes that were killed had not finished writing."""
+    removed = 0
+    for store in stores:
+        old = [
+            file.name
+            for file in list_all_files(store)
+            if _DRAFT.search(file.name) and file.modified < time.time() - _DRAFT_AGE_S
+        ]
+        store.delete(old)
+        removed += len(old)
+    return removed
+
+
+def _in_tasks(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> list[Result]:
+    """The results of calls, each a Ray task; their arguments are of any type."""
+    remote = ray.remote(function)
+    results: list[Result] = ray.get([remote.remote(*arguments) for arguments in tasks])
+    return results
+
+
+# What is left.
+
+
+def _count_interactions(config: ForgetJob, user_ids: pa.Array) -> str:
+    """How many interactions of the users are still there."""
+    uri = config.resolve_if_exists(config.interactions.path, "interactions.parquet")
+    if uri is None:
+        return "unknown: found no interactions (--interactions.path)"
+    rows, users = ray.get(ray.remote(_count_rows).remote(uri, user_ids))
+    if not rows:
+        return f"none in {uri}"
+    return f"{rows:,} of {users:,} users in {uri}: remove them, or tonight's run brings them back"
+
+
+def _count_rows(uri: str, user_ids: pa.Array) -> tuple[int, int]:
+    """Rows of the users, and how many users have any."""
+    rows, found = 0, set[str]()
+    for batch in read_batches(uri, schemas.INTERACTIONS, "interactions.path"):
+        ids = batch["user_id"].filter(is_in(batch["user_id"], user_ids))
+        rows += len(ids)
+        found |= set(pc.unique(ids).to_pylist())
+    return rows, len(found)
+
+
+def _ids_of_items(workspace: Store, user_ids: pa.Array) -> list[str]:
+    """Those of the users' ids that are ids of items, too."""
+    features = workspace / "features"
+    if not features.exists(FEATURES_MANIFEST):
+        return []
+    names = list(read_manifest(features).files)
+    found = _in_tasks(_ids_in, [(features, name, user_ids) for name in names])
+    return sorted({user_id for ids in found for user_id in ids})
+
+
+def _ids_in(features: Store, name: str, user_ids: pa.Array) -> list[str]:
+    ids = features.read_table(name, ["item_id"])["item_id"]
+    return list(ids.filter(is_in(ids, user_ids)).to_pylist())
+
+
+def _search(
+    search: IdSearch, workspace: Store, others: Sequence[Store], users_uri: str
+) -> tuple[int, list[str]]:
+    """How many files were searched, and the locations of those that have any of the ids.
+
+    Args:
+        search: what for.
+        workspace: everything in it but pictures is searched.
+        others: directories of runs outside of it.
+        users_uri: the file with the ids themselves.
+    """
+    names = [
+        (store, file.name)
+        for store in (workspace, *others)
+        for file in list_all_files(store)
+        if _is_written(file.name) or store in others or _MAY_HAVE_USERS.search(file.name)
+        if store.uri(file.name) != Store.at(users_uri).root
+    ]
+    tasks = min(default_cpu_workers(1, 64) * 4, len(names))
+    found = _in_tasks(files_with_ids, [(search, names[task::tasks]) for task in range(tasks)])
+    return len(names), sorted(name for each in found for name in each)
+
+
+def _is_written(name: str) -> bool:
+    """Whether visrec wrote a file, by its name below the workspace."""
+    return name.partition("/")[0] in _WRITTEN
+
+
+def _by_writer(
+    locations: Sequence[str], workspace: Store, others: Sequence[Store]
+) -> tuple[list[str], list[str]]:
+    """The files that visrec wrote, and the user's own."""
+    written = [
+        location
+        for location in locations
+        if _is_written(location.removeprefix(f"{workspace.root}/"))
+        or any(location.startswith(f"{other.root}/") for other in others)
+    ]
+    return written, [location for location in locations if location not in written]
+
+
+def _explain_ambiguous(search: IdSearch) -> str:
+    few = len(search.ids) - len(search.distinctive)
+    return f"{few:,} ids, which are short, numbers, or ids of items, too" if few else ""
+
+
+def _shown(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,103 @@
+"""Which model serves a night, and why: the trained one, VisRank, or popularity.
+
+The gates on the held-out set decide, with the figures of an evaluation that is stored. So a night
+that is started again, or filled in later, chooses the same model. VisRank and popularity train
+nothing; the one that serves gets a model directory of its own, beside that of the trained model.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from visrec.cli.job import ModelChoice
+from visrec.cli.summary import Summary
+from visrec.evaluation.data import BASELINES
+from visrec.evaluation.results import METRICS
+from visrec.models.visrank import VisRankConfig
+from visrec.pipelines import train
+from visrec.pipelines.night_jobs import NightJobs
+from visrec.pipelines.night_model import NightModel, night_model
+from visrec.pipelines.train import TrainJob
+from visrec.publication.evaluation_gates import HeldOutFigures, best_row, explain_choice
+from visrec.publication.gate_context import GatesConfig, ServingChoice
+
+# What serves where nothing tells how good the trained model is.
+DEFAULT_ROW = f"visrank-{VisRankConfig().mode}"
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model that serves a night.
+
+    Attributes:
+        model: its directory, and the evaluation that decided.
+        choice: why it serves.
+    """
+
+    model: NightModel
+    choice: ServingChoice
+
+
+def choose_served(
+    jobs: NightJobs, model: NightModel, summary: Summary, *, evaluates: bool, untrained: str | None
+) -> Served:
+    """The model that serves a night: the best by the gates on the held-out set.
+
+    Args:
+        jobs: of the night.
+        model: what the night trained, or what it has in its place.
+        summary: takes the time of fitting a baseline.
+        evaluates: whether the night evaluates its model.
+        untrained: why the configured model could not be trained; None if it was.
+    """
+    served = _choose(jobs, model, summary, evaluates=evaluates)
+    if untrained is None:
+        return served
+    reason = f"{jobs.train.model.name} could not be trained, because {untrained}; "
+    choice = dataclasses.replace(served.choice, reason=reason + served.choice.reason)
+    return Served(served.model, choice)
+
+
+def _choose(jobs: NightJobs, model: NightModel, summary: Summary, *, evaluates: bool) -> Served:
+    is_compared = jobs.recommend.kind == "user_to_item"
+    if is_compared and model.is_evaluated:
+        return _best(jobs.train, model, jobs.recommend.gates, summary)
+    name, why = model.store.name, "none of its users had two baskets"
+    if not is_compared:
+        why = "item-to-item lists have no held-out set"
+    elif not evaluates or not jobs.train.split.test:
+        why = "--split.test false" if evaluates else "--evaluate false"
+    elif model.is_learned:
+        stand_in = fit_baseline(jobs.train, DEFAULT_ROW, model, summary)
+        reason = f"{stand_in.store.name} serves in place of {name}, which nothing compares: {why}"
+        return Served(stand_in, ServingChoice(reason=reason))
+    return Served(model, ServingChoice(reason=f"{name} serves, and nothing compares it: {why}"))
+
+
+def _best(job: TrainJob, model: NightModel, gates: GatesConfig, summary: Summary) -> Served:
+    """The best of an evaluated model and the baselines of its evaluation."""
+    figures = HeldOutFigures.from_json(model.evaluation.read_json(METRICS))
+    row = figures.row_of(model.digest)
+    assert row is not None, "the model is evaluated"
+    chosen = best_row(figures, row, gates)
+    served = model if chosen == row else fit_baseline(job, chosen, model, summary)
+    ids = {row: model.store.name, chosen: served.store.name}
+    reason = explain_choice(figures, row, chosen, gates, ids)
+    return Served(served, ServingChoice(reason=reason, row=None if chosen == row else chosen))
+
+
+def fit_baseline(job: TrainJob, row: str, model: NightModel, summary: Summary) -> NightModel:
+    """The baseline of a row of the evaluation, as a model directory that lists are made with.
+
+    Args:
+        job: how models are trained; its data and split are the baseline's, too.
+        row: of the baseline.
+        model: in whose place it serves, from the same day on.
+        summary: takes the time.
+    """
+    baseline = next(baseline for baseline in BASELINES if baseline.label == row)
+    stand_in = dataclasses.replace(night_model(job, row, model.day), evaluation=model.evaluation)
+    if not stand_in.is_trained:
+        choice = ModelChoice(str(baseline.model), baseline.config)
+        # `train.main` would name it as the model that was trained last.
+        train.train(stand_in.train_job(dataclasses.replace(job, model=choice)), summary)
+    return stand_in

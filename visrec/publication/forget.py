@@ -1,0 +1,327 @@
+"""Users are removed from a run that is kept, and a reader sees a whole run at every moment.
+
+A run without a manifest only loses the files that have the users: its job makes them again. Of a
+complete run, the files that have them are written again under new names. Then, for the published
+run:
+
+1. The new manifest is written under a name of its own.
+2. The pointer goes to it, with its SHA-256, by the usual conditional write, and tables follow.
+3. It replaces the run's manifest.
+4. The pointer goes back to that name, with the same SHA-256.
+5. The files that only the old manifest names are removed.
+
+For another run, steps 2 and 4 have nothing to do. From before the first new file to the end a small
+file in the run tells everybody else to remove nothing. Each step can be repeated, so a start after
+a kill ends as the first one would have.
+
+Whatever was computed from the users and does not name them stays: gates, counts of rows that were
+read, the digest under which the run was claimed.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from visrec.errors import ConflictError
+from visrec.ids import is_in
+from visrec.interactions.log import assign_shards
+from visrec.publication.claims import CLAIM, FINGERPRINTS, PARTS, read_claim, removal_claim
+from visrec.publication.list_tables import COLD_USERS_KEY, lists_file
+from visrec.publication.manifest import (
+    MANIFEST,
+    REWRITING,
+    RunManifest,
+    ShardFile,
+    now,
+    parse_manifest,
+    read_manifest_bytes,
+    remove_stray_files,
+    rewritten_name,
+)
+from visrec.publication.pointer import read_pointer, replace_pointer
+from visrec.publication.records import VERSION
+from visrec.publication.run_spec import run_store
+from visrec.publication.shards import parquet_file, with_sha256
+from visrec.publication.tables import read_settled_pointer
+from visrec.storage.store import Store, to_json
+
+_USER, _QUERY = "user_id", "query_id"  # columns of files with lists, and of their fingerprints
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """What is removed, and what has changed with it.
+
+    Attributes:
+        user_ids: the users.
+        model_digests: the present digest of each model that was rewritten, by its earlier ones.
+            The lists of others are the same under both, and are carried over.
+    """
+
+    user_ids: pa.Array
+    model_digests: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A file with lists and the one with its fingerprints, without the users.
+
+    Attributes:
+        name: the new name of the file.
+        file: its description.
+        fingerprints: SHA-256 of the fingerprints; None where the run has none.
+        queries: users that were removed from it.
+        cold_users: how many of them had the fallback list.
+        rows: rows that were removed.
+    """
+
+    name: str
+    file: ShardFile
+    fingerprints: str | None
+    queries: int
+    cold_users: int
+    rows: int
+
+
+def run_ids(recommendations: Store) -> list[str]:
+    """The runs that have files, complete or not."""
+    names = {entry.name.partition("/")[0] for entry in recommendations.list("run=")}
+    return sorted(name.removeprefix("run=") for name in names)
+
+
+def forget_in_run(recommendations: Store, run_id: str, forgotten: Forgotten) -> int:
+    """Removes users from a run, and returns how many lists it had of them.
+
+    Args:
+        recommendations: where the runs are.
+        run_id: the run.
+        forgotten: the users.
+
+    Raises:
+        ConflictError: another job has completed or removed the run meanwhile.
+        InputError: the run's manifest, or the pointer, is damaged.
+    """
+    run = run_store(recommendations, run_id)
+    _finish_interrupted(recommendations, run_id)
+    found = run.read_if_exists(MANIFEST)
+    if run_id in read_pointer(recommendations)[0].removing:
+        return _remove_files(run, forgotten)
+    if found is None:
+        return _forget_in_unfinished_run(run, forgotten)
+    data, version = found
+    manifest = parse_manifest(data, run.uri(MANIFEST))
+    affected = _files_with_users(run, manifest.files, forgotten)
+    inputs = _renamed_model(manifest.inputs, forgotten)
+    removed = 0
+    if affected or inputs != manifest.inputs:
+        run.write_json(REWRITING, {"version": VERSION, "since": now()})
+        shards = {name: _rewrite_shard(run, name, manifest, forgotten) for name in affected}
+        removed = sum(shard.queries for shard in shards.values())
+        rewritten = _without_users(manifest, shards, inputs)
+        _replace_manifest(recommendations, run_id, to_json(rewritten.to_dict()), version)
+    _clean_up(run)
+    return removed
+
+
+def _renamed_model(inputs: Mapping[str, object], forgotten: Forgotten) -> dict[str, object]:
+    """The inputs with the present digest of the model."""
+    model = str(inputs["model"])
+    return {**inputs, "model": forgotten.model_digests.get(model, model)}
+
+
+# Files.
+
+
+def _files_with_users(run: Store, names: Iterable[str], forgotten: Forgotten) -> list[str]:
+    """The files with lists of which they, or the files with their fingerprints, have users.
+
+    Users are dealt to files by a hash of their ids, so most files need not be read.
+    """
+    found = []
+    for name in names:
+        shard, shards = (int(name.split("-")[position]) for position in (1, 3))
+        if shard not in assign_shards(forgotten.user_ids, shards):
+            continue
+        files = ((name, _USER), (FINGERPRINTS + name, _QUERY))
+        if any(len(_ids_of(run, other, column, forgotten)) for other, column in files):
+            found.append(name)
+    return found
+
+
+def _ids_of(run: Store, name: str, column: str, forgotten: Forgotten) -> pa.ChunkedArray:
+    """Ids of the users in a column of a file; none where there is no such file or column."""
+    found = run.read_if_exists(name)
+    file = found and pq.ParquetFile(pa.BufferReader(found[0]))
+    if not file or column not in file.schema_arrow.names:  # similar items have no users
+        return pa.chunked_array([], pa.string())
+    ids = file.read(columns=[column])[column]
+    return ids.filter(is_in(ids, forgotten.user_ids))
+
+
+def _forget_in_unfinished_run(run: Store, forgotten: Forgotten) -> int:
+    """Removes the files with the users; the run's job makes them again.
+
+    A job that is at work on the run loses its claim and stops, because it could complete the run
+    while files are removed. A run that may be completed at any moment stays as it is.
+    """
+    claim, version = read_claim(run)
+    if claim is not None and claim.state == "removed":
+        return _remove_files(run, forgotten)
+    taken = removal_claim()
+    is_sealed = claim is not None and claim.state == "sealed"
+    if is_sealed or not run.compare_and_swap(CLAIM, taken, version):
+        return 0
+    removed = _remove_files(run, forgotten)
+    found = run.read_if_exists(CLAIM)
+    if found is not None and found[0] == taken:
+        if claim is None:
+            run.delete([CLAIM])
+        else:
+            run.replace(CLAIM, to_json(claim.renewed().to_dict()), found[1])
+    return removed
+
+
+def _remove_files(run: Store, forgotten: Forgotten) -> int:
+    """Removes the files with the users from a run that nobody reads or writes."""
+    removed = 0
+    for name in _files_with_users(run, [entry.name for entry in run.list(PARTS)], forgotten):
+        removed += pc.count_distinct(_ids_of(run, name, _USER, forgotten)).as_py()
+        run.delete([name, FINGERPRINTS + name])
+    return removed
+
+
+def _rewrite_shard(run: Store, name: str, manifest: RunManifest, forgotten: Forgotten) -> _Shard:
+    """Writes a shard's two files again, under a new name, which both share."""
+    table = pq.read_table(pa.BufferReader(run.read(name)))
+    gone = table.filter(is_in(table[_USER], forgotten.user_ids))
+    # The long layout does not tell whose list is the fallback.
+    cold = pc.sum(gone["cold"]).as_py() or 0 if "cold" in gone.column_names else 0
+    cold_before = int((table.schema.metadata or {})[COLD_USERS_KEY.encode()])
+    kept = table.filter(pc.invert(is_in(table[_USER], forgotten.user_ids)))
+    lists = with_sha256(kept, {COLD_USERS_KEY: str(cold_before - cold)}, lists_file)
+    fingerprints = None
+    if FINGERPRINTS + name in manifest.fingerprints:
+        prints = pq.read_table(pa.BufferReader(run.read(FINGERPRINTS + name)))
+        prints = prints.filter(pc.invert(is_in(prints[_QUERY], forgotten.user_ids)))
+        fingerprints = with_sha256(prints, {}, parquet_file)
+    new_name = _new_name(name, lists, fingerprints or b"")
+    if fingerprints is not None:
+        run.write(FINGERPRINTS + new_name, fingerprints)
+    run.write(new_name, lists)
+    return _Shard(
+        name=new_name,
+        file=ShardFile(len(kept), len(lists), hashlib.sha256(lists).hexdigest()),
+        fingerprints=None if fingerprints is None else hashlib.sha256(fingerprints).hexdigest(),
+        queries=pc.count_distinct(gone[_USER]).as_py(),
+        cold_users=cold,
+        rows=len(gone),
+    )
+
+
+def _new_name(name: str, *contents: bytes) -> str:
+    """A name that a file with another content never had: `part-00000-of-00008-<inputs>-<content>`.
+
+    It sorts as the old one does, by the shard.
+    """
+    digest = hashlib.sha256(b"".join(contents)).hexdigest()
+    shard = "-".join(name.removesuffix(".parquet").split("-")[:5])
+    return f"{shard}-{digest[:8]}.parquet"
+
+
+def _without_users(
+    manifest: RunManifest, shards: Mapping[str, _Shard], inputs: Mapping[str, object]
+) -> RunManifest:
+    """The manifest of the files that are left.
+
+    Args:
+        manifest: of the run.
+        shards: the files that were written again, by their old names.
+        inputs: of the run, with the present digest of the model.
+    """
+    files, fingerprints = dict(manifest.files), dict(manifest.fingerprints)
+    for name, shard in shards.items():
+        del files[name]
+        files[shard.name] = shard.file
+        if shard.fingerprints is not None:
+            del fingerprints[FINGERPRINTS + name]
+            fingerprints[FINGERPRINTS + shard.name] = shard.fingerprints
+    gone = list(shards.values())
+    return replace(
+        manifest,
+        inputs=inputs,
+        queries=manifest.queries - sum(shard.queries for shard in gone),
+        cold_users=manifest.cold_users - sum(shard.cold_users for shard in gone),
+        rows=manifest.rows - sum(shard.rows for shard in gone),
+        files=files,
+        fingerprints=fingerprints,
+    )
+
+
+# Manifest and pointer.
+
+
+def _replace_manifest(recommendations: Store, run_id: str, data: bytes, version: str) -> None:
+    """Steps 1 to 4.
+
+    Args:
+        recommendations: where the runs are.
+        run_id: the run.
+        data: the new manifest.
+        version: of the old one.
+
+    Raises:
+        ConflictError: another writer has replaced the manifest.
+    """
+    run = run_store(recommendations, run_id)
+    sha256 = hashlib.sha256(data).hexdigest()
+    run.write(rewritten_name(sha256), data)
+    _point_to(recommendations, run_id, rewritten_name(sha256), sha256)
+    if not run.replace(MANIFEST, data, version):
+        raise ConflictError(
+            f"Another job changed {run.uri(MANIFEST)} while users were removed from the run. Start "
+            "again when no other job works on it.",
+            path=run.uri(MANIFEST),
+        )
+    _point_to(recommendations, run_id, MANIFEST, sha256)
+
+
+def _point_to(recommendations: Store, run_id: str, name: str, sha256: str) -> None:
+    """Lets the pointer name a manifest of the run, if it names the run.
+
+    If it does not, it changes all the same: a job that has read the old manifest, and is about to
+    publish the run, then finds that it has to read again.
+    """
+    manifest = f"run={run_id}/{name}"
+    while True:
+        pointer, version = read_settled_pointer(recommendations)
+        if pointer.run_id == run_id:
+            moved = replace(pointer, manifest=manifest, manifest_sha256=sha256)
+        else:
+            moved = replace(pointer, removals=pointer.removals + 1)
+        if version is None or moved == pointer:
+            return
+        if replace_pointer(recommendations, moved, version):
+            read_settled_pointer(recommendations)  # tables name the new files from now on
+            return
+
+
+def _finish_interrupted(recommendations: Store, run_id: str) -> None:
+    """Steps 3 and 4 of a start that was killed between 2 and 4."""
+    run, (pointer, _) = run_store(recommendations, run_id), read_pointer(recommendations)
+    if pointer.run_id != run_id or pointer.manifest == f"run={run_id}/{MANIFEST}":
+        return
+    sha256, found = str(pointer.manifest_sha256), run.read_if_exists(MANIFEST)
+    data = read_manifest_bytes(run, sha256)
+    if data is not None and found is not None:
+        _replace_manifest(recommendations, run_id, data, found[1])
+
+
+def _clean_up(run: Store) -> None:
+    """Step 5, for this start and for one that was killed before."""
+    run.delete(entry.name for entry in list(run.list("_manifest-")))
+    run.delete([REWRITING])
+    remove_stray_files(run)
