@@ -41,7 +41,7 @@ _WRITTEN = (
     *(*_RUNS, "models", "training", "sweeps", "evaluation", "features", "nights", "summaries"),
     "exports",
 )
-_MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|json|jsonl|txt)(\.[a-z0-9]+)?$", re.IGNORECASE)
+_MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|json|jsonl|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE)
 _DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # of a file that a process was writing
 _DRAFT_AGE_S = 3600  # of one whose process is gone
 _SHOWN = 3
