@@ -132,9 +132,8 @@ def test_forgetting_that_is_killed_at_any_moment_ends_right_when_it_is_started_a
         job("2026-11-14", "b", 2, 4),
         again(prune),
         again(rolled_back, job(NIGHTS[-1], "a", 2, 3)),
-        again(forget),
     ],
-    ids=["a second start of the night", "the next night", "retention", "a rollback", "forgetting"],
+    ids=["a second start of the night", "the next night", "retention", "a rollback"],
 )
 def test_forgetting_beside_another_job_loses_nothing(other: Work) -> None:
     start, count = kept_nights(), 0

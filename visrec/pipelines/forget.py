@@ -20,7 +20,7 @@ import ray
 from visrec.cli.job import JobConfig
 from visrec.cli.resources import default_cpu_workers
 from visrec.cli.summary import Summary
-from visrec.errors import InputError, VisrecError
+from visrec.errors import ConflictError, InputError, VisrecError
 from visrec.evaluation import forget as evaluations
 from visrec.evaluation.results import METRICS
 from visrec.features.table import MANIFEST as FEATURES_MANIFEST
@@ -31,6 +31,7 @@ from visrec.publication.forget import Forgotten, forget_in_run, run_ids
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
 from visrec.storage.id_search import IdSearch, files_with_ids, list_all_files
+from visrec.storage.lease import Lease
 from visrec.storage.store import Store, file_at
 from visrec.storage.table_files import is_table_name
 from visrec.storage.tables import load_table, read_batches
@@ -41,7 +42,7 @@ _WRITTEN = (
     *(*_RUNS, "models", "training", "sweeps", "evaluation", "features", "nights", "summaries"),
     "exports",
 )
-_MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|json|jsonl|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE)
+_MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|jsonl?|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE)
 _DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # of a file that a process was writing
 _DRAFT_AGE_S = 3600  # of one whose process is gone
 _SHOWN = 3
@@ -80,6 +81,16 @@ def main(config: ForgetJob, summary: Summary) -> None:
     user_ids, workspace = read_user_ids(config.users), Store.at(config.workspace)
     others = [Store.at(config.recommendations)] if config.recommendations else []
     workspace.check_writable()
+    with Lease(workspace / "nights", "forget.lease") as lease:
+        if not lease.held:
+            raise ConflictError(f"Another process is removing users from {workspace.root}.")
+        _forget(config, user_ids, others, summary)
+
+
+def _forget(
+    config: ForgetJob, user_ids: pa.Array, others: Sequence[Store], summary: Summary
+) -> None:
+    workspace = Store.at(config.workspace)
     summary.has_written = True
     with summary.phase("models"):
         rows, digests = _forget_in_models(workspace, user_ids)
