@@ -18,6 +18,7 @@ from visrec.evaluation.report_content import (
     UserExample,
     VisualClusters,
 )
+from visrec.sources.images import PictureSource
 
 
 def picture(width: int, height: int, kind: str = "PNG") -> bytes:
@@ -121,3 +122,19 @@ def test_all_places_of_an_item_get_its_card(tmp_path: Path) -> None:
     assert thumbnails["a"] is not None
     assert thumbnails["b"] is None
     assert shown.recommended[0].because == other
+
+
+def test_first_view_that_can_be_decoded_is_shown(tmp_path: Path) -> None:
+    """`2` comes before `10`, and a damaged `1` is passed over."""
+    for name, size in (("a_10", (40, 20)), ("a_2", (20, 40)), ("b_1", (30, 30))):
+        (tmp_path / f"{name}.png").write_bytes(picture(*size))
+    (tmp_path / "a_1.png").write_bytes(b"no picture")
+    (tmp_path / "c_1.png").write_bytes(b"no picture")
+    source = PictureSource(str(tmp_path), "{item_id}_{view}.png")
+    found = make_cards(pa.array(["a", "b", "c", "d"]), source, None)
+    sizes = {}
+    for key, card in found.items():
+        if card.thumbnail is not None:
+            with Image.open(io.BytesIO(card.thumbnail)) as opened:
+                sizes[key] = opened.size
+    assert sizes == {"a": (20, 40), "b": (30, 30)}
