@@ -82,7 +82,7 @@ def test_run_that_was_held_back_is_shown_until_another_is_published(
 def test_rejected_pictures_are_counted_by_reason(shop: Store) -> None:
     reasons = ["corrupt"] * 60 + ["truncated"] * 7
     table = pa.table(
-        [[f"i{n}" for n in range(67)], reasons, ["why"] * 67, pa.nulls(67)],
+        [[f"i{n}" for n in range(67)], pa.nulls(67), reasons, ["why"] * 67, pa.nulls(67)],
         schema=REJECTED,
     )
     features = shop / "features"

@@ -208,7 +208,12 @@ def features_table(
 
 
 def rejected_table(rows: pa.Table, identity: Identity) -> pa.Table:
-    """A file of rejections: the columns of `REJECTED`, and the identity as metadata."""
+    """A file of rejections: the columns of `REJECTED`, and the identity as metadata.
+
+    Rows that are not about pictures, such as those of an imported table, have no column `view`.
+    """
+    if "view" not in rows.column_names:
+        rows = rows.append_column("view", pa.nulls(rows.num_rows))
     columns = [rows[name] for name in REJECTED.names]
     return _with_identity(pa.table(columns, schema=REJECTED), identity)
 
