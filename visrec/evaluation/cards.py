@@ -21,7 +21,7 @@ from visrec.storage.store import Store
 from visrec.storage.tables import load_table
 
 # Longest edge and quality of a thumbnail: the first that fits. Pages show 70 to 150 pixels.
-_SIZES = ((200, 75), (176, 62), (144, 55), (128, 48), (112, 40), (96, 30))
+_SIZES = ((176, 65), (160, 58), (144, 52), (128, 46), (112, 40), (96, 30))
 _LIMITS = PictureLimits()
 _MAX_BYTES = 8_000  # of a thumbnail
 _ALL_BYTES = 9_000_000  # of all thumbnails of a page; in base64, 12 MB
@@ -141,7 +141,7 @@ def thumbnail(data: bytes, max_bytes: int = _MAX_BYTES) -> bytes | None:
         small = picture.copy()
         small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         out = io.BytesIO()
-        small.save(out, "WEBP", quality=quality, method=4)
+        small.save(out, "WEBP", quality=quality, method=2)
         encoded = out.getvalue()
         if len(encoded) <= max_bytes:
             break

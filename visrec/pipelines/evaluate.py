@@ -101,7 +101,7 @@ class EvaluateJob(JobConfig):
     items: str | None = None
     truth: str | None = None
     evaluation: str | None = None
-    examples: int = 50
+    examples: int = 24
     hash_users: bool = False
     resources: EvaluationResources = field(default_factory=EvaluationResources)
 
