@@ -16,7 +16,7 @@ class Explanation:
     Attributes:
         user_id: of the user.
         manifest: of the published run.
-        published_at: when, as in the pointer.
+        published_at: when, in words.
         listed: the list.
         before: the run before, if the user had a list in it; None otherwise.
         taken: the profile, latest first.

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -52,6 +53,14 @@ def show_code(text: str) -> Markup:
     return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(show_controls(text)))))
 
 
+def format_moment(text: str) -> str:
+    """A time of a record, as people read it."""
+    try:
+        return f"{datetime.fromisoformat(text).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return text
+
+
 def format_score(score: float) -> str:
     """A score with the digits that tell neighbours apart."""
     return f"{score:.1f}" if abs(score) >= 100 else f"{score:.3f}"
@@ -91,6 +100,7 @@ def _environment() -> Environment:
         "label": metric_label,
         "score": format_score,
         "code": show_code,
+        "moment": format_moment,
         "picture_class": picture_class,
     }
     return environment

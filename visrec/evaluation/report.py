@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from visrec.evaluation.charts import plot_auc, plot_curve, plot_sweep
-from visrec.evaluation.page import render_page
+from visrec.evaluation.page import format_moment, render_page
 from visrec.evaluation.report_changes import css_class, evaluation_changes, publication_changes
 from visrec.evaluation.report_content import (
     HeldBackRun,
@@ -188,7 +188,8 @@ def _share_tile(report: Report, metrics: Metrics, name: str, label: str) -> Tile
 
     Of beyond-accuracy metrics, more is not always better.
     """
-    mean = finite_value(metrics.get(report.model, {}).get(name))
+    figure = metrics.get(report.model, {}).get(name)
+    mean = finite_value(figure)
     if mean is None:
         return None
     rival = report.verdict.rival
@@ -202,7 +203,7 @@ def _share_tile(report: Report, metrics: Metrics, name: str, label: str) -> Tile
         mark=None if other is None else round(100 * other, 1),
         versus="" if other is None else f"{rival}: {_percent(other)}",
         change="" if points is None else f"{'+' if points >= 0 else MINUS}{abs(points):.1f}",
-        change_class="" if metrics is report.lists else css_class(points),
+        change_class="" if metrics is report.lists else css_class(before, figure),
     )
 
 
@@ -217,7 +218,7 @@ def _gate_tables(publication: Publication | None, held_back: HeldBackRun | None)
     """The gates of a run that was held back, and of the published run; failed gates come first."""
     tables = []
     if held_back:
-        title = f"Run {held_back.run_id} was held back at {held_back.held_back_at}"
+        title = f"Run {held_back.run_id} was held back at {format_moment(held_back.held_back_at)}"
         tables.append(GateTable(title, held_back.gates))
     if publication:
         order = ("failed", "forced", "passed", "skipped")

@@ -60,7 +60,7 @@ def _figure_change(
     if mean is None or before is None:
         return None
     change = format_difference({"mean": mean - before})
-    shown = css_class(mean - before) if better else ""
+    shown = css_class(before, now) if better else ""
     return Change(name, format_figure({"mean": before}), format_figure(now), change, shown)
 
 
@@ -88,10 +88,13 @@ def _run_counts(run: RunManifest) -> dict[str, int]:
 def _count_change(name: str, before: int | None, now: int) -> Change:
     if before is None:
         return Change(name, "", f"{now:,}", "")
-    sign = "+" if now >= before else MINUS
+    sign = "+" if now > before else MINUS if now < before else ""
     return Change(name, f"{before:,}", f"{now:,}", f"{sign}{abs(now - before):,}")
 
 
-def css_class(change: float | None) -> str:
-    """How a change of a metric is shown, where more is better."""
-    return "" if not change else "up" if change > 0 else "down"
+def css_class(before: float | None, now: Figure | None) -> str:
+    """How a change is shown, where more is better: only one beyond the interval means something."""
+    low, high = finite_value(now, "low"), finite_value(now, "high")
+    if before is None or low is None or high is None:
+        return ""
+    return "up" if before < low else "down" if before > high else ""

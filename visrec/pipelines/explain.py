@@ -17,7 +17,7 @@ from visrec.cli.summary import Summary, terminal_width
 from visrec.errors import InputError
 from visrec.evaluation.cards import make_cards, named_as_features
 from visrec.evaluation.explanation_page import Explanation, render_explanation
-from visrec.evaluation.page import format_score
+from visrec.evaluation.page import format_moment, format_score
 from visrec.evaluation.report_content import ItemCard
 from visrec.ids import TEXT
 from visrec.pipelines.input_checks import require_interactions, require_table
@@ -95,7 +95,7 @@ def main(config: ExplainJob, summary: Summary) -> None:
     explanation = Explanation(
         user_id=config.user,
         manifest=manifest,
-        published_at=str(pointer.published_at),
+        published_at=format_moment(str(pointer.published_at)),
         listed=listed,
         taken=taken,
         kept_out=kept_out,

@@ -24,6 +24,7 @@ from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
 from visrec.recommend.published_run import PublishedRun
 from visrec.retrieval.topk import top_k
 from visrec.sources.interactions import LIKED, InteractionsConfig, read_until_cutoff
+from visrec.sources.items import read_items
 from visrec.storage.store import Store
 
 _CANDIDATES = 1000  # items beyond the list's length among which those that rules kept out are found
@@ -189,7 +190,7 @@ def find_kept_out(
         min(len(data.item_ids), manifest.k + _CANDIDATES),
     )
     last = listed[-1].score if len(listed) == manifest.k else -np.inf
-    why = _explainer(data, user, {item.item_id for item in listed}, inputs.rules.cap_by)
+    why = _explainer(inputs, data, user, {item.item_id for item in listed}, _otherwise(manifest))
     items = []
     for row, score in zip(found.row_BK[0].tolist(), found.score_BK[0].tolist(), strict=True):
         if row < 0 or score < last:
@@ -200,16 +201,26 @@ def find_kept_out(
     return KeptOut(items=items)
 
 
+def _otherwise(manifest: RunManifest) -> str:
+    """What is left to say of an item that none of the known rules kept out."""
+    changed = "something has changed since the run was made"
+    if manifest.inputs["blocked"] is None:
+        return f"not known: {changed}"
+    return f"on the block list, which the run does not keep; or {changed}"
+
+
 def _explainer(
-    data: ScoringData, user: int, listed: set[str], cap_by: str
+    inputs: ScoringInputs, data: ScoringData, user: int, listed: set[str], otherwise: str
 ) -> Callable[[int, str], str | None]:
     """A function of an item's row and id, which comes best first; None for a listed item."""
+    rules, items = inputs.rules, read_items(inputs.items_uri, data.item_ids)
+    stock_N = items.stock_N if rules.min_stock is not None else None
     taken = set(data.profiles[user].tolist())
     blocked = set(data.blocked[user].tolist())
     groups: list[tuple[str, npt.NDArray[np.int64], int, Counter[int]]] = []
     if data.rules is not None:
         if data.rules.group_N is not None:
-            reason = f"the list has {data.rules.cap} of the same {cap_by} (rules.cap)"
+            reason = f"the list has {data.rules.cap} of the same {rules.cap_by} (rules.cap)"
             groups.append((reason, data.rules.group_N, data.rules.cap, Counter()))
         if data.rules.near_duplicate_N is not None:
             reason = "a near-duplicate is in the list (rules.near_duplicate)"
@@ -224,11 +235,15 @@ def _explainer(
             return "taken already"
         if row in blocked:
             return "blocked for this user, or rated too low"
+        if not items.available_N[row]:
+            return "not available"
+        if stock_N is not None and stock_N[row] < rules.min_stock:
+            return "out of stock (rules.min_stock)"
         if not data.available_N[row]:
-            return "not available, out of stock or blocked"
+            return "unknown to the model"
         for reason, group_N, limit, count in groups:
             if group_N[row] >= 0 and count[int(group_N[row])] >= limit:
                 return reason
-        return "not known: something has changed since the run was made"
+        return otherwise
 
     return explain
