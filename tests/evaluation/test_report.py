@@ -304,7 +304,7 @@ def test_user_has_profile_list_reasons_and_what_was_held_out() -> None:
     assert (attributes["data-auc"], attributes["data-gain"]) == ("0.75000", "0.25000")
     assert {"data-found", "data-cold"} <= attributes.keys()
     for text in (
-        *("1 of 2 found in the first 2", "the latest 1 of 12 items", "#1 · 2.500"),
+        *("1 of 2 found in the first 2", "Profile: 1 of 12 items", "#1 · 2.500"),
         *("because of Title a", "#1,234", "new item", "AUC 0.750, visrank-mean 0.500"),
     ):
         assert text in page.text

@@ -361,6 +361,9 @@ def test_held_out_item_is_ringed_exactly_if_its_rank_is_in_the_list(evaluated: P
             if entry.hit:
                 assert listed[entry.rank - 1] == entry.item.item_id
         held_out = {entry.item.item_id for entry in user.held_out}
+        reasons = {entry.because.item_id for entry in user.recommended if entry.because}
+        assert len(user.profile) == min(user.profile_size, 9)
+        assert reasons <= {item.item_id for item in user.profile} or len(reasons) > 9
         assert {item.item_id for item in user.profile} | held_out <= set(
             taken.get_group(user.user_id)
         )

@@ -19,7 +19,7 @@ from visrec.retrieval.similar import nearest_profile_items
 from visrec.retrieval.topk import TopKResult, top_k
 
 _LIST_LENGTH = 12  # pictures in two rows on a wide screen
-_PROFILE_LENGTH = 9  # the latest items of a profile
+_PROFILE_LENGTH = 9  # items of a profile
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
@@ -53,11 +53,11 @@ def find_examples(
     users = []
     for e, user in enumerate(chosen):
         user_id, targets = data.user_ids[int(user)].as_py(), held_out.targets[e]
-        profile = held_out.profiles[e][::-1]
+        profile = held_out.profiles[e]
         users.append(
             UserExample(
                 user_id=hash_user_id(user_id, hash_key) if hash_key else user_id,
-                profile=[_card(data, row) for row in profile[:_PROFILE_LENGTH]],
+                profile=[_card(data, row) for row in _shown_profile(profile, reason_EK[e])],
                 profile_size=len(profile),
                 held_out=_held_out(data, targets, ranks, e, best),
                 recommended=_recommended(data, best, reason_EK, e, targets),
@@ -67,6 +67,14 @@ def find_examples(
             )
         )
     return users
+
+
+def _shown_profile(profile: Ints, reason_K: Ints) -> Ints:
+    """The items of a profile that explain the list, then the latest of the others; latest first."""
+    latest = profile[::-1]
+    explains = np.isin(latest, reason_K)
+    shown = np.argsort(~explains, kind="stable")[:_PROFILE_LENGTH]
+    return np.asarray(latest[np.sort(shown)])
 
 
 def _held_out(

@@ -57,7 +57,7 @@ class UserExample:
 
     Attributes:
         user_id: of the user, or its hash.
-        profile: the latest items of the profile, latest first.
+        profile: items of the profile, latest first: those that explain the list, and the latest.
         profile_size: number of items in the profile.
         held_out: what the user took next, with its rank.
         recommended: the list.
