@@ -1,7 +1,9 @@
 """Exports killed with SIGKILL at random moments and followed by another one, on real servers."""
 
+import contextlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from tests.chaos.harness import amount, is_full, measured
 from tests.conftest import CHECKOUT
 from tests.exports.lists import Lists, made_lists, publish, seen
 from tests.exports.readers import Reader
+from visrec.exports import generations
 from visrec.exports.published import export_published
 from visrec.exports.targets import parse_target
 from visrec.storage.store import Store
@@ -21,21 +24,51 @@ pytestmark = pytest.mark.chaos
 PROMISE = 29
 
 
-def start(url: str, lists: Store, leases: Store, flags: list[str]) -> subprocess.Popen[bytes]:
-    """A process that has just begun to export."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.exports.process", url, lists.root, leases.root, *flags],
-        cwd=CHECKOUT,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        stdout=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"start\n"
-    return process
+class Exporter:
+    """Exports in processes that can be killed.
+
+    Args:
+        url: of the target.
+        lists: where the runs are.
+        leases: for the lease of the target.
+    """
+
+    def __init__(self, url: str, lists: Store, leases: Store) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.exports.process", url, lists.root, leases.root],
+            cwd=CHECKOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def start(self, mode: str) -> int:
+        """The id of a process that has just begun to export."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{mode}\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def kill(self, pid: int) -> bool:
+        """Kills the process; returns whether it had not ended by itself."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        status = self._read()
+        assert status in (0, signal.SIGKILL)
+        return status == signal.SIGKILL
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _read(self) -> int:
+        assert self._process.stdout is not None
+        return int(self._process.stdout.readline())
 
 
 def test_export_that_is_killed_leaves_each_store_with_one_run(
-    tmp_path: Path, shop: Reader, request: pytest.FixtureRequest
+    tmp_path: Path, shop: Reader, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Readers poll until the kill; the next export is of the same run, or of a later one."""
     if not is_full() and "cluster" in request.node.name:
@@ -50,27 +83,26 @@ def test_export_that_is_killed_leaves_each_store_with_one_run(
         publish(lists, run_id, runs[run_id])
         return run_id
 
+    monkeypatch.setattr(generations, "READERS_GRACE_S", 0)
     before = publish_next()
     export_published(target, lists, leases, only_changed=True)
     kills = polls = 0
     seconds = 1.0  # that an export takes, less as soon as one was faster
-    while kills < amount(1, 20):
-        killed = publish_next()
-        flags = ["only_changed"] * dice.randrange(2)
-        process, since = start(shop.url, lists, leases, flags), time.monotonic()
-        moment = since + dice.uniform(0, seconds)
-        while time.monotonic() < moment and process.poll() is None:
-            assert shop.read_all() in (seen(runs[before]), seen(runs[killed]))
-            polls += 1
-        if process.poll() is None:
-            kills += 1
-        else:
-            seconds = min(seconds, time.monotonic() - since)
-        process.kill()
-        process.wait()
-        assert shop.read_all() in (seen(runs[before]), seen(runs[killed]))
-        before = publish_next() if dice.randrange(2) else killed
-        export_published(target, lists, leases, only_changed=bool(dice.randrange(2)))
-        assert shop.read_all() == seen(runs[before])
-        assert (shop.run_id(), shop.entries()) == (before, len(runs[before]))
+    with contextlib.closing(Exporter(shop.url, lists, leases)) as exporter:
+        while kills < amount(1, 20):
+            tonight = publish_next()
+            pid, wait = exporter.start(dice.choice(["", "only_changed"])), dice.uniform(0, seconds)
+            moment = time.monotonic() + wait
+            while time.monotonic() < moment:
+                assert shop.read_all() in (seen(runs[before]), seen(runs[tonight]))
+                polls += 1
+            if exporter.kill(pid):
+                kills += 1
+            else:
+                seconds = min(seconds, wait)
+            assert shop.read_all() in (seen(runs[before]), seen(runs[tonight]))
+            before = publish_next() if dice.randrange(2) else tonight
+            export_published(target, lists, leases, only_changed=bool(dice.randrange(2)))
+            assert shop.read_all() == seen(runs[before])
+            assert (shop.run_id(), shop.entries()) == (before, len(runs[before]))
     measured(PROMISE, faults_export_kills=kills, exports=len(runs), polls=polls, partial_reads=0)

@@ -24,6 +24,7 @@ from visrec.publication.list_tables import Lists
 _BATCH_ENTRIES = 1 << 16  # about 5 MB of JSON
 Rows = npt.NDArray[np.int64]
 
+_SPECIAL = r'[\x00-\x1f"\\]'  # characters that JSON escapes
 # JSON of one value: ensure_ascii would make six bytes of each letter outside ASCII.
 to_json = partial(json.dumps, ensure_ascii=False)
 
@@ -107,10 +108,13 @@ def items_json(lists: Lists) -> pa.StringArray:
 
 
 def _quoted(ids: pa.Array) -> pa.StringArray:
-    """(V,) each id as JSON; `null` for none. Each distinct id is quoted once."""
-    encoded = ids.dictionary_encode()
-    words = pa.array([to_json(id) for id in encoded.dictionary.to_pylist()], pa.string())
-    return pc.fill_null(words.take(encoded.indices), "null")
+    """(V,) each id as JSON; `null` for none."""
+    quoted = pc.fill_null(pc.binary_join_element_wise('"', ids, '"', ""), "null")
+    is_special_V = pc.fill_null(pc.match_substring_regex(ids, _SPECIAL), False)
+    if not pc.any(is_special_V).as_py():
+        return quoted
+    escaped = [to_json(id) for id in ids.filter(is_special_V).to_pylist()]
+    return pc.replace_with_mask(quoted, is_special_V, pa.array(escaped, pa.string()))
 
 
 def _batch(lists: Lists, items: pa.StringArray) -> ListBatch:

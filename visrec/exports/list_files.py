@@ -1,9 +1,9 @@
 """Lists as one file that replaces the one before in one step: JSON lines, or CSV."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import gzip
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -26,13 +26,13 @@ class ListFile:
         folder: where it is.
         name: its name in the folder.
         format: `jsonl`, one line a list; or `csv`, one line an entry.
-        codec: pyarrow's name of the compression; None for none.
+        is_gzip: whether it is compressed.
     """
 
     folder: Store
     name: str
     format: FileFormat
-    codec: str | None
+    is_gzip: bool
 
     def write(self, run: RunLists, before_shard: BeforeShard) -> int:
         """Writes the file under another name, then gives it its own.
@@ -46,7 +46,7 @@ class ListFile:
         """
         self.folder.discard_unfinished(self.name)  # of an export that was killed
         written = 0
-        with self.folder.open_replacement(self.name) as file, _compressed(file, self.codec) as sink:
+        with self.folder.open_replacement(self.name) as file, self._compressed(file) as sink:
             if self.format == "csv":
                 sink.write(f"{','.join(_csv_columns(run))}\n".encode())
             for shard in range(len(run.parts)):
@@ -59,17 +59,15 @@ class ListFile:
                     written += len(lists.query_ids)
         return written
 
-
-@contextmanager
-def _compressed(file: pa.NativeFile, codec: str | None) -> Iterator[pa.NativeFile]:
-    if codec is None:
-        yield file
-        return
-    with pa.CompressedOutputStream(file, codec) as sink:
-        yield sink
+    def _compressed(self, file: pa.NativeFile) -> AbstractContextManager[Any]:
+        """The file as bytes are written to it; Any, as both kinds of file have `write`."""
+        if not self.is_gzip:
+            return nullcontext(file)
+        # pyarrow's own stream has only level 9: four times as slow, for 2 % fewer bytes.
+        return gzip.GzipFile("", "wb", compresslevel=6, fileobj=file, mtime=0)
 
 
-def _write_jsonl(lists: Lists, run: RunLists, sink: pa.NativeFile) -> None:
+def _write_jsonl(lists: Lists, run: RunLists, sink: Any) -> None:
     """`{"user_id":"u1","cold":false,"items":[{"item_id":"a","score":0.5}]}`"""
     ids = pa.array(map(to_json, lists.query_ids.to_pylist()), pa.string())
     texts = [f'{{"{run.id_column}":', ids]
@@ -79,7 +77,7 @@ def _write_jsonl(lists: Lists, run: RunLists, sink: pa.NativeFile) -> None:
     sink.write("".join(lines.to_pylist()).encode())
 
 
-def _write_csv(lists: Lists, run: RunLists, sink: pa.NativeFile) -> None:
+def _write_csv(lists: Lists, run: RunLists, sink: Any) -> None:
     """`u1,1,a,0.5,b`"""
     list_V = lists.list_V
     rank_V = np.arange(1, len(list_V) + 1) - lists.offsets[list_V]

@@ -165,8 +165,7 @@ def _file(path: str) -> FileTarget:
     if match is None:
         raise InputError(f"Found the target {path!r}{_KEYS}; expected {_EXPECTED}.", key="to")
     folder, name = file_at(path)
-    codec = "gzip" if match["gz"] else None
-    return FileTarget(ListFile(folder, name, _FORMATS[match["format"].lower()], codec))
+    return FileTarget(ListFile(folder, name, _FORMATS[match["format"].lower()], bool(match["gz"])))
 
 
 def _postgresql(url: str, shown: str) -> StoreTarget:
