@@ -1,5 +1,6 @@
 """Users leave a workspace with a model, an evaluation, and two kept runs of lists."""
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,10 @@ def test_users_leave_everything_and_the_next_run_carries_the_other_lists_over(
     (tmp_path / "training" / "one-123" / "state.safetensors").write_bytes(b"weights")
     before = {row["user_id"]: row for row in published_rows(lists)}
 
-    summary = run_forget(tmp_path, users=str(tmp_path / "gone.txt"))
+    exported = tmp_path / "shown" / "lists.jsonl.gz"
+    summary = run_forget(tmp_path, users=str(tmp_path / "gone.txt"), export_to=[str(exported)])
+    with gzip.open(exported, "rt") as lines:
+        assert {json.loads(line)["user_id"] for line in lines} == before.keys() - set(gone)
     assert summary.rows["users"] == 2
     assert summary.rows["lists removed"] == 2
     assert summary.rows["rows of models removed"] > 0

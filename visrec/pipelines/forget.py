@@ -23,10 +23,12 @@ from visrec.cli.summary import Summary
 from visrec.errors import ConflictError, InputError, VisrecError
 from visrec.evaluation import forget as evaluations
 from visrec.evaluation.results import METRICS
+from visrec.exports.targets import parse_target
 from visrec.features.table import MANIFEST as FEATURES_MANIFEST
 from visrec.features.table import read_manifest
 from visrec.ids import TEXT, id_array, is_in
 from visrec.models import artifact
+from visrec.pipelines.export import LEASES, export_to_all
 from visrec.publication.forget import Forgotten, forget_in_run, run_ids
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
@@ -40,7 +42,7 @@ from visrec.storage.tables import load_table, read_batches
 _RUNS = ("recommendations", "similar_items")
 _WRITTEN = (
     *(*_RUNS, "models", "training", "sweeps", "evaluation", "features", "nights", "summaries"),
-    "exports",
+    LEASES,
 )
 _MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|jsonl?|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE)
 _DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # of a file that a process was writing
@@ -57,11 +59,14 @@ class ForgetJob(JobConfig):
         users: a text file with an id in each line, or a table with user_id.
         interactions: whose rows of these users are counted. They are yours to remove.
         recommendations: another directory of runs, outside of the workspace.
+        export_to: list of targets, as --to of jobs/export.py takes them, that hold the lists of the
+            workspace's published run: it is exported again, without these users.
     """
 
     users: str = ""
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     recommendations: str | None = None
+    export_to: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.users:
@@ -74,6 +79,8 @@ class ForgetJob(JobConfig):
 
 def check(config: ForgetJob) -> None:
     read_user_ids(config.users)
+    for url in config.export_to:
+        parse_target(url)
 
 
 def main(config: ForgetJob, summary: Summary) -> None:
@@ -101,6 +108,9 @@ def _forget(
         forgotten = Forgotten(user_ids=user_ids, model_digests=digests)
         tasks = [(store, run_id, forgotten) for store in runs for run_id in run_ids(store)]
         lists = sum(_in_tasks(forget_in_run, tasks))
+    with summary.phase("export"):
+        leases = workspace / LEASES
+        exported = export_to_all(config.export_to, workspace / _RUNS[0], leases)
     with summary.phase("remove"):
         removed = _remove_checkpoints(workspace) + _remove_drafts([workspace, *others])
     with summary.phase("search"):
@@ -115,6 +125,7 @@ def _forget(
         "rows of models removed": rows,
         "rows of metrics removed": metrics,
         "checkpoints and unfinished files removed": removed,
+        **exported,
         "files searched": searched,
         "searched in columns of users only": _explain_ambiguous(search),
         "found in what visrec wrote": "nothing",
