@@ -58,6 +58,17 @@ def test_id_is_found(name: str, tmp_path: Path) -> None:
     assert files_with_ids(SEARCH, [(store, name)]) == [store.uri(name)]
 
 
+def test_files_of_any_store_are_listed_and_searched(store: Store) -> None:
+    for name, (data, _) in WITH.items():
+        store.write(f"some/{name}", data)
+    names = [f"some/{name}" for name in WITH]
+    found = list(list_all_files(store))
+    assert sorted(file.name for file in found) == sorted(names)
+    assert all(file.modified > 0 and file.size > 0 for file in found)
+    assert files_with_ids(SEARCH, [(store, name) for name in names]) == list(map(store.uri, names))
+    assert list(list_all_files(store / "missing")) == []
+
+
 @pytest.mark.parametrize("name", WITHOUT)
 def test_what_is_no_user_is_not_found(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(WITHOUT[name])

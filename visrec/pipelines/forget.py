@@ -42,7 +42,7 @@ from visrec.storage.tables import load_table, read_batches
 _RUNS = ("recommendations", "similar_items")
 _WRITTEN = (
     *(*_RUNS, "models", "training", "sweeps", "evaluation", "features", "nights", "summaries"),
-    LEASES,
+    *("text_features", LEASES),
 )
 _MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|jsonl?|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE)
 _DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # of a file that a process was writing
