@@ -64,9 +64,9 @@ def _shard(run_id: str, kind: Kind, layout: Layout, shard: int) -> pa.Table:
     score_BK = row_BK[:, ::-1].astype(np.float32) / 8
     if kind == "item_to_item":
         return similar_table(queries, items, row_BK, score_BK, layout)
-    because_BK = np.tile([K, -1], (count, 1))
+    reason_BK = np.tile([K, -1], (count, 1))
     cold_B = np.arange(count) == 0
-    return lists_table(queries, items, row_BK, score_BK, because_BK, cold_B, layout)
+    return lists_table(queries, items, row_BK, score_BK, reason_BK, cold_B, layout)
 
 
 def rows_of_run(lists: Store, run_id: str) -> list[dict[str, Any]]:

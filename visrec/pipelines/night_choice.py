@@ -20,7 +20,7 @@ from visrec.pipelines.train import TrainJob
 from visrec.publication.evaluation_gates import HeldOutFigures, best_row, explain_choice
 from visrec.publication.gate_context import GatesConfig, ServingChoice
 
-# What serves where nothing tells how good the trained model is.
+# What serves if no evaluation says how good the trained model is.
 DEFAULT_ROW = f"visrank-{VisRankConfig().mode}"
 
 

@@ -1,20 +1,20 @@
-"""Users are removed from a run that is kept, and a reader sees a whole run at every moment.
+"""Removes users from runs that are kept, while readers see a whole run at every moment.
 
-A run without a manifest only loses the files that have the users: its job makes them again. Of a
-complete run, the files that have them are written again under new names. Then, for the published
-run:
+A run without a manifest only loses its files with these users; its job makes the files again. In a
+complete run, files with these users are written again under new names, without them. Then, if the
+run is the published one:
 
 1. The new manifest is written under a name of its own.
-2. The pointer goes to it, with its SHA-256, by the usual conditional write, and tables follow.
-3. It replaces the run's manifest.
-4. The pointer goes back to that name, with the same SHA-256.
+2. The pointer is moved to this name and its SHA-256, by the usual conditional write; tables follow.
+3. The new manifest also replaces the manifest under its usual name.
+4. The pointer is moved to the usual name, with the same SHA-256.
 5. The files that only the old manifest names are removed.
 
-For another run, steps 2 and 4 have nothing to do. From before the first new file to the end a small
-file in the run tells everybody else to remove nothing. Each step can be repeated, so a start after
-a kill ends as the first one would have.
+For any other run, steps 2 and 4 are left out. Until the end, a small file in the run, written
+before the first new file, tells all other processes to remove nothing. Each step can be repeated,
+so a second start after a kill ends as the first would have.
 
-Whatever was computed from the users and does not name them stays: gates, counts of rows that were
+What was computed from the users and does not name them is kept: gates, counts of rows that were
 read, the digest under which the run was claimed.
 """
 

@@ -76,7 +76,7 @@ class IcebergTable:
             raise InputError(
                 f"The lists at {recommendations.root} are, or are to be, an Iceberg table "
                 "(--publish.table iceberg), and pyiceberg is not installed; expected it where jobs "
-                "that publish, roll back or prune are started: pip install 'visrec[iceberg]'.",
+                "that publish, roll back or remove runs start: pip install 'visrec[iceberg]'.",
                 key="publish.table",
             )
         self._store = recommendations / ICEBERG

@@ -6,11 +6,11 @@ the same manifest. The pointer's file says which tables follow it, and
 
     nobody changes the pointer's file before every table is at the pointer (`read_settled_pointer`).
 
-So a table is at the published run, or, for a moment, at the one that was published just before. If
-a process is killed in that moment, the next one that publishes, rolls back or prunes moves the
-table first. Each commit is a conditional write after a table state that was read while the pointer
-stood where the commit puts the table. So of two processes one commits, and a slow one cannot take
-a table back.
+So a table has the lists of the published run, or, for a moment, those of the run before it. If a
+process is killed in that moment, the next one that publishes, rolls back or removes runs moves the
+table first. Each commit replaces a state of the table that was read while the pointer already named
+the run whose lists the commit adds. So of two processes one commits, and a slow one cannot move a
+table back.
 """
 
 from collections.abc import Callable, Collection
