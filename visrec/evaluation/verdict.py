@@ -203,11 +203,14 @@ def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) 
 
 def _instead(rival: str, model: str, *, held_back: bool = True) -> tuple[str, ...]:
     """What to publish while the baseline wins; by AUC, a gate holds the model back."""
-    gate = "`visrec recommend` holds the lists of this model back (gates.min_gain). "
+    gate = (
+        "`visrec recommend` holds the lists of this model back (gates.min_gain), and `visrec "
+        "nightly` serves the best baseline in its place. "
+    )
     name = next(kind for kind in RIVALS if rival.startswith(kind))
     mode = rival.removeprefix(name).removeprefix("-")
     flags = f"--model.name {name}" + (f" --model.mode {mode}" if mode else "")
-    publish = f"{gate if held_back else ''}Publish the baseline meanwhile: `visrec train {flags}`."
+    publish = f"{gate if held_back else ''}To publish the baseline by hand: `visrec train {flags}`."
     if name == "popularity":
         return (
             publish,
