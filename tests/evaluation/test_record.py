@@ -65,6 +65,15 @@ def test_no_chain_of_evaluations_is_stored(tmp_path: Path) -> None:
     assert found == record("b", 2)
 
 
+def test_damaged_record_is_told_and_counts_as_absent(tmp_path: Path) -> None:
+    damaged, said = Store.at(str(tmp_path / "damaged")), list[str]()
+    damaged.write(RECORD, b"{")
+    stores = [damaged, write(tmp_path / "a", record("a", 1))]
+    assert find_previous(stores, "digest of tonight", 3 * DAY, said.append) == record("a", 1)
+    assert len(said) == 1
+    assert "damaged" in said[0]
+
+
 def test_first_evaluation_has_none_before(tmp_path: Path) -> None:
     assert find_previous([Store.at(str(tmp_path))], "d", DAY) is None
 

@@ -114,3 +114,13 @@ def test_trials_of_a_sweep_have_the_searched_keys(shop: Store) -> None:
     first, second = sweep.trials
     assert first.values == {"train.learning_rate": "0.00123", "model.loss": "softmax"}
     assert (first.auc, second.auc, second.status) == (0.9, None, "diverged")
+
+
+def test_damaged_files_are_named_and_cost_nothing_else(shop: Store) -> None:
+    shop.write("recommendations/_latest.json", b"{")
+    shop.write("summaries/train.json", b"{}")
+    facts = read_facts(sources(shop), REPORT, "evaluate")
+    assert facts.publication is None
+    assert len(facts.curves) == 1
+    assert [text for text in facts.unreadable if "_latest.json" in text]
+    assert [text for text in facts.unreadable if "wall_s" in text]

@@ -4,7 +4,7 @@
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,10 @@ class EvaluationRecord:
 
 
 def find_previous(
-    evaluations: Iterable[Store], digest: str, data_until: int
+    evaluations: Iterable[Store],
+    digest: str,
+    data_until: int,
+    say: Callable[[str], None] = print,
 ) -> EvaluationRecord | None:
     """The evaluation of another model before this one.
 
@@ -70,8 +73,16 @@ def find_previous(
         evaluations: directories of evaluations, the own one included, before anything is written.
         digest: of the model that is evaluated now.
         data_until: where its training data end.
+        say: gets a message about a record that cannot be read, which counts as absent.
     """
-    records = [record for store in evaluations if (record := read_evaluation(store)) is not None]
+    records = []
+    for store in evaluations:
+        try:
+            record = read_evaluation(store)
+        except InputError as error:
+            say(str(error))
+            continue
+        records += [] if record is None else [record]
     records += [record.before for record in records if record.before is not None]
     others = [r for r in records if r.digest != digest and r.data_until <= data_until]
     latest = max(others, key=lambda record: (record.data_until, record.made_at), default=None)

@@ -201,6 +201,7 @@ class WorkspaceFacts:
         held_back: a run that gates held back.
         rejected: pictures without features; None if features were not made from pictures.
         seconds: wall time by job and by phase.
+        unreadable: what there is but could not be read, and why, a sentence each.
     """
 
     data: Mapping[str, str] = field(default_factory=dict)
@@ -210,6 +211,7 @@ class WorkspaceFacts:
     held_back: HeldBackRun | None = None
     rejected: RejectedPictures | None = None
     seconds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    unreadable: Sequence[str] = ()
 
     def with_seconds(self, job: str, phases: Mapping[str, float]) -> "WorkspaceFacts":
         """The facts with the wall time of one more job."""

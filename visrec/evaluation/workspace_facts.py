@@ -2,13 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 
+from visrec.errors import VisrecError
 from visrec.evaluation.report_content import (
     HeldBackRun,
     Publication,
@@ -54,7 +55,7 @@ class FactSources:
 
 
 def read_facts(sources: FactSources, report: ReadReport, job: str) -> WorkspaceFacts:
-    """Reads what there is; what there is not is left out.
+    """Reads what there is; what there is not is left out, and what is damaged is named.
 
     Args:
         sources: where to read.
@@ -62,16 +63,19 @@ def read_facts(sources: FactSources, report: ReadReport, job: str) -> WorkspaceF
         job: the running job, whose last summary is out of date.
     """
     manifest = read_manifest(sources.features)
-    pointer, _ = read_pointer(sources.recommendations)
-    return WorkspaceFacts(
+    facts = WorkspaceFacts(
         data=_data_facts(next(iter(sources.models.values())), manifest, report),
         curves=[_read_curve(label, store) for label, store in sources.models.items()],
-        sweeps=list(_read_sweeps(sources.sweeps)),
-        publication=_read_publication(sources.recommendations, pointer),
-        held_back=_read_held_back(sources.recommendations, pointer),
         rejected=_read_rejected(sources.features, manifest),
-        seconds=dict(_read_seconds(sources.summaries, job)),
     )
+    # A damaged file of another job must not cost an evaluation its report.
+    for read in (_read_publications, _read_sweeps, _read_seconds):
+        try:
+            facts = replace(facts, **read(sources, job))
+        except (VisrecError, KeyError, TypeError) as error:
+            text = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+            facts = replace(facts, unreadable=[*facts.unreadable, text])
+    return facts
 
 
 def _data_facts(model: Store, manifest: Manifest, report: ReadReport) -> dict[str, str]:
@@ -108,15 +112,15 @@ def _read_curve(label: str, model: Store) -> TrainingCurve:
     )
 
 
-def _read_sweeps(sweeps: Store) -> Iterator[SweepSummary]:
+def _read_sweeps(sources: FactSources, _: str) -> dict[str, Any]:
     """The sweeps that have a table of trials, by name."""
+    sweeps = sources.sweeps
     names = sorted(e.name for e in sweeps.list() if e.name.endswith("/trials.parquet"))
+    summaries = []
     for name in names[:_SHOWN_SWEEPS]:
-        trials = sweeps.read_table(name).to_pylist()
-        yield SweepSummary(
-            name=name.removesuffix("/trials.parquet"),
-            trials=[_trial(row) for row in trials],
-        )
+        trials = [_trial(row) for row in sweeps.read_table(name).to_pylist()]
+        summaries.append(SweepSummary(name=name.removesuffix("/trials.parquet"), trials=trials))
+    return {"sweeps": summaries}
 
 
 def _trial(row: Mapping[str, Any]) -> SweepTrial:
@@ -133,6 +137,15 @@ def _trial(row: Mapping[str, Any]) -> SweepTrial:
         auc=None if auc is None or math.isnan(auc) else auc,
         status=row["status"],
     )
+
+
+def _read_publications(sources: FactSources, _: str) -> dict[str, Any]:
+    """What is published, and what gates held back."""
+    pointer, _version = read_pointer(sources.recommendations)
+    return {
+        "publication": _read_publication(sources.recommendations, pointer),
+        "held_back": _read_held_back(sources.recommendations, pointer),
+    }
 
 
 def _read_publication(recommendations: Store, pointer: Pointer) -> Publication | None:
@@ -181,9 +194,10 @@ def _counts(column: pa.ChunkedArray) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in column.value_counts().to_pylist()}
 
 
-def _read_seconds(summaries: Store, job: str) -> Iterator[tuple[str, Mapping[str, float]]]:
-    """Wall time by job and by phase."""
+def _read_seconds(sources: FactSources, job: str) -> dict[str, Any]:
+    """Wall time by job and by phase, of all jobs but the running one."""
+    summaries, seconds = sources.summaries, {}
     for name in sorted(entry.name for entry in summaries.list() if entry.name.endswith(".json")):
-        other = name.removesuffix(".json")
-        if other != job:
-            yield other, summaries.read_json(name)["wall_s"]
+        if name != f"{job}.json":
+            seconds[name.removesuffix(".json")] = summaries.read_json(name)["wall_s"]
+    return {"seconds": seconds}
