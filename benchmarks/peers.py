@@ -59,6 +59,7 @@ if "--peer" not in sys.argv:  # the interpreter of a peer has no visrec
     from visrec.interactions.split import HeldOut, SplitPart, select_held_out, split
     from visrec.models.feature_scale import FeatureScale
     from visrec.models.scorers import DotScorer
+    from visrec.pipelines.job_tables import interactions_uri
     from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
     from visrec.retrieval.metrics import per_user
     from visrec.retrieval.ranks import rank_targets
@@ -375,7 +376,7 @@ def train(config: TrainJob, data: TrainingData, seed: int) -> Trainer:
 
 def test_users(config: TrainJob, data: TrainingData) -> HeldOut:
     """Those that jobs/evaluate.py ranks for."""
-    uri = config.resolve(config.interactions.path, "interactions.parquet")
+    uri = interactions_uri(config, config.interactions)
     log = build_log(read_interactions(config.interactions, uri), data.item_ids)
     return select_held_out(log, split(log, config.split), SplitPart.TEST)
 

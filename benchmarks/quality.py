@@ -51,6 +51,7 @@ from visrec.evaluation.data import (
 from visrec.features.table import MANIFEST
 from visrec.models import MODELS
 from visrec.models.artifact import save_artifact
+from visrec.pipelines.job_tables import interactions_uri, items_table
 from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import rank_targets
@@ -210,8 +211,8 @@ def measure(
                 models={one.store.name: one.store for fits in fitted.values() for one in fits},
                 features=_features(first),
                 interactions=first.interactions,
-                interactions_uri=first.resolve(first.interactions.path, "interactions.parquet"),
-                items_uri=first.resolve_if_exists(first.items, "items.parquet"),
+                interactions_uri=interactions_uri(first, first.interactions),
+                items_table=items_table(first, first.items, first.items_columns),
                 truth=None,
                 text_features=Store.at(first.resolve(first.text_features, "text_features")),
             )

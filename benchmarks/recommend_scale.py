@@ -44,6 +44,7 @@ from visrec.recommend.catalogue import load_catalogue
 from visrec.retrieval.topk import TopK
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 from visrec.training.data import TrainingInputs, load_training_data
@@ -100,7 +101,7 @@ def make_model(workspace: Path, name: str) -> None:
             features=store / "features",
             interactions=InteractionsConfig(),
             interactions_uri=str(workspace / "interactions.parquet"),
-            items_uri=str(workspace / "items.parquet"),
+            items_table=InputTable(uri=str(workspace / "items.parquet"), key="items"),
             split=SplitConfig(),
             traits=MODELS[name].traits,
             sampling=sampling,

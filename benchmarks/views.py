@@ -101,7 +101,7 @@ def compare(base: Sequence[str], stores: dict[str, Store], seeds: Sequence[int])
                     interactions_uri=config.resolve(
                         config.interactions.path, "interactions.parquet"
                     ),
-                    items_uri=config.resolve_if_exists(config.items, "items.parquet"),
+                    items_table=config.resolve_if_exists(config.items, "items.parquet"),
                     truth=None,
                 )
             )

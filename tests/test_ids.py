@@ -24,6 +24,7 @@ from visrec.retrieval.rules import RulesConfig
 from visrec.sources.images import PictureSource
 from visrec.sources.interactions import InteractionsConfig
 from visrec.sources.items import read_items
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
@@ -90,8 +91,10 @@ class Shop:
         users, items, times = map(list, zip(*ROWS, strict=True))
         self.log = self.put("log", user_id=users, item_id=items, timestamp=times)
         kinds = [f"k{n % 3}" for n in range(len(ITEMS))]
-        self.items = self.put("items", item_id=ITEMS, artist_id=kinds, category=kinds)
-        self.users = self.put("users", user_id=["u0", "visitor"])
+        items = self.put("items", item_id=ITEMS, artist_id=kinds, category=kinds)
+        self.items = InputTable(uri=items, key="items")
+        users = self.put("users", user_id=["u0", "visitor"])
+        self.users = InputTable(uri=users, key="users")
         self.blocked = self.put("blocked", item_id=ITEMS[:2], user_id=["u1", "u2"])
         self.images = self.put("images", item_id=ITEMS, uri=[f"/{item}.jpg" for item in ITEMS])
 
@@ -107,7 +110,7 @@ class Shop:
         return load_training_data(
             TrainingInputs(
                 features=self.store, interactions=InteractionsConfig(), interactions_uri=self.log,
-                items_uri=self.items, split=SplitConfig(), traits=traits, sampling=None,
+                items_table=self.items, split=SplitConfig(), traits=traits, sampling=None,
             )
         )  # fmt: skip
 
@@ -134,12 +137,12 @@ def test_no_stage_holds_ids_with_32_bit_offsets(shop: Shop) -> None:
     model = shop.model()
     scoring = ScoringInputs(
         model=model, features=shop.store, interactions=InteractionsConfig(),
-        interactions_uri=shop.log, items_uri=shop.items, users_uri=shop.users,
+        interactions_uri=shop.log, items_table=shop.items, users_table=shop.users,
         rules=RulesConfig(cap=2, near_duplicate=0.99, blocked=shop.blocked),
     )  # fmt: skip
     evaluation = EvaluationInputs(
         models={"": model}, features=shop.store, interactions=InteractionsConfig(),
-        interactions_uri=shop.log, items_uri=shop.items, truth=None,
+        interactions_uri=shop.log, items_table=shop.items, truth=None,
     )  # fmt: skip
     plan = plan_extraction(PictureSource(shop.images), shop.store, IDENTITY, PictureLimits())
     held = {

@@ -29,6 +29,15 @@ def make_gallery() -> NoReturn:
     launch(main, GalleryJob, needs_ray=False)
 
 
+def check() -> NoReturn:
+    """the facts of the data before anything runs"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.check import CheckJob, main
+
+    _take_workspace_from_first_argument()
+    launch(main, CheckJob, needs_ray=False)
+
+
 def extract() -> NoReturn:
     """turn new pictures into features"""
     from visrec.cli.launch import launch
@@ -141,6 +150,7 @@ def submit() -> NoReturn:
 
 COMMANDS: dict[str, Callable[[], NoReturn]] = {
     "demo": demo,
+    "check": check,
     "extract": extract,
     "train": train,
     "tune": tune,

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 TEXT = pa.large_string()  # type of all ids and texts in memory
+_PENDING_IDS = 1 << 20  # that `DistinctIds` collects before it looks for repeats
 
 
 def id_array(ids: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
@@ -32,3 +33,30 @@ def is_in(
 ) -> pa.BooleanArray | pa.ChunkedArray:
     """(V,) whether each id is in the value set, which must not contain nulls."""
     return pc.is_in(ids.cast(TEXT), value_set=value_set.cast(TEXT))
+
+
+class DistinctIds:
+    """The distinct ids of columns that are added one after another; holds each id about twice."""
+
+    def __init__(self) -> None:
+        self._ids: pa.LargeStringArray = pa.array([], TEXT)
+        self._pending: list[pa.Array] = []
+        self._pending_ids = 0
+
+    def add(self, column: pa.Array | pa.ChunkedArray) -> None:
+        """Adds the ids of a column that are not null."""
+        ids = pc.unique(column.cast(TEXT).drop_null())
+        self._pending.append(ids)
+        self._pending_ids += len(ids)
+        if self._pending_ids > max(_PENDING_IDS, len(self._ids)):
+            self._merge()
+
+    @property
+    def ids(self) -> pa.LargeStringArray:
+        """The distinct ids, in the order in which they were added first."""
+        self._merge()
+        return self._ids
+
+    def _merge(self) -> None:
+        self._ids = pc.unique(pa.chunked_array([self._ids, *self._pending]))
+        self._pending, self._pending_ids = [], 0

@@ -49,7 +49,7 @@ from visrec.pipelines import (
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.make_gallery import GalleryJob
-from visrec.pipelines.recommend_job import RecommendJob, model_store, scoring_inputs
+from visrec.pipelines.recommend_job import RecommendJob, model_store, run_tables, scoring_inputs
 from visrec.pipelines.train import TrainJob
 from visrec.progress import Timer
 from visrec.publication.manifest import RunManifest, parse_manifest
@@ -184,19 +184,18 @@ class Workspace:
         data = recommendations.read(str(pointer.manifest))
         return PublishedLists(store, parse_manifest(data, store.root))
 
-    def show(self, user: str, k: int = 10) -> "Gallery":
+    def show(self, user: str, k: int = 10, keys: Keys | None = None) -> "Gallery":
         """The k best items for a user as pictures, for a notebook.
 
         Raises:
             InputError: as `recommend`.
         """
-        lists = self.recommend([user], k)
-        job = self._job(RecommendJob, None)
-        items_uri = job.resolve_if_exists(job.items, "items.parquet")
+        lists = self.recommend([user], k, keys)
+        job = self._job(RecommendJob, keys)
         ids = pa.array(lists["item_id"].to_list(), TEXT)
         features = Store.at(job.resolve(job.features, "features"))
         images = named_as_features(job.resolve(None, "images"), features)
-        cards = make_cards(ids, images, items_uri)
+        cards = make_cards(ids, images, run_tables(job).items)
         return Gallery(f"For {user}", tuple(cards.values()))
 
     def _job(self, job_type: type[Job], keys: Keys | None) -> Job:

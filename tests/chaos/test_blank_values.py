@@ -36,6 +36,7 @@ from visrec.recommend.inputs import ScoringInputs, prepare_scoring
 from visrec.recommend.lists import ShardRecommender
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import Store
 
@@ -254,8 +255,8 @@ def lists_of(workspace: Path, places: dict[str, Path]) -> dict[str, list[dict[st
         features=Store.at(str(workspace / "features")),
         interactions=InteractionsConfig(min_rating=LIKED),
         interactions_uri=str(places["interactions"]),
-        items_uri=str(places["items"]),
-        users_uri=str(places["users"]),
+        items_table=InputTable(uri=str(places["items"]), key="items"),
+        users_table=InputTable(uri=str(places["users"]), key="users"),
         rules=RulesConfig(cap=1, min_stock=1, blocked=str(places["blocked"])),
     )
     data, arrays = prepare_scoring(inputs, SHARDS, "user_to_item", 100)

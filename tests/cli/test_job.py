@@ -16,12 +16,12 @@ from visrec.pipelines.train import TrainJob
 def test_optional_table_may_be_a_folder_of_files(tmp_path: Path) -> None:
     job = RecommendJob(workspace=str(tmp_path))
     folder = tmp_path / "items.parquet"
-    assert job.resolve_if_exists(None, "items.parquet") is None
+    assert job.find_table(None, "items", "items") is None
     folder.mkdir()
-    assert job.resolve_if_exists(None, "items.parquet") is None
+    assert job.find_table(None, "items", "items") is None
     (folder / "part-0.parquet").touch()
-    assert job.resolve_if_exists(None, "items.parquet") == str(folder)
-    assert job.resolve_if_exists("elsewhere", "items.parquet") == "elsewhere"
+    assert job.find_table(None, "items", "items") == str(folder)
+    assert job.find_table("elsewhere", "items", "items") == "elsewhere"
 
 
 def test_paths_default_to_the_workspace(tmp_path: Path) -> None:

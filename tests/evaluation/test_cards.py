@@ -19,6 +19,7 @@ from visrec.evaluation.report_content import (
     VisualClusters,
 )
 from visrec.sources.images import PictureSource
+from visrec.storage.input_table import InputTable
 
 
 def picture(width: int, height: int, kind: str = "PNG") -> bytes:
@@ -91,7 +92,7 @@ def test_cards_have_titles_and_pictures_where_these_exist(tmp_path: Path) -> Non
     (tmp_path / "b.png").write_bytes(b"damaged")
     items = str(tmp_path / "items.parquet")
     pq.write_table(pa.table({"item_id": ["a", "b"], "title": ["A hill", None]}), items)
-    found = make_cards(pa.array(["a", "b", "c"]), str(tmp_path), items)
+    found = make_cards(pa.array(["a", "b", "c"]), str(tmp_path), InputTable(uri=items, key="items"))
     assert [(card.name, bool(card.thumbnail)) for card in found.values()] == [
         *(("A hill", True), ("b", False), ("c", False))
     ]

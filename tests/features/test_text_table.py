@@ -14,6 +14,7 @@ from tests.features import feature_identity
 from visrec.errors import InputError
 from visrec.features.table import Manifest, load_features
 from visrec.features.text_table import TextPlan, commit_texts, embed_texts, plan_texts, write_texts
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 
 
@@ -35,6 +36,7 @@ class Shop:
 
     def __init__(self, folder: Path) -> None:
         self.items, self.store = folder / "items.parquet", Store.at(str(folder / "text_features"))
+        self.table = InputTable(uri=str(self.items), key="items")
 
     def write(self, titles: dict[str, str | None]) -> None:
         pq.write_table(
@@ -42,7 +44,7 @@ class Shop:
         )
 
     def plan(self) -> TextPlan:
-        return plan_texts(str(self.items), self.store, feature_identity(2))
+        return plan_texts(self.table, self.store, feature_identity(2))
 
     def extract(self, rows: int = 3, max_rejected: float = 0.0) -> tuple[list[str], Manifest]:
         """The texts that were embedded, and the new manifest."""
@@ -133,4 +135,4 @@ def test_item_with_two_texts_is_refused(shop: Shop) -> None:
 def test_features_of_another_model_are_refused(shop: Shop) -> None:
     shop.extract()
     with pytest.raises(InputError, match=r"--text\.model"):
-        plan_texts(str(shop.items), shop.store, feature_identity(3))
+        plan_texts(shop.table, shop.store, feature_identity(3))

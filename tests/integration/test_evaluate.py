@@ -132,7 +132,7 @@ def inputs(workspace: Path, *models: str) -> EvaluationInputs:
         features=Store.at(str(workspace / "features")),
         interactions=InteractionsConfig(),
         interactions_uri=str(workspace / "interactions.parquet"),
-        items_uri=None,
+        items_table=None,
         truth=None,
     )
 

@@ -30,6 +30,7 @@ from visrec.recommend.readback import (
     shard_expectation,
 )
 from visrec.retrieval.rules import Rules
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import RECOMMENDATIONS, RECOMMENDATIONS_LONG
 from visrec.storage.store import Store
 
@@ -350,7 +351,8 @@ def test_items_without_a_feature_are_counted(tmp_path: Path) -> None:
     known, uri = pa.array(["a", "b"]), str(tmp_path / "items.parquet")
     ids, available = ["a", "b", "c", "d", "e"], [True, False, None, True, False]
     pq.write_table(pa.table({"item_id": ids, "available": available}), uri)
-    assert count_items_without_feature(uri, known) == (3, 2)
+    table = InputTable(uri=uri, key="items")
+    assert count_items_without_feature(table, known) == (3, 2)
     pq.write_table(pa.table({"item_id": ids}), uri)
-    assert count_items_without_feature(uri, known) == (5, 3)
+    assert count_items_without_feature(table, known) == (5, 3)
     assert count_items_without_feature(None, known) == (0, 0)

@@ -16,6 +16,7 @@ from visrec.recommend.eligibility import (
 )
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.items import Items, read_items
+from visrec.storage.input_table import InputTable
 
 IDS = pa.array(["a", "b", "c", "d", "e"])
 
@@ -25,7 +26,7 @@ def items(tmp_path: Path) -> Items:
     """Items with a stock of 0, 1, an unknown number and 5; the last one is not in the table."""
     table = pa.table({"item_id": ["a", "b", "c", "d"], "stock": [0, 1, None, 5]})
     pq.write_table(table, tmp_path / "items.parquet")
-    return read_items(str(tmp_path / "items.parquet"), IDS)
+    return read_items(InputTable(uri=str(tmp_path / "items.parquet"), key="items"), IDS)
 
 
 @pytest.fixture
@@ -73,7 +74,9 @@ def test_rules_that_leave_no_item_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"item_id": ["a"], "stock": [0]}), table)
     ids = pa.array(["a"])
     with pytest.raises(InputError, match="None of the 1 available items is in stock"):
-        recommendable_mask(RulesConfig(min_stock=1), read_items(table, ids), ids)
+        recommendable_mask(
+            RulesConfig(min_stock=1), read_items(InputTable(uri=table, key="items"), ids), ids
+        )
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
 from visrec.retrieval.rules import RulesConfig
 from visrec.retrieval.similar import Kind
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import Store
 
@@ -45,7 +46,10 @@ class Workspace:
         write_features(self.features, ITEMS, feature_ND)
         users, items, times = map(list, zip(*LOG, strict=True))
         self.log = self.write("log", user_id=users, item_id=items, timestamp=times)
-        self.users = self.write("users", user_id=["u0", "visitor"])
+        self.users = self.table("users", user_id=["u0", "visitor"])
+
+    def table(self, name: str, **columns: list[Any]) -> InputTable:
+        return InputTable(uri=self.write(name, **columns), key=name)
 
     def write(self, name: str, **columns: list[Any]) -> str:
         path = self.folder / f"{name}.parquet"
@@ -82,8 +86,8 @@ class Workspace:
             features=self.features,
             interactions=InteractionsConfig(),
             interactions_uri=self.log,
-            items_uri=None,
-            users_uri=None,
+            items_table=None,
+            users_table=None,
         )
         return replace(inputs, **changes)
 
@@ -119,7 +123,7 @@ def chosen(data: ScoringData, mask_N: npt.NDArray[np.bool_]) -> list[str]:
 def test_queries_are_all_users_of_log_and_users_table_with_their_profiles(
     workspace: Workspace,
 ) -> None:
-    data = prepare(workspace.inputs(users_uri=workspace.users))
+    data = prepare(workspace.inputs(users_table=workspace.users))
     assert by_query(data, data.profiles) == {
         "u0": ["a", "b"], "u1": ["c"], "u2": ["d"], "visitor": [],
     }  # fmt: skip
@@ -145,8 +149,8 @@ def test_users_are_cold_if_the_model_knows_no_item_of_their_profile(workspace: W
 
 
 def test_shards_hold_consecutive_queries_in_order_of_their_ids(workspace: Workspace) -> None:
-    users = workspace.write("many", user_id=[f"user-{n:02}" for n in range(40)])
-    data = prepare(workspace.inputs(users_uri=users), shards=4)
+    users = workspace.table("many", user_id=[f"user-{n:02}" for n in range(40)])
+    data = prepare(workspace.inputs(users_table=users), shards=4)
     offsets, ids = data.shard_offsets.tolist(), data.query_ids.to_pylist()
     assert (offsets[0], offsets[-1], len(offsets)) == (0, 43, 5)
     for start, stop in pairwise(offsets):
@@ -184,8 +188,8 @@ def test_new_items_are_available_only_to_a_model_that_supports_them(workspace: W
 
 
 def test_unavailable_items_of_the_items_table_are_not_available(workspace: Workspace) -> None:
-    items = workspace.write("items", item_id=["a", "c"], available=[False, True])
-    data = prepare(workspace.inputs(items_uri=items))
+    items = workspace.table("items", item_id=["a", "c"], available=[False, True])
+    data = prepare(workspace.inputs(items_table=items))
     assert chosen(data, data.available_N) == ["b", "c", "d"]
 
 
@@ -220,9 +224,9 @@ def test_block_list_of_unknown_items_gives_a_warning(workspace: Workspace) -> No
 
 
 def test_rules_group_items_by_a_column_and_by_near_duplicates(workspace: Workspace) -> None:
-    items = workspace.write("items", item_id=ITEMS, artist_id=["x", None, "x", "y"])
+    items = workspace.table("items", item_id=ITEMS, artist_id=["x", None, "x", "y"])
     rules = RulesConfig(cap=1, near_duplicate=0.99)
-    data = prepare(workspace.inputs(items_uri=items, rules=rules))
+    data = prepare(workspace.inputs(items_table=items, rules=rules))
     assert data.rules is not None
     assert data.rules.group_N is not None
     assert data.rules.near_duplicate_N is not None
@@ -240,8 +244,8 @@ def test_fingerprint_changes_with_the_items_features_and_its_group_alone(
     workspace: Workspace,
 ) -> None:
     def fingerprints(artists: list[str | None]) -> npt.NDArray[np.uint64]:
-        items = workspace.write("items", item_id=ITEMS, artist_id=artists)
-        inputs = workspace.inputs(items_uri=items, rules=RulesConfig(cap=1))
+        items = workspace.table("items", item_id=ITEMS, artist_id=artists)
+        inputs = workspace.inputs(items_table=items, rules=RulesConfig(cap=1))
         return prepare(inputs).fingerprint_N
 
     before = fingerprints(["x", None, "x", "y"])
@@ -275,7 +279,7 @@ def test_fingerprint_changes_with_the_items_features_and_its_group_alone(
         (
             lambda w: w.inputs(
                 "bpr_mf",
-                items_uri=w.write("items", item_id=TRAINED_ITEMS, available=[False] * 3),
+                items_table=w.table("items", item_id=TRAINED_ITEMS, available=[False] * 3),
             ),
             "None of the 1 available items was there when bpr_mf was trained",
         ),

@@ -164,7 +164,7 @@ def test_models_of_pictures_and_of_both_share_a_table_but_not_one_of_texts_alone
             models={kind: Store.at(f"{workspace}/models/{kind}") for kind in kinds},
             features=base.features, text_features=base.text_features,
             interactions=base.interactions, interactions_uri=str(base.interactions_uri),
-            items_uri=None, truth=None,
+            items_table=None, truth=None,
         )  # fmt: skip
 
     data = prepare_evaluation(inputs("pictures", "both"))

@@ -23,6 +23,7 @@ from visrec.recommend.rescore import WrittenList, fill_in_order, is_top_k
 from visrec.retrieval.rules import RuledTopK, Rules, RulesConfig
 from visrec.retrieval.topk import TopK, TopKResult
 from visrec.sources.items import read_item_groups
+from visrec.storage.input_table import InputTable
 
 Rows = npt.NDArray[np.int64]
 
@@ -213,7 +214,7 @@ def test_impossible_rules_are_refused_with_the_key(tmp_path: Path) -> None:
     table = str(tmp_path / "items.parquet")
     pq.write_table(pa.table({"item_id": ["a"], "stock": [0]}), table)
     with pytest.raises(InputError, match=r"no column maker.*--rules.cap_by"):
-        read_item_groups(table, "maker", ids)
+        read_item_groups(InputTable(uri=table, key="items"), "maker", ids)
     with pytest.raises(InputError, match=r"--rules.cap 0; expected a whole number in \[1, "):
         RulesConfig(cap=0)
     with pytest.raises(InputError, match=r"near_duplicate 1.5; expected a number in \(0, 1"):
@@ -223,7 +224,9 @@ def test_impossible_rules_are_refused_with_the_key(tmp_path: Path) -> None:
 def test_item_groups_may_be_of_any_column(tmp_path: Path) -> None:
     table = str(tmp_path / "items.parquet")
     pq.write_table(pa.table({"item_id": ["b", "a"], "room": [7, None]}), table)
-    assert read_item_groups(table, "room", pa.array(["a", "b", "c"])).to_pylist() == [
+    assert read_item_groups(
+        InputTable(uri=table, key="items"), "room", pa.array(["a", "b", "c"])
+    ).to_pylist() == [
         None,
         "7",
         None,

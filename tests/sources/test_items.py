@@ -9,14 +9,15 @@ import pytest
 
 from visrec.errors import InputError
 from visrec.sources.items import artist_codes, category_codes, category_names, read_items
+from visrec.storage.input_table import InputTable
 
 IDS = pa.array(["a", "b", "c", "d"])
 
 
-def _table(folder: Path, **columns: list[object]) -> str:
+def _table(folder: Path, **columns: list[object]) -> InputTable:
     path = str(folder / "items.parquet")
     pq.write_table(pa.table(columns), path)
-    return path
+    return InputTable(uri=path, key="items")
 
 
 def test_columns_are_aligned_with_the_catalogue(tmp_path: Path) -> None:

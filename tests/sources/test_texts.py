@@ -9,10 +9,12 @@ import pytest
 
 from visrec.errors import InputError, SchemaError
 from visrec.sources.texts import read_texts
+from visrec.storage.input_table import InputTable
 
 
 def texts(path: Path) -> dict[str, str | None]:
-    return {r["item_id"]: r["text"] for batch in read_texts(str(path)) for r in batch.to_pylist()}
+    batches = read_texts(InputTable(uri=str(path), key="items"))
+    return {row["item_id"]: row["text"] for batch in batches for row in batch.to_pylist()}
 
 
 def table(folder: Path, **columns: Any) -> Path:

@@ -8,6 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from visrec.storage.arrow_values import InvalidValueError
 from visrec.storage.column_types import (
@@ -20,6 +22,7 @@ from visrec.storage.column_types import (
     VECTOR,
     ColumnType,
 )
+from visrec.storage.timestamps import FIRST_TIME, LAST_TIME, describe_timestamps
 
 NOON = 1_614_600_000  # 2021-03-01 12:00 UTC
 A_UUID = uuid.UUID("6ba7b810-9dad-11d1-80b4-00c04fd430c8")
@@ -165,9 +168,9 @@ def test_dates_and_early_text_timestamps_are_rounded_down() -> None:
     assert parsed(TIMESTAMP, ["1970-01-02", "1969-12-31T23:59:59.5"]) == [86_400, -1]
 
 
-@pytest.mark.parametrize("text", ["yesterday", "01/03/2021", "2021-02-30", "2021-03-01 25:00"])
+@pytest.mark.parametrize("text", ["yesterday", "20210301T12", "2021-02-30", "2021-03-01 25:00"])
 def test_other_text_is_refused_as_timestamp(text: str) -> None:
-    assert f"found {text!r}; expected seconds since 1970" in refusal(
+    assert f"found {text!r}; expected seconds, milliseconds" in refusal(
         TIMESTAMP, ["2021-03-01", text]
     )
 
@@ -205,16 +208,62 @@ def test_types_without_timestamps_are_not_supported() -> None:
     ("factor", "unit"),
     [(10**3, "milliseconds"), (10**6, "microseconds"), (10**9, "nanoseconds")],
 )
-def test_timestamps_in_another_unit_are_refused_with_the_unit(factor: int, unit: str) -> None:
-    for times in ([NOON * factor], [str(NOON * factor)], [float(NOON * factor)]):
-        message = refusal(TIMESTAMP, times)
-        assert f"{unit}? Expected seconds since 1970" in message
-        assert str(NOON * factor)[:9] in message
+def test_unit_of_timestamps_is_told_by_their_size(factor: int, unit: str) -> None:
+    late = NOON * factor + factor - 1  # rounded down
+    for times in ([late, None, 0], [str(late), "", "0"], [float(NOON * factor), None, 0.0]):
+        assert parsed(TIMESTAMP, times) == [NOON, None, 0]
+        described = describe_timestamps(pa.chunked_array([pa.array(times)]))
+        assert described == f"{unit} since 1970"
 
 
-def test_refusal_of_milliseconds_names_the_year() -> None:
-    message = refusal(TIMESTAMP, [0, 1_700_000_000_000])
-    assert "up to the year 55840, such as 1700000000000; milliseconds?" in message
+NOT_A_DATE = st.integers(FIRST_TIME, LAST_TIME - 1).filter(lambda s: not 1.9e7 < s < 2.1e7)
+
+
+@given(NOT_A_DATE, st.sampled_from(["s", "ms", "us", "ns"]))
+def test_any_time_is_the_same_in_every_unit_and_format(second: int, unit: str) -> None:
+    factor = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    moment = datetime.fromtimestamp(second, UTC)
+    text = [f"{moment:%Y-%m-%d %H:%M:%S}", f"{moment:%Y/%m/%d %H:%M:%S}", f"{moment.isoformat()}"]
+    assert parsed(TIMESTAMP, text) == [second] * 3
+    if second * factor >= LAST_TIME * factor // 1000:  # else it looks like a smaller unit
+        assert parsed(TIMESTAMP, [second * factor]) == [second]
+        assert parsed(TIMESTAMP, [str(second * factor)]) == [second]
+
+
+def test_timestamps_of_two_units_are_refused_with_both() -> None:
+    message = refusal(TIMESTAMP, [0, 1_700_000_000, 1_700_000_000_000])
+    assert (
+        "found the timestamps 1700000000 and 1700000000000, which are seconds and milli" in message
+    )
+    assert "in seconds, the year 55840" in message
+    assert "beyond the year 2100 even in nanoseconds" in refusal(TIMESTAMP, [2**63 - 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("03/04/2026", "which may have the day first or the month first"),
+        ("3.4.26 10:00", "which may have the day first or the month first"),
+        ("22.11.2026 10:00", "a date with the day first"),
+        ("11-22-2026", "a date with the month first"),
+    ],
+)
+def test_dates_with_the_year_last_are_refused_with_what_to_do(text: str, found: str) -> None:
+    message = refusal(TIMESTAMP, [text])
+    assert f"found {text!r}, {found}" in message
+    assert "expected the year first, as in 2026-11-22 03:00:00. Export the column again" in message
+
+
+def test_formats_of_timestamps_are_described() -> None:
+    for times, text in (
+        (pa.array(["2026-11-22 03:00:00+02:00", None]), "ISO 8601 with a time zone"),
+        (pa.array(["2026-11-22", ""]), "ISO 8601 without a time zone, read as UTC"),
+        (pa.array([1.5e9, None]), "seconds since 1970"),
+        (pa.array([None, "1.7e12", "1700000000123"]), "milliseconds since 1970"),
+        (pa.array([0], pa.timestamp("us", "Europe/Berlin")), "timestamp[us, tz=Europe/Berlin]"),
+        (pa.array([0], pa.timestamp("ms")), "timestamp[ms], read as UTC"),
+    ):
+        assert describe_timestamps(pa.chunked_array([times])) == text
 
 
 @pytest.mark.parametrize("first", [2021_03_01, 2021_03_01_12_00_00])

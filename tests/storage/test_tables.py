@@ -8,46 +8,16 @@ from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
 
+from tests.storage import COLUMNS, KEY, LOG, csv, items, log, put, refusal, rows
 from visrec.errors import InputError, SchemaError
 from visrec.storage.schemas import INTERACTIONS, ITEMS
 from visrec.storage.store import Store
+from visrec.storage.table_descriptions import describe_table
 from visrec.storage.table_files import find_table_files
 from visrec.storage.tables import digest_files, load_table, read_batches
-
-KEY = "interactions.path"
-LOG = pa.table({"user_id": ["u", "v"], "item_id": ["007", "b"], "timestamp": [1, 2]})
-
-
-def csv(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    pacsv.write_csv(table, sink)
-    return bytes(sink.getvalue())
-
-
-def put(store: Store, name: str, table: pa.Table) -> None:
-    if name.endswith(".csv"):
-        store.write(name, csv(table))
-    else:
-        store.write_table(name, table)
-
-
-def rows(store: Store, name: str = "") -> list[tuple[str, str, int]]:
-    tables = read_batches(store.uri(name), INTERACTIONS, KEY)
-    columns = ("user_id", "item_id", "timestamp")
-    return [tuple(row[c] for c in columns) for table in tables for row in table.to_pylist()]
-
-
-def refusal(uri: str, kind: type[Exception] = InputError) -> str:
-    with pytest.raises(kind) as caught:
-        list(read_batches(uri, INTERACTIONS, KEY))
-    message = str(caught.value)
-    assert uri in message
-    assert f"--{KEY}" in message
-    return message
 
 
 @pytest.mark.parametrize("name", ["log.parquet", "log.csv", "odd name 100%/é+ log.csv"])
@@ -90,14 +60,14 @@ def test_csv_column_may_change_from_integers_to_fractions(tmp_path: Path) -> Non
     line = "somebody-or-other,something-or-other,1600000000,4\n"
     text = "user_id,item_id,timestamp,rating\n" + line * 40_000 + line.replace(",4", ",4.5")
     (tmp_path / "log.csv").write_text(text)
-    ratings = load_table(str(tmp_path / "log.csv"), INTERACTIONS, KEY)["rating"]
+    ratings = load_table(log(str(tmp_path / "log.csv")), INTERACTIONS)["rating"]
     assert len(ratings) == 40_001
     assert ratings[-1].as_py() == 4.5
 
 
 def test_only_declared_columns_are_read(store: Store) -> None:
     put(store, "log.parquet", LOG.append_column("secret", [["x", "y"]]))
-    [table] = read_batches(store.uri("log.parquet"), INTERACTIONS, KEY)
+    [table] = read_batches(log(store.uri("log.parquet")), INTERACTIONS)
     assert table.column_names == ["user_id", "item_id", "timestamp"]
 
 
@@ -105,7 +75,7 @@ def test_batches_are_bounded(tmp_path: Path) -> None:
     many = 600_000
     table = pa.table({name: pa.repeat(1, many) for name in LOG.column_names})
     pq.write_table(table, tmp_path / "log.parquet", row_group_size=many)
-    sizes = [len(t) for t in read_batches(str(tmp_path / "log.parquet"), INTERACTIONS, KEY)]
+    sizes = [len(t) for t in read_batches(log(str(tmp_path / "log.parquet")), INTERACTIONS)]
     assert sum(sizes) == many
     assert max(sizes) <= 1 << 18
 
@@ -172,18 +142,18 @@ def test_missing_column_is_refused_with_the_file(store: Store, name: str) -> Non
 def test_load_table_concatenates_the_files(store: Store) -> None:
     put(store, "items/a.csv", pa.table({"item_id": [7], "title": ["Late Hills"]}))
     put(store, "items/b.parquet", pa.table({"item_id": ["x"], "title": ["Early Sea"]}))
-    table = load_table(store.uri("items"), ITEMS, "items")
+    table = load_table(items(store.uri("items")), ITEMS)
     assert table.to_pydict() == {"item_id": ["7", "x"], "title": ["Late Hills", "Early Sea"]}
 
 
 def test_load_table_refuses_no_rows_and_different_columns(store: Store) -> None:
     store.write("empty.csv", b"item_id\n")
     with pytest.raises(InputError, match=r"empty.csv \(--items\) has no rows"):
-        load_table(store.uri("empty.csv"), ITEMS, "items")
+        load_table(items(store.uri("empty.csv")), ITEMS)
     put(store, "items/a.parquet", pa.table({"item_id": ["x"]}))
     put(store, "items/b.parquet", pa.table({"item_id": ["x"], "title": ["t"]}))
     with pytest.raises(SchemaError, match=r"items \(--items\) have different columns"):
-        load_table(store.uri("items"), ITEMS, "items")
+        load_table(items(store.uri("items")), ITEMS)
 
 
 # ----------------------------------------------------------------------------------------- digests
@@ -230,18 +200,18 @@ def test_hidden_and_underscored_files_are_ignored(store: Store) -> None:
 
 
 def test_hive_partitions_become_columns(store: Store) -> None:
-    log = LOG.slice(0, 1).select(["user_id", "item_id"])
+    part = LOG.slice(0, 1).select(["user_id", "item_id"])
     names = ["rating=5/timestamp=7", "rating=1.5/timestamp=2021-03-01 12%3A00%3A00",
              "rating=__HIVE_DEFAULT_PARTITION__/timestamp=1970-01-02"]  # fmt: skip
     for name in names:
-        put(store, f"log/{name}/x.parquet", log)
-    put(store, "log/rating=3/timestamp=8/x.csv", log)
-    found = [table.to_pylist() for table in read_batches(store.uri("log"), INTERACTIONS, KEY)]
+        put(store, f"log/{name}/x.parquet", part)
+    put(store, "log/rating=3/timestamp=8/x.csv", part)
+    found = [table.to_pylist() for table in read_batches(log(store.uri("log")), INTERACTIONS)]
     assert sorted((row["rating"] or 0, row["timestamp"]) for [row] in found) == [
         (0, 86_400), (1.5, 1_614_600_000), (3, 8), (5, 7),
     ]  # fmt: skip
     put(store, "items/category=red%2Fblue shirt/x.parquet", pa.table({"item_id": [7]}))
-    table = load_table(store.uri("items"), ITEMS, "items")
+    table = load_table(items(store.uri("items")), ITEMS)
     assert table.to_pylist() == [{"item_id": "7", "category": "red/blue shirt"}]
 
 
@@ -291,7 +261,9 @@ def test_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_directory_without_tables_is_refused_with_an_example(store: Store) -> None:
     store.write("log/000000_0", b"u\x01a\x011\n")
-    assert "only 000000_0; expected a .parquet or .csv file" in refusal(store.uri("log"))
+    assert "only 000000_0; expected a .parquet, .csv, .tsv or .jsonl file" in refusal(
+        store.uri("log")
+    )
 
 
 def test_file_with_the_wrong_extension_is_refused(store: Store) -> None:
@@ -344,6 +316,34 @@ FORMS: dict[str, bytes] = {
 }
 
 
+OWN = "order_no,customer_email,sku,ordered_at\n1,é u,007,1970-01-01 00:00:01\n"
+OWN_FORMS = {  # of a table whose column names are not the declared ones
+    "commas": (OWN, "CSV with commas, UTF-8"),
+    "semicolons": (OWN.replace(",", ";"), "CSV with semicolons, UTF-8"),
+    "tabs": (OWN.replace(",", "\t"), "CSV with tabs, UTF-8"),
+    "pipes, with commas in a name": (
+        OWN.replace(",", "|").replace("order_no", "order, no"), "CSV with pipes, UTF-8"
+    ),
+    "Excel's line": ("sep=;\r\n" + OWN.replace(",", ";"), "CSV with semicolons, UTF-8"),
+    "commas in values": (OWN.replace(",", ";").replace("1;", "1,5;"), "CSV with semicolons, UTF-8"),
+    "mark of UTF-8": ("\ufeff" + OWN, "CSV with commas, UTF-8 with a byte order mark"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", OWN_FORMS)
+def test_delimiter_is_detected_without_known_names(tmp_path: Path, form: str) -> None:
+    text, described = OWN_FORMS[form]
+    (tmp_path / "log.tsv").write_text(text, newline="")
+    table = log(str(tmp_path / "log.tsv"), **COLUMNS)
+    assert [t.to_pylist() for t in read_batches(table, INTERACTIONS)] == [
+        [{"user_id": "é u", "item_id": "007", "timestamp": 1}]
+    ]
+    assert describe_table(table, INTERACTIONS) == (
+        f"{table.uri}: {described}; user_id is customer_email, item_id is sku, timestamp is "
+        "ordered_at; timestamps: ISO 8601 without a time zone, read as UTC"
+    )
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_csv_dialect_is_detected(store: Store, form: str) -> None:
     store.write("log.csv", FORMS[form])
@@ -369,11 +369,11 @@ def test_csv_blanks_become_nulls_in_every_column(store: Store) -> None:
         for n, blank in enumerate(["", '""', '" "', " ", "NULL", "null", "\\N"])
     )
     store.write("items.csv", (text + ',,,,,\n , ,,,"",\n').encode())  # as Excel ends a sheet
-    table = load_table(store.uri("items.csv"), ITEMS, "items")
+    table = load_table(items(store.uri("items.csv")), ITEMS)
     assert table["item_id"].to_pylist() == list("0123456")
     assert {column.null_count for column in table.columns[1:]} == {7}
     store.write("items.csv", b'item_id,title\n"NULL","null"\n')
-    assert load_table(store.uri("items.csv"), ITEMS, "items").to_pylist() == [
+    assert load_table(items(store.uri("items.csv")), ITEMS).to_pylist() == [
         {"item_id": "NULL", "title": "null"}
     ]
 
@@ -386,8 +386,25 @@ def test_csv_types_do_not_depend_on_the_first_rows(tmp_path: Path) -> None:
     for stamp, flag in (("2023-11-14 22:13:20.123", "true"), ("1700000000", "1")):
         text += f"u,i,{stamp},{flag},4.5\n"
     (tmp_path / "log.csv").write_text(text)
-    table = load_table(str(tmp_path / "log.csv"), INTERACTIONS, KEY)
+    table = load_table(log(str(tmp_path / "log.csv")), INTERACTIONS)
     assert len(table) == many + 2
     assert set(table["timestamp"].to_pylist()) == {1_700_000_000}
     assert table["evaluation"].to_pylist()[-3:] == [None, True, True]
     assert table["rating"].to_pylist()[-3:] == [None, 4.5, 4.5]
+
+
+def test_unit_of_timestamps_must_not_change_within_a_file(tmp_path: Path) -> None:
+    many = 400_000
+    lines = [f"u,i,{second}\n" for second in range(1_600_000_000, 1_600_000_000 + many)]
+    text = HEADER + "".join(lines) + "u,i,1700000000000\n" * many
+    (tmp_path / "log.csv").write_text(text)
+    message = refusal(str(tmp_path / "log.csv"), SchemaError)
+    assert "seconds" in message
+    assert "milliseconds" in message
+
+
+def test_file_of_another_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "orders.xlsx").write_bytes(b"PK\x03\x04")
+    assert "is no table by its name; expected a .parquet, .csv" in refusal(
+        str(tmp_path / "orders.xlsx")
+    )

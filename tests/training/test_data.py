@@ -14,6 +14,7 @@ from visrec.interactions.split import SplitConfig
 from visrec.models.base import ModelTraits
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.training import data as training_data
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
@@ -51,7 +52,7 @@ def _load(
         "features": store,
         "interactions": interactions,
         "interactions_uri": store.uri("log.parquet"),
-        "items_uri": store.uri("items.parquet"),
+        "items_table": InputTable(uri=store.uri("items.parquet"), key="items"),
         "split": SplitConfig(),
         "traits": ModelTraits(),
         "sampling": NEXT,
@@ -88,7 +89,7 @@ def test_clusters_and_artists_are_not_loaded_if_no_guideline_uses_them(
 
 
 def test_artists_are_none_without_an_items_table(store: Store) -> None:
-    data = _load(store, items_uri=None)
+    data = _load(store, items_table=None)
     assert data.artist_N is None
     assert data.clusters is not None
 

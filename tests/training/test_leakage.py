@@ -21,6 +21,7 @@ from visrec.models.curatornet import CuratorNetConfig
 from visrec.sampling.guidelines import GUIDELINES
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, build_trainer, train_to_end, training_metrics
@@ -88,7 +89,7 @@ def load(folder: Path, rows: list[Row], split: SplitConfig) -> TrainingData:
             features=store,
             interactions=InteractionsConfig(),
             interactions_uri=store.uri("log.parquet"),
-            items_uri=store.uri("items.parquet"),
+            items_table=InputTable(uri=store.uri("items.parquet"), key="items"),
             split=split,
             traits=ModelTraits(),
             sampling=SAMPLINGS["guidelines"],

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from visrec.models import MODELS
 from visrec.storage.store import Store
+from visrec.storage.workspace_tables import find_workspace_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +29,18 @@ class JobConfig:
         return path or f"{self.workspace.rstrip('/')}/{default}"
 
     def resolve_if_exists(self, path: str | None, default: str) -> str | None:
-        """Like `resolve`, for an optional table: None if no path is set and no default exists."""
-        if path is None:
-            store = Store.at(self.workspace)
-            # A table may be a folder of files.
-            if not store.exists(default) and not any(store.list(f"{default}/")):
-                return None
+        """Like `resolve`, for an optional file: None if no path is set and no default exists."""
+        if path is None and not Store.at(self.workspace).exists(default):
+            return None
         return self.resolve(path, default)
+
+    def find_table(self, path: str | None, name: str, key: str) -> str | None:
+        """The table as configured, or the one of that name in the workspace; None without either.
+
+        Raises:
+            InputError: the workspace has several.
+        """
+        return path or find_workspace_table(Store.at(self.workspace), name, key)
 
 
 Job = TypeVar("Job", bound=JobConfig)

@@ -165,6 +165,8 @@ def _describe(kind: object) -> str:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         parts = [part for part in typing.get_args(kind) if part is not type(None)]
         return _join_with_or([*map(_describe, parts), "null"])
+    if _is_mapping(kind):
+        return "a mapping such as '{a: b, c: d}'"
     return _TYPE_NAMES.get(kind) or f"a value of the type {str(kind).removeprefix('typing.')}"
 
 

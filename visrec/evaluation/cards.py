@@ -17,6 +17,7 @@ from visrec.ids import TEXT, is_in
 from visrec.sources.images import PictureSource, fetch_pictures, list_pictures
 from visrec.sources.views import item_starts, order_views
 from visrec.storage import schemas
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.storage.tables import load_table
 
@@ -34,16 +35,16 @@ def named_as_features(images: str, features: Store) -> PictureSource:
 
 
 def make_cards(
-    item_ids: pa.Array, images: PictureSource | None, items_uri: str | None
+    item_ids: pa.Array, images: PictureSource | None, items_table: InputTable | None
 ) -> dict[str, ItemCard]:
     """A card for each of these items, by id.
 
     Args:
         item_ids: distinct ids, as text.
         images: where the pictures are, None for none; an item may have none.
-        items_uri: an items table with titles, or None.
+        items_table: an items table with titles, or None.
     """
-    titles = _titles(item_ids, items_uri)
+    titles = _titles(item_ids, items_table)
     max_bytes = min(_MAX_BYTES, _ALL_BYTES // max(len(item_ids), 1))
     pictures = {} if images is None else dict(_pictures(item_ids, images, max_bytes))
     return {
@@ -56,7 +57,7 @@ def add_pictures(
     users: Sequence[UserExample],
     clusters: VisualClusters | None,
     images: PictureSource,
-    items_uri: str | None,
+    items_table: InputTable | None,
 ) -> tuple[list[UserExample], VisualClusters | None]:
     """The users and clusters of a page with titles and pictures; all copies of an item share one.
 
@@ -64,11 +65,11 @@ def add_pictures(
         users: with items by their ids alone.
         clusters: the same; None for none.
         images: where the pictures are; an item may have none.
-        items_uri: an items table with titles, or None.
+        items_table: an items table with titles, or None.
     """
     shown = {card.item_id for user in users for card in user.items}
     shown |= {card.item_id for row in (clusters.rows if clusters else ()) for card in row.items}
-    cards = make_cards(pa.array(sorted(shown), TEXT), images, items_uri)
+    cards = make_cards(pa.array(sorted(shown), TEXT), images, items_table)
     if clusters:
         rows = [replace(r, items=[cards[i.item_id] for i in r.items]) for r in clusters.rows]
         clusters = replace(clusters, rows=rows)
@@ -90,10 +91,10 @@ def entry_with_cards(entry: ListEntry, cards: Mapping[str, ItemCard]) -> ListEnt
     return replace(entry, item=cards[entry.item.item_id], because=because)
 
 
-def _titles(item_ids: pa.Array, items_uri: str | None) -> dict[str, str | None]:
-    if not items_uri:
+def _titles(item_ids: pa.Array, items_table: InputTable | None) -> dict[str, str | None]:
+    if not items_table:
         return {}
-    items = load_table(items_uri, schemas.ITEMS, "items")
+    items = load_table(items_table, schemas.ITEMS)
     if "title" not in items.column_names:
         return {}
     items = items.filter(is_in(items["item_id"], item_ids))

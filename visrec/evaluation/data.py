@@ -28,6 +28,7 @@ from visrec.models.scorers import Scorer
 from visrec.models.visrank import VisRankConfig
 from visrec.recommend.catalogue import load_catalogue, trained_users
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 
 
@@ -67,7 +68,7 @@ class EvaluationInputs:
         features: the features directory.
         interactions: which interactions count.
         interactions_uri: where they are.
-        items_uri: the items table, or None.
+        items_table: the items table, or None.
         truth: planted truth, or None.
         text_features: the features directory of the texts, for models that take them.
     """
@@ -76,7 +77,7 @@ class EvaluationInputs:
     features: Store
     interactions: InteractionsConfig
     interactions_uri: str
-    items_uri: str | None
+    items_table: InputTable | None
     truth: Store | None
     text_features: Store | None = None
 
@@ -238,7 +239,7 @@ def _catalogue_of_training(
 ) -> tuple[pa.LargeStringArray, Catalogue]:
     """The items of the training that still have features, as the model sees them."""
     item_ids, catalogue = load_catalogue(
-        artifact, inputs.features, inputs.items_uri, inputs.text_features
+        artifact, inputs.features, inputs.items_table, inputs.text_features
     )
     is_trained_N = catalogue.trained_N >= 0
     if is_trained_N.all():

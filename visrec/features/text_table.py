@@ -52,6 +52,7 @@ from visrec.ids import TEXT, index_in, is_in
 from visrec.progress import ProgressHandle, Timer
 from visrec.sources.items import require_one_row_per_item
 from visrec.sources.texts import read_texts
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 
@@ -82,13 +83,13 @@ def describe_text_model(config: TextConfig) -> Identity:
     return load_text_encoder(config).identity
 
 
-def plan_texts(items_uri: str, store: Store, identity: Identity) -> TextPlan:
+def plan_texts(items_table: InputTable, store: Store, identity: Identity) -> TextPlan:
     """Compares the items' texts with the features on disk.
 
     Holds 130 bytes for each item, and the texts that are new.
 
     Args:
-        items_uri: the items table.
+        items_table: the items table.
         store: the directory of the texts' features.
         identity: of the features to be made.
 
@@ -102,7 +103,7 @@ def plan_texts(items_uri: str, store: Store, identity: Identity) -> TextPlan:
     stored = read_index(store, parts, identity, ["item_id", "digest"])
     stored_keys = _keys(stored)
     ids, rows, pending = [], [], []
-    for batch in read_texts(items_uri):
+    for batch in read_texts(items_table):
         ids.append(batch["item_id"])
         texts = batch.filter(batch["text"].is_valid())
         digests = [hashlib.sha256(text.encode()).hexdigest() for text in texts["text"].to_pylist()]
@@ -110,12 +111,12 @@ def plan_texts(items_uri: str, store: Store, identity: Identity) -> TextPlan:
         rows.append(texts.select(["item_id", "digest"]))
         pending.append(texts.filter(pc.invert(is_in(_keys(texts), stored_keys))))
     item_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], TEXT)
-    require_one_row_per_item(item_ids, items_uri)
+    require_one_row_per_item(item_ids, items_table.uri)
     if not any(map(len, rows)):
         raise InputError(
-            f"None of the {len(item_ids):,} items of {items_uri} (--items) has a title or a "
+            f"None of the {len(item_ids):,} items of {items_table.uri} (--items) has a title or a "
             "description; expected some, to embed with --text.model. Add them, or leave it out.",
-            path=items_uri,
+            path=items_table.uri,
             key="items",
         )
     return TextPlan(pa.concat_tables(rows), pa.concat_tables(pending), stored, parts, len(item_ids))

@@ -15,6 +15,7 @@ from visrec.recommend.score import ScoreResources
 from visrec.storage.preflight import Finding
 from visrec.storage.store import Store
 from visrec.storage.table_files import find_table_files
+from visrec.storage.workspace_tables import find_workspace_table
 
 _FOOTERS = 8  # read to estimate the rows of a table of many files
 _INTERACTIONS_PER_USER = 20  # where only one of the two numbers is known, as in docs/scaling.md
@@ -87,16 +88,19 @@ def estimate_workload(
         except VisrecError:
             feature_dim = feature_dim or _DEFAULT_DIM
     interactions = users * _INTERACTIONS_PER_USER
-    interactions = interactions or _estimate_rows(workspace.uri("interactions.parquet"))
+    interactions = interactions or _estimate_rows(workspace)
     if not items or not interactions:
         return None
     users = users or -(-interactions // _INTERACTIONS_PER_USER)
     return WorkloadSize(users, items, interactions, feature_dim)
 
 
-def _estimate_rows(uri: str) -> int:
-    """Rows of a Parquet table, estimated from a few of its files; 0 if unknown."""
+def _estimate_rows(workspace: Store) -> int:
+    """Rows of the interactions, estimated from a few of their Parquet files; 0 if unknown."""
     try:
+        uri = find_workspace_table(workspace, "interactions", "interactions.path")
+        if uri is None:
+            return 0
         store, names = find_table_files(uri, "interactions.path")
         sample = [name for name in names if name.endswith(".parquet")][:_FOOTERS]
         rows = 0

@@ -48,7 +48,7 @@ class DoctorJob(JobConfig):
     """Whether a run is possible here.
 
     Attributes:
-        users: number of users of the run; by default estimated from interactions.parquet in the
+        users: number of users of the run; by default estimated from interactions.* (Parquet) in the
             workspace, at 20 interactions a user.
         items: number of items of the run; by default that of the workspace's features.
         feature_dim: D of the features; by default that of the workspace's features, or 1280.

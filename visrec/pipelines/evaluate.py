@@ -45,14 +45,17 @@ from visrec.pipelines.evaluation_report import (
     print_results,
 )
 from visrec.pipelines.input_checks import (
+    announce_tables,
     require_features,
     require_interactions,
     require_model,
     require_table,
 )
+from visrec.pipelines.job_tables import interactions_uri, items_table
 from visrec.pipelines.recommend_job import item_features_of, model_store
 from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import schemas
 from visrec.storage.store import Store
 
 
@@ -79,7 +82,8 @@ class EvaluateJob(JobConfig):
             training held out count, so that no model is evaluated on what it was trained on.
         images: where the report's thumbnails come from; by default images of the workspace.
         items: items table with titles for the report, and categories for models that need them; by
-            default items.parquet of the workspace, if it exists.
+            default items.* of the workspace, if it exists.
+        items_columns: its columns that have other names in the files, such as {item_id: sku}.
         truth: planted truth of generated data; by default truth of the workspace, if it exists.
         evaluation: where metrics.json, costs.json, report.html and per_user.parquet go; by default
             evaluation of the workspace.
@@ -99,6 +103,7 @@ class EvaluateJob(JobConfig):
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     images: str | None = None
     items: str | None = None
+    items_columns: dict[str, str] = field(default_factory=dict)
     truth: str | None = None
     evaluation: str | None = None
     examples: int = 24
@@ -136,9 +141,10 @@ def check(config: EvaluateJob) -> None:
     kind = _train_job(config, []).item_features  # reads its YAML
     kind = kind if config.models else item_features_of(config, config.model)
     require_features(kind, config, config.features, config.text_features)
-    interactions = config.interactions
-    require_interactions(interactions, config.resolve(interactions.path, "interactions.parquet"))
-    require_table(config.items, "items")
+    uri = interactions_uri(config, config.interactions)
+    items = items_table(config, config.items, config.items_columns)
+    require_interactions(config.interactions, uri)
+    require_table(items, schemas.ITEMS)
     if config.models is None:
         require_model(model_store(config, config.model))
     models = Store.at(config.resolve(None, "models"))
@@ -150,6 +156,7 @@ def check(config: EvaluateJob) -> None:
                 f"Found {name!r} in --models, which is no model of {models.root} and no kind of "
                 f"model{did_you_mean(name, MODELS) or '.'}"
             )
+    announce_tables(config.interactions, uri, items)
 
 
 def main(config: EvaluateJob, summary: Summary) -> None:
@@ -212,8 +219,8 @@ def _evaluation_inputs(config: EvaluateJob) -> EvaluationInputs:
         models={},
         features=Store.at(config.resolve(config.features, "features")),
         interactions=config.interactions,
-        interactions_uri=config.resolve(config.interactions.path, "interactions.parquet"),
-        items_uri=config.resolve_if_exists(config.items, "items.parquet"),
+        interactions_uri=interactions_uri(config, config.interactions),
+        items_table=items_table(config, config.items, config.items_columns),
         truth=Store.at(truth.removesuffix("/items.parquet")) if truth else None,
         text_features=Store.at(config.resolve(config.text_features, "text_features")),
     )
@@ -263,6 +270,7 @@ def _train_job(config: EvaluateJob, flags: list[str]) -> TrainJob:
         text_features=config.text_features,
         interactions=config.interactions,
         items=config.items,
+        items_columns=config.items_columns,
     )
 
 
@@ -337,7 +345,7 @@ def _report_inputs(
         evaluations=Store.at(config.resolve(None, "evaluation")),
         target=target,
         images=named_as_features(config.resolve(config.images, "images"), inputs.features),
-        items_uri=inputs.items_uri,
+        items_table=inputs.items_table,
         examples=config.examples,
         hash_users=config.hash_users,
     )

@@ -25,6 +25,7 @@ from visrec.evaluation.verdict import Verdict, judge
 from visrec.evaluation.workspace_facts import FactSources, read_facts
 from visrec.models.artifact import read_training_record
 from visrec.sources.images import PictureSource
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.text import printable
 
@@ -38,7 +39,7 @@ class ReportInputs:
         evaluations: the directory of all evaluations of the workspace.
         target: the directory of this one.
         images: where the pictures are.
-        items_uri: an items table with titles, or None.
+        items_table: an items table with titles, or None.
         examples: number of users.
         hash_users: whether user ids are replaced by keyed hashes.
     """
@@ -47,7 +48,7 @@ class ReportInputs:
     evaluations: Store
     target: Store
     images: PictureSource
-    items_uri: str | None
+    items_table: InputTable | None
     examples: int
     hash_users: bool
 
@@ -86,7 +87,7 @@ def make_report(inputs: ReportInputs, evaluated: Evaluated) -> tuple[Report, Eva
     clusters = ray.remote(find_clusters).remote(inputs.sources.features, inputs.images)
     facts = ray.remote(read_facts).remote(inputs.sources, overview.read_report, "evaluate")
     shown: Any = ray.remote(add_pictures)  # Ray's types do not see through the references
-    pictures = shown.remote(examples, clusters, inputs.images, inputs.items_uri)
+    pictures = shown.remote(examples, clusters, inputs.images, inputs.items_table)
     (users, visual_clusters), found = ray.get([pictures, facts])
     record = _record(inputs, evaluated, verdict.rival)
     return (

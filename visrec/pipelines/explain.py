@@ -21,6 +21,7 @@ from visrec.evaluation.page import format_moment, format_score
 from visrec.evaluation.report_content import ItemCard
 from visrec.ids import TEXT
 from visrec.pipelines.input_checks import require_interactions, require_table
+from visrec.pipelines.job_tables import interactions_uri, items_table, users_table
 from visrec.publication.manifest import RunManifest, read_run_manifest
 from visrec.publication.pointer import Pointer, read_pointer
 from visrec.publication.run_spec import run_store
@@ -34,6 +35,8 @@ from visrec.recommend.explanation import (
 from visrec.recommend.inputs import ScoringInputs
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import schemas
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store, file_at
 from visrec.text import format_table, printable
 
@@ -52,8 +55,10 @@ class ExplainJob(JobConfig):
         recommendations: directory of the runs; by default recommendations of the workspace.
         features: features directory; by default features of the workspace.
         interactions: what users took; which rows count is taken from the run.
-        items: items table with titles; by default items.parquet of the workspace, if it exists.
-        users: users table; by default users.parquet of the workspace, if it exists.
+        items: items table with titles; by default items.* of the workspace, if it exists.
+        items_columns: its columns that have other names in the files, such as {item_id: sku}.
+        users: users table; by default users.* of the workspace, if it exists.
+        users_columns: its columns that have other names in the files.
         images: where the page's pictures come from; by default images of the workspace.
     """
 
@@ -63,7 +68,9 @@ class ExplainJob(JobConfig):
     features: str | None = None
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     items: str | None = None
+    items_columns: dict[str, str] = field(default_factory=dict)
     users: str | None = None
+    users_columns: dict[str, str] = field(default_factory=dict)
     images: str | None = None
 
 
@@ -73,9 +80,9 @@ def check(config: ExplainJob) -> None:
         raise InputError("Found no --user; expected the id of a user, as in --user u1.", key="user")
     if config.html is not None:
         file_at(config.html)
-    require_interactions(config.interactions, _interactions_uri(config))
-    require_table(config.items, "items")
-    require_table(config.users, "users")
+    require_interactions(config.interactions, interactions_uri(config, config.interactions))
+    require_table(items_table(config, config.items, config.items_columns), schemas.ITEMS)
+    require_table(users_table(config, config.users, config.users_columns), schemas.USERS)
 
 
 def main(config: ExplainJob, summary: Summary) -> None:
@@ -85,13 +92,15 @@ def main(config: ExplainJob, summary: Summary) -> None:
         pointer, manifest = _read_published(recommendations)
         listed, before = _read_list(recommendations, pointer, manifest, config.user)
         inputs = _scoring_inputs(config, manifest)
-        taken, disliked = read_profile(inputs.interactions, _interactions_uri(config), config.user)
+        taken, disliked = read_profile(
+            inputs.interactions, interactions_uri(config, config.interactions), config.user
+        )
     with summary.phase("score"):
         kept_out = find_kept_out(inputs, manifest, config.user, listed)
     with summary.phase("pictures"):
         others = {item.item_id for item in taken[:_CARDS]}
         others |= {item.item_id for item in kept_out.items[:_CARDS]}
-        cards = _cards(config, inputs.items_uri, listed, others)
+        cards = _cards(config, inputs.items_table, listed, others)
     explanation = Explanation(
         user_id=config.user,
         manifest=manifest,
@@ -163,19 +172,15 @@ def _scoring_inputs(config: ExplainJob, manifest: RunManifest) -> ScoringInputs:
         model=Store.at(config.resolve(None, f"models/{manifest.model_id}")),
         features=Store.at(config.resolve(config.features, "features")),
         interactions=interactions,
-        interactions_uri=_interactions_uri(config),
-        items_uri=config.resolve_if_exists(config.items, "items.parquet"),
-        users_uri=config.resolve_if_exists(config.users, "users.parquet"),
+        interactions_uri=interactions_uri(config, config.interactions),
+        items_table=items_table(config, config.items, config.items_columns),
+        users_table=users_table(config, config.users, config.users_columns),
         rules=RulesConfig(**made_from["rules"]),
     )
 
 
-def _interactions_uri(config: ExplainJob) -> str:
-    return config.resolve(config.interactions.path, "interactions.parquet")
-
-
 def _cards(
-    config: ExplainJob, items_uri: str | None, listed: Sequence[ListedItem], others: set[str]
+    config: ExplainJob, items: InputTable | None, listed: Sequence[ListedItem], others: set[str]
 ) -> dict[str, ItemCard]:
     """Titles of all items, the reasons included; pictures for the page alone."""
     ids = others | {item.item_id for item in listed}
@@ -184,7 +189,7 @@ def _cards(
     if config.html is not None:
         features = Store.at(config.resolve(config.features, "features"))
         images = named_as_features(config.resolve(config.images, "images"), features)
-    return make_cards(pa.array(sorted(ids), TEXT), images, items_uri)
+    return make_cards(pa.array(sorted(ids), TEXT), images, items)
 
 
 def _print(explanation: Explanation) -> None:

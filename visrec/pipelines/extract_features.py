@@ -34,9 +34,13 @@ from visrec.features.sentences import TextConfig
 from visrec.features.table import MANIFEST, Manifest, read_manifest
 from visrec.pipelines.extract_texts import TextJob, extract_texts
 from visrec.pipelines.input_checks import require_pictures, require_table
+from visrec.pipelines.job_tables import items_table
 from visrec.sources.images import PictureSource
 from visrec.sources.name_patterns import NamePattern
+from visrec.storage import schemas
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
+from visrec.storage.workspace_tables import missing_table
 
 _MAX_CPU_WORKERS = 8  # unless --resources.workers says otherwise
 _TASK_CPUS = 2  # beside the workers: one for tasks that read and decode, one for tasks that write
@@ -54,7 +58,8 @@ class ExtractJob(JobConfig):
             {item_id}/{view}.jpg; by default a name is an item id.
         features: directory of the features; by default `features` in the workspace.
         items: items table with the columns title and description, for --text.model; by default
-            items.parquet in the workspace.
+            items.* in the workspace.
+        items_columns: its columns that have other names in the files, such as {item_id: sku}.
         text: the model that embeds them. Then the workspace may be without pictures.
         text_features: directory of the texts' features; by default `text_features` in the
             workspace.
@@ -69,6 +74,7 @@ class ExtractJob(JobConfig):
     image_pattern: str | None = None
     features: str | None = None
     items: str | None = None
+    items_columns: dict[str, str] = field(default_factory=dict)
     text: TextConfig = field(default_factory=TextConfig)
     text_features: str | None = None
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -91,7 +97,7 @@ def check(config: ExtractJob) -> None:
     if takes_pictures(config):
         require_pictures(config.pictures)
     if config.text.model is not None:
-        require_table(items_uri(config), "items")
+        require_table(texts_table(config), schemas.TEXTS)
 
 
 def takes_pictures(config: ExtractJob) -> bool:
@@ -107,9 +113,16 @@ def takes_pictures(config: ExtractJob) -> bool:
     return any(config.resolve_if_exists(None, name) for name in ("images", "images.parquet"))
 
 
-def items_uri(config: ExtractJob) -> str:
-    """Where the items with their texts are."""
-    return config.resolve(config.items, "items.parquet")
+def texts_table(config: ExtractJob) -> InputTable:
+    """The items table with the texts.
+
+    Raises:
+        InputError: there is none.
+    """
+    table = items_table(config, config.items, config.items_columns)
+    if table is None:
+        raise missing_table(Store.at(config.workspace), "items", "items")
+    return table
 
 
 def main(config: ExtractJob, summary: Summary) -> None:
@@ -120,7 +133,7 @@ def main(config: ExtractJob, summary: Summary) -> None:
         rows = summary.rows
     if config.text.model is not None:
         job = TextJob(
-            items_uri=items_uri(config),
+            items_table=texts_table(config),
             store=Store.at(config.resolve(config.text_features, "text_features")),
             text=config.text,
             max_rejected=config.max_rejected,

@@ -21,6 +21,7 @@ from visrec.features.text_table import (
     plan_texts,
     text_chain,
 )
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 
 
@@ -29,7 +30,7 @@ class TextJob:
     """What is embedded, and where the features go.
 
     Attributes:
-        items_uri: the items table.
+        items_table: the items table.
         store: the directory of the texts' features.
         text: the sentence model.
         max_rejected: share of the texts that may be rejected.
@@ -37,7 +38,7 @@ class TextJob:
         workers: how many embed, at most.
     """
 
-    items_uri: str
+    items_table: InputTable
     store: Store
     text: TextConfig
     max_rejected: float
@@ -51,7 +52,7 @@ def extract_texts(job: TextJob, summary: Summary) -> None:
     store.check_writable()
     with summary.phase("plan texts"):
         identity = ray.get(ray.remote(describe_text_model).remote(job.text))
-        plan = ray.remote(plan_texts).remote(job.items_uri, store, identity)
+        plan = ray.remote(plan_texts).remote(job.items_table, store, identity)
         texts, pending, without_text = ray.get(_counts.remote(plan))
     print(f"{texts:,} texts, {pending:,} to embed ({identity})", flush=True)
 

@@ -29,10 +29,12 @@ from visrec.features.table import read_manifest
 from visrec.ids import TEXT, id_array, is_in
 from visrec.models import artifact
 from visrec.pipelines.export import LEASES, export_to_all
+from visrec.pipelines.job_tables import find_interactions
 from visrec.publication.forget import Forgotten, forget_in_run, run_ids
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
 from visrec.storage.id_search import IdSearch, files_with_ids, list_all_files
+from visrec.storage.input_table import InputTable
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store, file_at
 from visrec.storage.table_files import is_table_name
@@ -158,7 +160,7 @@ def read_user_ids(uri: str) -> pa.LargeStringArray:
                 key="users",
             )
     else:
-        ids = id_array(load_table(uri, schemas.USERS, "users")["user_id"])
+        ids = id_array(load_table(InputTable(uri=uri, key="users"), schemas.USERS)["user_id"])
     return pc.unique(ids)
 
 
@@ -237,19 +239,19 @@ def _in_tasks(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]])
 
 def _count_interactions(config: ForgetJob, user_ids: pa.Array) -> str:
     """How many interactions of the users are still there."""
-    uri = config.resolve_if_exists(config.interactions.path, "interactions.parquet")
+    uri = find_interactions(config, config.interactions)
     if uri is None:
         return "unknown: found no interactions (--interactions.path)"
-    rows, users = ray.get(ray.remote(_count_rows).remote(uri, user_ids))
+    rows, users = ray.get(ray.remote(_count_rows).remote(config.interactions.table(uri), user_ids))
     if not rows:
         return f"none in {uri}"
     return f"{rows:,} of {users:,} users in {uri}: remove them, or tonight's run brings them back"
 
 
-def _count_rows(uri: str, user_ids: pa.Array) -> tuple[int, int]:
+def _count_rows(table: InputTable, user_ids: pa.Array) -> tuple[int, int]:
     """Rows of the users, and how many users have any."""
     rows, found = 0, set[str]()
-    for batch in read_batches(uri, schemas.INTERACTIONS, "interactions.path"):
+    for batch in read_batches(table, schemas.INTERACTIONS):
         ids = batch["user_id"].filter(is_in(batch["user_id"], user_ids))
         rows += len(ids)
         found |= set(pc.unique(ids).to_pylist())

@@ -16,8 +16,8 @@ from visrec.errors import InputError
 from visrec.features.import_planning import plan_import
 from visrec.features.import_table import commit_import, import_chain
 from visrec.features.table import read_manifest
-from visrec.pipelines.input_checks import require_table
 from visrec.storage.store import Store
+from visrec.storage.table_files import find_table_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class ImportJob(JobConfig):
 
 
 def check(config: ImportJob) -> None:
-    require_table(config.resolve(config.table, "features.parquet"), "table")
+    find_table_files(config.resolve(config.table, "features.parquet"), "table")
 
 
 def main(config: ImportJob, summary: Summary) -> None:

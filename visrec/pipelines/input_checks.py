@@ -4,6 +4,7 @@ Each check is the first step of the reading that the job does later, so both fin
 """
 
 from collections import Counter
+from collections.abc import Sequence
 
 from visrec.cli.job import JobConfig
 from visrec.errors import InputError
@@ -12,8 +13,11 @@ from visrec.features.table import read_manifest
 from visrec.models.artifact import MANIFEST
 from visrec.sources.images import PictureSource, list_pictures
 from visrec.sources.interactions import InteractionsConfig, read_until_cutoff
+from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import INTERACTIONS, ITEMS, USERS, Column
 from visrec.storage.store import Store
-from visrec.storage.table_files import find_table_files
+from visrec.storage.table_descriptions import describe_table
+from visrec.storage.tables import read_batches
 
 
 def require_pictures(source: PictureSource) -> None:
@@ -59,14 +63,31 @@ def require_features(
             read_manifest(store)
 
 
-def require_table(uri: str | None, key: str) -> None:
-    """Lists the files of a table; does nothing if no table is configured (None).
+def require_table(table: InputTable | None, columns: Sequence[Column]) -> None:
+    """Reads the first rows of a table; does nothing if there is none (None).
 
     Raises:
-        InputError: there are none.
+        InputError: there are no files, or their columns are not the declared ones.
     """
-    if uri is not None:
-        find_table_files(uri, key)
+    if table is not None:
+        next(read_batches(table, columns), None)
+
+
+def announce_tables(
+    config: InteractionsConfig,
+    interactions_uri: str | None,
+    items: InputTable | None = None,
+    users: InputTable | None = None,
+) -> None:
+    """Prints a line about each table that there is: how its files are written and read."""
+    interactions = config.table(interactions_uri) if interactions_uri else None
+    for name, table, columns in (
+        ("interactions", interactions, INTERACTIONS),
+        ("items", items, ITEMS),
+        ("users", users, USERS),
+    ):
+        if table is not None:
+            print(f"{name}: {describe_table(table, columns)}", flush=True)
 
 
 def require_model(store: Store) -> None:

@@ -18,8 +18,10 @@ from visrec.pipelines import extract_features, recommend_job, train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.input_checks import require_model, require_table
+from visrec.pipelines.job_tables import items_table
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
+from visrec.storage import schemas
 from visrec.storage.store import Store
 
 # For each step, the script whose keys are in the YAML file that --<step>_config names.
@@ -92,7 +94,8 @@ class NightJobs:
             train.check_tables(self.train)
         if evaluates:
             with naming_config_file("evaluate"):
-                require_table(self.evaluate.items, "items")
+                items = items_table(self.evaluate, self.evaluate.items, self.evaluate.items_columns)
+                require_table(items, schemas.ITEMS)
 
 
 def load_job(job_type: type[Job], path: str | None, night: JobConfig, **fields: Any) -> Job:

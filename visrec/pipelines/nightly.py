@@ -10,6 +10,7 @@ night is complete. Missed nights can be run later, in any order. They get the in
 model that they would have had; pictures, items, users and block lists are as they are now.
 """
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from datetime import UTC, date, datetime, time
 from time import perf_counter
 from typing import Any, Literal
 
-from visrec.cli.job import JobConfig
+from visrec.cli.job import Job, JobConfig
 from visrec.cli.notify import NotifyConfig, require_notifier
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
@@ -29,8 +30,13 @@ from visrec.pipelines.export import LEASES, export_to_all
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.night_choice import DEFAULT_ROW, Served, choose_served, fit_baseline
 from visrec.pipelines.night_jobs import NightJobs, load_job, naming_config_file, with_cutoff
+from visrec.pipelines.night_keys import NightKeys, with_night_keys
 from visrec.pipelines.night_model import NightModel, models_to_try, night_model
-from visrec.pipelines.recommend_job import RecommendJob, recommendations_store
+from visrec.pipelines.recommend_job import (
+    RecommendJob,
+    announce_run_tables,
+    recommendations_store,
+)
 from visrec.pipelines.train import TrainJob
 from visrec.publication.completion import clean_complete_run
 from visrec.publication.publish import publication_status, publish_run
@@ -44,7 +50,7 @@ _BUSY = "another process is at work on this night"
 
 
 @dataclass(frozen=True, kw_only=True)
-class NightlyJob(JobConfig):
+class NightlyJob(NightKeys, JobConfig):
     """The night.
 
     Attributes:
@@ -89,6 +95,7 @@ class NightlyJob(JobConfig):
     def __post_init__(self) -> None:
         midnight = datetime.combine(self.night_date(), time(), UTC)
         require_past(midnight.timestamp(), "as_of", self.as_of)
+        super().__post_init__()
         # With fewer than two nights there would be none to roll back to.
         check_fields(self, "", train_every="[0, 36525]", keep="[2, 2147483647]")
 
@@ -119,6 +126,7 @@ def check(config: NightlyJob) -> None:
     jobs.require_inputs(trains=config.trains, evaluates=config.evaluate)
     for url in config.export_to:
         parse_target(url)
+    announce_run_tables(jobs.recommend)
 
 
 def main(config: NightlyJob, summary: Summary) -> None:
@@ -167,13 +175,11 @@ def main(config: NightlyJob, summary: Summary) -> None:
 def load_jobs(config: NightlyJob) -> NightJobs:
     """Loads the jobs of all steps, so that a wrong key is found before the first step runs."""
     jobs = NightJobs(
-        extract=load_job(ExtractJob, config.extract_config, config),
-        train=load_job(TrainJob, config.train_config, config),
-        evaluate=load_job(EvaluateJob, config.evaluate_config, config),
-        recommend=load_job(
-            RecommendJob,
-            config.recommend_config,
-            config,
+        extract=_load(ExtractJob, config.extract_config, config),
+        train=_load(TrainJob, config.train_config, config),
+        evaluate=_load(EvaluateJob, config.evaluate_config, config),
+        recommend=dataclasses.replace(
+            _load(RecommendJob, config.recommend_config, config),
             run_id=config.night_date().isoformat(),
             force_publish=config.force_publish,
         ),
@@ -181,6 +187,10 @@ def load_jobs(config: NightlyJob) -> NightJobs:
     if config.trains:
         jobs.require_same_min_rating(evaluates=config.evaluate)
     return jobs
+
+
+def _load(job_type: type[Job], path: str | None, config: NightlyJob) -> Job:
+    return with_night_keys(load_job(job_type, path, config), config, path)
 
 
 class Steps:

@@ -256,7 +256,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
     gate_inputs = GateInputs(
         source=run.source,
-        items_uri=run.inputs.items_uri,
+        items_table=run.inputs.items_table,
         last=last,
         evaluation=evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None,
         thresholds=config.gates,

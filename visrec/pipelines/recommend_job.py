@@ -15,10 +15,17 @@ from visrec.features.item_features import ItemFeatures
 from visrec.models.artifact import LATEST, MANIFEST, read_provenance
 from visrec.paths import require_folder_name
 from visrec.pipelines.input_checks import (
+    announce_tables,
     require_features,
     require_interactions,
     require_model,
     require_table,
+)
+from visrec.pipelines.job_tables import (
+    find_interactions,
+    interactions_uri,
+    items_table,
+    users_table,
 )
 from visrec.publication.gate_context import GatesConfig
 from visrec.publication.list_tables import Layout
@@ -28,6 +35,8 @@ from visrec.recommend.score import ScoreResources
 from visrec.retrieval.rules import RulesConfig
 from visrec.retrieval.similar import Kind
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import schemas
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 
 
@@ -41,10 +50,12 @@ class RecommendJob(JobConfig):
         text_features: features directory of the texts, for a model that takes them; by default
             text_features of the workspace.
         interactions: which users took which items; taken items are not recommended.
-        items: items table with an available column; by default items.parquet of the workspace, if
-            it exists. Items that are not available are not recommended.
-        users: users table, for users without any interaction; by default users.parquet of the
-            workspace, if it exists. These users get the most popular available items.
+        items: items table with an available column; by default items.* of the workspace, if it
+            exists. Items that are not available are not recommended.
+        items_columns: its columns that have other names in the files, such as {item_id: sku}.
+        users: users table, for users without any interaction; by default users.* of the workspace,
+            if it exists. These users get the most popular available items.
+        users_columns: its columns that have other names in the files.
         kind: user_to_item recommends items to each user; item_to_item lists for each item those
             most similar to it, by the cosine of the model's item vectors.
         recommendations: where the run goes; by default recommendations of the workspace, or
@@ -72,7 +83,9 @@ class RecommendJob(JobConfig):
     text_features: str | None = None
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     items: str | None = None
+    items_columns: dict[str, str] = field(default_factory=dict)
     users: str | None = None
+    users_columns: dict[str, str] = field(default_factory=dict)
     kind: Kind = "user_to_item"
     recommendations: str | None = None
     run_id: str | None = None
@@ -102,6 +115,13 @@ def check(config: RecommendJob) -> None:
     require_features(kind, config, config.features, config.text_features)
     check_tables(config)
     require_model(model_store(config, config.model))
+    announce_run_tables(config)
+
+
+def announce_run_tables(config: RecommendJob) -> None:
+    """Prints how the tables are written and read."""
+    tables = run_tables(config)
+    announce_tables(config.interactions, tables.interactions_uri, tables.items, tables.users)
 
 
 def check_tables(config: RecommendJob) -> None:
@@ -111,18 +131,42 @@ def check_tables(config: RecommendJob) -> None:
         InputError: a table is missing or has other columns than declared; or one for SQL readers
             cannot be written.
     """
-    require_interactions(config.interactions, interactions_uri(config))
-    require_table(config.items, "items")
-    require_table(config.users, "users")
-    require_table(config.rules.blocked, "rules.blocked")
+    tables = run_tables(config)
+    require_interactions(config.interactions, tables.interactions_uri)
+    require_table(tables.items, schemas.ITEMS)
+    require_table(tables.users, schemas.USERS)
+    require_table(config.rules.blocked_table, schemas.BLOCKED)
     require_tables(recommendations_store(config), config.publish.tables)
 
 
-def interactions_uri(config: RecommendJob) -> str | None:
-    """The interactions; item-to-item lists of a model that needs none are made without, too."""
-    if config.kind == "item_to_item":
-        return config.resolve_if_exists(config.interactions.path, "interactions.parquet")
-    return config.resolve(config.interactions.path, "interactions.parquet")
+@dataclass(frozen=True)
+class RunTables:
+    """The tables of a run.
+
+    Attributes:
+        interactions_uri: the interactions; None for item-to-item lists without any.
+        items: the items table, or None.
+        users: the users table, or None.
+    """
+
+    interactions_uri: str | None
+    items: InputTable | None
+    users: InputTable | None
+
+
+def run_tables(config: RecommendJob) -> RunTables:
+    """Finds the tables.
+
+    Raises:
+        InputError: the interactions are missing, or there are several tables of one name.
+    """
+    needs_interactions = config.kind == "user_to_item"
+    find = interactions_uri if needs_interactions else find_interactions
+    return RunTables(
+        find(config, config.interactions),
+        items_table(config, config.items, config.items_columns),
+        users_table(config, config.users, config.users_columns),
+    )
 
 
 def scoring_inputs(config: RecommendJob) -> ScoringInputs:
@@ -131,13 +175,14 @@ def scoring_inputs(config: RecommendJob) -> ScoringInputs:
     Raises:
         InputError: there is no trained model.
     """
+    tables = run_tables(config)
     return ScoringInputs(
         model=model_store(config, config.model),
         features=Store.at(config.resolve(config.features, "features")),
         interactions=config.interactions,
-        interactions_uri=interactions_uri(config),
-        items_uri=config.resolve_if_exists(config.items, "items.parquet"),
-        users_uri=config.resolve_if_exists(config.users, "users.parquet"),
+        interactions_uri=tables.interactions_uri,
+        items_table=tables.items,
+        users_table=tables.users,
         rules=config.rules,
         text_features=Store.at(config.resolve(config.text_features, "text_features")),
     )

@@ -24,9 +24,17 @@ from visrec.models import MODELS
 from visrec.models.artifact import LATEST, MANIFEST, Artifact, load_artifact
 from visrec.models.provenance import DataProvenance
 from visrec.paths import require_folder_name
-from visrec.pipelines.input_checks import require_features, require_interactions, require_table
+from visrec.pipelines.input_checks import (
+    announce_tables,
+    require_features,
+    require_interactions,
+    require_table,
+)
+from visrec.pipelines.job_tables import find_interactions, interactions_uri, items_table
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import schemas
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, require_examples
@@ -46,7 +54,8 @@ class TrainKeys:
             recommended.
         interactions: which users took which items; visrank and random do not need any.
         items: items table, with categories for models that use them and artists for guidelines
-            that use them; by default items.parquet in the workspace.
+            that use them; by default items.* in the workspace.
+        items_columns: its columns that have other names in the files, such as {item_id: sku}.
         model_id: name of the model; by default the name of its kind and a digest of data and
             settings, so that the same command continues with the same model.
         model: the model to train; its other keys are those of the model itself.
@@ -61,6 +70,7 @@ class TrainKeys:
     item_features: ItemFeatures = "pictures"
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     items: str | None = None
+    items_columns: dict[str, str] = field(default_factory=dict)
     model_id: str | None = None
     model: ModelChoice = field(default_factory=ModelChoice)
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -89,12 +99,13 @@ def check(config: TrainJob) -> None:
     """
     require_features(config.item_features, config, config.features, config.text_features)
     check_tables(config)
+    announce_tables(config.interactions, training_interactions(config), _items_table(config))
 
 
 def check_tables(config: TrainJob) -> None:
     """Checks the tables alone, because a night makes the features before it trains."""
-    require_interactions(config.interactions, interactions_uri(config))
-    require_table(_items_uri(config), "items")
+    require_interactions(config.interactions, training_interactions(config))
+    require_table(_items_table(config), schemas.ITEMS)
 
 
 def main(config: TrainJob, summary: Summary) -> None:
@@ -244,8 +255,8 @@ def training_inputs(config: TrainJob, features: Store) -> TrainingInputs:
     return TrainingInputs(
         features=features,
         interactions=config.interactions,
-        interactions_uri=interactions_uri(config),
-        items_uri=_items_uri(config),
+        interactions_uri=training_interactions(config),
+        items_table=_items_table(config),
         split=config.split,
         traits=MODELS[config.model.name].traits,
         sampling=config.sampling if _trains_on_triples(config) else None,
@@ -258,18 +269,18 @@ def training_recipe(config: TrainJob) -> TrainingRecipe:
     return TrainingRecipe(config.model.name, config.model.config, config.train, config.sampling)
 
 
-def interactions_uri(config: TrainJob) -> str | None:
+def training_interactions(config: TrainJob) -> str | None:
     """Where the interactions are; None without any, for a model that does not need them."""
     if MODELS[config.model.name].traits.requires_interactions:
-        return config.resolve(config.interactions.path, "interactions.parquet")
-    return config.resolve_if_exists(config.interactions.path, "interactions.parquet")
+        return interactions_uri(config, config.interactions)
+    return find_interactions(config, config.interactions)
 
 
 def _trains_on_triples(config: TrainJob) -> bool:
     return MODELS[config.model.name].trains_on not in ("nothing", "users")
 
 
-def _items_uri(config: TrainJob) -> str | None:
+def _items_table(config: TrainJob) -> InputTable | None:
     """Where the items table is; None where neither the model nor a guideline uses it.
 
     Raises:
@@ -278,14 +289,14 @@ def _items_uri(config: TrainJob) -> str | None:
     is_required = MODELS[config.model.name].traits.requires_categories
     if not is_required and not (_trains_on_triples(config) and config.sampling.artist_conditions):
         return None
-    uri = config.resolve_if_exists(config.items, "items.parquet")
-    if uri is None and is_required:
+    table = items_table(config, config.items, config.items_columns)
+    if table is None and is_required:
         raise InputError(
             f"{config.model.name} needs each item's category, and found no items table at "
-            f"{config.resolve(None, 'items.parquet')}; expected one with item_id and category. "
+            f"{config.resolve(None, 'items.*')}; expected one with item_id and category. "
             "Name one with --items, or choose another --model.name."
         )
-    return uri
+    return table
 
 
 def _fit(config: TrainJob, summary: Summary, task: TrainTask, run: str) -> None:

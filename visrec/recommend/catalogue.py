@@ -13,6 +13,7 @@ from visrec.ids import index_in
 from visrec.models.artifact import Artifact
 from visrec.models.base import Catalogue
 from visrec.sources.items import category_codes, read_items
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 
 
@@ -33,14 +34,17 @@ def feature_tables(
 
 
 def load_catalogue(
-    artifact: Artifact, features: Store, items_uri: str | None, text_features: Store | None = None
+    artifact: Artifact,
+    features: Store,
+    items_table: InputTable | None,
+    text_features: Store | None = None,
 ) -> tuple[pa.LargeStringArray, Catalogue]:
     """Loads all items that have features now.
 
     Args:
         artifact: the model.
         features: the features directory of the pictures.
-        items_uri: the items table, for a model that needs categories.
+        items_table: the items table, for a model that needs categories.
         text_features: the features directory of the texts, for a model that takes them.
 
     Raises:
@@ -55,7 +59,9 @@ def load_catalogue(
     loaded = load_item_features(tables, mean_text_T)
     item_ids, category_N = loaded.item_ids, None
     if artifact.model.traits.requires_categories:
-        category_N = category_codes(read_items(items_uri, item_ids).category_N, artifact.categories)
+        category_N = category_codes(
+            read_items(items_table, item_ids).category_N, artifact.categories
+        )
     trained_N = index_in(item_ids, artifact.item_ids)
     return item_ids, Catalogue(loaded.feature_ND, trained_N, category_N, loaded.look_dim)
 

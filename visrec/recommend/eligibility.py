@@ -36,12 +36,11 @@ def recommendable_mask(
                 "column; expected one. Name it with --items, or leave --rules.min_stock out."
             )
         recommendable_N = recommendable_N & ~(items.stock_N < rules.min_stock)
-    if rules.blocked is not None:
-        for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
-            if "user_id" in batch.column_names:
-                batch = batch.filter(pc.is_null(batch["user_id"]))
-            is_blocked = is_in(item_ids, batch["item_id"])
-            recommendable_N = recommendable_N & ~is_blocked.to_numpy(zero_copy_only=False)
+    for batch in _read_blocked(rules):
+        if "user_id" in batch.column_names:
+            batch = batch.filter(pc.is_null(batch["user_id"]))
+        is_blocked = is_in(item_ids, batch["item_id"])
+        recommendable_N = recommendable_N & ~is_blocked.to_numpy(zero_copy_only=False)
     if not recommendable_N.any():
         raise InputError(
             f"None of the {int(items.available_N.sum())} available items is in stock and not "
@@ -52,10 +51,15 @@ def recommendable_mask(
 
 def blocked_pairs(rules: RulesConfig) -> Iterator[pa.Table]:
     """The rows of the block list that name a user, one batch at a time."""
-    if rules.blocked is not None:
-        for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
-            if "user_id" in batch.column_names:
-                yield batch
+    for batch in _read_blocked(rules):
+        if "user_id" in batch.column_names:
+            yield batch
+
+
+def _read_blocked(rules: RulesConfig) -> Iterator[pa.Table]:
+    """The block list, one batch at a time; nothing without one."""
+    if rules.blocked_table is not None:
+        yield from read_batches(rules.blocked_table, schemas.BLOCKED)
 
 
 def items_by_user(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) -> Jagged:
@@ -80,7 +84,7 @@ def unused_block_warning(
         return None
     rows = unused = 0
     unknown_item = unknown_user = pa.array([], TEXT)
-    for batch in read_batches(rules.blocked, schemas.BLOCKED, "rules.blocked"):
+    for batch in _read_blocked(rules):
         rows += len(batch)
         no_item_V = index_in(batch["item_id"], item_ids) < 0
         no_user_V = np.zeros(len(batch), bool)

@@ -34,6 +34,7 @@ from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.interactions import InteractionsConfig, read_disliked
 from visrec.sources.items import artist_codes, read_item_groups, read_items
 from visrec.storage import schemas
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.storage.tables import load_table
 
@@ -47,8 +48,8 @@ class ScoringInputs:
         features: the features directory.
         interactions: which interactions count.
         interactions_uri: where they are; None for item-to-item lists without interactions.
-        items_uri: the items table, or None.
-        users_uri: the users table, or None.
+        items_table: the items table, or None.
+        users_table: the users table, or None.
         rules: what a list may hold.
         text_features: the features directory of the texts, for a model that takes them.
     """
@@ -57,8 +58,8 @@ class ScoringInputs:
     features: Store
     interactions: InteractionsConfig
     interactions_uri: str | None
-    items_uri: str | None
-    users_uri: str | None
+    items_table: InputTable | None
+    users_table: InputTable | None
     rules: RulesConfig = field(default_factory=RulesConfig)
     text_features: Store | None = None
 
@@ -156,10 +157,10 @@ def prepare_scoring(
     """
     artifact = load_artifact(inputs.model)
     item_ids, catalogue = load_catalogue(
-        artifact, inputs.features, inputs.items_uri, inputs.text_features
+        artifact, inputs.features, inputs.items_table, inputs.text_features
     )
     log = _read_log(inputs, artifact, item_ids)
-    items = read_items(inputs.items_uri, item_ids)
+    items = read_items(inputs.items_table, item_ids)
     unseen_N = np.zeros(len(item_ids), bool)
     if not artifact.model.traits.supports_new_items:
         unseen_N = catalogue.trained_N < 0
@@ -206,8 +207,8 @@ def _read_log(
 ) -> InteractionLog:
     """The interactions, and every user of the interactions or of the users table."""
     extra_users = None
-    if inputs.users_uri:
-        extra_users = id_array(load_table(inputs.users_uri, schemas.USERS, "users")["user_id"])
+    if inputs.users_table:
+        extra_users = id_array(load_table(inputs.users_table, schemas.USERS)["user_id"])
     inputs.interactions.require_min_rating(
         artifact.provenance.data.interactions.min_rating, f"the model {artifact.model_id}"
     )
@@ -303,12 +304,12 @@ def _build_rules(
     """The rules between the entries of a list, None without any; and the groups of `rules.cap`."""
     config, group_N, code_N, same_N = inputs.rules, None, None, None
     if config.cap is not None:
-        if inputs.items_uri is None:
+        if inputs.items_table is None:
             raise InputError(
                 f"Found --rules.cap {config.cap} and no items table; expected one with the column "
                 f"{config.cap_by} (--rules.cap_by). Name it with --items."
             )
-        group_N = read_item_groups(inputs.items_uri, config.cap_by, item_ids)
+        group_N = read_item_groups(inputs.items_table, config.cap_by, item_ids)
         code_N = artist_codes(group_N)
     if config.near_duplicate is not None:
         same_N = near_duplicate_groups(catalogue.look_NP, available_N, config.near_duplicate)

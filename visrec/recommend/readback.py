@@ -19,6 +19,7 @@ from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.rescore import Rescorer
 from visrec.retrieval.similar import Kind
 from visrec.storage import schemas
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.storage.tables import read_batches
 
@@ -152,11 +153,13 @@ def _read_last_lists(
     return read_lists(pa.concat_tables(tables), kind), unusable
 
 
-def count_items_without_feature(items_uri: str | None, item_ids: pa.Array) -> tuple[int, int]:
+def count_items_without_feature(
+    items_table: InputTable | None, item_ids: pa.Array
+) -> tuple[int, int]:
     """How many items the items table calls available, and how many of them have no feature."""
     available = missing = 0
-    if items_uri is not None:
-        for batch in read_batches(items_uri, schemas.ITEMS, "items"):
+    if items_table is not None:
+        for batch in read_batches(items_table, schemas.ITEMS):
             if "available" in batch.column_names:
                 batch = batch.filter(pc.fill_null(batch["available"], True))
             available += len(batch)

@@ -16,6 +16,7 @@ from visrec.recommend.inputs import ScoringData
 from visrec.recommend.popular import popularity_list_counts
 from visrec.recommend.readback import count_items_without_feature
 from visrec.recommend.run_inputs import RunSource
+from visrec.storage.input_table import InputTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class GateInputs:
 
     Attributes:
         source: the model and the inputs of the run.
-        items_uri: the items table, or None.
+        items_table: the items table, or None.
         last: the publication to compare with, or None.
         evaluation: the content of the evaluation's metrics.json, or None; of any type, because
             gates read it as JSON.
@@ -33,7 +34,7 @@ class GateInputs:
     """
 
     source: RunSource
-    items_uri: str | None
+    items_table: InputTable | None
     last: RunManifest | None
     evaluation: Mapping[str, Any] | None
     thresholds: GatesConfig
@@ -72,7 +73,7 @@ def evaluate_gates(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -
         popular_N=popularity_list_counts(data, run_inputs.k),
         personalized=inputs.source.personalized,
         interactions=(len(data.profiles.values) + dropped, dropped),
-        items=count_items_without_feature(inputs.items_uri, data.item_ids),
+        items=count_items_without_feature(inputs.items_table, data.item_ids),
         model_digest=run_inputs.model,
         model_name=inputs.source.model_name,
         tables=[name for name in ("items", "users") if getattr(run_inputs, name)],

@@ -11,7 +11,7 @@ from visrec.recommend.catalogue import feature_tables
 from visrec.recommend.inputs import ScoringInputs
 from visrec.retrieval.similar import Kind
 from visrec.sources.interactions import digest_interactions
-from visrec.storage.tables import digest_files
+from visrec.storage.tables import digest_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,8 @@ def read_run_source(inputs: ScoringInputs, settings: ListSettings) -> RunSource:
         model=artifact.digest,
         features=read_manifest(tables.catalogue).digest,
         interactions=interactions_digest,
-        items=digest_files(inputs.items_uri, "items") if inputs.items_uri else None,
-        users=digest_files(inputs.users_uri, "users") if inputs.users_uri else None,
+        items=digest_table(inputs.items_table) if inputs.items_table else None,
+        users=digest_table(inputs.users_table) if inputs.users_table else None,
         min_rating=interactions.min_rating,
         as_of=interactions.as_of,
         k=settings.k,
@@ -128,7 +128,7 @@ def read_run_source(inputs: ScoringInputs, settings: ListSettings) -> RunSource:
         layout=settings.layout,
         kind=settings.kind,
         rules={**plain(rules), "blocked": None},
-        blocked=digest_files(rules.blocked, "rules.blocked") if rules.blocked else None,
+        blocked=digest_table(rules.blocked_table) if rules.blocked_table else None,
         text=tables.text_digest,
     )
     return RunSource(

@@ -22,6 +22,7 @@ import numpy.typing as npt
 from visrec.config import COUNTS, check_fields
 from visrec.jagged import Jagged, chunk_rows
 from visrec.retrieval.topk import Search, TopKResult
+from visrec.storage.input_table import InputTable
 
 ENTRIES = 2**21  # candidates and excluded items in memory at once, about 16 bytes each
 Ints = npt.NDArray[np.int64]
@@ -52,6 +53,11 @@ class RulesConfig:
 
     def __post_init__(self) -> None:
         check_fields(self, "rules", min_stock="(-inf, inf)", cap=COUNTS, near_duplicate="(0, 1]")
+
+    @property
+    def blocked_table(self) -> InputTable | None:
+        """The block list as a table."""
+        return InputTable(uri=self.blocked, key="rules.blocked") if self.blocked else None
 
 
 @dataclass(frozen=True)

@@ -35,22 +35,31 @@ def explain_id_mismatch(ids: pa.Array, table: str, other_ids: pa.Array, other_ta
         other_ids: all ids of the other table.
         other_table: name of the other table.
     """
+    text = f"{table} has ids such as {_format_ids(_distinct(ids, _SHOWN))}, and {other_table} such "
+    text += f"as {_format_ids(_distinct(other_ids, _SHOWN))}"
+    difference = find_difference(ids, other_ids)
+    return f"{text}: {difference}." if difference else f"{text}."
+
+
+def find_difference(ids: pa.Array, other_ids: pa.Array) -> str | None:
+    """What keeps ids from being equal to those of another table, in words; None if it is unknown.
+
+    Args:
+        ids: ids of one table that are not in the other.
+        other_ids: ids of the other table.
+    """
     sample, others = _distinct(ids, _SAMPLED), _distinct(other_ids, _MAX_OTHERS)
-    text = f"{table} has ids such as {_format_ids(sample)}, and {other_table} such as "
-    text += _format_ids(others)
     views = suggest_pattern(others, set(sample))
     if views and views.items < views.names:
-        return f"{text}: {_describe_views(views)}."
+        return _describe_views(views)
     normalizers = {**_NORMALIZERS, "case, file extension, folder and zeros": _normalize_all}
     for difference, normalizer in normalizers.items():
         if match := _find_match(sample, others, normalizer):
-            return (
-                f"{text}: some would match without {difference}, as {match[0]!r} and {match[1]!r}."
-            )
+            return f"some would match without {difference}, as {match[0]!r} and {match[1]!r}"
     affix = _common_affix(sample, set(others)) or _common_affix(others[:_SAMPLED], set(sample))
     if affix:
-        return f"{text}: they would match without the {affix}."
-    return f"{text}: {_describe_views(views)}." if views else f"{text}."
+        return f"they would match without the {affix}"
+    return _describe_views(views) if views else None
 
 
 def _describe_views(views: SuggestedPattern) -> str:

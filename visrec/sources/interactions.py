@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,8 +15,9 @@ from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.ids import TEXT
 from visrec.storage import schemas
+from visrec.storage.input_table import InputTable, check_mapping
 from visrec.storage.table_files import list_table_files
-from visrec.storage.tables import digest_files, read_table_file
+from visrec.storage.tables import digest_table, read_table_file
 
 LIKED = "liked"  # column that says which rows count
 # Reasons for which rows are left out.
@@ -31,8 +32,10 @@ class InteractionsConfig:
     """Which interactions are read.
 
     Attributes:
-        path: Parquet or CSV file (or a directory of them) with user_id, item_id and timestamp;
-            by default interactions.parquet of the workspace.
+        path: Parquet, CSV, TSV or JSON lines (a file, also compressed, or a directory) with
+            user_id, item_id and timestamp; by default interactions.* of the workspace.
+        columns: the columns that have other names in the files, such as {user_id: customer_email,
+            item_id: sku, timestamp: ordered_at}.
         min_rating: rows with a lower rating do not count, because the user did not like the item.
             Needs a rating column, and the same value for training, evaluation and lists. Items
             rated lower are not recommended to that user.
@@ -43,15 +46,26 @@ class InteractionsConfig:
     """
 
     path: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
     min_rating: float | None = None
     as_of: str | None = None
     max_incomplete: float = 0.2
 
     def __post_init__(self) -> None:
         check_fields(self, "interactions", min_rating="(-inf, inf)", max_incomplete="[0, 1]")
+        check_mapping(self.columns, schemas.INTERACTIONS, "interactions.columns")
         cutoff_timestamp = self.cutoff_timestamp()
         if cutoff_timestamp is not None:
             require_past(cutoff_timestamp, "interactions.as_of", self.as_of)
+
+    def table(self, uri: str) -> InputTable:
+        """The interactions at a location, with the names of their columns."""
+        return InputTable(
+            uri=uri,
+            key="interactions.path",
+            columns=self.columns,
+            columns_key="interactions.columns",
+        )
 
     def cutoff_timestamp(self) -> int | None:
         """`as_of` in seconds since 1970; None without a cutoff.
@@ -160,7 +174,7 @@ def read_until_cutoff(
             item or a timestamp.
     """
     incomplete = _IncompleteRows(config, uri)
-    for where, batch in _batches(uri):
+    for where, batch in _batches(config.table(uri)):
         past = _before_cutoff(batch, config.cutoff_timestamp(), left_out)
         incomplete.add(batch.filter(pc.is_null(batch["timestamp"])), past)
         has_user = pc.is_valid(past["user_id"])
@@ -180,8 +194,8 @@ def read_until_cutoff(
     incomplete.require_few()
 
 
-def _batches(uri: str) -> Iterator[tuple[str, pa.Table]]:
-    for file in list_table_files(uri, "interactions.path"):
+def _batches(table: InputTable) -> Iterator[tuple[str, pa.Table]]:
+    for file in list_table_files(table):
         for batch in read_table_file(file, schemas.INTERACTIONS):
             yield file.where, batch
 
@@ -244,7 +258,7 @@ def digest_interactions(config: InteractionsConfig, uri: str) -> str:
     restarted or filled in later is the same night.
     """
     if config.as_of is None:
-        return digest_files(uri, "interactions.path")
+        return digest_table(config.table(uri))
     digest, names = hashlib.sha256(), None
     for batch in read_interactions(config, uri):
         if len(batch) and batch.column_names != names:

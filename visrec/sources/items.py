@@ -12,6 +12,7 @@ from visrec.errors import InputError
 from visrec.ids import TEXT, index_in
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.storage import schemas
+from visrec.storage.input_table import InputTable
 from visrec.storage.tables import load_table
 
 
@@ -32,20 +33,20 @@ class Items:
     stock_N: npt.NDArray[np.float64] | None = None
 
 
-def read_items(uri: str | None, item_ids: pa.Array) -> Items:
+def read_items(table: InputTable | None, item_ids: pa.Array) -> Items:
     """The items table for these items; without a table all are available.
 
     Args:
-        uri: location of the table, None without one.
+        table: where it is, None without one.
         item_ids: (N,) ids of the catalogue.
 
     Raises:
         InputError: the table cannot be read, names an item twice, or no item is available.
     """
     null_N = pa.nulls(len(item_ids), TEXT)
-    if uri is None:
+    if table is None:
         return Items(np.ones(len(item_ids), bool), null_N, null_N)
-    columns = _read_columns(uri, schemas.ITEMS, item_ids)
+    columns = _read_columns(table, schemas.ITEMS, item_ids)
     available, category, artist, stock = (
         columns.get(name) for name in ("available", "category", "artist_id", "stock")
     )
@@ -54,8 +55,8 @@ def read_items(uri: str | None, item_ids: pa.Array) -> Items:
         available_N = pc.fill_null(available, True).to_numpy(zero_copy_only=False)
     if not available_N.any():
         raise InputError(
-            f"None of the {len(item_ids)} items is available in {uri} (--items).",
-            path=uri,
+            f"None of the {len(item_ids)} items is available in {table.uri} (--items).",
+            path=table.uri,
             key="items",
         )
     return Items(
@@ -66,43 +67,44 @@ def read_items(uri: str | None, item_ids: pa.Array) -> Items:
     )
 
 
-def read_item_groups(uri: str, column: str, item_ids: pa.Array) -> pa.LargeStringArray:
+def read_item_groups(table: InputTable, column: str, item_ids: pa.Array) -> pa.LargeStringArray:
     """(N,) the value of one column of the items table for each item, null for none.
 
     Raises:
         InputError: the table has no such column, or its type is not that of ids.
     """
-    columns = _read_columns(uri, (schemas.ITEMS[0], schemas.label_column(column)), item_ids)
+    columns = _read_columns(table, (schemas.ITEMS[0], schemas.label_column(column)), item_ids)
     if column not in columns:
         raise InputError(
-            f"{uri} (--items) has no column {column}; expected the one that --rules.cap_by names.",
-            path=uri,
+            f"{table.uri} (--items) has no column {column}; expected the one that --rules.cap_by "
+            "names.",
+            path=table.uri,
             key="items",
         )
     return columns[column]
 
 
 def _read_columns(
-    uri: str, columns: Sequence[schemas.Column], item_ids: pa.Array
+    table: InputTable, columns: Sequence[schemas.Column], item_ids: pa.Array
 ) -> dict[str, pa.Array]:
     """The declared columns that the items table has, each with one value per item.
 
     Raises:
         InputError: the table cannot be read, names an item twice, or has none of these items.
     """
-    table = load_table(uri, columns, "items")
-    require_one_row_per_item(table["item_id"], uri)
-    row_N = index_in(item_ids, table["item_id"])
+    items, uri = load_table(table, columns), table.uri
+    require_one_row_per_item(items["item_id"], uri)
+    row_N = index_in(item_ids, items["item_id"])
     if not (row_N >= 0).any():
         raise InputError(
-            f"None of the {table.num_rows:,} items of {uri} (--items) has a feature; expected the "
+            f"None of the {items.num_rows:,} items of {uri} (--items) has a feature; expected the "
             "same item ids in --items and --features. "
-            f"{explain_id_mismatch(table['item_id'], 'The first', item_ids, 'the second')}",
+            f"{explain_id_mismatch(items['item_id'], 'The first', item_ids, 'the second')}",
             path=uri,
             key="items",
         )
     rows = pa.array(row_N, mask=row_N < 0)
-    return {name: table[name].combine_chunks().take(rows) for name in table.column_names}
+    return {name: items[name].combine_chunks().take(rows) for name in items.column_names}
 
 
 def require_one_row_per_item(item_ids: pa.ChunkedArray, uri: str) -> None:

@@ -8,28 +8,29 @@ import pyarrow.compute as pc
 from visrec.errors import SchemaError
 from visrec.ids import TEXT
 from visrec.storage import schemas
+from visrec.storage.input_table import InputTable
 from visrec.storage.tables import read_batches
 
 
-def read_texts(uri: str) -> Iterator[pa.Table]:
+def read_texts(table: InputTable) -> Iterator[pa.Table]:
     """The columns `item_id` and `text` of an items table, one batch at a time.
 
     A text is the title and the description, on a line each; null for an item with neither.
 
     Args:
-        uri: location of the table.
+        table: where it is.
 
     Raises:
         InputError: the table cannot be read.
         SchemaError: it has neither a title nor a description column.
     """
-    for batch in read_batches(uri, schemas.TEXTS, "items"):
+    for batch in read_batches(table, schemas.TEXTS):
         present = [name for name in ("title", "description") if name in batch.column_names]
         if not present:
             raise SchemaError(
-                f"{uri} (--items) has neither a column title nor a column description; expected "
-                "one of them to embed as text. Add it, or leave --text.model out.",
-                path=uri,
+                f"{table.uri} (--items) has neither a column title nor a column description; "
+                "expected one of them to embed as text. Add it, or leave --text.model out.",
+                path=table.uri,
                 key="items",
                 column="title",
             )

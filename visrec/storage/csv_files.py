@@ -1,8 +1,9 @@
-"""CSV files of any writer: their encoding, compression, delimiter and header are detected."""
+"""CSV files of any writer: their encoding, delimiter and header are detected."""
 
 import csv
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -11,12 +12,40 @@ from visrec.errors import InputError
 from visrec.ids import TEXT
 from visrec.storage.schemas import Column
 from visrec.storage.table_files import TableFile
+from visrec.storage.text_encoding import Encoding, detect_encoding
 
 _HEADER_BYTES = 1 << 16  # in which the header must end
 _BLOCK_BYTES = 4 << 20  # read at a time; no row may be longer
+_SAMPLE_LINES = 100  # that decide about the delimiter
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[,;]*', re.IGNORECASE)  # which Excel writes and reads
 _NULLS = ["", "NULL", "null", "\\N"]  # as SQL clients and Hive write it, without quotes
-_CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
+_EXPECTED = "CSV in UTF-8. Rename a Parquet file to .parquet and a compressed CSV file to .csv.gz."
+
+
+@dataclass(frozen=True)
+class CsvDialect:
+    """How a CSV file is written.
+
+    Attributes:
+        encoding: of its text.
+        delimiter: between two fields.
+        names: of its columns.
+        header_lines: lines before the first row.
+        has_rows: whether anything follows the header.
+    """
+
+    encoding: Encoding
+    delimiter: str
+    names: Sequence[str]
+    header_lines: int
+    has_rows: bool
+
+    def __str__(self) -> str:
+        delimiter = _DELIMITERS.get(self.delimiter, repr(self.delimiter))
+        columns = f" with {delimiter}" if len(self.names) > 1 else ""
+        return f"CSV{columns}, {self.encoding.label}"
 
 
 def read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
@@ -24,25 +53,19 @@ def read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBa
 
     Raises:
         InputError: the file is empty, is not text, or is damaged.
-        SchemaError: as `check_columns`.
+        SchemaError: as `TableFile.select_columns`.
     """
-    codec = _CODECS.get(file.name.rpartition(".")[2].lower())  # pyarrow knows lower case only
-    with file.open_input_stream(codec) as stream:
-        head = stream.read(_HEADER_BYTES)
-    encoding = _detect_encoding(head, file.where)
-    lines = _LINE_END.split(head.decode(encoding, "replace").lstrip("\ufeff"))
-    header_line = next((number for number, line in enumerate(lines) if line.strip()), 0)
-    names, delimiter = _parse_header(lines[header_line], columns)
-    present = file.select_columns(pa.schema([(name, TEXT) for name in names]), columns)
-    if header_line == len(lines) - 1 and len(head) < _HEADER_BYTES:
-        return  # no rows
+    dialect = detect_dialect(file, columns)
+    present = file.select_columns(pa.schema([(name, TEXT) for name in dialect.names]), columns)
+    if not dialect.has_rows:
+        return
     read = pacsv.ReadOptions(
-        encoding=encoding,
-        column_names=names,
-        skip_rows=header_line + 1,
+        encoding=dialect.encoding.name,
+        column_names=dialect.names,
+        skip_rows=dialect.header_lines,
         block_size=_BLOCK_BYTES,
     )
-    parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    parse = pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True)
     convert = pacsv.ConvertOptions(
         column_types=dict.fromkeys(present, TEXT),
         include_columns=present,
@@ -51,38 +74,55 @@ def read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBa
         quoted_strings_can_be_null=False,
     )
     with (
-        file.open_input_stream(codec) as stream,
+        file.open_input_stream() as stream,
         pacsv.open_csv(stream, read, parse, convert) as batches,
     ):
         yield from batches
 
 
-def _detect_encoding(head: bytes, where: str) -> str:
-    """The encoding of a CSV file, from its first bytes.
+def detect_dialect(file: TableFile, columns: Sequence[Column]) -> CsvDialect:
+    """How a file is written, from its first lines.
 
     Raises:
         InputError: the file is empty or not text.
     """
+    with file.open_input_stream() as stream:
+        head = stream.read(_HEADER_BYTES)
     if not head:
-        raise InputError(f"{where} is empty; expected at least a header.")
-    if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return "utf-16"
-    if b"\0" in head or head.startswith((b"PAR1", b"\x1f\x8b", b"PK\x03\x04")):
-        raise InputError(
-            f"{where} cannot be read as a table: it starts with {head[:24]!r}, which is not text; "
-            "expected CSV in UTF-8. Rename a Parquet file to .parquet and a compressed CSV file to "
-            ".csv.gz."
-        )
-    return "utf8"
+        raise InputError(f"{file.where} is empty; expected at least a header.")
+    encoding = detect_encoding(head, file.where, _EXPECTED)
+    lines = _LINE_END.split(encoding.decode(head))
+    is_whole = len(head) < _HEADER_BYTES
+    header = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    separator = _SEPARATOR_LINE.fullmatch(lines[header].strip(" "))
+    if separator and header + 1 < len(lines):
+        header += 1
+    last = len(lines) if is_whole else max(len(lines) - 1, header + 1)  # which may be cut
+    sample = lines[header : min(last, header + _SAMPLE_LINES)]
+    declared = {file.table.stored_name(column.name) for column in columns}
+    delimiter = separator[1] if separator else _detect_delimiter(sample, declared)
+    return CsvDialect(
+        encoding=encoding,
+        delimiter=delimiter,
+        names=_header_names(lines[header], delimiter),
+        header_lines=header + 1,
+        has_rows=not is_whole or header + 1 < len(lines),
+    )
 
 
-def _parse_header(line: str, columns: Sequence[Column]) -> tuple[list[str], str]:
-    """The column names of a CSV file and the delimiter, which is the one that yields most of the
-    declared columns."""
-    declared = {column.name for column in columns}
-    names_by_delimiter = {}
-    for delimiter in ",;\t|":
-        fields = next(csv.reader([line], delimiter=delimiter), [])
-        names_by_delimiter[delimiter] = [field.strip() for field in fields]
-    best = max(names_by_delimiter, key=lambda each: len(declared & {*names_by_delimiter[each]}))
-    return names_by_delimiter[best], best
+def _header_names(line: str, delimiter: str) -> list[str]:
+    fields = next(csv.reader([line], delimiter=delimiter), [])
+    return [field.strip() for field in fields]
+
+
+def _detect_delimiter(lines: Sequence[str], declared: set[str]) -> str:
+    """The delimiter that yields most of the declared columns; if their names are unknown, the one
+    that cuts all lines into the same number of fields, the larger number the better."""
+    return max(_DELIMITERS, key=lambda delimiter: _fitness(lines, delimiter, declared))
+
+
+def _fitness(lines: Sequence[str], delimiter: str, declared: set[str]) -> tuple[int, float, int]:
+    names = _header_names(lines[0], delimiter)
+    rows = [row for row in csv.reader(lines[1:], delimiter=delimiter) if row]
+    same = sum(len(row) == len(names) for row in rows) / len(rows) if rows else 1.0
+    return len(declared & {*names}), same if len(names) > 1 else 0.0, len(names)

@@ -92,6 +92,8 @@ class LocalBackend:
                 if not _is_folder(entry):
                     if name.startswith(prefix) and (info := _file_info(name, entry)):
                         yield info
+                elif not f"{name}/".startswith(prefix):
+                    continue
                 elif not entry.is_symlink() or (follow_links and _enter_link(entry, entered)):
                     subfolders.append(name)
             folders += reversed(subfolders)

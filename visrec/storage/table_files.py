@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -16,10 +17,21 @@ import pyarrow as pa
 from visrec.errors import InputError
 from visrec.ids import TEXT
 from visrec.paths import escape_non_utf8
-from visrec.storage.schemas import Column, check_columns
+from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import Column
 from visrec.storage.store import Store, file_at
 
-_TABLE_NAME = re.compile(r"\.(parquet|csv(\.(gz|bz2|zst|lz4))?)$", re.IGNORECASE)
+Format = Literal["parquet", "csv", "jsonl"]
+_TABLE_NAME = re.compile(
+    r"\.((?P<binary>parquet)|(?P<text>csv|tsv|jsonl|ndjson)(\.(?P<codec>gz|bz2|zst|lz4))?)$",
+    re.IGNORECASE,
+)
+_FORMATS: dict[str, Format] = {"parquet": "parquet", "jsonl": "jsonl", "ndjson": "jsonl"}
+_CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}  # pyarrow's names
+EXPECTED_FILES = (
+    ".parquet, .csv, .tsv or .jsonl file (the last three also .gz, .bz2, .zst, .lz4), or a "
+    "directory of them"
+)
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 # Table formats by the files of their logs, and tools that write their rows as plain Parquet.
 _TABLE_FORMATS = {
@@ -62,20 +74,34 @@ class TableFile:
     """One file of a table.
 
     Attributes:
+        table: which it belongs to.
         store: contains the file.
         name: of the file in the store.
-        where: its location and the key that names it, for errors.
         partition_values: values of the columns that the folders above it name.
     """
 
+    table: InputTable
     store: Store
     name: str
-    where: str
     partition_values: Mapping[str, str | None]
 
     @property
-    def is_parquet(self) -> bool:
-        return self.name.lower().endswith(".parquet")
+    def where(self) -> str:
+        """Its location and the key that names it, for errors."""
+        return f"{self.store.uri(self.name)} (--{self.table.key})"
+
+    @property
+    def format(self) -> Format:
+        """The format by the name; TSV is CSV, whose delimiter is detected."""
+        match = _TABLE_NAME.search(self.name)
+        extension = (match["binary"] or match["text"]).lower() if match else ""
+        return _FORMATS.get(extension, "csv")
+
+    @property
+    def codec(self) -> str | None:
+        """pyarrow's name of the compression; None without one, and for Parquet."""
+        match = _TABLE_NAME.search(self.name)
+        return _CODECS[match["codec"].lower()] if match and match["codec"] else None
 
     @contextmanager
     def open_input(self) -> Iterator[pa.NativeFile]:
@@ -89,26 +115,29 @@ class TableFile:
             yield source
 
     @contextmanager
-    def open_input_stream(self, codec: str | None) -> Iterator[pa.NativeFile]:
+    def open_input_stream(self) -> Iterator[pa.NativeFile]:
         """The file, decompressed, to read from start to end; raises as `open_input`."""
-        with self.store.open_input_stream(self.name, codec) as source, table_errors(self.where):
+        stream = self.store.open_input_stream(self.name, self.codec)
+        with stream as source, table_errors(self.where):
             yield source
 
     def select_columns(self, schema: pa.Schema, columns: Sequence[Column]) -> list[str]:
-        """The declared columns to read from the file itself; a partition value replaces its column.
+        """The names, in the file, of the columns to read from it; a partition value replaces its
+        column.
 
         Args:
             schema: of the file.
             columns: the declared columns.
 
         Raises:
-            SchemaError: as `check_columns`.
+            SchemaError: as `InputTable.check_columns`.
         """
         fields = [field for field in schema if field.name not in self.partition_values]
         partitions = ((name, TEXT) for name in self.partition_values)
-        check_columns(pa.schema([*fields, *partitions]), columns, self.where)
+        self.table.check_columns(pa.schema([*fields, *partitions]), columns, self.where)
         names = {field.name for field in fields}
-        return [column.name for column in columns if column.name in names]
+        stored = dict.fromkeys(self.table.stored_name(column.name) for column in columns)
+        return [name for name in stored if name in names]
 
 
 def is_table_name(uri: str) -> bool:
@@ -117,7 +146,7 @@ def is_table_name(uri: str) -> bool:
 
 
 def find_table_files(uri: str, key: str) -> tuple[Store, list[str]]:
-    """The files at a location: the file itself, or the Parquet and CSV files below it.
+    """The files at a location: the file itself, or the files of tables below it.
 
     Returns:
         Their store and their names, sorted.
@@ -134,15 +163,9 @@ def find_table_files(uri: str, key: str) -> tuple[Store, list[str]]:
     _refuse_table_formats(store, all_names, key)
     for ancestor in _ancestors(store):
         _refuse_table_formats(ancestor, _log_files(ancestor), key)
-    names = [name for name in all_names if _TABLE_NAME.search(name) and not _is_ignored(name)]
+    names = [name for name in all_names if is_table_name(name) and not _is_ignored(name)]
     if not names:
-        others = f", only {', '.join(sorted(all_names)[:3])}" if all_names else ""
-        raise InputError(
-            f"Found no table at {uri}{others}; expected a .parquet or .csv file (.csv.gz, .bz2, "
-            f".zst, .lz4), or a directory of them. Change --{key}.",
-            path=uri,
-            key=key,
-        )
+        raise _no_table(store, uri, all_names, key)
     for name in names:
         if escape_non_utf8(name) != name:
             path = escape_non_utf8(store.uri(name))
@@ -154,15 +177,32 @@ def find_table_files(uri: str, key: str) -> tuple[Store, list[str]]:
     return store, sorted(names)
 
 
-def list_table_files(uri: str, key: str) -> Iterator[TableFile]:
+def _no_table(store: Store, uri: str, others: Sequence[str], key: str) -> InputError:
+    above = store.parent
+    if above is not None and above.exists(store.name):
+        return InputError(
+            f"{uri} (--{key}) is no table by its name; expected a {EXPECTED_FILES}. Rename it if "
+            "its content is one of these, or convert it: a spreadsheet is saved as CSV (UTF-8).",
+            path=uri,
+            key=key,
+        )
+    found = f", only {', '.join(sorted(others)[:3])}" if others else ""
+    return InputError(
+        f"Found no table at {uri}{found}; expected a {EXPECTED_FILES}. Change --{key}.",
+        path=uri,
+        key=key,
+    )
+
+
+def list_table_files(table: InputTable) -> Iterator[TableFile]:
     """The files of a table, sorted by name.
 
     Raises:
         InputError: as `find_table_files`.
     """
-    store, names = find_table_files(uri, key)
+    store, names = find_table_files(table.uri, table.key)
     for name in names:
-        yield TableFile(store, name, f"{store.uri(name)} (--{key})", _partition_values(name))
+        yield TableFile(table, store, name, _partition_values(name))
 
 
 def _partition_values(name: str) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""Input tables, Parquet or CSV: read as record batches with declared columns, or loaded whole."""
+"""Input tables of any format: read as batches with declared columns, or loaded whole."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,11 @@ import pyarrow.parquet as pq
 
 from visrec.errors import InputError, SchemaError
 from visrec.ids import TEXT
+from visrec.storage.arrow_values import decoded
+from visrec.storage.column_types import TIMESTAMP
 from visrec.storage.csv_files import read_csv
+from visrec.storage.input_table import InputTable
+from visrec.storage.json_files import read_json_lines
 from visrec.storage.schemas import Column, cast_columns, require_no_nulls
 from visrec.storage.store import Store
 from visrec.storage.table_files import (
@@ -19,37 +23,63 @@ from visrec.storage.table_files import (
     list_table_files,
     table_errors,
 )
+from visrec.storage.timestamps import UNIT_NAMES, epoch_unit
 
 _BATCH_ROWS = 1 << 18  # about 20 MB of ids and timestamps
 _READ_BYTES = 8 << 20  # of one column at a time; one row group may be the whole table
 _HASHED_BYTES = 1 << 22  # at a time
 
 
-def read_batches(uri: str, columns: Sequence[Column], key: str) -> Iterator[pa.Table]:
+def read_batches(table: InputTable, columns: Sequence[Column]) -> Iterator[pa.Table]:
     """A table in batches, with the declared columns cast to their declared types.
-
-    Args:
-        uri: a file or a directory.
-        columns: the declared columns.
-        key: the configuration key that names the table, for errors.
 
     Raises:
         InputError: there is no table, or a file cannot be read.
         SchemaError: a required column is missing or has another type.
     """
-    for file in list_table_files(uri, key):
+    for file in list_table_files(table):
         yield from read_table_file(file, columns)
 
 
 def read_table_file(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.Table]:
     """One file of a table, like `read_batches`; rows without any value are dropped."""
     keeps_blank_rows = any(column.nullable for column in columns)  # their reader counts them
+    unit: str | None = None
     with table_errors(file.where):
-        for batch in _stored_batches(file, columns):
+        for batch in stored_batches(file, columns):
             table = cast_columns(batch, columns, file.where)
+            unit = _require_same_unit(batch, columns, unit, file.where)
             table = table if keeps_blank_rows else _drop_blank_rows(table)
             require_no_nulls(table, columns, file.where)
             yield table
+
+
+def _require_same_unit(
+    batch: pa.Table, columns: Sequence[Column], unit: str | None, where: str
+) -> str | None:
+    """Refuses a file whose timestamps change their unit.
+
+    Args:
+        batch: rows with their stored types.
+        columns: the declared columns.
+        unit: of the batches before, None if they have none.
+        where: the file and the key that names its table, for the error.
+
+    Returns:
+        The unit of all batches so far.
+    """
+    for column in columns:
+        if column.column_type is not TIMESTAMP or column.name not in batch.column_names:
+            continue
+        found = epoch_unit(decoded(batch[column.name]))
+        if found and unit and found != unit:
+            raise SchemaError(
+                f"{where}: the column {column.name} has {UNIT_NAMES[unit]} since 1970 in some rows "
+                f"and {UNIT_NAMES[found]} in others; expected one unit in a file.",
+                column=column.name,
+            )
+        unit = unit or found
+    return unit
 
 
 def _drop_blank_rows(table: pa.Table) -> pa.Table:
@@ -62,20 +92,23 @@ def _drop_blank_rows(table: pa.Table) -> pa.Table:
     return table.filter(has_value)
 
 
-def _stored_batches(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.Table]:
+def stored_batches(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.Table]:
     """The declared columns of a file and of the folders above it, with their stored types."""
-    read = _read_parquet if file.is_parquet else read_csv
-    for batch in read(file, columns):
+    stored = {column.name: file.table.stored_name(column.name) for column in columns}
+    for batch in _READERS[file.format](file, columns):
         found = {name: batch.column(name) for name in batch.schema.names}
         for name, value in file.partition_values.items():
             found[name] = pa.repeat(pa.scalar(value, TEXT), batch.num_rows)
-        yield pa.table({c.name: found[c.name] for c in columns if c.name in found})
+        yield pa.table({name: found[old] for name, old in stored.items() if old in found})
 
 
 def _read_parquet(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
     with file.open_input() as source, open_parquet(source, file.where) as parquet:
         present = file.select_columns(parquet.schema_arrow, columns)
         yield from parquet.iter_batches(_BATCH_ROWS, columns=present)
+
+
+_READERS = {"parquet": _read_parquet, "csv": read_csv, "jsonl": read_json_lines}
 
 
 def open_parquet(source: pa.NativeFile, where: str) -> pq.ParquetFile:
@@ -101,28 +134,29 @@ def open_parquet(source: pa.NativeFile, where: str) -> pq.ParquetFile:
     )
 
 
-def load_table(uri: str, columns: Sequence[Column], key: str) -> pa.Table:
+def load_table(table: InputTable, columns: Sequence[Column]) -> pa.Table:
     """A table that fits into memory, such as items and users; arguments as for `read_batches`.
 
     Raises:
         InputError: as `read_batches`, or the table has no rows.
         SchemaError: the files have different columns.
     """
-    tables: list[pa.Table] = []
-    for file in list_table_files(uri, key):
-        for table in read_table_file(file, columns):
-            if tables and table.schema != tables[0].schema:
+    uri, key = table.uri, table.key
+    batches: list[pa.Table] = []
+    for file in list_table_files(table):
+        for batch in read_table_file(file, columns):
+            if batches and batch.schema != batches[0].schema:
                 raise SchemaError(
                     f"The files of {uri} (--{key}) have different columns: "
-                    f"{', '.join(tables[0].column_names)} in the first file, and "
-                    f"{', '.join(table.column_names)} in {file.name}; expected the same in all.",
+                    f"{', '.join(batches[0].column_names)} in the first file, and "
+                    f"{', '.join(batch.column_names)} in {file.name}; expected the same in all.",
                     path=uri,
                     key=key,
                 )
-            tables.append(table)
-    if not any(map(len, tables)):
+            batches.append(batch)
+    if not any(map(len, batches)):
         raise InputError(f"{uri} (--{key}) has no rows; expected at least one.", path=uri, key=key)
-    return pa.concat_tables(tables)
+    return pa.concat_tables(batches)
 
 
 def require_unchanged(before: Mapping[str, object], after: Mapping[str, object]) -> None:
@@ -141,6 +175,11 @@ def require_unchanged(before: Mapping[str, object], after: Mapping[str, object])
             f"The inputs changed while they were read: {', '.join(changed)}. Run the job again "
             "when nothing writes them, so that the recorded digests describe what was read."
         )
+
+
+def digest_table(table: InputTable) -> str:
+    """`digest_files` of a table, which depends on its column mapping as well."""
+    return table.identify(digest_files(table.uri, table.key))
 
 
 def digest_files(uri: str, key: str) -> str:

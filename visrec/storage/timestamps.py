@@ -1,5 +1,9 @@
-"""Timestamps in any format that tables use, parsed to seconds since 1970."""
+"""Timestamps in any format that tables use, parsed to seconds since 1970.
 
+The unit of a number follows from its size: as seconds, milliseconds would lie beyond the year 2100.
+"""
+
+import re
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -20,13 +24,19 @@ from visrec.storage.arrow_values import (
 )
 
 EXPECTED_TIMESTAMP = (
-    "seconds since 1970, a timestamp type, or ISO 8601 such as 2026-11-22T03:00:00Z"
+    "seconds, milliseconds, microseconds or nanoseconds since 1970, a timestamp type, or ISO 8601 "
+    "such as 2026-11-22T03:00:00Z"
 )
 FIRST_TIME = int(datetime(1900, 1, 2, tzinfo=UTC).timestamp())  # 1900-01-01 means "no date"
 LAST_TIME = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 _ZONE = r"(:[0-9]{2})([.,][0-9]+)? ?(Z|z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)$"
 _FRACTION = r"(:[0-9]{2})[.,][0-9]+$"
-_UNITS = {10**3: "milliseconds", 10**6: "microseconds", 10**9: "nanoseconds"}
+_SLASHES = r"^([0-9]{4})/([0-9]{2})/([0-9]{2})"
+_YEAR_LAST = re.compile(r"([0-9]{1,2})[./-]([0-9]{1,2})[./-]([0-9]{4}|[0-9]{2})\b")
+_INTEGER = r"^(?:[0-9]{1,18}|[1-8][0-9]{18})$"  # that fits into 64 bits
+# Units by Arrow's names, with how many of them a second has.
+_UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _FIRST_DATE, _LAST_DATE = 1900_01_01, 2099_12_31  # YYYYMMDD as a number
 
 
@@ -60,18 +70,18 @@ def _seconds_from_instants(times: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _seconds_from_numbers(times: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_integer(times.type):
-        return _require_seconds(times.cast(pa.int64()))
+        return _seconds_from_epoch(times.cast(pa.int64()))
     times = nan_to_null(times.cast(pa.float64()))
     overflows = pc.greater(pc.abs(times), 2.0**62)
     if any_true(overflows):
         raise InvalidValueError(
             f"found {first_where(times, overflows):g}; expected {EXPECTED_TIMESTAMP}"
         )
-    return _require_seconds(pc.floor(times).cast(pa.int64()))
+    return _seconds_from_epoch(pc.floor(times).cast(pa.int64()))
 
 
-def _require_seconds(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Refuses numbers in another unit than seconds, and dates written as numbers."""
+def _seconds_from_epoch(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Seconds from whole numbers of one unit; dates written as numbers are refused."""
     last = pc.max(numbers).as_py()
     for digits, form in ((numbers, "YYYYMMDD"), (pc.divide(numbers, 10**6), "YYYYMMDDhhmmss")):
         if _are_dates(digits):
@@ -79,13 +89,35 @@ def _require_seconds(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
                 f"found only timestamps such as {last}, which are dates written as numbers, "
                 f"{form}; expected {EXPECTED_TIMESTAMP}"
             )
-    if last is not None and last >= LAST_TIME:
-        units = (unit for factor, unit in _UNITS.items() if last // factor < LAST_TIME)
+    unit = _unit_of(last)
+    if unit == "s":
+        return numbers
+    smaller = LAST_TIME * _UNITS[unit] // 1000
+    is_smaller = pc.and_(pc.greater(numbers, 0), pc.less(numbers, smaller))
+    if any_true(is_smaller):
+        first = first_where(numbers, is_smaller)
         raise InvalidValueError(
-            f"found timestamps up to the year {_year(last)}, such as {last}; "
-            f"{next(units, 'nanoseconds')}? Expected {EXPECTED_TIMESTAMP}"
+            f"found the timestamps {first} and {last}, which are {UNIT_NAMES[_unit_of(first)]} and "
+            f"{UNIT_NAMES[unit]} since 1970 (or, in {UNIT_NAMES[_unit_of(first)]}, the year "
+            f"{_year(last // _UNITS[_unit_of(first)])}); expected one unit, and blanks for unknown "
+            "times"
         )
-    return numbers
+    return _seconds_from_instants(numbers.cast(pa.timestamp(unit)))
+
+
+def _unit_of(number: int | None) -> str:
+    """The unit, by Arrow's name, in which a number lies before the year 2100.
+
+    Raises:
+        InvalidValueError: there is none.
+    """
+    for unit, factor in _UNITS.items():
+        if number is None or number < LAST_TIME * factor:
+            return unit
+    raise InvalidValueError(
+        f"found {number}, which lies beyond the year 2100 even in nanoseconds; expected "
+        f"{EXPECTED_TIMESTAMP}"
+    )
 
 
 def _are_dates(numbers: pa.ChunkedArray) -> bool:
@@ -105,11 +137,13 @@ def _seconds_from_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Seconds from numbers and from ISO 8601, which is UTC if it names no time zone."""
     text = values.cast(TEXT)
     # Most columns use one format throughout, which can be parsed five to ten times as fast.
-    if pc.all(pc.match_substring_regex(text, r"^[0-9]{1,18}$")).as_py():
-        return _require_seconds(text.cast(pa.int64()))
+    if pc.all(pc.match_substring_regex(text, _INTEGER)).as_py():
+        return _seconds_from_epoch(text.cast(pa.int64()))
     with suppress(pa.ArrowInvalid):
         return _seconds_from_instants(text.cast(pa.timestamp("us")))
-    text = stripped(values)
+    text = pc.replace_substring_regex(stripped(values), _SLASHES, r"\1-\2-\3")
+    if pc.all(pc.match_substring_regex(text, _INTEGER)).as_py():
+        return _seconds_from_epoch(text.cast(pa.int64()))
     numeric, zone = (pc.match_substring_regex(text, form) for form in (NUMBER_PATTERN, _ZONE))
     number = pc.if_else(numeric, text, None)
     zoned = pc.replace_substring_regex(pc.if_else(zone, text, None), _ZONE, r"\1\3")
@@ -131,10 +165,29 @@ def _parse_iso(text: pa.ChunkedArray, dtype: pa.DataType) -> pa.ChunkedArray:
             try:
                 value.cast(dtype)
             except pa.ArrowInvalid as error:
-                raise InvalidValueError(
-                    f"found {value.as_py()!r}; expected {EXPECTED_TIMESTAMP}"
-                ) from error
+                raise _not_iso(value.as_py()) from error
         raise
+
+
+def _not_iso(text: str) -> InvalidValueError:
+    """What is wrong with a text that is no timestamp, and what to do about it."""
+    match = _YEAR_LAST.match(text)
+    if not match:
+        return InvalidValueError(f"found {text!r}; expected {EXPECTED_TIMESTAMP}")
+    first, second = int(match[1]), int(match[2])
+    if first > 12 or second > 12:
+        order = "day" if first > 12 else "month"
+        found = f"a date with the {order} first, which other values of the column do not show"
+        day_first = str(first > 12)
+    else:
+        found = "which may have the day first or the month first"
+        day_first = "True or False"
+    return InvalidValueError(
+        f"found {text!r}, {found}; expected the year first, as in 2026-11-22 03:00:00. Export the "
+        "column again in that form: in a spreadsheet with the number format yyyy-mm-dd hh:mm:ss, "
+        "in SQL with to_char(column, 'YYYY-MM-DD HH24:MI:SS'), in pandas with "
+        f"pd.to_datetime(column, dayfirst={day_first})"
+    )
 
 
 def _require_plausible(seconds: pa.ChunkedArray) -> None:
@@ -150,3 +203,35 @@ def _require_plausible(seconds: pa.ChunkedArray) -> None:
 
 def _year(seconds: int) -> int:
     return 1970 + int(np.datetime64(seconds, "s").astype("datetime64[Y]").astype(np.int64))
+
+
+def epoch_unit(times: pa.ChunkedArray) -> str | None:
+    """The unit of timestamps that are numbers, or text of digits; None for all others."""
+    if is_text(times.type):
+        for dtype in (pa.int64(), pa.float64()):
+            with suppress(pa.ArrowInvalid):
+                times = times.cast(dtype)
+                break
+    if not (pa.types.is_integer(times.type) or pa.types.is_floating(times.type)):
+        return None
+    last = pc.max(times).as_py()
+    return None if last is None or not np.isfinite(last) or last == 0 else _unit_of(int(last))
+
+
+def describe_timestamps(times: pa.ChunkedArray) -> str:
+    """How timestamps are written, in words."""
+    unit = epoch_unit(stripped(times) if is_text(times.type) else times)
+    if unit is not None:
+        return f"{UNIT_NAMES[unit]} since 1970"
+    if not is_text(times.type):
+        naive = pa.types.is_timestamp(times.type) and times.type.tz is None
+        return f"{times.type}{', read as UTC' if naive else ''}"
+    text = stripped(times).drop_null()
+    kinds = {
+        "numbers": pc.match_substring_regex(text, NUMBER_PATTERN),
+        "ISO 8601 with a time zone": pc.match_substring_regex(text, _ZONE),
+    }
+    found = [kind for kind, mask in kinds.items() if any_true(mask)]
+    if not pc.all(pc.or_(*kinds.values())).as_py():
+        found.append("ISO 8601 without a time zone, read as UTC")
+    return " and ".join(found) or "blank"

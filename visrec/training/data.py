@@ -45,8 +45,9 @@ from visrec.sources.interactions import (
     digest_interactions,
 )
 from visrec.sources.items import Items, artist_codes, category_codes, category_names, read_items
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
-from visrec.storage.tables import digest_files, require_unchanged
+from visrec.storage.tables import digest_table, require_unchanged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class TrainingInputs:
         features: the features directory.
         interactions: which rows of the interactions count.
         interactions_uri: where the interactions are; None for a model that is trained without.
-        items_uri: the items table; None where neither the model nor a guideline reads it.
+        items_table: the items table; None where neither the model nor a guideline reads it.
         split: what is held out.
         traits: what the model requires.
         sampling: how triples are drawn, whose guidelines may require clusters and artists; None for
@@ -69,7 +70,7 @@ class TrainingInputs:
     features: Store
     interactions: InteractionsConfig
     interactions_uri: str | None
-    items_uri: str | None
+    items_table: InputTable | None
     split: SplitConfig
     traits: ModelTraits
     sampling: SamplingConfig | None
@@ -198,8 +199,8 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
         select_held_out(log, part_R, part) for part in (SplitPart.VALIDATION, SplitPart.TEST)
     )
     rating_R = _ratings(log, in_train_R) if inputs.traits.requires_ratings else None
-    items = read_items(inputs.items_uri, item_ids)
-    categories = _categories(items, inputs.items_uri) if inputs.traits.requires_categories else ()
+    items = read_items(inputs.items_table, item_ids)
+    categories = _categories(items, inputs.items_table) if inputs.traits.requires_categories else ()
     clusters, near_identical_N = _clusters_or_groups(inputs, features)
     by_artist = bool(inputs.sampling and inputs.sampling.artist_conditions)
     require_unchanged(digests, _digests(inputs))
@@ -228,12 +229,12 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
 
 
 def _digests(inputs: TrainingInputs) -> dict[str, str | None]:
-    log_uri, items_uri = inputs.interactions_uri, inputs.items_uri
+    log_uri, items_table = inputs.interactions_uri, inputs.items_table
     return {
         "features": read_manifest(inputs.tables.catalogue).digest,
         "text features": inputs.tables.text_digest,
         "interactions": digest_interactions(inputs.interactions, log_uri) if log_uri else None,
-        "items": digest_files(items_uri, "items") if items_uri else None,
+        "items": digest_table(items_table) if items_table else None,
     }
 
 
@@ -295,13 +296,13 @@ def _empty_parts(
     return tuple(dict.fromkeys(explain_empty_part(log, config, part) for part in empty))
 
 
-def _categories(items: Items, items_uri: str | None) -> tuple[str, ...]:
+def _categories(items: Items, items_table: InputTable | None) -> tuple[str, ...]:
     names = category_names(items.category_N)
     if not names:
         raise InputError(
             f"None of the {len(items.category_N)} items with a feature has a category in "
-            f"{items_uri} (--items), and the model needs it; expected a column category with some "
-            "values. Add it, or choose another --model.name."
+            f"{items_table and items_table.uri} (--items), and the model needs it; expected a "
+            "column category with some values. Add it, or choose another --model.name."
         )
     return names
 

@@ -1,0 +1,157 @@
+"""What a check says of planted data, and what it refuses."""
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import CHECKOUT
+from visrec.cli.summary import Summary
+from visrec.errors import InputError
+from visrec.pipelines.check import CheckJob, main
+from visrec.sources.interactions import InteractionsConfig
+
+COLUMNS = {"user_id": "customer_email", "item_id": "sku", "timestamp": "ordered_at"}
+# Users with 1, 2 and 6 baskets; `gone` has no picture.
+BASKETS = {"ann": ["a b"], "bob": ["a", "b gone"], "eve": ["a", "b", "c", "d", "e", "f"]}
+PICTURES = [*"abcdef", "new-1", "new-2"]
+
+
+def orders(baskets: dict[str, list[str]] = BASKETS) -> str:
+    lines = ["order_no;customer_email;sku;ordered_at"]
+    for user, items in baskets.items():
+        for day, basket in enumerate(items, 1):
+            lines += [f"9;{user};{item};2026-11-{day:02} 03:00:00+02:00" for item in basket.split()]
+    return "\n".join([*lines, "9;;a;2026-11-01"]) + "\n"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    (tmp_path / "shop/images").mkdir(parents=True)
+    for item in PICTURES:
+        (tmp_path / f"shop/images/{item}.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "shop/images/readme.txt").write_text("x")
+    with gzip.open(tmp_path / "shop/interactions.csv.gz", "wt") as file:
+        file.write(orders())
+    return tmp_path / "shop"
+
+
+Check = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def check(shop: Path) -> Check:
+    def run(**fields: Any) -> dict[str, Any]:
+        fields = {"interactions": InteractionsConfig(columns=COLUMNS), **fields}
+        summary = Summary("check")
+        main(CheckJob(workspace=str(shop), **fields), summary)
+        assert json.loads(json.dumps(summary.to_dict()))["job"] == "check"
+        assert "verdict" in summary.render()
+        return summary.rows
+
+    return run
+
+
+def test_facts_are_those_of_the_planted_data(check: Check, shop: Path) -> None:
+    rows = check()
+    assert rows["interactions"] == (
+        f"{shop}/interactions.csv.gz: CSV with semicolons, UTF-8, gzip; user_id is customer_email, "
+        "item_id is sku, timestamp is ordered_at; timestamps: ISO 8601 with a time zone and ISO "
+        "8601 without a time zone, read as UTC"
+    )
+    assert rows["rows"] == 12
+    assert rows["rows left out"] == {"without a user_id": 1, "of items without a picture": 1}
+    assert (rows["users"], rows["items"]) == (3, 7)
+    assert rows["period"] == "2026-11-01 01:00 to 2026-11-06 01:00 UTC, 5 days"
+    assert rows["users by baskets"] == {
+        "with 1 basket": 1, "with 2 or more": 2, "with 5 or more": 1,
+    }  # fmt: skip
+    assert rows["pictures"] == f"8 at {shop}/images; not pictures: 1 .txt"
+    assert rows["items without picture"] == {
+        "items of the interactions": 1, "such as": ["gone"],
+    }  # fmt: skip
+    assert rows["pictures never taken"] == {"items": 2, "such as": ["new-1", "new-2"]}
+    assert rows["held out"] == {
+        "test users": 2, "test rows": 2, "validation users": 1, "validation rows": 1,
+        "training rows": 7,
+    }  # fmt: skip
+    assert rows["verdict"] == "ready: a night can run"
+    assert "(an estimate)" in rows["a night takes"]["about"]
+
+
+def test_tables_are_compared_with_the_pictures(check: Check, shop: Path) -> None:
+    (shop / "items.jsonl").write_text(
+        "".join(f'{{"code": "{item}", "available": "y"}}\n' for item in "AbX")
+    )
+    (shop / "users.tsv").write_text("mail\nann\nzoe\n")
+    rows = check(items_columns={"item_id": "code"}, users_columns={"user_id": "mail"})
+    assert rows["rows without picture"]["items of the table"] == 2
+    assert rows["rows without picture"]["hint"] == (
+        "some would match without upper and lower case, as 'A' and 'a'"
+    )
+    assert rows["pictures without row"]["items"] == 7
+    assert rows["available"] == "8 of 8 items with a picture"
+    assert rows["users without rows"] == {"users of the table": 1, "such as": ["zoe"]}
+
+
+def test_several_pictures_of_an_item_are_explained_and_read(check: Check, shop: Path) -> None:
+    for picture in shop.glob("images/*.jpg"):
+        picture.with_name(f"{picture.stem}_1.jpg").write_bytes(b"")
+        picture.rename(picture.with_name(f"{picture.stem}_2.jpg"))
+    with pytest.raises(InputError, match=r"--image_pattern '\{item_id\}_\{view\}'"):
+        check()
+    rows = check(image_pattern="{item_id}_{view}")
+    assert rows["pictures"].startswith("16 of 8 items at")
+    assert rows["rows left out"]["of items without a picture"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: (s / "interactions.parquet").touch(), "Found interactions.csv.gz and inter"),
+        (lambda s: (s / "interactions.csv.gz").rename(s / "orders.csv.gz"), "only orders.csv.gz;"),
+        (lambda s: [p.unlink() for p in s.glob("images/*.jpg")], "Found no picture"),
+        (
+            lambda s: [p.rename(p.with_name(f"0{p.name}")) for p in s.glob("images/*.jpg")],
+            "None of the 7 items of the interactions has a picture; expected the same ids. The "
+            "first has ids such as",
+        ),
+        (lambda s: (s / "items.csv").write_text("item_id\na\na\n"), "one row per item"),
+        (lambda s: (s / "items.csv").write_text("sku\na\n"), "--items_columns '{item_id: sku}'"),
+    ],
+    ids=["two tables", "no table", "no pictures", "other ids", "repeated items", "items' columns"],
+)
+def test_data_that_a_job_would_refuse_is_refused_after_the_table(
+    check: Check, shop: Path, change: Callable[[Path], object], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    change(shop)
+    with pytest.raises(InputError) as caught:
+        check()
+    assert message in str(caught.value)
+    assert "not ready" in capsys.readouterr().out
+    problems = json.loads((shop / "summaries/check.json").read_text())["problems"]
+    assert any(message in problem for problem in problems)
+
+
+def test_remarks_tell_what_a_night_can_do_without(check: Check, shop: Path) -> None:
+    text = orders({"ann": ["a"], "bob": ["gone"], "eve": ["gone"]}).splitlines()[:-1]
+    (shop / "interactions.csv.gz").write_bytes(gzip.compress("\n".join(text).encode()))
+    remarks = check()["remarks"]
+    assert "2 of 3 rows are of items without a picture" in remarks
+    assert "No user took two items with a picture" in remarks
+    assert "No user has 2 baskets" in remarks
+
+
+def test_misspelt_workspace_is_refused_and_not_created(tmp_path: Path) -> None:
+    command = [sys.executable, str(CHECKOUT / "jobs/check.py"), str(tmp_path / "shpo")]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "check: Found no picture at" in done.stderr
+    assert "Found no interactions in" in done.stderr
+    assert not list(tmp_path.iterdir())

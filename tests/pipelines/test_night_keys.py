@@ -1,0 +1,65 @@
+"""Keys that a night sets once for all of its steps."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from visrec.errors import InputError
+from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.night_keys import NightKeys
+from visrec.pipelines.nightly import NightlyJob, load_jobs
+from visrec.pipelines.recommend_job import RecommendJob
+from visrec.pipelines.train import TrainJob
+from visrec.sources.interactions import InteractionsConfig
+
+COLUMNS = {"user_id": "customer_email", "item_id": "sku", "timestamp": "ordered_at"}
+NIGHT = NightlyJob(
+    as_of="2026-11-20",
+    interactions=InteractionsConfig(path="orders.csv", columns=COLUMNS, min_rating=2.0),
+    items="catalogue.csv",
+    items_columns={"item_id": "sku"},
+    users_columns={"user_id": "email"},
+)
+
+
+def night(tmp_path: Path, train: str) -> NightlyJob:
+    (tmp_path / "train.yaml").write_text(train)
+    return NightlyJob(**{**vars(NIGHT), "train_config": str(tmp_path / "train.yaml")})
+
+
+def test_steps_take_the_keys_of_the_night() -> None:
+    jobs = load_jobs(NIGHT)
+    for job in (jobs.train, jobs.evaluate, jobs.recommend):
+        assert job.interactions == NIGHT.interactions
+        assert (job.items, job.items_columns) == (NIGHT.items, NIGHT.items_columns)
+    assert jobs.recommend.users_columns == NIGHT.users_columns
+
+
+@pytest.mark.parametrize("job", [TrainJob, EvaluateJob, RecommendJob])
+def test_every_shared_key_of_a_step_is_one_of_the_night(job: Any) -> None:
+    names = {field.name for field in fields(job)}
+    shared = {name for name in names if name.startswith(("interactions", "items", "users"))}
+    assert shared <= {field.name for field in fields(NightKeys)}
+
+
+def test_keys_of_a_step_that_the_night_does_not_set_stay(tmp_path: Path) -> None:
+    jobs = load_jobs(night(tmp_path, "interactions: {max_incomplete: 0.5, path: orders.csv}\n"))
+    assert jobs.train.interactions.max_incomplete == 0.5
+    assert jobs.train.interactions.columns == COLUMNS
+
+
+def test_different_values_are_refused_with_both(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_jobs(night(tmp_path, "interactions: {columns: {user_id: email}}\n"))
+    message = str(caught.value)
+    assert "--interactions.columns" in message
+    assert f"{{'user_id': 'email'}} in {tmp_path / 'train.yaml'}" in message
+    with pytest.raises(InputError, match=r"Found --items catalogue.csv for the night, and x in"):
+        load_jobs(night(tmp_path, "items: x\n"))
+
+
+def test_cutoff_of_a_night_is_its_date() -> None:
+    with pytest.raises(InputError, match=r"--interactions.as_of 2026-11-20; expected --as_of"):
+        NightlyJob(as_of="2026-11-20", interactions=InteractionsConfig(as_of="2026-11-20"))

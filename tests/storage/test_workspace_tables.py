@@ -1,0 +1,48 @@
+"""The tables of a workspace, found by name in any format."""
+
+import pytest
+
+from visrec.errors import InputError
+from visrec.storage.store import Store
+from visrec.storage.workspace_tables import find_workspace_table, missing_table
+
+KEY = "interactions.path"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("interactions.csv", "interactions.tsv.gz", "interactions.jsonl", "interactions.PARQUET"),
+        *("interactions.parquet/part-0.parquet", "interactions/2026-11-22.csv.gz"),
+        "interactions.csv/part-0.csv",
+    ],
+)
+def test_table_is_found_in_any_format(store: Store, name: str) -> None:
+    for other in ("interactions.csv.bak", "interactions_old.csv", "images/interactions.csv",
+                  "old/interactions/a.csv", "interactions.json"):  # fmt: skip
+        store.write(other, b"")
+    assert find_workspace_table(store, "interactions", KEY) is None
+    store.write(name, b"")
+    found = find_workspace_table(store, "interactions", KEY)
+    assert found == store.uri(name.partition("/")[0])
+
+
+@pytest.mark.parametrize(
+    "other", ["interactions.parquet", "interactions/a.csv", "interactions.csv.gz"]
+)
+def test_two_tables_of_one_name_are_refused_with_both(store: Store, other: str) -> None:
+    store.write("interactions.csv", b"")
+    store.write(other, b"")
+    with pytest.raises(InputError) as caught:
+        find_workspace_table(store, "interactions", KEY)
+    assert f"{other.partition('/')[0]}" in str(caught.value)
+    assert "interactions.csv" in str(caught.value)
+    assert f"name one with --{KEY}" in str(caught.value)
+
+
+def test_missing_table_names_what_is_there(store: Store) -> None:
+    store.write("images/a.jpg", b"")
+    store.write("orders.csv", b"")
+    message = str(missing_table(store, "interactions", KEY))
+    assert f"Found no interactions in {store.root}, only orders.csv; expected" in message
+    assert message.endswith(f"--{KEY} {store.uri('orders.csv')}")

@@ -1,0 +1,284 @@
+"""What a workspace has, before anything runs: rows that count, ids that match, the time of a night.
+
+python jobs/check.py shop
+python jobs/check.py shop --interactions.columns '{user_id: customer_email, item_id: sku}'
+python jobs/check.py s3://shop/visrec --interactions.path s3://shop/orders.csv.gz
+
+Needs no Ray and writes nothing but its summary. Exit code 0: a night can run; 2: a job would refuse
+the data, and the message says what to change.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from visrec.cli.job import JobConfig
+from visrec.cli.summary import Summary
+from visrec.errors import InputError
+from visrec.ids import DistinctIds, index_in
+from visrec.interactions.log import InteractionLog
+from visrec.interactions.split import SplitConfig
+from visrec.pipelines.check_facts import (
+    Catalogue,
+    ReadRows,
+    compare_ids,
+    held_out_facts,
+    read_catalogue,
+    read_rows,
+    rename_reasons,
+    table_ids,
+    users_by_baskets,
+)
+from visrec.pipelines.job_tables import interactions_uri, items_table, users_table
+from visrec.pipelines.night_estimate import NightSize, format_duration
+from visrec.sources.id_mismatch import explain_id_mismatch
+from visrec.sources.images import PictureSource
+from visrec.sources.interactions import InteractionsConfig, read_until_cutoff
+from visrec.sources.items import read_items
+from visrec.storage import schemas
+from visrec.storage.store import Store
+from visrec.storage.table_descriptions import describe_table
+
+_ONE_YEAR = 365 * 86_400
+_MIN_MATCHED = 0.5  # of the rows; with fewer, ids are probably written differently
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckJob(JobConfig):
+    """What is in a workspace.
+
+    Attributes:
+        images: pictures; by default images of the workspace.
+        image_pattern: names of several pictures of an item, such as {item_id}_{view}.jpg; by
+            default a name is an item id.
+        interactions: which users took which items.
+        items: items table; by default items.* of the workspace, if it exists.
+        items_columns: its columns that have other names in the files, such as {item_id: sku}.
+        users: users table; by default users.* of the workspace, if it exists.
+        users_columns: its columns that have other names in the files.
+        split: what a training would hold out.
+    """
+
+    images: str | None = None
+    image_pattern: str | None = None
+    interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
+    items: str | None = None
+    items_columns: dict[str, str] = field(default_factory=dict)
+    users: str | None = None
+    users_columns: dict[str, str] = field(default_factory=dict)
+    split: SplitConfig = field(default_factory=SplitConfig)
+
+
+def main(config: CheckJob, summary: Summary) -> None:
+    found = Findings()
+    catalogue: Catalogue | None = None
+    log: InteractionLog | None = None
+    rows = ReadRows()
+    with summary.phase("pictures"), found.refusals():
+        pictures = PictureSource(config.resolve(config.images, "images"), config.image_pattern)
+        catalogue = read_catalogue(pictures, Store.at(config.resolve(None, "features")))
+        found.rows |= _catalogue_rows(catalogue, pictures.uri)
+    with summary.phase("interactions"), found.refusals():
+        uri = interactions_uri(config, config.interactions)
+        found.rows["interactions"] = describe_table(
+            config.interactions.table(uri), schemas.INTERACTIONS
+        )
+        log = _read_log(config, uri, catalogue, rows)
+    found.rows |= _interaction_rows(rows, log, catalogue)
+    found.remarks += _remarks(rows, log)
+    if log is not None:
+        with found.refusals():
+            held_out = held_out_facts(log, config.split)
+            found.rows["held out"] = held_out.counts
+            found.remarks += held_out.notes
+    with summary.phase("items"), found.refusals():
+        found.rows |= _items_rows(config, catalogue)
+    users = DistinctIds()
+    users.add(rows.users.ids)
+    with summary.phase("users"), found.refusals():
+        found.rows |= _users_rows(config, rows, users)
+    if catalogue is not None:
+        found.rows["a night takes"] = _estimate(
+            catalogue, len(users.ids), found.rows.get("held out", {})
+        )
+    found.report(Store.at(config.workspace), summary)
+
+
+class Findings:
+    """Collects the facts and what is wrong with them.
+
+    Attributes:
+        rows: of the summary, of any values that JSON can hold.
+        problems: why a job would refuse the data.
+        remarks: what a user should know, although jobs run.
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, Any] = {}
+        self.problems: list[str] = []
+        self.remarks: list[str] = []
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Collects what a job would refuse, so that the check goes on."""
+        try:
+            yield
+        except InputError as error:
+            self.problems.append(str(error))
+
+    def report(self, workspace: Store, summary: Summary) -> None:
+        """Puts the facts into the summary.
+
+        If a job would refuse the data, it also prints the summary, and writes it to the workspace
+        if there is one, because the job ends here.
+
+        Raises:
+            InputError: a job would refuse the data.
+        """
+        summary.rows = dict(self.rows)
+        if self.remarks:
+            summary.rows["remarks"] = " ".join(dict.fromkeys(self.remarks))
+        if not self.problems:
+            summary.rows["verdict"] = "ready: a night can run"
+            return
+        summary.rows["verdict"] = "not ready: see below"
+        print(summary.render(), flush=True)
+        summary.rows["problems"] = self.problems
+        if any(True for _ in workspace.list()):  # a misspelt path is no workspace
+            workspace.write_json(f"summaries/{summary.job}.json", summary.to_dict())
+        raise InputError(" ".join(dict.fromkeys(self.problems)))
+
+
+def _catalogue_rows(catalogue: Catalogue, images: str) -> dict[str, Any]:
+    if catalogue.pictures is None:
+        return {"features": f"{catalogue.with_feature:,}, imported"}
+    items = len(catalogue.ids)
+    per_item = f" of {items:,} items" if items != catalogue.pictures else ""
+    skipped = f"; not pictures: {catalogue.skipped}" if str(catalogue.skipped) else ""
+    return {"pictures": f"{catalogue.pictures:,}{per_item} at {images}{skipped}"}
+
+
+def _read_log(
+    config: CheckJob, uri: str, catalogue: Catalogue | None, rows: ReadRows
+) -> InteractionLog | None:
+    """The interactions as a training reads them; without a catalogue they are only counted.
+
+    Raises:
+        InputError: a job would refuse them.
+    """
+    if catalogue is None:
+        for _ in rows.watch(read_until_cutoff(config.interactions, uri, rows.left_out)):
+            pass
+        return None
+    try:
+        return read_rows(config.interactions, uri, catalogue.ids, rows)
+    except InputError as error:
+        items = rows.items.ids
+        if not len(items) or index_in(items, catalogue.ids).max() >= 0:
+            raise
+        raise InputError(
+            f"None of the {len(items):,} items of the interactions has a {catalogue.noun}; "
+            "expected the same ids. "
+            f"{explain_id_mismatch(items, 'The first', catalogue.ids, 'the second')}"
+        ) from error
+
+
+def _interaction_rows(
+    rows: ReadRows, log: InteractionLog | None, catalogue: Catalogue | None
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "period": rows.period,
+        "users": len(rows.users.ids),
+        "items": len(rows.items.ids),
+    }
+    if log is None or catalogue is None:
+        return found
+    noun, items = catalogue.noun, rows.items.ids
+    return {
+        "rows": log.read_report.rows,
+        **found,
+        "rows left out": rename_reasons(log.read_report.left_out, noun),
+        "users by baskets": users_by_baskets(log),
+        f"items without {noun}": compare_ids(items, catalogue.ids, "items of the interactions"),
+        f"{noun}s never taken": compare_ids(catalogue.ids, items, "items"),
+    }
+
+
+def _remarks(rows: ReadRows, log: InteractionLog | None) -> Iterator[str]:
+    if rows.last is not None and rows.last < _ONE_YEAR:
+        yield (
+            f"All timestamps lie in 1970 ({rows.period}): are they timestamps? Name another column "
+            "with --interactions.columns."
+        )
+    now = datetime.now(UTC)
+    if rows.last is not None and rows.last > now.timestamp():
+        yield f"The last timestamp lies in the future: {rows.period}. It is {now:%Y-%m-%d %H:%M}."
+    if log is None:
+        return
+    without, read = log.dropped_missing_feature, log.read_report.rows
+    if without > (1 - _MIN_MATCHED) * read:
+        yield (
+            f"{without:,} of {read:,} rows are of items without a picture: they count for nothing."
+        )
+    if len(log.items) and log.items.lengths.max() < 2:
+        yield (
+            "No user took two items with a picture, so no model can be trained; "
+            "--model.name visrank needs no training."
+        )
+
+
+def _items_rows(config: CheckJob, catalogue: Catalogue | None) -> dict[str, Any]:
+    """What the items table has; an empty dict without one.
+
+    Raises:
+        InputError: a job would refuse it.
+    """
+    table = items_table(config, config.items, config.items_columns)
+    if table is None:
+        return {}
+    found: dict[str, Any] = {"items table": describe_table(table, schemas.ITEMS)}
+    if catalogue is None:
+        return found
+    ids = table_ids(table, schemas.ITEMS[0])
+    available = int(read_items(table, catalogue.ids).available_N.sum())
+    return {
+        **found,
+        "available": f"{available:,} of {len(catalogue.ids):,} items with a {catalogue.noun}",
+        f"rows without {catalogue.noun}": compare_ids(ids, catalogue.ids, "items of the table"),
+        f"{catalogue.noun}s without row": compare_ids(catalogue.ids, ids, "items"),
+    }
+
+
+def _users_rows(config: CheckJob, rows: ReadRows, everyone: DistinctIds) -> dict[str, Any]:
+    """What the users table has, whose users are added to `everyone`."""
+    table = users_table(config, config.users, config.users_columns)
+    if table is None:
+        return {}
+    ids = table_ids(table, schemas.USERS[0])
+    everyone.add(ids)
+    taken = rows.users.ids
+    return {
+        "users table": describe_table(table, schemas.USERS),
+        "users without rows": compare_ids(ids, taken, "users of the table"),
+    }
+
+
+def _estimate(catalogue: Catalogue, users: int, held_out: dict[str, int]) -> dict[str, str]:
+    """The time of a night with default settings on this machine, step by step."""
+    cores = os.cpu_count() or 1
+    new = 0 if catalogue.pictures is None else len(catalogue.ids) - catalogue.with_feature
+    size = NightSize(
+        new_pictures=max(new, 0),
+        items=len(catalogue.ids),
+        users=users,
+        test_users=held_out.get("test users", 0),
+        cores=cores,
+    )
+    seconds = size.seconds
+    steps = {step: format_duration(each) for step, each in seconds.items()}
+    steps["extract"] += f" ({size.new_pictures:,} new pictures at {size.pictures_per_second:.0f}/s)"
+    total = format_duration(sum(seconds.values()))
+    return {"about": f"{total} on {cores} cores (an estimate)", **steps}

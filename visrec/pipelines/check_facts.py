@@ -1,0 +1,203 @@
+"""Facts about users' data: what there is, what counts, and which ids do not match."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrec.features.table import MANIFEST, part_files, read_index, read_manifest
+from visrec.ids import DistinctIds, is_in
+from visrec.interactions.log import InteractionLog
+from visrec.interactions.read import build_log
+from visrec.interactions.split import SplitConfig, SplitPart, explain_empty_part, select_held_out
+from visrec.interactions.split import split as split_log
+from visrec.sources.id_mismatch import find_difference
+from visrec.sources.images import PictureSource, SkippedFiles, list_pictures
+from visrec.sources.interactions import NO_FEATURE, InteractionsConfig, read_until_cutoff
+from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import Column
+from visrec.storage.store import Store
+from visrec.storage.tables import read_batches
+
+_EXAMPLES = 3
+_BASKETS = {"with 1 basket": (1, 1), "with 2 or more": (2, None), "with 5 or more": (5, None)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """The items that can be recommended: those with a picture, or with an imported feature.
+
+    Attributes:
+        ids: of these items.
+        pictures: number of pictures; None where features are imported.
+        with_feature: how many items have a feature already.
+        skipped: files beside the pictures.
+    """
+
+    ids: pa.LargeStringArray
+    pictures: int | None
+    with_feature: int
+    skipped: SkippedFiles = field(default_factory=SkippedFiles)
+
+    @property
+    def noun(self) -> str:
+        """What makes an item one of the catalogue."""
+        return "feature" if self.pictures is None else "picture"
+
+
+def read_catalogue(pictures: PictureSource, features: Store) -> Catalogue:
+    """Lists the pictures, without reading them; or the ids of features that were imported.
+
+    Raises:
+        InputError: there is no picture.
+    """
+    manifest = read_manifest(features) if features.exists(MANIFEST) else None
+    if manifest is not None and manifest.identity.is_imported:
+        index = read_index(features, part_files(features), manifest.identity, ["item_id"])
+        ids = index["item_id"].combine_chunks()
+        return Catalogue(ids=ids, pictures=None, with_feature=len(ids))
+    skipped, distinct, number = SkippedFiles(), DistinctIds(), 0
+    for page in list_pictures(pictures, skipped):
+        distinct.add(page["item_id"])
+        number += page.num_rows
+    return Catalogue(
+        ids=distinct.ids,
+        pictures=number,
+        with_feature=manifest.rows if manifest else 0,
+        skipped=skipped,
+    )
+
+
+@dataclass(kw_only=True)
+class ReadRows:
+    """The rows of the interactions as they pass by on their way into a log.
+
+    Attributes:
+        left_out: rows that do not count, by reason.
+        users: all ids of users.
+        items: all ids of items.
+        first: second of the first row, None without rows.
+        last: second of the last row.
+    """
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    users: DistinctIds = field(default_factory=DistinctIds)
+    items: DistinctIds = field(default_factory=DistinctIds)
+    first: int | None = None
+    last: int | None = None
+
+    def watch(self, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """The same batches, once their ids and times are noted."""
+        for batch in batches:
+            self.users.add(batch["user_id"])
+            self.items.add(batch["item_id"])
+            if len(batch):
+                bounds = pc.min_max(batch["timestamp"]).as_py()
+                self.first = min(bounds["min"], bounds["min"] if self.first is None else self.first)
+                self.last = max(bounds["max"], bounds["max"] if self.last is None else self.last)
+            yield batch
+
+    @property
+    def period(self) -> str | None:
+        """The first and the last time; None without rows."""
+        if self.first is None or self.last is None:
+            return None
+        start, end = (datetime.fromtimestamp(s, UTC) for s in (self.first, self.last))
+        days = (self.last - self.first) / 86_400
+        return f"{start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M} UTC, {days:,.0f} days"
+
+
+def read_rows(
+    config: InteractionsConfig, uri: str, item_ids: pa.LargeStringArray, rows: ReadRows
+) -> InteractionLog:
+    """The interactions as a training would read them.
+
+    Args:
+        config: which interactions count.
+        uri: where they are.
+        item_ids: the catalogue.
+        rows: notes what passes by, also if the reading fails at its end.
+
+    Raises:
+        InputError: as `build_log` and `read_until_cutoff`.
+    """
+    batches = rows.watch(read_until_cutoff(config, uri, rows.left_out))
+    return build_log(batches, item_ids, None, rows.left_out)
+
+
+def users_by_baskets(log: InteractionLog) -> dict[str, int]:
+    """How many users have one basket, two or more, five or more."""
+    last_U = np.full(len(log.user_ids), -1)
+    np.maximum.at(last_U, log.user_R, log.number_baskets())
+    baskets_U = last_U + 1
+    return {
+        name: int(((baskets_U >= least) & (baskets_U <= (most or baskets_U))).sum())
+        for name, (least, most) in _BASKETS.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutFacts:
+    """What a training will hold out.
+
+    Attributes:
+        counts: users and rows of each part.
+        notes: sentences about parts that are empty.
+    """
+
+    counts: dict[str, int]
+    notes: tuple[str, ...]
+
+
+def held_out_facts(log: InteractionLog, config: SplitConfig) -> HeldOutFacts:
+    """Splits the log as a training does, and counts."""
+    part_R = split_log(log, config)
+    counts: dict[str, int] = {}
+    notes: list[str] = []
+    wanted = {SplitPart.TEST: config.test, SplitPart.VALIDATION: config.validation}
+    for part, name in ((SplitPart.TEST, "test"), (SplitPart.VALIDATION, "validation")):
+        held = select_held_out(log, part_R, part)
+        counts |= {f"{name} users": len(held), f"{name} rows": len(held.targets.values)}
+        if wanted[part] and not len(held):
+            notes.append(explain_empty_part(log, config, part))
+    counts["training rows"] = int((part_R == SplitPart.TRAIN).sum())
+    return HeldOutFacts(counts=counts, notes=tuple(dict.fromkeys(notes)))
+
+
+def rename_reasons(left_out: Mapping[str, int], noun: str) -> dict[str, int]:
+    """The reasons why rows are left out, where items have a picture and no feature yet."""
+    renamed = {NO_FEATURE: f"of items without a {noun}"}
+    return {renamed.get(reason, reason): count for reason, count in left_out.items() if count}
+
+
+def table_ids(table: InputTable, column: Column) -> pa.LargeStringArray:
+    """The distinct ids of a table."""
+    distinct = DistinctIds()
+    for batch in read_batches(table, [column]):
+        distinct.add(batch[column.name])
+    return distinct.ids
+
+
+def compare_ids(ids: pa.LargeStringArray, others: pa.LargeStringArray, what: str) -> dict[str, Any]:
+    """How many ids are missing in others, with examples and, if one is found, the difference.
+
+    Args:
+        ids: distinct ids.
+        others: distinct ids among which they should be.
+        what: the noun of the ids, for the count.
+
+    Returns:
+        A row of the summary, of any values that JSON can hold.
+    """
+    missing = ids.filter(pc.invert(is_in(ids, others)))
+    if not len(missing):
+        return {what: 0}
+    found = {what: len(missing), "such as": missing[:_EXAMPLES].to_pylist()}
+    unmatched = others.filter(pc.invert(is_in(others, ids)))
+    difference = find_difference(missing, unmatched) if len(unmatched) else None
+    return {**found, **({"hint": difference} if difference else {})}

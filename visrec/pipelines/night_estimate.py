@@ -1,0 +1,62 @@
+"""How long a night will take, estimated from the rates of docs/scaling.md and the cores here."""
+
+from dataclasses import dataclass
+
+from visrec.capacity import VECTOR_DIM
+from visrec.training.loop import TrainConfig
+
+# Rates of one core, as measured in docs/scaling.md.
+_PICTURES = 41.0  # a second, through EfficientNet-Lite0 in bfloat16
+_TRIPLES = 7_220.0  # a second, CuratorNet with its defaults
+_RANKED = 2.8e8  # pairs of a user and an item a second, in the evaluation
+_MULTIPLICATIONS = 2.5e11  # a second, in the search
+_USER_S = 140e-6  # of a user's list beside the search
+_PREPARED_USER_S, _CHECKED_USER_S = 12e-6, 21e-6  # of one core, however many there are
+# Seconds until a job has its first result.
+_START_S = {"extract": 14.0, "train": 20.0, "evaluate": 10.0, "recommend": 21.0}
+_REFITS = 2  # the second training has the validation baskets too
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightSize:
+    """What decides how long a night takes.
+
+    Attributes:
+        new_pictures: that have no feature yet.
+        items: with a picture.
+        users: who get a list.
+        test_users: who are evaluated.
+        cores: of this machine.
+    """
+
+    new_pictures: int
+    items: int
+    users: int
+    test_users: int
+    cores: int
+
+    @property
+    def pictures_per_second(self) -> float:
+        """How many pictures all cores send through the network."""
+        return _PICTURES * self.cores
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The seconds of each step with default settings; a full training, as on a training day."""
+        train = TrainConfig()
+        work = {
+            "extract": self.new_pictures / self.pictures_per_second,
+            "train": _REFITS * train.epochs * train.triples_per_epoch / _TRIPLES,
+            "evaluate": self.test_users * self.items / (_RANKED * self.cores),
+            "recommend": self.users * (_PREPARED_USER_S + _CHECKED_USER_S)
+            + self.users / self.cores * (self.items * VECTOR_DIM / _MULTIPLICATIONS + _USER_S),
+        }
+        return {step: seconds + _START_S[step] for step, seconds in work.items()}
+
+
+def format_duration(seconds: float) -> str:
+    """A duration with one unit and no more digits than an estimate deserves."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
