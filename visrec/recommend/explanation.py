@@ -213,7 +213,7 @@ def _explainer(
     inputs: ScoringInputs, data: ScoringData, user: int, listed: set[str], otherwise: str
 ) -> Callable[[int, str], str | None]:
     """A function of an item's row and id, which comes best first; None for a listed item."""
-    rules, items = inputs.rules, read_items(inputs.items_uri, data.item_ids)
+    rules, items = inputs.rules, read_items(inputs.items_table, data.item_ids)
     stock_N = items.stock_N if rules.min_stock is not None else None
     taken = set(data.profiles[user].tolist())
     blocked = set(data.blocked[user].tolist())
