@@ -25,6 +25,7 @@ SCRIPTS: dict[str, list[str]] = {
     "evaluate": [],
     "train": ["--source", "{data}/movies"],
     "extract": ["--source", "{data}/clothing"],
+    "backbones": ["--source", "{data}/clothing"],
     "recommend_scale": [],
     "carry": [],
     "export": [],
