@@ -198,8 +198,10 @@ def test_features_equal_those_of_the_whole_model_and_its_own_processor(
     assert cosine.min() > 0.9999
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [*((name, "bfloat16") for name in FAMILIES), ("siglip2, naflex", "float32")],
+)
 def test_feature_does_not_depend_on_the_other_pictures(
     checkpoints: dict[str, str], pictures: list[Path], name: str, precision: Precision
 ) -> None:
@@ -211,7 +213,7 @@ def test_feature_does_not_depend_on_the_other_pictures(
     assert torch.equal(features(backbone, [pictures[5], pictures[2]]), everything[[5, 2]])
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip2, naflex", "dinov3"])
+@pytest.mark.parametrize("name", ["clip", "dinov3"])
 def test_weights_digest_is_that_of_the_weights_alone(
     checkpoints: dict[str, str], tmp_path: Path, name: str
 ) -> None:

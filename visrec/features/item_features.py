@@ -53,7 +53,7 @@ class FeatureTables:
             return FeatureTables(catalogue=pictures)
         if text is None:
             raise InputError(
-                f"Found a model of {kind} and no features of texts; expected the output of "
+                "Found a model that takes texts, and no features of texts; expected the output of "
                 "jobs/extract_features.py with --text.model. Name it with --text_features.",
                 key="text_features",
             )
