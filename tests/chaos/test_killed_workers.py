@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.integration.workspace import QUICK, copy, paint, run_extract, run_train
 from visrec.training.loop import TrainConfig
@@ -55,8 +56,19 @@ def kill_after_first_checkpoint(training: Path, killed: list[int], give_up: floa
         time.sleep(0.05)
 
 
+def tracked_curve() -> dict[int, float]:
+    """Validation AUC by epoch in MLflow, which has a single run."""
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("visrec")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    return {m.step: m.value for m in client.get_metric_history(run.info.run_id, "val_auc")}
+
+
 def test_killed_train_worker_costs_nothing_but_time(
     ray_cluster: None,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -73,7 +85,8 @@ def test_killed_train_worker_costs_nothing_but_time(
     )
     killer.start()
     capsys.readouterr()
-    run_train(stormy, LONGER, model_id="model")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
+    run_train(stormy, LONGER, model_id="model", track="mlflow")
     killer.join()
     assert len(killed) == 1
     assert "resumed after epoch" in capsys.readouterr().out
@@ -88,3 +101,4 @@ def test_killed_train_worker_costs_nothing_but_time(
     ]
     assert curves[0] == curves[1]
     assert len(curves[0]) == LONGER.epochs
+    assert tracked_curve() == {step + 1: auc for step, (_, auc) in enumerate(curves[0])}

@@ -40,6 +40,7 @@ from visrec.training.data import TrainingData, TrainingInputs, load_training_dat
 from visrec.training.fit import TrainingRecipe, require_examples
 from visrec.training.loop import TrainConfig, require_equal_shares
 from visrec.training.ray_train import TrainResources, TrainTask, fit_closed_form, fit_with_ray
+from visrec.training.tracking import TrackerAccess, TrackerName, require_tracker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,18 @@ class TrainKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(TrainKeys, JobConfig):
-    """Features and interactions to a model."""
+    """Features and interactions to a model.
+
+    Attributes:
+        track: experiment tracker that shows the training. Each finds its server in its own
+            environment variables, such as MLFLOW_TRACKING_URI.
+    """
+
+    track: TrackerName | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_tracker(self.track)
 
 
 def check(config: TrainJob) -> None:
@@ -170,6 +182,7 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
             settings_digest=settings_digest,
             threads=config.resources.cpus_per_worker,
             progress_actor=None,
+            track=config.track and TrackerAccess.from_environment(config.track),
         )
         _fit(config, summary, task, f"{model_id}-{_checkpoint_digest(config, loaded)[:8]}")
     artifact = load_artifact(store)

@@ -115,6 +115,7 @@ class Progress:
             infinite, which ends the training.
         selection: in a refit, the progress of the fit that selected the number of epochs; None in
             that first fit.
+        tracker_run: id of the experiment tracker's run; None without a tracker.
     """
 
     epoch: int = 0
@@ -124,6 +125,7 @@ class Progress:
     epochs_without_improvement: int = 0
     diverged: bool = False
     selection: "Progress | None" = None
+    tracker_run: str | None = None
 
 
 class Trainer:

@@ -42,6 +42,13 @@ from visrec.training.fit import (
     training_seconds,
 )
 from visrec.training.loop import Progress, Trainer
+from visrec.training.tracking import (
+    Tracker,
+    TrackerAccess,
+    epoch_values,
+    flatten,
+    open_tracker,
+)
 from visrec.training.validation import score_held_out
 
 
@@ -94,6 +101,7 @@ class TrainTask:
         settings_digest: hash of data and settings, which is kept with the model.
         threads: CPU threads of a worker.
         progress_actor: where workers report their progress.
+        track: the experiment tracker to which rank 0 logs each epoch, if any.
     """
 
     recipe: TrainingRecipe
@@ -103,6 +111,7 @@ class TrainTask:
     settings_digest: str
     threads: int
     progress_actor: ProgressHandle
+    track: TrackerAccess | None = None
 
 
 def fit_with_ray(task: TrainTask, name: str, resources: TrainResources, runs: Store) -> Result:
@@ -161,10 +170,13 @@ def train_worker(config: dict[str, Any]) -> None:
     if is_leader and (epochs := trainer.progress.epoch):
         fit = "the refit's " if trainer.progress.selection else ""
         task.progress_actor.log.remote(f"resumed after {fit}epoch {epochs}")
-    trainer = train_to_end(trainer, task.recipe, data, lambda t: _report(t, task, timer))
+    tracker = _open_tracker(task, trainer.progress.tracker_run) if is_leader else None
+    trainer = train_to_end(trainer, task.recipe, data, lambda t: _report(t, task, timer, tracker))
     if is_leader:
         with timer.phase("write"):
             _write_model(trainer, task, data)
+        if tracker is not None:
+            tracker.finish()
         timer.report()
 
 
@@ -187,11 +199,33 @@ def _wrap_ddp(module: nn.Module) -> nn.Module:
     return wrapped
 
 
-def _report(trainer: Trainer, task: TrainTask, timer: Timer) -> None:
-    """Reports an epoch to the terminal and to Ray Train."""
+def _open_tracker(task: TrainTask, run_id: str | None) -> Tracker | None:
+    """The tracker's run; that of the checkpoint, if the training was resumed.
+
+    Args:
+        task: whose settings a new run has.
+        run_id: of the checkpoint.
+    """
+    if task.track is None:
+        return None
+    recipe = task.recipe
+    settings = {
+        "model": {"name": recipe.model_name, **plain(recipe.model_config)},
+        "sampling": plain(recipe.sampling),
+        "train": plain(recipe.train),
+    }
+    return open_tracker(task.track, task.model_id, run_id, flatten(settings))
+
+
+def _report(trainer: Trainer, task: TrainTask, timer: Timer, tracker: Tracker | None) -> None:
+    """Reports an epoch to the terminal, to the tracker and to Ray Train."""
     if trainer.context.rank == 0:
         task.progress_actor.log.remote(epoch_line(trainer.progress))
         last = trainer.progress.history[-1]
+        if tracker is not None:
+            is_refit = trainer.progress.selection is not None
+            tracker.log(trainer.progress.epoch, epoch_values(last, is_refit=is_refit))
+            trainer.progress.tracker_run = tracker.run_id
         timer.report(triples=last["triples"], epochs=1, train_s=last["seconds"])
     report_epoch(trainer)
 
@@ -222,7 +256,10 @@ def report_epoch(trainer: Trainer) -> None:
 def _write_model(trainer: Trainer, task: TrainTask, data: TrainingData) -> None:
     trainer.model.load_state_dict(trainer.best_weights)
     metrics = training_metrics(trainer.progress)
-    task.artifact_store.write_json(TIMES, {"train_s": training_seconds(trainer.progress)})
+    times: dict[str, Any] = {"train_s": training_seconds(trainer.progress)}
+    if task.track is not None:
+        times |= {"tracker_run": trainer.progress.tracker_run}
+    task.artifact_store.write_json(TIMES, times)
     save_artifact(build_artifact(task, data, trainer.model, metrics), task.artifact_store)
 
 
@@ -260,6 +297,12 @@ def fit_closed_form(task: TrainTask) -> None:
         metrics["val_auc"] = float(auc_E.mean())
         if task.recipe.train.refit:
             model = build_model(task.recipe, data.for_refit)
-    task.artifact_store.write_json(TIMES, {"train_s": round(time.perf_counter() - start, 3)})
+    times: dict[str, Any] = {"train_s": round(time.perf_counter() - start, 3)}
+    if (tracker := _open_tracker(task, None)) is not None:
+        if metrics["val_auc"] is not None:
+            tracker.log(0, {"val_auc": metrics["val_auc"]})
+        tracker.finish()
+        times |= {"tracker_run": tracker.run_id}
+    task.artifact_store.write_json(TIMES, times)
     save_artifact(build_artifact(task, data, model, metrics), task.artifact_store)
     task.progress_actor.log.remote(f"{task.recipe.model_name} is fitted; it trains no weights")
