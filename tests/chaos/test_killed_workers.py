@@ -86,6 +86,7 @@ def test_killed_train_worker_costs_nothing_but_time(
     killer.start()
     capsys.readouterr()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # else it wants a server or a database
     run_train(stormy, LONGER, model_id="model", track="mlflow")
     killer.join()
     assert len(killed) == 1
