@@ -67,7 +67,7 @@ def test_baseline_serves_where_there_is_nothing_to_train_on_or_the_model_is_not_
     )] == ["curatornet-2026-11-19", "curatornet-2026-11-23"]  # fmt: skip
     (tmp_path / "other").mkdir()
     settings = night_settings(tmp_path / "yaml")
-    demanding = {"k": 5, "gates": {"min_gain": 1.0}, "resources": {"workers": 1}}
+    demanding = {"k": 5, "gates": {"min_gain": 1.0, "min_lists": 1}, "resources": {"workers": 1}}
     Path(settings["recommend_config"]).write_text(yaml.safe_dump(demanding))
     night = run_night(tmp_path, SECOND, folder=tmp_path / "other", **settings)
     assert night.rows["published"] == "yes"

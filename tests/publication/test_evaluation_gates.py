@@ -13,7 +13,9 @@ IDS = {"model": "curatornet-2026-11-19"}
 def figures(**auc: tuple[float, float]) -> HeldOutFigures:
     """An evaluation with these means and upper ends of the AUC, by row."""
     rows = {
-        row.replace("visrank_", "visrank-"): {"auc": {"mean": mean, "low": 0.0, "high": high}}
+        row.replace("visrank_", "visrank-"): {
+            "auc": {"mean": mean, "low": 0.0, "high": high, "n": 50}
+        }
         for row, (mean, high) in auc.items()
     }
     return HeldOutFigures.from_json({"models": rows, "digests": {"model": "digest"}})
@@ -71,6 +73,16 @@ def test_gain_that_the_gates_require_decides(gain: float, row: str) -> None:
     chosen, why = choice(found, min_gain=gain)
     assert chosen == row
     assert f"{gain:g}" in why
+
+
+def test_few_users_decide_nothing() -> None:
+    found = figures(model=(0.5, 0.6), visrank_mean=(0.8, 0.81), popularity=(0.6, 0.61))
+    assert found.why_undecided("model", GatesConfig()) is None
+    few = GatesConfig(min_lists=51)
+    assert found.why_undecided("model", few) == (
+        "50 users could test it, fewer than gates.min_lists (51)"
+    )
+    assert best_row(found, "model", few) == "model", "its gates are skipped"
 
 
 def test_model_without_a_figure_is_left_to_the_gates() -> None:

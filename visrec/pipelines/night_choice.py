@@ -58,19 +58,30 @@ def choose_served(
 
 
 def _choose(jobs: NightJobs, model: NightModel, summary: Summary, *, evaluates: bool) -> Served:
-    is_compared = jobs.recommend.kind == "user_to_item"
-    if is_compared and model.is_evaluated:
+    if jobs.recommend.kind == "item_to_item":
+        return _as_it_is(model, "item-to-item lists have no held-out set")
+    if model.is_evaluated:
         return _best(jobs.train, model, jobs.recommend.gates, summary)
-    name, why = model.store.name, "none of its users had two baskets"
-    if not is_compared:
-        why = "item-to-item lists have no held-out set"
-    elif not evaluates or not jobs.train.split.test:
-        why = "--split.test false" if evaluates else "--evaluate false"
-    elif model.is_learned:
-        stand_in = fit_baseline(jobs.train, DEFAULT_ROW, model, summary)
-        reason = f"{stand_in.store.name} serves in place of {name}, which nothing compares: {why}"
-        return Served(stand_in, ServingChoice(reason=reason))
-    return Served(model, ServingChoice(reason=f"{name} serves, and nothing compares it: {why}"))
+    if not evaluates or not jobs.train.split.test:
+        return _as_it_is(model, "--split.test false" if evaluates else "--evaluate false")
+    why = "none of its users had two baskets"
+    return _safest(jobs.train, model, why, jobs.recommend.gates, summary)
+
+
+def _as_it_is(model: NightModel, why: str) -> Served:
+    reason = f"{model.store.name} serves, and nothing compares it: {why}"
+    return Served(model, ServingChoice(reason=reason))
+
+
+def _safest(
+    job: TrainJob, model: NightModel, why: str, gates: GatesConfig, summary: Summary
+) -> Served:
+    """VisRank in place of a trained model of which nobody knows how good it is."""
+    if not model.is_learned or gates.min_gain <= -1:  # with -1 no model can be too bad
+        return _as_it_is(model, why)
+    served = fit_baseline(job, DEFAULT_ROW, model, summary)
+    reason = f"{served.store.name} serves in place of {model.store.name}, which nothing compares"
+    return Served(served, ServingChoice(reason=f"{reason}: {why}"))
 
 
 def _best(job: TrainJob, model: NightModel, gates: GatesConfig, summary: Summary) -> Served:
@@ -78,6 +89,8 @@ def _best(job: TrainJob, model: NightModel, gates: GatesConfig, summary: Summary
     figures = HeldOutFigures.from_json(model.evaluation.read_json(METRICS))
     row = figures.row_of(model.digest)
     assert row is not None, "the model is evaluated"
+    if why := figures.why_undecided(row, gates):
+        return _safest(job, model, why, gates, summary)
     chosen = best_row(figures, row, gates)
     served = model if chosen == row else fit_baseline(job, chosen, model, summary)
     ids = {row: model.store.name, chosen: served.store.name}

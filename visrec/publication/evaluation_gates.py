@@ -52,6 +52,13 @@ class HeldOutFigures:
         rows = [row for row in self.figures if self.is_baseline(row, kind)]
         return max(rows, key=lambda row: self.interval(row, metric)["mean"], default=None)
 
+    def why_undecided(self, row: str, config: GatesConfig) -> str | None:
+        """Why the figures of a row decide nothing; None if they do."""
+        users = int(self.interval(row, config.metric)["n"])
+        if users >= config.min_lists:
+            return None
+        return f"{users:,} users could test it, fewer than gates.min_lists ({config.min_lists:,})"
+
     def interval(self, row: str, metric: str) -> Mapping[str, float]:
         """Mean and 95 % interval of a metric.
 
@@ -96,6 +103,8 @@ def _gate(
     is_baseline = row not in figures.digests
     if is_baseline and figures.is_baseline(row, kind):
         return _skipped(name, config, f"{title} itself serves")
+    if why := figures.why_undecided(row, config):
+        return _skipped(name, config, why)
     own, mean = figures.interval(row, metric), float(figures.interval(best, metric)["mean"])
     note = f"the model {own['mean']:.4f}, up to {own['high']:.4f}; {best} {mean:.4f}"
     # A baseline that serves need not be better than another one by so much, but must not be worse.
