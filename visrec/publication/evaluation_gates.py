@@ -98,8 +98,8 @@ def _gate(
     name, metric = f"{config.metric} on the held-out set, above {title}", config.metric
     best = figures.best(kind, metric)
     if row is None or best is None:
-        why = NOT_EVALUATED if row is None else f"{title} was not evaluated"
-        return _not_evaluated(name, config, why)
+        found = NOT_EVALUATED if row is None else f"{title} was not evaluated"
+        return _not_evaluated(name, config, found)
     is_baseline = row not in figures.digests
     if is_baseline and figures.is_baseline(row, kind):
         return _skipped(name, config, f"{title} itself serves")

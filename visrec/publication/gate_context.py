@@ -27,7 +27,7 @@ class GatesConfig:
 
     Attributes:
         min_lists: with fewer lists of the model's own than this, the gates on concentration,
-            overlap and score drift are skipped.
+            overlap and score drift are skipped; with fewer users in the evaluation, those on it.
         min_catalogue: least share of the available items that are in any list; a share of the
             entries, if all lists together have fewer entries than there are items. None, the
             default, switches the gate off: how much of a catalogue lists should show depends on
