@@ -100,7 +100,7 @@ def main(config: CheckJob, summary: Summary) -> None:
     users.add(rows.users.ids)
     with summary.phase("users"), found.refusals():
         found.rows |= _users_rows(config, rows, users)
-    if catalogue is not None:
+    if catalogue is not None and log is not None:
         found.rows["a night takes"] = _estimate(
             catalogue, len(users.ids), found.rows.get("held out", {})
         )
@@ -189,6 +189,8 @@ def _read_log(
 def _interaction_rows(
     rows: ReadRows, log: InteractionLog | None, catalogue: Catalogue | None
 ) -> dict[str, Any]:
+    if rows.period is None:
+        return {}
     found: dict[str, Any] = {
         "period": rows.period,
         "users": len(rows.users.ids),
@@ -269,10 +271,11 @@ def _users_rows(config: CheckJob, rows: ReadRows, everyone: DistinctIds) -> dict
 def _estimate(catalogue: Catalogue, users: int, held_out: dict[str, int]) -> dict[str, str]:
     """The time of a night with default settings on this machine, step by step."""
     cores = os.cpu_count() or 1
-    new = 0 if catalogue.pictures is None else len(catalogue.ids) - catalogue.with_feature
+    items = len(catalogue.ids)
+    new_share = max(items - catalogue.with_feature, 0) / items
     size = NightSize(
-        new_pictures=max(new, 0),
-        items=len(catalogue.ids),
+        new_pictures=round((catalogue.pictures or 0) * new_share),
+        items=items,
         users=users,
         test_users=held_out.get("test users", 0),
         cores=cores,
