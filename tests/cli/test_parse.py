@@ -39,6 +39,14 @@ def test_local_and_debug_need_no_value(arguments: list[str], local: bool, debug:
     assert (config.local, config.debug) == (local, debug)
 
 
+def test_list_is_expected_as_one_and_its_passwords_are_not_shown() -> None:
+    assert parse(NightlyJob, ["--export_to", '["lists.csv"]']).export_to == ["lists.csv"]
+    flags = ["--export-to+", "lists.csv", "--export-to+", "redis://x"]
+    assert parse(NightlyJob, flags).export_to == ["lists.csv", "redis://x"]
+    with pytest.raises(InputError, match=r"--export_to redis://\*\*\*@x; expected a list, such as"):
+        parse(NightlyJob, ["--export_to", "redis://:s3cr3t@x"])
+
+
 def test_switch_of_a_job_needs_no_value() -> None:
     assert parse(ExportJob, ["--only-changed", "--to", "lists.csv"]).only_changed
     assert parse(ExportJob, ["--to", "lists.csv", "--only_changed"]).only_changed

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from visrec.errors import InputError, did_you_mean
+from visrec.storage.s3_settings import mask_user_info
 
 Keys = Mapping[str, object]  # every key of a job, and the annotation of its value
 
@@ -42,6 +43,8 @@ def check_flags(arguments: Sequence[str], keys: Keys) -> None:
     """
     for argument in arguments:
         flag = argument.partition("=")[0]
+        if flag.endswith("+") and typing.get_origin(keys.get(flag[2:-1])) is list:
+            continue  # adds one entry to the list
         if flag.startswith("--") and flag[2:] not in _COMMON and not _exists(flag[2:], keys):
             raise InputError(_unknown_key(flag, did_you_mean(flag[2:], keys, "--")))
 
@@ -115,7 +118,8 @@ def _explain_value(text: str, keys: Keys) -> str | None:
         return None
     kind = keys[key[1]]
     hint = did_you_mean(value[1], typing.get_args(kind)) if _is_literal(kind) else ""
-    found = f"Found --{key[1]} {value[1] or repr('')}; expected {_describe(kind)}"
+    shown = mask_user_info(value[1]) if "://" in value[1] else value[1]  # of a password
+    found = f"Found --{key[1]} {shown or repr('')}; expected {_describe(kind)}"
     return f"{found}{hint or '.'} {_SEE_HELP}"
 
 
@@ -162,6 +166,8 @@ def _describe(kind: object) -> str:
     """The values of a type in words."""
     if _is_literal(kind):
         return _join_with_or([str(choice) for choice in typing.get_args(kind)])
+    if typing.get_origin(kind) is list:
+        return "a list, such as [first, second]"
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         parts = [part for part in typing.get_args(kind) if part is not type(None)]
         return _join_with_or([*map(_describe, parts), "null"])
