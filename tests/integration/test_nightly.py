@@ -20,7 +20,7 @@ from tests.integration.workspace import (
 )
 from tests.publication.list_runs import rows_of_run, rows_of_table
 from visrec.cli.summary import Summary
-from visrec.errors import GateError, InputError, VisrecError
+from visrec.errors import GateError, InputError
 from visrec.pipelines import nightly
 from visrec.pipelines.night_model import newest_model_day, training_day
 from visrec.pipelines.nightly import NightlyJob
@@ -93,16 +93,6 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     assert again.rows["published"] == "yes"
     assert again.rows["choice"] == night.rows["choice"]
     assert {path: path.stat().st_mtime_ns for path in lists.rglob("part-*")} == before
-
-    # If the export of a night fails, the night stays published, and its next start exports.
-    to = [str(tmp_path / "out.csv"), "redis://127.0.0.1:1/0"]
-    with pytest.raises(VisrecError, match=r"could not be exported to redis://127\.0\.0\.1:1/0"):
-        run_night(tmp_path, SECOND, export_to=to)
-    assert published_run(tmp_path) == SECOND
-    exported = run_night(tmp_path, SECOND, export_to=to[:1])
-    assert exported.rows[f"at {to[0]}"].startswith(f"{SECOND}, ")
-    entries = sum(len(row["items"]) for row in published_rows(lists))
-    assert len(Path(to[0]).read_text().splitlines()) == 1 + entries
 
     # The next night reads ten pictures, trains nothing and carries over unchanged lists.
     add_a_day(tmp_path, SECOND)

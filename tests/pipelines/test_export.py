@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.exports.lists import made_lists, publish, seen
+from tests.exports.lists import made_lists, make_run, publish, seen
 from visrec.cli.launch import launch
+from visrec.cli.summary import Summary
 from visrec.errors import VisrecError
+from visrec.pipelines import nightly
 from visrec.pipelines.export import ExportJob, check, export_to_all, main
+from visrec.pipelines.nightly import NightlyJob
+from visrec.publication.pointer import read_pointer
 from visrec.storage.store import Store
 
 
@@ -94,3 +98,19 @@ def test_target_that_fails_stops_no_other_and_is_named(
     assert to.exists()
     rows = export_to_all(urls[1:], recommendations, leases)
     assert rows == {f"at {to}": "r1, 10 lists written"}
+
+
+def test_night_is_published_before_it_exports_and_exports_at_its_next_start(tmp_path: Path) -> None:
+    """A night that is complete, so that no step needs Ray."""
+    night, recommendations = "2026-11-20", Store.at(str(tmp_path / "recommendations"))
+    make_run(recommendations, night, made_lists(10))
+    to = [str(tmp_path / "out.csv"), "redis://127.0.0.1:1/0"]
+    keys = {"workspace": str(tmp_path), "as_of": night}
+    with pytest.raises(VisrecError, match="start the same night again, and it only exports"):
+        nightly.main(NightlyJob(**keys, export_to=to), Summary("nightly"))
+    assert read_pointer(recommendations)[0].run_id == night
+    assert (tmp_path / "nights" / f"{night}.json").exists()
+    assert len(Path(to[0]).read_text().splitlines()) == 1 + 30
+    summary = Summary("nightly")
+    nightly.main(NightlyJob(**keys, export_to=to[:1]), summary)
+    assert summary.rows[f"at {to[0]}"] == f"{night}, 10 lists written"
