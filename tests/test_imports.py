@@ -17,7 +17,16 @@ LEAVES = (
     "capacity",
 )
 FOLDERS = (
-    *("storage", "sources", "features", "interactions", "models", "retrieval", "sampling"),
+    *(
+        "storage",
+        "sources",
+        "importers",
+        "features",
+        "interactions",
+        "models",
+        "retrieval",
+        "sampling",
+    ),
     *("training", "tuning", "publication", "exports", "recommend", "evaluation", "demo", "cli"),
     *("pipelines", "commands", "__main__", "workspace"),
 )

@@ -38,6 +38,17 @@ def check() -> NoReturn:
     launch(main, CheckJob, needs_ray=False)
 
 
+def import_data() -> NoReturn:
+    """take over MovieLens, RecBole, Amazon Reviews or an order export"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.import_data import ImportDataJob, check, main
+
+    if len(sys.argv) > 2 and not sys.argv[1].startswith("-"):  # visrec import movielens PATH
+        name, path, *rest = sys.argv[1:]
+        sys.argv[1:] = ["--format", name, "--path", path, *rest]
+    launch(main, ImportDataJob, check=check, needs_ray=False)
+
+
 def extract() -> NoReturn:
     """turn new pictures into features"""
     from visrec.cli.launch import launch
@@ -151,6 +162,7 @@ def submit() -> NoReturn:
 COMMANDS: dict[str, Callable[[], NoReturn]] = {
     "demo": demo,
     "check": check,
+    "import": import_data,
     "extract": extract,
     "train": train,
     "tune": tune,

@@ -1,0 +1,213 @@
+"""Each format as its specification has it, into a workspace whose tables are known."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from visrec.cli.summary import Summary
+from visrec.errors import InputError
+from visrec.pipelines.import_data import ImportDataJob, check, main
+
+RATINGS = [
+    ("1", "31", 2.5, 1260759144),
+    ("1", "1029", 3.0, 1260759179),
+    ("2", "31", 4.0, 835355493),
+]
+TITLES = {"31": "Dangerous Minds (1995)", "1029": 'Dumbo, "the" elephant (1941)'}
+
+
+def imported(source: Path, kind: Any, tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """The workspace after an import, and the rows of the summary."""
+    job = ImportDataJob(workspace=str(tmp_path / "shop"), format=kind, path=str(source))
+    check(job)
+    summary = Summary("import_data")
+    main(job, summary)
+    return tmp_path / "shop", summary.rows
+
+
+def rows(path: Path, *columns: str) -> list[tuple[Any, ...]]:
+    table = pq.read_table(path)
+    return list(zip(*(table[name].to_pylist() for name in columns), strict=True))
+
+
+def titles(workspace: Path) -> dict[str, str]:
+    return dict(rows(workspace / "items.parquet", "item_id", "title"))
+
+
+def write(folder: Path, **files: str | bytes) -> Path:
+    """A folder of files; two underscores in a name stand for a dot."""
+    folder.mkdir()
+    for name, content in files.items():
+        data = content.encode() if isinstance(content, str) else content
+        (folder / name.replace("__", ".")).write_bytes(data)
+    return folder
+
+
+def movielens(tmp_path: Path, edition: str) -> Path:
+    title, dumbo = TITLES["31"], TITLES["1029"]
+    if edition == "latest":
+        quoted = dumbo.replace('"', '""')
+        return write(
+            tmp_path / "ml",
+            ratings__csv="userId,movieId,rating,timestamp\n"
+            + "".join(f"{u},{i},{r},{t}\n" for u, i, r, t in RATINGS),
+            movies__csv=f'movieId,title,genres\n31,{title},Drama|War\n1029,"{quoted}",Animation\n',
+        )
+    if edition == "1m":
+        return write(
+            tmp_path / "ml",
+            ratings__dat="".join(f"{u}::{i}::{r:g}::{t}\n" for u, i, r, t in RATINGS),
+            movies__dat=f"31::{title}::Drama|War\n1029::{dumbo}::Animation\n".encode("latin-1"),
+        )
+    return write(
+        tmp_path / "ml",
+        u__data="".join(f"{u}\t{i}\t{r:g}\t{t}\n" for u, i, r, t in RATINGS),
+        u__item=f"31|{title}|01-Jan-1995||x|0\n1029|{dumbo}|01-Jan-1941||x|1\n".encode("latin-1"),
+    )
+
+
+@pytest.mark.parametrize("edition", ["latest", "1m", "100k"])
+def test_movielens_of_each_edition(edition: str, tmp_path: Path) -> None:
+    workspace, summary = imported(movielens(tmp_path, edition), "movielens", tmp_path)
+    table = workspace / "interactions.parquet"
+    assert rows(table, "user_id", "item_id", "rating", "timestamp") == RATINGS
+    assert titles(workspace) == TITLES
+    assert (summary["interactions"], summary["items"]) == (3, 2)
+    if edition != "100k":
+        assert rows(workspace / "items.parquet", "item_id", "category")[0] == ("31", "Drama")
+
+
+def test_recbole_files_lose_the_types_of_their_header(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "rb",
+        x__inter="user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+        + "".join(f"{u}\t{i}\t{r}\t{float(t)}\n" for u, i, r, t in RATINGS),
+        x__item="item_id:token\tmovie_title:token_seq\tclass:token_seq\trelease:token\n"
+        "31\tDangerous Minds\tDrama War\t1995\n",
+    )
+    workspace, _ = imported(source, "recbole", tmp_path)
+    table = workspace / "interactions.parquet"
+    assert rows(table, "user_id", "item_id", "rating", "timestamp") == RATINGS
+    expected = [("31", "Dangerous Minds", "Drama War", "1995")]
+    assert rows(workspace / "items.parquet", "item_id", "title", "category", "release") == expected
+
+
+def test_recbole_file_without_a_time_is_refused(tmp_path: Path) -> None:
+    source = write(tmp_path / "rb", x__inter="user_id:token\titem_id:token\n1\t2\n")
+    with pytest.raises(
+        InputError, match=r"user_id:token, item_id:token; expected .* and timestamp"
+    ):
+        imported(source, "recbole", tmp_path)
+
+
+def lines(*objects: dict[str, Any]) -> bytes:
+    return gzip.compress("".join(json.dumps(each) + "\n" for each in objects).encode())
+
+
+def test_amazon_reviews_of_2023_with_pictures(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "amazon",
+        Art__jsonl__gz=lines(
+            {"rating": 5.0, "title": "x", "images": [], "asin": "B1", "parent_asin": "P1",
+             "user_id": "A", "timestamp": 1588687728923, "verified_purchase": True},
+            {"rating": 1.0, "asin": "B2", "parent_asin": "P2", "user_id": None,
+             "timestamp": 1588687728923},
+        ),
+        meta_Art__jsonl__gz=lines(
+            {"parent_asin": "P1", "title": "Brush", "main_category": "Arts", "price": None,
+             "images": [{"thumb": "https://x/t.jpg", "large": "https://x/l.jpg",
+                         "hi_res": "https://x/h.jpg", "variant": "MAIN"}]},
+            {"parent_asin": "P2", "title": "Nothing", "main_category": None, "images": []},
+        ),
+    )  # fmt: skip
+    workspace, summary = imported(source, "amazon", tmp_path)
+    table = workspace / "interactions.parquet"
+    assert rows(table, "user_id", "item_id", "rating", "timestamp") == [
+        ("A", "P1", 5.0, 1588687728)
+    ]
+    assert summary["left out"] == {"without user_id": 1}
+    assert titles(workspace) == {"P1": "Brush", "P2": "Nothing"}
+    pictures = workspace / "images" / "pictures.parquet"
+    assert rows(pictures, "item_id", "uri") == [("P1", "https://x/h.jpg")]
+
+
+def test_amazon_reviews_of_2018(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "amazon",
+        AMAZON_FASHION__json__gz=lines(
+            {"overall": 4.0, "reviewerID": "A", "asin": "B1", "unixReviewTime": 1413763200}
+        ),
+    )
+    workspace, _ = imported(source, "amazon", tmp_path)
+    table = workspace / "interactions.parquet"
+    assert rows(table, "user_id", "item_id", "rating", "timestamp") == [
+        ("A", "B1", 4.0, 1413763200)
+    ]
+
+
+def test_shopify_export_loses_cancelled_orders_with_all_their_lines(tmp_path: Path) -> None:
+    header = (
+        "Name,Email,Financial Status,Created at,Lineitem quantity,Lineitem name,Lineitem sku,"
+        "Cancelled at\n"
+    )
+    source = tmp_path / "orders_export.csv"
+    source.write_text(
+        header + "#1,a@x.com,paid,2026-11-20 10:00:00 +0100,1,Red chair,S1,\n"
+        "#1,a@x.com,,2026-11-20 10:00:00 +0100,2,Blue chair,S2,\n"
+        "#2,b@x.com,refunded,2026-11-21 10:00:00 +0100,1,Red chair,S1,\n"
+        "#2,b@x.com,,2026-11-21 10:00:00 +0100,1,Blue chair,S2,\n"
+        "#3,c@x.com,paid,2026-11-22 10:00:00 +0100,1,Red chair,S1,2026-11-23 10:00:00 +0100\n"
+        "#4,,paid,2026-11-22 10:00:00 +0100,1,Red chair,S1,\n"
+    )
+    workspace, summary = imported(source, "retail", tmp_path)
+    found = rows(workspace / "interactions.parquet", "user_id", "item_id", "timestamp")
+    assert found == [("a@x.com", "S1", 1763629200 + 31536000), ("a@x.com", "S2", 1795165200)]
+    assert summary["left out"] == {"of cancelled or refunded orders": 3, "without user_id": 1}
+    assert titles(workspace) == {"S1": "Red chair", "S2": "Blue chair"}
+
+
+def test_online_retail_export_loses_credit_notes_and_returns(tmp_path: Path) -> None:
+    source = tmp_path / "online_retail.csv"
+    source.write_text(
+        "Invoice;StockCode;Description;Quantity;InvoiceDate;Price;Customer ID;Country\n"
+        "489434;85048;LIGHTS;12;2009-12-01 07:45:00;6,95;13085;UK\n"
+        "C489449;22087;BUNTING;-12;2009-12-01 10:33:00;2,95;16321;AU\n"
+        "489450;22087;BUNTING;-1;2009-12-01 10:34:00;2,95;16321;AU\n"
+    )
+    workspace, summary = imported(source, "retail", tmp_path)
+    found = rows(workspace / "interactions.parquet", "user_id", "item_id", "timestamp")
+    assert found == [("13085", "85048", 1259653500)]
+    assert summary["left out"] == {"of cancelled or refunded orders": 1, "returns": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("movielens", r"expected ratings\.csv, ratings\.dat or u\.data"),
+        ("recbole", r"expected a \.inter file"),
+        ("amazon", "expected reviews as"),
+        ("retail", "expected an order export"),
+    ],
+)
+def test_folder_of_other_files_is_refused_and_nothing_is_written(
+    kind: str, expected: str, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "other", readme__txt="hello")
+    with pytest.raises(InputError, match=rf"Found readme\.txt at .*{expected}.*--path"):
+        imported(source, kind, tmp_path)
+    assert not (tmp_path / "shop").exists()
+
+
+def test_failed_import_leaves_nothing_and_an_existing_table_is_kept(tmp_path: Path) -> None:
+    source = write(tmp_path / "ml", ratings__csv="userId,movieId,rating,timestamp\n1,2,x,3\n")
+    with pytest.raises(InputError, match="rating"):
+        imported(source, "movielens", tmp_path)
+    assert not [path for path in (tmp_path / "shop").rglob("*") if path.is_file()]
+    pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "shop" / "interactions.parquet")
+    with pytest.raises(InputError, match="exists already"):
+        imported(source, "movielens", tmp_path)

@@ -1,0 +1,1 @@
+"""Data sets and exports in their own formats, as the tables of a workspace."""

@@ -1,0 +1,146 @@
+"""What every importer takes and gives."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from visrec.errors import InputError
+from visrec.ids import TEXT
+from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import Column
+from visrec.storage.store import Store, file_at
+from visrec.storage.table_files import TableFile
+from visrec.storage.tables import read_table_file
+
+KEY = "path"  # the configuration key that names the source
+_BLOCK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files that a user names: a folder, or one file of it.
+
+    Attributes:
+        store: the folder.
+        names: of the files that count, sorted.
+    """
+
+    store: Store
+    names: tuple[str, ...]
+
+    @classmethod
+    def at(cls, path: str) -> "Source":
+        """The files at a location.
+
+        Raises:
+            InputError: there are none.
+        """
+        folder, name = file_at(path)
+        if folder.exists(name):
+            return cls(folder, (name,))
+        store = Store.at(path)
+        names = tuple(sorted(info.name for info in store.list(follow_links=True)))
+        if not names:
+            raise InputError(
+                f"Found nothing at {path}; expected a file, or a folder of files. Change --{KEY}.",
+                path=path,
+                key=KEY,
+            )
+        return cls(store, names)
+
+    def find(self, *patterns: str) -> str | None:
+        """The first file whose own name matches one of the patterns, the first pattern first."""
+        for pattern in patterns:
+            for name in self.names:
+                if re.fullmatch(pattern, name.rpartition("/")[2], re.IGNORECASE):
+                    return name
+        return None
+
+    def require(self, expected: str, *patterns: str) -> str:
+        """The same.
+
+        Args:
+            expected: such a file in words, for the error.
+            patterns: of its name.
+
+        Raises:
+            InputError: there is none.
+        """
+        name = self.find(*patterns)
+        if name is None:
+            shown = ", ".join(self.names[:5]) + (" ..." if len(self.names) > 5 else "")
+            raise InputError(
+                f"Found {shown} at {self.store.root}; expected {expected}. Change --{KEY}.",
+                path=self.store.root,
+                key=KEY,
+            )
+        return name
+
+    def read(
+        self, name: str, columns: Sequence[Column], mapping: Mapping[str, str]
+    ) -> Iterator[pa.Table]:
+        """A CSV or TSV file with a header, or JSON lines, in batches with the declared columns.
+
+        Args:
+            name: of the file.
+            columns: the declared columns.
+            mapping: the name in the file of each of them that has another name there.
+
+        Raises:
+            InputError: the file is damaged.
+            SchemaError: a required column is missing, or has another type.
+        """
+        table = InputTable(uri=self.store.uri(name), key=KEY, columns=mapping)
+        return read_table_file(TableFile(table, self.store, name, {}), columns)
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """A text file as blocks of whole lines, decompressed if its name ends in .gz."""
+        codec = "gzip" if name.lower().endswith(".gz") else None
+        rest = b""
+        with self.store.open_input_stream(name, codec) as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                whole, newline, rest = (rest + block).rpartition(b"\n")
+                if newline:
+                    yield whole + newline
+        if rest.strip():
+            yield rest + b"\n"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an importer found, still to be read.
+
+    Attributes:
+        interactions: batches with user_id, item_id, timestamp in seconds, and optional columns.
+        items: batches with item_id and optional columns; empty if the source has none.
+        pictures: batches with item_id and uri; empty if the source has none.
+        left_out: rows that were left out so far, by reason; counted while the batches are read.
+        notes: sentences about what the importer decided.
+    """
+
+    interactions: Iterable[pa.Table]
+    items: Iterable[pa.Table] = ()
+    pictures: Iterable[pa.Table] = ()
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
+
+
+def without_nulls(table: pa.Table, left_out: Counter[str]) -> pa.Table:
+    """The rows that have a user, an item and a timestamp; the others are counted."""
+    for name in ("user_id", "item_id", "timestamp"):
+        has_value = table[name].is_valid()
+        missing = len(table) - pc.sum(has_value).as_py() if len(table) else 0
+        if missing:
+            left_out[f"without {name}"] += missing
+            table = table.filter(has_value)
+    return table
+
+
+def first_of_list(texts: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:
+    """The part of each text before the separator."""
+    parts = pc.split_pattern(texts.cast(TEXT), separator, max_splits=1)
+    return pc.list_element(parts, 0)
