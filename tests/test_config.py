@@ -87,7 +87,11 @@ def test_the_digest_tells_its_values_apart() -> None:
 # that is added without a check takes a NaN, and fails here.
 
 JOBS = [path.stem for path in (Path(__file__).parents[1] / "jobs").glob("[a-z]*.py")]
-REQUIRED = {"ImportJob": {"backbone": "resnet50"}, "ForgetJob": {"users": "leaving.txt"}}
+REQUIRED = {
+    "ImportJob": {"backbone": "resnet50"},
+    "ImportDataJob": {"format": "retail", "path": "orders.csv"},
+    "ForgetJob": {"users": "leaving.txt"},
+}
 # Numbers that are never a value, whatever they mean.
 NEVER = (float("nan"), float("inf"), -float("inf"), 10**30, True, "many")
 # A rating or a stock may be any finite number.
