@@ -122,5 +122,7 @@ def test_damaged_files_are_named_and_cost_nothing_else(shop: Store) -> None:
     facts = read_facts(sources(shop), REPORT, "evaluate")
     assert facts.publication is None
     assert len(facts.curves) == 1
-    assert [text for text in facts.unreadable if "_latest.json" in text]
-    assert [text for text in facts.unreadable if "wall_s" in text]
+    publications, summaries = facts.unreadable
+    assert "The publications could not be read: " in publications
+    assert "_latest.json" in publications
+    assert summaries == "The summaries of jobs could not be read: KeyError: 'wall_s'"

@@ -69,11 +69,16 @@ def read_facts(sources: FactSources, report: ReadReport, job: str) -> WorkspaceF
         rejected=_read_rejected(sources.features, manifest),
     )
     # A damaged file of another job must not cost an evaluation its report.
-    for read in (_read_publications, _read_sweeps, _read_seconds):
+    parts = {
+        "publications": _read_publications,
+        "sweeps": _read_sweeps,
+        "summaries of jobs": _read_seconds,
+    }
+    for name, read in parts.items():
         try:
             facts = replace(facts, **read(sources, job))
         except (VisrecError, KeyError, TypeError) as error:
-            text = f"{type(error).__name__}: {error}" if isinstance(error, KeyError) else str(error)
+            text = f"The {name} could not be read: {type(error).__name__}: {error}"
             facts = replace(facts, unreadable=[*facts.unreadable, text])
     return facts
 
