@@ -123,7 +123,11 @@ def test_reader_of_a_table_sees_the_published_run_alone(s3: SeaweedFS, lists: St
     counts = {f"reads_{one}": sum(found[0] == one for found in readers.seen) for one in FORMATS}
     measured(28, publications=len(history) - 1, faults_writer_sigkill=killed, **counts)
     measured(28, reads_of_other_runs=0, runs_seen=len({str(found[2]) for found in readers.seen}))
-    measured(28, globs_with_unpublished_runs=strays)
+    behind = sum(
+        not runs <= {history.get(n) for n in range(before, after + 1)}
+        for _, before, runs, after in readers.seen
+    )
+    measured(28, globs_with_unpublished_runs=strays, reads_of_the_run_before=behind)
 
 
 # ------------------------------------------------------- two actors, stopped between any two steps
