@@ -32,6 +32,7 @@ from visrec.features.commit import TableContent, commit_table, write_part
 from visrec.features.sentences import TextConfig, load_text_encoder
 from visrec.features.table import Identity
 from visrec.features.text_table import CHUNK, commit_texts, embed_texts, plan_texts, write_texts
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 
@@ -75,7 +76,8 @@ def write_texts_of(source: str, ids: pa.Array, model: str, folder: Path) -> floa
     path = folder.with_name("items.parquet")
     pq.write_table(items.select(["item_id", "title"]).append_column("description", genres), path)
     encoder, store = load_text_encoder(TextConfig(model=model)), Store.at(str(folder))
-    plan, written = plan_texts(str(path), store, encoder.identity), []
+    items_table = InputTable(uri=str(path), key="items")
+    plan, written = plan_texts(items_table, store, encoder.identity), []
     begin = time.perf_counter()
     for start in range(0, len(plan.pending), CHUNK):
         chunk = plan.pending.slice(start, CHUNK)

@@ -20,6 +20,7 @@ from visrec.features.sentences import TextConfig, load_text_encoder
 from visrec.features.table import load_features
 from visrec.features.text_table import commit_texts, embed_texts, plan_texts, write_texts
 from visrec.models.visrank import VisRankConfig
+from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
@@ -66,7 +67,8 @@ def write_items(shop: Path, item_ids: list[str], titles: list[str]) -> None:
 def embed_again(shop: Path, config: TextConfig) -> None:
     """Extracts texts in this process: Ray's workers take seconds to import the library."""
     encoder, store = load_text_encoder(config), Store.at(str(shop / "text_features"))
-    plan = plan_texts(str(shop / "items.parquet"), store, encoder.identity)
+    items = InputTable(uri=str(shop / "items.parquet"), key="items")
+    plan = plan_texts(items, store, encoder.identity)
     assert plan.pending.num_rows == 2
     feature_BD, _ = embed_texts(plan.pending, plan, store, encoder)
     written = write_texts(store, plan.pending, feature_BD, encoder.identity)
