@@ -28,7 +28,9 @@ from visrec.errors import InputError
 from visrec.features.backbones.network import digest_weights, first_line, quiet_transformers
 from visrec.features.table import Identity
 
-_BATCH = 32  # texts per call of the model; a smaller batch is padded
+# Texts per call of the model; a smaller batch is padded. Long texts rarely share their number of
+# tokens, so a large batch would mostly be padding.
+_BATCH = 4
 # Raised whenever another text is made of title and description, or embedded in another way:
 # features of another recipe are not reused.
 _RECIPE = 1
