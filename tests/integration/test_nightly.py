@@ -113,7 +113,7 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     assert published_rows(lists) == rows
     # A second start of the night does not move the pointer away from a later publication.
     again = run_night(tmp_path, THIRD)
-    assert "another run was published" in again.rows["published"]
+    assert "the pointer has moved to another run" in again.rows["published"]
     assert published_run(tmp_path) == "whole"
     assert any(e["item_id"].startswith("new-") for row in rows for e in row["items"])
 
