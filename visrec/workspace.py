@@ -15,7 +15,7 @@ import base64
 import html
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ import ray
 
 from visrec.cli.cluster import start_ray
 from visrec.cli.job import Job, JobConfig
+from visrec.cli.keys import config_keys
 from visrec.cli.parse import parse
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
@@ -69,9 +70,11 @@ class Workspace:
 
     Args:
         path: a directory or an s3:// prefix; docs/schemas.md says what it holds.
+        keys: of every call that has them, such as `interactions.columns`; a call's own keys win.
     """
 
-    def __init__(self, path: str = "runs/demo") -> None:
+    def __init__(self, path: str = "runs/demo", keys: Keys | None = None) -> None:
+        self._keys = dict(keys or {})
         # Ray's workers may have another current directory.
         self.path = path if "://" in path else os.path.abspath(path)
 
@@ -145,7 +148,8 @@ class Workspace:
     ) -> pd.DataFrame:
         """The k best items for some users, now; nothing is written.
 
-        The model is the one that was trained last, unless the key `model` names another. The
+        The model is the one that was trained last, unless the key `model` names another: it may
+        differ from the model that a night chose to publish, as `recommendations` has it. The
         interactions of all users are read, so ask for many users at once.
 
         Returns:
@@ -154,7 +158,7 @@ class Workspace:
         Raises:
             InputError: as `extract`; or a user is in neither the interactions nor the users table.
         """
-        return self._lists("user_to_item", users, k, keys)
+        return self._lists("user_to_item", [users] if isinstance(users, str) else users, k, keys)
 
     def similar(self, item: str, k: int = 20, keys: Keys | None = None) -> pd.DataFrame:
         """The k items that are most similar to one, by the cosine of the model's item vectors.
@@ -199,7 +203,9 @@ class Workspace:
         return Gallery(f"For {user}", tuple(cards.values()))
 
     def _job(self, job_type: type[Job], keys: Keys | None) -> Job:
-        flags = [f"--{key}={_as_flag(value)}" for key, value in (keys or {}).items()]
+        known = config_keys(job_type)
+        shared = {key: value for key, value in self._keys.items() if key in known}
+        flags = [f"--{key}={_as_flag(value)}" for key, value in {**shared, **(keys or {})}.items()]
         return parse(job_type, ["--workspace", self.path, "--local", "true", *flags])
 
     def _run(
@@ -271,7 +277,7 @@ class Gallery:
     """
 
     heading: str
-    cards: tuple[ItemCard, ...]
+    cards: tuple[ItemCard, ...] = field(repr=False)  # pictures are long
 
     def _repr_html_(self) -> str:
         figures = "".join(_CARD.format(_figure(card)) for card in self.cards)

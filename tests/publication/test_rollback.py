@@ -49,6 +49,12 @@ def pointer(lists: Store) -> tuple[bytes, str] | None:
     return lists.read_if_exists(LATEST)
 
 
+def rolled_back(run_id: str) -> str:
+    """The status of a run that was rolled back."""
+    again = f"`visrec rollback --run_id {run_id}` publishes it again"
+    return f"no: {run_id} was rolled back ({again})"
+
+
 # -------------------------------------------------------------------------------------------- back
 
 
@@ -57,7 +63,7 @@ def test_pointer_goes_back_to_the_run_before(lists: Store) -> None:
     assert roll_back(lists) == ("r3", "r2")
     assert published_run_id(lists) == "r2"
     assert [status(lists, run) for run in ("r1", "r2", "r3")] == [
-        "no: a later night is published", "yes", "no: it was rolled back"
+        "no: a later night is published", "yes", rolled_back("r3")
     ]  # fmt: skip
 
 
@@ -168,11 +174,11 @@ def test_rolled_back_run_stays_out_whatever_is_published_and_rolled_back_later(
     assert roll_back(lists) == ("r3", "r2")
     complete(lists, "r4", cutoff)
     assert publish_run(lists, "r4")
-    assert status(lists, "r3") == "no: it was rolled back"
+    assert status(lists, "r3") == rolled_back("r3")
     assert not publish_run(lists, "r3")
     assert roll_back(lists) == ("r4", "r2")
     for left in ("r3", "r4"):
-        assert status(lists, left) == "no: it was rolled back"
+        assert status(lists, left) == rolled_back(left)
         assert not publish_run(lists, left)
     assert roll_back(lists, "r1") == ("r2", "r1")
     assert [publish_run(lists, left) for left in ("r2", "r3", "r4")] == [False] * 3
@@ -184,7 +190,7 @@ def test_rollback_to_a_rolled_back_run_publishes_it_again(lists: Store) -> None:
     roll_back(lists)
     assert roll_back(lists, "r3") == ("r2", "r3")
     assert published_run_id(lists) == "r3"
-    assert status(lists, "r2") == "no: it was rolled back"
+    assert status(lists, "r2") == rolled_back("r2")
     complete(lists, "r4", 4)
     publish_run(lists, "r4")
     assert status(lists, "r3") == "no: a later night is published"  # it is not rolled back any more

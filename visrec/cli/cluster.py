@@ -20,7 +20,7 @@ from visrec.storage.s3_settings import mask_user_info
 
 _ANSWER_TIMEOUT_S = 5
 _MIN_LOCAL_CPUS = 4
-_SUBMIT = "`ray job submit --working-dir . -- python jobs/X.py`"
+_SUBMIT = "`visrec submit nightly ...`, or `ray job submit --working-dir . -- python jobs/X.py`"
 
 
 def start_ray(local: bool, debug: bool) -> None:

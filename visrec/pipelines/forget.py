@@ -29,6 +29,7 @@ from visrec.features.table import read_manifest
 from visrec.ids import TEXT, id_array, is_in
 from visrec.models import artifact
 from visrec.pipelines.export import LEASES, export_to_all
+from visrec.pipelines.input_checks import require_interactions
 from visrec.pipelines.job_tables import find_interactions
 from visrec.publication.forget import Forgotten, forget_in_run, run_ids
 from visrec.sources.interactions import InteractionsConfig
@@ -81,6 +82,8 @@ class ForgetJob(JobConfig):
 
 def check(config: ForgetJob) -> None:
     read_user_ids(config.users)
+    # Counted last; a wrong column must not be found after everything else was removed.
+    require_interactions(config.interactions, find_interactions(config, config.interactions))
     for url in config.export_to:
         parse_target(url)
 

@@ -253,7 +253,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
             flush=True,
         )
     require_unchanged(run.source.inputs.to_dict(), ray.get(reread).inputs.to_dict())
-    evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
+    evaluation = _evaluation(run)
     gate_inputs = GateInputs(
         source=run.source,
         items_table=run.inputs.items_table,
@@ -266,6 +266,15 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         ray.remote(evaluate_gates).remote(gate_inputs, prepared.data, *checks)
     )
     return results
+
+
+def _evaluation(run: _Run) -> Store:
+    """The evaluation of the workspace, or the one that a night made of this very model."""
+    config = run.config
+    evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
+    if config.evaluation is None and not evaluation.exists(METRICS):
+        return evaluation / run.source.model_id
+    return evaluation
 
 
 def _has_later_cutoff(last: RunManifest, config: RecommendJob) -> bool:

@@ -61,7 +61,7 @@ def warn_if_not_evaluated(manifest: RunManifest, summary: Summary) -> None:
     if manifest.choice is None:
         print(
             "This model has not been evaluated: nothing says whether its lists are better than "
-            "VisRank's or than the most popular items. Run jobs/evaluate.py before "
-            "jobs/recommend.py, and the gates compare them.",
+            "VisRank's or than the most popular items. Run `visrec evaluate` "
+            "before `visrec recommend`, and the gates compare them.",
             flush=True,
         )

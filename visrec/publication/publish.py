@@ -195,7 +195,7 @@ def _reason_to_stay(
     if run_id in pointer.removing:
         return "retention is removing it"
     if run_id in pointer.rolled_back:
-        return "it was rolled back"
+        return f"{run_id} was rolled back (`visrec rollback --run_id {run_id}` publishes it again)"
     cutoffs = (manifest.cutoff_timestamp, pointer.cutoff_timestamp)
     if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] < cutoffs[1]:
         return "a later night is published"

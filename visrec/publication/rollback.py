@@ -30,10 +30,12 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
     pointer, version = read_settled_pointer(recommendations)
     run_id = run_id or pointer.previous_run_id
     if run_id is None or version is None or pointer.run_id is None:
-        found = f"no run before {pointer.run_id}" if version else "no publication at all"
+        found = "no publication at all"
+        if version:
+            found = f"no run published before {pointer.run_id}"
         raise InputError(
-            f"Found {found} in {recommendations.root}; expected a run to go back to. Name it with "
-            "--run_id, or the directory of the runs with --recommendations."
+            f"Found {found} in {recommendations.root}; expected a run to go back to. Name any complete "
+            "run with --run_id, or the directory of the runs with --recommendations."
         )
     run = run_store(recommendations, run_id)
     data = run.read_if_exists(MANIFEST)
