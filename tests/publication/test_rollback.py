@@ -100,7 +100,7 @@ REFUSED: Mapping[str, tuple[list[Callable[[Store], Any]], str | None, str]] = {
     "a run is there, but none was published": (
         [lambda lists: complete(lists, "r2")], "r2", "no publication at all"),
     "there is no run before": (
-        [lambda lists: publish(lists, "r1")], None, "no run before r1.*--run_id"),
+        [lambda lists: publish(lists, "r1")], None, "no run published before r1.*--run_id"),
     "an unknown run": ([three_nights], "r9", "no complete run at .*/run=r9"),
     "a run without a manifest": ([three_nights, half_a_run], "half", "no complete run"),
     "the run before was removed": ([three_nights, lose(MANIFEST)], None, "no complete run"),

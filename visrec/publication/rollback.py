@@ -34,8 +34,8 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
         if version:
             found = f"no run published before {pointer.run_id}"
         raise InputError(
-            f"Found {found} in {recommendations.root}; expected a run to go back to. Name any complete "
-            "run with --run_id, or the directory of the runs with --recommendations."
+            f"Found {found} in {recommendations.root}; expected a run to go back to. Name any "
+            "complete run with --run_id, or the directory of the runs with --recommendations."
         )
     run = run_store(recommendations, run_id)
     data = run.read_if_exists(MANIFEST)
