@@ -221,7 +221,7 @@ MESSAGES = {
     "missing column": ["lacks the column user_id", "client", "--interactions.path"],
     "empty": ["empty", "at least one row", "--interactions.path"],
     "other items": ["None of the 1 interactions", "--interactions.path", "--features"],
-    "no interactions": ["Found no", "interactions.parquet", "--interactions.path"],
+    "no interactions": ["Found no interactions in", "expected a file", "--interactions.path"],
     "no features": ["no features at", "jobs/extract_features.py", "--features"],
     "no model": ["no trained model at", "jobs/train.py", "--model"],
     "no pictures": ["no picture at", "<item_id>.jpg", "--images"],
