@@ -57,8 +57,7 @@ class ExtractJob(JobConfig):
         image_pattern: names of several pictures of an item, such as {item_id}_{view}.jpg or
             {item_id}/{view}.jpg; by default a name is an item id.
         features: directory of the features; by default `features` in the workspace.
-        items: items table with the columns title and description, for the
-            text model; by default
+        items: items table with the columns title and description, for the text model; by default
             items.* in the workspace.
         items_columns: its columns that have other names in the files, such as {item_id: sku}.
         text: the model that embeds them. Then the workspace may be without pictures.
