@@ -64,6 +64,8 @@ class TrainKeys:
         sampling: how triples are sampled.
         train: how the model is fitted.
         resources: what training takes of the cluster.
+        track: experiment tracker that shows the training; of a search, the training of its best
+            trial. Each finds its server in its own variables, such as MLFLOW_TRACKING_URI.
     """
 
     features: str | None = None
@@ -78,8 +80,10 @@ class TrainKeys:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     resources: TrainResources = field(default_factory=TrainResources)
+    track: TrackerName | None = None
 
     def __post_init__(self) -> None:
+        require_tracker(self.track)
         if self.model_id is not None:
             require_folder_name(self.model_id, "model_id")
         check_fields(self, "")
@@ -89,18 +93,7 @@ class TrainKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainJob(TrainKeys, JobConfig):
-    """Features and interactions to a model.
-
-    Attributes:
-        track: experiment tracker that shows the training. Each finds its server in its own
-            environment variables, such as MLFLOW_TRACKING_URI.
-    """
-
-    track: TrackerName | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_tracker(self.track)
+    """Features and interactions to a model."""
 
 
 def check(config: TrainJob) -> None:
