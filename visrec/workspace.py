@@ -217,7 +217,7 @@ class Workspace:
             start_ray(local=True, debug=job.debug)
         summary = Summary(main.__module__.rpartition(".")[2])
         main(job, summary)
-        Store.at(job.workspace).write_json(f"summaries/{summary.job}.json", summary.to_dict())
+        summary.write(Store.at(job.workspace))
         return dict(summary.rows)
 
     def _lists(self, kind: Kind, queries: Sequence[str], k: int, keys: Keys | None) -> pd.DataFrame:

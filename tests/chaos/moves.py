@@ -6,10 +6,12 @@ It is a module of its own, without the readers of tables, so that it starts quic
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from visrec.errors import ConflictError, InputError
 from visrec.publication.pointer import TableFormat
 from visrec.publication.publish import publish_run
 from visrec.publication.retention import remove_old_runs
@@ -19,6 +21,22 @@ from visrec.storage.store import Store
 _PROCESSES = multiprocessing.get_context("spawn")
 TABLES: tuple[TableFormat, ...] = ("delta", "iceberg", "manifest")
 WRITES = 5  # of a publication: the pointer, Delta's commit, Iceberg's two files, the manifest
+
+
+Work = Callable[[Store], Any]
+
+
+def again(*works: Work) -> Work:
+    """One after another, whichever errors they raise."""
+
+    def work(lists: Store) -> None:
+        for one in works:
+            try:
+                one(lists)
+            except (ConflictError, InputError):
+                continue
+
+    return work
 
 
 @dataclass(frozen=True)

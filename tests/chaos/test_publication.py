@@ -18,10 +18,10 @@ import pyarrow as pa
 import pytest
 
 from tests.chaos.harness import amount, measured
+from tests.chaos.moves import Work, again
 from tests.publication.runs import PASSED, draft_manifest
 from tests.recommend.changing_shop import NO_RULES, ChangingShop
 from tests.stepping import Actor, MemoryStore, meetings
-from visrec.errors import ConflictError, InputError
 from visrec.interactions.log import assign_shards
 from visrec.jagged import offsets_from_lengths
 from visrec.progress import Timer
@@ -42,7 +42,6 @@ from visrec.storage.store import Store
 pytestmark = pytest.mark.chaos
 USERS = 6
 QUIET: Any = SimpleNamespace(add=SimpleNamespace(remote=lambda _: None))
-Work = Callable[[Store], Any]
 
 
 @cache
@@ -248,8 +247,8 @@ def test_rerun_of_a_complete_run_does_not_move_the_pointer() -> None:
             assert roll_back(store) == ("urgent", NIGHT)
             assert roll_back(store, "2026-11-20") == (NIGHT, "2026-11-20")
         before = store.objects[store.uri(LATEST)]
-        for again in (night, urgent, night):
-            again(store)
+        for rerun in (night, urgent, night):
+            rerun(store)
             reruns += 1
             assert store.objects[store.uri(LATEST)] == before
     measured(18, reruns=reruns, pointers_moved=0)
@@ -288,19 +287,6 @@ OLD = NIGHTS[0]
 
 def prune(lists: Store) -> list[str]:
     return remove_old_runs(lists, 2)
-
-
-def again(*works: Work) -> Work:
-    """One after another, whichever errors they raise."""
-
-    def work(lists: Store) -> None:
-        for one in works:
-            try:
-                one(lists)
-            except (ConflictError, InputError):
-                continue
-
-    return work
 
 
 def rolled_back(lists: Store) -> Any:

@@ -15,12 +15,11 @@ from typing import Any
 import pytest
 
 from tests.chaos.harness import amount, make_complete_run, measured
-from tests.chaos.moves import WRITES, Mover
+from tests.chaos.moves import WRITES, Mover, Work, again
 from tests.publication.list_runs import FORMATS, complete_lists, runs_seen
 from tests.publication.runs import published_run_id
 from tests.servers import SeaweedFS
 from tests.stepping import Actor, MemoryStore, meetings
-from visrec.errors import ConflictError, InputError
 from visrec.publication.delta_table import DELTA_LOG
 from visrec.publication.pointer import TableFormat, read_pointer
 from visrec.publication.publish import publish_run
@@ -134,24 +133,10 @@ def test_reader_of_a_table_sees_the_published_run_alone(s3: SeaweedFS, lists: St
 
 RUNS = R1, R2, R3, R4 = [f"2026-11-{day}" for day in range(11, 15)]
 FOLLOWED: tuple[TableFormat, ...] = ("delta", "manifest")
-Work = Callable[[Store], Any]
 
 
 def publish(run_id: str) -> Work:
     return lambda lists: publish_run(lists, run_id)
-
-
-def again(*works: Work) -> Work:
-    """One after another, whichever errors they raise."""
-
-    def work(lists: Store) -> None:
-        for one in works:
-            try:
-                one(lists)
-            except (ConflictError, InputError):
-                continue
-
-    return work
 
 
 def shown(store: MemoryStore) -> dict[str, tuple[int, str, set[str]]]:

@@ -108,7 +108,7 @@ def _run(
         main(config, summary)
     finally:
         ray.shutdown()
-    Store.at(config.workspace).write_json(f"summaries/{summary.job}.json", summary.to_dict())
+    summary.write(Store.at(config.workspace))
     print(summary.render(), flush=True)
     ignore_signals()
 

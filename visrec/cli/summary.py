@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from visrec.storage.store import Store
 from visrec.text import pad, printable, width, wrap
 
 _LABEL_WIDTH = 22  # cells, unless a label is wider
@@ -72,6 +73,10 @@ class Summary:
             lines.append(f"  {pad(label, label_width)} {first}")
             lines += [f"  {' ' * label_width} {line}" for line in more]
         return "\n".join(lines)
+
+    def write(self, workspace: Store) -> None:
+        """Writes the summary as JSON into the workspace, in place of the job's last one."""
+        workspace.write_json(f"summaries/{self.job}.json", self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON has it."""

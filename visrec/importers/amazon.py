@@ -6,6 +6,7 @@ taken over.
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -47,15 +48,14 @@ def read(source: Source) -> Imported:
     reviews = source.require("reviews as .jsonl or .json (.gz too)", rf"(?!meta){_JSON}")
     meta = source.find(rf"meta{_JSON}")
     edition = _edition(source, reviews)
-    imported = Imported(
-        (),
+    left_out = Counter[str]()
+    return Imported(
+        _reviews(source, reviews, edition, left_out),
         _products(source, meta) if meta else (),
         _pictures(source, meta) if meta else (),
-        notes=(f"Reviews of the edition of {edition}.",),
+        left_out,
+        (f"Reviews of the edition of {edition}.",),
     )
-    interactions = _reviews(source, reviews, edition, imported)
-    return Imported(interactions, imported.items, imported.pictures, imported.left_out,
-                    imported.notes)  # fmt: skip
 
 
 def _edition(source: Source, name: str) -> str:
@@ -75,7 +75,7 @@ def _edition(source: Source, name: str) -> str:
     )
 
 
-def _reviews(source: Source, name: str, edition: str, imported: Imported) -> Iterator[pa.Table]:
+def _reviews(source: Source, name: str, edition: str, left_out: Counter[str]) -> Iterator[pa.Table]:
     fields, divisor = _EDITIONS[edition]
     schema = pa.schema(list(zip(fields, _TYPES, strict=True)))
     for block in source.blocks(name):
@@ -83,7 +83,7 @@ def _reviews(source: Source, name: str, edition: str, imported: Imported) -> Ite
         table = table.rename_columns(["user_id", "item_id", "timestamp", "rating"])
         seconds = pc.divide(table["timestamp"], divisor)
         table = table.set_column(2, "timestamp", seconds)
-        yield without_nulls(table, imported.left_out)
+        yield without_nulls(table, left_out)
 
 
 def _products(source: Source, name: str) -> Iterator[pa.Table]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from visrec.errors import InputError
 from visrec.ids import TEXT
+from visrec.storage.csv_files import detect_dialect
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import Column
 from visrec.storage.store import Store, file_at
@@ -96,6 +97,15 @@ class Source:
         """
         table = InputTable(uri=self.store.uri(name), key=KEY, columns=mapping)
         return read_table_file(TableFile(table, self.store, name, {}), columns)
+
+    def header(self, name: str) -> list[str]:
+        """The columns of a CSV or TSV file.
+
+        Raises:
+            InputError: the file is empty or is not text.
+        """
+        table = InputTable(uri=self.store.uri(name), key=KEY)
+        return [*detect_dialect(TableFile(table, self.store, name, {}), ()).names]
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """A text file as blocks of whole lines, decompressed if its name ends in .gz."""

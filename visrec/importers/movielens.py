@@ -47,7 +47,7 @@ def _without_header(source: Source, name: str, separator: bytes) -> Iterator[pa.
     """Ratings in four columns without a header."""
     columns = [column for column in INTERACTIONS if column.name in _RATING_COLUMNS]
     for block in source.blocks(name):
-        table = _parse(block.replace(separator, b"\t"), _RATING_COLUMNS, "utf8")
+        table = _parse(block.replace(separator, b"\t"))
         yield cast_columns(table, columns, f"{source.store.uri(name)} (--{KEY})")
 
 
@@ -82,11 +82,13 @@ def _with_category(table: pa.Table) -> pa.Table:
     return table.append_column("category", first_of_list(table["genres"], "|"))
 
 
-def _parse(block: bytes, names: tuple[str, ...], encoding: str) -> pa.Table:
-    """Fields with tabs as text."""
+def _parse(block: bytes) -> pa.Table:
+    """Ratings with tabs as text."""
     return pacsv.read_csv(
         io.BytesIO(block),
-        pacsv.ReadOptions(column_names=list(names), encoding=encoding),
+        pacsv.ReadOptions(column_names=list(_RATING_COLUMNS)),
         pacsv.ParseOptions(delimiter="\t"),
-        pacsv.ConvertOptions(column_types=dict.fromkeys(names, TEXT), strings_can_be_null=True),
+        pacsv.ConvertOptions(
+            column_types=dict.fromkeys(_RATING_COLUMNS, TEXT), strings_can_be_null=True
+        ),
     )

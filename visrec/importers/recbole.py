@@ -3,7 +3,6 @@
 A file has tabs and a header of `name:type`. `.inter` has the interactions, `.item` the items.
 """
 
-import csv
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -23,14 +22,15 @@ def read(source: Source) -> Imported:
         InputError: there is no `.inter` file, or it has no user, item or timestamp.
     """
     interactions = source.require("a .inter file of RecBole", r".*\.inter")
+    header = _fields(source, interactions)
     mapping = {
         name: stored
-        for name, stored in _header(source, interactions).items()
+        for name, stored in header.items()
         if name in ("user_id", "item_id", "timestamp", "rating")
     }
     missing = [name for name in ("user_id", "item_id", "timestamp") if name not in mapping]
     if missing:
-        found = ", ".join(_header(source, interactions).values())
+        found = ", ".join(header.values())
         raise InputError(
             f"{source.store.uri(interactions)} has the fields {found}; expected user_id, item_id "
             f"and timestamp, and {', '.join(missing)} is missing. Change --{KEY}.",
@@ -43,17 +43,13 @@ def read(source: Source) -> Imported:
     )
 
 
-def _header(source: Source, name: str) -> dict[str, str]:
+def _fields(source: Source, name: str) -> dict[str, str]:
     """The stored name of each field by its name without a type."""
-    for block in source.blocks(name):
-        first_line = block.split(b"\n", 1)[0].decode("utf-8-sig").rstrip("\r")
-        fields = next(csv.reader([first_line], delimiter="\t"))
-        return {field.partition(":")[0]: field for field in fields}
-    return {}
+    return {stored.partition(":")[0]: stored for stored in source.header(name)}
 
 
 def _items(source: Source, name: str) -> Iterator[pa.Table]:
-    header = _header(source, name)
+    header = _fields(source, name)
     mapping = {"item_id": header.get("item_id", "item_id")}
     for column, names in (("title", _TITLES), ("category", _CATEGORIES)):
         stored = next((header[each] for each in names if each in header), None)

@@ -4,7 +4,6 @@ The columns are found by their names. Cancelled orders, refunds and returns are 
 sent a thing back did not like it.
 """
 
-import csv
 from collections import Counter
 from collections.abc import Iterator
 
@@ -41,19 +40,19 @@ def read(source: Source) -> Imported:
     """
     name = source.require("an order export as .csv or .tsv (.gz too)", _TABLE)
     mapping = _mapping(source, name)
-    imported = Imported((), _titles(source, name, mapping) if _TITLE in mapping else ())
+    left_out = Counter[str]()
     described = ", ".join(f"{column} is {stored!r}" for column, stored in mapping.items())
     return Imported(
-        _lines(source, name, mapping, imported.left_out),
-        imported.items,
-        left_out=imported.left_out,
+        _lines(source, name, mapping, left_out),
+        _titles(source, name, mapping) if _TITLE in mapping else (),
+        left_out=left_out,
         notes=(f"Columns of {name}: {described}.",),
     )
 
 
 def _mapping(source: Source, name: str) -> dict[str, str]:
     """The stored name of each column that counts."""
-    names = _header(source, name)
+    names = source.header(name)
     mapping = guess_columns(_REQUIRED, names)
     missing = [column for column in _REQUIRED if column not in mapping]
     if missing:
@@ -70,14 +69,6 @@ def _mapping(source: Source, name: str) -> dict[str, str]:
             if normalized in known and stored not in mapping.values():
                 mapping.setdefault(column, stored)
     return mapping
-
-
-def _header(source: Source, name: str) -> list[str]:
-    for block in source.blocks(name):
-        line = block.split(b"\n", 1)[0].decode("utf-8-sig", "replace").rstrip("\r")
-        delimiter = max(",;\t|", key=line.count)
-        return [field.strip() for field in next(csv.reader([line], delimiter=delimiter))]
-    return []
 
 
 def _lines(

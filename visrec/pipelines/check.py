@@ -148,7 +148,7 @@ class Findings:
         print(summary.render(), flush=True)
         summary.rows["problems"] = self.problems
         if any(True for _ in workspace.list()):  # a misspelt path is no workspace
-            workspace.write_json(f"summaries/{summary.job}.json", summary.to_dict())
+            summary.write(workspace)
         raise InputError(" ".join(dict.fromkeys(self.problems)))
 
 

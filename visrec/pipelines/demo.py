@@ -48,5 +48,5 @@ def _run(main: Callable[[Job, Summary], None], job: Job, demo: Summary, name: st
     summary = Summary(name)
     with demo.phase(name.replace("_", " ")):
         main(job, summary)
-    Store.at(job.workspace).write_json(f"summaries/{name}.json", summary.to_dict())
+    summary.write(Store.at(job.workspace))
     print(summary.render(), flush=True)

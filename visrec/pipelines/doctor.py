@@ -185,7 +185,7 @@ def report(findings: Sequence[Finding], workspace: Store | None, summary: Summar
     summary.rows["verdict"] = f"FAIL: {', '.join(finding.name for finding in failed)}"
     print(summary.render(), flush=True)
     if workspace is not None:
-        workspace.write_json(f"summaries/{summary.job}.json", summary.to_dict())
+        summary.write(workspace)
     # Findings with the same advice share one sentence of it.
     paragraphs = [
         "; ".join(f.complaint for f in failed if f.advice == advice) + f". {advice}"

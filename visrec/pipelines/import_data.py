@@ -7,7 +7,7 @@ visrec import retail orders_export.csv --workspace shop
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import Literal, get_args
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +22,6 @@ from visrec.storage.store import Store
 from visrec.storage.workspace_tables import find_workspace_table
 
 SourceFormat = Literal["movielens", "recbole", "amazon", "retail"]
-FORMATS: tuple[str, ...] = get_args(SourceFormat)
 _INTERACTIONS, _ITEMS = "interactions.parquet", "items.parquet"
 _PICTURES = "images/pictures.parquet"
 _READERS: dict[SourceFormat, Callable[[Source], Imported]] = {

@@ -14,7 +14,6 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from visrec.errors import InputError
@@ -107,32 +106,18 @@ class WandbTracker(Tracker):
         self._run.finish()
 
 
-_PACKAGES: dict[TrackerName, str] = {
-    "mlflow": "mlflow",
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-}
-
-
 def require_tracker(name: TrackerName | None) -> None:
     """Refuses a tracker that is not installed, before any training.
 
     Raises:
         InputError: its package is missing.
     """
-    if name is not None and importlib.util.find_spec(_PACKAGES[name]) is None:
+    if name is not None and importlib.util.find_spec(name) is None:
         raise InputError(
-            f"--track {name} needs the package {_PACKAGES[name]}, which is not installed: "
+            f"--track {name} needs the package {name}, which is not installed: "
             f"pip install visrec[{name}]",
             key="track",
         )
-
-
-def add_report(run_id: str, page: Path) -> None:
-    """Adds an evaluation's report to the artifacts of a run of MLflow."""
-    from mlflow import MlflowClient
-
-    MlflowClient().log_artifact(run_id, str(page))
 
 
 @dataclass(frozen=True)
