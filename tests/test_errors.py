@@ -8,6 +8,7 @@ import pytest
 
 from visrec import errors
 from visrec.errors import (
+    BusyError,
     ConflictError,
     GateError,
     InputError,
@@ -25,14 +26,15 @@ CLASSES = [
 
 
 def test_all_errors_have_one_root() -> None:
-    assert {InputError, SchemaError, StorageError, GateError, ConflictError} <= set(CLASSES)
+    known = {InputError, SchemaError, StorageError, GateError, BusyError, ConflictError}
+    assert known <= set(CLASSES)
     assert all(issubclass(kind, errors.VisrecError) for kind in CLASSES)
 
 
 def test_only_bad_input_is_an_input_error() -> None:
     # The class decides the exit code: 2, 3 and 1 must not be confused.
     assert issubclass(SchemaError, InputError)
-    for kind in (StorageError, GateError, ConflictError):
+    for kind in (StorageError, GateError, BusyError, ConflictError):
         assert not issubclass(kind, InputError)
     assert not issubclass(GateError, StorageError | ConflictError)
 

@@ -7,7 +7,9 @@ VisrecError
 ├── StorageError            a disk or an S3 store refused or failed a request (exit code 1, or 2 if
 │   │                       the job has written nothing yet)
 │   └── MissingFileError    the file does not exist
-├── GateError               a quality gate held the publication back (exit code 3)
+├── GateError               a gate held the publication back (exit code 3)
+├── BusyError               another process does this work now, and nothing was done here (exit
+│                           code 3)
 └── ConflictError           another writer committed first (exit code 1)
 
 A message is one readable paragraph: what was found, what was expected, which key to change. Errors
@@ -101,7 +103,11 @@ class MissingFileError(StorageError):
 
 
 class GateError(VisrecError):
-    """A quality gate held the publication back."""
+    """A gate held the publication back."""
+
+
+class BusyError(VisrecError):
+    """Another process does this work now, and nothing was done here."""
 
 
 class ConflictError(VisrecError):

@@ -110,7 +110,7 @@ def test_publication_of_a_future_cutoff_does_not_silence_nights(
             f"nightly: The run {night} is complete and is not published: {future} stays published, "
             f"because a later night is published. The cutoff of {future} lies in the future"
         ) in printed.err
-        assert "jobs/rollback.py --run_id" in printed.err
+        assert "visrec rollback --run_id" in printed.err
         told = json.loads((tmp_path / "summaries" / "nightly.json").read_text())
         assert told["published"] == "no: a later night is published"
         measured(23, nights_after_a_future_date=1, silenced=0)

@@ -123,7 +123,7 @@ class Run:
         context = GateContext(
             kind=self.kind, k=K, available_N=self.data.available_N, artist_N=None,
             taken_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64),
-            personalized=True, interactions=(1000, 0), items=(ITEMS, 0),
+            personalized=True, interaction_counts=(1000, 0), item_counts=(ITEMS, 0),
             model_digest="m", model_name="bpr_mf", tables=[], last=None,
             evaluation=None,
         )  # fmt: skip

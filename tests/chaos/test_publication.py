@@ -74,15 +74,15 @@ def job(run_id: str, inputs: str, shards: int, cutoff: int | None = None) -> Wor
     def work(lists: Store) -> str:
         run = run_store(lists, run_id)
         read_published_manifest(lists, say=lambda _: None)
-        is_first = False
+        was_complete = True
         if clean_complete_run(run) is None:
             metadata = {"visrec.inputs": inputs * 16, "visrec.run_id": run_id}
             spec = RunSpec(run, shards, 2, "nested", "user_to_item", metadata)
             claim_run(run, spec.inputs_digest)
             draft = replace(write_run(spec), run_id=run_id, cutoff_timestamp=cutoff)
-            _, is_first = complete_run(run, draft, [PASSED], inputs_digest=spec.inputs_digest)
-        publish_run(lists, run_id, rerun=not is_first)
-        return publication_status(lists, run_id, rerun=not is_first).summary
+            _, was_complete = complete_run(run, draft, [PASSED], inputs_digest=spec.inputs_digest)
+        publish_run(lists, run_id, was_complete=was_complete)
+        return publication_status(lists, run_id, was_complete=was_complete).summary
 
     return work
 

@@ -20,7 +20,7 @@ from tests.integration.workspace import (
 )
 from tests.publication.list_runs import rows_of_run, rows_of_table
 from visrec.cli.summary import Summary
-from visrec.errors import GateError, InputError
+from visrec.errors import BusyError, InputError
 from visrec.pipelines import nightly
 from visrec.pipelines.night_model import newest_model_day, training_day
 from visrec.pipelines.nightly import NightlyJob
@@ -145,7 +145,7 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
         assert other.held
         night = run_night(tmp_path, "2026-11-23")
         assert night.rows["published"] == "no: another process is at work on this night"
-        with pytest.raises(GateError, match="another process is at work on this night"):
+        with pytest.raises(BusyError, match="another process is at work on this night"):
             run_night(tmp_path, "2026-11-23", exit_if_running=3)
     assert not (lists / "run=2026-11-23").exists()
 

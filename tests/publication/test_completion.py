@@ -138,8 +138,8 @@ def test_reason_that_was_not_needed_overrides_no_gate(run: Store) -> None:
 
 def test_manifest_has_the_files_and_the_gates(run: Store) -> None:
     assert read_run_manifest(run) is None
-    manifest, is_first = complete_run(run, written(run, b"lists"), [PASSED])
-    assert is_first
+    manifest, was_complete = complete_run(run, written(run, b"lists"), [PASSED])
+    assert not was_complete
     assert read_run_manifest(run) == manifest
     assert manifest.model_id == "m1"
     assert set(manifest.files) == {"part-00000.parquet"}
@@ -171,7 +171,7 @@ def test_manifest_is_the_same_after_it_was_written_and_read() -> None:
 def test_second_completion_with_the_same_files_gives_the_first_manifest(run: Store) -> None:
     first, _ = complete_run(run, written(run, b"lists"), [PASSED])
     draft = replace(written(run, b"lists"), model_id="given later")
-    assert complete_run(run, draft, [PASSED]) == (first, False)
+    assert complete_run(run, draft, [PASSED]) == (first, True)
     assert read_run_manifest(run) == first
 
 
@@ -215,4 +215,4 @@ def test_racing_writers_of_one_run_all_get_one_manifest(run: Store) -> None:
         8, lambda n: complete_run(run, replace(draft, model_id=f"writer {n}"), [PASSED])
     )
     assert [manifest for manifest, _ in results] == [read_run_manifest(run)] * 8
-    assert [is_first for _, is_first in results].count(True) == 1
+    assert [was_complete for _, was_complete in results].count(False) == 1

@@ -108,14 +108,14 @@ def test_first_run_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> Non
 def test_features_that_were_always_missing_hold_back_no_run() -> None:
     """Pictures of what was sold are gone, and the last publication was like that, or is none."""
     shop = open_shop()
-    shop.context = {"interactions": (1000, 600), "items": (400, 200)}
+    shop.context = {"interaction_counts": (1000, 600), "item_counts": (400, 200)}
     assert failed(shop) == {"max_without_feature_rise"}
     shares = {"interactions": 0.6, "items": 0.5}
     shop.context["last"] = shop.last_manifest(without_feature=shares)
     assert not failed(shop)
-    shop.context["interactions"] = (1000, 790)
+    shop.context["interaction_counts"] = (1000, 790)
     assert not failed(shop)
-    shop.context["interactions"] = (1000, 810)
+    shop.context["interaction_counts"] = (1000, 810)
     assert failed(shop) == {"max_without_feature_rise"}
     shop.before, shop.context["last"] = [], None
     assert not failed(shop)
@@ -276,8 +276,9 @@ MUTANTS: Mapping[str, tuple[str, Callable[[Shop], None]]] = {
     "scores collapsed": ("max_score_drift", scored(lambda s: s.score_UK.__imul__(1e-3))),
     "half the users of the last time": ("min_queries_of_last", of_last(queries=401)),
     "the fallback for half": ("max_cold_rise", scored(fallback_for_half)),
-    "stale features of interactions": ("max_without_feature_rise", known(interactions=(1000, 300))),
-    "stale features of the catalogue": ("max_without_feature_rise", known(items=(400, 160))),
+    "stale features of interactions": (
+        "max_without_feature_rise", known(interaction_counts=(1000, 300))),
+    "stale features of the catalogue": ("max_without_feature_rise", known(item_counts=(400, 160))),
     "worse than VisRank": ("min_gain", known(evaluation=evaluated(0.6, visrank=0.7))),
     "worse than popularity": ("min_gain", known(evaluation=evaluated(0.75, popularity=0.8))),
 }  # fmt: skip
@@ -427,7 +428,7 @@ def test_item_to_item_run_has_no_gate_about_users_or_evaluation() -> None:
     context = GateContext(
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
         taken_N=np.ones(100, np.float32), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
-        personalized=True, interactions=(10, 9), items=(100, 0),
+        personalized=True, interaction_counts=(10, 9), item_counts=(100, 0),
         model_digest=MODEL, model_name="curatornet", tables=[], last=None,
         evaluation=None,
     )  # fmt: skip

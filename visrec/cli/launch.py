@@ -3,7 +3,8 @@
 A job is a config dataclass and a `main(config, summary)`; `launch(main, Config)` does the rest.
 
 Exit codes: 0 done and published; 2 bad configuration or input, nothing written; 3 held back by a
-gate; 4 done, but an older or a later run stays published; 130 stopped by the user; 1 anything else.
+gate, or another process is at work (a night with `--exit_if_running 3`); 4 done, but an older or a
+later run stays published; 130 stopped by the user; 1 anything else.
 """
 
 import io
@@ -23,7 +24,7 @@ from visrec.cli.job import Job, JobConfig
 from visrec.cli.parse import flags, parse
 from visrec.cli.signals import ignore_signals
 from visrec.cli.summary import Summary
-from visrec.errors import GateError, InputError, StorageError, VisrecError
+from visrec.errors import BusyError, GateError, InputError, StorageError, VisrecError
 from visrec.storage.store import Store
 
 _RAY_NOTE = "\nFailed to apply UDF"  # Ray Data appends how often it retried to an error's message
@@ -37,12 +38,14 @@ class JobEnd:
         job: its name.
         exit_code: as in this module's head.
         message: why the code is not 0; empty if it is.
+        cause: the error behind it; None if it was not one of visrec's.
         seconds: wall time.
     """
 
     job: str
     exit_code: int
     message: str
+    cause: VisrecError | None
     seconds: float
 
 
@@ -69,6 +72,7 @@ def launch(
     summary = Summary(main.__module__.rpartition(".")[2])
     debug = dict(flags(arguments)).get("--debug", "false").lower() != "false"
     config: Job | None = None
+    cause: VisrecError | None = None
     start = time.perf_counter()
     try:
         config = parse(job_type, arguments)
@@ -79,13 +83,15 @@ def launch(
         _run(main, config, summary, needs_ray=needs_ray)
         code, message = (4, summary.not_published) if summary.not_published else (0, "")
     except Exception as error:
-        code, message = _code_and_message(error, summary)
+        cause = visrec_cause(error)
+        code, message = _code_and_message(error, cause, summary)
         if debug:
             traceback.print_exc()
     if message:
         print(f"\n{summary.job}: {message}", file=sys.stderr)
     if config is not None and after is not None:
-        _tell(after, config, JobEnd(summary.job, code, message, time.perf_counter() - start))
+        seconds = time.perf_counter() - start
+        _tell(after, config, JobEnd(summary.job, code, message, cause, seconds))
     sys.exit(code)
 
 
@@ -129,9 +135,16 @@ def _require_durable_workspace(config: JobConfig) -> None:
         )
 
 
-def _code_and_message(error: BaseException, summary: Summary) -> tuple[int, str]:
-    """The exit code for an error, and one paragraph that explains the error."""
-    cause = visrec_cause(error)
+def _code_and_message(
+    error: BaseException, cause: VisrecError | None, summary: Summary
+) -> tuple[int, str]:
+    """The exit code for an error, and one paragraph that explains the error.
+
+    Args:
+        error: what ended the job.
+        cause: visrec's error below it; None if there is none.
+        summary: of the job.
+    """
     if cause is None:
         last_line = (str(error).strip().splitlines() or [""])[-1]
         return 1, (
@@ -145,7 +158,7 @@ def _exit_code(error: VisrecError, summary: Summary) -> int:
         return 1 if summary.has_written else 2
     if isinstance(error, InputError):
         return 2
-    return 3 if isinstance(error, GateError) else 1
+    return 3 if isinstance(error, GateError | BusyError) else 1
 
 
 def visrec_cause(error: BaseException) -> VisrecError | None:

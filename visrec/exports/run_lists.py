@@ -84,7 +84,7 @@ class RunLists:
         uri = self.run.uri(name)
         return InputError(
             f"{uri} is not the file that the manifest names, so the run is not exported, and "
-            "readers keep what they have. Go back to the run before with jobs/rollback.py and "
+            "readers keep what they have. Go back to the run before with `visrec rollback` and "
             f"export that; or remove {self.run.uri(MANIFEST)} and run the job that made the run "
             "again.",
             path=uri,
@@ -134,7 +134,7 @@ def open_published_run(recommendations: Store) -> RunLists:
         raise InputError(
             f"{uri} is missing or is not the manifest that was published, so the run is not "
             "exported, and readers keep what they have. Go back to the run before with "
-            "jobs/rollback.py and export that, or make the run again.",
+            "`visrec rollback` and export that, or make the run again.",
             path=uri,
         )
     return run

@@ -16,7 +16,7 @@ import ray
 
 from visrec.cli.job import JobConfig
 from visrec.cli.parse import parse
-from visrec.cli.progress import track_progress
+from visrec.cli.progress_line import track_progress
 from visrec.cli.resources import default_cpu_workers, require_resources
 from visrec.cli.summary import Summary
 from visrec.config import check_fields

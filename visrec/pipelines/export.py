@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visrec.cli.job import JobConfig
-from visrec.cli.progress import StepProgress
+from visrec.cli.progress_line import StepProgress
 from visrec.cli.summary import Summary
 from visrec.errors import VisrecError
 from visrec.exports.published import export_published

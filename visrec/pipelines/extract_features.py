@@ -15,7 +15,7 @@ from typing import Any
 import ray
 
 from visrec.cli.job import JobConfig
-from visrec.cli.progress import track_progress
+from visrec.cli.progress_line import track_progress
 from visrec.cli.reserve import reserve_workers
 from visrec.cli.resources import cluster_total, default_cpu_workers, require_resources
 from visrec.cli.summary import Summary

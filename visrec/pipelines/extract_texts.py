@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import ray
 
-from visrec.cli.progress import track_progress
+from visrec.cli.progress_line import track_progress
 from visrec.cli.reserve import reserve_workers
 from visrec.cli.summary import Summary
 from visrec.features.extract import ExtractResources

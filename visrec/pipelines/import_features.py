@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import ray
 
 from visrec.cli.job import JobConfig
-from visrec.cli.progress import track_progress
+from visrec.cli.progress_line import track_progress
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import InputError

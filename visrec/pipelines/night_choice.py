@@ -17,8 +17,8 @@ from visrec.pipelines import train
 from visrec.pipelines.night_jobs import NightJobs
 from visrec.pipelines.night_model import NightModel, night_model
 from visrec.pipelines.train import TrainJob
-from visrec.publication.evaluation_gates import HeldOutFigures, best_row, explain_choice
 from visrec.publication.gate_context import GatesConfig, ServingChoice
+from visrec.publication.held_out_gates import HeldOutFigures, best_row, explain_choice
 
 # What serves if no evaluation says how good the trained model is.
 DEFAULT_ROW = f"visrank-{VisRankConfig().mode}"

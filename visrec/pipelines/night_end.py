@@ -5,6 +5,7 @@ import time
 
 from visrec.cli.launch import JobEnd
 from visrec.cli.notify import notify
+from visrec.errors import BusyError
 from visrec.pipelines.nightly import NightlyJob, load_jobs
 from visrec.pipelines.recommend_job import recommendations_store
 from visrec.publication.prometheus import metrics_text
@@ -18,12 +19,15 @@ _TOLD = {1: "failed", 2: "was refused", 3: "was held back by a gate"}
 def tell(config: NightlyJob, end: JobEnd) -> None:
     """Writes `metrics.prom` into the workspace, and sends a message if the night needs people.
 
-    A refused night writes nothing, so it leaves the metrics of the night before.
+    A refused night writes nothing, so it leaves the metrics of the night before. So does a start
+    that found another process at work: that process tells how the night ended.
 
     Raises:
         StorageError: the workspace cannot be written.
         InputError: the pointer or the published manifest is damaged.
     """
+    if isinstance(end.cause, BusyError):
+        return
     if end.exit_code in _TOLD:
         title = f"visrec: the night {config.night_date()} {_TOLD[end.exit_code]}"
         if not notify(config.notify, title, f"{config.workspace}: {end.message}"):

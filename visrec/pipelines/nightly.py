@@ -22,7 +22,7 @@ from visrec.cli.job import Job, JobConfig
 from visrec.cli.notify import NotifyConfig, require_notifier
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
-from visrec.errors import GateError, InputError, NoExamplesError
+from visrec.errors import BusyError, InputError, NoExamplesError
 from visrec.exports.targets import parse_target
 from visrec.pipelines import evaluate, extract_features, recommend, train
 from visrec.pipelines.evaluate import EvaluateJob
@@ -73,7 +73,8 @@ class NightlyJob(NightKeys, JobConfig):
         export_to: list of targets, as --to of jobs/export.py takes them, that get the changed lists
             of the published run at the end of the night. If that fails, the night stays published,
             and the next start of the night exports again.
-        exit_if_running: exit code if another process is at work on the same night.
+        exit_if_running: exit code if another process is at work on the same night; nothing is done
+            then.
         force_publish: the reason to publish lists that a gate would hold back.
         notify: whom to tell if the night fails or is held back.
     """
@@ -137,7 +138,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
     with Lease(nights, f"{night}.lease") as lease:
         if not lease.held:
             if config.exit_if_running:
-                raise GateError(f"{_BUSY}; nothing was done here.")
+                raise BusyError(f"{_BUSY}; nothing was done here.")
             print(f"{_BUSY}: nothing to do here.", flush=True)
             summary.rows = {"night": night, "published": f"no: {_BUSY}"}
             return
@@ -146,7 +147,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
         if complete is not None:
             print(f"The night {night} is complete already.", flush=True)
             tables = steps.jobs.recommend.publish.tables
-            publish_run(recommendations, night, rerun=True, tables=tables)
+            publish_run(recommendations, night, was_complete=True, tables=tables)
             steps.rows |= {"model": complete.model_id, "choice": complete.choice}
         else:
             steps.extract()
@@ -159,7 +160,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
         with steps.step("retention"):
             removed = remove_old_runs(recommendations, config.keep, night)
             steps.rows["nights removed"] = ", ".join(removed) or "none"
-        status = publication_status(recommendations, night, rerun=complete is not None)
+        status = publication_status(recommendations, night, was_complete=complete is not None)
         summary.rows = {"night": night, **steps.rows, "published": status.summary}
         if status.published.tables:
             summary.rows["tables"] = ", ".join(status.published.tables)

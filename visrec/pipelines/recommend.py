@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 
-from visrec.cli.progress import track_progress
+from visrec.cli.progress_line import track_progress
 from visrec.cli.resources import default_cpu_workers, scoring_workers
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
@@ -29,7 +29,7 @@ from visrec.recommend.fingerprint_files import write_item_fingerprints
 from visrec.recommend.inputs import ScoringData, ScoringInputs, ScoringOverview, prepare_scoring
 from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.readback import WrittenRun, check_and_rescore
-from visrec.recommend.run_gates import GateInputs, GateResults, evaluate_gates
+from visrec.recommend.run_gates import GateInputs, GateResults, gates_of_run
 from visrec.recommend.run_inputs import ListSettings, RunSource, read_run_source
 from visrec.recommend.score import ScoringTask, scoring_dataset
 from visrec.recommend.writer import WrittenShard
@@ -100,7 +100,7 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
         run = _read_run(config, choice, recommendations)
         manifest = _find_complete(run)
     written: list[WrittenShard] = []
-    rerun = manifest is not None
+    was_complete = manifest is not None
     if manifest is None:
         with summary.phase("prepare"):
             prepared = _prepare(run)
@@ -109,15 +109,16 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
             gates = _check(run, prepared, written)
         draft = _draft_manifest(run, prepared, written, gates, summary)
         with summary.phase("publish"):
-            manifest, is_first = complete_run(
+            manifest, was_complete = complete_run(
                 run.store, draft, gates.gates, config.force_publish, draft.inputs_digest
             )
-            rerun = not is_first
     else:
         print(f"The run {run.run_id} is complete already: nothing to score.", flush=True)
     with summary.phase("publish"):
-        moved = publish_run(recommendations, run.run_id, rerun=rerun, tables=config.publish.tables)
-    status = publication_status(recommendations, run.run_id, rerun=rerun)
+        moved = publish_run(
+            recommendations, run.run_id, was_complete=was_complete, tables=config.publish.tables
+        )
+    status = publication_status(recommendations, run.run_id, was_complete=was_complete)
     published = "now" if moved else status.summary
     summary.rows = summary_rows(manifest, written, published, run.store.root)
     if status.published.tables:
@@ -263,7 +264,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         choice=run.choice,
     )
     results: GateResults = ray.get(
-        ray.remote(evaluate_gates).remote(gate_inputs, prepared.data, *checks)
+        ray.remote(gates_of_run).remote(gate_inputs, prepared.data, *checks)
     )
     return results
 

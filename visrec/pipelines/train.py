@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import ray
 
 from visrec.cli.job import JobConfig, ModelChoice
-from visrec.cli.progress import track_progress
+from visrec.cli.progress_line import track_progress
 from visrec.cli.resources import require_resources
 from visrec.cli.summary import Summary
 from visrec.config import check_fields, digest

@@ -18,7 +18,7 @@ from ray.util import placement_group_table
 
 from visrec.cli.job import JobConfig, ModelChoice
 from visrec.cli.launch import visrec_cause
-from visrec.cli.progress import track_progress
+from visrec.cli.progress_line import track_progress
 from visrec.cli.resources import cluster_total, require_resources
 from visrec.cli.summary import Summary
 from visrec.config import SEEDS, check_fields, digest, plain

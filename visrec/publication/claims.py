@@ -100,7 +100,7 @@ def claim_run(run: Store, inputs_digest: str) -> None:
     """
     lost: tuple[str, ...] = ()
     version = None
-    while not _replace(run, Claim(inputs_digest=inputs_digest, lost=lost), version):
+    while not _swap(run, Claim(inputs_digest=inputs_digest, lost=lost), version):
         claim, version = read_claim(run)
         if claim is None:
             lost = ()
@@ -148,7 +148,7 @@ def seal(run: Store, inputs_digest: str) -> None:
             raise lost_claim_error(run)
         if claim.state == "sealed":
             return
-        if _replace(run, dataclasses.replace(claim, state="sealed"), version):
+        if _swap(run, dataclasses.replace(claim, state="sealed"), version):
             return
 
 
@@ -165,5 +165,5 @@ def removal_claim() -> bytes:
     return to_json(Claim(inputs_digest="", state="removed").to_dict())
 
 
-def _replace(run: Store, claim: Claim, version: str | None) -> bool:
+def _swap(run: Store, claim: Claim, version: str | None) -> bool:
     return run.compare_and_swap(CLAIM, to_json(claim.to_dict()), version)

@@ -54,8 +54,8 @@ def complete_run(
         inputs_digest: for which the run was claimed; None for a run without a claim.
 
     Returns:
-        The manifest, and whether this call wrote it: False if another writer of the same files was
-        first.
+        The manifest, and whether the run was complete before this call: another writer of the same
+        files, or an earlier start whose files were damaged since then, had written the manifest.
 
     Raises:
         GateError: a gate failed and no reason was given; nothing was published.
@@ -69,13 +69,13 @@ def complete_run(
         seal(run, inputs_digest)
     _require_written_files(run, draft)
     manifest = _with_gates_and_pointer(run, draft, gates, force_reason)
-    is_first = run.create(MANIFEST, to_json(manifest.to_dict()))
-    if not is_first:
+    was_complete = not run.create(MANIFEST, to_json(manifest.to_dict()))
+    if was_complete:
         manifest = _read_same_manifest(run, draft)
     if inputs_digest is not None:
-        _require_not_removed(run)
+        _withdraw_if_removed(run)
     remove_stray_files(run)
-    return manifest, is_first
+    return manifest, was_complete
 
 
 def _hold_back(run: Store, gates: Sequence[Gate], failed: Sequence[Gate]) -> None:
@@ -150,8 +150,8 @@ def _read_same_manifest(run: Store, draft: RunManifest) -> RunManifest:
     return manifest
 
 
-def _require_not_removed(run: Store) -> None:
-    """Checks that retention has not removed the run; if it has, removes the manifest again.
+def _withdraw_if_removed(run: Store) -> None:
+    """Removes the manifest again if retention has removed the run.
 
     This matters when two writers complete one run: the first writes the manifest, retention removes
     the run, and then the second, which was slower, writes the manifest of a run without files.

@@ -114,9 +114,10 @@ class GateContext:
         popular_N: (N,) in how many of the model's own lists each item would be, if they held the
             most popular items instead.
         personalized: whether the model gives each user a different list.
-        interactions: number of interactions, and how many of them have an item without a feature.
-        items: number of items that the items table calls available, and how many of them have no
+        interaction_counts: number of interactions, and how many of them have an item without a
             feature.
+        item_counts: number of items that the items table calls available, and how many of them have
+            no feature.
         model_digest: digest of the model.
         model_name: its kind, such as curatornet.
         tables: which of the tables `items` and `users` the run read.
@@ -132,8 +133,8 @@ class GateContext:
     taken_N: npt.NDArray[np.float32]
     popular_N: npt.NDArray[np.int64]
     personalized: bool
-    interactions: tuple[int, int]
-    items: tuple[int, int]
+    interaction_counts: tuple[int, int]
+    item_counts: tuple[int, int]
     model_digest: str
     model_name: str
     tables: Sequence[str]
@@ -152,10 +153,15 @@ class GateContext:
         return int(self.available_N.sum())
 
     @property
+    def counts(self) -> dict[str, tuple[int, int]]:
+        """`interaction_counts` and `item_counts` by the names that the manifest has for them."""
+        return {"interactions": self.interaction_counts, "items": self.item_counts}
+
+    @property
     def without_feature(self) -> dict[str, float]:
         """Shares of the interactions and of the available items whose item has no feature."""
-        counts = {"interactions": self.interactions, "items": self.items}
-        return {name: share(missing, total, 0.0) for name, (total, missing) in counts.items()}
+        counts = self.counts.items()
+        return {name: share(missing, total, 0.0) for name, (total, missing) in counts}
 
 
 def share(part: int, total: int, if_none: float = 1.0) -> float:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from visrec.publication.evaluation_gates import evaluation_gates
 from visrec.publication.gate import Gate, at_least, at_most, skipped
 from visrec.publication.gate_context import NO_LAST, GateContext, GatesConfig, share
+from visrec.publication.held_out_gates import held_out_gates
 from visrec.publication.manifest import RunManifest
 from visrec.publication.verify import ListChecks
 from visrec.text import format_threshold
@@ -36,7 +36,7 @@ def judgement_gates(checks: ListChecks, context: GateContext, config: GatesConfi
     gates += _concentration_gates(checks, context, config)
     gates += _gates_since_last(checks, context, config)
     if context.kind == "user_to_item":
-        gates += evaluation_gates(context, config)
+        gates += held_out_gates(context, config)
     return gates
 
 
@@ -47,7 +47,7 @@ def _feature_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
     gates, rise_key = [], "max_without_feature_rise"
     is_of_users = context.kind == "user_to_item"
     for part in ("items", "interactions") if is_of_users else ("items",):
-        found, (total, missing) = context.without_feature[part], getattr(context, part)
+        found, (total, missing) = context.without_feature[part], context.counts[part]
         name, note = f"{_PARTS[part]} without a feature", f"{missing:,} of {total:,}"
         if config.max_without_feature is not None:
             gates.append(_at_most(name, found, config, "max_without_feature", note))

@@ -58,7 +58,7 @@ class PublicationStatus:
         if (self.published.cutoff_timestamp or 0) > datetime.now(UTC).timestamp():
             text += (
                 f" The cutoff of {stays} lies in the future, so it would stay published until "
-                "then: go back to an earlier run with jobs/rollback.py --run_id."
+                "then: go back to an earlier run with `visrec rollback --run_id`."
             )
         return text
 
@@ -67,7 +67,7 @@ def publish_run(
     recommendations: Store,
     run_id: str,
     *,
-    rerun: bool = False,
+    was_complete: bool = False,
     tables: Collection[TableFormat] = (),
 ) -> bool:
     """Moves the pointer to a complete run; returns whether it moved.
@@ -80,13 +80,13 @@ def publish_run(
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        rerun: whether the run was complete before this start of it.
+        was_complete: whether the run was complete before this start of it.
         tables: tables for SQL readers that follow the pointer from now on.
 
     Raises:
         ConflictError: another writer moved the pointer first.
-        InputError: a rerun would publish files that are not those of the manifest, or the log of a
-            table is damaged.
+        InputError: the run was complete and its files are not those of the manifest any more, or
+            the log of a table is damaged.
     """
     sequence = None
     while True:
@@ -103,10 +103,10 @@ def publish_run(
         if moved.manifest_sha256 == pointer.manifest_sha256:
             add_tables(recommendations, tables)
             return False
-        is_rerun = rerun and version is not None
-        if _reason_to_stay(run_id, found[1], pointer, is_rerun) is not None:
+        may_be_old = was_complete and version is not None
+        if _reason_to_stay(run_id, found[1], pointer, may_be_old) is not None:
             return False
-        if rerun:  # nobody has read the files since they were checked
+        if was_complete:  # nobody has read the files since they were checked
             require_intact_run(run_store(recommendations, run_id))
         if replace_pointer(recommendations, moved, version):
             read_settled_pointer(recommendations)
@@ -114,14 +114,14 @@ def publish_run(
 
 
 def publication_status(
-    recommendations: Store, run_id: str, *, rerun: bool = False
+    recommendations: Store, run_id: str, *, was_complete: bool = False
 ) -> PublicationStatus:
     """Whether a complete run is the published one, and if not, why the pointer does not move.
 
     Args:
         recommendations: where the runs are.
         run_id: the run.
-        rerun: whether the run was complete before this start of it.
+        was_complete: whether the run was complete before this start of it.
     """
     pointer, version = read_pointer(recommendations)
     found = _read_manifest(recommendations, run_id, pointer)
@@ -131,8 +131,8 @@ def publication_status(
     elif hashlib.sha256(found[0]).hexdigest() == pointer.manifest_sha256:
         reason = None
     else:
-        is_rerun = rerun and version is not None
-        reason = _reason_to_stay(run_id, found[1], pointer, is_rerun)
+        may_be_old = was_complete and version is not None
+        reason = _reason_to_stay(run_id, found[1], pointer, may_be_old)
         reason = reason or "the pointer has not moved to it"
     return PublicationStatus(run_id, pointer, reason)
 
@@ -189,7 +189,7 @@ def _read_manifest(
 
 
 def _reason_to_stay(
-    run_id: str, manifest: RunManifest, pointer: Pointer, is_rerun: bool
+    run_id: str, manifest: RunManifest, pointer: Pointer, may_be_old: bool
 ) -> str | None:
     """Why the pointer does not move to a complete run that it does not name; None if it may."""
     if run_id in pointer.removing:
@@ -199,6 +199,6 @@ def _reason_to_stay(
     cutoffs = (manifest.cutoff_timestamp, pointer.cutoff_timestamp)
     if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] < cutoffs[1]:
         return "a later night is published"
-    if is_rerun and manifest.pointer_sequence != pointer.sequence:
+    if may_be_old and manifest.pointer_sequence != pointer.sequence:
         return "the pointer has moved to another run since this one became complete"
     return None

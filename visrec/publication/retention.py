@@ -118,7 +118,7 @@ def _remove_files(recommendations: Store, run_id: str) -> tuple[bool, bytes | No
         Whether there were files; and the claim if it may be removed now, otherwise None.
     """
     run = run_store(recommendations, run_id)
-    claim, was_begun = _take_claim(recommendations, run_id)
+    claim, begun_by_another = _take_claim(recommendations, run_id)
     if claim is None:
         return False, None
     had_files = False
@@ -128,7 +128,7 @@ def _remove_files(recommendations: Store, run_id: str) -> tuple[bool, bytes | No
                 return had_files, None
             run.delete([name])
             had_files = True
-    return had_files, None if was_begun and had_files else claim
+    return had_files, None if begun_by_another and had_files else claim
 
 
 def _has_claim(run: Store, claim: bytes) -> bool:

@@ -45,10 +45,10 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
             what = "no complete run" if data is None else "a run that retention is removing"
         raise InputError(f"Found {what} at {run.root}; expected a complete one before (--run_id).")
     manifest = require_intact_run(run)
-    as_of_then = replace(pointer, cutoff_timestamp=manifest.pointer_cutoff_timestamp)
+    pointer_then = replace(pointer, cutoff_timestamp=manifest.pointer_cutoff_timestamp)
     left = dict.fromkeys([*pointer.rolled_back, pointer.run_id])
     moved = replace(
-        next_pointer(run_id, data[0], manifest, as_of_then),
+        next_pointer(run_id, data[0], manifest, pointer_then),
         previous_run_id=None,
         rolled_back=tuple(name for name in left if name != run_id),
     )

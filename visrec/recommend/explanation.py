@@ -99,7 +99,7 @@ def read_list(recommendations: Store, manifest: RunManifest, user_id: str) -> li
     if lists is None:
         raise InputError(
             f"{run.run.uri(run.parts[shard])} is missing or is not what was published. Publish an "
-            "earlier run with jobs/rollback.py, or make the run again.",
+            "earlier run with `visrec rollback`, or make the run again.",
             path=run.run.uri(run.parts[shard]),
         )
     row = int(index_in(pa.array([user_id], TEXT), lists.query_ids)[0])

@@ -29,7 +29,7 @@ class GateInputs:
         last: the publication to compare with, or None.
         evaluation: the content of the evaluation's metrics.json, or None; of any type, because
             gates read it as JSON.
-        thresholds: when a publication is held back.
+        thresholds: of the judgement gates; integrity gates have none.
         choice: why a night chose the model; None where the job was told which one.
     """
 
@@ -55,7 +55,7 @@ class GateResults:
     without_feature: Mapping[str, float]
 
 
-def evaluate_gates(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -> GateResults:
+def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -> GateResults:
     """Evaluates all gates of a run.
 
     Args:
@@ -72,8 +72,8 @@ def evaluate_gates(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -
         taken_N=data.count_N,
         popular_N=popularity_list_counts(data, run_inputs.k),
         personalized=inputs.source.personalized,
-        interactions=(len(data.profiles.values) + dropped, dropped),
-        items=count_items_without_feature(inputs.items_table, data.item_ids),
+        interaction_counts=(len(data.profiles.values) + dropped, dropped),
+        item_counts=count_items_without_feature(inputs.items_table, data.item_ids),
         model_digest=run_inputs.model,
         model_name=inputs.source.model_name,
         tables=[name for name in ("items", "users") if getattr(run_inputs, name)],

@@ -91,19 +91,19 @@ class _PositiveInProfileRow(Guideline):
 
     The positive may be among these items or come after them.
 
-    A subclass sets `_position_S`, the positions of possible positives, and `_profile_length_T`, the
-    number of items in the profile of the positive at each position.
+    A subclass sets `_positive_position_S`, the positions of possible positives, and
+    `_profile_length_T`, the number of items in the profile of the positive at each position.
     """
 
-    _position_S: Ints
+    _positive_position_S: Ints
     _profile_length_T: Ints
 
     @property
     def can_draw(self) -> bool:
-        return len(self._position_S) > 0
+        return len(self._positive_position_S) > 0
 
     def draw(self, size: int, random: Random) -> SampledTriples:
-        position_B = _choose(self._position_S, size, random)
+        position_B = _choose(self._positive_position_S, size, random)
         profile_row_B = self._index.profile_row_T[position_B]
         positive_B = self._index.profiles.values[position_B].astype(np.int64)
         positives = Positives(profile_row_B, positive_B, position_B)
@@ -129,7 +129,9 @@ class OwnProfile(_PositiveInProfileRow):
         rows = len(index.basket_R)
         length_R = index.profile_length_O[index.profile_row_T[:rows]]
         has_profile_R = length_R >= (1 if keep_positive else 2)
-        self._position_S = np.flatnonzero(has_profile_R & negatives.has_valid_negative_T[:rows])
+        self._positive_position_S = np.flatnonzero(
+            has_profile_R & negatives.has_valid_negative_T[:rows]
+        )
         self._profile_length_T = length_R
 
 
@@ -144,7 +146,7 @@ class SingleItem(_PositiveInProfileRow):
         del keep_positive  # without the positive the profile would be empty
         super().__init__(index, negatives, keep_positive=True)
         position_S = np.flatnonzero(negatives.has_valid_negative_T)
-        self._position_S = position_S[position_S >= len(index.basket_R)]
+        self._positive_position_S = position_S[position_S >= len(index.basket_R)]
         self._profile_length_T = np.ones(len(index.profile_row_T), np.int64)
 
 
@@ -163,7 +165,9 @@ class NextBasket(_PositiveInProfileRow):
         start_R, _ = index.basket_range_R
         length_R = start_R - index.profiles.offsets[index.profile_row_T[:rows]]
         has_profile_R = length_R > 0
-        self._position_S = np.flatnonzero(has_profile_R & negatives.has_valid_negative_T[:rows])
+        self._positive_position_S = np.flatnonzero(
+            has_profile_R & negatives.has_valid_negative_T[:rows]
+        )
         self._profile_length_T = length_R
 
 
@@ -181,7 +185,9 @@ class HiddenItem(_PositiveInProfileRow):
         rows = len(index.basket_R)
         start_R, stop_R = index.basket_range_R
         has_rest_R = stop_R - start_R > 1
-        self._position_S = np.flatnonzero(has_rest_R & negatives.has_valid_negative_T[:rows])
+        self._positive_position_S = np.flatnonzero(
+            has_rest_R & negatives.has_valid_negative_T[:rows]
+        )
         self._profile_length_T = stop_R - index.profiles.offsets[index.profile_row_T[:rows]]
 
 
@@ -240,17 +246,17 @@ class FavouriteArtists(_PositiveOutsideProfileRow):
             artist_index_R = index.user_artist_index(self._user_R, self._code_R)
             in_cluster_R = np.append(index.in_cluster_count_A, 0)[artist_index_R]
         has_positive_R = in_cluster_R > count_same_code(self._user_R, self._code_R + 1)
-        self._position_S = np.flatnonzero(
+        self._start_position_S = np.flatnonzero(
             has_positive_R & negatives.has_valid_negative_O[self._user_R]
         )
         self.weight_N = np.ones(index.num_items)
 
     @property
     def can_draw(self) -> bool:
-        return len(self._position_S) > 0
+        return len(self._start_position_S) > 0
 
     def draw(self, size: int, random: Random) -> SampledTriples:
-        position_B = _choose(self._position_S, size, random)
+        position_B = _choose(self._start_position_S, size, random)
         rows = _UserArtists(self._user_R[position_B], self._code_R[position_B])
         key_B = rows.user_B * len(self._items_by_code) + rows.code_B
         positive_B = draw_accepted(self, rows, key_B, random)

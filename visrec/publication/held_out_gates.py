@@ -74,7 +74,7 @@ class HeldOutFigures:
         return figures[metric]
 
 
-def evaluation_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
+def held_out_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
     """The gates on the held-out set.
 
     Raises:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from visrec.publication.evaluation_gates import HeldOutFigures, best_row, explain_choice
 from visrec.publication.gate_context import GatesConfig
+from visrec.publication.held_out_gates import HeldOutFigures, best_row, explain_choice
 
 IDS = {"model": "curatornet-2026-11-19"}
 

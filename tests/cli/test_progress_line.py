@@ -2,7 +2,7 @@
 
 import pytest
 
-from visrec.cli.progress import _duration, _progress_line, _rate, _Step
+from visrec.cli.progress_line import _duration, _progress_line, _rate, _Step
 
 
 def test_line_before_the_first_row_has_the_total_and_no_rate() -> None:
