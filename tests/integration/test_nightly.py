@@ -126,6 +126,9 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     )
     assert late.rows["model"] == "curatornet-2026-11-19"
     assert published_run(tmp_path) == "whole"
+    gates = json.loads((lists / f"run={FIRST}" / "_manifest.json").read_text())["gates"]
+    notes = {gate["key"]: gate["note"] for gate in gates}
+    assert notes["gates.min_overlap"] == "the last publication, whole, has a later cutoff"
 
     # A night that was rolled back is not published by another start.
     assert roll_back(Store(str(lists)), THIRD) == ("whole", THIRD)

@@ -83,6 +83,14 @@ def test_small_first_run_is_not_held_back(users: int, items: int) -> None:
     assert notes["gates.min_gain"] == NOT_EVALUATED
 
 
+def test_gate_without_a_publication_to_compare_with_says_why_there_is_none() -> None:
+    shop, why = open_shop(), "the last publication, 2026-11-24, has a later cutoff"
+    shop.before, shop.context = [], {"no_last": why}
+    gates = [gate for gate in shop.gates() if "last" in gate.name]
+    assert len(gates) > 4
+    assert all(why in gate.note for gate in gates), gates
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_first_run_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> None:
     """A few items are most of what is taken, and of what is liked: so are they of the lists."""

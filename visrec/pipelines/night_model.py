@@ -1,8 +1,13 @@
 """Which model a night trains or has: that of the last training day, or one of its own.
 
 Training days are counted from 1970 and do not depend on which nights have been run. So a night gets
-the same model whenever it is run, unless a night between its training day and itself has trained a
-model of its own (`--train_now`): then it gets the newest of these.
+the same model whenever it is run, with three exceptions. If a night between its training day and
+itself has trained a model of its own by then (`--train_now`), it gets the newest of these. With
+`--train_every 0` it gets the model that the workspace trained last, whatever that knows. And a
+model that is trained late sees the pictures and items of now.
+
+The cutoff of a model, and of its evaluation, is its training day. That is the night's own date on a
+training day, with `--train_now`, and while there is nothing to train on before the training day.
 """
 
 import dataclasses
@@ -81,10 +86,10 @@ def models_to_try(
 ) -> list[NightModel]:
     """The models that may serve a night, in the order in which they are tried.
 
-    It is the newest trained model of the days from the last training day to the night. If there is
-    none, it is a model of the training day, still to be trained. If what was known on the training
-    day gives the model nothing to train on, each night until the next training day trains a model
-    of its own.
+    Usually there is one: the newest trained model of the days from the last training day to the
+    night. If none is trained, the first to try is a model of the training day, and the second, for
+    which more interactions count, a model of the night itself. If what was known on the training
+    day gives nothing to train on, each night until the next training day trains a model of its own.
 
     Args:
         job: how models are trained.

@@ -5,9 +5,11 @@ python jobs/nightly.py --config configs/nightly.yaml
 python jobs/nightly.py --config configs/nightly.yaml --as_of 2026-11-20
 ray job submit --working-dir . -- python jobs/nightly.py --config configs/nightly.yaml
 
-A second start of the same night continues where the first one stopped, and does nothing if that
-night is complete. Missed nights can be run later, in any order. They get the interactions and the
-model that they would have had; pictures, items, users and block lists are as they are now.
+A second start of the same night continues where the first one stopped. If the night is complete, it
+makes no lists: it moves the pointer if the first start died before that, removes old nights and
+exports. Missed nights can be run later, in any order. They get the interactions that they would
+have had, and nearly always the model (`night_model.py` has the exceptions); pictures, items, users
+and block lists are as they are now.
 """
 
 import dataclasses
@@ -174,7 +176,11 @@ def main(config: NightlyJob, summary: Summary) -> None:
 
 
 def load_jobs(config: NightlyJob) -> NightJobs:
-    """Loads the jobs of all steps, so that a wrong key is found before the first step runs."""
+    """Loads the jobs of all steps, so that a wrong key is found before the first step runs.
+
+    None of them has a cutoff yet: `NightModel` gives training and evaluation theirs, and
+    `Steps.recommend` the lists theirs.
+    """
     jobs = NightJobs(
         extract=_load(ExtractJob, config.extract_config, config),
         train=_load(TrainJob, config.train_config, config),

@@ -20,7 +20,7 @@ from visrec.pipelines.recommend_job import (
 from visrec.pipelines.recommend_summary import QUERIES, summary_rows, warn_if_not_evaluated
 from visrec.publication.claims import claim_run
 from visrec.publication.completion import clean_complete_run, complete_run
-from visrec.publication.gate_context import ServingChoice
+from visrec.publication.gate_context import NO_LAST, ServingChoice
 from visrec.publication.manifest import RunManifest, ShardFile, read_run_manifest
 from visrec.publication.pointer import read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
@@ -227,9 +227,9 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         InputError: the inputs changed while they were read.
     """
     reread = ray.remote(read_run_source).remote(run.inputs, _list_settings(run.config))
-    config, shards, last = run.config, prepared.spec.shards, run.last
-    if last is not None and (last.kind != config.kind or _has_later_cutoff(last, config)):
-        last = None
+    config, shards, last, no_last = run.config, prepared.spec.shards, run.last, NO_LAST
+    if last is not None and (why := _why_not_compared(last, config)):
+        last, no_last = None, why
     files = WrittenRun(
         spec=prepared.spec,
         sha256={shard.name: shard.sha256 for shard in written},
@@ -259,6 +259,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         source=run.source,
         items_table=run.inputs.items_table,
         last=last,
+        no_last=no_last,
         evaluation=evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None,
         thresholds=config.gates,
         choice=run.choice,
@@ -278,13 +279,17 @@ def _evaluation(run: _Run) -> Store:
     return evaluation
 
 
-def _has_later_cutoff(last: RunManifest, config: RecommendJob) -> bool:
-    """Whether a publication has a later cutoff than this run.
+def _why_not_compared(last: RunManifest, config: RecommendJob) -> str | None:
+    """Why the gates do not compare the run with the last publication; None if they do.
 
     A night that is filled in later is not compared with a later state of the shop.
     """
+    if last.kind != config.kind:
+        return f"the last publication, {last.run_id}, has lists of another kind"
     cutoff, last_cutoff = config.interactions.cutoff_timestamp(), last.cutoff_timestamp
-    return cutoff is not None and last_cutoff is not None and last_cutoff > cutoff
+    if cutoff is not None and last_cutoff is not None and last_cutoff > cutoff:
+        return f"the last publication, {last.run_id}, has a later cutoff"
+    return None
 
 
 def _draft_manifest(

@@ -1,11 +1,9 @@
 """Who may write a run: one set of inputs at a time, until the run is sealed or removed.
 
-The claim is one small file, and every change replaces exactly the content that was read:
-
-    (none) -> open -> sealed                 `claim_run`, then `seal` just before the manifest
-    open for inputs a -> open for inputs b   `claim_run` by b; a never gets the run back
-    open or sealed -> removed -> (none)      `retention.py`, which deletes the claim last
-    open -> removed -> open                  `forget.py`, which makes the run's job stop
+The claim is one small file, and every change replaces exactly the content that was read.
+docs/architecture.md draws the states. `claim_run` opens the claim, for other inputs too, and `seal`
+seals it, both here. `retention.py` sets it to removed, and deletes it last. `forget.py` sets the
+claim of an unfinished run to removed, which makes its job stop, and opens it again.
 
 Each claim has a random token, so that a claim that was deleted and made again is a different one.
 """
@@ -20,7 +18,9 @@ from visrec.publication.records import VERSION, JsonObject, read_record, require
 from visrec.storage.store import Store, to_json
 
 CLAIM = "_claim.json"
-# The names of all files of a run, except the claim and the manifest, start with one of these.
+# Files with lists and files with fingerprints have names that start with these. The other files of
+# a run are the claim and, in `manifest.py`, the manifest (also under the name that it has while it
+# is replaced), `_held_back.json` and `_rewriting.json`.
 PARTS, FINGERPRINTS = "part-", "_fingerprints/"
 
 State = Literal["open", "sealed", "removed"]
@@ -38,7 +38,7 @@ class Claim:
         inputs_digest: digest of the inputs whose lists may be written; empty in state `removed`.
         lost: digests of inputs that claimed the run earlier and cannot get it back.
         state: `open`, `sealed` (the manifest may come at any moment) or `removed` (retention is
-            removing the run).
+            removing the run, or `forget.py` files of it).
         token: random, so that no two claims have the same bytes.
         version: of this record.
     """

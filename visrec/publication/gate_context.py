@@ -1,9 +1,11 @@
 """What gates are given besides the counts over the lists: thresholds, and facts about the run.
 
-There are two kinds of gates. Those of `integrity_gates.py` check what is true of every correct list
-and have no thresholds. Those of `judgement_gates.py` check whether a run is like other runs. Their
-thresholds are wide enough for any sound run, the first run of a small shop included, and they are
-skipped where there are too few lists or nothing to compare with.
+There are two kinds of gates, and all of a run are evaluated by `visrec.recommend.run_gates`. Those
+of `integrity_gates.py` check what is true of every correct run and have no thresholds. Those of
+`judgement_gates.py`, with `held_out_gates.py`, check whether a run is like other runs. Their
+thresholds are wide enough for an ordinary run, the first of a small shop included; an unusual one
+may be right and be held back all the same. They are skipped where there are too few lists or
+nothing to compare with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from visrec.publication.manifest import RunManifest
 from visrec.retrieval.similar import Kind
 
 NOT_EVALUATED = "this model has not been evaluated"
-NO_LAST = "there is no publication before this one"
+NO_LAST = "there is no publication to compare with"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +123,8 @@ class GateContext:
         model_digest: digest of the model.
         model_name: its kind, such as curatornet.
         tables: which of the tables `items` and `users` the run read.
-        last: manifest of the last publication of this kind; None where there is none.
+        last: manifest of the publication that the run is compared with; None where there is none.
+        no_last: why it is None.
         evaluation: content of metrics.json, as jobs/evaluate.py wrote it; None where there is none.
         choice: why a night chose this model; None where the job was told which one.
     """
@@ -141,6 +144,7 @@ class GateContext:
     last: RunManifest | None
     evaluation: Mapping[str, Any] | None  # JSON of another job
     choice: ServingChoice | None = None
+    no_last: str = NO_LAST
 
     @property
     def query_noun(self) -> str:

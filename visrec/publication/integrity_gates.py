@@ -1,11 +1,12 @@
-"""Gates on what is true of every correct list, whatever the data.
+"""Gates on what is true of every correct run, whatever the data.
 
-They have no threshold and no configuration key. If one list is wrong, the run is held back, unless
-`--force_publish` gives a reason to publish it.
+They have no threshold and no configuration key. If one list is wrong, or a table is missing that
+the last publication had, the run is held back, unless `--force_publish` gives a reason to publish
+it.
 """
 
 from visrec.publication.gate import Gate, exactly, skipped
-from visrec.publication.gate_context import NO_LAST, GateContext, share
+from visrec.publication.gate_context import GateContext, share
 from visrec.publication.verify import ListChecks
 
 
@@ -82,7 +83,7 @@ def _missing_tables(context: GateContext) -> Gate:
     """The gate on tables of items and users that the last publication had and this run lacks."""
     name = "tables that the last publication had and this run does not have"
     if context.last is None:
-        return skipped(name, 0, NO_LAST)
+        return skipped(name, 0, context.no_last)
     missing = [
         table
         for table in ("items", "users")

@@ -1,5 +1,7 @@
 """Gates on whether a run is like other runs, each with a threshold of `GatesConfig`.
 
+Those on the held-out set are in `held_out_gates.py`.
+
 The gates on concentration, overlap and score drift look at the model's own lists only. The lists of
 cold users say nothing about the model.
 """
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from visrec.publication.gate import Gate, at_least, at_most, skipped
-from visrec.publication.gate_context import NO_LAST, GateContext, GatesConfig, share
+from visrec.publication.gate_context import GateContext, GatesConfig, share
 from visrec.publication.held_out_gates import held_out_gates
 from visrec.publication.manifest import RunManifest
 from visrec.publication.verify import ListChecks
@@ -53,7 +55,7 @@ def _feature_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
             gates.append(_at_most(name, found, config, "max_without_feature", note))
         name = f"rise of the share of {name}"
         if context.last is None:
-            why = f"{note} now; there is no publication to compare with"
+            why = f"{note} now; {context.no_last}"
             gates.append(_skipped(name, config, rise_key, why))
         else:
             before = context.last.without_feature[part]
@@ -184,7 +186,7 @@ def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesCon
     if noun == "items":
         del names["max_cold_rise"]
     if last is None:
-        return [_skipped(name, config, key, NO_LAST) for key, name in names.items()]
+        return [_skipped(name, config, key, context.no_last) for key, name in names.items()]
     gates = [
         _at_least(
             names["min_queries_of_last"], share(checks.queries, last.queries), config,

@@ -1,4 +1,5 @@
-"""The removal of old runs, but never of one that is published or that somebody is completing.
+"""The removal of old runs, but never of one that is published, was published just before, or is
+sealed and still without a manifest.
 
 A complete run is removed in these steps. The process may be killed at any point between them:
 
@@ -6,10 +7,11 @@ A complete run is removed in these steps. The process may be killed at any point
    rollback moves the pointer to the run.
 2. The run's claim is replaced, so that its writers stop.
 3. The run's manifest is removed, then its other files.
-4. The run's id is taken out of `removing`. Nothing but step 4 takes it out.
+4. The run's id is taken out of `removing`, which nothing else does.
 5. The run's claim is removed. From then on the run can be made again.
 
-A run without a manifest cannot be published, so it needs only steps 2, 3 and 5.
+A run without a manifest cannot be published, so it needs only steps 2, 3 and 5. Its job, if it is
+at work, finds at its next file that it has lost the claim.
 
 The next retention finishes a removal that was interrupted. It cannot know whether the first process
 was killed or is only slow. A slow one may still delete one more file, because a store has no
@@ -34,14 +36,16 @@ from visrec.storage.store import Store
 def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = None) -> list[str]:
     """Removes all nights but the newest, and returns the ids of the removed ones.
 
-    A night is a run whose id is a date. The published run, the run before it and runs that somebody
-    is completing are never removed. Files of the published run that its manifest does not name are
-    removed, too.
+    A night is a run whose id is a date. The published run, the run before it and sealed runs
+    without a manifest are never removed. Files of the published run that its manifest does not name
+    are removed, too.
 
     Args:
         recommendations: where the runs are.
         keep: how many nights to keep, complete or not.
-        tonight: a night to keep, however old it is, unless its removal has begun.
+        tonight: a night to keep, however old it is, unless its removal has begun. A night that was
+            filled in is spared only in its own run: another night's retention removes it if `keep`
+            nights are newer.
     """
     pointer, _ = read_pointer(recommendations)
     if read_published_manifest(recommendations, say=lambda _: None) is not None:

@@ -1,5 +1,7 @@
 """Counts what is wrong with the lists of a shard; the counts of shards add up to those of the run.
 
+The tables come from `visrec.recommend.readback`, which reads the files.
+
 Nothing here relies on the code that made the lists: which queries should have one, what they have
 taken and what may be recommended come from the inputs, and everything else from the table that was
 read back.

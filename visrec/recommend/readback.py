@@ -1,4 +1,8 @@
-"""Reads a run's files back and checks them, so that what is published is what was checked."""
+"""Reads a run's files back and checks them, so that what is published is what was checked.
+
+This module compares files with their hashes, and finds out what each should hold; what is wrong
+with the lists of one table is counted by `visrec.publication.verify`.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -27,6 +27,7 @@ class GateInputs:
         source: the model and the inputs of the run.
         items_table: the items table, or None.
         last: the publication to compare with, or None.
+        no_last: why it is None.
         evaluation: the content of the evaluation's metrics.json, or None; of any type, because
             gates read it as JSON.
         thresholds: of the judgement gates; integrity gates have none.
@@ -36,6 +37,7 @@ class GateInputs:
     source: RunSource
     items_table: InputTable | None
     last: RunManifest | None
+    no_last: str
     evaluation: Mapping[str, Any] | None
     thresholds: GatesConfig
     choice: ServingChoice | None
@@ -78,6 +80,7 @@ def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -> 
         model_name=inputs.source.model_name,
         tables=[name for name in ("items", "users") if getattr(run_inputs, name)],
         last=inputs.last,
+        no_last=inputs.no_last,
         evaluation=inputs.evaluation,
         choice=inputs.choice,
     )

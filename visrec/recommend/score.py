@@ -1,7 +1,8 @@
 """Scoring on Ray: one shard of queries per task, one Parquet file per shard.
 
-Item arrays and profiles are computed once and shared through the object store. A worker scores one
-shard at a time and writes its file. A file that an earlier start of the run has written is kept.
+Item arrays and profiles are computed once and shared through the object store. A scoring worker is
+an actor of Ray Data: it scores one shard at a time and writes its file. A file that an earlier
+start of the run has written is kept.
 Lists of the last publication that have not changed are carried over.
 """
 
@@ -73,6 +74,8 @@ def scoring_dataset(task: ScoringTask, workers: int, progress_actor: ProgressHan
     """The dataset of shard numbers, mapped to the rows of `WrittenShard`.
 
     The numbers are not read from anywhere, because a task that reads would need a CPU of its own.
+    Nothing is set about failures: by default, Ray Data starts an actor whose process has died again
+    and repeats its shard, as often as it takes. An error that is raised ends the job.
     """
     numbers = [{"id": shard} for shard in range(task.spec.shards)]
     return ray.data.from_items(numbers, override_num_blocks=task.spec.shards).map_batches(

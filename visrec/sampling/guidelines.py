@@ -23,9 +23,10 @@ the step (`visrec.sampling.candidates`).
 
 Guidelines 1, 2 and 4 and random draw their positive uniformly from the training items that can be
 one. Guideline 3 draws a training item in this way and takes its user and its artist. Guidelines 5
-and 6 draw the item of the profile uniformly from the catalogue. Conditions on artists and clusters
-refer to all training items of the user. If no item has an artist, conditions on artists are
-dropped.
+and 6 draw the item of the profile uniformly from the items of the catalogue that can be one. With
+drawn negatives, guideline 6 draws the whole triple again until the pictures confirm the negative,
+so some items come more often. Conditions on artists and clusters refer to all training items of the
+user. If no item has an artist, conditions on artists are dropped.
 
 Shapes: U users, N items, O = U + N profiles, R training items, T = R + N positions (see
 `visrec.sampling.index`), B triples, S positions or items to start from, K negatives of a triple.
@@ -118,7 +119,10 @@ class _PositiveInProfileRow(Guideline):
 
 
 class OwnProfile(_PositiveInProfileRow):
-    """own_profile and random: the profile is all items of a user, the positive is one of them."""
+    """own_profile and random: the profile is all items of a user, the positive is one of them.
+
+    The two differ in their negative samplers alone. `draw` is that of the base class.
+    """
 
     requirement = _TWO_ITEMS
 
@@ -136,7 +140,10 @@ class OwnProfile(_PositiveInProfileRow):
 
 
 class SingleItem(_PositiveInProfileRow):
-    """single_item: the positive is the only item of the profile, and stays in it."""
+    """single_item: the positive is the only item of the profile, and stays in it.
+
+    `draw` is that of the base class.
+    """
 
     requirement = "an item that is not near-identical to all others"
 

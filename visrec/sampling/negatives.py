@@ -118,7 +118,9 @@ class FineGrained(NegativeSampler):
     """Draws a fine-grained negative: a cluster first, then an item of it outside the profile.
 
     With the probability `own_cluster` it is the positive's cluster, if that has a valid negative.
-    In all other cases it is a random cluster. Items of one cluster are equally likely.
+    Otherwise it is a uniformly drawn one, which may be the same. So, with C clusters, about
+    own_cluster + (1 - own_cluster) / C of the negatives are of the positive's. Items of one cluster
+    are equally likely.
     """
 
     def __init__(self, index: SamplingIndex, own_cluster: float) -> None:

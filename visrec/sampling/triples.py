@@ -62,8 +62,8 @@ class SamplingConfig:
             softmax loss corrects. Items without training interactions are never candidates.
         popularity: sampled candidates, and drawn negatives of the guideline random, are drawn in
             proportion to (training count + 1) to this power; 0 is uniform.
-        own_cluster: the probability that a fine-grained negative is of the positive's own visual
-            cluster.
+        own_cluster: the probability that a fine-grained negative is drawn from the positive's own
+            visual cluster. Otherwise its cluster is drawn uniformly, and may be the same one.
     """
 
     guidelines: dict[str, float] = field(default_factory=lambda: {"random": 1.0})
