@@ -9,7 +9,7 @@ import pytest
 
 from tests.training import jagged_lists
 from visrec.errors import InputError
-from visrec.evaluation.oracle import Oracle, read_oracle
+from visrec.evaluation.oracle import InterestCurves, Oracle, read_oracle
 from visrec.retrieval.topk import top_k
 from visrec.storage.store import Store
 
@@ -30,9 +30,11 @@ def truth(tmp_path: Path) -> Store:
     return store
 
 
-def _scores(truth: Store, items: list[str], users: list[str]) -> npt.NDArray[np.float64]:
+def _scores(
+    truth: Store, items: list[str], users: list[str], moment: int | None = None
+) -> npt.NDArray[np.float64]:
     """(B, N) the scores, in the order of `users` and `items`."""
-    arrays, user_B = read_oracle(truth, pa.array(items), pa.array(users))
+    arrays, user_B = read_oracle(truth, pa.array(items), pa.array(users), moment)
     nothing = jagged_lists([[]] * len(users))
     best = top_k(Oracle.scorer(arrays), nothing, user_B, nothing, None, len(items))
     scores = np.empty((len(users), len(items)))
@@ -57,3 +59,39 @@ def test_unknown_item_is_refused(truth: Store) -> None:
 def test_unknown_users_are_refused(truth: Store) -> None:
     with pytest.raises(InputError, match="lacks 2 of 3 users"):
         read_oracle(truth, pa.array(["a"]), pa.array(["x", "u", "y"]))
+
+
+@pytest.fixture
+def moving_truth(truth: Store) -> Store:
+    """The same truth, where interest moves: `c` comes out last."""
+    curves = InterestCurves(
+        release_time_I=np.array([0, 100, 5000, 0]),
+        rise_s_I=np.array([100.0, 200.0, 100.0, 1000.0]),
+        peak_I=np.array([2.0, 0.0, 3.0, 1.0]),
+        rest_I=np.array([-1.0, -2.0, 0.0, -30.0]),
+    )
+    items = truth.read_table("items.parquet")
+    for name, values in curves.columns().items():
+        items = items.append_column(name, pa.array(values))
+    truth.write_table("items.parquet", items)
+    return truth
+
+
+def test_scores_at_a_moment_add_the_log_interest(moving_truth: Store) -> None:
+    expected = [
+        np.dot(USER_VECTORS["v"], ITEM_VECTORS["b"]) + np.log(1.5 * np.exp(-0.5) + np.exp(-2)),
+        np.dot(USER_VECTORS["v"], ITEM_VECTORS["a"]) + np.log(4 * np.exp(2 - 3) + np.exp(-1)),
+    ]
+    found = _scores(moving_truth, ["b", "a"], ["v"], moment=400)
+    np.testing.assert_allclose(found, [expected], rtol=1e-6)
+
+
+def test_item_that_is_not_out_has_no_chance(moving_truth: Store) -> None:
+    scores = _scores(moving_truth, ["c", "d"], ["u", "v"], moment=4999)
+    assert (scores[:, 0] < -900).all()
+    assert (_scores(moving_truth, ["c", "d"], ["u", "v"], moment=5000)[:, 0] > -10).all()
+
+
+def test_without_a_moment_scores_are_the_taste_alone(moving_truth: Store) -> None:
+    expected = [[np.dot(USER_VECTORS["u"], ITEM_VECTORS[i]) for i in "ca"]]
+    np.testing.assert_allclose(_scores(moving_truth, ["c", "a"], ["u"]), expected)

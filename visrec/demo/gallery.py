@@ -2,76 +2,74 @@
 
 Every work has a *style*, a unit vector of three properties that a visitor can see: how warm the
 palette is, how broad the brush is, which way the strokes run. Each artist has a style, and each
-work deviates a little from the style of its artist. A user's taste is a direction in the same
-space. Purchases are drawn with probability softmax(taste . style), so the best possible ranking
-(the *oracle*) is known. The subject, the light, the surface and the mat vary freely and say nothing
-about taste, yet a pretrained network notices them first: plain similarity finds another portrait in
-an oval, and a trained model has to find the same artist.
+work deviates a little from the style of its artist. Purchases are drawn from a softmax of what was
+planted, so the best possible ranking (the *oracle*) is known. The light, the surface and the mat
+vary freely and say nothing about taste, nor does the subject of the demo's pictures, yet a
+pretrained network notices them first: plain similarity finds another portrait in an oval, and a
+trained model has to find the same artist.
 
-Originals are sold once; editions have several copies. The newest works arrived after the last sale,
-and some users buy nothing: there are cold items and cold users, as in any real shop.
+What is planted, who comes when and what is on sale is the *scenario*: one module each, `editions`
+(the demo), `trends` and `ugallery`.
 
-Shapes: I works, A artists, U users, T style properties, N rows.
+Shapes as in `visrec.demo.season`.
 """
 
 import io
-import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visrec.config import SEEDS, check_fields
-from visrec.demo.painting import SUBJECTS, Artist, Floats, Random, paint
+from visrec.demo import editions, trends, ugallery
+from visrec.demo.painting import SUBJECTS, Floats, Random, paint
+from visrec.demo.season import Sale, Season, Size
 from visrec.errors import InputError
 
-Ints = npt.NDArray[np.int64]
-
-STYLE = ("warm", "broad", "upright")  # the T properties, each from -1 to 1
-
-OPENING = 1_609_459_200  # 2021-01-01, the first day of sales
-SEASON = 2 * 365 * 86_400  # seconds; sales go on for two years
-MAX_BASKET = 4
-MAX_PROFILE = 30
-
-ONLOOKERS = 0.06  # share of users who bought nothing
-ONE_TIMERS = 0.1  # share of users who bought one work
-EDITIONS = 0.7  # share of works with several copies
-ARRIVALS = 0.04  # share of works that arrived after the last sale
-
-# A sharper taste makes both the oracle and the models better; 10 puts the oracle near 0.94 AUC.
-SHARPNESS = 10.0
-DEVIATION = 0.3  # of a work from its artist's style, per property
-FASHION = 0.35  # weight of a taste that all users share, which makes popularity a weak signal
+SCENARIOS: dict[str, Callable[[Size, Random], Season]] = {
+    "editions": editions.play,
+    "trends": trends.play,
+    "ugallery": ugallery.play,
+}
+SIZES = {
+    "editions": Size(paintings=1500, artists=60, users=600),
+    "trends": Size(paintings=2000, artists=80, users=7000),
+    "ugallery": Size(paintings=6040, artists=200, users=2378),
+}
+TITLES = ("Quiet", "Late", "Blue Hour", "Northern", "Sunday", "Second", "Lost", "Winter", "Early")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryConfig:
-    """The size of the gallery.
+    """The gallery: a scenario and its size.
 
     Attributes:
-        paintings: number of works.
-        artists: number of artists; every artist has at least one work.
-        users: number of users, including those who buy nothing.
+        scenario: what is planted. editions is the demo: two years of sales, most works in several
+            copies. In trends, interest in a work rises and decays within weeks of its release. In
+            ugallery, works are one of a kind, and most users buy once.
+        paintings: number of works; 1,500, 2,000 or 6,040 by default, in the order of the scenarios.
+        artists: number of artists, each with at least one work; by default 60, 80 or 200.
+        users: number of users, including those who buy nothing; by default 600, 7,000 or 2,378.
         picture_size: side of the square pictures, in pixels.
         seed: the same seed gives the same files, byte for byte.
     """
 
-    paintings: int = 1500
-    artists: int = 60
-    users: int = 600
+    scenario: Literal["editions", "trends", "ugallery"] = "editions"
+    paintings: int | None = None
+    artists: int | None = None
+    users: int | None = None
     picture_size: int = 176
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses impossible numbers.
+        """Refuses impossible values.
 
         Raises:
-            InputError: a number is outside its range, or there are fewer works than artists.
+            InputError: a value is outside its range, or there are fewer works than artists.
         """
         check_fields(
             self,
@@ -82,233 +80,101 @@ class GalleryConfig:
             picture_size="[32, 4096]",
             seed=SEEDS,
         )
-        if self.paintings < self.artists:
+        if self.size.paintings < self.size.artists:
             raise InputError(
-                f"Found --gallery.paintings {self.paintings}; expected at least one for each of "
-                f"the {self.artists} of --gallery.artists.",
+                f"Found --gallery.paintings {self.size.paintings}; expected at least one for each "
+                f"of the {self.size.artists} of --gallery.artists.",
                 key="gallery.paintings",
             )
 
-
-TITLES = ("Quiet", "Late", "Blue Hour", "Northern", "Sunday", "Second", "Lost", "Winter", "Early")
-
-
-@dataclass(frozen=True)
-class Visit:
-    """A visit that ends in a purchase.
-
-    Attributes:
-        timestamp: seconds since 1970.
-        user: number of the user.
-        works: number of works in the basket.
-    """
-
-    timestamp: int
-    user: int
-    works: int
-
-
-@dataclass(frozen=True)
-class Sale:
-    """One sold copy.
-
-    Attributes:
-        timestamp: seconds since 1970.
-        user: number of the buyer.
-        item: number of the work.
-    """
-
-    timestamp: int
-    user: int
-    item: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Planted:
-    """The truth behind the purchases.
-
-    Attributes:
-        artists: A artists.
-        artist_I: (I,) number of each work's artist.
-        style_IT: (I, T) style of each work, a unit vector.
-        taste_UT: (U, T) taste of each user; its dot product with a style is the log-odds of a
-            purchase.
-    """
-
-    artists: list[Artist]
-    artist_I: Ints
-    style_IT: Floats
-    taste_UT: Floats
+    @property
+    def size(self) -> Size:
+        usual = SIZES[self.scenario]
+        return Size(
+            paintings=usual.paintings if self.paintings is None else self.paintings,
+            artists=usual.artists if self.artists is None else self.artists,
+            users=usual.users if self.users is None else self.users,
+        )
 
 
 def write_gallery(config: GalleryConfig, write: Callable[[str, bytes], None]) -> dict[str, int]:
-    """Plants tastes and styles, plays the sales, paints the works, and writes all files.
+    """Plays the scenario, paints the works, and writes all files.
 
     Args:
-        config: the size of the gallery.
+        config: the scenario and its size.
         write: called with a relative name and the file's bytes: `images/<item_id>.jpg`,
             `interactions.parquet`, `items.parquet`, `users.parquet`, and the planted truth,
-            `truth/items.parquet` and `truth/users.parquet`: the dot product of a user's and an
-            item's vector is the log-odds with which the purchase was drawn.
+            `truth/items.parquet` and `truth/users.parquet`, as `visrec.evaluation.oracle`
+            describes them.
 
     Returns:
         The numbers of paintings, users, buyers, repeat buyers (with several baskets) and
         interactions.
     """
-    rng = np.random.default_rng(config.seed)
-    planted = _plant(config, rng)
-    copies_I, offered_I = _stock(config, rng)
-    visits = _visits(config.users, rng)
-    score_UI: Floats = (planted.taste_UT @ planted.style_IT.T).astype(np.float32)
-    sales, left_I = _sell(score_UI, offered_I, visits, rng)
-    is_available_I = (left_I > 0) | (offered_I < copies_I)
-
-    item_ids = [f"work-{i:05d}" for i in range(config.paintings)]
-    user_ids = [f"user-{u:05d}" for u in range(config.users)]
-    subjects, titles = _paint_works(config, planted, item_ids, write)
-    items = {
+    size = config.size
+    season = SCENARIOS[config.scenario](size, np.random.default_rng(config.seed))
+    item_ids = [f"work-{i:05d}" for i in range(size.paintings)]
+    user_ids = [f"user-{u:05d}" for u in range(size.users)]
+    subjects, titles = _paint_works(config, season, item_ids, write)
+    items: dict[str, Any] = {
         "item_id": item_ids,
-        "artist_id": [f"artist-{a:03d}" for a in planted.artist_I],
+        "artist_id": [f"artist-{a:03d}" for a in season.works.artist_I],
         "category": subjects,
         "title": titles,
-        "copies": copies_I,
-        "available": is_available_I,
     }
+    if season.copies_I is not None:
+        items["copies"] = season.copies_I
+    if season.release_time_I is not None:
+        items["release_time"] = season.release_time_I
+    items["available"] = season.is_available_I
     interactions = {
-        "user_id": [user_ids[sale.user] for sale in sales],
-        "item_id": [item_ids[sale.item] for sale in sales],
-        "timestamp": pa.array([sale.timestamp for sale in sales], pa.int64()),
+        "user_id": [user_ids[sale.user] for sale in season.sales],
+        "item_id": [item_ids[sale.item] for sale in season.sales],
+        "timestamp": pa.array([sale.timestamp for sale in season.sales], pa.int64()),
     }
+    curves = season.interest.columns() if season.interest else {}
     write("items.parquet", _parquet(pa.table(items)))
     write("users.parquet", _parquet(pa.table({"user_id": user_ids})))
     write("interactions.parquet", _parquet(pa.table(interactions)))
-    write("truth/items.parquet", _vectors("item_id", item_ids, planted.style_IT))
-    write("truth/users.parquet", _vectors("user_id", user_ids, planted.taste_UT))
-    return _counts(config, sales)
-
-
-def _plant(config: GalleryConfig, rng: Random) -> Planted:
-    """Draws artists, styles and tastes."""
-    artists = _artists(config.artists, rng)
-    artist_I = rng.permutation(np.arange(config.paintings) % config.artists)
-    artist_style_IT = np.stack([artists[a].style_T for a in artist_I])
-    style_IT = _unit(artist_style_IT + DEVIATION * rng.normal(size=artist_style_IT.shape))
-    fashion_T = _unit(rng.normal(size=len(STYLE)))
-    taste_UT = np.float32(SHARPNESS) * _unit(
-        _unit(rng.normal(size=(config.users, len(STYLE)))) + FASHION * fashion_T
-    )
-    return Planted(artists=artists, artist_I=artist_I, style_IT=style_IT, taste_UT=taste_UT)
-
-
-def _artists(count: int, rng: Random) -> list[Artist]:
-    """Artists whose styles cover the sphere."""
-    style_AT = _unit(rng.normal(size=(count, len(STYLE))))
-    return [
-        Artist(
-            style_T=style_T,
-            pigments=tuple(
-                zip(rng.uniform(0.5, 0.65, 5), rng.uniform(-0.01, 0.12, 5), strict=True)
-            ),
-            lean=int(rng.choice([-1, 1])),
-            curl=float(rng.uniform(0.0, 0.08)),
-            subjects=tuple(rng.choice(list(SUBJECTS), 3, replace=False)),
-        )
-        for style_T in style_AT
-    ]
-
-
-def _stock(config: GalleryConfig, rng: Random) -> tuple[Ints, Ints]:
-    """(I,) copies of each work, and (I,) copies on sale during the season."""
-    is_edition_I = rng.random(config.paintings) < EDITIONS
-    copies_I = np.where(is_edition_I, rng.integers(4, 13, config.paintings), 1)
-    offered_I = copies_I.copy()
-    offered_I[config.paintings - math.ceil(config.paintings * ARRIVALS) :] = 0
-    return copies_I, offered_I
-
-
-def _visits(users: int, rng: Random) -> list[Visit]:
-    """The visits that end in a purchase, in time order."""
-    order_U = rng.permutation(users)
-    onlookers, one_timers = math.ceil(users * ONLOOKERS), math.ceil(users * ONE_TIMERS)
-    visits = []
-    for rank, user in enumerate(order_U):
-        if rank < onlookers:
-            continue
-        buys_once = rank < onlookers + one_timers
-        count = 1 if buys_once else min(2 + rng.geometric(0.25) - 1, 14)
-        sizes = [1] if buys_once else np.minimum(rng.geometric(0.47, count), MAX_BASKET).tolist()
-        while sum(sizes) > MAX_PROFILE:
-            sizes.pop()
-        # Without replacement: two baskets of a user never share a timestamp.
-        days = rng.choice(SEASON // 86_400, len(sizes), replace=False)
-        seconds = rng.integers(9 * 3600, 20 * 3600, len(sizes))
-        visits += [
-            Visit(OPENING + int(day) * 86_400 + int(second), int(user), size)
-            for day, second, size in zip(days, seconds, sizes, strict=True)
-        ]
-    return sorted(visits, key=lambda visit: (visit.timestamp, visit.user, visit.works))
-
-
-def _sell(
-    score_UI: Floats, stock_I: Ints, visits: list[Visit], rng: Random
-) -> tuple[list[Sale], Ints]:
-    """Plays the season.
-
-    A basket of n works is the top n of score + Gumbel noise, which is n draws from the softmax of
-    the scores without replacement, among the works in stock that the user does not have.
-
-    Returns:
-        The sales in the order of time, then user; and (I,) the copies left.
-    """
-    left_I = stock_I.copy()
-    has_UI = np.zeros(score_UI.shape, bool)
-    sales = []
-    for visit in visits:
-        wish_I = score_UI[visit.user] + rng.gumbel(size=len(left_I))
-        wish_I[has_UI[visit.user] | (left_I == 0)] = -np.inf
-        for item in np.argsort(-wish_I)[: visit.works]:
-            if wish_I[item] > -np.inf:
-                sales.append(Sale(visit.timestamp, visit.user, int(item)))
-                has_UI[visit.user, item] = True
-                left_I[item] -= 1
-    return sales, left_I
+    write("truth/items.parquet", _truth("item_id", item_ids, season.item_Id, curves))
+    write("truth/users.parquet", _truth("user_id", user_ids, season.user_Ud, {}))
+    return _counts(size, season.sales)
 
 
 def _paint_works(
     config: GalleryConfig,
-    planted: Planted,
+    season: Season,
     item_ids: list[str],
     write: Callable[[str, bytes], None],
 ) -> tuple[list[str], list[str]]:
     """Paints and writes each picture; returns the subjects and the titles."""
-    subjects, titles = [], []
+    subjects, titles, works = [], [], season.works
     for i, item_id in enumerate(item_ids):
-        artist = planted.artists[planted.artist_I[i]]
+        artist = works.artists[works.artist_I[i]]
         rng_i = np.random.default_rng([config.seed, i])
-        is_favourite = rng_i.random() < 0.3
-        subject = str(rng_i.choice(artist.subjects if is_favourite else list(SUBJECTS)))
+        if season.subjects is None:
+            is_favourite = rng_i.random() < 0.3
+            subject = str(rng_i.choice(artist.subjects if is_favourite else list(SUBJECTS)))
+        else:
+            subject = season.subjects[i]
         subjects.append(subject)
         titles.append(f"{rng_i.choice(TITLES)} {subject.title()}, No. {rng_i.integers(1, 100)}")
-        picture = paint(planted.style_IT[i], artist, subject, config.picture_size, rng_i)
-        write(f"images/{item_id}.jpg", picture)
+        write(
+            f"images/{item_id}.jpg",
+            paint(works.style_IT[i], artist, subject, config.picture_size, rng_i),
+        )
     return subjects, titles
 
 
-def _counts(config: GalleryConfig, sales: list[Sale]) -> dict[str, int]:
+def _counts(size: Size, sales: list[Sale]) -> dict[str, int]:
     baskets = Counter(user for _, user in {(sale.timestamp, sale.user) for sale in sales})
     return {
-        "paintings": config.paintings,
-        "users": config.users,
+        "paintings": size.paintings,
+        "users": size.users,
         "buyers": len(baskets),
         "repeat_buyers": sum(count > 1 for count in baskets.values()),
         "interactions": len(sales),
     }
-
-
-def _unit(x_NT: npt.NDArray[np.floating]) -> Floats:
-    """(N, T) rows scaled to length 1."""
-    unit_NT: Floats = (x_NT / np.linalg.norm(x_NT, axis=-1, keepdims=True)).astype(np.float32)
-    return unit_NT
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -317,8 +183,8 @@ def _parquet(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def _vectors(key: str, ids: list[str], vector_NT: Floats) -> bytes:
-    """A table of the planted truth: ids and their vectors."""
-    flat = pa.array(vector_NT.ravel(), pa.float32())
-    vectors = pa.FixedSizeListArray.from_arrays(flat, vector_NT.shape[1])
-    return _parquet(pa.table({key: pa.array(ids, pa.string()), "vector": vectors}))
+def _truth(key: str, ids: list[str], vector_Nd: Floats, further: Mapping[str, pa.Array]) -> bytes:
+    """A table of the planted truth: ids, their vectors and further columns."""
+    flat = pa.array(vector_Nd.ravel(), pa.float32())
+    vectors = pa.FixedSizeListArray.from_arrays(flat, vector_Nd.shape[1])
+    return _parquet(pa.table({key: pa.array(ids, pa.string()), "vector": vectors, **further}))

@@ -1,6 +1,15 @@
-"""The oracle: scores with the planted truth of generated data, which no model should beat."""
+"""The oracle: scores with the planted truth of generated data, which no model should beat.
+
+The truth is two tables: `items.parquet` with `item_id` and `vector`, `users.parquet` with `user_id`
+and `vector`. A user takes an item with log-odds of the dot product of their vectors. Where interest
+moves, the items also have the columns of `InterestCurves`, and the log-odds at a moment are the dot
+product plus the log interest of all users in the item at that moment.
+
+Shapes: N items, U users, E users asked for, d vector size.
+"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +21,56 @@ from visrec.ids import index_in
 from visrec.models.arrays import ItemArrays, zero_copy_tensor
 from visrec.models.scorers import DotScorer
 from visrec.storage.store import Store
+
+# The log interest in an item that is not out, finite so that scores are.
+NOT_OUT = -1e3
+
+
+@dataclass(frozen=True)
+class InterestCurves:
+    """How interested all users are in each item over time.
+
+    With x = (moment - release) / rise, the log interest is
+
+        log(exp(peak) x exp(1 - x) + exp(rest)),
+
+    which is highest one rise after the release and approaches `rest`; `NOT_OUT` before the release.
+
+    Attributes:
+        release_time_I: (I,) int64, seconds since 1970.
+        rise_s_I: (I,) float64, seconds from the release to the peak.
+        peak_I: (I,) float64, log interest at the peak, but for `rest`.
+        rest_I: (I,) float64, log interest long after the release.
+    """
+
+    release_time_I: npt.NDArray[np.int64]
+    rise_s_I: npt.NDArray[np.float64]
+    peak_I: npt.NDArray[np.float64]
+    rest_I: npt.NDArray[np.float64]
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """As columns of the truth."""
+        return {
+            "release_time": self.release_time_I,
+            "rise_s": self.rise_s_I,
+            "peak": self.peak_I,
+            "rest": self.rest_I,
+        }
+
+    @classmethod
+    def from_table(cls, items: pa.Table) -> "InterestCurves | None":
+        """The curves of a table of the truth; None if it has none."""
+        if "release_time" not in items.column_names:
+            return None
+        names = ("release_time", "rise_s", "peak", "rest")
+        return cls(*(items[name].to_numpy() for name in names))
+
+    def log_at(self, moment: int) -> npt.NDArray[np.float64]:
+        """(I,) the log interest at a moment, in seconds since 1970."""
+        age_I = (moment - self.release_time_I) / self.rise_s_I
+        x_I = np.maximum(age_I, 1e-9)
+        log_I = np.logaddexp(self.peak_I + np.log(x_I) + 1 - x_I, self.rest_I)
+        return np.where(age_I < 0, NOT_OUT, log_I)
 
 
 class Oracle:
@@ -26,9 +85,17 @@ class Oracle:
 
 
 def read_oracle(
-    truth: Store, item_ids: pa.Array, user_ids: pa.Array
+    truth: Store, item_ids: pa.Array, user_ids: pa.Array, moment: int | None = None
 ) -> tuple[ItemArrays, npt.NDArray[np.int64]]:
     """The planted vectors, items in catalogue order; and (E,) the rows of these users.
+
+    Args:
+        truth: the planted truth.
+        item_ids: (N,) of the catalogue.
+        user_ids: (E,) of the users.
+        moment: seconds since 1970. Where interest moves, the log interest at this moment becomes
+            one more component of each item's vector, and that of each user's vector is 1. Without a
+            moment, scores are the taste alone.
 
     Raises:
         InputError: the truth lacks an item or a user.
@@ -36,8 +103,12 @@ def read_oracle(
     items, users = truth.read_table("items.parquet"), truth.read_table("users.parquet")
     item_N = _rows("item", item_ids, items["item_id"], truth)
     user_E = _rows("user", user_ids, users["user_id"], truth)
-    vectors = {"vectors": _matrix(items)[item_N], "users": _matrix(users)}
-    return vectors, user_E
+    vector_Nd, user_Ud = _matrix(items)[item_N], _matrix(users)
+    curves = InterestCurves.from_table(items)
+    if curves is not None and moment is not None:
+        vector_Nd = np.column_stack([vector_Nd, np.float32(curves.log_at(moment)[item_N])])
+        user_Ud = np.column_stack([user_Ud, np.ones(len(user_Ud), np.float32)])
+    return {"vectors": vector_Nd, "users": user_Ud}, user_E
 
 
 def _rows(kind: str, ids: pa.Array, known: pa.ChunkedArray, truth: Store) -> npt.NDArray[np.int64]:
