@@ -29,6 +29,15 @@ def make_gallery() -> NoReturn:
     launch(main, GalleryJob, needs_ray=False)
 
 
+def init() -> NoReturn:
+    """write visrec.yaml: the keys that own data need"""
+    from visrec.cli.launch import launch
+    from visrec.pipelines.init import InitJob, main
+
+    _take_workspace_from_first_argument()
+    launch(main, InitJob, needs_ray=False)
+
+
 def check() -> NoReturn:
     """the facts of the data before anything runs"""
     from visrec.cli.launch import launch
@@ -161,6 +170,7 @@ def submit() -> NoReturn:
 
 COMMANDS: dict[str, Callable[[], NoReturn]] = {
     "demo": demo,
+    "init": init,
     "check": check,
     "import": import_data,
     "extract": extract,

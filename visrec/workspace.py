@@ -29,8 +29,9 @@ import ray
 from visrec.cli.cluster import start_ray
 from visrec.cli.job import Job, JobConfig
 from visrec.cli.keys import config_keys
-from visrec.cli.parse import parse
+from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
+from visrec.cli.workspace_keys import used_of
 from visrec.errors import InputError
 from visrec.evaluation.cards import make_cards, named_as_features
 from visrec.evaluation.report_content import ItemCard
@@ -70,7 +71,8 @@ class Workspace:
 
     Args:
         path: a directory or an s3:// prefix; docs/schemas.md says what it holds.
-        keys: of every call that has them, such as `interactions.columns`; a call's own keys win.
+        keys: of every call that has them, such as `interactions.columns`; a call's own keys win
+            over these, and these win over the workspace's `visrec.yaml`.
     """
 
     def __init__(self, path: str = "runs/demo", keys: Keys | None = None) -> None:
@@ -206,7 +208,7 @@ class Workspace:
         known = config_keys(job_type)
         shared = {key: value for key, value in self._keys.items() if key in known}
         flags = [f"--{key}={_as_flag(value)}" for key, value in {**shared, **(keys or {})}.items()]
-        return parse(job_type, ["--workspace", self.path, "--local", "true", *flags])
+        return parse_in_workspace(job_type, ["--workspace", self.path, "--local", "true", *flags])
 
     def _run(
         self, main: Callable[[Job, Summary], None], job: Job, check: Callable[[Job], None]
@@ -217,6 +219,7 @@ class Workspace:
             start_ray(local=True, debug=job.debug)
         summary = Summary(main.__module__.rpartition(".")[2])
         main(job, summary)
+        summary.rows |= used_of(job).summary_row
         summary.write(Store.at(job.workspace))
         return dict(summary.rows)
 

@@ -146,6 +146,6 @@ def test_remarks_tell_what_a_night_can_do_without(check: Check, shop: Path) -> N
 
 
 def test_misspelt_workspace_is_refused_and_not_created(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"Found no picture at .* Found no interactions in"):
+    with pytest.raises(InputError, match=r"Found no folder .*shpo, or nothing in it"):
         main(CheckJob(workspace=str(tmp_path / "shpo")), Summary("check"))
     assert not list(tmp_path.iterdir())

@@ -10,10 +10,13 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import yaml
+
 from visrec.errors import InputError, did_you_mean
 from visrec.storage.s3_settings import mask_user_info
 
 Keys = Mapping[str, object]  # every key of a job, and the annotation of its value
+Yaml = dict[Any, Any]  # as PyYAML gives it: any key, any value
 
 _COMMON = ("config", "help", "print_config")  # keys of jsonargparse that every job has
 _SEE_HELP = "(--help lists every key.)"
@@ -45,8 +48,25 @@ def check_flags(arguments: Sequence[str], keys: Keys) -> None:
         flag = argument.partition("=")[0]
         if flag.endswith("+") and typing.get_origin(keys.get(flag[2:-1])) is list:
             continue  # adds one entry to the list
-        if flag.startswith("--") and flag[2:] not in _COMMON and not _exists(flag[2:], keys):
+        if flag.startswith("--") and flag[2:] not in _COMMON and not key_exists(flag[2:], keys):
             raise InputError(_unknown_key(flag, did_you_mean(flag[2:], keys, "--")))
+
+
+def parse_yaml(data: bytes, path: str) -> Yaml:
+    """The keys and values in the content of a configuration file.
+
+    Raises:
+        InputError: it is not a YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(data.decode())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict | None):
+        raise InputError(
+            f"Found {content!r} in {path}; expected keys with values, such as workspace: shop."
+        )
+    return content or {}
 
 
 def check_yaml(path: str, content: Mapping[Any, object], keys: Keys) -> None:
@@ -55,8 +75,8 @@ def check_yaml(path: str, content: Mapping[Any, object], keys: Keys) -> None:
     Raises:
         InputError: names the file, the key, and the key that was probably meant.
     """
-    for key, value in _flatten(content, keys):
-        if not _exists(key, keys):
+    for key, value in flatten(content, keys):
+        if not key_exists(key, keys):
             raise InputError(_unknown_key(f"the key {key} in {path}", did_you_mean(key, keys)))
         nested = _first_key_below(key, keys)
         if nested and value is not None and not isinstance(value, Mapping):
@@ -127,7 +147,7 @@ def _unknown_key(found: str, hint: str) -> str:
     return f"Found {found}{hint or ', which is not a key of this job.'} {_SEE_HELP}"
 
 
-def _exists(key: str, keys: Keys) -> bool:
+def key_exists(key: str, keys: Keys) -> bool:
     """Whether this is a key, a group of keys, or an entry of a key whose value is a mapping."""
     if key in keys or _first_key_below(key, keys):
         return True
@@ -150,14 +170,14 @@ def _is_optional(kind: object) -> bool:
     return type(None) in typing.get_args(kind)
 
 
-def _flatten(
+def flatten(
     content: Mapping[Any, object], keys: Keys, prefix: str = ""
 ) -> Iterator[tuple[str, object]]:
     """Dotted keys and values of nested mappings."""
     for name, value in content.items():
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value and not _is_mapping(keys.get(key)):
-            yield from _flatten(value, keys, f"{key}.")
+            yield from flatten(value, keys, f"{key}.")
         else:
             yield key, value
 

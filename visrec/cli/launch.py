@@ -21,9 +21,10 @@ import ray.exceptions
 
 from visrec.cli.cluster import start_ray
 from visrec.cli.job import Job, JobConfig
-from visrec.cli.parse import flags, parse
+from visrec.cli.parse import flags, parse_in_workspace
 from visrec.cli.signals import ignore_signals
 from visrec.cli.summary import Summary
+from visrec.cli.workspace_keys import Remembered, used_of
 from visrec.errors import BusyError, GateError, InputError, StorageError, VisrecError
 from visrec.storage.store import Store
 
@@ -73,18 +74,20 @@ def launch(
     debug = dict(flags(arguments)).get("--debug", "false").lower() != "false"
     config: Job | None = None
     cause: VisrecError | None = None
+    remembered = Remembered()
     start = time.perf_counter()
     try:
-        config = parse(job_type, arguments)
-        debug = config.debug
+        config = parse_in_workspace(job_type, arguments)
+        debug, remembered = config.debug, used_of(config)
         _require_durable_workspace(config)
         if check is not None:
             check(config)
-        _run(main, config, summary, needs_ray=needs_ray)
+        _run(main, config, summary, remembered, needs_ray=needs_ray)
         code, message = (4, summary.not_published) if summary.not_published else (0, "")
     except Exception as error:
         cause = visrec_cause(error)
         code, message = _code_and_message(error, cause, summary)
+        message += remembered.explain(message)
         if debug:
             traceback.print_exc()
     if message:
@@ -104,7 +107,12 @@ def _tell(after: Callable[[Job, JobEnd], None], config: Job, end: JobEnd) -> Non
 
 
 def _run(
-    main: Callable[[Job, Summary], None], config: Job, summary: Summary, *, needs_ray: bool
+    main: Callable[[Job, Summary], None],
+    config: Job,
+    summary: Summary,
+    remembered: Remembered,
+    *,
+    needs_ray: bool,
 ) -> None:
     """Runs `main`, on Ray if it needs it; then writes and prints the summary."""
     if needs_ray:
@@ -114,6 +122,7 @@ def _run(
         main(config, summary)
     finally:
         ray.shutdown()
+    summary.rows |= remembered.summary_row
     summary.write(Store.at(config.workspace))
     print(summary.render(), flush=True)
     ignore_signals()

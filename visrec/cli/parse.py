@@ -1,15 +1,16 @@
 """Flags and YAML files to a job's configuration.
 
-Flags override YAML files, and YAML files override defaults. jsonargparse does the parsing;
+Flags override YAML files, which override the workspace's own `visrec.yaml`
+(`visrec.cli.workspace_keys`), which overrides defaults. jsonargparse does the parsing;
 `visrec.cli.keys` checks the keys first, so that a typo is answered with the key that was meant.
 """
 
 import dataclasses
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
-from typing import Any
+from pathlib import Path
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
@@ -17,16 +18,19 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 from visrec.cli.job import Job, JobConfig, ModelChoice
 from visrec.cli.keys import (
     Keys,
+    Yaml,
     check_flags,
     check_yaml,
     config_keys,
     drop_empty_groups,
     explain_parse_error,
+    parse_yaml,
 )
+from visrec.cli.workspace_keys import Remembered, read_remembered
 from visrec.errors import InputError, did_you_mean
 from visrec.models import MODELS
 
-Yaml = dict[Any, Any]  # as PyYAML gives it: any key, any value
+_HELP = {"--help", "-h"}  # needs no workspace, which may be out of reach
 
 
 class _HelpFormatter(RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -43,6 +47,24 @@ def parse(job_type: type[Job], arguments: Sequence[str]) -> Job:
     Raises:
         InputError: a key is unknown or a value is invalid.
     """
+    return _parse(job_type, arguments, lambda *_: Remembered())
+
+
+def parse_in_workspace(job_type: type[Job], arguments: Sequence[str]) -> Job:
+    """Like `parse`, with what the workspace's `visrec.yaml` says where neither flags nor files do.
+
+    Raises:
+        InputError: as `parse`; or that file has a key that no workspace keeps.
+        StorageError: the workspace cannot be read.
+    """
+    return _parse(job_type, arguments, read_remembered)
+
+
+def _parse(
+    job_type: type[Job],
+    arguments: Sequence[str],
+    remember: Callable[[str, Keys], Remembered],
+) -> Job:
     arguments = _normalize(arguments, job_type)
     files = [(path, _read_yaml(path)) for flag, path in flags(arguments) if flag == "--config"]
     has_model = any(field.type is ModelChoice for field in dataclasses.fields(job_type))
@@ -51,7 +73,17 @@ def parse(job_type: type[Job], arguments: Sequence[str]) -> Job:
     for path, content in files:
         check_yaml(path, content, keys)
     check_flags(arguments, keys)
-    arguments = list(_inline_yaml(arguments, [content for _, content in files], keys))
+    contents = [content for _, content in files]
+    if _HELP & {*arguments}:
+        return _build(job_type, model, _merge(contents, arguments, keys), keys)
+    remembered = remember(_workspace(job_type, arguments, contents), keys)
+    with remembered.named_in_errors():
+        arguments = _merge([remembered.values, *contents], arguments, keys)
+        return _build(job_type, model, arguments, keys)
+
+
+def _build(job_type: type[Job], model: str | None, arguments: Sequence[str], keys: Keys) -> Job:
+    """The configuration from flags, in which files are inlined."""
     parser = _parser(job_type, model)
     try:
         values = parser.parse_args(arguments)
@@ -124,22 +156,30 @@ def _underscore(argument: str) -> str:
     return "--" + name.replace("-", "_") + equals + value
 
 
-def _inline_yaml(arguments: Sequence[str], contents: Sequence[Yaml], keys: Keys) -> Iterator[str]:
-    """The arguments with the content of each --config file in place of its path.
+def _workspace(
+    job_type: type[JobConfig], arguments: Sequence[str], contents: Sequence[Yaml]
+) -> str:
+    """The workspace that flags, YAML files or the default name."""
+    named = [job_type.workspace, *(content.get("workspace") for content in contents)]
+    named.append(dict(flags(arguments)).get("--workspace"))
+    return str([name for name in named if name][-1])
+
+
+def _merge(contents: Sequence[Yaml], arguments: Sequence[str], keys: Keys) -> list[str]:
+    """The contents of YAML files, then the flags: jsonargparse lets the last one win.
 
     A file without any key, as when everything is commented out, is dropped: jsonargparse would
     refuse it.
     """
-    files, is_path = iter(contents), False
+    filled = [drop_empty_groups(content, keys) for content in contents]
+    merged = [f"--config={yaml.safe_dump(content)}" for content in filled if content]
+    is_path = False
     for argument in arguments:
-        if is_path:
-            is_path = False
-        elif argument.partition("=")[0] == "--config":
+        if is_path or argument.partition("=")[0] == "--config":
             is_path = argument == "--config"
-            if content := drop_empty_groups(next(files), keys):
-                yield f"--config={yaml.safe_dump(content)}"
         else:
-            yield argument
+            merged.append(argument)
+    return merged
 
 
 def _read_yaml(path: str) -> Yaml:
@@ -149,20 +189,12 @@ def _read_yaml(path: str) -> Yaml:
         InputError: the file cannot be read, or is not a YAML mapping.
     """
     try:
-        with open(path) as file:
-            content = yaml.safe_load(file)
+        return parse_yaml(Path(path).read_bytes(), path)
     except OSError as error:
         raise InputError(
             f"Found --config {path!r}, which cannot be read ({error.strerror}); expected a YAML "
             "file."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, dict | None):
-        raise InputError(
-            f"Found {content!r} in {path}; expected keys with values, such as workspace: shop."
-        )
-    return content or {}
 
 
 def _model_name(arguments: Sequence[str], files: Sequence[tuple[str, Yaml]]) -> str:

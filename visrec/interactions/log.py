@@ -4,7 +4,7 @@ Shapes: U users, R interactions.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.hashes import hash_strings
-from visrec.jagged import Jagged
+from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.sources.interactions import NO_FEATURE
 
 
@@ -82,6 +82,20 @@ class InteractionLog:
         basket_R = np.cumsum(is_first_R) - 1  # over all users
         first_U = basket_R[np.minimum(self.offsets[:-1], max(len(basket_R) - 1, 0))]
         return np.asarray(basket_R - first_U[user_R] if len(basket_R) else basket_R)
+
+    def before(self, timestamp: int) -> "InteractionLog":
+        """The rows with an earlier time, of the same users."""
+        kept_R = self.time_R < timestamp
+        lengths = np.bincount(self.user_R[kept_R], minlength=len(self.user_ids))
+        flags_R, rating_R = self.evaluation_flag_R, self.rating_R
+        return replace(
+            self,
+            offsets=offsets_from_lengths(lengths),
+            item_R=self.item_R[kept_R],
+            time_R=self.time_R[kept_R],
+            evaluation_flag_R=None if flags_R is None else flags_R[kept_R],
+            rating_R=None if rating_R is None else rating_R[kept_R],
+        )
 
     def items_where(self, mask_R: npt.NDArray[np.bool_]) -> Jagged:
         """Each user's items in the rows where the mask is true; U lists."""

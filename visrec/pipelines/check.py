@@ -1,22 +1,24 @@
 """What a workspace has, before anything runs: rows that count, ids that match, the time of a night.
 
-python jobs/check.py shop
-python jobs/check.py shop --interactions.columns '{user_id: customer_email, item_id: sku}'
-python jobs/check.py s3://shop/visrec --interactions.path s3://shop/orders.csv.gz
+visrec check shop
+visrec check shop --interactions.columns '{user_id: customer_email, item_id: sku}'
+visrec check s3://shop/visrec --interactions.path s3://shop/orders.csv.gz
 
 Needs no Ray and writes nothing but its summary. Exit code 0: a night can run; 2: a job would refuse
-the data, and the message says what to change.
+the data. Then the message has all faults, also those that only show once keys are set: the check
+goes on with the keys that `visrec init` would propose.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from visrec.cli.job import JobConfig
+from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
+from visrec.cli.workspace_keys import OF_ONE_RUN
 from visrec.errors import InputError
 from visrec.ids import DistinctIds, index_in
 from visrec.interactions.log import InteractionLog
@@ -33,10 +35,13 @@ from visrec.pipelines.check_facts import (
     users_by_baskets,
 )
 from visrec.pipelines.job_tables import interactions_uri, items_table, users_table
+from visrec.pipelines.night_command import changed_keys, flag, visrec_command
 from visrec.pipelines.night_estimate import NightSize, format_duration
+from visrec.pipelines.night_prediction import predict_served
+from visrec.pipelines.proposals import DataJob, Proposal, propose, with_proposals
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.images import PictureSource
-from visrec.sources.interactions import InteractionsConfig, read_until_cutoff
+from visrec.sources.interactions import read_until_cutoff
 from visrec.sources.items import read_items
 from visrec.storage import schemas
 from visrec.storage.store import Store
@@ -47,39 +52,50 @@ _MIN_MATCHED = 0.5  # of the rows; with fewer, ids are probably written differen
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckJob(JobConfig):
+class CheckJob(DataJob):
     """What is in a workspace.
 
     Attributes:
-        images: pictures; by default images of the workspace.
-        image_pattern: names of several pictures of an item, such as {item_id}_{view}.jpg; by
-            default a name is an item id.
-        interactions: which users took which items.
-        items: items table; by default items.* of the workspace, if it exists.
-        items_columns: its columns that have other names in the files, such as {item_id: sku}.
-        users: users table; by default users.* of the workspace, if it exists.
-        users_columns: its columns that have other names in the files.
         split: what a training would hold out.
     """
 
-    images: str | None = None
-    image_pattern: str | None = None
-    interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
-    items: str | None = None
-    items_columns: dict[str, str] = field(default_factory=dict)
-    users: str | None = None
-    users_columns: dict[str, str] = field(default_factory=dict)
     split: SplitConfig = field(default_factory=SplitConfig)
 
 
 def main(config: CheckJob, summary: Summary) -> None:
+    workspace = Store.at(config.workspace)
+    is_empty = not any(True for _ in workspace.list())
+    if is_empty and config.images is None and config.interactions.path is None:
+        raise InputError(
+            f"Found no folder {config.workspace}, or nothing in it; expected a workspace. Change "
+            "--workspace, or name your data with --images and --interactions.path.",
+            path=workspace.root,
+            key="workspace",
+        )
+    found = examine(config, summary)
+    if found.problems:
+        proposals = propose(config)
+        config = with_proposals(config, proposals)
+        found = found.with_proposals(proposals, examine(config, summary))
+    unset = parse_in_workspace(CheckJob, ["--workspace", config.workspace])
+    keys = dict(changed_keys(config, unset))
+    as_of = keys.pop(OF_ONE_RUN, None)
+    found.rows["command"] = visrec_command(
+        "nightly", config.workspace, "--local", **({"as_of": as_of} if as_of else {}), **keys
+    )
+    found.report(None if is_empty else workspace, summary)
+
+
+def examine(config: CheckJob, summary: Summary) -> "Findings":
+    """The facts of the data, and what is wrong with them."""
     found = Findings()
     catalogue: Catalogue | None = None
     log: InteractionLog | None = None
     rows = ReadRows()
     with summary.phase("pictures"), found.refusals():
         pictures = PictureSource(config.resolve(config.images, "images"), config.image_pattern)
-        catalogue = read_catalogue(pictures, Store.at(config.resolve(None, "features")))
+        features = Store.at(config.resolve(config.features, "features"))
+        catalogue = read_catalogue(pictures, features)
         found.rows |= _catalogue_rows(catalogue, pictures.uri)
     with summary.phase("interactions"), found.refusals():
         uri = interactions_uri(config, config.interactions)
@@ -101,10 +117,16 @@ def main(config: CheckJob, summary: Summary) -> None:
     with summary.phase("users"), found.refusals():
         found.rows |= _users_rows(config, rows, users)
     if catalogue is not None and log is not None:
+        night = datetime.now(UTC).date()
+        if cutoff := config.interactions.cutoff_timestamp():
+            night = datetime.fromtimestamp(cutoff, UTC).date()
+        with found.refusals():
+            served = predict_served(log, len(catalogue.ids), config.split, night)
+            found.rows["tonight serves"] = served
         found.rows["a night takes"] = _estimate(
             catalogue, len(users.ids), found.rows.get("held out", {})
         )
-    found.report(Store.at(config.workspace), summary)
+    return found
 
 
 class Findings:
@@ -120,6 +142,7 @@ class Findings:
         self.rows: dict[str, Any] = {}
         self.problems: list[str] = []
         self.remarks: list[str] = []
+        self.solution = ""  # a sentence on what solves all problems
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
@@ -129,11 +152,24 @@ class Findings:
         except InputError as error:
             self.problems.append(str(error))
 
-    def report(self, workspace: Store, summary: Summary) -> None:
+    def with_proposals(self, proposals: Sequence[Proposal], then: "Findings") -> "Findings":
+        """These problems, and the facts and further problems with the proposed keys."""
+        unsaid = [p for p in proposals if not any(f"--{p.key}" in text for text in self.problems)]
+        also = [f"The data need {flag(p.key, p.value)}: {p.why}." for p in unsaid]
+        if proposals and not then.problems:
+            then.solution = "`visrec init` writes keys with which a night can run."
+        then.problems = list(dict.fromkeys([*self.problems, *also, *then.problems]))
+        return then
+
+    def report(self, workspace: Store | None, summary: Summary) -> None:
         """Puts the facts into the summary.
 
-        If a job would refuse the data, it also prints the summary, and writes it to the workspace
-        if there is one, because the job ends here.
+        If a job would refuse the data, it also prints the summary, and writes it, because the job
+        ends here.
+
+        Args:
+            workspace: where it is written; None for nowhere.
+            summary: takes the facts.
 
         Raises:
             InputError: a job would refuse the data.
@@ -144,12 +180,15 @@ class Findings:
         if not self.problems:
             summary.rows["verdict"] = "ready: a night can run"
             return
-        summary.rows["verdict"] = "not ready: see below"
+        summary.rows["verdict"] = f"not ready: {len(self.problems)} faults, see below"
         print(summary.render(), flush=True)
         summary.rows["problems"] = self.problems
-        if any(True for _ in workspace.list()):  # a misspelt path is no workspace
+        if workspace is not None:
             summary.write(workspace)
-        raise InputError(" ".join(dict.fromkeys(self.problems)))
+        if len(self.problems) == 1:
+            raise InputError(" ".join([*self.problems, self.solution]).strip())
+        numbered = [f"({n}) {problem}" for n, problem in enumerate(self.problems, 1)]
+        raise InputError(" ".join([f"{len(numbered)} faults.", *numbered, self.solution]).strip())
 
 
 def _catalogue_rows(catalogue: Catalogue, images: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import ray
 
 from visrec.cli.job import JobConfig
-from visrec.cli.parse import parse
+from visrec.cli.parse import parse_in_workspace
 from visrec.cli.progress_line import track_progress
 from visrec.cli.resources import default_cpu_workers, require_resources
 from visrec.cli.summary import Summary
@@ -263,8 +263,7 @@ def _train_job(config: EvaluateJob, flags: list[str]) -> TrainJob:
     """The configuration for a model that is trained first: on the same data."""
     yaml_flags = ["--config", config.train_config] if config.train_config else []
     return dataclasses.replace(
-        parse(TrainJob, [*yaml_flags, *flags]),
-        workspace=config.workspace,
+        parse_in_workspace(TrainJob, ["--workspace", config.workspace, *yaml_flags, *flags]),
         local=config.local,
         features=config.features,
         text_features=config.text_features,

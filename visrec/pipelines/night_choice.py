@@ -22,6 +22,7 @@ from visrec.publication.held_out_gates import HeldOutFigures, best_row, explain_
 
 # What serves if no evaluation says how good the trained model is.
 DEFAULT_ROW = f"visrank-{VisRankConfig().mode}"
+NO_TEST_USERS = "none of its users had two baskets"
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,7 @@ def _choose(jobs: NightJobs, model: NightModel, summary: Summary, *, evaluates: 
         return _best(jobs.train, model, jobs.recommend.gates, summary)
     if not evaluates or not jobs.train.split.test:
         return _as_it_is(model, "--split.test false" if evaluates else "--evaluate false")
-    why = "none of its users had two baskets"
-    return _safest(jobs.train, model, why, jobs.recommend.gates, summary)
+    return _safest(jobs.train, model, NO_TEST_USERS, jobs.recommend.gates, summary)
 
 
 def _as_it_is(model: NightModel, why: str) -> Served:

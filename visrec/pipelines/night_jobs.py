@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from visrec.cli.job import Job, JobConfig
 from visrec.cli.launch import visrec_cause
-from visrec.cli.parse import parse
+from visrec.cli.parse import parse_in_workspace
 from visrec.errors import InputError
 from visrec.features.table import MANIFEST as FEATURES_MANIFEST
 from visrec.features.table import read_manifest
@@ -98,24 +98,25 @@ class NightJobs:
                 require_table(items, schemas.ITEMS)
 
 
-def load_job(job_type: type[Job], path: str | None, night: JobConfig, **fields: Any) -> Job:
+def load_job(job_type: type[Job], path: str | None, night: JobConfig) -> Job:
     """The job of a step, on the workspace of the night.
 
     Args:
         job_type: its class.
         path: its YAML file; without one it has default keys.
         night: the configuration of the night.
-        fields: fields of the job that the night sets, whatever their types are.
 
     Raises:
         InputError: the file has an unknown key or a wrong value.
     """
+    config_flags = ["--config", path] if path else []
     try:
-        job = parse(job_type, ["--config", path] if path else [])
+        job = parse_in_workspace(job_type, ["--workspace", night.workspace, *config_flags])
     except InputError as error:
-        names_the_file = str(path) in str(error)
-        raise InputError(str(error) if names_the_file else f"{path}: {error}") from error
-    return dataclasses.replace(job, workspace=night.workspace, local=night.local, **fields)
+        if path is None or path in str(error):
+            raise
+        raise InputError(f"{path}: {error}") from error
+    return dataclasses.replace(job, local=night.local)
 
 
 def with_cutoff(job: JobWithCutoff, day: date) -> JobWithCutoff:

@@ -30,7 +30,13 @@ from visrec.pipelines import evaluate, extract_features, recommend, train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.export import LEASES, export_to_all
 from visrec.pipelines.extract_features import ExtractJob
-from visrec.pipelines.night_choice import DEFAULT_ROW, Served, choose_served, fit_baseline
+from visrec.pipelines.night_choice import (
+    DEFAULT_ROW,
+    NO_TEST_USERS,
+    Served,
+    choose_served,
+    fit_baseline,
+)
 from visrec.pipelines.night_jobs import NightJobs, load_job, naming_config_file, with_cutoff
 from visrec.pipelines.night_keys import NightKeys, with_night_keys
 from visrec.pipelines.night_model import NightModel, models_to_try, night_model
@@ -197,7 +203,8 @@ def load_jobs(config: NightlyJob) -> NightJobs:
 
 
 def _load(job_type: type[Job], path: str | None, config: NightlyJob) -> Job:
-    return with_night_keys(load_job(job_type, path, config), config, path)
+    job, unset = load_job(job_type, path, config), load_job(job_type, None, config)
+    return with_night_keys(job, unset, config, path)
 
 
 class Steps:
@@ -266,7 +273,7 @@ class Steps:
             return
         if not model.has_held_out_rows():
             name = model.store.name
-            self._skip("evaluate", f"{name} has no test rows: none of its users had two baskets")
+            self._skip("evaluate", f"{name} has no test rows: {NO_TEST_USERS}")
             return
         with self.step("evaluate"):
             evaluate.main(model.evaluate_job(self.jobs.evaluate), self._summary)

@@ -54,10 +54,7 @@ class HeldOutFigures:
 
     def why_undecided(self, row: str, config: GatesConfig) -> str | None:
         """Why the figures of a row decide nothing; None if they do."""
-        users = int(self.interval(row, config.metric)["n"])
-        if users >= config.min_lists:
-            return None
-        return f"{users:,} users could test it, fewer than gates.min_lists ({config.min_lists:,})"
+        return why_too_few(int(self.interval(row, config.metric)["n"]), config)
 
     def interval(self, row: str, metric: str) -> Mapping[str, float]:
         """Mean and 95 % interval of a metric.
@@ -72,6 +69,13 @@ class HeldOutFigures:
                 f"{', '.join(sorted(figures))}."
             )
         return figures[metric]
+
+
+def why_too_few(users: int, config: GatesConfig) -> str | None:
+    """Why an evaluation on so many users decides nothing; None if it does."""
+    if users >= config.min_lists:
+        return None
+    return f"{users:,} users could test it, fewer than gates.min_lists ({config.min_lists:,})"
 
 
 def held_out_gates(context: GateContext, config: GatesConfig) -> list[Gate]:

@@ -65,7 +65,7 @@ def find_difference(ids: pa.Array, other_ids: pa.Array) -> str | None:
 def _describe_views(views: SuggestedPattern) -> str:
     return (
         f"{views.name!r} would be a picture of {views.item_id!r} with --image_pattern "
-        f"'{views.pattern}', a key of jobs/extract_features.py"
+        f"'{views.pattern}'"
     )
 
 

@@ -48,6 +48,12 @@ def read_json_lines(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.R
         first_line += block.count(b"\n")
 
 
+def json_names(file: TableFile) -> list[str]:
+    """The keys of the first lines of a file; raises as `read_json_lines`."""
+    block = next(_blocks(file), None)
+    return [] if block is None else _Lines(file, block, 1).schema().names
+
+
 def detect_json_encoding(file: TableFile) -> Encoding:
     """The encoding of a file, from its first bytes; raises as `read_json_lines`."""
     with file.open_input_stream() as stream:

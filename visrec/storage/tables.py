@@ -12,9 +12,9 @@ from visrec.errors import InputError, SchemaError
 from visrec.ids import TEXT
 from visrec.storage.arrow_values import decoded
 from visrec.storage.column_types import TIMESTAMP
-from visrec.storage.csv_files import read_csv
+from visrec.storage.csv_files import detect_dialect, read_csv
 from visrec.storage.input_table import InputTable
-from visrec.storage.json_files import read_json_lines
+from visrec.storage.json_files import json_names, read_json_lines
 from visrec.storage.schemas import Column, cast_columns, require_no_nulls
 from visrec.storage.store import Store
 from visrec.storage.table_files import (
@@ -52,6 +52,23 @@ def read_table_file(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.T
             table = table if keeps_blank_rows else _drop_blank_rows(table)
             require_no_nulls(table, columns, file.where)
             yield table
+
+
+def column_names(table: InputTable) -> list[str]:
+    """The columns of a table's first file, under their names there, and those of its folders.
+
+    Raises:
+        InputError: there is no table, or the file cannot be read.
+    """
+    file = next(list_table_files(table))
+    if file.format == "csv":
+        names = list(detect_dialect(file, ()).names)
+    elif file.format == "jsonl":
+        names = json_names(file)
+    else:
+        with file.open_input() as source, open_parquet(source, file.where) as parquet:
+            names = parquet.schema_arrow.names
+    return [*names, *(name for name in file.partition_values if name not in names)]
 
 
 def _require_same_unit(

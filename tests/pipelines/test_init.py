@@ -1,0 +1,166 @@
+"""What `visrec init` proposes for planted data, and that every later command understands it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from visrec.cli.parse import parse_in_workspace
+from visrec.cli.summary import Summary
+from visrec.cli.workspace_keys import FILE
+from visrec.errors import InputError
+from visrec.pipelines import check, init
+from visrec.pipelines.check import CheckJob
+from visrec.pipelines.init import InitJob
+from visrec.pipelines.night_command import visrec_command
+from visrec.sources.interactions import InteractionsConfig
+
+COLUMNS = {"user_id": "customer_email", "item_id": "sku", "timestamp": "ordered_at"}
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A shop's own files: an order export with its own names, two photos an item."""
+    workspace = tmp_path / "shop"
+    (workspace / "photos").mkdir(parents=True)
+    for item in "abcdef":
+        for view in "12":
+            (workspace / f"photos/{item}_{view}.jpg").write_bytes(b"\xff\xd8\xff")
+    lines = ["order_no,customer_email,sku,ordered_at"]
+    for day, item in enumerate("abcdef", 1):
+        lines += [f"{day},{user},{item},2026-11-{day:02}" for user in ("ann", "bob")]
+    (workspace / "orders.csv").write_text("\n".join(lines))
+    return workspace
+
+
+def run_init(workspace: Path, **keys: object) -> dict[str, object]:
+    summary = Summary("init")
+    init.main(InitJob(workspace=str(workspace), **keys), summary)  # type: ignore[arg-type]
+    return summary.rows
+
+
+def kept(workspace: Path) -> object:
+    return yaml.safe_load((workspace / FILE).read_text())
+
+
+def run_check(workspace: Path, *flags: str) -> dict[str, object]:
+    summary = Summary("check")
+    check.main(parse_in_workspace(CheckJob, ["--workspace", str(workspace), *flags]), summary)
+    return summary.rows
+
+
+def test_own_files_need_no_key_after_init(shop: Path) -> None:
+    rows = run_init(shop)
+    assert rows["proposed"] == "interactions.path, interactions.columns, images, image_pattern"
+    assert kept(shop) == {
+        "images": f"{shop}/photos",
+        "image_pattern": "{item_id}_{view}",
+        "text": None,
+        "interactions": {"path": f"{shop}/orders.csv", "columns": COLUMNS},
+        "publish": None,
+    }
+    text = (shop / FILE).read_text()
+    assert "# 'a_1' is then a picture of 'a'" in text
+    assert "# the table has order_no, customer_email, sku, ordered_at" in text
+    facts = run_check(shop)
+    assert facts["verdict"] == "ready: a night can run"
+    assert str(facts["pictures"]).startswith("12 of 6 items")
+    assert facts["command"] == f"visrec nightly --workspace {shop} --local"
+
+
+def test_given_keys_are_kept_and_paths_are_absolute(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    orders = InteractionsConfig(path="shop/orders.csv", min_rating=2.0)
+    pattern = "{view}_{item_id}"
+    run_init(tmp_path / "new", interactions=orders, images="shop/photos", image_pattern=pattern)
+    found = kept(tmp_path / "new")
+    assert isinstance(found, dict)
+    assert found["images"] == f"{shop}/photos"
+    assert found["image_pattern"] == pattern
+    assert found["interactions"] == {
+        "path": f"{shop}/orders.csv", "columns": COLUMNS, "min_rating": 2.0,
+    }  # fmt: skip
+
+
+def test_column_without_a_guess_is_left_to_be_filled_in(shop: Path) -> None:
+    (shop / "orders.csv").rename(shop / "interactions.csv")
+    text = (shop / "interactions.csv").read_text()
+    (shop / "interactions.csv").write_text(text.replace("ordered_at", "c4", 1))
+    assert run_init(shop)["to be filled in"] == "interactions.columns (COLUMN)"
+    with pytest.raises(InputError, match=r"timestamp: COLUMN.*is set in .*visrec.yaml|COLUMN"):
+        run_check(shop)
+
+
+def test_names_of_items_and_users_tables_are_proposed(shop: Path) -> None:
+    (shop / "items.csv").write_text("sku,title\na,A\n")
+    (shop / "users.jsonl").write_text('{"customer_id": "ann"}\n')
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["items_columns"] == {"item_id": "sku"}
+    assert found["users_columns"] == {"user_id": "customer_id"}
+
+
+def test_pictures_alone_are_enough(shop: Path) -> None:
+    (shop / "orders.csv").unlink()
+    assert run_init(shop)["proposed"] == "images, image_pattern"
+
+
+def test_second_init_and_an_empty_workspace_are_refused(shop: Path, tmp_path: Path) -> None:
+    run_init(shop)
+    with pytest.raises(InputError, match=r"Found .*visrec.yaml already"):
+        run_init(shop)
+    with pytest.raises(InputError, match=r"Found nothing at .*shpo; expected a workspace with pic"):
+        run_init(tmp_path / "shpo")
+    assert not (tmp_path / "shpo").exists()
+
+
+def test_check_finds_all_faults_at_once_and_goes_on_with_proposals(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "orders.csv").rename(shop / "interactions.csv")
+    (shop / "photos").rename(shop / "images")
+    (shop / "items.csv").write_text("item_id\na\na\n")
+    with pytest.raises(InputError) as caught:
+        run_check(shop)
+    faults = str(caught.value)
+    assert faults.startswith("3 faults. (1) ")
+    assert "lacks the columns user_id, item_id" in faults
+    assert "The data need --image_pattern '{item_id}_{view}': 'a_1' is then a picture" in faults
+    assert "expected one row per item" in faults
+    shown = capsys.readouterr().out
+    assert "users by baskets       2 with 2 or more" in shown
+    assert f"visrec nightly --workspace {shop} --local --image_pattern" in shown
+    problems = json.loads((shop / "summaries/check.json").read_text())["problems"]
+    assert len(problems) == 3
+
+
+def test_check_says_that_init_solves_everything(shop: Path) -> None:
+    with pytest.raises(InputError, match=r"`visrec init` writes keys with which a night can run"):
+        run_check(shop)
+    run_init(shop)
+    assert run_check(shop)["verdict"] == "ready: a night can run"
+
+
+def test_command_of_a_night_has_the_keys_that_the_workspace_lacks(shop: Path) -> None:
+    run_init(shop)
+    rows = run_check(
+        shop, "--image_pattern", "{item_id}_{view}.jpg", "--interactions.as_of", "2026-11-20"
+    )
+    assert rows["command"] == (
+        f"visrec nightly --workspace {shop} --local --as_of 2026-11-20 --image_pattern "
+        "'{item_id}_{view}.jpg'"
+    )
+
+
+def test_command_can_be_copied_into_a_shell() -> None:
+    assert visrec_command("check", "my shop") == "visrec check 'my shop'"
+    command = visrec_command(
+        "nightly", "shop", "--local", items_columns={"item_id": "Article No"}, keep=3
+    )
+    assert command == (
+        "visrec nightly --workspace shop --local --items_columns '{item_id: Article No}' --keep 3"
+    )

@@ -1,0 +1,119 @@
+"""Writes `visrec.yaml` into a workspace: the keys that its data need, for every later command.
+
+visrec init shop
+visrec init shop --interactions.path orders.csv --images photos
+visrec init s3://shop/visrec --interactions.path s3://shop/orders.csv.gz
+
+Looks at the tables and at the names of the pictures, proposes the names of columns and the pattern
+of several pictures an item, and says what speaks for each. Keys that are given are kept. Needs no
+Ray, and changes nothing else.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from visrec.cli.keys import config_keys
+from visrec.cli.summary import Summary
+from visrec.cli.workspace_keys import FILE, WorkspaceKeys
+from visrec.errors import InputError
+from visrec.pipelines.night_command import changed_keys, visrec_command
+from visrec.pipelines.proposals import DataJob, propose, with_proposals
+from visrec.storage.column_guess import PLACEHOLDER
+from visrec.storage.store import Store
+
+_PATHS = ("images", "interactions.path", "items", "users", "features", "text_features")
+# Keys that the file only mentions unless they are set, with an example and what it does.
+_EXAMPLES = {
+    "interactions.min_rating": ("4", "rows with a lower rating do not count"),
+    "items_columns": ("{item_id: sku}", "columns of items.* with other names"),
+    "users_columns": ("{user_id: email}", "columns of users.* with other names"),
+    "publish.table": ("delta", "the published lists as a table for SQL: delta, iceberg, manifest"),
+    "text.model": ("sentence-transformers/all-MiniLM-L6-v2", "embeds titles and descriptions"),
+    "item_features": ("both", "what a model takes: pictures, text or both"),
+}
+_HEAD = """\
+# What visrec knows of this workspace. Every command and visrec.Workspace read this file; a flag, or
+# a file of --config, that sets the same key wins. `visrec check` says whether it fits the data.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitJob(DataJob):
+    """A workspace that remembers its keys."""
+
+
+def main(config: InitJob, summary: Summary) -> None:
+    workspace = Store.at(config.workspace)
+    if workspace.exists(FILE):
+        raise InputError(
+            f"Found {workspace.uri(FILE)} already; expected a workspace without it. Edit it, or "
+            "remove it first.",
+            path=workspace.uri(FILE),
+        )
+    given = _set_keys(config)
+    proposals = propose(config)
+    keys = {**given, **_set_keys(with_proposals(config, proposals))}
+    if not keys and not any(True for _ in workspace.list()):
+        raise InputError(
+            f"Found nothing at {config.workspace}; expected a workspace with pictures or "
+            "interactions, or --interactions.path and --images that name them elsewhere.",
+            path=workspace.root,
+            key="workspace",
+        )
+    summary.has_written = True
+    why = {proposal.key: proposal.why for proposal in proposals}
+    text = _HEAD + "".join(f"{line}\n" for line in _lines(keys, why))
+    if not workspace.create(FILE, text.encode()):
+        raise InputError(f"Found {workspace.uri(FILE)} already: another process wrote it.")
+    print(f"{workspace.uri(FILE)}:\n\n{text}", flush=True)
+    unknown = [key for key, value in keys.items() if PLACEHOLDER in str(value)]
+    summary.rows = {
+        "written": workspace.uri(FILE),
+        "proposed": ", ".join(why) or "nothing: the data need no key",
+        "to be filled in": f"{', '.join(unknown)} ({PLACEHOLDER})" if unknown else "",
+        "next": visrec_command("check", config.workspace),
+    }
+
+
+def _set_keys(config: DataJob) -> dict[str, Any]:
+    """The keys that are not at their defaults, dotted; with absolute paths, since jobs may run in
+    other folders."""
+    changed = changed_keys(config, WorkspaceKeys())
+    return {key: _absolute(value) if key in _PATHS else value for key, value in changed.items()}
+
+
+def _absolute(path: str) -> str:
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _lines(keys: Mapping[str, Any], why: Mapping[str, str]) -> Iterator[str]:
+    """The keys as YAML, a group below its name, with comments; then keys that are not set."""
+    groups: dict[str, list[str]] = {}
+    for key in config_keys(WorkspaceKeys):
+        group, dot, name = key.partition(".")
+        if key in keys:
+            note = f"  # {' '.join(why[key].split())}" if key in why else ""
+            line = f"{name if dot else group}: {_flow(keys[key])}{note}"
+        elif key in _EXAMPLES:
+            example, meaning = _EXAMPLES[key]
+            line = f"# {name if dot else group}: {example}  # {meaning}"
+        else:
+            continue
+        if dot:
+            groups.setdefault(group, [f"{group}:"]).append(f"  {line}")
+        else:
+            groups[group] = [line]
+    for lines in groups.values():
+        yield from lines
+
+
+def _flow(value: Any) -> str:
+    """A value of any type on one line."""
+    text = yaml.safe_dump(
+        [value], default_flow_style=True, sort_keys=False, allow_unicode=True, width=1_000_000
+    )
+    return text.strip().removeprefix("[").removesuffix("]")

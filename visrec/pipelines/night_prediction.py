@@ -1,0 +1,63 @@
+"""Which model would serve tonight, told from the interactions alone.
+
+The rule is that of `visrec.pipelines.night_choice`, up to the evaluation that decides in the end.
+"""
+
+from datetime import UTC, date, datetime, time
+
+from visrec.cli.job import ModelChoice
+from visrec.errors import NoExamplesError
+from visrec.interactions.log import InteractionLog
+from visrec.interactions.split import SplitConfig, SplitPart, select_held_out, split
+from visrec.pipelines.night_choice import DEFAULT_ROW, NO_TEST_USERS
+from visrec.pipelines.night_model import training_day
+from visrec.pipelines.nightly import NightlyJob
+from visrec.publication.gate_context import GatesConfig
+from visrec.publication.held_out_gates import why_too_few
+from visrec.sampling.index import SamplingIndex
+from visrec.sampling.triples import SamplingConfig, TripleSampler
+
+
+def predict_served(log: InteractionLog, items: int, config: SplitConfig, night: date) -> str:
+    """Which model would serve a night with default settings, and why, as a sentence.
+
+    Args:
+        log: the interactions.
+        items: number of items of the catalogue.
+        config: what a training holds out.
+        night: its date.
+    """
+    name, found = ModelChoice().name, ""
+    days = dict.fromkeys([training_day(night, NightlyJob().train_every), night])
+    for day in days:
+        known = log.before(int(datetime.combine(day, time(), UTC).timestamp()))
+        found = _why_untrained(known, items, config)
+        if not found:
+            return _judged(name, known, config)
+    return f"{DEFAULT_ROW}: {name} could not be trained, because {found}"
+
+
+def _why_untrained(log: InteractionLog, items: int, config: SplitConfig) -> str:
+    """Why the interactions give nothing to train on; empty if they do."""
+    train_R = split(log, config) == SplitPart.TRAIN
+    index = SamplingIndex(log.items_where(train_R), log.number_baskets()[train_R], items)
+    try:
+        TripleSampler(index, SamplingConfig(), seed=0)
+    except NoExamplesError as error:
+        return error.found or str(error)
+    return ""
+
+
+def _judged(name: str, log: InteractionLog, config: SplitConfig) -> str:
+    """What an evaluation of the trained model can decide."""
+    if not config.test:
+        return f"{name}, which nothing compares: --split.test false"
+    users = len(select_held_out(log, split(log, config), SplitPart.TEST))
+    gates = GatesConfig()
+    why = why_too_few(users, gates) if users else NO_TEST_USERS
+    if why:
+        return f"{DEFAULT_ROW} in place of {name}, which nothing compares: {why}"
+    return (
+        f"{name} if its {gates.metric} on the last baskets of {users:,} users reaches that of "
+        "VisRank and of popularity, otherwise the better of these"
+    )

@@ -1,0 +1,170 @@
+"""Keys that a workspace needs, proposed from what its files look like.
+
+`visrec init` writes them down, and `visrec check` goes on with them, so that it finds all faults at
+once. No job reads anything by a proposal.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+from visrec.cli.job import JobConfig
+from visrec.cli.workspace_keys import WorkspaceKeys
+from visrec.errors import InputError
+from visrec.ids import DistinctIds
+from visrec.pipelines.job_tables import find_interactions, items_table, users_table
+from visrec.sources.formats import item_id_from_name
+from visrec.sources.images import PictureSource, list_pictures
+from visrec.sources.name_patterns import guess_pattern, suggest_pattern
+from visrec.storage import schemas
+from visrec.storage.column_guess import PLACEHOLDER, guess_columns
+from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import Column
+from visrec.storage.store import Store
+from visrec.storage.table_files import is_table_name
+from visrec.storage.tables import column_names, read_batches
+
+_LISTED = 10_000  # files of a workspace that are looked at
+_SAMPLED = 100_000  # names of pictures
+_TABLES = ("items", "users")  # of the workspace, beside interactions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataJob(WorkspaceKeys, JobConfig):
+    """A job that looks at all data of a workspace."""
+
+
+Data = TypeVar("Data", bound=DataJob)
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A key that a workspace needs.
+
+    Attributes:
+        key: dotted.
+        value: as YAML has it.
+        why: what speaks for the value, in words.
+    """
+
+    key: str
+    value: Any
+    why: str
+
+
+def propose(config: DataJob) -> list[Proposal]:
+    """The keys that a workspace needs beside those that it has.
+
+    Data that a job would refuse in any case give no proposal; `visrec check` says why.
+    """
+    proposals: list[Proposal] = []
+    for find in (_interactions_path, _columns, _images, _image_pattern):
+        try:
+            found = list(find(config))
+        except InputError:
+            continue
+        proposals += found
+        config = with_proposals(config, found)
+    return proposals
+
+
+def with_proposals(config: Data, proposals: Iterable[Proposal]) -> Data:
+    """The configuration with the proposed keys."""
+    for proposal in proposals:
+        group, dot, name = proposal.key.partition(".")
+        value = proposal.value
+        if dot:
+            value = dataclasses.replace(getattr(config, group), **{name: value})
+        config = dataclasses.replace(config, **{group: value})
+    return config
+
+
+def _interactions_path(config: DataJob) -> Iterator[Proposal]:
+    """The only table of the workspace whose columns are named like a user, an item and a time."""
+    if find_interactions(config, config.interactions) is not None:
+        return
+    workspace, required = Store.at(config.workspace), _required(schemas.INTERACTIONS)
+    names = [name for name in _names(workspace) if "/" not in name and is_table_name(name)]
+    tables = [workspace.uri(name) for name in names if name.partition(".")[0] not in _TABLES]
+    found = [uri for uri in tables if _has_all(required, _column_names(uri))]
+    if len(found) == 1:
+        yield Proposal("interactions.path", found[0], "the table with users, items and times")
+
+
+def _columns(config: DataJob) -> Iterator[Proposal]:
+    uri = find_interactions(config, config.interactions)
+    tables: list[tuple[InputTable | None, tuple[Column, ...]]] = [
+        (config.interactions.table(uri) if uri else None, schemas.INTERACTIONS),
+        (items_table(config, config.items, config.items_columns), schemas.ITEMS),
+        (users_table(config, config.users, config.users_columns), schemas.USERS),
+    ]
+    for table, columns in tables:
+        if table is None:
+            continue
+        names = column_names(table)
+        missing = [name for name in _required(columns) if table.stored_name(name) not in names]
+        if missing and table.columns_key is not None:
+            guesses = {**dict.fromkeys(missing, PLACEHOLDER), **guess_columns(missing, names)}
+            why = f"the table has {', '.join(names)}"
+            yield Proposal(table.columns_key, {**table.columns, **guesses}, why)
+
+
+def _images(config: DataJob) -> Iterator[Proposal]:
+    """The only folder of the workspace with pictures, where there is none named images."""
+    workspace = Store.at(config.workspace)
+    if config.images is not None or config.resolve_if_exists(None, "images.parquet"):
+        return
+    folders: dict[str, int] = defaultdict(int)
+    for name in _names(workspace):
+        folder, slash, file = name.partition("/")
+        folders[folder] += bool(slash) and item_id_from_name(file) is not None
+    found = [folder for folder, pictures in folders.items() if pictures]
+    if "images" not in found and len(found) == 1:
+        yield Proposal("images", workspace.uri(found[0]), "the folder with pictures")
+
+
+def _image_pattern(config: DataJob) -> Iterator[Proposal]:
+    """The pattern under which pictures are views of items that were taken, or look like views."""
+    if config.image_pattern is not None:
+        return
+    pictures = list_pictures(PictureSource(config.resolve(config.images, "images")))
+    names = [str(name) for page in pictures for name in page["item_id"].to_pylist()][:_SAMPLED]
+    uri = find_interactions(config, config.interactions)
+    if uri is None:
+        if guess := guess_pattern(names):
+            views = " and ".join(map(repr, guess[1]))
+            yield Proposal("image_pattern", guess[0], f"{views} look like pictures of one item")
+        return
+    distinct = DistinctIds()
+    for batch in read_batches(config.interactions.table(uri), [schemas.INTERACTIONS[1]]):
+        distinct.add(batch["item_id"])
+    items = {str(item) for item in distinct.ids.to_pylist()}
+    if items.isdisjoint(names) and (found := suggest_pattern(names, items)):
+        why = f"{found.name!r} is then a picture of {found.item_id!r}"
+        yield Proposal("image_pattern", found.pattern, why)
+
+
+def _required(columns: Iterable[Column]) -> list[str]:
+    return [column.name for column in columns if column.required]
+
+
+def _has_all(required: Sequence[str], names: Sequence[str]) -> bool:
+    """Whether a table has a column, or a guess, for each required one."""
+    return len(guess_columns(required, names)) == len(required)
+
+
+def _names(workspace: Store) -> list[str]:
+    """The first files of a workspace that visrec did not write."""
+    files = (info.name for info in workspace.list(follow_links=True))
+    return [name for name in islice(files, _LISTED) if not name.startswith(("_", "."))]
+
+
+def _column_names(uri: str) -> list[str]:
+    """The columns of a table; none of a file that is no table."""
+    try:
+        return column_names(InputTable(uri=uri, key="interactions.path"))
+    except InputError:
+        return []
