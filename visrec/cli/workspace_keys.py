@@ -11,6 +11,7 @@ from typing import Any
 
 from visrec.cli.job import JobConfig
 from visrec.cli.keys import Keys, Yaml, check_yaml, config_keys, flatten, key_exists, parse_yaml
+from visrec.config import check_fields
 from visrec.errors import InputError, did_you_mean
 from visrec.features.item_features import ItemFeatures
 from visrec.features.sentences import TextConfig
@@ -55,6 +56,9 @@ class WorkspaceKeys:
     users: str | None = None
     users_columns: dict[str, str] = field(default_factory=dict)
     publish: PublishConfig = field(default_factory=PublishConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(self, "")
 
 
 @dataclass(frozen=True)

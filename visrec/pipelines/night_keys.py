@@ -20,6 +20,7 @@ class NightKeys(WorkspaceKeys):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.interactions.as_of is not None:
             raise InputError(
                 f"Found --interactions.as_of {self.interactions.as_of}; expected --as_of, the date "
