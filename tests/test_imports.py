@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -94,6 +95,33 @@ def reached(module: str) -> set[str]:
 
 def test_every_module_has_a_place_in_the_order() -> None:
     assert {folder(name) for name in LIBRARY if name != "visrec"} == {*LEAVES, *FOLDERS}
+
+
+def test_tree_of_the_docs_has_every_module_and_no_other() -> None:
+    named, here = set(), Path()
+    for line in (CHECKOUT / "docs/tree.md").read_text().splitlines():
+        if line.startswith("  "):
+            found = re.match(r"  ((?:[\w/.]+(?:, )?)+)", line)
+            named |= {here / name for name in found[1].split(", ")} if found else set()
+        elif line:
+            here = Path(line.split()[0])
+            named.add(here)
+    written = [p.relative_to(CHECKOUT) for p in (CHECKOUT / "visrec").rglob("*.py")]
+    # A folder within a folder is named as a whole.
+    wanted = {p.parent if len(p.parts) > 3 else p for p in written if p.name != "__init__.py"}
+    assert wanted - named == set()
+    sources = {p for p in named if p.suffix in (".py", ".cpp")}
+    assert {p for p in sources if not (CHECKOUT / p).exists()} == set()
+
+
+def test_function_that_the_docs_name_is_in_its_file() -> None:
+    text = (CHECKOUT / "docs/architecture.md").read_text()
+    found = re.findall(r"`([\w/]+\.py)`: ((?:`[\w.]+`(?:, | and )?)+)", text)
+    assert len(found) > 50
+    for path, names in found:
+        source = (CHECKOUT / "visrec" / path).read_text()
+        for name in re.findall(r"\w+", names.replace(" and ", " ")):
+            assert re.search(rf"\b(def|class) {name}\b|\b{name}\(", source), f"{path}: {name}"
 
 
 def test_imports_have_no_cycle() -> None:

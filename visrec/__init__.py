@@ -11,7 +11,8 @@ The folders form a pipeline, and a module imports only from its own folder and e
     evaluation, demo                   how good a model is, and data to try it on
     cli, pipelines                     the jobs
 
-docs/architecture.md traces one picture and one interaction through them.
+docs/architecture.md traces one picture and one interaction through them, and docs/tree.md names
+every file.
 """
 
 from typing import TYPE_CHECKING
