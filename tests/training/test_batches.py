@@ -145,12 +145,13 @@ def test_two_workers_get_the_ratings_of_one() -> None:
 
 def test_taken_items_count_as_rated_1_without_ratings_and_a_note_says_so() -> None:
     source = RatingSource(_with(RATED), SAMPLING, 0, ModelTraits(requires_ratings=True))
-    assert source.notes == ("no ratings: each taken item counts as rated 1",)
+    assert source.notes[-1] == "no ratings: each taken item counts as rated 1"
     assert {rating for _, _, rating, _ in _ratings(_with(RATED))} == {1.0}
-    assert RatingSource(_rated(), SAMPLING, 0, ModelTraits(requires_ratings=True)).notes == ()
+    drawn = SamplingConfig(negatives="drawn")
+    assert RatingSource(_rated(), drawn, 0, ModelTraits(requires_ratings=True)).notes == ()
 
 
-def test_ratings_ignore_the_guidelines() -> None:
+def test_ratings_replace_guidelines_and_negatives_and_say_so() -> None:
     # There are no clusters or artists for these, and anonymous profiles give no pairs.
     sampling = SamplingConfig(guidelines={"single_item": 1.0, "next_basket": 1.0})
     source = RatingSource(
@@ -160,6 +161,11 @@ def test_ratings_ignore_the_guidelines() -> None:
     batch = source.batch(0, 64, 0, 1, CPU)
     assert (batch.user_B >= 0).all()
     assert batch.other_B.shape == (64,)
+    why = "the model scores pairs one by one"
+    assert source.notes == (
+        f"--sampling.guidelines single_item, next_basket is replaced by random: {why}",
+        f"--sampling.negatives catalogue is replaced by drawn: {why}",
+    )
 
 
 # Triples.

@@ -36,6 +36,7 @@ from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
+from visrec.training.batches import with_per_triple_negatives, with_random_guideline
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, require_examples
 from visrec.training.loop import TrainConfig, require_equal_shares
@@ -265,7 +266,7 @@ def training_inputs(config: TrainJob, features: Store) -> TrainingInputs:
         items_table=_items_table(config),
         split=config.split,
         traits=MODELS[config.model.name].traits,
-        sampling=config.sampling if _trains_on_triples(config) else None,
+        sampling=_used_sampling(config),
         text_features=Store.at(config.resolve(config.text_features, "text_features")),
         item_features=config.item_features,
     )
@@ -282,8 +283,20 @@ def training_interactions(config: TrainJob) -> str | None:
     return find_interactions(config, config.interactions)
 
 
-def _trains_on_triples(config: TrainJob) -> bool:
-    return MODELS[config.model.name].trains_on not in ("nothing", "users")
+def _used_sampling(config: TrainJob) -> SamplingConfig | None:
+    """How examples are sampled, as `visrec.training.batches` does it for the kind of model.
+
+    None for a model that does not train on triples.
+    """
+    match MODELS[config.model.name].trains_on:
+        case "nothing" | "users":
+            return None
+        case "drawn_triples":
+            return with_per_triple_negatives(config.sampling)
+        case "ratings":
+            return with_random_guideline(config.sampling)
+        case _:
+            return config.sampling
 
 
 def _items_table(config: TrainJob) -> InputTable | None:
@@ -293,7 +306,8 @@ def _items_table(config: TrainJob) -> InputTable | None:
         InputError: the model requires categories, and there is no items table.
     """
     is_required = MODELS[config.model.name].traits.requires_categories
-    if not is_required and not (_trains_on_triples(config) and config.sampling.artist_conditions):
+    sampling = _used_sampling(config)
+    if not is_required and not (sampling and sampling.artist_conditions):
         return None
     table = items_table(config, config.items, config.items_columns)
     if table is None and is_required:

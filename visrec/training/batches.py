@@ -127,10 +127,7 @@ class PerTripleNegativesSource(TripleSource):
     def notes(self) -> tuple[str, ...]:
         if self._config.negatives == self._requested:
             return self._sampler.notes
-        note = (
-            f"--sampling.negatives {self._requested} is replaced by {self._config.negatives}: the "
-            "model scores pairs one by one"
-        )
+        note = _replaced_negatives(self._requested, self._config.negatives)
         return (note, *self._sampler.notes)
 
 
@@ -148,6 +145,18 @@ def without_profiles(sampling: SamplingConfig) -> SamplingConfig:
 def with_per_triple_negatives(sampling: SamplingConfig) -> SamplingConfig:
     """The sampling with a drawn negative for each triple."""
     return dataclasses.replace(sampling, negatives="drawn")
+
+
+def with_random_guideline(sampling: SamplingConfig) -> SamplingConfig:
+    """The sampling by the guideline random alone, with drawn negatives."""
+    return dataclasses.replace(sampling, guidelines={"random": 1.0}, negatives="drawn")
+
+
+_BY_PAIR = "the model scores pairs one by one"
+
+
+def _replaced_negatives(requested: str, used: str) -> str:
+    return f"--sampling.negatives {requested} is replaced by {used}: {_BY_PAIR}"
 
 
 class UserSource:
@@ -191,6 +200,7 @@ class UserSource:
 class RatingSource:
     """Training items with their users' ratings, and for each an item that the user did not take.
 
+    They are drawn by the guideline random with drawn negatives, whatever the configuration says.
     Without ratings, each training item has the rating 1.
     """
 
@@ -198,17 +208,23 @@ class RatingSource:
         self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits
     ) -> None:
         del traits
-        simple = dataclasses.replace(sampling, guidelines={"random": 1.0}, negatives="drawn")
-        self._sampler = TripleSampler(data.sampling_index, without_profiles(simple), seed)
+        random = without_profiles(with_random_guideline(sampling))
+        self._sampler = TripleSampler(data.sampling_index, random, seed)
         self._items = len(data.item_ids)
         key_R = self._key(data.train.row_ids, data.train.values)
         order = np.argsort(key_R)
         self._key_R = key_R[order]
         rating_R = np.ones(len(key_R), np.float32) if data.rating_R is None else data.rating_R
         self._rating_R = rating_R[order]
-        self.notes = (
-            () if data.rating_R is not None else ("no ratings: each taken item counts as rated 1",)
-        )
+        notes = []
+        if sampling.active_guidelines != random.active_guidelines:
+            replaced = ", ".join(sampling.active_guidelines)
+            notes.append(f"--sampling.guidelines {replaced} is replaced by random: {_BY_PAIR}")
+        if sampling.negatives != random.negatives:
+            notes.append(_replaced_negatives(sampling.negatives, random.negatives))
+        if data.rating_R is None:
+            notes.append("no ratings: each taken item counts as rated 1")
+        self.notes = tuple(notes)
 
     def _key(
         self, user_B: npt.NDArray[np.int64], item_B: npt.NDArray[np.int64]
