@@ -15,7 +15,7 @@ from tests.training import provenance
 from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
 from visrec.features.decode import PictureLimits
 from visrec.features.planning import plan_extraction
-from visrec.ids import id_array, index_in, is_in
+from visrec.ids import id_array, index_in, is_in, nearest_id
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
@@ -178,3 +178,20 @@ def test_table_without_arrow_schema_is_read_as_plain_strings(tmp_path: Path) -> 
     table = store.read_table("x.parquet")
     assert table["id"].type == pa.string()
     assert table["id"].to_pylist() == VALUES
+
+
+@pytest.mark.parametrize(
+    ("found", "meant"),
+    [
+        ("U17", "u17"),
+        (" u17", "u17"),
+        ("007", "7"),
+        ("ann@shop.og", "ann@shop.org"),
+        ("user-00398", "user-0398"),
+        ("zebra", None),
+        ("", None),
+    ],
+)
+def test_nearest_id_is_what_was_meant(found: str, meant: str | None) -> None:
+    known = pa.chunked_array([["u17", "7", None], ["ann@shop.org", "bob@shop.org", "user-0398"]])
+    assert nearest_id(found, known) == ("" if meant is None else f"; did you mean {meant!r}?")

@@ -5,12 +5,16 @@ All functions accept both string types, as one array or in chunks. When Arrow co
 it casts the second to the type of the first, so the first must not be the smaller type.
 """
 
+import difflib
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 TEXT = pa.large_string()  # type of all ids and texts in memory
+_SIMILARITY = 0.75  # ids of one shop resemble each other
+_COMPARED = 20_000  # ids, about 0.3 s
 _PENDING_IDS = 1 << 20  # that `DistinctIds` collects before it looks for repeats
 
 
@@ -33,6 +37,27 @@ def is_in(
 ) -> pa.BooleanArray | pa.ChunkedArray:
     """(V,) whether each id is in the value set, which must not contain nulls."""
     return pc.is_in(ids.cast(TEXT), value_set=value_set.cast(TEXT))
+
+
+def nearest_id(found: str, known: pa.Array | pa.ChunkedArray) -> str:
+    """The end of a sentence about an unknown id: the known one that was probably meant, if any.
+
+    Ids that differ by case, white space or leading zeros come first, then the most similar of
+    those of about the same length.
+    """
+    ids = pc.unique(id_array(known).drop_null())
+    for normalize in (pc.utf8_trim_whitespace, pc.utf8_lower, _without_zeros):
+        same = ids.filter(pc.equal(normalize(ids), normalize(pa.scalar(found, TEXT))))
+        if len(same):
+            return f"; did you mean {same[0].as_py()!r}?"
+    difference = pc.abs(pc.subtract(pc.utf8_length(ids), len(found)))
+    sample = ids.filter(pc.less_equal(difference, 2))[:_COMPARED].to_pylist()
+    close = difflib.get_close_matches(found, sample, n=1, cutoff=_SIMILARITY)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _without_zeros(ids: pa.Array | pa.Scalar) -> pa.Array | pa.Scalar:
+    return pc.utf8_ltrim(pc.utf8_lower(ids), characters="0")
 
 
 class DistinctIds:

@@ -36,7 +36,7 @@ from visrec.errors import InputError
 from visrec.evaluation.cards import make_cards, named_as_features
 from visrec.evaluation.report_content import ItemCard
 from visrec.evaluation.results import METRICS
-from visrec.ids import TEXT, index_in
+from visrec.ids import TEXT, index_in, nearest_id
 from visrec.interactions.log import assign_shards
 from visrec.models.artifact import load_artifact
 from visrec.models.scorers import Scorer
@@ -319,7 +319,9 @@ def _query_rows(data: ScoringData, queries: Sequence[str], kind: Kind) -> npt.ND
             if kind == "user_to_item"
             else "an item that has a feature"
         )
-        raise InputError(f"Found {missing!r}; expected {expected}.")
+        raise InputError(
+            f"Found {missing!r}; expected {expected}{nearest_id(missing, data.query_ids) or '.'}"
+        )
     return rows
 
 

@@ -258,7 +258,7 @@ def test_entries_of_a_mapping_are_accepted_as_its_value(tmp_path: Path) -> None:
 def test_help_keeps_the_line_breaks_of_the_examples(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(TuneJob, ["--help"])
-    assert "\npython jobs/tune.py --local\n" in capsys.readouterr().out
+    assert "\nvisrec tune --local\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "../x", "a/b", ".x", "a b", "\u00e9", "x\n"])

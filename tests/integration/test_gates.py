@@ -88,7 +88,7 @@ def test_wrong_run_is_held_back_until_it_is_forced_with_a_reason(
     counts = f"{passed} passed, {skipped} skipped, 2 forced (the manifest says why)"
     assert forced.rows["gates"] == counts
     assert forced.rows["evaluation"] == "this model has not been evaluated"
-    assert "This model has not been evaluated" in capsys.readouterr().out
+    assert "this model has not been evaluated. Run" in capsys.readouterr().out
     assert json.loads((lists / LATEST).read_text())["run_id"] == "first"
 
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from visrec.cli.parse import parse
 from visrec.errors import InputError
 from visrec.pipelines.evaluate import EvaluateJob
+from visrec.pipelines.night_jobs import naming_config_file
 from visrec.pipelines.night_keys import NightKeys
 from visrec.pipelines.nightly import NightlyJob, load_jobs
 from visrec.pipelines.recommend_job import RecommendJob
@@ -63,3 +65,31 @@ def test_different_values_are_refused_with_both(tmp_path: Path) -> None:
 def test_cutoff_of_a_night_is_its_date() -> None:
     with pytest.raises(InputError, match=r"--interactions.as_of 2026-11-20; expected --as_of"):
         NightlyJob(as_of="2026-11-20", interactions=InteractionsConfig(as_of="2026-11-20"))
+
+
+@pytest.mark.parametrize(
+    ("key", "end"),
+    [
+        ("rules.cap", "`visrec recommend`; expected it in the YAML file of --recommend_config."),
+        ("model.width", "`visrec train`; expected it in the YAML file of --train_config."),
+        ("gates.min_gain", "--recommend_config."),
+        ("resources.workers", "--extract_config or --train_config or --evaluate_config or --reco"),
+    ],
+)
+def test_key_of_a_step_is_told_where_it_belongs(tmp_path: Path, key: str, end: str) -> None:
+    with pytest.raises(InputError, match=f"Found --{key}, which is a key of .*{end}"):
+        parse(NightlyJob, [f"--{key}", "3"])
+    (tmp_path / "night.yaml").write_text(f"{key}: 3\n")
+    with pytest.raises(InputError, match=f"Found the key {key} in .*, which is a key of .*{end}"):
+        parse(NightlyJob, ["--config", str(tmp_path / "night.yaml")])
+
+
+def test_key_of_the_night_itself_is_not_sent_to_the_file_of_a_step() -> None:
+    with pytest.raises(InputError) as caught, naming_config_file("recommend"):
+        raise InputError("Found --items_columns {item_id: sku}, but there is no column sku.")
+    assert "belong in" not in str(caught.value)
+    with (
+        pytest.raises(InputError, match="of `visrec recommend` belong in"),
+        naming_config_file("recommend"),
+    ):
+        raise InputError("Found --items x and --rules.cap 3.")

@@ -101,7 +101,10 @@ REFUSED: Mapping[str, tuple[list[Callable[[Store], Any]], str | None, str]] = {
         [lambda lists: complete(lists, "r2")], "r2", "no publication at all"),
     "there is no run before": (
         [lambda lists: publish(lists, "r1")], None, "no run published before r1.*--run_id"),
-    "an unknown run": ([three_nights], "r9", "no complete run at .*/run=r9"),
+    "an unknown run": (
+        [three_nights], "r9", "no complete run at .*/run=r9.*besides the published one: r2, r1."),
+    "a misspelt run": ([lambda lists: publish(lists, "2026-11-21", "2026-11-22")], "2026-11-2",
+                       r"did you mean 2026-11-21\?"),
     "a run without a manifest": ([three_nights, half_a_run], "half", "no complete run"),
     "the run before was removed": ([three_nights, lose(MANIFEST)], None, "no complete run"),
     "the published one": ([three_nights], "r3", "the run that is published"),

@@ -33,7 +33,7 @@ from visrec.publication.iceberg_table import HINT, ICEBERG
 from visrec.publication.list_tables import Layout
 from visrec.publication.manifest import MANIFEST, require_intact_run
 from visrec.publication.pointer import TableFormat, read_pointer, replace_pointer
-from visrec.publication.publish import next_pointer, publish_run
+from visrec.publication.publish import next_pointer, publication_status, publish_run
 from visrec.publication.retention import remove_old_runs
 from visrec.publication.rollback import roll_back
 from visrec.publication.run_spec import run_store
@@ -140,6 +140,18 @@ def test_table_that_is_named_later_shows_what_is_published_already(local: Store)
     publish(local, "r2", tables=("manifest",))
     assert seen(local, ("delta", "manifest")) == 2 * [{"r2"}]
     assert read_pointer(local)[0].tables == ("delta", "manifest")
+
+
+def test_table_asked_for_by_a_run_that_is_not_published_is_said_to_be_left_out(
+    local: Store,
+) -> None:
+    publish(local, "r1", "r2", tables=("delta",))
+    assert not publish_run(local, "r1", was_complete=True, tables=("delta", "iceberg"))
+    status = publication_status(local, "r1", was_complete=True)
+    assert status.tables_row(("delta", "iceberg")) == {
+        "tables": "delta; not iceberg, until a run is published with it"
+    }
+    assert publication_status(local, "r2").tables_row(()) == {"tables": "delta"}
 
 
 # ---------------------------------------------------------------- killed between pointer and table

@@ -24,6 +24,12 @@ class JobConfig:
     local: bool = False
     debug: bool = False
 
+    @classmethod
+    def explain_foreign_key(cls, key: str) -> str:
+        """The end of a sentence about a key of another job; empty if it is unknown here."""
+        del key
+        return ""
+
     def resolve(self, path: str | None, default: str) -> str:
         """The path as configured, or the default name inside the workspace."""
         return path or f"{self.workspace.rstrip('/')}/{default}"

@@ -7,7 +7,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -38,8 +38,15 @@ def config_keys(config_type: Any, prefix: str = "") -> dict[str, object]:
     return keys
 
 
-def check_flags(arguments: Sequence[str], keys: Keys) -> None:
+def check_flags(
+    arguments: Sequence[str], keys: Keys, explain_foreign: Callable[[str], str] = lambda _: ""
+) -> None:
     """Refuses flags that are not keys, also abbreviations: a new key could change their meaning.
+
+    Args:
+        arguments: of the command line.
+        keys: of the job.
+        explain_foreign: the end of a sentence about a key of another job; empty if it is unknown.
 
     Raises:
         InputError: names the flag, and the key that was probably meant.
@@ -49,7 +56,8 @@ def check_flags(arguments: Sequence[str], keys: Keys) -> None:
         if flag.endswith("+") and typing.get_origin(keys.get(flag[2:-1])) is list:
             continue  # adds one entry to the list
         if flag.startswith("--") and flag[2:] not in _COMMON and not key_exists(flag[2:], keys):
-            raise InputError(_unknown_key(flag, did_you_mean(flag[2:], keys, "--")))
+            hint = explain_foreign(flag[2:]) or did_you_mean(flag[2:], keys, "--")
+            raise InputError(_unknown_key(flag, hint))
 
 
 def parse_yaml(data: bytes, path: str) -> Yaml:
@@ -69,15 +77,27 @@ def parse_yaml(data: bytes, path: str) -> Yaml:
     return content or {}
 
 
-def check_yaml(path: str, content: Mapping[Any, object], keys: Keys) -> None:
+def check_yaml(
+    path: str,
+    content: Mapping[Any, object],
+    keys: Keys,
+    explain_foreign: Callable[[str], str] = lambda _: "",
+) -> None:
     """Refuses unknown keys and missing values in a YAML file.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        keys: of the job.
+        explain_foreign: as in `check_flags`.
 
     Raises:
         InputError: names the file, the key, and the key that was probably meant.
     """
     for key, value in flatten(content, keys):
         if not key_exists(key, keys):
-            raise InputError(_unknown_key(f"the key {key} in {path}", did_you_mean(key, keys)))
+            hint = explain_foreign(key) or did_you_mean(key, keys)
+            raise InputError(_unknown_key(f"the key {key} in {path}", hint))
         nested = _first_key_below(key, keys)
         if nested and value is not None and not isinstance(value, Mapping):
             raise InputError(

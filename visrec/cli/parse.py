@@ -7,7 +7,7 @@ Flags override YAML files, which override the workspace's own `visrec.yaml`
 
 import dataclasses
 import sys
-from argparse import RawDescriptionHelpFormatter
+from argparse import SUPPRESS, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -24,6 +24,7 @@ from visrec.cli.keys import (
     config_keys,
     drop_empty_groups,
     explain_parse_error,
+    key_exists,
     parse_yaml,
 )
 from visrec.cli.workspace_keys import Remembered, read_remembered
@@ -71,8 +72,8 @@ def _parse(
     model = _model_name(arguments, files) if has_model else None
     keys = _job_keys(job_type, model)
     for path, content in files:
-        check_yaml(path, content, keys)
-    check_flags(arguments, keys)
+        check_yaml(path, content, keys, job_type.explain_foreign_key)
+    check_flags(arguments, keys, job_type.explain_foreign_key)
     contents = [content for _, content in files]
     if _HELP & {*arguments}:
         return _build(job_type, model, _merge(contents, arguments, keys), keys)
@@ -134,6 +135,10 @@ def _parser(job_type: type[JobConfig], model: str | None) -> ArgumentParser:
         parser.add_class_arguments(MODELS[model].Config, "model")
         overrides = MODELS[model].default_overrides.to_dict()
         parser.set_defaults({f"train.{name}": value for name, value in overrides.items()})
+    keys = _job_keys(job_type, model)
+    for action in parser._actions:
+        if action.dest not in keys and key_exists(action.dest, keys):
+            action.help = SUPPRESS  # of a group, whose keys are listed one by one
     return parser
 
 

@@ -214,7 +214,7 @@ def _restore_split(
     if interactions.digest is None or interactions.last_timestamp is None:
         raise InputError(
             f"{artifact.model_id} was trained without interactions, so nothing was held out to "
-            "evaluate it on. Train it with interactions (--interactions.path of jobs/train.py), "
+            "evaluate it on. Train it with interactions (--interactions.path of `visrec train`), "
             "and evaluate again."
         )
     if not len(pairs):

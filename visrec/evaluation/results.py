@@ -25,7 +25,7 @@ class EvaluationResults:
         by_profile_size: all metrics of each model, for users with profiles of one size; sizes that
             no user has are left out.
         paired: differences between two models, by "a - b".
-        digests: the artifact digest of each trained model, by which jobs/recommend.py finds the
+        digests: the artifact digest of each trained model, by which `visrec recommend` finds the
             metrics of the model that it publishes.
     """
 

@@ -113,7 +113,7 @@ def published_key(recommendations: Store) -> RunKey:
     if pointer.run_id is None or pointer.manifest_sha256 is None:
         raise InputError(
             f"Found no published run in {recommendations.root}; expected one to export. Publish "
-            "one first with jobs/recommend.py or jobs/nightly.py, or name the directory of the "
+            "one first with `visrec recommend` or `visrec nightly`, or name the directory of the "
             "runs with --recommendations.",
             path=recommendations.root,
             key="recommendations",

@@ -54,7 +54,7 @@ class FeatureTables:
         if text is None:
             raise InputError(
                 "Found a model that takes texts, and no features of texts; expected the output of "
-                "jobs/extract_features.py with --text.model. Name it with --text_features.",
+                "`visrec extract` with --text.model. Name it with --text_features.",
                 key="text_features",
             )
         if kind == "text":

@@ -130,7 +130,7 @@ def read_manifest(store: Store) -> Manifest:
     if not store.exists(MANIFEST):
         raise InputError(
             f"Found no features at {store.root} (no {MANIFEST}); expected the output of "
-            "jobs/extract_features.py or jobs/import_features.py. Change --features, or extract "
+            "`visrec extract` or `visrec import-features`. Change --features, or extract "
             "first.",
             path=store.root,
             key="features",

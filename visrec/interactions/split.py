@@ -33,7 +33,7 @@ class SplitConfig:
     """What is held out from training.
 
     Attributes:
-        test: hold out the last basket of each user with at least two, for jobs/evaluate.py.
+        test: hold out the last basket of each user with at least two, for `visrec evaluate`.
         validation: hold out the last basket of each user with at least two, not counting the test
             basket, to choose the best epoch.
         by: the unit that is held out. basket means all of a user's items with one timestamp; item

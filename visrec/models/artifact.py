@@ -181,7 +181,7 @@ def _checked_files(store: Store) -> dict[str, bytes]:
     if not store.exists(MANIFEST):
         raise InputError(
             f"Found no complete model at {store.root} (no {MANIFEST}); expected one that "
-            "jobs/train.py wrote. Change --model, or train first."
+            "`visrec train` wrote. Change --model, or train first."
         )
     hashes = _hashes(store.read(MANIFEST))
     files = {name: store.read(name) for name in hashes if store.exists(name)}
@@ -197,8 +197,8 @@ def _checked_files(store: Store) -> dict[str, bytes]:
 def _changed_error(store: Store, names: Iterable[str]) -> InputError:
     return InputError(
         f"The model at {store.root} has changed since it was written: "
-        f"{', '.join(sorted(names))} changed or missing. Train it again; or, if jobs/forget.py was "
-        "stopped while it worked on the model, start that again first."
+        f"{', '.join(sorted(names))} changed or missing. Train it again; or, if `visrec forget` "
+        "was stopped while it worked on the model, start that again first."
     )
 
 

@@ -110,7 +110,7 @@ class Model(nn.Module, ABC):
     that trains on nothing has none.
 
     A model that has a vector for each user keeps these in an `nn.Embedding` named `users`, and
-    nothing else of them, so that jobs/forget.py finds them.
+    nothing else of them, so that `visrec forget` finds them.
 
     Attributes:
         Config: the dataclass of the model's own settings.

@@ -1,4 +1,4 @@
-"""What `jobs/evaluate.py --ablate true` trains: a model again, each time with other triples."""
+"""What `visrec evaluate --ablate true` trains: a model again, each time with other triples."""
 
 import dataclasses
 

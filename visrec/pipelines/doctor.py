@@ -1,7 +1,7 @@
 """Whether a run is possible here: tests the store, asks every node, and says what is missing.
 
-python jobs/doctor.py --local
-python jobs/doctor.py s3://shop/visrec --train_config configs/train.yaml
+visrec doctor --local
+visrec doctor s3://shop/visrec --train_config configs/train.yaml
 
 Exit code 0: all checks passed; 2: a check failed, and its finding says why. Nothing but the summary
 stays in the workspace.
@@ -52,10 +52,10 @@ class DoctorJob(JobConfig):
             workspace, at 20 interactions a user.
         items: number of items of the run; by default that of the workspace's features.
         feature_dim: D of the features; by default that of the workspace's features, or 1280.
-        extract_config: YAML with keys of jobs/extract_features.py, whose resources the run will
+        extract_config: YAML with keys of `visrec extract`, whose resources the run will
             need; by default its defaults.
-        train_config: YAML with keys of jobs/train.py.
-        recommend_config: YAML with keys of jobs/recommend.py.
+        train_config: YAML with keys of `visrec train`.
+        recommend_config: YAML with keys of `visrec recommend`.
         may_grow: the cluster adds nodes when a job needs them; a job that is too large for it now
             is reported, but is no failure.
         answer_within_s: seconds in which each node must answer.

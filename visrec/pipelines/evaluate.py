@@ -1,10 +1,10 @@
 """Evaluates models on held-out items, beside VisRank, popularity and random.
 
-python jobs/evaluate.py --local
-python jobs/evaluate.py --local --models curatornet,vbpr,multivae
-python jobs/evaluate.py --local --models seed-0,seed-1 --compare seed-0,visrank-mean
-python jobs/evaluate.py --local --ablate true
-python jobs/evaluate.py --workspace s3://shop/visrec --model s3://shop/visrec/models/mine
+visrec evaluate --local
+visrec evaluate --local --models curatornet,vbpr,multivae
+visrec evaluate --local --models seed-0,seed-1 --compare seed-0,visrank-mean
+visrec evaluate --local --ablate true
+visrec evaluate --workspace s3://shop/visrec --model s3://shop/visrec/models/mine
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ class EvaluateJob(JobConfig):
         models: several models for one table, separated by commas: ids of the workspace's models,
             directories, or names of models, such as vbpr, which are trained first if they are not
             trained yet. All must have the same split and the same data.
-        train_config: YAML with keys of jobs/train.py for models that are trained first; by default
+        train_config: YAML with keys of `visrec train` for models that are trained first; by default
             its own defaults.
         compare: two rows of the table, separated by a comma, such as visrank-mean,popularity. Their
             difference is shown beside those between the first model and every other.

@@ -1,7 +1,7 @@
 """Explains a user's published list: profile, entries with reasons, what rules kept out.
 
-python jobs/explain.py --user user-00398
-python jobs/explain.py --user user-00398 --html user.html
+visrec explain --user user-00398
+visrec explain --user user-00398 --html user.html
 """
 
 import dataclasses
@@ -30,6 +30,7 @@ from visrec.recommend.explanation import (
     find_kept_out,
     read_list,
     read_profile,
+    unknown_user,
     with_ranks_before,
 )
 from visrec.recommend.inputs import ScoringInputs
@@ -137,7 +138,7 @@ def _read_published(recommendations: Store) -> tuple[Pointer, RunManifest]:
     if manifest is None:
         raise InputError(
             f"Found no published run at {recommendations.root}; expected one that "
-            "jobs/recommend.py or jobs/nightly.py published. Change --workspace or "
+            "`visrec recommend` or `visrec nightly` published. Change --workspace or "
             "--recommendations.",
             path=recommendations.root,
             key="recommendations",
@@ -153,13 +154,16 @@ def _read_list(
     The id is None if there was no such run, or the user had no list in it.
     """
     listed, run_id = read_list(recommendations, manifest, user), pointer.previous_run_id
+    if listed is None:
+        raise unknown_user(recommendations, manifest, user)
     before = None if run_id is None else read_run_manifest(run_store(recommendations, run_id))
     if before is None:
         return listed, None
     try:
-        return with_ranks_before(listed, read_list(recommendations, before, user)), run_id
-    except InputError:  # a user of today alone, or files that retention is removing
-        return listed, None
+        then = read_list(recommendations, before, user)
+    except InputError:  # files that retention is removing
+        then = None
+    return (listed, None) if then is None else (with_ranks_before(listed, then), run_id)
 
 
 def _scoring_inputs(config: ExplainJob, manifest: RunManifest) -> ScoringInputs:

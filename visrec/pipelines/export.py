@@ -1,10 +1,10 @@
 """Exports the published run to where a shop reads it: PostgreSQL, Redis, DynamoDB, or one file.
 
-python jobs/export.py --workspace shop --to postgresql://visrec@db.shop:5432/shop
-python jobs/export.py --workspace shop --to redis://cache.shop:6379/0 --only_changed
-python jobs/export.py --workspace shop --to 'dynamodb://visrec?region=eu-west-1'
-python jobs/export.py --workspace shop --to s3://shop/export/lists.jsonl.gz
-python jobs/export.py --workspace shop --to similar.csv --recommendations shop/similar_items
+visrec export --workspace shop --to postgresql://visrec@db.shop:5432/shop
+visrec export --workspace shop --to redis://cache.shop:6379/0 --only_changed
+visrec export --workspace shop --to 'dynamodb://visrec?region=eu-west-1'
+visrec export --workspace shop --to s3://shop/export/lists.jsonl.gz
+visrec export --workspace shop --to similar.csv --recommendations shop/similar_items
 
 Readers see a whole run, this one or the one before, at any moment. An export that was stopped goes
 on when it is started again.

@@ -1,8 +1,8 @@
 """Pictures to features: reads new pictures, runs a pretrained network on them, commits the table.
 
-python jobs/extract_features.py --local
-python jobs/extract_features.py --images s3://shop/pictures --workspace s3://shop/visrec
-python jobs/extract_features.py --local --text.model sentence-transformers/all-MiniLM-L6-v2
+visrec extract --local
+visrec extract --images s3://shop/pictures --workspace s3://shop/visrec
+visrec extract --local --text.model sentence-transformers/all-MiniLM-L6-v2
 
 With --text.model the titles and descriptions of the items become features of their own as well.
 """

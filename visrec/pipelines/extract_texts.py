@@ -1,6 +1,6 @@
 """Titles and descriptions to features: embeds new texts with a sentence model, commits the table.
 
-A part of jobs/extract_features.py.
+A part of `visrec extract`.
 """
 
 from dataclasses import dataclass

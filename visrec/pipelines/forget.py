@@ -1,7 +1,7 @@
 """Removes users from everything that visrec wrote, and searches all files for what is left of them.
 
-python jobs/forget.py --users leaving.txt --local
-python jobs/forget.py --workspace s3://shop/visrec --users s3://shop/leaving.csv
+visrec forget --users leaving.txt --local
+visrec forget --workspace s3://shop/visrec --users s3://shop/leaving.csv
 
 Remove their interactions first, or tonight's run brings them back: the job says how many there are.
 It can be started again at any time, and after a kill.
@@ -62,8 +62,8 @@ class ForgetJob(JobConfig):
         users: a text file with an id in each line, or a table with user_id.
         interactions: whose rows of these users are counted. They are yours to remove.
         recommendations: another directory of runs, outside of the workspace.
-        export_to: list of targets, as --to of jobs/export.py takes them, that hold the lists of the
-            workspace's published run: it is exported again, without these users.
+        export_to: list of targets, as --to of `visrec export` takes them, that hold the lists of
+            the workspace's published run: it is exported again, without these users.
     """
 
     users: str = ""

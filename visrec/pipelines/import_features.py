@@ -1,7 +1,7 @@
 """Features computed elsewhere into a workspace, where there are no pictures to extract them from.
 
-python jobs/import_features.py --workspace movies --table vectors.parquet --backbone resnet50
-python jobs/import_features.py --workspace s3://shop/visrec --table s3://vectors --backbone clip
+visrec import-features --workspace movies --table vectors.parquet --backbone resnet50
+visrec import-features --workspace s3://shop/visrec --table s3://vectors --backbone clip
 """
 
 from dataclasses import dataclass

@@ -98,7 +98,7 @@ def require_model(store: Store) -> None:
     """
     if not store.exists(MANIFEST):
         raise InputError(
-            f"Found no model at {store.root}; expected a directory that jobs/train.py wrote. "
+            f"Found no model at {store.root}; expected a directory that `visrec train` wrote. "
             "Change --model.",
             path=store.root,
             key="model",

@@ -1,6 +1,6 @@
 """The demo's data: paints the sample gallery into the workspace.
 
-python jobs/make_gallery.py
+visrec make-gallery
 """
 
 from dataclasses import dataclass, field

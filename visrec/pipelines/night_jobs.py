@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from datetime import date
 from typing import TypeVar
 
 from visrec.cli.job import Job, JobConfig
+from visrec.cli.keys import config_keys, key_exists
 from visrec.cli.launch import visrec_cause
 from visrec.cli.parse import parse_in_workspace
 from visrec.errors import InputError
@@ -19,17 +21,18 @@ from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.input_checks import require_model, require_table
 from visrec.pipelines.job_tables import items_table
+from visrec.pipelines.night_keys import NightKeys
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.storage import schemas
 from visrec.storage.store import Store
 
-# For each step, the script whose keys are in the YAML file that --<step>_config names.
-_SCRIPTS = {
-    "extract": "jobs/extract_features.py",
-    "train": "jobs/train.py",
-    "evaluate": "jobs/evaluate.py",
-    "recommend": "jobs/recommend.py",
+# For each step, the command whose keys are in the YAML file that --<step>_config names.
+_COMMANDS = {
+    "extract": "visrec extract",
+    "train": "visrec train",
+    "evaluate": "visrec evaluate",
+    "recommend": "visrec recommend",
 }
 JobWithCutoff = TypeVar("JobWithCutoff", TrainJob, EvaluateJob, RecommendJob)
 
@@ -125,9 +128,27 @@ def with_cutoff(job: JobWithCutoff, day: date) -> JobWithCutoff:
     return dataclasses.replace(job, interactions=interactions)
 
 
+def explain_step_key(key: str) -> str:
+    """The end of a sentence about a key that only steps' jobs have; empty if none has it."""
+    jobs: dict[str, type[JobConfig]] = {
+        "extract": ExtractJob,
+        "train": TrainJob,
+        "evaluate": EvaluateJob,
+        "recommend": RecommendJob,
+    }
+    steps = [step for step, job in jobs.items() if key_exists(key, config_keys(job))]
+    if not steps and key.startswith("model."):
+        steps = ["train"]  # a key of another model than the default one
+    if not steps:
+        return ""
+    commands = " and ".join(f"`{_COMMANDS[step]}`" for step in steps)
+    files = " or ".join(f"--{step}_config" for step in steps)
+    return f", which is a key of {commands}; expected it in the YAML file of {files}."
+
+
 @contextmanager
 def naming_config_file(step: str) -> Iterator[None]:
-    """Adds to an error about keys of a step's job in which file these keys are.
+    """Adds to an error about keys that only a step's job has in which file these keys are.
 
     Raises:
         InputError: the error with that sentence appended.
@@ -136,10 +157,16 @@ def naming_config_file(step: str) -> Iterator[None]:
         yield
     except Exception as error:
         cause = visrec_cause(error)
-        if step not in _SCRIPTS or not isinstance(cause, InputError) or "--" not in str(cause):
+        keys = re.findall(r"--([a-z_]+[a-z_.]*[a-z_])", str(cause))
+        of_night = config_keys(NightKeys)
+        if (
+            step not in _COMMANDS
+            or not isinstance(cause, InputError)
+            or all(key_exists(key, of_night) for key in keys)
+        ):
             raise
         named = copy.copy(cause)  # which keeps its class and its fields
         named.args = (
-            f"{cause} (Keys of {_SCRIPTS[step]} belong in the YAML file of --{step}_config.)",
+            f"{cause} (Keys of `{_COMMANDS[step]}` belong in the YAML file of --{step}_config.)",
         )
         raise named from error

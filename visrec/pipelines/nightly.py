@@ -1,9 +1,9 @@
 """One night: features of new pictures, a model if one is due, lists, gates, publication, retention.
 
-python jobs/nightly.py --local
-python jobs/nightly.py --config configs/nightly.yaml
-python jobs/nightly.py --config configs/nightly.yaml --as_of 2026-11-20
-ray job submit --working-dir . -- python jobs/nightly.py --config configs/nightly.yaml
+visrec nightly --local
+visrec nightly --config configs/nightly.yaml
+visrec nightly --config configs/nightly.yaml --as_of 2026-11-20
+visrec submit nightly --config configs/nightly.yaml
 
 A second start of the same night continues where the first one stopped. If the night is complete, it
 makes no lists: it moves the pointer if the first start died before that, removes old nights and
@@ -37,7 +37,13 @@ from visrec.pipelines.night_choice import (
     choose_served,
     fit_baseline,
 )
-from visrec.pipelines.night_jobs import NightJobs, load_job, naming_config_file, with_cutoff
+from visrec.pipelines.night_jobs import (
+    NightJobs,
+    explain_step_key,
+    load_job,
+    naming_config_file,
+    with_cutoff,
+)
 from visrec.pipelines.night_keys import NightKeys, with_night_keys
 from visrec.pipelines.night_model import NightModel, models_to_try, night_model
 from visrec.pipelines.recommend_job import (
@@ -64,23 +70,23 @@ class NightlyJob(NightKeys, JobConfig):
     Attributes:
         as_of: date of the night, which is also the name of the run; by default today (UTC), and
             never a later day. Interactions of that day and later are left out.
-        extract_config: YAML with keys of jobs/extract_features.py; by default its defaults.
-        train_config: YAML with keys of jobs/train.py.
-        recommend_config: YAML with keys of jobs/recommend.py.
-        evaluate_config: YAML with keys of jobs/evaluate.py.
+        extract_config: YAML with keys of `visrec extract`; by default its defaults.
+        train_config: YAML with keys of `visrec train`.
+        recommend_config: YAML with keys of `visrec recommend`.
+        evaluate_config: YAML with keys of `visrec evaluate`.
         train_every: days that a model serves. Training days are counted from 1970, so that a night
             has the same model whenever it is run, unless a night before it trained a model with
             train_now. Until there are interactions before a training day, each night trains a model
             of its own. With 0 no model is trained, except by train_now, and the night takes the
-            model that jobs/recommend.py would take.
+            model that `visrec recommend` would take.
         train_now: train a model of this night.
         evaluate: evaluate the model of a training day, into its own folder below evaluation, so
             that the gates can check it.
         keep: nights to keep; older ones are removed, except the published one and the one published
             before it.
-        export_to: list of targets, as --to of jobs/export.py takes them, that get the changed lists
-            of the published run at the end of the night. If that fails, the night stays published,
-            and the next start of the night exports again.
+        export_to: list of targets, as --to of `visrec export` takes them, that get the changed
+            lists of the published run at the end of the night. If that fails, the night stays
+            published, and the next start of the night exports again.
         exit_if_running: exit code if another process is at work on the same night; nothing is done
             then.
         force_publish: the reason to publish lists that a gate would hold back.
@@ -107,6 +113,11 @@ class NightlyJob(NightKeys, JobConfig):
         super().__post_init__()
         # With fewer than two nights there would be none to roll back to.
         check_fields(self, "", train_every="[0, 36525]", keep="[2, 2147483647]")
+
+    @classmethod
+    def explain_foreign_key(cls, key: str) -> str:
+        """Which file takes a key that only a step's job has."""
+        return explain_step_key(key)
 
     def night_date(self) -> date:
         """The date of the night.
@@ -170,8 +181,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
             steps.rows["nights removed"] = ", ".join(removed) or "none"
         status = publication_status(recommendations, night, was_complete=complete is not None)
         summary.rows = {"night": night, **steps.rows, "published": status.summary}
-        if status.published.tables:
-            summary.rows["tables"] = ", ".join(status.published.tables)
+        summary.rows |= status.tables_row(steps.jobs.recommend.publish.tables)
         summary.not_published = status.explanation
         if complete is None or not nights.exists(f"{night}.json"):
             nights.write_json(f"{night}.json", {**summary.to_dict(), "steps_s": steps.seconds})

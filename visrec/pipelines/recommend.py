@@ -17,10 +17,11 @@ from visrec.pipelines.recommend_job import (
     recommendations_store,
     scoring_inputs,
 )
-from visrec.pipelines.recommend_summary import QUERIES, summary_rows, warn_if_not_evaluated
+from visrec.pipelines.recommend_summary import QUERIES, summary_rows, warn_if_not_compared
 from visrec.publication.claims import claim_run
 from visrec.publication.completion import clean_complete_run, complete_run
 from visrec.publication.gate_context import NO_LAST, ServingChoice
+from visrec.publication.held_out_gates import HeldOutFigures
 from visrec.publication.manifest import RunManifest, ShardFile, read_run_manifest
 from visrec.publication.pointer import read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
@@ -121,10 +122,9 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
     status = publication_status(recommendations, run.run_id, was_complete=was_complete)
     published = "now" if moved else status.summary
     summary.rows = summary_rows(manifest, written, published, run.store.root)
-    if status.published.tables:
-        summary.rows["tables"] = ", ".join(status.published.tables)
+    summary.rows |= status.tables_row(config.publish.tables)
     summary.not_published = status.explanation
-    warn_if_not_evaluated(manifest, summary)
+    warn_if_not_compared(manifest, summary)
     if any(not shard.kept for shard in written):
         rate = manifest.queries / summary.phases["score"]
         summary.rows[f"{run.queries} per second"] = round(rate, 1)
@@ -271,12 +271,21 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
 
 
 def _evaluation(run: _Run) -> Store:
-    """The evaluation of the workspace, or the one that a night made of this very model."""
+    """The evaluation of the workspace; if this model is not in it, the one that a night made of it.
+
+    A model that a night did not let serve, because of its figures, is held back here, too.
+    """
     config = run.config
     evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
-    if config.evaluation is None and not evaluation.exists(METRICS):
-        return evaluation / run.source.model_id
-    return evaluation
+    if config.evaluation is not None or _has_evaluated(evaluation, run.source.inputs.model):
+        return evaluation
+    return evaluation / run.source.model_id
+
+
+def _has_evaluated(evaluation: Store, digest: str) -> bool:
+    """Whether a model is among those of an evaluation."""
+    found = evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None
+    return HeldOutFigures.from_json(found).row_of(digest) is not None
 
 
 def _why_not_compared(last: RunManifest, config: RecommendJob) -> str | None:

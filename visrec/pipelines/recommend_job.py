@@ -1,9 +1,9 @@
 """Recommends items with a trained model: scores all users, checks the lists, publishes them.
 
-python jobs/recommend.py --local
-python jobs/recommend.py --local --kind item_to_item
-python jobs/recommend.py --workspace s3://shop/visrec --run_id 2026-11-22
-python jobs/recommend.py --local --force_publish "half of the shop is closed today"
+visrec recommend --local
+visrec recommend --local --kind item_to_item
+visrec recommend --workspace s3://shop/visrec --run_id 2026-11-22
+visrec recommend --local --force_publish "half of the shop is closed today"
 """
 
 from dataclasses import dataclass, field
@@ -72,7 +72,7 @@ class RecommendJob(JobConfig):
             and score only the others and the new items. The lists are the same either way.
         gates: when a publication is held back.
         publish: how lists reach readers who do not follow the pointer.
-        evaluation: directory that jobs/evaluate.py wrote; by default evaluation of the workspace.
+        evaluation: directory that `visrec evaluate` wrote; by default evaluation of the workspace.
             If this model is not in it, the gates on its quality are skipped, and the job says so.
         force_publish: the reason to publish lists that a gate would hold back; the manifest records
             it. A run that was held back before is checked again, but not scored again.
@@ -205,7 +205,7 @@ def model_store(config: JobConfig, model: str | None) -> Store:
     models = Store.at(config.resolve(None, "models"))
     if not models.exists(LATEST):
         raise InputError(
-            f"Found no trained model at {models.root}; expected one that jobs/train.py wrote. "
+            f"Found no trained model at {models.root}; expected one that `visrec train` wrote. "
             "Train first, or name a model's directory with --model."
         )
     return models / str(models.read_json(LATEST)["model_id"])

@@ -1,4 +1,4 @@
-"""What the summary of jobs/recommend.py shows of a run."""
+"""What the summary of `visrec recommend` shows of a run."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from visrec.cli.summary import Summary
 from visrec.publication.gate import Gate, Outcome
 from visrec.publication.gate_context import NOT_EVALUATED
+from visrec.publication.held_out_gates import BASELINES, MIN_GAIN
 from visrec.publication.manifest import RunManifest
 from visrec.recommend.writer import WrittenShard
 from visrec.retrieval.similar import Kind
@@ -53,15 +54,21 @@ def _gates_row(gates: Sequence[Gate]) -> str:
     return f"{', '.join(parts)}{why}"
 
 
-def warn_if_not_evaluated(manifest: RunManifest, summary: Summary) -> None:
+def warn_if_not_compared(manifest: RunManifest, summary: Summary) -> None:
     """Says where nothing compares the lists with simpler ones; of a night, its choice says it."""
-    if not any(gate.note == NOT_EVALUATED for gate in manifest.gates):
+    held_out = [gate for gate in manifest.gates if gate.key == MIN_GAIN]
+    why = next((gate.note for gate in held_out if gate.outcome == "skipped"), None)
+    if why is None or (manifest.choice is not None and why != NOT_EVALUATED):
         return
-    summary.rows["evaluation"] = NOT_EVALUATED
-    if manifest.choice is None:
-        print(
-            "This model has not been evaluated: nothing says whether its lists are better than "
-            "VisRank's or than the most popular items. Run `visrec evaluate` "
-            "before `visrec recommend`, and the gates compare them.",
-            flush=True,
-        )
+    summary.rows["evaluation"] = why
+    if manifest.choice is not None:
+        return
+    text = (
+        f"Nothing says whether the lists of {manifest.model_id} are better than VisRank's or than "
+        f"the most popular items: {why}."
+    )
+    if why == NOT_EVALUATED:
+        text += " Run `visrec evaluate` before `visrec recommend`, and the gates compare them."
+    elif manifest.model_name not in BASELINES.values():
+        text += " A night would let VisRank serve in its place."
+    print(text, flush=True)

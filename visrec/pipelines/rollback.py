@@ -1,7 +1,7 @@
 """Publishes an earlier run again, after all its files were read and are intact.
 
-python jobs/rollback.py --workspace shop
-python jobs/rollback.py --workspace shop --run_id 2026-11-20
+visrec rollback --workspace shop
+visrec rollback --workspace shop --run_id 2026-11-20
 """
 
 from dataclasses import dataclass

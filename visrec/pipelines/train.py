@@ -1,7 +1,7 @@
 """Features and interactions to a model: samples triples, fits with Ray Train, keeps the best epoch.
 
-python jobs/train.py --local
-python jobs/train.py --workspace s3://shop/visrec --resources.workers 4 --resources.use_gpu true
+visrec train --local
+visrec train --workspace s3://shop/visrec --resources.workers 4 --resources.use_gpu true
 """
 
 import dataclasses

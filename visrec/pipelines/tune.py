@@ -1,8 +1,8 @@
 """Searches a space of training keys for the highest validation AUC, with Ray Tune.
 
-python jobs/tune.py --local
-python jobs/tune.py --space tune_spaces/curatornet-wide.yaml --trials 64 --train_best true
-python jobs/train.py --config runs/demo/sweeps/SWEEP/best.yaml
+visrec tune --local
+visrec tune --space tune_spaces/curatornet-wide.yaml --trials 64 --train_best true
+visrec train --config runs/demo/sweeps/SWEEP/best.yaml
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ class TuneJob(TrainKeys, JobConfig):
             settings, so that the same command continues the same sweep.
         concurrency: trials at the same time; by default as many as fit into this cluster's CPUs and
             GPUs.
-        train_best: train the best configuration as jobs/train.py does, and keep the model.
+        train_best: train the best configuration as `visrec train` does, and keep the model.
     """
 
     space: str | None = None
@@ -178,7 +178,7 @@ def _write_results(
 
 
 def _train_best(best_config: TrainJob, summary: Summary) -> None:
-    """Trains the best configuration as jobs/train.py does, and adds its result to the summary."""
+    """Trains the best configuration as `visrec train` does, and adds its result to the summary."""
     training = Summary("train", has_written=True)
     train(best_config, training)
     summary.phases |= {f"train best: {phase}": s for phase, s in training.phases.items()}
@@ -187,7 +187,7 @@ def _train_best(best_config: TrainJob, summary: Summary) -> None:
 
 
 def train_job(config: TuneJob) -> TrainJob:
-    """The configuration of trial 0, as a job for jobs/train.py."""
+    """The configuration of trial 0, as a job for `visrec train`."""
     return TrainJob(**{f.name: getattr(config, f.name) for f in dataclasses.fields(TrainJob)})
 
 

@@ -125,7 +125,7 @@ class GateContext:
         tables: which of the tables `items` and `users` the run read.
         last: manifest of the publication that the run is compared with; None where there is none.
         no_last: why it is None.
-        evaluation: content of metrics.json, as jobs/evaluate.py wrote it; None where there is none.
+        evaluation: content of metrics.json, as `visrec evaluate` wrote it; None without one.
         choice: why a night chose this model; None where the job was told which one.
     """
 

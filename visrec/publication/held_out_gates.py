@@ -16,8 +16,8 @@ from visrec.publication.gate_context import NOT_EVALUATED, GateContext, GatesCon
 from visrec.text import format_threshold
 
 # What the baselines are called, and how their labels in metrics.json start.
-_BASELINES = {"VisRank": "visrank", "popularity": "popularity"}
-_KEY = "gates.min_gain"
+BASELINES = {"VisRank": "visrank", "popularity": "popularity"}
+MIN_GAIN = "gates.min_gain"  # the key of their threshold
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def held_out_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
 
 
 def _gates(figures: HeldOutFigures, row: str | None, config: GatesConfig) -> list[Gate]:
-    return [_gate(title, kind, figures, row, config) for title, kind in _BASELINES.items()]
+    return [_gate(title, kind, figures, row, config) for title, kind in BASELINES.items()]
 
 
 def _gate(
@@ -113,7 +113,7 @@ def _gate(
     note = f"the model {own['mean']:.4f}, up to {own['high']:.4f}; {best} {mean:.4f}"
     # A baseline that serves need not be better than another one by so much, but must not be worse.
     threshold = min(config.min_gain, 0.0) if is_baseline else config.min_gain
-    return at_least(name, float(own["high"]) - mean, threshold, _KEY, note)
+    return at_least(name, float(own["high"]) - mean, threshold, MIN_GAIN, note)
 
 
 def _not_evaluated(name: str, config: GatesConfig, why: str) -> Gate:
@@ -124,7 +124,7 @@ def _not_evaluated(name: str, config: GatesConfig, why: str) -> Gate:
 
 
 def _skipped(name: str, config: GatesConfig, why: str) -> Gate:
-    return skipped(name, f"at least {format_threshold(config.min_gain)}", why, _KEY)
+    return skipped(name, f"at least {format_threshold(config.min_gain)}", why, MIN_GAIN)
 
 
 def best_row(figures: HeldOutFigures, row: str, config: GatesConfig) -> str:
@@ -176,13 +176,13 @@ def explain_choice(
 
 def _best_baselines(figures: HeldOutFigures, config: GatesConfig) -> list[str]:
     """The rows of the best VisRank and of popularity, of those that were evaluated."""
-    rows = [figures.best(kind, config.metric) for kind in _BASELINES.values()]
+    rows = [figures.best(kind, config.metric) for kind in BASELINES.values()]
     return [row for row in rows if row is not None]
 
 
 def _failed(figures: HeldOutFigures, row: str, config: GatesConfig) -> list[str]:
     """The baselines beside which a row fails its gate."""
-    gates = zip(_BASELINES.values(), _gates(figures, row, config), strict=True)
+    gates = zip(BASELINES.values(), _gates(figures, row, config), strict=True)
     found = [figures.best(kind, config.metric) for kind, gate in gates if gate.outcome == "failed"]
     return [other for other in found if other is not None]
 

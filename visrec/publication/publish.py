@@ -45,6 +45,18 @@ class PublicationStatus:
         """`yes`, or `no` and the reason."""
         return "yes" if self.reason is None else f"no: {self.reason}"
 
+    def tables_row(self, asked: Collection[TableFormat]) -> dict[str, str]:
+        """The row of a summary about tables for SQL readers; empty without any.
+
+        Args:
+            asked: the formats of --publish.table.
+        """
+        follow = ", ".join(self.published.tables)
+        left_out = ", ".join(name for name in asked if name not in self.published.tables)
+        if left_out:
+            follow += f"{'; ' if follow else ''}not {left_out}, until a run is published with it"
+        return {"tables": follow} if follow else {}
+
     @property
     def explanation(self) -> str | None:
         """Sentences on which run stays published instead, and why; None if the run is published."""

@@ -2,13 +2,23 @@
 
 from dataclasses import replace
 
-from visrec.errors import InputError
+from visrec.errors import InputError, did_you_mean
 from visrec.publication.manifest import MANIFEST, require_intact_run
 from visrec.publication.pointer import replace_pointer
 from visrec.publication.publish import moved_meanwhile_error, next_pointer
 from visrec.publication.run_spec import run_store
 from visrec.publication.tables import read_settled_pointer
 from visrec.storage.store import Store
+
+_SHOWN = 14  # runs in a message, as many as retention keeps by default
+
+
+def complete_runs(recommendations: Store) -> list[str]:
+    """The ids of all complete runs, the latest id first."""
+    names = (entry.name.split("/") for entry in recommendations.list("run="))
+    return sorted(
+        {run.removeprefix("run=") for run, *rest in names if rest == [MANIFEST]}, reverse=True
+    )
 
 
 def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, str]:
@@ -43,7 +53,15 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
         what = "the run that is published"
         if run_id != pointer.run_id:
             what = "no complete run" if data is None else "a run that retention is removing"
-        raise InputError(f"Found {what} at {run.root}; expected a complete one before (--run_id).")
+        others = [name for name in complete_runs(recommendations) if name != pointer.run_id]
+        shown = ", ".join(others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
+        raise InputError(
+            f"Found {what} at {run.root}; expected a complete one (--run_id)"
+            f"{did_you_mean(run_id, others) or '.'} Complete besides the published one: "
+            f"{shown or 'none'}.",
+            path=run.root,
+            key="run_id",
+        )
     manifest = require_intact_run(run)
     pointer_then = replace(pointer, cutoff_timestamp=manifest.pointer_cutoff_timestamp)
     left = dict.fromkeys([*pointer.rolled_back, pointer.run_id])

@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from visrec.errors import InputError
-from visrec.ids import TEXT, index_in
+from visrec.ids import TEXT, index_in, nearest_id
 from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged
 from visrec.models.artifact import MANIFEST, load_artifact
@@ -84,15 +85,15 @@ class KeptOut:
         return Counter(item.why for item in self.items)
 
 
-def read_list(recommendations: Store, manifest: RunManifest, user_id: str) -> list[ListedItem]:
-    """A user's list in a complete run.
+def read_list(
+    recommendations: Store, manifest: RunManifest, user_id: str
+) -> list[ListedItem] | None:
+    """A user's list in a complete run; None if the run has none.
 
     Raises:
-        InputError: the run has no list of this user, or the file is not what was published.
+        InputError: the file is not what was published.
     """
-    run = PublishedRun(
-        recommendations / f"run={manifest.run_id}", manifest.inputs_digest, manifest.sha256
-    )
+    run = _published(recommendations, manifest)
     shard = int(assign_shards(pa.array([user_id], TEXT), len(run.parts))[0])
     table = run.read_table(run.parts[shard])
     lists = None if table is None else read_lists(table, manifest.kind)
@@ -104,11 +105,7 @@ def read_list(recommendations: Store, manifest: RunManifest, user_id: str) -> li
         )
     row = int(index_in(pa.array([user_id], TEXT), lists.query_ids)[0])
     if row < 0:
-        raise InputError(
-            f"Found no list of the user {user_id!r} in the run {manifest.run_id}; expected a user "
-            "of the interactions or of the users table, spelled as there. Change --user.",
-            key="user",
-        )
+        return None
     entries = slice(lists.offsets[row], lists.offsets[row + 1])
     reasons = None if lists.reason_V is None else lists.reason_V[entries].to_pylist()
     items = zip(lists.item_ids[entries].to_pylist(), lists.score_V[entries].tolist(), strict=True)
@@ -121,6 +118,26 @@ def read_list(recommendations: Store, manifest: RunManifest, user_id: str) -> li
         )
         for n, (item_id, score) in enumerate(items)
     ]
+
+
+def unknown_user(recommendations: Store, manifest: RunManifest, user_id: str) -> InputError:
+    """The error for a user without a list, with the user who was probably meant."""
+    run = _published(recommendations, manifest)
+    ids: list[pa.Array] = []
+    for name in run.parts:
+        with run.run.open_input(name) as file:
+            ids += pq.read_table(file, columns=["user_id"])["user_id"].cast(TEXT).chunks
+    return InputError(
+        f"Found no list of the user {user_id!r} in the run {manifest.run_id}; expected a user of "
+        "the interactions or of the users table, spelled as there"
+        f"{nearest_id(user_id, pa.chunked_array(ids, TEXT)) or '.'} Change --user.",
+        key="user",
+    )
+
+
+def _published(recommendations: Store, manifest: RunManifest) -> PublishedRun:
+    run = recommendations / f"run={manifest.run_id}"
+    return PublishedRun(run, manifest.inputs_digest, manifest.sha256)
 
 
 def with_ranks_before(now: Sequence[ListedItem], before: Sequence[ListedItem]) -> list[ListedItem]:
