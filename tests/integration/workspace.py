@@ -3,6 +3,7 @@
 The gallery is the demo's, only smaller; the backbone is the untrained one, which is fast.
 """
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 import yaml
 
+from tests.conftest import CHECKOUT
 from visrec.cli.job import JobConfig
 from visrec.cli.summary import Summary
 from visrec.config import plain
@@ -95,9 +97,18 @@ def run_night(workspace: str | Path, as_of: str, **keys: Any) -> Summary:
 
 
 def _run(main: Callable[[Config, Summary], None], config: Config) -> Summary:
-    summary = Summary(type(config).__name__)
+    summary = Summary(main.__module__.rpartition(".")[2])
     main(config, summary)
+    assert undocumented_rows(summary) == set()
     return summary
+
+
+def undocumented_rows(summary: Summary) -> set[str]:
+    """The rows of a job's summary that docs/schemas.md does not name for that job."""
+    text = (CHECKOUT / "docs/schemas.md").read_text()
+    (line,) = re.findall(rf"^\| `{summary.job}` \|(.*)\|$", text, flags=re.MULTILINE)
+    patterns = [re.sub("<.*?>", ".+", name) for name in re.findall("`(.*?)`", line)]
+    return {row for row in summary.rows if not any(re.fullmatch(p, row) for p in patterns)}
 
 
 def published_rows(recommendations: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import ray
 import ray.data
 from ray._private import ray_constants
 
+from visrec.cli.output import say
 from visrec.cli.signals import restore_signal_handlers
 from visrec.errors import InputError, VisrecError
 from visrec.storage.s3_settings import mask_user_info
@@ -89,7 +90,7 @@ def _start_local() -> None:
                     f"Ray did not start on this machine in two tries ({_first_line(error)}). The "
                     "machine may be too busy. The job has not begun, so start it again."
                 ) from error
-            print("Ray did not start on this machine; trying once more.", flush=True)
+            say("Ray did not start on this machine; trying once more.")
 
 
 def _session_folder_error(error: Exception) -> InputError | None:
@@ -150,7 +151,7 @@ def _join(address: str) -> None:
             "Expected a cluster with the same versions of Ray and Python, and its token if it "
             "requires one."
         ) from error
-    print(f"Joined the Ray cluster at {address}.", flush=True)
+    say(f"Joined the Ray cluster at {address}.")
 
 
 def _require_answer(address: str) -> None:

@@ -18,11 +18,15 @@ class JobConfig:
         local: start Ray in this process, on this machine alone; otherwise the job joins the cluster
             that it was submitted to.
         debug: show stack traces.
+        quiet: print only warnings and errors; the summary is in the workspace.
+        log_json: print one JSON object a line instead of text.
     """
 
     workspace: str = "runs/demo"
     local: bool = False
     debug: bool = False
+    quiet: bool = False
+    log_json: bool = False
 
     @classmethod
     def explain_foreign_key(cls, key: str) -> str:

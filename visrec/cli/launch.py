@@ -12,7 +12,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -21,6 +21,7 @@ import ray.exceptions
 
 from visrec.cli.cluster import start_ray
 from visrec.cli.job import Job, JobConfig
+from visrec.cli.output import choose_output, say, say_end
 from visrec.cli.parse import flags, parse_in_workspace
 from visrec.cli.signals import ignore_signals
 from visrec.cli.summary import Summary
@@ -71,13 +72,17 @@ def launch(
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack characters of a table
         sys.stdout.reconfigure(errors="backslashreplace")
     summary = Summary(main.__module__.rpartition(".")[2])
-    debug = dict(flags(arguments)).get("--debug", "false").lower() != "false"
+    debug = _is_set("debug", arguments)
+    choose_output(  # again once the files of --config are read
+        summary.job, quiet=_is_set("quiet", arguments), log_json=_is_set("log_json", arguments)
+    )
     config: Job | None = None
     cause: VisrecError | None = None
     remembered = Remembered()
     start = time.perf_counter()
     try:
         config = parse_in_workspace(job_type, arguments)
+        choose_output(summary.job, quiet=config.quiet, log_json=config.log_json)
         debug, remembered = config.debug, used_of(config)
         _require_durable_workspace(config)
         if check is not None:
@@ -90,12 +95,17 @@ def launch(
         message += remembered.explain(message)
         if debug:
             traceback.print_exc()
-    if message:
-        print(f"\n{summary.job}: {message}", file=sys.stderr)
+    say_end(code, message)
     if config is not None and after is not None:
         seconds = time.perf_counter() - start
         _tell(after, config, JobEnd(summary.job, code, message, cause, seconds))
     sys.exit(code)
+
+
+def _is_set(switch: str, arguments: Sequence[str]) -> bool:
+    """Whether a switch is among the arguments, which may not be valid."""
+    found = {name.replace("-", "_"): value for name, value in flags(arguments)}
+    return found.get(f"__{switch}", "false").lower() != "false"
 
 
 def _tell(after: Callable[[Job, JobEnd], None], config: Job, end: JobEnd) -> None:
@@ -103,7 +113,7 @@ def _tell(after: Callable[[Job, JobEnd], None], config: Job, end: JobEnd) -> Non
     try:
         after(config, end)
     except VisrecError as error:
-        print(f"{end.job}: its end could not be reported: {error}", file=sys.stderr)
+        say(f"{end.job}: its end could not be reported: {error}", "error")
 
 
 def _run(
@@ -124,7 +134,7 @@ def _run(
         ray.shutdown()
     summary.rows |= remembered.summary_row
     summary.write(Store.at(config.workspace))
-    print(summary.render(), flush=True)
+    summary.tell()
     ignore_signals()
 
 

@@ -1,6 +1,5 @@
 """Progress of a long step on the terminal: rows done, rate, time left."""
 
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from visrec.cli.output import is_terminal, say
 from visrec.cli.summary import Summary, terminal_width
 from visrec.progress import ProgressActor, ProgressHandle, ProgressSnapshot
 from visrec.text import printable, truncate
@@ -51,7 +51,7 @@ def track_progress(
         watcher.join()
     snapshot: ProgressSnapshot = ray.get(progress_actor.snapshot.remote())
     for message in snapshot.messages:
-        print(f"  {printable(message)}", flush=True)
+        say(f"  {printable(message)}")
     summary.add_worker_seconds(snapshot.amounts)
 
 
@@ -98,14 +98,12 @@ class StepProgress:
         if now - self._last_printed >= _LINE_S:
             self._last_printed = now
             step = _Step(self._label, total, self._unit, self._first)
-            print(
-                f"  {_progress_line(step, done - self._first, '', now - self._start)}", flush=True
-            )
+            _say_progress(step, done - self._first, "", now - self._start)
 
 
 def _watch(progress_actor: ProgressHandle, step: _Step, ended: threading.Event) -> None:
     """Prints messages as they come, and the progress line from time to time."""
-    start, is_terminal = time.perf_counter(), sys.stdout.isatty()
+    start, on_terminal = time.perf_counter(), is_terminal()
     last_printed, last_rows = 0.0, 0.0
     while not ended.wait(_POLL_S):
         try:
@@ -113,18 +111,35 @@ def _watch(progress_actor: ProgressHandle, step: _Step, ended: threading.Event) 
         except ray.exceptions.RayError:
             return  # the step fails as well, and its error says more
         for message in snapshot.messages:
-            print(f"{_clear(is_terminal)}  {printable(message)}", flush=True)
+            say(f"{_clear(on_terminal)}  {printable(message)}")
         seconds = time.perf_counter() - start
         rows = snapshot.amounts.get(step.unit, 0)
         interval = _LINE_S if rows != last_rows else _IDLE_LINE_S
-        if step.total and (is_terminal or seconds - last_printed >= interval):
-            last_printed, last_rows = seconds, rows
+        if step.total and on_terminal:
             line = f"  {printable(_progress_line(step, rows, snapshot.status, seconds))}"
             # A line that wraps would take two rows, and only the last row is cleared.
-            line = truncate(line, (terminal_width() or len(line)) - 1) if is_terminal else line
-            print(f"{_clear(is_terminal)}{line}", end="" if is_terminal else "\n", flush=True)
-    if is_terminal:
-        print(_clear(is_terminal), end="", flush=True)
+            line = truncate(line, (terminal_width() or len(line)) - 1)
+            print(f"{_clear(on_terminal)}{line}", end="", flush=True)
+        elif step.total and seconds - last_printed >= interval:
+            last_printed, last_rows = seconds, rows
+            _say_progress(step, rows, snapshot.status, seconds)
+    if on_terminal:
+        print(_clear(on_terminal), end="", flush=True)
+
+
+def _say_progress(step: _Step, rows: float, status: str, seconds: float) -> None:
+    """Tells how far a step is, on a line of its own."""
+    left = step.total - step.done - rows
+    say(
+        f"  {printable(_progress_line(step, rows, status, seconds))}",
+        event="progress",
+        step=step.label,
+        done=int(step.done + rows),
+        total=step.total,
+        unit=step.unit,
+        seconds=round(seconds, 1),
+        seconds_left=round(left * seconds / rows, 1) if rows else None,
+    )
 
 
 def _progress_line(step: _Step, rows: float, status: str, seconds: float) -> str:
@@ -153,5 +168,5 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60:,} h {minutes % 60} min"
 
 
-def _clear(is_terminal: bool) -> str:
-    return "\r\x1b[K" if is_terminal else ""
+def _clear(on_terminal: bool) -> str:
+    return "\r\x1b[K" if on_terminal else ""

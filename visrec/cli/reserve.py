@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
+from visrec.cli.output import say
+
 FIRST_MESSAGE_S, NEXT_MESSAGE_S = 5.0, 60.0  # between messages about the wait
 _POLL_S = 1  # Ray takes whole seconds; with less it answers "not yet" before it has looked
 
@@ -52,7 +54,7 @@ class _Waiting:
             self._next += NEXT_MESSAGE_S
             free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
             cpus = f"{free.get('CPU', 0):g} of {total.get('CPU', 0):g} CPUs of the cluster"
-            print(f"  {self._line}: {cpus} are free now", flush=True)
+            say(f"  {self._line}: {cpus} are free now")
 
 
 @ray.remote(num_cpus=0)

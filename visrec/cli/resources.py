@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import ray
 
 from visrec.cli.job import JobConfig
+from visrec.cli.output import say
 from visrec.errors import InputError
 from visrec.recommend.score import ScoreResources
 
@@ -43,7 +44,7 @@ def require_resources(needed: Mapping[str, float], config: JobConfig, key: str) 
     text = f"--{key} needs {expected} at once; found {found}"
     if config.local:
         raise InputError(f"{text} on this machine. Use fewer, or run on a cluster.")
-    print(f"{text} in the cluster now. Waiting for the cluster to grow.", flush=True)
+    say(f"{text} in the cluster now. Waiting for the cluster to grow.")
 
 
 def scoring_workers(config: JobConfig, resources: ScoreResources, shards: int) -> int:

@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from visrec.cli.output import say
 from visrec.storage.store import Store
 from visrec.text import pad, printable, width, wrap
 
+VERSION = 1  # of a summary's JSON; docs/schemas.md has its fields
 _LABEL_WIDTH = 22  # cells, unless a label is wider
 _MIN_VALUE_WIDTH = 20  # on a terminal with less room beside the labels, lines are left to wrap
 _SHORTEST_SHOWN_S = 0.05  # shorter phases would print as 0.0
@@ -74,6 +76,10 @@ class Summary:
             lines += [f"  {' ' * label_width} {line}" for line in more]
         return "\n".join(lines)
 
+    def tell(self) -> None:
+        """Tells the summary: its lines, or the whole of it as JSON."""
+        say(self.render(), event="summary", summary=self.to_dict())
+
     def write(self, workspace: Store) -> None:
         """Writes the summary as JSON into the workspace, in place of the job's last one."""
         workspace.write_json(f"summaries/{self.job}.json", self.to_dict())
@@ -81,6 +87,7 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON has it."""
         return {
+            "version": VERSION,
             "job": self.job,
             **self.rows,
             "wall_s": {name: round(s, 3) for name, s in self.phases.items()},

@@ -5,6 +5,7 @@ import dataclasses
 import ray
 
 from visrec.cli.job import ModelChoice
+from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.models import MODELS
@@ -78,12 +79,12 @@ def train_variants(model: Store, config: TrainJob, summary: Summary) -> list[Sto
     inputs = training_inputs(dataclasses.replace(config, sampling=all_guidelines), features)
     reasons = ray.get(ray.remote(_impossible_guidelines).remote(inputs, config.sampling))
     for name, reason in reasons.items():
-        print(f"ablate: the guideline {name} is left out. {reason}", flush=True)
+        say(f"ablate: the guideline {name} is left out. {reason}")
     possible = tuple(name for name in SIX if name not in reasons)
     stores = []
     for name, sampling in sampling_variants(config.sampling, possible).items():
         model_id = f"{artifact.model_id}-{name}"
-        print(f"ablate: {name}", flush=True)
+        say(f"ablate: {name}")
         variant = dataclasses.replace(config, model_id=model_id, sampling=sampling)
         stores.append(train(variant, summary).store)
     return stores

@@ -181,7 +181,7 @@ class Findings:
             summary.rows["verdict"] = "ready: a night can run"
             return
         summary.rows["verdict"] = f"not ready: {len(self.problems)} faults, see below"
-        print(summary.render(), flush=True)
+        summary.tell()
         summary.rows["problems"] = self.problems
         if workspace is not None:
             summary.write(workspace)

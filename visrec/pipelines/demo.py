@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from visrec.cli.job import Job, JobConfig
+from visrec.cli.output import say
 from visrec.cli.parse import parse
 from visrec.cli.summary import Summary
 from visrec.paths import shipped
@@ -44,9 +45,9 @@ def main(config: DemoJob, summary: Summary) -> None:
 
 def _run(main: Callable[[Job, Summary], None], job: Job, demo: Summary, name: str) -> None:
     """Runs one job of the chain, with a summary of its own."""
-    print(f"\n{name.replace('_', ' ')}", flush=True)
+    say(f"\n{name.replace('_', ' ')}")
     summary = Summary(name)
     with demo.phase(name.replace("_", " ")):
         main(job, summary)
     summary.write(Store.at(job.workspace))
-    print(summary.render(), flush=True)
+    summary.tell()

@@ -183,7 +183,7 @@ def report(findings: Sequence[Finding], workspace: Store | None, summary: Summar
         summary.rows["verdict"] = f"pass: {len(findings)} findings, none failed{suffix}"
         return
     summary.rows["verdict"] = f"FAIL: {', '.join(finding.name for finding in failed)}"
-    print(summary.render(), flush=True)
+    summary.tell()
     if workspace is not None:
         summary.write(workspace)
     # Findings with the same advice share one sentence of it.

@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 
 from visrec.cli.job import JobConfig
+from visrec.cli.output import say
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.progress_line import track_progress
 from visrec.cli.resources import default_cpu_workers, require_resources
@@ -245,7 +246,7 @@ def _model_stores(config: EvaluateJob, summary: Summary) -> dict[str, Store]:
         if "/" in name:
             store = Store.at(name)
         elif name in MODELS and not (models / name).exists(MANIFEST):
-            print(f"evaluate: {name}", flush=True)
+            say(f"evaluate: {name}")
             store = train(_train_job(config, ["--model.name", name]), summary).store
         else:
             store = models / name
@@ -300,16 +301,14 @@ def _compared_pairs(config: EvaluateJob, labels: Sequence[str]) -> list[tuple[st
 
 
 def _print_overview(overview: EvaluationOverview) -> None:
-    print(
+    say(
         f"{overview.users:,} users with a held-out basket, {overview.items:,} items, "
         f"{len(overview.labels)} models",
-        flush=True,
     )
     if overview.missing:
-        print(
+        say(
             f"{overview.missing:,} rows that training held out are no longer in the interactions, "
             "and do not count.",
-            flush=True,
         )
 
 

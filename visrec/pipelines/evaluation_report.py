@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from visrec.cli.output import say
 from visrec.cli.summary import terminal_width
 from visrec.evaluation.cards import add_pictures
 from visrec.evaluation.clusters import find_clusters
@@ -160,11 +161,11 @@ def print_results(
 ) -> None:
     """Prints the tables of the figures, and the verdict."""
     width = terminal_width()
-    print(f"\n{format_metrics(results.models, width)}")
+    say(f"\n{format_metrics(results.models, width)}")
     if results.paired:
-        print(f"\n{format_differences(results.paired, width)}")
+        say(f"\n{format_differences(results.paired, width)}")
     rows = {label: cost.to_dict() for label, cost in costs.items()}
-    print(f"\n{format_costs(rows, width)}")
-    print(f"\n{printable(verdict.sentence)}")
+    say(f"\n{format_costs(rows, width)}")
+    say(f"\n{printable(verdict.sentence)}")
     for sentence in (*verdict.details, *verdict.advice):
-        print(f"  {printable(sentence)}")
+        say(f"  {printable(sentence)}")

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from visrec.cli.job import JobConfig
+from visrec.cli.output import say
 from visrec.cli.summary import Summary, terminal_width
 from visrec.errors import InputError
 from visrec.evaluation.cards import make_cards, named_as_features
@@ -198,15 +199,14 @@ def _cards(
 
 def _print(explanation: Explanation) -> None:
     manifest, width = explanation.manifest, terminal_width()
-    print(
+    say(
         f"The list of {printable(explanation.user_id)} in the run {manifest.run_id}, by the model "
         f"{manifest.model_id}, published at {explanation.published_at}",
-        flush=True,
     )
-    print(f"\nprofile: {len(explanation.taken):,} items, latest first")
+    say(f"\nprofile: {len(explanation.taken):,} items, latest first")
     rows = [["item", "id", "taken"], *_profile_rows(explanation)]
     _print_rows(rows, len(explanation.taken), width)
-    print(f"\nlist: {len(explanation.listed):,} items, best first")
+    say(f"\nlist: {len(explanation.listed):,} items, best first")
     rows = [["item", "id", "score", "because of", *_if_before(explanation, "change")]]
     rows += list(_list_rows(explanation))
     _print_rows(rows, len(explanation.listed), width)
@@ -241,19 +241,19 @@ def _if_before(explanation: Explanation, text: str) -> list[str]:
 
 def _print_rows(rows: Sequence[Sequence[str]], total: int, width: int | None) -> None:
     if len(rows) > 1:
-        print(format_table(rows, width))
+        say(format_table(rows, width))
     if total > len(rows) - 1:
-        print(f"and {total - len(rows) + 1:,} more")
+        say(f"and {total - len(rows) + 1:,} more")
 
 
 def _print_kept_out(explanation: Explanation, width: int | None) -> None:
     kept_out = explanation.kept_out
     if kept_out.note:
-        print(f"\nkept out: not known, because {kept_out.note}")
+        say(f"\nkept out: not known, because {kept_out.note}")
         return
-    print(f"\nkept out, though they score at least as well: {len(kept_out.items):,} items")
+    say(f"\nkept out, though they score at least as well: {len(kept_out.items):,} items")
     for why, count in kept_out.by_reason.most_common():
-        print(f"  {count:,} {why}")
+        say(f"  {count:,} {why}")
     rows = [["item", "id", "score", "why"]]
     for item in kept_out.items[:_SHOWN_KEPT_OUT]:
         name = explanation.card(item.item_id).name

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from visrec.cli.job import JobConfig
+from visrec.cli.output import say
 from visrec.cli.progress_line import StepProgress
 from visrec.cli.summary import Summary
 from visrec.errors import VisrecError
@@ -96,7 +97,7 @@ def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) ->
         try:
             report = export_published(target, recommendations, leases, only_changed=True)
         except VisrecError as error:
-            print(f"  {error}", flush=True)
+            say(f"  {error}")
             failed.append(target.shown)
         else:
             rows[f"at {target.shown}"] = f"{report.run_id}, {report.written:,} lists written"

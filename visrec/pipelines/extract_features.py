@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from visrec.cli.job import JobConfig
+from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
 from visrec.cli.reserve import reserve_workers
 from visrec.cli.resources import cluster_total, default_cpu_workers, require_resources
@@ -152,9 +153,9 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
         identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
         plan = ray.remote(plan_extraction).remote(config.pictures, store, identity, config.limits)
         counts = ray.get(_count.remote(plan))
-    print(f"{counts.pictures:,} pictures, {counts.pending:,} to read ({identity})", flush=True)
+    say(f"{counts.pictures:,} pictures, {counts.pending:,} to read ({identity})")
     if counts.hint:
-        print(f"{counts.hint}.", flush=True)
+        say(f"{counts.hint}.")
 
     written: list[str] = []
     amounts = Counter[str]()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import ray
 
+from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
 from visrec.cli.reserve import reserve_workers
 from visrec.cli.summary import Summary
@@ -54,7 +55,7 @@ def extract_texts(job: TextJob, summary: Summary) -> None:
         identity = ray.get(ray.remote(describe_text_model).remote(job.text))
         plan = ray.remote(plan_texts).remote(job.items_table, store, identity)
         texts, pending, without_text = ray.get(_counts.remote(plan))
-    print(f"{texts:,} texts, {pending:,} to embed ({identity})", flush=True)
+    say(f"{texts:,} texts, {pending:,} to embed ({identity})")
 
     written, computed = [], 0
     if pending:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visrec.cli.job import JobConfig
+from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import InputError
@@ -66,7 +67,7 @@ def main(config: ImportDataJob, summary: Summary) -> None:
     source = Source.at(config.path)
     imported = _READERS[config.format](source)
     for note in imported.notes:
-        print(note, flush=True)
+        say(note)
     workspace.check_writable()
     summary.has_written = True
     try:

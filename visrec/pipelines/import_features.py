@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import ray
 
 from visrec.cli.job import JobConfig
+from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
@@ -64,7 +65,7 @@ def main(config: ImportJob, summary: Summary) -> None:
     with summary.phase("plan"):
         plan = ray.get(ray.remote(plan_import).remote(table, config.backbone, store))
     if plan.chunks:
-        print(f"{plan.rows:,} rows to read ({plan.identity})", flush=True)
+        say(f"{plan.rows:,} rows to read ({plan.identity})")
         summary.has_written = True
         with track_progress("import", plan.rows, summary) as progress_actor:
             written = [row["name"] for row in import_chain(plan, store, progress_actor).iter_rows()]
@@ -73,7 +74,7 @@ def main(config: ImportJob, summary: Summary) -> None:
                 ray.remote(commit_import).remote(plan, written, store, config.max_rejected)
             )
     else:
-        print(f"{store.root} holds {table} already: nothing to do.", flush=True)
+        say(f"{store.root} holds {table} already: nothing to do.")
         manifest, rejected = read_manifest(store), {}
     summary.rows = {
         "rows read": plan.rows,

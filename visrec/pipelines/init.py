@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from visrec.cli.keys import config_keys
+from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import FILE, WorkspaceKeys
 from visrec.errors import InputError
@@ -69,7 +70,7 @@ def main(config: InitJob, summary: Summary) -> None:
     text = _HEAD + "".join(f"{line}\n" for line in _lines(keys, why))
     if not workspace.create(FILE, text.encode()):
         raise InputError(f"Found {workspace.uri(FILE)} already: another process wrote it.")
-    print(f"{workspace.uri(FILE)}:\n\n{text}", flush=True)
+    say(f"{workspace.uri(FILE)}:\n\n{text}")
     unknown = [key for key, value in keys.items() if PLACEHOLDER in str(value)]
     summary.rows = {
         "written": workspace.uri(FILE),

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from visrec.cli.job import JobConfig
+from visrec.cli.output import say
 from visrec.errors import InputError
 from visrec.features.item_features import FeatureTables, ItemFeatures
 from visrec.features.table import read_manifest
@@ -87,7 +88,7 @@ def announce_tables(
         ("users", users, USERS),
     ):
         if table is not None:
-            print(f"{name}: {describe_table(table, columns)}", flush=True)
+            say(f"{name}: {describe_table(table, columns)}")
 
 
 def require_model(store: Store) -> None:

@@ -1,10 +1,10 @@
 """How a night ended, for those who watch it: metrics for Prometheus, and a message."""
 
-import sys
 import time
 
 from visrec.cli.launch import JobEnd
 from visrec.cli.notify import notify
+from visrec.cli.output import say
 from visrec.errors import BusyError
 from visrec.pipelines.nightly import NightlyJob, load_jobs
 from visrec.pipelines.recommend_job import recommendations_store
@@ -31,7 +31,7 @@ def tell(config: NightlyJob, end: JobEnd) -> None:
     if end.exit_code in _TOLD:
         title = f"visrec: the night {config.night_date()} {_TOLD[end.exit_code]}"
         if not notify(config.notify, title, f"{config.workspace}: {end.message}"):
-            print(f"{end.job}: the service of --notify.url took no message.", file=sys.stderr)
+            say(f"{end.job}: the service of --notify.url took no message.", level="warning")
     if end.exit_code != _NOTHING_WRITTEN:
         text = metrics_text(
             recommendations_store(load_jobs(config).recommend),

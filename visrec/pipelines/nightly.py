@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from visrec.cli.job import Job, JobConfig
 from visrec.cli.notify import NotifyConfig, require_notifier
+from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import BusyError, InputError, NoExamplesError
@@ -158,13 +159,13 @@ def main(config: NightlyJob, summary: Summary) -> None:
         if not lease.held:
             if config.exit_if_running:
                 raise BusyError(f"{_BUSY}; nothing was done here.")
-            print(f"{_BUSY}: nothing to do here.", flush=True)
+            say(f"{_BUSY}: nothing to do here.")
             summary.rows = {"night": night, "published": f"no: {_BUSY}"}
             return
         recommendations = recommendations_store(steps.jobs.recommend)
         complete = clean_complete_run(run_store(recommendations, night))
         if complete is not None:
-            print(f"The night {night} is complete already.", flush=True)
+            say(f"The night {night} is complete already.")
             tables = steps.jobs.recommend.publish.tables
             publish_run(recommendations, night, was_complete=True, tables=tables)
             steps.rows |= {"model": complete.model_id, "choice": complete.choice}
@@ -266,7 +267,7 @@ class Steps:
                     train.main(model.train_job(job), self._summary)
             except NoExamplesError as error:
                 found = error.found
-                print(f"{model.store.name} is not trained, because {found}.", flush=True)
+                say(f"{model.store.name} is not trained, because {found}.")
             else:
                 self._take_rows("validation AUC", "epochs")
                 return model
@@ -316,14 +317,14 @@ class Steps:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Prints a heading, measures the time, and names the file of a wrong key."""
-        print(f"\n{self._night} {name}", flush=True)
+        say(f"\n{self._night} {name}")
         start = perf_counter()
         with naming_config_file(name):
             yield
         self.seconds[name] = round(perf_counter() - start, 2)
 
     def _skip(self, name: str, reason: str) -> None:
-        print(f"\n{self._night} {name}: skipped, because {reason}", flush=True)
+        say(f"\n{self._night} {name}: skipped, because {reason}")
 
     def _take_rows(self, *names: str) -> None:
         """Copies rows of the step's summary to those of the night."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import ray
 
+from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
 from visrec.cli.resources import default_cpu_workers, scoring_workers
 from visrec.cli.summary import Summary
@@ -114,7 +115,7 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
                 run.store, draft, gates.gates, config.force_publish, draft.inputs_digest
             )
     else:
-        print(f"The run {run.run_id} is complete already: nothing to score.", flush=True)
+        say(f"The run {run.run_id} is complete already: nothing to score.")
     with summary.phase("publish"):
         moved = publish_run(
             recommendations, run.run_id, was_complete=was_complete, tables=config.publish.tables
@@ -181,13 +182,12 @@ def _prepare(run: _Run) -> _Prepared:
 def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShard]:
     """Scores the shards that are missing, and writes their files."""
     config, overview = run.config, prepared.overview
-    print(
+    say(
         f"{overview.queries:,} {run.queries}  {overview.items:,} in the catalogue  "
         f"{overview.available:,} available",
-        flush=True,
     )
     if overview.block_list_warning:
-        print(overview.block_list_warning, flush=True)
+        say(overview.block_list_warning, "warning")
     summary.has_written = True
     with track_progress("score", overview.queries, summary, unit=run.queries) as progress_actor:
         workers = scoring_workers(config, config.resources, overview.shards)
@@ -248,10 +248,10 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         ]
     )
     if files.last is not None and any(each.damaged_last_files for each in checks):
-        print(
+        say(
             f"Files of the last publication, {files.last.run.root}, are missing or are not what "
             "was published: the gates compare with the rest of it.",
-            flush=True,
+            "warning",
         )
     require_unchanged(run.source.inputs.to_dict(), ray.get(reread).inputs.to_dict())
     evaluation = _evaluation(run)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.publication.gate import Gate, Outcome
 from visrec.publication.gate_context import NOT_EVALUATED
@@ -71,4 +72,4 @@ def warn_if_not_compared(manifest: RunManifest, summary: Summary) -> None:
         text += " Run `visrec evaluate` before `visrec recommend`, and the gates compare them."
     elif manifest.model_name not in BASELINES.values():
         text += " A night would let VisRank serve in its place."
-    print(text, flush=True)
+    say(text, "warning")

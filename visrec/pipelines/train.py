@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import ray
 
 from visrec.cli.job import JobConfig, ModelChoice
+from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
 from visrec.cli.resources import require_resources
 from visrec.cli.summary import Summary
@@ -164,7 +165,7 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
     model_id = config.model_id or f"{config.model.name}-{settings_digest[:12]}"
     store = models / model_id
     if store.exists(MANIFEST):
-        print(f"{model_id} is trained already: nothing to do.", flush=True)
+        say(f"{model_id} is trained already: nothing to do.")
     else:
         # Here, because a worker that fails for want of data would be started again.
         ray.get(ray.remote(require_examples).remote(training_recipe(config), loaded.data))
@@ -235,9 +236,9 @@ def load_data(config: TrainJob, summary: Summary) -> LoadedData:
     with summary.phase("read"):
         data = ray.remote(load_training_data).remote(training_inputs(config, features))
         loaded = LoadedData(data, *ray.get(_describe.remote(data)))
-    print("  ".join(f"{value:,} {name}" for name, value in loaded.counts.items()), flush=True)
+    say("  ".join(f"{value:,} {name}" for name, value in loaded.counts.items()))
     for note in loaded.notes:
-        print(note, flush=True)
+        say(note)
     return loaded
 
 
