@@ -87,15 +87,17 @@ def training(device: torch.device, users: int, items: int, seconds: float) -> di
     train = Jagged(
         random.integers(0, items, users * TAKEN).astype(np.int32), np.arange(users + 1) * TAKEN
     )
-    nobody = Jagged(np.zeros(0, np.int64), np.zeros(1, np.int64))
+    none = np.zeros(0, np.int64)
+    nobody = Jagged(none, np.zeros(1, np.int64))
     data = TrainingData(
         item_ids=pa.array([str(n) for n in range(items)]),
         user_ids=pa.array([str(n) for n in range(users)]),
         feature_ND=random.normal(size=(items, DIM)).astype(np.float16),
         train=train,
         basket_R=np.arange(users * TAKEN),
-        validation=HeldOut(np.zeros(0, np.int64), nobody, nobody),
-        validation_basket_V=np.zeros(0, np.int64),
+        time_R=np.arange(users * TAKEN),
+        validation=HeldOut(none, nobody, nobody, none),
+        validation_basket_V=none,
         test_pairs=HELD_OUT.empty_table(),
         provenance=DataProvenance(
             features_digest="random",

@@ -402,7 +402,7 @@ def compare(
     test, start = test_users(configs[0], data), time.perf_counter()
     trained = [train(configs[best], data, seed).model for seed in seeds]
     found[f"{model}_s"] = (time.perf_counter() - start) / len(seeds)
-    aucs = [score_held_out(one, data.catalogue, test) for one in trained]
+    aucs = [score_held_out(one, data, test) for one in trained]
     counts_N = np.bincount(data.for_refit.train.values, minlength=len(data.item_ids))
     by_counts = auc_of(np.tile(counts_N.astype(np.float32), (len(test), 1)), test)
     values = {model: np.mean(aucs, axis=0), "popularity": by_counts}

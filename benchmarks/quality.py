@@ -45,16 +45,15 @@ from visrec.evaluation.bootstrap import resample
 from visrec.evaluation.data import (
     EvaluationData,
     EvaluationInputs,
-    build_scorer,
     prepare_evaluation,
 )
+from visrec.evaluation.ranking import ranker
 from visrec.features.table import MANIFEST
 from visrec.models import MODELS
 from visrec.models.artifact import save_artifact
 from visrec.pipelines.job_tables import interactions_uri, items_table
 from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import rank_targets
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.fit import build_model, build_trainer, train_to_end, training_metrics
@@ -166,15 +165,8 @@ def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted
 
 def rank(data: EvaluationData) -> list[Values]:
     """The metrics of every test user, by each model of the table."""
-    held = data.held_out
-    return [
-        per_user(
-            rank_targets(
-                build_scorer(c, data), held.profiles, data.user_rows[c.label], held.targets
-            )
-        )
-        for c in data.evaluated_models
-    ]
+    rows = np.arange(len(data.held_out))
+    return [per_user(ranker(c, data).ranks(rows)) for c in data.evaluated_models]
 
 
 def measure(

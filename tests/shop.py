@@ -185,6 +185,7 @@ def open_shop(
         unseen_N=np.zeros(items, bool),
         trained_U=np.full(users, -1),
         count_N=count_N,
+        fallback_N=count_N,
         cold_U=cold_U,
         artist_N=rng.permutation(np.arange(items) % ARTISTS),
         dropped_missing_feature=0,

@@ -100,7 +100,13 @@ ANY_FINITE = {"InteractionsConfig.min_rating", "RulesConfig.min_stock"}
 LARGE = ANY_FINITE | {"TrainConfig.learning_rate"}
 MINUS_ONE = ANY_FINITE | {"GatesConfig.min_gain", "SamplingConfig.popularity"}
 ZERO = MINUS_ONE | {
-    *("CuratorNetConfig.feature_dropout", "VbprConfig.width"),
+    *(
+        "CuratorNetConfig.feature_dropout",
+        "HybridConfig.activity_dropout",
+        "HybridConfig.feature_dropout",
+        "HybridConfig.vector_dropout",
+        "VbprConfig.width",
+    ),
     *("ConvNcfConfig.product_weight", "EmbeddingMlpConfig.untaken", "MultiVaeConfig.dropout"),
     *("MultiVaeConfig.kl_weight", "TrainConfig.weight_decay", "TrainConfig.warmup_steps"),
     *("TrainConfig.ema_decay", "TrainConfig.lr_patience", "TrainResources.max_failures"),

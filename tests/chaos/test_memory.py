@@ -66,6 +66,7 @@ def lists_of(vector_Nd: Vectors, cold: bool, near_duplicate: bool) -> int:
         unseen_N=~open_N,
         trained_U=np.full(USERS, -1),
         count_N=np.zeros(n, np.float32),
+        fallback_N=np.zeros(n, np.float32),
         cold_U=np.full(USERS, cold),
         artist_N=None,
         dropped_missing_feature=0,

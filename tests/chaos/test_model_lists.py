@@ -233,7 +233,8 @@ def run_of(
         item_ids=ids, available_N=available_N, query_ids=names.take(pa.array(order)),
         shard_offsets=offsets_from_lengths(np.bincount(shard_U, minlength=SHARDS)),
         profiles=profiles.take(order), blocked=blocked.take(order), unseen_N=unseen_N,
-        trained_U=trained_U[order], count_N=count_N, cold_U=cold_U[order], artist_N=None,
+        trained_U=trained_U[order], count_N=count_N, fallback_N=count_N,
+        cold_U=cold_U[order], artist_N=None,
         dropped_missing_feature=0, fingerprint_N=np.zeros(ITEMS, np.uint64), rules=rules,
     )  # fmt: skip
     quiet = Timer(SimpleNamespace(add=SimpleNamespace(remote=lambda _: None)))

@@ -99,7 +99,8 @@ def run_night(workspace: str | Path, as_of: str, **keys: Any) -> Summary:
 def _run(main: Callable[[Config, Summary], None], config: Config) -> Summary:
     summary = Summary(main.__module__.rpartition(".")[2])
     main(config, summary)
-    assert undocumented_rows(summary) == set()
+    undocumented = undocumented_rows(summary)
+    assert not undocumented, undocumented
     return summary
 
 

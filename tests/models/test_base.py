@@ -21,13 +21,13 @@ from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import rank_targets
 from visrec.sampling.triples import SamplingConfig
 from visrec.storage.store import Store
-from visrec.training.batches import SOURCES
 from visrec.training.distributed import WorkerContext
 from visrec.training.loop import TrainConfig, Trainer
+from visrec.training.sources import SOURCES
 
 DATA = checkerboard(noise=0.5)
 NEW_ITEMS = 7
-BASELINES = {"popularity", "random"}  # they see neither pictures nor profiles
+BASELINES = {"popularity", "random", "recent_popularity"}  # they see neither pictures nor profiles
 # The paper's network takes minutes, a smaller one takes seconds.
 SMALL = {"convncf": ConvNcfConfig(width=8, channels=16, candidates=30)}
 every_model = pytest.mark.parametrize("name", sorted(MODELS))

@@ -125,6 +125,7 @@ class ChangingShop:
             unseen_N=np.zeros(len(ids), bool),
             trained_U=np.full(len(queries), -1),
             count_N=np.bincount(profiles.values, minlength=len(ids)).astype(np.float32),
+            fallback_N=np.bincount(profiles.values, minlength=len(ids)).astype(np.float32),
             cold_U=profiles.lengths == 0,
             artist_N=None,
             dropped_missing_feature=0,

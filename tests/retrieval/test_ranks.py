@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.retrieval import TableScorer
 from tests.training import jagged_lists
-from visrec.evaluation.data import BASELINES
+from visrec.evaluation.baselines import BASELINES
 from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.base import Catalogue, Sizes

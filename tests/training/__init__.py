@@ -8,6 +8,7 @@ import pyarrow as pa
 import torch
 
 from visrec.features.table import Identity
+from visrec.interactions.activity import DAY
 from visrec.interactions.split import HeldOut, SplitConfig
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models.provenance import DataProvenance, InteractionsProvenance, Provenance
@@ -83,8 +84,15 @@ def checkerboard(
         feature_ND=feature_ND.astype(np.float16),
         train=jagged_lists(train),
         basket_R=np.concatenate([np.arange(len(items)) for items in train]),
-        validation=HeldOut(np.arange(users), jagged_lists(train), jagged_lists(held)),
+        time_R=DAY * np.concatenate([np.arange(len(items)) for items in train]),
+        validation=HeldOut(
+            np.arange(users),
+            jagged_lists(train),
+            jagged_lists(held),
+            DAY * np.array([len(items) for items in train]),
+        ),
         validation_basket_V=np.concatenate([len(t) + np.arange(len(h)) for t, h in parts]),
         test_pairs=HELD_OUT.empty_table(),
-        provenance=data_provenance(),
+        # All items are ranked, so that the right ranking is known.
+        provenance=data_provenance(split=SplitConfig(by="basket")),
     )

@@ -273,7 +273,9 @@ def test_training_with_scores_beyond_float32_ends_with_the_best_weights_before(
 
 
 def test_last_weights_are_kept_without_validation_users() -> None:
-    nobody = HeldOut(np.zeros(0, np.int64), jagged_lists([]), jagged_lists([]))
+    nobody = HeldOut(
+        np.zeros(0, np.int64), jagged_lists([]), jagged_lists([]), np.zeros(0, np.int64)
+    )
     trainer = _trained(
         _with(stop_patience=1, lr_patience=0), dataclasses.replace(DATA, validation=nobody)
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tests.training import checkerboard
 from visrec.models import MODELS
-from visrec.models.base import Sizes
+from visrec.models.base import ModelConfig, Sizes
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.fit import TrainingRecipe, build_trainer
 from visrec.training.loop import TrainConfig
@@ -218,6 +218,11 @@ MODELS_WITH_TABLES = [
 ]
 
 
+def _small_config(name: str) -> ModelConfig:
+    sizes = {"item_width": 4, "user_width": 4} if name == "hybrid" else {"width": 4}
+    return MODELS[name].Config(**sizes)
+
+
 @pytest.mark.parametrize("name", MODELS_WITH_TABLES)
 def test_models_train_as_if_every_step_were_flushed(name: str) -> None:
     """All models read their tables through `forward`, which applies the decay of unread rows."""
@@ -226,7 +231,7 @@ def test_models_train_as_if_every_step_were_flushed(name: str) -> None:
     )
     found = []
     for each_step in (False, True):
-        recipe = TrainingRecipe(name, MODELS[name].Config(width=4), config, SamplingConfig())
+        recipe = TrainingRecipe(name, _small_config(name), config, SamplingConfig())
         trainer = build_trainer(recipe, checkerboard(dim=4))
         trainer.model.double()
         trainer.eval_model.double()

@@ -12,50 +12,30 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.errors import InputError
+from visrec.evaluation.baselines import (
+    BASELINES,
+    EASE,
+    EvaluatedModel,
+    baseline_arrays,
+    baselines_for,
+)
 from visrec.evaluation.list_metrics import ItemStatistics, novelty
-from visrec.evaluation.oracle import Oracle, read_oracle
+from visrec.evaluation.oracle import read_oracle
 from visrec.evaluation.results import TrainingCost
 from visrec.evaluation.table import ORACLE
+from visrec.interactions.activity import Activity
 from visrec.interactions.log import InteractionLog, ReadReport
 from visrec.interactions.read import read_log
 from visrec.interactions.split import HeldOut, RestoredSplit, restore_split
 from visrec.jagged import Jagged
-from visrec.models import MODELS
 from visrec.models.arrays import ItemArrays
 from visrec.models.artifact import TIMES, Artifact, load_artifact
-from visrec.models.base import Catalogue, ModelConfig, Sizes
-from visrec.models.scorers import Scorer
-from visrec.models.visrank import VisRankConfig
+from visrec.models.base import Catalogue
 from visrec.recommend.catalogue import load_catalogue, trained_users
+from visrec.retrieval.moments import ItemOrder, Moments
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
-
-
-@dataclass(frozen=True)
-class EvaluatedModel:
-    """A row of the table: a trained model from its directory, or one that needs no training.
-
-    Attributes:
-        label: its name in the table.
-        model: its entry in `MODELS`; None for the oracle.
-        config: its configuration; the oracle has none.
-        store: the directory of a trained model; None for others.
-    """
-
-    label: str
-    model: str | None
-    config: ModelConfig = field(default_factory=ModelConfig)
-    store: Store | None = None
-
-
-BASELINES = (
-    EvaluatedModel("visrank-max", "visrank", VisRankConfig(mode="max")),
-    EvaluatedModel("visrank-mean", "visrank", VisRankConfig(mode="mean")),
-    EvaluatedModel("visrank-mean_top_k", "visrank", VisRankConfig(mode="mean_top_k")),
-    EvaluatedModel("popularity", "popularity", MODELS["popularity"].Config()),
-    EvaluatedModel("random", "random", MODELS["random"].Config()),
-)
 
 
 @dataclass(frozen=True)
@@ -87,9 +67,9 @@ class EvaluationData:
     """Test users, and the items as each model sees them. The workers of a node share one copy.
 
     Attributes:
-        item_ids: (N,) sorted.
-        user_ids: (E,) the test users.
-        held_out: their profiles and held-out items.
+        item_ids: (N,) in the order in which the items were first taken.
+        user_ids: (E,) the test users, by their moments.
+        moments: their profiles and held-out items, and what was known then.
         item_statistics: what the list metrics are computed from.
         evaluated_models: the models, trained ones first.
         arrays: each model's item arrays, by label.
@@ -101,7 +81,7 @@ class EvaluationData:
 
     item_ids: pa.LargeStringArray
     user_ids: pa.LargeStringArray
-    held_out: HeldOut
+    moments: Moments
     item_statistics: ItemStatistics
     evaluated_models: Sequence[EvaluatedModel]
     arrays: Mapping[str, ItemArrays]
@@ -110,9 +90,15 @@ class EvaluationData:
     missing: int
     read_report: ReadReport = field(default_factory=ReadReport)
 
+    @property
+    def held_out(self) -> HeldOut:
+        """The test users' profiles and held-out items."""
+        return self.moments.held_out
+
     def overview(self) -> "EvaluationOverview":
         """What the driver shows and records, without the data itself."""
         return EvaluationOverview(
+            among_known=self.moments.among_known,
             users=len(self.held_out),
             items=len(self.item_ids),
             labels=[model.label for model in self.evaluated_models],
@@ -129,6 +115,7 @@ class EvaluationOverview:
     Attributes:
         users: test users.
         items: items that are ranked.
+        among_known: whether a user is ranked among the items that somebody had taken by then.
         labels: the models, trained ones first.
         costs: what it cost to train the trained models, by label.
         missing: held-out rows of the training that the interactions no longer have.
@@ -137,6 +124,7 @@ class EvaluationOverview:
 
     users: int
     items: int
+    among_known: bool
     labels: Sequence[str]
     costs: Mapping[str, TrainingCost]
     missing: int
@@ -161,7 +149,12 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     )
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
     split = _restore_split(first, log, item_ids, inputs.interactions_uri)
-    user_ids = log.user_ids.take(pa.array(split.held_out.user_E))
+    by_night = first.provenance.data.split.by == "night"
+    order = ItemOrder.of(Activity.from_rows(log.item_R, log.time_R, len(item_ids)))
+    moments = Moments(order.of_held_out(split.held_out), order.activity, by_night)
+    known_items = order.of_lists(split.known_items)
+    item_ids, catalogue = item_ids.take(pa.array(order.item_N)), order.of_catalogue(catalogue)
+    user_ids = log.user_ids.take(pa.array(moments.held_out.user_E))
     models, arrays, user_rows, costs = [], {}, {}, {}
     for (label, artifact), store in zip(artifacts.items(), inputs.models.values(), strict=True):
         models.append(EvaluatedModel(label, artifact.name, artifact.config, store))
@@ -169,14 +162,16 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         of_this = catalogue
         if artifact is not first:
             _, of_this = _catalogue_of_training(artifact, inputs)
+            of_this = order.of_catalogue(of_this)
         arrays[label] = artifact.model.item_arrays(of_this)
         user_rows[label] = trained_users(artifact, user_ids)
     # Baselines are fitted to everything before the test baskets, as the profiles are.
-    baseline_arrays = _baseline_arrays(catalogue.feature_ND, split.known_items)
-    for baseline in BASELINES:
+    baselines = baselines_for(len(item_ids), by_night)
+    arrays_of_baselines = baseline_arrays(catalogue, known_items, baselines)
+    for baseline in baselines:
         if baseline.label not in arrays:
             models.append(baseline)
-            arrays[baseline.label] = baseline_arrays[str(baseline.model)]
+            arrays[baseline.label] = arrays_of_baselines[str(baseline.model)]
             user_rows[baseline.label] = np.full(len(user_ids), -1)
     if inputs.truth:
         models.append(EvaluatedModel(ORACLE, None))
@@ -184,8 +179,8 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     return EvaluationData(
         item_ids=item_ids,
         user_ids=user_ids,
-        held_out=split.held_out,
-        item_statistics=_item_statistics(baseline_arrays["visrank"]["unit"], split.known_items),
+        moments=moments,
+        item_statistics=_item_statistics(arrays_of_baselines["visrank"]["unit"], known_items),
         evaluated_models=models,
         arrays=arrays,
         user_rows=user_rows,
@@ -253,21 +248,6 @@ def _catalogue_of_training(
     )
 
 
-def _baseline_arrays(feature_ND: npt.NDArray[Any], train: Jagged) -> dict[str, ItemArrays]:
-    """The item arrays of each kind of baseline, fitted to the users' profiles.
-
-    All modes of VisRank share theirs, since they differ only in how they score.
-    """
-    catalogue = Catalogue(feature_ND, trained_N=np.arange(len(feature_ND)))
-    sizes = Sizes(items=len(feature_ND), users=0, feature_dim=feature_ND.shape[1])
-    arrays = {}
-    for name, config in {str(b.model): b.config for b in BASELINES}.items():
-        model = MODELS[name](config, sizes)
-        model.fit(catalogue, train)
-        arrays[name] = model.item_arrays(catalogue)
-    return arrays
-
-
 def _item_statistics(unit_ND: npt.NDArray[np.float32], train: Jagged) -> ItemStatistics:
     takers_N = np.bincount(train.values, minlength=len(unit_ND))
     return ItemStatistics(
@@ -286,7 +266,7 @@ def _training_cost(artifact: Artifact, store: Store) -> TrainingCost:
 def _require_no_baseline_label(labels: Sequence[str]) -> None:
     if len(labels) == 1:
         return
-    taken = {ORACLE, *(baseline.label for baseline in BASELINES)} & set(labels)
+    taken = {ORACLE, *(baseline.label for baseline in (*BASELINES, EASE))} & set(labels)
     if taken:
         raise InputError(
             f"Found {min(taken)!r} for more than one row of the table; expected names in --models "
@@ -325,14 +305,3 @@ def _compared_provenance(artifact: Artifact) -> dict[str, Any]:
         "the interactions": asdict(data.interactions),
         "the features of digest": data.features_digest,
     }
-
-
-def build_scorer(evaluated: EvaluatedModel, data: EvaluationData) -> Scorer:
-    """A model's scorer over the item arrays that all workers share."""
-    arrays = data.arrays[evaluated.label]
-    if evaluated.model is None:
-        return Oracle.scorer(arrays)
-    if evaluated.store:
-        return load_artifact(evaluated.store).model.scorer(arrays)
-    sizes = Sizes(items=len(data.item_ids), users=0, feature_dim=0)
-    return MODELS[evaluated.model](evaluated.config, sizes).scorer(arrays)

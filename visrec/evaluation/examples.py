@@ -9,14 +9,15 @@ import hmac
 import numpy as np
 import numpy.typing as npt
 
-from visrec.evaluation.data import EvaluatedModel, EvaluationData, build_scorer
+from visrec.evaluation.baselines import EvaluatedModel
+from visrec.evaluation.data import EvaluationData
+from visrec.evaluation.ranking import ranker
 from visrec.evaluation.report_content import ItemCard, ListEntry, UserExample
-from visrec.interactions.split import HeldOut
 from visrec.models import MODELS
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import TargetRanks, rank_targets
+from visrec.retrieval.ranks import TargetRanks
 from visrec.retrieval.similar import nearest_profile_items
-from visrec.retrieval.topk import TopKResult, top_k
+from visrec.retrieval.topk import TopKResult
 
 _LIST_LENGTH = 12  # pictures in two rows on a wide screen
 _PROFILE_LENGTH = 9  # items of a profile
@@ -40,15 +41,14 @@ def find_examples(
     """
     if not count:
         return []
-    chosen = np.random.default_rng(0).permutation(len(data.held_out))[:count]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(data.held_out))[:count])
     held_out, model = data.held_out.take(chosen), data.evaluated_models[0]
-    scorer, user_E = build_scorer(model, data), data.user_rows[model.label][chosen]
-    best = top_k(scorer, held_out.profiles, user_E, held_out.profiles, None, _LIST_LENGTH)
+    user_E, of_model = data.user_rows[model.label][chosen], ranker(model, data, _LIST_LENGTH)
+    best, ranks = of_model.lists(chosen), of_model.ranks(chosen)
     reason_EK = np.full(best.row_BK.shape, -1)
-    if scorer.space_Nd is not None:
-        reason_EK = nearest_profile_items(scorer.space_Nd, held_out.profiles, best.row_BK)
-    ranks = rank_targets(scorer, held_out.profiles, user_E, held_out.targets)
-    auc_E, rival_auc_E = per_user(ranks)["auc"], _rival_auc(data, rival, chosen, held_out)
+    if (space_Nd := of_model.space_Nd) is not None:
+        reason_EK = nearest_profile_items(space_Nd, held_out.profiles, best.row_BK)
+    auc_E, rival_auc_E = per_user(ranks)["auc"], _rival_auc(data, rival, chosen)
     is_unknown_E = _is_unknown(model, user_E)
     users = []
     for e, user in enumerate(chosen):
@@ -127,16 +127,12 @@ def _is_unknown(model: EvaluatedModel, user_E: Ints) -> npt.NDArray[np.bool_]:
     return np.asarray(user_E < 0)
 
 
-def _rival_auc(
-    data: EvaluationData, rival: str | None, chosen: Ints, held_out: HeldOut
-) -> Floats | None:
+def _rival_auc(data: EvaluationData, rival: str | None, chosen: Ints) -> Floats | None:
     """(E,) AUC of the best baseline; None without one."""
     found = next((model for model in data.evaluated_models if model.label == rival), None)
     if found is None:
         return None
-    user_E = data.user_rows[found.label][chosen]
-    scorer = build_scorer(found, data)
-    return per_user(rank_targets(scorer, held_out.profiles, user_E, held_out.targets))["auc"]
+    return per_user(ranker(found, data).ranks(chosen))["auc"]
 
 
 def hash_user_id(user_id: str, key: str) -> str:

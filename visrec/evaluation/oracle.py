@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from visrec.errors import InputError
 from visrec.ids import index_in
+from visrec.interactions.activity import DAY
 from visrec.models.arrays import ItemArrays, zero_copy_tensor
 from visrec.models.scorers import DotScorer
 from visrec.storage.store import Store
@@ -78,24 +79,23 @@ class Oracle:
 
     @staticmethod
     def scorer(arrays: Mapping[str, npt.NDArray[Any]]) -> DotScorer:
-        """The scorer of the arrays that `read_oracle` returns."""
+        """The scorer of the arrays that `oracle_at` returns."""
         vectors_Nd = zero_copy_tensor(arrays["vectors"])
         users_Ud = zero_copy_tensor(arrays["users"])
         return DotScorer(vectors_Nd, lambda _, user_B: users_Ud[user_B.clamp(min=0)])
 
 
 def read_oracle(
-    truth: Store, item_ids: pa.Array, user_ids: pa.Array, moment: int | None = None
+    truth: Store, item_ids: pa.Array, user_ids: pa.Array
 ) -> tuple[ItemArrays, npt.NDArray[np.int64]]:
-    """The planted vectors, items in catalogue order; and (E,) the rows of these users.
+    """The planted arrays, items in catalogue order; and (E,) the rows of these users.
+
+    The arrays are `vectors` (N, d), `users` (U, d) and, where interest moves, `curves` (N, 4).
 
     Args:
         truth: the planted truth.
         item_ids: (N,) of the catalogue.
         user_ids: (E,) of the users.
-        moment: seconds since 1970. Where interest moves, the log interest at this moment becomes
-            one more component of each item's vector, and that of each user's vector is 1. Without a
-            moment, scores are the taste alone.
 
     Raises:
         InputError: the truth lacks an item or a user.
@@ -103,12 +103,30 @@ def read_oracle(
     items, users = truth.read_table("items.parquet"), truth.read_table("users.parquet")
     item_N = _rows("item", item_ids, items["item_id"], truth)
     user_E = _rows("user", user_ids, users["user_id"], truth)
-    vector_Nd, user_Ud = _matrix(items)[item_N], _matrix(users)
+    arrays: ItemArrays = {"vectors": _matrix(items)[item_N], "users": _matrix(users)}
     curves = InterestCurves.from_table(items)
-    if curves is not None and moment is not None:
-        vector_Nd = np.column_stack([vector_Nd, np.float32(curves.log_at(moment)[item_N])])
+    if curves is not None:
+        arrays["curves"] = np.column_stack(list(curves.columns().values()))[item_N]
+    return arrays, user_E
+
+
+def oracle_at(arrays: ItemArrays, moment: int, known: int) -> ItemArrays:
+    """`vectors` and `users` of the first `known` items at the end of the day of a moment.
+
+    Where interest moves, the log interest becomes one more component of each item's vector, and
+    that of each user's vector is 1.
+
+    Args:
+        arrays: what `read_oracle` returned.
+        moment: the midnight before the day, in seconds since 1970.
+        known: how many items.
+    """
+    vector_nd, user_Ud = arrays["vectors"][:known], arrays["users"]
+    if "curves" in arrays:
+        curves = InterestCurves(*arrays["curves"][:known].T)
+        vector_nd = np.column_stack([vector_nd, np.float32(curves.log_at(moment + DAY - 1))])
         user_Ud = np.column_stack([user_Ud, np.ones(len(user_Ud), np.float32)])
-    return {"vectors": vector_Nd, "users": user_Ud}, user_E
+    return {"vectors": vector_nd, "users": user_Ud}
 
 
 def _rows(kind: str, ids: pa.Array, known: pa.ChunkedArray, truth: Store) -> npt.NDArray[np.int64]:

@@ -20,15 +20,13 @@ import torch
 from ray.data import ActorPoolStrategy, Dataset
 
 from visrec.config import check_fields
-from visrec.evaluation.data import EvaluationData, build_scorer
-from visrec.evaluation.list_metrics import LENGTH, covered_bits, per_list
+from visrec.evaluation.data import EvaluationData
+from visrec.evaluation.list_metrics import covered_bits, per_list
+from visrec.evaluation.ranking import ranker
 from visrec.ids import TEXT
-from visrec.interactions.split import HeldOut
-from visrec.models.scorers import Scorer
 from visrec.progress import ProgressHandle, Timer
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import rank_targets
-from visrec.retrieval.topk import TopK
+from visrec.retrieval.moments import MomentRanker
 
 USERS = 384  # users of a block that a worker ranks: three blocks of 128 for the scorers
 # Columns beside the metrics of a user:
@@ -90,42 +88,32 @@ class RankUsers:
         self._timer = Timer(progress_actor)
         with self._timer.call("read"):
             self._data: EvaluationData = ray.get(data)
-            self._scorers = {
-                model.label: build_scorer(model, self._data)
-                for model in self._data.evaluated_models
-            }
-            self._searches = {
-                label: TopK(scorer, None, LENGTH) for label, scorer in self._scorers.items()
-            }
+            self._rankers = [
+                (model.label, ranker(model, self._data)) for model in self._data.evaluated_models
+            ]
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
         with self._timer.call():
             start = int(batch["id"][0]) * self._block_users
             rows = np.arange(start, min(start + self._block_users, len(self._data.held_out)))
-            held_out = self._data.held_out.take(rows)
-            tables = [
-                self._rank(label, scorer, rows, held_out) for label, scorer in self._scorers.items()
-            ]
+            tables = [self._rank(label, of_model, rows) for label, of_model in self._rankers]
             self._timer.report(users=len(rows))
             return pa.concat_tables(tables)
 
-    def _rank(
-        self, label: str, scorer: Scorer, rows: npt.NDArray[np.int64], held_out: HeldOut
-    ) -> pa.Table:
+    def _rank(self, label: str, of_model: MomentRanker, rows: npt.NDArray[np.int64]) -> pa.Table:
         """One model's table of the test users at `rows`."""
         data, start = self._data, time.perf_counter()
-        user_B = data.user_rows[label][rows]
         with self._timer.phase("rank"):
-            ranks = rank_targets(scorer, held_out.profiles, user_B, held_out.targets)
+            ranks = of_model.ranks(rows)
         with self._timer.phase("list"):
-            best = self._searches[label](held_out.profiles, user_B, held_out.profiles)
-            list_metrics = per_list(best.row_BK, data.item_statistics)
+            row_BK = of_model.lists(rows).row_BK
+            list_metrics = per_list(row_BK, data.item_statistics)
         columns = {
             "model": pa.repeat(pa.scalar(label, TEXT), len(rows)),
             "user_id": data.user_ids.take(pa.array(rows)),
-            "profile_size": held_out.profiles.lengths,
+            "profile_size": data.held_out.profiles.lengths[rows],
         }
-        bits = covered_bits(best.row_BK, len(data.item_ids)).tobytes()
+        bits = covered_bits(row_BK, len(data.item_ids)).tobytes()
         covered = pa.array([bits, *[None] * (len(rows) - 1)], pa.binary())
         seconds = pa.scalar((time.perf_counter() - start) / len(rows))
         extra = {COVERED: covered, SECONDS: pa.repeat(seconds, len(rows))}

@@ -36,14 +36,16 @@ class SplitConfig:
         test: hold out the last basket of each user with at least two, for `visrec evaluate`.
         validation: hold out the last basket of each user with at least two, not counting the test
             basket, to choose the best epoch.
-        by: the unit that is held out. basket means all of a user's items with one timestamp; item
-            means a single item, as in leave-one-out evaluation (among items with one timestamp, the
-            last one by id).
+        by: the unit that is held out, and what it is ranked among. night and basket hold out all of
+            a user's items with one timestamp; item holds out a single item, as in leave-one-out
+            evaluation (among items with one timestamp, the last one by id). night ranks it among
+            the items that somebody had taken by then, as the lists of that night would have; basket
+            and item rank it among all items, as papers do.
     """
 
     test: bool = True
     validation: bool = True
-    by: Literal["basket", "item"] = "basket"
+    by: Literal["night", "basket", "item"] = "night"
 
     def __post_init__(self) -> None:
         check_fields(self, "split")
@@ -57,17 +59,21 @@ class HeldOut:
         user_E: (E,) rows of the log's users.
         profiles: E lists of items from before the targets.
         targets: E lists of held-out items.
+        time_E: (E,) when the first of these was taken, in seconds.
     """
 
     user_E: npt.NDArray[np.int64]
     profiles: Jagged
     targets: Jagged
+    time_E: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.user_E)
 
     def take(self, rows: npt.NDArray[np.int64]) -> "HeldOut":
-        return HeldOut(self.user_E[rows], self.profiles.take(rows), self.targets.take(rows))
+        return HeldOut(
+            self.user_E[rows], self.profiles.take(rows), self.targets.take(rows), self.time_E[rows]
+        )
 
 
 def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
@@ -78,7 +84,7 @@ def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
     rows. With `by` item, every row counts as a basket.
     """
     part_R = np.full(len(log.item_R), SplitPart.TRAIN, np.int8)
-    basket_R = log.number_baskets() if config.by == "basket" else np.arange(len(part_R))
+    basket_R = np.arange(len(part_R)) if config.by == "item" else log.number_baskets()
     if config.test:
         flags_R = log.evaluation_flag_R
         test_R = _last_baskets(log, basket_R, part_R) if flags_R is None else flags_R
@@ -95,14 +101,14 @@ def explain_empty_part(log: InteractionLog, config: SplitConfig, part: SplitPart
     name = "test" if part == SplitPart.TEST else "validation"
     # A user needs a basket for each part that is held out, and one to train on.
     needed = 2 + (part == SplitPart.VALIDATION and config.test)
-    unit = "baskets" if config.by == "basket" else "items"
+    unit = "items" if config.by == "item" else "baskets"
     text = f"No user has {needed} {unit}, so nobody is held out for {name} (--split.{name})."
     if log.evaluation_flag_R is not None and part == SplitPart.TEST:
         text = (
             "The evaluation column marks no row of a user who also has other rows, so nobody is "
             "held out for test."
         )
-    elif config.by == "basket" and (log.items.lengths >= needed).any():
+    elif config.by != "item" and (log.items.lengths >= needed).any():
         text += f" A basket is all that a user took in one second; {_same_timestamp(log)}"
         text += "--split.by item holds out single items instead."
     return text
@@ -143,7 +149,9 @@ def _targets_and_profiles(
 ) -> HeldOut:
     targets, profiles = log.items_where(target_R), log.items_where(profile_R)
     user_E = np.flatnonzero((targets.lengths > 0) & (profiles.lengths > 0))
-    return HeldOut(user_E, profiles.take(user_E), targets.take(user_E))
+    first_U = np.full(len(log.user_ids), np.iinfo(np.int64).max)
+    np.minimum.at(first_U, log.user_R[target_R], log.time_R[target_R])
+    return HeldOut(user_E, profiles.take(user_E), targets.take(user_E), first_U[user_E])
 
 
 # A model stores the pairs that its training held out, so that it is never evaluated on others.

@@ -6,10 +6,13 @@ from visrec.models.convncf import ConvNcf
 from visrec.models.cooccurrence import Cooccurrence
 from visrec.models.curatornet import CuratorNet
 from visrec.models.deepstyle import DeepStyle
+from visrec.models.ease import Ease
 from visrec.models.embedding_mlp import EmbeddingMlp
+from visrec.models.hybrid import Hybrid
 from visrec.models.multivae import MultiVae
 from visrec.models.popularity import Popularity
 from visrec.models.random import Random
+from visrec.models.recent_popularity import RecentPopularity
 from visrec.models.vbpr import Vbpr
 from visrec.models.visrank import VisRank
 from visrec.models.youtube_dnn import YoutubeDnn
@@ -20,10 +23,13 @@ MODELS: dict[str, type[Model]] = {
     "cooccurrence": Cooccurrence,
     "curatornet": CuratorNet,
     "deepstyle": DeepStyle,
+    "ease": Ease,
     "embedding_mlp": EmbeddingMlp,
+    "hybrid": Hybrid,
     "multivae": MultiVae,
     "popularity": Popularity,
     "random": Random,
+    "recent_popularity": RecentPopularity,
     "vbpr": Vbpr,
     "visrank": VisRank,
     "youtube_dnn": YoutubeDnn,

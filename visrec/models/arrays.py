@@ -11,6 +11,8 @@ from torch import Tensor
 
 ItemArrays = dict[str, npt.NDArray[Any]]  # of any type: what one model's scorer takes
 
+ACTIVITY = "activity"  # the array of a model that reads activity: (N, K), of one moment
+
 # Every batch has exactly this many rows; the last one is padded. A matrix product of another shape
 # may sum in another order, and then a vector would depend on how many are computed with it.
 ENCODE_ROWS = 4096

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from visrec.interactions.activity import ACTIVITY_FEATURES
 from visrec.jagged import Jagged
 from visrec.models.arrays import ItemArrays
 from visrec.models.scorers import Scorer
@@ -31,6 +32,8 @@ class ModelTraits:
         supports_new_users: the model scores users that training has not seen, from their profiles.
             If it does not, these users get fallback lists.
         personalized: scores differ between users.
+        reads_activity: scores depend on how often items were taken lately, so the item arrays are
+            those of one moment.
     """
 
     requires_interactions: bool = True
@@ -40,6 +43,7 @@ class ModelTraits:
     supports_new_items: bool = True
     supports_new_users: bool = True
     personalized: bool = True
+    reads_activity: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +74,25 @@ class Catalogue:
         category_N: (N,) each item's code among the categories of training; -1 for an item without
             a category or with an unseen one. None for a model that does not require categories.
         look_dim: the first dimensions of the features, by which items look alike; None for all.
+        activity_NK: (N, K) what is known of the items at the moment of scoring
+            (`visrec.interactions.activity`); None where nothing is.
     """
 
     feature_ND: npt.NDArray[np.floating[Any]]
     trained_N: npt.NDArray[np.int64]
     category_N: npt.NDArray[np.int64] | None = None
     look_dim: int | None = None
+    activity_NK: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.feature_ND)
+
+    @property
+    def activity(self) -> npt.NDArray[np.float32]:
+        """(N, K) what is known of the items; zeros where nothing is."""
+        if self.activity_NK is None:
+            return np.zeros((len(self), ACTIVITY_FEATURES), np.float32)
+        return self.activity_NK
 
     @property
     def look_NP(self) -> npt.NDArray[np.floating[Any]]:
@@ -117,13 +131,15 @@ class Model(nn.Module, ABC):
         traits: what data the model requires and what it supports.
         default_overrides: the model's own defaults of training settings.
         trains_on: the kind of batch that `forward` takes, a key of
-            `visrec.training.batches.SOURCES`; "nothing" if `fit` alone sets the weights.
+            `visrec.training.sources.SOURCES`; "nothing" if `fit` alone sets the weights.
     """
 
     Config: ClassVar[type[ModelConfig]]
     traits: ClassVar[ModelTraits] = ModelTraits()
     default_overrides: ClassVar[TrainOverrides] = TrainOverrides()
-    trains_on: ClassVar[Literal["triples", "drawn_triples", "users", "ratings", "nothing"]]
+    trains_on: ClassVar[
+        Literal["triples", "drawn_triples", "moments", "users", "ratings", "nothing"]
+    ]
 
     @abstractmethod
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
@@ -143,7 +159,9 @@ class Model(nn.Module, ABC):
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """What the scorer needs to know about the items: arrays whose first axis is N.
 
-        They are computed once, and all workers of a node share them.
+        They are computed once, and all workers of a node share them. A model that reads activity
+        passes it on as the array `ACTIVITY`, so that evaluation can replace it by that of another
+        moment.
         """
 
     @abstractmethod

@@ -73,8 +73,8 @@ class CuratorNet(Model):
         self._config = config
         self._dropout_threshold = dropout_threshold(config.feature_dropout)
         self.feature_scale = FeatureScale(sizes.feature_dim)
-        self.item_tower = _selu_tower(sizes.feature_dim, d, d)
-        self.user_tower = _selu_tower(2 * d, hidden, hidden, d)
+        self.item_tower = selu_tower(sizes.feature_dim, d, d)
+        self.user_tower = selu_tower(2 * d, hidden, hidden, d)
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Computes the mean and the scale of the features."""
@@ -119,7 +119,7 @@ class CuratorNet(Model):
         )
 
 
-def _selu_tower(*widths: int) -> nn.Sequential:
+def selu_tower(*widths: int) -> nn.Sequential:
     """Linear and SELU from each width to the next; Xavier-uniform weights, zero biases."""
     layers: list[nn.Module] = []
     for wide_in, wide_out in pairwise(widths):

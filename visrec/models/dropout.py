@@ -44,6 +44,18 @@ def drop_features(values_MD: Tensor, item_M: Tensor, seed: int, threshold: int) 
     return values_MD * kept_MD * (_BYTE_VALUES / (_BYTE_VALUES - threshold))
 
 
+def keep_items(item_M: Tensor, seed: int, rate: float) -> Tensor:
+    """(M,) 1 for the items that a step keeps whole, 0 for the others; the same on all workers.
+
+    Args:
+        item_M: the rows of M items.
+        seed: of the step, and of what is dropped.
+        rate: the share that is dropped, from 0 to 1.
+    """
+    word_M = splitmix64(splitmix64(item_M + 1) ^ seed)
+    return (((word_M >> 11) & ((1 << 53) - 1)).double() / (1 << 53) >= rate).float()
+
+
 def dropout_entries(
     value_V: Tensor, row_V: Tensor, column_V: Tensor, seed: int, rate: float
 ) -> Tensor:

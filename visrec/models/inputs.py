@@ -1,7 +1,7 @@
 """The batches that a model's `forward` takes: one type for each kind of training.
 
-Shapes: B examples or users, M distinct items of a batch, K negatives of an example, C candidates of
-a step, D feature width.
+Shapes: B examples or users, M distinct items of a batch, K negatives of an example or features of
+activity, C candidates of a step, G moments of a step, D feature width.
 """
 
 from dataclasses import dataclass
@@ -61,6 +61,21 @@ class Candidates:
 
 
 @dataclass(frozen=True)
+class ActivityBatch:
+    """What was known of the items at the moments of B examples.
+
+    Attributes:
+        moment_B: (B,) each example's moment, as a row of `candidate_GCK`.
+        candidate_GCK: (G, C, K) float32, the candidates at each of G moments.
+        positive_BK: (B, K) float32, the positives at their own moments.
+    """
+
+    moment_B: Tensor
+    candidate_GCK: Tensor
+    positive_BK: Tensor
+
+
+@dataclass(frozen=True)
 class TripleBatch:
     """B examples with M distinct items. An item is given by its position among these M.
 
@@ -75,6 +90,7 @@ class TripleBatch:
         negative_BK: (B, K) positions in M, each example's own negatives; K = 0 if the examples
             share candidates.
         candidates: negatives that all examples share; None if each example has its own.
+        activity: for a model that reads it.
         seed: of the step, the same on all workers.
     """
 
@@ -86,6 +102,7 @@ class TripleBatch:
     positive_B: Tensor
     negative_BK: Tensor
     candidates: Candidates | None = None
+    activity: ActivityBatch | None = None
     seed: int = 0
 
 

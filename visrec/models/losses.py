@@ -60,7 +60,11 @@ class RankingConfig(ModelConfig):
 
 
 def ranking_loss(
-    user_Bd: Tensor, item_Md: Tensor, batch: TripleBatch, config: RankingConfig
+    user_Bd: Tensor,
+    item_Md: Tensor,
+    batch: TripleBatch,
+    config: RankingConfig,
+    added: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """The mean loss of B examples.
 
@@ -69,6 +73,7 @@ def ranking_loss(
         item_Md: the vectors of the batch's distinct items.
         batch: positives, and negatives or candidates.
         config: which loss.
+        added: (B,) and (B, C) what is added to the scores of positives and of candidates.
     """
     scaled_Bd = user_Bd / config.temperature
     positive_B = (scaled_Bd * _lookup(item_Md, batch.positive_B)).sum(dim=1)
@@ -77,6 +82,8 @@ def ranking_loss(
         negative_BK = torch.einsum("bd,bkd->bk", scaled_Bd, _lookup(item_Md, batch.negative_BK))
         return loss_from_scores(positive_B, negative_BK, None, config)
     score_BC = scaled_Bd @ item_Md[: len(candidates)].T
+    if added is not None:
+        positive_B, score_BC = positive_B + added[0], score_BC + added[1]
     if config.loss == "softmax":
         score_BC = score_BC - candidates.log_q_C
     return loss_from_scores(positive_B, score_BC, candidates.invalid_BC, config)

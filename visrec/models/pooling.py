@@ -4,6 +4,9 @@ Shapes: B lists, V entries of all lists, M vectors, d width.
 """
 
 import ctypes
+import math
+from functools import cache
+from itertools import accumulate
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +17,8 @@ from torch.nn import functional
 from visrec.models.dropout import SOURCE
 from visrec.models.inputs import JaggedTensor
 from visrec.native import compile_and_load, pointers
+
+_HALVINGS = 64  # an entry that weighs less than 2^-64 weighs nothing
 
 
 def pool(vector_Md: Tensor, lists: JaggedTensor, mode: Literal["max", "mean", "sum"]) -> Tensor:
@@ -40,6 +45,45 @@ def max_and_mean(vector_Md: Tensor, lists: JaggedTensor) -> Tensor:
         return torch.cat([pool(vector_Md, lists, "max"), pool(vector_Md, lists, "mean")], dim=1)
     pooled: Tensor = _MaxAndMean.apply(vector_Md, lists.values, lists.offsets)  # type: ignore[no-untyped-call]
     return pooled
+
+
+def recent_mean(vector_Md: Tensor, lists: JaggedTensor, half_life: float) -> Tensor:
+    """(B, d) the mean of each list's vectors, in which later entries weigh more.
+
+    An entry with r entries after it in its list weighs 2^(-r / half_life). An empty list has zeros.
+
+    Args:
+        vector_Md: the vectors.
+        lists: B lists of rows of `vector_Md`, oldest first.
+        half_life: in entries.
+    """
+    weight_R, total_R = (table.to(vector_Md.device) for table in _recency_tables(half_life))
+    length_B = lists.lengths
+    end_V = torch.repeat_interleave(lists.offsets[1:], length_B)
+    newer_V = end_V - 1 - torch.arange(len(lists.values), device=vector_Md.device)
+    total_B = total_R[length_B.clamp(max=len(total_R) - 1)]
+    weight_V = weight_R[newer_V.clamp(max=len(weight_R) - 1)]
+    weight_V = (weight_V / torch.repeat_interleave(total_B, length_B)).to(vector_Md.dtype)
+    return functional.embedding_bag(
+        lists.values,
+        vector_Md,
+        lists.offsets,
+        mode="sum",
+        per_sample_weights=weight_V,
+        include_last_offset=True,
+    )
+
+
+@cache
+def _recency_tables(half_life: float) -> tuple[Tensor, Tensor]:
+    """The weight of an entry by the number of entries after it; the sum of weights by length.
+
+    They are tables, because the last bits of torch's powers depend on where in a tensor a number
+    is, and a user's vector must not depend on who else is in the batch.
+    """
+    count = math.ceil(_HALVINGS * half_life)
+    weights = [2 ** (-r / half_life) for r in range(count)]
+    return torch.tensor([*weights, 0.0]), torch.tensor([0.0, *accumulate(weights)])
 
 
 class _MaxAndMean(torch.autograd.Function):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from visrec.cli.job import ModelChoice
 from visrec.cli.summary import Summary
-from visrec.evaluation.data import BASELINES
+from visrec.evaluation.baselines import BASELINES
 from visrec.evaluation.results import METRICS
 from visrec.models.visrank import VisRankConfig
 from visrec.pipelines import train

@@ -3,6 +3,7 @@
 Shapes: N items, U queries, S shards.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 from visrec.capacity import shard_count
 from visrec.errors import InputError
 from visrec.ids import id_array
+from visrec.interactions.activity import Activity, moment_after, takers
 from visrec.interactions.log import InteractionLog, ReadReport, assign_shards
 from visrec.interactions.read import read_log
 from visrec.jagged import Jagged, offsets_from_lengths
@@ -80,7 +82,9 @@ class ScoringData:
             low to count.
         unseen_N: (N,) items that the model knows nothing about, so they say nothing about a user.
         trained_U: (U,) the model's user rows, -1 for users that training has not seen.
-        count_N: (N,) float32, how many users took each item: the score of the fallback lists.
+        count_N: (N,) float32, how many users took each item.
+        fallback_N: (N,) float32, the score of the fallback lists: how many users took the item in
+            the last 7 days, and a fraction below 1 that rises with `count_N`.
         cold_U: (U,) users whom the model cannot score: they get the most popular items.
         artist_N: (N,) a number for each artist, -1 for none; None if no item has an artist.
         dropped_missing_feature: interactions that were dropped because their item has no feature.
@@ -99,6 +103,7 @@ class ScoringData:
     unseen_N: npt.NDArray[np.bool_]
     trained_U: npt.NDArray[np.int64]
     count_N: npt.NDArray[np.float32]
+    fallback_N: npt.NDArray[np.float32]
     cold_U: npt.NDArray[np.bool_]
     artist_N: npt.NDArray[np.int64] | None
     dropped_missing_feature: int
@@ -167,7 +172,9 @@ def prepare_scoring(
     available_N = recommendable_mask(inputs.rules, items, item_ids)
     _require_scorable(available_N & ~unseen_N, item_ids.filter(pa.array(available_N)), artifact)
     available_N = available_N & ~unseen_N
-    arrays = artifact.model.item_arrays(catalogue)
+    activity_NK = _activity(log, inputs.interactions, len(item_ids))
+    arrays = artifact.model.item_arrays(dataclasses.replace(catalogue, activity_NK=activity_NK))
+    count_N = np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32)
     queries = _user_queries(log, artifact, unseen_N)
     if kind == "item_to_item":
         arrays = similarity_arrays(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
@@ -188,7 +195,8 @@ def prepare_scoring(
         blocked=blocked.take(order),
         unseen_N=unseen_N,
         trained_U=queries.trained_U,
-        count_N=np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32),
+        count_N=count_N,
+        fallback_N=takers(activity_NK, days=7) + count_N / (1 + count_N.max()),
         cold_U=queries.cold_U,
         artist_N=artist_codes(items.artist_N),
         dropped_missing_feature=log.dropped_missing_feature,
@@ -215,6 +223,15 @@ def _read_log(
     return read_log(
         inputs.interactions, inputs.interactions_uri, item_ids, extra_users, keep_all_users=True
     )
+
+
+def _activity(
+    log: InteractionLog, config: InteractionsConfig, items: int
+) -> npt.NDArray[np.float32]:
+    """(N, K) what is known of the items at the cutoff, or after the last interaction."""
+    cutoff = config.cutoff_timestamp()
+    moment = moment_after(log.time_R) if cutoff is None else cutoff
+    return Activity.from_rows(log.item_R, log.time_R, items).features_at(moment)
 
 
 def _require_scorable(scorable_N: npt.NDArray[np.bool_], ids: pa.Array, artifact: Artifact) -> None:

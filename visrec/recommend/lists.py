@@ -64,7 +64,7 @@ class ShardRecommender:
         self._k = max(1, min(spec.k, int(data.available_N.sum())))
         searches = (
             TopK(scorer, data.available_N, self._k),
-            MostPopular(data.count_N, data.available_N),
+            MostPopular(data.fallback_N, data.available_N),
         )
         self._search, self._fallback = (
             RuledTopK(search, data.rules, data.available_N, self._k) for search in searches

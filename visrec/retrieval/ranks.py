@@ -16,7 +16,7 @@ Shapes: B users, N items, P held-out items of all users, n held-out items of one
 items of a tile, C items proposed to each user, V entries of lists, d width.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from visrec.jagged import Jagged
+from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import ByKind, DotScorer, ReRankScorer, Scorer, TiledScorer
 from visrec.retrieval import topk
@@ -59,6 +59,18 @@ class TargetRanks:
     above_P: Counts
     others_above_P: Counts
     others_equal_P: Counts
+
+    @staticmethod
+    def concatenate(parts: "Sequence[TargetRanks]") -> "TargetRanks":
+        """The ranks of all parts' users, one part after another."""
+        lengths = np.concatenate([np.diff(part.offsets) for part in parts])
+        return TargetRanks(
+            offsets_from_lengths(lengths),
+            np.concatenate([part.ranked_B for part in parts]),
+            np.concatenate([part.above_P for part in parts]),
+            np.concatenate([part.others_above_P for part in parts]),
+            np.concatenate([part.others_equal_P for part in parts]),
+        )
 
 
 def rank_targets(

@@ -14,7 +14,7 @@ Shapes: B users, K list length, N items of the catalogue, T items of a tile, C i
 each user, d width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,14 @@ class TopKResult:
     def empty(users: int, k: int, rows: type[np.signedinteger[Any]] = np.int64) -> "TopKResult":
         """Lists without entries; `rows` is the integer type of their rows."""
         return TopKResult(np.full((users, k), -1, rows), np.full((users, k), -np.inf, np.float32))
+
+    @staticmethod
+    def concatenate(parts: "Sequence[TopKResult]") -> "TopKResult":
+        """The lists of all parts, one part after another."""
+        return TopKResult(
+            np.concatenate([part.row_BK for part in parts]),
+            np.concatenate([part.score_BK for part in parts]),
+        )
 
     def assign(self, where_B: Ints | Bools, lists: "TopKResult") -> None:
         """Overwrites some users' lists."""

@@ -1,4 +1,6 @@
-"""The batches of training steps: one source for each kind of batch that a model trains on.
+"""The batches of training steps: sources of triples, of users and of ratings.
+
+`visrec.training.sources` has all sources by the kind of batch that a model trains on.
 
 Shapes: B examples of one worker, K negatives of an example, C shared candidates, M distinct items
 of a batch, N items, P positives of all workers, R training rows, E examples of an epoch, V values
@@ -6,7 +8,6 @@ of a jagged array, D feature width.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -95,7 +96,9 @@ class TripleSource:
         candidates = None
         if sampled:
             invalid_BC = invalid_negative_mask(triples, self._index, sampled.item_C)
-            candidates = Candidates(_tensor(invalid_BC, device), _tensor(sampled.log_q_C, device))
+            candidates = Candidates(
+                tensor_on(invalid_BC, device), tensor_on(sampled.log_q_C, device)
+            )
         seed = step_seed(self._seed, self._epoch, step)
         return dataclasses.replace(batch, candidates=candidates, seed=seed)
 
@@ -241,19 +244,11 @@ class RatingSource:
         triples = self._sampler.step(step, size, rank, workers)
         row_B = np.searchsorted(self._key_R, self._key(triples.user_B, triples.positive_B))
         return RatingBatch(
-            user_B=_tensor(triples.user_B, device),
-            item_B=_tensor(triples.positive_B, device),
-            rating_B=_tensor(self._rating_R[row_B], device),
-            other_B=_tensor(triples.negative_BK[:, 0], device),
+            user_B=tensor_on(triples.user_B, device),
+            item_B=tensor_on(triples.positive_B, device),
+            rating_B=tensor_on(self._rating_R[row_B], device),
+            other_B=tensor_on(triples.negative_BK[:, 0], device),
         )
-
-
-SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int, ModelTraits], BatchSource]] = {
-    "triples": TripleSource,
-    "drawn_triples": PerTripleNegativesSource,
-    "users": UserSource,
-    "ratings": RatingSource,
-}
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:
@@ -291,17 +286,17 @@ def make_batch(
     category_N = data.category_N
     category_M = np.full(len(item_M), -1) if category_N is None else category_N[item_M]
     return TripleBatch(
-        item_M=_tensor(item_M, device),
-        feature_MD=_tensor(feature_ND[item_M], device),
-        category_M=_tensor(category_M, device),
-        user_B=_tensor(triples.user_B, device),
+        item_M=tensor_on(item_M, device),
+        feature_MD=tensor_on(feature_ND[item_M], device),
+        category_M=tensor_on(category_M, device),
+        user_B=tensor_on(triples.user_B, device),
         profiles=JaggedTensor.from_jagged(
             Jagged(row_N[triples.profiles.values], triples.profiles.offsets), device
         ),
-        positive_B=_tensor(row_N[triples.positive_B], device),
-        negative_BK=_tensor(row_N[triples.negative_BK], device),
+        positive_B=tensor_on(row_N[triples.positive_B], device),
+        negative_BK=tensor_on(row_N[triples.negative_BK], device),
     )
 
 
-def _tensor(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
+def tensor_on(array: npt.NDArray[np.generic], device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)

@@ -5,6 +5,7 @@ Shapes: N items, U users, R training rows, V held-out validation rows, D feature
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +25,7 @@ from visrec.features.item_features import (
 )
 from visrec.features.near_identical import near_identical_groups
 from visrec.features.table import read_manifest
+from visrec.interactions.activity import Activity
 from visrec.interactions.log import InteractionLog, ReadReport
 from visrec.interactions.read import read_log
 from visrec.interactions.split import (
@@ -38,6 +40,7 @@ from visrec.interactions.split import (
 from visrec.jagged import Jagged
 from visrec.models.base import Catalogue, ModelTraits, Sizes
 from visrec.models.provenance import DataProvenance, InteractionsProvenance, TextProvenance
+from visrec.retrieval.moments import ItemOrder
 from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import (
@@ -93,6 +96,7 @@ class TrainingData:
         feature_ND: (N, D) float16.
         train: U lists of items, in time order.
         basket_R: (R,) the basket of each training row; the numbers rise along a user's list.
+        time_R: (R,) when each training row happened, in seconds.
         validation: users with a held-out basket.
         validation_basket_V: (V,) the basket of each held-out row; its number follows that of the
             user's last training basket.
@@ -119,6 +123,7 @@ class TrainingData:
     feature_ND: npt.NDArray[np.float16]
     train: Jagged
     basket_R: npt.NDArray[np.int64]
+    time_R: npt.NDArray[np.int64]
     validation: HeldOut
     validation_basket_V: npt.NDArray[np.int64]
     test_pairs: pa.Table
@@ -164,11 +169,34 @@ class TrainingData:
             self,
             train=Jagged.from_row_ids(user_R[order], item_R, len(self.train)),
             basket_R=basket_R,
+            time_R=np.concatenate([self.time_R, self._validation_time_V])[order],
             validation=held.take(np.zeros(0, np.int64)),
             validation_basket_V=basket_R[:0],
             rating_R=rating_R,
             validation_rating_V=None,
         )
+
+    @cached_property
+    def activity(self) -> Activity:
+        """When the training rows took each item."""
+        return Activity.from_rows(self.train.values, self.time_R, len(self.item_ids))
+
+    @property
+    def _validation_time_V(self) -> npt.NDArray[np.int64]:
+        """(V,) when each held-out row happened."""
+        return np.repeat(self.validation.time_E, self.validation.targets.lengths)
+
+    @cached_property
+    def item_order(self) -> ItemOrder:
+        """The items by their first training or validation row, to rank held-out items among."""
+        item_R = np.concatenate([self.train.values, self.validation.targets.values])
+        time_R = np.concatenate([self.time_R, self._validation_time_V])
+        return ItemOrder.of(Activity.from_rows(item_R, time_R, len(self.item_ids)))
+
+    @cached_property
+    def ordered_catalogue(self) -> Catalogue:
+        """The catalogue in that order."""
+        return self.item_order.of_catalogue(self.catalogue)
 
     @property
     def catalogue(self) -> Catalogue:
@@ -210,6 +238,7 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
         feature_ND=features.feature_ND,
         train=log.items_where(in_train_R),
         basket_R=basket_R[in_train_R],
+        time_R=log.time_R[in_train_R],
         # A user with a validation row also has training rows, so all of their baskets are here.
         validation=validation,
         validation_basket_V=basket_R[in_validation_R],

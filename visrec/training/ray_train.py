@@ -293,7 +293,7 @@ def fit_closed_form(task: TrainTask) -> None:
     model = build_model(task.recipe, data)
     metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
     if len(data.validation):
-        auc_E = score_held_out(model, data.catalogue, data.validation)
+        auc_E = score_held_out(model, data, data.validation)
         metrics["val_auc"] = float(auc_E.mean())
         if task.recipe.train.refit:
             model = build_model(task.recipe, data.for_refit)

@@ -9,9 +9,9 @@ import torch
 
 from visrec.errors import VisrecError
 from visrec.interactions.split import HeldOut
-from visrec.models.base import Catalogue, Model
+from visrec.models.base import Model
 from visrec.retrieval.metrics import per_user
-from visrec.retrieval.ranks import rank_targets
+from visrec.retrieval.moments import MomentRanker, Moments
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext, mean_over_workers
 
@@ -35,7 +35,7 @@ def validation_auc(
     total = torch.zeros(2, dtype=torch.float64, device=context.device)
     if len(share):
         try:
-            auc_E = score_held_out(model, data.catalogue, share)
+            auc_E = score_held_out(model, data, share)
         except VisrecError:
             # The mean over all workers then is NaN, so that all of them stop.
             auc_E = np.full(len(share), np.nan)
@@ -44,11 +44,14 @@ def validation_auc(
     return float(total[0] / total[1])
 
 
-def score_held_out(model: Model, catalogue: Catalogue, held: HeldOut) -> npt.NDArray[np.float64]:
-    """(E,) the AUC of each held-out user."""
+def score_held_out(model: Model, data: TrainingData, held: HeldOut) -> npt.NDArray[np.float64]:
+    """(E,) the AUC of each held-out user, by their moments and not in the order of `held`."""
     model.eval()
-    scorer = model.scorer(model.item_arrays(catalogue))
-    return per_user(rank_targets(scorer, held.profiles, held.user_E, held.targets), ())["auc"]
+    order = data.item_order
+    moments = Moments(order.of_held_out(held), order.activity, data.provenance.split.by == "night")
+    arrays = model.item_arrays(data.ordered_catalogue)
+    of_model = MomentRanker(model.scorer, arrays, moments.held_out.user_E, moments)
+    return per_user(of_model.ranks(np.arange(len(held))), ())["auc"]
 
 
 def sample_users(held: HeldOut, limit: int, seed: int) -> HeldOut:

@@ -1,0 +1,82 @@
+"""What is known of items at a moment, against loops over all interactions."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from visrec.interactions import activity
+from visrec.interactions.activity import (
+    ACTIVITY_FEATURES,
+    DAY,
+    WINDOW_DAYS,
+    Activity,
+    by_moment,
+    moment_after,
+    moment_of,
+    takers,
+)
+
+ROWS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 400 * DAY)), max_size=40)
+
+
+def expected(rows: list[tuple[int, int]], moment: int, item: int) -> list[float]:
+    times = [time for i, time in rows if i == item and time < moment]
+    counts = [sum(time >= moment - days * DAY for time in times) for days in WINDOW_DAYS]
+    if not times:
+        return [0.0] * ACTIVITY_FEATURES
+    days = moment // DAY - min(times) // DAY
+    age = round(math.log1p(days) * 2) / 2 * 0.2
+    return [*(math.log1p(count) for count in counts), age, 1.0]
+
+
+@given(ROWS, st.lists(st.integers(0, 402), min_size=1, max_size=5, unique=True))
+@pytest.mark.parametrize("compiled", [True, False])
+def test_features_count_strictly_before_each_moment(
+    compiled: bool, rows: list[tuple[int, int]], days: list[int]
+) -> None:
+    items, moments = np.array([4, 0, 5, 2]), np.array(sorted(days)) * DAY
+    of_rows = Activity.from_rows(
+        np.array([i for i, _ in rows], np.int32), np.array([t for _, t in rows], np.int64), 6
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            patch.setattr(activity, "compile_and_load", lambda _: (None, "not here"))
+        found_GCK = of_rows.features(moments, items)
+    wanted = [[expected(rows, moment, item) for item in items] for moment in moments.tolist()]
+    np.testing.assert_allclose(found_GCK, np.array(wanted).reshape(found_GCK.shape), rtol=1e-6)
+
+
+def test_what_happens_at_a_moment_or_later_changes_nothing() -> None:
+    times = np.array([1, 2, 5, 9]) * DAY
+    before = Activity.from_rows(np.array([0, 0, 1, 1]), times, 3)
+    marked = Activity.from_rows(
+        np.array([0, 0, 1, 1, 2, 0, 1]), np.append(times, [10 * DAY, 10 * DAY, 99 * DAY]), 3
+    )
+    np.testing.assert_array_equal(before.features_at(10 * DAY), marked.features_at(10 * DAY))
+    assert (before.features_at(11 * DAY) != marked.features_at(11 * DAY)).any()
+
+
+def test_day_and_the_moments_around_it() -> None:
+    time_X = np.array([0, DAY - 1, DAY, 5 * DAY + 7])
+    assert moment_of(time_X).tolist() == [0, 0, DAY, 5 * DAY]
+    assert moment_after(time_X) == 6 * DAY
+    assert moment_after(time_X[:0]) == 0
+    groups = {m: rows.tolist() for m, rows in by_moment(np.array([7, 3, 7, 5]))}
+    assert groups == {3: [1], 5: [3], 7: [0, 2]}
+
+
+def test_takers_are_whole_numbers_again() -> None:
+    item_R, time_R = np.repeat([0, 1], [3, 40_000]), np.full(40_003, DAY)
+    features = Activity.from_rows(item_R, time_R, 3).features_at(3 * DAY)
+    assert takers(features, days=7).tolist() == [3, 40_000, 0]
+    assert takers(features, days=1).tolist() == [0, 0, 0]
+
+
+def test_known_share_counts_items_taken_before_the_day() -> None:
+    of_rows = Activity.from_rows(np.array([0, 1]), np.array([DAY, 3 * DAY]), 3)
+    items, times = np.array([0, 0, 1, 2]), np.array([DAY + 5, 2 * DAY, 4 * DAY, 9 * DAY])
+    assert of_rows.known_share(items, times) == 0.5
+    assert of_rows.known_share(items[:0], times[:0]) == 0

@@ -1,0 +1,110 @@
+"""Held-out items ranked as the nights were, against loops over users and items."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from tests.training import jagged_lists
+from visrec.interactions.activity import DAY, Activity
+from visrec.interactions.split import HeldOut
+from visrec.jagged import Jagged
+from visrec.models.arrays import ACTIVITY, ItemArrays
+from visrec.models.base import Catalogue
+from visrec.models.scorers import DotScorer
+from visrec.retrieval.metrics import per_user
+from visrec.retrieval.moments import ItemOrder, MomentRanker, Moments
+
+ITEMS, USERS = 30, 12
+_RANDOM = np.random.default_rng(0)
+ITEM_R = np.concatenate([np.arange(25), _RANDOM.integers(0, 25, 60)])  # 25 to 29: never taken
+TIME_R = np.concatenate([_RANDOM.permutation(25), _RANDOM.integers(10, 40, 60)]) * DAY + 5
+ACTIVITY_OF_ALL = Activity.from_rows(ITEM_R, TIME_R, ITEMS)
+VECTOR_N = _RANDOM.normal(size=ITEMS).astype(np.float32)
+
+
+def _held_out() -> HeldOut:
+    """Users with two items that were out by then."""
+    lists, profiles, times = [], [], []
+    for _ in range(USERS):
+        day = int(_RANDOM.integers(12, 45))
+        out = np.flatnonzero(ACTIVITY_OF_ALL.first_N <= day * DAY)
+        chosen = _RANDOM.choice(out, 5, replace=False)
+        lists.append(chosen[:2].tolist())
+        profiles.append(chosen[2:].tolist())
+        times.append(day * DAY + 9)
+    return HeldOut(np.arange(USERS), jagged_lists(profiles), jagged_lists(lists), np.array(times))
+
+
+def _scorer(arrays: ItemArrays) -> DotScorer:
+    """A vector of the item, and how often it was taken in the last week."""
+    columns = (
+        [arrays["vectors"], arrays[ACTIVITY][:, 2]] if ACTIVITY in arrays else [arrays["vectors"]]
+    )
+    vectors_Nd = torch.from_numpy(np.column_stack(columns))
+    return DotScorer(vectors_Nd, lambda lists, _: torch.ones(len(lists), vectors_Nd.shape[1]))
+
+
+def _auc(held: HeldOut, user: int, score_of: Callable[[int, int], float], by_night: bool) -> float:
+    midnight = int(held.time_E[user]) // DAY * DAY
+    profile, targets = held.profiles[user], held.targets[user]
+    ranked = [
+        item
+        for item in range(ITEMS)
+        if item not in profile
+        and (not by_night or item in targets or ACTIVITY_OF_ALL.first_N[item] < midnight + DAY)
+    ]
+    others = [score_of(item, midnight) for item in ranked if item not in targets]
+    wins = [
+        (score_of(t, midnight) > o) + 0.5 * (score_of(t, midnight) == o)
+        for t in targets
+        for o in others
+    ]
+    return float(np.mean(wins))
+
+
+@pytest.mark.parametrize("by_night", [True, False])
+@pytest.mark.parametrize("moving", [True, False])
+def test_ranks_equal_loops(by_night: bool, moving: bool) -> None:
+    held = _held_out()
+    order = ItemOrder.of(ACTIVITY_OF_ALL)
+    moments = Moments(order.of_held_out(held), order.activity, by_night)
+    arrays: ItemArrays = {"vectors": VECTOR_N[order.item_N]}
+    if moving:
+        arrays[ACTIVITY] = order.activity.features_at(0)
+    ranker = MomentRanker(_scorer, arrays, np.full(USERS, -1), moments, k=40)
+    found = per_user(ranker.ranks(np.arange(USERS)))["auc"]
+
+    def score(item: int, moment: int) -> float:
+        taken = ((moment - 7 * DAY <= TIME_R) & (moment > TIME_R))[item == ITEM_R].sum()
+        return float(VECTOR_N[item] + np.float32(np.log1p(taken) if moving else 0))
+
+    users = moments.held_out.user_E
+    expected = [_auc(held, int(user), score, by_night) for user in users]
+    np.testing.assert_allclose(found, expected)
+    rows = ranker.lists(np.arange(USERS)).row_BK
+    for user, row_K in zip(users, rows, strict=True):
+        listed = {int(order.item_N[row]) for row in row_K if row >= 0}
+        last = held.time_E[user] // DAY * DAY + DAY
+        out = {i for i in range(ITEMS) if not by_night or ACTIVITY_OF_ALL.first_N[i] < last}
+        assert listed == out - set(held.profiles[user].tolist())
+
+
+def test_unique_works_are_ranked_among_all_items() -> None:
+    first = Activity.from_rows(np.arange(10), np.arange(10) * DAY, ITEMS)
+    targets = jagged_lists([[5], [8]])
+    held = HeldOut(np.arange(2), jagged_lists([[0], [1]]), targets, np.array([5, 8]) * DAY)
+    assert not Moments(held, first, by_night=True).among_known
+
+
+def test_catalogue_and_lists_are_put_in_order() -> None:
+    order = ItemOrder.of(Activity.from_rows(np.array([2, 0]), np.array([1, 9]), 3))
+    assert order.item_N.tolist() == [2, 0, 1]
+    features = np.arange(3)[:, None].astype(np.float16)
+    ordered = order.of_catalogue(Catalogue(features, np.array([5, 6, -1]), np.array([1, 2, 3])))
+    assert ordered.feature_ND[:, 0].tolist() == [2, 0, 1]
+    assert ordered.trained_N.tolist() == [-1, 5, 6]
+    assert ordered.category_N is not None
+    assert ordered.category_N.tolist() == [3, 1, 2]
+    assert order.of_lists(Jagged(np.array([0, 2]), np.array([0, 2]))).values.tolist() == [1, 0]

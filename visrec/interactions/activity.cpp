@@ -1,0 +1,60 @@
+// What is known of items at moments: see `visrec.interactions.activity`.
+//
+// An item is described by one thread, so results do not depend on the number of threads.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+extern "C" {
+
+// features (g, c, w + 2) of item[c] at moment[g]: for each window the entry of `log` for the number
+// of times in [moment - window, moment); the entry of `log` for the days since the first time,
+// rounded to 1 / age_steps and scaled; and 1. All are 0 for an item without a time before the
+// moment. The times of item i, in ascending order, are time[offsets[i]] to time[offsets[i + 1] - 1].
+// Moments ascend.
+void visrec_activity(const int64_t* time, const int64_t* offsets, const int64_t* item, int64_t c,
+                     const int64_t* moment, int64_t g, const int64_t* window, int64_t w,
+                     int64_t day, const float* log, float age_steps, float age_scale,
+                     int64_t threads, float* features) {
+    const auto describe = [=](int64_t from, int64_t to) {
+        for (int64_t i = from; i < to; i++) {
+            const int64_t* begin = time + offsets[item[i]];
+            const int64_t* end = time + offsets[item[i] + 1];
+            // Two pointers for each window, which only move forward with the moments.
+            for (int64_t k = 0; k < w; k++) {
+                const int64_t *first = begin, *last = begin;
+                for (int64_t m = 0; m < g; m++) {
+                    while (last < end && *last < moment[m]) last++;
+                    while (first < last && *first < moment[m] - window[k]) first++;
+                    features[(m * c + i) * (w + 2) + k] = log[last - first];
+                }
+            }
+            for (int64_t m = 0; m < g; m++) {
+                float* age = features + (m * c + i) * (w + 2) + w;
+                const bool is_known = begin < end && *begin < moment[m];
+                const int64_t days = is_known ? moment[m] / day - *begin / day : 0;
+                age[0] = std::nearbyint(log[days] * age_steps) / age_steps * age_scale;
+                age[1] = is_known ? 1.f : 0.f;
+            }
+        }
+    };
+    threads = std::max<int64_t>(1, std::min(threads, c / 64));
+    const auto edge = [&](int64_t t) { return c * t / threads; };
+    std::vector<std::thread> others;
+    int64_t started = 1;
+    try {
+        for (int64_t t = 1; t < threads; t++, started++)
+            others.emplace_back(describe, edge(t), edge(t + 1));
+    } catch (const std::system_error&) {
+        // The system refuses to start a thread: this one does the work that is left.
+        describe(edge(started), c);
+    }
+    describe(0, edge(1));
+    for (auto& other : others) other.join();
+}
+
+}

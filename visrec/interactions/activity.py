@@ -1,0 +1,171 @@
+"""What is known of the items at a moment: how often each was taken lately, and since when.
+
+A night knows what happened before its midnight, and nothing of the day that it makes lists for. So
+everything here counts strictly before a *moment*, and an interaction belongs to the moment at the
+beginning of its day (`moment_of`). The same numbers describe an item in training, in evaluation and
+in a night.
+
+Shapes: N items, R interactions, G moments in ascending order, C items, W windows, K features.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from visrec.jagged import Jagged
+from visrec.native import compile_and_load, pointers
+
+DAY = 86_400
+# The longest window is longer than any data: how often the item was taken at all.
+WINDOW_DAYS = (1, 3, 7, 30, 365, 100_000)
+# The logarithms of 1 + each count, then the age, then whether the item was ever taken.
+ACTIVITY_FEATURES = len(WINDOW_DAYS) + 2
+
+# An item is taken to exist from the first time that somebody took it. Where less than this share of
+# interactions is with such items, as in a catalogue of unique works, that says nothing.
+MIN_KNOWN_SHARE = 0.5
+
+_SOURCE = Path(__file__).with_name("activity.cpp")
+_AGE_STEPS = 2  # an age is rounded to 1 / 2 of its logarithm, so that most items keep it overnight
+_AGE_SCALE = 0.2  # brings the logarithm of an age in days to the size of the others
+
+Ints = npt.NDArray[np.int64]
+
+
+def moment_of(time_X: Ints) -> Ints:
+    """(X,) the beginning of the day (UTC) of each time: what was known when its lists were made.
+
+    Args:
+        time_X: (X,) seconds since 1970.
+    """
+    return time_X // DAY * DAY
+
+
+def moment_after(time_R: Ints) -> int:
+    """The midnight after the last time, for lists that are made from all that is known."""
+    return int(moment_of(time_R.max())) + DAY if len(time_R) else 0
+
+
+def by_moment(moment_E: Ints) -> Iterator[tuple[int, Ints]]:
+    """Each distinct moment, in ascending order, and the rows that have it."""
+    order = np.argsort(moment_E, kind="stable")
+    moments, starts = np.unique(moment_E[order], return_index=True)
+    yield from zip(moments.tolist(), np.split(order, starts[1:]), strict=True)
+
+
+def takers(feature_NK: npt.NDArray[np.float32], days: int) -> npt.NDArray[np.float32]:
+    """(N,) how often each item was taken in the last days.
+
+    Args:
+        feature_NK: (N, K) features of activity.
+        days: one of `WINDOW_DAYS`.
+    """
+    count_N = np.expm1(feature_NK[:, WINDOW_DAYS.index(days)])
+    return np.asarray(np.round(count_N), np.float32)
+
+
+@dataclass(frozen=True)
+class Activity:
+    """When each item was taken.
+
+    Attributes:
+        times: N lists of seconds since 1970, ascending.
+    """
+
+    times: Jagged
+
+    @staticmethod
+    def from_rows(item_R: npt.NDArray[np.integer], time_R: Ints, items: int) -> "Activity":
+        """Interactions in any order.
+
+        Args:
+            item_R: (R,) rows of the catalogue.
+            time_R: (R,) seconds since 1970.
+            items: N.
+        """
+        order = np.lexsort((time_R, item_R))
+        item_R = item_R[order].astype(np.int64)
+        return Activity(Jagged.from_row_ids(item_R, time_R[order].astype(np.int64), items))
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @cached_property
+    def first_N(self) -> Ints:
+        """(N,) when each item was taken first; the largest integer for an item that never was."""
+        first_N = np.full(len(self), np.iinfo(np.int64).max)
+        taken_N = self.times.lengths > 0
+        first_N[taken_N] = self.times.values[self.times.offsets[:-1][taken_N]]
+        return first_N
+
+    def features(self, moment_G: Ints, item_C: Ints) -> npt.NDArray[np.float32]:
+        """(G, C, K) what a model reads of each item at each moment.
+
+        All are 0 for an item that was never taken before.
+
+        Args:
+            moment_G: (G,) midnights, ascending.
+            item_C: (C,) rows of the catalogue.
+        """
+        window_W = np.array(WINDOW_DAYS, np.int64) * DAY
+        kernel, _ = compile_and_load(_SOURCE)
+        if kernel is None:
+            return self._features_in_numpy(moment_G, item_C, window_W)
+        feature_GCK = np.empty((len(moment_G), len(item_C), ACTIVITY_FEATURES), np.float32)
+        arrays = (self.times.values, self.times.offsets, item_C, moment_G)
+        times, offsets, items, moments = (np.ascontiguousarray(a, np.int64) for a in arrays)
+        log = self._log_table(moment_G)
+        kernel.visrec_activity(
+            *pointers(times, offsets, items),
+            ctypes.c_int64(len(items)),
+            *pointers(moments),
+            ctypes.c_int64(len(moments)),
+            *pointers(window_W),
+            *map(ctypes.c_int64, (len(window_W), DAY)),
+            *pointers(log),
+            *map(ctypes.c_float, (_AGE_STEPS, _AGE_SCALE)),
+            ctypes.c_int64(torch.get_num_threads()),
+            *pointers(feature_GCK),
+        )
+        return feature_GCK
+
+    def _log_table(self, moment_G: Ints) -> npt.NDArray[np.float32]:
+        """The logarithm of 1 + n for every count and every age in days."""
+        oldest = int(self.times.values.min(initial=np.iinfo(np.int64).max))
+        days = max(0, (int(moment_G.max(initial=0)) - oldest) // DAY + 1)
+        longest = max(days, int(self.times.lengths.max(initial=0)))
+        return np.log1p(np.arange(longest + 1)).astype(np.float32)
+
+    def _features_in_numpy(
+        self, moment_G: Ints, item_C: Ints, window_W: Ints
+    ) -> npt.NDArray[np.float32]:
+        picked, log = self.times.take(item_C), self._log_table(moment_G)
+        feature_GCK = np.zeros((len(moment_G), len(item_C), ACTIVITY_FEATURES), np.float32)
+        steps, scale = np.float32(_AGE_STEPS), np.float32(_AGE_SCALE)
+        for g, moment in enumerate(moment_G):
+            age_V = moment - picked.values
+            for w, window in enumerate(window_W):
+                inside_V = (age_V > 0) & (age_V <= window)
+                count_C = np.bincount(picked.row_ids[inside_V], minlength=len(item_C))
+                feature_GCK[g, :, w] = log[count_C]
+            known_C = self.first_N[item_C] < moment
+            days_C = moment // DAY - self.first_N[item_C[known_C]] // DAY
+            feature_GCK[g, known_C, -2] = np.round(log[days_C] * steps) / steps * scale
+            feature_GCK[g, known_C, -1] = 1
+        return feature_GCK
+
+    def known_share(self, item_V: npt.NDArray[np.integer], time_V: Ints) -> float:
+        """The share of interactions whose item somebody had taken before the day of it."""
+        known_V = self.first_N[item_V] < moment_of(time_V)
+        return float(known_V.mean()) if len(known_V) else 0.0
+
+    def features_at(self, moment: int) -> npt.NDArray[np.float32]:
+        """(N, K) the features of all items at one moment."""
+        of_one_1NK = self.features(np.array([moment]), np.arange(len(self)))
+        return of_one_1NK.reshape(len(self), ACTIVITY_FEATURES)

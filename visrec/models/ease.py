@@ -1,0 +1,119 @@
+"""EASE (Steck 2019, arXiv 1905.03375): linear weights between items, in closed form.
+
+Let X be the users' taken items, one row of zeros and ones for each user, and lambda the
+regularization. Then (equation 8 of the paper)
+
+    P = (X^T X + lambda I)^-1      B_ij = -P_ij / P_jj, B_jj = 0      x_ui = sum of B_pi over the
+                                                                      items p of the profile
+
+There are no parameters per user, so new users are scored without retraining. New items have no
+weights and are not recommended. Time grows with the third power of the number of items, memory with
+the second.
+
+Shapes: I items of training, N items of the catalogue, B users, T items of a tile.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from visrec.config import check_fields
+from visrec.errors import InputError
+from visrec.jagged import Jagged
+from visrec.models.arrays import ItemArrays, zero_copy_tensor
+from visrec.models.base import Catalogue, Model, ModelConfig, ModelTraits, Sizes
+from visrec.models.inputs import JaggedTensor
+from visrec.models.pooling import pool
+from visrec.models.scorers import TiledScorer
+
+MAX_ITEMS = 20_000  # the inverse of so many items takes 6 GB, and some minutes
+_USERS = 4096  # rows of X at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class EaseConfig(ModelConfig):
+    """The regularization.
+
+    Attributes:
+        penalty: lambda; higher values trust rare items less.
+    """
+
+    penalty: float = 200.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "model", penalty="(0, 1000000000]")
+
+
+class Ease(Model):
+    """See the module's docstring."""
+
+    Config = EaseConfig
+    traits = ModelTraits(supports_new_items=False)
+    trains_on = "nothing"
+    weight_II: Tensor
+
+    def __init__(self, config: EaseConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        if sizes.items > MAX_ITEMS:
+            raise InputError(
+                f"Found {sizes.items} items; ease holds a weight for each pair of items and takes "
+                f"at most {MAX_ITEMS}. Choose another --model.name."
+            )
+        self._penalty = config.penalty
+        self.register_buffer("weight_II", torch.zeros(sizes.items, sizes.items))
+
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
+        """Computes the weights."""
+        del catalogue
+        weight_II = ease_weights(train, len(self.weight_II), self._penalty)
+        self.weight_II.copy_(torch.from_numpy(weight_II))
+
+    def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
+        """`weights`: (N, N) float32, from an item of a profile to an item of a list."""
+        row_N = catalogue.trained_N
+        known_N = row_N >= 0
+        weight_NN = self.weight_II.numpy()[np.ix_(row_N, row_N)]
+        return {"weights": weight_NN * known_N[:, None] * known_N}
+
+    def scorer(self, arrays: ItemArrays) -> TiledScorer:
+        return _ProfileSums(zero_copy_tensor(arrays["weights"]))
+
+
+class _ProfileSums(TiledScorer):
+    """Sums of the weights of a profile's items; the state is the profiles."""
+
+    def __init__(self, weight_NN: Tensor) -> None:
+        self.num_items, self.device = len(weight_NN), weight_NN.device
+        self.space_Nd = None
+        self._weight_NN = weight_NN
+
+    def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> JaggedTensor:
+        del user_B
+        return profiles
+
+    def tile(self, state: JaggedTensor, start: int, stop: int) -> Tensor:
+        return pool(self._weight_NN[:, start:stop].contiguous(), state, "sum")
+
+
+def ease_weights(train: Jagged, items: int, penalty: float) -> npt.NDArray[np.float32]:
+    """(I, I) float32, B of the module's docstring.
+
+    Args:
+        train: U lists of items.
+        items: I.
+        penalty: lambda.
+    """
+    gram_II = np.zeros((items, items))
+    for start in range(0, len(train), _USERS):
+        part = train.slice(start, min(start + _USERS, len(train)))
+        taken_BI = np.zeros((len(part), items), np.float32)
+        taken_BI[part.row_ids, part.values] = 1
+        gram_II += taken_BI.T @ taken_BI
+    gram_II[np.diag_indices(items)] += penalty
+    inverse_II = np.linalg.inv(gram_II)
+    weight_II = inverse_II / -np.diag(inverse_II)
+    np.fill_diagonal(weight_II, 0)
+    return weight_II.astype(np.float32)

@@ -1,0 +1,204 @@
+"""The hybrid: CuratorNet's tower, a vector for each known item, and what was taken lately.
+
+An item is what is seen, who took it and how it fares. The vector of item i in a list is v_i, in a
+profile p_i:
+
+    v_i = phi(z_i) + m_i a_i        p_i = phi(z_i) + m_i b_i
+
+phi is CuratorNet's item tower over the z-scored feature z_i, a_i and b_i are the item's own
+vectors, and m_i is 0 for an item that training has not seen. In training, m_i is also 0 at random
+(DropoutNet: Volkovs, Yu & Poutanen 2017, NIPS), so that an item without a vector of its own is
+scored by what is seen.
+
+The user tower reads the profile by maximum and mean, as CuratorNet's, and by two means in which
+recent items weigh more:
+
+    u = tower([max p ; mean p ; mean_1 p ; mean_5 p])    mean_h: the item with r newer items in the
+                                                         profile weighs 2^(-r/h)
+
+The score at a moment t adds what is known of the item then, weighed by the user:
+
+    x_ui(t) = u . v_i + w(u) . g_i(t)        w(u) = w_0 + W u
+
+where g_i(t) holds the logarithms of how often the item was taken in the last 1, 3, 7, 30 and 365
+days and ever, and its age (`visrec.interactions.activity`). g_i is 0 for an item that nobody took,
+and at random in training, so that new items are not judged by it. All of this is one dot product,
+of [u ; w(u)] and [v_i ; g_i(t)].
+
+There are no parameters per user, so new users are scored without retraining; so are new items.
+
+Shapes: B examples, M distinct items of a batch, N items of the catalogue, D feature width, d width
+of a vector, C candidates, G moments, K features of activity, V entries of profiles.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from visrec.config import WIDTHS, check_fields
+from visrec.interactions.activity import ACTIVITY_FEATURES
+from visrec.jagged import Jagged
+from visrec.models.arrays import (
+    ACTIVITY,
+    ItemArrays,
+    encode_in_fixed_batches,
+    zero_copy_tensor,
+)
+from visrec.models.base import Catalogue, Model, ModelTraits, Sizes
+from visrec.models.curatornet import selu_tower
+from visrec.models.dropout import dropout_threshold, keep_items, scale_and_drop
+from visrec.models.embeddings import embeddings_for, make_embedding
+from visrec.models.feature_scale import FeatureScale
+from visrec.models.inputs import ActivityBatch, JaggedTensor, TripleBatch
+from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.pooling import max_and_mean, recent_mean
+from visrec.models.scorers import DotScorer
+from visrec.models.sliced_encoding import encode_sliced
+
+HALF_LIVES = (1.0, 5.0)  # h of the two means: after h newer items, an item weighs half
+_VECTOR_STREAM, _ACTIVITY_STREAM = 1, 2  # parts of the seeds of what is dropped in a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridConfig(RankingConfig):
+    """Widths of the towers, the loss, and what is dropped in training.
+
+    Attributes:
+        loss: softmax, bpr, bpr_max, top1 or top1_max.
+        temperature: scores are divided by it in training.
+        score_penalty: lambda of bpr_max.
+        item_width: width of both layers of the item tower, and so of the vectors.
+        user_width: width of the two hidden layers of the user tower.
+        feature_dropout: share of the features that is set to zero in training.
+        vector_dropout: share of the items whose own vectors are left out in a step; with 1 the
+            model has none.
+        activity_dropout: share of the items whose activity is left out in a step; with 1 the model
+            does not read it.
+    """
+
+    item_width: int = 200
+    user_width: int = 300
+    temperature: float = 30.0
+    feature_dropout: float = 0.5
+    vector_dropout: float = 0.3
+    activity_dropout: float = 0.15
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(
+            self,
+            "model",
+            item_width=WIDTHS,
+            user_width=WIDTHS,
+            feature_dropout="[0, 1)",
+            vector_dropout="[0, 1]",
+            activity_dropout="[0, 1]",
+        )
+
+
+class Hybrid(Model):
+    """See the module's docstring."""
+
+    Config = HybridConfig
+    traits = ModelTraits(requires_features=True, reads_activity=True)
+    trains_on = "moments"
+
+    def __init__(self, config: HybridConfig, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        d, hidden = config.item_width, config.user_width
+        self._config = config
+        self._dropout_threshold = dropout_threshold(config.feature_dropout)
+        self.feature_scale = FeatureScale(sizes.feature_dim)
+        self.item_tower = selu_tower(sizes.feature_dim, d, d)
+        # Of their own in a list, and in a profile: a and b, one after the other.
+        self.items = make_embedding(sizes.items, 2 * d)
+        self.user_tower = selu_tower((2 + len(HALF_LIVES)) * d, hidden, hidden, d)
+        self.activity_weights = nn.Linear(d, ACTIVITY_FEATURES)
+        nn.init.zeros_(self.activity_weights.weight)
+        nn.init.zeros_(self.activity_weights.bias)
+
+    def fit(self, catalogue: Catalogue, train: Jagged) -> None:
+        """Computes the mean and the scale of the features."""
+        del train
+        self.feature_scale.fit(catalogue.feature_ND)
+
+    def forward(self, batch: TripleBatch) -> Tensor:
+        """The mean loss of B examples; the item tower runs once for each distinct item."""
+        both_ME = encode_sliced(batch, self._encode_batch)
+        listed_Md, profile_Md = both_ME.chunk(2, dim=1)
+        user_Bd = self.encode_users(profile_Md, batch.profiles)
+        added = None
+        if batch.activity is not None and self._config.activity_dropout < 1:
+            added = self._activity_scores(user_Bd, batch, batch.activity)
+        return ranking_loss(user_Bd, listed_Md, batch, self._config, added)
+
+    def _encode_batch(self, batch: TripleBatch) -> Tensor:
+        """(M, 2 d) the vectors of a batch's items in a list, and in a profile."""
+        threshold = self._dropout_threshold if self.training else 0
+        input_MD = scale_and_drop(
+            batch.feature_MD, self.feature_scale, batch.item_M, batch.seed, threshold
+        )
+        own_ME: Tensor = self.items(batch.item_M)
+        if self.training:
+            rate = self._config.vector_dropout
+            own_ME = own_ME * keep_items(batch.item_M, batch.seed + _VECTOR_STREAM, rate)[:, None]
+        seen_Md: Tensor = self.item_tower(input_MD.to(own_ME.dtype))
+        return torch.cat([seen_Md, seen_Md], dim=1) + own_ME
+
+    def _activity_scores(
+        self, user_Bd: Tensor, batch: TripleBatch, activity: ActivityBatch
+    ) -> tuple[Tensor, Tensor]:
+        """(B,) and (B, C) what activity adds to the scores of positives and of candidates."""
+        weight_BK = self.activity_weights(user_Bd)
+        # 16-bit numbers are too coarse for logarithms of counts.
+        weight_BK = weight_BK.to(torch.promote_types(weight_BK.dtype, torch.float32))
+        positive_B = (weight_BK * activity.positive_BK).sum(dim=1)
+        candidate_BCK = activity.candidate_GCK.to(weight_BK.dtype)[activity.moment_B]
+        score_BC = torch.bmm(candidate_BCK, weight_BK[:, :, None])[:, :, 0]
+        if self.training:
+            rate = self._config.activity_dropout
+            kept_M = keep_items(batch.item_M, batch.seed + _ACTIVITY_STREAM, rate)
+            positive_B = positive_B * kept_M[batch.positive_B]
+            score_BC = score_BC * kept_M[: score_BC.shape[1]]
+        return positive_B, score_BC
+
+    def encode_users(self, vector_Md: Tensor, profiles: JaggedTensor) -> Tensor:
+        """(B, d) vectors of B users from the (M, d) vectors that their profiles point into."""
+        pools = [max_and_mean(vector_Md, profiles)]
+        pools += [recent_mean(vector_Md, profiles, half_life) for half_life in HALF_LIVES]
+        vectors: Tensor = self.user_tower(torch.cat(pools, dim=1))
+        return vectors
+
+    def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
+        """`listed` and `profile`: (N, d) float32; `activity`: (N, K) float32."""
+        device = next(self.parameters()).device
+        own_NE = embeddings_for(catalogue, self.items.weight)
+        if self._config.vector_dropout == 1:
+            own_NE[:] = 0
+        seen_Nd = encode_in_fixed_batches(
+            catalogue.feature_ND, lambda rows: self.item_tower(self.feature_scale(rows)), device
+        )
+        d = seen_Nd.shape[1]
+        return {
+            "listed": seen_Nd + own_NE[:, :d],
+            "profile": seen_Nd + own_NE[:, d:],
+            ACTIVITY: catalogue.activity,
+        }
+
+    def scorer(self, arrays: ItemArrays) -> DotScorer:
+        device = self.items.weight.device
+        listed_Nd, profile_Nd, activity_NK = (
+            zero_copy_tensor(arrays[name]).to(device) for name in ("listed", "profile", ACTIVITY)
+        )
+        temperature, dropped = self._config.temperature, self._config.activity_dropout == 1
+
+        def encode(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
+            del user_B
+            user_Bd = self.encode_users(profile_Nd, profiles)
+            if dropped:
+                return functional.pad(user_Bd, (0, ACTIVITY_FEATURES))
+            return torch.cat([user_Bd, temperature * self.activity_weights(user_Bd)], dim=1)
+
+        return DotScorer(torch.cat([listed_Nd, activity_NK], dim=1), encode, listed_Nd)

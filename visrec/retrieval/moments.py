@@ -1,0 +1,197 @@
+"""Ranks held-out items as the nights were: each user at their own moment.
+
+A user is ranked with what was known at midnight before the held-out basket. By night, only the
+items are ranked that somebody had taken by the end of that day. Items are in the order in which
+they were first taken, so these are the first ones, and what a model knows of them is the first part
+of its arrays, without a copy.
+
+Shapes: N items, E held-out users, B of them, K list length, d width.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from visrec.interactions.activity import DAY, MIN_KNOWN_SHARE, Activity, by_moment, moment_of
+from visrec.interactions.split import HeldOut
+from visrec.jagged import Jagged
+from visrec.models.arrays import ACTIVITY, ItemArrays
+from visrec.models.base import Catalogue
+from visrec.models.scorers import Scorer
+from visrec.retrieval.ranks import TargetRanks, rank_targets
+from visrec.retrieval.topk import TopK, TopKResult
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ItemOrder:
+    """The items in the order in which they were first taken; those that nobody took are the last.
+
+    Attributes:
+        item_N: (N,) the catalogue row of each item of this order.
+        activity: of the items in this order.
+    """
+
+    item_N: Ints
+    activity: Activity
+
+    @staticmethod
+    def of(activity: Activity) -> "ItemOrder":
+        """The order of the items of a catalogue.
+
+        Args:
+            activity: in the order of the catalogue.
+        """
+        item_N = np.argsort(activity.first_N, kind="stable")
+        return ItemOrder(item_N, Activity(activity.times.take(item_N)))
+
+    @cached_property
+    def _place_N(self) -> Ints:
+        """(N,) the place of each catalogue row in this order."""
+        return np.argsort(self.item_N)
+
+    def of_lists(self, lists: Jagged) -> Jagged:
+        """Lists of catalogue rows as lists of places in this order."""
+        return Jagged(self._place_N[lists.values], lists.offsets)
+
+    def of_held_out(self, held: HeldOut) -> HeldOut:
+        """The users by their moments, with their items as places in this order."""
+        return dataclasses.replace(
+            held, profiles=self.of_lists(held.profiles), targets=self.of_lists(held.targets)
+        ).take(np.argsort(moment_of(held.time_E), kind="stable"))
+
+    def of_catalogue(self, catalogue: Catalogue) -> Catalogue:
+        """The catalogue in this order."""
+        category_N = catalogue.category_N
+        return Catalogue(
+            catalogue.feature_ND[self.item_N],
+            catalogue.trained_N[self.item_N],
+            None if category_N is None else category_N[self.item_N],
+            catalogue.look_dim,
+        )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Held-out users and their moments; items are places in an `ItemOrder`.
+
+    Attributes:
+        held_out: E users, by their moments.
+        activity: when each item was taken, by anyone.
+        by_night: whether the split is by night.
+    """
+
+    held_out: HeldOut
+    activity: Activity
+    by_night: bool
+
+    @cached_property
+    def moment_E(self) -> Ints:
+        """(E,) the midnight before each user's held-out items."""
+        return moment_of(self.held_out.time_E)
+
+    @cached_property
+    def among_known(self) -> bool:
+        """Whether a user is ranked among the items that somebody had taken by then.
+
+        In a catalogue of unique works, most held-out items were not: there, all items are ranked.
+        """
+        targets = self.held_out.targets
+        time_V = np.repeat(self.held_out.time_E, targets.lengths)
+        share = self.activity.known_share(targets.values, time_V)
+        return self.by_night and share >= MIN_KNOWN_SHARE
+
+    def groups(self, rows: Ints, by_each_moment: bool) -> Iterator[tuple[int, int, Ints]]:
+        """Some users, those of one moment at a time: the moment, how many items are ranked, rows.
+
+        Args:
+            rows: (B,) of the users, ascending.
+            by_each_moment: false if it makes no difference to the model when it is asked.
+        """
+        if not by_each_moment and not self.among_known:
+            yield 0, len(self.activity), rows
+            return
+        for moment, part in by_moment(self.moment_E[rows]):
+            known = len(self.activity)
+            if self.among_known:
+                by_then = int(np.searchsorted(self.activity.first_N, moment + DAY))
+                # Held-out items are ranked in any case.
+                last = self.held_out.targets.take(rows[part]).values.max()
+                known = max(by_then, 1 + int(last))
+            yield moment, known, rows[part]
+
+
+class MomentRanker:
+    """Ranks held-out users for one model.
+
+    Args:
+        scorer_of: makes the model's scorer of item arrays.
+        arrays: of all items, in the order of `moments`.
+        user_E: (E,) each user's row in the model, -1 for users that its training has not seen.
+        moments: whom to rank for, and when.
+        k: length of the lists.
+        arrays_at: arrays of the first items at a moment, by moment and number; by default a part of
+            `arrays`, with the activity of the moment.
+    """
+
+    def __init__(
+        self,
+        scorer_of: Callable[[ItemArrays], Scorer],
+        arrays: ItemArrays,
+        user_E: Ints,
+        moments: Moments,
+        k: int = 0,
+        arrays_at: Callable[[int, int], ItemArrays] | None = None,
+    ) -> None:
+        self._scorer_of, self._arrays, self._user_E = scorer_of, arrays, user_E
+        self._moments, self._k = moments, k
+        self._moves = ACTIVITY in arrays or arrays_at is not None
+        self._arrays_at = arrays_at or self._part_of_arrays
+        self._last: tuple[tuple[int, int], Scorer] | None = None
+
+    def ranks(self, rows: Ints) -> TargetRanks:
+        """The ranks of the held-out items of the users at `rows`, which ascend."""
+        return TargetRanks.concatenate(
+            [
+                rank_targets(scorer, held.profiles, user_B, held.targets)
+                for scorer, held, user_B in self._groups(rows)
+            ]
+        )
+
+    def lists(self, rows: Ints) -> TopKResult:
+        """The lists of the users at `rows`, which ascend; without the items of their profiles."""
+        return TopKResult.concatenate(
+            [
+                TopK(scorer, None, self._k)(held.profiles, user_B, held.profiles)
+                for scorer, held, user_B in self._groups(rows)
+            ]
+        )
+
+    @property
+    def space_Nd(self) -> Tensor | None:
+        """See `visrec.models.scorers.Scorer`."""
+        return self._scorer(0, len(self._moments.activity)).space_Nd
+
+    def _groups(self, rows: Ints) -> Iterator[tuple[Scorer, HeldOut, Ints]]:
+        for moment, known, part in self._moments.groups(rows, self._moves):
+            held = self._moments.held_out.take(part)
+            yield self._scorer(moment, known), held, self._user_E[part]
+
+    def _scorer(self, moment: int, known: int) -> Scorer:
+        key = (moment if self._moves else 0, known)
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._scorer_of(self._arrays_at(moment, known))
+        return self._last[1]
+
+    def _part_of_arrays(self, moment: int, known: int) -> ItemArrays:
+        arrays = {name: array[:known] for name, array in self._arrays.items()}
+        if ACTIVITY in arrays:
+            activity = self._moments.activity
+            arrays[ACTIVITY] = activity.features(np.array([moment]), np.arange(known))[0]
+        return arrays

@@ -1,0 +1,138 @@
+"""Examples at their own moments: what was known when an interaction happened, and nothing later.
+
+The profile of an example is what the user had taken before the basket of the positive, the latest
+`--sampling.max_profile` items, oldest first; a first basket has an empty one. With
+`--sampling.sub_profiles`, half of the profiles are thinned: a probability is drawn for each of
+these, and each item stays with it, so that the model also learns from short profiles and does not
+lean on the latest item alone. The positive is compared with candidates of the catalogue; if the
+split is by night, only with those that somebody had taken by then.
+
+Shapes: B examples, R training rows, E examples of an epoch, C candidates, G moments, V entries.
+"""
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from visrec.errors import NoExamplesError
+from visrec.interactions.activity import MIN_KNOWN_SHARE, moment_of
+from visrec.jagged import Jagged, concat_ranges, offsets_from_lengths
+from visrec.models.base import ModelTraits
+from visrec.models.inputs import ActivityBatch, Candidates, TripleBatch
+from visrec.sampling.candidates import CandidateSampler, invalid_negative_mask
+from visrec.sampling.triples import SamplingConfig, Triples
+from visrec.training.batches import make_batch, step_seed, tensor_on
+from visrec.training.data import TrainingData
+
+Ints = npt.NDArray[np.int64]
+
+_THIN_STREAM = 1 << 34  # part of the seed, which no other random numbers of a step have
+
+
+class MomentSource:
+    """Batches of examples at their own moments. Every row comes once before any comes again."""
+
+    def __init__(
+        self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits
+    ) -> None:
+        self._data, self._traits, self._seed, self._epoch = data, traits, seed, 0
+        self._index, self._activity = data.sampling_index, data.activity
+        if not len(data.train.values):
+            found = f"one of the {len(data.train)} users has a training item"
+            raise NoExamplesError(
+                f"N{found}; expected at least one. Hold out less (--split.test, "
+                "--split.validation), lower --interactions.min_rating, or add interactions.",
+                found=f"n{found}",
+            )
+        self._user_R, self._basket_start_R = data.train.row_ids, self._index.basket_range_R[0]
+        self._sampling = dataclasses.replace(sampling, negatives="catalogue")
+        self._candidates = CandidateSampler(data.train, len(data.item_ids), self._sampling, seed)
+        # As held-out items are ranked: see `visrec.retrieval.moments.Moments.among_known`.
+        by_night = data.provenance.split.by == "night"
+        known_share = self._activity.known_share(data.train.values, data.time_R)
+        self._among_known = by_night and known_share >= MIN_KNOWN_SHARE
+        self._order_E = np.zeros(0, np.int64)
+        self.notes = self._notes(sampling)
+
+    def _notes(self, sampling: SamplingConfig) -> tuple[str, ...]:
+        notes = []
+        if sampling.active_guidelines != ("random",):
+            notes.append(
+                "--sampling.guidelines are not used: the model trains on each interaction at its "
+                "own moment"
+            )
+        if sampling.negatives != "catalogue":
+            notes.append(
+                f"--sampling.negatives {sampling.negatives} is replaced by catalogue: the model "
+                "compares each interaction with the items of its moment"
+            )
+        if self._data.provenance.split.by == "night" and not self._among_known:
+            notes.append(
+                "most interactions are the first with their item, so they are compared with all "
+                "items, and not only with those that somebody had taken by then"
+            )
+        return tuple(notes)
+
+    def start_epoch(self, epoch: int, examples: int) -> None:
+        self._epoch = epoch
+        rows = len(self._user_R)
+        first = epoch * examples  # rows go on where the last epoch ended
+        rounds = range(first // rows, (first + examples - 1) // rows + 1)
+        orders = [np.random.default_rng((self._seed, r)).permutation(rows) for r in rounds]
+        start = first - rounds.start * rows
+        self._order_E = np.concatenate(orders)[start : start + examples]
+
+    def batch(
+        self, step: int, size: int, rank: int, workers: int, device: torch.device
+    ) -> TripleBatch:
+        share, data = size // workers, self._data
+        chosen = slice(rank * share, (rank + 1) * share)
+        row_B = self._order_E[step * size : (step + 1) * size]
+        profiles = self._profiles(row_B, step).slice(chosen.start, chosen.stop)
+        row_B = row_B[chosen]
+        positive_B = data.train.values[row_B].astype(np.int64)
+        none_B0 = np.zeros((len(row_B), 0), np.int64)
+        triples = Triples(self._user_R[row_B], profiles, positive_B, none_B0)
+        sampled = self._candidates.step((self._epoch, step))
+        batch = make_batch(triples, sampled.item_C, data, self._traits, device)
+        moment_B = moment_of(data.time_R[row_B])
+        moment_G, group_B = np.unique(moment_B, return_inverse=True)
+        # The candidates, and behind them the positives that are not among them.
+        item_V = np.concatenate([sampled.item_C, np.setdiff1d(positive_B, sampled.item_C)])
+        column_N = np.zeros(len(data.item_ids), np.int64)
+        column_N[item_V] = np.arange(len(item_V))
+        feature_GVK = self._activity.features(moment_G, item_V)
+        candidate_GCK = feature_GVK[:, : len(sampled.item_C)]
+        invalid_BC = invalid_negative_mask(triples, self._index, sampled.item_C)
+        if self._among_known:
+            invalid_BC |= (candidate_GCK[:, :, -1] == 0)[group_B]
+        return dataclasses.replace(
+            batch,
+            candidates=Candidates(
+                tensor_on(invalid_BC, device), tensor_on(sampled.log_q_C, device)
+            ),
+            activity=ActivityBatch(
+                moment_B=tensor_on(group_B, device),
+                candidate_GCK=tensor_on(candidate_GCK, device),
+                positive_BK=tensor_on(feature_GVK[group_B, column_N[positive_B]], device),
+            ),
+            seed=step_seed(self._seed, self._epoch, step),
+        )
+
+    def _profiles(self, row_B: Ints, step: int) -> Jagged:
+        """The profiles of the examples of a step, all workers together."""
+        train = self._data.train
+        end_B = self._basket_start_R[row_B]
+        start_B = np.maximum(train.offsets[self._user_R[row_B]], end_B - self._sampling.max_profile)
+        offsets = offsets_from_lengths(end_B - start_B)
+        profiles = Jagged(train.values[concat_ranges(start_B, offsets)], offsets)
+        if not self._sampling.sub_profiles:
+            return profiles
+        random = np.random.default_rng((self._seed, self._epoch, step, _THIN_STREAM))
+        share_B = np.where(random.random(len(row_B)) < 0.5, 1.0, random.random(len(row_B)))
+        kept_V = random.random(len(profiles.values)) < np.repeat(share_B, profiles.lengths)
+        # One item stays in any case: the latest one.
+        kept_V[offsets[1:][profiles.lengths > 0] - 1] |= True
+        return profiles.keep(kept_V)
