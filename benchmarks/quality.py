@@ -98,8 +98,24 @@ def clothing(workspace: str, source: str, features: str | None) -> list[str]:
 def demo(workspace: str, source: str, features: str | None) -> list[str]:
     """The painted gallery of make demo."""
     del source
+    return _gallery("editions", workspace, features)
+
+
+def trends(workspace: str, source: str, features: str | None) -> list[str]:
+    """The gallery where interest in a work rises and decays."""
+    del source
+    return _gallery("trends", workspace, features)
+
+
+def ugallery(workspace: str, source: str, features: str | None) -> list[str]:
+    """The gallery of the size of the paper's shop, where works are one of a kind."""
+    del source
+    return _gallery("ugallery", workspace, features)
+
+
+def _gallery(scenario: str, workspace: str, features: str | None) -> list[str]:
     if not Path(workspace, "interactions.parquet").exists():
-        run_job("make_gallery", "--workspace", workspace)
+        run_job("make_gallery", "--workspace", workspace, "--gallery.scenario", scenario)
     if features is None and not _has_features(workspace):
         run_job("extract_features", "--workspace", workspace)
     return []
@@ -109,7 +125,14 @@ def _has_features(workspace: str) -> bool:
     return Store.at(workspace).exists(f"features/{MANIFEST}")
 
 
-SETS = {"movies": movies, "clothing": clothing, "demo": demo}
+SETS = {
+    "movies": movies,
+    "clothing": clothing,
+    "demo": demo,
+    "trends": trends,
+    "ugallery": ugallery,
+}
+SOURCED = ("movies", "clothing")  # read from files that are not of this project
 
 
 def run_job(name: str, *flags: str) -> None:
@@ -285,7 +308,7 @@ def data_parser(description: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", choices=SETS)
-    parser.add_argument("--source", help="folder of the data set's files; the demo paints its own")
+    parser.add_argument("--source", help="folder of the data set's files; galleries are painted")
     parser.add_argument("--workspace", help="made where it is not there (runs/quality/<data>)")
     parser.add_argument("--features", help="features directory, instead of making it")
     parser.add_argument("--config", help="YAML with keys of jobs/train.py")
@@ -301,7 +324,7 @@ def asked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
     args, flags = parser.parse_args(given[:cut]), given[cut + 1 :]
-    if args.data != "demo" and not args.source:
+    if args.data in SOURCED and not args.source:
         parser.error(f"--source names the folder of {args.data}")
     torch.set_num_threads(args.threads)
     workspace, source, features = (

@@ -36,8 +36,8 @@ LOYALTY = 1.3  # standard deviation of the log of how much users buy after the f
 SAME_BASKET = 0.35  # probability that a user's next work is in the basket of the one before
 
 FAVOURITE_SUBJECT = 0.8  # share of an artist's works that have one of the artist's subjects
-SHARPNESS = 5.0  # of a taste: the greatest log-odds that a style can gain
-SUBJECT, ARTIST = 1.5, 2.5  # log-odds that a favourite gains
+SHARPNESS = 8.0  # of a taste: the greatest log-odds that a style can gain
+SUBJECT, ARTIST = 3.0, 4.0  # log-odds that a favourite gains
 
 
 def play(size: Size, rng: Random) -> Season:
