@@ -53,6 +53,7 @@ def variants(model: str, settings: str) -> dict[str, list[str]]:
         names = [name for name in names if name not in ANONYMOUS_GUIDELINES]
     guidelines = ", ".join(f"{name}: 1" for name in names)
     flags = [*SETTINGS[settings]["all"], *SETTINGS[settings][model], "--model.name", model]
+    flags.append("--split.by=basket")  # ranked among all items, as in the paper
     return {
         f"{model}_random": flags,
         f"{model}_guidelines": [*flags, f"--sampling.guidelines={{{guidelines}}}"],
