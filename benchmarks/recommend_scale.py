@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -67,13 +68,26 @@ def make_workspace(workspace: Path, items: int) -> pa.StringArray:
     """Features and categories of random items; returns their ids."""
     random = np.random.default_rng(0)
     ids = pa.array([f"item-{n:07}" for n in range(items)])
-    feature_ND = random.normal(size=(items, DIM)).astype(np.float16)
+    commit_features(workspace, ids, random.normal(size=(items, DIM)).astype(np.float16))
+    kinds = pa.array([f"kind-{n % 20}" for n in range(items)])
+    pq.write_table(pa.table({"item_id": ids, "category": kinds}), workspace / "items.parquet")
+    return ids
+
+
+def commit_features(
+    workspace: Path, ids: pa.StringArray, feature_ND: npt.NDArray[np.float16]
+) -> None:
+    """The features directory of a workspace."""
     identity = Identity(
-        backbone="random", weights_digest="0", preprocessing={}, precision="float32", dim=DIM
+        backbone="random",
+        weights_digest="0",
+        preprocessing={},
+        precision="float32",
+        dim=feature_ND.shape[1],
     )
     features, files = Store.at(str(workspace / "features")), []
-    rows = pa.table({"item_id": ids, "digest": ids, "source": pa.nulls(items, pa.string())})
-    for start in range(0, items, PART):
+    rows = pa.table({"item_id": ids, "digest": ids, "source": pa.nulls(len(ids), pa.string())})
+    for start in range(0, len(ids), PART):
         part = rows.slice(start, PART)
         name = write_part(features, part, feature_ND[start : start + PART], identity)
         files.append((name, len(part)))
@@ -88,9 +102,6 @@ def make_workspace(workspace: Path, items: int) -> pa.StringArray:
         ),
         None,
     )
-    kinds = pa.array([f"kind-{n % 20}" for n in range(items)])
-    pq.write_table(pa.table({"item_id": ids, "category": kinds}), workspace / "items.parquet")
-    return ids
 
 
 def make_model(workspace: Path, name: str) -> None:

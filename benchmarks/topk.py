@@ -1,12 +1,19 @@
 """Users per second for the top 100 of 100,000 items: visrec's kernel against its peers.
 
 python -m benchmarks.topk
-python -m benchmarks.topk --users 8192 --json
+python -m benchmarks.topk --vectors trained --json
+python -m benchmarks.topk --isa avx2 --users 8192
 
-All search the same random vectors with the same number of threads in one run. visrec also excludes
-20 items per user, within the measured time, and its lists are exact; the others exclude nothing.
-Each peer runs at the best of several batch sizes, chosen beforehand. Repeats take turns, so that
-other load disturbs all alike; results are medians with the lowest and the highest.
+All search the same vectors with the same number of threads in one run: random normal ones, which is
+the worst case, or those of a trained CuratorNet (`benchmarks/trained_vectors.py`). visrec also
+excludes 20 items per user (of trained vectors: the user's profile), within the measured time, and
+its lists are exact; the others exclude nothing. `--isa` names the kernel's instruction set; `none`
+is the search without the kernel.
+
+A peer is measured at its best: in a process of its own, on the first `--threads` cores, with the
+BLAS kernel that its library chooses itself (no OPENBLAS_CORETYPE; it is printed), at the best of
+several batch sizes, chosen beforehand. Repeats take turns, so that other load disturbs all alike;
+results are medians with the lowest and the highest.
 
 faiss      IndexFlatIP.search
 implicit   implicit.cpu.topk, the C++ selection behind its recommend()
@@ -15,34 +22,44 @@ gemm       the float32 product alone, tile by tile, without selection: the limit
 """
 
 import json
+import os
 import statistics
+import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, ClassVar
 
-import faiss
-import implicit.cpu.topk
 import numpy as np
 import numpy.typing as npt
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
+from benchmarks.trained_vectors import trained_vectors
+from visrec.isas import ISAS
 from visrec.jagged import Jagged
 from visrec.models.scorers import DotScorer
-from visrec.retrieval.kernel import kernel_unavailable_reason
+from visrec.native import ISA_VARIABLE
+from visrec.retrieval.kernel import kernel_name
 from visrec.retrieval.topk import TopK, TopKResult
 
 Floats = npt.NDArray[np.float32]
 Search = Callable[[Floats], object]
 TILE = 8192
 BATCHES = (64, 256, 1024, 4096)
+OUR_BATCH = 1024
 TUNED_WITH = 1024  # users
 TIE = 1e-6  # of the best score: what is nearer may change places
 
 
 def visrec(item_Nd: Floats, excluded: Jagged, k: int) -> Callable[[Floats], TopKResult]:
-    """The kernel as the jobs call it, 1,024 users at a time."""
+    """The search as the jobs call it, 1,024 users at a time."""
     tensor = torch.from_numpy(item_Nd)
     users: list[Floats] = []
     scorer = DotScorer(tensor, lambda _, user_B: torch.from_numpy(users[0])[user_B.clamp(min=0)])
@@ -51,8 +68,8 @@ def visrec(item_Nd: Floats, excluded: Jagged, k: int) -> Callable[[Floats], TopK
     def run(user_Bd: Floats) -> TopKResult:
         users[:] = [user_Bd]
         found = []
-        for start in range(0, len(user_Bd), 1024):
-            rows = np.arange(start, min(start + 1024, len(user_Bd)))
+        for start in range(0, len(user_Bd), OUR_BATCH):
+            rows = np.arange(start, min(start + OUR_BATCH, len(user_Bd)))
             nothing = Jagged(np.zeros(0, np.int64), np.zeros(len(rows) + 1, np.int64))
             found.append(search(nothing, rows, excluded.slice(rows[0], rows[-1] + 1)))
         return TopKResult(
@@ -70,18 +87,34 @@ def in_batches(search: Search, size: int) -> Search:
     return run
 
 
-def peers(item_Nd: Floats, k: int, threads: int) -> dict[str, Search]:
-    """Each peer's search of one batch."""
+# Each makes a peer's search of one batch, and imports no other peer.
+
+
+def by_faiss(item_Nd: Floats, k: int, threads: int) -> Search:
+    import faiss
+
+    faiss.omp_set_num_threads(threads)
     index = faiss.IndexFlatIP(item_Nd.shape[1])
     index.add(item_Nd)
-    item_tensor = torch.from_numpy(item_Nd)
+    return lambda user_Bd: index.search(user_Bd, k)
 
-    def by_implicit(user_Bd: Floats) -> None:
+
+def by_implicit(item_Nd: Floats, k: int, threads: int) -> Search:
+    import implicit.cpu.topk
+
+    def search(user_Bd: Floats) -> None:
         # Its threads each call BLAS, which is to stay in the thread.
         with threadpool_limits(1, "blas"):
             implicit.cpu.topk.topk(item_Nd, user_Bd, k, num_threads=threads)
 
-    def by_torch(user_Bd: Floats) -> None:
+    return search
+
+
+def by_torch(item_Nd: Floats, k: int, threads: int) -> Search:
+    torch.set_num_threads(threads)
+    item_tensor = torch.from_numpy(item_Nd)
+
+    def search(user_Bd: Floats) -> None:
         user = torch.from_numpy(user_Bd)
         winners = []
         for start in range(0, len(item_tensor), TILE):
@@ -90,17 +123,80 @@ def peers(item_Nd: Floats, k: int, threads: int) -> dict[str, Search]:
         score, context = torch.cat([s for s, _ in winners], dim=1).topk(k, dim=1)
         torch.cat([p for _, p in winners], dim=1).gather(1, context)
 
-    def by_gemm(user_Bd: Floats) -> None:
+    return search
+
+
+def by_gemm(item_Nd: Floats, k: int, threads: int) -> Search:
+    del k
+    torch.set_num_threads(threads)
+    item_tensor = torch.from_numpy(item_Nd)
+
+    def search(user_Bd: Floats) -> None:
         user = torch.from_numpy(user_Bd)
         for start in range(0, len(item_tensor), TILE):
             user @ item_tensor[start : start + TILE].T
 
-    return {
-        "faiss": lambda user_Bd: index.search(user_Bd, k),
-        "implicit": by_implicit,
-        "torch": by_torch,
-        "gemm": by_gemm,
+    return search
+
+
+PEERS = {"faiss": by_faiss, "implicit": by_implicit, "torch": by_torch, "gemm": by_gemm}
+
+
+class Contestant:
+    """One side, in the process that `apart` starts for it and that does nothing else.
+
+    Args:
+        name: `visrec`, or one of `PEERS`.
+        folder: of the vectors and of what is excluded.
+        k: list length.
+        threads: of the search.
+    """
+
+    here: ClassVar["Contestant"]
+
+    def __init__(self, name: str, folder: Path, k: int, threads: int) -> None:
+        self._item_Nd, self._user_Bd = (np.load(folder / f"{n}.npy") for n in ("items", "users"))
+        self._excluded = Jagged(*(np.load(folder / f"{n}.npy") for n in ("taken", "offsets")))
+        start = time.perf_counter()
+        self.batch = OUR_BATCH
+        if name == "visrec":
+            torch.set_num_threads(threads)
+            self._ours = visrec(self._item_Nd, self._excluded, k)
+            self._search: Search = self._ours
+        else:
+            self._search = self._at_best_batch(PEERS[name](self._item_Nd, k, threads))
+        self.begin_s = time.perf_counter() - start
+        self.kernel = kernel_name() if name == "visrec" else product_kernel(name)
+        Contestant.here = self
+
+    def _at_best_batch(self, search: Search) -> Search:
+        sizes = [size for size in BATCHES if size <= max(len(self._user_Bd), BATCHES[0])]
+        tuned_with = self._user_Bd[:TUNED_WITH]
+        search(tuned_with[: BATCHES[0]])  # what is set up once
+        tried = {size: rate(in_batches(search, size), tuned_with) for size in sizes}
+        self.batch = max(tried, key=lambda size: tried[size])
+        return in_batches(search, self.batch)
+
+    def rate(self) -> float:
+        return rate(self._search, self._user_Bd)
+
+    def identical(self, users: int) -> bool:
+        user_Bd = self._user_Bd[:users]
+        return identical(self._ours(user_Bd), self._item_Nd, user_Bd, self._excluded)
+
+
+def product_kernel(name: str) -> str:
+    """What computes a peer's products in this process."""
+    if name in ("torch", "gemm"):
+        return f"{'MKL' if torch.backends.mkl.is_available() else 'torch'}, " + (
+            torch.backends.cpu.get_cpu_capability()
+        )
+    owned = {
+        Path(b["filepath"]).parent.name: b for b in threadpool_info() if b["user_api"] == "blas"
     }
+    library = next((b for folder, b in owned.items() if folder.startswith(name)), None)
+    library = library or owned.get("scipy.libs") or next(iter(owned.values()))
+    return f"{library['internal_api']} {library['version']} {library.get('architecture', '')}"
 
 
 def rate(search: Search, user_Bd: Floats) -> float:
@@ -123,9 +219,52 @@ def identical(best: TopKResult, item_Nd: Floats, user_Bd: Floats, excluded: Jagg
     return True
 
 
+def apart(name: str, folder: Path, args: Namespace) -> ProcessPoolExecutor:
+    """A process of its own, in which only this side computes."""
+    context = get_context("spawn")
+    return ProcessPoolExecutor(1, context, Contestant, (name, folder, args.k, args.threads))
+
+
+def ask(side: ProcessPoolExecutor, what: str, *args: int) -> Any:
+    """A value of the side, or what its method returns."""
+    return side.submit(_answer, what, *args).result()
+
+
+def _answer(what: str, *args: int) -> Any:
+    found = getattr(Contestant.here, what)
+    return found(*args) if callable(found) else found
+
+
+def inputs(args: Namespace) -> tuple[Floats, Floats, Jagged]:
+    """The items, the users, and what each user may not get."""
+    if args.vectors == "trained":
+        item_Nd, user_Bd, profiles = trained_vectors(args.items)
+        return item_Nd, user_Bd[: args.users], profiles.slice(0, min(args.users, len(user_Bd)))
+    random = np.random.default_rng(0)
+    item_Nd, user_Bd = (
+        random.normal(size=(n, args.dimensions)).astype(np.float32)
+        for n in (args.items, args.users)
+    )
+    taken = random.integers(0, args.items, args.users * args.excluded)
+    return item_Nd, user_Bd, Jagged(taken, np.arange(args.users + 1) * args.excluded)
+
+
+def prepare_environment(args: Namespace) -> None:
+    """What the sides' processes inherit."""
+    for name in [name for name in os.environ if name.startswith("OPENBLAS_")]:
+        del os.environ[name]
+    os.environ["OMP_NUM_THREADS"] = str(args.threads)
+    os.environ["OMP_PROC_BIND"] = "close"
+    if args.isa != "native":
+        os.environ[ISA_VARIABLE] = args.isa
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+
+
 def main() -> None:
     args = asked(
         __doc__,
+        vectors=("random", "trained"),
+        isa=("native", "none", *(isa.name for isa in ISAS)),
         users=4096,
         items=100_000,
         dimensions=200,
@@ -135,56 +274,39 @@ def main() -> None:
         repeats=3,
         checked=200,
     )
-    torch.set_num_threads(args.threads)
-    faiss.omp_set_num_threads(args.threads)
-    random = np.random.default_rng(0)
-    item_Nd, user_Bd = (
-        random.normal(size=(n, args.dimensions)).astype(np.float32)
-        for n in (args.items, args.users)
-    )
-    taken = random.integers(0, args.items, args.users * args.excluded)
-    excluded = Jagged(taken, np.arange(args.users + 1) * args.excluded)
-
-    start = time.perf_counter()
-    ours = visrec(item_Nd, excluded, args.k)
-    pack_s = time.perf_counter() - start
-    searches: dict[str, Search] = {"visrec": ours}
-    best_batch = {}
-    tuned_with = user_Bd[:TUNED_WITH]
-    for name, search in peers(item_Nd, args.k, args.threads).items():
-        sizes = [size for size in BATCHES if size <= max(args.users, BATCHES[0])]
-        tried = {size: rate(in_batches(search, size), tuned_with) for size in sizes}
-        best_batch[name] = max(tried, key=lambda size: tried[size])
-        searches[name] = in_batches(search, best_batch[name])
-    runs: dict[str, list[float]] = {name: [] for name in searches}
-    for _ in range(args.repeats):
-        for name, search in searches.items():
-            runs[name].append(rate(search, user_Bd))
-    found: dict[str, object] = {
-        f"{name}_users_per_s": round(statistics.median(rates), 1) for name, rates in runs.items()
-    }
-    mine = statistics.median(runs["visrec"])
-    for name in best_batch:
-        found[f"ratio_{name}"] = round(mine / statistics.median(runs[name]), 3)
-    checked = user_Bd[: args.checked]
-    found["identical"] = identical(ours(checked), item_Nd, checked, excluded)
+    prepare_environment(args)
+    runs: dict[str, list[float]] = {name: [] for name in ("visrec", *PEERS)}
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        item_Nd, user_Bd, excluded = inputs(args)
+        arrays = {"items": item_Nd, "users": user_Bd, "taken": excluded.values}
+        for name, array in {**arrays, "offsets": excluded.offsets}.items():
+            np.save(Path(folder) / f"{name}.npy", array)
+        sides = {name: stack.enter_context(apart(name, Path(folder), args)) for name in runs}
+        about = {
+            name: {what: ask(side, what) for what in ("batch", "begin_s", "kernel")}
+            for name, side in sides.items()  # one after the other
+        }
+        for _ in range(args.repeats):
+            for name, side in sides.items():
+                runs[name].append(ask(side, "rate"))
+        is_identical = ask(sides["visrec"], "identical", args.checked)
+    median = {name: statistics.median(rates) for name, rates in runs.items()}
+    found: dict[str, object] = {f"{n}_users_per_s": round(rate, 1) for n, rate in median.items()}
+    for name in PEERS:
+        found[f"ratio_{name}"] = round(median["visrec"] / median[name], 3)
+    found["identical"] = is_identical
     for name, rates in runs.items():
-        batch = (
-            f"batches of {best_batch[name]:,}"
-            if name in best_batch
-            else kernel_unavailable_reason() or "kernel"
-        )
         print(
-            f"{name:10}{statistics.median(rates):>10,.0f} users/s  "
-            f"[{min(rates):,.0f} to {max(rates):,.0f}]  {batch}"
+            f"{name:10}{median[name]:>10,.0f} users/s  [{min(rates):,.0f} to {max(rates):,.0f}]  "
+            f"batches of {about[name]['batch']:,}, {about[name]['kernel']}"
         )
-    print(f"identical to float64: {found['identical']}; packed in {pack_s:.2f} s")
+    print(f"identical to float64: {is_identical}; packed in {about['visrec']['begin_s']:.2f} s")
     if args.json:
         more = {
             "runs": runs,
-            "best_batch": best_batch,
-            "pack_s": pack_s,
-            "kernel": kernel_unavailable_reason(),
+            "best_batch": {name: about[name]["batch"] for name in PEERS},
+            "pack_s": about["visrec"]["begin_s"],
+            "kernel": {name: of["kernel"] for name, of in about.items()},
         }
         print(json.dumps({"asked": vars(args), **machine(), **found, **more}))
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from ray._private.runtime_env.packaging import create_package
 
 from tests.conftest import CHECKOUT
+from visrec.isas import compiler, of_machine
+from visrec.retrieval.kernel import _SOURCE
 
 CODE = ("visrec", "jobs", "configs", "tune_spaces")
 
@@ -30,7 +32,7 @@ def test_package_contains_only_code_and_configuration(tmp_path: Path) -> None:
         str(path.relative_to(clone))
         for name in CODE
         for path in (clone / name).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
     }
     assert packed == {*expected, "pyproject.toml", "my-night.yaml"}
 
@@ -52,7 +54,13 @@ def test_wheel_has_configurations_spaces_sources_and_the_command(tmp_path: Path)
         files = {f"visrec/{source}/{path.name}" for path in (CHECKOUT / source).glob("*.yaml")}
         assert files
         assert files <= packed
-    others = [p for p in (CHECKOUT / "visrec").rglob("*") if p.suffix in {".cpp", ".html", ".py"}]
+    others = [
+        p for p in (CHECKOUT / "visrec").rglob("*") if p.suffix in {".cpp", ".h", ".html", ".py"}
+    ]
     assert {str(path.relative_to(CHECKOUT)) for path in others} <= packed
+    if compiler():
+        libraries = {isa.library_name(_SOURCE) for isa in of_machine()}
+        assert {f"visrec/retrieval/{name}" for name in libraries} <= packed
+        assert "-abi3-" in wheel.name  # one wheel for all versions of Python
     assert any(name.endswith("/licenses/LICENSE") for name in packed)
     assert not [name for name in packed if name.startswith(("jobs/", "tests/", "configs/"))]

@@ -1,43 +1,58 @@
-"""C++ source files, compiled for this processor on first use and cached."""
+"""C++ sources as libraries: built with the wheel, or compiled on first use and cached."""
 
 import ctypes
-import hashlib
 import os
-import platform
-import shutil
 import subprocess
-import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
+from visrec.isas import Isa, build, compiler, of_machine
+
+# Names one instruction set, for tests and benchmarks: no other is used. `none` is in no processor.
+ISA_VARIABLE = "VISREC_ISA"
 
 
-@cache
+def chosen_isa() -> tuple[Isa | None, str | None]:
+    """The fastest instruction set of this processor; if there is none, None and the reason."""
+    isas = of_machine(processor_flags())
+    if wanted := os.environ.get(ISA_VARIABLE):
+        isas = [isa for isa in isas if isa.name == wanted]
+        return (isas[0], None) if isas else (None, f"this processor has no {wanted}")
+    names = ", ".join(isa.name for isa in of_machine())
+    return (isas[0], None) if isas else (None, f"this processor has none of {names or 'our sets'}")
+
+
 def compile_and_load(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
     """The library of a source file; if it is not available, None and the reason.
 
     Args:
-        source: C++ with `extern "C"` functions; it uses #error to refuse processors that it
+        source: C++ with `extern "C"` functions; it uses #error to refuse instruction sets that it
             does not support.
     """
-    compiler = next(filter(None, map(shutil.which, ("g++", "c++", "clang++"))), None)
-    if compiler is None:
-        return None, "no C++ compiler (g++)"
-    key = (source.read_text(), compiler, _FLAGS, _processor_flags())
-    name = f"{source.stem}-{hashlib.sha256(repr(key).encode()).hexdigest()[:16]}.so"
+    isa, reason = chosen_isa()
+    return (None, reason) if isa is None else _load(source, isa)
+
+
+@cache
+def _load(source: Path, isa: Isa) -> tuple[ctypes.CDLL | None, str | None]:
+    name = isa.library_name(source)
+    # A library that came with the package may be for another C library: then it is compiled here.
+    with suppress(OSError):
+        return ctypes.CDLL(str(source.with_name(name))), None
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if cache.startswith("~"):
         return None, "no home directory to cache it in; set HOME or XDG_CACHE_HOME"
-    folder = Path(cache) / "visrec"
+    cached = Path(cache) / "visrec" / name
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not (folder / name).exists():
-            _build(compiler, source, folder / name)
-        return ctypes.CDLL(str(folder / name)), None
+        if not cached.exists():
+            if (compiler_path := compiler()) is None:
+                return None, "it was not built with the package, and there is no C++ compiler (g++)"
+            build(compiler_path, source, isa, cached)
+        return ctypes.CDLL(str(cached)), None
     except subprocess.CalledProcessError as error:
         reasons = [line for line in error.stderr.splitlines() if "error" in line]
         return None, (reasons or [str(error)])[0].partition("error")[2].strip(": #")
@@ -45,24 +60,13 @@ def compile_and_load(source: Path) -> tuple[ctypes.CDLL | None, str | None]:
         return None, str(error)
 
 
-def _build(compiler: str, source: Path, target: Path) -> None:
-    """Compiles to a temporary file and renames it, so that concurrent builds do not interfere.
-
-    Raises:
-        subprocess.CalledProcessError: the source does not compile, or not for this processor.
-    """
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        library = Path(folder) / target.name
-        command = [compiler, *_FLAGS, "-o", str(library), str(source)]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        library.replace(target)
-
-
-def _processor_flags() -> str:
-    """The processor's instruction sets: different machines may share a home directory."""
+@cache
+def processor_flags() -> frozenset[str]:
+    """What /proc/cpuinfo says of the processor."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line for line in lines if line.startswith("flags")), platform.processor())
+    named = (line for line in lines if line.startswith(("flags", "Features")))
+    return frozenset(next(named, "").partition(":")[2].split())
 
 
 def pointers(*arrays: npt.NDArray[np.generic] | None) -> list[ctypes.c_void_p]:

@@ -6,19 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from visrec.isas import of_machine
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import TiledScorer
+from visrec.native import ISA_VARIABLE, processor_flags
 from visrec.retrieval import kernel
 
-KERNELS = pytest.mark.parametrize("compiled", [True, False])
+COMPILED = tuple(isa.name for isa in of_machine(processor_flags())) or ("none",)
+KERNELS = pytest.mark.parametrize("isa", [*COMPILED, TORCH := "torch"])
 
 
-def select_kernel(patch: pytest.MonkeyPatch, compiled: bool) -> None:
-    """The compiled kernel, for which the test is skipped where it is not available, or torch."""
-    if compiled and kernel.load_kernel() is None:
+def select_kernel(patch: pytest.MonkeyPatch, isa: str) -> None:
+    """The kernel for an instruction set, or torch; the test is skipped if it does not compile."""
+    patch.setenv(ISA_VARIABLE, isa)
+    if isa != TORCH and kernel.load_kernel() is None:
         pytest.skip(f"no compiled kernel here: {kernel.kernel_unavailable_reason()}")
-    if not compiled:
-        patch.setattr(kernel, "load_kernel", lambda: None)
 
 
 class TableScorer(TiledScorer):

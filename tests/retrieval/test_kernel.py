@@ -1,6 +1,7 @@
 """The compiled kernel: built once, or a reason why it is not available."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import visrec.native
-from visrec.native import compile_and_load
+from tests.retrieval import COMPILED
+from visrec import native
+from visrec.isas import of_machine
 from visrec.retrieval import kernel
 
 needs_kernel = pytest.mark.skipif(
@@ -20,32 +22,50 @@ needs_kernel = pytest.mark.skipif(
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty build folder; libraries that other tests loaded are forgotten."""
+    """An empty build folder; libraries that were loaded or packaged are forgotten."""
+    source = tmp_path / "source" / kernel._SOURCE.name
+    shutil.copytree(kernel._SOURCE.parent, source.parent, ignore=shutil.ignore_patterns("*.so"))
+    monkeypatch.setattr(kernel, "_SOURCE", source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    compile_and_load.cache_clear()
+    native._load.cache_clear()
     yield tmp_path / "visrec"
-    compile_and_load.cache_clear()
+    native._load.cache_clear()
 
 
 @needs_kernel
-def test_kernel_is_built_once_per_source_and_processor(
+def test_kernel_is_built_once_per_source_and_instruction_set(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv(native.ISA_VARIABLE, COMPILED[0])
     assert kernel.load_kernel() is not None
     (first,) = cache.iterdir()
+    assert first.name.startswith(f"kernel-{COMPILED[0]}-")
     built = first.stat().st_mtime_ns
-    compile_and_load.cache_clear()
+    native._load.cache_clear()
     assert kernel.load_kernel() is not None
     assert first.stat().st_mtime_ns == built
-    monkeypatch.setattr("visrec.native._processor_flags", lambda: "another")
-    compile_and_load.cache_clear()
+    header = kernel._SOURCE.with_name("simd.h")
+    header.write_text(header.read_text() + "// changed\n")
+    monkeypatch.setenv(native.ISA_VARIABLE, COMPILED[-1])
+    native._load.cache_clear()
     assert kernel.load_kernel() is not None
     assert len(list(cache.iterdir())) == 2
 
 
 @needs_kernel
+def test_packaged_kernel_needs_no_compiler(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kernel.load_kernel() is not None
+    (built,) = cache.iterdir()
+    built.rename(kernel._SOURCE.with_name(built.name))
+    native._load.cache_clear()
+    monkeypatch.setenv("PATH", os.devnull)
+    assert kernel.load_kernel() is not None
+
+
+@needs_kernel
 def test_concurrent_builds_do_not_interfere(cache: Path) -> None:
-    build = partial(compile_and_load.__wrapped__, kernel._SOURCE)
+    isa, _ = native.chosen_isa()
+    build = partial(native._load.__wrapped__, kernel._SOURCE, isa)
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda _: build(), range(2)))
     assert all(kernel is not None and reason is None for kernel, reason in found)
@@ -57,16 +77,32 @@ def test_kernel_is_unavailable_with_a_reason_without_a_compiler(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setattr(native, "processor_flags", lambda: of_machine()[0].needs)
     assert kernel.load_kernel() is None
     assert "compiler" in (kernel.kernel_unavailable_reason() or "")
 
 
-@needs_kernel
-@pytest.mark.usefixtures("cache")
 def test_kernel_is_unavailable_with_a_reason_on_an_unsupported_processor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    flags = tuple(flag.replace("native", "x86-64") for flag in visrec.native._FLAGS)
-    monkeypatch.setattr("visrec.native._FLAGS", flags)
+    monkeypatch.setattr(native, "processor_flags", lambda: frozenset({"sse2"}))
     assert kernel.load_kernel() is None
-    assert "AVX-512" in (kernel.kernel_unavailable_reason() or "")
+    assert of_machine()[0].name in (kernel.kernel_unavailable_reason() or "")
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("avx2 fma bmi1 bmi2 f16c abm movbe", "avx2"),
+        ("avx2 fma bmi1 bmi2 f16c abm movbe avx_vnni", "avxvnni"),
+        ("avx2 fma bmi1 bmi2 f16c abm movbe avx512f avx512bw avx512cd avx512dq avx512vl", "avx512"),
+    ],
+)
+def test_fastest_instruction_set_of_the_processor_is_chosen(
+    flags: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(native, "processor_flags", lambda: frozenset(flags.split()))
+    isa, reason = native.chosen_isa()
+    assert isa is not None, reason
+    assert isa.name == expected

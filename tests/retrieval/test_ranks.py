@@ -12,14 +12,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.retrieval import TableScorer
+from tests.retrieval import KERNELS, TableScorer, select_kernel
 from tests.training import jagged_lists
 from visrec.evaluation.baselines import BASELINES
 from visrec.jagged import Jagged
 from visrec.models import MODELS
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.scorers import DotScorer, ReRankScorer, Scorer
-from visrec.retrieval import kernel, ranks, topk
+from visrec.retrieval import ranks, topk
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import TargetRanks, rank_targets
 
@@ -117,10 +117,13 @@ def test_ranks_of_any_scores_equal_a_full_sort(
     assert np.diff(found.offsets).tolist() == [len(targets) for targets in case.targets]
 
 
+@KERNELS
 @given(st.integers(0, 2**32), st.booleans())
-@settings(max_examples=100, deadline=None)
-def test_dot_products_rank_like_a_table_of_the_same_scores(seed: int, damaged: bool) -> None:
-    """The compiled kernel, if available, against tiles. Integer scores make ties frequent."""
+@settings(max_examples=60, deadline=None)
+def test_dot_products_rank_like_a_table_of_the_same_scores(
+    isa: str, seed: int, damaged: bool
+) -> None:
+    """The compiled kernel against tiles. Integer scores make ties frequent."""
     random = np.random.default_rng(seed)
     users, items, d = random.integers(1, 30), random.integers(12, 150), random.integers(1, 20)
     most = int(random.integers(0, 4))
@@ -137,7 +140,9 @@ def test_dot_products_rank_like_a_table_of_the_same_scores(seed: int, damaged: b
     vectors = torch.from_numpy(user_Bd)
     scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
     user_B = np.arange(users)
-    found = rank_targets(scorer, profiles, user_B, targets)
+    with pytest.MonkeyPatch.context() as patch:
+        select_kernel(patch, isa)
+        found = rank_targets(scorer, profiles, user_B, targets)
     expected = rank_targets(TableScorer(user_Bd @ item_Nd.T), profiles, user_B, targets)
     for name, values in expected.__dict__.items():
         np.testing.assert_array_equal(getattr(found, name), values, err_msg=name)
@@ -183,11 +188,11 @@ def test_re_ranker_is_ranked_like_its_lists(seed: int) -> None:
     assert _counts(found) == expected
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@KERNELS
 @given(st.integers(0, 2**32), st.tuples(*[st.integers(-140, 112)] * 2))
 @settings(max_examples=40, deadline=None)
 def test_ranks_equal_those_of_float64_at_any_magnitude(
-    compiled: bool, seed: int, powers: tuple[int, int]
+    isa: str, seed: int, powers: tuple[int, int]
 ) -> None:
     random, (low, high) = np.random.default_rng(seed), sorted(powers)
     users, items = random.integers(1, 20), random.integers(12, 150)
@@ -205,8 +210,7 @@ def test_ranks_equal_those_of_float64_at_any_magnitude(
     vectors = torch.from_numpy(user_Bd)
     scorer = DotScorer(torch.from_numpy(item_Nd), lambda _, rows: vectors[rows.clamp(min=0)])
     with pytest.MonkeyPatch.context() as patch:
-        if not compiled:
-            patch.setattr(kernel, "load_kernel", lambda: None)
+        select_kernel(patch, isa)
         found = rank_targets(scorer, profiles, np.arange(users), targets)
     score_BN = user_Bd.astype(np.float64) @ item_Nd.astype(np.float64).T
     case = Case(score_BN, profiles=[r[:5] for r in drawn], targets=[r[5:] for r in drawn])

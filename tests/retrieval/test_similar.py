@@ -33,9 +33,9 @@ def _nearest(space_Nd: Floats, profile: list[int], rows: list[int]) -> Iterator[
 
 @KERNELS
 def test_nearest_profile_item_has_the_largest_cosine(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
+    isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    select_kernel(monkeypatch, compiled)
+    select_kernel(monkeypatch, isa)
     random = np.random.default_rng(0)
     space_Nd = (random.normal(size=(50, 6)) * random.uniform(0.1, 9, (50, 1))).astype(np.float32)
     profiles = [random.choice(50, n, replace=False).tolist() for n in range(1, 12)]
@@ -54,9 +54,9 @@ def test_nearest_profile_item_has_the_largest_cosine(
 @KERNELS
 @pytest.mark.parametrize("power", [-140, -80, 120])
 def test_nearest_profile_item_is_the_same_at_any_magnitude(
-    compiled: bool, power: int, monkeypatch: pytest.MonkeyPatch
+    isa: str, power: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    select_kernel(monkeypatch, compiled)
+    select_kernel(monkeypatch, isa)
     random = np.random.default_rng(0)
     space_Nd = random.integers(-9, 10, (40, 5)).astype(np.float32)
     profiles = jagged_lists([random.choice(40, 6, replace=False).tolist() for _ in range(9)])
@@ -71,9 +71,9 @@ def test_nearest_profile_item_is_the_same_at_any_magnitude(
 
 @KERNELS
 def test_nearest_of_equal_items_is_the_first_in_the_profile(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
+    isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    select_kernel(monkeypatch, compiled)
+    select_kernel(monkeypatch, isa)
     space_Nd = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     nearest = nearest_profile_items(space_Nd, jagged_lists([[1, 2, 0]]), np.array([[3]]))
     assert nearest.tolist() == [[2]]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.memory import peak_memory
-from tests.retrieval import KERNELS, TableScorer, select_kernel
+from tests.retrieval import COMPILED, KERNELS, TORCH, TableScorer, select_kernel
 from tests.training import jagged_lists
 from visrec.errors import VisrecError
 from visrec.jagged import Jagged
@@ -145,9 +145,9 @@ def vectors(draw: st.DrawFn) -> Vectors:
 @KERNELS
 @given(vectors())
 @settings(max_examples=150, deadline=None)
-def test_lists_of_dot_products_equal_a_full_sort(compiled: bool, given_: Vectors) -> None:
+def test_lists_of_dot_products_equal_a_full_sort(isa: str, given_: Vectors) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        select_kernel(patch, compiled)
+        select_kernel(patch, isa)
         best = given_.search()
     assert (best.row_BK.dtype, best.score_BK.dtype) == (np.int64, np.float32)
     case = given_.case()
@@ -168,9 +168,9 @@ def _normal(users: int, items: int, d: int) -> Vectors:
 @KERNELS
 @pytest.mark.parametrize("k", [10, 100])  # for a small k, torch looks at groups of scores first
 def test_lists_of_dot_products_equal_those_in_float64(
-    compiled: bool, k: int, monkeypatch: pytest.MonkeyPatch
+    isa: str, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    select_kernel(monkeypatch, compiled)
+    select_kernel(monkeypatch, isa)
     given_ = replace(_normal(users=140, items=9000, d=50), k=k)
     best = given_.search()
     exact = given_.user_Bd.astype(np.float64) @ given_.item_Nd.astype(np.float64).T
@@ -185,10 +185,10 @@ def test_lists_of_dot_products_equal_those_in_float64(
 
 @KERNELS
 def test_nearly_equal_items_are_ordered_by_rounded_score_and_row(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
+    isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Near 64, float32 scores are 7.6e-6 apart, so many items share the best one.
-    select_kernel(monkeypatch, compiled)
+    select_kernel(monkeypatch, isa)
     random = np.random.default_rng(0)
     item_Nd = (1 + 1e-6 * random.normal(size=(1000, 64))).astype(np.float32)
     given_ = Vectors(item_Nd, np.ones((7, 64), np.float32), [[0]] * 7, None, 10)
@@ -199,10 +199,8 @@ def test_nearly_equal_items_are_ordered_by_rounded_score_and_row(
 
 
 @KERNELS
-def test_subnormal_vectors_are_ordered_exactly(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    select_kernel(monkeypatch, compiled)
+def test_subnormal_vectors_are_ordered_exactly(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    select_kernel(monkeypatch, isa)
     # The other items cancel out, so the mean is tiny, and so are these two without the mean.
     random = np.random.default_rng(0)
     half_Nd = random.integers(-3, 4, (199, 8)).astype(np.float32)
@@ -236,15 +234,13 @@ def magnitudes(draw: st.DrawFn) -> Vectors:
 @KERNELS
 @given(magnitudes())
 @settings(max_examples=150, deadline=None)
-def test_finite_vectors_give_the_lists_of_float64_or_an_error(
-    compiled: bool, given_: Vectors
-) -> None:
+def test_finite_vectors_give_the_lists_of_float64_or_an_error(isa: str, given_: Vectors) -> None:
     with np.errstate(over="ignore"):
         case = given_.case()
     expected = [_full_sort(case, user) for user in range(len(given_.user_Bd))]
     listed = [score for one in expected for row, score in one if row >= 0]
     with pytest.MonkeyPatch.context() as patch:
-        select_kernel(patch, compiled)
+        select_kernel(patch, isa)
         if np.isfinite(listed).all():
             best = given_.search()
             for user, truth in enumerate(expected):
@@ -254,9 +250,9 @@ def test_finite_vectors_give_the_lists_of_float64_or_an_error(
                 given_.search()
 
 
-def test_memory_of_a_search_does_not_depend_on_the_scores() -> None:
+def test_memory_of_a_search_does_not_depend_on_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """If the buffers of 96 users kept all of 300,000 equal items, they would take 700 MB."""
-    select_kernel(pytest.MonkeyPatch(), True)
+    select_kernel(monkeypatch, COMPILED[0])
     item_Nd = np.random.default_rng(0).normal(size=(300_000, 4)).astype(np.float32)
     equal_Nd = np.repeat(item_Nd[:1], len(item_Nd), axis=0)
     user_Bd = np.random.default_rng(1).normal(size=(96, 4)).astype(np.float32)
@@ -292,9 +288,9 @@ def test_most_popular_lists_equal_a_search_by_counts() -> None:
 
 @KERNELS
 def test_lists_and_scores_do_not_depend_on_the_batch(
-    compiled: bool, monkeypatch: pytest.MonkeyPatch
+    isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    select_kernel(monkeypatch, compiled)
+    select_kernel(monkeypatch, isa)
     given_ = _normal(users=150, items=2000, d=30)
     whole = given_.search()
     for size in (1, 7):
@@ -304,14 +300,34 @@ def test_lists_and_scores_do_not_depend_on_the_batch(
             np.testing.assert_array_equal(part.score_BK, whole.score_BK[start : start + size])
 
 
-def test_compiled_kernel_and_torch_give_the_same_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("isa", COMPILED)
+def test_compiled_kernel_and_torch_give_the_same_lists(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given_ = _normal(users=40, items=3000, d=200)
-    select_kernel(monkeypatch, True)
+    select_kernel(monkeypatch, isa)
     compiled = given_.search()
-    select_kernel(monkeypatch, False)
+    select_kernel(monkeypatch, TORCH)
     plain = given_.search()
     np.testing.assert_array_equal(compiled.row_BK, plain.row_BK)
     np.testing.assert_array_equal(compiled.score_BK, plain.score_BK)
+
+
+@KERNELS
+def test_products_of_the_largest_bytes_do_not_saturate(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries of one size become the largest bytes, and 16 bits hold few of their products."""
+    select_kernel(monkeypatch, isa)
+    random = np.random.default_rng(0)
+    item_Nd, user_Bd = (np.sign(random.normal(size=(n, 64))).astype(np.float32) for n in (300, 8))
+    user_Bd[0], user_Bd[1] = 1, -1
+    item_Nd[:50], item_Nd[50:100] = 1, -1
+    item_Nd[:100] *= np.sign(random.random((100, 64)) - 0.05)
+    given_ = Vectors(item_Nd, user_Bd, [[]] * 8, None, 60)
+    best, case = given_.search(), given_.case()
+    for user in range(8):
+        assert _list(best, user) == _full_sort(case, user)
 
 
 @pytest.mark.parametrize("kind", ["item", "user"])

@@ -28,6 +28,7 @@ def summary_rows(
     """
     forced = [gate.name for gate in manifest.gates if gate.outcome == "forced"]
     queries = QUERIES[manifest.kind]
+    kernels = {shard.kernel for shard in written if not shard.kept} - {""}
     return {
         "run": manifest.run_id,
         "model": manifest.model_id,
@@ -38,6 +39,7 @@ def summary_rows(
         **manifest.interactions.summary,
         "files": len(manifest.files),
         "shards scored now": sum(not shard.kept for shard in written),
+        **({"search kernel": ", ".join(sorted(kernels))} if kernels else {}),
         "lists carried over": sum(shard.carried for shard in written),
         "gates": _gates_row(manifest.gates),
         **({"forced past": "; ".join(forced)} if forced else {}),

@@ -6,7 +6,7 @@ start of the run has written is kept.
 Lists of the last publication that have not changed are carried over.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.writer import ShardWriter
-from visrec.retrieval.kernel import kernel_unavailable_reason
+from visrec.retrieval.kernel import kernel_name, kernel_unavailable_reason
 from visrec.retrieval.similar import cosine_scorer
 from visrec.storage.store import Store
 
@@ -99,11 +99,12 @@ class ScoreShards:
             recommend = ShardRecommender(data, scorer, task.spec, task.last, self._timer)
             self._write = ShardWriter(data, task.spec, recommend, self._timer)
         if (reason := kernel_unavailable_reason()) and not task.resources.use_gpu:
-            self._timer.log_once(f"no compiled kernel, so torch searches, slower: {reason}")
+            self._timer.log_once(f"no compiled kernel, so the search is slower: {reason}")
+        self._kernel = "torch on the GPU" if task.resources.use_gpu else kernel_name()
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         with self._timer.call():
-            written = self._write(int(batch["id"][0]))
+            written = replace(self._write(int(batch["id"][0])), kernel=self._kernel)
             return {key: np.array([value]) for key, value in written.to_row().items()}
 
 

@@ -33,6 +33,7 @@ class WrittenShard:
         kept: whether the file was there and intact before this task. An earlier start of the run
             has written it, or an earlier try of this task whose worker died after the write.
         carried: lists that this task carried over from the last publication; 0 if `kept`.
+        kernel: what the worker searches with, as `kernel_name` says; empty if nobody asked it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class WrittenShard:
     fingerprints_sha256: str
     kept: bool
     carried: int
+    kernel: str = ""
 
     def to_row(self) -> dict[str, str | int | bool]:
         """The same as a row of a Ray dataset."""
@@ -64,6 +66,7 @@ class WrittenShard:
             fingerprints_sha256=str(row["fingerprints_sha256"]),
             kept=bool(row["kept"]),
             carried=int(row["carried"]),
+            kernel=str(row["kernel"]),
         )
 
 

@@ -1,7 +1,6 @@
-// The exact k best items of many users by dot product, for processors with AVX-512 VNNI.
+// The exact k best items of many users by dot product. simd.h has the instructions.
 //
-// All items are first scored with vectors of 8-bit integers, four multiplications per lane and
-// instruction. For every pair, Cauchy-Schwarz bounds the effect of the rounding: with u = u' + du
+// All items are first scored with vectors of 8-bit integers, four multiplications per lane. For every pair, Cauchy-Schwarz bounds the effect of the rounding: with u = u' + du
 // and i = i' + di,
 //
 //     |u . i - u' . i'|  <=  |u'| |di| + |du| |i|
@@ -12,18 +11,24 @@
 //
 // Memory does not depend on the scores. If so many items are alike that their bounds cannot tell
 // them apart, the items seen so far are scored exactly, the k best of them are kept, and the search
-// continues. This is exact, because items come in the order of their rows, so that a later one with
-// an equal score is no better.
+// continues.
+//
+// Where it pays (rotation.py), vectors are rotated so that the first dimensions, the lead, have most
+// of a score. For all items only the lead is multiplied; for the rest, Cauchy-Schwarz bounds what it
+// can add, and it is multiplied for the few items that may still be among the best.
+//
+// Items come in random order. So early on, the k-th score can be guessed from the share of the items
+// that were seen. If a guess turns out to have been too high, the user is searched for again.
 //
 // The mean of all items is subtracted from the items before they are rounded. It adds the same
 // amount to all scores of a user, and what remains is smaller. Vectors are first divided by a power
 // of two, all items by the same one and each user by their own, so that no bound overflows or
-// vanishes, whatever finite numbers the vectors hold. Items are stored in blocks of 64: for each
-// group of four dimensions, four bytes of each of the 64 items. The items' bytes are 128 too high,
-// because the instruction multiplies unsigned by signed bytes; the accumulators start with the
-// correction.
+// vanishes, whatever finite numbers the vectors hold. Items are stored in tiles, a few of which make
+// a block of 64: for each group of four dimensions, four bytes of each of the tile's items. Where
+// the instruction multiplies unsigned by signed bytes, the items' bytes are 128 too high, and the
+// accumulators start with the correction.
 
-#include <immintrin.h>
+#include "simd.h"
 
 #include <algorithm>
 #include <atomic>
@@ -32,85 +37,90 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512VL__) || \
-    !defined(__AVX512VNNI__)
-#error "this processor has no AVX-512 VNNI"
-#endif
-
 namespace {
 
-constexpr int kItems = 64;    // in a block: four registers of 16
-constexpr int kUsers = 6;     // in a group: 24 accumulators and their operands fill 32 registers
+using simd::Floats, simd::Ints, simd::Mask, simd::kLanes;
+
+constexpr int kItems = 64;  // in a block
+constexpr int kUsers = 6;   // in a group
+// Registers of items that are multiplied at a time: with the accumulators of 6 users for each and
+// the operands, 4 of them fill 32 registers, and 2 fill 16.
+constexpr int kColumns = simd::kRegisters == 32 ? 4 : 2;
+constexpr int kTile = kColumns * kLanes;
 constexpr int kGroups = 16;   // in a piece of work: 96 users share each read of the items
 constexpr int kGrowth = 8;    // factor by which a search's buffer may grow; a power of 2
+constexpr int64_t kFirstGuess = 8;  // blocks before the first guess of the k-th score
 constexpr int kHalvings = 16; // steps of the bisection for the k-th bound
+constexpr float kLeastScale = 0x1p-40f;  // a byte step, if the largest entry is near 1
 constexpr float kSlack = 1e-5f;  // times |u| |i|: more than all single-precision errors
 constexpr double kRounded = 0x1p-22;  // times a score: closer scores may round to the same
                                       // single-precision number; then the lower row is better
 constexpr double kTiny = 2. * FLT_TRUE_MIN;  // the same for scores near zero
 
+// Items are stored at positions, in the order in which they are scored. Their vectors are rotated,
+// so that the first dimensions have most of a score: the lead, `4 * quads` of them. The others are
+// the rest, which may be empty.
 struct Items {
-    const float* vectors;   // (n, d)
-    const uint8_t* packed;  // (blocks, quads, 64, 4)
+    const float* vectors;   // (n, d) as given, in the order of the rows
+    const int32_t* rows;    // (blocks * 64,) of each position
+    const uint8_t* packed;  // (blocks * 64 / kTile, quads, kTile, 4)
     const float* scale;     // (blocks * 64,) a byte step, in 2^exponent; NaN: unavailable
-    const float* bounds;    // (blocks, 2) the largest |di| and |i| of a block, in byte steps
-    const double* mean;     // (d,)
+    const float* bounds;    // (blocks, 4) the largest |di| and |i| of a block: of the lead in byte
+                            // steps, of the rest in 2^exponent
+    const uint8_t* rest;    // (blocks * 64, rest_bytes)
+    const float* rest_scale;   // (blocks * 64,) a byte step of the rest, in 2^exponent
+    const float* rest_length;  // (blocks * 64,) |i| of the rest, in 2^exponent
+    const double* mean;        // (d,)
     int64_t n, blocks;
-    int d, quads, exponent;
+    int d, quads, rest_bytes, exponent;
 };
 
 struct User {
-    int32_t offset;          // minus what the 128 in every byte of an item adds
-    float length, rounding;  // |u'| and |du| with the slack, in byte steps
+    int32_t offset, rest_offset;  // minus what the 128 in every byte of an item adds
+    float length, rounding;  // |u'| and |du| of the lead with the slack, in its byte steps
+    float rest_length, rest_rounding, rest_scale;  // the same of the rest, and its byte step
 };
 
 // The exponent of the power of two that a vector is divided by: its largest entry is then below 1.
-int exponent_of(const float* vector, int64_t count) {
-    // Without the sign, the bits of finite numbers compare like the numbers.
-    uint32_t largest_bits = 0;
-    for (int64_t j = 0; j < count; j++) {
-        uint32_t bits;
-        std::memcpy(&bits, vector + j, 4);
-        largest_bits = std::max(largest_bits, bits & 0x7fffffffu);
-    }
-    float largest;
-    std::memcpy(&largest, &largest_bits, 4);
+template <typename Float>
+int exponent_of(const Float* vector, int64_t count) {
+    Float largest = 0;
+    for (int64_t j = 0; j < count; j++) largest = std::max(largest, std::fabs(vector[j]));
     int exponent = 0;
     std::frexp(largest, &exponent);
     return exponent;
 }
 
-// Rounds a vector to bytes; returns its scale, and |v'| and |dv| in units of that scale.
-float round_to_bytes(const double* vector, int d, int8_t* bytes, double* length, double* rounding) {
-    const auto lanes = [&](int j) { return __mmask8(d - j < 8 ? (1u << (d - j)) - 1 : 0xff); };
-    __m512d largest = _mm512_setzero_pd();
-    for (int j = 0; j < d; j += 8)
-        largest =
-            _mm512_max_pd(largest, _mm512_abs_pd(_mm512_maskz_loadu_pd(lanes(j), vector + j)));
-    const float scale = std::max(float(_mm512_reduce_max_pd(largest) / 127), FLT_MIN);
-    const __m512d inverse = _mm512_set1_pd(1. / scale), end = _mm512_set1_pd(127);
-    __m512d squares = _mm512_setzero_pd(), remainders = squares;
-    for (int j = 0; j < d; j += 8) {
-        const __m512d value = _mm512_maskz_loadu_pd(lanes(j), vector + j) * inverse;
-        const __m512d nearest =
-            _mm512_max_pd(-end, _mm512_min_pd(end, _mm512_roundscale_pd(value, 8)));
+// Rounds a vector to bytes of at most `levels`; returns its scale, which is `least` or more, and |v'|
+// and |dv| in units of that scale.
+float round_to_bytes(const double* vector, int d, int levels, float least, int8_t* bytes,
+                     double* length, double* rounding) {
+    double largest = 0;
+    for (int j = 0; j < d; j++) largest = std::max(largest, std::fabs(vector[j]));
+    const float scale = std::max(float(largest / levels), least);
+    const double inverse = 1. / scale;
+    double squares = 0, remainders = 0;
+    for (int j = 0; j < d; j++) {
+        const double value = vector[j] * inverse;
+        const double nearest = std::clamp(std::nearbyint(value), -double(levels), double(levels));
         squares += nearest * nearest;
         remainders += (value - nearest) * (value - nearest);
-        _mm256_mask_cvtepi32_storeu_epi8(bytes + j, lanes(j), _mm512_cvtpd_epi32(nearest));
+        bytes[j] = int8_t(nearest);
     }
-    *length = std::sqrt(_mm512_reduce_add_pd(squares));
-    *rounding = std::sqrt(_mm512_reduce_add_pd(remainders));
+    *length = std::sqrt(squares);
+    *rounding = std::sqrt(remainders);
     return scale;
 }
 
 // Prefetches a vector while others are processed.
 void fetch(const float* vector, int64_t d) {
-    for (int64_t j = 0; j < d; j += 16) _mm_prefetch(vector + j, _MM_HINT_T0);
+    for (int64_t j = 0; j < d; j += 16) simd::prefetch(vector + j);
 }
 
 // The order of the summation is part of the result. A product of two floats is exact in a double.
@@ -127,7 +137,7 @@ double dot(const float* a, const float* b, int d) {
 
 struct Scored {
     float score;
-    int32_t row;
+    int32_t row;  // or position
 };
 
 // A number that is greater for a better item, which has a higher score or, in a tie, a lower row.
@@ -154,9 +164,10 @@ double rounds_to(float score) { return score - kRounded * std::fabs(score) - kTi
 // the user's scale.
 struct Search {
     std::vector<float> high, low;
-    std::vector<int32_t> item;
+    std::vector<int32_t> item;  // positions
     size_t size, full, max_size;
-    float least;   // at least k items have a lower bound of this or more
+    float least;   // items with a higher bound below this are not among the k best
+    float guess;   // what `least` was raised to before k items had such lower bounds; -inf: it was not
     double unit;   // the score that a bound of 1 stands for
     double base;   // the score of the mean of all items, which is part of every score
     float margin;  // how far below the k-th an item with the same rounded score may be
@@ -169,13 +180,13 @@ struct Search {
         unit = a_unit, base = all_have;
         margin = float((kRounded * std::fabs(base) + kTiny) / unit);
         size = 0, full = size_t(capacity), max_size = kGrowth * full;
-        least = -INFINITY;
+        least = guess = -INFINITY;
         reserve();
     }
 
     void reserve() {  // room for one more block than a full buffer, and for one more register
-        for (auto* array : {&high, &low}) array->resize(full + kItems + 16);
-        item.resize(full + kItems + 16);
+        for (auto* array : {&high, &low}) array->resize(full + kItems + kLanes);
+        item.resize(full + kItems + kLanes);
     }
 
     // Makes room if pruning has left more than half, because bounds are coarse or items are alike.
@@ -186,10 +197,10 @@ struct Search {
         reserve();
     }
 
-    void note(__mmask16 passed, __m512 highs, __m512 lows, __m512i items) {
-        _mm512_storeu_ps(high.data() + size, _mm512_maskz_compress_ps(passed, highs));
-        _mm512_storeu_ps(low.data() + size, _mm512_maskz_compress_ps(passed, lows));
-        _mm512_storeu_si512(item.data() + size, _mm512_maskz_compress_epi32(passed, items));
+    void note(Mask passed, Floats highs, Floats lows, Ints items) {
+        simd::compress(high.data() + size, passed, highs);
+        simd::compress(low.data() + size, passed, lows);
+        simd::compress(item.data() + size, passed, items);
         size += size_t(__builtin_popcount(passed));
     }
 
@@ -197,15 +208,29 @@ struct Search {
     void prune(int k) {
         mark_excluded();
         if (size > size_t(k)) least = std::max(least, bound(k) - margin);
-        const __m512 worst = _mm512_set1_ps(least);
+        const Floats worst = simd::all(std::max(least, -FLT_MAX));  // excluded items have -inf
         size_t seen = 0;
         std::swap(seen, size);
-        for (size_t one = 0; one < seen; one += 16) {
-            const __m512 highs = _mm512_loadu_ps(high.data() + one);
-            note(_mm512_cmp_ps_mask(highs, worst, _CMP_GE_OQ) & found(highs) & first(seen - one),
-                 highs, _mm512_loadu_ps(low.data() + one), _mm512_loadu_si512(item.data() + one));
+        for (size_t one = 0; one < seen; one += kLanes) {
+            const Floats highs = simd::load(high.data() + one);
+            note(simd::at_least(highs, worst) & simd::first(int64_t(seen - one)), highs,
+                 simd::load(low.data() + one), simd::load(item.data() + one));
         }
     }
+
+    // Raises `least` to what the k-th lower bound will probably be, after a share of all items, which
+    // come in random order: among `share * k` of the k best, plus three standard deviations.
+    void raise(int k, double share) {
+        const double expected = share * k;
+        const int sure = int(expected + 3 * std::sqrt(expected) + 3);
+        mark_excluded();
+        if (sure >= k || size <= size_t(sure)) return;
+        guess = std::max(guess, bound(sure));
+        least = std::max(least, guess - margin);
+    }
+
+    // Whether the guess was right: then no item that it dropped is among the k best.
+    bool guessed_well(int k) const { return guess == -INFINITY || bound(k) >= guess; }
 
     // Marks excluded items. Items and the user's exclusions are both sorted, so each entry of the
     // shorter list is looked up once in the longer one.
@@ -231,135 +256,174 @@ struct Search {
     // inlined, because the loop over blocks is faster without it.
     __attribute__((noinline)) void keep_best(const Items& items, int k,
                                              std::vector<uint64_t>& ranked) {
-        ranked.resize(size);
+        ranked.clear();
+        for (size_t one = 0; one < size; one++) ranked.push_back(rank(items, item[one]));
+        std::vector<uint64_t> best = ranked;
+        std::nth_element(best.begin(), best.begin() + (k - 1), best.end(), std::greater<>());
+        const uint64_t last = best[size_t(k) - 1];
+        size_t to = 0;
         for (size_t one = 0; one < size; one++)
-            ranked[one] = rank_of({exact(items, item[one]), item[one]});
-        std::nth_element(ranked.begin(), ranked.begin() + (k - 1), ranked.end(), std::greater<>());
-        const Scored last = item_of(ranked[size_t(k) - 1]);
-        // The items that are kept stay in the order of their rows.
-        ranked.resize(size_t(k));
-        std::sort(ranked.begin(), ranked.end(), [](uint64_t a, uint64_t b) {
-            return uint32_t(a) > uint32_t(b);
-        });
-        size_t from = 0;
-        for (size_t to = 0; to < size_t(k); to++, from++) {
-            while (item[from] != item_of(ranked[to]).row) from++;
-            high[to] = high[from], low[to] = low[from], item[to] = item[from];
-        }
-        size = size_t(k);
-        // Later items have higher rows, so they need a better score. A score that overflows cannot
-        // be compared.
-        if (std::isfinite(last.score)) {
-            const float worst = float((rounds_to(last.score) - base) / unit);
+            if (ranked[one] >= last) {
+                high[to] = high[one], low[to] = low[one], item[to] = item[one];
+                to++;
+            }
+        size = to;
+        // Other items need a score that is as good. A score that overflows cannot be compared.
+        const float score = item_of(last).score;
+        if (std::isfinite(score)) {
+            const float worst = float((rounds_to(score) - base) / unit);
             least = std::max(least, std::nextafter(worst, -INFINITY));
         }
     }
 
-    float exact(const Items& items, int64_t row) const {
-        return float(dot(vector, items.vectors + row * items.d, items.d));
+    uint64_t rank(const Items& items, int32_t position) const {
+        const int32_t row = items.rows[position];
+        return rank_of({float(dot(vector, items.vectors + int64_t(row) * items.d, items.d)), row});
     }
 
     // A number that at least k of the lower bounds reach, but few more than k.
     float bound(int k) const {
         float from = INFINITY, to = -INFINITY;
         size_t count = 0;
-        for (size_t one = 0; one < size; one += 16) {
-            const __m512 lows = _mm512_loadu_ps(low.data() + one);
-            const __mmask16 these = first(size - one) & found(lows);
-            from = std::min(from, _mm512_mask_reduce_min_ps(these, lows));
-            to = std::max(to, _mm512_mask_reduce_max_ps(these, lows));
-            count += size_t(__builtin_popcount(these));
+        for (size_t one = 0; one < size; one++) {
+            if (low[one] < -FLT_MAX) continue;  // excluded
+            from = std::min(from, low[one]), to = std::max(to, low[one]);
+            count++;
         }
         if (count < size_t(k)) return -INFINITY;
         for (int halving = 0; halving < kHalvings && from < to; halving++) {
             const float middle = from + (to - from) / 2;
-            const __m512 middles = _mm512_set1_ps(middle);
             size_t above = 0;
-            for (size_t one = 0; one < size; one += 16)
+            for (size_t one = 0; one < size; one += kLanes)
                 above += size_t(__builtin_popcount(
-                    _mm512_cmp_ps_mask(_mm512_loadu_ps(low.data() + one), middles, _CMP_GE_OQ) &
-                    first(size - one)));
+                    simd::at_least(simd::load(low.data() + one), simd::all(middle)) &
+                    simd::first(int64_t(size - one))));
             if (above >= size_t(k)) from = middle;
             else to = middle;
             if (above == size_t(k)) break;
         }
         return from;
     }
-
-    static __mmask16 found(__m512 bounds) {  // excluded items have -inf
-        return _mm512_cmp_ps_mask(bounds, _mm512_set1_ps(-INFINITY), _CMP_GT_OQ);
-    }
-
-    static __mmask16 first(size_t count) {
-        return count < 16 ? __mmask16((1u << count) - 1) : __mmask16(0xffff);
-    }
 };
 
 // The integer scores of a group of users for a block of items.
 void multiply(const uint8_t* item, const int8_t* bytes, int quads, const int32_t* offsets,
               int32_t (*sums)[kItems]) {
-    const int32_t* user = reinterpret_cast<const int32_t*>(bytes);
-    // Accumulators are named variables, because an array of them would be kept in memory.
-#define EACH_USER(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
-#define BEGIN(U) \
-    __m512i a##U = _mm512_set1_epi32(offsets[U]), b##U = a##U, c##U = a##U, d##U = a##U;
-#define ADD(U)                                      \
-    four = _mm512_set1_epi32(user[U]);              \
-    a##U = _mm512_dpbusd_epi32(a##U, first, four);  \
-    b##U = _mm512_dpbusd_epi32(b##U, second, four); \
-    c##U = _mm512_dpbusd_epi32(c##U, third, four);  \
-    d##U = _mm512_dpbusd_epi32(d##U, fourth, four);
-#define END(U)                              \
-    _mm512_store_si512(sums[U], a##U);      \
-    _mm512_store_si512(sums[U] + 16, b##U); \
-    _mm512_store_si512(sums[U] + 32, c##U); \
-    _mm512_store_si512(sums[U] + 48, d##U);
-    EACH_USER(BEGIN)
-    for (int q = 0; q < quads; q++, item += kItems * 4, user += kUsers) {
-        const __m512i first = _mm512_load_si512(item), second = _mm512_load_si512(item + 64),
-                      third = _mm512_load_si512(item + 128), fourth = _mm512_load_si512(item + 192);
-        __m512i four;
-        EACH_USER(ADD)
+    for (int tile = 0; tile < kItems; tile += kTile) {
+        const int32_t* user = reinterpret_cast<const int32_t*>(bytes);
+        Ints sum[kUsers][kColumns];
+#pragma GCC unroll 8
+        for (int u = 0; u < kUsers; u++)
+#pragma GCC unroll 8
+            for (int c = 0; c < kColumns; c++) sum[u][c] = simd::all(offsets[u]);
+        for (int q = 0; q < quads; q++, item += kTile * 4, user += kUsers) {
+            Ints column[kColumns];
+#pragma GCC unroll 8
+            for (int c = 0; c < kColumns; c++)
+                column[c] = simd::load<Ints>(item + c * 4 * kLanes);
+#pragma GCC unroll 8
+            for (int u = 0; u < kUsers; u++) {
+                const Ints four = simd::all(user[u]);
+#pragma GCC unroll 8
+                for (int c = 0; c < kColumns; c++)
+                    sum[u][c] = simd::dot4(sum[u][c], column[c], four);
+            }
+        }
+#pragma GCC unroll 8
+        for (int u = 0; u < kUsers; u++)
+#pragma GCC unroll 8
+            for (int c = 0; c < kColumns; c++) simd::store(sums[u] + tile + c * kLanes, sum[u][c]);
     }
-    EACH_USER(END)
-#undef EACH_USER
-#undef BEGIN
-#undef ADD
-#undef END
+}
+
+// An item that may be among a user's best by its lead.
+struct Passed {
+    int32_t user, position;
+    float high, low;  // without the rest
+};
+
+// Adds the rest to the scores of items of one block; notes those that may still be among the best.
+void add_rests(const Items& items, const std::vector<Passed>& all_passed, const int8_t* bytes,
+               const User* users, Search* searches, int k, std::vector<uint64_t>& ranked) {
+    for (const Passed& passed : all_passed) {
+        const User& user = users[passed.user];
+        const int8_t* user_bytes = bytes + int64_t(passed.user) * items.rest_bytes;
+        const uint8_t* item_bytes = items.rest + int64_t(passed.position) * items.rest_bytes;
+        Ints sums = {};
+        for (int j = 0; j < items.rest_bytes; j += 4 * kLanes)
+            sums = simd::dot4(sums, simd::load<Ints>(item_bytes + j),
+                              simd::load<Ints>(user_bytes + j));
+        const float rest = float(user.rest_offset + simd::sum(sums)) * user.rest_scale *
+                           items.rest_scale[passed.position];
+        const float* bound = items.bounds + passed.position / kItems * 4;
+        const float rounding =
+            user.rest_scale * (user.rest_length * bound[2] + user.rest_rounding * bound[3]);
+        Search& search = searches[passed.user];
+        const float high = passed.high + rest + rounding;
+        if (high < search.least) continue;
+        search.high[search.size] = high;
+        search.low[search.size] = passed.low + rest - rounding;
+        search.item[search.size++] = passed.position;
+        if (search.size < search.full) continue;
+        search.prune(k);
+        search.make_room(items, k, ranked);
+    }
 }
 
 // Scores one block of items for one group of users; notes the items that may be among the best.
+// Those that pass by their lead are only added to `passed_items`, and their rests fetched, which
+// takes as long as scoring the block for other users.
 void score_block(const Items& items, int64_t block, const int8_t* bytes, const User* users,
-                 int count, Search* searches, int k, std::vector<uint64_t>& ranked) {
+                 int64_t first_user, int count, Search* searches, int k,
+                 std::vector<uint64_t>& ranked, std::vector<Passed>& passed_items) {
     // The largest error that rounding can have caused is added to all scores of a block.
     int32_t error[kUsers], offsets[kUsers];
     for (int u = 0; u < kUsers; u++) {
-        const float* bound = items.bounds + 2 * block;
+        const float* bound = items.bounds + 4 * block;
         error[u] = int32_t(users[u].length * bound[0] + users[u].rounding * bound[1]) + 1;
         offsets[u] = users[u].offset + error[u];
     }
     alignas(64) int32_t sums[kUsers][kItems];
     multiply(items.packed + block * items.quads * kItems * 4, bytes, items.quads, offsets, sums);
-    const float* scale = items.scale + block * kItems;
+    const float *scale = items.scale + block * kItems, *rest = items.rest_length + block * kItems;
     for (int u = 0; u < count; u++) {
         Search& search = searches[u];
-        const __m512 least = _mm512_set1_ps(search.least);
-        __m512 high[4];
-        __mmask16 passed[4];
-        for (int r = 0; r < 4; r++) {
-            const __m512i sum = _mm512_load_si512(sums[u] + 16 * r);
-            high[r] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_load_ps(scale + 16 * r));
-            passed[r] = _mm512_cmp_ps_mask(high[r], least, _CMP_GE_OQ);
+        const Floats least = simd::all(search.least);
+        constexpr int kRegisters = kItems / kLanes;
+        alignas(64) float highs[kItems];
+        Mask passed[kRegisters];
+        uint64_t any = 0;
+        const Floats rest_most = simd::all((users[u].rest_length + users[u].rest_rounding) *
+                                           users[u].rest_scale);
+        for (int r = 0; r < kRegisters; r++) {
+            const Ints sum = simd::load(sums[u] + kLanes * r);
+            const Floats high = simd::to_floats(sum) * simd::load(scale + kLanes * r);
+            simd::store(highs + kLanes * r, high);
+            const Floats most = simd::multiply_add(rest_most, simd::load(rest + kLanes * r), high);
+            passed[r] = simd::at_least(most, least);
+            any |= uint64_t(passed[r]) << kLanes * r;
         }
-        if (!(passed[0] | passed[1] | passed[2] | passed[3])) continue;
-        const __m512 twice = _mm512_set1_ps(-2.f * float(error[u]));
-        __m512i row = _mm512_add_epi32(
-            _mm512_set1_epi32(int32_t(block * kItems)),
-            _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
-        for (int r = 0; r < 4; r++, row = _mm512_add_epi32(row, _mm512_set1_epi32(16)))
+        if (!any) continue;
+        if (items.rest_bytes) {
+            for (; any; any &= any - 1) {
+                const int lane = __builtin_ctzll(any);
+                const auto position = int32_t(block * kItems + lane);
+                for (int j = 0; j < items.rest_bytes; j += 64)
+                    simd::prefetch(items.rest + int64_t(position) * items.rest_bytes + j);
+                passed_items.push_back({int32_t(first_user + u), position, highs[lane],
+                                        highs[lane] - 2 * float(error[u]) * scale[lane]});
+            }
+            continue;
+        }
+        const Floats twice = simd::all(-2.f * float(error[u]));
+        for (int r = 0; r < kRegisters; r++)
             if (passed[r]) {
-                const __m512 low = _mm512_fmadd_ps(twice, _mm512_load_ps(scale + 16 * r), high[r]);
-                search.note(passed[r], high[r], low, row);
+                int32_t position[kLanes];
+                std::iota(position, position + kLanes, int32_t(block * kItems + kLanes * r));
+                const Floats high = simd::load(highs + kLanes * r);
+                search.note(passed[r], high,
+                            simd::multiply_add(twice, simd::load(scale + kLanes * r), high),
+                            simd::load(position));
             }
         if (search.size < search.full) continue;
         search.prune(k);
@@ -371,50 +435,85 @@ void score_block(const Items& items, int64_t block, const int8_t* bytes, const U
 struct Worker {
     std::vector<Search> searches{size_t(kUsers) * kGroups};
     std::vector<User> users;
-    std::vector<int8_t> bytes, user_bytes;
+    std::vector<int8_t> bytes, rest_bytes, user_bytes;
     std::vector<double> wide;
     std::vector<Scored> remaining;
     std::vector<uint64_t> ranked;
+    std::vector<Passed> passed_items;
 
-    void run(const Items& items, const float* vectors, int64_t count, const int64_t* offsets,
-             const int64_t* excluded, int k, int64_t* rows, float* scores) {
+    // Rounds a user's vector, rotated like the items and divided by 2^exponent.
+    double round(const Items& items, const double* rotated, int exponent, int64_t u) {
+        const int lead = std::min(4 * items.quads, items.d), width = 4 * items.quads;
+        for (int j = 0; j < items.d; j++) wide[j] = std::ldexp(rotated[j], -exponent);
+        double length, rounding;
+        User& user = users[u];
+        const float scale = round_to_bytes(wide.data(), lead, simd::kUserBytes, kLeastScale,
+                                           user_bytes.data(), &length, &rounding);
+        user.length = float(length);
+        user.rounding = float(rounding + kSlack * (length + rounding));
+        for (int j = 0; j < lead; j++) user.offset -= simd::kItemOffset * user_bytes[j];
+        int8_t* group = bytes.data() + u / kUsers * kUsers * width;
+        for (int q = 0; q < items.quads; q++)
+            std::memcpy(group + (q * kUsers + u % kUsers) * 4, user_bytes.data() + 4 * q, 4);
+        if (!items.rest_bytes) return scale;
+        int8_t* rest = rest_bytes.data() + u * items.rest_bytes;
+        const float rest_scale = round_to_bytes(wide.data() + lead, items.d - lead, simd::kUserBytes,
+                                                kLeastScale, rest, &length, &rounding);
+        user.rest_scale = rest_scale / scale;
+        user.rest_length = float(length);
+        user.rest_rounding = float(rounding + kSlack * (length + rounding));
+        for (int j = 0; j < items.d - lead; j++) user.rest_offset -= simd::kItemOffset * rest[j];
+        return scale;
+    }
+
+    void run(const Items& items, const float* vectors, const double* rotated, int64_t count,
+             const int64_t* offsets, const int64_t* excluded, int k, int64_t* rows, float* scores,
+             bool guessing = true) {
         const int width = 4 * items.quads;
         users.assign(searches.size(), User{});
         bytes.assign(searches.size() * width, 0);
+        rest_bytes.assign(searches.size() * items.rest_bytes, 0);
         user_bytes.assign(width, 0);
+        wide.resize(items.d);
         for (int64_t u = 0; u < count; u++) {
             const float* vector = vectors + u * items.d;
-            wide.assign(vector, vector + items.d);
-            const int exponent = exponent_of(vector, items.d);
-            for (double& entry : wide) entry *= std::ldexp(1., -exponent);
-            double length, rounding;
-            User& user = users[u];
-            const float scale =
-                round_to_bytes(wide.data(), items.d, user_bytes.data(), &length, &rounding);
-            user.length = float(length);
-            user.rounding = float(rounding + kSlack * (length + rounding));
-            for (int j = 0; j < items.d; j++) user.offset -= 128 * user_bytes[j];
-            int8_t* group = bytes.data() + u / kUsers * kUsers * width;
-            for (int q = 0; q < items.quads; q++)
-                std::memcpy(group + (q * kUsers + u % kUsers) * 4, user_bytes.data() + 4 * q, 4);
+            const int exponent = exponent_of(rotated + u * items.d, items.d);
+            const double scale = round(items, rotated + u * items.d, exponent, u);
             double base = 0;
             for (int j = 0; j < items.d; j++) base += vector[j] * items.mean[j];
             const int64_t capacity = std::min<int64_t>(4 * int64_t(k), items.n) + 256;
-            searches[u].start(capacity, std::ldexp(double(scale), exponent + items.exponent), base,
-                              vector, excluded + offsets[u], excluded + offsets[u + 1]);
+            searches[u].start(capacity, std::ldexp(scale, exponent + items.exponent), base, vector,
+                              excluded + offsets[u], excluded + offsets[u + 1]);
         }
         const int64_t size = items.quads * kItems * 4, share = (size / kGroups + 63) / 64 * 64;
-        for (int64_t block = 0; block < items.blocks; block++)
+        int64_t next_guess = guessing ? kFirstGuess : items.blocks;
+        for (int64_t block = 0; block < items.blocks; block++) {
+            if (block == next_guess) {
+                const double share = double(block) / double(items.blocks);
+                for (int64_t u = 0; u < count; u++) searches[u].raise(k, share);
+                next_guess *= 2;
+            }
             for (int64_t u = 0; u < count; u += kUsers) {
                 // Prefetches part of the next block while this one is multiplied.
                 const uint8_t* coming = items.packed + (block + 1) * size + u / kUsers * share;
-                for (int64_t j = 0; j < share; j += 64) _mm_prefetch(coming + j, _MM_HINT_T0);
-                score_block(items, block, bytes.data() + u * width, users.data() + u,
+                for (int64_t j = 0; j < share; j += 64) simd::prefetch(coming + j);
+                score_block(items, block, bytes.data() + u * width, users.data() + u, u,
                             int(std::min<int64_t>(kUsers, count - u)), searches.data() + u, k,
-                            ranked);
+                            ranked, passed_items);
             }
-        for (int64_t u = 0; u < count; u++)
+            if (passed_items.empty()) continue;
+            add_rests(items, passed_items, rest_bytes.data(), users.data(), searches.data(), k,
+                      ranked);
+            passed_items.clear();
+        }
+        std::vector<int64_t> again;
+        for (int64_t u = 0; u < count; u++) {
             finish(items, searches[u], k, rows + u * k, scores + u * k);
+            if (!searches[u].guessed_well(k)) again.push_back(u);
+        }
+        for (const int64_t u : again)
+            run(items, vectors + u * items.d, rotated + u * items.d, 1, offsets + u, excluded, k,
+                rows + u * k, scores + u * k, false);
     }
 
     // Scores the remaining items in double precision, the most promising ones first.
@@ -448,73 +547,67 @@ struct Worker {
     }
 
     void rescore(const Items& items, const Search& search, const Scored* these, size_t count) {
-        const auto at = [&](size_t one) { return items.vectors + int64_t(these[one].row) * items.d; };
         constexpr size_t kAhead = 3;  // rows to prefetch ahead of the one being multiplied
         for (size_t one = 0; one < count + kAhead; one++) {
-            if (one < count) fetch(at(one), items.d);
-            if (one >= kAhead) {
-                const int32_t row = these[one - kAhead].row;
-                ranked.push_back(rank_of({search.exact(items, row), row}));
-            }
+            if (one < count)
+                fetch(items.vectors + int64_t(items.rows[these[one].row]) * items.d, items.d);
+            if (one >= kAhead) ranked.push_back(search.rank(items, these[one - kAhead].row));
         }
     }
 };
 
-constexpr int kList = 32;  // items of a user's list, in two registers
-constexpr int kRows = 4;   // rows that share each read of these items
+constexpr int kList = 2 * kLanes;  // items of a user's list, in two registers
+constexpr int kRows = 4;           // rows that share each read of these items
 
-// Up to 32 vectors, scaled to length 1, as columns: (d, 32), zeros after the last.
+// Up to `kList` vectors, scaled to length 1, as columns: (d, kList). After the last, the first is
+// repeated.
 void gather_columns(const float* vectors, int64_t d, const int64_t* list, int64_t count,
                     float* unit) {
     for (int64_t i = 0; i < count; i++) fetch(vectors + list[i] * d, d);
-    std::fill(unit, unit + d * kList, 0.f);
     for (int64_t i = 0; i < count; i++) {
         const float* vector = vectors + list[i] * d;
         const double square = dot(vector, vector, int(d));
         const double inverse = square > 0 ? 1 / std::sqrt(square) : 0;
         for (int64_t j = 0; j < d; j++) unit[j * kList + i] = float(vector[j] * inverse);
     }
+    for (int64_t j = 0; j < d; j++)
+        std::fill(unit + j * kList + count, unit + (j + 1) * kList, unit[j * kList]);
 }
 
 // The largest product of each of four rows with the columns, and its column. Rows are divided by
 // powers of two so that no product overflows; this does not change the order of the columns.
 void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const float* unit,
-                    int64_t count, float* largest, int64_t* column) {
+                    float* largest, int64_t* column) {
     const float* row[kRows];
     float power[kRows];
-    __m512 left[kRows], right[kRows];
+    Floats left[kRows] = {}, right[kRows] = {};
     for (int r = 0; r < kRows; r++) {
         row[r] = vectors + rows[r] * d;
         power[r] = std::ldexp(1.f, -std::clamp(exponent_of(row[r], d), -126, 126));
-        left[r] = right[r] = _mm512_setzero_ps();
     }
     for (int64_t j = 0; j < d; j++) {
-        const __m512 left_columns = _mm512_load_ps(unit + j * kList);
-        const __m512 right_columns = _mm512_load_ps(unit + j * kList + 16);
+        const Floats left_columns = simd::load(unit + j * kList);
+        const Floats right_columns = simd::load(unit + j * kList + kLanes);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; r++) {
-            const __m512 factor = _mm512_set1_ps(row[r][j] * power[r]);
-            left[r] = _mm512_fmadd_ps(factor, left_columns, left[r]);
-            right[r] = _mm512_fmadd_ps(factor, right_columns, right[r]);
+            const Floats factor = simd::all(row[r][j] * power[r]);
+            left[r] = simd::multiply_add(factor, left_columns, left[r]);
+            right[r] = simd::multiply_add(factor, right_columns, right[r]);
         }
     }
-    const uint32_t exists = count < kList ? (1u << count) - 1 : ~0u;
     for (int r = 0; r < kRows; r++) {
-        const __m512 no_column = _mm512_set1_ps(-INFINITY);
-        const __m512 one = _mm512_mask_mov_ps(no_column, __mmask16(exists), left[r]);
-        const __m512 two = _mm512_mask_mov_ps(no_column, __mmask16(exists >> 16), right[r]);
-        largest[r] = _mm512_reduce_max_ps(_mm512_max_ps(one, two));
-        const __m512 best = _mm512_set1_ps(largest[r]);
-        const uint32_t equal = uint32_t(_mm512_cmp_ps_mask(one, best, _CMP_EQ_OQ)) |
-                               uint32_t(_mm512_cmp_ps_mask(two, best, _CMP_EQ_OQ)) << 16;
-        column[r] = __builtin_ctz(equal | 1u << 31);
+        largest[r] = simd::largest(simd::larger(left[r], right[r]));
+        const Floats best = simd::all(largest[r]);
+        const uint64_t equal =
+            simd::at_least(left[r], best) | uint64_t(simd::at_least(right[r], best)) << kLanes;
+        column[r] = __builtin_ctzll(equal);
     }
 }
 
 // Ranking: computes all scores in single precision and compares them with those of a few targets.
 
-constexpr int kRankItems = 32;   // two registers of 16, so that a block of items stays in the cache
-constexpr int kRankUsers = 12;   // in a group
+constexpr int kRankItems = 2 * kLanes;  // two registers, so that a block of items stays in the cache
+constexpr int kRankUsers = simd::kRegisters == 32 ? 12 : 6;  // in a group
 constexpr int kRankGroups = 32;  // in a piece of work
 
 // A score summed like those of `products`: from the first dimension to the last, rounded each time.
@@ -524,29 +617,25 @@ float product(const float* a, const float* b, int64_t d) {
     return sum;
 }
 
-// The scores of a group of users (d, 12) for a block of items (d, 32).
+// The scores of a group of users (d, kRankUsers) for a block of items (d, kRankItems).
 void products(const float* item, const float* user, int64_t d, float (*sums)[kRankItems]) {
-#define EACH_USER(DO) \
-    DO(0) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11)
-#define BEGIN(U) __m512 a##U = _mm512_setzero_ps(), b##U = a##U;
-#define ADD(U)                                \
-    by = _mm512_set1_ps(user[U]);             \
-    a##U = _mm512_fmadd_ps(first, by, a##U);  \
-    b##U = _mm512_fmadd_ps(second, by, b##U);
-#define END(U)                       \
-    _mm512_store_ps(sums[U], a##U);  \
-    _mm512_store_ps(sums[U] + 16, b##U);
-    EACH_USER(BEGIN)
+    Floats left[kRankUsers], right[kRankUsers];
+#pragma GCC unroll 12
+    for (int u = 0; u < kRankUsers; u++) left[u] = right[u] = Floats{};
     for (int64_t j = 0; j < d; j++, item += kRankItems, user += kRankUsers) {
-        const __m512 first = _mm512_load_ps(item), second = _mm512_load_ps(item + 16);
-        __m512 by;
-        EACH_USER(ADD)
+        const Floats first = simd::load(item), second = simd::load(item + kLanes);
+#pragma GCC unroll 12
+        for (int u = 0; u < kRankUsers; u++) {
+            const Floats by = simd::all(user[u]);
+            left[u] = simd::multiply_add(first, by, left[u]);
+            right[u] = simd::multiply_add(second, by, right[u]);
+        }
     }
-    EACH_USER(END)
-#undef EACH_USER
-#undef BEGIN
-#undef ADD
-#undef END
+#pragma GCC unroll 12
+    for (int u = 0; u < kRankUsers; u++) {
+        simd::store(sums[u], left[u]);
+        simd::store(sums[u] + kLanes, right[u]);
+    }
 }
 
 // A held-out item of a user: its score, and how many items are above it or equal to it. NaN is
@@ -556,16 +645,16 @@ struct Target {
     int64_t row, above = 0, equal = 0, equal_before = 0;
 
     void add(const float* scores, int64_t first, uint32_t exists) {
-        const __m512 own = _mm512_set1_ps(float(score));
-        const __m512 left = _mm512_load_ps(scores), right = _mm512_load_ps(scores + 16);
-        const uint32_t more = uint32_t(_mm512_cmp_ps_mask(left, own, _CMP_NLE_UQ)) |
-                              uint32_t(_mm512_cmp_ps_mask(right, own, _CMP_NLE_UQ)) << 16;
-        const uint32_t same = uint32_t(_mm512_cmp_ps_mask(left, own, _CMP_EQ_OQ)) |
-                              uint32_t(_mm512_cmp_ps_mask(right, own, _CMP_EQ_OQ)) << 16;
+        const Floats own = simd::all(float(score));
+        const Floats left = simd::load(scores), right = simd::load(scores + kLanes);
+        const auto both = [](Mask one, Mask two) { return one | two << kLanes; };
+        const uint32_t no_more = both(simd::at_least(own, left), simd::at_least(own, right));
+        const uint32_t no_less = both(simd::at_least(left, own), simd::at_least(right, own));
+        const uint32_t more = ~no_more, same = no_more & no_less;
         above += __builtin_popcount(more & exists);
         if (same & exists) {
             equal += __builtin_popcount(same & exists);
-            const int64_t before = std::min<int64_t>(std::max<int64_t>(row - first, 0), 32);
+            const int64_t before = std::clamp<int64_t>(row - first, 0, kRankItems);
             equal_before += __builtin_popcountll(same & exists & ((uint64_t(1) << before) - 1));
         }
     }
@@ -613,7 +702,7 @@ struct Ranker {
                 const float* item = items + (first + std::min(i, size - 1)) * d;
                 for (int64_t j = 0; j < d; j++) block[j * kRankItems + i] = item[j];
             }
-            const uint32_t exists = size < kRankItems ? (1u << size) - 1 : ~0u;
+            const uint32_t exists = uint32_t((uint64_t(1) << size) - 1);
             alignas(64) float sums[kRankUsers][kRankItems];
             for (int64_t u = 0; u < count; u += kRankUsers) {
                 products(block, vectors.data() + u * d, d, sums);
@@ -643,49 +732,52 @@ void in_threads(int64_t threads, int64_t pieces, Work work) {
 
 extern "C" {
 
-// Rounds (n, d) vectors, divided by 2^exponent, to bytes. unavailable (n,): which items are; null
-// if none is.
-// packed (blocks * 64 * d, with d rounded up to a multiple of 4) and scale (blocks * 64) are
-// 64-byte aligned.
-void visrec_pack(const float* vectors, const uint8_t* unavailable, int64_t n, int64_t d,
-                 uint8_t* packed, float* scale, float* bounds, double* mean, int32_t* exponent) {
-    const int64_t quads = (d + 3) / 4, blocks = (n + kItems - 1) / kItems;
-    std::fill(mean, mean + d, 0.);
-    for (int64_t row = 0; row < n; row++)
-        for (int64_t j = 0; j < d; j++) mean[j] += vectors[row * d + j];
-    for (int64_t j = 0; j < d; j++) mean[j] /= double(n);
-    *exponent = exponent_of(vectors, n * d);
-    const double power = std::ldexp(1., -*exponent);
-    std::vector<int8_t> item_bytes(4 * quads);
-    std::vector<double> wide(d);
-    for (int64_t row = 0; row < blocks * kItems; row++) {
-        if (row % kItems == 0) bounds[row / kItems * 2] = bounds[row / kItems * 2 + 1] = 0;
-        if (row >= n || (unavailable && unavailable[row])) {
-            scale[row] = NAN;
-            continue;
-        }
-        for (int64_t j = 0; j < d; j++) wide[j] = (vectors[row * d + j] - mean[j]) * power;
-        double length, rounding;
-        scale[row] = round_to_bytes(wide.data(), int(d), item_bytes.data(), &length, &rounding);
-        float* bound = bounds + row / kItems * 2;
+// Rounds (count, d) vectors at positions from `first` on, centred, rotated and divided by
+// 2^exponent, to bytes. first: a multiple of 64. unavailable (count,): which items are. The others
+// are whole arrays of `Items`; packed and scale are 64-byte aligned.
+void visrec_pack(const double* rotated, const uint8_t* unavailable, int64_t first, int64_t count,
+                 int64_t d, int64_t lead, int64_t rest_bytes, uint8_t* packed, float* scale,
+                 float* bounds, uint8_t* rest, float* rest_scale, float* rest_length) {
+    const int64_t quads = (lead + 3) / 4, rest_width = d - lead;
+    std::vector<int8_t> item_bytes(std::max(4 * quads, rest_width));
+    double length, rounding;
+    for (int64_t i = first; i < first + count; i++) {
+        if (unavailable[i - first]) continue;
+        const double* vector = rotated + (i - first) * d;
+        float* bound = bounds + i / kItems * 4;
+        scale[i] = round_to_bytes(vector, int(lead), 127, FLT_MIN, item_bytes.data(), &length,
+                                  &rounding);
         bound[0] = std::max(bound[0], float(rounding * (1 + kSlack)));
         bound[1] = std::max(bound[1], float((length + rounding) * (1 + kSlack)));
-        uint8_t* block = packed + row / kItems * kItems * 4 * quads;
-        for (int64_t q = 0; q < quads; q++)
-            for (int j = 0; j < 4; j++)
-                block[(q * kItems + row % kItems) * 4 + j] = uint8_t(item_bytes[4 * q + j] + 128);
+        uint8_t* tile = packed + i / kTile * kTile * 4 * quads;
+        for (int64_t j = 0; j < lead; j++)
+            tile[(j / 4 * kTile + i % kTile) * 4 + j % 4] =
+                uint8_t(item_bytes[j] + simd::kItemOffset);
+        if (!rest_bytes) continue;
+        rest_scale[i] = round_to_bytes(vector + lead, int(rest_width), 127, FLT_MIN,
+                                       item_bytes.data(), &length, &rounding);
+        rest_length[i] = float((length + rounding) * rest_scale[i] * (1 + kSlack));
+        bound[2] = std::max(bound[2], float(rounding * rest_scale[i] * (1 + kSlack)));
+        bound[3] = std::max(bound[3], rest_length[i]);
+        for (int64_t j = 0; j < rest_width; j++)
+            rest[i * rest_bytes + j] = uint8_t(item_bytes[j] + simd::kItemOffset);
     }
 }
 
 // The k best items of b users (b, d): rows and scores (b, k), best first, -1 and -inf behind the
-// last. offsets (b + 1) and excluded: each user's excluded rows, sorted.
-void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scale,
-                  const float* bounds, const double* mean, int64_t n, int64_t d, int64_t exponent,
-                  const float* users, int64_t b, const int64_t* offsets, const int64_t* excluded,
-                  int64_t k, int64_t threads, int64_t* rows, float* scores) {
-    const Items items{vectors, packed, scale, bounds,
-                      mean,    n, (n + kItems - 1) / kItems, int(d), int((d + 3) / 4),
-                      int(exponent)};
+// last. rotated (b, d): the users' vectors, rotated like the items. offsets (b + 1) and excluded:
+// each user's excluded positions, sorted. The others are those of `Items`.
+void visrec_top_k(const float* vectors, const int32_t* item_rows, const uint8_t* packed,
+                  const float* scale, const float* bounds, const uint8_t* rest,
+                  const float* rest_scale, const float* rest_length, const double* mean, int64_t n,
+                  int64_t d, int64_t lead, int64_t rest_bytes, int64_t exponent,
+                  const float* users, const double* rotated, int64_t b, const int64_t* offsets,
+                  const int64_t* excluded, int64_t k, int64_t threads, int64_t* rows,
+                  float* scores) {
+    const Items items{vectors,     item_rows,  packed,        scale,
+                      bounds,      rest,       rest_scale,    rest_length,
+                      mean,        n,          (n + kItems - 1) / kItems,
+                      int(d),      int((lead + 3) / 4), int(rest_bytes), int(exponent)};
     // Pieces are of equal size, up to rounding, and none is larger than a worker's memory.
     const int64_t max_users = int64_t(kUsers) * kGroups;
     const int64_t pieces = std::max<int64_t>((b + max_users - 1) / max_users, 1);
@@ -693,8 +785,8 @@ void visrec_top_k(const float* vectors, const uint8_t* packed, const float* scal
         Worker worker;
         for (int64_t piece; (piece = next()) < pieces;) {
             const int64_t first = piece * b / pieces, count = (piece + 1) * b / pieces - first;
-            worker.run(items, users + first * d, count, offsets + first, excluded, int(k),
-                       rows + first * k, scores + first * k);
+            worker.run(items, users + first * d, rotated + first * d, count, offsets + first,
+                       excluded, int(k), rows + first * k, scores + first * k);
         }
     });
 }
@@ -725,7 +817,7 @@ void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_
                         const int64_t ahead = std::min(position + r + kRows, num_wanted - 1);
                         fetch(vectors + wanted[ahead] * d, d);
                     }
-                    nearest_column(vectors, d, four, unit, count, largest, column);
+                    nearest_column(vectors, d, four, unit, largest, column);
                     for (int r = 0; r < kRows && position + r < num_wanted; r++)
                         if (largest[r] > best[position + r]) {
                             best[position + r] = largest[r];

@@ -1,13 +1,16 @@
 """The compiled kernel for exact search and ranking by dot product.
 
-It requires a processor with AVX-512 VNNI and a C++ compiler. Without either, `load_kernel()`
-returns None and `kernel_unavailable_reason()` says why; torch then finds the same lists, several
-times slower. The kernel uses as many threads as torch, which divide the users between them.
+It comes with the package for several instruction sets (`visrec/isas.py`), or is compiled on first
+use. Where neither is possible, `load_kernel()` returns None and `kernel_unavailable_reason()` says
+why; torch then finds the same lists, several times slower. The kernel uses as many threads as
+torch, which divide the users between them.
 
 Shapes: B users, K list length, N items, P held-out items of all users, V entries of lists, d width.
 """
 
 import ctypes
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +18,21 @@ import numpy.typing as npt
 import torch
 
 from visrec.jagged import Jagged
-from visrec.native import compile_and_load, pointers
+from visrec.native import chosen_isa, compile_and_load, pointers
+from visrec.retrieval.rotation import Rotation, choose_rotation
 
 _SOURCE = Path(__file__).with_name("kernel.cpp")
 _BLOCK = 64  # kItems in kernel.cpp
+_REGISTER = 64  # bytes of the widest one
+_PACKED_AT_A_TIME = 4096  # items: 6.5 MB in float64 at a width of 200; a multiple of a block
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 
 class PackedItems:
     """Items packed for exact search: their vectors rounded to bytes, and the vectors.
+
+    They are packed when the first users are searched for, whose vectors help to choose a rotation.
 
     Args:
         vectors_Nd: finite vectors; kept, because the last step of a search uses them.
@@ -36,19 +44,8 @@ class PackedItems:
         self, vectors_Nd: Floats, available_N: npt.NDArray[np.bool_] | None, kernel: ctypes.CDLL
     ) -> None:
         self._vectors_Nd, self._kernel = _floats(vectors_Nd), kernel
-        n, d = self._vectors_Nd.shape
-        padded, quads = -(-n // _BLOCK) * _BLOCK, -(-d // 4)
-        unavailable_N = None if available_N is None else np.ascontiguousarray(~available_N)
-        self._packed = _aligned(padded * quads * 4, np.dtype(np.uint8))
-        self._scale = _aligned(padded, np.dtype(np.float32))
-        self._bounds = np.empty((padded // _BLOCK, 2), np.float32)
-        self._mean_d, exponent = np.empty(d), np.empty(1, np.int32)
-        kernel.visrec_pack(
-            *pointers(self._vectors_Nd, unavailable_N),
-            *map(ctypes.c_int64, (n, d)),
-            *pointers(self._packed, self._scale, self._bounds, self._mean_d, exponent),
-        )
-        self._exponent = int(exponent[0])
+        self._available_N = available_N
+        self._packed: _Packed | None = None
 
     def top_k(self, user_Bd: Floats, excluded: Jagged, k: int) -> tuple[Ints, Floats]:
         """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf after the last.
@@ -58,19 +55,89 @@ class PackedItems:
             excluded: B lists of rows that may not be found for that user, in any order.
             k: list length.
         """
-        user_Bd, excluded = _floats(user_Bd), _sorted(excluded)
-        (b, d), n = user_Bd.shape, len(self._vectors_Nd)
+        user_Bd = _floats(user_Bd)
+        if self._packed is None:
+            rotation = choose_rotation(self._vectors_Nd, user_Bd, k)
+            self._packed = _pack(self._vectors_Nd, self._available_N, rotation, self._kernel)
+        packed, (b, d) = self._packed, user_Bd.shape
+        rotated_Bd = packed.rotated(user_Bd)
+        excluded = _sorted(Jagged(packed.position_N[excluded.values], excluded.offsets))
         rows, scores = np.empty((b, k), np.int64), np.empty((b, k), np.float32)
         self._kernel.visrec_top_k(
-            *pointers(self._vectors_Nd, self._packed, self._scale, self._bounds, self._mean_d),
-            *map(ctypes.c_int64, (n, d, self._exponent)),
-            *pointers(user_Bd),
+            *pointers(self._vectors_Nd, packed.rows, *packed.arrays, packed.mean_d),
+            *map(ctypes.c_int64, (len(self._vectors_Nd), d, packed.lead)),
+            *map(ctypes.c_int64, (packed.rest_bytes, packed.exponent)),
+            *pointers(user_Bd, rotated_Bd),
             ctypes.c_int64(b),
             *pointers(excluded.offsets, excluded.values),
             *map(ctypes.c_int64, (k, torch.get_num_threads())),
             *pointers(rows, scores),
         )
         return rows, scores
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """`Items` in kernel.cpp."""
+
+    rows: npt.NDArray[np.int32]
+    position_N: Ints
+    arrays: list[npt.NDArray[np.generic]]  # packed, scale, bounds, rest, rest_scale, rest_length
+    mean_d: npt.NDArray[np.float64]
+    lead: int
+    rest_bytes: int
+    exponent: int
+    user_dd: npt.NDArray[np.float64] | None
+
+    def rotated(self, user_Bd: Floats) -> npt.NDArray[np.float64]:
+        wide_Bd = user_Bd.astype(np.float64)
+        return wide_Bd if self.user_dd is None else wide_Bd @ self.user_dd
+
+
+def _order(n: int) -> Ints:
+    """The row at each position. A random order lets the search guess the k-th score early."""
+    return np.random.default_rng(0).permutation(n)
+
+
+def _pack(
+    vectors_Nd: Floats,
+    available_N: npt.NDArray[np.bool_] | None,
+    rotation: Rotation | None,
+    kernel: ctypes.CDLL,
+) -> _Packed:
+    n, d = vectors_Nd.shape
+    padded, lead = -(-n // _BLOCK) * _BLOCK, rotation.lead if rotation else d
+    rest_bytes = -(-(d - lead) // _REGISTER) * _REGISTER
+    arrays: list[npt.NDArray[np.generic]] = [
+        _aligned(padded * -(-lead // 4) * 4, np.dtype(np.uint8)),
+        _aligned(padded, np.dtype(np.float32)),
+        np.zeros((padded // _BLOCK, 4), np.float32),
+        _aligned(padded * rest_bytes, np.dtype(np.uint8)),
+        np.zeros(padded, np.float32),
+        np.zeros(padded, np.float32),
+    ]
+    arrays[1].fill(np.nan)  # no item
+    mean_d = vectors_Nd.mean(axis=0, dtype=np.float64)
+    row_N = _order(n)
+    largest = float(max(vectors_Nd.max(initial=0), -vectors_Nd.min(initial=0)))
+    exponent = math.frexp(largest)[1]
+    for start in range(0, n, _PACKED_AT_A_TIME):
+        row_P = row_N[start : start + _PACKED_AT_A_TIME]
+        wide_Pd = np.ldexp(vectors_Nd[row_P] - mean_d, -exponent)
+        if rotation:
+            wide_Pd = wide_Pd @ rotation.item_dd
+        unavailable_P = np.zeros(len(row_P), bool) if available_N is None else ~available_N[row_P]
+        kernel.visrec_pack(
+            *pointers(wide_Pd, unavailable_P),
+            *map(ctypes.c_int64, (start, len(row_P), d, lead, rest_bytes)),
+            *pointers(*arrays),
+        )
+    position_N = np.empty(n, np.int64)
+    position_N[row_N] = np.arange(n)
+    rows = np.zeros(padded, np.int32)
+    rows[:n] = row_N
+    user_dd = rotation.user_dd if rotation else None
+    return _Packed(rows, position_N, arrays, mean_d, lead, rest_bytes, exponent, user_dd)
 
 
 def rank(
@@ -150,6 +217,13 @@ def kernel_for(vectors_Nd: torch.Tensor) -> ctypes.CDLL | None:
 def kernel_unavailable_reason() -> str | None:
     """Why the kernel is not available here; None if it is."""
     return compile_and_load(_SOURCE)[1]
+
+
+def kernel_name() -> str:
+    """The instruction set that the kernel uses here; if it is not available, torch, and why."""
+    isa, _ = chosen_isa()
+    reason = kernel_unavailable_reason()
+    return isa.name if isa and reason is None else f"torch ({reason})"
 
 
 def _aligned(count: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
