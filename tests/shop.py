@@ -22,7 +22,7 @@ from visrec.publication.list_tables import Layout, lists_file, lists_table, read
 from visrec.publication.manifest import RunManifest
 from visrec.publication.run_spec import RunSpec
 from visrec.publication.verify import ListChecks, check_shard
-from visrec.recommend.inputs import ScoringData
+from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.popular import popularity_list_counts
 from visrec.recommend.readback import shard_expectation
 from visrec.retrieval.rules import Rules
@@ -185,7 +185,7 @@ def open_shop(
         unseen_N=np.zeros(items, bool),
         trained_U=np.full(users, -1),
         count_N=count_N,
-        fallback_N=count_N,
+        fallback_N=fallback_scores(count_N, count_N),
         cold_U=cold_U,
         artist_N=rng.permutation(np.arange(items) % ARTISTS),
         dropped_missing_feature=0,

@@ -41,7 +41,7 @@ from visrec.publication.manifest import MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.publication.verify import check_shard
-from visrec.recommend.inputs import ScoringData
+from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.model_scores import ModelScores
 from visrec.recommend.readback import shard_expectation
@@ -233,7 +233,7 @@ def run_of(
         item_ids=ids, available_N=available_N, query_ids=names.take(pa.array(order)),
         shard_offsets=offsets_from_lengths(np.bincount(shard_U, minlength=SHARDS)),
         profiles=profiles.take(order), blocked=blocked.take(order), unseen_N=unseen_N,
-        trained_U=trained_U[order], count_N=count_N, fallback_N=count_N,
+        trained_U=trained_U[order], count_N=count_N, fallback_N=fallback_scores(count_N, count_N),
         cold_U=cold_U[order], artist_N=None,
         dropped_missing_feature=0, fingerprint_N=np.zeros(ITEMS, np.uint64), rules=rules,
     )  # fmt: skip

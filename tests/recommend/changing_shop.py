@@ -23,7 +23,7 @@ from visrec.publication.list_tables import Layout
 from visrec.publication.run_spec import RunSpec
 from visrec.recommend.fingerprint_files import library_versions, write_item_fingerprints
 from visrec.recommend.fingerprints import item_fingerprints
-from visrec.recommend.inputs import ScoringData
+from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.writer import ShardWriter, WrittenShard
@@ -115,6 +115,7 @@ class ChangingShop:
         group_N = pa.array(ids).take(pa.array(same_N, mask=same_N < 0))
         maker = pa.array([None if m < 0 else str(m) for m in maker_N.tolist()], pa.string())
         columns = [pa.array(ids), maker, *[group_N] * near_duplicates]
+        count_N = np.bincount(profiles.values, minlength=len(ids)).astype(np.float32)
         return ScoringData(
             item_ids=pa.array(ids),
             available_N=np.array([self.items[i]["available"] for i in ids]),
@@ -124,8 +125,8 @@ class ChangingShop:
             blocked=lists(self.blocked, ordered=False),
             unseen_N=np.zeros(len(ids), bool),
             trained_U=np.full(len(queries), -1),
-            count_N=np.bincount(profiles.values, minlength=len(ids)).astype(np.float32),
-            fallback_N=np.bincount(profiles.values, minlength=len(ids)).astype(np.float32),
+            count_N=count_N,
+            fallback_N=fallback_scores(count_N, count_N),
             cold_U=profiles.lengths == 0,
             artist_N=None,
             dropped_missing_feature=0,

@@ -113,7 +113,8 @@ class Hybrid(Model):
         self.feature_scale = FeatureScale(sizes.feature_dim)
         self.item_tower = selu_tower(sizes.feature_dim, d, d)
         # Of their own in a list, and in a profile: a and b, one after the other.
-        self.items = make_embedding(sizes.items, 2 * d)
+        # They begin at 0, so that an item without training rows has none.
+        self.items = make_embedding(sizes.items, 2 * d, std=0.0)
         self.user_tower = selu_tower((2 + len(HALF_LIVES)) * d, hidden, hidden, d)
         self.activity_weights = nn.Linear(d, ACTIVITY_FEATURES)
         nn.init.zeros_(self.activity_weights.weight)

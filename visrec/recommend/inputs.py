@@ -196,7 +196,7 @@ def prepare_scoring(
         unseen_N=unseen_N,
         trained_U=queries.trained_U,
         count_N=count_N,
-        fallback_N=takers(activity_NK, days=7) + count_N / (1 + count_N.max()),
+        fallback_N=fallback_scores(takers(activity_NK, days=7), count_N),
         cold_U=queries.cold_U,
         artist_N=artist_codes(items.artist_N),
         dropped_missing_feature=log.dropped_missing_feature,
@@ -223,6 +223,18 @@ def _read_log(
     return read_log(
         inputs.interactions, inputs.interactions_uri, item_ids, extra_users, keep_all_users=True
     )
+
+
+def fallback_scores(
+    week_N: npt.NDArray[np.float32], count_N: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """(N,) the scores of fallback lists: takers in the last week, then takers ever.
+
+    Args:
+        week_N: (N,) how many users took each item in the last 7 days.
+        count_N: (N,) how many ever did.
+    """
+    return np.asarray(week_N + count_N / (1 + count_N.max(initial=0)), np.float32)
 
 
 def _activity(

@@ -10,7 +10,8 @@ time. A list is the model's if
 - each reason is the profile item nearest to its entry, up to `TOLERANCE` of the cosine, and every
   entry has one if the model has a space in which items are near one another.
 
-Fallback lists are compared exactly: the most popular items, ties by item id.
+Fallback lists are compared exactly: the items that were taken most in the last week, then ever,
+ties by item id.
 
 Items are read in tiles from the arrays that scoring workers share (`ItemArrays`), and each query
 takes one float64 per item. If a share p of the lists is wrong, the probability that none of them is
@@ -31,7 +32,7 @@ from visrec.ids import index_in
 from visrec.models.arrays import ItemArrays
 from visrec.publication.list_tables import Lists
 from visrec.publication.verify import ListChecks
-from visrec.recommend.inputs import ScoringData
+from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.model_scores import ModelScores
 from visrec.retrieval.rules import Rules
 from visrec.retrieval.similar import Kind
@@ -197,9 +198,17 @@ class Rescorer:
         if not self._fallback_lists:
             return 0
         data = self._data
-        # Counted from the profiles, because the search's own counts are what is checked.
-        takers_N = np.bincount(data.profiles.values, minlength=len(data.item_ids))
-        order = np.argsort(-takers_N, kind="stable")
+        # Counted from the profiles, because the search's own counts are what is checked. When items
+        # were taken is not in there: of the counts of the last week only the bound is checked.
+        count_N = np.bincount(data.profiles.values, minlength=len(data.item_ids))
+        takers_N = count_N.astype(np.float32)
+        week_N = np.round(data.fallback_N - fallback_scores(np.zeros_like(takers_N), takers_N))
+        if not (
+            np.array_equal(data.fallback_N, fallback_scores(week_N, takers_N))
+            and (week_N <= takers_N).all()
+        ):
+            return len(self._fallback_lists)
+        order = np.argsort(-data.fallback_N, kind="stable")
         order = order[data.available_N[order]]
         wrong = 0
         for written in self._fallback_lists:
@@ -207,7 +216,7 @@ class Rescorer:
             excluded = {*data.profiles[query].tolist(), *data.blocked[query].tolist()}
             row_K = np.array(fill_in_order(order, excluded, data.rules, self._k), np.int64)
             same = np.array_equal(row_K, written.row_K)
-            same = same and np.array_equal(takers_N[row_K], written.score_K)
+            same = same and np.array_equal(data.fallback_N[row_K], written.score_K)
             no_reason = written.reason_K is None or bool((written.reason_K < 0).all())
             wrong += not (same and no_reason)
         return wrong
