@@ -27,8 +27,11 @@ def inputs(workspace: Path, model: str) -> TrainingInputs:
     return training_inputs(job, Store.at(str(workspace / "features")))
 
 
-def test_clusters_and_artists_of_ignored_guidelines_are_not_prepared(workspace: Path) -> None:
-    found = inputs(workspace, "embedding_mlp")
+@pytest.mark.parametrize("model", ["embedding_mlp", "hybrid"])
+def test_clusters_and_artists_of_ignored_guidelines_are_not_prepared(
+    workspace: Path, model: str
+) -> None:
+    found = inputs(workspace, model)
     assert found.sampling is not None
     assert not found.sampling.needs_clusters
     assert found.items_table is None

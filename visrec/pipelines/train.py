@@ -294,7 +294,7 @@ def _used_sampling(config: TrainJob) -> SamplingConfig | None:
             return None
         case "drawn_triples":
             return with_per_triple_negatives(config.sampling)
-        case "ratings":
+        case "ratings" | "moments":  # guidelines are ignored, so nothing is prepared for them
             return with_random_guideline(config.sampling)
         case _:
             return config.sampling
