@@ -1,14 +1,29 @@
-"""Examples run, and the dashboard shows metrics that exist."""
+"""Examples run, and the dashboard shows metrics that exist.
+
+Airflow and Dagster are not among the tests' packages: their examples run against stand-ins of the
+few names that they use, and against the real packages where these are installed.
+"""
 
 import ast
 import json
+import os
 import re
+import runpy
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from tests.conftest import CHECKOUT
+from visrec.cli.parse import parse
+from visrec.pipelines.nightly import NightlyJob
 from visrec.publication import prometheus
+
+DATE = "2026-11-22"
 
 
 @pytest.mark.ray
@@ -44,3 +59,123 @@ def test_dashboard_shows_metrics_that_a_night_writes() -> None:
         shown |= set(re.findall(r"visrec_\w+", target["expr"]))
     assert shown
     assert shown <= set(prometheus._HELP)
+
+
+SUBMITTED = ["visrec", "submit", "nightly", "--config", "configs/nightly.yaml", "--as_of", DATE]
+
+
+class Stop(Exception):
+    """What a scheduler does not retry."""
+
+
+class Failure(Exception):
+    def __init__(self, message: str, allow_retries: bool) -> None:
+        super().__init__(message)
+        self.allow_retries = allow_retries
+
+
+def same(*_: object, **__: object) -> Any:
+    """A decorator that changes nothing, with arguments."""
+    return lambda function: function
+
+
+def run_example(
+    monkeypatch: pytest.MonkeyPatch, name: str, modules: dict[str, Any], code: int
+) -> tuple[dict[str, Any], list[list[str]]]:
+    """The names of an example, and the commands that it ran so far; each ends with `code`."""
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> SimpleNamespace:
+        commands.append(command)
+        return SimpleNamespace(returncode=code)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    for module, names in modules.items():
+        monkeypatch.setitem(sys.modules, module, names)
+    return runpy.run_path(str(CHECKOUT / "examples" / name)), commands
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [(0, None), (1, RuntimeError), (2, Stop), (3, Stop), (4, Stop)]
+)
+def test_airflow_retries_failures_alone(
+    monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception] | None
+) -> None:
+    def task(**_: object) -> Any:  # a task that is called runs with the date of the run
+        return lambda function: lambda: function(DATE)
+
+    modules = {
+        "airflow": SimpleNamespace(),
+        "airflow.exceptions": SimpleNamespace(AirflowFailException=Stop),
+        "airflow.sdk": SimpleNamespace(dag=same, task=task),
+    }
+    with pytest.raises(error) if error else nullcontext():
+        _, commands = run_example(monkeypatch, "airflow_dag.py", modules, code)
+        assert commands == [SUBMITTED]
+
+
+@pytest.mark.parametrize(("code", "retries"), [(0, None), (1, True), (2, False), (4, False)])
+def test_dagster_retries_failures_alone(
+    monkeypatch: pytest.MonkeyPatch, code: int, retries: bool | None
+) -> None:
+    dagster = SimpleNamespace(
+        Config=SimpleNamespace, op=same, job=lambda function: function, schedule=same,
+        RetryPolicy=same, Failure=Failure, Definitions=same,
+        ScheduleEvaluationContext=object, RunRequest=object,
+    )  # fmt: skip
+    names, commands = run_example(monkeypatch, "dagster_job.py", {"dagster": dagster}, code)
+    config = SimpleNamespace(as_of=DATE)
+    if retries is None:
+        names["night"](config)
+        assert commands == [SUBMITTED]
+    else:
+        with pytest.raises(Failure, match=f"ended with {code}") as failed:
+            names["night"](config)
+        assert failed.value.allow_retries is retries
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("airflow_dag.py", "airflow"), ("dagster_job.py", "dagster")]
+)
+def test_example_is_understood_by_the_scheduler_itself(name: str, package: str) -> None:
+    pytest.importorskip(package)
+    runpy.run_path(str(CHECKOUT / "examples" / name))
+
+
+@pytest.mark.parametrize(
+    ("codes", "starts", "code"),
+    [("0", 1, 0), ("1 0", 2, 0), ("1 1 1", 3, 1), ("2", 1, 2), ("1 3", 2, 3), ("4", 1, 4)],
+)
+def test_cron_starts_a_night_again_after_failures_alone(
+    tmp_path: Path, codes: str, starts: int, code: int
+) -> None:
+    (tmp_path / "codes").write_text("\n".join([*codes.split(), ""]))
+    (tmp_path / "visrec").write_text(
+        '#!/bin/sh\necho "$*" >> calls\ncode=$(head -n 1 codes)\nsed -i 1d codes\nexit "$code"\n'
+    )
+    (tmp_path / "visrec").chmod(0o755)
+    done = subprocess.run(
+        [CHECKOUT / "examples" / "nightly.sh", "--workspace", "shop", "--local"],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "RETRY_S": "0"},
+        check=False,
+    )
+    assert done.returncode == code
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == starts
+    assert len(set(calls)) == 1
+    assert re.fullmatch(
+        r"nightly --as_of \d{4}-\d\d-\d\d --quiet --workspace shop --local", calls[0]
+    )
+
+
+def test_crontab_names_the_script_and_flags_of_a_night() -> None:
+    text = (CHECKOUT / "examples" / "nightly.crontab").read_text()
+    *_, line = text.strip().splitlines()
+    minute, hour, *rest, command = line.split(maxsplit=5)
+    assert 0 <= int(minute) < 60
+    assert 0 <= int(hour) < 24
+    assert rest == ["*", "*", "*"]
+    script, *flags = command.partition("&& ")[2].split()
+    assert (CHECKOUT / "examples" / script).exists()
+    assert parse(NightlyJob, flags).local

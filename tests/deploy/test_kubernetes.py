@@ -1,6 +1,7 @@
 """deploy/*.yaml, checked with the schemas of Kubernetes and KubeRay, and for required content."""
 
 import copy
+import inspect
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
 from ray.autoscaler._private.kuberay.utils import parse_quantity
+from ray.dashboard.modules.job import job_supervisor
 
 from tests.deploy.crd import find_errors
 
@@ -31,6 +33,7 @@ DOCUMENTS = [
 WORKER = ("spec", "rayClusterSpec", "workerGroupSpecs", 0)
 HEAD = ("spec", "rayClusterSpec", "headGroupSpec")
 CRON_POD = ("spec", "jobTemplate", "spec", "template", "spec")
+ATTEMPTS = 3  # of a night, by the script of that pod
 
 
 def named(kind: str, name: str | None = None) -> dict[str, Any]:
@@ -278,7 +281,7 @@ def test_account_that_starts_a_night_may_do_nothing_else() -> None:
 
 def test_night_ends_before_the_next_one_and_on_its_own_date() -> None:
     night, cron = named("RayJob")["spec"], named("CronJob")["spec"]
-    longest = (night["backoffLimit"] + 1) * night["activeDeadlineSeconds"]
+    longest = ATTEMPTS * night["activeDeadlineSeconds"]
     waits = cron["jobTemplate"]["spec"]["activeDeadlineSeconds"]
     minute, hour, *days = cron["schedule"].split()
     start = int(hour) * 3600 + int(minute) * 60
@@ -288,17 +291,27 @@ def test_night_ends_before_the_next_one_and_on_its_own_date() -> None:
     assert start + cron["startingDeadlineSeconds"] + longest < 86400
 
 
+ENDED = "AppFailed Job entrypoint command failed with exit code"
+
+
 @pytest.mark.parametrize(
-    ("there", "answers", "code"),
+    ("there", "answers", "code", "created"),
     [
-        (False, ["", "Initializing", "Running", "Complete"], 0),
-        (False, ["Running", "Retrying", "Running", "Failed"], 100),
-        (True, ["Running", "!", "Complete"], 0),
+        (False, ["", "Initializing", "Running", "Complete"], 0, 1),
+        (True, ["Running", "!", "Complete"], 0, 0),
+        (False, ["Running", "Failed", f"{ENDED} 1, last available logs", "", "Complete"], 0, 2),
+        (False, 3 * ["Failed", "SubmissionFailed no answer", ""], 100, ATTEMPTS),
+        (False, ["Failed", f"{ENDED} 3, last available logs"], 100, 1),
+        (False, ["Failed", f"{ENDED} 2. No logs available."], 100, 1),
+        (False, ["Failed", f"{ENDED} 4, last available logs"], 100, 1),
+        (False, ["Failed", "DeadlineExceeded the RayJob took too long"], 100, 1),
+        (False, ["Failed", f"{ENDED} 130, last available logs", "", "Complete"], 0, 2),
     ],
-    ids=["done", "failed", "taken-over"],
-)
-def test_pod_starts_a_night_once_and_waits_for_its_end(
-    there: bool, answers: list[str], code: int, tmp_path: Path
+    ids=["done", "taken-over", "retried", "failed", "held-back", "refused", "not-published",
+         "too-long", "stopped"],
+)  # fmt: skip
+def test_pod_starts_attempts_until_the_night_is_done_or_no_other_can_help(
+    there: bool, answers: list[str], code: int, created: int, tmp_path: Path
 ) -> None:
     """Runs the script of the pod with a kubectl that answers from a list."""
     container = at(named("CronJob"), (*CRON_POD, "containers", 0))
@@ -316,14 +329,14 @@ def test_pod_starts_a_night_once_and_waits_for_its_end(
     )
     assert done.returncode == code, done.stderr
     calls = (tmp_path / "calls").read_text()
-    assert calls.count("create --filename -") == (0 if there else 1)
+    assert calls.count("create --filename -") == created
     assert (tmp_path / "created").exists() != there
     if not there:
         assert (tmp_path / "created").read_text() == "patched\n"
         night = json.loads(calls.rpartition("--patch ")[2].partition(" --output")[0])
         assert night["spec"] == {"entrypoint": f"{entrypoint} --as_of 2026-11-22"}
         patch = night["metadata"]
-        assert (patch["name"], patch["generateName"]) == ("visrec-1-ray", None)
+        assert (patch["name"], patch["generateName"]) == (f"visrec-1-ray-{created}", None)
         night = {**named("RayJob"), "spec": {**named("RayJob")["spec"], **night["spec"]}}
         night["metadata"] |= {k: v for k, v in patch.items() if v is not None}
         del night["metadata"]["generateName"]
@@ -332,7 +345,7 @@ def test_pod_starts_a_night_once_and_waits_for_its_end(
         owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "visrec-1", "uid": "u-1"}
         assert patch["ownerReferences"] == [owner]
     # KubeRay's limit for names; that of a scheduled Job contains the minutes since 1970.
-    assert len(f"{named('CronJob')['metadata']['name']}-{'9' * 10}-ray") <= 47
+    assert len(f"{named('CronJob')['metadata']['name']}-{'9' * 10}-ray-{ATTEMPTS}") <= 47
     codes = at(named("CronJob"), ("spec", "jobTemplate", "spec", "podFailurePolicy", "rules", 0))
     assert codes == {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [100]}}
 
@@ -374,12 +387,18 @@ def test_night_started_by_hand_has_its_date_once() -> None:
     assert entrypoint == f"{named('RayJob')['spec']['entrypoint']} --as_of {today}"
 
 
-def test_night_that_cannot_be_published_is_not_retried_indefinitely() -> None:
-    """To KubeRay, exit codes 2, 3 and 4 are failures like any other."""
-    assert named("RayJob")["spec"]["backoffLimit"] <= 2
+def test_nothing_but_the_schedule_retries_a_night() -> None:
+    assert named("RayJob")["spec"]["backoffLimit"] == 0
     job = named("CronJob")["spec"]["jobTemplate"]["spec"]
     assert job["podFailurePolicy"]["rules"][0]["action"] == "FailJob"
     assert job["backoffLimit"] <= 3
+
+
+def test_message_of_ray_has_the_exit_code_where_the_schedule_looks_for_it() -> None:
+    source = inspect.getsource(job_supervisor)
+    assert re.search(
+        r'"Job entrypoint command "\s+f"failed with exit code \{return_code\}[,.]', source
+    )
 
 
 # Secrets.

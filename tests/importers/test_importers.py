@@ -2,16 +2,22 @@
 
 import gzip
 import json
+import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.pipelines.import_data import ImportDataJob, check, main
+from visrec.storage.store import Store
 
 RATINGS = [
     ("1", "31", 2.5, 1260759144),
@@ -211,3 +217,64 @@ def test_failed_import_leaves_nothing_and_an_existing_table_is_kept(tmp_path: Pa
     pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "shop" / "interactions.parquet")
     with pytest.raises(InputError, match="exists already"):
         imported(source, "movielens", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["amazon", "retail"])
+def test_each_file_is_read_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    product = {"parent_asin": "P1", "title": "Brush", "imUrl": "https://x/t.jpg"}
+    review = {"user_id": "A", "parent_asin": "P1", "timestamp": 1588687728923, "rating": 5.0}
+    orders = b"customer,sku,date,title\nA,P1,2026-11-01,Brush\n"
+    sources = {
+        "amazon": {"Art__jsonl__gz": lines(review), "meta_Art__jsonl__gz": lines(product)},
+        "retail": {"orders__csv__gz": gzip.compress(orders)},
+    }
+    source = write(tmp_path / "source", **sources[kind])
+    opened: Counter[str] = Counter()
+    really = Store.open_input_stream
+
+    def counted(store: Store, name: str, codec: str | None = None) -> Any:
+        opened[name] += 1
+        return really(store, name, codec)
+
+    monkeypatch.setattr(Store, "open_input_stream", counted)
+    workspace, summary = imported(source, kind, tmp_path)
+    assert titles(workspace) == {"P1": "Brush"}
+    assert summary["interactions"] == 1
+    # The first lines say which edition it is, or which columns there are.
+    most = {"Art.jsonl.gz": 2, "meta_Art.jsonl.gz": 1, "orders.csv.gz": 3}
+    assert opened
+    assert all(times <= most[name] for name, times in opened.items()), opened
+
+
+# Hypothesis needs one folder for each example.
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 10**6), st.integers(1, 10**6), st.sampled_from([0.5, 2.5, 5.0]),
+            st.integers(0, 2**31 - 1),
+        ),
+        min_size=1, max_size=20,
+    )
+)  # fmt: skip
+def test_round_trip_of_ratings_through_each_format_with_a_writer(
+    ratings: list[tuple[int, int, float, int]],
+) -> None:
+    """MovieLens and RecBole have writers, those of pandas with the formats' separators."""
+    frame = pd.DataFrame(ratings, columns=["userId", "movieId", "rating", "timestamp"])
+    recbole = frame.set_axis(
+        ["user_id:token", "item_id:token", "rating:float", "timestamp:float"], axis=1
+    )
+    expected = [(str(user), str(item), rating, time) for user, item, rating, time in ratings]
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "csv").mkdir()
+        frame.to_csv(root / "csv/ratings.csv", index=False)
+        (root / "tabs").mkdir()
+        frame.to_csv(root / "tabs/u.data", index=False, header=False, sep="\t")
+        (root / "inter").mkdir()
+        recbole.to_csv(root / "inter/x.inter", index=False, sep="\t")
+        for source, kind in (("csv", "movielens"), ("tabs", "movielens"), ("inter", "recbole")):
+            workspace, _ = imported(root / source, kind, root / f"to-{source}")
+            columns = ("user_id", "item_id", "rating", "timestamp")
+            assert rows(workspace / "interactions.parquet", *columns) == expected

@@ -62,11 +62,14 @@ def visrec_submit(cluster: TokenCluster, *arguments: str) -> subprocess.Complete
 def test_visrec_submit_ends_with_the_exit_code_of_the_command(
     cluster: TokenCluster, featured: Path, tmp_path: Path
 ) -> None:
-    """0, 2 and 3 at the same time, because most of their time is the start."""
+    """0 to 3 at the same time, because most of their time is the start."""
     copy(featured, tmp_path, "images", "features", "interactions.parquet")
     night = date.today().isoformat()
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked" / "images").write_text("a file where a folder should be")
     commands: dict[int, tuple[str, ...]] = {
         0: ("make-gallery", "--workspace", f"{tmp_path}/new", "--gallery.paintings", "60"),
+        1: ("make-gallery", "--workspace", f"{tmp_path}/blocked", "--gallery.paintings", "60"),
         2: ("train", "--workspace", "runs/here"),
         3: ("nightly", "--workspace", str(tmp_path), "--as_of", night, "--exit_if_running", "3"),
     }
@@ -84,6 +87,7 @@ def test_visrec_submit_ends_with_the_exit_code_of_the_command(
         assert done.returncode == code, done.stdout
         assert "Submitted as raysubmit_" in done.stdout
     assert "paintings" in ended[0].stdout
+    assert "make_gallery: " in ended[1].stdout
     assert "Found --workspace runs/here in a job submitted to a cluster" in ended[2].stdout
     assert "another process is at work on this night" in ended[3].stdout
 

@@ -15,7 +15,7 @@ import pyarrow.json as pajson
 
 from visrec.errors import InputError
 from visrec.ids import TEXT
-from visrec.importers.base import KEY, Imported, Source, without_nulls
+from visrec.importers.base import KEY, PICTURE, Imported, Source, without_nulls
 
 _JSON = r".*\.jsonl?(\.gz)?"
 # By edition: the fields of user, item, time (seconds or milliseconds), stars.
@@ -52,7 +52,6 @@ def read(source: Source) -> Imported:
     return Imported(
         _reviews(source, reviews, edition, left_out),
         _products(source, meta) if meta else (),
-        _pictures(source, meta) if meta else (),
         left_out,
         (f"Reviews of the edition of {edition}.",),
     )
@@ -87,43 +86,29 @@ def _reviews(source: Source, name: str, edition: str, left_out: Counter[str]) ->
 
 
 def _products(source: Source, name: str) -> Iterator[pa.Table]:
-    for block in source.blocks(name):
-        table = _parse(source, name, block, _META)
-        columns = {
-            "item_id": _item_ids(table),
-            "title": table["title"],
-            "category": pc.coalesce(table["main_category"], table["main_cat"]),
-        }
-        yield _with_item(pa.table(columns))
-
-
-def _pictures(source: Source, name: str) -> Iterator[pa.Table]:
-    """The first picture of each product that has one."""
+    """The products, each with the address of its first picture, if it has one."""
     for block in source.blocks(name):
         table = _parse(source, name, block, _META)
         first = _first(table["images"])
-        uri = pc.coalesce(
-            pc.struct_field(first, "hi_res"),
-            pc.struct_field(first, "large"),
-            _first(table["imageURLHighRes"]),
-            table["imUrl"],
-        )
-        pictures = _with_item(pa.table({"item_id": _item_ids(table), "uri": uri}))
-        yield pictures.filter(pictures["uri"].is_valid())
+        columns = {
+            "item_id": pc.coalesce(table["parent_asin"], table["asin"]),
+            "title": table["title"],
+            "category": pc.coalesce(table["main_category"], table["main_cat"]),
+            PICTURE: pc.coalesce(
+                pc.struct_field(first, "hi_res"),
+                pc.struct_field(first, "large"),
+                _first(table["imageURLHighRes"]),
+                table["imUrl"],
+            ),
+        }
+        products = pa.table(columns)
+        yield products.filter(products["item_id"].is_valid())
 
 
 def _first(lists: pa.ChunkedArray) -> pa.ChunkedArray:
     """The first entry of each list; null for an empty one."""
     filled = pc.greater(pc.fill_null(pc.list_value_length(lists), 0), 0)
     return pc.list_element(pc.if_else(filled, lists, pa.scalar([None], lists.type)), 0)
-
-
-def _item_ids(table: pa.Table) -> pa.ChunkedArray:
-    return pc.coalesce(table["parent_asin"], table["asin"])
-
-
-def _with_item(table: pa.Table) -> pa.Table:
-    return table.filter(table["item_id"].is_valid())
 
 
 def _parse(source: Source, name: str, block: bytes, schema: pa.Schema | None) -> pa.Table:

@@ -18,6 +18,7 @@ from visrec.storage.table_files import TableFile
 from visrec.storage.tables import read_table_file
 
 KEY = "path"  # the configuration key that names the source
+PICTURE = "picture"
 _BLOCK_BYTES = 8 << 20
 
 
@@ -124,17 +125,19 @@ class Source:
 class Imported:
     """What an importer found, still to be read.
 
+    Both tables are read once, the items after the interactions: an importer may have met them on
+    its way through these.
+
     Attributes:
         interactions: batches with user_id, item_id, timestamp in seconds, and optional columns.
-        items: batches with item_id and optional columns; empty if the source has none.
-        pictures: batches with item_id and uri; empty if the source has none.
+        items: batches with item_id and optional columns, among them `PICTURE`, the address of a
+            picture; empty if the source has none.
         left_out: rows that were left out so far, by reason; counted while the batches are read.
         notes: sentences about what the importer decided.
     """
 
     interactions: Iterable[pa.Table]
     items: Iterable[pa.Table] = ()
-    pictures: Iterable[pa.Table] = ()
     left_out: Counter[str] = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
 

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from visrec.errors import InputError
 from visrec.importers.base import KEY, Imported, Source, without_nulls
 from visrec.storage.column_guess import guess_columns
-from visrec.storage.schemas import INTERACTIONS, ITEMS, label_column
+from visrec.storage.schemas import INTERACTIONS, label_column
 
 _REQUIRED = ("user_id", "item_id", "timestamp")
 _TABLE = r".*\.(csv|tsv)(\.gz)?"
@@ -41,10 +41,11 @@ def read(source: Source) -> Imported:
     name = source.require("an order export as .csv or .tsv (.gz too)", _TABLE)
     mapping = _mapping(source, name)
     left_out = Counter[str]()
+    titles: dict[str, str] = {}
     described = ", ".join(f"{column} is {stored!r}" for column, stored in mapping.items())
     return Imported(
-        _lines(source, name, mapping, left_out),
-        _titles(source, name, mapping) if _TITLE in mapping else (),
+        _lines(source, name, mapping, left_out, titles),
+        _items(titles),
         left_out=left_out,
         notes=(f"Columns of {name}: {described}.",),
     )
@@ -72,12 +73,20 @@ def _mapping(source: Source, name: str) -> dict[str, str]:
 
 
 def _lines(
-    source: Source, name: str, mapping: dict[str, str], left_out: Counter[str]
+    source: Source,
+    name: str,
+    mapping: dict[str, str],
+    left_out: Counter[str],
+    titles: dict[str, str],
 ) -> Iterator[pa.Table]:
+    """The line items that count; the last title of each product goes into `titles`."""
     columns = [c for c in INTERACTIONS if c.name in _REQUIRED]
-    labels = [label_column(c) for c in (_QUANTITY, _STATUS, _CANCELLED_AT, _ORDER) if c in mapping]
+    labels = [label_column(c) for c in _OTHERS if c in mapping]
     void_orders: set[str] = set()  # Shopify states an order's status on its first line alone
     for batch in source.read(name, [*columns, *labels], mapping):
+        if _TITLE in batch.column_names:
+            pairs = zip(batch["item_id"].to_pylist(), batch[_TITLE].to_pylist(), strict=True)
+            titles |= {item: title for item, title in pairs if item and title}
         table = without_nulls(_without_void(batch, void_orders, left_out), left_out)
         yield table.select(list(_REQUIRED))
 
@@ -108,13 +117,6 @@ def _without_void(table: pa.Table, void_orders: set[str], left_out: Counter[str]
     return table.filter(pc.invert(pc.or_(void, returned)))
 
 
-def _titles(source: Source, name: str, mapping: dict[str, str]) -> Iterator[pa.Table]:
-    """The last title of each product; the products fit into memory."""
-    columns = [column for column in ITEMS if column.name in ("item_id", "title")]
-    needed = {key: mapping[key] for key in ("item_id", "title")}
-    titles: dict[str, str] = {}
-    nullable = [label_column(column.name) for column in columns]
-    for batch in source.read(name, nullable, needed):
-        pairs = zip(batch["item_id"].to_pylist(), batch["title"].to_pylist(), strict=True)
-        titles |= {item: title for item, title in pairs if item and title}
+def _items(titles: dict[str, str]) -> Iterator[pa.Table]:
+    """The products with titles, which fit into memory, once the line items were read."""
     yield pa.table({"item_id": list(titles), "title": list(titles.values())})

@@ -58,6 +58,7 @@ from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
 from visrec.storage.store import Store
+from visrec.training.tracking import attach_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,10 +196,14 @@ def main(config: EvaluateJob, summary: Summary) -> None:
                 seconds=dict(summary.phases),
             ),
         )
-        target.write("report.html", render(report).encode())
+        html = render(report)
+        target.write("report.html", html.encode())
         target.write_json(RECORD, record.to_dict())
         # Last, because where there are metrics, readers expect everything else.
         target.write_json(METRICS, results.to_dict())
+    if why := attach_report(next(iter(inputs.models.values())), html):
+        place = target.uri("report.html")
+        say(f"MLflow did not take the report ({why}); it is at {place}.", "warning")
     print_results(results, costs, report.verdict)
     missing = overview.missing
     summary.rows = {

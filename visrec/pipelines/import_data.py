@@ -4,9 +4,10 @@ visrec import movielens ml-latest-small --workspace movies
 visrec import retail orders_export.csv --workspace shop
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.importers import amazon, movielens, recbole, retail
-from visrec.importers.base import Imported, Source
+from visrec.importers.base import PICTURE, Imported, Source
 from visrec.storage.store import Store
 from visrec.storage.workspace_tables import find_workspace_table
 
@@ -72,7 +73,7 @@ def main(config: ImportDataJob, summary: Summary) -> None:
     summary.has_written = True
     try:
         with summary.phase("import"):
-            rows = {name: _write(workspace, name, table) for name, table in _tables(imported)}
+            rows = _write(workspace, imported)
             if not rows[_INTERACTIONS]:
                 raise InputError(
                     f"Found no interactions at {config.path}; expected at least one. Left out: "
@@ -80,7 +81,7 @@ def main(config: ImportDataJob, summary: Summary) -> None:
                     key="path",
                 )
     except Exception:
-        workspace.delete(name for name, _ in _tables(imported))  # else the next try is refused
+        workspace.delete([_INTERACTIONS, _ITEMS, _PICTURES])  # else the next try is refused
         raise
     summary.rows = {
         "interactions": rows[_INTERACTIONS],
@@ -91,21 +92,32 @@ def main(config: ImportDataJob, summary: Summary) -> None:
     }
 
 
-def _tables(imported: Imported) -> Iterator[tuple[str, Iterable[pa.Table]]]:
-    yield _INTERACTIONS, imported.interactions
-    yield _ITEMS, imported.items
-    yield _PICTURES, imported.pictures
-
-
-def _write(store: Store, name: str, tables: Iterable[pa.Table]) -> int:
-    """Writes a table as one Parquet file, a batch at a time; nothing if there are no rows."""
-    rows = 0
-    batches = (table for table in tables if len(table))
-    first = next(batches, None)
-    if first is None:
-        return 0
-    with store.open_replacement(name) as sink, pq.ParquetWriter(sink, first.schema) as writer:
-        for table in chain([first], batches):
-            writer.write_table(table.select(first.column_names).cast(first.schema))
-            rows += len(table)
+def _write(store: Store, imported: Imported) -> Counter[str]:
+    """Writes each table as one Parquet file, a batch at a time, and counts its rows; no file if
+    there are none."""
+    rows: Counter[str] = Counter()
+    writers: dict[str, pq.ParquetWriter] = {}
+    with ExitStack() as open_files:
+        for name, table in _batches(imported):
+            if not len(table):
+                continue
+            if name not in writers:
+                sink = open_files.enter_context(store.open_replacement(name))
+                writer = pq.ParquetWriter(sink, table.schema)
+                writers[name] = open_files.enter_context(writer)
+            schema = writers[name].schema
+            writers[name].write_table(table.select(schema.names).cast(schema))
+            rows[name] += len(table)
     return rows
+
+
+def _batches(imported: Imported) -> Iterator[tuple[str, pa.Table]]:
+    """The batches of all tables, each with the name of its table."""
+    for table in imported.interactions:
+        yield _INTERACTIONS, table
+    for table in imported.items:
+        if PICTURE in table.column_names:
+            pictures = table.select(["item_id", PICTURE]).rename_columns(["item_id", "uri"])
+            yield _PICTURES, pictures.filter(pictures["uri"].is_valid())
+            table = table.drop_columns(PICTURE)
+        yield _ITEMS, table

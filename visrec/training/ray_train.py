@@ -258,7 +258,7 @@ def _write_model(trainer: Trainer, task: TrainTask, data: TrainingData) -> None:
     metrics = training_metrics(trainer.progress)
     times: dict[str, Any] = {"train_s": training_seconds(trainer.progress)}
     if task.track is not None:
-        times |= {"tracker_run": trainer.progress.tracker_run}
+        times |= {"tracker": task.track.name, "tracker_run": trainer.progress.tracker_run}
     task.artifact_store.write_json(TIMES, times)
     save_artifact(build_artifact(task, data, trainer.model, metrics), task.artifact_store)
 
@@ -298,11 +298,11 @@ def fit_closed_form(task: TrainTask) -> None:
         if task.recipe.train.refit:
             model = build_model(task.recipe, data.for_refit)
     times: dict[str, Any] = {"train_s": round(time.perf_counter() - start, 3)}
-    if (tracker := _open_tracker(task, None)) is not None:
+    if task.track is not None and (tracker := _open_tracker(task, None)) is not None:
         if metrics["val_auc"] is not None:
             tracker.log(0, {"val_auc": metrics["val_auc"]})
         tracker.finish()
-        times |= {"tracker_run": tracker.run_id}
+        times |= {"tracker": task.track.name, "tracker_run": tracker.run_id}
     task.artifact_store.write_json(TIMES, times)
     save_artifact(build_artifact(task, data, model, metrics), task.artifact_store)
     task.progress_actor.log.remote(f"{task.recipe.model_name} is fitted; it trains no weights")

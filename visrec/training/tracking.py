@@ -17,8 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from visrec.errors import InputError
+from visrec.models.artifact import TIMES
+from visrec.storage.store import Store
 
 TrackerName = Literal["mlflow", "tensorboard", "wandb"]
+REPORT = "report.html"  # name of the artifact
 
 
 class Tracker(ABC):
@@ -156,6 +159,29 @@ def open_tracker(
     if access.name == "tensorboard":
         return TensorBoardTracker(run_name, run_id, parameters)
     return WandbTracker(run_name, run_id, parameters)
+
+
+def attach_report(store: Store, html: str) -> str | None:
+    """Adds a model's report to the run of its training, if MLflow has that run.
+
+    Args:
+        store: the directory of the model.
+        html: the report.
+
+    Returns:
+        Why MLflow did not take it; None if it did, or the model was not tracked there.
+    """
+    record = store.read_json(TIMES) if store.exists(TIMES) else {}
+    if record.get("tracker") != "mlflow":
+        return None
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    try:
+        MlflowClient().log_text(record["tracker_run"], html, REPORT)
+    except (MlflowException, OSError) as error:  # the report is in the workspace in any case
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
 
 
 def epoch_values(history: Mapping[str, float], *, is_refit: bool) -> dict[str, float]:
