@@ -1,15 +1,19 @@
 """Pictures per second of the extraction chain, against the limit of the cores and a plain loop.
 
 python -m benchmarks.extract --source ../shared/data/clothing
-python -m benchmarks.extract --source ../shared/data/clothing --pictures 2560 --json
+python -m benchmarks.extract --source ../shared/data/clothing --pictures 2613 --json
 
-The chain is that of jobs/extract_features.py with its defaults, on its own local Ray. Its rate
-counts the pictures between the first fifth and the last tenth; `first_batch_s` is the time from the
-start of Ray to the first batch of features. The limit is cores / (core-seconds of decoding +
-core-seconds of the network, per picture). Both are measured with all cores busy, one
-single-threaded process each, because cores share caches and clock. The plain loop is the one from
-tutorials: `Image.open` in a DataLoader with 4 workers, batches of 8, the network as its package
-provides it, float32. All alternate; ratios are medians over the repeats.
+The chain is that of jobs/extract_features.py --local with its defaults. Its rate counts the
+pictures between the first fifth and the last tenth; `first_batch_s` is the time from the loading of
+the network to the first batch of features. `job_s` is the whole process, from the shell to the
+committed table. Daft (`benchmarks.extract_daft`) does the same with its own decoder and resize, in
+one process for each core: its whole process and its rate, counted likewise. It is no part of the
+extra `bench`, because Daft 0.7.26 asks for pyarrow before 26; `pip install --no-deps daft==0.7.26`
+works. The limit is
+cores / (core-seconds of decoding + core-seconds of the network, per picture). Both are measured
+with all cores busy, one single-threaded process each, because cores share caches and clock. The
+plain loop is the one from tutorials: `Image.open` in a DataLoader with 4 workers, batches of 8, the
+network as its package provides it, float32. All alternate; ratios are medians over the repeats.
 
 Decoders are compared on one core: Pillow at full size, Pillow with `draft` (what visrec uses), and
 simplejpeg where installed. Compared are speed and the cosine of the float32 features to those of
@@ -22,12 +26,14 @@ chain, but only opens JPEG, and its worst cosine is lower.
 
 import argparse
 import importlib
+import importlib.util
 import io
 import itertools
 import json
 import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -38,22 +44,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.machine import machine
-from visrec.cli.cluster import start_ray
-from visrec.cli.reserve import reserve_workers
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, Preprocessing, decode, resize_and_crop
-from visrec.features.extract import Extraction, describe_backbone, extract_chain
-from visrec.features.planning import CHUNK, plan_extraction
-from visrec.pipelines.extract_features import ExtractJob, count_workers
+from visrec.features.extract import Extraction, describe, extract_here
+from visrec.features.planning import plan_extraction
+from visrec.pipelines.extract_features import ExtractJob
 from visrec.progress import ProgressActor
 from visrec.storage.store import Store
+from visrec.tasks import LocalActor
 
 LOADER_BATCH, LOADER_WORKERS = 8, 4
 Decoder = Callable[[bytes, Preprocessing], npt.NDArray[np.uint8]]
@@ -68,54 +72,82 @@ def chain_rate(config: ExtractJob) -> dict[str, float]:
         config: with `images`, and a workspace that has no features yet.
     """
     start = time.perf_counter()
-    start_ray(config.local, config.debug)
-    try:
-        return watched(config, start)
-    finally:
-        ray.shutdown()
-
-
-def watched(config: ExtractJob, start: float) -> dict[str, float]:
-    """The same on the Ray that runs, with `start` the moment from which its clock counts."""
     store = Store.at(config.resolve(config.features, "features"))
-    identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
-    plan = ray.remote(plan_extraction).remote(config.pictures, store, identity, config.limits)
-    planned = ray.get(plan)
-    pending, chunks = planned.pending.num_rows, len(planned.chunks) - 1
-    progress_actor: Any = ProgressActor.remote()  # type: ignore[attr-defined]
-    points, done = [], threading.Event()
+    backbone = load_backbone(config.backbone)
+    identity, preprocessing = describe(backbone)
+    plan = plan_extraction(config.pictures, store, identity, config.limits)
+    pending, chunks = plan.pending.num_rows, len(plan.chunks) - 1
+    progress, points, done = ProgressActor(), [], threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.1):
-            amounts, *_ = ray.get(progress_actor.snapshot.remote())
+        while not done.wait(0.05):
+            amounts, *_ = progress.snapshot()
             points.append((time.perf_counter() - start, int(amounts.get("network", 0))))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    workers = min(count_workers(config), -(-pending // CHUNK))
     try:
-        with reserve_workers(workers, config.resources.per_worker) as reserved:
-            extraction = Extraction(
-                plan=plan,
-                store=store,
-                backbone=config.backbone,
-                identity=identity,
-                preprocessing=preprocessing,
-                limits=config.limits,
-                resources=config.resources,
-                progress_actor=progress_actor,
-            )
-            for _ in extract_chain(extraction, chunks, reserved).iter_rows():
-                pass
+        extraction = Extraction(
+            plan=plan,
+            store=store,
+            backbone=config.backbone,
+            identity=identity,
+            preprocessing=preprocessing,
+            limits=config.limits,
+            resources=config.resources,
+            progress_actor=LocalActor(progress),
+        )
+        for _ in extract_here(extraction, chunks, os.cpu_count() or 1, backbone):
+            pass
     finally:
         done.set()
         watcher.join()
-    amounts, *_ = ray.get(progress_actor.snapshot.remote())
+    amounts, *_ = progress.snapshot()
     return {
         "first_batch_s": next(seconds for seconds, count in points if count),
         "pictures_per_s": steady(points, int(amounts["network"])),
         **{name: amounts[name] / pending for name in ("fetch_s", "decode_s", "network_s")},
     }
+
+
+def whole_job(workspace: str, backbone: str) -> float:
+    """Seconds of the whole process, which starts, extracts and commits."""
+    command = ["jobs/extract_features.py", "--local", "--workspace", workspace]
+    return timed([sys.executable, *command, "--backbone.name", backbone])
+
+
+def timed(command: Sequence[str]) -> float:
+    """Seconds of a process.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+# Daft.
+
+
+def daft_rate(images: Path, folder: Path) -> dict[str, float]:
+    """Seconds of the whole process of Daft, and its steady rate; empty where it is not installed.
+
+    Args:
+        images: the pictures.
+        folder: where its table goes.
+    """
+    if importlib.util.find_spec("daft") is None:
+        print("daft is not installed: it is not compared", flush=True)
+        return {}
+    points = folder / "points"
+    target = str(folder / "daft")
+    module = ["-m", "benchmarks.extract_daft", str(images), target, str(points)]
+    job_s = timed([sys.executable, *module])
+    batches = sorted(tuple(map(float, line.split())) for line in points.read_text().splitlines())
+    counts = itertools.accumulate(int(count) for _, count in batches)
+    seen = [(0.0, 0), *((when, count) for (when, _), count in zip(batches, counts, strict=True))]
+    return {"daft_job_s": job_s, "daft_pictures_per_s": steady(seen, seen[-1][1])}
 
 
 def steady(points: Sequence[tuple[float, int]], total: int) -> float:
@@ -295,16 +327,25 @@ def measure(
     rounds = []
     some = [path.read_bytes() for path in paths[:sample]]
     for number in range(repeats):
-        with tempfile.TemporaryDirectory() as workspace:
-            images = Path(workspace, "images")
+        with tempfile.TemporaryDirectory() as folder:
+            images = Path(folder, "images")
             images.mkdir()
             for path in paths:
                 (images / path.name).symlink_to(path.resolve())
             config = ExtractJob(
-                workspace=workspace, local=True, backbone=BackboneConfig(name=backbone)
+                workspace=f"{folder}/chain",
+                images=str(images),
+                local=True,
+                backbone=BackboneConfig(name=backbone),
             )
-            one = limit(some, config.backbone, cores)
+            one = {"job_s": whole_job(folder, backbone)}
+            daft = daft_rate(images, Path(folder))
+            one |= limit(some, config.backbone, cores)
             one |= chain_rate(config)
+        if daft:
+            one |= daft
+            one["ratio_daft"] = one["pictures_per_s"] / one["daft_pictures_per_s"]
+            one["ratio_daft_job"] = one["daft_job_s"] / one["job_s"]
         one["loader_pictures_per_s"] = loader_rate(paths[:sample], cores)
         one["ratio_limit"] = one["pictures_per_s"] / one["limit_pictures_per_s"]
         one["ratio_loader"] = one["pictures_per_s"] / one["loader_pictures_per_s"]
@@ -329,8 +370,6 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
     found: dict[str, Any] = {**machine(), "asked": vars(args)}
-    # Ray would give its workers' cores to whatever else runs on the machine first.
-    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # so Ray spells it
     paths = sorted(Path(args.source, "images").glob("*.jpg"))[: args.pictures]
     if not paths:
         sys.exit(f"Found no .jpg in {args.source}/images; expected some. Change --source.")

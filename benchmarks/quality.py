@@ -57,7 +57,7 @@ from visrec.retrieval.metrics import per_user
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.fit import build_model, build_trainer, train_to_end, training_metrics
-from visrec.training.ray_train import TrainTask, build_artifact
+from visrec.training.task import TrainTask, build_artifact
 
 CHECKOUT = Path(__file__).parents[1]
 SHOWN = {"auc": "AUC", "recall@20": "R@20", "recall@100": "R@100"}

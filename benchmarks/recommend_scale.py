@@ -51,7 +51,7 @@ from visrec.storage.store import Store
 from visrec.training.data import TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, build_model
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import TrainTask, build_artifact
+from visrec.training.task import TrainTask, build_artifact
 
 CHECKOUT = Path(__file__).parents[1]
 DIM = 64  # of the features: the towers are a small part of the work

@@ -18,7 +18,7 @@ def demo() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.demo import DemoJob, main
 
-    launch(main, DemoJob)
+    launch(main, DemoJob, needs_ray="on a cluster")
 
 
 def make_gallery() -> NoReturn:
@@ -26,7 +26,7 @@ def make_gallery() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.make_gallery import GalleryJob, main
 
-    launch(main, GalleryJob, needs_ray=False)
+    launch(main, GalleryJob, needs_ray="never")
 
 
 def init() -> NoReturn:
@@ -35,7 +35,7 @@ def init() -> NoReturn:
     from visrec.pipelines.init import InitJob, main
 
     _take_workspace_from_first_argument()
-    launch(main, InitJob, needs_ray=False)
+    launch(main, InitJob, needs_ray="never")
 
 
 def check() -> NoReturn:
@@ -44,7 +44,7 @@ def check() -> NoReturn:
     from visrec.pipelines.check import CheckJob, main
 
     _take_workspace_from_first_argument()
-    launch(main, CheckJob, needs_ray=False)
+    launch(main, CheckJob, needs_ray="never")
 
 
 def import_data() -> NoReturn:
@@ -55,7 +55,7 @@ def import_data() -> NoReturn:
     if len(sys.argv) > 2 and not sys.argv[1].startswith("-"):  # visrec import movielens PATH
         name, path, *rest = sys.argv[1:]
         sys.argv[1:] = ["--format", name, "--path", path, *rest]
-    launch(main, ImportDataJob, check=check, needs_ray=False)
+    launch(main, ImportDataJob, check=check, needs_ray="never")
 
 
 def extract() -> NoReturn:
@@ -63,7 +63,7 @@ def extract() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.extract_features import ExtractJob, check, main
 
-    launch(main, ExtractJob, check=check)
+    launch(main, ExtractJob, check=check, needs_ray="on a cluster")
 
 
 def import_features() -> NoReturn:
@@ -79,7 +79,7 @@ def train() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.train import TrainJob, check, main
 
-    launch(main, TrainJob, check=check)
+    launch(main, TrainJob, check=check, needs_ray="on a cluster")
 
 
 def tune() -> NoReturn:
@@ -95,7 +95,7 @@ def evaluate() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.evaluate import EvaluateJob, check, main
 
-    launch(main, EvaluateJob, check=check)
+    launch(main, EvaluateJob, check=check, needs_ray="on a cluster")
 
 
 def recommend() -> NoReturn:
@@ -104,7 +104,7 @@ def recommend() -> NoReturn:
     from visrec.pipelines.recommend import main
     from visrec.pipelines.recommend_job import RecommendJob, check
 
-    launch(main, RecommendJob, check=check)
+    launch(main, RecommendJob, check=check, needs_ray="on a cluster")
 
 
 def nightly() -> NoReturn:
@@ -113,7 +113,7 @@ def nightly() -> NoReturn:
     from visrec.pipelines.night_end import tell
     from visrec.pipelines.nightly import NightlyJob, check, main
 
-    launch(main, NightlyJob, check=check, after=tell)
+    launch(main, NightlyJob, check=check, after=tell, needs_ray="on a cluster")
 
 
 def rollback() -> NoReturn:
@@ -121,7 +121,7 @@ def rollback() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.rollback import RollbackJob, main
 
-    launch(main, RollbackJob, needs_ray=False)
+    launch(main, RollbackJob, needs_ray="never")
 
 
 def explain() -> NoReturn:
@@ -129,7 +129,7 @@ def explain() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.explain import ExplainJob, check, main
 
-    launch(main, ExplainJob, check=check, needs_ray=False)
+    launch(main, ExplainJob, check=check, needs_ray="never")
 
 
 def export() -> NoReturn:
@@ -137,7 +137,7 @@ def export() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.export import ExportJob, check, main
 
-    launch(main, ExportJob, check=check, needs_ray=False)
+    launch(main, ExportJob, check=check, needs_ray="never")
 
 
 def forget() -> NoReturn:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeAlias
 
-import ray
-
-ProgressHandle: TypeAlias = Any  # of a `ProgressActor`; mypy cannot see the methods of Ray actors
+# Of a `ProgressActor` on Ray, or of one in this process, as `visrec.tasks.LocalActor`.
+ProgressHandle: TypeAlias = Any
 
 
 class ProgressSnapshot(NamedTuple):
@@ -25,7 +24,6 @@ class ProgressSnapshot(NamedTuple):
     status: str
 
 
-@ray.remote(num_cpus=0)
 class ProgressActor:
     """Amounts by name (rows done, seconds of a phase), messages to print, and a short status."""
 

@@ -24,9 +24,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
-from visrec.cli.cluster import start_ray
 from visrec.cli.job import Job, JobConfig
 from visrec.cli.keys import config_keys
 from visrec.cli.parse import parse_in_workspace
@@ -213,10 +211,8 @@ class Workspace:
     def _run(
         self, main: Callable[[Job, Summary], None], job: Job, check: Callable[[Job], None]
     ) -> dict[str, Any]:
-        """Runs a job on a Ray of this process."""
+        """Runs a job in this process, which starts Ray if the job has enough to do for several."""
         check(job)
-        if not ray.is_initialized():
-            start_ray(local=True, debug=job.debug)
         summary = Summary(main.__module__.rpartition(".")[2])
         main(job, summary)
         summary.rows |= used_of(job).summary_row

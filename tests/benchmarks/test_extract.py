@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.extract import Pictures, decoders, limit, montages, steady, watched
+from benchmarks.extract import Pictures, chain_rate, decoders, limit, montages, steady
 from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.pipelines.extract_features import ExtractJob
 
@@ -70,15 +70,13 @@ def test_the_plain_loop_gives_the_network_what_the_package_asks_for(tmp_path: Pa
     assert torch.allclose(pixels_CHW.mean((1, 2)), expected, atol=1e-6)
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
 def test_the_chain_is_watched_from_its_start_to_its_end(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(640):
         (tmp_path / "images" / f"{number}.jpg").write_bytes(FILES[number % 9] + bytes([number % 7]))
     config = ExtractJob(workspace=str(tmp_path), local=True, backbone=TOY)
     start = time.perf_counter()
-    found = watched(config, start)
+    found = chain_rate(config)
     passed = time.perf_counter() - start
     assert 0 < found["first_batch_s"] < passed
     assert found["pictures_per_s"] > 640 * 0.7 / passed

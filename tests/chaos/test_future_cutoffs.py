@@ -49,7 +49,7 @@ def run_nightly(monkeypatch: pytest.MonkeyPatch, workspace: Path, *flags: str) -
     arguments = ["jobs/nightly.py", "--workspace", str(workspace), *flags]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as end:
-        launch(nightly.main, NightlyJob, needs_ray=False)
+        launch(nightly.main, NightlyJob, needs_ray="never")
     return end.value.code
 
 

@@ -1,5 +1,6 @@
-"""Planning and committing an extraction with rejected pictures, without Ray."""
+"""An extraction from its plan to its commit, with rejected pictures, without Ray."""
 
+import io
 import os
 from pathlib import Path
 
@@ -7,14 +8,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+from PIL import Image
 
 from visrec.errors import InputError
+from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.features.commit import commit_extraction
-from visrec.features.decode import PictureLimits
-from visrec.features.planning import extraction_settings, plan_extraction
-from visrec.features.table import Identity, features_table, rejected_table
+from visrec.features.decode import PictureLimits, decode
+from visrec.features.extract import Extraction, ExtractResources, describe, extract_here
+from visrec.features.planning import CHUNK, extraction_settings, plan_extraction
+from visrec.features.table import Identity, features_table, load_features, rejected_table
+from visrec.progress import ProgressActor
 from visrec.sources.images import PictureSource
 from visrec.storage.store import Store
+from visrec.tasks import LocalActor
 
 IDENTITY = Identity(
     backbone="b", weights_digest="0" * 8, preprocessing={}, precision="float32", dim=2
@@ -102,3 +109,44 @@ def test_second_picture_of_one_name_is_rejected(tmp_path: Path) -> None:
     [name] = manifest.rejected
     detail = f"another picture has this item id: {images}/a.png"
     assert store.read_table(name)["detail"].to_pylist() == [detail]
+
+
+def test_threads_of_one_process_give_each_picture_its_own_feature(tmp_path: Path) -> None:
+    random = np.random.default_rng(1)
+    files = {}
+    for number in range(CHUNK + 9):
+        noise = random.integers(0, 256, (6, 7, 3), dtype=np.uint8)
+        stream = io.BytesIO()
+        Image.fromarray(noise).resize((70 + number, 80)).save(stream, "PNG")
+        files[f"{number:03d}"] = stream.getvalue()
+    files["005"] = files["005"][:60]  # cut off
+    (tmp_path / "images").mkdir()
+    for name, data in files.items():
+        (tmp_path / "images" / f"{name}.png").write_bytes(data)
+    source, store = PictureSource(str(tmp_path / "images")), Store.at(str(tmp_path / "features"))
+    config = BackboneConfig(name="random-conv", batch=4)
+    backbone = load_backbone(config)
+    identity, preprocessing = describe(backbone)
+    plan, progress = plan_extraction(source, store, identity, LIMITS), ProgressActor()
+    extraction = Extraction(
+        plan=plan,
+        store=store,
+        backbone=config,
+        identity=identity,
+        preprocessing=preprocessing,
+        limits=LIMITS,
+        resources=ExtractResources(),
+        progress_actor=LocalActor(progress),
+    )
+    rows = list(extract_here(extraction, len(plan.chunks) - 1, 3, backbone))
+    written = [row["name"] for row in rows if row["name"]]
+    settings = extraction_settings(source, LIMITS)
+    manifest, reasons = commit_extraction(plan, written, store, identity, settings, 1.0)
+    assert sum(row["computed"] for row in rows) == manifest.rows == len(files) - 1
+    assert reasons == {"truncated": 1}
+    assert progress.snapshot().amounts["rows"] == len(files)
+    ids, feature_ND = load_features(store)
+    assert ids.to_pylist() == sorted(set(files) - {"005"})
+    pixels = [decode(files[name], preprocessing, LIMITS) for name in ids.to_pylist()]
+    expected = backbone(torch.from_numpy(np.stack(pixels))).numpy().astype(np.float16)
+    np.testing.assert_array_equal(feature_ND, expected)

@@ -31,7 +31,7 @@ from visrec.pipelines.train import TrainJob
 from visrec.pipelines.tune import TuneJob
 from visrec.storage.store import Store
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import TrainResources
+from visrec.training.task import TrainResources
 from visrec.tuning.records import read_records
 from visrec.tuning.spaces import load_space, sample_values
 

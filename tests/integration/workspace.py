@@ -26,7 +26,7 @@ from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.storage.store import Store
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import TrainResources
+from visrec.training.task import TrainResources
 
 GALLERY = GalleryConfig(paintings=300, artists=30, users=160, picture_size=64)
 BACKBONE = BackboneConfig(name="random-conv", precision="float32")

@@ -23,7 +23,7 @@ from visrec.pipelines.doctor import RunResources, requests
 from visrec.recommend.score import ScoreResources
 from visrec.storage.preflight import Finding
 from visrec.storage.store import Store
-from visrec.training.ray_train import TrainResources
+from visrec.training.task import TrainResources
 
 DEFAULTS = RunResources(ExtractResources(), TrainResources(), ScoreResources())
 GPU_BOX = {"CPU": 8.0, "GPU": 1.0, "memory": 32e9, "object_store_memory": 10e9}

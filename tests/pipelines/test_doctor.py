@@ -21,7 +21,7 @@ from visrec.pipelines.doctor import DoctorJob, examine_cluster, load_resources
 from visrec.storage import s3_clients as clients
 from visrec.storage.preflight import Finding, scratch_store
 from visrec.storage.store import Store
-from visrec.training.ray_train import TrainResources
+from visrec.training.task import TrainResources
 
 
 def train_config(folder: Path, workers: int, cpus_per_worker: int) -> str:
@@ -149,7 +149,7 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs jobs/doctor.py on the cluster of the tests; returns exit code, output and error."""
-    monkeypatch.setattr(launch, "start_ray", lambda *_: None)
+    monkeypatch.setattr(launch, "ensure_ray", lambda *_: None)
     monkeypatch.setattr(ray, "shutdown", lambda: None)
 
     def run(*arguments: str) -> tuple[int, str, str]:

@@ -45,7 +45,7 @@ def run(
     def started(*_: object) -> None:
         raise AssertionError("Ray or the job was started")
 
-    monkeypatch.setattr(launch, "start_ray", started)
+    monkeypatch.setattr(launch, "ensure_ray", started)
 
     def run_job(job: str, *flags: str) -> tuple[Any, str]:
         module, job_type, required, _ = JOBS[job]

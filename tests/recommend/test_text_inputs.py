@@ -24,7 +24,7 @@ from visrec.retrieval.rules import RulesConfig
 from visrec.storage.store import Store
 from visrec.training.data import load_training_data
 from visrec.training.fit import build_model
-from visrec.training.ray_train import TrainTask, build_artifact
+from visrec.training.task import TrainTask, build_artifact
 
 KINDS: tuple[ItemFeatures, ...] = ("pictures", "text", "both")
 ITEMS = [f"i{n:02}" for n in range(40)]

@@ -26,7 +26,7 @@ from visrec.storage.store import Store
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, build_trainer, train_to_end, training_metrics
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import TrainTask, build_artifact
+from visrec.training.task import TrainTask, build_artifact
 
 USERS, DIM = 40, 6
 ITEMS = [f"i{n:02}" for n in range(50)]

@@ -12,7 +12,7 @@ from visrec.models.curatornet import CuratorNetConfig
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.fit import TrainingRecipe, build_trainer
 from visrec.training.loop import TrainConfig
-from visrec.training.ray_train import TrainResources
+from visrec.training.task import TrainResources
 from visrec.tuning import trials
 from visrec.tuning.search import METRIC
 from visrec.tuning.spaces import with_values

@@ -9,19 +9,37 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import grpc  # type: ignore[import-untyped]
-import ray
-import ray.data
-from ray._private import ray_constants
-
+from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.signals import restore_signal_handlers
+from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
 from visrec.storage.s3_settings import mask_user_info
+from visrec.tasks import on_ray
 
 _ANSWER_TIMEOUT_S = 5
 _MIN_LOCAL_CPUS = 4
 _SUBMIT = "`visrec submit nightly ...`, or `ray job submit --working-dir . -- python jobs/X.py`"
+
+
+def ensure_ray(config: JobConfig, summary: Summary) -> None:
+    """Starts Ray, or joins the cluster, unless that is done: a local job starts it only if needed.
+
+    Raises:
+        InputError: as `start_ray`.
+        VisrecError: likewise.
+    """
+    if not on_ray():
+        with summary.phase("start"):
+            start_ray(config.local, config.debug)
+
+
+def shut_down_ray() -> None:
+    """Ends the Ray session of this process, if it has one."""
+    if on_ray():
+        import ray
+
+        ray.shutdown()
 
 
 def start_ray(local: bool, debug: bool) -> None:
@@ -44,6 +62,8 @@ def start_ray(local: bool, debug: bool) -> None:
 
 
 def _configure_ray_data(debug: bool) -> None:
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     # A placement group can only be named in `ray_remote_args`, about which Ray Data warns.
@@ -58,6 +78,9 @@ def _configure_ray_data(debug: bool) -> None:
 
 def _start_local() -> None:
     """Starts Ray for this process alone; tries once more if the first start times out."""
+    import ray
+    from ray._private import ray_constants
+
     # An actor pool, the tasks that feed it and the tasks that write its output need a CPU each:
     # with two logical CPUs a chain can wait for itself indefinitely.
     cpus = max(_MIN_LOCAL_CPUS, os.cpu_count() or 1)
@@ -141,6 +164,8 @@ def cluster_address() -> str:
 
 
 def _join(address: str) -> None:
+    import ray
+
     _require_answer(address)
     try:
         with _without_stderr():
@@ -160,6 +185,8 @@ def _require_answer(address: str) -> None:
     Raises:
         InputError: no server answers in time.
     """
+    import grpc  # type: ignore[import-untyped]
+
     # Ray does not use this machine's HTTP proxy to reach a cluster either.
     channel = grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),))
     try:

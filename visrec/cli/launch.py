@@ -14,12 +14,9 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Literal, NoReturn
 
-import ray
-import ray.exceptions
-
-from visrec.cli.cluster import start_ray
+from visrec.cli.cluster import ensure_ray, shut_down_ray
 from visrec.cli.job import Job, JobConfig
 from visrec.cli.output import choose_output, say, say_end
 from visrec.cli.parse import flags, parse_in_workspace
@@ -57,7 +54,7 @@ def launch(
     *,
     check: Callable[[Job], None] | None = None,
     after: Callable[[Job, JobEnd], None] | None = None,
-    needs_ray: bool = True,
+    needs_ray: Literal["always", "on a cluster", "never"] = "always",
 ) -> NoReturn:
     """Runs a job from the command line and exits with its exit code.
 
@@ -66,7 +63,8 @@ def launch(
         job_type: its configuration; every field is a flag.
         check: checks the job's inputs before Ray starts and before anything is written.
         after: tells others how the job ended; not called if the configuration is not valid.
-        needs_ray: whether the job uses Ray.
+        needs_ray: whether Ray is started first. Of a local job that needs it `on a cluster`, single
+            steps start it if they have enough to do for several processes.
     """
     arguments = sys.argv[1:]
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack characters of a table
@@ -87,7 +85,8 @@ def launch(
         _require_durable_workspace(config)
         if check is not None:
             check(config)
-        _run(main, config, summary, remembered, needs_ray=needs_ray)
+        starts_ray = needs_ray == "always" or (needs_ray == "on a cluster" and not config.local)
+        _run(main, config, summary, remembered, starts_ray=starts_ray)
         code, message = (4, summary.not_published) if summary.not_published else (0, "")
     except Exception as error:
         cause = visrec_cause(error)
@@ -122,16 +121,15 @@ def _run(
     summary: Summary,
     remembered: Remembered,
     *,
-    needs_ray: bool,
+    starts_ray: bool,
 ) -> None:
     """Runs `main`, on Ray if it needs it; then writes and prints the summary."""
-    if needs_ray:
-        with summary.phase("start"):
-            start_ray(config.local, config.debug)
+    if starts_ray:
+        ensure_ray(config, summary)
     try:
         main(config, summary)
     finally:
-        ray.shutdown()
+        shut_down_ray()
     summary.rows |= remembered.summary_row
     summary.write(Store.at(config.workspace))
     summary.tell()
@@ -180,6 +178,12 @@ def _exit_code(error: VisrecError, summary: Summary) -> int:
     return 3 if isinstance(error, GateError | BusyError) else 1
 
 
+def _ray_task_error() -> type[BaseException]:
+    from ray.exceptions import RayTaskError
+
+    return RayTaskError
+
+
 def visrec_cause(error: BaseException) -> VisrecError | None:
     """The `VisrecError` below the errors that Ray wrapped around it; None if there is none."""
     seen: set[int] = set()
@@ -190,8 +194,8 @@ def visrec_cause(error: BaseException) -> VisrecError | None:
             continue
         seen.add(id(candidate))
         # Ray raises a task's error as an instance of both types, whose text is the remote stack.
-        if isinstance(candidate, ray.exceptions.RayTaskError):
-            queue.append(candidate.cause)
+        if "ray" in sys.modules and isinstance(candidate, _ray_task_error()):
+            queue.append(candidate.cause)  # type: ignore[attr-defined]
         elif isinstance(candidate, VisrecError):
             return candidate
         queue += [candidate.__cause__, candidate.__context__]

@@ -5,13 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from typing import Any
 
 from visrec.cli.output import is_terminal, say
 from visrec.cli.summary import Summary, terminal_width
 from visrec.progress import ProgressActor, ProgressHandle, ProgressSnapshot
+from visrec.tasks import LocalActor, get, on_ray
 from visrec.text import printable, truncate
 
 _POLL_S = 0.5
@@ -36,10 +35,7 @@ def track_progress(
     Yields:
         The `ProgressActor` that the workers report to.
     """
-    # On the driver's node: the counts must survive the loss of any other node.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    # The decorator adds `options`, which mypy does not see.
-    progress_actor: ProgressHandle = ProgressActor.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    progress_actor = start_progress_actor()
     ended, step = threading.Event(), _Step(label, total, unit, done)
     watcher = threading.Thread(target=_watch, args=(progress_actor, step, ended), daemon=True)
     watcher.start()
@@ -49,10 +45,23 @@ def track_progress(
     finally:
         ended.set()
         watcher.join()
-    snapshot: ProgressSnapshot = ray.get(progress_actor.snapshot.remote())
+    snapshot: ProgressSnapshot = get(progress_actor.snapshot.remote())
     for message in snapshot.messages:
         say(f"  {printable(message)}")
     summary.add_worker_seconds(snapshot.amounts)
+
+
+def start_progress_actor() -> ProgressHandle:
+    """A `ProgressActor` of this job."""
+    if not on_ray():
+        return LocalActor(ProgressActor())
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # On the driver's node: the counts must survive the loss of any other node.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(num_cpus=0)(ProgressActor)
+    return actor.options(scheduling_strategy=here).remote()
 
 
 @dataclass(frozen=True)
@@ -107,9 +116,9 @@ def _watch(progress_actor: ProgressHandle, step: _Step, ended: threading.Event) 
     last_printed, last_rows = 0.0, 0.0
     while not ended.wait(_POLL_S):
         try:
-            snapshot: ProgressSnapshot = ray.get(progress_actor.snapshot.remote())
-        except ray.exceptions.RayError:
-            return  # the step fails as well, and its error says more
+            snapshot: ProgressSnapshot = get(progress_actor.snapshot.remote())
+        except Exception:  # Ray's, whose step fails as well, and that error says more
+            return
         for message in snapshot.messages:
             say(f"{_clear(on_terminal)}  {printable(message)}")
         seconds = time.perf_counter() - start

@@ -9,9 +9,10 @@ than its workers need. That CPU is released at once, for the tasks of all jobs.
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+if TYPE_CHECKING:
+    from ray.util.placement_group import PlacementGroup
 
 from visrec.cli.output import say
 
@@ -20,7 +21,7 @@ _POLL_S = 1  # Ray takes whole seconds; with less it answers "not yet" before it
 
 
 @contextmanager
-def reserve_workers(count: int, per_worker: Mapping[str, float]) -> Iterator[PlacementGroup]:
+def reserve_workers(count: int, per_worker: Mapping[str, float]) -> Iterator["PlacementGroup"]:
     """Waits until the workers' resources are free, with messages, and holds them until the end.
 
     Args:
@@ -30,6 +31,8 @@ def reserve_workers(count: int, per_worker: Mapping[str, float]) -> Iterator[Pla
     Yields:
         A placement group with one bundle per worker.
     """
+    from ray.util.placement_group import remove_placement_group
+
     bundles, waiting = [dict(per_worker)] * count, _Waiting(count, per_worker)
     with _lock(waiting):
         remove_placement_group(_created([*bundles, {"CPU": 1.0}], waiting))
@@ -50,6 +53,8 @@ class _Waiting:
         self._next = time.monotonic() + FIRST_MESSAGE_S
 
     def report(self) -> None:
+        import ray
+
         if time.monotonic() >= self._next:
             self._next += NEXT_MESSAGE_S
             free, total = ray.available_resources(), ray.cluster_resources()  # type: ignore[no-untyped-call]
@@ -57,16 +62,18 @@ class _Waiting:
             say(f"  {self._line}: {cpus} are free now")
 
 
-@ray.remote(num_cpus=0)
 class _Lock:
     """An actor whose name one job holds at a time; Ray frees the name however the job ends."""
 
 
 @contextmanager
 def _lock(waiting: _Waiting) -> Iterator[None]:
+    import ray
+
+    actor: Any = ray.remote(num_cpus=0)(_Lock)  # Ray's types do not know its options
     while True:
         try:
-            lock = _Lock.options(name="visrec-reserve", namespace="visrec").remote()  # type: ignore[attr-defined]
+            lock = actor.options(name="visrec-reserve", namespace="visrec").remote()
             break
         except ValueError:  # another job holds the name
             time.sleep(_POLL_S)
@@ -77,8 +84,10 @@ def _lock(waiting: _Waiting) -> Iterator[None]:
         ray.kill(lock)
 
 
-def _created(bundles: list[dict[str, float]], waiting: _Waiting) -> PlacementGroup:
+def _created(bundles: list[dict[str, float]], waiting: _Waiting) -> "PlacementGroup":
     """Waits for a placement group that has all of its bundles; a pending one holds none."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
     group: PlacementGroup = placement_group(bundles, strategy="SPREAD")
     try:
         while not group.wait(_POLL_S):

@@ -1,5 +1,6 @@
-"""Evaluation on Ray: every model ranks the held-out items of every test user, exactly.
+"""Evaluation: every model ranks the held-out items of every test user, exactly.
 
+On Ray, or in this process.
 What the workers share is computed once: the split, the catalogue, each model's item arrays. A
 worker ranks a block of users by every model. At the end, one task aggregates the metrics of all
 users.
@@ -7,17 +8,15 @@ users.
 Shapes: B users of a block, N items, K list length.
 """
 
+import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import ray
-import ray.data
 import torch
-from ray.data import ActorPoolStrategy, Dataset
 
 from visrec.config import check_fields
 from visrec.evaluation.data import EvaluationData
@@ -27,6 +26,10 @@ from visrec.ids import TEXT
 from visrec.progress import ProgressHandle, Timer
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.moments import MomentRanker
+from visrec.tasks import Ref, get
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 USERS = 384  # users of a block that a worker ranks: three blocks of 128 for the scorers
 # Columns beside the metrics of a user:
@@ -51,17 +54,20 @@ class EvaluationResources:
 
 
 def ranking_dataset(
-    data: "ray.ObjectRef[EvaluationData]",
+    data: Ref,
     users: int,
     workers: int,
     cpus_per_worker: int,
     progress_actor: ProgressHandle,
-) -> Dataset:
+) -> "Dataset":
     """The dataset of block numbers, mapped to rows of (model, user, metrics).
 
     The numbers are not read from anywhere: a task that reads would need a CPU, which workers of
     another job may hold while they wait for one themselves.
     """
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
     blocks = -(-users // USERS)
     numbers = [{"id": block} for block in range(blocks)]
     return ray.data.from_items(numbers, override_num_blocks=blocks).map_batches(
@@ -73,12 +79,18 @@ def ranking_dataset(
     )
 
 
+def rank_here(data: Ref, users: int, progress_actor: ProgressHandle) -> list[pa.Table]:
+    """The same rows from this process, which ranks on all cores."""
+    worker = RankUsers(data, os.cpu_count() or 1, progress_actor)
+    return [worker({"id": np.array([block])}) for block in range(-(-users // USERS))]
+
+
 class RankUsers:
     """A ranking worker: the number of a block in, the metrics of its users by every model out."""
 
     def __init__(
         self,
-        data: "ray.ObjectRef[EvaluationData]",
+        data: Ref,
         threads: int,
         progress_actor: ProgressHandle,
         block_users: int = USERS,
@@ -87,7 +99,7 @@ class RankUsers:
         self._block_users = block_users
         self._timer = Timer(progress_actor)
         with self._timer.call("read"):
-            self._data: EvaluationData = ray.get(data)
+            self._data: EvaluationData = get(data)
             self._rankers = [
                 (model.label, ranker(model, self._data)) for model in self._data.evaluated_models
             ]

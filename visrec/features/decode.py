@@ -2,8 +2,8 @@
 
 The files of a catalogue cannot be trusted. Every error of Pillow becomes a PictureError; only the
 parsers of five formats ever run, and only on the first picture of a file; the pixel count is read
-from the header before anything is decoded; and the resize computes the crop alone, so a 1x65535
-picture costs no more than any other.
+from the header before anything is decoded; and of a strip the resize computes the crop alone, so a
+1x65535 picture costs no more than any other.
 Colour profiles are ignored: the networks were trained on pixels that were read in the same way.
 
 Shapes: H height, W width.
@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 import numpy as np
+import torch
 from PIL import AvifImagePlugin, Image, ImageFile
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+from torch.nn import functional
 
 from visrec.config import COUNTS, check_fields
 from visrec.errors import InputError
@@ -36,7 +38,7 @@ Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lan
 
 # Raised whenever `decode` gives other pixels for some file, or starts or stops rejecting it:
 # features and rejections of another recipe are not reused.
-RECIPE = 3
+RECIPE = 4
 
 # A JPEG is decoded at 1/2, 1/4 or 1/8 scale if that leaves at least this many times the size after
 # the resize. Measured as the cosine between EfficientNet-Lite0 features (float32, 224 pixels) with
@@ -45,6 +47,11 @@ RECIPE = 3
 # 8. A factor of 1 is 1.3 times faster again on the former, but the worst cosine is 0.973. bfloat16
 # alone gives a mean of 0.9989.
 DRAFT_FACTOR = 2
+
+# torch resizes a picture four to eight times as fast as Pillow (0.15 ms instead of 1.1 for 256x341
+# to 224x224), but only as a whole. Where the crop shows less than a quarter of that, as of a
+# 1x65535 strip, Pillow computes the crop alone.
+MAX_WHOLE = 4
 
 # Each scan of a progressive JPEG makes the decoder visit the whole picture, and takes only a few
 # bytes of the file. Encoders write about 10 scans. This many visits to each of `max_pixels` pixels
@@ -277,18 +284,54 @@ def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> np.nd
     grid = preprocessing.resize if isinstance(preprocessing.resize, PatchGrid) else None
     crop_height, crop_width = (height, width) if grid else preprocessing.crop
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
-    # The part of the source that the crop shows. Pillow's filter reads past the edges of the box,
-    # so the result equals resizing the whole picture and then cropping it, with less memory.
+    if (
+        picture.mode != "RGBA"  # of which Pillow weights each pixel by its alpha
+        # Where the two directions differ in scale, torch's 16-bit weights are off by two grey levels.
+        and not isinstance(preprocessing.resize, tuple)
+        and preprocessing.interpolation in ("bilinear", "bicubic")
+        and width * height <= MAX_WHOLE * crop_width * crop_height
+    ):
+        whole_HWC = _resize_whole(picture, width, height, preprocessing.interpolation)
+        pixels_HWC = whole_HWC[top : top + crop_height, left : left + crop_width]
+    else:
+        box = (left, top, left + crop_width, top + crop_height)
+        pixels_HWC = _resize_box(picture, width, height, box, preprocessing.interpolation)
+    return grid.pack(pixels_HWC) if grid else np.ascontiguousarray(pixels_HWC)
+
+
+def _resize_whole(
+    picture: Image.Image, width: int, height: int, interpolation: Interpolation
+) -> np.ndarray:
+    """(H, W, 3) uint8: Pillow's filters in 16-bit integers, vectorized by torch."""
+    pixels_HWC = torch.from_numpy(np.array(picture.convert("RGB")))
+    resized_CHW = functional.interpolate(
+        pixels_HWC[None].permute(0, 3, 1, 2), (height, width), mode=interpolation, antialias=True
+    )[0]
+    resized_HWC: np.ndarray = resized_CHW.permute(1, 2, 0).numpy()
+    return resized_HWC
+
+
+def _resize_box(
+    picture: Image.Image,
+    width: int,
+    height: int,
+    box: tuple[int, int, int, int],
+    interpolation: Interpolation,
+) -> np.ndarray:
+    """(H, W, 3) uint8: only the pixels in a box (left, top, right, bottom) of the resized picture.
+
+    Pillow's filter reads past the edges of the box, so the result equals resizing the whole picture
+    and then cropping it, with less memory.
+    """
     x, y = picture.width / width, picture.height / height
-    box = (left * x, top * y, (left + crop_width) * x, (top + crop_height) * y)
-    box = (box[0], box[1], min(box[2], picture.width), min(box[3], picture.height))
-    filter = Image.Resampling[preprocessing.interpolation.upper()]
-    small = picture.resize((crop_width, crop_height), filter, box=box)
+    left, top, right, bottom = box
+    shown = (left * x, top * y, min(right * x, picture.width), min(bottom * y, picture.height))
+    filter = Image.Resampling[interpolation.upper()]
+    small = picture.resize((right - left, bottom - top), filter, box=shown)
     if small.mode == "RGBA":  # blending after the resize gives the same sums, on fewer pixels
         white = Image.new("RGBA", small.size, "white")
         small = Image.alpha_composite(white, small)
-    pixels_HWC = np.array(small.convert("RGB"))
-    return grid.pack(pixels_HWC) if grid else pixels_HWC
+    return np.array(small.convert("RGB"))
 
 
 def _to_averageable_mode(picture: Image.Image) -> Image.Image:

@@ -1,9 +1,13 @@
-"""The Ray Data steps from pictures to features.
+"""The steps from pictures to features.
 
     plan    compares the listed pictures with the features on disk: only new and changed are read
-    chain   tasks fetch, hash and decode (uint8 pixels); actors run the network and pool the
-            pictures of an item; tasks write parts
+    chain   fetches, hashes and decodes a chunk of pictures (uint8 pixels), runs the network, pools
+            the pictures of an item, and writes parts
     commit  moves the manifest to exactly the listed pictures; parts with other rows are trimmed
+
+The chain has three shapes. In one process, threads take chunks from their bytes to their features.
+On Ray, actors do the same. With GPUs, tasks decode and actors run the network, for a GPU would wait
+for the decoder.
 
 An item whose digest is stored under another id is copied instead of computed again. What a killed
 run has written is used by the next run. `visrec.features.planning` and `visrec.features.commit`
@@ -12,24 +16,20 @@ have the first and the last step, and `visrec.features.fetch` the first half of 
 Shapes: B pictures, H height, W width, C channels, D features.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 import torch
-from ray.data import ActorPoolStrategy, Dataset
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from visrec.config import check_fields
-from visrec.features.backbones import BackboneConfig, load_backbone
+from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.commit import write_fetched, write_part, write_rejected
 from visrec.features.containers import PictureError
 from visrec.features.decode import PictureLimits, Preprocessing, decode
@@ -51,10 +51,16 @@ from visrec.sources.views import item_starts
 from visrec.storage.arrow_values import any_true
 from visrec.storage.schemas import FETCHED, REJECTED
 from visrec.storage.store import Store
+from visrec.tasks import Ref, get
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+    from ray.util.placement_group import PlacementGroup
 
 # Memory of a decoding task: the largest picture within the default limits, and a chunk of pixels.
 _DECODE_BYTES = 512 << 20
 _PART_ROWS = 4096  # 10 MB of float16 features at D = 1280
+_IN_FLIGHT = 2  # chunks of a process: one is fetched while another is computed
 _POOLED = "pooled"  # in the column `reason`: the feature of the item is in another row
 
 Batch: TypeAlias = dict[str, npt.NDArray[Any]]  # columns of different types
@@ -67,11 +73,12 @@ class ExtractResources:
 
     Attributes:
         workers: number of processes that run the network; by default one per GPU with `use_gpu`,
-            otherwise one per two CPUs of the cluster (at most 8).
+            otherwise one per CPU of the cluster but one (at most 16). A local job without a GPU
+            runs it in its own process, on all cores, unless this is set.
         use_gpu: one GPU for each worker.
-        cpus_per_worker: CPU cores of each worker, and on a CPU the number of batches that its
-            network computes at once. Each batch is computed on one thread, so that features do not
-            depend on this number.
+        cpus_per_worker: CPU cores of each worker, and on a CPU the number of pictures that it
+            decodes and of batches that it computes at once. Each batch is computed on one thread,
+            so that features do not depend on this number.
     """
 
     workers: int | None = None
@@ -80,6 +87,11 @@ class ExtractResources:
 
     def __post_init__(self) -> None:
         check_fields(self, "resources", workers="[1, 65536]", cpus_per_worker="[1, 65536]")
+
+    @property
+    def task_cpus(self) -> int:
+        """CPUs beside the workers: for tasks that write, and with GPUs for some that decode."""
+        return 2 if self.use_gpu else 1
 
     @property
     def per_worker(self) -> dict[str, float]:
@@ -93,7 +105,7 @@ class Extraction:
     """What the steps of an extraction share.
 
     Attributes:
-        plan: the plan in Ray's object store.
+        plan: the plan.
         store: the features directory.
         backbone: the network.
         identity: of the features.
@@ -103,7 +115,7 @@ class Extraction:
         progress_actor: counts the rows of each step.
     """
 
-    plan: "ray.ObjectRef[ExtractionPlan]"
+    plan: Ref
     store: Store
     backbone: BackboneConfig
     identity: Identity
@@ -118,7 +130,11 @@ def describe_backbone(config: BackboneConfig) -> tuple[Identity, Preprocessing]:
 
     Call it in a Ray task: weights may be too large for the driver.
     """
-    backbone = load_backbone(config)
+    return describe(load_backbone(config))
+
+
+def describe(backbone: Backbone) -> tuple[Identity, Preprocessing]:
+    """The identity and preprocessing of a loaded backbone."""
     identity = Identity(
         backbone=backbone.name,
         weights_digest=backbone.weights_digest,
@@ -129,34 +145,112 @@ def describe_backbone(config: BackboneConfig) -> tuple[Identity, Preprocessing]:
     return identity, backbone.preprocessing
 
 
-def extract_chain(extraction: Extraction, chunks: int, workers: PlacementGroup) -> Dataset:
-    """The chain over the pending pictures; its rows name the files that were written.
+def extract_chain(extraction: Extraction, chunks: int, workers: "PlacementGroup") -> "Dataset":
+    """The chain over the pending pictures on Ray; its rows name the files that were written.
 
     Args:
         extraction: what the steps share.
         chunks: number of chunks of pictures to read.
         workers: one bundle per worker that runs the network. The tasks run wherever a CPU is free.
     """
+    import ray.data
+    from ray.data import ActorPoolStrategy
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
     resources = extraction.resources
     numbers = ray.data.range(chunks, override_num_blocks=chunks)
     # A chunk stays one block, whatever its size: no item may be in two batches of the network.
     numbers.context.target_max_block_size = None
-    return (
-        numbers
-        # The memory request also keeps decoding out of the network's processes: Ray Data fuses
-        # steps that request the same resources.
-        .map_batches(FetchAndDecode(extraction), batch_size=1, num_cpus=1, memory=_DECODE_BYTES)
-        .map_batches(
+    in_workers: dict[str, Any] = {
+        "num_cpus": resources.cpus_per_worker,
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(workers),
+    }
+    if resources.use_gpu:
+        pixels = numbers.map_batches(
+            # The memory request also keeps decoding out of the network's processes: Ray Data fuses
+            # steps that request the same resources.
+            FetchAndDecode(extraction),
+            batch_size=1,
+            num_cpus=1,
+            memory=_DECODE_BYTES,
+        )
+        features = pixels.map_batches(
             Embed,
-            fn_constructor_args=(extraction.backbone, resources, extraction.progress_actor),
+            fn_constructor_args=(extraction,),
             batch_size=None,
             compute=ActorPoolStrategy(size=workers.bundle_count),
-            num_cpus=resources.cpus_per_worker,
-            num_gpus=1 if resources.use_gpu else None,
-            scheduling_strategy=PlacementGroupSchedulingStrategy(workers),
+            num_gpus=1,
+            **in_workers,
         )
-        .map_batches(WriteParts(extraction), batch_size=_PART_ROWS, num_cpus=1)
-    )
+    else:
+        features = numbers.map_batches(
+            ExtractChunk,
+            fn_constructor_args=(extraction, resources.cpus_per_worker),
+            batch_size=1,
+            compute=ActorPoolStrategy(
+                size=workers.bundle_count,
+                max_concurrent_calls_per_actor=_IN_FLIGHT,
+                enable_true_multi_threading=True,
+            ),
+            **in_workers,
+        )
+    return features.map_batches(WriteParts(extraction), batch_size=_PART_ROWS, num_cpus=1)
+
+
+def extract_here(
+    extraction: Extraction, chunks: int, threads: int, backbone: Backbone
+) -> Iterator[dict[str, Any]]:
+    """The chain over the pending pictures in this process; rows as of `extract_chain`.
+
+    Args:
+        extraction: what the steps share.
+        chunks: number of chunks of pictures to read.
+        threads: that decode and run the network.
+        backbone: the network.
+    """
+    extract, write = ExtractChunk(extraction, threads, backbone), WriteParts(extraction)
+    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+        batches = pool.map(extract, ({"id": np.array([number])} for number in range(chunks)))
+        for part in _rebatch(batches):
+            columns = write(part)
+            for values in zip(*(each.tolist() for each in columns.values()), strict=True):
+                yield dict(zip(columns, values, strict=True))
+
+
+def _rebatch(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The same rows in batches of about a part, of whole chunks."""
+    waiting: list[Batch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(len(each["item_id"]) for each in waiting) >= _PART_ROWS:
+            yield _concatenate(waiting)
+            waiting = []
+    if waiting:
+        yield _concatenate(waiting)
+
+
+def _concatenate(batches: list[Batch]) -> Batch:
+    return {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
+
+
+class ExtractChunk:
+    """The number of a chunk in, features of its items out, as from `Embed`.
+
+    Args:
+        extraction: what the steps share.
+        threads: that decode and run the network.
+        backbone: the network; by default it is loaded.
+    """
+
+    def __init__(
+        self, extraction: Extraction, threads: int, backbone: Backbone | None = None
+    ) -> None:
+        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self._fetch_and_decode = FetchAndDecode(extraction, pool)
+        self._embed = Embed(extraction, pool, backbone)
+
+    def __call__(self, batch: InputBatch) -> Batch:
+        return self._embed(self._fetch_and_decode(batch))
 
 
 @dataclass(frozen=True)
@@ -169,10 +263,11 @@ class FetchAndDecode:
     """
 
     extraction: Extraction
+    pool: ThreadPoolExecutor | None = None
 
     def __call__(self, batch: InputBatch) -> Batch:
         timer = Timer(self.extraction.progress_actor)
-        plan: ExtractionPlan = ray.get(self.extraction.plan)
+        plan: ExtractionPlan = get(self.extraction.plan)
         start, end = plan.chunks[int(batch["id"][0]) :][:2]
         rows = plan.pending.slice(start, end - start)
         max_bytes = self.extraction.limits.max_bytes
@@ -181,26 +276,32 @@ class FetchAndDecode:
         mark_reused(pictures, plan.stored["digest"])
         with timer.phase("fetch"):
             fetch_unsent(pictures, rows, max_bytes)
-        with timer.phase("decode"):
-            pixels_BHWC = self._decode(pictures)
+        pixels_BHWC, seconds = self._decode(pictures)
         # A picture that is damaged now was perhaps damaged when the feature was made, too.
         mark_reused(pictures, plan.stored["digest"])
-        timer.report()
+        timer.report(decode_s=seconds)
         unchanged_B = np.array([picture.is_unchanged for picture in pictures], np.int64)
         return {"pixels": pixels_BHWC, "unchanged": unchanged_B, **as_batch(pictures)}
 
-    def _decode(self, pictures: list[Picture]) -> npt.NDArray[np.uint8]:
-        """(B, H, W, C) pixels of the pictures that have any; the others get a reason."""
+    def _decode(self, pictures: list[Picture]) -> tuple[npt.NDArray[np.uint8], float]:
+        """(B, H, W, C) pixels of the pictures that have any, and the seconds of all threads.
+
+        The others get a reason.
+        """
         preprocessing, limits = self.extraction.preprocessing, self.extraction.limits
         pixels_BHWC = np.zeros((len(pictures), *preprocessing.shape), np.uint8)
-        for b, picture in enumerate(pictures):
-            if picture.reason or picture.data is None:
-                continue
-            try:
-                pixels_BHWC[b] = decode(picture.data, preprocessing, limits)
-            except PictureError as error:
-                picture.reject(error.reason, error.detail)
-        return pixels_BHWC
+
+        def decode_one(b: int) -> float:
+            start, picture = perf_counter(), pictures[b]
+            if not picture.reason and picture.data is not None:
+                try:
+                    pixels_BHWC[b] = decode(picture.data, preprocessing, limits)
+                except PictureError as error:
+                    picture.reject(error.reason, error.detail)
+            return perf_counter() - start
+
+        decode_all = self.pool.map if self.pool else map
+        return pixels_BHWC, sum(decode_all(decode_one, range(len(pictures))))
 
 
 class Embed:
@@ -208,37 +309,53 @@ class Embed:
 
     The first picture of an item gets its feature, digest and source. The others that were used get
     the reason `pooled`.
+
+    Args:
+        extraction: what the steps share.
+        pool: threads that run the network; by default one.
+        backbone: the network; by default it is loaded.
     """
 
     def __init__(
-        self, config: BackboneConfig, resources: ExtractResources, progress_actor: ProgressHandle
+        self,
+        extraction: Extraction,
+        pool: ThreadPoolExecutor | None = None,
+        backbone: Backbone | None = None,
     ) -> None:
         torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(1 if resources.use_gpu else resources.cpus_per_worker)
-        self._timer = Timer(progress_actor)
-        with self._timer.call("load"):
-            self._backbone = load_backbone(config, "cuda" if resources.use_gpu else "cpu")
+        self._pool = pool or ThreadPoolExecutor(1)
+        self._progress_actor = extraction.progress_actor
+        timer = Timer(self._progress_actor)
+        if backbone is None:
+            with timer.phase("load"):
+                device = "cuda" if extraction.resources.use_gpu else "cpu"
+                backbone = load_backbone(extraction.backbone, device)
+            timer.report()
+        self._backbone = backbone
 
     def __call__(self, batch: Batch) -> Batch:
-        with self._timer.call():
-            return self._embed(batch)
-
-    def _embed(self, batch: Batch) -> Batch:
+        timer = Timer(self._progress_actor)
         pixels_BHWC = batch.pop("pixels")
         to_embed = np.flatnonzero(batch["reason"] == "")
         feature_BD = np.zeros((len(pixels_BHWC), self._backbone.dim), np.float16)
-        with self._timer.phase("network"):
-            pixels = torch.from_numpy(np.array(pixels_BHWC[to_embed]))
-            parts = self._pool.map(self._backbone, torch.split(pixels, self._backbone.batch))
-            feature_BD[to_embed] = torch.cat(list(parts)).cpu().numpy()
+        pixels = torch.from_numpy(np.array(pixels_BHWC[to_embed]))
+        parts = self._pool.map(self._run, torch.split(pixels, self._backbone.batch))
+        features, seconds = zip(*parts, strict=True)
+        feature_BD[to_embed] = np.concatenate(features)
         is_finite_B = np.isfinite(feature_BD).all(axis=1)
         batch |= {name: batch[name].astype(object) for name in ("reason", "detail")}
         batch["reason"][~is_finite_B] = "feature_not_finite"
         batch["detail"][~is_finite_B] = "the network's output does not fit into float16"
         computed_B = np.zeros(len(pixels_BHWC), np.int64)
         computed_B[to_embed] = 1
-        self._timer.report(rows=len(pixels_BHWC), network=len(to_embed))
+        timer.report(rows=len(pixels_BHWC), network=len(to_embed), network_s=sum(seconds))
         return {**pool_items(batch, feature_BD), "computed": computed_B}
+
+    def _run(self, pixels_BHWC: torch.Tensor) -> tuple[npt.NDArray[np.float32], float]:
+        """The features of a batch, and the seconds that they took."""
+        start = perf_counter()
+        feature_BD = self._backbone(pixels_BHWC).cpu().numpy()
+        return feature_BD, perf_counter() - start
 
 
 def pool_items(batch: Batch, feature_BD: npt.NDArray[np.float16]) -> Batch:
@@ -319,7 +436,7 @@ class WriteParts:
 
     def _stored_features(self, digests: pa.ChunkedArray) -> npt.NDArray[np.float16]:
         """The features on disk for items of these digests."""
-        plan: ExtractionPlan = ray.get(self.extraction.plan)
+        plan: ExtractionPlan = get(self.extraction.plan)
         rows = plan.stored.take(index_in(digests, plan.stored["digest"]))
         store, dim = self.extraction.store, self.extraction.identity.dim
         return read_features_at(store, plan.parts, rows, dim)

@@ -13,18 +13,13 @@ Shapes: B items, P parts, D features.
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-import ray.data
 import torch
-from ray.data import ActorPoolStrategy, Dataset
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from visrec.errors import InputError
 from visrec.features.commit import (
@@ -55,6 +50,11 @@ from visrec.sources.texts import read_texts
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
+from visrec.tasks import Ref, get
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+    from ray.util.placement_group import PlacementGroup
 
 CHUNK = 1024  # texts per call of an actor, and rows of a part: 0.8 MB at D = 384
 
@@ -134,7 +134,7 @@ class TextExtraction:
     """What the actors of an extraction share.
 
     Attributes:
-        plan: the plan in Ray's object store.
+        plan: the plan.
         store: the directory of the texts' features.
         text: the sentence model.
         identity: of the features.
@@ -142,7 +142,7 @@ class TextExtraction:
         progress_actor: counts the texts.
     """
 
-    plan: "ray.ObjectRef[TextPlan]"
+    plan: Ref
     store: Store
     text: TextConfig
     identity: Identity
@@ -150,7 +150,7 @@ class TextExtraction:
     progress_actor: ProgressHandle
 
 
-def text_chain(extraction: TextExtraction, pending: int, workers: PlacementGroup) -> Dataset:
+def text_chain(extraction: TextExtraction, pending: int, workers: "PlacementGroup") -> "Dataset":
     """The chain over the pending texts; its rows name the files that were written.
 
     Args:
@@ -158,6 +158,10 @@ def text_chain(extraction: TextExtraction, pending: int, workers: PlacementGroup
         pending: number of items whose feature is not on disk.
         workers: one bundle per actor.
     """
+    import ray.data
+    from ray.data import ActorPoolStrategy
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
     chunks, resources = -(-pending // CHUNK), extraction.resources
     return ray.data.range(chunks, override_num_blocks=chunks).map_batches(
         EmbedTexts,
@@ -185,7 +189,7 @@ class EmbedTexts:
     def __call__(self, batch: Any) -> dict[str, list[Any]]:
         extraction, timer = self._extraction, self._timer
         with timer.call():
-            plan: TextPlan = ray.get(extraction.plan)
+            plan: TextPlan = get(extraction.plan)
             rows = plan.pending.slice(int(batch["id"][0]) * CHUNK, CHUNK)
             with timer.phase("network"):
                 feature_BD, computed = embed_texts(rows, plan, extraction.store, self._encoder)

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import ray
-
 from visrec.cli.job import ModelChoice
 from visrec.cli.output import say
 from visrec.cli.summary import Summary
@@ -14,6 +12,7 @@ from visrec.pipelines.train import TrainJob, train, training_inputs
 from visrec.sampling.guidelines import GUIDELINES
 from visrec.sampling.triples import SamplingConfig, TripleSampler
 from visrec.storage.store import Store
+from visrec.tasks import call
 from visrec.training.data import TrainingInputs, load_training_data
 from visrec.training.loop import TrainConfig
 
@@ -77,7 +76,7 @@ def train_variants(model: Store, config: TrainJob, summary: Summary) -> list[Sto
     all_guidelines = dataclasses.replace(config.sampling, guidelines=dict.fromkeys(SIX, 1.0))
     features = Store.at(config.resolve(config.features, "features"))
     inputs = training_inputs(dataclasses.replace(config, sampling=all_guidelines), features)
-    reasons = ray.get(ray.remote(_impossible_guidelines).remote(inputs, config.sampling))
+    reasons = call(_impossible_guidelines, inputs, config.sampling)
     for name, reason in reasons.items():
         say(f"ablate: the guideline {name} is left out. {reason}")
     possible = tuple(name for name in SIX if name not in reasons)

@@ -28,7 +28,7 @@ class DemoJob(JobConfig):
 
 
 def main(config: DemoJob, summary: Summary) -> None:
-    workspace = ["--workspace", config.workspace]
+    workspace = ["--workspace", config.workspace, "--local", str(config.local).lower()]
     trained_as = ["--config", shipped("configs/demo_train.yaml"), *workspace]
     summary.has_written = True
     _run(make_gallery.main, parse(GalleryJob, workspace), summary, "make_gallery")

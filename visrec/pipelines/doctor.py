@@ -40,7 +40,7 @@ from visrec.pipelines.train import TrainJob
 from visrec.recommend.score import ScoreResources
 from visrec.storage.preflight import WRITABLE, Finding, check_store, clean_up, scratch_store
 from visrec.storage.store import Store
-from visrec.training.ray_train import TrainResources
+from visrec.training.task import TrainResources
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,8 +154,9 @@ def requests(run: RunResources) -> list[ProcessRequest]:
     """The processes that each job will start. A job that chooses their number can do with one."""
     extract, train, score = run.extract, run.train, run.recommend
     return [
-        # Besides the workers, a task that reads and one that writes need a CPU each.
-        ProcessRequest("extract", extract.workers or 1, _per_worker(extract), feeder_cpus=2),
+        ProcessRequest(
+            *("extract", extract.workers or 1, _per_worker(extract)), feeder_cpus=extract.task_cpus
+        ),
         ProcessRequest("train", train.workers, _per_worker(train)),
         ProcessRequest("recommend", score.workers or 1, _per_worker(score)),
     ]

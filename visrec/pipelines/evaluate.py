@@ -11,9 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-import ray
-
+from visrec.cli.cluster import ensure_ray
 from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.parse import parse_in_workspace
@@ -30,7 +28,7 @@ from visrec.evaluation.data import (
     EvaluationOverview,
     prepare_evaluation,
 )
-from visrec.evaluation.rank_users import USERS, EvaluationResources, ranking_dataset
+from visrec.evaluation.rank_users import USERS, EvaluationResources, rank_here, ranking_dataset
 from visrec.evaluation.record import RECORD
 from visrec.evaluation.report import render
 from visrec.evaluation.results import COSTS, METRICS
@@ -58,7 +56,11 @@ from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
 from visrec.storage.store import Store
+from visrec.tasks import Ref, call, on_ray, share, submit
 from visrec.training.tracking import attach_report
+
+# More users are ranked faster by processes, which take 9 s to start on two cores.
+_HERE_USERS = 32_768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +170,11 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     target.check_writable()
     inputs = dataclasses.replace(inputs, models=_evaluated_stores(config, summary))
     with summary.phase("prepare"):
-        data = ray.remote(prepare_evaluation).remote(inputs)
-        overview: EvaluationOverview = ray.get(ray.remote(EvaluationData.overview).remote(data))
+        data = submit(prepare_evaluation, inputs)
+        overview = call(EvaluationData.overview, data)
+    if not _ranks_here(config, overview.users):
+        ensure_ray(config, summary)
+        data = share(data)
     spec = AggregationSpec(
         labels=overview.labels,
         items=overview.items,
@@ -182,7 +187,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     summary.has_written = True
     tables = _rank(config, data, overview.users, summary)
     with summary.phase("aggregate"):
-        results, costs = ray.get(ray.remote(aggregate).remote(spec, *tables))
+        results, costs = call(aggregate, spec, *tables)
         target.write_json(COSTS, {label: cost.to_dict() for label, cost in costs.items()})
     model_ids = ", ".join(store.name for store in inputs.models.values())
     with summary.phase("report"):
@@ -317,17 +322,23 @@ def _print_overview(overview: EvaluationOverview) -> None:
         )
 
 
-def _rank(
-    config: EvaluateJob, data: "ray.ObjectRef[EvaluationData]", users: int, summary: Summary
-) -> list["ray.ObjectRef[pa.Table]"]:
+def _ranks_here(config: EvaluateJob, users: int) -> bool:
+    """Whether this process ranks by itself, on all cores."""
+    is_asked_for = config.resources.workers is not None
+    return config.local and not is_asked_for and users <= _HERE_USERS and not on_ray()
+
+
+def _rank(config: EvaluateJob, data: Ref, users: int, summary: Summary) -> list[Ref]:
     """Ranks the users on all workers; returns the tables of their metrics."""
     resources, blocks = config.resources, -(-users // USERS)
     with track_progress("rank", users, summary, unit="users") as progress_actor:
+        if not on_ray():
+            return rank_here(data, users, progress_actor)
         cpus = resources.cpus_per_worker
         workers = min(resources.workers or default_cpu_workers(cpus, 64), blocks)
         require_resources({"CPU": workers * cpus + 1.0}, config, "resources.workers")
         dataset = ranking_dataset(data, users, workers, cpus, progress_actor)
-        tables: list[ray.ObjectRef[pa.Table]] = dataset.to_arrow_refs()
+        tables: list[Ref] = dataset.to_arrow_refs()
     return tables
 
 

@@ -3,15 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-
-import ray
 
 from visrec.cli.output import say
 from visrec.cli.summary import terminal_width
 from visrec.evaluation.cards import add_pictures
 from visrec.evaluation.clusters import find_clusters
-from visrec.evaluation.data import EvaluationData, EvaluationOverview
+from visrec.evaluation.data import EvaluationOverview
 from visrec.evaluation.examples import find_examples
 from visrec.evaluation.record import RECORD, EvaluationRecord, find_previous
 from visrec.evaluation.report_content import Report
@@ -28,6 +25,7 @@ from visrec.models.artifact import read_training_record
 from visrec.sources.images import PictureSource
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
+from visrec.tasks import Ref, get, submit
 from visrec.text import printable
 
 
@@ -66,7 +64,7 @@ class Evaluated:
         seconds: wall time so far, by phase.
     """
 
-    data: "ray.ObjectRef[EvaluationData]"
+    data: Ref
     overview: EvaluationOverview
     results: EvaluationResults
     costs: Mapping[str, ModelCost]
@@ -82,14 +80,11 @@ def make_report(inputs: ReportInputs, evaluated: Evaluated) -> tuple[Report, Eva
     label, (model_id, digest) = overview.labels[0], _identity(inputs, evaluated)
     verdict = judge(label, results.models, results.paired)
     hash_key = digest if inputs.hash_users else None
-    examples = ray.remote(find_examples).remote(
-        evaluated.data, inputs.examples, verdict.rival, hash_key
-    )
-    clusters = ray.remote(find_clusters).remote(inputs.sources.features, inputs.images)
-    facts = ray.remote(read_facts).remote(inputs.sources, overview.read_report, "evaluate")
-    shown: Any = ray.remote(add_pictures)  # Ray's types do not see through the references
-    pictures = shown.remote(examples, clusters, inputs.images, inputs.items_table)
-    (users, visual_clusters), found = ray.get([pictures, facts])
+    examples = submit(find_examples, evaluated.data, inputs.examples, verdict.rival, hash_key)
+    clusters = submit(find_clusters, inputs.sources.features, inputs.images)
+    facts = submit(read_facts, inputs.sources, overview.read_report, "evaluate")
+    pictures = submit(add_pictures, examples, clusters, inputs.images, inputs.items_table)
+    (users, visual_clusters), found = get(pictures), get(facts)
     record = _record(inputs, evaluated, verdict.rival)
     return (
         Report(

@@ -7,28 +7,31 @@ visrec extract --local --text.model sentence-transformers/all-MiniLM-L6-v2
 With --text.model the titles and descriptions of the items become features of their own as well.
 """
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-
+from visrec.cli.cluster import ensure_ray
 from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
 from visrec.cli.reserve import reserve_workers
-from visrec.cli.resources import cluster_total, default_cpu_workers, require_resources
+from visrec.cli.resources import cluster_total, require_resources
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
-from visrec.features.backbones import BackboneConfig
+from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.commit import commit_extraction
 from visrec.features.decode import PictureLimits
 from visrec.features.extract import (
     Extraction,
     ExtractResources,
+    describe,
     describe_backbone,
     extract_chain,
+    extract_here,
 )
 from visrec.features.planning import CHUNK, ExtractionPlan, extraction_settings, plan_extraction
 from visrec.features.sentences import TextConfig
@@ -42,9 +45,11 @@ from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.storage.workspace_tables import missing_table
+from visrec.tasks import call, on_ray, submit
 
-_MAX_CPU_WORKERS = 8  # unless --resources.workers says otherwise
-_TASK_CPUS = 2  # beside the workers: one for tasks that read and decode, one for tasks that write
+_MAX_CPU_WORKERS = 16  # unless --resources.workers says otherwise
+# The most threads of one process: the interpreter serves one at a time, a tenth of the network's.
+_MAX_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,7 @@ def main(config: ExtractJob, summary: Summary) -> None:
         extract_pictures(config, summary)
         rows = summary.rows
     if config.text.model is not None:
+        ensure_ray(config, summary)
         job = TextJob(
             items_table=texts_table(config),
             store=Store.at(config.resolve(config.text_features, "text_features")),
@@ -145,14 +151,26 @@ def main(config: ExtractJob, summary: Summary) -> None:
         summary.rows = {**rows, **summary.rows}
 
 
+def runs_here(config: ExtractJob) -> bool:
+    """Whether this process extracts by itself, on threads, instead of Ray's workers."""
+    resources = config.resources
+    fits = resources.workers is None and not resources.use_gpu
+    return config.local and fits and (os.cpu_count() or 1) <= _MAX_THREADS and not on_ray()
+
+
 def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     """Reads new and changed pictures, runs the network on them and commits the table."""
     store = Store.at(config.resolve(config.features, "features"))
     store.check_writable()
+    if not runs_here(config):
+        ensure_ray(config, summary)
     with summary.phase("plan"):
-        identity, preprocessing = ray.get(ray.remote(describe_backbone).remote(config.backbone))
-        plan = ray.remote(plan_extraction).remote(config.pictures, store, identity, config.limits)
-        counts = ray.get(_count.remote(plan))
+        backbone = None if on_ray() else load_backbone(config.backbone)
+        identity, preprocessing = (
+            call(describe_backbone, config.backbone) if backbone is None else describe(backbone)
+        )
+        plan = submit(plan_extraction, config.pictures, store, identity, config.limits)
+        counts = call(_count, plan)
     say(f"{counts.pictures:,} pictures, {counts.pending:,} to read ({identity})")
     if counts.hint:
         say(f"{counts.hint}.")
@@ -160,11 +178,7 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     written: list[str] = []
     amounts = Counter[str]()
     if counts.pending:
-        workers = min(count_workers(config), -(-counts.pending // CHUNK))
-        with (
-            reserve_workers(workers, config.resources.per_worker) as reserved,
-            track_progress("extract", counts.pending, summary) as progress_actor,
-        ):
+        with track_progress("extract", counts.pending, summary) as progress_actor:
             summary.has_written = True
             extraction = Extraction(
                 plan=plan,
@@ -176,14 +190,14 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
                 resources=config.resources,
                 progress_actor=progress_actor,
             )
-            for row in extract_chain(extraction, counts.chunks, reserved).iter_rows():
-                written += [row["name"]] if row["name"] else []
-                amounts.update({name: row[name] for name in ("computed", "unchanged")})
+            with run_chain(config, extraction, counts, backbone) as rows:
+                for row in rows:
+                    written += [row["name"]] if row["name"] else []
+                    amounts.update({name: row[name] for name in ("computed", "unchanged")})
     settings = extraction_settings(config.pictures, config.limits)
     with summary.phase("commit"):
-        commit = ray.remote(commit_extraction)
-        manifest, rejected = ray.get(
-            commit.remote(plan, written, store, identity, settings, config.max_rejected)
+        manifest, rejected = call(
+            commit_extraction, plan, written, store, identity, settings, config.max_rejected
         )
     summary.rows = {
         **_rows(counts, amounts, manifest, rejected),
@@ -193,6 +207,26 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     }
     if computed := amounts["computed"]:
         summary.rows["pictures per second"] = round(computed / summary.phases["extract"], 1)
+
+
+@contextmanager
+def run_chain(
+    config: ExtractJob, extraction: Extraction, counts: "_Counts", backbone: Backbone | None
+) -> Iterator[Iterable[dict[str, Any]]]:
+    """The rows of the chain, which name the written files, while its workers are held.
+
+    Args:
+        config: of the job.
+        extraction: what the steps share.
+        counts: what there is to do.
+        backbone: the network, if this process runs it.
+    """
+    if backbone is not None:
+        yield extract_here(extraction, counts.chunks, os.cpu_count() or 1, backbone)
+        return
+    workers = min(count_workers(config), -(-counts.pending // CHUNK))
+    with reserve_workers(workers, config.resources.per_worker) as reserved:
+        yield extract_chain(extraction, counts.chunks, reserved).iter_rows()
 
 
 def _rows(
@@ -235,7 +269,6 @@ class _Counts:
     hint: str
 
 
-@ray.remote
 def _count(plan: ExtractionPlan) -> _Counts:
     return _Counts(
         pictures=plan.picture_count,
@@ -248,15 +281,18 @@ def _count(plan: ExtractionPlan) -> _Counts:
 
 
 def count_workers(config: ExtractJob) -> int:
-    """How many workers run the network; leaves CPUs for the tasks that feed them."""
+    """How many workers run the network on Ray; leaves a CPU for the tasks beside them."""
     resources = config.resources
     if resources.workers:
         workers = resources.workers
     elif resources.use_gpu:
         workers = max(1, cluster_total("GPU"))
     else:
-        workers = default_cpu_workers(resources.cpus_per_worker, _MAX_CPU_WORKERS)
+        cores = cluster_total("CPU") - 1
+        if config.local:  # `start_ray` may declare more CPUs than the machine has
+            cores = min(cores, os.cpu_count() or 1)
+        workers = max(1, min(_MAX_CPU_WORKERS, cores // resources.cpus_per_worker))
     needed = {name: workers * n for name, n in resources.per_worker.items()}
-    needed["CPU"] += _TASK_CPUS
+    needed["CPU"] += resources.task_cpus
     require_resources(needed, config, "resources.workers")
     return workers

@@ -5,8 +5,6 @@ A part of `visrec extract`.
 
 from dataclasses import dataclass
 
-import ray
-
 from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
 from visrec.cli.reserve import reserve_workers
@@ -24,6 +22,7 @@ from visrec.features.text_table import (
 )
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
+from visrec.tasks import call, submit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +51,9 @@ def extract_texts(job: TextJob, summary: Summary) -> None:
     store = job.store
     store.check_writable()
     with summary.phase("plan texts"):
-        identity = ray.get(ray.remote(describe_text_model).remote(job.text))
-        plan = ray.remote(plan_texts).remote(job.items_table, store, identity)
-        texts, pending, without_text = ray.get(_counts.remote(plan))
+        identity = call(describe_text_model, job.text)
+        plan = submit(plan_texts, job.items_table, store, identity)
+        texts, pending, without_text = call(_counts, plan)
     say(f"{texts:,} texts, {pending:,} to embed ({identity})")
 
     written, computed = [], 0
@@ -77,9 +76,7 @@ def extract_texts(job: TextJob, summary: Summary) -> None:
                 written.append(row["name"])
                 computed += row["computed"]
     with summary.phase("commit texts"):
-        manifest, rejected = ray.get(
-            ray.remote(commit_texts).remote(plan, written, store, identity, job.max_rejected)
-        )
+        manifest, rejected = call(commit_texts, plan, written, store, identity, job.max_rejected)
     summary.rows = {
         "texts": texts,
         "texts embedded": computed,
@@ -92,6 +89,5 @@ def extract_texts(job: TextJob, summary: Summary) -> None:
     }
 
 
-@ray.remote
 def _counts(plan: TextPlan) -> tuple[int, int, int]:
     return plan.rows.num_rows, plan.pending.num_rows, plan.items - plan.rows.num_rows

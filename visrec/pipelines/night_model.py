@@ -14,8 +14,6 @@ import dataclasses
 from dataclasses import dataclass
 from datetime import date
 
-import ray
-
 from visrec.errors import NoExamplesError
 from visrec.evaluation.results import METRICS
 from visrec.models.artifact import MANIFEST, load_artifact
@@ -25,6 +23,7 @@ from visrec.pipelines.night_jobs import with_cutoff
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.storage.store import Store
+from visrec.tasks import call
 from visrec.training.data import TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, require_examples
 
@@ -64,11 +63,11 @@ class NightModel:
     @property
     def is_learned(self) -> bool:
         """Whether the model has weights that training has set, and not counts or statistics."""
-        return bool(ray.get(ray.remote(_is_learned).remote(self.store)))
+        return call(_is_learned, self.store)
 
     def has_held_out_rows(self) -> bool:
         """Whether there are test rows to evaluate the trained model with."""
-        return bool(ray.get(ray.remote(_has_held_out_rows).remote(self.store)))
+        return call(_has_held_out_rows, self.store)
 
     def train_job(self, job: TrainJob) -> TrainJob:
         return dataclasses.replace(with_cutoff(job, self.day), model_id=self.store.name)
@@ -145,7 +144,7 @@ def _has_examples(job: TrainJob, day: date) -> bool:
     """Whether there is something to train on in what was known on a day."""
     job = with_cutoff(job, day)
     inputs = train.training_inputs(job, Store.at(job.resolve(job.features, "features")))
-    return bool(ray.get(ray.remote(_give_examples).remote(inputs, train.training_recipe(job))))
+    return call(_give_examples, inputs, train.training_recipe(job))
 
 
 def _give_examples(inputs: TrainingInputs, recipe: TrainingRecipe) -> bool:

@@ -1,18 +1,16 @@
 """One run of lists: reads model and tables, scores, checks by the gates, and publishes."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import ray
-
+from visrec.cli.cluster import ensure_ray
 from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
-from visrec.cli.resources import default_cpu_workers, scoring_workers
+from visrec.cli.resources import default_cpu_workers, scores_here, scoring_workers
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.evaluation.results import METRICS
-from visrec.models.arrays import ItemArrays
 from visrec.pipelines.recommend_job import (
     RecommendJob,
     recommendations_store,
@@ -33,10 +31,11 @@ from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.readback import WrittenRun, check_and_rescore
 from visrec.recommend.run_gates import GateInputs, GateResults, gates_of_run
 from visrec.recommend.run_inputs import ListSettings, RunSource, read_run_source
-from visrec.recommend.score import ScoringTask, scoring_dataset
+from visrec.recommend.score import ScoringTask, score_here, scoring_dataset
 from visrec.recommend.writer import WrittenShard
 from visrec.storage.store import Store
 from visrec.storage.tables import require_unchanged
+from visrec.tasks import Ref, call, get, map_calls, on_ray, share, submit
 
 
 @dataclass(frozen=True)
@@ -71,7 +70,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """The scoring data, in the object store, and what the driver knows of it.
+    """The scoring data, which may be in Ray's object store, and what the driver knows of it.
 
     Attributes:
         data: queries and items.
@@ -81,8 +80,8 @@ class _Prepared:
         fingerprints: SHA-256 of the file with the items' fingerprints, by name.
     """
 
-    data: "ray.ObjectRef[ScoringData]"
-    arrays: "ray.ObjectRef[ItemArrays]"
+    data: Ref
+    arrays: Ref
     overview: ScoringOverview
     spec: RunSpec
     fingerprints: dict[str, str]
@@ -106,6 +105,10 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
     if manifest is None:
         with summary.phase("prepare"):
             prepared = _prepare(run)
+        if not scores_here(config, prepared.overview.queries, config.resources):
+            ensure_ray(config, summary)
+            shared = {"data": share(prepared.data), "arrays": share(prepared.arrays)}
+            prepared = dataclasses.replace(prepared, **shared)
         written = _score(run, prepared, summary)
         with summary.phase("check"):
             gates = _check(run, prepared, written)
@@ -134,7 +137,7 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
 def _read_run(config: RecommendJob, choice: ServingChoice | None, recommendations: Store) -> _Run:
     """Reads the model and digests all inputs; without `run_id`, the digest is the run's id."""
     inputs = scoring_inputs(config)
-    source: RunSource = ray.get(ray.remote(read_run_source).remote(inputs, _list_settings(config)))
+    source = call(read_run_source, inputs, _list_settings(config))
     store = run_store(recommendations, config.run_id or source.inputs.digest)
     return _Run(config, choice, inputs, source, store, read_published_manifest(recommendations))
 
@@ -164,10 +167,11 @@ def _prepare(run: _Run) -> _Prepared:
     That file has the fingerprints of the items.
     """
     config, inputs_digest = run.config, run.source.inputs.digest
-    # Two results, so that the item arrays are an object of their own; Ray's types know only one.
-    prepare: Any = ray.remote(prepare_scoring).options(num_returns=2)
-    data, arrays = prepare.remote(run.inputs, config.shards, config.kind, config.k)
-    overview: ScoringOverview = ray.get(ray.remote(ScoringData.overview).remote(data))
+    # Two results, so that the item arrays are an object of their own.
+    data, arrays = submit(
+        prepare_scoring, run.inputs, config.shards, config.kind, config.k, results=2
+    )
+    overview = call(ScoringData.overview, data)
     metadata = {
         "visrec.model_id": run.source.model_id,
         "visrec.run_id": run.run_id,
@@ -175,7 +179,7 @@ def _prepare(run: _Run) -> _Prepared:
     }
     spec = RunSpec(run.store, overview.shards, config.k, config.layout, config.kind, metadata)
     claim_run(run.store, inputs_digest)
-    name, sha256 = ray.get(ray.remote(write_item_fingerprints).remote(data, spec))
+    name, sha256 = call(write_item_fingerprints, data, spec)
     return _Prepared(data, arrays, overview, spec, {name: sha256})
 
 
@@ -190,7 +194,6 @@ def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShar
         say(overview.block_list_warning, "warning")
     summary.has_written = True
     with track_progress("score", overview.queries, summary, unit=run.queries) as progress_actor:
-        workers = scoring_workers(config, config.resources, overview.shards)
         task = ScoringTask(
             data=prepared.data,
             arrays=prepared.arrays,
@@ -199,8 +202,13 @@ def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShar
             spec=prepared.spec,
             resources=config.resources,
         )
-        rows = scoring_dataset(task, workers, progress_actor).iter_rows()
-        return sorted(map(WrittenShard.from_row, rows), key=lambda shard: shard.name)
+        if on_ray():
+            workers = scoring_workers(config, config.resources, overview.shards)
+            rows = scoring_dataset(task, workers, progress_actor).iter_rows()
+            written = list(map(WrittenShard.from_row, rows))
+        else:
+            written = list(score_here(task, progress_actor))
+        return sorted(written, key=lambda shard: shard.name)
 
 
 def _incremental_base(run: _Run, shards: int) -> PublishedRun | None:
@@ -226,7 +234,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     Raises:
         InputError: the inputs changed while they were read.
     """
-    reread = ray.remote(read_run_source).remote(run.inputs, _list_settings(run.config))
+    reread = submit(read_run_source, run.inputs, _list_settings(run.config))
     config, shards, last, no_last = run.config, prepared.spec.shards, run.last, NO_LAST
     if last is not None and (why := _why_not_compared(last, config)):
         last, no_last = None, why
@@ -237,15 +245,10 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     )
     # A task adds up the counts of its shards. The counts of one shard have a number for each item,
     # so sent one by one they would be larger than the lists.
-    tasks = default_cpu_workers(1, min(64, shards))
-    check = ray.remote(check_and_rescore)
-    checks = ray.get(
-        [
-            check.remote(
-                prepared.data, prepared.arrays, run.inputs.model, files, range(task, shards, tasks)
-            )
-            for task in range(tasks)
-        ]
+    tasks = default_cpu_workers(1, min(64, shards)) if on_ray() else 1
+    given = (prepared.data, prepared.arrays, run.inputs.model, files)
+    checks = map_calls(
+        check_and_rescore, [(*given, range(task, shards, tasks)) for task in range(tasks)]
     )
     if files.last is not None and any(each.damaged_last_files for each in checks):
         say(
@@ -253,7 +256,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
             "was published: the gates compare with the rest of it.",
             "warning",
         )
-    require_unchanged(run.source.inputs.to_dict(), ray.get(reread).inputs.to_dict())
+    require_unchanged(run.source.inputs.to_dict(), get(reread).inputs.to_dict())
     evaluation = _evaluation(run)
     gate_inputs = GateInputs(
         source=run.source,
@@ -264,10 +267,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         thresholds=config.gates,
         choice=run.choice,
     )
-    results: GateResults = ray.get(
-        ray.remote(gates_of_run).remote(gate_inputs, prepared.data, *checks)
-    )
-    return results
+    return call(gates_of_run, gate_inputs, prepared.data, *checks)
 
 
 def _evaluation(run: _Run) -> Store:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.compute as pc
-import ray
 
+from visrec.cli.cluster import ensure_ray
 from visrec.cli.job import JobConfig, ModelChoice
 from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
@@ -37,11 +37,12 @@ from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
+from visrec.tasks import Ref, call, on_ray, submit
 from visrec.training.batches import with_per_triple_negatives, with_random_guideline
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, require_examples
 from visrec.training.loop import TrainConfig, require_equal_shares
-from visrec.training.ray_train import TrainResources, TrainTask, fit_closed_form, fit_with_ray
+from visrec.training.task import TrainResources, TrainTask, fit_closed_form, fit_here
 from visrec.training.tracking import TrackerAccess, TrackerName, require_tracker
 
 
@@ -160,6 +161,8 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
     """
     models = models_store(config)
     models.check_writable()
+    if not trains_here(config):
+        ensure_ray(config, summary)
     loaded = load_data(config, summary)
     settings_digest = _settings_digest(config, loaded.provenance)
     model_id = config.model_id or f"{config.model.name}-{settings_digest[:12]}"
@@ -168,7 +171,7 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
         say(f"{model_id} is trained already: nothing to do.")
     else:
         # Here, because a worker that fails for want of data would be started again.
-        ray.get(ray.remote(require_examples).remote(training_recipe(config), loaded.data))
+        call(require_examples, training_recipe(config), loaded.data)
         task = TrainTask(
             recipe=training_recipe(config),
             data=loaded.data,
@@ -187,6 +190,12 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
             f"the same, or a new name. Change --model_id {model_id}, or leave it out."
         )
     return TrainedModel(store, artifact, {**loaded.counts, **loaded.read_counts})
+
+
+def trains_here(config: TrainJob) -> bool:
+    """Whether this process trains by itself: a local job with one worker and no GPU."""
+    resources = config.resources
+    return config.local and resources.workers == 1 and not resources.use_gpu and not on_ray()
 
 
 def models_store(config: TrainJob) -> Store:
@@ -209,7 +218,7 @@ def _checkpoint_digest(config: TrainJob, loaded: "LoadedData") -> str:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """Training data in Ray's object store, and what the driver knows of it.
+    """Training data, which may be in Ray's object store, and what the driver knows of it.
 
     Attributes:
         data: its reference.
@@ -219,7 +228,7 @@ class LoadedData:
         provenance: digests and settings of the inputs.
     """
 
-    data: "ray.ObjectRef[TrainingData]"
+    data: Ref
     counts: dict[str, int]
     read_counts: dict[str, Any]
     notes: tuple[str, ...]
@@ -234,15 +243,14 @@ def load_data(config: TrainJob, summary: Summary) -> LoadedData:
     """Loads the training data in a task, which leaves it in the object store."""
     features = Store.at(config.resolve(config.features, "features"))
     with summary.phase("read"):
-        data = ray.remote(load_training_data).remote(training_inputs(config, features))
-        loaded = LoadedData(data, *ray.get(_describe.remote(data)))
+        data = submit(load_training_data, training_inputs(config, features))
+        loaded = LoadedData(data, *call(_describe, data))
     say("  ".join(f"{value:,} {name}" for name, value in loaded.counts.items()))
     for note in loaded.notes:
         say(note)
     return loaded
 
 
-@ray.remote
 def _describe(
     data: TrainingData,
 ) -> tuple[dict[str, int], dict[str, Any], tuple[str, ...], DataProvenance]:
@@ -327,14 +335,19 @@ def _fit(config: TrainJob, summary: Summary, task: TrainTask, run: str) -> None:
         config: of the job.
         summary: takes the time and the progress.
         task: for the workers.
-        run: name of the Ray Train run, by which checkpoints are found again.
+        run: name of the folder of checkpoints, by which they are found again.
     """
     resources = config.resources
     summary.has_written = True
     with track_progress("train", 0, summary) as progress_actor:
         task = dataclasses.replace(task, progress_actor=progress_actor)
+        runs = Store.at(config.resolve(None, "training"))
         if MODELS[config.model.name].trains_on == "nothing":
-            ray.get(ray.remote(fit_closed_form).remote(task))
+            call(fit_closed_form, task)
+        elif not on_ray():
+            fit_here(task, runs / run)
         else:
+            from visrec.training.ray_train import fit_with_ray  # which takes seconds to import
+
             require_resources(resources.total, config, "resources.workers")
-            fit_with_ray(task, run, resources, Store.at(config.resolve(None, "training")))
+            fit_with_ray(task, run, resources, runs)

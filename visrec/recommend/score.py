@@ -1,4 +1,4 @@
-"""Scoring on Ray: one shard of queries per task, one Parquet file per shard.
+"""Scoring, on Ray or in this process: one shard of queries per task, one Parquet file per shard.
 
 Item arrays and profiles are computed once and shared through the object store. A scoring worker is
 an actor of Ray Data: it scores one shard at a time and writes its file. A file that an earlier
@@ -6,29 +6,30 @@ start of the run has written is kept.
 Lists of the last publication that have not changed are carried over.
 """
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import ray
-import ray.data
 import torch
-from ray.data import ActorPoolStrategy, Dataset
 
 from visrec.config import check_fields
-from visrec.models.arrays import ItemArrays
 from visrec.models.artifact import load_artifact
 from visrec.models.scorers import Scorer
 from visrec.progress import ProgressHandle, Timer
 from visrec.publication.run_spec import RunSpec
-from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.published_run import PublishedRun
-from visrec.recommend.writer import ShardWriter
+from visrec.recommend.writer import ShardWriter, WrittenShard
 from visrec.retrieval.kernel import kernel_name, kernel_unavailable_reason
 from visrec.retrieval.similar import cosine_scorer
 from visrec.storage.store import Store
+from visrec.tasks import Ref, get
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,21 +63,24 @@ class ScoringTask:
         resources: what each worker may take.
     """
 
-    data: "ray.ObjectRef[ScoringData]"
-    arrays: "ray.ObjectRef[ItemArrays]"
+    data: Ref
+    arrays: Ref
     model: Store
     last: PublishedRun | None
     spec: RunSpec
     resources: ScoreResources
 
 
-def scoring_dataset(task: ScoringTask, workers: int, progress_actor: ProgressHandle) -> Dataset:
+def scoring_dataset(task: ScoringTask, workers: int, progress_actor: ProgressHandle) -> "Dataset":
     """The dataset of shard numbers, mapped to the rows of `WrittenShard`.
 
     The numbers are not read from anywhere, because a task that reads would need a CPU of its own.
     Nothing is set about failures: by default, Ray Data starts an actor whose process has died again
     and repeats its shard, as often as it takes. An error that is raised ends the job.
     """
+    import ray.data
+    from ray.data import ActorPoolStrategy
+
     numbers = [{"id": shard} for shard in range(task.spec.shards)]
     return ray.data.from_items(numbers, override_num_blocks=task.spec.shards).map_batches(
         ScoreShards,
@@ -88,24 +92,42 @@ def scoring_dataset(task: ScoringTask, workers: int, progress_actor: ProgressHan
     )
 
 
-class ScoreShards:
-    """A scoring worker: a shard's number in, the row of its `WrittenShard` out."""
+def score_here(task: ScoringTask, progress_actor: ProgressHandle) -> Iterator[WrittenShard]:
+    """Writes all shards in this process, with a search on all cores."""
+    worker = ScoreShards(task, progress_actor, threads=os.cpu_count())
+    yield from map(worker.write, range(task.spec.shards))
 
-    def __init__(self, task: ScoringTask, progress_actor: ProgressHandle) -> None:
-        torch.set_num_threads(task.resources.cpus_per_worker)
+
+class ScoreShards:
+    """A scoring worker: a shard's number in, the row of its `WrittenShard` out.
+
+    Args:
+        task: what every worker is given.
+        progress_actor: counts what is done.
+        threads: of the search; by default as many as the worker has CPUs.
+    """
+
+    def __init__(
+        self, task: ScoringTask, progress_actor: ProgressHandle, threads: int | None = None
+    ) -> None:
+        torch.set_num_threads(threads or task.resources.cpus_per_worker)
         self._timer = Timer(progress_actor)
         with self._timer.call("read"):
-            data, scorer = ray.get(task.data), _load_scorer(task)
+            data, scorer = get(task.data), _load_scorer(task)
             recommend = ShardRecommender(data, scorer, task.spec, task.last, self._timer)
-            self._write = ShardWriter(data, task.spec, recommend, self._timer)
+            self._writer = ShardWriter(data, task.spec, recommend, self._timer)
         if (reason := kernel_unavailable_reason()) and not task.resources.use_gpu:
             self._timer.log_once(f"no compiled kernel, so the search is slower: {reason}")
         self._kernel = "torch on the GPU" if task.resources.use_gpu else kernel_name()
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        written = self.write(int(batch["id"][0]))
+        return {key: np.array([value]) for key, value in written.to_row().items()}
+
+    def write(self, shard: int) -> WrittenShard:
+        """Writes the file of a shard, unless it is there."""
         with self._timer.call():
-            written = replace(self._write(int(batch["id"][0])), kernel=self._kernel)
-            return {key: np.array([value]) for key, value in written.to_row().items()}
+            return replace(self._writer(shard), kernel=self._kernel)
 
 
 def _load_scorer(task: ScoringTask) -> Scorer:
@@ -114,7 +136,7 @@ def _load_scorer(task: ScoringTask) -> Scorer:
         # With TF32, convolutions would be rounded to 10 bits, and scores would not be the model's.
         torch.backends.cudnn.allow_tf32 = False
         model = model.cuda()
-    arrays = ray.get(task.arrays)
+    arrays = get(task.arrays)
     if task.spec.kind == "item_to_item":
         return cosine_scorer(arrays, task.resources.use_gpu)
     return model.scorer(arrays)

@@ -17,12 +17,8 @@ from visrec.storage.store import Store
 from visrec.training.data import TrainingData
 from visrec.training.fit import TrainingRecipe
 from visrec.training.loop import Trainer
-from visrec.training.ray_train import (
-    TrainResources,
-    build_or_restore_trainer,
-    report_epoch,
-    run_ddp_group,
-)
+from visrec.training.ray_train import build_or_restore_trainer, report_epoch, run_ddp_group
+from visrec.training.task import TrainResources
 from visrec.tuning.records import EpochMetrics
 
 GroupsHandle = Any  # handle of a `TrialGroups` actor: Ray's handles have no types

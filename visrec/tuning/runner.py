@@ -21,7 +21,7 @@ from visrec.progress import ProgressHandle
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData
 from visrec.training.fit import TrainingRecipe
-from visrec.training.ray_train import TrainResources
+from visrec.training.task import TrainResources
 from visrec.tuning.groups import GroupsHandle, TrialGroups
 from visrec.tuning.records import EpochMetrics, TrialRecord, best_trial, write_record
 from visrec.tuning.search import METRIC, ResumableAsha, TrialSearcher

@@ -17,7 +17,7 @@ from visrec.errors import VisrecError
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext
 from visrec.training.fit import TrainingRecipe, build_trainer
-from visrec.training.ray_train import TrainResources
+from visrec.training.task import TrainResources
 from visrec.tuning.groups import GroupsHandle, history_with_outcome
 from visrec.tuning.records import EpochMetrics, Status, best_auc
 from visrec.tuning.search import METRIC

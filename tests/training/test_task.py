@@ -1,9 +1,8 @@
-"""The Ray Train wiring without Ray: resources, the epoch's line, and what becomes of a model."""
+"""A training without Ray: resources, the epoch's line, checkpoints, and what becomes of a model."""
 
 import dataclasses
 import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,21 @@ from visrec.models.artifact import TIMES, load_artifact
 from visrec.models.bpr_mf import BprMfConfig
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.models.visrank import VisRankConfig
+from visrec.progress import ProgressActor
 from visrec.sampling.triples import SamplingConfig
 from visrec.storage.store import Store
-from visrec.training import ray_train
+from visrec.tasks import LocalActor
+from visrec.training import task as training_task
 from visrec.training.data import TrainingData
 from visrec.training.fit import TrainingRecipe, build_model
 from visrec.training.loop import Progress, TrainConfig
-from visrec.training.ray_train import (
+from visrec.training.task import (
     TrainResources,
     TrainTask,
     build_artifact,
     epoch_line,
     fit_closed_form,
+    fit_here,
 )
 
 DATA = checkerboard()
@@ -37,7 +39,7 @@ EPOCH = {
 def make_task(name: str, config: Any, store: Store, **train: Any) -> TrainTask:
     recipe = TrainingRecipe(name, config, TrainConfig(**train), SamplingConfig())
     data: Any = DATA
-    actor = SimpleNamespace(log=SimpleNamespace(remote=lambda _: None))
+    actor = LocalActor(ProgressActor())
     return TrainTask(recipe, data, store, "m", "digest", 1, actor)
 
 
@@ -93,7 +95,7 @@ def closed_form_auc(
     monkeypatch: pytest.MonkeyPatch, store: Store, data: TrainingData, **train: Any
 ) -> float | None:
     """The validation AUC that a VisRank is written with."""
-    monkeypatch.setattr(ray_train.ray, "get", lambda _: data)
+    monkeypatch.setattr(training_task, "get", lambda _: data)
     fit_closed_form(make_task("visrank", VisRankConfig(), store, **train))
     assert store.read_json(TIMES)["train_s"] >= 0
     auc: float | None = load_artifact(store).metrics["val_auc"]
@@ -121,14 +123,40 @@ def test_closed_form_model_is_refitted_on_the_validation_rows_if_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refit: bool
 ) -> None:
     fitted = []
-    build = ray_train.build_model
+    build = training_task.build_model
 
     def spy(recipe: TrainingRecipe, data: TrainingData) -> Any:
         fitted.append(len(data.train.values))
         return build(recipe, data)
 
-    monkeypatch.setattr(ray_train, "build_model", spy)
+    monkeypatch.setattr(training_task, "build_model", spy)
     closed_form_auc(monkeypatch, Store.at(str(tmp_path)), DATA, refit=refit)
     rows = len(DATA.train.values)
     held_out = len(DATA.validation.targets.values)
     assert fitted == ([rows, rows + held_out] if refit else [rows])
+
+
+def test_training_that_is_stopped_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CuratorNetConfig(item_width=12, user_width=10)
+    train: dict[str, Any] = {"epochs": 4, "triples_per_epoch": 320, "batch_size": 64}
+    digests, write = {}, training_task._write_checkpoint
+
+    def stop_after_the_refits_first(trainer: Any, run: Store) -> None:
+        write(trainer, run)
+        if trainer.progress.selection and trainer.progress.epoch == 1:
+            raise InterruptedError
+
+    for name in ("calm", "stopped"):
+        task = make_task("curatornet", config, Store.at(str(tmp_path / name)), **train)
+        run = Store.at(str(tmp_path / "runs" / name))
+        if name == "stopped":
+            monkeypatch.setattr(training_task, "_write_checkpoint", stop_after_the_refits_first)
+            with pytest.raises(InterruptedError):
+                fit_here(task, run)
+            monkeypatch.setattr(training_task, "_write_checkpoint", write)
+            assert len(list(run.list())) == 3  # one checkpoint, and its name
+        fit_here(task, run)
+        digests[name] = load_artifact(task.artifact_store).digest
+    assert digests["calm"] == digests["stopped"]

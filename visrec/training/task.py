@@ -1,0 +1,281 @@
+"""What every training worker is given, and what it does with it; with or without Ray.
+
+A job whose training has one worker and no GPU trains in its own process, with the checkpoints in
+the workspace that Ray Train would keep for several.
+"""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from visrec.config import check_fields, plain
+from visrec.models.artifact import TIMES, Artifact, save_artifact
+from visrec.models.base import Model
+from visrec.models.provenance import Provenance
+from visrec.progress import ProgressHandle, Timer
+from visrec.storage.store import Store
+from visrec.tasks import Ref, get
+from visrec.training.checkpoints import save_checkpoint
+from visrec.training.data import TrainingData
+from visrec.training.fit import (
+    TrainingRecipe,
+    build_model,
+    build_trainer,
+    restore_trainer,
+    train_to_end,
+    training_metrics,
+    training_seconds,
+)
+from visrec.training.loop import Progress, Trainer
+from visrec.training.tracking import (
+    Tracker,
+    TrackerAccess,
+    epoch_values,
+    flatten,
+    open_tracker,
+)
+from visrec.training.validation import score_held_out
+
+_CHECKPOINT = "here.json"  # names the folder of the last checkpoint of a training without Ray
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResources:
+    """What training takes of the cluster.
+
+    Attributes:
+        workers: number of DDP processes; each batch is divided among them.
+        use_gpu: give each worker a GPU, and use nccl instead of gloo.
+        cpus_per_worker: CPU cores of each worker, and threads of its network on a CPU.
+        max_failures: how often failed workers are restarted from the last checkpoint.
+    """
+
+    workers: int = 1
+    use_gpu: bool = False
+    cpus_per_worker: int = 2
+    max_failures: int = 2
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            "resources",
+            workers="[1, 65536]",
+            cpus_per_worker="[1, 65536]",
+            max_failures="[0, 1000000]",
+        )
+
+    @property
+    def per_worker(self) -> dict[str, float]:
+        """CPUs and GPUs of one worker, as Ray names them."""
+        gpu = {"GPU": 1.0} if self.use_gpu else {}
+        return {"CPU": float(self.cpus_per_worker), **gpu}
+
+    @property
+    def total(self) -> dict[str, float]:
+        """CPUs and GPUs of all workers."""
+        return {name: self.workers * amount for name, amount in self.per_worker.items()}
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """What every training worker is given.
+
+    Attributes:
+        recipe: what to fit.
+        data: shared by the workers of a node.
+        artifact_store: the directory to which rank 0 writes the model.
+        model_id: name of the model.
+        settings_digest: hash of data and settings, which is kept with the model.
+        threads: CPU threads of a worker.
+        progress_actor: where workers report their progress.
+        track: the experiment tracker to which rank 0 logs each epoch, if any.
+    """
+
+    recipe: TrainingRecipe
+    data: Ref
+    artifact_store: Store
+    model_id: str
+    settings_digest: str
+    threads: int
+    progress_actor: ProgressHandle
+    track: TrackerAccess | None = None
+
+
+def fit_here(task: TrainTask, run: Store) -> None:
+    """Trains in this process, and resumes from the last checkpoint of an earlier one.
+
+    Args:
+        task: what to train.
+        run: the folder of its checkpoints.
+    """
+    torch.set_num_threads(task.threads)
+    data: TrainingData = get(task.data)
+    with tempfile.TemporaryDirectory() as folder:
+        is_resumed = _read_checkpoint(run, Path(folder))
+        trainer = (
+            restore_trainer(task.recipe, data, Path(folder))
+            if is_resumed
+            else build_trainer(task.recipe, data)
+        )
+    run_training(task, data, trainer, lambda trainer: _write_checkpoint(trainer, run))
+
+
+def _write_checkpoint(trainer: Trainer, run: Store) -> None:
+    """Writes a checkpoint of the epoch, and removes the one before it."""
+    refit = "refit-" if trainer.progress.selection else ""
+    name = f"here-{refit}{trainer.progress.epoch:06d}"
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(trainer, Path(folder))
+        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    for file, content in files.items():
+        run.write(f"{name}/{file}", content)
+    before = run.read_json(_CHECKPOINT)["folder"] if run.exists(_CHECKPOINT) else name
+    run.write_json(_CHECKPOINT, {"folder": name, "files": sorted(files)})
+    if before != name:
+        (run / before).delete_all()
+
+
+def _read_checkpoint(run: Store, folder: Path) -> bool:
+    """Copies the last checkpoint into a folder; False if there is none."""
+    if not run.exists(_CHECKPOINT):
+        return False
+    last = run.read_json(_CHECKPOINT)
+    for file in last["files"]:
+        (folder / file).write_bytes(run.read(f"{last['folder']}/{file}"))
+    return True
+
+
+def run_training(
+    task: TrainTask, data: TrainingData, trainer: Trainer, keep: Callable[[Trainer], None]
+) -> None:
+    """Trains from where the trainer is to the end, and on rank 0 writes the model.
+
+    Args:
+        task: what to train.
+        data: of the task.
+        trainer: new or restored.
+        keep: makes a checkpoint, after each epoch.
+    """
+    timer = Timer(task.progress_actor)
+    is_leader = trainer.context.rank == 0
+    for note in trainer.source.notes if is_leader else ():
+        task.progress_actor.log.remote(note)
+    if is_leader and (epochs := trainer.progress.epoch):
+        fit = "the refit's " if trainer.progress.selection else ""
+        task.progress_actor.log.remote(f"resumed after {fit}epoch {epochs}")
+    tracker = _open_tracker(task, trainer.progress.tracker_run) if is_leader else None
+
+    def report(trainer: Trainer) -> None:
+        if is_leader:
+            _report(trainer, task, timer, tracker)
+        keep(trainer)
+
+    trainer = train_to_end(trainer, task.recipe, data, report)
+    if is_leader:
+        with timer.phase("write"):
+            _write_model(trainer, task, data)
+        if tracker is not None:
+            tracker.finish()
+        timer.report()
+
+
+def _open_tracker(task: TrainTask, run_id: str | None) -> Tracker | None:
+    """The tracker's run; that of the checkpoint, if the training was resumed.
+
+    Args:
+        task: whose settings a new run has.
+        run_id: of the checkpoint.
+    """
+    if task.track is None:
+        return None
+    recipe = task.recipe
+    settings = {
+        "model": {"name": recipe.model_name, **plain(recipe.model_config)},
+        "sampling": plain(recipe.sampling),
+        "train": plain(recipe.train),
+    }
+    return open_tracker(task.track, task.model_id, run_id, flatten(settings))
+
+
+def _report(trainer: Trainer, task: TrainTask, timer: Timer, tracker: Tracker | None) -> None:
+    """Reports an epoch to the terminal and to the tracker."""
+    task.progress_actor.log.remote(epoch_line(trainer.progress))
+    last = trainer.progress.history[-1]
+    if tracker is not None:
+        is_refit = trainer.progress.selection is not None
+        tracker.log(trainer.progress.epoch, epoch_values(last, is_refit=is_refit))
+        trainer.progress.tracker_run = tracker.run_id
+    timer.report(triples=last["triples"], epochs=1, train_s=last["seconds"])
+
+
+def epoch_line(progress: Progress) -> str:
+    """One line about the last epoch, for the terminal."""
+    last, selection = progress.history[-1], progress.selection
+    auc = last["val_auc"]
+    validation = "no validation" if math.isnan(auc) else f"val AUC {auc:.4f}"
+    validation = f"refit of {selection.best_epoch}" if selection else validation
+    return (
+        f"epoch {progress.epoch:>3}  loss {last['loss']:.4f}  {validation}  "
+        f"lr {last['learning_rate']:.1e}  {last['triples'] / last['seconds']:,.0f} triples/s"
+    )
+
+
+def _write_model(trainer: Trainer, task: TrainTask, data: TrainingData) -> None:
+    trainer.model.load_state_dict(trainer.best_weights)
+    metrics = training_metrics(trainer.progress)
+    times: dict[str, Any] = {"train_s": training_seconds(trainer.progress)}
+    if task.track is not None:
+        times |= {"tracker": task.track.name, "tracker_run": trainer.progress.tracker_run}
+    task.artifact_store.write_json(TIMES, times)
+    save_artifact(build_artifact(task, data, trainer.model, metrics), task.artifact_store)
+
+
+def build_artifact(
+    task: TrainTask, data: TrainingData, model: Model, metrics: dict[str, Any]
+) -> Artifact:
+    """The artifact of a fitted model, with what scoring and evaluation need of its training."""
+    return Artifact(
+        name=task.recipe.model_name,
+        model=model,
+        config=task.recipe.model_config,
+        sizes=data.sizes,
+        item_ids=data.item_ids,
+        user_ids=None if model.traits.supports_new_users else data.user_ids,
+        provenance=Provenance(
+            data=data.provenance,
+            train=plain(task.recipe.train),
+            sampling=plain(task.recipe.sampling),
+            settings_digest=task.settings_digest,
+        ),
+        metrics=metrics,
+        model_id=task.model_id,
+        held_out=data.test_pairs,
+        categories=data.categories,
+    )
+
+
+def fit_closed_form(task: TrainTask) -> None:
+    """Fits and writes a model that trains no weights, in a single task."""
+    start, data = time.perf_counter(), get(task.data)
+    model = build_model(task.recipe, data)
+    metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
+    if len(data.validation):
+        auc_E = score_held_out(model, data, data.validation)
+        metrics["val_auc"] = float(auc_E.mean())
+        if task.recipe.train.refit:
+            model = build_model(task.recipe, data.for_refit)
+    times: dict[str, Any] = {"train_s": round(time.perf_counter() - start, 3)}
+    if task.track is not None and (tracker := _open_tracker(task, None)) is not None:
+        if metrics["val_auc"] is not None:
+            tracker.log(0, {"val_auc": metrics["val_auc"]})
+        tracker.finish()
+        times |= {"tracker": task.track.name, "tracker_run": tracker.run_id}
+    task.artifact_store.write_json(TIMES, times)
+    save_artifact(build_artifact(task, data, model, metrics), task.artifact_store)
+    task.progress_actor.log.remote(f"{task.recipe.model_name} is fitted; it trains no weights")
