@@ -52,7 +52,7 @@ from benchmarks.machine import machine
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, Preprocessing, decode, resize_and_crop
-from visrec.features.extract import Extraction, describe, extract_here
+from visrec.features.extract import ExtractionContext, describe, extract_here
 from visrec.features.planning import plan_extraction
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.progress import ProgressActor
@@ -87,7 +87,7 @@ def chain_rate(config: ExtractJob) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        extraction = Extraction(
+        extraction = ExtractionContext(
             plan=plan,
             store=store,
             backbone=config.backbone,

@@ -15,7 +15,7 @@ from visrec.errors import InputError
 from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.features.commit import commit_extraction
 from visrec.features.decode import PictureLimits, decode
-from visrec.features.extract import Extraction, ExtractResources, describe, extract_here
+from visrec.features.extract import ExtractionContext, ExtractResources, describe, extract_here
 from visrec.features.planning import CHUNK, extraction_settings, plan_extraction
 from visrec.features.table import Identity, features_table, load_features, rejected_table
 from visrec.progress import ProgressActor
@@ -128,7 +128,7 @@ def test_threads_of_one_process_give_each_picture_its_own_feature(tmp_path: Path
     backbone = load_backbone(config)
     identity, preprocessing = describe(backbone)
     plan, progress = plan_extraction(source, store, identity, LIMITS), ProgressActor()
-    extraction = Extraction(
+    extraction = ExtractionContext(
         plan=plan,
         store=store,
         backbone=config,

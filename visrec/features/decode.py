@@ -286,7 +286,7 @@ def resize_and_crop(picture: Image.Image, preprocessing: Preprocessing) -> np.nd
     left, top = (width - crop_width) // 2, (height - crop_height) // 2
     if (
         picture.mode != "RGBA"  # of which Pillow weights each pixel by its alpha
-        # Where the two directions differ in scale, torch's 16-bit weights are off by two grey levels.
+        # Where the two directions differ in scale, torch's 16-bit weights are off by two levels.
         and not isinstance(preprocessing.resize, tuple)
         and preprocessing.interpolation in ("bilinear", "bicubic")
         and width * height <= MAX_WHOLE * crop_width * crop_height

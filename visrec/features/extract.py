@@ -101,7 +101,7 @@ class ExtractResources:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction:
+class ExtractionContext:
     """What the steps of an extraction share.
 
     Attributes:
@@ -145,7 +145,9 @@ def describe(backbone: Backbone) -> tuple[Identity, Preprocessing]:
     return identity, backbone.preprocessing
 
 
-def extract_chain(extraction: Extraction, chunks: int, workers: "PlacementGroup") -> "Dataset":
+def extract_chain(
+    extraction: ExtractionContext, chunks: int, workers: "PlacementGroup"
+) -> "Dataset":
     """The chain over the pending pictures on Ray; its rows name the files that were written.
 
     Args:
@@ -198,7 +200,7 @@ def extract_chain(extraction: Extraction, chunks: int, workers: "PlacementGroup"
 
 
 def extract_here(
-    extraction: Extraction, chunks: int, threads: int, backbone: Backbone
+    extraction: ExtractionContext, chunks: int, threads: int, backbone: Backbone
 ) -> Iterator[dict[str, Any]]:
     """The chain over the pending pictures in this process; rows as of `extract_chain`.
 
@@ -243,7 +245,7 @@ class ExtractChunk:
     """
 
     def __init__(
-        self, extraction: Extraction, threads: int, backbone: Backbone | None = None
+        self, extraction: ExtractionContext, threads: int, backbone: Backbone | None = None
     ) -> None:
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         self._fetch_and_decode = FetchAndDecode(extraction, pool)
@@ -262,7 +264,7 @@ class FetchAndDecode:
     picture at an http address, if its server may be asked whether it has changed.
     """
 
-    extraction: Extraction
+    extraction: ExtractionContext
     pool: ThreadPoolExecutor | None = None
 
     def __call__(self, batch: InputBatch) -> Batch:
@@ -318,7 +320,7 @@ class Embed:
 
     def __init__(
         self,
-        extraction: Extraction,
+        extraction: ExtractionContext,
         pool: ThreadPoolExecutor | None = None,
         backbone: Backbone | None = None,
     ) -> None:
@@ -387,7 +389,7 @@ class WriteParts:
     """Features in; out come the names of the written files, how many pictures the network has seen,
     and how many their servers had not changed."""
 
-    extraction: Extraction
+    extraction: ExtractionContext
 
     def __call__(self, batch: InputBatch) -> Batch:
         timer = Timer(self.extraction.progress_actor)

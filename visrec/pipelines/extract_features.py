@@ -26,7 +26,7 @@ from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.commit import commit_extraction
 from visrec.features.decode import PictureLimits
 from visrec.features.extract import (
-    Extraction,
+    ExtractionContext,
     ExtractResources,
     describe,
     describe_backbone,
@@ -180,7 +180,7 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     if counts.pending:
         with track_progress("extract", counts.pending, summary) as progress_actor:
             summary.has_written = True
-            extraction = Extraction(
+            extraction = ExtractionContext(
                 plan=plan,
                 store=store,
                 backbone=config.backbone,
@@ -211,7 +211,7 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
 
 @contextmanager
 def run_chain(
-    config: ExtractJob, extraction: Extraction, counts: "_Counts", backbone: Backbone | None
+    config: ExtractJob, extraction: ExtractionContext, counts: "_Counts", backbone: Backbone | None
 ) -> Iterator[Iterable[dict[str, Any]]]:
     """The rows of the chain, which name the written files, while its workers are held.
 
