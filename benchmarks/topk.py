@@ -163,6 +163,7 @@ class Contestant:
             torch.set_num_threads(threads)
             self._ours = visrec(self._item_Nd, self._excluded, k)
             self._search: Search = self._ours
+            self._ours(self._user_Bd[:OUR_BATCH])  # packs the items
         else:
             self._search = self._at_best_batch(PEERS[name](self._item_Nd, k, threads))
         self.begin_s = time.perf_counter() - start
