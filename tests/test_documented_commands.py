@@ -98,7 +98,7 @@ LINES = [
     for words in words_of(line)
     if line.strip() and not line.startswith((" ", "|", "<"))
 ]
-OURS = sorted({(place, " ".join(w)) for place, words in LINES if (w := as_command(words))})
+OURS = sorted({(place, tuple(w)) for place, words in LINES if (w := as_command(words))})
 
 
 def test_no_command_is_overlooked() -> None:
@@ -133,15 +133,14 @@ def test_commands_in_code_blocks_are_what_their_parsers_take(
 ) -> None:
     best = tmp_path / "best.yaml"  # a sweep's
     best.write_text("model: {name: curatornet}\n")
-    for place, line in OURS:
-        words = [str(best) if "SWEEP" in word else word for word in line.split()]
-        words = shlex.split(shlex.join(words)) if "'" not in line else words_of(line)[0]
+    for place, documented_words in OURS:
+        words = [str(best) if "SWEEP" in word else word for word in documented_words]
         if not is_complete(words):
             continue
         monkeypatch.setattr(sys, "argv", ["visrec", *words])
         with pytest.raises(SystemExit) as end:
             commands.main()
-        assert end.value.code == 0, f"{place}: visrec {line}"
+        assert end.value.code == 0, f"{place}: visrec {shlex.join(words)}"
     assert len(parsed) > 40
 
 

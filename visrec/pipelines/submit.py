@@ -1,6 +1,6 @@
 """Runs a command on a Ray cluster, shows its output here, and ends with its exit code.
 
-visrec submit nightly --config nightly.yaml
+visrec submit nightly --config configs/nightly.yaml
 visrec submit train --workspace s3://shop/visrec
 
 RAY_ADDRESS names the cluster's dashboard, such as http://127.0.0.1:8265. The code and the YAML
