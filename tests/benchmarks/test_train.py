@@ -31,6 +31,7 @@ DATA = dataclasses.replace(
         [WHOLE.train[u][: 2 + 6 * (u % 3)].tolist() for u in range(len(WHOLE.train))]
     ),
     basket_R=np.concatenate([np.arange(2 + 6 * (u % 3)) for u in range(len(WHOLE.train))]),
+    time_R=np.concatenate([np.arange(2 + 6 * (u % 3)) for u in range(len(WHOLE.train))]),
 )
 
 

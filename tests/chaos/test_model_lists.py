@@ -23,6 +23,7 @@ from tests.shop import groups_of, may_follow, through_a_file
 from tests.training import provenance
 from visrec.errors import GateError
 from visrec.ids import index_in
+from visrec.interactions.activity import DAY, Activity
 from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models import MODELS
@@ -179,7 +180,11 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[St
         )  # fmt: skip
         store = Store(str(root / label))
         save_artifact(artifact, store)
-        return store, Catalogue(feature_ND, trained_N, category_N)
+        activity = Activity.from_rows(
+            rng.integers(0, known, 900), rng.integers(0, 90, 900) * DAY, ITEMS
+        )
+        known_NK = activity.features_at(90 * DAY)
+        return store, Catalogue(feature_ND, trained_N, category_N, activity_NK=known_NK)
 
     return made
 

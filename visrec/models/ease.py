@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from visrec.config import check_fields
 from visrec.errors import InputError
@@ -72,30 +73,29 @@ class Ease(Model):
         self.weight_II.copy_(torch.from_numpy(weight_II))
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
-        """`weights`: (N, N) float32, from an item of a profile to an item of a list."""
+        """`weights`: (N, I) float32, of an item of a profile; `trained`: (N,) rows of training."""
         row_N = catalogue.trained_N
-        known_N = row_N >= 0
-        weight_NN = self.weight_II.numpy()[np.ix_(row_N, row_N)]
-        return {"weights": weight_NN * known_N[:, None] * known_N}
+        weight_NI = self.weight_II.numpy()[row_N] * (row_N >= 0)[:, None]
+        return {"weights": weight_NI, "trained": row_N}
 
     def scorer(self, arrays: ItemArrays) -> TiledScorer:
-        return _ProfileSums(zero_copy_tensor(arrays["weights"]))
+        return _ProfileSums(*(zero_copy_tensor(arrays[name]) for name in ("weights", "trained")))
 
 
 class _ProfileSums(TiledScorer):
-    """Sums of the weights of a profile's items; the state is the profiles."""
+    """Sums of the weights of a profile's items; the state is (B, I + 1), with a 0 for new items."""
 
-    def __init__(self, weight_NN: Tensor) -> None:
-        self.num_items, self.device = len(weight_NN), weight_NN.device
+    def __init__(self, weight_NI: Tensor, trained_N: Tensor) -> None:
+        self.num_items, self.device = len(weight_NI), weight_NI.device
         self.space_Nd = None
-        self._weight_NN = weight_NN
+        self._weight_NI, self._trained_N = weight_NI, trained_N
 
-    def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> JaggedTensor:
+    def prepare(self, profiles: JaggedTensor, user_B: Tensor) -> Tensor:
         del user_B
-        return profiles
+        return functional.pad(pool(self._weight_NI, profiles, "sum"), (0, 1))
 
-    def tile(self, state: JaggedTensor, start: int, stop: int) -> Tensor:
-        return pool(self._weight_NN[:, start:stop].contiguous(), state, "sum")
+    def tile(self, state: Tensor, start: int, stop: int) -> Tensor:
+        return state[:, self._trained_N[start:stop]]
 
 
 def ease_weights(train: Jagged, items: int, penalty: float) -> npt.NDArray[np.float32]:
