@@ -50,6 +50,7 @@ SPARSE = {
     "curatornet": (),
     "deepstyle": (*TWO, "categories.weight"),
     "embedding_mlp": TWO,
+    "hybrid": ("items.weight",),
     "multivae": (),
     "vbpr": (*TWO, "item_bias.weight"),
     "youtube_dnn": ("taken.weight", "items.weight"),
