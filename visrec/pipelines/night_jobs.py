@@ -148,7 +148,7 @@ def explain_step_key(key: str) -> str:
 
 @contextmanager
 def naming_config_file(step: str) -> Iterator[None]:
-    """Adds to an error about keys that only a step's job has in which file these keys are.
+    """Adds to an error about the keys of a step's job in which file these keys are.
 
     Raises:
         InputError: the error with that sentence appended.
@@ -159,14 +159,14 @@ def naming_config_file(step: str) -> Iterator[None]:
         cause = visrec_cause(error)
         keys = re.findall(r"--([a-z_]+[a-z_.]*[a-z_])", str(cause))
         of_night = config_keys(NightKeys)
-        if (
-            step not in _COMMANDS
-            or not isinstance(cause, InputError)
-            or all(key_exists(key, of_night) for key in keys)
-        ):
+        if step not in _COMMANDS or not isinstance(cause, InputError) or not keys:
             raise
+        # A key that the night has, too, may stand in either file.
+        where = "are the night's own, or stand in"
+        if not all(key_exists(key, of_night) for key in keys):
+            where = "belong in"
         named = copy.copy(cause)  # which keeps its class and its fields
         named.args = (
-            f"{cause} (Keys of `{_COMMANDS[step]}` belong in the YAML file of --{step}_config.)",
+            f"{cause} (Keys of `{_COMMANDS[step]}` {where} the YAML file of --{step}_config.)",
         )
         raise named from error
