@@ -55,7 +55,7 @@ def test_users_leave_everything_and_the_next_run_carries_the_other_lists_over(
     assert summary.rows["users"] == 2
     assert summary.rows["lists removed"] == 2
     assert summary.rows["rows of models removed"] > 0
-    assert summary.rows["rows of metrics removed"] == 2 * 7  # seven rows of the table
+    assert summary.rows["rows of metrics removed"] == 2 * 9  # nine rows of the table
     assert summary.rows["checkpoints and unfinished files removed"] == 1
     assert "of 2 users in" in str(summary.rows["interactions still there"])
     assert "interactions.parquet" in str(summary.rows["found in files of yours"])
