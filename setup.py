@@ -15,7 +15,7 @@ from setuptools.errors import CompileError
 
 HERE = Path(__file__).parent
 SHIPPED = {"visrec.configs": "configs", "visrec.tune_spaces": "tune_spaces"}
-SOURCES = ("visrec/retrieval/kernel.cpp", "visrec/models/batch.cpp")
+SOURCES = sorted(str(path.relative_to(HERE)) for path in HERE.glob("visrec/*/*.cpp"))
 
 
 def _isas() -> ModuleType:

@@ -61,6 +61,9 @@ def test_wheel_has_configurations_spaces_sources_and_the_command(tmp_path: Path)
     if compiler():
         libraries = {isa.library_name(_SOURCE) for isa in of_machine()}
         assert {f"visrec/retrieval/{name}" for name in libraries} <= packed
+        for source in (CHECKOUT / "visrec").rglob("*.cpp"):
+            start = f"{source.parent.relative_to(CHECKOUT)}/{source.stem}-"
+            assert [name for name in packed if name.startswith(start) and name.endswith(".so")]
         assert "-abi3-" in wheel.name  # one wheel for all versions of Python
     assert any(name.endswith("/licenses/LICENSE") for name in packed)
     assert not [name for name in packed if name.startswith(("jobs/", "tests/", "configs/"))]

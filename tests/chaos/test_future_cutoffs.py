@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from jsonargparse import ArgumentError
 
 from tests.chaos.harness import amount, measured, write_draft
@@ -45,7 +44,6 @@ def in_days(days: int) -> str:
 
 def run_nightly(monkeypatch: pytest.MonkeyPatch, workspace: Path, *flags: str) -> Any:
     """The night from its command line to its exit code; a complete night needs no Ray."""
-    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the session's cluster is not ours
     arguments = ["jobs/nightly.py", "--workspace", str(workspace), *flags]
     monkeypatch.setattr(sys, "argv", arguments)
     with pytest.raises(SystemExit) as end:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private import ray_constants
 
 from tests.servers import free_ports
 from visrec.cli import cluster
@@ -18,7 +19,7 @@ def keep_session(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     for name in ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_AUTH_TOKEN", "RAY_BACKEND_LOG_LEVEL"):
         monkeypatch.setenv(name, "")  # restored after the test
-    monkeypatch.setattr(cluster.ray_constants, "ENABLE_RAY_CLUSTER", True)
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
 
 
 def fake_starts(

@@ -5,6 +5,7 @@ import sys
 import pytest
 import ray
 
+from visrec.cli import cluster
 from visrec.cli.launch import launch, visrec_cause
 from visrec.errors import InputError, VisrecError
 from visrec.pipelines import train
@@ -32,6 +33,7 @@ def test_visrec_cause_is_found_below_errors_of_ray(ray_cluster: None) -> None:  
 def test_job_without_a_cluster_exits_with_2_and_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(cluster, "on_ray", lambda: False)  # the tests' own is not this job's
     monkeypatch.setattr(sys, "argv", ["jobs/train.py", "--workspace", "/nowhere"])
     with pytest.raises(SystemExit) as end:
         launch(train.main, TrainJob)

@@ -240,7 +240,7 @@ def test_split_by_item_equals_leave_one_out_by_a_plain_loop(
 def test_split_config_from_json_equals_the_original() -> None:
     for config in (BOTH, SplitConfig(by="item", validation=False)):
         assert SplitConfig(**json.loads(json.dumps(plain(config)))) == config
-    assert SplitConfig(test=True, validation=True).by == "basket"
+    assert SplitConfig(test=True, validation=True).by == "night"
 
 
 def test_split_does_not_depend_on_the_order_of_rows() -> None:

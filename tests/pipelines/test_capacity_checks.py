@@ -63,8 +63,8 @@ def test_worker_is_not_split_between_nodes() -> None:
 def test_extraction_needs_cpus_besides_its_workers() -> None:
     extract = requests(DEFAULTS)[0]
     assert extract.job == "extract"
-    assert room(extract, {"CPU": 2.0}).passed is False
-    assert room(extract, {"CPU": 3.0}).passed
+    assert room(extract, {"CPU": 1.0}).passed is False
+    assert room(extract, {"CPU": 2.0}).passed
 
 
 def test_job_that_chooses_its_number_of_workers_needs_one() -> None:

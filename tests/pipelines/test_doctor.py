@@ -127,11 +127,12 @@ def test_node_that_does_not_answer_in_time_is_named(tmp_path: Path) -> None:
 
 
 def test_resources_are_those_of_the_night_and_numbers_are_checked(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert parse(DoctorJob, []) == DoctorJob()
     monkeypatch.chdir(CHECKOUT)  # the file names its neighbours from there
-    config = parse(DoctorJob, ["--config", "configs/doctor.yaml"])
+    flags = ["--config", "configs/doctor.yaml", "--workspace", str(tmp_path)]
+    config = parse(DoctorJob, flags)
     train = load_resources(config).train
     assert train == TrainResources(workers=4, use_gpu=True, cpus_per_worker=4, max_failures=5)
     assert config.items == 100_000
@@ -150,7 +151,6 @@ def command(
 ) -> Callable[..., tuple[int, str, str]]:
     """Runs jobs/doctor.py on the cluster of the tests; returns exit code, output and error."""
     monkeypatch.setattr(launch, "ensure_ray", lambda *_: None)
-    monkeypatch.setattr(ray, "shutdown", lambda: None)
 
     def run(*arguments: str) -> tuple[int, str, str]:
         clients.forget_credentials()
@@ -179,7 +179,13 @@ def test_command_passes_and_leaves_only_its_summary(
 @pytest.mark.ray
 @pytest.mark.s3
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize(("reader", "name"), [(True, "write and read"), (False, "list")])
+@pytest.mark.parametrize(
+    ("reader", "start"),
+    [
+        (True, "The checks failed. write and read: found an error ("),
+        (False, "Could not read s3://"),  # the keys that the workspace itself has
+    ],
+)
 def test_command_fails_with_one_paragraph(
     command: Callable[..., tuple[int, str, str]],
     monkeypatch: pytest.MonkeyPatch,
@@ -187,7 +193,7 @@ def test_command_fails_with_one_paragraph(
     s3_env: str,
     tmp_path: Path,
     reader: bool,
-    name: str,
+    start: str,
 ) -> None:
     """With keys that may only read, and with a wrong secret key."""
     wrong = {"AWS_SECRET_ACCESS_KEY": "wrong"}
@@ -197,8 +203,8 @@ def test_command_fails_with_one_paragraph(
         small = train_config(tmp_path, workers=1, cpus_per_worker=1)
         code, shown, error = command(s3_env, "--train_config", small)
     assert code == 2
-    assert error.startswith(f"doctor: The checks failed. {name}: found an error (")
-    assert error.count(": found ") == 1  # a single finding
+    assert error.startswith(f"doctor: {start}")
+    assert error.count(": found ") == reader  # a single finding
     assert "AWS_SECRET_ACCESS_KEY" in error
     assert "\n" not in error
     assert "Traceback" not in shown

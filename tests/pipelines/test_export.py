@@ -20,9 +20,7 @@ from visrec.storage.store import Store
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """The exit code of the job."""
     monkeypatch.setattr(sys, "argv", ["jobs/export.py", *arguments])
-    # Ray may be the session's, and signals are pytest's.
-    monkeypatch.setattr("visrec.cli.launch.shut_down_ray", lambda: None)
-    monkeypatch.setattr("visrec.cli.launch.ignore_signals", lambda: None)
+    monkeypatch.setattr("visrec.cli.launch.ignore_signals", lambda: None)  # they are pytest's
     with pytest.raises(SystemExit) as end:
         launch(main, ExportJob, check=check, needs_ray="never")
     assert isinstance(end.value.code, int)

@@ -34,12 +34,17 @@ def ensure_ray(config: JobConfig, summary: Summary) -> None:
             start_ray(config.local, config.debug)
 
 
-def shut_down_ray() -> None:
-    """Ends the Ray session of this process, if it has one."""
-    if on_ray():
-        import ray
+@contextmanager
+def own_ray_ends() -> Iterator[None]:
+    """Ends a Ray session that was started inside; one that was there before goes on."""
+    was_there = on_ray()
+    try:
+        yield
+    finally:
+        if on_ray() and not was_there:
+            import ray
 
-        ray.shutdown()
+            ray.shutdown()
 
 
 def start_ray(local: bool, debug: bool) -> None:

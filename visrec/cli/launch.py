@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from visrec.cli.cluster import ensure_ray, shut_down_ray
+from visrec.cli.cluster import ensure_ray, own_ray_ends
 from visrec.cli.job import Job, JobConfig
 from visrec.cli.output import choose_output, say, say_end
 from visrec.cli.parse import flags, parse_in_workspace
@@ -124,12 +124,10 @@ def _run(
     starts_ray: bool,
 ) -> None:
     """Runs `main`, on Ray if it needs it; then writes and prints the summary."""
-    if starts_ray:
-        ensure_ray(config, summary)
-    try:
+    with own_ray_ends():
+        if starts_ray:
+            ensure_ray(config, summary)
         main(config, summary)
-    finally:
-        shut_down_ray()
     summary.rows |= remembered.summary_row
     summary.write(Store.at(config.workspace))
     summary.tell()

@@ -27,6 +27,7 @@ from visrec.progress import ProgressHandle, Timer
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.moments import MomentRanker
 from visrec.tasks import Ref, get
+from visrec.threads import torch_threads
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -81,8 +82,10 @@ def ranking_dataset(
 
 def rank_here(data: Ref, users: int, progress_actor: ProgressHandle) -> list[pa.Table]:
     """The same rows from this process, which ranks on all cores."""
-    worker = RankUsers(data, os.cpu_count() or 1, progress_actor)
-    return [worker({"id": np.array([block])}) for block in range(-(-users // USERS))]
+    threads = os.cpu_count() or 1
+    with torch_threads(threads):
+        worker = RankUsers(data, threads, progress_actor)
+        return [worker({"id": np.array([block])}) for block in range(-(-users // USERS))]
 
 
 class RankUsers:

@@ -86,13 +86,14 @@ def read_facts(sources: FactSources, report: ReadReport, job: str) -> WorkspaceF
 def _data_facts(model: Store, manifest: Manifest, report: ReadReport) -> dict[str, str]:
     data = read_training_record(model)[0].data
     left_out = ", ".join(f"{n:,} {why}" for why, n in report.left_out.items() if n)
+    unit = "item" if data.split.by == "item" else "basket"
     return {
         "Interactions read": f"{report.rows:,}",
         "Rows left out": left_out or "none",
         **_interaction_facts(data),
         "Items with a feature": f"{manifest.rows:,}",
         "Backbone": str(manifest.identity),
-        "Held out": f"the last {data.split.by} of each user",
+        "Held out": f"the last {unit} of each user",
     }
 
 

@@ -235,6 +235,11 @@ def _concatenate(batches: list[Batch]) -> Batch:
     return {name: np.concatenate([each[name] for each in batches]) for name in batches[0]}
 
 
+def _single_threaded_pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that each compute a batch of their own, on which torch starts no others."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
 class ExtractChunk:
     """The number of a chunk in, features of its items out, as from `Embed`.
 
@@ -247,7 +252,7 @@ class ExtractChunk:
     def __init__(
         self, extraction: ExtractionContext, threads: int, backbone: Backbone | None = None
     ) -> None:
-        pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        pool = _single_threaded_pool(threads)
         self._fetch_and_decode = FetchAndDecode(extraction, pool)
         self._embed = Embed(extraction, pool, backbone)
 
@@ -324,8 +329,7 @@ class Embed:
         pool: ThreadPoolExecutor | None = None,
         backbone: Backbone | None = None,
     ) -> None:
-        torch.set_num_threads(1)
-        self._pool = pool or ThreadPoolExecutor(1)
+        self._pool = pool or _single_threaded_pool(1)
         self._progress_actor = extraction.progress_actor
         timer = Timer(self._progress_actor)
         if backbone is None:

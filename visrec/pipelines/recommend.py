@@ -207,7 +207,7 @@ def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShar
             rows = scoring_dataset(task, workers, progress_actor).iter_rows()
             written = list(map(WrittenShard.from_row, rows))
         else:
-            written = list(score_here(task, progress_actor))
+            written = score_here(task, progress_actor)
         return sorted(written, key=lambda shard: shard.name)
 
 

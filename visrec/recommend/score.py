@@ -7,7 +7,6 @@ Lists of the last publication that have not changed are carried over.
 """
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from visrec.retrieval.kernel import kernel_name, kernel_unavailable_reason
 from visrec.retrieval.similar import cosine_scorer
 from visrec.storage.store import Store
 from visrec.tasks import Ref, get
+from visrec.threads import torch_threads
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -92,10 +92,12 @@ def scoring_dataset(task: ScoringTask, workers: int, progress_actor: ProgressHan
     )
 
 
-def score_here(task: ScoringTask, progress_actor: ProgressHandle) -> Iterator[WrittenShard]:
+def score_here(task: ScoringTask, progress_actor: ProgressHandle) -> list[WrittenShard]:
     """Writes all shards in this process, with a search on all cores."""
-    worker = ScoreShards(task, progress_actor, threads=os.cpu_count())
-    yield from map(worker.write, range(task.spec.shards))
+    threads = os.cpu_count() or 1
+    with torch_threads(threads):
+        worker = ScoreShards(task, progress_actor, threads)
+        return [worker.write(shard) for shard in range(task.spec.shards)]
 
 
 class ScoreShards:

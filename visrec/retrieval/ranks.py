@@ -32,6 +32,7 @@ from visrec.models.scorers import ByKind, DotScorer, ReRankScorer, Scorer, Tiled
 from visrec.retrieval import topk
 from visrec.retrieval.kernel import kernel_for, rank
 from visrec.retrieval.torch_topk import needs_float64
+from visrec.threads import torch_threads
 
 Counts = npt.NDArray[np.int64]
 Tiles = Iterable[tuple[int, Tensor]]
@@ -211,12 +212,8 @@ def _on_threads(
     workers = min(threads, len(starts)) if device.type == "cpu" else 1
     if workers <= 1:
         return [block(start) for start in starts]
-    torch.set_num_threads(threads // workers)
-    try:
-        with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(block, starts))
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(threads // workers), ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(block, starts))
 
 
 @torch.inference_mode()

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from visrec.config import check_fields, plain
 from visrec.models.artifact import TIMES, Artifact, save_artifact
 from visrec.models.base import Model
@@ -21,6 +19,7 @@ from visrec.models.provenance import Provenance
 from visrec.progress import ProgressHandle, Timer
 from visrec.storage.store import Store
 from visrec.tasks import Ref, get
+from visrec.threads import torch_threads
 from visrec.training.checkpoints import save_checkpoint
 from visrec.training.data import TrainingData
 from visrec.training.fit import (
@@ -114,16 +113,16 @@ def fit_here(task: TrainTask, run: Store) -> None:
         task: what to train.
         run: the folder of its checkpoints.
     """
-    torch.set_num_threads(task.threads)
     data: TrainingData = get(task.data)
-    with tempfile.TemporaryDirectory() as folder:
-        is_resumed = _read_checkpoint(run, Path(folder))
-        trainer = (
-            restore_trainer(task.recipe, data, Path(folder))
-            if is_resumed
-            else build_trainer(task.recipe, data)
-        )
-    run_training(task, data, trainer, lambda trainer: _write_checkpoint(trainer, run))
+    with torch_threads(task.threads):
+        with tempfile.TemporaryDirectory() as folder:
+            is_resumed = _read_checkpoint(run, Path(folder))
+            trainer = (
+                restore_trainer(task.recipe, data, Path(folder))
+                if is_resumed
+                else build_trainer(task.recipe, data)
+            )
+        run_training(task, data, trainer, lambda trainer: _write_checkpoint(trainer, run))
 
 
 def _write_checkpoint(trainer: Trainer, run: Store) -> None:

@@ -12,9 +12,8 @@ A new backbone is one module that returns a `LoadedNetwork`, and one entry in `_
 Shapes: B batch, H height, W width, C channels, D features.
 """
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -34,6 +33,7 @@ from visrec.features.backbones.network import (
 from visrec.features.backbones.random_conv import load_random_conv
 from visrec.features.backbones.timm_model import is_timm, load_timm
 from visrec.features.decode import Preprocessing
+from visrec.threads import torch_threads
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -132,7 +132,7 @@ class Backbone:
         autocast = torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"
         )
-        with _one_thread(), torch.inference_mode(), autocast:
+        with torch_threads(1), torch.inference_mode(), autocast:
             features_BD: Tensor = self.network(normalize(pixels_BHWC, self.preprocessing))
         return features_BD[:count].float()
 
@@ -187,17 +187,6 @@ def _load(config: BackboneConfig) -> LoadedNetwork:
         return _BUILT_IN[config.name]()
     load = load_timm if is_timm(config.name) else load_hugging_face
     return load(config.name, config.revision)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Makes torch compute on one CPU thread inside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _feature_dim(
