@@ -73,8 +73,7 @@ def main(config: CheckJob, summary: Summary) -> None:
             key="workspace",
         )
     found = examine(config, summary)
-    if found.problems:
-        proposals = propose(config)
+    if found.problems and (proposals := propose(config)):
         config = with_proposals(config, proposals)
         found = found.with_proposals(proposals, examine(config, summary))
     unset = parse_in_workspace(CheckJob, ["--workspace", config.workspace])
@@ -156,9 +155,9 @@ class Findings:
         """These problems, and the facts and further problems with the proposed keys."""
         unsaid = [p for p in proposals if not any(f"--{p.key}" in text for text in self.problems)]
         also = [f"The data need {flag(p.key, p.value)}: {p.why}." for p in unsaid]
-        if proposals and not then.problems:
+        if not then.problems:
             then.solution = "`visrec init` writes keys with which a night can run."
-        then.problems = list(dict.fromkeys([*self.problems, *also, *then.problems]))
+        then.problems = [*self.problems, *also, *then.problems]
         return then
 
     def report(self, workspace: Store | None, summary: Summary) -> None:
@@ -177,18 +176,20 @@ class Findings:
         summary.rows = dict(self.rows)
         if self.remarks:
             summary.rows["remarks"] = " ".join(dict.fromkeys(self.remarks))
-        if not self.problems:
+        problems = list(dict.fromkeys(self.problems))
+        if not problems:
             summary.rows["verdict"] = "ready: a night can run"
             return
-        summary.rows["verdict"] = f"not ready: {len(self.problems)} faults, see below"
+        count = f"{len(problems)} fault{'s' if len(problems) > 1 else ''}"
+        summary.rows["verdict"] = f"not ready: {count}, see below"
         summary.tell()
-        summary.rows["problems"] = self.problems
+        summary.rows["problems"] = problems
         if workspace is not None:
             summary.write(workspace)
-        if len(self.problems) == 1:
-            raise InputError(" ".join([*self.problems, self.solution]).strip())
-        numbered = [f"({n}) {problem}" for n, problem in enumerate(self.problems, 1)]
-        raise InputError(" ".join([f"{len(numbered)} faults.", *numbered, self.solution]).strip())
+        if len(problems) > 1:
+            numbered = [f"({n}) {problem}" for n, problem in enumerate(problems, 1)]
+            problems = [f"{count}.", *numbered]
+        raise InputError(" ".join([*problems, self.solution]).strip())
 
 
 def _catalogue_rows(catalogue: Catalogue, images: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) ->
         try:
             report = export_published(target, recommendations, leases, only_changed=True)
         except VisrecError as error:
-            say(f"  {error}")
+            say(f"  {error}", "error")
             failed.append(target.shown)
         else:
             rows[f"at {target.shown}"] = f"{report.run_id}, {report.written:,} lists written"

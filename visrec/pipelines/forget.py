@@ -9,13 +9,11 @@ It can be started again at any time, and after a kill.
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from visrec.cli.job import JobConfig
 from visrec.cli.resources import default_cpu_workers
@@ -40,6 +38,7 @@ from visrec.storage.lease import Lease
 from visrec.storage.store import Store, file_at
 from visrec.storage.table_files import is_table_name
 from visrec.storage.tables import load_table, read_batches
+from visrec.tasks import call, map_calls
 
 # What visrec writes below a workspace. Everything else is the user's.
 _RUNS = ("recommendations", "similar_items")
@@ -51,7 +50,6 @@ _MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|jsonl?|txt|html)(\.[a-z0-9]+)?
 _DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # of a file that a process was writing
 _DRAFT_AGE_S = 3600  # of one whose process is gone
 _SHOWN = 3
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +110,7 @@ def _forget(
         runs = [*(workspace / name for name in _RUNS), *others]
         forgotten = Forgotten(user_ids=user_ids, model_digests=digests)
         tasks = [(store, run_id, forgotten) for store in runs for run_id in run_ids(store)]
-        lists = sum(_in_tasks(forget_in_run, tasks))
+        lists = sum(map_calls(forget_in_run, tasks))
     with summary.phase("export"):
         leases = workspace / LEASES
         exported = export_to_all(config.export_to, workspace / _RUNS[0], leases)
@@ -174,7 +172,7 @@ def _forget_in_models(workspace: Store, user_ids: pa.Array) -> tuple[int, dict[s
     """How many rows were removed, and the present digest of each model by its earlier ones."""
     models = workspace / "models"
     names = [n for n in _folders_with(models, artifact.MANIFEST) if n]
-    results = _in_tasks(_forget_in_model, [(models / name, user_ids) for name in names])
+    results = map_calls(_forget_in_model, [(models / name, user_ids) for name in names])
     digests = {old: new for _, earlier, new in results for old in earlier}
     if models.exists(artifact.LATEST):
         latest = models.read_json(artifact.LATEST)
@@ -193,7 +191,7 @@ def _forget_in_evaluations(workspace: Store, user_ids: pa.Array, digests: Mappin
     """How many rows of metrics were removed."""
     folder = workspace / "evaluation"
     stores = [folder / name if name else folder for name in _folders_with(folder, METRICS)]
-    return sum(_in_tasks(evaluations.forget_users, [(s, user_ids, digests) for s in stores]))
+    return sum(map_calls(evaluations.forget_users, [(s, user_ids, digests) for s in stores]))
 
 
 def _folders_with(store: Store, name: str) -> list[str]:
@@ -230,13 +228,6 @@ def _remove_drafts(stores: Sequence[Store]) -> int:
     return removed
 
 
-def _in_tasks(function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]]) -> list[Result]:
-    """The results of calls, each a Ray task; their arguments are of any type."""
-    remote = ray.remote(function)
-    results: list[Result] = ray.get([remote.remote(*arguments) for arguments in tasks])
-    return results
-
-
 # What is left.
 
 
@@ -245,7 +236,7 @@ def _count_interactions(config: ForgetJob, user_ids: pa.Array) -> str:
     uri = find_interactions(config, config.interactions)
     if uri is None:
         return "unknown: found no interactions (--interactions.path)"
-    rows, users = ray.get(ray.remote(_count_rows).remote(config.interactions.table(uri), user_ids))
+    rows, users = call(_count_rows, config.interactions.table(uri), user_ids)
     if not rows:
         return f"none in {uri}"
     return f"{rows:,} of {users:,} users in {uri}: remove them, or tonight's run brings them back"
@@ -267,7 +258,7 @@ def _ids_of_items(workspace: Store, user_ids: pa.Array) -> list[str]:
     if not features.exists(FEATURES_MANIFEST):
         return []
     names = list(read_manifest(features).files)
-    found = _in_tasks(_ids_in, [(features, name, user_ids) for name in names])
+    found = map_calls(_ids_in, [(features, name, user_ids) for name in names])
     return sorted({user_id for ids in found for user_id in ids})
 
 
@@ -295,7 +286,7 @@ def _search(
         if store.uri(file.name) != Store.at(users_uri).root
     ]
     tasks = min(default_cpu_workers(1, 64) * 4, len(names))
-    found = _in_tasks(files_with_ids, [(search, names[task::tasks]) for task in range(tasks)])
+    found = map_calls(files_with_ids, [(search, names[task::tasks]) for task in range(tasks)])
     return len(names), sorted(name for each in found for name in each)
 
 

@@ -6,8 +6,6 @@ visrec import-features --workspace s3://shop/visrec --table s3://vectors --backb
 
 from dataclasses import dataclass
 
-import ray
-
 from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
@@ -19,6 +17,7 @@ from visrec.features.import_table import commit_import, import_chain
 from visrec.features.table import read_manifest
 from visrec.storage.store import Store
 from visrec.storage.table_files import find_table_files
+from visrec.tasks import call
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +62,14 @@ def main(config: ImportJob, summary: Summary) -> None:
     store = Store.at(config.resolve(config.features, "features"))
     store.check_writable()
     with summary.phase("plan"):
-        plan = ray.get(ray.remote(plan_import).remote(table, config.backbone, store))
+        plan = call(plan_import, table, config.backbone, store)
     if plan.chunks:
         say(f"{plan.rows:,} rows to read ({plan.identity})")
         summary.has_written = True
         with track_progress("import", plan.rows, summary) as progress_actor:
             written = [row["name"] for row in import_chain(plan, store, progress_actor).iter_rows()]
         with summary.phase("commit"):
-            manifest, rejected = ray.get(
-                ray.remote(commit_import).remote(plan, written, store, config.max_rejected)
-            )
+            manifest, rejected = call(commit_import, plan, written, store, config.max_rejected)
     else:
         say(f"{store.root} holds {table} already: nothing to do.")
         manifest, rejected = read_manifest(store), {}

@@ -27,12 +27,12 @@ from visrec.pipelines.train import TrainJob
 from visrec.storage import schemas
 from visrec.storage.store import Store
 
-# For each step, the command whose keys are in the YAML file that --<step>_config names.
-_COMMANDS = {
-    "extract": "visrec extract",
-    "train": "visrec train",
-    "evaluate": "visrec evaluate",
-    "recommend": "visrec recommend",
+# For each step, whose name is also that of its command, the job with the keys of --<step>_config.
+_JOBS: dict[str, type[JobConfig]] = {
+    "extract": ExtractJob,
+    "train": TrainJob,
+    "evaluate": EvaluateJob,
+    "recommend": RecommendJob,
 }
 JobWithCutoff = TypeVar("JobWithCutoff", TrainJob, EvaluateJob, RecommendJob)
 
@@ -130,18 +130,12 @@ def with_cutoff(job: JobWithCutoff, day: date) -> JobWithCutoff:
 
 def explain_step_key(key: str) -> str:
     """The end of a sentence about a key that only steps' jobs have; empty if none has it."""
-    jobs: dict[str, type[JobConfig]] = {
-        "extract": ExtractJob,
-        "train": TrainJob,
-        "evaluate": EvaluateJob,
-        "recommend": RecommendJob,
-    }
-    steps = [step for step, job in jobs.items() if key_exists(key, config_keys(job))]
+    steps = [step for step, job in _JOBS.items() if key_exists(key, config_keys(job))]
     if not steps and key.startswith("model."):
         steps = ["train"]  # a key of another model than the default one
     if not steps:
         return ""
-    commands = " and ".join(f"`{_COMMANDS[step]}`" for step in steps)
+    commands = " and ".join(f"`visrec {step}`" for step in steps)
     files = " or ".join(f"--{step}_config" for step in steps)
     return f", which is a key of {commands}; expected it in the YAML file of {files}."
 
@@ -159,7 +153,7 @@ def naming_config_file(step: str) -> Iterator[None]:
         cause = visrec_cause(error)
         keys = re.findall(r"--([a-z_]+[a-z_.]*[a-z_])", str(cause))
         of_night = config_keys(NightKeys)
-        if step not in _COMMANDS or not isinstance(cause, InputError) or not keys:
+        if step not in _JOBS or not isinstance(cause, InputError) or not keys:
             raise
         # A key that the night has, too, may stand in either file.
         where = "are the night's own, or stand in"
@@ -167,6 +161,6 @@ def naming_config_file(step: str) -> Iterator[None]:
             where = "belong in"
         named = copy.copy(cause)  # which keeps its class and its fields
         named.args = (
-            f"{cause} (Keys of `{_COMMANDS[step]}` {where} the YAML file of --{step}_config.)",
+            f"{cause} (Keys of `visrec {step}` {where} the YAML file of --{step}_config.)",
         )
         raise named from error

@@ -214,7 +214,8 @@ def load_jobs(config: NightlyJob) -> NightJobs:
 
 
 def _load(job_type: type[Job], path: str | None, config: NightlyJob) -> Job:
-    job, unset = load_job(job_type, path, config), load_job(job_type, None, config)
+    unset = load_job(job_type, None, config)
+    job = load_job(job_type, path, config) if path else unset
     return with_night_keys(job, unset, config, path)
 
 

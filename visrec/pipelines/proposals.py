@@ -131,7 +131,8 @@ def _image_pattern(config: DataJob) -> Iterator[Proposal]:
     if config.image_pattern is not None:
         return
     pictures = list_pictures(PictureSource(config.resolve(config.images, "images")))
-    names = [str(name) for page in pictures for name in page["item_id"].to_pylist()][:_SAMPLED]
+    all_names = (str(name) for page in pictures for name in page["item_id"].to_pylist())
+    names = list(islice(all_names, _SAMPLED))
     uri = find_interactions(config, config.interactions)
     if uri is None:
         if guess := guess_pattern(names):
