@@ -52,9 +52,9 @@ from benchmarks.machine import machine
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, Preprocessing, decode, resize_and_crop
-from visrec.features.extract import ExtractionContext, describe, extract_here
+from visrec.features.extract import describe, extract_here
 from visrec.features.planning import plan_extraction
-from visrec.pipelines.extract_features import ExtractJob
+from visrec.pipelines.extract_features import ExtractJob, extraction_of
 from visrec.progress import ProgressActor
 from visrec.storage.store import Store
 from visrec.tasks import LocalActor
@@ -74,8 +74,8 @@ def chain_rate(config: ExtractJob) -> dict[str, float]:
     start = time.perf_counter()
     store = Store.at(config.resolve(config.features, "features"))
     backbone = load_backbone(config.backbone)
-    identity, preprocessing = describe(backbone)
-    plan = plan_extraction(config.pictures, store, identity, config.limits)
+    network = describe(backbone)
+    plan = plan_extraction(config.pictures, store, network[0], config.limits)
     pending, chunks = plan.pending.num_rows, len(plan.chunks) - 1
     progress, points, done = ProgressActor(), [], threading.Event()
 
@@ -87,16 +87,7 @@ def chain_rate(config: ExtractJob) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        extraction = ExtractionContext(
-            plan=plan,
-            store=store,
-            backbone=config.backbone,
-            identity=identity,
-            preprocessing=preprocessing,
-            limits=config.limits,
-            resources=config.resources,
-            progress_actor=LocalActor(progress),
-        )
+        extraction = extraction_of(config, plan, network, LocalActor(progress))
         for _ in extract_here(extraction, chunks, os.cpu_count() or 1, backbone):
             pass
     finally:

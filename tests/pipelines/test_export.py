@@ -92,7 +92,7 @@ def test_target_that_fails_stops_no_other_and_is_named(
     urls, leases = ["redis://127.0.0.1:1/0", str(to)], Store.at(str(tmp_path / "exports"))
     with pytest.raises(VisrecError, match=r"not be exported to redis://127.0.0.1:1/0; the"):
         export_to_all(urls, recommendations, leases)
-    assert "Could not export to redis://127.0.0.1:1/0" in capsys.readouterr().out
+    assert "Could not export to redis://127.0.0.1:1/0" in capsys.readouterr().err
     assert to.exists()
     rows = export_to_all(urls[1:], recommendations, leases)
     assert rows == {f"at {to}": "r1, 10 lists written"}

@@ -2,17 +2,17 @@
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.errors import InputError
 from visrec.recommend.score import ScoreResources
-from visrec.tasks import on_ray
+
+if TYPE_CHECKING:
+    from visrec.features.extract import ExtractResources
 
 MAX_SCORING_WORKERS = 64  # unless --resources.workers says otherwise
-# More queries are scored faster by processes, which take 9 s to start on two cores. A query costs
-# 0.14 ms of a core beside the search, and that part does not run on several threads.
-_HERE_QUERIES = 65_536
 
 
 def cluster_total(resource: str) -> int:
@@ -51,10 +51,28 @@ def require_resources(needed: Mapping[str, float], config: JobConfig, key: str) 
     say(f"{text} in the cluster now. Waiting for the cluster to grow.")
 
 
-def scores_here(config: JobConfig, queries: int, resources: ScoreResources) -> bool:
-    """Whether this process makes the lists by itself, with a search on all cores."""
-    is_asked_for = resources.workers is not None or resources.use_gpu
-    return config.local and not is_asked_for and queries <= _HERE_QUERIES and not on_ray()
+def count_workers(
+    config: JobConfig,
+    resources: "ScoreResources | ExtractResources",
+    most: int,
+    cpus_beside: int = 0,
+) -> int:
+    """How many processes a job starts on Ray.
+
+    Args:
+        config: tells whether the job runs on this machine alone.
+        resources: as configured; without a number, one for each GPU, or as the CPUs allow.
+        most: on CPUs.
+        cpus_beside: CPUs that they leave for other tasks.
+    """
+    if resources.workers:
+        return resources.workers
+    if resources.use_gpu:
+        return max(1, cluster_total("GPU"))
+    cores = cluster_total("CPU") - cpus_beside
+    if config.local:  # `start_ray` may declare more CPUs than the machine has
+        cores = min(cores, os.cpu_count() or 1)
+    return max(1, min(most, cores // resources.cpus_per_worker))
 
 
 def scoring_workers(config: JobConfig, resources: ScoreResources, shards: int) -> int:
@@ -65,16 +83,7 @@ def scoring_workers(config: JobConfig, resources: ScoreResources, shards: int) -
         resources: as configured.
         shards: at most one worker per shard is of use.
     """
-    if resources.workers:
-        workers = resources.workers
-    elif resources.use_gpu:
-        workers = max(1, cluster_total("GPU"))
-    else:
-        cores = cluster_total("CPU")
-        if config.local:  # `start_ray` may declare more CPUs than the machine has
-            cores = min(cores, os.cpu_count() or 1)
-        workers = max(1, min(MAX_SCORING_WORKERS, cores // resources.cpus_per_worker))
-    workers = min(workers, shards)
+    workers = min(count_workers(config, resources, MAX_SCORING_WORKERS), shards)
     needed = {"CPU": float(workers * resources.cpus_per_worker)}
     if resources.use_gpu:
         needed["GPU"] = float(workers)

@@ -172,7 +172,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     with summary.phase("prepare"):
         data = submit(prepare_evaluation, inputs)
         overview = call(EvaluationData.overview, data)
-    if not _ranks_here(config, overview.users):
+    if config.resources.workers or overview.users > _HERE_USERS:
         ensure_ray(config, summary)
         data = share(data)
     spec = AggregationSpec(
@@ -320,12 +320,6 @@ def _print_overview(overview: EvaluationOverview) -> None:
             f"{overview.missing:,} rows that training held out are no longer in the interactions, "
             "and do not count.",
         )
-
-
-def _ranks_here(config: EvaluateJob, users: int) -> bool:
-    """Whether this process ranks by itself, on all cores."""
-    is_asked_for = config.resources.workers is not None
-    return config.local and not is_asked_for and users <= _HERE_USERS and not on_ray()
 
 
 def _rank(config: EvaluateJob, data: Ref, users: int, summary: Summary) -> list[Ref]:

@@ -19,12 +19,12 @@ from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.progress_line import track_progress
 from visrec.cli.reserve import reserve_workers
-from visrec.cli.resources import cluster_total, require_resources
+from visrec.cli.resources import count_workers, require_resources
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.commit import commit_extraction
-from visrec.features.decode import PictureLimits
+from visrec.features.decode import PictureLimits, Preprocessing
 from visrec.features.extract import (
     ExtractionContext,
     ExtractResources,
@@ -35,17 +35,18 @@ from visrec.features.extract import (
 )
 from visrec.features.planning import CHUNK, ExtractionPlan, extraction_settings, plan_extraction
 from visrec.features.sentences import TextConfig
-from visrec.features.table import MANIFEST, Manifest, read_manifest
+from visrec.features.table import MANIFEST, Identity, Manifest, read_manifest
 from visrec.pipelines.extract_texts import TextJob, extract_texts
 from visrec.pipelines.input_checks import require_pictures, require_table
 from visrec.pipelines.job_tables import items_table
+from visrec.progress import ProgressHandle
 from visrec.sources.images import PictureSource
 from visrec.sources.name_patterns import NamePattern
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.storage.workspace_tables import missing_table
-from visrec.tasks import call, on_ray, submit
+from visrec.tasks import Ref, call, on_ray, submit
 
 _MAX_CPU_WORKERS = 16  # unless --resources.workers says otherwise
 # The most threads of one process: the interpreter serves one at a time, a tenth of the network's.
@@ -145,24 +146,18 @@ def main(config: ExtractJob, summary: Summary) -> None:
             text=config.text,
             max_rejected=config.max_rejected,
             resources=config.resources,
-            workers=count_workers(config),
+            workers=network_workers(config),
         )
         extract_texts(job, summary)
         summary.rows = {**rows, **summary.rows}
-
-
-def runs_here(config: ExtractJob) -> bool:
-    """Whether this process extracts by itself, on threads, instead of Ray's workers."""
-    resources = config.resources
-    fits = resources.workers is None and not resources.use_gpu
-    return config.local and fits and (os.cpu_count() or 1) <= _MAX_THREADS and not on_ray()
 
 
 def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     """Reads new and changed pictures, runs the network on them and commits the table."""
     store = Store.at(config.resolve(config.features, "features"))
     store.check_writable()
-    if not runs_here(config):
+    resources = config.resources
+    if resources.workers or resources.use_gpu or (os.cpu_count() or 1) > _MAX_THREADS:
         ensure_ray(config, summary)
     with summary.phase("plan"):
         backbone = None if on_ray() else load_backbone(config.backbone)
@@ -180,16 +175,7 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     if counts.pending:
         with track_progress("extract", counts.pending, summary) as progress_actor:
             summary.has_written = True
-            extraction = ExtractionContext(
-                plan=plan,
-                store=store,
-                backbone=config.backbone,
-                identity=identity,
-                preprocessing=preprocessing,
-                limits=config.limits,
-                resources=config.resources,
-                progress_actor=progress_actor,
-            )
+            extraction = extraction_of(config, plan, (identity, preprocessing), progress_actor)
             with run_chain(config, extraction, counts, backbone) as rows:
                 for row in rows:
                     written += [row["name"]] if row["name"] else []
@@ -209,6 +195,29 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
         summary.rows["pictures per second"] = round(computed / summary.phases["extract"], 1)
 
 
+def extraction_of(
+    config: ExtractJob, plan: Ref, network: tuple[Identity, Preprocessing], progress: ProgressHandle
+) -> ExtractionContext:
+    """What the steps of the job's extraction share.
+
+    Args:
+        config: of the job.
+        plan: what to read.
+        network: as `describe` describes it.
+        progress: counts the rows of each step.
+    """
+    return ExtractionContext(
+        plan=plan,
+        store=Store.at(config.resolve(config.features, "features")),
+        backbone=config.backbone,
+        identity=network[0],
+        preprocessing=network[1],
+        limits=config.limits,
+        resources=config.resources,
+        progress_actor=progress,
+    )
+
+
 @contextmanager
 def run_chain(
     config: ExtractJob, extraction: ExtractionContext, counts: "_Counts", backbone: Backbone | None
@@ -224,7 +233,7 @@ def run_chain(
     if backbone is not None:
         yield extract_here(extraction, counts.chunks, os.cpu_count() or 1, backbone)
         return
-    workers = min(count_workers(config), -(-counts.pending // CHUNK))
+    workers = min(network_workers(config), -(-counts.pending // CHUNK))
     with reserve_workers(workers, config.resources.per_worker) as reserved:
         yield extract_chain(extraction, counts.chunks, reserved).iter_rows()
 
@@ -280,18 +289,10 @@ def _count(plan: ExtractionPlan) -> _Counts:
     )
 
 
-def count_workers(config: ExtractJob) -> int:
+def network_workers(config: ExtractJob) -> int:
     """How many workers run the network on Ray; leaves a CPU for the tasks beside them."""
     resources = config.resources
-    if resources.workers:
-        workers = resources.workers
-    elif resources.use_gpu:
-        workers = max(1, cluster_total("GPU"))
-    else:
-        cores = cluster_total("CPU") - 1
-        if config.local:  # `start_ray` may declare more CPUs than the machine has
-            cores = min(cores, os.cpu_count() or 1)
-        workers = max(1, min(_MAX_CPU_WORKERS, cores // resources.cpus_per_worker))
+    workers = count_workers(config, resources, _MAX_CPU_WORKERS, cpus_beside=1)
     needed = {name: workers * n for name, n in resources.per_worker.items()}
     needed["CPU"] += resources.task_cpus
     require_resources(needed, config, "resources.workers")

@@ -161,7 +161,7 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
     """
     models = models_store(config)
     models.check_writable()
-    if not trains_here(config):
+    if config.resources.workers > 1 or config.resources.use_gpu:
         ensure_ray(config, summary)
     loaded = load_data(config, summary)
     settings_digest = _settings_digest(config, loaded.provenance)
@@ -190,12 +190,6 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
             f"the same, or a new name. Change --model_id {model_id}, or leave it out."
         )
     return TrainedModel(store, artifact, {**loaded.counts, **loaded.read_counts})
-
-
-def trains_here(config: TrainJob) -> bool:
-    """Whether this process trains by itself: a local job with one worker and no GPU."""
-    resources = config.resources
-    return config.local and resources.workers == 1 and not resources.use_gpu and not on_ray()
 
 
 def models_store(config: TrainJob) -> Store:
