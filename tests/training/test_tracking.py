@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 
 from visrec.models.artifact import TIMES
 from visrec.storage.store import Store
-from visrec.training.tracking import REPORT, MlflowTracker, attach_report
+from visrec.training.tracking import MlflowTracker, attach_report
 
 
 @pytest.fixture
@@ -23,17 +23,17 @@ def test_report_is_an_artifact_of_the_run_of_the_training(model: Store, tmp_path
     tracker = MlflowTracker("mine", None, {"train.epochs": 3})
     tracker.finish()
     model.write_json(TIMES, {"train_s": 1.5, "tracker": "mlflow", "tracker_run": tracker.run_id})
-    assert attach_report(model, "<html>é</html>") is None
+    assert attach_report(model, "report.html", "<html>é</html>") is None
     client = MlflowClient()
-    assert [file.path for file in client.list_artifacts(tracker.run_id)] == [REPORT]
-    path = client.download_artifacts(tracker.run_id, REPORT, str(tmp_path))
+    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["report.html"]
+    path = client.download_artifacts(tracker.run_id, "report.html", str(tmp_path))
     assert Path(path).read_text() == "<html>é</html>"
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
 
 
 def test_report_of_a_lost_run_is_refused_with_a_reason(model: Store) -> None:
     model.write_json(TIMES, {"tracker": "mlflow", "tracker_run": "0" * 32})
-    assert "MlflowException" in str(attach_report(model, "<html></html>"))
+    assert "MlflowException" in str(attach_report(model, "report.html", "<html></html>"))
 
 
 @pytest.mark.parametrize("record", [None, {}, {"tracker": "tensorboard", "tracker_run": "/runs"}])
@@ -42,4 +42,4 @@ def test_model_without_a_run_of_mlflow_has_its_report_in_the_workspace_alone(
 ) -> None:
     if record is not None:
         model.write_json(TIMES, record)
-    assert attach_report(model, "<html></html>") is None
+    assert attach_report(model, "report.html", "<html></html>") is None

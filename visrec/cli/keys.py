@@ -77,6 +77,14 @@ def parse_yaml(data: bytes, path: str) -> Yaml:
     return content or {}
 
 
+def flow_yaml(value: Any) -> str:
+    """A value of any type as YAML on one line."""
+    text = yaml.safe_dump(
+        [value], default_flow_style=True, sort_keys=False, allow_unicode=True, width=1_000_000
+    )
+    return text.strip().removeprefix("[").removesuffix("]")
+
+
 def check_yaml(
     path: str,
     content: Mapping[Any, object],

@@ -85,7 +85,7 @@ def _parse(
 
 def _build(job_type: type[Job], model: str | None, arguments: Sequence[str], keys: Keys) -> Job:
     """The configuration from flags, in which files are inlined."""
-    parser = _parser(job_type, model)
+    parser = _parser(job_type, model, keys)
     try:
         values = parser.parse_args(arguments)
     except ArgumentError as error:
@@ -117,7 +117,7 @@ def _job_keys(job_type: type[JobConfig], model: str | None) -> Keys:
     return keys | {"model.name": str, **config_keys(MODELS[model].Config, "model.")}
 
 
-def _parser(job_type: type[JobConfig], model: str | None) -> ArgumentParser:
+def _parser(job_type: type[JobConfig], model: str | None, keys: Keys) -> ArgumentParser:
     parser = ArgumentParser(
         exit_on_error=False,
         usage="%(prog)s [--config FILE] [--key value ...]",
@@ -135,7 +135,6 @@ def _parser(job_type: type[JobConfig], model: str | None) -> ArgumentParser:
         parser.add_class_arguments(MODELS[model].Config, "model")
         overrides = MODELS[model].default_overrides.to_dict()
         parser.set_defaults({f"train.{name}": value for name, value in overrides.items()})
-    keys = _job_keys(job_type, model)
     for action in parser._actions:
         if action.dest not in keys and key_exists(action.dest, keys):
             action.help = SUPPRESS  # of a group, whose keys are listed one by one

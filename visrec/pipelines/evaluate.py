@@ -31,7 +31,7 @@ from visrec.evaluation.data import (
 from visrec.evaluation.rank_users import USERS, EvaluationResources, rank_here, ranking_dataset
 from visrec.evaluation.record import RECORD
 from visrec.evaluation.report import render
-from visrec.evaluation.results import COSTS, METRICS
+from visrec.evaluation.results import COSTS, METRICS, REPORT
 from visrec.evaluation.workspace_facts import FactSources
 from visrec.features.item_features import FeatureTables
 from visrec.models import MODELS
@@ -202,12 +202,12 @@ def main(config: EvaluateJob, summary: Summary) -> None:
             ),
         )
         html = render(report)
-        target.write("report.html", html.encode())
+        target.write(REPORT, html.encode())
         target.write_json(RECORD, record.to_dict())
         # Last, because where there are metrics, readers expect everything else.
         target.write_json(METRICS, results.to_dict())
-    if why := attach_report(next(iter(inputs.models.values())), html):
-        place = target.uri("report.html")
+    if why := attach_report(next(iter(inputs.models.values())), REPORT, html):
+        place = target.uri(REPORT)
         say(f"MLflow did not take the report ({why}); it is at {place}.", "warning")
     print_results(results, costs, report.verdict)
     missing = overview.missing
@@ -219,7 +219,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
         **({"held-out rows missing": missing} if missing else {}),
         **overview.read_report.summary,
         "metrics at": target.uri(METRICS),
-        "report at": target.uri("report.html"),
+        "report at": target.uri(REPORT),
     }
 
 

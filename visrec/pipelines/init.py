@@ -14,9 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
-from visrec.cli.keys import config_keys
+from visrec.cli.keys import config_keys, flow_yaml
 from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import FILE, WorkspaceKeys
@@ -98,7 +96,7 @@ def _lines(keys: Mapping[str, Any], why: Mapping[str, str]) -> Iterator[str]:
         group, dot, name = key.partition(".")
         if key in keys:
             note = f"  # {' '.join(why[key].split())}" if key in why else ""
-            line = f"{name if dot else group}: {_flow(keys[key])}{note}"
+            line = f"{name if dot else group}: {flow_yaml(keys[key])}{note}"
         elif key in _EXAMPLES:
             example, meaning = _EXAMPLES[key]
             line = f"# {name if dot else group}: {example}  # {meaning}"
@@ -110,11 +108,3 @@ def _lines(keys: Mapping[str, Any], why: Mapping[str, str]) -> Iterator[str]:
             groups[group] = [line]
     for lines in groups.values():
         yield from lines
-
-
-def _flow(value: Any) -> str:
-    """A value of any type on one line."""
-    text = yaml.safe_dump(
-        [value], default_flow_style=True, sort_keys=False, allow_unicode=True, width=1_000_000
-    )
-    return text.strip().removeprefix("[").removesuffix("]")

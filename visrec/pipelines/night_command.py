@@ -4,9 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from visrec.cli.keys import config_keys
+from visrec.cli.keys import config_keys, flow_yaml
 from visrec.cli.workspace_keys import WorkspaceKeys, value_of
 
 _POSITIONAL = ("check", "init", "doctor")  # take the workspace as their first word
@@ -28,20 +26,10 @@ def visrec_command(command: str, workspace: str, *switches: str, **keys: Any) ->
 
 def flag(key: str, value: Any) -> str:
     """A key and its value, which may be any of YAML, as a shell takes them."""
-    return f"--{key} {shlex.quote(_as_word(value))}"
+    return f"--{key} {shlex.quote(value if isinstance(value, str) else flow_yaml(value))}"
 
 
 def changed_keys(keys: WorkspaceKeys, unset: WorkspaceKeys) -> Mapping[str, Any]:
     """The dotted keys whose values differ from those of `unset`."""
     values = {key: value_of(keys, key) for key in config_keys(WorkspaceKeys)}
     return {key: value for key, value in values.items() if value != value_of(unset, key)}
-
-
-def _as_word(value: Any) -> str:
-    """A value as the command line takes it."""
-    if isinstance(value, str):
-        return value
-    text = yaml.safe_dump(
-        value, default_flow_style=True, sort_keys=False, allow_unicode=True, width=1_000_000
-    )
-    return text.removesuffix("...\n").strip()

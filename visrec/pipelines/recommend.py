@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from visrec.cli.cluster import ensure_ray
 from visrec.cli.output import say
@@ -226,12 +227,7 @@ def _incremental_base(run: _Run, shards: int) -> PublishedRun | None:
         return None
     if len(last.files) != shards or last.forced:  # lists that failed a gate are not carried over
         return None
-    return _published_run(run, last)
-
-
-def _published_run(run: _Run, last: RunManifest) -> PublishedRun:
-    store = run_store(recommendations_store(run.config), last.run_id)
-    return PublishedRun(store, last.inputs_digest, {**last.sha256, **last.fingerprints})
+    return PublishedRun.of(recommendations_store(run.config), last)
 
 
 def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> GateResults:
@@ -247,7 +243,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     files = WrittenRun(
         spec=prepared.spec,
         sha256={shard.name: shard.sha256 for shard in written},
-        last=_published_run(run, last) if last else None,
+        last=PublishedRun.of(recommendations_store(config), last) if last else None,
     )
     # A task adds up the counts of its shards. The counts of one shard have a number for each item,
     # so sent one by one they would be larger than the lists.
@@ -263,35 +259,35 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
             "warning",
         )
     require_unchanged(run.source.inputs.to_dict(), get(reread).inputs.to_dict())
-    evaluation = _evaluation(run)
     gate_inputs = GateInputs(
         source=run.source,
         items_table=run.inputs.items_table,
         last=last,
         no_last=no_last,
-        evaluation=evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None,
+        evaluation=_read_evaluation(run),
         thresholds=config.gates,
         choice=run.choice,
     )
     return call(gates_of_run, gate_inputs, prepared.data, *checks)
 
 
-def _evaluation(run: _Run) -> Store:
-    """The evaluation of the workspace; if this model is not in it, the one that a night made of it.
+def _read_evaluation(run: _Run) -> Any:
+    """The content, which the gates check, of the evaluation of the workspace; None without one.
 
-    A model that a night did not let serve, because of its figures, is held back here, too.
+    If this model is not in it, it is the evaluation that a night made of the model: one that a
+    night did not let serve, because of its figures, is held back here, too.
     """
     config = run.config
     evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
-    if config.evaluation is not None or _has_evaluated(evaluation, run.source.inputs.model):
-        return evaluation
-    return evaluation / run.source.model_id
+    found = _read_metrics(evaluation)
+    digest = run.source.inputs.model
+    if config.evaluation is not None or HeldOutFigures.from_json(found).row_of(digest) is not None:
+        return found
+    return _read_metrics(evaluation / run.source.model_id)
 
 
-def _has_evaluated(evaluation: Store, digest: str) -> bool:
-    """Whether a model is among those of an evaluation."""
-    found = evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None
-    return HeldOutFigures.from_json(found).row_of(digest) is not None
+def _read_metrics(evaluation: Store) -> Any:
+    return evaluation.read_json(METRICS) if evaluation.exists(METRICS) else None
 
 
 def _why_not_compared(last: RunManifest, config: RecommendJob) -> str | None:

@@ -38,10 +38,10 @@ from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.tasks import Ref, call, on_ray, submit
-from visrec.training.batches import with_per_triple_negatives, with_random_guideline
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
 from visrec.training.fit import TrainingRecipe, require_examples
 from visrec.training.loop import TrainConfig, require_equal_shares
+from visrec.training.sources import used_sampling
 from visrec.training.task import TrainResources, TrainTask, fit_closed_form, fit_here
 from visrec.training.tracking import TrackerAccess, TrackerName, require_tracker
 
@@ -269,7 +269,7 @@ def training_inputs(config: TrainJob, features: Store) -> TrainingInputs:
         items_table=_items_table(config),
         split=config.split,
         traits=MODELS[config.model.name].traits,
-        sampling=_used_sampling(config),
+        sampling=used_sampling(MODELS[config.model.name].trains_on, config.sampling),
         text_features=Store.at(config.resolve(config.text_features, "text_features")),
         item_features=config.item_features,
     )
@@ -286,22 +286,6 @@ def training_interactions(config: TrainJob) -> str | None:
     return find_interactions(config, config.interactions)
 
 
-def _used_sampling(config: TrainJob) -> SamplingConfig | None:
-    """How examples are sampled, as `visrec.training.batches` does it for the kind of model.
-
-    None for a model that does not train on triples.
-    """
-    match MODELS[config.model.name].trains_on:
-        case "nothing" | "users":
-            return None
-        case "drawn_triples":
-            return with_per_triple_negatives(config.sampling)
-        case "ratings" | "moments":  # guidelines are ignored, so nothing is prepared for them
-            return with_random_guideline(config.sampling)
-        case _:
-            return config.sampling
-
-
 def _items_table(config: TrainJob) -> InputTable | None:
     """Where the items table is; None where neither the model nor a guideline uses it.
 
@@ -309,7 +293,7 @@ def _items_table(config: TrainJob) -> InputTable | None:
         InputError: the model requires categories, and there is no items table.
     """
     is_required = MODELS[config.model.name].traits.requires_categories
-    sampling = _used_sampling(config)
+    sampling = used_sampling(MODELS[config.model.name].trains_on, config.sampling)
     if not is_required and not (sampling and sampling.artist_conditions):
         return None
     table = items_table(config, config.items, config.items_columns)

@@ -93,7 +93,7 @@ def read_list(
     Raises:
         InputError: the file is not what was published.
     """
-    run = _published(recommendations, manifest)
+    run = PublishedRun.of(recommendations, manifest)
     shard = int(assign_shards(pa.array([user_id], TEXT), len(run.parts))[0])
     table = run.read_table(run.parts[shard])
     lists = None if table is None else read_lists(table, manifest.kind)
@@ -122,7 +122,7 @@ def read_list(
 
 def unknown_user(recommendations: Store, manifest: RunManifest, user_id: str) -> InputError:
     """The error for a user without a list, with the user who was probably meant."""
-    run = _published(recommendations, manifest)
+    run = PublishedRun.of(recommendations, manifest)
     ids: list[pa.Array] = []
     for name in run.parts:
         with run.run.open_input(name) as file:
@@ -133,11 +133,6 @@ def unknown_user(recommendations: Store, manifest: RunManifest, user_id: str) ->
         f"{nearest_id(user_id, pa.chunked_array(ids, TEXT)) or '.'} Change --user.",
         key="user",
     )
-
-
-def _published(recommendations: Store, manifest: RunManifest) -> PublishedRun:
-    run = recommendations / f"run={manifest.run_id}"
-    return PublishedRun(run, manifest.inputs_digest, manifest.sha256)
 
 
 def with_ranks_before(now: Sequence[ListedItem], before: Sequence[ListedItem]) -> list[ListedItem]:

@@ -166,33 +166,33 @@ def prepare_scoring(
     )
     log = _read_log(inputs, artifact, item_ids)
     items = read_items(inputs.items_table, item_ids)
-    unseen_N = np.zeros(len(item_ids), bool)
-    if not artifact.model.traits.supports_new_items:
-        unseen_N = catalogue.trained_N < 0
-    available_N = recommendable_mask(inputs.rules, items, item_ids)
-    _require_scorable(available_N & ~unseen_N, item_ids.filter(pa.array(available_N)), artifact)
-    available_N = available_N & ~unseen_N
+    unseen_N = catalogue.trained_N < 0
+    if artifact.model.traits.supports_new_items:
+        unseen_N = np.zeros(len(item_ids), bool)
+    recommendable_N = recommendable_mask(inputs.rules, items, item_ids)
+    available_N = recommendable_N & ~unseen_N
+    _require_scorable(available_N, item_ids.filter(pa.array(recommendable_N)), artifact)
     activity_NK = _activity(log, inputs.interactions, len(item_ids))
     arrays = artifact.model.item_arrays(dataclasses.replace(catalogue, activity_NK=activity_NK))
     count_N = np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32)
-    queries = _user_queries(log, artifact, unseen_N)
-    if kind == "item_to_item":
+    if kind == "user_to_item":
+        queries = _user_queries(log, artifact, unseen_N, inputs, item_ids)
+    else:
         arrays = similarity_arrays(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
         has_vector_N = np.any(arrays["unit"], axis=1)  # without one, no item is near
         available_N = available_N & has_vector_N
         queries = _item_queries(has_vector_N, item_ids)
     rules, group_N = _build_rules(inputs, item_ids, catalogue, available_N)
-    blocked = _read_blocked(inputs, kind, queries.ids, item_ids)
     shards = shards or shard_count(len(queries.ids), min(k, len(item_ids)))
-    order, shard_offsets = _deal(queries.ids, shards)
-    queries = queries.take(order)
+    queries, shard_offsets = _deal(queries, shards)
+    columns = _identity_columns(item_ids, group_N, rules)
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
         query_ids=queries.ids,
         shard_offsets=shard_offsets,
         profiles=queries.profiles,
-        blocked=blocked.take(order),
+        blocked=queries.blocked,
         unseen_N=unseen_N,
         trained_U=queries.trained_U,
         count_N=count_N,
@@ -200,9 +200,7 @@ def prepare_scoring(
         cold_U=queries.cold_U,
         artist_N=artist_codes(items.artist_N),
         dropped_missing_feature=log.dropped_missing_feature,
-        fingerprint_N=item_fingerprints(
-            _identity_columns(item_ids, group_N, rules), [unseen_N, *arrays.values()]
-        ),
+        fingerprint_N=item_fingerprints(columns, [unseen_N, *arrays.values()]),
         rules=rules,
         read_report=log.read_report,
         block_list_warning=unused_block_warning(inputs.rules, item_ids, log.user_ids),
@@ -261,6 +259,7 @@ class _Queries:
 
     ids: pa.LargeStringArray
     profiles: Jagged
+    blocked: Jagged
     trained_U: npt.NDArray[np.int64]
     cold_U: npt.NDArray[np.bool_]
 
@@ -269,29 +268,34 @@ class _Queries:
         return _Queries(
             self.ids.take(pa.array(rows)),
             self.profiles.take(rows),
+            self.blocked.take(rows),
             self.trained_U[rows],
             self.cold_U[rows],
         )
 
 
-def _deal(
-    query_ids: pa.LargeStringArray, shards: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(U,) the order that puts queries, sorted by id, shard after shard; (S + 1,) shard offsets."""
-    shard_U = assign_shards(query_ids, shards)
+def _deal(queries: _Queries, shards: int) -> tuple[_Queries, npt.NDArray[np.int64]]:
+    """The queries, which are sorted by id, shard after shard; and (S + 1,) where each begins."""
+    shard_U = assign_shards(queries.ids, shards)
     # A stable sort keeps the order of the ids within each shard.
     order = np.argsort(shard_U, kind="stable")
-    return order, offsets_from_lengths(np.bincount(shard_U, minlength=shards))
+    return queries.take(order), offsets_from_lengths(np.bincount(shard_U, minlength=shards))
 
 
 def _user_queries(
-    log: InteractionLog, artifact: Artifact, unseen_N: npt.NDArray[np.bool_]
+    log: InteractionLog,
+    artifact: Artifact,
+    unseen_N: npt.NDArray[np.bool_],
+    inputs: ScoringInputs,
+    item_ids: pa.LargeStringArray,
 ) -> _Queries:
+    """Every user of the log."""
     trained_U = trained_users(artifact, log.user_ids)
     cold_U = log.items.keep(~unseen_N[log.item_R]).lengths == 0
     if not artifact.model.traits.supports_new_users:
         cold_U |= trained_U < 0
-    return _Queries(log.user_ids, log.items, trained_U, cold_U)
+    blocked = _read_blocked(inputs, log.user_ids, item_ids)
+    return _Queries(log.user_ids, log.items, blocked, trained_U, cold_U)
 
 
 def _item_queries(has_vector_N: npt.NDArray[np.bool_], item_ids: pa.LargeStringArray) -> _Queries:
@@ -299,17 +303,18 @@ def _item_queries(has_vector_N: npt.NDArray[np.bool_], item_ids: pa.LargeStringA
     row_U = np.flatnonzero(has_vector_N)
     profiles = Jagged(row_U, np.arange(len(row_U) + 1))
     trained_U, cold_U = np.full(len(row_U), -1), np.zeros(len(row_U), bool)
-    return _Queries(item_ids.take(pa.array(row_U)), profiles, trained_U, cold_U)
+    ids, blocked = item_ids.take(pa.array(row_U)), Jagged.empty(len(row_U))
+    return _Queries(ids, profiles, blocked, trained_U, cold_U)
 
 
 def _read_blocked(
-    inputs: ScoringInputs, kind: Kind, query_ids: pa.LargeStringArray, item_ids: pa.LargeStringArray
+    inputs: ScoringInputs, user_ids: pa.LargeStringArray, item_ids: pa.LargeStringArray
 ) -> Jagged:
     """U lists of the items that a user must not get: blocked, or rated too low."""
-    if kind == "item_to_item" or not inputs.interactions_uri:
-        return Jagged.empty(len(query_ids))
+    if not inputs.interactions_uri:
+        return Jagged.empty(len(user_ids))
     disliked = read_disliked(inputs.interactions, inputs.interactions_uri)
-    return items_by_user(chain(blocked_pairs(inputs.rules), disliked), query_ids, item_ids)
+    return items_by_user(chain(blocked_pairs(inputs.rules), disliked), user_ids, item_ids)
 
 
 def _identity_columns(

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visrec.publication.claims import FINGERPRINTS, PARTS
-from visrec.publication.run_spec import has_metadata
+from visrec.publication.manifest import RunManifest
+from visrec.publication.run_spec import has_metadata, run_store
 from visrec.recommend.fingerprint_files import library_versions
 from visrec.storage.store import Store
 
@@ -31,6 +32,13 @@ class PublishedRun:
     inputs_digest: str
     sha256: Mapping[str, str]
     versions: Mapping[str, str] = field(default_factory=library_versions)
+
+    @staticmethod
+    def of(recommendations: Store, manifest: RunManifest) -> "PublishedRun":
+        """The run with this manifest."""
+        run = run_store(recommendations, manifest.run_id)
+        sha256 = {**manifest.sha256, **manifest.fingerprints}
+        return PublishedRun(run, manifest.inputs_digest, sha256)
 
     @property
     def parts(self) -> list[str]:

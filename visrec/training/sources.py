@@ -10,6 +10,8 @@ from visrec.training.batches import (
     RatingSource,
     TripleSource,
     UserSource,
+    with_per_triple_negatives,
+    with_random_guideline,
 )
 from visrec.training.data import TrainingData
 from visrec.training.moments import MomentSource
@@ -21,3 +23,16 @@ SOURCES: dict[str, Callable[[TrainingData, SamplingConfig, int, ModelTraits], Ba
     "users": UserSource,
     "ratings": RatingSource,
 }
+
+
+def used_sampling(trains_on: str, sampling: SamplingConfig) -> SamplingConfig | None:
+    """How a source draws its triples, for which data are prepared; None if it draws none."""
+    match trains_on:
+        case "nothing" | "users":
+            return None
+        case "drawn_triples":
+            return with_per_triple_negatives(sampling)
+        case "ratings" | "moments":  # guidelines are ignored
+            return with_random_guideline(sampling)
+        case _:
+            return sampling

@@ -178,9 +178,10 @@ def run_training(
     trainer = train_to_end(trainer, task.recipe, data, report)
     if is_leader:
         with timer.phase("write"):
-            _write_model(trainer, task, data)
-        if tracker is not None:
-            tracker.finish()
+            trainer.model.load_state_dict(trainer.best_weights)
+            metrics = training_metrics(trainer.progress)
+            seconds = training_seconds(trainer.progress)
+            _write_model(task, data, trainer.model, metrics, seconds, tracker)
         timer.report()
 
 
@@ -225,14 +226,22 @@ def epoch_line(progress: Progress) -> str:
     )
 
 
-def _write_model(trainer: Trainer, task: TrainTask, data: TrainingData) -> None:
-    trainer.model.load_state_dict(trainer.best_weights)
-    metrics = training_metrics(trainer.progress)
-    times: dict[str, Any] = {"train_s": training_seconds(trainer.progress)}
-    if task.track is not None:
-        times |= {"tracker": task.track.name, "tracker_run": trainer.progress.tracker_run}
+def _write_model(
+    task: TrainTask,
+    data: TrainingData,
+    model: Model,
+    metrics: dict[str, Any],
+    seconds: float,
+    tracker: Tracker | None,
+) -> None:
+    """Writes the fitted model and the time that it took, and ends the tracker's run."""
+    times: dict[str, Any] = {"train_s": seconds}
+    if task.track is not None and tracker is not None:
+        times |= {"tracker": task.track.name, "tracker_run": tracker.run_id}
     task.artifact_store.write_json(TIMES, times)
-    save_artifact(build_artifact(task, data, trainer.model, metrics), task.artifact_store)
+    save_artifact(build_artifact(task, data, model, metrics), task.artifact_store)
+    if tracker is not None:
+        tracker.finish()
 
 
 def build_artifact(
@@ -269,12 +278,9 @@ def fit_closed_form(task: TrainTask) -> None:
         metrics["val_auc"] = float(auc_E.mean())
         if task.recipe.train.refit:
             model = build_model(task.recipe, data.for_refit)
-    times: dict[str, Any] = {"train_s": round(time.perf_counter() - start, 3)}
-    if task.track is not None and (tracker := _open_tracker(task, None)) is not None:
-        if metrics["val_auc"] is not None:
-            tracker.log(0, {"val_auc": metrics["val_auc"]})
-        tracker.finish()
-        times |= {"tracker": task.track.name, "tracker_run": tracker.run_id}
-    task.artifact_store.write_json(TIMES, times)
-    save_artifact(build_artifact(task, data, model, metrics), task.artifact_store)
+    seconds = round(time.perf_counter() - start, 3)
+    tracker = _open_tracker(task, None)
+    if tracker is not None and metrics["val_auc"] is not None:
+        tracker.log(0, {"val_auc": metrics["val_auc"]})
+    _write_model(task, data, model, metrics, seconds, tracker)
     task.progress_actor.log.remote(f"{task.recipe.model_name} is fitted; it trains no weights")

@@ -21,7 +21,6 @@ from visrec.models.artifact import TIMES
 from visrec.storage.store import Store
 
 TrackerName = Literal["mlflow", "tensorboard", "wandb"]
-REPORT = "report.html"  # name of the artifact
 
 
 class Tracker(ABC):
@@ -161,11 +160,12 @@ def open_tracker(
     return WandbTracker(run_name, run_id, parameters)
 
 
-def attach_report(store: Store, html: str) -> str | None:
+def attach_report(store: Store, name: str, html: str) -> str | None:
     """Adds a model's report to the run of its training, if MLflow has that run.
 
     Args:
         store: the directory of the model.
+        name: of the artifact.
         html: the report.
 
     Returns:
@@ -178,7 +178,7 @@ def attach_report(store: Store, html: str) -> str | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        MlflowClient().log_text(record["tracker_run"], html, REPORT)
+        MlflowClient().log_text(record["tracker_run"], html, name)
     except (MlflowException, OSError) as error:  # the report is in the workspace in any case
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return None
