@@ -166,12 +166,9 @@ def prepare_scoring(
     )
     log = _read_log(inputs, artifact, item_ids)
     items = read_items(inputs.items_table, item_ids)
-    unseen_N = catalogue.trained_N < 0
-    if artifact.model.traits.supports_new_items:
-        unseen_N = np.zeros(len(item_ids), bool)
     recommendable_N = recommendable_mask(inputs.rules, items, item_ids)
+    unseen_N = _unseen(artifact, catalogue, item_ids, recommendable_N)
     available_N = recommendable_N & ~unseen_N
-    _require_scorable(available_N, item_ids.filter(pa.array(recommendable_N)), artifact)
     activity_NK = _activity(log, inputs.interactions, len(item_ids))
     arrays = artifact.model.item_arrays(dataclasses.replace(catalogue, activity_NK=activity_NK))
     count_N = np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32)
@@ -183,21 +180,16 @@ def prepare_scoring(
         available_N = available_N & has_vector_N
         queries = _item_queries(has_vector_N, item_ids)
     rules, group_N = _build_rules(inputs, item_ids, catalogue, available_N)
-    shards = shards or shard_count(len(queries.ids), min(k, len(item_ids)))
-    queries, shard_offsets = _deal(queries, shards)
+    queries, shard_offsets = _deal(queries, shards, min(k, len(item_ids)))
     columns = _identity_columns(item_ids, group_N, rules)
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
-        query_ids=queries.ids,
+        **vars(queries),
         shard_offsets=shard_offsets,
-        profiles=queries.profiles,
-        blocked=queries.blocked,
         unseen_N=unseen_N,
-        trained_U=queries.trained_U,
         count_N=count_N,
         fallback_N=fallback_scores(takers(activity_NK, days=7), count_N),
-        cold_U=queries.cold_U,
         artist_N=artist_codes(items.artist_N),
         dropped_missing_feature=log.dropped_missing_feature,
         fingerprint_N=item_fingerprints(columns, [unseen_N, *arrays.values()]),
@@ -244,20 +236,35 @@ def _activity(
     return Activity.from_rows(log.item_R, log.time_R, items).features_at(moment)
 
 
-def _require_scorable(scorable_N: npt.NDArray[np.bool_], ids: pa.Array, artifact: Artifact) -> None:
-    if not scorable_N.any():
+def _unseen(
+    artifact: Artifact,
+    catalogue: Catalogue,
+    item_ids: pa.LargeStringArray,
+    recommendable_N: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.bool_]:
+    """(N,) items that the model knows nothing about.
+
+    Raises:
+        InputError: they are all items that may be recommended.
+    """
+    unseen_N = np.zeros(len(item_ids), bool)
+    if not artifact.model.traits.supports_new_items:
+        unseen_N = catalogue.trained_N < 0
+    if not np.any(recommendable_N & ~unseen_N):
+        ids = item_ids.filter(pa.array(recommendable_N))
         raise InputError(
             f"None of the {len(ids)} available items was there when {artifact.model_id} was "
             "trained, and it cannot score others. Train again, or choose a model that scores new "
             f"items. {explain_id_mismatch(ids, 'The catalogue', artifact.item_ids, 'the model')}"
         )
+    return unseen_N
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """The queries; the fields are those of `ScoringData`."""
+    """The fields of `ScoringData` with these names."""
 
-    ids: pa.LargeStringArray
+    query_ids: pa.LargeStringArray
     profiles: Jagged
     blocked: Jagged
     trained_U: npt.NDArray[np.int64]
@@ -266,7 +273,7 @@ class _Queries:
     def take(self, rows: npt.NDArray[np.int64]) -> "_Queries":
         """The queries at `rows`, in that order."""
         return _Queries(
-            self.ids.take(pa.array(rows)),
+            self.query_ids.take(pa.array(rows)),
             self.profiles.take(rows),
             self.blocked.take(rows),
             self.trained_U[rows],
@@ -274,9 +281,10 @@ class _Queries:
         )
 
 
-def _deal(queries: _Queries, shards: int) -> tuple[_Queries, npt.NDArray[np.int64]]:
+def _deal(queries: _Queries, shards: int | None, k: int) -> tuple[_Queries, npt.NDArray[np.int64]]:
     """The queries, which are sorted by id, shard after shard; and (S + 1,) where each begins."""
-    shard_U = assign_shards(queries.ids, shards)
+    shards = shards or shard_count(len(queries.query_ids), k)
+    shard_U = assign_shards(queries.query_ids, shards)
     # A stable sort keeps the order of the ids within each shard.
     order = np.argsort(shard_U, kind="stable")
     return queries.take(order), offsets_from_lengths(np.bincount(shard_U, minlength=shards))
