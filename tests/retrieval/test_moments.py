@@ -11,10 +11,10 @@ from visrec.interactions.activity import DAY, Activity
 from visrec.interactions.split import HeldOut
 from visrec.jagged import Jagged
 from visrec.models.arrays import ACTIVITY, ItemArrays
-from visrec.models.base import Catalogue
 from visrec.models.scorers import DotScorer
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.moments import ItemOrder, MomentRanker, Moments
+from visrec.retrieval.topk import TopKResult
 
 ITEMS, USERS = 30, 12
 _RANDOM = np.random.default_rng(0)
@@ -83,8 +83,8 @@ def test_ranks_equal_loops(by_night: bool, moving: bool) -> None:
     users = moments.held_out.user_E
     expected = [_auc(held, int(user), score, by_night) for user in users]
     np.testing.assert_allclose(found, expected)
-    rows = ranker.lists(np.arange(USERS)).row_BK
-    for user, row_K in zip(users, rows, strict=True):
+    lists = TopKResult.concatenate([group.lists() for group in ranker.groups(np.arange(USERS))])
+    for user, row_K in zip(users, lists.row_BK, strict=True):
         listed = {int(order.item_N[row]) for row in row_K if row >= 0}
         last = held.time_E[user] // DAY * DAY + DAY
         out = {i for i in range(ITEMS) if not by_night or ACTIVITY_OF_ALL.first_N[i] < last}
@@ -98,13 +98,33 @@ def test_unique_works_are_ranked_among_all_items() -> None:
     assert not Moments(held, first, by_night=True).among_known
 
 
-def test_catalogue_and_lists_are_put_in_order() -> None:
+def test_static_model_is_prepared_once_and_a_moving_one_once_a_moment() -> None:
+    order, made = ItemOrder.of(ACTIVITY_OF_ALL), []
+    moments = Moments(order.of_held_out(_held_out()), order.activity, by_night=False)
+    arrays: ItemArrays = {"vectors": VECTOR_N[order.item_N]}
+
+    def scorer(arrays: ItemArrays) -> DotScorer:
+        made.append(arrays)
+        return _scorer(arrays)
+
+    def rank_by_blocks(arrays: ItemArrays) -> int:
+        made.clear()
+        ranker = MomentRanker(scorer, arrays, np.full(USERS, -1), moments, k=4)
+        for rows in np.split(np.arange(USERS), 3):
+            for group in ranker.groups(rows):
+                group.ranks()
+                group.lists()
+        return len(made)
+
+    assert rank_by_blocks(arrays) == 1
+    arrays[ACTIVITY] = order.activity.features_at(0)
+    assert rank_by_blocks(arrays) == len(np.unique(moments.moment_E))
+
+
+def test_arrays_and_lists_are_put_in_order() -> None:
     order = ItemOrder.of(Activity.from_rows(np.array([2, 0]), np.array([1, 9]), 3))
     assert order.item_N.tolist() == [2, 0, 1]
-    features = np.arange(3)[:, None].astype(np.float16)
-    ordered = order.of_catalogue(Catalogue(features, np.array([5, 6, -1]), np.array([1, 2, 3])))
-    assert ordered.feature_ND[:, 0].tolist() == [2, 0, 1]
-    assert ordered.trained_N.tolist() == [-1, 5, 6]
-    assert ordered.category_N is not None
-    assert ordered.category_N.tolist() == [3, 1, 2]
+    ordered = order.of_arrays({"vectors": np.eye(3), "trained": np.array([5, 6, -1])})
+    assert ordered["vectors"].argmax(1).tolist() == [2, 0, 1]
+    assert ordered["trained"].tolist() == [-1, 5, 6]
     assert order.of_lists(Jagged(np.array([0, 2]), np.array([0, 2]))).values.tolist() == [1, 0]

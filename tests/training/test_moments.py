@@ -17,7 +17,7 @@ from visrec.sampling.triples import SamplingConfig
 from visrec.training.data import TrainingData
 from visrec.training.moments import MomentSource
 
-TRAITS = ModelTraits(requires_features=True, reads_activity=True)
+TRAITS = ModelTraits(requires_features=True)
 CPU = torch.device("cpu")
 WHOLE = SamplingConfig(sub_profiles=False, max_profile=4)
 

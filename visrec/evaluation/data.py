@@ -98,7 +98,6 @@ class EvaluationData:
     def overview(self) -> "EvaluationOverview":
         """What the driver shows and records, without the data itself."""
         return EvaluationOverview(
-            among_known=self.moments.among_known,
             users=len(self.held_out),
             items=len(self.item_ids),
             labels=[model.label for model in self.evaluated_models],
@@ -115,7 +114,6 @@ class EvaluationOverview:
     Attributes:
         users: test users.
         items: items that are ranked.
-        among_known: whether a user is ranked among the items that somebody had taken by then.
         labels: the models, trained ones first.
         costs: what it cost to train the trained models, by label.
         missing: held-out rows of the training that the interactions no longer have.
@@ -124,7 +122,6 @@ class EvaluationOverview:
 
     users: int
     items: int
-    among_known: bool
     labels: Sequence[str]
     costs: Mapping[str, TrainingCost]
     missing: int
@@ -152,8 +149,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     by_night = first.provenance.data.split.by == "night"
     order = ItemOrder.of(Activity.from_rows(log.item_R, log.time_R, len(item_ids)))
     moments = Moments(order.of_held_out(split.held_out), order.activity, by_night)
-    known_items = order.of_lists(split.known_items)
-    item_ids, catalogue = item_ids.take(pa.array(order.item_N)), order.of_catalogue(catalogue)
+    item_ids = item_ids.take(pa.array(order.item_N))
     user_ids = log.user_ids.take(pa.array(moments.held_out.user_E))
     models, arrays, user_rows, costs = [], {}, {}, {}
     for (label, artifact), store in zip(artifacts.items(), inputs.models.values(), strict=True):
@@ -162,12 +158,12 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         of_this = catalogue
         if artifact is not first:
             _, of_this = _catalogue_of_training(artifact, inputs)
-            of_this = order.of_catalogue(of_this)
-        arrays[label] = artifact.model.item_arrays(of_this)
+        arrays[label] = order.of_arrays(artifact.model.item_arrays(of_this))
         user_rows[label] = trained_users(artifact, user_ids)
     # Baselines are fitted to everything before the test baskets, as the profiles are.
     baselines = baselines_for(len(item_ids), by_night)
-    arrays_of_baselines = baseline_arrays(catalogue, known_items, baselines)
+    fitted = baseline_arrays(catalogue, split.known_items, baselines)
+    arrays_of_baselines = {name: order.of_arrays(found) for name, found in fitted.items()}
     for baseline in baselines:
         if baseline.label not in arrays:
             models.append(baseline)
@@ -180,7 +176,9 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         item_ids=item_ids,
         user_ids=user_ids,
         moments=moments,
-        item_statistics=_item_statistics(arrays_of_baselines["visrank"]["unit"], known_items),
+        item_statistics=_item_statistics(
+            arrays_of_baselines["visrank"]["unit"], order.of_lists(split.known_items)
+        ),
         evaluated_models=models,
         arrays=arrays,
         user_rows=user_rows,

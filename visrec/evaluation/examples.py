@@ -44,7 +44,9 @@ def find_examples(
     chosen = np.sort(np.random.default_rng(0).permutation(len(data.held_out))[:count])
     held_out, model = data.held_out.take(chosen), data.evaluated_models[0]
     user_E, of_model = data.user_rows[model.label][chosen], ranker(model, data, _LIST_LENGTH)
-    best, ranks = of_model.lists(chosen), of_model.ranks(chosen)
+    by_moment = [(group.lists(), group.ranks()) for group in of_model.groups(chosen)]
+    best = TopKResult.concatenate([lists for lists, _ in by_moment])
+    ranks = TargetRanks.concatenate([ranks for _, ranks in by_moment])
     reason_EK = np.full(best.row_BK.shape, -1)
     if (space_Nd := of_model.space_Nd) is not None:
         reason_EK = nearest_profile_items(space_Nd, held_out.profiles, best.row_BK)

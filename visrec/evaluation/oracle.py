@@ -25,6 +25,7 @@ from visrec.storage.store import Store
 
 # The log interest in an item that is not out, finite so that scores are.
 NOT_OUT = -1e3
+_CURVE_COLUMNS = ("release_time", "rise_s", "peak", "rest")  # the fields of `InterestCurves`
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,14 @@ class InterestCurves:
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """As columns of the truth."""
-        return {
-            "release_time": self.release_time_I,
-            "rise_s": self.rise_s_I,
-            "peak": self.peak_I,
-            "rest": self.rest_I,
-        }
+        return dict(zip(_CURVE_COLUMNS, vars(self).values(), strict=True))
 
     @classmethod
     def from_table(cls, items: pa.Table) -> "InterestCurves | None":
         """The curves of a table of the truth; None if it has none."""
-        if "release_time" not in items.column_names:
+        if _CURVE_COLUMNS[0] not in items.column_names:
             return None
-        names = ("release_time", "rise_s", "peak", "rest")
-        return cls(*(items[name].to_numpy() for name in names))
+        return cls(*(items[name].to_numpy() for name in _CURVE_COLUMNS))
 
     def log_at(self, moment: int) -> npt.NDArray[np.float64]:
         """(I,) the log interest at a moment, in seconds since 1970."""

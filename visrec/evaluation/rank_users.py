@@ -26,6 +26,8 @@ from visrec.ids import TEXT
 from visrec.progress import ProgressHandle, Timer
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.moments import MomentRanker
+from visrec.retrieval.ranks import TargetRanks
+from visrec.retrieval.topk import TopKResult
 from visrec.tasks import Ref, get
 from visrec.threads import torch_threads
 
@@ -118,10 +120,14 @@ class RankUsers:
     def _rank(self, label: str, of_model: MomentRanker, rows: npt.NDArray[np.int64]) -> pa.Table:
         """One model's table of the test users at `rows`."""
         data, start = self._data, time.perf_counter()
-        with self._timer.phase("rank"):
-            ranks = of_model.ranks(rows)
+        ranks, lists = [], []
+        for group in of_model.groups(rows):
+            with self._timer.phase("rank"):
+                ranks.append(group.ranks())
+            with self._timer.phase("list"):
+                lists.append(group.lists())
         with self._timer.phase("list"):
-            row_BK = of_model.lists(rows).row_BK
+            row_BK = TopKResult.concatenate(lists).row_BK
             list_metrics = per_list(row_BK, data.item_statistics)
         columns = {
             "model": pa.repeat(pa.scalar(label, TEXT), len(rows)),
@@ -132,4 +138,5 @@ class RankUsers:
         covered = pa.array([bits, *[None] * (len(rows) - 1)], pa.binary())
         seconds = pa.scalar((time.perf_counter() - start) / len(rows))
         extra = {COVERED: covered, SECONDS: pa.repeat(seconds, len(rows))}
-        return pa.table({**columns, **per_user(ranks), **list_metrics, **extra})
+        rank_metrics = per_user(TargetRanks.concatenate(ranks))
+        return pa.table({**columns, **rank_metrics, **list_metrics, **extra})

@@ -29,7 +29,7 @@ ACTIVITY_FEATURES = len(WINDOW_DAYS) + 2
 
 # An item is taken to exist from the first time that somebody took it. Where less than this share of
 # interactions is with such items, as in a catalogue of unique works, that says nothing.
-MIN_KNOWN_SHARE = 0.5
+_MIN_KNOWN_SHARE = 0.5
 
 _SOURCE = Path(__file__).with_name("activity.cpp")
 _AGE_STEPS = 2  # an age is rounded to 1 / 2 of its logarithm, so that most items keep it overnight
@@ -137,10 +137,18 @@ class Activity:
 
     def _log_table(self, moment_G: Ints) -> npt.NDArray[np.float32]:
         """The logarithm of 1 + n for every count and every age in days."""
-        oldest = int(self.times.values.min(initial=np.iinfo(np.int64).max))
-        days = max(0, (int(moment_G.max(initial=0)) - oldest) // DAY + 1)
-        longest = max(days, int(self.times.lengths.max(initial=0)))
-        return np.log1p(np.arange(longest + 1)).astype(np.float32)
+        days = max(0, (int(moment_G.max(initial=0)) - self._oldest) // DAY + 1)
+        return np.log1p(np.arange(max(days, self._most) + 1)).astype(np.float32)
+
+    @cached_property
+    def _oldest(self) -> int:
+        """The time of the first interaction."""
+        return int(self.first_N.min(initial=np.iinfo(np.int64).max))
+
+    @cached_property
+    def _most(self) -> int:
+        """How often the item was taken that was taken most."""
+        return int(self.times.lengths.max(initial=0))
 
     def _features_in_numpy(
         self, moment_G: Ints, item_C: Ints, window_W: Ints
@@ -160,10 +168,17 @@ class Activity:
             feature_GCK[g, known_C, -1] = 1
         return feature_GCK
 
-    def known_share(self, item_V: npt.NDArray[np.integer], time_V: Ints) -> float:
-        """The share of interactions whose item somebody had taken before the day of it."""
+    def tells_what_existed(self, item_V: npt.NDArray[np.integer], time_V: Ints) -> bool:
+        """Whether enough interactions were with items that somebody had taken before their day.
+
+        In a catalogue of unique works, most are the first with their item.
+
+        Args:
+            item_V: (V,) the items of the interactions.
+            time_V: (V,) seconds since 1970.
+        """
         known_V = self.first_N[item_V] < moment_of(time_V)
-        return float(known_V.mean()) if len(known_V) else 0.0
+        return bool(len(known_V) and known_V.mean() >= _MIN_KNOWN_SHARE)
 
     def features_at(self, moment: int) -> npt.NDArray[np.float32]:
         """(N, K) the features of all items at one moment."""

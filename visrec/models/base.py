@@ -32,8 +32,6 @@ class ModelTraits:
         supports_new_users: the model scores users that training has not seen, from their profiles.
             If it does not, these users get fallback lists.
         personalized: scores differ between users.
-        reads_activity: scores depend on how often items were taken lately, so the item arrays are
-            those of one moment.
     """
 
     requires_interactions: bool = True
@@ -43,7 +41,6 @@ class ModelTraits:
     supports_new_items: bool = True
     supports_new_users: bool = True
     personalized: bool = True
-    reads_activity: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

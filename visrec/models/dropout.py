@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from visrec.models.feature_scale import FeatureScale
-from visrec.models.splitmix import splitmix64
+from visrec.models.splitmix import splitmix64, uniform
 from visrec.native import compile_and_load, pointers
 
 SOURCE = Path(__file__).with_name("batch.cpp")
@@ -52,8 +52,7 @@ def keep_items(item_M: Tensor, seed: int, rate: float) -> Tensor:
         seed: of the step, and of what is dropped.
         rate: the share that is dropped, from 0 to 1.
     """
-    word_M = splitmix64(splitmix64(item_M + 1) ^ seed)
-    return (((word_M >> 11) & ((1 << 53) - 1)).double() / (1 << 53) >= rate).float()
+    return (uniform(splitmix64(splitmix64(item_M + 1) ^ seed)) >= rate).float()
 
 
 def dropout_entries(
@@ -68,8 +67,7 @@ def dropout_entries(
         seed: of the step.
         rate: the share that is dropped, from 0 to below 1.
     """
-    word_V = splitmix64(splitmix64(row_V + seed) ^ (column_V + 1))
-    uniform_V = ((word_V >> 11) & ((1 << 53) - 1)).double() / (1 << 53)
+    uniform_V = uniform(splitmix64(splitmix64(row_V + seed) ^ (column_V + 1)))
     return value_V * (uniform_V >= rate) / (1 - rate)
 
 

@@ -102,7 +102,7 @@ class Hybrid(Model):
     """See the module's docstring."""
 
     Config = HybridConfig
-    traits = ModelTraits(requires_features=True, reads_activity=True)
+    traits = ModelTraits(requires_features=True)
     trains_on = "moments"
 
     def __init__(self, config: HybridConfig, sizes: Sizes) -> None:

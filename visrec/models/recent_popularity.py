@@ -33,7 +33,7 @@ class RecentPopularity(Model):
     """See the module's docstring. It has no weights: what it needs is counted where it scores."""
 
     Config = RecentPopularityConfig
-    traits = ModelTraits(supports_new_items=False, personalized=False, reads_activity=True)
+    traits = ModelTraits(supports_new_items=False, personalized=False)
     trains_on = "nothing"
 
     def __init__(self, config: RecentPopularityConfig, sizes: Sizes) -> None:

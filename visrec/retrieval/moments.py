@@ -17,11 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from visrec.interactions.activity import DAY, MIN_KNOWN_SHARE, Activity, by_moment, moment_of
+from visrec.interactions.activity import DAY, Activity, by_moment, moment_of
 from visrec.interactions.split import HeldOut
 from visrec.jagged import Jagged
 from visrec.models.arrays import ACTIVITY, ItemArrays
-from visrec.models.base import Catalogue
 from visrec.models.scorers import Scorer
 from visrec.retrieval.ranks import TargetRanks, rank_targets
 from visrec.retrieval.topk import TopK, TopKResult
@@ -66,15 +65,9 @@ class ItemOrder:
             held, profiles=self.of_lists(held.profiles), targets=self.of_lists(held.targets)
         ).take(np.argsort(moment_of(held.time_E), kind="stable"))
 
-    def of_catalogue(self, catalogue: Catalogue) -> Catalogue:
-        """The catalogue in this order."""
-        category_N = catalogue.category_N
-        return Catalogue(
-            catalogue.feature_ND[self.item_N],
-            catalogue.trained_N[self.item_N],
-            None if category_N is None else category_N[self.item_N],
-            catalogue.look_dim,
-        )
+    def of_arrays(self, arrays: ItemArrays) -> ItemArrays:
+        """A model's arrays of the catalogue in this order."""
+        return {name: array[self.item_N] for name, array in arrays.items()}
 
 
 @dataclass(frozen=True)
@@ -104,8 +97,7 @@ class Moments:
         """
         targets = self.held_out.targets
         time_V = np.repeat(self.held_out.time_E, targets.lengths)
-        share = self.activity.known_share(targets.values, time_V)
-        return self.by_night and share >= MIN_KNOWN_SHARE
+        return self.by_night and self.activity.tells_what_existed(targets.values, time_V)
 
     def groups(self, rows: Ints, by_each_moment: bool) -> Iterator[tuple[int, int, Ints]]:
         """Some users, those of one moment at a time: the moment, how many items are ranked, rows.
@@ -127,8 +119,51 @@ class Moments:
             yield moment, known, rows[part]
 
 
+class _ScorerAt:
+    """The scorer of a moment and its search for lists, each made when it is first used."""
+
+    def __init__(self, make: Callable[[], Scorer], k: int) -> None:
+        self._make, self._k = make, k
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        return self._make()
+
+    @cached_property
+    def search(self) -> TopK:
+        return TopK(self.scorer, None, self._k)
+
+
+@dataclass(frozen=True)
+class MomentGroup:
+    """Held-out users who are ranked at one moment.
+
+    Attributes:
+        at: how the model scores then.
+        held_out: B users.
+        user_B: (B,) each user's row in the model.
+    """
+
+    at: _ScorerAt
+    held_out: HeldOut
+    user_B: Ints
+
+    def ranks(self) -> TargetRanks:
+        """The ranks of the held-out items."""
+        held = self.held_out
+        return rank_targets(self.at.scorer, held.profiles, self.user_B, held.targets)
+
+    def lists(self) -> TopKResult:
+        """The lists of the users, without the items of their profiles."""
+        profiles = self.held_out.profiles
+        return self.at.search(profiles, self.user_B, profiles)
+
+
 class MomentRanker:
     """Ranks held-out users for one model.
+
+    It keeps the scorer of the moment that it was asked about last: ask for both ranks and lists of
+    a group before the next one.
 
     Args:
         scorer_of: makes the model's scorer of item arrays.
@@ -153,40 +188,30 @@ class MomentRanker:
         self._moments, self._k = moments, k
         self._moves = ACTIVITY in arrays or arrays_at is not None
         self._arrays_at = arrays_at or self._part_of_arrays
-        self._last: tuple[tuple[int, int], Scorer] | None = None
+        self._last: tuple[tuple[int, int], _ScorerAt] | None = None
+
+    def groups(self, rows: Ints) -> Iterator[MomentGroup]:
+        """The users at `rows`, which ascend, moment by moment."""
+        for moment, known, part in self._moments.groups(rows, self._moves):
+            held = self._moments.held_out.take(part)
+            yield MomentGroup(self._scorer_at(moment, known), held, self._user_E[part])
 
     def ranks(self, rows: Ints) -> TargetRanks:
         """The ranks of the held-out items of the users at `rows`, which ascend."""
-        return TargetRanks.concatenate(
-            [
-                rank_targets(scorer, held.profiles, user_B, held.targets)
-                for scorer, held, user_B in self._groups(rows)
-            ]
-        )
-
-    def lists(self, rows: Ints) -> TopKResult:
-        """The lists of the users at `rows`, which ascend; without the items of their profiles."""
-        return TopKResult.concatenate(
-            [
-                TopK(scorer, None, self._k)(held.profiles, user_B, held.profiles)
-                for scorer, held, user_B in self._groups(rows)
-            ]
-        )
+        return TargetRanks.concatenate([group.ranks() for group in self.groups(rows)])
 
     @property
     def space_Nd(self) -> Tensor | None:
         """See `visrec.models.scorers.Scorer`."""
-        return self._scorer(0, len(self._moments.activity)).space_Nd
+        return self._scorer_at(0, len(self._moments.activity)).scorer.space_Nd
 
-    def _groups(self, rows: Ints) -> Iterator[tuple[Scorer, HeldOut, Ints]]:
-        for moment, known, part in self._moments.groups(rows, self._moves):
-            held = self._moments.held_out.take(part)
-            yield self._scorer(moment, known), held, self._user_E[part]
-
-    def _scorer(self, moment: int, known: int) -> Scorer:
+    def _scorer_at(self, moment: int, known: int) -> _ScorerAt:
         key = (moment if self._moves else 0, known)
         if self._last is None or self._last[0] != key:
-            self._last = key, self._scorer_of(self._arrays_at(moment, known))
+            self._last = (
+                key,
+                _ScorerAt(lambda: self._scorer_of(self._arrays_at(moment, known)), self._k),
+            )
         return self._last[1]
 
     def _part_of_arrays(self, moment: int, known: int) -> ItemArrays:

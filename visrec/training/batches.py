@@ -174,13 +174,7 @@ class UserSource:
         self._train, self._seed = data.train, seed
         self._user_T = np.flatnonzero(data.train.lengths > 0)
         if not len(self._user_T):
-            found = f"one of the {len(data.train)} users has a training item"
-            raise NoExamplesError(
-                f"N{found}; expected at least one. "
-                "Hold out less (--split.test, --split.validation), lower "
-                "--interactions.min_rating, or add interactions.",
-                found=f"n{found}",
-            )
+            raise no_training_items(data)
         self._order_E, self._epoch = self._user_T, 0
 
     def start_epoch(self, epoch: int, examples: int) -> None:
@@ -249,6 +243,16 @@ class RatingSource:
             rating_B=tensor_on(self._rating_R[row_B], device),
             other_B=tensor_on(triples.negative_BK[:, 0], device),
         )
+
+
+def no_training_items(data: TrainingData) -> NoExamplesError:
+    """The error for data that have users, and nothing that they took before the held-out items."""
+    found = f"one of the {len(data.train)} users has a training item"
+    return NoExamplesError(
+        f"N{found}; expected at least one. Hold out less (--split.test, --split.validation), lower "
+        "--interactions.min_rating, or add interactions.",
+        found=f"n{found}",
+    )
 
 
 def step_seed(seed: int, epoch: int, step: int) -> int:

@@ -193,11 +193,6 @@ class TrainingData:
         time_R = np.concatenate([self.time_R, self._validation_time_V])
         return ItemOrder.of(Activity.from_rows(item_R, time_R, len(self.item_ids)))
 
-    @cached_property
-    def ordered_catalogue(self) -> Catalogue:
-        """The catalogue in that order."""
-        return self.item_order.of_catalogue(self.catalogue)
-
     @property
     def catalogue(self) -> Catalogue:
         return Catalogue(self.feature_ND, np.arange(len(self.item_ids)), self.category_N)

@@ -16,14 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from visrec.errors import NoExamplesError
-from visrec.interactions.activity import MIN_KNOWN_SHARE, moment_of
+from visrec.interactions.activity import moment_of
 from visrec.jagged import Jagged, concat_ranges, offsets_from_lengths
 from visrec.models.base import ModelTraits
 from visrec.models.inputs import ActivityBatch, Candidates, TripleBatch
 from visrec.sampling.candidates import CandidateSampler, invalid_negative_mask
 from visrec.sampling.triples import SamplingConfig, Triples
-from visrec.training.batches import make_batch, step_seed, tensor_on
+from visrec.training.batches import make_batch, no_training_items, step_seed, tensor_on
 from visrec.training.data import TrainingData
 
 Ints = npt.NDArray[np.int64]
@@ -40,19 +39,14 @@ class MomentSource:
         self._data, self._traits, self._seed, self._epoch = data, traits, seed, 0
         self._index, self._activity = data.sampling_index, data.activity
         if not len(data.train.values):
-            found = f"one of the {len(data.train)} users has a training item"
-            raise NoExamplesError(
-                f"N{found}; expected at least one. Hold out less (--split.test, "
-                "--split.validation), lower --interactions.min_rating, or add interactions.",
-                found=f"n{found}",
-            )
+            raise no_training_items(data)
         self._user_R, self._basket_start_R = data.train.row_ids, self._index.basket_range_R[0]
         self._sampling = dataclasses.replace(sampling, negatives="catalogue")
         self._candidates = CandidateSampler(data.train, len(data.item_ids), self._sampling, seed)
         # As held-out items are ranked: see `visrec.retrieval.moments.Moments.among_known`.
         by_night = data.provenance.split.by == "night"
-        known_share = self._activity.known_share(data.train.values, data.time_R)
-        self._among_known = by_night and known_share >= MIN_KNOWN_SHARE
+        tells_what_existed = self._activity.tells_what_existed(data.train.values, data.time_R)
+        self._among_known = by_night and tells_what_existed
         self._order_E = np.zeros(0, np.int64)
         self.notes = self._notes(sampling)
 

@@ -49,7 +49,7 @@ def score_held_out(model: Model, data: TrainingData, held: HeldOut) -> npt.NDArr
     model.eval()
     order = data.item_order
     moments = Moments(order.of_held_out(held), order.activity, data.provenance.split.by == "night")
-    arrays = model.item_arrays(data.ordered_catalogue)
+    arrays = order.of_arrays(model.item_arrays(data.catalogue))
     of_model = MomentRanker(model.scorer, arrays, moments.held_out.user_E, moments)
     return per_user(of_model.ranks(np.arange(len(held))), ())["auc"]
 
