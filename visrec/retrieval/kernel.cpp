@@ -1,7 +1,7 @@
 // The exact k best items of many users by dot product. simd.h has the instructions.
 //
-// All items are first scored with vectors of 8-bit integers, four multiplications per lane. For every pair, Cauchy-Schwarz bounds the effect of the rounding: with u = u' + du
-// and i = i' + di,
+// All items are first scored with vectors of 8-bit integers, four multiplications per lane. For every
+// pair, Cauchy-Schwarz bounds the effect of the rounding: with u = u' + du and i = i' + di,
 //
 //     |u . i - u' . i'|  <=  |u'| |di| + |du| |i|
 //
@@ -87,13 +87,35 @@ struct User {
     float rest_length, rest_rounding, rest_scale;  // the same of the rest, and its byte step
 };
 
+// Calls `work` with each index j below d and with its lane, j % 16, in loops that become registers.
+template <typename Work>
+void in_lanes(int64_t d, Work work) {
+    int64_t j = 0;
+    for (; j + 16 <= d; j += 16)
+        for (int lane = 0; lane < 16; lane++) work(j + lane, lane);
+    for (; j < d; j++) work(j, j % 16);
+}
+
+double sum_of_lanes(double (&sums)[16]) {
+    for (int half = 8; half; half /= 2)
+        for (int lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
+    return sums[0];
+}
+
+template <typename Float>
+Float largest_entry(const Float* vector, int64_t d) {
+    Float largest[16] = {};
+    in_lanes(d, [&](int64_t j, int lane) {
+        largest[lane] = std::max(largest[lane], std::fabs(vector[j]));
+    });
+    return *std::max_element(largest, largest + 16);
+}
+
 // The exponent of the power of two that a vector is divided by: its largest entry is then below 1.
 template <typename Float>
-int exponent_of(const Float* vector, int64_t count) {
-    Float largest = 0;
-    for (int64_t j = 0; j < count; j++) largest = std::max(largest, std::fabs(vector[j]));
+int exponent_of(const Float* vector, int64_t d) {
     int exponent = 0;
-    std::frexp(largest, &exponent);
+    std::frexp(largest_entry(vector, d), &exponent);
     return exponent;
 }
 
@@ -101,20 +123,18 @@ int exponent_of(const Float* vector, int64_t count) {
 // and |dv| in units of that scale.
 float round_to_bytes(const double* vector, int d, int levels, float least, int8_t* bytes,
                      double* length, double* rounding) {
-    double largest = 0;
-    for (int j = 0; j < d; j++) largest = std::max(largest, std::fabs(vector[j]));
-    const float scale = std::max(float(largest / levels), least);
+    const float scale = std::max(float(largest_entry(vector, d) / levels), least);
     const double inverse = 1. / scale;
-    double squares = 0, remainders = 0;
-    for (int j = 0; j < d; j++) {
+    double squares[16] = {}, remainders[16] = {};
+    in_lanes(d, [&](int64_t j, int lane) {
         const double value = vector[j] * inverse;
-        const double nearest = std::clamp(std::nearbyint(value), -double(levels), double(levels));
-        squares += nearest * nearest;
-        remainders += (value - nearest) * (value - nearest);
+        const double nearest = std::nearbyint(value);  // within the levels: the scale is nearly exact
+        squares[lane] += nearest * nearest;
+        remainders[lane] += (value - nearest) * (value - nearest);
         bytes[j] = int8_t(nearest);
-    }
-    *length = std::sqrt(squares);
-    *rounding = std::sqrt(remainders);
+    });
+    *length = std::sqrt(sum_of_lanes(squares));
+    *rounding = std::sqrt(sum_of_lanes(remainders));
     return scale;
 }
 
@@ -126,13 +146,8 @@ void fetch(const float* vector, int64_t d) {
 // The order of the summation is part of the result. A product of two floats is exact in a double.
 double dot(const float* a, const float* b, int d) {
     double sums[16] = {};
-    int j = 0;
-    for (; j + 16 <= d; j += 16)
-        for (int lane = 0; lane < 16; lane++) sums[lane] += double(a[j + lane]) * b[j + lane];
-    for (; j < d; j++) sums[j % 16] += double(a[j]) * b[j];
-    for (int half = 8; half; half /= 2)
-        for (int lane = 0; lane < half; lane++) sums[lane] += sums[lane + half];
-    return sums[0];
+    in_lanes(d, [&](int64_t j, int lane) { sums[lane] += double(a[j]) * b[j]; });
+    return sum_of_lanes(sums);
 }
 
 struct Scored {
@@ -444,7 +459,8 @@ struct Worker {
     // Rounds a user's vector, rotated like the items and divided by 2^exponent.
     double round(const Items& items, const double* rotated, int exponent, int64_t u) {
         const int lead = std::min(4 * items.quads, items.d), width = 4 * items.quads;
-        for (int j = 0; j < items.d; j++) wide[j] = std::ldexp(rotated[j], -exponent);
+        const double power = std::ldexp(1., -exponent);
+        for (int j = 0; j < items.d; j++) wide[j] = rotated[j] * power;
         double length, rounding;
         User& user = users[u];
         const float scale = round_to_bytes(wide.data(), lead, simd::kUserBytes, kLeastScale,
@@ -734,12 +750,15 @@ extern "C" {
 
 // Rounds (count, d) vectors at positions from `first` on, centred, rotated and divided by
 // 2^exponent, to bytes. first: a multiple of 64. unavailable (count,): which items are. The others
-// are whole arrays of `Items`; packed and scale are 64-byte aligned.
+// are whole arrays of `Items`.
 void visrec_pack(const double* rotated, const uint8_t* unavailable, int64_t first, int64_t count,
                  int64_t d, int64_t lead, int64_t rest_bytes, uint8_t* packed, float* scale,
                  float* bounds, uint8_t* rest, float* rest_scale, float* rest_length) {
     const int64_t quads = (lead + 3) / 4, rest_width = d - lead;
     std::vector<int8_t> item_bytes(std::max(4 * quads, rest_width));
+    const auto add_offset = [&] {
+        for (int8_t& byte : item_bytes) byte = int8_t(byte + simd::kItemOffset);
+    };
     double length, rounding;
     for (int64_t i = first; i < first + count; i++) {
         if (unavailable[i - first]) continue;
@@ -750,17 +769,17 @@ void visrec_pack(const double* rotated, const uint8_t* unavailable, int64_t firs
         bound[0] = std::max(bound[0], float(rounding * (1 + kSlack)));
         bound[1] = std::max(bound[1], float((length + rounding) * (1 + kSlack)));
         uint8_t* tile = packed + i / kTile * kTile * 4 * quads;
-        for (int64_t j = 0; j < lead; j++)
-            tile[(j / 4 * kTile + i % kTile) * 4 + j % 4] =
-                uint8_t(item_bytes[j] + simd::kItemOffset);
+        add_offset();
+        for (int64_t q = 0; q < quads; q++)
+            std::memcpy(tile + (q * kTile + i % kTile) * 4, item_bytes.data() + 4 * q, 4);
         if (!rest_bytes) continue;
         rest_scale[i] = round_to_bytes(vector + lead, int(rest_width), 127, FLT_MIN,
                                        item_bytes.data(), &length, &rounding);
         rest_length[i] = float((length + rounding) * rest_scale[i] * (1 + kSlack));
         bound[2] = std::max(bound[2], float(rounding * rest_scale[i] * (1 + kSlack)));
         bound[3] = std::max(bound[3], rest_length[i]);
-        for (int64_t j = 0; j < rest_width; j++)
-            rest[i * rest_bytes + j] = uint8_t(item_bytes[j] + simd::kItemOffset);
+        add_offset();
+        std::memcpy(rest + i * rest_bytes, item_bytes.data(), size_t(rest_width));
     }
 }
 

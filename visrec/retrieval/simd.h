@@ -1,7 +1,7 @@
-// What the kernel needs of a processor: registers of 32-bit lanes and a few instructions. Which
-// layer is taken follows from the compiler's flags; visrec/native.py has those of each.
+// What the kernel needs of a processor: registers of 32-bit lanes and a few instructions. The
+// compiler's flags decide for which instruction set they are defined; visrec/isas.py has the flags.
 //
-// +, - and * of registers are the compiler's own.
+// Registers are vectors of the compiler, which provides +, - and *.
 
 #pragma once
 
@@ -29,15 +29,15 @@ constexpr int kLanes = 8, kRegisters = 16;
 constexpr int kLanes = 4, kRegisters = 32;
 
 #else
-#error "no layer for this processor"
+#error "the kernel does not support this instruction set"
 #endif
 
 typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
-typedef uint32_t Mask;  // a bit a lane
+typedef uint32_t Mask;  // one bit per lane
 constexpr Mask kAll = Mask((uint64_t(1) << kLanes) - 1);
 
-// The first lanes, at least none.
+// The first `count` lanes, or all if there are fewer.
 inline Mask first(int64_t count) {
     return count < kLanes ? (Mask(1) << count) - 1 : kAll;
 }
@@ -70,13 +70,14 @@ inline float largest(Floats values) {
 }
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
-// Bytes of items and of users are multiplied, and the products of four neighbours added to a lane.
-// The bytes of users are within +-kUserBytes and those of items within +-127, stored with
-// kItemOffset added where the instruction multiplies unsigned by signed bytes.
+// dot4 multiplies the bytes of items by those of users and adds the products of each four neighbours
+// to a lane. Users' bytes are within +-kUserBytes. Items' bytes are within +-127, and are stored with
+// kItemOffset added, which is not 0 where the instruction multiplies unsigned by signed bytes.
 
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 
-inline Mask at_least(Floats a, Floats b) {  // false where one is NaN
+// Lanes where a >= b; not those where one of them is NaN.
+inline Mask at_least(Floats a, Floats b) {
     return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ);
 }
 inline Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
@@ -85,7 +86,7 @@ inline void prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
 }
 
-// Writes the lanes of the mask next to each other; what follows them, up to a register, is lost.
+// Writes the lanes of the mask next to each other. Up to a whole register may be overwritten.
 inline void compress(float* to, Mask mask, Floats values) {
     _mm512_storeu_ps(to, _mm512_maskz_compress_ps(__mmask16(mask), values));
 }
@@ -124,7 +125,8 @@ inline void prefetch(const void* address) {
     _mm_prefetch(static_cast<const char*>(address), _MM_HINT_T0);
 }
 
-// For each mask, its lanes next to each other. (pext would do, but is slow on Zen 1 and 2.)
+// The numbers of each mask's lanes, next to each other. (pext computes them, but slowly on Zen 1
+// and 2.)
 struct Orders {
     uint8_t lanes[256][8] = {};
     constexpr Orders() {
