@@ -8,7 +8,7 @@ from tests.retrieval import COMPILED, select_kernel
 from visrec.jagged import Jagged
 from visrec.retrieval import kernel
 from visrec.retrieval.kernel import PackedItems
-from visrec.retrieval.rotation import choose_rotation
+from visrec.retrieval.rotation import choose_rotation, users_before_choice
 
 Floats = npt.NDArray[np.float32]
 
@@ -44,10 +44,15 @@ def test_rotation_keeps_products_and_orders_dimensions() -> None:
 def test_vectors_without_a_few_strong_dimensions_are_not_rotated(decay: float) -> None:
     item_Nd, user_Bd = _vectors(decay)
     assert (choose_rotation(item_Nd, user_Bd, 10) is not None) == (decay > 0)
-    assert choose_rotation(item_Nd[:4000], user_Bd, 10) is None  # few items
     assert choose_rotation(item_Nd, user_Bd[:3], 10) is None  # few users to judge by
     assert choose_rotation(0 * item_Nd, user_Bd, 10) is None
     assert choose_rotation(item_Nd, 0 * user_Bd, 10) is None
+
+
+def test_rotation_is_chosen_only_after_users_that_it_can_pay_for() -> None:
+    assert users_before_choice(20_000, 200) == pytest.approx(8000)
+    assert users_before_choice(4000, 200) is None  # few items
+    assert users_before_choice(20_000, 32) is None  # nothing to leave out
 
 
 @pytest.mark.parametrize("isa", COMPILED)
@@ -65,11 +70,16 @@ def test_lists_of_rotated_vectors_equal_those_in_float64(
         monkeypatch.setattr(kernel, "_order", lambda _: np.argsort(-exact_BN.mean(axis=0)))
     available_N = np.random.default_rng(1).random(len(item_Nd)) < 0.9
     excluded = np.argsort(-exact_BN, axis=1)[:, :40:2]
+    monkeypatch.setattr(kernel, "users_before_choice", lambda *_: len(user_Bd) + 1)
     packed = PackedItems(item_Nd, available_N, kernel.load_kernel())  # type: ignore[arg-type]
     lists = Jagged(excluded.ravel(), np.arange(len(user_Bd) + 1) * excluded.shape[1])
-    rows, scores = packed.top_k(user_Bd, lists, 50)
+    plain_rows, plain_scores = packed.top_k(user_Bd, lists, 50)
     assert packed._packed
+    assert packed._packed.lead == item_Nd.shape[1]
+    rows, scores = packed.top_k(user_Bd, lists, 50)
     assert packed._packed.lead < item_Nd.shape[1]
+    np.testing.assert_array_equal(rows, plain_rows)
+    np.testing.assert_array_equal(scores, plain_scores)
     np.put_along_axis(exact_BN, excluded, -np.inf, axis=1)
     exact_BN[:, ~available_N] = -np.inf
     expected = np.argsort(-exact_BN.astype(np.float32), axis=1, kind="stable")[:, :50]

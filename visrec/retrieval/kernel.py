@@ -19,12 +19,12 @@ import torch
 
 from visrec.jagged import Jagged
 from visrec.native import chosen_isa, compile_and_load, pointers
-from visrec.retrieval.rotation import Rotation, choose_rotation
+from visrec.retrieval.rotation import Rotation, choose_rotation, users_before_choice
 
 _SOURCE = Path(__file__).with_name("kernel.cpp")
 _BLOCK = 64  # kItems in kernel.cpp
 _REGISTER = 64  # bytes of the widest one
-_PACKED_AT_A_TIME = 4096  # items: 6.5 MB in float64 at a width of 200; a multiple of a block
+_PACKED_AT_A_TIME = 1024  # items: 1.6 MB in float64 at a width of 200; a multiple of a block
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -32,7 +32,8 @@ Ints = npt.NDArray[np.int64]
 class PackedItems:
     """Items packed for exact search: their vectors rounded to bytes, and the vectors.
 
-    They are packed when the first users are searched for, whose vectors help to choose a rotation.
+    They are packed when the first users are searched for, and again if so many users are searched
+    for that a rotation pays (`rotation.py`).
 
     Args:
         vectors_Nd: finite vectors; kept, because the last step of a search uses them.
@@ -46,6 +47,8 @@ class PackedItems:
         self._vectors_Nd, self._kernel = _floats(vectors_Nd), kernel
         self._available_N = available_N
         self._packed: _Packed | None = None
+        self._choose_after = users_before_choice(*self._vectors_Nd.shape)
+        self._seen: list[Floats] = []  # the users' vectors until then
 
     def top_k(self, user_Bd: Floats, excluded: Jagged, k: int) -> tuple[Ints, Floats]:
         """(B, k) rows and scores, best first, ties to the lower row; -1 and -inf after the last.
@@ -56,10 +59,7 @@ class PackedItems:
             k: list length.
         """
         user_Bd = _floats(user_Bd)
-        if self._packed is None:
-            rotation = choose_rotation(self._vectors_Nd, user_Bd, k)
-            self._packed = _pack(self._vectors_Nd, self._available_N, rotation, self._kernel)
-        packed, (b, d) = self._packed, user_Bd.shape
+        packed, (b, d) = self._packed_for(user_Bd, k), user_Bd.shape
         rotated_Bd = packed.rotated(user_Bd)
         excluded = _sorted(Jagged(packed.position_N[excluded.values], excluded.offsets))
         rows, scores = np.empty((b, k), np.int64), np.empty((b, k), np.float32)
@@ -74,6 +74,18 @@ class PackedItems:
             *pointers(rows, scores),
         )
         return rows, scores
+
+    def _packed_for(self, user_Bd: Floats, k: int) -> "_Packed":
+        """The items, packed or packed again if these users make it worthwhile."""
+        rotation = None
+        if self._choose_after is not None:
+            self._seen.append(user_Bd)
+            if sum(map(len, self._seen)) >= self._choose_after:
+                rotation = choose_rotation(self._vectors_Nd, np.concatenate(self._seen), k)
+                self._choose_after, self._seen = None, []
+        if self._packed is None or rotation:
+            self._packed = _pack(self._vectors_Nd, self._available_N, rotation, self._kernel)
+        return self._packed
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,8 @@ def _pack(
     exponent = math.frexp(largest)[1]
     for start in range(0, n, _PACKED_AT_A_TIME):
         row_P = row_N[start : start + _PACKED_AT_A_TIME]
-        wide_Pd = np.ldexp(vectors_Nd[row_P] - mean_d, -exponent)
+        wide_Pd = vectors_Nd[row_P] - mean_d
+        wide_Pd *= 2.0**-exponent
         if rotation:
             wide_Pd = wide_Pd @ rotation.item_dd
         unavailable_P = np.zeros(len(row_P), bool) if available_N is None else ~available_N[row_P]
@@ -227,7 +240,7 @@ def kernel_name() -> str:
 
 
 def _aligned(count: int, dtype: np.dtype[np.generic]) -> npt.NDArray[np.generic]:
-    """Zeros that start at a multiple of 64 bytes, as loads of whole registers require."""
+    """Zeros that start at a multiple of 64 bytes, so that no register spans two cache lines."""
     raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + count * dtype.itemsize].view(dtype)

@@ -15,6 +15,7 @@ Shapes: B users, N items, S sampled items, d width.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,10 @@ Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 
 _MIN_ITEMS, _MIN_WIDTH = 8192, 48  # below, other work is most of a search
+# After so many users, a rotation has saved the time that it takes to choose it (70 ms) and to pack
+# the items again (3 us each). Measured: for 20,000 items 4,200 users with AVX2 and 13,000 with
+# AVX-512 VNNI; for 200,000 items 1,800 and 4,600 (200 dimensions, variances 1 / rank^2).
+_FIRST_USERS, _FIRST_SCORES = 3000, 1e8
 _LEADS = (32, 48, 64, 96)
 _USERS, _ITEMS, _JUDGED = 1024, 8192, 64  # users and items of the sample; users judged by
 _REGULAR = 1e-3  # of the mean variance, added to each, for directions that the sample lacks
@@ -47,30 +52,38 @@ class Rotation:
     lead: int
 
 
+def users_before_choice(n: int, d: int) -> float | None:
+    """How many users are searched for before a rotation is chosen; None if there is no choice.
+
+    Args:
+        n: how many items there are.
+        d: width of the vectors.
+    """
+    return _FIRST_USERS + _FIRST_SCORES / n if n >= _MIN_ITEMS and d >= _MIN_WIDTH else None
+
+
 def choose_rotation(item_Nd: Floats, user_Bd: Floats, k: int) -> Rotation | None:
     """A rotation with which a search is faster by a sample of these vectors; None if there is none.
 
     Args:
-        item_Nd: the items' finite vectors.
+        item_Nd: the items' finite vectors; so many and so wide that there is a choice.
         user_Bd: some users' finite vectors.
         k: list length.
     """
     n, d = item_Nd.shape
-    if n < _MIN_ITEMS or d < _MIN_WIDTH:
-        return None
     random = np.random.default_rng(0)
     item_Sd = item_Nd[random.choice(n, min(n, _ITEMS), replace=False)].astype(np.float64)
     item_Sd -= item_Sd.mean(axis=0)
     wide_Bd = user_Bd[random.permutation(len(user_Bd))[:_USERS]].astype(np.float64)
-    length_B = np.linalg.norm(wide_Bd, axis=1)
+    length_B = _lengths(wide_Bd)
     unit_Bd = wide_Bd[length_B > 0] / length_B[length_B > 0, None]
     if len(unit_Bd) < _JUDGED or not item_Sd.any():
         return None
     item_dd, user_dd = _balanced(_covariance(item_Sd), _covariance(unit_Bd))
     rotated_Sd, rotated_Bd = item_Sd @ item_dd, unit_Bd[:_JUDGED] @ user_dd
-    cost = {lead: _cost(rotated_Sd, rotated_Bd, lead, k / n) for lead in _LEADS if lead < d}
-    lead = min(cost, key=lambda lead: cost[lead])
-    if not cost[lead] < _WORTHWHILE:
+    costs = _costs(rotated_Sd, rotated_Bd, [lead for lead in _LEADS if lead < d], k / n)
+    lead = min(costs, key=lambda lead: costs[lead])
+    if not costs[lead] < _WORTHWHILE:
         return None
     spread_dd = np.zeros((d, d))
     for part in (slice(lead), slice(lead, d)):
@@ -94,19 +107,27 @@ def _balanced(item_dd: Doubles, user_dd: Doubles) -> tuple[Doubles, Doubles]:
     return np.linalg.solve(root_dd.T, axes_dd * root_d), root_dd @ axes_dd / root_d
 
 
-def _cost(item_Sd: Doubles, user_Bd: Doubles, lead: int, share: float) -> float:
-    """The cost of a search with this lead, as a share of that without.
+def _costs(item_Sd: Doubles, user_Bd: Doubles, leads: list[int], share: float) -> dict[int, float]:
+    """The cost of a search with each lead, as a share of that without.
 
     Args:
         item_Sd: rotated items.
         user_Bd: rotated users.
-        lead: how many dimensions are multiplied for every item.
+        leads: how many dimensions are multiplied for every item, ascending.
         share: of the items that are listed.
     """
-    lead_BS = user_Bd[:, :lead] @ item_Sd[:, :lead].T
-    rest_BS = user_Bd[:, lead:] @ item_Sd[:, lead:].T
+    score_BS = user_Bd @ item_Sd.T
     kth = max(1, round(share * len(item_Sd)))
-    least_B = np.partition(lead_BS + rest_BS, -kth, axis=1)[:, -kth]
-    most_BS = lead_BS + np.outer(*(np.linalg.norm(v[:, lead:], axis=1) for v in (user_Bd, item_Sd)))
-    passing = float((most_BS >= least_B[:, None]).mean())
-    return float(lead / item_Sd.shape[1] + _ONE_BY_ONE * passing)
+    least_B1 = np.partition(score_BS, -kth, axis=1)[:, [-kth]]
+    lead_BS, costs = np.zeros_like(score_BS), {}
+    for start, lead in pairwise([0, *leads]):
+        lead_BS += user_Bd[:, start:lead] @ item_Sd[:, start:lead].T
+        rest_BS = np.outer(_lengths(user_Bd[:, lead:]), _lengths(item_Sd[:, lead:]))
+        passing = float((lead_BS + rest_BS >= least_B1).mean())
+        costs[lead] = lead / item_Sd.shape[1] + _ONE_BY_ONE * passing
+    return costs
+
+
+def _lengths(vector_Xd: Doubles) -> Doubles:
+    lengths: Doubles = np.sqrt(np.einsum("xd,xd->x", vector_Xd, vector_Xd))
+    return lengths
