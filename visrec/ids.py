@@ -28,8 +28,33 @@ def index_in(
     ids: pa.Array | pa.ChunkedArray, value_set: pa.Array | pa.ChunkedArray
 ) -> npt.NDArray[np.int64]:
     """(V,) position of each id in the value set, -1 for ids that are null or not in it."""
+    if pa.types.is_dictionary(ids.type):
+        return _index_codes_in(ids, value_set)
     positions = pc.index_in(ids.cast(TEXT), value_set=value_set.cast(TEXT), skip_nulls=True)
     return np.asarray(pc.fill_null(positions, -1).to_numpy(zero_copy_only=False), np.int64)
+
+
+def _index_codes_in(
+    ids: pa.DictionaryArray | pa.ChunkedArray, value_set: pa.Array | pa.ChunkedArray
+) -> npt.NDArray[np.int64]:
+    """`index_in` that looks up each id of the dictionary once."""
+    chunks = ids.unify_dictionaries().chunks if isinstance(ids, pa.ChunkedArray) else [ids]
+    if not chunks:
+        return np.zeros(0, np.int64)
+    # Nulls have the code -1, which is the last row.
+    position_D = np.append(index_in(chunks[0].dictionary, value_set), -1)
+    return np.concatenate([position_D[pc.fill_null(c.indices, -1).to_numpy()] for c in chunks])
+
+
+def encode_ids(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The ids as codes into a dictionary for each chunk, which they may be already."""
+    if not pa.types.is_dictionary(ids.type):
+        return ids.cast(TEXT).dictionary_encode()
+    chunks = [
+        pa.DictionaryArray.from_arrays(chunk.indices, chunk.dictionary.cast(TEXT))
+        for chunk in ids.chunks
+    ]
+    return pa.chunked_array(chunks, pa.dictionary(pa.int32(), TEXT))
 
 
 def is_in(

@@ -4,8 +4,8 @@ Shapes: U users, N items of the catalogue, R interactions, B rows of a batch.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrec.errors import InputError, NoExamplesError
-from visrec.ids import TEXT, id_array, index_in
+from visrec.ids import TEXT, encode_ids, id_array, index_in
 from visrec.interactions.log import InteractionLog, ReadReport
-from visrec.jagged import offsets_from_lengths
+from visrec.interactions.prepared import PreparedInteractions
+from visrec.jagged import concat_ranges, offsets_from_lengths
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.interactions import (
     LIKED,
@@ -25,9 +26,13 @@ from visrec.sources.interactions import (
     NOT_LIKED,
     NOT_RATED,
     REPEATED,
+    IncompleteRows,
     InteractionsConfig,
-    read_until_cutoff,
+    TableBatches,
+    drop_after_cutoff,
+    read_all,
 )
+from visrec.tasks import map_calls, share
 
 
 def read_log(
@@ -37,6 +42,7 @@ def read_log(
     extra_users: pa.Array | None = None,
     *,
     keep_all_users: bool = False,
+    prepared: PreparedInteractions | None = None,
 ) -> InteractionLog:
     """Reads interactions and codes them against a catalogue.
 
@@ -46,6 +52,7 @@ def read_log(
         item_ids: (N,) the catalogue's ids; items are coded by their index.
         extra_users: users to include whether or not they have interactions.
         keep_all_users: include users none of whose interactions counts.
+        prepared: the same interactions, whose partitions are read in tasks.
 
     Raises:
         InputError: the interactions cannot be read.
@@ -53,35 +60,26 @@ def read_log(
     """
     if uri is None:
         return _empty_log(extra_users)
-    left_out = Counter[str]()
-    batches = read_until_cutoff(config, uri, left_out)
-    if not keep_all_users:
-        batches = _only_liked(batches, left_out)
-    return build_log(batches, item_ids, extra_users, left_out)
+    if prepared is None:
+        parts = [_read_part(config, read_all(config, uri), item_ids, keep_all_users)]
+    else:
+        prepared.require_rating_column(config)
+        reader = _PartitionReader(config, prepared, keep_all_users)
+        shared = share(item_ids)
+        parts = map_calls(reader.read, [(p, shared) for p in prepared.partitions])
+    incomplete = IncompleteRows()
+    for part in parts:
+        incomplete.merge(part.incomplete)
+    incomplete.require_few(config, uri)
+    return _join_parts(parts, item_ids, extra_users)
 
 
 def _empty_log(users: pa.Array | None) -> InteractionLog:
-    user_ids = pa.array([], TEXT)
-    if users is not None:
-        _, user_ids = _code_users([user_ids.dictionary_encode()], users)
+    user_ids = _sorted_ids(pa.array([], TEXT), users)
     offsets = np.zeros(len(user_ids) + 1, np.int64)
     return InteractionLog(
         user_ids, offsets, np.zeros(0, np.int32), np.zeros(0, np.int64), None, None
     )
-
-
-def _only_liked(batches: Iterable[pa.Table], left_out: Counter[str]) -> Iterator[pa.Table]:
-    for batch in batches:
-        if LIKED in batch.column_names:
-            _count_not_liked(batch, left_out)
-            batch = batch.filter(batch[LIKED])
-        yield batch
-
-
-def _count_not_liked(batch: pa.Table, left_out: Counter[str]) -> None:
-    rating = batch["rating"].filter(pc.invert(batch[LIKED]))
-    left_out[NOT_RATED] += rating.null_count
-    left_out[NOT_LIKED] += len(rating) - rating.null_count
 
 
 def build_log(
@@ -104,10 +102,135 @@ def build_log(
             catalogue.
         InputError: a rating is infinite.
     """
-    builder = _LogBuilder(item_ids, Counter() if left_out is None else left_out)
+    part = _build_part(batches, item_ids, Counter() if left_out is None else left_out)
+    return _join_parts([part], item_ids, extra_users)
+
+
+# Parts of a log, each with all rows of its users.
+
+
+@dataclass(frozen=True)
+class _LogPart:
+    """The log of some users.
+
+    Attributes:
+        log: of these users, without a report.
+        left_out: rows that do not count, by reason.
+        unknown_ids: ids of items that are not in the catalogue, some of all.
+        incomplete: counts of rows that lack something.
+    """
+
+    log: InteractionLog
+    left_out: Counter[str]
+    unknown_ids: pa.Array
+    incomplete: IncompleteRows = field(default_factory=IncompleteRows)
+
+
+@dataclass(frozen=True)
+class _PartitionReader:
+    """Reads partitions of prepared interactions; arguments as for `read_log`."""
+
+    config: InteractionsConfig
+    prepared: PreparedInteractions
+    keep_all_users: bool
+
+    def read(self, partition: int, item_ids: pa.Array) -> _LogPart:
+        rows = iter([(self.prepared.table.uri, self.prepared.read(partition))])
+        return _read_part(self.config, rows, item_ids, self.keep_all_users)
+
+
+def _read_part(
+    config: InteractionsConfig, batches: TableBatches, item_ids: pa.Array, keep_all_users: bool
+) -> _LogPart:
+    left_out, incomplete = Counter[str](), IncompleteRows()
+    past = drop_after_cutoff(config, batches, left_out, incomplete)
+    if not keep_all_users:
+        past = _only_liked(past, left_out)
+    return replace(_build_part(past, item_ids, left_out), incomplete=incomplete)
+
+
+def _only_liked(batches: Iterable[pa.Table], left_out: Counter[str]) -> Iterator[pa.Table]:
+    for batch in batches:
+        if LIKED in batch.column_names:
+            _count_not_liked(batch, left_out)
+            batch = batch.filter(batch[LIKED])
+        yield batch
+
+
+def _count_not_liked(batch: pa.Table, left_out: Counter[str]) -> None:
+    rating = batch["rating"].filter(pc.invert(batch[LIKED]))
+    left_out[NOT_RATED] += rating.null_count
+    left_out[NOT_LIKED] += len(rating) - rating.null_count
+
+
+def _build_part(
+    batches: Iterable[pa.Table], item_ids: pa.Array, left_out: Counter[str]
+) -> _LogPart:
+    builder = _LogBuilder(item_ids, left_out)
     for batch in batches:
         builder.add(batch)
-    return builder.build(extra_users)
+    return builder.build()
+
+
+def _join_parts(
+    parts: Sequence[_LogPart], item_ids: pa.Array, extra_users: pa.Array | None
+) -> InteractionLog:
+    """The log of all users.
+
+    Raises:
+        NoExamplesError: it has no rows.
+    """
+    logs, left_out = [part.log for part in parts], Counter[str]()
+    for part in parts:
+        left_out.update(part.left_out)
+    rows = sum(len(log.item_R) for log in logs)
+    if not rows:
+        unknown_ids = [part.unknown_ids for part in parts if len(part.unknown_ids)]
+        raise _no_interactions_error(left_out, next(iter(unknown_ids), None), item_ids)
+    report = ReadReport(
+        rows + left_out.total(), {why: count for why, count in left_out.items() if count}
+    )
+    if len(logs) == 1 and extra_users is None:
+        return replace(logs[0], read_report=report)
+    known = pa.concat_arrays([log.user_ids for log in logs])
+    user_ids = _sorted_ids(known, extra_users)
+    at_U = index_in(user_ids, known)
+    length_V = np.concatenate([np.diff(log.offsets) for log in logs])  # in the order of the parts
+    offsets = offsets_from_lengths(np.where(at_U < 0, 0, length_V[at_U]))
+    row_R = concat_ranges(offsets_from_lengths(length_V)[at_U], offsets)
+    return InteractionLog(
+        user_ids=user_ids,
+        offsets=offsets,
+        item_R=np.concatenate([log.item_R for log in logs])[row_R],
+        time_R=np.concatenate([log.time_R for log in logs])[row_R],
+        evaluation_flag_R=_join_optional(
+            [(log.evaluation_flag_R, len(log.item_R)) for log in logs], False, row_R
+        ),
+        rating_R=_join_optional([(log.rating_R, len(log.item_R)) for log in logs], np.nan, row_R),
+        read_report=report,
+    )
+
+
+def _join_optional(
+    columns: Sequence[tuple[npt.NDArray[Any] | None, int]],
+    default: float,
+    row_R: npt.NDArray[np.int64],
+) -> npt.NDArray[Any] | None:
+    """A column of all parts, None if no part has it.
+
+    Args:
+        columns: the column of each part, and how many rows the part has.
+        default: the value of rows whose part lacks the column.
+        row_R: (R,) the rows to take.
+    """
+    present = [column for column, _ in columns if column is not None]
+    if not present:
+        return None
+    whole = [
+        np.full(rows, default, present[0].dtype) if column is None else column
+        for column, rows in columns
+    ]
+    return np.concatenate(whole)[row_R]
 
 
 @dataclass(frozen=True)
@@ -148,13 +271,13 @@ class _LogBuilder:
         self._flags: list[npt.NDArray[np.bool_]] = []
         self._ratings: list[npt.NDArray[np.float32]] = []
         self._has_flags = False  # of several files, only some may have the evaluation column
-        self._unknown_ids: pa.Array | None = None
+        self._unknown_ids: pa.Array = pa.array([], TEXT)
 
     def add(self, batch: pa.Table) -> None:
         item_B, unknown_ids = _code_items(batch, self._item_ids, self._left_out)
-        if self._unknown_ids is None or not len(self._unknown_ids):
+        if not len(self._unknown_ids):
             self._unknown_ids = unknown_ids
-        self._users += batch["user_id"].cast(TEXT).dictionary_encode().chunks
+        self._users += encode_ids(batch["user_id"]).chunks
         self._items.append(item_B)
         self._times.append(batch["timestamp"].to_numpy())
         if "evaluation" in batch.column_names:
@@ -164,21 +287,22 @@ class _LogBuilder:
             self._flags.append(np.zeros(len(batch), np.bool_))
         self._ratings.append(_ratings(batch))
 
-    def build(self, extra_users: pa.Array | None) -> InteractionLog:
+    def build(self) -> _LogPart:
+        """The part, which may have no rows."""
+        nothing = pa.array([], TEXT).dictionary_encode()
+        user_R, user_ids = _code_users([*self._users, nothing])
         item_R = np.concatenate([*self._items, np.zeros(0, np.int32)])
+        rating_R = np.concatenate([*self._ratings, np.zeros(0, np.float32)])
         counts_R = item_R >= 0
-        if not counts_R.any():
-            raise _no_interactions_error(self._left_out, self._unknown_ids, self._item_ids)
-        user_R, user_ids = _code_users(self._users, extra_users)
-        rating_R = np.concatenate(self._ratings)
         columns = _Columns(
             user_R,
             item_R,
-            time_R=np.concatenate(self._times),
+            time_R=np.concatenate([*self._times, np.zeros(0, np.int64)]),
             evaluation_flag_R=np.concatenate(self._flags) if self._has_flags else None,
             rating_R=None if np.isnan(rating_R[counts_R]).all() else rating_R,
         )
-        return _sort_log(user_ids, columns.take(counts_R), self._left_out)
+        log = _sort_log(user_ids, columns.take(counts_R), self._left_out)
+        return _LogPart(log, self._left_out, self._unknown_ids)
 
 
 def _code_items(
@@ -199,7 +323,7 @@ def _code_items(
         _count_not_liked(batch.filter(item_id.is_valid()), left_out)
     unknown_B = has_id_B & liked_B & (item_B < 0)
     left_out[NO_FEATURE] += int(unknown_B.sum())
-    return np.where(liked_B, item_B, -1), item_id.filter(pa.array(unknown_B)).combine_chunks()
+    return np.where(liked_B, item_B, -1), id_array(item_id.filter(pa.array(unknown_B)))
 
 
 def _no_interactions_error(
@@ -239,7 +363,7 @@ def _ratings(batch: pa.Table) -> npt.NDArray[np.float32]:
     rating_B = pc.fill_null(batch["rating"].cast(pa.float32()), np.nan).to_numpy()
     if len(infinite := np.flatnonzero(np.isinf(rating_B))):
         user, item, rating = (
-            batch[name][int(infinite[0])] for name in ("user_id", "item_id", "rating")
+            batch[name][int(infinite[0])].as_py() for name in ("user_id", "item_id", "rating")
         )
         raise InputError(
             f"Found the rating {rating} (user {user}, item {item}) and {len(infinite) - 1} more "
@@ -249,22 +373,27 @@ def _ratings(batch: pa.Table) -> npt.NDArray[np.float32]:
     return np.asarray(rating_B)
 
 
-def _code_users(
-    users: list[pa.Array], extra_users: pa.Array | None
-) -> tuple[npt.NDArray[np.int32], pa.LargeStringArray]:
+def _code_users(users: list[pa.Array]) -> tuple[npt.NDArray[np.int32], pa.LargeStringArray]:
     """Codes dictionary-encoded users.
 
     Returns:
-        The index of each user in the sorted ids of all users, and these (U,) ids.
+        The index of each user in the sorted ids of those that occur, and these (U,) ids.
     """
     encoded = pa.chunked_array(users).unify_dictionaries()
-    names = encoded.chunk(0).dictionary
-    everyone = names if extra_users is None else pa.concat_arrays([names, id_array(extra_users)])
-    everyone = pc.unique(everyone)
-    user_ids = everyone.take(pc.sort_indices(everyone))
-    row_of_name = index_in(names, user_ids).astype(np.int32)
     codes = np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+    # Dictionaries of files may have ids whose rows have been left out.
+    names = encoded.chunk(0).dictionary
+    is_used = np.zeros(len(names), bool)
+    is_used[codes] = True
+    user_ids = _sorted_ids(names.filter(pa.array(is_used)), None)
+    row_of_name = index_in(names, user_ids).astype(np.int32)
     return row_of_name[codes], user_ids
+
+
+def _sorted_ids(ids: pa.LargeStringArray, more: pa.Array | None) -> pa.LargeStringArray:
+    """The distinct ids, sorted."""
+    distinct = pc.unique(ids if more is None else pa.concat_arrays([ids, id_array(more)]))
+    return distinct.take(pc.sort_indices(distinct))
 
 
 def _sort_log(
@@ -283,10 +412,6 @@ def _sort_log(
         time_R=columns.time_R,
         evaluation_flag_R=columns.evaluation_flag_R,
         rating_R=columns.rating_R,
-        read_report=ReadReport(
-            len(order) + sum(left_out.values()),
-            {why: count for why, count in left_out.items() if count},
-        ),
     )
 
 
@@ -315,6 +440,8 @@ def _order_by_user_and_time(
     user_R: npt.NDArray[np.int32], time_R: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
     """The stable order of rows by user, then time."""
+    if not len(time_R):
+        return np.zeros(0, np.int64)
     first, last = int(time_R.min()), int(time_R.max())
     span = last - first + 1
     if int(user_R.max() + 1) * span > np.iinfo(np.int64).max:

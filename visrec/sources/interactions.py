@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from visrec.storage.input_table import InputTable, check_mapping
 from visrec.storage.table_files import list_table_files
 from visrec.storage.tables import digest_table, read_table_file
 
+TableBatches: TypeAlias = Iterator[tuple[str, pa.Table]]  # where the rows are, and the rows
 LIKED = "liked"  # column that says which rows count
 # Reasons for which rows are left out.
 NO_TIME, NO_USER, NO_ITEM = "without a timestamp", "without a user_id", "without an item_id"
@@ -104,6 +106,23 @@ class InteractionsConfig:
                 key="interactions.min_rating",
             )
 
+    def require_rating_column(self, is_present: bool, where: str) -> None:
+        """Refuses a `min_rating` for rows without a rating column.
+
+        Args:
+            is_present: whether they have one.
+            where: location of the rows, and the key that names it.
+
+        Raises:
+            InputError: they have none.
+        """
+        if self.min_rating is not None and not is_present:
+            raise InputError(
+                f"Found no rating column in {where}; --interactions.min_rating "
+                f"{self.min_rating} needs one. Remove the key, or add the column.",
+                key="interactions.min_rating",
+            )
+
 
 def _format_rating(rating: float | None) -> str:
     return "none" if rating is None else f"{rating:g}"
@@ -145,19 +164,30 @@ def read_interactions(config: InteractionsConfig, uri: str) -> Iterator[pa.Table
             yield batch
 
 
-def read_disliked(config: InteractionsConfig, uri: str) -> Iterator[pa.Table]:
+def read_disliked(
+    config: InteractionsConfig, uri: str, batches: TableBatches | None = None
+) -> Iterator[pa.Table]:
     """The interactions that do not count because of their rating, in batches.
+
+    Args:
+        config: which interactions count.
+        uri: location of the table.
+        batches: its rows, if they are not to be read from there.
 
     Raises:
         InputError: as `read_until_cutoff`.
     """
-    for batch in read_until_cutoff(config, uri, Counter()):
-        if LIKED in batch.column_names:
-            yield batch.filter(pc.invert(batch[LIKED]))
+    if config.min_rating is None:
+        return
+    for batch in read_until_cutoff(config, uri, Counter(), batches):
+        yield batch.filter(pc.invert(batch[LIKED]))
 
 
 def read_until_cutoff(
-    config: InteractionsConfig, uri: str, left_out: Counter[str]
+    config: InteractionsConfig,
+    uri: str,
+    left_out: Counter[str],
+    batches: TableBatches | None = None,
 ) -> Iterator[pa.Table]:
     """The interactions before the cutoff, in batches, without rows that lack a user or a timestamp.
 
@@ -168,13 +198,35 @@ def read_until_cutoff(
         config: which interactions count.
         uri: location of the table.
         left_out: counts the rows that are left out here, by reason.
+        batches: its rows, if they are not to be read from there.
 
     Raises:
         InputError: there is a `min_rating` but no rating column, or too many rows lack a user, an
             item or a timestamp.
     """
-    incomplete = _IncompleteRows(config, uri)
-    for where, batch in _batches(config.table(uri)):
+    incomplete = IncompleteRows()
+    yield from drop_after_cutoff(config, batches or read_all(config, uri), left_out, incomplete)
+    incomplete.require_few(config, uri)
+
+
+def drop_after_cutoff(
+    config: InteractionsConfig,
+    batches: TableBatches,
+    left_out: Counter[str],
+    incomplete: "IncompleteRows",
+) -> Iterator[pa.Table]:
+    """`read_until_cutoff` for some of the rows.
+
+    Args:
+        config: which interactions count.
+        batches: rows, and where they are.
+        left_out: counts the rows that are left out here, by reason.
+        incomplete: counts the rows that lack something.
+
+    Raises:
+        InputError: there is a `min_rating` but no rating column.
+    """
+    for where, batch in batches:
         past = _before_cutoff(batch, config.cutoff_timestamp(), left_out)
         incomplete.add(batch.filter(pc.is_null(batch["timestamp"])), past)
         has_user = pc.is_valid(past["user_id"])
@@ -183,19 +235,14 @@ def read_until_cutoff(
         if config.min_rating is None:
             yield past
             continue
-        if "rating" not in past.column_names:
-            raise InputError(
-                f"Found no rating column in {where}; --interactions.min_rating "
-                f"{config.min_rating} needs one. Remove the key, or add the column.",
-                key="interactions.min_rating",
-            )
+        config.require_rating_column("rating" in past.column_names, where)
         liked = pc.fill_null(pc.greater_equal(past["rating"], config.min_rating), False)
         yield past.append_column(LIKED, liked)
-    incomplete.require_few()
 
 
-def _batches(table: InputTable) -> Iterator[tuple[str, pa.Table]]:
-    for file in list_table_files(table):
+def read_all(config: InteractionsConfig, uri: str) -> TableBatches:
+    """All rows of a table in batches, each with the location of its file."""
+    for file in list_table_files(config.table(uri)):
         for batch in read_table_file(file, schemas.INTERACTIONS):
             yield file.where, batch
 
@@ -213,16 +260,21 @@ def _before_cutoff(
     return past
 
 
-class _IncompleteRows:
+@dataclass
+class IncompleteRows:
     """Counts rows that lack a user, an item or a timestamp.
 
     They are counted among rows before the cutoff or without a timestamp.
+
+    Attributes:
+        rows: all of these.
+        incomplete: those that lack something.
+        example: one of them; empty if there is none.
     """
 
-    def __init__(self, config: InteractionsConfig, uri: str) -> None:
-        self._config, self._uri = config, uri
-        self._rows = self._incomplete = 0
-        self._example: dict[str, object] = {}
+    rows: int = 0
+    incomplete: int = 0
+    example: dict[str, object] = field(default_factory=dict)
 
     def add(self, without_time: pa.Table, past: pa.Table) -> None:
         """Counts a batch.
@@ -231,22 +283,33 @@ class _IncompleteRows:
             without_time: its rows that lack a timestamp.
             past: its rows before the cutoff.
         """
-        self._rows += len(without_time) + len(past)
+        self.rows += len(without_time) + len(past)
         is_incomplete = pc.or_(pc.is_null(past["user_id"]), pc.is_null(past["item_id"]))
         for incomplete in (without_time, past.filter(is_incomplete)):
-            self._incomplete += len(incomplete)
-            if len(incomplete) and not self._example:
-                self._example = incomplete.slice(0, 1).to_pylist()[0]
+            self.incomplete += len(incomplete)
+            if len(incomplete) and not self.example:
+                self.example = incomplete.slice(0, 1).to_pylist()[0]
 
-    def require_few(self) -> None:
-        if self._incomplete > self._config.max_incomplete * self._rows:
-            shown = ", ".join(f"{name} {value!r:.60}" for name, value in self._example.items())
+    def merge(self, other: "IncompleteRows") -> None:
+        """Adds the counts of other rows."""
+        self.rows += other.rows
+        self.incomplete += other.incomplete
+        self.example = self.example or other.example
+
+    def require_few(self, config: InteractionsConfig, uri: str) -> None:
+        """Refuses the rows of a table if more than `max_incomplete` of them lack something.
+
+        Raises:
+            InputError: shows an example.
+        """
+        if self.incomplete > config.max_incomplete * self.rows:
+            shown = ", ".join(f"{name} {value!r:.60}" for name, value in self.example.items())
             raise InputError(
-                f"{self._incomplete:,} of {self._rows:,} rows of {self._uri} lack a user_id, an "
+                f"{self.incomplete:,} of {self.rows:,} rows of {uri} lack a user_id, an "
                 f"item_id or a timestamp, such as {shown}; expected a share of at most "
-                f"{self._config.max_incomplete:g}. Fill them in, or raise "
+                f"{config.max_incomplete:g}. Fill them in, or raise "
                 "--interactions.max_incomplete.",
-                path=self._uri,
+                path=uri,
                 key="interactions.max_incomplete",
             )
 

@@ -48,21 +48,64 @@ class CsvDialect:
         return f"CSV{columns}, {self.encoding.label}"
 
 
-def read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+def read_csv(
+    file: TableFile, columns: Sequence[Column], stop: int | None = None
+) -> Iterator[pa.RecordBatch]:
     """The declared columns of a CSV file, all as text: types are not guessed from the first rows.
+
+    Args:
+        file: of the table.
+        columns: the declared columns.
+        stop: where a row ends, after which nothing is read; by default the end of the file.
 
     Raises:
         InputError: the file is empty, is not text, or is damaged.
         SchemaError: as `TableFile.select_columns`.
     """
     dialect = detect_dialect(file, columns)
-    present = file.select_columns(pa.schema([(name, TEXT) for name in dialect.names]), columns)
-    if not dialect.has_rows:
-        return
+    if stop is not None:
+        yield from _parse(file, columns, dialect, _read_bytes(file, 0, stop), dialect.header_lines)
+    elif dialect.has_rows:
+        with file.open_input_stream() as stream:
+            yield from _parse(file, columns, dialect, stream, dialect.header_lines)
+    else:
+        file.select_columns(_schema(dialect), columns)
+
+
+def read_csv_lines(
+    file: TableFile, columns: Sequence[Column], span: tuple[int, int]
+) -> Iterator[pa.RecordBatch]:
+    """`read_csv` of rows between two bytes, after the header.
+
+    Args:
+        file: of the table, in UTF-8.
+        columns: the declared columns.
+        span: where the first row begins, and where the last one ends.
+    """
+    yield from _parse(file, columns, detect_dialect(file, columns), _read_bytes(file, *span), 0)
+
+
+def _read_bytes(file: TableFile, start: int, stop: int) -> pa.NativeFile:
+    with file.open_input() as source:
+        return pa.BufferReader(source.read_at(stop - start, start))
+
+
+def _schema(dialect: CsvDialect) -> pa.Schema:
+    return pa.schema([(name, TEXT) for name in dialect.names])
+
+
+def _parse(
+    file: TableFile,
+    columns: Sequence[Column],
+    dialect: CsvDialect,
+    source: pa.NativeFile,
+    skipped_lines: int,
+) -> Iterator[pa.RecordBatch]:
+    present = file.select_columns(_schema(dialect), columns)
     read = pacsv.ReadOptions(
         encoding=dialect.encoding.name,
         column_names=dialect.names,
-        skip_rows=dialect.header_lines,
+        skip_rows=skipped_lines,
         block_size=_BLOCK_BYTES,
     )
     parse = pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True)
@@ -73,10 +116,7 @@ def read_csv(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBa
         null_values=_NULLS,
         quoted_strings_can_be_null=False,
     )
-    with (
-        file.open_input_stream() as stream,
-        pacsv.open_csv(stream, read, parse, convert) as batches,
-    ):
+    with pacsv.open_csv(source, read, parse, convert) as batches:
         yield from batches
 
 

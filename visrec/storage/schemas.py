@@ -97,6 +97,17 @@ FEATURES = (
     _id("item_id"),
     Column(name="feature", column_type=VECTOR, dtype=pa.list_(pa.float64())),
 )
+# Interactions with their nulls, sorted in partitions; other tools read their codes as strings.
+_CODE = pa.dictionary(pa.int32(), pa.string())
+PREPARED_INTERACTIONS = pa.schema(
+    [
+        pa.field("user_id", _CODE),
+        pa.field("item_id", _CODE),
+        pa.field("timestamp", pa.int64()),
+        pa.field("rating", pa.float64()),
+        pa.field("evaluation", pa.bool_()),
+    ]
+)
 # Interactions that training held out, in the directory of the model.
 HELD_OUT = pa.schema([pa.field("user_id", _ID), pa.field("item_id", _ID)])
 

@@ -1,7 +1,7 @@
 """Input tables of any format: read as batches with declared columns, or loaded whole."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -43,15 +43,30 @@ def read_batches(table: InputTable, columns: Sequence[Column]) -> Iterator[pa.Ta
 
 def read_table_file(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.Table]:
     """One file of a table, like `read_batches`; rows without any value are dropped."""
+    with table_errors(file.where):
+        for table, _ in conform_batches(file, stored_batches(file, columns), columns):
+            yield table
+
+
+def conform_batches(
+    file: TableFile, batches: Iterable[pa.Table], columns: Sequence[Column]
+) -> Iterator[tuple[pa.Table, str | None]]:
+    """Checks and casts batches of a file.
+
+    Yields:
+        A batch, and the unit of the file's timestamps so far.
+
+    Raises:
+        SchemaError: a value is invalid, or timestamps have several units.
+    """
     keeps_blank_rows = any(column.nullable for column in columns)  # their reader counts them
     unit: str | None = None
-    with table_errors(file.where):
-        for batch in stored_batches(file, columns):
-            table = cast_columns(batch, columns, file.where)
-            unit = _require_same_unit(batch, columns, unit, file.where)
-            table = table if keeps_blank_rows else _drop_blank_rows(table)
-            require_no_nulls(table, columns, file.where)
-            yield table
+    for batch in batches:
+        table = cast_columns(batch, columns, file.where)
+        unit = _require_same_unit(batch, columns, unit, file.where)
+        table = table if keeps_blank_rows else _drop_blank_rows(table)
+        require_no_nulls(table, columns, file.where)
+        yield table, unit
 
 
 def column_names(table: InputTable) -> list[str]:
@@ -89,14 +104,29 @@ def _require_same_unit(
         if column.column_type is not TIMESTAMP or column.name not in batch.column_names:
             continue
         found = epoch_unit(decoded(batch[column.name]))
-        if found and unit and found != unit:
-            raise SchemaError(
-                f"{where}: the column {column.name} has {UNIT_NAMES[unit]} since 1970 in some rows "
-                f"and {UNIT_NAMES[found]} in others; expected one unit in a file.",
-                column=column.name,
-            )
-        unit = unit or found
+        unit = require_same_unit(unit, found, column.name, where)
     return unit
+
+
+def require_same_unit(unit: str | None, found: str | None, column: str, where: str) -> str | None:
+    """The unit of two parts of a file, None if neither has one.
+
+    Args:
+        unit: of the one part.
+        found: of the other.
+        column: the name of the timestamps, for the error.
+        where: the file and the key that names its table, for the error.
+
+    Raises:
+        SchemaError: the units are different.
+    """
+    if found and unit and found != unit:
+        raise SchemaError(
+            f"{where}: the column {column} has {UNIT_NAMES[unit]} since 1970 in some rows "
+            f"and {UNIT_NAMES[found]} in others; expected one unit in a file.",
+            column=column,
+        )
+    return unit or found
 
 
 def _drop_blank_rows(table: pa.Table) -> pa.Table:
@@ -109,23 +139,38 @@ def _drop_blank_rows(table: pa.Table) -> pa.Table:
     return table.filter(has_value)
 
 
-def stored_batches(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.Table]:
-    """The declared columns of a file and of the folders above it, with their stored types."""
+def stored_batches(
+    file: TableFile, columns: Sequence[Column], batches: Iterable[pa.RecordBatch] | None = None
+) -> Iterator[pa.Table]:
+    """The declared columns of a file and of the folders above it, with their stored types.
+
+    Args:
+        file: of the table.
+        columns: the declared columns.
+        batches: rows of the file, by default all.
+    """
     stored = {column.name: file.table.stored_name(column.name) for column in columns}
-    for batch in _READERS[file.format](file, columns):
+    for batch in _READERS[file.format](file, columns) if batches is None else batches:
         found = {name: batch.column(name) for name in batch.schema.names}
         for name, value in file.partition_values.items():
             found[name] = pa.repeat(pa.scalar(value, TEXT), batch.num_rows)
         yield pa.table({name: found[old] for name, old in stored.items() if old in found})
 
 
-def _read_parquet(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
+def read_row_groups(
+    file: TableFile, columns: Sequence[Column], row_groups: Sequence[int] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The declared columns of a Parquet file, of all row groups or of some."""
     with file.open_input() as source, open_parquet(source, file.where) as parquet:
         present = file.select_columns(parquet.schema_arrow, columns)
-        yield from parquet.iter_batches(_BATCH_ROWS, columns=present)
+        yield from parquet.iter_batches(_BATCH_ROWS, row_groups, columns=present)
 
 
-_READERS = {"parquet": _read_parquet, "csv": read_csv, "jsonl": read_json_lines}
+_READERS: Mapping[str, Callable[[TableFile, Sequence[Column]], Iterator[pa.RecordBatch]]] = {
+    "parquet": read_row_groups,
+    "csv": read_csv,
+    "jsonl": read_json_lines,
+}
 
 
 def open_parquet(source: pa.NativeFile, where: str) -> pq.ParquetFile:

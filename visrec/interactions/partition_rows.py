@@ -1,0 +1,250 @@
+"""Steps of preparing interactions: the rows of a piece to partitions, a partition's rows sorted.
+
+All rows of a user are in one partition. Within it they are in the order of a log, by user, time and
+item, and in that of the files where these are equal. Nothing is left out yet: what counts depends
+on the cutoff, on `min_rating` and on the catalogue, which change from night to night.
+
+Shapes: P partitions, R rows, D distinct ids.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from visrec.hashes import hash_strings
+from visrec.ids import TEXT, id_array
+from visrec.storage.schemas import INTERACTIONS, PREPARED_INTERACTIONS
+from visrec.storage.store import Store, parse_json
+from visrec.storage.table_pieces import TablePiece, read_piece
+
+_DEALT_ROWS = 1_000_000  # at a time
+_DICTIONARY_BYTES = 1 << 30  # of a partition's ids; beyond its limit Parquet repeats them in rows
+_IDS = ("user_id", "item_id")
+_DEALT = pa.schema(
+    [field.with_type(TEXT if field.name in _IDS else field.type) for field in PREPARED_INTERACTIONS]
+)
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DealtPiece:
+    """A file with the rows of a piece, dealt to partitions.
+
+    Attributes:
+        name: of the Arrow file. Its batches belong to the partitions 0, 1, ..., P - 1, 0, 1, ...
+        rows_P: rows of each partition.
+        unit: of the timestamps; None if they are no numbers.
+        columns: the columns that any of the rows have.
+        lacking: the columns of `PREPARED_INTERACTIONS` that any of the rows lack.
+    """
+
+    name: str
+    rows_P: Sequence[int]
+    unit: str | None
+    columns: Sequence[str]
+    lacking: Sequence[str]
+
+
+def deal_piece(piece: TablePiece, store: Store, name: str, partitions: int) -> DealtPiece:
+    """Writes the rows of a piece by partition, unless a run that was killed has done so.
+
+    Args:
+        piece: of the interactions.
+        store: where to write.
+        name: of the file, without extension; it decides the rows and the partitions.
+        partitions: P.
+
+    Raises:
+        InputError: the piece cannot be read.
+    """
+    report = f"{name}.json"
+    if found := store.read_if_exists(report):
+        return DealtPiece(**parse_json(found[0], store.uri(report)))
+    reader = _PieceReader(piece)
+    rows_P = np.zeros(partitions, np.int64)
+    with (
+        store.open_replacement(f"{name}.arrow") as sink,
+        pa.ipc.new_file(sink, _DEALT) as writer,
+    ):
+        for rows in _join_batches(reader, _DEALT_ROWS):
+            dealt, count_P = _deal(rows, partitions)
+            for start, count in zip(np.cumsum(count_P) - count_P, count_P, strict=True):
+                writer.write_batch(dealt.slice(start, count))
+            rows_P += count_P
+    dealt_piece = DealtPiece(
+        name=f"{name}.arrow",
+        rows_P=rows_P.tolist(),
+        unit=reader.unit,
+        columns=sorted(reader.columns),
+        lacking=sorted(reader.lacking),
+    )
+    store.write_json(report, asdict(dealt_piece))
+    return dealt_piece
+
+
+class _PieceReader:
+    """Reads a piece in batches with all columns, and remembers which ones were there."""
+
+    def __init__(self, piece: TablePiece) -> None:
+        self._piece = piece
+        self.unit: str | None = None
+        self.columns, self.lacking = set[str](), set[str]()
+
+    def __iter__(self) -> Iterator[pa.Table]:
+        for batch, unit in read_piece(self._piece, INTERACTIONS):
+            self.unit = unit
+            self.columns.update(batch.column_names)
+            self.lacking |= {*_DEALT.names} - {*batch.column_names}
+            yield pa.table(
+                [
+                    batch[field.name]
+                    if field.name in batch.column_names
+                    else pa.nulls(len(batch), field.type)
+                    for field in _DEALT
+                ],
+                schema=_DEALT,
+            )
+
+
+def _join_batches(batches: Iterable[pa.Table], rows: int) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches with at least that many, except the last."""
+    pending: list[pa.Table] = []
+    for batch in batches:
+        pending.append(batch)
+        if sum(map(len, pending)) >= rows:
+            yield _as_batch(pa.concat_tables(pending))
+            pending = []
+    if any(map(len, pending)):
+        yield _as_batch(pa.concat_tables(pending))
+
+
+def _as_batch(rows: pa.Table) -> pa.RecordBatch:
+    return rows.combine_chunks().to_batches()[0]
+
+
+def _deal(rows: pa.RecordBatch, partitions: int) -> tuple[pa.RecordBatch, Ints]:
+    """The rows partition after partition, and (P,) how many each has."""
+    if partitions == 1:
+        return rows, np.array([len(rows)])
+    partition_R = partition_numbers(rows["user_id"], partitions)
+    order = pa.array(np.argsort(partition_R, kind="stable"))
+    return rows.take(order), np.bincount(partition_R, minlength=partitions)
+
+
+def partition_numbers(user_ids: pa.Array, partitions: int) -> npt.NDArray[np.uint16]:
+    """(R,) the partition of each row: `hash_strings` of the user modulo P, as shards are dealt."""
+    return (hash_strings(user_ids) % np.uint64(partitions)).astype(np.uint16)
+
+
+# A partition.
+
+
+def write_partition(
+    store: Store,
+    name: str,
+    partition: tuple[int, int],
+    before: str | None,
+    dealt: Sequence[str],
+) -> int:
+    """Sorts the rows of a partition into one file, unless it exists.
+
+    Args:
+        store: contains all of these files.
+        name: of the file to write; it decides the content.
+        partition: its number, and P.
+        before: the partition's last file, whose rows come first; None without one.
+        dealt: names of the pieces whose rows are added, in the order of their files.
+
+    Returns:
+        The number of its rows.
+    """
+    if store.exists(name):
+        with store.open_input(name) as source:
+            return int(pq.ParquetFile(source).metadata.num_rows)
+    parts = [] if before is None else [store.read_table(before).cast(_DEALT)]
+    parts += [_read_dealt(store, piece, partition) for piece in dealt]
+    rows = sort_rows(pa.concat_tables(parts))
+    with store.open_replacement(name) as sink:
+        pq.write_table(
+            rows,
+            sink,
+            row_group_size=max(1, len(rows)),
+            use_dictionary=list(_IDS),
+            dictionary_pagesize_limit=_DICTIONARY_BYTES,
+            compression="zstd",
+            compression_level=1,
+        )
+    return len(rows)
+
+
+def _read_dealt(store: Store, name: str, partition: tuple[int, int]) -> pa.Table:
+    number, partitions = partition
+    with store.open_input(name) as source, pa.ipc.open_file(source) as file:
+        batches = range(number, file.num_record_batches, partitions)
+        return pa.Table.from_batches([file.get_batch(batch) for batch in batches], _DEALT)
+
+
+def sort_rows(rows: pa.Table) -> pa.Table:
+    """The rows in the order of a log, nulls first, with ids as codes into sorted distinct ids.
+
+    Args:
+        rows: with the columns of `PREPARED_INTERACTIONS`, ids as text.
+    """
+    user_ids, user_R = _sorted_codes(rows["user_id"])
+    item_ids, item_R = _sorted_codes(rows["item_id"])
+    time_R, first_time = _times_from_one(rows["timestamp"])
+    rest = rows.select(["rating", "evaluation"])
+    keys = [user_R, time_R, item_R]
+    bits = [int(key_R.max(initial=0)).bit_length() for key_R in keys]
+    if sum(bits) > 63:
+        order = np.lexsort((item_R, time_R, user_R))
+    else:
+        key_R = user_R << (bits[1] + bits[2]) | time_R << bits[2] | item_R
+        if all(column.null_count == len(rows) for column in rest.columns):
+            # Rows with the same key are equal. Sorting numbers is faster than sorting an order.
+            key_R.sort()
+            user_R = key_R >> (bits[1] + bits[2])
+            time_R = key_R >> bits[2] & ((1 << bits[1]) - 1)
+            item_R = key_R & ((1 << bits[2]) - 1)
+            order = None
+        else:
+            order = np.argsort(key_R, kind="stable")
+    if order is not None:
+        user_R, time_R, item_R = user_R[order], time_R[order], item_R[order]
+        rest = rest.take(pa.array(order))
+    return pa.table(
+        [
+            _decodable(user_R, user_ids),
+            _decodable(item_R, item_ids),
+            pa.array(time_R + (first_time - 1), mask=time_R == 0),
+            *rest.columns,
+        ],
+        schema=PREPARED_INTERACTIONS,
+    )
+
+
+def _sorted_codes(ids: pa.ChunkedArray) -> tuple[pa.LargeStringArray, Ints]:
+    """(D,) the distinct ids, sorted, and (R,) one plus the row of each id in them, 0 for null."""
+    encoded = id_array(ids).dictionary_encode()
+    order = pc.sort_indices(encoded.dictionary)
+    code_D = np.zeros(len(order) + 1, np.int64)
+    code_D[order.to_numpy() + 1] = np.arange(1, len(order) + 1)
+    code_R = code_D[pc.fill_null(encoded.indices, -1).to_numpy() + 1]
+    return encoded.dictionary.take(order), code_R
+
+
+def _times_from_one(times: pa.ChunkedArray) -> tuple[Ints, int]:
+    """(R,) seconds after the first time, which is 1; 0 for null. And that time."""
+    first = pc.min(times).as_py() or 0
+    return pc.fill_null(pc.subtract(times, first - 1), 0).to_numpy(), first
+
+
+def _decodable(code_R: Ints, ids: pa.LargeStringArray) -> pa.DictionaryArray:
+    """The ids of codes that start with 1, as a dictionary array; 0 is null."""
+    indices = pa.array((code_R - 1).astype(np.int32), mask=code_R == 0)
+    return pa.DictionaryArray.from_arrays(indices, ids.cast(pa.string()))

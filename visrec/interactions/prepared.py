@@ -1,0 +1,114 @@
+"""Interactions that were prepared once: coded, dealt to partitions by user, and sorted.
+
+A directory of files that never change, and a manifest that says which of them are the partitions,
+and which files of the interactions they were made from.
+
+Shapes: P partitions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from visrec.sources.interactions import InteractionsConfig, TableBatches
+from visrec.storage.input_table import InputTable
+from visrec.storage.store import Store
+
+PREPARED = "prepared_interactions"  # folder of a workspace
+MANIFEST = "_manifest.json"
+MANIFEST_VERSION = 1  # of its keys and of the files
+OPTIONAL_COLUMNS = ("rating", "evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedManifest:
+    """What was prepared.
+
+    Attributes:
+        inputs: the fingerprint of each file of the interactions, in the order of their rows.
+        parts_P: the file of each partition; None where it has no rows.
+        rows_P: how many rows it has.
+        columns: the optional columns that any of the files has.
+        without_rating: where files are of which some rows lack the column `rating`.
+    """
+
+    inputs: Mapping[str, str]
+    parts_P: Sequence[str | None]
+    rows_P: Sequence[int]
+    columns: Sequence[str]
+    without_rating: Sequence[str]
+
+    @staticmethod
+    def empty(partitions: int) -> "PreparedManifest":
+        """No rows in so many partitions."""
+        return PreparedManifest(
+            inputs={},
+            parts_P=[None] * partitions,
+            rows_P=[0] * partitions,
+            columns=[],
+            without_rating=[],
+        )
+
+    @property
+    def partitions(self) -> int:
+        """P."""
+        return len(self.parts_P)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as JSON has it, with the inputs as a list, which keeps their order."""
+        fields = {**asdict(self), "inputs": list(self.inputs.items())}
+        return {"version": MANIFEST_VERSION, **fields}
+
+    @staticmethod
+    def from_dict(value: Mapping[str, Any]) -> "PreparedManifest | None":
+        """The manifest from its JSON; None if another version of visrec wrote it."""
+        fields = dict(value)
+        if fields.pop("version", None) != MANIFEST_VERSION:
+            return None
+        return PreparedManifest(**{**fields, "inputs": dict(fields["inputs"])})
+
+    def starts(self, inputs: Mapping[str, str]) -> bool:
+        """Whether its files are the first of these, unchanged."""
+        return [*self.inputs.items()] == [*inputs.items()][: len(self.inputs)]
+
+
+@dataclass(frozen=True)
+class PreparedInteractions:
+    """Prepared interactions, to read.
+
+    Attributes:
+        table: the interactions that they were made from.
+        store: the directory of the partitions.
+        manifest: its content.
+    """
+
+    table: InputTable
+    store: Store
+    manifest: PreparedManifest
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions that have rows."""
+        return [number for number, part in enumerate(self.manifest.parts_P) if part is not None]
+
+    def require_rating_column(self, config: InteractionsConfig) -> None:
+        """Refuses a `min_rating` if a file has no rating column, as reading that file does.
+
+        Raises:
+            InputError: names the file.
+        """
+        for where in self.manifest.without_rating:
+            config.require_rating_column(False, where)
+
+    def read(self, partition: int) -> pa.Table:
+        """The rows of a partition: the columns that the interactions have, with ids as codes."""
+        rows = self.store.read_table(str(self.manifest.parts_P[partition]))
+        absent = {*OPTIONAL_COLUMNS} - {*self.manifest.columns}
+        return rows.drop_columns(sorted(absent)) if absent else rows
+
+    def batches(self) -> TableBatches:
+        """The rows, one partition after another, and where they come from."""
+        for partition in self.partitions:
+            yield self.table.uri, self.read(partition)
