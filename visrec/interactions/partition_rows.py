@@ -22,7 +22,8 @@ from visrec.storage.schemas import INTERACTIONS, PREPARED_INTERACTIONS
 from visrec.storage.store import Store, parse_json
 from visrec.storage.table_pieces import TablePiece, read_piece
 
-_DEALT_ROWS = 1_000_000  # at a time
+_DEALT_ROWS = 4096  # of each partition at a time, so that a batch is worth its header
+_MOST_DEALT_ROWS = 1 << 20
 _DICTIONARY_BYTES = 1 << 30  # of a partition's ids; beyond its limit Parquet repeats them in rows
 _IDS = ("user_id", "item_id")
 _DEALT = pa.schema(
@@ -71,7 +72,7 @@ def deal_piece(piece: TablePiece, store: Store, name: str, partitions: int) -> D
         store.open_replacement(f"{name}.arrow") as sink,
         pa.ipc.new_file(sink, _DEALT) as writer,
     ):
-        for rows in _join_batches(reader, _DEALT_ROWS):
+        for rows in _join_batches(reader, min(_MOST_DEALT_ROWS, _DEALT_ROWS * partitions)):
             dealt, count_P = _deal(rows, partitions)
             for start, count in zip(np.cumsum(count_P) - count_P, count_P, strict=True):
                 writer.write_batch(dealt.slice(start, count))
@@ -178,6 +179,7 @@ def write_partition(
             dictionary_pagesize_limit=_DICTIONARY_BYTES,
             compression="zstd",
             compression_level=1,
+            write_statistics=["timestamp"],  # those of ids take as long as all the rest
         )
     return len(rows)
 
