@@ -86,7 +86,6 @@ def main() -> None:
     parser = data_parser(__doc__ or "")
     parser.add_argument("--decays", help="with commas between")
     args, base, flags = asked(parser)
-    base = ["--config", args.config, *base] if args.config else base
     decays = [float(one) for one in args.decays.split(",")] if args.decays else DECAYS
     try:
         rows = measure([*base, *flags], decays, range(args.seeds))

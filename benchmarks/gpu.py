@@ -87,8 +87,7 @@ def training(device: torch.device, users: int, items: int, seconds: float) -> di
     train = Jagged(
         random.integers(0, items, users * TAKEN).astype(np.int32), np.arange(users + 1) * TAKEN
     )
-    none = np.zeros(0, np.int64)
-    nobody = Jagged(none, np.zeros(1, np.int64))
+    none, nobody = np.zeros(0, np.int64), Jagged.empty(0)
     data = TrainingData(
         item_ids=pa.array([str(n) for n in range(items)]),
         user_ids=pa.array([str(n) for n in range(users)]),

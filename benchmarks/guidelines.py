@@ -79,7 +79,6 @@ def main() -> None:
     parser.add_argument("--only", choices=PUBLISHED, help="one of the models (both)")
     parser.add_argument("--settings", choices=SETTINGS, default="paper", help="(paper)")
     args, base, flags = asked(parser)
-    base = ["--config", args.config, *base] if args.config else base
     told: dict[str, Any] = {"asked": {**vars(args), "flags": flags}, **machine()}
     told["published"] = PUBLISHED
     for model in [args.only] if args.only else PUBLISHED:

@@ -78,7 +78,7 @@ def main() -> None:
     parser = data_parser(__doc__ or "")
     parser.add_argument("--only", help="models, with commas between (all that train)")
     parser.add_argument("--settings", type=int, default=3, help="tried of each model (3)")
-    args, base, flags = asked(parser)
+    args, base, flags = asked(parser, config_for_all=False)
     base += flags
     names = args.only.split(",") if args.only else list(TRAINS)
     if unknown := set(names) - set(TRAINS):

@@ -25,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,25 +96,9 @@ def clothing(workspace: str, source: str, features: str | None) -> list[str]:
     return [*tables, "--items", f"{source}/items.parquet"]
 
 
-def demo(workspace: str, source: str, features: str | None) -> list[str]:
-    """The painted gallery of make demo."""
+def gallery(scenario: str, workspace: str, source: str, features: str | None) -> list[str]:
+    """A painted gallery: that of make demo, or one with other sales."""
     del source
-    return _gallery("editions", workspace, features)
-
-
-def trends(workspace: str, source: str, features: str | None) -> list[str]:
-    """The gallery where interest in a work rises and decays."""
-    del source
-    return _gallery("trends", workspace, features)
-
-
-def ugallery(workspace: str, source: str, features: str | None) -> list[str]:
-    """The gallery of the size of the paper's shop, where works are one of a kind."""
-    del source
-    return _gallery("ugallery", workspace, features)
-
-
-def _gallery(scenario: str, workspace: str, features: str | None) -> list[str]:
     if not Path(workspace, "interactions.parquet").exists():
         run_job("make_gallery", "--workspace", workspace, "--gallery.scenario", scenario)
     if features is None and not _has_features(workspace):
@@ -125,12 +110,12 @@ def _has_features(workspace: str) -> bool:
     return Store.at(workspace).exists(f"features/{MANIFEST}")
 
 
-SETS = {
+SETS: dict[str, Callable[[str, str, str | None], list[str]]] = {
     "movies": movies,
     "clothing": clothing,
-    "demo": demo,
-    "trends": trends,
-    "ugallery": ugallery,
+    "demo": partial(gallery, "editions"),
+    "trends": partial(gallery, "trends"),
+    "ugallery": partial(gallery, "ugallery"),
 }
 SOURCED = ("movies", "clothing")  # read from files that are not of this project
 
@@ -318,9 +303,18 @@ def data_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def asked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str], list[str]]:
-    """What the command line says: its flags, those of jobs/train.py that name the data, and what
-    stands behind `--`. Makes the data where they are not there, and sets torch's threads."""
+def asked(
+    parser: argparse.ArgumentParser, *, config_for_all: bool = True
+) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """What the command line says, after making data that are not there and setting torch's threads.
+
+    Args:
+        parser: of `data_parser`.
+        config_for_all: whether the file of --config is for all models.
+
+    Returns:
+        Its own flags; those of jobs/train.py that all models share; and what stands behind `--`.
+    """
     given = sys.argv[1:]
     cut = given.index("--") if "--" in given else len(given)
     args, flags = parser.parse_args(given[:cut]), given[cut + 1 :]
@@ -331,7 +325,8 @@ def asked(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, list[str
         path and os.path.abspath(path)
         for path in (args.workspace or f"runs/quality/{args.data}", args.source, args.features)
     )
-    base = ["--workspace", workspace, *SETS[args.data](workspace, source, features)]
+    base = ["--config", args.config] if args.config and config_for_all else []
+    base += ["--workspace", workspace, *SETS[args.data](workspace, source, features)]
     base += ["--features", features] if features else []
     return args, base, flags
 
@@ -340,7 +335,6 @@ def main() -> None:
     parser = data_parser(__doc__ or "")
     parser.add_argument("--variants", help="YAML of names, each with a list of flags")
     args, base, flags = asked(parser)
-    base = ["--config", args.config, *base] if args.config else base
     variants = yaml.safe_load(Path(args.variants).read_text()) if args.variants else None
     try:
         found = measure([*base, *flags], variants or {"model": []}, range(args.seeds))

@@ -71,11 +71,9 @@ def visrec(item_Nd: Floats, excluded: Jagged, k: int) -> Callable[[Floats], TopK
         found = []
         for start in range(0, len(user_Bd), OUR_BATCH):
             rows = np.arange(start, min(start + OUR_BATCH, len(user_Bd)))
-            nothing = Jagged(np.zeros(0, np.int64), np.zeros(len(rows) + 1, np.int64))
-            found.append(search(nothing, rows, excluded.slice(rows[0], rows[-1] + 1)))
-        return TopKResult(
-            *(np.concatenate([getattr(f, n) for f in found]) for n in ("row_BK", "score_BK"))
-        )
+            not_these = excluded.slice(rows[0], rows[-1] + 1)
+            found.append(search(Jagged.empty(len(rows)), rows, not_these))
+        return TopKResult.concatenate(found)
 
     return run
 

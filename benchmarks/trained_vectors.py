@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.recommend_scale import TAKEN, commit_features
 from visrec.interactions.split import SplitConfig
-from visrec.jagged import Jagged
+from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models import MODELS
 from visrec.models.base import Catalogue
 from visrec.retrieval.topk import user_vectors
@@ -67,7 +67,7 @@ def _planted(items: int) -> tuple[Floats, Jagged]:
         taste_D = feature_ND[seen[0]] + feature_ND[seen[1]]
         best = np.argsort(-feature_ND[seen] @ taste_D)
         taken.append(np.unique(seen[best[: random.integers(TAKEN, 2 * TAKEN)]]))
-    offsets = np.concatenate([[0], np.cumsum([len(t) for t in taken])])
+    offsets = offsets_from_lengths(np.array([len(t) for t in taken]))
     return feature_ND, Jagged(np.concatenate(taken), offsets)
 
 

@@ -18,12 +18,11 @@ from visrec.demo.season import (
     OPENING,
     STYLE,
     Ints,
-    Sale,
     Season,
     Size,
     Visit,
-    choose,
     plant_works,
+    sell,
     unit,
 )
 
@@ -48,7 +47,7 @@ def play(size: Size, rng: Random) -> Season:
     copies_I, offered_I = _stock(size.paintings, rng)
     visits = _visits(size.users, rng)
     score_UI: Floats = (taste_UT @ works.style_IT.T).astype(np.float32)
-    sales, left_I = _sell(score_UI, offered_I, visits, rng)
+    sales, left_I = sell(score_UI, offered_I, np.zeros_like(offered_I), visits, rng)
     return Season(
         works=works,
         item_Id=works.style_IT,
@@ -96,23 +95,3 @@ def _visits(users: int, rng: Random) -> list[Visit]:
             for day, second, size in zip(days, seconds, sizes, strict=True)
         ]
     return sorted(visits, key=lambda visit: (visit.timestamp, visit.user, visit.works))
-
-
-def _sell(
-    score_UI: Floats, stock_I: Ints, visits: list[Visit], rng: Random
-) -> tuple[list[Sale], Ints]:
-    """Plays the season among the works in stock that the user does not have.
-
-    Returns:
-        The sales in the order of time, then user; and (I,) the copies left.
-    """
-    left_I = stock_I.copy()
-    has_UI = np.zeros(score_UI.shape, bool)
-    sales = []
-    for visit in visits:
-        is_offered_I = ~has_UI[visit.user] & (left_I > 0)
-        for item in choose(score_UI[visit.user], is_offered_I, visit.works, rng):
-            sales.append(Sale(visit.timestamp, visit.user, item))
-            has_UI[visit.user, item] = True
-            left_I[item] -= 1
-    return sales, left_I

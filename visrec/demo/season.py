@@ -3,6 +3,7 @@
 Shapes: I works, A artists, U users, T style properties, d vector size, V visits of a day.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,6 +132,45 @@ def _artists(count: int, rng: Random) -> list[Artist]:
         )
         for style_T in style_AT
     ]
+
+
+def sell(
+    score_UI: Floats,
+    copies_I: Ints,
+    release_time_I: Ints,
+    visits: Sequence[Visit],
+    rng: Random,
+    interest: InterestCurves | None = None,
+) -> tuple[list[Sale], Ints]:
+    """Plays the visits among the works that are out and in stock and that the user does not have.
+
+    Args:
+        score_UI: (U, I) log-odds of a sale.
+        copies_I: (I,) how many are on sale.
+        release_time_I: (I,) from when on, in seconds since 1970.
+        visits: in time order.
+        rng: draws the works.
+        interest: whose log is added to the scores; None for none.
+
+    Returns:
+        The sales in the order of time, then user; and (I,) the copies left.
+    """
+    left_I, has_UI = copies_I.copy(), np.zeros(score_UI.shape, bool)
+    sales: list[Sale] = []
+    log_interest_I: Floats = np.zeros(len(left_I), np.float32)
+    timestamp = None
+    for visit in visits:
+        if interest is not None and visit.timestamp != timestamp:
+            timestamp = visit.timestamp
+            log_interest_I = interest.log_at(timestamp).astype(np.float32)
+        is_for_sale_I = (left_I > 0) & (release_time_I <= visit.timestamp)
+        is_offered_I = is_for_sale_I & ~has_UI[visit.user]
+        score_I = score_UI[visit.user] + log_interest_I
+        for item in choose(score_I, is_offered_I, visit.works, rng):
+            sales.append(Sale(visit.timestamp, visit.user, item))
+            has_UI[visit.user, item] = True
+            left_I[item] -= 1
+    return sales, left_I
 
 
 def choose(score_I: Floats, is_offered_I: Bools, works: int, rng: Random) -> list[int]:

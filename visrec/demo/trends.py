@@ -11,17 +11,16 @@ Shapes as in `visrec.demo.season`.
 
 import numpy as np
 
-from visrec.demo.painting import Floats, Random
+from visrec.demo.painting import Random
 from visrec.demo.season import (
     DAY,
     OPENING,
     STYLE,
-    Sale,
     Season,
     Size,
     Visit,
-    choose,
     plant_works,
+    sell,
     unit,
 )
 from visrec.evaluation.oracle import InterestCurves
@@ -44,14 +43,16 @@ def play(size: Size, rng: Random) -> Season:
     interest = _interest(size.paintings, rng)
     taste_UT = np.float32(SHARPNESS) * unit(rng.normal(size=(size.users, len(STYLE))))
     taste_UT[rng.random(size.users) < FOLLOWERS] = 0
+    score_UI = np.asarray(taste_UT @ works.style_IT.T, np.float32)
+    visits = _visits(size.users, rng)
+    no_limit_I = np.full(size.paintings, size.users)  # one for every user
+    sales, _ = sell(score_UI, no_limit_I, interest.release_time_I, visits, rng, interest)
     return Season(
         works=works,
         item_Id=works.style_IT,
         user_Ud=taste_UT,
         interest=interest,
-        sales=_sell(
-            np.asarray(taste_UT @ works.style_IT.T), interest, _visits(size.users, rng), rng
-        ),
+        sales=sales,
         release_time_I=interest.release_time_I,
         is_available_I=np.ones(size.paintings, bool),
     )
@@ -84,20 +85,3 @@ def _visits(users: int, rng: Random) -> list[Visit]:
             for day, count in zip(days, works, strict=True)
         ]
     return sorted(visits, key=lambda visit: (visit.timestamp, visit.user))
-
-
-def _sell(
-    score_UI: Floats, interest: InterestCurves, visits: list[Visit], rng: Random
-) -> list[Sale]:
-    """Plays the visits among the works that are out and that the user does not have."""
-    has_UI = np.zeros(score_UI.shape, bool)
-    sales, timestamp = [], None
-    for visit in visits:
-        if visit.timestamp != timestamp:
-            timestamp = visit.timestamp
-            log_interest_I = np.float32(interest.log_at(timestamp))
-        is_offered_I = ~has_UI[visit.user] & (interest.release_time_I <= timestamp)
-        for item in choose(score_UI[visit.user] + log_interest_I, is_offered_I, visit.works, rng):
-            sales.append(Sale(visit.timestamp, visit.user, item))
-            has_UI[visit.user, item] = True
-    return sales

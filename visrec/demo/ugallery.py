@@ -18,13 +18,12 @@ from visrec.demo.season import (
     OPENING,
     STYLE,
     Ints,
-    Sale,
     Season,
     Size,
     Visit,
     Works,
-    choose,
     plant_works,
+    sell,
     unit,
 )
 
@@ -51,16 +50,18 @@ def play(size: Size, rng: Random) -> Season:
     first_day_I = np.sort(rng.integers(0, DAYS - 1, size.paintings))
     first_day_I[: round(BACKLIST * size.paintings)] = 0
     release_time_I = OPENING + rng.permutation(first_day_I) * DAY
-    sales, is_available_I = _sell(user_Ud @ item_Id.T, release_time_I, _visits(size, rng), rng)
+    copies_I = np.ones(size.paintings, np.int64)
+    visits = _visits(size, rng)
+    sales, left_I = sell(user_Ud @ item_Id.T, copies_I, release_time_I, visits, rng)
     return Season(
         works=works,
         subjects=[list(SUBJECTS)[subject] for subject in subject_I],
         item_Id=item_Id,
         user_Ud=user_Ud,
         sales=sales,
-        copies_I=np.ones(size.paintings, np.int64),
+        copies_I=copies_I,
         release_time_I=release_time_I,
-        is_available_I=is_available_I,
+        is_available_I=left_I > 0,
     )
 
 
@@ -111,21 +112,3 @@ def _visits(size: Size, rng: Random) -> list[Visit]:
             for second, basket in zip(seconds, baskets, strict=True)
         ]
     return sorted(visits, key=lambda visit: (visit.timestamp, visit.user))
-
-
-def _sell(
-    score_UI: Floats, release_time_I: Ints, visits: list[Visit], rng: Random
-) -> tuple[list[Sale], np.ndarray]:
-    """Plays the visits among the works on sale.
-
-    Returns:
-        The sales in the order of time, then user; and (I,) whether a work is left.
-    """
-    is_left_I = np.ones(len(release_time_I), bool)
-    sales = []
-    for visit in visits:
-        is_offered_I = is_left_I & (release_time_I <= visit.timestamp)
-        for item in choose(score_UI[visit.user], is_offered_I, visit.works, rng):
-            sales.append(Sale(visit.timestamp, visit.user, item))
-            is_left_I[item] = False
-    return sales, is_left_I

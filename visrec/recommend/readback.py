@@ -1,4 +1,4 @@
-"""Reads a run's files back and checks them, so that what is published is what was checked.
+"""Reads the written files of a run back and checks them, because they are what readers will get.
 
 This module compares files with their hashes, and finds out what each should hold; what is wrong
 with the lists of one table is counted by `visrec.publication.verify`.
