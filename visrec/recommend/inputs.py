@@ -34,7 +34,7 @@ from visrec.retrieval.rules import Rules, RulesConfig
 from visrec.retrieval.similar import Kind, similarity_arrays
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.interactions import InteractionsConfig, read_disliked
-from visrec.sources.items import artist_codes, read_item_groups, read_items
+from visrec.sources.items import Items, artist_codes, read_item_groups, read_items
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
@@ -157,8 +157,7 @@ def prepare_scoring(
         k: list length.
 
     Raises:
-        InputError: something is missing or does not fit the model or the rules; or the lists are
-            item-to-item and the model has no item vectors.
+        InputError: something is missing or does not fit the model, the rules or the kind of lists.
     """
     artifact = load_artifact(inputs.model)
     item_ids, catalogue = load_catalogue(
@@ -166,9 +165,7 @@ def prepare_scoring(
     )
     log = _read_log(inputs, artifact, item_ids)
     items = read_items(inputs.items_table, item_ids)
-    recommendable_N = recommendable_mask(inputs.rules, items, item_ids)
-    unseen_N = _unseen(artifact, catalogue, item_ids, recommendable_N)
-    available_N = recommendable_N & ~unseen_N
+    available_N, unseen_N = _scorable_items(inputs, artifact, items, catalogue, item_ids)
     activity_NK = _activity(log, inputs.interactions, len(item_ids))
     arrays = artifact.model.item_arrays(dataclasses.replace(catalogue, activity_NK=activity_NK))
     count_N = np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32)
@@ -236,28 +233,30 @@ def _activity(
     return Activity.from_rows(log.item_R, log.time_R, items).features_at(moment)
 
 
-def _unseen(
+def _scorable_items(
+    inputs: ScoringInputs,
     artifact: Artifact,
+    items: Items,
     catalogue: Catalogue,
     item_ids: pa.LargeStringArray,
-    recommendable_N: npt.NDArray[np.bool_],
-) -> npt.NDArray[np.bool_]:
-    """(N,) items that the model knows nothing about.
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """(N,) which items may be recommended, and (N,) which ones the model knows nothing about.
 
     Raises:
-        InputError: they are all items that may be recommended.
+        InputError: the model knows nothing about any item that may be recommended.
     """
     unseen_N = np.zeros(len(item_ids), bool)
     if not artifact.model.traits.supports_new_items:
         unseen_N = catalogue.trained_N < 0
-    if not np.any(recommendable_N & ~unseen_N):
-        ids = item_ids.filter(pa.array(recommendable_N))
+    available_N = recommendable_mask(inputs.rules, items, item_ids)
+    if not np.any(available_N & ~unseen_N):
+        ids = item_ids.filter(pa.array(available_N))
         raise InputError(
             f"None of the {len(ids)} available items was there when {artifact.model_id} was "
             "trained, and it cannot score others. Train again, or choose a model that scores new "
             f"items. {explain_id_mismatch(ids, 'The catalogue', artifact.item_ids, 'the model')}"
         )
-    return unseen_N
+    return available_N & ~unseen_N, unseen_N
 
 
 @dataclass(frozen=True)
