@@ -5,6 +5,7 @@ setup.py runs this file by itself, so it imports nothing but the standard librar
 
 import hashlib
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -31,10 +32,16 @@ class Isa:
     flags: tuple[str, ...]
 
     def library_name(self, source: Path) -> str:
-        """The file name of a source's library; it changes with the source and the flags."""
-        sources = [source.read_text(), *(h.read_text() for h in sorted(source.parent.glob("*.h")))]
-        key = repr((sources, FLAGS, self.flags)).encode()
+        """The file name of a source's library; it changes with source, headers and flags."""
+        key = repr((_with_headers(source), FLAGS, self.flags)).encode()
         return f"{source.stem}-{self.name}-{hashlib.sha256(key).hexdigest()[:16]}.so"
+
+
+def _with_headers(source: Path) -> list[str]:
+    """The text of a source and of the headers that it includes by relative paths."""
+    text = source.read_text()
+    names = re.findall(r'^#include "(.+)"', text, re.MULTILINE)
+    return [text, *(part for name in names for part in _with_headers(source.parent / name))]
 
 
 _V3 = frozenset({"avx2", "fma", "bmi1", "bmi2", "f16c", "abm", "movbe"})

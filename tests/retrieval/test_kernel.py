@@ -25,6 +25,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty build folder; libraries that were loaded or packaged are forgotten."""
     source = tmp_path / "source" / kernel._SOURCE.name
     shutil.copytree(kernel._SOURCE.parent, source.parent, ignore=shutil.ignore_patterns("*.so"))
+    shutil.copy2(kernel._SOURCE.parents[1] / "threads.h", tmp_path)
     monkeypatch.setattr(kernel, "_SOURCE", source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native._load.cache_clear()
@@ -44,7 +45,7 @@ def test_kernel_is_built_once_per_source_and_instruction_set(
     native._load.cache_clear()
     assert kernel.load_kernel() is not None
     assert first.stat().st_mtime_ns == built
-    header = kernel._SOURCE.with_name("simd.h")
+    header = kernel._SOURCE.parents[1] / "threads.h"
     header.write_text(header.read_text() + "// changed\n")
     monkeypatch.setenv(native.ISA_VARIABLE, COMPILED[-1])
     native._load.cache_clear()

@@ -2,12 +2,11 @@
 //
 // An item is described by one thread, so results do not depend on the number of threads.
 
+#include "../threads.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 extern "C" {
 
@@ -20,7 +19,7 @@ void visrec_activity(const int64_t* time, const int64_t* offsets, const int64_t*
                      const int64_t* moment, int64_t g, const int64_t* window, int64_t w,
                      int64_t day, const float* log, float age_steps, float age_scale,
                      int64_t threads, float* features) {
-    const auto describe = [=](int64_t from, int64_t to) {
+    parallel_for(c, std::min(threads, c / 64), [=](int64_t from, int64_t to) {
         for (int64_t i = from; i < to; i++) {
             const int64_t* begin = time + offsets[item[i]];
             const int64_t* end = time + offsets[item[i] + 1];
@@ -41,20 +40,7 @@ void visrec_activity(const int64_t* time, const int64_t* offsets, const int64_t*
                 age[1] = is_known ? 1.f : 0.f;
             }
         }
-    };
-    threads = std::max<int64_t>(1, std::min(threads, c / 64));
-    const auto edge = [&](int64_t t) { return c * t / threads; };
-    std::vector<std::thread> others;
-    int64_t started = 1;
-    try {
-        for (int64_t t = 1; t < threads; t++, started++)
-            others.emplace_back(describe, edge(t), edge(t + 1));
-    } catch (const std::system_error&) {
-        // The system refuses to start a thread: this one does the work that is left.
-        describe(edge(started), c);
-    }
-    describe(0, edge(1));
-    for (auto& other : others) other.join();
+    });
 }
 
 }

@@ -3,12 +3,12 @@
 //
 // A row or column is computed by one thread, so results do not depend on the number of threads.
 
+#include "../threads.h"
+
 #include <immintrin.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__)
@@ -16,24 +16,6 @@
 #endif
 
 namespace {
-
-// Divides the range from 0 to n among threads. If the system refuses to start a thread, the calling
-// thread does the work that is left.
-template <typename Work>
-void parallel_for(int64_t n, int64_t threads, const Work& work) {
-    threads = std::max<int64_t>(1, std::min(threads, n));
-    const auto edge = [&](int64_t t) { return n * t / threads; };
-    std::vector<std::thread> others;
-    int64_t started = 1;
-    try {
-        for (int64_t t = 1; t < threads; t++, started++)
-            others.emplace_back([&work, from = edge(t), to = edge(t + 1)] { work(from, to); });
-    } catch (const std::system_error&) {
-        work(edge(started), n);
-    }
-    work(0, edge(1));
-    for (auto& other : others) other.join();
-}
 
 // The finalizer of splitmix64 (Steele et al. 2014); the same as
 // `visrec.models.splitmix.splitmix64`.

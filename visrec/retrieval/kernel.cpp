@@ -28,18 +28,16 @@
 // the instruction multiplies unsigned by signed bytes, the items' bytes are 128 too high, and the
 // accumulators start with the correction.
 
+#include "../threads.h"
 #include "simd.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <numeric>
-#include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -728,21 +726,6 @@ struct Ranker {
         }
     }
 };
-
-// Runs `work` in several threads. Each takes the next piece whenever it has finished one.
-template <typename Work>
-void in_threads(int64_t threads, int64_t pieces, Work work) {
-    std::atomic<int64_t> next{0};
-    auto take = [&] { work([&] { return next++; }); };
-    std::vector<std::thread> others;
-    try {
-        for (int64_t t = 1; t < std::min(threads, pieces); t++) others.emplace_back(take);
-    } catch (const std::system_error&) {
-        // The system refuses more threads; the existing ones do the work.
-    }
-    take();
-    for (auto& other : others) other.join();
-}
 
 }  // namespace
 
