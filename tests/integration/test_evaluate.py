@@ -17,6 +17,7 @@ import ray
 import torch
 
 from tests.integration.workspace import copy, run_evaluate
+from tests.interactions import assert_equal, prepared_root
 from visrec.errors import InputError
 from visrec.evaluation.aggregate import AggregationSpec, aggregate
 from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
@@ -136,6 +137,15 @@ def inputs(workspace: Path, *models: str) -> EvaluationInputs:
         items_table=None,
         truth=None,
     )
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 17])
+def test_prepared_interactions_give_the_same_evaluation(evaluated: Path, partitions: int) -> None:
+    asked = inputs(evaluated, "one")
+    store, uri = Store.at(str(evaluated)), asked.interactions_uri
+    root = prepared_root(store, asked.interactions, uri, partitions)
+    found = prepare_evaluation(replace(asked, prepared=root))
+    assert_equal(replace(found, costs={}), replace(prepare_evaluation(asked), costs={}))
 
 
 def test_list_metrics_equal_a_loop_over_the_lists(evaluated: Path) -> None:

@@ -1,10 +1,16 @@
-"""Small logs that are written out row by row."""
+"""Small logs that are written out row by row, and values made from them that must be equal."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from visrec.interactions.log import InteractionLog
+from visrec.interactions.prepare import prepare_interactions
+from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.store import Store
 
 CATALOGUE = pa.array(["chair", "lamp", "rug", "vase"])
 
@@ -25,3 +31,36 @@ def decoded(log: InteractionLog) -> dict[str, list[tuple[str, int]]]:
         user: rows[log.offsets[u] : log.offsets[u + 1]]
         for u, user in enumerate(log.user_ids.to_pylist())
     }
+
+
+def prepared_root(folder: Store, config: InteractionsConfig, uri: str, partitions: int) -> Store:
+    """A directory in which these interactions are prepared, in so many partitions."""
+    root = folder / f"prepared-{partitions}"
+    found = prepare_interactions(config.table(uri), root, partitions)
+    assert found.manifest.partitions == partitions
+    return root
+
+
+def assert_equal(found: Any, expected: Any, name: str = "value") -> None:
+    """Compares dataclasses, sequences and mappings by what they hold, arrays bit by bit."""
+    assert type(found) is type(expected), name
+    if is_dataclass(found):
+        for each in fields(found):
+            assert_equal(
+                getattr(found, each.name), getattr(expected, each.name), f"{name}.{each.name}"
+            )
+    elif isinstance(found, np.ndarray):
+        assert (found.dtype, found.shape) == (expected.dtype, expected.shape), name
+        np.testing.assert_array_equal(found, expected, name)
+    elif isinstance(found, Mapping):
+        assert_equal(list(found), list(expected), f"names of {name}")
+        for key in found:
+            assert_equal(found[key], expected[key], f"{name}[{key!r}]")
+    elif isinstance(found, Sequence) and not isinstance(found, str):
+        assert len(found) == len(expected), name
+        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_equal(one, other, f"{name}[{number}]")
+    elif isinstance(found, pa.Array | pa.ChunkedArray | pa.Table):
+        assert found.equals(expected), name
+    else:
+        assert found == expected, name

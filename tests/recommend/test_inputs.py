@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.features import feature_identity, write_features
+from tests.interactions import assert_equal, prepared_root
 from tests.training import jagged_lists, provenance
 from visrec.errors import InputError
 from visrec.jagged import Jagged
@@ -212,6 +213,29 @@ def test_blocked_and_disliked_items_are_blocked_for_their_user_alone(workspace: 
     assert by_query(data, data.blocked) == {"u0": ["b"], "u1": ["d"]}
     assert chosen(data, data.available_N) == ["a", "b", "d"]
     assert data.block_list_warning is None
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 17])
+@pytest.mark.parametrize("min_rating", [None, 3.0])
+def test_prepared_interactions_give_the_same_lists(
+    workspace: Workspace, partitions: int, min_rating: float | None
+) -> None:
+    """Also the disliked items, and the users of the users table."""
+    users, items, times = map(list, zip(*LOG, strict=True))
+    log = workspace.write(
+        "rated", user_id=users, item_id=items, timestamp=times, rating=[5.0, 1.0, 4.0, 2.0, None]
+    )
+    interactions = InteractionsProvenance(
+        digest="0", min_rating=min_rating, as_of=None, last_timestamp=2
+    )
+    inputs = workspace.inputs(
+        workspace.model("visrank", interactions=interactions),
+        interactions=InteractionsConfig(min_rating=min_rating),
+        interactions_uri=log,
+        users_table=workspace.users,
+    )
+    root = prepared_root(Store.at(str(workspace.folder)), inputs.interactions, log, partitions)
+    assert_equal(prepare(replace(inputs, prepared=root)), prepare(inputs))
 
 
 def test_block_list_of_unknown_items_gives_a_warning(workspace: Workspace) -> None:

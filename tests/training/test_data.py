@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from tests.features import write_features
+from tests.interactions import assert_equal, prepared_root
 from visrec.errors import InputError
 from visrec.interactions.log import ReadReport
 from visrec.interactions.split import SplitConfig
@@ -66,6 +67,12 @@ def test_training_rows_are_in_time_order_with_their_baskets(store: Store) -> Non
     assert data.basket_R.tolist() == [0, 0, 1, 2, 2, 0, 0, 1]
     assert data.sampling_index.basket_range_R[0].tolist() == [0, 0, 2, 3, 3, 5, 6, 7]
     assert data.sampling_index.basket_range_R[1].tolist() == [2, 2, 3, 5, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 17])
+def test_prepared_interactions_give_the_same_data(store: Store, partitions: int) -> None:
+    root = prepared_root(store, ALL_ROWS, store.uri("log.parquet"), partitions)
+    assert_equal(_load(store, prepared=root), _load(store))
 
 
 def test_clusters_and_artists_are_loaded_for_guidelines_that_use_them(store: Store) -> None:

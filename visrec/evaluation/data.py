@@ -25,6 +25,7 @@ from visrec.evaluation.results import TrainingCost
 from visrec.evaluation.table import ORACLE
 from visrec.interactions.activity import Activity
 from visrec.interactions.log import InteractionLog, ReadReport
+from visrec.interactions.prepare import prepare_if_asked
 from visrec.interactions.read import read_log
 from visrec.interactions.split import HeldOut, RestoredSplit, restore_split
 from visrec.jagged import Jagged
@@ -51,6 +52,8 @@ class EvaluationInputs:
         items_table: the items table, or None.
         truth: planted truth, or None.
         text_features: the features directory of the texts, for models that take them.
+        prepared: where interactions are prepared, to be read by several processes; None where one
+            reads them as they are.
     """
 
     models: Mapping[str, Store]
@@ -60,6 +63,7 @@ class EvaluationInputs:
     items_table: InputTable | None
     truth: Store | None
     text_features: Store | None = None
+    prepared: Store | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,8 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     inputs.interactions.require_min_rating(
         first.provenance.data.interactions.min_rating, f"the model {first.model_id}"
     )
-    log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
+    prepared = prepare_if_asked(inputs.interactions, inputs.interactions_uri, inputs.prepared)
+    log = read_log(inputs.interactions, inputs.interactions_uri, item_ids, prepared=prepared)
     split = _restore_split(first, log, item_ids, inputs.interactions_uri)
     by_night = first.provenance.data.split.by == "night"
     order = ItemOrder.of(Activity.from_rows(log.item_R, log.time_R, len(item_ids)))

@@ -21,6 +21,7 @@ from visrec.interactions.prepared import (
     PreparedInteractions,
     PreparedManifest,
 )
+from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import INTERACTIONS
 from visrec.storage.store import Store, parse_json, to_json
@@ -52,6 +53,15 @@ def prepare_interactions(
     except (ConflictError, MissingFileError):
         # Another process committed first, and has removed the pieces.
         return _prepare(table, root, partitions)
+
+
+def prepare_if_asked(
+    config: InteractionsConfig, uri: str | None, root: Store | None
+) -> PreparedInteractions | None:
+    """`prepare_interactions`; None without interactions, or without a directory for it."""
+    if uri is None or root is None:
+        return None
+    return prepare_interactions(config.table(uri), root)
 
 
 def partition_count(rows: int) -> int:

@@ -50,7 +50,7 @@ from visrec.pipelines.input_checks import (
     require_model,
     require_table,
 )
-from visrec.pipelines.job_tables import interactions_uri, items_table
+from visrec.pipelines.job_tables import interactions_uri, items_table, prepared_store
 from visrec.pipelines.recommend_job import item_features_of, model_store
 from visrec.pipelines.train import TrainJob, train
 from visrec.sources.interactions import InteractionsConfig
@@ -234,6 +234,7 @@ def _evaluation_inputs(config: EvaluateJob) -> EvaluationInputs:
         items_table=items_table(config, config.items, config.items_columns),
         truth=Store.at(truth.removesuffix("/items.parquet")) if truth else None,
         text_features=Store.at(config.resolve(config.text_features, "text_features")),
+        prepared=prepared_store(config),
     )
 
 

@@ -25,6 +25,7 @@ from visrec.exports.targets import parse_target
 from visrec.features.table import MANIFEST as FEATURES_MANIFEST
 from visrec.features.table import read_manifest
 from visrec.ids import TEXT, id_array, is_in
+from visrec.interactions.prepared import PREPARED
 from visrec.models import artifact
 from visrec.pipelines.export import LEASES, export_to_all
 from visrec.pipelines.input_checks import require_interactions
@@ -44,7 +45,7 @@ from visrec.tasks import call, map_calls
 _RUNS = ("recommendations", "similar_items")
 _WRITTEN = (
     *(*_RUNS, "models", "training", "sweeps", "evaluation", "features", "nights", "summaries"),
-    *("text_features", LEASES),
+    *("text_features", PREPARED, LEASES),
 )
 _MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|jsonl?|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE)
 _DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # of a file that a process was writing
@@ -115,6 +116,8 @@ def _forget(
         leases = workspace / LEASES
         exported = export_to_all(config.export_to, workspace / _RUNS[0], leases)
     with summary.phase("remove"):
+        # They are made again when they are needed next.
+        (workspace / PREPARED).delete_all()
         removed = _remove_checkpoints(workspace) + _remove_drafts([workspace, *others])
     with summary.phase("search"):
         in_source = _count_interactions(config, user_ids)

@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 
 from visrec.cli.job import JobConfig
+from visrec.interactions.prepared import PREPARED
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable, check_mapping
 from visrec.storage.store import Store
 from visrec.storage.workspace_tables import missing_table
+from visrec.tasks import on_ray
 
 
 def interactions_uri(job: JobConfig, config: InteractionsConfig) -> str:
@@ -25,6 +27,12 @@ def interactions_uri(job: JobConfig, config: InteractionsConfig) -> str:
 def find_interactions(job: JobConfig, config: InteractionsConfig) -> str | None:
     """The location of the interactions; None without any."""
     return job.find_table(config.path, "interactions", "interactions.path")
+
+
+def prepared_store(job: JobConfig) -> Store | None:
+    """Where interactions are prepared for the tasks of a cluster; None for a local job without Ray,
+    which reads them as they are."""
+    return Store.at(job.workspace) / PREPARED if on_ray() else None
 
 
 def items_table(job: JobConfig, path: str | None, columns: Mapping[str, str]) -> InputTable | None:

@@ -25,6 +25,7 @@ from visrec.pipelines.job_tables import (
     find_interactions,
     interactions_uri,
     items_table,
+    prepared_store,
     users_table,
 )
 from visrec.publication.gate_context import GatesConfig
@@ -185,6 +186,7 @@ def scoring_inputs(config: RecommendJob) -> ScoringInputs:
         users_table=tables.users,
         rules=config.rules,
         text_features=Store.at(config.resolve(config.text_features, "text_features")),
+        prepared=prepared_store(config),
     )
 
 

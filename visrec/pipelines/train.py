@@ -31,7 +31,12 @@ from visrec.pipelines.input_checks import (
     require_interactions,
     require_table,
 )
-from visrec.pipelines.job_tables import find_interactions, interactions_uri, items_table
+from visrec.pipelines.job_tables import (
+    find_interactions,
+    interactions_uri,
+    items_table,
+    prepared_store,
+)
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
@@ -272,6 +277,7 @@ def training_inputs(config: TrainJob, features: Store) -> TrainingInputs:
         sampling=used_sampling(MODELS[config.model.name].trains_on, config.sampling),
         text_features=Store.at(config.resolve(config.text_features, "text_features")),
         item_features=config.item_features,
+        prepared=prepared_store(config),
     )
 
 

@@ -16,6 +16,8 @@ from visrec.errors import InputError
 from visrec.ids import id_array
 from visrec.interactions.activity import Activity, moment_after, takers
 from visrec.interactions.log import InteractionLog, ReadReport, assign_shards
+from visrec.interactions.prepare import prepare_if_asked
+from visrec.interactions.prepared import PreparedInteractions
 from visrec.interactions.read import read_log
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models.arrays import ItemArrays
@@ -54,6 +56,8 @@ class ScoringInputs:
         users_table: the users table, or None.
         rules: what a list may hold.
         text_features: the features directory of the texts, for a model that takes them.
+        prepared: where interactions are prepared, to be read by several processes; None where one
+            reads them as they are.
     """
 
     model: Store
@@ -64,6 +68,11 @@ class ScoringInputs:
     users_table: InputTable | None
     rules: RulesConfig = field(default_factory=RulesConfig)
     text_features: Store | None = None
+    prepared: Store | None = None
+
+    def prepare_interactions(self) -> PreparedInteractions | None:
+        """The prepared interactions, if several processes read them."""
+        return prepare_if_asked(self.interactions, self.interactions_uri, self.prepared)
 
 
 @dataclass(frozen=True)
@@ -208,7 +217,12 @@ def _read_log(
         artifact.provenance.data.interactions.min_rating, f"the model {artifact.model_id}"
     )
     return read_log(
-        inputs.interactions, inputs.interactions_uri, item_ids, extra_users, keep_all_users=True
+        inputs.interactions,
+        inputs.interactions_uri,
+        item_ids,
+        extra_users,
+        keep_all_users=True,
+        prepared=inputs.prepare_interactions(),
     )
 
 
@@ -320,7 +334,9 @@ def _read_blocked(
     """U lists of the items that a user must not get: blocked, or rated too low."""
     if not inputs.interactions_uri:
         return Jagged.empty(len(user_ids))
-    disliked = read_disliked(inputs.interactions, inputs.interactions_uri)
+    prepared = inputs.prepare_interactions()
+    batches = prepared.batches() if prepared else None
+    disliked = read_disliked(inputs.interactions, inputs.interactions_uri, batches)
     return items_by_user(chain(blocked_pairs(inputs.rules), disliked), user_ids, item_ids)
 
 

@@ -27,6 +27,7 @@ from visrec.features.near_identical import near_identical_groups
 from visrec.features.table import read_manifest
 from visrec.interactions.activity import Activity
 from visrec.interactions.log import InteractionLog, ReadReport
+from visrec.interactions.prepare import prepare_if_asked
 from visrec.interactions.read import read_log
 from visrec.interactions.split import (
     HeldOut,
@@ -68,6 +69,8 @@ class TrainingInputs:
             a model that does not train on triples.
         text_features: the features directory of the texts, for a model that takes them.
         item_features: the tables that the model takes.
+        prepared: where interactions are prepared, to be read by several processes; None where one
+            reads them as they are.
     """
 
     features: Store
@@ -79,6 +82,7 @@ class TrainingInputs:
     sampling: SamplingConfig | None
     text_features: Store | None = None
     item_features: ItemFeatures = "pictures"
+    prepared: Store | None = None
 
     @property
     def tables(self) -> FeatureTables:
@@ -215,7 +219,9 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
     digests = _digests(inputs)
     features = load_item_features(inputs.tables)
     item_ids = features.item_ids
-    log = read_log(inputs.interactions, inputs.interactions_uri, item_ids)
+    config, uri = inputs.interactions, inputs.interactions_uri
+    prepared = prepare_if_asked(config, uri, inputs.prepared)
+    log = read_log(config, uri, item_ids, prepared=prepared)
     part_R, basket_R = split(log, inputs.split), log.number_baskets()
     in_train_R, in_validation_R = part_R == SplitPart.TRAIN, part_R == SplitPart.VALIDATION
     validation, test = (
