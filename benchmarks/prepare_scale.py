@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -71,18 +72,45 @@ def _ids(prefix: str, number: Any) -> pa.Array:
 # The sides. Each reads `source`, writes into `target`, and imports no other.
 
 
-def by_visrec(source: Path, target: Path, threads: int) -> float:
+@dataclass(frozen=True, order=True)
+class Cost:
+    """What a side took.
+
+    Attributes:
+        seconds: from start to end.
+        cpu_seconds: of its processes, which other load disturbs less.
+        peak_mb: resident set of its largest process.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float = 0.0
+
+
+def cost_of(work: Callable[[], None]) -> Cost:
+    """Calls a function and takes its cost, without the memory."""
+    start, cpu_start = time.perf_counter(), _cpu_seconds()
+    work()
+    return Cost(time.perf_counter() - start, _cpu_seconds() - cpu_start)
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it started."""
+    me = psutil.Process()
+    times = [process.cpu_times() for process in (me, *me.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
+
+
+def by_visrec(source: Path, target: Path, threads: int) -> Cost:
     import ray
 
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to a file
     ray.init(num_cpus=threads, include_dashboard=False, log_to_driver=False)
     write_source(target / "few.parquet", 1000)
     _prepare(target / "few.parquet", target)  # processes start and import
-    start = time.perf_counter()
-    _prepare(source, target)
-    seconds = time.perf_counter() - start
+    cost = cost_of(lambda: _prepare(source, target))
     ray.shutdown()
-    return seconds
+    return cost
 
 
 def _prepare(source: Path, target: Path) -> None:
@@ -90,18 +118,17 @@ def _prepare(source: Path, target: Path) -> None:
     prepare_interactions(table, Store.at(str(target)), PARTITIONS)
 
 
-def by_duckdb(source: Path, target: Path, threads: int) -> float:
+def by_duckdb(source: Path, target: Path, threads: int) -> Cost:
     return min(
-        _duckdb(source, target / "at_once", threads, at_once=True),
-        _duckdb(source, target / "one_by_one", threads, at_once=False),
+        cost_of(lambda: _duckdb(source, target / "at_once", threads, at_once=True)),
+        cost_of(lambda: _duckdb(source, target / "one_by_one", threads, at_once=False)),
     )
 
 
-def _duckdb(source: Path, target: Path, threads: int, *, at_once: bool) -> float:
+def _duckdb(source: Path, target: Path, threads: int, *, at_once: bool) -> None:
     import duckdb
 
     target.mkdir(parents=True)
-    start = time.perf_counter()
     with duckdb.connect(config={"threads": threads}) as connection:
         connection.execute(f"SET temp_directory = '{target}/spilled'")
         for name in ("user", "item"):
@@ -128,22 +155,20 @@ def _duckdb(source: Path, target: Path, threads: int, *, at_once: bool) -> float
                     f'COPY (SELECT "user", item, timestamp FROM coded WHERE partition = {part} '
                     f"{order}) TO '{target}/{part}.parquet' (FORMAT parquet, COMPRESSION zstd)"
                 )
-    return time.perf_counter() - start
 
 
-def by_polars(source: Path, target: Path, threads: int) -> float:
+def by_polars(source: Path, target: Path, threads: int) -> Cost:
+    os.environ["POLARS_MAX_THREADS"] = str(threads)  # read when it is imported
     return min(
-        _polars(source, target / "at_once", threads, at_once=True),
-        _polars(source, target / "one_by_one", threads, at_once=False),
+        cost_of(lambda: _polars(source, target / "at_once", at_once=True)),
+        cost_of(lambda: _polars(source, target / "one_by_one", at_once=False)),
     )
 
 
-def _polars(source: Path, target: Path, threads: int, *, at_once: bool) -> float:
-    os.environ["POLARS_MAX_THREADS"] = str(threads)  # read when it is imported
+def _polars(source: Path, target: Path, *, at_once: bool) -> None:
     import polars as pl
 
     target.mkdir(parents=True)
-    start = time.perf_counter()
     rows = pl.read_parquet(source)
     for name in ("user", "item"):
         ids = rows.select(pl.col(f"{name}_id").unique().sort()).with_row_index(name)
@@ -157,27 +182,26 @@ def _polars(source: Path, target: Path, threads: int, *, at_once: bool) -> float
         parts = [part.sort("user", "timestamp", "item") for part in rows.partition_by("partition")]
     for number, part in enumerate(parts):
         part.drop("partition").write_parquet(target / f"{number}.parquet", compression="zstd")
-    return time.perf_counter() - start
 
 
-SIDES: dict[str, Callable[[Path, Path, int], float]] = {
+SIDES: dict[str, Callable[[Path, Path, int], Cost]] = {
     "visrec": by_visrec,
     "duckdb": by_duckdb,
     "polars": by_polars,
 }
 
 
-def measure(name: str, source: Path, threads: int) -> tuple[float, float]:
-    """Seconds of a side, and the peak in MB of its largest process."""
+def measure(name: str, source: Path, threads: int) -> Cost:
+    """The cost of a side."""
     target = source.with_name(f"{name}-out")
     target.mkdir()
     with (
         ProcessPoolExecutor(1, get_context("spawn")) as pool,
         peak_of_processes(pool.submit(os.getpid).result()) as peak,
     ):
-        seconds = pool.submit(SIDES[name], source, target, threads).result()
+        cost = pool.submit(SIDES[name], source, target, threads).result()
     shutil.rmtree(target)
-    return seconds, peak[0]
+    return replace(cost, peak_mb=peak[0])
 
 
 @contextmanager
@@ -217,7 +241,7 @@ def _peak_mb(pid: int) -> float:
 def main() -> None:
     args = asked(__doc__, rows=20_000_000, threads=2, repeats=3)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in ("small", *SIDES)}
+    runs: dict[str, list[Cost]] = {name: [] for name in ("small", *SIDES)}
     with tempfile.TemporaryDirectory() as folder:
         large, small = Path(folder, "large.parquet"), Path(folder, "small.parquet")
         write_source(large, args.rows)
@@ -226,31 +250,32 @@ def main() -> None:
             runs["small"].append(measure("visrec", small, args.threads))
             for name in SIDES:
                 runs[name].append(measure(name, large, args.threads))
-    rate = {
-        name: (args.rows // 10 if name == "small" else args.rows)
-        / statistics.median(seconds for seconds, _ in found)
-        for name, found in runs.items()
-    }
-    peak = {name: max(mb for _, mb in found) for name, found in runs.items()}
-    for name in runs:
-        print(f"{name:10}{rate[name]:>12,.0f} rows/s  {peak[name]:,.0f} MB")
-    growth = rate["small"] / rate["visrec"]
+    figures: dict[str, float] = {}
+    for name, costs in runs.items():
+        rows = args.rows // 10 if name == "small" else args.rows
+        prefix = "" if name == "visrec" else f"{name}_"
+        cpu = statistics.median(cost.cpu_seconds for cost in costs) / rows
+        figures |= {
+            f"{prefix}rows_per_s": rows / statistics.median(cost.seconds for cost in costs),
+            f"{prefix}cpu_ns_per_row": 1e9 * cpu,
+            f"{prefix}peak_rss_mb": max(cost.peak_mb for cost in costs),
+        }
+        print(
+            f"{name:10}{figures[f'{prefix}rows_per_s']:>12,.0f} rows/s"
+            f"{figures[f'{prefix}cpu_ns_per_row']:>8,.0f} ns of a core a row"
+            f"{figures[f'{prefix}peak_rss_mb']:>8,.0f} MB"
+        )
+    best = max(figures["duckdb_rows_per_s"], figures["polars_rows_per_s"])
+    growth = figures["small_rows_per_s"] / figures["rows_per_s"]
     print(f"time per row against a tenth of the rows: {growth:.2f}")
     if args.json:
-        figures = {
-            "rows_per_s": rate["visrec"],
-            "duckdb_rows_per_s": rate["duckdb"],
-            "polars_rows_per_s": rate["polars"],
-            "ratio_best": rate["visrec"] / max(rate["duckdb"], rate["polars"]),
-            "peak_rss_mb": peak["visrec"],
+        more = {
+            "ratio_best": figures["rows_per_s"] / best,
             "linear": growth <= MOST_GROWTH,
             "time_per_row_growth": growth,
-            "small_rows_per_s": rate["small"],
-            "small_peak_rss_mb": peak["small"],
-            "duckdb_peak_rss_mb": peak["duckdb"],
-            "polars_peak_rss_mb": peak["polars"],
+            "runs": {name: list(map(asdict, costs)) for name, costs in runs.items()},
         }
-        print(json.dumps({"asked": vars(args), **machine(), **figures, "runs": runs}))
+        print(json.dumps({"asked": vars(args), **machine(), **figures, **more}))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.interactions import CATALOGUE
+from visrec import tasks
 from visrec.errors import InputError, SchemaError
 from visrec.interactions import prepare
 from visrec.interactions.log import InteractionLog
@@ -34,8 +35,9 @@ Row = tuple[Any, ...]
 
 @pytest.fixture(autouse=True, scope="module")
 def small_pieces() -> Iterator[None]:
-    """A piece has about one of the row groups that these tests write."""
+    """A piece has about one of the row groups that these tests write, and is read here."""
     with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tasks, "on_ray", lambda: False)  # another test may have started Ray
         patched.setattr(table_pieces, "PIECE_ROWS", 6)
         yield
 

@@ -64,9 +64,9 @@ def read_log(
         parts = [_read_part(config, read_all(config, uri), item_ids, keep_all_users)]
     else:
         prepared.require_rating_column(config)
-        reader = _PartitionReader(config, prepared, keep_all_users)
         shared = share(item_ids)
-        parts = map_calls(reader.read, [(p, shared) for p in prepared.partitions])
+        calls = [(config, prepared, p, shared, keep_all_users) for p in prepared.partitions]
+        parts = map_calls(_read_partition, calls)
     incomplete = IncompleteRows()
     for part in parts:
         incomplete.merge(part.incomplete)
@@ -126,17 +126,15 @@ class _LogPart:
     incomplete: IncompleteRows = field(default_factory=IncompleteRows)
 
 
-@dataclass(frozen=True)
-class _PartitionReader:
-    """Reads partitions of prepared interactions; arguments as for `read_log`."""
-
-    config: InteractionsConfig
-    prepared: PreparedInteractions
-    keep_all_users: bool
-
-    def read(self, partition: int, item_ids: pa.Array) -> _LogPart:
-        rows = iter([(self.prepared.table.uri, self.prepared.read(partition))])
-        return _read_part(self.config, rows, item_ids, self.keep_all_users)
+def _read_partition(
+    config: InteractionsConfig,
+    prepared: PreparedInteractions,
+    partition: int,
+    item_ids: pa.Array,
+    keep_all_users: bool,
+) -> _LogPart:
+    rows = iter([(prepared.table.uri, prepared.read(partition))])
+    return _read_part(config, rows, item_ids, keep_all_users)
 
 
 def _read_part(
