@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrec.hashes import hash_strings
-from visrec.ids import TEXT, id_array
+from visrec.ids import TEXT
 from visrec.storage.schemas import INTERACTIONS, PREPARED_INTERACTIONS
 from visrec.storage.store import Store, parse_json
 from visrec.storage.table_pieces import TablePiece, read_piece
@@ -232,12 +232,14 @@ def sort_rows(rows: pa.Table) -> pa.Table:
 
 def _sorted_codes(ids: pa.ChunkedArray) -> tuple[pa.LargeStringArray, Ints]:
     """(D,) the distinct ids, sorted, and (R,) one plus the row of each id in them, 0 for null."""
-    encoded = id_array(ids).dictionary_encode()
-    order = pc.sort_indices(encoded.dictionary)
+    # All chunks have the same dictionary.
+    chunks = ids.dictionary_encode().chunks or [pa.array([], ids.type).dictionary_encode()]
+    distinct = chunks[0].dictionary
+    order = pc.sort_indices(distinct)
     code_D = np.zeros(len(order) + 1, np.int64)
-    code_D[order.to_numpy() + 1] = np.arange(1, len(order) + 1)
-    code_R = code_D[pc.fill_null(encoded.indices, -1).to_numpy() + 1]
-    return encoded.dictionary.take(order), code_R
+    code_D[order.to_numpy()] = np.arange(1, len(order) + 1)  # and 0 at -1, which stands for null
+    indices = pc.fill_null(pa.chunked_array([chunk.indices for chunk in chunks]), -1)
+    return distinct.take(order), code_D[indices.to_numpy()]
 
 
 def _times_from_one(times: pa.ChunkedArray) -> tuple[Ints, int]:
