@@ -3,7 +3,7 @@
 >>> from visrec import Workspace
 >>> ws = Workspace("runs/demo")          # doctest: +SKIP
 >>> ws.extract()                          # doctest: +SKIP
->>> ws.fit("curatornet", {"train.epochs": 5})  # doctest: +SKIP
+>>> ws.fit("hybrid", {"train.epochs": 5})  # doctest: +SKIP
 >>> ws.evaluate()                         # doctest: +SKIP
 >>> ws.recommend(users=["u1"], k=20)      # doctest: +SKIP
 
@@ -103,7 +103,7 @@ class Workspace:
         """
         return self._run(extract_features.main, self._job(ExtractJob, keys), extract_features.check)
 
-    def fit(self, model: str = "curatornet", keys: Keys | None = None) -> dict[str, Any]:
+    def fit(self, model: str = "hybrid", keys: Keys | None = None) -> dict[str, Any]:
         """Fits a model to the interactions, as `visrec train --model.name MODEL`.
 
         Raises:

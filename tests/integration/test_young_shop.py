@@ -48,12 +48,11 @@ def test_baseline_serves_where_there_is_nothing_to_train_on_or_the_model_is_not_
 ) -> None:
     paint(tmp_path)
     write_orders(tmp_path, 0)  # one order of each user
-    night = run_night(tmp_path, FIRST)
+    night = run_night(tmp_path, FIRST, model="hybrid")
     assert night.rows["published"] == "yes"
     assert night.rows["choice"] == (
-        "curatornet could not be trained, because no triple can be drawn by the guideline random "
-        "from 40 users with 40 training items, at most 1 of one user, and 9 items of the "
-        f"catalogue; visrank-mean-{FIRST} serves, and nothing compares it: none of its users had "
+        "hybrid could not be trained, because none of the 40 users has training items in two "
+        f"baskets; visrank-mean-{FIRST} serves, and nothing compares it: none of its users had "
         "two baskets"
     )
     rows = published_rows(tmp_path / "recommendations")
@@ -64,15 +63,15 @@ def test_baseline_serves_where_there_is_nothing_to_train_on_or_the_model_is_not_
     write_orders(tmp_path, 0, 1, 2, 3)  # of which one is held out for test, one for validation
     assert [model.store.name for model in models_to_try(
         TrainJob(workspace=str(tmp_path)), date(2026, 11, 23), 7, train_now=False
-    )] == ["curatornet-2026-11-19", "curatornet-2026-11-23"]  # fmt: skip
+    )] == ["hybrid-2026-11-19", "hybrid-2026-11-23"]  # fmt: skip
     (tmp_path / "other").mkdir()
-    settings = night_settings(tmp_path / "yaml")
+    settings = night_settings(tmp_path / "yaml", model="hybrid")
     demanding = {"k": 5, "gates": {"min_gain": 1.0, "min_lists": 1}, "resources": {"workers": 1}}
     Path(settings["recommend_config"]).write_text(yaml.safe_dump(demanding))
     night = run_night(tmp_path, SECOND, folder=tmp_path / "other", **settings)
     assert night.rows["published"] == "yes"
-    assert (tmp_path / "models" / f"curatornet-{SECOND}" / MANIFEST).exists()
-    assert f"serves in place of curatornet-{SECOND}, whose auc on the held-out set, 0." in str(
+    assert (tmp_path / "models" / f"hybrid-{SECOND}" / MANIFEST).exists()
+    assert f"serves in place of hybrid-{SECOND}, whose auc on the held-out set, " in str(
         night.rows["choice"]
     )
     manifest = json.loads((tmp_path / "recommendations" / f"run={SECOND}" / MANIFEST).read_text())
@@ -81,12 +80,12 @@ def test_baseline_serves_where_there_is_nothing_to_train_on_or_the_model_is_not_
     above = [gate for gate in manifest["gates"] if gate["key"] == "gates.min_gain"]
     assert "itself serves" in above[0]["note"] + above[1]["note"]
     assert json.loads((tmp_path / "models" / "_latest.json").read_text())["model_id"] == (
-        f"curatornet-{SECOND}"
+        f"hybrid-{SECOND}"
     )
 
     # A model of an earlier night does not serve later ones, whichever nights were run.
     assert [model.store.name for model in models_to_try(
         TrainJob(workspace=str(tmp_path)), date(2026, 11, 23), 7, train_now=False
-    )] == ["curatornet-2026-11-23"]  # fmt: skip
+    )] == ["hybrid-2026-11-23"]  # fmt: skip
     again = run_night(tmp_path, SECOND, folder=tmp_path / "other", **settings)
     assert again.rows["choice"] == night.rows["choice"]

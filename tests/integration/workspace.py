@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from tests.conftest import CHECKOUT
-from visrec.cli.job import JobConfig
+from visrec.cli.job import JobConfig, ModelChoice
 from visrec.cli.summary import Summary
 from visrec.config import plain
 from visrec.demo.gallery import GalleryConfig, write_gallery
 from visrec.features.backbones import BackboneConfig
+from visrec.models.curatornet import CuratorNetConfig
 from visrec.pipelines import evaluate, extract_features, nightly, recommend, train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
@@ -32,6 +33,7 @@ GALLERY = GalleryConfig(paintings=300, artists=30, users=160, picture_size=64)
 BACKBONE = BackboneConfig(name="random-conv", precision="float32")
 # For tests that run several nights from pictures on.
 SMALL_GALLERY = GalleryConfig(paintings=150, artists=15, users=60, picture_size=32)
+CURATORNET = ModelChoice("curatornet", CuratorNetConfig())
 QUICK = TrainConfig(epochs=3, triples_per_epoch=2048, batch_size=256)
 Config = TypeVar("Config", bound=JobConfig)
 
@@ -61,7 +63,7 @@ def run_train(
     workspace: str | Path, train_config: TrainConfig = QUICK, *, workers: int = 1, **keys: Any
 ) -> Summary:
     resources = TrainResources(workers=workers, cpus_per_worker=1)
-    keys = {"resources": resources, **keys}
+    keys = {"resources": resources, "model": CURATORNET, **keys}
     return _run(train.main, TrainJob(workspace=str(workspace), train=train_config, **keys))
 
 

@@ -27,7 +27,7 @@ ACTIVITY = Activity.from_rows(
 def _model(**changes: float) -> Hybrid:
     torch.manual_seed(0)
     model = Hybrid(HybridConfig(item_width=3, user_width=4, temperature=2.0, **changes), SIZES)
-    model.fit(SEEN, jagged_lists([[0]]))
+    model.fit(SEEN, jagged_lists([[*range(TRAINED)]] * 2))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.4 * torch.randn_like(parameter))
@@ -105,6 +105,7 @@ def test_loss_is_that_of_scores_at_each_example_s_own_moment() -> None:
         positive_B=torch.tensor([place[i] for _, i, _ in examples]),
         negative_BK=torch.zeros(3, 0, dtype=torch.int64),
         candidates=Candidates(torch.from_numpy(invalid_BC), torch.zeros(4)),
+        in_time=True,
         activity=ActivityBatch(
             moment_B=torch.tensor([g for _, _, g in examples]),
             candidate_GCK=torch.from_numpy(known_GMK[:, :4].copy()),
@@ -141,3 +142,22 @@ def test_items_are_kept_whole_at_the_given_rate(rate: float) -> None:
     kept_M = keep_items(torch.arange(20_000), 17, rate)
     assert abs(float(kept_M.mean()) - (1 - rate)) < 0.02
     torch.testing.assert_close(kept_M[5000:5100], keep_items(torch.arange(5000, 5100), 17, rate))
+
+
+def test_items_of_a_single_taker_get_no_vectors_of_their_own() -> None:
+    model = Hybrid(HybridConfig(item_width=3, user_width=4), SIZES)
+    model.fit(SEEN, jagged_lists([[0, 1, 2], [2, 0, 5]]))
+    items = torch.arange(TRAINED)
+    batch = TripleBatch(
+        item_M=items,
+        feature_MD=torch.from_numpy(FEATURES[:TRAINED]),
+        category_M=torch.full((TRAINED,), -1),
+        user_B=torch.zeros(1, dtype=torch.int64),
+        profiles=JaggedTensor.from_jagged(jagged_lists([[*range(TRAINED - 1)]])),
+        positive_B=torch.tensor([TRAINED - 1]),
+        negative_BK=torch.zeros(1, 0, dtype=torch.int64),
+        candidates=Candidates(torch.zeros(1, TRAINED, dtype=torch.bool), torch.zeros(TRAINED)),
+    )
+    model.eval()(batch).backward()
+    gradient_IE = model.items.weight.grad.to_dense()
+    assert gradient_IE.any(dim=1).nonzero().flatten().tolist() == [0, 2]

@@ -34,15 +34,15 @@ def orders(users: int, *days: int) -> InteractionLog:
 @pytest.mark.parametrize(
     ("log", "split", "expected"),
     [
-        (orders(60, 0), {}, f"{DEFAULT_ROW}: curatornet could not be trained, because no triple"),
+        (orders(60, 0), {}, f"{DEFAULT_ROW}: hybrid could not be trained, because none"),
         (orders(40, 0, 1, 2, 3), {},
-         f"{DEFAULT_ROW} in place of curatornet, which nothing compares: 40 users could test "
+         f"{DEFAULT_ROW} in place of hybrid, which nothing compares: 40 users could test "
          "it, fewer than gates.min_lists (50)"),
         (orders(60, 0, 1, 2, 3), {},
-         "curatornet if its auc on the last baskets of 60 users reaches that of VisRank and of"),
-        (orders(60, 0, 1, 2, 3, 5), {}, "curatornet if its auc on the last baskets of 60 users"),
+         "hybrid if its auc on the last baskets of 60 users reaches that of VisRank and of"),
+        (orders(60, 0, 1, 2, 3, 5), {}, "hybrid if its auc on the last baskets of 60 users"),
         (orders(60, 0, 1, 2, 3), {"test": False},
-         "curatornet, which nothing compares: --split.test false"),
+         "hybrid, which nothing compares: --split.test false"),
     ],
     ids=["nothing to train on", "too few to judge", "judged", "known by then", "no test"],
 )  # fmt: skip

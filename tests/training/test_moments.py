@@ -45,12 +45,12 @@ def _examples(batch: Any) -> list[tuple[int, int, tuple[int, ...]]]:
 
 
 def test_each_row_comes_once_with_what_its_user_had_taken_before() -> None:
-    data = _data(users=6)
+    data = _data(users=40)
     rows = len(data.train.values)
     batch = _source(data).batch(0, rows, 0, 1, CPU)
     expected = [
         (user, int(items[k]), tuple(map(int, items[max(0, k - 4) : k])))
-        for user in range(6)
+        for user in range(40)
         for items in [data.train[user]]
         for k in range(len(items))
     ]
@@ -58,8 +58,10 @@ def test_each_row_comes_once_with_what_its_user_had_taken_before() -> None:
 
 
 def test_basket_is_not_in_its_own_profiles() -> None:
-    data = _data(users=6)
-    data = replace(data, basket_R=data.basket_R // 2, time_R=data.time_R // (2 * DAY) * DAY)
+    data = _data(users=40)
+    # Two items a day, and each user begins a day after the one before.
+    time_R = (data.time_R // (2 * DAY) + data.train.row_ids) * DAY
+    data = replace(data, basket_R=data.basket_R // 2, time_R=time_R)
     batch = _source(data).batch(0, len(data.train.values), 0, 1, CPU)
     for user, positive, profile in _examples(batch):
         items = data.train[user].tolist()
@@ -94,7 +96,7 @@ def test_candidates_are_items_that_somebody_had_taken_by_then() -> None:
 
 
 def test_marker_in_the_future_changes_no_earlier_example() -> None:
-    data = _data(users=6)
+    data = _data(users=40)
     last_R = data.time_R == data.time_R.max()
     marked = np.where(last_R, (data.train.values + 2) % 20, data.train.values)
     other = replace(data, train=Jagged(marked, data.train.offsets))
@@ -108,13 +110,19 @@ def test_marker_in_the_future_changes_no_earlier_example() -> None:
     torch.testing.assert_close(one.activity.positive_BK, two.activity.positive_BK)
 
 
-def test_unique_works_are_compared_with_all_items() -> None:
+def test_unique_works_are_compared_with_all_items_by_all_others_of_their_user() -> None:
     data = _data(users=2)  # each item has one user
-    source = _source(data)
+    source = _source(data, SamplingConfig(sub_profiles=False))
     assert any("first with their item" in note for note in source.notes)
-    candidates = source.batch(0, 20, 0, 1, CPU).candidates
-    assert candidates is not None
-    assert (~candidates.invalid_BC).any(dim=1).all()
+    batch = source.batch(0, 20, 0, 1, CPU)
+    assert batch.candidates is not None
+    assert (~batch.candidates.invalid_BC).any(dim=1).all()
+    for user, positive, profile in _examples(batch):
+        assert profile == tuple(i for i in data.train[user].tolist() if i != positive)
+    assert not batch.in_time
+    assert batch.activity is not None
+    assert not batch.activity.candidate_GCK.any()
+    assert not batch.activity.positive_BK.any()
 
 
 def test_what_is_not_used_is_said() -> None:
@@ -131,5 +139,5 @@ def test_data_without_training_rows_are_refused() -> None:
     nothing = replace(
         data, train=Jagged.empty(6), basket_R=data.basket_R[:0], time_R=data.time_R[:0]
     )
-    with pytest.raises(NoExamplesError, match="None of the 6 users has a training item"):
+    with pytest.raises(NoExamplesError, match=r"None of the 6 users has .* two baskets"):
         MomentSource(nothing, WHOLE, 0, TRAITS)

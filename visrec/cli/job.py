@@ -65,5 +65,5 @@ class ModelChoice:
         config: an instance of that model's `Config`; each model has a class of its own.
     """
 
-    name: str = "curatornet"
-    config: Any = field(default_factory=MODELS["curatornet"].Config)
+    name: str = "hybrid"
+    config: Any = field(default_factory=MODELS["hybrid"].Config)

@@ -6,9 +6,9 @@ profile p_i:
     v_i = phi(z_i) + m_i a_i        p_i = phi(z_i) + m_i b_i
 
 phi is CuratorNet's item tower over the z-scored feature z_i, a_i and b_i are the item's own
-vectors, and m_i is 0 for an item that training has not seen. In training, m_i is also 0 at random
-(DropoutNet: Volkovs, Yu & Poutanen 2017, NIPS), so that an item without a vector of its own is
-scored by what is seen.
+vectors, and m_i is 0 for an item that fewer than two users took, which has no company. In training,
+m_i is also 0 at random (DropoutNet: Volkovs, Yu & Poutanen 2017, NIPS), so that an item without a
+vector of its own is scored by what is seen.
 
 The user tower reads the profile by maximum and mean, as CuratorNet's, and by two means in which
 recent items weigh more:
@@ -33,6 +33,7 @@ of a vector, C candidates, G moments, K features of activity, V entries of profi
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,6 +103,7 @@ class Hybrid(Model):
     """See the module's docstring."""
 
     Config = HybridConfig
+    has_company_I: Tensor  # (I,) 1 for the items that two users or more took, else 0
     traits = ModelTraits(requires_features=True)
     trains_on = "moments"
 
@@ -113,23 +115,29 @@ class Hybrid(Model):
         self.feature_scale = FeatureScale(sizes.feature_dim)
         self.item_tower = selu_tower(sizes.feature_dim, d, d)
         # Of their own in a list, and in a profile: a and b, one after the other.
-        # They begin at 0, so that an item without training rows has none.
+        # They begin at 0, and stay there for an item without company.
         self.items = make_embedding(sizes.items, 2 * d, std=0.0)
+        self.register_buffer("has_company_I", torch.ones(sizes.items), persistent=False)
         self.user_tower = selu_tower((2 + len(HALF_LIVES)) * d, hidden, hidden, d)
+        # It begins as CuratorNet's, to which time is nothing, and learns what time adds.
+        first_HE = next(self.user_tower.parameters())
+        nn.init.xavier_uniform_(first_HE[:, : 2 * d])
+        nn.init.zeros_(first_HE[:, 2 * d :])
         self.activity_weights = nn.Linear(d, ACTIVITY_FEATURES)
         nn.init.zeros_(self.activity_weights.weight)
         nn.init.zeros_(self.activity_weights.bias)
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
-        """Computes the mean and the scale of the features."""
-        del train
+        """Computes the mean and the scale of the features, and which items have company."""
         self.feature_scale.fit(catalogue.feature_ND)
+        takers_I = np.bincount(train.values, minlength=len(self.has_company_I))
+        self.has_company_I.copy_(torch.from_numpy(takers_I >= 2))
 
     def forward(self, batch: TripleBatch) -> Tensor:
         """The mean loss of B examples; the item tower runs once for each distinct item."""
         both_ME = encode_sliced(batch, self._encode_batch)
         listed_Md, profile_Md = both_ME.chunk(2, dim=1)
-        user_Bd = self.encode_users(profile_Md, batch.profiles)
+        user_Bd = self.encode_users(profile_Md, batch.profiles, in_time=batch.in_time)
         added = None
         if batch.activity is not None and self._config.activity_dropout < 1:
             added = self._activity_scores(user_Bd, batch, batch.activity)
@@ -141,10 +149,11 @@ class Hybrid(Model):
         input_MD = scale_and_drop(
             batch.feature_MD, self.feature_scale, batch.item_M, batch.seed, threshold
         )
-        own_ME: Tensor = self.items(batch.item_M)
+        kept_M = self.has_company_I[batch.item_M]
         if self.training:
             rate = self._config.vector_dropout
-            own_ME = own_ME * keep_items(batch.item_M, batch.seed + _VECTOR_STREAM, rate)[:, None]
+            kept_M = kept_M * keep_items(batch.item_M, batch.seed + _VECTOR_STREAM, rate)
+        own_ME: Tensor = self.items(batch.item_M) * kept_M[:, None]
         seen_Md: Tensor = self.item_tower(input_MD.to(own_ME.dtype))
         return torch.cat([seen_Md, seen_Md], dim=1) + own_ME
 
@@ -165,10 +174,19 @@ class Hybrid(Model):
             score_BC = score_BC * kept_M[: score_BC.shape[1]]
         return positive_B, score_BC
 
-    def encode_users(self, vector_Md: Tensor, profiles: JaggedTensor) -> Tensor:
-        """(B, d) vectors of B users from the (M, d) vectors that their profiles point into."""
+    def encode_users(
+        self, vector_Md: Tensor, profiles: JaggedTensor, *, in_time: bool = True
+    ) -> Tensor:
+        """(B, d) vectors of B users.
+
+        Args:
+            vector_Md: the vectors that the profiles point into.
+            profiles: B lists of their rows, oldest first.
+            in_time: whether the means in which recent items weigh more are there; else zeros.
+        """
         pools = [max_and_mean(vector_Md, profiles)]
-        pools += [recent_mean(vector_Md, profiles, half_life) for half_life in HALF_LIVES]
+        weight = 1.0 if in_time else 0.0
+        pools += [weight * recent_mean(vector_Md, profiles, half_life) for half_life in HALF_LIVES]
         vectors: Tensor = self.user_tower(torch.cat(pools, dim=1))
         return vectors
 

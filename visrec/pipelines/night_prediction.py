@@ -15,7 +15,7 @@ from visrec.pipelines.nightly import NightlyJob
 from visrec.publication.gate_context import GatesConfig
 from visrec.publication.held_out_gates import why_too_few
 from visrec.sampling.index import SamplingIndex
-from visrec.sampling.triples import SamplingConfig, TripleSampler
+from visrec.training.moments import require_two_baskets
 
 
 def predict_served(log: InteractionLog, items: int, config: SplitConfig, night: date) -> str:
@@ -42,7 +42,7 @@ def _why_untrained(log: InteractionLog, items: int, config: SplitConfig) -> str:
     train_R = split(log, config) == SplitPart.TRAIN
     index = SamplingIndex(log.items_where(train_R), log.number_baskets()[train_R], items)
     try:
-        TripleSampler(index, SamplingConfig(), seed=0)
+        require_two_baskets(index)
     except NoExamplesError as error:
         return error.found or str(error)
     return ""

@@ -93,6 +93,11 @@ class SamplingIndex:
         basket_R = np.cumsum(is_first_R) - 1
         return start_K[basket_R], np.append(start_K[1:], rows)[basket_R]
 
+    @property
+    def has_two_baskets(self) -> bool:
+        """Whether any user has training items in two baskets."""
+        return bool((self.basket_range_R[0] > self.train.offsets[self.train.row_ids]).any())
+
     # Near-identical pictures.
 
     @cached_property

@@ -7,6 +7,10 @@ these, and each item stays with it, so that the model also learns from short pro
 lean on the latest item alone. The positive is compared with candidates of the catalogue; if the
 split is by night, only with those that somebody had taken by then.
 
+In a catalogue of unique works, most interactions are the first with their item. What was taken by
+then tells nothing, and taste is all there is to learn: a profile has the user's later items as
+well, every profile is thinned, and there are neither times nor activity.
+
 Shapes: B examples, R training rows, E examples of an epoch, C candidates, G moments, V entries.
 """
 
@@ -16,13 +20,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from visrec.errors import NoExamplesError
 from visrec.interactions.activity import moment_of
 from visrec.jagged import Jagged, concat_ranges, offsets_from_lengths
 from visrec.models.base import ModelTraits
 from visrec.models.inputs import ActivityBatch, Candidates, TripleBatch
 from visrec.sampling.candidates import CandidateSampler, invalid_negative_mask
+from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig, Triples
-from visrec.training.batches import make_batch, no_training_items, step_seed, tensor_on
+from visrec.training.batches import make_batch, step_seed, tensor_on
 from visrec.training.data import TrainingData
 
 Ints = npt.NDArray[np.int64]
@@ -38,15 +44,14 @@ class MomentSource:
     ) -> None:
         self._data, self._traits, self._seed, self._epoch = data, traits, seed, 0
         self._index, self._activity = data.sampling_index, data.activity
-        if not len(data.train.values):
-            raise no_training_items(data)
+        require_two_baskets(self._index)
         self._user_R, self._basket_start_R = data.train.row_ids, self._index.basket_range_R[0]
         self._sampling = dataclasses.replace(sampling, negatives="catalogue")
         self._candidates = CandidateSampler(data.train, len(data.item_ids), self._sampling, seed)
+        values, time_R = data.train.values, data.time_R
+        self._unique_works = not self._activity.tells_what_existed(values, time_R)
         # As held-out items are ranked: see `visrec.retrieval.moments.Moments.among_known`.
-        by_night = data.provenance.split.by == "night"
-        tells_what_existed = self._activity.tells_what_existed(data.train.values, data.time_R)
-        self._among_known = by_night and tells_what_existed
+        self._among_known = data.provenance.split.by == "night" and not self._unique_works
         self._order_E = np.zeros(0, np.int64)
         self.notes = self._notes(sampling)
 
@@ -62,10 +67,10 @@ class MomentSource:
                 f"--sampling.negatives {sampling.negatives} is replaced by catalogue: the model "
                 "compares each interaction with the items of its moment"
             )
-        if self._data.provenance.split.by == "night" and not self._among_known:
+        if self._unique_works:
             notes.append(
-                "most interactions are the first with their item, so they are compared with all "
-                "items, and not only with those that somebody had taken by then"
+                "most interactions are the first with their item, so the model learns taste alone: "
+                "from all other items of each user, and not from what was taken by then"
             )
         return tuple(notes)
 
@@ -98,6 +103,8 @@ class MomentSource:
         column_N = np.zeros(len(data.item_ids), np.int64)
         column_N[item_V] = np.arange(len(item_V))
         feature_GVK = self._activity.features(moment_G, item_V)
+        if self._unique_works:
+            feature_GVK[:] = 0
         candidate_GCK = feature_GVK[:, : len(sampled.item_C)]
         invalid_BC = invalid_negative_mask(triples, self._index, sampled.item_C)
         if self._among_known:
@@ -112,21 +119,42 @@ class MomentSource:
                 candidate_GCK=tensor_on(candidate_GCK, device),
                 positive_BK=tensor_on(feature_GVK[group_B, column_N[positive_B]], device),
             ),
+            in_time=not self._unique_works,
             seed=step_seed(self._seed, self._epoch, step),
         )
 
     def _profiles(self, row_B: Ints, step: int) -> Jagged:
         """The profiles of the examples of a step, all workers together."""
         train = self._data.train
-        end_B = self._basket_start_R[row_B]
-        start_B = np.maximum(train.offsets[self._user_R[row_B]], end_B - self._sampling.max_profile)
+        user_B = self._user_R[row_B]
+        end_B = train.offsets[user_B + 1] if self._unique_works else self._basket_start_R[row_B]
+        start_B = np.maximum(train.offsets[user_B], end_B - self._sampling.max_profile)
         offsets = offsets_from_lengths(end_B - start_B)
-        profiles = Jagged(train.values[concat_ranges(start_B, offsets)], offsets)
+        row_V = concat_ranges(start_B, offsets)
+        profiles = Jagged(train.values[row_V], offsets)
+        profiles = profiles.keep(row_V != np.repeat(row_B, profiles.lengths))
         if not self._sampling.sub_profiles:
             return profiles
         random = np.random.default_rng((self._seed, self._epoch, step, _THIN_STREAM))
-        share_B = np.where(random.random(len(row_B)) < 0.5, 1.0, random.random(len(row_B)))
+        share_B = random.random(len(row_B))
+        if not self._unique_works:
+            share_B[random.random(len(row_B)) < 0.5] = 1
         kept_V = random.random(len(profiles.values)) < np.repeat(share_B, profiles.lengths)
         # One item stays in any case: the latest one.
-        kept_V[offsets[1:][profiles.lengths > 0] - 1] |= True
+        kept_V[profiles.offsets[1:][profiles.lengths > 0] - 1] = True
         return profiles.keep(kept_V)
+
+
+def require_two_baskets(index: SamplingIndex) -> None:
+    """Refuses data in which nobody took anything in two baskets, so that no profile comes first.
+
+    Raises:
+        NoExamplesError: no user has training items in two baskets.
+    """
+    if not index.has_two_baskets:
+        found = f"one of the {len(index.train)} users has training items in two baskets"
+        raise NoExamplesError(
+            f"N{found}; expected at least one. Hold out less (--split.test, --split.validation), "
+            "lower --interactions.min_rating, or add interactions.",
+            found=f"n{found}",
+        )
