@@ -28,6 +28,7 @@ SCRIPTS: dict[str, list[str]] = {
     "backbones": ["--source", "{data}/clothing"],
     "recommend_scale": [],
     "carry": [],
+    "prepare_scale": [],
     "export": [],
     "night": [],
     "gpu": [],
