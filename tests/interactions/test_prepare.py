@@ -17,11 +17,15 @@ from hypothesis import strategies as st
 
 from tests.interactions import CATALOGUE
 from visrec import tasks
-from visrec.errors import InputError, SchemaError
+from visrec.errors import ConflictError, InputError, SchemaError
 from visrec.interactions import prepare
 from visrec.interactions.log import InteractionLog
 from visrec.interactions.partition_rows import partition_numbers, sort_rows
-from visrec.interactions.prepare import partition_count, prepare_interactions
+from visrec.interactions.prepare import (
+    partition_count,
+    prepare_if_asked,
+    prepare_interactions,
+)
 from visrec.interactions.prepared import PreparedInteractions
 from visrec.interactions.read import read_log
 from visrec.sources.interactions import InteractionsConfig, read_disliked
@@ -318,7 +322,28 @@ def test_process_that_lost_the_race_reads_what_the_other_one_prepared(
     assert_read_equally(days, InteractionsConfig(), prepared_in(days, 3))
 
 
-def test_file_that_changes_while_it_is_read_is_refused(
+def test_lost_partition_is_made_again(days: Path) -> None:
+    first = prepared_in(days, 4)
+    lost = first.manifest.parts_P[first.partitions[0]]
+    first.store.delete([str(lost)])
+    assert_read_equally(days, InteractionsConfig(), prepared_in(days, 4))
+
+
+def test_rows_without_a_user_are_in_the_partitions_of_their_items(tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    rows = [(None, f"item {n % 40}", n, None, None) for n in range(200)]
+    pq.write_table(table(rows), tmp_path / "log" / "1.parquet", row_group_size=30)
+    assert sum(map(bool, prepared_in(tmp_path, 4).manifest.rows_P)) == 4
+
+
+def test_file_whose_changes_would_not_be_seen_is_not_prepared(tmp_path: Path) -> None:
+    hidden = tmp_path / ".log.parquet"
+    pq.write_table(table([("u", "rug", 1, None, None)]), hidden)
+    folder = Store.at(str(tmp_path / "prepared"))
+    assert prepare_if_asked(InteractionsConfig(), str(hidden), folder) is None
+
+
+def test_file_that_keeps_changing_while_it_is_read_is_not_prepared(
     days: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = prepare.split_file
@@ -328,8 +353,11 @@ def test_file_that_changes_while_it_is_read_is_refused(
         return write(*arguments)
 
     monkeypatch.setattr(prepare, "split_file", then_change)
-    with pytest.raises(InputError, match=r"changed while they were read: day-2\.parquet"):
+    with pytest.raises(ConflictError, match="changed while they were read"):
         prepared_in(days)
+    folder = Store.at(str(days / "prepared"))
+    assert prepare_if_asked(InteractionsConfig(), str(days / "log"), folder) is None
+    assert not list(folder.list())
 
 
 # CSV files in pieces.

@@ -1,8 +1,9 @@
 """Steps of preparing interactions: the rows of a piece to partitions, a partition's rows sorted.
 
-All rows of a user are in one partition. Within it they are in the order of a log, by user, time and
-item, and in that of the files where these are equal. Nothing is left out yet: what counts depends
-on the cutoff, on `min_rating` and on the catalogue, which change from night to night.
+All rows of a user are in one partition, and rows without a user in that of their item. Within it
+they are in the order of a log, by user, time and item, and in that of the files where these are
+equal. Nothing is left out yet: what counts depends on the cutoff, on `min_rating` and on the
+catalogue, which change from night to night.
 
 Shapes: P partitions, R rows, D distinct ids.
 """
@@ -64,7 +65,7 @@ def deal_piece(piece: TablePiece, store: Store, name: str, partitions: int) -> D
         InputError: the piece cannot be read.
     """
     report = f"{name}.json"
-    if found := store.read_if_exists(report):
+    if store.exists(f"{name}.arrow") and (found := store.read_if_exists(report)):
         return DealtPiece(**parse_json(found[0], store.uri(report)))
     reader = _PieceReader(piece)
     rows_P = np.zeros(partitions, np.int64)
@@ -133,6 +134,9 @@ def _deal(rows: pa.RecordBatch, partitions: int) -> tuple[pa.RecordBatch, Ints]:
     if partitions == 1:
         return rows, np.array([len(rows)])
     partition_R = partition_numbers(rows["user_id"], partitions)
+    if rows["user_id"].null_count:  # they may be more than a task can sort
+        without_R = rows["user_id"].is_null().to_numpy(zero_copy_only=False)
+        partition_R[without_R] = partition_numbers(rows["item_id"], partitions)[without_R]
     order = pa.array(np.argsort(partition_R, kind="stable"))
     return rows.take(order), np.bincount(partition_R, minlength=partitions)
 

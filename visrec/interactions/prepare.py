@@ -1,9 +1,9 @@
 """Prepares interactions in tasks: deals the rows of pieces to partitions, and sorts each partition.
 
 Nothing is read while the files of the interactions are the same. Where files were added after them,
-only those are read, and only the partitions of their users are written again. All files have names
-that follow from their content, so a run continues where another one was killed, and readers see
-what the manifest names.
+only those are read, and only the partitions of their users are written again. Files are named after
+what they are made from, so a run continues where another one was killed, and readers see what the
+manifest names.
 
 Shapes: P partitions.
 """
@@ -25,12 +25,12 @@ from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import INTERACTIONS
 from visrec.storage.store import Store, parse_json, to_json
-from visrec.storage.table_files import TableFile, file_fingerprints, list_table_files
+from visrec.storage.table_files import MISSING, TableFile, file_fingerprints, list_table_files
 from visrec.storage.table_pieces import TablePiece, split_file
-from visrec.storage.tables import require_same_unit, require_unchanged
+from visrec.storage.tables import require_same_unit
 from visrec.tasks import map_calls
 
-_PARTITION_ROWS = 2_000_000  # at most, of estimated ones; a task holds about 200 bytes of each
+_PARTITION_ROWS = 2_000_000  # aimed at, up to twice as many before P grows; a task holds 200 B each
 _PIECES = "pieces"
 
 
@@ -45,8 +45,8 @@ def prepare_interactions(
         partitions: P; by default a power of two that follows the number of rows.
 
     Raises:
-        InputError: the interactions cannot be read, or they changed while they were read.
-        ConflictError: other processes keep preparing them with other numbers of partitions.
+        InputError: the interactions cannot be read.
+        ConflictError: others keep changing the interactions or what is prepared of them.
     """
     try:
         return _prepare(table, root, partitions)
@@ -58,10 +58,17 @@ def prepare_interactions(
 def prepare_if_asked(
     config: InteractionsConfig, uri: str | None, root: Store | None
 ) -> PreparedInteractions | None:
-    """`prepare_interactions`; None without interactions, or without a directory for it."""
+    """`prepare_interactions`; None if they are to be read from their own files.
+
+    That is so without interactions, without a directory for it, and while others keep changing
+    them: a file may grow by rows after the cutoff all the time.
+    """
     if uri is None or root is None:
         return None
-    return prepare_interactions(config.table(uri), root)
+    try:
+        return prepare_interactions(config.table(uri), root)
+    except ConflictError:
+        return None
 
 
 def partition_count(rows: int) -> int:
@@ -72,25 +79,43 @@ def partition_count(rows: int) -> int:
 def _prepare(table: InputTable, root: Store, partitions: int | None) -> PreparedInteractions:
     store = root / table.identify(digest(Store.at(table.uri).root))
     files = list(list_table_files(table))
-    inputs = file_fingerprints(files)
+    inputs = _fingerprints(files)
     last, version = _read_manifest(store)
-    if last and last.partitions != (partitions or last.partitions):
+    listed = {info.name for info in store.list()}
+    if last and not last.fits(partitions, listed):
         last = None
     if last and last.inputs == inputs:
         return PreparedInteractions(table, store, last)
     plan = _plan(files, inputs, last, partitions)
+    pieces = {f"{name}.{end}" for name in plan.piece_names for end in ("arrow", "json")}
     dealt = _deal(plan, store)
-    require_unchanged(inputs, file_fingerprints(files))
+    if _fingerprints(files) != inputs:
+        store.delete(pieces)  # their rows may be those of later files
+        raise ConflictError(f"The interactions at {table.uri} changed while they were read.")
     manifest = _sort(plan, dealt, store)
     if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
         raise ConflictError(
-            f"Another process has prepared the interactions at {store.root} meanwhile; run again.",
+            f"Other jobs keep changing the prepared interactions at {store.root}; run again when "
+            "they have ended.",
             path=store.uri(MANIFEST),
         )
-    # Processes that read the last manifest may still be reading its partitions.
+    # Processes that read the last manifest may still be reading its partitions, and those of a
+    # process that has committed since are not ours to remove.
     named = {MANIFEST, *manifest.parts_P, *(last.parts_P if last else ())}
-    store.delete({info.name for info in store.list()} - named)
+    store.delete((listed | pieces) - named)
     return PreparedInteractions(table, store, manifest)
+
+
+def _fingerprints(files: Sequence[TableFile]) -> dict[str, str]:
+    """What changes with the content of each file.
+
+    Raises:
+        ConflictError: a file is not listed, so its changes would not be seen.
+    """
+    found = file_fingerprints(files)
+    if unseen := [name for name, fingerprint in found.items() if fingerprint == MISSING]:
+        raise ConflictError(f"{files[0].store.uri(unseen[0])} is no longer listed.")
+    return found
 
 
 def _read_manifest(store: Store) -> tuple[PreparedManifest | None, str | None]:

@@ -6,7 +6,7 @@ and which files of the interactions they were made from.
 Shapes: P partitions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -31,7 +31,7 @@ class PreparedManifest:
         parts_P: the file of each partition; None where it has no rows.
         rows_P: how many rows it has.
         columns: the optional columns that any of the files has.
-        without_rating: where files are of which some rows lack the column `rating`.
+        without_rating: the files that lack the column `rating`.
     """
 
     inputs: Mapping[str, str]
@@ -68,6 +68,11 @@ class PreparedManifest:
         if fields.pop("version", None) != MANIFEST_VERSION:
             return None
         return PreparedManifest(**{**fields, "inputs": dict(fields["inputs"])})
+
+    def fits(self, partitions: int | None, listed: Set[str]) -> bool:
+        """Whether it has so many partitions, if that is given, and all of its files are there."""
+        files = {part for part in self.parts_P if part is not None}
+        return partitions in (None, self.partitions) and files <= listed
 
     def starts(self, inputs: Mapping[str, str]) -> bool:
         """Whether its files are the first of these, unchanged."""

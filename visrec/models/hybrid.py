@@ -6,9 +6,9 @@ profile p_i:
     v_i = phi(z_i) + m_i a_i        p_i = phi(z_i) + m_i b_i
 
 phi is CuratorNet's item tower over the z-scored feature z_i, a_i and b_i are the item's own
-vectors, and m_i is 0 for an item that fewer than two users took, which has no company. In training,
-m_i is also 0 at random (DropoutNet: Volkovs, Yu & Poutanen 2017, NIPS), so that an item without a
-vector of its own is scored by what is seen.
+vectors, and m_i is 0 for an item that fewer than two users took: alone, it has no company. In
+training, m_i is also 0 at random (DropoutNet: Volkovs, Yu & Poutanen 2017, NIPS), so that an item
+without a vector of its own is scored by what is seen.
 
 The user tower reads the profile by maximum and mean, as CuratorNet's, and by two means in which
 recent items weigh more:
@@ -119,13 +119,15 @@ class Hybrid(Model):
         self.items = make_embedding(sizes.items, 2 * d, std=0.0)
         self.register_buffer("has_company_I", torch.ones(sizes.items), persistent=False)
         self.user_tower = selu_tower((2 + len(HALF_LIVES)) * d, hidden, hidden, d)
-        # It begins as CuratorNet's, to which time is nothing, and learns what time adds.
+        # It begins as CuratorNet's: what recent items add weighs nothing, and is learned.
         first_HE = next(self.user_tower.parameters())
         nn.init.xavier_uniform_(first_HE[:, : 2 * d])
         nn.init.zeros_(first_HE[:, 2 * d :])
         self.activity_weights = nn.Linear(d, ACTIVITY_FEATURES)
         nn.init.zeros_(self.activity_weights.weight)
         nn.init.zeros_(self.activity_weights.bias)
+        # DDP waits for the gradient of each weight that may have one.
+        self.activity_weights.requires_grad_(config.activity_dropout < 1)
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Computes the mean and the scale of the features, and which items have company."""
@@ -174,9 +176,7 @@ class Hybrid(Model):
             score_BC = score_BC * kept_M[: score_BC.shape[1]]
         return positive_B, score_BC
 
-    def encode_users(
-        self, vector_Md: Tensor, profiles: JaggedTensor, *, in_time: bool = True
-    ) -> Tensor:
+    def encode_users(self, vector_Md: Tensor, profiles: JaggedTensor, *, in_time: bool) -> Tensor:
         """(B, d) vectors of B users.
 
         Args:
@@ -215,7 +215,7 @@ class Hybrid(Model):
 
         def encode(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
             del user_B
-            user_Bd = self.encode_users(profile_Nd, profiles)
+            user_Bd = self.encode_users(profile_Nd, profiles, in_time=True)
             if dropped:
                 return functional.pad(user_Bd, (0, ACTIVITY_FEATURES))
             return torch.cat([user_Bd, temperature * self.activity_weights(user_Bd)], dim=1)

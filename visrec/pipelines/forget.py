@@ -117,6 +117,7 @@ def _forget(
         exported = export_to_all(config.export_to, workspace / _RUNS[0], leases)
     with summary.phase("remove"):
         # They are made again when they are needed next.
+        (workspace / PREPARED).abort_uploads()
         (workspace / PREPARED).delete_all()
         removed = _remove_checkpoints(workspace) + _remove_drafts([workspace, *others])
     with summary.phase("search"):

@@ -84,6 +84,7 @@ class PackedItems:
                 rotation = choose_rotation(self._vectors_Nd, np.concatenate(self._seen), k)
                 self._choose_after, self._seen = None, []
         if self._packed is None or rotation:
+            self._packed = None  # before the other is made: there is room for one
             self._packed = _pack(self._vectors_Nd, self._available_N, rotation, self._kernel)
         return self._packed
 

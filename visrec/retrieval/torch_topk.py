@@ -167,8 +167,8 @@ def _search_in_float64(
 def _largest_by_groups(score_bT: Tensor, k: int, least_b1: Tensor) -> tuple[Tensor, Tensor]:
     """The k largest scores of each row and their columns; ties in any order.
 
-    They are in those k groups of columns that have the largest maxima. Fewer groups are searched if
-    no row has k with a score above `least_b1`, unless that is empty.
+    They are in those k groups of columns that have the largest maxima. Groups whose
+    maximum is not above `least_b1` are skipped, if it is given.
     """
     b, width = score_bT.shape
     groups = width // _GROUP

@@ -172,7 +172,7 @@ def read_disliked(
     Args:
         config: which interactions count.
         uri: location of the table.
-        batches: its rows, if they are not to be read from there.
+        batches: its rows, if they were read already; by default they are read from `uri`.
 
     Raises:
         InputError: as `read_until_cutoff`.
@@ -198,7 +198,7 @@ def read_until_cutoff(
         config: which interactions count.
         uri: location of the table.
         left_out: counts the rows that are left out here, by reason.
-        batches: its rows, if they are not to be read from there.
+        batches: its rows, if they were read already; by default they are read from `uri`.
 
     Raises:
         InputError: there is a `min_rating` but no rating column, or too many rows lack a user, an

@@ -205,13 +205,19 @@ def list_table_files(table: InputTable) -> Iterator[TableFile]:
         yield TableFile(table, store, name, _partition_values(name))
 
 
+MISSING = "missing"  # in place of a fingerprint
+
+
 def file_fingerprints(files: Sequence[TableFile]) -> dict[str, str]:
-    """What changes with the content of each file of a table, by name, without reading any."""
+    """What changes with the content of each file of a table, by name, without reading any.
+
+    `MISSING` for a file that is gone, or hidden.
+    """
     names = {file.name for file in files}
     prefix = files[0].name if len(files) == 1 else ""
     listed = files[0].store.list(prefix, follow_links=True)
     found = {info.name: info.fingerprint for info in listed if info.name in names}
-    return {file.name: found.get(file.name, "missing") for file in files}
+    return {file.name: found.get(file.name, MISSING) for file in files}
 
 
 def _partition_values(name: str) -> dict[str, str | None]:
