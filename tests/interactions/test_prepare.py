@@ -205,7 +205,7 @@ def test_nothing_is_read_while_the_files_are_the_same(
     days: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = prepared_in(days, 4)
-    monkeypatch.setattr(prepare, "map_calls", None)
+    monkeypatch.setattr(prepare, "_map", None)
     assert prepared_in(days, 4) == first
     assert prepared_in(days) == first
 

@@ -8,8 +8,9 @@ manifest names.
 Shapes: P partitions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from visrec.config import digest
 from visrec.errors import ConflictError, MissingFileError
@@ -168,7 +169,7 @@ def _plan(
     """Reads only what was added, unless files changed or there are too many rows for P."""
     base = last if last and last.starts(inputs) else PreparedManifest.empty(partitions or 1)
     added = [file for file in files if file.name not in base.inputs]
-    splits = map_calls(split_file, [(file, INTERACTIONS) for file in added])
+    splits = _map(split_file, [(file, INTERACTIONS) for file in added])
     pieces = [piece for split in splits for piece in split]
     wanted = partitions or partition_count(sum(base.rows_P) + sum(piece.rows for piece in pieces))
     if not base.inputs:
@@ -183,7 +184,7 @@ def _deal(plan: _Plan, store: Store) -> list[DealtPiece]:
         (piece, store, name, plan.base.partitions)
         for piece, name in zip(plan.pieces, plan.piece_names, strict=True)
     ]
-    dealt: list[DealtPiece] = map_calls(deal_piece, calls)
+    dealt: list[DealtPiece] = _map(deal_piece, calls)
     units: dict[str, str | None] = {}
     for piece, one in zip(plan.pieces, dealt, strict=True):
         file = piece.file
@@ -202,7 +203,7 @@ def _sort(plan: _Plan, dealt: Sequence[DealtPiece], store: Store) -> PreparedMan
         names = [piece.name for piece in dealt if piece.rows_P[p]]
         parts_P[p] = plan.part_name(p, names)
         calls.append((store, parts_P[p], (p, partitions), base.parts_P[p], names))
-    for p, rows in zip(touched, map_calls(write_partition, calls), strict=True):
+    for p, rows in zip(touched, _map(write_partition, calls), strict=True):
         rows_P[p] = rows
     found = {name for piece in dealt for name in piece.columns}
     read = zip(plan.pieces, dealt, strict=True)
@@ -214,3 +215,8 @@ def _sort(plan: _Plan, dealt: Sequence[DealtPiece], store: Store) -> PreparedMan
         columns=[name for name in OPTIONAL_COLUMNS if name in found | {*base.columns}],
         without_rating=[*base.without_rating, *sorted(lacking)],
     )
+
+
+def _map(function: Callable[..., Any], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The results of several calls, in tasks; one alone is no faster in a process of its own."""
+    return map_calls(function, calls) if len(calls) > 1 else [function(*call) for call in calls]
