@@ -82,7 +82,18 @@ class TokenCluster:
 
     def add_node(self) -> str:
         """Start another node of as many CPUs on this machine; returns its mark for `kill_node`."""
-        mark = uuid.uuid4().hex
+        for attempts_left in (2, 1, 0):  # Ray gives a node 30 s, which a busy machine may miss
+            mark = uuid.uuid4().hex
+            try:
+                self._add_node_once(mark)
+                break
+            except ServerError:
+                self.kill_node(mark)
+                if not attempts_left:
+                    raise
+        return mark
+
+    def _add_node_once(self, mark: str) -> None:
         command = [
             *(self._ray, "start", f"--address=127.0.0.1:{self._port}", "--block"),
             *(f"--num-cpus={self._num_cpus}", "--node-ip-address=127.0.0.1"),
@@ -96,7 +107,6 @@ class TokenCluster:
         wait_until(
             lambda: bool(self._alive() - before), self._others[-1], self.directory / "log", 60
         )
-        return mark
 
     def workers_of(self, mark: str) -> int:
         """How many processes of a node are at work on something."""
