@@ -51,6 +51,7 @@ from visrec.retrieval.rules import Rules
 from visrec.retrieval.similar import Kind, cosine_scorer, similarity_arrays
 from visrec.storage.schemas import HELD_OUT
 from visrec.storage.store import Store
+from visrec.threads import torch_threads
 
 ITEMS, NEW, USERS, K, SHARDS = 260, 20, 72, 10, 3
 OWN, FALLBACK, REASON = (
@@ -141,10 +142,8 @@ def failed(gates: Sequence[Gate]) -> set[str]:
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """As in a Ray task with one CPU; tensors are too small for two threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with torch_threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -33,6 +33,7 @@ from visrec.features.backbones import (
 )
 from visrec.features.backbones.network import digest_weights
 from visrec.features.decode import PictureLimits, decode
+from visrec.threads import torch_threads
 
 _NORMALIZATION = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.3, 0.5]}
 _VIT: dict[str, Any] = {
@@ -128,13 +129,9 @@ def test_lite0_features_do_not_depend_on_the_batch(
 ) -> None:
     backbone = lite0[precision]
     pixels_BHWC = pixels_of(photographs[:32], backbone)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         all_32 = backbone(pixels_BHWC)
         seven = backbone(pixels_BHWC[[20, 31, 5, 7, 11, 3, 1]])
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(seven, all_32[[20, 31, 5, 7, 11, 3, 1]])
 
 
@@ -142,14 +139,11 @@ def test_lite0_features_do_not_depend_on_the_threads(lite0: dict[Precision, Back
     """For 8 pictures, oneDNN would give other float32 features on two threads than on one."""
     backbone = dataclasses.replace(lite0["float32"], batch=8)
     noise = np.random.default_rng(0).integers(0, 256, (8, *backbone.preprocessing.shape), np.uint8)
-    found, before = [], torch.get_num_threads()
+    found = []
     for threads in (1, 2, 4):
-        torch.set_num_threads(threads)
-        try:
+        with torch_threads(threads):
             found.append(backbone(torch.from_numpy(noise)))
             assert torch.get_num_threads() == threads
-        finally:
-            torch.set_num_threads(before)
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from tests.features.sentence_models import DIM, WORDS, bert_model, static_model, word_vectors
 from visrec.errors import InputError
 from visrec.features.sentences import TextConfig, TextEncoder, load_text_encoder
+from visrec.threads import torch_threads
 
 TEXTS = ["red shirt", "blue linen coat", "a coat of wool", "old", "red shirt\na new coat of linen",
          "wool " * 40, "unknown words", "blue wool coat"]  # fmt: skip
@@ -47,14 +47,10 @@ def test_feature_does_not_depend_on_the_other_texts_or_threads(
     request: pytest.FixtureRequest, kind: str
 ) -> None:
     encode: TextEncoder = request.getfixturevalue(kind)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with torch_threads(1):
         everything = encode(TEXTS * 9)
         for rows in ([3], [1, 7], [5, 2, 0, 4]):
             assert np.array_equal(encode([TEXTS[r] for r in rows]), everything[rows])
-    finally:
-        torch.set_num_threads(before)
     assert encode([]).shape == (0, DIM)
 
 

@@ -1,4 +1,4 @@
-"""Small logs that are written out row by row, and values made from them that must be equal."""
+"""Small logs, written out row by row, and what must follow from each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass

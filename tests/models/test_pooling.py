@@ -11,6 +11,7 @@ from visrec.models import dropout, pooling
 from visrec.models.inputs import JaggedTensor
 from visrec.models.pooling import max_and_mean, pool
 from visrec.native import compile_and_load
+from visrec.threads import torch_threads
 
 KERNEL, WHY = compile_and_load(dropout.SOURCE)
 lists_of_rows = st.lists(st.lists(st.integers(0, 7), max_size=9), min_size=1, max_size=6)
@@ -47,19 +48,16 @@ def test_gradient_equals_that_of_plain_loops(lists: list[list[int]], width: int,
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_pools_do_not_depend_on_the_number_of_threads(threads: int) -> None:
-    before, vectors = torch.get_num_threads(), torch.randn(8, 33, requires_grad=True)
+    vectors = torch.randn(8, 33, requires_grad=True)
     lists = JaggedTensor.from_jagged(jagged_lists([[1, 2, 3], [], [7, 7, 0, 5], [2]]))
     found = []
-    try:
-        for count in (1, threads):
-            torch.set_num_threads(count)
+    for count in (1, threads):
+        with torch_threads(count):
             vectors.grad = None
             pooled = max_and_mean(vectors, lists)
             (pooled**3).sum().backward()
             assert vectors.grad is not None
             found.append((pooled.detach().clone(), vectors.grad.clone()))
-    finally:
-        torch.set_num_threads(before)
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
 

@@ -1,7 +1,5 @@
 """Ranks of held-out items equal those of a full sort, whatever the tiles and the batch."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +20,7 @@ from visrec.models.scorers import DotScorer, ReRankScorer, Scorer
 from visrec.retrieval import ranks, topk
 from visrec.retrieval.metrics import per_user
 from visrec.retrieval.ranks import TargetRanks, rank_targets
+from visrec.threads import torch_threads
 
 
 @dataclass(frozen=True)
@@ -62,16 +61,6 @@ def _rank(
             np.arange(len(case.score_BN))[users],
             jagged_lists(case.targets[users]),
         )
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _full_sort(case: Case) -> list[tuple[int, int, int]]:
@@ -251,7 +240,7 @@ def _lists(users: int) -> tuple[Jagged, npt.NDArray[np.int64], Jagged]:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_ranks_do_not_depend_on_threads_which_are_restored(threads: int) -> None:
     case = _case(21, 30, 4, seed=1)
-    with _threads(threads):
+    with torch_threads(threads):
         assert _counts(_rank(case, rows=4, columns=8)) == _full_sort(case)
         assert torch.get_num_threads() == threads
         with pytest.raises(IndexError):  # users that the table does not have
@@ -323,5 +312,5 @@ def test_scores_and_metrics_are_bit_identical_for_any_batch_and_threads(
     whole = found(512)
     assert found(7) == whole
     assert found(1) == whole
-    with _threads(2):
+    with torch_threads(2):
         assert found(512) == whole

@@ -40,7 +40,7 @@ class DealtPiece:
     Attributes:
         name: of the Arrow file. Its batches belong to the partitions 0, 1, ..., P - 1, 0, 1, ...
         rows_P: rows of each partition.
-        unit: of the timestamps; None if they are no numbers.
+        unit: of numeric timestamps; None for any others.
         columns: the columns that any of the rows have.
         lacking: the columns of `PREPARED_INTERACTIONS` that any of the rows lack.
     """

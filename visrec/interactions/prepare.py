@@ -1,9 +1,9 @@
 """Prepares interactions in tasks: deals the rows of pieces to partitions, and sorts each partition.
 
 Nothing is read while the files of the interactions are the same. Where files were added after them,
-only those are read, and only the partitions of their users are written again. Files are named after
-what they are made from, so a run continues where another one was killed, and readers see what the
-manifest names.
+only those are read, and only the partitions of their users are written again. The name of a
+file is a digest of its sources, so a run continues where another one was killed. Readers see only
+what the manifest names.
 
 Shapes: P partitions.
 """
@@ -151,7 +151,7 @@ class _Plan:
         ]
 
     def part_name(self, partition: int, dealt: Sequence[str]) -> str:
-        """The name of a partition's file that is made from these pieces."""
+        """The name of a partition's file once these pieces are added to it."""
         content = digest(self.base.parts_P[partition], dealt, self._version)
         return f"partition={partition}/{content}.parquet"
 

@@ -1,7 +1,7 @@
 """Interactions that were prepared once: coded, dealt to partitions by user, and sorted.
 
-A directory of files that never change, and a manifest that says which of them are the partitions,
-and which files of the interactions they were made from.
+A directory of files that never change, and a manifest that lists the current partitions and the
+interaction files that they contain.
 
 Shapes: P partitions.
 """
@@ -84,7 +84,7 @@ class PreparedInteractions:
     """Prepared interactions, to read.
 
     Attributes:
-        table: the interactions that they were made from.
+        table: the interactions that were prepared.
         store: the directory of the partitions.
         manifest: its content.
     """

@@ -70,10 +70,6 @@ class ScoringInputs:
     text_features: Store | None = None
     prepared: Store | None = None
 
-    def prepare_interactions(self) -> PreparedInteractions | None:
-        """The prepared interactions, if several processes read them."""
-        return prepare_if_asked(self.interactions, self.interactions_uri, self.prepared)
-
 
 @dataclass(frozen=True)
 class ScoringData:
@@ -172,14 +168,16 @@ def prepare_scoring(
     item_ids, catalogue = load_catalogue(
         artifact, inputs.features, inputs.items_table, inputs.text_features
     )
-    log = _read_log(inputs, artifact, item_ids)
+    prepared = prepare_if_asked(inputs.interactions, inputs.interactions_uri, inputs.prepared)
+    log = _read_log(inputs, artifact, item_ids, prepared)
     items = read_items(inputs.items_table, item_ids)
     available_N, unseen_N = _scorable_items(inputs, artifact, items, catalogue, item_ids)
     activity_NK = _activity(log, inputs.interactions, len(item_ids))
     arrays = artifact.model.item_arrays(dataclasses.replace(catalogue, activity_NK=activity_NK))
     count_N = np.bincount(log.item_R, minlength=len(item_ids)).astype(np.float32)
     if kind == "user_to_item":
-        queries = _user_queries(log, artifact, unseen_N, inputs, item_ids)
+        blocked = _read_blocked(inputs, log.user_ids, item_ids, prepared)
+        queries = _user_queries(log, artifact, unseen_N, blocked)
     else:
         arrays = similarity_arrays(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
         has_vector_N = np.any(arrays["unit"], axis=1)  # without one, no item is near
@@ -207,7 +205,10 @@ def prepare_scoring(
 
 
 def _read_log(
-    inputs: ScoringInputs, artifact: Artifact, item_ids: pa.LargeStringArray
+    inputs: ScoringInputs,
+    artifact: Artifact,
+    item_ids: pa.LargeStringArray,
+    prepared: PreparedInteractions | None,
 ) -> InteractionLog:
     """The interactions, and every user of the interactions or of the users table."""
     extra_users = None
@@ -222,7 +223,7 @@ def _read_log(
         item_ids,
         extra_users,
         keep_all_users=True,
-        prepared=inputs.prepare_interactions(),
+        prepared=prepared,
     )
 
 
@@ -307,15 +308,13 @@ def _user_queries(
     log: InteractionLog,
     artifact: Artifact,
     unseen_N: npt.NDArray[np.bool_],
-    inputs: ScoringInputs,
-    item_ids: pa.LargeStringArray,
+    blocked: Jagged,
 ) -> _Queries:
     """Every user of the log."""
     trained_U = trained_users(artifact, log.user_ids)
     cold_U = log.items.keep(~unseen_N[log.item_R]).lengths == 0
     if not artifact.model.traits.supports_new_users:
         cold_U |= trained_U < 0
-    blocked = _read_blocked(inputs, log.user_ids, item_ids)
     return _Queries(log.user_ids, log.items, blocked, trained_U, cold_U)
 
 
@@ -329,12 +328,14 @@ def _item_queries(has_vector_N: npt.NDArray[np.bool_], item_ids: pa.LargeStringA
 
 
 def _read_blocked(
-    inputs: ScoringInputs, user_ids: pa.LargeStringArray, item_ids: pa.LargeStringArray
+    inputs: ScoringInputs,
+    user_ids: pa.LargeStringArray,
+    item_ids: pa.LargeStringArray,
+    prepared: PreparedInteractions | None,
 ) -> Jagged:
     """U lists of the items that a user must not get: blocked, or rated too low."""
     if not inputs.interactions_uri:
         return Jagged.empty(len(user_ids))
-    prepared = inputs.prepare_interactions()
     batches = prepared.batches() if prepared else None
     disliked = read_disliked(inputs.interactions, inputs.interactions_uri, batches)
     return items_by_user(chain(blocked_pairs(inputs.rules), disliked), user_ids, item_ids)

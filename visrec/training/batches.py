@@ -174,7 +174,7 @@ class UserSource:
         self._train, self._seed = data.train, seed
         self._user_T = np.flatnonzero(data.train.lengths > 0)
         if not len(self._user_T):
-            raise no_training_items(data)
+            raise no_user_has(len(data.train), "a training item")
         self._order_E, self._epoch = self._user_T, 0
 
     def start_epoch(self, epoch: int, examples: int) -> None:
@@ -245,9 +245,14 @@ class RatingSource:
         )
 
 
-def no_training_items(data: TrainingData) -> NoExamplesError:
-    """The error for data that have users, and nothing that they took before the held-out items."""
-    found = f"one of the {len(data.train)} users has a training item"
+def no_user_has(users: int, what: str) -> NoExamplesError:
+    """The error for data of which too much is held out, or left out, to train on the rest.
+
+    Args:
+        users: number of users.
+        what: what none of them has and at least one should have.
+    """
+    found = f"one of the {users} users has {what}"
     return NoExamplesError(
         f"N{found}; expected at least one. Hold out less (--split.test, --split.validation), lower "
         "--interactions.min_rating, or add interactions.",

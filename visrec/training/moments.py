@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from visrec.errors import NoExamplesError
 from visrec.interactions.activity import moment_of
 from visrec.jagged import Jagged, concat_ranges, offsets_from_lengths
 from visrec.models.base import ModelTraits
@@ -28,7 +27,7 @@ from visrec.models.inputs import ActivityBatch, Candidates, TripleBatch
 from visrec.sampling.candidates import CandidateSampler, invalid_negative_mask
 from visrec.sampling.index import SamplingIndex
 from visrec.sampling.triples import SamplingConfig, Triples
-from visrec.training.batches import make_batch, step_seed, tensor_on
+from visrec.training.batches import make_batch, no_user_has, step_seed, tensor_on
 from visrec.training.data import TrainingData
 
 Ints = npt.NDArray[np.int64]
@@ -97,14 +96,14 @@ class MomentSource:
         sampled = self._candidates.step((self._epoch, step))
         batch = make_batch(triples, sampled.item_C, data, self._traits, device)
         moment_B = moment_of(data.time_R[row_B])
+        if self._unique_works:  # all at the first midnight, before which nobody took anything
+            moment_B[:] = moment_of(self._activity.first_N).min()
         moment_G, group_B = np.unique(moment_B, return_inverse=True)
         # The candidates, and behind them the positives that are not among them.
         item_V = np.concatenate([sampled.item_C, np.setdiff1d(positive_B, sampled.item_C)])
         column_N = np.zeros(len(data.item_ids), np.int64)
         column_N[item_V] = np.arange(len(item_V))
         feature_GVK = self._activity.features(moment_G, item_V)
-        if self._unique_works:
-            feature_GVK[:] = 0
         candidate_GCK = feature_GVK[:, : len(sampled.item_C)]
         invalid_BC = invalid_negative_mask(triples, self._index, sampled.item_C)
         if self._among_known:
@@ -152,9 +151,4 @@ def require_two_baskets(index: SamplingIndex) -> None:
         NoExamplesError: no user has training items in two baskets.
     """
     if not index.has_two_baskets:
-        found = f"one of the {len(index.train)} users has training items in two baskets"
-        raise NoExamplesError(
-            f"N{found}; expected at least one. Hold out less (--split.test, --split.validation), "
-            "lower --interactions.min_rating, or add interactions.",
-            found=f"n{found}",
-        )
+        raise no_user_has(len(index.train), "training items in two baskets")
