@@ -29,6 +29,7 @@ from visrec.features.backbones import (
     Backbone,
     BackboneConfig,
     Precision,
+    fastest_precision,
     load_backbone,
 )
 from visrec.features.backbones.network import digest_weights
@@ -74,6 +75,22 @@ def tiny_resnet(folder: Path) -> str:
         size={"shortest_edge": 48}, crop_pct=0.875, **_NORMALIZATION
     )
     return saved(folder, ResNetModel(config), processor)
+
+
+@pytest.mark.parametrize(
+    ("device", "flags", "precision"),
+    [
+        ("cpu", {"avx2", "fma"}, "float32"),
+        ("cpu", {"avx512f", "avx512_vnni"}, "float32"),
+        ("cpu", {"avx512f", "avx512_bf16"}, "bfloat16"),
+        ("cpu", {"asimd", "bf16"}, "bfloat16"),
+        ("cuda", {"avx2"}, "bfloat16"),
+    ],
+)
+def test_bfloat16_is_the_default_where_there_are_instructions_for_it(
+    device: str, flags: set[str], precision: Precision
+) -> None:
+    assert fastest_precision(torch.device(device), frozenset(flags)) == precision
 
 
 # ------------------------------------------------------------------------------ EfficientNet-Lite0

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.integration.workspace import BACKBONE, copy, run_extract
 from visrec.cli.launch import visrec_cause
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
-from visrec.features.backbones import BackboneConfig, load_backbone
+from visrec.features.backbones import BackboneConfig, Precision, load_backbone
 from visrec.features.decode import PictureLimits, decode
 from visrec.features.planning import CHUNK
 from visrec.features.table import load_features, read_manifest
@@ -224,6 +225,20 @@ def test_features_of_another_backbone_are_refused(featured: Path) -> None:
         run_extract(featured, backbone=other)
     assert isinstance(visrec_cause(refusal.value), InputError)
     assert bytes_below(featured / "features") == before
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_new_features_are_in_the_precision_of_those_that_are_there(
+    featured: Path, tmp_path: Path, precision: Precision
+) -> None:
+    first, second, *_ = sorted((featured / "images").iterdir())
+    (tmp_path / "images").mkdir()
+    shutil.copy(first, tmp_path / "images")
+    run_extract(tmp_path, backbone=BackboneConfig(name="random-conv", precision=precision))
+    shutil.copy(second, tmp_path / "images")
+    summary = run_extract(tmp_path, backbone=BackboneConfig(name="random-conv"))
+    assert precision in str(summary.rows["backbone"])
+    assert (summary.rows["features"], summary.rows["run through the network"]) == (2, 1)
 
 
 def test_pictures_in_parquet_by_bytes_or_uris_give_the_same_features(

@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from visrec.cli.cluster import ensure_ray
@@ -160,9 +160,10 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     if resources.workers or resources.use_gpu or (os.cpu_count() or 1) > _MAX_THREADS:
         ensure_ray(config, summary)
     with summary.phase("plan"):
-        backbone = None if on_ray() else load_backbone(config.backbone)
+        chosen = _with_precision(config.backbone, store, resources)
+        backbone = None if on_ray() else load_backbone(chosen)
         identity, preprocessing = (
-            call(describe_backbone, config.backbone) if backbone is None else describe(backbone)
+            call(describe_backbone, chosen) if backbone is None else describe(backbone)
         )
         plan = submit(plan_extraction, config.pictures, store, identity, config.limits)
         counts = call(_count, plan)
@@ -195,6 +196,23 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
         summary.rows["pictures per second"] = round(computed / summary.phases["extract"], 1)
 
 
+def _with_precision(
+    backbone: BackboneConfig, store: Store, resources: ExtractResources
+) -> BackboneConfig:
+    """The backbone in the precision of its features that are there, unless a key names another."""
+    if backbone.precision is not None:
+        return backbone
+    if store.exists(MANIFEST):
+        identity = read_manifest(store).identity
+        if identity.backbone == backbone.full_name and not identity.is_imported:
+            return _at(backbone, identity.precision)
+    return _at(backbone, "bfloat16") if resources.use_gpu else backbone
+
+
+def _at(backbone: BackboneConfig, precision: str) -> BackboneConfig:
+    return replace(backbone, precision="bfloat16" if precision == "bfloat16" else "float32")
+
+
 def extraction_of(
     config: ExtractJob, plan: Ref, network: tuple[Identity, Preprocessing], progress: ProgressHandle
 ) -> ExtractionContext:
@@ -209,7 +227,8 @@ def extraction_of(
     return ExtractionContext(
         plan=plan,
         store=Store.at(config.resolve(config.features, "features")),
-        backbone=config.backbone,
+        # Workers may have other processors than the one that chose the precision.
+        backbone=_at(config.backbone, network[0].precision),
         identity=network[0],
         preprocessing=network[1],
         limits=config.limits,
