@@ -6,7 +6,7 @@ PY := .venv/bin/python
 export RAY_USAGE_STATS_ENABLED := 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test chaos cover check bench lock clean
+.PHONY: demo test chaos cover check help-pages bench lock clean
 
 .venv/runtime: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "visrec needs Python 3.11 or 3.12, found %d.%d: make PYTHON=/path/to/python3.11" % v)'
@@ -28,6 +28,9 @@ check: .venv/dev  ## lint, format and types
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+help-pages: .venv/dev  ## write the help of the commands, after a change of keys
+	$(PY) -m tests.write_help_pages
 
 # Two processes, each with a Ray cluster and an S3 server of its own: much of the time is waiting
 # for processes to start. In their order, for the longest are among the first.

@@ -60,7 +60,14 @@ setup(
     packages=[*find_packages(include=["visrec", "visrec.*"]), *SHIPPED],
     package_dir=SHIPPED,
     package_data={
-        "visrec": ["py.typed", "evaluation/*.html", "*.h", "*/*.h", "*/*.cpp"],
+        "visrec": [
+            "py.typed",
+            "evaluation/*.html",
+            "cli/help_pages/*.txt",
+            "*.h",
+            "*/*.h",
+            "*/*.cpp",
+        ],
         **{package: ["*.yaml"] for package in SHIPPED},
     },
     ext_modules=[Library(source, isa) for source in SOURCES for isa in isas.of_machine()],

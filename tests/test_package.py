@@ -55,7 +55,9 @@ def test_wheel_has_configurations_spaces_sources_and_the_command(tmp_path: Path)
         assert files
         assert files <= packed
     others = [
-        p for p in (CHECKOUT / "visrec").rglob("*") if p.suffix in {".cpp", ".h", ".html", ".py"}
+        p
+        for p in (CHECKOUT / "visrec").rglob("*")
+        if p.suffix in {".cpp", ".h", ".html", ".py", ".txt"}
     ]
     assert {str(path.relative_to(CHECKOUT)) for path in others} <= packed
     if compiler():

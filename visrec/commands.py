@@ -1,7 +1,8 @@
 """The commands: each names a job's configuration, its checks and its story, and launches them.
 
 `visrec train ...` and `python jobs/train.py ...` are the same. A command imports its job only when
-it is called, so that `visrec --help` takes no seconds.
+it is called, and its help is written beforehand, so that neither `visrec --help` nor
+`visrec train --help` takes seconds.
 """
 
 import sys
@@ -9,10 +10,12 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from visrec import __version__
+from visrec.cli.help_pages import with_help_page
 from visrec.cli.signals import exit_on_signals
 from visrec.errors import InputError, VisrecError, did_you_mean
 
 
+@with_help_page
 def demo() -> NoReturn:
     """the whole chain on a painted sample gallery"""
     from visrec.cli.launch import launch
@@ -21,6 +24,7 @@ def demo() -> NoReturn:
     launch(main, DemoJob, needs_ray="on a cluster")
 
 
+@with_help_page
 def make_gallery() -> NoReturn:
     """paint the demo's sample gallery into a workspace"""
     from visrec.cli.launch import launch
@@ -29,6 +33,7 @@ def make_gallery() -> NoReturn:
     launch(main, GalleryJob, needs_ray="never")
 
 
+@with_help_page
 def init() -> NoReturn:
     """write visrec.yaml: the keys that own data need"""
     from visrec.cli.launch import launch
@@ -38,6 +43,7 @@ def init() -> NoReturn:
     launch(main, InitJob, needs_ray="never")
 
 
+@with_help_page
 def check() -> NoReturn:
     """the facts of the data before anything runs"""
     from visrec.cli.launch import launch
@@ -47,6 +53,7 @@ def check() -> NoReturn:
     launch(main, CheckJob, needs_ray="never")
 
 
+@with_help_page
 def import_data() -> NoReturn:
     """take over MovieLens, RecBole, Amazon Reviews or an order export"""
     from visrec.cli.launch import launch
@@ -58,6 +65,7 @@ def import_data() -> NoReturn:
     launch(main, ImportDataJob, check=check, needs_ray="never")
 
 
+@with_help_page
 def extract() -> NoReturn:
     """turn new pictures into features"""
     from visrec.cli.launch import launch
@@ -66,6 +74,7 @@ def extract() -> NoReturn:
     launch(main, ExtractJob, check=check, needs_ray="on a cluster")
 
 
+@with_help_page
 def import_features() -> NoReturn:
     """take over features that were made elsewhere"""
     from visrec.cli.launch import launch
@@ -74,6 +83,7 @@ def import_features() -> NoReturn:
     launch(main, ImportJob, check=check)
 
 
+@with_help_page
 def train() -> NoReturn:
     """fit a model to the interactions"""
     from visrec.cli.launch import launch
@@ -82,6 +92,7 @@ def train() -> NoReturn:
     launch(main, TrainJob, check=check, needs_ray="on a cluster")
 
 
+@with_help_page
 def tune() -> NoReturn:
     """search hyperparameters by validation AUC"""
     from visrec.cli.launch import launch
@@ -90,6 +101,7 @@ def tune() -> NoReturn:
     launch(main, TuneJob, check=check)
 
 
+@with_help_page
 def evaluate() -> NoReturn:
     """judge models on held-out items; writes the report"""
     from visrec.cli.launch import launch
@@ -98,6 +110,7 @@ def evaluate() -> NoReturn:
     launch(main, EvaluateJob, check=check, needs_ray="on a cluster")
 
 
+@with_help_page
 def recommend() -> NoReturn:
     """make the lists of all users, check and publish them"""
     from visrec.cli.launch import launch
@@ -107,6 +120,7 @@ def recommend() -> NoReturn:
     launch(main, RecommendJob, check=check, needs_ray="on a cluster")
 
 
+@with_help_page
 def nightly() -> NoReturn:
     """one night: extract, train when due, evaluate, recommend"""
     from visrec.cli.launch import launch
@@ -116,6 +130,7 @@ def nightly() -> NoReturn:
     launch(main, NightlyJob, check=check, after=tell, needs_ray="on a cluster")
 
 
+@with_help_page
 def rollback() -> NoReturn:
     """publish an earlier run again"""
     from visrec.cli.launch import launch
@@ -124,6 +139,7 @@ def rollback() -> NoReturn:
     launch(main, RollbackJob, needs_ray="never")
 
 
+@with_help_page
 def explain() -> NoReturn:
     """show why a user has this list"""
     from visrec.cli.launch import launch
@@ -132,6 +148,7 @@ def explain() -> NoReturn:
     launch(main, ExplainJob, check=check, needs_ray="never")
 
 
+@with_help_page
 def export() -> NoReturn:
     """copy the published lists to PostgreSQL, Redis, DynamoDB or a file"""
     from visrec.cli.launch import launch
@@ -140,6 +157,7 @@ def export() -> NoReturn:
     launch(main, ExportJob, check=check, needs_ray="never")
 
 
+@with_help_page
 def forget() -> NoReturn:
     """remove users from everything that was written"""
     from visrec.cli.launch import launch
@@ -148,6 +166,7 @@ def forget() -> NoReturn:
     launch(main, ForgetJob, check=check)
 
 
+@with_help_page
 def doctor() -> NoReturn:
     """test the store and the cluster before the first night"""
     from visrec.cli.launch import launch
