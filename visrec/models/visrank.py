@@ -25,7 +25,10 @@ from visrec.models.inputs import JaggedTensor
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer, Scorer, TiledScorer
 
-_PROFILE_ROWS = 256  # profile items that are compared with a tile at a time
+# Profile items that are compared with a tile at a time; fewer are padded to as many. Most users who
+# are ranked at a moment of their own have about 10: 64 take a quarter of the time of 256, and for
+# many users at once a sixth more.
+_PROFILE_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
