@@ -378,7 +378,7 @@ def test_users(config: TrainJob, data: TrainingData) -> HeldOut:
     """Those that jobs/evaluate.py ranks for."""
     uri = interactions_uri(config, config.interactions)
     log = build_log(read_interactions(config.interactions, uri), data.item_ids)
-    return select_held_out(log, split(log, config.split), SplitPart.TEST)
+    return select_held_out(log, split(log, config.split), SplitPart.TEST, config.split)
 
 
 def compare(

@@ -70,7 +70,7 @@ def target_pairs(log: InteractionLog, held_out: HeldOut) -> Pairs:
 def train(rows: Rows, config: SplitConfig) -> Training:
     log = to_log(rows)
     part_R = split(log, config)
-    held_out = select_held_out(log, part_R, SplitPart.TEST)
+    held_out = select_held_out(log, part_R, SplitPart.TEST, config)
     pairs = held_out_pairs(held_out, log.user_ids, ITEMS)
     return Training(to_pairs(log, part_R < SplitPart.TEST), pairs, int(log.time_R.max()))
 
@@ -111,7 +111,9 @@ def test_only_rows_that_training_held_out_become_targets(
         if not rows_now:
             continue
         log = to_log(rows_now)
-        restored = restore_split(log, ITEMS, training.held_out, training.last_timestamp)
+        restored = restore_split(
+            log, ITEMS, training.held_out, training.last_timestamp, SplitConfig(by=by)
+        )
         targets = target_pairs(log, restored.held_out)
         held_out = set(zip(*training.held_out.to_pydict().values(), strict=True))
         assert targets <= held_out & {(user, item) for user, item, _ in rows_now}
@@ -135,8 +137,10 @@ def test_unchanged_interactions_give_the_split_of_the_training() -> None:
         random = np.random.default_rng(seed)
         rows = random_rows(random, 12)
         training, log = train(rows, SplitConfig()), to_log(rows)
-        restored = restore_split(log, ITEMS, training.held_out, training.last_timestamp)
-        expected = select_held_out(log, split(log, SplitConfig()), SplitPart.TEST)
+        restored = restore_split(
+            log, ITEMS, training.held_out, training.last_timestamp, SplitConfig()
+        )
+        expected = select_held_out(log, split(log, SplitConfig()), SplitPart.TEST, SplitConfig())
         assert restored.num_missing == 0
         np.testing.assert_array_equal(restored.held_out.user_E, expected.user_E)
         np.testing.assert_array_equal(restored.held_out.targets.values, expected.targets.values)

@@ -2,6 +2,7 @@
 
 import json
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visrec.config import plain
+from visrec.errors import InputError
 from visrec.interactions.log import InteractionLog
 from visrec.interactions.read import build_log
 from visrec.interactions.split import (
@@ -18,6 +20,8 @@ from visrec.interactions.split import (
     SplitConfig,
     SplitPart,
     explain_empty_part,
+    held_out_pairs,
+    restore_split,
     select_held_out,
     split,
 )
@@ -127,7 +131,7 @@ def test_held_out_users_have_a_profile_and_targets() -> None:
     log = logged(PLANTED)
     part_R = split(log, BOTH)
     validation, test = (
-        select_held_out(log, part_R, p) for p in (SplitPart.VALIDATION, SplitPart.TEST)
+        select_held_out(log, part_R, p, BOTH) for p in (SplitPart.VALIDATION, SplitPart.TEST)
     )
 
     def shown(held: HeldOut) -> dict[str, tuple[list[int], list[int]]]:
@@ -151,7 +155,7 @@ def test_held_out_users_have_a_profile_and_targets() -> None:
 
 def test_user_without_a_profile_is_not_evaluated() -> None:
     log = logged({"new": [[1, 2]], "old": [[3], [4]]}, flagged={1, 2, 4})
-    test = select_held_out(log, split(log, BOTH), SplitPart.TEST)
+    test = select_held_out(log, split(log, BOTH), SplitPart.TEST, BOTH)
     assert log.user_ids.take(pa.array(test.user_E)).to_pylist() == ["old"]
 
 
@@ -165,6 +169,8 @@ CONFIGS = st.builds(
     test=st.booleans(),
     validation=st.booleans(),
     by=st.sampled_from(["basket", "item"]),
+) | st.builds(
+    SplitConfig, validation=st.booleans(), at=st.integers(0, 6).map("1970-01-01T00:00:0{}".format)
 )
 
 
@@ -185,7 +191,7 @@ def test_parts_of_a_split_cover_all_rows_and_held_out_rows_are_in_no_profile(
         every_item = chain.from_iterable(sets[part][user] for part in SplitPart)
         assert sorted(every_item) == sorted(log.items[u].tolist())
     for part in (SplitPart.VALIDATION, SplitPart.TEST):
-        held = select_held_out(log, part_R, part)
+        held = select_held_out(log, part_R, part, config)
         for e, u in enumerate(held.user_E):
             user = log.user_ids[int(u)].as_py()
             profile, targets = set(held.profiles[e].tolist()), set(held.targets[e].tolist())
@@ -214,8 +220,9 @@ def test_held_out_rows_are_later_than_profiles(
             # Baskets, which have one timestamp, are never cut; items of one timestamp may be.
             assert not earlier or not later or max(earlier) < min(later) + by_item
             earlier += later
-        assert not of_user_R.any() or times[SplitPart.TRAIN]
-        assert len(set(times[SplitPart.TEST])) <= 1
+        if config.at is None:
+            assert not of_user_R.any() or times[SplitPart.TRAIN]
+            assert len(set(times[SplitPart.TEST])) <= 1
         assert len(set(times[SplitPart.VALIDATION])) <= 1
 
 
@@ -252,6 +259,48 @@ def test_split_does_not_depend_on_the_order_of_rows() -> None:
         assert split(forth, config).tolist() == split(back, config).tolist()
 
 
+TIMED = [("u", 1, 1, False), ("u", 2, 3, False), ("u", 3, 4, False), ("u", 4, 5, False)]
+NEW_AND_GONE = [("v", 5, 4, False), ("w", 6, 2, False)]
+AT = SplitConfig(at="1970-01-01T00:00:04")
+
+
+def test_everything_from_a_moment_on_is_held_out_for_test() -> None:
+    log = random_log(TIMED + NEW_AND_GONE, evaluation=False)
+    part_R = split(log, AT)
+    assert items_of(log, part_R, SplitPart.TEST) == {"u": [3, 4], "v": [5], "w": []}
+    assert items_of(log, part_R, SplitPart.VALIDATION) == {"u": [2], "v": [], "w": []}
+    test = select_held_out(log, part_R, SplitPart.TEST, AT)
+    assert log.user_ids.take(pa.array(test.user_E)).to_pylist() == ["u"]
+    assert (test.profiles[0].tolist(), test.targets[0].tolist()) == ([1, 2], [3, 4])
+    assert test.time_E.tolist() == [4]
+
+
+def test_restored_global_split_knows_nothing_from_its_moment_on() -> None:
+    log = random_log(TIMED + NEW_AND_GONE, evaluation=False)
+    test = select_held_out(log, split(log, AT), SplitPart.TEST, AT)
+    pairs = held_out_pairs(test, log.user_ids, ITEMS)
+    restored = restore_split(log, ITEMS, pairs, 5, AT)
+    known = {
+        user: restored.known_items[u].tolist() for u, user in enumerate(log.user_ids.to_pylist())
+    }
+    assert known == {"u": [1, 2], "v": [], "w": [6]}
+    assert restored.held_out.time_E.tolist() == [4]
+
+
+def test_moment_at_which_nothing_can_be_split_is_explained() -> None:
+    log = random_log(TIMED, evaluation=False)
+    late = SplitConfig(at="1971-01-01")
+    text = explain_empty_part(log, late, SplitPart.TEST)
+    assert "No user has items both before and from 1971-01-01 on" in text
+    assert "The interactions are from 1970-01-01 to 1970-01-01." in text
+
+
+@pytest.mark.parametrize("fields", [{"at": "next week"}, {"at": "2026-01-01", "test": False}])
+def test_moment_that_is_none_or_is_not_used_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"--split\.at"):
+        SplitConfig(**fields)
+
+
 def test_empty_part_is_explained_with_a_remedy() -> None:
     at_once = [("u", item, 7, False) for item in range(4)]
     log = random_log(at_once, evaluation=False)
@@ -262,7 +311,8 @@ def test_empty_part_is_explained_with_a_remedy() -> None:
     assert "No user has 2 baskets" in explain_empty_part(
         log, SplitConfig(test=False), SplitPart.VALIDATION
     )
-    assert len(select_held_out(log, split(log, SplitConfig(by="item")), SplitPart.TEST)) == 1
+    by_item = SplitConfig(by="item")
+    assert len(select_held_out(log, split(log, by_item), SplitPart.TEST, by_item)) == 1
     single = random_log([("u", 1, 7, False), ("v", 2, 8, False)], evaluation=False)
     assert explain_empty_part(single, SplitConfig(by="item"), SplitPart.TEST).startswith(
         "No user has 2 items"

@@ -61,7 +61,7 @@ def test_every_kind_of_failure_is_tried_again(server: PictureServer) -> None:
 
 
 def test_throttled_server_gives_all_pictures(server: PictureServer) -> None:
-    server.faults = Faults(requests_per_s=400, retry_after="0")
+    server.faults = Faults(requests_per_s=150, retry_after="1")
     found: list[Answer] = []
 
     def work() -> None:

@@ -216,12 +216,20 @@ def _restore_split(
             "and evaluate again."
         )
     if not len(pairs):
-        raise InputError(
-            f"The training of {artifact.model_id} held nothing out: none of its users had two "
-            "baskets, or rows that an evaluation column marks. Train with interactions that have, "
-            "or with --split.by item, and evaluate again."
+        at = artifact.provenance.data.split.at
+        why = (
+            f"none of its users had items both before and from {at} on (--split.at). Train with an "
+            "earlier or a later moment"
+            if at
+            else "none of its users had two baskets, or rows that an evaluation column marks. Train "
+            "with interactions that have, or with --split.by item"
         )
-    split = restore_split(log, item_ids, pairs, interactions.last_timestamp)
+        raise InputError(
+            f"The training of {artifact.model_id} held nothing out: {why}, and evaluate again."
+        )
+    split = restore_split(
+        log, item_ids, pairs, interactions.last_timestamp, artifact.provenance.data.split
+    )
     if not len(split.held_out):
         raise InputError(
             f"None of the {len(pairs)} rows that the training of {artifact.model_id} held out, "

@@ -87,13 +87,14 @@ def _data_facts(model: Store, manifest: Manifest, report: ReadReport) -> dict[st
     data = read_training_record(model)[0].data
     left_out = ", ".join(f"{n:,} {why}" for why, n in report.left_out.items() if n)
     unit = "item" if data.split.by == "item" else "basket"
+    held_out = f"what was taken from {data.split.at} on" if data.split.at else f"the last {unit}"
     return {
         "Interactions read": f"{report.rows:,}",
         "Rows left out": left_out or "none",
         **_interaction_facts(data),
         "Items with a feature": f"{manifest.rows:,}",
         "Backbone": str(manifest.identity),
-        "Held out": f"the last {unit} of each user",
+        "Held out": f"{held_out} of each user",
     }
 
 

@@ -7,6 +7,7 @@ Shapes: U users, N items, R rows of the log, E evaluated users, P pairs of a use
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Literal
 
@@ -15,9 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.config import check_fields
+from visrec.errors import InputError
 from visrec.ids import index_in
 from visrec.interactions.log import InteractionLog
 from visrec.jagged import Jagged
+from visrec.sources.interactions import utc_seconds
 
 
 class SplitPart(IntEnum):
@@ -41,14 +44,32 @@ class SplitConfig:
             evaluation (among items with one timestamp, the last one by id). night ranks it among
             the items that somebody had taken by then, as the lists of that night would have; basket
             and item rank it among all items, as papers do.
+        at: ISO date or time in UTC from which on everything is held out for test, instead of each
+            user's last basket: a model is trained on what was before, and judged on all that came
+            after, with what was known at this moment.
     """
 
     test: bool = True
     validation: bool = True
     by: Literal["night", "basket", "item"] = "night"
+    at: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "split")
+        if self.at_timestamp() is not None and not self.test:
+            raise InputError(
+                f"Found --split.at {self.at} and --split.test false; expected one of them: from "
+                "this moment on everything is held out for test.",
+                key="split.at",
+            )
+
+    def at_timestamp(self) -> int | None:
+        """`at` in seconds since 1970; None if it is not given.
+
+        Raises:
+            InputError: it is not a date.
+        """
+        return None if self.at is None else utc_seconds(self.at, "split.at")
 
 
 @dataclass(frozen=True)
@@ -59,7 +80,7 @@ class HeldOut:
         user_E: (E,) rows of the log's users.
         profiles: E lists of items from before the targets.
         targets: E lists of held-out items.
-        time_E: (E,) when the first of these was taken, in seconds.
+        time_E: (E,) when the first of these was taken, in seconds; with `SplitConfig.at` that time.
     """
 
     user_E: npt.NDArray[np.int64]
@@ -79,13 +100,16 @@ class HeldOut:
 def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
     """(R,) the `SplitPart` of each row.
 
-    If there is an `evaluation` column, it decides which rows are test rows, and the last basket of
-    a user's other rows is the validation. All rows of a user with a single basket are training
-    rows. With `by` item, every row counts as a basket.
+    If there is an `evaluation` column, it decides which rows are test rows, unless `at` does, and
+    the last basket of a user's other rows is the validation. All rows of a user with a single
+    basket are training rows. With `by` item, every row counts as a basket.
     """
     part_R = np.full(len(log.item_R), SplitPart.TRAIN, np.int8)
     basket_R = np.arange(len(part_R)) if config.by == "item" else log.number_baskets()
-    if config.test:
+    at = config.at_timestamp()
+    if at is not None:
+        part_R[log.time_R >= at] = SplitPart.TEST
+    elif config.test:
         flags_R = log.evaluation_flag_R
         test_R = _last_baskets(log, basket_R, part_R) if flags_R is None else flags_R
         part_R[test_R] = SplitPart.TEST
@@ -99,8 +123,14 @@ def explain_empty_part(log: InteractionLog, config: SplitConfig, part: SplitPart
     if not len(log.item_R):
         return "There are no interactions, so nobody is held out."
     name = "test" if part == SplitPart.TEST else "validation"
+    if config.at is not None and part == SplitPart.TEST:
+        first, last = (datetime.fromtimestamp(t, UTC) for t in (log.time_R.min(), log.time_R.max()))
+        return (
+            f"No user has items both before and from {config.at} on, so nobody is held out for "
+            f"test (--split.at). The interactions are from {first:%Y-%m-%d} to {last:%Y-%m-%d}."
+        )
     # A user needs a basket for each part that is held out, and one to train on.
-    needed = 2 + (part == SplitPart.VALIDATION and config.test)
+    needed = 2 + (part == SplitPart.VALIDATION and config.test and config.at is None)
     unit = "items" if config.by == "item" else "baskets"
     text = f"No user has {needed} {unit}, so nobody is held out for {name} (--split.{name})."
     if log.evaluation_flag_R is not None and part == SplitPart.TEST:
@@ -139,19 +169,33 @@ def _last_baskets(
     return np.asarray(training_R & is_last_R)
 
 
-def select_held_out(log: InteractionLog, part_R: npt.NDArray[np.int8], part: SplitPart) -> HeldOut:
-    """Selects the users with rows in `part` and a profile from the parts before it."""
-    return _targets_and_profiles(log, part_R == part, part_R < part)
+def select_held_out(
+    log: InteractionLog, part_R: npt.NDArray[np.int8], part: SplitPart, config: SplitConfig
+) -> HeldOut:
+    """Selects the users with rows in `part` and a profile from the parts before it.
+
+    Args:
+        log: the rows.
+        part_R: (R,) what `split` returned.
+        part: which part.
+        config: what `split` was called with.
+    """
+    at = config.at_timestamp() if part == SplitPart.TEST else None
+    return _targets_and_profiles(log, part_R == part, part_R < part, at)
 
 
 def _targets_and_profiles(
-    log: InteractionLog, target_R: npt.NDArray[np.bool_], profile_R: npt.NDArray[np.bool_]
+    log: InteractionLog,
+    target_R: npt.NDArray[np.bool_],
+    profile_R: npt.NDArray[np.bool_],
+    at: int | None,
 ) -> HeldOut:
     targets, profiles = log.items_where(target_R), log.items_where(profile_R)
     user_E = np.flatnonzero((targets.lengths > 0) & (profiles.lengths > 0))
     first_U = np.full(len(log.user_ids), np.iinfo(np.int64).max)
     np.minimum.at(first_U, log.user_R[target_R], log.time_R[target_R])
-    return HeldOut(user_E, profiles.take(user_E), targets.take(user_E), first_U[user_E])
+    time_E = first_U[user_E] if at is None else np.full(len(user_E), at)
+    return HeldOut(user_E, profiles.take(user_E), targets.take(user_E), time_E)
 
 
 # A model stores the pairs that its training held out, so that it is never evaluated on others.
@@ -185,7 +229,11 @@ class RestoredSplit:
 
 
 def restore_split(
-    log: InteractionLog, item_ids: pa.Array, pairs: pa.Table, last_timestamp: int
+    log: InteractionLog,
+    item_ids: pa.Array,
+    pairs: pa.Table,
+    last_timestamp: int,
+    config: SplitConfig,
 ) -> RestoredSplit:
     """Splits interactions as a model's training did, whatever was added or removed since.
 
@@ -198,12 +246,17 @@ def restore_split(
         item_ids: (N,) the catalogue that the log is coded against.
         pairs: what `held_out_pairs` returned in training.
         last_timestamp: of the training's interactions, in seconds.
+        config: of the training's split.
     """
     user_P, item_P = index_in(pairs["user_id"], log.user_ids), index_in(pairs["item_id"], item_ids)
     is_found_P = (user_P >= 0) & (item_P >= 0)
     pair_S = user_P[is_found_P] * len(item_ids) + item_P[is_found_P]
     target_R = np.isin(log.user_R * len(item_ids) + log.item_R, pair_S)
+    at = config.at_timestamp()
     known_R = ~target_R & (log.time_R <= last_timestamp)
-    held_out = _targets_and_profiles(log, target_R, known_R)
+    if at is not None:
+        # What users without a profile took later is no target, and was not known either.
+        known_R &= log.time_R < at
+    held_out = _targets_and_profiles(log, target_R, known_R, at)
     num_missing = len(pairs) - len(held_out.targets.values)
     return RestoredSplit(held_out, log.items_where(known_R), num_missing)

@@ -161,7 +161,7 @@ def held_out_facts(log: InteractionLog, config: SplitConfig) -> HeldOutFacts:
     notes: list[str] = []
     wanted = {SplitPart.TEST: config.test, SplitPart.VALIDATION: config.validation}
     for part, name in ((SplitPart.TEST, "test"), (SplitPart.VALIDATION, "validation")):
-        held = select_held_out(log, part_R, part)
+        held = select_held_out(log, part_R, part, config)
         counts |= {f"{name} users": len(held), f"{name} rows": len(held.targets.values)}
         if wanted[part] and not len(held):
             notes.append(explain_empty_part(log, config, part))

@@ -52,7 +52,7 @@ def _judged(name: str, log: InteractionLog, config: SplitConfig) -> str:
     """What an evaluation of the trained model can decide."""
     if not config.test:
         return f"{name}, which nothing compares: --split.test false"
-    users = len(select_held_out(log, split(log, config), SplitPart.TEST))
+    users = len(select_held_out(log, split(log, config), SplitPart.TEST, config))
     gates = GatesConfig()
     why = why_too_few(users, gates) if users else NO_TEST_USERS
     if why:

@@ -75,18 +75,7 @@ class InteractionsConfig:
         Raises:
             InputError: it is not a date.
         """
-        if self.as_of is None:
-            return None
-        try:
-            moment = datetime.fromisoformat(self.as_of)
-        except ValueError as error:
-            raise InputError(
-                f"Found --interactions.as_of {self.as_of!r}; expected an ISO date such as "
-                "2026-11-22 or 2026-11-22T03:00.",
-                key="interactions.as_of",
-            ) from error
-        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return int(aware.timestamp())
+        return None if self.as_of is None else utc_seconds(self.as_of, "interactions.as_of")
 
     def require_min_rating(self, expected: float | None, source: str) -> None:
         """Refuses profiles that are built differently from those that a model was trained on.
@@ -126,6 +115,28 @@ class InteractionsConfig:
 
 def _format_rating(rating: float | None) -> str:
     return "none" if rating is None else f"{rating:g}"
+
+
+def utc_seconds(value: str, key: str) -> int:
+    """An ISO date or time in seconds since 1970; UTC if it names no zone.
+
+    Args:
+        value: the configured value.
+        key: its configuration key, without dashes.
+
+    Raises:
+        InputError: it is not a date.
+    """
+    try:
+        moment = datetime.fromisoformat(value)
+    except ValueError as error:
+        raise InputError(
+            f"Found --{key} {value!r}; expected an ISO date such as 2026-11-22 or "
+            "2026-11-22T03:00.",
+            key=key,
+        ) from error
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(aware.timestamp())
 
 
 def require_past(cutoff_timestamp: float, key: str, value: str | None) -> None:

@@ -225,7 +225,8 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
     part_R, basket_R = split(log, inputs.split), log.number_baskets()
     in_train_R, in_validation_R = part_R == SplitPart.TRAIN, part_R == SplitPart.VALIDATION
     validation, test = (
-        select_held_out(log, part_R, part) for part in (SplitPart.VALIDATION, SplitPart.TEST)
+        select_held_out(log, part_R, part, inputs.split)
+        for part in (SplitPart.VALIDATION, SplitPart.TEST)
     )
     rating_R = _ratings(log, in_train_R) if inputs.traits.requires_ratings else None
     items = read_items(inputs.items_table, item_ids)
