@@ -221,8 +221,8 @@ def _restore_split(
             f"none of its users had items both before and from {at} on (--split.at). Train with an "
             "earlier or a later moment"
             if at
-            else "none of its users had two baskets, or rows that an evaluation column marks. Train "
-            "with interactions that have, or with --split.by item"
+            else "none of its users had two baskets, or rows that an evaluation column marks. "
+            "Train with interactions that have, or with --split.by item"
         )
         raise InputError(
             f"The training of {artifact.model_id} held nothing out: {why}, and evaluate again."
