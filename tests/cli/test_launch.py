@@ -1,14 +1,20 @@
 """Exit codes, and the visrec error below those of Ray."""
 
+import gc
 import sys
+from pathlib import Path
+from typing import NoReturn
+from unittest import mock
 
 import pytest
 import ray
 
 from visrec.cli import cluster
+from visrec.cli.help_pages import with_help_page
 from visrec.cli.launch import launch, visrec_cause
 from visrec.errors import InputError, VisrecError
 from visrec.pipelines import train
+from visrec.pipelines.rollback import RollbackJob
 from visrec.pipelines.train import TrainJob
 
 
@@ -28,6 +34,23 @@ def test_visrec_cause_is_found_below_errors_of_ray(ray_cluster: None) -> None:  
         cause = visrec_cause(caught.value)
         assert type(cause) is InputError
         assert str(cause) == "the one that counts"
+
+
+def test_garbage_is_collected_again_once_a_job_runs(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    @with_help_page
+    def command() -> NoReturn:
+        seen.append(gc.isenabled())
+        launch(lambda *_: seen.append(gc.isenabled()), RollbackJob, needs_ray="never")
+
+    with (
+        mock.patch.object(sys, "argv", ["visrec rollback", "--workspace", str(tmp_path)]),
+        pytest.raises(SystemExit) as end,
+    ):
+        command()
+    assert end.value.code == 0
+    assert seen == [False, True]
 
 
 def test_job_without_a_cluster_exits_with_2_and_one_line(

@@ -7,6 +7,7 @@ gate, or another process is at work (a night with `--exit_if_running 3`); 4 done
 later run stays published; 130 stopped by the user; 1 anything else.
 """
 
+import gc
 import io
 import os
 import sys
@@ -66,6 +67,8 @@ def launch(
         needs_ray: whether Ray is started first. Of a local job that needs it `on a cluster`, single
             steps start it if they have enough to do for several processes.
     """
+    gc.freeze()  # what was imported stays, and need not be looked at again
+    gc.enable()
     arguments = sys.argv[1:]
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack characters of a table
         sys.stdout.reconfigure(errors="backslashreplace")
