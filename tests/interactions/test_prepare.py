@@ -23,7 +23,7 @@ from visrec.interactions.log import InteractionLog
 from visrec.interactions.partition_rows import partition_numbers, sort_rows
 from visrec.interactions.prepare import (
     partition_count,
-    prepare_if_asked,
+    prepare_if_possible,
     prepare_interactions,
 )
 from visrec.interactions.prepared import PreparedInteractions
@@ -340,7 +340,7 @@ def test_file_whose_changes_would_not_be_seen_is_not_prepared(tmp_path: Path) ->
     hidden = tmp_path / ".log.parquet"
     pq.write_table(table([("u", "rug", 1, None, None)]), hidden)
     folder = Store.at(str(tmp_path / "prepared"))
-    assert prepare_if_asked(InteractionsConfig(), str(hidden), folder) is None
+    assert prepare_if_possible(InteractionsConfig(), str(hidden), folder) is None
 
 
 def test_file_that_keeps_changing_while_it_is_read_is_not_prepared(
@@ -356,8 +356,25 @@ def test_file_that_keeps_changing_while_it_is_read_is_not_prepared(
     with pytest.raises(ConflictError, match="changed while they were read"):
         prepared_in(days)
     folder = Store.at(str(days / "prepared"))
-    assert prepare_if_asked(InteractionsConfig(), str(days / "log"), folder) is None
+    assert prepare_if_possible(InteractionsConfig(), str(days / "log"), folder) is None
     assert not list(folder.list())
+
+
+def test_table_whose_pieces_keep_vanishing_is_not_prepared(
+    days: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = prepare.write_partition, []
+
+    def overtaken(store: Store, *arguments: Any) -> Any:
+        """Another process has committed and removed the pieces."""
+        calls.append(None)
+        store.delete({info.name for info in store.list("pieces/")})
+        return write(store, *arguments)
+
+    monkeypatch.setattr(prepare, "write_partition", overtaken)
+    folder = Store.at(str(days / "prepared"))
+    assert prepare_if_possible(InteractionsConfig(), str(days / "log"), folder) is None
+    assert len(calls) == 2
 
 
 # CSV files in pieces.

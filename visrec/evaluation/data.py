@@ -25,7 +25,7 @@ from visrec.evaluation.results import TrainingCost
 from visrec.evaluation.table import ORACLE
 from visrec.interactions.activity import Activity
 from visrec.interactions.log import InteractionLog, ReadReport
-from visrec.interactions.prepare import prepare_if_asked
+from visrec.interactions.prepare import prepare_if_possible
 from visrec.interactions.read import read_log
 from visrec.interactions.split import HeldOut, RestoredSplit, restore_split
 from visrec.jagged import Jagged
@@ -148,7 +148,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     inputs.interactions.require_min_rating(
         first.provenance.data.interactions.min_rating, f"the model {first.model_id}"
     )
-    prepared = prepare_if_asked(inputs.interactions, inputs.interactions_uri, inputs.prepared)
+    prepared = prepare_if_possible(inputs.interactions, inputs.interactions_uri, inputs.prepared)
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids, prepared=prepared)
     split = _restore_split(first, log, item_ids, inputs.interactions_uri)
     by_night = first.provenance.data.split.by == "night"

@@ -1,9 +1,9 @@
-"""Steps of preparing interactions: the rows of a piece to partitions, a partition's rows sorted.
+"""The two steps of preparing interactions: a piece is dealt to partitions, a partition is sorted.
 
-All rows of a user are in one partition, and rows without a user in that of their item. Within it
-they are in the order of a log, by user, time and item, and in that of the files where these are
-equal. Nothing is left out yet: what counts depends on the cutoff, on `min_rating` and on the
-catalogue, which change from night to night.
+All rows of a user are in one partition, and rows without a user in that of their item. Within a
+partition they are sorted as in a log: by user, time and item, and then by their order in the files.
+Nothing is left out yet: what counts depends on the cutoff, on `min_rating` and on the catalogue,
+which change from night to night.
 
 Shapes: P partitions, R rows, D distinct ids.
 """
@@ -24,8 +24,9 @@ from visrec.storage.store import Store, parse_json
 from visrec.storage.table_pieces import TablePiece, read_piece
 
 _DEALT_ROWS = 4096  # of each partition at a time, so that a batch is worth its header
-_MOST_DEALT_ROWS = 1 << 20
-_DICTIONARY_BYTES = 1 << 30  # of a partition's ids; beyond its limit Parquet repeats them in rows
+_MOST_DEALT_ROWS = 1 << 20  # of all partitions together: what a task holds in memory
+# Of a partition's ids; with a larger dictionary Parquet would write each id out in its row.
+_DICTIONARY_BYTES = 1 << 30
 _IDS = ("user_id", "item_id")
 _DEALT = pa.schema(
     [field.with_type(TEXT if field.name in _IDS else field.type) for field in PREPARED_INTERACTIONS]
@@ -38,39 +39,39 @@ class DealtPiece:
     """A file with the rows of a piece, dealt to partitions.
 
     Attributes:
-        name: of the Arrow file. Its batches belong to the partitions 0, 1, ..., P - 1, 0, 1, ...
+        file: the Arrow file. Its batches belong to the partitions 0, 1, ..., P - 1, 0, 1, ...
         rows_P: rows of each partition.
         unit: of numeric timestamps; None for any others.
         columns: the columns that any of the rows have.
         lacking: the columns of `PREPARED_INTERACTIONS` that any of the rows lack.
     """
 
-    name: str
+    file: str
     rows_P: Sequence[int]
     unit: str | None
     columns: Sequence[str]
     lacking: Sequence[str]
 
 
-def deal_piece(piece: TablePiece, store: Store, name: str, partitions: int) -> DealtPiece:
-    """Writes the rows of a piece by partition, unless a run that was killed has done so.
+def deal_piece(piece: TablePiece, store: Store, stem: str, partitions: int) -> DealtPiece:
+    """Writes the rows of a piece by partition, unless an earlier start has done so.
 
     Args:
         piece: of the interactions.
         store: where to write.
-        name: of the file, without extension; it decides the rows and the partitions.
+        stem: of the file, without extension: a digest of the rows and of P.
         partitions: P.
 
     Raises:
         InputError: the piece cannot be read.
     """
-    report = f"{name}.json"
-    if store.exists(f"{name}.arrow") and (found := store.read_if_exists(report)):
+    report = f"{stem}.json"
+    if store.exists(f"{stem}.arrow") and (found := store.read_if_exists(report)):
         return DealtPiece(**parse_json(found[0], store.uri(report)))
     reader = _PieceReader(piece)
     rows_P = np.zeros(partitions, np.int64)
     with (
-        store.open_replacement(f"{name}.arrow") as sink,
+        store.open_replacement(f"{stem}.arrow") as sink,
         pa.ipc.new_file(sink, _DEALT) as writer,
     ):
         for rows in _join_batches(reader, min(_MOST_DEALT_ROWS, _DEALT_ROWS * partitions)):
@@ -79,7 +80,7 @@ def deal_piece(piece: TablePiece, store: Store, name: str, partitions: int) -> D
                 writer.write_batch(dealt.slice(start, count))
             rows_P += count_P
     dealt_piece = DealtPiece(
-        name=f"{name}.arrow",
+        file=f"{stem}.arrow",
         rows_P=rows_P.tolist(),
         unit=reader.unit,
         columns=sorted(reader.columns),
@@ -134,16 +135,17 @@ def _deal(rows: pa.RecordBatch, partitions: int) -> tuple[pa.RecordBatch, Ints]:
     if partitions == 1:
         return rows, np.array([len(rows)])
     partition_R = partition_numbers(rows["user_id"], partitions)
-    if rows["user_id"].null_count:  # they may be more than a task can sort
+    if rows["user_id"].null_count:
+        # In one partition, rows without a user might be too many to sort.
         without_R = rows["user_id"].is_null().to_numpy(zero_copy_only=False)
         partition_R[without_R] = partition_numbers(rows["item_id"], partitions)[without_R]
     order = pa.array(np.argsort(partition_R, kind="stable"))
     return rows.take(order), np.bincount(partition_R, minlength=partitions)
 
 
-def partition_numbers(user_ids: pa.Array, partitions: int) -> npt.NDArray[np.uint16]:
-    """(R,) the partition of each row: `hash_strings` of the user modulo P, as shards are dealt."""
-    return (hash_strings(user_ids) % np.uint64(partitions)).astype(np.uint16)
+def partition_numbers(ids: pa.Array, partitions: int) -> npt.NDArray[np.uint16]:
+    """(R,) the partition of each id: its hash modulo P. Users get their shards in the same way."""
+    return (hash_strings(ids) % np.uint64(partitions)).astype(np.uint16)
 
 
 # A partition.
@@ -160,10 +162,11 @@ def write_partition(
 
     Args:
         store: contains all of these files.
-        name: of the file to write; it decides the content.
+        name: of the file to write: a digest of what it will contain.
         partition: its number, and P.
-        before: the partition's last file, whose rows come first; None without one.
-        dealt: names of the pieces whose rows are added, in the order of their files.
+        before: the partition's previous file, whose rows precede the added ones; None if it has
+            none.
+        dealt: the files of the dealt pieces whose rows are added, in the order of the inputs.
 
     Returns:
         The number of its rows.
@@ -172,7 +175,7 @@ def write_partition(
         with store.open_input(name) as source:
             return int(pq.ParquetFile(source).metadata.num_rows)
     parts = [] if before is None else [store.read_table(before).cast(_DEALT)]
-    parts += [_read_dealt(store, piece, partition) for piece in dealt]
+    parts += [_read_dealt(store, file, partition) for file in dealt]
     rows = sort_rows(pa.concat_tables(parts))
     with store.open_replacement(name) as sink:
         pq.write_table(
@@ -225,8 +228,8 @@ def sort_rows(rows: pa.Table) -> pa.Table:
         rest = rest.take(pa.array(order))
     return pa.table(
         [
-            _decodable(user_R, user_ids),
-            _decodable(item_R, item_ids),
+            _dictionary_array(user_R, user_ids),
+            _dictionary_array(item_R, item_ids),
             pa.array(time_R + (first_time - 1), mask=time_R == 0),
             *rest.columns,
         ],
@@ -252,7 +255,7 @@ def _times_from_one(times: pa.ChunkedArray) -> tuple[Ints, int]:
     return pc.fill_null(pc.subtract(times, first - 1), 0).to_numpy(), first
 
 
-def _decodable(code_R: Ints, ids: pa.LargeStringArray) -> pa.DictionaryArray:
+def _dictionary_array(code_R: Ints, ids: pa.LargeStringArray) -> pa.DictionaryArray:
     """The ids of codes that start with 1, as a dictionary array; 0 is null."""
     indices = pa.array((code_R - 1).astype(np.int32), mask=code_R == 0)
     return pa.DictionaryArray.from_arrays(indices, ids.cast(pa.string()))

@@ -1,8 +1,8 @@
 """Prepares interactions in tasks: deals the rows of pieces to partitions, and sorts each partition.
 
-Nothing is read while the files of the interactions are the same. Where files were added after them,
-only those are read, and only the partitions of their users are written again. The name of a
-file is a digest of its sources, so a run continues where another one was killed. Readers see only
+While the interaction files are unchanged, nothing is read. If files were added whose names come
+after theirs, only these are read, and only the partitions of their users are rewritten. The name of
+a file is a digest of its sources, so a run continues where another one was killed. Readers see only
 what the manifest names.
 
 Shapes: P partitions.
@@ -31,7 +31,8 @@ from visrec.storage.table_pieces import TablePiece, split_file
 from visrec.storage.tables import require_same_unit
 from visrec.tasks import map_calls
 
-_PARTITION_ROWS = 2_000_000  # aimed at, up to twice as many before P grows; a task holds 200 B each
+# At most; twice as many before a P that exists grows. A task needs 200 bytes for each.
+_PARTITION_ROWS = 2_000_000
 _PIECES = "pieces"
 
 
@@ -48,27 +49,28 @@ def prepare_interactions(
     Raises:
         InputError: the interactions cannot be read.
         ConflictError: others keep changing the interactions or what is prepared of them.
+        MissingFileError: the same; a file was removed while it was used.
     """
     try:
         return _prepare(table, root, partitions)
     except (ConflictError, MissingFileError):
-        # Another process committed first, and has removed the pieces.
+        # The files changed, or another process committed first and has removed the pieces.
         return _prepare(table, root, partitions)
 
 
-def prepare_if_asked(
+def prepare_if_possible(
     config: InteractionsConfig, uri: str | None, root: Store | None
 ) -> PreparedInteractions | None:
-    """`prepare_interactions`; None if they are to be read from their own files.
+    """`prepare_interactions`; None if the files themselves are to be read.
 
-    That is so without interactions, without a directory for it, and while others keep changing
-    them: a file may grow by rows after the cutoff all the time.
+    That is so if there are no interactions or no directory to prepare them in, and while others
+    keep changing the files: one may keep growing by rows after the cutoff.
     """
     if uri is None or root is None:
         return None
     try:
         return prepare_interactions(config.table(uri), root)
-    except ConflictError:
+    except (ConflictError, MissingFileError):
         return None
 
 
@@ -88,7 +90,7 @@ def _prepare(table: InputTable, root: Store, partitions: int | None) -> Prepared
     if last and last.inputs == inputs:
         return PreparedInteractions(table, store, last)
     plan = _plan(files, inputs, last, partitions)
-    pieces = {f"{name}.{end}" for name in plan.piece_names for end in ("arrow", "json")}
+    pieces = {f"{stem}.{end}" for stem in plan.piece_stems for end in ("arrow", "json")}
     dealt = _deal(plan, store)
     if _fingerprints(files) != inputs:
         store.delete(pieces)  # their rows may be those of later files
@@ -120,7 +122,10 @@ def _fingerprints(files: Sequence[TableFile]) -> dict[str, str]:
 
 
 def _read_manifest(store: Store) -> tuple[PreparedManifest | None, str | None]:
-    """The manifest and the version of its file; None as far as there is none."""
+    """The manifest and the version of its file.
+
+    None and None if there is none; only the manifest is None if another version wrote it.
+    """
     found = store.read_if_exists(MANIFEST)
     if found is None:
         return None, None
@@ -143,8 +148,8 @@ class _Plan:
     pieces: Sequence[TablePiece]
 
     @property
-    def piece_names(self) -> list[str]:
-        """The names of the dealt pieces, without extension."""
+    def piece_stems(self) -> list[str]:
+        """The names of the dealt pieces' files, without extension."""
         return [
             f"{_PIECES}/{digest(p.file.name, self.inputs[p.file.name], p.span, self._version)}"
             for p in self.pieces
@@ -166,8 +171,8 @@ def _plan(
     last: PreparedManifest | None,
     partitions: int | None,
 ) -> _Plan:
-    """Reads only what was added, unless files changed or there are too many rows for P."""
-    base = last if last and last.starts(inputs) else PreparedManifest.empty(partitions or 1)
+    """What to read: only the files that were added, or all if files changed or P is too small."""
+    base = last if last and last.is_prefix_of(inputs) else PreparedManifest.empty(partitions or 1)
     added = [file for file in files if file.name not in base.inputs]
     splits = _map(split_file, [(file, INTERACTIONS) for file in added])
     pieces = [piece for split in splits for piece in split]
@@ -181,33 +186,33 @@ def _plan(
 
 def _deal(plan: _Plan, store: Store) -> list[DealtPiece]:
     calls = [
-        (piece, store, name, plan.base.partitions)
-        for piece, name in zip(plan.pieces, plan.piece_names, strict=True)
+        (piece, store, stem, plan.base.partitions)
+        for piece, stem in zip(plan.pieces, plan.piece_stems, strict=True)
     ]
     dealt: list[DealtPiece] = _map(deal_piece, calls)
     units: dict[str, str | None] = {}
-    for piece, one in zip(plan.pieces, dealt, strict=True):
+    for piece, dealt_piece in zip(plan.pieces, dealt, strict=True):
         file = piece.file
         known = units.get(file.name)
-        units[file.name] = require_same_unit(known, one.unit, "timestamp", file.where)
+        units[file.name] = require_same_unit(known, dealt_piece.unit, "timestamp", file.where)
     return dealt
 
 
 def _sort(plan: _Plan, dealt: Sequence[DealtPiece], store: Store) -> PreparedManifest:
-    """Writes the partitions that have rows of the pieces."""
+    """Writes the partitions to which pieces add rows; returns the new manifest."""
     base, partitions = plan.base, plan.base.partitions
     parts_P, rows_P = list(base.parts_P), list(base.rows_P)
-    touched = [p for p in range(partitions) if any(piece.rows_P[p] for piece in dealt)]
+    touched = [p for p in range(partitions) if any(dealt_piece.rows_P[p] for dealt_piece in dealt)]
     calls = []
     for p in touched:
-        names = [piece.name for piece in dealt if piece.rows_P[p]]
-        parts_P[p] = plan.part_name(p, names)
-        calls.append((store, parts_P[p], (p, partitions), base.parts_P[p], names))
+        files = [dealt_piece.file for dealt_piece in dealt if dealt_piece.rows_P[p]]
+        parts_P[p] = plan.part_name(p, files)
+        calls.append((store, parts_P[p], (p, partitions), base.parts_P[p], files))
     for p, rows in zip(touched, _map(write_partition, calls), strict=True):
         rows_P[p] = rows
-    found = {name for piece in dealt for name in piece.columns}
-    read = zip(plan.pieces, dealt, strict=True)
-    lacking = {piece.file.where for piece, one in read if "rating" in one.lacking}
+    found = {name for dealt_piece in dealt for name in dealt_piece.columns}
+    pairs = zip(plan.pieces, dealt, strict=True)
+    lacking = {piece.file.where for piece, dealt_piece in pairs if "rating" in dealt_piece.lacking}
     return PreparedManifest(
         inputs=plan.inputs,
         parts_P=parts_P,

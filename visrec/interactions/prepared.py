@@ -1,7 +1,7 @@
 """Interactions that were prepared once: coded, dealt to partitions by user, and sorted.
 
 A directory of files that never change, and a manifest that lists the current partitions and the
-interaction files that they contain.
+interaction files whose rows they contain.
 
 Shapes: P partitions.
 """
@@ -28,8 +28,8 @@ class PreparedManifest:
 
     Attributes:
         inputs: the fingerprint of each file of the interactions, in the order of their rows.
-        parts_P: the file of each partition; None where it has no rows.
-        rows_P: how many rows it has.
+        parts_P: the file of each partition; None for one without rows.
+        rows_P: the number of rows of each partition.
         columns: the optional columns that any of the files has.
         without_rating: the files that lack the column `rating`.
     """
@@ -42,7 +42,7 @@ class PreparedManifest:
 
     @staticmethod
     def empty(partitions: int) -> "PreparedManifest":
-        """No rows in so many partitions."""
+        """A manifest of this number of partitions, all without rows."""
         return PreparedManifest(
             inputs={},
             parts_P=[None] * partitions,
@@ -70,12 +70,12 @@ class PreparedManifest:
         return PreparedManifest(**{**fields, "inputs": dict(fields["inputs"])})
 
     def fits(self, partitions: int | None, listed: Set[str]) -> bool:
-        """Whether it has so many partitions, if that is given, and all of its files are there."""
+        """Whether it has this number of partitions (if one is given) and all its files exist."""
         files = {part for part in self.parts_P if part is not None}
         return partitions in (None, self.partitions) and files <= listed
 
-    def starts(self, inputs: Mapping[str, str]) -> bool:
-        """Whether its files are the first of these, unchanged."""
+    def is_prefix_of(self, inputs: Mapping[str, str]) -> bool:
+        """Whether these inputs begin with its files, unchanged."""
         return [*self.inputs.items()] == [*inputs.items()][: len(self.inputs)]
 
 
@@ -99,7 +99,7 @@ class PreparedInteractions:
         return [number for number, part in enumerate(self.manifest.parts_P) if part is not None]
 
     def require_rating_column(self, config: InteractionsConfig) -> None:
-        """Refuses a `min_rating` if a file has no rating column, as reading that file does.
+        """Refuses a `min_rating` if a file has no rating column, just as reading the file would.
 
         Raises:
             InputError: names the file.

@@ -1,14 +1,14 @@
-"""The hybrid: CuratorNet's tower, a vector for each known item, and what was taken lately.
+"""The hybrid: CuratorNet's tower, two vectors for each known item, and what was taken lately.
 
 An item is what is seen, who took it and how it fares. The vector of item i in a list is v_i, in a
 profile p_i:
 
     v_i = phi(z_i) + m_i a_i        p_i = phi(z_i) + m_i b_i
 
-phi is CuratorNet's item tower over the z-scored feature z_i, a_i and b_i are the item's own
-vectors, and m_i is 0 for an item that fewer than two users took: alone, it has no company. In
-training, m_i is also 0 at random (DropoutNet: Volkovs, Yu & Poutanen 2017, NIPS), so that an item
-without a vector of its own is scored by what is seen.
+phi is CuratorNet's item tower over the z-scored feature z_i, and a_i and b_i are the item's own
+vectors. m_i is 0 for an item that fewer than two users took: nobody else's taste can be learned
+from it. In training, m_i is also 0 at random (DropoutNet: Volkovs, Yu & Poutanen 2017, NIPS), so
+that an item without vectors of its own is scored by what is seen.
 
 The user tower reads the profile by maximum and mean, as CuratorNet's, and by two means in which
 recent items weigh more:
@@ -18,17 +18,19 @@ recent items weigh more:
 
 The score at a moment t adds what is known of the item then, weighed by the user:
 
-    x_ui(t) = u . v_i + w(u) . g_i(t)        w(u) = w_0 + W u
+    x_ui(t) = u . v_i + T w(u) . g_i(t)        w(u) = w_0 + W u
 
-where g_i(t) holds the logarithms of how often the item was taken in the last 1, 3, 7, 30 and 365
-days and ever, and its age (`visrec.interactions.activity`). g_i is 0 for an item that nobody took,
-and at random in training, so that new items are not judged by it. All of this is one dot product,
-of [u ; w(u)] and [v_i ; g_i(t)].
+g_i(t) holds the logarithms of 1 + how often the item was taken in the last 1, 3, 7, 30 and 365 days
+and ever, that of its age, and whether it was ever taken (`visrec.interactions.activity`). g_i is 0
+for an item that nobody took, and at random in training, so that new items are not judged by it. T
+is the temperature: training divides the score by it, so what the loss sees is u . v_i / T + w(u) .
+g_i(t). The score is one dot product, of [u ; T w(u)] and [v_i ; g_i(t)].
 
 There are no parameters per user, so new users are scored without retraining; so are new items.
 
-Shapes: B examples, M distinct items of a batch, N items of the catalogue, D feature width, d width
-of a vector, C candidates, G moments, K features of activity, V entries of profiles.
+Shapes: B examples, M distinct items of a batch, N items of the catalogue, I items of training, D
+feature width, d width of a vector, E = 2 d, H width of a hidden layer, C candidates, G moments, K
+features of activity, V entries of profiles.
 """
 
 from dataclasses import dataclass
@@ -103,7 +105,9 @@ class Hybrid(Model):
     """See the module's docstring."""
 
     Config = HybridConfig
-    has_company_I: Tensor  # (I,) 1 for the items that two users or more took, else 0
+    # (I,) 1 for the items that two users or more took, else 0; all 1 in a model that was loaded,
+    # whose other items have vectors of 0.
+    has_company_I: Tensor
     traits = ModelTraits(requires_features=True)
     trains_on = "moments"
 
@@ -114,19 +118,19 @@ class Hybrid(Model):
         self._dropout_threshold = dropout_threshold(config.feature_dropout)
         self.feature_scale = FeatureScale(sizes.feature_dim)
         self.item_tower = selu_tower(sizes.feature_dim, d, d)
-        # Of their own in a list, and in a profile: a and b, one after the other.
-        # They begin at 0, and stay there for an item without company.
+        # The items' own vectors a (in a list) and b (in a profile), side by side.
+        # They start at 0 and stay there for an item without company.
         self.items = make_embedding(sizes.items, 2 * d, std=0.0)
         self.register_buffer("has_company_I", torch.ones(sizes.items), persistent=False)
         self.user_tower = selu_tower((2 + len(HALF_LIVES)) * d, hidden, hidden, d)
-        # It begins as CuratorNet's: what recent items add weighs nothing, and is learned.
+        # It starts as CuratorNet's: the weights of the recency means start at 0.
         first_HE = next(self.user_tower.parameters())
         nn.init.xavier_uniform_(first_HE[:, : 2 * d])
         nn.init.zeros_(first_HE[:, 2 * d :])
         self.activity_weights = nn.Linear(d, ACTIVITY_FEATURES)
         nn.init.zeros_(self.activity_weights.weight)
         nn.init.zeros_(self.activity_weights.bias)
-        # DDP waits for the gradient of each weight that may have one.
+        # Without activity these weights get no gradient, and DDP would wait for one.
         self.activity_weights.requires_grad_(config.activity_dropout < 1)
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
@@ -182,7 +186,8 @@ class Hybrid(Model):
         Args:
             vector_Md: the vectors that the profiles point into.
             profiles: B lists of their rows, oldest first.
-            in_time: whether the means in which recent items weigh more are there; else zeros.
+            in_time: whether to use the means in which recent items weigh more; otherwise they are
+                zeros.
         """
         pools = [max_and_mean(vector_Md, profiles)]
         weight = 1.0 if in_time else 0.0

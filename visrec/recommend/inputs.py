@@ -16,7 +16,7 @@ from visrec.errors import InputError
 from visrec.ids import id_array
 from visrec.interactions.activity import Activity, moment_after, takers
 from visrec.interactions.log import InteractionLog, ReadReport, assign_shards
-from visrec.interactions.prepare import prepare_if_asked
+from visrec.interactions.prepare import prepare_if_possible
 from visrec.interactions.prepared import PreparedInteractions
 from visrec.interactions.read import read_log
 from visrec.jagged import Jagged, offsets_from_lengths
@@ -56,8 +56,8 @@ class ScoringInputs:
         users_table: the users table, or None.
         rules: what a list may hold.
         text_features: the features directory of the texts, for a model that takes them.
-        prepared: where interactions are prepared, to be read by several processes; None where one
-            reads them as they are.
+        prepared: where interactions are prepared, to be read by several processes; None if one
+            process reads their files.
     """
 
     model: Store
@@ -168,7 +168,7 @@ def prepare_scoring(
     item_ids, catalogue = load_catalogue(
         artifact, inputs.features, inputs.items_table, inputs.text_features
     )
-    prepared = prepare_if_asked(inputs.interactions, inputs.interactions_uri, inputs.prepared)
+    prepared = prepare_if_possible(inputs.interactions, inputs.interactions_uri, inputs.prepared)
     log = _read_log(inputs, artifact, item_ids, prepared)
     items = read_items(inputs.items_table, item_ids)
     available_N, unseen_N = _scorable_items(inputs, artifact, items, catalogue, item_ids)

@@ -1,4 +1,4 @@
-"""Scoring, on Ray or in this process: one shard of queries per task, one Parquet file per shard.
+"""Scoring, on Ray or in this process: one shard of queries at a time, one Parquet file per shard.
 
 Item arrays and profiles are computed once and shared through the object store. A scoring worker is
 an actor of Ray Data: it scores one shard at a time and writes its file. A file that an earlier
@@ -16,7 +16,7 @@ import torch
 
 from visrec.config import check_fields
 from visrec.models.artifact import load_artifact
-from visrec.models.scorers import Scorer
+from visrec.models.scorers import ByKind, Scorer
 from visrec.progress import ProgressHandle, Timer
 from visrec.publication.run_spec import RunSpec
 from visrec.recommend.lists import ShardRecommender
@@ -75,8 +75,9 @@ def scoring_dataset(task: ScoringTask, workers: int, progress_actor: ProgressHan
     """The dataset of shard numbers, mapped to the rows of `WrittenShard`.
 
     The numbers are not read from anywhere, because a task that reads would need a CPU of its own.
-    Nothing is set about failures: by default, Ray Data starts an actor whose process has died again
-    and repeats its shard, as often as it takes. An error that is raised ends the job.
+    No limit is set on failures here. By default Ray Data restarts an actor whose process has died,
+    and repeats its shard, as often as it takes; `cli/cluster.py` limits deaths while an actor
+    starts. An error that is raised ends the job.
     """
     import ray.data
     from ray.data import ActorPoolStrategy
@@ -118,9 +119,10 @@ class ScoreShards:
             data, scorer = get(task.data), _load_scorer(task)
             recommend = ShardRecommender(data, scorer, task.spec, task.last, self._timer)
             self._writer = ShardWriter(data, task.spec, recommend, self._timer)
-        if (reason := kernel_unavailable_reason()) and not task.resources.use_gpu:
+        self._kernel = search_kernel(scorer)
+        on_cpu = scorer.device.type == "cpu"
+        if self._kernel and on_cpu and (reason := kernel_unavailable_reason()):
             self._timer.log_once(f"no compiled kernel, so the search is slower: {reason}")
-        self._kernel = "torch on the GPU" if task.resources.use_gpu else kernel_name()
 
     def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         written = self.write(int(batch["id"][0]))
@@ -130,6 +132,20 @@ class ScoreShards:
         """Writes the file of a shard, unless it is there."""
         with self._timer.call():
             return replace(self._writer(shard), kernel=self._kernel)
+
+
+def search_kernel(scorer: Scorer) -> str:
+    """What searches all items: `torch on the GPU`, or on a CPU what `kernel_name` says.
+
+    Returns:
+        Empty on a CPU if the scores are not dot products: only these have a kernel.
+    """
+    if scorer.device.type != "cpu":
+        return "torch on the GPU"
+    has_kernel = scorer.first_stage.dispatch(
+        ByKind(dot=lambda _: True, tiled=lambda _: False, rerank=lambda _: False)
+    )
+    return kernel_name() if has_kernel else ""
 
 
 def _load_scorer(task: ScoringTask) -> Scorer:

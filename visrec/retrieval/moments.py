@@ -1,9 +1,9 @@
-"""Ranks held-out items as the nights were: each user at their own moment.
+"""Ranks held-out items as a night would have: each user at their own moment.
 
-A user is ranked with what was known at midnight before the held-out basket. By night, only the
-items are ranked that somebody had taken by the end of that day. Items are in the order in which
-they were first taken, so these are the first ones, and what a model knows of them is the first part
-of its arrays, without a copy.
+Items are ranked for a user by what was known at midnight before the held-out basket. If the split
+is by night, only items that somebody had taken by the end of that day are ranked. Items are in the
+order in which they were first taken, so these are the first ones, and what a model knows of them is
+the first part of its arrays, without a copy.
 
 Shapes: N items, E held-out users, B of them, K list length, d width.
 """
@@ -51,16 +51,16 @@ class ItemOrder:
         return ItemOrder(item_N, Activity(activity.times.take(item_N)))
 
     @cached_property
-    def _place_N(self) -> Ints:
-        """(N,) the place of each catalogue row in this order."""
+    def _position_N(self) -> Ints:
+        """(N,) the position of each catalogue row in this order."""
         return np.argsort(self.item_N)
 
     def of_lists(self, lists: Jagged) -> Jagged:
-        """Lists of catalogue rows as lists of places in this order."""
-        return Jagged(self._place_N[lists.values], lists.offsets)
+        """Lists of catalogue rows as lists of positions in this order."""
+        return Jagged(self._position_N[lists.values], lists.offsets)
 
     def of_held_out(self, held: HeldOut) -> HeldOut:
-        """The users by their moments, with their items as places in this order."""
+        """The users by their moments, with their items as positions in this order."""
         return dataclasses.replace(
             held, profiles=self.of_lists(held.profiles), targets=self.of_lists(held.targets)
         ).take(np.argsort(moment_of(held.time_E), kind="stable"))
@@ -72,7 +72,7 @@ class ItemOrder:
 
 @dataclass(frozen=True)
 class Moments:
-    """Held-out users and their moments; items are places in an `ItemOrder`.
+    """Held-out users and their moments; items are positions in an `ItemOrder`.
 
     Attributes:
         held_out: E users, by their moments.

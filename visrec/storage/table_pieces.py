@@ -12,7 +12,7 @@ from visrec.storage.tables import conform_batches, open_parquet, read_row_groups
 
 PIECE_ROWS = 1_000_000  # of Parquet; a larger row group is one piece
 PIECE_BYTES = 64 << 20  # of CSV, which a task holds in memory
-_BYTES_PER_ROW = 32  # of CSV, for estimates
+_BYTES_PER_ROW = 32  # of uncompressed text, JSON lines too; for estimates
 _COMPRESSED_BYTES_PER_ROW = 8
 
 
@@ -23,8 +23,8 @@ class TablePiece:
     Attributes:
         file: which they are in.
         rows: how many; of text an estimate.
-        span: the first and the last row group plus one, or bytes of a CSV file from the beginning
-            of a line to the end of another; None for the whole file.
+        span: of Parquet, the first row group and one past the last; of CSV, the bytes from the
+            beginning of a line to the end of a line; None for the whole file.
     """
 
     file: TableFile
@@ -35,14 +35,14 @@ class TablePiece:
 def split_file(file: TableFile, columns: Sequence[Column]) -> list[TablePiece]:
     """The pieces of a file, in the order of its rows.
 
-    A CSV file is split unless it is compressed, contains quotes, within which a line may end, or is
-    not in UTF-8.
+    A CSV file is one piece if it is small, compressed, not in UTF-8, or contains quotes, which may
+    enclose line ends. A file of JSON lines is always one piece.
 
     Raises:
         InputError: the file cannot be read, or lacks a declared column.
     """
     if file.format == "parquet":
-        return list(_groups_of_rows(file, columns))
+        return list(_parquet_pieces(file, columns))
     with file.open_input() as source:
         size = source.size()
     ends = [size]
@@ -56,7 +56,7 @@ def split_file(file: TableFile, columns: Sequence[Column]) -> list[TablePiece]:
     return [TablePiece(file, (e - s) // _BYTES_PER_ROW, (s, e)) for s, e in spans]
 
 
-def _groups_of_rows(file: TableFile, columns: Sequence[Column]) -> Iterator[TablePiece]:
+def _parquet_pieces(file: TableFile, columns: Sequence[Column]) -> Iterator[TablePiece]:
     with file.open_input() as source, open_parquet(source, file.where) as parquet:
         file.select_columns(parquet.schema_arrow, columns)
         metadata = parquet.metadata
@@ -88,7 +88,7 @@ def _line_ends(file: TableFile, size: int, header_lines: int) -> list[int]:
 def read_piece(
     piece: TablePiece, columns: Sequence[Column]
 ) -> Iterator[tuple[pa.Table, str | None]]:
-    """The rows of a piece in batches, checked and cast as `read_table_file` does it.
+    """The rows of a piece in batches, checked and cast as by `read_table_file`.
 
     Yields:
         A batch, and the unit of the timestamps so far, which must be the same in all pieces of a

@@ -27,7 +27,7 @@ from visrec.features.near_identical import near_identical_groups
 from visrec.features.table import read_manifest
 from visrec.interactions.activity import Activity
 from visrec.interactions.log import InteractionLog, ReadReport
-from visrec.interactions.prepare import prepare_if_asked
+from visrec.interactions.prepare import prepare_if_possible
 from visrec.interactions.read import read_log
 from visrec.interactions.split import (
     HeldOut,
@@ -220,7 +220,7 @@ def load_training_data(inputs: TrainingInputs) -> TrainingData:
     features = load_item_features(inputs.tables)
     item_ids = features.item_ids
     config, uri = inputs.interactions, inputs.interactions_uri
-    prepared = prepare_if_asked(config, uri, inputs.prepared)
+    prepared = prepare_if_possible(config, uri, inputs.prepared)
     log = read_log(config, uri, item_ids, prepared=prepared)
     part_R, basket_R = split(log, inputs.split), log.number_baskets()
     in_train_R, in_validation_R = part_R == SplitPart.TRAIN, part_R == SplitPart.VALIDATION

@@ -3,9 +3,9 @@
 The profile of an example is what the user had taken before the basket of the positive, the latest
 `--sampling.max_profile` items, oldest first; a first basket has an empty one. With
 `--sampling.sub_profiles`, half of the profiles are thinned: a probability is drawn for each of
-these, and each item stays with it, so that the model also learns from short profiles and does not
-lean on the latest item alone. The positive is compared with candidates of the catalogue; if the
-split is by night, only with those that somebody had taken by then.
+these, and each of its items stays with that probability, so that the model also learns from short
+profiles and does not lean on the latest item alone. The positive is compared with candidates of the
+catalogue; if the split is by night, only with those that somebody had taken by then.
 
 In a catalogue of unique works, most interactions are the first with their item. What was taken by
 then tells nothing, and taste is all there is to learn: a profile has the user's later items as
@@ -49,7 +49,8 @@ class MomentSource:
         self._candidates = CandidateSampler(data.train, len(data.item_ids), self._sampling, seed)
         values, time_R = data.train.values, data.time_R
         self._unique_works = not self._activity.tells_what_existed(values, time_R)
-        # As held-out items are ranked: see `visrec.retrieval.moments.Moments.among_known`.
+        # As held-out items are ranked, but without items first taken that day: see
+        # `visrec.retrieval.moments.Moments`.
         self._among_known = data.provenance.split.by == "night" and not self._unique_works
         self._order_E = np.zeros(0, np.int64)
         self.notes = self._notes(sampling)
@@ -145,7 +146,7 @@ class MomentSource:
 
 
 def require_two_baskets(index: SamplingIndex) -> None:
-    """Refuses data in which nobody took anything in two baskets, so that no profile comes first.
+    """Refuses data in which no user has two baskets: no positive would have an earlier profile.
 
     Raises:
         NoExamplesError: no user has training items in two baskets.
