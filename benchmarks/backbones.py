@@ -27,7 +27,7 @@ import torch
 import transformers
 
 from benchmarks.machine import machine
-from benchmarks.quality import clothing, measure
+from benchmarks.quality import CURATORNET, clothing, measure
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, build_backbone, load_backbone
 from visrec.features.backbones.efficientnet_lite0 import load_efficientnet_lite
@@ -37,7 +37,7 @@ from visrec.features.table import Identity
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 
-TRAINED = "--train.epochs=2"  # of CuratorNet, and as many for the refit at most
+TRAINED = [*CURATORNET, "--train.epochs=2"]  # and as many for the refit at most
 SAMPLE = 32  # pictures whose speed is measured where no AUC is
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 SQUARE = {"height": 224, "width": 224}
@@ -167,7 +167,7 @@ def one_backbone(name: str, source: str, paths: Sequence[Path]) -> dict[str, Any
         if has_auc:
             base = ["--workspace", workspace, "--features", features]
             base += clothing(workspace, source, features)
-            ranked = measure(base, {"curatornet": [TRAINED]}, range(1))
+            ranked = measure(base, {"curatornet": TRAINED}, range(1))
             found |= {
                 label: {metric: ranked["models"][label][metric] for metric in ("auc", "recall@20")}
                 for label in ("curatornet", "visrank-mean", "visrank-mean_top_k")

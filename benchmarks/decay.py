@@ -1,12 +1,13 @@
 """The effect of weight decay on a model's validation AUC, over seeds.
 
 python -m benchmarks.decay demo --config configs/demo_train.yaml
-python -m benchmarks.decay movies --source ../shared/data/movies --seeds 2 -- --train.epochs=10
+python -m benchmarks.decay movies --source ../shared/data/movies -- --model.name curatornet
 python -m benchmarks.decay clothing --source ../shared/data/clothing --decays 0,0.1,1,10
 
 Each decay is trained with each seed, in this process and without the refit, and scored by its best
 epoch. The spread is the standard deviation over seeds; the effect is the mean AUC of the best decay
-minus that of the worst. Arguments after `--` are flags of jobs/train.py.
+minus that of the worst. Arguments after `--` are flags of jobs/train.py, whose
+default model is trained without `--model.name`.
 """
 
 import contextlib

@@ -9,8 +9,8 @@ negative for each triple, nothing dropped, and the positive stays in the profile
 they have their defaults: a softmax over the catalogue. Neither is refitted. VBPR has no vector for
 the profile of a single item, which is nobody's, so it takes the four guidelines that have users.
 
-Messina et al. 2020 (arXiv 2009.04426) report an AUC of about .72 against .66 for CuratorNet, and of
-.66 against .59 for VBPR, on the shop whose size the scenario ugallery has.
+Messina et al. 2020 (arXiv 2009.04426) report an AUC of about 0.72 against 0.66 for CuratorNet, and
+of 0.66 against 0.59 for VBPR, on the shop whose size the scenario ugallery has.
 """
 
 import json

@@ -65,6 +65,8 @@ SHOWN = {"auc": "AUC", "recall@20": "R@20", "recall@100": "R@100"}
 COMPARED = ("auc", "recall@20")
 FIT = ("val_auc", "epochs", "seconds")
 MIN_RATING = 4.0  # what counts as a positive of the movies
+# For figures that are CuratorNet's, whatever the default model is.
+CURATORNET = ("--model.name", "curatornet")
 Values = dict[str, npt.NDArray[np.float64]]  # of a metric, one a user
 
 

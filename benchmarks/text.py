@@ -25,7 +25,7 @@ import torch
 from jsonargparse import ArgumentError
 
 from benchmarks.machine import machine
-from benchmarks.quality import MIN_RATING, measure, movies, table
+from benchmarks.quality import CURATORNET, MIN_RATING, measure, movies, table
 from visrec.config import plain
 from visrec.errors import VisrecError
 from visrec.features.commit import TableContent, commit_table, write_part
@@ -36,7 +36,7 @@ from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 
-TRAINED = ["--train.epochs=4", "--train.refit=false"]
+TRAINED = [*CURATORNET, "--train.epochs=4", "--train.refit=false"]
 VISRANK = ["--model.name", "visrank"]
 
 

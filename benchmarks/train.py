@@ -3,14 +3,15 @@
 python -m benchmarks.train --source ../shared/data/movies
 python -m benchmarks.train --source ../shared/data/movies --workspace runs/quality/movies --json
 
-visrec is `Trainer` with the defaults of jobs/train.py, in this process. The published procedure
-(CuratorNet as released) is the class `Plain`: batches of 128 triples whose profiles have one
-length, the item tower evaluated for every item of every profile, every positive and every negative,
-BPR, Adam, float32, no dropout. Features are z-scored before the clock starts, and its sampler takes
-a hundredth of its time. `ratio_triples` compares with `plain_triples_per_s`: full profiles, users
-drawn uniformly, as released. Two more variants are measured beside it: users drawn in proportion to
-their interactions, as visrec draws them (`plain_same_users_triples_per_s`; long profiles come
-often), and these with profiles of visrec's lengths (`plain_same_profiles_triples_per_s`).
+visrec is `Trainer` for CuratorNet with the defaults of jobs/train.py, in this process. The
+published procedure (CuratorNet as released) is the class `Plain`: batches of 128 triples whose
+profiles have one length, the item tower evaluated for every item of every profile, every positive
+and every negative, BPR, Adam, float32, no dropout. Features are z-scored before the clock starts,
+and its sampler takes a hundredth of its time. `ratio_triples` compares with `plain_triples_per_s`:
+full profiles, users drawn uniformly, as released. Two more variants are measured beside it: users
+drawn in proportion to their interactions, as visrec draws them
+(`plain_same_users_triples_per_s`; long profiles come often), and these with profiles of visrec's
+lengths (`plain_same_profiles_triples_per_s`).
 
 Rates are medians of alternating repeats. Seconds to an AUC include validation, by one function for
 both sides; visrec is validated every 10 steps instead of every 80. The plain side gets two
@@ -41,7 +42,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.machine import machine
-from benchmarks.quality import CHECKOUT, movies
+from benchmarks.quality import CHECKOUT, CURATORNET, movies
 from visrec.cli.parse import parse
 from visrec.config import plain
 from visrec.models import MODELS
@@ -317,6 +318,11 @@ def _highest(curve: Curve) -> float:
     return max(auc for _, auc in curve)
 
 
+def job_flags(workspace: str, source: str) -> list[str]:
+    """Flags of jobs/train.py for both measurements: the movies, and the model of `Plain`."""
+    return [*movies(workspace, source, None), *CURATORNET]
+
+
 def workers(flags: Sequence[str], features: str, triples: int) -> dict[str, Any]:
     """Triples per second of jobs/train.py with one and with two workers of one thread each."""
     figures: dict[str, Any] = {}
@@ -357,7 +363,7 @@ def main() -> None:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # so Ray spells it
     torch.set_num_threads(args.threads)
     workspace, source = os.path.abspath(args.workspace), os.path.abspath(args.source)
-    flags = movies(workspace, source, None)
+    flags = job_flags(workspace, source)
     config = parse(TrainJob, ["--workspace", workspace, *flags])
     features = f"{workspace}/features"
     data = load_training_data(training_inputs(config, Store.at(features)))

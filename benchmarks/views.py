@@ -1,6 +1,6 @@
 """Several pictures of an item: pooled into one feature, against the first one alone.
 
-python -m benchmarks.views demo --features runs/views/demo --seeds 2
+python -m benchmarks.views demo --features runs/views/demo -- --model.name curatornet
 python -m benchmarks.views clothing --source ../shared/data/clothing \\
     --features runs/views/clothing --seeds 1 -- --train.refit=false
 
@@ -8,7 +8,7 @@ Each picture is cut into windows at random places, which stand for photographs o
 several sides. jobs/extract_features.py makes features of the first window of each item, and pooled
 features of all windows with `--image_pattern`. The same model is trained on both, and the same
 users are ranked. `--features` names the folder of both. Arguments after `--` are flags of
-jobs/train.py.
+jobs/train.py, whose default model is trained without `--model.name`.
 """
 
 import io

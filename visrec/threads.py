@@ -1,4 +1,4 @@
-"""How many threads torch computes on, for as long as it matters."""
+"""Sets for a while how many threads torch uses. The compiled kernels use the same number."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """Makes torch compute on this many CPU threads inside, and on as many as before afterwards."""
+    """Sets the number of CPU threads of torch, and restores the previous number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,6 +1,14 @@
 """What moved between two results, and what is not told."""
 
-from benchmarks.__main__ import moved
+import json
+
+from benchmarks.__main__ import committed, moved
+
+
+def test_search_is_compared_with_a_result_that_names_its_kernel() -> None:
+    found = json.loads(committed("topk").read_text())
+    assert (found["asked"]["vectors"], found["asked"]["isa"]) == ("random", "native")
+    assert found["kernel"]["visrec"] == "avx512vnni"
 
 
 def test_numbers_that_moved_by_more_than_a_fifth_are_told() -> None:

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import backbones, text, train
+from benchmarks.quality import CURATORNET
 from benchmarks.train import (
     BATCH,
     CYCLE,
@@ -15,6 +17,7 @@ from benchmarks.train import (
     Plain,
     best_of,
     first_at,
+    job_flags,
     rates,
     times_to_auc,
     until,
@@ -98,7 +101,8 @@ def test_times_are_the_first_at_the_target_and_the_best_curve_goes_on() -> None:
 
 def test_all_figures_of_a_toy_are_there_and_are_ratios_of_each_other() -> None:
     flags = ["--train.batch_size=64", "--train.triples_per_epoch=640", "--train.epochs=50"]
-    config = parse(TrainJob, [*flags, "--model.item_width=16", "--model.user_width=16"])
+    flags += [*CURATORNET, "--model.item_width=16", "--model.user_width=16"]
+    config = parse(TrainJob, flags)
     asked = Measured(config, DATA, repeats=2, seconds=0.01, target=0.6, limit=20)
     found = rates(asked)
     assert found["visrec_triples_per_s"] > 0
@@ -111,3 +115,9 @@ def test_all_figures_of_a_toy_are_there_and_are_ratios_of_each_other() -> None:
     assert found["ratio_time_to_auc"] == pytest.approx(ratio)
     assert found["plain_reached"] == (found["plain_best_auc"] >= 0.6)
     assert found["visrec_curve"][-1][1] >= 0.6
+
+
+def test_figures_of_curatornet_are_of_curatornet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "movies", lambda *_: [])
+    for flags in (job_flags("", ""), text.TRAINED, backbones.TRAINED):
+        assert parse(TrainJob, flags).model.name == "curatornet"

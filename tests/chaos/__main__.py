@@ -105,7 +105,7 @@ def promises() -> dict[int, Promise]:
         ),
         14: Promise("ids cannot steer paths", (f"{HOSTILE}test_ids",)),
         15: Promise(
-            "an unfit store is refused",
+            "an unsuitable store is refused",
             (
                 "tests/pipelines/test_doctor.py",
                 "tests/pipelines/test_cluster_checks.py",

@@ -85,7 +85,7 @@ def test_cluster_that_refuses_the_job_is_an_input_error_of_one_line(
     monkeypatch.setattr(cluster, "_require_answer", lambda _: None)
     fake_starts(monkeypatch, RuntimeError("Version mismatch: Ray 2.0\nand a stack"))
     with pytest.raises(
-        InputError, match=r"10\.0\.0\.3:6379 .*Version mismatch: Ray 2\.0 "
+        InputError, match=r"10\.0\.0\.3:6379 .*Version mismatch: Ray 2\.0\. Expected"
     ) as caught:
         start_ray(local=False, debug=False)
     assert "\n" not in str(caught.value)

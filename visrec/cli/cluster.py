@@ -23,7 +23,9 @@ _SUBMIT = "`visrec submit nightly ...`, or `ray job submit --working-dir . -- py
 
 
 def ensure_ray(config: JobConfig, summary: Summary) -> None:
-    """Starts Ray, or joins the cluster, unless that is done: a local job starts it only if needed.
+    """Starts Ray, or joins the cluster, unless this process has done so.
+
+    Local jobs call it only when they need Ray.
 
     Raises:
         InputError: as `start_ray`.
@@ -35,8 +37,8 @@ def ensure_ray(config: JobConfig, summary: Summary) -> None:
 
 
 @contextmanager
-def own_ray_ends() -> Iterator[None]:
-    """Ends a Ray session that was started inside; one that was there before goes on."""
+def closing_own_ray() -> Iterator[None]:
+    """Shuts Ray down afterwards if it was started inside; leaves an earlier session running."""
     was_there = on_ray()
     try:
         yield
@@ -116,7 +118,7 @@ def _start_local() -> None:
             if is_last_try:
                 raise VisrecError(
                     f"Ray did not start on this machine in two tries ({_first_line(error)}). The "
-                    "machine may be too busy. The job has not begun, so start it again."
+                    "machine may be too busy. The job has not begun and can be started again."
                 ) from error
             say("Ray did not start on this machine; trying once more.")
 
@@ -177,7 +179,7 @@ def _join(address: str) -> None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         raise InputError(
-            f"Could not join the Ray cluster at {address} (RAY_ADDRESS): {_first_line(error)} "
+            f"Could not join the Ray cluster at {address} (RAY_ADDRESS): {_first_line(error)}. "
             "Expected a cluster with the same versions of Ray and Python, and its token if it "
             "requires one."
         ) from error
@@ -185,7 +187,9 @@ def _join(address: str) -> None:
 
 
 def _require_answer(address: str) -> None:
-    """Checks that a server there speaks gRPC: Ray itself would try for 40 s, printing each try.
+    """Checks that a gRPC server answers (not checked with TLS).
+
+    Ray itself would try for 40 s, and print every try.
 
     Raises:
         InputError: no server answers in time.
@@ -208,7 +212,7 @@ def _require_answer(address: str) -> None:
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    return f"{type(error).__name__}: {lines[0]}".rstrip(".: ")
 
 
 @contextmanager

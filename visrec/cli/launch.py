@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
-from visrec.cli.cluster import ensure_ray, own_ray_ends
+from visrec.cli.cluster import closing_own_ray, ensure_ray
 from visrec.cli.job import Job, JobConfig
 from visrec.cli.output import choose_output, say, say_end
 from visrec.cli.parse import flags, parse_in_workspace
@@ -127,7 +127,7 @@ def _run(
     starts_ray: bool,
 ) -> None:
     """Runs `main`, on Ray if it needs it; then writes and prints the summary."""
-    with own_ray_ends():
+    with closing_own_ray():
         if starts_ray:
             ensure_ray(config, summary)
         main(config, summary)

@@ -1,4 +1,7 @@
-"""One gate: a check before publication, as the manifest records it."""
+"""One gate: a check before publication, as the manifest records it.
+
+The gates themselves are in `integrity_gates.py`, `judgement_gates.py` and `held_out_gates.py`.
+"""
 
 import dataclasses
 from dataclasses import dataclass

@@ -3,6 +3,7 @@
 A negative is never an item of the profile and never near-identical to the positive. A sampler says
 which positives have a valid negative, and may be asked for those only. A *fine-grained* negative is
 likely to be of the positive's own visual cluster, where only details tell the two apart.
+`visrec.sampling.triples.make_negative_sampler` chooses the sampler of a guideline.
 
 The softmax candidates of a step are drawn in `visrec.sampling.candidates`, whose
 `invalid_negative_mask` applies the same two conditions to them.
