@@ -224,11 +224,12 @@ def test_long_layout_with_other_shards_has_the_same_lists(
 
 
 def run_files(recommendations: Path, run_id: str) -> dict[str, bytes]:
-    """The files of a run that its manifest names, and the manifest without its times."""
+    """The files of a run that its manifest names, and the manifest without its times and digest."""
     folder = recommendations / f"run={run_id}"
     manifest = json.loads((folder / "_manifest.json").read_text())
     names = [*manifest["files"], *manifest["fingerprints"]]
-    del manifest["seconds"], manifest["completed_at"]
+    for name in ("seconds", "completed_at", "digest"):  # the last one is of all the others, too
+        del manifest[name]
     files = {name: (folder / name).read_bytes() for name in names}
     return {"_manifest.json": json.dumps(manifest).encode(), **files}
 

@@ -264,7 +264,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     checks = map_calls(
         check_and_rescore, [(*given, range(task, shards, tasks)) for task in range(tasks)]
     )
-    if files.last is not None and any(each.damaged_last_files for each in checks):
+    if files.last is not None and any(each.lists.damaged_last_files for each in checks):
         say(
             f"Files of the last publication, {files.last.run.root}, are missing or are not what "
             "was published: the gates compare with the rest of it.",
