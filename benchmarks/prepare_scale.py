@@ -39,9 +39,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
-from visrec.interactions.prepare import prepare_table
+from visrec.interactions.prepare import prepare_interactions
 from visrec.storage.input_table import InputTable
-from visrec.storage.schemas import INTERACTIONS
 from visrec.storage.store import Store
 
 PARTITIONS = 16
@@ -116,7 +115,7 @@ def by_visrec(source: Path, target: Path, threads: int) -> Cost:
 
 def _prepare(source: Path, target: Path) -> None:
     table = InputTable(uri=str(source), key="source")
-    prepare_table(table, INTERACTIONS, Store.at(str(target)), PARTITIONS)
+    prepare_interactions(table, Store.at(str(target)), PARTITIONS)
 
 
 def by_duckdb(source: Path, target: Path, threads: int) -> Cost:

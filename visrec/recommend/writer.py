@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,6 @@ from visrec.publication.run_spec import RunSpec
 from visrec.publication.shards import keep_or_write, with_sha256
 from visrec.recommend.fingerprint_files import write_query_fingerprints
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.queries import Queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +75,9 @@ class ShardWriter:
     """Writes the shards of a run that are missing or damaged.
 
     Args:
-        data: reads the queries.
+        data: the queries.
         spec: the run.
-        recommend: makes the table of a shard from its number and its queries, and says how many of
-            the lists were carried over.
+        recommend: makes the table of a shard, and says how many of its lists were carried over.
         timer: takes seconds by phase.
     """
 
@@ -88,7 +85,7 @@ class ShardWriter:
         self,
         data: ScoringData,
         spec: RunSpec,
-        recommend: Callable[[int, Queries], tuple[pa.Table, int]],
+        recommend: Callable[[int], tuple[pa.Table, int]],
         timer: Timer,
     ) -> None:
         self._data, self._spec, self._recommend, self._timer = data, spec, recommend, timer
@@ -102,21 +99,16 @@ class ShardWriter:
         name, carried = self._spec.part(shard), 0
         metadata = {**self._spec.metadata, "visrec.shard": str(shard)}
 
-        @cache  # not read at all if both files are there
-        def queries() -> Queries:
-            with self._timer.phase("queries"):
-                return self._data.queries.read(shard)
-
         def make() -> bytes:
             nonlocal carried
-            table, carried = self._recommend(shard, queries())
+            table, carried = self._recommend(shard)
             with self._timer.phase("write"):
                 return with_sha256(table, metadata, lists_file)
 
         content, kept = keep_or_write(self._spec, name, metadata, make)
         with self._timer.phase("write"):
             fingerprints, fingerprints_sha256 = write_query_fingerprints(
-                self._data, queries, self._spec, shard
+                self._data, self._spec, shard
             )
         file = pq.ParquetFile(pa.BufferReader(content))
         query_ids = file.read(columns=file.schema_arrow.names[:1])[0]
