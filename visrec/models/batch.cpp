@@ -1,7 +1,8 @@
-// Two operations of a training step, for processors with AVX-512: z-scored features with dropout,
-// and max and mean pooling. (The rest of a step is matrix products, which torch computes.)
+// Two operations of a training step, for processors with AVX-512 or AVX2: z-scored features with
+// dropout, and max and mean pooling. (The rest of a step is matrix products, which torch computes.)
 //
-// A row or column is computed by one thread, so results do not depend on the number of threads.
+// A row or column is computed by one thread, so results do not depend on the number of threads. Both
+// instruction sets give the same bits.
 
 #include "../threads.h"
 
@@ -11,8 +12,10 @@
 #include <cstdint>
 #include <vector>
 
-#if !defined(__AVX512F__) || !defined(__AVX512BW__) || !defined(__AVX512DQ__)
-#error "this processor has no AVX-512"
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+#define VISREC_AVX512
+#elif !defined(__AVX2__) || !defined(__F16C__)
+#error "this processor has neither AVX-512 nor AVX2"
 #endif
 
 namespace {
@@ -25,6 +28,48 @@ inline uint64_t splitmix64(uint64_t v) {
     return v ^ (v >> 31);
 }
 
+// The first `count` of 16 features: (feature - mean) * factor, or 0 where `drawn` < `threshold`.
+#ifdef VISREC_AVX512
+
+inline void scale_16(const uint16_t* feature, const float* mean, const float* factor,
+                     const uint8_t* drawn, int64_t threshold, int64_t count, float* scaled) {
+    const __mmask16 exists = count >= 16 ? 0xffff : __mmask16((1u << count) - 1);
+    __mmask16 kept = exists;
+    if (threshold) {
+        const auto drawn_16 = _mm_loadu_si128(reinterpret_cast<const __m128i*>(drawn));
+        kept &= _mm_cmpge_epu8_mask(drawn_16, _mm_set1_epi8(char(uint8_t(threshold))));
+    }
+    const auto half = _mm256_maskz_loadu_epi16(exists, feature);
+    const auto centered =
+        _mm512_sub_ps(_mm512_cvtph_ps(half), _mm512_maskz_loadu_ps(exists, mean));
+    const auto factors = _mm512_maskz_loadu_ps(exists, factor);
+    _mm512_mask_storeu_ps(scaled, exists, _mm512_maskz_mul_ps(kept, centered, factors));
+}
+
+#else
+
+inline void scale_16(const uint16_t* feature, const float* mean, const float* factor,
+                     const uint8_t* drawn, int64_t threshold, int64_t count, float* scaled) {
+    if (count < 16) {
+        for (int64_t j = 0; j < count; j++) {
+            const float value = (_cvtsh_ss(feature[j]) - mean[j]) * factor[j];
+            scaled[j] = drawn[j] < threshold ? 0.f : value;
+        }
+        return;
+    }
+    for (int64_t j = 0; j < 16; j += 8) {
+        const auto half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(feature + j));
+        const auto centered = _mm256_sub_ps(_mm256_cvtph_ps(half), _mm256_loadu_ps(mean + j));
+        const auto value = _mm256_mul_ps(centered, _mm256_loadu_ps(factor + j));
+        const auto byte = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(drawn + j));
+        const auto drawn_8 = _mm256_cvtepu8_epi32(byte);
+        const auto dropped = _mm256_cmpgt_epi32(_mm256_set1_epi32(int(threshold)), drawn_8);
+        _mm256_storeu_ps(scaled + j, _mm256_andnot_ps(_mm256_castsi256_ps(dropped), value));
+    }
+}
+
+#endif
+
 }  // namespace
 
 extern "C" {
@@ -36,7 +81,6 @@ extern "C" {
 void visrec_scaled(const uint16_t* feature, int64_t m, int64_t d, const float* mean,
                    const float* factor, const int64_t* item, uint64_t seed, int64_t threshold,
                    int64_t threads, float* scaled) {
-    const __m128i least_kept = _mm_set1_epi8(char(uint8_t(threshold)));
     parallel_for(m, threads, [&](int64_t from, int64_t to) {
         std::vector<uint64_t> word((d + 15) / 16 * 2);
         const auto* byte = reinterpret_cast<const uint8_t*>(word.data());
@@ -46,18 +90,8 @@ void visrec_scaled(const uint16_t* feature, int64_t m, int64_t d, const float* m
                 for (size_t w = 0; w < word.size(); w++) word[w] = splitmix64(item_hash + w);
             }
             for (int64_t j = 0; j < d; j += 16) {
-                const __mmask16 exists = d - j >= 16 ? 0xffff : __mmask16((1u << (d - j)) - 1);
-                __mmask16 kept = exists;
-                if (threshold) {
-                    const auto drawn = _mm_loadu_si128(reinterpret_cast<const __m128i*>(byte + j));
-                    kept &= _mm_cmpge_epu8_mask(drawn, least_kept);
-                }
-                const auto half = _mm256_maskz_loadu_epi16(exists, feature + i * d + j);
-                const auto centered = _mm512_sub_ps(_mm512_cvtph_ps(half),
-                                                    _mm512_maskz_loadu_ps(exists, mean + j));
-                const auto factors = _mm512_maskz_loadu_ps(exists, factor + j);
-                _mm512_mask_storeu_ps(scaled + i * d + j, exists,
-                                      _mm512_maskz_mul_ps(kept, centered, factors));
+                scale_16(feature + i * d + j, mean + j, factor + j, byte + j, threshold, d - j,
+                         scaled + i * d + j);
             }
         }
     });
