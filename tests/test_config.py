@@ -103,6 +103,7 @@ ZERO = MINUS_ONE | {
     *(
         "CuratorNetConfig.feature_dropout",
         "HybridConfig.activity_dropout",
+        "HybridConfig.ease_rank",
         "HybridConfig.feature_dropout",
         "HybridConfig.vector_dropout",
         "VbprConfig.width",

@@ -11,8 +11,10 @@ from tests.models.formulas import FEATURES, ORDER, ROW, SEEN, SIZES, TRAINED, WO
 from tests.training import jagged_lists
 from visrec.interactions.activity import DAY, Activity
 from visrec.models.dropout import keep_items
-from visrec.models.hybrid import HALF_LIVES, Hybrid, HybridConfig
+from visrec.models.ease import Ease, EaseConfig
+from visrec.models.hybrid import EASE, HALF_LIVES, Hybrid, HybridConfig
 from visrec.models.inputs import ActivityBatch, Candidates, JaggedTensor, TripleBatch
+from visrec.models.low_rank_ease import profile_vectors
 
 Floats = npt.NDArray[np.float64]
 
@@ -84,6 +86,61 @@ def test_scores_equal_the_formula_with_new_items_and_empty_profiles() -> None:
         for profile in PROFILES
     ]
     np.testing.assert_allclose(scorer.tile(state, 0, 12).detach(), expected, rtol=1e-4, atol=1e-4)
+
+
+def _scores_of(model: Hybrid | Ease) -> Floats:
+    """(profiles, 12) scores of the world's items by their rows; NaN for the items of a profile."""
+    catalogue = replace(WORLD, activity_NK=ACTIVITY.features_at(NOW)[ORDER])
+    scorer = model.scorer(model.item_arrays(catalogue))
+    lists = jagged_lists([[int(ROW[item]) for item in profile] for profile in PROFILES])
+    state = scorer.prepare(JaggedTensor.from_jagged(lists), torch.full((5,), -1))
+    scores = scorer.tile(state, 0, 12).detach().double().numpy()
+    scores[lists.row_ids, lists.values] = np.nan
+    return scores
+
+
+def test_ease_of_full_rank_adds_the_scores_of_the_ease_model() -> None:
+    train = jagged_lists([[0, 1, 2, 5], [2, 0, 5, 7], [8, 3, 7, 1], [3, 4, 6, 8, 0], [4, 6]])
+    model, ease = _model(), Ease(EaseConfig(), SIZES)
+    ease.fit(SEEN, train)
+    before = _scores_of(model)
+    assert model.fit_added_score(train)
+    np.testing.assert_array_equal(_scores_of(model), before)
+    model.weigh_added_score(3.0)
+    added = _scores_of(model) - before
+    expected = _scores_of(ease) / np.sqrt([[max(len(profile), 1)] for profile in PROFILES])
+    expected *= np.nanstd(added) / np.nanstd(expected)
+    np.testing.assert_allclose(added, expected, atol=1e-4)
+    # Those of the training's users: the weight times the temperature.
+    profiles = JaggedTensor.from_jagged(train)
+    assert model.ease_profile is not None
+    assert model.ease_listed is not None
+    user_Ur = profile_vectors(model.ease_profile, profiles)
+    variance_U = (user_Ur @ model.ease_listed.T).var(dim=1, correction=0)
+    assert float(variance_U.mean().sqrt()) == pytest.approx(3.0 * 2.0, rel=1e-4)
+
+
+def test_stored_weights_tell_whether_ease_is_added() -> None:
+    model, other = _model(), _model()
+    plain = model.state_dict()
+    assert not plain.keys() & {*EASE}
+    model.fit_added_score(jagged_lists([[0, 1, 2], [0, 1, 2]]))
+    model.weigh_added_score(4.0)
+    other.load_state_dict(model.state_dict())
+    np.testing.assert_array_equal(_scores_of(other), _scores_of(model))
+    for name in EASE:  # no memory is shared
+        assert getattr(other, name) is not getattr(model, name)
+    other.load_state_dict(plain)
+    np.testing.assert_array_equal(_scores_of(other), _scores_of(_model()))
+    model.weigh_added_score(0.0)
+    assert model.state_dict().keys() == plain.keys()
+
+
+def test_no_ease_is_added_without_rank_or_without_company() -> None:
+    together = jagged_lists([[0, 1], [0, 1]])
+    assert not _model(ease_rank=0).fit_added_score(together)
+    assert not _model().fit_added_score(jagged_lists([[0, 1], [2, 3]]))
+    assert _model().fit_added_score(together)
 
 
 def test_loss_is_that_of_scores_at_each_example_s_own_moment() -> None:

@@ -8,6 +8,7 @@ import torch
 
 from tests.training import checkerboard
 from visrec.models.curatornet import CuratorNetConfig
+from visrec.models.hybrid import EASE, HybridConfig
 from visrec.sampling.triples import SamplingConfig
 from visrec.training.checkpoints import save_checkpoint
 from visrec.training.fit import (
@@ -130,3 +131,64 @@ def test_metrics_have_the_selection_and_the_refit() -> None:
     assert metrics["best_epoch"] == len(metrics["refit"]) == aucs.index(max(aucs)) + 1
     assert not any("seconds" in epoch for epoch in metrics["history"] + metrics["refit"])
     assert not any("val_auc" in epoch for epoch in metrics["refit"])
+
+
+# What is taken together does not look alike, and the network sees pictures alone.
+COMPANY = checkerboard(noise=100.0)
+HYBRID = TrainingRecipe(
+    "hybrid",
+    HybridConfig(item_width=12, user_width=10, vector_dropout=1.0, activity_dropout=1.0),
+    dataclasses.replace(TRAIN, epochs=2, learning_rate=0.001),
+    SamplingConfig(),
+)
+
+
+def test_added_score_raises_items_that_are_taken_together() -> None:
+    trainer = train_to_end(build_trainer(HYBRID, COMPANY), HYBRID, COMPANY, lambda _: None)
+    selection = trainer.progress.selection
+    assert selection
+    assert max(epoch["val_auc"] for epoch in selection.history) < 0.7
+    assert selection.best_auc > 0.9
+    assert selection.added_weight in trainer.model.added_score_weights
+    assert training_metrics(trainer.progress)["added_weight"] == selection.added_weight
+    # The refit's are of all rows.
+    of_all, of_train = (build_trainer(HYBRID, COMPANY).model for _ in range(2))
+    of_all.fit_added_score(COMPANY.for_refit.train)
+    of_train.fit_added_score(COMPANY.train)
+    for model in (of_all, of_train):
+        model.weigh_added_score(selection.added_weight)
+    for name in EASE:
+        assert torch.equal(trainer.best_weights[name], getattr(of_all, name))
+        assert not torch.equal(trainer.best_weights[name], getattr(of_train, name))
+
+
+def test_nothing_is_added_where_it_does_not_help() -> None:
+    plain = checkerboard(noise=0.1)  # the pictures tell all
+    recipe = dataclasses.replace(HYBRID, train=dataclasses.replace(TRAIN, epochs=6))
+    with_ease = train_to_end(build_trainer(recipe, plain), recipe, plain, lambda _: None)
+    assert with_ease.progress.selection
+    assert with_ease.progress.selection.added_weight == 0
+    config = dataclasses.replace(recipe.model_config, ease_rank=0)
+    recipe = dataclasses.replace(recipe, model_config=config)
+    without = train_to_end(build_trainer(recipe, plain), recipe, plain, lambda _: None)
+    assert with_ease.best_weights.keys() == without.best_weights.keys()
+    assert _have_equal_weights(with_ease, without)
+
+
+@pytest.mark.parametrize("refitting", [False, True])
+def test_resumed_run_adds_the_same_score(refitting: bool, tmp_path: Path) -> None:
+    uninterrupted = train_to_end(build_trainer(HYBRID, COMPANY), HYBRID, COMPANY, lambda _: None)
+
+    def stop(trainer: Trainer) -> None:
+        if bool(trainer.progress.selection) == refitting:
+            save_checkpoint(trainer, tmp_path)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train_to_end(build_trainer(HYBRID, COMPANY), HYBRID, COMPANY, stop)
+    resumed = train_to_end(
+        restore_trainer(HYBRID, COMPANY, tmp_path), HYBRID, COMPANY, lambda _: None
+    )
+    assert {*EASE} <= resumed.best_weights.keys()
+    assert _have_equal_weights(resumed, uninterrupted)
+    assert _have_equal_weights(uninterrupted, resumed)

@@ -129,6 +129,8 @@ class Model(nn.Module, ABC):
         default_overrides: the model's own defaults of training settings.
         trains_on: the kind of batch that `forward` takes, a key of
             `visrec.training.sources.SOURCES`; "nothing" if `fit` alone sets the weights.
+        added_score_weights: the weights to choose from, besides 0, by a model that has a
+            `fit_added_score`.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -137,6 +139,7 @@ class Model(nn.Module, ABC):
     trains_on: ClassVar[
         Literal["triples", "drawn_triples", "moments", "users", "ratings", "nothing"]
     ]
+    added_score_weights: ClassVar[tuple[float, ...]] = ()
 
     @abstractmethod
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
@@ -151,6 +154,21 @@ class Model(nn.Module, ABC):
             catalogue: the items of training.
             train: each user's training items, as rows of the catalogue.
         """
+
+    def fit_added_score(self, train: Jagged) -> bool:
+        """Computes a score in closed form that can be added to the network's.
+
+        Args:
+            train: as in `fit`.
+
+        Returns:
+            Whether there is one: most models have none, and some data give none.
+        """
+        del train
+        return False
+
+    def weigh_added_score(self, weight: float) -> None:
+        """Adds the score of `fit_added_score` with this weight, instead of an earlier weight."""
 
     @abstractmethod
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:

@@ -26,14 +26,26 @@ for an item that nobody took, and at random in training, so that new items are n
 is the temperature: training divides the score by it, so what the loss sees is u . v_i / T + w(u) .
 g_i(t). The score is one dot product, of [u ; T w(u)] and [v_i ; g_i(t)].
 
+Once the network is trained, the score of EASE is added, so that items rise that are taken together
+without looking alike (`visrec.models.low_rank_ease`):
+
+    x_ui(t) + c T q_u . y_i        q_u = sum of V_j over the items j of the profile / sqrt(their
+                                         number)
+
+The standard deviation of q_u . y_i is 1 on average over the training's users, so c is that of what
+is added to the logits of the softmax. It is chosen on the validation rows; if it is 0, nothing is
+added or stored. y_i and V_i are 0 for new items. This is one dot product, too, of
+[u ; T w(u) ; q_u] and [v_i ; g_i(t) ; c T y_i].
+
 There are no parameters per user, so new users are scored without retraining; so are new items.
 
 Shapes: B examples, M distinct items of a batch, N items of the catalogue, I items of training, D
 feature width, d width of a vector, E = 2 d, H width of a hidden layer, C candidates, G moments, K
-features of activity, V entries of profiles.
+features of activity, V entries of profiles, r rank of EASE.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,20 +59,24 @@ from visrec.models.arrays import (
     ACTIVITY,
     ItemArrays,
     encode_in_fixed_batches,
+    rows_or_zeros,
     zero_copy_tensor,
 )
 from visrec.models.base import Catalogue, Model, ModelTraits, Sizes
 from visrec.models.curatornet import selu_tower
 from visrec.models.dropout import dropout_threshold, keep_items, scale_and_drop
+from visrec.models.ease import EaseConfig
 from visrec.models.embeddings import embeddings_for, make_embedding
 from visrec.models.feature_scale import FeatureScale
 from visrec.models.inputs import ActivityBatch, JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
+from visrec.models.low_rank_ease import low_rank_ease, profile_vectors
 from visrec.models.pooling import max_and_mean, recent_mean
 from visrec.models.scorers import DotScorer
 from visrec.models.sliced_encoding import encode_sliced
 
 HALF_LIVES = (1.0, 5.0)  # h of the two means: after h newer items, an item weighs half
+EASE = ("ease_profile", "ease_listed")  # buffers and item arrays: V, and c T y
 _VECTOR_STREAM, _ACTIVITY_STREAM = 1, 2  # parts of the seeds of what is dropped in a step
 
 
@@ -87,6 +103,7 @@ class HybridConfig(RankingConfig):
     feature_dropout: float = 0.5
     vector_dropout: float = 0.3
     activity_dropout: float = 0.15
+    ease_rank: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -98,6 +115,7 @@ class HybridConfig(RankingConfig):
             feature_dropout="[0, 1)",
             vector_dropout="[0, 1]",
             activity_dropout="[0, 1]",
+            ease_rank="[0, 1024]",
         )
 
 
@@ -108,8 +126,11 @@ class Hybrid(Model):
     # (I,) 1 for the items that two users or more took, else 0; all 1 in a model that was loaded,
     # whose other items have vectors of 0.
     has_company_I: Tensor
+    ease_profile: Tensor | None  # (I, r) V
+    ease_listed: Tensor | None  # (I, r) c T y
     traits = ModelTraits(requires_features=True)
     trains_on = "moments"
+    added_score_weights = (0.25, 0.5, 1.0, 2.0)
 
     def __init__(self, config: HybridConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
@@ -132,6 +153,8 @@ class Hybrid(Model):
         nn.init.zeros_(self.activity_weights.bias)
         # Without activity these weights get no gradient, and DDP would wait for one.
         self.activity_weights.requires_grad_(config.activity_dropout < 1)
+        for name in EASE:
+            self.register_buffer(name, None)
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Computes the mean and the scale of the features, and which items have company."""
@@ -195,8 +218,29 @@ class Hybrid(Model):
         vectors: Tensor = self.user_tower(torch.cat(pools, dim=1))
         return vectors
 
+    def fit_added_score(self, train: Jagged) -> bool:
+        rank, items = self._config.ease_rank, len(self.has_company_I)
+        profile_Ir, listed_Ir = low_rank_ease(train, items, EaseConfig().penalty, rank)
+        device = self.has_company_I.device
+        self._ease = profile_Ir.to(device), self._config.temperature * listed_Ir.to(device)
+        return bool(listed_Ir.any())
+
+    def weigh_added_score(self, weight: float) -> None:
+        profile_Ir, listed_Ir = self._ease
+        self.ease_profile = profile_Ir if weight else None
+        self.ease_listed = weight * listed_Ir if weight else None
+
+    def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+        # Only the stored weights tell whether EASE is added, and with what rank.
+        for name in EASE:
+            stored, device = state.get(prefix + name), self.has_company_I.device
+            room = None if stored is None else torch.empty_like(stored, device=device)
+            setattr(self, name, room)
+        super()._load_from_state_dict(state, prefix, *rest)
+
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
-        """`listed` and `profile`: (N, d) float32; `activity`: (N, K) float32."""
+        """`listed` and `profile`: (N, d) float32; `activity`: (N, K) float32; those of `EASE`, if
+        it is added: (N, r) float32."""
         device = next(self.parameters()).device
         own_NE = embeddings_for(catalogue, self.items.weight)
         if self._config.vector_dropout == 1:
@@ -205,24 +249,34 @@ class Hybrid(Model):
             catalogue.feature_ND, lambda rows: self.item_tower(self.feature_scale(rows)), device
         )
         d = seen_Nd.shape[1]
+        buffers = {name: getattr(self, name) for name in EASE}
         return {
             "listed": seen_Nd + own_NE[:, :d],
             "profile": seen_Nd + own_NE[:, d:],
             ACTIVITY: catalogue.activity,
+            **{
+                name: rows_or_zeros(value.cpu(), catalogue.trained_N).numpy()
+                for name, value in buffers.items()
+                if value is not None
+            },
         }
 
     def scorer(self, arrays: ItemArrays) -> DotScorer:
         device = self.items.weight.device
-        listed_Nd, profile_Nd, activity_NK = (
-            zero_copy_tensor(arrays[name]).to(device) for name in ("listed", "profile", ACTIVITY)
-        )
+        of = {name: zero_copy_tensor(array).to(device) for name, array in arrays.items()}
+        profile_Nd, ease_Nr = of["profile"], of.get("ease_profile")
+        parts = [of["listed"], of[ACTIVITY], *([] if ease_Nr is None else [of["ease_listed"]])]
         temperature, dropped = self._config.temperature, self._config.activity_dropout == 1
 
         def encode(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
             del user_B
             user_Bd = self.encode_users(profile_Nd, profiles, in_time=True)
             if dropped:
-                return functional.pad(user_Bd, (0, ACTIVITY_FEATURES))
-            return torch.cat([user_Bd, temperature * self.activity_weights(user_Bd)], dim=1)
+                encoded = [functional.pad(user_Bd, (0, ACTIVITY_FEATURES))]
+            else:
+                encoded = [user_Bd, temperature * self.activity_weights(user_Bd)]
+            if ease_Nr is not None:
+                encoded.append(profile_vectors(ease_Nr, profiles))
+            return torch.cat(encoded, dim=1)
 
-        return DotScorer(torch.cat([listed_Nd, activity_NK], dim=1), encode, listed_Nd)
+        return DotScorer(torch.cat(parts, dim=1), encode, of["listed"])

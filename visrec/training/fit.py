@@ -3,7 +3,9 @@
 A model is fitted twice. The first fit holds the validation rows out and selects the epoch that
 ranks them best. The second, the refit, starts again from the same seed and trains up to that epoch,
 with the validation rows among the training rows. These rows are the latest ones, and the most like
-those that the model will be asked about.
+those that the model will be asked about. Where a model can add a score in closed form to that of
+its network, the first fit also chooses the weight of that score, and each fit computes it from its
+own training rows.
 """
 
 from collections.abc import Callable
@@ -118,9 +120,12 @@ def train_to_end(
         The trainer whose `best_weights` are the model's.
     """
     trainer.run(report)
-    if recipe.train.refit and len(data.validation) and not trainer.progress.selection:
-        trainer = build_trainer(recipe, data, trainer.context, trainer.wrap, trainer.progress)
-        trainer.run(report)
+    if not trainer.progress.selection:
+        trainer.choose_added_weight()
+        if recipe.train.refit and len(data.validation):
+            trainer = build_trainer(recipe, data, trainer.context, trainer.wrap, trainer.progress)
+            trainer.run(report)
+    trainer.keep_added_score(trainer.progress.first_fit.added_weight)
     return trainer
 
 
@@ -135,12 +140,13 @@ def training_metrics(progress: Progress) -> dict[str, Any]:
 
     It has no seconds in it, so that the same data, settings and seed give the same bytes.
     """
-    selection = progress.selection or progress
+    selection = progress.first_fit
     refit = progress.history if progress.selection else []
     return {
         "val_auc": selection.best_auc,
         "epochs": len(selection.history),
         "best_epoch": selection.best_epoch,
+        "added_weight": selection.added_weight,
         "history": [_without(epoch, "seconds") for epoch in selection.history],
         "refit": [_without(epoch, "seconds", "val_auc") for epoch in refit],
     }

@@ -28,6 +28,8 @@ from visrec.training.validation import sample_users, validation_auc
 
 # The smallest gain in AUC that counts as an improvement, as in the reference implementation.
 _MIN_GAIN = 1e-4
+# The same for an added score, which makes a model's vectors longer.
+_MIN_ADDED_GAIN = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +110,14 @@ class Progress:
     Attributes:
         epoch: number of epochs trained.
         history: one entry an epoch: loss, val_auc, learning_rate, seconds, triples.
-        best_auc: highest validation AUC so far.
+        best_auc: highest validation AUC so far; at the end that with the added score.
         best_epoch: number of epochs after which it was reached.
         epochs_without_improvement: epochs since `best_epoch`.
         diverged: whether the last epoch ended with a loss, weights or scores that are NaN or
             infinite, which ends the training.
         selection: in a refit, the progress of the fit that selected the number of epochs; None in
             that first fit.
+        added_weight: of the score that is added to the network's; 0 until the first fit has ended.
         tracker_run: id of the experiment tracker's run; None without a tracker.
     """
 
@@ -125,7 +128,13 @@ class Progress:
     epochs_without_improvement: int = 0
     diverged: bool = False
     selection: "Progress | None" = None
+    added_weight: float = 0.0
     tracker_run: str | None = None
+
+    @property
+    def first_fit(self) -> "Progress":
+        """The progress of the fit that held the validation rows out."""
+        return self.selection or self
 
 
 class Trainer:
@@ -187,6 +196,28 @@ class Trainer:
                 "weights became NaN or infinite before an epoch could be kept. Lower "
                 "--train.learning_rate, or raise --train.warmup_steps."
             )
+
+    def choose_added_weight(self) -> None:
+        """Chooses the weight of the added score by the validation AUC, once this fit has ended."""
+        model, progress = self.model, self.progress
+        if not len(self.validation) or not model.added_score_weights:
+            return
+        model.load_state_dict(self.best_weights)
+        if not model.fit_added_score(self.data.train):
+            return
+        least = progress.best_auc + _MIN_ADDED_GAIN
+        for weight in model.added_score_weights:
+            model.weigh_added_score(weight)
+            auc = validation_auc(model, self.data, self.validation, self.context)
+            if auc > max(least, progress.best_auc):
+                progress.best_auc, progress.added_weight = auc, weight
+
+    def keep_added_score(self, weight: float) -> None:
+        """Adds the score with a weight to `best_weights`; nothing if it is 0."""
+        if weight and self.model.fit_added_score(self.data.train):
+            self.model.load_state_dict(self.best_weights)
+            self.model.weigh_added_score(weight)
+            self.best_weights = {k: v.clone() for k, v in self.model.state_dict().items()}
 
     def run_epoch(self) -> None:
         """Trains one epoch, validates it and records it."""

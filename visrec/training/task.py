@@ -177,6 +177,12 @@ def run_training(
 
     trainer = train_to_end(trainer, task.recipe, data, report)
     if is_leader:
+        first = trainer.progress.first_fit
+        if first.added_weight:
+            task.progress_actor.log.remote(
+                f"the closed-form score is added with weight {first.added_weight:g}: "
+                f"val AUC {first.best_auc:.4f}"
+            )
         with timer.phase("write"):
             trainer.model.load_state_dict(trainer.best_weights)
             metrics = training_metrics(trainer.progress)
