@@ -1,4 +1,4 @@
-"""Ranking quality: means over seeds, and paired differences to the best baseline.
+"""Ranking quality: means over seeds, and paired differences to the baselines.
 
 python -m benchmarks.quality demo
 python -m benchmarks.quality movies --source ../shared/data/movies --config configs/x.yaml --seeds 5
@@ -12,9 +12,10 @@ flags of jobs/train.py. A variants file names several configurations,
     default: []
     no dropout: [--model.feature_dropout=0]
 
-each of which gets a row and its paired difference to the first. A user's value under a
-configuration is the mean over its seeds, so the interval expresses the uncertainty over users; the
-standard deviation over seeds stands beside each mean.
+each of which gets a row and its paired differences to the first and to every baseline. A user's
+value under a configuration is the mean over its seeds, so the interval expresses the uncertainty
+over users; the standard deviation over seeds stands beside each mean. Many pairs are compared, so
+their p-values are corrected (Holm 1979, Scandinavian Journal of Statistics 6).
 """
 
 import argparse
@@ -42,7 +43,7 @@ from benchmarks.machine import machine
 from visrec.cli.parse import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
-from visrec.evaluation.bootstrap import resample
+from visrec.evaluation.bootstrap import RESAMPLES, resample
 from visrec.evaluation.data import (
     EvaluationData,
     EvaluationInputs,
@@ -194,8 +195,9 @@ def measure(
         models: `{label: {metric: {"mean", "low", "high", "n"}}}`, variants first; theirs have the
             means of the `seeds` and their `spread`, too.
         fits: `{variant: {"val_auc", "epochs", "seconds"}}`, a list over the seeds each.
-        paired: `{"a - b": {metric: {"mean", "low", "high", "above", "n"}}}`: every variant less the
-            best baseline by each metric, and less the first variant.
+        paired: `{"a - b": {metric: {"mean", "low", "high", "above", "n", "p"}}}`: every variant
+            less the first variant, and less every baseline. `p` is corrected for all pairs of its
+            metric.
     """
     configs = {name: parse(TrainJob, [*base, *flags]) for name, flags in variants.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -231,16 +233,15 @@ def measure(
             figures["seeds"] = [float(v[metric].mean()) for v in seeded]
             # Of one seed there is no spread to tell.
             figures["spread"] = float(np.std(figures["seeds"], ddof=len(seeded) > 1))
-    paired: dict[str, Any] = {}
     names = list(by_seed)
-    for name in names:
-        for metric in COMPARED:
-            best = max(baselines, key=lambda label: resampled.mean[label][metric])
-            figures = resampled.difference(name, best)[metric]
-            paired.setdefault(f"{name} - {best}", {})[metric] = figures
-        if name != names[0]:
-            differences = resampled.difference(name, names[0])
-            paired[f"{name} - {names[0]}"] = {metric: differences[metric] for metric in COMPARED}
+    pairs = [(name, names[0]) for name in names[1:]]
+    pairs += [(name, baseline) for name in names for baseline in baselines]
+    differences = {f"{one} - {other}": resampled.difference(one, other) for one, other in pairs}
+    paired: dict[str, Any] = {pair: {} for pair in differences}
+    for metric in COMPARED:
+        corrected = holm([p_value(found[metric]["above"]) for found in differences.values()])
+        for (pair, found), p in zip(differences.items(), corrected, strict=True):
+            paired[pair][metric] = {**found[metric], "p": p}
     return {
         "users": len(evaluation_data.held_out),
         "items": len(evaluation_data.item_ids),
@@ -251,6 +252,24 @@ def measure(
         },
         "paired": paired,
     }
+
+
+def p_value(above: float) -> float:
+    """The two-sided p-value of a difference; of the bootstrap's samples, one may always be beyond.
+
+    Args:
+        above: the share of samples with a difference above 0.
+    """
+    return 2 * max(min(above, 1 - above), 1 / RESAMPLES)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values corrected for their number, in the same order."""
+    corrected, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(np.argsort(p_values, kind="stable")):
+        largest = max(largest, (len(p_values) - rank) * p_values[index])
+        corrected[index] = min(1.0, largest)
+    return corrected
 
 
 def _features(config: TrainJob) -> Store:
@@ -282,7 +301,7 @@ def table(found: Mapping[str, Any]) -> str:
     lines.append("")
     for pair, metrics in paired.items():
         shown = [
-            f"{SHOWN[metric]} {f['mean']:+.4f} [{f['low']:+.4f}, {f['high']:+.4f}]"
+            f"{SHOWN[metric]} {f['mean']:+.4f} [{f['low']:+.4f}, {f['high']:+.4f}] p {f['p']:.3f}"
             for metric, f in metrics.items()
         ]
         lines.append(f"{pair:{wide}}" + "   ".join(shown))

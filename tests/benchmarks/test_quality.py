@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.quality import measure, table
+from benchmarks.quality import holm, measure, p_value, table
 from tests.features import write_features
 from visrec.storage.store import Store
 
@@ -44,6 +44,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     small = ["--model.item_width=16", "--model.user_width=16", "--train.stop_patience=9"]
     steps = ["--train.epochs=8", "--train.triples_per_epoch=4096", "--train.batch_size=128"]
     base = ["--workspace", str(workspace), *steps]
+    small += ["--model.ease_rank=0"]  # EASE learns whatever the learning rate
     variants = {name: [*VARIANTS[name], *small] for name in ("learns", "stands still")}
     variants["mean similarity"] = VARIANTS["mean similarity"]
     return measure(base, variants, range(2))
@@ -57,6 +58,7 @@ def test_what_learns_is_above_what_does_not_and_surely_so(found: dict[str, Any])
     difference = found["paired"]["stands still - learns"]["auc"]
     assert difference["mean"] == pytest.approx(auc["stands still"] - auc["learns"])
     assert difference["low"] < difference["mean"] < difference["high"] < 0
+    assert p_value(difference["above"]) <= difference["p"] <= 1
 
 
 def test_a_variant_that_is_a_baseline_differs_from_it_by_nothing(found: dict[str, Any]) -> None:
@@ -94,3 +96,15 @@ def test_the_table_has_a_row_for_each_and_a_line_for_each_pair(found: dict[str, 
     assert starts == [*found["models"], *found["paired"]]
     mean = found["models"]["learns"]["auc"]
     assert f"{mean['mean']:.4f} ± {mean['spread']:.4f}" in lines[1]
+
+
+def test_p_values_are_two_sided_and_never_zero() -> None:
+    assert [p_value(above) for above in (0.5, 0.01, 0.99)] == pytest.approx([1, 0.02, 0.02])
+    assert p_value(0.0) == p_value(1.0) == 0.002
+
+
+def test_corrected_p_values_keep_their_order_and_stay_below_one() -> None:
+    # Sorted: 0.01 x 4, 0.02 x 3, 0.03 x 2 and 0.5 x 1.
+    assert holm([0.5, 0.01, 0.03, 0.02]) == pytest.approx([0.5, 0.04, 0.06, 0.06])
+    assert holm([0.4, 0.6, 0.7]) == [1, 1, 1]
+    assert holm([]) == []

@@ -17,7 +17,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 Figures = dict[str, dict[str, float]]  # by metric
 
-_RESAMPLES = 1000
+RESAMPLES = 1000
 _CHUNK = 64  # samples at a time: 51 MB of counts for 100 k users
 
 
@@ -82,8 +82,8 @@ def resample(values: Mapping[str, Mapping[str, Floats]], seed: int = 0) -> Resam
     users = value_MB.shape[1]
     random = np.random.default_rng(seed)
     means = []
-    for start in range(0, _RESAMPLES, _CHUNK):
-        chosen = random.integers(0, users, (min(_CHUNK, _RESAMPLES - start), users))
+    for start in range(0, RESAMPLES, _CHUNK):
+        chosen = random.integers(0, users, (min(_CHUNK, RESAMPLES - start), users))
         counts_SB = np.stack([np.bincount(row, minlength=users) for row in chosen])
         means.append(value_MB @ counts_SB.T / users)
     mean_MS = np.concatenate(means, axis=1)
