@@ -10,6 +10,7 @@ from tests.training import checkerboard
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.models.hybrid import EASE, HybridConfig
 from visrec.sampling.triples import SamplingConfig
+from visrec.training import loop
 from visrec.training.checkpoints import save_checkpoint
 from visrec.training.fit import (
     TrainingRecipe,
@@ -173,6 +174,21 @@ def test_nothing_is_added_where_it_does_not_help() -> None:
     without = train_to_end(build_trainer(recipe, plain), recipe, plain, lambda _: None)
     assert with_ease.best_weights.keys() == without.best_weights.keys()
     assert _have_equal_weights(with_ease, without)
+
+
+@pytest.mark.parametrize(("ndcg_with", "weight"), [(0.49, 0.0), (0.5, 1.0)])
+def test_nothing_is_added_that_lowers_the_top_of_the_lists(
+    ndcg_with: float, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build_trainer(HYBRID, COMPANY)
+    trainer.best_weights = trainer.model.state_dict()
+    trainer.progress.best_auc = 0.7
+    # The AUC of each weight: 0 and those of the model.
+    found = [[0.7, 0.5], *([auc, ndcg_with] for auc in (0.71, 0.72, 0.73, 0.72))]
+    monkeypatch.setattr(loop, "validation_means", lambda *_: found.pop(0))
+    trainer.choose_added_weight()
+    assert trainer.progress.added_weight == weight
+    assert trainer.progress.best_auc == (0.73 if weight else 0.7)
 
 
 @pytest.mark.parametrize("refitting", [False, True])

@@ -24,7 +24,7 @@ from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext, mean_over_workers, replicate
 from visrec.training.optimizer import RowAdamW, WeightEma
 from visrec.training.sources import SOURCES
-from visrec.training.validation import sample_users, validation_auc
+from visrec.training.validation import sample_users, validation_auc, validation_means
 
 # The smallest gain in AUC that counts as an improvement, as in the reference implementation.
 _MIN_GAIN = 1e-4
@@ -198,19 +198,32 @@ class Trainer:
             )
 
     def choose_added_weight(self) -> None:
-        """Chooses the weight of the added score by the validation AUC, once this fit has ended."""
+        """Chooses the weight of the added score on the validation rows, once this fit has ended.
+
+        It is the weight with the highest AUC, but none that lowers nDCG@20: what ranks the rest of
+        a catalogue better may still push the right items off the top.
+        """
         model, progress = self.model, self.progress
         if not len(self.validation) or not model.added_score_weights:
             return
         model.load_state_dict(self.best_weights)
         if not model.fit_added_score(self.data.train):
             return
-        least = progress.best_auc + _MIN_ADDED_GAIN
+        model.weigh_added_score(0)
+        auc, least_ndcg = self._auc_and_ndcg()
+        least_auc = auc + _MIN_ADDED_GAIN
         for weight in model.added_score_weights:
             model.weigh_added_score(weight)
-            auc = validation_auc(model, self.data, self.validation, self.context)
-            if auc > max(least, progress.best_auc):
+            auc, ndcg = self._auc_and_ndcg()
+            if auc >= least_auc and auc > progress.best_auc and ndcg >= least_ndcg:
                 progress.best_auc, progress.added_weight = auc, weight
+
+    def _auc_and_ndcg(self) -> tuple[float, float]:
+        """Of the model as it is, on the validation rows."""
+        auc, ndcg = validation_means(
+            self.model, self.data, self.validation, self.context, ("auc", "ndcg@20")
+        )
+        return auc, ndcg
 
     def keep_added_score(self, weight: float) -> None:
         """Adds the score with a weight to `best_weights`; nothing if it is 0."""

@@ -3,6 +3,9 @@
 Shapes: E held-out users.
 """
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,43 +18,65 @@ from visrec.retrieval.moments import MomentRanker, Moments
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext, mean_over_workers
 
+CUTOFF = 20
+
 
 def validation_auc(
     model: Model, data: TrainingData, held: HeldOut, context: WorkerContext
 ) -> float:
-    """The mean AUC over the users of all workers.
+    """The mean AUC over the users of all workers: see `validation_means`."""
+    return validation_means(model, data, held, context, ("auc",))[0]
+
+
+def validation_means(
+    model: Model,
+    data: TrainingData,
+    held: HeldOut,
+    context: WorkerContext,
+    metrics: Sequence[str],
+) -> list[float]:
+    """The mean of each metric over the users of all workers.
 
     Args:
         model: scored as it is, without dropout.
         data: the catalogue to rank.
         held: all validation users, of which this worker scores its share.
         context: which worker this is.
+        metrics: names in `visrec.retrieval.metrics.per_user`, of lists of `CUTOFF` items.
 
     Returns:
-        The AUC. NaN without validation users, and if scores of a model that re-ranks do not fit
+        The means. NaN without validation users, and if scores of a model that re-ranks do not fit
         into float32.
     """
     share = held.take(np.arange(context.rank, len(held), context.workers))
-    total = torch.zeros(2, dtype=torch.float64, device=context.device)
+    total = torch.zeros(len(metrics) + 1, dtype=torch.float64, device=context.device)
     if len(share):
         try:
-            auc_E = score_held_out(model, data, share)
+            found = _held_out_metrics(model, data, share)
+            sums = [float(found[name].sum()) for name in metrics]
         except VisrecError:
             # The mean over all workers then is NaN, so that all of them stop.
-            auc_E = np.full(len(share), np.nan)
-        total += torch.tensor([auc_E.sum(), len(auc_E)], dtype=total.dtype, device=total.device)
+            sums = [math.nan] * len(metrics)
+        total += torch.tensor([*sums, len(share)], dtype=total.dtype, device=total.device)
     total = mean_over_workers(total, context)
-    return float(total[0] / total[1])
+    return [float(mean) for mean in total[:-1] / total[-1]]
 
 
 def score_held_out(model: Model, data: TrainingData, held: HeldOut) -> npt.NDArray[np.float64]:
     """(E,) the AUC of each held-out user, by their moments and not in the order of `held`."""
+    return _held_out_metrics(model, data, held)["auc"]
+
+
+def _held_out_metrics(
+    model: Model, data: TrainingData, held: HeldOut
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Each metric's (E,) values, in the order of `score_held_out`."""
     model.eval()
     order = data.item_order
     moments = Moments(order.of_held_out(held), order.activity, data.provenance.split.by == "night")
     arrays = order.of_arrays(model.item_arrays(data.catalogue))
     of_model = MomentRanker(model.scorer, arrays, moments.held_out.user_E, moments)
-    return per_user(of_model.ranks(np.arange(len(held))), ())["auc"]
+    return per_user(of_model.ranks(np.arange(len(held))), (CUTOFF,))
 
 
 def sample_users(held: HeldOut, limit: int, seed: int) -> HeldOut:
