@@ -94,6 +94,60 @@ def test_column_without_a_guess_is_left_to_be_filled_in(shop: Path) -> None:
         run_check(shop)
 
 
+def test_pattern_is_proposed_where_a_few_items_have_several_pictures(shop: Path) -> None:
+    for item in "bcdef":  # their only picture has the item's own name
+        (shop / f"photos/{item}_2.jpg").unlink()
+        (shop / f"photos/{item}_1.jpg").rename(shop / f"photos/{item}.jpg")
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["image_pattern"] == "{item_id}_{view}"
+    facts = run_check(shop)
+    assert str(facts["pictures"]).startswith("7 of 6 items")
+
+
+def test_pattern_that_would_split_the_name_of_an_item_is_not_proposed(shop: Path) -> None:
+    text = (shop / "orders.csv").read_text()
+    (shop / "orders.csv").write_text(text.replace(",f,", ",a_1,"))  # an item like a view of a
+    run_init(shop)
+    assert "image_pattern" not in str(kept(shop))
+
+
+def test_column_that_says_what_can_be_had_is_proposed(shop: Path) -> None:
+    (shop / "items.csv").write_text("sku,in_stock,qty_on_hand\na,true,3\nb,false,0\n")
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["items_columns"] == {"item_id": "sku", "available": "in_stock"}
+    assert str(run_check(shop)["available"]).startswith("5 of 6 items")  # b is not
+
+
+def test_column_with_other_values_is_not_proposed(shop: Path) -> None:
+    (shop / "items.csv").write_text("item_id,active\na,since May\nb,soon\n")
+    run_init(shop)
+    assert "items_columns" not in str(kept(shop))
+
+
+@pytest.mark.parametrize(
+    ("keys", "key"),
+    [
+        ({"interactions": InteractionsConfig(path="empty.csv")}, "interactions.path"),
+        ({"images": "nowhere"}, "images"),
+        ({"images": "bare"}, "images"),
+        ({"items": "nothing.csv"}, "items"),
+    ],
+)
+def test_data_that_are_not_there_are_refused(
+    shop: Path, keys: dict[str, object], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(shop)
+    (shop / "empty.csv").touch()
+    (shop / "bare").mkdir()
+    with pytest.raises(InputError, match=rf"--{key}"):
+        run_init(shop, **keys)
+    assert not (shop / FILE).exists()
+
+
 def test_names_of_items_and_users_tables_are_proposed(shop: Path) -> None:
     (shop / "items.csv").write_text("sku,title\na,A\n")
     (shop / "users.jsonl").write_text('{"customer_id": "ann"}\n')
@@ -133,14 +187,17 @@ def test_check_finds_all_faults_at_once_and_goes_on_with_proposals(
     assert "expected one row per item" in faults
     shown = capsys.readouterr().out
     assert "users by baskets       2 with 2 or more" in shown
-    assert f"visrec nightly --workspace {shop} --local --image_pattern" in shown
+    assert "visrec nightly" not in shown  # it would be refused
     problems = json.loads((shop / "summaries/check.json").read_text())["problems"]
     assert len(problems) == 3
 
 
-def test_check_says_that_init_solves_everything(shop: Path) -> None:
+def test_check_says_that_init_solves_everything(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(InputError, match=r"`visrec init` writes keys with which a night can run"):
         run_check(shop)
+    assert f"visrec nightly --workspace {shop} --local --" in capsys.readouterr().out
     run_init(shop)
     assert run_check(shop)["verdict"] == "ready: a night can run"
 

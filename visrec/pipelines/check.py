@@ -76,12 +76,13 @@ def main(config: CheckJob, summary: Summary) -> None:
     if found.problems and (proposals := propose(config)):
         config = with_proposals(config, proposals)
         found = found.with_proposals(proposals, examine(config, summary))
-    unset = parse_in_workspace(CheckJob, ["--workspace", config.workspace])
-    keys = dict(changed_keys(config, unset))
-    as_of = keys.pop(OF_ONE_RUN, None)
-    found.rows["command"] = visrec_command(
-        "nightly", config.workspace, "--local", **({"as_of": as_of} if as_of else {}), **keys
-    )
+    if not found.problems or found.solution:
+        unset = parse_in_workspace(CheckJob, ["--workspace", config.workspace])
+        keys = dict(changed_keys(config, unset))
+        as_of = keys.pop(OF_ONE_RUN, None)
+        found.rows["command"] = visrec_command(
+            "nightly", config.workspace, "--local", **({"as_of": as_of} if as_of else {}), **keys
+        )
     found.report(None if is_empty else workspace, summary)
 
 
@@ -313,8 +314,9 @@ def _estimate(catalogue: Catalogue, users: int, held_out: dict[str, int]) -> dic
     cores = os.cpu_count() or 1
     items = len(catalogue.ids)
     new_share = max(items - catalogue.with_feature, 0) / items
+    new_pictures = round((catalogue.pictures or 0) * new_share) - catalogue.rejected
     size = NightSize(
-        new_pictures=round((catalogue.pictures or 0) * new_share),
+        new_pictures=max(new_pictures, 0),
         items=items,
         users=users,
         test_users=held_out.get("test users", 0),

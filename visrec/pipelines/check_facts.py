@@ -36,12 +36,14 @@ class Catalogue:
         ids: of these items.
         pictures: number of pictures; None where features are imported.
         with_feature: how many items have a feature already.
+        rejected: how many pictures were rejected.
         skipped: files beside the pictures.
     """
 
     ids: pa.LargeStringArray
     pictures: int | None
     with_feature: int
+    rejected: int = 0
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
 
     @property
@@ -69,6 +71,7 @@ def read_catalogue(pictures: PictureSource, features: Store) -> Catalogue:
         ids=distinct.ids,
         pictures=number,
         with_feature=manifest.rows if manifest else 0,
+        rejected=sum(manifest.rejected.values()) if manifest else 0,
         skipped=skipped,
     )
 

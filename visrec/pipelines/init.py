@@ -19,10 +19,14 @@ from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import FILE, WorkspaceKeys
 from visrec.errors import InputError
+from visrec.pipelines.input_checks import require_pictures
+from visrec.pipelines.job_tables import items_table, users_table
 from visrec.pipelines.night_command import changed_keys, visrec_command
 from visrec.pipelines.proposals import DataJob, propose, with_proposals
+from visrec.sources.images import PictureSource
 from visrec.storage.column_guess import PLACEHOLDER
 from visrec.storage.store import Store
+from visrec.storage.tables import column_names
 
 _PATHS = ("images", "interactions.path", "items", "users", "features", "text_features")
 # Keys that the file only mentions unless they are set, with an example and what it does.
@@ -53,9 +57,10 @@ def main(config: InitJob, summary: Summary) -> None:
             "remove it first.",
             path=workspace.uri(FILE),
         )
-    given = _set_keys(config)
+    _require_given(config)
     proposals = propose(config)
-    keys = {**given, **_set_keys(with_proposals(config, proposals))}
+    keys = _set_keys(with_proposals(config, proposals))
+    keys |= {p.key: p.value for p in proposals if PLACEHOLDER in str(p.value)}
     if not keys and not any(True for _ in workspace.list()):
         raise InputError(
             f"Found nothing at {config.workspace}; expected a workspace with pictures or "
@@ -76,6 +81,23 @@ def main(config: InitJob, summary: Summary) -> None:
         "to be filled in": f"{', '.join(unknown)} ({PLACEHOLDER})" if unknown else "",
         "next": visrec_command("check", config.workspace),
     }
+
+
+def _require_given(config: InitJob) -> None:
+    """Refuses data that a key names and that are not there, or are empty.
+
+    Raises:
+        InputError: names the key.
+    """
+    if config.images is not None:
+        require_pictures(PictureSource(config.images, config.image_pattern))
+    tables = [
+        config.interactions.table(config.interactions.path) if config.interactions.path else None,
+        items_table(config, config.items, config.items_columns) if config.items else None,
+        users_table(config, config.users, config.users_columns) if config.users else None,
+    ]
+    for table in filter(None, tables):
+        column_names(table)
 
 
 def _set_keys(config: DataJob) -> dict[str, Any]:

@@ -2,18 +2,21 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from visrec.capacity import VECTOR_DIM
+from visrec.features.backbones import fastest_precision
 from visrec.training.loop import TrainConfig
 
 # Rates of one core, as measured in docs/scaling.md.
-_PICTURES = 41.0  # a second, through EfficientNet-Lite0 in bfloat16
+_PICTURES = {"bfloat16": 41.0, "float32": 30.0}  # a second, through EfficientNet-Lite0
 _TRIPLES = 7_220.0  # a second, CuratorNet with its defaults
 _RANKED = 2.8e8  # pairs of a user and an item a second, in the evaluation
 _MULTIPLICATIONS = 2.5e11  # a second, in the search
 _USER_S = 140e-6  # of a user's list beside the search
 _PREPARED_USER_S, _CHECKED_USER_S = 12e-6, 21e-6  # of one core, however many there are
-# Seconds until a job has its first result.
-_START_S = {"extract": 14.0, "train": 20.0, "evaluate": 10.0, "recommend": 21.0}
+# Seconds until each step of a local night has its first result; the first one imports everything.
+_START_S = {"extract": 8.0, "train": 4.0, "evaluate": 6.0, "recommend": 2.0}
 _REFITS = 2  # the second training has the validation baskets too
 
 
@@ -38,7 +41,7 @@ class NightSize:
     @property
     def pictures_per_second(self) -> float:
         """How many pictures all cores send through the network."""
-        return _PICTURES * self.cores
+        return _PICTURES[fastest_precision(torch.device("cpu"))] * self.cores
 
     @property
     def seconds(self) -> dict[str, float]:

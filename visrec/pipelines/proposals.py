@@ -61,7 +61,7 @@ def propose(config: DataJob) -> list[Proposal]:
     Data that a job would refuse in any case give no proposal; `visrec check` says why.
     """
     proposals: list[Proposal] = []
-    for find in (_interactions_path, _columns, _images, _image_pattern):
+    for find in (_interactions_path, _columns, _availability, _images, _image_pattern):
         try:
             found = list(find(config))
         except InputError:
@@ -72,8 +72,10 @@ def propose(config: DataJob) -> list[Proposal]:
 
 
 def with_proposals(config: Data, proposals: Iterable[Proposal]) -> Data:
-    """The configuration with the proposed keys."""
+    """The configuration with the proposed keys, without those that have yet to be filled in."""
     for proposal in proposals:
+        if PLACEHOLDER in str(proposal.value):
+            continue
         group, dot, name = proposal.key.partition(".")
         value = proposal.value
         if dot:
@@ -112,6 +114,26 @@ def _columns(config: DataJob) -> Iterator[Proposal]:
             yield Proposal(table.columns_key, {**table.columns, **guesses}, why)
 
 
+def _availability(config: DataJob) -> Iterator[Proposal]:
+    """Columns of the items table that say, under another name, what can be had."""
+    table = items_table(config, config.items, config.items_columns)
+    if table is None:
+        return
+    names, wanted = column_names(table), {"available": schemas.AVAILABLE, "stock": schemas.STOCK}
+    missing = [name for name in wanted if table.stored_name(name) not in names]
+    taken = {*table.columns.values(), *(column.name for column in schemas.ITEMS)}
+    guesses = guess_columns(missing, [name for name in names if name not in taken])
+    for name, stored in guesses.items():
+        columns = {**table.columns, name: stored}
+        renamed = dataclasses.replace(table, columns=columns)
+        try:
+            next(read_batches(renamed, [wanted[name]]), None)
+        except InputError:
+            continue  # its values are not those of such a column
+        yield Proposal("items_columns", columns, f"{stored} says which items are {name}")
+        return
+
+
 def _images(config: DataJob) -> Iterator[Proposal]:
     """The only folder of the workspace with pictures, where there is none named images."""
     workspace = Store.at(config.workspace)
@@ -143,7 +165,10 @@ def _image_pattern(config: DataJob) -> Iterator[Proposal]:
     for batch in read_batches(config.interactions.table(uri), [schemas.INTERACTIONS[1]]):
         distinct.add(batch["item_id"])
     items = {str(item) for item in distinct.ids.to_pylist()}
-    if items.isdisjoint(names) and (found := suggest_pattern(names, items)):
+    whole, others = set(names) & items, [name for name in names if name not in items]
+    found = suggest_pattern(others, items)
+    # With a pattern for some of the names, the others must stay names of items.
+    if found and 2 * found.names > len(others) and not any(map(found.matches, whole)):
         why = f"{found.name!r} is then a picture of {found.item_id!r}"
         yield Proposal("image_pattern", found.pattern, why)
 

@@ -1,4 +1,4 @@
-"""Guesses which columns of a table hold its users, items and timestamps, by their names.
+"""Guesses which columns of a table hold its users, items, timestamps and stock, by their names.
 
 A guess is only shown to the user, in the message about a missing column; no job reads by it.
 """
@@ -69,6 +69,17 @@ _VOCABULARIES = {
         frozenset({"updated", "modified", "shipped", "delivered", "delivery", "cancelled",
                    "canceled", "refunded", "returned", "birth", "expires", "expiry", "deleted",
                    "fulfilled", "zone", "timezone", "closed"}),
+    ),
+    "available": _Vocabulary(
+        {"instock": 12, "isinstock": 12, "active": 8, "enabled": 8, "sellable": 10, "forsale": 10,
+         "purchasable": 10, "buyable": 10, "lieferbar": 10},
+        {"is": 2},
+        frozenset({"date", "at", "since", "until", "from", "count"}),
+    ),
+    "stock": _Vocabulary(
+        {"stock": 8, "inventory": 8, "onhand": 8, "bestand": 8},
+        {"quantity": 3, "qty": 3, "level": 2, "count": 2, "available": 1},
+        frozenset({"code", "id", "status", "date", "at", "in", "is", "location", "name"}),
     ),
 }  # fmt: skip
 

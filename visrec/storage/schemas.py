@@ -76,12 +76,13 @@ INTERACTIONS = (
     _number("weight"),
     _flag("evaluation"),
 )
+AVAILABLE, STOCK = _flag("available"), _number("stock")
 ITEMS = (
     _id("item_id"),
     _name("artist_id"),
     _name("category"),
-    _flag("available"),
-    _number("stock"),
+    AVAILABLE,
+    STOCK,
     _name("title"),
 )
 TEXTS = (_id("item_id"), _name("title"), _name("description"))  # of the items table
