@@ -1,4 +1,4 @@
-"""EASE of low rank against EASE itself, and against the decomposition it is made from."""
+"""Low-rank EASE against the full model and against a plain singular value decomposition."""
 
 import numpy as np
 import numpy.typing as npt

@@ -12,6 +12,7 @@ from visrec.models.hybrid import EASE, HybridConfig
 from visrec.sampling.triples import SamplingConfig
 from visrec.training import loop
 from visrec.training.checkpoints import save_checkpoint
+from visrec.training.data import TrainingData
 from visrec.training.fit import (
     TrainingRecipe,
     build_trainer,
@@ -94,20 +95,27 @@ def test_every_epoch_of_both_fits_is_reported() -> None:
     assert seen == [(False, n + 1) for n in range(first)] + [(True, n + 1) for n in range(second)]
 
 
+def _interrupt_and_restore(
+    recipe: TrainingRecipe, data: TrainingData, refitting: bool, folder: Path
+) -> Trainer:
+    """The trainer as restored from the first epoch of a fit, after which the run was stopped."""
+
+    def stop(trainer: Trainer) -> None:
+        if bool(trainer.progress.selection) == refitting:
+            save_checkpoint(trainer, folder)
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train_to_end(build_trainer(recipe, data), recipe, data, stop)
+    return restore_trainer(recipe, data, folder)
+
+
 @pytest.mark.parametrize("refitting", [False, True])
 def test_run_resumed_in_either_fit_ends_as_the_uninterrupted_one(
     refitting: bool, tmp_path: Path
 ) -> None:
     uninterrupted = _train(RECIPE)
-
-    def stop(trainer: Trainer) -> None:
-        if bool(trainer.progress.selection) == refitting:
-            save_checkpoint(trainer, tmp_path)
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train_to_end(build_trainer(RECIPE, DATA), RECIPE, DATA, stop)
-    resumed = restore_trainer(RECIPE, DATA, tmp_path)
+    resumed = _interrupt_and_restore(RECIPE, DATA, refitting, tmp_path)
     assert (bool(resumed.progress.selection), resumed.progress.epoch) == (refitting, 1)
     trainer = train_to_end(resumed, RECIPE, DATA, lambda _: None)
     assert training_metrics(trainer.progress) == training_metrics(uninterrupted.progress)
@@ -194,17 +202,8 @@ def test_nothing_is_added_that_lowers_the_top_of_the_lists(
 @pytest.mark.parametrize("refitting", [False, True])
 def test_resumed_run_adds_the_same_score(refitting: bool, tmp_path: Path) -> None:
     uninterrupted = train_to_end(build_trainer(HYBRID, COMPANY), HYBRID, COMPANY, lambda _: None)
-
-    def stop(trainer: Trainer) -> None:
-        if bool(trainer.progress.selection) == refitting:
-            save_checkpoint(trainer, tmp_path)
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        train_to_end(build_trainer(HYBRID, COMPANY), HYBRID, COMPANY, stop)
-    resumed = train_to_end(
-        restore_trainer(HYBRID, COMPANY, tmp_path), HYBRID, COMPANY, lambda _: None
-    )
+    restored = _interrupt_and_restore(HYBRID, COMPANY, refitting, tmp_path)
+    resumed = train_to_end(restored, HYBRID, COMPANY, lambda _: None)
     assert {*EASE} <= resumed.best_weights.keys()
     assert _have_equal_weights(resumed, uninterrupted)
     assert _have_equal_weights(uninterrupted, resumed)

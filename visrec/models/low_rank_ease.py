@@ -1,4 +1,4 @@
-"""EASE (Steck 2019, arXiv 1905.03375) of low rank, without a matrix of items by items.
+"""Low-rank EASE (Steck 2019, arXiv 1905.03375), without an items-by-items matrix.
 
 Let X be the users' taken items (`visrec.models.ease`), X = U S V^T its singular value
 decomposition, lambda the penalty and w_k = s_k^2 / (s_k^2 + lambda). Then the inverse of equation 8

@@ -18,7 +18,7 @@ from visrec.ids import DistinctIds
 from visrec.pipelines.job_tables import find_interactions, items_table, users_table
 from visrec.sources.formats import item_id_from_name
 from visrec.sources.images import PictureSource, list_pictures
-from visrec.sources.name_patterns import guess_pattern, suggest_pattern
+from visrec.sources.name_patterns import NamePattern, guess_pattern, suggest_pattern
 from visrec.storage import schemas
 from visrec.storage.column_guess import PLACEHOLDER, guess_columns
 from visrec.storage.input_table import InputTable
@@ -167,8 +167,10 @@ def _image_pattern(config: DataJob) -> Iterator[Proposal]:
     items = {str(item) for item in distinct.ids.to_pylist()}
     whole, others = set(names) & items, [name for name in names if name not in items]
     found = suggest_pattern(others, items)
-    # With a pattern for some of the names, the others must stay names of items.
-    if found and 2 * found.names > len(others) and not any(map(found.matches, whole)):
+    if found is None or 2 * found.names <= len(others):
+        return
+    pattern = NamePattern(found.pattern)
+    if not any(map(pattern.split, whole)):  # the names of whole items must stay theirs
         why = f"{found.name!r} is then a picture of {found.item_id!r}"
         yield Proposal("image_pattern", found.pattern, why)
 

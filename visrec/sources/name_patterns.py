@@ -91,10 +91,6 @@ class SuggestedPattern:
     items: int
     names: int
 
-    def matches(self, name: str) -> bool:
-        """Whether the pattern takes a name for a view of an item."""
-        return NamePattern(self.pattern).split(name) is not None
-
 
 def suggest_pattern(names: Iterable[str], item_ids: Set[str]) -> SuggestedPattern | None:
     """The pattern under which most names are views of known items, if any is.
