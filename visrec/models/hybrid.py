@@ -95,6 +95,8 @@ class HybridConfig(RankingConfig):
             model has none.
         activity_dropout: share of the items whose activity is left out in a step; with 1 the model
             does not read it.
+        ease_rank: width of the score by EASE that is added where it makes the validation rows
+            better; with 0 none is tried.
     """
 
     item_width: int = 200
