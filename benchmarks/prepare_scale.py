@@ -39,8 +39,9 @@ import pyarrow.parquet as pq
 
 from benchmarks.arguments import asked
 from benchmarks.machine import machine
-from visrec.interactions.prepare import prepare_interactions
+from visrec.interactions.prepare import prepare_table
 from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import INTERACTIONS
 from visrec.storage.store import Store
 
 PARTITIONS = 16
@@ -115,7 +116,7 @@ def by_visrec(source: Path, target: Path, threads: int) -> Cost:
 
 def _prepare(source: Path, target: Path) -> None:
     table = InputTable(uri=str(source), key="source")
-    prepare_interactions(table, Store.at(str(target)), PARTITIONS)
+    prepare_table(table, INTERACTIONS, Store.at(str(target)), PARTITIONS)
 
 
 def by_duckdb(source: Path, target: Path, threads: int) -> Cost:

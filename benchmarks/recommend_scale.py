@@ -4,26 +4,32 @@ python -m benchmarks.recommend_scale
 python -m benchmarks.recommend_scale --users 10000 100000 --items 100000 --json
 python -m benchmarks.recommend_scale --users 20000 --items 1000000
 python -m benchmarks.recommend_scale --users 100000 --items 20000 --models all
+python -m benchmarks.recommend_scale --users 1000000 --items 20000 --nodes 3 --json
 
 For each number of users this creates a workspace: features, interactions, and CuratorNet (or each
 of `--models`) with its initial weights, since scoring speed does not depend on training.
 jobs/recommend.py then runs on it as a separate process with its own local Ray. The result has users
 per second of the scoring phase, seconds of the whole job, and the peak memory of each kind of
-process. `ratio_kernel`, for CuratorNet, is the scoring phase's share of the speed of the kernel
-alone on all cores with the same vectors.
+process. With `--nodes` the job joins a cluster of so many nodes on this machine, each with two CPUs
+and `--store_mb` of object store; `--checkouts` runs the jobs of other checkouts on the same inputs,
+to compare with them. `ratio_kernel`, for CuratorNet, is the scoring phase's share of the speed of
+the kernel alone on all cores with the same vectors.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
+import secrets
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,15 +151,18 @@ def write_interactions(path: Path, users: int, ids: pa.StringArray) -> None:
 
 
 class Memory:
-    """The largest memory of a process and those that it started, looked at twice a second.
+    """The largest memory of a job, of the processes that it started and of the nodes of a cluster,
+    looked at twice a second.
 
     Pages that are shared (the object store) count for the store, not for who maps them.
     """
 
     def __init__(self, pid: int) -> None:
         self.private: dict[str, int] = {}
-        self.store = 0
-        self._process, self._over = psutil.Process(pid), threading.Event()
+        self.store = 0  # what one process maps
+        self.stores = 0  # what all nodes have in their stores
+        self._job, self._all = psutil.Process(pid), psutil.Process()  # the nodes are started here
+        self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> "Memory":
@@ -166,18 +175,40 @@ class Memory:
 
     def _watch(self) -> None:
         while not self._over.wait(0.5):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                for process in [self._process, *self._process.children(recursive=True)]:
-                    self._look(process)
+            shared = [self._look(process) for process in self._all.children(recursive=True)]
+            self.stores = max(self.stores, sum(shared))
 
-    def _look(self, process: psutil.Process) -> None:
+    def _look(self, process: psutil.Process) -> int:
+        """Looks at one process; returns what it has in its store if it is a node."""
         with contextlib.suppress(psutil.NoSuchProcess):
             command, memory = process.cmdline(), process.memory_info()
             name = command[0] if command and command[0].startswith("ray::") else process.name()
-            name = "driver" if process.pid == self._process.pid else name.partition("(")[0]
+            name = "driver" if process.pid == self._job.pid else name.partition("(")[0]
             held = memory.rss - memory.shared
             self.private[name] = max(self.private.get(name, 0), held)
             self.store = max(self.store, memory.shared)
+            return memory.shared if name == "raylet" else 0
+        return 0
+
+
+@contextlib.contextmanager
+def cluster(nodes: int, store_mb: int) -> Iterator[dict[str, str]]:
+    """A Ray cluster on this machine, unless it has no nodes; yields the variables by which a job
+    finds it."""
+    if not nodes:
+        yield {}
+        return
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # read when Ray is imported
+    from ray.cluster_utils import Cluster
+
+    node: dict[str, Any] = {"num_cpus": 2, "object_store_memory": store_mb << 20}
+    started = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    for _ in range(nodes - 1):
+        started.add_node(**node)
+    try:
+        yield {"RAY_ADDRESS": started.address}
+    finally:
+        started.shutdown()
 
 
 def run_job(
@@ -186,18 +217,22 @@ def run_job(
     model: str,
     run_id: str | None = None,
     others: Sequence[str] = ("--incremental", "false", "--force_publish", "it was not trained"),
+    variables: Mapping[str, str] | None = None,
+    checkout: Path = CHECKOUT,
 ) -> dict[str, Any]:
     """What the job said of itself, and its memory.
 
     A model that has learned nothing may well be held back; the gates are checked all the same.
     """
-    command = [sys.executable, "jobs/recommend.py", "--local", "--workspace", str(workspace)]
+    command = [sys.executable, "jobs/recommend.py", "--workspace", str(workspace)]
+    command += [] if variables else ["--local"]
+    env = {**os.environ, **(variables or {}), "PYTHONPATH": str(checkout)}
     flags = ["--shards", str(max(8, users // SHARD)), "--run_id", run_id or f"{model}-{users}"]
     flags += ["--model", str(workspace / "models" / model)]
     with tempfile.TemporaryFile("w+") as said:
         start = time.perf_counter()
         process = subprocess.Popen(
-            [*command, *flags, *others], cwd=CHECKOUT, stdout=said, stderr=said
+            [*command, *flags, *others], cwd=checkout, env=env, stdout=said, stderr=said
         )
         with Memory(process.pid) as memory:
             code = process.wait()
@@ -207,6 +242,7 @@ def run_job(
             sys.exit(said.read())
     told = json.loads((workspace / "summaries" / "recommend.json").read_text())
     return {
+        "checkout": checkout.name,
         "model": model,
         "users": users,
         "job_s": round(seconds, 1),
@@ -217,6 +253,7 @@ def run_job(
         "worker_s": told["worker_s"],
         "private_mb": {k: round(v / 2**20) for k, v in sorted(memory.private.items())},
         "largest_shared_mb": round(memory.store / 2**20),
+        "stores_mb": round(memory.stores / 2**20),
     }
 
 
@@ -245,7 +282,8 @@ def show(run: dict[str, Any]) -> None:
         f"{run['model']}, {run['users']:,} users: {run['users_per_s']:,.0f} users/s in the scoring "
         f"phase{share}, {run['job_s']} s in all\n"
         f"  wall {run['wall_s']}\n  workers {run['worker_s']}\n"
-        f"  private MB {run['private_mb']}, largest shared {run['largest_shared_mb']} MB",
+        f"  private MB {run['private_mb']}, largest shared {run['largest_shared_mb']} MB, "
+        f"all stores {run['stores_mb']} MB",
         flush=True,
     )
 
@@ -255,10 +293,14 @@ def main() -> None:
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--models", help="names with commas between, or all (curatornet)")
+    parser.add_argument("--nodes", type=int, default=0, help="of a cluster (0: a local job)")
+    parser.add_argument("--store_mb", type=int, default=1500, help="object store of each node")
+    parser.add_argument("--checkouts", type=Path, nargs="+", default=[CHECKOUT])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
     names = sorted(MODELS) if args.models == "all" else (args.models or KERNEL_MODEL).split(",")
-    with tempfile.TemporaryDirectory() as folder:
+    nodes = cluster(args.nodes, args.store_mb)
+    with tempfile.TemporaryDirectory() as folder, nodes as variables:
         workspace = Path(folder)
         ids = make_workspace(workspace, args.items)
         write_interactions(workspace / "interactions.parquet", MODEL_USERS, ids)
@@ -268,16 +310,18 @@ def main() -> None:
         runs = []
         for users in args.users:
             write_interactions(workspace / "interactions.parquet", users, ids)
-            for name in names:
+            for name, checkout in itertools.product(names, args.checkouts):
                 make_model(workspace, name)
-                run = run_job(workspace, users, name)
+                shutil.rmtree(workspace / "recommendations", ignore_errors=True)
+                run = run_job(workspace, users, name, variables=variables, checkout=checkout)
                 if name == KERNEL_MODEL:
                     run["ratio_kernel"] = round(run["users_per_s"] / kernel, 3)
                 runs.append(run)
                 show(run)
     if args.json:
+        asked = {**vars(args), "checkouts": [each.name for each in args.checkouts]}
         found = {"kernel_users_per_s": round(kernel, 1), "runs": runs}
-        print(json.dumps({"asked": vars(args), **machine(), **found}))
+        print(json.dumps({"asked": asked, **machine(), **found}))
 
 
 if __name__ == "__main__":

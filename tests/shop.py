@@ -1,7 +1,7 @@
 """A night of a planted shop for tests of the gates: its lists, and what is known of the run."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.publication.runs import draft_manifest
-from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.publication.gate import Gate
 from visrec.publication.gate_context import GateContext, GatesConfig
@@ -24,6 +23,7 @@ from visrec.publication.run_spec import RunSpec
 from visrec.publication.verify import ListChecks, check_shard
 from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.popular import popularity_list_counts
+from visrec.recommend.queries import Queries, QueriesInMemory, read_all
 from visrec.recommend.readback import shard_expectation
 from visrec.retrieval.rules import Rules
 from visrec.storage.store import Store
@@ -72,20 +72,27 @@ class Shop:
 
     def write(self) -> list[pa.Table]:
         """The lists as tables that went through a file."""
-        cuts = [slice(*self.data.shard_offsets[s : s + 2]) for s in range(SHARDS)]
-        return [self._table(cut) for cut in cuts]
+        lengths = [len(self.data.queries.read(shard)) for shard in range(SHARDS)]
+        starts = offsets_from_lengths(np.array(lengths)).tolist()
+        return [self._table(s, slice(*starts[s : s + 2])) for s in range(SHARDS)]
 
-    def _table(self, cut: slice) -> pa.Table:
-        first_U = [mine[0] if len(mine) else -1 for mine in map(self.data.profiles.__getitem__,
-                   range(cut.start, cut.stop))]  # fmt: skip
-        because = np.where(self.data.cold_U[cut], -1, np.array(first_U, np.int64))
+    @property
+    def queries(self) -> Queries:
+        """All queries, shard after shard."""
+        return read_all(self.data.queries)
+
+    def _table(self, shard: int, cut: slice) -> pa.Table:
+        queries = self.data.queries.read(shard)
+        first_U = [mine[0] if len(mine) else -1 for mine in map(queries.profiles.__getitem__,
+                   range(len(queries)))]  # fmt: skip
+        because = np.where(queries.cold_U, -1, np.array(first_U, np.int64))
         table = lists_table(
-            self.data.query_ids[cut],
+            queries.query_ids,
             self.data.item_ids,
             self.row_UK[cut],
             self.score_UK[cut],
             np.repeat(because[:, None], self.row_UK.shape[1], axis=1),
-            self.data.cold_U[cut],
+            queries.cold_U,
             self.layout,
         )
         return through_a_file(table)
@@ -102,13 +109,14 @@ class Shop:
     def checks_of_shard(self, shard: int) -> ListChecks:
         spec = RunSpec(Store("/nowhere"), SHARDS, K, self.layout, "user_to_item", {})
         last = read_lists(self.before[shard], "user_to_item") if self.before else None
-        return check_shard(self.tables[shard], shard_expectation(self.data, spec, shard), last)
+        expected = shard_expectation(self.data, self.data.queries.read(shard), spec)
+        return check_shard(self.tables[shard], expected, last)
 
     def last_manifest(self, **fields: Any) -> RunManifest:
         """The manifest of a last publication like this run, except for some fields."""
         like_this: dict[str, Any] = {
-            "queries": len(self.data.query_ids),
-            "cold_users": int(self.data.cold_U.sum()),
+            "queries": self.data.query_count,
+            "cold_users": int(self.queries.cold_U.sum()),
             "available": int(self.data.available_N.sum()),
             "without_feature": {"interactions": 0.01, "items": 0.01},
             "inputs": {"model": MODEL, "items": "a digest", "users": None},
@@ -123,7 +131,7 @@ class Shop:
             "available_N": self.data.available_N,
             "artist_N": self.data.artist_N,
             "taken_N": self.data.count_N,
-            "popular_N": popularity_list_counts(self.data, K),
+            "popular_N": popularity_list_counts(self.data, self.queries, K),
             "personalized": True,
             "interaction_counts": (1000, 10),
             "item_counts": (400, 4),
@@ -169,26 +177,24 @@ def open_shop(
         for _ in range(users)
     ]
     lengths = np.array([len(p) for p in profiles])
-    shard_U = assign_shards(names, SHARDS)
-    order = np.argsort(shard_U, kind="stable")
-    consumed = Jagged(np.concatenate(profiles), offsets_from_lengths(lengths)).take(order)
+    consumed = Jagged(np.concatenate(profiles), offsets_from_lengths(lengths))
     count_N = np.bincount(consumed.values, minlength=items).astype(np.float32)
-    cold_U = consumed.lengths == 0
+    queries = Queries(
+        names, consumed, Jagged.empty(users), np.full(users, -1), consumed.lengths == 0
+    )
+    dealt = QueriesInMemory.deal(queries, SHARDS)
+    if blocked is not None:  # in the order of the shards
+        dealt = replace(dealt, queries=replace(dealt.queries, blocked=blocked))
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
-        query_ids=names.take(pa.array(order)),
-        shard_offsets=offsets_from_lengths(np.bincount(shard_U, minlength=SHARDS)),
-        profiles=consumed,
-        blocked=blocked or Jagged.empty(users),
+        queries=dealt,
+        query_count=users,
         fingerprint_N=np.zeros(items, np.uint64),
         unseen_N=np.zeros(items, bool),
-        trained_U=np.full(users, -1),
         count_N=count_N,
         fallback_N=fallback_scores(count_N, count_N),
-        cold_U=cold_U,
         artist_N=rng.permutation(np.arange(items) % ARTISTS),
-        dropped_missing_feature=0,
         rules=rules,
     )
     affinity_UN = user_Ud @ item_Nd.T + 0.3 * appeal_N
@@ -202,9 +208,10 @@ def open_shop(
 
 def best(data: ScoringData, score_UN: npt.NDArray[Any]) -> tuple[Rows, npt.NDArray[np.float32]]:
     """Each user's K best candidates that the rules allow; for cold users, the most popular ones."""
-    score_UN = np.where(data.cold_U[:, None], data.count_N, score_UN)
+    queries = read_all(data.queries)
+    score_UN = np.where(queries.cold_U[:, None], data.count_N, score_UN)
     score_UN = np.where(data.available_N, score_UN, -np.inf)
-    for closed in (data.profiles, data.blocked):
+    for closed in (queries.profiles, queries.blocked):
         score_UN[closed.row_ids, closed.values] = -np.inf
     row_UN = np.argsort(-score_UN, axis=1, kind="stable")
     if data.rules is not None:
@@ -256,4 +263,4 @@ def scores_of(shop: Shop, score_UN: npt.NDArray[Any]) -> None:
 
 
 def shape(shop: Shop) -> tuple[int, int]:
-    return len(shop.data.query_ids), len(shop.data.item_ids)
+    return shop.data.query_count, len(shop.data.item_ids)

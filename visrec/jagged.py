@@ -3,7 +3,7 @@
 Shapes: B lists, V values in all of them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,13 @@ class Jagged:
     def pad_rows(self, count: int) -> "Jagged":
         """Appends empty lists until there are `count` lists."""
         return Jagged(self.values, np.pad(self.offsets, (0, count - len(self)), mode="edge"))
+
+    @staticmethod
+    def join(parts: Sequence["Jagged"]) -> "Jagged":
+        """The lists of at least one part, one part after another."""
+        lengths = np.concatenate([part.lengths for part in parts])
+        values = np.concatenate([part.values for part in parts])
+        return Jagged(values, offsets_from_lengths(lengths))
 
     @staticmethod
     def empty(count: int) -> "Jagged":

@@ -20,6 +20,15 @@ def on_ray() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
+def cluster_cpus() -> int:
+    """How many CPUs Ray has for tasks; without Ray 1, since calls run one after another."""
+    if not on_ray():
+        return 1
+    import ray
+
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+
+
 def submit(function: Callable[..., Any], *arguments: Any, results: int = 1) -> Ref:
     """Calls a function in a Ray task; without Ray, here and now.
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,8 +54,9 @@ from visrec.progress import Timer
 from visrec.publication.manifest import RunManifest, parse_manifest
 from visrec.publication.pointer import read_pointer
 from visrec.publication.run_spec import RunSpec, run_store
-from visrec.recommend.inputs import ScoringData, prepare_scoring
+from visrec.recommend.inputs import prepare_scoring
 from visrec.recommend.lists import ShardRecommender
+from visrec.recommend.queries import Queries, read_all
 from visrec.retrieval.similar import Kind, cosine_scorer
 from visrec.storage.store import Store
 
@@ -228,10 +228,11 @@ class Workspace:
             if kind == "item_to_item"
             else load_artifact(model_store(job, job.model)).model.scorer(arrays)
         )
-        shards = len(data.shard_offsets) - 1
-        spec = RunSpec(Store.at(self.path), shards, k, "long", kind, {})
+        spec = RunSpec(Store.at(self.path), data.queries.shards, k, "long", kind, {})
         recommender = ShardRecommender(data, scorer, spec, None, Timer(None))
-        return _to_frame(recommender.recommend(_query_rows(data, queries, kind)))
+        return _to_frame(
+            recommender.recommend(_find_queries(read_all(data.queries), queries, kind))
+        )
 
 
 @dataclass(frozen=True)
@@ -300,14 +301,14 @@ def _as_flag(value: Any) -> str:
     return str(value)
 
 
-def _query_rows(data: ScoringData, queries: Sequence[str], kind: Kind) -> npt.NDArray[np.int64]:
-    """The rows of these users or items among the queries.
+def _find_queries(every: Queries, queries: Sequence[str], kind: Kind) -> Queries:
+    """These users or items among the queries.
 
     Raises:
         InputError: one of them is not among the queries.
     """
     ids = pa.array([str(query) for query in queries], TEXT)
-    rows = index_in(ids, data.query_ids)
+    rows = index_in(ids, every.query_ids)
     if (rows < 0).any():
         missing = str(queries[int((rows < 0).argmax())])
         expected = (
@@ -316,9 +317,9 @@ def _query_rows(data: ScoringData, queries: Sequence[str], kind: Kind) -> npt.ND
             else "an item that has a feature"
         )
         raise InputError(
-            f"Found {missing!r}; expected {expected}{nearest_id(missing, data.query_ids) or '.'}"
+            f"Found {missing!r}; expected {expected}{nearest_id(missing, every.query_ids) or '.'}"
         )
-    return rows
+    return every.take(rows)
 
 
 def _to_frame(table: pa.Table) -> pd.DataFrame:

@@ -263,7 +263,8 @@ def lists_of(workspace: Path, places: dict[str, Path]) -> dict[str, list[dict[st
     target = RunSpec(Store.at(str(workspace)), SHARDS, K, "nested", "user_to_item", {})
     scorer = load_artifact(model).model.scorer(arrays)
     lists = ShardRecommender(data, scorer, target, None, Timer(QUIET))
-    rows = [row for shard in range(SHARDS) for row in lists(shard)[0].to_pylist()]
+    tables = [lists(shard, data.queries.read(shard))[0] for shard in range(SHARDS)]
+    rows = [row for table in tables for row in table.to_pylist()]
     return {row["user_id"]: [*row["items"], {"cold": row["cold"]}] for row in rows}
 
 

@@ -18,6 +18,7 @@ from visrec.progress import Timer
 from visrec.publication.run_spec import RunSpec
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.lists import ShardRecommender
+from visrec.recommend.queries import Queries, QueriesInMemory
 from visrec.retrieval.near_duplicates import near_duplicate_groups
 from visrec.retrieval.rules import Rules
 from visrec.storage.store import Store
@@ -56,27 +57,29 @@ def lists_of(vector_Nd: Vectors, cold: bool, near_duplicate: bool) -> int:
         # Of a few thousand items besides, for each asks all for its nearest ones.
         some_N = np.arange(n) < PLACEHOLDERS + 2_000
         rules = Rules(0, None, near_duplicate_groups(vector_Nd, some_N, 0.97))
+    queries = Queries(
+        query_ids=pa.array([f"{row:07}" for row in range(USERS)]),
+        profiles=Jagged(taken, np.arange(USERS + 1) * (len(taken) // USERS)),
+        blocked=Jagged.empty(USERS),
+        trained_U=np.full(USERS, -1),
+        cold_U=np.full(USERS, cold),
+    )
     data = ScoringData(
         item_ids=pa.array([f"{row:07}" for row in range(n)]),
         available_N=open_N,
-        query_ids=pa.array([f"{row:07}" for row in range(USERS)]),
-        shard_offsets=np.array([0, USERS]),
-        profiles=Jagged(taken, np.arange(USERS + 1) * (len(taken) // USERS)),
-        blocked=Jagged.empty(USERS),
+        queries=QueriesInMemory(queries, np.array([0, USERS])),
+        query_count=USERS,
         unseen_N=~open_N,
-        trained_U=np.full(USERS, -1),
         count_N=np.zeros(n, np.float32),
         fallback_N=np.zeros(n, np.float32),
-        cold_U=np.full(USERS, cold),
         artist_N=None,
-        dropped_missing_feature=0,
         fingerprint_N=np.zeros(n, np.uint64),
         rules=rules,
     )
     scorer = DotScorer(every, lambda bags, _: pool(every, bags, "mean"), every)
     quiet = Timer(SimpleNamespace(add=SimpleNamespace(remote=lambda _: None)))
     target = RunSpec(Store("/nowhere"), 1, 100, "nested", "user_to_item", {})
-    return len(ShardRecommender(data, scorer, target, None, quiet)(0)[0])
+    return len(ShardRecommender(data, scorer, target, None, quiet)(0, queries)[0])
 
 
 FORMS: dict[str, tuple[Callable[[Vectors], Vectors], bool]] = {

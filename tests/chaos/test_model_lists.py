@@ -18,13 +18,13 @@ import pytest
 import torch
 
 from tests.chaos.harness import amount, measured
+from tests.interactions import features_at
 from tests.publication.runs import draft_manifest
 from tests.shop import groups_of, may_follow, through_a_file
 from tests.training import provenance
 from visrec.errors import GateError
 from visrec.ids import index_in
 from visrec.interactions.activity import DAY, Activity
-from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, save_artifact
@@ -45,6 +45,7 @@ from visrec.publication.verify import check_shard
 from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.model_scores import ModelScores
+from visrec.recommend.queries import Queries, QueriesInMemory, read_all
 from visrec.recommend.readback import shard_expectation
 from visrec.recommend.rescore import TOLERANCE, Rescorer
 from visrec.retrieval.rules import Rules
@@ -95,18 +96,25 @@ class Run:
     reason_UK: Rows
 
     @property
+    def queries(self) -> Queries:
+        """All queries, shard after shard."""
+        return read_all(self.data.queries)
+
+    @property
     def spec(self) -> RunSpec:
         return RunSpec(Store("/nowhere"), SHARDS, K, self.layout, self.kind, {})
 
     def table(self, shard: int) -> pa.Table:
-        cut = slice(*map(int, self.data.shard_offsets[shard : shard + 2]))
-        ids, items = self.data.query_ids[cut], self.data.item_ids
+        queries = self.data.queries.read(shard)
+        first = sum(len(self.data.queries.read(before)) for before in range(shard))
+        cut = slice(first, first + len(queries))
+        ids, items = queries.query_ids, self.data.item_ids
         if self.kind == "item_to_item":
             lists = similar_table(ids, items, self.row_UK[cut], self.score_UK[cut], self.layout)
         else:
             lists = lists_table(
                 ids, items, self.row_UK[cut], self.score_UK[cut], self.reason_UK[cut],
-                self.data.cold_U[cut], self.layout,
+                queries.cold_U, self.layout,
             )  # fmt: skip
         return through_a_file(lists)
 
@@ -118,10 +126,11 @@ class Run:
         checks = []
         for shard in range(SHARDS):
             table = self.table(shard)
-            checks.append(check_shard(table, shard_expectation(self.data, self.spec, shard)))
+            queries = self.data.queries.read(shard)
+            checks.append(check_shard(table, shard_expectation(self.data, queries, self.spec)))
             lists = read_lists(table, self.kind)
             assert lists is not None
-            rescorer.add_shard(shard, lists)
+            rescorer.add_shard(shard, queries, lists)
         context = GateContext(
             kind=self.kind, k=K, available_N=self.data.available_N, artist_N=None,
             taken_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64),
@@ -182,7 +191,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[St
         activity = Activity.from_rows(
             rng.integers(0, known, 900), rng.integers(0, 90, 900) * DAY, ITEMS
         )
-        known_NK = activity.features_at(90 * DAY)
+        known_NK = features_at(activity, 90 * DAY)
         return store, Catalogue(feature_ND, trained_N, category_N, activity_NK=known_NK)
 
     return made
@@ -231,28 +240,23 @@ def run_of(
         profiles, available_N = Jagged(row_Q, np.arange(len(row_Q) + 1)), available_N & known
         trained_U, cold_U = np.full(len(row_Q), -1), np.zeros(len(row_Q), bool)
         blocked = Jagged.empty(len(row_Q))
-    shard_U = assign_shards(names, SHARDS)
-    order = np.argsort(shard_U, kind="stable")
+    queries = QueriesInMemory.deal(Queries(names, profiles, blocked, trained_U, cold_U), SHARDS)
     data = ScoringData(
-        item_ids=ids, available_N=available_N, query_ids=names.take(pa.array(order)),
-        shard_offsets=offsets_from_lengths(np.bincount(shard_U, minlength=SHARDS)),
-        profiles=profiles.take(order), blocked=blocked.take(order), unseen_N=unseen_N,
-        trained_U=trained_U[order], count_N=count_N, fallback_N=fallback_scores(count_N, count_N),
-        cold_U=cold_U[order], artist_N=None,
-        dropped_missing_feature=0, fingerprint_N=np.zeros(ITEMS, np.uint64), rules=rules,
+        item_ids=ids, available_N=available_N, queries=queries, query_count=len(names),
+        unseen_N=unseen_N, count_N=count_N, fallback_N=fallback_scores(count_N, count_N),
+        artist_N=None, fingerprint_N=np.zeros(ITEMS, np.uint64), rules=rules,
     )  # fmt: skip
     quiet = Timer(SimpleNamespace(add=SimpleNamespace(remote=lambda _: None)))
     spec = RunSpec(Store("/nowhere"), SHARDS, K, "nested", kind, {})
     search = ShardRecommender(data, scorer, spec, None, quiet)
-    queries = len(names)
     run = Run(
-        store, data, arrays, kind, layout, np.full((queries, K), -1),
-        np.full((queries, K), -np.inf, np.float32), np.full((queries, K), -1),
+        store, data, arrays, kind, layout, np.full((len(names), K), -1),
+        np.full((len(names), K), -np.inf, np.float32), np.full((len(names), K), -1),
     )  # fmt: skip
     for shard in range(SHARDS):
-        lists = read_lists(through_a_file(search(shard)[0]), kind)
+        lists = read_lists(through_a_file(search(shard, queries.read(shard))[0]), kind)
         assert lists is not None
-        at_B = index_in(lists.query_ids, data.query_ids)
+        at_B = index_in(lists.query_ids, queries.queries.query_ids)
         for b, query in enumerate(at_B.tolist()):
             cut = slice(lists.offsets[b], lists.offsets[b + 1])
             length = cut.stop - cut.start
@@ -294,14 +298,14 @@ def test_float32_stays_far_below_the_tolerance(label: str, models: Any) -> None:
     run = run_of(models(label))
     data = run.data
     scores = ModelScores(run.model, run.arrays, run.kind)
-    own = np.flatnonzero(~data.cold_U)
-    profiles = data.profiles.take(own)
+    own = np.flatnonzero(~run.queries.cold_U)
+    profiles = run.queries.profiles.take(own)
     seen = profiles.keep(~data.unseen_N[profiles.values])
     if scores.num_proposals:
-        exact_UK = np.stack([scores.score_items(seen[b], data.trained_U[u], run.row_UK[u])
+        exact_UK = np.stack([scores.score_items(seen[b], run.queries.trained_U[u], run.row_UK[u])
                              for b, u in enumerate(own.tolist())])  # fmt: skip
     else:
-        exact_UN = scores.score_all(seen, data.trained_U[own])
+        exact_UN = scores.score_all(seen, run.queries.trained_U[own])
         exact_UK = np.take_along_axis(exact_UN, run.row_UK[own], axis=1)
     worst = np.abs(exact_UK - run.score_UK[own]).max() / np.abs(exact_UK).max()
     assert worst < TOLERANCE / 10
@@ -322,13 +326,13 @@ def test_unit_vectors_have_length_1_whatever_the_magnitude(size: float, models: 
 
 
 def own_lists(run: Run, share: float, rng: np.random.Generator) -> Rows:
-    own = np.flatnonzero(~run.data.cold_U)
+    own = np.flatnonzero(~run.queries.cold_U)
     return rng.permutation(own)[: round(share * len(own))]
 
 
 def random_items(run: Run, query: int, rng: np.random.Generator) -> Rows:
     """As many items that may be in the list: no other gate detects them."""
-    closed = [*run.data.profiles[query].tolist(), *run.data.blocked[query].tolist()]
+    closed = [*run.queries.profiles[query].tolist(), *run.queries.blocked[query].tolist()]
     free = np.setdiff1d(np.flatnonzero(run.data.available_N), closed)
     return rng.choice(free, int((run.row_UK[query] >= 0).sum()), replace=False)
 
@@ -371,15 +375,15 @@ def no_reasons(run: Run, rng: np.random.Generator) -> None:
 def other_reasons(run: Run, rng: np.random.Generator) -> None:
     """Another item of the profile."""
     del rng
-    for query in np.flatnonzero(run.data.profiles.lengths > 1).tolist():
-        profile = run.data.profiles[query]
+    for query in np.flatnonzero(run.queries.profiles.lengths > 1).tolist():
+        profile = run.queries.profiles[query]
         place_K = [profile.tolist().index(row) for row in run.reason_UK[query].tolist()]
         run.reason_UK[query] = profile[(np.array(place_K) + 1) % len(profile)]
 
 
 def popular(run: Run, order: Rows) -> None:
-    for query in np.flatnonzero(run.data.cold_U).tolist():
-        closed = run.data.blocked[query]
+    for query in np.flatnonzero(run.queries.cold_U).tolist():
+        closed = run.queries.blocked[query]
         rows = order[run.data.available_N[order] & ~np.isin(order, closed)][:K]
         run.row_UK[query], run.score_UK[query] = rows, np.sort(run.data.count_N[rows])[::-1]
 

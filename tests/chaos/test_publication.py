@@ -15,6 +15,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from tests.chaos.harness import amount, measured
@@ -22,8 +23,6 @@ from tests.chaos.moves import Work, again
 from tests.publication.runs import PASSED, draft_manifest
 from tests.recommend.changing_shop import NO_RULES, ChangingShop
 from tests.stepping import Actor, MemoryStore, meetings
-from visrec.interactions.log import assign_shards
-from visrec.jagged import offsets_from_lengths
 from visrec.progress import Timer
 from visrec.publication.claims import CLAIM, claim_run, read_claim
 from visrec.publication.completion import clean_complete_run, complete_run
@@ -36,6 +35,7 @@ from visrec.publication.rollback import roll_back
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.fingerprint_files import write_item_fingerprints
 from visrec.recommend.inputs import ScoringData
+from visrec.recommend.queries import QueriesInMemory, read_all
 from visrec.recommend.writer import ShardWriter
 from visrec.storage.store import Store
 
@@ -48,22 +48,19 @@ QUIET: Any = SimpleNamespace(add=SimpleNamespace(remote=lambda _: None))
 def shop(shards: int) -> ScoringData:
     """Six users in a number of shards."""
     data = ChangingShop(1, items=8, users=USERS).data(NO_RULES)
-    query_ids = data.query_ids
-    order = np.argsort(assign_shards(query_ids, shards), kind="stable")
-    counts = np.bincount(assign_shards(query_ids, shards), minlength=shards)
-    return replace(
-        data, query_ids=query_ids.take(pa.array(order)), shard_offsets=offsets_from_lengths(counts)
-    )
+    every = read_all(data.queries)
+    by_id = every.take(pc.sort_indices(every.query_ids).to_numpy())
+    return replace(data, queries=QueriesInMemory.deal(by_id, shards))
 
 
 @cache
 def table_of(shards: int, shard: int) -> pa.Table:
     data = shop(shards)
-    first, end = map(int, data.shard_offsets[shard : shard + 2])
-    row_BK = np.tile(np.arange(2), (end - first, 1))
+    query_ids = data.queries.read(shard).query_ids
+    row_BK = np.tile(np.arange(2), (len(query_ids), 1))
     table = lists_table(
-        data.query_ids.slice(first, end - first), data.item_ids, row_BK,
-        row_BK.astype(np.float32), row_BK, np.zeros(end - first, bool), "nested",
+        query_ids, data.item_ids, row_BK, row_BK.astype(np.float32), row_BK,
+        np.zeros(len(query_ids), bool), "nested",
     )  # fmt: skip
     return table.replace_schema_metadata({COLD_USERS_KEY: "0"})
 
@@ -91,7 +88,7 @@ def write_run(spec: RunSpec) -> RunManifest:
     """Writes the fingerprints and shards of a run that are missing."""
     data = shop(spec.shards)
     fingerprints = dict([write_item_fingerprints(data, spec)])
-    write = ShardWriter(data, spec, lambda n: (table_of(spec.shards, n), 0), Timer(QUIET))
+    write = ShardWriter(data, spec, lambda n, _: (table_of(spec.shards, n), 0), Timer(QUIET))
     shards = [write(shard) for shard in range(spec.shards)]
     fingerprints |= {shard.fingerprints: shard.fingerprints_sha256 for shard in shards}
     files = {shard.name: ShardFile(shard.rows, shard.bytes, shard.sha256) for shard in shards}
@@ -166,7 +163,9 @@ def require_glob(files: Mapping[str, bytes], manifest: RunManifest, folder: Path
     rows = duckdb.sql(query).fetchall()
     named = {name for name, file in manifest.files.items() if file.rows}
     assert {Path(filename).name for _, filename in rows} == named
-    assert sorted(user for user, _ in rows) == sorted(shop(2).query_ids.to_pylist())
+    assert sorted(user for user, _ in rows) == sorted(
+        read_all(shop(2).queries).query_ids.to_pylist()
+    )
 
 
 # How two actors that were stopped go on, and whether one was killed.

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import torch
 
 from tests.integration.workspace import copy, published_rows, run_recommend, run_train
@@ -18,10 +20,14 @@ from visrec.cli.launch import visrec_cause
 from visrec.errors import InputError
 from visrec.features.table import load_features
 from visrec.interactions.activity import DAY
+from visrec.interactions.prepare import prepare_table
+from visrec.interactions.prepared import PREPARED
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact
 from visrec.publication.claims import claim_run
+from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.schemas import INTERACTIONS
 from visrec.storage.store import Store
 
 pytestmark = pytest.mark.ray
@@ -215,6 +221,55 @@ def test_long_layout_with_other_shards_has_the_same_lists(
         for rank, entry in enumerate(row["items"], start=1)
     ]
     assert published_rows(tmp_path) == nested
+
+
+def run_files(recommendations: Path, run_id: str) -> dict[str, bytes]:
+    """The files of a run that its manifest names, and the manifest without its times and digest."""
+    folder = recommendations / f"run={run_id}"
+    manifest = json.loads((folder / "_manifest.json").read_text())
+    names = [*manifest["files"], *manifest["fingerprints"]]
+    for name in ("seconds", "completed_at", "digest"):  # the last one is of all the others, too
+        del manifest[name]
+    files = {name: (folder / name).read_bytes() for name in names}
+    return {"_manifest.json": json.dumps(manifest).encode(), **files}
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 17])
+def test_files_of_a_run_equal_those_of_a_job_without_ray(
+    recommended: Path, tmp_path: Path, partitions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nights, of which the second carries lists over; with a block list, and a cold user."""
+    tables = ("interactions.parquet", "items.parquet", "users.parquet")
+    copy(recommended, tmp_path, "features", "models", *tables)
+    log = pq.read_table(tmp_path / "interactions.parquet").select(
+        ["user_id", "item_id", "timestamp"]
+    )
+    user, item = log["user_id"][0].as_py(), log["item_id"][-1].as_py()
+    pq.write_table(pa.table({"user_id": [user, "nobody"], "item_id": [item, item]}),
+                   tmp_path / "blocked.parquet")  # fmt: skip
+    pq.write_table(log.slice(1), tmp_path / "interactions.parquet")
+    interactions = InteractionsConfig().table(str(tmp_path / "interactions.parquet"))
+    prepare_table(interactions, INTERACTIONS, Store.at(str(tmp_path)) / PREPARED, partitions)
+    rules = RulesConfig(blocked=str(tmp_path / "blocked.parquet"))
+    carried = []
+    for night in ("first", "second"):
+        for place in ("ray", "here"):
+            with monkeypatch.context() as patch:
+                if place == "here":
+                    patch.setattr(ray, "is_initialized", lambda: False)
+                lists = str(tmp_path / place)
+                done = run_recommend(
+                    tmp_path, recommendations=lists, run_id=night, shards=SHARDS, rules=rules
+                )
+                carried.append(done.rows["lists carried over"])
+        files = run_files(tmp_path / "ray", night)
+        assert len(files) == 2 * SHARDS + 2
+        assert files == run_files(tmp_path / "here", night)
+        pq.write_table(log, tmp_path / "interactions.parquet")
+        prepare_table(interactions, INTERACTIONS, Store.at(str(tmp_path)) / PREPARED, partitions)
+    assert carried[0] == carried[1] == 0 < carried[2] == carried[3]
+    manifests = [json.loads(p.read_text()) for p in (tmp_path / PREPARED).glob("*/_manifest.json")]
+    assert [len(each["parts_P"]) for each in manifests] == [partitions] * 3
 
 
 def test_item_rated_too_low_is_neither_in_the_profile_nor_recommended(

@@ -5,11 +5,14 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
+from visrec.interactions.activity import Activity
 from visrec.interactions.log import InteractionLog
-from visrec.interactions.prepare import prepare_interactions
+from visrec.interactions.prepare import prepare_table
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage.schemas import INTERACTIONS
 from visrec.storage.store import Store
 
 CATALOGUE = pa.array(["chair", "lamp", "rug", "vase"])
@@ -33,10 +36,15 @@ def decoded(log: InteractionLog) -> dict[str, list[tuple[str, int]]]:
     }
 
 
+def features_at(activity: Activity, moment: int) -> npt.NDArray[np.float32]:
+    """(N, K) the features of all items at one moment."""
+    return activity.features(np.array([moment]), np.arange(len(activity)))[0]
+
+
 def prepared_root(folder: Store, config: InteractionsConfig, uri: str, partitions: int) -> Store:
     """A directory in which these interactions are prepared, in so many partitions."""
     root = folder / f"prepared-{partitions}"
-    found = prepare_interactions(config.table(uri), root, partitions)
+    found = prepare_table(config.table(uri), INTERACTIONS, root, partitions)
     assert found.manifest.partitions == partitions
     return root
 

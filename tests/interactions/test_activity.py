@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.interactions import features_at
 from visrec.interactions import activity
 from visrec.interactions.activity import (
     ACTIVITY_FEATURES,
     DAY,
     WINDOW_DAYS,
     Activity,
+    ActivityCounts,
     by_moment,
     moment_after,
     moment_of,
@@ -56,8 +58,8 @@ def test_what_happens_at_a_moment_or_later_changes_nothing() -> None:
     marked = Activity.from_rows(
         np.array([0, 0, 1, 1, 2, 0, 1]), np.append(times, [10 * DAY, 10 * DAY, 99 * DAY]), 3
     )
-    np.testing.assert_array_equal(before.features_at(10 * DAY), marked.features_at(10 * DAY))
-    assert (before.features_at(11 * DAY) != marked.features_at(11 * DAY)).any()
+    np.testing.assert_array_equal(features_at(before, 10 * DAY), features_at(marked, 10 * DAY))
+    assert (features_at(before, 11 * DAY) != features_at(marked, 11 * DAY)).any()
 
 
 def test_day_and_the_moments_around_it() -> None:
@@ -69,9 +71,25 @@ def test_day_and_the_moments_around_it() -> None:
     assert groups == {3: [1], 5: [3], 7: [0, 2]}
 
 
+@given(ROWS, st.integers(0, 402), st.lists(st.booleans(), min_size=40, max_size=40))
+@settings(deadline=None)
+def test_counts_of_users_add_up_to_the_same_features(
+    rows: list[tuple[int, int]], day: int, is_first: list[bool]
+) -> None:
+    """Bit by bit: the model's item vectors, and with them the fingerprints, depend on them."""
+    item_R, time_R = np.array(rows, np.int64).reshape(-1, 2).T
+    first_R = np.array(is_first[: len(rows)], bool)
+    one, other = (
+        ActivityCounts.of(item_R[mask_R], time_R[mask_R], 6, day * DAY)
+        for mask_R in (first_R, ~first_R)
+    )
+    whole = features_at(Activity.from_rows(item_R, time_R, 6), day * DAY)
+    assert (one + other).features().tobytes() == whole.tobytes()
+
+
 def test_takers_are_whole_numbers_again() -> None:
     item_R, time_R = np.repeat([0, 1], [3, 40_000]), np.full(40_003, DAY)
-    features = Activity.from_rows(item_R, time_R, 3).features_at(3 * DAY)
+    features = features_at(Activity.from_rows(item_R, time_R, 3), 3 * DAY)
     assert takers(features, days=7).tolist() == [3, 40_000, 0]
     assert takers(features, days=1).tolist() == [0, 0, 0]
 

@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ from visrec.interactions.partition_rows import partition_numbers, sort_rows
 from visrec.interactions.prepare import (
     partition_count,
     prepare_if_possible,
-    prepare_interactions,
+    prepare_table,
 )
-from visrec.interactions.prepared import PreparedInteractions
+from visrec.interactions.prepared import PreparedTable
 from visrec.interactions.read import read_log
-from visrec.sources.interactions import InteractionsConfig, read_disliked
+from visrec.sources.interactions import InteractionsConfig, read_all, read_disliked
 from visrec.storage import table_pieces
+from visrec.storage.schemas import INTERACTIONS
 from visrec.storage.store import Store
 
 NAMES = ("user_id", "item_id", "timestamp", "rating", "evaluation")
@@ -52,9 +52,9 @@ def table(rows: list[Row], *without: str) -> pa.Table:
     return pa.table(dict(zip(NAMES, arrays, strict=True))).drop_columns(list(without))
 
 
-def prepared_in(folder: Path, partitions: int | None = None) -> PreparedInteractions:
+def prepared_in(folder: Path, partitions: int | None = None) -> PreparedTable:
     log = InteractionsConfig().table(str(folder / "log"))
-    return prepare_interactions(log, Store.at(str(folder / "prepared")), partitions)
+    return prepare_table(log, INTERACTIONS, Store.at(str(folder / "prepared")), partitions)
 
 
 def assert_same_log(found: InteractionLog, expected: InteractionLog) -> None:
@@ -69,7 +69,7 @@ def assert_same_log(found: InteractionLog, expected: InteractionLog) -> None:
 
 
 def assert_read_equally(
-    folder: Path, config: InteractionsConfig, prepared: PreparedInteractions, **keys: Any
+    folder: Path, config: InteractionsConfig, prepared: PreparedTable, **keys: Any
 ) -> None:
     """The prepared log equals the one of the files, or both are refused with the same counts."""
     uri = str(folder / "log")
@@ -136,10 +136,10 @@ def test_log_equals_that_of_the_files(
             folder, config, prepared, extra_users=others, keep_all_users=keep_all_users
         )
         if config.min_rating and not prepared.manifest.without_rating:
-            uri = str(folder / "log")
-            loose = replace(config, max_incomplete=1.0)
-            assert pairs(read_disliked(loose, uri, prepared.batches())) == pairs(
-                read_disliked(loose, uri)
+            parts = (("", prepared.read(partition)) for partition in range(partitions))
+            files_themselves = read_all(config, str(folder / "log"))
+            assert pairs(read_disliked(config, parts)) == pairs(
+                read_disliked(config, files_themselves)
             )
 
 

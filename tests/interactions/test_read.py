@@ -32,7 +32,7 @@ def test_log_is_sorted_by_user_and_time() -> None:
     assert log.user_R.tolist() == [0, 0, 1, 2, 2, 2]
     assert [log.items[u].tolist() for u in range(3)] == [[0, 2], [1], [0, 1, 3]]
     assert log.evaluation_flag_R is None
-    assert log.dropped_missing_feature == 0
+    assert log.read_report.dropped_missing_feature == 0
 
 
 def test_earliest_repeat_is_kept_with_its_flag() -> None:
@@ -61,7 +61,7 @@ def test_rows_with_unknown_items_are_left_out_and_counted() -> None:
         [batch(("u", "gone", 1), ("u", "rug", 2), ("v", "gone", 3), ("v", "older", 4))], CATALOGUE
     )
     assert decoded(log) == {"u": [("rug", 2)], "v": []}
-    assert log.dropped_missing_feature == 3
+    assert log.read_report.dropped_missing_feature == 3
 
 
 def test_extra_users_are_kept_once_each() -> None:
@@ -170,7 +170,7 @@ def test_left_out_rows_are_counted_by_reason(tmp_path: Path) -> None:
             "of items without a feature": 1,
             "repeated": 1,
         }
-        assert log.dropped_missing_feature == 1
+        assert log.read_report.dropped_missing_feature == 1
 
 
 def test_refusal_counts_left_out_rows_by_reason(tmp_path: Path) -> None:

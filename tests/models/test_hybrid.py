@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from tests.interactions import features_at
 from tests.models.formulas import FEATURES, ORDER, ROW, SEEN, SIZES, TRAINED, WORLD
 from tests.training import jagged_lists
 from visrec.interactions.activity import DAY, Activity
@@ -75,7 +76,7 @@ class Formula:
 
 
 def test_scores_equal_the_formula_with_new_items_and_empty_profiles() -> None:
-    model, known_NK = _model(), ACTIVITY.features_at(NOW)
+    model, known_NK = _model(), features_at(ACTIVITY, NOW)
     catalogue = replace(WORLD, activity_NK=known_NK[ORDER])
     scorer = model.scorer(model.item_arrays(catalogue))
     lists = jagged_lists([[int(ROW[item]) for item in profile] for profile in PROFILES])
@@ -182,7 +183,7 @@ def test_loss_is_that_of_scores_at_each_example_s_own_moment() -> None:
 
 
 def test_dropped_vectors_and_activity_change_nothing_of_other_items() -> None:
-    known_NK = ACTIVITY.features_at(NOW)
+    known_NK = features_at(ACTIVITY, NOW)
     catalogue = replace(SEEN, activity_NK=known_NK[:TRAINED])
     without = _model(vector_dropout=1.0, activity_dropout=1.0)
     arrays = without.item_arrays(catalogue)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.chaos.harness import measured
 from tests.publication.runs import draft_manifest
+from tests.recommend import with_queries
 from tests.shop import (
     MODEL,
     K,
@@ -97,7 +98,7 @@ def test_first_run_of_a_catalogue_with_trends_is_not_held_back(seed: int) -> Non
     shop = open_shop(seed, users=400, items=600, trend=3.0)
     shop.before, shop.context = [], {"evaluation": None}
     data = shop.data
-    listed_N = np.bincount(shop.row_UK[~data.cold_U].ravel(), minlength=600)
+    listed_N = np.bincount(shop.row_UK[~shop.queries.cold_U].ravel(), minlength=600)
     assert concentration(listed_N, data.available_N, K)[0] > 0.7
     assert concentration(data.count_N, np.ones(600), K)[0] > 0.3
     assert [gate.sentence for gate in shop.gates() if gate.outcome == "failed"] == []
@@ -133,13 +134,13 @@ def test_features_that_were_always_missing_hold_back_no_run() -> None:
 
 def test_popularity_list_counts_equal_those_of_a_plain_loop() -> None:
     shop = open_shop(2, users=60, items=40, blocked=Jagged(np.arange(60) % 40, np.arange(61)))
-    data, expected_N = shop.data, np.zeros(40, np.int64)
+    data, queries, expected_N = shop.data, shop.queries, np.zeros(40, np.int64)
     order = sorted(range(40), key=lambda row: (-data.count_N[row], row))
-    for user in np.flatnonzero(~data.cold_U).tolist():
-        closed = {*data.profiles[user].tolist(), *data.blocked[user].tolist()}
+    for user in np.flatnonzero(~queries.cold_U).tolist():
+        closed = {*queries.profiles[user].tolist(), *queries.blocked[user].tolist()}
         mine = [row for row in order if data.available_N[row] and row not in closed][:K]
         expected_N[mine] += 1
-    np.testing.assert_array_equal(popularity_list_counts(data, K), expected_N)
+    np.testing.assert_array_equal(popularity_list_counts(data, queries, K), expected_N)
 
 
 # ----------------------------------------------------------------------------------------- mutants
@@ -188,13 +189,13 @@ def table(change: Callable[[pa.Table], pa.Table]) -> Callable[[Shop], None]:
 
 
 def take_consumed(shop: Shop, found: dict[str, Any]) -> None:
-    user = next(u for u in range(len(shop.data.cold_U)) if not shop.data.cold_U[u])
-    found["item_id"] = shop.data.item_ids[int(shop.data.profiles[user][0])].as_py()
+    user = int(np.flatnonzero(~shop.queries.cold_U)[0])
+    found["item_id"] = shop.data.item_ids[int(shop.queries.profiles[user][0])].as_py()
 
 
 def take_unavailable(shop: Shop, found: dict[str, Any]) -> None:
     gone = shop.data.available_N.copy()
-    gone[shop.data.profiles.values] = True  # so that it is this that is wrong, and no more
+    gone[shop.queries.profiles.values] = True  # so that it is this that is wrong, and no more
     found["item_id"] = shop.data.item_ids[int(np.argmin(gone))].as_py()
 
 
@@ -215,8 +216,8 @@ def few_artists(shop: Shop) -> None:
 
 def fallback_for_half(shop: Shop) -> None:
     shop.context["last"] = shop.last_manifest()
-    half_U = np.arange(len(shop.data.cold_U)) % 2 == 0
-    shop.data = replace(shop.data, cold_U=shop.data.cold_U | half_U)
+    half_U = np.arange(shop.data.query_count) % 2 == 0
+    shop.data = with_queries(shop.data, cold_U=shop.queries.cold_U | half_U)
     scores_of(shop, np.random.default_rng(1).random(shape(shop)))
 
 
@@ -400,7 +401,7 @@ def test_lists_of_cold_users_do_not_count_as_concentration() -> None:
     """They are the same for all by design; with nine in ten of them, the others still count."""
     shop = open_shop(users=1000)
     cold_U = np.arange(1000) % 10 > 0
-    shop.data = replace(shop.data, cold_U=cold_U)
+    shop.data = with_queries(shop.data, cold_U=cold_U)
     scores_of(shop, np.random.default_rng(0).normal(size=shape(shop)))
     shop.before, shop.tables = [], shop.write()
     assert not failed(shop)

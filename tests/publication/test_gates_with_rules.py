@@ -8,6 +8,7 @@ import pytest
 
 from tests.chaos.harness import measured
 from tests.publication.test_gates import AGAINST_RULES, CONSUMED, WRONG_LENGTH
+from tests.recommend import with_queries
 from tests.shop import (
     K,
     Shop,
@@ -35,7 +36,7 @@ def put(against: Rules, keeping: Rules = NO_RULES) -> Ruled:
         data, row_K, score_K = shop.data, shop.row_UK[user], shop.score_UK[user]
         place = min(int((row_K >= 0).sum()), K - 1)
         before = row_K[:place].tolist()
-        closed = {*data.profiles[user].tolist(), *row_K.tolist()}
+        closed = {*shop.queries.profiles[user].tolist(), *row_K.tolist()}
         for item in set(np.flatnonzero(data.available_N).tolist()) - closed:
             if not may_follow(item, before, against) and may_follow(item, before, keeping):
                 row_K[place], score_K[place] = item, np.nextafter(score_K[place - 1], -np.inf)
@@ -52,7 +53,7 @@ def cut(shop: Shop, user: int) -> bool:
 
 def block(shop: Shop, user: int) -> bool:
     item, row = shop.row_UK[user, 3:4], np.array([user])
-    shop.data = replace(shop.data, blocked=Jagged.from_row_ids(row, item, len(shop.row_UK)))
+    shop.data = with_queries(shop.data, blocked=Jagged.from_row_ids(row, item, len(shop.row_UK)))
     return True
 
 
@@ -74,7 +75,7 @@ def test_list_against_the_rules_is_held_back(name: str, layout: Layout, cold: bo
     key, rules, mutate = RULED[name]
     shop = open_shop(layout=layout, rules=rules)
     assert not failed(shop)
-    users = np.flatnonzero(shop.data.cold_U == cold)
+    users = np.flatnonzero(shop.queries.cold_U == cold)
     assert any(mutate(shop, int(user)) for user in users)
     shop.tables = shop.write()
     assert failed(shop) == {key}

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.recommend import with_queries
 from tests.shop import SHARDS, K, Rows, Shop, fill_in_order, groups_of, may_follow, open_shop
 from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged
@@ -42,8 +43,8 @@ def test_counts_of_random_lists_equal_those_of_a_plain_loop(seed: int) -> None:
     """Lists of any length of any ids, some of them nobody's, against a loop over their rows."""
     rng = np.random.default_rng(seed)
     shop = open_shop(seed, users=30, items=25)
-    data, names = shop.data, [*shop.data.item_ids.to_pylist(), "?", "??"]
-    users = [*data.query_ids.to_pylist(), *[f"nobody{n}" for n in range(5)]]
+    data, queries, names = shop.data, shop.queries, [*shop.data.item_ids.to_pylist(), "?", "??"]
+    users = [*queries.query_ids.to_pylist(), *[f"nobody{n}" for n in range(5)]]
     found: list[dict[str, Any]] = [
         {
             "user_id": str(rng.choice(users)),
@@ -59,17 +60,15 @@ def test_counts_of_random_lists_equal_those_of_a_plain_loop(seed: int) -> None:
         }
         for _ in range(40)
     ]
-    offsets = np.array([0, len(data.query_ids)])
-    whole = replace(data, shard_offsets=offsets)
     spec = RunSpec(Store("/nowhere"), 1, K, "nested", "user_to_item", {})
     checks = check_shard(
-        pa.Table.from_pylist(found, RECOMMENDATIONS), shard_expectation(whole, spec, 0)
+        pa.Table.from_pylist(found, RECOMMENDATIONS), shard_expectation(data, queries, spec)
     )
     ids = data.item_ids.to_pylist()
     free = {i for i, yes in zip(ids, data.available_N, strict=True) if yes}
     mine = {
-        user: {ids[row] for row in data.profiles[u]}
-        for u, user in enumerate(data.query_ids.to_pylist())
+        user: {ids[row] for row in queries.profiles[u]}
+        for u, user in enumerate(queries.query_ids.to_pylist())
     }
     known = [row for row in found if row["user_id"] in mine]
     entries = [(row["user_id"], e) for row in found for e in row["items"]]
@@ -125,10 +124,12 @@ def test_counts_with_rules_equal_those_of_a_plain_loop(
         pairs = [(a, b) for a, b in rng.integers(0, n, (14, 2)).tolist() if alike and a != b]
         rules = Rules(cap or 0, group_N, groups_of(pairs, n) if alike else None)
         owner_P, item_P = np.divmod(np.unique(rng.integers(0, users * n, 90)), n)
-        data = replace(open_shop(seed, users=users, items=n).data,
-                       shard_offsets=np.array([0, users]), rules=rules,
-                       blocked=Jagged.from_row_ids(owner_P, item_P, users))  # fmt: skip
-        closed = [{*data.profiles[u].tolist(), *data.blocked[u].tolist()} for u in range(users)]
+        shop = open_shop(seed, users=users, items=n)
+        data = replace(shop.data, rules=rules)
+        queries = replace(shop.queries, blocked=Jagged.from_row_ids(owner_P, item_P, users))
+        closed = [
+            {*queries.profiles[u].tolist(), *queries.blocked[u].tolist()} for u in range(users)
+        ]
         open_N = data.available_N
         left = [set(np.flatnonzero(open_N).tolist()) - gone for gone in closed]
         found: list[tuple[int, list[int]]] = []
@@ -146,9 +147,9 @@ def test_counts_with_rules_equal_those_of_a_plain_loop(
             # Two lists of a user in turn are one in the long layout, where an empty one has no row.
             if (mine or layout == "nested") and (not found or found[-1][0] != user):
                 found.append((user, mine))
-        table = as_table(found, layout, data.item_ids, data.query_ids)
+        table = as_table(found, layout, data.item_ids, queries.query_ids)
         spec = RunSpec(Store("/nowhere"), 1, K, layout, "user_to_item", {})
-        checks = check_shard(table, shard_expectation(data, spec, 0))
+        checks = check_shard(table, shard_expectation(data, queries, spec))
 
         against = wrong = 0
         for user, mine in found:
@@ -180,7 +181,7 @@ def test_item_that_is_both_taken_and_blocked_is_excluded_once(layout: Layout) ->
     shop = open_shop(2, users=60, items=14, layout=layout)
     assert (shop.row_UK < 0).any()
     assert not shop.checks().wrong_lengths
-    shop.data = replace(shop.data, blocked=shop.data.profiles)
+    shop.data = with_queries(shop.data, blocked=shop.queries.profiles)
     assert not shop.checks().wrong_lengths
     short = int(np.argmax((shop.row_UK < 0).any(axis=1)))
     shop.row_UK[short, (shop.row_UK[short] >= 0).sum() - 1] = -1
@@ -241,7 +242,7 @@ def test_counts_add_up_whatever_the_shards(data: st.DataObject) -> None:
     shop.edit(1, lambda r: r[0]["items"][0].update(item_id="?"))
     table, before = pa.concat_tables(shop.tables), pa.concat_tables(shop.before)
     then = read_lists(before, "user_to_item")
-    names = shop.data.query_ids.to_pylist()
+    names = shop.queries.query_ids.to_pylist()
     shards = data.draw(st.integers(1, 5))
     dealt = st.lists(st.integers(0, shards - 1), min_size=40, max_size=40)
     shard_U = np.array(data.draw(dealt))
@@ -251,9 +252,9 @@ def test_counts_add_up_whatever_the_shards(data: st.DataObject) -> None:
         part = pa.Table.from_pylist([row_of[names[u]] for u in users], table.schema)
         expected = Expected(
             item_ids=shop.data.item_ids, available_N=shop.data.available_N,
-            query_ids=shop.data.query_ids.take(pa.array(users)),
-            consumed=shop.data.profiles.take(users), blocked=Jagged.empty(len(users)),
-            cold_U=shop.data.cold_U[users], k=K, layout="nested", kind="user_to_item",
+            query_ids=shop.queries.query_ids.take(pa.array(users)),
+            consumed=shop.queries.profiles.take(users), blocked=Jagged.empty(len(users)),
+            cold_U=shop.queries.cold_U[users], k=K, layout="nested", kind="user_to_item",
         )  # fmt: skip
         return replace(check_shard(part, expected, then), files=1)
 
@@ -283,9 +284,10 @@ def hashes(run: Store) -> dict[str, str]:
 def test_files_read_back_in_any_groups_give_the_same_counts(tmp_path: Path) -> None:
     shop, run = open_shop(), Store(str(tmp_path / "now"))
     spec = written(shop, run, shop.tables)
-    one = check_files(shop.data, WrittenRun(spec, hashes(run)), range(SHARDS))
+    one = check_files(shop.data, WrittenRun(spec, hashes(run)), range(SHARDS)).lists
     two = [
-        check_files(shop.data, WrittenRun(spec, hashes(run)), part) for part in ([0, 2], [1], [])
+        check_files(shop.data, WrittenRun(spec, hashes(run)), part).lists
+        for part in ([0, 2], [1], [])
     ]
     assert one.files == SHARDS
     assert one.altered_files == 0
@@ -299,11 +301,11 @@ def test_file_that_changed_after_it_was_written_is_counted(tmp_path: Path) -> No
     spec = written(shop, run, shop.tables)
     sha256 = hashes(run)
     run.write(spec.part(1), lists_file(shop.tables[1].slice(1)))
-    checks = check_files(shop.data, WrittenRun(spec, sha256), range(SHARDS))
+    checks = check_files(shop.data, WrittenRun(spec, sha256), range(SHARDS)).lists
     assert checks.altered_files == 1
     stale = replace(spec, metadata={**spec.metadata, "visrec.run_id": "another"})
     assert (
-        check_files(shop.data, WrittenRun(stale, hashes(run)), range(SHARDS)).altered_files
+        check_files(shop.data, WrittenRun(stale, hashes(run)), range(SHARDS)).lists.altered_files
         == SHARDS
     )
 
@@ -323,18 +325,18 @@ def test_last_publication_is_compared_whatever_its_number_of_shards(
     tables = [whole.filter(pa.array(shard_B == shard)) for shard in range(shards)]
     written(shop, old, tables, shards)
     last = PublishedRun(old, "inputs", hashes(old))
-    found = check_files(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS))
+    found = check_files(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS)).lists
     if layout == "nested":  # the long one does not tell who was cold
         assert (found.compared, found.overlap) == (expected.compared, expected.overlap)
     assert found.compared == expected.compared
     # To read all of another cut for each shard would take shards times as long.
     monkeypatch.setattr(readback, "_SAMPLE", 1)
-    first = check_files(shop.data, WrittenRun(spec, hashes(run), last), [0])
-    sampled = check_files(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS))
+    first = check_files(shop.data, WrittenRun(spec, hashes(run), last), [0]).lists
+    sampled = check_files(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS)).lists
     assert 0 < first.compared < expected.compared
     assert sampled.compared == (expected.compared if shards == SHARDS else first.compared)
     gone = replace(last, run=Store(str(tmp_path / "gone")))
-    checks = check_files(shop.data, WrittenRun(spec, hashes(run), gone), range(SHARDS))
+    checks = check_files(shop.data, WrittenRun(spec, hashes(run), gone), range(SHARDS)).lists
     assert (checks.compared, checks.damaged_last_files > 0) == (0, True)
 
 

@@ -13,7 +13,6 @@ import pyarrow as pa
 import torch
 
 from tests.shop import groups_of
-from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models.pooling import pool
 from visrec.models.scorers import DotScorer
@@ -26,6 +25,7 @@ from visrec.recommend.fingerprints import item_fingerprints
 from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.published_run import PublishedRun
+from visrec.recommend.queries import Queries, QueriesInMemory
 from visrec.recommend.writer import ShardWriter, WrittenShard
 from visrec.retrieval.rules import Rules
 from visrec.storage.store import Store
@@ -94,14 +94,11 @@ class ChangingShop:
         """The input of scoring."""
         ids, names = sorted(self.items), sorted(self.users)
         row_of = {item_id: row for row, item_id in enumerate(ids)}
-        shard_U = assign_shards(pa.array(names), SHARDS)
-        order = np.argsort(shard_U, kind="stable")
-        queries = [names[u] for u in order]
 
         def lists(items_by_user: dict[str, list[str]], *, ordered: bool) -> Jagged:
             rows = [
                 list(dict.fromkeys(row_of[i] for i in items_by_user.get(u, []) if i in row_of))
-                for u in queries
+                for u in names
             ]
             rows = rows if ordered else [sorted(each) for each in rows]
             values = np.array([row for each in rows for row in each], np.int64)
@@ -116,20 +113,22 @@ class ChangingShop:
         maker = pa.array([None if m < 0 else str(m) for m in maker_N.tolist()], pa.string())
         columns = [pa.array(ids), maker, *[group_N] * near_duplicates]
         count_N = np.bincount(profiles.values, minlength=len(ids)).astype(np.float32)
+        queries = Queries(
+            query_ids=pa.array(names),
+            profiles=profiles,
+            blocked=lists(self.blocked, ordered=False),
+            trained_U=np.full(len(names), -1),
+            cold_U=profiles.lengths == 0,
+        )
         return ScoringData(
             item_ids=pa.array(ids),
             available_N=np.array([self.items[i]["available"] for i in ids]),
-            query_ids=pa.array(queries),
-            shard_offsets=offsets_from_lengths(np.bincount(shard_U, minlength=SHARDS)),
-            profiles=profiles,
-            blocked=lists(self.blocked, ordered=False),
+            queries=QueriesInMemory.deal(queries, SHARDS),
+            query_count=len(names),
             unseen_N=np.zeros(len(ids), bool),
-            trained_U=np.full(len(queries), -1),
             count_N=count_N,
             fallback_N=fallback_scores(count_N, count_N),
-            cold_U=profiles.lengths == 0,
             artist_N=None,
-            dropped_missing_feature=0,
             fingerprint_N=item_fingerprints(columns, [vector_Nd]),
             rules=Rules(cap or 0, maker_N if cap else None, same_N if near_duplicates else None)
             if cap or near_duplicates

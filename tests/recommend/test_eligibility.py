@@ -9,10 +9,10 @@ import pytest
 from visrec.errors import InputError
 from visrec.ids import TEXT
 from visrec.recommend.eligibility import (
-    blocked_pairs,
+    BlockCounts,
     items_by_user,
+    read_block_list,
     recommendable_mask,
-    unused_block_warning,
 )
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.items import Items, read_items
@@ -53,7 +53,7 @@ def test_items_blocked_for_everybody_are_not_recommendable(items: Items, block_l
 
 def test_items_blocked_for_a_user_are_in_that_users_list_once(block_list: str) -> None:
     users = pa.array(["u0", "u1", "u2"])
-    lists = items_by_user(blocked_pairs(RulesConfig(blocked=block_list)), users, IDS)
+    lists = items_by_user(read_block_list(RulesConfig(blocked=block_list)), users, IDS)
     assert [lists[user].tolist() for user in range(3)] == [[], [0], [1]]
 
 
@@ -61,7 +61,7 @@ def test_block_list_without_a_user_column_blocks_for_everybody(tmp_path: Path) -
     (tmp_path / "blocked.csv").write_text("item_id\nb\n")
     ids, rules = pa.array(["a", "b"]), RulesConfig(blocked=str(tmp_path / "blocked.csv"))
     assert recommendable_mask(rules, read_items(None, ids), ids).tolist() == [True, False]
-    assert not len(items_by_user(blocked_pairs(rules), pa.array(["u"]), ids).values)
+    assert not len(items_by_user(read_block_list(rules), pa.array(["u"]), ids).values)
 
 
 def test_minimum_stock_without_a_stock_column_is_refused() -> None:
@@ -100,11 +100,12 @@ def test_rows_of_a_block_list_without_effect_are_counted_in_a_warning(
     (tmp_path / "blocked.csv").write_text(text)
     rules = RulesConfig(blocked=str(tmp_path / "blocked.csv"))
     items, users = (pa.array(ids, TEXT) for ids in (["a", "b"], ["u0"]))
-    warning = unused_block_warning(rules, items, users)
+    warning = BlockCounts.of(read_block_list(rules), items, users).warning(rules, items)
     assert (warning is None) == (not words)
     for word in words:
         assert word in str(warning)
 
 
 def test_no_block_list_gives_no_warning() -> None:
-    assert unused_block_warning(RulesConfig(), IDS, pa.array(["u0"], TEXT)) is None
+    counts = BlockCounts.of(read_block_list(RulesConfig()), IDS, pa.array(["u0"], TEXT))
+    assert counts.warning(RulesConfig(), IDS) is None

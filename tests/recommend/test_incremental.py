@@ -157,8 +157,9 @@ def test_nothing_is_carried_over_if_too_many_items_are_new(tmp_path: Path) -> No
 def test_lists_take_no_more_memory_if_k_is_larger_than_the_catalogue() -> None:
     shop = ChangingShop(6, users=4)
     spec = RunSpec(Store("/nowhere"), SHARDS, 2_000_000, "nested", "user_to_item", {})
-    recommend = ShardRecommender(shop.data((None, False)), shop.scorer(), spec, None, quiet_timer())
+    data = shop.data((None, False))
+    recommend = ShardRecommender(data, shop.scorer(), spec, None, quiet_timer())
     with peak_memory() as peak:
-        tables = [recommend(shard)[0] for shard in range(SHARDS)]
+        tables = [recommend(shard, data.queries.read(shard))[0] for shard in range(SHARDS)]
     assert peak.grown < 2**25
     assert sum(table.num_rows for table in tables) == len(shop.users)

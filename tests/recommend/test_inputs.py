@@ -1,10 +1,10 @@
 """Planted inputs, and the scoring data that they give: queries, profiles, availability, rules."""
 
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,16 @@ from tests.features import feature_identity, write_features
 from tests.interactions import assert_equal, prepared_root
 from tests.training import jagged_lists, provenance
 from visrec.errors import InputError
-from visrec.jagged import Jagged
+from visrec.ids import TEXT
+from visrec.interactions.activity import DAY
 from visrec.models import MODELS
 from visrec.models.artifact import Artifact, load_artifact, save_artifact
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.provenance import InteractionsProvenance
 from visrec.recommend.catalogue import load_catalogue, trained_users
 from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
+from visrec.recommend.queries import read_all
+from visrec.recommend.users import open_users
 from visrec.retrieval.rules import RulesConfig
 from visrec.retrieval.similar import Kind
 from visrec.sources.interactions import InteractionsConfig
@@ -104,12 +107,13 @@ def prepare(
     return prepare_scoring(inputs, shards, kind, k=2)[0]
 
 
-def by_query(data: ScoringData, lists: Jagged) -> dict[str, list[str]]:
-    """Each query's list as item ids."""
-    ids = data.item_ids.to_pylist()
+def by_query(data: ScoringData, name: Literal["profiles", "blocked"]) -> dict[str, list[str]]:
+    """Each query's profile, or what is blocked for it, as item ids."""
+    ids, queries = data.item_ids.to_pylist(), read_all(data.queries)
+    lists = getattr(queries, name)
     return {
         query: [ids[row] for row in lists[u].tolist()]
-        for u, query in enumerate(data.query_ids.to_pylist())
+        for u, query in enumerate(queries.query_ids.to_pylist())
     }
 
 
@@ -125,38 +129,38 @@ def test_queries_are_all_users_of_log_and_users_table_with_their_profiles(
     workspace: Workspace,
 ) -> None:
     data = prepare(workspace.inputs(users_table=workspace.users))
-    assert by_query(data, data.profiles) == {
+    assert by_query(data, "profiles") == {
         "u0": ["a", "b"], "u1": ["c"], "u2": ["d"], "visitor": [],
     }  # fmt: skip
-    assert data.cold_U.tolist() == [False, False, False, True]
-    assert data.trained_U.tolist() == [0, 1, -1, -1]
+    assert read_all(data.queries).cold_U.tolist() == [False, False, False, True]
+    assert read_all(data.queries).trained_U.tolist() == [0, 1, -1, -1]
     assert data.count_N.tolist() == [1, 1, 1, 1]
-    assert data.dropped_missing_feature == 1
+    assert data.read_report.dropped_missing_feature == 1
 
 
 def test_users_whom_the_model_has_not_seen_are_cold_if_it_needs_user_rows(
     workspace: Workspace,
 ) -> None:
     data = prepare(workspace.inputs("bpr_mf"))
-    assert data.query_ids.to_pylist() == ["u0", "u1", "u2"]
-    assert data.cold_U.tolist() == [False, False, True]
+    assert read_all(data.queries).query_ids.to_pylist() == ["u0", "u1", "u2"]
+    assert read_all(data.queries).cold_U.tolist() == [False, False, True]
 
 
 def test_users_are_cold_if_the_model_knows_no_item_of_their_profile(workspace: Workspace) -> None:
     log = workspace.write("one", user_id=["u0", "u1"], item_id=["a", "d"], timestamp=[1, 1])
     data = prepare(workspace.inputs("bpr_mf", interactions_uri=log))
     assert chosen(data, data.unseen_N) == ["d"]
-    assert data.cold_U.tolist() == [False, True]
+    assert read_all(data.queries).cold_U.tolist() == [False, True]
 
 
-def test_shards_hold_consecutive_queries_in_order_of_their_ids(workspace: Workspace) -> None:
+def test_shard_has_queries_in_order_of_their_ids(workspace: Workspace) -> None:
     users = workspace.table("many", user_id=[f"user-{n:02}" for n in range(40)])
     data = prepare(workspace.inputs(users_table=users), shards=4)
-    offsets, ids = data.shard_offsets.tolist(), data.query_ids.to_pylist()
-    assert (offsets[0], offsets[-1], len(offsets)) == (0, 43, 5)
-    for start, stop in pairwise(offsets):
-        assert ids[start:stop] == sorted(ids[start:stop])
-    assert by_query(data, data.profiles)["u0"] == ["a", "b"]
+    shards = [data.queries.read(shard).query_ids.to_pylist() for shard in range(4)]
+    assert sum(map(len, shards)) == data.query_count == 43
+    for ids in shards:
+        assert ids == sorted(ids)
+    assert by_query(data, "profiles")["u0"] == ["a", "b"]
 
 
 def test_number_of_shards_is_chosen_if_none_is_given(workspace: Workspace) -> None:
@@ -167,14 +171,14 @@ def test_queries_of_item_to_item_are_items_with_themselves_as_profiles(
     workspace: Workspace,
 ) -> None:
     data = prepare(workspace.inputs(), kind="item_to_item")
-    assert by_query(data, data.profiles) == {item: [item] for item in ITEMS}
-    assert not data.cold_U.any()
-    assert not len(data.blocked.values)
+    assert by_query(data, "profiles") == {item: [item] for item in ITEMS}
+    assert not read_all(data.queries).cold_U.any()
+    assert not len(read_all(data.queries).blocked.values)
 
 
 def test_item_to_item_needs_no_interactions(workspace: Workspace) -> None:
     data = prepare(workspace.inputs(interactions_uri=None), kind="item_to_item")
-    assert data.query_ids.to_pylist() == ITEMS
+    assert read_all(data.queries).query_ids.to_pylist() == ITEMS
     assert not data.count_N.any()
 
 
@@ -209,33 +213,91 @@ def test_blocked_and_disliked_items_are_blocked_for_their_user_alone(workspace: 
             rules=RulesConfig(blocked=blocked),
         )
     )
-    assert by_query(data, data.profiles) == {"u0": ["a"], "u1": ["c"]}
-    assert by_query(data, data.blocked) == {"u0": ["b"], "u1": ["d"]}
+    assert by_query(data, "profiles") == {"u0": ["a"], "u1": ["c"]}
+    assert by_query(data, "blocked") == {"u0": ["b"], "u1": ["d"]}
     assert chosen(data, data.available_N) == ["a", "b", "d"]
     assert data.block_list_warning is None
 
 
-@pytest.mark.parametrize("partitions", [1, 3, 17])
-@pytest.mark.parametrize("min_rating", [None, 3.0])
-def test_prepared_interactions_give_the_same_lists(
-    workspace: Workspace, partitions: int, min_rating: float | None
+class ManyUsers:
+    """Interactions, a users table and a block list that name some users together and some alone.
+
+    Rows lack a user, an item, a time or a rating, repeat others, or are with items that have no
+    feature. The last interaction is one user's alone.
+    """
+
+    def __init__(self, workspace: Workspace, min_rating: float | None) -> None:
+        rng, named = np.random.default_rng(0), [f"user-{n:02}" for n in range(60)]
+        user_R = [*rng.choice(named[:40], 300), "latest"]
+        item_R = [*rng.choice([*ITEMS, "gone"], 300), "b"]
+        time_R = [*rng.integers(0, 40 * DAY, 300), 50 * DAY]
+        rating_R = [*rng.integers(1, 6, 300), 5]
+        holes = [np.append(rng.random(300) < 0.03, False) for _ in range(4)]
+        columns = [
+            [
+                None if hole else value.item() if hasattr(value, "item") else value
+                for value, hole in zip(values, holes_R, strict=True)
+            ]
+            for values, holes_R in zip((user_R, item_R, time_R, rating_R), holes, strict=True)
+        ]
+        log = workspace.write(
+            "rated", user_id=columns[0], item_id=columns[1], timestamp=columns[2],
+            rating=[None if rating is None else float(rating) for rating in columns[3]],
+        )  # fmt: skip
+        blocked = workspace.write(
+            "blocked", item_id=[*"abcd", "a", "unknown"], user_id=[*named[35:39], "nobody", None]
+        )
+        interactions = InteractionsProvenance(min_rating=min_rating)
+        self.inputs = workspace.inputs(
+            workspace.model("bpr_mf", interactions=interactions),
+            interactions=InteractionsConfig(min_rating=min_rating),
+            interactions_uri=log,
+            users_table=workspace.table("many", user_id=[*named[30:], "u0"]),
+            rules=RulesConfig(blocked=blocked),
+        )
+        self.prepared = Store.at(str(workspace.folder))
+
+
+@pytest.mark.parametrize(("partitions", "shards"), [(1, 8), (3, 3), (3, 8), (4, 2), (17, 8)])
+@pytest.mark.parametrize(
+    ("min_rating", "as_of"), [(None, None), (3.0, None), (None, "1970-01-20"), (3.0, "1970-01-20")]
+)
+def test_users_in_partitions_are_those_of_the_files(
+    workspace: Workspace,
+    partitions: int,
+    shards: int,
+    min_rating: float | None,
+    as_of: str | None,
 ) -> None:
-    """Also the disliked items, and the users of the users table."""
-    users, items, times = map(list, zip(*LOG, strict=True))
-    log = workspace.write(
-        "rated", user_id=users, item_id=items, timestamp=times, rating=[5.0, 1.0, 4.0, 2.0, None]
-    )
-    interactions = InteractionsProvenance(
-        digest="0", min_rating=min_rating, as_of=None, last_timestamp=2
-    )
-    inputs = workspace.inputs(
-        workspace.model("visrank", interactions=interactions),
-        interactions=InteractionsConfig(min_rating=min_rating),
-        interactions_uri=log,
-        users_table=workspace.users,
-    )
-    root = prepared_root(Store.at(str(workspace.folder)), inputs.interactions, log, partitions)
-    assert_equal(prepare(replace(inputs, prepared=root)), prepare(inputs))
+    """The sums over all users, and each shard's queries."""
+    many = ManyUsers(workspace, min_rating)
+    config = replace(many.inputs.interactions, as_of=as_of)
+    inputs = replace(many.inputs, interactions=config)
+    root = prepared_root(many.prepared, config, str(inputs.interactions_uri), partitions)
+    expected = prepare(inputs, shards=shards)
+    found = prepare(replace(inputs, prepared=root), shards=shards)
+    assert found.query_count == expected.query_count > 50
+    for shard in range(shards):
+        assert_equal(found.queries.read(shard), expected.queries.read(shard))
+    assert_equal(replace(found, queries=expected.queries), expected)
+    assert "2 of the 6 rows" in str(found.block_list_warning)
+    assert sum(read_all(found.queries).blocked.lengths) >= 4
+    # What a worker is given holds no user.
+    assert b"user-01" in pickle.dumps(expected)
+    assert b"user-01" not in pickle.dumps(found)
+
+
+def test_users_in_partitions_are_summed_up_again_if_one_of_them_was_last(
+    workspace: Workspace,
+) -> None:
+    """Without a cutoff, activity is that of the midnight after the last interaction of all."""
+    many = ManyUsers(workspace, None)
+    uri, config = str(many.inputs.interactions_uri), many.inputs.interactions
+    root = prepared_root(many.prepared, config, uri, 17)
+    users = open_users(many.inputs.user_tables, pa.array(ITEMS, TEXT), root)
+    whole = open_users(many.inputs.user_tables, pa.array(ITEMS, TEXT), None)
+    assert_equal(users.summarize().activity, whole.summarize().activity)
+    assert users.summarize().activity.moment == 51 * DAY
 
 
 def test_block_list_of_unknown_items_gives_a_warning(workspace: Workspace) -> None:
@@ -340,5 +402,5 @@ def test_trained_users_are_minus_one_for_unseen_users_and_for_models_without_use
 ) -> None:
     artifact = load_artifact(workspace.model("visrank"))
     ids = pa.array(["u1", "nobody"])
-    assert trained_users(artifact, ids).tolist() == [1, -1]
-    assert trained_users(replace(artifact, user_ids=None), ids).tolist() == [-1, -1]
+    assert trained_users(artifact.user_ids, ids).tolist() == [1, -1]
+    assert trained_users(None, ids).tolist() == [-1, -1]

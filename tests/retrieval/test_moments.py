@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.interactions import features_at
 from tests.training import jagged_lists
 from visrec.interactions.activity import DAY, Activity
 from visrec.interactions.split import HeldOut
@@ -72,7 +73,7 @@ def test_ranks_equal_loops(by_night: bool, moving: bool) -> None:
     moments = Moments(order.of_held_out(held), order.activity, by_night)
     arrays: ItemArrays = {"vectors": VECTOR_N[order.item_N]}
     if moving:
-        arrays[ACTIVITY] = order.activity.features_at(0)
+        arrays[ACTIVITY] = features_at(order.activity, 0)
     ranker = MomentRanker(_scorer, arrays, np.full(USERS, -1), moments, k=40)
     found = per_user(ranker.ranks(np.arange(USERS)))["auc"]
 
@@ -117,7 +118,7 @@ def test_static_model_is_prepared_once_and_a_moving_one_once_a_moment() -> None:
         return len(made)
 
     assert rank_by_blocks(arrays) == 1
-    arrays[ACTIVITY] = order.activity.features_at(0)
+    arrays[ACTIVITY] = features_at(order.activity, 0)
     assert rank_by_blocks(arrays) == len(np.unique(moments.moment_E))
 
 

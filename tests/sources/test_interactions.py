@@ -13,6 +13,7 @@ from visrec.errors import InputError
 from visrec.sources.interactions import (
     InteractionsConfig,
     digest_interactions,
+    read_all,
     read_disliked,
     read_interactions,
 )
@@ -63,7 +64,8 @@ def test_rows_below_min_rating_do_not_count(uri: str) -> None:
 
 def test_disliked_rows_are_those_that_do_not_count(uri: str) -> None:
     def disliked(config: InteractionsConfig) -> list[str]:
-        return [i for batch in read_disliked(config, uri) for i in batch["item_id"].to_pylist()]
+        batches = read_disliked(config, read_all(config, uri))
+        return [item for batch in batches for item in batch["item_id"].to_pylist()]
 
     assert disliked(ALL) == []
     assert disliked(replace(ALL, min_rating=4.0)) == ["midnight", "three", "day after"]

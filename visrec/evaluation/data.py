@@ -164,7 +164,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
         if artifact is not first:
             _, of_this = _catalogue_of_training(artifact, inputs)
         arrays[label] = order.of_arrays(artifact.model.item_arrays(of_this))
-        user_rows[label] = trained_users(artifact, user_ids)
+        user_rows[label] = trained_users(artifact.user_ids, user_ids)
     # Baselines are fitted to everything before the test baskets, as the profiles are.
     baselines = baselines_for(len(item_ids), by_night)
     fitted = baseline_arrays(catalogue, split.known_items, baselines)

@@ -113,10 +113,10 @@ class Activity:
             moment_G: (G,) midnights, ascending.
             item_C: (C,) rows of the catalogue.
         """
-        window_W = np.array(WINDOW_DAYS, np.int64) * DAY
         kernel, _ = compile_and_load(_SOURCE)
         if kernel is None:
-            return self._features_in_numpy(moment_G, item_C, window_W)
+            return self._features_in_numpy(moment_G, item_C)
+        window_W = np.array(WINDOW_DAYS, np.int64) * DAY
         feature_GCK = np.empty((len(moment_G), len(item_C), ACTIVITY_FEATURES), np.float32)
         arrays = (self.times.values, self.times.offsets, item_C, moment_G)
         times, offsets, items, moments = (np.ascontiguousarray(a, np.int64) for a in arrays)
@@ -138,7 +138,7 @@ class Activity:
     def _log_table(self, moment_G: Ints) -> npt.NDArray[np.float32]:
         """The logarithm of 1 + n for every count and every age in days."""
         days = max(0, (int(moment_G.max(initial=0)) - self._oldest) // DAY + 1)
-        return np.log1p(np.arange(max(days, self._most) + 1)).astype(np.float32)
+        return _log_table(max(days, self._most))
 
     @cached_property
     def _oldest(self) -> int:
@@ -150,23 +150,16 @@ class Activity:
         """How often the item was taken that was taken most."""
         return int(self.times.lengths.max(initial=0))
 
-    def _features_in_numpy(
-        self, moment_G: Ints, item_C: Ints, window_W: Ints
-    ) -> npt.NDArray[np.float32]:
-        picked, log = self.times.take(item_C), self._log_table(moment_G)
-        feature_GCK = np.zeros((len(moment_G), len(item_C), ACTIVITY_FEATURES), np.float32)
-        steps, scale = np.float32(_AGE_STEPS), np.float32(_AGE_SCALE)
-        for g, moment in enumerate(moment_G):
-            age_V = moment - picked.values
-            for w, window in enumerate(window_W):
-                inside_V = (age_V > 0) & (age_V <= window)
-                count_C = np.bincount(picked.row_ids[inside_V], minlength=len(item_C))
-                feature_GCK[g, :, w] = log[count_C]
-            known_C = self.first_N[item_C] < moment
-            days_C = moment // DAY - self.first_N[item_C[known_C]] // DAY
-            feature_GCK[g, known_C, -2] = np.round(log[days_C] * steps) / steps * scale
-            feature_GCK[g, known_C, -1] = 1
-        return feature_GCK
+    def _features_in_numpy(self, moment_G: Ints, item_C: Ints) -> npt.NDArray[np.float32]:
+        picked, feature_GCK = self.times.take(item_C), []
+        for moment in moment_G.tolist():
+            counts = ActivityCounts.of(picked.row_ids, picked.values, len(item_C), moment)
+            feature_GCK.append(counts.features())
+        return (
+            np.stack(feature_GCK)
+            if feature_GCK
+            else np.zeros((0, len(item_C), ACTIVITY_FEATURES), np.float32)
+        )
 
     def tells_what_existed(self, item_V: npt.NDArray[np.integer], time_V: Ints) -> bool:
         """Whether enough interactions were with items that somebody had taken before their day.
@@ -180,7 +173,60 @@ class Activity:
         known_V = self.first_N[item_V] < moment_of(time_V)
         return bool(len(known_V) and known_V.mean() >= _MIN_KNOWN_SHARE)
 
-    def features_at(self, moment: int) -> npt.NDArray[np.float32]:
-        """(N, K) the features of all items at one moment."""
-        of_one_1NK = self.features(np.array([moment]), np.arange(len(self)))
-        return of_one_1NK.reshape(len(self), ACTIVITY_FEATURES)
+
+@dataclass(frozen=True)
+class ActivityCounts:
+    """How often each item was taken before a moment. Those of two sets of users add up: `a + b`.
+
+    Attributes:
+        moment: a midnight.
+        count_NW: (N, W) int32, interactions of the days before it, for each of `WINDOW_DAYS`.
+        first_N: (N,) when each item was taken first; the largest integer for an item that never
+            was.
+    """
+
+    moment: int
+    count_NW: npt.NDArray[np.int32]
+    first_N: Ints
+
+    @staticmethod
+    def of(
+        item_R: npt.NDArray[np.integer], time_R: Ints, items: int, moment: int
+    ) -> "ActivityCounts":
+        """The counts of interactions, in any order.
+
+        Args:
+            item_R: (R,) rows of the catalogue.
+            time_R: (R,) seconds since 1970.
+            items: N.
+            moment: a midnight.
+        """
+        age_R, first_N = moment - time_R, np.full(items, np.iinfo(np.int64).max)
+        count_NW = np.empty((items, len(WINDOW_DAYS)), np.int32)
+        for w, days in enumerate(WINDOW_DAYS):
+            is_inside_R = (age_R > 0) & (age_R <= days * DAY)
+            count_NW[:, w] = np.bincount(item_R[is_inside_R], minlength=items)
+        np.minimum.at(first_N, item_R, time_R)
+        return ActivityCounts(moment, count_NW, first_N)
+
+    def __add__(self, other: "ActivityCounts") -> "ActivityCounts":
+        assert other.moment == self.moment, "counts at different moments do not add up"
+        count_NW, first_N = self.count_NW + other.count_NW, np.minimum(self.first_N, other.first_N)
+        return ActivityCounts(self.moment, count_NW, first_N)
+
+    def features(self) -> npt.NDArray[np.float32]:
+        """(N, K) what a model reads of each item: `Activity.features` at this moment."""
+        known_N = self.first_N < self.moment
+        day_M = self.moment // DAY - self.first_N[known_N] // DAY
+        log = _log_table(max(int(self.count_NW.max(initial=0)), int(day_M.max(initial=0))))
+        steps, scale = np.float32(_AGE_STEPS), np.float32(_AGE_SCALE)
+        feature_NK = np.zeros((len(known_N), ACTIVITY_FEATURES), np.float32)
+        feature_NK[:, : len(WINDOW_DAYS)] = log[self.count_NW]
+        feature_NK[known_N, -2] = np.round(log[day_M] * steps) / steps * scale
+        feature_NK[known_N, -1] = 1
+        return feature_NK
+
+
+def _log_table(most: int) -> npt.NDArray[np.float32]:
+    """The logarithm of 1 + n for every number up to `most`."""
+    return np.log1p(np.arange(most + 1)).astype(np.float32)

@@ -29,6 +29,16 @@ class ReadReport:
     left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
+    def counted(self) -> int:
+        """The number of rows that count."""
+        return self.rows - sum(self.left_out.values())
+
+    @property
+    def dropped_missing_feature(self) -> int:
+        """The number of rows that were left out because their item has no feature."""
+        return self.left_out.get(NO_FEATURE, 0)
+
+    @property
     def summary(self) -> dict[str, Any]:
         """The entries of a job's summary: an int, and a dict of ints."""
         return {"interactions read": self.rows, "rows left out": dict(self.left_out)}
@@ -58,11 +68,6 @@ class InteractionLog:
     evaluation_flag_R: npt.NDArray[np.bool_] | None
     rating_R: npt.NDArray[np.float32] | None
     read_report: ReadReport = field(default_factory=ReadReport)
-
-    @property
-    def dropped_missing_feature(self) -> int:
-        """The number of rows that were left out because their item has no feature."""
-        return self.read_report.left_out.get(NO_FEATURE, 0)
 
     @property
     def items(self) -> Jagged:

@@ -1,4 +1,6 @@
-"""The two steps of preparing interactions: a piece is dealt to partitions, a partition is sorted.
+"""The two steps of preparing a table: a piece is dealt to partitions, a partition is sorted.
+
+A table without some of the columns of interactions, such as the users table, has nulls there.
 
 All rows of a user are in one partition, and rows without a user in that of their item. Within a
 partition they are sorted as in a log: by user, time and item, and then by their order in the files.
@@ -19,7 +21,8 @@ import pyarrow.parquet as pq
 
 from visrec.hashes import hash_strings
 from visrec.ids import TEXT
-from visrec.storage.schemas import INTERACTIONS, PREPARED_INTERACTIONS
+from visrec.interactions.log import assign_shards
+from visrec.storage.schemas import PREPARED_INTERACTIONS, Column
 from visrec.storage.store import Store, parse_json
 from visrec.storage.table_pieces import TablePiece, read_piece
 
@@ -53,11 +56,14 @@ class DealtPiece:
     lacking: Sequence[str]
 
 
-def deal_piece(piece: TablePiece, store: Store, stem: str, partitions: int) -> DealtPiece:
+def deal_piece(
+    piece: TablePiece, columns: Sequence[Column], store: Store, stem: str, partitions: int
+) -> DealtPiece:
     """Writes the rows of a piece by partition, unless an earlier start has done so.
 
     Args:
-        piece: of the interactions.
+        piece: of a table that names users.
+        columns: the declared ones of the table.
         store: where to write.
         stem: of the file, without extension: a digest of the rows and of P.
         partitions: P.
@@ -68,7 +74,7 @@ def deal_piece(piece: TablePiece, store: Store, stem: str, partitions: int) -> D
     report = f"{stem}.json"
     if store.exists(f"{stem}.arrow") and (found := store.read_if_exists(report)):
         return DealtPiece(**parse_json(found[0], store.uri(report)))
-    reader = _PieceReader(piece)
+    reader = _PieceReader(piece, columns)
     rows_P = np.zeros(partitions, np.int64)
     with (
         store.open_replacement(f"{stem}.arrow") as sink,
@@ -93,13 +99,13 @@ def deal_piece(piece: TablePiece, store: Store, stem: str, partitions: int) -> D
 class _PieceReader:
     """Reads a piece in batches with all columns, and remembers which ones were there."""
 
-    def __init__(self, piece: TablePiece) -> None:
-        self._piece = piece
+    def __init__(self, piece: TablePiece, columns: Sequence[Column]) -> None:
+        self._piece, self._columns = piece, columns
         self.unit: str | None = None
         self.columns, self.lacking = set[str](), set[str]()
 
     def __iter__(self) -> Iterator[pa.Table]:
-        for batch, unit in read_piece(self._piece, INTERACTIONS):
+        for batch, unit in read_piece(self._piece, self._columns):
             self.unit = unit
             self.columns.update(batch.column_names)
             self.lacking |= {*_DEALT.names} - {*batch.column_names}
@@ -149,6 +155,17 @@ def partition_numbers(ids: pa.Array, partitions: int) -> npt.NDArray[np.uint16]:
 
 
 # A partition.
+
+
+def rows_of_shard(rows: pa.Table, shard: int, shards: int) -> pa.Table:
+    """The rows of a partition whose users are in a shard, in their order."""
+    chunks = rows["user_id"].unify_dictionaries().chunks
+    if not chunks:
+        return rows
+    is_own_D = assign_shards(chunks[0].dictionary, shards) == shard
+    is_own_D = np.append(is_own_D, False)  # nulls have the code -1, which is the last row
+    is_own = [is_own_D[pc.fill_null(chunk.indices, -1).to_numpy()] for chunk in chunks]
+    return rows.filter(pa.array(np.concatenate(is_own)))
 
 
 def write_partition(

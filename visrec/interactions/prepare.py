@@ -1,6 +1,7 @@
-"""Prepares interactions in tasks: deals the rows of pieces to partitions, and sorts each partition.
+"""Prepares tables in tasks: deals the rows of pieces to partitions, and sorts each partition.
 
-While the interaction files are unchanged, nothing is read. If files were added whose names come
+The tables are those that name users: the interactions, the users table and the block list. While
+the files of a table are unchanged, nothing is read. If files were added whose names come
 after theirs, only these are read, and only the partitions of their users are rewritten. The name of
 a file is a digest of its sources, so a run continues where another one was killed. Readers see only
 what the manifest names.
@@ -19,12 +20,12 @@ from visrec.interactions.prepared import (
     MANIFEST,
     MANIFEST_VERSION,
     OPTIONAL_COLUMNS,
-    PreparedInteractions,
     PreparedManifest,
+    PreparedTable,
 )
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.input_table import InputTable
-from visrec.storage.schemas import INTERACTIONS
+from visrec.storage.schemas import INTERACTIONS, Column
 from visrec.storage.store import Store, parse_json, to_json
 from visrec.storage.table_files import MISSING, TableFile, file_fingerprints, list_table_files
 from visrec.storage.table_pieces import TablePiece, split_file
@@ -36,32 +37,33 @@ _PARTITION_ROWS = 2_000_000
 _PIECES = "pieces"
 
 
-def prepare_interactions(
-    table: InputTable, root: Store, partitions: int | None = None
-) -> PreparedInteractions:
-    """Prepares interactions, as far as they are not prepared already.
+def prepare_table(
+    table: InputTable, columns: Sequence[Column], root: Store, partitions: int | None = None
+) -> PreparedTable:
+    """Prepares a table that names users, as far as it is not prepared already.
 
     Args:
-        table: the interactions.
+        table: where its files are.
+        columns: those that are declared of it: of interactions, users or a block list.
         root: contains a directory for each table.
         partitions: P; by default a power of two that follows the number of rows.
 
     Raises:
-        InputError: the interactions cannot be read.
-        ConflictError: others keep changing the interactions or what is prepared of them.
+        InputError: the table cannot be read.
+        ConflictError: others keep changing the table or what is prepared of it.
         MissingFileError: the same; a file was removed while it was used.
     """
     try:
-        return _prepare(table, root, partitions)
+        return _prepare(table, columns, root, partitions)
     except (ConflictError, MissingFileError):
         # The files changed, or another process committed first and has removed the pieces.
-        return _prepare(table, root, partitions)
+        return _prepare(table, columns, root, partitions)
 
 
 def prepare_if_possible(
     config: InteractionsConfig, uri: str | None, root: Store | None
-) -> PreparedInteractions | None:
-    """`prepare_interactions`; None if the files themselves are to be read.
+) -> PreparedTable | None:
+    """The prepared interactions; None if the files themselves are to be read.
 
     That is so if there are no interactions or no directory to prepare them in, and while others
     keep changing the files: one may keep growing by rows after the cutoff.
@@ -69,7 +71,7 @@ def prepare_if_possible(
     if uri is None or root is None:
         return None
     try:
-        return prepare_interactions(config.table(uri), root)
+        return prepare_table(config.table(uri), INTERACTIONS, root)
     except (ConflictError, MissingFileError):
         return None
 
@@ -79,7 +81,9 @@ def partition_count(rows: int) -> int:
     return 1 << max(0, (rows - 1) // _PARTITION_ROWS).bit_length()
 
 
-def _prepare(table: InputTable, root: Store, partitions: int | None) -> PreparedInteractions:
+def _prepare(
+    table: InputTable, columns: Sequence[Column], root: Store, partitions: int | None
+) -> PreparedTable:
     store = root / table.identify(digest(Store.at(table.uri).root))
     files = list(list_table_files(table))
     inputs = _fingerprints(files)
@@ -88,25 +92,25 @@ def _prepare(table: InputTable, root: Store, partitions: int | None) -> Prepared
     if last and not last.fits(partitions, listed):
         last = None
     if last and last.inputs == inputs:
-        return PreparedInteractions(table, store, last)
-    plan = _plan(files, inputs, last, partitions)
+        return PreparedTable(table, store, last)
+    plan = _plan(files, columns, inputs, last, partitions)
     pieces = {f"{stem}.{end}" for stem in plan.piece_stems for end in ("arrow", "json")}
     dealt = _deal(plan, store)
     if _fingerprints(files) != inputs:
         store.delete(pieces)  # their rows may be those of later files
-        raise ConflictError(f"The interactions at {table.uri} changed while they were read.")
+        raise ConflictError(f"The files at {table.uri} changed while they were read.")
     manifest = _sort(plan, dealt, store)
     if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
         raise ConflictError(
-            f"Other jobs keep changing the prepared interactions at {store.root}; run again when "
-            "they have ended.",
+            f"Other jobs keep changing the prepared table at {store.root}; run again when they "
+            "have ended.",
             path=store.uri(MANIFEST),
         )
     # Processes that read the last manifest may still be reading its partitions, and those of a
     # process that has committed since are not ours to remove.
     named = {MANIFEST, *manifest.parts_P, *(last.parts_P if last else ())}
     store.delete((listed | pieces) - named)
-    return PreparedInteractions(table, store, manifest)
+    return PreparedTable(table, store, manifest)
 
 
 def _fingerprints(files: Sequence[TableFile]) -> dict[str, str]:
@@ -138,11 +142,13 @@ class _Plan:
     """What is to be read.
 
     Attributes:
+        columns: the declared ones.
         inputs: the fingerprints of all files.
         base: what stays; empty where everything is read.
         pieces: of the other files, in the order of their rows.
     """
 
+    columns: Sequence[Column]
     inputs: Mapping[str, str]
     base: PreparedManifest
     pieces: Sequence[TablePiece]
@@ -167,6 +173,7 @@ class _Plan:
 
 def _plan(
     files: Sequence[TableFile],
+    columns: Sequence[Column],
     inputs: Mapping[str, str],
     last: PreparedManifest | None,
     partitions: int | None,
@@ -174,19 +181,19 @@ def _plan(
     """What to read: only the files that were added, or all if files changed or P is too small."""
     base = last if last and last.is_prefix_of(inputs) else PreparedManifest.empty(partitions or 1)
     added = [file for file in files if file.name not in base.inputs]
-    splits = _map(split_file, [(file, INTERACTIONS) for file in added])
+    splits = _map(split_file, [(file, columns) for file in added])
     pieces = [piece for split in splits for piece in split]
     wanted = partitions or partition_count(sum(base.rows_P) + sum(piece.rows for piece in pieces))
     if not base.inputs:
         base = PreparedManifest.empty(wanted)
     elif wanted > 2 * base.partitions:
-        return _plan(files, inputs, None, partitions)
-    return _Plan(inputs, base, pieces)
+        return _plan(files, columns, inputs, None, partitions)
+    return _Plan(columns, inputs, base, pieces)
 
 
 def _deal(plan: _Plan, store: Store) -> list[DealtPiece]:
     calls = [
-        (piece, store, stem, plan.base.partitions)
+        (piece, plan.columns, store, stem, plan.base.partitions)
         for piece, stem in zip(plan.pieces, plan.piece_stems, strict=True)
     ]
     dealt: list[DealtPiece] = _map(deal_piece, calls)

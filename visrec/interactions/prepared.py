@@ -1,7 +1,10 @@
-"""Interactions that were prepared once: coded, dealt to partitions by user, and sorted.
+"""A table that was prepared once: coded, dealt to partitions by user, and sorted.
+
+It holds interactions, or the rows of the users table or of the block list, which lack some of the
+columns of interactions.
 
 A directory of files that never change, and a manifest that lists the current partitions and the
-interaction files whose rows they contain.
+files whose rows they contain.
 
 Shapes: P partitions.
 """
@@ -12,11 +15,12 @@ from typing import Any
 
 import pyarrow as pa
 
-from visrec.sources.interactions import InteractionsConfig, TableBatches
+from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import PREPARED_INTERACTIONS
 from visrec.storage.store import Store
 
-PREPARED = "prepared_interactions"  # folder of a workspace
+PREPARED = "prepared"  # folder of a workspace
 MANIFEST = "_manifest.json"
 MANIFEST_VERSION = 1  # of its keys and of the files
 OPTIONAL_COLUMNS = ("rating", "evaluation")
@@ -27,7 +31,7 @@ class PreparedManifest:
     """What was prepared.
 
     Attributes:
-        inputs: the fingerprint of each file of the interactions, in the order of their rows.
+        inputs: the fingerprint of each file of the table, in the order of their rows.
         parts_P: the file of each partition; None for one without rows.
         rows_P: the number of rows of each partition.
         columns: the optional columns that any of the files has.
@@ -80,11 +84,11 @@ class PreparedManifest:
 
 
 @dataclass(frozen=True)
-class PreparedInteractions:
-    """Prepared interactions, to read.
+class PreparedTable:
+    """A prepared table, to read.
 
     Attributes:
-        table: the interactions that were prepared.
+        table: the one that was prepared.
         store: the directory of the partitions.
         manifest: its content.
     """
@@ -108,12 +112,12 @@ class PreparedInteractions:
             config.require_rating_column(False, where)
 
     def read(self, partition: int) -> pa.Table:
-        """The rows of a partition: the columns that the interactions have, with ids as codes."""
-        rows = self.store.read_table(str(self.manifest.parts_P[partition]))
-        absent = {*OPTIONAL_COLUMNS} - {*self.manifest.columns}
-        return rows.drop_columns(sorted(absent)) if absent else rows
+        """The rows of a partition, ids as codes.
 
-    def batches(self) -> TableBatches:
-        """The rows, one partition after another, and where they come from."""
-        for partition in self.partitions:
-            yield self.table.uri, self.read(partition)
+        Optional columns are there if any row of the table has them, or it has no rows.
+        """
+        part = self.manifest.parts_P[partition]
+        rows = PREPARED_INTERACTIONS.empty_table() if part is None else self.store.read_table(part)
+        known = self.manifest.columns if any(self.manifest.rows_P) else OPTIONAL_COLUMNS
+        absent = {*OPTIONAL_COLUMNS} - {*known}
+        return rows.drop_columns(sorted(absent)) if absent else rows

@@ -6,6 +6,8 @@ Shapes: U users, N items of the catalogue, R interactions, B rows of a batch.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import pyarrow.compute as pc
 from visrec.errors import InputError, NoExamplesError
 from visrec.ids import TEXT, encode_ids, id_array, index_in
 from visrec.interactions.log import InteractionLog, ReadReport
-from visrec.interactions.prepared import PreparedInteractions
+from visrec.interactions.prepared import PreparedTable
 from visrec.jagged import concat_ranges, offsets_from_lengths
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.interactions import (
@@ -42,7 +44,7 @@ def read_log(
     extra_users: pa.Array | None = None,
     *,
     keep_all_users: bool = False,
-    prepared: PreparedInteractions | None = None,
+    prepared: PreparedTable | None = None,
 ) -> InteractionLog:
     """Reads interactions and codes them against a catalogue.
 
@@ -59,27 +61,18 @@ def read_log(
         NoExamplesError: none of them counts.
     """
     if uri is None:
-        return _empty_log(extra_users)
+        return join_logs([], extra_users)
     if prepared is None:
-        parts = [_read_part(config, read_all(config, uri), item_ids, keep_all_users)]
+        parts = [read_part(config, read_all(config, uri), item_ids, keep_all_users)]
     else:
         prepared.require_rating_column(config)
         shared = share(item_ids)
         calls = [(config, prepared, p, shared, keep_all_users) for p in prepared.partitions]
         parts = map_calls(_read_partition, calls)
-    incomplete = IncompleteRows()
-    for part in parts:
-        incomplete.merge(part.incomplete)
-    incomplete.require_few(config, uri)
-    return _join_parts(parts, item_ids, extra_users)
-
-
-def _empty_log(users: pa.Array | None) -> InteractionLog:
-    user_ids = _sorted_ids(pa.array([], TEXT), users)
-    offsets = np.zeros(len(user_ids) + 1, np.int64)
-    return InteractionLog(
-        user_ids, offsets, np.zeros(0, np.int32), np.zeros(0, np.int64), None, None
-    )
+    counts = reduce(add, (part.counts for part in parts), ReadCounts())
+    counts.require_complete(config, uri)
+    counts.require_any(item_ids)
+    return replace(join_logs([part.log for part in parts], extra_users), read_report=counts.report)
 
 
 def build_log(
@@ -103,48 +96,101 @@ def build_log(
         InputError: a rating is infinite.
     """
     part = _build_part(batches, item_ids, Counter() if left_out is None else left_out)
-    return _join_parts([part], item_ids, extra_users)
+    part.counts.require_any(item_ids)
+    log = part.log if extra_users is None else join_logs([part.log], extra_users)
+    return replace(log, read_report=part.counts.report)
 
 
 # Parts of a log, each with all rows of its users.
 
 
 @dataclass(frozen=True)
-class _LogPart:
-    """The log of some users.
+class ReadCounts:
+    """What became of rows that were read. The counts of two parts add up: `a + b`.
 
     Attributes:
-        log: of these users, without a report.
-        left_out: rows that do not count, by reason.
+        rows: how many count.
+        left_out: how many do not, by reason.
+        incomplete: how many lack something.
         unknown_ids: ids of items that are not in the catalogue, some of all.
-        incomplete: counts of rows that lack something.
     """
 
-    log: InteractionLog
-    left_out: Counter[str]
-    unknown_ids: pa.Array
+    rows: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
     incomplete: IncompleteRows = field(default_factory=IncompleteRows)
+    unknown_ids: pa.Array = field(default_factory=lambda: pa.array([], TEXT))
+
+    def __add__(self, other: "ReadCounts") -> "ReadCounts":
+        left_out, incomplete = Counter(self.left_out), IncompleteRows()
+        left_out.update(other.left_out)  # in the order of reading, with the zeros
+        incomplete.merge(self.incomplete)
+        incomplete.merge(other.incomplete)
+        unknown_ids = self.unknown_ids if len(self.unknown_ids) else other.unknown_ids
+        return ReadCounts(self.rows + other.rows, left_out, incomplete, unknown_ids)
+
+    @property
+    def report(self) -> ReadReport:
+        """The counts as a run records them."""
+        left_out = {why: count for why, count in self.left_out.items() if count}
+        return ReadReport(self.rows + self.left_out.total(), left_out)
+
+    def require_complete(self, config: InteractionsConfig, uri: str) -> None:
+        """Refuses interactions of which too many lack something.
+
+        Raises:
+            InputError: shows an example.
+        """
+        self.incomplete.require_few(config, uri)
+
+    def require_any(self, item_ids: pa.Array) -> None:
+        """Refuses interactions none of which counts.
+
+        Raises:
+            NoExamplesError: says why they do not.
+        """
+        if not self.rows:
+            raise _no_interactions_error(self.left_out, self.unknown_ids, item_ids)
+
+
+@dataclass(frozen=True)
+class LogPart:
+    """The log of some users, without a report, and counts of the rows that it was built from."""
+
+    log: InteractionLog
+    counts: ReadCounts
 
 
 def _read_partition(
     config: InteractionsConfig,
-    prepared: PreparedInteractions,
+    prepared: PreparedTable,
     partition: int,
     item_ids: pa.Array,
     keep_all_users: bool,
-) -> _LogPart:
+) -> LogPart:
     rows = iter([(prepared.table.uri, prepared.read(partition))])
-    return _read_part(config, rows, item_ids, keep_all_users)
+    return read_part(config, rows, item_ids, keep_all_users)
 
 
-def _read_part(
+def read_part(
     config: InteractionsConfig, batches: TableBatches, item_ids: pa.Array, keep_all_users: bool
-) -> _LogPart:
+) -> LogPart:
+    """Codes all rows of some users against a catalogue.
+
+    Args:
+        config: which interactions count.
+        batches: rows, and where they are.
+        item_ids: (N,) the catalogue's ids.
+        keep_all_users: include users none of whose interactions counts.
+
+    Raises:
+        InputError: a rating is infinite, or there is a `min_rating` but no rating column.
+    """
     left_out, incomplete = Counter[str](), IncompleteRows()
     past = drop_after_cutoff(config, batches, left_out, incomplete)
     if not keep_all_users:
         past = _only_liked(past, left_out)
-    return replace(_build_part(past, item_ids, left_out), incomplete=incomplete)
+    part = _build_part(past, item_ids, left_out)
+    return replace(part, counts=replace(part.counts, incomplete=incomplete))
 
 
 def _only_liked(batches: Iterable[pa.Table], left_out: Counter[str]) -> Iterator[pa.Table]:
@@ -161,40 +207,31 @@ def _count_not_liked(batch: pa.Table, left_out: Counter[str]) -> None:
     left_out[NOT_LIKED] += len(rating) - rating.null_count
 
 
-def _build_part(
-    batches: Iterable[pa.Table], item_ids: pa.Array, left_out: Counter[str]
-) -> _LogPart:
+def _build_part(batches: Iterable[pa.Table], item_ids: pa.Array, left_out: Counter[str]) -> LogPart:
     builder = _LogBuilder(item_ids, left_out)
     for batch in batches:
         builder.add(batch)
     return builder.build()
 
 
-def _join_parts(
-    parts: Sequence[_LogPart], item_ids: pa.Array, extra_users: pa.Array | None
+def join_logs(
+    logs: Sequence[InteractionLog], extra_users: pa.Array | None = None
 ) -> InteractionLog:
-    """The log of all users.
+    """The log of all users of several logs, none of whom is in two of them; without a report.
 
-    Raises:
-        NoExamplesError: it has no rows.
+    Args:
+        logs: may be none.
+        extra_users: users to include whether or not they are in a log.
     """
-    logs, left_out = [part.log for part in parts], Counter[str]()
-    for part in parts:
-        left_out.update(part.left_out)
-    rows = sum(len(log.item_R) for log in logs)
-    if not rows:
-        unknown_ids = [part.unknown_ids for part in parts if len(part.unknown_ids)]
-        raise _no_interactions_error(left_out, next(iter(unknown_ids), None), item_ids)
-    report = ReadReport(
-        rows + left_out.total(), {why: count for why, count in left_out.items() if count}
-    )
+    if not logs:
+        return _empty_log(extra_users)
     if len(logs) == 1 and extra_users is None:
-        return replace(logs[0], read_report=report)
+        return logs[0]
     known = pa.concat_arrays([log.user_ids for log in logs])
     user_ids = _sorted_ids(known, extra_users)
     at_U = index_in(user_ids, known)
     length_V = np.concatenate([np.diff(log.offsets) for log in logs])  # in the order of the parts
-    offsets = offsets_from_lengths(np.where(at_U < 0, 0, length_V[at_U]))
+    offsets = offsets_from_lengths(np.append(length_V, 0)[at_U])  # the last for users in no log
     row_R = concat_ranges(offsets_from_lengths(length_V)[at_U], offsets)
     return InteractionLog(
         user_ids=user_ids,
@@ -205,7 +242,14 @@ def _join_parts(
             [(log.evaluation_flag_R, len(log.item_R)) for log in logs], False, row_R
         ),
         rating_R=_join_optional([(log.rating_R, len(log.item_R)) for log in logs], np.nan, row_R),
-        read_report=report,
+    )
+
+
+def _empty_log(users: pa.Array | None) -> InteractionLog:
+    user_ids = _sorted_ids(pa.array([], TEXT), users)
+    offsets = np.zeros(len(user_ids) + 1, np.int64)
+    return InteractionLog(
+        user_ids, offsets, np.zeros(0, np.int32), np.zeros(0, np.int64), None, None
     )
 
 
@@ -285,7 +329,7 @@ class _LogBuilder:
             self._flags.append(np.zeros(len(batch), np.bool_))
         self._ratings.append(_ratings(batch))
 
-    def build(self) -> _LogPart:
+    def build(self) -> LogPart:
         """The part, which may have no rows."""
         nothing = pa.array([], TEXT).dictionary_encode()
         user_R, user_ids = _code_users([*self._users, nothing])
@@ -300,7 +344,8 @@ class _LogBuilder:
             rating_R=None if np.isnan(rating_R[counts_R]).all() else rating_R,
         )
         log = _sort_log(user_ids, columns.take(counts_R), self._left_out)
-        return _LogPart(log, self._left_out, self._unknown_ids)
+        counts = ReadCounts(len(log.item_R), self._left_out, unknown_ids=self._unknown_ids)
+        return LogPart(log, counts)
 
 
 def _code_items(
@@ -325,7 +370,7 @@ def _code_items(
 
 
 def _no_interactions_error(
-    left_out: Counter[str], unknown_ids: pa.Array | None, item_ids: pa.Array
+    left_out: Counter[str], unknown_ids: pa.Array, item_ids: pa.Array
 ) -> NoExamplesError:
     """Explains why no interaction counts."""
     rows = sum(left_out.values())
@@ -335,7 +380,7 @@ def _no_interactions_error(
             found="the interactions are empty",
         )
     reasons = ", ".join(f"{count:,} {why}" for why, count in left_out.items() if count)
-    if unknown_ids is None or not left_out[NO_FEATURE]:
+    if not len(unknown_ids) or not left_out[NO_FEATURE]:
         found = f"one of the {rows:,} interactions counts ({reasons})"
         return NoExamplesError(
             f"N{found}; expected at least one. Check "

@@ -261,7 +261,7 @@ def _remarks(rows: ReadRows, log: InteractionLog | None) -> Iterator[str]:
         yield f"The last timestamp lies in the future: {rows.period}. It is {now:%Y-%m-%d %H:%M}."
     if log is None:
         return
-    without, read = log.dropped_missing_feature, log.read_report.rows
+    without, read = log.read_report.dropped_missing_feature, log.read_report.rows
     if without > (1 - _MIN_MATCHED) * read:
         yield (
             f"{without:,} of {read:,} rows are of items without a picture: they count for nothing."

@@ -35,12 +35,15 @@ from visrec.recommend.run_inputs import ListSettings, RunSource, read_run_source
 from visrec.recommend.score import ScoringTask, score_here, scoring_dataset
 from visrec.recommend.writer import WrittenShard
 from visrec.storage.store import Store
+from visrec.storage.table_pieces import estimate_rows
 from visrec.storage.tables import require_unchanged
 from visrec.tasks import Ref, call, get, map_calls, on_ray, share, submit
 
 # More queries are scored faster by processes, which take 9 s to start on two cores. A query costs
 # 0.14 ms of a core beside the search, and that part does not run on several threads.
 _HERE_QUERIES = 65_536
+# More interactions are read in partitions, so that no process holds all: 20 for each such user.
+_HERE_INTERACTIONS = 20 * _HERE_QUERIES
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,12 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
     written: list[WrittenShard] = []
     was_complete = manifest is not None
     if manifest is None:
+        if config.resources.workers or config.resources.use_gpu or _is_large(run.inputs):
+            ensure_ray(config, summary)
+            run = dataclasses.replace(run, inputs=scoring_inputs(config))  # in partitions
         with summary.phase("prepare"):
             prepared = _prepare(run)
-        resources = config.resources
-        is_large = prepared.overview.queries > _HERE_QUERIES
-        if resources.workers or resources.use_gpu or is_large:
+        if prepared.overview.queries > _HERE_QUERIES:  # with few interactions, or of items
             ensure_ray(config, summary)
             shared = {"data": share(prepared.data), "arrays": share(prepared.arrays)}
             prepared = dataclasses.replace(prepared, **shared)
@@ -147,6 +151,14 @@ def _read_run(config: RecommendJob, choice: ServingChoice | None, recommendation
     source = call(read_run_source, inputs, _list_settings(config))
     store = run_store(recommendations, config.run_id or source.inputs.digest)
     return _Run(config, choice, inputs, source, store, read_published_manifest(recommendations))
+
+
+def _is_large(inputs: ScoringInputs) -> bool:
+    """Whether the tables are too large to be read by one process."""
+    uri, users = inputs.interactions_uri, inputs.users_table
+    if uri and estimate_rows(inputs.interactions.table(uri)) > _HERE_INTERACTIONS:
+        return True
+    return users is not None and estimate_rows(users) > _HERE_QUERIES
 
 
 def _list_settings(config: RecommendJob) -> ListSettings:
@@ -252,7 +264,7 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     checks = map_calls(
         check_and_rescore, [(*given, range(task, shards, tasks)) for task in range(tasks)]
     )
-    if files.last is not None and any(each.damaged_last_files for each in checks):
+    if files.last is not None and any(each.lists.damaged_last_files for each in checks):
         say(
             f"Files of the last publication, {files.last.run.root}, are missing or are not what "
             "was published: the gates compare with the rest of it.",

@@ -66,12 +66,17 @@ def load_catalogue(
     return item_ids, Catalogue(loaded.feature_ND, trained_N, category_N, loaded.look_dim)
 
 
-def trained_users(artifact: Artifact, user_ids: pa.Array) -> npt.NDArray[np.int64]:
-    """(U,) the model's rows of these users.
+def trained_users(trained_ids: pa.Array | None, user_ids: pa.Array) -> npt.NDArray[np.int64]:
+    """(U,) the model's row of each of some users, -1 for users that training has not seen.
 
-    The row is -1 for users that training has not seen, and for all users if the model has no rows.
+    Args:
+        trained_ids: (T,) the users that have a row in the model, in the order of the rows; None if
+            the model has no rows.
+        user_ids: (U,) distinct.
     """
-    trained_ids = artifact.user_ids
-    if trained_ids is None:
-        return np.full(len(user_ids), -1)
-    return index_in(user_ids, trained_ids)
+    row_U = np.full(len(user_ids), -1)
+    if trained_ids is not None:
+        # Arrow hashes the second argument. The users of a shard are fewer than those of training.
+        user_T = index_in(trained_ids, user_ids)
+        row_U[user_T[user_T >= 0]] = np.flatnonzero(user_T >= 0)
+    return row_U

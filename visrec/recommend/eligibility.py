@@ -4,6 +4,7 @@ Shapes: N items, U users, V rows of a batch, P distinct pairs of a user and an i
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,12 @@ from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.items import Items
 from visrec.storage import schemas
 from visrec.storage.tables import read_batches
+
+_SAMPLED_IDS = 10_000
+
+
+def _no_ids() -> pa.LargeStringArray:
+    return pa.array([], TEXT)
 
 
 def recommendable_mask(
@@ -36,7 +43,7 @@ def recommendable_mask(
                 "column; expected one. Name it with --items, or leave --rules.min_stock out."
             )
         recommendable_N = recommendable_N & ~(items.stock_N < rules.min_stock)
-    for batch in _read_blocked(rules):
+    for batch in read_block_list(rules):
         if "user_id" in batch.column_names:
             batch = batch.filter(pc.is_null(batch["user_id"]))
         is_blocked = is_in(item_ids, batch["item_id"])
@@ -49,23 +56,18 @@ def recommendable_mask(
     return recommendable_N
 
 
-def blocked_pairs(rules: RulesConfig) -> Iterator[pa.Table]:
-    """The rows of the block list that name a user, one batch at a time."""
-    for batch in _read_blocked(rules):
-        if "user_id" in batch.column_names:
-            yield batch
-
-
-def _read_blocked(rules: RulesConfig) -> Iterator[pa.Table]:
+def read_block_list(rules: RulesConfig) -> Iterator[pa.Table]:
     """The block list, one batch at a time; nothing without one."""
     if rules.blocked_table is not None:
         yield from read_batches(rules.blocked_table, schemas.BLOCKED)
 
 
 def items_by_user(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.Array) -> Jagged:
-    """U lists of items, without repeats, from rows of `user_id` and `item_id`."""
+    """U lists of items, without repeats, from rows of `item_id`, some of which have a `user_id`."""
     pairs = [np.zeros(0, np.int64)]
     for batch in batches:
+        if "user_id" not in batch.column_names:
+            continue
         user_V, item_V = index_in(batch["user_id"], user_ids), index_in(batch["item_id"], item_ids)
         known_V = (user_V >= 0) & (item_V >= 0)
         pairs.append(user_V[known_V] * len(item_ids) + item_V[known_V])
@@ -73,39 +75,83 @@ def items_by_user(batches: Iterable[pa.Table], user_ids: pa.Array, item_ids: pa.
     return Jagged.from_row_ids(user_P, item_P, len(user_ids))
 
 
-def unused_block_warning(
-    rules: RulesConfig, item_ids: pa.LargeStringArray, user_ids: pa.LargeStringArray
-) -> str | None:
-    """A warning about rows of the block list that have no effect; None if there are no such rows.
+@dataclass(frozen=True)
+class BlockCounts:
+    """How many rows of the block list have no effect. Counts of two sets of users add up: `a + b`.
 
-    Their items or users may be gone, or the block list may write their ids differently.
+    The items of such rows may be gone, or their users, or the block list may write the ids
+    differently.
+
+    Attributes:
+        rows: all rows.
+        unused: those without effect.
+        unknown_items: ids of items that have no feature, sorted; the first ones.
+        unknown_users: ids of users whom no table but the block list names, likewise.
+        known_users: ids of the others, likewise.
     """
-    if rules.blocked is None:
-        return None
-    rows = unused = 0
-    unknown_item = unknown_user = pa.array([], TEXT)
-    for batch in _read_blocked(rules):
-        rows += len(batch)
-        no_item_V = index_in(batch["item_id"], item_ids) < 0
-        no_user_V = np.zeros(len(batch), bool)
-        if "user_id" in batch.column_names:
-            no_user_V = batch["user_id"].is_valid().to_numpy() & (
-                index_in(batch["user_id"], user_ids) < 0
+
+    rows: int = 0
+    unused: int = 0
+    unknown_items: pa.Array = field(default_factory=_no_ids)
+    unknown_users: pa.Array = field(default_factory=_no_ids)
+    known_users: pa.Array = field(default_factory=_no_ids)
+
+    @staticmethod
+    def of(
+        batches: Iterable[pa.Table], item_ids: pa.LargeStringArray, user_ids: pa.LargeStringArray
+    ) -> "BlockCounts":
+        """Counts rows of the block list.
+
+        Args:
+            batches: with item_id, and user_id if the block list has it.
+            item_ids: (N,) the catalogue.
+            user_ids: (U,) sorted; those of the rows are among them, if they are known.
+        """
+        total = BlockCounts()
+        for batch in batches:
+            is_item_unknown_V = index_in(batch["item_id"], item_ids) < 0
+            is_user_unknown_V = np.zeros(len(batch), bool)
+            users = _no_ids()
+            if "user_id" in batch.column_names:
+                is_user_unknown_V = batch["user_id"].is_valid().to_numpy() & (
+                    index_in(batch["user_id"], user_ids) < 0
+                )
+                users = batch["user_id"].filter(pa.array(is_user_unknown_V))
+            total += BlockCounts(
+                rows=len(batch),
+                unused=int((is_item_unknown_V | is_user_unknown_V).sum()),
+                unknown_items=_first_ids(batch["item_id"].filter(pa.array(is_item_unknown_V))),
+                unknown_users=_first_ids(users),
+                known_users=user_ids[:_SAMPLED_IDS],
             )
-            if not len(unknown_user):
-                unknown_user = id_array(batch["user_id"].filter(pa.array(no_user_V)))
-        if not len(unknown_item):
-            unknown_item = id_array(batch["item_id"].filter(pa.array(no_item_V)))
-        unused += int((no_item_V | no_user_V).sum())
-    if not unused:
-        return None
-    ids, known, source = (
-        (unknown_item, item_ids, "the catalogue")
-        if len(unknown_item)
-        else (unknown_user, user_ids, "the users")
-    )
-    return (
-        f"{unused:,} of the {rows:,} rows of {rules.blocked} (--rules.blocked) block nothing: "
-        "their items have no feature, or their users are unknown. "
-        f"{explain_id_mismatch(ids, 'The block list', known, source)}"
-    )
+        return total
+
+    def __add__(self, other: "BlockCounts") -> "BlockCounts":
+        return BlockCounts(
+            self.rows + other.rows,
+            self.unused + other.unused,
+            _first_ids(self.unknown_items, other.unknown_items),
+            _first_ids(self.unknown_users, other.unknown_users),
+            _first_ids(self.known_users, other.known_users),
+        )
+
+    def warning(self, rules: RulesConfig, item_ids: pa.LargeStringArray) -> str | None:
+        """A sentence about the rows without effect; None if there are none."""
+        if not self.unused:
+            return None
+        ids, known, source = (
+            (self.unknown_items, item_ids, "the catalogue")
+            if len(self.unknown_items)
+            else (self.unknown_users, self.known_users, "the users")
+        )
+        return (
+            f"{self.unused:,} of the {self.rows:,} rows of {rules.blocked} (--rules.blocked) block "
+            "nothing: their items have no feature, or their users are unknown. "
+            f"{explain_id_mismatch(ids, 'The block list', known, source)}"
+        )
+
+
+def _first_ids(*parts: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
+    """The first distinct ids of all parts, sorted."""
+    distinct = pc.unique(pa.concat_arrays([id_array(part) for part in parts]))
+    return distinct.take(pc.sort_indices(distinct)[:_SAMPLED_IDS])

@@ -23,6 +23,7 @@ from visrec.publication.list_tables import read_lists
 from visrec.publication.manifest import RunManifest
 from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
 from visrec.recommend.published_run import PublishedRun
+from visrec.recommend.queries import Queries, read_query
 from visrec.retrieval.topk import top_k
 from visrec.sources.interactions import LIKED, InteractionsConfig, read_until_cutoff
 from visrec.sources.items import read_items
@@ -186,17 +187,16 @@ def find_kept_out(
     if artifact.digest != manifest.inputs["model"]:
         return KeptOut(note=f"the model {manifest.model_id} is another one now")
     data, arrays = prepare_scoring(inputs, len(manifest.files), "user_to_item", manifest.k)
-    user = int(index_in(pa.array([user_id], TEXT), data.query_ids)[0])
-    if user < 0:
+    user = read_query(data.queries, user_id)
+    if user is None:
         return KeptOut(note="the user is not in the interactions any more")
-    if data.cold_U[user]:
+    if user.cold_U[0]:
         return KeptOut(note="the model cannot score this user, who has the fallback list")
-    profile = data.profiles.take(np.array([user]))
-    seen = profile.keep(~data.unseen_N[profile.values])
+    seen = user.profiles.keep(~data.unseen_N[user.profiles.values])
     found = top_k(
         artifact.model.scorer(arrays),
         seen,
-        data.trained_U[[user]],
+        user.trained_U,
         Jagged.empty(1),
         None,
         min(len(data.item_ids), manifest.k + _CANDIDATES),
@@ -222,13 +222,13 @@ def _otherwise(manifest: RunManifest) -> str:
 
 
 def _explainer(
-    inputs: ScoringInputs, data: ScoringData, user: int, listed: set[str], otherwise: str
+    inputs: ScoringInputs, data: ScoringData, user: Queries, listed: set[str], otherwise: str
 ) -> Callable[[int, str], str | None]:
     """A function of an item's row and id, which comes best first; None for a listed item."""
     rules, items = inputs.rules, read_items(inputs.items_table, data.item_ids)
     stock_N = items.stock_N if rules.min_stock is not None else None
-    taken = set(data.profiles[user].tolist())
-    blocked = set(data.blocked[user].tolist())
+    taken = set(user.profiles[0].tolist())
+    blocked = set(user.blocked[0].tolist())
     groups: list[tuple[str, npt.NDArray[np.int64], int, Counter[int]]] = []
     if data.rules is not None:
         if data.rules.group_N is not None:

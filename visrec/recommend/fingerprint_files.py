@@ -17,6 +17,7 @@ from visrec.publication.run_spec import RunSpec
 from visrec.publication.shards import keep_or_write, parquet_file, with_sha256
 from visrec.recommend.fingerprints import query_fingerprints
 from visrec.recommend.inputs import ScoringData
+from visrec.recommend.queries import Queries
 
 
 def write_item_fingerprints(data: ScoringData, spec: RunSpec) -> tuple[str, str]:
@@ -29,23 +30,34 @@ def write_item_fingerprints(data: ScoringData, spec: RunSpec) -> tuple[str, str]
     return _write(spec, spec.item_fingerprints, lambda: pa.table(columns))
 
 
-def write_query_fingerprints(data: ScoringData, spec: RunSpec, shard: int) -> tuple[str, str]:
-    """Writes the fingerprints of a shard's queries; returns the file's name and SHA-256."""
-    start, stop = map(int, data.shard_offsets[shard : shard + 2])
+def write_query_fingerprints(
+    data: ScoringData, read: Callable[[], Queries], spec: RunSpec, shard: int
+) -> tuple[str, str]:
+    """Writes the fingerprints of a shard's queries, unless they are there.
+
+    Args:
+        data: the items.
+        read: reads the queries.
+        spec: the run.
+        shard: its number.
+
+    Returns:
+        The file's name and SHA-256.
+    """
 
     def table() -> pa.Table:
-        query_ids = data.query_ids.slice(start, stop - start)
-        fingerprint_B = fingerprint_queries(data, start, stop)
-        return pa.table({"query_id": query_ids, "fingerprint": fingerprint_B})
+        queries = read()
+        fingerprint_U = fingerprint_queries(data, queries)
+        return pa.table({"query_id": queries.query_ids, "fingerprint": fingerprint_U})
 
     return _write(spec, spec.query_fingerprints(shard), table)
 
 
-def fingerprint_queries(data: ScoringData, start: int, stop: int) -> npt.NDArray[np.uint64]:
-    """(B,) the fingerprints of the queries from `start` to `stop`."""
-    flags_B2 = np.stack([data.cold_U[start:stop], data.trained_U[start:stop] >= 0], axis=1)
-    lists = (data.profiles.slice(start, stop), data.blocked.slice(start, stop))
-    return query_fingerprints(data.fingerprint_N, flags_B2, *lists)
+def fingerprint_queries(data: ScoringData, queries: Queries) -> npt.NDArray[np.uint64]:
+    """(U,) the fingerprints of queries."""
+    flags_U2 = np.stack([queries.cold_U, queries.trained_U >= 0], axis=1)
+    lists = (queries.profiles, queries.blocked)
+    return query_fingerprints(data.fingerprint_N, flags_U2, *lists)
 
 
 @cache

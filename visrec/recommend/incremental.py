@@ -30,6 +30,7 @@ from visrec.publication.run_spec import RunSpec
 from visrec.recommend.fingerprint_files import fingerprint_queries
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.published_run import PublishedRun
+from visrec.recommend.queries import Queries
 from visrec.retrieval.rules import Rules
 from visrec.retrieval.topk import TopK, TopKResult
 
@@ -102,12 +103,11 @@ class IncrementalScorer:
         vectors_Fd = scorer.vectors_Nd[torch.from_numpy(row_F).to(scorer.device)]
         self._search = TopK(DotScorer(vectors_Fd, scorer.prepare), None, spec.k)
 
-    def carried_lists(self, shard: int) -> CarriedLists | None:
+    def carried_lists(self, shard: int, queries: Queries) -> CarriedLists | None:
         """The last lists of a shard's queries; None if none of them can be used."""
         if not self._enabled:
             return None
         data, k = self._data, self._spec.k
-        start, stop = map(int, data.shard_offsets[shard : shard + 2])
         fingerprints = self._last.query_fingerprints(shard)
         table = self._last.read_table(self._last.parts[shard])
         if fingerprints is None or table is None:
@@ -116,7 +116,7 @@ class IncrementalScorer:
         lists = read_lists(table, self._spec.kind)
         if lists is None or not len(lists.query_ids):
             return None
-        query_ids = data.query_ids.slice(start, stop - start)
+        query_ids = queries.query_ids
         list_B = index_in(query_ids, lists.query_ids)
         fingerprint_row_B = index_in(query_ids, fingerprints["query_id"])
         fingerprint_B = fingerprints["fingerprint"].to_numpy()[fingerprint_row_B]
@@ -124,8 +124,8 @@ class IncrementalScorer:
         # a list is made again.
         is_full_B = np.diff(lists.offsets)[list_B] == k
         unchanged_B = (list_B >= 0) & (fingerprint_row_B >= 0) & is_full_B
-        unchanged_B &= ~data.cold_U[start:stop]
-        unchanged_B &= fingerprint_B == fingerprint_queries(data, start, stop)
+        unchanged_B &= ~queries.cold_U
+        unchanged_B &= fingerprint_B == fingerprint_queries(data, queries)
         entry_bK = lists.offsets[list_B[unchanged_B]][:, None] + np.arange(k)
 
         def by_query(row_V: Ints) -> Ints:
@@ -145,14 +145,14 @@ class IncrementalScorer:
         return CarriedLists(unchanged_B & intact_B, TopKResult(row_BK, score_BK), reason_BK)
 
     def merge(
-        self, carried: CarriedLists, query_b: Ints, first: int, explain: Explain
+        self, carried: CarriedLists, queries: Queries, query_b: Ints, explain: Explain
     ) -> tuple[TopKResult, Ints, Bools]:
         """Merges fresh items into carried lists.
 
         Args:
             carried: the shard's lists.
-            query_b: (b,) queries of the shard, all of them among `unchanged_B`.
-            first: the row of the shard's first query in the data.
+            queries: of the shard.
+            query_b: (b,) rows of some of them, all of them among `unchanged_B`.
             explain: computes the reasons of fresh entries.
 
         Returns:
@@ -164,13 +164,12 @@ class IncrementalScorer:
         reason_bK, undecided_b = carried.reason_BK[query_b], np.zeros(len(query_b), bool)
         if not few:
             return best, reason_bK, undecided_b
-        rows = first + query_b
-        profiles = data.profiles.take(rows)
+        profiles = queries.profiles.take(query_b)
         seen = profiles.keep(~data.unseen_N[profiles.values])
-        excluded = profiles.append_values(data.blocked.take(rows))
+        excluded = profiles.append_values(queries.blocked.take(query_b))
         excluded = excluded.keep(self._fresh_N[excluded.values])
         excluded = Jagged(self._index_N[excluded.values], excluded.offsets)
-        fresh = self._search(seen, data.trained_U[rows], excluded, few)
+        fresh = self._search(seen, queries.trained_U[query_b], excluded, few)
         # A list changes only if the best fresh item is at least as good as its last entry.
         entering_b = np.flatnonzero(fresh.score_BK[:, 0] >= best.score_BK[:, -1])
         if len(entering_b):

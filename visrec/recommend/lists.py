@@ -17,6 +17,7 @@ from visrec.publication.run_spec import RunSpec
 from visrec.recommend.incremental import CarriedLists, IncrementalScorer
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.published_run import PublishedRun
+from visrec.recommend.queries import Queries
 from visrec.retrieval.rules import RuledTopK
 from visrec.retrieval.similar import nearest_profile_items
 from visrec.retrieval.topk import MostPopular, TopK, TopKResult
@@ -41,10 +42,10 @@ class _BlockLists:
 
 
 class ShardRecommender:
-    """Makes the table of a shard's lists from the shard's number.
+    """Makes the table of a shard's lists.
 
     Args:
-        data: the queries, and the items to list.
+        data: the items to list.
         scorer: the scores.
         spec: k, layout and kind of the lists.
         last: the publication whose lists may be carried over.
@@ -79,73 +80,68 @@ class ShardRecommender:
                 )
             )
 
-    def __call__(self, shard: int) -> tuple[pa.Table, int]:
+    def __call__(self, shard: int, queries: Queries) -> tuple[pa.Table, int]:
         """The table of a shard's lists, and how many of them were carried over.
 
         The table's metadata say how many of its users are cold.
         """
-        data, carried, count = self._data, None, 0
-        first, stop = map(int, data.shard_offsets[shard : shard + 2])
-        lists = TopKResult.empty(stop - first, self._k, np.int32)
+        carried, count = None, 0
+        lists = TopKResult.empty(len(queries), self._k, np.int32)
         if self._incremental:
             with self._timer.phase("carry"):
-                carried = self._incremental.carried_lists(shard)
+                carried = self._incremental.carried_lists(shard, queries)
         reason_UK = lists.row_BK.copy()
-        for start in range(first, stop, _BLOCK):
-            rows = np.arange(start, min(start + _BLOCK, stop))
-            block = self._recommend_block(rows, carried, first)
-            lists.assign(rows - first, block.best)
-            reason_UK[rows - first] = block.reason_BK
+        for start in range(0, len(queries), _BLOCK):
+            rows = np.arange(start, min(start + _BLOCK, len(queries)))
+            block = self._recommend_block(queries, rows, carried)
+            lists.assign(rows, block.best)
+            reason_UK[rows] = block.reason_BK
             count += block.carried
         with self._timer.phase("table"):
-            table = self._to_table(lists, reason_UK, np.arange(first, stop))
-        cold_users = str(int(data.cold_U[first:stop].sum()))
+            table = self._to_table(queries, lists, reason_UK)
+        cold_users = str(int(queries.cold_U.sum()))
         return table.replace_schema_metadata({COLD_USERS_KEY: cold_users}), count
 
-    def recommend(self, rows: Ints) -> pa.Table:
-        """Newly searched lists of the queries at any `rows`, in their order."""
-        lists, reason_BK = self._recommend(rows)
-        return self._to_table(lists, reason_BK, rows)
+    def recommend(self, queries: Queries) -> pa.Table:
+        """Newly searched lists of any queries, in their order."""
+        return self._to_table(queries, *self._recommend(queries))
 
-    def _to_table(self, lists: TopKResult, reason_BK: Ints, rows: Ints) -> pa.Table:
-        data, layout = self._data, self._spec.layout
-        query_ids = data.query_ids.take(pa.array(rows))
+    def _to_table(self, queries: Queries, lists: TopKResult, reason_BK: Ints) -> pa.Table:
+        query_ids, item_ids, layout = queries.query_ids, self._data.item_ids, self._spec.layout
         if self._spec.kind == "item_to_item":
-            return similar_table(query_ids, data.item_ids, lists.row_BK, lists.score_BK, layout)
+            return similar_table(query_ids, item_ids, lists.row_BK, lists.score_BK, layout)
         return lists_table(
-            query_ids, data.item_ids, lists.row_BK, lists.score_BK, reason_BK,
-            data.cold_U[rows], layout,
-        )  # fmt: skip
+            query_ids, item_ids, lists.row_BK, lists.score_BK, reason_BK, queries.cold_U, layout
+        )
 
-    def _recommend_block(self, rows: Ints, carried: CarriedLists | None, first: int) -> _BlockLists:
-        """The lists of the queries at `rows` of a shard that begins at `first`."""
+    def _recommend_block(
+        self, queries: Queries, rows: Ints, carried: CarriedLists | None
+    ) -> _BlockLists:
+        """The lists of the queries at `rows` of a shard."""
         best = TopKResult.empty(len(rows), self._k)
         reason_BK = best.row_BK.copy()
         is_carried_B = np.zeros(len(rows), bool)
         if self._incremental and carried:
-            is_carried_B = carried.unchanged_B[rows - first]
-            query_b = rows[is_carried_B] - first
+            is_carried_B = carried.unchanged_B[rows]
             with self._timer.phase("carry"):
                 lists, reason_bK, undecided_b = self._incremental.merge(
-                    carried, query_b, first, self._explain
+                    carried, queries, rows[is_carried_B], self._explain
                 )
             best.assign(is_carried_B, lists)
             reason_BK[is_carried_B] = reason_bK
             is_carried_B[np.flatnonzero(is_carried_B)[undecided_b]] = False
-        lists, reason_bK = self._recommend(rows[~is_carried_B])
+        lists, reason_bK = self._recommend(queries.take(rows[~is_carried_B]))
         best.assign(~is_carried_B, lists)
         reason_BK[~is_carried_B] = reason_bK
         self._timer.report(users=len(rows))
         return _BlockLists(best, reason_BK, int(is_carried_B.sum()))
 
-    def _recommend(self, rows: Ints) -> tuple[TopKResult, Ints]:
-        """Newly searched lists of the queries at `rows`, and the reasons of their entries."""
-        data = self._data
-        consumed, trained_B = data.profiles.take(rows), data.trained_U[rows]
-        cold_B = data.cold_U[rows]
-        excluded = consumed.append_values(data.blocked.take(rows))
-        profiles = consumed.keep(~data.unseen_N[consumed.values])
-        best = TopKResult.empty(len(rows), self._k)
+    def _recommend(self, queries: Queries) -> tuple[TopKResult, Ints]:
+        """Newly searched lists of queries, and the reasons of their entries."""
+        consumed, trained_B, cold_B = queries.profiles, queries.trained_U, queries.cold_U
+        excluded = consumed.append_values(queries.blocked)
+        profiles = consumed.keep(~self._data.unseen_N[consumed.values])
+        best = TopKResult.empty(len(queries), self._k)
         with self._timer.phase("score"):
             for search, is_searched_B in ((self._search, ~cold_B), (self._fallback, cold_B)):
                 some = np.flatnonzero(is_searched_B)

@@ -8,26 +8,28 @@ import numpy.typing as npt
 
 from visrec.jagged import Jagged
 from visrec.recommend.inputs import ScoringData
+from visrec.recommend.queries import Queries
 
 _CELLS = 1 << 24  # pairs of a user and a popular item at once, a few bytes each
 
 
-def popularity_list_counts(data: ScoringData, k: int) -> npt.NDArray[np.int64]:
-    """(N,) in how many lists each item would be, if all users had the most popular items.
+def popularity_list_counts(data: ScoringData, queries: Queries, k: int) -> npt.NDArray[np.int64]:
+    """(N,) in how many lists each item would be, if some users had the most popular items.
 
     Only users whom the model scores are counted. Rules between the entries of a list are ignored.
 
     Args:
-        data: users, items, and how many users took each item.
+        data: items, and how many users took each.
+        queries: the users.
         k: list length.
     """
     order = np.argsort(-data.count_N, kind="stable")
     order = order[data.available_N[order]]
     rank_N = np.full(len(data.item_ids), -1)
     rank_N[order] = np.arange(len(order))
-    warm, count_N = np.flatnonzero(~data.cold_U), np.zeros(len(data.item_ids), np.int64)
-    excluded = (data.profiles, data.blocked)
-    longest = int((data.profiles.lengths + data.blocked.lengths).max(initial=0))
+    warm, count_N = np.flatnonzero(~queries.cold_U), np.zeros(len(data.item_ids), np.int64)
+    excluded = (queries.profiles, queries.blocked)
+    longest = int((queries.profiles.lengths + queries.blocked.lengths).max(initial=0))
     width = min(k + longest, len(order))
     step = max(1, _CELLS // max(width, 1))
     for start in range(0, len(warm), step):

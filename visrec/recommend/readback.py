@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,14 +20,17 @@ from visrec.publication.list_tables import Lists, read_lists
 from visrec.publication.run_spec import RunSpec, has_metadata
 from visrec.publication.verify import Expected, ListChecks, check_shard
 from visrec.recommend.inputs import ScoringData
+from visrec.recommend.popular import popularity_list_counts
 from visrec.recommend.published_run import PublishedRun
-from visrec.recommend.rescore import Rescorer
+from visrec.recommend.queries import Queries
+from visrec.recommend.rescore import Rescorer, are_fallback_scores
 from visrec.retrieval.similar import Kind
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.storage.tables import read_batches
 
+Ints = npt.NDArray[np.int64]
 _SAMPLE = 10_000  # queries compared with the last publication: enough for shares to half a percent
 
 
@@ -45,10 +49,51 @@ class WrittenRun:
     last: PublishedRun | None = None
 
 
+@dataclass(frozen=True)
+class RunChecks:
+    """What the gates count over a run. The counts of two sets of shards add up: `a + b`.
+
+    Attributes:
+        lists: what is wrong with the lists.
+        taken_N: (N,) in how many profiles each item is.
+        popular_N: (N,) in how many of the model's own lists each item would be, if they held the
+            most popular items instead.
+    """
+
+    lists: ListChecks
+    taken_N: Ints
+    popular_N: Ints
+
+    @staticmethod
+    def none(items: int) -> "RunChecks":
+        """The counts of no shard."""
+        zeros_N = np.zeros(items, np.int64)
+        return RunChecks(ListChecks(listed_N=zeros_N), zeros_N, zeros_N)
+
+    def __add__(self, other: "RunChecks") -> "RunChecks":
+        return RunChecks(
+            self.lists + other.lists,
+            self.taken_N + other.taken_N,
+            self.popular_N + other.popular_N,
+        )
+
+    def total_lists(self, fallback_N: npt.NDArray[np.float32]) -> ListChecks:
+        """What is wrong with the lists of all shards.
+
+        No fallback list is right unless their scores follow from all profiles.
+
+        Args:
+            fallback_N: (N,) the scores of the fallback lists.
+        """
+        if are_fallback_scores(fallback_N, self.taken_N):
+            return self.lists
+        return replace(self.lists, not_most_popular=self.lists.rescored_fallbacks)
+
+
 def check_files(
     data: ScoringData, written: WrittenRun, shards: Sequence[int], rescorer: Rescorer | None = None
-) -> ListChecks:
-    """Checks some shards of a run, with one file in memory at a time.
+) -> RunChecks:
+    """Checks some shards of a run, with one shard in memory at a time.
 
     If the last publication has another number of shards, any of its files may hold queries of a
     shard. Then all of them are read for each shard, until `_SAMPLE` queries have been compared.
@@ -60,37 +105,51 @@ def check_files(
         rescorer: scores a sample of the lists again.
     """
     spec, last = written.spec, written.last
-    total = ListChecks(listed_N=np.zeros(len(data.item_ids), np.int64))
+    total = RunChecks.none(len(data.item_ids))
     same_shards = last is not None and len(last.parts) == spec.shards
     compared = damaged = 0
     for shard in shards:
-        name = spec.part(shard)
-        content = spec.run.read(name)
-        expected = shard_expectation(data, spec, shard)
-        if hashlib.sha256(content).hexdigest() != written.sha256[name]:
-            total += _damaged_shard(expected)
-            continue
-        file = pq.ParquetFile(pa.BufferReader(content))
-        metadata = {**spec.metadata, "visrec.shard": str(shard)}
-        is_altered = not has_metadata(file.schema_arrow, metadata)
-        last_lists = None
+        queries, last_lists = data.queries.read(shard), None
         if last is not None and (same_shards or compared < _SAMPLE):
-            compared += len(expected.query_ids)
+            compared += len(queries)
             names = [last.parts[shard]] if same_shards else last.parts
-            last_lists, unusable = _read_last_lists(last, spec.kind, names, expected.query_ids)
+            last_lists, unusable = _read_last_lists(last, spec.kind, names, queries.query_ids)
             damaged += unusable
-        table = file.read()
-        checks = check_shard(table, expected, last_lists)
-        total += replace(checks, altered_files=int(is_altered))
-        if rescorer is not None and (lists := read_lists(table, spec.kind)) is not None:
-            rescorer.add_shard(shard, lists)
-    total = replace(total, damaged_last_files=damaged)
-    return total if rescorer is None else total + rescorer.checks()
+        total += RunChecks(
+            _check_file(data, queries, written, shard, last_lists, rescorer),
+            np.bincount(queries.profiles.values, minlength=len(data.item_ids)),
+            popularity_list_counts(data, queries, spec.k),
+        )
+    lists = replace(total.lists, damaged_last_files=damaged)
+    if rescorer is not None:
+        lists += rescorer.checks()
+    return replace(total, lists=lists)
+
+
+def _check_file(
+    data: ScoringData,
+    queries: Queries,
+    written: WrittenRun,
+    shard: int,
+    last_lists: Lists | None,
+    rescorer: Rescorer | None,
+) -> ListChecks:
+    """The counts of one shard's file."""
+    spec, name = written.spec, written.spec.part(shard)
+    content, expected = spec.run.read(name), shard_expectation(data, queries, spec)
+    if hashlib.sha256(content).hexdigest() != written.sha256[name]:
+        return _damaged_shard(expected)
+    file = pq.ParquetFile(pa.BufferReader(content))
+    is_altered = not has_metadata(file.schema_arrow, {**spec.metadata, "visrec.shard": str(shard)})
+    table = file.read()
+    if rescorer is not None and (lists := read_lists(table, spec.kind)) is not None:
+        rescorer.add_shard(shard, queries, lists)
+    return replace(check_shard(table, expected, last_lists), altered_files=int(is_altered))
 
 
 def check_and_rescore(
     data: ScoringData, arrays: ItemArrays, model: Store, written: WrittenRun, shards: Sequence[int]
-) -> ListChecks:
+) -> RunChecks:
     """As `check_files`, with a sample of the lists scored again by the model."""
     spec = written.spec
     # The seed depends on the run alone, so that every check samples the same lists.
@@ -100,16 +159,15 @@ def check_and_rescore(
     return check_files(data, written, shards, rescorer)
 
 
-def shard_expectation(data: ScoringData, spec: RunSpec, shard: int) -> Expected:
-    """What a shard's table should hold, from the input of the scoring."""
-    start, stop = map(int, data.shard_offsets[shard : shard + 2])
+def shard_expectation(data: ScoringData, queries: Queries, spec: RunSpec) -> Expected:
+    """What the table of some queries should hold, from the input of the scoring."""
     return Expected(
         item_ids=data.item_ids,
         available_N=data.available_N,
-        query_ids=data.query_ids.slice(start, stop - start),
-        consumed=data.profiles.slice(start, stop),
-        blocked=data.blocked.slice(start, stop),
-        cold_U=data.cold_U[start:stop],
+        query_ids=queries.query_ids,
+        consumed=queries.profiles,
+        blocked=queries.blocked,
+        cold_U=queries.cold_U,
         k=spec.k,
         layout=spec.layout,
         kind=spec.kind,

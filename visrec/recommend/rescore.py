@@ -22,7 +22,7 @@ Shapes: N items, B queries, K list length, P profile items, R rows, d width.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from visrec.publication.list_tables import Lists
 from visrec.publication.verify import ListChecks
 from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.model_scores import ModelScores
+from visrec.recommend.queries import Queries
 from visrec.retrieval.rules import Rules
 from visrec.retrieval.similar import Kind
 from visrec.storage.store import Store
@@ -54,7 +55,7 @@ class WrittenList:
     """One query's list as it was written.
 
     Attributes:
-        query: the query's row in the scoring data.
+        query: its position among the queries of the sample.
         row_K: (K,) catalogue rows, -1 for an unknown id.
         score_K: (K,) their scores.
         reason_K: (K,) rows of the reasons, -1 for none; None if the table has no reasons.
@@ -66,29 +67,54 @@ class WrittenList:
     reason_K: Ints | None
 
 
-def sample_queries(data: ScoringData, shard: int, seed: int) -> tuple[Ints, Ints]:
+@dataclass
+class _Sample:
+    """Queries whose lists are compared, and these lists.
+
+    Attributes:
+        parts: the queries of each shard.
+        lists: one for each query.
+    """
+
+    parts: list[Queries] = field(default_factory=list)
+    lists: list[WrittenList] = field(default_factory=list)
+
+    def add(self, queries: Queries, lists: Lists, item_ids: pa.LargeStringArray) -> None:
+        """Adds some queries of a shard, with their lists."""
+        self.lists += select_lists(lists, queries.query_ids, item_ids, len(self.lists))
+        self.parts.append(queries)
+
+
+def sample_queries(queries: Queries, shard: int, shards: int, seed: int) -> tuple[Ints, Ints]:
     """Rows of some queries of a shard: those with the model's own lists, those with fallback lists.
 
     The same seed gives the same sample, so a rerun checks the same lists.
     """
-    shards = len(data.shard_offsets) - 1
-    first, last = map(int, data.shard_offsets[shard : shard + 2])
-    row_B = first + np.random.default_rng([seed, shard]).permutation(last - first)
-    cold_B, count = data.cold_U[row_B], math.ceil(SAMPLE / shards)
+    row_B = np.random.default_rng([seed, shard]).permutation(len(queries))
+    cold_B, count = queries.cold_U[row_B], math.ceil(SAMPLE / shards)
     return row_B[~cold_B][:count], row_B[cold_B][:count]
 
 
-def select_lists(lists: Lists, queries: Ints, data: ScoringData) -> Iterator[WrittenList]:
-    """The lists of some queries; a query without a list has an empty one."""
-    list_B = index_in(data.query_ids.take(pa.array(queries)), lists.query_ids)
-    for query, at in zip(queries.tolist(), list_B.tolist(), strict=True):
+def select_lists(
+    lists: Lists, query_ids: pa.Array, item_ids: pa.LargeStringArray, first: int = 0
+) -> Iterator[WrittenList]:
+    """The lists of some queries; a query without a list has an empty one.
+
+    Args:
+        lists: of a shard.
+        query_ids: (B,) of the queries.
+        item_ids: (N,) the catalogue.
+        first: number of the first query.
+    """
+    list_B = index_in(query_ids, lists.query_ids)
+    for query, at in enumerate(list_B.tolist(), first):
         entries = slice(lists.offsets[at], lists.offsets[at + 1]) if at >= 0 else slice(0, 0)
         reason_K = None
         if lists.reason_V is not None:
-            reason_K = index_in(lists.reason_V[entries], data.item_ids)
+            reason_K = index_in(lists.reason_V[entries], item_ids)
         yield WrittenList(
             query,
-            index_in(lists.item_ids[entries], data.item_ids),
+            index_in(lists.item_ids[entries], item_ids),
             lists.score_V[entries].astype(np.float64),
             reason_K,
         )
@@ -109,59 +135,57 @@ class Rescorer:
     def __init__(
         self, data: ScoringData, arrays: ItemArrays, model: Store, kind: Kind, k: int, seed: int
     ) -> None:
-        self._data, self._arrays, self._model = data, arrays, model
+        self._data, self._arrays, self._store = data, arrays, model
         self._kind, self._k, self._seed = kind, k, seed
-        self._model_lists: list[WrittenList] = []
-        self._fallback_lists: list[WrittenList] = []
+        self._model, self._fallback = _Sample(), _Sample()
 
-    def add_shard(self, shard: int, lists: Lists) -> None:
+    def add_shard(self, shard: int, queries: Queries, lists: Lists) -> None:
         """Takes a sample of a shard's lists."""
-        scored, cold = sample_queries(self._data, shard, self._seed)
-        self._model_lists += select_lists(lists, scored, self._data)
-        self._fallback_lists += select_lists(lists, cold, self._data)
+        rows = sample_queries(queries, shard, self._data.queries.shards, self._seed)
+        for sample, row_B in zip((self._model, self._fallback), rows, strict=True):
+            sample.add(queries.take(row_B), lists, self._data.item_ids)
 
     def checks(self) -> ListChecks:
         """Scores the sample again and counts the lists that differ. All other counts are 0."""
         wrong_lists, wrong_reasons = self._count_wrong_lists()
         return ListChecks(
             listed_N=np.zeros(len(self._data.item_ids), np.int64),
-            rescored=len(self._model_lists),
+            rescored=len(self._model.lists),
             not_from_model=wrong_lists,
             not_nearest_reasons=wrong_reasons,
-            rescored_fallbacks=len(self._fallback_lists),
+            rescored_fallbacks=len(self._fallback.lists),
             not_most_popular=self._count_wrong_fallbacks(),
         )
 
     def _count_wrong_lists(self) -> tuple[int, int]:
         """How many lists are not the model's own, and how many have a wrong reason."""
-        if not self._model_lists:
+        lists = self._model.lists
+        if not lists:
             return 0, 0
-        scores = ModelScores(self._model, self._arrays, self._kind)
+        scores = ModelScores(self._store, self._arrays, self._kind)
+        queries = Queries.join(self._model.parts)
+        seen = queries.profiles.keep(~self._data.unseen_N[queries.profiles.values])
         wrong_lists = wrong_reasons = 0
         step = max(1, _SCORES // len(self._data.item_ids))
-        for start in range(0, len(self._model_lists), step):
-            block = self._model_lists[start : start + step]
-            queries = np.array([written.query for written in block])
-            profiles = self._data.profiles.take(queries)
-            seen = profiles.keep(~self._data.unseen_N[profiles.values])
-            trained_B = self._data.trained_U[queries]
-            score_BN = scores.score_all(seen, trained_B)
-            for b, written in enumerate(block):
-                score_N, eligible_N = score_BN[b], self._eligible(written.query)
+        for start in range(0, len(lists), step):
+            rows = np.arange(start, min(start + step, len(lists)))
+            score_BN = scores.score_all(seen.take(rows), queries.trained_U[rows])
+            for row, score_N in zip(rows.tolist(), score_BN, strict=True):
+                written, eligible_N = lists[row], self._eligible(queries, row)
                 if scores.num_proposals:
                     score_N, eligible_N = self._rerank(
-                        scores, written, score_N, eligible_N, seen[b], trained_B[b]
+                        scores, written, score_N, eligible_N, seen[row], queries.trained_U[row]
                     )
                 rules = self._data.rules
                 wrong_lists += not is_top_k(written, score_N, eligible_N, rules, self._k)
-                wrong_reasons += _has_wrong_reason(scores, written, seen[b])
+                wrong_reasons += _has_wrong_reason(scores, written, seen[row])
         return wrong_lists, wrong_reasons
 
-    def _eligible(self, query: int) -> Bools:
-        """(N,) which items may be in a query's list."""
+    def _eligible(self, queries: Queries, row: int) -> Bools:
+        """(N,) which items may be in the list of a query."""
         eligible_N = self._data.available_N.copy()
-        eligible_N[self._data.profiles[query]] = False
-        eligible_N[self._data.blocked[query]] = False
+        eligible_N[queries.profiles[row]] = False
+        eligible_N[queries.blocked[row]] = False
         return eligible_N
 
     def _rerank(
@@ -195,31 +219,37 @@ class Rescorer:
         return score_N, certain_N
 
     def _count_wrong_fallbacks(self) -> int:
-        if not self._fallback_lists:
+        """How many fallback lists are not the items of the best fallback scores."""
+        if not self._fallback.lists:
             return 0
-        data = self._data
-        # Counted from the profiles, because the search's own counts are what is checked. When items
-        # were taken is not in there: of the counts of the last week only the bound is checked.
-        count_N = np.bincount(data.profiles.values, minlength=len(data.item_ids))
-        takers_N = count_N.astype(np.float32)
-        week_N = np.round(data.fallback_N - fallback_scores(np.zeros_like(takers_N), takers_N))
-        if not (
-            np.array_equal(data.fallback_N, fallback_scores(week_N, takers_N))
-            and (week_N <= takers_N).all()
-        ):
-            return len(self._fallback_lists)
+        data, queries, wrong = self._data, Queries.join(self._fallback.parts), 0
         order = np.argsort(-data.fallback_N, kind="stable")
         order = order[data.available_N[order]]
-        wrong = 0
-        for written in self._fallback_lists:
-            query = written.query
-            excluded = {*data.profiles[query].tolist(), *data.blocked[query].tolist()}
+        for row, written in enumerate(self._fallback.lists):
+            excluded = {*queries.profiles[row].tolist(), *queries.blocked[row].tolist()}
             row_K = np.array(fill_in_order(order, excluded, data.rules, self._k), np.int64)
             same = np.array_equal(row_K, written.row_K)
             same = same and np.array_equal(data.fallback_N[row_K], written.score_K)
             no_reason = written.reason_K is None or bool((written.reason_K < 0).all())
             wrong += not (same and no_reason)
         return wrong
+
+
+def are_fallback_scores(fallback_N: npt.NDArray[np.float32], taken_N: Ints) -> bool:
+    """Whether fallback scores follow from how many users took each item.
+
+    When items were taken is not compared: of the counts of the last week only the bound is checked.
+
+    Args:
+        fallback_N: (N,) the scores.
+        taken_N: (N,) counted in the profiles of all shards, because the counts that scoring used
+            are what is checked.
+    """
+    takers_N = taken_N.astype(np.float32)
+    week_N = np.round(fallback_N - fallback_scores(np.zeros_like(takers_N), takers_N))
+    if (week_N > takers_N).any():
+        return False
+    return np.array_equal(fallback_N, fallback_scores(week_N, takers_N))
 
 
 def _has_wrong_reason(scores: ModelScores, written: WrittenList, profile: Ints) -> bool:

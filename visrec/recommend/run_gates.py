@@ -11,10 +11,8 @@ from visrec.publication.gate_context import GateContext, GatesConfig, ServingCho
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.manifest import RunManifest
-from visrec.publication.verify import ListChecks
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.popular import popularity_list_counts
-from visrec.recommend.readback import count_items_without_feature
+from visrec.recommend.readback import RunChecks, count_items_without_feature
 from visrec.recommend.run_inputs import RunSource
 from visrec.storage.input_table import InputTable
 
@@ -57,7 +55,7 @@ class GateResults:
     without_feature: Mapping[str, float]
 
 
-def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -> GateResults:
+def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: RunChecks) -> GateResults:
     """Evaluates all gates of a run.
 
     Args:
@@ -65,16 +63,17 @@ def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -> 
         data: the input of the scoring.
         checks: counts over the run's lists, each over some of its shards.
     """
-    run_inputs, dropped = inputs.source.inputs, data.dropped_missing_feature
+    run_inputs, report, total = inputs.source.inputs, data.read_report, reduce(add, checks)
+    dropped = report.dropped_missing_feature
     context = GateContext(
         kind=run_inputs.kind,
         k=run_inputs.k,
         available_N=data.available_N,
         artist_N=data.artist_N,
         taken_N=data.count_N,
-        popular_N=popularity_list_counts(data, run_inputs.k),
+        popular_N=total.popular_N,
         personalized=inputs.source.personalized,
-        interaction_counts=(len(data.profiles.values) + dropped, dropped),
+        interaction_counts=(report.counted + dropped, dropped),
         item_counts=count_items_without_feature(inputs.items_table, data.item_ids),
         model_digest=run_inputs.model,
         model_name=inputs.source.model_name,
@@ -84,6 +83,6 @@ def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: ListChecks) -> 
         evaluation=inputs.evaluation,
         choice=inputs.choice,
     )
-    total = reduce(add, checks)
-    gates = [*integrity_gates(total, context), *judgement_gates(total, context, inputs.thresholds)]
+    lists = total.total_lists(data.fallback_N)
+    gates = [*integrity_gates(lists, context), *judgement_gates(lists, context, inputs.thresholds)]
     return GateResults(gates, context.without_feature)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from visrec.publication.run_spec import RunSpec
 from visrec.publication.shards import keep_or_write, with_sha256
 from visrec.recommend.fingerprint_files import write_query_fingerprints
 from visrec.recommend.inputs import ScoringData
+from visrec.recommend.queries import Queries
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +77,10 @@ class ShardWriter:
     """Writes the shards of a run that are missing or damaged.
 
     Args:
-        data: the queries.
+        data: reads the queries.
         spec: the run.
-        recommend: makes the table of a shard, and says how many of its lists were carried over.
+        recommend: makes the table of a shard from its number and its queries, and says how many of
+            the lists were carried over.
         timer: takes seconds by phase.
     """
 
@@ -85,7 +88,7 @@ class ShardWriter:
         self,
         data: ScoringData,
         spec: RunSpec,
-        recommend: Callable[[int], tuple[pa.Table, int]],
+        recommend: Callable[[int, Queries], tuple[pa.Table, int]],
         timer: Timer,
     ) -> None:
         self._data, self._spec, self._recommend, self._timer = data, spec, recommend, timer
@@ -99,16 +102,21 @@ class ShardWriter:
         name, carried = self._spec.part(shard), 0
         metadata = {**self._spec.metadata, "visrec.shard": str(shard)}
 
+        @cache  # not read at all if both files are there
+        def queries() -> Queries:
+            with self._timer.phase("queries"):
+                return self._data.queries.read(shard)
+
         def make() -> bytes:
             nonlocal carried
-            table, carried = self._recommend(shard)
+            table, carried = self._recommend(shard, queries())
             with self._timer.phase("write"):
                 return with_sha256(table, metadata, lists_file)
 
         content, kept = keep_or_write(self._spec, name, metadata, make)
         with self._timer.phase("write"):
             fingerprints, fingerprints_sha256 = write_query_fingerprints(
-                self._data, self._spec, shard
+                self._data, queries, self._spec, shard
             )
         file = pq.ParquetFile(pa.BufferReader(content))
         query_ids = file.read(columns=file.schema_arrow.names[:1])[0]

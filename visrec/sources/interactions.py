@@ -175,30 +175,24 @@ def read_interactions(config: InteractionsConfig, uri: str) -> Iterator[pa.Table
             yield batch
 
 
-def read_disliked(
-    config: InteractionsConfig, uri: str, batches: TableBatches | None = None
-) -> Iterator[pa.Table]:
+def read_disliked(config: InteractionsConfig, batches: TableBatches) -> Iterator[pa.Table]:
     """The interactions that do not count because of their rating, in batches.
 
     Args:
         config: which interactions count.
-        uri: location of the table.
-        batches: its rows, if they were read already; by default they are read from `uri`.
+        batches: rows, and where they are; whether too many of them lack something is not checked.
 
     Raises:
-        InputError: as `read_until_cutoff`.
+        InputError: there is a `min_rating` but no rating column.
     """
     if config.min_rating is None:
         return
-    for batch in read_until_cutoff(config, uri, Counter(), batches):
+    for batch in drop_after_cutoff(config, batches, Counter(), IncompleteRows()):
         yield batch.filter(pc.invert(batch[LIKED]))
 
 
 def read_until_cutoff(
-    config: InteractionsConfig,
-    uri: str,
-    left_out: Counter[str],
-    batches: TableBatches | None = None,
+    config: InteractionsConfig, uri: str, left_out: Counter[str]
 ) -> Iterator[pa.Table]:
     """The interactions before the cutoff, in batches, without rows that lack a user or a timestamp.
 
@@ -209,14 +203,13 @@ def read_until_cutoff(
         config: which interactions count.
         uri: location of the table.
         left_out: counts the rows that are left out here, by reason.
-        batches: its rows, if they were read already; by default they are read from `uri`.
 
     Raises:
         InputError: there is a `min_rating` but no rating column, or too many rows lack a user, an
             item or a timestamp.
     """
     incomplete = IncompleteRows()
-    yield from drop_after_cutoff(config, batches or read_all(config, uri), left_out, incomplete)
+    yield from drop_after_cutoff(config, read_all(config, uri), left_out, incomplete)
     incomplete.require_few(config, uri)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from visrec.storage.csv_files import detect_dialect, read_csv, read_csv_lines
+from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import Column
-from visrec.storage.table_files import TableFile, table_errors
+from visrec.storage.table_files import TableFile, list_table_files, table_errors
 from visrec.storage.tables import conform_batches, open_parquet, read_row_groups, stored_batches
 
 PIECE_ROWS = 1_000_000  # of Parquet; a larger row group is one piece
@@ -50,10 +51,26 @@ def split_file(file: TableFile, columns: Sequence[Column]) -> list[TablePiece]:
         dialect = detect_dialect(file, columns)
         ends = _line_ends(file, size, dialect.header_lines) if dialect.encoding.is_utf_8 else ends
     if len(ends) == 1:
-        per_row = _BYTES_PER_ROW if file.codec is None else _COMPRESSED_BYTES_PER_ROW
-        return [TablePiece(file, size // per_row)]
+        return [TablePiece(file, size // _bytes_per_row(file))]
     spans = zip([0, *ends], ends, strict=False)
     return [TablePiece(file, (e - s) // _BYTES_PER_ROW, (s, e)) for s, e in spans]
+
+
+def estimate_rows(table: InputTable) -> int:
+    """About how many rows a table has, without reading them."""
+    return sum(map(_estimate_file_rows, list_table_files(table)))
+
+
+def _estimate_file_rows(file: TableFile) -> int:
+    with file.open_input() as source:
+        if file.format != "parquet":
+            return int(source.size()) // _bytes_per_row(file)
+        with open_parquet(source, file.where) as parquet:
+            return int(parquet.metadata.num_rows)
+
+
+def _bytes_per_row(file: TableFile) -> int:
+    return _BYTES_PER_ROW if file.codec is None else _COMPRESSED_BYTES_PER_ROW
 
 
 def _parquet_pieces(file: TableFile, columns: Sequence[Column]) -> Iterator[TablePiece]:

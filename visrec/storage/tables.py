@@ -217,8 +217,14 @@ def load_table(table: InputTable, columns: Sequence[Column]) -> pa.Table:
                 )
             batches.append(batch)
     if not any(map(len, batches)):
-        raise InputError(f"{uri} (--{key}) has no rows; expected at least one.", path=uri, key=key)
+        raise no_rows_error(table)
     return pa.concat_tables(batches)
+
+
+def no_rows_error(table: InputTable) -> InputError:
+    """Says that a table which must have rows has none."""
+    text = f"{table.uri} (--{table.key}) has no rows; expected at least one."
+    return InputError(text, path=table.uri, key=table.key)
 
 
 def require_unchanged(before: Mapping[str, object], after: Mapping[str, object]) -> None:
