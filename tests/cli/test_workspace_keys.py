@@ -16,6 +16,7 @@ from visrec.pipelines.nightly import NightlyJob, load_jobs
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.rollback import RollbackJob
 from visrec.pipelines.train import TrainJob
+from visrec.retrieval.rules import RulesConfig
 
 KEPT = """\
 images: /data/photos
@@ -28,6 +29,9 @@ interactions:
 publish:
   # table: iceberg
   table: delta
+rules:
+  blocked: /data/blocked.csv
+  blocked_columns: {item_id: sku}
 items:
 text:
   # model: x
@@ -56,6 +60,9 @@ def test_every_job_takes_the_keys_that_it_has(shop: str, job: type[Any]) -> None
         columns = {"user_id": "email", "item_id": "sku", "timestamp": "at"}
         assert config.interactions.path == "/data/orders.csv"
         assert (config.interactions.columns, config.interactions.min_rating) == (columns, 4)
+    if hasattr(expected, "rules"):
+        assert config.rules.blocked == "/data/blocked.csv"
+        assert config.rules.blocked_columns == {"item_id": "sku"}
     if hasattr(expected, "publish"):
         assert config.publish.tables == ("delta",)
 
@@ -84,11 +91,15 @@ def test_steps_of_a_night_take_them_too_and_their_files_win(shop: str, tmp_path:
     night = parse_in_workspace(NightlyJob, ["--workspace", shop])
     jobs = load_jobs(night)
     assert (jobs.train.item_features, jobs.recommend.publish.table) == ("both", "delta")
+    assert jobs.recommend.rules == RulesConfig(
+        blocked="/data/blocked.csv", blocked_columns={"item_id": "sku"}
+    )
     path = tmp_path / "recommend.yaml"
-    path.write_text("publish: {table: manifest}\nk: 5\n")
+    path.write_text("publish: {table: manifest}\nk: 5\nrules: {cap: 2}\n")
     flags = ["--workspace", shop, "--recommend_config", str(path)]
     jobs = load_jobs(parse_in_workspace(NightlyJob, flags))
     assert (jobs.recommend.publish.table, jobs.recommend.k) == ("manifest", 5)
+    assert (jobs.recommend.rules.cap, jobs.recommend.rules.blocked) == (2, "/data/blocked.csv")
     assert jobs.recommend.interactions == jobs.train.interactions
     jobs = load_jobs(parse_in_workspace(NightlyJob, [*flags[:2], "--publish.table", "iceberg"]))
     assert jobs.recommend.publish.table == "iceberg"

@@ -1,6 +1,7 @@
 """Nights in sequence on a small gallery: what they do, what they skip and what they publish."""
 
 import json
+import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,9 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
         assert other.held
         night = run_night(tmp_path, "2026-11-23")
         assert night.rows["published"] == "no: another process is at work on this night"
-        with pytest.raises(BusyError, match="another process is at work on this night"):
+        assert night.rows["at work"] == other.holder
+        busy = f"another process is at work on this night: {other.holder}. Nothing was done here."
+        with pytest.raises(BusyError, match=re.escape(busy)):
             run_night(tmp_path, "2026-11-23", exit_if_running=3)
     assert not (lists / "run=2026-11-23").exists()
 

@@ -14,6 +14,7 @@ from visrec.pipelines import check, init
 from visrec.pipelines.check import CheckJob
 from visrec.pipelines.init import InitJob
 from visrec.pipelines.night_command import visrec_command
+from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
 
 COLUMNS = {"user_id": "customer_email", "item_id": "sku", "timestamp": "ordered_at"}
@@ -58,6 +59,7 @@ def test_own_files_need_no_key_after_init(shop: Path) -> None:
         "image_pattern": "{item_id}_{view}",
         "text": None,
         "interactions": {"path": f"{shop}/orders.csv", "columns": COLUMNS},
+        "rules": None,
         "publish": None,
     }
     text = (shop / FILE).read_text()
@@ -122,10 +124,82 @@ def test_column_that_says_what_can_be_had_is_proposed(shop: Path) -> None:
     assert str(run_check(shop)["available"]).startswith("5 of 6 items")  # b is not
 
 
+def test_column_of_availability_stays_where_the_items_have_to_be_filled_in(shop: Path) -> None:
+    (shop / "items.csv").write_text("c1,in_stock\na,true\nb,false\n")
+    rows = run_init(shop)
+    assert rows["to be filled in"] == "items_columns (COLUMN)"
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["items_columns"] == {"item_id": "COLUMN", "available": "in_stock"}
+    text = (shop / FILE).read_text()
+    assert "# the table has c1, in_stock; in_stock says which items are available" in text
+
+
+def test_pattern_of_views_is_proposed_where_a_time_has_to_be_filled_in(shop: Path) -> None:
+    text = (shop / "orders.csv").read_text()
+    (shop / "interactions.csv").write_text(text.replace("ordered_at", "c4", 1))
+    (shop / "orders.csv").unlink()
+    assert run_init(shop)["proposed"] == "interactions.columns, images, image_pattern"
+
+
+def test_table_that_cannot_be_read_leaves_the_other_proposals(shop: Path) -> None:
+    (shop / "items.csv").write_bytes(b"PK\x03\x04 a spreadsheet")
+    rows = run_init(shop)
+    assert rows["proposed"] == "interactions.path, interactions.columns, images, image_pattern"
+
+
 def test_column_with_other_values_is_not_proposed(shop: Path) -> None:
     (shop / "items.csv").write_text("item_id,active\na,since May\nb,soon\n")
     run_init(shop)
     assert "items_columns" not in str(kept(shop))
+
+
+@pytest.mark.parametrize("name", ["blocked.csv", "do-not-recommend.csv", "Sperrliste_2026.csv"])
+def test_block_list_is_proposed_with_its_items_and_users(shop: Path, name: str) -> None:
+    (shop / name).write_text("sku,customer_email,ordered_at\na,,\nb,ann,\nz,zoe,\n")
+    rows = run_init(shop)
+    assert str(rows["proposed"]).startswith("interactions.path, rules.blocked, ")
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["rules"] == {
+        "blocked": f"{shop}/{name}",
+        "blocked_columns": {"item_id": "sku", "user_id": "customer_email"},
+    }
+    facts = run_check(shop)
+    assert str(facts["block list"]).endswith("item_id is sku, user_id is customer_email")
+    assert facts["rows of the block list"] == {"for everybody": 1, "for one user": 2}
+    assert facts["blocked users unknown"] == {"users": 1, "such as": ["zoe"]}
+    assert facts["blocked without picture"] == {"items": 1, "such as": ["z"]}
+    assert facts["in stock, not blocked"] == "5 of 6 items"
+
+
+def test_block_list_elsewhere_is_kept_and_its_columns_are_proposed(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "never.csv").write_text("sku\na\n")
+    monkeypatch.chdir(tmp_path)
+    run_init(shop, rules=RulesConfig(blocked="never.csv"))
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["rules"] == {
+        "blocked": f"{tmp_path}/never.csv", "blocked_columns": {"item_id": "sku"},
+    }  # fmt: skip
+
+
+def test_two_block_lists_and_one_of_users_alone_are_not_proposed(shop: Path) -> None:
+    (shop / "blocked_users.csv").write_text("user_id\nann\n")
+    (shop / "blocked.csv").write_text("sku\na\n")
+    (shop / "excluded.csv").write_text("sku\na\n")
+    run_init(shop)
+    assert "'blocked'" not in str(kept(shop))
+
+
+def test_check_refuses_what_the_rules_of_a_night_would(shop: Path) -> None:
+    run_init(shop)
+    with pytest.raises(InputError, match=r"Found --rules.min_stock 1 and no items table with a st"):
+        run_check(shop, "--rules.min_stock", "1")
+    with pytest.raises(InputError, match=r"--rules.blocked"):
+        run_check(shop, "--rules.blocked", str(shop / "gone.csv"))
 
 
 @pytest.mark.parametrize(
@@ -135,6 +209,7 @@ def test_column_with_other_values_is_not_proposed(shop: Path) -> None:
         ({"images": "nowhere"}, "images"),
         ({"images": "bare"}, "images"),
         ({"items": "nothing.csv"}, "items"),
+        ({"rules": RulesConfig(blocked="nothing.csv")}, "rules.blocked"),
     ],
 )
 def test_data_that_are_not_there_are_refused(

@@ -42,7 +42,8 @@ def test_steps_take_the_keys_of_the_night() -> None:
 @pytest.mark.parametrize("job", [TrainJob, EvaluateJob, RecommendJob])
 def test_every_shared_key_of_a_step_is_one_of_the_night(job: Any) -> None:
     names = {field.name for field in fields(job)}
-    shared = {name for name in names if name.startswith(("interactions", "items", "users"))}
+    groups = ("interactions", "items", "users", "rules", "publish")
+    shared = {name for name in names if name.startswith(groups)}
     assert shared <= {field.name for field in fields(NightKeys)}
 
 
@@ -70,7 +71,7 @@ def test_cutoff_of_a_night_is_its_date() -> None:
 @pytest.mark.parametrize(
     ("key", "end"),
     [
-        ("rules.cap", "`visrec recommend`; expected it in the YAML file of --recommend_config."),
+        ("incremental", "`visrec recommend`; expected it in the YAML file of --recommend_config."),
         ("model.width", "`visrec train`; expected it in the YAML file of --train_config."),
         ("gates.min_gain", "--recommend_config."),
         ("resources.workers", "--extract_config or --train_config or --evaluate_config or --reco"),
@@ -92,4 +93,4 @@ def test_key_of_the_night_itself_is_not_sent_to_the_file_of_a_step() -> None:
         pytest.raises(InputError, match="of `visrec recommend` belong in"),
         naming_config_file("recommend"),
     ):
-        raise InputError("Found --items x and --rules.cap 3.")
+        raise InputError("Found --items x and --gates.min_lists 3.")

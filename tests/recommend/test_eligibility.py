@@ -57,6 +57,31 @@ def test_items_blocked_for_a_user_are_in_that_users_list_once(block_list: str) -
     assert [lists[user].tolist() for user in range(3)] == [[], [0], [1]]
 
 
+def test_block_list_with_own_names_of_columns_is_read(items: Items, tmp_path: Path) -> None:
+    (tmp_path / "blocked.csv").write_text("sku;customer\nd;\na;u1\n")
+    rules = RulesConfig(
+        blocked=str(tmp_path / "blocked.csv"),
+        blocked_columns={"item_id": "sku", "user_id": "customer"},
+    )
+    assert recommendable_mask(rules, items, IDS).tolist() == [True, True, True, False, True]
+    assert items_by_user(read_block_list(rules), pa.array(["u1"]), IDS)[0].tolist() == [0]
+
+
+def test_block_list_with_other_columns_is_answered_with_a_mapping_of_its_users_too(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "blocked.csv").write_text("sku,customer_email,reason\n")
+    with pytest.raises(InputError) as caught:
+        list(read_block_list(RulesConfig(blocked=str(tmp_path / "blocked.csv"))))
+    mapping = "--rules.blocked_columns '{item_id: sku, user_id: customer_email}'"
+    assert str(caught.value).endswith(f"If the names mean what they say, add {mapping}.")
+
+
+def test_mapping_of_the_wrong_way_round_is_refused_with_the_right_one() -> None:
+    with pytest.raises(InputError, match=r"--rules.blocked_columns.*mean \{item_id: sku\}\?"):
+        RulesConfig(blocked="blocked.csv", blocked_columns={"sku": "item_id"})
+
+
 def test_block_list_without_a_user_column_blocks_for_everybody(tmp_path: Path) -> None:
     (tmp_path / "blocked.csv").write_text("item_id\nb\n")
     ids, rules = pa.array(["a", "b"]), RulesConfig(blocked=str(tmp_path / "blocked.csv"))

@@ -30,6 +30,13 @@ HEADERS = {
         "user_id", "product_id", "event_time",
     ],
     "t_dat,customer_id,article_id,price,sales_channel_id": ["customer_id", "article_id", "t_dat"],
+    "Best.Nr.;Kunden-E-Mail;Artikel-Nr.;Größe;Preis (€);Bestelldatum;Bewertung": [
+        "Kunden-E-Mail", "Artikel-Nr.", "Bestelldatum",
+    ],
+    "Kundennummer;Kunden Vorname;Artikelbezeichnung;Artikelnummer;Lieferdatum;Datum": [
+        "Kundennummer", "Artikelnummer", "Datum",
+    ],
+    "Geburtsdatum;Kunden-Telefon;Artikel-Größe": [None, None, None],
     "USER_ID,ITEM_ID,TIMESTAMP": ["USER_ID", "ITEM_ID", "TIMESTAMP"],
     "a,b,c": [None, None, None],
 }  # fmt: skip
@@ -42,8 +49,14 @@ def test_columns_are_guessed_by_their_names(header: str) -> None:
     assert [guesses.get(column) for column in LOG] == HEADERS[header]
 
 
+def test_columns_of_availability_are_guessed_in_german() -> None:
+    names = ["Artikel-Nr.", "Größe", "verfügbar", "Lagerbestand"]
+    found = guess_columns(["available", "stock"], names)
+    assert found == {"available": "verfügbar", "stock": "Lagerbestand"}
+
+
 @pytest.mark.parametrize("name", ["it's", "no", "a: b", "Größe", "{x}", 'say "hi"', "1", "Paid at"])
 def test_suggested_mapping_survives_shell_and_yaml(name: str) -> None:
-    text = suggest_mapping({"item_id": name}, ["user_id"], ["email", "x"])
+    text = suggest_mapping({"item_id": name, "user_id": "email"})
     (argument,) = shlex.split(text)
     assert yaml.safe_load(argument) == {"item_id": name, "user_id": "email"}

@@ -134,6 +134,8 @@ def test_other_values_are_refused_as_flags() -> None:
         ([1.5, float("nan")], pa.float16(), [1.5, None]),
         (["4.5", "-3", "+1", "1e3", "4.", ".5", "-.5e1", "", "NaN", "NA", " 2 "], None,
          [4.5, -3, 1, 1000, 4, 0.5, -5, None, None, None, 2]),
+        (["4,5", "-12,25", "4.5", "0,125", "3,1415", ""], None,
+         [4.5, -12.25, 4.5, 0.125, 3.1415, None]),
     ],
 )  # fmt: skip
 def test_numbers_are_parsed(values: list[Any], type: pa.DataType, expected: list[Any]) -> None:
@@ -141,7 +143,9 @@ def test_numbers_are_parsed(values: list[Any], type: pa.DataType, expected: list
 
 
 def test_other_values_are_refused_as_numbers() -> None:
-    assert "found '4,5'; expected numbers such as 4.5" in refusal(NUMBER, ["4.5", "4,5"])
+    message = refusal(NUMBER, ["4,5", "1,500"])  # which may be 1500 and 1.5
+    assert "found '1,500'; expected numbers such as 4.5 or 4,5, without sep" in message
+    assert "found '1.234,5'" in refusal(NUMBER, ["1.234,5"])
     assert "found 'inf'" in refusal(NUMBER, ["inf"])
     assert "found '.'" in refusal(NUMBER, ["."])
     assert "found an infinite number" in refusal(NUMBER, [float("inf")])
@@ -151,6 +155,7 @@ SECONDS = [
     *(["1614600000", "1614600000.75", "1.6146e9", " 1614600000 "], ["2021-03-01 12:00:00"]),
     *(["2021-03-01T12:00:00.123"], ["2021-03-01 12:00:00.123456789"], ["2021-03-01T12:00"]),
     *(["2021-03-01T12:00:00Z"], ["2021-03-01T13:00:00+01:00"], ["2021-03-01T13:00:00.5+0100"]),
+    *(["01.03.2021 12:00:00"], ["1.3.2021 12:00", "01.03.2021, 12:00:00"]),
     *(["2021-03-01 12:00:00 UTC"], ["2021-03-01 12:00:00.25 UTC"], ["2021-03-01 13:00:00.5+01"]),
     *(["2021-03-01T08:30:00-03:30", "2021-03-01 12:00:00", "1614600000"],),
 ]
@@ -244,7 +249,9 @@ def test_timestamps_of_two_units_are_refused_with_both() -> None:
     [
         ("03/04/2026", "which may have the day first or the month first"),
         ("3.4.26 10:00", "which may have the day first or the month first"),
-        ("22.11.2026 10:00", "a date with the day first"),
+        ("22.11.26 10:00", "a date with the day first"),
+        ("22/11/2026 10:00", "a date with the day first"),
+        ("11.22.2026", "a date with the month first"),
         ("11-22-2026", "a date with the month first"),
     ],
 )
@@ -257,6 +264,7 @@ def test_dates_with_the_year_last_are_refused_with_what_to_do(text: str, found: 
 def test_formats_of_timestamps_are_described() -> None:
     for times, text in (
         (pa.array(["2026-11-22 03:00:00+02:00", None]), "ISO 8601 with a time zone"),
+        (pa.array(["22.11.2026 03:00"]), "dates such as 31.12.2026, read as UTC"),
         (pa.array(["2026-11-22", ""]), "ISO 8601 without a time zone, read as UTC"),
         (pa.array([1.5e9, None]), "seconds since 1970"),
         (pa.array([None, "1.7e12", "1700000000123"]), "milliseconds since 1970"),

@@ -1,9 +1,12 @@
 """The lease: one holder at a time, given back, and taken over only from dead holders."""
 
 import json
+import os
+import platform
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,30 @@ def test_lease_is_held_by_one_until_it_is_given_back(store: Store) -> None:
         first.check()
     with lease(store) as third:
         assert third.held
+
+
+def test_holder_is_named_with_process_machine_and_time(store: Store) -> None:
+    said: list[str] = []
+    with lease(store) as first, Lease(store, NAME, HEARTBEAT_S, said.append) as second:
+        assert not second.held
+        assert second.holder == first.holder
+        record = store.read_json(NAME)
+        assert first.holder == (
+            f"process {os.getpid()} on {platform.node()}, since {record['since']} UTC"
+        )
+        age = datetime.now(UTC) - datetime.fromisoformat(f"{record['since']}+00:00")
+        assert timedelta(0) <= age < timedelta(minutes=10)
+    assert said == [
+        f"{store.uri(NAME)} is held by {first.holder}: waiting up to 0.4 s for its heartbeat."
+    ]
+
+
+def test_lease_of_an_earlier_version_has_a_holder_without_machine_and_time(tmp_path: Path) -> None:
+    store, said = Store(str(tmp_path)), list[str]()
+    store.create(NAME, to_json({"holder": "x", "pid": 7, "started": "1", "machine": "elsewhere"}))
+    with Lease(store, NAME, 0.01, said.append) as taken:
+        assert taken.held
+    assert f"{NAME} is held by process 7: waiting" in said[0]
 
 
 def test_free_lease_goes_to_one_of_many_threads(tmp_path: Path) -> None:

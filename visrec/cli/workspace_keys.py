@@ -16,6 +16,7 @@ from visrec.errors import InputError, did_you_mean
 from visrec.features.item_features import ItemFeatures
 from visrec.features.sentences import TextConfig
 from visrec.publication.tables import PublishConfig
+from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
 
@@ -41,6 +42,7 @@ class WorkspaceKeys:
         items_columns: its columns that have other names in the files, such as {item_id: sku}.
         users: users table; by default users.* of the workspace, if it exists.
         users_columns: its columns that have other names in the files.
+        rules: what a list may hold.
         publish: how lists reach readers who do not follow the pointer.
     """
 
@@ -55,6 +57,7 @@ class WorkspaceKeys:
     items_columns: dict[str, str] = field(default_factory=dict)
     users: str | None = None
     users_columns: dict[str, str] = field(default_factory=dict)
+    rules: RulesConfig = field(default_factory=RulesConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
 
     def __post_init__(self) -> None:

@@ -38,8 +38,8 @@ def export_published(
     with Lease(leases, f"{digest(target.shown)}.lease") as lease:
         if not lease.held:
             raise ConflictError(
-                f"Another process is exporting to {target.shown}; nothing was done here. It "
-                "exports what is published when it ends."
+                f"Another process is exporting to {target.shown}: {lease.holder}. Nothing was done "
+                "here. That process exports what is published when it ends."
             )
 
         def check(done: int, shards: int) -> None:

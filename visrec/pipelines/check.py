@@ -28,6 +28,7 @@ from visrec.pipelines.check_facts import (
     ReadRows,
     compare_ids,
     held_out_facts,
+    read_blocked,
     read_catalogue,
     read_rows,
     rename_reasons,
@@ -39,6 +40,7 @@ from visrec.pipelines.night_command import changed_keys, flag, visrec_command
 from visrec.pipelines.night_estimate import NightSize, format_duration
 from visrec.pipelines.night_prediction import predict_served
 from visrec.pipelines.proposals import DataJob, Proposal, propose, with_proposals
+from visrec.recommend.eligibility import recommendable_mask
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.images import PictureSource
 from visrec.sources.interactions import read_until_cutoff
@@ -116,6 +118,8 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
     users.add(rows.users.ids)
     with summary.phase("users"), found.refusals():
         found.rows |= _users_rows(config, rows, users)
+    with summary.phase("rules"), found.refusals():
+        found.rows |= _rules_rows(config, catalogue, users)
     if catalogue is not None and log is not None:
         night = datetime.now(UTC).date()
         if cutoff := config.interactions.cutoff_timestamp():
@@ -307,6 +311,35 @@ def _users_rows(config: CheckJob, rows: ReadRows, everyone: DistinctIds) -> dict
         "users table": describe_table(table, schemas.USERS),
         "users without rows": compare_ids(ids, taken, "users of the table"),
     }
+
+
+def _rules_rows(
+    config: CheckJob, catalogue: Catalogue | None, users: DistinctIds
+) -> dict[str, Any]:
+    """What the rules leave, and what the block list names; an empty dict without such rules.
+
+    Raises:
+        InputError: a job would refuse the block list, or the rules leave nothing.
+    """
+    rules, found = config.rules, dict[str, Any]()
+    if (table := rules.blocked_table) is not None:
+        blocked = read_blocked(table)
+        found = {
+            "block list": describe_table(table, schemas.BLOCKED),
+            "rows of the block list": {
+                "for everybody": blocked.for_everybody,
+                "for one user": blocked.for_one_user,
+            },
+            "blocked users unknown": compare_ids(blocked.users.ids, users.ids, "users"),
+        }
+        if catalogue is not None:
+            unknown = compare_ids(blocked.items.ids, catalogue.ids, "items")
+            found[f"blocked without {catalogue.noun}"] = unknown
+    if catalogue is not None and (table is not None or rules.min_stock is not None):
+        items = read_items(items_table(config, config.items, config.items_columns), catalogue.ids)
+        left = int(recommendable_mask(rules, items, catalogue.ids).sum())
+        found["in stock, not blocked"] = f"{left:,} of {len(catalogue.ids):,} items"
+    return found
 
 
 def _estimate(catalogue: Catalogue, users: int, held_out: dict[str, int]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from visrec.interactions.split import split as split_log
 from visrec.sources.id_mismatch import find_difference
 from visrec.sources.images import PictureSource, SkippedFiles, list_pictures
 from visrec.sources.interactions import NO_FEATURE, InteractionsConfig, read_until_cutoff
+from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import Column
 from visrec.storage.store import Store
@@ -184,6 +185,36 @@ def table_ids(table: InputTable, column: Column) -> pa.LargeStringArray:
     for batch in read_batches(table, [column]):
         distinct.add(batch[column.name])
     return distinct.ids
+
+
+@dataclass(kw_only=True)
+class BlockedRows:
+    """What the rows of a block list name.
+
+    Attributes:
+        for_everybody: rows without a user.
+        for_one_user: rows with a user.
+        items: all ids of items.
+        users: all ids of users.
+    """
+
+    for_everybody: int = 0
+    for_one_user: int = 0
+    items: DistinctIds = field(default_factory=DistinctIds)
+    users: DistinctIds = field(default_factory=DistinctIds)
+
+
+def read_blocked(table: InputTable) -> BlockedRows:
+    """Reads a block list, and counts."""
+    rows = BlockedRows()
+    for batch in read_batches(table, schemas.BLOCKED):
+        rows.items.add(batch["item_id"])
+        rows.for_everybody += len(batch)
+        if "user_id" in batch.column_names:
+            rows.users.add(batch["user_id"])
+            rows.for_one_user += len(batch) - batch["user_id"].null_count
+    rows.for_everybody -= rows.for_one_user
+    return rows
 
 
 def compare_ids(ids: pa.LargeStringArray, others: pa.LargeStringArray, what: str) -> dict[str, Any]:

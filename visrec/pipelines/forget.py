@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrec.cli.job import JobConfig
+from visrec.cli.output import say
 from visrec.cli.resources import default_cpu_workers
 from visrec.cli.summary import Summary
 from visrec.errors import ConflictError, InputError, VisrecError
@@ -92,9 +93,12 @@ def main(config: ForgetJob, summary: Summary) -> None:
     user_ids, workspace = read_user_ids(config.users), Store.at(config.workspace)
     others = [Store.at(config.recommendations)] if config.recommendations else []
     workspace.check_writable()
-    with Lease(workspace / "nights", "forget.lease") as lease:
+    with Lease(workspace / "nights", "forget.lease", on_wait=say) as lease:
         if not lease.held:
-            raise ConflictError(f"Another process is removing users from {workspace.root}.")
+            raise ConflictError(
+                f"Another process is removing users from {workspace.root}: {lease.holder}. Nothing "
+                "was done here. Start this command again when that process has ended."
+            )
         _forget(config, user_ids, others, summary)
 
 

@@ -28,12 +28,17 @@ from visrec.storage.column_guess import PLACEHOLDER
 from visrec.storage.store import Store
 from visrec.storage.tables import column_names
 
-_PATHS = ("images", "interactions.path", "items", "users", "features", "text_features")
+_PATHS = {
+    *("images", "interactions.path", "items", "users", "rules.blocked"),
+    *("features", "text_features"),
+}
 # Keys that the file only mentions unless they are set, with an example and what it does.
 _EXAMPLES = {
     "interactions.min_rating": ("4", "rows with a lower rating do not count"),
     "items_columns": ("{item_id: sku}", "columns of items.* with other names"),
     "users_columns": ("{user_id: email}", "columns of users.* with other names"),
+    "rules.blocked": ("blocked.csv", "block list: item_id, for one user alone with user_id"),
+    "rules.blocked_columns": ("{item_id: sku}", "its columns with other names"),
     "publish.table": ("delta", "the published lists as a table for SQL: delta, iceberg, manifest"),
     "text.model": ("sentence-transformers/all-MiniLM-L6-v2", "embeds titles and descriptions"),
     "item_features": ("both", "what a model takes: pictures, text or both"),
@@ -95,6 +100,7 @@ def _require_given(config: InitJob) -> None:
         config.interactions.table(config.interactions.path) if config.interactions.path else None,
         items_table(config, config.items, config.items_columns) if config.items else None,
         users_table(config, config.users, config.users_columns) if config.users else None,
+        config.rules.blocked_table,
     ]
     for table in filter(None, tables):
         column_names(table)

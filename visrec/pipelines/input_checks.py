@@ -15,7 +15,7 @@ from visrec.models.artifact import MANIFEST
 from visrec.sources.images import PictureSource, list_pictures
 from visrec.sources.interactions import InteractionsConfig, read_until_cutoff
 from visrec.storage.input_table import InputTable
-from visrec.storage.schemas import INTERACTIONS, ITEMS, USERS, Column
+from visrec.storage.schemas import BLOCKED, INTERACTIONS, ITEMS, USERS, Column
 from visrec.storage.store import Store
 from visrec.storage.table_descriptions import describe_table
 from visrec.storage.tables import read_batches
@@ -79,6 +79,7 @@ def announce_tables(
     interactions_uri: str | None,
     items: InputTable | None = None,
     users: InputTable | None = None,
+    blocked: InputTable | None = None,
 ) -> None:
     """Prints a line about each table that there is: how its files are written and read."""
     interactions = config.table(interactions_uri) if interactions_uri else None
@@ -86,6 +87,7 @@ def announce_tables(
         ("interactions", interactions, INTERACTIONS),
         ("items", items, ITEMS),
         ("users", users, USERS),
+        ("block list", blocked, BLOCKED),
     ):
         if table is not None:
             say(f"{name}: {describe_table(table, columns)}")

@@ -62,6 +62,9 @@ from visrec.storage.lease import Lease
 from visrec.storage.store import Store
 
 _BUSY = "another process is at work on this night"
+_WHAT_TO_DO = (
+    "Wait until it ends; or stop it and start this command again, which goes on where it stopped."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,12 +158,14 @@ def main(config: NightlyJob, summary: Summary) -> None:
     steps = Steps(config, load_jobs(config), summary)
     nights = Store.at(config.resolve(None, "nights"))
     nights.check_writable()
-    with Lease(nights, f"{night}.lease") as lease:
+    with Lease(nights, f"{night}.lease", on_wait=say) as lease:
         if not lease.held:
+            busy = f"{_BUSY}: {lease.holder}. Nothing was done here. {_WHAT_TO_DO}"
             if config.exit_if_running:
-                raise BusyError(f"{_BUSY}; nothing was done here.")
-            say(f"{_BUSY}: nothing to do here.")
-            summary.rows = {"night": night, "published": f"no: {_BUSY}"}
+                raise BusyError(busy)
+            say(busy)
+            published = f"no: {_BUSY}"
+            summary.rows = {"night": night, "at work": lease.holder, "published": published}
             return
         recommendations = recommendations_store(steps.jobs.recommend)
         complete = clean_complete_run(run_store(recommendations, night))

@@ -5,6 +5,7 @@ once. No job reads anything by a proposal.
 """
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ from visrec.storage.tables import column_names, read_batches
 _LISTED = 10_000  # files of a workspace that are looked at
 _SAMPLED = 100_000  # names of pictures
 _TABLES = ("items", "users")  # of the workspace, beside interactions
+# Words in the name of a block list, such as blocked.csv or do-not-recommend.csv.
+_BLOCK_LIST = re.compile(
+    r"block|black_?list|deny_?list|exclu[ds]|banned|do_not_recommend|gesperrt|sperrliste"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,27 +65,46 @@ def propose(config: DataJob) -> list[Proposal]:
 
     Data that a job would refuse in any case give no proposal; `visrec check` says why.
     """
-    proposals: list[Proposal] = []
-    for find in (_interactions_path, _columns, _availability, _images, _image_pattern):
+    proposals: dict[str, Proposal] = {}
+    filled_in = config  # with all proposals, also those that name a COLUMN
+    for find in (
+        _interactions_path,
+        _block_list,
+        _interactions_columns,
+        _items_columns,
+        _users_columns,
+        _blocked_columns,
+        _availability,
+        _images,
+        _image_pattern,
+    ):
         try:
-            found = list(find(config))
+            found = list(find(filled_in))
         except InputError:
             continue
-        proposals += found
-        config = with_proposals(config, found)
-    return proposals
+        for proposal in found:
+            before = proposals.get(proposal.key)
+            why = f"{before.why}; {proposal.why}" if before else proposal.why
+            proposals[proposal.key] = dataclasses.replace(proposal, why=why)
+            filled_in = with_key(filled_in, proposal.key, proposal.value)
+    return [*proposals.values()]
+
+
+def with_key(config: Data, key: str, value: Any) -> Data:
+    """The configuration with a dotted key set to a value, which has the type of the key."""
+    group, dot, name = key.partition(".")
+    if dot:
+        value = dataclasses.replace(getattr(config, group), **{name: value})
+    return dataclasses.replace(config, **{group: value})
 
 
 def with_proposals(config: Data, proposals: Iterable[Proposal]) -> Data:
-    """The configuration with the proposed keys, without those that have yet to be filled in."""
+    """The configuration with the proposed keys, without columns that have yet to be filled in."""
     for proposal in proposals:
-        if PLACEHOLDER in str(proposal.value):
-            continue
-        group, dot, name = proposal.key.partition(".")
         value = proposal.value
-        if dot:
-            value = dataclasses.replace(getattr(config, group), **{name: value})
-        config = dataclasses.replace(config, **{group: value})
+        if isinstance(value, dict):
+            value = {name: stored for name, stored in value.items() if stored != PLACEHOLDER}
+        config = with_key(config, proposal.key, value)
     return config
 
 
@@ -88,30 +112,53 @@ def _interactions_path(config: DataJob) -> Iterator[Proposal]:
     """The only table of the workspace whose columns are named like a user, an item and a time."""
     if find_interactions(config, config.interactions) is not None:
         return
-    workspace, required = Store.at(config.workspace), _required(schemas.INTERACTIONS)
-    names = [name for name in _names(workspace) if "/" not in name and is_table_name(name)]
-    tables = [workspace.uri(name) for name in names if name.partition(".")[0] not in _TABLES]
-    found = [uri for uri in tables if _has_all(required, _column_names(uri))]
+    required = _required(schemas.INTERACTIONS)
+    workspace = Store.at(config.workspace)
+    names = [name for name in _table_names(config) if not _is_block_list(name)]
+    uris = [workspace.uri(name) for name in names]
+    found = [uri for uri in uris if _has_all(required, _column_names(uri))]
     if len(found) == 1:
         yield Proposal("interactions.path", found[0], "the table with users, items and times")
 
 
-def _columns(config: DataJob) -> Iterator[Proposal]:
+def _block_list(config: DataJob) -> Iterator[Proposal]:
+    """The only table of the workspace that is named like a block list, and names items."""
+    if config.rules.blocked is not None:
+        return
+    names = [name for name in _table_names(config) if _is_block_list(name)]
+    uris = [Store.at(config.workspace).uri(name) for name in names]
+    found = [uri for uri in uris if _has_all(_required(schemas.BLOCKED), _column_names(uri))]
+    if len(found) == 1:
+        yield Proposal("rules.blocked", found[0], "by its name, the items that no list may hold")
+
+
+def _interactions_columns(config: DataJob) -> Iterator[Proposal]:
     uri = find_interactions(config, config.interactions)
-    tables: list[tuple[InputTable | None, tuple[Column, ...]]] = [
-        (config.interactions.table(uri) if uri else None, schemas.INTERACTIONS),
-        (items_table(config, config.items, config.items_columns), schemas.ITEMS),
-        (users_table(config, config.users, config.users_columns), schemas.USERS),
-    ]
-    for table, columns in tables:
-        if table is None:
-            continue
-        names = column_names(table)
-        missing = [name for name in _required(columns) if table.stored_name(name) not in names]
-        if missing and table.columns_key is not None:
-            guesses = {**dict.fromkeys(missing, PLACEHOLDER), **guess_columns(missing, names)}
-            why = f"the table has {', '.join(names)}"
-            yield Proposal(table.columns_key, {**table.columns, **guesses}, why)
+    return _columns(config.interactions.table(uri) if uri else None, schemas.INTERACTIONS)
+
+
+def _items_columns(config: DataJob) -> Iterator[Proposal]:
+    return _columns(items_table(config, config.items, config.items_columns), schemas.ITEMS)
+
+
+def _users_columns(config: DataJob) -> Iterator[Proposal]:
+    return _columns(users_table(config, config.users, config.users_columns), schemas.USERS)
+
+
+def _blocked_columns(config: DataJob) -> Iterator[Proposal]:
+    return _columns(config.rules.blocked_table, schemas.BLOCKED)
+
+
+def _columns(table: InputTable | None, columns: Sequence[Column]) -> Iterator[Proposal]:
+    """The names in the files of declared columns that the files lack."""
+    if table is None or table.columns_key is None:
+        return
+    names = column_names(table)
+    missing = [name for name in _required(columns) if table.stored_name(name) not in names]
+    guesses = {**dict.fromkeys(missing, PLACEHOLDER), **table.guess_names(columns, names)}
+    if guesses:
+        why = f"the table has {', '.join(names)}"
+        yield Proposal(table.columns_key, {**table.columns, **guesses}, why)
 
 
 def _availability(config: DataJob) -> Iterator[Proposal]:
@@ -156,7 +203,7 @@ def _image_pattern(config: DataJob) -> Iterator[Proposal]:
     all_names = (str(name) for page in pictures for name in page["item_id"].to_pylist())
     names = list(islice(all_names, _SAMPLED))
     uri = find_interactions(config, config.interactions)
-    if uri is None:
+    if uri is None or config.interactions.columns.get("item_id") == PLACEHOLDER:
         if guess := guess_pattern(names):
             views = " and ".join(map(repr, guess[1]))
             yield Proposal("image_pattern", guess[0], f"{views} look like pictures of one item")
@@ -182,6 +229,16 @@ def _required(columns: Iterable[Column]) -> list[str]:
 def _has_all(required: Sequence[str], names: Sequence[str]) -> bool:
     """Whether a table has a column, or a guess, for each required one."""
     return len(guess_columns(required, names)) == len(required)
+
+
+def _is_block_list(name: str) -> bool:
+    return _BLOCK_LIST.search(name.lower().replace("-", "_").replace(" ", "_")) is not None
+
+
+def _table_names(config: DataJob) -> list[str]:
+    """The tables of the workspace that are not named like one that every job finds."""
+    names = [name for name in _names(Store.at(config.workspace)) if "/" not in name]
+    return [n for n in names if is_table_name(n) and n.partition(".")[0] not in _TABLES]
 
 
 def _names(workspace: Store) -> list[str]:

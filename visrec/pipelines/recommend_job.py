@@ -122,7 +122,13 @@ def check(config: RecommendJob) -> None:
 def announce_run_tables(config: RecommendJob) -> None:
     """Prints how the tables are written and read."""
     tables = run_tables(config)
-    announce_tables(config.interactions, tables.interactions_uri, tables.items, tables.users)
+    announce_tables(
+        config.interactions,
+        tables.interactions_uri,
+        tables.items,
+        tables.users,
+        config.rules.blocked_table,
+    )
 
 
 def check_tables(config: RecommendJob) -> None:

@@ -13,7 +13,7 @@ F full groups.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -22,7 +22,8 @@ import numpy.typing as npt
 from visrec.config import COUNTS, check_fields
 from visrec.jagged import Jagged, chunk_rows
 from visrec.retrieval.topk import Search, TopKResult
-from visrec.storage.input_table import InputTable
+from visrec.storage import schemas
+from visrec.storage.input_table import InputTable, check_mapping
 
 ENTRIES = 2**21  # candidates and excluded items in memory at once, about 16 bytes each
 Ints = npt.NDArray[np.int64]
@@ -36,7 +37,9 @@ class RulesConfig:
     Attributes:
         min_stock: items with less in the `stock` column of the items table are not recommended;
             items without a value are.
-        blocked: table with item_id, and with user_id if an item is blocked for that user only.
+        blocked: block list: a table with item_id, and with user_id if an item is blocked for that
+            user only.
+        blocked_columns: its columns that have other names in the files, such as {item_id: sku}.
         cap: most entries of a list with the same value of `cap_by`; items without a value are
             not limited.
         cap_by: column of the items table.
@@ -47,17 +50,26 @@ class RulesConfig:
 
     min_stock: float | None = None
     blocked: str | None = None
+    blocked_columns: dict[str, str] = field(default_factory=dict)
     cap: int | None = None
     cap_by: str = "artist_id"
     near_duplicate: float | None = None
 
     def __post_init__(self) -> None:
         check_fields(self, "rules", min_stock="(-inf, inf)", cap=COUNTS, near_duplicate="(0, 1]")
+        check_mapping(self.blocked_columns, schemas.BLOCKED, "rules.blocked_columns")
 
     @property
     def blocked_table(self) -> InputTable | None:
-        """The block list as a table."""
-        return InputTable(uri=self.blocked, key="rules.blocked") if self.blocked else None
+        """The block list as a table; None without one."""
+        if not self.blocked:
+            return None
+        return InputTable(
+            uri=self.blocked,
+            key="rules.blocked",
+            columns=self.blocked_columns,
+            columns_key="rules.blocked_columns",
+        )
 
 
 @dataclass(frozen=True)

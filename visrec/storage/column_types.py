@@ -27,7 +27,10 @@ from visrec.storage.arrow_values import (
 )
 from visrec.storage.timestamps import EXPECTED_TIMESTAMP, is_timestamp, parse_timestamps
 
-_TRUE, _FALSE = ["true", "t", "yes", "y", "1", "1.0"], ["false", "f", "no", "n", "0", "0.0"]
+_TRUE = ["true", "t", "yes", "y", "1", "1.0", "ja", "j", "wahr"]
+_FALSE = ["false", "f", "no", "n", "0", "0.0", "nein", "falsch"]
+# Three digits after a comma may be thousands, unless nothing but a zero is before it.
+_DECIMAL_COMMA = r"^[+-]?([0-9]+,([0-9]{1,2}|[0-9]{4,})|0,[0-9]+)$"
 _FLOAT = r"^-?[0-9]+\.0$"
 _EXACT_LIMIT = {16: 2**11, 32: 2**24, 64: 2**53}  # by bit width: smaller integers are exact
 
@@ -133,15 +136,26 @@ def _uuid_text(ids: pa.Array) -> pa.Array:
 
 def _parse_numbers(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if is_text(values.type):
-        values = stripped(values)
+        values = _with_decimal_points(stripped(values))
         invalid = pc.invert(pc.match_substring_regex(values, NUMBER_PATTERN))
         if any_true(invalid):
             found = first_where(values, invalid)
-            raise InvalidValueError(f"found {found!r}; expected numbers such as 4.5")
+            thousands = ", without separators of thousands" if "," in found else ""
+            raise InvalidValueError(
+                f"found {found!r}; expected numbers such as 4.5 or 4,5{thousands}"
+            )
     numbers = nan_to_null(values.cast(pa.float64()))
     if any_true(pc.invert(pc.is_finite(numbers))):
         raise InvalidValueError("found an infinite number; expected finite numbers or nulls")
     return numbers
+
+
+def _with_decimal_points(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Numbers with a decimal comma, as spreadsheets of half of Europe write them, with a point."""
+    has_comma = pc.match_substring_regex(text, _DECIMAL_COMMA)
+    if not any_true(has_comma):
+        return text
+    return pc.if_else(has_comma, pc.replace_substring(text, ",", "."), text)
 
 
 def _is_flag(dtype: pa.DataType) -> bool:

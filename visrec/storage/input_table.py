@@ -9,6 +9,7 @@ import pyarrow as pa
 from visrec.config import digest
 from visrec.errors import InputError, SchemaError, did_you_mean
 from visrec.storage.column_guess import PLACEHOLDER, guess_columns, suggest_mapping
+from visrec.storage.column_types import ID
 from visrec.storage.schemas import Column, check_columns, describe_columns
 
 _NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?")
@@ -33,6 +34,20 @@ class InputTable:
     def stored_name(self, column: str) -> str:
         """The name of a declared column in the files."""
         return self.columns.get(column, column)
+
+    def guess_names(self, columns: Sequence[Column], names: Sequence[str]) -> dict[str, str]:
+        """The likeliest stored name of each declared column that the files lack; of the optional
+        ones, ids alone, because rows without them would mean something else: a block list without
+        its users blocks items for everybody.
+
+        Args:
+            columns: the declared columns.
+            names: the columns of the files.
+        """
+        wanted = [c.name for c in columns if c.required or c.column_type is ID]
+        missing = [name for name in wanted if self.stored_name(name) not in names]
+        taken = {self.stored_name(column.name) for column in columns}
+        return guess_columns(missing, [name for name in names if name not in taken])
 
     def identify(self, content_digest: str) -> str:
         """The digest of the files and of what their columns mean."""
@@ -89,8 +104,11 @@ class InputTable:
                 column=missing[0],
             )
         if self.columns_key is not None:
-            mapping = suggest_mapping(self.columns, missing, schema.names)
-            if guess_columns(missing, schema.names).keys() >= {*missing}:
+            guesses = self.guess_names(columns, schema.names)
+            mapping = suggest_mapping(
+                {**self.columns, **dict.fromkeys(missing, PLACEHOLDER), **guesses}
+            )
+            if guesses.keys() >= {*missing}:
                 message += f" If the names mean what they say, add --{self.columns_key} {mapping}."
             else:
                 message += (

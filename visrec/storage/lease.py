@@ -9,10 +9,13 @@ its process is gone, the lease is taken at once.
 import contextlib
 import json
 import os
+import platform
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,6 +36,8 @@ class _Record:
         pid: process id of the holder.
         started: when that process started, in ticks since boot; empty if unknown.
         machine: boot and process namespace in which the pid is valid.
+        host: name of that machine, for people; empty if unknown.
+        since: when the lease was taken, in UTC, for people; empty if unknown.
         beats: number of heartbeats.
     """
 
@@ -40,7 +45,14 @@ class _Record:
     pid: int = 0
     started: str = ""
     machine: str = ""
+    host: str = ""
+    since: str = ""
     beats: int = 0
+
+    def __str__(self) -> str:
+        process = f"process {self.pid}" if self.pid else "an unknown process"
+        host = f" on {self.host}" if self.host else ""
+        return f"{process}{host}{f', since {self.since} UTC' if self.since else ''}"
 
     def to_json(self) -> bytes:
         return to_json({"holder": None} if self.holder is None else asdict(self))
@@ -71,23 +83,37 @@ class Lease:
 
     Attributes:
         held: whether this process has the lease.
+        holder: the process that has it, in words: its id, machine and start.
     """
 
-    def __init__(self, store: Store, name: str, heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        heartbeat_s: float = HEARTBEAT_S,
+        on_wait: Callable[[str], None] = lambda _: None,
+    ) -> None:
         """Prepares a lease, which `with` tries to take.
 
         Args:
             store: contains the file.
             name: of the file.
             heartbeat_s: seconds between two heartbeats.
+            on_wait: called with a sentence before this process waits for a heartbeat.
         """
         self._store, self._name, self._heartbeat_s = store, name, heartbeat_s
-        self._record = _describe_process(os.getpid(), holder=uuid.uuid4().hex)
+        self._on_wait = on_wait
+        self._record = replace(
+            _describe_process(os.getpid(), holder=uuid.uuid4().hex),
+            host=platform.node(),
+            since=f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}",
+        )
         self._version = ""
         self._ended = threading.Event()
         self._lost = False
         self._thread: threading.Thread | None = None
         self.held = False
+        self.holder = str(self._record)
 
     def __enter__(self) -> Self:
         self.held = self._take()
@@ -131,12 +157,19 @@ class Lease:
             return True
         data, version = self._store.read_versioned(self._name)
         record, waited = _Record.from_json(data), 0.0
-        while not _is_free(record) and waited < _MISSED_HEARTBEATS * self._heartbeat_s:
+        longest = _MISSED_HEARTBEATS * self._heartbeat_s
+        if not _is_free(record):
+            self._on_wait(
+                f"{self._store.uri(self._name)} is held by {record}: waiting up to {longest:g} s "
+                "for its heartbeat."
+            )
+        while not _is_free(record) and waited < longest:
             time.sleep(self._heartbeat_s / 2)
             waited += self._heartbeat_s / 2
             data, new_version = self._store.read_versioned(self._name)
             record = _Record.from_json(data)
             if new_version != version and not _is_free(record):
+                self.holder = str(record)
                 return False
             version = new_version
         self._version = version

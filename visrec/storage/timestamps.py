@@ -6,6 +6,7 @@ The unit of a number follows from its size: as seconds, milliseconds would lie b
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -24,14 +25,16 @@ from visrec.storage.arrow_values import (
 )
 
 EXPECTED_TIMESTAMP = (
-    "seconds, milliseconds, microseconds or nanoseconds since 1970, a timestamp type, or ISO 8601 "
-    "such as 2026-11-22T03:00:00Z"
+    "seconds, milliseconds, microseconds or nanoseconds since 1970, a timestamp type, ISO 8601 "
+    "such as 2026-11-22T03:00:00Z, or 22.11.2026 03:00"
 )
 FIRST_TIME = int(datetime(1900, 1, 2, tzinfo=UTC).timestamp())  # 1900-01-01 means "no date"
 LAST_TIME = int(datetime(2100, 1, 1, tzinfo=UTC).timestamp())
 _ZONE = r"(:[0-9]{2})([.,][0-9]+)? ?(Z|z|UTC|[+-][0-9]{2}(?::?[0-9]{2})?)$"
 _FRACTION = r"(:[0-9]{2})[.,][0-9]+$"
 _SLASHES = r"^([0-9]{4})/([0-9]{2})/([0-9]{2})"
+# With dots the day is first: no locale of Unicode's CLDR has dots and the month first.
+_DOTTED = r"^(0?[1-9]|[12][0-9]|3[01])\.(0?[1-9]|1[0-2])\.[0-9]{4}($|[ ,])"
 _YEAR_LAST = re.compile(r"([0-9]{1,2})[./-]([0-9]{1,2})[./-]([0-9]{4}|[0-9]{2})\b")
 _INTEGER = r"^(?:[0-9]{1,18}|[1-8][0-9]{18})$"  # that fits into 64 bits
 # Units by Arrow's names, with how many of them a second has.
@@ -142,6 +145,7 @@ def _seconds_from_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     with suppress(pa.ArrowInvalid):
         return _seconds_from_instants(text.cast(pa.timestamp("us")))
     text = pc.replace_substring_regex(stripped(values), _SLASHES, r"\1-\2-\3")
+    text = _year_first(text)
     if pc.all(pc.match_substring_regex(text, _INTEGER)).as_py():
         return _seconds_from_epoch(text.cast(pa.int64()))
     numeric, zone = (pc.match_substring_regex(text, form) for form in (NUMBER_PATTERN, _ZONE))
@@ -155,6 +159,22 @@ def _seconds_from_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
         _parse_iso(zoned, pa.timestamp("s", "UTC")),
         _parse_iso(naive, pa.timestamp("s")),
     )
+
+
+def _year_first(text: pa.ChunkedArray) -> pa.ChunkedArray:
+    """ISO 8601 in place of dates such as 31.12.2026 9:05, as German spreadsheets write them."""
+    is_dotted = pc.match_substring_regex(text, _DOTTED)
+    if not any_true(is_dotted):
+        return text
+    dates = text
+    for form, replacement in (
+        (r"^([0-9])\.", r"0\1."),
+        (r"^([0-9]{2})\.([0-9])\.", r"\1.0\2."),
+        (r"^([0-9]{2})\.([0-9]{2})\.([0-9]{4}),?", r"\3-\2-\1"),
+        (r"^([0-9-]{10}) ([0-9]):", r"\1 0\2:"),
+    ):
+        dates = pc.replace_substring_regex(dates, form, replacement)
+    return pc.if_else(is_dotted, dates, text)
 
 
 def _parse_iso(text: pa.ChunkedArray, dtype: pa.DataType) -> pa.ChunkedArray:
@@ -230,8 +250,9 @@ def describe_timestamps(times: pa.ChunkedArray) -> str:
     kinds = {
         "numbers": pc.match_substring_regex(text, NUMBER_PATTERN),
         "ISO 8601 with a time zone": pc.match_substring_regex(text, _ZONE),
+        "dates such as 31.12.2026, read as UTC": pc.match_substring_regex(text, _DOTTED),
     }
     found = [kind for kind, mask in kinds.items() if any_true(mask)]
-    if not pc.all(pc.or_(*kinds.values())).as_py():
+    if not pc.all(reduce(pc.or_, kinds.values())).as_py():
         found.append("ISO 8601 without a time zone, read as UTC")
     return " and ".join(found) or "blank"
