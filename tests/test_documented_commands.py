@@ -1,12 +1,14 @@
 """Every command in the documentation is one that its own parser takes.
 
 Commands in code blocks are parsed whole; of those in running text, which may be cut short, the name
-and the keys are checked. Those of the first path in the README are run: see
+and the keys are checked. Those that need neither Ray nor another machine are run here, as they
+stand. Those of the first path in the README are run one after another: see
 integration/test_own_data.py, and integration/test_chain.py for the demo.
 """
 
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -16,6 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.conftest import CHECKOUT
+from tests.exports.lists import made_lists, publish
 from visrec import commands
 from visrec.cli import launch
 from visrec.cli.keys import check_flags, config_keys
@@ -23,6 +26,7 @@ from visrec.cli.parse import parse
 from visrec.commands import COMMANDS
 from visrec.errors import InputError
 from visrec.models import MODELS
+from visrec.storage.store import Store
 
 PAGES = [
     *(CHECKOUT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")),
@@ -142,6 +146,69 @@ def test_commands_in_code_blocks_are_what_their_parsers_take(
             commands.main()
         assert end.value.code == 0, f"{place}: visrec {shlex.join(words)}"
     assert len(parsed) > 40
+
+
+# Commands that start no Ray and, on this disk, end within a second.
+CHEAP = {"init", "check", "import", "rollback", "export"}
+CHEAP_LINES = sorted(
+    {
+        words
+        for _, words in OURS
+        if words[0] in CHEAP and is_complete(list(words)) and not any("://" in w for w in words)
+    }
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the commands of the documentation find in the folder in which they run."""
+    lines = ["user_id,item_id,timestamp,customer_email,sku"]
+    for number, item in enumerate("abcdef"):
+        lines += [f"{user},{item},{1_700_000_000 + number},{user},{item}" for user in ("ann", "bo")]
+    for path in (tmp_path / "photos", tmp_path / "shop/images"):
+        path.mkdir(parents=True)
+        for item in "abcdef":
+            (path / f"{item}.jpg").write_bytes(b"\xff\xd8\xff")
+    (tmp_path / "shop/interactions.csv").write_text("\n".join(lines))
+    (tmp_path / "orders.csv").write_text(
+        "customer_email,sku,ordered_at\nann,a,2026-11-01\nbo,b,2026-11-02\n"
+    )
+    (tmp_path / "orders_export.csv").write_text(
+        "Name,Email,Created at,Lineitem sku,Lineitem name\n"
+        "#1,ann@shop.org,2026-11-01 10:00:00 +0100,a,A\n"
+    )
+    ratings = "userId,movieId,rating,timestamp\n1,31,2.5,1260759144\n"
+    movies = "movieId,title,genres\n31,Dangerous Minds (1995),Drama\n"
+    (tmp_path / "ml-latest-small").mkdir()
+    (tmp_path / "ml-latest-small/ratings.csv").write_text(ratings)
+    (tmp_path / "ml-latest-small/movies.csv").write_text(movies)
+    for day in ("2026-11-20", "2026-11-21"):
+        publish(Store.at(f"{tmp_path}/shop/recommendations"), day, made_lists(5))
+    similar = Store.at(f"{tmp_path}/shop/similar_items")
+    publish(similar, "2026-11-21", made_lists(5), kind="item_to_item")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", CHEAP_LINES, ids=shlex.join)
+def test_commands_without_ray_are_run_as_they_stand(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    if words[0] == "import" or "photos" in words:  # which make the workspace
+        shutil.rmtree(folder / "shop")
+    monkeypatch.setattr(commands, "exit_on_signals", lambda: None)
+    monkeypatch.setattr(launch, "ignore_signals", lambda: None)  # they are pytest's
+    monkeypatch.setattr(sys, "argv", ["visrec", *words])
+    with pytest.raises(SystemExit) as end:
+        commands.main()
+    assert end.value.code == 0
+
+
+def test_every_cheap_command_of_the_documentation_is_run() -> None:
+    assert {words[0] for words in CHEAP_LINES} == CHEAP
+    assert ("init", "shop", "--interactions.path", "orders.csv", "--images", "photos") in (
+        CHEAP_LINES
+    )
 
 
 def test_keys_in_running_text_exist() -> None:

@@ -124,6 +124,8 @@ def test_job_without_such_keys_does_not_read_the_file(shop: str) -> None:
         ("interactions: {min_rating: many}\n",
          r"--interactions.min_rating many; .* \(interactions.min_rating is set in .*yaml\.\)"),
         ("publish: {table: dleta}\n", r"did you mean delta\? \(publish.table is set in .*yaml\.\)"),
+        ("interactions: {min_rating: 1}\nrules: {cap: 0}\n",
+         r"--rules.cap 0; .* \(rules.cap is set in .*yaml\.\)"),
         ("- images\n", r"Found \['images'\] in .*visrec.yaml; expected keys with values"),
     ],
 )  # fmt: skip

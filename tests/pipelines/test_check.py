@@ -145,6 +145,75 @@ def test_remarks_tell_what_a_night_can_do_without(check: Check, shop: Path) -> N
     assert "No user has 2 baskets" in remarks
 
 
+def test_night_without_anything_to_train_on_takes_no_time_for_it(check: Check, shop: Path) -> None:
+    text = orders({f"u{n}": ["a"] for n in range(9)}).splitlines()[:-1]
+    (shop / "interactions.csv.gz").write_bytes(gzip.compress("\n".join(text).encode()))
+    rows = check()
+    assert "hybrid could not be trained" in rows["tonight serves"]
+    assert rows["a night takes"]["train"] == "4 s (nothing to train on)"
+    assert "evaluate" not in rows["a night takes"]
+    text = orders({f"u{n}": [*"abcdef"] for n in range(9)}).splitlines()[:-1]
+    (shop / "interactions.csv.gz").write_bytes(gzip.compress("\n".join(text).encode()))
+    rows = check()
+    assert "in place of hybrid, which nothing compares" in rows["tonight serves"]
+    assert rows["a night takes"]["train"].endswith("min (hybrid, though it does not serve)")
+
+
+@pytest.mark.parametrize(
+    ("times", "written", "fault"),
+    [
+        (["03/04/2026"], "not readable", "which may have the day first or the month first"),
+        (["20261122"], "not readable", "which are dates written as numbers, YYYYMMDD"),
+        (["9999-12-31"], "not readable", "values read as ISO 8601 without a time zone"),
+        (["1700000000", "1700000000123"], "not readable", "expected one unit"),
+    ],
+)
+def test_fault_of_times_does_not_contradict_how_they_are_described(
+    check: Check, shop: Path, capsys: pytest.CaptureFixture[str], times: list[str], written: str,
+    fault: str,
+) -> None:  # fmt: skip
+    lines = [f"{user},{item},{time}" for user in "uvw" for item in "ab" for time in times]
+    (shop / "interactions.csv.gz").write_bytes(
+        gzip.compress("\n".join(["user_id,item_id,timestamp", *lines]).encode())
+    )
+    with pytest.raises(InputError, match=fault):
+        check(interactions=InteractionsConfig())
+    assert f"timestamps: {written}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("time", "remark"),
+    [
+        (20_000, "All timestamps, read as seconds since 1970, lie in 1970 (1970-01-01 05:33 to"),
+        (4_000_000_000_000, "The last timestamp, read as milliseconds since 1970, lies in the fut"),
+    ],
+)
+def test_remark_on_times_names_their_unit(check: Check, shop: Path, time: int, remark: str) -> None:
+    lines = [f"{user},{item},{time}" for user in "uvw" for item in "ab"]
+    (shop / "interactions.csv.gz").write_bytes(
+        gzip.compress("\n".join(["user_id,item_id,timestamp", *lines]).encode())
+    )
+    assert remark in check(interactions=InteractionsConfig())["remarks"]
+
+
+def test_features_that_are_not_imported_are_named_in_place_of_pictures(
+    check: Check, shop: Path
+) -> None:
+    for picture in shop.glob("images/*.jpg"):
+        picture.unlink()
+    (shop / "features.parquet").touch()
+    with pytest.raises(InputError, match=r"visrec import-features --workspace .* --backbone NAME"):
+        check()
+
+
+def test_table_with_a_role_is_not_proposed_as_interactions(check: Check, shop: Path) -> None:
+    (shop / "interactions.csv.gz").rename(shop / "orders.csv.gz")
+    for name in ("items.csv", "users.csv", "blocked.csv"):
+        (shop / name).write_text("item_id,user_id\na,ann\n")
+    with pytest.raises(InputError, match=r"only orders.csv.gz; .*path .*/orders.csv.gz"):
+        check()
+
+
 def test_misspelt_workspace_is_refused_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Found no folder .*shpo, or nothing in it"):
         main(CheckJob(workspace=str(tmp_path / "shpo")), Summary("check"))

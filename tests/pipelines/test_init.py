@@ -267,6 +267,46 @@ def test_check_finds_all_faults_at_once_and_goes_on_with_proposals(
     assert len(problems) == 3
 
 
+def test_proposal_stands_in_the_fault_that_it_solves(shop: Path) -> None:
+    (shop / "prices.csv").write_text("sku,price\na,3\n")
+    with pytest.raises(InputError) as caught:
+        run_check(shop)
+    faults = str(caught.value)
+    assert faults.startswith("4 faults. (1) Found no picture at ")
+    assert f"Change --images. Proposed: --images {shop}/photos. (2)" in faults
+    assert f"PATH. Proposed: --interactions.path {shop}/orders.csv. (3)" in faults
+
+
+def test_key_that_a_night_can_do_without_is_a_remark_and_no_fault(shop: Path) -> None:
+    run_init(shop)
+    (shop / "blocked.csv").write_text("sku\na\n")
+    (shop / "items.csv").write_text("item_id,in_stock\na,no\n")
+    rows = run_check(shop)
+    assert rows["verdict"] == "ready: a night can run"
+    assert rows["remarks"].endswith(
+        f"Optional: --rules.blocked {shop}/blocked.csv (by its name, the items that no list may "
+        "hold). Optional: --rules.blocked_columns '{item_id: sku}' (the table has sku). Optional: "
+        "--items_columns '{available: in_stock}' (in_stock says which items are available)."
+    )
+    assert "--rules" not in str(rows["command"])
+
+
+def test_column_of_stock_is_proposed_only_without_one_of_availability(shop: Path) -> None:
+    (shop / "items.csv").write_text("item_id,available,inventory_level\na,yes,3\n")
+    assert "items_columns" not in str(run_init(shop)["proposed"])
+    (shop / FILE).unlink()
+    (shop / "items.csv").write_text("item_id,inventory_level\na,3\n")
+    run_init(shop)
+    assert "# inventory_level says how many are in stock" in (shop / FILE).read_text()
+
+
+def test_mapping_with_a_column_to_fill_in_is_one_fault(shop: Path) -> None:
+    (shop / "items.csv").write_text("c1,title\na,A\n")
+    run_init(shop)
+    with pytest.raises(InputError, match=r"^Found --items_columns \{item_id: COLUMN\}; expected"):
+        run_check(shop)
+
+
 def test_check_says_that_init_solves_everything(
     shop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

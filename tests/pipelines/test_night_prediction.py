@@ -35,6 +35,8 @@ def orders(users: int, *days: int) -> InteractionLog:
     ("log", "split", "expected"),
     [
         (orders(60, 0), {}, f"{DEFAULT_ROW}: hybrid could not be trained, because none"),
+        (orders(60, 30, 31), {},
+         f"{DEFAULT_ROW}: hybrid could not be trained, because it knows no interaction: all are"),
         (orders(40, 0, 1, 2, 3), {},
          f"{DEFAULT_ROW} in place of hybrid, which nothing compares: 40 users could test "
          "it, fewer than gates.min_lists (50)"),
@@ -44,12 +46,16 @@ def orders(users: int, *days: int) -> InteractionLog:
         (orders(60, 0, 1, 2, 3), {"test": False},
          "hybrid, which nothing compares: --split.test false"),
     ],
-    ids=["nothing to train on", "too few to judge", "judged", "known by then", "no test"],
+    ids=["nothing to train on", "all of the future",
+         "too few to judge", "judged", "known by then", "no test"],
 )  # fmt: skip
 def test_prediction_follows_the_rule_of_the_night(
     log: InteractionLog, split: dict[str, bool], expected: str
 ) -> None:
-    assert predict_served(log, len(ITEMS), SplitConfig(**split), NIGHT).startswith(expected)
+    found = predict_served(log, len(ITEMS), SplitConfig(**split), NIGHT)
+    assert found.sentence.startswith(expected)
+    assert found.is_trained == ("could not be trained" not in expected)
+    assert found.may_serve == expected.startswith("hybrid")
 
 
 def test_log_before_a_moment_has_the_earlier_rows_of_the_same_users() -> None:

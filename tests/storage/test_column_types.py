@@ -261,11 +261,20 @@ def test_dates_with_the_year_last_are_refused_with_what_to_do(text: str, found: 
     assert "expected the year first, as in 2026-11-22 03:00:00. Export the column again" in message
 
 
+def test_placeholder_of_a_time_is_refused_with_the_unit_that_was_read() -> None:
+    message = refusal(TIMESTAMP, [-2208988800000, 1_700_000_000_000])
+    assert "the year 1900 (-2208988800 seconds since 1970, from values read as mill" in message
+    message = refusal(TIMESTAMP, ["9999-12-31", "2026-11-22"])
+    assert "from values read as ISO 8601 without a time zone, read as UTC)" in message
+
+
 def test_formats_of_timestamps_are_described() -> None:
     for times, text in (
         (pa.array(["2026-11-22 03:00:00+02:00", None]), "ISO 8601 with a time zone"),
         (pa.array(["22.11.2026 03:00"]), "dates such as 31.12.2026, read as UTC"),
         (pa.array(["2026-11-22", ""]), "ISO 8601 without a time zone, read as UTC"),
+        (pa.array([0, None]), "seconds since 1970"),
+        (pa.array(["0"]), "seconds since 1970"),
         (pa.array([1.5e9, None]), "seconds since 1970"),
         (pa.array([None, "1.7e12", "1700000000123"]), "milliseconds since 1970"),
         (pa.array([0], pa.timestamp("us", "Europe/Berlin")), "timestamp[us, tz=Europe/Berlin]"),

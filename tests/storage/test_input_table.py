@@ -51,6 +51,26 @@ def test_missing_columns_are_answered_with_a_mapping(local_store: Store) -> None
     assert "first line looks like a row; add a header" in refusal(local_store.uri("log.csv"))
 
 
+def test_placeholder_of_init_is_answered_with_the_columns(local_store: Store) -> None:
+    put(local_store, "log.csv", LOG.rename_columns(["email", "sku", "at"]))
+    table = log(local_store.uri("log.csv"), user_id="email", item_id="COLUMN", timestamp="at")
+    with pytest.raises(SchemaError) as caught:
+        list(read_batches(table, INTERACTIONS))
+    assert "expected the name of a column of" in str(caught.value)
+    assert "in place of COLUMN. Its columns are email, sku, at." in str(caught.value)
+
+
+def test_names_that_are_not_utf_8_are_answered_with_how_to_save_the_file(
+    local_store: Store,
+) -> None:
+    local_store.write("log.csv", "Käufer;Größe;Datum\na;b;2026-01-01\n".encode("cp1252"))
+    message = refusal(local_store.uri("log.csv"))
+    assert "Datum (not all in UTF-8: save the file as UTF-8, in Excel as CSV UTF-8); exp" in message
+    table = log(local_store.uri("log.csv"), user_id="Käufer")
+    with pytest.raises(SchemaError, match=r"has no column Käufer\. Its columns are .*as CSV UTF-8"):
+        list(read_batches(table, INTERACTIONS))
+
+
 def test_mapping_is_part_of_the_digest(local_store: Store) -> None:
     put(local_store, "log.csv", LOG)
     uri = local_store.uri("log.csv")

@@ -176,7 +176,9 @@ def _merge(contents: Sequence[Yaml], arguments: Sequence[str], keys: Keys) -> li
     refuse it.
     """
     filled = [drop_empty_groups(content, keys) for content in contents]
-    merged = [f"--config={yaml.safe_dump(content)}" for content in filled if content]
+    merged = [
+        f"--config={yaml.safe_dump(content, sort_keys=False)}" for content in filled if content
+    ]
     is_path = False
     for argument in arguments:
         if is_path or argument.partition("=")[0] == "--config":

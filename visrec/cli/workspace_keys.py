@@ -84,7 +84,8 @@ class Remembered:
     def explain(self, message: str) -> str:
         """A sentence on which keys of an error's message are set in the file; empty for none."""
         named = [key for key in self.values if f"--{key} " in f"{message} "]
-        return f" ({', '.join(named)} is set in {self.path}.)" if named else ""
+        verb = "is" if len(named) == 1 else "are"
+        return f" ({', '.join(named)} {verb} set in {self.path}.)" if named else ""
 
     @contextmanager
     def named_in_errors(self) -> Iterator[None]:

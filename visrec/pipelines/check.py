@@ -10,12 +10,14 @@ goes on with the keys that `visrec init` would propose.
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from visrec.cli.job import ModelChoice
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import OF_ONE_RUN
@@ -38,8 +40,14 @@ from visrec.pipelines.check_facts import (
 from visrec.pipelines.job_tables import interactions_uri, items_table, users_table
 from visrec.pipelines.night_command import changed_keys, flag, visrec_command
 from visrec.pipelines.night_estimate import NightSize, format_duration
-from visrec.pipelines.night_prediction import predict_served
-from visrec.pipelines.proposals import DataJob, Proposal, propose, with_proposals
+from visrec.pipelines.night_prediction import Prediction, predict_served
+from visrec.pipelines.proposals import (
+    DataJob,
+    Proposal,
+    propose,
+    propose_optional,
+    with_proposals,
+)
 from visrec.recommend.eligibility import recommendable_mask
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.images import PictureSource
@@ -47,7 +55,7 @@ from visrec.sources.interactions import read_until_cutoff
 from visrec.sources.items import read_items
 from visrec.storage import schemas
 from visrec.storage.store import Store
-from visrec.storage.table_descriptions import describe_table
+from visrec.storage.table_descriptions import describe_table, describe_times
 
 _ONE_YEAR = 365 * 86_400
 _MIN_MATCHED = 0.5  # of the rows; with fewer, ids are probably written differently
@@ -75,9 +83,14 @@ def main(config: CheckJob, summary: Summary) -> None:
             key="workspace",
         )
     found = examine(config, summary)
-    if found.problems and (proposals := propose(config)):
-        config = with_proposals(config, proposals)
-        found = found.with_proposals(proposals, examine(config, summary))
+    proposals = propose(config) if found.problems else propose_optional(config)
+    needed = [proposal for proposal in proposals if proposal.is_needed]
+    if found.problems and needed:
+        config = with_proposals(config, needed)
+        found = found.with_proposals(needed, examine(config, summary))
+    found.remarks += [
+        f"Optional: {flag(p.key, p.value)} ({p.why})." for p in proposals if not p.is_needed
+    ]
     if not found.problems or found.solution:
         unset = parse_in_workspace(CheckJob, ["--workspace", config.workspace])
         keys = dict(changed_keys(config, unset))
@@ -93,20 +106,20 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
     found = Findings()
     catalogue: Catalogue | None = None
     log: InteractionLog | None = None
-    rows = ReadRows()
-    with summary.phase("pictures"), found.refusals():
+    rows, written = ReadRows(), ""
+    with summary.phase("pictures"), found.refusals(), _naming_features(config):
         pictures = PictureSource(config.resolve(config.images, "images"), config.image_pattern)
         features = Store.at(config.resolve(config.features, "features"))
         catalogue = read_catalogue(pictures, features)
         found.rows |= _catalogue_rows(catalogue, pictures.uri)
     with summary.phase("interactions"), found.refusals():
         uri = interactions_uri(config, config.interactions)
-        found.rows["interactions"] = describe_table(
-            config.interactions.table(uri), schemas.INTERACTIONS
-        )
+        table = config.interactions.table(uri)
+        found.rows["interactions"] = describe_table(table, schemas.INTERACTIONS)
+        written = describe_times(table, schemas.INTERACTIONS)
         log = _read_log(config, uri, catalogue, rows)
     found.rows |= _interaction_rows(rows, log, catalogue)
-    found.remarks += _remarks(rows, log)
+    found.remarks += _remarks(rows, log, written)
     if log is not None:
         with found.refusals():
             held_out = held_out_facts(log, config.split)
@@ -126,10 +139,9 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
             night = datetime.fromtimestamp(cutoff, UTC).date()
         with found.refusals():
             served = predict_served(log, len(catalogue.ids), config.split, night)
-            found.rows["tonight serves"] = served
-        found.rows["a night takes"] = _estimate(
-            catalogue, len(users.ids), found.rows.get("held out", {})
-        )
+            found.rows["tonight serves"] = served.sentence
+            held_out = found.rows.get("held out", {})
+            found.rows["a night takes"] = _estimate(catalogue, len(users.ids), held_out, served)
     return found
 
 
@@ -158,11 +170,21 @@ class Findings:
 
     def with_proposals(self, proposals: Sequence[Proposal], then: "Findings") -> "Findings":
         """These problems, and the facts and further problems with the proposed keys."""
-        unsaid = [p for p in proposals if not any(f"--{p.key}" in text for text in self.problems)]
-        also = [f"The data need {flag(p.key, p.value)}: {p.why}." for p in unsaid]
+        problems = list(self.problems)
+        for proposal in proposals:
+            words = flag(proposal.key, proposal.value)
+            if any(words in text for text in problems):
+                continue
+            key = re.compile(rf"--{re.escape(proposal.key)}(?![\w.]\w)\b")
+            named = [n for n, text in enumerate(problems) if key.search(text)]
+            if named:
+                end = "" if problems[named[0]].endswith(".") else "."
+                problems[named[0]] += f"{end} Proposed: {words}."
+            else:
+                problems.append(f"The data need {words}: {proposal.why}.")
         if not then.problems:
             then.solution = "`visrec init` writes keys with which a night can run."
-        then.problems = [*self.problems, *also, *then.problems]
+        then.problems = [*problems, *then.problems]
         return then
 
     def report(self, workspace: Store | None, summary: Summary) -> None:
@@ -195,6 +217,25 @@ class Findings:
             numbered = [f"({n}) {problem}" for n, problem in enumerate(problems, 1)]
             problems = [f"{count}.", *numbered]
         raise InputError(" ".join([*problems, self.solution]).strip())
+
+
+@contextmanager
+def _naming_features(config: CheckJob) -> Iterator[None]:
+    """Adds to an error about pictures that the workspace has features, which are imported.
+
+    Raises:
+        InputError: the error with that sentence appended.
+    """
+    try:
+        yield
+    except InputError as error:
+        if config.resolve_if_exists(None, "features.parquet") is None:
+            raise
+        command = visrec_command("import-features", config.workspace, "--backbone", "NAME")
+        raise InputError(
+            f"{error} Or import features.parquet, which is in the workspace: {command}, with the "
+            "name of the network that computed the features."
+        ) from error
 
 
 def _catalogue_rows(catalogue: Catalogue, images: str) -> dict[str, Any]:
@@ -254,15 +295,25 @@ def _interaction_rows(
     }
 
 
-def _remarks(rows: ReadRows, log: InteractionLog | None) -> Iterator[str]:
+def _remarks(rows: ReadRows, log: InteractionLog | None, written: str) -> Iterator[str]:
+    """What a user should know, although jobs run.
+
+    Args:
+        rows: of the interactions.
+        log: of those that count; None if a job would refuse them.
+        written: how the timestamps are written, in words.
+    """
     if rows.last is not None and rows.last < _ONE_YEAR:
         yield (
-            f"All timestamps lie in 1970 ({rows.period}): are they timestamps? Name another column "
-            "with --interactions.columns."
+            f"All timestamps, read as {written}, lie in 1970 ({rows.period}): are they times? "
+            "Name another column with --interactions.columns."
         )
     now = datetime.now(UTC)
     if rows.last is not None and rows.last > now.timestamp():
-        yield f"The last timestamp lies in the future: {rows.period}. It is {now:%Y-%m-%d %H:%M}."
+        yield (
+            f"The last timestamp, read as {written}, lies in the future ({rows.period}). It is "
+            f"{now:%Y-%m-%d %H:%M} UTC."
+        )
     if log is None:
         return
     without, read = log.read_report.dropped_missing_feature, log.read_report.rows
@@ -272,8 +323,8 @@ def _remarks(rows: ReadRows, log: InteractionLog | None) -> Iterator[str]:
         )
     if len(log.items) and log.items.lengths.max() < 2:
         yield (
-            "No user took two items with a picture, so no model can be trained; "
-            "--model.name visrank needs no training."
+            "No user took two items with a picture, so no model can be trained: VisRank serves, "
+            "which needs no training."
         )
 
 
@@ -342,7 +393,9 @@ def _rules_rows(
     return found
 
 
-def _estimate(catalogue: Catalogue, users: int, held_out: dict[str, int]) -> dict[str, str]:
+def _estimate(
+    catalogue: Catalogue, users: int, held_out: dict[str, int], served: Prediction
+) -> dict[str, str]:
     """The time of a night with default settings on this machine, step by step."""
     cores = os.cpu_count() or 1
     items = len(catalogue.ids)
@@ -353,10 +406,15 @@ def _estimate(catalogue: Catalogue, users: int, held_out: dict[str, int]) -> dic
         items=items,
         users=users,
         test_users=held_out.get("test users", 0),
+        is_trained=served.is_trained,
         cores=cores,
     )
     seconds = size.seconds
     steps = {step: format_duration(each) for step, each in seconds.items()}
     steps["extract"] += f" ({size.new_pictures:,} new pictures at {size.pictures_per_second:.0f}/s)"
+    if not served.is_trained:
+        steps["train"] += " (nothing to train on)"
+    elif not served.may_serve:
+        steps["train"] += f" ({ModelChoice().name}, though it does not serve)"
     total = format_duration(sum(seconds.values()))
     return {"about": f"{total} on {cores} cores (an estimate)", **steps}

@@ -37,7 +37,10 @@ _EXAMPLES = {
     "interactions.min_rating": ("4", "rows with a lower rating do not count"),
     "items_columns": ("{item_id: sku}", "columns of items.* with other names"),
     "users_columns": ("{user_id: email}", "columns of users.* with other names"),
-    "rules.blocked": ("blocked.csv", "block list: item_id, for one user alone with user_id"),
+    "rules.blocked": (
+        "blocked.csv",
+        "items for no list; with user_id, for none of that user",
+    ),
     "rules.blocked_columns": ("{item_id: sku}", "its columns with other names"),
     "publish.table": ("delta", "the published lists as a table for SQL: delta, iceberg, manifest"),
     "text.model": ("sentence-transformers/all-MiniLM-L6-v2", "embeds titles and descriptions"),

@@ -28,7 +28,8 @@ class NightSize:
         new_pictures: that have no feature yet.
         items: with a picture.
         users: who get a list.
-        test_users: who are evaluated.
+        test_users: who are evaluated; with none, nothing is.
+        is_trained: whether there is enough to train a model on.
         cores: of this machine.
     """
 
@@ -36,6 +37,7 @@ class NightSize:
     items: int
     users: int
     test_users: int
+    is_trained: bool
     cores: int
 
     @property
@@ -45,15 +47,19 @@ class NightSize:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """The seconds of each step with default settings; a full training, as on a training day."""
+        """The seconds of each step with default settings; a full training, as on a training day, or
+        none where there is nothing to train on."""
         train = TrainConfig()
+        triples = _REFITS * train.epochs * train.triples_per_epoch if self.is_trained else 0
         work = {
             "extract": self.new_pictures / self.pictures_per_second,
-            "train": _REFITS * train.epochs * train.triples_per_epoch / _TRIPLES,
+            "train": triples / _TRIPLES,
             "evaluate": self.test_users * self.items / (_RANKED * self.cores),
             "recommend": self.users * (_PREPARED_USER_S + _CHECKED_USER_S)
             + self.users / self.cores * (self.items * VECTOR_DIM / _MULTIPLICATIONS + _USER_S),
         }
+        if not self.test_users:
+            del work["evaluate"]
         return {step: seconds + _START_S[step] for step, seconds in work.items()}
 
 

@@ -3,6 +3,7 @@
 The rule is that of `visrec.pipelines.night_choice`, up to the evaluation that decides in the end.
 """
 
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 
 from visrec.cli.job import ModelChoice
@@ -18,8 +19,23 @@ from visrec.sampling.index import SamplingIndex
 from visrec.training.moments import require_two_baskets
 
 
-def predict_served(log: InteractionLog, items: int, config: SplitConfig, night: date) -> str:
-    """Which model would serve a night with default settings, and why, as a sentence.
+@dataclass(frozen=True)
+class Prediction:
+    """What a night would do.
+
+    Attributes:
+        sentence: which model would serve, and why.
+        is_trained: whether there is enough to train a model on.
+        may_serve: whether the trained model can be the one that serves.
+    """
+
+    sentence: str
+    is_trained: bool
+    may_serve: bool
+
+
+def predict_served(log: InteractionLog, items: int, config: SplitConfig, night: date) -> Prediction:
+    """Which model would serve a night with default settings, and why.
 
     Args:
         log: the interactions.
@@ -34,11 +50,14 @@ def predict_served(log: InteractionLog, items: int, config: SplitConfig, night: 
         found = _why_untrained(known, items, config)
         if not found:
             return _judged(name, known, config)
-    return f"{DEFAULT_ROW}: {name} could not be trained, because {found}"
+    sentence = f"{DEFAULT_ROW}: {name} could not be trained, because {found}"
+    return Prediction(sentence, is_trained=False, may_serve=False)
 
 
 def _why_untrained(log: InteractionLog, items: int, config: SplitConfig) -> str:
     """Why the interactions give nothing to train on; empty if they do."""
+    if not len(log.item_R):
+        return "it knows no interaction: all are of later days"
     train_R = split(log, config) == SplitPart.TRAIN
     index = SamplingIndex(log.items_where(train_R), log.number_baskets()[train_R], items)
     try:
@@ -48,16 +67,21 @@ def _why_untrained(log: InteractionLog, items: int, config: SplitConfig) -> str:
     return ""
 
 
-def _judged(name: str, log: InteractionLog, config: SplitConfig) -> str:
+def _judged(name: str, log: InteractionLog, config: SplitConfig) -> Prediction:
     """What an evaluation of the trained model can decide."""
     if not config.test:
-        return f"{name}, which nothing compares: --split.test false"
+        return _trained(f"{name}, which nothing compares: --split.test false")
     users = len(select_held_out(log, split(log, config), SplitPart.TEST, config))
     gates = GatesConfig()
     why = why_too_few(users, gates) if users else NO_TEST_USERS
     if why:
-        return f"{DEFAULT_ROW} in place of {name}, which nothing compares: {why}"
-    return (
+        sentence = f"{DEFAULT_ROW} in place of {name}, which nothing compares: {why}"
+        return Prediction(sentence, is_trained=True, may_serve=False)
+    return _trained(
         f"{name} if its {gates.metric} on the last baskets of {users:,} users reaches that of "
         "VisRank and of popularity, otherwise the better of these"
     )
+
+
+def _trained(sentence: str) -> Prediction:
+    return Prediction(sentence, is_trained=True, may_serve=True)

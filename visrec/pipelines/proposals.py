@@ -5,15 +5,15 @@ once. No job reads anything by a proposal.
 """
 
 import dataclasses
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
 from visrec.cli.job import JobConfig
-from visrec.cli.workspace_keys import WorkspaceKeys
+from visrec.cli.workspace_keys import WorkspaceKeys, value_of
 from visrec.errors import InputError
 from visrec.ids import DistinctIds
 from visrec.pipelines.job_tables import find_interactions, items_table, users_table
@@ -27,14 +27,10 @@ from visrec.storage.schemas import Column
 from visrec.storage.store import Store
 from visrec.storage.table_files import is_table_name
 from visrec.storage.tables import column_names, read_batches
+from visrec.storage.workspace_tables import has_role, is_block_list
 
 _LISTED = 10_000  # files of a workspace that are looked at
 _SAMPLED = 100_000  # names of pictures
-_TABLES = ("items", "users")  # of the workspace, beside interactions
-# Words in the name of a block list, such as blocked.csv or do-not-recommend.csv.
-_BLOCK_LIST = re.compile(
-    r"block|black_?list|deny_?list|exclu[ds]|banned|do_not_recommend|gesperrt|sperrliste"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,11 +49,13 @@ class Proposal:
         key: dotted.
         value: as YAML has it.
         why: what speaks for the value, in words.
+        is_needed: whether a night would refuse the data, or leave them out, without the key.
     """
 
     key: str
     value: Any
     why: str
+    is_needed: bool = True
 
 
 def propose(config: DataJob) -> list[Proposal]:
@@ -83,11 +81,23 @@ def propose(config: DataJob) -> list[Proposal]:
         except InputError:
             continue
         for proposal in found:
-            before = proposals.get(proposal.key)
-            why = f"{before.why}; {proposal.why}" if before else proposal.why
-            proposals[proposal.key] = dataclasses.replace(proposal, why=why)
+            if value_of(filled_in, proposal.key) == proposal.value:
+                continue
             filled_in = with_key(filled_in, proposal.key, proposal.value)
+            if before := proposals.get(proposal.key):
+                why = f"{before.why}; {proposal.why}"
+                proposal = dataclasses.replace(proposal, why=why, is_needed=before.is_needed)
+            proposals[proposal.key] = proposal
     return [*proposals.values()]
+
+
+def propose_optional(config: DataJob) -> list[Proposal]:
+    """The keys with which a night would use more of what there is. Nothing large is read."""
+    found: list[Proposal] = []
+    for find in (_block_list, _availability):
+        with suppress(InputError):
+            found += find(config)
+    return found
 
 
 def with_key(config: Data, key: str, value: Any) -> Data:
@@ -114,7 +124,7 @@ def _interactions_path(config: DataJob) -> Iterator[Proposal]:
         return
     required = _required(schemas.INTERACTIONS)
     workspace = Store.at(config.workspace)
-    names = [name for name in _table_names(config) if not _is_block_list(name)]
+    names = [name for name in _table_names(config) if not has_role(name)]
     uris = [workspace.uri(name) for name in names]
     found = [uri for uri in uris if _has_all(required, _column_names(uri))]
     if len(found) == 1:
@@ -125,11 +135,14 @@ def _block_list(config: DataJob) -> Iterator[Proposal]:
     """The only table of the workspace that is named like a block list, and names items."""
     if config.rules.blocked is not None:
         return
-    names = [name for name in _table_names(config) if _is_block_list(name)]
+    names = [name for name in _table_names(config) if is_block_list(name)]
     uris = [Store.at(config.workspace).uri(name) for name in names]
     found = [uri for uri in uris if _has_all(_required(schemas.BLOCKED), _column_names(uri))]
     if len(found) == 1:
-        yield Proposal("rules.blocked", found[0], "by its name, the items that no list may hold")
+        why = "by its name, the items that no list may hold"
+        yield Proposal("rules.blocked", found[0], why, is_needed=False)
+        for proposal in _blocked_columns(with_key(config, "rules.blocked", found[0])):
+            yield dataclasses.replace(proposal, is_needed=False)
 
 
 def _interactions_columns(config: DataJob) -> Iterator[Proposal]:
@@ -167,6 +180,8 @@ def _availability(config: DataJob) -> Iterator[Proposal]:
     if table is None:
         return
     names, wanted = column_names(table), {"available": schemas.AVAILABLE, "stock": schemas.STOCK}
+    if table.stored_name("available") in names:
+        return
     missing = [name for name in wanted if table.stored_name(name) not in names]
     taken = {*table.columns.values(), *(column.name for column in schemas.ITEMS)}
     guesses = guess_columns(missing, [name for name in names if name not in taken])
@@ -177,7 +192,8 @@ def _availability(config: DataJob) -> Iterator[Proposal]:
             next(read_batches(renamed, [wanted[name]]), None)
         except InputError:
             continue  # its values are not those of such a column
-        yield Proposal("items_columns", columns, f"{stored} says which items are {name}")
+        says = "which items are available" if name == "available" else "how many are in stock"
+        yield Proposal("items_columns", columns, f"{stored} says {says}", is_needed=False)
         return
 
 
@@ -231,14 +247,10 @@ def _has_all(required: Sequence[str], names: Sequence[str]) -> bool:
     return len(guess_columns(required, names)) == len(required)
 
 
-def _is_block_list(name: str) -> bool:
-    return _BLOCK_LIST.search(name.lower().replace("-", "_").replace(" ", "_")) is not None
-
-
 def _table_names(config: DataJob) -> list[str]:
-    """The tables of the workspace that are not named like one that every job finds."""
+    """The files of the workspace that are tables."""
     names = [name for name in _names(Store.at(config.workspace)) if "/" not in name]
-    return [n for n in names if is_table_name(n) and n.partition(".")[0] not in _TABLES]
+    return [name for name in names if is_table_name(name)]
 
 
 def _names(workspace: Store) -> list[str]:

@@ -10,7 +10,7 @@ from visrec.config import digest
 from visrec.errors import InputError, SchemaError, did_you_mean
 from visrec.storage.column_guess import PLACEHOLDER, guess_columns, suggest_mapping
 from visrec.storage.column_types import ID
-from visrec.storage.schemas import Column, check_columns, describe_columns
+from visrec.storage.schemas import NOT_UTF_8, Column, check_columns, describe_columns
 
 _NUMBER = re.compile(r"[-+]?[0-9]+([.,][0-9]+)?")
 
@@ -82,9 +82,18 @@ class InputTable:
 
     def _unknown_column(self, name: str, schema: pa.Schema, where: str) -> SchemaError:
         stored = self.columns[name]
+        if stored == PLACEHOLDER:
+            return SchemaError(
+                f"Found --{self.columns_key} {{{name}: {stored}}}; expected the name of a column "
+                f"of {where} in place of {PLACEHOLDER}. Its columns are "
+                f"{describe_columns(schema)}.",
+                key=self.columns_key,
+                column=name,
+            )
+        readable = [name for name in schema.names if NOT_UTF_8 not in name]
         return SchemaError(
             f"Found --{self.columns_key} {{{name}: {stored}}}, but {where} has no column {stored}"
-            f"{did_you_mean(stored, schema.names) or '.'} Its columns are "
+            f"{did_you_mean(stored, readable) or '.'} Its columns are "
             f"{describe_columns(schema)}.",
             key=self.columns_key,
             column=name,

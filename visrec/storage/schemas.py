@@ -24,6 +24,7 @@ from visrec.storage.column_types import (
 )
 
 _ID = pa.string()  # in files; `TEXT` once they are read
+NOT_UTF_8 = "\ufffd"  # in a name, where a file has other bytes than text
 _MAX_SHOWN_NAMES = 20  # in an error; some feature tables have a column for each dimension
 
 
@@ -225,7 +226,10 @@ def check_columns(schema: pa.Schema, columns: Sequence[Column], where: str) -> N
 def describe_columns(schema: pa.Schema) -> str:
     """The names of a table's columns as text, with a count of those beyond the first few."""
     names, more = schema.names[:_MAX_SHOWN_NAMES], len(schema.names) - _MAX_SHOWN_NAMES
-    return (", ".join(names) or "none") + (f" and {more:,} more" if more > 0 else "")
+    text = (", ".join(names) or "none") + (f" and {more:,} more" if more > 0 else "")
+    if any(NOT_UTF_8 in name for name in schema.names):
+        text += " (not all in UTF-8: save the file as UTF-8, in Excel as CSV UTF-8)"
+    return text
 
 
 def conform(table: pa.Table, columns: Sequence[Column], where: str) -> pa.Table:

@@ -58,7 +58,7 @@ def parse_timestamps(times: pa.ChunkedArray) -> pa.ChunkedArray:
         seconds = times.cast(pa.timestamp("s")).cast(pa.int64())
     else:
         seconds = _seconds_from_numbers(times)
-    _require_plausible(seconds)
+    _require_plausible(seconds, times)
     return seconds
 
 
@@ -210,13 +210,19 @@ def _not_iso(text: str) -> InvalidValueError:
     )
 
 
-def _require_plausible(seconds: pa.ChunkedArray) -> None:
-    """Refuses placeholders for an unknown time, such as the year 1 or 9999."""
+def _require_plausible(seconds: pa.ChunkedArray, times: pa.ChunkedArray) -> None:
+    """Refuses placeholders for an unknown time, such as the year 1 or 9999.
+
+    Args:
+        seconds: since 1970.
+        times: the same as the table has them, for the error.
+    """
     bounds = pc.min_max(seconds).as_py()
     for second in (bounds["min"], bounds["max"]):
         if second is not None and not FIRST_TIME <= second < LAST_TIME:
             raise InvalidValueError(
-                f"found a timestamp in the year {_year(second)} ({second} seconds since 1970); "
+                f"found a timestamp in the year {_year(second)} ({second} seconds since 1970, from "
+                f"values read as {describe_timestamps(times)}); "
                 "expected times from 1900-01-02 to 2099, and blanks for unknown times"
             )
 
@@ -243,6 +249,8 @@ def describe_timestamps(times: pa.ChunkedArray) -> str:
     unit = epoch_unit(stripped(times) if is_text(times.type) else times)
     if unit is not None:
         return f"{UNIT_NAMES[unit]} since 1970"
+    if is_number(times.type) and not is_text(times.type):
+        return f"{UNIT_NAMES['s']} since 1970"  # all 0, or all before 1970
     if not is_text(times.type):
         naive = pa.types.is_timestamp(times.type) and times.type.tz is None
         return f"{times.type}{', read as UTC' if naive else ''}"

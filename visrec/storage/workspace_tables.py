@@ -1,5 +1,6 @@
 """The tables that a workspace has, found by their names in whatever format they are."""
 
+import re
 from itertools import islice
 
 from visrec.errors import InputError
@@ -7,6 +8,12 @@ from visrec.storage.store import Store
 from visrec.storage.table_files import is_table_name
 
 _LISTED = 10_000  # names that are looked at to say what a workspace has instead
+# Tables with a role of their own, so that no other key is meant to name them.
+_KNOWN = ("interactions", "items", "users", "images", "features")
+# Words in the name of a block list, such as blocked.csv or do-not-recommend.csv.
+_BLOCK_LIST = re.compile(
+    r"block|black_?list|deny_?list|exclu[ds]|banned|do_not_recommend|gesperrt|sperrliste"
+)
 FORMATS = ".parquet, .csv, .tsv or .jsonl, the last three also .gz"
 
 
@@ -41,7 +48,8 @@ def find_workspace_table(workspace: Store, name: str, key: str) -> str | None:
 def missing_table(workspace: Store, name: str, key: str) -> InputError:
     """The error for a workspace without a table that is needed."""
     files = (info.name for info in islice(workspace.list(), _LISTED))
-    others = sorted(file for file in files if "/" not in file and is_table_name(file))
+    tables = (file for file in files if "/" not in file and is_table_name(file))
+    others = sorted(file for file in tables if not has_role(file))
     shown = f", only {', '.join(others[:3])}" if others else ""
     path = workspace.uri(others[0] if len(others) == 1 else "PATH")
     return InputError(
@@ -50,3 +58,13 @@ def missing_table(workspace: Store, name: str, key: str) -> InputError:
         path=workspace.root,
         key=key,
     )
+
+
+def has_role(name: str) -> bool:
+    """Whether a table's file name says what it is, so that it is not one that is looked for."""
+    return name.partition(".")[0] in _KNOWN or is_block_list(name)
+
+
+def is_block_list(name: str) -> bool:
+    """Whether a file is named like a block list."""
+    return _BLOCK_LIST.search(name.lower().replace("-", "_").replace(" ", "_")) is not None
