@@ -116,7 +116,7 @@ def test_several_pictures_of_an_item_are_explained_and_read(check: Check, shop: 
         (
             lambda s: [p.rename(p.with_name(f"0{p.name}")) for p in s.glob("images/*.jpg")],
             "None of the 7 items of the interactions has a picture; expected the same ids. The "
-            "first has ids such as",
+            "table of interactions has ids such as",
         ),
         (lambda s: (s / "items.csv").write_text("item_id\na\na\n"), "one row per item"),
         (lambda s: (s / "items.csv").write_text("sku\na\n"), "--items_columns '{item_id: sku}'"),
@@ -155,7 +155,7 @@ def test_night_without_anything_to_train_on_takes_no_time_for_it(check: Check, s
     text = orders({f"u{n}": [*"abcdef"] for n in range(9)}).splitlines()[:-1]
     (shop / "interactions.csv.gz").write_bytes(gzip.compress("\n".join(text).encode()))
     rows = check()
-    assert "in place of hybrid, which nothing compares" in rows["tonight serves"]
+    assert "until it is known whether hybrid is better: 9 users" in rows["tonight serves"]
     assert rows["a night takes"]["train"].endswith("min (hybrid, though it does not serve)")
 
 

@@ -38,13 +38,13 @@ def orders(users: int, *days: int) -> InteractionLog:
         (orders(60, 30, 31), {},
          f"{DEFAULT_ROW}: hybrid could not be trained, because it knows no interaction: all are"),
         (orders(40, 0, 1, 2, 3), {},
-         f"{DEFAULT_ROW} in place of hybrid, which nothing compares: 40 users could test "
+         f"{DEFAULT_ROW}, until it is known whether hybrid is better: 40 users could test "
          "it, fewer than gates.min_lists (50)"),
         (orders(60, 0, 1, 2, 3), {},
          "hybrid if its auc on the last baskets of 60 users reaches that of VisRank and of"),
         (orders(60, 0, 1, 2, 3, 5), {}, "hybrid if its auc on the last baskets of 60 users"),
         (orders(60, 0, 1, 2, 3), {"test": False},
-         "hybrid, which nothing compares: --split.test false"),
+         "hybrid, compared with no other model: --split.test false"),
     ],
     ids=["nothing to train on", "all of the future",
          "too few to judge", "judged", "known by then", "no test"],

@@ -113,7 +113,8 @@ def commit_table(store: Store, content: TableContent, version: str | None) -> Ma
     )
     if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
         raise ConflictError(
-            f"Another run committed features to {store.root} first; run again.",
+            f"Another run committed features to {store.root} first, while this one worked. Start "
+            "this command again: it does what is missing.",
             path=store.uri(MANIFEST),
         )
     store.delete(set(part_files(store)) - manifest.files.keys())

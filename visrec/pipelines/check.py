@@ -265,10 +265,11 @@ def _read_log(
         items = rows.items.ids
         if not len(items) or index_in(items, catalogue.ids).max() >= 0:
             raise
+        table = "The table of interactions"
         raise InputError(
             f"None of the {len(items):,} items of the interactions has a {catalogue.noun}; "
             "expected the same ids. "
-            f"{explain_id_mismatch(items, 'The first', catalogue.ids, 'the second')}"
+            f"{explain_id_mismatch(items, table, catalogue.ids, f'the {catalogue.noun}s')}"
         ) from error
 
 
@@ -318,9 +319,7 @@ def _remarks(rows: ReadRows, log: InteractionLog | None, written: str) -> Iterat
         return
     without, read = log.read_report.dropped_missing_feature, log.read_report.rows
     if without > (1 - _MIN_MATCHED) * read:
-        yield (
-            f"{without:,} of {read:,} rows are of items without a picture: they count for nothing."
-        )
+        yield (f"{without:,} of {read:,} rows are of items without a picture and are left out.")
     if len(log.items) and log.items.lengths.max() < 2:
         yield (
             "No user took two items with a picture, so no model can be trained: VisRank serves, "

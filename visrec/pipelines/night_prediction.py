@@ -70,12 +70,12 @@ def _why_untrained(log: InteractionLog, items: int, config: SplitConfig) -> str:
 def _judged(name: str, log: InteractionLog, config: SplitConfig) -> Prediction:
     """What an evaluation of the trained model can decide."""
     if not config.test:
-        return _trained(f"{name}, which nothing compares: --split.test false")
+        return _trained(f"{name}, compared with no other model: --split.test false")
     users = len(select_held_out(log, split(log, config), SplitPart.TEST, config))
     gates = GatesConfig()
     why = why_too_few(users, gates) if users else NO_TEST_USERS
     if why:
-        sentence = f"{DEFAULT_ROW} in place of {name}, which nothing compares: {why}"
+        sentence = f"{DEFAULT_ROW}, until it is known whether {name} is better: {why}"
         return Prediction(sentence, is_trained=True, may_serve=False)
     return _trained(
         f"{name} if its {gates.metric} on the last baskets of {users:,} users reaches that of "
