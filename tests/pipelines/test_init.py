@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.integration.workspace import undocumented_rows
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import FILE
@@ -171,6 +172,17 @@ def test_block_list_is_proposed_with_its_items_and_users(shop: Path, name: str) 
     assert facts["blocked users unknown"] == {"users": 1, "such as": ["zoe"]}
     assert facts["blocked without picture"] == {"items": 1, "such as": ["z"]}
     assert facts["in stock, not blocked"] == "5 of 6 items"
+
+
+def test_rows_of_check_are_those_of_the_schemas(shop: Path) -> None:
+    (shop / "blocked.csv").write_text("sku,user_id\na,ann\nz,zoe\n")
+    (shop / "items.csv").write_text("item_id,available\na,no\n")
+    (shop / "users.csv").write_text("user_id\nann\n")
+    run_init(shop)
+    summary = Summary("check")
+    check.main(parse_in_workspace(CheckJob, ["--workspace", str(shop)]), summary)
+    assert "blocked without picture" in summary.rows
+    assert undocumented_rows(summary) == set()
 
 
 def test_block_list_elsewhere_is_kept_and_its_columns_are_proposed(

@@ -263,4 +263,6 @@ def describe_timestamps(times: pa.ChunkedArray) -> str:
     found = [kind for kind, mask in kinds.items() if any_true(mask)]
     if not pc.all(reduce(pc.or_, kinds.values())).as_py():
         found.append("ISO 8601 without a time zone, read as UTC")
+    if found == ["numbers"]:  # all 0, which may have any unit
+        return f"{UNIT_NAMES['s']} since 1970"
     return " and ".join(found) or "blank"
