@@ -23,7 +23,7 @@ from visrec.publication.run_spec import RunSpec
 from visrec.publication.verify import ListChecks, check_shard
 from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.popular import popularity_list_counts
-from visrec.recommend.queries import Queries, QueriesInMemory, read_all
+from visrec.recommend.queries import Queries, QueriesInMemory, read_all_queries
 from visrec.recommend.readback import shard_expectation
 from visrec.retrieval.rules import Rules
 from visrec.storage.store import Store
@@ -79,7 +79,7 @@ class Shop:
     @property
     def queries(self) -> Queries:
         """All queries, shard after shard."""
-        return read_all(self.data.queries)
+        return read_all_queries(self.data.queries)
 
     def _table(self, shard: int, cut: slice) -> pa.Table:
         queries = self.data.queries.read(shard)
@@ -208,7 +208,7 @@ def open_shop(
 
 def best(data: ScoringData, score_UN: npt.NDArray[Any]) -> tuple[Rows, npt.NDArray[np.float32]]:
     """Each user's K best candidates that the rules allow; for cold users, the most popular ones."""
-    queries = read_all(data.queries)
+    queries = read_all_queries(data.queries)
     score_UN = np.where(queries.cold_U[:, None], data.count_N, score_UN)
     score_UN = np.where(data.available_N, score_UN, -np.inf)
     for closed in (queries.profiles, queries.blocked):

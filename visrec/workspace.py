@@ -56,7 +56,7 @@ from visrec.publication.pointer import read_pointer
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.inputs import prepare_scoring
 from visrec.recommend.lists import ShardRecommender
-from visrec.recommend.queries import Queries, read_all
+from visrec.recommend.queries import Queries, read_all_queries
 from visrec.retrieval.similar import Kind, cosine_scorer
 from visrec.storage.store import Store
 
@@ -231,7 +231,7 @@ class Workspace:
         spec = RunSpec(Store.at(self.path), data.queries.shards, k, "long", kind, {})
         recommender = ShardRecommender(data, scorer, spec, None, Timer(None))
         return _to_frame(
-            recommender.recommend(_find_queries(read_all(data.queries), queries, kind))
+            recommender.recommend(_find_queries(read_all_queries(data.queries), queries, kind))
         )
 
 

@@ -24,12 +24,12 @@ from visrec.publication.manifest import (
 from visrec.publication.pointer import read_pointer
 from visrec.publication.rollback import roll_back
 from visrec.publication.run_spec import run_store
-from visrec.recommend.queries import read_all
+from visrec.recommend.queries import read_all_queries
 from visrec.storage.store import Store
 
 pytestmark = pytest.mark.chaos
 NIGHTS = ["2026-11-12", "2026-11-13"]
-GONE, *STAY = read_all(shop(2).queries).query_ids.to_pylist()
+GONE, *STAY = read_all_queries(shop(2).queries).query_ids.to_pylist()
 DRAFT_QUERIES = 10  # what the manifests of these tests say, whatever the run has
 FORGOTTEN = Forgotten(user_ids=pa.array([GONE]))
 

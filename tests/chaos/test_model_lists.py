@@ -45,7 +45,7 @@ from visrec.publication.verify import check_shard
 from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.model_scores import ModelScores
-from visrec.recommend.queries import Queries, QueriesInMemory, read_all
+from visrec.recommend.queries import Queries, QueriesInMemory, read_all_queries
 from visrec.recommend.readback import shard_expectation
 from visrec.recommend.rescore import TOLERANCE, Rescorer
 from visrec.retrieval.rules import Rules
@@ -98,7 +98,7 @@ class Run:
     @property
     def queries(self) -> Queries:
         """All queries, shard after shard."""
-        return read_all(self.data.queries)
+        return read_all_queries(self.data.queries)
 
     @property
     def spec(self) -> RunSpec:

@@ -35,7 +35,7 @@ from visrec.publication.rollback import roll_back
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.fingerprint_files import write_item_fingerprints
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.queries import QueriesInMemory, read_all
+from visrec.recommend.queries import QueriesInMemory, read_all_queries
 from visrec.recommend.writer import ShardWriter
 from visrec.storage.store import Store
 
@@ -48,7 +48,7 @@ QUIET: Any = SimpleNamespace(add=SimpleNamespace(remote=lambda _: None))
 def shop(shards: int) -> ScoringData:
     """Six users in a number of shards."""
     data = ChangingShop(1, items=8, users=USERS).data(NO_RULES)
-    every = read_all(data.queries)
+    every = read_all_queries(data.queries)
     by_id = every.take(pc.sort_indices(every.query_ids).to_numpy())
     return replace(data, queries=QueriesInMemory.deal(by_id, shards))
 
@@ -164,7 +164,7 @@ def require_glob(files: Mapping[str, bytes], manifest: RunManifest, folder: Path
     named = {name for name, file in manifest.files.items() if file.rows}
     assert {Path(filename).name for _, filename in rows} == named
     assert sorted(user for user, _ in rows) == sorted(
-        read_all(shop(2).queries).query_ids.to_pylist()
+        read_all_queries(shop(2).queries).query_ids.to_pylist()
     )
 
 

@@ -13,7 +13,7 @@ from tests.training import jagged_lists
 from visrec.interactions.activity import DAY, Activity
 from visrec.models.dropout import keep_items
 from visrec.models.ease import Ease, EaseConfig
-from visrec.models.hybrid import EASE, HALF_LIVES, Hybrid, HybridConfig
+from visrec.models.hybrid import EASE_BUFFERS, HALF_LIVES, Hybrid, HybridConfig
 from visrec.models.inputs import ActivityBatch, Candidates, JaggedTensor, TripleBatch
 from visrec.models.low_rank_ease import profile_vectors
 
@@ -91,7 +91,7 @@ def test_scores_equal_the_formula_with_new_items_and_empty_profiles() -> None:
 
 def _scores_of(model: Hybrid | Ease) -> Floats:
     """(profiles, 12) scores of the world's items by their rows; NaN for the items of a profile."""
-    catalogue = replace(WORLD, activity_NK=ACTIVITY.features_at(NOW)[ORDER])
+    catalogue = replace(WORLD, activity_NK=features_at(ACTIVITY, NOW)[ORDER])
     scorer = model.scorer(model.item_arrays(catalogue))
     lists = jagged_lists([[int(ROW[item]) for item in profile] for profile in PROFILES])
     state = scorer.prepare(JaggedTensor.from_jagged(lists), torch.full((5,), -1))
@@ -124,12 +124,12 @@ def test_ease_of_full_rank_adds_the_scores_of_the_ease_model() -> None:
 def test_stored_weights_tell_whether_ease_is_added() -> None:
     model, other = _model(), _model()
     plain = model.state_dict()
-    assert not plain.keys() & {*EASE}
+    assert not plain.keys() & {*EASE_BUFFERS}
     model.fit_added_score(jagged_lists([[0, 1, 2], [0, 1, 2]]))
     model.weigh_added_score(4.0)
     other.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(_scores_of(other), _scores_of(model))
-    for name in EASE:  # no memory is shared
+    for name in EASE_BUFFERS:  # no memory is shared
         assert getattr(other, name) is not getattr(model, name)
     other.load_state_dict(plain)
     np.testing.assert_array_equal(_scores_of(other), _scores_of(_model()))
@@ -163,7 +163,7 @@ def test_loss_is_that_of_scores_at_each_example_s_own_moment() -> None:
         positive_B=torch.tensor([place[i] for _, i, _ in examples]),
         negative_BK=torch.zeros(3, 0, dtype=torch.int64),
         candidates=Candidates(torch.from_numpy(invalid_BC), torch.zeros(4)),
-        in_time=True,
+        ordered_profiles=True,
         activity=ActivityBatch(
             moment_B=torch.tensor([g for _, _, g in examples]),
             candidate_GCK=torch.from_numpy(known_GMK[:, :4].copy()),

@@ -98,3 +98,8 @@ def test_data_without_an_item_of_two_takers_give_zeros(lists: list[list[int]]) -
     vector_Ir, listed_Ir = low_rank_ease(jagged_lists(lists), ITEMS, PENALTY, 8)
     assert len(vector_Ir) == len(listed_Ir) == ITEMS
     assert not listed_Ir.any()
+
+
+def test_items_that_the_same_users_took_have_zeros_because_their_scores_are_equal() -> None:
+    _, listed_Ir = low_rank_ease(jagged_lists([[0, 1]] * 5), 2, PENALTY, 8)
+    assert not listed_Ir.any()

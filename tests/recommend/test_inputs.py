@@ -24,7 +24,7 @@ from visrec.models.base import Catalogue, Sizes
 from visrec.models.provenance import InteractionsProvenance
 from visrec.recommend.catalogue import load_catalogue, trained_users
 from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
-from visrec.recommend.queries import read_all
+from visrec.recommend.queries import read_all_queries
 from visrec.recommend.users import open_users
 from visrec.retrieval.rules import RulesConfig
 from visrec.retrieval.similar import Kind
@@ -109,7 +109,7 @@ def prepare(
 
 def by_query(data: ScoringData, name: Literal["profiles", "blocked"]) -> dict[str, list[str]]:
     """Each query's profile, or what is blocked for it, as item ids."""
-    ids, queries = data.item_ids.to_pylist(), read_all(data.queries)
+    ids, queries = data.item_ids.to_pylist(), read_all_queries(data.queries)
     lists = getattr(queries, name)
     return {
         query: [ids[row] for row in lists[u].tolist()]
@@ -132,8 +132,8 @@ def test_queries_are_all_users_of_log_and_users_table_with_their_profiles(
     assert by_query(data, "profiles") == {
         "u0": ["a", "b"], "u1": ["c"], "u2": ["d"], "visitor": [],
     }  # fmt: skip
-    assert read_all(data.queries).cold_U.tolist() == [False, False, False, True]
-    assert read_all(data.queries).trained_U.tolist() == [0, 1, -1, -1]
+    assert read_all_queries(data.queries).cold_U.tolist() == [False, False, False, True]
+    assert read_all_queries(data.queries).trained_U.tolist() == [0, 1, -1, -1]
     assert data.count_N.tolist() == [1, 1, 1, 1]
     assert data.read_report.dropped_missing_feature == 1
 
@@ -142,15 +142,15 @@ def test_users_whom_the_model_has_not_seen_are_cold_if_it_needs_user_rows(
     workspace: Workspace,
 ) -> None:
     data = prepare(workspace.inputs("bpr_mf"))
-    assert read_all(data.queries).query_ids.to_pylist() == ["u0", "u1", "u2"]
-    assert read_all(data.queries).cold_U.tolist() == [False, False, True]
+    assert read_all_queries(data.queries).query_ids.to_pylist() == ["u0", "u1", "u2"]
+    assert read_all_queries(data.queries).cold_U.tolist() == [False, False, True]
 
 
 def test_users_are_cold_if_the_model_knows_no_item_of_their_profile(workspace: Workspace) -> None:
     log = workspace.write("one", user_id=["u0", "u1"], item_id=["a", "d"], timestamp=[1, 1])
     data = prepare(workspace.inputs("bpr_mf", interactions_uri=log))
     assert chosen(data, data.unseen_N) == ["d"]
-    assert read_all(data.queries).cold_U.tolist() == [False, True]
+    assert read_all_queries(data.queries).cold_U.tolist() == [False, True]
 
 
 def test_shard_has_queries_in_order_of_their_ids(workspace: Workspace) -> None:
@@ -172,13 +172,13 @@ def test_queries_of_item_to_item_are_items_with_themselves_as_profiles(
 ) -> None:
     data = prepare(workspace.inputs(), kind="item_to_item")
     assert by_query(data, "profiles") == {item: [item] for item in ITEMS}
-    assert not read_all(data.queries).cold_U.any()
-    assert not len(read_all(data.queries).blocked.values)
+    assert not read_all_queries(data.queries).cold_U.any()
+    assert not len(read_all_queries(data.queries).blocked.values)
 
 
 def test_item_to_item_needs_no_interactions(workspace: Workspace) -> None:
     data = prepare(workspace.inputs(interactions_uri=None), kind="item_to_item")
-    assert read_all(data.queries).query_ids.to_pylist() == ITEMS
+    assert read_all_queries(data.queries).query_ids.to_pylist() == ITEMS
     assert not data.count_N.any()
 
 
@@ -281,7 +281,7 @@ def test_users_in_partitions_are_those_of_the_files(
         assert_equal(found.queries.read(shard), expected.queries.read(shard))
     assert_equal(replace(found, queries=expected.queries), expected)
     assert "2 of the 6 rows" in str(found.block_list_warning)
-    assert sum(read_all(found.queries).blocked.lengths) >= 4
+    assert sum(read_all_queries(found.queries).blocked.lengths) >= 4
     # What a worker is given holds no user.
     assert b"user-01" in pickle.dumps(expected)
     assert b"user-01" not in pickle.dumps(found)

@@ -8,7 +8,7 @@ import torch
 
 from tests.training import checkerboard
 from visrec.models.curatornet import CuratorNetConfig
-from visrec.models.hybrid import EASE, HybridConfig
+from visrec.models.hybrid import EASE_BUFFERS, HybridConfig
 from visrec.sampling.triples import SamplingConfig
 from visrec.training import loop
 from visrec.training.checkpoints import save_checkpoint
@@ -166,7 +166,7 @@ def test_added_score_raises_items_that_are_taken_together() -> None:
     of_train.fit_added_score(COMPANY.train)
     for model in (of_all, of_train):
         model.weigh_added_score(selection.added_weight)
-    for name in EASE:
+    for name in EASE_BUFFERS:
         assert torch.equal(trainer.best_weights[name], getattr(of_all, name))
         assert not torch.equal(trainer.best_weights[name], getattr(of_train, name))
 
@@ -204,6 +204,6 @@ def test_resumed_run_adds_the_same_score(refitting: bool, tmp_path: Path) -> Non
     uninterrupted = train_to_end(build_trainer(HYBRID, COMPANY), HYBRID, COMPANY, lambda _: None)
     restored = _interrupt_and_restore(HYBRID, COMPANY, refitting, tmp_path)
     resumed = train_to_end(restored, HYBRID, COMPANY, lambda _: None)
-    assert {*EASE} <= resumed.best_weights.keys()
+    assert {*EASE_BUFFERS} <= resumed.best_weights.keys()
     assert _have_equal_weights(resumed, uninterrupted)
     assert _have_equal_weights(uninterrupted, resumed)

@@ -119,7 +119,7 @@ def test_unique_works_are_compared_with_all_items_by_all_others_of_their_user() 
     assert (~batch.candidates.invalid_BC).any(dim=1).all()
     for user, positive, profile in _examples(batch):
         assert profile == tuple(i for i in data.train[user].tolist() if i != positive)
-    assert not batch.in_time
+    assert not batch.ordered_profiles
     assert batch.activity is not None
     assert not batch.activity.candidate_GCK.any()
     assert not batch.activity.positive_BK.any()

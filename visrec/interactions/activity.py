@@ -1,9 +1,9 @@
-"""What is known of the items at a moment: how often each was taken lately, and since when.
+"""What is known of the items at a moment: how many users took each lately, and since when.
 
 A night knows what happened before its midnight, and nothing of the day that it makes lists for. So
 everything here counts strictly before a *moment*, and an interaction belongs to the moment at the
 beginning of its day (`moment_of`). The same numbers describe an item in training, in evaluation and
-in a night.
+in a night. A user counts once for an item, when the user first took it: a log has only that row.
 
 Shapes: N items, R interactions, G moments in ascending order, C items, W windows, K features.
 """
@@ -22,7 +22,7 @@ from visrec.jagged import Jagged
 from visrec.native import compile_and_load, pointers
 
 DAY = 86_400
-# The longest window is longer than any data: how often the item was taken at all.
+# The longest window is longer than any data: how many users took the item at all.
 WINDOW_DAYS = (1, 3, 7, 30, 365, 100_000)
 # The logarithms of 1 + each count, then the age, then whether the item was ever taken.
 ACTIVITY_FEATURES = len(WINDOW_DAYS) + 2
@@ -60,7 +60,7 @@ def by_moment(moment_E: Ints) -> Iterator[tuple[int, Ints]]:
 
 
 def takers(feature_NK: npt.NDArray[np.float32], days: int) -> npt.NDArray[np.float32]:
-    """(N,) how often each item was taken in the last days.
+    """(N,) how many users took each item in the last days.
 
     Args:
         feature_NK: (N, K) features of activity.
@@ -147,7 +147,7 @@ class Activity:
 
     @cached_property
     def _most(self) -> int:
-        """How often the item was taken that was taken most."""
+        """How many users took the item that most users took."""
         return int(self.times.lengths.max(initial=0))
 
     def _features_in_numpy(self, moment_G: Ints, item_C: Ints) -> npt.NDArray[np.float32]:
@@ -176,10 +176,10 @@ class Activity:
 
 @dataclass(frozen=True)
 class ActivityCounts:
-    """How often each item was taken before a moment. Those of two sets of users add up: `a + b`.
+    """How many users took each item before a moment. Those of two sets of users add up: `a + b`.
 
     Attributes:
-        moment: a midnight.
+        moment: seconds since 1970: a midnight, or the cutoff of the lists.
         count_NW: (N, W) int32, interactions of the days before it, for each of `WINDOW_DAYS`.
         first_N: (N,) when each item was taken first; the largest integer for an item that never
             was.
@@ -199,7 +199,7 @@ class ActivityCounts:
             item_R: (R,) rows of the catalogue.
             time_R: (R,) seconds since 1970.
             items: N.
-            moment: a midnight.
+            moment: seconds since 1970.
         """
         age_R, first_N = moment - time_R, np.full(items, np.iinfo(np.int64).max)
         count_NW = np.empty((items, len(WINDOW_DAYS)), np.int32)

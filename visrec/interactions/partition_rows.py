@@ -2,7 +2,8 @@
 
 A table without some of the columns of interactions, such as the users table, has nulls there.
 
-All rows of a user are in one partition, and rows without a user in that of their item. Within a
+All rows of a user are in the partition that a hash of the user's id gives, and rows without a user
+in that of their item. Within a
 partition they are sorted as in a log: by user, time and item, and then by their order in the files.
 Nothing is left out yet: what counts depends on the cutoff, on `min_rating` and on the catalogue,
 which change from night to night.
@@ -26,9 +27,9 @@ from visrec.storage.schemas import PREPARED_INTERACTIONS, Column
 from visrec.storage.store import Store, parse_json
 from visrec.storage.table_pieces import TablePiece, read_piece
 
-_DEALT_ROWS = 4096  # of each partition at a time, so that a batch is worth its header
-_MOST_DEALT_ROWS = 1 << 20  # of all partitions together: what a task holds in memory
-# Of a partition's ids; with a larger dictionary Parquet would write each id out in its row.
+_DEALT_ROWS = 4096  # of one partition in a batch: of fewer, the header would take most bytes
+_MOST_DEALT_ROWS = 1 << 20  # that are buffered before they are written: what a task holds in memory
+# The largest dictionary of a partition's ids; beyond it, Parquet writes each id out in its row.
 _DICTIONARY_BYTES = 1 << 30
 _IDS = ("user_id", "item_id")
 _DEALT = pa.schema(
@@ -45,8 +46,8 @@ class DealtPiece:
         file: the Arrow file. Its batches belong to the partitions 0, 1, ..., P - 1, 0, 1, ...
         rows_P: rows of each partition.
         unit: of numeric timestamps; None for any others.
-        columns: the columns that any of the rows have.
-        lacking: the columns of `PREPARED_INTERACTIONS` that any of the rows lack.
+        columns: the columns that at least one batch of rows has.
+        lacking: the columns of `PREPARED_INTERACTIONS` that at least one batch lacks.
     """
 
     file: str
@@ -65,7 +66,7 @@ def deal_piece(
         piece: of a table that names users.
         columns: the declared ones of the table.
         store: where to write.
-        stem: of the file, without extension: a digest of the rows and of P.
+        stem: of the file, without extension: a digest of where the rows come from and of P.
         partitions: P.
 
     Raises:
@@ -121,7 +122,7 @@ class _PieceReader:
 
 
 def _join_batches(batches: Iterable[pa.Table], rows: int) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches with at least that many, except the last."""
+    """The same rows in batches of at least `rows` rows, except the last."""
     pending: list[pa.Table] = []
     for batch in batches:
         pending.append(batch)
@@ -179,7 +180,7 @@ def write_partition(
 
     Args:
         store: contains all of these files.
-        name: of the file to write: a digest of what it will contain.
+        name: of the file to write: a digest of what its rows come from.
         partition: its number, and P.
         before: the partition's previous file, whose rows precede the added ones; None if it has
             none.
@@ -232,7 +233,7 @@ def sort_rows(rows: pa.Table) -> pa.Table:
     else:
         key_R = user_R << (bits[1] + bits[2]) | time_R << bits[2] | item_R
         if all(column.null_count == len(rows) for column in rest.columns):
-            # Rows with the same key are equal. Sorting numbers is faster than sorting an order.
+            # Rows with the same key are equal, and `sort` is faster than `argsort`.
             key_R.sort()
             user_R = key_R >> (bits[1] + bits[2])
             time_R = key_R >> bits[2] & ((1 << bits[1]) - 1)
@@ -261,13 +262,14 @@ def _sorted_codes(ids: pa.ChunkedArray) -> tuple[pa.LargeStringArray, Ints]:
     distinct = chunks[0].dictionary
     order = pc.sort_indices(distinct)
     code_D = np.zeros(len(order) + 1, np.int64)
-    code_D[order.to_numpy()] = np.arange(1, len(order) + 1)  # and 0 at -1, which stands for null
+    # The last entry stays 0: null has the index -1.
+    code_D[order.to_numpy()] = np.arange(1, len(order) + 1)
     indices = pc.fill_null(pa.chunked_array([chunk.indices for chunk in chunks]), -1)
     return distinct.take(order), code_D[indices.to_numpy()]
 
 
 def _times_from_one(times: pa.ChunkedArray) -> tuple[Ints, int]:
-    """(R,) seconds after the first time, which is 1; 0 for null. And that time."""
+    """(R,) seconds since the first time, plus 1; 0 for null. Also the first time."""
     first = pc.min(times).as_py() or 0
     return pc.fill_null(pc.subtract(times, first - 1), 0).to_numpy(), first
 

@@ -1,10 +1,12 @@
-"""Prepares tables in tasks: deals the rows of pieces to partitions, and sorts each partition.
+"""Prepares tables in tasks: deals rows to partitions by a hash of the user, and sorts each
+partition.
 
-The tables are those that name users: the interactions, the users table and the block list. While
-the files of a table are unchanged, nothing is read. If files were added whose names come
-after theirs, only these are read, and only the partitions of their users are rewritten. The name of
-a file is a digest of its sources, so a run continues where another one was killed. Readers see only
-what the manifest names.
+The tables are those that name users: the interactions, the users table and the block list. A task
+reads a piece of a table, which is a part of one file. While the files of a table are unchanged,
+nothing is read. If files were added whose names sort after those that are there, only these are
+read, and only the partitions of their users are rewritten. Each file that is written is named by a
+digest of its inputs, so a job continues where another one was killed. Readers see only what the
+manifest names.
 
 Shapes: P partitions.
 """
@@ -32,7 +34,8 @@ from visrec.storage.table_pieces import TablePiece, split_file
 from visrec.storage.tables import require_same_unit
 from visrec.tasks import map_calls
 
-# At most; twice as many before a P that exists grows. A task needs 200 bytes for each.
+# A partition has at most this many when P is chosen, and up to twice as many before P grows.
+# Sorting them takes 200 bytes a row.
 _PARTITION_ROWS = 2_000_000
 _PIECES = "pieces"
 
@@ -65,8 +68,8 @@ def prepare_if_possible(
 ) -> PreparedTable | None:
     """The prepared interactions; None if the files themselves are to be read.
 
-    That is so if there are no interactions or no directory to prepare them in, and while others
-    keep changing the files: one may keep growing by rows after the cutoff.
+    This is the case if there are no interactions or no directory to prepare them in, or if other
+    processes keep changing the files: one may keep growing by rows after the cutoff.
     """
     if uri is None or root is None:
         return None
@@ -94,10 +97,10 @@ def _prepare(
     if last and last.inputs == inputs:
         return PreparedTable(table, store, last)
     plan = _plan(files, columns, inputs, last, partitions)
-    pieces = {f"{stem}.{end}" for stem in plan.piece_stems for end in ("arrow", "json")}
+    pieces = {f"{stem}.{type_}" for stem in plan.piece_stems for type_ in ("arrow", "json")}
     dealt = _deal(plan, store)
     if _fingerprints(files) != inputs:
-        store.delete(pieces)  # their rows may be those of later files
+        store.delete(pieces)  # they may hold rows of the changed files
         raise ConflictError(f"The files at {table.uri} changed while they were read.")
     manifest = _sort(plan, dealt, store)
     if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
@@ -106,8 +109,8 @@ def _prepare(
             "have ended.",
             path=store.uri(MANIFEST),
         )
-    # Processes that read the last manifest may still be reading its partitions, and those of a
-    # process that has committed since are not ours to remove.
+    # Processes that read the last manifest may still be reading its partitions. Files that another
+    # process has committed since `listed` are not this one's to remove.
     named = {MANIFEST, *manifest.parts_P, *(last.parts_P if last else ())}
     store.delete((listed | pieces) - named)
     return PreparedTable(table, store, manifest)
@@ -126,9 +129,10 @@ def _fingerprints(files: Sequence[TableFile]) -> dict[str, str]:
 
 
 def _read_manifest(store: Store) -> tuple[PreparedManifest | None, str | None]:
-    """The manifest and the version of its file.
+    """The manifest and the version of its file, for a conditional write.
 
-    None and None if there is none; only the manifest is None if another version wrote it.
+    Both are None if there is no file; the manifest alone is None if another release of visrec wrote
+    it.
     """
     found = store.read_if_exists(MANIFEST)
     if found is None:
@@ -139,13 +143,13 @@ def _read_manifest(store: Store) -> tuple[PreparedManifest | None, str | None]:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be read.
+    """What is read, and what is kept.
 
     Attributes:
         columns: the declared ones.
         inputs: the fingerprints of all files.
-        base: what stays; empty where everything is read.
-        pieces: of the other files, in the order of their rows.
+        base: the partitions that are kept; without any if everything is read.
+        pieces: those of the added files, in the order of their rows.
     """
 
     columns: Sequence[Column]

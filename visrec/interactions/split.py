@@ -1,7 +1,8 @@
-"""The leakage-free split into training, validation and test rows.
+"""The split into training, validation and test rows.
 
 No held-out row of a user is earlier than one of the user's training rows, unless an `evaluation`
-column says which rows are held out.
+column says which rows are held out. Other users' training rows may be later; with
+`SplitConfig.at`, none is.
 
 Shapes: U users, N items, R rows of the log, E evaluated users, P pairs of a user and an item.
 """
@@ -42,9 +43,10 @@ class SplitConfig:
         by: the unit that is held out, and what it is ranked among. night and basket hold out all of
             a user's items with one timestamp; item holds out a single item, as in leave-one-out
             evaluation (among items with one timestamp, the last one by id). night ranks it among
-            the items that somebody had taken by then, as the lists of that night would have; basket
-            and item rank it among all items, as papers do.
-        at: ISO date or time in UTC from which on everything is held out for test, instead of each
+            the items that somebody had taken by the end of its day, which are known to have existed
+            then (in a catalogue of unique works, among all items: see
+            `visrec.retrieval.moments`); basket and item rank it among all items, as papers do.
+        at: ISO date or time in UTC from which everything is held out for test, instead of each
             user's last basket: a model is trained on what was before, and judged on all that came
             after, with what was known at this moment.
     """
@@ -58,8 +60,8 @@ class SplitConfig:
         check_fields(self, "split")
         if self.at_timestamp() is not None and not self.test:
             raise InputError(
-                f"Found --split.at {self.at} and --split.test false; expected one of them: from "
-                "this moment on everything is held out for test.",
+                f"Found --split.at {self.at} and --split.test false; expected only one of them, "
+                "because --split.at holds everything from that moment on out for test.",
                 key="split.at",
             )
 
@@ -80,7 +82,8 @@ class HeldOut:
         user_E: (E,) rows of the log's users.
         profiles: E lists of items from before the targets.
         targets: E lists of held-out items.
-        time_E: (E,) when the first of these was taken, in seconds; with `SplitConfig.at` that time.
+        time_E: (E,) the time of each user's first target, in seconds; with `SplitConfig.at`, that
+            moment.
     """
 
     user_E: npt.NDArray[np.int64]
@@ -100,9 +103,10 @@ class HeldOut:
 def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
     """(R,) the `SplitPart` of each row.
 
-    If there is an `evaluation` column, it decides which rows are test rows, unless `at` does, and
-    the last basket of a user's other rows is the validation. All rows of a user with a single
-    basket are training rows. With `by` item, every row counts as a basket.
+    An `evaluation` column decides which rows are test rows, unless `at` is given, which then does.
+    Without both, a user's last basket is. The last basket of the other rows is the validation
+    basket. A basket is only held out as a user's last one if the user has another. With `by` item,
+    every row counts as a basket.
     """
     part_R = np.full(len(log.item_R), SplitPart.TRAIN, np.int8)
     basket_R = np.arange(len(part_R)) if config.by == "item" else log.number_baskets()
@@ -202,7 +206,7 @@ def _targets_and_profiles(
 
 
 def held_out_pairs(held_out: HeldOut, user_ids: pa.Array, item_ids: pa.Array) -> pa.Table:
-    """The held-out rows by their ids: `user_id` and `item_id`."""
+    """The held-out rows as a table of `user_id` and `item_id`."""
     users = held_out.user_E[held_out.targets.row_ids]
     return pa.table(
         {
@@ -214,7 +218,7 @@ def held_out_pairs(held_out: HeldOut, user_ids: pa.Array, item_ids: pa.Array) ->
 
 @dataclass(frozen=True)
 class RestoredSplit:
-    """The split of a model's training, restored from the interactions of a later time.
+    """The split of a model's training, reconstructed from today's interactions.
 
     Attributes:
         held_out: users with held-out rows and a profile.

@@ -1,7 +1,7 @@
 """The hybrid: CuratorNet's tower, two vectors for each known item, and what was taken lately.
 
-An item is what is seen, who took it and how it fares. The vector of item i in a list is v_i, in a
-profile p_i:
+An item is described by its picture, by who took it and by its recent demand. The vector of item i
+in a list is v_i, in a profile p_i:
 
     v_i = phi(z_i) + m_i a_i        p_i = phi(z_i) + m_i b_i
 
@@ -13,15 +13,16 @@ that an item without vectors of its own is scored by what is seen.
 The user tower reads the profile by maximum and mean, as CuratorNet's, and by two means in which
 recent items weigh more:
 
-    u = tower([max p ; mean p ; mean_1 p ; mean_5 p])    mean_h: the item with r newer items in the
-                                                         profile weighs 2^(-r/h)
+    u = tower([max p ; mean p ; mean_1 p ; mean_5 p])    mean_h: the item with n newer items in the
+                                                         profile weighs 2^(-n/h)
 
-The score at a moment t adds what is known of the item then, weighed by the user:
+The score at a moment t adds what is known of the item then, weighted by the user:
 
     x_ui(t) = u . v_i + T w(u) . g_i(t)        w(u) = w_0 + W u
 
-g_i(t) holds the logarithms of 1 + how often the item was taken in the last 1, 3, 7, 30 and 365 days
-and ever, that of its age, and whether it was ever taken (`visrec.interactions.activity`). g_i is 0
+g_i(t) holds the logarithm of 1 + the number of users who took the item in the last 1, 3, 7, 30 and
+365 days and ever, the logarithm of its age in days, rounded and scaled, and whether anybody ever
+took it (`visrec.interactions.activity`). g_i is 0
 for an item that nobody took, and at random in training, so that new items are not judged by it. T
 is the temperature: training divides the score by it, so what the loss sees is u . v_i / T + w(u) .
 g_i(t). The score is one dot product, of [u ; T w(u)] and [v_i ; g_i(t)].
@@ -32,8 +33,9 @@ without looking alike (`visrec.models.low_rank_ease`):
     x_ui(t) + c T q_u . y_i        q_u = sum of V_j over the items j of the profile / sqrt(their
                                          number)
 
-The standard deviation of q_u . y_i is 1 on average over the training's users, so c is that of what
-is added to the logits of the softmax. It is chosen on the validation rows; if it is 0, nothing is
+The variance of q_u . y_i over the items is 1 on average over the training's users, so c is about
+the standard deviation of what is added to the logits of the softmax. c is chosen on the validation
+rows; if it is 0, nothing is
 added or stored. y_i and V_i are 0 for new items. This is one dot product, too, of
 [u ; T w(u) ; q_u] and [v_i ; g_i(t) ; c T y_i].
 
@@ -70,13 +72,13 @@ from visrec.models.embeddings import embeddings_for, make_embedding
 from visrec.models.feature_scale import FeatureScale
 from visrec.models.inputs import ActivityBatch, JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
-from visrec.models.low_rank_ease import low_rank_ease, profile_vectors
+from visrec.models.low_rank_ease import MIN_TAKERS, low_rank_ease, profile_vectors
 from visrec.models.pooling import max_and_mean, recent_mean
 from visrec.models.scorers import DotScorer
 from visrec.models.sliced_encoding import encode_sliced
 
 HALF_LIVES = (1.0, 5.0)  # h of the two means: after h newer items, an item weighs half
-EASE = ("ease_profile", "ease_listed")  # buffers and item arrays: V, and c T y
+EASE_BUFFERS = ("ease_profile", "ease_listed")  # and names of item arrays: V, and c T y
 _VECTOR_STREAM, _ACTIVITY_STREAM = 1, 2  # parts of the seeds of what is dropped in a step
 
 
@@ -92,7 +94,7 @@ class HybridConfig(RankingConfig):
         user_width: width of the two hidden layers of the user tower.
         feature_dropout: share of the features that is set to zero in training.
         vector_dropout: share of the items whose own vectors are left out in a step; with 1 the
-            model has none.
+            model uses none.
         activity_dropout: share of the items whose activity is left out in a step; with 1 the model
             does not read it.
         ease_rank: width of the score by EASE that is added where it makes the validation rows
@@ -125,9 +127,9 @@ class Hybrid(Model):
     """See the module's docstring."""
 
     Config = HybridConfig
-    # (I,) 1 for the items that two users or more took, else 0; all 1 in a model that was loaded,
-    # whose other items have vectors of 0.
-    has_company_I: Tensor
+    # (I,) 1 for the items that two users or more took, else 0. It is not stored: a loaded model has
+    # ones, because the other items' own vectors are 0.
+    is_shared_I: Tensor
     ease_profile: Tensor | None  # (I, r) V
     ease_listed: Tensor | None  # (I, r) c T y
     traits = ModelTraits(requires_features=True)
@@ -142,9 +144,9 @@ class Hybrid(Model):
         self.feature_scale = FeatureScale(sizes.feature_dim)
         self.item_tower = selu_tower(sizes.feature_dim, d, d)
         # The items' own vectors a (in a list) and b (in a profile), side by side.
-        # They start at 0 and stay there for an item without company.
+        # They start at 0 and stay there for an item of fewer than two takers.
         self.items = make_embedding(sizes.items, 2 * d, std=0.0)
-        self.register_buffer("has_company_I", torch.ones(sizes.items), persistent=False)
+        self.register_buffer("is_shared_I", torch.ones(sizes.items), persistent=False)
         self.user_tower = selu_tower((2 + len(HALF_LIVES)) * d, hidden, hidden, d)
         # It starts as CuratorNet's: the weights of the recency means start at 0.
         first_HE = next(self.user_tower.parameters())
@@ -155,20 +157,20 @@ class Hybrid(Model):
         nn.init.zeros_(self.activity_weights.bias)
         # Without activity these weights get no gradient, and DDP would wait for one.
         self.activity_weights.requires_grad_(config.activity_dropout < 1)
-        for name in EASE:
+        for name in EASE_BUFFERS:
             self.register_buffer(name, None)
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
-        """Computes the mean and the scale of the features, and which items have company."""
+        """Computes the mean and the scale of the features, and which items two users took."""
         self.feature_scale.fit(catalogue.feature_ND)
-        takers_I = np.bincount(train.values, minlength=len(self.has_company_I))
-        self.has_company_I.copy_(torch.from_numpy(takers_I >= 2))
+        takers_I = np.bincount(train.values, minlength=len(self.is_shared_I))
+        self.is_shared_I.copy_(torch.from_numpy(takers_I >= MIN_TAKERS))
 
     def forward(self, batch: TripleBatch) -> Tensor:
         """The mean loss of B examples; the item tower runs once for each distinct item."""
         both_ME = encode_sliced(batch, self._encode_batch)
         listed_Md, profile_Md = both_ME.chunk(2, dim=1)
-        user_Bd = self.encode_users(profile_Md, batch.profiles, in_time=batch.in_time)
+        user_Bd = self.encode_users(profile_Md, batch.profiles, with_recency=batch.ordered_profiles)
         added = None
         if batch.activity is not None and self._config.activity_dropout < 1:
             added = self._activity_scores(user_Bd, batch, batch.activity)
@@ -180,7 +182,7 @@ class Hybrid(Model):
         input_MD = scale_and_drop(
             batch.feature_MD, self.feature_scale, batch.item_M, batch.seed, threshold
         )
-        kept_M = self.has_company_I[batch.item_M]
+        kept_M = self.is_shared_I[batch.item_M]
         if self.training:
             rate = self._config.vector_dropout
             kept_M = kept_M * keep_items(batch.item_M, batch.seed + _VECTOR_STREAM, rate)
@@ -205,25 +207,27 @@ class Hybrid(Model):
             score_BC = score_BC * kept_M[: score_BC.shape[1]]
         return positive_B, score_BC
 
-    def encode_users(self, vector_Md: Tensor, profiles: JaggedTensor, *, in_time: bool) -> Tensor:
+    def encode_users(
+        self, vector_Md: Tensor, profiles: JaggedTensor, *, with_recency: bool
+    ) -> Tensor:
         """(B, d) vectors of B users.
 
         Args:
             vector_Md: the vectors that the profiles point into.
             profiles: B lists of their rows, oldest first.
-            in_time: whether to use the means in which recent items weigh more; otherwise they are
-                zeros.
+            with_recency: whether to use the means in which recent items weigh more; otherwise they
+                are zeros.
         """
         pools = [max_and_mean(vector_Md, profiles)]
-        weight = 1.0 if in_time else 0.0
+        weight = 1.0 if with_recency else 0.0
         pools += [weight * recent_mean(vector_Md, profiles, half_life) for half_life in HALF_LIVES]
         vectors: Tensor = self.user_tower(torch.cat(pools, dim=1))
         return vectors
 
     def fit_added_score(self, train: Jagged) -> bool:
-        rank, items = self._config.ease_rank, len(self.has_company_I)
+        rank, items = self._config.ease_rank, len(self.is_shared_I)
         profile_Ir, listed_Ir = low_rank_ease(train, items, EaseConfig().penalty, rank)
-        device = self.has_company_I.device
+        device = self.is_shared_I.device
         self._ease = profile_Ir.to(device), self._config.temperature * listed_Ir.to(device)
         return bool(listed_Ir.any())
 
@@ -234,15 +238,15 @@ class Hybrid(Model):
 
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         # Only the stored weights tell whether EASE is added, and with what rank.
-        for name in EASE:
-            stored, device = state.get(prefix + name), self.has_company_I.device
-            room = None if stored is None else torch.empty_like(stored, device=device)
-            setattr(self, name, room)
+        for name in EASE_BUFFERS:
+            stored, device = state.get(prefix + name), self.is_shared_I.device
+            placeholder = None if stored is None else torch.empty_like(stored, device=device)
+            setattr(self, name, placeholder)
         super()._load_from_state_dict(state, prefix, *rest)
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
-        """`listed` and `profile`: (N, d) float32; `activity`: (N, K) float32; those of `EASE`, if
-        it is added: (N, r) float32."""
+        """`listed` and `profile`: (N, d) float32; `activity`: (N, K) float32; if EASE is added,
+        those of `EASE_BUFFERS`: (N, r) float32."""
         device = next(self.parameters()).device
         own_NE = embeddings_for(catalogue, self.items.weight)
         if self._config.vector_dropout == 1:
@@ -251,7 +255,7 @@ class Hybrid(Model):
             catalogue.feature_ND, lambda rows: self.item_tower(self.feature_scale(rows)), device
         )
         d = seen_Nd.shape[1]
-        buffers = {name: getattr(self, name) for name in EASE}
+        buffers = {name: getattr(self, name) for name in EASE_BUFFERS}
         return {
             "listed": seen_Nd + own_NE[:, :d],
             "profile": seen_Nd + own_NE[:, d:],
@@ -272,7 +276,7 @@ class Hybrid(Model):
 
         def encode(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
             del user_B
-            user_Bd = self.encode_users(profile_Nd, profiles, in_time=True)
+            user_Bd = self.encode_users(profile_Nd, profiles, with_recency=True)
             if dropped:
                 encoded = [functional.pad(user_Bd, (0, ACTIVITY_FEATURES))]
             else:

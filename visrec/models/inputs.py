@@ -91,7 +91,8 @@ class TripleBatch:
             share candidates.
         candidates: negatives that all examples share; None if each example has its own.
         activity: for a model that reads it.
-        in_time: whether a profile is what its user had taken before the positive, oldest first.
+        ordered_profiles: whether a profile is what its user had taken before the positive, oldest
+            first.
         seed: of the step, the same on all workers.
     """
 
@@ -104,7 +105,7 @@ class TripleBatch:
     negative_BK: Tensor
     candidates: Candidates | None = None
     activity: ActivityBatch | None = None
-    in_time: bool = False
+    ordered_profiles: bool = False
     seed: int = 0
 
 

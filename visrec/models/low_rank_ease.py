@@ -1,8 +1,8 @@
 """Low-rank EASE (Steck 2019, arXiv 1905.03375), without an items-by-items matrix.
 
 Let X be the users' taken items (`visrec.models.ease`), X = U S V^T its singular value
-decomposition, lambda the penalty and w_k = s_k^2 / (s_k^2 + lambda). Then the inverse of equation 8
-of the paper is P = (I - V W V^T) / lambda, so for i != j
+decomposition, lambda the penalty and w_k = s_k^2 / (s_k^2 + lambda). Then the matrix P of equation
+8 of the paper, the inverse of X^T X + lambda 1, is (1 - V W V^T) / lambda, so for i != j
 
     B_ij = -P_ij / P_jj = [V W V^T]_ij / (1 - [V W V^T]_jj)
 
@@ -14,7 +14,7 @@ An item of the profile is not ranked, so B_jj = 0 need not hold. Then the score 
 up to the square root, which changes no ranking. It brings the scores of long and short profiles to
 about the same scale, so that one weight for all users adds them to other scores.
 
-The r largest singular values are kept: w_k falls with s_k, and with all of them the scores are
+The r largest singular values are kept, for w_k shrinks with s_k; with all of them the scores are
 those of EASE. They are found by subspace iteration (Halko, Martinsson & Tropp 2011, SIAM Review
 53), in which X is only ever multiplied by r + 16 columns. So time is proportional to the number of
 interactions, and memory to the number of users and items.
@@ -22,7 +22,8 @@ interactions, and memory to the number of users and items.
 The standard deviation of x_uj over the items j is sqrt(q_u . C q_u), where C is the covariance of
 y. `low_rank_ease` divides y by the root of the mean of q_u . C q_u over the training's users.
 
-Shapes: U users, B lists, I items of training, r rank, m columns of a subspace.
+Shapes: U users, B lists, I items of training, r rank, m columns of a subspace; V, S and W above are
+matrices.
 """
 
 import numpy as np
@@ -35,11 +36,14 @@ from visrec.models.pooling import pool
 
 _OVERSAMPLING = 16  # columns beyond the rank, without which the last ones are inexact
 _ITERATIONS = 8
-MIN_TAKERS = 2  # an item of a single taker says nothing of what is taken together
+MIN_TAKERS = 2  # of an item, for it to say what is taken together
+_MIN_SPREAD = 1e-9  # of scores, relative to the largest y: below it they differ by rounding alone
 
 
 def low_rank_ease(train: Jagged, items: int, penalty: float, rank: int) -> tuple[Tensor, Tensor]:
     """V and y of the module's docstring, (I, r) float32 each; zeros for items of a single taker.
+
+    If all items have the same score, as two items do that the same users took, y is zero.
 
     Args:
         train: U lists of items.
@@ -54,15 +58,19 @@ def low_rank_ease(train: Jagged, items: int, penalty: float, rank: int) -> tuple
     if not rank or not len(taken.values):
         return torch.zeros(items, 0), torch.zeros(items, 0)
     singular_r, vector_Ir = _right_singular_vectors(taken, items, rank)
-    # A vector of the singular value 0 may be any, of any items.
+    # A singular vector of the value 0 is arbitrary, and may have entries for any item.
     vector_Ir *= torch.from_numpy(enough_I)[:, None]
     weighted_Ir = vector_Ir * (singular_r**2 / (singular_r**2 + penalty))
     rest_I1 = 1 - (vector_Ir * weighted_Ir).sum(dim=1, keepdim=True)
     listed_Ir = weighted_Ir / rest_I1
     profile_Ir = vector_Ir.float()
     user_Ur = profile_vectors(profile_Ir, JaggedTensor.from_jagged(taken)).double()
-    variance = ((user_Ur.T @ user_Ur) * torch.cov(listed_Ir.T, correction=0)).sum() / len(taken)
-    return profile_Ir, (listed_Ir / variance.sqrt()).float()
+    covariance_rr = torch.cov(listed_Ir.T, correction=0)
+    variance = ((user_Ur.T @ user_Ur) * covariance_rr).sum() / len(taken)
+    spread = variance.clamp(min=0).sqrt()
+    if spread < _MIN_SPREAD * listed_Ir.abs().max():
+        return profile_Ir, torch.zeros_like(profile_Ir)
+    return profile_Ir, (listed_Ir / spread).float()
 
 
 def profile_vectors(vector_Ir: Tensor, profiles: JaggedTensor) -> Tensor:
@@ -101,9 +109,9 @@ def _right_singular_vectors(taken: Jagged, items: int, rank: int) -> tuple[Tenso
     for _ in range(_ITERATIONS):
         base_Im = _orthonormal(pool(pool(base_Im, by_user, "sum"), by_item, "sum"))
     product_Um = pool(base_Im, by_user, "sum").double()
-    square_m, turn_mm = torch.linalg.eigh(product_Um.T @ product_Um)
-    turn_mr = turn_mm[:, -rank:].flip(1)
-    return square_m[-rank:].flip(0).clamp(min=0).sqrt(), base_Im.double() @ turn_mr
+    eigenvalue_m, eigenvector_mm = torch.linalg.eigh(product_Um.T @ product_Um)
+    singular_r = eigenvalue_m[-rank:].flip(0).clamp(min=0).sqrt()
+    return singular_r, base_Im.double() @ eigenvector_mm[:, -rank:].flip(1)
 
 
 def _orthonormal(vector_Im: Tensor) -> Tensor:

@@ -84,11 +84,13 @@ def read_claim(run: Store) -> tuple[Claim | None, str | None]:
 
 
 def claim_run(run: Store, inputs_digest: str) -> None:
-    """Claims a run for these inputs; other inputs that hold it lose it, unless they have sealed it.
+    """Claims a run for these inputs. Other inputs that hold the claim lose it, if they have not
+    sealed the run.
 
     A writer writes a file only while it holds the claim (`holds_claim`), and the names of its files
     contain the digest of its inputs. If it loses the claim to other inputs while it writes a file,
-    it removes that file. It never gets the run back, so its other files can be removed at any time.
+    it removes that file. While the claim exists, it never gets the run back, so its other files can
+    be removed at any time.
 
     Args:
         run: the directory of the run.

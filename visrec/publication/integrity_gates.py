@@ -1,8 +1,8 @@
 """Gates on what is true of every correct run, whatever the data.
 
-They have no threshold and no configuration key. If one list is wrong, or a table is missing that
-the last publication had, the run is held back, unless `--force_publish` gives a reason to publish
-it.
+They have no threshold and no configuration key. If one list is wrong, or the run lacks a table for
+SQL readers that the last publication had, the run is held back, unless `--force_publish` gives a
+reason to publish it.
 """
 
 from visrec.publication.gate import Gate, exactly, skipped

@@ -1,5 +1,5 @@
-"""What scoring reads: the items, loaded once and shared by the workers of a node, and its queries,
-which are read one shard at a time.
+"""Loads what scoring needs: the items, once, shared by the workers of a node; and the queries, one
+shard at a time.
 
 Shapes: N items, U queries, S shards.
 """
@@ -22,7 +22,7 @@ from visrec.models.base import Catalogue
 from visrec.recommend.catalogue import load_catalogue
 from visrec.recommend.eligibility import recommendable_mask
 from visrec.recommend.fingerprints import item_fingerprints
-from visrec.recommend.queries import Queries, QueriesInMemory, QuerySource, ScorableUsers
+from visrec.recommend.queries import Queries, QueriesInMemory, QuerySource, UserCriteria
 from visrec.recommend.users import Users, UserSummary, UserTables, open_users
 from visrec.retrieval.near_duplicates import near_duplicate_groups
 from visrec.retrieval.rules import Rules, RulesConfig
@@ -47,8 +47,8 @@ class ScoringInputs:
         users_table: the users table, or None.
         rules: what a list may hold.
         text_features: the features directory of the texts, for a model that takes them.
-        prepared: where the tables that name users are prepared, to be read by several processes;
-            None if one process reads their files.
+        prepared: the directory of the prepared tables of users, if several processes read them;
+            None if one process reads the files.
     """
 
     model: Store
@@ -79,10 +79,11 @@ class ScoringData:
         available_N: (N,) which items may be recommended.
         queries: reads the queries of a shard.
         query_count: queries in all shards.
-        unseen_N: (N,) items that the model knows nothing about, so they say nothing about a user.
+        unseen_N: (N,) items that training has not seen and the model cannot score, so that they say
+            nothing about a user.
         count_N: (N,) float32, how many users took each item.
         fallback_N: (N,) float32, the score of the fallback lists: how many users took the item in
-            the last 7 days, and a fraction below 1 that rises with `count_N`.
+            the last 7 days, plus a fraction below 1 that rises with `count_N`.
         artist_N: (N,) a number for each artist, -1 for none; None if no item has an artist.
         fingerprint_N: (N,) hashes of everything that scoring knows about each item.
         rules: between the entries of a list, or None.
@@ -139,7 +140,8 @@ class ScoringOverview:
 def prepare_scoring(
     inputs: ScoringInputs, shards: int | None, kind: Kind, k: int
 ) -> tuple[ScoringData, ItemArrays]:
-    """Sums up what users took, decides which items may be listed, and computes the item arrays.
+    """Counts the users of each item, decides which items may be listed, and computes the item
+    arrays.
 
     Args:
         inputs: where to read.
@@ -159,18 +161,18 @@ def prepare_scoring(
     arrays = artifact.model.item_arrays(dataclasses.replace(catalogue, activity_NK=activity_NK))
     items = read_items(inputs.items_table, item_ids)
     available_N, unseen_N = _scorable_items(inputs, artifact, items, catalogue, item_ids)
-    most = min(k, len(item_ids))
+    list_length = min(k, len(item_ids))
     if kind == "user_to_item":
         count = summary.users
         queries = users.to_queries(
-            ScorableUsers(unseen_N, artifact.user_ids, artifact.model.traits.supports_new_users),
-            shards or shard_count(count, most),
+            UserCriteria(unseen_N, artifact.user_ids, artifact.model.traits.supports_new_users),
+            shards or shard_count(count, list_length),
         )
     else:
         arrays = similarity_arrays(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
-        has_vector_N = np.any(arrays["unit"], axis=1)  # without one, no item is near
+        has_vector_N = np.any(arrays["unit"], axis=1)  # an item without one has no neighbours
         available_N, count = available_N & has_vector_N, int(has_vector_N.sum())
-        queries = _item_queries(has_vector_N, item_ids, shards or shard_count(count, most))
+        queries = _item_queries(has_vector_N, item_ids, shards or shard_count(count, list_length))
     rules, group_N = _build_rules(inputs, item_ids, catalogue, available_N)
     columns = _identity_columns(item_ids, group_N, rules)
     count_N = summary.count_N.astype(np.float32)
@@ -265,7 +267,7 @@ def _identity_columns(
     """String columns of the items: their ids, and the groups that the rules put them in."""
     columns = [item_ids] if group_N is None else [item_ids, group_N]
     if rules is not None and rules.near_duplicate_N is not None:
-        # One of its items names a group, because row numbers change from night to night.
+        # The id of one of its items names a group, because row numbers change from night to night.
         same_N = rules.near_duplicate_N
         columns.append(item_ids.take(pa.array(same_N, mask=same_N < 0)))
     return columns

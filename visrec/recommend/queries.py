@@ -29,11 +29,12 @@ class Queries:
 
     Attributes:
         query_ids: (U,) their ids; those of a shard are sorted.
-        profiles: U lists of consumed items, oldest first; of an item, the item itself.
-        blocked: U lists of items that are blocked for that user alone, or that the user rated too
-            low to count.
+        profiles: U lists of the items that the user took, oldest first; of an item, the item
+            itself.
+        blocked: U lists of items that are blocked for this user in particular, or that the user
+            rated too low to count.
         trained_U: (U,) the model's user rows, -1 for users that training has not seen.
-        cold_U: (U,) users whom the model cannot score: they get the most popular items.
+        cold_U: (U,) users whom the model cannot score: they get the fallback list.
     """
 
     query_ids: pa.LargeStringArray
@@ -89,8 +90,8 @@ class QuerySource(Protocol):
         """The queries of a shard, sorted by id."""
 
 
-def read_all(source: QuerySource) -> Queries:
-    """All queries, shard after shard, which must fit into memory."""
+def read_all_queries(source: QuerySource) -> Queries:
+    """All queries, in the order of the shards. They must fit into memory."""
     return Queries.join(source.read(shard) for shard in range(source.shards))
 
 
@@ -108,7 +109,7 @@ class QueriesInMemory:
 
     Attributes:
         queries: shard after shard, sorted within each shard.
-        shard_offsets: (S + 1,) where each shard begins.
+        shard_offsets: (S + 1,) the first query of each shard, then the number of queries.
     """
 
     queries: Queries
@@ -132,11 +133,12 @@ class QueriesInMemory:
 
 
 @dataclass(frozen=True)
-class ScorableUsers:
+class UserCriteria:
     """What decides whether the model can score a user.
 
     Attributes:
-        unseen_N: (N,) items that the model knows nothing about, so they say nothing about a user.
+        unseen_N: (N,) items that training has not seen and the model cannot score, so that they say
+            nothing about a user.
         trained_ids: (T,) the users that have a row in the model; None if no user has.
         supports_new_users: whether the model scores users without a row.
     """

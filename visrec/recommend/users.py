@@ -1,10 +1,11 @@
-"""What the tables say of users: of all of them in memory, or of one partition at a time.
+"""Reads what the tables say about users: all users at once, or one partition at a time.
 
 Three tables name users: the interactions, the users table and the block list. A job without Ray
 reads each as a whole. On Ray all three are dealt to the same number of partitions by a hash of the
 user, so all that is known of a user is in one partition. A worker that scores a shard reads the few
 partitions that have its users. What all lists depend on, such as how many users took each item, is
-counted in tasks of some partitions each, and added up. No process holds all users.
+counted by tasks that read some partitions each, and their counts are added up. No process holds all
+users.
 
 Shapes: N items, U users, S shards, P partitions.
 """
@@ -30,7 +31,7 @@ from visrec.interactions.prepared import PreparedTable
 from visrec.interactions.read import LogPart, ReadCounts, join_logs, read_part
 from visrec.jagged import Jagged
 from visrec.recommend.eligibility import BlockCounts, items_by_user, read_block_list
-from visrec.recommend.queries import Queries, QueriesInMemory, QuerySource, ScorableUsers
+from visrec.recommend.queries import Queries, QueriesInMemory, QuerySource, UserCriteria
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig, TableBatches, read_all, read_disliked
 from visrec.storage import schemas
@@ -48,7 +49,7 @@ class UserTables:
         config: which interactions count.
         interactions_uri: where they are; None for item-to-item lists without interactions.
         users: the users table, or None.
-        rules: name the block list.
+        rules: settings of the rules, which name the block list.
     """
 
     config: InteractionsConfig
@@ -59,14 +60,15 @@ class UserTables:
 
 @dataclass(frozen=True)
 class UserSummary:
-    """What all lists depend on, of some users. Those of two sets of users add up: `a + b`.
+    """Totals over some users, on which every list depends. Those of two disjoint sets of users can
+    be added: `a + b`.
 
     Attributes:
         users: how many there are.
         read: what became of their interactions.
         count_N: (N,) how many of them took each item.
-        activity: when they took it, before a moment.
-        last_moment: the midnight after their last interaction, 0 without any.
+        activity: how many of them took each item in each window before a moment.
+        last_moment: the midnight after their last interaction that counts; 0 if they have none.
         blocks: which rows of the block list have no effect.
     """
 
@@ -92,9 +94,10 @@ class Users(Protocol):
     """All users that a table names."""
 
     def summarize(self) -> UserSummary:
-        """The sums over all of them, at the cutoff or else after the last interaction."""
+        """The totals over all users, at the cutoff or, without one, at the midnight after the last
+        interaction."""
 
-    def to_queries(self, scorable: ScorableUsers, shards: int) -> QuerySource:
+    def to_queries(self, criteria: UserCriteria, shards: int) -> QuerySource:
         """The users as queries, dealt to shards."""
 
 
@@ -102,7 +105,7 @@ def open_users(tables: UserTables, item_ids: pa.LargeStringArray, root: Store | 
     """The users of the tables.
 
     Args:
-        tables: name them.
+        tables: the tables that name the users.
         item_ids: (N,) the catalogue.
         root: where the tables are dealt to partitions; None to read them into memory.
 
@@ -113,7 +116,9 @@ def open_users(tables: UserTables, item_ids: pa.LargeStringArray, root: Store | 
         try:
             return PartitionedUsers(tables.config, _deal_tables(tables, root), item_ids)
         except (ConflictError, MissingFileError):
-            pass  # others keep changing a table: one may grow by rows after the cutoff
+            # Others keep changing a table, which may grow by rows after the cutoff. Whoever reads
+            # it once needs no version of it.
+            pass
     return UsersInMemory(tables.config, _whole_rows(tables), item_ids)
 
 
@@ -125,21 +130,21 @@ class UserRows:
     """All rows that name some users.
 
     Attributes:
-        interactions: reads the interactions, from the first one at each call; None without any.
-        named: (V,) ids of the users table; None without one.
-        block_list: reads rows of the block list likewise.
+        interactions: returns a new iterator over the interactions at each call; None without any.
+        extra_user_ids: (V,) ids of the users table; None without one.
+        block_list: returns a new iterator over the rows of the block list at each call.
     """
 
     interactions: Callable[[], TableBatches] | None
-    named: pa.Array | None
+    extra_user_ids: pa.Array | None
     block_list: Callable[[], Iterator[pa.Table]]
 
     def read_log(self, config: InteractionsConfig, item_ids: pa.LargeStringArray) -> LogPart:
         """The log of all these users, some of whom may have no interaction that counts."""
         if self.interactions is None:
-            return LogPart(join_logs([], self.named), ReadCounts())
+            return LogPart(join_logs([], self.extra_user_ids), ReadCounts())
         part = read_part(config, self.interactions(), item_ids, keep_all_users=True)
-        return replace(part, log=join_logs([part.log], self.named))
+        return replace(part, log=join_logs([part.log], self.extra_user_ids))
 
     def read_blocked(
         self,
@@ -168,8 +173,8 @@ def summarize_rows(
         rows: of these users.
         part: the log that was read of them.
         item_ids: (N,) the catalogue.
-        moment: of the activity; by default the cutoff, or the midnight after their last
-            interaction.
+        moment: at which activity is counted; by default the cutoff, or the midnight after their
+            last interaction.
     """
     log, items = part.log, len(item_ids)
     last_moment = moment_after(log.time_R)
@@ -210,19 +215,19 @@ class UsersInMemory:
     def summarize(self) -> UserSummary:
         return summarize_rows(self.config, self.rows, self._part, self.item_ids, None)
 
-    def to_queries(self, scorable: ScorableUsers, shards: int) -> QuerySource:
+    def to_queries(self, criteria: UserCriteria, shards: int) -> QuerySource:
         log = self._part.log
         blocked = self.rows.read_blocked(self.config, log.user_ids, self.item_ids)
-        return QueriesInMemory.deal(scorable.to_queries(log, blocked), shards)
+        return QueriesInMemory.deal(criteria.to_queries(log, blocked), shards)
 
 
 def _whole_rows(tables: UserTables) -> UserRows:
-    interactions, named = None, None
+    interactions, extra_user_ids = None, None
     if tables.interactions_uri is not None:
         interactions = partial(read_all, tables.config, tables.interactions_uri)
     if tables.users is not None:
-        named = id_array(load_table(tables.users, schemas.USERS)["user_id"])
-    return UserRows(interactions, named, partial(read_block_list, tables.rules))
+        extra_user_ids = id_array(load_table(tables.users, schemas.USERS)["user_id"])
+    return UserRows(interactions, extra_user_ids, partial(read_block_list, tables.rules))
 
 
 # Users in partitions.
@@ -233,7 +238,7 @@ class PartitionedTables:
     """The tables that name users, each dealt to P partitions by a hash of the user.
 
     Attributes:
-        interactions: of which each user's are sorted by time.
+        interactions: the interactions, sorted by time within each user.
         users: the users table, or None.
         block_list: or None. Rows without a user are in the partitions of their items.
     """
@@ -256,7 +261,8 @@ class PartitionedTables:
 
         Users of a shard have the same hash modulo S, and those of a partition modulo P. So both
         have the same modulo the greatest common divisor of S and P. If one of the numbers divides
-        the other, as powers of two do, a partition is read once, or once for each of its shards.
+        the other, as powers of two do, each partition is read once in total, or once for each shard
+        that has users of it.
         """
         step = gcd(shards, self.partitions)
         numbers = range(shard % step, self.partitions, step)
@@ -268,13 +274,17 @@ class PartitionedTables:
 
     def _rows(self, select: Callable[[PreparedTable], Sequence[pa.Table]]) -> UserRows:
         where, interactions = self.interactions.table.uri, select(self.interactions)
-        named, blocked = None, []
+        extra_user_ids, blocked = None, []
         if self.users is not None:
-            named = id_array(pa.concat_tables(map(_decoded, select(self.users)))["user_id"])
+            extra_user_ids = id_array(
+                pa.concat_tables(map(_decoded, select(self.users)))["user_id"]
+            )
         if self.block_list is not None:
             blocked = [_decoded(rows) for rows in select(self.block_list)]
         return UserRows(
-            lambda: iter([(where, rows) for rows in interactions]), named, lambda: iter(blocked)
+            lambda: iter([(where, rows) for rows in interactions]),
+            extra_user_ids,
+            lambda: iter(blocked),
         )
 
 
@@ -301,7 +311,7 @@ def _deal_tables(tables: UserTables, root: Store) -> PartitionedTables:
 
 @dataclass(frozen=True)
 class PartitionedUsers:
-    """Users of whom a process reads some partitions.
+    """Users in partitions, of which a process reads only some.
 
     Attributes:
         config: which interactions count.
@@ -317,8 +327,8 @@ class PartitionedUsers:
         moment, every = self.config.cutoff_timestamp(), range(self.tables.partitions)
         if moment is not None:
             return self._add_up(every, moment)
-        # Without a cutoff, the moment is the midnight after the last interaction, which nearly all
-        # partitions know. So the first one's is tried for all.
+        # Without a cutoff, the moment is the midnight after the last interaction. Nearly every
+        # partition has one of the last day, so the moment of the first partition is tried for all.
         first = summarize_partitions(self, every[:1], None)
         total = first
         if len(every) > 1:
@@ -327,8 +337,8 @@ class PartitionedUsers:
             return total
         return self._add_up(every, total.last_moment)
 
-    def to_queries(self, scorable: ScorableUsers, shards: int) -> QuerySource:
-        return PartitionedQueries(self, scorable, shards)
+    def to_queries(self, criteria: UserCriteria, shards: int) -> QuerySource:
+        return PartitionedQueries(self, criteria, shards)
 
     def _add_up(self, partitions: Sequence[int], moment: int) -> UserSummary:
         """The summary of some partitions at a moment, counted in one task for each CPU."""
@@ -337,7 +347,7 @@ class PartitionedUsers:
             submit(summarize_partitions, shared, partitions[task::tasks], moment)
             for task in range(tasks)
         ]
-        return _sum(map(get, refs))  # one summary after another is mapped
+        return _sum(map(get, refs))  # only one summary at a time is mapped into memory
 
 
 def _sum(summaries: Iterable[UserSummary]) -> UserSummary:
@@ -353,7 +363,8 @@ def summarize_partitions(
     Args:
         users: the partitions.
         partitions: their numbers.
-        moment: of the activity; by default as `summarize_rows`, for one partition alone.
+        moment: at which activity is counted. It may be None for a single partition, whose own last
+            moment is taken then.
     """
     return _sum(_summarize_partition(users, number, moment) for number in partitions)
 
@@ -372,12 +383,12 @@ class PartitionedQueries:
 
     Attributes:
         users: the partitions.
-        scorable: which users the model can score.
+        criteria: which users the model can score.
         shards: S.
     """
 
     users: PartitionedUsers
-    scorable: ScorableUsers
+    criteria: UserCriteria
     shards: int
 
     def read(self, shard: int) -> Queries:
@@ -385,4 +396,4 @@ class PartitionedQueries:
         rows = users.tables.read_shard(shard, self.shards)
         log = rows.read_log(users.config, users.item_ids).log
         blocked = rows.read_blocked(users.config, log.user_ids, users.item_ids)
-        return self.scorable.to_queries(log, blocked)
+        return self.criteria.to_queries(log, blocked)

@@ -222,7 +222,8 @@ def load_kernel() -> ctypes.CDLL | None:
 def kernel_for(vectors_Nd: torch.Tensor) -> ctypes.CDLL | None:
     """The compiled kernel, or None if it is not available or does not take these vectors.
 
-    It takes float32 vectors on a CPU. The caller then computes the same results with torch.
+    The kernel takes float32 vectors on a CPU only. A caller that gets None computes the same
+    results with torch.
     """
     is_supported = vectors_Nd.device.type == "cpu" and vectors_Nd.dtype == torch.float32
     return load_kernel() if is_supported else None

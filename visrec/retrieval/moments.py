@@ -91,7 +91,7 @@ class Moments:
 
     @cached_property
     def among_known(self) -> bool:
-        """Whether a user is ranked among the items that somebody had taken by then.
+        """Whether a user is ranked among the items that somebody had taken by the end of that day.
 
         In a catalogue of unique works, most held-out items were not: there, all items are ranked.
         """

@@ -1,11 +1,11 @@
-"""A model's fit from beginning to end. No Ray in here.
+"""A model's fit from beginning to end. This module does not use Ray.
 
 A model is fitted twice. The first fit holds the validation rows out and selects the epoch that
 ranks them best. The second, the refit, starts again from the same seed and trains up to that epoch,
-with the validation rows among the training rows. These rows are the latest ones, and the most like
-those that the model will be asked about. Where a model can add a score in closed form to that of
-its network, the first fit also chooses the weight of that score, and each fit computes it from its
-own training rows.
+with the validation rows among the training rows. The validation rows are the most recent ones, and
+the most like what the model will be asked to predict. Some models add a score in closed form to
+that of their network. The first fit also chooses the weight of that score, and each fit computes
+the score from its own training rows.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class TrainingRecipe:
     """Everything besides the data that decides a model.
 
     Attributes:
-        model_name: its entry in `MODELS`.
+        model_name: the model's key in `MODELS`.
         model_config: the model's own configuration.
         train: how to fit.
         sampling: how to sample.
@@ -138,7 +138,7 @@ def training_seconds(progress: Progress) -> float:
 def training_metrics(progress: Progress) -> dict[str, Any]:
     """The content of a model's metrics.json.
 
-    It has no seconds in it, so that the same data, settings and seed give the same bytes.
+    It contains no timings, so that the same data, settings and seed give the same bytes.
     """
     selection = progress.first_fit
     refit = progress.history if progress.selection else []

@@ -119,7 +119,7 @@ class MomentSource:
                 candidate_GCK=tensor_on(candidate_GCK, device),
                 positive_BK=tensor_on(feature_GVK[group_B, column_N[positive_B]], device),
             ),
-            in_time=not self._unique_works,
+            ordered_profiles=not self._unique_works,
             seed=step_seed(self._seed, self._epoch, step),
         )
 
