@@ -5,6 +5,7 @@ python -m benchmarks.recommend_scale --users 10000 100000 --items 100000 --json
 python -m benchmarks.recommend_scale --users 20000 --items 1000000
 python -m benchmarks.recommend_scale --users 100000 --items 20000 --models all
 python -m benchmarks.recommend_scale --users 1000000 --items 20000 --nodes 3 --json
+python -m benchmarks.recommend_scale --users 10000000 --items 1000000 --nodes 3 --shards 50
 
 For each number of users this creates a workspace: features, interactions, and CuratorNet (or each
 of `--models`) with its initial weights, since scoring speed does not depend on training.
@@ -12,8 +13,9 @@ jobs/recommend.py then runs on it as a separate process with its own local Ray. 
 per second of the scoring phase, seconds of the whole job, and the peak memory of each kind of
 process. With `--nodes` the job joins a cluster of so many nodes on this machine, each with two CPUs
 and `--store_mb` of object store; `--checkouts` runs the jobs of other checkouts on the same inputs,
-to compare with them. `ratio_kernel`, for CuratorNet, is the scoring phase's share of the speed of
-the kernel alone on all cores with the same vectors.
+to compare with them. With `--shards` a job is stopped once it has written so many of its files; its
+speed is then that between the first and the last of them. `ratio_kernel`, for CuratorNet, is the
+scoring phase's share of the speed of the kernel alone on all cores with the same vectors.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -219,8 +222,9 @@ def run_job(
     others: Sequence[str] = ("--incremental", "false", "--force_publish", "it was not trained"),
     variables: Mapping[str, str] | None = None,
     checkout: Path = CHECKOUT,
+    most_shards: int | None = None,
 ) -> dict[str, Any]:
-    """What the job said of itself, and its memory.
+    """What the job said of itself, and its memory; of a job that was stopped, what its files say.
 
     A model that has learned nothing may well be held back; the gates are checked all the same.
     """
@@ -235,26 +239,56 @@ def run_job(
             [*command, *flags, *others], cwd=checkout, env=env, stdout=said, stderr=said
         )
         with Memory(process.pid) as memory:
-            code = process.wait()
+            written = wait(process, workspace, most_shards)
         seconds = time.perf_counter() - start
-        if code:
-            said.seek(0)
+        said.seek(0)
+        if process.returncode and not written:
             sys.exit(said.read())
-    told = json.loads((workspace / "summaries" / "recommend.json").read_text())
     return {
-        "checkout": checkout.name,
+        "checkout": checkout.resolve().name,
         "model": model,
         "users": users,
         "job_s": round(seconds, 1),
+        **(told_by_files(written) if written else told_by_summary(workspace, users)),
+        "private_mb": {k: round(v / 2**20) for k, v in sorted(memory.private.items())},
+        "largest_shared_mb": round(memory.store / 2**20),
+        "stores_mb": round(memory.stores / 2**20),
+    }
+
+
+def wait(
+    process: "subprocess.Popen[bytes]", workspace: Path, most_shards: int | None
+) -> list[Path]:
+    """Waits for a job, or stops it once it has written so many files; returns them if it did."""
+    while process.poll() is None:
+        written = list(workspace.glob("recommendations/run=*/part-*.parquet"))
+        if most_shards is not None and len(written) >= most_shards:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            return written
+        time.sleep(0.5)
+    return []
+
+
+def told_by_summary(workspace: Path, users: int) -> dict[str, Any]:
+    """The figures of a job that came to its end."""
+    told = json.loads((workspace / "summaries" / "recommend.json").read_text())
+    return {
         "score_s": told["wall_s"]["score"],
         "carried": told["lists carried over"],
         "users_per_s": round(users / told["wall_s"]["score"], 1),
         "wall_s": told["wall_s"],
         "worker_s": told["worker_s"],
-        "private_mb": {k: round(v / 2**20) for k, v in sorted(memory.private.items())},
-        "largest_shared_mb": round(memory.store / 2**20),
-        "stores_mb": round(memory.stores / 2**20),
     }
+
+
+def told_by_files(written: Sequence[Path]) -> dict[str, Any]:
+    """The figures of a job that was stopped, by the times of its files."""
+    times = sorted(path.stat().st_mtime for path in written)
+    rows = sum(pq.read_metadata(path).num_rows for path in written)
+    seconds = times[-1] - times[0]
+    rate = rows * (len(times) - 1) / len(times) / seconds if seconds else 0.0
+    return {"shards": len(written), "scored": rows, "users_per_s": round(rate, 1)}
 
 
 def kernel_rate(workspace: Path, threads: int) -> float:
@@ -281,7 +315,7 @@ def show(run: dict[str, Any]) -> None:
     print(
         f"{run['model']}, {run['users']:,} users: {run['users_per_s']:,.0f} users/s in the scoring "
         f"phase{share}, {run['job_s']} s in all\n"
-        f"  wall {run['wall_s']}\n  workers {run['worker_s']}\n"
+        f"  wall {run.get('wall_s')}\n  workers {run.get('worker_s')}\n"
         f"  private MB {run['private_mb']}, largest shared {run['largest_shared_mb']} MB, "
         f"all stores {run['stores_mb']} MB",
         flush=True,
@@ -295,6 +329,7 @@ def main() -> None:
     parser.add_argument("--models", help="names with commas between, or all (curatornet)")
     parser.add_argument("--nodes", type=int, default=0, help="of a cluster (0: a local job)")
     parser.add_argument("--store_mb", type=int, default=1500, help="object store of each node")
+    parser.add_argument("--shards", type=int, help="after which a job is stopped (none: its end)")
     parser.add_argument("--checkouts", type=Path, nargs="+", default=[CHECKOUT])
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     args = parser.parse_args()
@@ -304,22 +339,31 @@ def main() -> None:
         workspace = Path(folder)
         ids = make_workspace(workspace, args.items)
         write_interactions(workspace / "interactions.parquet", MODEL_USERS, ids)
-        make_model(workspace, KERNEL_MODEL)
+        for name in {*names, KERNEL_MODEL}:
+            make_model(workspace, name)
         kernel = kernel_rate(workspace, os.cpu_count() or 1)
         print(f"the kernel alone: {kernel:,.0f} users/s", flush=True)
         runs = []
         for users in args.users:
             write_interactions(workspace / "interactions.parquet", users, ids)
             for name, checkout in itertools.product(names, args.checkouts):
-                make_model(workspace, name)
+                if not MODELS[name].traits.supports_new_users:
+                    make_model(workspace, name)
                 shutil.rmtree(workspace / "recommendations", ignore_errors=True)
-                run = run_job(workspace, users, name, variables=variables, checkout=checkout)
+                run = run_job(
+                    workspace,
+                    users,
+                    name,
+                    variables=variables,
+                    checkout=checkout,
+                    most_shards=args.shards,
+                )
                 if name == KERNEL_MODEL:
                     run["ratio_kernel"] = round(run["users_per_s"] / kernel, 3)
                 runs.append(run)
                 show(run)
     if args.json:
-        asked = {**vars(args), "checkouts": [each.name for each in args.checkouts]}
+        asked = {**vars(args), "checkouts": [each.resolve().name for each in args.checkouts]}
         found = {"kernel_users_per_s": round(kernel, 1), "runs": runs}
         print(json.dumps({"asked": asked, **machine(), **found}))
 

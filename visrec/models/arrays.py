@@ -46,11 +46,14 @@ def encode_in_fixed_batches(
         encode: maps a (ENCODE_ROWS, ...) float32 tensor to (ENCODE_ROWS, d).
         device: where `encode` runs.
     """
-    parts = []
+    encoded_Nd = np.empty((len(rows), 0), np.float32)
     with torch.inference_mode():
         for start in range(0, len(rows), ENCODE_ROWS):
             batch = torch.from_numpy(np.array(rows[start : start + ENCODE_ROWS], np.float32))
             padding = ENCODE_ROWS - len(batch)
             padded = torch.cat([batch, batch.new_zeros(padding, *batch.shape[1:])])
-            parts.append(encode(padded.to(device))[: len(batch)].float().cpu().numpy())
-    return np.concatenate(parts)
+            encoded_Bd = encode(padded.to(device))[: len(batch)].float().cpu().numpy()
+            if not start:  # now the width is known, and nothing is in memory twice
+                encoded_Nd = np.empty((len(rows), *encoded_Bd.shape[1:]), np.float32)
+            encoded_Nd[start : start + len(batch)] = encoded_Bd
+    return encoded_Nd
