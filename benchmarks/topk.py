@@ -11,8 +11,10 @@ its lists are exact; the others exclude nothing. `--isa` names the kernel's inst
 is the search without the kernel.
 
 A peer is measured at its best: in a process of its own, on the first `--threads` cores, with the
-BLAS kernel that its library chooses itself (no OPENBLAS_CORETYPE; it is printed), at the best of
-several batch sizes, chosen beforehand. Repeats take turns, so that other load disturbs all alike;
+fastest of the kernels that its OpenBLAS has for this processor (it is printed), at the best of
+several batch sizes, both chosen beforehand. The kernel is not left to OpenBLAS, which takes that of
+SSE on a processor that is newer than itself, and that of AVX2 on AMD's that have AVX-512. With
+`--isa avx2` peers have AVX2, too. Repeats take turns, so that other load disturbs all alike;
 results are medians with the lowest and the highest.
 
 faiss      IndexFlatIP.search
@@ -57,6 +59,8 @@ OUR_BATCH = 1024
 TUNED_WITH = 1024  # users
 CHOSEN_AFTER = 8192  # users: then the kernel has chosen whether to rotate (`rotation.py`)
 TIE = 1e-6  # of the best score: what is nearer may change places
+# OpenBLAS's kernels, by the flag of the processors that can run them; first the one it chooses.
+CORE_TYPES = {"": "", "Haswell": "avx2", "SkylakeX": "avx512f"}
 
 
 def visrec(item_Nd: Floats, excluded: Jagged, k: int) -> Callable[[Floats], TopKResult]:
@@ -139,6 +143,7 @@ def by_gemm(item_Nd: Floats, k: int, threads: int) -> Search:
 
 
 PEERS = {"faiss": by_faiss, "implicit": by_implicit, "torch": by_torch, "gemm": by_gemm}
+ON_OPENBLAS = ("faiss", "implicit")
 
 
 class Contestant:
@@ -228,6 +233,29 @@ def apart(name: str, folder: Path, args: Namespace) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, context, Contestant, (name, folder, args.k, args.threads))
 
 
+def at_best_core_type(name: str, folder: Path, args: Namespace) -> ProcessPoolExecutor:
+    """The process of a side; of a peer on OpenBLAS, that with the fastest kernel."""
+    sides, rates = [], []
+    for core_type in core_types(args.isa) if name in ON_OPENBLAS else ("",):
+        if core_type:
+            os.environ["OPENBLAS_CORETYPE"] = core_type
+        sides.append(apart(name, folder, args))
+        rates.append(ask(sides[-1], "rate") if name in ON_OPENBLAS else 0.0)  # it starts here
+        os.environ.pop("OPENBLAS_CORETYPE", None)
+    best = sides.pop(rates.index(max(rates)))
+    for side in sides:
+        side.shutdown()
+    return best
+
+
+def core_types(isa: str) -> list[str]:
+    """The values of OPENBLAS_CORETYPE to try on this processor."""
+    if isa == "avx2":
+        return ["Haswell"]
+    flags = Path("/proc/cpuinfo").read_text().split()
+    return [name for name, flag in CORE_TYPES.items() if not flag or flag in flags]
+
+
 def ask(side: ProcessPoolExecutor, what: str, *args: int) -> Any:
     """A value of the side, or what its method returns."""
     return side.submit(_answer, what, *args).result()
@@ -283,9 +311,11 @@ def main() -> None:
         arrays = {"items": item_Nd, "users": user_Bd, "taken": excluded.values}
         for name, array in {**arrays, "offsets": excluded.offsets}.items():
             np.save(Path(folder) / f"{name}.npy", array)
-        sides = {name: stack.enter_context(apart(name, Path(folder), args)) for name in runs}
+        sides: dict[str, ProcessPoolExecutor] = {}
         about: dict[str, dict[str, Any]] = {}
-        for name, side in sides.items():  # one after the other: each starts here
+        for name in runs:  # one after the other: each starts here
+            side = at_best_core_type(name, Path(folder), args)
+            sides[name] = stack.enter_context(side)
             about[name] = {what: ask(side, what) for what in ("batch", "begin_s", "kernel")}
             # For the peers, which come next. Ours are no threads of OpenMP's: they would inherit
             # the one core to which it binds the thread that starts them.
