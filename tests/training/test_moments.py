@@ -57,6 +57,25 @@ def test_each_row_comes_once_with_what_its_user_had_taken_before() -> None:
     assert sorted(_examples(batch)) == sorted(expected)
 
 
+def test_every_second_step_has_profiles_of_all_other_items() -> None:
+    data = _data(users=40)
+    source = _source(data, SamplingConfig(sub_profiles=False))
+    rows = len(data.train.values)
+    source.start_epoch(0, 2 * rows)
+    at_moments, taste = (source.batch(step, rows, 0, 1, CPU) for step in range(2))
+    assert at_moments.ordered_profiles
+    assert not taste.ordered_profiles
+    for user, positive, profile in _examples(taste):
+        assert profile == tuple(i for i in data.train[user].tolist() if i != positive)
+    # What is known of the items is that of the moment in both.
+    assert _known_of_positives(taste) == _known_of_positives(at_moments)
+
+
+def _known_of_positives(batch: Any) -> dict[tuple[int, int], list[float]]:
+    examples = zip(_examples(batch), batch.activity.positive_BK.tolist(), strict=True)
+    return {(user, positive): known for (user, positive, _), known in examples}
+
+
 def test_basket_is_not_in_its_own_profiles() -> None:
     data = _data(users=40)
     # Two items a day, and each user begins a day after the one before.

@@ -7,9 +7,13 @@ these, and each of its items stays with that probability, so that the model also
 profiles and does not lean on the latest item alone. The positive is compared with candidates of the
 catalogue; if the split is by night, only with those that somebody had taken by then.
 
+An interaction has a single profile at its moment, which the network soon knows by heart where there
+are few interactions. So every second step trains taste alone: a profile has all other items of its
+user, also later ones, and every profile is thinned. Such profiles say nothing about time, so the
+recency means are 0 in these steps. What is known of the items is that of the moment, as ever.
+
 In a catalogue of unique works, most interactions are the first with their item. What was taken by
-then tells nothing, and taste is all there is to learn: a profile has the user's later items as
-well, every profile is thinned, and there are neither times nor activity.
+then tells nothing, and taste is all there is to learn: every step trains it, without activity.
 
 Shapes: B examples, R training rows, E examples of an epoch, C candidates, G moments, V entries.
 """
@@ -119,15 +123,18 @@ class MomentSource:
                 candidate_GCK=tensor_on(candidate_GCK, device),
                 positive_BK=tensor_on(feature_GVK[group_B, column_N[positive_B]], device),
             ),
-            ordered_profiles=not self._unique_works,
+            ordered_profiles=not self._trains_taste(step),
             seed=step_seed(self._seed, self._epoch, step),
         )
+
+    def _trains_taste(self, step: int) -> bool:
+        return self._unique_works or step % 2 == 1
 
     def _profiles(self, row_B: Ints, step: int) -> Jagged:
         """The profiles of the examples of a step, all workers together."""
         train = self._data.train
-        user_B = self._user_R[row_B]
-        end_B = train.offsets[user_B + 1] if self._unique_works else self._basket_start_R[row_B]
+        user_B, trains_taste = self._user_R[row_B], self._trains_taste(step)
+        end_B = train.offsets[user_B + 1] if trains_taste else self._basket_start_R[row_B]
         start_B = np.maximum(train.offsets[user_B], end_B - self._sampling.max_profile)
         offsets = offsets_from_lengths(end_B - start_B)
         row_V = concat_ranges(start_B, offsets)
@@ -137,7 +144,7 @@ class MomentSource:
             return profiles
         random = np.random.default_rng((self._seed, self._epoch, step, _THIN_STREAM))
         share_B = random.random(len(row_B))
-        if not self._unique_works:
+        if not trains_taste:
             share_B[random.random(len(row_B)) < 0.5] = 1
         kept_V = random.random(len(profiles.values)) < np.repeat(share_B, profiles.lengths)
         # One item stays in any case: the latest one.
