@@ -112,7 +112,11 @@ def test_no_command_is_overlooked() -> None:
     assert len(OURS) > 50
     firsts = {words[0] for place, words in LINES if place in ("README.md", "operations.md")}
     assert {first for first in firsts if re.fullmatch(r"[a-z.][\w./-]*", first)} <= known | {
-        *(word for word in firsts if word in ("model", "curatornet", "popularity", "random")),
+        *(
+            word
+            for word in firsts
+            if word in ("model", "curatornet", "hybrid", "popularity", "random")
+        ),
         *(word for word in firsts if word in ("visrank-mean", "oracle")),
     }
 

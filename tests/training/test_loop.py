@@ -30,7 +30,7 @@ from visrec.training import loop
 from visrec.training.batches import make_batch
 from visrec.training.data import TrainingData
 from visrec.training.distributed import WorkerContext
-from visrec.training.loop import TrainConfig, Trainer
+from visrec.training.loop import TrainConfig, Trainer, steps_per_epoch
 from visrec.training.validation import validation_auc
 from visrec.tuning.groups import history_with_outcome
 
@@ -334,6 +334,13 @@ def test_batch_size_that_workers_cannot_share_equally_is_refused(
 @pytest.mark.parametrize(("configured", "sampled"), [(100, 64), (1280, 1280), (10, 64)])
 def test_history_counts_the_triples_that_were_sampled(configured: int, sampled: int) -> None:
     assert _history(_trained(_with(epochs=1, triples_per_epoch=configured)), "triples") == [sampled]
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(None, 80), (3_700, 21), (100, 20), (1_000_000, 80)])
+def test_epoch_has_at_most_three_passes_over_rows_that_come_in_turn(
+    rows: int | None, steps: int
+) -> None:
+    assert steps_per_epoch(TrainConfig(), rows) == steps
 
 
 def _train_as_one_of_two(rank: int, folder: str) -> None:

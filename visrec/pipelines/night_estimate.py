@@ -10,7 +10,7 @@ from visrec.training.loop import TrainConfig
 
 # Rates of one core, as measured in docs/scaling.md.
 _PICTURES = {"bfloat16": 41.0, "float32": 30.0}  # a second, through EfficientNet-Lite0
-_TRIPLES = 7_220.0  # a second, CuratorNet with its defaults
+_TRIPLES = 3_000.0  # a second, the hybrid with its defaults
 _RANKED = 2.8e8  # pairs of a user and an item a second, in the evaluation
 _MULTIPLICATIONS = 2.5e11  # a second, in the search
 _USER_S = 140e-6  # of a user's list beside the search

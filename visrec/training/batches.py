@@ -33,7 +33,13 @@ Batch = TripleBatch | UserBatch | RatingBatch
 
 
 class BatchSource(Protocol):
-    """Gives batches by epoch and step. A step has the same examples for any number of workers."""
+    """Gives batches by epoch and step. A step has the same examples for any number of workers.
+
+    Attributes:
+        rows: training rows, if each comes once before any comes again; None if examples are drawn.
+    """
+
+    rows: int | None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -53,6 +59,8 @@ class TripleSource:
         InputError: a guideline draws profiles that belong to no user, and the model has user
             embeddings.
     """
+
+    rows: int | None = None
 
     def __init__(
         self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits
@@ -167,6 +175,8 @@ class UserSource:
 
     notes: tuple[str, ...] = ()
 
+    rows: int | None = None
+
     def __init__(
         self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits
     ) -> None:
@@ -200,6 +210,8 @@ class RatingSource:
     They are drawn by the guideline random with drawn negatives, whatever the configuration says.
     Without ratings, each training item has the rating 1.
     """
+
+    rows: int | None = None
 
     def __init__(
         self, data: TrainingData, sampling: SamplingConfig, seed: int, traits: ModelTraits

@@ -30,6 +30,9 @@ from visrec.training.validation import sample_users, validation_auc, validation_
 _MIN_GAIN = 1e-4
 # The same for an added score, which makes a model's vectors longer.
 _MIN_ADDED_GAIN = 1e-3
+# Of an epoch in which every row comes. On the demo, 40,960 triples are nine passes: the first epoch
+# was the best one then, with a validation AUC of 0.915; after epochs of three passes it is 0.918.
+_MAX_PASSES, _MIN_STEPS = 3, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,8 @@ class TrainConfig:
 
     Attributes:
         epochs: maximum number of epochs.
-        triples_per_epoch: triples sampled in each epoch.
+        triples_per_epoch: triples sampled in each epoch. A model that takes every row in turn, as
+            hybrid does, has at most three for each row, but at least 20 steps.
         batch_size: triples of a step, all workers together.
         learning_rate: initial learning rate of AdamW.
         weight_decay: each step multiplies the weights by 1 - learning rate * weight_decay, whatever
@@ -177,7 +181,7 @@ class Trainer:
         self.validation = sample_users(data.validation, config.validation_users, config.seed)
         self.progress = Progress()
         self.best_weights: dict[str, Tensor] = {}
-        self._steps = max(1, config.triples_per_epoch // config.batch_size)
+        self._steps = steps_per_epoch(config, self.source.rows)
         require_equal_shares(config, context.workers)
 
     def run(self, report: Callable[["Trainer"], None]) -> None:
@@ -343,6 +347,19 @@ class Trainer:
             progress.epochs_without_improvement += 1
         if not math.isnan(auc):
             self.scheduler.step(auc)
+
+
+def steps_per_epoch(config: TrainConfig, rows: int | None) -> int:
+    """The number of steps of an epoch.
+
+    Args:
+        config: how to fit.
+        rows: as of `BatchSource`.
+    """
+    steps = max(1, config.triples_per_epoch // config.batch_size)
+    if rows is None:
+        return steps
+    return min(steps, max(_MIN_STEPS, _MAX_PASSES * rows // config.batch_size))
 
 
 def fit_is_finished(progress: Progress, max_epochs: int, config: TrainConfig) -> bool:

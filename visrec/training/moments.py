@@ -49,6 +49,7 @@ class MomentSource:
         self._index, self._activity = data.sampling_index, data.activity
         require_two_baskets(self._index)
         self._user_R, self._basket_start_R = data.train.row_ids, self._index.basket_range_R[0]
+        self.rows: int | None = len(self._user_R)
         self._sampling = dataclasses.replace(sampling, negatives="catalogue")
         self._candidates = CandidateSampler(data.train, len(data.item_ids), self._sampling, seed)
         values, time_R = data.train.values, data.time_R
