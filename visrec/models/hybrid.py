@@ -64,7 +64,7 @@ from visrec.models.arrays import (
     rows_or_zeros,
     zero_copy_tensor,
 )
-from visrec.models.base import Catalogue, Model, ModelTraits, Sizes
+from visrec.models.base import Catalogue, Model, ModelTraits, Sizes, TrainOverrides
 from visrec.models.curatornet import selu_tower
 from visrec.models.dropout import dropout_threshold, keep_items, scale_and_drop
 from visrec.models.ease import EaseConfig
@@ -134,6 +134,8 @@ class Hybrid(Model):
     ease_listed: Tensor | None  # (I, r) c T y
     traits = ModelTraits(requires_features=True)
     trains_on = "moments"
+    # Movies, seed 0, AUC and R@20: 0.882 and 0.258 at 1e-3, 0.889 and 0.246 at 2e-3.
+    default_overrides = TrainOverrides(learning_rate=1.5e-3)
     added_score_weights = (0.25, 0.5, 1.0, 2.0)
 
     def __init__(self, config: HybridConfig, sizes: Sizes) -> None:
