@@ -7,8 +7,17 @@ from dataclasses import dataclass
 
 DEFAULT_K = 100  # entries of a list
 VECTOR_DIM = 200  # of item vectors, the default of most models
-BYTES_PER_INTERACTION = 125  # as strings while they are sorted: 2.5 GB measured for 20 M
 SCORING_PROCESS_BYTES = 350_000_000  # Python, Ray and torch, measured with few items
+TASK_BYTES = 150_000_000  # Python, Ray and pyarrow
+# Of the tasks that read users in partitions (benchmarks/results/recommend_scale_nodes.json).
+PARTITION_ROWS = 2_000_000  # at most, when the number of partitions is chosen
+BYTES_PER_SORTED_ROW = 200  # of a partition that is sorted
+BYTES_PER_SUMMED_ROW = 60  # of a partition whose users are counted
+BYTES_PER_SUMMED_ITEM = 150  # of these counts, two of which are added up
+BYTES_PER_PREPARED_ITEM = 250  # ids, counts and fingerprints beside features and vectors
+# Of the task that joins the partitions for training: as parts and joined. Not measured.
+BYTES_PER_JOINED_ROW = 24
+BYTES_PER_JOINED_USER = 40
 BYTES_PER_ENTRY = 9  # of a list in its file, compressed
 BYTES_PER_SCORED_ENTRY = 60  # of the shard that a process works on: codes, table and file
 BYTES_PER_REUSED_ENTRY = 80  # of the same shard of the last publication: file, ids, rows
@@ -28,6 +37,11 @@ def shard_count(queries: int, k: int) -> int:
     for_size = queries * k * BYTES_PER_ENTRY / MAX_FILE_BYTES
     for_work = min(64, queries / 10_000)
     return int(2 ** math.ceil(math.log2(max(8, for_size, for_work))))
+
+
+def partition_count(rows: int) -> int:
+    """The number of partitions for so many rows: a power of two, so that it rarely changes."""
+    return 1 << max(0, (rows - 1) // PARTITION_ROWS).bit_length()
 
 
 @dataclass(frozen=True)
@@ -56,10 +70,29 @@ class WorkloadSize:
         return 4 * self.interactions + 16 * self.users + shared
 
     @property
+    def item_task_bytes(self) -> int:
+        """Bytes of the task that makes the item vectors: features and vectors of all items."""
+        rest = BYTES_PER_PREPARED_ITEM * self.items
+        return SCORING_PROCESS_BYTES + self.feature_bytes + self.vector_bytes + rest
+
+    @property
+    def partition_task_bytes(self) -> int:
+        """Bytes of the tasks that sort a partition, and of those that count its users' items."""
+        rows = self.interactions // partition_count(self.interactions)
+        sort = TASK_BYTES + BYTES_PER_SORTED_ROW * rows
+        count = BYTES_PER_SUMMED_ROW * rows + BYTES_PER_SUMMED_ITEM * self.items
+        return max(sort, SCORING_PROCESS_BYTES + count)
+
+    @property
+    def training_task_bytes(self) -> int:
+        """Bytes of the task that joins the partitions for training, with the features."""
+        log = BYTES_PER_JOINED_ROW * self.interactions + BYTES_PER_JOINED_USER * self.users
+        return SCORING_PROCESS_BYTES + self.feature_bytes + log
+
+    @property
     def prepare_bytes(self) -> int:
-        """Bytes of the task that joins the data; it holds the features twice to sort them."""
-        log = BYTES_PER_INTERACTION * self.interactions
-        return log + 2 * self.feature_bytes + self.vector_bytes
+        """Bytes of the largest task that prepares something."""
+        return max(self.item_task_bytes, self.partition_task_bytes, self.training_task_bytes)
 
     @property
     def scoring_process_bytes(self) -> int:

@@ -15,13 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.interactions import CATALOGUE
-from visrec import tasks
+from visrec import capacity, tasks
 from visrec.errors import ConflictError, InputError, SchemaError
 from visrec.interactions import prepare
 from visrec.interactions.log import InteractionLog
 from visrec.interactions.partition_rows import partition_numbers, sort_rows
 from visrec.interactions.prepare import (
-    partition_count,
     prepare_if_possible,
     prepare_table,
 )
@@ -257,9 +256,9 @@ def test_everything_is_read_where_files_did_not_only_follow(
 
 
 def test_more_rows_get_more_partitions(days: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [partition_count(n * 2_000_000) for n in (0, 1, 2, 3, 10)] == [1, 1, 2, 4, 16]
-    assert partition_count(2_000_001) == 2
-    monkeypatch.setattr(prepare, "_PARTITION_ROWS", 40)
+    assert [capacity.partition_count(n * 2_000_000) for n in (0, 1, 2, 3, 10)] == [1, 1, 2, 4, 16]
+    assert capacity.partition_count(2_000_001) == 2
+    monkeypatch.setattr(capacity, "PARTITION_ROWS", 40)
     assert prepared_in(days).manifest.partitions == 2
     for day in range(3, 9):
         rows = [(f"u{n}", "vase", 100 * day + n, None, None) for n in range(30)]

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from visrec.capacity import partition_count
 from visrec.config import digest
 from visrec.errors import ConflictError, MissingFileError
 from visrec.interactions.partition_rows import DealtPiece, deal_piece, write_partition
@@ -34,9 +35,6 @@ from visrec.storage.table_pieces import TablePiece, split_file
 from visrec.storage.tables import require_same_unit
 from visrec.tasks import map_calls
 
-# A partition has at most this many when P is chosen, and up to twice as many before P grows.
-# Sorting them takes 200 bytes a row.
-_PARTITION_ROWS = 2_000_000
 _PIECES = "pieces"
 
 
@@ -77,11 +75,6 @@ def prepare_if_possible(
         return prepare_table(config.table(uri), INTERACTIONS, root)
     except (ConflictError, MissingFileError):
         return None
-
-
-def partition_count(rows: int) -> int:
-    """The number of partitions for so many rows: a power of two, so that it rarely changes."""
-    return 1 << max(0, (rows - 1) // _PARTITION_ROWS).bit_length()
 
 
 def _prepare(

@@ -140,7 +140,7 @@ def check_memory(
         max((node.get("memory", 0.0) for node in with_cpus), default=0.0),
         workload.prepare_bytes,
         f"on the largest node, {size}",
-        "A single task prepares the data: add one node with more memory.",
+        "The largest task that prepares data needs it: add one node with more memory.",
     )
     # Per node, its memory and the scoring processes that will run there.
     limit, cpus = scoring.workers or MAX_SCORING_WORKERS, scoring.cpus_per_worker
