@@ -17,6 +17,7 @@ from visrec.pipelines.nightly import NightlyJob
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.pipelines.tune import TuneJob
+from visrec.training.fit import default_train_config
 from visrec.training.loop import TrainConfig
 
 
@@ -152,7 +153,8 @@ def test_defaults_of_a_model_are_overridden_by_flags() -> None:
     assert parse(TrainJob, ["--model.name", "bpr_mf"]).train.learning_rate == default
     flags = ["--train.learning_rate", "0.5", "--model.name", "bpr_mf"]
     assert parse(TrainJob, flags).train.learning_rate == 0.5
-    assert parse(TrainJob, []).train == TrainConfig()
+    assert parse(TrainJob, []).train == default_train_config("hybrid")
+    assert parse(TrainJob, ["--model.name", "curatornet"]).train == TrainConfig()
 
 
 def test_key_named_like_a_method_of_a_namespace_is_read() -> None:

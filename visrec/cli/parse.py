@@ -30,6 +30,8 @@ from visrec.cli.keys import (
 from visrec.cli.workspace_keys import Remembered, read_remembered
 from visrec.errors import InputError, did_you_mean
 from visrec.models import MODELS
+from visrec.models.base import TrainOverrides
+from visrec.training.fit import default_train_config
 
 _HELP = {"--help", "-h"}  # needs no workspace, which may be out of reach
 
@@ -133,8 +135,9 @@ def _parser(job_type: type[JobConfig], model: str | None, keys: Keys) -> Argumen
             "--model.name", default=model, help=f"one of {', '.join(sorted(MODELS))}"
         )
         parser.add_class_arguments(MODELS[model].Config, "model")
-        overrides = MODELS[model].default_overrides.to_dict()
-        parser.set_defaults({f"train.{name}": value for name, value in overrides.items()})
+        train = default_train_config(model)
+        names = [each.name for each in dataclasses.fields(TrainOverrides)]
+        parser.set_defaults({f"train.{name}": getattr(train, name) for name in names})
     for action in parser._actions:
         if action.dest not in keys and key_exists(action.dest, keys):
             action.help = SUPPRESS  # of a group, whose keys are listed one by one

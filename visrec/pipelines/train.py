@@ -44,7 +44,7 @@ from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
 from visrec.tasks import Ref, call, on_ray, submit
 from visrec.training.data import TrainingData, TrainingInputs, load_training_data
-from visrec.training.fit import TrainingRecipe, require_examples
+from visrec.training.fit import TrainingRecipe, default_train_config, require_examples
 from visrec.training.loop import TrainConfig, require_equal_shares
 from visrec.training.sources import used_sampling
 from visrec.training.task import TrainResources, TrainTask, fit_closed_form, fit_here
@@ -86,7 +86,7 @@ class TrainKeys:
     model: ModelChoice = field(default_factory=ModelChoice)
     split: SplitConfig = field(default_factory=SplitConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=lambda: default_train_config(ModelChoice().name))
     resources: TrainResources = field(default_factory=TrainResources)
     track: TrackerName | None = None
 

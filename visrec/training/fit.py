@@ -9,7 +9,7 @@ the score from its own training rows.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,16 @@ class TrainingRecipe:
     model_config: ModelConfig
     train: TrainConfig
     sampling: SamplingConfig
+
+
+def default_train_config(model_name: str) -> TrainConfig:
+    """How a model is fitted unless a setting is given.
+
+    Args:
+        model_name: the model's key in `MODELS`.
+    """
+    settings: dict[str, Any] = {**MODELS[model_name].default_overrides.to_dict()}
+    return replace(TrainConfig(), **settings)
 
 
 def require_examples(recipe: TrainingRecipe, data: TrainingData) -> None:
