@@ -226,7 +226,7 @@ def test_error_of_a_step_names_the_file_of_its_keys(tmp_path: Path) -> None:
     ):
         nightly.check(config)
     steps = nightly.Steps(config, nightly.load_jobs(config), Summary("nightly"))
-    expected = r"--rules\.cap\. \(Keys of `visrec recommend` are the night's own, or .* of --recommend_config"
+    expected = r"--rules\.cap\. \(Keys of `visrec recommend` are .* of --recommend_config"
     with pytest.raises(InputError, match=expected), steps.step("recommend"):
         raise InputError("Change --rules.cap.")
     with pytest.raises(InputError, match=r"^No key\.$"), steps.step("recommend"):
