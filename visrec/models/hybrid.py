@@ -134,7 +134,7 @@ class Hybrid(Model):
     ease_listed: Tensor | None  # (I, r) c T y
     traits = ModelTraits(requires_features=True)
     trains_on = "moments"
-    # Movies, seed 0, AUC and R@20: 0.882 and 0.258 at 1e-3, 0.887 and 0.263 at 1.5e-3, 0.889 and
+    # Movies, seed 0, AUC and R@20: 0.882 and 0.258 at 1e-3, 0.886 and 0.262 at 1.5e-3, 0.889 and
     # 0.246 at 2e-3.
     default_overrides = TrainOverrides(learning_rate=1.5e-3)
     added_score_weights = (0.25, 0.5, 1.0, 2.0)
