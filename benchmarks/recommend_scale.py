@@ -339,7 +339,9 @@ def main() -> None:
         workspace = Path(folder)
         ids = make_workspace(workspace, args.items)
         write_interactions(workspace / "interactions.parquet", MODEL_USERS, ids)
-        for name in {*names, KERNEL_MODEL}:
+        # The others have a vector for each user, so they are made of the users to score.
+        once = {name for name in names if MODELS[name].traits.supports_new_users}
+        for name in {*once, KERNEL_MODEL}:
             make_model(workspace, name)
         kernel = kernel_rate(workspace, os.cpu_count() or 1)
         print(f"the kernel alone: {kernel:,.0f} users/s", flush=True)
@@ -347,7 +349,7 @@ def main() -> None:
         for users in args.users:
             write_interactions(workspace / "interactions.parquet", users, ids)
             for name, checkout in itertools.product(names, args.checkouts):
-                if not MODELS[name].traits.supports_new_users:
+                if name not in once:
                     make_model(workspace, name)
                 shutil.rmtree(workspace / "recommendations", ignore_errors=True)
                 run = run_job(

@@ -22,7 +22,7 @@ from visrec.publication.manifest import RunManifest
 from visrec.publication.run_spec import RunSpec
 from visrec.publication.verify import ListChecks, check_shard
 from visrec.recommend.inputs import ScoringData, fallback_scores
-from visrec.recommend.popular import popularity_list_counts
+from visrec.recommend.popular import PopularLists
 from visrec.recommend.queries import Queries, QueriesInMemory, read_all_queries
 from visrec.recommend.readback import shard_expectation
 from visrec.retrieval.rules import Rules
@@ -131,7 +131,7 @@ class Shop:
             "available_N": self.data.available_N,
             "artist_N": self.data.artist_N,
             "taken_N": self.data.count_N,
-            "popular_N": popularity_list_counts(self.data, self.queries, K),
+            "popular_N": PopularLists(self.data, K).counts(self.queries),
             "personalized": True,
             "interaction_counts": (1000, 10),
             "item_counts": (400, 4),

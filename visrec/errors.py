@@ -19,7 +19,8 @@ another, calls the class with the positional arguments and then sets the attribu
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class VisrecError(Exception):
@@ -123,6 +124,23 @@ class ConflictError(VisrecError):
 
 
 _SIMILARITY = 0.6  # difflib's default for a close match
+
+
+@contextmanager
+def extended_errors(explain: Callable[[str], str]) -> Iterator[None]:
+    """Appends to the message of an error what there is to add.
+
+    Args:
+        explain: given the message, returns the text to append; empty for none.
+
+    Raises:
+        InputError: the same error.
+    """
+    try:
+        yield
+    except InputError as error:
+        error.args = (f"{error}{explain(str(error))}",)
+        raise
 
 
 def did_you_mean(found: str, known: Iterable[object], before: str = "") -> str:

@@ -41,7 +41,7 @@ from visrec.publication.judgement_gates import concentration, judgement_gates
 from visrec.publication.list_tables import similar_table
 from visrec.publication.manifest import HELD_BACK
 from visrec.publication.verify import Expected, check_shard
-from visrec.recommend.popular import popularity_list_counts
+from visrec.recommend.popular import PopularLists
 from visrec.storage.store import Store
 
 # Names of the gates without a threshold.
@@ -132,7 +132,7 @@ def test_features_that_were_always_missing_hold_back_no_run() -> None:
     assert failed(shop) == {"max_without_feature"}
 
 
-def test_popularity_list_counts_equal_those_of_a_plain_loop() -> None:
+def test_counts_of_popular_lists_equal_those_of_a_plain_loop() -> None:
     shop = open_shop(2, users=60, items=40, blocked=Jagged(np.arange(60) % 40, np.arange(61)))
     data, queries, expected_N = shop.data, shop.queries, np.zeros(40, np.int64)
     order = sorted(range(40), key=lambda row: (-data.count_N[row], row))
@@ -140,7 +140,7 @@ def test_popularity_list_counts_equal_those_of_a_plain_loop() -> None:
         closed = {*queries.profiles[user].tolist(), *queries.blocked[user].tolist()}
         mine = [row for row in order if data.available_N[row] and row not in closed][:K]
         expected_N[mine] += 1
-    np.testing.assert_array_equal(popularity_list_counts(data, queries, K), expected_N)
+    np.testing.assert_array_equal(PopularLists(data, K).counts(queries), expected_N)
 
 
 # ----------------------------------------------------------------------------------------- mutants

@@ -28,7 +28,7 @@ from visrec.cli.keys import (
     parse_yaml,
 )
 from visrec.cli.workspace_keys import Remembered, read_remembered
-from visrec.errors import InputError, did_you_mean
+from visrec.errors import InputError, did_you_mean, extended_errors
 from visrec.models import MODELS
 from visrec.models.base import TrainOverrides
 from visrec.training.fit import default_train_config
@@ -80,7 +80,7 @@ def _parse(
     if _HELP & {*arguments}:
         return _build(job_type, model, _merge(contents, arguments, keys), keys)
     remembered = remember(_workspace(job_type, arguments, contents), keys)
-    with remembered.named_in_errors():
+    with extended_errors(remembered.explain):
         arguments = _merge([remembered.values, *contents], arguments, keys)
         return _build(job_type, model, arguments, keys)
 

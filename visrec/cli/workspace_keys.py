@@ -4,8 +4,6 @@ Every command and `visrec.Workspace` read that file before anything else: a flag
 `--config` that sets the same key wins.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,19 +84,6 @@ class Remembered:
         named = [key for key in self.values if f"--{key} " in f"{message} "]
         verb = "is" if len(named) == 1 else "are"
         return f" ({', '.join(named)} {verb} set in {self.path}.)" if named else ""
-
-    @contextmanager
-    def named_in_errors(self) -> Iterator[None]:
-        """Adds that sentence to an error.
-
-        Raises:
-            InputError: the error with the sentence appended.
-        """
-        try:
-            yield
-        except InputError as error:
-            error.args = (f"{error}{self.explain(str(error))}",)
-            raise
 
 
 def read_remembered(workspace: str, keys: Keys) -> Remembered:

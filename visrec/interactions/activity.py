@@ -151,15 +151,12 @@ class Activity:
         return int(self.times.lengths.max(initial=0))
 
     def _features_in_numpy(self, moment_G: Ints, item_C: Ints) -> npt.NDArray[np.float32]:
-        picked, feature_GCK = self.times.take(item_C), []
-        for moment in moment_G.tolist():
+        picked = self.times.take(item_C)
+        feature_GCK = np.empty((len(moment_G), len(item_C), ACTIVITY_FEATURES), np.float32)
+        for g, moment in enumerate(moment_G.tolist()):
             counts = ActivityCounts.of(picked.row_ids, picked.values, len(item_C), moment)
-            feature_GCK.append(counts.features())
-        return (
-            np.stack(feature_GCK)
-            if feature_GCK
-            else np.zeros((0, len(item_C), ACTIVITY_FEATURES), np.float32)
-        )
+            feature_GCK[g] = counts.features()
+        return feature_GCK
 
     def tells_what_existed(self, item_V: npt.NDArray[np.integer], time_V: Ints) -> bool:
         """Whether enough interactions were with items that somebody had taken before their day.

@@ -3,10 +3,9 @@
 A table without some of the columns of interactions, such as the users table, has nulls there.
 
 All rows of a user are in the partition that a hash of the user's id gives, and rows without a user
-in that of their item. Within a
-partition they are sorted as in a log: by user, time and item, and then by their order in the files.
-Nothing is left out yet: what counts depends on the cutoff, on `min_rating` and on the catalogue,
-which change from night to night.
+in that of their item. Within a partition they are sorted as in a log: by user, time and item, and
+then by their order in the files. Nothing is left out yet: what counts depends on the cutoff, on
+`min_rating` and on the catalogue, which change from night to night.
 
 Shapes: P partitions, R rows, D distinct ids.
 """

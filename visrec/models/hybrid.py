@@ -22,10 +22,10 @@ The score at a moment t adds what is known of the item then, weighted by the use
 
 g_i(t) holds the logarithm of 1 + the number of users who took the item in the last 1, 3, 7, 30 and
 365 days and ever, the logarithm of its age in days, rounded and scaled, and whether anybody ever
-took it (`visrec.interactions.activity`). g_i is 0
-for an item that nobody took, and at random in training, so that new items are not judged by it. T
-is the temperature: training divides the score by it, so what the loss sees is u . v_i / T + w(u) .
-g_i(t). The score is one dot product, of [u ; T w(u)] and [v_i ; g_i(t)].
+took it (`visrec.interactions.activity`). g_i is 0 for an item that nobody took, and at random in
+training, so that new items are not judged by it. T is the temperature: training divides the score
+by it, so what the loss sees is u . v_i / T + w(u) . g_i(t). The score is one dot product, of [u ; T
+w(u)] and [v_i ; g_i(t)].
 
 Once the network is trained, the score of EASE is added, so that items rise that are taken together
 without looking alike (`visrec.models.low_rank_ease`):
@@ -35,9 +35,8 @@ without looking alike (`visrec.models.low_rank_ease`):
 
 The variance of q_u . y_i over the items is 1 on average over the training's users, so c is about
 the standard deviation of what is added to the logits of the softmax. c is chosen on the validation
-rows; if it is 0, nothing is
-added or stored. y_i and V_i are 0 for new items. This is one dot product, too, of
-[u ; T w(u) ; q_u] and [v_i ; g_i(t) ; c T y_i].
+rows; if it is 0, nothing is added or stored. y_i and V_i are 0 for new items. This is one dot
+product, too, of [u ; T w(u) ; q_u] and [v_i ; g_i(t) ; c T y_i].
 
 There are no parameters per user, so new users are scored without retraining; so are new items.
 

@@ -21,7 +21,7 @@ from visrec.cli.job import ModelChoice
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import OF_ONE_RUN
-from visrec.errors import InputError
+from visrec.errors import InputError, extended_errors
 from visrec.ids import DistinctIds, index_in
 from visrec.interactions.log import InteractionLog
 from visrec.interactions.split import SplitConfig
@@ -107,7 +107,8 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
     catalogue: Catalogue | None = None
     log: InteractionLog | None = None
     rows, written = ReadRows(), ""
-    with summary.phase("pictures"), found.refusals(), _naming_features(config):
+    told = extended_errors(lambda _: _propose_import(config))
+    with summary.phase("pictures"), found.refusals(), told:
         pictures = PictureSource(config.resolve(config.images, "images"), config.image_pattern)
         features = Store.at(config.resolve(config.features, "features"))
         catalogue = read_catalogue(pictures, features)
@@ -219,23 +220,16 @@ class Findings:
         raise InputError(" ".join([*problems, self.solution]).strip())
 
 
-@contextmanager
-def _naming_features(config: CheckJob) -> Iterator[None]:
-    """Adds to an error about pictures that the workspace has features, which are imported.
-
-    Raises:
-        InputError: the error with that sentence appended.
-    """
-    try:
-        yield
-    except InputError as error:
-        if config.resolve_if_exists(None, "features.parquet") is None:
-            raise
-        command = visrec_command("import-features", config.workspace, "--backbone", "NAME")
-        raise InputError(
-            f"{error} Or import features.parquet, which is in the workspace: {command}, with the "
-            "name of the network that computed the features."
-        ) from error
+def _propose_import(config: CheckJob) -> str:
+    """For an error about pictures, how to import the features that the workspace has; empty for
+    none."""
+    if config.resolve_if_exists(None, "features.parquet") is None:
+        return ""
+    command = visrec_command("import-features", config.workspace, "--backbone", "NAME")
+    return (
+        f" Or import features.parquet, which is in the workspace: {command}, with the name of the "
+        "network that computed the features."
+    )
 
 
 def _catalogue_rows(catalogue: Catalogue, images: str) -> dict[str, Any]:

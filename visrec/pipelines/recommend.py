@@ -35,7 +35,7 @@ from visrec.recommend.run_inputs import ListSettings, RunSource, read_run_source
 from visrec.recommend.score import ScoringTask, score_here, scoring_dataset
 from visrec.recommend.writer import WrittenShard
 from visrec.storage.store import Store
-from visrec.storage.table_pieces import estimate_rows
+from visrec.storage.table_pieces import has_more_rows
 from visrec.storage.tables import require_unchanged
 from visrec.tasks import Ref, call, get, map_calls, on_ray, share, submit
 
@@ -111,7 +111,9 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
     written: list[WrittenShard] = []
     was_complete = manifest is not None
     if manifest is None:
-        if config.resources.workers or config.resources.use_gpu or _is_large(run.inputs):
+        if not on_ray() and (
+            config.resources.workers or config.resources.use_gpu or _is_large(run.inputs)
+        ):
             ensure_ray(config, summary)
             run = dataclasses.replace(run, inputs=scoring_inputs(config))  # in partitions
         with summary.phase("prepare"):
@@ -156,9 +158,9 @@ def _read_run(config: RecommendJob, choice: ServingChoice | None, recommendation
 def _is_large(inputs: ScoringInputs) -> bool:
     """Whether the tables are too large to be read by one process."""
     uri, users = inputs.interactions_uri, inputs.users_table
-    if uri and estimate_rows(inputs.interactions.table(uri)) > _HERE_INTERACTIONS:
+    if uri and has_more_rows(inputs.interactions.table(uri), _HERE_INTERACTIONS):
         return True
-    return users is not None and estimate_rows(users) > _HERE_QUERIES
+    return users is not None and has_more_rows(users, _HERE_QUERIES)
 
 
 def _list_settings(config: RecommendJob) -> ListSettings:

@@ -13,33 +13,38 @@ from visrec.recommend.queries import Queries
 _CELLS = 1 << 24  # pairs of a user and a popular item at once, a few bytes each
 
 
-def popularity_list_counts(data: ScoringData, queries: Queries, k: int) -> npt.NDArray[np.int64]:
-    """(N,) in how many lists each item would be, if some users had the most popular items.
+class PopularLists:
+    """The lists of users who have the most popular items.
 
-    Only users whom the model scores are counted. Rules between the entries of a list are ignored.
+    Rules between the entries of a list are ignored.
 
     Args:
         data: items, and how many users took each.
-        queries: the users.
         k: list length.
     """
-    order = np.argsort(-data.count_N, kind="stable")
-    order = order[data.available_N[order]]
-    rank_N = np.full(len(data.item_ids), -1)
-    rank_N[order] = np.arange(len(order))
-    warm, count_N = np.flatnonzero(~queries.cold_U), np.zeros(len(data.item_ids), np.int64)
-    excluded = (queries.profiles, queries.blocked)
-    longest = int((queries.profiles.lengths + queries.blocked.lengths).max(initial=0))
-    width = min(k + longest, len(order))
-    step = max(1, _CELLS // max(width, 1))
-    for start in range(0, len(warm), step):
-        users = warm[start : start + step]
-        eligible_BM = np.ones((len(users), width), bool)
-        for lists in excluded:
-            _exclude(eligible_BM, lists.take(users), rank_N)
-        listed_BM = eligible_BM & (np.cumsum(eligible_BM, axis=1, dtype=np.int32) <= k)
-        count_N[order[:width]] += listed_BM.sum(axis=0)
-    return count_N
+
+    def __init__(self, data: ScoringData, k: int) -> None:
+        order = np.argsort(-data.count_N, kind="stable")
+        self._k, self._order = k, order[data.available_N[order]]
+        self._rank_N = np.full(len(data.item_ids), -1)
+        self._rank_N[self._order] = np.arange(len(self._order))
+
+    def counts(self, queries: Queries) -> npt.NDArray[np.int64]:
+        """(N,) in how many lists of these users each item is; without users whom the model cannot
+        score."""
+        warm, count_N = np.flatnonzero(~queries.cold_U), np.zeros(len(self._rank_N), np.int64)
+        excluded = (queries.profiles, queries.blocked)
+        longest = int((queries.profiles.lengths + queries.blocked.lengths).max(initial=0))
+        width = min(self._k + longest, len(self._order))
+        step = max(1, _CELLS // max(width, 1))
+        for start in range(0, len(warm), step):
+            users = warm[start : start + step]
+            eligible_BM = np.ones((len(users), width), bool)
+            for lists in excluded:
+                _exclude(eligible_BM, lists.take(users), self._rank_N)
+            listed_BM = eligible_BM & (np.cumsum(eligible_BM, axis=1, dtype=np.int32) <= self._k)
+            count_N[self._order[:width]] += listed_BM.sum(axis=0)
+        return count_N
 
 
 def _exclude(

@@ -20,7 +20,7 @@ from visrec.publication.list_tables import Lists, read_lists
 from visrec.publication.run_spec import RunSpec, has_metadata
 from visrec.publication.verify import Expected, ListChecks, check_shard
 from visrec.recommend.inputs import ScoringData
-from visrec.recommend.popular import popularity_list_counts
+from visrec.recommend.popular import PopularLists
 from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.queries import Queries
 from visrec.recommend.rescore import Rescorer, are_fallback_scores
@@ -105,7 +105,7 @@ def check_files(
         rescorer: scores a sample of the lists again.
     """
     spec, last = written.spec, written.last
-    total = RunChecks.none(len(data.item_ids))
+    total, popular = RunChecks.none(len(data.item_ids)), PopularLists(data, spec.k)
     same_shards = last is not None and len(last.parts) == spec.shards
     compared = damaged = 0
     for shard in shards:
@@ -118,7 +118,7 @@ def check_files(
         total += RunChecks(
             _check_file(data, queries, written, shard, last_lists, rescorer),
             np.bincount(queries.profiles.values, minlength=len(data.item_ids)),
-            popularity_list_counts(data, queries, spec.k),
+            popular.counts(queries),
         )
     lists = replace(total.lists, damaged_last_files=damaged)
     if rescorer is not None:

@@ -1,9 +1,8 @@
 """Scoring, on Ray or in this process: one shard of queries at a time, one Parquet file per shard.
 
-Item arrays are computed once and shared through the object store. A scoring worker is
-an actor of Ray Data: it scores one shard at a time and writes its file. A file that an earlier
-start of the run has written is kept.
-Lists of the last publication that have not changed are carried over.
+Item arrays are computed once and shared through the object store. A scoring worker is an actor of
+Ray Data: it scores one shard at a time and writes its file. A file that an earlier start of the run
+has written is kept. Lists of the last publication that have not changed are carried over.
 """
 
 import os

@@ -25,6 +25,7 @@ import pyarrow as pa
 from visrec.errors import ConflictError, MissingFileError
 from visrec.ids import id_array
 from visrec.interactions.activity import ActivityCounts, moment_after
+from visrec.interactions.log import InteractionLog
 from visrec.interactions.partition_rows import rows_of_shard
 from visrec.interactions.prepare import prepare_table
 from visrec.interactions.prepared import PreparedTable
@@ -146,17 +147,26 @@ class UserRows:
         part = read_part(config, self.interactions(), item_ids, keep_all_users=True)
         return replace(part, log=join_logs([part.log], self.extra_user_ids))
 
-    def read_blocked(
+    def to_queries(
         self,
         config: InteractionsConfig,
-        user_ids: pa.LargeStringArray,
+        log: InteractionLog,
         item_ids: pa.LargeStringArray,
-    ) -> Jagged:
-        """U lists of the items that a user must not get: blocked, or rated too low."""
-        if self.interactions is None:
-            return Jagged.empty(len(user_ids))
-        disliked = read_disliked(config, self.interactions())
-        return items_by_user(chain(self.block_list(), disliked), user_ids, item_ids)
+        criteria: UserCriteria,
+    ) -> Queries:
+        """The users of the log as queries, with the items that are blocked or were rated too low.
+
+        Args:
+            config: which interactions count.
+            log: what `read_log` returned.
+            item_ids: (N,) the catalogue.
+            criteria: which users the model can score.
+        """
+        blocked = Jagged.empty(len(log.user_ids))
+        if self.interactions is not None:
+            disliked = read_disliked(config, self.interactions())
+            blocked = items_by_user(chain(self.block_list(), disliked), log.user_ids, item_ids)
+        return criteria.to_queries(log, blocked)
 
 
 def summarize_rows(
@@ -216,9 +226,8 @@ class UsersInMemory:
         return summarize_rows(self.config, self.rows, self._part, self.item_ids, None)
 
     def to_queries(self, criteria: UserCriteria, shards: int) -> QuerySource:
-        log = self._part.log
-        blocked = self.rows.read_blocked(self.config, log.user_ids, self.item_ids)
-        return QueriesInMemory.deal(criteria.to_queries(log, blocked), shards)
+        queries = self.rows.to_queries(self.config, self._part.log, self.item_ids, criteria)
+        return QueriesInMemory.deal(queries, shards)
 
 
 def _whole_rows(tables: UserTables) -> UserRows:
@@ -395,5 +404,4 @@ class PartitionedQueries:
         users = self.users
         rows = users.tables.read_shard(shard, self.shards)
         log = rows.read_log(users.config, users.item_ids).log
-        blocked = rows.read_blocked(users.config, log.user_ids, users.item_ids)
-        return self.criteria.to_queries(log, blocked)
+        return rows.to_queries(users.config, log, users.item_ids, self.criteria)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import pyarrow as pa
 
@@ -56,9 +57,11 @@ def split_file(file: TableFile, columns: Sequence[Column]) -> list[TablePiece]:
     return [TablePiece(file, (e - s) // _BYTES_PER_ROW, (s, e)) for s, e in spans]
 
 
-def estimate_rows(table: InputTable) -> int:
-    """About how many rows a table has, without reading them."""
-    return sum(map(_estimate_file_rows, list_table_files(table)))
+def has_more_rows(table: InputTable, limit: int) -> bool:
+    """Whether a table has more rows than this, about; no row is read, and no file more than it
+    takes to say so."""
+    rows = map(_estimate_file_rows, list_table_files(table))
+    return any(total > limit for total in accumulate(rows))
 
 
 def _estimate_file_rows(file: TableFile) -> int:
