@@ -124,10 +124,10 @@ def recommend() -> NoReturn:
 def nightly() -> NoReturn:
     """one night: extract, train when due, evaluate, recommend"""
     from visrec.cli.launch import launch
-    from visrec.pipelines.night_end import tell
+    from visrec.pipelines.night_end import report_end
     from visrec.pipelines.nightly import NightlyJob, check, main
 
-    launch(main, NightlyJob, check=check, after=tell, needs_ray="on a cluster")
+    launch(main, NightlyJob, check=check, after=report_end, needs_ray="on a cluster")
 
 
 @with_help_page

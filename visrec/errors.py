@@ -28,7 +28,7 @@ class VisrecError(Exception):
 
 
 class InputError(VisrecError):
-    """Bad configuration or bad input; nothing was written.
+    """Bad configuration or bad input: the step that found it has published nothing.
 
     Attributes:
         path: location of the file or table.

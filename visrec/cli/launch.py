@@ -2,9 +2,10 @@
 
 A job is a config dataclass and a `main(config, summary)`; `launch(main, Config)` does the rest.
 
-Exit codes: 0 done and published; 2 bad configuration or input, nothing written; 3 held back by a
-gate, or another process is at work (a night with `--exit_if_running 3`); 4 done, but an older or a
-later run stays published; 130 stopped by the user; 1 anything else.
+Exit codes: 0 done and published; 1 anything else than what follows; 2 bad configuration or input,
+which readers never notice (earlier steps of a night may have written data); 3 held back by a gate,
+or another process is at work (a night with `--exit_if_running 3`); 4 done, but an older or a later
+run stays published; 130 stopped by the user.
 """
 
 import gc
@@ -38,14 +39,14 @@ class JobEnd:
         job: its name.
         exit_code: as in this module's head.
         message: why the code is not 0; empty if it is.
-        cause: the error behind it; None if it was not one of visrec's.
+        is_busy: whether another process was doing this work, so that this start did nothing.
         seconds: wall time.
     """
 
     job: str
     exit_code: int
     message: str
-    cause: VisrecError | None
+    is_busy: bool
     seconds: float
 
 
@@ -100,7 +101,8 @@ def launch(
     say_end(code, message)
     if config is not None and after is not None:
         seconds = time.perf_counter() - start
-        _tell(after, config, JobEnd(summary.job, code, message, cause, seconds))
+        is_busy = summary.is_busy or isinstance(cause, BusyError)
+        _tell(after, config, JobEnd(summary.job, code, message, is_busy, seconds))
     sys.exit(code)
 
 
@@ -126,13 +128,17 @@ def _run(
     *,
     starts_ray: bool,
 ) -> None:
-    """Runs `main`, on Ray if it needs it; then writes and prints the summary."""
+    """Runs `main`, on Ray if it needs it; then writes and prints the summary.
+
+    The summary of a start that did nothing is not written: it would replace that of the work.
+    """
     with closing_own_ray():
         if starts_ray:
             ensure_ray(config, summary)
         main(config, summary)
     summary.rows |= remembered.summary_row
-    summary.write(Store.at(config.workspace))
+    if not summary.is_busy:
+        summary.write(Store.at(config.workspace))
     summary.tell()
     ignore_signals()
 

@@ -28,6 +28,7 @@ class Summary:
         phases: seconds of wall time by phase, in order.
         worker_seconds: seconds of work by phase, summed over all workers.
         has_written: whether the job may have written anything.
+        is_busy: whether another process was doing this work, so that this start did nothing.
         not_published: one sentence on which run stays published instead of this job's, and why;
             None if this job's run is published or the job publishes nothing.
     """
@@ -37,6 +38,7 @@ class Summary:
     phases: dict[str, float] = field(default_factory=dict)
     worker_seconds: dict[str, float] = field(default_factory=dict)
     has_written: bool = False
+    is_busy: bool = False
     not_published: str | None = None
 
     @contextmanager

@@ -164,7 +164,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
             if config.exit_if_running:
                 raise BusyError(busy)
             say(busy)
-            published = f"no: {_BUSY}"
+            summary.is_busy, published = True, f"no: {_BUSY}"
             summary.rows = {"night": night, "at work": lease.holder, "published": published}
             return
         recommendations = recommendations_store(steps.jobs.recommend)
