@@ -27,7 +27,7 @@ from tests.stores import Server, dynalite, postgres, redis_server
 from visrec.exports.published import export_published
 from visrec.exports.targets import parse_target
 from visrec.interactions.log import assign_shards
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.list_tables import lists_file, lists_table
 from visrec.publication.publish import publish_run
 from visrec.publication.run_spec import run_store
@@ -62,7 +62,7 @@ def publish(lists: Store, run_id: str, users: int, k: int, changed: float) -> No
         files[f"part-{shard:05d}-of-{SHARDS:05d}-0123456789ab.parquet"] = lists_file(table)
     run = run_store(lists, run_id)
     draft = draft_manifest(run_id=run_id, files=write_files(run, files), queries=users)
-    complete_run(run, draft, [PASSED])
+    finish_run(run, draft, [PASSED])
     assert publish_run(lists, run_id)
 
 

@@ -54,7 +54,7 @@ from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, Preprocessing, decode, resize_and_crop
 from visrec.features.extract import describe, extract_here
 from visrec.features.planning import plan_extraction
-from visrec.pipelines.extract_features import ExtractJob, extraction_of
+from visrec.pipelines.extract_features import ExtractJob, extraction_context
 from visrec.progress import ProgressActor
 from visrec.storage.store import Store
 from visrec.tasks import LocalActor
@@ -87,7 +87,7 @@ def chain_rate(config: ExtractJob) -> dict[str, float]:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        extraction = extraction_of(config, plan, network, LocalActor(progress))
+        extraction = extraction_context(config, plan, network, LocalActor(progress))
         for _ in extract_here(extraction, chunks, os.cpu_count() or 1, backbone):
             pass
     finally:

@@ -48,7 +48,7 @@ from visrec.isas import ISAS
 from visrec.jagged import Jagged
 from visrec.models.scorers import DotScorer
 from visrec.native import ISA_VARIABLE
-from visrec.retrieval.kernel import kernel_name
+from visrec.retrieval.kernel import kernel_label
 from visrec.retrieval.topk import TopK, TopKResult
 
 Floats = npt.NDArray[np.float32]
@@ -174,7 +174,7 @@ class Contestant:
         if name == "visrec":
             for _ in range(-(-CHOSEN_AFTER // len(self._user_Bd))):
                 self._ours(self._user_Bd)
-        self.kernel = kernel_name() if name == "visrec" else product_kernel(name)
+        self.kernel = kernel_label() if name == "visrec" else product_kernel(name)
         Contestant.here = self
 
     def _at_best_batch(self, search: Search) -> Search:

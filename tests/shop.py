@@ -24,7 +24,7 @@ from visrec.publication.verify import ListChecks, check_shard
 from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.popular import PopularLists
 from visrec.recommend.queries import Queries, QueriesInMemory, read_all_queries
-from visrec.recommend.readback import shard_expectation
+from visrec.recommend.readback import expected_shard
 from visrec.retrieval.rules import Rules
 from visrec.storage.store import Store
 
@@ -109,7 +109,7 @@ class Shop:
     def checks_of_shard(self, shard: int) -> ListChecks:
         spec = RunSpec(Store("/nowhere"), SHARDS, K, self.layout, "user_to_item", {})
         last = read_lists(self.before[shard], "user_to_item") if self.before else None
-        expected = shard_expectation(self.data, self.data.queries.read(shard), spec)
+        expected = expected_shard(self.data, self.data.queries.read(shard), spec)
         return check_shard(self.tables[shard], expected, last)
 
     def last_manifest(self, **fields: Any) -> RunManifest:
@@ -130,7 +130,7 @@ class Shop:
             "k": K,
             "available_N": self.data.available_N,
             "artist_N": self.data.artist_N,
-            "taken_N": self.data.count_N,
+            "count_N": self.data.count_N,
             "popular_N": PopularLists(self.data, K).counts(self.queries),
             "personalized": True,
             "interaction_counts": (1000, 10),
@@ -182,13 +182,13 @@ def open_shop(
     queries = Queries(
         names, consumed, Jagged.empty(users), np.full(users, -1), consumed.lengths == 0
     )
-    dealt = QueriesInMemory.deal(queries, SHARDS)
+    partitioned = QueriesInMemory.assign(queries, SHARDS)
     if blocked is not None:  # in the order of the shards
-        dealt = replace(dealt, queries=replace(dealt.queries, blocked=blocked))
+        partitioned = replace(partitioned, queries=replace(partitioned.queries, blocked=blocked))
     data = ScoringData(
         item_ids=item_ids,
         available_N=available_N,
-        queries=dealt,
+        queries=partitioned,
         query_count=users,
         fingerprint_N=np.zeros(items, np.uint64),
         unseen_N=np.zeros(items, bool),

@@ -88,7 +88,7 @@ def test_the_digest_tells_its_values_apart() -> None:
 
 JOBS = [path.stem for path in (Path(__file__).parents[1] / "jobs").glob("[a-z]*.py")]
 REQUIRED = {
-    "ImportJob": {"backbone": "resnet50"},
+    "ImportFeaturesJob": {"backbone": "resnet50"},
     "ImportDataJob": {"format": "retail", "path": "orders.csv"},
     "ForgetJob": {"users": "leaving.txt"},
 }
@@ -112,7 +112,7 @@ ZERO = MINUS_ONE | {
     *("MultiVaeConfig.kl_weight", "TrainConfig.weight_decay", "TrainConfig.warmup_steps"),
     *("TrainConfig.ema_decay", "TrainConfig.lr_patience", "TrainResources.max_failures"),
     *("SamplingConfig.own_cluster", "NightlyJob.train_every"),
-    *("ExtractJob.max_rejected", "ImportJob.max_rejected", "EvaluateJob.examples"),
+    *("ExtractJob.max_rejected", "ImportFeaturesJob.max_rejected", "EvaluateJob.examples"),
     *("DoctorJob.users", "DoctorJob.items", "DoctorJob.feature_dim"),
     "InteractionsConfig.max_incomplete",
 }

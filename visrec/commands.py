@@ -78,9 +78,9 @@ def extract() -> NoReturn:
 def import_features() -> NoReturn:
     """take over features that were made elsewhere"""
     from visrec.cli.launch import launch
-    from visrec.pipelines.import_features import ImportJob, check, main
+    from visrec.pipelines.import_features import ImportFeaturesJob, check, main
 
-    launch(main, ImportJob, check=check)
+    launch(main, ImportFeaturesJob, check=check)
 
 
 @with_help_page

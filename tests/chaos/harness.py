@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.publication.runs import PASSED, draft_manifest, write_files
 from visrec.features.decode import PictureError, PictureLimits, Preprocessing, decode
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.manifest import RunManifest
 from visrec.publication.run_spec import run_store
 from visrec.storage.s3_clients import forget_credentials
@@ -70,7 +70,7 @@ def run_contents(run_id: str, shards: int = 2, size: int = 20_000) -> dict[str, 
 def make_complete_run(lists: Store, run_id: str, writer: str = "") -> RunManifest:
     """Writes the files and the manifest of a run; the pointer does not move."""
     run = run_store(lists, run_id)
-    return complete_run(run, write_draft(run, run_contents(run_id), writer), [PASSED])[0]
+    return finish_run(run, write_draft(run, run_contents(run_id), writer), [PASSED])[0]
 
 
 def damaged_files(run: Store, manifest: RunManifest) -> list[str]:

@@ -26,7 +26,7 @@ from tests.proxy import FaultKind, FaultProxy, FaultRule
 from tests.publication.runs import PASSED, file_names, published_run_id
 from tests.servers import SeaweedFS
 from visrec.errors import ConflictError, StorageError
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.manifest import MANIFEST, RunManifest, read_run_manifest
 from visrec.publication.pointer import LATEST, Pointer, read_pointer
 from visrec.publication.publish import publish_run
@@ -57,7 +57,7 @@ def race_for_nights(number: int, lists: Store, nights: int) -> list[str]:
         draft = write_draft(run, contents, f"writer {number}")
         _start.wait()
         try:
-            complete_run(run, draft, [PASSED])
+            finish_run(run, draft, [PASSED])
             outcomes.append("won")
         except ConflictError:
             outcomes.append("refused")

@@ -12,7 +12,7 @@ import pytest
 from tests.chaos.harness import amount, measured
 from tests.chaos.test_publication import Work, again, job, prune, shop
 from tests.stepping import Actor, MemoryStore, meetings
-from visrec.publication.forget import Forgotten, forget_in_run, run_ids
+from visrec.publication.forget import UsersToForget, forget_in_run, run_ids
 from visrec.publication.manifest import (
     MANIFEST,
     REWRITING,
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.chaos
 NIGHTS = ["2026-11-12", "2026-11-13"]
 GONE, *STAY = read_all_queries(shop(2).queries).query_ids.to_pylist()
 DRAFT_QUERIES = 10  # what the manifests of these tests say, whatever the run has
-FORGOTTEN = Forgotten(user_ids=pa.array([GONE]))
+FORGOTTEN = UsersToForget(user_ids=pa.array([GONE]))
 
 
 def forget(lists: Store) -> int:

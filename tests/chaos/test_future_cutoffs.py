@@ -22,7 +22,7 @@ from visrec.pipelines.nightly import NightlyJob
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
 from visrec.pipelines.tune import TuneJob
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.pointer import LATEST
 from visrec.publication.publish import publish_run
 from visrec.publication.rollback import roll_back
@@ -98,7 +98,7 @@ def test_publication_of_a_future_cutoff_does_not_silence_nights(
         cutoff = int(datetime.fromisoformat(night).replace(tzinfo=UTC).timestamp())
         run = run_store(lists, night)
         draft = write_draft(run, {"part-0.parquet": night.encode()})
-        complete_run(run, replace(draft, cutoff_timestamp=cutoff), [PASSED])
+        finish_run(run, replace(draft, cutoff_timestamp=cutoff), [PASSED])
     publish_run(lists, nights[0])
     publish_run(lists, future)
     for night in nights[1:]:

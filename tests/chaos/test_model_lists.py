@@ -32,7 +32,7 @@ from visrec.models.base import Catalogue, Sizes
 from visrec.models.convncf import ConvNcfConfig
 from visrec.models.visrank import VisRankConfig
 from visrec.progress import Timer
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.gate import Gate
 from visrec.publication.gate_context import GateContext, GatesConfig
 from visrec.publication.integrity_gates import integrity_gates
@@ -46,7 +46,7 @@ from visrec.recommend.inputs import ScoringData, fallback_scores
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.model_scores import ModelScores
 from visrec.recommend.queries import Queries, QueriesInMemory, read_all_queries
-from visrec.recommend.readback import shard_expectation
+from visrec.recommend.readback import expected_shard
 from visrec.recommend.rescore import TOLERANCE, Rescorer
 from visrec.retrieval.rules import Rules
 from visrec.retrieval.similar import Kind, cosine_scorer, similarity_arrays
@@ -127,13 +127,13 @@ class Run:
         for shard in range(SHARDS):
             table = self.table(shard)
             queries = self.data.queries.read(shard)
-            checks.append(check_shard(table, shard_expectation(self.data, queries, self.spec)))
+            checks.append(check_shard(table, expected_shard(self.data, queries, self.spec)))
             lists = read_lists(table, self.kind)
             assert lists is not None
             rescorer.add_shard(shard, queries, lists)
         context = GateContext(
             kind=self.kind, k=K, available_N=self.data.available_N, artist_N=None,
-            taken_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64),
+            count_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64),
             personalized=True, interaction_counts=(1000, 0), item_counts=(ITEMS, 0),
             model_digest="m", model_name="bpr_mf", tables=[], last=None,
             evaluation=None,
@@ -240,7 +240,7 @@ def run_of(
         profiles, available_N = Jagged(row_Q, np.arange(len(row_Q) + 1)), available_N & known
         trained_U, cold_U = np.full(len(row_Q), -1), np.zeros(len(row_Q), bool)
         blocked = Jagged.empty(len(row_Q))
-    queries = QueriesInMemory.deal(Queries(names, profiles, blocked, trained_U, cold_U), SHARDS)
+    queries = QueriesInMemory.assign(Queries(names, profiles, blocked, trained_U, cold_U), SHARDS)
     data = ScoringData(
         item_ids=ids, available_N=available_N, queries=queries, query_count=len(names),
         unseen_N=unseen_N, count_N=count_N, fallback_N=fallback_scores(count_N, count_N),
@@ -447,7 +447,7 @@ def test_lists_that_are_not_the_models_are_held_back(
             assert gate in failed(gates), name
             lists = Store(str(tmp_path))
             with pytest.raises(GateError, match=rf"{gate}: found \d+ \(of .* rescored lists\)"):
-                complete_run(run_store(lists, "r"), draft_manifest(), gates)
+                finish_run(run_store(lists, "r"), draft_manifest(), gates)
             assert not lists.exists(LATEST)
             assert not run_store(lists, "r").exists(MANIFEST)
             measured(21, mutants_tried=1, mutants_held_back=1)

@@ -25,7 +25,7 @@ from tests.recommend.changing_shop import NO_RULES, ChangingShop
 from tests.stepping import Actor, MemoryStore, meetings
 from visrec.progress import Timer
 from visrec.publication.claims import CLAIM, claim_run, read_claim
-from visrec.publication.completion import clean_complete_run, complete_run
+from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.list_tables import COLD_USERS_KEY, lists_table
 from visrec.publication.manifest import MANIFEST, RunManifest, ShardFile, parse_manifest
 from visrec.publication.pointer import LATEST, read_pointer, read_published_manifest
@@ -50,7 +50,7 @@ def shop(shards: int) -> ScoringData:
     data = ChangingShop(1, items=8, users=USERS).data(NO_RULES)
     every = read_all_queries(data.queries)
     by_id = every.take(pc.sort_indices(every.query_ids).to_numpy())
-    return replace(data, queries=QueriesInMemory.deal(by_id, shards))
+    return replace(data, queries=QueriesInMemory.assign(by_id, shards))
 
 
 @cache
@@ -72,12 +72,12 @@ def job(run_id: str, inputs: str, shards: int, cutoff: int | None = None) -> Wor
         run = run_store(lists, run_id)
         read_published_manifest(lists, say=lambda _: None)
         was_complete = True
-        if clean_complete_run(run) is None:
+        if read_complete_run(run) is None:
             metadata = {"visrec.inputs": inputs * 16, "visrec.run_id": run_id}
             spec = RunSpec(run, shards, 2, "nested", "user_to_item", metadata)
             claim_run(run, spec.inputs_digest)
             draft = replace(write_run(spec), run_id=run_id, cutoff_timestamp=cutoff)
-            _, was_complete = complete_run(run, draft, [PASSED], inputs_digest=spec.inputs_digest)
+            _, was_complete = finish_run(run, draft, [PASSED], inputs_digest=spec.inputs_digest)
         publish_run(lists, run_id, was_complete=was_complete)
         return publication_status(lists, run_id, was_complete=was_complete).summary
 
@@ -138,7 +138,7 @@ def require_consistent(store: MemoryStore, folder: Path, killed: bool) -> int:
     require_intact_pointer(store)
     found = 0
     for run_id, before in runs_in(store).items():
-        manifest = clean_complete_run(run_store(store, run_id))
+        manifest = read_complete_run(run_store(store, run_id))
         if manifest is None:
             continue
         found += 1
@@ -326,7 +326,7 @@ def test_retention_removes_no_run_that_is_published_or_in_progress(
             claim, _ = read_claim(run)
             assert claim is not None
             assert claim.state == "sealed"
-            assert clean_complete_run(run) is None
+            assert read_complete_run(run) is None
         require_consistent(store, tmp_path, killed)
         count += 1
     measured(19, schedules=count, pointers_at_removed_runs=0, complete_runs_without_files=0)

@@ -7,5 +7,5 @@ from visrec.exports import generations
 
 @pytest.fixture(autouse=True)
 def no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The readers of these tests do not need the second between switch and sweep."""
+    """The readers of these tests do not need the second between switch and cleanup."""
     monkeypatch.setattr(generations, "READERS_GRACE_S", 0)

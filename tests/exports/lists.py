@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from tests.publication.runs import PASSED, draft_manifest, write_files
 from visrec.interactions.log import assign_shards
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.list_tables import Layout, lists_file, lists_table, similar_table
 from visrec.publication.publish import publish_run
 from visrec.publication.run_spec import run_store
@@ -100,7 +100,7 @@ def make_run(
         kind=kind,
         queries=len(lists),
     )
-    complete_run(run, draft, [PASSED])
+    finish_run(run, draft, [PASSED])
 
 
 def as_table(lists: Lists, layout: Layout = "nested", kind: Kind = "user_to_item") -> pa.Table:

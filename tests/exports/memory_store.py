@@ -52,7 +52,7 @@ class MemoryStore:
                 self.entries[id, generation] = items
                 self.written += 1
 
-    def sweep(self, state: ExportState) -> int:
+    def clean_up(self, state: ExportState) -> int:
         ids, before = {id for id, _ in self.entries}, len(self.entries)
         for id in sorted(ids):
             self._live()

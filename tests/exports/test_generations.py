@@ -67,7 +67,7 @@ def test_only_changed_writes_what_differs_and_removes_what_is_gone(lists: Store)
     before = dict(store.entries)
     report = export(lists, store)
     # Two users changed, one is new, and one is gone.
-    expected = ExportReport(run_id="r2", written=3, unchanged=9, removed=1, swept=4)
+    expected = ExportReport(run_id="r2", written=3, unchanged=9, removed=1, old_entries=4)
     assert report == expected
     assert holds(store, "r2")
     assert len(before.items() & store.entries.items()) == 9
@@ -78,7 +78,7 @@ def test_whole_export_writes_everything_again_whatever_is_there(lists: Store) ->
     assert export(lists, store, only_changed=False).written == 12
     del store.entries[next(iter(store.entries))]  # somebody tidied up
     assert export(lists, store, only_changed=False) == ExportReport(
-        run_id="r2", written=12, swept=11
+        run_id="r2", written=12, old_entries=11
     )
     assert holds(store, "r2")
 
@@ -153,7 +153,9 @@ def test_export_killed_at_any_moment_and_followed_by_any_other_leaves_one_run(
 
 
 def test_resumed_export_writes_only_the_shards_that_are_missing(lists: Store) -> None:
-    store = MemoryStore(lives=2 + 12 + 2)  # the sweep's and the start's records; lists; two shards
+    store = MemoryStore(
+        lives=2 + 12 + 2
+    )  # the cleanup's and the start's records; lists; two shards
     with pytest.raises(Killed):
         export(lists, store, only_changed=False)
     assert store.read_all() == {}

@@ -59,7 +59,7 @@ def test_shop_reads_the_published_run(lists: Store, shop: Reader) -> None:
 
     # Six lists of the next run are others, one of them of a new user, and one user is gone.
     publish(lists, "r2", RUNS["r2"])
-    expected = ExportReport(run_id="r2", written=6, unchanged=6, removed=1, swept=7)
+    expected = ExportReport(run_id="r2", written=6, unchanged=6, removed=1, old_entries=7)
     assert export(lists, shop) == expected
     assert holds(shop, "r2")
     roll_back(lists)

@@ -26,7 +26,7 @@ from visrec.features.table import load_features, read_manifest
 from visrec.interactions.split import SplitConfig
 from visrec.models.artifact import load_artifact
 from visrec.pipelines import import_features
-from visrec.pipelines.import_features import ImportJob
+from visrec.pipelines.import_features import ImportFeaturesJob
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
 from visrec.training.loop import TrainConfig
@@ -39,7 +39,9 @@ ONE_EPOCH = TrainConfig(**{**QUICK.__dict__, "epochs": 1})
 
 def run_import(workspace: str | Path, **keys: Any) -> Summary:
     summary = Summary("import_features")
-    import_features.main(ImportJob(workspace=str(workspace), backbone="net", **keys), summary)
+    import_features.main(
+        ImportFeaturesJob(workspace=str(workspace), backbone="net", **keys), summary
+    )
     return summary
 
 

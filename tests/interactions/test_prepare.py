@@ -214,7 +214,7 @@ def test_new_day_is_read_alone_and_changes_its_users_partitions(
 ) -> None:
     before = prepared_in(days, 8)
     pq.write_table(table([("u3", "vase", 300, None, None)]), days / "log" / "day-3.parquet")
-    read = record_calls(monkeypatch, "deal_piece")
+    read = record_calls(monkeypatch, "partition_piece")
     after = prepared_in(days)
     assert [piece.file.name for piece, *_ in read] == ["day-3.parquet"]
     changed = [p for p in range(8) if before.manifest.parts_P[p] != after.manifest.parts_P[p]]
@@ -249,7 +249,7 @@ def test_everything_is_read_where_files_did_not_only_follow(
     else:
         name = "day-1" if change == "changed" else "day-0"
         pq.write_table(row, days / "log" / f"{name}.parquet")
-    read = record_calls(monkeypatch, "deal_piece")
+    read = record_calls(monkeypatch, "partition_piece")
     assert_read_equally(days, InteractionsConfig(), prepared_in(days, 3))
     names = {piece.file.name for piece, *_ in read}
     assert names == {path.name for path in (days / "log").iterdir()}
@@ -272,7 +272,7 @@ class KilledError(BaseException):
     """In place of a signal."""
 
 
-@pytest.mark.parametrize("when", ["deal_piece", "write_partition", "commit"])
+@pytest.mark.parametrize("when", ["partition_piece", "write_partition", "commit"])
 def test_killed_run_is_completed_by_the_next(
     days: Path, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,15 +309,15 @@ def killed_at(number: int, function: Any) -> Any:
 def test_process_that_lost_the_race_reads_what_the_other_one_prepared(
     days: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deal = prepare.deal_piece
+    original = prepare.partition_piece
 
     def overtaken(*arguments: Any) -> Any:
-        monkeypatch.setattr(prepare, "deal_piece", deal)
-        dealt = deal(*arguments)
+        monkeypatch.setattr(prepare, "partition_piece", original)
+        partitioned = original(*arguments)
         prepared_in(days, 3)
-        return dealt
+        return partitioned
 
-    monkeypatch.setattr(prepare, "deal_piece", overtaken)
+    monkeypatch.setattr(prepare, "partition_piece", overtaken)
     assert_read_equally(days, InteractionsConfig(), prepared_in(days, 3))
 
 

@@ -19,7 +19,7 @@ from visrec.pipelines import (
 )
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
-from visrec.pipelines.import_features import ImportJob
+from visrec.pipelines.import_features import ImportFeaturesJob
 from visrec.pipelines.nightly import NightlyJob
 from visrec.pipelines.recommend_job import RecommendJob
 from visrec.pipelines.train import TrainJob
@@ -27,7 +27,7 @@ from visrec.pipelines.tune import TuneJob
 
 JOBS: dict[str, tuple[Any, Any, tuple[str, ...], str]] = {
     "extract": (extract_features, ExtractJob, (), "--images"),
-    "import": (import_features, ImportJob, ("--backbone", "clip"), "--table"),
+    "import": (import_features, ImportFeaturesJob, ("--backbone", "clip"), "--table"),
     "train": (train, TrainJob, (), "--features"),
     "tune": (tune, TuneJob, (), "--features"),
     "recommend": (recommend_job, RecommendJob, (), "--features"),

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 from pyiceberg.table import StaticTable
 
 from tests.publication.runs import PASSED, draft_manifest, write_files
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.iceberg_table import ICEBERG
 from visrec.publication.list_tables import Layout, lists_file, lists_table, similar_table
 from visrec.publication.manifest import RunManifest, ShardFile, read_run_manifest
@@ -53,7 +53,7 @@ def complete_lists(
     draft = draft_manifest(
         run_id=run_id, kind=kind, layout=layout, files=files, cutoff_timestamp=cutoff
     )
-    return complete_run(run, draft, [PASSED])[0]
+    return finish_run(run, draft, [PASSED])[0]
 
 
 def _shard(run_id: str, kind: Kind, layout: Layout, shard: int) -> pa.Table:

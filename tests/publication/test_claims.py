@@ -15,7 +15,7 @@ from visrec.publication.claims import (
     removal_claim,
     seal,
 )
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.manifest import MANIFEST, RunManifest
 from visrec.storage.store import Store
 
@@ -42,7 +42,7 @@ def test_writer_that_lost_its_claim_cannot_complete_the_run(store: Store) -> Non
     draft = written(store)
     claim_run(store, "b")
     with pytest.raises(ConflictError, match="for lists of other inputs"):
-        complete_run(store, draft, [PASSED], inputs_digest="a")
+        finish_run(store, draft, [PASSED], inputs_digest="a")
     assert not store.exists(MANIFEST)
 
 
@@ -50,13 +50,13 @@ def test_claim_is_refused_after_seal_except_for_the_same_inputs(store: Store) ->
     """As if the job died between the seal and the manifest: the same inputs may go on."""
     claim_run(store, "a")
     draft = written(store)
-    complete_run(store, draft, [PASSED], inputs_digest="a")
+    finish_run(store, draft, [PASSED], inputs_digest="a")
     store.delete([MANIFEST])
     assert store.read_json(CLAIM)["state"] == "sealed"
     with pytest.raises(InputError, match="was made from other inputs"):
         claim_run(store, "b")
     claim_run(store, "a")
-    complete_run(store, draft, [PASSED], inputs_digest="a")
+    finish_run(store, draft, [PASSED], inputs_digest="a")
     assert store.exists(MANIFEST)
 
 

@@ -14,7 +14,7 @@ from tests.publication.runs import (
 )
 from tests.storage.test_conditional_writes import in_threads
 from visrec.errors import ConflictError, GateError
-from visrec.publication.completion import clean_complete_run, complete_run
+from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import (
     HELD_BACK,
@@ -67,7 +67,7 @@ def test_failed_gate_holds_the_run_back(lists: Store, run: Store) -> None:
     draft = written(run, b"lists")
     before = file_names(lists)
     with pytest.raises(GateError):
-        complete_run(run, draft, GATES)
+        finish_run(run, draft, GATES)
     assert file_names(lists) == {*before, f"run=r1/{HELD_BACK}"}
     assert read_run_manifest(run) is None
     assert not publish_run(lists, "r1")
@@ -76,7 +76,7 @@ def test_failed_gate_holds_the_run_back(lists: Store, run: Store) -> None:
 
 def test_message_of_a_held_back_run_has_what_failed_and_what_to_do(run: Store) -> None:
     with pytest.raises(GateError) as caught:
-        complete_run(run, written(run, b"lists"), GATES)
+        finish_run(run, written(run, b"lists"), GATES)
     message = str(caught.value)
     assert "items available: found 3, expected at least 5." in message
     assert (
@@ -91,7 +91,7 @@ def test_message_of_a_held_back_run_has_what_failed_and_what_to_do(run: Store) -
 
 def test_message_names_no_threshold_where_no_failed_gate_has_one(run: Store) -> None:
     with pytest.raises(GateError) as caught:
-        complete_run(run, written(run, b"lists"), [PASSED, TOO_FEW])
+        finish_run(run, written(run, b"lists"), [PASSED, TOO_FEW])
     assert "threshold" not in str(caught.value)
     assert "--force_publish" in str(caught.value)
 
@@ -99,19 +99,19 @@ def test_message_names_no_threshold_where_no_failed_gate_has_one(run: Store) -> 
 def test_all_gates_of_a_held_back_run_stay_until_it_is_complete(run: Store) -> None:
     draft = written(run, b"lists")
     with pytest.raises(GateError):
-        complete_run(run, draft, GATES)
+        finish_run(run, draft, GATES)
     record = run.read_json(HELD_BACK)
     assert [gate["outcome"] for gate in record["gates"]] == ["passed", "failed", "failed"]
-    complete_run(run, draft, [PASSED])
+    finish_run(run, draft, [PASSED])
     assert not run.exists(HELD_BACK)
 
 
 def test_run_before_stays_published_if_a_run_is_held_back(lists: Store, run: Store) -> None:
-    complete_run(run, written(run, b"lists"), [PASSED])
+    finish_run(run, written(run, b"lists"), [PASSED])
     publish_run(lists, "r1")
     second = run_store(lists, "r2")
     with pytest.raises(GateError):
-        complete_run(second, written(second, b"bad lists"), [TOO_FEW])
+        finish_run(second, written(second, b"bad lists"), [TOO_FEW])
     assert not publish_run(lists, "r2")
     assert published_run_id(lists) == "r1"
 
@@ -119,7 +119,7 @@ def test_run_before_stays_published_if_a_run_is_held_back(lists: Store, run: Sto
 def test_reason_publishes_what_the_gates_hold_back_and_is_recorded(
     lists: Store, run: Store
 ) -> None:
-    manifest, _ = complete_run(run, written(run, b"lists"), GATES, "the shop is half closed")
+    manifest, _ = finish_run(run, written(run, b"lists"), GATES, "the shop is half closed")
     overridden = ("items available", "age of the features")
     assert manifest.forced == ForcedPublication("the shop is half closed", overridden)
     assert [gate.outcome for gate in manifest.gates] == ["passed", "forced", "forced"]
@@ -129,7 +129,7 @@ def test_reason_publishes_what_the_gates_hold_back_and_is_recorded(
 
 
 def test_reason_that_was_not_needed_overrides_no_gate(run: Store) -> None:
-    manifest, _ = complete_run(run, written(run, b"lists"), [PASSED], "to be sure")
+    manifest, _ = finish_run(run, written(run, b"lists"), [PASSED], "to be sure")
     assert manifest.forced == ForcedPublication("to be sure", ())
 
 
@@ -138,7 +138,7 @@ def test_reason_that_was_not_needed_overrides_no_gate(run: Store) -> None:
 
 def test_manifest_has_the_files_and_the_gates(run: Store) -> None:
     assert read_run_manifest(run) is None
-    manifest, was_complete = complete_run(run, written(run, b"lists"), [PASSED])
+    manifest, was_complete = finish_run(run, written(run, b"lists"), [PASSED])
     assert not was_complete
     assert read_run_manifest(run) == manifest
     assert manifest.model_id == "m1"
@@ -169,18 +169,18 @@ def test_manifest_is_the_same_after_it_was_written_and_read() -> None:
 
 
 def test_second_completion_with_the_same_files_gives_the_first_manifest(run: Store) -> None:
-    first, _ = complete_run(run, written(run, b"lists"), [PASSED])
+    first, _ = finish_run(run, written(run, b"lists"), [PASSED])
     draft = replace(written(run, b"lists"), model_id="given later")
-    assert complete_run(run, draft, [PASSED]) == (first, True)
+    assert finish_run(run, draft, [PASSED]) == (first, True)
     assert read_run_manifest(run) == first
 
 
 def test_completion_with_other_files_is_refused(run: Store) -> None:
-    first, _ = complete_run(run, written(run, b"lists"), [PASSED])
+    first, _ = finish_run(run, written(run, b"lists"), [PASSED])
     other = ShardFile(rows=1, bytes=len(b"LISTS"), sha256=hashlib.sha256(b"LISTS").hexdigest())
     draft = draft_manifest(files={"part-00000.parquet": other})
     with pytest.raises(ConflictError, match=r"completed the run at .* with other files"):
-        complete_run(run, draft, [PASSED])
+        finish_run(run, draft, [PASSED])
     assert read_run_manifest(run) == first
     assert run.read("part-00000.parquet") == b"lists"
 
@@ -189,30 +189,30 @@ def test_completion_is_refused_if_a_file_is_not_what_was_written(run: Store) -> 
     draft = written(run, b"one", b"two")
     run.write("part-00001.parquet", b"another writer's")
     with pytest.raises(ConflictError, match=r"part-00001\.parquet has 16 bytes, not the 3"):
-        complete_run(run, draft, [PASSED])
+        finish_run(run, draft, [PASSED])
     run.delete(["part-00001.parquet"])
     with pytest.raises(ConflictError, match=r"part-00001\.parquet has 0 bytes, not the 3"):
-        complete_run(run, draft, [PASSED])
+        finish_run(run, draft, [PASSED])
     assert read_run_manifest(run) is None
 
 
 def test_shards_of_an_earlier_attempt_are_removed(run: Store) -> None:
     written(run, b"cut", b"into", b"three")
-    complete_run(run, written(run, b"now two", b"shards"), [PASSED])
+    finish_run(run, written(run, b"now two", b"shards"), [PASSED])
     assert file_names(run) == {"part-00000.parquet", "part-00001.parquet", MANIFEST}
 
 
 def test_run_with_a_missing_file_is_not_complete(run: Store) -> None:
-    manifest, _ = complete_run(run, written(run, b"one", b"two"), [PASSED])
-    assert clean_complete_run(run) == manifest
+    manifest, _ = finish_run(run, written(run, b"one", b"two"), [PASSED])
+    assert read_complete_run(run) == manifest
     run.delete(["part-00001.parquet"])
-    assert clean_complete_run(run) is None
+    assert read_complete_run(run) is None
 
 
 def test_racing_writers_of_one_run_all_get_one_manifest(run: Store) -> None:
     draft = written(run, b"lists")
     results = in_threads(
-        8, lambda n: complete_run(run, replace(draft, model_id=f"writer {n}"), [PASSED])
+        8, lambda n: finish_run(run, replace(draft, model_id=f"writer {n}"), [PASSED])
     )
     assert [manifest for manifest, _ in results] == [read_run_manifest(run)] * 8
     assert [was_complete for _, was_complete in results].count(False) == 1

@@ -27,7 +27,7 @@ from tests.shop import (
 )
 from visrec.errors import GateError, InputError
 from visrec.jagged import Jagged
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.gate import Gate
 from visrec.publication.gate_context import (
     NO_LAST,
@@ -86,7 +86,7 @@ def test_small_first_run_is_not_held_back(users: int, items: int) -> None:
 
 def test_gate_without_a_publication_to_compare_with_says_why_there_is_none() -> None:
     shop, why = open_shop(), "the last publication, 2026-11-24, has a later cutoff"
-    shop.before, shop.context = [], {"no_last": why}
+    shop.before, shop.context = [], {"why_no_last": why}
     gates = [gate for gate in shop.gates() if "last" in gate.name]
     assert len(gates) > 4
     assert all(why in gate.note for gate in gates), gates
@@ -307,7 +307,7 @@ def test_run_with_one_planted_fault_is_held_back_by_the_gate_for_it(
     run = Store(str(tmp_path))
     found = f"{key}: found" if " " in key else f"(--gates.{key})"
     with pytest.raises(GateError, match=rf"the pointer has not moved.*{re.escape(found)}"):
-        complete_run(run, draft_manifest(), shop.gates())
+        finish_run(run, draft_manifest(), shop.gates())
     assert [entry.name for entry in run.list()] == [HELD_BACK]
     measured(9, mutants_tried=1, mutants_held_back=1)
 
@@ -436,7 +436,7 @@ def test_item_to_item_run_has_no_gate_about_users_or_evaluation() -> None:
     )  # fmt: skip
     context = GateContext(
         kind="item_to_item", k=K, available_N=expected.available_N, artist_N=None,
-        taken_N=np.ones(100, np.float32), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
+        count_N=np.ones(100, np.float32), popular_N=np.eye(100, dtype=np.int64)[:K].sum(axis=0),
         personalized=True, interaction_counts=(10, 9), item_counts=(100, 0),
         model_digest=MODEL, model_name="curatornet", tables=[], last=None,
         evaluation=None,

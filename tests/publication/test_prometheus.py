@@ -6,7 +6,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.publication.runs import PASSED, draft_manifest, write_files
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.gate import Gate
 from visrec.publication.prometheus import metrics_text
 from visrec.publication.publish import publish_run
@@ -53,7 +53,7 @@ def test_published_run_is_described_with_its_gates(lists: Store) -> None:
         cutoff_timestamp=1.4e9,
         queries=10,
     )
-    complete_run(run, draft, gates, force_reason="a test")
+    finish_run(run, draft, gates, force_reason="a test")
     publish_run(lists, "r1")
     found = samples(lists)
     assert found["visrec_published_info", (("model_id", "m1"), ("run_id", "r1"))] == 1.0

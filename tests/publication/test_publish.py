@@ -9,7 +9,7 @@ import pytest
 from tests.publication.runs import PASSED, draft_manifest, published_run_id, write_files
 from tests.storage.test_conditional_writes import in_threads
 from visrec.errors import ConflictError, InputError
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.manifest import MANIFEST, RunManifest
 from visrec.publication.pointer import LATEST, read_published_manifest
 from visrec.publication.publish import publication_status, publish_run
@@ -29,7 +29,7 @@ def complete(lists: Store, run_id: str, cutoff: float | None = None) -> RunManif
     run = run_store(lists, run_id)
     files = write_files(run, {"part-00000.parquet": run_id.encode()})
     draft = draft_manifest(run_id=run_id, files=files, cutoff_timestamp=cutoff)
-    return complete_run(run, draft, [PASSED])[0]
+    return finish_run(run, draft, [PASSED])[0]
 
 
 def status(lists: Store, run_id: str) -> str:

@@ -9,7 +9,7 @@ from tests.chaos.harness import damaged_files, run_contents
 from tests.publication.runs import PASSED, draft_manifest, published_run_id, write_files
 from visrec.errors import ConflictError, StorageError
 from visrec.publication.claims import CLAIM, claim_run, seal
-from visrec.publication.completion import complete_run
+from visrec.publication.completion import finish_run
 from visrec.publication.manifest import MANIFEST, ShardFile, read_run_manifest
 from visrec.publication.pointer import read_pointer
 from visrec.publication.publish import publication_status, publish_run
@@ -36,7 +36,7 @@ def unfinished(lists: Store, run_id: str) -> dict[str, ShardFile]:
 def complete(lists: Store, run_id: str, cutoff: float | None = None) -> None:
     files = unfinished(lists, run_id)
     draft = draft_manifest(run_id=run_id, files=files, cutoff_timestamp=cutoff)
-    complete_run(run_store(lists, run_id), draft, [PASSED])
+    finish_run(run_store(lists, run_id), draft, [PASSED])
 
 
 def history(lists: Store) -> None:

@@ -9,7 +9,7 @@ from tests.chaos.harness import run_contents
 from tests.publication.runs import PASSED, draft_manifest, published_run_id, write_files
 from visrec.errors import ConflictError, InputError
 from visrec.publication.claims import CLAIM, claim_run
-from visrec.publication.completion import clean_complete_run, complete_run
+from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.manifest import MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.publish import publication_status, publish_run
@@ -31,7 +31,7 @@ def complete(lists: Store, run_id: str, cutoff: float | None = None) -> None:
     run = run_store(lists, run_id)
     files = write_files(run, run_contents(run_id, size=66))
     draft = draft_manifest(run_id=run_id, files=files, cutoff_timestamp=cutoff)
-    complete_run(run, draft, [PASSED])
+    finish_run(run, draft, [PASSED])
 
 
 def publish(lists: Store, *run_ids: str) -> None:
@@ -215,7 +215,7 @@ def test_damaged_record_is_named(lists: Store, name: str) -> None:
     store = lists if name == LATEST else run
     read: Callable[[], object] = {
         LATEST: lambda: publish_run(lists, "r1"),
-        MANIFEST: lambda: clean_complete_run(run),
+        MANIFEST: lambda: read_complete_run(run),
         CLAIM: lambda: claim_run(run, "inputs"),
     }[name]
     intact = store.read_if_exists(name)
@@ -225,4 +225,4 @@ def test_damaged_record_is_named(lists: Store, name: str) -> None:
             read()
     if intact is not None:
         store.write(name, intact[0])
-    assert clean_complete_run(run) is not None  # no shard was removed as a stray file
+    assert read_complete_run(run) is not None  # no shard was removed as a stray file

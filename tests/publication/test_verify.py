@@ -28,7 +28,7 @@ from visrec.recommend.readback import (
     WrittenRun,
     check_files,
     count_items_without_feature,
-    shard_expectation,
+    expected_shard,
 )
 from visrec.retrieval.rules import Rules
 from visrec.storage.input_table import InputTable
@@ -62,7 +62,7 @@ def test_counts_of_random_lists_equal_those_of_a_plain_loop(seed: int) -> None:
     ]
     spec = RunSpec(Store("/nowhere"), 1, K, "nested", "user_to_item", {})
     checks = check_shard(
-        pa.Table.from_pylist(found, RECOMMENDATIONS), shard_expectation(data, queries, spec)
+        pa.Table.from_pylist(found, RECOMMENDATIONS), expected_shard(data, queries, spec)
     )
     ids = data.item_ids.to_pylist()
     free = {i for i, yes in zip(ids, data.available_N, strict=True) if yes}
@@ -149,7 +149,7 @@ def test_counts_with_rules_equal_those_of_a_plain_loop(
                 found.append((user, mine))
         table = as_table(found, layout, data.item_ids, queries.query_ids)
         spec = RunSpec(Store("/nowhere"), 1, K, layout, "user_to_item", {})
-        checks = check_shard(table, shard_expectation(data, queries, spec))
+        checks = check_shard(table, expected_shard(data, queries, spec))
 
         against = wrong = 0
         for user, mine in found:
@@ -244,8 +244,8 @@ def test_counts_add_up_whatever_the_shards(data: st.DataObject) -> None:
     then = read_lists(before, "user_to_item")
     names = shop.queries.query_ids.to_pylist()
     shards = data.draw(st.integers(1, 5))
-    dealt = st.lists(st.integers(0, shards - 1), min_size=40, max_size=40)
-    shard_U = np.array(data.draw(dealt))
+    shards_of_users = st.lists(st.integers(0, shards - 1), min_size=40, max_size=40)
+    shard_U = np.array(data.draw(shards_of_users))
 
     def checks_of(users: Rows) -> ListChecks:
         row_of = {row["user_id"]: row for row in table.to_pylist()}
@@ -330,7 +330,7 @@ def test_last_publication_is_compared_whatever_its_number_of_shards(
         assert (found.compared, found.overlap) == (expected.compared, expected.overlap)
     assert found.compared == expected.compared
     # To read all of another cut for each shard would take shards times as long.
-    monkeypatch.setattr(readback, "_SAMPLE", 1)
+    monkeypatch.setattr(readback, "_COMPARED_QUERIES", 1)
     first = check_files(shop.data, WrittenRun(spec, hashes(run), last), [0]).lists
     sampled = check_files(shop.data, WrittenRun(spec, hashes(run), last), range(SHARDS)).lists
     assert 0 < first.compared < expected.compared

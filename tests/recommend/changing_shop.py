@@ -123,7 +123,7 @@ class ChangingShop:
         return ScoringData(
             item_ids=pa.array(ids),
             available_N=np.array([self.items[i]["available"] for i in ids]),
-            queries=QueriesInMemory.deal(queries, SHARDS),
+            queries=QueriesInMemory.assign(queries, SHARDS),
             query_count=len(names),
             unseen_N=np.zeros(len(ids), bool),
             count_N=count_N,

@@ -11,8 +11,8 @@ from tests.recommend.changing_shop import quiet_timer
 from tests.retrieval import TableScorer
 from visrec.models.scorers import DotScorer, ReRankScorer, Scorer
 from visrec.recommend import score
-from visrec.recommend.score import ScoreResources, ScoreShards, search_kernel
-from visrec.retrieval.kernel import kernel_name
+from visrec.recommend.score import ScoreResources, ScoreShards, search_kernel_label
+from visrec.retrieval.kernel import kernel_label
 
 DOT = DotScorer(torch.zeros(3, 2), lambda profiles, _: torch.zeros(len(profiles), 2))
 RE_RANK = ReRankScorer(
@@ -23,7 +23,7 @@ TILED = TableScorer(np.zeros((1, 3), np.float32))
 
 @pytest.mark.parametrize(("scorer", "has_kernel"), [(DOT, True), (RE_RANK, True), (TILED, False)])
 def test_kernel_is_named_only_if_it_searches_the_items(scorer: Scorer, has_kernel: bool) -> None:
-    assert search_kernel(scorer) == (kernel_name() if has_kernel else "")
+    assert search_kernel_label(scorer) == (kernel_label() if has_kernel else "")
 
 
 @pytest.mark.parametrize(("scorer", "is_slower"), [(DOT, True), (RE_RANK, True), (TILED, False)])

@@ -19,7 +19,7 @@ from visrec.models.visrank import VisRankConfig
 from visrec.pipelines.recommend_job import RecommendJob, item_features_of, scoring_inputs
 from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
 from visrec.recommend.inputs import ScoringData, prepare_scoring
-from visrec.recommend.run_inputs import ListSettings, RunInputs, read_run_source
+from visrec.recommend.run_inputs import InputDigests, ListSettings, read_run_source
 from visrec.retrieval.rules import RulesConfig
 from visrec.storage.store import Store
 from visrec.training.data import load_training_data
@@ -78,7 +78,7 @@ def prepared(config: RecommendJob) -> tuple[ScoringData, ItemArrays]:
     return prepare_scoring(scoring_inputs(config), 1, "user_to_item", 10)
 
 
-def run_inputs(config: RecommendJob) -> RunInputs:
+def input_digests(config: RecommendJob) -> InputDigests:
     return read_run_source(scoring_inputs(config), SETTINGS).inputs
 
 
@@ -131,7 +131,10 @@ def test_digest_of_a_run_depends_on_the_texts_where_the_model_takes_them(
 ) -> None:
     write_features(Store.at(str(tmp_path)), WITH_TEXT[1:], TEXT_XT[1:])
     for kind in KINDS:
-        one, other = run_inputs(job(workspace, kind)), run_inputs(job(workspace, kind, tmp_path))
+        one, other = (
+            input_digests(job(workspace, kind)),
+            input_digests(job(workspace, kind, tmp_path)),
+        )
         assert (one.digest == other.digest) == (kind == "pictures")
         assert ("text" in one.to_dict()) == (kind == "both")
 

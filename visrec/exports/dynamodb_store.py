@@ -112,9 +112,9 @@ class DynamoStore:
                 puts = [{"PutRequest": {"Item": item}} for item in self._items(generation, batch)]
                 self._write_all(pool, puts)
 
-    def sweep(self, state: ExportState) -> int:
+    def clean_up(self, state: ExportState) -> int:
         with ThreadPoolExecutor(_THREADS) as pool:
-            return sum(pool.map(lambda n: self._sweep_segment(n, state), range(_THREADS)))
+            return sum(pool.map(lambda n: self._clean_segment(n, state), range(_THREADS)))
 
     @property
     def _state_key(self) -> Item:
@@ -155,13 +155,13 @@ class DynamoStore:
         unprocessed: Sequence[Item] = reply.get("UnprocessedItems", {}).get(self.table, [])
         return unprocessed
 
-    def _sweep_segment(self, segment: int, state: ExportState) -> int:
+    def _clean_segment(self, segment: int, state: ExportState) -> int:
         """Sweeps one part of the table, which has all entries of an id, one after another.
 
         What marks a removed list goes last: without it an older list would be seen again.
         """
         groups = groupby(self._scan(segment), lambda item: item["id"]["S"])
-        swept = 0
+        old_entries = 0
         while some := list(islice(((id, list(items)) for id, items in groups), _SWEPT)):
             hidden: list[Item] = []
             marks: list[Item] = []
@@ -173,8 +173,8 @@ class DynamoStore:
                 for start in range(0, len(keys), _REQUESTS):
                     chosen = keys[start : start + _REQUESTS]
                     self._write([{"DeleteRequest": {"Key": key}} for key in chosen])
-            swept += len(hidden) + len(marks)
-        return swept
+            old_entries += len(hidden) + len(marks)
+        return old_entries
 
     def _scan(self, segment: int) -> Iterator[Item]:
         pages = self.client.get_paginator("scan").paginate(

@@ -1,10 +1,10 @@
-"""An export to a store: staged shard by shard, made visible by one write, then swept.
+"""An export to a store: staged shard by shard, made visible by one write, then cleaned up.
 
 It may be killed at any moment. The next start reads from the store's record how far the export got:
 
 - Killed while it staged: an export of the same run goes on after the last complete shard. One of
-  another run gives the interrupted export up and sweeps.
-- Killed after the switch: readers see the new run; the next export finishes the sweep.
+  another run gives the interrupted export up and cleans up.
+- Killed after the switch: readers see the new run; the next export finishes the cleanup.
 
 Each change of the record replaces exactly what this process wrote last. So a process that another
 one has taken over from cannot switch, and what it still writes belongs to a generation that no
@@ -24,7 +24,7 @@ from visrec.exports.state import ExportState, Staging, parse_state
 from visrec.publication.list_tables import Lists
 from visrec.storage.store import Store
 
-# Between switch and sweep: a reader that has just asked for the generation still finds its lists.
+# Between switch and cleanup: a reader that has just asked for the generation still finds its lists.
 READERS_GRACE_S = 1.0
 
 
@@ -37,7 +37,7 @@ class ExportReport:
         written: lists written.
         unchanged: lists that were left as they are; None if all lists were written.
         removed: lists removed because the run has none for their user or item; None if unknown.
-        swept: entries removed that no reader sees any more.
+        old_entries: entries removed that no reader sees any more.
         note: why all lists were written although only changed ones were wanted.
     """
 
@@ -45,7 +45,7 @@ class ExportReport:
     written: int = 0
     unchanged: int | None = None
     removed: int | None = None
-    swept: int = 0
+    old_entries: int = 0
     note: str | None = None
 
 
@@ -131,20 +131,20 @@ class _Export:
         if state.staging is not None and not self._can_resume(state.staging, base, only_changed):
             self._swap(replace(state, staging=None, is_swept=False, write_all=True))
             base, note = None, note or "an export of another run was interrupted before"
-        swept = 0 if self.state.is_swept else self._sweep()
+        old_entries = 0 if self.state.is_swept else self._clean_up()
         if self.state.staging is None and holds_run and (only_changed or was_switched):
-            return ExportReport(run_id=self._run.key.run_id, swept=swept)
+            return ExportReport(run_id=self._run.key.run_id, old_entries=old_entries)
         self._begin(base)
         staged = self._stage(base)
         self._switch()
         time.sleep(READERS_GRACE_S)
-        swept += self._sweep()
+        old_entries += self._clean_up()
         return ExportReport(
             run_id=self._run.key.run_id,
             written=staged.written,
             unchanged=self._run.manifest.queries - staged.written if staged.only_changed else None,
             removed=staged.removed if staged.only_changed else None,
-            swept=swept,
+            old_entries=old_entries,
             note=note if only_changed and not staged.only_changed else None,
         )
 
@@ -210,11 +210,11 @@ class _Export:
         )
         self._swap(switched)
 
-    def _sweep(self) -> int:
+    def _clean_up(self) -> int:
         """Removes what no reader sees."""
-        swept = self._store.sweep(self.state)
+        old_entries = self._store.clean_up(self.state)
         self._swap(replace(self.state, is_swept=True))
-        return swept
+        return old_entries
 
     @property
     def _staging(self) -> Staging:

@@ -118,7 +118,7 @@ class PostgresStore:
                 for id, items, cold in zip(batch.ids, batch.items, batch.cold, strict=True):
                     rows.write_row((id, generation, items, cold))
 
-    def sweep(self, state: ExportState) -> int:
+    def clean_up(self, state: ExportState) -> int:
         bounds = {"since": state.since, "generation": state.generation}
         return int(self.connection.execute(self._compose(_SWEEP), bounds).rowcount)
 

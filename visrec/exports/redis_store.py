@@ -98,8 +98,8 @@ class RedisStore:
                     pipeline.zadd(f"{self.key}:{id}", {member: generation})
                 pipeline.execute()
 
-    def sweep(self, state: ExportState) -> int:
-        swept = 0
+    def clean_up(self, state: ExportState) -> int:
+        old_entries = 0
         for node in self._nodes():
             script = node.script_load(_SWEEP)
             keys = node.scan_iter(f"{self.key}:*", count=_KEYS)
@@ -107,8 +107,8 @@ class RedisStore:
                 pipeline = node.pipeline(transaction=False)
                 for key in some:
                     pipeline.evalsha(script, 1, key, state.generation, state.since)
-                swept += sum(pipeline.execute())
-        return swept
+                old_entries += sum(pipeline.execute())
+        return old_entries
 
     def _nodes(self) -> list[Any]:
         """A client of each server that has keys."""

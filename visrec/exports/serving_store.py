@@ -31,7 +31,7 @@ class ServingStore(Protocol):
     def write(self, generation: int, batches: Iterable[ListBatch]) -> None:
         """Writes entries of a generation; writing the same entries again changes nothing."""
 
-    def sweep(self, state: ExportState) -> int:
+    def clean_up(self, state: ExportState) -> int:
         """Removes the entries that readers do not see, and those that mark a removed list.
 
         Returns:

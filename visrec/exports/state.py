@@ -7,7 +7,7 @@ conditional write of the record makes a whole export visible.
     generation 7, since 3      u1: 3        u2: 3 and 7      u3: 5 and 7 (removed)
     export 8 is staged         u1: 3 and 8  u2: 3 and 7      u3: 5 and 7 (removed)
     generation 8, since 3      u1: 3 and 8  ...              one write: u1 has its new list
-    swept                      u1: 8        u2: 7            what no reader can see is gone
+    cleaned up                 u1: 8        u2: 7            what no reader can see is gone
 
 An export of all lists has itself as `since`: whatever was there before is no longer visible.
 """

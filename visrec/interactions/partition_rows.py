@@ -1,4 +1,5 @@
-"""The two steps of preparing a table: a piece is dealt to partitions, a partition is sorted.
+"""The two steps of preparing a table: the rows of a piece are assigned to partitions, and a
+partition is sorted.
 
 A table without some of the columns of interactions, such as the users table, has nulls there.
 
@@ -26,20 +27,20 @@ from visrec.storage.schemas import PREPARED_INTERACTIONS, Column
 from visrec.storage.store import Store, parse_json
 from visrec.storage.table_pieces import TablePiece, read_piece
 
-_DEALT_ROWS = 4096  # of one partition in a batch: of fewer, the header would take most bytes
-_MOST_DEALT_ROWS = 1 << 20  # that are buffered before they are written: what a task holds in memory
+_BATCH_ROWS = 4096  # of one partition in a batch: of fewer, the header would take most bytes
+_MAX_BUFFERED_ROWS = 1 << 20  # before they are written: what a task holds in memory
 # The largest dictionary of a partition's ids; beyond it, Parquet writes each id out in its row.
 _DICTIONARY_BYTES = 1 << 30
 _IDS = ("user_id", "item_id")
-_DEALT = pa.schema(
+_PARTITIONED = pa.schema(
     [field.with_type(TEXT if field.name in _IDS else field.type) for field in PREPARED_INTERACTIONS]
 )
 Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DealtPiece:
-    """A file with the rows of a piece, dealt to partitions.
+class PartitionedPiece:
+    """A file with the rows of a piece, by partition.
 
     Attributes:
         file: the Arrow file. Its batches belong to the partitions 0, 1, ..., P - 1, 0, 1, ...
@@ -56,9 +57,9 @@ class DealtPiece:
     lacking: Sequence[str]
 
 
-def deal_piece(
+def partition_piece(
     piece: TablePiece, columns: Sequence[Column], store: Store, stem: str, partitions: int
-) -> DealtPiece:
+) -> PartitionedPiece:
     """Writes the rows of a piece by partition, unless an earlier start has done so.
 
     Args:
@@ -73,27 +74,27 @@ def deal_piece(
     """
     report = f"{stem}.json"
     if store.exists(f"{stem}.arrow") and (found := store.read_if_exists(report)):
-        return DealtPiece(**parse_json(found[0], store.uri(report)))
+        return PartitionedPiece(**parse_json(found[0], store.uri(report)))
     reader = _PieceReader(piece, columns)
     rows_P = np.zeros(partitions, np.int64)
     with (
         store.open_replacement(f"{stem}.arrow") as sink,
-        pa.ipc.new_file(sink, _DEALT) as writer,
+        pa.ipc.new_file(sink, _PARTITIONED) as writer,
     ):
-        for rows in _join_batches(reader, min(_MOST_DEALT_ROWS, _DEALT_ROWS * partitions)):
-            dealt, count_P = _deal(rows, partitions)
+        for rows in _join_batches(reader, min(_MAX_BUFFERED_ROWS, _BATCH_ROWS * partitions)):
+            partitioned, count_P = _partition(rows, partitions)
             for start, count in zip(np.cumsum(count_P) - count_P, count_P, strict=True):
-                writer.write_batch(dealt.slice(start, count))
+                writer.write_batch(partitioned.slice(start, count))
             rows_P += count_P
-    dealt_piece = DealtPiece(
+    output = PartitionedPiece(
         file=f"{stem}.arrow",
         rows_P=rows_P.tolist(),
         unit=reader.unit,
         columns=sorted(reader.columns),
         lacking=sorted(reader.lacking),
     )
-    store.write_json(report, asdict(dealt_piece))
-    return dealt_piece
+    store.write_json(report, asdict(output))
+    return output
 
 
 class _PieceReader:
@@ -108,15 +109,15 @@ class _PieceReader:
         for batch, unit in read_piece(self._piece, self._columns):
             self.unit = unit
             self.columns.update(batch.column_names)
-            self.lacking |= {*_DEALT.names} - {*batch.column_names}
+            self.lacking |= {*_PARTITIONED.names} - {*batch.column_names}
             yield pa.table(
                 [
                     batch[field.name]
                     if field.name in batch.column_names
                     else pa.nulls(len(batch), field.type)
-                    for field in _DEALT
+                    for field in _PARTITIONED
                 ],
-                schema=_DEALT,
+                schema=_PARTITIONED,
             )
 
 
@@ -136,7 +137,7 @@ def _as_batch(rows: pa.Table) -> pa.RecordBatch:
     return rows.combine_chunks().to_batches()[0]
 
 
-def _deal(rows: pa.RecordBatch, partitions: int) -> tuple[pa.RecordBatch, Ints]:
+def _partition(rows: pa.RecordBatch, partitions: int) -> tuple[pa.RecordBatch, Ints]:
     """The rows partition after partition, and (P,) how many each has."""
     if partitions == 1:
         return rows, np.array([len(rows)])
@@ -173,7 +174,7 @@ def write_partition(
     name: str,
     partition: tuple[int, int],
     before: str | None,
-    dealt: Sequence[str],
+    files: Sequence[str],
 ) -> int:
     """Sorts the rows of a partition into one file, unless it exists.
 
@@ -183,7 +184,7 @@ def write_partition(
         partition: its number, and P.
         before: the partition's previous file, whose rows precede the added ones; None if it has
             none.
-        dealt: the files of the dealt pieces whose rows are added, in the order of the inputs.
+        files: the partitioned pieces whose rows are added, in the order of the inputs.
 
     Returns:
         The number of its rows.
@@ -191,8 +192,8 @@ def write_partition(
     if store.exists(name):
         with store.open_input(name) as source:
             return int(pq.ParquetFile(source).metadata.num_rows)
-    parts = [] if before is None else [store.read_table(before).cast(_DEALT)]
-    parts += [_read_dealt(store, file, partition) for file in dealt]
+    parts = [] if before is None else [store.read_table(before).cast(_PARTITIONED)]
+    parts += [_read_partitioned(store, file, partition) for file in files]
     rows = sort_rows(pa.concat_tables(parts))
     with store.open_replacement(name) as sink:
         pq.write_table(
@@ -208,11 +209,11 @@ def write_partition(
     return len(rows)
 
 
-def _read_dealt(store: Store, name: str, partition: tuple[int, int]) -> pa.Table:
+def _read_partitioned(store: Store, name: str, partition: tuple[int, int]) -> pa.Table:
     number, partitions = partition
     with store.open_input(name) as source, pa.ipc.open_file(source) as file:
         batches = range(number, file.num_record_batches, partitions)
-        return pa.Table.from_batches([file.get_batch(batch) for batch in batches], _DEALT)
+        return pa.Table.from_batches([file.get_batch(batch) for batch in batches], _PARTITIONED)
 
 
 def sort_rows(rows: pa.Table) -> pa.Table:

@@ -1,4 +1,4 @@
-"""Prepares tables in tasks: deals rows to partitions by a hash of the user, and sorts each
+"""Prepares tables in tasks: assigns rows to partitions by a hash of the user, and sorts each
 partition.
 
 The tables are those that name users: the interactions, the users table and the block list. A task
@@ -18,7 +18,7 @@ from typing import Any
 from visrec.capacity import partition_count
 from visrec.config import digest
 from visrec.errors import ConflictError, MissingFileError
-from visrec.interactions.partition_rows import DealtPiece, deal_piece, write_partition
+from visrec.interactions.partition_rows import PartitionedPiece, partition_piece, write_partition
 from visrec.interactions.prepared import (
     MANIFEST,
     MANIFEST_VERSION,
@@ -91,11 +91,11 @@ def _prepare(
         return PreparedTable(table, store, last)
     plan = _plan(files, columns, inputs, last, partitions)
     pieces = {f"{stem}.{type_}" for stem in plan.piece_stems for type_ in ("arrow", "json")}
-    dealt = _deal(plan, store)
+    partitioned = _partition(plan, store)
     if _fingerprints(files) != inputs:
         store.delete(pieces)  # they may hold rows of the changed files
         raise ConflictError(f"The files at {table.uri} changed while they were read.")
-    manifest = _sort(plan, dealt, store)
+    manifest = _sort(plan, partitioned, store)
     if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
         raise ConflictError(
             f"Other jobs keep changing the prepared table at {store.root}; run again when they "
@@ -152,15 +152,15 @@ class _Plan:
 
     @property
     def piece_stems(self) -> list[str]:
-        """The names of the dealt pieces' files, without extension."""
+        """The names of the files of the partitioned pieces, without extension."""
         return [
             f"{_PIECES}/{digest(p.file.name, self.inputs[p.file.name], p.span, self._version)}"
             for p in self.pieces
         ]
 
-    def part_name(self, partition: int, dealt: Sequence[str]) -> str:
+    def part_name(self, partition: int, files: Sequence[str]) -> str:
         """The name of a partition's file once these pieces are added to it."""
-        content = digest(self.base.parts_P[partition], dealt, self._version)
+        content = digest(self.base.parts_P[partition], files, self._version)
         return f"partition={partition}/{content}.parquet"
 
     @property
@@ -188,35 +188,35 @@ def _plan(
     return _Plan(columns, inputs, base, pieces)
 
 
-def _deal(plan: _Plan, store: Store) -> list[DealtPiece]:
+def _partition(plan: _Plan, store: Store) -> list[PartitionedPiece]:
     calls = [
         (piece, plan.columns, store, stem, plan.base.partitions)
         for piece, stem in zip(plan.pieces, plan.piece_stems, strict=True)
     ]
-    dealt: list[DealtPiece] = _map(deal_piece, calls)
+    partitioned: list[PartitionedPiece] = _map(partition_piece, calls)
     units: dict[str, str | None] = {}
-    for piece, dealt_piece in zip(plan.pieces, dealt, strict=True):
+    for piece, output in zip(plan.pieces, partitioned, strict=True):
         file = piece.file
         known = units.get(file.name)
-        units[file.name] = require_same_unit(known, dealt_piece.unit, "timestamp", file.where)
-    return dealt
+        units[file.name] = require_same_unit(known, output.unit, "timestamp", file.where)
+    return partitioned
 
 
-def _sort(plan: _Plan, dealt: Sequence[DealtPiece], store: Store) -> PreparedManifest:
+def _sort(plan: _Plan, partitioned: Sequence[PartitionedPiece], store: Store) -> PreparedManifest:
     """Writes the partitions to which pieces add rows; returns the new manifest."""
     base, partitions = plan.base, plan.base.partitions
     parts_P, rows_P = list(base.parts_P), list(base.rows_P)
-    touched = [p for p in range(partitions) if any(dealt_piece.rows_P[p] for dealt_piece in dealt)]
+    touched = [p for p in range(partitions) if any(output.rows_P[p] for output in partitioned)]
     calls = []
     for p in touched:
-        files = [dealt_piece.file for dealt_piece in dealt if dealt_piece.rows_P[p]]
+        files = [output.file for output in partitioned if output.rows_P[p]]
         parts_P[p] = plan.part_name(p, files)
         calls.append((store, parts_P[p], (p, partitions), base.parts_P[p], files))
     for p, rows in zip(touched, _map(write_partition, calls), strict=True):
         rows_P[p] = rows
-    found = {name for dealt_piece in dealt for name in dealt_piece.columns}
-    pairs = zip(plan.pieces, dealt, strict=True)
-    lacking = {piece.file.where for piece, dealt_piece in pairs if "rating" in dealt_piece.lacking}
+    found = {name for output in partitioned for name in output.columns}
+    pairs = zip(plan.pieces, partitioned, strict=True)
+    lacking = {piece.file.where for piece, output in pairs if "rating" in output.lacking}
     return PreparedManifest(
         inputs=plan.inputs,
         parts_P=parts_P,

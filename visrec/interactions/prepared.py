@@ -1,4 +1,4 @@
-"""A table that was prepared once: coded, dealt to partitions by user, and sorted.
+"""A table that was prepared once: coded, assigned to partitions by user, and sorted.
 
 It holds interactions, or the rows of the users table or of the block list, which lack some of the
 columns of interactions.

@@ -16,7 +16,7 @@ from visrec.tasks import call
 from visrec.training.data import TrainingInputs, load_training_data
 from visrec.training.loop import TrainConfig
 
-SIX = tuple(name for name in GUIDELINES if name != "random")
+PAPER_GUIDELINES = tuple(name for name in GUIDELINES if name != "random")
 
 
 def sampling_variants(
@@ -73,13 +73,15 @@ def train_variants(model: Store, config: TrainJob, summary: Summary) -> list[Sto
         sampling=SamplingConfig(**provenance.sampling),
         train=TrainConfig(**provenance.train),
     )
-    all_guidelines = dataclasses.replace(config.sampling, guidelines=dict.fromkeys(SIX, 1.0))
+    all_guidelines = dataclasses.replace(
+        config.sampling, guidelines=dict.fromkeys(PAPER_GUIDELINES, 1.0)
+    )
     features = Store.at(config.resolve(config.features, "features"))
     inputs = training_inputs(dataclasses.replace(config, sampling=all_guidelines), features)
     reasons = call(_impossible_guidelines, inputs, config.sampling)
     for name, reason in reasons.items():
         say(f"ablate: the guideline {name} is left out. {reason}")
-    possible = tuple(name for name in SIX if name not in reasons)
+    possible = tuple(name for name in PAPER_GUIDELINES if name not in reasons)
     stores = []
     for name, sampling in sampling_variants(config.sampling, possible).items():
         model_id = f"{artifact.model_id}-{name}"
@@ -93,7 +95,7 @@ def _impossible_guidelines(inputs: TrainingInputs, sampling: SamplingConfig) -> 
     """The guidelines that cannot sample any triple, each with the reason."""
     index = load_training_data(inputs).sampling_index
     reasons = {}
-    for name in SIX:
+    for name in PAPER_GUIDELINES:
         try:
             TripleSampler(index, dataclasses.replace(sampling, guidelines={name: 1.0}), seed=0)
         except InputError as error:

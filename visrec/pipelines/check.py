@@ -87,13 +87,13 @@ def main(config: CheckJob, summary: Summary) -> None:
     needed = [proposal for proposal in proposals if proposal.is_needed]
     if found.problems and needed:
         config = with_proposals(config, needed)
-        found = found.with_proposals(needed, examine(config, summary))
+        found = found.merge_proposed(needed, examine(config, summary))
     found.remarks += [
         f"Optional: {flag(p.key, p.value)} ({p.why})." for p in proposals if not p.is_needed
     ]
     if not found.problems or found.solution:
-        unset = parse_in_workspace(CheckJob, ["--workspace", config.workspace])
-        keys = dict(changed_keys(config, unset))
+        defaults = parse_in_workspace(CheckJob, ["--workspace", config.workspace])
+        keys = dict(changed_keys(config, defaults))
         as_of = keys.pop(OF_ONE_RUN, None)
         found.rows["command"] = visrec_command(
             "nightly", config.workspace, "--local", **({"as_of": as_of} if as_of else {}), **keys
@@ -107,8 +107,8 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
     catalogue: Catalogue | None = None
     log: InteractionLog | None = None
     rows, written = ReadRows(), ""
-    told = extended_errors(lambda _: _propose_import(config))
-    with summary.phase("pictures"), found.refusals(), told:
+    with_import_hint = extended_errors(lambda _: _propose_import(config))
+    with summary.phase("pictures"), found.refusals(), with_import_hint:
         pictures = PictureSource(config.resolve(config.images, "images"), config.image_pattern)
         features = Store.at(config.resolve(config.features, "features"))
         catalogue = read_catalogue(pictures, features)
@@ -169,7 +169,7 @@ class Findings:
         except InputError as error:
             self.problems.append(str(error))
 
-    def with_proposals(self, proposals: Sequence[Proposal], then: "Findings") -> "Findings":
+    def merge_proposed(self, proposals: Sequence[Proposal], after: "Findings") -> "Findings":
         """These problems, and the facts and further problems with the proposed keys."""
         problems = list(self.problems)
         for proposal in proposals:
@@ -183,10 +183,10 @@ class Findings:
                 problems[named[0]] += f"{end} Proposed: {words}."
             else:
                 problems.append(f"The data need {words}: {proposal.why}.")
-        if not then.problems:
-            then.solution = "`visrec init` writes keys with which a night can run."
-        then.problems = [*problems, *then.problems]
-        return then
+        if not after.problems:
+            after.solution = "`visrec init` writes keys with which a night can run."
+        after.problems = [*problems, *after.problems]
+        return after
 
     def report(self, workspace: Store | None, summary: Summary) -> None:
         """Puts the facts into the summary.

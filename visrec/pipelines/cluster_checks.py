@@ -60,14 +60,14 @@ class Node:
 
 
 def ask_nodes(
-    alive: Sequence[Mapping[str, Any]], scratch: Store | None, within_s: float
+    alive: Sequence[Mapping[str, Any]], scratch: Store | None, timeout_s: float
 ) -> tuple[list[Node], list[str]]:
     """Runs a task on every node.
 
     Args:
         alive: the entries of the living nodes in `ray.nodes()`.
         scratch: the folder whose probe file the nodes should read; None skips that check.
-        within_s: seconds in which all nodes must answer.
+        timeout_s: seconds in which all nodes must answer.
 
     Returns:
         The nodes that answered, and the addresses of those that did not.
@@ -80,7 +80,7 @@ def ask_nodes(
         ).remote(node["ObjectStoreSocketName"], scratch): node
         for node in alive
     }
-    waiting, deadline = list(tasks), time.monotonic() + within_s
+    waiting, deadline = list(tasks), time.monotonic() + timeout_s
     nodes, silent = [], []
     while waiting and (left := deadline - time.monotonic()) > 0:
         done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
@@ -124,12 +124,12 @@ def installed_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages}
 
 
-def check_answers(nodes: Sequence[Node], silent: Sequence[str], within_s: float) -> Finding:
+def check_answers(nodes: Sequence[Node], silent: Sequence[str], timeout_s: float) -> Finding:
     count = len(nodes) + len(silent)
     return Finding(
         "nodes",
         f"{len(nodes)} of {count} answer" + (f", not {_first_few(silent)}" if silent else ""),
-        f"all within {within_s:g} s",
+        f"all within {timeout_s:g} s",
         not silent,
         "Look at these nodes' memory and logs, and at whether they have the same packages.",
     )

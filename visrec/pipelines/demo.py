@@ -29,11 +29,11 @@ class DemoJob(JobConfig):
 
 def main(config: DemoJob, summary: Summary) -> None:
     workspace = ["--workspace", config.workspace, "--local", str(config.local).lower()]
-    trained_as = ["--config", shipped("configs/demo_train.yaml"), *workspace]
+    train_flags = ["--config", shipped("configs/demo_train.yaml"), *workspace]
     summary.has_written = True
     _run(make_gallery.main, parse(GalleryJob, workspace), summary, "make_gallery")
     _run(extract_features.main, parse(ExtractJob, workspace), summary, "extract_features")
-    _run(train.main, parse(TrainJob, trained_as), summary, "train")
+    _run(train.main, parse(TrainJob, train_flags), summary, "train")
     _run(recommend.main, parse(RecommendJob, workspace), summary, "recommend")
     _run(evaluate.main, parse(EvaluateJob, workspace), summary, "evaluate")
     store = Store.at(config.workspace)

@@ -60,7 +60,7 @@ from visrec.tasks import Ref, call, on_ray, share, submit
 from visrec.training.tracking import attach_report
 
 # More users are ranked faster by processes, which take 9 s to start on two cores.
-_HERE_USERS = 32_768
+_MAX_LOCAL_USERS = 32_768
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +142,9 @@ def check(config: EvaluateJob) -> None:
     Raises:
         InputError: an input is missing or has other columns than declared.
     """
-    kind = _train_job(config, []).item_features  # reads its YAML
-    kind = kind if config.models else item_features_of(config, config.model)
-    require_features(kind, config, config.features, config.text_features)
+    item_features = _train_job(config, []).item_features  # reads its YAML
+    item_features = item_features if config.models else item_features_of(config, config.model)
+    require_features(item_features, config, config.features, config.text_features)
     uri = interactions_uri(config, config.interactions)
     items = items_table(config, config.items, config.items_columns)
     require_interactions(config.interactions, uri)
@@ -172,7 +172,7 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     with summary.phase("prepare"):
         data = submit(prepare_evaluation, inputs)
         overview = call(EvaluationData.overview, data)
-    if config.resources.workers or overview.users > _HERE_USERS:
+    if config.resources.workers or overview.users > _MAX_LOCAL_USERS:
         ensure_ray(config, summary)
         data = share(data)
     spec = AggregationSpec(

@@ -73,7 +73,7 @@ def main(config: ExportJob, summary: Summary) -> None:
         "lists written": report.written,
         "lists unchanged": report.unchanged,
         "lists removed": report.removed,
-        "old entries removed": report.swept,
+        "old entries removed": report.old_entries,
         "all written because": report.note,
     }
 

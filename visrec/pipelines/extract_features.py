@@ -176,7 +176,7 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     if counts.pending:
         with track_progress("extract", counts.pending, summary) as progress_actor:
             summary.has_written = True
-            extraction = extraction_of(config, plan, (identity, preprocessing), progress_actor)
+            extraction = extraction_context(config, plan, (identity, preprocessing), progress_actor)
             with run_chain(config, extraction, counts, backbone) as rows:
                 for row in rows:
                     written += [row["name"]] if row["name"] else []
@@ -205,15 +205,15 @@ def _with_precision(
     if store.exists(MANIFEST):
         identity = read_manifest(store).identity
         if identity.backbone == backbone.full_name and not identity.is_imported:
-            return _at(backbone, identity.precision)
-    return _at(backbone, "bfloat16") if resources.use_gpu else backbone
+            return _set_precision(backbone, identity.precision)
+    return _set_precision(backbone, "bfloat16") if resources.use_gpu else backbone
 
 
-def _at(backbone: BackboneConfig, precision: str) -> BackboneConfig:
+def _set_precision(backbone: BackboneConfig, precision: str) -> BackboneConfig:
     return replace(backbone, precision="bfloat16" if precision == "bfloat16" else "float32")
 
 
-def extraction_of(
+def extraction_context(
     config: ExtractJob, plan: Ref, network: tuple[Identity, Preprocessing], progress: ProgressHandle
 ) -> ExtractionContext:
     """What the steps of the job's extraction share.
@@ -228,7 +228,7 @@ def extraction_of(
         plan=plan,
         store=Store.at(config.resolve(config.features, "features")),
         # Workers may have other processors than the one that chose the precision.
-        backbone=_at(config.backbone, network[0].precision),
+        backbone=_set_precision(config.backbone, network[0].precision),
         identity=network[0],
         preprocessing=network[1],
         limits=config.limits,

@@ -31,7 +31,7 @@ from visrec.models import artifact
 from visrec.pipelines.export import LEASES, export_to_all
 from visrec.pipelines.input_checks import require_interactions
 from visrec.pipelines.job_tables import find_interactions
-from visrec.publication.forget import Forgotten, forget_in_run, run_ids
+from visrec.publication.forget import UsersToForget, forget_in_run, run_ids
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
 from visrec.storage.id_search import IdSearch, files_with_ids, list_all_files
@@ -113,7 +113,7 @@ def _forget(
         metrics = _forget_in_evaluations(workspace, user_ids, digests)
     with summary.phase("runs"):
         runs = [*(workspace / name for name in _RUNS), *others]
-        forgotten = Forgotten(user_ids=user_ids, model_digests=digests)
+        forgotten = UsersToForget(user_ids=user_ids, model_digests=digests)
         tasks = [(store, run_id, forgotten) for store in runs for run_id in run_ids(store)]
         lists = sum(map_calls(forget_in_run, tasks))
     with summary.phase("export"):

@@ -21,7 +21,7 @@ from visrec.tasks import call
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportJob(JobConfig):
+class ImportFeaturesJob(JobConfig):
     """Features computed elsewhere into a workspace.
 
     Afterwards the features directory holds the items of the table and no others. A changed table
@@ -53,11 +53,11 @@ class ImportJob(JobConfig):
         check_fields(self, "", max_rejected="[0, 1]")
 
 
-def check(config: ImportJob) -> None:
+def check(config: ImportFeaturesJob) -> None:
     find_table_files(config.resolve(config.table, "features.parquet"), "table")
 
 
-def main(config: ImportJob, summary: Summary) -> None:
+def main(config: ImportFeaturesJob, summary: Summary) -> None:
     table = config.resolve(config.table, "features.parquet")
     store = Store.at(config.resolve(config.features, "features"))
     store.check_writable()

@@ -15,7 +15,7 @@ from visrec.evaluation.results import METRICS
 from visrec.models.visrank import VisRankConfig
 from visrec.pipelines import train
 from visrec.pipelines.night_jobs import NightJobs
-from visrec.pipelines.night_model import NightModel, night_model
+from visrec.pipelines.night_model import NightModel, model_of_day
 from visrec.pipelines.train import TrainJob
 from visrec.publication.gate_context import GatesConfig, ServingChoice
 from visrec.publication.held_out_gates import HeldOutFigures, best_row, explain_choice
@@ -108,7 +108,7 @@ def fit_baseline(job: TrainJob, row: str, model: NightModel, summary: Summary) -
         summary: takes the time.
     """
     baseline = next(baseline for baseline in BASELINES if baseline.label == row)
-    stand_in = dataclasses.replace(night_model(job, row, model.day), evaluation=model.evaluation)
+    stand_in = dataclasses.replace(model_of_day(job, row, model.day), evaluation=model.evaluation)
     if not stand_in.is_trained:
         choice = ModelChoice(str(baseline.model), baseline.config)
         # `train.main` would name it as the model that was trained last.

@@ -31,7 +31,10 @@ def report_end(config: NightlyJob, end: JobEnd) -> None:
     if end.exit_code in _OUTCOMES:
         title = f"visrec: the night {config.night_date()} {_OUTCOMES[end.exit_code]}"
         if not notify(config.notify, title, f"{config.workspace}: {end.message}"):
-            say(f"{end.job}: the service of --notify.url did not accept the message.", level="warning")
+            say(
+                f"{end.job}: the service of --notify.url did not accept the message.",
+                level="warning",
+            )
     if end.exit_code != _REFUSED:
         text = metrics_text(
             recommendations_store(load_jobs(config).recommend),

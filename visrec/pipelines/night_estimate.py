@@ -9,15 +9,15 @@ from visrec.features.backbones import fastest_precision
 from visrec.training.loop import TrainConfig
 
 # Rates of one core, as measured in docs/scaling.md.
-_PICTURES = {"bfloat16": 41.0, "float32": 30.0}  # a second, through EfficientNet-Lite0
-_TRIPLES = 3_000.0  # a second, the hybrid with its defaults
-_RANKED = 2.8e8  # pairs of a user and an item a second, in the evaluation
-_MULTIPLICATIONS = 2.5e11  # a second, in the search
-_USER_S = 140e-6  # of a user's list beside the search
+_PICTURES_PER_S = {"bfloat16": 41.0, "float32": 30.0}  # through EfficientNet-Lite0
+_EXAMPLES_PER_S = 3_000.0  # interactions that the hybrid with its defaults trains on
+_PAIRS_PER_S = 2.8e8  # pairs of a user and an item, in the evaluation
+_MULTIPLICATIONS_PER_S = 2.5e11  # in the search
+_USER_S = 140e-6  # for the list of a user, in addition to the search
 _PREPARED_USER_S, _CHECKED_USER_S = 12e-6, 21e-6  # of one core, however many there are
 # Seconds until each step of a local night has its first result; the first one imports everything.
 _START_S = {"extract": 8.0, "train": 4.0, "evaluate": 6.0, "recommend": 2.0}
-_REFITS = 2  # the second training has the validation baskets too
+_FITS = 2  # the second one has the validation baskets too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +25,12 @@ class NightSize:
     """What decides how long a night takes.
 
     Attributes:
-        new_pictures: that have no feature yet.
-        items: with a picture.
-        users: who get a list.
-        test_users: who are evaluated; with none, nothing is.
+        new_pictures: pictures without a feature.
+        items: items with a picture.
+        users: users who get a list.
+        test_users: users who are evaluated; with 0, nothing is.
         is_trained: whether there is enough to train a model on.
-        cores: of this machine.
+        cores: the cores of this machine.
     """
 
     new_pictures: int
@@ -43,20 +43,22 @@ class NightSize:
     @property
     def pictures_per_second(self) -> float:
         """How many pictures all cores send through the network."""
-        return _PICTURES[fastest_precision(torch.device("cpu"))] * self.cores
+        return _PICTURES_PER_S[fastest_precision(torch.device("cpu"))] * self.cores
 
     @property
     def seconds(self) -> dict[str, float]:
         """The seconds of each step with default settings; a full training, as on a training day, or
         none where there is nothing to train on."""
         train = TrainConfig()
-        triples = _REFITS * train.epochs * train.triples_per_epoch if self.is_trained else 0
+        examples = _FITS * train.epochs * train.triples_per_epoch if self.is_trained else 0
         work = {
             "extract": self.new_pictures / self.pictures_per_second,
-            "train": triples / _TRIPLES,
-            "evaluate": self.test_users * self.items / (_RANKED * self.cores),
+            "train": examples / _EXAMPLES_PER_S,
+            "evaluate": self.test_users * self.items / (_PAIRS_PER_S * self.cores),
             "recommend": self.users * (_PREPARED_USER_S + _CHECKED_USER_S)
-            + self.users / self.cores * (self.items * VECTOR_DIM / _MULTIPLICATIONS + _USER_S),
+            + self.users
+            / self.cores
+            * (self.items * VECTOR_DIM / _MULTIPLICATIONS_PER_S + _USER_S),
         }
         if not self.test_users:
             del work["evaluate"]

@@ -103,14 +103,14 @@ def models_to_try(
         days = [night]
     elif newest is None:
         days = [due, night]
-    elif night_model(job, name, due).is_trained or _has_examples(job, due):
+    elif model_of_day(job, name, due).is_trained or _has_examples(job, due):
         days = [newest]
     else:  # the newest model is an earlier night's own
         days = [night]
-    return [night_model(job, name, day) for day in dict.fromkeys(days)]
+    return [model_of_day(job, name, day) for day in dict.fromkeys(days)]
 
 
-def night_model(job: TrainJob, name: str, day: date) -> NightModel:
+def model_of_day(job: TrainJob, name: str, day: date) -> NightModel:
     """The model of a day, and where its evaluation is.
 
     Args:

@@ -46,14 +46,14 @@ from visrec.pipelines.night_jobs import (
     with_cutoff,
 )
 from visrec.pipelines.night_keys import NightKeys, with_night_keys
-from visrec.pipelines.night_model import NightModel, models_to_try, night_model
+from visrec.pipelines.night_model import NightModel, model_of_day, models_to_try
 from visrec.pipelines.recommend_job import (
     RecommendJob,
     announce_run_tables,
     recommendations_store,
 )
 from visrec.pipelines.train import TrainJob
-from visrec.publication.completion import clean_complete_run
+from visrec.publication.completion import read_complete_run
 from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.retention import remove_old_runs
 from visrec.publication.run_spec import run_store
@@ -168,7 +168,7 @@ def main(config: NightlyJob, summary: Summary) -> None:
             summary.rows = {"night": night, "at work": lease.holder, "published": published}
             return
         recommendations = recommendations_store(steps.jobs.recommend)
-        complete = clean_complete_run(run_store(recommendations, night))
+        complete = read_complete_run(run_store(recommendations, night))
         if complete is not None:
             say(f"The night {night} is complete already.")
             tables = steps.jobs.recommend.publish.tables
@@ -279,7 +279,7 @@ class Steps:
                 return model
         self._untrained = found
         with self.step("train"):
-            model = night_model(job, DEFAULT_ROW, models[-1].day)
+            model = model_of_day(job, DEFAULT_ROW, models[-1].day)
             return fit_baseline(job, DEFAULT_ROW, model, self._summary)
 
     def evaluate(self, model: NightModel | None) -> None:

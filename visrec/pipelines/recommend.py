@@ -17,9 +17,9 @@ from visrec.pipelines.recommend_job import (
     recommendations_store,
     scoring_inputs,
 )
-from visrec.pipelines.recommend_summary import QUERIES, summary_rows, warn_if_not_compared
+from visrec.pipelines.recommend_summary import QUERY_NOUNS, summary_rows, warn_if_not_compared
 from visrec.publication.claims import claim_run
-from visrec.publication.completion import clean_complete_run, complete_run
+from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.gate_context import NO_LAST, ServingChoice
 from visrec.publication.held_out_gates import HeldOutFigures
 from visrec.publication.manifest import RunManifest, ShardFile, read_run_manifest
@@ -41,9 +41,9 @@ from visrec.tasks import Ref, call, get, map_calls, on_ray, share, submit
 
 # More queries are scored faster by processes, which take 9 s to start on two cores. A query costs
 # 0.14 ms of a core beside the search, and that part does not run on several threads.
-_HERE_QUERIES = 65_536
+_MAX_LOCAL_QUERIES = 65_536
 # More interactions are read in partitions, so that no process holds all: 20 for each such user.
-_HERE_INTERACTIONS = 20 * _HERE_QUERIES
+_MAX_LOCAL_INTERACTIONS = 20 * _MAX_LOCAL_QUERIES
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class _Run:
         return self.store.name.removeprefix("run=")
 
     @property
-    def queries(self) -> str:
+    def query_noun(self) -> str:
         """What the queries are: users or items."""
-        return QUERIES[self.config.kind]
+        return QUERY_NOUNS[self.config.kind]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
             run = dataclasses.replace(run, inputs=scoring_inputs(config))  # in partitions
         with summary.phase("prepare"):
             prepared = _prepare(run)
-        if prepared.overview.queries > _HERE_QUERIES:  # with few interactions, or of items
+        if prepared.overview.queries > _MAX_LOCAL_QUERIES:  # with few interactions, or of items
             ensure_ray(config, summary)
             shared = {"data": share(prepared.data), "arrays": share(prepared.arrays)}
             prepared = dataclasses.replace(prepared, **shared)
@@ -127,7 +127,7 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
             gates = _check(run, prepared, written)
         draft = _draft_manifest(run, prepared, written, gates, summary)
         with summary.phase("publish"):
-            manifest, was_complete = complete_run(
+            manifest, was_complete = finish_run(
                 run.store, draft, gates.gates, config.force_publish, draft.inputs_digest
             )
     else:
@@ -144,23 +144,23 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
     warn_if_not_compared(manifest, summary)
     if any(not shard.kept for shard in written):
         rate = manifest.queries / summary.phases["score"]
-        summary.rows[f"{run.queries} per second"] = round(rate, 1)
+        summary.rows[f"{run.query_noun} per second"] = round(rate, 1)
 
 
 def _read_run(config: RecommendJob, choice: ServingChoice | None, recommendations: Store) -> _Run:
     """Reads the model and digests all inputs; without `run_id`, the digest is the run's id."""
     inputs = scoring_inputs(config)
     source = call(read_run_source, inputs, _list_settings(config))
-    store = run_store(recommendations, config.run_id or source.inputs.digest)
+    store = run_store(recommendations, config.run_id or source.digests.digest)
     return _Run(config, choice, inputs, source, store, read_published_manifest(recommendations))
 
 
 def _is_large(inputs: ScoringInputs) -> bool:
     """Whether the tables are too large to be read by one process."""
     uri, users = inputs.interactions_uri, inputs.users_table
-    if uri and has_more_rows(inputs.interactions.table(uri), _HERE_INTERACTIONS):
+    if uri and has_more_rows(inputs.interactions.table(uri), _MAX_LOCAL_INTERACTIONS):
         return True
-    return users is not None and has_more_rows(users, _HERE_QUERIES)
+    return users is not None and has_more_rows(users, _MAX_LOCAL_QUERIES)
 
 
 def _list_settings(config: RecommendJob) -> ListSettings:
@@ -174,12 +174,12 @@ def _find_complete(run: _Run) -> RunManifest | None:
         InputError: the run was made from other inputs.
     """
     manifest = read_run_manifest(run.store)
-    if manifest is not None and manifest.inputs != run.source.inputs.to_dict():
+    if manifest is not None and manifest.inputs != run.source.digests.to_dict():
         raise InputError(
             f"The run {run.run_id} at {run.store.root} is complete and was made from other inputs "
             "or settings; choose another --run_id."
         )
-    return clean_complete_run(run.store)
+    return read_complete_run(run.store)
 
 
 def _prepare(run: _Run) -> _Prepared:
@@ -187,7 +187,7 @@ def _prepare(run: _Run) -> _Prepared:
 
     That file has the fingerprints of the items.
     """
-    config, inputs_digest = run.config, run.source.inputs.digest
+    config, inputs_digest = run.config, run.source.digests.digest
     # Two results, so that the item arrays are an object of their own.
     data, arrays = submit(
         prepare_scoring, run.inputs, config.shards, config.kind, config.k, results=2
@@ -208,13 +208,13 @@ def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShar
     """Scores the shards that are missing, and writes their files."""
     config, overview = run.config, prepared.overview
     say(
-        f"{overview.queries:,} {run.queries}  {overview.items:,} in the catalogue  "
+        f"{overview.queries:,} {run.query_noun}  {overview.items:,} in the catalogue  "
         f"{overview.available:,} available",
     )
     if overview.block_list_warning:
         say(overview.block_list_warning, "warning")
     summary.has_written = True
-    with track_progress("score", overview.queries, summary, unit=run.queries) as progress_actor:
+    with track_progress("score", overview.queries, summary, unit=run.query_noun) as progress_actor:
         task = ScoringTask(
             data=prepared.data,
             arrays=prepared.arrays,
@@ -237,7 +237,7 @@ def _incremental_base(run: _Run, shards: int) -> PublishedRun | None:
     last = run.last
     if last is None or not run.config.incremental or not last.fingerprints:
         return None
-    if not run.source.inputs.gives_same_scores(last.inputs):
+    if not run.source.digests.allows_reuse_of(last.inputs):
         return None
     if len(last.files) != shards or last.forced:  # lists that failed a gate are not carried over
         return None
@@ -251,9 +251,9 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
         InputError: the inputs changed while they were read.
     """
     reread = submit(read_run_source, run.inputs, _list_settings(run.config))
-    config, shards, last, no_last = run.config, prepared.spec.shards, run.last, NO_LAST
+    config, shards, last, why_no_last = run.config, prepared.spec.shards, run.last, NO_LAST
     if last is not None and (why := _why_not_compared(last, config)):
-        last, no_last = None, why
+        last, why_no_last = None, why
     files = WrittenRun(
         spec=prepared.spec,
         sha256={shard.name: shard.sha256 for shard in written},
@@ -272,12 +272,12 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
             "was published: the gates compare with the rest of it.",
             "warning",
         )
-    require_unchanged(run.source.inputs.to_dict(), get(reread).inputs.to_dict())
+    require_unchanged(run.source.digests.to_dict(), get(reread).digests.to_dict())
     gate_inputs = GateInputs(
         source=run.source,
         items_table=run.inputs.items_table,
         last=last,
-        no_last=no_last,
+        why_no_last=why_no_last,
         evaluation=_read_evaluation(run),
         thresholds=config.gates,
         choice=run.choice,
@@ -294,7 +294,7 @@ def _read_evaluation(run: _Run) -> Any:
     config = run.config
     evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
     found = _read_metrics(evaluation)
-    digest = run.source.inputs.model
+    digest = run.source.digests.model
     if config.evaluation is not None or HeldOutFigures.from_json(found).row_of(digest) is not None:
         return found
     return _read_metrics(evaluation / run.source.model_id)
@@ -331,8 +331,8 @@ def _draft_manifest(
         model_id=source.model_id,
         model_name=source.model_name,
         choice=run.choice.reason if run.choice else None,
-        inputs=source.inputs.to_dict(),
-        inputs_digest=source.inputs.digest,
+        inputs=source.digests.to_dict(),
+        inputs_digest=source.digests.digest,
         layout=config.layout,
         kind=config.kind,
         k=config.k,

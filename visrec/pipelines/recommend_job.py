@@ -65,8 +65,8 @@ class RecommendJob(JobConfig):
             name does only what is missing.
         k: entries per list.
         layout: nested, one row per user; or long, one row per entry.
-        shards: number of files; users are dealt to them by a hash of their id. By default as many
-            as the lists need: at most about 32 MB each, and at least 8 files.
+        shards: number of files; users are assigned to them by a hash of their id. By default as
+            many as the lists need: at most about 32 MB each, and at least 8 files.
         resources: what scoring may take of the cluster.
         rules: what a list may hold.
         incremental: take over the last publication's lists of users for whom nothing has changed,
@@ -112,8 +112,8 @@ class RecommendJob(JobConfig):
 
 
 def check(config: RecommendJob) -> None:
-    kind = item_features_of(config, config.model)
-    require_features(kind, config, config.features, config.text_features)
+    item_features = item_features_of(config, config.model)
+    require_features(item_features, config, config.features, config.text_features)
     check_tables(config)
     require_model(model_store(config, config.model))
     announce_run_tables(config)

@@ -12,7 +12,7 @@ from visrec.publication.manifest import RunManifest
 from visrec.recommend.writer import WrittenShard
 from visrec.retrieval.similar import Kind
 
-QUERIES: dict[Kind, str] = {"user_to_item": "users", "item_to_item": "items"}
+QUERY_NOUNS: dict[Kind, str] = {"user_to_item": "users", "item_to_item": "items"}
 
 
 def summary_rows(
@@ -27,7 +27,7 @@ def summary_rows(
         root: where the run is.
     """
     forced = [gate.name for gate in manifest.gates if gate.outcome == "forced"]
-    queries = QUERIES[manifest.kind]
+    queries = QUERY_NOUNS[manifest.kind]
     kernels = {shard.kernel for shard in written if not shard.kept} - {""}
     return {
         "run": manifest.run_id,

@@ -312,26 +312,26 @@ def _items_table(config: TrainJob) -> InputTable | None:
     return table
 
 
-def _fit(config: TrainJob, summary: Summary, task: TrainTask, run: str) -> None:
+def _fit(config: TrainJob, summary: Summary, task: TrainTask, checkpoint_name: str) -> None:
     """Fits the model and writes it.
 
     Args:
         config: of the job.
         summary: takes the time and the progress.
         task: for the workers.
-        run: name of the folder of checkpoints, by which they are found again.
+        checkpoint_name: name of the checkpoint folder; the same name resumes it.
     """
     resources = config.resources
     summary.has_written = True
     with track_progress("train", 0, summary) as progress_actor:
         task = dataclasses.replace(task, progress_actor=progress_actor)
-        runs = Store.at(config.resolve(None, "training"))
+        checkpoints = Store.at(config.resolve(None, "training"))
         if MODELS[config.model.name].trains_on == "nothing":
             call(fit_closed_form, task)
         elif not on_ray():
-            fit_here(task, runs / run)
+            fit_here(task, checkpoints / checkpoint_name)
         else:
             from visrec.training.ray_train import fit_with_ray  # which takes seconds to import
 
             require_resources(resources.total, config, "resources.workers")
-            fit_with_ray(task, run, resources, runs)
+            fit_with_ray(task, checkpoint_name, resources, checkpoints)

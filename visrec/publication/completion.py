@@ -20,7 +20,7 @@ from visrec.publication.records import VERSION
 from visrec.storage.store import Store, to_json
 
 
-def clean_complete_run(run: Store) -> RunManifest | None:
+def read_complete_run(run: Store) -> RunManifest | None:
     """Removes the files of a complete run that its manifest does not name; returns the manifest.
 
     Returns None if there is no manifest, or if a file that it names is missing or has another size:
@@ -36,7 +36,7 @@ def clean_complete_run(run: Store) -> RunManifest | None:
     return manifest if is_complete else None
 
 
-def complete_run(
+def finish_run(
     run: Store,
     draft: RunManifest,
     gates: Sequence[Gate],

@@ -115,8 +115,8 @@ def _commit_info(content: TableContent) -> JsonObject:
 def _adds(content: TableContent) -> Iterator[JsonObject]:
     """The files of the run.
 
-    Users are dealt to files by a hash, so minimum and maximum of a column would let no reader skip
-    a file: the number of rows is all there is to say.
+    Users are assigned to files by a hash, so minimum and maximum of a column would let no reader
+    skip a file: the number of rows is all there is to say.
     """
     for name, file in sorted(content.manifest.files.items()):
         yield {

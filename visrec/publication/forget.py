@@ -53,7 +53,7 @@ _USER, _QUERY = "user_id", "query_id"  # columns of files with lists, and of the
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forgotten:
+class UsersToForget:
     """What is removed, and what has changed with it.
 
     Attributes:
@@ -74,17 +74,17 @@ class _Shard:
         name: the new name of the file.
         file: its description.
         fingerprints: SHA-256 of the fingerprints; None where the run has none.
-        queries: users that were removed from it.
-        cold_users: how many of them had the fallback list.
-        rows: rows that were removed.
+        removed_queries: users whose lists were removed.
+        removed_cold_users: how many of them had the fallback list.
+        removed_rows: rows that were removed.
     """
 
     name: str
     file: ShardFile
     fingerprints: str | None
-    queries: int
-    cold_users: int
-    rows: int
+    removed_queries: int
+    removed_cold_users: int
+    removed_rows: int
 
 
 def run_ids(recommendations: Store) -> list[str]:
@@ -93,7 +93,7 @@ def run_ids(recommendations: Store) -> list[str]:
     return sorted(name.removeprefix("run=") for name in names)
 
 
-def forget_in_run(recommendations: Store, run_id: str, forgotten: Forgotten) -> int:
+def forget_in_run(recommendations: Store, run_id: str, forgotten: UsersToForget) -> int:
     """Removes users from a run, and returns how many lists it had of them.
 
     Args:
@@ -120,14 +120,14 @@ def forget_in_run(recommendations: Store, run_id: str, forgotten: Forgotten) -> 
     if affected or inputs != manifest.inputs:
         run.write_json(REWRITING, {"version": VERSION, "since": now()})
         shards = {name: _rewrite_shard(run, name, manifest, forgotten) for name in affected}
-        removed = sum(shard.queries for shard in shards.values())
+        removed = sum(shard.removed_queries for shard in shards.values())
         rewritten = _without_users(manifest, shards, inputs)
         _replace_manifest(recommendations, run_id, to_json(rewritten.to_dict()), version)
     _clean_up(run)
     return removed
 
 
-def _renamed_model(inputs: Mapping[str, object], forgotten: Forgotten) -> dict[str, object]:
+def _renamed_model(inputs: Mapping[str, object], forgotten: UsersToForget) -> dict[str, object]:
     """The inputs with the present digest of the model."""
     model = str(inputs["model"])
     return {**inputs, "model": forgotten.model_digests.get(model, model)}
@@ -136,10 +136,10 @@ def _renamed_model(inputs: Mapping[str, object], forgotten: Forgotten) -> dict[s
 # Files.
 
 
-def _files_with_users(run: Store, names: Iterable[str], forgotten: Forgotten) -> list[str]:
+def _files_with_users(run: Store, names: Iterable[str], forgotten: UsersToForget) -> list[str]:
     """The files with lists of which they, or the files with their fingerprints, have users.
 
-    Users are dealt to files by a hash of their ids, so most files need not be read.
+    Users are assigned to files by a hash of their ids, so most files need not be read.
     """
     found = []
     for name in names:
@@ -152,7 +152,7 @@ def _files_with_users(run: Store, names: Iterable[str], forgotten: Forgotten) ->
     return found
 
 
-def _ids_of(run: Store, name: str, column: str, forgotten: Forgotten) -> pa.ChunkedArray:
+def _ids_of(run: Store, name: str, column: str, forgotten: UsersToForget) -> pa.ChunkedArray:
     """Ids of the users in a column of a file; none where there is no such file or column."""
     found = run.read_if_exists(name)
     file = found and pq.ParquetFile(pa.BufferReader(found[0]))
@@ -162,7 +162,7 @@ def _ids_of(run: Store, name: str, column: str, forgotten: Forgotten) -> pa.Chun
     return ids.filter(is_in(ids, forgotten.user_ids))
 
 
-def _forget_in_unfinished_run(run: Store, forgotten: Forgotten) -> int:
+def _forget_in_unfinished_run(run: Store, forgotten: UsersToForget) -> int:
     """Removes the files with the users; the run's job makes them again.
 
     A job that is at work on the run loses its claim and stops, because it could complete the run
@@ -185,7 +185,7 @@ def _forget_in_unfinished_run(run: Store, forgotten: Forgotten) -> int:
     return removed
 
 
-def _remove_files(run: Store, forgotten: Forgotten) -> int:
+def _remove_files(run: Store, forgotten: UsersToForget) -> int:
     """Removes the files with the users from a run that nobody reads or writes."""
     removed = 0
     for name in _files_with_users(run, [entry.name for entry in run.list(PARTS)], forgotten):
@@ -194,7 +194,9 @@ def _remove_files(run: Store, forgotten: Forgotten) -> int:
     return removed
 
 
-def _rewrite_shard(run: Store, name: str, manifest: RunManifest, forgotten: Forgotten) -> _Shard:
+def _rewrite_shard(
+    run: Store, name: str, manifest: RunManifest, forgotten: UsersToForget
+) -> _Shard:
     """Writes a shard's two files again, under a new name, which both share."""
     table = pq.read_table(pa.BufferReader(run.read(name)))
     gone = table.filter(is_in(table[_USER], forgotten.user_ids))
@@ -205,9 +207,11 @@ def _rewrite_shard(run: Store, name: str, manifest: RunManifest, forgotten: Forg
     lists = with_sha256(kept, {COLD_USERS_KEY: str(cold_before - cold)}, lists_file)
     fingerprints = None
     if FINGERPRINTS + name in manifest.fingerprints:
-        prints = pq.read_table(pa.BufferReader(run.read(FINGERPRINTS + name)))
-        prints = prints.filter(pc.invert(is_in(prints[_QUERY], forgotten.user_ids)))
-        fingerprints = with_sha256(prints, {}, parquet_file)
+        fingerprint_table = pq.read_table(pa.BufferReader(run.read(FINGERPRINTS + name)))
+        fingerprint_table = fingerprint_table.filter(
+            pc.invert(is_in(fingerprint_table[_QUERY], forgotten.user_ids))
+        )
+        fingerprints = with_sha256(fingerprint_table, {}, parquet_file)
     new_name = _new_name(name, lists, fingerprints or b"")
     if fingerprints is not None:
         run.write(FINGERPRINTS + new_name, fingerprints)
@@ -216,9 +220,9 @@ def _rewrite_shard(run: Store, name: str, manifest: RunManifest, forgotten: Forg
         name=new_name,
         file=ShardFile(len(kept), len(lists), hashlib.sha256(lists).hexdigest()),
         fingerprints=None if fingerprints is None else hashlib.sha256(fingerprints).hexdigest(),
-        queries=pc.count_distinct(gone[_USER]).as_py(),
-        cold_users=cold,
-        rows=len(gone),
+        removed_queries=pc.count_distinct(gone[_USER]).as_py(),
+        removed_cold_users=cold,
+        removed_rows=len(gone),
     )
 
 
@@ -253,9 +257,9 @@ def _without_users(
     return replace(
         manifest,
         inputs=inputs,
-        queries=manifest.queries - sum(shard.queries for shard in gone),
-        cold_users=manifest.cold_users - sum(shard.cold_users for shard in gone),
-        rows=manifest.rows - sum(shard.rows for shard in gone),
+        queries=manifest.queries - sum(shard.removed_queries for shard in gone),
+        cold_users=manifest.cold_users - sum(shard.removed_cold_users for shard in gone),
+        rows=manifest.rows - sum(shard.removed_rows for shard in gone),
         files=files,
         fingerprints=fingerprints,
     )
@@ -299,12 +303,12 @@ def _point_to(recommendations: Store, run_id: str, name: str, sha256: str) -> No
     while True:
         pointer, version = read_settled_pointer(recommendations)
         if pointer.run_id == run_id:
-            moved = replace(pointer, manifest=manifest, manifest_sha256=sha256)
+            new_pointer = replace(pointer, manifest=manifest, manifest_sha256=sha256)
         else:
-            moved = replace(pointer, removals=pointer.removals + 1)
-        if version is None or moved == pointer:
+            new_pointer = replace(pointer, removals=pointer.removals + 1)
+        if version is None or new_pointer == pointer:
             return
-        if replace_pointer(recommendations, moved, version):
+        if replace_pointer(recommendations, new_pointer, version):
             read_settled_pointer(recommendations)  # tables name the new files from now on
             return
 

@@ -112,7 +112,7 @@ class GateContext:
         k: entries of a list.
         available_N: (N,) which items may be recommended.
         artist_N: (N,) a code for each artist, -1 for none; or None.
-        taken_N: (N,) how many users took each item.
+        count_N: (N,) how many users took each item.
         popular_N: (N,) in how many of the model's own lists each item would be, if they held the
             most popular items instead.
         personalized: whether the model gives each user a different list.
@@ -124,7 +124,7 @@ class GateContext:
         model_name: its kind, such as curatornet.
         tables: which of the tables `items` and `users` the run read.
         last: manifest of the publication that the run is compared with; None where there is none.
-        no_last: why it is None.
+        why_no_last: why it is None.
         evaluation: content of metrics.json, as `visrec evaluate` wrote it; None without one.
         choice: why a night chose this model; None where the job was told which one.
     """
@@ -133,7 +133,7 @@ class GateContext:
     k: int
     available_N: npt.NDArray[np.bool_]
     artist_N: npt.NDArray[np.int64] | None
-    taken_N: npt.NDArray[np.float32]
+    count_N: npt.NDArray[np.float32]
     popular_N: npt.NDArray[np.int64]
     personalized: bool
     interaction_counts: tuple[int, int]
@@ -144,7 +144,7 @@ class GateContext:
     last: RunManifest | None
     evaluation: Mapping[str, Any] | None  # JSON of another job
     choice: ServingChoice | None = None
-    no_last: str = NO_LAST
+    why_no_last: str = NO_LAST
 
     @property
     def query_noun(self) -> str:
@@ -157,14 +157,14 @@ class GateContext:
         return int(self.available_N.sum())
 
     @property
-    def counts(self) -> dict[str, tuple[int, int]]:
+    def counts_by_part(self) -> dict[str, tuple[int, int]]:
         """`interaction_counts` and `item_counts` by the names that the manifest has for them."""
         return {"interactions": self.interaction_counts, "items": self.item_counts}
 
     @property
     def without_feature(self) -> dict[str, float]:
         """Shares of the interactions and of the available items whose item has no feature."""
-        counts = self.counts.items()
+        counts = self.counts_by_part.items()
         return {name: share(missing, total, 0.0) for name, (total, missing) in counts}
 
 

@@ -83,7 +83,7 @@ def _missing_tables(context: GateContext) -> Gate:
     """The gate on tables of items and users that the last publication had and this run lacks."""
     name = "tables that the last publication had and this run does not have"
     if context.last is None:
-        return skipped(name, 0, context.no_last)
+        return skipped(name, 0, context.why_no_last)
     missing = [
         table
         for table in ("items", "users")

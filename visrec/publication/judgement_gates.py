@@ -20,7 +20,7 @@ from visrec.publication.verify import ListChecks
 from visrec.text import format_threshold
 
 _MIN_ARTISTS = 10  # of fewer artists, one may well have most of what users like
-_PARTS = {"items": "available items", "interactions": "interactions with items"}
+_PART_NAMES = {"items": "available items", "interactions": "interactions with items"}
 
 
 def judgement_gates(checks: ListChecks, context: GateContext, config: GatesConfig) -> list[Gate]:
@@ -49,13 +49,13 @@ def _feature_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
     gates, rise_key = [], "max_without_feature_rise"
     is_of_users = context.kind == "user_to_item"
     for part in ("items", "interactions") if is_of_users else ("items",):
-        found, (total, missing) = context.without_feature[part], context.counts[part]
-        name, note = f"{_PARTS[part]} without a feature", f"{missing:,} of {total:,}"
+        found, (total, missing) = context.without_feature[part], context.counts_by_part[part]
+        name, note = f"{_PART_NAMES[part]} without a feature", f"{missing:,} of {total:,}"
         if config.max_without_feature is not None:
             gates.append(_at_most(name, found, config, "max_without_feature", note))
         name = f"rise of the share of {name}"
         if context.last is None:
-            why = f"{note} now; {context.no_last}"
+            why = f"{note} now; {context.why_no_last}"
             gates.append(_skipped(name, config, rise_key, why))
         else:
             before = context.last.without_feature[part]
@@ -85,8 +85,12 @@ def _concentration_gates(
         note = f"{listed:,} of {context.available:,} items in {checks.model_lists:,} lists"
         found = listed / min(context.available, entries)
         gates.append(_at_least(name, found, config, "min_catalogue", note))
-    item_gate = _item_gate(names["max_item_concentration"], checks.listed_N, context, config)
-    artist_gate = _artist_gate(names["max_artist_concentration"], checks.listed_N, context, config)
+    item_gate = _item_concentration_gate(
+        names["max_item_concentration"], checks.listed_N, context, config
+    )
+    artist_gate = _artist_concentration_gate(
+        names["max_artist_concentration"], checks.listed_N, context, config
+    )
     return [*gates, item_gate, artist_gate]
 
 
@@ -101,14 +105,14 @@ def _why_no_concentration(
     return None if checks.listed_N.sum() else "the lists are empty"
 
 
-def _item_gate(
+def _item_concentration_gate(
     name: str, listed_N: npt.NDArray[np.int64], context: GateContext, config: GatesConfig
 ) -> Gate:
     key = "max_item_concentration"
     if 2 * context.k > context.available:
         return _skipped(name, config, key, "k is more than half of the items")
     found, listed_share = concentration(listed_N, context.available_N, context.k)
-    taken = concentration(context.taken_N, np.ones(len(listed_N)), context.k)[0]
+    taken = concentration(context.count_N, np.ones(len(listed_N)), context.k)[0]
     popular = concentration(context.popular_N, context.available_N, context.k)[0]
     note = (
         f"the {context.k} most listed items have {listed_share:.0%} of the entries; concentration "
@@ -118,7 +122,7 @@ def _item_gate(
     return _at_most(name, _rescale(found, taken, popular), config, key, note)
 
 
-def _artist_gate(
+def _artist_concentration_gate(
     name: str, listed_N: npt.NDArray[np.int64], context: GateContext, config: GatesConfig
 ) -> Gate:
     key = "max_artist_concentration"
@@ -133,7 +137,7 @@ def _artist_gate(
         return _skipped(name, config, key, f"{artists} artists have available items")
     few = math.ceil(artists / 20)
     found, listed_share = concentration(listed_A, size_A, few)
-    taken_A = np.bincount(artist_V, weights=context.taken_N[has_artist_N])
+    taken_A = np.bincount(artist_V, weights=context.count_N[has_artist_N])
     taken = concentration(taken_A, np.bincount(artist_V), few)[0]
     note = (
         f"the {few} most listed of {artists:,} artists have {listed_share:.0%} of the entries; "
@@ -186,7 +190,7 @@ def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesCon
     if noun == "items":
         del names["max_cold_rise"]
     if last is None:
-        return [_skipped(name, config, key, context.no_last) for key, name in names.items()]
+        return [_skipped(name, config, key, context.why_no_last) for key, name in names.items()]
     gates = [
         _at_least(
             names["min_queries_of_last"], share(checks.queries, last.queries), config,

@@ -215,14 +215,16 @@ def remove_stray_files(run: Store) -> tuple[RunManifest | None, dict[str, int]]:
         if found is None:
             return None, {}
         sizes = {entry.name: entry.size for entry in run.list()}
-        is_rewritten = run.exists(REWRITING)  # after the listing: this file comes before new ones
+        is_being_rewritten = run.exists(
+            REWRITING
+        )  # after the listing: this file comes before new ones
         if run.read_if_exists(MANIFEST) == found:  # else the files may be those of another one
             break
     manifest = parse_manifest(found[0], run.uri(MANIFEST))
     named = {*manifest.files, *manifest.fingerprints}
     ours = (PARTS, FINGERPRINTS, HELD_BACK)
     strays = [name for name in sizes if name.startswith(ours) and name not in named]
-    run.delete([] if is_rewritten else strays)
+    run.delete([] if is_being_rewritten else strays)
     return manifest, sizes
 
 

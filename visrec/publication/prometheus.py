@@ -20,7 +20,7 @@ _HELP = {
     "visrec_cutoff_timestamp_seconds": "The published run knows interactions before this moment.",
     "visrec_published_info": "The published run and its model; always 1.",
     "visrec_lists": "Lists of the published run.",
-    "visrec_cold_lists": "Lists of users without a profile, in the published run.",
+    "visrec_cold_lists": "Fallback lists of the published run: users whom the model cannot score.",
     "visrec_rows": "Rows of the published run.",
     "visrec_available_items": "Items that the published run may list.",
     "visrec_gate_value": "What a gate of the published run found.",

@@ -84,10 +84,10 @@ def publish_run(
 ) -> bool:
     """Moves the pointer to a complete run; returns whether it moved.
 
-    The pointer never moves back: not to a run whose cutoff is before that of the published run (a
-    night that was filled in later), and not to a run that was rolled back. If the run was complete
-    before this start of it, the pointer moves only if nobody has moved it since the run became
-    complete: an earlier start was then stopped between manifest and pointer.
+    This function never moves the pointer back: not to a run whose cutoff is before that of the
+    published run (a backfilled night), and not to a run that was rolled back. If the run was
+    complete before this start of it, the pointer moves only if nobody has moved it since the run
+    became complete: an earlier start was then stopped between manifest and pointer.
 
     Args:
         recommendations: where the runs are.
@@ -111,8 +111,8 @@ def publish_run(
         found = _read_manifest(recommendations, run_id, pointer)
         if found is None:
             return False
-        moved = with_tables(next_pointer(run_id, *found, pointer), tables)
-        if moved.manifest_sha256 == pointer.manifest_sha256:
+        new_pointer = with_tables(next_pointer(run_id, *found, pointer), tables)
+        if new_pointer.manifest_sha256 == pointer.manifest_sha256:
             add_tables(recommendations, tables)
             return False
         may_be_old = was_complete and version is not None
@@ -120,7 +120,7 @@ def publish_run(
             return False
         if was_complete:  # nobody has read the files since they were checked
             require_intact_run(run_store(recommendations, run_id))
-        if replace_pointer(recommendations, moved, version):
+        if replace_pointer(recommendations, new_pointer, version):
             read_settled_pointer(recommendations)
             return True
 

@@ -65,12 +65,12 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
     manifest = require_intact_run(run)
     pointer_then = replace(pointer, cutoff_timestamp=manifest.pointer_cutoff_timestamp)
     left = dict.fromkeys([*pointer.rolled_back, pointer.run_id])
-    moved = replace(
+    new_pointer = replace(
         next_pointer(run_id, data[0], manifest, pointer_then),
         previous_run_id=None,
         rolled_back=tuple(name for name in left if name != run_id),
     )
-    if not replace_pointer(recommendations, moved, version):
+    if not replace_pointer(recommendations, new_pointer, version):
         raise moved_meanwhile_error(recommendations)
     read_settled_pointer(recommendations)
     return pointer.run_id, run_id

@@ -202,7 +202,9 @@ def find_kept_out(
         min(len(data.item_ids), manifest.k + _CANDIDATES),
     )
     last = listed[-1].score if len(listed) == manifest.k else -np.inf
-    why = _explainer(inputs, data, user, {item.item_id for item in listed}, _otherwise(manifest))
+    why = _explainer(
+        inputs, data, user, {item.item_id for item in listed}, _default_reason(manifest)
+    )
     items = []
     for row, score in zip(found.row_BK[0].tolist(), found.score_BK[0].tolist(), strict=True):
         if row < 0 or score < last:
@@ -213,7 +215,7 @@ def find_kept_out(
     return KeptOut(items=items)
 
 
-def _otherwise(manifest: RunManifest) -> str:
+def _default_reason(manifest: RunManifest) -> str:
     """What is left to say of an item that none of the known rules kept out."""
     changed = "something has changed since the run was made"
     if manifest.inputs["blocked"] is None:
@@ -222,7 +224,7 @@ def _otherwise(manifest: RunManifest) -> str:
 
 
 def _explainer(
-    inputs: ScoringInputs, data: ScoringData, user: Queries, listed: set[str], otherwise: str
+    inputs: ScoringInputs, data: ScoringData, user: Queries, listed: set[str], default_reason: str
 ) -> Callable[[int, str], str | None]:
     """A function of an item's row and id, which comes best first; None for a listed item."""
     rules, items = inputs.rules, read_items(inputs.items_table, data.item_ids)
@@ -256,6 +258,6 @@ def _explainer(
         for reason, group_N, limit, count in groups:
             if group_N[row] >= 0 and count[int(group_N[row])] >= limit:
                 return reason
-        return otherwise
+        return default_reason
 
     return explain

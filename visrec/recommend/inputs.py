@@ -145,7 +145,7 @@ def prepare_scoring(
 
     Args:
         inputs: where to read.
-        shards: how many shards the queries are dealt to; by default what `shard_count` says.
+        shards: how many shards the queries are assigned to; by default what `shard_count` says.
         kind: user_to_item or item_to_item.
         k: list length.
 
@@ -258,7 +258,7 @@ def _item_queries(
     profiles = Jagged(row_U, np.arange(len(row_U) + 1))
     trained_U, cold_U = np.full(len(row_U), -1), np.zeros(len(row_U), bool)
     ids, blocked = item_ids.take(pa.array(row_U)), Jagged.empty(len(row_U))
-    return QueriesInMemory.deal(Queries(ids, profiles, blocked, trained_U, cold_U), shards)
+    return QueriesInMemory.assign(Queries(ids, profiles, blocked, trained_U, cold_U), shards)
 
 
 def _identity_columns(
@@ -268,8 +268,8 @@ def _identity_columns(
     columns = [item_ids] if group_N is None else [item_ids, group_N]
     if rules is not None and rules.near_duplicate_N is not None:
         # The id of one of its items names a group, because row numbers change from night to night.
-        same_N = rules.near_duplicate_N
-        columns.append(item_ids.take(pa.array(same_N, mask=same_N < 0)))
+        near_duplicate_N = rules.near_duplicate_N
+        columns.append(item_ids.take(pa.array(near_duplicate_N, mask=near_duplicate_N < 0)))
     return columns
 
 
@@ -280,7 +280,7 @@ def _build_rules(
     available_N: npt.NDArray[np.bool_],
 ) -> tuple[Rules | None, pa.LargeStringArray | None]:
     """The rules between the entries of a list, None without any; and the groups of `rules.cap`."""
-    config, group_N, code_N, same_N = inputs.rules, None, None, None
+    config, group_N, code_N, near_duplicate_N = inputs.rules, None, None, None
     if config.cap is not None:
         if inputs.items_table is None:
             raise InputError(
@@ -290,7 +290,9 @@ def _build_rules(
         group_N = read_item_groups(inputs.items_table, config.cap_by, item_ids)
         code_N = artist_codes(group_N)
     if config.near_duplicate is not None:
-        same_N = near_duplicate_groups(catalogue.look_NP, available_N, config.near_duplicate)
-    if code_N is None and same_N is None:
+        near_duplicate_N = near_duplicate_groups(
+            catalogue.look_NP, available_N, config.near_duplicate
+        )
+    if code_N is None and near_duplicate_N is None:
         return None, group_N
-    return Rules(config.cap or 0, code_N, same_N), group_N
+    return Rules(config.cap or 0, code_N, near_duplicate_N), group_N

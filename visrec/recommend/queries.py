@@ -116,8 +116,8 @@ class QueriesInMemory:
     shard_offsets: Ints
 
     @staticmethod
-    def deal(queries: Queries, shards: int) -> "QueriesInMemory":
-        """Queries that are sorted by id, dealt to shards."""
+    def assign(queries: Queries, shards: int) -> "QueriesInMemory":
+        """Queries that are sorted by id, assigned to shards."""
         shard_U = assign_shards(queries.query_ids, shards)
         # A stable sort keeps the order of the ids within each shard.
         order = np.argsort(shard_U, kind="stable")

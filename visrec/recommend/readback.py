@@ -31,7 +31,9 @@ from visrec.storage.store import Store
 from visrec.storage.tables import read_batches
 
 Ints = npt.NDArray[np.int64]
-_SAMPLE = 10_000  # queries compared with the last publication: enough for shares to half a percent
+_COMPARED_QUERIES = (
+    10_000  # queries compared with the last publication: enough for shares to half a percent
+)
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,13 @@ class RunChecks:
 
     Attributes:
         lists: what is wrong with the lists.
-        taken_N: (N,) in how many profiles each item is.
+        recounted_N: (N,) in how many profiles each item is, counted here again.
         popular_N: (N,) in how many of the model's own lists each item would be, if they held the
             most popular items instead.
     """
 
     lists: ListChecks
-    taken_N: Ints
+    recounted_N: Ints
     popular_N: Ints
 
     @staticmethod
@@ -73,19 +75,20 @@ class RunChecks:
     def __add__(self, other: "RunChecks") -> "RunChecks":
         return RunChecks(
             self.lists + other.lists,
-            self.taken_N + other.taken_N,
+            self.recounted_N + other.recounted_N,
             self.popular_N + other.popular_N,
         )
 
     def total_lists(self, fallback_N: npt.NDArray[np.float32]) -> ListChecks:
         """What is wrong with the lists of all shards.
 
-        No fallback list is right unless their scores follow from all profiles.
+        If `fallback_N` does not follow from the profiles, every rescored fallback list counts as
+        wrong.
 
         Args:
             fallback_N: (N,) the scores of the fallback lists.
         """
-        if are_fallback_scores(fallback_N, self.taken_N):
+        if are_fallback_scores(fallback_N, self.recounted_N):
             return self.lists
         return replace(self.lists, not_most_popular=self.lists.rescored_fallbacks)
 
@@ -96,7 +99,8 @@ def check_files(
     """Checks some shards of a run, with one shard in memory at a time.
 
     If the last publication has another number of shards, any of its files may hold queries of a
-    shard. Then all of them are read for each shard, until `_SAMPLE` queries have been compared.
+    shard. Then all of them are read for each shard, until `_COMPARED_QUERIES` queries have been
+    compared.
 
     Args:
         data: the input of the scoring.
@@ -110,7 +114,7 @@ def check_files(
     compared = damaged = 0
     for shard in shards:
         queries, last_lists = data.queries.read(shard), None
-        if last is not None and (same_shards or compared < _SAMPLE):
+        if last is not None and (same_shards or compared < _COMPARED_QUERIES):
             compared += len(queries)
             names = [last.parts[shard]] if same_shards else last.parts
             last_lists, unusable = _read_last_lists(last, spec.kind, names, queries.query_ids)
@@ -136,7 +140,7 @@ def _check_file(
 ) -> ListChecks:
     """The counts of one shard's file."""
     spec, name = written.spec, written.spec.part(shard)
-    content, expected = spec.run.read(name), shard_expectation(data, queries, spec)
+    content, expected = spec.run.read(name), expected_shard(data, queries, spec)
     if hashlib.sha256(content).hexdigest() != written.sha256[name]:
         return _damaged_shard(expected)
     file = pq.ParquetFile(pa.BufferReader(content))
@@ -159,7 +163,7 @@ def check_and_rescore(
     return check_files(data, written, shards, rescorer)
 
 
-def shard_expectation(data: ScoringData, queries: Queries, spec: RunSpec) -> Expected:
+def expected_shard(data: ScoringData, queries: Queries, spec: RunSpec) -> Expected:
     """What the table of some queries should hold, from the input of the scoring."""
     return Expected(
         item_ids=data.item_ids,
@@ -196,7 +200,7 @@ def _read_last_lists(
         last: the publication.
         kind: user_to_item or item_to_item.
         names: the files that may hold these queries; one file if both publications have the same
-            number of shards, because queries are dealt to shards by their ids.
+            number of shards, because queries are assigned to shards by their ids.
         query_ids: the queries.
     """
     tables: list[pa.Table] = []

@@ -41,7 +41,7 @@ from visrec.storage.store import Store
 
 # The number of lists of a run that are scored again, and of fallback lists; at least one of each
 # kind for each shard that has any.
-SAMPLE = 128
+RESCORED_LISTS = 128
 # The largest error seen is 4e-7, from float32 encoders that add up about a thousand products.
 TOLERANCE = 1e-5
 _SCORES = 1 << 25  # scores in memory at once: 256 MB
@@ -91,7 +91,7 @@ def sample_queries(queries: Queries, shard: int, shards: int, seed: int) -> tupl
     The same seed gives the same sample, so a rerun checks the same lists.
     """
     row_B = np.random.default_rng([seed, shard]).permutation(len(queries))
-    cold_B, count = queries.cold_U[row_B], math.ceil(SAMPLE / shards)
+    cold_B, count = queries.cold_U[row_B], math.ceil(RESCORED_LISTS / shards)
     return row_B[~cold_B][:count], row_B[cold_B][:count]
 
 
@@ -219,7 +219,7 @@ class Rescorer:
         return score_N, certain_N
 
     def _count_wrong_fallbacks(self) -> int:
-        """How many fallback lists are not the items of the best fallback scores."""
+        """How many fallback lists differ from the items with the best fallback scores."""
         if not self._fallback.lists:
             return 0
         data, queries, wrong = self._data, Queries.join(self._fallback.parts), 0
@@ -235,17 +235,17 @@ class Rescorer:
         return wrong
 
 
-def are_fallback_scores(fallback_N: npt.NDArray[np.float32], taken_N: Ints) -> bool:
+def are_fallback_scores(fallback_N: npt.NDArray[np.float32], recounted_N: Ints) -> bool:
     """Whether fallback scores follow from how many users took each item.
 
-    When items were taken is not compared: of the counts of the last week only the bound is checked.
+    Timestamps are not checked: weekly counts only must not exceed the total counts.
 
     Args:
         fallback_N: (N,) the scores.
-        taken_N: (N,) counted in the profiles of all shards, because the counts that scoring used
-            are what is checked.
+        recounted_N: (N,) users of each item, counted from the profiles of all shards, independently
+            of the counts that scoring used.
     """
-    takers_N = taken_N.astype(np.float32)
+    takers_N = recounted_N.astype(np.float32)
     week_N = np.round(fallback_N - fallback_scores(np.zeros_like(takers_N), takers_N))
     if (week_N > takers_N).any():
         return False
@@ -312,7 +312,8 @@ def _excluded_up_to(row_K: Ints, score_K: Floats, rules: Rules, n: int) -> Float
 
 
 def _limits(rules: Rules) -> list[tuple[int, Ints]]:
-    """Each rule's limit of entries per group, and the items' groups; not the search's own code."""
+    """Each rule's limit of entries per group, and the items' groups; the search's logic again
+    on purpose, so that the check is independent."""
     both = ((rules.cap, rules.group_N), (1, rules.near_duplicate_N))
     return [(limit, group_N) for limit, group_N in both if group_N is not None]
 

@@ -25,7 +25,7 @@ class GateInputs:
         source: the model and the inputs of the run.
         items_table: the items table, or None.
         last: the publication to compare with, or None.
-        no_last: why it is None.
+        why_no_last: why it is None.
         evaluation: the content of the evaluation's metrics.json, or None; of any type, because
             gates read it as JSON.
         thresholds: of the judgement gates; integrity gates have none.
@@ -35,7 +35,7 @@ class GateInputs:
     source: RunSource
     items_table: InputTable | None
     last: RunManifest | None
-    no_last: str
+    why_no_last: str
     evaluation: Mapping[str, Any] | None
     thresholds: GatesConfig
     choice: ServingChoice | None
@@ -63,23 +63,23 @@ def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: RunChecks) -> G
         data: the input of the scoring.
         checks: counts over the run's lists, each over some of its shards.
     """
-    run_inputs, report, total = inputs.source.inputs, data.read_report, reduce(add, checks)
+    digests, report, total = inputs.source.digests, data.read_report, reduce(add, checks)
     dropped = report.dropped_missing_feature
     context = GateContext(
-        kind=run_inputs.kind,
-        k=run_inputs.k,
+        kind=digests.kind,
+        k=digests.k,
         available_N=data.available_N,
         artist_N=data.artist_N,
-        taken_N=data.count_N,
+        count_N=data.count_N,
         popular_N=total.popular_N,
         personalized=inputs.source.personalized,
         interaction_counts=(report.counted + dropped, dropped),
         item_counts=count_items_without_feature(inputs.items_table, data.item_ids),
-        model_digest=run_inputs.model,
+        model_digest=digests.model,
         model_name=inputs.source.model_name,
-        tables=[name for name in ("items", "users") if getattr(run_inputs, name)],
+        tables=[name for name in ("items", "users") if getattr(digests, name)],
         last=inputs.last,
-        no_last=inputs.no_last,
+        why_no_last=inputs.why_no_last,
         evaluation=inputs.evaluation,
         choice=inputs.choice,
     )

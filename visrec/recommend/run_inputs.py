@@ -32,7 +32,7 @@ class ListSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunInputs:
+class InputDigests:
     """Everything that decides the lists of a run. The run's manifest records it as `inputs`.
 
     Attributes:
@@ -79,7 +79,7 @@ class RunInputs:
         fields = asdict(self)
         return {name: fields[name] for name in fields if name != "text" or self.text is not None}
 
-    def gives_same_scores(self, other: Mapping[str, object]) -> bool:
+    def allows_reuse_of(self, other: Mapping[str, object]) -> bool:
         """Whether lists of other inputs, as a manifest records them, may be carried over.
 
         They differ from the lists of these inputs only by users and items, which have fingerprints.
@@ -97,13 +97,13 @@ class RunSource:
         model_id: the model's name.
         model_name: its kind, such as curatornet.
         personalized: whether the model's scores differ between users.
-        inputs: everything that decides the lists.
+        digests: everything that decides the lists.
     """
 
     model_id: str
     model_name: str
     personalized: bool
-    inputs: RunInputs
+    digests: InputDigests
 
 
 def read_run_source(inputs: ScoringInputs, settings: ListSettings) -> RunSource:
@@ -115,7 +115,7 @@ def read_run_source(inputs: ScoringInputs, settings: ListSettings) -> RunSource:
     if inputs.interactions_uri:
         every_rating = replace(interactions, min_rating=None)
         interactions_digest = digest_interactions(every_rating, inputs.interactions_uri)
-    run_inputs = RunInputs(
+    digests = InputDigests(
         model=artifact.digest,
         features=read_manifest(tables.catalogue).digest,
         interactions=interactions_digest,
@@ -135,5 +135,5 @@ def read_run_source(inputs: ScoringInputs, settings: ListSettings) -> RunSource:
         model_id=artifact.model_id,
         model_name=artifact.name,
         personalized=artifact.model.traits.personalized,
-        inputs=run_inputs,
+        digests=digests,
     )

@@ -21,7 +21,7 @@ from visrec.publication.run_spec import RunSpec
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.writer import ShardWriter, WrittenShard
-from visrec.retrieval.kernel import kernel_name, kernel_unavailable_reason
+from visrec.retrieval.kernel import kernel_label, kernel_unavailable_reason
 from visrec.retrieval.similar import cosine_scorer
 from visrec.storage.store import Store
 from visrec.tasks import Ref, get
@@ -118,7 +118,7 @@ class ScoreShards:
             data, scorer = get(task.data), _load_scorer(task)
             recommend = ShardRecommender(data, scorer, task.spec, task.last, self._timer)
             self._writer = ShardWriter(data, task.spec, recommend, self._timer)
-        self._kernel = search_kernel(scorer)
+        self._kernel = search_kernel_label(scorer)
         on_cpu = scorer.device.type == "cpu"
         if self._kernel and on_cpu and (reason := kernel_unavailable_reason()):
             self._timer.log_once(f"no compiled kernel, so the search is slower: {reason}")
@@ -133,8 +133,8 @@ class ScoreShards:
             return replace(self._writer(shard), kernel=self._kernel)
 
 
-def search_kernel(scorer: Scorer) -> str:
-    """What searches all items: `torch on the GPU`, or on a CPU what `kernel_name` says.
+def search_kernel_label(scorer: Scorer) -> str:
+    """What searches all items: `torch on the GPU`, or on a CPU what `kernel_label` says.
 
     Returns:
         Empty on a CPU if the scores are not dot products: only these have a kernel.
@@ -144,7 +144,7 @@ def search_kernel(scorer: Scorer) -> str:
     has_kernel = scorer.first_stage.dispatch(
         ByKind(dot=lambda _: True, tiled=lambda _: False, rerank=lambda _: False)
     )
-    return kernel_name() if has_kernel else ""
+    return kernel_label() if has_kernel else ""
 
 
 def _load_scorer(task: ScoringTask) -> Scorer:

@@ -1,11 +1,11 @@
 """Reads what the tables say about users: all users at once, or one partition at a time.
 
 Three tables name users: the interactions, the users table and the block list. A job without Ray
-reads each as a whole. On Ray all three are dealt to the same number of partitions by a hash of the
-user, so all that is known of a user is in one partition. A worker that scores a shard reads the few
-partitions that have its users. What all lists depend on, such as how many users took each item, is
-counted by tasks that read some partitions each, and their counts are added up. No process holds all
-users.
+reads each as a whole. On Ray all three are assigned to the same number of partitions by a hash of
+the user, so all that is known of a user is in one partition. A worker that scores a shard reads the
+few partitions that have its users. What all lists depend on, such as how many users took each item,
+is counted by tasks that read some partitions each, and their counts are added up. No process holds
+all users.
 
 Shapes: N items, U users, S shards, P partitions.
 """
@@ -99,7 +99,7 @@ class Users(Protocol):
         interaction."""
 
     def to_queries(self, criteria: UserCriteria, shards: int) -> QuerySource:
-        """The users as queries, dealt to shards."""
+        """The users as queries, assigned to shards."""
 
 
 def open_users(tables: UserTables, item_ids: pa.LargeStringArray, root: Store | None) -> Users:
@@ -108,7 +108,7 @@ def open_users(tables: UserTables, item_ids: pa.LargeStringArray, root: Store | 
     Args:
         tables: the tables that name the users.
         item_ids: (N,) the catalogue.
-        root: where the tables are dealt to partitions; None to read them into memory.
+        root: where the tables are assigned to partitions; None to read them into memory.
 
     Raises:
         InputError: a table cannot be read.
@@ -227,7 +227,7 @@ class UsersInMemory:
 
     def to_queries(self, criteria: UserCriteria, shards: int) -> QuerySource:
         queries = self.rows.to_queries(self.config, self._part.log, self.item_ids, criteria)
-        return QueriesInMemory.deal(queries, shards)
+        return QueriesInMemory.assign(queries, shards)
 
 
 def _whole_rows(tables: UserTables) -> UserRows:
@@ -244,7 +244,7 @@ def _whole_rows(tables: UserTables) -> UserRows:
 
 @dataclass(frozen=True)
 class PartitionedTables:
-    """The tables that name users, each dealt to P partitions by a hash of the user.
+    """The tables that name users, each assigned to P partitions by a hash of the user.
 
     Attributes:
         interactions: the interactions, sorted by time within each user.

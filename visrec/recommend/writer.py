@@ -35,7 +35,7 @@ class WrittenShard:
         kept: whether the file was there and intact before this task. An earlier start of the run
             has written it, or an earlier try of this task whose worker died after the write.
         carried: lists that this task carried over from the last publication; 0 if `kept`.
-        kernel: what the worker searches with, as `search_kernel` says; empty for a scorer
+        kernel: what the worker searches with, as `search_kernel_label` says; empty for a scorer
             that no kernel serves.
     """
 

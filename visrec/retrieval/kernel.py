@@ -234,7 +234,7 @@ def kernel_unavailable_reason() -> str | None:
     return compile_and_load(_SOURCE)[1]
 
 
-def kernel_name() -> str:
+def kernel_label() -> str:
     """The instruction set that the kernel uses here; if it is not available, torch, and why."""
     isa, _ = chosen_isa()
     reason = kernel_unavailable_reason()
