@@ -40,9 +40,9 @@ def measure(
     """One row a decay: the best validation AUC with each seed, and the epoch it was at.
 
     Args:
-        flags: of jobs/train.py.
+        flags: flags of jobs/train.py.
         decays: values of --train.weight_decay.
-        seeds: of training.
+        seeds: the seeds of training.
     """
     config = parse(TrainJob, [*flags, "--train.refit=false"])
     features = Store.at(config.resolve(config.features, "features"))

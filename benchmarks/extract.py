@@ -148,7 +148,7 @@ def steady(points: Sequence[tuple[float, int]], total: int) -> float:
 
     Args:
         points: seconds, and pictures so far.
-        total: of pictures.
+        total: the number of pictures.
     """
     rises = [now for before, now in itertools.pairwise(points) if now[1] > before[1]]
     inner = [(s, count) for s, count in rises if 0.2 * total <= count <= 0.9 * total]
@@ -309,11 +309,11 @@ def measure(
     """All figures but the decoders'.
 
     Args:
-        paths: of the pictures of the chain.
+        paths: the paths of the pictures of the chain.
         backbone: a name; the plain loop always runs EfficientNet-Lite0.
-        repeats: of each side.
+        repeats: the number of repeats of each side.
         sample: pictures of the limit and of the plain loop.
-        cores: of the limit, and threads of the plain loop.
+        cores: the number of cores of the limit, and threads of the plain loop.
     """
     rounds = []
     some = [path.read_bytes() for path in paths[:sample]]

@@ -40,10 +40,10 @@ def best_flags(
     """The flags of the setting with the highest validation AUC, and what each one reached.
 
     Args:
-        name: of the model.
+        name: the name of the model.
         base: flags of jobs/train.py that all share.
         settings: how many are tried, the defaults first.
-        seed: of the draws.
+        seed: the seed of the draws.
     """
     space = load_space(str(CHECKOUT / "tune_spaces" / f"{name}.yaml"))
     data: TrainingData | None = None

@@ -287,11 +287,11 @@ class Peer:
     """A library's model, fitted in the first interpreter that can.
 
     Args:
-        library: of the peer.
+        library: the library of the peer.
         model: visrec's name of its model.
         pythons: interpreters to try; after a fit, the one that did it.
-        version: of the library, after a fit.
-        seconds: of the last fit.
+        version: the version of the library, after a fit.
+        seconds: the seconds of the last fit.
     """
 
     library: str

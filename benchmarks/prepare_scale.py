@@ -79,7 +79,7 @@ class Cost:
 
     Attributes:
         seconds: from start to end.
-        cpu_seconds: of its processes, which other load disturbs less.
+        cpu_seconds: the CPU seconds of its processes, which other load disturbs less.
         peak_mb: resident set of its largest process.
     """
 

@@ -140,9 +140,10 @@ class Fitted:
 
     Args:
         store: the model's directory.
-        val_auc: of the epoch that was kept; None for a model that needs no training.
+        val_auc: the validation AUC of the epoch that was kept; None for a model that needs no
+            training.
         epochs: until training stopped, those of the refit as well.
-        seconds: of training.
+        seconds: the seconds of training.
     """
 
     store: Store
@@ -188,7 +189,7 @@ def measure(
     Args:
         base: flags of jobs/train.py that all share.
         variants: each one's further flags.
-        seeds: of training.
+        seeds: the seeds of training.
 
     Returns:
         users, items: how many are ranked, and among how many.
@@ -330,7 +331,7 @@ def asked(
     """What the command line says, after making data that are not there and setting torch's threads.
 
     Args:
-        parser: of `data_parser`.
+        parser: the parser that `data_parser` returns.
         config_for_all: whether the file of --config is for all models.
 
     Returns:

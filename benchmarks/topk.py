@@ -151,9 +151,9 @@ class Contestant:
 
     Args:
         name: `visrec`, or one of `PEERS`.
-        folder: of the vectors and of what is excluded.
+        folder: the folder of the vectors and of what is excluded.
         k: list length.
-        threads: of the search.
+        threads: the number of threads of the search.
     """
 
     here: ClassVar["Contestant"]

@@ -67,10 +67,10 @@ class Plain:
 
     Args:
         data: what visrec trains on.
-        learning_rate: of Adam.
+        learning_rate: the learning rate of Adam.
         by_interaction: users are drawn in proportion to their interactions, not alike.
         visrec_sizes: a profile is cut to a size drawn from 1 to its length, and to 50.
-        seed: of weights and triples.
+        seed: the seed of weights and triples.
     """
 
     def __init__(
@@ -160,8 +160,8 @@ class Measured:
     Args:
         config: jobs/train.py's, which names the data.
         data: as that job loads it.
-        repeats: of the rates.
-        seconds: of each repeat.
+        repeats: the number of repeats of the rates.
+        seconds: the seconds of each repeat.
         target: validation AUC.
         limit: seconds until the plain side is given up.
     """

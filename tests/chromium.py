@@ -47,7 +47,7 @@ class Chromium:
     """One browser with one tab. Values come back as JSON has them, of any type.
 
     Args:
-        path: of the browser.
+        path: the location of the browser.
     """
 
     def __init__(self, path: str) -> None:

@@ -39,7 +39,7 @@ class Page:
         data: the body.
         etag: whether it has an ETag, from its content.
         modified: its Last-Modified as seconds; None for no such header.
-        status: of the answer, and of every answer to this path.
+        status: the status of the answer, and of every answer to this path.
         headers: more of them.
         has_length: whether the answer says how long it is.
     """

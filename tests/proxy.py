@@ -40,7 +40,7 @@ class FaultRule:
             `reset_in_body`: half of the request's body is forwarded, then both connections are
             reset; `status_503`: the proxy answers that the store is busy; `delay`: the request is
             forwarded after a pause.
-        method: of the requests; None for any.
+        method: the method of the requests; None for any.
         key: substring of the decoded path and query.
         skip: number of matching requests to forward first.
         times: number of requests to fail after that; None for all.
@@ -217,7 +217,7 @@ def _read_message(
     """The next message; None if there is none, or only a part of one.
 
     Args:
-        stream: of a connection.
+        stream: the stream of a connection.
         client: for a request, the client that may wait for 100 Continue; None for a reply.
         no_body: whether this is the reply to a HEAD request.
     """

@@ -114,7 +114,7 @@ class SeaweedFS:
     """An S3 server on loopback: `with SeaweedFS() as server: server.client().list_buckets()`.
 
     Args:
-        port: of the S3 endpoint; a free one by default.
+        port: the port of the S3 endpoint; a free one by default.
     """
 
     region = REGION

@@ -56,7 +56,7 @@ class Shop:
         score_UK: their scores.
         tables: the lists as read back from the files of the run.
         before: those of the last publication; empty for none.
-        layout: of the tables.
+        layout: the layout of the tables.
         context: what differs from the context of a clean night.
         config: thresholds of the gates.
     """

@@ -38,7 +38,7 @@ class Server:
     Attributes:
         url: where it is, as `--to` takes it, without the password.
         private_url: the same with the password, where it has one.
-        password: of the user in the URL.
+        password: the password of the user in the URL.
         env: variables with which its clients find it; without the password.
     """
 

@@ -33,7 +33,7 @@ def submit(function: Callable[..., Any], *arguments: Any, results: int = 1) -> R
     """Calls a function in a Ray task; without Ray, here and now.
 
     Args:
-        function: of a module, so that a worker can import it.
+        function: a function of a module, so that a worker can import it.
         arguments: references are given to the function as what they refer to.
         results: how many results it has; of several, each gets a reference of its own.
     """

@@ -69,8 +69,8 @@ class Workspace:
 
     Args:
         path: a directory or an s3:// prefix; docs/schemas.md says what it holds.
-        keys: of every call that has them, such as `interactions.columns`; a call's own keys win
-            over these, and these win over the workspace's `visrec.yaml`.
+        keys: default keys of every call that has them, such as `interactions.columns`; a call's own
+            keys win over these, and these win over the workspace's `visrec.yaml`.
     """
 
     def __init__(self, path: str = "runs/demo", keys: Keys | None = None) -> None:

@@ -28,7 +28,7 @@ class Exporter:
     """Exports in processes that can be killed.
 
     Args:
-        url: of the target.
+        url: the URL of the target.
         lists: where the runs are.
         leases: for the lease of the target.
     """

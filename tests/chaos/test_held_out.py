@@ -32,7 +32,7 @@ class Training:
     Attributes:
         seen: the rows that it was trained on.
         held_out: the rows that it held out, as the artifact records them.
-        last_timestamp: of all its rows.
+        last_timestamp: the last timestamp of all its rows.
     """
 
     seen: Pairs

@@ -79,8 +79,8 @@ class Run:
         model: the directory of the model.
         data: the input of scoring.
         arrays: the item arrays of the model.
-        kind: whose lists they are.
-        layout: of the tables.
+        kind: whether the lists are of users or of items.
+        layout: the layout of the tables.
         row_UK: the items of each query's list, -1 after the last.
         score_UK: their scores.
         reason_UK: their reasons, -1 for none.

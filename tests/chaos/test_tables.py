@@ -40,7 +40,7 @@ class Readers:
 
     Attributes:
         lists: where the runs are.
-        seen: of each reading the format, the pointer's sequence before it, the runs in the rows,
+        seen: for each reading, the format, the pointer's sequence before it, the runs in the rows,
             and the sequence after it.
         faults: errors that ended a thread.
     """

@@ -20,7 +20,7 @@ class MemoryStore:
 
     Attributes:
         entries: what was written: items, or None for the mark of a removed list.
-        record: of what the store holds.
+        record: what is recorded of what the store holds.
         visible: `since` and `generation`, as readers get them.
         lives: operations until the store kills the export; -1 for never.
         written: how many entries were written in all.

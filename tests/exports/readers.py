@@ -22,7 +22,7 @@ class Reader(Protocol):
     Attributes:
         url: the store, as `--to` takes it, with its password where it needs one.
         env: variables with which visrec finds it.
-        name: of the lists that it reads.
+        name: the name of the lists that it reads.
     """
 
     url: str
@@ -46,9 +46,9 @@ def open_shop(kind: str, server: Server, name: str = "recommendations") -> Reade
     """A shop on an empty store.
 
     Args:
-        kind: of the server, as in the fixture `start_store`.
+        kind: the kind of the server, as in the fixture `start_store`.
         server: it.
-        name: of the lists that the shop reads.
+        name: the name of the lists that the shop reads.
     """
     unique = f"t{uuid.uuid4().hex[:8]}"
     if kind == "postgresql":

@@ -43,7 +43,7 @@ def avif(
 
     Args:
         items: type and bytes of each, the primary one first; they have the numbers from 1 on.
-        sizes: of the first items, which are pictures; the rest is metadata.
+        sizes: the sizes of the first items, which are pictures; the rest is metadata.
         references: boxes.
         turns: property boxes of the primary item.
         inline: whether the bytes of the primary item are in the box that describes the items.

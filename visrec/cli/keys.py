@@ -44,8 +44,8 @@ def check_flags(
     """Refuses flags that are not keys, also abbreviations: a new key could change their meaning.
 
     Args:
-        arguments: of the command line.
-        keys: of the job.
+        arguments: the words of the command line.
+        keys: the keys of the job.
         explain_foreign: the end of a sentence about a key of another job; empty if it is unknown.
 
     Raises:
@@ -94,9 +94,9 @@ def check_yaml(
     """Refuses unknown keys and missing values in a YAML file.
 
     Args:
-        path: of the file.
-        content: of the file.
-        keys: of the job.
+        path: the location of the file.
+        content: the content of the file.
+        keys: the keys of the job.
         explain_foreign: as in `check_flags`.
 
     Raises:

@@ -167,7 +167,7 @@ def _code_and_message(
     Args:
         error: what ended the job.
         cause: visrec's error below it; None if there is none.
-        summary: of the job.
+        summary: the job's summary.
     """
     if cause is None:
         last_line = (str(error).strip().splitlines() or [""])[-1]

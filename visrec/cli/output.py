@@ -20,7 +20,7 @@ class _Output:
     """How this process tells what it does.
 
     Attributes:
-        job: that it runs.
+        job: the name of the job that it runs.
         quiet: only warnings and errors.
         log_json: one JSON object a line, all on standard output.
     """

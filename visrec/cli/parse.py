@@ -45,7 +45,7 @@ def parse(job_type: type[Job], arguments: Sequence[str]) -> Job:
 
     Args:
         job_type: the configuration class of the job.
-        arguments: of the command line, without the program's name.
+        arguments: the words of the command line, without the program's name.
 
     Raises:
         InputError: a key is unknown or a value is invalid.

@@ -68,7 +68,7 @@ class Remembered:
 
     Attributes:
         values: by dotted key; empty without that file.
-        path: of the file.
+        path: the location of the file.
     """
 
     values: Yaml = field(default_factory=dict)
@@ -91,7 +91,7 @@ def read_remembered(workspace: str, keys: Keys) -> Remembered:
 
     Args:
         workspace: its location.
-        keys: of the job.
+        keys: the keys of the job.
 
     Raises:
         InputError: the file is not YAML, or has a key that no workspace keeps.

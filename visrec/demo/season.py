@@ -150,7 +150,7 @@ def sell(
         release_time_I: (I,) from when on, in seconds since 1970.
         visits: in time order.
         rng: draws the works.
-        interest: whose log is added to the scores; None for none.
+        interest: factors whose log is added to the scores; None for none.
 
     Returns:
         The sales in the order of time, then user; and (I,) the copies left.

@@ -75,7 +75,7 @@ def resample(values: Mapping[str, Mapping[str, Floats]], seed: int = 0) -> Resam
     Args:
         values: `{model: {metric: (B,) values}}`: one value per user, with the users in the same
             order everywhere.
-        seed: of the samples.
+        seed: the seed of the samples.
     """
     keys = [(model, metric) for model, metrics in values.items() for metric in metrics]
     value_MB = np.stack([values[model][metric] for model, metric in keys])

@@ -62,7 +62,7 @@ def add_pictures(
     """The users and clusters of a page with titles and pictures; all copies of an item share one.
 
     Args:
-        users: with items by their ids alone.
+        users: users whose items are ids alone.
         clusters: the same; None for none.
         images: where the pictures are; an item may have none.
         items_table: an items table with titles, or None.
@@ -131,7 +131,7 @@ def thumbnail(data: bytes, max_bytes: int = _MAX_BYTES) -> bytes | None:
 
     Args:
         data: bytes of the picture.
-        max_bytes: of the thumbnail, unless the smallest one is larger.
+        max_bytes: the largest thumbnail, unless the smallest one is larger.
     """
     try:
         picture = Image.fromarray(decode_whole(data, _SIZES[0][0], _LIMITS))

@@ -148,7 +148,7 @@ class SweepView:
     """A sweep as the page shows it.
 
     Attributes:
-        name: of the sweep.
+        name: the name of the sweep.
         sentence: what came out.
         keys: the searched keys.
         best: the best trials.

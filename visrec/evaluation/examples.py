@@ -141,7 +141,7 @@ def hash_user_id(user_id: str, key: str) -> str:
     """A short keyed hash: who has only the page cannot tell whose id it is, not even by trying.
 
     Args:
-        user_id: of the user.
+        user_id: the user's id.
         key: the digest of the evaluated model, which the page does not show.
     """
     return hmac.new(key.encode(), user_id.encode(), hashlib.sha256).hexdigest()[:12]

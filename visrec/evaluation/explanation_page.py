@@ -14,8 +14,8 @@ class Explanation:
     """Everything about one user's list.
 
     Attributes:
-        user_id: of the user.
-        manifest: of the published run.
+        user_id: the user's id.
+        manifest: the manifest of the published run.
         published_at: when, in words.
         listed: the list.
         before: the run before, if the user had a list in it; None otherwise.

@@ -23,7 +23,7 @@ class EvaluationRecord:
 
     Attributes:
         model_id: the first model of the table.
-        digest: of its artifact.
+        digest: the digest of its artifact.
         data_until: Unix seconds of the latest interaction that it was trained on.
         made_at: when it was evaluated, as ISO 8601 in UTC.
         users: number of test users.
@@ -32,7 +32,7 @@ class EvaluationRecord:
         rival: the best baseline; None without any.
         rival_means: the metrics of that baseline.
         before: the evaluation before this one, without its own `before`.
-        version: of this record.
+        version: the version of this record.
     """
 
     model_id: str
@@ -71,7 +71,7 @@ def find_previous(
 
     Args:
         evaluations: directories of evaluations, the own one included, before anything is written.
-        digest: of the model that is evaluated now.
+        digest: the digest of the model that is evaluated now.
         data_until: where its training data end.
         say: gets a message about a record that cannot be read, which counts as absent.
     """

@@ -60,7 +60,7 @@ class Tile:
     Attributes:
         label: what it is.
         value: the model's.
-        width: of its bar in percent.
+        width: the width of its bar in percent.
         mark: where the best baseline is on that bar.
         versus: the figure of the best baseline, in words.
         change: since the evaluation before, with its sign; empty without one.

@@ -56,13 +56,13 @@ class UserExample:
     """What is known of a user, what the user took next, and the recommendations, best first.
 
     Attributes:
-        user_id: of the user, or its hash.
+        user_id: the user's id, or its hash.
         profile: items of the profile, latest first: those that explain the list, and the latest.
         profile_size: number of items in the profile.
         held_out: what the user took next, with its rank.
         recommended: the list.
-        auc: of the model for this user.
-        rival_auc: of the best baseline for this user.
+        auc: the model's AUC for this user.
+        rival_auc: the best baseline's AUC for this user.
         is_cold: whether the user, or something that the user took next, is new to the model.
     """
 
@@ -162,9 +162,9 @@ class HeldBackRun:
     """The last run that gates held back, if it is newer than the published one.
 
     Attributes:
-        run_id: of the run.
+        run_id: the run's id.
         held_back_at: when.
-        gates: that failed.
+        gates: the gates that failed.
     """
 
     run_id: str

@@ -43,7 +43,7 @@ def format_metrics(metrics: Metrics, terminal_columns: int | None = None) -> str
     """The metrics as an aligned table, best AUC first, the oracle last.
 
     Args:
-        metrics: of each model.
+        metrics: the metrics of each model.
         terminal_columns: width of the terminal; None without a terminal.
     """
     rows = [(model, metrics[model], format_figure) for model in sort_models(metrics)]

@@ -51,7 +51,7 @@ def judge(model: str, metrics: Metrics, paired: Metrics) -> Verdict:
 
     Args:
         model: its label.
-        metrics: of all models.
+        metrics: the metrics of all models.
         paired: differences `"a - b"`, of which those that begin with the model are used.
     """
     auc = metrics.get(model, {}).get("auc")

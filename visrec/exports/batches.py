@@ -34,7 +34,7 @@ class ListBatch:
     """Some lists, or the removal of some.
 
     Attributes:
-        ids: whose lists they are, (B,).
+        ids: (B,) the ids of the users or items whose lists they are.
         items: the entries of each list, best first, as a JSON array of objects; None removes the
             list.
         cold: whether each is the fallback list; None where the run does not say.

@@ -53,7 +53,7 @@ class DynamoStore:
     Attributes:
         client: boto3's, which has no static type.
         table: its name.
-        name: of the lists.
+        name: the name of the lists.
     """
 
     client: Any

@@ -75,8 +75,8 @@ class PostgresStore:
 
     Attributes:
         connection: to the database; psycopg, which is optional, has no types here.
-        name: of the lists.
-        id_column: of the view.
+        name: the name of the lists.
+        id_column: the id column of the view.
     """
 
     connection: Any

@@ -54,8 +54,9 @@ class RedisStore:
     """Lists of one kind in one database or cluster.
 
     Attributes:
-        client: of the server or the cluster; redis, which is optional, has no types here.
-        key: of the record, and what the keys of all lists start with.
+        client: the client of the server or the cluster; redis, which is optional, has no types
+            here.
+        key: the key of the record, and what the keys of all lists start with.
     """
 
     client: Any

@@ -22,7 +22,7 @@ class RunKey:
     """Which lists: a run, and the state of it. `forget` and a second making change the manifest.
 
     Attributes:
-        run_id: of the run.
+        run_id: the run's id.
         manifest_sha256: SHA-256 of its manifest, which names the SHA-256 of every file.
     """
 

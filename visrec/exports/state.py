@@ -27,7 +27,7 @@ class Staging:
     """An export that readers do not see yet.
 
     Attributes:
-        run: whose lists it writes.
+        run: the run whose lists it writes.
         only_changed: whether it writes only lists that differ from those of the present run.
         shards_done: how many shards are written, in the order of the run's files.
         written: lists that it has written so far.
@@ -46,7 +46,7 @@ class ExportState:
     """What a store holds. The defaults stand for a store without a record.
 
     Attributes:
-        run: whose lists readers see; None before the first export.
+        run: the run whose lists readers see; None before the first export.
         generation: readers see lists up to this generation.
         since: readers see lists from this generation on.
         issued: the highest generation that any export was given.
@@ -55,7 +55,7 @@ class ExportState:
         write_all: whether the next export must write all lists. An interrupted export was given
             up, and its process may have been suspended, so that something of it may still arrive.
         holder: random id of the process that wrote the record; another process has another one.
-        version: of this record.
+        version: the version of this record.
     """
 
     run: RunKey | None = None

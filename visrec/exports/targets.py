@@ -95,7 +95,7 @@ class StoreTarget:
         shown: the store in messages.
         open: connects to it; gets the name of the lists and their column of ids.
         errors: what its library raises.
-        password: of the URL, which no message may contain; empty if there is none.
+        password: the password of the URL, which no message may contain; empty if there is none.
     """
 
     shown: str

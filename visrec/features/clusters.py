@@ -35,7 +35,7 @@ class ClusterConfig:
         clusters: the largest number of clusters; fewer if there are not ten items for each.
         dimensions: number of principal components; fewer if there are fewer.
         runs: number of k-means runs, each from its own seed; the best by silhouette is kept.
-        seed: of the first run.
+        seed: the seed of the first run.
     """
 
     clusters: int = 100
@@ -58,7 +58,8 @@ class Clusters:
         group_N: (N,) int32 from 0; items of one group have near-identical pictures.
         visual_NP: (N, P) float32 unit vectors in the space that was clustered; their cosine says
             how alike two items look.
-        silhouette: of the clusters; NaN if there is one cluster, or one item in each.
+        silhouette: the silhouette of the clusters; NaN if there is one cluster, or one item in
+            each.
     """
 
     cluster_N: npt.NDArray[np.int32]

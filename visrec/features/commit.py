@@ -162,11 +162,11 @@ def commit_extraction(
     """Makes the features directory hold exactly the listed pictures.
 
     Args:
-        plan: of the extraction.
+        plan: the extraction's plan.
         written: names of the files that the extraction has written.
         store: the features directory.
-        identity: of the features.
-        settings: of the extraction, as `extraction_settings` gives them.
+        identity: the identity of the features.
+        settings: the settings of the extraction, as `extraction_settings` gives them.
         max_rejected: the largest share of the pictures that may be rejected.
 
     Returns:

@@ -108,10 +108,10 @@ class ExtractionContext:
         plan: the plan.
         store: the features directory.
         backbone: the network.
-        identity: of the features.
-        preprocessing: of the network.
+        identity: the identity of the features.
+        preprocessing: the preprocessing of the network.
         limits: larger pictures are rejected.
-        resources: of the workers that run the network.
+        resources: what the workers that run the network request.
         progress_actor: counts the rows of each step.
     """
 
@@ -207,7 +207,7 @@ def extract_here(
     Args:
         extraction: what the steps share.
         chunks: number of chunks of pictures to read.
-        threads: that decode and run the network.
+        threads: the number of threads that decode and run the network.
         backbone: the network.
     """
     extract, write = ExtractChunk(extraction, threads, backbone), WriteParts(extraction)
@@ -245,7 +245,7 @@ class ExtractChunk:
 
     Args:
         extraction: what the steps share.
-        threads: that decode and run the network.
+        threads: the number of threads that decode and run the network.
         backbone: the network; by default it is loaded.
     """
 
@@ -368,7 +368,7 @@ def pool_items(batch: Batch, feature_BD: npt.NDArray[np.float16]) -> Batch:
     """Gives the first good picture of each item the item's feature, digest and source.
 
     Args:
-        batch: with the columns item_id, digest, source and reason; all pictures of an item.
+        batch: a batch with the columns item_id, digest, source and reason; all pictures of an item.
         feature_BD: (B, D) features of the pictures.
     """
     # Columns of type object take texts of any length.

@@ -27,7 +27,7 @@ class Picture:
     """A picture on its way to the network.
 
     Attributes:
-        item_id: of its item.
+        item_id: its item's id.
         view: which picture of the item; empty if nothing says it.
         source: changes when the bytes may have changed; empty if unknown.
         address: a hash of its http address; empty for other locations.

@@ -42,8 +42,8 @@ class ImportPlan:
     Attributes:
         table: directory of the table's files.
         chunks: what to read; empty if the features directory holds this very table already.
-        identity: of the features.
-        digest: of the table's files.
+        identity: the identity of the features.
+        digest: the digest of the table's files.
         uri: location of the table.
     """
 

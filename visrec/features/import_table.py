@@ -133,7 +133,7 @@ def commit_import(
     """Makes the features directory hold exactly the table's rows.
 
     Args:
-        plan: of the import.
+        plan: the import's plan.
         written: names of the files that the import has written.
         store: the features directory.
         max_rejected: the largest share of the rows that may be rejected.

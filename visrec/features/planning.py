@@ -76,7 +76,7 @@ def plan_extraction(
     Args:
         images: location of the pictures.
         store: the features directory.
-        identity: of the features to be made.
+        identity: the identity of the features to be made.
         limits: rejections under other limits are tried again.
 
     Raises:
@@ -226,7 +226,7 @@ def _read_fetched(store: Store, manifest: Manifest, *, is_same: bool) -> pa.Tabl
 
     Args:
         store: the features directory.
-        manifest: of the last extraction.
+        manifest: the manifest of the last extraction.
         is_same: whether its settings are those of now; otherwise its rejections are not.
     """
     fetched = read_index(store, list(manifest.fetched), manifest.identity, FETCHED.names)

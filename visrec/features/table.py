@@ -143,8 +143,8 @@ def require_same_identity(found: Identity, expected: Identity, store: Store, key
     """Refuses features that another network made.
 
     Args:
-        found: of the features.
-        expected: of the network or model that is to be used with them.
+        found: the identity of the features.
+        expected: the identity of the network or model that is to be used with them.
         store: the features directory.
         key: the configuration key that chose the other one.
 
@@ -265,7 +265,7 @@ def read_features_at(
 
     Args:
         store: the features directory.
-        names: of the parts that the column `part` numbers.
+        names: the names of the parts that the column `part` numbers.
         rows: B rows of an index, with its columns `part` and `row`.
         dim: D.
 
@@ -288,7 +288,7 @@ def read_index(store: Store, names: list[str], identity: Identity, columns: list
 
     Args:
         store: the features directory.
-        names: of parts, or of files of rejections.
+        names: the names of parts, or of files of rejections.
         identity: files of another identity are skipped.
         columns: to read, as text.
 

@@ -91,7 +91,7 @@ def plan_texts(items_table: InputTable, store: Store, identity: Identity) -> Tex
     Args:
         items_table: the items table.
         store: the directory of the texts' features.
-        identity: of the features to be made.
+        identity: the identity of the features to be made.
 
     Raises:
         InputError: no item has a text, the table names an item twice, or the features on disk are
@@ -137,8 +137,8 @@ class TextExtraction:
         plan: the plan.
         store: the directory of the texts' features.
         text: the sentence model.
-        identity: of the features.
-        resources: of the actors.
+        identity: the identity of the features.
+        resources: what the actors request.
         progress_actor: counts the texts.
     """
 
@@ -254,10 +254,10 @@ def commit_texts(
     """Makes the directory hold exactly the items that have a text.
 
     Args:
-        plan: of the extraction.
+        plan: the extraction's plan.
         written: names of the files that the extraction has written.
         store: the directory of the texts' features.
-        identity: of the features.
+        identity: the identity of the features.
         max_rejected: the largest share of the texts that may be rejected.
 
     Returns:

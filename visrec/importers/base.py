@@ -28,7 +28,7 @@ class Source:
 
     Attributes:
         store: the folder.
-        names: of the files that count, sorted.
+        names: the names of the files that count, sorted.
     """
 
     store: Store
@@ -67,7 +67,7 @@ class Source:
 
         Args:
             expected: such a file in words, for the error.
-            patterns: of its name.
+            patterns: the patterns of its name.
 
         Raises:
             InputError: there is none.
@@ -88,7 +88,7 @@ class Source:
         """A CSV or TSV file with a header, or JSON lines, in batches with the declared columns.
 
         Args:
-            name: of the file.
+            name: the name of the file.
             columns: the declared columns.
             mapping: the name in the file of each of them that has another name there.
 

@@ -45,7 +45,7 @@ class PartitionedPiece:
     Attributes:
         file: the Arrow file. Its batches belong to the partitions 0, 1, ..., P - 1, 0, 1, ...
         rows_P: rows of each partition.
-        unit: of numeric timestamps; None for any others.
+        unit: the unit of numeric timestamps; None for any others.
         columns: the columns that at least one batch of rows has.
         lacking: the columns of `PREPARED_INTERACTIONS` that at least one batch lacks.
     """
@@ -63,10 +63,11 @@ def partition_piece(
     """Writes the rows of a piece by partition, unless an earlier start has done so.
 
     Args:
-        piece: of a table that names users.
+        piece: a piece of a table that names users.
         columns: the declared ones of the table.
         store: where to write.
-        stem: of the file, without extension: a digest of where the rows come from and of P.
+        stem: the name of the file, without extension: a digest of where the rows come from and of
+            P.
         partitions: P.
 
     Raises:
@@ -180,7 +181,7 @@ def write_partition(
 
     Args:
         store: contains all of these files.
-        name: of the file to write: a digest of what its rows come from.
+        name: the name of the file to write: a digest of what its rows come from.
         partition: its number, and P.
         before: the partition's previous file, whose rows precede the added ones; None if it has
             none.
@@ -220,7 +221,7 @@ def sort_rows(rows: pa.Table) -> pa.Table:
     """The rows in the order of a log, nulls first, with ids as codes into sorted distinct ids.
 
     Args:
-        rows: with the columns of `PREPARED_INTERACTIONS`, ids as text.
+        rows: rows with the columns of `PREPARED_INTERACTIONS`, ids as text.
     """
     user_ids, user_R = _sorted_codes(rows["user_id"])
     item_ids, item_R = _sorted_codes(rows["item_id"])

@@ -249,8 +249,8 @@ def restore_split(
         log: the interactions now.
         item_ids: (N,) the catalogue that the log is coded against.
         pairs: what `held_out_pairs` returned in training.
-        last_timestamp: of the training's interactions, in seconds.
-        config: of the training's split.
+        last_timestamp: the last timestamp of the training's interactions, in seconds.
+        config: the configuration of the training's split.
     """
     user_P, item_P = index_in(pairs["user_id"], log.user_ids), index_in(pairs["item_id"], item_ids)
     is_found_P = (user_P >= 0) & (item_P >= 0)

@@ -35,7 +35,7 @@ class BprMfConfig(RankingConfig):
         loss: softmax, bpr (the paper's), bpr_max, top1 or top1_max.
         temperature: scores are divided by it in training; 1 in the paper.
         score_penalty: lambda of bpr_max.
-        width: of the users' and items' vectors.
+        width: the width of the users' and items' vectors.
     """
 
     temperature: float = 7.0

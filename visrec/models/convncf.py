@@ -43,8 +43,8 @@ class ConvNcfConfig(RankingConfig):
             bpr_max, top1 or top1_max.
         temperature: scores are divided by it in training; 1 in the paper.
         score_penalty: lambda of bpr_max.
-        width: of the users' and items' vectors; a power of 2.
-        channels: of every layer.
+        width: the width of the users' and items' vectors; a power of 2.
+        channels: the number of channels of every layer.
         product_weight: weight of the loss of p . q relative to that of the score; 0 in the paper.
         candidates: number of items that p . q proposes for re-ranking; at least the length of the
             list.

@@ -35,7 +35,7 @@ class CooccurrenceConfig(ModelConfig):
     """The width of the vectors.
 
     Attributes:
-        width: of the items' vectors.
+        width: the width of the items' vectors.
     """
 
     width: int = 64

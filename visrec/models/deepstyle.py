@@ -43,7 +43,7 @@ class DeepStyleConfig(RankingConfig):
         loss: softmax, bpr (the paper's), bpr_max, top1 or top1_max.
         temperature: scores are divided by it in training; 1 in the paper.
         score_penalty: lambda of bpr_max.
-        width: of the vectors of users, items, categories and appearance.
+        width: the width of the vectors of users, items, categories and appearance.
     """
 
     temperature: float = 7.0

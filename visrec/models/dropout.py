@@ -32,7 +32,7 @@ def drop_features(values_MD: Tensor, item_M: Tensor, seed: int, threshold: int) 
     Args:
         values_MD: the values of M items.
         item_M: the rows of these items.
-        seed: of the step.
+        seed: the seed of the step.
         threshold: see `dropout_threshold`.
     """
     if not threshold:
@@ -49,7 +49,7 @@ def keep_items(item_M: Tensor, seed: int, rate: float) -> Tensor:
 
     Args:
         item_M: the rows of M items.
-        seed: of the step, and of what is dropped.
+        seed: the seed of the step, and of what is dropped.
         rate: the share that is dropped, from 0 to 1.
     """
     return (uniform(splitmix64(splitmix64(item_M + 1) ^ seed)) >= rate).float()
@@ -64,7 +64,7 @@ def dropout_entries(
         value_V: the entries.
         row_V: each entry's row.
         column_V: each entry's column.
-        seed: of the step.
+        seed: the seed of the step.
         rate: the share that is dropped, from 0 to below 1.
     """
     uniform_V = uniform(splitmix64(splitmix64(row_V + seed) ^ (column_V + 1)))
@@ -83,7 +83,7 @@ def scale_and_drop(
         feature_MD: the raw features, float16 as stored, or float32.
         scale: the z-score.
         item_M: the rows of these items.
-        seed: of the step.
+        seed: the seed of the step.
         threshold: see `dropout_threshold`.
     """
     kernel, _ = compile_and_load(SOURCE)

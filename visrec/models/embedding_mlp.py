@@ -32,7 +32,7 @@ class EmbeddingMlpConfig(ModelConfig):
     """The sizes of vectors and network, and the loss.
 
     Attributes:
-        width: of the users' and items' vectors.
+        width: the width of the users' and items' vectors.
         hidden: width of the hidden layer.
         untaken: weight of the squared error on items that the user did not take.
     """

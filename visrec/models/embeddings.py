@@ -22,7 +22,7 @@ def make_embedding(rows: int, width: int, std: float = 0.1) -> nn.Embedding:
 
     Args:
         rows: number of users or items in training.
-        width: of a vector.
+        width: the width of a vector.
         std: standard deviation; 0.1 as in other libraries' matrix factorizations.
     """
     embedding = nn.Embedding(rows, width, sparse=True)

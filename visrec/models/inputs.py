@@ -93,7 +93,7 @@ class TripleBatch:
         activity: for a model that reads it.
         ordered_profiles: whether a profile is what its user had taken before the positive, oldest
             first.
-        seed: of the step, the same on all workers.
+        seed: the seed of the step, the same on all workers.
     """
 
     item_M: Tensor
@@ -117,7 +117,7 @@ class UserBatch:
         items: B lists of rows of the catalogue.
         first: the position of the first of these users among the users of all workers.
         total: the number of users of the step.
-        seed: of the step, the same on all workers.
+        seed: the seed of the step, the same on all workers.
     """
 
     items: JaggedTensor

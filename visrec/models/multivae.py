@@ -37,7 +37,7 @@ class MultiVaeConfig(ModelConfig):
     """Widths of the layers (by default the paper's), and regularization.
 
     Attributes:
-        width: of the latent vector z.
+        width: the width of the latent vector z.
         hidden: width of the hidden layers of encoder and decoder.
         dropout: share of a user's items that are left out of the encoder's input in training.
         kl_weight: the final value of beta.

@@ -32,7 +32,7 @@ class TextProvenance:
     """The features of texts that a model takes beside those of pictures.
 
     Attributes:
-        digest: of the table.
+        digest: the digest of the table.
         identity: the sentence model that made them.
         mean: what an item without a text has, one number for each dimension.
     """

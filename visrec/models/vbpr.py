@@ -45,8 +45,8 @@ class VbprConfig(RankingConfig):
         loss: softmax, bpr (the paper's), bpr_max, top1 or top1_max.
         temperature: scores are divided by it in training; 1 in the paper.
         score_penalty: lambda of bpr_max.
-        width: of p and q, which do not depend on pictures; 0 leaves them out.
-        visual_width: of theta and E z.
+        width: the width of p and q, which do not depend on pictures; 0 leaves them out.
+        visual_width: the width of theta and E z.
     """
 
     temperature: float = 7.0

@@ -31,7 +31,7 @@ class YoutubeDnnConfig(RankingConfig):
         loss: softmax (the paper's), bpr, bpr_max, top1 or top1_max.
         temperature: scores are divided by it in training; 1 in the paper.
         score_penalty: lambda of bpr_max.
-        width: of the items' and users' vectors.
+        width: the width of the items' and users' vectors.
         hidden: width of the tower's hidden layer.
     """
 

@@ -53,7 +53,7 @@ def train_variants(model: Store, config: TrainJob, summary: Summary) -> list[Sto
         model: the trained model's directory.
         config: workspace, session, features, items and interactions; all other settings come from
             the model's provenance.
-        summary: of the job.
+        summary: the job's summary.
 
     Raises:
         InputError: the model does not train on triples.

@@ -120,7 +120,7 @@ def check_memory(
     Args:
         workload: how much data the run has; None if that is unknown.
         nodes: resources of each node.
-        scoring: of recommend.py.
+        scoring: the resources that the scoring workers request.
     """
     if workload is None:
         expected = "users and items of the workspace, or --users and --items"

@@ -150,7 +150,7 @@ class Findings:
     """Collects the facts and what is wrong with them.
 
     Attributes:
-        rows: of the summary, of any values that JSON can hold.
+        rows: rows of the summary, with any values that JSON can hold.
         problems: why a job would refuse the data.
         remarks: what a user should know, although jobs run.
     """
@@ -294,8 +294,8 @@ def _remarks(rows: ReadRows, log: InteractionLog | None, written: str) -> Iterat
     """What a user should know, although jobs run.
 
     Args:
-        rows: of the interactions.
-        log: of those that count; None if a job would refuse them.
+        rows: what is read of the interactions.
+        log: those that count; None if a job would refuse them.
         written: how the timestamps are written, in words.
     """
     if rows.last is not None and rows.last < _ONE_YEAR:

@@ -34,7 +34,7 @@ class Catalogue:
     """The items that can be recommended: those with a picture, or with an imported feature.
 
     Attributes:
-        ids: of these items.
+        ids: the ids of these items.
         pictures: number of pictures; None where features are imported.
         with_feature: how many items have a feature already.
         rejected: how many pictures were rejected.

@@ -29,7 +29,7 @@ class NodeAnswer(NamedTuple):
 
     Attributes:
         clock: its time, in Unix seconds.
-        versions: of Python and of the `PACKAGES`.
+        versions: the versions of Python and of the `PACKAGES`.
         auth_mode: its RAY_AUTH_MODE.
         disk_free: free bytes where Ray keeps its session.
         disk_use: used share of that disk.

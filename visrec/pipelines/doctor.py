@@ -128,8 +128,8 @@ def examine_cluster(config: DoctorJob, workspace: Store, scratch: Store | None) 
     """Asks every node, and compares what the cluster has with what the jobs will need.
 
     Args:
-        config: of the doctor.
-        workspace: of the run.
+        config: the doctor's configuration.
+        workspace: the workspace of the run.
         scratch: the folder whose probe file every node should read; None if it has none.
     """
     alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]

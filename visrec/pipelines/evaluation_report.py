@@ -60,7 +60,7 @@ class Evaluated:
         data: what was evaluated.
         overview: its counts.
         results: the metrics.
-        costs: of each model.
+        costs: what each model costs.
         seconds: wall time so far, by phase.
     """
 

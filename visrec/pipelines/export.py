@@ -82,7 +82,7 @@ def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) ->
     """Exports changed lists of the published run to several targets; one that fails stops no other.
 
     Args:
-        urls: of the targets.
+        urls: the URLs of the targets.
         recommendations: where the runs are.
         leases: as in `export_published`.
 

@@ -219,7 +219,7 @@ def extraction_context(
     """What the steps of the job's extraction share.
 
     Args:
-        config: of the job.
+        config: the configuration of the job.
         plan: what to read.
         network: as `describe` describes it.
         progress: counts the rows of each step.
@@ -244,7 +244,7 @@ def run_chain(
     """The rows of the chain, which name the written files, while its workers are held.
 
     Args:
-        config: of the job.
+        config: the configuration of the job.
         extraction: what the steps share.
         counts: what there is to do.
         backbone: the network, if this process runs it.

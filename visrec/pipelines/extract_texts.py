@@ -34,7 +34,7 @@ class TextJob:
         store: the directory of the texts' features.
         text: the sentence model.
         max_rejected: share of the texts that may be rejected.
-        resources: of each worker.
+        resources: what each worker requests.
         workers: how many embed, at most.
     """
 

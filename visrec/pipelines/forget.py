@@ -60,7 +60,8 @@ class ForgetJob(JobConfig):
 
     Attributes:
         users: a text file with an id in each line, or a table with user_id.
-        interactions: whose rows of these users are counted. They are yours to remove.
+        interactions: the table in which the remaining rows of these users are counted; the job does
+            not change it.
         recommendations: another directory of runs, outside of the workspace.
         export_to: list of targets, as --to of `visrec export` takes them, that hold the lists of
             the workspace's published run: it is exported again, without these users.

@@ -47,7 +47,8 @@ def require_features(
 
     Args:
         kind: what it takes.
-        config: of the job, whose workspace has the directories that are not named.
+        config: the configuration of the job, whose workspace has the directories that are not
+            named.
         features: the directory of the pictures' features, as configured.
         text_features: the directory of the texts' features, as configured.
 

@@ -44,7 +44,7 @@ def choose_served(
     """The model that serves a night: the best by the gates on the held-out set.
 
     Args:
-        jobs: of the night.
+        jobs: the jobs of the night's steps.
         model: what the night trained, or what it has in its place.
         summary: takes the time of fitting a baseline.
         evaluates: whether the night evaluates its model.
@@ -103,8 +103,8 @@ def fit_baseline(job: TrainJob, row: str, model: NightModel, summary: Summary) -
 
     Args:
         job: how models are trained; its data and split are the baseline's, too.
-        row: of the baseline.
-        model: in whose place it serves, from the same day on.
+        row: the baseline's row of the evaluation.
+        model: the model that the baseline replaces; the baseline gets the same training day.
         summary: takes the time.
     """
     baseline = next(baseline for baseline in BASELINES if baseline.label == row)

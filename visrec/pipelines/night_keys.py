@@ -33,7 +33,7 @@ def with_night_keys(job: Job, unset: Job, night: NightKeys, path: str | None) ->
     """The job of a step with the keys that the night sets.
 
     Args:
-        job: of the step.
+        job: the job of the step.
         unset: the same as it is where neither the night nor the step sets a key: with what the
             workspace remembers, and defaults.
         night: the configuration of the night.
@@ -55,7 +55,7 @@ def _merge(name: str, values: Iterable[Any], path: str | None) -> Any:
 
     Args:
         name: the key.
-        values: that of the night, that of the step, and the one that neither sets.
+        values: the night's value, the step's value and the default.
         path: the YAML file of the step, for the error.
     """
     of_night, of_step, unset = values

@@ -114,7 +114,7 @@ def model_of_day(job: TrainJob, name: str, day: date) -> NightModel:
     """The model of a day, and where its evaluation is.
 
     Args:
-        job: in whose workspace.
+        job: how models are trained; its workspace has the model.
         name: its kind, or the row of the evaluation of a baseline.
         day: the cutoff of its training.
     """

@@ -228,8 +228,8 @@ class Steps:
     """Runs the steps of a night.
 
     Args:
-        config: of the night.
-        jobs: of its steps.
+        config: the night's configuration.
+        jobs: the jobs of its steps.
         summary: takes the phases of all of them.
 
     Attributes:

@@ -51,7 +51,7 @@ class _Run:
     """The run that the job works on.
 
     Attributes:
-        config: of the job.
+        config: the configuration of the job.
         choice: why a night chose the model; None where the job was told which one.
         inputs: where it reads.
         source: the model, and digests of all inputs.
@@ -99,7 +99,7 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
     """Reads the model and the tables, writes `run=<run_id>/`, and moves `_latest.json` to it.
 
     Args:
-        config: of the job.
+        config: the configuration of the job.
         summary: takes what was done.
         choice: why a night chose the model; None where the job was told which one.
     """

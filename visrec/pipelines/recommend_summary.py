@@ -21,7 +21,7 @@ def summary_rows(
     """The rows of the summary.
 
     Args:
-        manifest: of the complete run.
+        manifest: the complete run's manifest.
         written: its shards, if they were scored or kept now.
         published: whether the run is published now, or why not.
         root: where the run is.

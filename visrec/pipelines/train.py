@@ -316,9 +316,9 @@ def _fit(config: TrainJob, summary: Summary, task: TrainTask, checkpoint_name: s
     """Fits the model and writes it.
 
     Args:
-        config: of the job.
+        config: the configuration of the job.
         summary: takes the time and the progress.
-        task: for the workers.
+        task: what the workers are given.
         checkpoint_name: name of the checkpoint folder; the same name resumes it.
     """
     resources = config.resources

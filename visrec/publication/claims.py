@@ -40,7 +40,7 @@ class Claim:
         state: `open`, `sealed` (the manifest may come at any moment) or `removed` (retention is
             removing the run, or `forget.py` files of it).
         token: random, so that no two claims have the same bytes.
-        version: of this record.
+        version: the version of this record.
     """
 
     inputs_digest: str

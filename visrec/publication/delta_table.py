@@ -47,9 +47,9 @@ class _State:
 
     Attributes:
         version: -1 without a table.
-        identity: of the publication that it shows; None if another writer wrote it.
+        identity: the identity of the publication that it shows; None if another writer wrote it.
         metadata: the table's id and the time of its creation.
-        sizes: of its files, by path as the log has them.
+        sizes: the sizes of its files, by path as the log has them.
     """
 
     version: int

@@ -242,9 +242,9 @@ def _without_users(
     """The manifest of the files that are left.
 
     Args:
-        manifest: of the run.
+        manifest: the run's manifest.
         shards: the files that were written again, by their old names.
-        inputs: of the run, with the present digest of the model.
+        inputs: the run's inputs, with the present digest of the model.
     """
     files, fingerprints = dict(manifest.files), dict(manifest.fingerprints)
     for name, shard in shards.items():
@@ -275,7 +275,7 @@ def _replace_manifest(recommendations: Store, run_id: str, data: bytes, version:
         recommendations: where the runs are.
         run_id: the run.
         data: the new manifest.
-        version: of the old one.
+        version: the version of the old one.
 
     Raises:
         ConflictError: another writer has replaced the manifest.

@@ -108,7 +108,7 @@ class GateContext:
     """Facts about a run besides the counts over its lists.
 
     Attributes:
-        kind: whose lists they are.
+        kind: whether the lists are of users or of items.
         k: entries of a list.
         available_N: (N,) which items may be recommended.
         artist_N: (N,) a code for each artist, -1 for none; or None.

@@ -131,8 +131,8 @@ def best_row(figures: HeldOutFigures, row: str, config: GatesConfig) -> str:
     """The row that serves: the first that passes its gates of the model, VisRank and popularity.
 
     Args:
-        figures: of the evaluation.
-        row: of the trained model.
+        figures: the evaluation's figures.
+        row: the trained model's row.
         config: metric and threshold of the gates.
     """
     candidates = (row, *_best_baselines(figures, config))
@@ -146,8 +146,8 @@ def explain_choice(
     """Which model serves and why, with the figures that decided, as a sentence without its end.
 
     Args:
-        figures: of the evaluation.
-        row: of the trained model.
+        figures: the evaluation's figures.
+        row: the trained model's row.
         chosen: what `best_row` returned.
         config: metric and threshold of the gates.
         ids: names of the models of `row` and `chosen`.

@@ -27,9 +27,9 @@ class ShardFile:
     """A file with lists.
 
     Attributes:
-        rows: of its table.
+        rows: the number of rows of its table.
         bytes: its size.
-        sha256: of its bytes.
+        sha256: SHA-256 of its bytes.
     """
 
     rows: int
@@ -55,33 +55,33 @@ class RunManifest:
     """What a complete run is.
 
     Attributes:
-        run_id: of the run.
-        model_id: of the model.
+        run_id: the run's id.
+        model_id: the model's id.
         model_name: its kind, such as curatornet.
         choice: a sentence on which model serves and why, if a night chose it; None where the job
             was told which one.
         inputs: digests of all that the lists were made from, and the settings, by name.
         inputs_digest: digest of `inputs`.
-        layout: of the tables.
-        kind: whose lists they are.
+        layout: the layout of the tables.
+        kind: whether the lists are of users or of items.
         k: entries of a list.
         cutoff_timestamp: the run knows interactions before this second of Unix time; None for all.
         queries: number of users, or items, with a list.
         cold_users: how many of them have the fallback list.
-        rows: of all files together.
+        rows: the number of rows of all files together.
         available: number of items that may be listed.
         interactions: how many rows were read, and how many were left out.
         without_feature: shares of the interactions, and of the available items of the items table,
             whose item has no feature.
         files: the files with lists, by name.
         fingerprints: SHA-256 of the files with fingerprints, by name.
-        seconds: that each phase took.
+        seconds: the seconds that each phase took.
         gates: all checks before publication; those below are known once the run is complete.
         forced: why the run was published although gates failed; None where none did.
         pointer_sequence: `sequence` of the pointer when the run was completed.
         pointer_cutoff_timestamp: `cutoff_timestamp` of the pointer at that moment.
         completed_at: when.
-        version: of this record.
+        version: the version of this record.
     """
 
     run_id: str

@@ -38,7 +38,7 @@ class Pointer:
         removals: how many removals of runs, or of users from runs, were begun; so no two states of
             the file have the same bytes.
         tables: tables for SQL readers that follow the pointer (`tables.py`).
-        version: of this record.
+        version: the version of this record.
     """
 
     run_id: str | None = None
@@ -89,7 +89,7 @@ def replace_pointer(recommendations: Store, pointer: Pointer, version: str | Non
     Args:
         recommendations: where the runs are.
         pointer: the new pointer.
-        version: of the file that was read, None if there was none.
+        version: the version of the file that was read, None if there was none.
     """
     return recommendations.compare_and_swap(LATEST, to_json(pointer.to_dict()), version)
 

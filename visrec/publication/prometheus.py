@@ -40,7 +40,7 @@ def metrics_text(
     Args:
         recommendations: where the runs are.
         job: name of the job, such as nightly.
-        exit_code: of the job.
+        exit_code: the job's exit code.
         ended_at: when the job ended, in seconds since 1970.
         seconds: wall time of the job.
     """

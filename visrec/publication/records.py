@@ -18,7 +18,7 @@ def read_record(
 
     Args:
         data: the file's bytes.
-        uri: of the file, for the error.
+        uri: the location of the file, for the error.
         from_dict: makes the record, or raises one of the errors caught below.
         remedy: sentences on what the file should have been and what to do now.
 

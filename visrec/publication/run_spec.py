@@ -20,9 +20,10 @@ class RunSpec:
         run: the directory of the run.
         shards: number of files with lists.
         k: entries of a list.
-        layout: of the tables.
-        kind: whose lists they are.
-        metadata: of every Parquet file of the run: model id, run id, digest of all inputs.
+        layout: the layout of the tables.
+        kind: whether the lists are of users or of items.
+        metadata: the metadata of every Parquet file of the run: model id, run id, digest of all
+            inputs.
     """
 
     run: Store

@@ -67,9 +67,9 @@ def keep_or_write(
     the same inputs may claim the run again and keep it.
 
     Args:
-        spec: of the run.
-        name: of the file.
-        metadata: that the file must have to be kept.
+        spec: the spec of the run.
+        name: the name of the file.
+        metadata: the metadata that the file must have to be kept.
         make: makes its bytes.
 
     Returns:

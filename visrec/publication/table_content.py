@@ -18,8 +18,8 @@ class TableContent:
 
     Attributes:
         recommendations: where the runs are.
-        manifest: of the run.
-        sequence: of the pointer, which counts its moves.
+        manifest: the run's manifest.
+        sequence: the pointer's sequence number, which counts its moves.
         manifest_sha256: SHA-256 of the manifest's bytes.
     """
 

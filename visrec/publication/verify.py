@@ -36,8 +36,8 @@ class Expected:
         cold_U: (U,) users whom the model cannot score: all have the fallback list, which says
             nothing about the model.
         k: entries of a list, where there are enough candidates.
-        layout: of the table.
-        kind: whose lists they are.
+        layout: the layout of the table.
+        kind: whether the lists are of users or of items.
         rules: between the entries of a list, or None.
     """
 
@@ -62,7 +62,7 @@ class ListChecks:
         files: files that were read.
         altered_files: files that are not, to the byte, what scoring wrote, or are another run's.
         wrong_schemas: files with other columns than the declared ones; no other count covers them.
-        rows: of the tables.
+        rows: the number of rows of the tables.
         queries_expected: queries that should have a list.
         queries: queries that have one.
         extra_lists: lists of unknown queries or of another shard's, and second lists of a query.
@@ -73,7 +73,7 @@ class ListChecks:
         unsorted: lists with a score that rises, with items of equal score that are not in the order
             of their ids, or with ranks that are not 1, 2, ...
         wrong_fallback_flags: lists that are marked as the fallback and are not, or vice versa.
-        entries: of all lists.
+        entries: the number of entries of all lists.
         unknown: entries with an item that is not in the catalogue, or with none.
         unavailable: entries with an item that may not be recommended.
         consumed: entries with an item that the user has taken, that is the query itself, or that is

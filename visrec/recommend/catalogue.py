@@ -25,7 +25,7 @@ def feature_tables(
     Args:
         artifact: the model.
         features: the features directory of the pictures.
-        text_features: that of the texts; None where there is none.
+        text_features: the table of the texts; None where there is none.
 
     Raises:
         InputError: the model takes texts, and there is no directory of their features.

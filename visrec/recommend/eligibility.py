@@ -103,7 +103,7 @@ class BlockCounts:
         """Counts rows of the block list.
 
         Args:
-            batches: with item_id, and user_id if the block list has it.
+            batches: batches with item_id, and user_id if the block list has it.
             item_ids: (N,) the catalogue.
             user_ids: (U,) sorted; those of the rows are among them, if they are known.
         """

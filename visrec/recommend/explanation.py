@@ -37,7 +37,7 @@ class ListedItem:
     """An entry of a published list.
 
     Attributes:
-        item_id: of the item.
+        item_id: the item's id.
         rank: 1 for the best.
         score: as published.
         because_item_id: the profile item nearest to it; None without a reason.
@@ -150,7 +150,7 @@ def read_profile(
     Args:
         config: which interactions count.
         uri: where they are.
-        user_id: of the user.
+        user_id: the user's id.
     """
     liked: dict[str, int] = {}
     disliked: dict[str, int] = {}
@@ -177,8 +177,8 @@ def find_kept_out(
 
     Args:
         inputs: where scoring reads; the rules are those of the run.
-        manifest: of the run.
-        user_id: of the user.
+        manifest: the run's manifest.
+        user_id: the user's id.
         listed: the user's list.
     """
     if not inputs.model.exists(MANIFEST):

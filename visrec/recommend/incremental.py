@@ -151,7 +151,7 @@ class IncrementalScorer:
 
         Args:
             carried: the shard's lists.
-            queries: of the shard.
+            queries: the shard's queries.
             query_b: (b,) rows of some of them, all of them among `unchanged_B`.
             explain: computes the reasons of fresh entries.
 

@@ -42,7 +42,7 @@ class WrittenRun:
 
     Attributes:
         spec: the run.
-        sha256: of each file of lists, as it was written.
+        sha256: SHA-256 of each file of lists, as it was written.
         last: the publication that the gates compare it with, if any.
     """
 

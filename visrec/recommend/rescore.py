@@ -101,7 +101,7 @@ def select_lists(
     """The lists of some queries; a query without a list has an empty one.
 
     Args:
-        lists: of a shard.
+        lists: the lists of a shard.
         query_ids: (B,) of the queries.
         item_ids: (N,) the catalogue.
         first: number of the first query.
@@ -129,7 +129,7 @@ class Rescorer:
         model: the model's directory.
         kind: user_to_item or item_to_item.
         k: list length.
-        seed: of the sample.
+        seed: the seed of the sample.
     """
 
     def __init__(

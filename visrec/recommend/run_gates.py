@@ -28,7 +28,7 @@ class GateInputs:
         why_no_last: why it is None.
         evaluation: the content of the evaluation's metrics.json, or None; of any type, because
             gates read it as JSON.
-        thresholds: of the judgement gates; integrity gates have none.
+        thresholds: the thresholds of the judgement gates; integrity gates have none.
         choice: why a night chose the model; None where the job was told which one.
     """
 

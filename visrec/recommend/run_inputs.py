@@ -21,7 +21,7 @@ class ListSettings:
     Attributes:
         k: list length.
         shards: number of files; None for as many as the lists need.
-        layout: of the tables.
+        layout: the layout of the tables.
         kind: user_to_item or item_to_item.
     """
 
@@ -46,7 +46,7 @@ class InputDigests:
         as_of: the cutoff, as it was given.
         k: list length.
         shards: number of files, as it was given.
-        layout: of the tables.
+        layout: the layout of the tables.
         kind: user_to_item or item_to_item.
         rules: settings of the rules; the block list is in `blocked`.
         blocked: digest of the block list, or None.

@@ -106,7 +106,7 @@ class ScoreShards:
     Args:
         task: what every worker is given.
         progress_actor: counts what is done.
-        threads: of the search; by default as many as the worker has CPUs.
+        threads: the number of threads of the search; by default as many as the worker has CPUs.
     """
 
     def __init__(

@@ -180,7 +180,7 @@ def summarize_rows(
 
     Args:
         config: which interactions count.
-        rows: of these users.
+        rows: the interactions of these users.
         part: the log that was read of them.
         item_ids: (N,) the catalogue.
         moment: at which activity is counted; by default the cutoff, or the midnight after their
@@ -210,7 +210,7 @@ class UsersInMemory:
 
     Attributes:
         config: which interactions count.
-        rows: of all users.
+        rows: the interactions of all users.
         item_ids: (N,) the catalogue.
     """
 

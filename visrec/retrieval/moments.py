@@ -34,7 +34,7 @@ class ItemOrder:
 
     Attributes:
         item_N: (N,) the catalogue row of each item of this order.
-        activity: of the items in this order.
+        activity: the activity of the items in this order.
     """
 
     item_N: Ints
@@ -167,7 +167,7 @@ class MomentRanker:
 
     Args:
         scorer_of: makes the model's scorer of item arrays.
-        arrays: of all items, in the order of `moments`.
+        arrays: the arrays of all items, in the order of `moments`.
         user_E: (E,) each user's row in the model, -1 for users that its training has not seen.
         moments: whom to rank for, and when.
         k: length of the lists.

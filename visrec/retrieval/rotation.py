@@ -114,7 +114,7 @@ def _costs(item_Sd: Doubles, user_Bd: Doubles, leads: list[int], share: float) -
         item_Sd: rotated items.
         user_Bd: rotated users.
         leads: how many dimensions are multiplied for every item, ascending.
-        share: of the items that are listed.
+        share: the share of the items that are listed.
     """
     score_BS = user_Bd @ item_Sd.T
     kth = max(1, round(share * len(item_Sd)))

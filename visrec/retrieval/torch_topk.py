@@ -211,7 +211,7 @@ def mask_excluded(
     """Sets the scores of excluded and unavailable items in a tile to -inf.
 
     Args:
-        score_BT: of the items from `start` on.
+        score_BT: the scores of the items from `start` on.
         start: the tile's first item.
         excluded: the items that each of the B users may not get.
         unavailable_N: the items that nobody may get.

@@ -34,7 +34,7 @@ class SamplingIndex:
         train: U lists of training items in time order, without repeats in a list.
         basket_R: (R,) the basket number of each training item; it rises along a list.
         num_items: N.
-        clusters: of the N items; None if no guideline needs them.
+        clusters: (N,) the clusters of the items; None if no guideline needs them.
         artist_N: (N,) artist codes, -1 for none; None if no item has an artist.
         near_identical_N: (N,) items with the same number have near-identical pictures; read only
             without `clusters`, which have such groups of their own. None: no two items have.

@@ -150,9 +150,9 @@ class _BlockKey:
     """Which block of triples a worker keeps, with the profiles of its own share.
 
     Attributes:
-        number: of the block in its epoch.
+        number: the number of the block in its epoch.
         size: triples of a step, all workers together.
-        rank: of the worker.
+        rank: the worker's rank.
         workers: their number.
     """
 

@@ -48,7 +48,7 @@ class PictureSource:
 
     Attributes:
         uri: a directory or prefix of files, or Parquet.
-        pattern: of the names of files, as `NamePattern`; None if a name is an item id.
+        pattern: the pattern of the names of files, as `NamePattern`; None if a name is an item id.
     """
 
     uri: str

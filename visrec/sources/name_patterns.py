@@ -96,7 +96,7 @@ def suggest_pattern(names: Iterable[str], item_ids: Set[str]) -> SuggestedPatter
     """The pattern under which most names are views of known items, if any is.
 
     Args:
-        names: of pictures, without extensions, taken for item ids.
+        names: the names of pictures, without extensions, taken for item ids.
         item_ids: ids of another table; none of the names is one of them.
     """
     best: SuggestedPattern | None = None

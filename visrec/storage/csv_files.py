@@ -29,9 +29,9 @@ class CsvDialect:
     """How a CSV file is written.
 
     Attributes:
-        encoding: of its text.
+        encoding: the encoding of its text.
         delimiter: between two fields.
-        names: of its columns.
+        names: the names of its columns.
         header_lines: lines before the first row.
         has_rows: whether anything follows the header.
     """
@@ -54,7 +54,7 @@ def read_csv(
     """The declared columns of a CSV file, all as text: types are not guessed from the first rows.
 
     Args:
-        file: of the table.
+        file: a file of the table.
         columns: the declared columns.
         stop: where a row ends, after which nothing is read; by default the end of the file.
 
@@ -78,7 +78,7 @@ def read_csv_lines(
     """`read_csv` of rows between two bytes, after the header.
 
     Args:
-        file: of the table, in UTF-8.
+        file: a file of the table, in UTF-8.
         columns: the declared columns.
         span: where the first row begins, and where the last one ends.
     """

@@ -58,7 +58,7 @@ class InputTable:
         """Refuses a file that does not have the declared columns, under their names in the files.
 
         Args:
-            schema: of the file.
+            schema: the file's schema.
             columns: the declared columns.
             where: the file and the key that names the table, for the error.
 

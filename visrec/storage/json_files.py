@@ -92,7 +92,7 @@ class _Lines:
     """Lines of a file, parsed by pyarrow as far as each column has one type.
 
     Args:
-        file: which they are from.
+        file: the file that they are from.
         block: whole lines.
         first_line: number of the first line in the file.
     """

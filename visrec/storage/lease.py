@@ -97,7 +97,7 @@ class Lease:
 
         Args:
             store: contains the file.
-            name: of the file.
+            name: the name of the file.
             heartbeat_s: seconds between two heartbeats.
             on_wait: called with a sentence before this process waits for a heartbeat.
         """

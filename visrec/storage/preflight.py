@@ -47,7 +47,7 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        name: of the check, at most 22 characters.
+        name: the name of the check, at most 22 characters.
         found: what was found.
         expected: what should have been found.
         passed: whether a run can work with it; None if that is unknown or only informative.

@@ -33,7 +33,7 @@ class Column:
     """One declared column.
 
     Attributes:
-        name: of the column.
+        name: the name of the column.
         column_type: which values it may contain.
         dtype: Arrow type that the values are cast to.
         required: whether the table must have the column, with a value in every row.
@@ -192,7 +192,7 @@ def check_columns(schema: pa.Schema, columns: Sequence[Column], where: str) -> N
     """Refuses a table that does not have the declared columns.
 
     Args:
-        schema: of the table.
+        schema: the table's schema.
         columns: the declared columns.
         where: location of the table and the key that names it, for the error.
 

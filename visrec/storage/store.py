@@ -236,7 +236,7 @@ class Store:
         """One file, to read from start to end.
 
         Args:
-            name: of the file.
+            name: the name of the file.
             codec: pyarrow's name of the compression, None for the bytes as they are stored.
 
         Raises:
@@ -290,7 +290,7 @@ class Store:
         """Writes one Parquet file atomically.
 
         Args:
-            name: of the file.
+            name: the name of the file.
             table: its content.
             store_schema: whether pyarrow reads back the exact Arrow types. Without it, strings with
                 64-bit offsets are read back as plain strings.

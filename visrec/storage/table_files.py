@@ -74,9 +74,9 @@ class TableFile:
     """One file of a table.
 
     Attributes:
-        table: which it belongs to.
+        table: the table that it belongs to.
         store: contains the file.
-        name: of the file in the store.
+        name: the name of the file in the store.
         partition_values: values of the columns that the folders above it name.
     """
 
@@ -126,7 +126,7 @@ class TableFile:
         column.
 
         Args:
-            schema: of the file.
+            schema: the file's schema.
             columns: the declared columns.
 
         Raises:

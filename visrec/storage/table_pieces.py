@@ -23,9 +23,9 @@ class TablePiece:
     """Consecutive rows of one file.
 
     Attributes:
-        file: which they are in.
+        file: the file that they are in.
         rows: how many; of text an estimate.
-        span: of Parquet, the first row group and one past the last; of CSV, the bytes from the
+        span: for Parquet, the first row group and one past the last; of CSV, the bytes from the
             beginning of a line to the end of a line; None for the whole file.
     """
 

@@ -94,7 +94,7 @@ def _require_same_unit(
     Args:
         batch: rows with their stored types.
         columns: the declared columns.
-        unit: of the batches before, None if they have none.
+        unit: the unit of the batches before, None if they have none.
         where: the file and the key that names its table, for the error.
 
     Returns:
@@ -112,8 +112,8 @@ def require_same_unit(unit: str | None, found: str | None, column: str, where: s
     """The unit of two parts of a file, None if neither has one.
 
     Args:
-        unit: of the one part.
-        found: of the other.
+        unit: the unit of the one part.
+        found: the unit of the other one.
         column: the name of the timestamps, for the error.
         where: the file and the key that names its table, for the error.
 
@@ -145,7 +145,7 @@ def stored_batches(
     """The declared columns of a file and of the folders above it, with their stored types.
 
     Args:
-        file: of the table.
+        file: a file of the table.
         columns: the declared columns.
         batches: rows of the file, by default all.
     """

@@ -23,7 +23,7 @@ def find_workspace_table(workspace: Store, name: str, key: str) -> str | None:
 
     Args:
         workspace: where to look.
-        name: of the table, such as interactions.
+        name: the name of the table, such as interactions.
         key: the configuration key that would name the table, for the error.
 
     Raises:

@@ -292,7 +292,7 @@ def make_batch(
         item_C: the shared candidates of the step; None if negatives are drawn.
         data: features and categories of the items.
         traits: whether the model reads features.
-        device: of the tensors.
+        device: the device of the tensors.
     """
     row_N = np.zeros(len(data.item_ids), np.int64)
     for item_V in (triples.profiles.values, triples.positive_B, triples.negative_BK):

@@ -83,7 +83,7 @@ def build_trainer(
 
     Args:
         recipe: what to fit and how.
-        data: with the validation rows held out.
+        data: training data with the validation rows held out.
         context: which worker this is; by default the only one, on the CPU.
         wrap: see `Trainer`.
         selection: for a refit, the final progress of the fit that selected the epoch.
@@ -121,9 +121,9 @@ def train_to_end(
     """Runs a trainer to its end, and then the refit, if there is one.
 
     Args:
-        trainer: of either fit, new or restored.
+        trainer: the trainer of either fit, new or restored.
         recipe: what the trainer was built from.
-        data: with the validation rows held out.
+        data: training data with the validation rows held out.
         report: called after each epoch of either fit.
 
     Returns:

@@ -121,7 +121,8 @@ class Progress:
             infinite, which ends the training.
         selection: in a refit, the progress of the fit that selected the number of epochs; None in
             that first fit.
-        added_weight: of the score that is added to the network's; 0 until the first fit has ended.
+        added_weight: the weight of the score that is added to the network's; 0 until the first fit
+            has ended.
         tracker_run: id of the experiment tracker's run; None without a tracker.
     """
 

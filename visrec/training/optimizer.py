@@ -38,8 +38,8 @@ class RowAdamW(torch.optim.AdamW):
         model: the model. Until it is flushed, its sparse `nn.Embedding`s may be read only through
             their `forward`.
         lr: learning rate.
-        weight_decay: of the parameters for which `has_weight_decay` is true.
-        settings: of `torch.optim.AdamW`.
+        weight_decay: the weight decay of the parameters for which `has_weight_decay` is true.
+        settings: the settings of `torch.optim.AdamW`.
     """
 
     def __init__(self, model: nn.Module, lr: float, weight_decay: float, **settings: Any) -> None:
@@ -131,7 +131,7 @@ class WeightEma(Generic[ModelT]):
     is computed when the row next moves, or by `flush`.
 
     Args:
-        model: whose weights are averaged.
+        model: the model whose weights are averaged.
         decay: d; in the first steps it is smaller, so that the initial weights are forgotten. With
             0 `eval_model` is the model itself.
 

@@ -157,7 +157,7 @@ def run_training(
 
     Args:
         task: what to train.
-        data: of the task.
+        data: the data of the task.
         trainer: new or restored.
         keep: makes a checkpoint, after each epoch.
     """
@@ -195,8 +195,8 @@ def _open_tracker(task: TrainTask, run_id: str | None) -> Tracker | None:
     """The tracker's run; that of the checkpoint, if the training was resumed.
 
     Args:
-        task: whose settings a new run has.
-        run_id: of the checkpoint.
+        task: the task whose settings a new run has.
+        run_id: the checkpoint's id.
     """
     if task.track is None:
         return None

@@ -127,7 +127,7 @@ class TrackerAccess:
     """A tracker, and how a worker on another machine reaches it.
 
     Attributes:
-        name: of the tracker.
+        name: the name of the tracker.
         environment: the variables by which the driver reaches it.
     """
 
@@ -149,8 +149,8 @@ def open_tracker(
     Args:
         access: the tracker.
         run_name: what people see.
-        run_id: of the run that goes on; None for a new one.
-        parameters: of a new run: settings by dotted key.
+        run_id: the id of the run that goes on; None for a new one.
+        parameters: the parameters of a new run: settings by dotted key.
     """
     os.environ.update(access.environment)
     if access.name == "mlflow":
@@ -165,7 +165,7 @@ def attach_report(store: Store, name: str, html: str) -> str | None:
 
     Args:
         store: the directory of the model.
-        name: of the artifact.
+        name: the name of the artifact.
         html: the report.
 
     Returns:

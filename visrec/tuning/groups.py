@@ -66,7 +66,7 @@ class GroupTable:
     """The DDP groups of a sweep, by trial number. `TrialGroups` is this class as a Ray actor.
 
     Args:
-        resources: of each group.
+        resources: what each group requests.
         runs: where Ray Train keeps checkpoints.
     """
 

@@ -46,7 +46,7 @@ class Sweep:
             stops no trial.
         search: random, or Optuna's tree-structured Parzen estimator.
         seed: seed of the sampled values.
-        resources: of each trial, which is a DDP group if it has several workers.
+        resources: what each trial requests, which is a DDP group if it has several workers.
         concurrency: number of trials that run at the same time.
         store: directory of the sweep.
         recorded: the trials that have ended, by number.

@@ -36,7 +36,7 @@ class TrialSearcher(Searcher):
         default: the values of trial 0.
         recorded: the trials that have ended, by number.
         trials: number of trials in the sweep.
-        seed: of the sampled values.
+        seed: the seed of the sampled values.
         optuna: let Optuna propose the values, from the seed and the records. Otherwise they are
             sampled from the seed and the trial's number.
     """

@@ -31,7 +31,7 @@ class TrialPlan:
     Attributes:
         recipe: the default configuration.
         data: shared by the processes of a node.
-        resources: of a trial.
+        resources: what a trial requests.
         groups: the actor of the DDP groups; None where a trial trains in its own process.
     """
 

@@ -59,9 +59,9 @@ class BackboneConfig:
             DINOv2 or DINOv3. `timm/<id>` is loaded by the package timm, where that is installed.
         revision: branch, tag or commit of a hub id; by default its main branch. Features of two
             revisions are never mixed.
-        precision: of the convolutions and matrix products; features are float32 either way. By
-            default that of the features that are there; for the first ones bfloat16 on a GPU and on
-            a CPU with instructions for it, and float32 on other CPUs.
+        precision: the precision of the convolutions and matrix products; features are float32
+            either way. By default that of the features that are there; for the first ones bfloat16
+            on a GPU and on a CPU with instructions for it, and float32 on other CPUs.
         batch: pictures per call of the network; a smaller batch is padded to this size. By default
             64 on a GPU, and on a CPU 8 in bfloat16 and 4 in float32: the layers of a batch then
             stay in the cache, and the allocator reuses their memory.
@@ -198,7 +198,7 @@ def fastest_precision(device: torch.device, flags: frozenset[str] | None = None)
 
     Args:
         device: where the network runs.
-        flags: of the processor; by default those of this one.
+        flags: the flags of the processor; by default those of this one.
     """
     flags = processor_flags() if flags is None else flags
     if device.type == "cpu" and not _BFLOAT16_FLAGS & flags:

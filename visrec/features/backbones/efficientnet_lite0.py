@@ -31,7 +31,7 @@ def load_efficientnet_lite(name: str, weights: str, side: int) -> LoadedNetwork:
     Args:
         name: efficientnet-lite0 to 4.
         weights: path of the package's file of weights.
-        side: of the pictures that it was trained on.
+        side: the side length of the pictures that it was trained on.
     """
     from efficientnet_lite_pytorch import EfficientNet
 

@@ -20,7 +20,7 @@ class FusedConvolution(nn.Module):
     """Convolution, then ReLU6 or a shortcut or neither.
 
     Args:
-        convolution: with bias; its batch norm is folded in.
+        convolution: a convolution with bias; its batch norm is folded in.
         padding: (left, right, top, bottom) zeros around the input, as `torch.nn.functional.pad`
             takes them: the same on all sides, or one more on the right and at the bottom.
         clamps: whether ReLU6 follows.

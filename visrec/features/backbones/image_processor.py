@@ -34,7 +34,7 @@ def load_image_processor(source: str, revision: str | None) -> Any:
 
     Args:
         source: a directory or a hub id.
-        revision: of the hub id; None for its default branch.
+        revision: the revision of the hub id; None for its default branch.
     """
     from transformers import AutoImageProcessor, ViTImageProcessorPil
 

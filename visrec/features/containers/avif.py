@@ -34,8 +34,8 @@ class _Property:
     """A property of an item.
 
     Attributes:
-        kind: of its box.
-        body: of its box.
+        kind: the type of its box.
+        body: the content of its box.
         is_essential: whether a reader that does not know the property must not show the item.
     """
 
@@ -53,7 +53,7 @@ class _Items:
         kinds: the type of each item, by id.
         places: the construction method of each item, and offset and length of its extents.
         references: the targets of each kind of reference from an item.
-        properties: of each item, in the order in which they apply.
+        properties: the properties of each item, in the order in which they apply.
         inline: bytes that the extents of some items point into.
     """
 

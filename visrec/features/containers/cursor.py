@@ -7,9 +7,9 @@ class Cursor:
     """A position in bytes, which moves to what is read next.
 
     Args:
-        format: of the file, for errors.
+        format: the format of the file, for errors.
         data: the bytes.
-        position: of the first byte to read.
+        position: the position of the first byte to read.
         end: position after the last byte that may be read.
     """
 
