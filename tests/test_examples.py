@@ -1,6 +1,6 @@
 """Examples run, and the dashboard shows metrics that exist.
 
-Airflow and Dagster are not among the tests' packages: their examples run against stand-ins of the
+Airflow and Dagster are not among the tests' packages: their examples run against stubs of the
 few names that they use, and against the real packages where these are installed.
 """
 

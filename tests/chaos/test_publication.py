@@ -295,8 +295,8 @@ def rolled_back(lists: Store) -> Any:
 MEETINGS: dict[str, tuple[Work, Work]] = {
     "retention, and a rollback to the night": (prune, rolled_back),
     "retention, and a second start of the night": (prune, job(OLD, "a", 1, 1)),
-    "retention, and a night that is filled in": (prune, job("2026-11-10", "a", 1, 0)),
-    "retention, and a night that is filled in twice": (
+    "retention, and a backfilled night": (prune, job("2026-11-10", "a", 1, 0)),
+    "retention, and a night that is backfilled twice": (
         again(job("2026-11-10", "a", 1, 0), prune), job("2026-11-10", "a", 1, 0)),
     "retention, and a night that is made again and rolled back to": (
         prune, again(prune, job(OLD, "a", 1, 1), rolled_back)),

@@ -35,7 +35,7 @@ class Pooled(nn.Module):
 
 @pytest.fixture
 def timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in with the two functions that are called, by timm's documentation."""
+    """A stub with the two functions that are called, by timm's documentation."""
     module: Any = ModuleType("timm")
 
     def create_model(architecture: str, *, num_classes: int) -> Pooled:

@@ -221,7 +221,7 @@ def test_nights_filled_in_in_any_order_end_with_the_latest(lists: Store, seed: i
 
 
 def test_run_without_a_cutoff_does_not_let_old_nights_follow(lists: Store) -> None:
-    """A run of all interactions is published by hand, then a night is filled in."""
+    """A run of all interactions is published by hand, then a night is backfilled."""
     for second, run_id in enumerate(("monday", "tuesday"), 1):
         complete(lists, run_id, second)
         assert publish_run(lists, run_id)

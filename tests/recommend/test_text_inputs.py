@@ -79,7 +79,7 @@ def prepared(config: RecommendJob) -> tuple[ScoringData, ItemArrays]:
 
 
 def input_digests(config: RecommendJob) -> InputDigests:
-    return read_run_source(scoring_inputs(config), SETTINGS).inputs
+    return read_run_source(scoring_inputs(config), SETTINGS).digests
 
 
 def unit_z(feature_ND: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

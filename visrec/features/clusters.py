@@ -69,7 +69,7 @@ class Clusters:
 
     @property
     def count(self) -> int:
-        """C."""
+        """The number of clusters (C)."""
         return int(self.cluster_N.max()) + 1
 
 

@@ -57,7 +57,7 @@ class PreparedManifest:
 
     @property
     def partitions(self) -> int:
-        """P."""
+        """The number of partitions (P)."""
         return len(self.parts_P)
 
     def to_dict(self) -> dict[str, Any]:

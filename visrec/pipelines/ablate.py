@@ -1,4 +1,5 @@
-"""What `visrec evaluate --ablate true` trains: a model again, each time with other triples."""
+"""Trains variants of a model that differ only in how triples are sampled, for `visrec evaluate
+--ablate true`."""
 
 import dataclasses
 

@@ -62,7 +62,7 @@ def check_room(
     return Finding(
         name,
         found,
-        f"{needed} at once, as the resources of that job ask for",
+        f"{needed} at once, which that job requests",
         False,
         "The job would wait indefinitely. Lower --resources.workers or --resources.cpus_per_worker "
         f"of that job (in the YAML file of --{request.job}_config), add nodes, or pass "
@@ -168,7 +168,7 @@ def check_workspace_disk(workspace: Store, workload: WorkloadSize | None) -> Fin
     return Finding(
         "disk of the workspace",
         f"{format_bytes(free)} free, {format_bytes(needed)} needed",
-        "as much for features and lists",
+        "enough for features and lists",
         free >= needed,
         "Free some space, or point --workspace at another disk.",
     )

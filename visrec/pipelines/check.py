@@ -4,9 +4,9 @@ visrec check shop
 visrec check shop --interactions.columns '{user_id: customer_email, item_id: sku}'
 visrec check s3://shop/visrec --interactions.path s3://shop/orders.csv.gz
 
-Needs no Ray and writes nothing but its summary. Exit code 0: a night can run; 2: a job would refuse
-the data. Then the message has all faults, also those that only show once keys are set: the check
-goes on with the keys that `visrec init` would propose.
+Needs no Ray and writes nothing but its summary. Exit code 0 means that a night can run. Exit code 2
+means that a job would refuse the data. The message then lists all faults, including those that show
+only after other keys are set: the check continues with the keys that `visrec init` would propose.
 """
 
 import os
@@ -170,7 +170,7 @@ class Findings:
             self.problems.append(str(error))
 
     def merge_proposed(self, proposals: Sequence[Proposal], after: "Findings") -> "Findings":
-        """These problems, and the facts and further problems with the proposed keys."""
+        """Returns the findings of the check with proposed keys, preceded by these problems."""
         problems = list(self.problems)
         for proposal in proposals:
             words = flag(proposal.key, proposal.value)
@@ -221,8 +221,8 @@ class Findings:
 
 
 def _propose_import(config: CheckJob) -> str:
-    """For an error about pictures, how to import the features that the workspace has; empty for
-    none."""
+    """Text to append to an error about pictures: how to import existing features; empty if there
+    are none."""
     if config.resolve_if_exists(None, "features.parquet") is None:
         return ""
     command = visrec_command("import-features", config.workspace, "--backbone", "NAME")
@@ -322,7 +322,7 @@ def _remarks(rows: ReadRows, log: InteractionLog | None, written: str) -> Iterat
 
 
 def _items_rows(config: CheckJob, catalogue: Catalogue | None) -> dict[str, Any]:
-    """What the items table has; an empty dict without one.
+    """Summary rows about the items table; none without one.
 
     Raises:
         InputError: a job would refuse it.
@@ -344,7 +344,7 @@ def _items_rows(config: CheckJob, catalogue: Catalogue | None) -> dict[str, Any]
 
 
 def _users_rows(config: CheckJob, rows: ReadRows, everyone: DistinctIds) -> dict[str, Any]:
-    """What the users table has, whose users are added to `everyone`."""
+    """Summary rows about the users table; adds its users to `everyone`."""
     table = users_table(config, config.users, config.users_columns)
     if table is None:
         return {}

@@ -38,7 +38,7 @@ class Catalogue:
         pictures: number of pictures; None where features are imported.
         with_feature: how many items have a feature already.
         rejected: how many pictures were rejected.
-        skipped: files beside the pictures.
+        skipped: files that are not pictures.
     """
 
     ids: pa.LargeStringArray
@@ -96,7 +96,7 @@ class ReadRows:
     last: int | None = None
 
     def watch(self, batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The same batches, once their ids and times are noted."""
+        """Yields the batches unchanged and records their ids and time range."""
         for batch in batches:
             self.users.add(batch["user_id"])
             self.items.add(batch["item_id"])
@@ -125,7 +125,7 @@ def read_rows(
         config: which interactions count.
         uri: where they are.
         item_ids: the catalogue.
-        rows: notes what passes by, also if the reading fails at its end.
+        rows: records what was read, even if reading fails at the end.
 
     Raises:
         InputError: as `build_log` and `read_until_cutoff`.
@@ -174,7 +174,7 @@ def held_out_facts(log: InteractionLog, config: SplitConfig) -> HeldOutFacts:
 
 
 def rename_reasons(left_out: Mapping[str, int], noun: str) -> dict[str, int]:
-    """The reasons why rows are left out, where items have a picture and no feature yet."""
+    """The reasons with `NO_FEATURE` renamed, for items that have a picture but no feature yet."""
     renamed = {NO_FEATURE: f"of items without a {noun}"}
     return {renamed.get(reason, reason): count for reason, count in left_out.items() if count}
 

@@ -83,7 +83,8 @@ class DoctorJob(JobConfig):
 
 @dataclass(frozen=True)
 class RunResources:
-    """What the jobs of a run will take of the cluster, by their defaults unless files say more."""
+    """The resources that the jobs of a run request: from their YAML files, otherwise the
+    defaults."""
 
     extract: ExtractResources
     train: TrainResources

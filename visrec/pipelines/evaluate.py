@@ -1,4 +1,4 @@
-"""Evaluates models on held-out items, beside VisRank, popularity and random.
+"""Evaluates models on held-out items, and compares them with VisRank, popularity and random.
 
 visrec evaluate --local
 visrec evaluate --local --models curatornet,vbpr,multivae
@@ -59,7 +59,8 @@ from visrec.storage.store import Store
 from visrec.tasks import Ref, call, on_ray, share, submit
 from visrec.training.tracking import attach_report
 
-# More users are ranked faster by processes, which take 9 s to start on two cores.
+# Above this number of users, separate processes are faster, although they take 9 s to start (two
+# cores).
 _MAX_LOCAL_USERS = 32_768
 
 
@@ -75,15 +76,16 @@ class EvaluateJob(JobConfig):
         train_config: YAML with keys of `visrec train` for models that are trained first; by default
             its own defaults.
         compare: two rows of the table, separated by a comma, such as visrank-mean,popularity. Their
-            difference is shown beside those between the first model and every other.
+            difference is shown in addition to those between the first model and every other.
         ablate: train the model again with other triples, and put all variants in one table: random
             triples, all six guidelines, all but one of them, and the positive item kept in the
             profile or left out.
         features: features directory of the pictures; by default features of the workspace.
         text_features: features directory of the texts, for models that take them; by default
             text_features of the workspace.
-        interactions: the interactions that the model was trained with. Of others, only rows that
-            training held out count, so that no model is evaluated on what it was trained on.
+        interactions: the interactions that the model was trained with. If other interactions are
+            given, only the rows that training held out count, so that no model is evaluated on what
+            it was trained on.
         images: where the report's thumbnails come from; by default images of the workspace.
         items: items table with titles for the report, and categories for models that need them; by
             default items.* of the workspace, if it exists.

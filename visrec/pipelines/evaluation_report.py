@@ -34,7 +34,7 @@ class ReportInputs:
     """Where the report reads, and what it shows.
 
     Attributes:
-        sources: what else the workspace has.
+        sources: where facts about the workspace are read (models, sweeps, runs, summaries).
         evaluations: the directory of all evaluations of the workspace.
         target: the directory of this one.
         images: where the pictures are.
@@ -54,7 +54,7 @@ class ReportInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """What an evaluation came to.
+    """The results of an evaluation.
 
     Attributes:
         data: what was evaluated.

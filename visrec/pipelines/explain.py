@@ -53,10 +53,10 @@ class ExplainJob(JobConfig):
 
     Attributes:
         user: id of the user.
-        html: a file for the same as a page with pictures, local or on S3.
+        html: file for an HTML page with the same content and pictures, local or on S3.
         recommendations: directory of the runs; by default recommendations of the workspace.
         features: features directory; by default features of the workspace.
-        interactions: what users took; which rows count is taken from the run.
+        interactions: what users took; the cutoff and min_rating are those of the run.
         items: items table with titles; by default items.* of the workspace, if it exists.
         items_columns: its columns that have other names in the files, such as {item_id: sku}.
         users: users table; by default users.* of the workspace, if it exists.

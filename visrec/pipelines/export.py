@@ -36,8 +36,8 @@ class ExportJob(JobConfig):
             may supply the password: PGPASSWORD, REDISCLI_AUTH, or what boto3 reads.
         recommendations: directory of the runs; by default recommendations of the workspace.
             similar_items has lists of similar items.
-        only_changed: write only lists that differ from those that the store holds. All are written
-            where that is not known. A file is always written whole.
+        only_changed: write only lists that differ from those that the store holds. If the store's
+            lists cannot be compared, all lists are written. A file is always written whole.
     """
 
     to: str = ""
@@ -79,7 +79,9 @@ def main(config: ExportJob, summary: Summary) -> None:
 
 
 def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) -> dict[str, str]:
-    """Exports changed lists of the published run to several targets; one that fails stops no other.
+    """Exports changed lists of the published run to several targets.
+
+    A failure of one target does not stop the others.
 
     Args:
         urls: the URLs of the targets.
@@ -104,7 +106,7 @@ def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) ->
     if failed:
         raise VisrecError(
             f"The published run could not be exported to {', '.join(failed)}; the messages above "
-            "say why. Nothing else is missing: start the same night again, and it only exports."
+            "say why. The night is otherwise complete. Start it again; it will only export."
         )
     return rows
 

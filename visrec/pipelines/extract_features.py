@@ -49,7 +49,8 @@ from visrec.storage.workspace_tables import missing_table
 from visrec.tasks import Ref, call, on_ray, submit
 
 _MAX_CPU_WORKERS = 16  # unless --resources.workers says otherwise
-# The most threads of one process: the interpreter serves one at a time, a tenth of the network's.
+# More threads in one process gain nothing: Python code, about a tenth of the network's time, runs
+# in one thread at a time.
 _MAX_THREADS = 16
 
 
@@ -67,7 +68,7 @@ class ExtractJob(JobConfig):
         items: items table with the columns title and description, for the text model; by default
             items.* in the workspace.
         items_columns: its columns that have other names in the files, such as {item_id: sku}.
-        text: the model that embeds them. Then the workspace may be without pictures.
+        text: the sentence model for titles and descriptions. With it, pictures are optional.
         text_features: directory of the texts' features; by default `text_features` in the
             workspace.
         backbone: the network.
@@ -108,7 +109,7 @@ def check(config: ExtractJob) -> None:
 
 
 def takes_pictures(config: ExtractJob) -> bool:
-    """Whether pictures are extracted: not if only texts can be.
+    """Whether pictures are extracted; False if the workspace can provide only texts.
 
     With --text.model, a workspace may have no pictures, or features that were imported.
     """
@@ -199,7 +200,7 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
 def _with_precision(
     backbone: BackboneConfig, store: Store, resources: ExtractResources
 ) -> BackboneConfig:
-    """The backbone in the precision of its features that are there, unless a key names another."""
+    """The backbone with the precision of the existing features, unless a key sets the precision."""
     if backbone.precision is not None:
         return backbone
     if store.exists(MANIFEST):
@@ -241,7 +242,7 @@ def extraction_context(
 def run_chain(
     config: ExtractJob, extraction: ExtractionContext, counts: "_Counts", backbone: Backbone | None
 ) -> Iterator[Iterable[dict[str, Any]]]:
-    """The rows of the chain, which name the written files, while its workers are held.
+    """Yields the rows of the chain, which name the written files, while its workers are reserved.
 
     Args:
         config: the configuration of the job.
@@ -260,7 +261,7 @@ def run_chain(
 def _rows(
     counts: "_Counts", amounts: Counter[str], manifest: Manifest, rejected: Mapping[str, int]
 ) -> dict[str, Any]:
-    """Rows of the summary about pictures; those of some sources only where they say something."""
+    """Summary rows about pictures; some appear only for sources that they apply to."""
     rows = {
         "pictures": counts.pictures,
         "run through the network": amounts["computed"],
@@ -309,7 +310,7 @@ def _count(plan: ExtractionPlan) -> _Counts:
 
 
 def network_workers(config: ExtractJob) -> int:
-    """How many workers run the network on Ray; leaves a CPU for the tasks beside them."""
+    """How many workers run the network on Ray; leaves a CPU for the other tasks."""
     resources = config.resources
     workers = count_workers(config, resources, _MAX_CPU_WORKERS, cpus_beside=1)
     needed = {name: workers * n for name, n in resources.per_worker.items()}

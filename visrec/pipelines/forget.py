@@ -49,8 +49,8 @@ _WRITTEN = (
     *("text_features", PREPARED, LEASES),
 )
 _MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|jsonl?|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE)
-_DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # of a file that a process was writing
-_DRAFT_AGE_S = 3600  # of one whose process is gone
+_DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # a temporary file while it is written
+_DRAFT_AGE_S = 3600  # older temporary files belong to dead processes
 _SHOWN = 3
 
 
@@ -121,7 +121,7 @@ def _forget(
         leases = workspace / LEASES
         exported = export_to_all(config.export_to, workspace / _RUNS[0], leases)
     with summary.phase("remove"):
-        # They are made again when they are needed next.
+        # Prepared tables are made again when needed.
         (workspace / PREPARED).abort_uploads()
         (workspace / PREPARED).delete_all()
         removed = _remove_checkpoints(workspace) + _remove_drafts([workspace, *others])
@@ -178,7 +178,8 @@ def read_user_ids(uri: str) -> pa.LargeStringArray:
 
 
 def _forget_in_models(workspace: Store, user_ids: pa.Array) -> tuple[int, dict[str, str]]:
-    """How many rows were removed, and the present digest of each model by its earlier ones."""
+    """The number of removed rows, and a map from each model's earlier digests to its present
+    digest."""
     models = workspace / "models"
     names = [n for n in _folders_with(models, artifact.MANIFEST) if n]
     results = map_calls(_forget_in_model, [(models / name, user_ids) for name in names])
@@ -224,7 +225,7 @@ def _remove_checkpoints(workspace: Store) -> int:
 
 
 def _remove_drafts(stores: Sequence[Store]) -> int:
-    """Removes what processes that were killed had not finished writing."""
+    """Removes temporary files of killed processes; returns how many."""
     removed = 0
     for store in stores:
         old = [
@@ -262,7 +263,7 @@ def _count_rows(table: InputTable, user_ids: pa.Array) -> tuple[int, int]:
 
 
 def _ids_of_items(workspace: Store, user_ids: pa.Array) -> list[str]:
-    """Those of the users' ids that are ids of items, too."""
+    """The users' ids that are also item ids."""
     features = workspace / "features"
     if not features.exists(FEATURES_MANIFEST):
         return []
@@ -282,7 +283,7 @@ def _search(
     """How many files were searched, and the locations of those that have any of the ids.
 
     Args:
-        search: what for.
+        search: the ids to search for.
         workspace: everything in it but pictures is searched.
         others: directories of runs outside of it.
         users_uri: the file with the ids themselves.

@@ -1,4 +1,4 @@
-"""Data sets and exports of other systems into a workspace.
+"""Imports data sets and exports of other systems into a workspace.
 
 visrec import movielens ml-latest-small --workspace movies
 visrec import retail orders_export.csv --workspace shop
@@ -36,7 +36,7 @@ _READERS: dict[SourceFormat, Callable[[Source], Imported]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ImportDataJob(JobConfig):
-    """Data of another system into a workspace.
+    """Imports data of another system into a workspace.
 
     Attributes:
         format: movielens, recbole, amazon (reviews as JSON lines) or retail (an order export).

@@ -1,4 +1,4 @@
-"""Features computed elsewhere into a workspace, where there are no pictures to extract them from.
+"""Imports features that were computed elsewhere into a workspace.
 
 visrec import-features --workspace movies --table vectors.parquet --backbone resnet50
 visrec import-features --workspace s3://shop/visrec --table s3://vectors --backbone clip
@@ -22,7 +22,7 @@ from visrec.tasks import call
 
 @dataclass(frozen=True, kw_only=True)
 class ImportFeaturesJob(JobConfig):
-    """Features computed elsewhere into a workspace.
+    """Imports features that were computed elsewhere into a workspace.
 
     Afterwards the features directory holds the items of the table and no others. A changed table
     replaces the one imported before.

@@ -5,7 +5,7 @@ visrec init shop --interactions.path orders.csv --images photos
 visrec init s3://shop/visrec --interactions.path s3://shop/orders.csv.gz
 
 Looks at the tables and at the names of the pictures, proposes the names of columns and the pattern
-of several pictures an item, and says what speaks for each. Keys that are given are kept. Needs no
+of several pictures an item, and gives a reason for each. Keys that are given are kept. Needs no
 Ray, and changes nothing else.
 """
 
@@ -32,7 +32,7 @@ _PATHS = {
     *("images", "interactions.path", "items", "users", "rules.blocked"),
     *("features", "text_features"),
 }
-# Keys that the file only mentions unless they are set, with an example and what it does.
+# Keys that the file shows as comments unless they are set: an example and its meaning.
 _EXAMPLES = {
     "interactions.min_rating": ("4", "rows with a lower rating do not count"),
     "items_columns": ("{item_id: sku}", "columns of items.* with other names"),
@@ -92,7 +92,7 @@ def main(config: InitJob, summary: Summary) -> None:
 
 
 def _require_given(config: InitJob) -> None:
-    """Refuses data that a key names and that are not there, or are empty.
+    """Raises an error if a configured path does not exist or is empty.
 
     Raises:
         InputError: names the key.

@@ -1,8 +1,8 @@
 """Which model serves a night, and why: the trained one, VisRank, or popularity.
 
 The gates on the held-out set decide, with the figures of an evaluation that is stored. So a night
-that is started again, or filled in later, chooses the same model. VisRank and popularity train
-nothing; the one that serves gets a model directory of its own, beside that of the trained model.
+that is started again, or backfilled, chooses the same model. VisRank and popularity train
+nothing; the one that serves gets a model directory of its own, next to that of the trained model.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def choose_served(
 
     Args:
         jobs: the jobs of the night's steps.
-        model: what the night trained, or what it has in its place.
+        model: the night's trained model, or the VisRank model fitted instead.
         summary: takes the time of fitting a baseline.
         evaluates: whether the night evaluates its model.
         untrained: why the configured model could not be trained; None if it was.
@@ -69,19 +69,22 @@ def _choose(jobs: NightJobs, model: NightModel, summary: Summary, *, evaluates: 
 
 
 def _as_it_is(model: NightModel, why: str) -> Served:
-    reason = f"{model.store.name} serves, and nothing compares it: {why}"
+    reason = f"{model.store.name} serves; it has not been compared with the baselines: {why}"
     return Served(model, ServingChoice(reason=reason))
 
 
 def _safest(
     job: TrainJob, model: NightModel, why: str, gates: GatesConfig, summary: Summary
 ) -> Served:
-    """VisRank in place of a trained model of which nobody knows how good it is."""
+    """VisRank, in place of a trained model whose quality is unknown."""
     if not model.is_learned or gates.min_gain <= -1:  # with -1 no model can be too bad
         return _as_it_is(model, why)
     served = fit_baseline(job, DEFAULT_ROW, model, summary)
-    reason = f"{served.store.name} serves in place of {model.store.name}, which nothing compares"
-    return Served(served, ServingChoice(reason=f"{reason}: {why}"))
+    reason = (
+        f"{served.store.name} serves in place of {model.store.name}, which has not been compared "
+        f"with the baselines: {why}"
+    )
+    return Served(served, ServingChoice(reason=reason))
 
 
 def _best(job: TrainJob, model: NightModel, gates: GatesConfig, summary: Summary) -> Served:
@@ -99,7 +102,7 @@ def _best(job: TrainJob, model: NightModel, gates: GatesConfig, summary: Summary
 
 
 def fit_baseline(job: TrainJob, row: str, model: NightModel, summary: Summary) -> NightModel:
-    """The baseline of a row of the evaluation, as a model directory that lists are made with.
+    """Fits the baseline of an evaluation row and returns its model directory.
 
     Args:
         job: how models are trained; its data and split are the baseline's, too.
@@ -108,9 +111,9 @@ def fit_baseline(job: TrainJob, row: str, model: NightModel, summary: Summary) -
         summary: takes the time.
     """
     baseline = next(baseline for baseline in BASELINES if baseline.label == row)
-    stand_in = dataclasses.replace(model_of_day(job, row, model.day), evaluation=model.evaluation)
-    if not stand_in.is_trained:
+    served = dataclasses.replace(model_of_day(job, row, model.day), evaluation=model.evaluation)
+    if not served.is_trained:
         choice = ModelChoice(str(baseline.model), baseline.config)
         # `train.main` would name it as the model that was trained last.
-        train.train(stand_in.train_job(dataclasses.replace(job, model=choice)), summary)
-    return stand_in
+        train.train(served.train_job(dataclasses.replace(job, model=choice)), summary)
+    return served

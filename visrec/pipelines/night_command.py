@@ -29,7 +29,7 @@ def flag(key: str, value: Any) -> str:
     return f"--{key} {shlex.quote(value if isinstance(value, str) else flow_yaml(value))}"
 
 
-def changed_keys(keys: WorkspaceKeys, unset: WorkspaceKeys) -> Mapping[str, Any]:
-    """The dotted keys whose values differ from those of `unset`."""
+def changed_keys(keys: WorkspaceKeys, defaults: WorkspaceKeys) -> Mapping[str, Any]:
+    """The dotted keys whose values differ from those of `defaults`."""
     values = {key: value_of(keys, key) for key in config_keys(WorkspaceKeys)}
-    return {key: value for key, value in values.items() if value != value_of(unset, key)}
+    return {key: value for key, value in values.items() if value != value_of(defaults, key)}

@@ -64,7 +64,7 @@ class NightJobs:
         return not (has_features and read_manifest(features).identity.is_imported)
 
     def require_same_min_rating(self, *, evaluates: bool) -> None:
-        """Refuses lists, or an evaluation, from other rows than those that the training counts.
+        """Raises an error if lists or evaluation use a different min_rating than training.
 
         Args:
             evaluates: whether the night evaluates its model.
@@ -75,10 +75,10 @@ class NightJobs:
             self.evaluate.interactions.require_min_rating(min_rating, "the night's training")
 
     def require_inputs(self, *, trains: bool, evaluates: bool) -> None:
-        """Checks the inputs of all steps, so that an error in the last does not wait for the first.
+        """Checks the inputs of all steps before the first step starts.
 
         Args:
-            trains: whether the night's model is trained, and not the latest of the workspace.
+            trains: whether the night trains a model instead of using the workspace's latest.
             evaluates: whether that model is evaluated.
 
         Raises:
@@ -142,7 +142,7 @@ def explain_step_key(key: str) -> str:
 
 @contextmanager
 def naming_config_file(step: str) -> Iterator[None]:
-    """Adds to an error about the keys of a step's job in which file these keys are.
+    """Adds to an error the name of the YAML file that holds the keys it mentions.
 
     Raises:
         InputError: the error with that sentence appended.
@@ -155,8 +155,8 @@ def naming_config_file(step: str) -> Iterator[None]:
         of_night = config_keys(NightKeys)
         if step not in _JOBS or not isinstance(cause, InputError) or not keys:
             raise
-        # A key that the night has, too, may stand in either file.
-        where = "are the night's own, or stand in"
+        # A key that the night also has may be in either file.
+        where = "are the night's own, or may be in"
         if not all(key_exists(key, of_night) for key in keys):
             where = "belong in"
         named = copy.copy(cause)  # which keeps its class and its fields

@@ -12,7 +12,7 @@ from visrec.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class NightKeys(WorkspaceKeys):
-    """The keys of the night that its steps' jobs have under the same names.
+    """Keys that a night shares with the jobs of its steps.
 
     Attributes:
         interactions: as in the other jobs. What is set here counts for all steps; as_of is the
@@ -29,13 +29,12 @@ class NightKeys(WorkspaceKeys):
             )
 
 
-def with_night_keys(job: Job, unset: Job, night: NightKeys, path: str | None) -> Job:
+def with_night_keys(job: Job, defaults: Job, night: NightKeys, path: str | None) -> Job:
     """The job of a step with the keys that the night sets.
 
     Args:
         job: the job of the step.
-        unset: the same as it is where neither the night nor the step sets a key: with what the
-            workspace remembers, and defaults.
+        defaults: the same job with only workspace keys and defaults.
         night: the configuration of the night.
         path: the YAML file of the step, for the error.
 
@@ -44,7 +43,7 @@ def with_night_keys(job: Job, unset: Job, night: NightKeys, path: str | None) ->
     """
     of_job = {key.name for key in dataclasses.fields(job)}
     shared = {
-        name: _merge(name, (getattr(each, name) for each in (night, job, unset)), path)
+        name: _merge(name, (getattr(each, name) for each in (night, job, defaults)), path)
         for name in sorted(of_job & {key.name for key in dataclasses.fields(NightKeys)})
     }
     return dataclasses.replace(job, **shared)
@@ -58,16 +57,16 @@ def _merge(name: str, values: Iterable[Any], path: str | None) -> Any:
         values: the night's value, the step's value and the default.
         path: the YAML file of the step, for the error.
     """
-    of_night, of_step, unset = values
+    of_night, of_step, defaults = values
     if dataclasses.is_dataclass(of_step) and not isinstance(of_step, type):
         merged = {}
         for key in dataclasses.fields(of_step):
-            values = (getattr(each, key.name) for each in (of_night, of_step, unset))
+            values = (getattr(each, key.name) for each in (of_night, of_step, defaults))
             merged[key.name] = _merge(f"{name}.{key.name}", values, path)
         return dataclasses.replace(of_step, **merged)
-    if of_night == unset:
+    if of_night == defaults:
         return of_step
-    if of_step not in (unset, of_night):
+    if of_step not in (defaults, of_night):
         raise InputError(
             f"Found --{name} {of_night} for the night, and {of_step} in {path}; expected one of "
             f"them. Remove {name} from {path}, or from the configuration of the night.",

@@ -1,10 +1,10 @@
 """Which model a night trains or has: that of the last training day, or one of its own.
 
 Training days are counted from 1970 and do not depend on which nights have been run. So a night gets
-the same model whenever it is run, with three exceptions. If a night between its training day and
-itself has trained a model of its own by then (`--train_now`), it gets the newest of these. With
-`--train_every 0` it gets the model that the workspace trained last, whatever that knows. And a
-model that is trained late sees the pictures and items of now.
+the same model whenever it is run, with three exceptions. If `--train_now` trained a model between
+the training day and this night, the night uses the newest such model. With `--train_every 0` the
+night uses the model that the workspace trained last, whatever its cutoff. And a model that is
+trained late sees the pictures and items of now.
 
 The cutoff of a model, and of its evaluation, is its training day. That is the night's own date on a
 training day, with `--train_now`, and while there is nothing to train on before the training day.
@@ -86,8 +86,8 @@ def models_to_try(
     """The models that may serve a night, in the order in which they are tried.
 
     Usually there is one: the newest trained model of the days from the last training day to the
-    night. If none is trained, the first to try is a model of the training day, and the second, for
-    which more interactions count, a model of the night itself. If what was known on the training
+    night. If none is trained, two are tried: a model of the training day, then a model of the night
+    itself, which sees more interactions. If what was known on the training
     day gives nothing to train on, each night until the next training day trains a model of its own.
 
     Args:
@@ -132,7 +132,7 @@ def training_day(night: date, train_every: int) -> date:
 
 
 def newest_model_day(models: Store, name: str, first: date, last: date) -> date | None:
-    """The last day between two for which there is a trained model."""
+    """The latest day from `first` to `last` that has a trained model; None if no day has."""
     for days_back in range((last - first).days + 1):
         day = date.fromordinal(last.toordinal() - days_back)
         if (models / f"{name}-{day}").exists(MANIFEST):

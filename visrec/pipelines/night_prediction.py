@@ -1,6 +1,7 @@
-"""Which model would serve tonight, told from the interactions alone.
+"""Which model would serve tonight, predicted from the interactions alone.
 
-The rule is that of `visrec.pipelines.night_choice`, up to the evaluation that decides in the end.
+It applies the rule of `visrec.pipelines.night_choice`, except the evaluation, which is not
+available yet.
 """
 
 from dataclasses import dataclass

@@ -7,9 +7,9 @@ visrec submit nightly --config configs/nightly.yaml
 
 A second start of the same night continues where the first one stopped. If the night is complete, it
 makes no lists: it moves the pointer if the first start died before that, removes old nights and
-exports. Missed nights can be run later, in any order. They get the interactions that they would
-have had, and nearly always the model (`night_model.py` has the exceptions); pictures, items, users
-and block lists are as they are now.
+exports. Missed nights can be run later, in any order. A backfilled night uses the interactions
+before its date and, with exceptions (`night_model.py`), the model that it would have used then.
+Pictures, items, users and block lists are as they are now.
 """
 
 import dataclasses
@@ -219,9 +219,9 @@ def load_jobs(config: NightlyJob) -> NightJobs:
 
 
 def _load(job_type: type[Job], path: str | None, config: NightlyJob) -> Job:
-    unset = load_job(job_type, None, config)
-    job = load_job(job_type, path, config) if path else unset
-    return with_night_keys(job, unset, config, path)
+    defaults = load_job(job_type, None, config)
+    job = load_job(job_type, path, config) if path else defaults
+    return with_night_keys(job, defaults, config, path)
 
 
 class Steps:

@@ -1,7 +1,7 @@
 """Keys that a workspace needs, proposed from what its files look like.
 
 `visrec init` writes them down, and `visrec check` goes on with them, so that it finds all faults at
-once. No job reads anything by a proposal.
+once. Jobs never use proposals.
 """
 
 import dataclasses
@@ -59,7 +59,7 @@ class Proposal:
 
 
 def propose(config: DataJob) -> list[Proposal]:
-    """The keys that a workspace needs beside those that it has.
+    """The keys that a workspace needs in addition to those that it has.
 
     Data that a job would refuse in any case give no proposal; `visrec check` says why.
     """
@@ -163,7 +163,7 @@ def _blocked_columns(config: DataJob) -> Iterator[Proposal]:
 
 
 def _columns(table: InputTable | None, columns: Sequence[Column]) -> Iterator[Proposal]:
-    """The names in the files of declared columns that the files lack."""
+    """Proposals for declared columns that the table stores under other names."""
     if table is None or table.columns_key is None:
         return
     names = column_names(table)
@@ -175,7 +175,7 @@ def _columns(table: InputTable | None, columns: Sequence[Column]) -> Iterator[Pr
 
 
 def _availability(config: DataJob) -> Iterator[Proposal]:
-    """Columns of the items table that say, under another name, what can be had."""
+    """Columns of the items table that say, under another name, which items are available."""
     table = items_table(config, config.items, config.items_columns)
     if table is None:
         return
@@ -212,7 +212,7 @@ def _images(config: DataJob) -> Iterator[Proposal]:
 
 
 def _image_pattern(config: DataJob) -> Iterator[Proposal]:
-    """The pattern under which pictures are views of items that were taken, or look like views."""
+    """The file name pattern that explains the pictures as views of known items."""
     if config.image_pattern is not None:
         return
     pictures = list_pictures(PictureSource(config.resolve(config.images, "images")))
@@ -243,7 +243,7 @@ def _required(columns: Iterable[Column]) -> list[str]:
 
 
 def _has_all(required: Sequence[str], names: Sequence[str]) -> bool:
-    """Whether a table has a column, or a guess, for each required one."""
+    """Whether each required column exists in the table or has a guessed name."""
     return len(guess_columns(required, names)) == len(required)
 
 

@@ -39,10 +39,12 @@ from visrec.storage.table_pieces import has_more_rows
 from visrec.storage.tables import require_unchanged
 from visrec.tasks import Ref, call, get, map_calls, on_ray, share, submit
 
-# More queries are scored faster by processes, which take 9 s to start on two cores. A query costs
-# 0.14 ms of a core beside the search, and that part does not run on several threads.
+# Above this number of queries, separate processes are faster, although they take 9 s to start (two
+# cores). A query costs 0.14 ms of a core in addition to the search, and that part does not run on
+# several threads.
 _MAX_LOCAL_QUERIES = 65_536
-# More interactions are read in partitions, so that no process holds all: 20 for each such user.
+# 20 interactions for each of these users; larger tables are read in partitions, so that no process
+# holds all.
 _MAX_LOCAL_INTERACTIONS = 20 * _MAX_LOCAL_QUERIES
 
 
@@ -118,7 +120,9 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
             run = dataclasses.replace(run, inputs=scoring_inputs(config))  # in partitions
         with summary.phase("prepare"):
             prepared = _prepare(run)
-        if prepared.overview.queries > _MAX_LOCAL_QUERIES:  # with few interactions, or of items
+        if (
+            prepared.overview.queries > _MAX_LOCAL_QUERIES
+        ):  # not large by interactions, or item-to-item
             ensure_ray(config, summary)
             shared = {"data": share(prepared.data), "arrays": share(prepared.arrays)}
             prepared = dataclasses.replace(prepared, **shared)
@@ -288,8 +292,8 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
 def _read_evaluation(run: _Run) -> Any:
     """The content, which the gates check, of the evaluation of the workspace; None without one.
 
-    If this model is not in it, it is the evaluation that a night made of the model: one that a
-    night did not let serve, because of its figures, is held back here, too.
+    If the workspace's evaluation does not include this model, the evaluation that a night made of
+    the model is used. So a model that a night rejected for its figures fails the gates here too.
     """
     config = run.config
     evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
@@ -307,7 +311,7 @@ def _read_metrics(evaluation: Store) -> Any:
 def _why_not_compared(last: RunManifest, config: RecommendJob) -> str | None:
     """Why the gates do not compare the run with the last publication; None if they do.
 
-    A night that is filled in later is not compared with a later state of the shop.
+    A backfilled night is not compared with a later state of the shop.
     """
     if last.kind != config.kind:
         return f"the last publication, {last.run_id}, has lists of another kind"

@@ -220,7 +220,7 @@ def model_store(config: JobConfig, model: str | None) -> Store:
 
 
 def item_features_of(config: JobConfig, model: str | None) -> ItemFeatures:
-    """What a model takes; pictures where there is no model, which another check reports."""
+    """What a model takes; pictures if there is no model (`require_model` reports that)."""
     models = Store.at(config.resolve(None, "models"))
     if model is None and not models.exists(LATEST):
         return "pictures"

@@ -58,7 +58,7 @@ def _gates_row(gates: Sequence[Gate]) -> str:
 
 
 def warn_if_not_compared(manifest: RunManifest, summary: Summary) -> None:
-    """Says where nothing compares the lists with simpler ones; of a night, its choice says it."""
+    """Warns if the lists were not compared with a baseline. A night's `choice` already says so."""
     held_out = [gate for gate in manifest.gates if gate.key == MIN_GAIN]
     why = next((gate.note for gate in held_out if gate.outcome == "skipped"), None)
     if why is None or (manifest.choice is not None and why != NOT_EVALUATED):

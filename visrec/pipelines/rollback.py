@@ -1,4 +1,4 @@
-"""Publishes an earlier run again, after all its files were read and are intact.
+"""Publishes an earlier run again, after checking that all its files are intact.
 
 visrec rollback --workspace shop
 visrec rollback --workspace shop --run_id 2026-11-20

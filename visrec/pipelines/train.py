@@ -175,7 +175,7 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
     if store.exists(MANIFEST):
         say(f"{model_id} is trained already: nothing to do.")
     else:
-        # Here, because a worker that fails for want of data would be started again.
+        # Checked here: Ray would restart a worker that fails for lack of data.
         call(require_examples, training_recipe(config), loaded.data)
         task = TrainTask(
             recipe=training_recipe(config),

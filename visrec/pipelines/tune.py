@@ -208,7 +208,8 @@ def _open_sweep(
 ) -> Store:
     """The directory of the sweep, which holds the digest of its settings.
 
-    The number of trials and the resources are not among these: other ones continue the sweep.
+    The number of trials and the resources are not part of the digest, so they may change when a
+    sweep continues.
 
     Raises:
         InputError: there is a sweep of this name with other data or settings.

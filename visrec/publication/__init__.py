@@ -2,7 +2,7 @@
 
 A run is a directory of Parquet files with lists, `recommendations/run=<run id>/`. Its states are
 open, sealed, complete, published and removed: docs/architecture.md draws them, and says what
-happens if a process dies in one of them. The files, in the order in which a run meets them:
+happens if a process dies in one of them. The files, in the order in which a run uses them:
 
     claim     claims.py             `_claim.json`: one set of inputs at a time may write the run
     shards    shards.py             `part-*.parquet` and fingerprints, each with its own SHA-256;

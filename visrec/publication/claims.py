@@ -1,8 +1,8 @@
 """Who may write a run: one set of inputs at a time, until the run is sealed or removed.
 
-The claim is one small file, and every change replaces exactly the content that was read.
-docs/architecture.md draws the states. `claim_run` opens the claim, for other inputs too, and `seal`
-seals it, both here. `retention.py` sets it to removed, and deletes it last. `forget.py` sets the
+The claim is one small file, and every change is a compare-and-swap. docs/architecture.md draws the
+states. `claim_run` opens a claim and may take over one with different inputs. `seal` seals it.
+`retention.py` sets it to removed, and deletes it last. `forget.py` sets the
 claim of an unfinished run to removed, which makes its job stop, and opens it again.
 
 Each claim has a random token, so that a claim that was deleted and made again is a different one.
@@ -84,8 +84,7 @@ def read_claim(run: Store) -> tuple[Claim | None, str | None]:
 
 
 def claim_run(run: Store, inputs_digest: str) -> None:
-    """Claims a run for these inputs. Other inputs that hold the claim lose it, if they have not
-    sealed the run.
+    """Claims a run for these inputs. An unsealed claim with different inputs is taken over.
 
     A writer writes a file only while it holds the claim (`holds_claim`), and the names of its files
     contain the digest of its inputs. If it loses the claim to other inputs while it writes a file,

@@ -53,7 +53,7 @@ def commit_name(version: int) -> str:
 def write_checkpoint(log: Store, version: int, actions: Sequence[JsonObject]) -> None:
     """Writes what a version holds, and removes checkpoints that are too old.
 
-    A process that is killed between the two files leaves a log that is just as right: readers then
+    A process that is killed between the two files leaves a valid log: readers then
     start from the checkpoint before.
 
     Args:

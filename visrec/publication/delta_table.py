@@ -2,9 +2,10 @@
 
 The format is that of https://github.com/delta-io/delta/blob/master/PROTOCOL.md. A commit is a file
 of JSON lines, `_delta_log/<version>.json`, and belongs to whoever creates it. visrec writes the log
-itself, because a commit has to pass through the same client of the store as everything else that
-is published: the same credentials, certificates and proxies, and an answer for a put whose reply
-was lost. Each commit replaces the whole table, so the last one alone says what the table holds.
+itself, because a commit has to pass through the same client of the store as everything else that is
+published: the same credentials, certificates and proxies, and the same handling of a write whose
+response was lost. Each commit replaces the whole table, so the last one alone says what the table
+holds.
 """
 
 import json

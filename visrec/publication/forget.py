@@ -59,7 +59,7 @@ class UsersToForget:
     Attributes:
         user_ids: the users.
         model_digests: the present digest of each model that was rewritten, by its earlier ones.
-            The lists of others are the same under both, and are carried over.
+            Lists of other users do not change, so they can be reused under the new digest.
     """
 
     user_ids: pa.Array
@@ -137,7 +137,7 @@ def _renamed_model(inputs: Mapping[str, object], forgotten: UsersToForget) -> di
 
 
 def _files_with_users(run: Store, names: Iterable[str], forgotten: UsersToForget) -> list[str]:
-    """The files with lists of which they, or the files with their fingerprints, have users.
+    """The list files that contain these users, or whose fingerprint files do.
 
     Users are assigned to files by a hash of their ids, so most files need not be read.
     """
@@ -296,8 +296,8 @@ def _replace_manifest(recommendations: Store, run_id: str, data: bytes, version:
 def _point_to(recommendations: Store, run_id: str, name: str, sha256: str) -> None:
     """Lets the pointer name a manifest of the run, if it names the run.
 
-    If it does not, it changes all the same: a job that has read the old manifest, and is about to
-    publish the run, then finds that it has to read again.
+    If the pointer names another run, its counter still changes. A job that has read the old
+    manifest and is about to publish then fails its conditional write and reads again.
     """
     manifest = f"run={run_id}/{name}"
     while True:

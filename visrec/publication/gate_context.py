@@ -2,10 +2,10 @@
 
 There are two kinds of gates, and all of a run are evaluated by `visrec.recommend.run_gates`. Those
 of `integrity_gates.py` check what is true of every correct run and have no thresholds. Those of
-`judgement_gates.py`, with `held_out_gates.py`, check whether a run is like other runs. Their
-thresholds are wide enough for an ordinary run, the first of a small shop included; an unusual one
-may be right and be held back all the same. They are skipped where there are too few lists or
-nothing to compare with.
+`judgement_gates.py`, with `held_out_gates.py`, check whether a run is like other runs. The
+thresholds let an ordinary run pass, including the first run of a small shop. An unusual run may be
+correct and still fail. Judgement gates are skipped where there are too few lists or nothing to
+compare with.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,9 +44,9 @@ class GatesConfig:
         min_overlap: least share of a list in the last publication that is in the same query's list
             now, on average, on a scale from chance (0) to the same items (1). The gate is skipped
             if a night chose another kind of model.
-        max_score_drift: how far the mean of the lists' best scores may move from the last
-            publication of the same model, in standard deviations of the scores then; also how many
-            times wider or narrower these scores may spread, minus one.
+        max_score_drift: the largest allowed change of the best scores since the last publication of
+            the same model: of their mean, in the earlier standard deviations; or of their spread,
+            as the ratio minus one.
         min_queries_of_last: least number of users (or items) with a list, as a share of the number
             in the last publication.
         min_available_of_last: least number of available items, as a share of the number in the last
@@ -62,8 +62,8 @@ class GatesConfig:
         metric: metric of the evaluation by which the model is compared with VisRank and popularity.
         min_gain: how far the model must be above VisRank and popularity in the evaluation. The
             upper end of the model's 95 % interval is compared, so that noise holds no model back.
-            In a night, a baseline serves in place of a model that is not so far above; with -1 the
-            model serves in any case.
+            In a night, a baseline serves in place of a model that does not reach this gain; with -1
+            the model serves in any case.
         require_evaluation: whether a model that was not evaluated is held back.
     """
 
@@ -112,7 +112,8 @@ class GateContext:
         k: entries of a list.
         available_N: (N,) which items may be recommended.
         artist_N: (N,) a code for each artist, -1 for none; or None.
-        count_N: (N,) how many users took each item.
+        count_N: (N,) how many users took each item, as scoring counted. (`RunChecks.recounted_N` is
+            counted again from the profiles.)
         popular_N: (N,) in how many of the model's own lists each item would be, if they held the
             most popular items instead.
         personalized: whether the model gives each user a different list.

@@ -34,7 +34,7 @@ class HeldOutFigures:
 
     @classmethod
     def from_json(cls, evaluation: Mapping[str, Any] | None) -> "HeldOutFigures":
-        """The figures in the content of metrics.json, which is another stage's; None has none."""
+        """Reads metrics.json, which the evaluation job wrote; None gives no figures."""
         evaluation = evaluation or {}
         return cls(evaluation.get("models", {}), evaluation.get("digests", {}))
 
@@ -111,7 +111,7 @@ def _gate(
         return _skipped(name, config, why)
     own, mean = figures.interval(row, metric), float(figures.interval(best, metric)["mean"])
     note = f"the model {own['mean']:.4f}, up to {own['high']:.4f}; {best} {mean:.4f}"
-    # A baseline that serves need not be better than another one by so much, but must not be worse.
+    # A baseline needs no gain over the other baseline, but must not be worse.
     threshold = min(config.min_gain, 0.0) if is_baseline else config.min_gain
     return at_least(name, float(own["high"]) - mean, threshold, MIN_GAIN, note)
 
@@ -128,7 +128,8 @@ def _skipped(name: str, config: GatesConfig, why: str) -> Gate:
 
 
 def best_row(figures: HeldOutFigures, row: str, config: GatesConfig) -> str:
-    """The row that serves: the first that passes its gates of the model, VisRank and popularity.
+    """Of the model, the best VisRank and popularity, in this order, the first that passes its
+    gates.
 
     Args:
         figures: the evaluation's figures.
@@ -136,7 +137,7 @@ def best_row(figures: HeldOutFigures, row: str, config: GatesConfig) -> str:
         config: metric and threshold of the gates.
     """
     candidates = (row, *_best_baselines(figures, config))
-    # If all fail, a figure is NaN: the gates hold the model back.
+    # All three can fail only if a figure is NaN. The model's row is returned, and its gates fail.
     return next((other for other in candidates if not _failed(figures, other, config)), row)
 
 
@@ -154,14 +155,18 @@ def explain_choice(
     """
     baselines = _best_baselines(figures, config)
     means = {other: figures.interval(other, config.metric)["mean"] for other in baselines}
-    beside = " and ".join(f"{other} ({mean:.4f})" for other, mean in means.items())
+    rivals = " and ".join(f"{other} ({mean:.4f})" for other, mean in means.items())
     own = figures.interval(row, config.metric)
     metric = f"{config.metric} on the held-out set"
     if chosen == row:
         if not config.min_gain and own["mean"] >= max(means.values(), default=0.0):
-            return f"{ids[row]} serves, because its {metric}, {own['mean']:.4f}, is above {beside}"
-        than = f"passes gates.min_gain {config.min_gain:g} beside" if config.min_gain else "reaches"
-        return f"{ids[row]} serves, because its {metric}, {_figure(own)}, {than} {beside}"
+            return f"{ids[row]} serves, because its {metric}, {own['mean']:.4f}, is above {rivals}"
+        than = (
+            f"passes gates.min_gain {config.min_gain:g} compared with"
+            if config.min_gain
+            else "reaches"
+        )
+        return f"{ids[row]} serves, because its {metric}, {_figure(own)}, {than} {rivals}"
     failed = max(_failed(figures, row, config), key=lambda other: means[other])
     gain = f"is not {config.min_gain:g} above" if config.min_gain else "is below"
     sentence = (
@@ -181,7 +186,7 @@ def _best_baselines(figures: HeldOutFigures, config: GatesConfig) -> list[str]:
 
 
 def _failed(figures: HeldOutFigures, row: str, config: GatesConfig) -> list[str]:
-    """The baselines beside which a row fails its gate."""
+    """The baselines against which a row fails."""
     gates = zip(BASELINES.values(), _gates(figures, row, config), strict=True)
     found = [figures.best(kind, config.metric) for kind, gate in gates if gate.outcome == "failed"]
     return [other for other in found if other is not None]

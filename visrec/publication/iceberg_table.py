@@ -1,4 +1,4 @@
-"""The Iceberg table beside the runs: `_iceberg/metadata/` names the published files.
+"""The Iceberg table next to the runs: `_iceberg/metadata/` names the published files.
 
 It is a table of a file system without a catalog, as Hadoop's catalog keeps them
 (https://iceberg.apache.org/spec/#file-system-tables): `v<version>.metadata.json` belongs to whoever
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 ICEBERG = "_iceberg"
 HINT = "metadata/version-hint.text"
 _KEPT = 100  # snapshots, and versions of the metadata
-_IDENTITY = "visrec."  # before the keys of a snapshot's summary that say which publication it is
+_IDENTITY = "visrec."  # prefix of the snapshot summary keys that identify a publication
 # The ids of all columns of all layouts and kinds. A column that is in two layouts has one id: older
 # snapshots are read right after the layout has changed.
 _FIELD_IDS = {
@@ -82,7 +82,7 @@ class IcebergTable:
         self._store = recommendations / ICEBERG
         hint = self._store.read_if_exists(HINT)
         self._hint, self._hint_version = _parse_hint(self._store, hint), hint and hint[1]
-        # A process that was killed before it could move the hint has created this one.
+        # This version exists if a process was killed before it moved the hint.
         self._is_behind = self._store.exists(_name(self._hint + 1))
         self._metadata = _read_metadata(self._store, self._hint) if self._hint else None
         if self._metadata is not None:
@@ -101,7 +101,7 @@ class IcebergTable:
             with storage_errors("write", self._store.root):
                 data = _next_metadata(self._store, _for_run(metadata, content), content)
             self._store.create(_name(version), data)
-        # Whoever created it: a version that exists is the table's last one.
+        # Another process may have created it; an existing version is the table's last one.
         self._store.compare_and_swap(HINT, str(version).encode(), self._hint_version)
         if version > _KEPT:
             self._store.delete([_name(version - _KEPT)])

@@ -225,7 +225,8 @@ def _overlap_gate(
     last: RunManifest,
     config: GatesConfig,
 ) -> Gate:
-    """How much of their last lists queries keep; not if the night chose another kind of model."""
+    """The gate on the share of the last lists that is kept; skipped if the night chose another kind
+    of model."""
     chance = context.k / max(context.available, 1)
     why = too_few
     if why is None and 2 * chance > 1:

@@ -1,9 +1,8 @@
 """Tables of lists, written and read: one row a query, or one row an entry.
 
-Item ids are dictionary-encoded by their rows, as Parquet stores them anyway: making strings of
-them, so that the writer finds out again which are the same, took up to a third of the time of the
-search. A file's dictionary has the ids of its own entries alone: that of a catalogue of a million
-items would be most of the file.
+Item ids are written as dictionary codes, because Parquet stores them this way. Converting the codes
+to strings first took up to a third of the search time. A file's dictionary has the ids of its own
+entries alone: that of a catalogue of a million items would be most of the file.
 
 B lists, K length of the longest list, V entries of all lists, N items.
 """

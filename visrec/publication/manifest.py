@@ -17,8 +17,7 @@ from visrec.storage.store import Store, to_json
 
 MANIFEST = "_manifest.json"
 HELD_BACK = "_held_back.json"  # the gates of a run that was held back, until it is complete
-# While users are removed from a complete run (`forget.py`): files that the manifest does not name
-# yet, or any more, stay.
+# Exists while `forget.py` rewrites a complete run: no file is removed as stray meanwhile.
 REWRITING = "_rewriting.json"
 
 
@@ -76,7 +75,8 @@ class RunManifest:
         files: the files with lists, by name.
         fingerprints: SHA-256 of the files with fingerprints, by name.
         seconds: the seconds that each phase took.
-        gates: all checks before publication; those below are known once the run is complete.
+        gates: all checks before publication. This field and the following ones are set when the run
+            is completed.
         forced: why the run was published although gates failed; None where none did.
         pointer_sequence: `sequence` of the pointer when the run was completed.
         pointer_cutoff_timestamp: `cutoff_timestamp` of the pointer at that moment.
@@ -215,9 +215,8 @@ def remove_stray_files(run: Store) -> tuple[RunManifest | None, dict[str, int]]:
         if found is None:
             return None, {}
         sizes = {entry.name: entry.size for entry in run.list()}
-        is_being_rewritten = run.exists(
-            REWRITING
-        )  # after the listing: this file comes before new ones
+        # Checked after the listing: `forget.py` writes REWRITING before any new file.
+        is_being_rewritten = run.exists(REWRITING)
         if run.read_if_exists(MANIFEST) == found:  # else the files may be those of another one
             break
     manifest = parse_manifest(found[0], run.uri(MANIFEST))

@@ -1,4 +1,4 @@
-"""`_latest.json`: which run is published. Every change replaces exactly the content that was read.
+"""`_latest.json`: which run is published. Every change is a compare-and-swap.
 
 Publications, rollbacks and retention meet in this file. Retention writes the runs that it is about
 to remove into it, by the same conditional write that moves the pointer. So nobody can move the
@@ -68,7 +68,7 @@ class Pointer:
 
 
 def read_pointer(recommendations: Store) -> tuple[Pointer, str | None]:
-    """The pointer and the version of its file; a pointer to no run, and None, without a file.
+    """The pointer and the version of its file. Without a file: an empty pointer and None.
 
     Raises:
         InputError: the file is not a pointer.

@@ -43,8 +43,8 @@ def remove_old_runs(recommendations: Store, keep: int, tonight: str | None = Non
     Args:
         recommendations: where the runs are.
         keep: how many nights to keep, complete or not.
-        tonight: a night to keep, however old it is, unless its removal has begun. A night that was
-            filled in is spared only in its own run: another night's retention removes it if `keep`
+        tonight: a night to keep, however old it is, unless its removal has begun. A backfilled
+            night is not removed by its own start; another night's retention removes it if `keep`
             nights are newer.
     """
     pointer, _ = read_pointer(recommendations)

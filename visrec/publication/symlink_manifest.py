@@ -31,10 +31,10 @@ class SymlinkManifest:
 
 
 def _lines(content: TableContent) -> bytes:
-    """The URIs, first another one each time that the pointer moves.
+    """The URIs, rotated by the pointer's sequence number.
 
-    So two publications of one run differ, and a process that was slow does not take the file for
-    the one that it read. (It would only after as many moves of the pointer as there are files.)
+    The same run published twice therefore gives different bytes, so a slow process cannot mistake
+    the file for the one it read (unless the pointer has moved a multiple of the number of files).
     """
     names = sorted(content.manifest.files)
     first = content.sequence % len(names)

@@ -84,8 +84,8 @@ def require_tables(recommendations: Store, tables: Collection[TableFormat]) -> N
 def read_settled_pointer(recommendations: Store) -> tuple[Pointer, str | None]:
     """The pointer and the version of its file, once every table is at the pointer.
 
-    Whoever replaces that version has seen all tables at the published run: the tables may then be
-    one publication behind, and never two.
+    A process that replaces that version knows that all tables showed the published run, so a table
+    is at most one publication behind.
 
     Raises:
         InputError: the pointer or a table's log is damaged, or a package is missing.
@@ -116,7 +116,7 @@ def add_tables(recommendations: Store, tables: Collection[TableFormat]) -> None:
 
 
 def with_tables(pointer: Pointer, tables: Collection[TableFormat]) -> Pointer:
-    """The pointer, followed by these tables beside those that follow it already."""
+    """The pointer, followed by these tables in addition to those that follow it already."""
     followed = {*pointer.tables, *tables}
     return replace(pointer, tables=tuple(name for name in _TABLES if name in followed))
 

@@ -31,7 +31,7 @@ class Expected:
         item_ids: (N,) sorted.
         available_N: (N,) which items may be recommended.
         query_ids: (U,) the queries that have a list in this shard.
-        consumed: U lists of items that the user has taken; of an item, the item itself.
+        consumed: U lists of items that the user has taken; for an item query, the item itself.
         blocked: U lists of items that are blocked for that query.
         cold_U: (U,) users whom the model cannot score: all have the fallback list, which says
             nothing about the model.

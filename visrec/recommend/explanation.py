@@ -29,7 +29,8 @@ from visrec.sources.interactions import LIKED, InteractionsConfig, read_until_cu
 from visrec.sources.items import read_items
 from visrec.storage.store import Store
 
-_CANDIDATES = 1000  # items beyond the list's length among which those that rules kept out are found
+# How many items beyond the list are examined to find those that rules excluded.
+_CANDIDATES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +217,7 @@ def find_kept_out(
 
 
 def _default_reason(manifest: RunManifest) -> str:
-    """What is left to say of an item that none of the known rules kept out."""
+    """The reason given for an item that no known rule excluded."""
     changed = "something has changed since the run was made"
     if manifest.inputs["blocked"] is None:
         return f"not known: {changed}"
@@ -226,7 +227,11 @@ def _default_reason(manifest: RunManifest) -> str:
 def _explainer(
     inputs: ScoringInputs, data: ScoringData, user: Queries, listed: set[str], default_reason: str
 ) -> Callable[[int, str], str | None]:
-    """A function of an item's row and id, which comes best first; None for a listed item."""
+    """Returns a function that explains why an item is not in the list, or None for a listed item.
+
+    It must be called with rows and ids from best to worst, because it counts listed items for each
+    group.
+    """
     rules, items = inputs.rules, read_items(inputs.items_table, data.item_ids)
     stock_N = items.stock_N if rules.min_stock is not None else None
     taken = set(user.profiles[0].tolist())

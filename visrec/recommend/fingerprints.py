@@ -1,7 +1,7 @@
 """Fingerprints of items and of queries: hashes of everything that decides a score.
 
 Under one model, equal fingerprints mean equal scores. A fingerprint has 64 bits: among a million
-items or queries, some two collide with a probability of 3e-8.
+items or queries, the probability that any two collide is 3e-8.
 
 Shapes: N items, B queries, F flags.
 """

@@ -6,9 +6,9 @@ best of that list and of the fresh items: those that are new, changed or availab
 that was not good enough for the last list is not good enough for tonight's.
 
 "Nothing changed" means that fingerprints are equal: hashes of everything that decides a score,
-which every run writes beside its lists. The bits of a score do not depend on what else is scored in
-the same batch (`visrec.retrieval.topk`), but they may depend on the kind of machine and on library
-versions. Fingerprints of other library versions are not used.
+which every run writes next to its lists. The bits of a score do not depend on what else is scored
+in the same batch (`visrec.retrieval.topk`), but they may depend on the kind of machine and on
+library versions. Fingerprints of other library versions are not used.
 
 Shapes: N items, F fresh items, B queries of a shard, b some of them, k list length, M = k plus the
 fresh items found for a list, V values.
@@ -120,8 +120,8 @@ class IncrementalScorer:
         list_B = index_in(query_ids, lists.query_ids)
         fingerprint_row_B = index_in(query_ids, fingerprints["query_id"])
         fingerprint_B = fingerprints["fingerprint"].to_numpy()[fingerprint_row_B]
-        # A list of fewer than k items held all that there were, so no item was too bad for it: such
-        # a list is made again.
+        # A list of fewer than k items held every candidate, so it excluded none for a low score. It
+        # is made again.
         is_full_B = np.diff(lists.offsets)[list_B] == k
         unchanged_B = (list_B >= 0) & (fingerprint_row_B >= 0) & is_full_B
         unchanged_B &= ~queries.cold_U

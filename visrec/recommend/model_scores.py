@@ -16,7 +16,7 @@ from visrec.retrieval.similar import Kind, cosine_scorer
 from visrec.storage.store import Store
 
 _TILE = 8192  # items scored at once
-_PROFILE_PRODUCTS = 1 << 22  # of a tile with all profile items: 32 MB
+_PROFILE_PRODUCTS = 1 << 22  # products of a tile with all profile items: 32 MB
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 

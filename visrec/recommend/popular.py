@@ -1,4 +1,6 @@
-"""What lists of the most popular items would hold: the end of a scale that a gate uses.
+"""How often each item would be listed if every user got the most popular items.
+
+A gate uses this as the upper end of its scale.
 
 Shapes: N items, B users, M most popular items that a list may reach.
 """
@@ -14,7 +16,7 @@ _CELLS = 1 << 24  # pairs of a user and a popular item at once, a few bytes each
 
 
 class PopularLists:
-    """The lists of users who have the most popular items.
+    """Counts how often each item would be listed if every user got the most popular items.
 
     Rules between the entries of a list are ignored.
 

@@ -29,8 +29,8 @@ class Queries:
 
     Attributes:
         query_ids: (U,) their ids; those of a shard are sorted.
-        profiles: U lists of the items that the user took, oldest first; of an item, the item
-            itself.
+        profiles: U lists of the items that the user took, oldest first; for an item query, the
+            item itself.
         blocked: U lists of items that are blocked for this user in particular, or that the user
             rated too low to count.
         trained_U: (U,) the model's user rows, -1 for users that training has not seen.
@@ -84,7 +84,7 @@ class QuerySource(Protocol):
 
     @property
     def shards(self) -> int:
-        """S."""
+        """The number of shards (S)."""
 
     def read(self, shard: int) -> Queries:
         """The queries of a shard, sorted by id."""

@@ -31,9 +31,8 @@ from visrec.storage.store import Store
 from visrec.storage.tables import read_batches
 
 Ints = npt.NDArray[np.int64]
-_COMPARED_QUERIES = (
-    10_000  # queries compared with the last publication: enough for shares to half a percent
-)
+# Queries compared with the last publication: enough to estimate a share to within half a percent.
+_COMPARED_QUERIES = 10_000
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,10 @@ class InputDigests:
 
     Attributes:
         model: digest of the model's artifact.
-        features: digest of the feature table, that of the texts for a model of texts alone.
-        interactions: digest of the interactions before the cutoff, those with a low rating
-            included, because they are not recommended; None without interactions.
+        features: digest of the picture features; for a text-only model, of the text features.
+        interactions: digest of the interactions before the cutoff, including rows with a low
+            rating, because the items of those rows are excluded from the lists; None without
+            interactions.
         items: digest of the items table, or None.
         users: digest of the users table, or None.
         min_rating: interactions with a lower rating do not count.
@@ -50,8 +51,8 @@ class InputDigests:
         kind: user_to_item or item_to_item.
         rules: settings of the rules; the block list is in `blocked`.
         blocked: digest of the block list, or None.
-        text: digest of the texts' features beside those of the pictures; None for a model that
-            takes one table.
+        text: digest of the texts' features, in addition to those of the pictures; None for a model
+            that takes one table.
     """
 
     model: str
@@ -80,9 +81,10 @@ class InputDigests:
         return {name: fields[name] for name in fields if name != "text" or self.text is not None}
 
     def allows_reuse_of(self, other: Mapping[str, object]) -> bool:
-        """Whether lists of other inputs, as a manifest records them, may be carried over.
+        """Whether lists made from `other` may be reused here, as a manifest records them.
 
-        They differ from the lists of these inputs only by users and items, which have fingerprints.
+        They may if both have the same model, settings and rules. Differences in users and items are
+        covered by fingerprints.
         """
         decisive = ("model", "k", "shards", "layout", "kind", "rules")
         fields = self.to_dict()

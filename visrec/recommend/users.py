@@ -117,8 +117,8 @@ def open_users(tables: UserTables, item_ids: pa.LargeStringArray, root: Store | 
         try:
             return PartitionedUsers(tables.config, _deal_tables(tables, root), item_ids)
         except (ConflictError, MissingFileError):
-            # Others keep changing a table, which may grow by rows after the cutoff. Whoever reads
-            # it once needs no version of it.
+            # Another process keeps changing a table, for example by appending rows after the
+            # cutoff. Reading the table once needs no fixed version.
             pass
     return UsersInMemory(tables.config, _whole_rows(tables), item_ids)
 
@@ -258,7 +258,7 @@ class PartitionedTables:
 
     @property
     def partitions(self) -> int:
-        """P."""
+        """The number of partitions (P)."""
         return self.interactions.manifest.partitions
 
     def read(self, partition: int) -> UserRows:
@@ -393,7 +393,7 @@ class PartitionedQueries:
     Attributes:
         users: the partitions.
         criteria: which users the model can score.
-        shards: S.
+        shards: the number of shards (S).
     """
 
     users: PartitionedUsers

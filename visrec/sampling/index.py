@@ -51,7 +51,7 @@ class SamplingIndex:
 
     @property
     def num_users(self) -> int:
-        """U."""
+        """The number of users (U)."""
         return len(self.train)
 
     @cached_property

@@ -322,7 +322,7 @@ def digest_interactions(config: InteractionsConfig, uri: str) -> str:
     """16 hexadecimal digits that depend on every row that counts.
 
     With a cutoff they do not depend on rows that are appended later, so that a night that is
-    restarted or filled in later is the same night.
+    restarted or backfilled is the same night.
     """
     if config.as_of is None:
         return digest_table(config.table(uri))
