@@ -174,8 +174,8 @@ def test_first_night_on_s3_without_earlier_interactions_serves_visrank(
     assert night.rows["published"] == "yes"
     assert night.rows["model"] == f"visrank-mean-{SECOND}"
     assert night.rows["choice"] == (
-        f"visrank-mean-{SECOND} serves in place of curatornet-{SECOND}, which nothing compares: "
-        "none of its users had two baskets"
+        f"visrank-mean-{SECOND} serves in place of curatornet-{SECOND}, which is compared with no "
+        "other model: none of its users had two baskets"
     )
     assert night.rows["evaluation"] == NOT_EVALUATED
     assert "evaluate: skipped" in capsys.readouterr().out

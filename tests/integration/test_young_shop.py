@@ -52,8 +52,8 @@ def test_baseline_serves_where_there_is_nothing_to_train_on_or_the_model_is_not_
     assert night.rows["published"] == "yes"
     assert night.rows["choice"] == (
         "hybrid could not be trained, because none of the 40 users has training items in two "
-        f"baskets; visrank-mean-{FIRST} serves, and nothing compares it: none of its users had "
-        "two baskets"
+        f"baskets; visrank-mean-{FIRST} serves and is compared with no other model: none of its "
+        "users had two baskets"
     )
     rows = published_rows(tmp_path / "recommendations")
     assert {len(row["items"]) for row in rows} == {ITEMS - 1}

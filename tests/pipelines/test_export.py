@@ -104,7 +104,7 @@ def test_night_is_published_before_it_exports_and_exports_at_its_next_start(tmp_
     make_run(recommendations, night, made_lists(10))
     to = [str(tmp_path / "out.csv"), "redis://127.0.0.1:1/0"]
     keys = {"workspace": str(tmp_path), "as_of": night}
-    with pytest.raises(VisrecError, match="start the same night again, and it only exports"):
+    with pytest.raises(VisrecError, match="Start it again; it will only export"):
         nightly.main(NightlyJob(**keys, export_to=to), Summary("nightly"))
     assert read_pointer(recommendations)[0].run_id == night
     assert (tmp_path / "nights" / f"{night}.json").exists()

@@ -69,7 +69,7 @@ def _choose(jobs: NightJobs, model: NightModel, summary: Summary, *, evaluates: 
 
 
 def _as_it_is(model: NightModel, why: str) -> Served:
-    reason = f"{model.store.name} serves; it has not been compared with the baselines: {why}"
+    reason = f"{model.store.name} serves and is compared with no other model: {why}"
     return Served(model, ServingChoice(reason=reason))
 
 
@@ -81,8 +81,8 @@ def _safest(
         return _as_it_is(model, why)
     served = fit_baseline(job, DEFAULT_ROW, model, summary)
     reason = (
-        f"{served.store.name} serves in place of {model.store.name}, which has not been compared "
-        f"with the baselines: {why}"
+        f"{served.store.name} serves in place of {model.store.name}, which is compared "
+        f"with no other model: {why}"
     )
     return Served(served, ServingChoice(reason=reason))
 
