@@ -1,4 +1,5 @@
-"""Evaluates models by the exact ranks of held-out items, beside VisRank, popularity and random."""
+"""Evaluates models by the exact ranks of held-out items, compared with VisRank, popularity and
+random."""
 
 from visrec.cli.signals import exit_on_signals
 

@@ -76,7 +76,7 @@ def count_workers(
 
 
 def scoring_workers(config: JobConfig, resources: ScoreResources, shards: int) -> int:
-    """How many processes score; they may take every CPU, since no tasks run beside them.
+    """How many processes score; they may take every CPU, since no other tasks run.
 
     Args:
         config: tells whether the job runs on this machine alone.

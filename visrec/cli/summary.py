@@ -14,7 +14,7 @@ from visrec.text import pad, printable, width, wrap
 
 VERSION = 1  # of a summary's JSON; docs/schemas.md has its fields
 _LABEL_WIDTH = 22  # cells, unless a label is wider
-_MIN_VALUE_WIDTH = 20  # on a terminal with less room beside the labels, lines are left to wrap
+_MIN_VALUE_WIDTH = 20  # on a terminal with less room next to the labels, lines are left to wrap
 _SHORTEST_SHOWN_S = 0.05  # shorter phases would print as 0.0
 
 

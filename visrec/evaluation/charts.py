@@ -175,9 +175,9 @@ def plot_sweep(sweep: SweepSummary) -> SweepView:
     sentence = f"{count}; none of them came to a validation AUC."
     if ranked:
         default = next((t.auc for t in ranked if t.number == 0), None)
-        beside = "" if default is None else f", and the default configuration {default:.4f}"
+        comparison = "" if default is None else f", and the default configuration {default:.4f}"
         sentence = f"{count}; the best one, trial {ranked[0].number}, has a validation AUC of "
-        sentence += f"{ranked[0].auc:.4f}{beside}."
+        sentence += f"{ranked[0].auc:.4f}{comparison}."
     return SweepView(
         name=sweep.name,
         sentence=sentence,

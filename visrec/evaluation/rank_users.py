@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 USERS = 384  # users of a block that a worker ranks: three blocks of 128 for the scorers
-# Columns beside the metrics of a user:
+# Columns in addition to the metrics of a user:
 SECONDS = "seconds"  # the mean over the users of the block
 COVERED = "covered"  # bits of the items in the lists of the block, in its first row of each model
 

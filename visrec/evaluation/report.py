@@ -184,7 +184,7 @@ def _tiles(report: Report) -> list[Tile]:
 
 
 def _share_tile(report: Report, metrics: Metrics, name: str, label: str) -> Tile | None:
-    """A share in percent beside the best baseline's; None where the model has no such figure.
+    """A share in percent, next to the best baseline's; None where the model has no such figure.
 
     Of beyond-accuracy metrics, more is not always better.
     """

@@ -28,7 +28,7 @@ class Change:
 
 
 def evaluation_changes(report: Report) -> list[Change]:
-    """The metrics of this evaluation beside those of the one before; none without one."""
+    """The metrics of this evaluation, next to those of the one before; none without one."""
     before, model, rival = report.before, report.model, report.verdict.rival
     if before is None:
         return []
@@ -65,7 +65,7 @@ def _figure_change(
 
 
 def publication_changes(publication: Publication | None) -> list[Change]:
-    """The counts of the published run beside those of the run before; none without one."""
+    """The counts of the published run, next to those of the run before; none without one."""
     if publication is None:
         return []
     now, before = _run_counts(publication.run), {}

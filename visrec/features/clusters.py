@@ -78,7 +78,7 @@ def load_clusters(
 ) -> Clusters:
     """The clusters of a features directory, in the order of its sorted item ids.
 
-    They are stored beside the features, in a file named by the digests of features and config, so
+    They are stored next to the features, in a file named by the digests of features and config, so
     that two jobs share them and new features get new ones.
 
     Args:

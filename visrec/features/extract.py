@@ -90,7 +90,8 @@ class ExtractResources:
 
     @property
     def task_cpus(self) -> int:
-        """CPUs beside the workers: for tasks that write, and with GPUs for some that decode."""
+        """CPUs in addition to those of the workers: for tasks that write, and with GPUs for some
+        that decode."""
         return 2 if self.use_gpu else 1
 
     @property
@@ -405,7 +406,7 @@ class WriteParts:
         with timer.phase("write"):
             names = list(self._write(rows, batch["reason"], feature_BD))
         timer.report()
-        # The numbers stand beside no name: there may be no file, if all features are in others.
+        # The numbers come without a name: there may be no file, if all features are in others.
         zeros = [0] * len(names)
         columns = {name: np.array([*zeros, count], np.int64) for name, count in counts.items()}
         return {"name": objects([*names, ""]), **columns}

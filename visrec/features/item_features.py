@@ -36,7 +36,8 @@ class FeatureTables:
 
     Attributes:
         catalogue: the directory of the table whose items are the catalogue.
-        text: the directory of the texts' features beside it; None where the model takes one table.
+        text: the directory of the texts' features, as a second table; None where the model takes
+            one.
     """
 
     catalogue: Store
@@ -75,7 +76,7 @@ class LoadedFeatures:
         item_ids: (N,) sorted.
         feature_ND: (N, D) float16.
         look_dim: the first dimensions, by which items look alike; the others are of texts.
-        mean_text_T: (T,) what items without a text have; None without texts beside pictures.
+        mean_text_T: (T,) what items without a text have; None unless texts are added to pictures.
         without_text: number of these items.
     """
 
@@ -139,7 +140,7 @@ def require_trained_identities(
     Args:
         tables: the features as they are now.
         catalogue: identity of the catalogue's table in training.
-        text: identity of the texts' table beside it; None where the model took one table.
+        text: identity of the texts' table, as a second one; None where the model took one table.
 
     Raises:
         InputError: a table is missing or another network's.

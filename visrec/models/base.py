@@ -93,7 +93,8 @@ class Catalogue:
 
     @property
     def look_NP(self) -> npt.NDArray[np.floating[Any]]:
-        """(N, P) the features by which items look alike: those of the pictures, beside texts."""
+        """(N, P) the features by which items look alike: those of the pictures, where there are
+        texts too."""
         return self.feature_ND[:, : self.look_dim]
 
 

@@ -29,7 +29,7 @@ class InteractionsProvenance:
 
 @dataclass(frozen=True, kw_only=True)
 class TextProvenance:
-    """The features of texts that a model takes beside those of pictures.
+    """The features of texts that a model takes in addition to those of pictures.
 
     Attributes:
         digest: the digest of the table.
@@ -61,7 +61,7 @@ class DataProvenance:
         items_digest: hash of the items table; None where none was read.
         split: what was held out.
         item_features: the tables that the model takes.
-        text: the features of texts beside those of pictures; None without.
+        text: the features of texts, in addition to those of pictures; None without.
     """
 
     features_digest: str

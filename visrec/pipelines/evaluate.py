@@ -32,6 +32,7 @@ from visrec.evaluation.rank_users import USERS, EvaluationResources, rank_here, 
 from visrec.evaluation.record import RECORD
 from visrec.evaluation.report import render
 from visrec.evaluation.results import COSTS, METRICS, REPORT
+from visrec.evaluation.verdict import Verdict
 from visrec.evaluation.workspace_facts import FactSources
 from visrec.features.item_features import FeatureTables
 from visrec.models import MODELS
@@ -191,38 +192,43 @@ def main(config: EvaluateJob, summary: Summary) -> None:
     with summary.phase("aggregate"):
         results, costs = call(aggregate, spec, *tables)
         target.write_json(COSTS, {label: cost.to_dict() for label, cost in costs.items()})
-    model_ids = ", ".join(store.name for store in inputs.models.values())
     with summary.phase("report"):
-        report, record = make_report(
-            _report_inputs(config, inputs, overview.labels, target),
-            Evaluated(
-                data=data,
-                overview=overview,
-                results=results,
-                costs=costs,
-                seconds=dict(summary.phases),
-            ),
+        evaluated = Evaluated(
+            data=data,
+            overview=overview,
+            results=results,
+            costs=costs,
+            seconds=dict(summary.phases),
         )
-        html = render(report)
-        target.write(REPORT, html.encode())
-        target.write_json(RECORD, record.to_dict())
-        # Last, because where there are metrics, readers expect everything else.
-        target.write_json(METRICS, results.to_dict())
+        report_inputs = _report_inputs(config, inputs, overview.labels, target)
+        verdict, html = _write_results(target, report_inputs, evaluated)
     if why := attach_report(next(iter(inputs.models.values())), REPORT, html):
         place = target.uri(REPORT)
         say(f"MLflow did not take the report ({why}); it is at {place}.", "warning")
-    print_results(results, costs, report.verdict)
-    missing = overview.missing
+    print_results(results, costs, verdict)
     summary.rows = {
-        "model": model_ids,
-        "verdict": report.verdict.sentence,
+        "model": ", ".join(store.name for store in inputs.models.values()),
+        "verdict": verdict.sentence,
         "users": overview.users,
         "items": overview.items,
-        **({"held-out rows missing": missing} if missing else {}),
+        **({"held-out rows missing": overview.missing} if overview.missing else {}),
         **overview.read_report.summary,
         "metrics at": target.uri(METRICS),
         "report at": target.uri(REPORT),
     }
+
+
+def _write_results(
+    target: Store, inputs: ReportInputs, evaluated: Evaluated
+) -> tuple[Verdict, str]:
+    """Writes the report, its record and the metrics; returns the verdict and the report's page."""
+    report, record = make_report(inputs, evaluated)
+    html = render(report)
+    target.write(REPORT, html.encode())
+    target.write_json(RECORD, record.to_dict())
+    # Last, because where there are metrics, readers expect everything else.
+    target.write_json(METRICS, evaluated.results.to_dict())
+    return report.verdict, html
 
 
 def _evaluation_inputs(config: EvaluateJob) -> EvaluationInputs:

@@ -120,9 +120,8 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
             run = dataclasses.replace(run, inputs=scoring_inputs(config))  # in partitions
         with summary.phase("prepare"):
             prepared = _prepare(run)
-        if (
-            prepared.overview.queries > _MAX_LOCAL_QUERIES
-        ):  # not large by interactions, or item-to-item
+        # Reached if the tables are not large by interactions, or for item-to-item lists.
+        if prepared.overview.queries > _MAX_LOCAL_QUERIES:
             ensure_ray(config, summary)
             shared = {"data": share(prepared.data), "arrays": share(prepared.arrays)}
             prepared = dataclasses.replace(prepared, **shared)

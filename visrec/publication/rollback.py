@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from visrec.errors import InputError, did_you_mean
 from visrec.publication.manifest import MANIFEST, require_intact_run
-from visrec.publication.pointer import replace_pointer
+from visrec.publication.pointer import Pointer, replace_pointer
 from visrec.publication.publish import moved_meanwhile_error, next_pointer
 from visrec.publication.run_spec import run_store
 from visrec.publication.tables import read_settled_pointer
@@ -47,26 +47,12 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
             f"Found {found} in {recommendations.root}; expected a run to go back to. Name any "
             "complete run with --run_id, or the directory of the runs with --recommendations."
         )
-    run = run_store(recommendations, run_id)
-    data = run.read_if_exists(MANIFEST)
-    if data is None or run_id == pointer.run_id or run_id in pointer.removing:
-        what = "the run that is published"
-        if run_id != pointer.run_id:
-            what = "no complete run" if data is None else "a run that retention is removing"
-        others = [name for name in complete_runs(recommendations) if name != pointer.run_id]
-        shown = ", ".join(others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
-        raise InputError(
-            f"Found {what} at {run.root}; expected a complete one (--run_id)"
-            f"{did_you_mean(run_id, others) or '.'} Complete besides the published one: "
-            f"{shown or 'none'}.",
-            path=run.root,
-            key="run_id",
-        )
-    manifest = require_intact_run(run)
+    data = _read_earlier_manifest(recommendations, run_id, pointer)
+    manifest = require_intact_run(run_store(recommendations, run_id))
     pointer_then = replace(pointer, cutoff_timestamp=manifest.pointer_cutoff_timestamp)
     left = dict.fromkeys([*pointer.rolled_back, pointer.run_id])
     new_pointer = replace(
-        next_pointer(run_id, data[0], manifest, pointer_then),
+        next_pointer(run_id, data, manifest, pointer_then),
         previous_run_id=None,
         rolled_back=tuple(name for name in left if name != run_id),
     )
@@ -74,3 +60,27 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
         raise moved_meanwhile_error(recommendations)
     read_settled_pointer(recommendations)
     return pointer.run_id, run_id
+
+
+def _read_earlier_manifest(recommendations: Store, run_id: str, pointer: Pointer) -> bytes:
+    """The bytes of the manifest of the run to go back to.
+
+    Raises:
+        InputError: the run is published already, is not complete, or retention is removing it.
+    """
+    run = run_store(recommendations, run_id)
+    found = run.read_if_exists(MANIFEST)
+    if found is not None and run_id != pointer.run_id and run_id not in pointer.removing:
+        return found[0]
+    what = "the run that is published"
+    if run_id != pointer.run_id:
+        what = "no complete run" if found is None else "a run that retention is removing"
+    others = [name for name in complete_runs(recommendations) if name != pointer.run_id]
+    shown = ", ".join(others[:_SHOWN]) + (" ..." if len(others) > _SHOWN else "")
+    raise InputError(
+        f"Found {what} at {run.root}; expected a complete one (--run_id)"
+        f"{did_you_mean(run_id, others) or '.'} Complete besides the published one: "
+        f"{shown or 'none'}.",
+        path=run.root,
+        key="run_id",
+    )

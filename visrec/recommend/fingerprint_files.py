@@ -1,4 +1,4 @@
-"""Fingerprints as files of a run: written beside its lists, read by the next night.
+"""Fingerprints as files of a run: written next to its lists, read by the next night.
 
 Scores have the same bits only under the same versions of the libraries that compute them, so each
 file records those versions.

@@ -140,8 +140,7 @@ class ScoringOverview:
 def prepare_scoring(
     inputs: ScoringInputs, shards: int | None, kind: Kind, k: int
 ) -> tuple[ScoringData, ItemArrays]:
-    """Counts the users of each item, decides which items may be listed, and computes the item
-    arrays.
+    """Counts the users of each item, decides which items may be listed, and computes item arrays.
 
     Args:
         inputs: where to read.
@@ -164,13 +163,10 @@ def prepare_scoring(
     list_length = min(k, len(item_ids))
     if kind == "user_to_item":
         count = summary.users
-        queries = users.to_queries(
-            UserCriteria(unseen_N, artifact.user_ids, artifact.model.traits.supports_new_users),
-            shards or shard_count(count, list_length),
-        )
+        criteria = _user_criteria(artifact, unseen_N)
+        queries = users.to_queries(criteria, shards or shard_count(count, list_length))
     else:
-        arrays = similarity_arrays(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
-        has_vector_N = np.any(arrays["unit"], axis=1)  # an item without one has no neighbours
+        arrays, has_vector_N = _similarity_arrays(artifact, arrays)
         available_N, count = available_N & has_vector_N, int(has_vector_N.sum())
         queries = _item_queries(has_vector_N, item_ids, shards or shard_count(count, list_length))
     rules, group_N = _build_rules(inputs, item_ids, catalogue, available_N)
@@ -191,6 +187,22 @@ def prepare_scoring(
         block_list_warning=summary.blocks.warning(inputs.rules, item_ids),
     )
     return data, arrays
+
+
+def _user_criteria(artifact: Artifact, unseen_N: npt.NDArray[np.bool_]) -> UserCriteria:
+    """What decides whether the model can score a user."""
+    return UserCriteria(unseen_N, artifact.user_ids, artifact.model.traits.supports_new_users)
+
+
+def _similarity_arrays(
+    artifact: Artifact, arrays: ItemArrays
+) -> tuple[ItemArrays, npt.NDArray[np.bool_]]:
+    """The arrays for lists of similar items, and (N,) which items have a vector.
+
+    An item without a vector has no neighbours.
+    """
+    similarity = similarity_arrays(artifact.model.scorer(arrays), f"The model {artifact.model_id}")
+    return similarity, np.any(similarity["unit"], axis=1)
 
 
 def _summarize_users(

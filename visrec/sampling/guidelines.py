@@ -142,7 +142,7 @@ class OwnProfile(_PositiveInProfileRow):
 class SingleItem(_PositiveInProfileRow):
     """single_item: the positive is the only item of the profile, and stays in it.
 
-    `draw` is that of the base class.
+    `draw` is that of the base class. Its negative, if one is drawn: `FineGrained.draw`.
     """
 
     requirement = "an item that is not near-identical to all others"

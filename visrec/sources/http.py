@@ -39,7 +39,11 @@ _PICTURE_SECONDS = 120.0  # for the bytes of one picture, however they come
 _PIECE = 1 << 16  # bytes that are read at once
 
 TOO_LARGE = "too_many_bytes"  # the `code` of the error about a picture beyond the limit
-_MAY_PASS = {408, 425, 429}  # statuses, beside those from 500 on, that another try may change
+_MAY_PASS = {
+    408,
+    425,
+    429,
+}  # statuses, in addition to those from 500 on, that another try may change
 _BUSY = {429, 503}
 _REDIRECTS = {301, 302, 303, 307, 308}
 

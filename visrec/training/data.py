@@ -295,7 +295,7 @@ def _provenance(
 def _text_provenance(
     inputs: TrainingInputs, features: LoadedFeatures, digest: str
 ) -> TextProvenance | None:
-    """The texts beside the pictures; None without."""
+    """The texts, in addition to the pictures; None without."""
     if inputs.tables.text is None or features.mean_text_T is None:
         return None
     identity = read_manifest(inputs.tables.text).identity

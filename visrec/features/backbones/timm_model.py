@@ -46,7 +46,7 @@ def load_timm(name: str, revision: str | None = None) -> LoadedNetwork:
     """
     try:
         import timm  # type: ignore[import-not-found]
-    except Exception as error:  # beside another torch, torchvision raises RuntimeError
+    except Exception as error:  # torchvision raises RuntimeError if it is built for another torch
         raise unusable_backbone(
             name,
             f"it needs the package timm, which cannot be imported ({first_line(error)}): install "
