@@ -105,14 +105,14 @@ def format_table(rows: Sequence[Sequence[str]], columns: int | None = None) -> s
 def _split_columns(widths: Sequence[int], columns: int) -> list[list[int]]:
     """The columns after the first, as many in each part as fit and at least one."""
     parts: list[list[int]] = []
-    left = 0
+    room = 0
     for n in range(1, len(widths)):
         needed = len(_GAP) + widths[n]
-        if not parts or needed > left:
+        if not parts or needed > room:
             parts.append([])
-            left = columns - widths[0]
+            room = columns - widths[0]
         parts[-1].append(n)
-        left -= needed
+        room -= needed
     return parts
 
 

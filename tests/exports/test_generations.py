@@ -153,9 +153,8 @@ def test_export_killed_at_any_moment_and_followed_by_any_other_leaves_one_run(
 
 
 def test_resumed_export_writes_only_the_shards_that_are_missing(lists: Store) -> None:
-    store = MemoryStore(
-        lives=2 + 12 + 2
-    )  # the cleanup's and the start's records; lists; two shards
+    # The records of the cleanup and of the start; the lists; two shards.
+    store = MemoryStore(lives=2 + 12 + 2)
     with pytest.raises(Killed):
         export(lists, store, only_changed=False)
     assert store.read_all() == {}

@@ -138,7 +138,7 @@ def _watch(progress_actor: ProgressHandle, step: _Step, ended: threading.Event) 
 
 def _say_progress(step: _Step, rows: float, status: str, seconds: float) -> None:
     """Tells how far a step is, on a line of its own."""
-    left = step.total - step.done - rows
+    remaining = step.total - step.done - rows
     say(
         f"  {printable(_progress_line(step, rows, status, seconds))}",
         event="progress",
@@ -147,19 +147,19 @@ def _say_progress(step: _Step, rows: float, status: str, seconds: float) -> None
         total=step.total,
         unit=step.unit,
         seconds=round(seconds, 1),
-        seconds_left=round(left * seconds / rows, 1) if rows else None,
+        seconds_left=round(remaining * seconds / rows, 1) if rows else None,
     )
 
 
 def _progress_line(step: _Step, rows: float, status: str, seconds: float) -> str:
     """One line on a step that has done so many rows in so many seconds."""
     counts = f"{step.label}: {step.done + rows:,.0f} of {step.total:,} {step.unit}"
-    left = step.total - step.done - rows
+    remaining = step.total - step.done - rows
     if not rows:
         parts = [f"{counts} done after {_duration(seconds)}"]
     else:
         parts = [counts, _rate(rows / seconds)]
-        parts += [f"{_duration(left * seconds / rows)} left"] if left > 0 else []
+        parts += [f"{_duration(remaining * seconds / rows)} left"] if remaining > 0 else []
     return ", ".join([*parts, status] if status else parts)
 
 

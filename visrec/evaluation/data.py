@@ -216,11 +216,11 @@ def _restore_split(
             "and evaluate again."
         )
     if not len(pairs):
-        at = artifact.provenance.data.split.at
+        split_time = artifact.provenance.data.split.at
         why = (
-            f"none of its users had items both before and from {at} on (--split.at). Train with an "
-            "earlier or a later moment"
-            if at
+            f"none of its users had items both before and from {split_time} on (--split.at). "
+            "Train with an earlier or a later moment"
+            if split_time
             else "none of its users had two baskets, or rows that an evaluation column marks. "
             "Train with interactions that have, or with --split.by item"
         )

@@ -162,10 +162,10 @@ class DynamoStore:
         """
         groups = groupby(self._scan(segment), lambda item: item["id"]["S"])
         old_entries = 0
-        while some := list(islice(((id, list(items)) for id, items in groups), _SWEPT)):
+        while batch := list(islice(((id, list(items)) for id, items in groups), _SWEPT)):
             hidden: list[Item] = []
             marks: list[Item] = []
-            for id, items in some:
+            for id, items in batch:
                 seen = _seen(items, state)
                 hidden += [_key(id, n) for n in map(_generation, items) if n != seen]
                 marks += [_key(id, seen) for item in items if _marks(item, seen)]

@@ -104,9 +104,9 @@ class RedisStore:
         for node in self._nodes():
             script = node.script_load(_SWEEP)
             keys = node.scan_iter(f"{self.key}:*", count=_KEYS)
-            while some := list(islice(keys, _KEYS)):
+            while batch := list(islice(keys, _KEYS)):
                 pipeline = node.pipeline(transaction=False)
-                for key in some:
+                for key in batch:
                     pipeline.evalsha(script, 1, key, state.generation, state.since)
                 old_entries += sum(pipeline.execute())
         return old_entries

@@ -125,8 +125,8 @@ def fetch_unsent(pictures: list[Picture], rows: pa.Table, max_bytes: int) -> Non
     """
     needed = [b for b, one in enumerate(pictures) if not one.reason and one.data is None]
     if needed:
-        asked = rows.take(needed).drop_columns(["etag", "last_modified"])
-        for b, answer in zip(needed, fetch_pictures(asked, max_bytes), strict=True):
+        requested = rows.take(needed).drop_columns(["etag", "last_modified"])
+        for b, answer in zip(needed, fetch_pictures(requested, max_bytes), strict=True):
             pictures[b].receive(answer, {})
 
 

@@ -110,9 +110,9 @@ def split(log: InteractionLog, config: SplitConfig) -> npt.NDArray[np.int8]:
     """
     part_R = np.full(len(log.item_R), SplitPart.TRAIN, np.int8)
     basket_R = np.arange(len(part_R)) if config.by == "item" else log.number_baskets()
-    at = config.at_timestamp()
-    if at is not None:
-        part_R[log.time_R >= at] = SplitPart.TEST
+    split_time = config.at_timestamp()
+    if split_time is not None:
+        part_R[log.time_R >= split_time] = SplitPart.TEST
     elif config.test:
         flags_R = log.evaluation_flag_R
         test_R = _last_baskets(log, basket_R, part_R) if flags_R is None else flags_R
@@ -184,8 +184,8 @@ def select_held_out(
         part: which part.
         config: what `split` was called with.
     """
-    at = config.at_timestamp() if part == SplitPart.TEST else None
-    return _targets_and_profiles(log, part_R == part, part_R < part, at)
+    split_time = config.at_timestamp() if part == SplitPart.TEST else None
+    return _targets_and_profiles(log, part_R == part, part_R < part, split_time)
 
 
 def _targets_and_profiles(
@@ -256,11 +256,11 @@ def restore_split(
     is_found_P = (user_P >= 0) & (item_P >= 0)
     pair_S = user_P[is_found_P] * len(item_ids) + item_P[is_found_P]
     target_R = np.isin(log.user_R * len(item_ids) + log.item_R, pair_S)
-    at = config.at_timestamp()
+    split_time = config.at_timestamp()
     known_R = ~target_R & (log.time_R <= last_timestamp)
-    if at is not None:
+    if split_time is not None:
         # What users without a profile took later is no target, and was not known either.
-        known_R &= log.time_R < at
-    held_out = _targets_and_profiles(log, target_R, known_R, at)
+        known_R &= log.time_R < split_time
+    held_out = _targets_and_profiles(log, target_R, known_R, split_time)
     num_missing = len(pairs) - len(held_out.targets.values)
     return RestoredSplit(held_out, log.items_where(known_R), num_missing)

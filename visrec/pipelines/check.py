@@ -82,68 +82,68 @@ def main(config: CheckJob, summary: Summary) -> None:
             path=workspace.root,
             key="workspace",
         )
-    found = examine(config, summary)
-    proposals = propose(config) if found.problems else propose_optional(config)
+    findings = examine(config, summary)
+    proposals = propose(config) if findings.problems else propose_optional(config)
     needed = [proposal for proposal in proposals if proposal.is_needed]
-    if found.problems and needed:
+    if findings.problems and needed:
         config = with_proposals(config, needed)
-        found = found.merge_proposed(needed, examine(config, summary))
-    found.remarks += [
+        findings = findings.merge_proposed(needed, examine(config, summary))
+    findings.remarks += [
         f"Optional: {flag(p.key, p.value)} ({p.why})." for p in proposals if not p.is_needed
     ]
-    if not found.problems or found.solution:
+    if not findings.problems or findings.solution:
         defaults = parse_in_workspace(CheckJob, ["--workspace", config.workspace])
         keys = dict(changed_keys(config, defaults))
         as_of = keys.pop(OF_ONE_RUN, None)
-        found.rows["command"] = visrec_command(
+        findings.rows["command"] = visrec_command(
             "nightly", config.workspace, "--local", **({"as_of": as_of} if as_of else {}), **keys
         )
-    found.report(None if is_empty else workspace, summary)
+    findings.report(None if is_empty else workspace, summary)
 
 
 def examine(config: CheckJob, summary: Summary) -> "Findings":
     """The facts of the data, and what is wrong with them."""
-    found = Findings()
+    findings = Findings()
     catalogue: Catalogue | None = None
     log: InteractionLog | None = None
     rows, written = ReadRows(), ""
     with_import_hint = extended_errors(lambda _: _propose_import(config))
-    with summary.phase("pictures"), found.refusals(), with_import_hint:
+    with summary.phase("pictures"), findings.refusals(), with_import_hint:
         pictures = PictureSource(config.resolve(config.images, "images"), config.image_pattern)
         features = Store.at(config.resolve(config.features, "features"))
         catalogue = read_catalogue(pictures, features)
-        found.rows |= _catalogue_rows(catalogue, pictures.uri)
-    with summary.phase("interactions"), found.refusals():
+        findings.rows |= _catalogue_rows(catalogue, pictures.uri)
+    with summary.phase("interactions"), findings.refusals():
         uri = interactions_uri(config, config.interactions)
         table = config.interactions.table(uri)
-        found.rows["interactions"] = describe_table(table, schemas.INTERACTIONS)
+        findings.rows["interactions"] = describe_table(table, schemas.INTERACTIONS)
         written = describe_times(table, schemas.INTERACTIONS)
         log = _read_log(config, uri, catalogue, rows)
-    found.rows |= _interaction_rows(rows, log, catalogue)
-    found.remarks += _remarks(rows, log, written)
+    findings.rows |= _interaction_rows(rows, log, catalogue)
+    findings.remarks += _remarks(rows, log, written)
     if log is not None:
-        with found.refusals():
+        with findings.refusals():
             held_out = held_out_facts(log, config.split)
-            found.rows["held out"] = held_out.counts
-            found.remarks += held_out.notes
-    with summary.phase("items"), found.refusals():
-        found.rows |= _items_rows(config, catalogue)
+            findings.rows["held out"] = held_out.counts
+            findings.remarks += held_out.notes
+    with summary.phase("items"), findings.refusals():
+        findings.rows |= _items_rows(config, catalogue)
     users = DistinctIds()
     users.add(rows.users.ids)
-    with summary.phase("users"), found.refusals():
-        found.rows |= _users_rows(config, rows, users)
-    with summary.phase("rules"), found.refusals():
-        found.rows |= _rules_rows(config, catalogue, users)
+    with summary.phase("users"), findings.refusals():
+        findings.rows |= _users_rows(config, rows, users)
+    with summary.phase("rules"), findings.refusals():
+        findings.rows |= _rules_rows(config, catalogue, users)
     if catalogue is not None and log is not None:
         night = datetime.now(UTC).date()
         if cutoff := config.interactions.cutoff_timestamp():
             night = datetime.fromtimestamp(cutoff, UTC).date()
-        with found.refusals():
+        with findings.refusals():
             served = predict_served(log, len(catalogue.ids), config.split, night)
-            found.rows["tonight serves"] = served.sentence
-            held_out = found.rows.get("held out", {})
-            found.rows["a night takes"] = _estimate(catalogue, len(users.ids), held_out, served)
-    return found
+            findings.rows["tonight serves"] = served.sentence
+            held_out = findings.rows.get("held out", {})
+            findings.rows["a night takes"] = _estimate(catalogue, len(users.ids), held_out, served)
+    return findings
 
 
 class Findings:
@@ -330,13 +330,13 @@ def _items_rows(config: CheckJob, catalogue: Catalogue | None) -> dict[str, Any]
     table = items_table(config, config.items, config.items_columns)
     if table is None:
         return {}
-    found: dict[str, Any] = {"items table": describe_table(table, schemas.ITEMS)}
+    summary_rows: dict[str, Any] = {"items table": describe_table(table, schemas.ITEMS)}
     if catalogue is None:
-        return found
+        return summary_rows
     ids = table_ids(table, schemas.ITEMS[0])
     available = int(read_items(table, catalogue.ids).available_N.sum())
     return {
-        **found,
+        **summary_rows,
         "available": f"{available:,} of {len(catalogue.ids):,} items with a {catalogue.noun}",
         f"rows without {catalogue.noun}": compare_ids(ids, catalogue.ids, "items of the table"),
         f"{catalogue.noun}s without row": compare_ids(catalogue.ids, ids, "items"),
@@ -365,10 +365,10 @@ def _rules_rows(
     Raises:
         InputError: a job would refuse the block list, or the rules leave nothing.
     """
-    rules, found = config.rules, dict[str, Any]()
+    rules, summary_rows = config.rules, dict[str, Any]()
     if (table := rules.blocked_table) is not None:
         blocked = read_blocked(table)
-        found = {
+        summary_rows = {
             "block list": describe_table(table, schemas.BLOCKED),
             "rows of the block list": {
                 "for everybody": blocked.for_everybody,
@@ -378,12 +378,12 @@ def _rules_rows(
         }
         if catalogue is not None:
             unknown = compare_ids(blocked.items.ids, catalogue.ids, "items")
-            found[f"blocked without {catalogue.noun}"] = unknown
+            summary_rows[f"blocked without {catalogue.noun}"] = unknown
     if catalogue is not None and (table is not None or rules.min_stock is not None):
         items = read_items(items_table(config, config.items, config.items_columns), catalogue.ids)
-        left = int(recommendable_mask(rules, items, catalogue.ids).sum())
-        found["in stock, not blocked"] = f"{left:,} of {len(catalogue.ids):,} items"
-    return found
+        allowed = int(recommendable_mask(rules, items, catalogue.ids).sum())
+        summary_rows["in stock, not blocked"] = f"{allowed:,} of {len(catalogue.ids):,} items"
+    return summary_rows
 
 
 def _estimate(

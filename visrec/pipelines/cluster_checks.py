@@ -82,8 +82,8 @@ def ask_nodes(
     }
     waiting, deadline = list(tasks), time.monotonic() + timeout_s
     nodes, silent = [], []
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=left)
+    while waiting and (seconds_left := deadline - time.monotonic()) > 0:
+        done, waiting = ray.wait(waiting, num_returns=1, timeout=seconds_left)
         received = time.time()
         for ref in done:
             address = str(tasks[ref]["NodeManagerAddress"])

@@ -161,10 +161,12 @@ def _read_list(
     if before is None:
         return listed, None
     try:
-        then = read_list(recommendations, before, user)
+        list_before = read_list(recommendations, before, user)
     except InputError:  # files that retention is removing
-        then = None
-    return (listed, None) if then is None else (with_ranks_before(listed, then), run_id)
+        list_before = None
+    if list_before is None:
+        return listed, None
+    return with_ranks_before(listed, list_before), run_id
 
 
 def _scoring_inputs(config: ExplainJob, manifest: RunManifest) -> ScoringInputs:

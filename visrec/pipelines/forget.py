@@ -128,8 +128,8 @@ def _forget(
     with summary.phase("search"):
         in_source = _count_interactions(config, user_ids)
         search = IdSearch(user_ids.to_pylist(), _ids_of_items(workspace, user_ids))
-        searched, left = _search(search, workspace, others, config.users)
-        written, yours = _by_writer(left, workspace, others)
+        searched, locations = _search(search, workspace, others, config.users)
+        written, yours = _by_writer(locations, workspace, others)
     summary.rows = {
         "users": len(user_ids),
         "lists removed": lists,
@@ -319,8 +319,8 @@ def _by_writer(
 
 
 def _explain_ambiguous(search: IdSearch) -> str:
-    few = len(search.ids) - len(search.distinctive)
-    return f"{few:,} ids, which are short, numbers, or ids of items, too" if few else ""
+    ambiguous = len(search.ids) - len(search.distinctive)
+    return f"{ambiguous:,} ids, which are short, numbers, or ids of items, too" if ambiguous else ""
 
 
 def _shown(names: Iterable[str]) -> str:

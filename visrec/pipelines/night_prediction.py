@@ -44,14 +44,14 @@ def predict_served(log: InteractionLog, items: int, config: SplitConfig, night: 
         config: what a training holds out.
         night: its date.
     """
-    name, found = ModelChoice().name, ""
+    name, why_untrained = ModelChoice().name, ""
     days = dict.fromkeys([training_day(night, NightlyJob().train_every), night])
     for day in days:
         known = log.before(int(datetime.combine(day, time(), UTC).timestamp()))
-        found = _why_untrained(known, items, config)
-        if not found:
+        why_untrained = _why_untrained(known, items, config)
+        if not why_untrained:
             return _judged(name, known, config)
-    sentence = f"{DEFAULT_ROW}: {name} could not be trained, because {found}"
+    sentence = f"{DEFAULT_ROW}: {name} could not be trained, because {why_untrained}"
     return Prediction(sentence, is_trained=False, may_serve=False)
 
 

@@ -264,7 +264,7 @@ class Steps:
         if not config.trains:
             return None
         models = models_to_try(job, self._night, config.train_every, train_now=config.train_now)
-        found: str | None = None
+        why_untrained: str | None = None
         for model in models:
             if model.is_trained:
                 return model
@@ -272,12 +272,12 @@ class Steps:
                 with self.step("train"):
                     train.main(model.train_job(job), self._summary)
             except NoExamplesError as error:
-                found = error.found
-                say(f"{model.store.name} is not trained, because {found}.")
+                why_untrained = error.found
+                say(f"{model.store.name} is not trained, because {why_untrained}.")
             else:
                 self._take_rows("validation AUC", "epochs")
                 return model
-        self._untrained = found
+        self._untrained = why_untrained
         with self.step("train"):
             model = model_of_day(job, DEFAULT_ROW, models[-1].day)
             return fit_baseline(job, DEFAULT_ROW, model, self._summary)

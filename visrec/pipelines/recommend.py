@@ -265,9 +265,9 @@ def _check(run: _Run, prepared: _Prepared, written: Sequence[WrittenShard]) -> G
     # A task adds up the counts of its shards. The counts of one shard have a number for each item,
     # so sent one by one they would be larger than the lists.
     tasks = default_cpu_workers(1, min(64, shards)) if on_ray() else 1
-    given = (prepared.data, prepared.arrays, run.inputs.model, files)
+    arguments = (prepared.data, prepared.arrays, run.inputs.model, files)
     checks = map_calls(
-        check_and_rescore, [(*given, range(task, shards, tasks)) for task in range(tasks)]
+        check_and_rescore, [(*arguments, range(task, shards, tasks)) for task in range(tasks)]
     )
     if files.last is not None and any(each.lists.damaged_last_files for each in checks):
         say(

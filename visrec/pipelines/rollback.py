@@ -28,5 +28,9 @@ class RollbackJob(JobConfig):
 def main(config: RollbackJob, summary: Summary) -> None:
     recommendations = Store.at(config.resolve(config.recommendations, "recommendations"))
     with summary.phase("read"):
-        left, now = roll_back(recommendations, config.run_id)
-    summary.rows = {"was published": left, "is published": now, "at": recommendations.root}
+        previous, published = roll_back(recommendations, config.run_id)
+    summary.rows = {
+        "was published": previous,
+        "is published": published,
+        "at": recommendations.root,
+    }

@@ -56,12 +56,12 @@ def count_wrong_lengths(
         return len(wrong)
     total = 0
     for start in range(0, len(wrong), _LISTS):
-        some = wrong[start : start + _LISTS]
-        query_b = query_B[some]
-        listed = lists.take(some)
+        block = wrong[start : start + _LISTS]
+        query_b = query_B[block]
+        listed = lists.take(block)
         listed = listed.keep(listed.values >= 0)
         open_b = count_open_items(rules, listed, excluded.take(query_b), available_N)
-        total += count((length_B[some] > expected_U[query_b]) | (open_b > 0))
+        total += count((length_B[block] > expected_U[query_b]) | (open_b > 0))
     return total
 
 

@@ -108,10 +108,10 @@ def _unmark(recommendations: Store, removing: Mapping[str, int], finished: Colle
     done = {(run_id, number) for run_id, number in removing.items() if run_id in finished}
     while True:
         pointer, version = read_pointer(recommendations)
-        left = dict(pointer.removing.items() - done)
-        if version is None or left == pointer.removing:
+        remaining = dict(pointer.removing.items() - done)
+        if version is None or remaining == pointer.removing:
             return
-        if replace_pointer(recommendations, replace(pointer, removing=left), version):
+        if replace_pointer(recommendations, replace(pointer, removing=remaining), version):
             return
 
 

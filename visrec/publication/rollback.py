@@ -50,11 +50,11 @@ def roll_back(recommendations: Store, run_id: str | None = None) -> tuple[str, s
     data = _read_earlier_manifest(recommendations, run_id, pointer)
     manifest = require_intact_run(run_store(recommendations, run_id))
     pointer_then = replace(pointer, cutoff_timestamp=manifest.pointer_cutoff_timestamp)
-    left = dict.fromkeys([*pointer.rolled_back, pointer.run_id])
+    rolled_back = dict.fromkeys([*pointer.rolled_back, pointer.run_id])
     new_pointer = replace(
         next_pointer(run_id, data, manifest, pointer_then),
         previous_run_id=None,
-        rolled_back=tuple(name for name in left if name != run_id),
+        rolled_back=tuple(name for name in rolled_back if name != run_id),
     )
     if not replace_pointer(recommendations, new_pointer, version):
         raise moved_meanwhile_error(recommendations)

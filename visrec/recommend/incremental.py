@@ -159,17 +159,17 @@ class IncrementalScorer:
             The lists, the (b, k) rows of their reasons, and (b,) whether a query must be scored
             again because the merged entries do not decide its list under the rules.
         """
-        data, few = self._data, min(self._spec.k, len(self._row_F) - 1)
+        data, fresh_k = self._data, min(self._spec.k, len(self._row_F) - 1)
         best = TopKResult(carried.best.row_BK[query_b], carried.best.score_BK[query_b])
         reason_bK, undecided_b = carried.reason_BK[query_b], np.zeros(len(query_b), bool)
-        if not few:
+        if not fresh_k:
             return best, reason_bK, undecided_b
         profiles = queries.profiles.take(query_b)
         seen = profiles.keep(~data.unseen_N[profiles.values])
         excluded = profiles.append_values(queries.blocked.take(query_b))
         excluded = excluded.keep(self._fresh_N[excluded.values])
         excluded = Jagged(self._index_N[excluded.values], excluded.offsets)
-        fresh = self._search(seen, queries.trained_U[query_b], excluded, few)
+        fresh = self._search(seen, queries.trained_U[query_b], excluded, fresh_k)
         # A list changes only if the best fresh item is at least as good as its last entry.
         entering_b = np.flatnonzero(fresh.score_BK[:, 0] >= best.score_BK[:, -1])
         if len(entering_b):

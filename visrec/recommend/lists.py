@@ -144,10 +144,12 @@ class ShardRecommender:
         best = TopKResult.empty(len(queries), self._k)
         with self._timer.phase("score"):
             for search, is_searched_B in ((self._search, ~cold_B), (self._fallback, cold_B)):
-                some = np.flatnonzero(is_searched_B)
-                if len(some):
-                    found = search(profiles.take(some), trained_B[some], excluded.take(some))
-                    best.assign(some, found)
+                searched = np.flatnonzero(is_searched_B)
+                if len(searched):
+                    found = search(
+                        profiles.take(searched), trained_B[searched], excluded.take(searched)
+                    )
+                    best.assign(searched, found)
         if self._spec.kind == "item_to_item":
             return best, np.full(best.row_BK.shape, -1)
         with self._timer.phase("explain"):

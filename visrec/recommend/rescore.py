@@ -107,8 +107,8 @@ def select_lists(
         first: number of the first query.
     """
     list_B = index_in(query_ids, lists.query_ids)
-    for query, at in enumerate(list_B.tolist(), first):
-        entries = slice(lists.offsets[at], lists.offsets[at + 1]) if at >= 0 else slice(0, 0)
+    for query, row in enumerate(list_B.tolist(), first):
+        entries = slice(lists.offsets[row], lists.offsets[row + 1]) if row >= 0 else slice(0, 0)
         reason_K = None
         if lists.reason_V is not None:
             reason_K = index_in(lists.reason_V[entries], item_ids)
@@ -203,10 +203,10 @@ class Rescorer:
         are certain. The scores of all items that are neither certain nor listed are NaN.
         """
         rules = self._data.rules
-        most = max(self._k if rules is None else 2 * self._k, scores.num_proposals)
+        num_proposals = max(self._k if rules is None else 2 * self._k, scores.num_proposals)
         certain_N = possible_N = eligible_N
-        if eligible_N.sum() > most:
-            worst = np.sort(proposed_N[eligible_N])[-most]
+        if eligible_N.sum() > num_proposals:
+            worst = np.sort(proposed_N[eligible_N])[-num_proposals]
             margin = TOLERANCE * np.abs(proposed_N[eligible_N]).max()
             certain_N = eligible_N & (proposed_N > worst + margin)
             if rules is None:

@@ -125,9 +125,9 @@ def subsample_profiles(slots: Jagged, full_B: Ints, keeps_B: Bools, random: Rand
     Returns:
         The slots, true where they are used.
     """
-    most, size_B = 65_535, slots.lengths
-    threshold_B = random.integers(0, most, len(slots), np.uint16, endpoint=True)
-    threshold_B[random_below(full_B, random) >= size_B] = most
+    max_threshold, size_B = 65_535, slots.lengths
+    threshold_B = random.integers(0, max_threshold, len(slots), np.uint16, endpoint=True)
+    threshold_B[random_below(full_B, random) >= size_B] = max_threshold
     drawn_V = np.frombuffer(random.bytes(2 * len(slots.values)), np.uint16)
     used_V = drawn_V <= np.repeat(threshold_B, size_B)
     always = np.where(keeps_B, size_B - 1, random_below(size_B, random))

@@ -296,10 +296,10 @@ def make_guideline(name: str, index: SamplingIndex, config: SamplingConfig) -> G
     negatives = make_negative_sampler(name, index, config)
     guideline = GUIDELINES[name](index, negatives, config.keep_positive_in_profile)
     if not guideline.can_draw:
-        most = int(index.train.lengths.max(initial=0))
+        longest = int(index.train.lengths.max(initial=0))
         found = (
             f"o triple can be drawn by the guideline {name} from {index.num_users} users with "
-            f"{len(index.basket_R)} training items, at most {most} of one user, and "
+            f"{len(index.basket_R)} training items, at most {longest} of one user, and "
             f"{index.num_items} items of the catalogue"
         )
         raise NoExamplesError(

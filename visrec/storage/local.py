@@ -115,8 +115,8 @@ class LocalBackend:
         shutil.rmtree(self.root, ignore_errors=True)
         with suppress(OSError):  # the directory above still has other files
             Path(self.root).parent.rmdir()
-        left = sum(len(files) for _, _, files in os.walk(self.root))
-        return left or int(Path(self.root).exists())
+        remaining = sum(len(files) for _, _, files in os.walk(self.root))
+        return remaining or int(Path(self.root).exists())
 
     def abort_uploads(self) -> None:
         """Does nothing: a disk has no multipart uploads."""

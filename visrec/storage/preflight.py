@@ -138,10 +138,10 @@ def clean_up(scratch: Store) -> Finding:
     name, expected = "clean up", "nothing left behind"
     advice = f"Grant the right to delete, and remove {scratch.root} by hand."
     try:
-        left = scratch.delete_all()
+        remaining = scratch.delete_all()
     except StorageError as error:
         return Finding(name, _error_code(error), expected, False, f"{_explain(error)} {advice}")
-    return Finding(name, f"{left} files left", expected, not left, advice)
+    return Finding(name, f"{remaining} files left", expected, not remaining, advice)
 
 
 def _attempt(

@@ -116,13 +116,15 @@ def require_all_rows(png: bytes) -> None:
     Raises:
         PictureError: rows are missing.
     """
-    left, inflater = _inflated_size(png), zlib.decompressobj()
+    remaining, inflater = _inflated_size(png), zlib.decompressobj()
     compressed = next(body for kind, body in _chunks(png) if kind == b"IDAT")
-    while left > 0 and not inflater.eof and compressed:
-        left -= len(inflater.decompress(compressed, 1 << 20))
+    while remaining > 0 and not inflater.eof and compressed:
+        remaining -= len(inflater.decompress(compressed, 1 << 20))
         compressed = inflater.unconsumed_tail
-    if left > 0:
-        raise PictureError("truncated", f"The PNG's pixels are {left} bytes short of its last row.")
+    if remaining > 0:
+        raise PictureError(
+            "truncated", f"The PNG's pixels are {remaining} bytes short of its last row."
+        )
 
 
 def _inflated_size(png: bytes) -> int:
