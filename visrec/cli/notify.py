@@ -7,11 +7,11 @@ from visrec.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class NotifyConfig:
-    """Whom to tell when the job fails, is refused, or is held back by a gate.
+    """Where a message goes when the job fails, is refused, or is held back by a gate.
 
     Attributes:
-        url: an Apprise URL, such as mailto://user:password@example.com or slack://...; codes 1, 2
-            and 3 are told. Needs `pip install visrec[notify]`.
+        url: an Apprise URL, such as mailto://user:password@example.com or slack://...; it gets a
+            message for the exit codes 1, 2 and 3. Needs `pip install visrec[notify]`.
     """
 
     url: str | None = None

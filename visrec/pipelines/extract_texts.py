@@ -35,7 +35,7 @@ class TextJob:
         text: the sentence model.
         max_rejected: share of the texts that may be rejected.
         resources: what each worker requests.
-        workers: how many embed, at most.
+        workers: the maximum number of workers.
     """
 
     items_table: InputTable

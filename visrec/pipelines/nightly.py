@@ -94,7 +94,7 @@ class NightlyJob(NightKeys, JobConfig):
         exit_if_running: exit code if another process is at work on the same night; nothing is done
             then.
         force_publish: the reason to publish lists that a gate would hold back.
-        notify: whom to tell if the night fails or is held back.
+        notify: where a message goes if the night fails, is refused or is held back.
     """
 
     as_of: str | None = None

@@ -48,7 +48,7 @@ class Proposal:
     Attributes:
         key: dotted.
         value: as YAML has it.
-        why: what speaks for the value, in words.
+        why: the reason for the value.
         is_needed: whether a night would refuse the data, or leave them out, without the key.
     """
 

@@ -54,7 +54,7 @@ class _Run:
 
     Attributes:
         config: the configuration of the job.
-        choice: why a night chose the model; None where the job was told which one.
+        choice: why a night chose the model; None if no night chose it.
         inputs: where it reads.
         source: the model, and digests of all inputs.
         store: the run's directory.
@@ -103,7 +103,7 @@ def main(config: RecommendJob, summary: Summary, choice: ServingChoice | None = 
     Args:
         config: the configuration of the job.
         summary: takes what was done.
-        choice: why a night chose the model; None where the job was told which one.
+        choice: why a night chose the model; None if no night chose it.
     """
     recommendations = recommendations_store(config)
     recommendations.check_writable()

@@ -127,7 +127,7 @@ class GateContext:
         last: manifest of the publication that the run is compared with; None where there is none.
         why_no_last: why it is None.
         evaluation: content of metrics.json, as `visrec evaluate` wrote it; None without one.
-        choice: why a night chose this model; None where the job was told which one.
+        choice: why a night chose this model; None if no night chose it.
     """
 
     kind: Kind

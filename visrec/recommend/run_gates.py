@@ -29,7 +29,7 @@ class GateInputs:
         evaluation: the content of the evaluation's metrics.json, or None; of any type, because
             gates read it as JSON.
         thresholds: the thresholds of the judgement gates; integrity gates have none.
-        choice: why a night chose the model; None where the job was told which one.
+        choice: why a night chose the model; None if no night chose it.
     """
 
     source: RunSource
