@@ -57,8 +57,8 @@ class RunManifest:
         run_id: the run's id.
         model_id: the model's id.
         model_name: its kind, such as curatornet.
-        choice: a sentence on which model serves and why, if a night chose it; None where the job
-            was told which one.
+        choice: a sentence on which model serves and why, if a night chose it; None if no night
+            did.
         inputs: digests of all that the lists were made from, and the settings, by name.
         inputs_digest: digest of `inputs`.
         layout: the layout of the tables.
