@@ -272,17 +272,17 @@ def _interaction_rows(
 ) -> dict[str, Any]:
     if rows.period is None:
         return {}
-    found: dict[str, Any] = {
+    summary_rows: dict[str, Any] = {
         "period": rows.period,
         "users": len(rows.users.ids),
         "items": len(rows.items.ids),
     }
     if log is None or catalogue is None:
-        return found
+        return summary_rows
     noun, items = catalogue.noun, rows.items.ids
     return {
         "rows": log.read_report.rows,
-        **found,
+        **summary_rows,
         "rows left out": rename_reasons(log.read_report.left_out, noun),
         "users by baskets": users_by_baskets(log),
         f"items without {noun}": compare_ids(items, catalogue.ids, "items of the interactions"),

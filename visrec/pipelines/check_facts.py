@@ -231,7 +231,7 @@ def compare_ids(ids: pa.LargeStringArray, others: pa.LargeStringArray, what: str
     missing = ids.filter(pc.invert(is_in(ids, others)))
     if not len(missing):
         return {what: 0}
-    found = {what: len(missing), "such as": missing[:_EXAMPLES].to_pylist()}
+    comparison = {what: len(missing), "such as": missing[:_EXAMPLES].to_pylist()}
     unmatched = others.filter(pc.invert(is_in(others, ids)))
     difference = find_difference(missing, unmatched) if len(unmatched) else None
-    return {**found, **({"hint": difference} if difference else {})}
+    return {**comparison, **({"hint": difference} if difference else {})}

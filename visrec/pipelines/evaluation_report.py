@@ -84,7 +84,7 @@ def make_report(inputs: ReportInputs, evaluated: Evaluated) -> tuple[Report, Eva
     clusters = submit(find_clusters, inputs.sources.features, inputs.images)
     facts = submit(read_facts, inputs.sources, overview.read_report, "evaluate")
     pictures = submit(add_pictures, examples, clusters, inputs.images, inputs.items_table)
-    (users, visual_clusters), found = get(pictures), get(facts)
+    (users, visual_clusters), workspace_facts = get(pictures), get(facts)
     record = _record(inputs, evaluated, verdict.rival)
     return (
         Report(
@@ -102,7 +102,7 @@ def make_report(inputs: ReportInputs, evaluated: Evaluated) -> tuple[Report, Eva
             paired=results.paired,
             costs={name: cost.to_dict() for name, cost in evaluated.costs.items()},
             clusters=visual_clusters,
-            facts=found.with_seconds("evaluate", evaluated.seconds),
+            facts=workspace_facts.with_seconds("evaluate", evaluated.seconds),
         ),
         record,
     )
@@ -142,13 +142,13 @@ def _means(label: str, *groups: Metrics) -> dict[str, float]:
 
 def _evaluations(inputs: ReportInputs) -> list[Store]:
     """The directories of the workspace's evaluations, and that of this one."""
-    found = {inputs.target.root: inputs.target}
+    stores = {inputs.target.root: inputs.target}
     for entry in inputs.evaluations.list():
         folder, _, name = entry.name.rpartition("/")
         if name == RECORD:
             store = inputs.evaluations / folder if folder else inputs.evaluations
-            found[store.root] = store
-    return list(found.values())
+            stores[store.root] = store
+    return list(stores.values())
 
 
 def print_results(

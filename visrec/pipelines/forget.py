@@ -254,12 +254,12 @@ def _count_interactions(config: ForgetJob, user_ids: pa.Array) -> str:
 
 def _count_rows(table: InputTable, user_ids: pa.Array) -> tuple[int, int]:
     """Rows of the users, and how many users have any."""
-    rows, found = 0, set[str]()
+    rows, present_ids = 0, set[str]()
     for batch in read_batches(table, schemas.INTERACTIONS):
         ids = batch["user_id"].filter(is_in(batch["user_id"], user_ids))
         rows += len(ids)
-        found |= set(pc.unique(ids).to_pylist())
-    return rows, len(found)
+        present_ids |= set(pc.unique(ids).to_pylist())
+    return rows, len(present_ids)
 
 
 def _ids_of_items(workspace: Store, user_ids: pa.Array) -> list[str]:
@@ -268,8 +268,8 @@ def _ids_of_items(workspace: Store, user_ids: pa.Array) -> list[str]:
     if not features.exists(FEATURES_MANIFEST):
         return []
     names = list(read_manifest(features).files)
-    found = map_calls(_ids_in, [(features, name, user_ids) for name in names])
-    return sorted({user_id for ids in found for user_id in ids})
+    ids_by_file = map_calls(_ids_in, [(features, name, user_ids) for name in names])
+    return sorted({user_id for ids in ids_by_file for user_id in ids})
 
 
 def _ids_in(features: Store, name: str, user_ids: pa.Array) -> list[str]:
@@ -296,8 +296,8 @@ def _search(
         if store.uri(file.name) != Store.at(users_uri).root
     ]
     tasks = min(default_cpu_workers(1, 64) * 4, len(names))
-    found = map_calls(files_with_ids, [(search, names[task::tasks]) for task in range(tasks)])
-    return len(names), sorted(name for each in found for name in each)
+    matches = map_calls(files_with_ids, [(search, names[task::tasks]) for task in range(tasks)])
+    return len(names), sorted(name for each in matches for name in each)
 
 
 def _is_written(name: str) -> bool:

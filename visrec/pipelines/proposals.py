@@ -93,11 +93,11 @@ def propose(config: DataJob) -> list[Proposal]:
 
 def propose_optional(config: DataJob) -> list[Proposal]:
     """The keys with which a night would use more of what there is. Nothing large is read."""
-    found: list[Proposal] = []
+    proposals: list[Proposal] = []
     for find in (_block_list, _availability):
         with suppress(InputError):
-            found += find(config)
-    return found
+            proposals += find(config)
+    return proposals
 
 
 def with_key(config: Data, key: str, value: Any) -> Data:
@@ -126,9 +126,9 @@ def _interactions_path(config: DataJob) -> Iterator[Proposal]:
     workspace = Store.at(config.workspace)
     names = [name for name in _table_names(config) if not has_role(name)]
     uris = [workspace.uri(name) for name in names]
-    found = [uri for uri in uris if _has_all(required, _column_names(uri))]
-    if len(found) == 1:
-        yield Proposal("interactions.path", found[0], "the table with users, items and times")
+    candidates = [uri for uri in uris if _has_all(required, _column_names(uri))]
+    if len(candidates) == 1:
+        yield Proposal("interactions.path", candidates[0], "the table with users, items and times")
 
 
 def _block_list(config: DataJob) -> Iterator[Proposal]:
@@ -137,11 +137,11 @@ def _block_list(config: DataJob) -> Iterator[Proposal]:
         return
     names = [name for name in _table_names(config) if is_block_list(name)]
     uris = [Store.at(config.workspace).uri(name) for name in names]
-    found = [uri for uri in uris if _has_all(_required(schemas.BLOCKED), _column_names(uri))]
-    if len(found) == 1:
+    candidates = [uri for uri in uris if _has_all(_required(schemas.BLOCKED), _column_names(uri))]
+    if len(candidates) == 1:
         why = "by its name, the items that no list may hold"
-        yield Proposal("rules.blocked", found[0], why, is_needed=False)
-        for proposal in _blocked_columns(with_key(config, "rules.blocked", found[0])):
+        yield Proposal("rules.blocked", candidates[0], why, is_needed=False)
+        for proposal in _blocked_columns(with_key(config, "rules.blocked", candidates[0])):
             yield dataclasses.replace(proposal, is_needed=False)
 
 
@@ -206,9 +206,9 @@ def _images(config: DataJob) -> Iterator[Proposal]:
     for name in _names(workspace):
         folder, slash, file = name.partition("/")
         folders[folder] += bool(slash) and item_id_from_name(file) is not None
-    found = [folder for folder, pictures in folders.items() if pictures]
-    if "images" not in found and len(found) == 1:
-        yield Proposal("images", workspace.uri(found[0]), "the folder with pictures")
+    non_empty = [folder for folder, pictures in folders.items() if pictures]
+    if "images" not in non_empty and len(non_empty) == 1:
+        yield Proposal("images", workspace.uri(non_empty[0]), "the folder with pictures")
 
 
 def _image_pattern(config: DataJob) -> Iterator[Proposal]:

@@ -296,10 +296,11 @@ def _read_evaluation(run: _Run) -> Any:
     """
     config = run.config
     evaluation = Store.at(config.resolve(config.evaluation, "evaluation"))
-    found = _read_metrics(evaluation)
+    metrics = _read_metrics(evaluation)
     digest = run.source.digests.model
-    if config.evaluation is not None or HeldOutFigures.from_json(found).row_of(digest) is not None:
-        return found
+    row = HeldOutFigures.from_json(metrics).row_of(digest)
+    if config.evaluation is not None or row is not None:
+        return metrics
     return _read_metrics(evaluation / run.source.model_id)
 
 

@@ -141,15 +141,15 @@ def _files_with_users(run: Store, names: Iterable[str], forgotten: UsersToForget
 
     Users are assigned to files by a hash of their ids, so most files need not be read.
     """
-    found = []
+    affected = []
     for name in names:
         shard, shards = (int(name.split("-")[position]) for position in (1, 3))
         if shard not in assign_shards(forgotten.user_ids, shards):
             continue
         files = ((name, _USER), (FINGERPRINTS + name, _QUERY))
         if any(len(_ids_of(run, other, column, forgotten)) for other, column in files):
-            found.append(name)
-    return found
+            affected.append(name)
+    return affected
 
 
 def _ids_of(run: Store, name: str, column: str, forgotten: UsersToForget) -> pa.ChunkedArray:

@@ -188,8 +188,10 @@ def _best_baselines(figures: HeldOutFigures, config: GatesConfig) -> list[str]:
 def _failed(figures: HeldOutFigures, row: str, config: GatesConfig) -> list[str]:
     """The baselines against which a row fails."""
     gates = zip(BASELINES.values(), _gates(figures, row, config), strict=True)
-    found = [figures.best(kind, config.metric) for kind, gate in gates if gate.outcome == "failed"]
-    return [other for other in found if other is not None]
+    baselines = [
+        figures.best(kind, config.metric) for kind, gate in gates if gate.outcome == "failed"
+    ]
+    return [other for other in baselines if other is not None]
 
 
 def _figure(interval: Mapping[str, float]) -> str:

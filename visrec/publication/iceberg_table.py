@@ -130,8 +130,8 @@ def _read_metadata(store: Store, version: int) -> JsonObject:
 def _current_summary(metadata: JsonObject) -> JsonObject:
     """What the current snapshot says of itself; empty if another writer made it."""
     current = metadata.get("current-snapshot-id")
-    found = [each for each in metadata["snapshots"] if each["snapshot-id"] == current]
-    return found[0].get("summary", {}) if found else {}
+    snapshots = [each for each in metadata["snapshots"] if each["snapshot-id"] == current]
+    return snapshots[0].get("summary", {}) if snapshots else {}
 
 
 def _damaged(store: Store, name: str) -> InputError:

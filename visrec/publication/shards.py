@@ -42,11 +42,11 @@ def with_sha256(
 def is_intact(data: bytes) -> bool:
     """Whether a file is, to the bit, one that `with_sha256` made."""
     head, prefix, rest = data.rpartition(_PREFIX)
-    found, tail = rest[: len(_ZEROS)], rest[len(_ZEROS) :]
+    stored_hash, tail = rest[: len(_ZEROS)], rest[len(_ZEROS) :]
     zeroed = hashlib.sha256()
     for part in (head, prefix, _ZEROS, tail):
         zeroed.update(part)
-    return zeroed.hexdigest().encode() == found
+    return zeroed.hexdigest().encode() == stored_hash
 
 
 def parquet_file(table: pa.Table) -> bytes:

@@ -161,8 +161,8 @@ def read_profile(
         rows = zip(own["item_id"].to_pylist(), own["timestamp"].to_pylist(), counts, strict=True)
         for item_id, timestamp, is_liked in rows:
             if item_id is not None:
-                found = liked if is_liked else disliked
-                found[item_id] = min(timestamp, found.get(item_id, timestamp))
+                times = liked if is_liked else disliked
+                times[item_id] = min(timestamp, times.get(item_id, timestamp))
     return _latest_first(liked), _latest_first(disliked)
 
 
@@ -194,7 +194,7 @@ def find_kept_out(
     if user.cold_U[0]:
         return KeptOut(note="the model cannot score this user, who has the fallback list")
     seen = user.profiles.keep(~data.unseen_N[user.profiles.values])
-    found = top_k(
+    ranked = top_k(
         artifact.model.scorer(arrays),
         seen,
         user.trained_U,
@@ -207,7 +207,7 @@ def find_kept_out(
         inputs, data, user, {item.item_id for item in listed}, _default_reason(manifest)
     )
     items = []
-    for row, score in zip(found.row_BK[0].tolist(), found.score_BK[0].tolist(), strict=True):
+    for row, score in zip(ranked.row_BK[0].tolist(), ranked.score_BK[0].tolist(), strict=True):
         if row < 0 or score < last:
             break
         item_id = data.item_ids[row].as_py()

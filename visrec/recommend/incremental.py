@@ -224,9 +224,11 @@ def _explain_fresh(
     if len(some_b):
         # The fresh entries are put first, because `explain` expects no entry after a -1.
         order = np.argsort(~is_fresh_bK[some_b], axis=1, kind="stable")
-        found = explain(seen.take(some_b), np.take_along_axis(fresh_bK[some_b], order, axis=1))
-        in_list_order = np.empty_like(found)
-        np.put_along_axis(in_list_order, order, found, axis=1)
+        fresh_reasons = explain(
+            seen.take(some_b), np.take_along_axis(fresh_bK[some_b], order, axis=1)
+        )
+        in_list_order = np.empty_like(fresh_reasons)
+        np.put_along_axis(in_list_order, order, fresh_reasons, axis=1)
         reason_bK[some_b] = np.where(is_fresh_bK[some_b], in_list_order, reason_bK[some_b])
     return reason_bK
 

@@ -146,10 +146,10 @@ class ShardRecommender:
             for search, is_searched_B in ((self._search, ~cold_B), (self._fallback, cold_B)):
                 searched = np.flatnonzero(is_searched_B)
                 if len(searched):
-                    found = search(
+                    result = search(
                         profiles.take(searched), trained_B[searched], excluded.take(searched)
                     )
-                    best.assign(searched, found)
+                    best.assign(searched, result)
         if self._spec.kind == "item_to_item":
             return best, np.full(best.row_BK.shape, -1)
         with self._timer.phase("explain"):
