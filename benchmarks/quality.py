@@ -16,6 +16,10 @@ each of which gets a row and its paired differences to the first and to every ba
 value under a configuration is the mean over its seeds, so the interval expresses the uncertainty
 over users; the standard deviation over seeds stands beside each mean. Many pairs are compared, so
 their p-values are corrected (Holm 1979, Scandinavian Journal of Statistics 6).
+
+A second table divides the users by the size of their profiles, and the held-out items by how many
+users had taken them before (the user's moment counts): there a user's value is the mean AUC of
+the items that belong to the group.
 """
 
 import argparse
@@ -43,6 +47,7 @@ from benchmarks.machine import machine
 from visrec.cli.parse import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
+from visrec.evaluation.aggregate import PROFILE_SIZES
 from visrec.evaluation.bootstrap import RESAMPLES, resample
 from visrec.evaluation.data import (
     EvaluationData,
@@ -56,6 +61,8 @@ from visrec.models.artifact import save_artifact
 from visrec.pipelines.job_tables import interactions_uri, items_table
 from visrec.pipelines.train import TrainJob, training_inputs, training_recipe
 from visrec.retrieval.metrics import per_user
+from visrec.retrieval.moments import Moments
+from visrec.retrieval.ranks import TargetRanks
 from visrec.storage.store import Store
 from visrec.training.data import TrainingData, load_training_data
 from visrec.training.fit import build_model, build_trainer, train_to_end, training_metrics
@@ -68,7 +75,10 @@ FIT = ("val_auc", "epochs", "seconds")
 MIN_RATING = 4.0  # what counts as a positive of the movies
 # For figures that are CuratorNet's, whatever the default model is.
 CURATORNET = ("--model.name", "curatornet")
+# How many users had taken a held-out item before.
+TAKERS = {"0": (0, 0), "1-4": (1, 4), "0-4": (0, 4), "5-19": (5, 19), "20+": (20, np.inf)}
 Values = dict[str, npt.NDArray[np.float64]]  # of a metric, one a user
+Groups = dict[str, dict[str, Any]]  # by what divides, by group: see `measure`
 
 
 # The data sets: each makes what is missing and gives the flags of jobs/train.py that name it.
@@ -175,10 +185,86 @@ def fit(config: TrainJob, data: TrainingData, seed: int, store: Store) -> Fitted
     return Fitted(store, val_auc, epochs, seconds)
 
 
-def rank(data: EvaluationData) -> list[Values]:
-    """The metrics of every test user, by each model of the table."""
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """How one model ranks E test users.
+
+    Args:
+        users: the metrics of every test user.
+        auc_P: the AUC of each of their P held-out items, one user's after another's.
+    """
+
+    users: Values
+    auc_P: npt.NDArray[np.float64]
+
+    @staticmethod
+    def of(ranks: TargetRanks) -> "Ranked":
+        negatives_B = ranks.ranked_B - np.diff(ranks.offsets)
+        negatives_P = np.repeat(np.maximum(negatives_B, 1), np.diff(ranks.offsets))
+        misordered_P = ranks.others_above_P + 0.5 * ranks.others_equal_P
+        return Ranked(per_user(ranks), 1 - misordered_P / negatives_P)
+
+    @staticmethod
+    def mean(seeds: "Sequence[Ranked]") -> "Ranked":
+        """Each user's and each item's mean over the seeds."""
+        users = {m: np.mean([one.users[m] for one in seeds], axis=0) for m in seeds[0].users}
+        return Ranked(users, np.mean([one.auc_P for one in seeds], axis=0))
+
+
+def rank(data: EvaluationData) -> list[Ranked]:
+    """The test users as each model of the table ranks them."""
     rows = np.arange(len(data.held_out))
-    return [per_user(ranker(c, data).ranks(rows)) for c in data.evaluated_models]
+    return [Ranked.of(ranker(c, data).ranks(rows)) for c in data.evaluated_models]
+
+
+def takers_before(moments: Moments) -> npt.NDArray[np.int64]:
+    """(P,) how many users had taken each held-out item before its user's moment."""
+    targets, times = moments.held_out.targets, moments.activity.times
+    moment_P = np.repeat(moments.moment_E, targets.lengths)
+    pairs = zip(targets.values, moment_P, strict=True)
+    return np.array([np.searchsorted(times[item], moment) for item, moment in pairs], np.int64)
+
+
+def by_group(ranked: Mapping[str, Ranked], moments: Moments, first: str) -> Groups:
+    """The figures of each group of users, and of each group of held-out items: see `measure`."""
+    targets = moments.held_out.targets
+    size_E = moments.held_out.profiles.lengths
+    takers_P, user_P = takers_before(moments), targets.row_ids
+    groups: Groups = {"profile size": {}, "takers": {}}
+    for name, (low, high) in PROFILE_SIZES.items():
+        inside_E = (size_E >= low) & (size_E <= high)
+        values = {
+            label: {metric: one.users[metric][inside_E] for metric in COMPARED}
+            for label, one in ranked.items()
+        }
+        if inside_E.any():
+            groups["profile size"][name] = _group(values, first)
+    for name, (low, high) in TAKERS.items():
+        inside_P = (takers_P >= low) & (takers_P <= high)
+        count_E = np.bincount(user_P[inside_P], minlength=len(size_E))
+        some_E = count_E > 0
+        values = {
+            label: {
+                "auc": np.bincount(user_P[inside_P], one.auc_P[inside_P], len(size_E))[some_E]
+                / count_E[some_E]
+            }
+            for label, one in ranked.items()
+        }
+        if some_E.any():
+            groups["takers"][name] = _group(values, first)
+    return groups
+
+
+def _group(values: Mapping[str, Values], first: str) -> dict[str, Any]:
+    resampled = resample(values)
+    return {
+        "models": {label: resampled.summary(label) for label in values},
+        "paired": {
+            f"{first} - {label}": resampled.difference(first, label)
+            for label in values
+            if label != first
+        },
+    }
 
 
 def measure(
@@ -199,6 +285,8 @@ def measure(
         paired: `{"a - b": {metric: {"mean", "low", "high", "above", "n", "p"}}}`: every variant
             less the first variant, and less every baseline. `p` is corrected for all pairs of its
             metric.
+        groups: `{"profile size" | "takers": {group: {"models", "paired"}}}`, as above, without
+            `p`; the pairs are those of the first variant.
     """
     configs = {name: parse(TrainJob, [*base, *flags]) for name, flags in variants.items()}
     with tempfile.TemporaryDirectory() as folder:
@@ -226,12 +314,13 @@ def measure(
     # The rows come in the order of the models, then the baselines.
     by_seed = {name: [ranked.pop(0) for _ in fits] for name, fits in fitted.items()}
     baselines = [c.label for c in evaluation_data.evaluated_models[-len(ranked) :]]
-    values = {name: _mean(seeded) for name, seeded in by_seed.items()}
-    resampled = resample({**values, **dict(zip(baselines, ranked, strict=True))})
+    means = {name: Ranked.mean(seeded) for name, seeded in by_seed.items()}
+    means |= dict(zip(baselines, ranked, strict=True))
+    resampled = resample({label: one.users for label, one in means.items()})
     models: dict[str, Any] = {label: resampled.summary(label) for label in resampled.mean}
     for name, seeded in by_seed.items():
         for metric, figures in models[name].items():
-            figures["seeds"] = [float(v[metric].mean()) for v in seeded]
+            figures["seeds"] = [float(one.users[metric].mean()) for one in seeded]
             # Of one seed there is no spread to tell.
             figures["spread"] = float(np.std(figures["seeds"], ddof=len(seeded) > 1))
     names = list(by_seed)
@@ -252,6 +341,7 @@ def measure(
             for name, fits in fitted.items()
         },
         "paired": paired,
+        "groups": by_group(means, evaluation_data.moments, names[0]),
     }
 
 
@@ -277,9 +367,19 @@ def _features(config: TrainJob) -> Store:
     return Store.at(config.resolve(config.features, "features"))
 
 
-def _mean(seeded: Sequence[Values]) -> Values:
-    """Each user's mean over the seeds."""
-    return {metric: np.mean([values[metric] for values in seeded], axis=0) for metric in seeded[0]}
+def group_table(groups: Groups) -> str:
+    """The groups that `measure` gives as text: each model's AUC."""
+    lines = []
+    for what, found in groups.items():
+        names = list(found)
+        labels = list(next(iter(found.values()))["models"]) if found else []
+        wide = max(map(len, [*labels, what]), default=0) + 2
+        counts = {name: next(iter(found[name]["models"].values()))["auc"]["n"] for name in names}
+        lines += ["", f"{what:{wide}}" + "".join(f"{f'{n} ({counts[n]:,})':14}" for n in names)]
+        for label in labels:
+            aucs = [found[name]["models"][label]["auc"]["mean"] for name in names]
+            lines.append((f"{label:{wide}}" + "".join(f"{auc:<14.4f}" for auc in aucs)).rstrip())
+    return "\n".join(lines)
 
 
 def table(found: Mapping[str, Any]) -> str:
@@ -364,7 +464,7 @@ def main() -> None:
         sys.exit(f"quality: {error}")
     print(
         f"\n{args.data}: {found['users']:,} users held out, {found['items']:,} items, "
-        f"{args.seeds} seeds\n\n{table(found)}"
+        f"{args.seeds} seeds\n\n{table(found)}\n{group_table(found['groups'])}"
     )
     if args.json:
         settings = {**vars(args), "variants": variants, "flags": flags}

@@ -21,12 +21,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jsonargparse import ArgumentError
 from PIL import Image
 
 from benchmarks.machine import machine
-from benchmarks.quality import COMPARED, FIT, Values, asked, data_parser, fit, rank, run_job, table
+from benchmarks.quality import (
+    COMPARED,
+    FIT,
+    Ranked,
+    Values,
+    asked,
+    data_parser,
+    fit,
+    rank,
+    run_job,
+    table,
+)
 from visrec.cli.parse import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
@@ -108,10 +118,9 @@ def compare(base: Sequence[str], stores: dict[str, Store], seeds: Sequence[int])
             ranked = dict(
                 zip([c.label for c in prepared.evaluated_models], rank(prepared), strict=True)
             )
-            seeded = [ranked[one.store.name] for one in fitted]
             name = f"{config.model.name} {kind}"
-            values[name] = {m: np.mean([v[m] for v in seeded], axis=0) for m in seeded[0]}
-            values[f"{BASELINE} {kind}"] = ranked[BASELINE]
+            values[name] = Ranked.mean([ranked[one.store.name] for one in fitted]).users
+            values[f"{BASELINE} {kind}"] = ranked[BASELINE].users
             fits[name] = {key: [getattr(one, key) for one in fitted] for key in FIT}
     resampled = resample(values)
     paired = {}

@@ -7,8 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.quality import holm, measure, p_value, table
+from benchmarks.quality import holm, measure, p_value, table, takers_before
 from tests.features import write_features
+from visrec.interactions.activity import DAY, Activity
+from visrec.interactions.split import HeldOut
+from visrec.jagged import Jagged
+from visrec.retrieval.moments import Moments
 from visrec.storage.store import Store
 
 ITEMS, USERS, DIM = 120, 40, 8
@@ -75,6 +79,41 @@ def test_a_variant_that_is_a_baseline_differs_from_it_by_nothing(found: dict[str
     for name in VARIANTS:
         difference = found["paired"][f"{name} - {best}"]["auc"]["mean"]
         assert difference == pytest.approx(models[name]["auc"]["mean"] - aucs[best])
+
+
+def test_groups_of_users_and_of_items_add_up_to_the_whole(found: dict[str, Any]) -> None:
+    sizes, takers = found["groups"]["profile size"], found["groups"]["takers"]
+    for label, metrics in found["models"].items():
+        counted = [(group["models"][label]["auc"]) for group in sizes.values()]
+        assert sum(figures["n"] for figures in counted) == USERS
+        mean = sum(figures["mean"] * figures["n"] for figures in counted) / USERS
+        assert mean == pytest.approx(metrics["auc"]["mean"])
+        # Each user has one held-out item, and "0-4" is "0" and "1-4" together.
+        counted = [group["models"][label]["auc"] for name, group in takers.items() if name != "0-4"]
+        assert sum(figures["n"] for figures in counted) == USERS
+        mean = sum(figures["mean"] * figures["n"] for figures in counted) / USERS
+        assert mean == pytest.approx(metrics["auc"]["mean"])
+    pair = takers["0-4"]["paired"]["learns - popularity"]["auc"]
+    models = takers["0-4"]["models"]
+    assert pair["mean"] == pytest.approx(
+        models["learns"]["auc"]["mean"] - models["popularity"]["auc"]["mean"]
+    )
+
+
+def jagged(*lists: list[int]) -> Jagged:
+    return Jagged.join([Jagged(np.array(one, np.int64), np.array([0, len(one)])) for one in lists])
+
+
+def test_takers_are_counted_before_the_moment() -> None:
+    times = jagged([5, DAY, DAY + 1], [], [3 * DAY])
+    held = HeldOut(
+        user_E=np.arange(2),
+        profiles=jagged([1], [1]),
+        targets=jagged([0, 2], [0]),
+        time_E=np.array([DAY + 9, 3 * DAY + 1]),
+    )
+    moments = Moments(held, Activity(times), by_night=True)
+    assert takers_before(moments).tolist() == [1, 0, 3]
 
 
 def test_seeds_are_seeds_of_training(found: dict[str, Any]) -> None:
