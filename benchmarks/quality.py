@@ -43,6 +43,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError
 
+from benchmarks.als import with_als
 from benchmarks.machine import machine
 from visrec.cli.parse import parse
 from visrec.config import plain
@@ -310,6 +311,7 @@ def measure(
                 text_features=Store.at(first.resolve(first.text_features, "text_features")),
             )
         )
+        evaluation_data = with_als(evaluation_data, data)
         ranked = rank(evaluation_data)
     # The rows come in the order of the models, then the baselines.
     by_seed = {name: [ranked.pop(0) for _ in fits] for name, fits in fitted.items()}

@@ -53,6 +53,7 @@ from visrec.models.artifact import load_artifact, save_artifact
 from visrec.recommend.catalogue import load_catalogue
 from visrec.retrieval.topk import TopK
 from visrec.sampling.triples import SamplingConfig
+from visrec.scratch import scratch_array
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import REJECTED
@@ -63,7 +64,6 @@ from visrec.training.loop import TrainConfig
 from visrec.training.task import TrainTask, build_artifact
 
 CHECKOUT = Path(__file__).parents[1]
-DIM = 64  # of the features: the towers are a small part of the work
 TAKEN = 20  # items a user
 PART = 50_000  # items of a part of the features, users of a row group of the interactions
 KERNEL_MODEL = "curatornet"
@@ -73,11 +73,15 @@ SHARD = 10_000  # users of a file
 K = 100
 
 
-def make_workspace(workspace: Path, items: int) -> pa.StringArray:
+def make_workspace(workspace: Path, items: int, dim: int) -> pa.StringArray:
     """Features and categories of random items; returns their ids."""
     random = np.random.default_rng(0)
     ids = pa.array([f"item-{n:07}" for n in range(items)])
-    commit_features(workspace, ids, random.normal(size=(items, DIM)).astype(np.float16))
+    feature_ND = scratch_array((items, dim), np.float16)
+    for start in range(0, items, PART):
+        part_BD = feature_ND[start : start + PART]
+        part_BD[:] = random.normal(size=part_BD.shape)
+    commit_features(workspace, ids, feature_ND)
     kinds = pa.array([f"kind-{n % 20}" for n in range(items)])
     pq.write_table(pa.table({"item_id": ids, "category": kinds}), workspace / "items.parquet")
     return ids
@@ -326,6 +330,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--users", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=64, help="of the features (64)")
     parser.add_argument("--models", help="names with commas between, or all (curatornet)")
     parser.add_argument("--nodes", type=int, default=0, help="of a cluster (0: a local job)")
     parser.add_argument("--store_mb", type=int, default=1500, help="object store of each node")
@@ -337,7 +342,7 @@ def main() -> None:
     nodes = cluster(args.nodes, args.store_mb)
     with tempfile.TemporaryDirectory() as folder, nodes as variables:
         workspace = Path(folder)
-        ids = make_workspace(workspace, args.items)
+        ids = make_workspace(workspace, args.items, args.dim)
         write_interactions(workspace / "interactions.parquet", MODEL_USERS, ids)
         # The others have a vector for each user, so they are made of the users to score.
         once = {name for name in names if MODELS[name].traits.supports_new_users}

@@ -25,6 +25,11 @@ def _status(name: str) -> int:
     return 1024 * int(kilobytes)
 
 
+def private_memory() -> int:
+    """Bytes resident that are not of a file and not shared."""
+    return _status("RssAnon")
+
+
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
     """Measures a block; its numbers are there when it ends."""

@@ -5,8 +5,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from visrec.scratch import MAX_BYTES_IN_MEMORY
+
 DEFAULT_K = 100  # entries of a list
-VECTOR_DIM = 200  # of item vectors, the default of most models
+# Of the default model: an item's vector in a list (with activity and EASE) and in a profile.
+LISTED_DIM = 200 + 8 + 64
+PROFILE_DIM = 200 + 64
 SCORING_PROCESS_BYTES = 350_000_000  # Python, Ray and torch, measured with few items
 TASK_BYTES = 150_000_000  # Python, Ray and pyarrow
 # Of the tasks that read users in partitions (benchmarks/results/recommend_scale_nodes.json).
@@ -14,7 +18,7 @@ PARTITION_ROWS = 2_000_000  # at most, when the number of partitions is chosen
 BYTES_PER_SORTED_ROW = 200  # of a partition that is sorted
 BYTES_PER_SUMMED_ROW = 60  # of a partition whose users are counted
 BYTES_PER_SUMMED_ITEM = 150  # of these counts, two of which are added up
-BYTES_PER_PREPARED_ITEM = 250  # ids, counts and fingerprints, without features and vectors
+BYTES_PER_PREPARED_ITEM = 250  # ids, counts and fingerprints
 # Of the task that joins the partitions for training: as parts and joined. Not measured.
 BYTES_PER_JOINED_ROW = 24
 BYTES_PER_JOINED_USER = 40
@@ -61,7 +65,18 @@ class WorkloadSize:
     @property
     def vector_bytes(self) -> int:
         """Bytes of the item vectors, in float32."""
-        return 4 * self.items * VECTOR_DIM
+        return 4 * self.items * (LISTED_DIM + PROFILE_DIM)
+
+    @property
+    def _array_bytes(self) -> tuple[int, int, int]:
+        """Bytes of the features, and of the two arrays of item vectors."""
+        listed, profile = (4 * self.items * dim for dim in (LISTED_DIM, PROFILE_DIM))
+        return self.feature_bytes, listed, profile
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes of the scratch files of the task that makes the item vectors."""
+        return sum(size for size in self._array_bytes if size > MAX_BYTES_IN_MEMORY)
 
     @property
     def object_store_bytes(self) -> int:
@@ -71,9 +86,10 @@ class WorkloadSize:
 
     @property
     def item_task_bytes(self) -> int:
-        """Bytes of the task that makes the item vectors: features and vectors of all items."""
-        rest = BYTES_PER_PREPARED_ITEM * self.items
-        return SCORING_PROCESS_BYTES + self.feature_bytes + self.vector_bytes + rest
+        """Bytes of the task that makes the item vectors: features and vectors that are not too
+        large for memory."""
+        in_memory = sum(self._array_bytes) - self.scratch_bytes
+        return SCORING_PROCESS_BYTES + in_memory + BYTES_PER_PREPARED_ITEM * self.items
 
     @property
     def partition_task_bytes(self) -> int:
@@ -87,7 +103,8 @@ class WorkloadSize:
     def training_task_bytes(self) -> int:
         """Bytes of the task that joins the partitions for training, with the features."""
         log = BYTES_PER_JOINED_ROW * self.interactions + BYTES_PER_JOINED_USER * self.users
-        return SCORING_PROCESS_BYTES + self.feature_bytes + log
+        features = self.feature_bytes if self.feature_bytes <= MAX_BYTES_IN_MEMORY else 0
+        return SCORING_PROCESS_BYTES + features + log
 
     @property
     def prepare_bytes(self) -> int:
@@ -99,8 +116,8 @@ class WorkloadSize:
         """Bytes of one scoring process: the items packed as bytes, the lists of its shard, the same
         shard and the items of the last publication, and the fresh items packed once more."""
         entries = DEFAULT_K * -(-self.users // shard_count(self.users, DEFAULT_K))
-        fresh_items = int(MAX_FRESH_ITEM_SHARE * self.items) * (5 * VECTOR_DIM + 4)
-        packed = (VECTOR_DIM + 4) * self.items
+        fresh_items = int(MAX_FRESH_ITEM_SHARE * self.items) * (5 * LISTED_DIM + 4)
+        packed = (LISTED_DIM + 4) * self.items
         reused = BYTES_PER_REUSED_ENTRY * entries + BYTES_PER_REUSED_ITEM * self.items + fresh_items
         return SCORING_PROCESS_BYTES + packed + BYTES_PER_SCORED_ENTRY * entries + reused
 

@@ -116,7 +116,7 @@ bool nearest_is_right() {
     const auto rows = random_rows(num_targets), lists = random_rows(num_profile);
     const auto offsets = offsets_of(num_profile);
     std::vector<int64_t> nearest(b * num_targets);
-    visrec_nearest(items.data(), d, rows.data(), b, num_targets, offsets.data(), lists.data(),
+    visrec_nearest(items.data(), d, d, rows.data(), b, num_targets, offsets.data(), lists.data(),
                    threads, nearest.data());
     for (int64_t i = 0; i < b * num_targets; i++) {
         const auto cosine = [&](int64_t row) {

@@ -70,6 +70,20 @@ def test_nearest_profile_item_is_the_same_at_any_magnitude(
 
 
 @KERNELS
+def test_nearest_profile_item_is_the_same_in_the_first_columns_of_a_wider_array(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    select_kernel(monkeypatch, isa)
+    random = np.random.default_rng(0)
+    wide_Nv = torch.from_numpy(random.normal(size=(40, 9)).astype(np.float32))
+    profiles = jagged_lists([random.choice(40, 6, replace=False).tolist() for _ in range(9)])
+    row_BK = random.integers(0, 40, (9, 7))
+    found = nearest_profile_items(wide_Nv[:, :5], profiles, row_BK)
+    expected = nearest_profile_items(wide_Nv[:, :5].contiguous(), profiles, row_BK)
+    np.testing.assert_array_equal(found, expected)
+
+
+@KERNELS
 def test_nearest_of_equal_items_is_the_first_in_the_profile(
     isa: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ from visrec.features.table import (
     require_same_identity,
 )
 from visrec.ids import index_in
+from visrec.scratch import scratch_array
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.storage.store import Store
 
@@ -92,7 +93,6 @@ def load_item_features(
 ) -> LoadedFeatures:
     """Loads what a model takes, in the order of the item ids.
 
-    With both, all features are in memory twice for a moment.
 
     Args:
         tables: where to read.
@@ -118,7 +118,7 @@ def load_item_features(
     if mean_text_T is None:
         mean_text_T = _mean_of_rows(text_XT, row_N[has_text_N])
     look_dim = feature_ND.shape[1]
-    both_ND = np.empty((len(item_ids), look_dim + text_XT.shape[1]), np.float16)
+    both_ND = scratch_array((len(item_ids), look_dim + text_XT.shape[1]), np.float16)
     both_ND[:, :look_dim] = feature_ND
     both_ND[:, look_dim:] = mean_text_T
     both_ND[has_text_N, look_dim:] = text_XT[row_N[has_text_N]]

@@ -1,13 +1,15 @@
 """NumPy arrays as tensors, and encoding of item rows in batches of one size."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from visrec.scratch import scratch_array
 
 ItemArrays = dict[str, npt.NDArray[Any]]  # of any type: what one model's scorer takes
 
@@ -39,7 +41,7 @@ def zero_copy_tensor(array: npt.NDArray[Any]) -> Tensor:
 def encode_in_fixed_batches(
     rows: npt.NDArray[Any], encode: Callable[[Tensor], Tensor], device: str | torch.device = "cpu"
 ) -> npt.NDArray[np.float32]:
-    """(N, d) float32 encodings of (N, ...) rows, computed `ENCODE_ROWS` rows at a time.
+    """(N, d) float32 encodings of (N, ...) rows, as `encoded_batches` computes them.
 
     Args:
         rows: the rows of the catalogue.
@@ -47,13 +49,27 @@ def encode_in_fixed_batches(
         device: where `encode` runs.
     """
     encoded_Nd = np.empty((len(rows), 0), np.float32)
-    with torch.inference_mode():
-        for start in range(0, len(rows), ENCODE_ROWS):
-            batch = torch.from_numpy(np.array(rows[start : start + ENCODE_ROWS], np.float32))
-            padding = ENCODE_ROWS - len(batch)
-            padded = torch.cat([batch, batch.new_zeros(padding, *batch.shape[1:])])
-            encoded_Bd = encode(padded.to(device))[: len(batch)].float().cpu().numpy()
-            if not start:  # now the width is known, and nothing is in memory twice
-                encoded_Nd = np.empty((len(rows), *encoded_Bd.shape[1:]), np.float32)
-            encoded_Nd[start : start + len(batch)] = encoded_Bd
+    for batch, encoded_Bd in encoded_batches(rows, encode, device):
+        if not batch.start:  # now the width is known, and nothing is in memory twice
+            encoded_Nd = scratch_array((len(rows), *encoded_Bd.shape[1:]), np.float32)
+        encoded_Nd[batch] = encoded_Bd
     return encoded_Nd
+
+
+def encoded_batches(
+    rows: npt.NDArray[Any], encode: Callable[[Tensor], Tensor], device: str | torch.device = "cpu"
+) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+    """Yields some rows of the catalogue at a time, and their (B, d) float32 encodings.
+
+    Args:
+        rows: as in `encode_in_fixed_batches`.
+        encode: as there.
+        device: as there.
+    """
+    for start in range(0, len(rows), ENCODE_ROWS):
+        part = torch.from_numpy(np.array(rows[start : start + ENCODE_ROWS], np.float32))
+        size = len(part)
+        padded = torch.cat([part, part.new_zeros(ENCODE_ROWS - size, *part.shape[1:])])
+        with torch.inference_mode():
+            encoded_Bd = encode(padded.to(device))[:size].float().cpu().numpy()
+        yield slice(start, start + size), encoded_Bd

@@ -175,9 +175,9 @@ class Model(nn.Module, ABC):
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """What the scorer needs to know about the items: arrays whose first axis is N.
 
-        They are computed once, and all workers of a node share them. A model that reads activity
-        passes it on as the array `ACTIVITY`, so that evaluation can replace it by that of another
-        moment.
+        They are computed once, and all workers of a node share them. If a model reads activity and
+        the catalogue has none, there is an array `ACTIVITY`, which evaluation replaces by that of
+        each moment.
         """
 
     @abstractmethod

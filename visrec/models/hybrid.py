@@ -49,6 +49,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,7 +60,7 @@ from visrec.jagged import Jagged
 from visrec.models.arrays import (
     ACTIVITY,
     ItemArrays,
-    encode_in_fixed_batches,
+    encoded_batches,
     rows_or_zeros,
     zero_copy_tensor,
 )
@@ -67,7 +68,7 @@ from visrec.models.base import Catalogue, Model, ModelTraits, Sizes, TrainOverri
 from visrec.models.curatornet import selu_tower
 from visrec.models.dropout import dropout_threshold, keep_items, scale_and_drop
 from visrec.models.ease import EaseConfig
-from visrec.models.embeddings import embeddings_for, make_embedding
+from visrec.models.embeddings import make_embedding
 from visrec.models.feature_scale import FeatureScale
 from visrec.models.inputs import ActivityBatch, JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
@@ -75,6 +76,7 @@ from visrec.models.low_rank_ease import MIN_TAKERS, low_rank_ease, profile_vecto
 from visrec.models.pooling import max_and_mean, recent_mean
 from visrec.models.scorers import DotScorer
 from visrec.models.sliced_encoding import encode_sliced
+from visrec.scratch import scratch_array
 
 HALF_LIVES = (1.0, 5.0)  # h of the two means: after h newer items, an item weighs half
 EASE_BUFFERS = ("ease_profile", "ease_listed")  # and names of item arrays: V, and c T y
@@ -247,33 +249,45 @@ class Hybrid(Model):
         super()._load_from_state_dict(state, prefix, *rest)
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
-        """`listed` and `profile`: (N, d) float32; `activity`: (N, K) float32; if EASE is added,
-        those of `EASE_BUFFERS`: (N, r) float32."""
-        device = next(self.parameters()).device
-        own_NE = embeddings_for(catalogue, self.items.weight)
-        if self._config.vector_dropout == 1:
-            own_NE[:] = 0
-        seen_Nd = encode_in_fixed_batches(
-            catalogue.feature_ND, lambda rows: self.item_tower(self.feature_scale(rows)), device
+        """`vectors`: (N, d + K + r) float32, each item's vector in a list, its activity and, if
+        EASE is added, its `ease_listed`; `profile`: (N, d) float32; if EASE is added,
+        `ease_profile`: (N, r) float32. Without a moment, `activity`: (N, K) float32 zeros."""
+        items, d, weight_IE = len(catalogue), self._config.item_width, self.items.weight.detach()
+        rank = 0 if self.ease_profile is None else self.ease_profile.shape[1]
+        activity_NK = catalogue.activity
+        vectors_Nv = scratch_array((items, d + ACTIVITY_FEATURES + rank), np.float32)
+        profile_Nd = scratch_array((items, d), np.float32)
+        ease_Nr = scratch_array((items, rank), np.float32)
+        batches = encoded_batches(
+            catalogue.feature_ND,
+            lambda rows: self.item_tower(self.feature_scale(rows)),
+            weight_IE.device,
         )
-        d = seen_Nd.shape[1]
-        buffers = {name: getattr(self, name) for name in EASE_BUFFERS}
-        return {
-            "listed": seen_Nd + own_NE[:, :d],
-            "profile": seen_Nd + own_NE[:, d:],
-            ACTIVITY: catalogue.activity,
-            **{
-                name: rows_or_zeros(value.cpu(), catalogue.trained_N).numpy()
-                for name, value in buffers.items()
-                if value is not None
-            },
-        }
+        for batch, seen_Bd in batches:
+            row_B = catalogue.trained_N[batch]
+            own_BE = rows_or_zeros(weight_IE, row_B).cpu().numpy()
+            if self._config.vector_dropout == 1:
+                own_BE = np.zeros_like(own_BE)
+            ease_Nr[batch] = _rows_if_any(self.ease_profile, row_B)
+            listed_Br = _rows_if_any(self.ease_listed, row_B)
+            parts = [seen_Bd + own_BE[:, :d], activity_NK[batch], listed_Br]
+            np.concatenate(parts, axis=1, out=vectors_Nv[batch])
+            profile_Nd[batch] = seen_Bd + own_BE[:, d:]
+        arrays: ItemArrays = {"vectors": vectors_Nv, "profile": profile_Nd}
+        if rank:
+            arrays["ease_profile"] = ease_Nr
+        if catalogue.activity_NK is None:
+            arrays[ACTIVITY] = activity_NK
+        return arrays
 
     def scorer(self, arrays: ItemArrays) -> DotScorer:
         device = self.items.weight.device
         of = {name: zero_copy_tensor(array).to(device) for name, array in arrays.items()}
-        profile_Nd, ease_Nr = of["profile"], of.get("ease_profile")
-        parts = [of["listed"], of[ACTIVITY], *([] if ease_Nr is None else [of["ease_listed"]])]
+        vectors_Nv, profile_Nd, ease_Nr = of["vectors"], of["profile"], of.get("ease_profile")
+        d = profile_Nd.shape[1]
+        if ACTIVITY in of:
+            vectors_Nv = vectors_Nv.clone()
+            vectors_Nv[:, d : d + ACTIVITY_FEATURES] = of[ACTIVITY]
         temperature, dropped = self._config.temperature, self._config.activity_dropout == 1
 
         def encode(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
@@ -287,4 +301,12 @@ class Hybrid(Model):
                 encoded.append(profile_vectors(ease_Nr, profiles))
             return torch.cat(encoded, dim=1)
 
-        return DotScorer(torch.cat(parts, dim=1), encode, of["listed"])
+        return DotScorer(vectors_Nv, encode, vectors_Nv[:, :d])
+
+
+def _rows_if_any(weight_Ir: Tensor | None, row_B: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """(B, r) rows of a matrix as `rows_or_zeros` takes them; r is 0 if there is no matrix."""
+    if weight_Ir is None:
+        return np.zeros((len(row_B), 0), np.float32)
+    rows_Br: npt.NDArray[np.float32] = rows_or_zeros(weight_Ir, row_B).cpu().numpy()
+    return rows_Br

@@ -1,6 +1,7 @@
 """Checks of capacity: room for the processes of each job, memory and disk for the data."""
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,6 +143,7 @@ def check_memory(
         f"on the largest node, {size}",
         "The largest task that prepares data needs it: add one node with more memory.",
     )
+    yield check_scratch_disk(workload)
     # Per node, its memory and the scoring processes that will run there.
     limit, cpus = scoring.workers or MAX_SCORING_WORKERS, scoring.cpus_per_worker
     loads = [
@@ -163,15 +165,30 @@ def check_workspace_disk(workspace: Store, workload: WorkloadSize | None) -> Fin
     folder = Path(workspace.root)
     while not folder.exists():
         folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    needed = workload.output_bytes if workload else _MIN_FREE_BYTES
-    return Finding(
+    return _check_disk(
         "disk of the workspace",
-        f"{format_bytes(free)} free, {format_bytes(needed)} needed",
+        folder,
+        workload.output_bytes if workload else _MIN_FREE_BYTES,
         "enough for features and lists",
-        free >= needed,
         "Free some space, or point --workspace at another disk.",
     )
+
+
+def check_scratch_disk(workload: WorkloadSize) -> Finding:
+    """Whether this machine has space for the arrays that are too large for memory."""
+    return _check_disk(
+        "disk for scratch files",
+        Path(tempfile.gettempdir()),
+        workload.scratch_bytes,
+        "enough for the arrays that are too large for memory, on every node",
+        "Set TMPDIR to a directory on a disk with more room.",
+    )
+
+
+def _check_disk(name: str, folder: Path, needed: int, expected: str, advice: str) -> Finding:
+    free = shutil.disk_usage(folder).free
+    found = f"{format_bytes(free)} free in {folder}, {format_bytes(needed)} needed"
+    return Finding(name, found, expected, free >= needed, advice)
 
 
 def _check_bytes(name: str, found: float, needed: float, what: str, advice: str) -> Finding:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from visrec.capacity import VECTOR_DIM
+from visrec.capacity import LISTED_DIM
 from visrec.features.backbones import fastest_precision
 from visrec.training.loop import TrainConfig
 
@@ -58,7 +58,7 @@ class NightSize:
             "recommend": self.users * (_PREPARED_USER_S + _CHECKED_USER_S)
             + self.users
             / self.cores
-            * (self.items * VECTOR_DIM / _MULTIPLICATIONS_PER_S + _USER_S),
+            * (self.items * LISTED_DIM / _MULTIPLICATIONS_PER_S + _USER_S),
         }
         if not self.test_users:
             del work["evaluate"]

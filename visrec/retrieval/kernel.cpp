@@ -575,11 +575,11 @@ constexpr int kRows = 4;           // rows that share each read of these items
 
 // Up to `kList` vectors, scaled to length 1, as columns: (d, kList). After the last, the first is
 // repeated.
-void gather_columns(const float* vectors, int64_t d, const int64_t* list, int64_t count,
-                    float* unit) {
-    for (int64_t i = 0; i < count; i++) fetch(vectors + list[i] * d, d);
+void gather_columns(const float* vectors, int64_t stride, int64_t d, const int64_t* list,
+                    int64_t count, float* unit) {
+    for (int64_t i = 0; i < count; i++) fetch(vectors + list[i] * stride, d);
     for (int64_t i = 0; i < count; i++) {
-        const float* vector = vectors + list[i] * d;
+        const float* vector = vectors + list[i] * stride;
         const double square = dot(vector, vector, int(d));
         const double inverse = square > 0 ? 1 / std::sqrt(square) : 0;
         for (int64_t j = 0; j < d; j++) unit[j * kList + i] = float(vector[j] * inverse);
@@ -590,13 +590,13 @@ void gather_columns(const float* vectors, int64_t d, const int64_t* list, int64_
 
 // The largest product of each of four rows with the columns, and its column. Rows are divided by
 // powers of two so that no product overflows; this does not change the order of the columns.
-void nearest_column(const float* vectors, int64_t d, const int64_t* rows, const float* unit,
-                    float* largest, int64_t* column) {
+void nearest_column(const float* vectors, int64_t stride, int64_t d, const int64_t* rows,
+                    const float* unit, float* largest, int64_t* column) {
     const float* row[kRows];
     float power[kRows];
     Floats left[kRows] = {}, right[kRows] = {};
     for (int r = 0; r < kRows; r++) {
-        row[r] = vectors + rows[r] * d;
+        row[r] = vectors + rows[r] * stride;
         power[r] = std::ldexp(1.f, -std::clamp(exponent_of(row[r], d), -126, 126));
     }
     for (int64_t j = 0; j < d; j++) {
@@ -795,10 +795,10 @@ void visrec_top_k(const float* vectors, const int32_t* item_rows, const uint8_t*
 
 // For each of (b, k) rows, the row of the user's list with the largest cosine. Ties go to the one
 // that comes first in the list. The result is -1 for an empty list and for rows of -1, which must
-// come last.
-void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_t b, int64_t k,
-                    const int64_t* offsets, const int64_t* lists, int64_t threads,
-                    int64_t* nearest) {
+// come last. stride: floats from one vector to the next, of which the first d are its numbers.
+void visrec_nearest(const float* vectors, int64_t stride, int64_t d, const int64_t* rows,
+                    int64_t b, int64_t k, const int64_t* offsets, const int64_t* lists,
+                    int64_t threads, int64_t* nearest) {
     in_threads(threads, b, [&](auto next) {
         std::vector<float> memory(d * kList + 16);
         float* unit = memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) / 4;
@@ -810,16 +810,16 @@ void visrec_nearest(const float* vectors, int64_t d, const int64_t* rows, int64_
             std::fill(nearest + u * k, nearest + (u + 1) * k, -1);
             for (int64_t one = offsets[u]; one < offsets[u + 1]; one += kList) {
                 const int64_t count = std::min<int64_t>(kList, offsets[u + 1] - one);
-                gather_columns(vectors, d, lists + one, count, unit);
+                gather_columns(vectors, stride, d, lists + one, count, unit);
                 for (int64_t position = 0; position < num_wanted; position += kRows) {
                     int64_t four[kRows], column[kRows];
                     float largest[kRows];
                     for (int r = 0; r < kRows; r++) {
                         four[r] = wanted[std::min(position + r, num_wanted - 1)];
                         const int64_t ahead = std::min(position + r + kRows, num_wanted - 1);
-                        fetch(vectors + wanted[ahead] * d, d);
+                        fetch(vectors + wanted[ahead] * stride, d);
                     }
-                    nearest_column(vectors, d, four, unit, largest, column);
+                    nearest_column(vectors, stride, d, four, unit, largest, column);
                     for (int r = 0; r < kRows && position + r < num_wanted; r++)
                         if (largest[r] > best[position + r]) {
                             best[position + r] = largest[r];

@@ -194,16 +194,20 @@ def nearest(vectors_Nd: Floats, profiles: Jagged, row_BK: Ints, kernel: ctypes.C
     """(B, K) the profile row with the largest cosine to each row, the first one in case of ties.
 
     Args:
-        vectors_Nd: the vectors to compare.
+        vectors_Nd: float32, the vectors to compare; the first columns of a wider array are not
+            copied.
         profiles: B lists of rows.
         row_BK: rows, -1 for none; these get -1.
         kernel: see `load_kernel`.
     """
-    vectors_Nd, row_BK = _floats(vectors_Nd), np.ascontiguousarray(row_BK, np.int64)
+    if vectors_Nd.strides[1] != vectors_Nd.itemsize:
+        vectors_Nd = _floats(vectors_Nd)
+    row_BK = np.ascontiguousarray(row_BK, np.int64)
     lists = _lists(profiles)
     nearest_BK = np.empty(row_BK.shape, np.int64)
     kernel.visrec_nearest(
         *pointers(vectors_Nd),
+        ctypes.c_int64(vectors_Nd.strides[0] // vectors_Nd.itemsize),
         ctypes.c_int64(vectors_Nd.shape[1]),
         *pointers(row_BK),
         *map(ctypes.c_int64, row_BK.shape),

@@ -1,0 +1,46 @@
+"""Arrays that may be too large for memory: these are in a file that is mapped into it."""
+
+import math
+import os
+import tempfile
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from visrec.errors import InputError
+
+MAX_BYTES_IN_MEMORY = 256_000_000  # of one array
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+def scratch_array(shape: tuple[int, ...], dtype: type[Number]) -> npt.NDArray[Number]:
+    """An array to be written: in memory, or in a scratch file if it is large.
+
+    The file is in the directory for temporary files (`TMPDIR`). It has no name, so its space is
+    free again as soon as the array is gone. The operating system keeps as much of it in memory as
+    there is room for, and a process that maps it needs no memory of its own for it.
+
+    Args:
+        shape: the array's shape.
+        dtype: the type of its numbers.
+
+    Raises:
+        InputError: the disk has no room for the file.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= MAX_BYTES_IN_MEMORY:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(prefix="visrec-") as file:
+        try:
+            # On a disk that turns out to be full, a write to the map would end the process.
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise InputError(
+                f"Found no room for a scratch file of {size / 1e9:,.1f} GB, for {shape[0]:,} "
+                f"items, in {tempfile.gettempdir()} ({error.strerror}); expected a disk with as "
+                "much free. Set TMPDIR to a directory on one, on every node."
+            ) from error
+        mapped: np.memmap[Any, Any] = np.memmap(file, dtype, "r+", shape=shape)
+    return np.asarray(mapped)
