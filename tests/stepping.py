@@ -5,11 +5,12 @@ a version that is a hash of the content, and no conditional delete.
 """
 
 import hashlib
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -38,6 +39,13 @@ class MemoryStore(Store):
     @property
     def _backend(self) -> Backend:
         return MemoryBackend(self.root, self.objects, self.pause)
+
+    @contextmanager
+    def open_on_disk(self, name: str) -> Iterator[BinaryIO]:
+        with tempfile.TemporaryFile() as file:
+            file.write(self.read(name))
+            file.seek(0)
+            yield file
 
 
 @dataclass(frozen=True)

@@ -164,12 +164,15 @@ def current_step(workspace: Path) -> str | None:
     return found[-1] if found else None
 
 
+@pytest.mark.skipif(
+    not is_full(), reason="only in `make chaos`: it takes up to four minutes, as slow as Ray is"
+)
 def test_night_that_loses_a_node_in_a_step_ends_as_the_undisturbed_one(
     cluster: TokenCluster, undisturbed_night: Undisturbed, tmp_path: Path
 ) -> None:
     """The busiest node goes away in every step and is replaced, as spot machines are."""
     nodes = [cluster.add_node() for _ in range(2)]
-    steps, nights = list(STEPS)[-amount(1, len(STEPS)) :], amount(1, 3)
+    steps, nights = list(STEPS), 3
     removed: list[str] = []
     for number in range(nights):
         workspace = tmp_path / f"killed-{number}"

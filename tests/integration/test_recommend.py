@@ -234,7 +234,7 @@ def run_files(recommendations: Path, run_id: str) -> dict[str, bytes]:
     return {"_manifest.json": json.dumps(manifest).encode(), **files}
 
 
-@pytest.mark.parametrize("partitions", [1, 3, 17])
+@pytest.mark.parametrize("partitions", [3, 17])
 def test_files_of_a_run_equal_those_of_a_job_without_ray(
     recommended: Path, tmp_path: Path, partitions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """A model on disk is complete or absent, unchanged or refused, and never executes code."""
 
+import gc
 import hashlib
 import io
 import pickle
@@ -11,12 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from safetensors.torch import load, save
 
+from tests.memory import private_memory
 from tests.training import checkerboard, provenance
 from visrec.errors import InputError
 from visrec.models import MODELS
 from visrec.models.artifact import MANIFEST, Artifact, load_artifact, save_artifact
 from visrec.models.base import Sizes
+from visrec.models.bpr_mf import BprMfConfig
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.storage.store import Store, to_json
 
@@ -87,6 +91,23 @@ def test_loaded_model_equals_the_saved_one(store: Store) -> None:
     weights, expected = read.model.state_dict(), written.model.state_dict()
     assert weights.keys() == expected.keys()
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def test_large_weights_are_mapped_and_take_no_memory(tmp_path: Path) -> None:
+    store, sizes = Store.at(str(tmp_path)), Sizes(items=1_000_000, users=9, feature_dim=0)
+    config = BprMfConfig(width=64)
+    ids = pa.array([f"i{n:06}" for n in range(sizes.items)])
+    model = MODELS["bpr_mf"](config, sizes)
+    written = _artifact(name="bpr_mf", model=model, config=config, sizes=sizes, item_ids=ids)
+    save_artifact(written, store)
+    expected = model.state_dict()["items.weight"][:9].clone()
+    del model, written
+    gc.collect()
+    before = private_memory()
+    loaded = load_artifact(store).model
+    # The weights are 256 MB; what is added is mostly the ids.
+    assert private_memory() - before < 100e6
+    assert torch.equal(loaded.state_dict()["items.weight"][:9], expected)
 
 
 def test_loaded_model_scores_without_dropout(store: Store) -> None:
@@ -185,6 +206,15 @@ def test_weights_of_another_shape_are_refused(store: Store) -> None:
     config["model"]["item_width"] = 6
     replace_file(store, "config.json", to_json(config))
     with pytest.raises(InputError, match=r"model\.safetensors"):
+        load_artifact(store)
+
+
+def test_weights_of_another_type_are_refused(store: Store) -> None:
+    weights = load(store.read("model.safetensors"))
+    name = max(weights)
+    weights[name] = weights[name].half()
+    replace_file(store, "model.safetensors", save(weights))
+    with pytest.raises(InputError, match=r"torch\.float16, expected torch\.float32"):
         load_artifact(store)
 
 

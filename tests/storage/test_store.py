@@ -4,8 +4,10 @@ import errno
 import gzip
 import os
 import pickle
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from mmap import PROT_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,20 @@ def test_open_input_reads_at_any_offset(store: Store) -> None:
         assert source.read() == b"789"
         source.seek(2)
         assert source.read(2) == b"23"
+
+
+def test_file_on_disk_is_the_file_and_leaves_nothing(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    store.write("x", b"0123456789")
+    with store.open_on_disk("x") as file, mmap(file.fileno(), 0, prot=PROT_READ) as mapped:
+        assert (mapped[:], file.read()) == (b"0123456789",) * 2
+    assert not list(temporary.iterdir())
+    with pytest.raises(MissingFileError), store.open_on_disk("y"):
+        pass
 
 
 def test_streams_are_written_and_read_compressed_or_not(store: Store) -> None:

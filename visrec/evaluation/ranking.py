@@ -34,6 +34,6 @@ def _scorer_of(evaluated: EvaluatedModel, items: int) -> Callable[[ItemArrays], 
     if evaluated.model is None:
         return Oracle.scorer
     if evaluated.store:
-        return load_artifact(evaluated.store).model.scorer
+        return load_artifact(evaluated.store).model.without_item_tables().scorer
     sizes = Sizes(items=items, users=0, feature_dim=0)
     return MODELS[evaluated.model](evaluated.config, sizes).scorer

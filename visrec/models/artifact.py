@@ -7,16 +7,19 @@ executes code from the file.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
+from torch import Tensor
 
 from visrec.config import plain
 from visrec.errors import InputError
@@ -34,6 +37,7 @@ TIMES = "_training.json"  # durations; not in the manifest, because a rerun has 
 _ITEMS, _USERS = "item_ids.parquet", "user_ids.parquet"
 _HELD_OUT = "held_out.parquet"
 _USER_VECTORS = "users.weight"  # see `Model`
+_MAPPED_BYTES = 64 * 2**20  # tensors above this size are mapped from their file
 _FORGET_RECORD = "_forgotten.json"  # not in the manifest, because it is about earlier ones
 
 
@@ -104,9 +108,9 @@ def load_artifact(store: Store) -> Artifact:
         InputError: there is no complete model, a file has changed since it was written, or this
             version cannot build the model.
     """
-    files = _checked_files(store)
     try:
-        return _build(store, files)
+        with _checked_files(store) as (files, weights):
+            return _build(store, files, weights)
     except (ValueError, KeyError) as error:
         text = " ".join(str(error).split())
         raise InputError(
@@ -139,7 +143,7 @@ def read_provenance(store: Store) -> Provenance:
         ) from error
 
 
-def _build(store: Store, files: Mapping[str, bytes]) -> Artifact:
+def _build(store: Store, files: Mapping[str, bytes], weights: BinaryIO) -> Artifact:
     description = json.loads(files[_CONFIG])
     settings = dict(description["model"])
     name = settings.pop("name")
@@ -153,9 +157,10 @@ def _build(store: Store, files: Mapping[str, bytes]) -> Artifact:
         raise InputError(
             f"{store.uri(_CONFIG)} does not fit this version's {name}: {error}"
         ) from error
-    model = MODELS[name](config, sizes)
+    with torch.device("meta"):  # the weights come from the file, so they need no other memory
+        model = MODELS[name](config, sizes)
     try:
-        model.load_state_dict(load(files[_WEIGHTS]))
+        model.load_state_dict(_mapped_tensors(weights, model.state_dict()), assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise InputError(
             f"The weights at {store.uri(_WEIGHTS)} do not fit a {name}: {error}"
@@ -177,21 +182,55 @@ def _build(store: Store, files: Mapping[str, bytes]) -> Artifact:
     )
 
 
-def _checked_files(store: Store) -> dict[str, bytes]:
+def _mapped_tensors(file: BinaryIO, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Large ones are mapped from it, so that all processes of a
+    machine share their memory.
+
+    A file does not align its tensors, and sums in a product may depend on that. So tensors that
+    take part in products are copied; of the large ones, the tables of items and users, rows are.
+
+    Raises:
+        SafetensorError: it is no such file.
+        RuntimeError: a tensor's type is not the expected one.
+    """
+    with safe_open(f"/dev/fd/{file.fileno()}", "pt") as opened:
+        names: list[str] = opened.keys()
+        mapped = {name: opened.get_tensor(name) for name in names}
+    tensors = {n: t if t.nbytes > _MAPPED_BYTES else t.clone() for n, t in mapped.items()}
+    for name, tensor in tensors.items():
+        wanted = expected[name].dtype if name in expected else torch.float32
+        if tensor.dtype != wanted:
+            raise RuntimeError(f"{name} is {tensor.dtype}, expected {wanted}")
+    return tensors
+
+
+@contextmanager
+def _checked_files(store: Store) -> Iterator[tuple[dict[str, bytes], BinaryIO]]:
+    """The model's files, and the one of the weights, which may be large, opened.
+
+    Raises:
+        InputError: see `load_artifact`.
+    """
     if not store.exists(MANIFEST):
         raise InputError(
             f"Found no complete model at {store.root} (no {MANIFEST}); expected one that "
             "`visrec train` wrote. Change --model, or train first."
         )
     hashes = _hashes(store.read(MANIFEST))
-    files = {name: store.read(name) for name in hashes if store.exists(name)}
-    changed = [n for n, data in files.items() if hashlib.sha256(data).hexdigest() != hashes[n]]
-    missing = {_WEIGHTS, _CONFIG, _METRICS, _ITEMS, _HELD_OUT, *hashes} - files.keys()
     if not hashes:
-        changed, missing = [MANIFEST], set()
-    if changed or missing:
+        raise _changed_error(store, [MANIFEST])
+    needed = {_WEIGHTS, _CONFIG, _METRICS, _ITEMS, _HELD_OUT, *hashes}
+    missing = {name for name in needed if name not in hashes or not store.exists(name)}
+    files = {name: store.read(name) for name in needed - missing - {_WEIGHTS}}
+    changed = [name for name, data in files.items() if _sha256(data) != hashes[name]]
+    if _WEIGHTS in missing:
         raise _changed_error(store, [*changed, *missing])
-    return files
+    with store.open_on_disk(_WEIGHTS) as weights:
+        if _sha256_of_file(weights) != hashes[_WEIGHTS]:
+            changed.append(_WEIGHTS)
+        if changed or missing:
+            raise _changed_error(store, [*changed, *missing])
+        yield files, weights
 
 
 def _changed_error(store: Store, names: Iterable[str]) -> InputError:
@@ -319,6 +358,13 @@ def _without_users(files: Mapping[str, bytes], user_ids: pa.Array) -> tuple[int,
             changed[_USERS] = _ids_file("user_id", pc.if_else(is_gone, pa.scalar("", TEXT), ids))
             removed += len(rows)
     return removed, changed
+
+
+def _sha256_of_file(file: BinaryIO) -> str:
+    found = hashlib.sha256()
+    while block := file.read(2**20):
+        found.update(block)
+    return found.hexdigest()
 
 
 def _sha256(data: bytes) -> str:

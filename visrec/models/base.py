@@ -6,7 +6,7 @@ To add a model, write one file with a `ModelConfig` and a `Model`, and enter the
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -132,6 +132,8 @@ class Model(nn.Module, ABC):
             `visrec.training.sources.SOURCES`; "nothing" if `fit` alone sets the weights.
         added_score_weights: the weights to choose from, besides 0, by a model that has a
             `fit_added_score`.
+        item_tables: parameters and buffers with a row for each item of training that `item_arrays`
+            reads and `scorer` does not.
     """
 
     Config: ClassVar[type[ModelConfig]]
@@ -141,6 +143,7 @@ class Model(nn.Module, ABC):
         Literal["triples", "drawn_triples", "moments", "users", "ratings", "nothing"]
     ]
     added_score_weights: ClassVar[tuple[float, ...]] = ()
+    item_tables: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def __init__(self, config: ModelConfig, sizes: Sizes) -> None:
@@ -183,3 +186,18 @@ class Model(nn.Module, ABC):
     @abstractmethod
     def scorer(self, arrays: ItemArrays) -> Scorer:
         """A scorer over the result of `item_arrays`."""
+
+    def without_item_tables(self) -> Self:
+        """This model, which from now on has what `scorer` reads alone: its `item_tables` are empty.
+
+        So the workers that score need no memory for them.
+        """
+        for name in self.item_tables:
+            folder, _, attribute = name.rpartition(".")
+            module = self.get_submodule(folder)
+            table = getattr(module, attribute)
+            if table is not None:
+                empty = table.detach()[:0].clone()
+                is_parameter = isinstance(table, nn.Parameter)
+                setattr(module, attribute, nn.Parameter(empty) if is_parameter else empty)
+        return self

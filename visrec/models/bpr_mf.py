@@ -53,6 +53,7 @@ class BprMf(Model):
     traits = ModelTraits(supports_new_items=False, supports_new_users=False)
     default_overrides = EMBEDDING_DEFAULTS
     trains_on = "triples"
+    item_tables = ("items.weight", "item_bias.weight")
 
     def __init__(self, config: BprMfConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)

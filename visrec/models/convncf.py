@@ -76,6 +76,7 @@ class ConvNcf(Model):
     traits = ModelTraits(supports_new_items=False, supports_new_users=False)
     default_overrides = TrainOverrides(learning_rate=2e-3)
     trains_on = "drawn_triples"
+    item_tables = ("items.weight",)
 
     def __init__(self, config: ConvNcfConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)

@@ -51,6 +51,7 @@ class Cooccurrence(Model):
     traits = ModelTraits(supports_new_items=False)
     default_overrides = TrainOverrides(learning_rate=1e-2, weight_decay=1e-2)
     trains_on = "users"
+    item_tables = ("vectors",)
     users: Tensor
 
     def __init__(self, config: CooccurrenceConfig, sizes: Sizes) -> None:

@@ -61,6 +61,7 @@ class DeepStyle(Model):
     traits = ModelTraits(requires_features=True, requires_categories=True, supports_new_users=False)
     default_overrides = EMBEDDING_DEFAULTS
     trains_on = "triples"
+    item_tables = ("items.weight",)
 
     def __init__(self, config: DeepStyleConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)

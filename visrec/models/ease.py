@@ -54,6 +54,7 @@ class Ease(Model):
     Config = EaseConfig
     traits = ModelTraits(supports_new_items=False)
     trains_on = "nothing"
+    item_tables = ("weight_II",)
     weight_II: Tensor
 
     def __init__(self, config: EaseConfig, sizes: Sizes) -> None:

@@ -52,6 +52,7 @@ class EmbeddingMlp(Model):
     traits = ModelTraits(requires_ratings=True, supports_new_items=False, supports_new_users=False)
     default_overrides = TrainOverrides(learning_rate=1e-2)
     trains_on = "ratings"
+    item_tables = ("items.weight",)
 
     def __init__(self, config: EmbeddingMlpConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)

@@ -135,6 +135,7 @@ class Hybrid(Model):
     ease_listed: Tensor | None  # (I, r) c T y
     traits = ModelTraits(requires_features=True)
     trains_on = "moments"
+    item_tables = ("items.weight", *EASE_BUFFERS)
     # Movies, seed 0, AUC and R@20: 0.882 and 0.258 at 1e-3, 0.886 and 0.262 at 1.5e-3, 0.889 and
     # 0.246 at 2e-3.
     default_overrides = TrainOverrides(learning_rate=1.5e-3)
@@ -247,6 +248,8 @@ class Hybrid(Model):
             placeholder = None if stored is None else torch.empty_like(stored, device=device)
             setattr(self, name, placeholder)
         super()._load_from_state_dict(state, prefix, *rest)
+        if self.is_shared_I.is_meta:  # of a model that is made of its file: it is not stored
+            self.is_shared_I = torch.ones(len(self.is_shared_I))
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`vectors`: (N, d + K + r) float32, each item's vector in a list, its activity and, if

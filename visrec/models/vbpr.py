@@ -65,6 +65,7 @@ class Vbpr(Model):
     traits = ModelTraits(requires_features=True, supports_new_users=False)
     default_overrides = EMBEDDING_DEFAULTS
     trains_on = "triples"
+    item_tables = ("items.weight", "item_bias.weight")
 
     def __init__(self, config: VbprConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)

@@ -51,6 +51,7 @@ class YoutubeDnn(Model):
     traits = ModelTraits(supports_new_items=False)
     default_overrides = EMBEDDING_DEFAULTS
     trains_on = "triples"
+    item_tables = ("taken.weight", "items.weight")
 
     def __init__(self, config: YoutubeDnnConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)

@@ -31,7 +31,8 @@ class ModelScores:
     """
 
     def __init__(self, model: Store, arrays: ItemArrays, kind: Kind) -> None:
-        self._model, self._arrays, self._kind = load_artifact(model).model.double(), arrays, kind
+        self._model = load_artifact(model).model.without_item_tables().double()
+        self._arrays, self._kind = arrays, kind
         self._items = len(next(iter(arrays.values())))
         self.num_proposals = self._scorer(np.zeros(0, np.int64)).num_proposals
 

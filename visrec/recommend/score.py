@@ -148,7 +148,7 @@ def search_kernel_label(scorer: Scorer) -> str:
 
 
 def _load_scorer(task: ScoringTask) -> Scorer:
-    model = load_artifact(task.model).model
+    model = load_artifact(task.model).model.without_item_tables()
     if task.resources.use_gpu:
         # With TF32, convolutions would be rounded to 10 bits, and scores would not be the model's.
         torch.backends.cudnn.allow_tf32 = False

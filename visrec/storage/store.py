@@ -11,11 +11,14 @@ commit everything visrec publishes.
 
 import json
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -230,6 +233,25 @@ class Store:
             filesystem, path = self.arrow_filesystem()
             with filesystem.open_input_file(f"{path}/{name}") as source:
                 yield source
+
+    @contextmanager
+    def open_on_disk(self, name: str) -> Iterator[BinaryIO]:
+        """One file on a disk of this machine, to be mapped into memory; from S3, a copy that has no
+        name there.
+
+        Raises:
+            StorageError: as `read`; or the disk has no room for the copy.
+        """
+        with storage_errors("read", self.uri(name)):
+            if not self.is_s3:
+                with Path(self.root, name).open("rb") as file:
+                    yield file
+                return
+            with self.open_input_stream(name) as source, tempfile.TemporaryFile() as copy:
+                shutil.copyfileobj(source, copy)
+                copy.flush()
+                copy.seek(0)
+                yield copy
 
     @contextmanager
     def open_input_stream(self, name: str, codec: str | None = None) -> Iterator[pa.NativeFile]:
