@@ -24,6 +24,7 @@ from visrec.models.arrays import ACTIVITY, ItemArrays
 from visrec.models.scorers import Scorer
 from visrec.retrieval.ranks import TargetRanks, rank_targets
 from visrec.retrieval.topk import TopK, TopKResult
+from visrec.scratch import scratch_array
 
 Ints = npt.NDArray[np.int64]
 
@@ -67,7 +68,12 @@ class ItemOrder:
 
     def of_arrays(self, arrays: ItemArrays) -> ItemArrays:
         """A model's arrays of the catalogue in this order."""
-        return {name: array[self.item_N] for name, array in arrays.items()}
+        ordered = {}
+        for name, array in arrays.items():
+            ordered[name] = scratch_array(array.shape, array.dtype.type)
+            # With the mode "raise", `take` would fill a buffer of the same size first.
+            np.take(array, self.item_N, axis=0, out=ordered[name], mode="clip")
+        return ordered
 
 
 @dataclass(frozen=True)
