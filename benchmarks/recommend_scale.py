@@ -65,7 +65,8 @@ from visrec.training.task import TrainTask, build_artifact
 
 CHECKOUT = Path(__file__).parents[1]
 TAKEN = 20  # items a user
-PART = 50_000  # items of a part of the features, users of a row group of the interactions
+FEATURES_PART = 4096  # items of a part of the features, as extraction writes them
+PART = 50_000  # users of a row group of the interactions
 KERNEL_MODEL = "curatornet"
 MODEL_USERS = 2000  # that it is sized by
 KERNEL_USERS = 4096  # for the kernel alone
@@ -78,8 +79,8 @@ def make_workspace(workspace: Path, items: int, dim: int) -> pa.StringArray:
     random = np.random.default_rng(0)
     ids = pa.array([f"item-{n:07}" for n in range(items)])
     feature_ND = scratch_array((items, dim), np.float16)
-    for start in range(0, items, PART):
-        part_BD = feature_ND[start : start + PART]
+    for start in range(0, items, FEATURES_PART):
+        part_BD = feature_ND[start : start + FEATURES_PART]
         part_BD[:] = random.normal(size=part_BD.shape)
     commit_features(workspace, ids, feature_ND)
     kinds = pa.array([f"kind-{n % 20}" for n in range(items)])
@@ -100,9 +101,10 @@ def commit_features(
     )
     features, files = Store.at(str(workspace / "features")), []
     rows = pa.table({"item_id": ids, "digest": ids, "source": pa.nulls(len(ids), pa.string())})
-    for start in range(0, len(ids), PART):
-        part = rows.slice(start, PART)
-        name = write_part(features, part, feature_ND[start : start + PART], identity)
+    for start in range(0, len(ids), FEATURES_PART):
+        part = rows.slice(start, FEATURES_PART)
+        feature_BD = feature_ND[start : start + FEATURES_PART]
+        name = write_part(features, part, feature_BD, identity)
         files.append((name, len(part)))
     commit_table(
         features,
