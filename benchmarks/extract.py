@@ -52,7 +52,7 @@ from benchmarks.machine import machine
 from visrec.config import plain
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.decode import PictureLimits, Preprocessing, decode, resize_and_crop
-from visrec.features.extract import describe, extract_here
+from visrec.features.extract import describe, extract_in_process
 from visrec.features.planning import plan_extraction
 from visrec.pipelines.extract_features import ExtractJob, extraction_context
 from visrec.progress import ProgressActor
@@ -88,7 +88,7 @@ def chain_rate(config: ExtractJob) -> dict[str, float]:
     watcher.start()
     try:
         extraction = extraction_context(config, plan, network, LocalActor(progress))
-        for _ in extract_here(extraction, chunks, os.cpu_count() or 1, backbone):
+        for _ in extract_in_process(extraction, chunks, os.cpu_count() or 1, backbone):
             pass
     finally:
         done.set()

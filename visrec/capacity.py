@@ -116,9 +116,11 @@ class WorkloadSize:
         """Bytes of one scoring process: the items packed as bytes, the lists of its shard, the same
         shard and the items of the last publication, and the fresh items packed once more."""
         entries = DEFAULT_K * -(-self.users // shard_count(self.users, DEFAULT_K))
-        fresh_items = int(MAX_FRESH_ITEM_SHARE * self.items) * (5 * LISTED_DIM + 4)
+        fresh_item_bytes = int(MAX_FRESH_ITEM_SHARE * self.items) * (5 * LISTED_DIM + 4)
         packed = (LISTED_DIM + 4) * self.items
-        reused = BYTES_PER_REUSED_ENTRY * entries + BYTES_PER_REUSED_ITEM * self.items + fresh_items
+        reused = (
+            BYTES_PER_REUSED_ENTRY * entries + BYTES_PER_REUSED_ITEM * self.items + fresh_item_bytes
+        )
         return SCORING_PROCESS_BYTES + packed + BYTES_PER_SCORED_ENTRY * entries + reused
 
     @property

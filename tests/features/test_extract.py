@@ -15,7 +15,12 @@ from visrec.errors import InputError
 from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.features.commit import commit_extraction
 from visrec.features.decode import PictureLimits, decode
-from visrec.features.extract import ExtractionContext, ExtractResources, describe, extract_here
+from visrec.features.extract import (
+    ExtractionContext,
+    ExtractResources,
+    describe,
+    extract_in_process,
+)
 from visrec.features.planning import CHUNK, extraction_settings, plan_extraction
 from visrec.features.table import Identity, features_table, load_features, rejected_table
 from visrec.progress import ProgressActor
@@ -138,7 +143,7 @@ def test_threads_of_one_process_give_each_picture_its_own_feature(tmp_path: Path
         resources=ExtractResources(),
         progress_actor=LocalActor(progress),
     )
-    rows = list(extract_here(extraction, len(plan.chunks) - 1, 3, backbone))
+    rows = list(extract_in_process(extraction, len(plan.chunks) - 1, 3, backbone))
     written = [row["name"] for row in rows if row["name"]]
     settings = extraction_settings(source, LIMITS)
     manifest, reasons = commit_extraction(plan, written, store, identity, settings, 1.0)

@@ -7,9 +7,15 @@ import pyarrow as pa
 import pytest
 
 from tests.http_server import Page, PictureServer
-from visrec.features.fetch import REUSE, Picture, fetch_chunk, fetch_unsent, mark_reused
+from visrec.features.fetch import (
+    REUSE,
+    Picture,
+    fetch_chunk,
+    fetch_unchanged_but_needed,
+    mark_reused,
+)
 from visrec.features.planning import _with_validators
-from visrec.features.pooling import combine
+from visrec.features.pooling import combine_digests
 from visrec.ids import TEXT
 from visrec.sources.images import LISTING_SCHEMA
 from visrec.storage.schemas import FETCHED
@@ -38,7 +44,7 @@ def rows(server: PictureServer, known: list[Picture]) -> pa.Table:
 
 
 def digests(pictures: list[Picture], *positions: int) -> pa.ChunkedArray:
-    return pa.chunked_array([[combine([pictures[n].digest for n in positions])]], TEXT)
+    return pa.chunked_array([[combine_digests([pictures[n].digest for n in positions])]], TEXT)
 
 
 def test_known_pictures_are_not_sent_again_but_their_items_are_reused(
@@ -52,7 +58,9 @@ def test_known_pictures_are_not_sent_again_but_their_items_are_reused(
     assert server.statuses == {"200": 4, "304": 4}
     mark_reused(again, digests(first, 0, 1))
     assert [one.reason for one in again] == [REUSE, REUSE, "", ""]
-    fetch_unsent(again, rows(server, first), MOST)  # there is no feature of the others
+    fetch_unchanged_but_needed(
+        again, rows(server, first), MOST
+    )  # there is no feature of the others
     assert [one.data for one in again] == [None, None, b"b1", b"c1"]
 
 
@@ -65,7 +73,7 @@ def test_unchanged_view_is_sent_again_if_another_view_of_the_item_has_changed(
     again = fetch_chunk(rows(server, first), MOST)
     for positions in ((0, 1), (2,), (3,)):
         mark_reused(again, digests(first, *positions))
-    fetch_unsent(again, rows(server, first), MOST)
+    fetch_unchanged_but_needed(again, rows(server, first), MOST)
     assert [one.data for one in again] == [b"a1", b"changed", None, None]
     assert server.requests == {"/a1": 2, "/a2": 1, "/b1": 1, "/c1": 1}
 

@@ -37,7 +37,7 @@ def test_one_table_is_loaded_as_it_is(stores: tuple[Store, Store]) -> None:
     text = load_item_features(FeatureTables.of("text", *stores))
     assert text.item_ids.to_pylist() == sorted(TEXTS)
     np.testing.assert_array_equal(text.feature_ND, random(4, 3, 1)[[3, 2, 1, 0]])
-    assert (pictures.look_dim, text.look_dim) == (6, 3)
+    assert (pictures.visual_dim, text.visual_dim) == (6, 3)
 
 
 def test_both_are_side_by_side_and_a_missing_text_is_zero_once_scaled(
@@ -45,7 +45,7 @@ def test_both_are_side_by_side_and_a_missing_text_is_zero_once_scaled(
 ) -> None:
     both = load_item_features(FeatureTables.of("both", *stores))
     assert both.item_ids.to_pylist() == PICTURES
-    assert (both.look_dim, both.without_text) == (6, 2)
+    assert (both.visual_dim, both.without_text) == (6, 2)
     np.testing.assert_array_equal(both.feature_ND[:, :6], random(5, 6, 0))
     np.testing.assert_array_equal(both.feature_ND[[0, 2, 4], 6:], random(4, 3, 1)[[3, 2, 1]])
     model = VisRank(VisRankConfig(), Sizes(items=5, users=0, feature_dim=9))

@@ -22,7 +22,7 @@ from visrec.features.planning import (
     extraction_settings,
     plan_extraction,
 )
-from visrec.features.pooling import combine, item_sources, pool_features
+from visrec.features.pooling import combine_digests, item_sources, pool_features
 from visrec.features.table import Identity, Manifest
 from visrec.ids import TEXT
 from visrec.sources import views as views_module
@@ -210,8 +210,8 @@ def test_rejected_view_is_left_out_of_its_item() -> None:
     expected = ["corrupt", "", "pooled", "", "pooled", "truncated", "reuse"]
     assert found["reason"].tolist() == expected
     np.testing.assert_array_equal(found["feature"][1], pool_features(feature_BD[1:3]))
-    assert found["item_digest"][1] == combine(["d1", "d2"])
-    assert found["item_source"][1] == combine(["s1", "s2"])
+    assert found["item_digest"][1] == combine_digests(["d1", "d2"])
+    assert found["item_source"][1] == combine_digests(["s1", "s2"])
     assert (found["item_digest"][6], found["item_source"][3]) == ("d6", "")
 
 

@@ -97,6 +97,6 @@ def test_takers_are_whole_numbers_again() -> None:
 def test_half_of_the_items_taken_before_the_day_tell_what_existed() -> None:
     of_rows = Activity.from_rows(np.array([0, 1]), np.array([DAY, 3 * DAY]), 3)
     items, times = np.array([0, 0, 1, 2]), np.array([DAY + 5, 2 * DAY, 4 * DAY, 9 * DAY])
-    assert of_rows.tells_what_existed(items, times)
-    assert not of_rows.tells_what_existed(items[:1], times[:1])
-    assert not of_rows.tells_what_existed(items[:0], times[:0])
+    assert of_rows.are_mostly_known(items, times)
+    assert not of_rows.are_mostly_known(items[:1], times[:1])
+    assert not of_rows.are_mostly_known(items[:0], times[:0])

@@ -107,7 +107,7 @@ def test_ease_of_full_rank_adds_the_scores_of_the_ease_model() -> None:
     before = _scores_of(model)
     assert model.fit_added_score(train)
     np.testing.assert_array_equal(_scores_of(model), before)
-    model.weigh_added_score(3.0)
+    model.set_added_score_weight(3.0)
     added = _scores_of(model) - before
     expected = _scores_of(ease) / np.sqrt([[max(len(profile), 1)] for profile in PROFILES])
     expected *= np.nanstd(added) / np.nanstd(expected)
@@ -126,14 +126,14 @@ def test_stored_weights_tell_whether_ease_is_added() -> None:
     plain = model.state_dict()
     assert not plain.keys() & {*EASE_BUFFERS}
     model.fit_added_score(jagged_lists([[0, 1, 2], [0, 1, 2]]))
-    model.weigh_added_score(4.0)
+    model.set_added_score_weight(4.0)
     other.load_state_dict(model.state_dict())
     np.testing.assert_array_equal(_scores_of(other), _scores_of(model))
     for name in EASE_BUFFERS:  # no memory is shared
         assert getattr(other, name) is not getattr(model, name)
     other.load_state_dict(plain)
     np.testing.assert_array_equal(_scores_of(other), _scores_of(_model()))
-    model.weigh_added_score(0.0)
+    model.set_added_score_weight(0.0)
     assert model.state_dict().keys() == plain.keys()
 
 

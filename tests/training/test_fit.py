@@ -165,7 +165,7 @@ def test_added_score_raises_items_that_are_taken_together() -> None:
     of_all.fit_added_score(COMPANY.for_refit.train)
     of_train.fit_added_score(COMPANY.train)
     for model in (of_all, of_train):
-        model.weigh_added_score(selection.added_weight)
+        model.set_added_score_weight(selection.added_weight)
     for name in EASE_BUFFERS:
         assert torch.equal(trainer.best_weights[name], getattr(of_all, name))
         assert not torch.equal(trainer.best_weights[name], getattr(of_train, name))

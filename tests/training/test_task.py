@@ -27,7 +27,7 @@ from visrec.training.task import (
     build_artifact,
     epoch_line,
     fit_closed_form,
-    fit_here,
+    fit_in_process,
 )
 
 DATA = checkerboard()
@@ -154,9 +154,9 @@ def test_training_that_is_stopped_goes_on_from_its_checkpoint(
         if name == "stopped":
             monkeypatch.setattr(training_task, "_write_checkpoint", stop_after_the_refits_first)
             with pytest.raises(InterruptedError):
-                fit_here(task, run)
+                fit_in_process(task, run)
             monkeypatch.setattr(training_task, "_write_checkpoint", write)
             assert len(list(run.list())) == 3  # one checkpoint, and its name
-        fit_here(task, run)
+        fit_in_process(task, run)
         digests[name] = load_artifact(task.artifact_store).digest
     assert digests["calm"] == digests["stopped"]

@@ -255,7 +255,7 @@ def _catalogue_of_training(
         catalogue.feature_ND[is_trained_N],
         catalogue.trained_N[is_trained_N],
         None if category_N is None else category_N[is_trained_N],
-        catalogue.look_dim,
+        catalogue.visual_dim,
     )
 
 

@@ -82,7 +82,7 @@ def ranking_dataset(
     )
 
 
-def rank_here(data: Ref, users: int, progress_actor: ProgressHandle) -> list[pa.Table]:
+def rank_in_process(data: Ref, users: int, progress_actor: ProgressHandle) -> list[pa.Table]:
     """The same rows from this process, which ranks on all cores."""
     threads = os.cpu_count() or 1
     with torch_threads(threads):

@@ -38,12 +38,12 @@ from visrec.features.fetch import (
     Picture,
     as_batch,
     fetch_chunk,
-    fetch_unsent,
+    fetch_unchanged_but_needed,
     mark_reused,
     objects,
 )
 from visrec.features.planning import ExtractionPlan
-from visrec.features.pooling import combine, pool_features
+from visrec.features.pooling import combine_digests, pool_features
 from visrec.features.table import Identity, read_features_at
 from visrec.ids import TEXT, index_in
 from visrec.progress import ProgressHandle, Timer
@@ -200,7 +200,7 @@ def extract_chain(
     return features.map_batches(WriteParts(extraction), batch_size=_PART_ROWS, num_cpus=1)
 
 
-def extract_here(
+def extract_in_process(
     extraction: ExtractionContext, chunks: int, threads: int, backbone: Backbone
 ) -> Iterator[dict[str, Any]]:
     """The chain over the pending pictures in this process; rows as of `extract_chain`.
@@ -283,7 +283,7 @@ class FetchAndDecode:
             pictures = fetch_chunk(rows, max_bytes)
         mark_reused(pictures, plan.stored["digest"])
         with timer.phase("fetch"):
-            fetch_unsent(pictures, rows, max_bytes)
+            fetch_unchanged_but_needed(pictures, rows, max_bytes)
         pixels_BHWC, seconds = self._decode(pictures)
         # A picture that is damaged now was perhaps damaged when the feature was made, too.
         mark_reused(pictures, plan.stored["digest"])
@@ -381,8 +381,8 @@ def pool_items(batch: Batch, feature_BD: npt.NDArray[np.float16]) -> Batch:
         if len(good) > 1:
             first, *others = good
             sources = [batch["source"][b] for b in good]
-            digest[first] = combine([batch["digest"][b] for b in good])
-            source[first] = "" if "" in sources else combine(sources)
+            digest[first] = combine_digests([batch["digest"][b] for b in good])
+            source[first] = "" if "" in sources else combine_digests(sources)
             feature_BD[first] = pool_features(feature_BD[good])
             reason[others] = _POOLED
     item = {"item_digest": digest, "item_source": source}

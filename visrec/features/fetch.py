@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.errors import StorageError
-from visrec.features.pooling import combine
+from visrec.features.pooling import combine_digests
 from visrec.ids import TEXT, is_in
 from visrec.sources.http import TOO_LARGE, Answer
 from visrec.sources.images import fetch_pictures
@@ -102,7 +102,7 @@ def fetch_chunk(rows: pa.Table, max_bytes: int) -> list[Picture]:
 def mark_reused(pictures: list[Picture], stored_digests: pa.ChunkedArray) -> None:
     """Gives the pictures of items whose digest is stored the reason `REUSE`."""
     items = [item for item in _items(pictures) if item and not item[0].reason]
-    digests = pa.array([combine([one.digest for one in item]) for item in items], TEXT)
+    digests = pa.array([combine_digests([one.digest for one in item]) for item in items], TEXT)
     for item, is_stored in zip(items, is_in(digests, stored_digests).to_pylist(), strict=True):
         if is_stored:
             for picture in item:
@@ -115,7 +115,7 @@ def _items(pictures: list[Picture]) -> Iterator[list[Picture]]:
         yield [picture for picture in group if picture.reason in ("", REUSE)]
 
 
-def fetch_unsent(pictures: list[Picture], rows: pa.Table, max_bytes: int) -> None:
+def fetch_unchanged_but_needed(pictures: list[Picture], rows: pa.Table, max_bytes: int) -> None:
     """Fetches pictures that have not changed, but are needed because another view of the item has.
 
     Args:

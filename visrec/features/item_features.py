@@ -76,14 +76,14 @@ class LoadedFeatures:
     Attributes:
         item_ids: (N,) sorted.
         feature_ND: (N, D) float16.
-        look_dim: the first dimensions, by which items look alike; the others are of texts.
+        visual_dim: the first dimensions, by which items look alike; the others are of texts.
         mean_text_T: (T,) what items without a text have; None unless texts are added to pictures.
         without_text: number of these items.
     """
 
     item_ids: pa.LargeStringArray
     feature_ND: npt.NDArray[np.float16]
-    look_dim: int
+    visual_dim: int
     mean_text_T: npt.NDArray[np.float16] | None = None
     without_text: int = 0
 
@@ -117,13 +117,13 @@ def load_item_features(
         )
     if mean_text_T is None:
         mean_text_T = _mean_of_rows(text_XT, row_N[has_text_N])
-    look_dim = feature_ND.shape[1]
-    both_ND = scratch_array((len(item_ids), look_dim + text_XT.shape[1]), np.float16)
-    both_ND[:, :look_dim] = feature_ND
-    both_ND[:, look_dim:] = mean_text_T
-    both_ND[has_text_N, look_dim:] = text_XT[row_N[has_text_N]]
+    visual_dim = feature_ND.shape[1]
+    both_ND = scratch_array((len(item_ids), visual_dim + text_XT.shape[1]), np.float16)
+    both_ND[:, :visual_dim] = feature_ND
+    both_ND[:, visual_dim:] = mean_text_T
+    both_ND[has_text_N, visual_dim:] = text_XT[row_N[has_text_N]]
     without_text = int((~has_text_N).sum())
-    return LoadedFeatures(item_ids, both_ND, look_dim, mean_text_T, without_text)
+    return LoadedFeatures(item_ids, both_ND, visual_dim, mean_text_T, without_text)
 
 
 def _mean_of_rows(

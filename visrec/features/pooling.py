@@ -30,7 +30,7 @@ def pool_features(feature_VD: npt.NDArray[np.float16]) -> npt.NDArray[np.float16
     return np.asarray((mean_D * scale).astype(np.float16))
 
 
-def combine(texts: Sequence[str]) -> str:
+def combine_digests(texts: Sequence[str]) -> str:
     """One text for the digests, or the sources, of the views of an item, in their order."""
     return texts[0] if len(texts) == 1 else hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
@@ -50,5 +50,5 @@ def item_sources(views: pa.Table) -> pa.Table:
     sources = first["source"].to_pylist()
     for n in several:
         found = views["source"][starts[n] : ends[n]].to_pylist()
-        sources[n] = None if None in found else combine(found)
+        sources[n] = None if None in found else combine_digests(found)
     return first.set_column(1, "source", pa.array(sources, TEXT))

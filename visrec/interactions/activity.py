@@ -138,7 +138,7 @@ class Activity:
     def _log_table(self, moment_G: Ints) -> npt.NDArray[np.float32]:
         """The logarithm of 1 + n for every count and every age in days."""
         days = max(0, (int(moment_G.max(initial=0)) - self._oldest) // DAY + 1)
-        return _log_table(max(days, self._most))
+        return _log_table(max(days, self._max_takers))
 
     @cached_property
     def _oldest(self) -> int:
@@ -146,7 +146,7 @@ class Activity:
         return int(self.first_N.min(initial=np.iinfo(np.int64).max))
 
     @cached_property
-    def _most(self) -> int:
+    def _max_takers(self) -> int:
         """How many users took the item that most users took."""
         return int(self.times.lengths.max(initial=0))
 
@@ -158,7 +158,7 @@ class Activity:
             feature_GCK[g] = counts.features()
         return feature_GCK
 
-    def tells_what_existed(self, item_V: npt.NDArray[np.integer], time_V: Ints) -> bool:
+    def are_mostly_known(self, item_V: npt.NDArray[np.integer], time_V: Ints) -> bool:
         """Whether enough interactions were with items that somebody had taken before their day.
 
         In a catalogue of unique works, most are the first with their item.

@@ -70,7 +70,7 @@ class Catalogue:
             has not seen.
         category_N: (N,) each item's code among the categories of training; -1 for an item without
             a category or with an unseen one. None for a model that does not require categories.
-        look_dim: the first dimensions of the features, by which items look alike; None for all.
+        visual_dim: the first dimensions of the features, by which items look alike; None for all.
         activity_NK: (N, K) what is known of the items at the moment of scoring
             (`visrec.interactions.activity`); None where nothing is.
     """
@@ -78,7 +78,7 @@ class Catalogue:
     feature_ND: npt.NDArray[np.floating[Any]]
     trained_N: npt.NDArray[np.int64]
     category_N: npt.NDArray[np.int64] | None = None
-    look_dim: int | None = None
+    visual_dim: int | None = None
     activity_NK: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -92,10 +92,10 @@ class Catalogue:
         return self.activity_NK
 
     @property
-    def look_NP(self) -> npt.NDArray[np.floating[Any]]:
+    def visual_feature_NP(self) -> npt.NDArray[np.floating[Any]]:
         """(N, P) the features by which items look alike: those of the pictures, where there are
         texts too."""
-        return self.feature_ND[:, : self.look_dim]
+        return self.feature_ND[:, : self.visual_dim]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +171,7 @@ class Model(nn.Module, ABC):
         del train
         return False
 
-    def weigh_added_score(self, weight: float) -> None:
+    def set_added_score_weight(self, weight: float) -> None:
         """Adds the score of `fit_added_score` with this weight, instead of an earlier weight."""
 
     @abstractmethod

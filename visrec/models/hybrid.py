@@ -130,7 +130,7 @@ class Hybrid(Model):
     Config = HybridConfig
     # (I,) 1 for the items that two users or more took, else 0. It is not stored: a loaded model has
     # ones, because the other items' own vectors are 0.
-    is_shared_I: Tensor
+    has_two_takers_I: Tensor
     ease_profile: Tensor | None  # (I, r) V
     ease_listed: Tensor | None  # (I, r) c T y
     traits = ModelTraits(requires_features=True)
@@ -151,7 +151,7 @@ class Hybrid(Model):
         # The items' own vectors a (in a list) and b (in a profile), side by side.
         # They start at 0 and stay there for an item of fewer than two takers.
         self.items = make_embedding(sizes.items, 2 * d, std=0.0)
-        self.register_buffer("is_shared_I", torch.ones(sizes.items), persistent=False)
+        self.register_buffer("has_two_takers_I", torch.ones(sizes.items), persistent=False)
         self.user_tower = selu_tower((2 + len(HALF_LIVES)) * d, hidden, hidden, d)
         # It starts as CuratorNet's: the weights of the recency means start at 0.
         first_HF = next(self.user_tower.parameters())
@@ -168,8 +168,8 @@ class Hybrid(Model):
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Computes the mean and the scale of the features, and which items two users took."""
         self.feature_scale.fit(catalogue.feature_ND)
-        takers_I = np.bincount(train.values, minlength=len(self.is_shared_I))
-        self.is_shared_I.copy_(torch.from_numpy(takers_I >= MIN_TAKERS))
+        takers_I = np.bincount(train.values, minlength=len(self.has_two_takers_I))
+        self.has_two_takers_I.copy_(torch.from_numpy(takers_I >= MIN_TAKERS))
 
     def forward(self, batch: TripleBatch) -> Tensor:
         """The mean loss of B examples; the item tower runs once for each distinct item."""
@@ -187,7 +187,7 @@ class Hybrid(Model):
         input_MD = scale_and_drop(
             batch.feature_MD, self.feature_scale, batch.item_M, batch.seed, threshold
         )
-        kept_M = self.is_shared_I[batch.item_M]
+        kept_M = self.has_two_takers_I[batch.item_M]
         if self.training:
             rate = self._config.vector_dropout
             kept_M = kept_M * keep_items(batch.item_M, batch.seed + _VECTOR_STREAM, rate)
@@ -230,13 +230,13 @@ class Hybrid(Model):
         return vectors
 
     def fit_added_score(self, train: Jagged) -> bool:
-        rank, items = self._config.ease_rank, len(self.is_shared_I)
+        rank, items = self._config.ease_rank, len(self.has_two_takers_I)
         profile_Ir, listed_Ir = low_rank_ease(train, items, EaseConfig().penalty, rank)
-        device = self.is_shared_I.device
+        device = self.has_two_takers_I.device
         self._ease = profile_Ir.to(device), self._config.temperature * listed_Ir.to(device)
         return bool(listed_Ir.any())
 
-    def weigh_added_score(self, weight: float) -> None:
+    def set_added_score_weight(self, weight: float) -> None:
         profile_Ir, listed_Ir = self._ease
         self.ease_profile = profile_Ir if weight else None
         self.ease_listed = weight * listed_Ir if weight else None
@@ -244,12 +244,12 @@ class Hybrid(Model):
     def _load_from_state_dict(self, state: dict[str, Any], prefix: str, *rest: Any) -> None:
         # Only the stored weights tell whether EASE is added, and with what rank.
         for name in EASE_BUFFERS:
-            stored, device = state.get(prefix + name), self.is_shared_I.device
+            stored, device = state.get(prefix + name), self.has_two_takers_I.device
             placeholder = None if stored is None else torch.empty_like(stored, device=device)
             setattr(self, name, placeholder)
         super()._load_from_state_dict(state, prefix, *rest)
-        if self.is_shared_I.is_meta:  # of a model that is made of its file: it is not stored
-            self.is_shared_I = torch.ones(len(self.is_shared_I))
+        if self.has_two_takers_I.is_meta:  # of a model that is made of its file: it is not stored
+            self.has_two_takers_I = torch.ones(len(self.has_two_takers_I))
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`vectors`: (N, d + K + r) float32, each item's vector in a list, its activity and, if

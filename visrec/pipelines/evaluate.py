@@ -28,7 +28,12 @@ from visrec.evaluation.data import (
     EvaluationOverview,
     prepare_evaluation,
 )
-from visrec.evaluation.rank_users import USERS, EvaluationResources, rank_here, ranking_dataset
+from visrec.evaluation.rank_users import (
+    USERS,
+    EvaluationResources,
+    rank_in_process,
+    ranking_dataset,
+)
 from visrec.evaluation.record import RECORD
 from visrec.evaluation.report import render
 from visrec.evaluation.results import COSTS, METRICS, REPORT
@@ -336,7 +341,7 @@ def _rank(config: EvaluateJob, data: Ref, users: int, summary: Summary) -> list[
     resources, blocks = config.resources, -(-users // USERS)
     with track_progress("rank", users, summary, unit="users") as progress_actor:
         if not on_ray():
-            return rank_here(data, users, progress_actor)
+            return rank_in_process(data, users, progress_actor)
         cpus = resources.cpus_per_worker
         workers = min(resources.workers or default_cpu_workers(cpus, 64), blocks)
         require_resources({"CPU": workers * cpus + 1.0}, config, "resources.workers")

@@ -31,7 +31,7 @@ from visrec.features.extract import (
     describe,
     describe_backbone,
     extract_chain,
-    extract_here,
+    extract_in_process,
 )
 from visrec.features.planning import CHUNK, ExtractionPlan, extraction_settings, plan_extraction
 from visrec.features.sentences import TextConfig
@@ -251,7 +251,7 @@ def run_chain(
         backbone: the network, if this process runs it.
     """
     if backbone is not None:
-        yield extract_here(extraction, counts.chunks, os.cpu_count() or 1, backbone)
+        yield extract_in_process(extraction, counts.chunks, os.cpu_count() or 1, backbone)
         return
     workers = min(network_workers(config), -(-counts.pending // CHUNK))
     with reserve_workers(workers, config.resources.per_worker) as reserved:

@@ -32,7 +32,7 @@ from visrec.recommend.published_run import PublishedRun
 from visrec.recommend.readback import WrittenRun, check_and_rescore
 from visrec.recommend.run_gates import GateInputs, GateResults, gates_of_run
 from visrec.recommend.run_inputs import ListSettings, RunSource, read_run_source
-from visrec.recommend.score import ScoringTask, score_here, scoring_dataset
+from visrec.recommend.score import ScoringTask, score_in_process, scoring_dataset
 from visrec.recommend.writer import WrittenShard
 from visrec.storage.store import Store
 from visrec.storage.table_pieces import has_more_rows
@@ -231,7 +231,7 @@ def _score(run: _Run, prepared: _Prepared, summary: Summary) -> list[WrittenShar
             rows = scoring_dataset(task, workers, progress_actor).iter_rows()
             written = list(map(WrittenShard.from_row, rows))
         else:
-            written = score_here(task, progress_actor)
+            written = score_in_process(task, progress_actor)
         return sorted(written, key=lambda shard: shard.name)
 
 

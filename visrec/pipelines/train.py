@@ -47,7 +47,7 @@ from visrec.training.data import TrainingData, TrainingInputs, load_training_dat
 from visrec.training.fit import TrainingRecipe, default_train_config, require_examples
 from visrec.training.loop import TrainConfig, require_equal_shares
 from visrec.training.sources import used_sampling
-from visrec.training.task import TrainResources, TrainTask, fit_closed_form, fit_here
+from visrec.training.task import TrainResources, TrainTask, fit_closed_form, fit_in_process
 from visrec.training.tracking import TrackerAccess, TrackerName, require_tracker
 
 
@@ -329,7 +329,7 @@ def _fit(config: TrainJob, summary: Summary, task: TrainTask, checkpoint_name: s
         if MODELS[config.model.name].trains_on == "nothing":
             call(fit_closed_form, task)
         elif not on_ray():
-            fit_here(task, checkpoints / checkpoint_name)
+            fit_in_process(task, checkpoints / checkpoint_name)
         else:
             from visrec.training.ray_train import fit_with_ray  # which takes seconds to import
 

@@ -63,7 +63,7 @@ def load_catalogue(
             read_items(items_table, item_ids).category_N, artifact.categories
         )
     trained_N = index_in(item_ids, artifact.item_ids)
-    return item_ids, Catalogue(loaded.feature_ND, trained_N, category_N, loaded.look_dim)
+    return item_ids, Catalogue(loaded.feature_ND, trained_N, category_N, loaded.visual_dim)
 
 
 def trained_users(trained_ids: pa.Array | None, user_ids: pa.Array) -> npt.NDArray[np.int64]:

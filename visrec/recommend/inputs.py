@@ -303,7 +303,7 @@ def _build_rules(
         code_N = artist_codes(group_N)
     if config.near_duplicate is not None:
         near_duplicate_N = near_duplicate_groups(
-            catalogue.look_NP, available_N, config.near_duplicate
+            catalogue.visual_feature_NP, available_N, config.near_duplicate
         )
     if code_N is None and near_duplicate_N is None:
         return None, group_N

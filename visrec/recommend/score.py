@@ -92,7 +92,7 @@ def scoring_dataset(task: ScoringTask, workers: int, progress_actor: ProgressHan
     )
 
 
-def score_here(task: ScoringTask, progress_actor: ProgressHandle) -> list[WrittenShard]:
+def score_in_process(task: ScoringTask, progress_actor: ProgressHandle) -> list[WrittenShard]:
     """Writes all shards in this process, with a search on all cores."""
     threads = os.cpu_count() or 1
     with torch_threads(threads):

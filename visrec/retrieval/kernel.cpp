@@ -171,7 +171,7 @@ Scored item_of(uint64_t rank) {
 }
 
 // Slightly less than the smallest exact score that rounds to this one.
-double rounds_to(float score) { return score - kRounded * std::fabs(score) - kTiny; }
+double least_rounding_to(float score) { return score - kRounded * std::fabs(score) - kTiny; }
 
 // One user's search: the items that may be among the best, with bounds of their scores in units of
 // the user's scale.
@@ -284,7 +284,7 @@ struct Search {
         // Other items need a score that is as good. A score that overflows cannot be compared.
         const float score = item_of(last).score;
         if (std::isfinite(score)) {
-            const float worst = float((rounds_to(score) - base) / unit);
+            const float worst = float((least_rounding_to(score) - base) / unit);
             least = std::max(least, std::nextafter(worst, -INFINITY));
         }
     }
@@ -542,7 +542,7 @@ struct Worker {
         rescore(items, search, remaining.data(), likely);
         if (likely < remaining.size()) {
             const double worst =
-                rounds_to(item_of(*std::min_element(ranked.begin(), ranked.end())).score);
+                least_rounding_to(item_of(*std::min_element(ranked.begin(), ranked.end())).score);
             const auto is_worse = [&](const Scored& one) {
                 return double(one.score) * search.unit + search.base < worst;
             };

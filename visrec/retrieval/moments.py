@@ -103,7 +103,7 @@ class Moments:
         """
         targets = self.held_out.targets
         time_V = np.repeat(self.held_out.time_E, targets.lengths)
-        return self.by_night and self.activity.tells_what_existed(targets.values, time_V)
+        return self.by_night and self.activity.are_mostly_known(targets.values, time_V)
 
     def groups(self, rows: Ints, by_each_moment: bool) -> Iterator[tuple[int, int, Ints]]:
         """Some users, those of one moment at a time: the moment, how many items are ranked, rows.
@@ -192,13 +192,13 @@ class MomentRanker:
     ) -> None:
         self._scorer_of, self._arrays, self._user_E = scorer_of, arrays, user_E
         self._moments, self._k = moments, k
-        self._moves = ACTIVITY in arrays or arrays_at is not None
+        self._depends_on_moment = ACTIVITY in arrays or arrays_at is not None
         self._arrays_at = arrays_at or self._part_of_arrays
         self._last: tuple[tuple[int, int], _ScorerAt] | None = None
 
     def groups(self, rows: Ints) -> Iterator[MomentGroup]:
         """The users at `rows`, which ascend, moment by moment."""
-        for moment, known, part in self._moments.groups(rows, self._moves):
+        for moment, known, part in self._moments.groups(rows, self._depends_on_moment):
             held = self._moments.held_out.take(part)
             yield MomentGroup(self._scorer_at(moment, known), held, self._user_E[part])
 
@@ -212,7 +212,7 @@ class MomentRanker:
         return self._scorer_at(0, len(self._moments.activity)).scorer.space_Nd
 
     def _scorer_at(self, moment: int, known: int) -> _ScorerAt:
-        key = (moment if self._moves else 0, known)
+        key = (moment if self._depends_on_moment else 0, known)
         if self._last is None or self._last[0] != key:
             self._last = (
                 key,

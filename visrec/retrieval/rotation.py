@@ -29,11 +29,11 @@ _MIN_ITEMS, _MIN_WIDTH = 8192, 48  # below, other work is most of a search
 # AVX-512 VNNI; for 200,000 items 1,800 and 4,600 (200 dimensions, variances 1 / rank^2).
 _FIRST_USERS, _FIRST_SCORES = 3000, 1e8
 _LEADS = (32, 48, 64, 96)
-_USERS, _ITEMS, _JUDGED = 1024, 8192, 64  # users and items of the sample; users judged by
+_USERS, _ITEMS, _COST_USERS = 1024, 8192, 64  # users and items of the sample; users judged by
 _REGULAR = 1e-3  # of the mean variance, added to each, for directions that the sample lacks
 # What an item that passes costs, in items that are multiplied whole: 8 for its rest, which is read
 # alone, and 2.5 times as many pass early in a search as in the end (AVX-512 VNNI, trained vectors).
-_ONE_BY_ONE = 20.0
+_COST_OF_PASSING = 20.0
 _WORTHWHILE = 0.7  # of the cost without: the estimate leaves out what both have
 
 
@@ -77,10 +77,10 @@ def choose_rotation(item_Nd: Floats, user_Bd: Floats, k: int) -> Rotation | None
     wide_Bd = user_Bd[random.permutation(len(user_Bd))[:_USERS]].astype(np.float64)
     length_B = _lengths(wide_Bd)
     unit_Bd = wide_Bd[length_B > 0] / length_B[length_B > 0, None]
-    if len(unit_Bd) < _JUDGED or not item_Sd.any():
+    if len(unit_Bd) < _COST_USERS or not item_Sd.any():
         return None
     item_dd, user_dd = _balanced(_covariance(item_Sd), _covariance(unit_Bd))
-    rotated_Sd, rotated_Bd = item_Sd @ item_dd, unit_Bd[:_JUDGED] @ user_dd
+    rotated_Sd, rotated_Bd = item_Sd @ item_dd, unit_Bd[:_COST_USERS] @ user_dd
     costs = _costs(rotated_Sd, rotated_Bd, [lead for lead in _LEADS if lead < d], k / n)
     lead = min(costs, key=lambda lead: costs[lead])
     if not costs[lead] < _WORTHWHILE:
@@ -124,7 +124,7 @@ def _costs(item_Sd: Doubles, user_Bd: Doubles, leads: list[int], share: float) -
         lead_BS += user_Bd[:, start:lead] @ item_Sd[:, start:lead].T
         rest_BS = np.outer(_lengths(user_Bd[:, lead:]), _lengths(item_Sd[:, lead:]))
         passing = float((lead_BS + rest_BS >= least_B1).mean())
-        costs[lead] = lead / item_Sd.shape[1] + _ONE_BY_ONE * passing
+        costs[lead] = lead / item_Sd.shape[1] + _COST_OF_PASSING * passing
     return costs
 
 

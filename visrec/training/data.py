@@ -312,10 +312,10 @@ def _clusters_or_groups(
     """
     if inputs.sampling is None:
         return None, None
-    look_NP = features.feature_ND[:, : features.look_dim]
+    visual_feature_NP = features.feature_ND[:, : features.visual_dim]
     if inputs.sampling.needs_clusters:
-        return load_clusters(inputs.tables.catalogue, ClusterConfig(), look_NP), None
-    return None, near_identical_groups(look_NP)
+        return load_clusters(inputs.tables.catalogue, ClusterConfig(), visual_feature_NP), None
+    return None, near_identical_groups(visual_feature_NP)
 
 
 def _empty_parts(

@@ -214,11 +214,11 @@ class Trainer:
         model.load_state_dict(self.best_weights)
         if not model.fit_added_score(self.data.train):
             return
-        model.weigh_added_score(0)
+        model.set_added_score_weight(0)
         auc, least_ndcg = self._auc_and_ndcg()
         least_auc = auc + _MIN_ADDED_GAIN
         for weight in model.added_score_weights:
-            model.weigh_added_score(weight)
+            model.set_added_score_weight(weight)
             auc, ndcg = self._auc_and_ndcg()
             if auc >= least_auc and auc > progress.best_auc and ndcg >= least_ndcg:
                 progress.best_auc, progress.added_weight = auc, weight
@@ -234,7 +234,7 @@ class Trainer:
         """Adds the score with a weight to `best_weights`; nothing if it is 0."""
         if weight and self.model.fit_added_score(self.data.train):
             self.model.load_state_dict(self.best_weights)
-            self.model.weigh_added_score(weight)
+            self.model.set_added_score_weight(weight)
             self.best_weights = {k: v.clone() for k, v in self.model.state_dict().items()}
 
     def run_epoch(self) -> None:

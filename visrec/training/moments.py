@@ -53,7 +53,7 @@ class MomentSource:
         self._sampling = dataclasses.replace(sampling, negatives="catalogue")
         self._candidates = CandidateSampler(data.train, len(data.item_ids), self._sampling, seed)
         values, time_R = data.train.values, data.time_R
-        self._unique_works = not self._activity.tells_what_existed(values, time_R)
+        self._unique_works = not self._activity.are_mostly_known(values, time_R)
         # As held-out items are ranked, but without items first taken that day: see
         # `visrec.retrieval.moments.Moments`.
         self._among_known = data.provenance.split.by == "night" and not self._unique_works

@@ -106,7 +106,7 @@ class TrainTask:
     track: TrackerAccess | None = None
 
 
-def fit_here(task: TrainTask, run: Store) -> None:
+def fit_in_process(task: TrainTask, run: Store) -> None:
     """Trains in this process, and resumes from the last checkpoint of an earlier one.
 
     Args:
