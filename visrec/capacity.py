@@ -35,8 +35,8 @@ def shard_count(queries: int, k: int) -> int:
 
     Lists can be reused only while this number stays the same, so it rarely changes from night to
     night. The files bound the memory of a process that verifies or reuses lists, since it reads
-    whole files. They are also the unit of work, so up to 64 are made before a file has more than
-    10,000 queries.
+    whole files. They are also the unit of work: with up to 640,000 queries, files have at most
+    10,000 each; beyond, the size limit decides.
     """
     for_size = queries * k * BYTES_PER_ENTRY / MAX_FILE_BYTES
     for_work = min(64, queries / 10_000)

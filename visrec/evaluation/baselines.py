@@ -1,4 +1,4 @@
-"""The rows of the table that need no training of their own: what a user would pick instead.
+"""The rows of the table that need no training of their own: what a shop could publish instead.
 
 Shapes: N items, D feature width.
 """

@@ -44,8 +44,8 @@ class EvaluationInputs:
     """Where evaluation reads.
 
     Attributes:
-        models: the trained models' directories, by label; the label "" of a single model stands for
-            the name of its kind.
+        models: the trained models' directories, by label; with a single model the label is "" and
+            its kind is shown.
         features: the features directory.
         interactions: which interactions count.
         interactions_uri: where they are.

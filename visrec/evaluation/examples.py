@@ -138,7 +138,8 @@ def _rival_auc(data: EvaluationData, rival: str | None, chosen: Ints) -> Floats 
 
 
 def hash_user_id(user_id: str, key: str) -> str:
-    """A short keyed hash: who has only the page cannot tell whose id it is, not even by trying.
+    """A short keyed hash: somebody who has only the page cannot recover the id, not even by hashing
+    candidate ids.
 
     Args:
         user_id: the user's id.

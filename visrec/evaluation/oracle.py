@@ -41,7 +41,7 @@ class InterestCurves:
     Attributes:
         release_time_I: (I,) int64, seconds since 1970.
         rise_s_I: (I,) float64, seconds from the release to the peak.
-        peak_I: (I,) float64, log interest at the peak, but for `rest`.
+        peak_I: (I,) float64, log interest at the peak, without the `rest` term.
         rest_I: (I,) float64, log interest long after the release.
     """
 

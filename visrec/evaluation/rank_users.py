@@ -1,9 +1,8 @@
 """Evaluation: every model ranks the held-out items of every test user, exactly.
 
-On Ray, or in this process.
-What the workers share is computed once: the split, the catalogue, each model's item arrays. A
-worker ranks a block of users by every model. At the end, one task aggregates the metrics of all
-users.
+This runs on Ray or in one process. What the workers share is computed once: the split, the
+catalogue, each model's item arrays. A worker ranks a block of users by every model. At the end, one
+task aggregates the metrics of all users.
 
 Shapes: B users of a block, N items, K list length.
 """

@@ -66,8 +66,8 @@ def find_previous(
 ) -> EvaluationRecord | None:
     """The evaluation of another model before this one.
 
-    That is the one whose training data end last, up to where this model's end; of several models of
-    the same data, the one that was evaluated last.
+    Of the models whose training data end no later than this one's, it is the one with the latest
+    end; among equals, the one evaluated last.
 
     Args:
         evaluations: directories of evaluations, the own one included, before anything is written.

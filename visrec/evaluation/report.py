@@ -186,7 +186,7 @@ def _tiles(report: Report) -> list[Tile]:
 def _share_tile(report: Report, metrics: Metrics, name: str, label: str) -> Tile | None:
     """A share in percent, next to the best baseline's; None where the model has no such figure.
 
-    Of beyond-accuracy metrics, more is not always better.
+    For beyond-accuracy metrics the change is not coloured, because more is not always better.
     """
     figure = metrics.get(report.model, {}).get(name)
     mean = finite_value(figure)

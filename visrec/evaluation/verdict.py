@@ -166,7 +166,8 @@ def _mixed(model: str, rival: str, sentence: str, details: Sequence[str]) -> Ver
 def _better(
     model: str, rival: str, metrics: Metrics, paired: Metrics, details: Sequence[str]
 ) -> Verdict:
-    """The verdict on a model that is better than every baseline, or all but another model."""
+    """The verdict on a model that beats the best baseline; another trained model may be better
+    still."""
     others = [m for m in metrics if m not in (model, ORACLE, RANDOM) and not m.startswith(RIVALS)]
     stronger = [m for m in others if _sign(paired.get(f"{model} - {m}", {}).get("auc")) < 0]
     advice: tuple[str, ...] = (

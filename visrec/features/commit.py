@@ -217,8 +217,8 @@ def _used_items(listing: pa.Table, rejected: pa.Table) -> pa.Table:
 def _count_fetched(
     written: list[str], store: Store, identity: Identity
 ) -> Iterator[tuple[str, int]]:
-    """Names and row counts of the files about pictures at http addresses, all of this run: it has
-    asked for each of them."""
+    """Names and row counts of the files about pictures at http addresses, all written by this run,
+    which asked every address."""
     names = sorted({name for name in written if name.startswith(f"{FETCHED_FOLDER}/")})
     index = read_index(store, names, identity, ["address"])
     rows_P = np.bincount(index["part"].to_numpy(), minlength=len(names)).tolist()

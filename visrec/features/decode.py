@@ -1,9 +1,9 @@
 """From the bytes of a file to pixels of one fixed shape, or a PictureError that says why not.
 
-The files of a catalogue cannot be trusted. Every error of Pillow becomes a PictureError; only the
-parsers of five formats ever run, and only on the first picture of a file; the pixel count is read
-from the header before anything is decoded; and of a strip the resize computes the crop alone, so a
-1x65535 picture costs no more than any other.
+The files of a catalogue cannot be trusted. Every error of Pillow becomes a PictureError. Only five
+parsers run, on the first picture of a file only. The pixel count is read from the header and
+checked before anything is decoded. Of an extreme strip only the crop is resized, so a 1x65535
+picture costs no more than any other.
 Colour profiles are ignored: the networks were trained on pixels that were read in the same way.
 
 Shapes: H height, W width.

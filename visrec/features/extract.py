@@ -285,7 +285,7 @@ class FetchAndDecode:
         with timer.phase("fetch"):
             fetch_unchanged_but_needed(pictures, rows, max_bytes)
         pixels_BHWC, seconds = self._decode(pictures)
-        # A picture that is damaged now was perhaps damaged when the feature was made, too.
+        # Decoding may have rejected a view; the remaining views may be those of a stored feature.
         mark_reused(pictures, plan.stored["digest"])
         timer.report(decode_s=seconds)
         unchanged_B = np.array([picture.is_unchanged for picture in pictures], np.int64)
@@ -392,7 +392,7 @@ def pool_items(batch: Batch, feature_BD: npt.NDArray[np.float16]) -> Batch:
 @dataclass(frozen=True)
 class WriteParts:
     """Features in; out come the names of the written files, how many pictures the network has seen,
-    and how many their servers had not changed."""
+    and how many pictures were unchanged on their servers."""
 
     extraction: ExtractionContext
 

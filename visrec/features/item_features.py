@@ -46,7 +46,7 @@ class FeatureTables:
 
     @staticmethod
     def of(kind: ItemFeatures, pictures: Store, text: Store | None) -> "FeatureTables":
-        """What a model takes, of the two directories of a workspace.
+        """The tables for a kind of model, out of a workspace's two.
 
         Raises:
             InputError: it takes texts, and there is no directory of their features.
@@ -76,7 +76,7 @@ class LoadedFeatures:
     Attributes:
         item_ids: (N,) sorted.
         feature_ND: (N, D) float16.
-        visual_dim: the first dimensions, by which items look alike; the others are of texts.
+        visual_dim: how many leading dimensions describe appearance; the rest are of texts.
         mean_text_T: (T,) what items without a text have; None unless texts are added to pictures.
         without_text: number of these items.
     """

@@ -43,7 +43,7 @@ class ExtractionPlan:
 
     Attributes:
         listing: the pictures by item and view, as `visrec.sources.images.LISTING_SCHEMA`, without
-            those that need no second look before they are rejected.
+            pictures that are rejected unread, such as those whose earlier rejection still holds.
         pending: the rows of the listing that have to be read, all views of an item together, with
             what is known of pictures at http addresses: the columns of `FETCHED`.
         chunks: where the pictures of each task start in `pending`, and their number at the end.

@@ -31,7 +31,7 @@ def pool_features(feature_VD: npt.NDArray[np.float16]) -> npt.NDArray[np.float16
 
 
 def combine_digests(texts: Sequence[str]) -> str:
-    """One text for the digests, or the sources, of the views of an item, in their order."""
+    """One digest for the digests, or the sources, of an item's views, in their order."""
     return texts[0] if len(texts) == 1 else hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 

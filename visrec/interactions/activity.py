@@ -27,8 +27,9 @@ WINDOW_DAYS = (1, 3, 7, 30, 365, 100_000)
 # The logarithms of 1 + each count, then the age, then whether the item was ever taken.
 ACTIVITY_FEATURES = len(WINDOW_DAYS) + 2
 
-# An item is taken to exist from the first time that somebody took it. Where less than this share of
-# interactions is with such items, as in a catalogue of unique works, that says nothing.
+# An item is taken to exist from the first time that somebody took it. If fewer than this share of
+# interactions are with items taken before, as in a catalogue of unique works, first takes do not
+# show what existed.
 _MIN_KNOWN_SHARE = 0.5
 
 _SOURCE = Path(__file__).with_name("activity.cpp")

@@ -27,7 +27,8 @@ from visrec.storage.schemas import PREPARED_INTERACTIONS, Column
 from visrec.storage.store import Store, parse_json
 from visrec.storage.table_pieces import TablePiece, read_piece
 
-_BATCH_ROWS = 4096  # of one partition in a batch: of fewer, the header would take most bytes
+# Rows of a partition in one record batch; with fewer, headers would take most of the bytes.
+_BATCH_ROWS = 4096
 _MAX_BUFFERED_ROWS = 1 << 20  # before they are written: what a task holds in memory
 # The largest dictionary of a partition's ids; beyond it, Parquet writes each id out in its row.
 _DICTIONARY_BYTES = 1 << 30

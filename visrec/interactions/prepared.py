@@ -3,8 +3,8 @@
 It holds interactions, or the rows of the users table or of the block list, which lack some of the
 columns of interactions.
 
-A directory of files that never change, and a manifest that lists the current partitions and the
-files whose rows they contain.
+It is stored as immutable files and a manifest, which lists the current partitions and the files
+whose rows they contain.
 
 Shapes: P partitions.
 """

@@ -112,7 +112,7 @@ class ReadCounts:
         rows: how many count.
         left_out: how many do not, by reason.
         incomplete: how many lack something.
-        unknown_ids: ids of items that are not in the catalogue, some of all.
+        unknown_ids: some of the ids that are not in the catalogue.
     """
 
     rows: int = 0

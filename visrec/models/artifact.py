@@ -186,8 +186,8 @@ def _mapped_tensors(file: BinaryIO, expected: Mapping[str, Tensor]) -> dict[str,
     """The tensors of a safetensors file. Large ones are mapped from it, so that all processes of a
     machine share their memory.
 
-    A file does not align its tensors, and sums in a product may depend on that. So tensors that
-    take part in products are copied; of the large ones, the tables of items and users, rows are.
+    Small tensors are copied, because tensors in a file are not aligned and sums may depend on that.
+    Large ones are tables of items or users, from which single rows are copied before any product.
 
     Raises:
         SafetensorError: it is no such file.
@@ -206,7 +206,7 @@ def _mapped_tensors(file: BinaryIO, expected: Mapping[str, Tensor]) -> dict[str,
 
 @contextmanager
 def _checked_files(store: Store) -> Iterator[tuple[dict[str, bytes], BinaryIO]]:
-    """The model's files, and the one of the weights, which may be large, opened.
+    """The model's small files as bytes, and the file of weights, open.
 
     Raises:
         InputError: see `load_artifact`.
@@ -312,7 +312,7 @@ def forget_users(store: Store, user_ids: pa.Array) -> int:
         begun = {name: [*expected[name][1:], new[name]] for name in changed}
         record = {"digests": [*earlier, _digest(hashes)], "files": {**record["files"], **begun}}
         store.write_json(_FORGET_RECORD, record)
-        # In this order: until the last one is written, the ids say which vectors are the users'.
+        # The weights before the ids: until the vectors are zeros, the ids say which they are.
         for name in (_WEIGHTS, _USERS, _HELD_OUT):
             if name in changed:
                 store.write(name, changed[name])
@@ -333,7 +333,8 @@ def earlier_digests(store: Store) -> list[str]:
 
 
 def _read_forget_record(store: Store) -> dict[str, Any]:
-    """`digests`: those before; `files`: the SHA-256 of files that are being replaced, by name."""
+    """`digests`: the model's earlier digests; `files`: the SHA-256 of files that are being
+    replaced, by name."""
     found = store.read_if_exists(_FORGET_RECORD)
     if found is None:
         return {"digests": [], "files": {}}

@@ -70,7 +70,8 @@ class Catalogue:
             has not seen.
         category_N: (N,) each item's code among the categories of training; -1 for an item without
             a category or with an unseen one. None for a model that does not require categories.
-        visual_dim: the first dimensions of the features, by which items look alike; None for all.
+        visual_dim: how many leading dimensions of the features describe appearance; the rest are of
+            texts. None for all.
         activity_NK: (N, K) what is known of the items at the moment of scoring
             (`visrec.interactions.activity`); None where nothing is.
     """
@@ -93,8 +94,7 @@ class Catalogue:
 
     @property
     def visual_feature_NP(self) -> npt.NDArray[np.floating[Any]]:
-        """(N, P) the features by which items look alike: those of the pictures, where there are
-        texts too."""
+        """(N, P) the features that describe appearance, without those of texts."""
         return self.feature_ND[:, : self.visual_dim]
 
 
@@ -130,7 +130,7 @@ class Model(nn.Module, ABC):
         default_overrides: the model's own defaults of training settings.
         trains_on: the kind of batch that `forward` takes, a key of
             `visrec.training.sources.SOURCES`; "nothing" if `fit` alone sets the weights.
-        added_score_weights: the weights to choose from, besides 0, by a model that has a
+        added_score_weights: the weights, besides 0, among which training chooses for a model with
             `fit_added_score`.
         item_tables: parameters and buffers with a row for each item of training that `item_arrays`
             reads and `scorer` does not.
@@ -188,9 +188,9 @@ class Model(nn.Module, ABC):
         """A scorer over the result of `item_arrays`."""
 
     def without_item_tables(self) -> Self:
-        """This model, which from now on has what `scorer` reads alone: its `item_tables` are empty.
+        """Empties the `item_tables`, which `scorer` does not read, and returns this model.
 
-        So the workers that score need no memory for them.
+        So the workers that score need no memory for the tables.
         """
         for name in self.item_tables:
             folder, _, attribute = name.rpartition(".")

@@ -52,18 +52,18 @@ class Cooccurrence(Model):
     default_overrides = TrainOverrides(learning_rate=1e-2, weight_decay=1e-2)
     trains_on = "users"
     item_tables = ("vectors",)
-    users: Tensor
+    num_users: Tensor
 
     def __init__(self, config: CooccurrenceConfig, sizes: Sizes) -> None:
         super().__init__(config, sizes)
         self.vectors = nn.Parameter(torch.empty(sizes.items, config.width))
         nn.init.normal_(self.vectors, std=0.1)
-        self.register_buffer("users", torch.zeros(()))
+        self.register_buffer("num_users", torch.zeros(()))
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Counts the users with a training item."""
         del catalogue
-        self.users.fill_(float((train.lengths > 0).sum()))
+        self.num_users.fill_(float((train.lengths > 0).sum()))
 
     def forward(self, batch: UserBatch) -> Tensor:
         """An unbiased estimate of the sum, divided by the number of users."""
@@ -72,7 +72,7 @@ class Cooccurrence(Model):
         items = batch.items
         sum_Bd = pool(self.vectors, items, "sum")
         user_pairs = (sum_Bd**2).sum() - square_I[items.values].sum()
-        return all_pairs / self.users - 2 * user_pairs / len(items)
+        return all_pairs / self.num_users - 2 * user_pairs / len(items)
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`vectors`: (N, width) float32; zeros for unseen items."""

@@ -128,8 +128,8 @@ class Hybrid(Model):
     """See the module's docstring."""
 
     Config = HybridConfig
-    # (I,) 1 for the items that two users or more took, else 0. It is not stored: a loaded model has
-    # ones, because the other items' own vectors are 0.
+    # (I,) 1 for items with two takers or more, else 0. Not stored: in a loaded model it is all
+    # ones, which is right because the other items' vectors are 0.
     has_two_takers_I: Tensor
     ease_profile: Tensor | None  # (I, r) V
     ease_listed: Tensor | None  # (I, r) c T y
@@ -248,7 +248,8 @@ class Hybrid(Model):
             placeholder = None if stored is None else torch.empty_like(stored, device=device)
             setattr(self, name, placeholder)
         super()._load_from_state_dict(state, prefix, *rest)
-        if self.has_two_takers_I.is_meta:  # of a model that is made of its file: it is not stored
+        if self.has_two_takers_I.is_meta:  # the model was built on the meta device
+            # This buffer is not in the file.
             self.has_two_takers_I = torch.ones(len(self.has_two_takers_I))
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:

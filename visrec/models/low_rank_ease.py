@@ -16,8 +16,8 @@ about the same scale, so that one weight for all users adds them to other scores
 
 The r largest singular values are kept, for w_k shrinks with s_k; with all of them the scores are
 those of EASE. They are found by subspace iteration (Halko, Martinsson & Tropp 2011, SIAM Review
-53), in which X is only ever multiplied by r + 16 columns. So time is proportional to the number of
-interactions, and memory to the number of users and items.
+53), in which X is only ever multiplied by r + 16 columns. So time and memory are proportional to
+the number of interactions, users and items, and not to that of pairs of items.
 
 The standard deviation of x_uj over the items j is sqrt(q_u . C q_u), where C is the covariance of
 y. `low_rank_ease` divides y by the root of the mean of q_u . C q_u over the training's users.
@@ -36,7 +36,7 @@ from visrec.models.pooling import pool
 
 _OVERSAMPLING = 16  # columns beyond the rank, without which the last ones are inexact
 _ITERATIONS = 8
-MIN_TAKERS = 2  # of an item, for it to say what is taken together
+MIN_TAKERS = 2  # takers that an item needs to say anything about co-occurrence
 _MIN_SPREAD = 1e-9  # of scores, relative to the largest y: below it they differ by rounding alone
 
 

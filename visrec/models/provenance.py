@@ -106,7 +106,8 @@ class Provenance:
 
     Attributes:
         data: the inputs and their split.
-        train: the training configuration, as JSON values: its class belongs to a later stage.
+        train: the training configuration, as JSON values, because this module may not import the
+            class.
         sampling: the sampling configuration, as JSON values.
         settings_digest: hash of data and settings. A rerun with the same digest has nothing to do.
     """

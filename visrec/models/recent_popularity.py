@@ -1,6 +1,6 @@
 """Recent popularity: an item's score is how often it was taken in the last days. A baseline.
 
-It is what counting alone knows of a catalogue in which interest moves.
+It shows how far counting recent interactions gets where demand changes.
 """
 
 from dataclasses import dataclass

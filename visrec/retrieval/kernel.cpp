@@ -180,7 +180,7 @@ struct Search {
     std::vector<int32_t> item;  // positions
     size_t size, full, max_size;
     float least;   // items with a higher bound below this are not among the k best
-    float guess;   // what `least` was raised to before k items had such lower bounds; -inf: it was not
+    float guess;   // the guess that `least` was raised to; -inf if it never was
     double unit;   // the score that a bound of 1 stands for
     double base;   // the score of the mean of all items, which is part of every score
     float margin;  // how far below the k-th an item with the same rounded score may be
@@ -231,8 +231,8 @@ struct Search {
         }
     }
 
-    // Raises `least` to what the k-th lower bound will probably be, after a share of all items, which
-    // come in random order: among `share * k` of the k best, plus three standard deviations.
+    // Raises `least` to a guess of the final k-th lower bound. Items come in random order, so about
+    // `share * k` of the k best have been seen; three standard deviations are added.
     void raise(int k, double share) {
         const double expected = share * k;
         const int sure = int(expected + 3 * std::sqrt(expected) + 3);
@@ -499,18 +499,20 @@ struct Worker {
             searches[u].start(capacity, std::ldexp(scale, exponent + items.exponent), base, vector,
                               excluded + offsets[u], excluded + offsets[u + 1]);
         }
-        const int64_t size = items.quads * kItems * 4, share = (size / kGroups + 63) / 64 * 64;
+        const int64_t size = items.quads * kItems * 4;
+        const int64_t prefetch_bytes = (size / kGroups + 63) / 64 * 64;
         int64_t next_guess = guessing ? kFirstGuess : items.blocks;
         for (int64_t block = 0; block < items.blocks; block++) {
             if (block == next_guess) {
-                const double share = double(block) / double(items.blocks);
-                for (int64_t u = 0; u < count; u++) searches[u].raise(k, share);
+                const double seen_share = double(block) / double(items.blocks);
+                for (int64_t u = 0; u < count; u++) searches[u].raise(k, seen_share);
                 next_guess *= 2;
             }
             for (int64_t u = 0; u < count; u += kUsers) {
                 // Prefetches part of the next block while this one is multiplied.
-                const uint8_t* coming = items.packed + (block + 1) * size + u / kUsers * share;
-                for (int64_t j = 0; j < share; j += 64) simd::prefetch(coming + j);
+                const uint8_t* coming =
+                    items.packed + (block + 1) * size + u / kUsers * prefetch_bytes;
+                for (int64_t j = 0; j < prefetch_bytes; j += 64) simd::prefetch(coming + j);
                 score_block(items, block, bytes.data() + u * width, users.data() + u, u,
                             int(std::min<int64_t>(kUsers, count - u)), searches.data() + u, k,
                             ranked, passed_items);

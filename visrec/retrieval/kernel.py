@@ -226,8 +226,9 @@ def load_kernel() -> ctypes.CDLL | None:
 def kernel_for(vectors_Nd: torch.Tensor) -> ctypes.CDLL | None:
     """The compiled kernel, or None if it is not available or does not take these vectors.
 
-    The kernel takes float32 vectors on a CPU only. A caller that gets None computes the same
-    results with torch.
+    The kernel takes float32 vectors on a CPU only. A caller that gets None computes with
+    torch: lists that are equal, and ranks and reasons that may differ where scores are equal up to
+    rounding.
     """
     is_supported = vectors_Nd.device.type == "cpu" and vectors_Nd.dtype == torch.float32
     return load_kernel() if is_supported else None

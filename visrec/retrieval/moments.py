@@ -1,9 +1,9 @@
 """Ranks held-out items as a night would have: each user at their own moment.
 
 Items are ranked for a user by what was known at midnight before the held-out basket. If the split
-is by night, only items that somebody had taken by the end of that day are ranked. Items are in the
-order in which they were first taken, so these are the first ones, and what a model knows of them is
-the first part of its arrays, without a copy.
+is by night, only items that somebody had taken by the end of that day are ranked. Items are stored
+in the order in which they were first taken. So the items known at a moment are the first n, and a
+model's arrays of them are the first n rows, without a copy.
 
 Shapes: N items, E held-out users, B of them, K list length, d width.
 """
@@ -97,20 +97,21 @@ class Moments:
 
     @cached_property
     def among_known(self) -> bool:
-        """Whether a user is ranked among the items that somebody had taken by the end of that day.
+        """Whether a user is ranked only among items taken by the end of the held-out day.
 
-        In a catalogue of unique works, most held-out items were not: there, all items are ranked.
+        In a catalogue of unique works most held-out items are new that day, so all items are
+        ranked.
         """
         targets = self.held_out.targets
         time_V = np.repeat(self.held_out.time_E, targets.lengths)
         return self.by_night and self.activity.are_mostly_known(targets.values, time_V)
 
     def groups(self, rows: Ints, by_each_moment: bool) -> Iterator[tuple[int, int, Ints]]:
-        """Some users, those of one moment at a time: the moment, how many items are ranked, rows.
+        """Yields, for each moment: the moment, the number of ranked items, the rows of its users.
 
         Args:
             rows: (B,) of the users, ascending.
-            by_each_moment: false if it makes no difference to the model when it is asked.
+            by_each_moment: false if the model's scores do not depend on the moment.
         """
         if not by_each_moment and not self.among_known:
             yield 0, len(self.activity), rows

@@ -9,8 +9,9 @@ pass, otherwise they are computed again, so memory does not grow with the number
 For a model that re-ranks, the ranking is that of its lists: first the proposed items by the model's
 scores, then all other items by the proposer's scores.
 
-Only items below a held-out item are counted; all others are above it. NaN is below nothing, and
-nothing is below NaN, so a model with NaN scores has an AUC of 0 and not of 1.
+The tiles count the items below a held-out item; all others are above it. NaN is below nothing, and
+nothing is below NaN, so a model with NaN scores has an AUC of 0 and not of 1. The kernel counts the
+items above a held-out item, with the same convention for NaN.
 
 Shapes: B users, N items, P held-out items of all users, n held-out items of one user at most, T
 items of a tile, C items proposed to each user, V entries of lists, d width.

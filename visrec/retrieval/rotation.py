@@ -29,12 +29,15 @@ _MIN_ITEMS, _MIN_WIDTH = 8192, 48  # below, other work is most of a search
 # AVX-512 VNNI; for 200,000 items 1,800 and 4,600 (200 dimensions, variances 1 / rank^2).
 _FIRST_USERS, _FIRST_SCORES = 3000, 1e8
 _LEADS = (32, 48, 64, 96)
-_USERS, _ITEMS, _COST_USERS = 1024, 8192, 64  # users and items of the sample; users judged by
+# Sizes of the sample; `_COST_USERS` of its users estimate the cost.
+_USERS, _ITEMS, _COST_USERS = 1024, 8192, 64
 _REGULAR = 1e-3  # of the mean variance, added to each, for directions that the sample lacks
-# What an item that passes costs, in items that are multiplied whole: 8 for its rest, which is read
-# alone, and 2.5 times as many pass early in a search as in the end (AVX-512 VNNI, trained vectors).
+# Cost of an item that passes the lead, in whole products: 8 to read its rest, times 2.5, because
+# more items pass early in a search (AVX-512 VNNI, trained vectors).
 _COST_OF_PASSING = 20.0
-_WORTHWHILE = 0.7  # of the cost without: the estimate leaves out what both have
+# Rotate only if the estimate is below this share of the cost without; work common to both is not
+# estimated.
+_WORTHWHILE = 0.7
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ def users_before_choice(n: int, d: int) -> float | None:
 
 
 def choose_rotation(item_Nd: Floats, user_Bd: Floats, k: int) -> Rotation | None:
-    """A rotation with which a search is faster by a sample of these vectors; None if there is none.
+    """A rotation that, judged on a sample of these vectors, makes a search faster; None if there is
+    none.
 
     Args:
         item_Nd: the items' finite vectors; so many and so wide that there is a choice.

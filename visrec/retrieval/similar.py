@@ -40,7 +40,7 @@ def similarity_arrays(scorer: Scorer, model_name: str) -> ItemArrays:
 
 
 def cosine_scorer(arrays: ItemArrays, use_gpu: bool) -> DotScorer:
-    """A scorer of cosines. The user is an item, whose profile is that item."""
+    """A scorer of cosines. The query is an item, and its profile is that item alone."""
     unit_Nd = zero_copy_tensor(arrays["unit"])
     unit_Nd = unit_Nd.cuda() if use_gpu else unit_Nd
     return DotScorer(unit_Nd, lambda profiles, _: pool(unit_Nd, profiles, "mean"))

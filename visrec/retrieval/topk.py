@@ -1,4 +1,4 @@
-"""The k best items for each of many users: exact, tile by tile, and the same for any batch.
+"""Finds the k best items of many users exactly, tile by tile, and equally in any batch.
 
 Dot products are searched by the compiled kernel (`kernel.py`) if `kernel_for` finds it. If not,
 torch finds a shortlist in float32 and scores it again in float64 (`torch_topk.py`). Both give the
@@ -85,7 +85,8 @@ class Search(Protocol):
 def user_blocks(
     scorer: Scorer, profiles: Jagged, user_B: Ints
 ) -> Iterator[tuple[slice, Any]]:  # Any: each scorer has its own type of state
-    """Slices of at most `USER_ROWS` users, each with the scorer's state, padded to `USER_ROWS`."""
+    """Slices of at most `USER_ROWS` users, and the scorer's state of each, which has `USER_ROWS`
+    rows."""
     for start in range(0, len(user_B), USER_ROWS):
         block = slice(start, min(start + USER_ROWS, len(user_B)))
         rows = np.full(USER_ROWS, -1, np.int64)

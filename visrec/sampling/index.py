@@ -36,8 +36,8 @@ class SamplingIndex:
         num_items: N.
         clusters: (N,) the clusters of the items; None if no guideline needs them.
         artist_N: (N,) artist codes, -1 for none; None if no item has an artist.
-        near_identical_N: (N,) items with the same number have near-identical pictures; read only
-            without `clusters`, which have such groups of their own. None: no two items have.
+        near_identical_N: (N,) items with the same number have near-identical pictures. Ignored if
+            `clusters` is given, which has its own groups. None: no two pictures are near-identical.
     """
 
     train: Jagged
@@ -129,7 +129,7 @@ class SamplingIndex:
 
     @cached_property
     def has_valid_negative_O(self) -> Bools:
-        """(O,) whether more items are outside the profile than are near-identical to any item."""
+        """(O,) whether the items outside the profile outnumber the largest near-identical group."""
         largest_group = np.bincount(self.group_N).max()
         return np.asarray(self.profile_length_O + largest_group < self.num_items)
 

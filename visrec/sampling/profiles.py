@@ -76,7 +76,8 @@ def cut_profiles(
     """
     uncut = _uncut_profiles(index, sampled)
     size_B = np.minimum(uncut.length_B, max_length)
-    # A triple has a slot for each item of its cut profile, and a positive that stays has the last.
+    # A triple has one slot for each item of its cut profile. If the positive stays, it takes the
+    # last slot.
     slots = Jagged(np.ones(size_B.sum(), bool), offsets_from_lengths(size_B))
     if subsample:
         slots = subsample_profiles(slots, uncut.length_B, uncut.keeps_B, random)
@@ -99,8 +100,8 @@ def cut_profiles(
         chosen_V = subsets.values + np.repeat(slot_start_S[is_cut_S], subsets.lengths)
         index_V[np.repeat(is_cut_S, length_S)] = chosen_V[is_used_V]
 
-    # These indices become positions: those from the positive's on move up by one, and the last slot
-    # of a profile that keeps the positive gets the positive itself.
+    # Indices become positions. An index at or above the positive's place grows by one, which skips
+    # the positive; a profile that keeps the positive gets it in its last slot.
     offsets, hole_S = offsets_from_lengths(length_S), uncut.hole_B + slot_start_S
     position_V = index_V + (index_V >= np.repeat(hole_S, length_S))
     position_V[offsets[1:][uncut.keeps_B] - 1] = hole_S[uncut.keeps_B]

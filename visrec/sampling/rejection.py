@@ -24,7 +24,8 @@ class Proposer(Protocol[RowsT_contra]):
 
     @property
     def weight_N(self) -> Weights:
-        """(N,) each item's weight; a row is proposed the items it accepts in proportion to them."""
+        """(N,) each item's weight: among the items that a row accepts, each is drawn in proportion
+        to its weight."""
 
     def propose(self, rows: RowsT_contra, random: Random) -> Ints:
         """(B,) an item for each row."""
@@ -36,10 +37,10 @@ class Proposer(Protocol[RowsT_contra]):
 def draw_accepted(proposer: Proposer[RowsT], rows: RowsT, key_B: Ints, random: Random) -> Ints:
     """(B,) an accepted item for each row; every row must accept at least one.
 
-    Rows without an item share a pass over the catalogue with all rows of the same key. When the
-    proposals so far have cost more than such passes would, they are made: each key's accepted items
-    are listed, and its rows draw from the list. So the time is bounded even if a row accepts only
-    one item of a million.
+    Rows are first served by proposals. Once these have cost more than one pass over the catalogue
+    for each remaining key, those passes are made: each key's accepted items are listed, and its
+    rows draw from the list. So the time is bounded even if a row accepts only one item of a
+    million.
 
     Args:
         proposer: proposes the items.

@@ -147,7 +147,7 @@ class Triples:
 
 @dataclass(frozen=True)
 class _BlockKey:
-    """Which block of triples a worker keeps, with the profiles of its own share.
+    """Identifies the block that a worker holds; it has the profiles of that worker's share.
 
     Attributes:
         number: the number of the block in its epoch.

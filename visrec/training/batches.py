@@ -36,7 +36,8 @@ class BatchSource(Protocol):
     """Gives batches by epoch and step. A step has the same examples for any number of workers.
 
     Attributes:
-        rows: training rows, if each comes once before any comes again; None if examples are drawn.
+        rows: the number of training rows, for a source that takes every row once before any again;
+            None for a source that draws.
     """
 
     rows: int | None
@@ -171,7 +172,10 @@ def _replaced_negatives(requested: str, used: str) -> str:
 
 
 class UserSource:
-    """Users with all of their training items. Every user comes once before any comes again."""
+    """Users with all of their training items.
+
+    Within an epoch, every user comes once before any comes again.
+    """
 
     notes: tuple[str, ...] = ()
 
@@ -258,7 +262,7 @@ class RatingSource:
 
 
 def no_user_has(users: int, what: str) -> NoExamplesError:
-    """The error for data of which too much is held out, or left out, to train on the rest.
+    """The error for data that leave nothing to train on after holding out and filtering.
 
     Args:
         users: number of users.

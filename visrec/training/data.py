@@ -65,8 +65,8 @@ class TrainingInputs:
         items_table: the items table; None where neither the model nor a guideline reads it.
         split: what is held out.
         traits: what the model requires.
-        sampling: how triples are drawn, whose guidelines may require clusters and artists; None for
-            a model that does not train on triples.
+        sampling: how triples are drawn; its guidelines may require clusters and artists. None for a
+            model that does not train on triples.
         text_features: the features directory of the texts, for a model that takes them.
         item_features: the tables that the model takes.
         prepared: where interactions are prepared, to be read by several processes; None where one

@@ -28,10 +28,12 @@ from visrec.training.validation import sample_users, validation_auc, validation_
 
 # The smallest gain in AUC that counts as an improvement, as in the reference implementation.
 _MIN_GAIN = 1e-4
-# The same for an added score, which makes a model's vectors longer.
+# The same for an added score, with a higher bar because it makes item vectors longer and the search
+# slower.
 _MIN_ADDED_GAIN = 1e-3
-# Of an epoch in which every row comes. On the demo, 40,960 triples are nine passes: the first epoch
-# was the best one then, with a validation AUC of 0.915; after epochs of three passes it is 0.918.
+# Limits for a source that takes every row: passes over the rows in an epoch, and steps. With nine
+# passes an epoch (40,960 triples), the demo's best validation AUC was 0.915, after the first epoch;
+# with three it is 0.918.
 _MAX_PASSES, _MIN_STEPS = 3, 20
 
 
@@ -42,7 +44,8 @@ class TrainConfig:
     Attributes:
         epochs: maximum number of epochs.
         triples_per_epoch: triples sampled in each epoch. A model that takes every row in turn, as
-            hybrid does, has at most three for each row, but at least 20 steps.
+            hybrid does, has at most three for each row (or 20 steps if that is more), and never
+            more than this.
         batch_size: triples of a step, all workers together.
         learning_rate: initial learning rate of AdamW.
         weight_decay: each step multiplies the weights by 1 - learning rate * weight_decay, whatever
@@ -114,7 +117,8 @@ class Progress:
     Attributes:
         epoch: number of epochs trained.
         history: one entry an epoch: loss, val_auc, learning_rate, seconds, triples.
-        best_auc: highest validation AUC so far; at the end that with the added score.
+        best_auc: highest validation AUC so far; after the first fit has ended, that of the model
+            with the added score.
         best_epoch: number of epochs after which it was reached.
         epochs_without_improvement: epochs since `best_epoch`.
         diverged: whether the last epoch ended with a loss, weights or scores that are NaN or

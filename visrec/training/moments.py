@@ -8,9 +8,10 @@ profiles and does not lean on the latest item alone. The positive is compared wi
 catalogue; if the split is by night, only with those that somebody had taken by then.
 
 An interaction has a single profile at its moment, which the network soon knows by heart where there
-are few interactions. So every second step trains taste alone: a profile has all other items of its
-user, also later ones, and every profile is thinned. Such profiles say nothing about time, so the
-recency means are 0 in these steps. What is known of the items is that of the moment, as ever.
+are few interactions. So every second step trains taste alone: a profile has the user's latest items
+(`--sampling.max_profile` again), those after the positive included, and every profile is thinned.
+Such profiles say nothing about time, so the recency means are 0 in these steps. What is known of
+the items is that of the moment, as ever.
 
 In a catalogue of unique works, most interactions are the first with their item. What was taken by
 then tells nothing, and taste is all there is to learn: every step trains it, without activity.
@@ -54,8 +55,8 @@ class MomentSource:
         self._candidates = CandidateSampler(data.train, len(data.item_ids), self._sampling, seed)
         values, time_R = data.train.values, data.time_R
         self._unique_works = not self._activity.are_mostly_known(values, time_R)
-        # As held-out items are ranked, but without items first taken that day: see
-        # `visrec.retrieval.moments.Moments`.
+        # Candidates are limited like the items of evaluation (`visrec.retrieval.moments.Moments`),
+        # except that items first taken on the day itself are left out.
         self._among_known = data.provenance.split.by == "night" and not self._unique_works
         self._order_E = np.zeros(0, np.int64)
         self.notes = self._notes(sampling)
@@ -75,7 +76,7 @@ class MomentSource:
         if self._unique_works:
             notes.append(
                 "most interactions are the first with their item, so the model learns taste alone: "
-                "from all other items of each user, and not from what was taken by then"
+                "from the latest other items of each user, and not from what was taken by then"
             )
         return tuple(notes)
 

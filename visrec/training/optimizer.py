@@ -1,9 +1,10 @@
 """AdamW and a moving average of the weights, at the cost of the rows that a step reads.
 
 An embedding table has a row for each user, and the plain versions of both read and write the whole
-table in every step: with a million users and a width of 100, these are 400 MB, five times. Here a
-step reads and writes only the rows of its batch. All other rows change in the same way, so the
-change is kept as a few numbers per table, and is applied to a row when the row is next read.
+table in every step: with a million users and a width of 100, each such pass touches 400 MB, and a
+step makes five. Here a step reads and writes only the rows of its batch. All other rows change in
+the same way, so the change is kept as a few numbers per table, and is applied to a row when the row
+is next read.
 
 Shapes: R rows of a table, r rows with a gradient, D its width, X any batch shape.
 """

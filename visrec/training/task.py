@@ -1,7 +1,7 @@
 """What every training worker is given, and what it does with it; with or without Ray.
 
-A job whose training has one worker and no GPU trains in its own process, with the checkpoints in
-the workspace that Ray Train would keep for several.
+One worker without a GPU trains in the job's own process. It writes its checkpoints to the
+workspace itself; for several workers, Ray Train does.
 """
 
 import math
@@ -151,7 +151,10 @@ def _read_checkpoint(run: Store, folder: Path) -> bool:
 
 
 def run_training(
-    task: TrainTask, data: TrainingData, trainer: Trainer, keep: Callable[[Trainer], None]
+    task: TrainTask,
+    data: TrainingData,
+    trainer: Trainer,
+    write_checkpoint: Callable[[Trainer], None],
 ) -> None:
     """Trains from where the trainer is to the end, and on rank 0 writes the model.
 
@@ -159,7 +162,7 @@ def run_training(
         task: what to train.
         data: the data of the task.
         trainer: new or restored.
-        keep: makes a checkpoint, after each epoch.
+        write_checkpoint: is called after each epoch.
     """
     timer = Timer(task.progress_actor)
     is_leader = trainer.context.rank == 0
@@ -173,7 +176,7 @@ def run_training(
     def report(trainer: Trainer) -> None:
         if is_leader:
             _report(trainer, task, timer, tracker)
-        keep(trainer)
+        write_checkpoint(trainer)
 
     trainer = train_to_end(trainer, task.recipe, data, report)
     if is_leader:

@@ -2,7 +2,7 @@
 
 The run's id is kept in the checkpoint, so a training that was killed goes on in the same run. An
 epoch is logged before its checkpoint is written: a kill between the two repeats the epoch, which
-logs the same values at the same step, and no step is ever missing.
+logs the same loss and AUC at the same step, and no step is ever missing.
 
 Servers and credentials are configured by each tracker's own environment variables, such as
 MLFLOW_TRACKING_URI. Weights & Biases was not run here: it needs an account.

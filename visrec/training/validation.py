@@ -63,7 +63,7 @@ def validation_means(
 
 
 def score_held_out(model: Model, data: TrainingData, held: HeldOut) -> npt.NDArray[np.float64]:
-    """(E,) the AUC of each held-out user, by their moments and not in the order of `held`."""
+    """(E,) each user's AUC, ordered by moment, not as in `held`."""
     return _held_out_metrics(model, data, held)["auc"]
 
 

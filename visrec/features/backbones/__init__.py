@@ -65,7 +65,7 @@ class BackboneConfig:
         batch: pictures per call of the network; a smaller batch is padded to this size. By default
             64 on a GPU, and on a CPU 8 in bfloat16 and 4 in float32: the layers of a batch then
             stay in the cache, and the allocator reuses their memory.
-            Features may differ in the last bit between two values.
+            Features may differ in the last bit between two batch sizes.
     """
 
     name: str = "efficientnet-lite0"

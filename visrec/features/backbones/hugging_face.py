@@ -11,8 +11,8 @@ The feature of a picture is the embedding that the model's authors compare pictu
 | DINOv3 ConvNeXt | the mean of the last feature map after its layer norm |
 | every other model | its trained pooler's output; without one, the mean of tokens or feature map |
 
-Of a model of pictures and texts, CLIP's and SigLIP's vision half alone is loaded. Model classes are
-chosen by transformers at run time, hence `Any`.
+Of CLIP and SigLIP only the vision half is loaded. Model classes are chosen by transformers at run
+time, hence `Any`.
 
 Shapes: B pictures, H height, W width, C channels, P patches, D features.
 """
@@ -168,7 +168,7 @@ class _Patches(nn.Module):
     Args:
         model: the vision half of the model.
         grid: how patches are packed.
-        preprocessing: mean and std, which the packed grid sizes are read without.
+        preprocessing: mean and std, which are undone before the grid sizes are read.
     """
 
     mean_C11: Tensor

@@ -80,7 +80,7 @@ class _Bits:
         return self._value >> self._left & ((1 << count) - 1)
 
     def skip_variable_length(self) -> None:
-        """Skips a number that as many zeros precede as it has further bits."""
+        """Skips a variable-length number: n zeros, a one, n more bits."""
         zeros = 0
         while not self.read(1):
             zeros += 1
