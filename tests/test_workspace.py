@@ -1,5 +1,6 @@
 """`visrec.Workspace`: the jobs from Python, on the cluster of the tests."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,13 @@ def test_lists_made_now_are_those_that_were_published(recommended: Path) -> None
         pd.testing.assert_frame_equal(published.for_user(user), expected)
         made = now[now["user_id"] == user].reset_index(drop=True)
         pd.testing.assert_frame_equal(made, expected, check_dtype=False)
+
+
+def test_lists_of_items_are_of_no_user(recommended: Path) -> None:
+    published = Workspace(str(recommended)).recommendations()
+    manifest = replace(published.manifest, kind="item_to_item")
+    with pytest.raises(InputError, match="whose lists are of items"):
+        replace(published, manifest=manifest).for_user("user-1")
 
 
 def test_shorter_lists_are_the_heads_of_longer_ones(recommended: Path) -> None:

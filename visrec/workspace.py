@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from visrec.cli.job import Job, JobConfig
-from visrec.cli.keys import config_keys
+from visrec.cli.keys import config_keys, flow_yaml
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import used_of
@@ -252,8 +252,17 @@ class PublishedLists:
         return self.manifest.run_id
 
     def for_user(self, user: str) -> pd.DataFrame:
-        """The list of a user, best first; empty if the run has none. One file is read."""
-        files = sorted(self.manifest.files)
+        """The list of a user, best first; empty if the run has none. One file is read.
+
+        Raises:
+            InputError: the lists of this run are of items.
+        """
+        if self.manifest.kind != "user_to_item":
+            raise InputError(
+                f"Found the run {self.run_id}, whose lists are of items ({self.manifest.kind}); "
+                "expected lists of users. Use to_pandas(), or name a run of users."
+            )
+        user, files = str(user), sorted(self.manifest.files)
         shard = int(assign_shards(pa.array([user], TEXT), len(files))[0])
         table = self._read(files[shard])
         return _to_frame(table.filter(pc.equal(table["user_id"].cast(pa.string()), user)))
@@ -296,9 +305,8 @@ def _figure(card: ItemCard) -> str:
 
 def _as_flag(value: Any) -> str:
     """A value as the command line takes it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    is_yaml = value is None or isinstance(value, bool | dict | list | tuple)
+    return flow_yaml(value) if is_yaml else str(value)
 
 
 def _find_queries(every: Queries, queries: Sequence[str], kind: Kind) -> Queries:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from visrec.evaluation.examples import hash_user_id
 from visrec.evaluation.forget import forget_users
 from visrec.storage.store import Store
 
@@ -31,6 +32,15 @@ def test_users_leave_metrics_and_report_and_models_have_their_present_digests(
     assert evaluation.read("report.html").decode() == f"<p>{USER.format('u2')}</p>"
     assert evaluation.read_json("metrics.json")["digests"] == {"a": "new", "b": "other"}
     assert forget_users(evaluation, pa.array(["u&1", "u9"]), {"old": "new"}) == 0
+
+
+@pytest.mark.parametrize("key", ["old", "new", "other"])
+def test_users_whose_ids_are_hashed_leave_the_report(evaluation: Store, key: str) -> None:
+    """By the digest that the model had then, or has now, or that the metrics name."""
+    sections = [USER.format(hash_user_id(user, key)) for user in ("u&1", "u2")]
+    evaluation.write("report.html", "".join(sections).encode())
+    forget_users(evaluation, pa.array(["u&1"]), {"old": "new"})
+    assert evaluation.read("report.html").decode() == sections[1]
 
 
 def test_report_that_names_a_user_elsewhere_is_removed(evaluation: Store) -> None:

@@ -86,6 +86,13 @@ def test_baseline_with_better_first_items_makes_the_verdict_mixed_or_worse() -> 
         assert sentence in found.sentence
 
 
+def test_better_row_that_needs_no_training_is_named_with_the_command_that_makes_it() -> None:
+    metrics = {"m": figures(0.8), "ease": figures(0.9), **BASELINES}
+    found = judge("m", metrics, paired(metrics, "m"))
+    assert "ease is better still." in found.details
+    assert "`visrec train --model.name ease`, then `visrec recommend`" in found.advice[0]
+
+
 def test_better_model_of_the_table_is_named() -> None:
     metrics = {"m": figures(0.8), "other": figures(0.9), **BASELINES}
     found = judge("m", metrics, paired(metrics, "m"))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from visrec.errors import InputError
+from visrec.errors import ConflictError, InputError
 from visrec.features.backbones import BackboneConfig, load_backbone
 from visrec.features.commit import commit_extraction
 from visrec.features.decode import PictureLimits, decode
@@ -21,7 +21,12 @@ from visrec.features.extract import (
     describe,
     extract_in_process,
 )
-from visrec.features.planning import CHUNK, extraction_settings, plan_extraction
+from visrec.features.planning import (
+    CHUNK,
+    ExtractionPlan,
+    extraction_settings,
+    plan_extraction,
+)
 from visrec.features.table import Identity, features_table, load_features, rejected_table
 from visrec.progress import ProgressActor
 from visrec.sources.images import PictureSource
@@ -33,6 +38,14 @@ IDENTITY = Identity(
 )
 LIMITS = PictureLimits()
 GOOD, BAD = "part-good.parquet", "_rejected/part-bad.parquet"
+OTHER = "part-other.parquet"
+
+
+def write_pending(store: Store, name: str, plan: ExtractionPlan) -> None:
+    """A part with a feature for every picture that a plan has pending."""
+    ids, sources = plan.pending["item_id"], plan.pending["source"]
+    rows = pa.table({"item_id": ids, "digest": ids, "source": sources})
+    store.write_table(name, features_table(rows, np.ones((len(rows), 2), np.float16), IDENTITY))
 
 
 def test_rejected_picture_without_a_source_is_recorded_once_per_run(tmp_path: Path) -> None:
@@ -100,6 +113,29 @@ def test_file_whose_name_is_not_utf8_is_rejected(tmp_path: Path) -> None:
             commit_extraction(plan, [GOOD], store, IDENTITY, settings, 0.4)
 
 
+def test_part_that_another_commit_has_removed_ends_an_extraction(tmp_path: Path) -> None:
+    """The other one has listed before the picture was there, and commits before this one."""
+    images, store = tmp_path / "images", Store.at(str(tmp_path / "features"))
+    images.mkdir()
+    (images / "a.jpg").write_bytes(b"a")
+    source = PictureSource(str(images))
+    settings = extraction_settings(source, LIMITS)
+    other = plan_extraction(source, store, IDENTITY, LIMITS)
+    (images / "b.jpg").write_bytes(b"b")
+    plan = plan_extraction(source, store, IDENTITY, LIMITS)
+
+    write_pending(store, GOOD, plan)
+    write_pending(store, OTHER, other)
+    commit_extraction(other, [OTHER], store, IDENTITY, settings, 0.0)
+    with pytest.raises(ConflictError, match="Start this command again"):
+        commit_extraction(plan, [GOOD], store, IDENTITY, settings, 0.0)
+    again = plan_extraction(source, store, IDENTITY, LIMITS)
+    assert again.pending["item_id"].to_pylist() == ["b"]
+    write_pending(store, GOOD, again)
+    manifest, _ = commit_extraction(again, [GOOD], store, IDENTITY, settings, 0.0)
+    assert manifest.rows == 2
+
+
 def test_second_picture_of_one_name_is_rejected(tmp_path: Path) -> None:
     images, store = tmp_path / "images", Store.at(str(tmp_path / "features"))
     for name in ("a.png", "a.jpg", "b.jpg"):
@@ -109,7 +145,8 @@ def test_second_picture_of_one_name_is_rejected(tmp_path: Path) -> None:
     plan = plan_extraction(source, store, IDENTITY, LIMITS)
     assert plan.pending["uri"].to_pylist() == [f"{images}/a.jpg", f"{images}/b.jpg"]
     settings = extraction_settings(source, LIMITS)
-    manifest, reasons = commit_extraction(plan, [], store, IDENTITY, settings, 1.0)
+    write_pending(store, GOOD, plan)
+    manifest, reasons = commit_extraction(plan, [GOOD], store, IDENTITY, settings, 1.0)
     assert reasons == {"duplicate_id": 1}
     [name] = manifest.rejected
     detail = f"another picture has this item id: {images}/a.png"

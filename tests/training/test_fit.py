@@ -1,15 +1,22 @@
 """The two fits: one that selects the epoch, and the refit with the validation rows."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from tests.training import checkerboard
+from visrec.errors import VisrecError
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.models.hybrid import EASE_BUFFERS, HybridConfig
+from visrec.progress import ProgressActor, Timer
 from visrec.sampling.triples import SamplingConfig
+from visrec.tasks import LocalActor
 from visrec.training import loop
 from visrec.training.checkpoints import save_checkpoint
 from visrec.training.data import TrainingData
@@ -21,6 +28,8 @@ from visrec.training.fit import (
     training_metrics,
 )
 from visrec.training.loop import TrainConfig, Trainer
+from visrec.training.task import _report
+from visrec.training.tracking import Tracker
 
 DATA = checkerboard(noise=8.0)
 TRAIN = TrainConfig(
@@ -61,6 +70,46 @@ def test_refit_trains_on_all_rows_for_the_selected_number_of_epochs() -> None:
     plain = build_trainer(_with(epochs=best, **steady), DATA.for_refit)
     plain.run(lambda _: None)
     assert _have_equal_weights(refitted, plain)
+
+
+def test_refit_that_diverges_in_a_later_epoch_is_an_error() -> None:
+    """Otherwise the model would be of fewer epochs than its metrics say."""
+
+    def spoil(trainer: Trainer) -> None:
+        if trainer.progress.selection and trainer.progress.epoch == 1:
+            with torch.no_grad():
+                next(trainer.model.parameters()).fill_(math.inf)
+
+    recipe = _with(lr_patience=99)
+    with pytest.raises(
+        VisrecError, match=r"refit .* diverged in epoch 2 of .*--train\.refit false"
+    ):
+        train_to_end(build_trainer(recipe, DATA), recipe, DATA, spoil)
+
+
+def test_tracked_steps_rise_through_both_fits() -> None:
+    recorder = Recorder()
+    task: Any = SimpleNamespace(progress_actor=LocalActor(ProgressActor()))
+    timer = Timer(task.progress_actor)
+
+    def report(trainer: Trainer) -> None:
+        _report(trainer, task, timer, recorder)
+
+    train_to_end(build_trainer(RECIPE, DATA), RECIPE, DATA, report)
+    steps = [step for step, _ in recorder.logged]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len({frozenset(values) for _, values in recorder.logged}) == 2  # of both fits
+
+
+class Recorder(Tracker):
+    def __init__(self) -> None:
+        self.run_id, self.logged = "r", list[tuple[int, dict[str, float]]]()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.logged.append((step, dict(values)))
+
+    def finish(self) -> None:
+        pass
 
 
 def test_refit_repeats_the_learning_rates_of_the_selection() -> None:

@@ -18,7 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.training import checkerboard, jagged_lists
 from visrec.errors import InputError, VisrecError
 from visrec.interactions.split import HeldOut
-from visrec.models.base import ModelTraits
+from visrec.models.arrays import ItemArrays
+from visrec.models.base import Catalogue, ModelTraits
 from visrec.models.convncf import ConvNcf, ConvNcfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.models.inputs import TripleBatch
@@ -250,6 +251,19 @@ def test_training_that_diverges_later_ends_with_the_best_weights_before() -> Non
     assert math.isnan(_history(trainer, "val_auc")[2])
     assert trainer.progress.best_auc == max(_history(trainer, "val_auc")[:2])
     assert _equal(trainer.best_weights, seen[0]) or _equal(trainer.best_weights, seen[1])
+
+
+class NoRoom(Plateau):
+    """A model whose item vectors do not fit on the disk."""
+
+    def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
+        raise InputError(f"Found no room for {len(catalogue)} items")
+
+
+def test_input_error_in_the_validation_is_not_taken_for_divergence() -> None:
+    trainer = Trainer(NoRoom(), DATA, _with(epochs=1), SamplingConfig(), WorkerContext())
+    with pytest.raises(InputError, match="no room"):
+        trainer.run(lambda _: None)
 
 
 def test_training_with_scores_beyond_float32_ends_with_the_best_weights_before(

@@ -51,10 +51,11 @@ def aggregate(
         spec: what to compute.
         blocks: the tables of `RankUsers`, in any order.
     """
-    users = pa.concat_tables(blocks).sort_by([("model", "ascending"), ("user_id", "ascending")])
-    covered = {label: _coverage(users, label, spec.items) for label in spec.labels}
+    covered = _coverage(blocks, spec.items)
+    tables = [block.drop_columns([COVERED]) for block in blocks]
+    users = pa.concat_tables(tables).sort_by([("model", "ascending"), ("user_id", "ascending")])
     costs = {label: _cost(users, label, spec.costs.get(label)) for label in spec.labels}
-    users = users.drop_columns([COVERED, SECONDS])
+    users = users.drop_columns([SECONDS])
     spec.target.write_table(PER_USER, users, store_schema=False)
     model = users["model"].to_numpy(zero_copy_only=False)
     columns = {name: users[name].to_numpy() for name in users.column_names[3:]}
@@ -87,11 +88,16 @@ def _cost(users: pa.Table, label: str, training: TrainingCost | None) -> ModelCo
     )
 
 
-def _coverage(users: pa.Table, label: str, items: int) -> float:
-    column = users.filter(pc.equal(users["model"], label))[COVERED]
-    blocks = column.drop_null().to_pylist()
-    bits = np.bitwise_or.reduce([np.frombuffer(block, np.uint8) for block in blocks])
-    return coverage(bits, items)
+def _coverage(blocks: Sequence[pa.Table], items: int) -> dict[str, float]:
+    """Each model's coverage; the bits of one block at a time are in memory."""
+    bits_by_model: dict[str, npt.NDArray[np.uint8]] = {}
+    for block in blocks:
+        marked = block.filter(pc.is_valid(block[COVERED]))
+        for label, bits in zip(marked["model"].to_pylist(), marked[COVERED], strict=True):
+            found = np.frombuffer(bits.as_buffer(), np.uint8)
+            known = bits_by_model.setdefault(label, np.zeros_like(found))
+            np.bitwise_or(known, found, out=known)
+    return {label: coverage(bits, items) for label, bits in bits_by_model.items()}
 
 
 def _select(figures: Figures, *, lists: bool) -> Figures:

@@ -1,13 +1,14 @@
 """Users are removed from an evaluation that is kept: their metrics, their part of the report."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import escape
 
+from visrec.evaluation.examples import hash_user_id
 from visrec.evaluation.record import RECORD
 from visrec.evaluation.results import METRICS, PER_USER, REPORT
 from visrec.ids import is_in
@@ -37,7 +38,7 @@ def forget_users(evaluation: Store, user_ids: pa.Array, model_digests: Mapping[s
         if removed:
             evaluation.write_table(PER_USER, users.filter(pc.invert(is_gone)), store_schema=False)
     if evaluation.exists(REPORT):
-        _forget_in_report(evaluation, user_ids.to_pylist())
+        _forget_in_report(evaluation, user_ids.to_pylist(), _hash_keys(evaluation, model_digests))
     for name in (RECORD, METRICS):
         if evaluation.exists(name):
             found = evaluation.read_json(name)
@@ -47,10 +48,19 @@ def forget_users(evaluation: Store, user_ids: pa.Array, model_digests: Mapping[s
     return removed
 
 
-def _forget_in_report(evaluation: Store, user_ids: Iterable[str]) -> None:
+def _hash_keys(evaluation: Store, model_digests: Mapping[str, str]) -> set[str]:
+    """The keys with which a report may have hashed ids: all digests that its models ever had."""
+    keys = {*model_digests.keys(), *model_digests.values()}
+    if evaluation.exists(METRICS):
+        keys |= set(evaluation.read_json(METRICS).get("digests", {}).values())
+    return keys
+
+
+def _forget_in_report(evaluation: Store, user_ids: Sequence[str], keys: Iterable[str]) -> None:
     """Cuts the users' sections out of the report; removes a report that names them elsewhere."""
     page = evaluation.read(REPORT).decode()
-    shown = [f"<bdi>{escape(show_controls(user_id))}</bdi>" for user_id in user_ids]
+    hashed = [hash_user_id(user_id, key) for key in keys for user_id in user_ids]
+    shown = [f"<bdi>{escape(show_controls(name))}</bdi>" for name in (*user_ids, *hashed)]
     if not any(text in page for text in shown):
         return
     page = _USER_SECTION.sub(

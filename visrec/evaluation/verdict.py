@@ -14,6 +14,7 @@ from visrec.evaluation.table import (
     ORACLE,
     RANDOM,
     RIVALS,
+    UNTRAINED,
     finite_value,
     format_difference,
     format_interval,
@@ -176,9 +177,10 @@ def _better(
     if stronger:
         best = max(stronger, key=lambda m: finite_value(metrics[m].get("auc")) or 0.0)
         details = [*details, f"{best} is better still."]
-        advice = (
-            f"Publish the lists of {best} instead: `visrec recommend --model models/{best}`.",
-        )
+        command = f"`visrec recommend --model models/{best}`"
+        if best in UNTRAINED:
+            command = f"`visrec train --model.name {UNTRAINED[best]}`, then `visrec recommend`"
+        advice = (f"Publish the lists of {best} instead: {command}.",)
     return Verdict(
         outcome="better",
         sentence=f"{model} is better than every baseline.",

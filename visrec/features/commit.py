@@ -112,15 +112,37 @@ def commit_table(store: Store, content: TableContent, version: str | None) -> Ma
         fetched=dict(content.fetched),
     )
     if not store.compare_and_swap(MANIFEST, to_json(manifest.to_dict()), version):
-        raise ConflictError(
-            f"Another run committed features to {store.root} first, while this one worked. Start "
-            "this command again: it does what is missing.",
-            path=store.uri(MANIFEST),
-        )
+        raise _conflict(store)
     store.delete(set(part_files(store)) - manifest.files.keys())
     store.delete(set(rejected_files(store)) - manifest.rejected.keys())
     store.delete(set(fetched_files(store)) - manifest.fetched.keys())
     return manifest
+
+
+def require_features(wanted: pa.ChunkedArray, rows: pa.Table, store: Store) -> None:
+    """Checks that every wanted item has a feature.
+
+    One has none if another run that did not know of the item committed after this one's plan:
+    a commit removes all parts that it does not name.
+
+    Args:
+        wanted: the ids of the items.
+        rows: item_id of every item with a feature.
+        store: the features directory.
+
+    Raises:
+        ConflictError: an item has none.
+    """
+    if not pc.all(is_in(wanted, rows["item_id"]), min_count=0).as_py():
+        raise _conflict(store)
+
+
+def _conflict(store: Store) -> ConflictError:
+    return ConflictError(
+        f"Another run committed features to {store.root} first, while this one worked. Start "
+        "this command again: it does what is missing.",
+        path=store.uri(MANIFEST),
+    )
 
 
 def count_rejected(
@@ -180,7 +202,9 @@ def commit_extraction(
     names = part_files(store)
     index = read_index(store, names, identity, ["item_id", "digest", "source"])
     rejected = _new_rejections(plan, written, store, identity)
-    rows = _current_rows(_used_items(plan.listing, rejected), index, names, written)
+    used = _used_items(plan.listing, rejected)
+    rows = _current_rows(used, index, names, written)
+    require_features(used["item_id"], rows, store)
     rejected = pa.concat_tables([plan.rejected, rejected]).sort_by("item_id")
     reasons = count_rejected(rejected, plan.picture_count, max_rejected, store, "pictures")
     content = TableContent(

@@ -27,6 +27,7 @@ from visrec.features.commit import (
     commit_table,
     count_rejected,
     manifest_version,
+    require_features,
     write_part,
     write_rejected,
 )
@@ -274,6 +275,8 @@ def commit_texts(
     reasons = count_rejected(rejected, len(plan.rows), max_rejected, store, "texts")
     index = read_index(store, names, identity, ["item_id", "digest"])
     rows = _current_rows(index, plan.rows)
+    is_rejected = is_in(plan.rows["item_id"], rejected["item_id"])
+    require_features(plan.rows["item_id"].filter(pc.invert(is_rejected)), rows, store)
     content = TableContent(
         identity=identity,
         rows=rows,

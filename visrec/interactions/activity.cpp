@@ -8,6 +8,13 @@
 #include <cmath>
 #include <cstdint>
 
+namespace {
+
+// The day of a time, rounded down: times before 1970 are negative.
+int64_t day_of(int64_t time, int64_t day) { return time / day - (time % day < 0); }
+
+}  // namespace
+
 extern "C" {
 
 // features (g, c, w + 2) of item[c] at moment[g]: for each window the entry of `log` for the number
@@ -35,7 +42,7 @@ void visrec_activity(const int64_t* time, const int64_t* offsets, const int64_t*
             for (int64_t m = 0; m < g; m++) {
                 float* age = features + (m * c + i) * (w + 2) + w;
                 const bool is_known = begin < end && *begin < moment[m];
-                const int64_t days = is_known ? moment[m] / day - *begin / day : 0;
+                const int64_t days = is_known ? day_of(moment[m], day) - day_of(*begin, day) : 0;
                 age[0] = std::nearbyint(log[days] * age_steps) / age_steps * age_scale;
                 age[1] = is_known ? 1.f : 0.f;
             }

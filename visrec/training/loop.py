@@ -193,8 +193,8 @@ class Trainer:
         """Trains to the end, starting from `progress`, and calls `report` after each epoch.
 
         Raises:
-            VisrecError: training diverged in the first epoch. If it diverges later, it ends, and
-                `best_weights` are those of an earlier epoch.
+            VisrecError: training diverged in the first epoch, or in any epoch of a refit. If a
+                first fit diverges later, it ends, and `best_weights` are those of an earlier epoch.
         """
         while not self.is_finished:
             self.run_epoch()
@@ -204,6 +204,13 @@ class Trainer:
                 f"Training diverged: the loss was {self.progress.history[-1]['loss']}, and the "
                 "weights became NaN or infinite before an epoch could be kept. Lower "
                 "--train.learning_rate, or raise --train.warmup_steps."
+            )
+        if self.progress.diverged and self.progress.selection:
+            raise VisrecError(
+                f"The refit on training and validation rows diverged in epoch "
+                f"{self.progress.epoch} of {self.progress.selection.best_epoch}: the loss was "
+                f"{self.progress.history[-1]['loss']}. Lower --train.learning_rate, or keep the "
+                "first fit with --train.refit false."
             )
 
     def choose_added_weight(self) -> None:

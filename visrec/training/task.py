@@ -217,8 +217,10 @@ def _report(trainer: Trainer, task: TrainTask, timer: Timer, tracker: Tracker | 
     task.progress_actor.log.remote(epoch_line(trainer.progress))
     last = trainer.progress.history[-1]
     if tracker is not None:
-        is_refit = trainer.progress.selection is not None
-        tracker.log(trainer.progress.epoch, epoch_values(last, is_refit=is_refit))
+        selection = trainer.progress.selection
+        # The refit's steps follow those of the first fit: some trackers refuse to go back.
+        step = trainer.progress.epoch + (len(selection.history) if selection else 0)
+        tracker.log(step, epoch_values(last, is_refit=selection is not None))
         trainer.progress.tracker_run = tracker.run_id
     timer.report(triples=last["triples"], epochs=1, train_s=last["seconds"])
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from visrec.errors import VisrecError
+from visrec.errors import InputError, VisrecError
 from visrec.interactions.split import HeldOut
 from visrec.models.base import Model
 from visrec.retrieval.metrics import per_user
@@ -54,6 +54,8 @@ def validation_means(
         try:
             found = _held_out_metrics(model, data, share)
             sums = [float(found[name].sum()) for name in metrics]
+        except InputError:
+            raise  # of the machine or the data: no learning rate helps
         except VisrecError:
             # The mean over all workers then is NaN, so that all of them stop.
             sums = [math.nan] * len(metrics)
