@@ -263,7 +263,9 @@ def _progress_to_oracle(metrics: Metrics) -> str | None:
     """How far the best trained model gets from the best VisRank towards the oracle, in AUC."""
     auc = {m: v for m in metrics if (v := finite_value(metrics[m].get("auc"))) is not None}
     visrank = {m: v for m, v in auc.items() if m.startswith(VISRANK)}
-    trained = {m: v for m, v in auc.items() if m not in (*visrank, *FLOOR_MODELS, *UNTRAINED, ORACLE)}
+    trained = {
+        m: v for m, v in auc.items() if m not in (*visrank, *FLOOR_MODELS, *UNTRAINED, ORACLE)
+    }
     if ORACLE not in auc or not visrank or not trained:
         return None
     start, start_auc = max(visrank.items(), key=lambda item: item[1])

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.errors import InputError
+from visrec.features.near_identical import row_blocks
 from visrec.features.table import (
     Identity,
     load_features,
@@ -29,6 +30,7 @@ from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.storage.store import Store
 
 ItemFeatures = Literal["pictures", "text", "both"]
+_BLOCK_ROWS = 65_536  # items at a time where texts are put beside pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +121,10 @@ def load_item_features(
         mean_text_T = _mean_of_rows(text_XT, row_N[has_text_N])
     visual_dim = feature_ND.shape[1]
     both_ND = scratch_array((len(item_ids), visual_dim + text_XT.shape[1]), np.float16)
-    both_ND[:, :visual_dim] = feature_ND
-    both_ND[:, visual_dim:] = mean_text_T
-    both_ND[has_text_N, visual_dim:] = text_XT[row_N[has_text_N]]
+    for rows in row_blocks(len(item_ids), _BLOCK_ROWS):
+        has_text_B = has_text_N[rows]
+        both_ND[rows, :visual_dim] = feature_ND[rows]
+        both_ND[rows, visual_dim:] = np.where(has_text_B[:, None], text_XT[row_N[rows]], mean_text_T)
     without_text = int((~has_text_N).sum())
     return LoadedFeatures(item_ids, both_ND, visual_dim, mean_text_T, without_text)
 
@@ -129,7 +132,9 @@ def load_item_features(
 def _mean_of_rows(
     text_XT: npt.NDArray[np.float16], row_M: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float16]:
-    return np.asarray(text_XT[row_M].mean(axis=0, dtype=np.float64), np.float16)
+    blocks = (row_M[rows] for rows in row_blocks(len(row_M), _BLOCK_ROWS))
+    sums = [text_XT[block].sum(axis=0, dtype=np.float64) for block in blocks]
+    return np.asarray(np.sum(sums, axis=0) / len(row_M), np.float16)
 
 
 def require_trained_identities(

@@ -18,12 +18,12 @@ from visrec.jagged import Jagged
 from visrec.models.arrays import (
     ItemArrays,
     encode_in_fixed_batches,
-    rows_or_zeros,
     zero_copy_tensor,
 )
 from visrec.models.base import Catalogue, Model, ModelTraits, Sizes
 from visrec.models.embeddings import (
     EMBEDDING_DEFAULTS,
+    embedding_rows,
     embedding_user_encoder,
     embeddings_for,
     make_embedding,
@@ -100,7 +100,7 @@ class DeepStyle(Model):
         vectors_Nd += embeddings_for(catalogue, self.items.weight)
         none_N = np.full(len(catalogue), -1)
         code_N = none_N if catalogue.category_N is None else catalogue.category_N
-        vectors_Nd -= rows_or_zeros(self.categories.weight.detach().cpu(), code_N).numpy()
+        vectors_Nd -= embedding_rows(self.categories.weight, code_N)
         return {"vectors": vectors_Nd}
 
     def scorer(self, arrays: ItemArrays) -> DotScorer:

@@ -26,6 +26,7 @@ from visrec.errors import InputError
 from visrec.jagged import Jagged
 from visrec.models.arrays import ItemArrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Model, ModelConfig, ModelTraits, Sizes
+from visrec.models.embeddings import embedding_rows
 from visrec.models.inputs import JaggedTensor
 from visrec.models.pooling import pool
 from visrec.models.scorers import TiledScorer
@@ -76,8 +77,7 @@ class Ease(Model):
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`weights`: (N, I) float32, of an item of a profile; `trained`: (N,) rows of training."""
         row_N = catalogue.trained_N
-        weight_NI = self.weight_II.numpy()[row_N] * (row_N >= 0)[:, None]
-        return {"weights": weight_NI, "trained": row_N}
+        return {"weights": embedding_rows(self.weight_II, row_N), "trained": row_N}
 
     def scorer(self, arrays: ItemArrays) -> TiledScorer:
         return _ProfileSums(*(zero_copy_tensor(arrays[name]) for name in ("weights", "trained")))

@@ -57,9 +57,14 @@ def embedding_user_encoder(users: nn.Embedding, with_bias: bool = False) -> User
 
 def embeddings_for(catalogue: Catalogue, weight_Id: Tensor) -> npt.NDArray[np.float32]:
     """(N, d) the embeddings of a catalogue's items; zeros for unseen items."""
-    weight_Id, row_N = weight_Id.detach().cpu(), catalogue.trained_N
-    vectors_Nd = scratch_array((len(row_N), weight_Id.shape[1]), np.float32)
+    return embedding_rows(weight_Id, catalogue.trained_N)
+
+
+def embedding_rows(weight_Rd: Tensor, row_N: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """(N, d) rows of a matrix, in a `scratch_array`; zeros for a row of -1."""
+    weight_Rd = weight_Rd.detach().cpu()
+    vectors_Nd = scratch_array((len(row_N), weight_Rd.shape[1]), np.float32)
     for start in range(0, len(row_N), ENCODE_ROWS):
         rows = slice(start, start + ENCODE_ROWS)
-        vectors_Nd[rows] = rows_or_zeros(weight_Id, row_N[rows]).numpy()
+        vectors_Nd[rows] = rows_or_zeros(weight_Rd, row_N[rows]).numpy()
     return vectors_Nd

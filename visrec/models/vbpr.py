@@ -35,6 +35,7 @@ from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.scorers import DotScorer
 from visrec.models.sliced_encoding import encode_sliced
+from visrec.scratch import scratch_array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +106,9 @@ class Vbpr(Model):
         visual_Nv = encode_in_fixed_batches(
             catalogue.feature_ND, self._visual_part, self.users.weight.device
         )
-        bias_N1 = item_Nd[:, -1:] + visual_Nv[:, -1:]
-        return {"vectors": np.concatenate([item_Nd[:, :-1], visual_Nv[:, :-1], bias_N1], axis=1)}
+        parts = [item_Nd[:, :-1], visual_Nv[:, :-1], item_Nd[:, -1:] + visual_Nv[:, -1:]]
+        vectors_Nd = scratch_array((len(catalogue), sum(p.shape[1] for p in parts)), np.float32)
+        return {"vectors": np.concatenate(parts, axis=1, out=vectors_Nd)}
 
     def scorer(self, arrays: ItemArrays) -> DotScorer:
         vectors_Nd = zero_copy_tensor(arrays["vectors"]).to(self.users.weight.device)
