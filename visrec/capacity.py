@@ -18,7 +18,7 @@ PARTITION_ROWS = 2_000_000  # at most, when the number of partitions is chosen
 BYTES_PER_SORTED_ROW = 200  # of a partition that is sorted
 BYTES_PER_SUMMED_ROW = 60  # of a partition whose users are counted
 BYTES_PER_SUMMED_ITEM = 150  # of these counts, two of which are added up
-BYTES_PER_PREPARED_ITEM = 250  # ids, counts and fingerprints
+BYTES_PER_PREPARED_ITEM = 500  # ids, counts and fingerprints
 # Of the task that joins the partitions for training: as parts and joined. Not measured.
 BYTES_PER_JOINED_ROW = 24
 BYTES_PER_JOINED_USER = 40

@@ -124,7 +124,9 @@ def load_item_features(
     for rows in row_blocks(len(item_ids), _BLOCK_ROWS):
         has_text_B = has_text_N[rows]
         both_ND[rows, :visual_dim] = feature_ND[rows]
-        both_ND[rows, visual_dim:] = np.where(has_text_B[:, None], text_XT[row_N[rows]], mean_text_T)
+        both_ND[rows, visual_dim:] = np.where(
+            has_text_B[:, None], text_XT[row_N[rows]], mean_text_T
+        )
     without_text = int((~has_text_N).sum())
     return LoadedFeatures(item_ids, both_ND, visual_dim, mean_text_T, without_text)
 
