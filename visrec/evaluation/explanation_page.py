@@ -58,8 +58,11 @@ def render_explanation(explanation: Explanation, shown: int) -> str:
             rank=item.rank,
             score=item.score,
             because=explanation.card(reason) if (reason := item.because_item_id) else None,
-            hit=item.item_id in taken,
-            badges=[change] if (change := explanation.change(item)) else [],
+            badges=[
+                text
+                for text in (explanation.change(item), "taken" if item.item_id in taken else "")
+                if text
+            ],
         )
         for item in explanation.listed
     ]

@@ -39,9 +39,8 @@ class ListEntry:
         rank: its rank, 1 for the best item.
         score: the score that the model gave it.
         because: the profile item that explains it.
-        hit: in a list of an evaluation, whether the user took the item next; in a list that is
-            explained, whether the item is in the profile; among the items that the user took next,
-            whether the list has it.
+        hit: in a list, whether the user took the item next; among the items that the user took
+            next, whether the list has it.
         badges: what else there is to say, in a word or two each.
     """
 
