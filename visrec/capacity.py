@@ -22,6 +22,7 @@ BYTES_PER_PREPARED_ITEM = 500  # ids, counts and fingerprints
 # Of the task that joins the partitions for training: as parts and joined. Not measured.
 BYTES_PER_JOINED_ROW = 24
 BYTES_PER_JOINED_USER = 40
+BYTES_PER_SHARED_ROW = 20  # of an interaction in training: its item, basket and time
 BYTES_PER_ENTRY = 9  # of a list in its file, compressed
 BYTES_PER_SCORED_ENTRY = 60  # of the shard that a process works on: codes, table and file
 BYTES_PER_REUSED_ENTRY = 80  # of the same shard of the last publication: file, ids, rows
@@ -82,7 +83,7 @@ class WorkloadSize:
     def object_store_bytes(self) -> int:
         """Bytes that the processes of each node share: features in training, vectors in scoring."""
         shared = max(self.feature_bytes, self.vector_bytes)
-        return 4 * self.interactions + 16 * self.users + shared
+        return BYTES_PER_SHARED_ROW * self.interactions + 16 * self.users + shared
 
     @property
     def item_task_bytes(self) -> int:

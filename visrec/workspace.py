@@ -85,6 +85,11 @@ class Workspace:
     def sample(cls, path: str = "runs/demo", keys: Keys | None = None) -> "Workspace":
         """A workspace with the painted sample gallery, as `visrec make-gallery` makes it.
 
+        Args:
+            path: where it is made.
+            keys: keys of `visrec make-gallery`; unlike those of `Workspace(...)`, they are not
+                defaults of the workspace's other methods.
+
         Raises:
             InputError: a key is unknown, or has a value that it cannot have.
         """

@@ -91,7 +91,7 @@ def test_memory_is_compared_with_the_right_node() -> None:
     # 0.1 GB of interactions and 0.26 GB of features.
     assert findings["object store"].passed is False
     assert findings["object store"].found == "0.3 GB"
-    assert findings["object store"].expected.startswith("0.4 GB on the smallest node")
+    assert findings["object store"].expected.startswith("0.7 GB on the smallest node")
     assert findings["memory to prepare"].passed
     assert findings["memory to recommend"].passed
 
