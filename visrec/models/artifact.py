@@ -177,7 +177,7 @@ def _build(store: Store, files: Mapping[str, bytes], weights: BinaryIO) -> Artif
         metrics=json.loads(files[_METRICS]),
         model_id=description["model_id"],
         held_out=_held_out(files[_HELD_OUT]),
-        digest=json.loads(store.read(MANIFEST))["digest"],
+        digest=json.loads(files[MANIFEST])["digest"],
         categories=tuple(description["categories"]),
     )
 
@@ -216,7 +216,8 @@ def _checked_files(store: Store) -> Iterator[tuple[dict[str, bytes], BinaryIO]]:
             f"Found no complete model at {store.root} (no {MANIFEST}); expected one that "
             "`visrec train` wrote. Change --model, or train first."
         )
-    hashes = _hashes(store.read(MANIFEST))
+    manifest = store.read(MANIFEST)
+    hashes = _hashes(manifest)
     if not hashes:
         raise _changed_error(store, [MANIFEST])
     needed = {_WEIGHTS, _CONFIG, _METRICS, _ITEMS, _HELD_OUT, *hashes}
@@ -230,7 +231,7 @@ def _checked_files(store: Store) -> Iterator[tuple[dict[str, bytes], BinaryIO]]:
             changed.append(_WEIGHTS)
         if changed or missing:
             raise _changed_error(store, [*changed, *missing])
-        yield files, weights
+        yield {MANIFEST: manifest, **files}, weights
 
 
 def _changed_error(store: Store, names: Iterable[str]) -> InputError:
