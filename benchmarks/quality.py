@@ -48,7 +48,7 @@ from benchmarks.machine import machine
 from visrec.cli.parse import parse
 from visrec.config import plain
 from visrec.errors import VisrecError
-from visrec.evaluation.aggregate import PROFILE_SIZES
+from visrec.evaluation.aggregate import PROFILE_SIZES, in_ranges
 from visrec.evaluation.bootstrap import RESAMPLES, resample
 from visrec.evaluation.data import (
     EvaluationData,
@@ -200,10 +200,8 @@ class Ranked:
 
     @staticmethod
     def of(ranks: TargetRanks) -> "Ranked":
-        negatives_B = ranks.ranked_B - np.diff(ranks.offsets)
-        negatives_P = np.repeat(np.maximum(negatives_B, 1), np.diff(ranks.offsets))
-        misordered_P = ranks.others_above_P + 0.5 * ranks.others_equal_P
-        return Ranked(per_user(ranks), 1 - misordered_P / negatives_P)
+        negatives_P = np.repeat(np.maximum(ranks.negatives_B, 1), np.diff(ranks.offsets))
+        return Ranked(per_user(ranks), 1 - ranks.misordered_P / negatives_P)
 
     @staticmethod
     def mean(seeds: "Sequence[Ranked]") -> "Ranked":
@@ -232,16 +230,13 @@ def by_group(ranked: Mapping[str, Ranked], moments: Moments, first: str) -> Grou
     size_E = moments.held_out.profiles.lengths
     takers_P, user_P = takers_before(moments), targets.row_ids
     groups: Groups = {"profile size": {}, "takers": {}}
-    for name, (low, high) in PROFILE_SIZES.items():
-        inside_E = (size_E >= low) & (size_E <= high)
+    for name, inside_E in in_ranges(size_E, PROFILE_SIZES):
         values = {
             label: {metric: one.users[metric][inside_E] for metric in COMPARED}
             for label, one in ranked.items()
         }
-        if inside_E.any():
-            groups["profile size"][name] = _group(values, first)
-    for name, (low, high) in TAKERS.items():
-        inside_P = (takers_P >= low) & (takers_P <= high)
+        groups["profile size"][name] = _group(values, first)
+    for name, inside_P in in_ranges(takers_P, TAKERS):
         count_E = np.bincount(user_P[inside_P], minlength=len(size_E))
         some_E = count_E > 0
         values = {
@@ -251,8 +246,7 @@ def by_group(ranked: Mapping[str, Ranked], moments: Moments, first: str) -> Grou
             }
             for label, one in ranked.items()
         }
-        if some_E.any():
-            groups["takers"][name] = _group(values, first)
+        groups["takers"][name] = _group(values, first)
     return groups
 
 

@@ -64,20 +64,20 @@ class WorkloadSize:
         return 2 * self.items * self.feature_dim
 
     @property
-    def vector_bytes(self) -> int:
-        """Bytes of the item vectors, in float32."""
-        return 4 * self.items * (LISTED_DIM + PROFILE_DIM)
+    def _vector_array_bytes(self) -> tuple[int, int]:
+        """Bytes of the two arrays of item vectors, in float32."""
+        return 4 * self.items * LISTED_DIM, 4 * self.items * PROFILE_DIM
 
     @property
-    def _array_bytes(self) -> tuple[int, int, int]:
-        """Bytes of the features, and of the two arrays of item vectors."""
-        listed, profile = (4 * self.items * dim for dim in (LISTED_DIM, PROFILE_DIM))
-        return self.feature_bytes, listed, profile
+    def vector_bytes(self) -> int:
+        """Bytes of the item vectors."""
+        return sum(self._vector_array_bytes)
 
     @property
     def scratch_bytes(self) -> int:
         """Bytes of the scratch files of the task that makes the item vectors."""
-        return sum(size for size in self._array_bytes if size > MAX_BYTES_IN_MEMORY)
+        arrays = (self.feature_bytes, *self._vector_array_bytes)
+        return sum(arrays) - _in_memory(*arrays)
 
     @property
     def object_store_bytes(self) -> int:
@@ -89,7 +89,7 @@ class WorkloadSize:
     def item_task_bytes(self) -> int:
         """Bytes of the task that makes the item vectors: features and vectors that are not too
         large for memory."""
-        in_memory = sum(self._array_bytes) - self.scratch_bytes
+        in_memory = _in_memory(self.feature_bytes, *self._vector_array_bytes)
         return SCORING_PROCESS_BYTES + in_memory + BYTES_PER_PREPARED_ITEM * self.items
 
     @property
@@ -104,8 +104,7 @@ class WorkloadSize:
     def training_task_bytes(self) -> int:
         """Bytes of the task that joins the partitions for training, with the features."""
         log = BYTES_PER_JOINED_ROW * self.interactions + BYTES_PER_JOINED_USER * self.users
-        features = self.feature_bytes if self.feature_bytes <= MAX_BYTES_IN_MEMORY else 0
-        return SCORING_PROCESS_BYTES + features + log
+        return SCORING_PROCESS_BYTES + _in_memory(self.feature_bytes) + log
 
     @property
     def prepare_bytes(self) -> int:
@@ -128,6 +127,11 @@ class WorkloadSize:
     def output_bytes(self) -> int:
         """Bytes that one night adds to the workspace."""
         return self.feature_bytes + BYTES_PER_ENTRY * DEFAULT_K * self.users
+
+
+def _in_memory(*arrays: int) -> int:
+    """The bytes of these arrays that are not in scratch files, given the bytes of each array."""
+    return sum(size for size in arrays if size <= MAX_BYTES_IN_MEMORY)
 
 
 def processes_that_fit(

@@ -1,8 +1,10 @@
-"""Arrays that may be too large for memory: these are in a file that is mapped into it."""
+"""Arrays that may be too large for memory: these are in a file that is mapped into it, and they are
+read and written a block of rows at a time."""
 
 import math
 import os
 import tempfile
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import numpy as np
@@ -44,3 +46,8 @@ def scratch_array(shape: tuple[int, ...], dtype: type[Number]) -> npt.NDArray[Nu
             ) from error
         mapped: np.memmap[Any, Any] = np.memmap(file, dtype, "r+", shape=shape)
     return np.asarray(mapped)
+
+
+def row_blocks(n: int, size: int) -> Iterator[slice]:
+    """Slices of at most `size` rows that cover n rows."""
+    return (slice(start, min(start + size, n)) for start in range(0, n, size))

@@ -105,7 +105,7 @@ def test_large_weights_are_mapped_and_take_no_memory(tmp_path: Path) -> None:
     gc.collect()
     before = private_memory()
     loaded = load_artifact(store).model
-    # The weights are 256 MB; what is added is mostly the ids.
+    # The weights have 256 MB. Most of the memory that loading takes holds the ids.
     assert private_memory() - before < 100e6
     assert torch.equal(loaded.state_dict()["items.weight"][:9], expected)
 

@@ -10,6 +10,7 @@ import torch
 from tests.retrieval import KERNELS, TableScorer, select_kernel
 from tests.training import jagged_lists
 from visrec.errors import InputError
+from visrec.jagged import Jagged
 from visrec.retrieval.similar import nearest_profile_items, normalize_rows, similarity_arrays
 
 Floats = npt.NDArray[np.float32]
@@ -51,6 +52,12 @@ def test_nearest_profile_item_has_the_largest_cosine(
     assert nearest.tolist() == expected
 
 
+def _profiles_and_rows(random: np.random.Generator) -> tuple[Jagged, npt.NDArray[np.int64]]:
+    """Profiles of 6 of 40 items for 9 users, and 7 rows for each of them."""
+    profiles = jagged_lists([random.choice(40, 6, replace=False).tolist() for _ in range(9)])
+    return profiles, random.integers(0, 40, (9, 7))
+
+
 @KERNELS
 @pytest.mark.parametrize("power", [-140, -80, 120])
 def test_nearest_profile_item_is_the_same_at_any_magnitude(
@@ -59,8 +66,7 @@ def test_nearest_profile_item_is_the_same_at_any_magnitude(
     select_kernel(monkeypatch, isa)
     random = np.random.default_rng(0)
     space_Nd = random.integers(-9, 10, (40, 5)).astype(np.float32)
-    profiles = jagged_lists([random.choice(40, 6, replace=False).tolist() for _ in range(9)])
-    row_BK = random.integers(0, 40, (9, 7))
+    profiles, row_BK = _profiles_and_rows(random)
     scaled_Nd = space_Nd * np.float32(2.0**power)
     found = nearest_profile_items(torch.from_numpy(scaled_Nd), profiles, row_BK)
     expected = nearest_profile_items(torch.from_numpy(space_Nd), profiles, row_BK)
@@ -76,8 +82,7 @@ def test_nearest_profile_item_is_the_same_in_the_first_columns_of_a_wider_array(
     select_kernel(monkeypatch, isa)
     random = np.random.default_rng(0)
     wide_Nv = torch.from_numpy(random.normal(size=(40, 9)).astype(np.float32))
-    profiles = jagged_lists([random.choice(40, 6, replace=False).tolist() for _ in range(9)])
-    row_BK = random.integers(0, 40, (9, 7))
+    profiles, row_BK = _profiles_and_rows(random)
     found = nearest_profile_items(wide_Nv[:, :5], profiles, row_BK)
     expected = nearest_profile_items(wide_Nv[:, :5].contiguous(), profiles, row_BK)
     np.testing.assert_array_equal(found, expected)

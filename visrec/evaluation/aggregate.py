@@ -3,7 +3,7 @@
 Shapes: B users.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,14 +109,22 @@ def _by_profile_size(
     values: Values, size_B: npt.NDArray[np.int64]
 ) -> dict[str, dict[str, Figures]]:
     results = {}
-    for name, (smallest, largest) in PROFILE_SIZES.items():
-        inside_B = (size_B >= smallest) & (size_B <= largest)
-        if inside_B.any():
-            resampled = resample(
-                {
-                    label: {metric: value_B[inside_B] for metric, value_B in metrics.items()}
-                    for label, metrics in values.items()
-                }
-            )
-            results[name] = {label: resampled.summary(label) for label in values}
+    for name, inside_B in in_ranges(size_B, PROFILE_SIZES):
+        resampled = resample(
+            {
+                label: {metric: value_B[inside_B] for metric, value_B in metrics.items()}
+                for label, metrics in values.items()
+            }
+        )
+        results[name] = {label: resampled.summary(label) for label in values}
     return results
+
+
+def in_ranges(
+    number_X: npt.NDArray[np.int64], ranges: Mapping[str, tuple[float, float]]
+) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
+    """The name of each range that has a number, and (X,) which numbers it has, bounds included."""
+    for name, (smallest, largest) in ranges.items():
+        inside_X = (number_X >= smallest) & (number_X <= largest)
+        if inside_X.any():
+            yield name, inside_X

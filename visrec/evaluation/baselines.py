@@ -46,6 +46,8 @@ BASELINES = (
     EvaluatedModel("recent-popularity", "recent_popularity", RecentPopularityConfig()),
     EvaluatedModel("random", "random", MODELS["random"].Config()),
 )
+# The model of each of these rows, by label: rows that need no training of their own.
+UNTRAINED = {row.label: str(row.model) for row in (*BASELINES, EASE)}
 
 
 def baselines_for(items: int, by_night: bool) -> list[EvaluatedModel]:

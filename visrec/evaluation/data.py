@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from visrec.errors import InputError
 from visrec.evaluation.baselines import (
-    BASELINES,
-    EASE,
+    UNTRAINED,
     EvaluatedModel,
     baseline_arrays,
     baselines_for,
@@ -277,7 +276,7 @@ def _training_cost(artifact: Artifact, store: Store) -> TrainingCost:
 def _require_no_baseline_label(labels: Sequence[str]) -> None:
     if len(labels) == 1:
         return
-    taken = {ORACLE, *(baseline.label for baseline in (*BASELINES, EASE))} & set(labels)
+    taken = {ORACLE, *UNTRAINED} & set(labels)
     if taken:
         raise InputError(
             f"Found {min(taken)!r} for more than one row of the table; expected names in --models "

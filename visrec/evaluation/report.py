@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
+from visrec.evaluation.baselines import UNTRAINED
 from visrec.evaluation.charts import plot_auc, plot_curve, plot_sweep
 from visrec.evaluation.page import format_moment, render_page
 from visrec.evaluation.report_changes import css_class, evaluation_changes, publication_changes
@@ -28,10 +29,8 @@ from visrec.evaluation.report_tables import (
 )
 from visrec.evaluation.results import Metrics
 from visrec.evaluation.table import (
-    FLOOR_MODELS,
     MINUS,
     ORACLE,
-    UNTRAINED,
     VISRANK,
     finite_value,
     metric_names,
@@ -263,9 +262,7 @@ def _progress_to_oracle(metrics: Metrics) -> str | None:
     """How far the best trained model gets from the best VisRank towards the oracle, in AUC."""
     auc = {m: v for m in metrics if (v := finite_value(metrics[m].get("auc"))) is not None}
     visrank = {m: v for m, v in auc.items() if m.startswith(VISRANK)}
-    trained = {
-        m: v for m, v in auc.items() if m not in (*visrank, *FLOOR_MODELS, *UNTRAINED, ORACLE)
-    }
+    trained = {m: v for m, v in auc.items() if m not in (*visrank, *UNTRAINED, ORACLE)}
     if ORACLE not in auc or not visrank or not trained:
         return None
     start, start_auc = max(visrank.items(), key=lambda item: item[1])

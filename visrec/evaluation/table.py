@@ -9,9 +9,6 @@ from visrec.text import format_table, printable
 ORACLE = "oracle"
 VISRANK, POPULARITY, RANDOM = "visrank", "popularity", "random"
 RIVALS = (VISRANK, POPULARITY)  # kinds of baselines that a shop could publish instead of a model
-FLOOR_MODELS = (POPULARITY, RANDOM)
-# Other rows that need no training of their own, with the models that they are of.
-UNTRAINED = {"recent-popularity": "recent_popularity", "ease": "ease"}
 
 # The columns of the terminal's table, and the first columns of the report's.
 COLUMNS = (

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from visrec.evaluation.baselines import UNTRAINED
 from visrec.evaluation.results import Figure, Metrics
 from visrec.evaluation.table import (
     ORACLE,
     RANDOM,
     RIVALS,
-    UNTRAINED,
     finite_value,
     format_difference,
     format_interval,

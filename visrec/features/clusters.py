@@ -16,8 +16,9 @@ import pyarrow as pa
 
 from visrec.config import COUNTS, SEEDS, WIDTHS, check_fields, digest
 from visrec.errors import StorageError
-from visrec.features.near_identical import near_identical_groups_within, row_blocks
+from visrec.features.near_identical import near_identical_groups_within
 from visrec.features.table import load_features, read_manifest
+from visrec.scratch import row_blocks
 from visrec.storage.store import Store
 
 _VERSION = 2  # of the computation and of the stored columns: another version makes another file

@@ -17,7 +17,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from visrec.errors import InputError
-from visrec.features.near_identical import row_blocks
 from visrec.features.table import (
     Identity,
     load_features,
@@ -25,7 +24,7 @@ from visrec.features.table import (
     require_same_identity,
 )
 from visrec.ids import index_in
-from visrec.scratch import scratch_array
+from visrec.scratch import row_blocks, scratch_array
 from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.storage.store import Store
 

@@ -12,11 +12,12 @@ grid or edges, B and M rows of a block, G rows with one code.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from visrec.scratch import row_blocks
 
 _TOLERANCE = 1e-7
 # Twice the largest distance of near-identical unit vectors, which leaves room for rounding.
@@ -88,11 +89,6 @@ def graph_components(one_E: Ints, other_E: Ints, size: int) -> Ints:
 
     graph = coo_array((np.ones(len(one_E), bool), (one_E, other_E)), shape=(size, size))
     return np.asarray(connected_components(graph, directed=False)[1])
-
-
-def row_blocks(n: int, size: int) -> Iterator[slice]:
-    """Slices of at most `size` rows that cover n rows."""
-    return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def _hash_rows(feature_ND: Features, row_S: Ints) -> npt.NDArray[np.uint64]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from visrec.scratch import scratch_array
+from visrec.scratch import row_blocks, scratch_array
 
 ItemArrays = dict[str, npt.NDArray[Any]]  # of any type: what one model's scorer takes
 
@@ -66,10 +66,10 @@ def encoded_batches(
         encode: as there.
         device: as there.
     """
-    for start in range(0, len(rows), ENCODE_ROWS):
-        part = torch.from_numpy(np.array(rows[start : start + ENCODE_ROWS], np.float32))
+    for batch in row_blocks(len(rows), ENCODE_ROWS):
+        part = torch.from_numpy(np.array(rows[batch], np.float32))
         size = len(part)
         padded = torch.cat([part, part.new_zeros(ENCODE_ROWS - size, *part.shape[1:])])
         with torch.inference_mode():
             encoded_Bd = encode(padded.to(device))[:size].float().cpu().numpy()
-        yield slice(start, start + size), encoded_Bd
+        yield batch, encoded_Bd

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,7 @@ from visrec.models import MODELS
 from visrec.models.base import Model, ModelConfig, Sizes
 from visrec.models.provenance import Provenance
 from visrec.storage.schemas import HELD_OUT
-from visrec.storage.store import Store, parse_json, to_json
+from visrec.storage.store import DiskFile, Store, parse_json, to_json
 
 MANIFEST = "_manifest.json"
 LATEST = "_latest.json"  # next to the models: names the one that was trained last
@@ -143,7 +143,7 @@ def read_provenance(store: Store) -> Provenance:
         ) from error
 
 
-def _build(store: Store, files: Mapping[str, bytes], weights: BinaryIO) -> Artifact:
+def _build(store: Store, files: Mapping[str, bytes], weights: DiskFile) -> Artifact:
     description = json.loads(files[_CONFIG])
     settings = dict(description["model"])
     name = settings.pop("name")
@@ -182,7 +182,7 @@ def _build(store: Store, files: Mapping[str, bytes], weights: BinaryIO) -> Artif
     )
 
 
-def _mapped_tensors(file: BinaryIO, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _mapped_tensors(file: DiskFile, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Large ones are mapped from it, so that all processes of a
     machine share their memory.
 
@@ -205,7 +205,9 @@ def _mapped_tensors(file: BinaryIO, expected: Mapping[str, Tensor]) -> dict[str,
 
 
 @contextmanager
-def _checked_files(store: Store) -> Iterator[tuple[dict[str, bytes], BinaryIO]]:
+def _checked_files(
+    store: Store,
+) -> Iterator[tuple[dict[str, bytes], DiskFile]]:
     """The model's small files as bytes, and the file of weights, open.
 
     Raises:
@@ -227,7 +229,7 @@ def _checked_files(store: Store) -> Iterator[tuple[dict[str, bytes], BinaryIO]]:
     if _WEIGHTS in missing:
         raise _changed_error(store, [*changed, *missing])
     with store.open_on_disk(_WEIGHTS) as weights:
-        if _sha256_of_file(weights) != hashes[_WEIGHTS]:
+        if hashlib.file_digest(weights, "sha256").hexdigest() != hashes[_WEIGHTS]:
             changed.append(_WEIGHTS)
         if changed or missing:
             raise _changed_error(store, [*changed, *missing])
@@ -360,13 +362,6 @@ def _without_users(files: Mapping[str, bytes], user_ids: pa.Array) -> tuple[int,
             changed[_USERS] = _ids_file("user_id", pc.if_else(is_gone, pa.scalar("", TEXT), ids))
             removed += len(rows)
     return removed, changed
-
-
-def _sha256_of_file(file: BinaryIO) -> str:
-    found = hashlib.sha256()
-    while block := file.read(2**20):
-        found.update(block)
-    return found.hexdigest()
 
 
 def _sha256(data: bytes) -> str:

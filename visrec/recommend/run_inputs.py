@@ -81,10 +81,13 @@ class InputDigests:
         return {name: fields[name] for name in fields if name != "text" or self.text is not None}
 
     def allows_reuse_of(self, other: Mapping[str, object]) -> bool:
-        """Whether lists made from `other` may be reused here, as a manifest records them.
+        """Whether lists that were made from other inputs may be reused.
 
         They may if both have the same model, settings and rules. Differences in users and items are
         covered by fingerprints.
+
+        Args:
+            other: the other inputs, as the manifest of their run has them.
         """
         decisive = ("model", "k", "shards", "layout", "kind", "rules")
         fields = self.to_dict()

@@ -30,10 +30,8 @@ def per_user(ranks: TargetRanks, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, 
     starts = ranks.offsets[:-1]
     n_B = np.diff(ranks.offsets)
     rank_P = ranks.above_P
-    negatives_B = ranks.ranked_B - n_B
-    misordered_P = ranks.others_above_P + 0.5 * ranks.others_equal_P
     # Without negatives, every order is right.
-    auc_B = 1 - _sum_per_user(misordered_P, starts) / n_B / np.maximum(negatives_B, 1)
+    auc_B = 1 - _sum_per_user(ranks.misordered_P, starts) / n_B / np.maximum(ranks.negatives_B, 1)
     metrics = {"auc": auc_B, "rr": 1 / (np.minimum.reduceat(rank_P, starts) + 1.0)}
     for k in cutoffs:
         is_hit_P = rank_P < k

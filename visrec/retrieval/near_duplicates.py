@@ -18,7 +18,7 @@ from visrec.hashes import hash_rows
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.retrieval.similar import cosine_scorer, normalize_rows
 from visrec.retrieval.topk import ITEM_COLUMNS, TopK
-from visrec.scratch import scratch_array
+from visrec.scratch import row_blocks, scratch_array
 
 _NEAREST = 16  # nearest pictures in the first search
 _QUERIES = 4096  # pictures in one search
@@ -91,9 +91,9 @@ def _components(feature_ND: npt.NDArray[np.generic], row_R: Ints, min_cosine: fl
 def _unit_features(feature_ND: npt.NDArray[np.generic], row_R: Ints) -> npt.NDArray[np.float32]:
     """(R, D) these rows' features, scaled to length 1."""
     unit_RD = scratch_array((len(row_R), feature_ND.shape[1]), np.float32)
-    for start in range(0, len(row_R), ITEM_COLUMNS):
-        part = np.asarray(feature_ND[row_R[start : start + ITEM_COLUMNS]], np.float32)
-        unit_RD[start : start + ITEM_COLUMNS] = normalize_rows(torch.from_numpy(part)).numpy()
+    for block in row_blocks(len(row_R), ITEM_COLUMNS):
+        part = np.asarray(feature_ND[row_R[block]], np.float32)
+        unit_RD[block] = normalize_rows(torch.from_numpy(part)).numpy()
     return unit_RD
 
 

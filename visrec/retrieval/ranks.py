@@ -62,6 +62,16 @@ class TargetRanks:
     others_above_P: Counts
     others_equal_P: Counts
 
+    @property
+    def negatives_B(self) -> Counts:
+        """(B,) how many items that are not held out were ranked for each user."""
+        return np.asarray(self.ranked_B - np.diff(self.offsets))
+
+    @property
+    def misordered_P(self) -> npt.NDArray[np.float64]:
+        """(P,) how many items that are not held out are above, and half of those that are equal."""
+        return np.asarray(self.others_above_P + 0.5 * self.others_equal_P)
+
     @staticmethod
     def concatenate(parts: "Sequence[TargetRanks]") -> "TargetRanks":
         """The ranks of all parts' users, one part after another."""

@@ -17,8 +17,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from io import BufferedRandom, BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -33,6 +34,8 @@ from visrec.storage.s3 import S3Backend
 from visrec.storage.s3_settings import configured_endpoint, read_settings
 
 _S3 = "s3://"
+
+DiskFile = BufferedRandom | BufferedReader  # a file that a process can map into memory
 
 
 @dataclass(frozen=True)
@@ -235,7 +238,7 @@ class Store:
                 yield source
 
     @contextmanager
-    def open_on_disk(self, name: str) -> Iterator[BinaryIO]:
+    def open_on_disk(self, name: str) -> Iterator[DiskFile]:
         """One file on a disk of this machine, to be mapped into memory; from S3, a copy that has no
         name there.
 
