@@ -418,10 +418,14 @@ MUTANTS: Mapping[str, tuple[str, Callable[[Run, np.random.Generator], None]]] = 
     "fallback with ties to the greater id": (FALLBACK, popular_in_another_order),
     "fallback at random": (FALLBACK, random_fallback),
 }
+_REASONS = {name for name, (gate, _) in MUTANTS.items() if gate == REASON}
 NO_MUTANT = {
-    # Everybody gets the same list, and there is no space in which items are near one another.
-    "popularity": {"10 % of somebody else", "all reasons missing", "other reasons"},
-    "random": {"all reasons missing", "other reasons"},
+    # There is no space in which items are near one another, so lists have no reasons.
+    "ease": _REASONS,
+    "random": _REASONS,
+    # Everybody gets the same list, too.
+    "popularity": {"10 % of somebody else", *_REASONS},
+    "recent_popularity": {"10 % of somebody else", *_REASONS},
 }
 
 

@@ -20,6 +20,7 @@ from visrec.storage.store import Store
 
 pytestmark = pytest.mark.chaos
 
+COPIES = 100  # of each picture, so that the job is still at work at the last moment
 # Seconds after the start, or after the first line that the job prints.
 MOMENTS = (("import", 0.5), ("start", 6.0), ("work", 0.0), ("work", 1.0))
 
@@ -37,9 +38,18 @@ def living(mark: str) -> list[int]:
     return found
 
 
+@pytest.fixture(scope="module")
+def images(gallery: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for picture in (gallery / "images").iterdir():
+        for copy in range(COPIES):
+            (folder / f"{copy}_{picture.name}").hardlink_to(picture)
+    return folder
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_ends_a_local_job_cleanly(
-    gallery: Path, tmp_path: Path, number: signal.Signals
+    images: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     # The short form tries one moment with each signal.
     short = [MOMENTS[0] if number == signal.SIGTERM else MOMENTS[2]]
@@ -48,7 +58,7 @@ def test_signal_ends_a_local_job_cleanly(
         process = subprocess.Popen(
             [
                 *(sys.executable, "jobs/extract_features.py", "--workspace", str(tmp_path)),
-                *("--images", str(gallery / "images"), "--backbone.name", "random-conv", "--local"),
+                *("--images", str(images), "--backbone.name", "random-conv", "--local"),
             ],
             cwd=CHECKOUT,
             env={**os.environ, "VISREC_TEST_STOP": mark},

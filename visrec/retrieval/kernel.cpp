@@ -46,12 +46,11 @@ namespace {
 using simd::Floats, simd::Ints, simd::Mask, simd::kLanes;
 
 constexpr int kItems = 64;  // in a block
-constexpr int kUsers = 6;   // in a group
-// Registers of items that are multiplied at a time: with the accumulators of 6 users for each and
-// the operands, 4 of them fill 32 registers, and 2 fill 16.
-constexpr int kColumns = simd::kRegisters == 32 ? 4 : 2;
+// Users of a group, and registers of items that are multiplied at a time for each of them: with
+// their accumulators and the operands, they fill the registers.
+constexpr int kUsers = simd::kUsers, kColumns = simd::kColumns;
 constexpr int kTile = kColumns * kLanes;
-constexpr int kGroups = 16;   // in a piece of work: 96 users share each read of the items
+constexpr int kGroups = 96 / kUsers;  // in a piece of work: about 96 users share a read of the items
 constexpr int kGrowth = 8;    // factor by which a search's buffer may grow; a power of 2
 constexpr int64_t kFirstGuess = 8;  // blocks before the first guess of the k-th score
 constexpr int kHalvings = 16; // steps of the bisection for the k-th bound
@@ -62,8 +61,8 @@ constexpr double kRounded = 0x1p-22;  // times a score: closer scores may round 
 constexpr double kTiny = 2. * FLT_TRUE_MIN;  // the same for scores near zero
 
 // Items are stored at positions, in the order in which they are scored. Their vectors are rotated,
-// so that the first dimensions have most of a score: the lead, `4 * quads` of them. The others are
-// the rest, which may be empty.
+// so that the first dimensions have most of a score: the lead, whose bytes take an even number of
+// quads. The others are the rest, which may be empty.
 struct Items {
     const float* vectors;   // (n, d) as given, in the order of the rows
     const int32_t* rows;    // (blocks * 64,) of each position
@@ -76,7 +75,7 @@ struct Items {
     const float* rest_length;  // (blocks * 64,) |i| of the rest, in 2^exponent
     const double* mean;        // (d,)
     int64_t n, blocks;
-    int d, quads, rest_bytes, exponent;
+    int d, lead, quads, rest_bytes, exponent;
 };
 
 struct User {
@@ -117,11 +116,43 @@ int exponent_of(const Float* vector, int64_t d) {
     return exponent;
 }
 
-// Rounds a vector to bytes of at most `levels`; returns its scale, which is `least` or more, and |v'|
-// and |dv| in units of that scale.
-float round_to_bytes(const double* vector, int d, int levels, float least, int8_t* bytes,
-                     double* length, double* rounding) {
-    const float scale = std::max(float(largest_entry(vector, d) / levels), least);
+// The number of quads for the bytes of d dimensions.
+int quads_of(int64_t d) { return int((d + 7) / 8 * 2); }
+
+// The byte of a dimension among those of `quads` quads. Each four that simd.h adds in 16 bits are of
+// dimensions far apart, because neighbours may be large together: the first dimensions of rotated
+// vectors are the largest.
+int byte_of(int j, int quads) {
+    const int four = j % quads, nth = j / quads;
+    return four / 2 * 8 + four % 2 * 2 + nth / 2 * 4 + nth % 2;
+}
+
+// The largest sum of four entries that simd.h adds in 16 bits.
+double largest_four(const double* vector, int d, int quads) {
+    double largest = 0;
+    for (int four = 0; four < quads; four++) {
+        double sum = 0;
+        for (int j = four; j < d; j += quads) sum += std::fabs(vector[j]);
+        largest = std::max(largest, sum);
+    }
+    return largest;
+}
+
+// A byte step that no entry has more than `levels` of; `least` or more.
+float step_of(const double* vector, int d, int levels, float least) {
+    return std::max(float(largest_entry(vector, d) / levels), least);
+}
+
+// The same for a vector that is multiplied by `simd::dot`.
+float user_step_of(const double* vector, int d, int quads, float least) {
+    if (simd::kQuads == 1) return step_of(vector, d, simd::kUserBytes, least);
+    // Rounding adds at most 1 / 2 to each entry.
+    return std::max(float(largest_four(vector, d, quads) / (simd::kUserFour - 2)), least);
+}
+
+// Rounds a vector to multiples of `scale`; returns |v'| and |dv| in units of it.
+void round_to_bytes(const double* vector, int d, float scale, int8_t* bytes, double* length,
+                    double* rounding) {
     const double inverse = 1. / scale;
     double squares[16] = {}, remainders[16] = {};
     in_lanes(d, [&](int64_t j, int lane) {
@@ -133,7 +164,6 @@ float round_to_bytes(const double* vector, int d, int levels, float least, int8_
     });
     *length = std::sqrt(sum_of_lanes(squares));
     *rounding = std::sqrt(sum_of_lanes(remainders));
-    return scale;
 }
 
 // Prefetches a vector while others are processed.
@@ -329,18 +359,23 @@ void multiply(const uint8_t* item, const int8_t* bytes, int quads, const int32_t
         for (int u = 0; u < kUsers; u++)
 #pragma GCC unroll 8
             for (int c = 0; c < kColumns; c++) sum[u][c] = simd::all(offsets[u]);
-        for (int q = 0; q < quads; q++, item += kTile * 4, user += kUsers) {
-            Ints column[kColumns];
+        for (int q = 0; q < quads; q += simd::kQuads) {
+            Ints column[kColumns][simd::kQuads];
 #pragma GCC unroll 8
-            for (int c = 0; c < kColumns; c++)
-                column[c] = simd::load<Ints>(item + c * 4 * kLanes);
-#pragma GCC unroll 8
-            for (int u = 0; u < kUsers; u++) {
-                const Ints four = simd::all(user[u]);
+            for (int i = 0; i < simd::kQuads; i++)
 #pragma GCC unroll 8
                 for (int c = 0; c < kColumns; c++)
-                    sum[u][c] = simd::dot4(sum[u][c], column[c], four);
+                    column[c][i] = simd::load<Ints>(item + (i * kColumns + c) * 4 * kLanes);
+#pragma GCC unroll 8
+            for (int u = 0; u < kUsers; u++) {
+                Ints quad[simd::kQuads];
+#pragma GCC unroll 8
+                for (int i = 0; i < simd::kQuads; i++) quad[i] = simd::all(user[i * kUsers + u]);
+#pragma GCC unroll 8
+                for (int c = 0; c < kColumns; c++)
+                    sum[u][c] = simd::dot(sum[u][c], column[c], quad);
             }
+            item += simd::kQuads * kTile * 4, user += simd::kQuads * kUsers;
         }
 #pragma GCC unroll 8
         for (int u = 0; u < kUsers; u++)
@@ -456,23 +491,26 @@ struct Worker {
 
     // Rounds a user's vector, rotated like the items and divided by 2^exponent.
     double round(const Items& items, const double* rotated, int exponent, int64_t u) {
-        const int lead = std::min(4 * items.quads, items.d), width = 4 * items.quads;
+        const int lead = items.lead, width = 4 * items.quads;
         const double power = std::ldexp(1., -exponent);
         for (int j = 0; j < items.d; j++) wide[j] = rotated[j] * power;
         double length, rounding;
         User& user = users[u];
-        const float scale = round_to_bytes(wide.data(), lead, simd::kUserBytes, kLeastScale,
-                                           user_bytes.data(), &length, &rounding);
+        const float scale = user_step_of(wide.data(), lead, items.quads, kLeastScale);
+        round_to_bytes(wide.data(), lead, scale, user_bytes.data(), &length, &rounding);
         user.length = float(length);
         user.rounding = float(rounding + kSlack * (length + rounding));
         for (int j = 0; j < lead; j++) user.offset -= simd::kItemOffset * user_bytes[j];
         int8_t* group = bytes.data() + u / kUsers * kUsers * width;
-        for (int q = 0; q < items.quads; q++)
-            std::memcpy(group + (q * kUsers + u % kUsers) * 4, user_bytes.data() + 4 * q, 4);
+        for (int j = 0; j < lead; j++) {
+            const int byte = byte_of(j, items.quads);
+            group[(byte / 4 * kUsers + u % kUsers) * 4 + byte % 4] = user_bytes[j];
+        }
         if (!items.rest_bytes) return scale;
         int8_t* rest = rest_bytes.data() + u * items.rest_bytes;
-        const float rest_scale = round_to_bytes(wide.data() + lead, items.d - lead, simd::kUserBytes,
-                                                kLeastScale, rest, &length, &rounding);
+        const float rest_scale =
+            step_of(wide.data() + lead, items.d - lead, simd::kUserBytes, kLeastScale);
+        round_to_bytes(wide.data() + lead, items.d - lead, rest_scale, rest, &length, &rounding);
         user.rest_scale = rest_scale / scale;
         user.rest_length = float(length);
         user.rest_rounding = float(rounding + kSlack * (length + rounding));
@@ -739,8 +777,13 @@ extern "C" {
 void visrec_pack(const double* rotated, const uint8_t* unavailable, int64_t first, int64_t count,
                  int64_t d, int64_t lead, int64_t rest_bytes, uint8_t* packed, float* scale,
                  float* bounds, uint8_t* rest, float* rest_scale, float* rest_length) {
-    const int64_t quads = (lead + 3) / 4, rest_width = d - lead;
-    std::vector<int8_t> item_bytes(std::max(4 * quads, rest_width));
+    const int64_t quads = quads_of(lead), rest_width = d - lead;
+    std::vector<int8_t> item_bytes(std::max(lead, rest_width));
+    std::vector<int64_t> to(lead);  // where in a tile the bytes of a dimension begin
+    for (int64_t j = 0; j < lead; j++) {
+        const int byte = byte_of(int(j), int(quads));
+        to[j] = byte / 4 * kTile * 4 + byte % 4;
+    }
     const auto add_offset = [&] {
         for (int8_t& byte : item_bytes) byte = int8_t(byte + simd::kItemOffset);
     };
@@ -749,17 +792,17 @@ void visrec_pack(const double* rotated, const uint8_t* unavailable, int64_t firs
         if (unavailable[i - first]) continue;
         const double* vector = rotated + (i - first) * d;
         float* bound = bounds + i / kItems * 4;
-        scale[i] = round_to_bytes(vector, int(lead), 127, FLT_MIN, item_bytes.data(), &length,
-                                  &rounding);
+        scale[i] = step_of(vector, int(lead), 127, FLT_MIN);
+        round_to_bytes(vector, int(lead), scale[i], item_bytes.data(), &length, &rounding);
         bound[0] = std::max(bound[0], float(rounding * (1 + kSlack)));
         bound[1] = std::max(bound[1], float((length + rounding) * (1 + kSlack)));
-        uint8_t* tile = packed + i / kTile * kTile * 4 * quads;
+        uint8_t* tile = packed + i / kTile * kTile * 4 * quads + i % kTile * 4;
         add_offset();
-        for (int64_t q = 0; q < quads; q++)
-            std::memcpy(tile + (q * kTile + i % kTile) * 4, item_bytes.data() + 4 * q, 4);
+        for (int64_t j = 0; j < lead; j++) tile[to[j]] = uint8_t(item_bytes[j]);
         if (!rest_bytes) continue;
-        rest_scale[i] = round_to_bytes(vector + lead, int(rest_width), 127, FLT_MIN,
-                                       item_bytes.data(), &length, &rounding);
+        rest_scale[i] = step_of(vector + lead, int(rest_width), 127, FLT_MIN);
+        round_to_bytes(vector + lead, int(rest_width), rest_scale[i], item_bytes.data(), &length,
+                       &rounding);
         rest_length[i] = float((length + rounding) * rest_scale[i] * (1 + kSlack));
         bound[2] = std::max(bound[2], float(rounding * rest_scale[i] * (1 + kSlack)));
         bound[3] = std::max(bound[3], rest_length[i]);
@@ -781,7 +824,8 @@ void visrec_top_k(const float* vectors, const int32_t* item_rows, const uint8_t*
     const Items items{vectors,     item_rows,  packed,        scale,
                       bounds,      rest,       rest_scale,    rest_length,
                       mean,        n,          (n + kItems - 1) / kItems,
-                      int(d),      int((lead + 3) / 4), int(rest_bytes), int(exponent)};
+                      int(d),      int(lead),  quads_of(lead), int(rest_bytes),
+                      int(exponent)};
     // Pieces are of equal size, up to rounding, and none is larger than a worker's memory.
     const int64_t max_users = int64_t(kUsers) * kGroups;
     const int64_t pieces = std::max<int64_t>((b + max_users - 1) / max_users, 1);

@@ -122,7 +122,7 @@ def _pack(
     padded, lead = -(-n // _BLOCK) * _BLOCK, rotation.lead if rotation else d
     rest_bytes = -(-(d - lead) // _REGISTER) * _REGISTER
     arrays: list[npt.NDArray[np.generic]] = [
-        _aligned(padded * -(-lead // 4) * 4, np.dtype(np.uint8)),
+        _aligned(padded * -(-lead // 8) * 8, np.dtype(np.uint8)),
         _aligned(padded, np.dtype(np.float32)),
         np.zeros((padded // _BLOCK, 4), np.float32),
         _aligned(padded * rest_bytes, np.dtype(np.uint8)),

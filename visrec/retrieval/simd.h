@@ -18,15 +18,25 @@ namespace simd {
 
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 
-constexpr int kLanes = 16, kRegisters = 32;
+constexpr int kLanes = 16, kRegisters = 32, kColumns = 4;
+#if defined(__AVX512VNNI__)
+constexpr int kUsers = 6, kQuads = 1;
+#else
+constexpr int kUsers = 5, kQuads = 2;
+#endif
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
-constexpr int kLanes = 8, kRegisters = 16;
+constexpr int kLanes = 8, kRegisters = 16, kColumns = 2;
+#if defined(__AVXVNNI__)
+constexpr int kUsers = 6, kQuads = 1;
+#else
+constexpr int kUsers = 4, kQuads = 2;
+#endif
 
 #elif defined(__ARM_FEATURE_DOTPROD)
 
-constexpr int kLanes = 4, kRegisters = 32;
+constexpr int kLanes = 4, kRegisters = 32, kColumns = 4, kUsers = 6, kQuads = 1;
 
 #else
 #error "the kernel does not support this instruction set"
@@ -73,6 +83,11 @@ inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 // dot4 multiplies the bytes of items by those of users and adds the products of each four neighbours
 // to a lane. Users' bytes are within +-kUserBytes. Items' bytes are within +-127, and are stored with
 // kItemOffset added, which is not 0 where the instruction multiplies unsigned by signed bytes.
+//
+// dot does the same for kQuads registers of items. Where no instruction adds four products, it adds
+// those of two registers in 16 bits before it adds them in 32: of bytes 0, 1, 4 and 5 of each eight,
+// and of the other four. There the absolute values of a user's four bytes add up to kUserFour at
+// most.
 
 #if defined(__AVX512BW__) && defined(__AVX512VL__)
 
@@ -101,11 +116,21 @@ inline Ints dot4(Ints sum, Ints items, Ints users) {
     return Ints(_mm512_dpbusd_epi32(__m512i(sum), __m512i(items), __m512i(users)));
 }
 #else
-// Two products of at most 255 * 64 fit into 16 bits, so that nothing saturates.
+// Two products of at most 255 * 64 fit into 16 bits, and so do four by bytes that add up to 128, so
+// that nothing saturates.
 constexpr int kUserBytes = 64;
-inline Ints dot4(Ints sum, Ints items, Ints users) {
-    const __m512i pairs = _mm512_maddubs_epi16(__m512i(items), __m512i(users));
+inline __m512i pairs_of(Ints items, Ints users) {
+    return _mm512_maddubs_epi16(__m512i(items), __m512i(users));
+}
+inline Ints add_pairs(Ints sum, __m512i pairs) {
     return sum + Ints(_mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+inline Ints dot4(Ints sum, Ints items, Ints users) {
+    return add_pairs(sum, pairs_of(items, users));
+}
+inline Ints dot(Ints sum, const Ints (&items)[2], const Ints (&users)[2]) {
+    const __m512i first = pairs_of(items[0], users[0]), second = pairs_of(items[1], users[1]);
+    return add_pairs(sum, _mm512_add_epi16(first, second));
 }
 #endif
 
@@ -156,9 +181,18 @@ inline Ints dot4(Ints sum, Ints items, Ints users) {
 }
 #else
 constexpr int kUserBytes = 64;  // as above
-inline Ints dot4(Ints sum, Ints items, Ints users) {
-    const __m256i pairs = _mm256_maddubs_epi16(__m256i(items), __m256i(users));
+inline __m256i pairs_of(Ints items, Ints users) {
+    return _mm256_maddubs_epi16(__m256i(items), __m256i(users));
+}
+inline Ints add_pairs(Ints sum, __m256i pairs) {
     return sum + Ints(_mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+inline Ints dot4(Ints sum, Ints items, Ints users) {
+    return add_pairs(sum, pairs_of(items, users));
+}
+inline Ints dot(Ints sum, const Ints (&items)[2], const Ints (&users)[2]) {
+    const __m256i first = pairs_of(items[0], users[0]), second = pairs_of(items[1], users[1]);
+    return add_pairs(sum, _mm256_add_epi16(first, second));
 }
 #endif
 
@@ -186,5 +220,10 @@ inline Ints dot4(Ints sum, Ints items, Ints users) {
 }
 
 #endif
+
+constexpr int kUserFour = 128;
+inline Ints dot(Ints sum, const Ints (&items)[1], const Ints (&users)[1]) {
+    return dot4(sum, items[0], users[0]);
+}
 
 }  // namespace simd
