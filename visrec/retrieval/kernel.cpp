@@ -570,42 +570,59 @@ struct Worker {
                 rows + u * k, scores + u * k, false);
     }
 
-    // Scores the remaining items in double precision, the most promising ones first.
+    // Scores the remaining items in double precision, the most promising ones first, until no bound
+    // reaches the k-th best score so far.
     void finish(const Items& items, Search& search, int k, int64_t* rows, float* scores) {
         search.prune(k);
         remaining.clear(), ranked.clear();
         for (size_t one = 0; one < search.size; one++)
             remaining.push_back({search.high[one], search.item[one]});
-        const size_t likely = std::min<size_t>(k, remaining.size());
-        std::nth_element(remaining.begin(), remaining.begin() + likely, remaining.end(),
-                         [](const Scored& a, const Scored& b) { return a.score > b.score; });
-        rescore(items, search, remaining.data(), likely);
-        if (likely < remaining.size()) {
-            const double worst =
-                least_rounding_to(item_of(*std::min_element(ranked.begin(), ranked.end())).score);
-            const auto is_worse = [&](const Scored& one) {
-                return double(one.score) * search.unit + search.base < worst;
+        const auto is_better = [](const Scored& a, const Scored& b) { return a.score > b.score; };
+        const auto likely = remaining.begin() + std::min<int64_t>(k, remaining.size());
+        std::nth_element(remaining.begin(), likely, remaining.end(), is_better);
+        rescore(items, search, remaining.begin(), likely, [&](uint64_t rank, const Scored&) {
+            ranked.push_back(rank);
+            return true;
+        });
+        if (likely < remaining.end()) {
+            std::make_heap(ranked.begin(), ranked.end(), std::greater<>());  // the worst is first
+            double worst = least_rounding_to(item_of(ranked[0]).score);
+            const auto may_be_best = [&](const Scored& one) {
+                return !(double(one.score) * search.unit + search.base < worst);
             };
-            const auto end = std::remove_if(remaining.begin() + likely, remaining.end(), is_worse);
-            rescore(items, search, remaining.data() + likely, end - remaining.begin() - likely);
+            const auto end = std::partition(likely, remaining.end(), may_be_best);
+            std::sort(likely, end, is_better);
+            rescore(items, search, likely, end, [&](uint64_t rank, const Scored& one) {
+                if (rank > ranked[0]) {
+                    std::pop_heap(ranked.begin(), ranked.end(), std::greater<>());
+                    ranked.back() = rank;
+                    std::push_heap(ranked.begin(), ranked.end(), std::greater<>());
+                    worst = least_rounding_to(item_of(ranked[0]).score);
+                }
+                return may_be_best(one);
+            });
         }
-        const size_t found = std::min<size_t>(k, ranked.size());
-        std::nth_element(ranked.begin(), ranked.begin() + found, ranked.end(), std::greater<>());
-        std::sort(ranked.begin(), ranked.begin() + found, std::greater<>());
+        std::sort(ranked.begin(), ranked.end(), std::greater<>());
         for (size_t position = 0; position < size_t(k); position++) {
             const Scored best =
-                position < found ? item_of(ranked[position]) : Scored{-INFINITY, -1};
+                position < ranked.size() ? item_of(ranked[position]) : Scored{-INFINITY, -1};
             rows[position] = best.row;
             scores[position] = best.score;
         }
     }
 
-    void rescore(const Items& items, const Search& search, const Scored* these, size_t count) {
-        constexpr size_t kAhead = 3;  // rows to prefetch ahead of the one being multiplied
-        for (size_t one = 0; one < count + kAhead; one++) {
-            if (one < count)
-                fetch(items.vectors + int64_t(items.rows[these[one].row]) * items.d, items.d);
-            if (one >= kAhead) ranked.push_back(search.rank(items, these[one - kAhead].row));
+    // Calls `take` with the rank of each item, and the item, until it returns false.
+    template <typename Iterator, typename Take>
+    void rescore(const Items& items, const Search& search, Iterator first, Iterator last,
+                 Take take) {
+        constexpr int64_t kAhead = 3;  // rows to prefetch ahead of the one being multiplied
+        const auto fetch_row = [&](const Scored& one) {
+            fetch(items.vectors + int64_t(items.rows[one.row]) * items.d, items.d);
+        };
+        std::for_each(first, first + std::min(kAhead, last - first), fetch_row);
+        for (; first < last; first++) {
+            if (last - first > kAhead) fetch_row(first[kAhead]);
+            if (!take(search.rank(items, first->row), *first)) return;
         }
     }
 };
