@@ -70,6 +70,7 @@ from visrec.models.dropout import dropout_threshold, keep_items, scale_and_drop
 from visrec.models.ease import EaseConfig
 from visrec.models.embeddings import make_embedding
 from visrec.models.feature_scale import FeatureScale
+from visrec.models.grouped import grouped_products
 from visrec.models.inputs import ActivityBatch, JaggedTensor, TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.models.low_rank_ease import MIN_TAKERS, low_rank_ease, profile_vectors
@@ -203,8 +204,8 @@ class Hybrid(Model):
         # 16-bit numbers are too coarse for logarithms of counts.
         weight_BK = weight_BK.to(torch.promote_types(weight_BK.dtype, torch.float32))
         positive_B = (weight_BK * activity.positive_BK).sum(dim=1)
-        candidate_BCK = activity.candidate_GCK.to(weight_BK.dtype)[activity.moment_B]
-        score_BC = torch.bmm(candidate_BCK, weight_BK[:, :, None])[:, :, 0]
+        candidate_GCK = activity.candidate_GCK.to(weight_BK.dtype)
+        score_BC = grouped_products(weight_BK, candidate_GCK, activity.moment_B)
         if self.training:
             rate = self._config.activity_dropout
             kept_M = keep_items(batch.item_M, batch.seed + _ACTIVITY_STREAM, rate)

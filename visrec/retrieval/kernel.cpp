@@ -437,42 +437,42 @@ void score_block(const Items& items, int64_t block, const int8_t* bytes, const U
     for (int u = 0; u < count; u++) {
         Search& search = searches[u];
         const Floats least = simd::all(search.least);
-        constexpr int kRegisters = kItems / kLanes;
-        alignas(64) float highs[kItems];
-        Mask passed[kRegisters];
-        uint64_t any = 0;
-        const Floats rest_most = simd::all((users[u].rest_length + users[u].rest_rounding) *
-                                           users[u].rest_scale);
-        for (int r = 0; r < kRegisters; r++) {
-            const Ints sum = simd::load(sums[u] + kLanes * r);
-            const Floats high = simd::to_floats(sum) * simd::load(scale + kLanes * r);
-            simd::store(highs + kLanes * r, high);
-            const Floats most = simd::multiply_add(rest_most, simd::load(rest + kLanes * r), high);
-            passed[r] = simd::at_least(most, least);
-            any |= uint64_t(passed[r]) << kLanes * r;
-        }
-        if (!any) continue;
+        const auto high_of = [&](int r) {
+            return simd::to_floats(simd::load(sums[u] + r)) * simd::load(scale + r);
+        };
         if (items.rest_bytes) {
-            for (; any; any &= any - 1) {
-                const int lane = __builtin_ctzll(any);
-                const auto position = int32_t(block * kItems + lane);
-                for (int j = 0; j < items.rest_bytes; j += 64)
-                    simd::prefetch(items.rest + int64_t(position) * items.rest_bytes + j);
-                passed_items.push_back({int32_t(first_user + u), position, highs[lane],
-                                        highs[lane] - 2 * float(error[u]) * scale[lane]});
+            const Floats rest_most = simd::all((users[u].rest_length + users[u].rest_rounding) *
+                                               users[u].rest_scale);
+            for (int r = 0; r < kItems; r += kLanes) {
+                const Floats high = high_of(r);
+                Mask passed = simd::at_least(
+                    simd::multiply_add(rest_most, simd::load(rest + r), high), least);
+                for (; passed; passed &= passed - 1) {
+                    const int item = r + __builtin_ctz(passed);
+                    const auto position = int32_t(block * kItems + item);
+                    for (int j = 0; j < items.rest_bytes; j += 64)
+                        simd::prefetch(items.rest + int64_t(position) * items.rest_bytes + j);
+                    const float item_high = float(sums[u][item]) * scale[item];
+                    passed_items.push_back({int32_t(first_user + u), position, item_high,
+                                            item_high - 2 * float(error[u]) * scale[item]});
+                }
             }
             continue;
         }
+        // In most blocks no item passes: that takes one branch to find out.
+        Floats largest = simd::all(-INFINITY);  // so that it is no NaN, which unavailable items have
+        for (int r = 0; r < kItems; r += kLanes) largest = simd::larger(high_of(r), largest);
+        if (!simd::at_least(largest, least)) continue;
         const Floats twice = simd::all(-2.f * float(error[u]));
-        for (int r = 0; r < kRegisters; r++)
-            if (passed[r]) {
-                int32_t position[kLanes];
-                std::iota(position, position + kLanes, int32_t(block * kItems + kLanes * r));
-                const Floats high = simd::load(highs + kLanes * r);
-                search.note(passed[r], high,
-                            simd::multiply_add(twice, simd::load(scale + kLanes * r), high),
-                            simd::load(position));
-            }
+        for (int r = 0; r < kItems; r += kLanes) {
+            const Floats high = high_of(r);
+            const Mask passed = simd::at_least(high, least);
+            if (!passed) continue;
+            int32_t position[kLanes];
+            std::iota(position, position + kLanes, int32_t(block * kItems + r));
+            search.note(passed, high, simd::multiply_add(twice, simd::load(scale + r), high),
+                        simd::load(position));
+        }
         if (search.size < search.full) continue;
         search.prune(k);
         search.make_room(items, k, ranked);
