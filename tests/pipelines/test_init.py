@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -248,6 +250,16 @@ def test_names_of_items_and_users_tables_are_proposed(shop: Path) -> None:
 def test_pictures_alone_are_enough(shop: Path) -> None:
     (shop / "orders.csv").unlink()
     assert run_init(shop)["proposed"] == "images, image_pattern"
+
+
+def test_table_of_pictures_beside_the_other_tables_is_proposed(shop: Path) -> None:
+    pictures = pa.table({"item_id": [*"abcdef"], "image": [b"\xff\xd8\xff"] * 6})
+    pq.write_table(pictures, shop / "images.parquet")
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["images"] == f"{shop}/images.parquet"
+    assert str(run_check(shop)["pictures"]).startswith("6 at ")
 
 
 def test_second_init_and_an_empty_workspace_are_refused(shop: Path, tmp_path: Path) -> None:

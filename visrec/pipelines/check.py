@@ -223,7 +223,7 @@ class Findings:
 def _propose_import(config: CheckJob) -> str:
     """Text to append to an error about pictures: how to import existing features; empty if there
     are none."""
-    if config.resolve_if_exists(None, "features.parquet") is None:
+    if config.resolve_file_if_exists(None, "features.parquet") is None:
         return ""
     command = visrec_command("import-features", config.workspace, "--backbone", "NAME")
     return (
