@@ -318,6 +318,13 @@ def test_failed_import_leaves_nothing_and_an_existing_table_is_kept(tmp_path: Pa
         imported(source, "movielens", tmp_path)
 
 
+def test_workspace_with_pictures_of_its_own_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "shop/images").mkdir(parents=True)
+    (tmp_path / "shop/images/a.jpg").touch()
+    with pytest.raises(InputError, match="images exists already"):
+        imported(movielens(tmp_path, "1m"), "movielens", tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["amazon", "retail"])
 def test_each_file_is_read_once(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     product = {"parent_asin": "P1", "title": "Brush", "imUrl": "https://x/t.jpg"}

@@ -220,7 +220,7 @@ def test_workspace_of_texts_alone_is_ready(check: Check, items_with_titles: Path
     with pytest.raises(InputError, match="Found no picture at"):
         check(text=TextConfig(model="m"))
     (items_with_titles / "items.csv").write_text("item_id,title\na,\n")
-    with pytest.raises(InputError, match=r"None of the items of .* has a title or a description"):
+    with pytest.raises(InputError, match=r"None of the 1 items of .* has a title or a description"):
         check(**keys)
 
 

@@ -118,6 +118,58 @@ def test_pattern_that_would_split_the_name_of_an_item_is_not_proposed(shop: Path
     assert "image_pattern" not in str(kept(shop))
 
 
+@pytest.mark.parametrize("views", ["12", "1"])
+def test_pattern_is_proposed_where_most_pictures_are_of_items_that_nobody_has_taken(
+    shop: Path, views: str
+) -> None:
+    for item in [f"new{n}" for n in range(20)]:
+        for view in views:
+            (shop / f"photos/{item}_{view}.jpg").write_bytes(b"\xff\xd8\xff")
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["image_pattern"] == "{item_id}_{view}"
+
+
+def test_pattern_is_proposed_where_pictures_of_most_taken_items_are_gone(shop: Path) -> None:
+    for picture in shop.glob("photos/[b-f]_*.jpg"):
+        picture.rename(picture.with_name(f"new{picture.name}"))
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["image_pattern"] == "{item_id}_{view}"
+
+
+def test_pattern_is_not_proposed_for_a_new_item_whose_name_continues_another_one(
+    shop: Path,
+) -> None:
+    for item in "abcdef":
+        (shop / f"photos/{item}_1.jpg").unlink()
+        (shop / f"photos/{item}_2.jpg").rename(shop / f"photos/{item}.jpg")
+    for item in ["a_9", "x", "y"]:
+        (shop / f"photos/{item}.jpg").write_bytes(b"\xff\xd8\xff")
+    run_init(shop)
+    assert "image_pattern" not in str(kept(shop))
+
+
+@pytest.mark.parametrize("name", ["items", "users"])
+def test_folder_of_pictures_named_like_an_optional_table_is_no_table(shop: Path, name: str) -> None:
+    (shop / "photos").rename(shop / name)
+    assert run_init(shop)["proposed"] == (
+        "interactions.path, interactions.columns, images, image_pattern"
+    )
+    assert run_check(shop)["verdict"] == "ready: a night can run"
+
+
+def test_orders_whose_name_only_contains_a_word_of_block_lists_are_interactions(shop: Path) -> None:
+    (shop / "orders.csv").rename(shop / "orders_excluding_vat.csv")
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["interactions"]["path"] == f"{shop}/orders_excluding_vat.csv"
+    assert found["rules"] is None
+
+
 def test_column_that_says_what_can_be_had_is_proposed(shop: Path) -> None:
     (shop / "items.csv").write_text("sku,in_stock,qty_on_hand\na,true,3\nb,false,0\n")
     run_init(shop)

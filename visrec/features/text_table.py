@@ -113,7 +113,7 @@ def plan_texts(items_table: InputTable, store: Store, identity: Identity) -> Tex
     item_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], TEXT)
     require_one_row_per_item(item_ids, items_table.uri)
     if not any(map(len, rows)):
-        raise no_texts(items_table)
+        raise no_texts(items_table, len(item_ids))
     return TextPlan(pa.concat_tables(rows), pa.concat_tables(pending), stored, parts, len(item_ids))
 
 

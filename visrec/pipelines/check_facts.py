@@ -88,11 +88,12 @@ def read_text_catalogue(table: InputTable | None, text_features: Store) -> Catal
     if table is None:
         ids = _ids_of_features(text_features, read_manifest(text_features))
         return Catalogue(ids=ids, noun="text", with_feature=len(ids))
-    distinct = DistinctIds()
+    distinct, items = DistinctIds(), 0
     for batch in read_texts(table):
         distinct.add(batch.filter(batch["text"].is_valid())["item_id"])
+        items += len(batch)
     if not len(distinct.ids):
-        raise no_texts(table)
+        raise no_texts(table, items)
     rows = read_manifest(text_features).rows if text_features.exists(MANIFEST) else 0
     return Catalogue(ids=distinct.ids, noun="text", with_feature=rows)
 

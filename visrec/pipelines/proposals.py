@@ -243,10 +243,18 @@ def _image_pattern(config: DataJob) -> Iterator[Proposal]:
     items = {str(item) for item in distinct.ids.to_pylist()}
     whole, others = set(names) & items, [name for name in names if name not in items]
     found = suggest_pattern(others, items)
-    if found is None or 2 * found.names <= len(others):
+    if found is None:
         return
     pattern = NamePattern(found.pattern)
-    if not any(map(pattern.split, whole)):  # the names of whole items must stay theirs
+    missing = items - whole
+    pictured = {split[0] for split in map(pattern.split, others) if split} & missing
+    is_likely = (
+        2 * found.names > len(others)
+        # Most pictures may be of items that nobody has taken yet.
+        or 2 * len(pictured) > len(missing)
+        or (guess_pattern(others) or [""])[0] == found.pattern
+    )
+    if is_likely and not any(map(pattern.split, whole)):  # names of whole items must stay theirs
         why = f"{found.name!r} is then a picture of {found.item_id!r}"
         yield Proposal("image_pattern", found.pattern, why)
 

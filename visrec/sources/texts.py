@@ -42,11 +42,11 @@ def read_texts(table: InputTable) -> Iterator[pa.Table]:
         )
 
 
-def no_texts(table: InputTable) -> InputError:
-    """The error for an items table without any text."""
+def no_texts(table: InputTable, items: int) -> InputError:
+    """The error for an items table of so many items, none of which has a text."""
     return InputError(
-        f"None of the items of {table.uri} (--items) has a title or a description; expected some, "
-        "to embed with --text.model. Add them, or leave it out.",
+        f"None of the {items:,} items of {table.uri} (--items) has a title or a description; "
+        "expected some, to embed with --text.model. Add them, or leave it out.",
         path=table.uri,
         key="items",
     )
