@@ -61,7 +61,8 @@ def test_folder_without_tables_is_none(store: Store) -> None:
     [
         *[(name, True) for name in (
             "blocked.csv", "my-blocked.csv", "blockedItems.csv", "myBlocklist.csv",
-            "black list.csv", "exclude.csv", "excluded_items.csv", "exclusions.csv", "do-not-recommend.csv",
+            "black list.csv", "exclude.csv", "excluded_items.csv", "exclusions.csv",
+            "do-not-recommend.csv",
             "Sperrliste_2026.csv", "gesperrte Artikel.csv", "banned.csv", "2026_deny_list.csv",
         )],
         *[(name, False) for name in (
