@@ -90,6 +90,18 @@ def test_given_keys_are_kept_and_paths_are_absolute(
     }  # fmt: skip
 
 
+def test_home_directory_is_expanded_in_paths_that_are_kept(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(shop))
+    orders = InteractionsConfig(path=f"file:{shop}/orders.csv")
+    run_init(tmp_path / "new", interactions=orders, images="~/photos")
+    found = kept(tmp_path / "new")
+    assert isinstance(found, dict)
+    assert found["images"] == f"{shop}/photos"
+    assert found["interactions"]["path"] == f"{shop}/orders.csv"
+
+
 def test_column_without_a_guess_is_left_to_be_filled_in(shop: Path) -> None:
     (shop / "orders.csv").rename(shop / "interactions.csv")
     text = (shop / "interactions.csv").read_text()
