@@ -257,3 +257,13 @@ def test_misspelt_workspace_is_refused_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Found no folder .*shpo, or nothing in it"):
         main(CheckJob(workspace=str(tmp_path / "shpo")), Summary("check"))
     assert not list(tmp_path.iterdir())
+
+
+def test_faults_of_a_workspace_that_cannot_be_written_are_told(
+    check: Check, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "summaries").touch()  # where a directory would have to be
+    with pytest.raises(InputError, match="lacks the columns"):
+        check(interactions=InteractionsConfig())
+    shown = capsys.readouterr()
+    assert "The summary is not in the workspace. Could not write" in shown.out + shown.err

@@ -236,7 +236,7 @@ class Findings:
         summary.tell()
         summary.rows["problems"] = problems
         if workspace is not None:
-            summary.write(workspace)
+            summary.write_if_possible(workspace)
         if len(problems) > 1:
             numbered = [f"({n}) {problem}" for n, problem in enumerate(problems, 1)]
             problems = [f"{count}.", *numbered]
