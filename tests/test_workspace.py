@@ -1,10 +1,12 @@
 """`visrec.Workspace`: the jobs from Python, on the cluster of the tests."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 import visrec
 from tests.integration.workspace import copy
@@ -79,3 +81,24 @@ def test_fit_takes_the_keys_of_the_command(featured: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match="Nothing is published at"):
         workspace.recommendations()
     assert visrec.__version__
+
+
+def test_path_may_begin_with_the_home_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert Workspace("~/shop").path == "/home/ann/shop"
+    assert Workspace("s3://shop/visrec/").path == "s3://shop/visrec"
+
+
+@pytest.mark.parametrize("is_in_file", [True, False])
+def test_pictures_elsewhere_are_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_in_file: bool
+) -> None:
+    (tmp_path / "interactions.csv").touch()
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos/a.png")
+    images = {"images": str(tmp_path / "photos")}
+    (tmp_path / "visrec.yaml").write_text(json.dumps(images if is_in_file else {}))
+    lists = pd.DataFrame({"item_id": ["a"]})
+    monkeypatch.setattr(Workspace, "recommend", lambda *_: lists)
+    workspace = Workspace(str(tmp_path), None if is_in_file else images)
+    assert workspace.show("u1").cards[0].thumbnail is not None

@@ -50,7 +50,7 @@ def check() -> NoReturn:
     from visrec.pipelines.check import CheckJob, main
 
     _take_workspace_from_first_argument()
-    launch(main, CheckJob, needs_ray="never")
+    launch(main, CheckJob, needs_ray="never", only_reads=True)
 
 
 @with_help_page
@@ -145,7 +145,7 @@ def explain() -> NoReturn:
     from visrec.cli.launch import launch
     from visrec.pipelines.explain import ExplainJob, check, main
 
-    launch(main, ExplainJob, check=check, needs_ray="never")
+    launch(main, ExplainJob, check=check, needs_ray="never", only_reads=True)
 
 
 @with_help_page

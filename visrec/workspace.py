@@ -13,7 +13,6 @@ cluster is needed: the jobs that use Ray start it on this machine, once per proc
 
 import base64
 import html
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +47,7 @@ from visrec.pipelines import (
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob
 from visrec.pipelines.make_gallery import GalleryJob
+from visrec.pipelines.proposals import DataJob
 from visrec.pipelines.recommend_job import RecommendJob, model_store, run_tables, scoring_inputs
 from visrec.pipelines.train import TrainJob
 from visrec.progress import Timer
@@ -58,6 +58,7 @@ from visrec.recommend.inputs import prepare_scoring
 from visrec.recommend.lists import ShardRecommender
 from visrec.recommend.queries import Queries, read_all_queries
 from visrec.retrieval.similar import Kind, cosine_scorer
+from visrec.storage.locations import normalize_location
 from visrec.storage.store import Store
 
 Keys = Mapping[str, Any]  # values as YAML has them
@@ -75,8 +76,7 @@ class Workspace:
 
     def __init__(self, path: str = "runs/demo", keys: Keys | None = None) -> None:
         self._keys = dict(keys or {})
-        # Ray's workers may have another current directory.
-        self.path = path if "://" in path else os.path.abspath(path)
+        self.path = normalize_location(path)  # Ray's workers may have another current directory
 
     def __repr__(self) -> str:
         return f"Workspace({self.path!r})"
@@ -203,7 +203,8 @@ class Workspace:
         job = self._job(RecommendJob, keys)
         ids = pa.array(lists["item_id"].to_list(), TEXT)
         features = Store.at(job.resolve(job.features, "features"))
-        images = named_as_features(job.resolve(None, "images"), features)
+        shown = self._job(DataJob, None)
+        images = named_as_features(shown.resolve(shown.images, "images"), features)
         cards = make_cards(ids, images, run_tables(job).items)
         return Gallery(f"For {user}", tuple(cards.values()))
 

@@ -28,10 +28,10 @@ def test_paths_default_to_the_workspace(tmp_path: Path) -> None:
     config = JobConfig(workspace=f"{tmp_path}/")
     assert config.resolve(None, "features") == f"{tmp_path}/features"
     assert config.resolve("s3://x/y", "features") == "s3://x/y"
-    assert config.resolve_if_exists(None, "items.parquet") is None
-    assert config.resolve_if_exists("given", "items.parquet") == "given"
+    assert config.resolve_file_if_exists(None, "items.parquet") is None
+    assert config.resolve_file_if_exists("given", "items.parquet") == "given"
     (tmp_path / "items.parquet").touch()
-    assert config.resolve_if_exists(None, "items.parquet") == f"{tmp_path}/items.parquet"
+    assert config.resolve_file_if_exists(None, "items.parquet") == f"{tmp_path}/items.parquet"
 
 
 @pytest.mark.parametrize("job", [ExtractJob, TrainJob, RecommendJob, EvaluateJob])

@@ -2,6 +2,7 @@
 
 import gc
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 from unittest import mock
@@ -9,9 +10,11 @@ from unittest import mock
 import pytest
 import ray
 
+from visrec import commands
 from visrec.cli import cluster
 from visrec.cli.help_pages import with_help_page
 from visrec.cli.launch import launch, visrec_cause
+from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
 from visrec.pipelines import train
 from visrec.pipelines.rollback import RollbackJob
@@ -73,3 +76,38 @@ def test_visrec_cause_of_a_foreign_error_is_none() -> None:
     error.__context__ = error  # such loops exist, and must end
     assert visrec_cause(error) is None
     assert isinstance(visrec_cause(VisrecError("ours")), VisrecError)
+
+
+@pytest.mark.parametrize(("only_reads", "exit_code"), [(True, 0), (False, 1)])
+def test_summary_is_shown_if_it_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], only_reads: bool, exit_code: int
+) -> None:
+    (tmp_path / "summaries").touch()  # where a directory would have to be
+
+    def main(_config: RollbackJob, summary: Summary) -> None:
+        summary.has_written = not only_reads
+        summary.rows = {"what": "done"}
+
+    with (
+        mock.patch.object(sys, "argv", ["visrec rollback", "--workspace", str(tmp_path)]),
+        pytest.raises(SystemExit) as end,
+    ):
+        launch(main, RollbackJob, needs_ray="never", only_reads=only_reads)
+    assert end.value.code == exit_code
+    shown = capsys.readouterr()
+    assert "what                   done" in shown.out
+    assert f"Could not write {tmp_path}/summaries/" in shown.out + shown.err
+
+
+@pytest.mark.parametrize("command", [commands.check, commands.explain])
+def test_commands_that_only_read_say_so(
+    command: Callable[[], NoReturn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def launched(*_: object, only_reads: bool = False, **__: object) -> NoReturn:
+        raise SystemExit(only_reads)
+
+    monkeypatch.setattr("visrec.cli.launch.launch", launched)
+    monkeypatch.setattr(sys, "argv", ["visrec"])
+    with pytest.raises(SystemExit) as end:
+        command()
+    assert end.value.code is True

@@ -16,7 +16,11 @@ from hypothesis import strategies as st
 
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
+from visrec.importers import base
+from visrec.importers.base import Source
 from visrec.pipelines.import_data import ImportDataJob, check, main
+from visrec.storage import csv_files
+from visrec.storage.schemas import label_column
 from visrec.storage.store import Store
 
 RATINGS = [
@@ -177,6 +181,101 @@ def test_shopify_export_loses_cancelled_orders_with_all_their_lines(tmp_path: Pa
     assert titles(workspace) == {"S1": "Red chair", "S2": "Blue chair"}
 
 
+@pytest.mark.parametrize("block_bytes", [4 << 20, 128])
+def test_line_items_of_an_order_share_the_user_and_the_time_of_its_first_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block_bytes: int
+) -> None:
+    """As Shopify writes them; in some exports the later lines lack even Email and Created at."""
+    monkeypatch.setattr(csv_files, "_BLOCK_BYTES", block_bytes)
+    source = tmp_path / "orders_export.csv"
+    source.write_text(
+        "Name,Email,Financial Status,Paid at,Created at,Lineitem quantity,Lineitem name,"
+        "Lineitem sku,Cancelled at\n"
+        "#1,a@x.com,paid,2026-11-20 10:05:00,2026-11-20 10:00:00,1,Red chair,S1,\n"
+        "#1,a@x.com,,,2026-11-20 10:00:00,2,Blue chair,S2,\n"
+        "#2,b@x.com,pending,,2026-11-21 10:00:00,1,Red chair,S1,\n"
+        "#2,,,,,1,Blue chair,S2,\n"
+        "#3,,paid,,2026-11-22 10:00:00,1,Red chair,S1,\n"
+        "#4,c@x.com,refunded,,2026-11-22 10:00:00,1,Red chair,S1,\n"
+        "#4,,,,,1,Blue chair,S2,\n"
+    )
+    workspace, summary = imported(source, "retail", tmp_path)
+    found = rows(workspace / "interactions.parquet", "user_id", "item_id", "timestamp")
+    assert found == [
+        ("a@x.com", "S1", 1795168800), ("a@x.com", "S2", 1795168800),
+        ("b@x.com", "S1", 1795255200), ("b@x.com", "S2", 1795255200),
+    ]  # fmt: skip
+    assert summary["left out"] == {"of cancelled or refunded orders": 2, "without user_id": 1}
+
+
+def test_woocommerce_export_loses_cancelled_orders_and_what_was_given_back(tmp_path: Path) -> None:
+    source = tmp_path / "orders.csv"
+    source.write_text(
+        "Order Number,Order Status,Order Date,Email (Billing),SKU,Name,Quantity (- Refund)\n"
+        "1,wc-completed,2026-11-20 10:00,a@x.com,S1,Shirt,1\n"
+        "2,wc-cancelled,2026-11-20 10:00,b@x.com,S1,Shirt,1\n"
+        "3,Refunded,2026-11-20 10:00,b@x.com,S1,Shirt,1\n"
+        "4,wc-completed,2026-11-20 10:00,b@x.com,S1,Shirt,0\n"
+    )
+    workspace, summary = imported(source, "retail", tmp_path)
+    assert rows(workspace / "interactions.parquet", "user_id", "item_id") == [("a@x.com", "S1")]
+    assert summary["left out"] == {"of cancelled or refunded orders": 2, "returns": 1}
+
+
+def test_product_named_like_the_order_column_of_shopify_voids_no_other_order(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "orders.csv"
+    source.write_text(
+        "Name,Order ID,Status,Date,Email,SKU\n"
+        "Shirt,1,cancelled,2026-11-20,a@x.com,S1\nShirt,2,paid,2026-11-20,b@x.com,S1\n"
+    )
+    workspace, _ = imported(source, "retail", tmp_path)
+    assert rows(workspace / "interactions.parquet", "user_id", "item_id") == [("b@x.com", "S1")]
+
+
+@pytest.mark.parametrize(
+    ("second", "seconds"),
+    [("12/13/2010", (1291191960, 1292228760)), ("13/1/2011", (1263284760, 1294907160))],
+)
+def test_online_retail_of_other_archives(
+    tmp_path: Path, second: str, seconds: tuple[int, int]
+) -> None:
+    """In Windows-1252 with slashes in the dates, and with users that pandas made floats of."""
+    source = tmp_path / "data.csv"
+    text = (
+        "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
+        "536365,85123A,CAFÉ £5,6,12/1/2010 8:26,2.55,17850.0,UK\n"
+        f"536366,22752,LIGHTS,2,{second} 8:26,7.65,,UK\n"
+        f"536367,22752,LIGHTS,2,{second} 8:26,7.65,13047.0,UK\n"
+    )
+    source.write_bytes(text.encode("cp1252"))
+    workspace, summary = imported(source, "retail", tmp_path)
+    found = rows(workspace / "interactions.parquet", "user_id", "item_id", "timestamp")
+    assert found == [("17850", "85123A", seconds[0]), ("13047", "22752", seconds[1])]
+    assert summary["left out"] == {"without user_id": 1}
+    assert titles(workspace) == {"85123A": "CAFÉ £5", "22752": "LIGHTS"}
+
+
+def test_dates_whose_order_no_row_tells_are_refused(tmp_path: Path) -> None:
+    source = tmp_path / "data.csv"
+    source.write_text("CustomerID,StockCode,InvoiceDate\n1,2,12/1/2010 8:26\n")
+    with pytest.raises(InputError, match="which may have the day first or the month first"):
+        imported(source, "retail", tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_text_in_any_encoding_is_read_by_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    monkeypatch.setattr(base, "_BLOCK_BYTES", 5)
+    titles = [f"Café {n}" for n in range(50)]
+    text = "sku,title\n" + "".join(f"{n},{title}\n" for n, title in enumerate(titles))
+    (tmp_path / "x.csv").write_bytes(text.rstrip("\n").encode(encoding))
+    batches = Source.at(str(tmp_path / "x.csv")).read("x.csv", [label_column("title")], {})
+    assert pa.concat_tables(batches)["title"].to_pylist() == titles
+
+
 def test_online_retail_export_loses_credit_notes_and_returns(tmp_path: Path) -> None:
     source = tmp_path / "online_retail.csv"
     source.write_text(
@@ -217,6 +316,13 @@ def test_failed_import_leaves_nothing_and_an_existing_table_is_kept(tmp_path: Pa
     pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "shop" / "interactions.parquet")
     with pytest.raises(InputError, match="exists already"):
         imported(source, "movielens", tmp_path)
+
+
+def test_workspace_with_pictures_of_its_own_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "shop/images").mkdir(parents=True)
+    (tmp_path / "shop/images/a.jpg").touch()
+    with pytest.raises(InputError, match="images exists already"):
+        imported(movielens(tmp_path, "1m"), "movielens", tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["amazon", "retail"])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
+from visrec.features.sentences import TextConfig
 from visrec.pipelines.check import CheckJob, main
 from visrec.sources.interactions import InteractionsConfig
 
@@ -196,6 +198,43 @@ def test_remark_on_times_names_their_unit(check: Check, shop: Path, time: int, r
     assert remark in check(interactions=InteractionsConfig())["remarks"]
 
 
+@pytest.fixture
+def items_with_titles(shop: Path) -> Path:
+    lines = [f"{item},{'' if item == 'f' else f'Title of {item}'}" for item in "abcdef"]
+    (shop / "items.csv").write_text("\n".join(["item_id,title", *lines]))
+    return shop
+
+
+def test_workspace_of_texts_alone_is_ready(check: Check, items_with_titles: Path) -> None:
+    shutil.rmtree(items_with_titles / "images")
+    keys = {"text": TextConfig(model="m"), "item_features": "text"}
+    rows = check(**keys)
+    assert rows["verdict"] == "ready: a night can run"
+    assert rows["texts"] == "5, of which 0 embedded"
+    assert "pictures" not in rows
+    assert rows["items without text"] == {
+        "items of the interactions": 2, "such as": ["gone", "f"],
+    }  # fmt: skip
+    with pytest.raises(InputError, match="Found no picture at"):
+        check(**keys, images=str(items_with_titles / "photos"))
+    with pytest.raises(InputError, match="Found no picture at"):
+        check(text=TextConfig(model="m"))
+    (items_with_titles / "items.csv").write_text("item_id,title\na,\n")
+    with pytest.raises(InputError, match=r"None of the 1 items of .* has a title or a description"):
+        check(**keys)
+
+
+def test_items_without_a_text_are_counted_beside_the_pictures(
+    check: Check, items_with_titles: Path
+) -> None:
+    rows = check(text=TextConfig(model="m"), item_features="both")
+    assert rows["verdict"] == "ready: a night can run"
+    assert rows["pictures"].startswith("8 at")
+    assert rows["items without a text"] == {"items": 3, "such as": ["f", "new-1", "new-2"]}
+    with pytest.raises(InputError, match=rf"{items_with_titles}/text_features"):
+        check(item_features="both")  # nothing embeds the texts
+
+
 def test_features_that_are_not_imported_are_named_in_place_of_pictures(
     check: Check, shop: Path
 ) -> None:
@@ -218,3 +257,13 @@ def test_misspelt_workspace_is_refused_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Found no folder .*shpo, or nothing in it"):
         main(CheckJob(workspace=str(tmp_path / "shpo")), Summary("check"))
     assert not list(tmp_path.iterdir())
+
+
+def test_faults_of_a_workspace_that_cannot_be_written_are_told(
+    check: Check, shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (shop / "summaries").touch()  # where a directory would have to be
+    with pytest.raises(InputError, match="lacks the columns"):
+        check(interactions=InteractionsConfig())
+    shown = capsys.readouterr()
+    assert "The summary is not in the workspace. Could not write" in shown.out + shown.err

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -88,6 +90,18 @@ def test_given_keys_are_kept_and_paths_are_absolute(
     }  # fmt: skip
 
 
+def test_home_directory_is_expanded_in_paths_that_are_kept(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(shop))
+    orders = InteractionsConfig(path=f"file:{shop}/orders.csv")
+    run_init(tmp_path / "new", interactions=orders, images="~/photos")
+    found = kept(tmp_path / "new")
+    assert isinstance(found, dict)
+    assert found["images"] == f"{shop}/photos"
+    assert found["interactions"]["path"] == f"{shop}/orders.csv"
+
+
 def test_column_without_a_guess_is_left_to_be_filled_in(shop: Path) -> None:
     (shop / "orders.csv").rename(shop / "interactions.csv")
     text = (shop / "interactions.csv").read_text()
@@ -114,6 +128,58 @@ def test_pattern_that_would_split_the_name_of_an_item_is_not_proposed(shop: Path
     (shop / "orders.csv").write_text(text.replace(",f,", ",a_1,"))  # an item like a view of a
     run_init(shop)
     assert "image_pattern" not in str(kept(shop))
+
+
+@pytest.mark.parametrize("views", ["12", "1"])
+def test_pattern_is_proposed_where_most_pictures_are_of_items_that_nobody_has_taken(
+    shop: Path, views: str
+) -> None:
+    for item in [f"new{n}" for n in range(20)]:
+        for view in views:
+            (shop / f"photos/{item}_{view}.jpg").write_bytes(b"\xff\xd8\xff")
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["image_pattern"] == "{item_id}_{view}"
+
+
+def test_pattern_is_proposed_where_pictures_of_most_taken_items_are_gone(shop: Path) -> None:
+    for picture in shop.glob("photos/[b-f]_*.jpg"):
+        picture.rename(picture.with_name(f"new{picture.name}"))
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["image_pattern"] == "{item_id}_{view}"
+
+
+def test_pattern_is_not_proposed_for_a_new_item_whose_name_continues_another_one(
+    shop: Path,
+) -> None:
+    for item in "abcdef":
+        (shop / f"photos/{item}_1.jpg").unlink()
+        (shop / f"photos/{item}_2.jpg").rename(shop / f"photos/{item}.jpg")
+    for item in ["a_9", "x", "y"]:
+        (shop / f"photos/{item}.jpg").write_bytes(b"\xff\xd8\xff")
+    run_init(shop)
+    assert "image_pattern" not in str(kept(shop))
+
+
+@pytest.mark.parametrize("name", ["items", "users"])
+def test_folder_of_pictures_named_like_an_optional_table_is_no_table(shop: Path, name: str) -> None:
+    (shop / "photos").rename(shop / name)
+    assert run_init(shop)["proposed"] == (
+        "interactions.path, interactions.columns, images, image_pattern"
+    )
+    assert run_check(shop)["verdict"] == "ready: a night can run"
+
+
+def test_orders_whose_name_only_contains_a_word_of_block_lists_are_interactions(shop: Path) -> None:
+    (shop / "orders.csv").rename(shop / "orders_excluding_vat.csv")
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["interactions"]["path"] == f"{shop}/orders_excluding_vat.csv"
+    assert found["rules"] is None
 
 
 def test_column_that_says_what_can_be_had_is_proposed(shop: Path) -> None:
@@ -248,6 +314,16 @@ def test_names_of_items_and_users_tables_are_proposed(shop: Path) -> None:
 def test_pictures_alone_are_enough(shop: Path) -> None:
     (shop / "orders.csv").unlink()
     assert run_init(shop)["proposed"] == "images, image_pattern"
+
+
+def test_table_of_pictures_beside_the_other_tables_is_proposed(shop: Path) -> None:
+    pictures = pa.table({"item_id": [*"abcdef"], "image": [b"\xff\xd8\xff"] * 6})
+    pq.write_table(pictures, shop / "images.parquet")
+    run_init(shop)
+    found = kept(shop)
+    assert isinstance(found, dict)
+    assert found["images"] == f"{shop}/images.parquet"
+    assert str(run_check(shop)["pictures"]).startswith("6 at ")
 
 
 def test_second_init_and_an_empty_workspace_are_refused(shop: Path, tmp_path: Path) -> None:

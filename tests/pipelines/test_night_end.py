@@ -1,6 +1,8 @@
 """The end of a night is reported to those who watch it, by the process that worked on it."""
 
 import sys
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,25 @@ def test_night_that_a_gate_holds_back_is_reported(tmp_path: Path, titles: list[s
     report_end(night, JobEnd("nightly", 3, "held", is_busy=False, seconds=1.0))
     assert titles == ["visrec: the night 2026-01-02 was held back by a gate"]
     assert 'visrec_last_exit_code{job="nightly"} 3' in (tmp_path / METRICS_FILE).read_text()
+
+
+def test_night_that_ends_after_midnight_is_that_of_its_start(
+    tmp_path: Path, titles: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = [datetime(2026, 1, 2, 23, 59, tzinfo=UTC)]
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _zone: object = None) -> datetime:  # type: ignore[override]
+            return moment[0]
+
+    monkeypatch.setattr(nightly, "datetime", Clock)
+    night = NightlyJob(workspace=str(tmp_path))
+    moment[0] += timedelta(hours=1)
+    assert nightly.load_jobs(night).recommend.run_id == "2026-01-02"
+    assert replace(night, keep=3).night_date() == date(2026, 1, 2)
+    report_end(night, JobEnd("nightly", 1, "why", is_busy=False, seconds=1.0))
+    assert titles == ["visrec: the night 2026-01-02 failed"]
 
 
 @pytest.mark.parametrize("exit_code", [0, 3])

@@ -12,13 +12,19 @@ import pytest
 
 from visrec.errors import InputError, SchemaError, StorageError
 from visrec.sources.http import Answer
-from visrec.sources.images import LISTING_SCHEMA, SkippedFiles, fetch_pictures, list_pictures
+from visrec.sources.images import (
+    LISTING_SCHEMA,
+    PictureSource,
+    SkippedFiles,
+    fetch_pictures,
+    list_pictures,
+)
 from visrec.storage import local
 from visrec.storage.store import Store
 
 
-def listed(uri: str) -> pa.Table:
-    pages = list(list_pictures(uri))
+def listed(source: PictureSource | str) -> pa.Table:
+    pages = list(list_pictures(source))
     assert all(page.schema == LISTING_SCHEMA for page in pages)
     return pa.concat_tables(pages)
 
@@ -254,6 +260,16 @@ def test_ids_that_differ_in_case_are_distinct(store: Store) -> None:
     assert pictures(store.uri("images")) == {"a": b"a.jpg", "A": b"A.jpg", "B": b"B.png"}
 
 
+def test_pattern_that_matches_nothing_is_refused_with_the_first_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("visrec.sources.images._PAGE_ROWS", 2)
+    for name in ("a.jpg", "b.jpg", "y.txt", "z.txt"):  # the last page has no picture
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"none of the 2 pictures at .*, such as .*/a\.jpg;"):
+        listed(PictureSource(str(tmp_path), "{item_id}/{view}"))
+
+
 def test_source_changes_with_the_file(store: Store) -> None:
     for name in ("a", "b"):
         store.write(f"images/{name}.jpg", b"one")
@@ -328,6 +344,31 @@ def test_other_files_beside_parquet_are_ignored(store: Store) -> None:
     for other in ("_SUCCESS", "README.md", "items.csv"):
         store.write(f"images/{other}", b"item_id\nb\n")
     assert set(pictures(store.uri("images"))) == {"a"}
+
+
+def test_listing_of_one_parquet_file_looks_at_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_parquet(Store.at(str(tmp_path)), "p.parquet", images("a"), 1)
+    (tmp_path / "another").mkdir()
+    scanned: list[str] = []
+    really = local._scan
+    monkeypatch.setattr(local, "_scan", lambda folder: scanned.append(folder) or really(folder))
+    assert listed(str(tmp_path / "p.parquet"))["item_id"].to_pylist() == ["a"]
+    assert {folder.rstrip("/") for folder in scanned} == {str(tmp_path)}
+
+
+def test_hidden_parquet_file_is_refused(tmp_path: Path) -> None:
+    write_parquet(Store.at(str(tmp_path)), ".p.parquet", images("a"), 1)
+    with pytest.raises(InputError, match=r"\.p\.parquet \(--images\) is hidden, or was removed"):
+        listed(str(tmp_path / ".p.parquet"))
+
+
+def test_linked_folders_of_parquet_are_read(tmp_path: Path) -> None:
+    write_parquet(Store.at(str(tmp_path / "real")), "p.parquet", images("a"), 1)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/link").symlink_to(tmp_path / "real")
+    assert listed(str(tmp_path / "images"))["item_id"].to_pylist() == ["a"]
 
 
 def test_uris_may_be_local_or_on_s3(store: Store, tmp_path: Path) -> None:

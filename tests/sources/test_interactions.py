@@ -1,5 +1,6 @@
 """Which interactions count: rating, cutoff, and the digest of what was read."""
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from visrec.sources.interactions import (
     read_disliked,
     read_interactions,
 )
+from visrec.storage import json_files
 
 DAY = 86_400
 MIDNIGHT = int(datetime(2021, 3, 2, tzinfo=UTC).timestamp())
@@ -117,6 +119,33 @@ def test_min_rating_without_a_rating_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         items(replace(ALL, min_rating=4.0), str(path))
     assert f"Found no rating column in {path} (--interactions.path); --" in str(caught.value)
+
+
+def json_lines(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_ratings_of_json_lines_may_begin_in_a_later_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_files, "_BLOCK_BYTES", 1_000)
+    rows = [{"user_id": "u", "item_id": f"i{n}", "timestamp": n} for n in range(200)]
+    rows[150]["rating"] = 5
+    config = InteractionsConfig(min_rating=4.0)
+    assert items(config, json_lines(tmp_path / "log.jsonl", rows)) == ["i150"]
+
+
+def test_digest_with_a_cutoff_is_the_same_once_later_rows_have_another_column(
+    tmp_path: Path,
+) -> None:
+    rows = [{"user_id": "u", "item_id": f"i{n}", "timestamp": n} for n in range(300)]
+    config, path = InteractionsConfig(as_of="1970-01-01T00:05"), tmp_path / "log.jsonl"
+    before = digest_interactions(config, json_lines(path, rows))
+    later = {"user_id": "u", "item_id": "i", "timestamp": 400, "rating": 2}
+    assert digest_interactions(config, json_lines(path, [*rows, later])) == before
+    rows[200]["rating"] = 2
+    assert digest_interactions(config, json_lines(path, rows)) != before
 
 
 def test_digest_with_a_cutoff_covers_earlier_rows_only(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ HEADERS = {
     "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country": [
         "CustomerID", "StockCode", "InvoiceDate",
     ],
-    SHOPIFY: ["Email", "Lineitem sku", "Paid at"],
+    SHOPIFY: ["Email", "Lineitem sku", "Created at"],
     "userId,movieId,rating,timestamp": ["userId", "movieId", "timestamp"],
     "rating,title,text,images,asin,parent_asin,user_id,timestamp,helpful_vote": [
         "user_id", "parent_asin", "timestamp",

@@ -1,16 +1,21 @@
 """JSON lines as input tables."""
 
 import bz2
+import dataclasses
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.storage import log, refusal, rows
-from visrec.storage.schemas import INTERACTIONS
+from visrec.errors import SchemaError
+from visrec.storage import json_files
+from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import INTERACTIONS, ITEMS
 from visrec.storage.store import Store
-from visrec.storage.tables import read_batches
+from visrec.storage.tables import load_table, read_batches
 
 
 @pytest.fixture
@@ -61,7 +66,63 @@ def test_json_lines_are_read_in_blocks(tmp_path: Path) -> None:
     tables = list(read_batches(log(str(tmp_path / "log.jsonl.gz")), INTERACTIONS))
     assert sum(map(len, tables)) == many + 1
     assert max(map(len, tables)) * (len(line) + 1) <= 5 << 20
+    assert all(table.column_names == tables[0].column_names for table in tables)
+    assert tables[0]["rating"].null_count == len(tables[0])
     assert tables[-1]["rating"].to_pylist()[-1] == 2
+
+
+def test_column_that_begins_in_a_later_block_is_one_of_the_table(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_files, "_BLOCK_BYTES", 1_000)
+    items = [{"item_id": f"i{n}", "note": {"stock": 1}} for n in range(300)]
+    items[250]["stock"] = 0
+    write_lines(local_store, "items.jsonl", items)
+    stock = load_table(InputTable(uri=local_store.uri("items.jsonl"), key="items"), ITEMS)["stock"]
+    assert (stock.null_count, stock[250].as_py()) == (299, 0)
+    del items[250]["stock"]
+    write_lines(local_store, "items.jsonl", items)
+    table = load_table(InputTable(uri=local_store.uri("items.jsonl"), key="items"), ITEMS)
+    assert "stock" not in table.column_names
+
+
+def test_mapped_column_may_begin_after_the_first_lines(local_store: Store) -> None:
+    items = [{"sku": f"i{n}"} for n in range(300)]
+    items[250]["qty"] = "7"
+    write_lines(local_store, "items.jsonl", items)
+    columns = {"item_id": "sku", "stock": "qty"}
+    table = InputTable(
+        uri=local_store.uri("items.jsonl"),
+        key="items",
+        columns=columns,
+        columns_key="items_columns",
+    )
+    assert load_table(table, ITEMS)["stock"][250].as_py() == 7
+    misspelt = dataclasses.replace(table, columns={**columns, "stock": "qtty"})
+    with pytest.raises(SchemaError, match="has no column qtty"):
+        load_table(misspelt, ITEMS)
+
+
+def test_unchanged_file_is_looked_through_once(
+    local_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lines(local_store, "items.jsonl", [{"item_id": "a"}, {"item_id": "b", "stock": 1}])
+    opened: list[str] = []
+    really = Store.open_input_stream
+
+    def counted(store: Store, name: str, codec: str | None = None) -> Any:
+        opened.append(name)
+        return really(store, name, codec)
+
+    monkeypatch.setattr(Store, "open_input_stream", counted)
+    table = InputTable(uri=local_store.uri("items.jsonl"), key="items")
+    for _ in range(3):
+        assert load_table(table, ITEMS)["stock"].to_pylist() == [None, 1]
+    assert len(opened) == 2 * (1 + 3)  # each reading also looks at the encoding
+
+
+def write_lines(store: Store, name: str, rows: list[dict[str, Any]]) -> None:
+    store.write(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from visrec.errors import InputError
 from visrec.storage.store import Store
-from visrec.storage.workspace_tables import find_workspace_table, missing_table
+from visrec.storage.workspace_tables import find_workspace_table, is_block_list, missing_table
 
 KEY = "interactions.path"
 
@@ -46,3 +46,30 @@ def test_missing_table_names_what_is_there(store: Store) -> None:
     message = str(missing_table(store, "interactions", KEY))
     assert f"Found no interactions in {store.root}, only orders.csv; expected" in message
     assert message.endswith(f"--{KEY} {store.uri('orders.csv')}")
+
+
+def test_folder_without_tables_is_none(store: Store) -> None:
+    for name in ("items/i1.jpg", "items/more/i2.jpg", "items_old.csv"):
+        store.write(name, b"")
+    assert find_workspace_table(store, "items", "items") is None
+    store.write("items.csv", b"")
+    assert find_workspace_table(store, "items", "items") == store.uri("items.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *[(name, True) for name in (
+            "blocked.csv", "my-blocked.csv", "blockedItems.csv", "myBlocklist.csv",
+            "black list.csv", "exclude.csv", "excluded_items.csv", "exclusions.csv",
+            "do-not-recommend.csv",
+            "Sperrliste_2026.csv", "gesperrte Artikel.csv", "banned.csv", "2026_deny_list.csv",
+        )],
+        *[(name, False) for name in (
+            "orders_excluding_vat.csv", "woodblock_orders.csv", "unblocked.csv",
+            "block_prints.csv", "exclusive_orders.csv", "turbanned.csv", "orders.csv",
+        )],
+    ],
+)  # fmt: skip
+def test_block_list_is_known_by_a_whole_word(name: str, expected: bool) -> None:
+    assert is_block_list(name) is expected

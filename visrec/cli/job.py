@@ -38,8 +38,9 @@ class JobConfig:
         """The path as configured, or the default name inside the workspace."""
         return path or f"{self.workspace.rstrip('/')}/{default}"
 
-    def resolve_if_exists(self, path: str | None, default: str) -> str | None:
-        """Like `resolve`, for an optional file: None if no path is set and no default exists."""
+    def resolve_file_if_exists(self, path: str | None, default: str) -> str | None:
+        """Like `resolve`, for an optional file: None if no path is set and no such file exists; a
+        folder or a prefix of that name does not count."""
         if path is None and not Store.at(self.workspace).exists(default):
             return None
         return self.resolve(path, default)

@@ -57,6 +57,7 @@ def launch(
     check: Callable[[Job], None] | None = None,
     after: Callable[[Job, JobEnd], None] | None = None,
     needs_ray: Literal["always", "on a cluster", "never"] = "always",
+    only_reads: bool = False,
 ) -> NoReturn:
     """Runs a job from the command line and exits with its exit code.
 
@@ -67,6 +68,7 @@ def launch(
         after: tells others how the job ended; not called if the configuration is not valid.
         needs_ray: whether Ray is started first. Of a local job that needs it `on a cluster`, single
             steps start it if they have enough to do for several processes.
+        only_reads: the job succeeds even if its summary cannot be written.
     """
     gc.freeze()  # what was imported stays, and need not be looked at again
     gc.enable()
@@ -90,7 +92,7 @@ def launch(
         if check is not None:
             check(config)
         starts_ray = needs_ray == "always" or (needs_ray == "on a cluster" and not config.local)
-        _run(main, config, summary, remembered, starts_ray=starts_ray)
+        _run(main, config, summary, remembered, starts_ray=starts_ray, only_reads=only_reads)
         code, message = (4, summary.not_published) if summary.not_published else (0, "")
     except Exception as error:
         cause = visrec_cause(error)
@@ -127,8 +129,10 @@ def _run(
     remembered: Remembered,
     *,
     starts_ray: bool,
+    only_reads: bool,
 ) -> None:
-    """Runs `main`, on Ray if it needs it; then writes and prints the summary.
+    """Runs `main`, on Ray if it needs it; then prints the summary and writes it: a workspace that
+    cannot be written must not keep people from reading what was done.
 
     The summary of a start that did nothing is not written: it would replace that of the work.
     """
@@ -137,9 +141,10 @@ def _run(
             ensure_ray(config, summary)
         main(config, summary)
     summary.rows |= remembered.summary_row
-    if not summary.is_busy:
-        summary.write(Store.at(config.workspace))
     summary.tell()
+    if not summary.is_busy:
+        write = summary.write_if_possible if only_reads else summary.write
+        write(Store.at(config.workspace))
     ignore_signals()
 
 

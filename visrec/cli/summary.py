@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from visrec.cli.output import say
+from visrec.errors import StorageError
 from visrec.storage.store import Store
 from visrec.text import pad, printable, width, wrap
 
@@ -85,6 +86,14 @@ class Summary:
     def write(self, workspace: Store) -> None:
         """Writes the summary as JSON into the workspace, in place of the job's last one."""
         workspace.write_json(f"summaries/{self.job}.json", self.to_dict())
+
+    def write_if_possible(self, workspace: Store) -> None:
+        """Writes the summary of a job that only reads; a workspace that this user may not write is
+        no failure of the job."""
+        try:
+            self.write(workspace)
+        except StorageError as error:
+            say(f"{self.job}: The summary is not in the workspace. {error}", "warning")
 
     def to_dict(self) -> dict[str, Any]:
         """The summary as JSON has it."""

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from visrec.errors import InputError
 from visrec.features.commit import (
     TableContent,
     commit_table,
@@ -47,7 +46,7 @@ from visrec.features.table import (
 from visrec.ids import TEXT, index_in, is_in
 from visrec.progress import ProgressHandle, Timer
 from visrec.sources.items import require_one_row_per_item
-from visrec.sources.texts import read_texts
+from visrec.sources.texts import no_texts, read_texts
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
@@ -114,12 +113,7 @@ def plan_texts(items_table: InputTable, store: Store, identity: Identity) -> Tex
     item_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], TEXT)
     require_one_row_per_item(item_ids, items_table.uri)
     if not any(map(len, rows)):
-        raise InputError(
-            f"None of the {len(item_ids):,} items of {items_table.uri} (--items) has a title or a "
-            "description; expected some, to embed with --text.model. Add them, or leave it out.",
-            path=items_table.uri,
-            key="items",
-        )
+        raise no_texts(items_table, len(item_ids))
     return TextPlan(pa.concat_tables(rows), pa.concat_tables(pending), stored, parts, len(item_ids))
 
 

@@ -1,8 +1,10 @@
 """What every importer takes and gives."""
 
+import codecs
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -14,12 +16,13 @@ from visrec.storage.csv_files import detect_dialect
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import Column
 from visrec.storage.store import Store, file_at
-from visrec.storage.table_files import TableFile
-from visrec.storage.tables import read_table_file
+from visrec.storage.table_files import TableFile, table_errors
+from visrec.storage.tables import conform_batches, stored_batches
 
 KEY = "path"  # the configuration key that names the source
 PICTURE = "picture"
 _BLOCK_BYTES = 8 << 20
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,11 @@ class Source:
         return name
 
     def read(
-        self, name: str, columns: Sequence[Column], mapping: Mapping[str, str]
+        self,
+        name: str,
+        columns: Sequence[Column],
+        mapping: Mapping[str, str],
+        rewrite: Callable[[pa.Table], pa.Table] = lambda table: table,
     ) -> Iterator[pa.Table]:
         """A CSV or TSV file with a header, or JSON lines, in batches with the declared columns.
 
@@ -91,13 +98,17 @@ class Source:
             name: the name of the file.
             columns: the declared columns.
             mapping: the name in the file of each of them that has another name there.
+            rewrite: changes the values of a batch, as the file stores them, before they are parsed.
 
         Raises:
             InputError: the file is damaged.
             SchemaError: a required column is missing, or has another type.
         """
-        table = InputTable(uri=self.store.uri(name), key=KEY, columns=mapping)
-        return read_table_file(TableFile(table, self.store, name, {}), columns)
+        file = self._file(name, mapping)
+        with table_errors(file.where):
+            stored = map(rewrite, stored_batches(file, columns))
+            for table, _ in conform_batches(file, stored, columns):
+                yield table
 
     def header(self, name: str) -> list[str]:
         """The columns of a CSV or TSV file.
@@ -105,8 +116,11 @@ class Source:
         Raises:
             InputError: the file is empty or is not text.
         """
-        table = InputTable(uri=self.store.uri(name), key=KEY)
-        return [*detect_dialect(TableFile(table, self.store, name, {}), ()).names]
+        return [*detect_dialect(self._file(name, {}), ()).names]
+
+    def _file(self, name: str, mapping: Mapping[str, str]) -> TableFile:
+        table = InputTable(uri=self.store.uri(name), key=KEY, columns=mapping)
+        return _ForeignFile(table, self.store, name, {})
 
     def blocks(self, name: str) -> Iterator[bytes]:
         """A text file as blocks of whole lines, decompressed if its name ends in .gz."""
@@ -119,6 +133,57 @@ class Source:
                     yield whole + newline
         if rest.strip():
             yield rest + b"\n"
+
+
+class _ForeignFile(TableFile):
+    """A file that somebody else wrote and that may not be in UTF-8."""
+
+    @contextmanager
+    def open_input_stream(self) -> Iterator[pa.NativeFile]:
+        with super().open_input_stream() as stream:
+            yield pa.PythonFile(_Utf8Reader(stream), mode="r")
+
+
+class _Utf8Reader:
+    """Text as UTF-8, whether it is written in that or in Windows-1252, which is ISO 8859-1 as
+    spreadsheets write it. Other encodings, which have a byte order mark, pass unchanged.
+
+    Args:
+        stream: the bytes of the text.
+    """
+
+    closed = False
+
+    def __init__(self, stream: pa.NativeFile) -> None:
+        self._stream = stream
+        self._ready = self._rest = b""  # what can be given, and a line that has yet to end
+        self._has_mark: bool | None = None
+
+    def read(self, size: int) -> bytes:
+        """That many bytes, fewer at the end alone."""
+        while len(self._ready) < size and (block := self._stream.read(_BLOCK_BYTES)):
+            if self._has_mark is None:
+                self._has_mark = block.startswith(_MARKS)
+            if self._has_mark:
+                self._ready += block
+                continue
+            whole, newline, self._rest = (self._rest + block).rpartition(b"\n")
+            self._ready += _to_utf_8(whole + newline)
+        if len(self._ready) < size:
+            self._ready += _to_utf_8(self._rest)
+            self._rest = b""
+        given, self._ready = self._ready[:size], self._ready[size:]
+        return given
+
+
+def _to_utf_8(lines: bytes) -> bytes:
+    """Lines in UTF-8. Text in Windows-1252 with other characters than ASCII is hardly ever also
+    UTF-8."""
+    try:
+        lines.decode()
+    except UnicodeDecodeError:
+        return lines.decode("cp1252", "replace").encode()
+    return lines
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,12 @@ from visrec.pipelines.check_facts import (
     read_blocked,
     read_catalogue,
     read_rows,
+    read_text_catalogue,
     rename_reasons,
     table_ids,
     users_by_baskets,
 )
+from visrec.pipelines.extract_features import ExtractJob, takes_pictures, texts_table
 from visrec.pipelines.job_tables import interactions_uri, items_table, users_table
 from visrec.pipelines.night_command import changed_keys, flag, visrec_command
 from visrec.pipelines.night_estimate import NightSize, format_duration
@@ -50,7 +52,6 @@ from visrec.pipelines.proposals import (
 )
 from visrec.recommend.eligibility import recommendable_mask
 from visrec.sources.id_mismatch import explain_id_mismatch
-from visrec.sources.images import PictureSource
 from visrec.sources.interactions import read_until_cutoff
 from visrec.sources.items import read_items
 from visrec.storage import schemas
@@ -105,14 +106,27 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
     """The facts of the data, and what is wrong with them."""
     findings = Findings()
     catalogue: Catalogue | None = None
+    pictures: Catalogue | None = None
     log: InteractionLog | None = None
     rows, written = ReadRows(), ""
     with_import_hint = extended_errors(lambda _: _propose_import(config))
-    with summary.phase("pictures"), findings.refusals(), with_import_hint:
-        pictures = PictureSource(config.resolve(config.images, "images"), config.image_pattern)
-        features = Store.at(config.resolve(config.features, "features"))
-        catalogue = read_catalogue(pictures, features)
-        findings.rows |= _catalogue_rows(catalogue, pictures.uri)
+    extraction, texts_only = _extraction(config), config.item_features == "text"
+    if not texts_only or takes_pictures(extraction):
+        with summary.phase("pictures"), findings.refusals(), with_import_hint:
+            features = Store.at(config.resolve(config.features, "features"))
+            pictures = read_catalogue(extraction.pictures, features)
+            findings.rows |= _catalogue_rows(pictures, extraction.pictures.uri)
+            catalogue = None if texts_only else pictures
+    if config.item_features != "pictures":
+        with summary.phase("texts"), findings.refusals():
+            text_features = Store.at(config.resolve(config.text_features, "text_features"))
+            table = None if config.text.model is None else texts_table(extraction)
+            texts = read_text_catalogue(table, text_features)
+            findings.rows["texts"] = f"{len(texts.ids):,}, of which {texts.with_feature:,} embedded"
+            catalogue = texts if texts_only else catalogue
+            if catalogue is not None and not texts_only:
+                without = compare_ids(catalogue.ids, texts.ids, "items")
+                findings.rows["items without a text"] = without
     with summary.phase("interactions"), findings.refusals():
         uri = interactions_uri(config, config.interactions)
         table = config.interactions.table(uri)
@@ -120,7 +134,7 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
         written = describe_times(table, schemas.INTERACTIONS)
         log = _read_log(config, uri, catalogue, rows)
     findings.rows |= _interaction_rows(rows, log, catalogue)
-    findings.remarks += _remarks(rows, log, written)
+    findings.remarks += _remarks(rows, log, written, catalogue)
     if log is not None:
         with findings.refusals():
             held_out = held_out_facts(log, config.split)
@@ -142,8 +156,17 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
             served = predict_served(log, len(catalogue.ids), config.split, night)
             findings.rows["tonight serves"] = served.sentence
             held_out = findings.rows.get("held out", {})
-            findings.rows["a night takes"] = _estimate(catalogue, len(users.ids), held_out, served)
+            findings.rows["a night takes"] = _estimate(
+                len(catalogue.ids), pictures, len(users.ids), held_out, served
+            )
     return findings
+
+
+def _extraction(config: CheckJob) -> ExtractJob:
+    """The extraction of a night with these keys."""
+    names = ("images", "image_pattern", "features", "items", "items_columns", "text")
+    keys = {name: getattr(config, name) for name in names}
+    return ExtractJob(workspace=config.workspace, **keys)
 
 
 class Findings:
@@ -213,7 +236,7 @@ class Findings:
         summary.tell()
         summary.rows["problems"] = problems
         if workspace is not None:
-            summary.write(workspace)
+            summary.write_if_possible(workspace)
         if len(problems) > 1:
             numbered = [f"({n}) {problem}" for n, problem in enumerate(problems, 1)]
             problems = [f"{count}.", *numbered]
@@ -223,7 +246,7 @@ class Findings:
 def _propose_import(config: CheckJob) -> str:
     """Text to append to an error about pictures: how to import existing features; empty if there
     are none."""
-    if config.resolve_if_exists(None, "features.parquet") is None:
+    if config.resolve_file_if_exists(None, "features.parquet") is None:
         return ""
     command = visrec_command("import-features", config.workspace, "--backbone", "NAME")
     return (
@@ -233,7 +256,7 @@ def _propose_import(config: CheckJob) -> str:
 
 
 def _catalogue_rows(catalogue: Catalogue, images: str) -> dict[str, Any]:
-    if catalogue.pictures is None:
+    if catalogue.noun == "feature":
         return {"features": f"{catalogue.with_feature:,}, imported"}
     items = len(catalogue.ids)
     per_item = f" of {items:,} items" if items != catalogue.pictures else ""
@@ -290,13 +313,16 @@ def _interaction_rows(
     }
 
 
-def _remarks(rows: ReadRows, log: InteractionLog | None, written: str) -> Iterator[str]:
+def _remarks(
+    rows: ReadRows, log: InteractionLog | None, written: str, catalogue: Catalogue | None
+) -> Iterator[str]:
     """What a user should know, although jobs run.
 
     Args:
         rows: what is read of the interactions.
         log: those that count; None if a job would refuse them.
         written: how the timestamps are written, in words.
+        catalogue: the items that can be recommended; None without `log`.
     """
     if rows.last is not None and rows.last < _ONE_YEAR:
         yield (
@@ -309,15 +335,16 @@ def _remarks(rows: ReadRows, log: InteractionLog | None, written: str) -> Iterat
             f"The last timestamp, read as {written}, lies in the future ({rows.period}). It is "
             f"{now:%Y-%m-%d %H:%M} UTC."
         )
-    if log is None:
+    if log is None or catalogue is None:
         return
     without, read = log.read_report.dropped_missing_feature, log.read_report.rows
     if without > (1 - _MIN_MATCHED) * read:
-        yield (f"{without:,} of {read:,} rows are of items without a picture and are left out.")
+        noun = catalogue.noun
+        yield f"{without:,} of {read:,} rows are of items without a {noun} and are left out."
     if len(log.items) and log.items.lengths.max() < 2:
         yield (
-            "No user took two items with a picture, so no model can be trained: VisRank serves, "
-            "which needs no training."
+            f"No user took two items with a {catalogue.noun}, so no model can be trained: VisRank "
+            "serves, which needs no training."
         )
 
 
@@ -387,13 +414,27 @@ def _rules_rows(
 
 
 def _estimate(
-    catalogue: Catalogue, users: int, held_out: dict[str, int], served: Prediction
+    items: int,
+    pictures: Catalogue | None,
+    users: int,
+    held_out: dict[str, int],
+    served: Prediction,
 ) -> dict[str, str]:
-    """The time of a night with default settings on this machine, step by step."""
+    """The time of a night with default settings on this machine, step by step, without that of new
+    texts.
+
+    Args:
+        items: how many can be recommended.
+        pictures: those with a picture or an imported feature; None if pictures are not read.
+        users: how many get a list.
+        held_out: what a training holds out, as counted.
+        served: which model serves.
+    """
     cores = os.cpu_count() or 1
-    items = len(catalogue.ids)
-    new_share = max(items - catalogue.with_feature, 0) / items
-    new_pictures = round((catalogue.pictures or 0) * new_share) - catalogue.rejected
+    new_pictures = 0
+    if pictures is not None:
+        new_share = max(1 - pictures.with_feature / len(pictures.ids), 0)
+        new_pictures = round(pictures.pictures * new_share) - pictures.rejected
     size = NightSize(
         new_pictures=max(new_pictures, 0),
         items=items,

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.features.table import MANIFEST, part_files, read_index, read_manifest
+from visrec.features.table import MANIFEST, Manifest, part_files, read_index, read_manifest
 from visrec.ids import DistinctIds, is_in
 from visrec.interactions.log import InteractionLog
 from visrec.interactions.read import build_log
@@ -19,6 +19,7 @@ from visrec.interactions.split import split as split_log
 from visrec.sources.id_mismatch import find_difference
 from visrec.sources.images import PictureSource, SkippedFiles, list_pictures
 from visrec.sources.interactions import NO_FEATURE, InteractionsConfig, read_until_cutoff
+from visrec.sources.texts import no_texts, read_texts
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import Column
@@ -31,26 +32,23 @@ _BASKETS = {"with 1 basket": (1, 1), "with 2 or more": (2, None), "with 5 or mor
 
 @dataclass(frozen=True, kw_only=True)
 class Catalogue:
-    """The items that can be recommended: those with a picture, or with an imported feature.
+    """The items that can be recommended: those with a picture, an imported feature or a text.
 
     Attributes:
         ids: the ids of these items.
-        pictures: number of pictures; None where features are imported.
+        noun: what makes an item one of the catalogue.
         with_feature: how many items have a feature already.
+        pictures: number of pictures; 0 where these are not read.
         rejected: how many pictures were rejected.
         skipped: files that are not pictures.
     """
 
     ids: pa.LargeStringArray
-    pictures: int | None
+    noun: Literal["picture", "feature", "text"]
     with_feature: int
+    pictures: int = 0
     rejected: int = 0
     skipped: SkippedFiles = field(default_factory=SkippedFiles)
-
-    @property
-    def noun(self) -> str:
-        """What makes an item one of the catalogue."""
-        return "feature" if self.pictures is None else "picture"
 
 
 def read_catalogue(pictures: PictureSource, features: Store) -> Catalogue:
@@ -61,20 +59,48 @@ def read_catalogue(pictures: PictureSource, features: Store) -> Catalogue:
     """
     manifest = read_manifest(features) if features.exists(MANIFEST) else None
     if manifest is not None and manifest.identity.is_imported:
-        index = read_index(features, part_files(features), manifest.identity, ["item_id"])
-        ids = index["item_id"].combine_chunks()
-        return Catalogue(ids=ids, pictures=None, with_feature=len(ids))
+        ids = _ids_of_features(features, manifest)
+        return Catalogue(ids=ids, noun="feature", with_feature=len(ids))
     skipped, distinct, number = SkippedFiles(), DistinctIds(), 0
     for page in list_pictures(pictures, skipped):
         distinct.add(page["item_id"])
         number += page.num_rows
     return Catalogue(
         ids=distinct.ids,
-        pictures=number,
+        noun="picture",
         with_feature=manifest.rows if manifest else 0,
+        pictures=number,
         rejected=sum(manifest.rejected.values()) if manifest else 0,
         skipped=skipped,
     )
+
+
+def read_text_catalogue(table: InputTable | None, text_features: Store) -> Catalogue:
+    """The items with a text.
+
+    Args:
+        table: the items table, whose texts a night embeds; None for no night that does.
+        text_features: the features of texts that there are.
+
+    Raises:
+        InputError: the table has no texts; or there is none, and no features either.
+    """
+    if table is None:
+        ids = _ids_of_features(text_features, read_manifest(text_features))
+        return Catalogue(ids=ids, noun="text", with_feature=len(ids))
+    distinct, items = DistinctIds(), 0
+    for batch in read_texts(table):
+        distinct.add(batch.filter(batch["text"].is_valid())["item_id"])
+        items += len(batch)
+    if not len(distinct.ids):
+        raise no_texts(table, items)
+    rows = read_manifest(text_features).rows if text_features.exists(MANIFEST) else 0
+    return Catalogue(ids=distinct.ids, noun="text", with_feature=rows)
+
+
+def _ids_of_features(features: Store, manifest: Manifest) -> pa.LargeStringArray:
+    index = read_index(features, part_files(features), manifest.identity, ["item_id"])
+    return index["item_id"].combine_chunks()
 
 
 @dataclass(kw_only=True)

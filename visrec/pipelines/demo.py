@@ -49,5 +49,5 @@ def _run(main: Callable[[Job, Summary], None], job: Job, demo: Summary, name: st
     summary = Summary(name)
     with demo.phase(name.replace("_", " ")):
         main(job, summary)
-    summary.write(Store.at(job.workspace))
     summary.tell()
+    summary.write(Store.at(job.workspace))

@@ -238,7 +238,7 @@ def _write_results(
 
 def _evaluation_inputs(config: EvaluateJob) -> EvaluationInputs:
     """Where evaluation reads; the models come later, because some are trained first."""
-    truth = config.resolve_if_exists(config.truth, "truth/items.parquet")
+    truth = config.resolve_file_if_exists(config.truth, "truth/items.parquet")
     return EvaluationInputs(
         models={},
         features=Store.at(config.resolve(config.features, "features")),

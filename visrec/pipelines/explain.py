@@ -55,7 +55,9 @@ class ExplainJob(JobConfig):
         user: id of the user.
         html: file for an HTML page with the same content and pictures, local or on S3.
         recommendations: directory of the runs; by default recommendations of the workspace.
-        features: features directory; by default features of the workspace.
+        features: features directory of the pictures; by default features of the workspace.
+        text_features: features directory of the texts, for a model that takes them; by default
+            text_features of the workspace.
         interactions: what users took; the cutoff and min_rating are those of the run.
         items: items table with titles; by default items.* of the workspace, if it exists.
         items_columns: its columns that have other names in the files, such as {item_id: sku}.
@@ -68,6 +70,7 @@ class ExplainJob(JobConfig):
     html: str | None = None
     recommendations: str | None = None
     features: str | None = None
+    text_features: str | None = None
     interactions: InteractionsConfig = field(default_factory=InteractionsConfig)
     items: str | None = None
     items_columns: dict[str, str] = field(default_factory=dict)
@@ -183,6 +186,7 @@ def _scoring_inputs(config: ExplainJob, manifest: RunManifest) -> ScoringInputs:
         items_table=items_table(config, config.items, config.items_columns),
         users_table=users_table(config, config.users, config.users_columns),
         rules=RulesConfig(**made_from["rules"]),
+        text_features=Store.at(config.resolve(config.text_features, "text_features")),
     )
 
 

@@ -118,7 +118,7 @@ def takes_pictures(config: ExtractJob) -> bool:
     features = Store.at(config.resolve(config.features, "features"))
     if features.exists(MANIFEST) and read_manifest(features).identity.is_imported:
         return False
-    return any(config.resolve_if_exists(None, name) for name in ("images", "images.parquet"))
+    return any(True for _ in Store.at(config.pictures.uri).list(follow_links=True))
 
 
 def texts_table(config: ExtractJob) -> InputTable:

@@ -54,6 +54,8 @@ def check(config: ImportDataJob) -> None:
     workspace = Store.at(config.workspace)
     for name in ("interactions", "items", "images"):
         found = find_workspace_table(workspace, name, name)
+        if found is None and any(True for _ in workspace.list(f"{name}/", follow_links=True)):
+            found = workspace.uri(name)  # where pictures would be beside the imported table
         if found is not None:
             raise InputError(
                 f"{found} exists already; expected a workspace without {name}. Remove it, or "

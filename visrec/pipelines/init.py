@@ -9,7 +9,6 @@ of several pictures an item, and gives a reason for each. Keys that are given ar
 Ray, and changes nothing else.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from visrec.pipelines.night_command import changed_keys, visrec_command
 from visrec.pipelines.proposals import DataJob, propose, with_proposals
 from visrec.sources.images import PictureSource
 from visrec.storage.column_guess import PLACEHOLDER
+from visrec.storage.locations import normalize_location
 from visrec.storage.store import Store
 from visrec.storage.tables import column_names
 
@@ -113,11 +113,9 @@ def _set_keys(config: DataJob) -> dict[str, Any]:
     """The keys that are not at their defaults, dotted; with absolute paths, since jobs may run in
     other folders."""
     changed = changed_keys(config, WorkspaceKeys())
-    return {key: _absolute(value) if key in _PATHS else value for key, value in changed.items()}
-
-
-def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(path)
+    return {
+        key: normalize_location(value) if key in _PATHS else value for key, value in changed.items()
+    }
 
 
 def _lines(keys: Mapping[str, Any], why: Mapping[str, str]) -> Iterator[str]:

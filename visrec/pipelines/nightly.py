@@ -112,6 +112,8 @@ class NightlyJob(NightKeys, JobConfig):
     notify: NotifyConfig = field(default_factory=NotifyConfig)
 
     def __post_init__(self) -> None:
+        if self.as_of is None:  # once, so that a night which runs past midnight stays this one
+            object.__setattr__(self, "as_of", datetime.now(UTC).date().isoformat())
         midnight = datetime.combine(self.night_date(), time(), UTC)
         require_past(midnight.timestamp(), "as_of", self.as_of)
         super().__post_init__()
@@ -129,10 +131,8 @@ class NightlyJob(NightKeys, JobConfig):
         Raises:
             InputError: `as_of` is not a date.
         """
-        if self.as_of is None:
-            return datetime.now(UTC).date()
         try:
-            return date.fromisoformat(self.as_of)
+            return date.fromisoformat(str(self.as_of))
         except ValueError as error:
             raise InputError(
                 f"Found --as_of {self.as_of!r}; expected a date such as 2026-11-22."

@@ -16,6 +16,7 @@ from visrec.cli.job import JobConfig
 from visrec.cli.workspace_keys import WorkspaceKeys, value_of
 from visrec.errors import InputError
 from visrec.ids import DistinctIds
+from visrec.pipelines.input_checks import require_pictures
 from visrec.pipelines.job_tables import find_interactions, items_table, users_table
 from visrec.sources.formats import item_id_from_name
 from visrec.sources.images import PictureSource, list_pictures
@@ -198,17 +199,29 @@ def _availability(config: DataJob) -> Iterator[Proposal]:
 
 
 def _images(config: DataJob) -> Iterator[Proposal]:
-    """The only folder of the workspace with pictures, where there is none named images."""
+    """Where the pictures are, if not in the folder `images`: the table images.parquet, or the only
+    folder of the workspace with pictures."""
+    if config.images is not None or _has_pictures(config.resolve(None, "images")):
+        return
     workspace = Store.at(config.workspace)
-    if config.images is not None or config.resolve_if_exists(None, "images.parquet"):
+    if table := config.resolve_file_if_exists(None, "images.parquet"):
+        yield Proposal("images", table, "by its name, the table of pictures")
         return
     folders: dict[str, int] = defaultdict(int)
     for name in _names(workspace):
         folder, slash, file = name.partition("/")
         folders[folder] += bool(slash) and item_id_from_name(file) is not None
     non_empty = [folder for folder, pictures in folders.items() if pictures]
-    if "images" not in non_empty and len(non_empty) == 1:
+    if len(non_empty) == 1:
         yield Proposal("images", workspace.uri(non_empty[0]), "the folder with pictures")
+
+
+def _has_pictures(uri: str) -> bool:
+    try:
+        require_pictures(PictureSource(uri))
+    except InputError:
+        return False
+    return True
 
 
 def _image_pattern(config: DataJob) -> Iterator[Proposal]:
@@ -230,10 +243,18 @@ def _image_pattern(config: DataJob) -> Iterator[Proposal]:
     items = {str(item) for item in distinct.ids.to_pylist()}
     whole, others = set(names) & items, [name for name in names if name not in items]
     found = suggest_pattern(others, items)
-    if found is None or 2 * found.names <= len(others):
+    if found is None:
         return
     pattern = NamePattern(found.pattern)
-    if not any(map(pattern.split, whole)):  # the names of whole items must stay theirs
+    missing = items - whole
+    pictured = {split[0] for split in map(pattern.split, others) if split} & missing
+    is_likely = (
+        2 * found.names > len(others)
+        # Most pictures may be of items that nobody has taken yet.
+        or 2 * len(pictured) > len(missing)
+        or (guess_pattern(others) or [""])[0] == found.pattern
+    )
+    if is_likely and not any(map(pattern.split, whole)):  # names of whole items must stay theirs
         why = f"{found.name!r} is then a picture of {found.item_id!r}"
         yield Proposal("image_pattern", found.pattern, why)
 

@@ -118,11 +118,13 @@ def list_pictures(
     Raises:
         InputError: there is no picture, or none whose name the pattern matches.
     """
-    rows = 0
+    rows, example = 0, ""
     skipped = SkippedFiles() if skipped is None else skipped
     source = PictureSource(source) if isinstance(source, str) else source
     uri = source.uri
     for page in _list_pages(source, skipped):
+        if not rows and page.num_rows:
+            example = str(page["uri"][0])
         rows += page.num_rows
         yield page
     if not rows:
@@ -134,7 +136,6 @@ def list_pictures(
             key="images",
         )
     if skipped.unmatched == rows:
-        example = page["uri"][0]
         raise InputError(
             f"Found --image_pattern {source.pattern!r}, which matches none of the {rows:,} "
             f"pictures at {uri}, such as {example}; expected a pattern of names below {uri}.",
@@ -161,7 +162,7 @@ def _is_parquet(uri: str) -> bool:
     """Whether the first file that is either is Parquet; others, such as `_SUCCESS`, may precede."""
     if uri.lower().endswith(".parquet"):
         return True
-    for info in Store.at(uri).list():
+    for info in Store.at(uri).list(follow_links=True):
         if info.name.lower().endswith(".parquet"):
             return True
         if item_id_from_name(info.name) is not None:
@@ -227,12 +228,19 @@ def _list_parquet(uri: str, skipped: SkippedFiles) -> Iterator[pa.Table]:
     names = [name for name in names if name.lower().endswith(".parquet")]
     is_directory = store.root == Store.at(uri).root
     fingerprints = {}
-    for info in store.list(follow_links=True):
+    for info in store.list("" if is_directory else names[0], follow_links=True):
         if info.name in names:
             fingerprints[info.name] = info.fingerprint
         elif is_directory:  # otherwise it is beside the one file that `uri` names
             skipped.skip(info.name)
     for name in names:
+        if name not in fingerprints:
+            raise InputError(
+                f"{store.uri(name)} (--images) is hidden, or was removed; expected a file whose "
+                "name does not start with a dot. Rename it, or run the job again.",
+                path=store.uri(name),
+                key="images",
+            )
         yield from _list_row_groups(store, name, fingerprints[name])
 
 

@@ -1,7 +1,6 @@
 """Interactions of users: which rows of a log count, up to the cutoff."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -326,25 +325,26 @@ def digest_interactions(config: InteractionsConfig, uri: str) -> str:
     """
     if config.as_of is None:
         return digest_table(config.table(uri))
-    digest, names = hashlib.sha256(), None
+    digest = hashlib.sha256()
     for batch in read_interactions(config, uri):
-        if len(batch) and batch.column_names != names:
-            names = batch.column_names
-            digest.update(f"#{json.dumps(names)}\n".encode())
         _update_digest(digest, batch)
     return digest.hexdigest()[:16]
 
 
 def _update_digest(digest: "hashlib._Hash", batch: pa.Table) -> None:
-    """Hashes a batch row by row, so that batch boundaries do not matter.
+    """Hashes a batch row by row, so that batch boundaries do not matter. All declared columns
+    count: one that the batch lacks is null, as it is once a later row has a value there.
 
     A value is hashed as its length, a colon and its text, and a null as a minus sign, so that no
     two different rows have the same bytes.
     """
     null, separator = pa.scalar("-", TEXT), pa.scalar("", TEXT)
     values = []
-    for column in batch.columns:
-        text = column.cast(TEXT)
+    for name in (column.name for column in schemas.INTERACTIONS):
+        if name not in batch.column_names:
+            values.append(pa.chunked_array([pa.repeat(null, len(batch))]))
+            continue
+        text = batch[name].cast(TEXT)
         length = pc.binary_length(text).cast(TEXT)
         encoded = pc.binary_join_element_wise(length, text, pa.scalar(":", TEXT))
         values.append(pc.fill_null(encoded, null))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.errors import SchemaError
+from visrec.errors import InputError, SchemaError
 from visrec.ids import TEXT
 from visrec.storage import schemas
 from visrec.storage.input_table import InputTable
@@ -40,3 +40,13 @@ def read_texts(table: InputTable) -> Iterator[pa.Table]:
         yield pa.table(
             {"item_id": batch["item_id"], "text": pc.if_else(pc.equal(text, ""), None, text)}
         )
+
+
+def no_texts(table: InputTable, items: int) -> InputError:
+    """The error for an items table of so many items, none of which has a text."""
+    return InputError(
+        f"None of the {items:,} items of {table.uri} (--items) has a title or a description; "
+        "expected some, to embed with --text.model. Add them, or leave it out.",
+        path=table.uri,
+        key="items",
+    )

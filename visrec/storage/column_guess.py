@@ -75,8 +75,9 @@ _VOCABULARIES = {
          **dict.fromkeys(("bestelldatum", "kaufdatum", "bestellzeit", "auftragsdatum"), 14),
          "rechnungsdatum": 13},
         {**dict.fromkeys(("order", "ordered", "purchase", "purchased", "bought", "sold"), 4),
-         **dict.fromkeys(("paid", "invoice", "transaction", "event", "checkout"), 3),
-         **dict.fromkeys(("created", "placed", "sale", "interaction", "rated", "review"), 2)},
+         **dict.fromkeys(("invoice", "transaction", "event", "checkout"), 3),
+         **dict.fromkeys(("created", "placed", "sale", "interaction", "rated", "review"), 2),
+         "paid": 1},  # an order that is not paid yet has no such time
         frozenset({"updated", "modified", "shipped", "delivered", "delivery", "cancelled",
                    "canceled", "refunded", "returned", "birth", "expires", "expiry", "deleted",
                    "fulfilled", "zone", "timezone", "closed"}),

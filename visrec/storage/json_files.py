@@ -13,7 +13,7 @@ import pyarrow.json as pajson
 from visrec.errors import InputError
 from visrec.ids import TEXT
 from visrec.storage.schemas import Column
-from visrec.storage.table_files import TableFile
+from visrec.storage.table_files import MISSING, TableFile, file_fingerprints
 from visrec.storage.text_encoding import Encoding, detect_encoding
 
 _BLOCK_BYTES = 4 << 20  # read at a time
@@ -27,37 +27,68 @@ _EXPECTED = (
 
 
 def read_json_lines(file: TableFile, columns: Sequence[Column]) -> Iterator[pa.RecordBatch]:
-    """The declared columns of a file of JSON lines; a key that a row lacks is null.
-
-    An optional column is part of the batches from its first value on.
+    """The declared columns of a file of JSON lines, which are the same in all batches; a key that a
+    row lacks is null.
 
     Raises:
         InputError: the file is not text, or a line is not a JSON object.
-        SchemaError: as `TableFile.select_columns`, by the first lines.
+        SchemaError: as `TableFile.select_columns`.
     """
-    stored = [file.table.stored_name(column.name) for column in columns]
-    present: list[str] = []
-    first_line = 1
-    for block in _blocks(file):
-        lines = _Lines(file, block, first_line)
-        present = present or file.select_columns(lines.schema(), columns)
-        new = [n for n in stored if n not in {*present, *file.partition_values} and lines.has(n)]
-        batch = lines.parse([*present, *new])
-        present += [name for name in new if batch.column(name).null_count < len(batch)]
-        yield batch.select(present)
-        first_line += block.count(b"\n")
+    stored = tuple(file.table.stored_name(column.name) for column in columns)
+    schema = _find_schema(file, stored)
+    present = [] if schema is None else file.select_columns(schema, columns)
+    for lines in _read_lines(file):
+        yield lines.parse(present)
 
 
 def json_names(file: TableFile) -> list[str]:
     """The keys of the first lines of a file; raises as `read_json_lines`."""
-    block = next(_blocks(file), None)
-    return [] if block is None else _Lines(file, block, 1).schema().names
+    first = next(_read_lines(file), None)
+    return [] if first is None else first.schema().names
+
+
+# Schemas of files that were looked through, by the file, its fingerprint and the names that were
+# looked for: jobs check a table before they read it.
+_schemas: dict[tuple[str, str, tuple[str, ...]], pa.Schema] = {}
+
+
+def _find_schema(file: TableFile, names: tuple[str, ...]) -> pa.Schema | None:
+    """The keys of the first lines of a file, and those of these names that first occur later; None
+    for a file without lines.
+
+    Writers leave out keys without a value, so that a rare one may begin anywhere: the file is read
+    until all names are found.
+    """
+    fingerprint = file_fingerprints([file])[file.name]
+    key = (file.store.uri(file.name), fingerprint, names)
+    if key in _schemas and fingerprint != MISSING:
+        return _schemas[key]
+    schema: pa.Schema | None = None
+    for lines in _read_lines(file):
+        schema = lines.schema() if schema is None else schema
+        missing = {*names} - {*schema.names, *file.partition_values}
+        if not missing:
+            break
+        for name in filter(lines.has, sorted(missing)):
+            values = lines.parse([name]).column(name)
+            if values.null_count < len(values):
+                schema = schema.append(pa.field(name, values.type))
+    if schema is not None:
+        _schemas[key] = schema
+    return schema
 
 
 def detect_json_encoding(file: TableFile) -> Encoding:
     """The encoding of a file, from its first bytes; raises as `read_json_lines`."""
     with file.open_input_stream() as stream:
         return detect_encoding(stream.read(_HEAD_BYTES), file.where, _EXPECTED)
+
+
+def _read_lines(file: TableFile) -> Iterator["_Lines"]:
+    first_line = 1
+    for block in _blocks(file):
+        yield _Lines(file, block, first_line)
+        first_line += block.count(b"\n")
 
 
 def _blocks(file: TableFile) -> Iterator[bytes]:

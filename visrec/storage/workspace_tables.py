@@ -7,19 +7,25 @@ from visrec.errors import InputError
 from visrec.storage.store import Store
 from visrec.storage.table_files import is_table_name
 
-_LISTED = 10_000  # names that are looked at to say what a workspace has instead
+# Names that are looked at: to say what a workspace has instead of a table, or whether a folder has
+# tables; those of pictures may be many.
+_LISTED = 10_000
 # Tables with a role of their own, so that no other key is meant to name them.
 _KNOWN = ("interactions", "items", "users", "images", "features")
-# Words in the name of a block list, such as blocked.csv or do-not-recommend.csv.
+# Words in the name of a block list, such as blocked.csv or do-not-recommend.csv; not within other
+# words, as in woodblock_orders.csv, and not orders_excluding_vat.csv.
 _BLOCK_LIST = re.compile(
-    r"block|black_?list|deny_?list|exclu[ds]|banned|do_not_recommend|gesperrt|sperrliste"
+    r"(?<![a-z])(blocked|block_?list|black_?list|deny_?list|excluded|exclu(des?|sions?)(?![a-z])|"
+    r"banned|do_not_recommend|gesperrt|sperrliste)"
 )
+_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 FORMATS = ".parquet, .csv, .tsv or .jsonl, the last three also .gz"
 
 
 def find_workspace_table(workspace: Store, name: str, key: str) -> str | None:
     """The location of a table: a file `<name>.csv`, also of another format or compressed, or a
-    directory `<name>` or `<name>.parquet`; None if there is none.
+    directory `<name>` or `<name>.parquet`; None if there is none. A directory `<name>` without
+    tables is another one, such as `items` with the pictures of the items.
 
     Args:
         workspace: where to look.
@@ -29,12 +35,11 @@ def find_workspace_table(workspace: Store, name: str, key: str) -> str | None:
     Raises:
         InputError: there are several, so that it is unknown which one counts.
     """
-    found: dict[str, None] = {}
-    for info in workspace.list(name, follow_links=True):
-        top, slash, _ = info.name.partition("/")
-        is_directory = bool(slash) and top == name
-        if is_directory or (is_table_name(top) and top.partition(".")[0] == name):
-            found[top] = None
+    tops = (info.name.partition("/")[0] for info in workspace.list(f"{name}.", follow_links=True))
+    found = dict.fromkeys(filter(is_table_name, tops))
+    files = workspace.list(f"{name}/", follow_links=True)
+    if any(is_table_name(info.name) for info in islice(files, _LISTED)):
+        found[name] = None
     if len(found) > 1:
         raise InputError(
             f"Found {' and '.join(sorted(found))} in {workspace.root}; expected one of them. "
@@ -67,4 +72,5 @@ def has_role(name: str) -> bool:
 
 def is_block_list(name: str) -> bool:
     """Whether a file is named like a block list."""
-    return _BLOCK_LIST.search(name.lower().replace("-", "_").replace(" ", "_")) is not None
+    words = _CAMEL_CASE.sub("_", name).lower().replace("-", "_").replace(" ", "_")
+    return _BLOCK_LIST.search(words) is not None
