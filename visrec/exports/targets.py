@@ -36,7 +36,8 @@ class Target(Protocol):
 
     @property
     def shown(self) -> str:
-        """The target without user, password and parameters; two targets of one text are one."""
+        """The target without user, password and parameters that name no place; two targets of one
+        text are one."""
 
     def export(
         self,
@@ -207,6 +208,8 @@ def _dynamodb(url: str, shown: str) -> StoreTarget:
             key="to",
         )
     region = parameters.get("region", [None])[0]
+    if region:
+        shown += f"?region={region}"
     return StoreTarget(shown, partial(DynamoStore.open, table, region), ERRORS)
 
 
