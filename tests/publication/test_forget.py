@@ -8,9 +8,10 @@ import pytest
 
 from tests.exports.lists import Listed, as_table
 from tests.publication.runs import PASSED, draft_manifest, file_names
+from visrec.errors import InputError
 from visrec.interactions.log import assign_shards
 from visrec.publication.claims import claim_run
-from visrec.publication.completion import finish_run
+from visrec.publication.completion import finish_run, read_complete_run
 from visrec.publication.forget import UsersToForget, forget_in_run
 from visrec.publication.list_tables import COLD_USERS_KEY, lists_file
 from visrec.publication.manifest import ShardFile, require_intact_run
@@ -62,6 +63,17 @@ def test_user_leaves_a_complete_run(lists: Store) -> None:
     assert forget_in_run(lists, "r1", GONE) == 1
     assert require_intact_run(run).queries == len(IDS) - 1
     assert names_with_users(run) == []
+
+
+def test_lost_file_of_a_run_that_users_left_is_told_before_anything_is_made(lists: Store) -> None:
+    run, fields = write_run(lists, "user_to_item")
+    finish_run(run, draft_manifest(**fields), [PASSED])
+    forget_in_run(lists, "r1", GONE)
+    manifest = read_complete_run(run)
+    assert manifest is not None
+    run.delete([min(manifest.files)])
+    with pytest.raises(InputError, match=r"is missing or damaged, and `visrec forget` .*_manifest"):
+        read_complete_run(run)
 
 
 @pytest.mark.parametrize("is_complete", [True, False])

@@ -44,7 +44,7 @@ from visrec.publication.manifest import (
 )
 from visrec.publication.pointer import read_pointer, replace_pointer
 from visrec.publication.records import VERSION
-from visrec.publication.run_spec import parse_part, run_store
+from visrec.publication.run_spec import parse_part, rewritten_part, run_store
 from visrec.publication.shards import parquet_file, with_sha256
 from visrec.publication.tables import read_settled_pointer
 from visrec.storage.store import Store, to_json
@@ -212,7 +212,8 @@ def _rewrite_shard(
             pc.invert(is_in(fingerprint_table[_USER], forgotten.user_ids))
         )
         fingerprints = with_sha256(fingerprint_table, {}, parquet_file)
-    new_name = _new_name(name, lists, fingerprints or b"")
+    content = hashlib.sha256(lists + (fingerprints or b"")).hexdigest()
+    new_name = rewritten_part(name, content)
     if fingerprints is not None:
         run.write(FINGERPRINTS + new_name, fingerprints)
     run.write(new_name, lists)
@@ -224,16 +225,6 @@ def _rewrite_shard(
         removed_cold_users=cold,
         removed_rows=len(gone),
     )
-
-
-def _new_name(name: str, *contents: bytes) -> str:
-    """A name that a file with another content never had: `part-00000-of-00008-<inputs>-<content>`.
-
-    It sorts as the old one does, by the shard.
-    """
-    digest = hashlib.sha256(b"".join(contents)).hexdigest()
-    shard = "-".join(name.removesuffix(".parquet").split("-")[:5])
-    return f"{shard}-{digest[:8]}.parquet"
 
 
 def _without_users(

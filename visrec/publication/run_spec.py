@@ -12,7 +12,9 @@ from visrec.publication.list_tables import ID_COLUMNS, Layout
 from visrec.retrieval.similar import Kind
 from visrec.storage.store import Store
 
-_PART = re.compile(rf"{PARTS}(\d{{5,}})-of-(\d{{5,}})-[^/]*\.parquet")
+_PART = re.compile(
+    rf"{PARTS}(?P<shard>\d{{5,}})-of-(?P<shards>\d{{5,}})-[^-/]+(?P<content>-[^-/]+)?\.parquet"
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,25 @@ class RunSpec:
 def parse_part(name: str) -> tuple[int, int] | None:
     """The shard and the number of shards in the name of a file with lists; None for other names."""
     match = _PART.fullmatch(name)
-    return match and (int(match[1]), int(match[2]))
+    return match and (int(match["shard"]), int(match["shards"]))
+
+
+def rewritten_part(name: str, content: str) -> str:
+    """A name that a file with another content never had:
+    `part-00000-of-00008-<inputs>-<content>.parquet`, which sorts as the old one does, by the shard.
+
+    Args:
+        name: the name of a file with lists.
+        content: a digest of its new content.
+    """
+    stem = "-".join(name.removesuffix(".parquet").split("-")[:5])
+    return f"{stem}-{content[:8]}.parquet"
+
+
+def is_rewritten_part(name: str) -> bool:
+    """Whether this is a name that `rewritten_part` gives."""
+    match = _PART.fullmatch(name)
+    return match is not None and match["content"] is not None
 
 
 def has_metadata(schema: pa.Schema, metadata: Mapping[str, str]) -> bool:
