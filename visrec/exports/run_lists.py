@@ -19,7 +19,7 @@ BeforeShard = Callable[[int, int], None]  # gets how many shards are done, and h
 
 @dataclass(frozen=True)
 class RunKey:
-    """Which lists: a run, and the state of it. `forget` and a second making change the manifest.
+    """Which lists: a run, and its state: `forget`, or making the run again, changes the manifest.
 
     Attributes:
         run_id: the run's id.

@@ -1,5 +1,5 @@
-"""Pictures at `http://` and `https://` addresses: limited in time and size, asked for again where a
-server fails, and not sent again where nothing has changed.
+"""Pictures at `http://` and `https://` addresses: limited in time and size, requested again if a
+server fails, and not transferred again if unchanged.
 
 A request is repeated after a pause that doubles each time, and after a `Retry-After` at the
 earliest. A server that says "too many requests" gets fewer at once, and slowly more again. After

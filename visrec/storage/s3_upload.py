@@ -15,7 +15,7 @@ _PART_BYTES = 16 << 20  # 10,000 parts, the most that S3 takes, are 160 GB
 
 
 class PartedUpload(io.RawIOBase):
-    """Takes bytes in order; `complete` makes the object of them, `abort` discards them.
+    """Takes bytes in order; `complete` assembles the object, `abort` discards them.
 
     Args:
         client: boto3's.
