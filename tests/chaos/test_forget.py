@@ -49,8 +49,8 @@ def manifest_in(data: bytes) -> RunManifest:
 
 @cache
 def users_in(file: bytes) -> list[str]:
-    columns = pq.read_table(pa.BufferReader(file)).to_pydict()
-    return [*columns.get("user_id", []), *columns.get("query_id", [])]
+    columns: dict[str, list[str]] = pq.read_table(pa.BufferReader(file)).to_pydict()
+    return columns.get("user_id", [])
 
 
 def require_whole(store: MemoryStore) -> None:

@@ -20,7 +20,8 @@ SECRET = "s3cr3t"
         (f"redis://:{SECRET}@cache:6379/0", "redis://cache:6379/0"),
         (f"rediss://{SECRET}@cache", "rediss://cache"),
         ("redis://[::1]:6379", "redis://[::1]:6379"),
-        ("dynamodb://visrec?region=eu-west-1", "dynamodb://visrec"),
+        ("dynamodb://visrec", "dynamodb://visrec"),
+        ("dynamodb://visrec?region=eu-west-1", "dynamodb://visrec?region=eu-west-1"),
         ("s3://shop/lists.jsonl.gz", "s3://shop/lists.jsonl.gz"),
         ("/data/LISTS.CSV", "/data/LISTS.CSV"),
     ],
@@ -50,6 +51,10 @@ def test_target_is_shown_without_its_secrets(url: str, shown: str) -> None:
         (f"postgresql://u:{SECRET}?a@db/x", "is not shown here"),
         (f"postgresql://db/x?password=a@{SECRET}", "is not shown here"),
         (f"postgresql://u@{SECRET}@db/x", "write @ as %40"),
+        (f"postgresql:/u:{SECRET}@db/x", "not shown here .* Expected postgresql://"),
+        (f"Redis:/:{SECRET}@cache/lists.csv", "is not shown here"),
+        (f"postgressql//u:{SECRET}@db/x", "is not shown here"),
+        (f"postgresql/db/x?password={SECRET}", "is not shown here"),
     ],
 )
 def test_other_url_is_refused_without_its_secrets(url: str, message: str) -> None:

@@ -28,7 +28,8 @@ from visrec.interactions.prepared import PreparedTable
 from visrec.interactions.read import read_log
 from visrec.sources.interactions import InteractionsConfig, read_all, read_disliked
 from visrec.storage import table_pieces
-from visrec.storage.schemas import INTERACTIONS
+from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import BLOCKED, INTERACTIONS, USERS
 from visrec.storage.store import Store
 
 NAMES = ("user_id", "item_id", "timestamp", "rating", "evaluation")
@@ -333,6 +334,18 @@ def test_rows_without_a_user_are_in_the_partitions_of_their_items(tmp_path: Path
     rows = [(None, f"item {n % 40}", n, None, None) for n in range(200)]
     pq.write_table(table(rows), tmp_path / "log" / "1.parquet", row_group_size=30)
     assert sum(map(bool, prepared_in(tmp_path, 4).manifest.rows_P)) == 4
+
+
+def test_file_that_is_two_tables_is_prepared_for_each(tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text("user_id,item_id,timestamp\nu1,a,1700000000\n,b,1700000000\n")
+    one = InputTable(uri=str(tmp_path / "one.csv"), key="any")
+    rows = {
+        columns: prepare_table(one, columns, Store.at(str(tmp_path / "prepared")), 1).read(0)
+        for columns in (INTERACTIONS, USERS, BLOCKED[:1])
+    }
+    assert rows[INTERACTIONS]["user_id"].to_pylist() == [None, "u1"]
+    assert rows[USERS]["user_id"].to_pylist() == ["u1"]
+    assert rows[BLOCKED[:1]]["item_id"].to_pylist() == ["a", "b"]
 
 
 def test_file_whose_changes_would_not_be_seen_is_not_prepared(tmp_path: Path) -> None:

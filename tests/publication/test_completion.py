@@ -26,7 +26,7 @@ from visrec.publication.manifest import (
     read_run_manifest,
 )
 from visrec.publication.pointer import LATEST
-from visrec.publication.publish import publish_run
+from visrec.publication.publish import publication_status, publish_run
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store, to_json
 
@@ -207,6 +207,62 @@ def test_run_with_a_missing_file_is_not_complete(run: Store) -> None:
     assert read_complete_run(run) == manifest
     run.delete(["part-00001.parquet"])
     assert read_complete_run(run) is None
+
+
+def make_again(run: Store, *contents: bytes) -> tuple[RunManifest, bool]:
+    """What a start of the job does that finds these files, or has made them."""
+    assert read_complete_run(run) is None
+    return finish_run(run, written(run, *contents), [PASSED])
+
+
+def test_lost_file_of_the_published_run_is_made_again_with_other_bytes(
+    lists: Store, run: Store
+) -> None:
+    """As another version of a library writes them."""
+    finish_run(run, written(run, b"one", b"two"), [PASSED])
+    assert publish_run(lists, "r1")
+    sequence = lists.read_json(LATEST)["sequence"]
+    run.delete(["part-00001.parquet"])
+    manifest, was_complete = make_again(run, b"one", b"TWO!")
+    assert was_complete
+    assert read_complete_run(run) == manifest
+    # Here the job may be killed; the next start finds the run complete, and goes on.
+    status = publication_status(lists, "r1", was_complete=True)
+    assert status.reason == "the pointer has not moved to it"
+    assert publish_run(lists, "r1", was_complete=True)
+    assert published_run_id(lists) == "r1"
+    pointer = lists.read_json(LATEST)
+    assert (pointer["previous_run_id"], pointer["sequence"]) == (None, sequence + 1)
+    assert not publish_run(lists, "r1", was_complete=True)  # and then it stays
+
+
+def test_run_that_is_made_again_is_not_published_in_place_of_a_later_one(lists: Store) -> None:
+    for run_id in ("r1", "r2"):
+        finish_run(run_store(lists, run_id), written(run_store(lists, run_id), b"one"), [PASSED])
+        publish_run(lists, run_id)
+    run = run_store(lists, "r1")
+    run.delete(["part-00000.parquet"])
+    make_again(run, b"ONE!")
+    assert not publish_run(lists, "r1", was_complete=True)
+    assert published_run_id(lists) == "r2"
+
+
+def test_manifest_that_another_writer_replaces_meanwhile_stays(
+    run: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish_run(run, written(run, b"one"), [PASSED])
+    run.delete(["part-00000.parquet"])
+    draft, replace_file = written(run, b"ONE!"), Store.replace
+
+    def after_another(store: Store, name: str, data: bytes, version: str) -> bool:
+        monkeypatch.setattr(Store, "replace", replace_file)
+        finish_run(run, replace(draft, model_id="another"), [PASSED])
+        return replace_file(store, name, data, version)
+
+    monkeypatch.setattr(Store, "replace", after_another)
+    manifest, was_complete = finish_run(run, draft, [PASSED])
+    assert (manifest.model_id, was_complete) == ("another", True)
+    assert read_run_manifest(run) == manifest
 
 
 def test_racing_writers_of_one_run_all_get_one_manifest(run: Store) -> None:

@@ -23,8 +23,14 @@ from visrec.models.artifact import Artifact, load_artifact, save_artifact
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.provenance import InteractionsProvenance
 from visrec.recommend.catalogue import load_catalogue, trained_users
-from visrec.recommend.inputs import ScoringData, ScoringInputs, prepare_scoring
+from visrec.recommend.inputs import (
+    ScoringData,
+    ScoringInputs,
+    fallback_scores,
+    prepare_scoring,
+)
 from visrec.recommend.queries import read_all_queries
+from visrec.recommend.rescore import are_fallback_scores
 from visrec.recommend.users import open_users
 from visrec.retrieval.rules import RulesConfig
 from visrec.retrieval.similar import Kind
@@ -298,6 +304,22 @@ def test_users_in_partitions_are_summed_up_again_if_one_of_them_was_last(
     whole = open_users(many.inputs.user_tables, pa.array(ITEMS, TEXT), None)
     assert_equal(users.summarize().activity, whole.summarize().activity)
     assert users.summarize().activity.moment == 51 * DAY
+
+
+def test_fallback_scores_order_items_by_takers_in_the_last_week_then_ever() -> None:
+    rng = np.random.default_rng(0)
+    week_N = rng.choice([0, 1, 2, 1000, 1001, 250_000], 3000).astype(np.float32)
+    count_N = week_N + rng.choice([0, 1, 2, 5, 10_000, 1_000_000], 3000).astype(np.float32)
+    score_N = fallback_scores(week_N, count_N)
+    rows = range(len(score_N))
+    expected = sorted(rows, key=lambda row: (-week_N[row], -count_N[row], row))
+    assert np.argsort(-score_N, kind="stable").tolist() == expected
+    assert len(np.unique(score_N)) == len({*zip(week_N, count_N, strict=True)})
+    np.testing.assert_array_equal(np.floor(score_N), week_N)
+    assert are_fallback_scores(score_N, count_N.astype(np.int64))
+    assert not are_fallback_scores(score_N, count_N[::-1].astype(np.int64))
+    assert not are_fallback_scores(score_N + 2**-10, count_N.astype(np.int64))
+    assert len(fallback_scores(week_N[:0], count_N[:0])) == 0
 
 
 def test_block_list_of_unknown_items_gives_a_warning(workspace: Workspace) -> None:

@@ -8,11 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from visrec.storage.id_search import IdSearch, files_with_ids, list_all_files
+from visrec.storage.id_search import IdSearch, SearchResult, list_all_files, search_files
 from visrec.storage.store import Store
 
 ANNA, NUMBER, ITEM = "anna@shop.example", "4711", "sku-000123"
-SEARCH = IdSearch([ANNA, NUMBER, ITEM], ambiguous=[ITEM])
+UMLAUTS, ODD = "jürgen-müller", "Anna Müller (Köln)"
+SEARCH = IdSearch([ANNA, NUMBER, ITEM, UMLAUTS, ODD], ambiguous=[ITEM])
 
 
 def parquet(columns: dict[str, object]) -> bytes:
@@ -26,7 +27,8 @@ WITH: dict[str, tuple[bytes, set[str]]] = {
     "a.parquet": (parquet({"user_id": [ANNA, NUMBER, "x"]}), {ANNA, NUMBER}),
     "nested.parquet": (parquet({"any": nested}), {ANNA}),
     "coded.parquet": (parquet({"any": pa.array([ANNA]).dictionary_encode()}), {ANNA}),
-    "prints.parquet": (parquet({"query_id": [ITEM]}), {ITEM}),
+    "prints.parquet": (parquet({"user_id": [ITEM]}), {ITEM}),
+    "numbers.parquet": (parquet({"user_id": [1, int(NUMBER)]}), {NUMBER}),
     ".a.parquet.0123456789abcdef0123456789abcdef": (parquet({"user_id": [NUMBER]}), {NUMBER}),
     "lists.jsonl": (f'{{"user_id": "{NUMBER}", "items": []}}\n'.encode(), {NUMBER}),
     "escaped.json": (b'{"user_id": "anna\\u0040shop.example"}', {ANNA}),
@@ -38,6 +40,17 @@ WITH: dict[str, tuple[bytes, set[str]]] = {
     "log.txt": (f"by {ANNA}.".encode(), {ANNA}),
     "paths.json": (json.dumps([f"users/{ANNA}/list"]).encode(), {ANNA}),
     "late.bin": (b"\0" * (8 << 20) + ANNA.encode(), {ANNA}),
+    # As spreadsheets, databases and older programs write them.
+    "semicolons.csv": (f"rank;user_id\n1;{NUMBER}\n".encode(), {NUMBER}),
+    "tabs.tsv": (f"rank\tuser_id\n1\t{NUMBER}\n".encode(), {NUMBER}),
+    "unicode.csv": (f"user_id,rank\n{NUMBER},1\n{UMLAUTS},2\n".encode("utf-16"), {NUMBER, UMLAUTS}),
+    "unicode.txt": (f"{ANNA}\n{UMLAUTS}".encode("utf-16"), {ANNA, UMLAUTS}),
+    "old.txt": (f"{ODD}, {UMLAUTS}".encode("cp1252"), {ODD, UMLAUTS}),
+    "old.json": (f'{{"user_id": "{UMLAUTS}"}}'.encode("cp1252"), {UMLAUTS}),
+    "reviews.csv": (
+        b"user_id,text\n" + 40_000 * b'1,"two\nlines, in quotes and long enough"\n' + b"4711,x\n",
+        {NUMBER},
+    ),
 }
 WITHOUT = {
     "items.parquet": parquet({"item_id": [ITEM, NUMBER], "rows": [4711, 1]}),
@@ -45,6 +58,18 @@ WITHOUT = {
     "others.txt": f"not{ANNA} {ANNA}x {ANNA}.org 47110".encode(),
     "empty.csv": b"",
     "scores.csv": b"item_id,score\nsku-000123,4711\n",
+    "similar.parquet": parquet({"item_id": [ITEM, NUMBER], "fingerprint": [1, 2]}),
+    "python.txt": b'{"user_id": "it\\\'s"} {"user_id": "J\xfcrgen"}',
+}
+# What is found in files that cannot be searched to their end.
+PARTLY = {
+    "ragged.csv": (b"user_id,item_id\n4711,2\n3\n", set[str]()),
+    "title.csv": (f"All orders\nuser_id,item_id\n{NUMBER},{ANNA}\n".encode(), {ANNA}),
+    "cut.csv.gz": (gzip.compress(WITH["reviews.csv"][0])[:-20], set()),
+    "wrong.csv.gz": (b"user_id\n4711\n", set()),
+    "cut.parquet": (b"PAR1" + bytes(60), set()),
+    "text.parquet": (b"user_id\n4711\n", set()),
+    "bits.csv": (b"user_id\n4711\n\0\0", set()),
 }
 
 
@@ -54,8 +79,8 @@ def test_id_is_found(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     store = Store(str(tmp_path))
     assert [file.name for file in list_all_files(store)] == [name]
-    assert SEARCH.find(store, name) == ids
-    assert files_with_ids(SEARCH, [(store, name)]) == [store.uri(name)]
+    assert SEARCH.find(store, name) == (ids, True)
+    assert search_files(SEARCH, [(store, name)]) == SearchResult([store.uri(name)], [])
 
 
 def test_files_of_any_store_are_listed_and_searched(store: Store) -> None:
@@ -65,14 +90,28 @@ def test_files_of_any_store_are_listed_and_searched(store: Store) -> None:
     found = list(list_all_files(store))
     assert sorted(file.name for file in found) == sorted(names)
     assert all(file.modified > 0 and file.size > 0 for file in found)
-    assert files_with_ids(SEARCH, [(store, name) for name in names]) == list(map(store.uri, names))
+    result = search_files(SEARCH, [(store, name) for name in names])
+    assert result == SearchResult(list(map(store.uri, names)), [])
     assert list(list_all_files(store / "missing")) == []
 
 
 @pytest.mark.parametrize("name", WITHOUT)
 def test_what_is_no_user_is_not_found(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(WITHOUT[name])
-    assert SEARCH.find(Store(str(tmp_path)), name) == set()
+    assert SEARCH.find(Store(str(tmp_path)), name) == (set(), True)
+
+
+@pytest.mark.parametrize("name", PARTLY)
+def test_file_that_cannot_be_searched_to_its_end_is_told(name: str, tmp_path: Path) -> None:
+    data, ids = PARTLY[name]
+    (tmp_path / name).write_bytes(data)
+    store = Store(str(tmp_path))
+    assert SEARCH.find(store, name) == (ids, False)
+    assert search_files(SEARCH, [(store, name)]).not_searched == [store.uri(name)]
+
+
+def test_file_that_was_removed_since_it_was_listed_has_no_ids(tmp_path: Path) -> None:
+    assert SEARCH.find(Store(str(tmp_path)), "gone.csv") == (set(), True)
 
 
 def test_statistics_of_a_column_are_searched(tmp_path: Path) -> None:
@@ -82,4 +121,4 @@ def test_statistics_of_a_column_are_searched(tmp_path: Path) -> None:
     footer = other[split:].replace(b"x" * len(ANNA), ANNA.encode())
     assert ANNA.encode() in footer
     (tmp_path / "a.parquet").write_bytes(other[:split] + footer)
-    assert SEARCH.find(Store(str(tmp_path)), "a.parquet") == {ANNA}
+    assert SEARCH.find(Store(str(tmp_path)), "a.parquet") == ({ANNA}, True)

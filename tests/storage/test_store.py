@@ -263,6 +263,19 @@ def test_failed_create_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert everything_below(store) == set()
 
 
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP])
+def test_file_system_without_hard_links_is_named(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))  # EPERM makes it a PermissionError
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match=r"create .*the file system has no hard links"):
+        Store(str(tmp_path)).create("x", b"1")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failed_write_of_a_table_leaves_the_old_file(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

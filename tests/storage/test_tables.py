@@ -405,6 +405,6 @@ def test_unit_of_timestamps_must_not_change_within_a_file(tmp_path: Path) -> Non
 
 def test_file_of_another_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "orders.xlsx").write_bytes(b"PK\x03\x04")
-    assert "is no table by its name; expected a .parquet, .csv" in refusal(
+    assert "does not have the name of a table; expected a .parquet, .csv" in refusal(
         str(tmp_path / "orders.xlsx")
     )

@@ -14,7 +14,7 @@ from visrec.cli.output import say
 from visrec.cli.signals import restore_signal_handlers
 from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
-from visrec.storage.s3_settings import mask_user_info
+from visrec.storage.s3_settings import mask_secrets
 from visrec.tasks import on_ray
 
 _ANSWER_TIMEOUT_S = 5
@@ -157,14 +157,14 @@ def cluster_address() -> str:
         )
     if address.startswith(("http://", "https://")):
         raise InputError(
-            f"Found RAY_ADDRESS {mask_user_info(address)!r}, the address of a dashboard, which "
+            f"Found RAY_ADDRESS {mask_secrets(address)!r}, the address of a dashboard, which "
             f"takes submitted jobs: {_SUBMIT}. To join the cluster itself, set RAY_ADDRESS to "
             "host:port, such as 10.0.0.3:6379."
         )
     host, colon, port = address.rpartition(":")
     if not (colon and host and port.isdigit()) or "/" in host:
         raise InputError(
-            f"Found RAY_ADDRESS {mask_user_info(address)!r}; expected host:port of a Ray "
+            f"Found RAY_ADDRESS {mask_secrets(address)!r}; expected host:port of a Ray "
             "cluster, such as 10.0.0.3:6379, or --local to run on this machine alone."
         )
     return address

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from visrec.errors import InputError, did_you_mean
-from visrec.storage.s3_settings import mask_user_info
+from visrec.storage.s3_settings import mask_secrets
 
 Keys = Mapping[str, object]  # every key of a job, and the annotation of its value
 Yaml = dict[Any, Any]  # as PyYAML gives it: any key, any value
@@ -166,7 +166,7 @@ def _explain_value(text: str, keys: Keys) -> str | None:
         return None
     kind = keys[key[1]]
     hint = did_you_mean(value[1], typing.get_args(kind)) if _is_literal(kind) else ""
-    shown = mask_user_info(value[1]) if "://" in value[1] else value[1]  # of a password
+    shown = mask_secrets(value[1]) if "://" in value[1] else value[1]  # of a password
     found = f"Found --{key[1]} {shown or repr('')}; expected {_describe(kind)}"
     return f"{found}{hint or '.'} {_SEE_HELP}"
 

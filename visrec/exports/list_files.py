@@ -78,7 +78,7 @@ def _write_jsonl(lists: Lists, run: RunLists, sink: Any) -> None:
 
 
 def _write_csv(lists: Lists, run: RunLists, sink: Any) -> None:
-    """`u1,1,a,0.5,b`"""
+    """`"u1",1,"a",0.5,"b"`"""
     list_V = lists.list_V
     rank_V = np.arange(1, len(list_V) + 1) - lists.offsets[list_V]
     columns = [lists.query_ids.take(pa.array(list_V)), rank_V, lists.item_ids, lists.score_V]

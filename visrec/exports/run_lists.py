@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from visrec.errors import ConflictError, InputError
-from visrec.publication.list_tables import Lists, read_lists
+from visrec.publication.list_tables import ID_COLUMNS, Lists, read_lists
 from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
 from visrec.publication.pointer import read_pointer
 from visrec.publication.run_spec import run_store
@@ -19,7 +19,7 @@ BeforeShard = Callable[[int, int], None]  # gets how many shards are done, and h
 
 @dataclass(frozen=True)
 class RunKey:
-    """Which lists: a run, and the state of it. `forget` and a second making change the manifest.
+    """Which lists: a run, and its state: `forget`, or making the run again, changes the manifest.
 
     Attributes:
         run_id: the run's id.
@@ -52,7 +52,7 @@ class RunLists:
     @property
     def id_column(self) -> str:
         """The column with the id of whose list it is."""
-        return "user_id" if self.manifest.kind == "user_to_item" else "item_id"
+        return ID_COLUMNS[self.manifest.kind]
 
     @property
     def parts(self) -> list[str]:

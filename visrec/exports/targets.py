@@ -36,7 +36,8 @@ class Target(Protocol):
 
     @property
     def shown(self) -> str:
-        """The target without user, password and parameters; two targets of one text are one."""
+        """The target without user, password and parameters that name no place; two targets of one
+        text are one."""
 
     def export(
         self,
@@ -145,13 +146,7 @@ def parse_target(url: str) -> Target:
         return _file(url)
     match = _URL.fullmatch(url)
     if match is None:
-        raise InputError(
-            f"The URL of the target{_KEYS} is not valid. It is not shown here because it may "
-            "contain a password. In a user name or password, write @ as %40, / as %2F, ? as %3F "
-            "and # as %23. Or leave the password out and set PGPASSWORD (PostgreSQL) or "
-            "REDISCLI_AUTH (Redis).",
-            key="to",
-        )
+        raise _invalid_url()
     shown = f"{scheme}://{re.split('[?#]', match['rest'])[0]}"
     if scheme == "dynamodb":
         return _dynamodb(url, shown)
@@ -160,8 +155,22 @@ def parse_target(url: str) -> Target:
     return _SERVERS[scheme](url, shown)
 
 
+def _invalid_url() -> InputError:
+    return InputError(
+        f"The URL of the target{_KEYS} is not valid. It is not shown here because it may contain a "
+        f"password. Expected {_EXPECTED}. In a user name or password, write @ as %40, / as %2F, ? "
+        "as %3F and # as %23. Or leave the password out and set PGPASSWORD (PostgreSQL) or "
+        "REDISCLI_AUTH (Redis).",
+        key="to",
+    )
+
+
 def _file(path: str) -> FileTarget:
     match = _FILE.fullmatch(path)
+    if path.partition(":")[0].lower() in (*_SERVERS, "dynamodb"):
+        raise _invalid_url()  # a slash is missing
+    if match is None and re.search("[@?]", path):
+        raise _invalid_url()
     if match is None:
         raise InputError(f"Found the target {path!r}{_KEYS}; expected {_EXPECTED}.", key="to")
     folder, name = file_at(path)
@@ -199,6 +208,8 @@ def _dynamodb(url: str, shown: str) -> StoreTarget:
             key="to",
         )
     region = parameters.get("region", [None])[0]
+    if region:
+        shown += f"?region={region}"
     return StoreTarget(shown, partial(DynamoStore.open, table, region), ERRORS)
 
 

@@ -6,7 +6,7 @@ visible. What the new manifest no longer names is removed afterwards.
 Shapes: P parts, B rows, D features.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -262,8 +262,13 @@ def _current_rows(
     index = index.filter(is_in(keys, listed))
     new_parts = pa.array([names.index(name) for name in written if name in names], pa.int32())
     is_old = pc.invert(pc.is_in(index["part"], value_set=new_parts))
-    order = [(name, "ascending") for name in ("item_id", "is_old", "part", "row")]
-    index = index.append_column("is_old", is_old).sort_by(order).combine_chunks()
+    return first_of_items(index.append_column("is_old", is_old), ("is_old", "part", "row"))
+
+
+def first_of_items(index: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """The row of each item that is the first in the order of these columns, sorted by item."""
+    order = [(name, "ascending") for name in ("item_id", *columns)]
+    index = index.sort_by(order).combine_chunks()
     ids = index["item_id"].to_numpy()
     return index.filter(pa.array(np.append([True], ids[1:] != ids[:-1])[: len(ids)]))
 

@@ -22,7 +22,7 @@ from visrec.features.table import (
     require_same_identity,
 )
 from visrec.ids import TEXT, index_in, is_in
-from visrec.sources.http import hide_user_info, is_http
+from visrec.sources.http import hide_secrets, is_http
 from visrec.sources.images import PictureSource, SkippedFiles, list_pictures
 from visrec.sources.name_patterns import guess_pattern
 from visrec.sources.views import MAX_VIEWS, item_starts, order_views
@@ -168,7 +168,7 @@ def _kept_rejections(earlier: pa.Table | None, listing: pa.Table) -> pa.Table:
 
 
 def _reject_duplicates(duplicates: pa.Table) -> pa.Table:
-    shown = [uri and hide_user_info(uri) for uri in duplicates["uri"].to_pylist()]
+    shown = [uri and hide_secrets(uri) for uri in duplicates["uri"].to_pylist()]
     detail = pc.binary_join_element_wise(
         pa.scalar("another picture has this item id:", TEXT),
         pc.fill_null(pa.array(shown, TEXT), "a row without a uri"),

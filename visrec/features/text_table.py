@@ -25,6 +25,7 @@ from visrec.features.commit import (
     TableContent,
     commit_table,
     count_rejected,
+    first_of_items,
     manifest_version,
     require_features,
     write_part,
@@ -284,10 +285,7 @@ def commit_texts(
 def _current_rows(index: pa.Table, wanted: pa.Table) -> pa.Table:
     """One row of the index for each item and digest that is wanted."""
     index = index.filter(is_in(_keys(index), _keys(wanted)))
-    order = [(name, "ascending") for name in ("item_id", "part", "row")]
-    index = index.sort_by(order).combine_chunks()
-    ids = index["item_id"].to_numpy()
-    return index.filter(pa.array(np.append([True], ids[1:] != ids[:-1])[: len(ids)]))
+    return first_of_items(index, ("part", "row"))
 
 
 def _current_parts(

@@ -80,7 +80,9 @@ def prepare_if_possible(
 def _prepare(
     table: InputTable, columns: Sequence[Column], root: Store, partitions: int | None
 ) -> PreparedTable:
-    store = root / table.identify(digest(Store.at(table.uri).root))
+    # A file may be two tables: the interactions are also the users table of a shop, for example.
+    names = [column.name for column in columns]
+    store = root / table.identify(digest(Store.at(table.uri).root, names))
     files = list(list_table_files(table))
     inputs = _fingerprints(files)
     last, version = _read_manifest(store)

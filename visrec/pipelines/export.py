@@ -79,14 +79,7 @@ def main(config: ExportJob, summary: Summary) -> None:
 
 
 def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) -> dict[str, str]:
-    """Exports changed lists of the published run to several targets.
-
-    A failure of one target does not stop the others.
-
-    Args:
-        urls: the URLs of the targets.
-        recommendations: where the runs are.
-        leases: as in `export_published`.
+    """`export_to_each` at the end of a night.
 
     Returns:
         What became of each target, for a summary.
@@ -94,7 +87,32 @@ def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) ->
     Raises:
         VisrecError: an export failed.
     """
-    rows, failed = {}, []
+    rows, failed = export_to_each(urls, recommendations, leases)
+    if failed:
+        raise VisrecError(
+            f"The published run could not be exported to {', '.join(failed)}; the messages above "
+            "say why. The night is otherwise complete. Start it again; it will only export."
+        )
+    return rows
+
+
+def export_to_each(
+    urls: Sequence[str], recommendations: Store, leases: Store
+) -> tuple[dict[str, str], list[str]]:
+    """Exports changed lists of the published run to several targets.
+
+    A failure of one target is printed, and does not stop the others.
+
+    Args:
+        urls: the URLs of the targets.
+        recommendations: where the runs are.
+        leases: as in `export_published`.
+
+    Returns:
+        What became of each target, for a summary, and the targets that failed.
+    """
+    rows: dict[str, str] = {}
+    failed: list[str] = []
     for target in map(parse_target, urls):
         try:
             report = export_published(target, recommendations, leases, only_changed=True)
@@ -103,12 +121,7 @@ def export_to_all(urls: Sequence[str], recommendations: Store, leases: Store) ->
             failed.append(target.shown)
         else:
             rows[f"at {target.shown}"] = f"{report.run_id}, {report.written:,} lists written"
-    if failed:
-        raise VisrecError(
-            f"The published run could not be exported to {', '.join(failed)}; the messages above "
-            "say why. The night is otherwise complete. Start it again; it will only export."
-        )
-    return rows
+    return rows, failed
 
 
 def _recommendations(config: ExportJob) -> Store:

@@ -17,9 +17,8 @@ import pyarrow.compute as pc
 
 from visrec.cli.job import JobConfig
 from visrec.cli.output import say
-from visrec.cli.resources import default_cpu_workers
 from visrec.cli.summary import Summary
-from visrec.errors import ConflictError, InputError, VisrecError
+from visrec.errors import ConflictError, InputError, StorageError, VisrecError
 from visrec.evaluation import forget as evaluations
 from visrec.evaluation.results import METRICS
 from visrec.exports.targets import parse_target
@@ -28,19 +27,20 @@ from visrec.features.table import read_manifest
 from visrec.ids import TEXT, id_array, is_in
 from visrec.interactions.prepared import PREPARED
 from visrec.models import artifact
-from visrec.pipelines.export import LEASES, export_to_all
+from visrec.pipelines.export import LEASES, export_to_each
 from visrec.pipelines.input_checks import require_interactions
 from visrec.pipelines.job_tables import find_interactions
 from visrec.publication.forget import UsersToForget, forget_in_run, run_ids
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage import schemas
-from visrec.storage.id_search import IdSearch, files_with_ids, list_all_files
+from visrec.storage.id_search import IdSearch, SearchResult, list_all_files, search_files
 from visrec.storage.input_table import InputTable
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store, file_at
 from visrec.storage.table_files import is_table_name
 from visrec.storage.tables import load_table, read_batches
-from visrec.tasks import call, map_calls
+from visrec.storage.text_encoding import detect_encoding
+from visrec.tasks import call, cluster_cpus, map_calls
 
 # What visrec writes below a workspace. Everything else is the user's.
 _RUNS = ("recommendations", "similar_items")
@@ -48,10 +48,13 @@ _WRITTEN = (
     *(*_RUNS, "models", "training", "sweeps", "evaluation", "features", "nights", "summaries"),
     *("text_features", PREPARED, LEASES),
 )
-_MAY_HAVE_USERS = re.compile(r"\.(parquet|csv|tsv|jsonl?|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE)
+_MAY_HAVE_USERS = re.compile(
+    r"\.(parquet|csv|tsv|jsonl?|ndjson|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE
+)
 _DRAFT = re.compile(r"(^|/)\.[^/]+\.[0-9a-f]{32}$")  # a temporary file while it is written
 _DRAFT_AGE_S = 3600  # older temporary files belong to dead processes
 _SHOWN = 3
+_MOST_TASKS = 256  # of the search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +122,7 @@ def _forget(
         lists = sum(map_calls(forget_in_run, tasks))
     with summary.phase("export"):
         leases = workspace / LEASES
-        exported = export_to_all(config.export_to, workspace / _RUNS[0], leases)
+        exported, not_exported = export_to_each(config.export_to, workspace / _RUNS[0], leases)
     with summary.phase("remove"):
         # Prepared tables are made again when needed.
         (workspace / PREPARED).abort_uploads()
@@ -128,12 +131,13 @@ def _forget(
     with summary.phase("search"):
         in_source = _count_interactions(config, user_ids)
         search = IdSearch(user_ids.to_pylist(), _ids_of_items(workspace, user_ids))
-        searched, locations = _search(search, workspace, others, config.users)
-        written, yours = _by_writer(locations, workspace, others)
+        searched, result = _search(search, workspace, others, config.users)
+        written, yours = _by_writer(result.with_ids, workspace, others)
+        damaged, unread = _by_writer(result.not_searched, workspace, others)
     summary.rows = {
         "users": len(user_ids),
         "lists removed": lists,
-        "from runs": len(tasks),
+        "runs examined": len(tasks),
         "rows of models removed": rows,
         "rows of metrics removed": metrics,
         "checkpoints and unfinished files removed": removed,
@@ -143,24 +147,36 @@ def _forget(
         "found in what visrec wrote": "nothing",
         "interactions still there": in_source,
         "found in files of yours": _shown(yours),
+        "files of yours that could not be searched": _shown(unread),
     }
-    if written:
-        raise VisrecError(
-            f"{len(written):,} files still name some of the users: {_shown(written)}. If a job was "
-            "at work meanwhile, start this one again when it has ended; else remove these files."
+    remaining = [
+        f"{len(names):,} files {fault}: {_shown(names)}. If a job was at work meanwhile, start "
+        "this one again when it has ended; else remove these files."
+        for names, fault in (
+            (written, "still name some of the users"),
+            (damaged, "that visrec wrote could not be searched"),
         )
+        if names
+    ]
+    if not_exported:
+        remaining.append(
+            f"The lists could not be exported to {', '.join(not_exported)}; the messages above say "
+            "why. Lists of the users may still be there: start this command again."
+        )
+    if remaining:
+        raise VisrecError(f"{' '.join(remaining)} Everything else is done.")
 
 
 def read_user_ids(uri: str) -> pa.LargeStringArray:
     """The distinct ids in a table with user_id, or in the lines of a text file.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or the file is not text in a known encoding.
     """
     if not is_table_name(uri) and not any(Store.at(uri).list()):
         store, name = file_at(uri)
         found = store.read_if_exists(name)
-        lines = found[0].decode("utf-8-sig").splitlines() if found else []
+        lines = _decode(found[0], f"{uri} (--users)").splitlines() if found else []
         ids = pa.array([line.strip() for line in lines if line.strip()], TEXT)
         if not len(ids):
             raise InputError(
@@ -172,6 +188,15 @@ def read_user_ids(uri: str) -> pa.LargeStringArray:
     else:
         ids = id_array(load_table(InputTable(uri=uri, key="users"), schemas.USERS)["user_id"])
     return pc.unique(ids)
+
+
+def _decode(data: bytes, where: str) -> str:
+    expected = "UTF-8, or UTF-16 with a byte order mark."
+    encoding = detect_encoding(data, where, f"ids, one in each line, in {expected}")
+    try:
+        return data.removeprefix(encoding.bom).decode(encoding.name)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where} is not in {encoding.label}; expected {expected}") from error
 
 
 # What visrec wrote.
@@ -246,7 +271,10 @@ def _count_interactions(config: ForgetJob, user_ids: pa.Array) -> str:
     uri = find_interactions(config, config.interactions)
     if uri is None:
         return "unknown: found no interactions (--interactions.path)"
-    rows, users = call(_count_rows, config.interactions.table(uri), user_ids)
+    try:
+        rows, users = call(_count_rows, config.interactions.table(uri), user_ids)
+    except (InputError, StorageError) as error:
+        return f"unknown: {error}"
     if not rows:
         return f"none in {uri}"
     return f"{rows:,} of {users:,} users in {uri}: remove them, or tonight's run brings them back"
@@ -279,8 +307,8 @@ def _ids_in(features: Store, name: str, user_ids: pa.Array) -> list[str]:
 
 def _search(
     search: IdSearch, workspace: Store, others: Sequence[Store], users_uri: str
-) -> tuple[int, list[str]]:
-    """How many files were searched, and the locations of those that have any of the ids.
+) -> tuple[int, SearchResult]:
+    """How many files were searched, and what was found.
 
     Args:
         search: the ids to search for.
@@ -295,9 +323,12 @@ def _search(
         if _is_written(file.name) or store in others or _MAY_HAVE_USERS.search(file.name)
         if store.uri(file.name) != Store.at(users_uri).root
     ]
-    tasks = min(default_cpu_workers(1, 64) * 4, len(names))
-    matches = map_calls(files_with_ids, [(search, names[task::tasks]) for task in range(tasks)])
-    return len(names), sorted(name for each in matches for name in each)
+    tasks = min(2 * cluster_cpus(), _MOST_TASKS, len(names))
+    results = map_calls(search_files, [(search, names[task::tasks]) for task in range(tasks)])
+    return len(names), SearchResult(
+        with_ids=sorted(name for result in results for name in result.with_ids),
+        not_searched=sorted(name for result in results for name in result.not_searched),
+    )
 
 
 def _is_written(name: str) -> bool:

@@ -19,12 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from ray.job_submission import JobSubmissionClient
+from ray.exceptions import RayError
+from ray.job_submission import JobDetails, JobSubmissionClient
 
 from visrec.errors import InputError, VisrecError
+from visrec.storage.s3_settings import mask_secrets
 
 _SILENCE_S = 120.0  # a head node that restarts is back within two minutes
 _PAUSE_S = 2.0
+_ERRORS = (RayError, RuntimeError, OSError)  # of a request to the dashboard
 # In a folder that is no checkout of visrec, only YAML files go along, and no pictures.
 _ONLY_YAML = ["/[!.]*", "/.?*", "!/*.yaml"]
 
@@ -39,8 +42,9 @@ def submit(arguments: Sequence[str]) -> int:
         The exit code of the command; 1 if a signal ended it, or if it could not start.
 
     Raises:
-        InputError: there is no command, or RAY_ADDRESS does not name a dashboard that answers.
-        VisrecError: the cluster stopped answering while the command ran.
+        InputError: there is no command, RAY_ADDRESS does not name a dashboard that answers, or this
+            folder is too large to go with the command.
+        VisrecError: the cluster did not take the command, or stopped answering while it ran.
     """
     if not arguments or arguments[0].startswith("-"):
         raise InputError(
@@ -49,12 +53,9 @@ def submit(arguments: Sequence[str]) -> int:
         )
     logging.getLogger("ray").setLevel(logging.ERROR)  # else it names every file that it packs
     client = _connect()
-    job = client.submit_job(
-        entrypoint=shlex.join(["python", "-m", "visrec", *arguments]), runtime_env=_runtime_env()
-    )
+    job = _submit(client, shlex.join(["python", "-m", "visrec", *arguments]))
     print(f"Submitted as {job}. Ctrl-C only stops following it: ray job stop {job}", flush=True)
-    asyncio.run(_follow(client, job))
-    details = client.get_job_info(job)
+    details = asyncio.run(_follow(client, job))
     code = details.driver_exit_code
     if code is None:  # the command did not start, or somebody stopped it
         print(f"{job} is {details.status}: {details.message}", flush=True)
@@ -66,17 +67,37 @@ def _connect() -> JobSubmissionClient:
     address = os.environ.get("RAY_ADDRESS", "")
     if not address.startswith(("http://", "https://")):
         raise InputError(
-            f"Found RAY_ADDRESS {address!r}; expected the address of a cluster's dashboard, such "
-            "as http://127.0.0.1:8265 (`ray dashboard cluster.yaml` forwards it)."
+            f"Found RAY_ADDRESS {mask_secrets(address)!r}; expected the address of a cluster's "
+            "dashboard, such as http://127.0.0.1:8265 (`ray dashboard cluster.yaml` forwards it)."
         )
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError) as error:
-        first_line = (str(error).strip().splitlines() or [""])[0]
+    except _ERRORS as error:
         raise InputError(
-            f"The cluster at RAY_ADDRESS {address} does not take jobs ({first_line}); expected a "
-            "dashboard that answers. A cluster with tokens also needs RAY_AUTH_MODE=token."
+            f"The cluster at RAY_ADDRESS {mask_secrets(address)} does not take jobs "
+            f"({_first_line(error)}); expected a dashboard that answers. A cluster with tokens "
+            "also needs RAY_AUTH_MODE=token."
         ) from error
+
+
+def _submit(client: JobSubmissionClient, entrypoint: str) -> str:
+    """Sends this folder and a command; returns the name of the job."""
+    try:
+        return client.submit_job(entrypoint=entrypoint, runtime_env=_runtime_env())
+    except ValueError as error:
+        raise InputError(
+            f"This folder cannot go with the command ({_first_line(error)}). Name in .rayignore "
+            "what the command does not need, or submit it from another folder."
+        ) from error
+    except _ERRORS as error:
+        raise VisrecError(
+            f"The cluster did not take the command ({_first_line(error)}). `ray job list` tells "
+            "whether it runs; if it does not, submit it again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".")
 
 
 def _runtime_env() -> dict[str, Any]:
@@ -87,8 +108,12 @@ def _runtime_env() -> dict[str, Any]:
     return env
 
 
-async def _follow(client: JobSubmissionClient, job: str) -> None:
-    """Prints the output of a job until the job has ended, also across lost connections."""
+async def _follow(client: JobSubmissionClient, job: str) -> JobDetails:
+    """Prints the output of a job until the job has ended, also across lost connections.
+
+    Returns:
+        How it ended.
+    """
     shown, answered = 0, time.monotonic()
     while True:
         position = 0
@@ -100,10 +125,11 @@ async def _follow(client: JobSubmissionClient, job: str) -> None:
                 position += len(text)
                 shown = max(shown, position)
                 print(unseen, end="", flush=True)
-            if client.get_job_status(job).is_terminal():
-                return
+            details = client.get_job_info(job)
+            if details.status.is_terminal():
+                return details
             answered = time.monotonic()
-        except (RuntimeError, OSError, aiohttp.ClientError) as error:
+        except (*_ERRORS, aiohttp.ClientError) as error:
             if time.monotonic() - answered > _SILENCE_S:
                 raise VisrecError(
                     f"The cluster has not answered for {_SILENCE_S:.0f} s ({error}). {job} may "

@@ -1,9 +1,10 @@
 """Completes a run: checks that its gates passed, seals it and writes its manifest."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from visrec.errors import ConflictError, GateError
+from visrec.errors import ConflictError, GateError, InputError
 from visrec.publication.claims import PARTS, lost_claim_error, read_claim, seal
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import (
@@ -12,11 +13,12 @@ from visrec.publication.manifest import (
     ForcedPublication,
     RunManifest,
     now,
-    read_run_manifest,
+    parse_manifest,
     remove_stray_files,
 )
 from visrec.publication.pointer import read_pointer
 from visrec.publication.records import VERSION
+from visrec.publication.run_spec import is_rewritten_part
 from visrec.storage.store import Store, to_json
 
 
@@ -27,13 +29,22 @@ def read_complete_run(run: Store) -> RunManifest | None:
     then the run is to be made again.
 
     Raises:
-        InputError: the manifest is not the one that was written.
+        InputError: the manifest is not the one that was written; or the run cannot be made again
+            beside it, because users were removed from the run.
     """
     manifest, sizes = remove_stray_files(run)
     if manifest is None:
         return None
-    is_complete = all(sizes.get(name) == file.bytes for name, file in manifest.files.items())
-    return manifest if is_complete else None
+    damaged = [name for name, file in manifest.files.items() if sizes.get(name) != file.bytes]
+    if damaged and any(map(is_rewritten_part, manifest.files)):
+        # The job would make files of other names, and readers would see users twice.
+        raise InputError(
+            f"{run.uri(damaged[0])} is missing or damaged, and `visrec forget` has written files "
+            "of this run again, which its job makes with other names. If the run is published, go "
+            f"back with `visrec rollback`. Then remove {run.uri(MANIFEST)} and run the job again.",
+            path=run.uri(damaged[0]),
+        )
+    return None if damaged else manifest
 
 
 def finish_run(
@@ -55,7 +66,7 @@ def finish_run(
 
     Returns:
         The manifest, and whether the run was complete before this call: another writer of the same
-        files, or an earlier start whose files were damaged since then, had written the manifest.
+        files, or an earlier start whose files were damaged since then, had written a manifest.
 
     Raises:
         GateError: a gate failed and no reason was given; nothing was published.
@@ -71,7 +82,7 @@ def finish_run(
     manifest = _with_gates_and_pointer(run, draft, gates, force_reason)
     was_complete = not run.create(MANIFEST, to_json(manifest.to_dict()))
     if was_complete:
-        manifest = _read_same_manifest(run, draft)
+        manifest = _agree_on_manifest(run, manifest)
     if inputs_digest is not None:
         _withdraw_if_removed(run)
     remove_stray_files(run)
@@ -133,21 +144,44 @@ def _with_gates_and_pointer(
     )
 
 
-def _read_same_manifest(run: Store, draft: RunManifest) -> RunManifest:
-    """The manifest that another writer of the same files has written.
+def _agree_on_manifest(run: Store, made: RunManifest) -> RunManifest:
+    """The manifest of a run that has one: that of another writer of the same files; or the one that
+    was made now, if files that the other one names were lost.
+
+    A file that was lost has been made again under its name, by this job or another one of the same
+    inputs. After an upgrade of a library its bytes may be others. If they are those that this job
+    has checked, what the other manifest names is gone for good, and the new one takes its place.
 
     Raises:
-        ConflictError: it names other files, or retention has removed it.
+        ConflictError: it names other files that are not lost, or retention has removed it.
     """
-    manifest = read_run_manifest(run)
-    if manifest is None:
-        raise lost_claim_error(run)
-    if manifest.files != draft.files:
-        raise ConflictError(
-            f"Another writer completed the run at {run.root} with other files. Choose another "
-            "--run_id."
+    while (found := run.read_if_exists(MANIFEST)) is not None:
+        manifest = parse_manifest(found[0], run.uri(MANIFEST))
+        if manifest.files == made.files:
+            return manifest
+        if manifest.files.keys() != made.files.keys() or not all(
+            _has_sha256(run, name, file.sha256)
+            for name, file in made.files.items()
+            if manifest.files[name] != file
+        ):
+            raise ConflictError(
+                f"Another writer completed the run at {run.root} with other files. Choose another "
+                "--run_id."
+            )
+        repaired = replace(
+            made,
+            # A run that was rolled back since it became complete must not be published again.
+            pointer_sequence=manifest.pointer_sequence,
+            pointer_cutoff_timestamp=manifest.pointer_cutoff_timestamp,
         )
-    return manifest
+        if run.replace(MANIFEST, to_json(repaired.to_dict()), found[1]):
+            return repaired
+    raise lost_claim_error(run)
+
+
+def _has_sha256(run: Store, name: str, sha256: str) -> bool:
+    found = run.read_if_exists(name)
+    return found is not None and hashlib.sha256(found[0]).hexdigest() == sha256
 
 
 def _withdraw_if_removed(run: Store) -> None:

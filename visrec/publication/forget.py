@@ -30,7 +30,7 @@ from visrec.errors import ConflictError
 from visrec.ids import is_in
 from visrec.interactions.log import assign_shards
 from visrec.publication.claims import CLAIM, FINGERPRINTS, PARTS, read_claim, removal_claim
-from visrec.publication.list_tables import COLD_USERS_KEY, lists_file
+from visrec.publication.list_tables import COLD_USERS_KEY, ID_COLUMNS, lists_file
 from visrec.publication.manifest import (
     MANIFEST,
     REWRITING,
@@ -44,12 +44,12 @@ from visrec.publication.manifest import (
 )
 from visrec.publication.pointer import read_pointer, replace_pointer
 from visrec.publication.records import VERSION
-from visrec.publication.run_spec import run_store
+from visrec.publication.run_spec import parse_part, rewritten_part, run_store
 from visrec.publication.shards import parquet_file, with_sha256
 from visrec.publication.tables import read_settled_pointer
 from visrec.storage.store import Store, to_json
 
-_USER, _QUERY = "user_id", "query_id"  # columns of files with lists, and of their fingerprints
+_USER = ID_COLUMNS["user_to_item"]  # in files with lists, and in those with their fingerprints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,26 +139,26 @@ def _renamed_model(inputs: Mapping[str, object], forgotten: UsersToForget) -> di
 def _files_with_users(run: Store, names: Iterable[str], forgotten: UsersToForget) -> list[str]:
     """The list files that contain these users, or whose fingerprint files do.
 
-    Users are assigned to files by a hash of their ids, so most files need not be read.
+    Users are assigned to files by a hash of their ids, so most files need not be read. A file whose
+    name visrec does not use is not one of the run.
     """
     affected = []
     for name in names:
-        shard, shards = (int(name.split("-")[position]) for position in (1, 3))
-        if shard not in assign_shards(forgotten.user_ids, shards):
+        numbers = parse_part(name)
+        if numbers is None or numbers[0] not in assign_shards(forgotten.user_ids, numbers[1]):
             continue
-        files = ((name, _USER), (FINGERPRINTS + name, _QUERY))
-        if any(len(_ids_of(run, other, column, forgotten)) for other, column in files):
+        if any(len(_ids_of(run, file, forgotten)) for file in (name, FINGERPRINTS + name)):
             affected.append(name)
     return affected
 
 
-def _ids_of(run: Store, name: str, column: str, forgotten: UsersToForget) -> pa.ChunkedArray:
-    """Ids of the users in a column of a file; none where there is no such file or column."""
+def _ids_of(run: Store, name: str, forgotten: UsersToForget) -> pa.ChunkedArray:
+    """Ids of the users in a file; none if it does not exist or has lists of items."""
     found = run.read_if_exists(name)
     file = found and pq.ParquetFile(pa.BufferReader(found[0]))
-    if not file or column not in file.schema_arrow.names:  # similar items have no users
+    if not file or _USER not in file.schema_arrow.names:
         return pa.chunked_array([], pa.string())
-    ids = file.read(columns=[column])[column]
+    ids = file.read(columns=[_USER])[_USER]
     return ids.filter(is_in(ids, forgotten.user_ids))
 
 
@@ -189,7 +189,7 @@ def _remove_files(run: Store, forgotten: UsersToForget) -> int:
     """Removes the files with the users from a run that nobody reads or writes."""
     removed = 0
     for name in _files_with_users(run, [entry.name for entry in run.list(PARTS)], forgotten):
-        removed += pc.count_distinct(_ids_of(run, name, _USER, forgotten)).as_py()
+        removed += pc.count_distinct(_ids_of(run, name, forgotten)).as_py()
         run.delete([name, FINGERPRINTS + name])
     return removed
 
@@ -209,10 +209,11 @@ def _rewrite_shard(
     if FINGERPRINTS + name in manifest.fingerprints:
         fingerprint_table = pq.read_table(pa.BufferReader(run.read(FINGERPRINTS + name)))
         fingerprint_table = fingerprint_table.filter(
-            pc.invert(is_in(fingerprint_table[_QUERY], forgotten.user_ids))
+            pc.invert(is_in(fingerprint_table[_USER], forgotten.user_ids))
         )
         fingerprints = with_sha256(fingerprint_table, {}, parquet_file)
-    new_name = _new_name(name, lists, fingerprints or b"")
+    content = hashlib.sha256(lists + (fingerprints or b"")).hexdigest()
+    new_name = rewritten_part(name, content)
     if fingerprints is not None:
         run.write(FINGERPRINTS + new_name, fingerprints)
     run.write(new_name, lists)
@@ -224,16 +225,6 @@ def _rewrite_shard(
         removed_cold_users=cold,
         removed_rows=len(gone),
     )
-
-
-def _new_name(name: str, *contents: bytes) -> str:
-    """A name that a file with another content never had: `part-00000-of-00008-<inputs>-<content>`.
-
-    It sorts as the old one does, by the shard.
-    """
-    digest = hashlib.sha256(b"".join(contents)).hexdigest()
-    shard = "-".join(name.removesuffix(".parquet").split("-")[:5])
-    return f"{shard}-{digest[:8]}.parquet"
 
 
 def _without_users(

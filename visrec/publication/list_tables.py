@@ -35,6 +35,9 @@ SCHEMAS: dict[tuple[Kind, Layout], pa.Schema] = {
     ("item_to_item", "long"): SIMILAR_ITEMS_LONG,
 }
 
+# The column of whose list it is, also in the files with fingerprints.
+ID_COLUMNS: dict[Kind, str] = {"user_to_item": "user_id", "item_to_item": "item_id"}
+
 
 def lists_table(
     user_ids: pa.LargeStringArray,

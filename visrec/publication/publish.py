@@ -87,7 +87,8 @@ def publish_run(
     This function never moves the pointer back: not to a run whose cutoff is before that of the
     published run (a backfilled night), and not to a run that was rolled back. If the run was
     complete before this start of it, the pointer moves only if nobody has moved it since the run
-    became complete: an earlier start was then stopped between manifest and pointer.
+    became complete: an earlier start was then stopped between manifest and pointer. If the pointer
+    names this run already, it follows to the manifest that has taken the other one's place.
 
     Args:
         recommendations: where the runs are.
@@ -211,6 +212,6 @@ def _reason_to_stay(
     cutoffs = (manifest.cutoff_timestamp, pointer.cutoff_timestamp)
     if cutoffs[0] is not None and cutoffs[1] is not None and cutoffs[0] < cutoffs[1]:
         return "a later night is published"
-    if may_be_old and manifest.pointer_sequence != pointer.sequence:
+    if may_be_old and run_id != pointer.run_id and manifest.pointer_sequence != pointer.sequence:
         return "the pointer has moved to another run since this one became complete"
     return None

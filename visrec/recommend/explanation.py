@@ -93,8 +93,15 @@ def read_list(
     """A user's list in a complete run; None if the run has none.
 
     Raises:
-        InputError: the file is not what was published.
+        InputError: the run has lists of items, or the file is not what was published.
     """
+    if manifest.kind != "user_to_item":
+        raise InputError(
+            f"Found the run {manifest.run_id} at {recommendations.root}, whose lists are of items; "
+            "expected a run with lists of users. Change --recommendations.",
+            path=recommendations.root,
+            key="recommendations",
+        )
     run = PublishedRun.of(recommendations, manifest)
     shard = int(assign_shards(pa.array([user_id], TEXT), len(run.parts))[0])
     table = run.read_table(run.parts[shard])

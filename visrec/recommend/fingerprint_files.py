@@ -48,7 +48,7 @@ def write_query_fingerprints(
     def table() -> pa.Table:
         queries = read()
         fingerprint_U = fingerprint_queries(data, queries)
-        return pa.table({"query_id": queries.query_ids, "fingerprint": fingerprint_U})
+        return pa.table({spec.id_column: queries.query_ids, "fingerprint": fingerprint_U})
 
     return _write(spec, spec.query_fingerprints(shard), table)
 

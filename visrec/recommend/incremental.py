@@ -118,7 +118,7 @@ class IncrementalScorer:
             return None
         query_ids = queries.query_ids
         list_B = index_in(query_ids, lists.query_ids)
-        fingerprint_row_B = index_in(query_ids, fingerprints["query_id"])
+        fingerprint_row_B = index_in(query_ids, fingerprints[self._spec.id_column])
         fingerprint_B = fingerprints["fingerprint"].to_numpy()[fingerprint_row_B]
         # A list of fewer than k items held every candidate, so it excluded none for a low score. It
         # is made again.

@@ -227,13 +227,25 @@ def _summarize_users(
 def fallback_scores(
     week_N: npt.NDArray[np.float32], count_N: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """(N,) the scores of fallback lists: takers in the last week, then takers ever.
+    """(N,) the scores of fallback lists, in the order of takers in the last week, then takers ever.
+
+    The whole part of a score is the takers in the last week. Its fraction says where the takers
+    ever rank among the items of the same whole part: their number itself would vanish when a
+    large score is rounded to float32, which the lists have.
 
     Args:
         week_N: (N,) how many users took each item in the last 7 days.
         count_N: (N,) how many ever did.
     """
-    return np.asarray(week_N + count_N / (1 + count_N.max(initial=0)), np.float32)
+    order_N = np.lexsort((count_N, week_N))
+    week_N, count_N = week_N[order_N], count_N[order_N]
+    is_same_N = (np.diff(week_N, prepend=-1) == 0) & (np.diff(count_N, prepend=-1) == 0)
+    rank_N = np.cumsum(~is_same_N)
+    first_N = rank_N[np.searchsorted(week_N, week_N)]
+    last_N = rank_N[np.searchsorted(week_N, week_N, side="right") - 1]
+    score_N = np.empty(len(week_N), np.float32)
+    score_N[order_N] = week_N + (rank_N - first_N) / (last_N - first_N + 1)
+    return score_N
 
 
 def _scorable_items(

@@ -246,7 +246,7 @@ def are_fallback_scores(fallback_N: npt.NDArray[np.float32], recounted_N: Ints) 
             of the counts that scoring used.
     """
     takers_N = recounted_N.astype(np.float32)
-    week_N = np.round(fallback_N - fallback_scores(np.zeros_like(takers_N), takers_N))
+    week_N = np.floor(fallback_N)
     if (week_N > takers_N).any():
         return False
     return np.array_equal(fallback_N, fallback_scores(week_N, takers_N))

@@ -189,7 +189,9 @@ def _first_of_groups(group_BM: Ints, limit: int) -> Bools:
 def count_keys(key_V: Ints) -> tuple[Ints, Ints]:
     """The distinct keys in rising order, and how often each occurs."""
     key_V = np.sort(key_V)  # `np.unique` hashes integers, which takes ten times as long
-    first_K = np.flatnonzero(np.diff(key_V, prepend=-1) != 0)
+    is_first_V = np.ones(len(key_V), bool)
+    is_first_V[1:] = key_V[1:] != key_V[:-1]
+    first_K = np.flatnonzero(is_first_V)
     return key_V[first_K], np.diff(first_K, append=len(key_V))
 
 

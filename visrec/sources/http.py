@@ -1,5 +1,5 @@
-"""Pictures at `http://` and `https://` addresses: limited in time and size, asked for again where a
-server fails, and not sent again where nothing has changed.
+"""Pictures at `http://` and `https://` addresses: limited in time and size, requested again if a
+server fails, and not transferred again if unchanged.
 
 A request is repeated after a pause that doubles each time, and after a `Retry-After` at the
 earliest. A server that says "too many requests" gets fewer at once, and slowly more again. After
@@ -26,7 +26,7 @@ from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError
 from urllib3.util import Retry, Timeout, Url, parse_url
 
 from visrec.errors import StorageError
-from visrec.storage.s3_settings import mask_user_info
+from visrec.storage.s3_settings import mask_secrets
 
 # Of one process to one server, at most. S3 answers in about 20 ms, and one core decodes 100/s.
 PARALLEL_REQUESTS = 16
@@ -130,20 +130,23 @@ class _TemporaryError(Exception):
         self.reason, self.wait, self.is_busy = reason, wait, is_busy
 
 
-def hide_user_info(uri: str) -> str:
-    """The address without a password; an @ in a path, as in `shoe@2x.jpg`, stays."""
+def hide_secrets(uri: str) -> str:
+    """The address without a password and without its query, which is a secret if the address is
+    presigned; an @ in a path, as in `shoe@2x.jpg`, stays."""
+    if not is_http(uri):
+        return uri
     scheme, separator, rest = uri.partition("://")
     authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
-    if re.fullmatch(r"[^@:]*(:\d*)?|\[[^@]*\](:\d*)?", authority):
-        return uri
-    if "@" not in authority:  # a password with a slash, perhaps
-        return mask_user_info(uri)
-    host = authority.rpartition("@")[2]
-    return f"{scheme}{separator}***@{host}{rest[len(authority) :]}"
+    has_user = not re.fullmatch(r"[^@:]*(:\d*)?|\[[^@]*\](:\d*)?", authority)
+    if has_user and "@" not in authority:  # a password with a slash, perhaps
+        return mask_secrets(uri)
+    host = f"***@{authority.rpartition('@')[2]}" if has_user else authority
+    path, has_query, _ = rest[len(authority) :].partition("?")
+    return f"{scheme}{separator}{host}{path}{'?...' if has_query else ''}"
 
 
 def _error(uri: str, reason: str, code: str | None = None) -> StorageError:
-    shown = hide_user_info(uri)
+    shown = hide_secrets(uri)
     return StorageError(f"Could not fetch {shown}: {reason}.", path=shown, code=code, reason=reason)
 
 

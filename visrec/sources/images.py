@@ -20,7 +20,7 @@ from visrec.sources.formats import (
     item_id_from_name,
     other_extension,
 )
-from visrec.sources.http import PARALLEL_REQUESTS, Answer, fetch, hide_user_info, is_http
+from visrec.sources.http import PARALLEL_REQUESTS, Answer, fetch, hide_secrets, is_http
 from visrec.sources.name_patterns import NamePattern
 from visrec.storage import schemas
 from visrec.storage.backend import FileInfo
@@ -327,7 +327,7 @@ def _fetch_one(
         return error
     # The URI of one picture may be invalid, which must not stop the run.
     except (InputError, ValueError) as error:
-        shown = hide_user_info(uri)
+        shown = hide_secrets(uri)
         return StorageError(f"Could not read {shown!r}: {error}", path=shown)
 
 

@@ -21,7 +21,7 @@ from visrec.storage.s3_clients import MISSING_CODES, NO_CREDENTIALS, error_code
 from visrec.storage.s3_settings import (
     S3Settings,
     configured_endpoint,
-    mask_user_info,
+    mask_secrets,
     read_settings,
 )
 
@@ -112,7 +112,7 @@ def _explain_no_answer(settings: S3Settings) -> str:
     source = settings.endpoint.source if settings.endpoint else "AWS_ENDPOINT_URL"
     if settings.proxy is None:
         return f"no answer from {settings.store}; check {source}."
-    proxy = mask_user_info(settings.proxy.value)
+    proxy = mask_secrets(settings.proxy.value)
     return (
         f"no answer from {settings.store} through the proxy {proxy}; check "
         f"{settings.proxy.source}, NO_PROXY and {source}."

@@ -2,31 +2,42 @@
 
 An id such as `12` is a number in many a file, and an item may have the same id as a user. So only
 an id that is distinctive is searched as text and in every column. Any other one is searched where a
-column or a field says that it is a user's.
+column or a field says that it is a user's. Files may be of any writer and damaged, so the search
+says of each whether it was searched to its end.
 """
 
+import codecs
 import html
+import json
 import re
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from visrec.errors import InputError, MissingFileError, StorageError
 from visrec.ids import TEXT, is_in
+from visrec.storage.column_types import ID
+from visrec.storage.csv_files import detect_dialect
 from visrec.storage.failures import storage_errors
-from visrec.storage.store import Store, parse_json
+from visrec.storage.input_table import InputTable
+from visrec.storage.schemas import USER_IDS, cast_columns
+from visrec.storage.store import Store
+from visrec.storage.table_files import TableFile, codec_of
+from visrec.storage.tables import read_table_file
 
-_USER_COLUMNS = ("user_id", "query_id")
-_CODECS = {"gz": "gzip", "bz2": "bz2", "zst": "zstd", "lz4": "lz4"}
+_USER = "user_id"
+_CSV_NAME = re.compile(r"\.(csv|tsv)(\.|$)", re.IGNORECASE)  # also that of an unfinished file
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BLOCK_BYTES, _OVERLAP = 8 << 20, 4096  # read at a time, and read again with the next block
 _BATCH_ROWS = 8192
 _MIN_LENGTH = 6  # of a distinctive id: shorter ones occur in binary files by chance
 _WORD = re.compile(rb"[0-9A-Za-z_@+.:/\x80-\xff-]+")
 _EDGES = ".:/+-"  # around an id in a sentence or a path
-_JSON_FIELD = re.compile(rb'"(?:user_id|query_id)"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+)')
+_JSON_FIELD = re.compile(rb'"user_id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+)')
 _REPORT_FIELD = re.compile(rb'(?:<h3>User <bdi>|data-user=")([^<"]*)')
 
 
@@ -72,78 +83,121 @@ class IdSearch:
             if len(user_id) >= _MIN_LENGTH and not user_id.isdecimal()
         )
         # The search by words cannot find an id that is not one word.
-        self._odd = {i: i.encode() for i in self.distinctive if not _WORD.fullmatch(i.encode())}
+        self._odd = [
+            (user_id, encoded)
+            for user_id in self.distinctive
+            for encoded in _encodings(user_id)
+            if not _WORD.fullmatch(encoded)
+        ]
         self._all_ids = pa.array(sorted(self.ids), TEXT)
         self._distinctive_ids = pa.array(sorted(self.distinctive), TEXT)
 
-    def find(self, store: Store, name: str) -> set[str]:
-        """The ids that a file has.
+    def find(self, store: Store, name: str) -> tuple[set[str], bool]:
+        """The ids that were found in a file, and whether the whole file could be searched.
+
+        The second is false for a file that is damaged, that must not be read, or whose column of
+        users cannot be told.
+        """
+        found: set[str] = set()
+        try:
+            for ids in self._search(store, name):
+                found |= ids
+        except MissingFileError:  # removed since it was listed
+            return set(), True
+        except (InputError, StorageError):
+            return found, False
+        return found, True
+
+    def _search(self, store: Store, name: str) -> Iterator[set[str]]:
+        """The ids in one part of the file after another.
 
         Raises:
+            InputError: the file is not of the format that its name or its first bytes tell.
             StorageError: the file cannot be read.
         """
-        if store.read_start(name, 4) == b"PAR1":
-            return self._find_in_parquet(store, name)
-        codec = _CODECS.get(name.rpartition(".")[2].lower())
-        found = self._find_in_text(store, name, codec)
-        if ".csv" in name.lower():
-            found |= self._find_in_csv(store, name, codec)
-        return found
+        file = TableFile(InputTable(uri=store.uri(name), key="users"), store, name, {})
+        start = store.read_start(name, 4)
+        if start == b"PAR1" or (start and file.format == "parquet"):
+            yield from self._search_parquet(file)
+            return
+        yield from self._search_text(store, name)
+        if _CSV_NAME.search(name):
+            yield from self._search_csv(file)
 
-    def _find_in_parquet(self, store: Store, name: str) -> set[str]:
-        found: set[str] = set()
-        with store.open_input(name) as source:
+    def _search_parquet(self, file: TableFile) -> Iterator[set[str]]:
+        with file.open_input() as source:
             size = source.size()
             source.seek(max(size - 8, 0))
             footer = int.from_bytes(source.read(4), "little")
             source.seek(max(size - 8 - footer, 0))
-            found |= self._in_bytes(source.read(footer))  # with the statistics of the columns
+            yield self._in_bytes(source.read(footer))  # with the statistics of the columns
             source.seek(0)
-            with pq.ParquetFile(source) as file:
-                for batch in file.iter_batches(_BATCH_ROWS):
+            with pq.ParquetFile(source) as parquet:
+                for batch in parquet.iter_batches(_BATCH_ROWS):
                     for column, values in zip(batch.schema.names, batch.columns, strict=True):
-                        is_of_users = column in _USER_COLUMNS
-                        wanted = self._all_ids if is_of_users else self._distinctive_ids
-                        for texts in _texts(values):
-                            found |= set(texts.filter(is_in(texts, wanted)).to_pylist())
-        return found
+                        if column != _USER:
+                            parts, wanted = _texts(values), self._distinctive_ids
+                        elif ID.supports(values.type):  # such as integers
+                            users = cast_columns(pa.table({_USER: values}), USER_IDS, file.where)
+                            parts, wanted = iter(users.columns), self._all_ids
+                        else:
+                            parts, wanted = _texts(values), self._all_ids
+                        for texts in parts:
+                            yield _members(texts, wanted)
 
-    def _find_in_text(self, store: Store, name: str, codec: str | None) -> set[str]:
-        found, tail = set(), b""
-        with store.open_input_stream(name, codec) as stream:
+    def _search_text(self, store: Store, name: str) -> Iterator[set[str]]:
+        is_utf_16 = store.read_start(name, 2) in _UTF_16
+        decoder = codecs.getincrementaldecoder("utf-16")("replace")
+        tail = b""
+        with store.open_input_stream(name, codec_of(name)) as stream:
             while block := stream.read(_BLOCK_BYTES):
-                found |= self._in_bytes(tail + block)
-                tail = block[-_OVERLAP:]
-        return found
+                text = decoder.decode(block).encode() if is_utf_16 else block
+                yield self._in_bytes(tail + text)
+                tail = text[-_OVERLAP:]
 
-    def _find_in_csv(self, store: Store, name: str, codec: str | None) -> set[str]:
-        found: set[str] = set()
-        with store.open_input_stream(name, codec) as stream:
-            try:
-                batches = pacsv.open_csv(
-                    stream,
-                    convert_options=pacsv.ConvertOptions(
-                        column_types=dict.fromkeys(_USER_COLUMNS, TEXT),
-                        include_columns=list(_USER_COLUMNS),
-                        include_missing_columns=True,
-                    ),
-                )
-            except pa.ArrowInvalid:  # an empty file, which has no columns
-                return found
-            for batch in batches:
-                for values in batch.columns:
-                    found |= set(values.filter(is_in(values, self._all_ids)).to_pylist())
-        return found
+    def _search_csv(self, file: TableFile) -> Iterator[set[str]]:
+        with file.open_input_stream() as stream:
+            head = stream.read(_BLOCK_BYTES)
+        if not head:
+            return
+        dialect = detect_dialect(file, USER_IDS)
+        if _USER in dialect.names:
+            for table in read_table_file(file, USER_IDS):
+                yield _members(table[_USER], self._all_ids)
+        elif _USER in dialect.encoding.decode(head):
+            raise InputError(f"{file.where} has user_id below its first line, not in it.")
 
     def _in_bytes(self, data: bytes) -> set[str]:
-        words = {word.decode(errors="replace") for word in set(_WORD.findall(data))}
+        words = set(map(_decoded, set(_WORD.findall(data))))
         words |= {part for word in words for part in re.split("[/:]", word)}
         words |= {word.strip(_EDGES) for word in words}
         found = words & self.distinctive
-        found |= {user_id for user_id, encoded in self._odd.items() if encoded in data}
-        named = {str(parse_json(value, "")) for value in set(_JSON_FIELD.findall(data))}
-        named |= {html.unescape(v.decode(errors="replace")) for v in _REPORT_FIELD.findall(data)}
+        found |= {user_id for user_id, encoded in self._odd if encoded in data}
+        named = {html.unescape(_decoded(value)) for value in _REPORT_FIELD.findall(data)}
+        for value in set(_JSON_FIELD.findall(data)):
+            with suppress(ValueError):  # it only looks like JSON
+                named.add(str(json.loads(_decoded(value))))
         return found | (named & self.ids)
+
+
+def _encodings(user_id: str) -> set[bytes]:
+    """The id in UTF-8, and as older programs write it."""
+    encodings = {user_id.encode()}
+    with suppress(UnicodeEncodeError):
+        encodings.add(user_id.encode("cp1252"))
+    return encodings
+
+
+def _decoded(text: bytes) -> str:
+    """Text in UTF-8, or in the encoding of older programs."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("cp1252", "replace")
+
+
+def _members(values: pa.Array | pa.ChunkedArray, ids: pa.Array) -> set[str]:
+    return set(values.filter(is_in(values, ids)).to_pylist())
 
 
 def _texts(values: pa.Array) -> Iterator[pa.Array]:
@@ -163,6 +217,26 @@ def _texts(values: pa.Array) -> Iterator[pa.Array]:
         yield from _texts(values.flatten())
 
 
-def files_with_ids(search: IdSearch, files: Iterable[tuple[Store, str]]) -> list[str]:
-    """The locations of those of the files that have any of the ids."""
-    return [store.uri(name) for store, name in files if search.find(store, name)]
+@dataclass(frozen=True)
+class SearchResult:
+    """The locations of files.
+
+    Attributes:
+        with_ids: those that have any of the ids.
+        not_searched: those that could not be searched to their end.
+    """
+
+    with_ids: list[str]
+    not_searched: list[str]
+
+
+def search_files(search: IdSearch, files: Iterable[tuple[Store, str]]) -> SearchResult:
+    """Searches files for ids."""
+    result = SearchResult([], [])
+    for store, name in files:
+        ids, is_whole = search.find(store, name)
+        if ids:
+            result.with_ids.append(store.uri(name))
+        if not is_whole:
+            result.not_searched.append(store.uri(name))
+    return result

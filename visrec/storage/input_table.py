@@ -147,7 +147,7 @@ def check_mapping(mapping: Mapping[str, str], declared: Sequence[Column], key: s
             hint = f"; did you mean {{{stored}: {name}}}?"
         raise InputError(
             f"Found --{key} {{{name}: {stored}}}, but {name} is no column that visrec reads{hint} "
-            f"Expected the name of a column of the files after each of {', '.join(names)}, as "
-            "far as it is another one.",
+            f"Expected the name of a column of the files after each of {', '.join(names)}, "
+            "where it differs.",
             key=key,
         )

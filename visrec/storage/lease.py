@@ -24,7 +24,7 @@ from visrec.errors import ConflictError, StorageError
 from visrec.storage.store import Store, to_json
 
 HEARTBEAT_S = 5.0  # each takes two small requests
-_MISSED_HEARTBEATS = 4  # after which the holder is taken for dead
+_MISSED_HEARTBEATS = 4  # after which the holder is presumed dead
 
 
 @dataclass(frozen=True, kw_only=True)

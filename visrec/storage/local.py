@@ -1,5 +1,6 @@
 """The local backend of a store: files below one directory."""
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -17,6 +18,8 @@ import pyarrow.fs as pafs
 
 from visrec.storage.backend import FileInfo, is_hidden
 from visrec.storage.failures import storage_errors
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # by file system
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class LocalBackend:
         draft = _draft_path(target)
         try:
             _write_synced(draft, data)
-            os.link(draft, target)  # atomic, and fails if the target exists
+            _link(draft, target)
             return True
         except FileExistsError:
             return False
@@ -171,6 +174,19 @@ def _enter_link(link: os.DirEntry[str], entered: list[str]) -> bool:
         return False
     entered.append(target)
     return True
+
+
+def _link(draft: Path, target: Path) -> None:
+    """Gives a file a second name in one step; fails if the name exists."""
+    try:
+        os.link(draft, target)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise OSError(
+                "the file system has no hard links, by which a file is created once; expected "
+                "another one than FAT or exFAT, or than a mount without links"
+            ) from error
+        raise
 
 
 def _write_synced(path: Path, data: bytes) -> None:

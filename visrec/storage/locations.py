@@ -5,7 +5,7 @@ import re
 
 from visrec.errors import InputError
 from visrec.paths import expand_home, require_utf8
-from visrec.storage.s3_settings import mask_user_info
+from visrec.storage.s3_settings import mask_secrets
 
 _URI = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):(?P<slashes>/*)(?P<rest>.*)", re.DOTALL)
 # Hadoop's names for S3 mean the same store. `s3:/shop`, which pathlib makes of `s3://shop`, is a
@@ -45,7 +45,7 @@ def _is_bucket_and_prefix(rest: str) -> bool:
 def _not_a_location(location: str, rest: str = "") -> InputError:
     suggestion = "/".join(part for part in rest.split("/") if part not in ("", ".", ".."))
     hint = f" (did you mean s3://{suggestion}?)" if _is_bucket_and_prefix(suggestion) else ""
-    shown = mask_user_info(location)
+    shown = mask_secrets(location)
     return InputError(
         f"Found the location {shown!r}; expected a local path or s3://bucket/prefix{hint}.",
         path=shown,

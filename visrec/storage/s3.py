@@ -146,16 +146,11 @@ class S3Backend:
         return sum(1 for _ in self.list("", False))
 
     def abort_uploads(self) -> None:
-        client = self._client()
-        with suppress(ClientError, BotoCoreError):  # a store without this request keeps no parts
-            found = client.list_multipart_uploads(Bucket=self.bucket, Prefix=self._key(""))
-            for upload in found.get("Uploads", []):
-                client.abort_multipart_upload(
-                    Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                )
+        discard_uploads(self._client(), self.bucket, self._key(""))
 
     def discard_unfinished(self, name: str) -> None:
-        discard_uploads(self._client(), self._object(name))
+        key = self._key(name)
+        discard_uploads(self._client(), self.bucket, key, key)
 
     def _client(self) -> Any:
         return boto_client(self.endpoint)

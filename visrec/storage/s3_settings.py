@@ -167,9 +167,11 @@ def forget_settings() -> None:
     read_settings.cache_clear()
 
 
-def mask_user_info(address: str) -> str:
-    """A URL without its user info, which may contain a password."""
-    return re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*:/*)?.*@", r"\1***@", address, flags=re.DOTALL)
+def mask_secrets(address: str) -> str:
+    """A URL without its user info, which may contain a password, and without its query, which may
+    contain a signature."""
+    shown = re.sub(r"^([A-Za-z][A-Za-z0-9+.-]*:/*)?.*@", r"\1***@", address, flags=re.DOTALL)
+    return re.sub(r"\?.*", "?...", shown, flags=re.DOTALL)
 
 
 def _profile_name(botocore: Session) -> str:
@@ -182,7 +184,7 @@ def _checked_endpoint(value: str, source: str) -> str:
     if match is None:
         example = f"http://{value}" if _match_address(_HOST, value) else "http://localhost:9000"
         raise InputError(
-            f"Found {source} {mask_user_info(value)!r}; expected http:// or https://, a host and "
+            f"Found {source} {mask_secrets(value)!r}; expected http:// or https://, a host and "
             f"optionally a port, such as {example}, without a path, a user or a password. A host "
             "name consists of letters, digits, '-' and '.'. Credentials belong in "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
@@ -236,7 +238,7 @@ def _proxy(url: str) -> Setting | None:
     match = _match_address(rf"(?P<scheme>https?)://(?P<user>[^/@]*@)?{_PROXY_HOST}", full)
     if match is None:
         raise InputError(
-            f"Found {source} {mask_user_info(value)!r}; expected an HTTP proxy such as "
+            f"Found {source} {mask_secrets(value)!r}; expected an HTTP proxy such as "
             "http://proxy.example:3128, or NO_PROXY with the store's host if it needs no proxy."
         )
     scheme = match["scheme"].lower()

@@ -6,13 +6,16 @@ shows nothing until it is completed.
 """
 
 import io
+from contextlib import suppress
 from typing import Any
+
+from botocore.exceptions import BotoCoreError, ClientError
 
 _PART_BYTES = 16 << 20  # 10,000 parts, the most that S3 takes, are 160 GB
 
 
 class PartedUpload(io.RawIOBase):
-    """Takes bytes in order; `complete` makes the object of them, `abort` discards them.
+    """Takes bytes in order; `complete` assembles the object, `abort` discards them.
 
     Args:
         client: boto3's.
@@ -66,15 +69,23 @@ class PartedUpload(io.RawIOBase):
         self._parts.append({"PartNumber": number, "ETag": reply["ETag"]})
 
 
-def discard_uploads(client: Any, target: dict[str, str]) -> None:
-    """Discards the multipart uploads of one key that nobody will complete.
+def discard_uploads(client: Any, bucket: str, prefix: str, key: str | None = None) -> None:
+    """Discards multipart uploads that nobody will complete, as far as the store allows it.
+
+    Nobody sees such parts, so a store without this request, or a role that may only write objects,
+    is no reason to fail.
 
     Args:
         client: boto3's.
-        target: bucket and key, as parameters of boto3.
+        bucket: the bucket.
+        prefix: what the keys start with.
+        key: the only key whose uploads are discarded; None for all.
     """
-    pages = client.get_paginator("list_multipart_uploads")
-    for page in pages.paginate(Bucket=target["Bucket"], Prefix=target["Key"]):
-        for upload in page.get("Uploads", []):
-            if upload["Key"] == target["Key"]:
-                client.abort_multipart_upload(**target, UploadId=upload["UploadId"])
+    with suppress(ClientError, BotoCoreError):
+        pages = client.get_paginator("list_multipart_uploads")
+        for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+            for upload in page.get("Uploads", []):
+                if key in (None, upload["Key"]):
+                    client.abort_multipart_upload(
+                        Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )

@@ -89,6 +89,7 @@ ITEMS = (
 TEXTS = (_id("item_id"), _name("title"), _name("description"))  # of the items table
 BLOCKED = (_id("item_id"), _id("user_id", required=False))
 USERS = (_id("user_id"),)
+USER_IDS = (_id("user_id", required=False),)  # of any table
 PICTURES = (
     _id("item_id"),
     Column(name="image", column_type=PICTURE, dtype=pa.large_binary(), required=False),

@@ -100,8 +100,7 @@ class TableFile:
     @property
     def codec(self) -> str | None:
         """pyarrow's name of the compression; None without one, and for Parquet."""
-        match = _TABLE_NAME.search(self.name)
-        return _CODECS[match["codec"].lower()] if match and match["codec"] else None
+        return codec_of(self.name)
 
     @contextmanager
     def open_input(self) -> Iterator[pa.NativeFile]:
@@ -138,6 +137,11 @@ class TableFile:
         names = {field.name for field in fields}
         stored = dict.fromkeys(self.table.stored_name(column.name) for column in columns)
         return [name for name in stored if name in names]
+
+
+def codec_of(name: str) -> str | None:
+    """pyarrow's name of the compression that the name of a file tells; None without one."""
+    return _CODECS.get(name.rpartition(".")[2].lower())
 
 
 def is_table_name(uri: str) -> bool:
@@ -181,8 +185,9 @@ def _no_table(store: Store, uri: str, others: Sequence[str], key: str) -> InputE
     above = store.parent
     if above is not None and above.exists(store.name):
         return InputError(
-            f"{uri} (--{key}) is no table by its name; expected a {EXPECTED_FILES}. Rename it if "
-            "its content is one of these, or convert it: a spreadsheet is saved as CSV (UTF-8).",
+            f"{uri} (--{key}) does not have the name of a table; expected a {EXPECTED_FILES}. "
+            "Rename it if its content is one of these, or convert it: a spreadsheet is saved as CSV "
+            "(UTF-8).",
             path=uri,
             key=key,
         )
