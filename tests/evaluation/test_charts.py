@@ -34,7 +34,7 @@ def test_training_without_validation_is_drawn_by_its_loss(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("loss", [0.5, math.nan, math.inf])
-def test_training_that_diverged_is_drawn_up_to_then(store: Store, loss: float) -> None:
+def test_training_that_diverged_is_drawn_up_to_then(tmp_path: Path, loss: float) -> None:
     curve = _read_curve(
         "m", trained(Store.at(str(tmp_path)), [0.7, 0.8, math.nan], best_epoch=2, loss=loss)
     )
