@@ -29,6 +29,7 @@ from visrec.training.task import (
     fit_closed_form,
     fit_in_process,
 )
+from visrec.training.validation import sample_users, score_held_out
 
 DATA = checkerboard()
 EPOCH = {
@@ -108,6 +109,17 @@ def test_closed_form_model_is_validated_and_written(
     auc = closed_form_auc(monkeypatch, Store.at(str(tmp_path)), DATA)
     assert auc is not None
     assert auc > 0.6  # each user stays in one visual cluster
+
+
+def test_closed_form_model_is_validated_with_at_most_the_given_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.at(str(tmp_path))
+    auc = closed_form_auc(monkeypatch, store, DATA, validation_users=3, seed=4)
+    model = build_model(make_task("visrank", VisRankConfig(), store).recipe, DATA)
+    auc_E = score_held_out(model, DATA, sample_users(DATA.validation, 3, seed=4))
+    assert len(auc_E) == 3
+    assert auc == auc_E.mean()
 
 
 def test_closed_form_model_without_validation_has_no_auc(

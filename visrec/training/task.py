@@ -39,7 +39,7 @@ from visrec.training.tracking import (
     flatten,
     open_tracker,
 )
-from visrec.training.validation import score_held_out
+from visrec.training.validation import sample_users, score_held_out
 
 _CHECKPOINT = "here.json"  # names the folder of the last checkpoint of a training without Ray
 
@@ -282,12 +282,14 @@ def build_artifact(
 def fit_closed_form(task: TrainTask) -> None:
     """Fits and writes a model that trains no weights, in a single task."""
     start, data = time.perf_counter(), get(task.data)
-    model = build_model(task.recipe, data)
+    model, config = build_model(task.recipe, data), task.recipe.train
     metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
-    if len(data.validation):
-        auc_E = score_held_out(model, data, data.validation)
+    validation = sample_users(data.validation, config.validation_users, config.seed)
+    if len(validation):
+        auc_E = score_held_out(model, data, validation)
         metrics["val_auc"] = float(auc_E.mean())
-        if task.recipe.train.refit:
+        if config.refit:
+            del model  # before the other is made: that of ease has a weight for each pair of items
             model = build_model(task.recipe, data.for_refit)
     seconds = round(time.perf_counter() - start, 3)
     tracker = _open_tracker(task, None)
