@@ -31,8 +31,8 @@ from visrec.models.inputs import JaggedTensor
 from visrec.models.pooling import pool
 from visrec.models.scorers import TiledScorer
 
-# The fit takes 12 bytes for each pair of items, 8 for the inverse and 4 for the weights: 5 GB for so
-# many items, and some minutes.
+# The fit takes 12 bytes for each pair of items, 8 for the inverse and 4 for the weights: 5 GB for
+# this many items, and some minutes.
 MAX_ITEMS = 20_000
 _USERS = 4096  # rows of X at a time
 _ROWS = 256  # rows of the (I, I) matrices at a time, where they are computed from others
