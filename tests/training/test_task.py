@@ -3,11 +3,13 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.memory import peak_memory
 from tests.training import checkerboard
 from visrec.models.artifact import TIMES, load_artifact
 from visrec.models.bpr_mf import BprMfConfig
@@ -146,6 +148,26 @@ def test_closed_form_model_is_refitted_on_the_validation_rows_if_asked(
     rows = len(DATA.train.values)
     held_out = len(DATA.validation.targets.values)
     assert fitted == ([rows, rows + held_out] if refit else [rows])
+
+
+def test_checkpoint_is_written_and_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = np.random.default_rng(0).bytes(100_000_000)
+
+    def save(_: Any, folder: Path) -> None:
+        (folder / "state.safetensors").write_bytes(big)
+
+    monkeypatch.setattr(training_task, "save_checkpoint", save)
+    run, trainer = Store.at(str(tmp_path / "run")), SimpleNamespace(progress=Progress(epoch=1))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    training_task._write_checkpoint(trainer, run)  # type: ignore[arg-type]
+    with peak_memory() as peak:
+        training_task._write_checkpoint(trainer, run)  # type: ignore[arg-type]
+        assert training_task._read_checkpoint(run, copy)
+    assert peak.grown < 30e6
+    assert (copy / "state.safetensors").read_bytes() == big
 
 
 def test_training_that_is_stopped_goes_on_from_its_checkpoint(
