@@ -133,16 +133,24 @@ def explain_empty_part(log: InteractionLog, config: SplitConfig, part: SplitPart
             f"No user has items both before and from {config.at} on, so nobody is held out for "
             f"test (--split.at). The interactions are from {first:%Y-%m-%d} to {last:%Y-%m-%d}."
         )
-    # A user needs a basket for each part that is held out, and one to train on.
-    needed = 2 + (part == SplitPart.VALIDATION and config.test and config.at is None)
-    unit = "items" if config.by == "item" else "baskets"
-    text = f"No user has {needed} {unit}, so nobody is held out for {name} (--split.{name})."
     if log.evaluation_flag_R is not None and part == SplitPart.TEST:
-        text = (
+        return (
             "The evaluation column marks no row of a user who also has other rows, so nobody is "
             "held out for test."
         )
-    elif config.by != "item" and (log.items.lengths >= needed).any():
+    # A user needs a basket for each part that is held out, and one to train on.
+    needed, which, counts_R = 2, "", np.ones(len(log.item_R), bool)
+    if part == SplitPart.VALIDATION:
+        split_time, flags_R = config.at_timestamp(), log.evaluation_flag_R
+        if split_time is not None:
+            which, counts_R = f" before {config.at} (--split.at)", log.time_R < split_time
+        elif config.test and flags_R is not None:
+            which, counts_R = " without a row that the evaluation column marks", ~flags_R
+        else:
+            needed += config.test
+    unit = "items" if config.by == "item" else "baskets"
+    text = f"No user has {needed} {unit}{which}, so nobody is held out for {name} (--split.{name})."
+    if config.by != "item" and (log.items_where(counts_R).lengths >= needed).any():
         text += f" A basket is all that a user took in one second; {_same_timestamp(log)}"
         text += "--split.by item holds out single items instead."
     return text
