@@ -35,6 +35,11 @@ def plain(config: Any, non_finite: Callable[[float], Any] = lambda _: None) -> A
     return config
 
 
+def nan_if_null(number: float | None) -> float:
+    """A number that `plain` wrote and JSON gave back: NaN and infinities were stored as null."""
+    return math.nan if number is None else number
+
+
 def digest(*values: Any) -> str:
     """16 hexadecimal digits that depend on all of the values."""
     # `json` writes NaN and infinities as unquoted words, so they differ from any string.

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from visrec.errors import StorageError
 from visrec.evaluation import cards
 from visrec.evaluation.cards import add_pictures, make_cards, thumbnail
 from visrec.evaluation.report_content import (
@@ -117,12 +118,27 @@ def test_all_places_of_an_item_get_its_card(tmp_path: Path) -> None:
         user_id="u", profile=[other], profile_size=1, held_out=[entry], recommended=[entry]
     )
     clusters = VisualClusters(count=1, rows=[ClusterRow(size=2, share=1, items=[item, other])])
-    (shown,), pictured = add_pictures([user], clusters, str(tmp_path), None)
+    (shown,), pictured, why = add_pictures([user], clusters, str(tmp_path), None)
+    assert why is None
     assert pictured is not None
     thumbnails = {card.item_id: card.thumbnail for card in (*shown.items, *pictured.rows[0].items)}
     assert thumbnails["a"] is not None
     assert thumbnails["b"] is None
     assert shown.recommended[0].because == other
+
+
+def test_store_that_does_not_list_its_pictures_costs_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: object) -> None:
+        raise StorageError("s3://shop/images refused: AccessDenied")
+
+    monkeypatch.setattr(cards, "list_pictures", refuse)
+    card = ItemCard(item_id="a")
+    clusters = VisualClusters(count=1, rows=[ClusterRow(size=1, share=1, items=[card])])
+    users, pictured, why = add_pictures([], clusters, PictureSource("s3://shop/images"), None)
+    assert (users, pictured) == ([], clusters)
+    assert why == "No pictures are shown: s3://shop/images refused: AccessDenied"
 
 
 def test_first_view_that_can_be_decoded_is_shown(tmp_path: Path) -> None:

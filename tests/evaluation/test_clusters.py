@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from visrec.errors import StorageError
 from visrec.evaluation import clusters
 from visrec.evaluation.clusters import find_clusters
 from visrec.evaluation.report_content import VisualClusters
@@ -80,3 +81,13 @@ def test_nothing_is_clustered_without_pictures(
 
     monkeypatch.setattr(clusters, "load_features", never)
     assert find_clusters(NOWHERE, PictureSource(str(tmp_path))) is None
+
+
+def test_nothing_is_clustered_if_the_pictures_cannot_be_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_: object) -> None:
+        raise StorageError("AccessDenied")
+
+    monkeypatch.setattr(clusters, "list_pictures", refuse)
+    assert find_clusters(NOWHERE, PictureSource("s3://shop/images")) is None

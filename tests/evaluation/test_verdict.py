@@ -44,7 +44,7 @@ BASELINES = {
         (
             figures(0.6),
             "worse",
-            "m lost to visrank-mean, a baseline.",
+            "m is worse than visrank-mean, a baseline.",
             "visrec train --model.name visrank --model.mode mean",
         ),
         (figures(0.9, 0.01), "mixed", "better than visrank-mean in AUC and worse in Rec", "Decide"),
@@ -86,11 +86,36 @@ def test_baseline_with_better_first_items_makes_the_verdict_mixed_or_worse() -> 
         assert sentence in found.sentence
 
 
-def test_better_row_that_needs_no_training_is_named_with_the_command_that_makes_it() -> None:
-    metrics = {"m": figures(0.8), "ease": figures(0.9), **BASELINES}
+@pytest.mark.parametrize(
+    ("other", "kind"), [("ease", "ease"), ("recent-popularity", "recent_popularity")]
+)
+def test_better_row_that_needs_no_training_is_named_with_the_command_that_makes_it(
+    other: str, kind: str
+) -> None:
+    metrics = {"m": figures(0.8), other: figures(0.9), **BASELINES}
     found = judge("m", metrics, paired(metrics, "m"))
-    assert "ease is better still." in found.details
-    assert "`visrec train --model.name ease`, then `visrec recommend`" in found.advice[0]
+    assert found.outcome == "mixed"
+    assert found.sentence == (
+        "m is better than VisRank and popularity, but not than every baseline."
+    )
+    assert f"{other} is better still." in found.details
+    assert f"`visrec train --model.name {kind}`, then `visrec recommend`" in found.advice[0]
+
+
+def test_row_that_may_be_as_good_is_no_baseline_that_the_model_beats() -> None:
+    metrics = {"m": figures(0.8), "recent-popularity": figures(0.795), **BASELINES}
+    found = judge("m", metrics, paired(metrics, "m"))
+    assert (found.outcome, found.rival) == ("better", "visrank-mean")
+    assert found.sentence == "m is better than VisRank and popularity."
+    assert "Publish its lists" in found.advice[0]
+
+
+def test_trained_model_with_the_name_of_a_baseline_is_a_model() -> None:
+    trained = "visrank-2026-11-20"
+    metrics = {"m": figures(0.8), trained: figures(0.9), **BASELINES}
+    found = judge("m", metrics, paired(metrics, "m"))
+    assert (found.outcome, found.rival) == ("better", "visrank-mean")
+    assert f"`visrec recommend --model models/{trained}`" in found.advice[0]
 
 
 def test_better_model_of_the_table_is_named() -> None:

@@ -119,10 +119,12 @@ def test_trials_of_a_sweep_have_the_searched_keys(shop: Store) -> None:
 def test_damaged_files_are_named_and_cost_nothing_else(shop: Store) -> None:
     shop.write("recommendations/_latest.json", b"{")
     shop.write("summaries/train.json", b"{}")
+    shop.write_json("models/one/metrics.json", {"history": [{}]})
     facts = read_facts(sources(shop), REPORT, "evaluate")
     assert facts.publication is None
-    assert len(facts.curves) == 1
-    publications, summaries = facts.unreadable
+    assert len(facts.curves) == 0
+    curves, publications, summaries = facts.unreadable
+    assert curves == "The training curves could not be read: KeyError: 'val_auc'"
     assert "The publications could not be read: " in publications
     assert "_latest.json" in publications
     assert summaries == "The summaries of jobs could not be read: KeyError: 'wall_s'"

@@ -322,3 +322,21 @@ def test_empty_part_is_explained_with_a_remedy() -> None:
     )  # it would not help
     flagged = random_log([("u", 1, 7, False), ("u", 2, 8, False)], evaluation=True)
     assert "The evaluation column marks no row" in explain_empty_part(flagged, BOTH, SplitPart.TEST)
+
+
+def test_only_baskets_that_could_be_held_out_count_for_the_explanation() -> None:
+    two = [("u", 1, 1, False), ("u", 2, 5, False)]
+    text = explain_empty_part(random_log(two, evaluation=False), AT, SplitPart.VALIDATION)
+    assert text == (
+        "No user has 2 baskets before 1970-01-01T00:00:04 (--split.at), so nobody is held out for "
+        "validation (--split.validation)."
+    )
+    marked = [("u", 1, 1, False), ("u", 2, 5, True), ("u", 3, 6, True)]
+    text = explain_empty_part(random_log(marked, evaluation=True), BOTH, SplitPart.VALIDATION)
+    assert text == (
+        "No user has 2 baskets without a row that the evaluation column marks, so nobody is held "
+        "out for validation (--split.validation)."
+    )
+    at_once = [("u", 1, 1, False), ("u", 2, 1, False), ("u", 3, 5, False)]
+    text = explain_empty_part(random_log(at_once, evaluation=False), AT, SplitPart.VALIDATION)
+    assert text.endswith("--split.by item holds out single items instead.")

@@ -5,8 +5,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from tests.memory import peak_memory
 from tests.training import jagged_lists
 from visrec.errors import InputError
+from visrec.jagged import Jagged
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.ease import MAX_ITEMS, Ease, EaseConfig
 from visrec.models.inputs import JaggedTensor
@@ -42,6 +44,35 @@ def test_scores_are_sums_of_least_squares_weights(penalty: float) -> None:
         for taken in ([0, 2], [], [1, 4])
     ]
     np.testing.assert_allclose(scorer.tile(state, 0, 8), expected, atol=1e-6)
+
+
+def _fitted(train: Jagged, items: int, penalty: float) -> npt.NDArray[np.float32]:
+    model = Ease(EaseConfig(penalty=penalty), Sizes(items=items, users=len(train), feature_dim=1))
+    model.fit(Catalogue(np.zeros((items, 1)), np.arange(items)), train)
+    return model.weight_II.numpy()
+
+
+@pytest.mark.parametrize("items", [200, 256, 257, 600])
+def test_weights_and_lists_equal_the_plain_formula(items: int) -> None:
+    taken_UI = np.random.default_rng(items).random((500, items)) < 0.03
+    weight_II = _fitted(jagged_lists([np.flatnonzero(row).tolist() for row in taken_UI]), items, 20)
+    inverse_II = np.linalg.inv(taken_UI.T.astype(float) @ taken_UI + 20 * np.eye(items))
+    expected_II = inverse_II / -np.diag(inverse_II)
+    np.fill_diagonal(expected_II, 0)
+    np.testing.assert_allclose(weight_II, expected_II, rtol=1e-6, atol=1e-12)
+    found, expected = (
+        np.argsort(-(taken_UI.astype(np.float32) @ weights_II), kind="stable")[:, :50]
+        for weights_II in (weight_II, expected_II.astype(np.float32))
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_fit_takes_twelve_bytes_for_each_pair_of_items() -> None:
+    train = jagged_lists([[user, user + 1, 2 * user] for user in range(300)])
+    _fitted(train, 1000, 20)  # scipy is imported here
+    with peak_memory() as peak:
+        _fitted(train, 2000, 20)
+    assert peak.grown < 15 * 2000**2
 
 
 def test_too_many_items_are_refused() -> None:

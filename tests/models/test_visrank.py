@@ -5,11 +5,12 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from tests.memory import peak_memory
 from tests.training import jagged_lists
 from visrec.models.base import Catalogue, Sizes
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import Scorer
-from visrec.models.visrank import VisRank, VisRankConfig
+from visrec.models.visrank import VisRank, VisRankConfig, _NearestScorer
 
 ITEMS, DIM = 50, 6
 FEATURES = np.random.default_rng(0).gamma(2.0, size=(ITEMS, DIM)).astype(np.float16)
@@ -70,6 +71,28 @@ def test_empty_profiles_score_zero_and_change_no_other_scores(config: VisRankCon
     np.testing.assert_array_equal(mixed[[0, 2]], 0)
     np.testing.assert_allclose(mixed[1], alone[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(_scores(config, [[], []]), np.zeros((2, ITEMS)))
+
+
+@pytest.mark.parametrize("config", MODES, ids=str)
+@pytest.mark.parametrize("entries", [1, 64, 100])
+def test_profiles_that_span_blocks_have_the_same_scores(
+    monkeypatch: pytest.MonkeyPatch, config: VisRankConfig, entries: int
+) -> None:
+    profiles = [[], *PROFILES, [], [1], []]
+    whole = _scores(config, profiles)
+    monkeypatch.setattr("visrec.models.visrank._BLOCK_ENTRIES", entries)
+    np.testing.assert_allclose(_scores(config, profiles), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [MODES[0], MODES[2]], ids=str)
+def test_memory_does_not_grow_with_the_length_of_profiles(config: VisRankConfig) -> None:
+    items = 4096
+    scorer = _NearestScorer(torch.ones(items, 2), 1 if config.mode == "max" else config.top_k)
+    profiles = JaggedTensor.from_jagged(jagged_lists([list(range(items)) * 4]))
+    scorer.tile(profiles, 0, 64)
+    with peak_memory() as peak:
+        scorer.tile(profiles, 0, items)
+    assert peak.grown < 64e6  # all similarities of the profile would take 268 MB
 
 
 def test_item_vectors_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from tests.training import checkerboard, jagged_lists
+from visrec.jagged import Jagged
 from visrec.models.base import ModelTraits
 from visrec.models.inputs import TripleBatch
 from visrec.models.losses import RankingConfig, ranking_loss
 from visrec.sampling.candidates import CandidateSampler, invalid_negative_mask
-from visrec.sampling.index import SamplingIndex
+from visrec.sampling.index import Ints, SamplingIndex
 from visrec.sampling.triples import SamplingConfig, Triples
 from visrec.training.batches import RatingSource, TripleSource
 from visrec.training.data import TrainingData
@@ -72,6 +73,29 @@ def test_mask_has_the_positive_and_the_users_items() -> None:
     item_C = np.array([1, 2, 4, 5, 6, 7, 8])
     masked = [item_C[row].tolist() for row in invalid_negative_mask(triples, index, item_C)]
     assert masked == [[1, 2], [5, 8], [4, 6], [7]]
+
+
+class _CountingLists(Jagged):
+    """Lists that remember which of them were taken."""
+
+    def take(self, rows: Ints) -> Jagged:
+        TAKEN.extend(rows.tolist())
+        return super().take(rows)
+
+
+TAKEN: list[int] = []
+
+
+def test_items_of_a_user_are_read_once_and_those_of_nobody_never() -> None:
+    lists = jagged_lists([[0, 1], [2, 3], [4]])
+    counting = _CountingLists(lists.values, lists.offsets)
+    index = SamplingIndex(counting, np.arange(5), 5)
+    TAKEN.clear()
+    triples = _triples([(1, [2], 3), (-1, [4], 4), (1, [3], 2), (-1, [0], 0), (2, [], 4)])
+    mask_BC = invalid_negative_mask(triples, index, np.arange(5))
+    assert TAKEN == [1, 2]
+    masked = [np.flatnonzero(mask_C).tolist() for mask_C in mask_BC]
+    assert masked == [[2, 3], [4], [2, 3], [0], [4]]
 
 
 NEGATIVES = {

@@ -171,6 +171,25 @@ def test_run_resumed_in_either_fit_ends_as_the_uninterrupted_one(
     assert _have_equal_weights(trainer, uninterrupted)
 
 
+@pytest.mark.parametrize("refitting", [False, True])
+def test_first_fit_starts_again_if_it_has_had_more_epochs_than_the_recipe_has(
+    refitting: bool, tmp_path: Path
+) -> None:
+    def stop(trainer: Trainer) -> None:
+        at = (bool(trainer.progress.selection), trainer.progress.epoch)
+        if at == (refitting, 1 if refitting else 3):
+            save_checkpoint(trainer, tmp_path)
+            raise InterruptedError
+
+    long, short = _with(epochs=4), _with(epochs=2)
+    with pytest.raises(InterruptedError):
+        train_to_end(build_trainer(long, DATA), long, DATA, stop)
+    resumed = train_to_end(restore_trainer(short, DATA, tmp_path), short, DATA, lambda _: None)
+    new = _train(short)
+    assert training_metrics(resumed.progress) == training_metrics(new.progress)
+    assert _have_equal_weights(resumed, new)
+
+
 def test_selection_starts_again_if_the_recipe_has_more_epochs(tmp_path: Path) -> None:
     short = _with(epochs=2)
     save_checkpoint(_train(short), tmp_path)

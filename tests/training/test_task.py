@@ -3,11 +3,13 @@
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.memory import peak_memory
 from tests.training import checkerboard
 from visrec.models.artifact import TIMES, load_artifact
 from visrec.models.bpr_mf import BprMfConfig
@@ -29,6 +31,7 @@ from visrec.training.task import (
     fit_closed_form,
     fit_in_process,
 )
+from visrec.training.validation import sample_users, score_held_out
 
 DATA = checkerboard()
 EPOCH = {
@@ -110,6 +113,17 @@ def test_closed_form_model_is_validated_and_written(
     assert auc > 0.6  # each user stays in one visual cluster
 
 
+def test_closed_form_model_is_validated_with_at_most_the_given_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store.at(str(tmp_path))
+    auc = closed_form_auc(monkeypatch, store, DATA, validation_users=3, seed=4)
+    model = build_model(make_task("visrank", VisRankConfig(), store).recipe, DATA)
+    auc_E = score_held_out(model, DATA, sample_users(DATA.validation, 3, seed=4))
+    assert len(auc_E) == 3
+    assert auc == auc_E.mean()
+
+
 def test_closed_form_model_without_validation_has_no_auc(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +148,26 @@ def test_closed_form_model_is_refitted_on_the_validation_rows_if_asked(
     rows = len(DATA.train.values)
     held_out = len(DATA.validation.targets.values)
     assert fitted == ([rows, rows + held_out] if refit else [rows])
+
+
+def test_checkpoint_is_written_and_read_in_pieces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = np.random.default_rng(0).bytes(100_000_000)
+
+    def save(_: Any, folder: Path) -> None:
+        (folder / "state.safetensors").write_bytes(big)
+
+    monkeypatch.setattr(training_task, "save_checkpoint", save)
+    run, trainer = Store.at(str(tmp_path / "run")), SimpleNamespace(progress=Progress(epoch=1))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    training_task._write_checkpoint(trainer, run)  # type: ignore[arg-type]
+    with peak_memory() as peak:
+        training_task._write_checkpoint(trainer, run)  # type: ignore[arg-type]
+        assert training_task._read_checkpoint(run, copy)
+    assert peak.grown < 30e6
+    assert (copy / "state.safetensors").read_bytes() == big
 
 
 def test_training_that_is_stopped_goes_on_from_its_checkpoint(

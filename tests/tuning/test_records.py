@@ -60,6 +60,13 @@ def test_records_are_read_as_written_and_a_second_write_changes_nothing(store: S
     assert set(read_records(store, 7)) == {0, 4}
 
 
+def test_epoch_that_diverged_has_a_nan_again_when_it_is_read(store: Store) -> None:
+    write_record(store, record(1, 0.7, math.nan))
+    read = read_records(store, 2)[1]
+    assert math.isnan(read.history[1]["val_auc"])
+    assert read.auc == 0.7
+
+
 def test_table_has_one_row_per_trial() -> None:
     space: Space = {"rate": Range(0, 1, log=False), "size": Choice((1, 2)), "mix": Choice(({},))}
     records = [

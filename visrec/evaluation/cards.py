@@ -58,22 +58,31 @@ def add_pictures(
     clusters: VisualClusters | None,
     images: PictureSource,
     items_table: InputTable | None,
-) -> tuple[list[UserExample], VisualClusters | None]:
+) -> tuple[list[UserExample], VisualClusters | None, str | None]:
     """The users and clusters of a page with titles and pictures; all copies of an item share one.
+
+    A store that does not list its pictures must not cost an evaluation its figures.
 
     Args:
         users: users whose items are ids alone.
         clusters: the same; None for none.
         images: where the pictures are; an item may have none.
         items_table: an items table with titles, or None.
+
+    Returns:
+        The users, the clusters, and why there are no pictures; None if they could be listed.
     """
     shown = {card.item_id for user in users for card in user.items}
     shown |= {card.item_id for row in (clusters.rows if clusters else ()) for card in row.items}
-    cards = make_cards(pa.array(sorted(shown), TEXT), images, items_table)
+    item_ids, why = pa.array(sorted(shown), TEXT), None
+    try:
+        cards = make_cards(item_ids, images, items_table)
+    except StorageError as error:
+        cards, why = make_cards(item_ids, None, items_table), f"No pictures are shown: {error}"
     if clusters:
         rows = [replace(r, items=[cards[i.item_id] for i in r.items]) for r in clusters.rows]
         clusters = replace(clusters, rows=rows)
-    return [_with_cards(user, cards) for user in users], clusters
+    return [_with_cards(user, cards) for user in users], clusters, why
 
 
 def _with_cards(user: UserExample, cards: Mapping[str, ItemCard]) -> UserExample:

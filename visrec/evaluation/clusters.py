@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from visrec.errors import InputError
+from visrec.errors import InputError, StorageError
 from visrec.evaluation.report_content import ClusterRow, ItemCard, VisualClusters
 from visrec.features.clusters import ClusterConfig, Clusters, load_clusters
 from visrec.features.table import load_features
@@ -30,8 +30,10 @@ def find_clusters(features: Store, images: PictureSource) -> VisualClusters | No
     """
     try:
         any(page.num_rows for page in list_pictures(images))  # looks no further than the first
-    except InputError:
-        return None  # there may be no pictures: features can be imported from a table
+    except (InputError, StorageError):
+        # There may be no pictures, because features can be imported from a table. Why pictures that
+        # exist cannot be listed, `add_pictures` says.
+        return None
     item_ids, feature_ND = load_features(features)
     clusters = load_clusters(features, ClusterConfig(), feature_ND)
     size_C = np.bincount(clusters.cluster_N)

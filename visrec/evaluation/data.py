@@ -151,7 +151,7 @@ def prepare_evaluation(inputs: EvaluationInputs) -> EvaluationData:
     log = read_log(inputs.interactions, inputs.interactions_uri, item_ids, prepared=prepared)
     split = _restore_split(first, log, item_ids, inputs.interactions_uri)
     by_night = first.provenance.data.split.by == "night"
-    order = ItemOrder.of(Activity.from_rows(log.item_R, log.time_R, len(item_ids)))
+    order = ItemOrder.of(Activity.from_rows(split.log.item_R, split.log.time_R, len(item_ids)))
     moments = Moments(order.of_held_out(split.held_out), order.activity, by_night)
     item_ids = item_ids.take(pa.array(order.item_N))
     user_ids = log.user_ids.take(pa.array(moments.held_out.user_E))

@@ -114,7 +114,7 @@ class TrainingCurve:
 
     Attributes:
         model: its label.
-        val_auc: validation AUC of each epoch; NaN or absent without validation users.
+        val_auc: validation AUC of each epoch; NaN without validation users or if it diverged.
         loss: mean loss of each epoch.
         best_epoch: the epoch that was chosen, from 1 on; None if nothing was chosen.
     """

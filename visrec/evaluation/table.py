@@ -8,7 +8,7 @@ from visrec.text import format_table, printable
 
 ORACLE = "oracle"
 VISRANK, POPULARITY, RANDOM = "visrank", "popularity", "random"
-RIVALS = (VISRANK, POPULARITY)  # kinds of baselines that a shop could publish instead of a model
+RIVALS = (VISRANK, POPULARITY)  # kinds of baselines that gates compare a model with
 
 # The columns of the terminal's table, and the first columns of the report's.
 COLUMNS = (

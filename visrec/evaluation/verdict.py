@@ -1,8 +1,9 @@
 """The verdict of an evaluation: is the model good enough to publish, and what should be done?
 
-The model is compared with the baselines that a shop could publish instead: VisRank, which lists
-what looks like the profile, and popularity. Two models differ if the 95 % interval of their paired
-difference excludes 0.
+The model is compared with VisRank, which lists what looks like the profile, and with popularity, as
+the gates compare it. A model that is better than both is also compared with the other rows that
+need no training of their own. Two models differ if the 95 % interval of their paired difference
+excludes 0.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from visrec.evaluation.table import (
 
 Outcome = Literal["better", "mixed", "unclear", "worse", "chance", "alone", "unmeasured"]
 TOP = "recall@20"  # what users see first
-_FEW_USERS = 30  # of fewer, the figures move by several points from one evaluation to the next
+_FEW_USERS = 30  # of fewer, figures vary by several points from one evaluation to the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,14 @@ class Verdict:
     """Whether a model is good, for people.
 
     Attributes:
-        outcome: `better` than every baseline; `mixed`: better in one metric and worse in another;
-            `unclear`: the difference may be chance; `worse` than a baseline; no better than
-            `chance`; `alone`: there is no baseline to compare with; `unmeasured`: no AUC.
+        outcome: `better` than VisRank and popularity, and worse than no baseline; `mixed`: better
+            in one metric and worse in another, or better than these two and worse than another
+            baseline; `unclear`: the difference may be chance; `worse` than a baseline; no better
+            than `chance`; `alone`: there is no baseline to compare with; `unmeasured`: no AUC.
         sentence: the verdict.
         details: sentences that support or limit it.
         advice: what to do now, a sentence each.
-        rival: the baseline with the highest AUC; None without any.
+        rival: the VisRank or popularity with the highest AUC; None without any.
     """
 
     outcome: Outcome
@@ -77,7 +79,7 @@ def judge(model: str, metrics: Metrics, paired: Metrics) -> Verdict:
 
 
 def best_rival(model: str, metrics: Metrics) -> str | None:
-    """The baseline of another kind than the model with the highest AUC."""
+    """Of VisRank and popularity, the row of another kind than the model with the highest AUC."""
     aucs = {
         label: auc
         for label in _rivals(model, metrics)
@@ -87,17 +89,19 @@ def best_rival(model: str, metrics: Metrics) -> str | None:
 
 
 def _rivals(model: str, metrics: Metrics) -> list[str]:
-    """The baselines of another kind than the model."""
-    kind = next((name for name in RIVALS if model.startswith(name)), None)
-    rivals = [label for label in metrics if label.startswith(RIVALS) and label != model]
-    return [label for label in rivals if kind is None or not label.startswith(kind)]
+    """The rows of VisRank and popularity, but not of the model's own kind."""
+    return [
+        label
+        for label in metrics
+        if (kind := UNTRAINED.get(label)) in RIVALS and not model.startswith(kind)
+    ]
 
 
 def _compare(model: str, rival: str, metrics: Metrics, paired: Metrics) -> Verdict:
     mean, rival_mean = (finite_value(metrics[name]["auc"]) or 0.0 for name in (model, rival))
     difference = paired.get(f"{model} - {rival}", {})
     by_auc, by_top = (_sign(difference.get(name)) for name in ("auc", TOP))
-    both = f"It {_ranks(mean)}, and {rival}, the best baseline, above {_percent(rival_mean)}."
+    both = f"It {_ranks(mean)}, and {rival} above {_percent(rival_mean)}."
     caveats = _caveats(metrics[model]["auc"])
     loses_top = [
         label
@@ -114,8 +118,8 @@ def _compare(model: str, rival: str, metrics: Metrics, paired: Metrics) -> Verdi
     if by_auc < 0:
         return Verdict(
             outcome="worse",
-            sentence=f"{model} lost to {rival}, a baseline.",
-            details=[f"It {_ranks(mean)}, and {rival} above {_percent(rival_mean)}.", *caveats],
+            sentence=f"{model} is worse than {rival}, a baseline.",
+            details=[both, *caveats],
             advice=(*_instead(rival, model), _tune(model)),
             rival=rival,
         )
@@ -144,7 +148,7 @@ def _undecided(model: str, rival: str, loses_top: Sequence[str], details: Sequen
         advice=(
             f"Publishing is safe: as far as this evaluation can tell, the lists are no worse than "
             f"those of {rival}.",
-            f"Evaluate again with more test users, and more will be known. {_tune(model)}",
+            f"To find out, evaluate again with more test users. {_tune(model)}",
         ),
         rival=rival,
     )
@@ -167,13 +171,16 @@ def _mixed(model: str, rival: str, sentence: str, details: Sequence[str]) -> Ver
 def _better(
     model: str, rival: str, metrics: Metrics, paired: Metrics, details: Sequence[str]
 ) -> Verdict:
-    """The verdict on a model that beats the best baseline; another trained model may be better
-    still."""
-    others = [m for m in metrics if m not in (model, ORACLE, RANDOM) and not m.startswith(RIVALS)]
-    stronger = [m for m in others if _sign(paired.get(f"{model} - {m}", {}).get("auc")) < 0]
+    """The verdict on a model that beats the best rival; another row may be better still."""
+    signs = {
+        other: _sign(paired.get(f"{model} - {other}", {}).get("auc"))
+        for other in metrics
+        if other not in (model, ORACLE, RANDOM) and UNTRAINED.get(other) not in RIVALS
+    }
     advice: tuple[str, ...] = (
         "Publish its lists with `visrec recommend`, whose gates read this evaluation.",
     )
+    stronger = [other for other, sign in signs.items() if sign < 0]
     if stronger:
         best = max(stronger, key=lambda m: finite_value(metrics[m].get("auc")) or 0.0)
         details = [*details, f"{best} is better still."]
@@ -181,9 +188,13 @@ def _better(
         if best in UNTRAINED:
             command = f"`visrec train --model.name {UNTRAINED[best]}`, then `visrec recommend`"
         advice = (f"Publish the lists of {best} instead: {command}.",)
+    is_worse = any(other in UNTRAINED for other in stronger)
+    beats_all = all(sign > 0 for other, sign in signs.items() if other in UNTRAINED)
+    than = "every baseline" if beats_all else "VisRank and popularity"
+    but = ", but not than every baseline" if is_worse else ""
     return Verdict(
-        outcome="better",
-        sentence=f"{model} is better than every baseline.",
+        outcome="mixed" if is_worse else "better",
+        sentence=f"{model} is better than {than}{but}.",
         details=details,
         advice=advice,
         rival=rival,
@@ -196,9 +207,9 @@ def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) 
         sentence=f"{model} is no better than chance.",
         details=[f"It {_ranks(mean)}; chance is {_percent(0.5)}.", *caveats],
         advice=(
-            "Do not publish it. Look at the users below: do the pictures belong to the items that "
-            "they took?",
-            "Check which rows count (the data facts below), and train on more interactions.",
+            "Do not publish it. Look at the users in the report: do the pictures belong to the "
+            "items that they took?",
+            "Check which rows count (the report's data facts), and train on more interactions.",
         ),
         rival=rival,
     )
@@ -210,7 +221,7 @@ def _instead(rival: str, model: str, *, held_back: bool = True) -> tuple[str, ..
         "`visrec recommend` holds the lists of this model back (gates.min_gain), and `visrec "
         "nightly` serves the best baseline in its place. "
     )
-    name = next(kind for kind in RIVALS if rival.startswith(kind))
+    name = UNTRAINED[rival]
     mode = rival.removeprefix(name).removeprefix("-")
     flags = f"--model.name {name}" + (f" --model.mode {mode}" if mode else "")
     publish = f"{gate if held_back else ''}To publish the baseline by hand: `visrec train {flags}`."
@@ -234,7 +245,7 @@ def _caveats(auc: Figure) -> list[str]:
     if users is None or users >= _FEW_USERS:
         return []
     who = "Only one user" if users == 1 else f"Only {users:.0f} users"
-    return [f"{who} could be tested, so these figures will move."]
+    return [f"{who} could be tested, so expect these figures to vary."]
 
 
 def _may_be_chance(difference: Figure | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from visrec.config import nan_if_null
 from visrec.errors import VisrecError
 from visrec.evaluation.report_content import (
     HeldBackRun,
@@ -55,7 +56,7 @@ class FactSources:
 
 
 def read_facts(sources: FactSources, report: ReadReport, job: str) -> WorkspaceFacts:
-    """Reads what there is; what there is not is left out, and what is damaged is named.
+    """Reads what exists, leaves out what does not, and names what is damaged.
 
     Args:
         sources: where to read.
@@ -65,11 +66,11 @@ def read_facts(sources: FactSources, report: ReadReport, job: str) -> WorkspaceF
     manifest = read_manifest(sources.features)
     facts = WorkspaceFacts(
         data=_data_facts(next(iter(sources.models.values())), manifest, report),
-        curves=[_read_curve(label, store) for label, store in sources.models.items()],
         rejected=_read_rejected(sources.features, manifest),
     )
     # A damaged file of another job must not cost an evaluation its report.
     parts = {
+        "training curves": _read_curves,
         "publications": _read_publications,
         "sweeps": _read_sweeps,
         "summaries of jobs": _read_seconds,
@@ -108,13 +109,18 @@ def _interaction_facts(data: DataProvenance) -> dict[str, str]:
     return facts
 
 
+def _read_curves(sources: FactSources, _: str) -> dict[str, Any]:
+    """How each model was trained."""
+    return {"curves": [_read_curve(label, store) for label, store in sources.models.items()]}
+
+
 def _read_curve(label: str, model: Store) -> TrainingCurve:
     metrics = read_training_record(model)[1]
     history = metrics["history"]
     return TrainingCurve(
         model=label,
-        val_auc=[epoch.get("val_auc", math.nan) for epoch in history],
-        loss=[epoch.get("loss", math.nan) for epoch in history],
+        val_auc=[nan_if_null(epoch["val_auc"]) for epoch in history],
+        loss=[nan_if_null(epoch["loss"]) for epoch in history],
         best_epoch=metrics.get("best_epoch"),
     )
 

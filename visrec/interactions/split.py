@@ -133,16 +133,24 @@ def explain_empty_part(log: InteractionLog, config: SplitConfig, part: SplitPart
             f"No user has items both before and from {config.at} on, so nobody is held out for "
             f"test (--split.at). The interactions are from {first:%Y-%m-%d} to {last:%Y-%m-%d}."
         )
-    # A user needs a basket for each part that is held out, and one to train on.
-    needed = 2 + (part == SplitPart.VALIDATION and config.test and config.at is None)
-    unit = "items" if config.by == "item" else "baskets"
-    text = f"No user has {needed} {unit}, so nobody is held out for {name} (--split.{name})."
     if log.evaluation_flag_R is not None and part == SplitPart.TEST:
-        text = (
+        return (
             "The evaluation column marks no row of a user who also has other rows, so nobody is "
             "held out for test."
         )
-    elif config.by != "item" and (log.items.lengths >= needed).any():
+    # A user needs a basket for each part that is held out, and one to train on.
+    needed, which, counts_R = 2, "", np.ones(len(log.item_R), bool)
+    if part == SplitPart.VALIDATION:
+        split_time, flags_R = config.at_timestamp(), log.evaluation_flag_R
+        if split_time is not None:
+            which, counts_R = f" before {config.at} (--split.at)", log.time_R < split_time
+        elif config.test and flags_R is not None:
+            which, counts_R = " without a row that the evaluation column marks", ~flags_R
+        else:
+            needed += config.test
+    unit = "items" if config.by == "item" else "baskets"
+    text = f"No user has {needed} {unit}{which}, so nobody is held out for {name} (--split.{name})."
+    if config.by != "item" and (log.items_where(counts_R).lengths >= needed).any():
         text += f" A basket is all that a user took in one second; {_same_timestamp(log)}"
         text += "--split.by item holds out single items instead."
     return text
@@ -221,12 +229,14 @@ class RestoredSplit:
     """The split of a model's training, reconstructed from today's interactions.
 
     Attributes:
+        log: the interactions up to the end of the training data.
         held_out: users with held-out rows and a profile.
-        known_items: U lists of items that were not held out, up to the end of the training data.
+        known_items: U lists of items of `log` that were not held out.
         num_missing: held-out rows that are no longer in the interactions, or whose user has no
             profile.
     """
 
+    log: InteractionLog
     held_out: HeldOut
     known_items: Jagged
     num_missing: int
@@ -252,15 +262,16 @@ def restore_split(
         last_timestamp: the last timestamp of the training's interactions, in seconds.
         config: the configuration of the training's split.
     """
+    log = log.before(last_timestamp + 1)
     user_P, item_P = index_in(pairs["user_id"], log.user_ids), index_in(pairs["item_id"], item_ids)
     is_found_P = (user_P >= 0) & (item_P >= 0)
     pair_S = user_P[is_found_P] * len(item_ids) + item_P[is_found_P]
     target_R = np.isin(log.user_R * len(item_ids) + log.item_R, pair_S)
     split_time = config.at_timestamp()
-    known_R = ~target_R & (log.time_R <= last_timestamp)
+    known_R = ~target_R
     if split_time is not None:
         # What users without a profile took later is no target, and was not known either.
         known_R &= log.time_R < split_time
     held_out = _targets_and_profiles(log, target_R, known_R, split_time)
     num_missing = len(pairs) - len(held_out.targets.values)
-    return RestoredSplit(held_out, log.items_where(known_R), num_missing)
+    return RestoredSplit(log, held_out, log.items_where(known_R), num_missing)

@@ -31,8 +31,11 @@ from visrec.models.inputs import JaggedTensor
 from visrec.models.pooling import pool
 from visrec.models.scorers import TiledScorer
 
-MAX_ITEMS = 20_000  # the inverse of so many items takes 6 GB, and some minutes
+# The fit takes 12 bytes for each pair of items, 8 for the inverse and 4 for the weights: 5 GB for
+# this many items, and some minutes.
+MAX_ITEMS = 20_000
 _USERS = 4096  # rows of X at a time
+_ROWS = 256  # rows of the (I, I) matrices at a time, where they are computed from others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +74,7 @@ class Ease(Model):
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Computes the weights."""
         del catalogue
-        weight_II = ease_weights(train, len(self.weight_II), self._penalty)
-        self.weight_II.copy_(torch.from_numpy(weight_II))
+        compute_weights(train, self._penalty, self.weight_II.numpy())
 
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`weights`: (N, I) float32, of an item of a profile; `trained`: (N,) rows of training."""
@@ -99,22 +101,49 @@ class _ProfileSums(TiledScorer):
         return state[:, self._trained_N[start:stop]]
 
 
-def ease_weights(train: Jagged, items: int, penalty: float) -> npt.NDArray[np.float32]:
-    """(I, I) float32, B of the module's docstring.
+def compute_weights(train: Jagged, penalty: float, weight_II: npt.NDArray[np.float32]) -> None:
+    """Computes B of the module's docstring. There is never a second matrix in float64.
 
     Args:
         train: U lists of items.
-        items: I.
         penalty: lambda.
+        weight_II: where B goes.
     """
+    inverse_II = _gram(train, len(weight_II))
+    inverse_II[np.diag_indices(len(weight_II))] += penalty
+    _invert(inverse_II)
+    divisor_I = -np.diag(inverse_II)
+    for rows in _blocks(len(weight_II)):
+        weight_II[rows] = inverse_II[rows] / divisor_I
+    np.fill_diagonal(weight_II, 0)
+
+
+def _gram(train: Jagged, items: int) -> npt.NDArray[np.float64]:
+    """X^T X, whose entries are whole numbers and so exact."""
     gram_II = np.zeros((items, items))
     for start in range(0, len(train), _USERS):
         part = train.slice(start, min(start + _USERS, len(train)))
         taken_BI = np.zeros((len(part), items), np.float32)
         taken_BI[part.row_ids, part.values] = 1
-        gram_II += taken_BI.T @ taken_BI
-    gram_II[np.diag_indices(items)] += penalty
-    inverse_II = np.linalg.inv(gram_II)
-    weight_II = inverse_II / -np.diag(inverse_II)
-    np.fill_diagonal(weight_II, 0)
-    return weight_II.astype(np.float32)
+        for rows in _blocks(items):
+            gram_II[rows] += taken_BI[:, rows].T @ taken_BI
+    return gram_II
+
+
+def _invert(matrix_II: npt.NDArray[np.float64]) -> None:
+    """Inverts a symmetric positive definite matrix in place, by its Cholesky factor."""
+    # Imported here: every job imports this module, and few jobs need SciPy.
+    from scipy.linalg import lapack
+
+    # LAPACK reads columns first: its lower triangle is the upper one here. It computes only that.
+    factor_II, _ = lapack.dpotrf(matrix_II.T, lower=1, clean=0, overwrite_a=1)
+    lapack.dpotri(factor_II, lower=1, overwrite_c=1)
+    for rows in _blocks(len(matrix_II)):
+        matrix_II[rows, : rows.start] = matrix_II[: rows.start, rows].T
+        block = matrix_II[rows, rows]
+        block[:] = np.triu(block) + np.triu(block, 1).T
+
+
+def _blocks(items: int) -> list[slice]:
+    """The ranges of `_ROWS` items each."""
+    return [slice(start, min(start + _ROWS, items)) for start in range(0, items, _ROWS)]

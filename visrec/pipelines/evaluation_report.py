@@ -1,7 +1,7 @@
 """From an evaluation to its report: the verdict, some users, and what else the workspace has."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from visrec.cli.output import say
@@ -84,7 +84,10 @@ def make_report(inputs: ReportInputs, evaluated: Evaluated) -> tuple[Report, Eva
     clusters = submit(find_clusters, inputs.sources.features, inputs.images)
     facts = submit(read_facts, inputs.sources, overview.read_report, "evaluate")
     pictures = submit(add_pictures, examples, clusters, inputs.images, inputs.items_table)
-    (users, visual_clusters), workspace_facts = get(pictures), get(facts)
+    (users, visual_clusters, why_no_pictures), workspace_facts = get(pictures), get(facts)
+    if why_no_pictures:
+        unreadable = [*workspace_facts.unreadable, why_no_pictures]
+        workspace_facts = replace(workspace_facts, unreadable=unreadable)
     record = _record(inputs, evaluated, verdict.rival)
     return (
         Report(

@@ -7,7 +7,7 @@ from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.publication.gate import Gate, Outcome
 from visrec.publication.gate_context import NOT_EVALUATED
-from visrec.publication.held_out_gates import BASELINES, MIN_GAIN
+from visrec.publication.held_out_gates import MIN_GAIN, RIVALS
 from visrec.publication.manifest import RunManifest
 from visrec.recommend.writer import WrittenShard
 from visrec.retrieval.similar import Kind
@@ -72,6 +72,6 @@ def warn_if_not_compared(manifest: RunManifest, summary: Summary) -> None:
     )
     if why == NOT_EVALUATED:
         text += " Run `visrec evaluate` before `visrec recommend`, and the gates compare them."
-    elif manifest.model_name not in BASELINES.values():
+    elif manifest.model_name not in RIVALS.values():
         text += " A night would let VisRank serve in its place."
     say(text, "warning")

@@ -16,7 +16,7 @@ from visrec.publication.gate_context import NOT_EVALUATED, GateContext, GatesCon
 from visrec.text import format_threshold
 
 # What the baselines are called, and how their labels in metrics.json start.
-BASELINES = {"VisRank": "visrank", "popularity": "popularity"}
+RIVALS = {"VisRank": "visrank", "popularity": "popularity"}
 MIN_GAIN = "gates.min_gain"  # the key of their threshold
 
 
@@ -92,7 +92,7 @@ def held_out_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
 
 
 def _gates(figures: HeldOutFigures, row: str | None, config: GatesConfig) -> list[Gate]:
-    return [_gate(title, kind, figures, row, config) for title, kind in BASELINES.items()]
+    return [_gate(title, kind, figures, row, config) for title, kind in RIVALS.items()]
 
 
 def _gate(
@@ -181,13 +181,13 @@ def explain_choice(
 
 def _best_baselines(figures: HeldOutFigures, config: GatesConfig) -> list[str]:
     """The rows of the best VisRank and of popularity, of those that were evaluated."""
-    rows = [figures.best(kind, config.metric) for kind in BASELINES.values()]
+    rows = [figures.best(kind, config.metric) for kind in RIVALS.values()]
     return [row for row in rows if row is not None]
 
 
 def _failed(figures: HeldOutFigures, row: str, config: GatesConfig) -> list[str]:
     """The baselines against which a row fails."""
-    gates = zip(BASELINES.values(), _gates(figures, row, config), strict=True)
+    gates = zip(RIVALS.values(), _gates(figures, row, config), strict=True)
     baselines = [
         figures.best(kind, config.metric) for kind, gate in gates if gate.outcome == "failed"
     ]

@@ -11,7 +11,7 @@ power, and each is kept once. The probability Q that item i is a candidate of a 
 often is not pushed down more.
 
 Shapes: N items, F items that can be candidates, C candidates, P positives of a step, B triples,
-V values of lists.
+K of them with a user, U users, V values of lists.
 """
 
 from collections.abc import Sequence
@@ -115,20 +115,23 @@ def invalid_negative_mask(triples: Triples, index: SamplingIndex, item_C: Ints) 
     These are the positive, items that are near-identical to it, and the training items of the user;
     for an anonymous profile, the items in it.
     """
-    taken, is_anonymous_B = index.train.take(np.maximum(triples.user_B, 0)), triples.user_B < 0
-    mask_BC = np.zeros((len(is_anonymous_B), len(item_C)), bool)
+    mask_BC = np.zeros((len(triples.user_B), len(item_C)), bool)
     column_N = np.full(index.num_items, -1)
     column_N[item_C] = np.arange(len(item_C))
 
-    def mask_items(row_V: Ints, item_V: Ints) -> None:
+    def mask_items(mask_XC: Bools, row_V: Ints, item_V: Ints) -> None:
         column_V = column_N[item_V]
-        mask_BC[row_V[column_V >= 0], column_V[column_V >= 0]] = True
+        mask_XC[row_V[column_V >= 0], column_V[column_V >= 0]] = True
 
-    of_user_V = ~is_anonymous_B[taken.row_ids]
-    mask_items(taken.row_ids[of_user_V], taken.values[of_user_V])
+    # Once for each user: a user with very many items may have many triples of a step.
+    is_anonymous_B = triples.user_B < 0
+    user_U, user_of_K = np.unique(triples.user_B[~is_anonymous_B], return_inverse=True)
+    taken, mask_UC = index.train.take(user_U), np.zeros((len(user_U), len(item_C)), bool)
+    mask_items(mask_UC, taken.row_ids, taken.values)
+    mask_BC[~is_anonymous_B] = mask_UC[user_of_K]
     profiles = triples.profiles
     of_anonymous_V = is_anonymous_B[profiles.row_ids]
-    mask_items(profiles.row_ids[of_anonymous_V], profiles.values[of_anonymous_V])
+    mask_items(mask_BC, profiles.row_ids[of_anonymous_V], profiles.values[of_anonymous_V])
     near_identical = index.items_by_group.take(index.group_N[triples.positive_B])
-    mask_items(near_identical.row_ids, near_identical.values)
+    mask_items(mask_BC, near_identical.row_ids, near_identical.values)
     return mask_BC

@@ -105,10 +105,14 @@ def restore_trainer(
 ) -> Trainer:
     """The trainer of a checkpoint, which may be of either fit.
 
-    If the recipe now allows more epochs than the first fit has had, the first fit starts again.
+    The first fit starts again if the recipe now allows fewer epochs than it has had, or, once it
+    has ended, more of them.
     """
-    selection = read_progress(folder).selection
-    if selection and not fit_is_finished(selection, recipe.train.epochs, recipe.train):
+    progress = read_progress(folder)
+    selection = progress.selection
+    has_too_many = len(progress.first_fit.history) > recipe.train.epochs
+    may_go_on = selection and not fit_is_finished(selection, recipe.train.epochs, recipe.train)
+    if has_too_many or may_go_on:
         return build_trainer(recipe, data, context, wrap)
     trainer = build_trainer(recipe, data, context, wrap, selection)
     restore_checkpoint(trainer, folder)

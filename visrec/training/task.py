@@ -5,6 +5,7 @@ workspace itself; for several workers, Ray Train does.
 """
 
 import math
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,9 +40,10 @@ from visrec.training.tracking import (
     flatten,
     open_tracker,
 )
-from visrec.training.validation import score_held_out
+from visrec.training.validation import sample_users, score_held_out
 
 _CHECKPOINT = "here.json"  # names the folder of the last checkpoint of a training without Ray
+_COPY_BYTES = 1 << 22  # of a checkpoint in memory at a time: it may be larger than the model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,11 +133,15 @@ def _write_checkpoint(trainer: Trainer, run: Store) -> None:
     name = f"here-{refit}{trainer.progress.epoch:06d}"
     with tempfile.TemporaryDirectory() as folder:
         save_checkpoint(trainer, Path(folder))
-        files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-    for file, content in files.items():
-        run.write(f"{name}/{file}", content)
+        files = sorted(path.name for path in Path(folder).iterdir())
+        for file in files:
+            with (
+                open(Path(folder) / file, "rb") as source,
+                run.open_replacement(f"{name}/{file}") as sink,
+            ):
+                shutil.copyfileobj(source, sink, _COPY_BYTES)
     before = run.read_json(_CHECKPOINT)["folder"] if run.exists(_CHECKPOINT) else name
-    run.write_json(_CHECKPOINT, {"folder": name, "files": sorted(files)})
+    run.write_json(_CHECKPOINT, {"folder": name, "files": files})
     if before != name:
         (run / before).delete_all()
 
@@ -146,7 +152,11 @@ def _read_checkpoint(run: Store, folder: Path) -> bool:
         return False
     last = run.read_json(_CHECKPOINT)
     for file in last["files"]:
-        (folder / file).write_bytes(run.read(f"{last['folder']}/{file}"))
+        with (
+            run.open_input_stream(f"{last['folder']}/{file}") as source,
+            open(folder / file, "wb") as sink,
+        ):
+            shutil.copyfileobj(source, sink, _COPY_BYTES)
     return True
 
 
@@ -282,12 +292,14 @@ def build_artifact(
 def fit_closed_form(task: TrainTask) -> None:
     """Fits and writes a model that trains no weights, in a single task."""
     start, data = time.perf_counter(), get(task.data)
-    model = build_model(task.recipe, data)
+    model, config = build_model(task.recipe, data), task.recipe.train
     metrics: dict[str, Any] = {"val_auc": None, "epochs": 0, "history": []}
-    if len(data.validation):
-        auc_E = score_held_out(model, data, data.validation)
+    validation = sample_users(data.validation, config.validation_users, config.seed)
+    if len(validation):
+        auc_E = score_held_out(model, data, validation)
         metrics["val_auc"] = float(auc_E.mean())
-        if task.recipe.train.refit:
+        if config.refit:
+            del model  # before the other is made: that of ease has a weight for each pair of items
             model = build_model(task.recipe, data.for_refit)
     seconds = round(time.perf_counter() - start, 3)
     tracker = _open_tracker(task, None)

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from visrec.config import plain
+from visrec.config import nan_if_null, plain
 from visrec.storage.store import Store, to_json
 from visrec.tuning.spaces import Choice, Range, Space, Values
 
@@ -90,7 +90,8 @@ def read_records(sweep: Store, trials: int) -> dict[int, TrialRecord]:
 
 def _read_record(sweep: Store, number: int) -> TrialRecord:
     fields = sweep.read_json(_record_name(number))
-    return TrialRecord(**{**fields, "history": tuple(fields["history"])})
+    history = [{key: nan_if_null(value) for key, value in e.items()} for e in fields["history"]]
+    return TrialRecord(**{**fields, "history": tuple(history)})
 
 
 def _record_name(number: int) -> str:
