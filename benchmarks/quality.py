@@ -57,6 +57,7 @@ from visrec.evaluation.data import (
 )
 from visrec.evaluation.ranking import ranker
 from visrec.features.table import MANIFEST
+from visrec.interactions.activity import DAY
 from visrec.models import MODELS
 from visrec.models.artifact import save_artifact
 from visrec.pipelines.job_tables import interactions_uri, items_table
@@ -218,10 +219,10 @@ def rank(data: EvaluationData) -> list[Ranked]:
 
 def takers_before(moments: Moments) -> npt.NDArray[np.int64]:
     """(P,) how many users had taken each held-out item before its user's moment."""
-    targets, times = moments.held_out.targets, moments.activity.times
-    moment_P = np.repeat(moments.moment_E, targets.lengths)
-    pairs = zip(targets.values, moment_P, strict=True)
-    return np.array([np.searchsorted(times[item], moment) for item, moment in pairs], np.int64)
+    targets, days = moments.held_out.targets, moments.activity.days
+    day_P = np.repeat(moments.moment_E // DAY, targets.lengths)
+    pairs = zip(targets.values, day_P, strict=True)
+    return np.array([np.searchsorted(days[item], day) for item, day in pairs], np.int64)
 
 
 def by_group(ranked: Mapping[str, Ranked], moments: Moments, first: str) -> Groups:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 import pytest
+from hypothesis import settings
 
 from tests.servers import SeaweedFS, ServerError
 from visrec.storage.s3_clients import forget_credentials
@@ -19,6 +20,10 @@ from visrec.storage.store import Store
 if TYPE_CHECKING:
     from tests.exports.readers import Reader
     from tests.stores import Server
+
+# Timings never decide a test: an example may compile a kernel, and the machine may be busy.
+settings.register_profile("visrec", deadline=None)
+settings.load_profile("visrec")
 
 CHECKOUT = Path(__file__).parents[1]
 # No test may reach an account or a cluster of whoever runs it.

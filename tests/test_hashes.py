@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from visrec.hashes import combine_hashes, hash_lists, hash_rows, hash_strings
@@ -28,7 +28,6 @@ def hash_bytes(data: bytes) -> int:
     return total % WRAP
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(max_size=40)), st.integers(0, 3))
 def test_strings_are_hashed_by_their_bytes(texts: list[str], first: int) -> None:
     expected = [hash_bytes(text.encode()) for text in texts][first:]

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 Ints = npt.NDArray[Any]  # int32 or int64: item rows are stored in 32 bits and computed in 64
+_VALUES_AT_ONCE = 4_000_000  # bounds the memory of `Jagged.take` beyond its result
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,14 @@ class Jagged:
 
     def take(self, rows: Ints) -> "Jagged":
         """Selects the lists at `rows`, in that order."""
-        starts, lengths = self.offsets[:-1][rows], self.lengths[rows]
-        offsets = offsets_from_lengths(lengths)
-        return Jagged(self.values[concat_ranges(starts, offsets)], offsets)
+        starts = self.offsets[rows]
+        offsets = offsets_from_lengths(self.offsets[rows + 1] - starts)
+        values = np.empty(offsets[-1], self.values.dtype)
+        for part in chunk_rows(np.diff(offsets), _VALUES_AT_ONCE):
+            bounds = offsets[part.start : part.stop + 1]
+            ranges = concat_ranges(starts[part], bounds - bounds[0])
+            values[bounds[0] : bounds[-1]] = self.values[ranges]
+        return Jagged(values, offsets)
 
     def keep(self, mask_V: npt.NDArray[np.bool_]) -> "Jagged":
         """Keeps the values where the mask is true; a list may end up empty."""

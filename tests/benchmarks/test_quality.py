@@ -105,14 +105,14 @@ def jagged(*lists: list[int]) -> Jagged:
 
 
 def test_takers_are_counted_before_the_moment() -> None:
-    times = jagged([5, DAY, DAY + 1], [], [3 * DAY])
+    items, times = np.array([0, 0, 0, 2]), np.array([5, DAY, DAY + 1, 3 * DAY])
     held = HeldOut(
         user_E=np.arange(2),
         profiles=jagged([1], [1]),
         targets=jagged([0, 2], [0]),
         time_E=np.array([DAY + 9, 3 * DAY + 1]),
     )
-    moments = Moments(held, Activity(times), by_night=True)
+    moments = Moments(held, Activity.from_rows(items, times, 3), by_night=True)
     assert takers_before(moments).tolist() == [1, 0, 3]
 
 

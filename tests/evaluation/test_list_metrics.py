@@ -40,7 +40,7 @@ def planted_statistics(
     k=st.integers(0, 12),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_list_metrics_equal_loops_over_pairs_and_items(
     items: int, users: int, lists: int, k: int, seed: int
 ) -> None:
@@ -90,7 +90,6 @@ def test_novelty_is_in_bits_and_bounded() -> None:
     lists=st.lists(st.lists(st.integers(0, 39), max_size=5), min_size=1, max_size=9),
     cut=st.integers(0, 9),
 )
-@settings(deadline=None)
 def test_combined_coverage_of_blocks_is_that_of_all_lists(
     items: int, lists: list[list[int]], cut: int
 ) -> None:

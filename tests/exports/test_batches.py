@@ -52,13 +52,13 @@ def plain(lists: Lists) -> dict[str, object]:
     return {id: (entries[id], each.cold) for id, each in lists.items()}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(tables())
 def test_all_batches_have_every_list_as_json(lists: Lists) -> None:
     assert parsed(list(all_batches(arrays(lists)))) == plain(lists)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(tables(), tables(), st.data())
 def test_changed_batches_are_the_difference_of_two_tables(
     lists: dict[str, Listed], base: dict[str, Listed], data: st.DataObject

@@ -14,7 +14,7 @@ from visrec.features.decode import Preprocessing
 from visrec.features.patch_grid import PatchGrid
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 5000),
     height=st.integers(1, 5000),

@@ -353,7 +353,7 @@ def test_each_file_is_read_once(kind: str, tmp_path: Path, monkeypatch: pytest.M
 
 
 # Hypothesis needs one folder for each example.
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.tuples(

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.interactions import features_at
@@ -36,7 +36,6 @@ def expected(rows: list[tuple[int, int]], moment: int, item: int) -> list[float]
 
 
 @given(ROWS, st.lists(st.integers(0, 402), min_size=1, max_size=5, unique=True))
-@settings(deadline=None)  # the first example may compile
 @pytest.mark.parametrize("compiled", [True, False])
 def test_features_count_strictly_before_each_moment(
     compiled: bool, rows: list[tuple[int, int]], days: list[int]
@@ -73,7 +72,6 @@ def test_day_and_the_moments_around_it() -> None:
 
 
 @given(ROWS, st.integers(0, 402), st.lists(st.booleans(), min_size=40, max_size=40))
-@settings(deadline=None)
 def test_counts_of_users_add_up_to_the_same_features(
     rows: list[tuple[int, int]], day: int, is_first: list[bool]
 ) -> None:

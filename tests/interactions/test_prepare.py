@@ -104,7 +104,7 @@ CONFIG = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     files=st.lists(st.lists(ROW, max_size=14), min_size=1, max_size=4),
     without=st.lists(st.sampled_from([(), ("evaluation",), ("rating",)]), min_size=4, max_size=4),
@@ -148,7 +148,7 @@ def pairs(batches: Any) -> list[tuple[Any, Any]]:
     return sorted((row["user_id"], str(row["item_id"])) for row in rows)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(ROW, max_size=30), st.sampled_from([0, 2**62]))
 def test_rows_are_sorted_stably_with_nulls_first(rows: list[Row], later: int) -> None:
     """With times too far apart to be packed into one number with the ids, too."""

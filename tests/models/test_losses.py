@@ -92,7 +92,7 @@ def _cases(draw: st.DrawFn) -> tuple[list[float], list[list[float]], list[list[b
 
 @every_loss
 @given(case=_cases(), penalty=st.floats(0, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_loss_is_its_definition(name: str, case: Any, penalty: float) -> None:
     own, negatives, _ = case
     expected = _loss(name, list(zip(own, negatives, strict=True)), penalty)
@@ -102,7 +102,7 @@ def test_loss_is_its_definition(name: str, case: Any, penalty: float) -> None:
 
 @every_loss
 @given(case=_cases(), penalty=st.floats(0, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_loss_without_taken_items_is_its_definition(name: str, case: Any, penalty: float) -> None:
     expected = _loss(name, _rest(*case), penalty)
     found = _found(_config(name, score_penalty=penalty), *case)
@@ -154,7 +154,7 @@ def test_loss_of_distant_scores_is_exact(name: str) -> None:
     ),
     taken=st.integers(0, 7),
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_extreme_scores_give_finite_losses_and_gradients(
     name: str, dtype: torch.dtype, rows: list[list[float]], taken: int
 ) -> None:

@@ -234,7 +234,7 @@ def test_overlap_and_first_scores_equal_those_of_a_plain_loop() -> None:
     np.testing.assert_allclose(found, [*first.sum(axis=0), *(first**2).sum(axis=0)])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.data())
 def test_counts_add_up_whatever_the_shards(data: st.DataObject) -> None:
     shop = open_shop(4, users=40, items=60)

@@ -44,7 +44,7 @@ def write_and_read(
     st.sampled_from([(None, False), (1, False), (2, False), (None, True), (2, True)]),
     st.sampled_from(["nested", "long"]),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_incremental_nights_equal_nights_that_score_everybody(
     tmp_path_factory: pytest.TempPathFactory, seed: int, rules: RuleChoice, layout: Layout
 ) -> None:

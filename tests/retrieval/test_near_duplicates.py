@@ -16,7 +16,7 @@ from visrec.retrieval.topk import TopK
 
 @pytest.mark.parametrize("nearest", [1, 16])
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.9, 1.0]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_groups_are_the_connected_components_of_all_pairs(
     nearest: int, seed: int, threshold: float
 ) -> None:

@@ -95,7 +95,7 @@ def _counts(target_ranks: TargetRanks) -> list[tuple[int, int, int]]:
     columns=st.sampled_from([1, 5, 39, 8192]),
     kept=st.sampled_from([0, ranks.KEPT_BYTES]),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_ranks_of_any_scores_equal_a_full_sort(
     users: int, items: int, levels: int, seed: int, rows: int, columns: int, kept: int
 ) -> None:
@@ -108,7 +108,7 @@ def test_ranks_of_any_scores_equal_a_full_sort(
 
 @KERNELS
 @given(st.integers(0, 2**32), st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_dot_products_rank_like_a_table_of_the_same_scores(
     isa: str, seed: int, damaged: bool
 ) -> None:
@@ -138,7 +138,7 @@ def test_dot_products_rank_like_a_table_of_the_same_scores(
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_re_ranker_is_ranked_like_its_lists(seed: int) -> None:
     """Integer scores make ties frequent: of the proposer, of the re-ranker, and of both."""
     random = np.random.default_rng(seed)
@@ -179,7 +179,7 @@ def test_re_ranker_is_ranked_like_its_lists(seed: int) -> None:
 
 @KERNELS
 @given(st.integers(0, 2**32), st.tuples(*[st.integers(-140, 112)] * 2))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_ranks_equal_those_of_float64_at_any_magnitude(
     isa: str, seed: int, powers: tuple[int, int]
 ) -> None:

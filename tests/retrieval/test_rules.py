@@ -177,7 +177,7 @@ def test_rules_never_re_rank_the_whole_catalogue() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_list_of_a_re_ranker_lacks_no_item_that_may_follow(seed: int, k: int, c: int) -> None:
     random = np.random.default_rng(seed)
     n = int(random.integers(5, 120))

@@ -88,7 +88,7 @@ def _top_k(case: Case) -> TopKResult:
 
 
 @given(cases())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_lists_of_any_scores_equal_a_full_sort(case: Case) -> None:
     best = _top_k(case)
     assert best.row_BK.shape == best.score_BK.shape == (len(case.score_BN), case.k)
@@ -144,7 +144,7 @@ def vectors(draw: st.DrawFn) -> Vectors:
 
 @KERNELS
 @given(vectors())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_lists_of_dot_products_equal_a_full_sort(isa: str, given_: Vectors) -> None:
     with pytest.MonkeyPatch.context() as patch:
         select_kernel(patch, isa)
@@ -233,7 +233,7 @@ def magnitudes(draw: st.DrawFn) -> Vectors:
 
 @KERNELS
 @given(magnitudes())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_finite_vectors_give_the_lists_of_float64_or_an_error(isa: str, given_: Vectors) -> None:
     with np.errstate(over="ignore"):
         case = given_.case()

@@ -88,7 +88,7 @@ DUPLICATES = World(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @example(DUPLICATES, "same_artist", False, 0)
 @given(worlds(), st.sampled_from([*SIX, "random"]), st.booleans(), st.integers(0, 99))
 def test_drawn_triples_are_among_those_that_the_guideline_allows(
@@ -105,7 +105,7 @@ def test_drawn_triples_are_among_those_that_the_guideline_allows(
     assert set(drawn) <= expected
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(worlds(), st.sampled_from([*SIX, "random"]))
 def test_positive_without_a_valid_negative_is_drawn_if_negatives_are_not(
     world: World, name: str

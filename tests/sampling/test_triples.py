@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -61,7 +61,6 @@ def rows(triples: Triples) -> list[Row]:
     ]
 
 
-@settings(deadline=None)
 @given(LISTS, CONFIGS, st.integers(0, 9), st.integers(0, 9))
 def test_every_triple_fits_the_log_and_the_configuration(
     lists: Lists, config: SamplingConfig, seed: int, epoch: int
@@ -341,7 +340,6 @@ def test_cut_profile_is_a_uniform_subset(keep: bool, sub: bool) -> None:
     assert chisquare(list(sets.values())).pvalue > LEAST_P
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.floats(0, 1), st.integers(0, 2)), max_size=20),
     st.integers(0, 9),

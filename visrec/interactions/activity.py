@@ -9,7 +9,7 @@ Shapes: N items, R interactions, G moments in ascending order, C items, W window
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ import torch
 
 from visrec.jagged import Jagged
 from visrec.native import compile_and_load, pointers
+from visrec.scratch import row_blocks
 
 DAY = 86_400
 # The longest window is longer than any data: how many users took the item at all.
@@ -34,6 +35,7 @@ _MIN_KNOWN_SHARE = 0.5
 
 _SOURCE = Path(__file__).with_name("activity.cpp")
 _AGE_STEPS = 2  # an age is rounded to 1 / 2 of its logarithm, so that most items keep it overnight
+_ROWS_AT_ONCE = 1_000_000  # bounds the memory of `Activity.from_parts` beyond its arrays
 _AGE_SCALE = 0.2  # brings the logarithm of an age in days to the size of the others
 
 Ints = npt.NDArray[np.int64]
@@ -76,10 +78,13 @@ class Activity:
     """When each item was taken.
 
     Attributes:
-        times: N lists of seconds since 1970, ascending.
+        days: N lists of int32 days since 1970, ascending.
+        first_N: (N,) when each item was taken first, in seconds since 1970; the largest integer for
+            an item that never was.
     """
 
-    times: Jagged
+    days: Jagged
+    first_N: Ints
 
     @staticmethod
     def from_rows(item_R: npt.NDArray[np.integer], time_R: Ints, items: int) -> "Activity":
@@ -90,20 +95,37 @@ class Activity:
             time_R: (R,) seconds since 1970.
             items: N.
         """
-        order = np.lexsort((time_R, item_R))
-        item_R = item_R[order].astype(np.int64)
-        return Activity(Jagged.from_row_ids(item_R, time_R[order].astype(np.int64), items))
+        return Activity.from_parts([(item_R, time_R)], items)
+
+    @staticmethod
+    def from_parts(parts: Sequence[tuple[npt.NDArray[np.integer], Ints]], items: int) -> "Activity":
+        """The same for several arrays of items and times."""
+        first_N = np.full(items, np.iinfo(np.int64).max)
+        for item_R, time_R in parts:
+            np.minimum.at(first_N, item_R, time_R)
+        times = [time_R for _, time_R in parts if len(time_R)]
+        oldest = min((int(time_R.min()) // DAY for time_R in times), default=0)
+        span = max((int(time_R.max()) // DAY for time_R in times), default=0) - oldest + 1
+        # One number for the item and the day of each row, sorted in place: 12 bytes a row at most.
+        key_R, start = np.empty(sum(len(item_R) for item_R, _ in parts), np.int64), 0
+        for item_R, time_R in parts:
+            for rows in row_blocks(len(item_R), _ROWS_AT_ONCE):
+                day_B = time_R[rows] // DAY - oldest
+                key_R[start : start + len(day_B)] = item_R[rows].astype(np.int64) * span + day_B
+                start += len(day_B)
+        key_R.sort()
+        day_R = np.empty(len(key_R), np.int32)
+        for rows in row_blocks(len(key_R), _ROWS_AT_ONCE):
+            day_R[rows] = key_R[rows] % span + oldest
+        offsets = np.searchsorted(key_R, np.arange(items + 1) * span)
+        return Activity(Jagged(day_R, offsets), first_N)
 
     def __len__(self) -> int:
-        return len(self.times)
+        return len(self.days)
 
-    @cached_property
-    def first_N(self) -> Ints:
-        """(N,) when each item was taken first; the largest integer for an item that never was."""
-        first_N = np.full(len(self), np.iinfo(np.int64).max)
-        taken_N = self.times.lengths > 0
-        first_N[taken_N] = self.times.values[self.times.offsets[:-1][taken_N]]
-        return first_N
+    def take(self, item_C: Ints) -> "Activity":
+        """The activity of the items at rows of the catalogue, in that order."""
+        return Activity(self.days.take(item_C), self.first_N[item_C])
 
     def features(self, moment_G: Ints, item_C: Ints) -> npt.NDArray[np.float32]:
         """(G, C, K) what a model reads of each item at each moment.
@@ -117,18 +139,17 @@ class Activity:
         kernel, _ = compile_and_load(_SOURCE)
         if kernel is None:
             return self._features_in_numpy(moment_G, item_C)
-        window_W = np.array(WINDOW_DAYS, np.int64) * DAY
         feature_GCK = np.empty((len(moment_G), len(item_C), ACTIVITY_FEATURES), np.float32)
-        arrays = (self.times.values, self.times.offsets, item_C, moment_G)
-        times, offsets, items, moments = (np.ascontiguousarray(a, np.int64) for a in arrays)
+        arrays = (self.days.offsets, item_C, moment_G // DAY, WINDOW_DAYS)
+        offsets, items, moments, windows = (np.ascontiguousarray(a, np.int64) for a in arrays)
         log = self._log_table(moment_G)
         kernel.visrec_activity(
-            *pointers(times, offsets, items),
+            *pointers(np.ascontiguousarray(self.days.values), offsets, items),
             ctypes.c_int64(len(items)),
             *pointers(moments),
             ctypes.c_int64(len(moments)),
-            *pointers(window_W),
-            *map(ctypes.c_int64, (len(window_W), DAY)),
+            *pointers(windows),
+            ctypes.c_int64(len(windows)),
             *pointers(log),
             *map(ctypes.c_float, (_AGE_STEPS, _AGE_SCALE)),
             ctypes.c_int64(torch.get_num_threads()),
@@ -149,13 +170,14 @@ class Activity:
     @cached_property
     def _max_takers(self) -> int:
         """How many users took the item that most users took."""
-        return int(self.times.lengths.max(initial=0))
+        return int(self.days.lengths.max(initial=0))
 
     def _features_in_numpy(self, moment_G: Ints, item_C: Ints) -> npt.NDArray[np.float32]:
-        picked = self.times.take(item_C)
+        picked = self.days.take(item_C)
+        time_V = picked.values.astype(np.int64) * DAY
         feature_GCK = np.empty((len(moment_G), len(item_C), ACTIVITY_FEATURES), np.float32)
         for g, moment in enumerate(moment_G.tolist()):
-            counts = ActivityCounts.of(picked.row_ids, picked.values, len(item_C), moment)
+            counts = ActivityCounts.of(picked.row_ids, time_V, len(item_C), moment)
             feature_GCK[g] = counts.features()
         return feature_GCK
 

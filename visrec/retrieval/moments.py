@@ -49,7 +49,7 @@ class ItemOrder:
             activity: in the order of the catalogue.
         """
         item_N = np.argsort(activity.first_N, kind="stable")
-        return ItemOrder(item_N, Activity(activity.times.take(item_N)))
+        return ItemOrder(item_N, activity.take(item_N))
 
     @cached_property
     def _position_N(self) -> Ints:

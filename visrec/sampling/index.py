@@ -93,10 +93,29 @@ class SamplingIndex:
         basket_R = np.cumsum(is_first_R) - 1
         return start_K[basket_R], np.append(start_K[1:], rows)[basket_R]
 
+    def basket_start(self, row_B: Ints, user_B: Ints) -> Ints:
+        """(B,) the position at which the basket of a training item begins.
+
+        Args:
+            row_B: (B,) positions of training items.
+            user_B: (B,) the users whose items these are.
+        """
+        # Baskets rise along a user's list: a bisection for all items at once.
+        from_B, to_B = self.train.offsets[user_B], row_B.copy()
+        while (is_open_B := from_B < to_B).any():
+            middle_B = (from_B + to_B) // 2
+            is_before_B = self.basket_R[middle_B] < self.basket_R[row_B]
+            from_B = np.where(is_open_B & is_before_B, middle_B + 1, from_B)
+            to_B = np.where(is_open_B & ~is_before_B, middle_B, to_B)
+        return from_B
+
     @property
     def has_two_baskets(self) -> bool:
         """Whether any user has training items in two baskets."""
-        return bool((self.basket_range_R[0] > self.train.offsets[self.train.row_ids]).any())
+        start_U, end_U = self.train.offsets[:-1], self.train.offsets[1:]
+        taken_U = end_U > start_U
+        first_U, last_U = self.basket_R[start_U[taken_U]], self.basket_R[end_U[taken_U] - 1]
+        return bool((last_U > first_U).any())
 
     # Near-identical pictures.
 

@@ -161,21 +161,22 @@ class TrainingData:
     @property
     def for_refit(self) -> "TrainingData":
         """The same data with each user's validation rows appended to their training rows."""
-        held = self.validation
-        user_R = np.concatenate([self.train.row_ids, held.user_E[held.targets.row_ids]])
-        order = np.argsort(user_R, kind="stable")
-        item_R = np.concatenate([self.train.values, held.targets.values])[order]
-        basket_R = np.concatenate([self.basket_R, self.validation_basket_V])[order]
+        held, train = self.validation, self.train
+        added_U = np.zeros(len(train) + 1, np.int64)
+        added_U[held.user_E + 1] = held.targets.lengths
+        # `user_E` ascends, so the rows of the users stay in their order.
+        end_V = np.repeat(train.offsets[held.user_E + 1], held.targets.lengths)
         rating_R = self.rating_R
         if rating_R is not None and self.validation_rating_V is not None:
-            rating_R = np.concatenate([rating_R, self.validation_rating_V])[order]
+            rating_R = np.insert(rating_R, end_V, self.validation_rating_V)
+        item_R = np.insert(train.values, end_V, held.targets.values)
         return dataclasses.replace(
             self,
-            train=Jagged.from_row_ids(user_R[order], item_R, len(self.train)),
-            basket_R=basket_R,
-            time_R=np.concatenate([self.time_R, self._validation_time_V])[order],
+            train=Jagged(item_R, train.offsets + np.cumsum(added_U)),
+            basket_R=np.insert(self.basket_R, end_V, self.validation_basket_V),
+            time_R=np.insert(self.time_R, end_V, self._validation_time_V),
             validation=held.take(np.zeros(0, np.int64)),
-            validation_basket_V=basket_R[:0],
+            validation_basket_V=self.validation_basket_V[:0],
             rating_R=rating_R,
             validation_rating_V=None,
         )
@@ -193,9 +194,14 @@ class TrainingData:
     @cached_property
     def item_order(self) -> ItemOrder:
         """The items by their first training or validation row, to rank held-out items among."""
-        item_R = np.concatenate([self.train.values, self.validation.targets.values])
-        time_R = np.concatenate([self.time_R, self._validation_time_V])
-        return ItemOrder.of(Activity.from_rows(item_R, time_R, len(self.item_ids)))
+        held_out = (self.validation.targets.values, self._validation_time_V)
+        rows = [(self.train.values, self.time_R), held_out]
+        return ItemOrder.of(Activity.from_parts(rows, len(self.item_ids)))
+
+    def free_derived(self) -> None:
+        """Frees the arrays that are derived from the rows, until they are needed again."""
+        for name in ("activity", "item_order"):
+            vars(self).pop(name, None)
 
     @property
     def catalogue(self) -> Catalogue:

@@ -125,7 +125,8 @@ def train_to_end(
     """Runs a trainer to its end, and then the refit, if there is one.
 
     Args:
-        trainer: the trainer of either fit, new or restored.
+        trainer: the trainer of either fit, new or restored. That of a first fit is freed before
+            the refit.
         recipe: what the trainer was built from.
         data: training data with the validation rows held out.
         report: called after each epoch of either fit.
@@ -137,6 +138,7 @@ def train_to_end(
     if not trainer.progress.selection:
         trainer.choose_added_weight()
         if recipe.train.refit and len(data.validation):
+            trainer.free()  # the callers hold it, too
             trainer = build_trainer(recipe, data, trainer.context, trainer.wrap, trainer.progress)
             trainer.run(report)
     trainer.keep_added_score(trainer.progress.first_fit.added_weight)

@@ -213,6 +213,12 @@ class Trainer:
                 "first fit with --train.refit false."
             )
 
+    def free(self) -> None:
+        """Frees what the training of another model needs room for. Only `progress` stays."""
+        del self.model, self.replica, self.ema, self.optimizer, self.scheduler, self.source
+        self.best_weights = {}
+        self.data.free_derived()
+
     def choose_added_weight(self) -> None:
         """Chooses the weight of the added score on the validation rows, once this fit has ended.
 

@@ -49,8 +49,7 @@ class MomentSource:
         self._data, self._traits, self._seed, self._epoch = data, traits, seed, 0
         self._index, self._activity = data.sampling_index, data.activity
         require_two_baskets(self._index)
-        self._user_R, self._basket_start_R = data.train.row_ids, self._index.basket_range_R[0]
-        self.rows: int | None = len(self._user_R)
+        self.rows: int | None = len(data.train.values)
         self._sampling = dataclasses.replace(sampling, negatives="catalogue")
         self._candidates = CandidateSampler(data.train, len(data.item_ids), self._sampling, seed)
         values, time_R = data.train.values, data.time_R
@@ -82,12 +81,21 @@ class MomentSource:
 
     def start_epoch(self, epoch: int, examples: int) -> None:
         self._epoch = epoch
-        rows = len(self._user_R)
-        first = epoch * examples  # rows go on where the last epoch ended
-        rounds = range(first // rows, (first + examples - 1) // rows + 1)
-        orders = [np.random.default_rng((self._seed, r)).permutation(rows) for r in rounds]
-        start = first - rounds.start * rows
-        self._order_E = np.concatenate(orders)[start : start + examples]
+        # Rows go on where the last epoch ended.
+        rows, first, stop = len(self._data.train.values), epoch * examples, (epoch + 1) * examples
+        parts = []
+        for number in range(first // rows, (stop - 1) // rows + 1):
+            before = number * rows
+            order_R = self._round(number, rows)[max(first - before, 0) : stop - before]
+            parts.append(order_R.astype(np.int64))  # a copy, so that the round can be freed
+        self._order_E = np.concatenate(parts)
+
+    def _round(self, number: int, rows: int) -> npt.NDArray[np.integer]:
+        """(R,) all rows in the random order of a round."""
+        smallest = np.int32 if rows <= np.iinfo(np.int32).max else np.int64
+        return np.random.default_rng((self._seed, number)).permutation(
+            np.arange(rows, dtype=smallest)
+        )
 
     def batch(
         self, step: int, size: int, rank: int, workers: int, device: torch.device
@@ -99,7 +107,7 @@ class MomentSource:
         row_B = row_B[chosen]
         positive_B = data.train.values[row_B].astype(np.int64)
         none_B0 = np.zeros((len(row_B), 0), np.int64)
-        triples = Triples(self._user_R[row_B], profiles, positive_B, none_B0)
+        triples = Triples(self._user_of(row_B), profiles, positive_B, none_B0)
         sampled = self._candidates.step((self._epoch, step))
         batch = make_batch(triples, sampled.item_C, data, self._traits, device)
         moment_B = moment_of(data.time_R[row_B])
@@ -129,14 +137,20 @@ class MomentSource:
             seed=step_seed(self._seed, self._epoch, step),
         )
 
+    def _user_of(self, row_B: Ints) -> Ints:
+        """(B,) the user of each training row."""
+        return np.asarray(np.searchsorted(self._data.train.offsets, row_B, side="right") - 1)
+
     def _trains_taste(self, step: int) -> bool:
         return self._unique_works or step % 2 == 1
 
     def _profiles(self, row_B: Ints, step: int) -> Jagged:
         """The profiles of the examples of a step, all workers together."""
         train = self._data.train
-        user_B, trains_taste = self._user_R[row_B], self._trains_taste(step)
-        end_B = train.offsets[user_B + 1] if trains_taste else self._basket_start_R[row_B]
+        user_B, trains_taste = self._user_of(row_B), self._trains_taste(step)
+        end_B = (
+            train.offsets[user_B + 1] if trains_taste else self._index.basket_start(row_B, user_B)
+        )
         start_B = np.maximum(train.offsets[user_B], end_B - self._sampling.max_profile)
         offsets = offsets_from_lengths(end_B - start_B)
         row_V = concat_ranges(start_B, offsets)
