@@ -18,6 +18,9 @@ import pyarrow.fs as pafs
 from visrec.storage.backend import FileInfo, is_hidden
 from visrec.storage.failures import storage_errors
 
+# Hidden files, and a folder in the root of an ext4 disk, which only root may list.
+_LEFT_OUT = (".", "lost+found")
+
 
 @dataclass(frozen=True)
 class LocalBackend:
@@ -140,7 +143,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
     with storage_errors("list", folder):  # here, so that the message names this folder
         try:
             with os.scandir(folder) as entries:
-                shown = [entry for entry in entries if not entry.name.startswith(".")]
+                shown = [entry for entry in entries if not entry.name.startswith(_LEFT_OUT)]
         except (FileNotFoundError, NotADirectoryError):
             return []
     return sorted(shown, key=lambda entry: entry.name)
