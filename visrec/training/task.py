@@ -17,6 +17,7 @@ from visrec.models.artifact import TIMES, Artifact, save_artifact
 from visrec.models.base import Model
 from visrec.models.provenance import Provenance
 from visrec.progress import ProgressHandle, Timer
+from visrec.scratch import scratch_errors
 from visrec.storage.store import Store
 from visrec.tasks import Ref, get
 from visrec.threads import torch_threads
@@ -146,7 +147,9 @@ def _read_checkpoint(run: Store, folder: Path) -> bool:
         return False
     last = run.read_json(_CHECKPOINT)
     for file in last["files"]:
-        (folder / file).write_bytes(run.read(f"{last['folder']}/{file}"))
+        content = run.read(f"{last['folder']}/{file}")
+        with scratch_errors("a checkpoint"):
+            (folder / file).write_bytes(content)
     return True
 
 
