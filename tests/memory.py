@@ -1,7 +1,8 @@
-"""The peak of this process's memory over a block of code, as Linux counts it."""
+"""The peak of this process's memory over a block of code, as Linux counts it; and a full disk."""
 
 import gc
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -38,3 +39,14 @@ def peak_memory() -> Iterator[Peak]:
     peak = Peak(before=_status("VmRSS"))
     yield peak
     peak.most = _status("VmHWM")
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Lets this process write files up to a size alone, as if the disk were full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

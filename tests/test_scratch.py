@@ -1,13 +1,12 @@
 """Arrays that are too large for memory are in files, and small ones are not."""
 
-import resource
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.memory import private_memory
+from tests.memory import largest_file, private_memory
 from visrec.errors import InputError
 from visrec.scratch import MAX_BYTES_IN_MEMORY, scratch_array
 
@@ -33,10 +32,6 @@ def test_small_array_is_in_memory() -> None:
 
 
 def test_file_without_room_is_an_input_error_that_names_the_folder() -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))
-    try:
-        with pytest.raises(InputError, match=rf"0.3 GB.*{ROWS:,} items.*{tempfile.gettempdir()}"):
-            scratch_array((ROWS, 1000), np.float16)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused = pytest.raises(InputError, match=rf"0.3 GB.*{ROWS:,} items.*{tempfile.gettempdir()}")
+    with largest_file(1_000_000), refused:
+        scratch_array((ROWS, 1000), np.float16)

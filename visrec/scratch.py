@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -35,17 +36,33 @@ def scratch_array(shape: tuple[int, ...], dtype: type[Number]) -> npt.NDArray[Nu
     if size <= MAX_BYTES_IN_MEMORY:
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile(prefix="visrec-") as file:
-        try:
+        with scratch_errors(f"a scratch file of {size / 1e9:,.1f} GB, for {shape[0]:,} items,"):
             # On a disk that turns out to be full, a write to the map would end the process.
             os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            raise InputError(
-                f"Found no room for a scratch file of {size / 1e9:,.1f} GB, for {shape[0]:,} "
-                f"items, in {tempfile.gettempdir()} ({error.strerror}); expected a disk with as "
-                "much free. Set TMPDIR to a directory on one, on every node."
-            ) from error
         mapped: np.memmap[Any, Any] = np.memmap(file, dtype, "r+", shape=shape)
     return np.asarray(mapped)
+
+
+@contextmanager
+def scratch_errors(what: str, *others: type[Exception]) -> Iterator[None]:
+    """Explains that a temporary file cannot be written: the full disk is that of `TMPDIR`.
+
+    Args:
+        what: the file, in words.
+        others: errors with which the writing fails, besides those of the operating system.
+
+    Raises:
+        InputError: names the directory.
+    """
+    kinds: tuple[type[Exception], ...] = (OSError, *others)
+    try:
+        yield
+    except kinds as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(
+            f"Found no room for {what} in {tempfile.gettempdir()} ({reason}); expected a disk with "
+            "as much free. Set TMPDIR to a directory on one, on every node."
+        ) from error
 
 
 def row_blocks(n: int, size: int) -> Iterator[slice]:

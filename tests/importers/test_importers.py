@@ -358,7 +358,7 @@ def test_each_file_is_read_once(kind: str, tmp_path: Path, monkeypatch: pytest.M
     st.lists(
         st.tuples(
             st.integers(1, 10**6), st.integers(1, 10**6), st.sampled_from([0.5, 2.5, 5.0]),
-            st.integers(0, 2**31 - 1),
+            st.integers(100_000, 2**31 - 1),
         ),
         min_size=1, max_size=20,
     )

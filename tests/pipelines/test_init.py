@@ -12,13 +12,16 @@ from tests.integration.workspace import undocumented_rows
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import FILE
-from visrec.errors import InputError
+from visrec.errors import InputError, StorageError
 from visrec.pipelines import check, init
 from visrec.pipelines.check import CheckJob
 from visrec.pipelines.init import InitJob
 from visrec.pipelines.night_command import visrec_command
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
+from visrec.storage import local
+from visrec.storage.store import Store
+from visrec.storage.workspace_tables import missing_table
 
 COLUMNS = {"user_id": "customer_email", "item_id": "sku", "timestamp": "ordered_at"}
 
@@ -324,6 +327,26 @@ def test_table_of_pictures_beside_the_other_tables_is_proposed(shop: Path) -> No
     assert isinstance(found, dict)
     assert found["images"] == f"{shop}/images.parquet"
     assert str(run_check(shop)["pictures"]).startswith("6 at ")
+
+
+def test_folder_that_may_not_be_read_hides_none_of_the_others(
+    shop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop / "private").mkdir()
+    really = local._scan
+
+    def scan(folder: str) -> object:
+        if folder.endswith("private"):
+            raise StorageError("permission denied")
+        return really(folder)
+
+    monkeypatch.setattr(local, "_scan", scan)
+    rows = run_init(shop)
+    assert rows["proposed"] == "interactions.path, interactions.columns, images, image_pattern"
+    with pytest.raises(
+        InputError, match=r"Found no interactions in .*, only orders\.csv; expected"
+    ):
+        raise missing_table(Store.at(str(shop)), "interactions", "interactions.path")
 
 
 def test_second_init_and_an_empty_workspace_are_refused(shop: Path, tmp_path: Path) -> None:

@@ -292,6 +292,19 @@ def test_dates_written_as_numbers_are_refused(first: int) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "times",
+    [[45293.42, None, 36526.0], ["45293.42", "54788"], [45293, 45300], ["45293", "45300"]],
+)
+def test_days_as_spreadsheets_store_dates_are_refused(times: list[Any]) -> None:
+    assert "which are days since 1900, as spreadsheets store dates" in refusal(TIMESTAMP, times)
+
+
+def test_small_numbers_are_accepted_among_others() -> None:
+    for other in (0, 36_525, 54_789, NOON):
+        assert parsed(TIMESTAMP, [45_293, other]) == [45_293, other]
+
+
 def test_seconds_that_look_like_a_date_are_accepted_among_others() -> None:
     for other in (0, 2021_13_01, 2021_03_00, 2021_02_32, NOON):
         assert parsed(TIMESTAMP, [2021_03_01, other]) == [2021_03_01, other]

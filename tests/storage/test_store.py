@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.memory import largest_file
 from tests.servers import SeaweedFS, free_ports
 from visrec.errors import InputError, MissingFileError, StorageError
 from visrec.storage import s3_clients as clients
@@ -150,6 +151,14 @@ def test_file_on_disk_is_the_file_and_leaves_nothing(
         assert (mapped[:], file.read()) == (b"0123456789",) * 2
     assert not list(temporary.iterdir())
     with pytest.raises(MissingFileError), store.open_on_disk("y"):
+        pass
+
+
+def test_disk_without_room_for_a_copy_is_that_of_temporary_files(s3_env: str) -> None:
+    store = Store.at(f"{s3_env}/models")
+    store.write("x", bytes(2000))
+    refused = pytest.raises(InputError, match=rf"copy of {store.root}/x.*{tempfile.gettempdir()}")
+    with largest_file(1000), refused, store.open_on_disk("x"):
         pass
 
 
@@ -413,6 +422,13 @@ def test_unreadable_folder_is_not_listed_as_empty(
     message = refusal(lambda: list(Store.at(str(tmp_path)).list()))
     assert str(tmp_path) in message
     assert "permission denied" in message
+
+
+def test_folder_that_only_root_may_list_on_ext4_is_left_out(tmp_path: Path) -> None:
+    store = Store.at(str(tmp_path))
+    for name in ("a.jpg", "lost+found/x", "photos/b.jpg"):
+        store.write(name, b"")
+    assert [info.name for info in store.list()] == ["a.jpg", "photos/b.jpg"]
 
 
 def test_check_writable_leaves_nothing_behind(store: Store) -> None:

@@ -1,13 +1,16 @@
 """A run that stops and resumes ends with the same bits as an uninterrupted one."""
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.memory import largest_file
 from tests.training import checkerboard
+from visrec.errors import InputError
 from visrec.models.bpr_mf import BprMf, BprMfConfig
 from visrec.models.curatornet import CuratorNet, CuratorNetConfig
 from visrec.sampling.triples import SamplingConfig
@@ -95,6 +98,12 @@ def test_resumed_run_ends_as_the_uninterrupted_one(after: int, tmp_path: Path) -
     _assert_same(resumed, stopped)
     resumed.run(lambda _: None)
     _assert_same(resumed, uninterrupted)
+
+
+def test_checkpoint_without_room_names_the_folder(tmp_path: Path) -> None:
+    refused = pytest.raises(InputError, match=rf"a checkpoint in {tempfile.gettempdir()}.*TMPDIR")
+    with largest_file(10), refused:
+        save_checkpoint(_trainer(), tmp_path)
 
 
 @pytest.mark.parametrize("after", [1, 3])

@@ -13,6 +13,7 @@ from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.signals import restore_signal_handlers
 from visrec.cli.summary import Summary
+from visrec.cores import usable_cores
 from visrec.errors import InputError, VisrecError
 from visrec.storage.s3_settings import mask_secrets
 from visrec.tasks import on_ray
@@ -90,7 +91,7 @@ def _start_local() -> None:
 
     # An actor pool, the tasks that feed it and the tasks that write its output need a CPU each:
     # with two logical CPUs a chain can wait for itself indefinitely.
-    cpus = max(_MIN_LOCAL_CPUS, os.cpu_count() or 1)
+    cpus = max(_MIN_LOCAL_CPUS, usable_cores())
     # Without this, Ray replaces 127.0.0.1 by the machine's own address, on every interface.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray_constants.ENABLE_RAY_CLUSTER = False

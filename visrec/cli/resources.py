@@ -1,11 +1,11 @@
 """How many workers a job may start, by the resources that the cluster has."""
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from visrec.cli.job import JobConfig
 from visrec.cli.output import say
+from visrec.cores import usable_cores
 from visrec.errors import InputError
 from visrec.recommend.score import ScoreResources
 
@@ -71,7 +71,7 @@ def count_workers(
         return max(1, cluster_total("GPU"))
     cores = cluster_total("CPU") - cpus_beside
     if config.local:  # `start_ray` may declare more CPUs than the machine has
-        cores = min(cores, os.cpu_count() or 1)
+        cores = min(cores, usable_cores())
     return max(1, min(most, cores // resources.cpus_per_worker))
 
 

@@ -7,7 +7,6 @@ task aggregates the metrics of all users.
 Shapes: B users of a block, N items, K list length.
 """
 
-import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import pyarrow as pa
 import torch
 
 from visrec.config import check_fields
+from visrec.cores import usable_cores
 from visrec.evaluation.data import EvaluationData
 from visrec.evaluation.list_metrics import covered_bits, per_list
 from visrec.evaluation.ranking import ranker
@@ -83,7 +83,7 @@ def ranking_dataset(
 
 def rank_in_process(data: Ref, users: int, progress_actor: ProgressHandle) -> list[pa.Table]:
     """The same rows from this process, which ranks on all cores."""
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     with torch_threads(threads):
         worker = RankUsers(data, threads, progress_actor)
         return [worker({"id": np.array([block])}) for block in range(-(-users // USERS))]

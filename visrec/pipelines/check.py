@@ -9,7 +9,6 @@ means that a job would refuse the data. The message then lists all faults, inclu
 only after other keys are set: the check continues with the keys that `visrec init` would propose.
 """
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from visrec.cli.job import ModelChoice
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
 from visrec.cli.workspace_keys import OF_ONE_RUN
+from visrec.cores import usable_cores
 from visrec.errors import InputError, extended_errors
 from visrec.ids import DistinctIds, index_in
 from visrec.interactions.log import InteractionLog
@@ -430,7 +430,7 @@ def _estimate(
         held_out: what a training holds out, as counted.
         served: which model serves.
     """
-    cores = os.cpu_count() or 1
+    cores = usable_cores()
     new_pictures = 0
     if pictures is not None:
         new_share = max(1 - pictures.with_feature / len(pictures.ids), 0)

@@ -7,7 +7,6 @@ visrec extract --local --text.model sentence-transformers/all-MiniLM-L6-v2
 With --text.model the titles and descriptions of the items become features of their own as well.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from visrec.cli.reserve import reserve_workers
 from visrec.cli.resources import count_workers, require_resources
 from visrec.cli.summary import Summary
 from visrec.config import check_fields
+from visrec.cores import usable_cores
 from visrec.features.backbones import Backbone, BackboneConfig, load_backbone
 from visrec.features.commit import commit_extraction
 from visrec.features.decode import PictureLimits, Preprocessing
@@ -158,7 +158,7 @@ def extract_pictures(config: ExtractJob, summary: Summary) -> None:
     store = Store.at(config.resolve(config.features, "features"))
     store.check_writable()
     resources = config.resources
-    if resources.workers or resources.use_gpu or (os.cpu_count() or 1) > _MAX_THREADS:
+    if resources.workers or resources.use_gpu or usable_cores() > _MAX_THREADS:
         ensure_ray(config, summary)
     with summary.phase("plan"):
         chosen = _with_precision(config.backbone, store, resources)
@@ -251,7 +251,7 @@ def run_chain(
         backbone: the network, if this process runs it.
     """
     if backbone is not None:
-        yield extract_in_process(extraction, counts.chunks, os.cpu_count() or 1, backbone)
+        yield extract_in_process(extraction, counts.chunks, usable_cores(), backbone)
         return
     workers = min(network_workers(config), -(-counts.pending // CHUNK))
     with reserve_workers(workers, config.resources.per_worker) as reserved:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from visrec.cli.job import JobConfig
 from visrec.cli.workspace_keys import WorkspaceKeys, value_of
-from visrec.errors import InputError
+from visrec.errors import InputError, StorageError
 from visrec.ids import DistinctIds
 from visrec.pipelines.input_checks import require_pictures
 from visrec.pipelines.job_tables import find_interactions, items_table, users_table
@@ -275,9 +275,12 @@ def _table_names(config: DataJob) -> list[str]:
 
 
 def _names(workspace: Store) -> list[str]:
-    """The first files of a workspace that visrec did not write."""
-    files = (info.name for info in workspace.list(follow_links=True))
-    return [name for name in islice(files, _LISTED) if not name.startswith(("_", "."))]
+    """The first files of a workspace that visrec did not write, up to a folder that this user may
+    not read."""
+    names: list[str] = []
+    with suppress(StorageError):
+        names += (info.name for info in islice(workspace.list(follow_links=True), _LISTED))
+    return [name for name in names if not name.startswith(("_", "."))]
 
 
 def _column_names(uri: str) -> list[str]:

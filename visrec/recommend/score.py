@@ -5,7 +5,6 @@ Ray Data: it scores one shard at a time and writes its file. A file that an earl
 has written is kept. Lists of the last publication that have not changed are carried over.
 """
 
-import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from visrec.config import check_fields
+from visrec.cores import usable_cores
 from visrec.models.artifact import load_artifact
 from visrec.models.scorers import ByKind, Scorer
 from visrec.progress import ProgressHandle, Timer
@@ -94,7 +94,7 @@ def scoring_dataset(task: ScoringTask, workers: int, progress_actor: ProgressHan
 
 def score_in_process(task: ScoringTask, progress_actor: ProgressHandle) -> list[WrittenShard]:
     """Writes all shards in this process, with a search on all cores."""
-    threads = os.cpu_count() or 1
+    threads = usable_cores()
     with torch_threads(threads):
         worker = ScoreShards(task, progress_actor, threads)
         return [worker.write(shard) for shard in range(task.spec.shards)]

@@ -20,6 +20,8 @@ from visrec.storage.backend import FileInfo, is_hidden
 from visrec.storage.failures import storage_errors
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # by file system
+# Hidden files, and a folder in the root of an ext4 disk, which only root may list.
+_LEFT_OUT = (".", "lost+found")
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
     with storage_errors("list", folder):  # here, so that the message names this folder
         try:
             with os.scandir(folder) as entries:
-                shown = [entry for entry in entries if not entry.name.startswith(".")]
+                shown = [entry for entry in entries if not entry.name.startswith(_LEFT_OUT)]
         except (FileNotFoundError, NotADirectoryError):
             return []
     return sorted(shown, key=lambda entry: entry.name)

@@ -11,13 +11,12 @@ commit everything visrec publishes.
 
 import json
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from io import BufferedRandom, BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from visrec.errors import InputError, MissingFileError, StorageError
+from visrec.scratch import scratch_errors
 from visrec.storage.backend import Backend, FileInfo
 from visrec.storage.failures import storage_errors
 from visrec.storage.local import LocalBackend
@@ -34,8 +34,9 @@ from visrec.storage.s3 import S3Backend
 from visrec.storage.s3_settings import configured_endpoint, read_settings
 
 _S3 = "s3://"
+_COPIED_BYTES = 8 << 20  # at a time
 
-DiskFile = BufferedRandom | BufferedReader  # a file that a process can map into memory
+DiskFile = FileIO | BufferedReader  # a file that a process can map into memory
 
 
 @dataclass(frozen=True)
@@ -243,18 +244,22 @@ class Store:
         name there.
 
         Raises:
-            StorageError: as `read`; or the disk has no room for the copy.
+            StorageError: as `read`.
+            InputError: the disk has no room for the copy.
         """
-        with storage_errors("read", self.uri(name)):
-            if not self.is_s3:
-                with Path(self.root, name).open("rb") as file:
-                    yield file
-                return
-            with self.open_input_stream(name) as source, tempfile.TemporaryFile() as copy:
-                shutil.copyfileobj(source, copy)
-                copy.flush()
-                copy.seek(0)
-                yield copy
+        if not self.is_s3:
+            with storage_errors("read", self.uri(name)), Path(self.root, name).open("rb") as file:
+                yield file
+            return
+        # Without a buffer, which a full disk would leave to be written when the file is closed.
+        with tempfile.TemporaryFile(buffering=0) as copy:
+            with self.open_input_stream(name) as source:
+                while block := source.read(_COPIED_BYTES):
+                    with scratch_errors(f"a copy of {self.uri(name)}"):
+                        while block:
+                            block = block[copy.write(block) :]
+            copy.seek(0)
+            yield copy
 
     @contextmanager
     def open_input_stream(self, name: str, codec: str | None = None) -> Iterator[pa.NativeFile]:

@@ -41,6 +41,9 @@ _INTEGER = r"^(?:[0-9]{1,18}|[1-8][0-9]{18})$"  # that fits into 64 bits
 _UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _FIRST_DATE, _LAST_DATE = 1900_01_01, 2099_12_31  # YYYYMMDD as a number
+# 2000 to 2049 as spreadsheets store them. Wider bounds could take a piece of a table whose times
+# are mere numbers of its rows for such dates.
+_FIRST_SERIAL, _LAST_SERIAL = 36_526, 54_788
 
 
 def is_timestamp(dtype: pa.DataType) -> bool:
@@ -86,6 +89,12 @@ def _seconds_from_numbers(times: pa.ChunkedArray) -> pa.ChunkedArray:
 def _seconds_from_epoch(numbers: pa.ChunkedArray) -> pa.ChunkedArray:
     """Seconds from whole numbers of one unit; dates written as numbers are refused."""
     last = pc.max(numbers).as_py()
+    if last is not None and pc.min(numbers).as_py() >= _FIRST_SERIAL and last <= _LAST_SERIAL:
+        raise InvalidValueError(
+            f"found only timestamps such as {last}, which are days since 1900, as spreadsheets "
+            f"store dates; expected {EXPECTED_TIMESTAMP}. Give the column the number format "
+            "yyyy-mm-dd hh:mm:ss before it is exported"
+        )
     for digits, form in ((numbers, "YYYYMMDD"), (pc.divide(numbers, 10**6), "YYYYMMDDhhmmss")):
         if _are_dates(digits):
             raise InvalidValueError(

@@ -1,9 +1,10 @@
 """The tables that a workspace has, found by their names in whatever format they are."""
 
 import re
+from contextlib import suppress
 from itertools import islice
 
-from visrec.errors import InputError
+from visrec.errors import InputError, StorageError
 from visrec.storage.store import Store
 from visrec.storage.table_files import is_table_name
 
@@ -52,9 +53,12 @@ def find_workspace_table(workspace: Store, name: str, key: str) -> str | None:
 
 def missing_table(workspace: Store, name: str, key: str) -> InputError:
     """The error for a workspace without a table that is needed."""
-    files = (info.name for info in islice(workspace.list(), _LISTED))
-    tables = (file for file in files if "/" not in file and is_table_name(file))
-    others = sorted(file for file in tables if not has_role(file))
+    others: list[str] = []
+    with suppress(StorageError):  # some folder below, which this user may not read
+        files = (info.name for info in islice(workspace.list(), _LISTED))
+        tables = (file for file in files if "/" not in file and is_table_name(file))
+        others += (file for file in tables if not has_role(file))
+    others.sort()
     shown = f", only {', '.join(others[:3])}" if others else ""
     path = workspace.uri(others[0] if len(others) == 1 else "PATH")
     return InputError(

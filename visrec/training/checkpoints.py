@@ -5,16 +5,26 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from visrec.scratch import scratch_errors
 from visrec.training.loop import Progress, Trainer
 
 _TENSORS, _STATE = "state.safetensors", "state.json"
 
 
 def save_checkpoint(trainer: Trainer, folder: Path) -> None:
-    """Writes the weights, their average, the best weights, optimizer, schedule and progress."""
+    """Writes the weights, their average, the best weights, optimizer, schedule and progress.
+
+    Args:
+        trainer: what is written.
+        folder: a temporary one.
+
+    Raises:
+        InputError: its disk has no room.
+    """
     optimizer_state = trainer.optimizer.state_dict()["state"]
     tensors: dict[str, Tensor] = {
         **{f"model.{name}": value for name, value in trainer.model.state_dict().items()},
@@ -24,15 +34,15 @@ def save_checkpoint(trainer: Trainer, folder: Path) -> None:
             f"adam.{i}.{key}": v for i, state in optimizer_state.items() for key, v in state.items()
         },
     }
-    save_file(
-        {name: value.contiguous().cpu() for name, value in tensors.items()}, folder / _TENSORS
-    )
+    contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
     state = {
         "progress": asdict(trainer.progress),
         "learning_rate": trainer.optimizer.param_groups[0]["lr"],
         "scheduler": {k: v for k, v in trainer.scheduler.state_dict().items() if _is_json(v)},
     }
-    (folder / _STATE).write_text(json.dumps(state))
+    with scratch_errors("a checkpoint", SafetensorError):
+        save_file(contiguous, folder / _TENSORS)
+        (folder / _STATE).write_text(json.dumps(state))
 
 
 def restore_checkpoint(trainer: Trainer, folder: Path) -> None:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from visrec.models.artifact import TIMES, Artifact, save_artifact
 from visrec.models.base import Model
 from visrec.models.provenance import Provenance
 from visrec.progress import ProgressHandle, Timer
+from visrec.scratch import scratch_errors
 from visrec.storage.store import Store
 from visrec.tasks import Ref, get
 from visrec.threads import torch_threads
@@ -156,7 +158,9 @@ def _read_checkpoint(run: Store, folder: Path) -> bool:
             run.open_input_stream(f"{last['folder']}/{file}") as source,
             open(folder / file, "wb") as sink,
         ):
-            shutil.copyfileobj(source, sink, _COPY_BYTES)
+            for content in iter(partial(source.read, _COPY_BYTES), b""):
+                with scratch_errors("a checkpoint"):
+                    sink.write(content)
     return True
 
 
