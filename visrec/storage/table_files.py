@@ -186,8 +186,8 @@ def _no_table(store: Store, uri: str, others: Sequence[str], key: str) -> InputE
     if above is not None and above.exists(store.name):
         return InputError(
             f"{uri} (--{key}) does not have the name of a table; expected a {EXPECTED_FILES}. "
-            "Rename it if its content is one of these, or convert it: a spreadsheet is saved as CSV "
-            "(UTF-8).",
+            "Rename it if its content is one of these, or convert it: a spreadsheet is saved as "
+            "CSV (UTF-8).",
             path=uri,
             key=key,
         )
