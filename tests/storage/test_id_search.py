@@ -1,8 +1,11 @@
 """The search for ids finds them in every format, and not where they are something else."""
 
+import errno
 import gzip
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -93,6 +96,28 @@ def test_files_of_any_store_are_listed_and_searched(store: Store) -> None:
     result = search_files(SEARCH, [(store, name) for name in names])
     assert result == SearchResult(list(map(store.uri, names)), [])
     assert list(list_all_files(store / "missing")) == []
+
+
+def test_links_are_followed_once_and_closed_folders_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("shop/a", "shop/lost+found", "other"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "x.txt").write_text(ANNA)
+    (tmp_path / "shop" / "a" / "loop").symlink_to(tmp_path / "shop")
+    (tmp_path / "shop" / "link").symlink_to(tmp_path / "other")
+    (tmp_path / "shop" / "broken").symlink_to(tmp_path / "missing")
+    scan = os.scandir
+
+    def refuse(path: str) -> Any:
+        if path.endswith("lost+found"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = {file.name: file.is_closed for file in list_all_files(Store(str(tmp_path / "shop")))}
+    assert found == {"a/x.txt": False, "link/x.txt": False, "lost+found/": True}
+    assert SEARCH.find(Store(str(tmp_path / "shop")), "lost+found/") == (set(), False)
 
 
 @pytest.mark.parametrize("name", WITHOUT)

@@ -320,7 +320,10 @@ def _search(
         (store, file.name)
         for store in (workspace, *others)
         for file in list_all_files(store)
-        if _is_written(file.name) or store in others or _MAY_HAVE_USERS.search(file.name)
+        if _is_written(file.name)
+        or store in others
+        or file.is_closed
+        or _MAY_HAVE_USERS.search(file.name)
         if store.uri(file.name) != Store.at(users_uri).root
     ]
     tasks = min(2 * cluster_cpus(), _MOST_TASKS, len(names))

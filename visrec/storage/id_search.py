@@ -9,7 +9,9 @@ says of each whether it was searched to its end.
 import codecs
 import html
 import json
+import os
 import re
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -46,18 +48,24 @@ class FoundFile:
     """A file of a listing that leaves nothing out.
 
     Attributes:
-        name: its name below the store.
+        name: its name below the store; that of a folder ends in a slash.
         modified: when it was written, in seconds since 1970.
         size: in bytes.
+        is_closed: whether it is a folder that must not be listed.
     """
 
     name: str
-    modified: float
-    size: int
+    modified: float = 0.0
+    size: int = 0
+    is_closed: bool = False
 
 
 def list_all_files(store: Store) -> Iterator[FoundFile]:
-    """Every file below a store, hidden ones and those of unfinished writes included."""
+    """Every file below a store, hidden ones and those of unfinished writes included, and each
+    folder that must not be listed, such as `lost+found` of a volume."""
+    if not store.is_s3:
+        yield from _list_folder(store.root)
+        return
     filesystem, path = store.arrow_filesystem()
     with storage_errors("list", store.root):
         selector = pafs.FileSelector(path, allow_not_found=True, recursive=True)
@@ -65,6 +73,28 @@ def list_all_files(store: Store) -> Iterator[FoundFile]:
             if info.type == pafs.FileType.File:
                 modified = info.mtime.timestamp() if info.mtime else 0.0
                 yield FoundFile(info.path[len(path) + 1 :], modified, info.size)
+
+
+def _list_folder(root: str) -> Iterator[FoundFile]:
+    """The files of a folder and of those in it; links are followed, each folder once."""
+    closed: list[OSError] = []
+    entered: set[str] = set()
+    for folder, subfolders, names in os.walk(root, onerror=closed.append, followlinks=True):
+        entered.add(os.path.realpath(folder))
+        subfolders[:] = [
+            name
+            for name in subfolders
+            if os.path.realpath(os.path.join(folder, name)) not in entered
+        ]
+        for name in names:
+            path = os.path.join(folder, name)
+            with suppress(FileNotFoundError):  # removed meanwhile, or a broken link
+                status = os.stat(path)
+                if stat.S_ISREG(status.st_mode):
+                    yield FoundFile(os.path.relpath(path, root), status.st_mtime, status.st_size)
+    for error in closed:
+        if isinstance(error, PermissionError):
+            yield FoundFile(f"{os.path.relpath(error.filename, root)}/", is_closed=True)
 
 
 class IdSearch:
