@@ -23,6 +23,7 @@ class Popularity(Model):
     Config = PopularityConfig
     traits = ModelTraits(supports_new_items=False, personalized=False)
     trains_on = "nothing"
+    item_tables = ("count_I",)
     count_I: Tensor
 
     def __init__(self, config: PopularityConfig, sizes: Sizes) -> None:
