@@ -27,8 +27,8 @@ training, so that new items are not judged by it. T is the temperature: training
 by it, so what the loss sees is u . v_i / T + w(u) . g_i(t). The score is one dot product, of [u ; T
 w(u)] and [v_i ; g_i(t)].
 
-Once the network is trained, the score of EASE is added, so that items rise that are taken together
-without looking alike (`visrec.models.low_rank_ease`):
+Once the network is trained, the score of EASE is added, so that items that are taken together rise
+even if they do not look alike (`visrec.models.low_rank_ease`):
 
     x_ui(t) + c T q_u . y_i        q_u = sum of V_j over the items j of the profile / sqrt(their
                                          number)

@@ -48,7 +48,7 @@ from visrec.sampling.rows import Rows, SampledTriples
 # less than this share of the negatives of a probe.
 _MIN_CONSISTENT, _PROBE_SIZE = 1e-3, 20_000
 
-_UNRELATED = "an item of none of their clusters and artists"
+_UNRELATED = "an item that is in none of that user's clusters and by none of that user's artists"
 _TWO_ITEMS = (
     "a user with two training items (with --sampling.keep_positive_in_profile true, one), and an "
     "item outside the profile"
