@@ -92,6 +92,12 @@ class Jagged:
         """`count` lists from values and the sorted index of the list that each belongs to."""
         return Jagged(values, offsets_from_lengths(np.bincount(row_ids, minlength=count)))
 
+    @staticmethod
+    def by_code(code_N: Ints) -> "Jagged":
+        """For each code from 0 on, the positions that have it; those of code -1 are in no list."""
+        order = np.argsort(code_N, kind="stable")[np.count_nonzero(code_N < 0) :]
+        return Jagged.from_row_ids(code_N[order], order, int(code_N.max(initial=-1)) + 1)
+
 
 def offsets_from_lengths(lengths: Ints) -> npt.NDArray[np.int64]:
     """(B + 1,) offsets of lists with these (B,) lengths."""

@@ -1,5 +1,6 @@
 """The contract of every model in `MODELS`, on data with a planted right answer."""
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -149,6 +150,15 @@ def test_lists_do_not_depend_on_the_batch_of_users(
         part = lists(start, stop)
         np.testing.assert_array_equal(part.row_BK, whole.row_BK[start:stop])
         np.testing.assert_array_equal(part.score_BK, whole.score_BK[start:stop])
+
+
+@every_model
+def test_every_tensor_with_a_row_for_each_item_is_an_item_table(name: str) -> None:
+    items = 977
+    with torch.device("meta"):
+        model = MODELS[name](_config(name), dataclasses.replace(DATA.sizes, items=items))
+    tables = {key for key, tensor in model.state_dict().items() if items in tensor.shape}
+    assert tables <= set(model.item_tables)
 
 
 @every_model

@@ -196,6 +196,15 @@ def test_dropped_vectors_and_activity_change_nothing_of_other_items() -> None:
     torch.testing.assert_close(scorer.tile(state, 0, 9), bare.tile(other, 0, 9))
 
 
+def test_arrays_of_a_model_that_does_not_read_the_activity_stay_the_same_overnight() -> None:
+    model = _model(activity_dropout=1.0)
+    nights = [replace(SEEN, activity_NK=features_at(ACTIVITY, NOW)[:TRAINED]), SEEN]
+    tonight, other = (model.item_arrays(catalogue) for catalogue in nights)
+    assert tonight.keys() == other.keys() == {"vectors", "profile"}
+    for name, array in tonight.items():
+        np.testing.assert_array_equal(array, other[name])
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
 def test_items_are_kept_whole_at_the_given_rate(rate: float) -> None:
     kept_M = keep_items(torch.arange(20_000), 17, rate)

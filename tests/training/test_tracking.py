@@ -31,6 +31,25 @@ def test_report_is_an_artifact_of_the_run_of_the_training(model: Store, tmp_path
     assert client.get_run(tracker.run_id).info.status == "FINISHED"
 
 
+@pytest.mark.usefixtures("model")
+def test_trainings_that_begin_at_the_same_time_share_the_experiment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = MlflowTracker("one", None, {})
+    find, asked = MlflowClient.get_experiment_by_name, list[str]()
+
+    def too_early_at_first(client: MlflowClient, name: str) -> object:
+        asked.append(name)
+        return find(client, name) if len(asked) > 1 else None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early_at_first)
+    two = MlflowTracker("two", None, {})
+    experiments = {
+        MlflowClient().get_run(tracker.run_id).info.experiment_id for tracker in (one, two)
+    }
+    assert len(experiments) == 1
+
+
 def test_report_of_a_lost_run_is_refused_with_a_reason(model: Store) -> None:
     model.write_json(TIMES, {"tracker": "mlflow", "tracker_run": "0" * 32})
     assert "MlflowException" in str(attach_report(model, "report.html", "<html></html>"))

@@ -29,12 +29,16 @@ class FakeTable(GroupTable):
     Args:
         epochs: number of epochs until a run is at its end.
         fails_after: epochs after which a run fails; None never fails.
+        error: how it fails.
     """
 
-    def __init__(self, epochs: int = 3, fails_after: int | None = None) -> None:
+    def __init__(
+        self, epochs: int = 3, fails_after: int | None = None, error: Exception | None = None
+    ) -> None:
         no_store: Any = None
         super().__init__(TrainResources(workers=2), no_store)
         self._epochs, self._fails_after = epochs, fails_after
+        self._error = error or RayError("a worker died")
         self.trained: list[tuple[int, int, int]] = []  # trial, worker, epoch
         self.running: set[int] = set()
 
@@ -50,7 +54,7 @@ class FakeTable(GroupTable):
         history: list[dict[str, float]] = []
         while len(history) < self._epochs and await self.may_train(number, len(history)):
             if len(history) == self._fails_after:
-                raise RayError("a worker died")
+                raise self._error
             self.trained.append((number, rank, len(history) + 1))
             history.append({"val_auc": 0.1 * (len(history) + 1)})
             if rank == 0:
@@ -147,6 +151,16 @@ def test_error_of_a_run_reaches_the_trial() -> None:
         with pytest.raises(RayError, match="a worker died"):
             await table.next_epoch(1)
         await table.stop_all()
+
+    run(scenario)
+
+
+def test_error_of_any_kind_reaches_the_trial() -> None:
+    async def scenario() -> None:
+        table = FakeTable(fails_after=0, error=RuntimeError("no room"))
+        await start(table, 1)
+        with pytest.raises(RuntimeError, match="no room"):
+            await asyncio.wait_for(table.next_epoch(1), 10)
 
     run(scenario)
 

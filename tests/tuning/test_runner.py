@@ -9,7 +9,7 @@ import pytest
 
 from visrec.storage.store import Store
 from visrec.tuning.records import Status, TrialRecord, best_trial, write_record
-from visrec.tuning.runner import _RecordCallback, describe_trial, describe_values
+from visrec.tuning.runner import _last_line, _RecordCallback, describe_trial, describe_values
 from visrec.tuning.search import METRIC
 
 VALUES = {"train.learning_rate": 1e-5}
@@ -118,3 +118,12 @@ def test_status_shows_running_trials_and_the_best_with_its_values(driver: Driver
     assert "learning_rate" in best
     callback.on_trial_error(0, [], trials[0])
     assert statuses[-1] == f"1 running, 1 epoch trained, {best}"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"), [(ValueError("a\nb"), "b"), (MemoryError(), "MemoryError")]
+)
+def test_trial_that_fails_without_a_message_has_the_name_of_its_error(
+    error: Exception, line: str
+) -> None:
+    assert _last_line(error) == line

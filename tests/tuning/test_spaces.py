@@ -103,6 +103,7 @@ def test_bad_file_is_refused(tmp_path: Path, case: str) -> None:
     text, words = BAD_FILES[case]
     with pytest.raises(InputError) as refusal:
         load(tmp_path, text)
+    assert refusal.value.key == "space"
     for word in words:
         assert word in str(refusal.value)
 
@@ -148,6 +149,7 @@ def test_space_that_the_configuration_refuses_is_refused(case: str) -> None:
     key, domain, words = BAD_KEYS[case]
     with pytest.raises(InputError) as refusal:
         check_space({key: domain}, RECIPE)
+    assert refusal.value.key == "space"
     for word in words:
         assert word in str(refusal.value)
 

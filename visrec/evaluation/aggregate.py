@@ -89,7 +89,7 @@ def _cost(users: pa.Table, label: str, training: TrainingCost | None) -> ModelCo
 
 
 def _coverage(blocks: Sequence[pa.Table], items: int) -> dict[str, float]:
-    """Each model's coverage; the bits of one block at a time are in memory."""
+    """Each model's coverage; the bits of one block at a time are decoded."""
     bits_by_model: dict[str, npt.NDArray[np.uint8]] = {}
     for block in blocks:
         marked = block.filter(pc.is_valid(block[COVERED]))

@@ -172,7 +172,7 @@ def plot_sweep(sweep: SweepSummary) -> SweepView:
         key=lambda trial: (-(trial.auc or 0.0), trial.number),
     )
     count = f"{len(sweep.trials)} trial{'s' if len(sweep.trials) != 1 else ''}"
-    sentence = f"{count}; none of them came to a validation AUC."
+    sentence = f"{count}; none of them has a validation AUC."
     if ranked:
         default = next((t.auc for t in ranked if t.number == 0), None)
         comparison = "" if default is None else f", and the default configuration {default:.4f}"

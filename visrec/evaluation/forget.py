@@ -15,7 +15,8 @@ from visrec.ids import is_in
 from visrec.storage.store import Store, to_json
 from visrec.text import show_controls
 
-# A user of the report, as its template writes it.
+# An id in the report, and a user's part of it, as its template writes them.
+_SHOWN_ID = re.compile(r"<bdi>(.*?)</bdi>", re.DOTALL)
 _USER_SECTION = re.compile(r'<(section|article) class="user".*?</\1>\s*', re.DOTALL)
 
 
@@ -60,13 +61,15 @@ def _forget_in_report(evaluation: Store, user_ids: Sequence[str], keys: Iterable
     """Cuts the users' sections out of the report; removes a report that names them elsewhere."""
     page = evaluation.read(REPORT).decode()
     hashed = [hash_user_id(user_id, key) for key in keys for user_id in user_ids]
-    shown = [f"<bdi>{escape(show_controls(name))}</bdi>" for name in (*user_ids, *hashed)]
-    if not any(text in page for text in shown):
+    gone = {str(escape(show_controls(name))) for name in (*user_ids, *hashed)}
+
+    def names_one(text: str) -> bool:
+        return not gone.isdisjoint(_SHOWN_ID.findall(text))
+
+    if not names_one(page):
         return
-    page = _USER_SECTION.sub(
-        lambda section: "" if any(text in section[0] for text in shown) else section[0], page
-    )
-    if any(text in page for text in shown):
+    page = _USER_SECTION.sub(lambda section: "" if names_one(section[0]) else section[0], page)
+    if names_one(page):
         evaluation.delete([REPORT])
     else:
         evaluation.write(REPORT, page.encode())

@@ -1,4 +1,4 @@
-"""Pages that load nothing: style, script and pictures are inline, and each picture is there once.
+"""Pages that load nothing: style, script and pictures are inline, each picture once.
 
 Pictures are backgrounds: a style rule for each, named by its content, serves all places that show
 it. Ids, titles and other texts come from users of the shop, so all of them are escaped, and the

@@ -33,6 +33,7 @@ from visrec.evaluation.table import (
     ORACLE,
     VISRANK,
     finite_value,
+    format_percent,
     metric_names,
 )
 from visrec.evaluation.verdict import TOP, Outcome
@@ -198,17 +199,13 @@ def _share_tile(report: Report, metrics: Metrics, name: str, label: str) -> Tile
     points = None if before is None else 100 * (mean - before)
     return Tile(
         label=label,
-        value=_percent(mean),
+        value=format_percent(mean),
         width=round(100 * mean, 1),
         mark=None if other is None else round(100 * other, 1),
-        versus="" if other is None else f"{rival}: {_percent(other)}",
+        versus="" if other is None else f"{rival}: {format_percent(other)}",
         change="" if points is None else f"{'+' if points >= 0 else MINUS}{abs(points):.1f}",
         change_class="" if metrics is report.lists else css_class(before, figure),
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 # Gates, data and time.

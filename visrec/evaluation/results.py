@@ -17,7 +17,7 @@ Metrics = Mapping[str, Mapping[str, Figure]]  # by model, or by pair of models, 
 class EvaluationResults:
     """The content of `metrics.json`: the same for the same inputs.
 
-    Gates and nights read it as JSON, since they belong to other stages.
+    Gates and nights read it as JSON, because they may not import this module.
 
     Attributes:
         models: ranking metrics of each model.

@@ -137,6 +137,11 @@ def format_difference(figure: Figure | None) -> str:
     return _decimal(mean) if _decimal(mean).startswith(MINUS) else f"+{_decimal(mean)}"
 
 
+def format_percent(share: float) -> str:
+    """A share in percent."""
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+
+
 def format_interval(figure: Figure | None, between: str) -> str:
     low, high = finite_value(figure, "low"), finite_value(figure, "high")
     return "" if low is None or high is None else f"{_decimal(low)}{between}{_decimal(high)}"

@@ -19,6 +19,7 @@ from visrec.evaluation.table import (
     finite_value,
     format_difference,
     format_interval,
+    format_percent,
     metric_label,
 )
 
@@ -101,7 +102,7 @@ def _compare(model: str, rival: str, metrics: Metrics, paired: Metrics) -> Verdi
     mean, rival_mean = (finite_value(metrics[name]["auc"]) or 0.0 for name in (model, rival))
     difference = paired.get(f"{model} - {rival}", {})
     by_auc, by_top = (_sign(difference.get(name)) for name in ("auc", TOP))
-    both = f"It {_ranks(mean)}, and {rival} above {_percent(rival_mean)}."
+    both = f"It {_ranks(mean)}, and {rival} above {format_percent(rival_mean)}."
     caveats = _caveats(metrics[model]["auc"])
     loses_top = [
         label
@@ -205,7 +206,7 @@ def _chance(model: str, mean: float, rival: str | None, caveats: Sequence[str]) 
     return Verdict(
         outcome="chance",
         sentence=f"{model} is no better than chance.",
-        details=[f"It {_ranks(mean)}; chance is {_percent(0.5)}.", *caveats],
+        details=[f"It {_ranks(mean)}; chance is {format_percent(0.5)}.", *caveats],
         advice=(
             "Do not publish it. Look at the users in the report: do the pictures belong to the "
             "items that they took?",
@@ -258,12 +259,7 @@ def _may_be_chance(difference: Figure | None) -> str:
 
 
 def _ranks(auc: float) -> str:
-    return f"ranks what a user takes next above {_percent(auc)} of the other items"
-
-
-def _percent(share: float) -> str:
-    """A share in percent."""
-    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
+    return f"ranks what a user takes next above {format_percent(auc)} of the other items"
 
 
 def _sign(difference: Figure | None) -> int:

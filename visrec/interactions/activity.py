@@ -59,7 +59,9 @@ def by_moment(moment_E: Ints) -> Iterator[tuple[int, Ints]]:
     """Each distinct moment, in ascending order, and the rows that have it."""
     order = np.argsort(moment_E, kind="stable")
     moments, starts = np.unique(moment_E[order], return_index=True)
-    yield from zip(moments.tolist(), np.split(order, starts[1:]), strict=True)
+    ends = np.append(starts, len(order))[1:]
+    for moment, start, end in zip(moments.tolist(), starts, ends, strict=True):
+        yield moment, order[start:end]
 
 
 def takers(feature_NK: npt.NDArray[np.float32], days: int) -> npt.NDArray[np.float32]:

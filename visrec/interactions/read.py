@@ -411,7 +411,8 @@ def _ratings(batch: pa.Table) -> npt.NDArray[np.float32]:
         raise InputError(
             f"Found the rating {rating} (user {user}, item {item}) and {len(infinite) - 1} more "
             "like it; expected finite numbers that fit into float32, or nulls. Correct the rating "
-            "column of --interactions.path."
+            "column of --interactions.path.",
+            key="interactions.path",
         )
     return np.asarray(rating_B)
 

@@ -121,8 +121,8 @@ class Model(nn.Module, ABC):
     `forward(batch)` returns the mean loss of a batch of the kind that `trains_on` names; a model
     that trains on nothing has none.
 
-    A model that has a vector for each user keeps these in an `nn.Embedding` named `users`, and
-    nothing else of them, so that `visrec forget` finds them.
+    A model that has a vector for each user keeps these vectors in an `nn.Embedding` named `users`,
+    and keeps nothing else about users, so that `visrec forget` finds them.
 
     Attributes:
         Config: the dataclass of the model's own settings.

@@ -46,8 +46,8 @@ class ConvNcfConfig(RankingConfig):
         width: the width of the users' and items' vectors; a power of 2.
         channels: the number of channels of every layer.
         product_weight: weight of the loss of p . q relative to that of the score; 0 in the paper.
-        candidates: number of items that p . q proposes for re-ranking; at least the length of the
-            list.
+        candidates: number of items that p . q proposes for re-ranking; if a list is longer, as
+            many as it has entries.
     """
 
     width: int = 64

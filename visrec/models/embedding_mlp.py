@@ -4,10 +4,10 @@
 
 The loss is the mean squared error of the ratings, plus `untaken` times the mean squared error of
 other pairs: for each rating, one item that the user did not take, whose target is 0. Without any
-ratings, every item that a user took has a rating of 1. If `untaken` is 0, the model learns how much
-users like what they take, but not what they take. Users and items that training has not seen have
-no vector, so these users get fallback lists, and these items are not recommended. Vectors are
-initialized with a standard deviation of 0.01.
+ratings, every item that a user took has a rating of 1. If `untaken` is 0, the model learns how
+highly users rate what they take, but not which items they take. Users and items that training has
+not seen have no vector, so these users get fallback lists, and these items are not recommended.
+Vectors are initialized with a standard deviation of 0.01.
 
 Shapes: B users or ratings, T items of a tile, h hidden width, X any.
 """

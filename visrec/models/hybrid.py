@@ -27,8 +27,8 @@ training, so that new items are not judged by it. T is the temperature: training
 by it, so what the loss sees is u . v_i / T + w(u) . g_i(t). The score is one dot product, of [u ; T
 w(u)] and [v_i ; g_i(t)].
 
-Once the network is trained, the score of EASE is added, so that items rise that are taken together
-without looking alike (`visrec.models.low_rank_ease`):
+Once the network is trained, the score of EASE is added, so that items that are taken together rise
+even if they do not look alike (`visrec.models.low_rank_ease`):
 
     x_ui(t) + c T q_u . y_i        q_u = sum of V_j over the items j of the profile / sqrt(their
                                          number)
@@ -256,10 +256,15 @@ class Hybrid(Model):
     def item_arrays(self, catalogue: Catalogue) -> ItemArrays:
         """`vectors`: (N, d + K + r) float32, each item's vector in a list, its activity and, if
         EASE is added, its `ease_listed`; `profile`: (N, d) float32; if EASE is added,
-        `ease_profile`: (N, r) float32. Without a moment, `activity`: (N, K) float32 zeros."""
+        `ease_profile`: (N, r) float32. Without a moment, `activity`: (N, K) float32 zeros. A model
+        that does not read the activity has zeros for it in `vectors`, so that these stay the same
+        overnight."""
         items, d, weight_IE = len(catalogue), self._config.item_width, self.items.weight.detach()
         rank = 0 if self.ease_profile is None else self.ease_profile.shape[1]
+        reads_activity = self._config.activity_dropout < 1
         activity_NK = catalogue.activity
+        if not reads_activity:
+            activity_NK = np.zeros_like(activity_NK)
         vectors_Nv = scratch_array((items, d + ACTIVITY_FEATURES + rank), np.float32)
         profile_Nd = scratch_array((items, d), np.float32)
         ease_Nr = scratch_array((items, rank), np.float32)
@@ -281,7 +286,7 @@ class Hybrid(Model):
         arrays: ItemArrays = {"vectors": vectors_Nv, "profile": profile_Nd}
         if rank:
             arrays["ease_profile"] = ease_Nr
-        if catalogue.activity_NK is None:
+        if catalogue.activity_NK is None and reads_activity:
             arrays[ACTIVITY] = activity_NK
         return arrays
 

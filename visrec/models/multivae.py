@@ -68,6 +68,7 @@ class MultiVae(Model):
     Config = MultiVaeConfig
     traits = ModelTraits(supports_new_items=False)
     trains_on = "users"
+    item_tables = ("encoder", "decoder.weight", "decoder.bias")
     steps: Tensor
 
     def __init__(self, config: MultiVaeConfig, sizes: Sizes) -> None:

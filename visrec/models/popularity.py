@@ -9,7 +9,7 @@ from torch import Tensor
 from visrec.jagged import Jagged
 from visrec.models.arrays import ItemArrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Model, ModelConfig, ModelTraits, Sizes
-from visrec.models.scorers import DotScorer
+from visrec.models.scorers import DotScorer, same_for_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class Popularity(Model):
     Config = PopularityConfig
     traits = ModelTraits(supports_new_items=False, personalized=False)
     trains_on = "nothing"
+    item_tables = ("count_I",)
     count_I: Tensor
 
     def __init__(self, config: PopularityConfig, sizes: Sizes) -> None:
@@ -41,6 +42,4 @@ class Popularity(Model):
         return {"counts": counts[:, None]}
 
     def scorer(self, arrays: ItemArrays) -> DotScorer:
-        counts_N1 = zero_copy_tensor(arrays["counts"])
-        # Every user's vector is 1.
-        return DotScorer(counts_N1, lambda profiles, _: counts_N1.new_ones(len(profiles), 1))
+        return same_for_all(zero_copy_tensor(arrays["counts"]))

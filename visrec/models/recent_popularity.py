@@ -12,7 +12,7 @@ from visrec.config import check_fields
 from visrec.interactions.activity import WINDOW_DAYS
 from visrec.models.arrays import ACTIVITY, ItemArrays, zero_copy_tensor
 from visrec.models.base import Catalogue, Model, ModelConfig, ModelTraits, Sizes
-from visrec.models.scorers import DotScorer
+from visrec.models.scorers import DotScorer, same_for_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,4 @@ class RecentPopularity(Model):
     def scorer(self, arrays: ItemArrays) -> DotScorer:
         # The logarithm of 1 + the count, which orders the items as the count does.
         count_N1 = np.ascontiguousarray(arrays[ACTIVITY][:, self._window : self._window + 1])
-        vectors_N1 = zero_copy_tensor(count_N1)
-        # Every user's vector is 1.
-        return DotScorer(vectors_N1, lambda profiles, _: vectors_N1.new_ones(len(profiles), 1))
+        return same_for_all(zero_copy_tensor(count_N1))

@@ -151,6 +151,11 @@ class ReRankScorer(Scorer):
         return by_kind.rerank(self)
 
 
+def same_for_all(score_N1: Tensor) -> DotScorer:
+    """A scorer whose scores are the same for all users: every user's vector is 1."""
+    return DotScorer(score_N1, lambda profiles, _: score_N1.new_ones(len(profiles), 1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ByKind(Generic[Result]):
     """One function for each kind of scorer, for `Scorer.dispatch`."""

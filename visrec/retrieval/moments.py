@@ -1,4 +1,4 @@
-"""Ranks held-out items as a night would have: each user at their own moment.
+"""Ranks held-out items as a night would have ranked them: each user at that user's moment.
 
 Items are ranked for a user by what was known at midnight before the held-out basket. If the split
 is by night, only items that somebody had taken by the end of that day are ranked. Items are stored

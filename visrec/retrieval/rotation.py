@@ -35,8 +35,8 @@ _REGULAR = 1e-3  # of the mean variance, added to each, for directions that the 
 # Cost of an item that passes the lead, in whole products: 8 to read its rest, times 2.5, because
 # more items pass early in a search (AVX-512 VNNI, trained vectors).
 _COST_OF_PASSING = 20.0
-# Rotate only if the estimate is below this share of the cost without; work common to both is not
-# estimated.
+# Rotate only if the estimated cost is below this share of the cost without a rotation. Work that
+# both have in common is not estimated.
 _WORTHWHILE = 0.7
 
 

@@ -159,12 +159,7 @@ class Rules:
     @cached_property
     def members(self) -> list[Jagged]:
         """For each rule the items of each group."""
-        lists = []
-        for _, group_N in self.limits:
-            order = np.argsort(group_N, kind="stable")[np.count_nonzero(group_N < 0) :]
-            groups = int(group_N.max(initial=-1)) + 1
-            lists.append(Jagged.from_row_ids(group_N[order], order, groups))
-        return lists
+        return [Jagged.by_code(group_N) for _, group_N in self.limits]
 
 
 def _groups(group_N: Ints, row_BM: Ints) -> Ints:

@@ -1,4 +1,4 @@
-"""Finds the k best items of many users exactly, tile by tile, and equally in any batch.
+"""Finds the exact k best items of many users, tile by tile; a user's list is the same in any batch.
 
 Dot products are searched by the compiled kernel (`kernel.py`) if `kernel_for` finds it. If not,
 torch finds a shortlist in float32 and scores it again in float64 (`torch_topk.py`). Both give the

@@ -39,7 +39,7 @@ from typing import ClassVar
 import numpy as np
 
 from visrec.jagged import Jagged
-from visrec.sampling.index import Bools, Ints, SamplingIndex, count_same_code, positions_by_code
+from visrec.sampling.index import Bools, Ints, SamplingIndex, count_same_code
 from visrec.sampling.negatives import NegativeSampler, Positives
 from visrec.sampling.rejection import Random, draw_accepted, random_below
 from visrec.sampling.rows import Rows, SampledTriples
@@ -48,7 +48,7 @@ from visrec.sampling.rows import Rows, SampledTriples
 # less than this share of the negatives of a probe.
 _MIN_CONSISTENT, _PROBE_SIZE = 1e-3, 20_000
 
-_UNRELATED = "an item of none of their clusters and artists"
+_UNRELATED = "an item that is in none of that user's clusters and by none of that user's artists"
 _TWO_ITEMS = (
     "a user with two training items (with --sampling.keep_positive_in_profile true, one), and an "
     "item outside the profile"
@@ -299,7 +299,7 @@ class SameArtist(_PositiveOutsideProfileRow):
         super().__init__(index, negatives, keep_positive)
         n = index.num_items
         self._artist_N = np.zeros(n, np.int64) if index.artist_N is None else index.artist_N
-        self._items_by_artist = positions_by_code(self._artist_N)
+        self._items_by_artist = Jagged.by_code(self._artist_N)
         self._rank_N = _ranks_in_lists(self._items_by_artist, n)
         has_positive_N = np.append(self._items_by_artist.lengths, 0)[self._artist_N] > 1
         has_negative_N = negatives.has_valid_negative_O[index.num_users :]

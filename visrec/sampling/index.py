@@ -131,7 +131,7 @@ class SamplingIndex:
     @cached_property
     def items_by_group(self) -> Jagged:
         """The items of each group."""
-        return positions_by_code(self.group_N)
+        return Jagged.by_code(self.group_N)
 
     @cached_property
     def outside_near_identical_T(self) -> Ints:
@@ -171,7 +171,7 @@ class SamplingIndex:
     @cached_property
     def items_by_cluster(self) -> Jagged:
         """The items of each of the C clusters."""
-        return positions_by_code(self.cluster_N)
+        return Jagged.by_code(self.cluster_N)
 
     @cached_property
     def user_clusters(self) -> Jagged:
@@ -201,7 +201,7 @@ class SamplingIndex:
     def items_by_artist(self) -> Jagged:
         """The items of each artist."""
         assert self.artist_N is not None
-        return positions_by_code(self.artist_N)
+        return Jagged.by_code(self.artist_N)
 
     @cached_property
     def user_artists(self) -> Jagged:
@@ -260,12 +260,6 @@ def count_same_code(row_T: Ints, code_T: Ints) -> Ints:
     key_T = row_T * (int(code_T.max(initial=0)) + 1) + code_T
     _, inverse_T, count = np.unique(key_T, return_inverse=True, return_counts=True)
     return np.asarray(count[inverse_T])
-
-
-def positions_by_code(code_N: Ints) -> Jagged:
-    """For each code from 0 on, the positions that have it; positions of code -1 are in no list."""
-    order = np.argsort(code_N, kind="stable")[np.count_nonzero(code_N < 0) :]
-    return Jagged.from_row_ids(code_N[order], order, int(code_N.max(initial=-1)) + 1)
 
 
 def sorted_unique(values: Ints) -> Ints:

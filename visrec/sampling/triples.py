@@ -58,8 +58,8 @@ class SamplingConfig:
             same for all positives of a step; in_batch means the other positives of the step; drawn
             means one item for each triple, drawn as its guideline says.
         candidates: with catalogue, the most items that a positive is compared with in a step. If
-            more items have training interactions, that many are sampled by popularity, which the
-            softmax loss corrects. Items without training interactions are never candidates.
+            more items have training interactions, that many are sampled (see popularity), and the
+            softmax loss corrects for how. Items without training interactions are never candidates.
         popularity: sampled candidates, and drawn negatives of the guideline random, are drawn in
             proportion to (training count + 1) to this power; 0 is uniform.
         own_cluster: the probability that a fine-grained negative is drawn from the positive's own
@@ -88,11 +88,13 @@ class SamplingConfig:
         if unknown := sorted(set(self.guidelines) - set(GUIDELINES)):
             raise InputError(
                 f"Found the guideline {unknown[0]} in --sampling.guidelines; expected one of "
-                f"{', '.join(GUIDELINES)}."
+                f"{', '.join(GUIDELINES)}.",
+                key="sampling.guidelines",
             )
         if not any(self.guidelines.values()):
             raise InputError(
-                f"Found --sampling.guidelines {self.guidelines}; expected a weight above 0."
+                f"Found --sampling.guidelines {self.guidelines}; expected a weight above 0.",
+                key="sampling.guidelines",
             )
 
     @property

@@ -71,7 +71,8 @@ class TripleSource:
             raise InputError(
                 f"Found {anonymous[0]} in --sampling.guidelines, which samples profiles that "
                 "belong to no user, and the model has a vector for each user; expected other "
-                "guidelines, or another --model.name."
+                "guidelines, or another --model.name.",
+                key="sampling.guidelines",
             )
         if not traits.supports_new_users:
             sampling = without_profiles(sampling)
@@ -126,7 +127,7 @@ class TripleSource:
 class PerTripleNegativesSource(TripleSource):
     """Triples with drawn negatives, for a model that scores pairs one by one.
 
-    With candidates that a step shares, it would have to score each of them for each example.
+    With shared candidates, such a model would have to score every candidate for every example.
     """
 
     def __init__(

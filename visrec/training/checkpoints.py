@@ -56,8 +56,7 @@ def restore_checkpoint(trainer: Trainer, folder: Path) -> None:
     optimizer = trainer.optimizer.state_dict()
     for name, value in _with_prefix("adam.", tensors).items():
         index, _, key = name.partition(".")
-        # Adam keeps its step count on the CPU, on whatever device the moments are.
-        optimizer["state"].setdefault(int(index), {})[key] = value.cpu() if key == "step" else value
+        optimizer["state"].setdefault(int(index), {})[key] = value
     for group in optimizer["param_groups"]:
         group["lr"] = state["learning_rate"]
     trainer.optimizer.load_state_dict(optimizer)

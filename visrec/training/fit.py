@@ -3,9 +3,9 @@
 A model is fitted twice. The first fit holds the validation rows out and selects the epoch that
 ranks them best. The second, the refit, starts again from the same seed and trains up to that epoch,
 with the validation rows among the training rows. The validation rows are the most recent ones, and
-the most like what the model will be asked to predict. Some models add a score in closed form to
-that of their network. The first fit also chooses the weight of that score, and each fit computes
-the score from its own training rows.
+so the most similar to what the model has to predict. Some models add a score in closed form to that
+of their network. The first fit also chooses the weight of that score, and each fit computes the
+score from its own training rows.
 """
 
 from collections.abc import Callable

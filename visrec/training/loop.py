@@ -28,12 +28,12 @@ from visrec.training.validation import sample_users, validation_auc, validation_
 
 # The smallest gain in AUC that counts as an improvement, as in the reference implementation.
 _MIN_GAIN = 1e-4
-# The same for an added score, with a higher bar because it makes item vectors longer and the search
-# slower.
+# The smallest gain in AUC for which a closed-form score is added. The bar is higher, because an
+# added score makes item vectors longer and the search slower.
 _MIN_ADDED_GAIN = 1e-3
-# Limits for a source that takes every row: passes over the rows in an epoch, and steps. With nine
-# passes an epoch (40,960 triples), the demo's best validation AUC was 0.915, after the first epoch;
-# with three it is 0.918.
+# For a source that takes every row: at most so many passes over the rows in an epoch, but at least
+# so many steps. With nine passes an epoch (40,960 triples), the demo's best validation AUC was
+# 0.915, after the first epoch; with three it is 0.918.
 _MAX_PASSES, _MIN_STEPS = 3, 20
 
 
@@ -44,8 +44,8 @@ class TrainConfig:
     Attributes:
         epochs: maximum number of epochs.
         triples_per_epoch: triples sampled in each epoch. A model that takes every row in turn, as
-            hybrid does, has at most three for each row (or 20 steps if that is more), and never
-            more than this.
+            hybrid does, has at most three for each row (or 20 steps if that is more), and not more
+            than this. An epoch has at least one step.
         batch_size: triples of a step, all workers together.
         learning_rate: initial learning rate of AdamW.
         weight_decay: each step multiplies the weights by 1 - learning rate * weight_decay, whatever

@@ -7,14 +7,15 @@ these, and each of its items stays with that probability, so that the model also
 profiles and does not lean on the latest item alone. The positive is compared with candidates of the
 catalogue; if the split is by night, only with those that somebody had taken by then.
 
-An interaction has a single profile at its moment, which the network soon knows by heart where there
-are few interactions. So every second step trains taste alone: a profile has the user's latest items
+An interaction has a single profile at its moment, which the network soon memorizes if there are few
+interactions. So every second step trains taste alone: a profile has the user's latest items
 (`--sampling.max_profile` again), those after the positive included, and every profile is thinned.
-Such profiles say nothing about time, so the recency means are 0 in these steps. What is known of
-the items is that of the moment, as ever.
+Such profiles say nothing about time, so the recency means are 0 in these steps. The items' activity
+is still that of the moment.
 
-In a catalogue of unique works, most interactions are the first with their item. What was taken by
-then tells nothing, and taste is all there is to learn: every step trains it, without activity.
+In a catalogue of unique works, most interactions are the first with their item. Earlier
+interactions say nothing about an item, so taste is all there is to learn: every step trains it,
+without activity.
 
 Shapes: B examples, R training rows, E examples of an epoch, C candidates, G moments, V entries.
 """

@@ -1,4 +1,4 @@
-"""What every training worker is given, and what it does with it; with or without Ray.
+"""The task of a training worker, and how the worker carries it out, with or without Ray.
 
 One worker without a GPU trains in the job's own process. It writes its checkpoints to the
 workspace itself; for several workers, Ray Train does.

@@ -49,16 +49,29 @@ class MlflowTracker(Tracker):
 
         self._client = MlflowClient()
         if run_id is None:
-            experiment = self._client.get_experiment_by_name("visrec")
-            experiment_id = (
-                experiment.experiment_id if experiment else self._client.create_experiment("visrec")
-            )
-            run_id = str(self._client.create_run(experiment_id, run_name=name).info.run_id)
+            run = self._client.create_run(self._experiment_id(), run_name=name)
+            run_id = str(run.info.run_id)
             for key, value in parameters.items():
                 self._client.log_param(run_id, key, value)
         else:
             self._client.update_run(run_id, status="RUNNING")
         self.run_id = run_id
+
+    def _experiment_id(self) -> str:
+        from mlflow.exceptions import MlflowException
+
+        def existing() -> str | None:
+            experiment = self._client.get_experiment_by_name("visrec")
+            return experiment and str(experiment.experiment_id)
+
+        if found := existing():
+            return found
+        try:
+            return str(self._client.create_experiment("visrec"))
+        except MlflowException:
+            if found := existing():  # created by another training that began at the same time
+                return found
+            raise
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         for name, value in values.items():

@@ -45,8 +45,7 @@ def validation_means(
         metrics: names in `visrec.retrieval.metrics.per_user`, of lists of `CUTOFF` items.
 
     Returns:
-        The means. NaN without validation users, and if scores of a model that re-ranks do not fit
-        into float32.
+        The means. NaN without validation users, or if a score is not finite in float32.
     """
     share = held.take(np.arange(context.rank, len(held), context.workers))
     total = torch.zeros(len(metrics) + 1, dtype=torch.float64, device=context.device)
@@ -55,7 +54,7 @@ def validation_means(
             found = _held_out_metrics(model, data, share)
             sums = [float(found[name].sum()) for name in metrics]
         except InputError:
-            raise  # of the machine or the data: no learning rate helps
+            raise  # the machine or the data is at fault: a lower learning rate would not help
         except VisrecError:
             # The mean over all workers then is NaN, so that all of them stop.
             sums = [math.nan] * len(metrics)

@@ -2,8 +2,9 @@
 
 Ray Tune stops a trial by ending its process. If that process had started a Ray Train run, the run's
 placement group would keep its CPUs until the job ends (ray-project/ray 54305). So one actor, which
-outlives the trials, starts all runs. Workers ask this actor before each epoch whether to train it.
-To stop a trial, the actor answers no, and the run ends as if it had trained its last epoch.
+outlives the trials, starts all runs. Before each epoch, the workers ask this actor whether they may
+train it. To stop a trial, the actor answers no, and the run ends as if it had trained its last
+epoch.
 """
 
 import asyncio
@@ -52,14 +53,14 @@ class GroupState:
         stopped: whether the group gets no more epochs.
         history: metrics of each epoch so far.
         ended: whether the run is over and its resources are free.
-        error: the error of a run that failed; None for any other.
+        error: why a run failed; None for any other.
     """
 
     granted: int = 0
     stopped: bool = False
     history: list[EpochMetrics] = field(default_factory=list)
     ended: bool = False
-    error: ray.exceptions.RayError | None = None
+    error: Exception | None = None
 
 
 class GroupTable:
@@ -146,7 +147,7 @@ class GroupTable:
         """Runs a group to its end and notes how it ended."""
         try:
             await self._run(task)
-        except ray.exceptions.RayError as error:
+        except Exception as error:  # whatever it is, `next_epoch` raises it where the trial runs
             group.error = error
         async with self._changed:
             group.ended = True

@@ -151,9 +151,14 @@ def _run_trials(
             number = result.config["number"]
             errors[number] = result.error
             recorder.records[number] = TrialRecord(
-                number, result.config["values"], (), "failed", str(result.error).splitlines()[-1]
+                number, result.config["values"], (), "failed", _last_line(result.error)
             )
     return errors
+
+
+def _last_line(error: Exception) -> str:
+    """The last line of an error's message; the error's name if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[-1]
 
 
 class _RecordCallback(tune.Callback):

@@ -81,30 +81,35 @@ def load_space(uri: str) -> Space:
     try:
         domains = yaml.safe_load(read_uri(uri))
     except StorageError as error:
-        raise InputError(f"{error} --space names the search space.") from error
+        raise _error(f"{error} --space names the search space.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{uri} is not YAML: {error} (--space names the file.)") from error
+        raise _error(f"{uri} is not YAML: {error} (--space names the file.)") from error
     if not isinstance(domains, dict) or not domains:
-        raise InputError(
+        raise _error(
             f"{uri} holds no search space; expected keys such as train.learning_rate, each with "
             "log_uniform, uniform or choice. --space names the file."
         )
     return {str(key): _domain(uri, str(key), given) for key, given in sorted(domains.items())}
 
 
+def _error(message: str) -> InputError:
+    """An error in the file that --space names."""
+    return InputError(message, key="space")
+
+
 def _domain(uri: str, key: str, given: object) -> Range | Choice:
     domains = list(given.items()) if isinstance(given, dict) else []
     kind, listed = domains[0] if len(domains) == 1 else (None, None)
     if kind not in ("log_uniform", "uniform", "choice"):
-        raise InputError(
+        raise _error(
             f"{uri}: found {key}: {given}; expected one of log_uniform: [low, high], "
             "uniform: [low, high], choice: [values]."
         )
     if not isinstance(listed, list):
-        raise InputError(f"{uri}: found {key}: {kind}: {listed}; expected a list.")
+        raise _error(f"{uri}: found {key}: {kind}: {listed}; expected a list.")
     if kind == "choice":
         if not listed:
-            raise InputError(f"{uri}: found {key}: choice: []; expected at least one value.")
+            raise _error(f"{uri}: found {key}: choice: []; expected at least one value.")
         return Choice(tuple(listed))
     return _range(uri, key, kind, listed)
 
@@ -112,12 +117,12 @@ def _domain(uri: str, key: str, given: object) -> Range | Choice:
 def _range(uri: str, key: str, kind: str, listed: Sequence[Any]) -> Range:
     prefix = f"{uri}: found {key}: {kind}: {listed}; expected"
     if len(listed) != 2 or not all(_has_type(bound, float) for bound in listed):
-        raise InputError(f"{prefix} two numbers. YAML reads 1e-4 as text: write 1.0e-4.")
+        raise _error(f"{prefix} two numbers. YAML reads 1e-4 as text; write 1.0e-4.")
     low, high = (float(bound) for bound in listed)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise InputError(f"{prefix} a finite lower bound below a finite upper bound.")
+        raise _error(f"{prefix} a finite lower bound below a finite upper bound.")
     if kind == "log_uniform" and low <= 0:
-        raise InputError(f"{prefix} bounds above 0.")
+        raise _error(f"{prefix} bounds above 0.")
     return Range(low, high, log=kind == "log_uniform")
 
 
@@ -128,36 +133,36 @@ def check_space(space: Space, recipe: TrainingRecipe) -> None:
         InputError: a key is not one of this model's configuration, or cannot have one of its
             values.
     """
-    types = _key_types(recipe)
+    type_of_key = _key_types(recipe)
     for key, domain in space.items():
-        if key not in types:
-            raise InputError(
+        if key not in type_of_key:
+            raise _error(
                 f"Found {key!r} in the search space; expected keys of {recipe.model_name} among "
-                f"{', '.join(sorted(types))}. --space names the file."
+                f"{', '.join(sorted(type_of_key))}. --space names the file."
             )
         for value in domain.checked_values:
-            if not _has_type(value, types[key]):
-                kind = getattr(types[key], "__name__", str(types[key]))
-                raise InputError(
+            if not _has_type(value, type_of_key[key]):
+                kind = getattr(type_of_key[key], "__name__", str(type_of_key[key]))
+                raise _error(
                     f"Found {value!r} for {key} in the search space; expected {kind}. "
-                    "(A range gives floats: list whole numbers as a choice. "
-                    "YAML reads 1e-4 as text: write 1.0e-4.)"
+                    "(A range gives floats; for whole numbers use a choice. "
+                    "YAML reads 1e-4 as text; write 1.0e-4.)"
                 )
             try:
                 with_values(recipe, {key: value})
             except InputError as error:
-                raise InputError(f"The search space gives {key} {value!r}: {error}") from error
+                raise _error(f"The search space gives {key} {value!r}: {error}") from error
 
 
 def _key_types(recipe: TrainingRecipe) -> dict[str, Any]:
     """The type of each key that can be searched."""
-    types = {
+    type_of_key = {
         f"{section}.{name}": hint
         for section, attribute in _SECTIONS.items()
         for name, hint in get_type_hints(type(getattr(recipe, attribute))).items()
     }
-    del types[_BUDGET]
-    return types
+    del type_of_key[_BUDGET]
+    return type_of_key
 
 
 def _has_type(value: object, hint: Any) -> bool:
