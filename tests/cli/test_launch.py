@@ -78,6 +78,27 @@ def test_visrec_cause_of_a_foreign_error_is_none() -> None:
     assert isinstance(visrec_cause(VisrecError("ours")), VisrecError)
 
 
+@pytest.mark.parametrize("in_a_task", [True, False])
+def test_lost_process_is_explained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], in_a_task: bool
+) -> None:
+    lost = ray.exceptions.WorkerCrashedError()
+
+    def main(_config: RollbackJob, _summary: Summary) -> None:
+        raise ray.exceptions.RayTaskError("task", "remote stack", lost) if in_a_task else lost
+
+    with (
+        mock.patch.object(sys, "argv", ["visrec rollback", "--workspace", str(tmp_path)]),
+        pytest.raises(SystemExit) as end,
+    ):
+        launch(main, RollbackJob, needs_ray="never")
+    assert end.value.code == 1
+    text = capsys.readouterr().err
+    assert "unexpected error" not in text
+    assert "was lost" in text
+    assert "(WorkerCrashedError)" in text
+
+
 @pytest.mark.parametrize(("only_reads", "exit_code"), [(True, 0), (False, 1)])
 def test_summary_is_shown_if_it_cannot_be_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], only_reads: bool, exit_code: int

@@ -14,7 +14,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -175,6 +175,13 @@ def _code_and_message(
         summary: the job's summary.
     """
     if cause is None:
+        if lost := next((one for one in _causes(error) if _is_loss(one)), None):
+            return 1, (
+                "a Ray process or its machine was lost, and again whenever its work was repeated "
+                f"({type(lost).__name__}). Most often a machine has run out of memory, or its "
+                "provider has taken it away. `visrec doctor` estimates the memory that a job "
+                "needs. What is complete is kept: the same command goes on from there."
+            )
         last_line = (str(error).strip().splitlines() or [""])[-1]
         return 1, (
             f"unexpected error: {type(error).__name__}: {last_line} (--debug shows a stack trace.)"
@@ -190,14 +197,39 @@ def _exit_code(error: VisrecError, summary: Summary) -> int:
     return 3 if isinstance(error, GateError | BusyError) else 1
 
 
-def _ray_task_error() -> type[BaseException]:
+def _is_task_error(error: BaseException) -> bool:
+    """Whether Ray raised it for an error of a task."""
+    if "ray" not in sys.modules:
+        return False
     from ray.exceptions import RayTaskError
 
-    return RayTaskError
+    return isinstance(error, RayTaskError)
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Whether Ray raised it for a process, a node or an object that was lost."""
+    if "ray" not in sys.modules:
+        return False
+    from ray import exceptions
+
+    return isinstance(
+        error,
+        exceptions.WorkerCrashedError
+        | exceptions.NodeDiedError
+        | exceptions.OutOfMemoryError
+        | exceptions.RayActorError
+        | exceptions.ObjectLostError
+        | exceptions.LocalRayletDiedError,
+    )
 
 
 def visrec_cause(error: BaseException) -> VisrecError | None:
     """The `VisrecError` below the errors that Ray wrapped around it; None if there is none."""
+    return next((one for one in _causes(error) if isinstance(one, VisrecError)), None)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and those below it."""
     seen: set[int] = set()
     queue: list[BaseException | None] = [error]
     while queue:
@@ -206,10 +238,9 @@ def visrec_cause(error: BaseException) -> VisrecError | None:
             continue
         seen.add(id(candidate))
         # Ray raises a task's error as an instance of both types, whose text is the remote stack.
-        if "ray" in sys.modules and isinstance(candidate, _ray_task_error()):
+        if _is_task_error(candidate):
             queue.append(candidate.cause)  # type: ignore[attr-defined]
-        elif isinstance(candidate, VisrecError):
-            return candidate
+        else:
+            yield candidate
         queue += [candidate.__cause__, candidate.__context__]
         queue += getattr(candidate, "worker_failures", {}).values()
-    return None
