@@ -92,6 +92,9 @@ def test_takers_are_whole_numbers_again() -> None:
     features = features_at(Activity.from_rows(item_R, time_R, 3), 3 * DAY)
     assert takers(features, days=7).tolist() == [3, 40_000, 0]
     assert takers(features, days=1).tolist() == [0, 0, 0]
+    count_N = np.arange(900_000, 1 << 20)
+    feature_NK = np.log1p(count_N).astype(np.float32)[:, None].repeat(3, axis=1)
+    np.testing.assert_array_equal(takers(feature_NK, days=7), count_N)
 
 
 def test_half_of_the_items_taken_before_the_day_tell_what_existed() -> None:

@@ -67,11 +67,13 @@ def by_moment(moment_E: Ints) -> Iterator[tuple[int, Ints]]:
 def takers(feature_NK: npt.NDArray[np.float32], days: int) -> npt.NDArray[np.float32]:
     """(N,) how many users took each item in the last days.
 
+    They are exact up to 2^20 users of an item; the features cannot tell larger numbers apart.
+
     Args:
         feature_NK: (N, K) features of activity.
         days: one of `WINDOW_DAYS`.
     """
-    count_N = np.expm1(feature_NK[:, WINDOW_DAYS.index(days)])
+    count_N = np.expm1(feature_NK[:, WINDOW_DAYS.index(days)], dtype=np.float64)
     return np.asarray(np.round(count_N), np.float32)
 
 
