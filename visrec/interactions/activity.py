@@ -64,19 +64,6 @@ def by_moment(moment_E: Ints) -> Iterator[tuple[int, Ints]]:
         yield moment, order[start:end]
 
 
-def takers(feature_NK: npt.NDArray[np.float32], days: int) -> npt.NDArray[np.float32]:
-    """(N,) how many users took each item in the last days.
-
-    They are exact up to 2^20 users of an item; the features cannot tell larger numbers apart.
-
-    Args:
-        feature_NK: (N, K) features of activity.
-        days: one of `WINDOW_DAYS`.
-    """
-    count_N = np.expm1(feature_NK[:, WINDOW_DAYS.index(days)], dtype=np.float64)
-    return np.asarray(np.round(count_N), np.float32)
-
-
 @dataclass(frozen=True)
 class Activity:
     """When each item was taken.
@@ -237,6 +224,10 @@ class ActivityCounts:
         assert other.moment == self.moment, "counts at different moments do not add up"
         count_NW, first_N = self.count_NW + other.count_NW, np.minimum(self.first_N, other.first_N)
         return ActivityCounts(self.moment, count_NW, first_N)
+
+    def takers(self, days: int) -> npt.NDArray[np.float32]:
+        """(N,) how many users took each item in the last days, one of `WINDOW_DAYS`."""
+        return self.count_NW[:, WINDOW_DAYS.index(days)].astype(np.float32)
 
     def features(self) -> npt.NDArray[np.float32]:
         """(N, K) what a model reads of each item: `Activity.features` at this moment."""

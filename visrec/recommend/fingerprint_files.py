@@ -19,6 +19,8 @@ from visrec.recommend.fingerprints import query_fingerprints
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.queries import Queries
 
+_VERSION = "2"  # of the files' columns
+
 
 def write_item_fingerprints(data: ScoringData, spec: RunSpec) -> tuple[str, str]:
     """Writes the fingerprints of all items; returns the file's name and SHA-256."""
@@ -62,8 +64,9 @@ def fingerprint_queries(data: ScoringData, queries: Queries) -> npt.NDArray[np.u
 
 @cache
 def library_versions() -> dict[str, str]:
-    """File metadata with the versions that decide the bits of a score."""
-    return {f"visrec.{name}": version(name) for name in ("visrec", "torch", "numpy")}
+    """File metadata with the versions that decide the bits of a score, and that of the columns."""
+    versions = {f"visrec.{name}": version(name) for name in ("visrec", "torch", "numpy")}
+    return {**versions, "visrec.fingerprints": _VERSION}
 
 
 def _write(spec: RunSpec, name: str, table: Callable[[], pa.Table]) -> tuple[str, str]:

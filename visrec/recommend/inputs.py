@@ -13,7 +13,6 @@ import pyarrow as pa
 
 from visrec.capacity import shard_count
 from visrec.errors import InputError
-from visrec.interactions.activity import takers
 from visrec.interactions.log import ReadReport
 from visrec.jagged import Jagged
 from visrec.models.arrays import ItemArrays
@@ -156,8 +155,8 @@ def prepare_scoring(
         artifact, inputs.features, inputs.items_table, inputs.text_features
     )
     users, summary = _summarize_users(inputs, artifact, item_ids)
-    activity_NK = summary.activity.features()
-    arrays = artifact.model.item_arrays(dataclasses.replace(catalogue, activity_NK=activity_NK))
+    known = dataclasses.replace(catalogue, activity_NK=summary.activity.features())
+    arrays = artifact.model.item_arrays(known)
     items = read_items(inputs.items_table, item_ids)
     available_N, unseen_N = _scorable_items(inputs, artifact, items, catalogue, item_ids)
     list_length = min(k, len(item_ids))
@@ -179,7 +178,7 @@ def prepare_scoring(
         query_count=count,
         unseen_N=unseen_N,
         count_N=count_N,
-        fallback_N=fallback_scores(takers(activity_NK, days=7), count_N),
+        fallback_N=fallback_scores(summary.activity.takers(days=7), count_N),
         artist_N=artist_codes(items.artist_N),
         fingerprint_N=item_fingerprints(columns, [unseen_N, *arrays.values()]),
         rules=rules,
