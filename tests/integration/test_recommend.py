@@ -106,8 +106,16 @@ def test_users_without_a_profile_get_the_most_popular_items(recommended: Path) -
     log = pd.read_parquet(recommended / "interactions.parquet")
     midnight = (log["timestamp"].max() // DAY + 1) * DAY
     week = log[log["timestamp"] >= midnight - 7 * DAY]["item_id"].value_counts()
-    most = max(map(len, buyers.values()))
-    score = {i: np.float32(week.get(i, 0) + len(buyers[i]) / (1 + most)) for i in every}
+    totals: dict[int, set[int]] = defaultdict(set)  # of the items with as many takers last week
+    for item in every:
+        totals[week.get(item, 0)].add(len(buyers[item]))
+
+    def score_of(item: str) -> float:
+        last_week = week.get(item, 0)
+        same = sorted(totals[last_week])
+        return last_week + same.index(len(buyers[item])) / len(same)
+
+    score = {item: np.float32(score_of(item)) for item in every}
     popular = sorted(set(every) - gone, key=lambda item: (-score[item], item))[:K]
     fallback = [
         {"item_id": item, "score": pytest.approx(float(score[item])), "because_item_id": None}

@@ -1,7 +1,9 @@
 """The two fits: one that selects the epoch, and the refit with the validation rows."""
 
 import dataclasses
+import gc
 import math
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -85,6 +87,17 @@ def test_refit_that_diverges_in_a_later_epoch_is_an_error() -> None:
         VisrecError, match=r"refit .* diverged in epoch 2 of .*--train\.refit false"
     ):
         train_to_end(build_trainer(recipe, DATA), recipe, DATA, spoil)
+
+
+def test_first_fit_is_freed_before_the_refit() -> None:
+    first = build_trainer(RECIPE, DATA)
+    of_both = [weakref.ref(first.model), weakref.ref(first.optimizer)]
+
+    def report(trainer: Trainer) -> None:
+        gc.collect()
+        assert [ref() is None for ref in of_both] == [trainer is not first] * 2
+
+    train_to_end(first, RECIPE, DATA, report)
 
 
 def test_tracked_steps_rise_through_both_fits() -> None:
