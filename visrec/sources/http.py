@@ -133,9 +133,9 @@ class _TemporaryError(Exception):
 def hide_secrets(uri: str) -> str:
     """The address without a password and without its query, which is a secret if the address is
     presigned; an @ in a path, as in `shoe@2x.jpg`, stays."""
-    if not is_http(uri):
-        return uri
     scheme, separator, rest = uri.partition("://")
+    if not separator:  # a path, in which a question mark is one
+        return uri
     authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
     has_user = not re.fullmatch(r"[^@:]*(:\d*)?|\[[^@]*\](:\d*)?", authority)
     if has_user and "@" not in authority:  # a password with a slash, perhaps
