@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.training import jagged_lists
-from visrec.models.ease import ease_weights
+from visrec.models.ease import compute_weights
 from visrec.models.inputs import JaggedTensor
 from visrec.models.low_rank_ease import low_rank_ease, profile_vectors
 
@@ -47,7 +47,8 @@ def _without_profiles(scores: Floats, lists: list[list[int]]) -> Floats:
 
 
 def test_scores_of_full_rank_are_those_of_ease() -> None:
-    weight_II = ease_weights(jagged_lists(LISTS), ITEMS, PENALTY).astype(np.float64)
+    weight_II = np.empty((ITEMS, ITEMS), np.float32)
+    compute_weights(jagged_lists(LISTS), PENALTY, weight_II)
     root_U1 = np.sqrt([[len(items)] for items in LISTS])
     expected = np.array([weight_II[items].sum(0) for items in LISTS]) / root_U1
     expected = _without_profiles(expected, LISTS)

@@ -134,15 +134,17 @@ def hide_secrets(uri: str) -> str:
     """The address without a password and without its query, which is a secret if the address is
     presigned; an @ in a path, as in `shoe@2x.jpg`, stays."""
     scheme, separator, rest = uri.partition("://")
-    if not separator:  # a path, in which a question mark is one
+    if not separator:
         return uri
     authority = re.split(r"[/?#\\]", rest, maxsplit=1)[0]
     has_user = not re.fullmatch(r"[^@:]*(:\d*)?|\[[^@]*\](:\d*)?", authority)
     if has_user and "@" not in authority:  # a password with a slash, perhaps
         return mask_secrets(uri)
     host = f"***@{authority.rpartition('@')[2]}" if has_user else authority
-    path, has_query, _ = rest[len(authority) :].partition("?")
-    return f"{scheme}{separator}{host}{path}{'?...' if has_query else ''}"
+    path = rest[len(authority) :]
+    if is_http(uri):  # elsewhere a question mark is part of a name
+        path = re.sub(r"\?.*", "?...", path, flags=re.DOTALL)
+    return f"{scheme}{separator}{host}{path}"
 
 
 def _error(uri: str, reason: str, code: str | None = None) -> StorageError:
