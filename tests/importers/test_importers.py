@@ -18,6 +18,7 @@ from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.importers import base
 from visrec.importers.base import Source
+from visrec.importers.retail import cancellation_columns
 from visrec.pipelines.import_data import ImportDataJob, check, main
 from visrec.storage import csv_files
 from visrec.storage.schemas import label_column
@@ -384,3 +385,8 @@ def test_round_trip_of_ratings_through_each_format_with_a_writer(
             workspace, _ = imported(root / source, kind, root / f"to-{source}")
             columns = ("user_id", "item_id", "rating", "timestamp")
             assert rows(workspace / "interactions.parquet", *columns) == expected
+
+
+def test_columns_of_cancellations_are_known_by_their_names() -> None:
+    names = ["Name", "Financial Status", "status", "Cancelled at", "order_status"]
+    assert cancellation_columns(names) == ["Financial Status", "Cancelled at", "order_status"]

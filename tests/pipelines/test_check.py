@@ -147,6 +147,15 @@ def test_remarks_tell_what_a_night_can_do_without(check: Check, shop: Path) -> N
     assert "No user has 2 baskets" in remarks
 
 
+def test_cancelled_orders_among_the_interactions_are_told(check: Check, shop: Path) -> None:
+    head, *lines = orders().splitlines()
+    text = "\n".join([f"{head};Financial Status", *(f"{line};paid" for line in lines)])
+    (shop / "interactions.csv.gz").write_bytes(gzip.compress(text.encode()))
+    remarks = check()["remarks"]
+    assert "Cancelled and refunded orders (Financial Status) count as interactions" in remarks
+    assert "visrec import retail" in remarks
+
+
 def test_night_without_anything_to_train_on_takes_no_time_for_it(check: Check, shop: Path) -> None:
     text = orders({f"u{n}": ["a"] for n in range(9)}).splitlines()[:-1]
     (shop / "interactions.csv.gz").write_bytes(gzip.compress("\n".join(text).encode()))

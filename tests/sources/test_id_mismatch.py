@@ -13,6 +13,11 @@ from visrec.sources.id_mismatch import explain_id_mismatch
         ("7", "007", "leading zeros"),
         ("x/7", "7", "the folder"),
         ("7.jpg", "7", "the file extension"),
+        (
+            "TAS/10 46",
+            "TAS-10_46",
+            "the difference between slashes, spaces, dashes and underscores",
+        ),
         ("7.0", "7", "the file extension"),
         ("red%20shirt", "red shirt", "percent-encoding"),
         ("cafe\u0301", "caf\u00e9", "Unicode normalization"),  # as macOS names files

@@ -5,7 +5,7 @@ sent a thing back did not like it. A line without a user or a time has that of i
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 
 import numpy as np
@@ -60,6 +60,16 @@ def read(source: Source) -> Imported:
     )
 
 
+def cancellation_columns(names: Sequence[str]) -> list[str]:
+    """Those of a table's columns that say whether an order was cancelled or refunded."""
+    known = {*_OTHERS[_STATUS], *_OTHERS[_CANCELLED_AT]} - {"status"}  # that may be of anything
+    return [name for name in names if _normalized(name) in known]
+
+
+def _normalized(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
 def _mapping(source: Source, name: str) -> dict[str, str]:
     """The stored name of each column that counts."""
     names = source.header(name)
@@ -73,7 +83,7 @@ def _mapping(source: Source, name: str) -> dict[str, str]:
             "columns with --interactions.columns.",
             key=KEY,
         )
-    normalized = {"".join(filter(str.isalnum, stored.lower())): stored for stored in names}
+    normalized = {_normalized(stored): stored for stored in names}
     if not any(each.startswith("lineitem") for each in normalized):
         normalized.pop("name", None)  # the order in Shopify's exports, a product in others
     for column, known in _OTHERS.items():

@@ -23,6 +23,7 @@ from visrec.cli.workspace_keys import OF_ONE_RUN
 from visrec.cores import usable_cores
 from visrec.errors import InputError, extended_errors
 from visrec.ids import DistinctIds, index_in
+from visrec.importers.retail import cancellation_columns
 from visrec.interactions.log import InteractionLog
 from visrec.interactions.split import SplitConfig
 from visrec.pipelines.check_facts import (
@@ -57,6 +58,7 @@ from visrec.sources.items import read_items
 from visrec.storage import schemas
 from visrec.storage.store import Store
 from visrec.storage.table_descriptions import describe_table, describe_times
+from visrec.storage.tables import column_names
 
 _ONE_YEAR = 365 * 86_400
 _MIN_MATCHED = 0.5  # of the rows; with fewer, ids are probably written differently
@@ -131,6 +133,11 @@ def examine(config: CheckJob, summary: Summary) -> "Findings":
         uri = interactions_uri(config, config.interactions)
         table = config.interactions.table(uri)
         findings.rows["interactions"] = describe_table(table, schemas.INTERACTIONS)
+        if columns := cancellation_columns(column_names(table)):
+            findings.remarks.append(
+                f"Cancelled and refunded orders ({', '.join(columns)}) count as interactions. "
+                "`visrec import retail PATH` writes a workspace without them."
+            )
         written = describe_times(table, schemas.INTERACTIONS)
         log = _read_log(config, uri, catalogue, rows)
     findings.rows |= _interaction_rows(rows, log, catalogue)

@@ -1,5 +1,6 @@
 """Explains why the ids of two tables do not match, with examples of both."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Set
 from functools import partial
@@ -52,7 +53,11 @@ def find_difference(ids: pa.Array, other_ids: pa.Array) -> str | None:
     views = suggest_pattern(others, set(sample))
     if views and views.items < views.names:
         return _describe_views(views)
-    normalizers = {**_NORMALIZERS, "case, file extension, folder and zeros": _normalize_all}
+    normalizers = {
+        **_NORMALIZERS,
+        "the difference between slashes, spaces, dashes and underscores": _join_by_dashes,
+        "case, file extension, folder and zeros": _normalize_all,
+    }
     for difference, normalizer in normalizers.items():
         if match := _find_match(sample, others, normalizer):
             return f"some would match without {difference}, as {match[0]!r} and {match[1]!r}"
@@ -81,6 +86,11 @@ def _normalize_all(text: str) -> str:
     for normalizer in _NORMALIZERS.values():
         text = normalizer(text)
     return text
+
+
+def _join_by_dashes(text: str) -> str:
+    """Slashes, spaces and underscores as dashes: no file name can have the slash of TAS/1046."""
+    return re.sub(r"[/\\ _-]+", "-", text)
 
 
 def _find_match(
