@@ -6,7 +6,8 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from io import FileIO
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +15,15 @@ import numpy.typing as npt
 from visrec.errors import InputError
 
 MAX_BYTES_IN_MEMORY = 256_000_000  # of one array
+_COPIED_BYTES = 8 << 20  # at a time
 
 Number = TypeVar("Number", bound=np.generic)
+
+
+class SupportsRead(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 def scratch_array(shape: tuple[int, ...], dtype: type[Number]) -> npt.NDArray[Number]:
@@ -63,6 +71,24 @@ def scratch_errors(what: str, *others: type[Exception]) -> Iterator[None]:
             f"Found no room for {what} in {tempfile.gettempdir()} ({reason}); expected a disk with "
             "as much free. Set TMPDIR to a directory on one, on every node."
         ) from error
+
+
+def copy_to_scratch(source: SupportsRead, copy: FileIO, what: str) -> None:
+    """Copies a stream to a temporary file, a few megabytes at a time.
+
+    Args:
+        source: what is read.
+        copy: the file, open without a buffer: a full disk would leave that to be written when the
+            file is closed.
+        what: as of `scratch_errors`.
+
+    Raises:
+        InputError: the disk has no room.
+    """
+    while block := source.read(_COPIED_BYTES):
+        with scratch_errors(what):
+            while block:
+                block = block[copy.write(block) :]
 
 
 def row_blocks(n: int, size: int) -> Iterator[slice]:

@@ -18,6 +18,7 @@ from visrec.storage.schemas import Column
 from visrec.storage.store import Store, file_at
 from visrec.storage.table_files import TableFile, table_errors
 from visrec.storage.tables import conform_batches, stored_batches
+from visrec.storage.text_encoding import decode_foreign
 
 KEY = "path"  # the configuration key that names the source
 PICTURE = "picture"
@@ -168,22 +169,12 @@ class _Utf8Reader:
                 self._ready += block
                 continue
             whole, newline, self._rest = (self._rest + block).rpartition(b"\n")
-            self._ready += _to_utf_8(whole + newline)
+            self._ready += decode_foreign(whole + newline).encode()
         if len(self._ready) < size:
-            self._ready += _to_utf_8(self._rest)
+            self._ready += decode_foreign(self._rest).encode()
             self._rest = b""
         given, self._ready = self._ready[:size], self._ready[size:]
         return given
-
-
-def _to_utf_8(lines: bytes) -> bytes:
-    """Lines in UTF-8. Text in Windows-1252 with other characters than ASCII is hardly ever also
-    UTF-8."""
-    try:
-        lines.decode()
-    except UnicodeDecodeError:
-        return lines.decode("cp1252", "replace").encode()
-    return lines
 
 
 @dataclass(frozen=True)

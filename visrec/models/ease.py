@@ -30,6 +30,7 @@ from visrec.models.embeddings import embedding_rows
 from visrec.models.inputs import JaggedTensor
 from visrec.models.pooling import pool
 from visrec.models.scorers import TiledScorer
+from visrec.scratch import row_blocks
 
 # The fit takes 12 bytes for each pair of items, 8 for the inverse and 4 for the weights: 5 GB for
 # this many items, and some minutes.
@@ -113,7 +114,7 @@ def compute_weights(train: Jagged, penalty: float, weight_II: npt.NDArray[np.flo
     inverse_II[np.diag_indices(len(weight_II))] += penalty
     _invert(inverse_II)
     divisor_I = -np.diag(inverse_II)
-    for rows in _blocks(len(weight_II)):
+    for rows in row_blocks(len(weight_II), _ROWS):
         weight_II[rows] = inverse_II[rows] / divisor_I
     np.fill_diagonal(weight_II, 0)
 
@@ -125,7 +126,7 @@ def _gram(train: Jagged, items: int) -> npt.NDArray[np.float64]:
         part = train.slice(start, min(start + _USERS, len(train)))
         taken_BI = np.zeros((len(part), items), np.float32)
         taken_BI[part.row_ids, part.values] = 1
-        for rows in _blocks(items):
+        for rows in row_blocks(items, _ROWS):
             gram_II[rows] += taken_BI[:, rows].T @ taken_BI
     return gram_II
 
@@ -138,12 +139,7 @@ def _invert(matrix_II: npt.NDArray[np.float64]) -> None:
     # LAPACK reads columns first: its lower triangle is the upper one here. It computes only that.
     factor_II, _ = lapack.dpotrf(matrix_II.T, lower=1, clean=0, overwrite_a=1)
     lapack.dpotri(factor_II, lower=1, overwrite_c=1)
-    for rows in _blocks(len(matrix_II)):
+    for rows in row_blocks(len(matrix_II), _ROWS):
         matrix_II[rows, : rows.start] = matrix_II[: rows.start, rows].T
         block = matrix_II[rows, rows]
         block[:] = np.triu(block) + np.triu(block, 1).T
-
-
-def _blocks(items: int) -> list[slice]:
-    """The ranges of `_ROWS` items each."""
-    return [slice(start, min(start + _ROWS, items)) for start in range(0, items, _ROWS)]

@@ -52,7 +52,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from visrec.config import WIDTHS, check_fields
 from visrec.interactions.activity import ACTIVITY_FEATURES
@@ -162,9 +161,13 @@ class Hybrid(Model):
         nn.init.zeros_(self.activity_weights.weight)
         nn.init.zeros_(self.activity_weights.bias)
         # Without activity these weights get no gradient, and DDP would wait for one.
-        self.activity_weights.requires_grad_(config.activity_dropout < 1)
+        self.activity_weights.requires_grad_(self._reads_activity)
         for name in EASE_BUFFERS:
             self.register_buffer(name, None)
+
+    @property
+    def _reads_activity(self) -> bool:
+        return self._config.activity_dropout < 1
 
     def fit(self, catalogue: Catalogue, train: Jagged) -> None:
         """Computes the mean and the scale of the features, and which items two users took."""
@@ -178,7 +181,7 @@ class Hybrid(Model):
         listed_Md, profile_Md = both_ME.chunk(2, dim=1)
         user_Bd = self.encode_users(profile_Md, batch.profiles, with_recency=batch.ordered_profiles)
         added = None
-        if batch.activity is not None and self._config.activity_dropout < 1:
+        if batch.activity is not None and self._reads_activity:
             added = self._activity_scores(user_Bd, batch, batch.activity)
         return ranking_loss(user_Bd, listed_Md, batch, self._config, added)
 
@@ -261,9 +264,8 @@ class Hybrid(Model):
         overnight."""
         items, d, weight_IE = len(catalogue), self._config.item_width, self.items.weight.detach()
         rank = 0 if self.ease_profile is None else self.ease_profile.shape[1]
-        reads_activity = self._config.activity_dropout < 1
         activity_NK = catalogue.activity
-        if not reads_activity:
+        if not self._reads_activity:
             activity_NK = np.zeros_like(activity_NK)
         vectors_Nv = scratch_array((items, d + ACTIVITY_FEATURES + rank), np.float32)
         profile_Nd = scratch_array((items, d), np.float32)
@@ -286,7 +288,7 @@ class Hybrid(Model):
         arrays: ItemArrays = {"vectors": vectors_Nv, "profile": profile_Nd}
         if rank:
             arrays["ease_profile"] = ease_Nr
-        if catalogue.activity_NK is None and reads_activity:
+        if catalogue.activity_NK is None and self._reads_activity:
             arrays[ACTIVITY] = activity_NK
         return arrays
 
@@ -298,15 +300,13 @@ class Hybrid(Model):
         if ACTIVITY in of:
             vectors_Nv = vectors_Nv.clone()
             vectors_Nv[:, d : d + ACTIVITY_FEATURES] = of[ACTIVITY]
-        temperature, dropped = self._config.temperature, self._config.activity_dropout == 1
+        temperature = self._config.temperature
 
         def encode(profiles: JaggedTensor, user_B: Tensor) -> Tensor:
             del user_B
             user_Bd = self.encode_users(profile_Nd, profiles, with_recency=True)
-            if dropped:
-                encoded = [functional.pad(user_Bd, (0, ACTIVITY_FEATURES))]
-            else:
-                encoded = [user_Bd, temperature * self.activity_weights(user_Bd)]
+            # (zeros in a model that does not read the activity: its weights stay as they begin)
+            encoded = [user_Bd, temperature * self.activity_weights(user_Bd)]
             if ease_Nr is not None:
                 encoded.append(profile_vectors(ease_Nr, profiles))
             return torch.cat(encoded, dim=1)

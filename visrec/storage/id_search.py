@@ -30,6 +30,7 @@ from visrec.storage.schemas import USER_IDS, cast_columns
 from visrec.storage.store import Store
 from visrec.storage.table_files import TableFile, codec_of
 from visrec.storage.tables import read_table_file
+from visrec.storage.text_encoding import decode_foreign
 
 _USER = "user_id"
 _CSV_NAME = re.compile(r"\.(csv|tsv)(\.|$)", re.IGNORECASE)  # also that of an unfinished file
@@ -198,15 +199,15 @@ class IdSearch:
             raise InputError(f"{file.where} has user_id below its first line, not in it.")
 
     def _in_bytes(self, data: bytes) -> set[str]:
-        words = set(map(_decoded, set(_WORD.findall(data))))
+        words = set(map(decode_foreign, set(_WORD.findall(data))))
         words |= {part for word in words for part in re.split("[/:]", word)}
         words |= {word.strip(_EDGES) for word in words}
         found = words & self.distinctive
         found |= {user_id for user_id, encoded in self._odd if encoded in data}
-        named = {html.unescape(_decoded(value)) for value in _REPORT_FIELD.findall(data)}
+        named = {html.unescape(decode_foreign(value)) for value in _REPORT_FIELD.findall(data)}
         for value in set(_JSON_FIELD.findall(data)):
             with suppress(ValueError):  # it only looks like JSON
-                named.add(str(json.loads(_decoded(value))))
+                named.add(str(json.loads(decode_foreign(value))))
         return found | (named & self.ids)
 
 
@@ -216,14 +217,6 @@ def _encodings(user_id: str) -> set[bytes]:
     with suppress(UnicodeEncodeError):
         encodings.add(user_id.encode("cp1252"))
     return encodings
-
-
-def _decoded(text: bytes) -> str:
-    """Text in UTF-8, or in the encoding of older programs."""
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        return text.decode("cp1252", "replace")
 
 
 def _members(values: pa.Array | pa.ChunkedArray, ids: pa.Array) -> set[str]:

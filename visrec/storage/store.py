@@ -25,7 +25,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from visrec.errors import InputError, MissingFileError, StorageError
-from visrec.scratch import scratch_errors
+from visrec.scratch import copy_to_scratch
 from visrec.storage.backend import Backend, FileInfo
 from visrec.storage.failures import storage_errors
 from visrec.storage.local import LocalBackend
@@ -34,7 +34,6 @@ from visrec.storage.s3 import S3Backend
 from visrec.storage.s3_settings import configured_endpoint, read_settings
 
 _S3 = "s3://"
-_COPIED_BYTES = 8 << 20  # at a time
 
 DiskFile = FileIO | BufferedReader  # a file that a process can map into memory
 
@@ -251,13 +250,9 @@ class Store:
             with storage_errors("read", self.uri(name)), Path(self.root, name).open("rb") as file:
                 yield file
             return
-        # Without a buffer, which a full disk would leave to be written when the file is closed.
         with tempfile.TemporaryFile(buffering=0) as copy:
             with self.open_input_stream(name) as source:
-                while block := source.read(_COPIED_BYTES):
-                    with scratch_errors(f"a copy of {self.uri(name)}"):
-                        while block:
-                            block = block[copy.write(block) :]
+                copy_to_scratch(source, copy, f"a copy of {self.uri(name)}")
             copy.seek(0)
             yield copy
 

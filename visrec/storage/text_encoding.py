@@ -31,6 +31,15 @@ class Encoding:
         return head.removeprefix(self.bom).decode(self.name, "replace")
 
 
+def decode_foreign(text: bytes) -> str:
+    """Text in UTF-8, or in Windows-1252 as older programs write it: with other characters than
+    those of ASCII, that is hardly ever also UTF-8."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return text.decode("cp1252", "replace")
+
+
 _UTF_8 = Encoding("utf-8", "UTF-8")
 _UTF_8_BOM = Encoding("utf-8", "UTF-8 with a byte order mark", codecs.BOM_UTF8)
 _UTF_16 = Encoding("utf-16", "UTF-16")

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from visrec.models.artifact import TIMES, Artifact, save_artifact
 from visrec.models.base import Model
 from visrec.models.provenance import Provenance
 from visrec.progress import ProgressHandle, Timer
-from visrec.scratch import scratch_errors
+from visrec.scratch import copy_to_scratch
 from visrec.storage.store import Store
 from visrec.tasks import Ref, get
 from visrec.threads import torch_threads
@@ -156,11 +155,9 @@ def _read_checkpoint(run: Store, folder: Path) -> bool:
     for file in last["files"]:
         with (
             run.open_input_stream(f"{last['folder']}/{file}") as source,
-            open(folder / file, "wb") as sink,
+            open(folder / file, "wb", buffering=0) as copy,
         ):
-            for content in iter(partial(source.read, _COPY_BYTES), b""):
-                with scratch_errors("a checkpoint"):
-                    sink.write(content)
+            copy_to_scratch(source, copy, "a checkpoint")
     return True
 
 
