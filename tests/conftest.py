@@ -2,9 +2,10 @@
 
 import os
 import secrets
+import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,27 @@ def ray_cluster(s3: SeaweedFS, tmp_path_factory: pytest.TempPathFactory) -> Iter
         ray.shutdown()
 
 
+@contextmanager
+def without_ray() -> Iterator[None]:
+    """Jobs run in this process, even if a test before has started Ray in it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if ray := sys.modules.get("ray"):
+            patch.setattr(ray, "is_initialized", lambda: False)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def ray_if_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests marked `ray` run their jobs on Ray, if it runs; all others in this process.
+
+    Both make the same files (tests/integration/test_chain.py, test_recommend.py), and starting
+    Ray's processes takes most of the time of a small job.
+    """
+    is_marked = request.node.get_closest_marker("ray") is not None
+    with nullcontext() if is_marked else without_ray():
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data; tests that use it are marked `data`."""
@@ -153,11 +175,12 @@ def gallery(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def featured(gallery: Path, ray_cluster: None) -> Path:  # noqa: ARG001
+def featured(gallery: Path) -> Path:
     """The same, with features."""
     from tests.integration.workspace import run_extract
 
-    summary = run_extract(gallery)
+    with without_ray():
+        summary = run_extract(gallery)
     assert summary.rows["run through the network"] == 300
     return gallery
 
@@ -167,7 +190,8 @@ def trained(featured: Path) -> Path:
     """The same, with a model that one worker trained."""
     from tests.integration.workspace import run_train
 
-    run_train(featured, model_id="one")
+    with without_ray():
+        run_train(featured, model_id="one")
     return featured
 
 
@@ -176,17 +200,18 @@ def recommended(trained: Path) -> Path:
     """The same, with recommendations of the run `first` in 8 shards."""
     from tests.integration.workspace import run_recommend
 
-    run_recommend(trained, run_id="first", shards=8)
+    with without_ray():
+        run_recommend(trained, run_id="first", shards=8)
     return trained
 
 
 @pytest.fixture(scope="session")
 def evaluated(trained: Path) -> Path:
-    """The same, with an evaluation by one worker."""
+    """The same, with an evaluation."""
     from tests.integration.workspace import run_evaluate
-    from visrec.evaluation.rank_users import EvaluationResources
 
-    run_evaluate(trained, resources=EvaluationResources(workers=1))
+    with without_ray():
+        run_evaluate(trained)
     return trained
 
 

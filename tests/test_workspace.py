@@ -1,4 +1,4 @@
-"""`visrec.Workspace`: the jobs from Python, on the cluster of the tests."""
+"""`visrec.Workspace`: the jobs from Python."""
 
 import json
 from dataclasses import replace
@@ -13,8 +13,6 @@ from tests.integration.workspace import copy
 from visrec import Workspace
 from visrec.errors import InputError
 from visrec.workspace import Gallery
-
-pytestmark = pytest.mark.ray
 
 
 def test_lists_made_now_are_those_that_were_published(recommended: Path) -> None:

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from multiprocessing.context import SpawnContext
 from pathlib import Path
 
+import pytest
+
 from tests.publication.runs import PASSED, draft_manifest, write_files
 from visrec.features.decode import PictureError, PictureLimits, Preprocessing, decode
 from visrec.publication.completion import finish_run
@@ -38,6 +40,11 @@ def is_full() -> bool:
 def amount(short: int, full: int) -> int:
     """How many repetitions: `full` in `make chaos`, `short` in `make test`."""
     return full if is_full() else short
+
+
+def on_ray_at_full_length() -> list[pytest.MarkDecorator]:
+    """Marks of tests that take minutes on Ray: in `make test` their jobs run without it."""
+    return [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")] if is_full() else []
 
 
 def measured(promise: int, **counts: int) -> None:

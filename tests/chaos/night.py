@@ -49,7 +49,8 @@ def run_undisturbed(folder: Path) -> Undisturbed:
 
 def start_night(workspace: Path) -> subprocess.Popen[bytes]:
     """Starts the night as a user does; its output goes to `log`."""
-    flags = [f"--{key}={path}" for key, path in night_settings(workspace / "yaml", 6).items()]
+    settings = night_settings(workspace / "yaml", shards=6, workers=1)
+    flags = [f"--{key}={path}" for key, path in settings.items()]
     command = [sys.executable, "jobs/nightly.py", "--local", "--workspace", str(workspace)]
     with (workspace / "log").open("ab") as log:
         return subprocess.Popen(

@@ -155,7 +155,8 @@ def cluster() -> Iterator[TokenCluster]:
 
 def submit_night(cluster: TokenCluster, workspace: Path) -> subprocess.Popen[bytes]:
     """Submits the night as an operator does; its output goes to `log`."""
-    flags = [f"--{key}={path}" for key, path in night_settings(workspace / "yaml", 6).items()]
+    settings = night_settings(workspace / "yaml", shards=6, workers=1)
+    flags = [f"--{key}={path}" for key, path in settings.items()]
     job = ["python", "jobs/nightly.py", "--workspace", str(workspace), "--as-of", NIGHT, *flags]
     with (workspace / "log").open("ab") as log:
         return subprocess.Popen(

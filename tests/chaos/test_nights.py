@@ -8,11 +8,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.chaos.harness import amount, measured
+from tests.chaos.harness import amount, measured, on_ray_at_full_length
 from tests.integration.workspace import copy, run_night
 from visrec.publication.pointer import LATEST
 
-pytestmark = [pytest.mark.ray, pytest.mark.chaos]
+pytestmark = [pytest.mark.chaos, *on_ray_at_full_length()]
 INPUTS = ("features", "images", "interactions.parquet", "items.parquet", "users.parquet")
 FIRST = date(2022, 10, 31)  # a Monday in the gallery's second year; Thursdays are training days
 # How a night is run again: on what it left, or without its lists and the pointer.

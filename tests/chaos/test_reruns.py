@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import amount, measured
+from tests.chaos.harness import amount, measured, on_ray_at_full_length
 from tests.integration.workspace import copy, run_recommend
 from visrec.publication.manifest import MANIFEST
 
-pytestmark = [pytest.mark.ray, pytest.mark.chaos]
+pytestmark = [pytest.mark.chaos, *on_ray_at_full_length()]
 SHARDS, NIGHT = 20, "night"
 INPUTS = ("features", "models", "interactions.parquet", "items.parquet", "users.parquet")
 

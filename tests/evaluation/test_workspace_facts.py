@@ -14,8 +14,6 @@ from visrec.publication.manifest import HELD_BACK
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 
-pytestmark = pytest.mark.ray  # its workspace is made by jobs
-
 
 @pytest.fixture
 def shop(recommended: Path, tmp_path: Path) -> Store:

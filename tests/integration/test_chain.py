@@ -20,9 +20,9 @@ from tests.integration.workspace import (
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
 
-pytestmark = pytest.mark.ray
 
-
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.s3
 def test_s3_and_a_local_disk_give_the_same_recommendations(
     recommended: Path, s3_env: str, tmp_path: Path

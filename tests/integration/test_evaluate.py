@@ -1,4 +1,4 @@
-"""Evaluation on Ray: the metrics, equal for any number of workers, and the report."""
+"""Evaluation: the metrics, equal for any number of workers, and the report."""
 
 import json
 import re
@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import torch
 
 from tests.integration.workspace import copy, run_evaluate
@@ -29,8 +28,6 @@ from visrec.models.artifact import load_artifact, save_artifact
 from visrec.pipelines import ablate
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.store import Store
-
-pytestmark = pytest.mark.ray
 
 MODELS = {
     *("curatornet", "visrank-max", "visrank-mean", "visrank-mean_top_k"),
@@ -213,6 +210,8 @@ def test_shorter_log_drops_users_and_evaluates_nobody_on_trained_rows(
         prepare_evaluation(shorter)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_give_the_same_metrics_as_one(evaluated: Path, tmp_path: Path) -> None:
     resources = EvaluationResources(workers=2)
     run_evaluate(evaluated, evaluation=str(tmp_path), resources=resources)
@@ -228,7 +227,7 @@ def test_two_workers_give_the_same_metrics_as_one(evaluated: Path, tmp_path: Pat
 def test_any_block_size_gives_the_same_metrics(evaluated: Path, tmp_path: Path, size: int) -> None:
     data = prepare_evaluation(inputs(evaluated, "one"))
     progress_actor = SimpleNamespace(add=SimpleNamespace(remote=lambda _: None))
-    rank = RankUsers(ray.put(data), 1, progress_actor, size)
+    rank = RankUsers(data, 1, progress_actor, size)
     blocks = [rank({"id": np.array([n])}) for n in range(-(-len(data.held_out) // size))]
     labels = [model.label for model in data.evaluated_models]
     spec = AggregationSpec(

@@ -13,7 +13,6 @@ from visrec.pipelines import explain
 from visrec.pipelines.explain import ExplainJob
 from visrec.retrieval.rules import RulesConfig
 
-pytestmark = pytest.mark.ray
 INPUTS = ("features", "images", "models", "interactions.parquet", "items.parquet", "users.parquet")
 
 

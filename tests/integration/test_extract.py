@@ -1,4 +1,4 @@
-"""Extraction through Ray: what is computed, what is reused, what is rejected."""
+"""Extraction: what is computed, what is reused, what is rejected."""
 
 import io
 import os
@@ -22,8 +22,6 @@ from visrec.features.decode import PictureLimits, decode
 from visrec.features.planning import CHUNK
 from visrec.features.table import load_features, read_manifest
 from visrec.storage.store import Store
-
-pytestmark = pytest.mark.ray
 
 
 def features(workspace: Path) -> dict[str, bytes]:
@@ -267,6 +265,8 @@ def test_pictures_in_parquet_by_bytes_or_uris_give_the_same_features(
     assert features(tmp_path) == features(featured)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_two_extractions_at_once_on_one_cluster_both_finish(featured: Path, tmp_path: Path) -> None:
     """If both took two of the four CPUs for their workers, no CPU would be left for tasks."""
     pictures = sorted((featured / "images").iterdir())[: 2 * CHUNK]

@@ -17,10 +17,8 @@ from visrec.pipelines import forget
 from visrec.pipelines.forget import ForgetJob, read_user_ids
 from visrec.publication.manifest import MANIFEST, require_intact_run
 from visrec.publication.pointer import LATEST
-from visrec.recommend.score import ScoreResources
 from visrec.storage.store import Store
 
-pytestmark = pytest.mark.ray
 INPUTS = ("interactions.parquet", "items.parquet", "users.parquet", "truth")
 
 
@@ -40,7 +38,7 @@ def test_users_leave_everything_and_the_next_run_carries_the_other_lists_over(
 ) -> None:
     assert recommended == evaluated
     copy(recommended, tmp_path, "features", "models", "evaluation", "recommendations", *INPUTS)
-    lists, one = tmp_path / "recommendations", ScoreResources(workers=1)
+    lists = tmp_path / "recommendations"
     held_out = pq.read_table(tmp_path / "models" / "one" / "held_out.parquet")["user_id"]
     gone = sorted(set(held_out.to_pylist()))[:2]
     (tmp_path / "gone.txt").write_text("\ufeff" + "\r\n".join([*gone, "", gone[0]]) + "\n")
@@ -72,7 +70,7 @@ def test_users_leave_everything_and_the_next_run_carries_the_other_lists_over(
     # The next run, without their interactions, takes all other lists over and passes its gates.
     for name in ("interactions.parquet", "users.parquet"):
         remove_rows(tmp_path / name, gone)
-    night = run_recommend(tmp_path, run_id="next", shards=8, resources=one)
+    night = run_recommend(tmp_path, run_id="next", shards=8)
     assert night.rows["published"] == "now"
     assert night.rows["lists carried over"] == night.rows["users"] - night.rows["cold users"]
     gates = json.loads((lists / "run=next" / MANIFEST).read_text())["gates"]
@@ -82,8 +80,7 @@ def test_users_leave_everything_and_the_next_run_carries_the_other_lists_over(
     assert str(again.rows["interactions still there"]).startswith("none in ")
 
 
-def test_file_that_still_names_a_user_is_reported(ray_cluster: None, tmp_path: Path) -> None:
-    del ray_cluster
+def test_file_that_still_names_a_user_is_reported(tmp_path: Path) -> None:
     (tmp_path / "nights").mkdir()
     (tmp_path / "nights" / "2026-11-20.json").write_text('{"user_id": "u1"}')
     pq.write_table(pa.table({"user_id": ["u1", "u2"]}), tmp_path / "gone.parquet")

@@ -1,4 +1,4 @@
-"""The gates with Ray: a run with a wrong file is held back, and published with a reason."""
+"""The gates: a run with a wrong file is held back, and published with a reason."""
 
 import json
 import shutil
@@ -19,18 +19,14 @@ from visrec.publication.manifest import MANIFEST, parse_manifest
 from visrec.publication.pointer import LATEST
 from visrec.publication.publish import publish_run
 from visrec.publication.shards import with_sha256
-from visrec.recommend.score import ScoreResources
 from visrec.storage.store import Store
-
-pytestmark = pytest.mark.ray
 
 INPUTS = ("interactions.parquet", "items.parquet", "users.parquet")
 REASON = "the shop asked for it"
 
 
 def night(workspace: Path, **keys: Any) -> Any:
-    one = ScoreResources(workers=1)
-    return run_recommend(workspace, run_id="first", shards=8, resources=one, **keys)
+    return run_recommend(workspace, run_id="first", shards=8, **keys)
 
 
 def put_twice(path: Path) -> str:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray.data
 
+from tests.conftest import without_ray
 from tests.integration.workspace import (
     QUICK,
     copy,
@@ -30,8 +31,6 @@ from visrec.pipelines.import_features import ImportFeaturesJob
 from visrec.storage.s3_clients import forget_credentials
 from visrec.storage.store import Store
 from visrec.training.loop import TrainConfig
-
-pytestmark = pytest.mark.ray
 
 ITEMS, USERS, DIM = 60, 30, 8
 ONE_EPOCH = TrainConfig(**{**QUICK.__dict__, "epochs": 1})
@@ -67,13 +66,14 @@ def write_tables(store: Store) -> None:
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:  # noqa: ARG001
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with imported features, and a model trained with one item per user held out."""
     workspace = tmp_path_factory.mktemp("imported")
     write_tables(Store.at(str(workspace)))
-    summary = run_import(workspace)
+    with without_ray():
+        summary = run_import(workspace)
+        run_train(workspace, ONE_EPOCH, model_id="one", split=SplitConfig(by="item"))
     assert (summary.rows["rows read"], summary.rows["rejected"]) == (ITEMS, 0)
-    run_train(workspace, ONE_EPOCH, model_id="one", split=SplitConfig(by="item"))
     return workspace
 
 
@@ -142,6 +142,8 @@ def test_new_items_of_a_changed_table_are_recommended_by_a_trained_model(
     assert all("new" in {entry["item_id"] for entry in one} for one in lists)
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_wrong_row_is_refused_through_ray_and_the_features_are_unchanged(
     imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -173,6 +173,7 @@ def cluster_env() -> dict[str, str]:
 @pytest.fixture(scope="module")
 def broken(
     featured: Path,
+    ray_cluster: None,  # noqa: ARG001
     pool: ThreadPoolExecutor,
     s3: SeaweedFS,
     tmp_path_factory: pytest.TempPathFactory,
@@ -248,6 +249,7 @@ def test_debug_shows_the_stack_trace(broken: dict[str, "Future[Completed]"]) -> 
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_full_disk_is_named(featured: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

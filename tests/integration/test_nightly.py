@@ -33,7 +33,6 @@ from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store
 
-pytestmark = pytest.mark.ray
 TOMORROW = (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
 FIRST, SECOND, THIRD = "2026-11-20", "2026-11-21", "2026-11-22"  # in one week after a training day
 
@@ -58,7 +57,6 @@ def published_run(workspace: Path) -> str:
     return str(json.loads((workspace / "recommendations" / LATEST).read_text())["run_id"])
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,6 +155,7 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
 
 
 @pytest.mark.s3
+@pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_first_night_on_s3_without_earlier_interactions_serves_visrank(
     s3_env: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -18,8 +18,6 @@ from visrec.pipelines.explain import ExplainJob
 from visrec.pipelines.init import InitJob
 from visrec.pipelines.nightly import NightlyJob
 
-pytestmark = pytest.mark.ray
-
 
 def own_files(folder: Path) -> None:
     """The gallery as a shop has it: `orders.csv` with semicolons, two photos an item."""
@@ -40,7 +38,6 @@ def own_files(folder: Path) -> None:
             )
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_four_commands_lead_from_own_files_to_a_list(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

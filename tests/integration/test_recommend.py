@@ -1,4 +1,4 @@
-"""Recommendation on Ray: the lists, the run's files, the pointer."""
+"""Recommendation: the lists, the run's files, the pointer."""
 
 import hashlib
 import json
@@ -29,8 +29,6 @@ from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.schemas import INTERACTIONS
 from visrec.storage.store import Store
-
-pytestmark = pytest.mark.ray
 
 K, SHARDS = 10, 8
 
@@ -242,6 +240,8 @@ def run_files(recommendations: Path, run_id: str) -> dict[str, bytes]:
     return {"_manifest.json": json.dumps(manifest).encode(), **files}
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("partitions", [3, 17])
 def test_files_of_a_run_equal_those_of_a_job_without_ray(
     recommended: Path, tmp_path: Path, partitions: int, monkeypatch: pytest.MonkeyPatch

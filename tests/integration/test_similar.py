@@ -1,4 +1,4 @@
-"""Item-to-item lists on Ray: the nearest items by vectors, with a publication of their own."""
+"""Item-to-item lists: the nearest items by vectors, with a publication of their own."""
 
 from pathlib import Path
 
@@ -18,8 +18,6 @@ from visrec.models.base import Catalogue
 from visrec.publication.tables import PublishConfig
 from visrec.retrieval.similar import Kind
 from visrec.storage.store import Store
-
-pytestmark = pytest.mark.ray
 
 K = 10
 ITEMS: Kind = "item_to_item"

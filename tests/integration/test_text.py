@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from tests.features.sentence_models import WORDS, static_model
 from tests.integration.workspace import (
@@ -18,12 +17,8 @@ from tests.integration.workspace import (
 from visrec.cli.job import ModelChoice
 from visrec.features.sentences import TextConfig, load_text_encoder
 from visrec.features.table import load_features
-from visrec.features.text_table import commit_texts, embed_texts, plan_texts, write_texts
 from visrec.models.visrank import VisRankConfig
-from visrec.storage.input_table import InputTable
 from visrec.storage.store import Store
-
-pytestmark = pytest.mark.ray
 
 
 def test_texts_are_extracted_trained_on_and_recommended(featured: Path, tmp_path: Path) -> None:
@@ -52,7 +47,7 @@ def test_texts_are_extracted_trained_on_and_recommended(featured: Path, tmp_path
     run_recommend(shop, run_id="first", shards=2)
     titles[0], titles[1], titles[2] = "red coat", "", "old old old"  # new, gone, changed
     write_items(shop, item_ids, titles)
-    embed_again(shop, config)
+    assert run_extract(shop, text=config).rows["texts embedded"] == 2
     second = run_recommend(shop, run_id="second", shards=2)
     assert second.rows["lists carried over"] > 0
     carried = published_rows(shop / "recommendations")
@@ -62,14 +57,3 @@ def test_texts_are_extracted_trained_on_and_recommended(featured: Path, tmp_path
 
 def write_items(shop: Path, item_ids: list[str], titles: list[str]) -> None:
     pq.write_table(pa.table({"item_id": item_ids, "title": titles}), shop / "items.parquet")
-
-
-def embed_again(shop: Path, config: TextConfig) -> None:
-    """Extracts texts in this process: Ray's workers take seconds to import the library."""
-    encoder, store = load_text_encoder(config), Store.at(str(shop / "text_features"))
-    items = InputTable(uri=str(shop / "items.parquet"), key="items")
-    plan = plan_texts(items, store, encoder.identity)
-    assert plan.pending.num_rows == 2
-    feature_BD, _ = embed_texts(plan.pending, plan, store, encoder)
-    written = write_texts(store, plan.pending, feature_BD, encoder.identity)
-    commit_texts(plan, written, store, encoder.identity, 0.0)

@@ -1,4 +1,4 @@
-"""Training with Ray Train: the number of workers and interruptions do not change the model."""
+"""Training: the number of workers and interruptions do not change the model."""
 
 import json
 import shutil
@@ -12,8 +12,6 @@ from tests.integration.workspace import QUICK, copy, run_train
 from visrec.models.artifact import load_artifact
 from visrec.models.curatornet import CuratorNetConfig
 from visrec.storage.store import Store
-
-pytestmark = pytest.mark.ray
 
 
 def read_history(workspace: Path, model_id: str) -> list[dict[str, float]]:
@@ -65,6 +63,8 @@ def test_rerun_trains_nothing(trained: Path, capsys: pytest.CaptureFixture[str])
     assert {p.name: p.read_bytes() for p in (trained / "models" / "one").iterdir()} == before
 
 
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 def test_two_workers_train_as_one_and_a_later_job_resumes(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,7 +35,7 @@ from visrec.training.task import TrainResources
 from visrec.tuning.records import read_records
 from visrec.tuning.spaces import load_space, sample_values
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 # Learning rates: one too small to learn with, a good one, and one that diverges.
 TOO_SMALL, GOOD, DIVERGING = 1e-9, 1e-3, 1e30

@@ -1,16 +1,13 @@
-"""Several pictures an item through Ray: pooled, reused, and made again alone."""
+"""Several pictures an item: pooled, reused, and made again alone."""
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.integration.test_extract import blue_picture, computed_directly, features, rejected
 from tests.integration.workspace import run_extract
 from visrec.features.planning import CHUNK
 from visrec.features.pooling import pool_features
-
-pytestmark = pytest.mark.ray
 
 
 def pooled(*pictures: Path) -> bytes:
@@ -18,7 +15,6 @@ def pooled(*pictures: Path) -> bytes:
     return pool_features(np.stack(rows)).tobytes()
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_views_are_pooled_and_an_added_one_makes_its_item_again(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 import yaml
 from PIL import Image
 
@@ -15,7 +14,6 @@ from visrec.pipelines.night_model import models_to_try
 from visrec.pipelines.train import TrainJob
 from visrec.publication.manifest import MANIFEST
 
-pytestmark = pytest.mark.ray
 ITEMS, DAY = 9, 86_400
 OPENED = int(datetime(2026, 11, 17, 9, tzinfo=UTC).timestamp())  # two days before a training day
 FIRST, SECOND = "2026-11-20", "2026-11-22"
@@ -42,7 +40,6 @@ def write_orders(workspace: Path, *first_days: int) -> None:
     pq.write_table(pa.Table.from_pylist(orders), workspace / "interactions.parquet")
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_baseline_serves_where_there_is_nothing_to_train_on_or_the_model_is_not_better(
     tmp_path: Path,
 ) -> None:
@@ -66,7 +63,7 @@ def test_baseline_serves_where_there_is_nothing_to_train_on_or_the_model_is_not_
     )] == ["hybrid-2026-11-19", "hybrid-2026-11-23"]  # fmt: skip
     (tmp_path / "other").mkdir()
     settings = night_settings(tmp_path / "yaml", model="hybrid")
-    demanding = {"k": 5, "gates": {"min_gain": 1.0, "min_lists": 1}, "resources": {"workers": 1}}
+    demanding = {"k": 5, "gates": {"min_gain": 1.0, "min_lists": 1}}
     Path(settings["recommend_config"]).write_text(yaml.safe_dump(demanding))
     night = run_night(tmp_path, SECOND, folder=tmp_path / "other", **settings)
     assert night.rows["published"] == "yes"

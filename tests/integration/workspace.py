@@ -77,13 +77,18 @@ def run_evaluate(workspace: str | Path, **keys: Any) -> Summary:
     return _run(evaluate.main, EvaluateJob(workspace=str(workspace), **keys))
 
 
-def night_settings(folder: Path, shards: int = 3, model: str = "curatornet") -> dict[str, str]:
-    """The keys of a night that name a YAML file for each of its jobs, written into a folder."""
+def night_settings(
+    folder: Path, shards: int = 3, model: str = "curatornet", workers: int | None = None
+) -> dict[str, str]:
+    """The keys of a night that name a YAML file for each of its jobs, written into a folder.
+
+    With `workers`, its lists are made on Ray.
+    """
     one_worker = {"workers": 1, "cpus_per_worker": 1, "max_failures": 10}
     files = {
         "extract_config": {"backbone": plain(BACKBONE)},
         "train_config": {"model": {"name": model}, "train": plain(QUICK), "resources": one_worker},
-        "recommend_config": {"k": 10, "shards": shards, "resources": {"workers": 1}},
+        "recommend_config": {"k": 10, "shards": shards, "resources": {"workers": workers}},
         "evaluate_config": {"examples": 1},
     }
     folder.mkdir(exist_ok=True)

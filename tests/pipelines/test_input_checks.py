@@ -118,7 +118,6 @@ def test_misspelt_s3_address_is_refused(
     assert word in text
 
 
-@pytest.mark.ray
 @pytest.mark.parametrize("job", ["train", "evaluate", "recommend", "tune"])
 def test_misspelt_table_is_refused_before_ray_starts(
     run: Callable[..., tuple[Any, str]], featured: Path, job: str
@@ -132,7 +131,6 @@ def test_misspelt_table_is_refused_before_ray_starts(
     assert {path.name for path in featured.iterdir()} == before
 
 
-@pytest.mark.ray
 def test_misspelt_model_or_training_of_an_evaluation_is_refused_before_ray_starts(
     run: Callable[..., tuple[Any, str]], featured: Path
 ) -> None:
