@@ -66,12 +66,12 @@ def write_tables(store: Store) -> None:
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def imported(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Path:  # noqa: ARG001
     """A workspace with imported features, and a model trained with one item per user held out."""
     workspace = tmp_path_factory.mktemp("imported")
     write_tables(Store.at(str(workspace)))
+    summary = run_import(workspace)
     with without_ray():
-        summary = run_import(workspace)
         run_train(workspace, ONE_EPOCH, model_id="one", split=SplitConfig(by="item"))
     assert (summary.rows["rows read"], summary.rows["rejected"]) == (ITEMS, 0)
     return workspace
@@ -85,6 +85,7 @@ def test_imported_features_equal_the_tables(imported: Path) -> None:
     np.testing.assert_array_equal(feature_ND, expected_ND)
 
 
+@pytest.mark.ray
 def test_second_import_of_the_same_table_writes_nothing(
     imported: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +124,7 @@ def test_night_on_imported_features_skips_extraction(imported: Path, tmp_path: P
     assert "extract" not in json.loads((tmp_path / "nights/2026-11-21.json").read_text())["steps_s"]
 
 
+@pytest.mark.ray
 def test_new_items_of_a_changed_table_are_recommended_by_a_trained_model(
     imported: Path, tmp_path: Path
 ) -> None:
@@ -143,7 +145,6 @@ def test_new_items_of_a_changed_table_are_recommended_by_a_trained_model(
 
 
 @pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
 def test_wrong_row_is_refused_through_ray_and_the_features_are_unchanged(
     imported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +162,7 @@ def test_wrong_row_is_refused_through_ray_and_the_features_are_unchanged(
     assert (imported / "features" / "_manifest.json").read_bytes() == before
 
 
+@pytest.mark.ray
 @pytest.mark.s3
 def test_features_on_s3_equal_those_on_a_local_disk(imported: Path, s3_env: str) -> None:
     forget_credentials()
