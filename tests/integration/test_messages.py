@@ -248,8 +248,6 @@ def test_debug_shows_the_stack_trace(broken: dict[str, "Future[Completed]"]) -> 
     assert done.stderr.strip().splitlines()[-1].startswith("train: Found no features at")
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
 def test_full_disk_is_named(featured: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
@@ -260,8 +258,7 @@ def test_full_disk_is_named(featured: Path, tmp_path: Path) -> None:
         done = run_job(
             "extract_features",
             *("--workspace", str(small), "--images", str(featured / "images")),
-            *("--backbone.name", "random-conv"),
-            env=cluster_env(),
+            *("--backbone.name", "random-conv", "--local"),
         )
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -155,8 +155,6 @@ def test_nights_in_sequence_train_when_due_and_publish_the_newest_night(
 
 
 @pytest.mark.s3
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_cluster")
 def test_first_night_on_s3_without_earlier_interactions_serves_visrank(
     s3_env: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

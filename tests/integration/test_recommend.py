@@ -25,6 +25,7 @@ from visrec.interactions.prepared import PREPARED
 from visrec.models import MODELS
 from visrec.models.artifact import load_artifact
 from visrec.publication.claims import claim_run
+from visrec.recommend.score import ScoreResources
 from visrec.retrieval.rules import RulesConfig
 from visrec.sources.interactions import InteractionsConfig
 from visrec.storage.schemas import INTERACTIONS
@@ -266,9 +267,9 @@ def test_files_of_a_run_equal_those_of_a_job_without_ray(
                 if place == "here":
                     patch.setattr(ray, "is_initialized", lambda: False)
                 lists = str(tmp_path / place)
-                done = run_recommend(
-                    tmp_path, recommendations=lists, run_id=night, shards=SHARDS, rules=rules
-                )
+                workers = ScoreResources(workers=2 if place == "ray" else None)
+                keys = {"run_id": night, "shards": SHARDS, "rules": rules, "resources": workers}
+                done = run_recommend(tmp_path, recommendations=lists, **keys)
                 carried.append(done.rows["lists carried over"])
         files = run_files(tmp_path / "ray", night)
         assert len(files) == 2 * SHARDS + 2
