@@ -58,9 +58,8 @@ def test_texts_are_extracted_trained_on_and_recommended(featured: Path, tmp_path
         second = run_recommend(shop, run_id="second", shards=2)
         assert second.rows["lists carried over"] > 0
         carried = published_rows(shop / "recommendations")
-        run_recommend(
-            shop, run_id="full", shards=2, recommendations=f"{shop}/full", incremental=False
-        )
+        full = f"{shop}/full"
+        run_recommend(shop, run_id="full", shards=2, recommendations=full, incremental=False)
     assert carried == published_rows(Path(full))
 
 
