@@ -221,8 +221,11 @@ def main() -> NoReturn:
         sys.exit(0)
     command = COMMANDS.get(name.replace("_", "-"))
     if command is None:
+        from visrec.cli.keys import without_secrets
+
         hint = did_you_mean(name, COMMANDS) or f"; expected one of {', '.join(COMMANDS)}."
-        print(f"visrec: Found {name!r}, which is not a command{hint}", file=sys.stderr)
+        found = f"Found {without_secrets(name)!r}, which is not a command{hint}"
+        print(f"visrec: {found}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"visrec {name}", *arguments]
     command()

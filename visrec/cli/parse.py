@@ -26,6 +26,7 @@ from visrec.cli.keys import (
     explain_parse_error,
     key_exists,
     parse_yaml,
+    without_secrets,
 )
 from visrec.cli.workspace_keys import Remembered, read_remembered
 from visrec.errors import InputError, did_you_mean, extended_errors
@@ -201,8 +202,8 @@ def _read_yaml(path: str) -> Yaml:
         return parse_yaml(Path(path).read_bytes(), path)
     except OSError as error:
         raise InputError(
-            f"Found --config {path!r}, which cannot be read ({error.strerror}); expected a YAML "
-            "file."
+            f"Found --config {without_secrets(path)!r}, which cannot be read ({error.strerror}); "
+            "expected a YAML file."
         ) from error
 
 
@@ -220,7 +221,7 @@ def _model_name(arguments: Sequence[str], files: Sequence[tuple[str, Yaml]]) -> 
     name = str(dict(flags(arguments)).get("--model.name", name))
     if name not in MODELS:
         raise InputError(
-            f"Found --model.name {name!r}; expected one of {', '.join(sorted(MODELS))}"
-            f"{did_you_mean(name, MODELS) or '.'}"
+            f"Found --model.name {without_secrets(name)!r}; expected one of "
+            f"{', '.join(sorted(MODELS))}{did_you_mean(name, MODELS) or '.'}"
         )
     return name
