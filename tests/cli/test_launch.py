@@ -121,7 +121,9 @@ def test_summary_is_shown_if_it_cannot_be_written(
     assert f"Could not write {tmp_path}/summaries/" in shown.out + shown.err
 
 
-@pytest.mark.parametrize("error", [OSError("of mailto://u:s3cr3t@x"), VisrecError("cannot be written")])
+@pytest.mark.parametrize(
+    "error", [OSError("of mailto://u:s3cr3t@x"), VisrecError("cannot be written")]
+)
 def test_job_whose_end_cannot_be_reported_keeps_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
