@@ -15,7 +15,7 @@ import pyarrow as pa
 from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.summary import Summary, terminal_width
-from visrec.errors import InputError
+from visrec.errors import InputError, MissingFileError
 from visrec.evaluation.cards import make_cards, named_as_features
 from visrec.evaluation.explanation_page import Explanation, render_explanation
 from visrec.evaluation.page import format_moment, format_score
@@ -178,7 +178,7 @@ def _find_kept_out(
     """What rules kept out; unknown where the user cannot be scored again with the inputs of now."""
     try:
         return find_kept_out(inputs, manifest, user, listed)
-    except InputError as error:
+    except (InputError, MissingFileError) as error:
         return KeptOut(note=f"the user cannot be scored again: {error}")
 
 
