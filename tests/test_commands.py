@@ -71,3 +71,27 @@ def test_submit_without_a_command_or_a_dashboard_is_refused(
 def test_script_calls_a_command(script: Path) -> None:
     (name,) = re.findall(r"commands\.(\w+)\(\)", script.read_text())
     assert getattr(commands, name) in COMMANDS.values()
+
+
+@pytest.mark.parametrize("help_flag", ["--help", "-h"])
+def test_help_of_an_importer_says_what_it_reads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], help_flag: str
+) -> None:
+    for name, words in (("retail", "Shopify"), ("movielens", "ratings.csv")):
+        assert run(monkeypatch, "import", name, help_flag) == 0
+        text = capsys.readouterr().out
+        assert words in text
+        assert f"usage: visrec import {name} PATH" in text
+
+
+def test_import_without_a_path_or_with_another_format_says_what_is_expected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (["retail"], ["retail", "--workspace", "shop"]):
+        assert run(monkeypatch, "import", *arguments) == 2
+        error = capsys.readouterr().err
+        assert "Found no path; expected the file or the folder to import, as in" in error
+    assert run(monkeypatch, "import", "retial", "orders.csv") == 2
+    assert "Found --format retial; expected movielens" in capsys.readouterr().err
+    assert run(monkeypatch, "import") == 2
+    assert "format" in capsys.readouterr().err

@@ -12,6 +12,7 @@ import runpy
 import subprocess
 import sys
 from contextlib import nullcontext
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from visrec.pipelines.nightly import NightlyJob
 from visrec.publication import prometheus
 
 DATE = "2026-11-22"
+MOMENT = datetime(2026, 11, 22, 1, 15, tzinfo=UTC)
 
 
 @pytest.mark.ray
@@ -95,23 +97,45 @@ def run_example(
     return runpy.run_path(str(CHECKOUT / "examples" / name)), commands
 
 
+def airflow(**dag_run: datetime | None) -> dict[str, Any]:
+    """Stubs of Airflow, in which a task that is called runs as a part of this DAG run."""
+
+    def task(**_: object) -> Any:
+        return lambda function: lambda: function(SimpleNamespace(**dag_run))
+
+    return {
+        "airflow": SimpleNamespace(),
+        "airflow.exceptions": SimpleNamespace(AirflowFailException=Stop),
+        "airflow.sdk": SimpleNamespace(dag=same, task=task),
+    }
+
+
 @pytest.mark.parametrize(
     ("code", "error"), [(0, None), (1, RuntimeError), (2, Stop), (3, Stop), (4, Stop)]
 )
 def test_airflow_retries_failures_alone(
     monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception] | None
 ) -> None:
-    def task(**_: object) -> Any:  # a task that is called runs with the date of the run
-        return lambda function: lambda: function(DATE)
-
-    modules = {
-        "airflow": SimpleNamespace(),
-        "airflow.exceptions": SimpleNamespace(AirflowFailException=Stop),
-        "airflow.sdk": SimpleNamespace(dag=same, task=task),
-    }
+    modules = airflow(logical_date=MOMENT, run_after=MOMENT)
     with pytest.raises(error) if error else nullcontext():
         _, commands = run_example(monkeypatch, "airflow_dag.py", modules, code)
         assert commands == [SUBMITTED]
+
+
+@pytest.mark.parametrize(
+    ("logical_date", "run_after"),
+    [
+        (None, MOMENT),  # somebody pressed the button, and chose no date
+        (MOMENT, MOMENT + timedelta(days=9)),  # and chose an earlier one
+        (MOMENT.astimezone(timezone(timedelta(hours=-8))), MOMENT),
+    ],
+)
+def test_airflow_gives_a_night_its_date(
+    monkeypatch: pytest.MonkeyPatch, logical_date: datetime | None, run_after: datetime
+) -> None:
+    modules = airflow(logical_date=logical_date, run_after=run_after)
+    _, commands = run_example(monkeypatch, "airflow_dag.py", modules, 0)
+    assert commands == [SUBMITTED]
 
 
 @pytest.mark.parametrize(("code", "retries"), [(0, None), (1, True), (2, False), (4, False)])
@@ -175,6 +199,9 @@ def test_crontab_names_the_script_and_flags_of_a_night() -> None:
     minute, hour, *rest, command = line.split(maxsplit=5)
     assert 0 <= int(minute) < 60
     assert 0 <= int(hour) < 24
+    # An hour of UTC for the one cron that knows CRON_TZ, and advice for the others.
+    assert "\nCRON_TZ=UTC\n" in text
+    assert re.search(r"# Only cronie .* reads CRON_TZ\. The cron of Debian and Ubuntu", text)
     assert rest == ["*", "*", "*"]
     script, *flags = command.partition("&& ")[2].split()
     assert (CHECKOUT / "examples" / script).exists()

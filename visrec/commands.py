@@ -57,11 +57,16 @@ def check() -> NoReturn:
 def import_data() -> NoReturn:
     """take over MovieLens, RecBole, Amazon Reviews or an order export"""
     from visrec.cli.launch import launch
-    from visrec.pipelines.import_data import ImportDataJob, check, main
+    from visrec.pipelines.import_data import ImportDataJob, check, format_help, main
 
-    if len(sys.argv) > 2 and not sys.argv[1].startswith("-"):  # visrec import movielens PATH
-        name, path, *rest = sys.argv[1:]
-        sys.argv[1:] = ["--format", name, "--path", path, *rest]
+    name, *rest = [*sys.argv[1:], "-"]
+    if not name.startswith("-"):  # visrec import movielens PATH
+        if {"--help", "-h"} & {*rest} and (text := format_help(name)):
+            print(text)
+            sys.exit(0)
+        sys.argv.insert(1, "--format")
+        if not rest[0].startswith("-"):
+            sys.argv.insert(3, "--path")
     launch(main, ImportDataJob, check=check, needs_ray="never")
 
 
@@ -221,8 +226,11 @@ def main() -> NoReturn:
         sys.exit(0)
     command = COMMANDS.get(name.replace("_", "-"))
     if command is None:
+        from visrec.cli.keys import without_secrets
+
         hint = did_you_mean(name, COMMANDS) or f"; expected one of {', '.join(COMMANDS)}."
-        print(f"visrec: Found {name!r}, which is not a command{hint}", file=sys.stderr)
+        found = f"Found {without_secrets(name)!r}, which is not a command{hint}"
+        print(f"visrec: {found}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"visrec {name}", *arguments]
     command()

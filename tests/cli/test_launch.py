@@ -13,7 +13,8 @@ import ray
 from visrec import commands
 from visrec.cli import cluster
 from visrec.cli.help_pages import with_help_page
-from visrec.cli.launch import launch, visrec_cause
+from visrec.cli.job import JobConfig
+from visrec.cli.launch import JobEnd, launch, visrec_cause
 from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
 from visrec.pipelines import train
@@ -118,6 +119,26 @@ def test_summary_is_shown_if_it_cannot_be_written(
     shown = capsys.readouterr()
     assert "what                   done" in shown.out
     assert f"Could not write {tmp_path}/summaries/" in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("of mailto://u:s3cr3t@x"), VisrecError("cannot be written")]
+)
+def test_job_whose_end_cannot_be_reported_keeps_its_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def after(_config: JobConfig, _end: JobEnd) -> None:
+        raise error
+
+    with (
+        mock.patch.object(sys, "argv", ["visrec rollback", "--workspace", str(tmp_path)]),
+        pytest.raises(SystemExit) as end,
+    ):
+        launch(lambda *_: None, RollbackJob, after=after, needs_ray="never")
+    assert end.value.code == 0
+    text = capsys.readouterr().err
+    assert "its end could not be reported" in text
+    assert "s3cr3t" not in text
 
 
 @pytest.mark.parametrize("command", [commands.check, commands.explain])

@@ -49,9 +49,17 @@ def test_refused_message_is_reported(service: tuple[str, Received]) -> None:
     assert not notify(NotifyConfig(url=f"{url}/full"), "title", "body")
 
 
-def test_unknown_service_is_refused_without_its_secrets() -> None:
-    with pytest.raises(InputError, match=r"Found --notify\.url nowhere://\.\.\.") as caught:
-        require_notifier(NotifyConfig(url="nowhere://user:secret@host"))
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nowhere://user:secret@host", r"nowhere://\.\.\."),
+        ("mailto:user:secret@host", r"mailto:\.\.\."),
+        ("secret/secret", r"\.\.\."),
+    ],
+)
+def test_unknown_service_is_refused_without_its_secrets(url: str, shown: str) -> None:
+    with pytest.raises(InputError, match=rf"Found --notify\.url {shown}, which is not") as caught:
+        require_notifier(NotifyConfig(url=url))
     assert "secret" not in str(caught.value)
 
 

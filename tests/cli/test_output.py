@@ -1,5 +1,6 @@
 """What a job tells: text, JSON lines, or only what matters."""
 
+import ast
 import json
 import sys
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from datetime import datetime
 
 import pytest
 
+from tests.conftest import CHECKOUT
 from visrec.cli import output
 from visrec.cli.job import JobConfig
 from visrec.cli.launch import launch
@@ -130,3 +132,15 @@ def test_message_of_a_file_of_config_is_json_as_well(
     code, out, _ = run(monkeypatch, capsys, tmp_path, "--config", path)
     last = json.loads(out.splitlines()[-1])
     assert (code, last["text"], last["exit_code"]) == (3, "held back", 3)
+
+
+def test_no_job_prints_past_the_output() -> None:
+    """A plain line among JSON lines cannot be parsed, and --quiet does not hide it."""
+    may_print = {"cli/output.py", "cli/progress_line.py", "cli/help_pages.py", "commands.py"}
+    may_print.add("pipelines/submit.py")  # shows the output of a job, as it comes
+    package = CHECKOUT / "visrec"
+    for path in package.rglob("*.py"):
+        names = {
+            node.id for node in ast.walk(ast.parse(path.read_text())) if type(node) is ast.Name
+        }
+        assert "print" not in names or str(path.relative_to(package)) in may_print, path

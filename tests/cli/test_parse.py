@@ -269,3 +269,13 @@ def test_name_that_is_no_plain_folder_name_is_refused(name: str) -> None:
         with pytest.raises(InputError) as caught:
             parse(job, [f"--{key}={name}"])
         assert f"Found --{key} {name!r}; expected letters, digits" in str(caught.value)
+
+
+def test_job_knows_the_keys_that_were_given(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("rules: {cap: 3}\nexport_to: [lists.csv]\n")
+    flags = ["--config", str(path), "--local", "--notify", "{url: null}", "--export-to+", "x.csv"]
+    given = parse(NightlyJob, [*flags, "--interactions.columns.user_id=email"]).given_keys
+    keys = {"rules.cap", "export_to", "config", "local", "notify.url"}
+    assert given == keys | {"interactions.columns.user_id"}
+    assert parse(NightlyJob, []).given_keys == NightlyJob().given_keys == frozenset()

@@ -11,6 +11,7 @@ from visrec.features.table import read_manifest
 from visrec.interactions.log import ReadReport
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import HELD_BACK
+from visrec.sources.interactions import REPEATED
 from visrec.storage.schemas import REJECTED
 from visrec.storage.store import Store
 
@@ -31,7 +32,7 @@ def sources(shop: Store) -> FactSources:
     )
 
 
-REPORT = ReadReport(1000, {"repeated": 3, "without a user_id": 0})
+REPORT = ReadReport(1000, {REPEATED: 3, "without a user_id": 0})
 
 
 def test_facts_of_a_workspace_are_read(shop: Store) -> None:
@@ -39,7 +40,7 @@ def test_facts_of_a_workspace_are_read(shop: Store) -> None:
     shop.write_json("summaries/evaluate.json", {"wall_s": {"rank": 9.9}})
     facts = read_facts(sources(shop), REPORT, "evaluate")
     assert facts.data["Interactions read"] == "1,000"
-    assert facts.data["Rows left out"] == "3 repeated"
+    assert facts.data["Rows left out"] == "3 repeats of a user and item (the first time counts)"
     assert facts.data["Held out"] == "the last basket of each user"
     assert facts.data["Training data until"].endswith("UTC")
     (curve,) = facts.curves

@@ -9,9 +9,16 @@ import pyarrow as pa
 from tests.publication.runs import PASSED, draft_manifest, write_files
 from visrec.interactions.log import assign_shards
 from visrec.publication.completion import finish_run
-from visrec.publication.list_tables import Layout, lists_file, lists_table, similar_table
+from visrec.publication.list_tables import (
+    COLD_USERS_KEY,
+    Layout,
+    lists_file,
+    lists_table,
+    similar_table,
+)
 from visrec.publication.publish import publish_run
 from visrec.publication.run_spec import run_store
+from visrec.publication.shards import with_sha256
 from visrec.retrieval.similar import Kind
 from visrec.storage.store import Store
 
@@ -92,7 +99,9 @@ def make_run(
     for shard in range(shards):
         ids = [id for id, own in zip(lists, shard_of, strict=True) if own == shard]
         table = as_table({id: lists[id] for id in ids}, layout, kind)
-        files[f"part-{shard:05d}-of-{shards:05d}-0123456789ab.parquet"] = lists_file(table)
+        cold_users = {COLD_USERS_KEY: str(sum(lists[id].cold for id in ids))}
+        name = f"part-{shard:05d}-of-{shards:05d}-0123456789ab.parquet"
+        files[name] = with_sha256(table, cold_users, lists_file)
     draft = draft_manifest(
         run_id=run_id,
         files=write_files(run, files),

@@ -83,6 +83,24 @@ def test_whole_export_writes_everything_again_whatever_is_there(lists: Store) ->
     assert holds(store, "r2")
 
 
+def test_whole_export_after_a_kill_between_switch_and_cleanup_repairs_the_store(
+    lists: Store,
+) -> None:
+    store, kills = export_first(lists), 0
+    state = parse_state(store.record, "memory")
+    while state.run is None or state.run.run_id == "r1":  # until the kill comes after the switch
+        kills += 1
+        killed = dataclasses.replace(store, entries=dict(store.entries), lives=kills)
+        with pytest.raises(Killed):
+            export(lists, killed, only_changed=False)
+        state = parse_state(killed.record, "memory")
+    assert not state.is_swept
+    killed.lives = -1
+    del killed.entries["user 5", state.generation]  # somebody tidied up
+    assert export(lists, killed, only_changed=False).written == 12
+    assert holds(killed, "r2")
+
+
 def test_rollback_and_export_bring_the_store_back(lists: Store) -> None:
     store = export_first(lists)
     export(lists, store)

@@ -4,14 +4,19 @@ import json
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from tests.exports.lists import made_lists, publish, seen
+from tests.stepping import Actor, MemoryStore
 from visrec.errors import ConflictError, InputError
 from visrec.exports import published
 from visrec.exports.published import export_published
+from visrec.exports.run_lists import open_published_run
 from visrec.exports.targets import parse_target
+from visrec.publication.forget import UsersToForget, forget_in_run
 from visrec.publication.pointer import LATEST
+from visrec.publication.prometheus import metrics_text
 from visrec.publication.run_spec import run_store
 from visrec.storage.lease import Lease
 from visrec.storage.store import Store
@@ -91,3 +96,24 @@ def test_run_that_is_not_what_was_published_is_refused(
     with pytest.raises(InputError, match=message):
         export_published(parse_target(str(path)), lists, lists / "leases", only_changed=True)
     assert not path.exists()
+
+
+def test_published_run_is_read_at_every_moment_while_users_are_forgotten() -> None:
+    """Also after a kill, which may come at any of these moments."""
+    lists = MemoryStore("s3://shop/recommendations")
+    publish(lists, "r1", made_lists(10, 1))
+    gone = UsersToForget(user_ids=pa.array(["user 3"]))
+    counts: set[int] = set()
+
+    def check() -> None:
+        run = open_published_run(lists)
+        shards = [run.read_shard(n).query_ids.to_pylist() for n in range(len(run.parts))]
+        users = [user for shard in shards for user in shard]
+        assert len(users) == len(set(users)) == run.manifest.queries
+        text = metrics_text(lists, job="nightly", exit_code=0, ended_at=0.0, seconds=0.0)
+        assert f"\nvisrec_lists {len(users)!r}\n" in text
+        counts.add(len(users))
+
+    actor = Actor(lists, lambda store: forget_in_run(store, "r1", gone))
+    assert actor.finish(check) == 1
+    assert counts == {9, 10}

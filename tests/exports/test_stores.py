@@ -108,6 +108,22 @@ def test_export_that_is_killed_while_it_writes_shows_nothing_and_goes_on(
     assert holds(shop, "r2")
 
 
+@pytest.mark.parametrize(
+    ("shop", "id"), [("postgresql", "a\0b"), ("dynamodb", "x" * 2100)], indirect=["shop"]
+)
+def test_run_with_an_id_that_the_store_cannot_have_is_refused_and_the_next_one_is_exported(
+    lists: Store, shop: Reader, id: str
+) -> None:
+    export(lists, shop)
+    publish(lists, "odd", {**RUNS["r2"], id: Listed((("a", 0.5, None),))})
+    with pytest.raises(InputError, match="expected"):
+        export(lists, shop)
+    assert shop.read_all() == seen(RUNS["r1"])
+    publish(lists, "r2", RUNS["r2"])
+    export(lists, shop)
+    assert holds(shop, "r2")
+
+
 @pytest.mark.parametrize("shop", ["postgresql", "redis", "dynamodb"], indirect=True)
 def test_process_that_was_taken_over_cannot_switch(
     lists: Store, shop: Reader, monkeypatch: pytest.MonkeyPatch

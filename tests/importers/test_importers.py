@@ -89,6 +89,7 @@ def test_movielens_of_each_edition(edition: str, tmp_path: Path) -> None:
     assert rows(table, "user_id", "item_id", "rating", "timestamp") == RATINGS
     assert titles(workspace) == TITLES
     assert (summary["interactions"], summary["items"]) == (3, 2)
+    assert summary["next"] == f"visrec check {workspace}"
     if edition != "100k":
         assert rows(workspace / "items.parquet", "item_id", "category")[0] == ("31", "Drama")
 

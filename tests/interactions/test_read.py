@@ -168,7 +168,7 @@ def test_left_out_rows_are_counted_by_reason(tmp_path: Path) -> None:
             "without a rating": 1,
             "without an item_id": 1,
             "of items without a feature": 1,
-            "repeated": 1,
+            "repeats of a user and item (the first time counts)": 1,
         }
         assert log.read_report.dropped_missing_feature == 1
 

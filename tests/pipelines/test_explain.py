@@ -1,5 +1,6 @@
 """The explanation of a list, in workspaces that have no pictures."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,34 @@ def test_list_of_a_model_of_texts_is_explained(shop: Path, is_elsewhere: bool) -
     explain.main(job, summary)
     assert (summary.rows["profile items"], summary.rows["list entries"]) == (3, 3)
     assert summary.rows["kept out"] == {"taken already": 3}
+
+
+def explained(shop: Path) -> dict[str, object]:
+    """The rows of the summary for a user."""
+    summary = Summary("explain")
+    job = parse_in_workspace(ExplainJob, ["--workspace", str(shop), "--user", "u1"])
+    explain.check(job)
+    explain.main(job, summary)
+    return summary.rows
+
+
+def test_damaged_run_before_only_costs_the_ranks_before(
+    shop: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recommend.main(
+        RecommendJob(workspace=str(shop), local=True, k=3, run_id="second"), Summary("recommend")
+    )
+    assert explained(shop)["run"] == "second"
+    assert re.search(r"because of +change", capsys.readouterr().out)
+    (shop / "recommendations" / "run=first" / "_manifest.json").write_text("{")
+    assert explained(shop)["list entries"] == 3
+    assert not re.search(r"because of +change", capsys.readouterr().out)
+
+
+def test_user_who_cannot_be_scored_again_is_shown_without_what_was_kept_out(shop: Path) -> None:
+    for path in (shop / "text_features").iterdir():
+        if path.is_file():
+            path.unlink()  # the manifest of the features that the model takes
+    rows = explained(shop)
+    assert rows["list entries"] == 3
+    assert str(rows["kept out"]).startswith("the user cannot be scored again: ")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from visrec.cli.parse import parse
+from visrec.cli.parse import parse, parse_in_workspace
 from visrec.errors import InputError
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.night_jobs import naming_config_file
@@ -61,6 +61,31 @@ def test_different_values_are_refused_with_both(tmp_path: Path) -> None:
     assert f"{{'user_id': 'email'}} in {tmp_path / 'train.yaml'}" in message
     with pytest.raises(InputError, match=r"Found --items catalogue.csv for the night, and x in"):
         load_jobs(night(tmp_path, "items: x\n"))
+
+
+@pytest.mark.parametrize("flags", [["--rules.cap", "3"], ["--rules", "{cap: 3}"], ["--config"]])
+def test_flag_with_the_value_of_the_workspace_is_not_lost_to_a_file(
+    tmp_path: Path, flags: list[str]
+) -> None:
+    (tmp_path / "visrec.yaml").write_text("rules: {cap: 3, cap_by: artist}\n")
+    (tmp_path / "night.yaml").write_text("rules: {cap: 3}\n")
+    (tmp_path / "recommend.yaml").write_text("rules: {cap: 5}\n")
+    step = ["--workspace", str(tmp_path), "--recommend_config", str(tmp_path / "recommend.yaml")]
+    flags = [*flags, str(tmp_path / "night.yaml")] if flags == ["--config"] else flags
+    with pytest.raises(InputError, match=r"Found --rules\.cap 3 for the night, and 5 in .*recomm"):
+        load_jobs(parse_in_workspace(NightlyJob, [*step, *flags]))
+    # What only the workspace says is overridden by the file of a step.
+    assert load_jobs(parse_in_workspace(NightlyJob, step)).recommend.rules.cap == 5
+
+
+def test_default_that_the_file_of_a_step_states_is_not_lost_to_a_flag(tmp_path: Path) -> None:
+    flags = ["--workspace", str(tmp_path), "--train_config", str(tmp_path / "train.yaml")]
+    default = str(InteractionsConfig().max_incomplete)
+    (tmp_path / "train.yaml").write_text(f"interactions: {{max_incomplete: {default}}}\n")
+    with pytest.raises(InputError, match=r"Found --interactions\.max_incomplete 0\.75 for"):
+        load_jobs(parse(NightlyJob, [*flags, "--interactions.max_incomplete", "0.75"]))
+    same = parse(NightlyJob, [*flags, "--interactions.max_incomplete", default])
+    assert load_jobs(same).train.interactions == InteractionsConfig()
 
 
 def test_cutoff_of_a_night_is_its_date() -> None:

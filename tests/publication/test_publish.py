@@ -56,12 +56,12 @@ def test_pointer_moves_to_a_run_and_on_to_the_next(lists: Store) -> None:
 
 
 def test_last_publication_is_the_run_that_the_pointer_names(lists: Store) -> None:
-    assert read_published_manifest(lists) is None
+    assert read_published_manifest(lists, print) is None
     first = complete(lists, "r1")
-    assert read_published_manifest(lists) is None
+    assert read_published_manifest(lists, print) is None
     publish_run(lists, "r1")
     complete(lists, "r2")
-    assert read_published_manifest(lists) == first
+    assert read_published_manifest(lists, print) == first
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What the configuration of every job has in common."""
 
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from visrec.models import MODELS
 from visrec.storage.store import Store
@@ -20,7 +20,11 @@ class JobConfig:
         debug: show stack traces.
         quiet: print only warnings and errors; the summary is in the workspace.
         log_json: print one JSON object a line instead of text.
+        given_keys: the dotted keys that flags or files of --config have set, to whatever values;
+            parsing sets it, and a copy with other values has none.
     """
+
+    given_keys: ClassVar[frozenset[str]] = frozenset()
 
     workspace: str = "runs/demo"
     local: bool = False

@@ -18,6 +18,8 @@ from visrec.storage.s3_settings import mask_secrets
 Keys = Mapping[str, object]  # every key of a job, and the annotation of its value
 Yaml = dict[Any, Any]  # as PyYAML gives it: any key, any value
 
+# Of these a message may show the path: it names a place, and is no token of a service.
+_PLACES = ("file", "s3", "s3a", "s3n", "postgresql", "postgres", "redis", "rediss", "dynamodb")
 _COMMON = ("config", "help", "print_config")  # keys of jsonargparse that every job has
 _SEE_HELP = "(--help lists every key.)"
 _TYPE_NAMES: dict[object, str] = {
@@ -26,6 +28,18 @@ _TYPE_NAMES: dict[object, str] = {
     bool: "true or false",
     str: "text",
 }
+
+
+def without_secrets(value: object) -> str:
+    """A value of any type as messages show it: an address in it may contain a password or a
+    token."""
+    text = str(value)
+    match = re.search(r"([A-Za-z][A-Za-z0-9+.-]*)://", text)
+    if match is None:  # a slash may be missing
+        return mask_secrets(text) if "@" in text else text
+    before, address = text[: match.start()], text[match.start() :]
+    is_place = match[1].lower() in _PLACES and address.count("://") == 1
+    return before + (mask_secrets(address) if is_place else f"{match[0]}...")
 
 
 def config_keys(config_type: Any, prefix: str = "") -> dict[str, object]:
@@ -57,7 +71,7 @@ def check_flags(
             continue  # adds one entry to the list
         if flag.startswith("--") and flag[2:] not in _COMMON and not key_exists(flag[2:], keys):
             hint = explain_foreign(flag[2:]) or did_you_mean(flag[2:], keys, "--")
-            raise InputError(_unknown_key(flag, hint))
+            raise InputError(_unknown_key(without_secrets(flag), hint))
 
 
 def parse_yaml(data: bytes, path: str) -> Yaml:
@@ -68,13 +82,22 @@ def parse_yaml(data: bytes, path: str) -> Yaml:
     """
     try:
         content = yaml.safe_load(data.decode())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: of a date such as 2026-13-45
+        raise InputError(f"{path} is not valid YAML: {_yaml_problem(error)}") from None
     if not isinstance(content, dict | None):
         raise InputError(
-            f"Found {content!r} in {path}; expected keys with values, such as workspace: shop."
+            f"Found {without_secrets(repr(content))} in {path}; expected keys with values, such as "
+            "workspace: shop."
         )
     return content or {}
+
+
+def _yaml_problem(error: yaml.YAMLError | ValueError) -> str:
+    """What is wrong with a YAML file, without its lines, which PyYAML shows."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return str(error)
+    mark = error.problem_mark
+    return f"{error.problem} (line {mark.line + 1}, column {mark.column + 1})."
 
 
 def flow_yaml(value: Any) -> str:
@@ -105,11 +128,12 @@ def check_yaml(
     for key, value in flatten(content, keys):
         if not key_exists(key, keys):
             hint = explain_foreign(key) or did_you_mean(key, keys)
-            raise InputError(_unknown_key(f"the key {key} in {path}", hint))
+            raise InputError(_unknown_key(f"the key {without_secrets(key)} in {path}", hint))
         nested = _first_key_below(key, keys)
         if nested and value is not None and not isinstance(value, Mapping):
             raise InputError(
-                f"Found {key}: {value} in {path}; expected keys below it, such as {nested}."
+                f"Found {key}: {without_secrets(value)} in {path}; expected keys below it, such as "
+                f"{nested}."
             )
         if value is None and key in keys and not _is_optional(keys[key]):
             raise InputError(
@@ -136,7 +160,7 @@ def explain_parse_error(error: Exception, keys: Keys) -> str:
         _explain_stray_arguments(text, keys)
         or _explain_value_for_group(text, keys)
         or _explain_value(text, keys)
-        or f"{text.rstrip('.')}. {_SEE_HELP}"
+        or f"{without_secrets(text).rstrip('.')}. {_SEE_HELP}"
     )
 
 
@@ -146,7 +170,7 @@ def _explain_stray_arguments(text: str, keys: Keys) -> str | None:
     if not match:
         return None
     name = match[1].split()[0].lstrip("-").partition("=")[0]
-    return _unknown_key(repr(match[1]), did_you_mean(name, keys, "--"))
+    return _unknown_key(repr(without_secrets(match[1])), did_you_mean(name, keys, "--"))
 
 
 def _explain_value_for_group(text: str, keys: Keys) -> str | None:
@@ -155,7 +179,8 @@ def _explain_value_for_group(text: str, keys: Keys) -> str | None:
     nested = _first_key_below(match[1], keys) if match else None
     if not match or not nested:
         return None
-    return f"Found --{match[1]} {match[2]}; expected keys below it, such as --{nested}. {_SEE_HELP}"
+    found = f"Found --{match[1]} {without_secrets(match[2])}"
+    return f"{found}; expected keys below it, such as --{nested}. {_SEE_HELP}"
 
 
 def _explain_value(text: str, keys: Keys) -> str | None:
@@ -166,8 +191,8 @@ def _explain_value(text: str, keys: Keys) -> str | None:
         return None
     kind = keys[key[1]]
     hint = did_you_mean(value[1], typing.get_args(kind)) if _is_literal(kind) else ""
-    shown = mask_secrets(value[1]) if "://" in value[1] else value[1]  # of a password
-    found = f"Found --{key[1]} {shown or repr('')}; expected {_describe(kind)}"
+    shown = without_secrets(value[1]) or repr("")
+    found = f"Found --{key[1]} {shown}; expected {_describe(kind)}"
     return f"{found}{hint or '.'} {_SEE_HELP}"
 
 

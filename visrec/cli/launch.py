@@ -20,6 +20,7 @@ from typing import Literal, NoReturn
 
 from visrec.cli.cluster import closing_own_ray, ensure_ray
 from visrec.cli.job import Job, JobConfig
+from visrec.cli.keys import without_secrets
 from visrec.cli.output import choose_output, say, say_end
 from visrec.cli.parse import flags, parse_in_workspace
 from visrec.cli.signals import ignore_signals
@@ -118,8 +119,11 @@ def _tell(after: Callable[[Job, JobEnd], None], config: Job, end: JobEnd) -> Non
     """Tells others how the job ended; a failure of that is printed and changes no exit code."""
     try:
         after(config, end)
-    except VisrecError as error:
-        say(f"{end.job}: its end could not be reported: {error}", "error")
+    except Exception as error:
+        reason = str(error)
+        if not isinstance(error, VisrecError):
+            reason = f"{type(error).__name__}: {without_secrets(error)}"
+        say(f"{end.job}: its end could not be reported: {reason}", "error")
 
 
 def _run(

@@ -1,5 +1,6 @@
 """A message to people when a night needs them, through any service that Apprise knows."""
 
+import re
 from dataclasses import dataclass
 
 from visrec.errors import InputError
@@ -33,10 +34,10 @@ def require_notifier(config: NotifyConfig) -> None:
             key="notify.url",
         ) from error
     if not apprise.Apprise().add(config.url):
-        scheme = config.url.partition("://")[0]
+        scheme = "".join(re.findall(r"^[A-Za-z][A-Za-z0-9+.-]*:/*", config.url))
         raise InputError(
-            f"Found --notify.url {scheme}://..., which is not the URL of a service; expected one "
-            "as https://appriseit.com lists them, such as mailto://user:password@example.com.",
+            f"Found --notify.url {scheme}..., which is not the URL of a service; expected one as "
+            "https://appriseit.com lists them, such as mailto://user:password@example.com.",
             key="notify.url",
         )
 

@@ -59,6 +59,11 @@ def say(text: str, level: Level = "info", **fields: Any) -> None:
         print(text, file=sys.stderr if level == "error" else sys.stdout, flush=True)
 
 
+def warn(text: str) -> None:
+    """Tells of something that does not stop the job."""
+    say(text, "warning")
+
+
 def say_end(exit_code: int, message: str) -> None:
     """Tells how the job ended: the message if there is one, and in JSON the exit code."""
     if _output.log_json:

@@ -24,8 +24,10 @@ from visrec.cli.keys import (
     config_keys,
     drop_empty_groups,
     explain_parse_error,
+    flatten,
     key_exists,
     parse_yaml,
+    without_secrets,
 )
 from visrec.cli.workspace_keys import Remembered, read_remembered
 from visrec.errors import InputError, did_you_mean, extended_errors
@@ -81,8 +83,11 @@ def _parse(
         return _build(job_type, model, _merge(contents, arguments, keys), keys)
     remembered = remember(_workspace(job_type, arguments, contents), keys)
     with extended_errors(remembered.explain):
-        arguments = _merge([remembered.values, *contents], arguments, keys)
-        return _build(job_type, model, arguments, keys)
+        merged = _merge([remembered.values, *contents], arguments, keys)
+        job = _build(job_type, model, merged, keys)
+    # Not a field: whether a value was given or is a default does not make it another configuration.
+    object.__setattr__(job, "given_keys", frozenset(_given_keys(arguments, contents, keys)))
+    return job
 
 
 def _build(job_type: type[Job], model: str | None, arguments: Sequence[str], keys: Keys) -> Job:
@@ -108,6 +113,18 @@ def flags(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
     for argument, following in zip_longest(arguments, arguments[1:], fillvalue=""):
         flag, equals, value = argument.partition("=")
         yield flag, value if equals else following
+
+
+def _given_keys(arguments: Sequence[str], contents: Sequence[Yaml], keys: Keys) -> Iterator[str]:
+    """The dotted keys that files and flags set; a flag may set a group, as --rules '{cap: 3}'."""
+    for content in contents:
+        yield from (key for key, _ in flatten(content, keys))
+    for flag, value in flags(arguments):
+        key = flag.removeprefix("--").removesuffix("+")
+        if flag.startswith("--") and key not in keys and value.startswith("{"):
+            yield from (name for name, _ in flatten({key: parse_yaml(value.encode(), flag)}, keys))
+        elif flag.startswith("--"):
+            yield key
 
 
 def _job_keys(job_type: type[JobConfig], model: str | None) -> Keys:
@@ -201,8 +218,8 @@ def _read_yaml(path: str) -> Yaml:
         return parse_yaml(Path(path).read_bytes(), path)
     except OSError as error:
         raise InputError(
-            f"Found --config {path!r}, which cannot be read ({error.strerror}); expected a YAML "
-            "file."
+            f"Found --config {without_secrets(path)!r}, which cannot be read ({error.strerror}); "
+            "expected a YAML file."
         ) from error
 
 
@@ -220,7 +237,7 @@ def _model_name(arguments: Sequence[str], files: Sequence[tuple[str, Yaml]]) -> 
     name = str(dict(flags(arguments)).get("--model.name", name))
     if name not in MODELS:
         raise InputError(
-            f"Found --model.name {name!r}; expected one of {', '.join(sorted(MODELS))}"
-            f"{did_you_mean(name, MODELS) or '.'}"
+            f"Found --model.name {without_secrets(name)!r}; expected one of "
+            f"{', '.join(sorted(MODELS))}{did_you_mean(name, MODELS) or '.'}"
         )
     return name

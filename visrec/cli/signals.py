@@ -20,6 +20,7 @@ STOPPED = 130  # the exit code for either signal
 _SIGNAL_NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _KILL_TIMEOUT_S = 3.0  # children may start further processes while they are being killed
 _AT_EXIT = 0  # no signal has this number
+_advice = ["Nothing half done was published; start the same command again to go on."]
 _installed, _drained = threading.Event(), threading.Event()
 
 
@@ -37,6 +38,11 @@ def exit_on_signals() -> None:
     atexit.register(_drain, sender)
     _installed.set()
     restore_signal_handlers()
+
+
+def advise_when_stopped(advice: str) -> None:
+    """Sets what a signal prints from now on, after the words that it stopped the command."""
+    _advice[:] = [advice]
 
 
 def restore_signal_handlers() -> None:
@@ -74,10 +80,7 @@ def _watch(receiver: socket.socket, stderr: int) -> None:
 
 def _stop(number: int, stderr: int) -> None:
     job = os.path.basename(sys.argv[0]).removesuffix(".py")
-    text = (
-        f"\n{job}: stopped by {_SIGNAL_NAMES[signal.Signals(number)]}. Nothing half done was "
-        "published; start the same command again to go on.\n"
-    )
+    text = f"\n{job}: stopped by {_SIGNAL_NAMES[signal.Signals(number)]}. {_advice[0]}\n"
     with suppress(OSError):  # the terminal may be gone
         os.write(stderr, text.encode())
     # Ray logs the death of its processes, which helps nobody here.

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from visrec.cli.job import JobConfig
-from visrec.cli.keys import Keys, Yaml, check_yaml, config_keys, flatten, key_exists, parse_yaml
+from visrec.cli.keys import (
+    Keys,
+    Yaml,
+    check_yaml,
+    config_keys,
+    flatten,
+    key_exists,
+    parse_yaml,
+    without_secrets,
+)
 from visrec.config import check_fields
 from visrec.errors import InputError, did_you_mean
 from visrec.features.item_features import ItemFeatures
@@ -108,8 +117,8 @@ def read_remembered(workspace: str, keys: Keys) -> Remembered:
         if not key_exists(key, known):
             hint = did_you_mean(key, known) or "."
             raise InputError(
-                f"Found the key {key} in {path}, which a workspace does not keep{hint} Expected "
-                f"some of {', '.join(known)}; others belong in a file of --config.",
+                f"Found the key {without_secrets(key)} in {path}, which a workspace does not keep"
+                f"{hint} Expected some of {', '.join(known)}; others belong in a file of --config.",
                 path=path,
                 key=key,
             )

@@ -62,7 +62,7 @@ def find_previous(
     evaluations: Iterable[Store],
     digest: str,
     data_until: int,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None],
 ) -> EvaluationRecord | None:
     """The evaluation of another model before this one.
 

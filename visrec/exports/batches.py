@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from visrec.errors import InputError
 from visrec.ids import index_in
 from visrec.interactions.log import assign_shards
 from visrec.jagged import Jagged, chunk_rows
@@ -51,6 +52,27 @@ class ListBatch:
     def removed(self) -> int:
         """How many lists are removed."""
         return sum(items is None for items in self.items)
+
+
+def require_short_ids(batch: ListBatch, most_bytes: int, store: str) -> None:
+    """Refuses an id that is too long for the key of a store.
+
+    Args:
+        batch: the lists.
+        most_bytes: the longest id that fits, in UTF-8.
+        store: the store in words, for the error.
+
+    Raises:
+        InputError: names the id.
+    """
+    for id in batch.ids:
+        if (length := len(id.encode())) > most_bytes:
+            raise InputError(
+                f"Found the id {id[:40]!r}..., which has {length:,} bytes; expected at most "
+                f"{most_bytes:,}, the longest that {store} takes. Nothing of this export is "
+                "visible. Export to another target, or shorten the id in the inputs.",
+                key="to",
+            )
 
 
 def slices(lists: Lists) -> Iterator[Lists]:

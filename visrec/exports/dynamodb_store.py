@@ -21,7 +21,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from visrec.errors import InputError
-from visrec.exports.batches import ListBatch
+from visrec.exports.batches import ListBatch, require_short_ids
 from visrec.exports.state import ExportState
 from visrec.storage.s3_settings import session
 
@@ -29,6 +29,8 @@ ERRORS = (BotoCoreError, ClientError)
 _THREADS = 8  # requests in flight; the time of one is spent waiting
 _REQUESTS = 25  # writes that DynamoDB takes at once
 _SWEPT = 1000
+_KEY_BYTES = 2048  # of a partition key
+_LIST_BYTES = (400 << 10) - 3000  # an item has 400 KB with its key and the names of attributes
 # Seconds before what DynamoDB did not process is sent again; on-demand tables double in minutes.
 _PAUSES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 _KEYS = {"id": "S", "generation": "N"}
@@ -109,6 +111,7 @@ class DynamoStore:
     def write(self, generation: int, batches: Iterable[ListBatch]) -> None:
         with ThreadPoolExecutor(_THREADS) as pool:
             for batch in batches:
+                self._require_storable(batch)
                 puts = [{"PutRequest": {"Item": item}} for item in self._items(generation, batch)]
                 self._write_all(pool, puts)
 
@@ -129,6 +132,25 @@ class DynamoStore:
             if cold is not None:
                 item["cold"] = {"BOOL": cold}
             yield {**item, "items": {"S": items}}
+
+    def _require_storable(self, batch: ListBatch) -> None:
+        """Refuses what DynamoDB does not take.
+
+        Raises:
+            InputError: an id or a list is too long.
+        """
+        most_bytes = _KEY_BYTES - len(f"{self.name}:")
+        require_short_ids(batch, most_bytes, "a key of DynamoDB")
+        for id, items in zip(batch.ids, batch.items, strict=True):
+            length = len((items or "").encode())
+            if length > _LIST_BYTES:
+                raise InputError(
+                    f"Found the list of {id[:40]!r}, which has {length:,} bytes as JSON; expected "
+                    f"at most {_LIST_BYTES:,}, the most that an item of DynamoDB holds. Nothing of "
+                    "this export is visible. Export to another target, or make lists with a "
+                    "smaller --k.",
+                    key="to",
+                )
 
     def _write_all(self, pool: ThreadPoolExecutor, requests: Sequence[Item]) -> None:
         starts = range(0, len(requests), _REQUESTS)

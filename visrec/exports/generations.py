@@ -4,7 +4,8 @@ It may be killed at any moment. The next start reads from the store's record how
 
 - Killed while it staged: an export of the same run goes on after the last complete shard. One of
   another run gives the interrupted export up and cleans up.
-- Killed after the switch: readers see the new run; the next export finishes the cleanup.
+- Killed after the switch: readers see the new run; the next export finishes the cleanup, and then
+  does its own work: one of all lists writes them all again, which repairs a store.
 
 Each change of the record replaces exactly what this process wrote last. So a process that another
 one has taken over from cannot switch, and what it still writes belongs to a generation that no
@@ -127,12 +128,11 @@ class _Export:
         """All steps that are left; `base` is None to write all lists."""
         state = self.state
         holds_run = state.run == self._run.key
-        was_switched = holds_run and state.staging is None and not state.is_swept
         if state.staging is not None and not self._can_resume(state.staging, base, only_changed):
             self._swap(replace(state, staging=None, is_swept=False, write_all=True))
             base, note = None, note or "an export of another run was interrupted before"
         old_entries = 0 if self.state.is_swept else self._clean_up()
-        if self.state.staging is None and holds_run and (only_changed or was_switched):
+        if self.state.staging is None and holds_run and only_changed:
             return ExportReport(run_id=self._run.key.run_id, old_entries=old_entries)
         self._begin(base)
         staged = self._stage(base)

@@ -6,6 +6,7 @@ Rows are added and removed, and no table is ever replaced or truncated: those wo
 transaction that began before the switch, and would wait for readers and make readers wait.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,16 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
-from visrec.exports.batches import ListBatch
+from visrec.errors import InputError
+from visrec.exports.batches import ListBatch, require_short_ids
 from visrec.exports.state import ExportState
 
 ERRORS = (psycopg.Error,)
 _CONNECT_TIMEOUT_S = 10
+_ID_BYTES = 2600  # an entry of an index has 2,704 bytes at most, with its headers
+_NUL = "\\u0000"  # as JSON has it
 
 _CREATE = """
 CREATE TABLE IF NOT EXISTS visrec_exports (
@@ -69,6 +74,15 @@ WHERE lists.generation NOT BETWEEN %(since)s AND %(generation)s
 """
 
 
+def is_valid_url(url: str) -> bool:
+    """Whether the client library understands a URL; of several hosts each may have a port."""
+    try:
+        ports = conninfo_to_dict(url).get("port") or ""
+    except psycopg.Error:
+        return False
+    return all(re.fullmatch("[0-9]{0,5}", port) for port in str(ports).split(","))
+
+
 @dataclass(frozen=True)
 class PostgresStore:
     """Lists of one kind in one database.
@@ -115,6 +129,7 @@ class PostgresStore:
         copy = self._compose("COPY {lists} ({id}, generation, items, cold) FROM STDIN")
         with self.connection.cursor() as cursor, cursor.copy(copy) as rows:
             for batch in batches:
+                _require_storable(batch)
                 for id, items, cold in zip(batch.ids, batch.items, batch.cold, strict=True):
                     rows.write_row((id, generation, items, cold))
 
@@ -138,3 +153,21 @@ class PostgresStore:
             id=sql.Identifier(self.id_column),
             name=sql.Literal(self.name),
         )
+
+
+def _require_storable(batch: ListBatch) -> None:
+    """Refuses what PostgreSQL has no type for.
+
+    Raises:
+        InputError: an id is too long, or has a NUL character.
+    """
+    require_short_ids(batch, _ID_BYTES, "the index of PostgreSQL")
+    for id, items in zip(batch.ids, batch.items, strict=True):
+        # After another backslash it is the text of an id.
+        if "\0" in id or (items and _NUL in items and _NUL in items.replace("\\\\", "")):
+            raise InputError(
+                f"Found a NUL character in the id {id!r} or in an id of its list; expected ids "
+                "without it, which PostgreSQL cannot store. Nothing of this export is visible. "
+                "Export to another target, or change the id in the inputs.",
+                key="to",
+            )

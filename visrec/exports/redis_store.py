@@ -10,11 +10,13 @@ is no expiry: lists of a night that failed are better than none.
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
+from urllib.parse import urlsplit
 
 import redis
 
@@ -47,6 +49,16 @@ if entries > 1 then
 end
 return entries - 1
 """
+
+
+def is_valid_url(url: str) -> bool:
+    """Whether a client can be made of a URL, whose path is a number or empty: redis would take
+    database 0 for any other path."""
+    try:
+        redis.ConnectionPool.from_url(url).make_connection()
+    except (ValueError, TypeError, redis.RedisError):  # a port or a parameter
+        return False
+    return re.fullmatch("/?[0-9]*", urlsplit(url).path) is not None
 
 
 @dataclass(frozen=True)

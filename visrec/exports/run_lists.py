@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from visrec.errors import ConflictError, InputError
 from visrec.publication.list_tables import ID_COLUMNS, Lists, read_lists
-from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
+from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest, read_manifest_bytes
 from visrec.publication.pointer import read_pointer
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
@@ -94,11 +94,11 @@ class RunLists:
 def open_run(recommendations: Store, key: RunKey) -> RunLists | None:
     """A complete run; None where it is gone, was made again, or cannot be read by this version."""
     run = run_store(recommendations, key.run_id)
-    found = run.read_if_exists(MANIFEST)
-    if found is None or hashlib.sha256(found[0]).hexdigest() != key.manifest_sha256:
+    data = read_manifest_bytes(run, key.manifest_sha256)
+    if data is None:
         return None
     try:
-        return RunLists(run, key, parse_manifest(found[0], run.uri(MANIFEST)))
+        return RunLists(run, key, parse_manifest(data, run.uri(MANIFEST)))
     except InputError:  # the bytes are right, so another version of visrec wrote them
         return None
 

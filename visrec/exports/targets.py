@@ -148,6 +148,10 @@ def parse_target(url: str) -> Target:
     if match is None:
         raise _invalid_url()
     shown = f"{scheme}://{re.split('[?#]', match['rest'])[0]}"
+    try:
+        urlsplit(url)
+    except ValueError:  # of brackets that hold no IPv6 address; its text may have the password
+        raise _invalid_url() from None
     if scheme == "dynamodb":
         return _dynamodb(url, shown)
     if scheme not in _SERVERS:
@@ -179,17 +183,21 @@ def _file(path: str) -> FileTarget:
 
 def _postgresql(url: str, shown: str) -> StoreTarget:
     try:
-        from visrec.exports.postgres_store import ERRORS, PostgresStore
+        from visrec.exports.postgres_store import ERRORS, PostgresStore, is_valid_url
     except ModuleNotFoundError as error:
         raise _missing(shown, error) from error
+    if not is_valid_url(url):
+        raise _invalid_url()
     return StoreTarget(shown, partial(PostgresStore.open, url), ERRORS, _password(url))
 
 
 def _redis(url: str, shown: str) -> StoreTarget:
     try:
-        from visrec.exports.redis_store import ERRORS, RedisStore
+        from visrec.exports.redis_store import ERRORS, RedisStore, is_valid_url
     except ModuleNotFoundError as error:
         raise _missing(shown, error) from error
+    if not is_valid_url(url):
+        raise _invalid_url()
     return StoreTarget(shown, partial(RedisStore.open, url), ERRORS, _password(url))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from visrec.cli.output import say
+from visrec.cli.output import say, warn
 from visrec.cli.summary import terminal_width
 from visrec.evaluation.cards import add_pictures
 from visrec.evaluation.clusters import find_clusters
@@ -132,7 +132,7 @@ def _record(inputs: ReportInputs, evaluated: Evaluated, rival: str | None) -> Ev
         means=_means(overview.labels[0], results.models, results.lists),
         rival=rival,
         rival_means={} if rival is None else _means(rival, results.models, results.lists),
-        before=find_previous(_evaluations(inputs), digest, data_until),
+        before=find_previous(_evaluations(inputs), digest, data_until, warn),
     )
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.summary import Summary, terminal_width
-from visrec.errors import InputError
+from visrec.errors import InputError, MissingFileError
 from visrec.evaluation.cards import make_cards, named_as_features
 from visrec.evaluation.explanation_page import Explanation, render_explanation
 from visrec.evaluation.page import format_moment, format_score
@@ -25,8 +25,10 @@ from visrec.pipelines.input_checks import require_interactions, require_table
 from visrec.pipelines.job_tables import interactions_uri, items_table, users_table
 from visrec.publication.manifest import RunManifest, read_run_manifest
 from visrec.publication.pointer import Pointer, read_pointer
+from visrec.publication.publish import read_manifest_of
 from visrec.publication.run_spec import run_store
 from visrec.recommend.explanation import (
+    KeptOut,
     ListedItem,
     find_kept_out,
     read_list,
@@ -101,7 +103,7 @@ def main(config: ExplainJob, summary: Summary) -> None:
             inputs.interactions, interactions_uri(config, config.interactions), config.user
         )
     with summary.phase("score"):
-        kept_out = find_kept_out(inputs, manifest, config.user, listed)
+        kept_out = _find_kept_out(inputs, manifest, config.user, listed)
     with summary.phase("pictures"):
         others = {item.item_id for item in taken[:_CARDS]}
         others |= {item.item_id for item in kept_out.items[:_CARDS]}
@@ -136,10 +138,10 @@ def main(config: ExplainJob, summary: Summary) -> None:
 
 def _read_published(recommendations: Store) -> tuple[Pointer, RunManifest]:
     pointer, _ = read_pointer(recommendations)
-    manifest = None
+    found = None
     if pointer.run_id is not None:
-        manifest = read_run_manifest(run_store(recommendations, pointer.run_id))
-    if manifest is None:
+        found = read_manifest_of(recommendations, pointer.run_id, pointer)
+    if found is None:
         raise InputError(
             f"Found no published run at {recommendations.root}; expected one that "
             "`visrec recommend` or `visrec nightly` published. Change --workspace or "
@@ -147,7 +149,7 @@ def _read_published(recommendations: Store) -> tuple[Pointer, RunManifest]:
             path=recommendations.root,
             key="recommendations",
         )
-    return pointer, manifest
+    return pointer, found[1]
 
 
 def _read_list(
@@ -160,16 +162,24 @@ def _read_list(
     listed, run_id = read_list(recommendations, manifest, user), pointer.previous_run_id
     if listed is None:
         raise unknown_user(recommendations, manifest, user)
-    before = None if run_id is None else read_run_manifest(run_store(recommendations, run_id))
-    if before is None:
-        return listed, None
     try:
-        list_before = read_list(recommendations, before, user)
-    except InputError:  # files that retention is removing
+        before = None if run_id is None else read_run_manifest(run_store(recommendations, run_id))
+        list_before = None if before is None else read_list(recommendations, before, user)
+    except InputError:  # damaged, or files that retention is removing
         list_before = None
     if list_before is None:
         return listed, None
     return with_ranks_before(listed, list_before), run_id
+
+
+def _find_kept_out(
+    inputs: ScoringInputs, manifest: RunManifest, user: str, listed: Sequence[ListedItem]
+) -> KeptOut:
+    """What rules kept out; unknown where the user cannot be scored again with the inputs of now."""
+    try:
+        return find_kept_out(inputs, manifest, user, listed)
+    except (InputError, MissingFileError) as error:
+        return KeptOut(note=f"the user cannot be scored again: {error}")
 
 
 def _scoring_inputs(config: ExplainJob, manifest: RunManifest) -> ScoringInputs:

@@ -4,6 +4,7 @@ visrec import movielens ml-latest-small --workspace movies
 visrec import retail orders_export.csv --workspace shop
 """
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.importers import amazon, movielens, recbole, retail
 from visrec.importers.base import PICTURE, Imported, Source
+from visrec.pipelines.night_command import visrec_command
 from visrec.storage.store import Store
 from visrec.storage.workspace_tables import find_workspace_table
 
@@ -44,10 +46,16 @@ class ImportDataJob(JobConfig):
     """
 
     format: SourceFormat
-    path: str
+    path: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self, "")
+        if not self.path:
+            raise InputError(
+                f"Found no path; expected the file or the folder to import, as in `visrec import "
+                f"{self.format} PATH`.",
+                key="path",
+            )
 
 
 def check(config: ImportDataJob) -> None:
@@ -91,7 +99,20 @@ def main(config: ImportDataJob, summary: Summary) -> None:
         "items": rows[_ITEMS],
         "pictures by address": rows[_PICTURES],
         "workspace": workspace.root,
+        "next": visrec_command("check", config.workspace),
     }
+
+
+def format_help(name: str) -> str:
+    """What `visrec import` reads in a format, and the command; empty if there is no such format."""
+    for format, reader in _READERS.items():
+        if format == name:
+            return (
+                f"{sys.modules[reader.__module__].__doc__}\n"
+                f"usage: visrec import {name} PATH [--workspace PATH] [--key value ...]\n\n"
+                "PATH is a file, or the folder of the files. visrec import --help lists every key."
+            )
+    return ""
 
 
 def _write(store: Store, imported: Imported) -> Counter[str]:

@@ -113,13 +113,13 @@ def load_job(job_type: type[Job], path: str | None, night: JobConfig) -> Job:
         InputError: the file has an unknown key or a wrong value.
     """
     config_flags = ["--config", path] if path else []
+    night_flags = ["--workspace", night.workspace, "--local", str(night.local).lower()]
     try:
-        job = parse_in_workspace(job_type, ["--workspace", night.workspace, *config_flags])
+        return parse_in_workspace(job_type, [*config_flags, *night_flags])
     except InputError as error:
         if path is None or path in str(error):
             raise
         raise InputError(f"{path}: {error}") from error
-    return dataclasses.replace(job, local=night.local)
 
 
 def with_cutoff(job: JobWithCutoff, day: date) -> JobWithCutoff:

@@ -1,12 +1,12 @@
 """Keys that a night sets for all of its steps, such as the names of columns, so that they agree."""
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from visrec.cli.job import Job
-from visrec.cli.workspace_keys import WorkspaceKeys
+from visrec.cli.job import Job, JobConfig
+from visrec.cli.keys import without_secrets
+from visrec.cli.workspace_keys import WorkspaceKeys, value_of
 from visrec.errors import InputError
 
 
@@ -29,47 +29,67 @@ class NightKeys(WorkspaceKeys):
             )
 
 
-def with_night_keys(job: Job, defaults: Job, night: NightKeys, path: str | None) -> Job:
+@dataclass(frozen=True)
+class _Layers:
+    """A step's keys from which those of the step and of its night are merged.
+
+    Attributes:
+        night: the configuration of the night.
+        step: the job of the step, by its own file.
+        defaults: the same job with only workspace keys and defaults.
+        path: the YAML file of the step, for the error.
+    """
+
+    night: JobConfig
+    step: JobConfig
+    defaults: JobConfig
+    path: str | None
+
+
+def with_night_keys(job: Job, defaults: Job, night: JobConfig, path: str | None) -> Job:
     """The job of a step with the keys that the night sets.
 
     Args:
         job: the job of the step.
         defaults: the same job with only workspace keys and defaults.
-        night: the configuration of the night.
+        night: the configuration of the night, which has `NightKeys`.
         path: the YAML file of the step, for the error.
 
     Raises:
         InputError: the night and the file set a key to different values.
     """
+    layers = _Layers(night, job, defaults, path)
     of_job = {key.name for key in dataclasses.fields(job)}
     shared = {
-        name: _merge(name, (getattr(each, name) for each in (night, job, defaults)), path)
+        name: _merge(name, layers)
         for name in sorted(of_job & {key.name for key in dataclasses.fields(NightKeys)})
     }
     return dataclasses.replace(job, **shared)
 
 
-def _merge(name: str, values: Iterable[Any], path: str | None) -> Any:
-    """The value of a key, whatever its type is; a configuration is merged field by field.
-
-    Args:
-        name: the key.
-        values: the night's value, the step's value and the default.
-        path: the YAML file of the step, for the error.
-    """
-    of_night, of_step, defaults = values
+def _merge(name: str, layers: _Layers) -> Any:
+    """The value of a dotted key, whatever its type is; a configuration is merged field by field."""
+    of_night, of_step, default = (
+        value_of(each, name) for each in (layers.night, layers.step, layers.defaults)
+    )
     if dataclasses.is_dataclass(of_step) and not isinstance(of_step, type):
-        merged = {}
-        for key in dataclasses.fields(of_step):
-            values = (getattr(each, key.name) for each in (of_night, of_step, defaults))
-            merged[key.name] = _merge(f"{name}.{key.name}", values, path)
+        fields = (key.name for key in dataclasses.fields(of_step))
+        merged = {key: _merge(f"{name}.{key}", layers) for key in fields}
         return dataclasses.replace(of_step, **merged)
-    if of_night == defaults:
+    # A flag counts even if it has the value that the workspace has: somebody has just typed it.
+    if of_night == default and not _is_given(name, layers.night):
         return of_step
-    if of_step not in (defaults, of_night):
+    is_set_by_step = of_step != default or _is_given(name, layers.step)
+    if of_step != of_night and is_set_by_step:
         raise InputError(
-            f"Found --{name} {of_night} for the night, and {of_step} in {path}; expected one of "
-            f"them. Remove {name} from {path}, or from the configuration of the night.",
+            f"Found --{name} {without_secrets(of_night)} for the night, and "
+            f"{without_secrets(of_step)} in {layers.path}; expected one of them. Remove {name} "
+            f"from {layers.path}, or from the command or the configuration of the night.",
             key=name,
         )
     return of_night
+
+
+def _is_given(name: str, job: JobConfig) -> bool:
+    """Whether a flag or a file sets a key, or an entry of it."""
+    return any(key == name or key.startswith(f"{name}.") for key in job.given_keys)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from visrec.cli.cluster import ensure_ray
-from visrec.cli.output import say
+from visrec.cli.output import say, warn
 from visrec.cli.progress_line import track_progress
 from visrec.cli.resources import default_cpu_workers, scoring_workers
 from visrec.cli.summary import Summary
@@ -155,7 +155,8 @@ def _read_run(config: RecommendJob, choice: ServingChoice | None, recommendation
     inputs = scoring_inputs(config)
     source = call(read_run_source, inputs, _list_settings(config))
     store = run_store(recommendations, config.run_id or source.digests.digest)
-    return _Run(config, choice, inputs, source, store, read_published_manifest(recommendations))
+    last = read_published_manifest(recommendations, warn)
+    return _Run(config, choice, inputs, source, store, last)
 
 
 def _is_large(inputs: ScoringInputs) -> bool:

@@ -14,7 +14,7 @@ import logging
 import os
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,14 @@ import aiohttp
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
+from visrec.cli.signals import advise_when_stopped
 from visrec.errors import InputError, VisrecError
 from visrec.storage.s3_settings import mask_secrets
 
 _SILENCE_S = 120.0  # a head node that restarts is back within two minutes
 _PAUSE_S = 2.0
 _ERRORS = (RayError, RuntimeError, OSError)  # of a request to the dashboard
+_LOST = (*_ERRORS, aiohttp.ClientError)  # of a connection that follows the output
 # In a folder that is no checkout of visrec, only YAML files go along, and no pictures.
 _ONLY_YAML = ["/[!.]*", "/.?*", "!/*.yaml"]
 
@@ -53,7 +55,12 @@ def submit(arguments: Sequence[str]) -> int:
         )
     logging.getLogger("ray").setLevel(logging.ERROR)  # else it names every file that it packs
     client = _connect()
+    advise_when_stopped("The command may run in the cluster: `ray job list` tells.")
     job = _submit(client, shlex.join(["python", "-m", "visrec", *arguments]))
+    advise_when_stopped(
+        f"{job} still runs in the cluster: `ray job status {job}` tells how it is, and "
+        f"`ray job stop {job}` stops it."
+    )
     print(f"Submitted as {job}. Ctrl-C only stops following it: ray job stop {job}", flush=True)
     details = asyncio.run(_follow(client, job))
     code = details.driver_exit_code
@@ -108,31 +115,60 @@ def _runtime_env() -> dict[str, Any]:
     return env
 
 
-async def _follow(client: JobSubmissionClient, job: str) -> JobDetails:
+async def _follow(
+    client: JobSubmissionClient,
+    job: str,
+    *,
+    pause_s: float = _PAUSE_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> JobDetails:
     """Prints the output of a job until the job has ended, also across lost connections.
+
+    A job may print nothing for hours. So what counts is for how long requests have failed, and not
+    when the last output came.
+
+    Args:
+        client: of the cluster.
+        job: the name of the job.
+        pause_s: seconds between two rounds of requests.
+        clock: seconds from any moment on.
 
     Returns:
         How it ended.
+
+    Raises:
+        VisrecError: the cluster does not answer any more.
     """
-    shown, answered = 0, time.monotonic()
+    shown = 0
+    failing_since: float | None = None
     while True:
         position = 0
+        details: JobDetails | None = None
+        lost: Exception | None = None
         try:
             async for text in client.tail_job_logs(job):
-                answered = time.monotonic()
                 # A new connection starts from the beginning of the output.
                 unseen = text[max(0, shown - position) :]
                 position += len(text)
                 shown = max(shown, position)
                 print(unseen, end="", flush=True)
+        except _LOST as error:
+            lost = error
+        try:
             details = client.get_job_info(job)
-            if details.status.is_terminal():
-                return details
-            answered = time.monotonic()
-        except (*_ERRORS, aiohttp.ClientError) as error:
-            if time.monotonic() - answered > _SILENCE_S:
+        except _LOST as error:
+            lost = error
+        if details is not None and not details.status.is_terminal():
+            failing_since = None
+        elif details is not None and lost is None:
+            return details
+        else:  # no answer; or the job has ended, and the rest of its output is missing
+            failing_since = clock() if failing_since is None else failing_since
+            if clock() - failing_since > _SILENCE_S:
+                if details is not None:
+                    return details
                 raise VisrecError(
-                    f"The cluster has not answered for {_SILENCE_S:.0f} s ({error}). {job} may "
+                    f"The cluster has not answered for {_SILENCE_S:.0f} s ({lost}). {job} may "
                     f"still run: `ray job status {job}` tells."
-                ) from error
-        await asyncio.sleep(_PAUSE_S)
+                ) from lost
+        await asyncio.sleep(pause_s)

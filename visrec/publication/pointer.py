@@ -95,7 +95,7 @@ def replace_pointer(recommendations: Store, pointer: Pointer, version: str | Non
 
 
 def read_published_manifest(
-    recommendations: Store, say: Callable[[str], None] = print
+    recommendations: Store, say: Callable[[str], None]
 ) -> RunManifest | None:
     """The manifest of the published run; None where there is none that can be used.
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from visrec.publication.gate import Gate
-from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
+from visrec.publication.manifest import RunManifest
 from visrec.publication.pointer import Pointer, read_pointer
-from visrec.publication.run_spec import run_store
+from visrec.publication.publish import read_manifest_of
 from visrec.storage.store import Store
 
 Sample = tuple[Mapping[str, str], float]  # labels, value
@@ -52,10 +52,9 @@ def metrics_text(
     }
     pointer, _ = read_pointer(recommendations)
     if pointer.run_id is not None:
-        run = run_store(recommendations, pointer.run_id)
-        found = run.read_if_exists(MANIFEST)
+        found = read_manifest_of(recommendations, pointer.run_id, pointer)
         if found is not None:
-            samples |= _run_samples(parse_manifest(found[0], run.uri(MANIFEST)), pointer)
+            samples |= _run_samples(found[1], pointer)
     return "".join(_lines(samples))
 
 

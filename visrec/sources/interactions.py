@@ -25,7 +25,8 @@ LIKED = "liked"  # column that says which rows count
 NO_TIME, NO_USER, NO_ITEM = "without a timestamp", "without a user_id", "without an item_id"
 AFTER_CUTOFF, NOT_LIKED = "at or after as_of", "rated below min_rating"
 NOT_RATED = "without a rating"
-NO_FEATURE, REPEATED = "of items without a feature", "repeated"
+NO_FEATURE = "of items without a feature"
+REPEATED = "repeats of a user and item (the first time counts)"
 
 
 @dataclass(frozen=True, kw_only=True)
