@@ -24,7 +24,7 @@ from visrec.ids import TEXT
 from visrec.pipelines.input_checks import require_interactions, require_table
 from visrec.pipelines.job_tables import interactions_uri, items_table, users_table
 from visrec.publication.manifest import RunManifest, read_run_manifest
-from visrec.publication.pointer import Pointer, read_pointer
+from visrec.publication.pointer import Pointer, open_published
 from visrec.publication.run_spec import run_store
 from visrec.recommend.explanation import (
     ListedItem,
@@ -135,10 +135,7 @@ def main(config: ExplainJob, summary: Summary) -> None:
 
 
 def _read_published(recommendations: Store) -> tuple[Pointer, RunManifest]:
-    pointer, _ = read_pointer(recommendations)
-    manifest = None
-    if pointer.run_id is not None:
-        manifest = read_run_manifest(run_store(recommendations, pointer.run_id))
+    pointer, manifest = open_published(recommendations)
     if manifest is None:
         raise InputError(
             f"Found no published run at {recommendations.root}; expected one that "
