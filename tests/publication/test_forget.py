@@ -1,6 +1,7 @@
 """Users leave runs of lists; runs of similar items and files of others stay as they are."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,7 +134,7 @@ def test_user_leaves_an_unfinished_run_and_a_file_of_others_stays(lists: Store) 
     assert names_with_users(run) == []
 
 
-DAMAGES = {
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "flipped": lambda data: bytes([*data[:9], data[9] ^ 1, *data[10:]]),
     "cut": lambda data: data[: len(data) // 2],
 }

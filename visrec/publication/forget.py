@@ -235,9 +235,10 @@ def _remove_files(run: Store, forgotten: UsersToForget) -> int:
 
     Damaged files, which may have the users, are removed, too.
     """
-    fingerprints = (entry.name.removeprefix(FINGERPRINTS) for entry in run.list(FINGERPRINTS))
+    parts = {entry.name for entry in run.list(PARTS)}
+    parts |= {entry.name.removeprefix(FINGERPRINTS) for entry in run.list(FINGERPRINTS)}
     removed = 0
-    for name in sorted({*(entry.name for entry in run.list(PARTS)), *fingerprints}):
+    for name in sorted(parts):
         if not _may_have_users(name, forgotten):
             continue
         lists, fingerprints = (
