@@ -51,8 +51,8 @@ from visrec.pipelines.proposals import DataJob
 from visrec.pipelines.recommend_job import RecommendJob, model_store, run_tables, scoring_inputs
 from visrec.pipelines.train import TrainJob
 from visrec.progress import Timer
-from visrec.publication.manifest import RunManifest, parse_manifest
-from visrec.publication.pointer import read_pointer
+from visrec.publication.manifest import RunManifest
+from visrec.publication.pointer import open_published
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.inputs import prepare_scoring
 from visrec.recommend.lists import ShardRecommender
@@ -180,18 +180,16 @@ class Workspace:
         """The lists that are published.
 
         Raises:
-            InputError: nothing is published yet.
+            InputError: nothing is published yet, or its manifest is damaged.
         """
         recommendations = Store.at(JobConfig(workspace=self.path).resolve(None, "recommendations"))
-        pointer, _ = read_pointer(recommendations)
-        if pointer.run_id is None:
+        _, manifest = open_published(recommendations)
+        if manifest is None:
             raise InputError(
                 f"Nothing is published at {recommendations.root}; expected a run. Workspace."
                 "publish(), `visrec recommend` and `visrec nightly` publish one."
             )
-        store = run_store(recommendations, pointer.run_id)
-        data = recommendations.read(str(pointer.manifest))
-        return PublishedLists(store, parse_manifest(data, store.root))
+        return PublishedLists(run_store(recommendations, manifest.run_id), manifest)
 
     def show(self, user: str, k: int = 10, keys: Keys | None = None) -> "Gallery":
         """The k best items for a user as pictures, for a notebook.

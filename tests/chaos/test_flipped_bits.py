@@ -11,6 +11,9 @@ import pytest
 
 from tests.chaos.harness import amount, measured
 from tests.chaos.test_publication import NIGHT, job, published, require_intact_pointer
+from tests.publication.runs import PASSED, draft_manifest
+from tests.publication.test_forget import GONE
+from tests.publication.test_forget import write_run as write_lists
 from tests.recommend.changing_shop import (
     NO_RULES,
     SHARDS,
@@ -20,9 +23,11 @@ from tests.recommend.changing_shop import (
     write_run,
 )
 from tests.stepping import Actor, MemoryStore
-from visrec.errors import VisrecError
+from visrec.errors import InputError, VisrecError
 from visrec.publication.claims import CLAIM
-from visrec.publication.manifest import MANIFEST
+from visrec.publication.completion import finish_run
+from visrec.publication.forget import forget_in_run
+from visrec.publication.manifest import MANIFEST, require_intact_run
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.recommend.readback import WrittenRun, check_files
@@ -119,5 +124,30 @@ def test_flipped_bit_in_a_complete_run_is_named_or_repaired(stopped: bool) -> No
             continue
         if outcome == "yes":
             require_intact_pointer(damaged)
+    assert named
+    measured(20, faults_bit_flips=count, published_with_other_content=0, unforeseen_errors=0)
+
+
+def test_run_with_a_flipped_bit_is_no_intact_one_after_users_were_removed() -> None:
+    store = MemoryStore("s3://shop")
+    run, fields = write_lists(store, "user_to_item")
+    finish_run(run, draft_manifest(**fields), [PASSED])
+
+    def lists_without_user(lists: MemoryStore) -> dict[str, Any]:
+        forget_in_run(lists, "r1", GONE)
+        left = run_store(lists, "r1")
+        files = (left.read(name) for name in require_intact_run(left).files)
+        rows = (pq.read_table(pa.BufferReader(data)).to_pylist() for data in files)
+        return {row["user_id"]: row for file in rows for row in file}
+
+    truth = lists_without_user(MemoryStore(store.root, objects=dict(store.objects)))
+    names = [uri for uri in store.objects if not uri.endswith(CLAIM)]
+    count = named = 0
+    for damaged in flips(store, names, amount(4, 40) * len(names)):
+        count += 1
+        try:
+            assert lists_without_user(damaged) == truth
+        except InputError:
+            named += 1
     assert named
     measured(20, faults_bit_flips=count, published_with_other_content=0, unforeseen_errors=0)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from visrec.errors import InputError
 from visrec.evaluation.examples import hash_user_id
 from visrec.evaluation.forget import forget_users
 from visrec.storage.store import Store
@@ -47,3 +48,15 @@ def test_report_that_names_a_user_elsewhere_is_removed(evaluation: Store) -> Non
     evaluation.write("report.html", b"<td><bdi>u2</bdi></td>")
     forget_users(evaluation, pa.array(["u2"]), {})
     assert not evaluation.exists("report.html")
+
+
+def test_report_with_damaged_bytes_loses_the_user_and_keeps_them(evaluation: Store) -> None:
+    evaluation.write("report.html", b"\xff" + USER.format("u2").encode() + b"\xfe")
+    forget_users(evaluation, pa.array(["u2"]), {})
+    assert evaluation.read("report.html") == b"\xff\xfe"
+
+
+def test_damaged_table_is_refused_by_name(evaluation: Store) -> None:
+    evaluation.write("per_user.parquet", evaluation.read("per_user.parquet")[:-9])
+    with pytest.raises(InputError, match=r"per_user\.parquet is damaged: it is not Parquet"):
+        forget_users(evaluation, pa.array(["u2"]), {})

@@ -3,12 +3,21 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from tests.exports.lists import made_lists, publish
+from tests.publication.runs import PASSED, draft_manifest, file_names
+from tests.publication.test_forget import damage, part_of, write_run
 from visrec.cli.summary import Summary
 from visrec.errors import InputError, VisrecError
+from visrec.evaluation.results import PER_USER
+from visrec.features.table import MANIFEST as FEATURES_MANIFEST
+from visrec.features.table import Identity, Manifest
+from visrec.models.artifact import MANIFEST
 from visrec.pipelines.forget import ForgetJob, main, read_user_ids
+from visrec.publication.completion import finish_run
+from visrec.publication.manifest import require_intact_run
 from visrec.storage.store import Store
 
 IDS = ["jürgen", "12"]
@@ -24,6 +33,21 @@ def test_ids_are_read_in_the_encodings_of_tables(encoding: str, tmp_path: Path) 
     file = tmp_path / "gone.txt"
     file.write_bytes("\r\n".join(IDS).encode(encoding))
     assert read_user_ids(str(file)).to_pylist() == IDS
+
+
+def test_lines_are_split_at_line_breaks_alone(tmp_path: Path) -> None:
+    (tmp_path / "gone.txt").write_bytes("a\u2028b\rc\x0bd\n\r\n  \ne\x85f".encode())
+    ids = ["a\u2028b", "c\x0bd", "e\x85f"]
+    assert read_user_ids(str(tmp_path / "gone.txt")).to_pylist() == ids
+
+
+@pytest.mark.parametrize("line", [" 12", "12\t", "12\u2028"])
+def test_line_with_white_space_around_its_id_is_refused(line: str, tmp_path: Path) -> None:
+    (tmp_path / "gone.txt").write_text(f"13\n{line}\n")
+    with pytest.raises(
+        InputError, match=r"in line 2 of .*gone\.txt \(--users\); expected an id wi"
+    ):
+        read_user_ids(str(tmp_path / "gone.txt"))
 
 
 @pytest.mark.parametrize("data", ["jürgen".encode("cp1252"), "12".encode("utf-16-le"), b"\x1f\x8b"])
@@ -72,3 +96,53 @@ def test_target_that_is_down_is_told_after_everything_else_is_done(tmp_path: Pat
     assert not checkpoint.exists()
     assert (tmp_path / "lists.jsonl").exists()
     assert summary.rows["files searched"] > 0
+
+
+def test_damaged_file_keeps_users_in_its_own_place_alone(tmp_path: Path) -> None:
+    """The run that it belongs to is named at the end; all others are done, and the checkpoints."""
+    lists = Store(str(tmp_path / "recommendations"))
+    runs = {run_id: write_run(lists, "user_to_item", run_id=run_id) for run_id in ("r1", "r2")}
+    for run, fields in runs.values():
+        finish_run(run, draft_manifest(**fields), [PASSED])
+    damage(runs["r1"][0], part_of(runs["r1"][0], "12"), "cut")
+    model = Store(str(tmp_path / "models" / "m1"))
+    model.write(MANIFEST, b'{"files": {"weights": "1"}, "digest": "2"}')
+    evaluation = Store(str(tmp_path / "evaluation" / "interrupted"))
+    evaluation.write_table(PER_USER, pa.table({"user_id": ["12", "13"], "auc": [0.5, 0.5]}))
+    checkpoint = Store(str(tmp_path / "training"))
+    checkpoint.write("one/state.safetensors", b"weights")
+    summary = Summary("forget")
+    with pytest.raises(VisrecError, match=r"/run=r1 and start .*Everything else is") as error:
+        run_forget(tmp_path, summary)
+    assert "models/m1" in str(error.value)
+    assert require_intact_run(runs["r2"][0]).queries == 2
+    assert evaluation.read_table(PER_USER)["user_id"].to_pylist() == ["13"]
+    assert not checkpoint.exists("one/state.safetensors")
+    assert summary.rows["runs examined"] == 2
+
+
+def test_summaries_that_name_users_are_removed(tmp_path: Path) -> None:
+    summaries = Store(str(tmp_path / "summaries"))
+    for name in ("explain", "check", "train"):
+        summaries.write_json(f"{name}.json", {"user": "13", "users": {"such as": ["12"]}})
+    run_forget(tmp_path, Summary("forget"))
+    assert file_names(summaries) == {"train.json"}
+
+
+@pytest.mark.parametrize("name", ["features", "text_features"])
+def test_ids_of_items_with_a_picture_or_a_text_are_ambiguous(name: str, tmp_path: Path) -> None:
+    store, item = Store(str(tmp_path / name)), "item-000123"
+    identity = Identity(
+        backbone="planted", weights_digest="w", preprocessing={}, precision="float32", dim=1
+    )
+    manifest = Manifest(
+        identity=identity, files={"part-0.parquet": 1}, rejected={}, settings={}, digest="a"
+    )
+    store.write_table("part-0.parquet", pa.table({"item_id": [item]}))
+    store.write_json(FEATURES_MANIFEST, manifest.to_dict())
+    (tmp_path / "recommendations").mkdir()
+    (tmp_path / "recommendations" / "notes.txt").write_text(item)
+    (tmp_path / "users.txt").write_text(f"{item}\n")
+    summary = Summary("forget")
+    main(ForgetJob(workspace=str(tmp_path), users=str(tmp_path / "users.txt")), summary)
+    assert str(summary.rows["searched in columns of users only"]).startswith("1 ids")

@@ -5,6 +5,7 @@ The readers are those of other projects: deltalake, pyiceberg, DuckDB.
 
 import hashlib
 import os
+import re
 from typing import Any
 
 import duckdb
@@ -14,6 +15,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyiceberg.table import StaticTable
 
+from tests.conftest import CHECKOUT
 from tests.publication.runs import PASSED, draft_manifest, write_files
 from visrec.publication.completion import finish_run
 from visrec.publication.iceberg_table import ICEBERG
@@ -118,6 +120,15 @@ def _read_manifest(lists: Store) -> pa.Table:
     filesystem, _ = lists.arrow_filesystem()
     paths = [uri.removeprefix("s3://") for uri in uris]
     return pa.concat_tables(pq.read_table(path, filesystem=filesystem) for path in paths)
+
+
+def duckdb_by_pointer(lists: Store) -> pa.Table:
+    """By the statements of docs/operations.md for readers without a table."""
+    page = (CHECKOUT / "docs" / "operations.md").read_text()
+    [statements] = re.findall(r"```sql\n(.*?_latest\.json.*?)\n\n", page, re.DOTALL)
+    with duckdb.connect() as connection:
+        statements = statements.replace("shop/recommendations", lists.root)
+        return connection.sql(statements).to_arrow_table()
 
 
 def duckdb_manifest(lists: Store) -> pa.Table:

@@ -17,7 +17,7 @@ from visrec.publication.claims import (
 )
 from visrec.publication.completion import finish_run
 from visrec.publication.manifest import MANIFEST, RunManifest
-from visrec.storage.store import Store
+from visrec.storage.store import Store, to_json
 
 
 def written(run: Store) -> RunManifest:
@@ -78,6 +78,20 @@ def test_run_that_is_being_removed_cannot_be_claimed_or_sealed(store: Store) -> 
     with pytest.raises(ConflictError, match="Retention is removing"):
         claim_run(store, "a")
     with pytest.raises(ConflictError, match="retention has removed it"):
+        seal(store, "a")
+
+
+def test_run_that_users_are_removed_from_cannot_be_claimed_or_sealed(store: Store) -> None:
+    claim_run(store, "a")
+    claim, version = read_claim(store)
+    assert claim is not None
+    forgetting = to_json(claim.renewed("forgetting").to_dict())
+    assert store.compare_and_swap(CLAIM, forgetting, version)
+    assert not holds_claim(store, "a")
+    assert is_claimed_by_others(store, "a")
+    with pytest.raises(ConflictError, match="`visrec forget` is removing users from"):
+        claim_run(store, "a")
+    with pytest.raises(ConflictError, match="or `visrec forget` is removing files of it"):
         seal(store, "a")
 
 

@@ -17,6 +17,7 @@ from deltalake import write_deltalake
 from tests.publication.list_runs import (
     FORMATS,
     complete_lists,
+    duckdb_by_pointer,
     in_order,
     open_delta,
     open_iceberg,
@@ -386,18 +387,9 @@ def test_missing_package_is_named_before_anything_moves(
 
 
 def test_duckdb_follows_the_pointer_by_itself(local: Store) -> None:
-    """The way of docs/operations.md for readers without any table."""
     publish(local, "r1", "r2", tables=())
     complete_lists(local, "r3")
-    with duckdb.connect() as connection:
-        connection.sql(
-            f"SET VARIABLE run = (SELECT run_id FROM read_json('{local.uri('_latest.json')}'))"
-        )
-        found = connection.sql(
-            f"FROM read_parquet('{local.root}/run=' || getvariable('run') || '/part-*.parquet',"
-            " hive_partitioning = false)"
-        ).to_arrow_table()
-    assert in_order(found) == rows_of_run(local, "r2")
+    assert in_order(duckdb_by_pointer(local)) == rows_of_run(local, "r2")
 
 
 def test_duckdb_reads_both_logs_with_its_own_extensions(local: Store) -> None:

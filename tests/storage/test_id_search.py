@@ -33,6 +33,7 @@ WITH: dict[str, tuple[bytes, set[str]]] = {
     "prints.parquet": (parquet({"user_id": [ITEM]}), {ITEM}),
     "numbers.parquet": (parquet({"user_id": [1, int(NUMBER)]}), {NUMBER}),
     ".a.parquet.0123456789abcdef0123456789abcdef": (parquet({"user_id": [NUMBER]}), {NUMBER}),
+    "explain.json": (f'{{"user": "{NUMBER}", "run": "x"}}'.encode(), {NUMBER}),
     "lists.jsonl": (f'{{"user_id": "{NUMBER}", "items": []}}\n'.encode(), {NUMBER}),
     "escaped.json": (b'{"user_id": "anna\\u0040shop.example"}', {ANNA}),
     "lists.csv.gz": (

@@ -59,7 +59,7 @@ def _hash_keys(evaluation: Store, model_digests: Mapping[str, str]) -> set[str]:
 
 def _forget_in_report(evaluation: Store, user_ids: Sequence[str], keys: Iterable[str]) -> None:
     """Cuts the users' sections out of the report; removes a report that names them elsewhere."""
-    page = evaluation.read(REPORT).decode()
+    page = evaluation.read(REPORT).decode(errors="surrogateescape")  # damaged bytes stay
     hashed = [hash_user_id(user_id, key) for key in keys for user_id in user_ids]
     gone = {str(escape(show_controls(name))) for name in (*user_ids, *hashed)}
 
@@ -72,7 +72,7 @@ def _forget_in_report(evaluation: Store, user_ids: Sequence[str], keys: Iterable
     if names_one(page):
         evaluation.delete([REPORT])
     else:
-        evaluation.write(REPORT, page.encode())
+        evaluation.write(REPORT, page.encode(errors="surrogateescape"))
 
 
 def with_present_digests(value: Any, model_digests: Mapping[str, str]) -> Any:

@@ -9,8 +9,13 @@ import pyarrow.parquet as pq
 
 from visrec.errors import ConflictError, InputError
 from visrec.publication.list_tables import ID_COLUMNS, Lists, read_lists
-from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest, read_manifest_bytes
-from visrec.publication.pointer import read_pointer
+from visrec.publication.manifest import (
+    MANIFEST,
+    RunManifest,
+    parse_manifest,
+    read_manifest_bytes,
+)
+from visrec.publication.pointer import Pointer, open_published, read_pointer
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
 
@@ -63,15 +68,15 @@ class RunLists:
         """The lists of one shard.
 
         Raises:
-            ConflictError: retention has removed the run meanwhile.
+            ConflictError: retention has removed the run meanwhile, or `forget` the file.
             InputError: the file is not the one that the manifest names.
         """
         name = self.parts[shard]
         found = self.run.read_if_exists(name)
-        if found is None and not self.run.exists(MANIFEST):
+        if found is None and read_manifest_bytes(self.run, self.key.manifest_sha256) is None:
             raise ConflictError(
-                f"Retention has removed {self.run.root} while it was exported. Start the export "
-                "again: it takes the run that is published now."
+                f"{self.run.root} was removed, or users were removed from it, while it was "
+                "exported. Start the export again: it takes what is published now."
             )
         if found is None or hashlib.sha256(found[0]).hexdigest() != self.manifest.sha256[name]:
             raise self._damaged(name)
@@ -109,7 +114,10 @@ def published_key(recommendations: Store) -> RunKey:
     Raises:
         InputError: none are.
     """
-    pointer, _ = read_pointer(recommendations)
+    return _key_of(read_pointer(recommendations)[0], recommendations)
+
+
+def _key_of(pointer: Pointer, recommendations: Store) -> RunKey:
     if pointer.run_id is None or pointer.manifest_sha256 is None:
         raise InputError(
             f"Found no published run in {recommendations.root}; expected one to export. Publish "
@@ -125,16 +133,10 @@ def open_published_run(recommendations: Store) -> RunLists:
     """The published run.
 
     Raises:
-        InputError: nothing is published, or its manifest is not what was published.
+        InputError: nothing is published; or its manifest is not what was published, or another
+            version of visrec wrote it.
     """
-    key = published_key(recommendations)
-    run = open_run(recommendations, key)
-    if run is None:
-        uri = run_store(recommendations, key.run_id).uri(MANIFEST)
-        raise InputError(
-            f"{uri} is missing or is not the manifest that was published, so the run is not "
-            "exported, and readers keep what they have. Go back to the run before with "
-            "`visrec rollback` and export that, or make the run again.",
-            path=uri,
-        )
-    return run
+    pointer, manifest = open_published(recommendations)
+    key = _key_of(pointer, recommendations)
+    assert manifest is not None  # `_key_of` has refused a pointer to nothing
+    return RunLists(run_store(recommendations, key.run_id), key, manifest)

@@ -24,8 +24,7 @@ from visrec.ids import TEXT
 from visrec.pipelines.input_checks import require_interactions, require_table
 from visrec.pipelines.job_tables import interactions_uri, items_table, users_table
 from visrec.publication.manifest import RunManifest, read_run_manifest
-from visrec.publication.pointer import Pointer, read_pointer
-from visrec.publication.publish import read_manifest_of
+from visrec.publication.pointer import Pointer, open_published
 from visrec.publication.run_spec import run_store
 from visrec.recommend.explanation import (
     KeptOut,
@@ -137,11 +136,8 @@ def main(config: ExplainJob, summary: Summary) -> None:
 
 
 def _read_published(recommendations: Store) -> tuple[Pointer, RunManifest]:
-    pointer, _ = read_pointer(recommendations)
-    found = None
-    if pointer.run_id is not None:
-        found = read_manifest_of(recommendations, pointer.run_id, pointer)
-    if found is None:
+    pointer, manifest = open_published(recommendations)
+    if manifest is None:
         raise InputError(
             f"Found no published run at {recommendations.root}; expected one that "
             "`visrec recommend` or `visrec nightly` published. Change --workspace or "
@@ -149,7 +145,7 @@ def _read_published(recommendations: Store) -> tuple[Pointer, RunManifest]:
             path=recommendations.root,
             key="recommendations",
         )
-    return pointer, found[1]
+    return pointer, manifest
 
 
 def _read_list(

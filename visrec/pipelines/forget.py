@@ -9,8 +9,9 @@ It can be started again at any time, and after a kill.
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +21,7 @@ from visrec.cli.output import say
 from visrec.cli.summary import Summary
 from visrec.errors import ConflictError, InputError, StorageError, VisrecError
 from visrec.evaluation import forget as evaluations
-from visrec.evaluation.results import METRICS
+from visrec.evaluation.results import METRICS, PER_USER, REPORT
 from visrec.exports.targets import parse_target
 from visrec.features.table import MANIFEST as FEATURES_MANIFEST
 from visrec.features.table import read_manifest
@@ -48,6 +49,8 @@ _WRITTEN = (
     *(*_RUNS, "models", "training", "sweeps", "evaluation", "features", "nights", "summaries"),
     *("text_features", PREPARED, LEASES),
 )
+# Summaries that may name users: whose list was explained, users without rows.
+_SUMMARIES = ("summaries/explain.json", "summaries/check.json")
 _MAY_HAVE_USERS = re.compile(
     r"\.(parquet|csv|tsv|jsonl?|ndjson|txt|html)(\.[a-z0-9]+)?$", re.IGNORECASE
 )
@@ -111,15 +114,16 @@ def _forget(
 ) -> None:
     workspace = Store.at(config.workspace)
     summary.has_written = True
+    failures: list[VisrecError] = []
     with summary.phase("models"):
-        rows, digests = _forget_in_models(workspace, user_ids)
+        rows, digests = _forget_in_models(workspace, user_ids, failures)
     with summary.phase("evaluations"):
-        metrics = _forget_in_evaluations(workspace, user_ids, digests)
+        metrics = _forget_in_evaluations(workspace, user_ids, digests, failures)
     with summary.phase("runs"):
         runs = [*(workspace / name for name in _RUNS), *others]
         forgotten = UsersToForget(user_ids=user_ids, model_digests=digests)
         tasks = [(store, run_id, forgotten) for store in runs for run_id in run_ids(store)]
-        lists = sum(map_calls(forget_in_run, tasks))
+        lists = sum(_map_all(forget_in_run, tasks, failures))
     with summary.phase("export"):
         leases = workspace / LEASES
         exported, not_exported = export_to_each(config.export_to, workspace / _RUNS[0], leases)
@@ -127,10 +131,11 @@ def _forget(
         # Prepared tables are made again when needed.
         (workspace / PREPARED).abort_uploads()
         (workspace / PREPARED).delete_all()
+        workspace.delete(_SUMMARIES)
         removed = _remove_checkpoints(workspace) + _remove_drafts([workspace, *others])
     with summary.phase("search"):
         in_source = _count_interactions(config, user_ids)
-        search = IdSearch(user_ids.to_pylist(), _ids_of_items(workspace, user_ids))
+        search = IdSearch(user_ids.to_pylist(), _ids_of_items(workspace, user_ids, failures))
         searched, result = _search(search, workspace, others, config.users)
         written, yours = _by_writer(result.with_ids, workspace, others)
         damaged, unread = _by_writer(result.not_searched, workspace, others)
@@ -158,6 +163,9 @@ def _forget(
         )
         if names
     ]
+    remaining += [str(error) for error in failures[:_SHOWN]]
+    if len(failures) > _SHOWN:
+        remaining.append(f"The same goes for {len(failures) - _SHOWN:,} more places.")
     if not_exported:
         remaining.append(
             f"The lists could not be exported to {', '.join(not_exported)}; the messages above say "
@@ -171,13 +179,24 @@ def read_user_ids(uri: str) -> pa.LargeStringArray:
     """The distinct ids in a table with user_id, or in the lines of a text file.
 
     Raises:
-        InputError: there are none, or the file is not text in a known encoding.
+        InputError: there are none; or the file is not text in a known encoding, or a line of it
+            begins or ends with white space.
     """
     if not is_table_name(uri) and not any(Store.at(uri).list()):
         store, name = file_at(uri)
         found = store.read_if_exists(name)
-        lines = _decode(found[0], f"{uri} (--users)").splitlines() if found else []
-        ids = pa.array([line.strip() for line in lines if line.strip()], TEXT)
+        # Not `splitlines`: an id may have other characters at which it would split.
+        lines = re.split("\r\n|\r|\n", _decode(found[0], f"{uri} (--users)")) if found else []
+        for number, line in enumerate(lines, 1):
+            if line.strip() not in ("", line):
+                raise InputError(
+                    f"Found {line!r} in line {number:,} of {uri} (--users); expected an id without "
+                    "white space around it. Remove the white space; or, if it is part of the id, "
+                    "use a table with user_id.",
+                    path=uri,
+                    key="users",
+                )
+        ids = pa.array([line for line in lines if line.strip()], TEXT)
         if not len(ids):
             raise InputError(
                 f"Found no id in {uri}; expected a text file with an id in each line, or a table "
@@ -202,12 +221,34 @@ def _decode(data: bytes, where: str) -> str:
 # What visrec wrote.
 
 
-def _forget_in_models(workspace: Store, user_ids: pa.Array) -> tuple[int, dict[str, str]]:
+def _map_all(
+    function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], failures: list[VisrecError]
+) -> list[Any]:
+    """The results of the calls that succeed, in as many tasks.
+
+    A file that is damaged must not keep users in all others, so the errors of the other calls are
+    added to failures.
+    """
+    results = map_calls(_result_or_error, [(function, *arguments) for arguments in calls])
+    failures += [result for result in results if isinstance(result, VisrecError)]
+    return [result for result in results if not isinstance(result, VisrecError)]
+
+
+def _result_or_error(function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except VisrecError as error:
+        return error
+
+
+def _forget_in_models(
+    workspace: Store, user_ids: pa.Array, failures: list[VisrecError]
+) -> tuple[int, dict[str, str]]:
     """The number of removed rows, and a map from each model's earlier digests to its present
     digest."""
     models = workspace / "models"
     names = [n for n in _folders_with(models, artifact.MANIFEST) if n]
-    results = map_calls(_forget_in_model, [(models / name, user_ids) for name in names])
+    results = _map_all(_forget_in_model, [(models / name, user_ids) for name in names], failures)
     digests = {old: new for _, earlier, new in results for old in earlier}
     if models.exists(artifact.LATEST):
         latest = models.read_json(artifact.LATEST)
@@ -222,17 +263,22 @@ def _forget_in_model(model: Store, user_ids: pa.Array) -> tuple[int, list[str], 
     return removed, artifact.earlier_digests(model), artifact.read_digest(model)
 
 
-def _forget_in_evaluations(workspace: Store, user_ids: pa.Array, digests: Mapping[str, str]) -> int:
+def _forget_in_evaluations(
+    workspace: Store, user_ids: pa.Array, digests: Mapping[str, str], failures: list[VisrecError]
+) -> int:
     """How many rows of metrics were removed."""
     folder = workspace / "evaluation"
-    stores = [folder / name if name else folder for name in _folders_with(folder, METRICS)]
-    return sum(map_calls(evaluations.forget_users, [(s, user_ids, digests) for s in stores]))
+    # One that was interrupted may have any of its files.
+    names = _folders_with(folder, METRICS, PER_USER, REPORT)
+    stores = [folder / name if name else folder for name in names]
+    calls = [(store, user_ids, digests) for store in stores]
+    return sum(_map_all(evaluations.forget_users, calls, failures))
 
 
-def _folders_with(store: Store, name: str) -> list[str]:
-    """The folders below a store that have a file of this name; "" for the store itself."""
+def _folders_with(store: Store, *names: str) -> list[str]:
+    """The folders below a store that have a file of these names; "" for the store itself."""
     paths = [entry.name.rpartition("/") for entry in store.list()]
-    return sorted(folder for folder, _, last in paths if last == name)
+    return sorted({folder for folder, _, last in paths if last in names})
 
 
 def _remove_checkpoints(workspace: Store) -> int:
@@ -290,14 +336,18 @@ def _count_rows(table: InputTable, user_ids: pa.Array) -> tuple[int, int]:
     return rows, len(present_ids)
 
 
-def _ids_of_items(workspace: Store, user_ids: pa.Array) -> list[str]:
-    """The users' ids that are also item ids."""
-    features = workspace / "features"
+def _ids_of_items(workspace: Store, user_ids: pa.Array, failures: list[VisrecError]) -> list[str]:
+    """The users' ids that are also item ids, of items with a picture or a text."""
+    stores = [(workspace / name,) for name in ("features", "text_features")]
+    files = [file for found in _map_all(_feature_files, stores, failures) for file in found]
+    ids_by_file = _map_all(_ids_in, [(*file, user_ids) for file in files], failures)
+    return sorted({user_id for ids in ids_by_file for user_id in ids})
+
+
+def _feature_files(features: Store) -> list[tuple[Store, str]]:
     if not features.exists(FEATURES_MANIFEST):
         return []
-    names = list(read_manifest(features).files)
-    ids_by_file = map_calls(_ids_in, [(features, name, user_ids) for name in names])
-    return sorted({user_id for ids in ids_by_file for user_id in ids})
+    return [(features, name) for name in read_manifest(features).files]
 
 
 def _ids_in(features: Store, name: str, user_ids: pa.Array) -> list[str]:

@@ -3,7 +3,7 @@
 The claim is one small file, and every change is a compare-and-swap. docs/architecture.md draws the
 states. `claim_run` opens a claim and may take over one with different inputs. `seal` seals it.
 `retention.py` sets it to removed, and deletes it last. `forget.py` sets the
-claim of an unfinished run to removed, which makes its job stop, and opens it again.
+claim of an unfinished run to forgetting, which makes its job stop, and opens it again.
 
 Each claim has a random token, so that a claim that was deleted and made again is a different one.
 """
@@ -11,7 +11,7 @@ Each claim has a random token, so that a claim that was deleted and made again i
 import dataclasses
 import uuid
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from visrec.errors import ConflictError, InputError
 from visrec.publication.records import VERSION, JsonObject, read_record, require_keys
@@ -23,7 +23,7 @@ CLAIM = "_claim.json"
 # is replaced), `_held_back.json` and `_rewriting.json`.
 PARTS, FINGERPRINTS = "part-", "_fingerprints/"
 
-State = Literal["open", "sealed", "removed"]
+State = Literal["open", "sealed", "removed", "forgetting"]
 
 
 def _token() -> str:
@@ -37,8 +37,9 @@ class Claim:
     Attributes:
         inputs_digest: digest of the inputs whose lists may be written; empty in state `removed`.
         lost: digests of inputs that claimed the run earlier and cannot get it back.
-        state: `open`, `sealed` (the manifest may come at any moment) or `removed` (retention is
-            removing the run, or `forget.py` files of it).
+        state: `open`, `sealed` (the manifest may come at any moment), `removed` (retention is
+            removing the run) or `forgetting` (`forget.py` is removing files of it, and then opens
+            the claim again for the same inputs).
         token: random, so that no two claims have the same bytes.
         version: the version of this record.
     """
@@ -49,9 +50,14 @@ class Claim:
     token: str = dataclasses.field(default_factory=_token)
     version: int = VERSION
 
-    def renewed(self) -> "Claim":
-        """The same claim with another token."""
-        return dataclasses.replace(self, token=_token())
+    @property
+    def may_write(self) -> bool:
+        """Whether its inputs may write files of the run."""
+        return self.state in ("open", "sealed")
+
+    def renewed(self, state: State) -> "Claim":
+        """The same claim in this state, with another token."""
+        return dataclasses.replace(self, state=state, token=_token())
 
     def to_dict(self) -> JsonObject:
         return dataclasses.asdict(self)
@@ -62,7 +68,7 @@ class Claim:
         require_keys(data, ("inputs_digest", "lost", "state", "token"))
         if not isinstance(data["inputs_digest"], str) or not isinstance(data["lost"], list):
             raise TypeError("found a field of the wrong type")
-        if data["state"] not in ("open", "sealed", "removed"):
+        if data["state"] not in get_args(State):
             raise ValueError(f"found the state {data['state']!r}")
         return cls(**{**data, "lost": tuple(data["lost"])})
 
@@ -97,7 +103,7 @@ def claim_run(run: Store, inputs_digest: str) -> None:
 
     Raises:
         InputError: the run is sealed for other inputs, or these inputs have lost it to others.
-        ConflictError: retention is removing the run.
+        ConflictError: retention is removing the run, or `visrec forget` files of it.
     """
     lost: tuple[str, ...] = ()
     version = None
@@ -110,6 +116,11 @@ def claim_run(run: Store, inputs_digest: str) -> None:
             raise ConflictError(
                 f"Retention is removing {run.root}. Run the job again when the removal is done; if "
                 "it was interrupted, the next nights finish it."
+            )
+        if claim.state == "forgetting":
+            raise ConflictError(
+                f"`visrec forget` is removing users from {run.root}. Run the job again when it has "
+                "ended; if it was interrupted, start it again first."
             )
         if claim.inputs_digest == inputs_digest:
             return
@@ -125,27 +136,28 @@ def claim_run(run: Store, inputs_digest: str) -> None:
 def holds_claim(run: Store, inputs_digest: str) -> bool:
     """Whether files made from these inputs may be written to the run: the claim is theirs."""
     claim, _ = read_claim(run)
-    return claim is not None and claim.inputs_digest == inputs_digest and claim.state != "removed"
+    return claim is not None and claim.inputs_digest == inputs_digest and claim.may_write
 
 
 def is_claimed_by_others(run: Store, inputs_digest: str) -> bool:
-    """Whether the claim is that of other inputs, or of retention: these inputs have lost the run.
+    """Whether others have the claim: other inputs, retention or `forget.py`.
 
     False where there is no claim: these inputs may claim the run again, and keep intact files.
     """
     claim, _ = read_claim(run)
-    return claim is not None and (claim.inputs_digest != inputs_digest or claim.state == "removed")
+    return claim is not None and (claim.inputs_digest != inputs_digest or not claim.may_write)
 
 
 def seal(run: Store, inputs_digest: str) -> None:
     """Seals a run: from now on it cannot be claimed for other inputs.
 
     Raises:
-        ConflictError: other inputs have taken the run, or retention is removing it.
+        ConflictError: other inputs have taken the run, retention is removing it, or `forget.py` is
+            removing files of it.
     """
     while True:
         claim, version = read_claim(run)
-        if claim is None or claim.inputs_digest != inputs_digest or claim.state == "removed":
+        if claim is None or claim.inputs_digest != inputs_digest or not claim.may_write:
             raise lost_claim_error(run)
         if claim.state == "sealed":
             return
@@ -156,8 +168,8 @@ def seal(run: Store, inputs_digest: str) -> None:
 def lost_claim_error(run: Store) -> ConflictError:
     """The error of a writer that no longer holds the claim on its run."""
     return ConflictError(
-        f"Another writer has taken {run.root} for lists of other inputs, or retention has removed "
-        "it. Choose another --run_id, or run the job again."
+        f"Another writer has taken {run.root} for lists of other inputs, retention has removed it, "
+        "or `visrec forget` is removing files of it. Choose another --run_id, or run the job again."
     )
 
 

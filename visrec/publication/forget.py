@@ -1,8 +1,9 @@
 """Removes users from runs that are kept, while readers see a whole run at every moment.
 
-A run without a manifest only loses its files with these users; its job makes the files again. In a
-complete run, files with these users are written again under new names, without them. Then, if the
-run is the published one:
+A run without a manifest only loses its files with these users, and damaged ones, which may have
+them; its job makes the files again. In a complete run, each file that may have these users is
+compared with the manifest's hash. Those with the users are written again under new names, without
+them. Then, if the run is the published one:
 
 1. The new manifest is written under a name of its own.
 2. The pointer is moved to this name and its SHA-256, by the usual conditional write; tables follow.
@@ -19,18 +20,18 @@ read, the digest under which the run was claimed.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from visrec.errors import ConflictError
+from visrec.errors import ConflictError, InputError
 from visrec.ids import is_in
 from visrec.interactions.log import assign_shards
-from visrec.publication.claims import CLAIM, FINGERPRINTS, PARTS, read_claim, removal_claim
-from visrec.publication.list_tables import COLD_USERS_KEY, ID_COLUMNS, lists_file
+from visrec.publication.claims import CLAIM, FINGERPRINTS, PARTS, Claim, read_claim
+from visrec.publication.list_tables import COLD, COLD_USERS_KEY, ID_COLUMNS, lists_file
 from visrec.publication.manifest import (
     MANIFEST,
     REWRITING,
@@ -45,7 +46,7 @@ from visrec.publication.manifest import (
 from visrec.publication.pointer import read_pointer, replace_pointer
 from visrec.publication.records import VERSION
 from visrec.publication.run_spec import parse_part, rewritten_part, run_store
-from visrec.publication.shards import parquet_file, with_sha256
+from visrec.publication.shards import is_intact, parquet_file, with_sha256
 from visrec.publication.tables import read_settled_pointer
 from visrec.storage.store import Store, to_json
 
@@ -73,7 +74,8 @@ class _Shard:
     Attributes:
         name: the new name of the file.
         file: its description.
-        fingerprints: SHA-256 of the fingerprints; None where the run has none.
+        fingerprints: SHA-256 of the fingerprints; None where the run has none, or they were damaged
+            and left out: without them, the next night makes the lists again.
         removed_queries: users whose lists were removed.
         removed_cold_users: how many of them had the fallback list.
         removed_rows: rows that were removed.
@@ -103,7 +105,8 @@ def forget_in_run(recommendations: Store, run_id: str, forgotten: UsersToForget)
 
     Raises:
         ConflictError: another job has completed or removed the run meanwhile.
-        InputError: the run's manifest, or the pointer, is damaged.
+        InputError: the run's manifest, a file with lists that may have the users, the claim or the
+            pointer is damaged. Nothing was changed.
     """
     run = run_store(recommendations, run_id)
     _finish_interrupted(recommendations, run_id)
@@ -114,7 +117,7 @@ def forget_in_run(recommendations: Store, run_id: str, forgotten: UsersToForget)
         return _forget_in_unfinished_run(run, forgotten)
     data, version = found
     manifest = parse_manifest(data, run.uri(MANIFEST))
-    affected = _files_with_users(run, manifest.files, forgotten)
+    affected = _affected_files(run, manifest, forgotten)
     inputs = _renamed_model(manifest.inputs, forgotten)
     removed = 0
     if affected or inputs != manifest.inputs:
@@ -136,27 +139,68 @@ def _renamed_model(inputs: Mapping[str, object], forgotten: UsersToForget) -> di
 # Files.
 
 
-def _files_with_users(run: Store, names: Iterable[str], forgotten: UsersToForget) -> list[str]:
-    """The list files that contain these users, or whose fingerprint files do.
+def _may_have_users(name: str, forgotten: UsersToForget) -> bool:
+    """Whether a file with lists may have these users, by its name.
 
     Users are assigned to files by a hash of their ids, so most files need not be read. A file whose
     name visrec does not use is not one of the run.
     """
+    numbers = parse_part(name)
+    return numbers is not None and numbers[0] in assign_shards(forgotten.user_ids, numbers[1])
+
+
+def _affected_files(run: Store, manifest: RunManifest, forgotten: UsersToForget) -> list[str]:
+    """The list files of a complete run that are to be written again.
+
+    They contain these users, or their fingerprint files do, or are damaged and may do so.
+
+    Raises:
+        InputError: a list file that may contain them is not the one that the manifest names.
+    """
+    if manifest.kind != "user_to_item":  # lists of items, which may have the same ids
+        return []
     affected = []
-    for name in names:
-        numbers = parse_part(name)
-        if numbers is None or numbers[0] not in assign_shards(forgotten.user_ids, numbers[1]):
+    for name in manifest.files:
+        if not _may_have_users(name, forgotten):
             continue
-        if any(len(_ids_of(run, file, forgotten)) for file in (name, FINGERPRINTS + name)):
+        lists, fingerprints = _read_shard(run, name, manifest)
+        if (
+            len(_ids_of(lists, forgotten))
+            or (fingerprints is None and FINGERPRINTS + name in manifest.fingerprints)
+            or (fingerprints is not None and len(_ids_of(fingerprints, forgotten)))
+        ):
             affected.append(name)
     return affected
 
 
-def _ids_of(run: Store, name: str, forgotten: UsersToForget) -> pa.ChunkedArray:
-    """Ids of the users in a file; none if it does not exist or has lists of items."""
+def _read_shard(run: Store, name: str, manifest: RunManifest) -> tuple[bytes, bytes | None]:
+    """A file with lists and the one with its fingerprints, None where that is missing or damaged.
+
+    Raises:
+        InputError: the file with lists is not the one that the manifest names.
+    """
+    lists = _read_if_intact(run, name, manifest.files[name].sha256)
+    if lists is None:
+        raise InputError(
+            f"{run.uri(name)} is not the file that the manifest names, so users cannot be removed "
+            "from this run, which stays as it is. If it is the published run, publish another one "
+            f"first, with `visrec nightly` or `visrec rollback`. Then remove {run.root} and start "
+            "this command again.",
+            path=run.uri(name),
+        )
+    sha256 = manifest.fingerprints.get(FINGERPRINTS + name)
+    return lists, _read_if_intact(run, FINGERPRINTS + name, sha256)
+
+
+def _read_if_intact(run: Store, name: str, sha256: str | None) -> bytes | None:
     found = run.read_if_exists(name)
-    file = found and pq.ParquetFile(pa.BufferReader(found[0]))
-    if not file or _USER not in file.schema_arrow.names:
+    return found[0] if found and hashlib.sha256(found[0]).hexdigest() == sha256 else None
+
+
+def _ids_of(data: bytes, forgotten: UsersToForget) -> pa.ChunkedArray:
+    """Ids of the users in an intact file; none if it has lists of items."""
+    file = pq.ParquetFile(pa.BufferReader(data))
+    if _USER not in file.schema_arrow.names:
         return pa.chunked_array([], pa.string())
     ids = file.read(columns=[_USER])[_USER]
     return ids.filter(is_in(ids, forgotten.user_ids))
@@ -166,52 +210,69 @@ def _forget_in_unfinished_run(run: Store, forgotten: UsersToForget) -> int:
     """Removes the files with the users; the run's job makes them again.
 
     A job that is at work on the run loses its claim and stops, because it could complete the run
-    while files are removed. A run that may be completed at any moment stays as it is.
+    while files are removed. A run that may be completed at any moment stays as it is. A start that
+    was killed has left its own claim, which this one takes over and then opens again.
     """
     claim, version = read_claim(run)
     if claim is not None and claim.state == "removed":
         return _remove_files(run, forgotten)
-    taken = removal_claim()
+    taken = (claim or Claim(inputs_digest="")).renewed("forgetting")
     is_sealed = claim is not None and claim.state == "sealed"
-    if is_sealed or not run.compare_and_swap(CLAIM, taken, version):
+    if is_sealed or not run.compare_and_swap(CLAIM, to_json(taken.to_dict()), version):
         return 0
     removed = _remove_files(run, forgotten)
-    found = run.read_if_exists(CLAIM)
-    if found is not None and found[0] == taken:
-        if claim is None:
+    claim, version = read_claim(run)
+    if claim == taken and version is not None:
+        if taken.inputs_digest:
+            run.replace(CLAIM, to_json(taken.renewed("open").to_dict()), version)
+        else:  # there was no claim before
             run.delete([CLAIM])
-        else:
-            run.replace(CLAIM, to_json(claim.renewed().to_dict()), found[1])
     return removed
 
 
 def _remove_files(run: Store, forgotten: UsersToForget) -> int:
-    """Removes the files with the users from a run that nobody reads or writes."""
+    """Removes the files with the users from a run that nobody reads or writes.
+
+    Damaged files, which may have the users, are removed, too.
+    """
+    parts = {entry.name for entry in run.list(PARTS)}
+    parts |= {entry.name.removeprefix(FINGERPRINTS) for entry in run.list(FINGERPRINTS)}
     removed = 0
-    for name in _files_with_users(run, [entry.name for entry in run.list(PARTS)], forgotten):
-        removed += pc.count_distinct(_ids_of(run, name, forgotten)).as_py()
-        run.delete([name, FINGERPRINTS + name])
+    for name in sorted(parts):
+        if not _may_have_users(name, forgotten):
+            continue
+        lists, fingerprints = (
+            _ids_if_intact(run, each, forgotten) for each in (name, FINGERPRINTS + name)
+        )
+        if lists is None or fingerprints is None or len(lists) or len(fingerprints):
+            removed += 0 if lists is None else pc.count_distinct(lists).as_py()
+            run.delete([name, FINGERPRINTS + name])
     return removed
+
+
+def _ids_if_intact(run: Store, name: str, forgotten: UsersToForget) -> pa.ChunkedArray | None:
+    """Ids of the users in a file; none if there is no such file. None if it is damaged."""
+    found = run.read_if_exists(name)
+    if found is None:
+        return pa.chunked_array([], pa.string())
+    return _ids_of(found[0], forgotten) if is_intact(found[0]) else None
 
 
 def _rewrite_shard(
     run: Store, name: str, manifest: RunManifest, forgotten: UsersToForget
 ) -> _Shard:
     """Writes a shard's two files again, under a new name, which both share."""
-    table = pq.read_table(pa.BufferReader(run.read(name)))
-    gone = table.filter(is_in(table[_USER], forgotten.user_ids))
-    # The long layout does not tell whose list is the fallback.
-    cold = pc.sum(gone["cold"]).as_py() or 0 if "cold" in gone.column_names else 0
-    cold_before = int((table.schema.metadata or {})[COLD_USERS_KEY.encode()])
-    kept = table.filter(pc.invert(is_in(table[_USER], forgotten.user_ids)))
-    lists = with_sha256(kept, {COLD_USERS_KEY: str(cold_before - cold)}, lists_file)
-    fingerprints = None
-    if FINGERPRINTS + name in manifest.fingerprints:
-        fingerprint_table = pq.read_table(pa.BufferReader(run.read(FINGERPRINTS + name)))
-        fingerprint_table = fingerprint_table.filter(
-            pc.invert(is_in(fingerprint_table[_USER], forgotten.user_ids))
-        )
+    lists_before, fingerprints_before = _read_shard(run, name, manifest)
+    table, gone, kept = _split(lists_before, forgotten)
+    fingerprints, cold = None, gone
+    if fingerprints_before is not None:
+        _, cold, fingerprint_table = _split(fingerprints_before, forgotten)
         fingerprints = with_sha256(fingerprint_table, {}, parquet_file)
+    cold_before = int((table.schema.metadata or {})[COLD_USERS_KEY.encode()])
+    # Lists in the long layout do not tell, so without fingerprints this is an upper bound.
+    removed_cold = pc.sum(cold[COLD]).as_py() or 0 if COLD in cold.column_names else 0
+    cold_users = min(cold_before - removed_cold, pc.count_distinct(kept[_USER]).as_py())
+    lists = with_sha256(kept, {COLD_USERS_KEY: str(cold_users)}, lists_file)
     content = hashlib.sha256(lists + (fingerprints or b"")).hexdigest()
     new_name = rewritten_part(name, content)
     if fingerprints is not None:
@@ -222,9 +283,16 @@ def _rewrite_shard(
         file=ShardFile(len(kept), len(lists), hashlib.sha256(lists).hexdigest()),
         fingerprints=None if fingerprints is None else hashlib.sha256(fingerprints).hexdigest(),
         removed_queries=pc.count_distinct(gone[_USER]).as_py(),
-        removed_cold_users=cold,
+        removed_cold_users=cold_before - cold_users,
         removed_rows=len(gone),
     )
+
+
+def _split(data: bytes, forgotten: UsersToForget) -> tuple[pa.Table, pa.Table, pa.Table]:
+    """The table in an intact file, its rows of the users, and its other rows."""
+    table = pq.read_table(pa.BufferReader(data))
+    is_gone = is_in(table[_USER], forgotten.user_ids)
+    return table, table.filter(is_gone), table.filter(pc.invert(is_gone))
 
 
 def _without_users(
@@ -241,8 +309,8 @@ def _without_users(
     for name, shard in shards.items():
         del files[name]
         files[shard.name] = shard.file
+        fingerprints.pop(FINGERPRINTS + name, None)
         if shard.fingerprints is not None:
-            del fingerprints[FINGERPRINTS + name]
             fingerprints[FINGERPRINTS + shard.name] = shard.fingerprints
     gone = list(shards.values())
     return replace(

@@ -28,6 +28,7 @@ from visrec.storage.schemas import (
 
 Layout = Literal["nested", "long"]
 COLD_USERS_KEY = "visrec.cold_users"  # in a file's metadata: how many of its users are cold
+COLD = "cold"  # whether a list is the fallback: in the nested layout, and in all fingerprints
 SCHEMAS: dict[tuple[Kind, Layout], pa.Schema] = {
     ("user_to_item", "nested"): RECOMMENDATIONS,
     ("user_to_item", "long"): RECOMMENDATIONS_LONG,

@@ -94,6 +94,48 @@ def replace_pointer(recommendations: Store, pointer: Pointer, version: str | Non
     return recommendations.compare_and_swap(LATEST, to_json(pointer.to_dict()), version)
 
 
+def read_published(recommendations: Store) -> tuple[Pointer, bytes | None]:
+    """The pointer, and the bytes of the manifest that it names.
+
+    While users are removed from the run, the manifest is replaced and may have a name of its own.
+
+    Returns:
+        For the manifest None if nothing is published, or if it is missing or is not what was
+        published.
+
+    Raises:
+        InputError: the pointer is damaged.
+    """
+    while True:
+        pointer, version = read_pointer(recommendations)
+        if pointer.run_id is None:
+            return pointer, None
+        run = run_store(recommendations, pointer.run_id)
+        data = read_manifest_bytes(run, str(pointer.manifest_sha256))
+        if data is not None or read_pointer(recommendations)[1] == version:
+            return pointer, data
+
+
+def open_published(recommendations: Store) -> tuple[Pointer, RunManifest | None]:
+    """The pointer and the published run's manifest, which is None if nothing is published.
+
+    Raises:
+        InputError: the pointer is damaged; or the manifest is missing, or is not what was
+            published, or another version of visrec wrote it.
+    """
+    pointer, data = read_published(recommendations)
+    if pointer.run_id is None:
+        return pointer, None
+    uri = recommendations.uri(str(pointer.manifest))
+    if data is None:
+        raise InputError(
+            f"{uri} is missing or is not the manifest that was published. Go back to the run "
+            "before with `visrec rollback`, or make the run again.",
+            path=uri,
+        )
+    return pointer, parse_manifest(data, uri)
+
+
 def read_published_manifest(
     recommendations: Store, say: Callable[[str], None]
 ) -> RunManifest | None:
@@ -105,13 +147,10 @@ def read_published_manifest(
     Raises:
         InputError: the pointer is damaged.
     """
-    pointer, version = read_pointer(recommendations)
-    if version is None or pointer.run_id is None:
+    pointer, data = read_published(recommendations)
+    if pointer.run_id is None:
         return None
     uri = recommendations.uri(str(pointer.manifest))
-    data = read_manifest_bytes(
-        run_store(recommendations, pointer.run_id), str(pointer.manifest_sha256)
-    )
     if data is None:
         problem = "is missing or is not what was published"
     else:

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from visrec.publication.gate import Gate
-from visrec.publication.manifest import RunManifest
-from visrec.publication.pointer import Pointer, read_pointer
-from visrec.publication.publish import read_manifest_of
+from visrec.publication.manifest import RunManifest, parse_manifest
+from visrec.publication.pointer import Pointer, read_published
 from visrec.storage.store import Store
 
 Sample = tuple[Mapping[str, str], float]  # labels, value
@@ -43,6 +42,9 @@ def metrics_text(
         exit_code: the job's exit code.
         ended_at: when the job ended, in seconds since 1970.
         seconds: wall time of the job.
+
+    Raises:
+        InputError: the pointer or the published manifest is damaged.
     """
     label = {"job": job}
     samples: dict[str, list[Sample]] = {
@@ -50,11 +52,10 @@ def metrics_text(
         "visrec_last_end_timestamp_seconds": [(label, ended_at)],
         "visrec_last_seconds": [(label, seconds)],
     }
-    pointer, _ = read_pointer(recommendations)
-    if pointer.run_id is not None:
-        found = read_manifest_of(recommendations, pointer.run_id, pointer)
-        if found is not None:
-            samples |= _run_samples(found[1], pointer)
+    pointer, data = read_published(recommendations)
+    if data is not None:
+        manifest = parse_manifest(data, recommendations.uri(str(pointer.manifest)))
+        samples |= _run_samples(manifest, pointer)
     return "".join(_lines(samples))
 
 

@@ -109,7 +109,7 @@ def publish_run(
         sequence = pointer.sequence
         # The manifest is read after the pointer. Before retention removes the run, it changes the
         # pointer's file, and then the conditional write below fails.
-        found = read_manifest_of(recommendations, run_id, pointer)
+        found = _read_manifest_of(recommendations, run_id, pointer)
         if found is None:
             return False
         new_pointer = with_tables(next_pointer(run_id, *found, pointer), tables)
@@ -137,7 +137,7 @@ def publication_status(
         was_complete: whether the run was complete before this start of it.
     """
     pointer, version = read_pointer(recommendations)
-    found = read_manifest_of(recommendations, run_id, pointer)
+    found = _read_manifest_of(recommendations, run_id, pointer)
     reason: str | None
     if found is None:
         reason = "it is not complete, or retention has removed it"
@@ -185,7 +185,7 @@ def moved_meanwhile_error(recommendations: Store) -> ConflictError:
     )
 
 
-def read_manifest_of(
+def _read_manifest_of(
     recommendations: Store, run_id: str, pointer: Pointer
 ) -> tuple[bytes, RunManifest] | None:
     """The bytes of a run's manifest, and the manifest; None where there is none.

@@ -23,9 +23,16 @@ def read_record(
         remedy: sentences on what the file should have been and what to do now.
 
     Raises:
-        InputError: the file is not such a record.
+        InputError: the file is not such a record, or another version of visrec wrote it.
     """
     value = parse_json(data, uri)
+    version = value.get("version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version != VERSION:
+        raise InputError(
+            f"{uri} has version {version} of this record; expected version {VERSION}, the only one "
+            "that this version of visrec reads. Use the version of visrec that wrote it.",
+            path=uri,
+        )
     try:
         if not isinstance(value, dict):
             raise TypeError(f"found {type(value).__name__}, expected an object")

@@ -148,8 +148,8 @@ def _take_claim(recommendations: Store, run_id: str) -> tuple[bytes | None, bool
     any moment, or if its claim changes meanwhile, because somebody is writing it.
 
     Returns:
-        The claim that was written, None if the run is left alone; and whether another retention
-        had begun the removal.
+        The claim that was written, None if the run is left alone; and whether another process, a
+        retention or `forget.py`, had begun to remove files.
     """
     run, claim = run_store(recommendations, run_id), removal_claim()
     while True:
@@ -162,7 +162,7 @@ def _take_claim(recommendations: Store, run_id: str) -> tuple[bytes | None, bool
         elif state == "sealed":
             return None, False
         if run.compare_and_swap(CLAIM, claim, version):
-            return claim, state == "removed"
+            return claim, state in ("removed", "forgetting")
         if not is_complete:
             return None, False
 

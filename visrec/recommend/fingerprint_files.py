@@ -13,13 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from visrec.publication.list_tables import COLD
 from visrec.publication.run_spec import RunSpec
 from visrec.publication.shards import keep_or_write, parquet_file, with_sha256
 from visrec.recommend.fingerprints import query_fingerprints
 from visrec.recommend.inputs import ScoringData
 from visrec.recommend.queries import Queries
 
-_VERSION = "2"  # of the files' columns
+_VERSION = "3"  # of the files' columns
 
 
 def write_item_fingerprints(data: ScoringData, spec: RunSpec) -> tuple[str, str]:
@@ -50,7 +51,8 @@ def write_query_fingerprints(
     def table() -> pa.Table:
         queries = read()
         fingerprint_U = fingerprint_queries(data, queries)
-        return pa.table({spec.id_column: queries.query_ids, "fingerprint": fingerprint_U})
+        columns = {spec.id_column: queries.query_ids, "fingerprint": fingerprint_U}
+        return pa.table({**columns, COLD: queries.cold_U})
 
     return _write(spec, spec.query_fingerprints(shard), table)
 

@@ -40,7 +40,7 @@ _BATCH_ROWS = 8192
 _MIN_LENGTH = 6  # of a distinctive id: shorter ones occur in binary files by chance
 _WORD = re.compile(rb"[0-9A-Za-z_@+.:/\x80-\xff-]+")
 _EDGES = ".:/+-"  # around an id in a sentence or a path
-_JSON_FIELD = re.compile(rb'"user_id"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+)')
+_JSON_FIELD = re.compile(rb'"user(?:_id)?"\s*:\s*("(?:[^"\\]|\\.)*"|-?\d+)')
 _REPORT_FIELD = re.compile(rb'(?:<h3>User <bdi>|data-user=")([^<"]*)')
 
 

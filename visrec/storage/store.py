@@ -306,10 +306,18 @@ class Store:
         self._backend.abort_uploads()
 
     def read_table(self, name: str, columns: Iterable[str] | None = None) -> pa.Table:
-        """One Parquet file."""
+        """One Parquet file.
+
+        Raises:
+            InputError: it is not Parquet.
+            StorageError: as `read`.
+        """
         selected = None if columns is None else list(columns)
-        with self.open_input(name) as source, pq.ParquetFile(source) as file:
-            return file.read(columns=selected)
+        try:
+            with self.open_input(name) as source, pq.ParquetFile(source) as file:
+                return file.read(columns=selected)
+        except pa.ArrowInvalid as error:
+            raise _damaged_error(self.uri(name), "Parquet", error) from error
 
     def write_table(self, name: str, table: pa.Table, *, store_schema: bool = True) -> int:
         """Writes one Parquet file atomically.
@@ -379,11 +387,15 @@ def parse_json(data: bytes, path: str) -> Any:
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} is damaged: it is not JSON ({error}). Restore the file from a copy, or remove "
-            "it if it can be made again.",
-            path=path,
-        ) from error
+        raise _damaged_error(path, "JSON", error) from error
+
+
+def _damaged_error(uri: str, format: str, error: Exception) -> InputError:
+    return InputError(
+        f"{uri} is damaged: it is not {format} ({error}). Restore the file from a copy, or remove "
+        "it if it can be made again.",
+        path=uri,
+    )
 
 
 def to_json(value: object) -> bytes:
