@@ -410,6 +410,18 @@ def test_parts_of_a_shopify_export_are_read_in_the_order_of_their_numbers(tmp_pa
     assert pairs(workspace) == [("a@x.com", "S1"), ("b@x.com", "S1"), ("b@x.com", "S2")]
 
 
+def test_order_that_a_later_export_has_as_refunded_is_left_out_of_both(tmp_path: Path) -> None:
+    header = "Order Number,Order Status,Order Date,Email,SKU\n"
+    source = write(
+        tmp_path / "parts",
+        a__csv=header + "1,wc-completed,2026-11-20,a@x.com,S1\n2,paid,2026-11-20,b@x.com,S1\n",
+        b__csv=header + "1,wc-refunded,2026-11-20,a@x.com,S1\n3,paid,2026-11-21,c@x.com,S1\n",
+    )
+    workspace, summary = imported(source, "retail", tmp_path)
+    assert pairs(workspace) == [("b@x.com", "S1"), ("c@x.com", "S1")]
+    assert summary["left out"] == {"of cancelled or refunded orders": 2}
+
+
 def test_order_of_dates_is_told_by_any_part_of_an_export(tmp_path: Path) -> None:
     header = "CustomerID,StockCode,InvoiceDate\n"
     source = write(

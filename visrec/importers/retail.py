@@ -122,7 +122,8 @@ def _lines(
     labels = [label_column(c) for c in _OTHERS if c in mapping]
     orders, is_day_first = _OrderFields(), cache(lambda: _find_day_first(source, names, mapping))
     rewrite = partial(_rewrite, is_day_first=is_day_first)
-    void_orders: set[str] = set()  # Shopify states an order's status on its first line alone
+    # Shopify states an order's status on its first line alone.
+    void_orders = _find_void_orders(source, names, mapping) if len(names) > 1 else set()
     batches = (source.read(name, [*columns, *labels], mapping, rewrite) for name in names)
     for stored in chain.from_iterable(batches):
         batch = orders.fill(stored)
@@ -197,6 +198,18 @@ def _find_day_first(source: Source, names: Sequence[str], mapping: dict[str, str
             largest[n] = max(largest[n], pc.max(number).as_py() or 0)
     first, second = (number > 12 for number in largest)
     return None if first == second else first
+
+
+def _find_void_orders(source: Source, names: Sequence[str], mapping: dict[str, str]) -> set[str]:
+    """The orders that were cancelled or refunded by any of the files: where exports of several
+    dates overlap, the earlier one has an order as paid."""
+    void_orders: set[str] = set()
+    columns = [label_column(c) for c in (_ORDER, _STATUS, _CANCELLED_AT) if c in mapping]
+    if _ORDER in mapping:
+        for name in names:
+            for table in source.read(name, columns, mapping):
+                _without_void(table, void_orders, Counter())
+    return void_orders
 
 
 def _without_void(table: pa.Table, void_orders: set[str], left_out: Counter[str]) -> pa.Table:
