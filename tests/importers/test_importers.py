@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.importers import base
-from visrec.importers.base import Source
+from visrec.importers.base import Imported, Source
 from visrec.importers.retail import cancellation_columns
 from visrec.pipelines.import_data import ImportDataJob, check, main
 from visrec.storage import csv_files
@@ -536,10 +536,10 @@ def test_repeated_product_of_amazon_is_one_item_with_its_first_values(tmp_path: 
 
 def test_repeated_items_of_all_batches_are_counted() -> None:
     tables = [pa.table({"item_id": ["a", "b", "a"]}), pa.table({"item_id": ["b", "c", None]})]
-    left_out = Counter[str]()
-    found = pa.concat_tables(base.first_of_each_item(tables, left_out))
+    data = Imported(interactions=(), items=tables)
+    found = pa.concat_tables(data.distinct_items())
     assert found["item_id"].to_pylist() == ["a", "b", "c"]
-    assert left_out == {"repeated items": 2, "items without item_id": 1}
+    assert data.left_out == {"repeated items": 2, "items without item_id": 1}
 
 
 def test_amazon_values_of_other_types_become_text(tmp_path: Path) -> None:

@@ -259,29 +259,28 @@ class Imported:
     left_out: Counter[str] = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
 
+    def complete_interactions(self) -> Iterator[pa.Table]:
+        """The interactions that have a user, an item and a timestamp; the others are counted."""
+        for table in self.interactions:
+            for name in ("user_id", "item_id", "timestamp"):
+                if table[name].null_count:
+                    self.left_out[f"without {name}"] += table[name].null_count
+                    table = table.filter(table[name].is_valid())
+            yield table
 
-def without_nulls(table: pa.Table, left_out: Counter[str]) -> pa.Table:
-    """The interactions that have a user, an item and a timestamp; the others are counted."""
-    for name in ("user_id", "item_id", "timestamp"):
-        if table[name].null_count:
-            left_out[f"without {name}"] += table[name].null_count
-            table = table.filter(table[name].is_valid())
-    return table
-
-
-def first_of_each_item(tables: Iterable[pa.Table], left_out: Counter[str]) -> Iterator[pa.Table]:
-    """The first row of each item; the others, and those without an id, are counted."""
-    seen: set[str] = set()
-    for table in tables:
-        is_first: list[bool] = []
-        for item_id in table["item_id"].to_pylist():
-            if item_id is None:
-                left_out["items without item_id"] += 1
-            elif item_id in seen:
-                left_out["repeated items"] += 1
-            is_first.append(item_id is not None and item_id not in seen)
-            seen.add(item_id)
-        yield table.filter(pa.array(is_first, pa.bool_()))
+    def distinct_items(self) -> Iterator[pa.Table]:
+        """The first row of each item; the others, and those without an id, are counted."""
+        seen: set[str] = set()
+        for table in self.items:
+            is_first: list[bool] = []
+            for item_id in table["item_id"].to_pylist():
+                if item_id is None:
+                    self.left_out["items without item_id"] += 1
+                elif item_id in seen:
+                    self.left_out["repeated items"] += 1
+                is_first.append(item_id is not None and item_id not in seen)
+                seen.add(item_id)
+            yield table.filter(pa.array(is_first, pa.bool_()))
 
 
 def first_of_list(texts: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:

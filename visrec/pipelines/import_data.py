@@ -19,13 +19,7 @@ from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.importers import amazon, movielens, recbole, retail
-from visrec.importers.base import (
-    PICTURE,
-    Imported,
-    Source,
-    first_of_each_item,
-    without_nulls,
-)
+from visrec.importers.base import PICTURE, Imported, Source
 from visrec.storage.store import Store
 from visrec.storage.workspace_tables import find_workspace_table
 
@@ -122,9 +116,9 @@ def _write(store: Store, imported: Imported) -> Counter[str]:
 
 def _batches(imported: Imported) -> Iterator[tuple[str, pa.Table]]:
     """The batches of all tables, each with the name of its table."""
-    for table in imported.interactions:
-        yield _INTERACTIONS, without_nulls(table, imported.left_out)
-    for table in first_of_each_item(imported.items, imported.left_out):
+    for table in imported.complete_interactions():
+        yield _INTERACTIONS, table
+    for table in imported.distinct_items():
         if PICTURE in table.column_names:
             pictures = table.select(["item_id", PICTURE]).rename_columns(["item_id", "uri"])
             yield _PICTURES, pictures.filter(pictures["uri"].is_valid())
