@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from visrec.cli.summary import Summary
 from visrec.errors import InputError
 from visrec.importers import base
-from visrec.importers.base import Source
+from visrec.importers.base import Imported, Source
 from visrec.importers.retail import cancellation_columns
 from visrec.pipelines.import_data import ImportDataJob, check, main
 from visrec.storage import csv_files
@@ -348,8 +348,9 @@ def test_each_file_is_read_once(kind: str, tmp_path: Path, monkeypatch: pytest.M
     workspace, summary = imported(source, kind, tmp_path)
     assert titles(workspace) == {"P1": "Brush"}
     assert summary["interactions"] == 1
-    # The first lines say which edition it is, or which columns there are.
-    most = {"Art.jsonl.gz": 2, "meta_Art.jsonl.gz": 1, "orders.csv.gz": 3}
+    # The first lines say which edition it is, or which columns there are; all lines of a text that
+    # may not be UTF-8 say which encoding it has.
+    most = {"Art.jsonl.gz": 2, "meta_Art.jsonl.gz": 1, "orders.csv.gz": 4}
     assert opened
     assert all(times <= most[name] for name, times in opened.items()), opened
 
@@ -391,3 +392,275 @@ def test_round_trip_of_ratings_through_each_format_with_a_writer(
 def test_columns_of_cancellations_are_known_by_their_names() -> None:
     names = ["Name", "Financial Status", "status", "Cancelled at", "order_status"]
     assert cancellation_columns(names) == ["Financial Status", "Cancelled at", "order_status"]
+
+
+def pairs(workspace: Path) -> list[tuple[Any, ...]]:
+    return rows(workspace / "interactions.parquet", "user_id", "item_id")
+
+
+def test_parts_of_a_shopify_export_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """An order may end in the next part, and the tenth part comes after the second one."""
+    header = "Name,Email,Created at,Lineitem quantity,Lineitem sku\n"
+    source = write(
+        tmp_path / "parts",
+        orders_export_1__csv=header + "#1,a@x.com,2026-11-20 10:00:00 +0100,1,S1\n",
+        orders_export_2__csv=header + "#2,b@x.com,2026-11-20 10:00:00 +0100,1,S1\n",
+        orders_export_10__csv=header + "#2,,,1,S2\n",
+    )
+    workspace, _ = imported(source, "retail", tmp_path)
+    assert pairs(workspace) == [("a@x.com", "S1"), ("b@x.com", "S1"), ("b@x.com", "S2")]
+
+
+def test_order_that_a_later_export_has_as_refunded_is_left_out_of_both(tmp_path: Path) -> None:
+    header = "Order Number,Order Status,Order Date,Email,SKU\n"
+    source = write(
+        tmp_path / "parts",
+        a__csv=header + "1,wc-completed,2026-11-20,a@x.com,S1\n2,paid,2026-11-20,b@x.com,S1\n",
+        b__csv=header + "1,wc-refunded,2026-11-20,a@x.com,S1\n3,paid,2026-11-21,c@x.com,S1\n",
+    )
+    workspace, summary = imported(source, "retail", tmp_path)
+    assert pairs(workspace) == [("b@x.com", "S1"), ("c@x.com", "S1")]
+    assert summary["left out"] == {"of cancelled or refunded orders": 2}
+
+
+def test_order_of_dates_is_told_by_any_part_of_an_export(tmp_path: Path) -> None:
+    header = "CustomerID,StockCode,InvoiceDate\n"
+    source = write(
+        tmp_path / "parts",
+        a__csv=header + "1,2,12/1/2010 8:26\n",
+        b__csv=header + "1,3,13/1/2010 8:26\n",
+    )
+    workspace, _ = imported(source, "retail", tmp_path)
+    found = rows(workspace / "interactions.parquet", "item_id", "timestamp")
+    assert found == [("2", 1263284760), ("3", 1263371160)]
+
+
+def test_export_beside_a_table_with_other_columns_is_refused_by_name(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "shop-export",
+        customers__csv="Customer ID,Email\n1,a@x.com\n",
+        orders__csv="Email,SKU,Date\na@x.com,S1,2026-11-20\n",
+    )
+    with pytest.raises(
+        InputError,
+        match=r"Found customers\.csv, orders\.csv at .* in customers\.csv .*, and in orders\.csv",
+    ):
+        imported(source, "retail", tmp_path)
+
+
+INTER = "user_id:token\titem_id:token\ttimestamp:float\n"
+
+
+def test_parts_of_a_recbole_data_set_are_one_table(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "rb",
+        x__test__inter=INTER + "u3\ti\t3\n",
+        x__train__inter=INTER + "u1\ti\t1\n",
+        x__valid__inter=INTER + "u2\ti\t2\n",
+        x__item="item_id:token\ttitle:token\ni\tChair\n",
+    )
+    workspace, _ = imported(source, "recbole", tmp_path)
+    assert pairs(workspace) == [("u1", "i"), ("u2", "i"), ("u3", "i")]
+    assert titles(workspace) == {"i": "Chair"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("x.inter", "y.inter"),
+        ("x.inter", "x.train.inter"),
+        ("x.train.inter", "y.test.inter"),
+        ("x.v1.inter", "x.v2.inter"),
+        ("x.inter", "y.item"),
+        ("x.inter", "x.item", "y.item"),
+    ],
+)
+def test_recbole_files_of_several_data_sets_are_refused(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    source = write(tmp_path / "rb", **{name.replace(".", "__"): INTER for name in names})
+    with pytest.raises(InputError, match=f"Found {', '.join(names)} .* files of one data set"):
+        imported(source, "recbole", tmp_path)
+
+
+def test_recbole_parts_with_different_fields_are_refused(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "rb",
+        x__train__inter=INTER,
+        x__test__inter=INTER.replace("\n", "\trating:float\n"),
+    )
+    with pytest.raises(
+        InputError, match=r"x\.train\.inter has .*x\.test\.inter has .* rating:float"
+    ):
+        imported(source, "recbole", tmp_path)
+
+
+REVIEW = {"reviewerID": "A", "asin": "B1", "unixReviewTime": 1413763200, "overall": 4.0}
+
+
+def json_lines(*objects: dict[str, Any]) -> str:
+    return "".join(json.dumps(each) + "\n" for each in objects)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("Books.json", "CDs.json"),
+        ("Books.json", "Books_5.json"),
+        ("CDs.json", "meta_Books.json"),
+        ("Books.json", "meta_Books.json", "meta_CDs.json"),
+    ],
+)
+def test_amazon_files_of_several_categories_are_refused(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    source = write(
+        tmp_path / "amazon", **{name.replace(".", "__"): json_lines(REVIEW) for name in names}
+    )
+    with pytest.raises(InputError, match=f"Found {', '.join(names)} .* same category"):
+        imported(source, "amazon", tmp_path)
+
+
+def test_repeated_product_of_amazon_is_one_item_with_its_first_values(tmp_path: Path) -> None:
+    product = {"asin": "B1", "title": "Brush", "imUrl": "https://x/1.jpg"}
+    source = write(
+        tmp_path / "amazon",
+        reviews_Art_5__json=json_lines(REVIEW),
+        meta_Art__json=json_lines(product, {**product, "title": "Brush, again"}, {"asin": " "}),
+    )
+    workspace, summary = imported(source, "amazon", tmp_path)
+    assert rows(workspace / "items.parquet", "item_id", "title") == [("B1", "Brush")]
+    pictures = workspace / "images" / "pictures.parquet"
+    assert rows(pictures, "item_id", "uri") == [("B1", "https://x/1.jpg")]
+    assert summary["left out"] == {"repeated items": 1, "items without item_id": 1}
+
+
+def test_repeated_items_of_all_batches_are_counted() -> None:
+    tables = [pa.table({"item_id": ["a", "b", "a"]}), pa.table({"item_id": ["b", "c", None]})]
+    data = Imported(interactions=(), items=tables)
+    found = pa.concat_tables(data.distinct_items())
+    assert found["item_id"].to_pylist() == ["a", "b", "c"]
+    assert data.left_out == {"repeated items": 2, "items without item_id": 1}
+
+
+def test_amazon_values_of_other_types_become_text(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "amazon",
+        Art__json="\n" + json_lines(REVIEW, {**REVIEW, "reviewerID": 7}),
+        meta_Art__json=json_lines(
+            {"asin": "B1", "title": "Brush"},
+            {"asin": 12, "title": 5, "imageURLHighRes": ["https://x/1.jpg"]},
+            {"asin": "B3", "title": float("nan"), "images": [{"large": "https://x/2.jpg", "n": 1}]},
+        ),
+    )
+    workspace, _ = imported(source, "amazon", tmp_path)
+    assert pairs(workspace) == [("A", "B1"), ("7", "B1")]
+    assert titles(workspace) == {"B1": "Brush", "12": "5", "B3": None}
+    pictures = workspace / "images" / "pictures.parquet"
+    found = rows(pictures, "item_id", "uri")
+    assert found == [("12", "https://x/1.jpg"), ("B3", "https://x/2.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("review", "expected"),
+    [
+        (b'{"reviewerID": "\xe9"}\n', r"found the line .* expected a JSON object in UTF-8"),
+        (b'{"reviewerID": \n', "found the line .*reviewerID"),
+        (b'{"unixReviewTime": "soon"}\n', "the field unixReviewTime: .*soon"),
+    ],
+)
+def test_damaged_amazon_review_is_refused_and_shown(
+    review: bytes, expected: str, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "amazon", Art__json=json_lines(REVIEW).encode() + review)
+    with pytest.raises(InputError, match=expected):
+        imported(source, "amazon", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["amazon", "movielens", "recbole"])
+def test_rows_with_blank_ids_are_counted_as_without_a_user_or_item(
+    kind: str, tmp_path: Path
+) -> None:
+    reviews = [REVIEW, {**REVIEW, "reviewerID": ""}, {**REVIEW, "asin": " "}]
+    tabs = "A\tB1\t4\t1\n\tB1\t4\t1\nA\t \t4\t1\n"
+    sources = {
+        "amazon": {"Art__json": json_lines(*reviews)},
+        "movielens": {"u__data": tabs},
+        "recbole": {"x__inter": INTER.replace("timestamp", "rating:float\ttimestamp") + tabs},
+    }
+    workspace, summary = imported(write(tmp_path / "source", **sources[kind]), kind, tmp_path)
+    assert pairs(workspace) == [("A", "B1")]
+    assert summary["left out"] == {"without user_id": 1, "without item_id": 1}
+
+
+def test_movielens_titles_in_utf_8_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    """ml-10m is in UTF-8, in which one byte of Å is a line end of Latin-1."""
+    known = {"122": "Ådalen 31 (1969)", "123": "L’Âge d’or", "124": "A\x0bB\u2028C"}
+    source = write(
+        tmp_path / "ml",
+        ratings__dat="1::122::5::838985046\n",
+        movies__dat="".join(f"{i}::{title}::Drama|War\r\n" for i, title in known.items()),
+    )
+    workspace, summary = imported(source, "movielens", tmp_path)
+    assert titles(workspace) == known
+    assert {*dict(rows(workspace / "items.parquet", "item_id", "category")).values()} == {"Drama"}
+    assert summary["encodings"] == {}
+
+
+def test_movielens_titles_in_latin_1_are_read_and_the_summary_says_so(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "ml",
+        u__data="1\t2\t5\t838985046\n",
+        u__item="1|Toy Story (1995)|\n2|Misérables, Les (1995)|\n".encode("latin-1"),
+    )
+    workspace, summary = imported(source, "movielens", tmp_path)
+    assert titles(workspace) == {"1": "Toy Story (1995)", "2": "Misérables, Les (1995)"}
+    assert summary["encodings"] == {"u.item": "Windows-1252, since line 2 is not UTF-8"}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("ratings.csv", "ratings.dat"), ("ratings.dat", "movies.csv"), ("ratings.dat", "u.item")],
+)
+def test_movielens_files_of_several_editions_are_refused(
+    names: tuple[str, ...], tmp_path: Path
+) -> None:
+    source = write(tmp_path / "ml", **{name.replace(".", "__"): "1::2::3::4\n" for name in names})
+    with pytest.raises(InputError, match=f"Found {', '.join(names)} .* of one edition"):
+        imported(source, "movielens", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"movies__dat": "1;Toy Story\n"}, r"movies\.dat .* '1;Toy Story'; .* separated by ::"),
+        ({"ratings__dat": "1::2::5\n"}, r"ratings\.dat .* Expected 4 columns"),
+    ],
+)
+def test_damaged_movielens_line_is_refused_and_shown(
+    files: dict[str, str | bytes], expected: str, tmp_path: Path
+) -> None:
+    source = write(tmp_path / "ml", **{"ratings__dat": "1::1::5::838985046\n", **files})
+    with pytest.raises(InputError, match=expected):
+        imported(source, "movielens", tmp_path)
+
+
+def test_user_of_a_file_with_a_damaged_line_is_one_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The encoding is that of the whole file, whichever block the damaged line is in."""
+    monkeypatch.setattr(base, "_BLOCK_BYTES", 64)
+    line = "jörg@x.de,S1,2026-11-20\n".encode()
+    source = tmp_path / "orders.csv"
+    source.write_bytes(b"Email,SKU,Date\n" + 9 * line + b"a@x.de,S\xf6,2026-11-20\n" + 9 * line)
+    workspace, summary = imported(source, "retail", tmp_path)
+    assert {user for user, _ in pairs(workspace)} == {"jÃ¶rg@x.de", "a@x.de"}
+    assert summary["encodings"] == {"orders.csv": "Windows-1252, since line 11 is not UTF-8"}
+
+
+def test_text_that_is_in_no_known_encoding_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "orders.csv"
+    source.write_bytes("Email,SKU,Date\nÁ,S1,2026-11-20\n".encode() + b"\xe9,S1,2026-11-20\n")
+    with pytest.raises(InputError, match=r"UTF-8 \(line 3 is not\) .*-1252 \(line 2 is not\)"):
+        imported(source, "retail", tmp_path)
+    assert not (tmp_path / "shop").exists()

@@ -1,6 +1,6 @@
 """What every importer takes and gives."""
 
-import codecs
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,14 +16,14 @@ from visrec.storage.csv_files import detect_dialect
 from visrec.storage.input_table import InputTable
 from visrec.storage.schemas import Column
 from visrec.storage.store import Store, file_at
-from visrec.storage.table_files import TableFile, table_errors
+from visrec.storage.table_files import TableFile, codec_of, table_errors
 from visrec.storage.tables import conform_batches, stored_batches
-from visrec.storage.text_encoding import decode_foreign
+from visrec.storage.text_encoding import Encoding, detect_foreign_encoding
 
 KEY = "path"  # the configuration key that names the source
 PICTURE = "picture"
 _BLOCK_BYTES = 8 << 20
-_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_EXPECTED = "text in UTF-8 or Windows-1252. Unpack a compressed file, or name it .gz."
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,14 @@ class Source:
 
     Attributes:
         store: the folder.
-        names: the names of the files that count, sorted.
+        names: the names of the files that count; orders_2.csv comes before orders_10.csv.
     """
 
     store: Store
     names: tuple[str, ...]
+    _encodings: dict[str, Encoding] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def at(cls, path: str) -> "Source":
@@ -49,7 +52,8 @@ class Source:
         if folder.exists(name):
             return cls(folder, (name,))
         store = Store.at(path)
-        names = tuple(sorted(info.name for info in store.list(follow_links=True)))
+        found = (info.name for info in store.list(follow_links=True))
+        names = tuple(sorted(found, key=_with_numbers))
         if not names:
             raise InputError(
                 f"Found nothing at {path}; expected a file, or a folder of files. Change --{KEY}.",
@@ -58,33 +62,57 @@ class Source:
             )
         return cls(store, names)
 
-    def find(self, *patterns: str) -> str | None:
-        """The first file whose own name matches one of the patterns, the first pattern first."""
-        for pattern in patterns:
-            for name in self.names:
-                if re.fullmatch(pattern, name.rpartition("/")[2], re.IGNORECASE):
-                    return name
-        return None
+    def find_all(self, pattern: str) -> list[str]:
+        """The files whose own names match the pattern."""
+        is_match = re.compile(pattern, re.IGNORECASE).fullmatch
+        return [name for name in self.names if is_match(own_name(name))]
 
-    def require(self, expected: str, *patterns: str) -> str:
+    def require_all(self, pattern: str, expected: str) -> list[str]:
         """The same.
 
         Args:
+            pattern: the pattern of their own names.
             expected: such a file in words, for the error.
-            patterns: the patterns of its name.
 
         Raises:
-            InputError: there is none.
+            InputError: there are none.
         """
-        name = self.find(*patterns)
-        if name is None:
-            shown = ", ".join(self.names[:5]) + (" ..." if len(self.names) > 5 else "")
-            raise InputError(
-                f"Found {shown} at {self.store.root}; expected {expected}. Change --{KEY}.",
-                path=self.store.root,
-                key=KEY,
-            )
-        return name
+        names = self.find_all(pattern)
+        if not names:
+            raise self.refuse(self.names, expected)
+        return names
+
+    def refuse(self, names: Sequence[str], expected: str) -> InputError:
+        """The error about files that are not the expected ones."""
+        shown = ", ".join(names[:5]) + (" ..." if len(names) > 5 else "")
+        return InputError(
+            f"Found {shown} at {self.store.root}; expected {expected}. Change --{KEY}.",
+            path=self.store.root,
+            key=KEY,
+        )
+
+    def encoding(self, name: str) -> Encoding:
+        """The encoding of a text file, which is decided once, by the whole file.
+
+        Raises:
+            InputError: the file is damaged, or is not text in one encoding.
+        """
+        if name not in self._encodings:
+            with self._open(name) as stream:
+                blocks = iter(lambda: stream.read(_BLOCK_BYTES), b"")
+                found = detect_foreign_encoding(blocks, self.where(name), _EXPECTED)
+            self._encodings[name] = found
+        return self._encodings[name]
+
+    @property
+    def foreign_encodings(self) -> dict[str, str]:
+        """The encodings, in words, of the files so far that are not UTF-8."""
+        found = sorted(self._encodings.items())
+        return {name: encoding.label for name, encoding in found if not encoding.is_utf_8}
+
+    def where(self, name: str) -> str:
+        """The location of a file and the key that names it, for errors."""
+        return f"{self.store.uri(name)} (--{KEY})"
 
     def read(
         self,
@@ -121,58 +149,92 @@ class Source:
 
     def _file(self, name: str, mapping: Mapping[str, str]) -> TableFile:
         table = InputTable(uri=self.store.uri(name), key=KEY, columns=mapping)
-        return _ForeignFile(table, self.store, name, {})
+        return _ForeignFile(table, self.store, name, {}, self.encoding(name))
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[pa.NativeFile]:
+        stream = self.store.open_input_stream(name, codec_of(name))
+        with stream as source, table_errors(self.where(name)):
+            yield source
+
+    def lines(self, name: str) -> Iterator[str]:
+        """The lines of a text file that are not blank, without their ends.
+
+        Raises:
+            InputError: as `encoding`.
+        """
+        encoding = self.encoding(name)
+        codec = "utf-8-sig" if encoding.is_utf_8 else encoding.name
+        with self._open(name) as stream:
+            for line in io.TextIOWrapper(stream, codec, newline="\n"):
+                if line.strip():
+                    yield line.rstrip("\r\n")
 
     def blocks(self, name: str) -> Iterator[bytes]:
-        """A text file as blocks of whole lines, decompressed if its name ends in .gz."""
-        codec = "gzip" if name.lower().endswith(".gz") else None
+        """A file as blocks of whole lines, decompressed if its name ends in .gz.
+
+        Raises:
+            InputError: the file is damaged.
+        """
         rest = b""
-        with self.store.open_input_stream(name, codec) as stream:
+        with self._open(name) as stream:
             while block := stream.read(_BLOCK_BYTES):
                 whole, newline, rest = (rest + block).rpartition(b"\n")
-                if newline:
+                if whole.strip():
                     yield whole + newline
         if rest.strip():
             yield rest + b"\n"
 
 
+def own_name(name: str) -> str:
+    """The name of a file without its folders."""
+    return name.rpartition("/")[2]
+
+
+def _with_numbers(name: str) -> list[str | int]:
+    """A name for sorting: its parts, of which each second one is a number."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if n % 2 else part for n, part in enumerate(parts)]
+
+
+@dataclass(frozen=True)
 class _ForeignFile(TableFile):
-    """A file that somebody else wrote and that may not be in UTF-8."""
+    """A file that somebody else wrote.
+
+    Attributes:
+        encoding: the encoding of the whole file.
+    """
+
+    encoding: Encoding
 
     @contextmanager
     def open_input_stream(self) -> Iterator[pa.NativeFile]:
+        """The file, in UTF-8 or with a byte order mark."""
         with super().open_input_stream() as stream:
-            yield pa.PythonFile(_Utf8Reader(stream), mode="r")
+            if self.encoding.name == "cp1252":
+                yield pa.PythonFile(_Utf8Reader(stream, self.encoding.name), mode="r")
+            else:
+                yield stream
 
 
 class _Utf8Reader:
-    """Text as UTF-8, whether it is written in that or in Windows-1252, which is ISO 8859-1 as
-    spreadsheets write it. Other encodings, which have a byte order mark, pass unchanged.
+    """Text of an encoding that has one byte a character, as UTF-8.
 
     Args:
         stream: the bytes of the text.
+        encoding: as Python knows it.
     """
 
     closed = False
 
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self._stream = stream
-        self._ready = self._rest = b""  # what can be given, and a line that has yet to end
-        self._has_mark: bool | None = None
+    def __init__(self, stream: pa.NativeFile, encoding: str) -> None:
+        self._stream, self._encoding = stream, encoding
+        self._ready = b""
 
     def read(self, size: int) -> bytes:
         """That many bytes, fewer at the end alone."""
         while len(self._ready) < size and (block := self._stream.read(_BLOCK_BYTES)):
-            if self._has_mark is None:
-                self._has_mark = block.startswith(_MARKS)
-            if self._has_mark:
-                self._ready += block
-                continue
-            whole, newline, self._rest = (self._rest + block).rpartition(b"\n")
-            self._ready += decode_foreign(whole + newline).encode()
-        if len(self._ready) < size:
-            self._ready += decode_foreign(self._rest).encode()
-            self._rest = b""
+            self._ready += block.decode(self._encoding).encode()
         given, self._ready = self._ready[:size], self._ready[size:]
         return given
 
@@ -197,16 +259,28 @@ class Imported:
     left_out: Counter[str] = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
 
+    def complete_interactions(self) -> Iterator[pa.Table]:
+        """The interactions that have a user, an item and a timestamp; the others are counted."""
+        for table in self.interactions:
+            for name in ("user_id", "item_id", "timestamp"):
+                if table[name].null_count:
+                    self.left_out[f"without {name}"] += table[name].null_count
+                    table = table.filter(table[name].is_valid())
+            yield table
 
-def without_nulls(table: pa.Table, left_out: Counter[str]) -> pa.Table:
-    """The rows that have a user, an item and a timestamp; the others are counted."""
-    for name in ("user_id", "item_id", "timestamp"):
-        has_value = table[name].is_valid()
-        missing = len(table) - pc.sum(has_value).as_py() if len(table) else 0
-        if missing:
-            left_out[f"without {name}"] += missing
-            table = table.filter(has_value)
-    return table
+    def distinct_items(self) -> Iterator[pa.Table]:
+        """The first row of each item; the others, and those without an id, are counted."""
+        seen: set[str] = set()
+        for table in self.items:
+            is_first: list[bool] = []
+            for item_id in table["item_id"].to_pylist():
+                if item_id is None:
+                    self.left_out["items without item_id"] += 1
+                elif item_id in seen:
+                    self.left_out["repeated items"] += 1
+                is_first.append(item_id is not None and item_id not in seen)
+                seen.add(item_id)
+            yield table.filter(pa.array(is_first, pa.bool_()))
 
 
 def first_of_list(texts: pa.ChunkedArray, separator: str) -> pa.ChunkedArray:

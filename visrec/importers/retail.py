@@ -1,12 +1,15 @@
 """An order export of a shop, one row a line item: Shopify, WooCommerce, UCI Online Retail, others.
 
-The columns are found by their names. Cancelled orders, refunds and returns are left out: whoever
-sent a thing back did not like it. A line without a user or a time has that of its order.
+The columns are found by their names. All files of a folder are read as one export, in the order of
+their names and numbers: Shopify writes a large one as several files. Cancelled orders, refunds and
+returns are left out: whoever sent a thing back did not like it. A line without a user or a time has
+that of its order.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from visrec.errors import InputError
-from visrec.importers.base import KEY, Imported, Source, without_nulls
+from visrec.importers.base import KEY, Imported, Source, own_name
 from visrec.storage.arrow_values import any_true
 from visrec.storage.column_guess import guess_columns
 from visrec.storage.schemas import INTERACTIONS, label_column
@@ -44,19 +47,27 @@ def read(source: Source) -> Imported:
     """The line items as interactions, and the titles of the products.
 
     Raises:
-        InputError: there is no CSV file, or it is unclear which column is the user, the item or
-            the time.
+        InputError: there is no CSV file, the files have different columns, or it is unclear which
+            column is the user, the item or the time.
     """
-    name = source.require("an order export as .csv or .tsv (.gz too)", _TABLE)
-    mapping = _mapping(source, name)
+    names = source.require_all(_TABLE, "an order export as .csv or .tsv (.gz too)")
+    mappings = {name: _mapping(source.header(name)) for name in names}
+    mapping = mappings[names[0]]
+    for name, other in mappings.items():
+        if other != mapping:
+            raise source.refuse(
+                names,
+                f"parts of one order export, with the same columns, but in {own_name(names[0])} "
+                f"{_describe(mapping)}, and in {own_name(name)} {_describe(other)}",
+            )
+    _require_columns(source, names[0], mapping)
     left_out = Counter[str]()
     titles: dict[str, str] = {}
-    described = ", ".join(f"{column} is {stored!r}" for column, stored in mapping.items())
     return Imported(
-        _lines(source, name, mapping, left_out, titles),
+        _lines(source, names, mapping, left_out, titles),
         _items(titles),
         left_out=left_out,
-        notes=(f"Columns of {name}: {described}.",),
+        notes=(f"Columns of {', '.join(names)}: {_describe(mapping)}.",),
     )
 
 
@@ -70,19 +81,25 @@ def _normalized(name: str) -> str:
     return "".join(filter(str.isalnum, name.lower()))
 
 
-def _mapping(source: Source, name: str) -> dict[str, str]:
-    """The stored name of each column that counts."""
-    names = source.header(name)
-    mapping = guess_columns(_REQUIRED, names)
+def _describe(mapping: dict[str, str]) -> str:
+    return ", ".join(f"{column} is {stored!r}" for column, stored in mapping.items())
+
+
+def _require_columns(source: Source, name: str, mapping: dict[str, str]) -> None:
     missing = [column for column in _REQUIRED if column not in mapping]
     if missing:
         raise InputError(
-            f"{source.store.uri(name)} has the columns {', '.join(names)}; expected columns that "
-            f"are named like a user, an item and a time, and found none for {', '.join(missing)}. "
-            "Rename them, or put the file into the workspace as interactions.csv and name its "
-            "columns with --interactions.columns.",
+            f"{source.store.uri(name)} has the columns {', '.join(source.header(name))}; expected "
+            "columns that are named like a user, an item and a time, and found none for "
+            f"{', '.join(missing)}. Rename them, or put the file into the workspace as "
+            "interactions.csv and name its columns with --interactions.columns.",
             key=KEY,
         )
+
+
+def _mapping(names: Sequence[str]) -> dict[str, str]:
+    """The stored name of each column that counts, as far as there is one."""
+    mapping = guess_columns(_REQUIRED, names)
     normalized = {_normalized(stored): stored for stored in names}
     if not any(each.startswith("lineitem") for each in normalized):
         normalized.pop("name", None)  # the order in Shopify's exports, a product in others
@@ -95,7 +112,7 @@ def _mapping(source: Source, name: str) -> dict[str, str]:
 
 def _lines(
     source: Source,
-    name: str,
+    names: Sequence[str],
     mapping: dict[str, str],
     left_out: Counter[str],
     titles: dict[str, str],
@@ -103,16 +120,17 @@ def _lines(
     """The line items that count; the last title of each product goes into `titles`."""
     columns = [c for c in INTERACTIONS if c.name in _REQUIRED]
     labels = [label_column(c) for c in _OTHERS if c in mapping]
-    orders, is_day_first = _OrderFields(), cache(lambda: _find_day_first(source, name, mapping))
+    orders, is_day_first = _OrderFields(), cache(lambda: _find_day_first(source, names, mapping))
     rewrite = partial(_rewrite, is_day_first=is_day_first)
-    void_orders: set[str] = set()  # Shopify states an order's status on its first line alone
-    for stored in source.read(name, [*columns, *labels], mapping, rewrite):
+    # Shopify states an order's status on its first line alone.
+    void_orders = _find_void_orders(source, names, mapping) if len(names) > 1 else set()
+    batches = (source.read(name, [*columns, *labels], mapping, rewrite) for name in names)
+    for stored in chain.from_iterable(batches):
         batch = orders.fill(stored)
         if _TITLE in batch.column_names:
             pairs = zip(batch["item_id"].to_pylist(), batch[_TITLE].to_pylist(), strict=True)
             titles |= {item: title for item, title in pairs if item and title}
-        table = without_nulls(_without_void(batch, void_orders, left_out), left_out)
-        yield table.select(list(_REQUIRED))
+        yield _without_void(batch, void_orders, left_out).select(list(_REQUIRED))
 
 
 class _OrderFields:
@@ -168,10 +186,11 @@ def _rewrite(table: pa.Table, is_day_first: Callable[[], bool | None]) -> pa.Tab
     return pa.table({**columns, "timestamp": times})
 
 
-def _find_day_first(source: Source, name: str, mapping: dict[str, str]) -> bool | None:
-    """Whether dates with slashes have the day first, by all of a file; None if that is unclear."""
+def _find_day_first(source: Source, names: Sequence[str], mapping: dict[str, str]) -> bool | None:
+    """Whether dates with slashes have the day first, by all files; None if that is unclear."""
     largest = [0, 0]
-    for table in source.read(name, [label_column("timestamp")], mapping):
+    batches = (source.read(name, [label_column("timestamp")], mapping) for name in names)
+    for table in chain.from_iterable(batches):
         for n in range(2):
             form = rf"{_SLASHES}.*"
             dates = table["timestamp"].filter(pc.match_substring_regex(table["timestamp"], form))
@@ -179,6 +198,18 @@ def _find_day_first(source: Source, name: str, mapping: dict[str, str]) -> bool 
             largest[n] = max(largest[n], pc.max(number).as_py() or 0)
     first, second = (number > 12 for number in largest)
     return None if first == second else first
+
+
+def _find_void_orders(source: Source, names: Sequence[str], mapping: dict[str, str]) -> set[str]:
+    """The orders that were cancelled or refunded by any of the files: where exports of several
+    dates overlap, the earlier one has an order as paid."""
+    void_orders: set[str] = set()
+    columns = [label_column(c) for c in (_ORDER, _STATUS, _CANCELLED_AT) if c in mapping]
+    if _ORDER in mapping:
+        for name in names:
+            for table in source.read(name, columns, mapping):
+                _without_void(table, void_orders, Counter())
+    return void_orders
 
 
 def _without_void(table: pa.Table, void_orders: set[str], left_out: Counter[str]) -> pa.Table:

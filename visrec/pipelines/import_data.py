@@ -96,6 +96,7 @@ def main(config: ImportDataJob, summary: Summary) -> None:
     summary.rows = {
         "interactions": rows[_INTERACTIONS],
         "left out": dict(imported.left_out),
+        "encodings": source.foreign_encodings,
         "items": rows[_ITEMS],
         "pictures by address": rows[_PICTURES],
         "workspace": workspace.root,
@@ -136,9 +137,9 @@ def _write(store: Store, imported: Imported) -> Counter[str]:
 
 def _batches(imported: Imported) -> Iterator[tuple[str, pa.Table]]:
     """The batches of all tables, each with the name of its table."""
-    for table in imported.interactions:
+    for table in imported.complete_interactions():
         yield _INTERACTIONS, table
-    for table in imported.items:
+    for table in imported.distinct_items():
         if PICTURE in table.column_names:
             pictures = table.select(["item_id", PICTURE]).rename_columns(["item_id", "uri"])
             yield _PICTURES, pictures.filter(pictures["uri"].is_valid())

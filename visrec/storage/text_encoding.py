@@ -1,11 +1,16 @@
-"""The encoding of text files, detected from their first bytes."""
+"""The encoding of text files: of tables from their first bytes, of foreign exports from all."""
 
 import codecs
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 
 from visrec.errors import InputError
 
 _COMPRESSED = (b"PAR1", b"\x1f\x8b", b"PK\x03\x04")  # Parquet, gzip, ZIP and Excel
+_HEAD_BYTES = 1 << 16  # that tell text from other files
+_UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")  # in Windows-1252
 
 
 @dataclass(frozen=True)
@@ -64,3 +69,43 @@ def detect_encoding(head: bytes, where: str, expected: str) -> Encoding:
             f"expected {expected}"
         )
     return _UTF_8_BOM if head.startswith(codecs.BOM_UTF8) else _UTF_8
+
+
+def detect_foreign_encoding(blocks: Iterable[bytes], where: str, expected: str) -> Encoding:
+    """The encoding of a text file that somebody else wrote: as `detect_encoding`, but Windows-1252,
+    as older programs write it, if any line is not UTF-8.
+
+    Args:
+        blocks: the whole file, of which the first block decides about byte order marks.
+        where: as for `detect_encoding`.
+        expected: as for `detect_encoding`.
+
+    Raises:
+        InputError: as `detect_encoding`, or the file is in neither encoding.
+    """
+    stream = iter(blocks)
+    head = next(stream, b"")
+    encoding = detect_encoding(head[:_HEAD_BYTES], where, expected)
+    if not encoding.is_utf_8:
+        return encoding
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    # The lines that contradict the encodings; a byte order mark says UTF-8.
+    line, not_utf_8, undefined = 1, 0, 1 if encoding.bom else 0
+    for block in chain([head], stream, [b""]):
+        if not not_utf_8:
+            try:
+                decoder.decode(block, final=not block)
+            except UnicodeDecodeError as error:  # `object` may begin with the end of a line before
+                not_utf_8 = line + error.object.count(b"\n", 0, error.start)
+        if not undefined and (byte := _UNDEFINED.search(block)):
+            undefined = line + block.count(b"\n", 0, byte.start())
+        line += block.count(b"\n")
+    if not not_utf_8:
+        return encoding
+    if undefined:
+        raise InputError(
+            f"{where} is neither UTF-8 (line {not_utf_8} is not) nor Windows-1252 (line "
+            f"{undefined} is not); expected one of the two in the whole file. Correct these lines, "
+            "or save the file as UTF-8."
+        )
+    return Encoding("cp1252", f"Windows-1252, since line {not_utf_8} is not UTF-8")
