@@ -306,6 +306,28 @@ def test_users_in_partitions_are_summed_up_again_if_one_of_them_was_last(
     assert users.summarize().activity.moment == 51 * DAY
 
 
+@pytest.mark.parametrize("partitions", [0, 1, 4])
+def test_row_of_the_future_is_not_the_moment_of_everybody(
+    workspace: Workspace, partitions: int
+) -> None:
+    def scored(rows: list[tuple[str, str, int]]) -> ScoringData:
+        columns = zip(("user_id", "item_id", "timestamp"), zip(*rows, strict=True), strict=True)
+        uri = workspace.write("log", **{name: list(values) for name, values in columns})
+        inputs = workspace.inputs(interactions_uri=uri)
+        if partitions:
+            folder = Store.at(str(workspace.folder)) / str(len(rows))
+            root = prepared_root(folder, inputs.interactions, uri, partitions)
+            inputs = replace(inputs, prepared=root)
+        return prepare(inputs)
+
+    right, wrong = scored(LOG), scored([*LOG, ("u1", "a", 4_000_000_000)])
+    assert by_query(wrong, "profiles") == by_query(right, "profiles")
+    np.testing.assert_array_equal(wrong.fallback_N, right.fallback_N)
+    np.testing.assert_array_equal(wrong.fingerprint_N, right.fingerprint_N)
+    assert right.fallback_N.max() >= 1  # somebody took it in the last week
+    assert wrong.read_report.left_out["dated after today"] == 1
+
+
 def test_fallback_scores_order_items_by_takers_in_the_last_week_then_ever() -> None:
     rng = np.random.default_rng(0)
     week_N = rng.choice([0, 1, 2, 1000, 1001, 250_000], 3000).astype(np.float32)
