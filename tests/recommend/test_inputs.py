@@ -192,9 +192,11 @@ def test_item_to_item_needs_no_interactions(workspace: Workspace) -> None:
 
 
 def test_new_items_are_available_only_to_a_model_that_supports_them(workspace: Workspace) -> None:
-    visrank, bpr_mf = prepare(workspace.inputs()), prepare(workspace.inputs("bpr_mf"))
-    assert chosen(visrank, visrank.available_N) == ITEMS
-    assert not visrank.unseen_N.any()
+    bpr_mf = prepare(workspace.inputs("bpr_mf"))
+    for name in ("visrank", "recent_popularity"):
+        data = prepare(workspace.inputs(name))
+        assert chosen(data, data.available_N) == ITEMS
+        assert not data.unseen_N.any()
     assert chosen(bpr_mf, bpr_mf.available_N) == TRAINED_ITEMS
 
 
