@@ -55,6 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--items", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=64, help="of the features")
     parser.add_argument("--changed", type=float, default=0.05, help="share of the users")
     parser.add_argument("--new", type=int, default=10, help="items that come")
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
@@ -62,13 +63,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Path(folder)
         log = workspace / "interactions.parquet"
-        ids = make_workspace(workspace, args.items)
+        ids = make_workspace(workspace, args.items, args.dim)
         write_interactions(log, args.users, ids)
         make_model(workspace, KERNEL_MODEL)
         runs = {"first": run_job(workspace, args.users, KERNEL_MODEL, "first", WHOLE)}
         # The features of the items that were there are drawn first, so they are the same.
         shutil.rmtree(workspace / "features")
-        make_workspace(workspace, args.items + args.new)
+        make_workspace(workspace, args.items + args.new, args.dim)
         take_one_more(log, args.users, args.changed, ids)
         runs["carried"] = run_job(workspace, args.users, KERNEL_MODEL, "carried", others=())
         runs["whole"] = run_job(workspace, args.users, KERNEL_MODEL, "whole", WHOLE)

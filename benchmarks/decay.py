@@ -73,7 +73,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         epochs = ", ".join(str(epoch) for epoch in row["best_epoch"])
         lines.append(f"{row['decay']:<8g} {mean:.4f} ± {spread:.4f}    {epochs}")
     means = [float(np.mean(row["val_auc"])) for row in rows]
-    spread = np.mean([_spread(row) for row in rows])
+    spread = float(np.mean([_spread(row) for row in rows]))
     lines.append(f"the axis moves {max(means) - min(means):.4f}, seeds {spread:.4f}")
     return "\n".join(lines)
 

@@ -47,7 +47,7 @@ def best_flags(
     """
     space = load_space(str(CHECKOUT / "tune_spaces" / f"{name}.yaml"))
     data: TrainingData | None = None
-    tried = []
+    tried: list[dict[str, Any]] = []
     for number in range(settings):
         values = sample_values(space, seed, number) if number else {}
         flags = [f"--{key}={value}" for key, value in values.items()]

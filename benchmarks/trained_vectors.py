@@ -21,6 +21,7 @@ from visrec.interactions.split import SplitConfig
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models import MODELS
 from visrec.models.base import Catalogue
+from visrec.models.scorers import DotScorer
 from visrec.retrieval.topk import user_vectors
 from visrec.sampling.triples import SamplingConfig
 from visrec.sources.interactions import InteractionsConfig
@@ -112,5 +113,6 @@ def _train(feature_ND: Floats, profiles: Jagged) -> tuple[Floats, Floats]:
     with torch.inference_mode():
         arrays = model.item_arrays(Catalogue(feature_ND.astype(np.float16), np.arange(items), None))
         scorer = model.scorer(arrays)
+        assert isinstance(scorer, DotScorer)
         user_Bd = user_vectors(scorer, profiles, np.arange(USERS))
     return arrays["vectors"], user_Bd.numpy()

@@ -43,6 +43,7 @@ from visrec.errors import VisrecError
 from visrec.evaluation.bootstrap import resample
 from visrec.evaluation.data import EvaluationInputs, prepare_evaluation
 from visrec.features.table import MANIFEST
+from visrec.pipelines.job_tables import interactions_uri, items_table
 from visrec.pipelines.train import TrainJob, training_inputs
 from visrec.storage.store import Store
 from visrec.training.data import load_training_data
@@ -108,10 +109,8 @@ def compare(base: Sequence[str], stores: dict[str, Store], seeds: Sequence[int])
                     models={one.store.name: one.store for one in fitted},
                     features=features,
                     interactions=config.interactions,
-                    interactions_uri=config.resolve(
-                        config.interactions.path, "interactions.parquet"
-                    ),
-                    items_table=config.resolve_if_exists(config.items, "items.parquet"),
+                    interactions_uri=interactions_uri(config, config.interactions),
+                    items_table=items_table(config, config.items, config.items_columns),
                     truth=None,
                 )
             )

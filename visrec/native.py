@@ -69,6 +69,23 @@ def processor_flags() -> frozenset[str]:
     return frozenset(next(named, "").partition(":")[2].split())
 
 
+def require_rows(row_V: npt.NDArray[np.integer], count: int) -> None:
+    """Refuses rows that an array does not have, because C++ would read the memory beside it.
+
+    Args:
+        row_V: (V,) rows of an array.
+        count: how many rows the array has.
+
+    Raises:
+        IndexError: one of them is not in it.
+    """
+    lowest, highest = row_V.min(initial=0), row_V.max(initial=-1)
+    if lowest < 0 or highest >= count:
+        raise IndexError(
+            f"Found rows from {lowest} to {highest}; expected rows below {count}, none negative."
+        )
+
+
 def pointers(*arrays: npt.NDArray[np.generic] | None) -> list[ctypes.c_void_p]:
     """The addresses of contiguous arrays; null for None."""
     return [ctypes.c_void_p(None if a is None else a.ctypes.data) for a in arrays]

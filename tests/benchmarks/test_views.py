@@ -4,8 +4,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.views import PATTERN, VIEWS, cut
+from benchmarks.views import PATTERN, VIEWS, compare, cut
+from tests.benchmarks.test_quality import ITEMS, USERS, plant
 from visrec.sources.name_patterns import NamePattern
+from visrec.storage.store import Store
 
 
 def test_windows_are_named_as_views_and_the_first_stands_alone(tmp_path: Path) -> None:
@@ -22,3 +24,13 @@ def test_windows_are_named_as_views_and_the_first_stands_alone(tmp_path: Path) -
     assert first == (tmp_path / "other" / "first" / "x_y.jpg").read_bytes()
     with Image.open(tmp_path / "one" / "first" / "x_y.jpg") as window:
         assert window.size == (30, 24)
+
+
+def test_both_kinds_of_features_are_trained_on_and_rank_the_same_users(tmp_path: Path) -> None:
+    plant(tmp_path)
+    features = Store.at(str(tmp_path / "features"))
+    base = ["--workspace", str(tmp_path), "--model.name=visrank", "--model.mode=mean"]
+    found = compare(base, {"first": features, "pooled": features}, [0])
+    assert (found["users"], found["items"]) == (USERS, ITEMS)
+    paired = found["paired"]["visrank: pooled - first"]
+    assert all(figures["mean"] == 0 for figures in paired.values())

@@ -93,6 +93,25 @@ def test_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
         load_backbone(BackboneConfig(name=name))
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"{", "is not JSON \\(Expecting property name"),
+        (b"\xff", "is not JSON \\('utf-8' codec"),
+        (b"[]", "is not a JSON object"),
+        (b"5", "is not a JSON object"),
+        (b'["architecture"]', "is not a JSON object"),
+    ],
+)
+def test_malformed_configuration_of_a_directory_is_refused(
+    tmp_path: Path, text: bytes, why: str
+) -> None:
+    name = save(tmp_path)
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(InputError, match=rf"cannot be used: {name}/config\.json {why}"):
+        load_backbone(BackboneConfig(name=name))
+
+
 @pytest.mark.parametrize("error", [ImportError("no timm"), RuntimeError("no operator nms")])
 def test_missing_or_broken_timm_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception

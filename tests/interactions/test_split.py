@@ -199,10 +199,8 @@ def test_parts_of_a_split_cover_all_rows_and_held_out_rows_are_in_no_profile(
             assert targets == set(sets[part][user])
             assert not profile & targets
             assert not profile & set(sets[SplitPart.TEST][user])
-            expected = set(sets[SplitPart.TRAIN][user])
-            if part is SplitPart.TEST:
-                expected |= set(sets[SplitPart.VALIDATION][user])
-            assert profile == expected
+            before_R = (log.user_R == u) & (part_R < part) & (log.time_R <= held.time_E[e])
+            assert profile == set(log.item_R[before_R].tolist())
 
 
 @given(ROWS, CONFIGS)
@@ -242,6 +240,53 @@ def test_split_by_item_equals_leave_one_out_by_a_plain_loop(
         validation = [taken.pop()] if test and len(taken) > 1 else []
         if first:
             assert [parts[part][user] for part in SplitPart] == [taken, validation, test]
+
+
+@given(
+    ROWS,
+    ROWS,
+    CONFIGS | st.just(SplitConfig()),
+    st.booleans(),
+    st.sampled_from([SplitPart.VALIDATION, SplitPart.TEST]),
+)
+def test_profile_has_no_row_later_than_what_is_held_out(
+    rows: list[tuple[str, int, int, bool]],
+    late: list[tuple[str, int, int, bool]],
+    config: SplitConfig,
+    evaluation: bool,
+    part: SplitPart,
+) -> None:
+    trained, now = random_log(rows, evaluation), random_log(rows + late, evaluation)
+    held = select_held_out(trained, split(trained, config), part, config)
+    pairs = held_out_pairs(held, trained.user_ids, ITEMS)
+    end = int(trained.time_R.max())
+    restored = restore_split(now, ITEMS, pairs, end, config)
+    may_cut_baskets = evaluation or config.by == "item"
+    for log, found in ((trained, held), (restored.log, restored.held_out)):
+        for e, u in enumerate(found.user_E):
+            first = min(
+                int(log.time_R[(log.user_R == u) & (log.item_R == item)][0])
+                for item in found.targets[e]
+            )
+            assert found.time_E[e] in (first, config.at_timestamp())
+            for item in found.profiles[e]:
+                time = int(log.time_R[(log.user_R == u) & (log.item_R == item)][0])
+                assert time < first + may_cut_baskets
+    # What a row marks as test is unknown to baselines, even if its user is not evaluated.
+    if evaluation and config.test and config.at is None:
+        assert restored.log.evaluation_flag_R is not None
+        known_R = ~restored.log.evaluation_flag_R
+        assert len(restored.known_items.values) <= known_R.sum()
+
+
+def test_marked_row_is_ranked_for_what_its_user_had_taken_by_then() -> None:
+    log = logged({"five": PLANTED["five"], "first": [[8], [9]]}, flagged={2, 4, 8})
+    test = select_held_out(log, split(log, BOTH), SplitPart.TEST, BOTH)
+    assert log.user_ids.take(pa.array(test.user_E)).to_pylist() == ["five"]
+    assert (test.profiles[0].tolist(), test.targets[0].tolist()) == ([1, 3], [2, 4])
+    restored = restore_split(log, ITEMS, held_out_pairs(test, log.user_ids, ITEMS), 3_600 * 4, BOTH)
+    assert restored.held_out.profiles.values.tolist() == [1, 3]
+    assert sorted(restored.known_items.values.tolist()) == [1, 3, 5, 6, 7, 9]
 
 
 def test_split_config_from_json_equals_the_original() -> None:
@@ -321,7 +366,7 @@ def test_empty_part_is_explained_with_a_remedy() -> None:
         single, BOTH, SplitPart.TEST
     )  # it would not help
     flagged = random_log([("u", 1, 7, False), ("u", 2, 8, False)], evaluation=True)
-    assert "The evaluation column marks no row" in explain_empty_part(flagged, BOTH, SplitPart.TEST)
+    assert "other rows that are not later" in explain_empty_part(flagged, BOTH, SplitPart.TEST)
 
 
 def test_only_baskets_that_could_be_held_out_count_for_the_explanation() -> None:

@@ -193,14 +193,17 @@ def test_fault_of_times_does_not_contradict_how_they_are_described(
 
 
 @pytest.mark.parametrize(
-    ("time", "remark"),
+    ("times", "remark"),
     [
-        (20_000, "All timestamps, read as seconds since 1970, lie in 1970 (1970-01-01 05:33 to"),
-        (4_000_000_000_000, "The last timestamp, read as milliseconds since 1970, lies in the fut"),
+        ([20_000], "All timestamps, read as seconds since 1970, lie in 1970 (1970-01-01 05:33 to"),
+        ([1_700_000_000_000, 4_000_000_000_000], "3 rows are dated after today, 20"),
+        ([1_700_000_000_000, 4_000_000_000_000], "left out. Timestamps are read as milliseconds"),
     ],
 )
-def test_remark_on_times_names_their_unit(check: Check, shop: Path, time: int, remark: str) -> None:
-    lines = [f"{user},{item},{time}" for user in "uvw" for item in "ab"]
+def test_remark_on_times_names_their_unit(
+    check: Check, shop: Path, times: list[int], remark: str
+) -> None:
+    lines = [f"{user},{i},{times[n % len(times)]}" for user in "uvw" for n, i in enumerate("ab")]
     (shop / "interactions.csv.gz").write_bytes(
         gzip.compress("\n".join(["user_id,item_id,timestamp", *lines]).encode())
     )

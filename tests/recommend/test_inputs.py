@@ -192,9 +192,11 @@ def test_item_to_item_needs_no_interactions(workspace: Workspace) -> None:
 
 
 def test_new_items_are_available_only_to_a_model_that_supports_them(workspace: Workspace) -> None:
-    visrank, bpr_mf = prepare(workspace.inputs()), prepare(workspace.inputs("bpr_mf"))
-    assert chosen(visrank, visrank.available_N) == ITEMS
-    assert not visrank.unseen_N.any()
+    bpr_mf = prepare(workspace.inputs("bpr_mf"))
+    for name in ("visrank", "recent_popularity"):
+        data = prepare(workspace.inputs(name))
+        assert chosen(data, data.available_N) == ITEMS
+        assert not data.unseen_N.any()
     assert chosen(bpr_mf, bpr_mf.available_N) == TRAINED_ITEMS
 
 
@@ -304,6 +306,28 @@ def test_users_in_partitions_are_summed_up_again_if_one_of_them_was_last(
     whole = open_users(many.inputs.user_tables, pa.array(ITEMS, TEXT), None)
     assert_equal(users.summarize().activity, whole.summarize().activity)
     assert users.summarize().activity.moment == 51 * DAY
+
+
+@pytest.mark.parametrize("partitions", [0, 1, 4])
+def test_row_of_the_future_is_not_the_moment_of_everybody(
+    workspace: Workspace, partitions: int
+) -> None:
+    def scored(rows: list[tuple[str, str, int]]) -> ScoringData:
+        columns = zip(("user_id", "item_id", "timestamp"), zip(*rows, strict=True), strict=True)
+        uri = workspace.write("log", **{name: list(values) for name, values in columns})
+        inputs = workspace.inputs(interactions_uri=uri)
+        if partitions:
+            folder = Store.at(str(workspace.folder)) / str(len(rows))
+            root = prepared_root(folder, inputs.interactions, uri, partitions)
+            inputs = replace(inputs, prepared=root)
+        return prepare(inputs)
+
+    right, wrong = scored(LOG), scored([*LOG, ("u1", "a", 4_000_000_000)])
+    assert by_query(wrong, "profiles") == by_query(right, "profiles")
+    np.testing.assert_array_equal(wrong.fallback_N, right.fallback_N)
+    np.testing.assert_array_equal(wrong.fingerprint_N, right.fingerprint_N)
+    assert right.fallback_N.max() >= 1  # somebody took it in the last week
+    assert wrong.read_report.left_out["dated after today"] == 1
 
 
 def test_fallback_scores_order_items_by_takers_in_the_last_week_then_ever() -> None:

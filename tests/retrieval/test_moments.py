@@ -1,15 +1,26 @@
 """Held-out items ranked as the nights were, against loops over users and items."""
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from tests.interactions import features_at
+from tests.interactions import batch, features_at
 from tests.training import jagged_lists
 from visrec.interactions.activity import DAY, Activity
-from visrec.interactions.split import HeldOut
+from visrec.interactions.read import build_log
+from visrec.interactions.split import (
+    HeldOut,
+    SplitConfig,
+    SplitPart,
+    held_out_pairs,
+    restore_split,
+    select_held_out,
+    split,
+)
 from visrec.jagged import Jagged
 from visrec.models.arrays import ACTIVITY, ItemArrays
 from visrec.models.scorers import DotScorer
@@ -90,6 +101,52 @@ def test_ranks_equal_loops(by_night: bool, moving: bool) -> None:
         last = held.time_E[user] // DAY * DAY + DAY
         out = {i for i in range(ITEMS) if not by_night or ACTIVITY_OF_ALL.first_N[i] < last}
         assert listed == out - set(held.profiles[user].tolist())
+
+
+SEEN = [("u", "a", DAY), ("w", "f", 40 * DAY), *(("v", item, DAY) for item in "abde")]
+TARGET, FUTURE = ("u", "b", 2 * DAY), ("u", "c", 10 * DAY)  # nobody else takes c
+MARKED = [(*row, row == TARGET) for row in (*SEEN, TARGET, FUTURE)]
+
+
+@pytest.mark.parametrize("by", ["night", "basket", "item"])
+@pytest.mark.parametrize(
+    ("trained", "now", "at"),
+    [
+        (MARKED, MARKED, None),
+        ([*SEEN, TARGET], [*SEEN, TARGET, FUTURE], None),
+        ([*SEEN, TARGET], [*SEEN, TARGET, FUTURE], "1970-01-03"),
+    ],
+    ids=["marked row", "late row", "late row after a moment"],
+)
+def test_item_that_a_user_takes_later_is_neither_in_the_profile_nor_subtracted_from_ranks(
+    by: Literal["night", "basket", "item"],
+    trained: list[tuple[Any, ...]],
+    now: list[tuple[Any, ...]],
+    at: str | None,
+) -> None:
+    items, config = pa.array([*"abcdefg"]), SplitConfig(by=by, at=at)
+    log = build_log([batch(*trained)], items)
+    held = select_held_out(log, split(log, config), SplitPart.TEST, config)
+    pairs = held_out_pairs(held, log.user_ids, items)
+    restored = restore_split(
+        build_log([batch(*now)], items), items, pairs, int(log.time_R.max()), config
+    )
+    order = ItemOrder.of(Activity.from_rows(restored.log.item_R, restored.log.time_R, len(items)))
+    held = order.of_held_out(restored.held_out)
+    moments = Moments(held, order.activity, by == "night")
+    user = order.item_N[held.targets.values].tolist().index(1)  # everybody has one target
+    assert order.item_N[held.profiles[user]].tolist() == [0]
+    # c has the highest score, and b the next. By night, c did not exist yet.
+    score_N = np.array([0.1, 0.5, 0.9, 0.2, 0.3, 0.1, 0.1], np.float32)
+    arrays: ItemArrays = {"vectors": score_N[order.item_N]}
+    ranker = MomentRanker(_scorer, arrays, np.full(len(held), -1), moments, k=2)
+    (group,) = ranker.groups(np.array([user]))
+    ranks = group.ranks()
+    assert ranks.ranked_B.tolist() == [3 if by == "night" else 6]
+    assert ranks.above_P.tolist() == [0 if by == "night" else 1]
+    assert per_user(ranks)["auc"].tolist() == [1 if by == "night" else 0.8]
+    listed_2 = order.item_N[group.lists().row_BK[0]]
+    assert listed_2.tolist() == ([1, 4] if by == "night" else [2, 1])
 
 
 def test_unique_works_are_ranked_among_all_items() -> None:

@@ -23,6 +23,19 @@ from visrec.retrieval.ranks import TargetRanks, rank_targets
 from visrec.threads import torch_threads
 
 
+@pytest.mark.parametrize("dot", [True, False])
+@pytest.mark.parametrize(("profile", "target"), [(4, 0), (-1, 0), (0, 4), (0, -1)])
+def test_item_that_is_not_ranked_is_refused(dot: bool, profile: int, target: int) -> None:
+    vectors_Nd, user_B = torch.ones(4, 1), np.zeros(1, np.int64)
+    scorer = (
+        DotScorer(vectors_Nd, lambda lists, _: torch.ones(len(lists), 1))
+        if dot
+        else TableScorer(np.ones((1, 4), np.float32))
+    )
+    with pytest.raises(IndexError, match="expected rows below 4"):
+        rank_targets(scorer, jagged_lists([[profile]]), user_B, jagged_lists([[target]]))
+
+
 @dataclass(frozen=True)
 class Case:
     score_BN: npt.NDArray[Any]

@@ -1,6 +1,7 @@
 """Which interactions count: rating, cutoff, and the digest of what was read."""
 
 import json
+import pickle
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from visrec.config import plain
 from visrec.errors import InputError
+from visrec.interactions.activity import moment_after
+from visrec.interactions.read import read_log
 from visrec.sources.interactions import (
     InteractionsConfig,
     digest_interactions,
@@ -94,6 +98,30 @@ def test_another_min_rating_than_in_training_is_refused() -> None:
 )
 def test_only_rows_before_the_cutoff_count(uri: str, as_of: str, last: str) -> None:
     assert items(replace(ALL, as_of=as_of), uri)[-1] == last
+
+
+def test_row_of_a_later_day_than_today_is_left_out_and_counted(tmp_path: Path) -> None:
+    config, now = InteractionsConfig(), datetime.now(UTC).timestamp()
+    end = config.end_timestamp
+    assert end % DAY == 0
+    assert end - DAY <= now < end + 60  # the day may have ended meanwhile
+    rows = [("u", "a", end - DAY), ("u", "b", end - 1), ("u", "c", end), ("v", "c", end + 10**9)]
+    path = tmp_path / "log.csv"
+    path.write_text("\n".join(["user_id,item_id,timestamp", *(f"{u},{i},{t}" for u, i, t in rows)]))
+    assert items(config, str(path)) == ["a", "b"]
+    log = read_log(config, str(path), pa.array(["a", "b", "c"]))
+    assert log.user_ids.to_pylist() == ["u"]
+    assert log.read_report.left_out == {"dated after today": 2}
+    assert moment_after(log.time_R) == end
+
+
+def test_processes_of_a_job_agree_on_the_last_row_that_counts() -> None:
+    config = InteractionsConfig()
+    yesterday = config.end_timestamp - DAY
+    vars(config)["end_timestamp"] = yesterday  # the job began before midnight
+    assert pickle.loads(pickle.dumps(config)).end_timestamp == yesterday  # noqa: S301
+    assert "end_timestamp" not in plain(config)
+    assert replace(config, as_of="2021-03-02").end_timestamp == MIDNIGHT
 
 
 def test_min_rating_and_cutoff_combine(uri: str) -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 
 from visrec.jagged import Jagged
-from visrec.native import compile_and_load, pointers
+from visrec.native import compile_and_load, pointers, require_rows
 from visrec.scratch import row_blocks
 
 DAY = 86_400
@@ -133,6 +133,7 @@ class Activity:
         feature_GCK = np.empty((len(moment_G), len(item_C), ACTIVITY_FEATURES), np.float32)
         arrays = (self.days.offsets, item_C, moment_G // DAY, WINDOW_DAYS)
         offsets, items, moments, windows = (np.ascontiguousarray(a, np.int64) for a in arrays)
+        require_rows(item_C, len(self))
         log = self._log_table(moment_G)
         kernel.visrec_activity(
             *pointers(np.ascontiguousarray(self.days.values), offsets, items),

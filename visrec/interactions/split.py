@@ -2,7 +2,8 @@
 
 No held-out row of a user is earlier than one of the user's training rows, unless an `evaluation`
 column says which rows are held out. Other users' training rows may be later; with
-`SplitConfig.at`, none is.
+`SplitConfig.at`, none is. However rows are held out, the profile that they are ranked for has no
+later row.
 
 Shapes: U users, N items, R rows of the log, E evaluated users, P pairs of a user and an item.
 """
@@ -80,7 +81,7 @@ class HeldOut:
 
     Attributes:
         user_E: (E,) rows of the log's users.
-        profiles: E lists of items from before the targets.
+        profiles: E lists of items that were taken no later than `time_E`.
         targets: E lists of held-out items.
         time_E: (E,) the time of each user's first target, in seconds; with `SplitConfig.at`, that
             moment.
@@ -135,8 +136,8 @@ def explain_empty_part(log: InteractionLog, config: SplitConfig, part: SplitPart
         )
     if log.evaluation_flag_R is not None and part == SplitPart.TEST:
         return (
-            "The evaluation column marks no row of a user who also has other rows, so nobody is "
-            "held out for test."
+            "The evaluation column marks no row of a user who also has other rows that are not "
+            "later, so nobody is held out for test."
         )
     # A user needs a basket for each part that is held out, and one to train on.
     needed, which, counts_R = 2, "", np.ones(len(log.item_R), bool)
@@ -184,7 +185,8 @@ def _last_baskets(
 def select_held_out(
     log: InteractionLog, part_R: npt.NDArray[np.int8], part: SplitPart, config: SplitConfig
 ) -> HeldOut:
-    """Selects the users with rows in `part` and a profile from the parts before it.
+    """Selects the users with rows in `part` and a profile: rows of the parts before it that are
+    not later than the first row in `part`.
 
     Args:
         log: the rows.
@@ -193,7 +195,7 @@ def select_held_out(
         config: what `split` was called with.
     """
     split_time = config.at_timestamp() if part == SplitPart.TEST else None
-    return _targets_and_profiles(log, part_R == part, part_R < part, split_time)
+    return _targets_and_profiles(log, part_R == part, part_R < part, split_time, config)
 
 
 def _targets_and_profiles(
@@ -201,13 +203,19 @@ def _targets_and_profiles(
     target_R: npt.NDArray[np.bool_],
     profile_R: npt.NDArray[np.bool_],
     at: int | None,
+    config: SplitConfig,
 ) -> HeldOut:
-    targets, profiles = log.items_where(target_R), log.items_where(profile_R)
+    user_R = log.user_R
+    time_U = np.full(len(log.user_ids), np.iinfo(np.int64).max if at is None else at)
+    if at is None:
+        np.minimum.at(time_U, user_R[target_R], log.time_R[target_R])
+    # A row may be marked, or a single item held out, without the rest of its basket.
+    holds_out_parts = config.by == "item" or log.evaluation_flag_R is not None
+    last_U = time_U if at is None and holds_out_parts else time_U - 1
+    targets = log.items_where(target_R)
+    profiles = log.items_where(profile_R & (log.time_R <= last_U[user_R]))
     user_E = np.flatnonzero((targets.lengths > 0) & (profiles.lengths > 0))
-    first_U = np.full(len(log.user_ids), np.iinfo(np.int64).max)
-    np.minimum.at(first_U, log.user_R[target_R], log.time_R[target_R])
-    time_E = first_U[user_E] if at is None else np.full(len(user_E), at)
-    return HeldOut(user_E, profiles.take(user_E), targets.take(user_E), time_E)
+    return HeldOut(user_E, profiles.take(user_E), targets.take(user_E), time_U[user_E])
 
 
 # A model stores the pairs that its training held out, so that it is never evaluated on others.
@@ -231,7 +239,8 @@ class RestoredSplit:
     Attributes:
         log: the interactions up to the end of the training data.
         held_out: users with held-out rows and a profile.
-        known_items: U lists of items of `log` that were not held out.
+        known_items: U lists of items of `log` that were not held out, which baselines are fitted
+            to. As in training, they may be later than the user's targets.
         num_missing: held-out rows that are no longer in the interactions, or whose user has no
             profile.
     """
@@ -269,9 +278,11 @@ def restore_split(
     target_R = np.isin(log.user_R * len(item_ids) + log.item_R, pair_S)
     split_time = config.at_timestamp()
     known_R = ~target_R
+    # What users without a profile took then is no target, and was not known to training either.
     if split_time is not None:
-        # What users without a profile took later is no target, and was not known either.
         known_R &= log.time_R < split_time
-    held_out = _targets_and_profiles(log, target_R, known_R, split_time)
+    elif log.evaluation_flag_R is not None:
+        known_R &= ~log.evaluation_flag_R
+    held_out = _targets_and_profiles(log, target_R, known_R, split_time, config)
     num_missing = len(pairs) - len(held_out.targets.values)
     return RestoredSplit(log, held_out, log.items_where(known_R), num_missing)

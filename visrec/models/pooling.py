@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from visrec.models.dropout import SOURCE
 from visrec.models.inputs import JaggedTensor
-from visrec.native import compile_and_load, pointers
+from visrec.native import compile_and_load, pointers, require_rows
 
 _HALVINGS = 64  # an entry that weighs less than 2^-64 weighs nothing
 
@@ -93,6 +93,7 @@ class _MaxAndMean(torch.autograd.Function):
         lists = (np.ascontiguousarray(offsets.numpy()), np.ascontiguousarray(values.numpy()))
         vector_Md = vector_Md.detach().contiguous()
         b, (m, d) = len(offsets) - 1, vector_Md.shape
+        require_rows(lists[1], m)
         pooled_BE, argmax_Bd = torch.empty(b, 2 * d), torch.empty(b, d, dtype=torch.int32)
         _kernel().visrec_pool(
             *pointers(vector_Md.numpy()),

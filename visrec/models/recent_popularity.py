@@ -1,6 +1,7 @@
 """Recent popularity: an item's score is how often it was taken in the last days. A baseline.
 
-It shows how far counting recent interactions gets where demand changes.
+It shows how far counting recent interactions gets where demand changes. Training decides nothing,
+so items that were added since are scored like all others.
 """
 
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class RecentPopularity(Model):
     """See the module's docstring. It has no weights: what it needs is counted where it scores."""
 
     Config = RecentPopularityConfig
-    traits = ModelTraits(supports_new_items=False, personalized=False)
+    traits = ModelTraits(personalized=False)
     trains_on = "nothing"
 
     def __init__(self, config: RecentPopularityConfig, sizes: Sizes) -> None:

@@ -53,7 +53,7 @@ from visrec.pipelines.proposals import (
 )
 from visrec.recommend.eligibility import recommendable_mask
 from visrec.sources.id_mismatch import explain_id_mismatch
-from visrec.sources.interactions import read_until_cutoff
+from visrec.sources.interactions import FUTURE, read_until_cutoff
 from visrec.sources.items import read_items
 from visrec.storage import schemas
 from visrec.storage.store import Store
@@ -336,11 +336,10 @@ def _remarks(
             f"All timestamps, read as {written}, lie in 1970 ({rows.period}): are they times? "
             "Name another column with --interactions.columns."
         )
-    now = datetime.now(UTC)
-    if rows.last is not None and rows.last > now.timestamp():
+    if future := rows.left_out[FUTURE]:
         yield (
-            f"The last timestamp, read as {written}, lies in the future ({rows.period}). It is "
-            f"{now:%Y-%m-%d %H:%M} UTC."
+            f"{future:,} rows are dated after today, {datetime.now(UTC):%Y-%m-%d} in UTC, and are "
+            f"left out. Timestamps are read as {written}."
         )
     if log is None or catalogue is None:
         return

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import torch
 
 from visrec.jagged import Jagged
-from visrec.native import chosen_isa, compile_and_load, pointers
+from visrec.native import chosen_isa, compile_and_load, pointers, require_rows
 from visrec.retrieval.rotation import Rotation, choose_rotation, users_before_choice
 
 _SOURCE = Path(__file__).with_name("kernel.cpp")
@@ -174,9 +174,12 @@ def rank(
         targets: B lists of rows, none of which is in the profile.
         wide_B: (B,) users whose products are summed in float64.
         kernel: see `load_kernel`.
+
+    Raises:
+        IndexError: a row is not one of `vectors_Nd`.
     """
     vectors_Nd, user_Bd = _floats(vectors_Nd), _floats(user_Bd)
-    lists = [*_lists(profiles), *_lists(targets)]
+    lists = [*_lists(profiles, len(vectors_Nd)), *_lists(targets, len(vectors_Nd))]
     above_P, others_above_P, others_equal_P = np.empty((3, len(targets.values)), np.int64)
     kernel.visrec_rank(
         *pointers(vectors_Nd),
@@ -199,11 +202,15 @@ def nearest(vectors_Nd: Floats, profiles: Jagged, row_BK: Ints, kernel: ctypes.C
         profiles: B lists of rows.
         row_BK: rows, -1 for none; these get -1.
         kernel: see `load_kernel`.
+
+    Raises:
+        IndexError: a row is not one of `vectors_Nd`.
     """
     if vectors_Nd.strides[1] != vectors_Nd.itemsize:
         vectors_Nd = _floats(vectors_Nd)
     row_BK = np.ascontiguousarray(row_BK, np.int64)
-    lists = _lists(profiles)
+    require_rows(row_BK[row_BK >= 0], len(vectors_Nd))
+    lists = _lists(profiles, len(vectors_Nd))
     nearest_BK = np.empty(row_BK.shape, np.int64)
     kernel.visrec_nearest(
         *pointers(vectors_Nd),
@@ -260,7 +267,8 @@ def _floats(array: npt.NDArray[np.generic]) -> Floats:
     return np.ascontiguousarray(array, np.float32)
 
 
-def _lists(lists: Jagged) -> tuple[Ints, Ints]:
+def _lists(lists: Jagged, rows: int) -> tuple[Ints, Ints]:
+    require_rows(lists.values, rows)
     offsets, values = (np.ascontiguousarray(a, np.int64) for a in (lists.offsets, lists.values))
     return offsets, values
 

@@ -30,6 +30,7 @@ from torch import Tensor
 from visrec.jagged import Jagged, offsets_from_lengths
 from visrec.models.inputs import JaggedTensor
 from visrec.models.scorers import ByKind, DotScorer, ReRankScorer, Scorer, TiledScorer
+from visrec.native import require_rows
 from visrec.retrieval import topk
 from visrec.retrieval.kernel import kernel_for, rank
 from visrec.retrieval.torch_topk import needs_float64
@@ -95,7 +96,13 @@ def rank_targets(
         profiles: B lists of distinct catalogue rows that are not ranked.
         user_B: (B,) rows of the training's users, -1 for users that training has not seen.
         targets: B lists of held-out rows, none of which is in that user's profile.
+
+    Raises:
+        IndexError: a profile or a list has an item that is not one of the scorer's, so it would be
+            subtracted from counts that it is not in.
     """
+    for lists in (profiles, targets):
+        require_rows(lists.values, scorer.num_items)
     return scorer.dispatch(
         ByKind(
             dot=lambda dot: _rank_dot(dot, profiles, user_B, targets),

@@ -4,7 +4,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -24,6 +25,7 @@ LIKED = "liked"  # column that says which rows count
 # Reasons for which rows are left out.
 NO_TIME, NO_USER, NO_ITEM = "without a timestamp", "without a user_id", "without an item_id"
 AFTER_CUTOFF, NOT_LIKED = "at or after as_of", "rated below min_rating"
+FUTURE = "dated after today"
 NOT_RATED = "without a rating"
 NO_FEATURE = "of items without a feature"
 REPEATED = "repeats of a user and item (the first time counts)"
@@ -42,7 +44,7 @@ class InteractionsConfig:
             Needs a rating column, and the same value for training, evaluation and lists. Items
             rated lower are not recommended to that user.
         as_of: cutoff as an ISO date or time in UTC; only earlier rows count. A date means its first
-            second. It must not be in the future.
+            second. It must not be in the future. Without it, all rows up to the end of today count.
         max_incomplete: share of rows that may lack a user, an item or a timestamp, such as those of
             guests. They are left out and counted; if there are more, the job ends.
     """
@@ -59,6 +61,7 @@ class InteractionsConfig:
         cutoff_timestamp = self.cutoff_timestamp()
         if cutoff_timestamp is not None:
             require_past(cutoff_timestamp, "interactions.as_of", self.as_of)
+        _ = self.end_timestamp  # all processes of a job get that of the first one
 
     def table(self, uri: str) -> InputTable:
         """The interactions at a location, with the names of their columns."""
@@ -76,6 +79,19 @@ class InteractionsConfig:
             InputError: it is not a date.
         """
         return None if self.as_of is None else utc_seconds(self.as_of, "interactions.as_of")
+
+    @cached_property
+    def end_timestamp(self) -> int:
+        """Only earlier rows count: the cutoff or, without one, the end of today (UTC).
+
+        A row of a later day is a wrong date. It would be the moment of all lists, at which nothing
+        has been taken lately.
+        """
+        cutoff_timestamp = self.cutoff_timestamp()
+        if cutoff_timestamp is not None:
+            return cutoff_timestamp
+        today = datetime.now(UTC).date()
+        return int(datetime.combine(today + timedelta(days=1), time(), UTC).timestamp())
 
     def require_min_rating(self, expected: float | None, source: str) -> None:
         """Refuses profiles that are built differently from those that a model was trained on.
@@ -194,7 +210,8 @@ def read_disliked(config: InteractionsConfig, batches: TableBatches) -> Iterator
 def read_until_cutoff(
     config: InteractionsConfig, uri: str, left_out: Counter[str]
 ) -> Iterator[pa.Table]:
-    """The interactions before the cutoff, in batches, without rows that lack a user or a timestamp.
+    """The interactions before the cutoff (without one, up to the end of today), in batches, without
+    rows that lack a user or a timestamp.
 
     Rows that lack an item are among them. With a `min_rating`, the column `LIKED` says which rows
     count.
@@ -231,7 +248,7 @@ def drop_after_cutoff(
         InputError: there is a `min_rating` but no rating column.
     """
     for where, batch in batches:
-        past = _before_cutoff(batch, config.cutoff_timestamp(), left_out)
+        past = _before_end(batch, config, left_out)
         incomplete.add(batch.filter(pc.is_null(batch["timestamp"])), past)
         has_user = pc.is_valid(past["user_id"])
         left_out[NO_USER] += len(past) - int(pc.sum(has_user).as_py() or 0)
@@ -251,16 +268,12 @@ def read_all(config: InteractionsConfig, uri: str) -> TableBatches:
             yield file.where, batch
 
 
-def _before_cutoff(
-    batch: pa.Table, cutoff_timestamp: int | None, left_out: Counter[str]
-) -> pa.Table:
-    """The rows with a timestamp before the cutoff."""
+def _before_end(batch: pa.Table, config: InteractionsConfig, left_out: Counter[str]) -> pa.Table:
+    """The rows with a timestamp before the cutoff, or of today and before."""
     timed = batch.filter(pc.is_valid(batch["timestamp"]))
     left_out[NO_TIME] += len(batch) - len(timed)
-    if cutoff_timestamp is None:
-        return timed
-    past = timed.filter(pc.less(timed["timestamp"], cutoff_timestamp))
-    left_out[AFTER_CUTOFF] += len(timed) - len(past)
+    past = timed.filter(pc.less(timed["timestamp"], config.end_timestamp))
+    left_out[FUTURE if config.as_of is None else AFTER_CUTOFF] += len(timed) - len(past)
     return past
 
 

@@ -1,6 +1,6 @@
 """The exact validation AUC: a user's held-out items are ranked among the whole catalogue.
 
-Shapes: E held-out users.
+Shapes: E held-out users, B of them.
 """
 
 import math
@@ -47,11 +47,11 @@ def validation_means(
     Returns:
         The means. NaN without validation users, or if a score is not finite in float32.
     """
-    share = held.take(np.arange(context.rank, len(held), context.workers))
+    share = np.arange(context.rank, len(held), context.workers)
     total = torch.zeros(len(metrics) + 1, dtype=torch.float64, device=context.device)
     if len(share):
         try:
-            found = _held_out_metrics(model, data, share)
+            found = held_out_metrics(model, data, held, share)
             sums = [float(found[name].sum()) for name in metrics]
         except InputError:
             raise  # the machine or the data is at fault: a lower learning rate would not help
@@ -65,19 +65,26 @@ def validation_means(
 
 def score_held_out(model: Model, data: TrainingData, held: HeldOut) -> npt.NDArray[np.float64]:
     """(E,) each user's AUC, ordered by moment, not as in `held`."""
-    return _held_out_metrics(model, data, held)["auc"]
+    return held_out_metrics(model, data, held, np.arange(len(held)))["auc"]
 
 
-def _held_out_metrics(
-    model: Model, data: TrainingData, held: HeldOut
+def held_out_metrics(
+    model: Model, data: TrainingData, held: HeldOut, rows: npt.NDArray[np.int64]
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Each metric's (E,) values, in the order of `score_held_out`."""
+    """Each metric's (B,) values for some of the users.
+
+    Args:
+        model: scored as it is.
+        data: the catalogue to rank.
+        held: all users, who decide together what each of them is ranked among (`Moments`).
+        rows: (B,) which of them, ascending, in the order of `score_held_out`.
+    """
     model.eval()
     order = data.item_order
     moments = Moments(order.of_held_out(held), order.activity, data.provenance.split.by == "night")
     arrays = order.of_arrays(model.item_arrays(data.catalogue))
     of_model = MomentRanker(model.scorer, arrays, moments.held_out.user_E, moments)
-    return per_user(of_model.ranks(np.arange(len(held))), (CUTOFF,))
+    return per_user(of_model.ranks(rows), (CUTOFF,))
 
 
 def sample_users(held: HeldOut, limit: int, seed: int) -> HeldOut:

@@ -24,13 +24,22 @@ _CONFIG, _WEIGHTS = "config.json", "model.safetensors"
 
 
 def is_timm(name: str) -> bool:
-    """Whether a name is that of a timm model: `timm/<id>`, or a directory as timm saves it."""
+    """Whether a name is that of a timm model: `timm/<id>`, or a directory as timm saves it.
+
+    Raises:
+        InputError: the directory has a config.json that is not a JSON object.
+    """
     if name.startswith("timm/"):
         return True
     config = Path(name) / _CONFIG
     if not name or not config.is_file():
         return False
-    fields = json.loads(config.read_text())
+    try:
+        fields = json.loads(config.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise unusable_backbone(name, f"{config} is not JSON ({first_line(error)})") from error
+    if not isinstance(fields, dict):
+        raise unusable_backbone(name, f"{config} is not a JSON object")
     return "architecture" in fields and fields.get("model_type") in (None, "timm_wrapper")
 
 
