@@ -175,6 +175,17 @@ def test_digest_changes_with_any_byte(store: Store) -> None:
 
 
 @pytest.mark.s3
+def test_digest_changes_with_the_folders_that_are_columns(tmp_path: Path) -> None:
+    store = Store.at(str(tmp_path))
+    for place in ("here", "there"):
+        put(store, f"{place}/available=0/a.csv", LOG)
+        put(store, f"{place}/available=1/b.parquet", LOG)
+    put(store, "moved/available=1/a.csv", LOG)
+    put(store, "moved/available=1/b.parquet", LOG)
+    digests = {name: digest_files(store.uri(name), KEY) for name in ("here", "there", "moved")}
+    assert digests["here"] == digests["there"] != digests["moved"]
+
+
 def test_digest_does_not_depend_on_the_location(s3_env: str, tmp_path: Path) -> None:
     for store in (Store.at(f"{s3_env}/deep/log"), Store.at(str(tmp_path / "other"))):
         put(store, "a.csv", LOG)
