@@ -327,6 +327,8 @@ def _fetch_one(
         return error
     # The URI of one picture may be invalid, which must not stop the run.
     except (InputError, ValueError) as error:
+        if is_http(uri) and isinstance(error, InputError):
+            raise  # the proxy of all pictures
         shown = hide_secrets(uri)
         return StorageError(f"Could not read {shown!r}: {error}", path=shown)
 
