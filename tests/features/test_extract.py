@@ -113,6 +113,16 @@ def test_file_whose_name_is_not_utf8_is_rejected(tmp_path: Path) -> None:
             commit_extraction(plan, [GOOD], store, IDENTITY, settings, 0.4)
 
 
+def test_items_are_pending_in_the_order_of_their_rows_in_parquet(tmp_path: Path) -> None:
+    """So tasks read a row group once, whatever the order of the ids."""
+    images, store = str(tmp_path / "images.parquet"), Store.at(str(tmp_path / "features"))
+    rows = pa.table({"item_id": ["c", "a", "b", "a"], "image": [b"1", b"2", b"3", b"4"]})
+    pq.write_table(rows, images, row_group_size=3)
+    plan = plan_extraction(PictureSource(images), store, IDENTITY, LIMITS)
+    assert plan.pending["item_id"].to_pylist() == ["c", "a", "a", "b"]
+    assert plan.pending["row"].to_pylist() == [0, 1, 0, 2]
+
+
 def test_part_that_another_commit_has_removed_ends_an_extraction(tmp_path: Path) -> None:
     """The other one has listed before the picture was there, and commits before this one."""
     images, store = tmp_path / "images", Store.at(str(tmp_path / "features"))

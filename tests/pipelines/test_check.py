@@ -147,6 +147,18 @@ def test_remarks_tell_what_a_night_can_do_without(check: Check, shop: Path) -> N
     assert "No user has 2 baskets" in remarks
 
 
+def test_id_that_looks_like_a_null_is_told(check: Check, shop: Path) -> None:
+    """As str(None) and R write it; without quotes it is a null."""
+    more = ['9;"None";a;2026-11-01', '9;"NA";a;2026-11-02', "9;nan;a;2026-11-02"]
+    text = "\n".join(
+        [*orders({**BASKETS, **{f"u{n}": ["a"] for n in range(9)}}).splitlines(), *more]
+    )
+    (shop / "interactions.csv.gz").write_bytes(gzip.compress(text.encode()))
+    rows = check()
+    assert "There is the user_id 'None' and 'NA', which looks like a null" in rows["remarks"]
+    assert rows["rows left out"]["without a user_id"] == 2
+
+
 def test_cancelled_orders_among_the_interactions_are_told(check: Check, shop: Path) -> None:
     head, *lines = orders().splitlines()
     text = "\n".join([f"{head};Financial Status", *(f"{line};paid" for line in lines)])

@@ -4,12 +4,14 @@ import socket
 import threading
 from collections.abc import Iterator
 
+import pyarrow as pa
 import pytest
 
 from tests.http_server import Faults, Page, PictureServer
-from visrec.errors import StorageError
+from visrec.errors import InputError, StorageError
 from visrec.sources import http
 from visrec.sources.http import TOO_LARGE, Answer, fetch, hide_secrets, is_http
+from visrec.sources.images import LISTING_SCHEMA, fetch_pictures
 
 DATA = bytes(range(256)) * 400
 MOST = 200_000
@@ -209,3 +211,21 @@ def test_proxy_of_the_environment_is_used(
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         assert fetch(server.uri("/a.jpg"), MOST).data == DATA
         assert proxy.requests == {"http://shop.example/a.jpg": 1}
+
+
+def test_proxy_without_a_scheme_is_an_http_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with PictureServer({"http://shop.example/a.jpg": Page(DATA)}) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.uri("").removeprefix("http://"))
+        assert fetch("http://shop.example/a.jpg", MOST).data == DATA
+
+
+def test_proxy_of_another_kind_is_refused_for_all_pictures(
+    server: PictureServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "socks5://me:secret@proxy.example:1080")
+    assert fetch(server.uri("/a.jpg"), MOST).data == DATA  # http, without a proxy
+    row = dict.fromkeys(LISTING_SCHEMA.names) | {"uri": "https://shop.example/a.jpg"}
+    with pytest.raises(InputError, match=r"https_proxy 'socks5://\*\*\*@proxy.example:1080'; ex"):
+        fetch_pictures(pa.Table.from_pylist([row], LISTING_SCHEMA), MOST)
+    monkeypatch.setenv("no_proxy", "shop.example")
+    assert "asked" in str(why("https://shop.example/a.jpg"))

@@ -134,6 +134,16 @@ def test_skipped_files_are_counted_by_extension(store: Store) -> None:
     assert str(found).startswith("2 .txt, ")
 
 
+def test_unfinished_downloads_are_skipped_and_counted(tmp_path: Path) -> None:
+    for ending in ("", ".crdownload", ".opdownload", ".part", ".filepart", ".download"):
+        (tmp_path / f"a.jpg{ending}").write_bytes(b"\xff\xd8\xff\xe0")
+    (tmp_path / "SKU.Greenshirt").write_bytes(b"\xff\xd8\xff\xe0")
+    assert listed(str(tmp_path))["item_id"].to_pylist() == ["SKU.Greenshirt", "a"]
+    assert skipped_files(str(tmp_path)).not_pictures == {
+        ".crdownload": 1, ".opdownload": 1, ".part": 1, ".filepart": 1, ".download": 1
+    }  # fmt: skip
+
+
 def test_skipped_files_beside_parquet_are_counted(store: Store) -> None:
     write_parquet(store, "images/part-0.parquet", images("a"), row_group_size=1)
     store.write("images/z.jpg", b"x")
@@ -310,6 +320,41 @@ def test_rows_of_a_listing_can_be_fetched_in_any_order(store: Store) -> None:
     listing = listed(store.uri("x.parquet")).take([6, 0, 4, 0])
     expected = [b"bytes of g", b"bytes of a", b"bytes of e", b"bytes of a"]
     assert fetched(listing) == expected
+
+
+def test_row_group_is_read_once_by_all_tasks_of_a_thread(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"i{n:03}" for n in range(256)]
+    write_parquet(store, "x.parquet", images(*ids), row_group_size=1_000)
+    listing, opened = listed(store.uri("x.parquet")), []
+    really = Store.open_input
+
+    def counted(store: Store, name: str) -> Any:
+        opened.append(name)
+        return really(store, name)
+
+    monkeypatch.setattr(Store, "open_input", counted)
+    found = [data for start in range(0, 256, 64) for data in fetched(listing.slice(start, 64))]
+    assert found == [f"bytes of {item_id}".encode() for item_id in ids]
+    assert opened == ["x.parquet"]
+
+
+def test_file_that_was_written_again_is_read_again(store: Store) -> None:
+    for one, two in (("a", "b"), ("cc", "dd")):
+        write_parquet(store, "x.parquet", images(one, two), row_group_size=9)
+        listing = listed(store.uri("x.parquet"))
+        assert fetched(listing.slice(0, 1)) == [f"bytes of {one}".encode()]
+        assert fetched(listing.slice(1, 1)) == [f"bytes of {two}".encode()]
+
+
+def test_file_that_got_shorter_is_refused(store: Store) -> None:
+    write_parquet(store, "x.parquet", images("a", "b"), row_group_size=9)
+    listing = listed(store.uri("x.parquet"))
+    write_parquet(store, "x.parquet", images("a"), row_group_size=9)
+    with pytest.raises(InputError, match=r"x.parquet \(--images\) has fewer rows than when it was"):
+        fetched(listing)
+    assert pictures(store.uri("x.parquet")) == {"a": b"bytes of a"}
 
 
 def test_parquet_ids_may_be_integers(store: Store) -> None:

@@ -96,6 +96,15 @@ def test_text_ids_that_pandas_made_from_integers_are_refused() -> None:
     assert "found only ids such as '17850.0', which pandas makes" in refusal(ID, text)
     assert parsed(NAME, text) == [None, "17850.0", None, "2.0"]
     assert parsed(ID, ["2.0", "2.1"]) == ["2.0", "2.1"]
+    assert "found only ids such as '7.0'" in refusal(ID, ["nan", "7.0", "nan"])  # astype(str)
+
+
+def test_ids_of_which_a_spreadsheet_lost_digits_are_refused() -> None:
+    for lost in ("4.5E+12", "4,5E+12", "4E+12", "1e+16"):
+        assert f"found the id {lost!r}, as spreadsheets write long" in refusal(ID, ["u", lost])
+    kept = ["1e3", "4E12", "A4.5E+12", "4.5E+12x"]
+    assert parsed(ID, kept) == kept
+    assert parsed(NAME, ["4.5E+12"]) == ["4.5E+12"]
 
 
 def test_uuids_become_ids_in_their_usual_form() -> None:
@@ -331,6 +340,14 @@ def test_far_date_is_refused() -> None:
         TIMESTAMP, [datetime(9999, 12, 31)], pa.timestamp("us")
     )
     assert "found inf; expected seconds" in refusal(TIMESTAMP, [float("inf")])
+
+
+def test_times_that_float32_rounds_are_refused() -> None:
+    times = [1.7e9, None, 1_700_000_050.0]
+    assert "found 1700000000 as float32, which rounds times" in refusal(
+        TIMESTAMP, times, pa.float32()
+    )
+    assert parsed(TIMESTAMP, [0, 90_000, float("nan")], pa.float32()) == [0, 90_000, None]
 
 
 def test_vectors_and_pictures_are_parsed() -> None:

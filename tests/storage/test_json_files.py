@@ -58,6 +58,32 @@ def test_json_values_may_change_their_type(local_store: Store) -> None:
     }
 
 
+def test_numbers_among_ids_are_the_ids_of_other_tables(local_store: Store) -> None:
+    """As pandas writes a column of integers with nulls: 7.0 and NaN."""
+    for users, expected in (
+        (["7.0", "NaN", "8.0"], ["7", None, "8"]),
+        (["7", "7.0", "7e0", "-0.0"], ["7", "7", "7", "0"]),
+        (['"u"', "NaN", "null", '"NaN"', '"7.0"'], ["u", None, None, "NaN", "7.0"]),
+        (["7.5", '"u"'], ["7.5", "u"]),
+    ):
+        lines = [f'{{"user_id": {user}, "item_id": "i", "timestamp": 1}}\n' for user in users]
+        local_store.write("log.jsonl", "".join(lines).encode())
+        [table] = read_batches(log(local_store.uri("log.jsonl")), INTERACTIONS)
+        assert table["user_id"].to_pylist() == expected
+
+
+def test_key_that_a_whole_file_lacks_is_null_there(local_store: Store) -> None:
+    write_lines(local_store, "items/a.jsonl", [{"item_id": "a", "title": "t"}])
+    write_lines(local_store, "items/b.jsonl", [{"item_id": "b", "available": False}])
+    table = load_table(InputTable(uri=local_store.uri("items"), key="items"), ITEMS)
+    assert table.to_pydict() == {
+        "item_id": ["a", "b"], "available": [None, False], "title": ["t", None]
+    }  # fmt: skip
+    local_store.write("items/c.csv", b"item_id,title\nc,t\n")
+    with pytest.raises(SchemaError, match=r"c\.csv has item_id, title, and others also have avail"):
+        load_table(InputTable(uri=local_store.uri("items"), key="items"), ITEMS)
+
+
 def test_json_lines_are_read_in_blocks(tmp_path: Path) -> None:
     line = json.dumps({"user_id": "somebody", "item_id": "a", "timestamp": 5, "note": "x" * 150})
     many = 60_000

@@ -426,9 +426,10 @@ def test_unreadable_folder_is_not_listed_as_empty(
 
 def test_folder_that_only_root_may_list_on_ext4_is_left_out(tmp_path: Path) -> None:
     store = Store.at(str(tmp_path))
-    for name in ("a.jpg", "lost+found/x", "photos/b.jpg"):
+    for name in ("a.jpg", "lost+found/x", "lost+found_1.jpg", "photos/b.jpg", "photos/lost+found"):
         store.write(name, b"")
-    assert [info.name for info in store.list()] == ["a.jpg", "photos/b.jpg"]
+    listed = ["a.jpg", "lost+found_1.jpg", "photos/b.jpg", "photos/lost+found"]
+    assert [info.name for info in store.list()] == listed
 
 
 def test_check_writable_leaves_nothing_behind(store: Store) -> None:

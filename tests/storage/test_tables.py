@@ -13,6 +13,7 @@ import pytest
 
 from tests.storage import COLUMNS, KEY, LOG, csv, items, log, put, refusal, rows
 from visrec.errors import InputError, SchemaError
+from visrec.storage import csv_files
 from visrec.storage.schemas import INTERACTIONS, ITEMS
 from visrec.storage.store import Store
 from visrec.storage.table_descriptions import describe_table
@@ -43,8 +44,8 @@ def test_directory_may_be_named_like_a_file(store: Store) -> None:
 
 
 def test_csv_ids_keep_leading_zeros(store: Store) -> None:
-    store.write("log.csv", b"user_id,item_id,timestamp\n007,0010,5\n1e3,NA,6\n")
-    assert rows(store, "log.csv") == [("007", "0010", 5), ("1e3", "NA", 6)]
+    store.write("log.csv", b"user_id,item_id,timestamp\n007,0010,5\n1e3, NA,6\n")
+    assert rows(store, "log.csv") == [("007", "0010", 5), ("1e3", " NA", 6)]
 
 
 def test_csv_dates_become_seconds(store: Store) -> None:
@@ -172,6 +173,17 @@ def test_digest_changes_with_any_byte(store: Store) -> None:
     assert changed != before
     store.delete(["log/b.parquet"])
     assert digest_files(store.uri("log"), KEY) not in (before, changed)
+
+
+def test_digest_changes_with_the_folders_that_are_columns(tmp_path: Path) -> None:
+    store = Store.at(str(tmp_path))
+    for place in ("here", "there"):
+        put(store, f"{place}/available=0/a.csv", LOG)
+        put(store, f"{place}/available=1/b.parquet", LOG)
+    put(store, "moved/available=1/a.csv", LOG)
+    put(store, "moved/available=1/b.parquet", LOG)
+    digests = {name: digest_files(store.uri(name), KEY) for name in ("here", "there", "moved")}
+    assert digests["here"] == digests["there"] != digests["moved"]
 
 
 @pytest.mark.s3
@@ -366,16 +378,109 @@ def test_other_encodings_are_refused(store: Store) -> None:
 def test_csv_blanks_become_nulls_in_every_column(store: Store) -> None:
     text = "item_id,artist_id,category,available,stock,title\n" + "".join(
         f"{n},{blank},{blank},{blank},{blank},{blank}\n"
-        for n, blank in enumerate(["", '""', '" "', " ", "NULL", "null", "\\N"])
+        for n, blank in enumerate(["", '""', '" "', " ", "NULL", "null", "\\N", "NA", "<NA>"])
     )
     store.write("items.csv", (text + ',,,,,\n , ,,,"",\n').encode())  # as Excel ends a sheet
     table = load_table(items(store.uri("items.csv")), ITEMS)
-    assert table["item_id"].to_pylist() == list("0123456")
-    assert {column.null_count for column in table.columns[1:]} == {7}
-    store.write("items.csv", b'item_id,title\n"NULL","null"\n')
+    assert table["item_id"].to_pylist() == list("012345678")
+    assert {column.null_count for column in table.columns[1:]} == {9}
+    store.write("items.csv", b'item_id,title\n"NULL","null"\n"NA","nan"\n')
     assert load_table(items(store.uri("items.csv")), ITEMS).to_pylist() == [
-        {"item_id": "NULL", "title": "null"}
+        {"item_id": "NULL", "title": "null"}, {"item_id": "NA", "title": "nan"}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "users"),
+    [
+        ('"user_id","item_id","timestamp"\n"u","i",1\nNA,"j",1\n', ["u", None]),  # R
+        ("user_id,item_id,timestamp\nu,i,1\nNone,j,1\nNaN,j,1\n#N/A,j,1\n", ["u", *[None] * 3]),
+    ],
+)
+def test_words_for_null_without_quotes_are_no_ids(
+    tmp_path: Path, text: str, users: list[str | None]
+) -> None:
+    (tmp_path / "log.csv").write_text(text)
+    assert load_table(log(str(tmp_path / "log.csv")), INTERACTIONS)["user_id"].to_pylist() == users
+
+
+def test_ids_that_numpy_wrote_as_floats_are_refused_beside_nan(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text(HEADER + "7.0,i,1\nnan,j,1\n")
+    assert "found only ids such as '7.0'" in refusal(str(tmp_path / "log.csv"), SchemaError)
+
+
+STRAY = {  # quotes at the start of a value, of writers that do not quote
+    "never closed": (
+        'u1,i1,1,"abc\nu2,i2,2,def\nu3,i3,3,ghi\n',
+        "the row that begins in line 2 has a quote that does not close",
+    ),
+    "closed within a value": (
+        'u0,i0,0,\nu1,i1,1,"Big poster\nu2,i2,2,def\nu3,i3,3,Small" y\n',
+        "the quote in line 3 closes in line 5, before ' y'",
+    ),
+    "closed at the end of a value": (
+        'u1,i1,1,"Big poster\nu2,i2,2,def\nu3,i3,3,Poster 24"\n',
+        "the quote in line 2 closes in line 4, and each of these lines is like a row",
+    ),
+    "in an id": ('u0,i0,0,\n"u1,i1,1,a\nu2",i2,2,b\n', "each of these lines is like a row"),
+}
+
+
+@pytest.mark.parametrize("how", STRAY)
+@pytest.mark.parametrize("delimiter", [",", "\t", ";"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_stray_quote_loses_no_rows(tmp_path: Path, how: str, delimiter: str, encoding: str) -> None:
+    text, message = STRAY[how]
+    text = f"user_id,item_id,timestamp,note\n{text}".replace(",", delimiter)
+    (tmp_path / "log.csv").write_text(text, encoding=encoding, newline="")
+    assert message in refusal(str(tmp_path / "log.csv"))
+
+
+def test_stray_quote_is_found_across_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(csv_files, "_BLOCK_BYTES", 16)
+    monkeypatch.setattr(csv_files, "_MAX_ROW_BYTES", 64)
+    lines = [f"u{n},i,1,x\n" for n in range(100)]
+    lines[60] = 'u,i,1,"x\n'
+    (tmp_path / "log.csv").write_text("user_id,item_id,timestamp,note\n" + "".join(lines))
+    message = "the row that begins in line 62 is longer than 0 MiB, or has a quote that does not"
+    assert message in refusal(str(tmp_path / "log.csv"))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("block_bytes", [1, 7, 1 << 20])
+def test_descriptions_of_several_lines_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, block_bytes: int
+) -> None:
+    monkeypatch.setattr(csv_files, "_BLOCK_BYTES", block_bytes)
+    titles = [
+        'A ""big"" poster,{e}soft, warm{e}{e}- 24"" high',
+        "One{e}two, three",
+        "S,M{e}L,XL",
+        "",
     ]
+    text = "item_id,title{e}" + "".join(f'"{n}","{title}"{{e}}' for n, title in enumerate(titles))
+    (tmp_path / "items.csv").write_text(text.replace("{e}", end), newline="")
+    table = load_table(items(str(tmp_path / "items.csv")), ITEMS)
+    expected = [title.replace("{e}", end).replace('""', '"') or None for title in titles]
+    assert table.to_pydict() == {"item_id": list("0123"), "title": expected}
+
+
+def test_header_of_any_length_is_read(tmp_path: Path) -> None:
+    names = [f"column_{n}" for n in range(10_000)]
+    text = f"{','.join(names)},user_id,item_id,timestamp\n{'1,' * 10_000}u,i,5\n"
+    assert text.index("\n") > 1 << 16
+    (tmp_path / "log.csv").write_text(text)
+    assert rows(Store.at(str(tmp_path)), "log.csv") == [("u", "i", 5)]
+
+
+def test_quoted_name_may_have_line_ends(store: Store) -> None:
+    text = 'user_id,item_id,timestamp,"note\n(a, ""b"")"\nu,i,5,abc\n'
+    store.write("log.csv", text.encode())
+    assert rows(store, "log.csv") == [("u", "i", 5)]
+    store.write("log.csv", b'sep=,\nuser_id,item_id,timestamp,"note\nu,i,5,abc\n')
+    assert "quote that does not close" in refusal(store.uri("log.csv"))
 
 
 def test_csv_types_do_not_depend_on_the_first_rows(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from visrec.features.table import (
     require_same_identity,
 )
 from visrec.ids import TEXT, index_in, is_in
+from visrec.jagged import concat_ranges, offsets_from_lengths
 from visrec.sources.http import hide_secrets, is_http
 from visrec.sources.images import PictureSource, SkippedFiles, list_pictures
 from visrec.sources.name_patterns import guess_pattern
@@ -143,7 +144,20 @@ def _pending(listing: pa.Table, stored: pa.Table) -> pa.Table:
     """All views of the items that have no feature made of exactly these views."""
     items = item_sources(listing)
     is_done = _has_same_item_source(items, stored)
-    return listing.filter(is_in(listing["item_id"], items["item_id"].filter(pc.invert(is_done))))
+    pending = is_in(listing["item_id"], items["item_id"].filter(pc.invert(is_done)))
+    return _in_order_of_rows(listing.filter(pending))
+
+
+def _in_order_of_rows(pending: pa.Table) -> pa.Table:
+    """The items in the order of their first rows in Parquet, so that tasks read on where the last
+    one ended; those of files keep their order."""
+    if pending["row_group"].null_count == len(pending):
+        return pending
+    starts = item_starts(pending["item_id"])
+    lengths = np.diff(np.append(starts, len(pending)))
+    first = pending.select(["uri", "row_group", "row"]).take(starts)
+    order = pc.sort_indices(first, [(name, "ascending") for name in first.column_names]).to_numpy()
+    return pending.take(concat_ranges(starts[order], offsets_from_lengths(lengths[order])))
 
 
 def _chunks(item_ids: pa.ChunkedArray) -> list[int]:

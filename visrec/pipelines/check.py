@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from visrec.cli.job import ModelChoice
 from visrec.cli.parse import parse_in_workspace
 from visrec.cli.summary import Summary
@@ -56,6 +59,7 @@ from visrec.sources.id_mismatch import explain_id_mismatch
 from visrec.sources.interactions import FUTURE, read_until_cutoff
 from visrec.sources.items import read_items
 from visrec.storage import schemas
+from visrec.storage.arrow_values import NULL_WORDS
 from visrec.storage.store import Store
 from visrec.storage.table_descriptions import describe_table, describe_times
 from visrec.storage.tables import column_names
@@ -352,6 +356,13 @@ def _remarks(
             f"No user took two items with a {catalogue.noun}, so no model can be trained: VisRank "
             "serves, which needs no training."
         )
+    for column, ids in (("user_id", rows.users.ids), ("item_id", rows.items.ids)):
+        words = ids.filter(pc.is_in(ids, value_set=pa.array(NULL_WORDS, ids.type))).to_pylist()
+        if words:
+            yield (
+                f"There is the {column} {' and '.join(map(repr, words))}, which looks like a null "
+                "that became text. If it is one, leave it blank, so that its rows are left out."
+            )
 
 
 def _items_rows(config: CheckJob, catalogue: Catalogue | None) -> dict[str, Any]:

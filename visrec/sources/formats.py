@@ -71,7 +71,9 @@ _EXTENSIONS = {
     *("ico", "cur", "pcx", "tga", "dds", "exr", "hdr", "qoi", "pbm", "pgm", "ppm", "pnm", "pam"),
     *("dng", "cr2", "cr3", "nef", "arw", "orf", "rw2", "raf"),
 }
-_ANY_EXTENSION = re.compile(r"[A-Za-z][A-Za-z0-9]{0,7}")  # such as txt, json, parquet
+_ANY_EXTENSION = re.compile(  # such as txt, json, parquet, and those of unfinished downloads
+    r"[A-Za-z][A-Za-z0-9]{0,7}|crdownload|opdownload", re.IGNORECASE
+)
 
 
 def detect_format(head: bytes) -> str | None:

@@ -25,7 +25,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, InvalidHeader, LocationValueError
 from urllib3.util import Retry, Timeout, Url, parse_url
 
-from visrec.errors import StorageError
+from visrec.errors import InputError, StorageError
 from visrec.storage.s3_settings import mask_secrets
 
 # Of one process to one server, at most. S3 answers in about 20 ms, and one core decodes 100/s.
@@ -84,6 +84,7 @@ def fetch(
     Raises:
         StorageError: the server does not give the picture. `code` is `TOO_LARGE` if it has more
             than `max_bytes` bytes.
+        InputError: the environment names a proxy that is not an HTTP proxy.
     """
     headers = {"User-Agent": "visrec", "Accept": "image/*,*/*;q=0.8"}
     # Compressed pictures hardly get smaller, and their length would be unknown.
@@ -295,9 +296,22 @@ def _pool(proxy: str | None) -> urllib3.PoolManager:
 
 
 def _proxy(url: Url) -> str | None:
-    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for an address."""
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for an address; as for curl it is an
+    HTTP proxy if it does not say what it is.
+
+    Raises:
+        InputError: it is another kind of proxy.
+    """
     proxy = getproxies().get(url.scheme or "")
-    return None if proxy is None or proxy_bypass(url.netloc or "") else proxy
+    if proxy is None or proxy_bypass(url.netloc or ""):
+        return None
+    full = proxy if "://" in proxy else f"http://{proxy.removeprefix('//')}"
+    if not is_http(full):
+        raise InputError(
+            f"Found {url.scheme}_proxy {hide_secrets(full)!r}; expected an HTTP proxy such as "
+            f"http://proxy.example:3128, or NO_PROXY with {url.host} if it needs no proxy."
+        )
+    return full
 
 
 class _Host:

@@ -1,10 +1,11 @@
 """Pictures of users: a directory or prefix of files, or Parquet with their bytes or their URIs."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
+from threading import local
 from typing import Any, TypedDict
 
 import pyarrow as pa
@@ -27,8 +28,10 @@ from visrec.storage.backend import FileInfo
 from visrec.storage.column_types import PICTURE
 from visrec.storage.store import Store, file_at, read_uri
 from visrec.storage.table_files import find_table_files, table_errors
+from visrec.storage.tables import open_parquet
 
 _PAGE_ROWS = 10_000
+_PICTURES_AT_ONCE = 64  # of Parquet; one row group may be the whole table
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -298,27 +301,24 @@ def fetch_pictures(listing: pa.Table, max_bytes: int) -> list[Answer | StorageEr
             columns `etag` and `last_modified`: these pictures come without bytes if they have not
             changed.
         max_bytes: no more bytes are asked of a server.
+
+    Raises:
+        InputError: a Parquet file is damaged, or the environment names a proxy that cannot be used.
     """
     rows: list[dict[str, Any]] = listing.to_pylist()
-    groups = {
-        (row["uri"], row["row_group"])
-        for row in rows
-        if row["uri"] is not None and row["row_group"] is not None
-    }
-    images = {group: _read_row_group(*group) for group in groups}
+    images = _read_pictures([row for row in rows if row["row_group"] is not None])
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
         return list(pool.map(lambda row: _fetch_one(row, images, max_bytes), rows))
 
 
 def _fetch_one(
-    row: dict[str, Any], images: dict[tuple[str, int], pa.ChunkedArray], max_bytes: int
+    row: dict[str, Any], images: dict[str, bytes], max_bytes: int
 ) -> Answer | StorageError:
     uri = row["uri"]
     if uri is None:
         return StorageError("The row has no uri.")
     if row["row_group"] is not None:
-        data: bytes | None = images[uri, row["row_group"]][row["row"]].as_py()
-        return Answer(data=data or b"")
+        return Answer(data=images[_position(row)])
     try:
         if is_http(uri):
             return fetch(uri, max_bytes, row.get("etag"), row.get("last_modified"))
@@ -327,12 +327,89 @@ def _fetch_one(
         return error
     # The URI of one picture may be invalid, which must not stop the run.
     except (InputError, ValueError) as error:
+        if is_http(uri) and isinstance(error, InputError):
+            raise  # the proxy of all pictures
         shown = hide_secrets(uri)
         return StorageError(f"Could not read {shown!r}: {error}", path=shown)
 
 
-def _read_row_group(uri: str, group: int) -> pa.ChunkedArray:
+# Pictures in Parquet. A row group can only be read from its start, and may have all pictures of a
+# table. So each thread keeps the one that it is in: tasks ask for rows in ascending order.
+
+_current = local()
+
+
+def _position(row: dict[str, Any]) -> str:
+    """Where the bytes of a row of a listing are; its source changes when the file does."""
+    return f"{row['uri']} {row['row_group']} {row['row']} {row['source']}"
+
+
+def _read_pictures(rows: list[dict[str, Any]]) -> dict[str, bytes]:
+    """The bytes of rows of a listing that are in Parquet, by `_position`."""
+    found: dict[str, bytes] = {}
+    ordered = sorted(rows, key=lambda row: (row["uri"], row["row_group"], row["row"]))
+    for _, group in groupby(ordered, key=_RowGroupReader.key):
+        in_group = list(group)
+        reader: _RowGroupReader | None = getattr(_current, "reader", None)
+        _current.reader = None  # it is of no use after an error
+        if reader is None or not reader.can_read(in_group[0]):
+            reader = _RowGroupReader(in_group[0])
+        pictures = reader.read([row["row"] for row in in_group])
+        _current.reader = reader
+        found |= {_position(row): data for row, data in zip(in_group, pictures, strict=True)}
+    return found
+
+
+class _RowGroupReader:
+    """Reads pictures of a row group in ascending order, a few at a time.
+
+    Args:
+        row: a row of a listing, in the row group.
+    """
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self._key = self.key(row)
+        self._batches = _read_row_group(row["uri"], row["row_group"])
+        self._start, self._batch = 0, pa.array([], pa.large_binary())
+
+    @staticmethod
+    def key(row: dict[str, Any]) -> tuple[str, int, str]:
+        """The row group that a row of a listing is in, and the version of its file."""
+        return row["uri"], row["row_group"], row["source"].rpartition("/")[0]
+
+    def can_read(self, row: dict[str, Any]) -> bool:
+        """Whether this row and those after it can still be read."""
+        return self._key == self.key(row) and row["row"] >= self._start
+
+    def read(self, rows: Sequence[int]) -> list[bytes]:
+        """The pictures of these rows, which ascend; no bytes for a null."""
+        found = []
+        for row in rows:
+            while row >= self._start + len(self._batch):
+                self._start += len(self._batch)
+                self._batch = self._next_batch()
+            found.append(self._batch[row - self._start].as_py() or b"")
+        return found
+
+    def _next_batch(self) -> pa.ChunkedArray:
+        batch = next(self._batches, None)
+        if batch is None:
+            raise InputError(
+                f"{self._key[0]} (--images) has fewer rows than when it was listed; run the job "
+                "again when nothing writes it.",
+                path=self._key[0],
+                key="images",
+            )
+        return batch
+
+
+def _read_row_group(uri: str, group: int) -> Iterator[pa.ChunkedArray]:
     store, name = file_at(uri)
-    with store.open_input(name) as source, table_errors(f"{uri} (--images)"):
-        image = pq.ParquetFile(source).read_row_group(group, columns=["image"])["image"]
-        return PICTURE.cast(image, pa.large_binary())
+    where = f"{uri} (--images)"
+    with (
+        store.open_input(name) as source,
+        table_errors(where),
+        open_parquet(source, where) as parquet,
+    ):
+        for batch in parquet.iter_batches(_PICTURES_AT_ONCE, [group], columns=["image"]):
+            yield PICTURE.cast(pa.chunked_array([batch["image"]]), pa.large_binary())

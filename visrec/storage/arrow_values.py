@@ -7,8 +7,12 @@ import pyarrow.compute as pc
 
 from visrec.ids import TEXT
 
+EXACT_LIMIT = {16: 2**11, 32: 2**24, 64: 2**53}  # by bit width: smaller integers are exact
 NUMBER_PATTERN = r"^[+-]?([0-9]+[.]?[0-9]*|[.][0-9]+)([eE][+-]?[0-9]+)?$"
-_NULL_WORDS = ["", "na", "n/a", "nan", "nat", "none", "null"]  # except in columns of ids
+# As SQL clients, Hive, pandas, NumPy, R and spreadsheets write nulls.
+NULL_WORDS = ["", "NULL", "null", "\\N", "NA", "<NA>", "N/A", "n/a", "#N/A"]
+NULL_WORDS += ["NaN", "nan", "NaT", "None"]
+_LOWER_NULL_WORDS = pa.array(sorted({word.lower() for word in NULL_WORDS}), TEXT)
 
 
 class InvalidValueError(ValueError):
@@ -77,5 +81,5 @@ def nan_to_null(values: pa.ChunkedArray) -> pa.ChunkedArray:
 def stripped(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Text without the white space around it; null where it is one of the words for null."""
     text = pc.utf8_trim_whitespace(values.cast(TEXT))
-    is_null = pc.is_in(pc.utf8_lower(text), value_set=pa.array(_NULL_WORDS, TEXT))
+    is_null = pc.is_in(pc.utf8_lower(text), value_set=_LOWER_NULL_WORDS)
     return pc.if_else(is_null, None, text)

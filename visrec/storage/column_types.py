@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 
 from visrec.ids import TEXT
 from visrec.storage.arrow_values import (
+    EXACT_LIMIT,
+    NULL_WORDS,
     NUMBER_PATTERN,
     InvalidValueError,
     any_true,
@@ -32,7 +34,7 @@ _FALSE = ["false", "f", "no", "n", "0", "0.0", "nein", "falsch"]
 # Three digits after a comma may be thousands, unless nothing but a zero is before it.
 _DECIMAL_COMMA = r"^[+-]?([0-9]+,([0-9]{1,2}|[0-9]{4,})|0,[0-9]+)$"
 _FLOAT = r"^-?[0-9]+\.0$"
-_EXACT_LIMIT = {16: 2**11, 32: 2**24, 64: 2**53}  # by bit width: smaller integers are exact
+_ROUNDED = r"^-?[0-9]([.,][0-9]+)?[eE]\+[0-9]{2,3}$"
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,19 @@ def _parse_names(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _parse_ids(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Refuses integers that pandas has turned into text such as 7.0, since another table has 7."""
+    """Refuses integers that pandas has turned into text such as 7.0, since another table has 7, and
+    those of which a spreadsheet has kept the first digits alone."""
     text = _parse_names(values)
     if is_text(values.type):
-        valid = text.drop_null()
+        rounded = pc.match_substring_regex(text, _ROUNDED)
+        if any_true(rounded):
+            raise InvalidValueError(
+                f"found the id {first_where(text, rounded)!r}, as spreadsheets write long numbers, "
+                "of which digits are lost; expected all digits. Give the column the number format "
+                "Text before the numbers are entered, and export it again"
+            )
+        is_word = pc.is_in(text, value_set=pa.array(NULL_WORDS, TEXT))  # text made of a null
+        valid = text.filter(pc.invert(is_word)).drop_null()
         floats = pc.match_substring_regex(valid[:1], _FLOAT)  # the first value usually decides
         if any_true(floats) and pc.all(pc.match_substring_regex(valid, _FLOAT)).as_py():
             raise InvalidValueError(
@@ -110,7 +121,7 @@ def _blank(text: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _integers_from_floats(values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Ids that were integers until pandas made floats of a column with nulls."""
-    limit = float(_EXACT_LIMIT[values.type.bit_width])
+    limit = float(EXACT_LIMIT[values.type.bit_width])
     values = nan_to_null(values.cast(pa.float64()))
     exact = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), limit))
     if any_true(pc.invert(exact)):

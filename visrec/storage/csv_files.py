@@ -1,25 +1,35 @@
-"""CSV files of any writer: their encoding, delimiter and header are detected."""
+"""CSV files of any writer: their encoding, delimiter and header are detected.
 
-import csv
+A quote at the start of a value opens it, and line ends belong to it until the quote that closes it.
+In a file whose writer does not quote, one stray quote would make a value of all rows up to the next
+one, so a value with line ends is read only if it does not look like rows.
+"""
+
 import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
 from visrec.errors import InputError
 from visrec.ids import TEXT
+from visrec.storage.arrow_values import NULL_WORDS
 from visrec.storage.schemas import Column
 from visrec.storage.table_files import TableFile
 from visrec.storage.text_encoding import Encoding, detect_encoding
 
-_HEADER_BYTES = 1 << 16  # in which the header must end
-_BLOCK_BYTES = 4 << 20  # read at a time; no row may be longer
+_HEAD_BYTES = 1 << 16  # that are looked at; more if the header is longer
+_BLOCK_BYTES = 4 << 20  # read at a time
+_MAX_ROW_BYTES = 4 << 20
 _SAMPLE_LINES = 100  # that decide about the delimiter
-_LINE_END = re.compile(r"\r\n|\r|\n")
-_SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[,;]*', re.IGNORECASE)  # which Excel writes and reads
-_NULLS = ["", "NULL", "null", "\\N"]  # as SQL clients and Hive write it, without quotes
+_LINE_END = re.compile(rb"[\r\n]")
+# At the end of a text, a return may be the first half of a line end.
+_WHOLE_LINE_END = rb"(?:\n|\r\n|\r(?!\n|\Z))"
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+_SEPARATOR_LINE = re.compile(rb'"?sep=([\t !#-~])"?[,;]*', re.IGNORECASE)  # which Excel writes
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "pipes"}
 _EXPECTED = "CSV in UTF-8. Rename a Parquet file to .parquet and a compressed CSV file to .csv.gz."
 
@@ -32,7 +42,7 @@ class CsvDialect:
         encoding: the encoding of its text.
         delimiter: between two fields.
         names: the names of its columns.
-        header_lines: lines before the first row.
+        header_lines: lines before the first row, including the line ends of quoted names.
         has_rows: whether anything follows the header.
     """
 
@@ -102,67 +112,268 @@ def _parse(
     skipped_lines: int,
 ) -> Iterator[pa.RecordBatch]:
     present = file.select_columns(_schema(dialect), columns)
-    read = pacsv.ReadOptions(
-        encoding=dialect.encoding.name,
-        column_names=dialect.names,
-        skip_rows=skipped_lines,
-        block_size=_BLOCK_BYTES,
-    )
     parse = pacsv.ParseOptions(delimiter=dialect.delimiter, newlines_in_values=True)
     convert = pacsv.ConvertOptions(
         column_types=dict.fromkeys(present, TEXT),
         include_columns=present,
         strings_can_be_null=True,
-        null_values=_NULLS,
+        null_values=NULL_WORDS,
         quoted_strings_can_be_null=False,
     )
-    with pacsv.open_csv(source, read, parse, convert) as batches:
-        yield from batches
+    for rows in _RowBlocks(file, dialect, source, skipped_lines):
+        read = pacsv.ReadOptions(column_names=dialect.names, block_size=len(rows) + 1)
+        yield from pacsv.read_csv(pa.BufferReader(rows), read, parse, convert).to_batches()
+
+
+# The header.
 
 
 def detect_dialect(file: TableFile, columns: Sequence[Column]) -> CsvDialect:
     """How a file is written, from its first lines.
 
     Raises:
-        InputError: the file is empty or not text.
+        InputError: the file is empty or not text, or its header does not end.
     """
-    with file.open_input_stream() as stream:
-        head = stream.read(_HEADER_BYTES)
-    if not head:
-        raise InputError(f"{file.where} is empty; expected at least a header.")
-    encoding = detect_encoding(head, file.where, _EXPECTED)
-    lines = _LINE_END.split(encoding.decode(head))
-    is_whole = len(head) < _HEADER_BYTES
-    header = next((number for number, line in enumerate(lines) if line.strip()), 0)
-    separator = _SEPARATOR_LINE.fullmatch(lines[header].strip(" "))
-    if separator and header + 1 < len(lines):
-        header += 1
-    last = len(lines) if is_whole else max(len(lines) - 1, header + 1)  # which may be cut
-    sample = lines[header : min(last, header + _SAMPLE_LINES)]
     declared = {file.table.stored_name(column.name) for column in columns}
-    delimiter = separator[1] if separator else _detect_delimiter(sample, declared)
+    head = b""
+    with file.open_input_stream() as stream:
+        while True:
+            wanted = max(_HEAD_BYTES, len(head))
+            more = stream.read(wanted)
+            head += more
+            if not head:
+                raise InputError(f"{file.where} is empty; expected at least a header.")
+            encoding = detect_encoding(head, file.where, _EXPECTED)
+            is_whole = len(more) < wanted
+            if dialect := _find_dialect(encoding, head, is_whole, declared):
+                return dialect
+            if is_whole or len(head) >= _MAX_ROW_BYTES:
+                raise InputError(
+                    f"{file.where} cannot be read as a table: its header has a quote that does not "
+                    f"close, or is longer than {_MAX_ROW_BYTES >> 20} MiB; expected the names of "
+                    "the columns in the first line.",
+                    path=file.store.uri(file.name),
+                    key=file.table.key,
+                )
+
+
+def _find_dialect(
+    encoding: Encoding, head: bytes, is_whole: bool, declared: set[str]
+) -> CsvDialect | None:
+    """How a file is written.
+
+    Args:
+        encoding: of its text.
+        head: its first bytes.
+        is_whole: whether they are the whole file.
+        declared: the names in the file of the declared columns.
+
+    Returns:
+        None if more bytes are needed.
+    """
+    lines = _LINE.findall(encoding.decode(head).encode())
+    if not is_whole:
+        lines = lines[:-1]  # the last one may be cut
+    header = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    separator = _SEPARATOR_LINE.fullmatch(lines[header].strip()) if lines else None
+    if separator and (header + 1 < len(lines) or not is_whole):
+        header += 1
+    sample = b"".join(lines[header : header + _SAMPLE_LINES])
+    delimiter = separator[1].decode() if separator else _detect_delimiter(sample, declared)
+    match = _patterns(delimiter).row.match(sample)
+    if match is None or not match[0]:
+        return None
+    header += len(_LINE.findall(match[0]))
     return CsvDialect(
         encoding=encoding,
         delimiter=delimiter,
-        names=_header_names(lines[header], delimiter),
-        header_lines=header + 1,
-        has_rows=not is_whole or header + 1 < len(lines),
+        names=_header_names(match[0], delimiter),
+        header_lines=header,
+        has_rows=not is_whole or header < len(lines),
     )
 
 
-def _header_names(line: str, delimiter: str) -> list[str]:
-    fields = next(csv.reader([line], delimiter=delimiter), [])
-    return [field.strip() for field in fields]
+def _header_names(row: bytes, delimiter: str) -> list[str]:
+    names = []
+    for quoted, rest, unquoted in _patterns(delimiter).value.findall(row.rstrip(b"\r\n")):
+        text = unquoted or quoted.replace(b'""', b'"') + rest
+        names.append(text.decode().strip())
+    return names
 
 
-def _detect_delimiter(lines: Sequence[str], declared: set[str]) -> str:
+def _detect_delimiter(sample: bytes, declared: set[str]) -> str:
     """The delimiter that yields most of the declared columns; if their names are unknown, the one
     that cuts all lines into the same number of fields, the larger number the better."""
-    return max(_DELIMITERS, key=lambda delimiter: _fitness(lines, delimiter, declared))
+    return max(_DELIMITERS, key=lambda delimiter: _fitness(sample, delimiter, declared))
 
 
-def _fitness(lines: Sequence[str], delimiter: str, declared: set[str]) -> tuple[int, float, int]:
-    names = _header_names(lines[0], delimiter)
-    rows = [row for row in csv.reader(lines[1:], delimiter=delimiter) if row]
-    same = sum(len(row) == len(names) for row in rows) / len(rows) if rows else 1.0
+def _fitness(sample: bytes, delimiter: str, declared: set[str]) -> tuple[int, float, int]:
+    patterns = _patterns(delimiter)
+    rows, position = [], 0
+    while position < len(sample) and (match := patterns.row.match(sample, position)):
+        rows += [match[0]] if match[0].strip(b"\r\n") else []
+        position = match.end()
+    if not rows:
+        return 0, 0.0, 0
+    names = _header_names(rows[0], delimiter)
+    widths = [len(patterns.value.findall(row.rstrip(b"\r\n"))) for row in rows[1:]]
+    same = sum(width == len(names) for width in widths) / len(widths) if widths else 1.0
     return len(declared & {*names}), same if len(names) > 1 else 0.0, len(names)
+
+
+# Rows, whose values have line ends only where they are meant.
+
+
+@dataclass(frozen=True)
+class _Patterns:
+    """Patterns of the text of one delimiter, as pyarrow reads it.
+
+    Attributes:
+        value: a value with the delimiter before it; the text between quotes, the text after them,
+            and the text without quotes.
+        row: a row with its line end, or up to the end of the text; no match if a quote does not
+            close.
+        whole_row: the same of a row with its line end alone.
+        plain_rows: any number of whole rows, none of whose values has a line end.
+    """
+
+    value: re.Pattern[bytes]
+    row: re.Pattern[bytes]
+    whole_row: re.Pattern[bytes]
+    plain_rows: re.Pattern[bytes]
+
+
+@cache
+def _patterns(delimiter: str) -> _Patterns:
+    d = re.escape(delimiter)
+    rest = rf"[^{d}\r\n]*+"
+    unquoted = rf'[^"{d}\r\n]{rest}'
+
+    def quoted(excluded: str) -> str:
+        return rf'[^"{excluded}]*+(?:""[^"{excluded}]*+)*+'
+
+    def row(excluded: str) -> str:
+        value = rf'(?:"{quoted(excluded)}"{rest}|{unquoted}|)'
+        return rf"{value}(?:{d}{value})*+"
+
+    line_end = _WHOLE_LINE_END.decode()
+    value = rf'(?:\A|{d})(?:"({quoted("")})"({rest})|({unquoted})|)'
+    texts = (
+        value,
+        rf"{row('')}(?:\r\n|\r|\n|\Z)",
+        row("") + line_end,
+        rf"(?:{row(chr(13) + chr(10))}{line_end})*+",
+    )
+    return _Patterns(*(re.compile(text.encode()) for text in texts))
+
+
+class _RowBlocks:
+    """Blocks of whole rows in UTF-8, without the header.
+
+    Args:
+        file: the file that they are in, for errors.
+        dialect: how it is written.
+        source: its bytes.
+        skipped_lines: lines of the header.
+    """
+
+    def __init__(
+        self, file: TableFile, dialect: CsvDialect, source: pa.NativeFile, skipped_lines: int
+    ) -> None:
+        self._file, self._dialect, self._source = file, dialect, source
+        self._skipped_lines = skipped_lines
+        self._patterns = _patterns(dialect.delimiter)
+        self._line = 1  # in which the next row begins
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The blocks, about 4 MiB each.
+
+        Raises:
+            InputError: a quote does not close, or makes one value of several rows.
+        """
+        rest, is_first = b"", self._skipped_lines > 0
+        for block in self._read():
+            text = rest + block
+            if is_first:
+                header = _header_pattern(self._skipped_lines).match(text)
+                if header is None:
+                    rest = text
+                    continue
+                is_first, self._line = False, self._skipped_lines + 1
+                text = text[header.end() :]
+            end = self._end_of_rows(text)
+            if text[:end].strip(b"\r\n"):
+                yield text[:end]
+            rest = text[end:]
+            if len(rest) > _MAX_ROW_BYTES:
+                raise self._error(
+                    f"the row that begins in line {self._line:,} is longer than "
+                    f"{_MAX_ROW_BYTES >> 20} MiB, or has a quote that does not close"
+                )
+        if rest:
+            raise self._error(
+                f"the row that begins in line {self._line:,} has a quote that does not close"
+            )
+
+    def _read(self) -> Iterator[bytes]:
+        """The text in UTF-8, with a line end after the last line."""
+        encoding = self._dialect.encoding
+        decoder = getincrementaldecoder(encoding.name)()
+        while block := self._source.read(_BLOCK_BYTES):
+            yield block if encoding.is_utf_8 else decoder.decode(block).encode()
+        yield decoder.decode(b"", final=True).encode() + b"\n"
+
+    def _end_of_rows(self, text: bytes) -> int:
+        """Where the last whole row of a text ends that begins with a row."""
+        if b'"' not in text:
+            end = text.rfind(b"\n") + 1 or text.rfind(b"\r", 0, len(text) - 1) + 1
+            self._line += _count_lines(text[:end])
+            return end
+        end = 0
+        while True:
+            plain = self._patterns.plain_rows.match(text, end)
+            if plain:
+                self._line += _count_lines(plain[0])
+                end = plain.end()
+            row = self._patterns.whole_row.match(text, end)
+            if row is None:
+                return end
+            self._require_one_row(row[0])
+            self._line += _count_lines(row[0])
+            end = row.end()
+
+    def _require_one_row(self, row: bytes) -> None:
+        """Refuses a row with line ends in a value if these seem to be the ends of other rows."""
+        values = self._patterns.value.findall(row.rstrip(b"\r\n"))
+        lines = [line for line in _LINE.findall(row) if line.strip()]
+        after = next((rest for text, rest, _ in values if rest and _LINE_END.search(text)), None)
+        last = self._line + _count_lines(row) - 1
+        found = f"the quote in line {self._line:,} closes in line {last:,}"
+        if after is not None:
+            raise self._error(f"{found}, before {after[:40].decode('utf-8', 'replace')!r}")
+        is_chance = (len(lines) - 1) * (len(values) - 1) < 2  # one delimiter, as prose may have
+        if not is_chance and all(self._is_like_row(line, len(values)) for line in lines):
+            raise self._error(f"{found}, and each of these lines is like a row")
+
+    def _is_like_row(self, line: bytes, width: int) -> bool:
+        """Whether a line has the delimiters of a row, none of them before a space as in prose."""
+        delimiter = self._dialect.delimiter.encode()
+        return line.count(delimiter) == width - 1 and delimiter + b" " not in line
+
+    def _error(self, found: str) -> InputError:
+        return InputError(
+            f"{self._file.where} cannot be read as a table: {found}; expected quotes only around "
+            'whole values, and a quote within such a value twice (""). Remove the quote, or export '
+            "the file again with a program that quotes.",
+            path=self._file.store.uri(self._file.name),
+            key=self._file.table.key,
+        )
+
+
+@cache
+def _header_pattern(lines: int) -> re.Pattern[bytes]:
+    return re.compile(rb"(?:[^\r\n]*+%s){%d}" % (_WHOLE_LINE_END, lines))
+
+
+def _count_lines(text: bytes) -> int:
+    return text.count(b"\n") or text.count(b"\r")

@@ -1,6 +1,7 @@
 """JSON lines: one object a line, read a block of lines at a time."""
 
 import json
+import math
 import re
 from codecs import getincrementaldecoder
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import pyarrow.json as pajson
 
 from visrec.errors import InputError
 from visrec.ids import TEXT
+from visrec.storage.arrow_values import EXACT_LIMIT
 from visrec.storage.schemas import Column
 from visrec.storage.table_files import MISSING, TableFile, file_fingerprints
 from visrec.storage.text_encoding import Encoding, detect_encoding
@@ -192,5 +194,11 @@ def _type(value: object) -> pa.DataType:
 
 
 def _text(value: object) -> str | None:
-    """A JSON value as text, as CSV would have it."""
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    """A JSON value as text, as a column of its type has it: NaN is null, and 7.0 is 7."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT_LIMIT[64]:
+        return str(int(value))
+    return json.dumps(value)

@@ -20,8 +20,7 @@ from visrec.storage.backend import FileInfo, is_hidden
 from visrec.storage.failures import storage_errors
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # by file system
-# Hidden files, and a folder in the root of an ext4 disk, which only root may list.
-_LEFT_OUT = (".", "lost+found")
+_ROOTS_FOLDER = "lost+found"  # in the root of an ext4 disk; only root may list it
 
 
 @dataclass(frozen=True)
@@ -145,10 +144,14 @@ def _scan(folder: str) -> list[os.DirEntry[str]]:
     with storage_errors("list", folder):  # here, so that the message names this folder
         try:
             with os.scandir(folder) as entries:
-                shown = [entry for entry in entries if not entry.name.startswith(_LEFT_OUT)]
+                shown = [entry for entry in entries if not _is_left_out(entry)]
         except (FileNotFoundError, NotADirectoryError):
             return []
     return sorted(shown, key=lambda entry: entry.name)
+
+
+def _is_left_out(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(".") or (entry.name == _ROOTS_FOLDER and _is_folder(entry))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -227,9 +227,14 @@ def file_fingerprints(files: Sequence[TableFile]) -> dict[str, str]:
 
 def _partition_values(name: str) -> dict[str, str | None]:
     """The values of the folders `column=value` above a file."""
-    pairs = (part.partition("=") for part in name.split("/")[:-1] if "=" in part)
+    pairs = (part.partition("=") for part in partition_path(name).split("/")[:-1])
     decoded = ((unquote(column), unquote(value)) for column, _, value in pairs)
     return {column: None if value == _HIVE_NULL else value for column, value in decoded}
+
+
+def partition_path(name: str) -> str:
+    """The folders `column=value` above a file, each with a slash; empty if there are none."""
+    return "".join(f"{part}/" for part in name.split("/")[:-1] if "=" in part)
 
 
 def _ancestors(store: Store) -> Iterator[Store]:

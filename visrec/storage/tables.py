@@ -21,6 +21,7 @@ from visrec.storage.table_files import (
     TableFile,
     find_table_files,
     list_table_files,
+    partition_path,
     table_errors,
 )
 from visrec.storage.timestamps import UNIT_NAMES, epoch_unit
@@ -203,22 +204,38 @@ def load_table(table: InputTable, columns: Sequence[Column]) -> pa.Table:
         InputError: as `read_batches`, or the table has no rows.
         SchemaError: the files have different columns.
     """
-    uri, key = table.uri, table.key
-    batches: list[pa.Table] = []
-    for file in list_table_files(table):
-        for batch in read_table_file(file, columns):
-            if batches and batch.schema != batches[0].schema:
-                raise SchemaError(
-                    f"The files of {uri} (--{key}) have different columns: "
-                    f"{', '.join(batches[0].column_names)} in the first file, and "
-                    f"{', '.join(batch.column_names)} in {file.name}; expected the same in all.",
-                    path=uri,
-                    key=key,
-                )
-            batches.append(batch)
-    if not any(map(len, batches)):
+    batches = [(f, batch) for f in list_table_files(table) for batch in read_table_file(f, columns)]
+    if not any(len(batch) for _, batch in batches):
         raise no_rows_error(table)
-    return pa.concat_tables(batches)
+    found = {name for _, batch in batches for name in batch.column_names}
+    present = {column.name: column for column in columns if column.name in found}
+    return pa.concat_tables(_with_columns(file, batch, present) for file, batch in batches)
+
+
+def _with_columns(file: TableFile, batch: pa.Table, columns: Mapping[str, Column]) -> pa.Table:
+    """A batch with the columns of the other files of its table: a key that JSON lines lack is null.
+
+    Args:
+        file: the file that it is from.
+        batch: rows, with the declared columns that the file has.
+        columns: those that any file of the table has, by name.
+
+    Raises:
+        SchemaError: a file of another format lacks a column.
+    """
+    missing = [name for name in columns if name not in batch.column_names]
+    if missing and file.format != "jsonl":
+        uri, key = file.table.uri, file.table.key
+        raise SchemaError(
+            f"The files of {uri} (--{key}) have different columns: {file.name} has "
+            f"{', '.join(batch.column_names)}, and others also have {', '.join(missing)}; expected "
+            "the same in all.",
+            path=uri,
+            key=key,
+        )
+    for name in missing:
+        batch = batch.append_column(name, pa.nulls(len(batch), columns[name].dtype))
+    return batch.select(list(columns))
 
 
 def no_rows_error(table: InputTable) -> InputError:
@@ -251,11 +268,11 @@ def digest_table(table: InputTable) -> str:
 
 
 def digest_files(uri: str, key: str) -> str:
-    """16 hexadecimal digits that depend on every byte of a table's files, but not on where they
-    are."""
+    """16 hexadecimal digits that depend on every byte of a table's files and on the values that
+    folders `column=value` give them, but not on where they are."""
     store, names = find_table_files(uri, key)
     with ThreadPoolExecutor(8) as pool:
-        digests = pool.map(lambda name: _digest_file(store, name), names)
+        digests = pool.map(lambda name: partition_path(name) + _digest_file(store, name), names)
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 
