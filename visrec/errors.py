@@ -148,7 +148,7 @@ def did_you_mean(found: str, known: Iterable[object], before: str = "") -> str:
 
     Args:
         found: the misspelt name.
-        known: the valid names. The last part of a dotted name is also recognised on its own.
+        known: the valid names. The last part of a dotted name is also recognized on its own.
         before: prefix of the suggested name, such as dashes.
     """
     names = [str(name) for name in known] if found else []

@@ -5,7 +5,7 @@
     commit  moves the manifest to exactly the items that have a text
 
 The table has the format of the pictures' features. The digest of a row is that of its text, by
-which an unchanged text is recognised, under another item id too.
+which an unchanged text is recognized, under another item id too.
 
 Shapes: B items, P parts, D features.
 """
