@@ -59,7 +59,7 @@ def require_whole(store: MemoryStore) -> None:
     data = store.objects[store.uri(str(pointer.manifest))]
     assert hashlib.sha256(data).hexdigest() == pointer.manifest_sha256
     manifest, users = manifest_in(data), []
-    for name, sha256 in manifest.sha256.items():
+    for name, sha256 in manifest.sha256_by_file.items():
         file = store.objects[store.uri(f"run={pointer.run_id}/{name}")]
         assert hashlib.sha256(file).hexdigest() == sha256
         users += users_in(file)

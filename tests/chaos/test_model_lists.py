@@ -34,7 +34,7 @@ from visrec.models.visrank import VisRankConfig
 from visrec.progress import Timer
 from visrec.publication.completion import finish_run
 from visrec.publication.gate import Gate
-from visrec.publication.gate_context import GateContext, GatesConfig
+from visrec.publication.gate_context import FeatureCounts, GateContext, GatesConfig
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.list_tables import Layout, lists_table, read_lists, similar_table
@@ -56,7 +56,7 @@ from visrec.threads import torch_threads
 
 ITEMS, NEW, USERS, K, SHARDS = 260, 20, 72, 10, 3
 OWN, FALLBACK, REASON = (
-    "lists that the model does not give",
+    "lists that differ from rescoring",
     "fallback lists that are not the most popular items",
     "lists with a reason that is missing or not the nearest item",
 )
@@ -134,7 +134,8 @@ class Run:
         context = GateContext(
             kind=self.kind, k=K, available_N=self.data.available_N, artist_N=None,
             count_N=self.data.count_N, popular_N=self.data.count_N.astype(np.int64),
-            personalized=True, interaction_counts=(1000, 0), item_counts=(ITEMS, 0),
+            personalized=True, interaction_counts=FeatureCounts(1000, 0),
+            item_counts=FeatureCounts(ITEMS, 0),
             model_digest="m", model_name="bpr_mf", tables=[], last=None,
             evaluation=None,
         )  # fmt: skip

@@ -113,7 +113,7 @@ def runs_in(store: MemoryStore) -> dict[str, dict[str, bytes]]:
 
 def is_intact(files: Mapping[str, bytes], manifest: RunManifest) -> bool:
     hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
-    return all(hashes.get(name) == sha256 for name, sha256 in manifest.sha256.items())
+    return all(hashes.get(name) == sha256 for name, sha256 in manifest.sha256_by_file.items())
 
 
 def require_intact_pointer(store: MemoryStore) -> None:

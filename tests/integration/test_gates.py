@@ -64,7 +64,7 @@ def test_wrong_run_is_held_back_until_it_is_forced_with_a_reason(
         night(tmp_path)
     sentence = "lists with an item twice: found 1, expected 0."
     assert sentence in str(held.value)
-    assert "lists that the model does not give: found 1 (of " in str(held.value)
+    assert "lists that differ from rescoring: found 1 (of " in str(held.value)
     assert str(held.value).count("expected") == 2
     assert (lists / LATEST).read_text() == pointer
     assert not (run / MANIFEST).exists()
@@ -72,8 +72,8 @@ def test_wrong_run_is_held_back_until_it_is_forced_with_a_reason(
     files = {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")}
     forced = night(tmp_path, force_publish=REASON)
     assert forced.rows["shards scored now"] == 0
-    both = ["lists with an item twice", "lists that the model does not give"]
-    assert forced.rows["forced past"] == "; ".join(both)
+    both = ["lists with an item twice", "lists that differ from rescoring"]
+    assert forced.rows["forced gates"] == "; ".join(both)
     assert {path.name: path.stat().st_mtime_ns for path in run.glob("part-*")} == files
     record = json.loads((run / MANIFEST).read_text())
     assert record["forced"] == {"reason": REASON, "gates": both}

@@ -73,7 +73,10 @@ class RunLists:
                 f"Retention has removed {self.run.root} while it was exported. Start the export "
                 "again: it takes the run that is published now."
             )
-        if found is None or hashlib.sha256(found[0]).hexdigest() != self.manifest.sha256[name]:
+        if (
+            found is None
+            or hashlib.sha256(found[0]).hexdigest() != self.manifest.sha256_by_file[name]
+        ):
             raise self._damaged(name)
         lists = read_lists(pq.read_table(pa.BufferReader(found[0])), self.manifest.kind)
         if lists is None:

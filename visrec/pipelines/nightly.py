@@ -318,7 +318,7 @@ class Steps:
         self._take_rows(
             "model", "choice", "users", "cold users", "shards scored now", "lists carried over"
         )
-        self._take_rows("gates", "forced past", "evaluation", "run at")
+        self._take_rows("gates", "forced gates", "evaluation", "run at")
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -12,12 +12,11 @@ from visrec.publication.manifest import (
     MANIFEST,
     ForcedPublication,
     RunManifest,
-    now,
     parse_manifest,
     remove_stray_files,
 )
 from visrec.publication.pointer import read_pointer
-from visrec.publication.records import VERSION
+from visrec.publication.records import VERSION, now
 from visrec.publication.run_spec import is_rewritten_part
 from visrec.storage.store import Store, to_json
 
@@ -144,24 +143,24 @@ def _with_gates_and_pointer(
     )
 
 
-def _agree_on_manifest(run: Store, made: RunManifest) -> RunManifest:
-    """The manifest of a run that has one: that of another writer of the same files; or the one that
-    was made now, if files that the other one names were lost.
+def _agree_on_manifest(run: Store, new: RunManifest) -> RunManifest:
+    """The manifest that stays, if the run already has one.
 
-    A file that was lost has been made again under its name, by this job or another one of the same
-    inputs. After an upgrade of a library its bytes may be others. If they are those that this job
-    has checked, what the other manifest names is gone for good, and the new one takes its place.
+    If both name the same files, the existing one stays. Files of a complete run may have been lost
+    and made again under their names with other bytes, as after an upgrade of a library. If the
+    files in place are those that this job has checked, the new manifest replaces the existing one.
 
     Raises:
-        ConflictError: it names other files that are not lost, or retention has removed it.
+        ConflictError: the existing manifest names other files that are not lost, or retention has
+            removed it.
     """
     while (found := run.read_if_exists(MANIFEST)) is not None:
         manifest = parse_manifest(found[0], run.uri(MANIFEST))
-        if manifest.files == made.files:
+        if manifest.files == new.files:
             return manifest
-        if manifest.files.keys() != made.files.keys() or not all(
+        if manifest.files.keys() != new.files.keys() or not all(
             _has_sha256(run, name, file.sha256)
-            for name, file in made.files.items()
+            for name, file in new.files.items()
             if manifest.files[name] != file
         ):
             raise ConflictError(
@@ -169,7 +168,7 @@ def _agree_on_manifest(run: Store, made: RunManifest) -> RunManifest:
                 "--run_id."
             )
         repaired = replace(
-            made,
+            new,
             # A run that was rolled back since it became complete must not be published again.
             pointer_sequence=manifest.pointer_sequence,
             pointer_cutoff_timestamp=manifest.pointer_cutoff_timestamp,

@@ -36,14 +36,13 @@ from visrec.publication.manifest import (
     REWRITING,
     RunManifest,
     ShardFile,
-    now,
     parse_manifest,
     read_manifest_bytes,
     remove_stray_files,
     rewritten_name,
 )
 from visrec.publication.pointer import read_pointer, replace_pointer
-from visrec.publication.records import VERSION
+from visrec.publication.records import VERSION, now
 from visrec.publication.run_spec import parse_part, rewritten_part, run_store
 from visrec.publication.shards import parquet_file, with_sha256
 from visrec.publication.tables import read_settled_pointer

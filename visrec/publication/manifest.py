@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from visrec.errors import InputError
 from visrec.interactions.log import ReadReport
@@ -111,7 +110,7 @@ class RunManifest:
     version: int = VERSION
 
     @property
-    def sha256(self) -> dict[str, str]:
+    def sha256_by_file(self) -> dict[str, str]:
         """SHA-256 of the files with lists, by name."""
         return {name: file.sha256 for name, file in self.files.items()}
 
@@ -158,8 +157,18 @@ def read_run_manifest(run: Store) -> RunManifest | None:
     Raises:
         InputError: the file is not the manifest that was written.
     """
+    found = read_manifest_file(run)
+    return None if found is None else found[1]
+
+
+def read_manifest_file(run: Store) -> tuple[bytes, RunManifest] | None:
+    """The bytes of a run's manifest, and the manifest; None where there is none.
+
+    Raises:
+        InputError: the file is not the manifest that was written.
+    """
     found = run.read_if_exists(MANIFEST)
-    return None if found is None else parse_manifest(found[0], run.uri(MANIFEST))
+    return None if found is None else (found[0], parse_manifest(found[0], run.uri(MANIFEST)))
 
 
 def rewritten_name(sha256: str) -> str:
@@ -186,7 +195,7 @@ def require_intact_run(run: Store) -> RunManifest:
     manifest = read_run_manifest(run)
     if manifest is None:
         raise lost_claim_error(run)
-    for name, sha256 in sorted(manifest.sha256.items()):
+    for name, sha256 in sorted(manifest.sha256_by_file.items()):
         found = run.read_if_exists(name)
         if found is None or hashlib.sha256(found[0]).hexdigest() != sha256:
             raise InputError(
@@ -225,11 +234,6 @@ def remove_stray_files(run: Store) -> tuple[RunManifest | None, dict[str, int]]:
     strays = [name for name in sizes if name.startswith(ours) and name not in named]
     run.delete([] if is_being_rewritten else strays)
     return manifest, sizes
-
-
-def now() -> str:
-    """The time in UTC, as records have it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _digest(data: JsonObject) -> str:

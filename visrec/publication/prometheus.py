@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from visrec.publication.gate import Gate
-from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
+from visrec.publication.manifest import RunManifest, read_run_manifest
 from visrec.publication.pointer import Pointer, read_pointer
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
@@ -52,10 +52,9 @@ def metrics_text(
     }
     pointer, _ = read_pointer(recommendations)
     if pointer.run_id is not None:
-        run = run_store(recommendations, pointer.run_id)
-        found = run.read_if_exists(MANIFEST)
-        if found is not None:
-            samples |= _run_samples(parse_manifest(found[0], run.uri(MANIFEST)), pointer)
+        manifest = read_run_manifest(run_store(recommendations, pointer.run_id))
+        if manifest is not None:
+            samples |= _run_samples(manifest, pointer)
     return "".join(_lines(samples))
 
 

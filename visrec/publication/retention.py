@@ -1,5 +1,5 @@
-"""The removal of old runs, but never of one that is published, was published just before, or is
-sealed and still without a manifest.
+"""Removes old runs, but never the published one, the one before it, or a sealed run without a
+manifest.
 
 A complete run is removed in these steps. The process may be killed at any point between them:
 

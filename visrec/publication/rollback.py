@@ -1,4 +1,4 @@
-"""The pointer goes back to an earlier run, once all files of that run were read."""
+"""Moves the pointer back to an earlier run, once all files of that run were read and are intact."""
 
 from dataclasses import replace
 

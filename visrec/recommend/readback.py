@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from visrec.ids import is_in
 from visrec.models.arrays import ItemArrays
+from visrec.publication.gate_context import FeatureCounts
 from visrec.publication.list_tables import Lists, read_lists
 from visrec.publication.run_spec import RunSpec, has_metadata
 from visrec.publication.verify import Expected, ListChecks, check_shard
@@ -220,7 +221,7 @@ def _read_last_lists(
 
 def count_items_without_feature(
     items_table: InputTable | None, item_ids: pa.Array
-) -> tuple[int, int]:
+) -> FeatureCounts:
     """How many items the items table calls available, and how many of them have no feature."""
     available = missing = 0
     if items_table is not None:
@@ -230,4 +231,4 @@ def count_items_without_feature(
             available += len(batch)
             has_feature = is_in(batch["item_id"], item_ids)
             missing += len(batch) - int(pc.sum(has_feature).as_py() or 0)
-    return available, missing
+    return FeatureCounts(available, missing)
