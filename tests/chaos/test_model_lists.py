@@ -193,7 +193,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[St
             rng.integers(0, known, 900), rng.integers(0, 90, 900) * DAY, ITEMS
         )
         known_NK = features_at(activity, 90 * DAY)
-        return store, Catalogue(feature_ND, trained_N, category_N, activity_NK=known_NK)
+        return store, Catalogue(feature_ND, trained_N, category_N, activity_NA=known_NK)
 
     return made
 

@@ -58,7 +58,7 @@ CONSUMED = "entries that the user has taken or that are blocked"
 NOT_FINITE = "entries with a NaN or infinite score"
 UNSORTED = "lists that are not sorted, best item first"
 WRONG_REASONS = "reasons with an item that the user never took, and wrong fallback flags"
-MISSING_TABLES = "input tables (items, users) of the last publication that are missing now"
+MISSING_TABLES = "input tables of the last publication that are missing now"
 
 # -------------------------------------------------------------------------------------- clean runs
 

@@ -28,7 +28,7 @@ def track_progress(
     Args:
         label: name of the step.
         total: number of rows of the step.
-        summary: takes the wall time of the step and the workers' seconds.
+        summary: receives the wall time of the step and the workers' seconds.
         unit: what the rows are, which is also the name under which the workers count them.
         done: number of rows that earlier runs did.
 
@@ -117,7 +117,7 @@ def _watch(progress_actor: ProgressHandle, step: _Step, ended: threading.Event) 
     while not ended.wait(_POLL_S):
         try:
             snapshot: ProgressSnapshot = get(progress_actor.snapshot.remote())
-        except Exception:  # Ray's, whose step fails as well, and that error says more
+        except Exception:  # an error of Ray: the step itself fails with one that says more
             return
         for message in snapshot.messages:
             say(f"{_clear(on_terminal)}  {printable(message)}")

@@ -28,8 +28,8 @@ _MAX_BYTES = 8_000  # of a thumbnail
 _ALL_BYTES = 9_000_000  # of all thumbnails of a page; in base64, 12 MB
 
 
-def named_as_features(images: str, features: Store) -> PictureSource:
-    """The pictures at a location, named by the pattern with which the features were made."""
+def picture_source(images: str, features: Store) -> PictureSource:
+    """The pictures at a location; the pattern of their names is that of the features."""
     pattern = read_manifest(features).image_pattern if features.exists(MANIFEST) else None
     return PictureSource(images, pattern)
 

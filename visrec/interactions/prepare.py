@@ -51,8 +51,8 @@ def prepare_table(
 
     Raises:
         InputError: the table cannot be read.
-        ConflictError: others keep changing the table or what is prepared of it.
-        MissingFileError: the same; a file was removed while it was used.
+        ConflictError: other processes changed the table, or the prepared files, in both tries.
+        MissingFileError: another process removed a file while it was used, in both tries.
     """
     try:
         return _prepare(table, columns, root, partitions)
@@ -185,7 +185,7 @@ def _plan(
     wanted = partitions or partition_count(sum(base.rows_P) + sum(piece.rows for piece in pieces))
     if not base.inputs:
         base = PreparedManifest.empty(wanted)
-    elif wanted > 2 * base.partitions:
+    elif wanted > 2 * base.partitions:  # P is too small: start over, without a base
         return _plan(files, columns, inputs, None, partitions)
     return _Plan(columns, inputs, base, pieces)
 

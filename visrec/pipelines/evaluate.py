@@ -21,7 +21,7 @@ from visrec.cli.summary import Summary
 from visrec.config import check_fields
 from visrec.errors import InputError, did_you_mean
 from visrec.evaluation.aggregate import AggregationSpec, aggregate
-from visrec.evaluation.cards import named_as_features
+from visrec.evaluation.cards import picture_source
 from visrec.evaluation.data import (
     EvaluationData,
     EvaluationInputs,
@@ -102,7 +102,7 @@ class EvaluateJob(JobConfig):
         examples: number of users shown in the report.
         hash_users: show hashes instead of user ids in the report, so that it can be passed on. The
             key of the hashes is the digest of the model, which the report does not show.
-        resources: what evaluation may take of the cluster.
+        resources: the cluster resources that evaluation may use.
     """
 
     model: str | None = None
@@ -150,8 +150,10 @@ def check(config: EvaluateJob) -> None:
     Raises:
         InputError: an input is missing or has other columns than declared.
     """
-    item_features = _train_job(config, []).item_features  # reads its YAML
-    item_features = item_features if config.models else item_features_of(config, config.model)
+    train_job = _train_job(config, [])  # also finds a wrong key of its YAML if nothing is trained
+    item_features = (
+        train_job.item_features if config.models else item_features_of(config, config.model)
+    )
     require_features(item_features, config, config.features, config.text_features)
     uri = interactions_uri(config, config.interactions)
     items = items_table(config, config.items, config.items_columns)
@@ -366,7 +368,7 @@ def _report_inputs(
         ),
         evaluations=Store.at(config.resolve(None, "evaluation")),
         target=target,
-        images=named_as_features(config.resolve(config.images, "images"), inputs.features),
+        images=picture_source(config.resolve(config.images, "images"), inputs.features),
         items_table=inputs.items_table,
         examples=config.examples,
         hash_users=config.hash_users,

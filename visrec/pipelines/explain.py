@@ -16,7 +16,7 @@ from visrec.cli.job import JobConfig
 from visrec.cli.output import say
 from visrec.cli.summary import Summary, terminal_width
 from visrec.errors import InputError
-from visrec.evaluation.cards import make_cards, named_as_features
+from visrec.evaluation.cards import make_cards, picture_source
 from visrec.evaluation.explanation_page import Explanation, render_explanation
 from visrec.evaluation.page import format_moment, format_score
 from visrec.evaluation.report_content import ItemCard
@@ -199,7 +199,7 @@ def _cards(
     images = None
     if config.html is not None:
         features = Store.at(config.resolve(config.features, "features"))
-        images = named_as_features(config.resolve(config.images, "images"), features)
+        images = picture_source(config.resolve(config.images, "images"), features)
     return make_cards(pa.array(sorted(ids), TEXT), images, items)
 
 

@@ -1,4 +1,4 @@
-"""Pictures to features: reads new pictures, runs a pretrained network on them, commits the table.
+"""Computes the features of pictures: runs a pretrained network on new ones, commits the table.
 
 visrec extract --local
 visrec extract --images s3://shop/pictures --workspace s3://shop/visrec
@@ -56,7 +56,7 @@ _MAX_THREADS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractJob(JobConfig):
-    """Pictures to features.
+    """Computes the features of pictures.
 
     Attributes:
         images: directory or prefix of <item_id>.jpg (.png, .webp, .gif, .avif), or Parquet with
@@ -242,7 +242,9 @@ def extraction_context(
 def run_chain(
     config: ExtractJob, extraction: ExtractionContext, counts: "_Counts", backbone: Backbone | None
 ) -> Iterator[Iterable[dict[str, Any]]]:
-    """Yields the rows of the chain, which name the written files, while its workers are reserved.
+    """Runs the chain while its workers are reserved.
+
+    Yields an iterable of its rows, each of which names a written file.
 
     Args:
         config: the configuration of the job.

@@ -1,4 +1,4 @@
-"""Titles and descriptions to features: embeds new texts with a sentence model, commits the table.
+"""Computes the features of titles and descriptions: embeds new texts, commits the table.
 
 A part of `visrec extract`.
 """

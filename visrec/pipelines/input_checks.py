@@ -53,7 +53,7 @@ def require_features(
         text_features: the directory of the texts' features, as configured.
 
     Raises:
-        InputError: there is none.
+        InputError: the features are missing.
     """
     tables = FeatureTables.of(
         kind,
@@ -66,7 +66,7 @@ def require_features(
 
 
 def require_table(table: InputTable | None, columns: Sequence[Column]) -> None:
-    """Reads the first rows of a table; does nothing if there is none (None).
+    """Reads the first rows of a table; does nothing for None.
 
     Raises:
         InputError: there are no files, or their columns are not the declared ones.
@@ -98,7 +98,7 @@ def require_model(store: Store) -> None:
     """Looks for the manifest of a model's directory.
 
     Raises:
-        InputError: there is none.
+        InputError: the model is missing.
     """
     if not store.exists(MANIFEST):
         raise InputError(

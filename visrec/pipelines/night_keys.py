@@ -1,7 +1,6 @@
 """Keys that a night sets for all of its steps, such as the names of columns, so that they agree."""
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,30 +42,31 @@ def with_night_keys(job: Job, defaults: Job, night: NightKeys, path: str | None)
     """
     of_job = {key.name for key in dataclasses.fields(job)}
     shared = {
-        name: _merge(name, (getattr(each, name) for each in (night, job, defaults)), path)
+        name: _merge(name, getattr(night, name), getattr(job, name), getattr(defaults, name), path)
         for name in sorted(of_job & {key.name for key in dataclasses.fields(NightKeys)})
     }
     return dataclasses.replace(job, **shared)
 
 
-def _merge(name: str, values: Iterable[Any], path: str | None) -> Any:
+def _merge(name: str, of_night: Any, of_step: Any, default: Any, path: str | None) -> Any:
     """The value of a key, whatever its type is; a configuration is merged field by field.
 
     Args:
         name: the key.
-        values: the night's value, the step's value and the default.
+        of_night: its value in the configuration of the night.
+        of_step: its value in the configuration of the step.
+        default: its value if neither sets it.
         path: the YAML file of the step, for the error.
     """
-    of_night, of_step, defaults = values
     if dataclasses.is_dataclass(of_step) and not isinstance(of_step, type):
         merged = {}
-        for key in dataclasses.fields(of_step):
-            values = (getattr(each, key.name) for each in (of_night, of_step, defaults))
-            merged[key.name] = _merge(f"{name}.{key.name}", values, path)
+        for field in dataclasses.fields(of_step):
+            values = [getattr(each, field.name) for each in (of_night, of_step, default)]
+            merged[field.name] = _merge(f"{name}.{field.name}", *values, path)
         return dataclasses.replace(of_step, **merged)
-    if of_night == defaults:
+    if of_night == default:
         return of_step
-    if of_step not in (defaults, of_night):
+    if of_step not in (default, of_night):
         raise InputError(
             f"Found --{name} {of_night} for the night, and {of_step} in {path}; expected one of "
             f"them. Remove {name} from {path}, or from the configuration of the night.",

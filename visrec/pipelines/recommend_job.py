@@ -67,7 +67,7 @@ class RecommendJob(JobConfig):
         layout: nested, one row per user; or long, one row per entry.
         shards: number of files; users are assigned to them by a hash of their id. By default as
             many as the lists need: at most about 32 MB each, and at least 8 files.
-        resources: what scoring may take of the cluster.
+        resources: the cluster resources that scoring may use.
         rules: what a list may hold.
         incremental: take over the last publication's lists of users for whom nothing has changed,
             and score only the others and the new items. The lists are the same either way.
@@ -132,7 +132,9 @@ def announce_run_tables(config: RecommendJob) -> None:
 
 
 def check_tables(config: RecommendJob) -> None:
-    """Checks the tables of a run, which a night does before its first step.
+    """Checks the tables of a run.
+
+    A night calls this before its first step, when there are no features or model yet.
 
     Raises:
         InputError: a table is missing or has other columns than declared; or one for SQL readers

@@ -81,7 +81,7 @@ def _rescoring_gates(checks: ListChecks, context: GateContext) -> list[Gate]:
 
 def _missing_tables(context: GateContext) -> Gate:
     """The gate on the input tables that the last publication was made with and this run without."""
-    name = "input tables (items, users) of the last publication that are missing now"
+    name = "input tables of the last publication that are missing now"
     if context.last is None:
         return skipped(name, 0, context.why_no_last)
     missing = [

@@ -155,7 +155,7 @@ def prepare_scoring(
         artifact, inputs.features, inputs.items_table, inputs.text_features
     )
     users, summary = _summarize_users(inputs, artifact, item_ids)
-    known = dataclasses.replace(catalogue, activity_NK=summary.activity.features())
+    known = dataclasses.replace(catalogue, activity_NA=summary.activity.features())
     arrays = artifact.model.item_arrays(known)
     items = read_items(inputs.items_table, item_ids)
     available_N, unseen_N = _scorable_items(inputs, artifact, items, catalogue, item_ids)

@@ -49,7 +49,7 @@ class ShardRecommender:
         scorer: the scores.
         spec: k, layout and kind of the lists.
         last: the publication whose lists may be carried over.
-        timer: takes seconds by phase, and the number of users done.
+        timer: receives seconds by phase, and the number of users done.
     """
 
     def __init__(

@@ -81,7 +81,7 @@ class ShardWriter:
         spec: the run.
         recommend: makes the table of a shard from its number and its queries, and says how many of
             the lists were carried over.
-        timer: takes seconds by phase.
+        timer: receives seconds by phase.
     """
 
     def __init__(
