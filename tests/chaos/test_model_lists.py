@@ -38,7 +38,7 @@ from visrec.publication.gate_context import FeatureCounts, GateContext, GatesCon
 from visrec.publication.integrity_gates import integrity_gates
 from visrec.publication.judgement_gates import judgement_gates
 from visrec.publication.list_tables import Layout, lists_table, read_lists, similar_table
-from visrec.publication.manifest import MANIFEST
+from visrec.publication.manifest import RUN_MANIFEST
 from visrec.publication.pointer import LATEST
 from visrec.publication.run_spec import RunSpec, run_store
 from visrec.publication.verify import check_shard
@@ -454,7 +454,7 @@ def test_lists_that_are_not_the_models_are_held_back(
             with pytest.raises(GateError, match=rf"{gate}: found \d+ \(of .* rescored lists\)"):
                 finish_run(run_store(lists, "r"), draft_manifest(), gates)
             assert not lists.exists(LATEST)
-            assert not run_store(lists, "r").exists(MANIFEST)
+            assert not run_store(lists, "r").exists(RUN_MANIFEST)
             measured(21, mutants_tried=1, mutants_held_back=1)
 
 

@@ -71,20 +71,13 @@ def launch(
         check: checks the job's inputs before Ray starts and before anything is written.
         after: reports how the job ended; not called if the configuration is not valid.
         needs_ray: when Ray is started before `main`: always, for every job but a local one (`on a
-            cluster`), or never. A local job that Ray was not started for starts it itself if there
-            is enough work for several processes (`ensure_ray`).
+            cluster`), or never. A local job starts it itself if it has work for several processes.
         only_reads: the job succeeds even if its summary cannot be written.
     """
-    gc.freeze()  # what was imported stays, and need not be looked at again
-    gc.enable()
     arguments = sys.argv[1:]
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack characters of a table
-        sys.stdout.reconfigure(errors="backslashreplace")
     summary = Summary(main.__module__.rpartition(".")[2])
     debug = _is_set("debug", arguments)
-    choose_output(  # again once the files of --config are read
-        summary.job, quiet=_is_set("quiet", arguments), log_json=_is_set("log_json", arguments)
-    )
+    _prepare_process(summary.job, arguments)
     config: Job | None = None
     cause: VisrecError | None = None
     remembered = WorkspaceValues()
@@ -98,21 +91,30 @@ def launch(
             check(config)
         starts_ray = needs_ray == "always" or (needs_ray == "on a cluster" and not config.local)
         _run(main, config, summary, remembered, starts_ray=starts_ray, only_reads=only_reads)
-        code, message = ExitCode.DONE, ""
-        if summary.not_published:
-            code, message = ExitCode.NOT_PUBLISHED, summary.not_published
+        message = summary.not_published or ""
+        code = ExitCode.NOT_PUBLISHED if message else ExitCode.DONE
     except Exception as error:
         cause = visrec_cause(error)
-        code, message = _code_and_message(error, cause, summary)
-        message += remembered.explain(cause) if cause is not None else ""
+        code, message = _code_and_message(error, cause, summary, remembered)
         if debug:
             traceback.print_exc()
     say_end(code, message)
     if config is not None and after is not None:
-        seconds = time.perf_counter() - start
         is_busy = summary.is_busy or isinstance(cause, BusyError)
-        _report_end(after, config, JobEnd(summary.job, code, message, is_busy, seconds))
+        end = JobEnd(summary.job, code, message, is_busy, seconds=time.perf_counter() - start)
+        _report_end(after, config, end)
     sys.exit(code)
+
+
+def _prepare_process(job: str, arguments: Sequence[str]) -> None:
+    """Sets garbage collection and output, before the configuration is parsed."""
+    gc.freeze()  # what was imported stays, and need not be looked at again
+    gc.enable()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may lack characters of a table
+        sys.stdout.reconfigure(errors="backslashreplace")
+    choose_output(  # again once the files of --config are read
+        job, quiet=_is_set("quiet", arguments), log_json=_is_set("log_json", arguments)
+    )
 
 
 def _is_set(switch: str, arguments: Sequence[str]) -> bool:
@@ -172,7 +174,7 @@ def _require_durable_workspace(config: JobConfig) -> None:
 
 
 def _code_and_message(
-    error: BaseException, cause: VisrecError | None, summary: Summary
+    error: BaseException, cause: VisrecError | None, summary: Summary, remembered: WorkspaceValues
 ) -> tuple[ExitCode, str]:
     """The exit code for an error, and one paragraph that explains the error.
 
@@ -180,6 +182,7 @@ def _code_and_message(
         error: what ended the job.
         cause: visrec's error below it; None if there is none.
         summary: the job's summary.
+        remembered: what the workspace's `visrec.yaml` gave the job.
     """
     if cause is None:
         if lost := next((each for each in _causes(error) if _is_loss(each)), None):
@@ -193,7 +196,8 @@ def _code_and_message(
         return ExitCode.FAILED, (
             f"unexpected error: {type(error).__name__}: {last_line} (--debug shows a stack trace.)"
         )
-    return _exit_code(cause, summary), " ".join(str(cause).partition(_RAY_NOTE)[0].split())
+    message = " ".join(str(cause).partition(_RAY_NOTE)[0].split())
+    return _exit_code(cause, summary), message + remembered.explain(cause)
 
 
 def _exit_code(error: VisrecError, summary: Summary) -> ExitCode:

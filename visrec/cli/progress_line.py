@@ -36,7 +36,8 @@ def track_progress(
         The `ProgressActor` that the workers report to.
     """
     progress_actor = start_progress_actor()
-    ended, step = threading.Event(), _Step(label, total, unit, done)
+    ended = threading.Event()
+    step = _Step(label, total, unit, done)
     watcher = threading.Thread(target=_watch, args=(progress_actor, step, ended), daemon=True)
     watcher.start()
     try:
@@ -112,7 +113,8 @@ class StepProgress:
 
 def _watch(progress_actor: ProgressHandle, step: _Step, ended: threading.Event) -> None:
     """Prints messages as they come, and the progress line from time to time."""
-    start, on_terminal = time.perf_counter(), is_terminal()
+    start = time.perf_counter()
+    on_terminal = is_terminal()
     last_printed, last_rows = 0.0, 0.0
     while not ended.wait(_POLL_S):
         try:

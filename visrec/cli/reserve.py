@@ -33,7 +33,8 @@ def reserve_workers(count: int, per_worker: Mapping[str, float]) -> Iterator["Pl
     """
     from ray.util.placement_group import remove_placement_group
 
-    bundles, waiting = [dict(per_worker)] * count, _WaitReporter(count, per_worker)
+    bundles = [dict(per_worker)] * count
+    waiting = _WaitReporter(count, per_worker)
     with _lock(waiting):
         remove_placement_group(_wait_for_group([*bundles, {"CPU": 1.0}], waiting))
         # Only tasks can take what was free a moment ago, and tasks end.

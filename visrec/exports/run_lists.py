@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from visrec.errors import ConflictError, InputError
 from visrec.publication.list_tables import ID_COLUMNS, Lists, read_lists
-from visrec.publication.manifest import MANIFEST, RunManifest, parse_manifest
+from visrec.publication.manifest import RUN_MANIFEST, RunManifest, parse_manifest
 from visrec.publication.pointer import read_pointer
 from visrec.publication.run_spec import run_store
 from visrec.storage.store import Store
@@ -68,7 +68,7 @@ class RunLists:
         """
         name = self.parts[shard]
         found = self.run.read_if_exists(name)
-        if found is None and not self.run.exists(MANIFEST):
+        if found is None and not self.run.exists(RUN_MANIFEST):
             raise ConflictError(
                 f"Retention has removed {self.run.root} while it was exported. Start the export "
                 "again: it takes the run that is published now."
@@ -88,8 +88,8 @@ class RunLists:
         return InputError(
             f"{uri} is not the file that the manifest names, so the run is not exported, and "
             "readers keep what they have. Go back to the run before with `visrec rollback` and "
-            f"export that; or remove {self.run.uri(MANIFEST)} and run the job that made the run "
-            "again.",
+            f"export that; or remove {self.run.uri(RUN_MANIFEST)} and run the job that made the "
+            "run again.",
             path=uri,
         )
 
@@ -97,11 +97,11 @@ class RunLists:
 def open_run(recommendations: Store, key: RunKey) -> RunLists | None:
     """A complete run; None where it is gone, was made again, or cannot be read by this version."""
     run = run_store(recommendations, key.run_id)
-    found = run.read_if_exists(MANIFEST)
+    found = run.read_if_exists(RUN_MANIFEST)
     if found is None or hashlib.sha256(found[0]).hexdigest() != key.manifest_sha256:
         return None
     try:
-        return RunLists(run, key, parse_manifest(found[0], run.uri(MANIFEST)))
+        return RunLists(run, key, parse_manifest(found[0], run.uri(RUN_MANIFEST)))
     except InputError:  # the bytes are right, so another version of visrec wrote them
         return None
 
@@ -133,7 +133,7 @@ def open_published_run(recommendations: Store) -> RunLists:
     key = published_key(recommendations)
     run = open_run(recommendations, key)
     if run is None:
-        uri = run_store(recommendations, key.run_id).uri(MANIFEST)
+        uri = run_store(recommendations, key.run_id).uri(RUN_MANIFEST)
         raise InputError(
             f"{uri} is missing or is not the manifest that was published, so the run is not "
             "exported, and readers keep what they have. Go back to the run before with "

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from visrec.features.table import MANIFEST, Manifest, part_files, read_index, read_manifest
+from visrec.features.table import FEATURES_MANIFEST, Manifest, part_files, read_index, read_manifest
 from visrec.ids import DistinctIds, is_in
 from visrec.interactions.log import InteractionLog
 from visrec.interactions.read import build_log
@@ -57,7 +57,7 @@ def read_catalogue(pictures: PictureSource, features: Store) -> Catalogue:
     Raises:
         InputError: there is no picture.
     """
-    manifest = read_manifest(features) if features.exists(MANIFEST) else None
+    manifest = read_manifest(features) if features.exists(FEATURES_MANIFEST) else None
     if manifest is not None and manifest.identity.is_imported:
         ids = _ids_of_features(features, manifest)
         return Catalogue(ids=ids, noun="feature", with_feature=len(ids))
@@ -97,7 +97,7 @@ def read_text_catalogue(table: InputTable | None, text_features: Store) -> Catal
         items += len(batch)
     if not len(distinct.ids):
         raise no_texts(table, items)
-    rows = read_manifest(text_features).rows if text_features.exists(MANIFEST) else 0
+    rows = read_manifest(text_features).rows if text_features.exists(FEATURES_MANIFEST) else 0
     return Catalogue(ids=distinct.ids, noun="text", with_feature=rows)
 
 

@@ -157,7 +157,8 @@ def _read_list(
 
     The id is None if there was no such run, or the user had no list in it.
     """
-    listed, run_id = read_list(recommendations, manifest, user), pointer.previous_run_id
+    listed = read_list(recommendations, manifest, user)
+    run_id = pointer.previous_run_id
     if listed is None:
         raise unknown_user(recommendations, manifest, user)
     before = None if run_id is None else read_run_manifest(run_store(recommendations, run_id))
@@ -173,7 +174,7 @@ def _read_list(
 
 
 def _scoring_inputs(config: ExplainJob, manifest: RunManifest) -> ScoringInputs:
-    """What the run was scored from, as far as its manifest tells: the block list is not in it."""
+    """What the run was scored from, as far as its manifest says: the block list is not in it."""
     made_from: dict[str, Any] = dict(manifest.inputs)
     interactions = dataclasses.replace(
         config.interactions, min_rating=made_from["min_rating"], as_of=made_from["as_of"]
@@ -204,7 +205,8 @@ def _cards(
 
 
 def _print(explanation: Explanation) -> None:
-    manifest, width = explanation.manifest, terminal_width()
+    manifest = explanation.manifest
+    width = terminal_width()
     say(
         f"The list of {printable(explanation.user_id)} in the run {manifest.run_id}, by the model "
         f"{manifest.model_id}, published at {explanation.published_at}",

@@ -51,7 +51,8 @@ def check(config: ExportJob) -> None:
 
 
 def main(config: ExportJob, summary: Summary) -> None:
-    target, recommendations = parse_target(config.to), _recommendations(config)
+    target = parse_target(config.to)
+    recommendations = _recommendations(config)
     leases = Store.at(config.resolve(None, LEASES))
     progress = StepProgress("export", "files")
 

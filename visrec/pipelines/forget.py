@@ -22,8 +22,7 @@ from visrec.errors import ConflictError, InputError, StorageError, VisrecError
 from visrec.evaluation import forget as evaluations
 from visrec.evaluation.results import METRICS
 from visrec.exports.targets import parse_target
-from visrec.features.table import MANIFEST as FEATURES_MANIFEST
-from visrec.features.table import read_manifest
+from visrec.features.table import FEATURES_MANIFEST, read_manifest
 from visrec.ids import TEXT, id_array, is_in
 from visrec.interactions.prepared import PREPARED
 from visrec.models import artifact
@@ -246,7 +245,7 @@ def _forget_in_models(workspace: Store, user_ids: pa.Array) -> tuple[int, dict[s
     """The number of removed rows, and a map from each model's earlier digests to its present
     digest."""
     models = workspace / "models"
-    names = [n for n in _folders_with(models, artifact.MANIFEST) if n]
+    names = [n for n in _folders_with(models, artifact.MODEL_MANIFEST) if n]
     results = map_calls(_forget_in_model, [(models / name, user_ids) for name in names])
     digests = {old: new for _, earlier, new in results for old in earlier}
     if models.exists(artifact.LATEST):
@@ -322,7 +321,8 @@ def _count_interactions(config: ForgetJob, user_ids: pa.Array) -> str:
 
 def _count_rows(table: InputTable, user_ids: pa.Array) -> tuple[int, int]:
     """Rows of the users, and how many users have any."""
-    rows, present_ids = 0, set[str]()
+    rows = 0
+    present_ids = set[str]()
     for batch in read_batches(table, schemas.INTERACTIONS):
         ids = batch["user_id"].filter(is_in(batch["user_id"], user_ids))
         rows += len(ids)

@@ -11,7 +11,7 @@ from visrec.cli.output import say
 from visrec.errors import InputError
 from visrec.features.item_features import FeatureTables, ItemFeatures
 from visrec.features.table import read_manifest
-from visrec.models.artifact import MANIFEST
+from visrec.models.artifact import MODEL_MANIFEST
 from visrec.sources.images import PictureSource, list_pictures
 from visrec.sources.interactions import InteractionsConfig, read_until_cutoff
 from visrec.storage.input_table import InputTable
@@ -100,7 +100,7 @@ def require_model(store: Store) -> None:
     Raises:
         InputError: the model is missing.
     """
-    if not store.exists(MANIFEST):
+    if not store.exists(MODEL_MANIFEST):
         raise InputError(
             f"Found no model at {store.root}; expected a directory that `visrec train` wrote. "
             "Change --model.",

@@ -13,8 +13,7 @@ from visrec.cli.keys import config_keys, key_exists
 from visrec.cli.launch import visrec_cause
 from visrec.cli.parse import parse_in_workspace
 from visrec.errors import InputError
-from visrec.features.table import MANIFEST as FEATURES_MANIFEST
-from visrec.features.table import read_manifest
+from visrec.features.table import FEATURES_MANIFEST, read_manifest
 from visrec.pipelines import extract_features, recommend_job, train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.extract_features import ExtractJob

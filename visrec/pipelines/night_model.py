@@ -16,7 +16,7 @@ from datetime import date, timedelta
 
 from visrec.errors import NoExamplesError
 from visrec.evaluation.results import METRICS
-from visrec.models.artifact import MANIFEST, load_artifact
+from visrec.models.artifact import MODEL_MANIFEST, load_artifact
 from visrec.pipelines import train
 from visrec.pipelines.evaluate import EvaluateJob
 from visrec.pipelines.night_jobs import with_cutoff
@@ -46,12 +46,12 @@ class NightModel:
 
     @property
     def is_trained(self) -> bool:
-        return self.store.exists(MANIFEST)
+        return self.store.exists(MODEL_MANIFEST)
 
     @property
     def digest(self) -> str:
         """The digest of the trained model."""
-        return str(self.store.read_json(MANIFEST)["digest"])
+        return str(self.store.read_json(MODEL_MANIFEST)["digest"])
 
     @property
     def is_evaluated(self) -> bool:
@@ -136,7 +136,7 @@ def newest_model_day(models: Store, name: str, first: date, last: date) -> date 
     """The latest day from `first` to `last` that has a trained model; None if no day has."""
     for days_back in range((last - first).days + 1):
         day = last - timedelta(days=days_back)
-        if (models / f"{name}-{day}").exists(MANIFEST):
+        if (models / f"{name}-{day}").exists(MODEL_MANIFEST):
             return day
     return None
 

@@ -81,8 +81,8 @@ class NightlyJob(NightKeys, JobConfig):
         train_every: days that a model serves. Training days are counted from 1970, so that a night
             has the same model whenever it is run, unless a night before it trained a model with
             train_now. Until there are interactions before a training day, each night trains a model
-            of its own. With 0 no model is trained, except by train_now, and the night takes the
-            model that `visrec recommend` would take.
+            of its own. With 0 no model is trained, except by train_now, and the night uses the
+            model that `visrec recommend` would use.
         train_now: train a model of this night.
         evaluate: evaluate the model of a training day, into its own folder below evaluation, so
             that the gates can check it.

@@ -12,7 +12,7 @@ from visrec.cli.job import JobConfig
 from visrec.config import check_fields
 from visrec.errors import InputError
 from visrec.features.item_features import ItemFeatures
-from visrec.models.artifact import LATEST, MANIFEST, read_provenance
+from visrec.models.artifact import LATEST, MODEL_MANIFEST, read_provenance
 from visrec.paths import require_folder_name
 from visrec.pipelines.input_checks import (
     announce_tables,
@@ -227,4 +227,4 @@ def item_features_of(config: JobConfig, model: str | None) -> ItemFeatures:
     if model is None and not models.exists(LATEST):
         return "pictures"
     store = model_store(config, model)
-    return read_provenance(store).data.item_features if store.exists(MANIFEST) else "pictures"
+    return read_provenance(store).data.item_features if store.exists(MODEL_MANIFEST) else "pictures"

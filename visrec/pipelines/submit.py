@@ -114,7 +114,8 @@ async def _follow(client: JobSubmissionClient, job: str) -> JobDetails:
     Returns:
         How it ended.
     """
-    shown, answered = 0, time.monotonic()
+    shown = 0
+    answered = time.monotonic()
     while True:
         position = 0
         try:

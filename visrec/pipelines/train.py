@@ -22,7 +22,7 @@ from visrec.errors import InputError
 from visrec.features.item_features import ItemFeatures
 from visrec.interactions.split import SplitConfig
 from visrec.models import MODELS
-from visrec.models.artifact import LATEST, MANIFEST, Artifact, load_artifact
+from visrec.models.artifact import LATEST, MODEL_MANIFEST, Artifact, load_artifact
 from visrec.models.provenance import DataProvenance
 from visrec.paths import require_folder_name
 from visrec.pipelines.input_checks import (
@@ -172,7 +172,7 @@ def train(config: TrainJob, summary: Summary) -> TrainedModel:
     settings_digest = _settings_digest(config, loaded.provenance)
     model_id = config.model_id or f"{config.model.name}-{settings_digest[:12]}"
     store = models / model_id
-    if store.exists(MANIFEST):
+    if store.exists(MODEL_MANIFEST):
         say(f"{model_id} is trained already: nothing to do.")
     else:
         # Checked here: Ray would restart a worker that fails for lack of data.

@@ -9,7 +9,7 @@ from visrec.publication.claims import PARTS, lost_claim_error, read_claim, seal
 from visrec.publication.gate import Gate
 from visrec.publication.manifest import (
     HELD_BACK,
-    MANIFEST,
+    RUN_MANIFEST,
     ForcedPublication,
     RunManifest,
     parse_manifest,
@@ -40,7 +40,8 @@ def read_complete_run(run: Store) -> RunManifest | None:
         raise InputError(
             f"{run.uri(damaged[0])} is missing or damaged, and `visrec forget` has written files "
             "of this run again, which its job makes with other names. If the run is published, go "
-            f"back with `visrec rollback`. Then remove {run.uri(MANIFEST)} and run the job again.",
+            f"back with `visrec rollback`. Then remove {run.uri(RUN_MANIFEST)} and run the job "
+            "again.",
             path=run.uri(damaged[0]),
         )
     return None if damaged else manifest
@@ -79,7 +80,7 @@ def finish_run(
         seal(run, inputs_digest)
     _require_written_files(run, draft)
     manifest = _with_gates_and_pointer(run, draft, gates, force_reason)
-    was_complete = not run.create(MANIFEST, to_json(manifest.to_dict()))
+    was_complete = not run.create(RUN_MANIFEST, to_json(manifest.to_dict()))
     if was_complete:
         manifest = _agree_on_manifest(run, manifest)
     if inputs_digest is not None:
@@ -154,8 +155,8 @@ def _agree_on_manifest(run: Store, new: RunManifest) -> RunManifest:
         ConflictError: the existing manifest names other files that are not lost, or retention has
             removed it.
     """
-    while (found := run.read_if_exists(MANIFEST)) is not None:
-        manifest = parse_manifest(found[0], run.uri(MANIFEST))
+    while (found := run.read_if_exists(RUN_MANIFEST)) is not None:
+        manifest = parse_manifest(found[0], run.uri(RUN_MANIFEST))
         if manifest.files == new.files:
             return manifest
         if manifest.files.keys() != new.files.keys() or not all(
@@ -173,7 +174,7 @@ def _agree_on_manifest(run: Store, new: RunManifest) -> RunManifest:
             pointer_sequence=manifest.pointer_sequence,
             pointer_cutoff_timestamp=manifest.pointer_cutoff_timestamp,
         )
-        if run.replace(MANIFEST, to_json(repaired.to_dict()), found[1]):
+        if run.replace(RUN_MANIFEST, to_json(repaired.to_dict()), found[1]):
             return repaired
     raise lost_claim_error(run)
 
@@ -197,5 +198,5 @@ def _withdraw_if_removed(run: Store) -> None:
         # Without a claim, the same inputs may have claimed and completed the run again, so the
         # manifest may be theirs. If it is not, the next retention removes it.
         if claim is not None:
-            run.delete([MANIFEST])
+            run.delete([RUN_MANIFEST])
         raise lost_claim_error(run)

@@ -99,7 +99,8 @@ def _gate(
     title: str, kind: str, figures: HeldOutFigures, row: str | None, config: GatesConfig
 ) -> Gate:
     """The gate that compares a row with the best baseline of a kind."""
-    name, metric = f"{config.metric} on the held-out set, above {title}", config.metric
+    name = f"{config.metric} on the held-out set, above {title}"
+    metric = config.metric
     best = figures.best(kind, metric)
     if row is None or best is None:
         found = NOT_EVALUATED if row is None else f"{title} was not evaluated"
@@ -109,7 +110,8 @@ def _gate(
         return _skipped(name, config, f"{title} itself serves")
     if why := figures.why_undecided(row, config):
         return _skipped(name, config, why)
-    own, mean = figures.interval(row, metric), float(figures.interval(best, metric)["mean"])
+    own = figures.interval(row, metric)
+    mean = float(figures.interval(best, metric)["mean"])
     note = f"the model {own['mean']:.4f}, up to {own['high']:.4f}; {best} {mean:.4f}"
     # A baseline needs no gain over the other baseline, but must not be worse.
     threshold = min(config.min_gain, 0.0) if is_baseline else config.min_gain

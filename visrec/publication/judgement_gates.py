@@ -46,7 +46,8 @@ def judgement_gates(checks: ListChecks, context: GateContext, config: GatesConfi
 
 
 def _feature_gates(context: GateContext, config: GatesConfig) -> list[Gate]:
-    gates, rise_key = [], "max_without_feature_rise"
+    gates = []
+    rise_key = "max_without_feature_rise"
     is_of_users = context.kind == "user_to_item"
     for counted in ("items", "interactions") if is_of_users else ("items",):
         found, counts = context.without_feature[counted], context.feature_counts[counted]
@@ -180,7 +181,8 @@ def _rescale(found: float, at_0: float, at_1: float) -> float:
 
 
 def _gates_since_last(checks: ListChecks, context: GateContext, config: GatesConfig) -> list[Gate]:
-    noun, last = context.query_noun, context.last
+    noun = context.query_noun
+    last = context.last
     names = {
         "min_queries_of_last": f"{noun}, as a share of the last publication's",
         "min_available_of_last": "available items, as a share of the last publication's",
@@ -252,7 +254,8 @@ def _drift_gate(
     config: GatesConfig,
 ) -> Gate:
     """The gate on how far the mean score has moved or its spread has changed, whichever is more."""
-    key, why = "max_score_drift", too_few
+    key = "max_score_drift"
+    why = too_few
     if last.inputs["model"] != context.model_digest:
         why = "it was of another model, whose scores have another scale"
     elif why is None and checks.scores_compared < config.min_lists:

@@ -50,7 +50,8 @@ def count_wrong_lengths(
         available_N: (N,) which items may be recommended.
         rules: between the entries of a list.
     """
-    length_B, known = lists.lengths, np.flatnonzero(query_B >= 0)
+    length_B = lists.lengths
+    known = np.flatnonzero(query_B >= 0)
     wrong = known[length_B[known] != expected_U[query_B[known]]]
     if rules is None:
         return len(wrong)

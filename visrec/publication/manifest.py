@@ -14,7 +14,7 @@ from visrec.publication.records import VERSION, JsonObject, read_record, require
 from visrec.retrieval.similar import Kind
 from visrec.storage.store import Store, to_json
 
-MANIFEST = "_manifest.json"
+RUN_MANIFEST = "_manifest.json"
 HELD_BACK = "_held_back.json"  # the gates of a run that was held back, until it is complete
 # Exists while `forget.py` rewrites a complete run: no file is removed as stray meanwhile.
 REWRITING = "_rewriting.json"
@@ -167,8 +167,8 @@ def read_manifest_file(run: Store) -> tuple[bytes, RunManifest] | None:
     Raises:
         InputError: the file is not the manifest that was written.
     """
-    found = run.read_if_exists(MANIFEST)
-    return None if found is None else (found[0], parse_manifest(found[0], run.uri(MANIFEST)))
+    found = run.read_if_exists(RUN_MANIFEST)
+    return None if found is None else (found[0], parse_manifest(found[0], run.uri(RUN_MANIFEST)))
 
 
 def rewritten_name(sha256: str) -> str:
@@ -178,7 +178,7 @@ def rewritten_name(sha256: str) -> str:
 
 def read_manifest_bytes(run: Store, sha256: str) -> bytes | None:
     """The manifest of a run that has this SHA-256; None where there is none."""
-    for name in (MANIFEST, rewritten_name(sha256)):
+    for name in (RUN_MANIFEST, rewritten_name(sha256)):
         found = run.read_if_exists(name)
         if found is not None and hashlib.sha256(found[0]).hexdigest() == sha256:
             return found[0]
@@ -200,8 +200,8 @@ def require_intact_run(run: Store) -> RunManifest:
         if found is None or hashlib.sha256(found[0]).hexdigest() != sha256:
             raise InputError(
                 f"{run.uri(name)} is not the file that the manifest names; expected a run whose "
-                f"files are intact. Choose another --run_id; or remove {run.uri(MANIFEST)} and run "
-                "the job that made the run again: shards that are intact are kept."
+                f"files are intact. Choose another --run_id; or remove {run.uri(RUN_MANIFEST)} and "
+                "run the job that made the run again: shards that are intact are kept."
             )
     return manifest
 
@@ -220,15 +220,15 @@ def remove_stray_files(run: Store) -> tuple[RunManifest | None, dict[str, int]]:
         InputError: the manifest is not the one that was written.
     """
     while True:
-        found = run.read_if_exists(MANIFEST)
+        found = run.read_if_exists(RUN_MANIFEST)
         if found is None:
             return None, {}
         sizes = {entry.name: entry.size for entry in run.list()}
         # Checked after the listing: `forget.py` writes REWRITING before any new file.
         is_being_rewritten = run.exists(REWRITING)
-        if run.read_if_exists(MANIFEST) == found:  # else the files may be those of another one
+        if run.read_if_exists(RUN_MANIFEST) == found:  # else the files may be those of another one
             break
-    manifest = parse_manifest(found[0], run.uri(MANIFEST))
+    manifest = parse_manifest(found[0], run.uri(RUN_MANIFEST))
     named = {*manifest.files, *manifest.fingerprints}
     ours = (PARTS, FINGERPRINTS, HELD_BACK)
     strays = [name for name in sizes if name.startswith(ours) and name not in named]

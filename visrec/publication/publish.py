@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from visrec.errors import ConflictError
 from visrec.publication.manifest import (
-    MANIFEST,
+    RUN_MANIFEST,
     RunManifest,
     parse_manifest,
     read_manifest_bytes,
@@ -171,7 +171,7 @@ def next_pointer(run_id: str, data: bytes, manifest: RunManifest, pointer: Point
     return replace(
         pointer,
         run_id=run_id,
-        manifest=f"run={run_id}/{MANIFEST}",
+        manifest=f"run={run_id}/{RUN_MANIFEST}",
         manifest_sha256=hashlib.sha256(data).hexdigest(),
         cutoff_timestamp=cutoff_timestamp,
         previous_run_id=previous,
@@ -200,7 +200,7 @@ def _read_manifest(
     if pointer.run_id == run_id:
         data = read_manifest_bytes(run, str(pointer.manifest_sha256))
         if data is not None:
-            return data, parse_manifest(data, run.uri(MANIFEST))
+            return data, parse_manifest(data, run.uri(RUN_MANIFEST))
     return read_manifest_file(run)
 
 

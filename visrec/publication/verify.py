@@ -231,7 +231,8 @@ def _count_duplicates(list_V: Ints, item_V: Ints, n: int) -> int:
 def _count_against_rules(list_V: Ints, item_V: Ints, rules: Rules | None) -> int:
     wrong = [np.zeros(0, np.int64)]
     for limit, group_N in rules.limits if rules is not None else []:
-        group_V, groups = group_N[item_V], int(group_N.max(initial=-1)) + 1
+        group_V = group_N[item_V]
+        groups = int(group_N.max(initial=-1)) + 1
         codes, sizes = count_keys(pair_codes(list_V, group_V, groups)[group_V >= 0])
         wrong.append(codes[sizes > limit] // max(groups, 1))
     return len(distinct(np.concatenate(wrong)))
@@ -250,7 +251,8 @@ def _count_unsorted(lists: Lists, list_V: Ints, item_V: Ints) -> int:
 
 
 def _count_wrong_reasons(because: pa.Array, query_V: Ints, expected: Expected) -> int:
-    n, consumed = len(expected.item_ids), expected.consumed
+    n = len(expected.item_ids)
+    consumed = expected.consumed
     has_reason_V = because.is_valid().to_numpy(zero_copy_only=False) & (query_V >= 0)
     reason_V = index_in(because, expected.item_ids)
     consumed_codes = np.sort(pair_codes(consumed.row_ids, consumed.values, n))

@@ -85,7 +85,8 @@ class ShardRecommender:
 
         The table's metadata say how many of its users are cold.
         """
-        carried, count = None, 0
+        carried = None
+        count = 0
         lists = TopKResult.empty(len(queries), self._k, np.int32)
         if self._incremental:
             with self._timer.phase("carry"):

@@ -109,11 +109,13 @@ def check_files(
         rescorer: scores a sample of the lists again.
     """
     spec, last = written.spec, written.last
-    total, popular = RunChecks.none(len(data.item_ids)), PopularLists(data, spec.k)
+    total = RunChecks.none(len(data.item_ids))
+    popular = PopularLists(data, spec.k)
     same_shards = last is not None and len(last.parts) == spec.shards
     compared = damaged = 0
     for shard in shards:
-        queries, last_lists = data.queries.read(shard), None
+        queries = data.queries.read(shard)
+        last_lists = None
         if last is not None and (same_shards or compared < _COMPARED_QUERIES):
             compared += len(queries)
             names = [last.parts[shard]] if same_shards else last.parts
@@ -139,8 +141,10 @@ def _check_file(
     rescorer: Rescorer | None,
 ) -> ListChecks:
     """The counts of one shard's file."""
-    spec, name = written.spec, written.spec.part(shard)
-    content, expected = spec.run.read(name), expected_shard(data, queries, spec)
+    spec = written.spec
+    name = written.spec.part(shard)
+    content = spec.run.read(name)
+    expected = expected_shard(data, queries, spec)
     if hashlib.sha256(content).hexdigest() != written.sha256[name]:
         return _damaged_shard(expected)
     file = pq.ParquetFile(pa.BufferReader(content))

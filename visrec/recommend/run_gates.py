@@ -68,7 +68,9 @@ def gates_of_run(inputs: GateInputs, data: ScoringData, *checks: RunChecks) -> G
         data: the input of the scoring.
         checks: counts over the run's lists, each over some of its shards.
     """
-    digests, report, total = inputs.source.digests, data.read_report, reduce(add, checks)
+    digests = inputs.source.digests
+    report = data.read_report
+    total = reduce(add, checks)
     dropped = report.dropped_missing_feature
     context = GateContext(
         kind=digests.kind,

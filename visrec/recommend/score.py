@@ -115,7 +115,8 @@ class ScoreShards:
         torch.set_num_threads(threads or task.resources.cpus_per_worker)
         self._timer = Timer(progress_actor)
         with self._timer.call("read"):
-            data, scorer = get(task.data), _load_scorer(task)
+            data = get(task.data)
+            scorer = _load_scorer(task)
             recommend = ShardRecommender(data, scorer, task.spec, task.last, self._timer)
             self._writer = ShardWriter(data, task.spec, recommend, self._timer)
         self._kernel = search_kernel_label(scorer)

@@ -99,7 +99,8 @@ class ShardWriter:
         Raises:
             ConflictError: other inputs, or retention, have taken the run.
         """
-        name, carried = self._spec.part(shard), 0
+        name = self._spec.part(shard)
+        carried = 0
         metadata = {**self._spec.metadata, "visrec.shard": str(shard)}
 
         @cache  # not read at all if both files are there
