@@ -61,8 +61,10 @@ def _merge(name: str, of_night: Any, of_step: Any, default: Any, path: str | Non
     if dataclasses.is_dataclass(of_step) and not isinstance(of_step, type):
         merged = {}
         for field in dataclasses.fields(of_step):
-            values = [getattr(each, field.name) for each in (of_night, of_step, default)]
-            merged[field.name] = _merge(f"{name}.{field.name}", *values, path)
+            night, step, usual = (
+                getattr(each, field.name) for each in (of_night, of_step, default)
+            )
+            merged[field.name] = _merge(f"{name}.{field.name}", night, step, usual, path)
         return dataclasses.replace(of_step, **merged)
     if of_night == default:
         return of_step
