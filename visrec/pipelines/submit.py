@@ -55,10 +55,10 @@ def submit(arguments: Sequence[str]) -> int:
         )
     logging.getLogger("ray").setLevel(logging.ERROR)  # else it names every file that it packs
     client = _connect()
-    advise_when_stopped("The command may run in the cluster: `ray job list` tells.")
+    advise_when_stopped("The command may run in the cluster: `ray job list` shows that.")
     job = _submit(client, shlex.join(["python", "-m", "visrec", *arguments]))
     advise_when_stopped(
-        f"{job} still runs in the cluster: `ray job status {job}` tells how it is, and "
+        f"{job} still runs in the cluster: `ray job status {job}` shows how it is, and "
         f"`ray job stop {job}` stops it."
     )
     print(f"Submitted as {job}. Ctrl-C only stops following it: ray job stop {job}", flush=True)
